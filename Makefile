@@ -1,0 +1,53 @@
+# One environment in .venv, made from the lock file by whichever target needs it first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+help:  ## what can be made
+	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## /\1\t/' | expand -t 16
+
+$(VENV): $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "diskcast needs Python 3.11 or later: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+demo: $(STAMP)  ## a whole cast on this machine: pack, send, four agents, verify (no root)
+	$(BIN)/diskcast demo
+
+test: $(STAMP)  ## the test suite (tests that need root are skipped without it, and say so)
+	$(BIN)/pytest
+
+lint: $(STAMP)  ## ruff, mypy, fresh generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+
+format: $(STAMP)  ## let ruff fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## generated pages: wire format, metrics, exit codes, command line
+	$(BIN)/python docs/generate.py
+
+bench: $(STAMP)  ## measured against udpcast and UFTP in namespaces (root)
+	$(BIN)/python -m tests.bench
+
+bench-report: $(STAMP)  ## the same, written to docs/benchmarks.md
+	$(BIN)/python -m tests.bench --report docs/benchmarks.md
+
+lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	  --extra dev --quiet pyproject.toml --no-emit-package diskcast --output-file requirements.lock
+
+clean:  ## remove what was built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help demo test lint format docs bench bench-report lock clean

@@ -1,0 +1,64 @@
+"""Sizes and rates as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+from protocol.errors import ConfigurationError
+
+_BINARY = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(?:bit(?:/s)?|bps)?")
+
+
+def parse_size_bytes(text: str) -> int:
+    """``256KiB``, ``1M`` or ``4096`` as bytes; K, M, G, T are powers of 1024.
+
+    Raises:
+        ConfigurationError: ``text`` isn't a size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigurationError(f"{text!r} isn't a size: write for example 256KiB, 1M or 65536")
+    return int(float(match[1]) * _BINARY[match[2].upper()])
+
+
+def parse_rate_bytes_per_s(text: str) -> float:
+    """``800M`` (bits per second, decimal, as network rates are) as bytes per second.
+
+    Raises:
+        ConfigurationError: ``text`` isn't a rate.
+    """
+    match = _RATE.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        raise ConfigurationError(f"{text!r} isn't a rate: write bits per second, for example 800M or 1.5G")
+    return float(match[1]) * _DECIMAL[match[2]] / 8
+
+
+def format_bytes(count: float) -> str:
+    """``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} TiB"
+
+
+def format_rate(bytes_per_s: float) -> str:
+    """``941 Mbit/s``: bits per second, as network people read it."""
+    bits_per_s = bytes_per_s * 8
+    for unit in ("bit/s", "kbit/s", "Mbit/s"):
+        if abs(bits_per_s) < 1000:
+            return f"{bits_per_s:.0f} {unit}"
+        bits_per_s /= 1000
+    return f"{bits_per_s:.2f} Gbit/s"
+
+
+def format_duration(seconds: float) -> str:
+    """``4.2 s``, ``3:05`` or ``1:02:03``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

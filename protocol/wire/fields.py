@@ -1,0 +1,118 @@
+"""Field kinds of the wire tables: each knows its range, its struct code and its words for the documentation.
+
+A message is a frozen dataclass whose annotations carry these kinds::
+
+    block: Annotated[int, uint(32, "block number")]
+
+The codec, the numpy dtype, the range checks, the property tests' strategies and ``docs/wire-format.md`` all read
+that one annotation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar, get_type_hints
+
+from protocol.errors import WireError
+
+STRUCT_CODES = {8: "B", 16: "H", 32: "I", 64: "Q"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UInt:
+    """An unsigned integer of ``bits`` bits, ``low <= value <= high``."""
+
+    bits: int
+    meaning: str
+    low: int
+    high: int
+
+    def check(self, name: str, value: object) -> None:
+        """Raise :class:`WireError` unless ``value`` is an int in range."""
+        if type(value) is not int or not self.low <= value <= self.high:
+            raise WireError("bad_field", f"{name}: {self.low}..{self.high} expected")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Text:
+    """UTF-8 text of at most ``bytes_max`` encoded bytes."""
+
+    bytes_max: int
+    meaning: str
+
+    def check(self, name: str, value: object) -> None:
+        """Raise :class:`WireError` unless ``value`` is text within its limit."""
+        if type(value) is not str or len(value.encode("utf-8", "surrogatepass")) > self.bytes_max:
+            raise WireError("bad_field", f"{name}: text of at most {self.bytes_max} bytes expected")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Octets:
+    """Exactly ``bytes_exact`` bytes."""
+
+    bytes_exact: int
+    meaning: str
+
+    def check(self, name: str, value: object) -> None:
+        """Raise :class:`WireError` unless ``value`` is bytes of the exact length."""
+        if type(value) is not bytes or len(value) != self.bytes_exact:
+            raise WireError("bad_field", f"{name}: {self.bytes_exact} bytes expected")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rows:
+    """A list of at most ``count_max`` tuples of unsigned integers; ``columns`` are their kinds."""
+
+    columns: tuple[tuple[str, UInt], ...]
+    count_max: int
+    meaning: str
+
+    def check(self, name: str, value: object) -> None:
+        """Raise :class:`WireError` unless every row has every column in range."""
+        if type(value) is not tuple or len(value) > self.count_max:
+            raise WireError("bad_field", f"{name}: at most {self.count_max} rows expected")
+        for row in value:
+            if type(row) is not tuple or len(row) != len(self.columns):
+                raise WireError("bad_field", f"{name}: rows of {len(self.columns)} expected")
+            for (column_name, kind), cell in zip(self.columns, row, strict=True):
+                kind.check(column_name, cell)
+
+
+FieldKind = UInt | Text | Octets | Rows
+
+
+def uint(bits: int, meaning: str, *, low: int = 0, high: int | None = None) -> UInt:
+    """An unsigned integer field; ``high`` defaults to all that ``bits`` can hold."""
+    return UInt(bits, meaning, low, (1 << bits) - 1 if high is None else high)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One row of a message's table."""
+
+    name: str
+    kind: FieldKind
+
+
+MessageClass = TypeVar("MessageClass", bound=type)
+
+
+def fields_of(message: type) -> tuple[Field, ...]:
+    """The table of ``message``: its annotated fields in wire order."""
+    hints: dict[str, Any] = get_type_hints(message, include_extras=True)
+    return tuple(
+        Field(item.name, hints[item.name].__metadata__[0])
+        for item in dataclasses.fields(message)  # type: ignore[arg-type]
+    )
+
+
+def message(wire_type: int) -> Callable[[MessageClass], MessageClass]:
+    """Give a frozen dataclass its wire type and field table."""
+
+    def decorate(cls: MessageClass) -> MessageClass:
+        cls.WIRE_TYPE = wire_type  # type: ignore[attr-defined]
+        cls.FIELDS = fields_of(cls)  # type: ignore[attr-defined]
+        return cls
+
+    return decorate

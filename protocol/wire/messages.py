@@ -1,0 +1,183 @@
+"""The messages of the wire, each one annotated class: the single source for codec, dtype, checks and docs.
+
+A SYMBOL datagram is a fixed 32-byte header and one encoding symbol (RFC 5740 NORM_DATA in spirit). All other
+messages are a fixed 16-byte prefix and a msgpack array of the fields in order; those from a receiver end with a
+16-byte keyed tag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, ClassVar
+
+from protocol.constants import (
+    BLOCK_COUNT_MAX,
+    NACK_BLOCKS_PER_DATAGRAM_MAX,
+    RECEIVER_COUNT_MAX,
+    SOURCE_SYMBOLS_MAX,
+    SYMBOL_BYTES_MAX,
+    SYMBOL_BYTES_MIN,
+    SYMBOLS_MAX,
+    WIRE_MAGIC,
+    WIRE_VERSION,
+)
+from protocol.wire.fields import Field, Octets, Rows, Text, message, uint
+
+OBJECT_MANIFEST = 0
+OBJECT_IMAGE = 1
+
+FLAG_REPAIR = 0x01
+"""This symbol answers a NACK: it doesn't move the pass's frontier."""
+
+STATE_GATHERING = 0
+STATE_CASTING = 1
+STATE_ENDED = 2
+
+END_COMPLETE = 0
+END_CANCELLED = 1
+END_FAILED = 2
+
+
+@message(0x00)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first 16 bytes of every datagram."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    magic: Annotated[int, uint(16, "0xD15C", low=WIRE_MAGIC, high=WIRE_MAGIC)]
+    version: Annotated[int, uint(8, "wire version", low=WIRE_VERSION, high=WIRE_VERSION)]
+    type: Annotated[int, uint(8, "message type")]
+    cast_id: Annotated[int, uint(32, "the cast; the same after a restart of its sender")]
+    session_token: Annotated[
+        int, uint(64, "known only to receivers that joined this run of the sender; 0 in ANNOUNCE")
+    ]
+
+
+@message(0x01)
+@dataclasses.dataclass(frozen=True, slots=True)
+class SymbolHeader:
+    """SYMBOL: the 32-byte header of a data datagram; the symbol follows."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    magic: Annotated[int, uint(16, "0xD15C", low=WIRE_MAGIC, high=WIRE_MAGIC)]
+    version: Annotated[int, uint(8, "wire version", low=WIRE_VERSION, high=WIRE_VERSION)]
+    type: Annotated[int, uint(8, "0x01", low=1, high=1)]
+    cast_id: Annotated[int, uint(32, "the cast")]
+    session_token: Annotated[int, uint(64, "this run of the sender")]
+    sequence: Annotated[int, uint(32, "datagram number, modulo 2^32 (RFC 1982): counts loss")]
+    object: Annotated[int, uint(8, "0 the manifest, 1 the image", high=1)]
+    flags: Annotated[int, uint(8, "bit 0: repair, answers a NACK", high=1)]
+    pass_index: Annotated[int, uint(16, "sweep over the demanded blocks, modulo 2^16")]
+    block: Annotated[int, uint(32, "block number within the object", high=BLOCK_COUNT_MAX - 1)]
+    k: Annotated[int, uint(8, "source symbols of the block", low=1, high=SOURCE_SYMBOLS_MAX)]
+    esi: Annotated[int, uint(8, "encoding symbol; esi >= k is repair", high=SYMBOLS_MAX - 1)]
+    reserved: Annotated[int, uint(16, "0; ignored on receipt")]
+
+
+@message(0x10)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Announce:
+    """ANNOUNCE, sender to group, about once a second: how to find and join the cast."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    incarnation: Annotated[int, uint(32, "random for each start of the sender: a new one asks for a rejoin")]
+    state: Annotated[int, uint(8, "0 gathering, 1 casting, 2 ended", high=2)]
+    image_id: Annotated[bytes, Octets(32, "BLAKE3 of the manifest")]
+    image_name: Annotated[str, Text(64, "for people")]
+    control_url: Annotated[str, Text(256, "base URL of the control API")]
+    symbol_bytes: Annotated[int, uint(16, "symbol size", low=SYMBOL_BYTES_MIN, high=SYMBOL_BYTES_MAX)]
+    raw_bytes: Annotated[int, uint(64, "size of the disk")]
+    receiver_count: Annotated[int, uint(16, "receivers in the cast", high=RECEIVER_COUNT_MAX)]
+    rate_bytes_per_s: Annotated[int, uint(64, "current rate")]
+    grtt_us: Annotated[int, uint(32, "group round-trip time, microseconds")]
+    sent_at_us: Annotated[int, uint(64, "sender's monotonic clock, echoed by REPORT")]
+
+
+@message(0x11)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flush:
+    """FLUSH, sender to group: all that was demanded has been sent; who lacks anything NACKs now."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    object: Annotated[int, uint(8, "object that was swept", high=1)]
+    pass_index: Annotated[int, uint(16, "the pass that ended")]
+    sequence: Annotated[int, uint(32, "next datagram number: everything before it was sent")]
+    receiver_count: Annotated[int, uint(16, "receivers still active", high=RECEIVER_COUNT_MAX)]
+    grtt_us: Annotated[int, uint(32, "group round-trip time, microseconds")]
+    sent_at_us: Annotated[int, uint(64, "sender's monotonic clock, echoed by REPORT")]
+
+
+@message(0x12)
+@dataclasses.dataclass(frozen=True, slots=True)
+class EndOfTransmission:
+    """EOT, sender to group: the cast is over."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    outcome: Annotated[int, uint(8, "0 complete, 1 cancelled, 2 failed", high=2)]
+    reason: Annotated[str, Text(512, "for people")]
+
+
+@message(0x20)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Nack:
+    """NACK, receiver to sender, unicast: for each block, how many more symbols are needed."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
+    counter: Annotated[int, uint(32, "rises with every feedback datagram: replays are dropped", low=1)]
+    object: Annotated[int, uint(8, "object", high=1)]
+    sequence: Annotated[int, uint(32, "next datagram number expected: repairs numbered from here on were not seen")]
+    deficits: Annotated[
+        tuple[tuple[int, int, int], ...],
+        Rows(
+            (
+                ("block", uint(32, "first block", high=BLOCK_COUNT_MAX - 1)),
+                ("count", uint(32, "consecutive blocks", low=1, high=BLOCK_COUNT_MAX)),
+                ("deficit", uint(8, "symbols lacking in each", low=1, high=SOURCE_SYMBOLS_MAX)),
+            ),
+            NACK_BLOCKS_PER_DATAGRAM_MAX,
+            "runs of blocks with the same deficit",
+        ),
+    ]
+
+
+@message(0x21)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """REPORT, receiver to sender, unicast, periodic: how it goes here."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
+    counter: Annotated[int, uint(32, "rises with every feedback datagram: replays are dropped", low=1)]
+    echo_us: Annotated[int, uint(64, "latest sent_at_us that was heard; 0 for none")]
+    echo_delay_us: Annotated[int, uint(32, "time between hearing it and this report")]
+    expected_count: Annotated[int, uint(64, "datagrams that the sequence numbers say were sent, since join")]
+    received_count: Annotated[int, uint(64, "datagrams received, since join")]
+    socket_drop_count: Annotated[int, uint(64, "datagrams dropped at this socket, since join")]
+    pool_drop_count: Annotated[int, uint(64, "symbols dropped for want of a buffer, since join")]
+    fill_permille: Annotated[int, uint(16, "share of the buffers in use", high=1000)]
+    limiter: Annotated[int, uint(8, "0 network, 1 socket, 2 decode, 3 disk", high=3)]
+    blocks_verified_count: Annotated[int, uint(32, "blocks read back and right")]
+    blocks_needed_count: Annotated[int, uint(32, "blocks not yet verified")]
+    bytes_written: Annotated[int, uint(64, "bytes written to the target")]
+    nacks_sent_count: Annotated[int, uint(32, "NACK datagrams sent, since join")]
+    parity_repaired_count: Annotated[int, uint(32, "blocks completed with repair symbols and without a NACK")]
+
+
+LIMITERS = ("network", "socket", "decode", "disk")
+CONTROL_MESSAGES: tuple[type, ...] = (Announce, Flush, EndOfTransmission)
+FEEDBACK_MESSAGES: tuple[type, ...] = (Nack, Report)
