@@ -209,3 +209,15 @@ class DecodeError(ProtocolError):
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+
+def error_result(error: BaseException) -> dict[str, object]:
+    """The last JSON line of a program that failed, the same from every command."""
+    exit_code = error.exit_code if isinstance(error, DiskcastError) else DiskcastError.exit_code
+    return {
+        "event": "result",
+        "ok": False,
+        "error": str(error),
+        "error_class": type(error).__name__,
+        "exit_code": exit_code,
+    }

@@ -1,0 +1,1 @@
+"""The operator's program ``diskcast``: packs images, casts them, answers the control API (asyncio)."""

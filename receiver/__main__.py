@@ -1,0 +1,5 @@
+"""``python -m receiver`` is ``diskcast-agent``."""
+
+from receiver.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""``python -m sender`` is ``diskcast``."""
+
+from sender.cli import main
+
+main()
