@@ -121,6 +121,25 @@ MANIFEST_WAIT_S = 3.0
 """Image data starts at most this long after the room has gathered, whether or not every manifest arrived: a
 receiver without its manifest can't place data, so a short wait saves a second sending."""
 
+# -- control API ------------------------------------------------------------------------------------------------
+
+CONTROL_BODY_BYTES_MAX = 64 * KIB
+"""Request bodies without a need-bitmap: the largest, a completion report, has under 4 KiB."""
+
+NEED_BODY_BYTES_MAX = 48 * MIB
+"""Bodies with a need-bitmap: 2^28 bits are 32 MiB, which base64 makes 43 MiB when zlib finds nothing to save."""
+
+NAME_BYTES_MAX = 64
+"""A receiver's name: Linux host names have at most 64 octets (HOST_NAME_MAX)."""
+
+ERROR_TEXT_BYTES_MAX = 2000
+"""A receiver's error message: room for a path and a sentence of advice, not for a flood."""
+
+INVENTORY_ENTRIES_MAX = 32
+INVENTORY_KEY_BYTES_MAX = 32
+INVENTORY_VALUE_BYTES_MAX = 256
+"""What a machine tells about itself: serial numbers, model, disk, addresses. With 1024 receivers at most 9 MiB."""
+
 # -- NACK and GRTT (RFC 5401, RFC 5740) --------------------------------------------------------------------------
 
 GRTT_INITIAL_S = 0.05

@@ -174,7 +174,11 @@ def _decode_body_untrusted(wire_type: int, body: bytes) -> object:
             max_map_len=0,
             max_ext_len=0,
         )
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:  # msgpack's own errors are ValueErrors
+    except (
+        ValueError,
+        msgpack.UnpackException,
+        RecursionError,
+    ) as error:  # msgpack's own errors are ValueErrors
         raise WireError("bad_payload", str(error)) from error
     if type(values) is not tuple or len(values) != len(fields):
         raise WireError("bad_payload", f"{cls.__name__} has {len(fields)} fields")
@@ -196,4 +200,3 @@ def _check_nesting_untrusted(body: bytes) -> None:
             break
     if depth > MSGPACK_NESTING_MAX:
         raise WireError("bad_payload", "nested too deeply")
-

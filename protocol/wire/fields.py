@@ -101,10 +101,7 @@ MessageClass = TypeVar("MessageClass", bound=type)
 def fields_of(message: type) -> tuple[Field, ...]:
     """The table of ``message``: its annotated fields in wire order."""
     hints: dict[str, Any] = get_type_hints(message, include_extras=True)
-    return tuple(
-        Field(item.name, hints[item.name].__metadata__[0])
-        for item in dataclasses.fields(message)  # type: ignore[arg-type]
-    )
+    return tuple(Field(item.name, hints[item.name].__metadata__[0]) for item in dataclasses.fields(message))
 
 
 def message(wire_type: int) -> Callable[[MessageClass], MessageClass]:

@@ -138,7 +138,9 @@ class Nack:
     receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
     counter: Annotated[int, uint(32, "rises with every feedback datagram: replays are dropped", low=1)]
     object: Annotated[int, uint(8, "object", high=1)]
-    sequence: Annotated[int, uint(32, "next datagram number expected: repairs numbered from here on were not seen")]
+    sequence: Annotated[
+        int, uint(32, "next datagram number expected: repairs numbered from here on were not seen")
+    ]
     deficits: Annotated[
         tuple[tuple[int, int, int], ...],
         Rows(

@@ -1,0 +1,155 @@
+"""Collecting the symbols of blocks: a bounded pool of buffers, slice copies by run, deficits.
+
+A block of k source symbols is decodable from any k distinct symbols, so its buffer has exactly k slots. A source
+symbol lives in the slot of its own number; a repair symbol waits in the slot of some source symbol that is still
+missing and moves on if that one arrives after all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import ESI_NONE, SYMBOLS_MAX
+
+
+@dataclasses.dataclass(slots=True)
+class AssembledBlock:
+    """A block under assembly, and once ``lacking_count`` is zero, ready to be decoded.
+
+    Attributes:
+        object: OBJECT_MANIFEST or OBJECT_IMAGE.
+        block: block number.
+        k: source symbols of the block.
+        stored_bytes: length of the block as stored; the last symbol is zero-padded beyond it.
+        slots: ``uint8[k, symbol_bytes]``, a view of the pool.
+        slot_esi: ``uint8[k]``: which encoding symbol each slot holds, ESI_NONE when empty.
+        seen: ``bool[255]``: encoding symbols that are in a slot.
+        buffer_index: place in the pool.
+        lacking_count: distinct symbols still needed: the deficit.
+        nacked: whether this receiver asked for repair of it.
+    """
+
+    object: int
+    block: int
+    k: int
+    stored_bytes: int
+    slots: NDArray[np.uint8]
+    slot_esi: NDArray[np.uint8]
+    seen: NDArray[np.bool_]
+    buffer_index: int
+    lacking_count: int
+    nacked: bool = False
+
+    @property
+    def payload(self) -> NDArray[np.uint8]:
+        """The stored bytes, once the slots are decoded: a contiguous ``uint8[stored_bytes]`` view."""
+        return self.slots.reshape(-1)[: self.stored_bytes]
+
+    @property
+    def erasure_count(self) -> int:
+        """Source symbols that aren't in their slot: what decoding has to solve for."""
+        return int(np.count_nonzero(self.slot_esi >= self.k))
+
+    def add_run(self, esi: int, symbols: NDArray[np.uint8]) -> int:
+        """Take consecutive encoding symbols ``esi, esi + 1, …``; duplicates and surplus are ignored.
+
+        Args:
+            esi: number of the first symbol.
+            symbols: ``uint8[count, symbol_bytes]``, copied.
+
+        Returns:
+            How many of them were new and useful.
+        """
+        before = self.lacking_count
+        stop = min(esi + symbols.shape[0], SYMBOLS_MAX)
+        source_stop = min(stop, self.k)
+        if esi < source_stop:
+            self._add_source(esi, symbols[: source_stop - esi])
+        if stop > self.k and self.lacking_count:
+            start = max(esi, self.k)
+            self._add_repair(start, symbols[start - esi : stop - esi])
+        return before - self.lacking_count
+
+    def _add_source(self, esi: int, symbols: NDArray[np.uint8]) -> None:
+        stop = esi + symbols.shape[0]
+        occupants = self.slot_esi[esi:stop]
+        if (occupants == ESI_NONE).all() and symbols.shape[0] <= self.lacking_count:
+            self.slots[esi:stop] = symbols
+            self.slot_esi[esi:stop] = np.arange(esi, stop, dtype=np.uint8)
+            self.seen[esi:stop] = True
+            self.lacking_count -= symbols.shape[0]
+            return
+        for index in np.flatnonzero(~self.seen[esi:stop]).tolist():  # repaired or duplicated: rare
+            if self.lacking_count == 0:
+                return
+            slot = esi + index
+            self._move_occupant(slot)
+            self.slots[slot] = symbols[index]
+            self.slot_esi[slot] = slot
+            self.seen[slot] = True
+            self.lacking_count -= 1
+
+    def _move_occupant(self, slot: int) -> None:
+        if self.slot_esi[slot] == ESI_NONE:
+            return
+        empty = int(np.flatnonzero(self.slot_esi == ESI_NONE)[-1])
+        self.slots[empty] = self.slots[slot]
+        self.slot_esi[empty] = self.slot_esi[slot]
+
+    def _add_repair(self, esi: int, symbols: NDArray[np.uint8]) -> None:
+        fresh = np.flatnonzero(~self.seen[esi : esi + symbols.shape[0]])[: self.lacking_count]
+        if fresh.size == 0:
+            return
+        slots = np.flatnonzero(self.slot_esi == ESI_NONE)[-fresh.size :]
+        self.slots[slots] = symbols[fresh]
+        self.slot_esi[slots] = fresh + esi
+        self.seen[fresh + esi] = True
+        self.lacking_count -= int(fresh.size)
+
+
+class BufferPool:
+    """A fixed number of equal buffers; memory that was never used is never touched."""
+
+    def __init__(self, *, pool_bytes: int, symbols_per_block_max: int, symbol_bytes: int) -> None:
+        self._symbol_bytes = symbol_bytes
+        buffer_bytes = symbols_per_block_max * symbol_bytes
+        # Eight blocks are the least that keep reading, decoding and writing busy at once.
+        self.capacity = max(8, pool_bytes // buffer_bytes)
+        self._memory = np.empty((self.capacity, symbols_per_block_max, symbol_bytes), np.uint8)
+        # Last in, first out: the resident set is what was in use at once, not what was ever used.
+        self._free = list(range(self.capacity - 1, -1, -1))
+
+    @property
+    def free_count(self) -> int:
+        """Buffers that can be taken now."""
+        return len(self._free)
+
+    @property
+    def fill(self) -> float:
+        """Share of the buffers in use, 0..1."""
+        return 1.0 - len(self._free) / self.capacity
+
+    def take(self, object_index: int, block: int, k: int, stored_bytes: int) -> AssembledBlock | None:
+        """An empty block, or None when all buffers are in use."""
+        if not self._free:
+            return None
+        index = self._free.pop()
+        return AssembledBlock(
+            object=object_index,
+            block=block,
+            k=k,
+            stored_bytes=stored_bytes,
+            slots=self._memory[index, :k],
+            slot_esi=np.full(k, ESI_NONE, np.uint8),
+            seen=np.zeros(SYMBOLS_MAX, np.bool_),
+            buffer_index=index,
+            lacking_count=k,
+        )
+
+    def give_back(self, block: AssembledBlock) -> None:
+        """Return a block's buffer; the block must not be used afterwards."""
+        assert block.buffer_index not in self._free[-1:]
+        self._free.append(block.buffer_index)

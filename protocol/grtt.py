@@ -1,0 +1,29 @@
+"""Group round-trip time (RFC 5740 section 5.1.1, RFC 5401 section 4.2.1's GRTT)."""
+
+from __future__ import annotations
+
+from protocol.constants import GRTT_INITIAL_S, GRTT_MAX_S, GRTT_MIN_S
+
+_DECAY = 0.9
+"""The peak decays by this much a report interval: a single late report doesn't slow the room for long."""
+
+
+class GrttEstimator:
+    """The largest smoothed round trip of the group: rises at once, falls slowly."""
+
+    def __init__(self) -> None:
+        self.grtt_s = GRTT_INITIAL_S
+        self._interval_peak_s = 0.0
+        self._interval_ends = 0.0
+
+    def add(self, rtt_s: float, now: float, interval_s: float) -> None:
+        """Take one receiver's measured round trip."""
+        rtt_s = min(max(rtt_s, GRTT_MIN_S), GRTT_MAX_S)
+        self._interval_peak_s = max(self._interval_peak_s, rtt_s)
+        if now >= self._interval_ends:
+            if self._interval_peak_s > self.grtt_s:
+                self.grtt_s = self._interval_peak_s
+            else:
+                self.grtt_s = max(self._interval_peak_s, self.grtt_s * _DECAY, GRTT_MIN_S)
+            self._interval_peak_s = 0.0
+            self._interval_ends = now + interval_s

@@ -1,0 +1,42 @@
+"""What the sender session decides to send next: segments of consecutive symbols, as one structured array."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+SEGMENT_DTYPE: Final = np.dtype(
+    [
+        ("object", "u1"),
+        ("flags", "u1"),
+        ("pass_index", "u2"),
+        ("block", "u4"),
+        ("k", "u1"),
+        ("esi", "u1"),
+        ("count", "u1"),
+    ]
+)
+"""``count`` encoding symbols of one block from ``esi`` on."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SendPlan:
+    """A batch of symbols in sending order.
+
+    Attributes:
+        segments: structured array of :data:`SEGMENT_DTYPE`.
+        first_sequence: sequence number of the first symbol; the others follow, modulo 2^32.
+        symbol_count: symbols of all segments together.
+    """
+
+    segments: NDArray[np.void]
+    first_sequence: int
+    symbol_count: int
+
+    @property
+    def next_sequence(self) -> int:
+        """Sequence number after the last symbol."""
+        return (self.first_sequence + self.symbol_count) & 0xFFFFFFFF

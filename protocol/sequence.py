@@ -1,0 +1,50 @@
+"""Sequence numbers modulo 2^32 (RFC 1982) and the loss that they count."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MODULUS = 1 << 32
+_HALF = 1 << 31
+
+
+def sequence_difference(a: int, b: int) -> int:
+    """``a - b`` in serial number arithmetic: -2^31 .. 2^31 - 1."""
+    return (a - b + _HALF) % _MODULUS - _HALF
+
+
+class LossCounter:
+    """Counts what the sequence numbers say was sent against what arrived.
+
+    Attributes:
+        expected_count: datagrams sent since the first that was seen, by number.
+        received_count: datagrams that arrived, duplicates included.
+        next_sequence: the number after the highest one seen.
+    """
+
+    def __init__(self) -> None:
+        self.expected_count = 0
+        self.received_count = 0
+        self.next_sequence = 0
+        self._started = False
+
+    def add(self, sequences: NDArray[np.generic]) -> None:
+        """Count a batch of arrived sequence numbers, ``uint32[n]`` in arrival order, n > 0."""
+        self.received_count += int(sequences.size)
+        if not self._started:
+            self._started = True
+            self.next_sequence = int(sequences[0])
+        # Differences from the highest so far, so that a batch across the wrap is in order.
+        ahead = (sequences.astype(np.int64) - self.next_sequence + _HALF) % _MODULUS - _HALF
+        self.advance((self.next_sequence + int(ahead.max()) + 1) % _MODULUS)
+
+    def advance(self, next_sequence: int) -> None:
+        """Everything before ``next_sequence`` was sent, whether or not it arrived."""
+        if not self._started:
+            self._started = True
+            self.next_sequence = next_sequence
+        ahead = sequence_difference(next_sequence, self.next_sequence)
+        if ahead > 0:
+            self.expected_count += ahead
+            self.next_sequence = next_sequence
