@@ -1,0 +1,402 @@
+"""A network of namespaces to cast in, and programs that run there, measured.
+
+``Network`` makes a sender, N receivers and a switch, each a network namespace of this process's own;
+``Program`` is one started process whose JSON lines are collected and whose processor time and peak memory are
+known when it ends. Both are context managers that leave nothing behind, and end only what they started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+INTERFACE = "eth0"
+
+_SAMPLE_INTERVAL_MS = 50
+_EVENTS_MAX = 100_000
+_LINE_BYTES_MAX = 16 << 20
+_serial = itertools.count()
+
+
+class LabError(Exception):
+    """A command that builds the network failed, or a program didn't do what was waited for."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Usage:
+    """What one ended program cost.
+
+    ``peak_bytes`` is the largest resident set. It is sampled from ``VmHWM`` every 50 ms, because ``ru_maxrss``
+    of a child also counts the memory of the process that started it (exec keeps the larger of both).
+    """
+
+    user_s: float
+    system_s: float
+    peak_bytes: int
+
+    @property
+    def cpu_s(self) -> float:
+        return self.user_s + self.system_s
+
+
+class Program:
+    """A started process in a process group of its own.
+
+    Args:
+        argv: the command.
+        prefix: what runs ``argv`` elsewhere by ``exec``, e.g. ``("ip", "netns", "exec", NAME)``.
+        environment: added to this process's environment.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        prefix: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.argv = [str(part) for part in argv]
+        self.events: list[dict[str, Any]] = []
+        self.usage: Usage | None = None
+        self._changed = threading.Condition()
+        self._exit_code: int | None = None
+        self._peak_bytes = 0
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._popen = subprocess.Popen(
+            [*prefix, *self.argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            cwd=REPOSITORY,
+            env={**os.environ, **(environment or {})},
+            process_group=0,
+        )
+        self._thread = threading.Thread(target=self._watch, name=f"watch {self.pid}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative when a signal ended it."""
+        with self._changed:
+            return self._exit_code
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The last JSON line, which has to be the result."""
+        with self._changed:
+            last = self.events[-1] if self.events else {}
+        if last.get("event") != "result":
+            raise LabError(f"{self.describe()}: no result line; last line {last}")
+        return last
+
+    def stderr_text(self) -> str:
+        """What it wrote to stderr so far, at most the last 8 KiB."""
+        if self._stderr.closed:
+            return ""
+        size = os.fstat(self._stderr.fileno()).st_size
+        return os.pread(self._stderr.fileno(), 8192, max(0, size - 8192)).decode(errors="replace")
+
+    def describe(self) -> str:
+        """Command, state and the end of stderr: what a failed test wants to show."""
+        state = "running" if self.exit_code is None else f"exit code {self.exit_code}"
+        return f"`{' '.join(self.argv[-12:])}` ({state})\n{self.stderr_text()[-2000:]}"
+
+    def wait(self, timeout_s: float) -> int:
+        """The exit code.
+
+        Raises:
+            LabError: it still runs after ``timeout_s``.
+        """
+        with self._changed:
+            ended = self._changed.wait_for(lambda: self._exit_code is not None, timeout_s)
+        if not ended:
+            raise LabError(f"still running after {timeout_s:g} s: {self.describe()}")
+        assert self._exit_code is not None
+        return self._exit_code
+
+    def wait_event(
+        self, name: str, timeout_s: float, matches: Callable[[dict[str, Any]], bool] = lambda _event: True
+    ) -> dict[str, Any]:
+        """The first JSON line whose ``event`` is ``name`` and that ``matches``, waited for.
+
+        Raises:
+            LabError: the program ended without it, or ``timeout_s`` passed.
+        """
+
+        def found() -> dict[str, Any] | None:
+            return next((e for e in self.events if e.get("event") == name and matches(e)), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() is not None or self._exit_code is not None, timeout_s)
+            event = found()
+        if event is None:
+            raise LabError(f"no {name!r} event within {timeout_s:g} s: {self.describe()}")
+        return event
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send ``number`` to the whole process group, unless the program has ended."""
+        with self._changed:  # the watcher reaps under this lock, so the id can't have been given to another
+            if self._exit_code is None:
+                os.killpg(self.pid, number)
+
+    def close(self, grace_s: float = 5.0) -> None:
+        """End it: SIGTERM, and SIGKILL after ``grace_s``."""
+        self.signal(signal.SIGTERM)
+        try:
+            self.wait(grace_s)
+        except LabError:
+            self.signal(signal.SIGKILL)
+            self.wait(30.0)
+        self._thread.join()
+        self._stderr.close()
+
+    def _watch(self) -> None:
+        stdout = self._popen.stdout
+        assert stdout is not None
+        os.set_blocking(stdout.fileno(), False)
+        pidfd = os.pidfd_open(self.pid)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.register(stdout, select.POLLIN)
+        partial = b""
+        ended = False
+        while not ended:
+            for fd, _mask in poll.poll(_SAMPLE_INTERVAL_MS):
+                if fd == pidfd:
+                    ended = True
+                elif not (chunk := os.read(fd, 1 << 16)):
+                    poll.unregister(fd)
+                else:
+                    partial = self._collect(partial + chunk)
+            self._sample_peak()
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(stdout.fileno(), 1 << 16):
+                partial = self._collect(partial + chunk)
+        os.close(pidfd)
+        stdout.close()
+        with self._changed:
+            _, status, usage = os.wait4(self.pid, 0)
+            self._exit_code = self._popen.returncode = os.waitstatus_to_exitcode(status)
+            self.usage = Usage(usage.ru_utime, usage.ru_stime, self._peak_bytes)
+            self._changed.notify_all()
+
+    def _sample_peak(self) -> None:
+        with contextlib.suppress(OSError):  # it may have ended just now
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    self._peak_bytes = int(line.split()[1]) * 1024
+
+    def _collect(self, text: bytes) -> bytes:
+        *lines, partial = text.split(b"\n")
+        parsed = [json.loads(line) for line in lines if line.startswith(b"{")]
+        if parsed:
+            with self._changed:
+                self.events += parsed
+                del self.events[:-_EVENTS_MAX]
+                self._changed.notify_all()
+        return partial[-_LINE_BYTES_MAX:]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Host:
+    """One namespace with one interface ``eth0``."""
+
+    namespace: str
+    address: str
+    switch_port: str
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """Runs a command in the namespace; it replaces itself, so that the process id is the program's."""
+        return ("ip", "netns", "exec", self.namespace)
+
+
+class Network:
+    """A sender and ``receiver_count`` receivers on one switch, all in namespaces of this process's own.
+
+    Names hold the process id and a serial number, and every interface lives inside a namespace, so that any
+    number of test runs can go on at once with the same addresses: 10.77.0.1 the sender, 10.77.0.2 the first
+    receiver.
+    """
+
+    def __init__(self, receiver_count: int) -> None:
+        self._prefix = f"dc{os.getpid()}-{next(_serial)}"
+        self.switch = f"{self._prefix}-sw"
+        hosts = [
+            Host(f"{self._prefix}-h{index}", f"10.77.0.{index + 1}", f"v{index}")
+            for index in range(receiver_count + 1)
+        ]
+        self.sender, self.receivers = hosts[0], hosts[1:]
+        self._programs: list[Program] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self._build()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    @property
+    def hosts(self) -> list[Host]:
+        return [self.sender, *self.receivers]
+
+    def start(
+        self, host: Host, argv: Sequence[str | Path], *, environment: dict[str, str] | None = None
+    ) -> Program:
+        """Start a program in ``host``'s namespace; the network ends it if nobody else did."""
+        program = Program(argv, prefix=host.prefix, environment=environment)
+        self._programs.append(program)
+        return program
+
+    def set_offload(self, enabled: bool) -> None:
+        """Whether super-datagrams (UDP_SEGMENT) cross the network whole, as between good cards, or as single
+        datagrams, cut by the sender's kernel.
+        """
+        state = "on" if enabled else "off"
+        run(*self.sender.prefix, "ethtool", "-K", INTERFACE, "tx-udp-segmentation", state)
+
+    def set_loss(self, permille: int, hosts: Sequence[Host] | None = None) -> None:
+        """Random loss of UDP packets that arrive at each of ``hosts`` (default: the receivers); 0 ends it.
+
+        A super-datagram counts as one packet: turn the offload off for loss of single datagrams.
+        """
+        condition = f"numgen random mod 1000 < {permille}" if permille else ""
+        self._set_drops(condition, hosts)
+
+    def drop_every(self, count: int, hosts: Sequence[Host] | None = None) -> None:
+        """Drop exactly every ``count``-th arriving UDP packet; 0 ends it."""
+        self._set_drops(f"numgen inc mod {count} == 0" if count else "", hosts)
+
+    def set_rate(self, mbit_per_s: int, hosts: Sequence[Host] | None = None) -> None:
+        """Shape the switch's ports to ``hosts`` (default: the receivers) as a slow link does; 0 ends it."""
+        for host in self.receivers if hosts is None else hosts:
+            device = ("dev", host.switch_port, "root")
+            if mbit_per_s:
+                shape = ("tbf", "rate", f"{mbit_per_s}mbit", "burst", "256kb", "latency", "20ms")
+                run("tc", "-n", self.switch, "qdisc", "replace", *device, *shape)
+            elif "tbf" in run("tc", "-n", self.switch, "qdisc", "show", *device):
+                run("tc", "-n", self.switch, "qdisc", "del", *device)
+
+    def set_link(self, host: Host, up: bool) -> None:
+        """Plug or unplug ``host``'s cable at the switch."""
+        run("ip", "-n", self.switch, "link", "set", host.switch_port, "up" if up else "down")
+
+    def _set_drops(self, condition: str, hosts: Sequence[Host] | None) -> None:
+        rule = f"meta l4proto udp {condition} counter drop\n" if condition else ""
+        hook = f"type filter hook ingress device {INTERFACE} priority 0;"
+        ruleset = f"flush ruleset\ntable netdev lab {{\n chain loss {{\n {hook}\n {rule} }}\n}}\n"
+        for host in self.receivers if hosts is None else hosts:
+            run(*host.prefix, "nft", "-f", "-", text=ruleset if condition else "flush ruleset\n")
+
+    def _build(self) -> None:
+        for namespace in [self.switch, *(host.namespace for host in self.hosts)]:
+            run("ip", "netns", "add", namespace)
+        # Snooping would need a querier; without it the bridge floods multicast, as a plain switch does.
+        run("ip", "-n", self.switch, "link", "add", "br0", "up", "type", "bridge", "mcast_snooping", "0")
+        for host in self.hosts:
+            peer = ("peer", "name", INTERFACE, "netns", host.namespace)
+            run("ip", "-n", self.switch, "link", "add", host.switch_port, "type", "veth", *peer)
+            run("ip", "-n", self.switch, "link", "set", host.switch_port, "master", "br0", "up")
+            batch = (
+                f"link set lo up\naddr add {host.address}/24 brd + dev {INTERFACE}\n"
+                f"link set {INTERFACE} up\nroute add 224.0.0.0/4 dev {INTERFACE}\n"
+            )
+            run("ip", "-n", host.namespace, "-batch", "-", text=batch)
+
+    def _remove(self) -> None:
+        for program in self._programs:
+            program.close()
+        present = run("ip", "netns", "list").split()
+        for namespace in [*(host.namespace for host in self.hosts), self.switch]:
+            if namespace in present:
+                # Whatever a program left behind in a namespace of ours is ours too.
+                for pid in run("ip", "netns", "pids", namespace).split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                run("ip", "netns", "del", namespace)
+
+
+def run(*argv: str | Path, text: str | None = None, timeout_s: float = 60.0) -> str:
+    """Run a short command and return its standard output.
+
+    Raises:
+        LabError: it failed; the message is its standard error.
+    """
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=timeout_s, check=False)
+    if done.returncode:
+        raise LabError(f"`{' '.join(map(str, argv))}` failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def diskcast(*arguments: str | Path) -> list[str]:
+    """The command line of ``diskcast`` under this interpreter."""
+    return [sys.executable, "-m", "sender", *map(str, arguments)]
+
+
+def diskcast_agent(*arguments: str | Path) -> list[str]:
+    """The command line of ``diskcast-agent`` under this interpreter."""
+    return [sys.executable, "-m", "receiver", *map(str, arguments)]
+
+
+def send(network: Network, image: Path, *options: str | Path) -> Program:
+    """Start ``diskcast send --json`` at the network's sender."""
+    argv = diskcast("send", image, "--interface", INTERFACE, "--json", *options)
+    return network.start(network.sender, argv)
+
+
+def receive(network: Network, index: int, target: Path, *options: str | Path) -> Program:
+    """Start ``diskcast-agent receive --json`` at receiver ``index``."""
+    argv = diskcast_agent("receive", "--target", target, "--interface", INTERFACE, "--json", *options)
+    return network.start(network.receivers[index], argv)
+
+
+def privileged_obstacle() -> str | None:
+    """Why namespaces or loop devices can't be used here, or None when they can."""
+    if os.geteuid() != 0:
+        return "not root"
+    try:
+        with Network(1) as network:
+            network.set_offload(False)
+            network.set_loss(1)
+    except (LabError, OSError) as error:
+        return f"no network namespaces with nftables: {error}"
+    with tempfile.NamedTemporaryFile() as backing:
+        backing.truncate(1 << 20)
+        try:
+            device = run("losetup", "--find", "--show", backing.name).strip()
+        except (LabError, OSError) as error:
+            return f"no loop devices: {error}"
+        run("losetup", "--detach", device)
+    return None
