@@ -1,0 +1,240 @@
+"""The sender's demand for one object: which blocks the pass still has to send, and which repairs are asked for.
+
+Nothing here is kept per receiver. A block is wanted whole until the pass has sent it; after that it costs nothing
+unless somebody NACKs it. So a late joiner costs one more partial pass and a dead receiver costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import PARITY_FRACTION_MAX, SYMBOLS_MAX
+from protocol.send_plan import SEGMENT_DTYPE
+from protocol.wire.messages import FLAG_REPAIR
+
+_SCAN_BLOCKS = 1 << 16
+"""Blocks looked through at once for the next wanted one: 20 µs, and a pass over zeros is a few such scans."""
+
+
+class SegmentList:
+    """Segments of one plan, collected as plain tuples and turned into an array once."""
+
+    def __init__(self, symbols_max: int) -> None:
+        self.room = symbols_max
+        self._rows: list[tuple[int, int, int, int, int, int, int]] = []
+
+    def add(
+        self, object_index: int, flags: int, pass_index: int, block: int, k: int, esi: int, count: int
+    ) -> None:
+        """Append ``count`` symbols of a block."""
+        assert 0 < count <= self.room
+        assert esi + count <= SYMBOLS_MAX
+        self.room -= count
+        self._rows.append((object_index, flags, pass_index & 0xFFFF, block, k, esi, count))
+
+    def array(self) -> NDArray[np.void]:
+        """The segments as an array of SEGMENT_DTYPE."""
+        return np.array(self._rows, SEGMENT_DTYPE)
+
+
+class Demand:
+    """What receivers still need of one object.
+
+    Attributes:
+        wanted_count: blocks that the running or the next pass has to send whole.
+        pass_index: number of the running pass.
+        repair_block_count: blocks with repairs outstanding.
+        sent_source_count: source symbols planned in passes.
+        sent_parity_count: proactive repair symbols planned in passes.
+        sent_repair_count: symbols planned in answer to NACKs.
+    """
+
+    def __init__(self, object_index: int, source_symbols: NDArray[np.uint8]) -> None:
+        """Start with nothing wanted.
+
+        Args:
+            object_index: OBJECT_MANIFEST or OBJECT_IMAGE.
+            source_symbols: ``uint8[block_count]``, k of each block; 0 where nothing is stored.
+        """
+        count = source_symbols.shape[0]
+        self.object_index = object_index
+        self._k = source_symbols
+        self._wanted = np.zeros(count, np.bool_)
+        self._deficit = np.zeros(count, np.uint8)
+        self._next_esi = np.zeros(count, np.uint8)
+        # Number after the block's last planned symbol: NACKs that were written before it was heard are stale.
+        self._last_sequence = np.zeros(count, np.uint32)
+        self._ever_sent = np.zeros(count, np.bool_)
+        self._repairs: deque[int] = deque()
+        self._cursor = 0
+        self._sweep_block = -1
+        self._sweep_stop_esi = 0
+        self.wanted_count = 0
+        self.pass_index = 0
+        self.repair_block_count = 0
+        self.sent_source_count = 0
+        self.sent_parity_count = 0
+        self.sent_repair_count = 0
+
+    @property
+    def block_count(self) -> int:
+        """Blocks of the object."""
+        return int(self._k.shape[0])
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was asked for has been planned."""
+        return self.wanted_count == 0 and self.repair_block_count == 0 and self._sweep_block < 0
+
+    @property
+    def progress(self) -> float:
+        """How far the running pass has come, 0..1."""
+        return self._cursor / max(1, self.block_count)
+
+    def want(self, need: NDArray[np.bool_] | None) -> None:
+        """Add blocks to what passes send.
+
+        Args:
+            need: ``bool[block_count]``; None for all.
+        """
+        mask = self._k > 0
+        if need is not None:
+            mask &= need
+        self._wanted |= mask
+        self.wanted_count = int(np.count_nonzero(self._wanted))
+
+    def withdraw(self) -> None:
+        """Forget all demand: nobody is left who needs anything."""
+        self._wanted[:] = False
+        self._deficit[:] = 0
+        self._repairs.clear()
+        self.wanted_count = 0
+        self.repair_block_count = 0
+        self._sweep_block = -1
+
+    def nack(self, block: int, count: int, deficit: int, sequence: int) -> int:
+        """Merge one run of a NACK: blocks ``block .. block + count`` each lack ``deficit`` symbols.
+
+        Blocks that a pass still has to send, and NACKs written before the block's latest symbols were heard, are
+        left out: the answer is already on its way.
+
+        Returns:
+            How many blocks were accepted.
+        """
+        stop = min(block + count, self.block_count)
+        if block >= stop:
+            return 0
+        blocks = np.arange(block, stop)
+        ahead = (self._last_sequence[block:stop].astype(np.int64) - sequence + (1 << 31)) % (1 << 32) - (
+            1 << 31
+        )
+        stale = self._ever_sent[block:stop] & (ahead > 0)
+        accepted = blocks[(self._k[block:stop] > 0) & ~self._wanted[block:stop] & ~stale]
+        accepted = accepted[accepted != self._sweep_block]
+        if accepted.size == 0:
+            return 0
+        new = accepted[self._deficit[accepted] == 0]
+        self._deficit[accepted] = np.maximum(self._deficit[accepted], np.minimum(deficit, self._k[accepted]))
+        self._repairs.extend(new.tolist())
+        self.repair_block_count += int(new.size)
+        return int(accepted.size)
+
+    def plan_repairs(self, segments: SegmentList, sequence: int, loss: float) -> int:
+        """Answer NACKs with symbols that nobody has seen yet, a little more of them than lost.
+
+        Args:
+            segments: the plan, added to.
+            sequence: sequence number of the next symbol.
+            loss: share of the group's datagrams that get lost: repairs get lost as well.
+
+        Returns:
+            The sequence number after the added symbols.
+        """
+        while self._repairs and segments.room:
+            block = self._repairs[0]
+            k = int(self._k[block])
+            deficit = int(self._deficit[block])
+            wanted = min(deficit + math.ceil(deficit * loss), SYMBOLS_MAX)
+            esi = int(self._next_esi[block])
+            if deficit > SYMBOLS_MAX - esi:
+                esi = 0  # n is used up: source symbols come round again
+            count = min(wanted, SYMBOLS_MAX - esi, segments.room)
+            segments.add(self.object_index, FLAG_REPAIR, self.pass_index, block, k, esi, count)
+            sequence = (sequence + count) & 0xFFFFFFFF
+            self.sent_repair_count += count
+            self._next_esi[block] = (esi + count) % SYMBOLS_MAX
+            self._last_sequence[block] = sequence
+            if count < deficit:
+                self._deficit[block] = deficit - count
+                continue
+            self._deficit[block] = 0
+            self._repairs.popleft()
+            self.repair_block_count -= 1
+        return sequence
+
+    def plan_pass(self, segments: SegmentList, sequence: int, parity: float) -> int:
+        """Go on with the ascending sweep over the wanted blocks.
+
+        Args:
+            segments: the plan, added to.
+            sequence: sequence number of the next symbol.
+            parity: proactive repair symbols per source symbol.
+
+        Returns:
+            The sequence number after the added symbols.
+        """
+        while segments.room:
+            if self._sweep_block < 0 and not self._start_block(parity):
+                break
+            block = self._sweep_block
+            k = int(self._k[block])
+            esi = int(self._next_esi[block])
+            count = min(self._sweep_stop_esi - esi, segments.room)
+            segments.add(self.object_index, 0, self.pass_index, block, k, esi, count)
+            sequence = (sequence + count) & 0xFFFFFFFF
+            source_count = max(0, min(k - esi, count))
+            self.sent_source_count += source_count
+            self.sent_parity_count += count - source_count
+            self._next_esi[block] = (esi + count) % SYMBOLS_MAX
+            if esi + count == self._sweep_stop_esi:
+                self._last_sequence[block] = sequence
+                self._ever_sent[block] = True
+                self._sweep_block = -1
+        return sequence
+
+    def _start_block(self, parity: float) -> bool:
+        """Move the sweep to the next wanted block; False when nothing is wanted."""
+        if self.wanted_count == 0:
+            return False
+        block = self._next_wanted()
+        if block < 0:
+            self.pass_index += 1
+            self._cursor = 0
+            block = self._next_wanted()
+        assert block >= 0
+        self._cursor = block + 1
+        self._wanted[block] = False
+        self.wanted_count -= 1
+        if self._deficit[block]:  # sent whole now, which covers the repair
+            self._deficit[block] = 0
+            self._repairs.remove(block)
+            self.repair_block_count -= 1
+        k = int(self._k[block])
+        parity_count = min(math.ceil(k * min(parity, PARITY_FRACTION_MAX)), SYMBOLS_MAX - k)
+        self._sweep_block = block
+        self._sweep_stop_esi = k + parity_count
+        self._next_esi[block] = 0
+        return True
+
+    def _next_wanted(self) -> int:
+        start = self._cursor
+        while start < self.block_count:
+            found = np.flatnonzero(self._wanted[start : start + _SCAN_BLOCKS])
+            if found.size:
+                return start + int(found[0])
+            start += _SCAN_BLOCKS
+        return -1

@@ -1,0 +1,105 @@
+"""What the sender knows of one receiver, and how a report changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from protocol.rate_control import RateSample
+from protocol.session_records import CompletionReport, ReceiverId, ReceiverState
+from protocol.wire.messages import LIMITERS, Report
+
+_LOSS_SMOOTHING = 0.3
+_RATE_SMOOTHING = 0.3
+
+
+@dataclasses.dataclass(slots=True)
+class ReceiverRecord:
+    """One receiver of the cast.
+
+    Attributes:
+        ready: it holds the manifest and has said what it needs.
+        needed_count: blocks it hasn't verified yet, as it says; None before it knows.
+        loss: smoothed share of datagrams that don't reach it, 0..1.
+        rate_bytes_per_s: smoothed rate at which it writes.
+        nacked_symbol_count: symbols it asked for.
+    """
+
+    receiver_id: ReceiverId
+    agent_id: str
+    name: str
+    address: str
+    inventory: dict[str, str]
+    key: bytes
+    joined_at: float
+    heard_at: float
+    state: ReceiverState = ReceiverState.JOINED
+    ready: bool = False
+    counter: int = 0
+    needed_at_join_count: int = 0
+    needed_count: int | None = None
+    verified_count: int = 0
+    expected_count: int = 0
+    received_count: int = 0
+    socket_drop_count: int = 0
+    pool_drop_count: int = 0
+    bytes_written: int = 0
+    nacks_sent_count: int = 0
+    nacked_symbol_count: int = 0
+    parity_repaired_count: int = 0
+    loss: float = 0.0
+    fill: float = 0.0
+    rtt_s: float = 0.0
+    rate_bytes_per_s: float = 0.0
+    limiter: str = LIMITERS[0]
+    reported_at: float = 0.0
+    finished_at: float | None = None
+    error: str = ""
+    completion: CompletionReport | None = None
+
+    @property
+    def progress(self) -> float:
+        """Share of what it needed at join that it has verified, 0..1."""
+        if self.state is ReceiverState.COMPLETE:
+            return 1.0
+        if self.needed_count is None:
+            return 0.0
+        return 1.0 - min(1.0, self.needed_count / max(1, self.needed_at_join_count))
+
+    def apply_report(self, report: Report, now: float) -> RateSample:
+        """Take a report's totals; return what changed since the last one, for rate control."""
+        sample = RateSample(
+            expected_count=report.expected_count - self.expected_count,
+            received_count=report.received_count - self.received_count,
+            local_drop_count=max(0, report.socket_drop_count - self.socket_drop_count)
+            + max(0, report.pool_drop_count - self.pool_drop_count),
+            fill=report.fill_permille / 1000,
+        )
+        if sample.expected_count > 0:
+            self.loss += _LOSS_SMOOTHING * (sample.loss - self.loss)
+        elapsed_s = now - self.reported_at
+        if self.reported_at and elapsed_s > 0:
+            rate = max(0, report.bytes_written - self.bytes_written) / elapsed_s
+            self.rate_bytes_per_s += _RATE_SMOOTHING * (rate - self.rate_bytes_per_s)
+        self.reported_at = now
+        self.expected_count = report.expected_count
+        self.received_count = report.received_count
+        self.socket_drop_count = report.socket_drop_count
+        self.pool_drop_count = report.pool_drop_count
+        self.bytes_written = report.bytes_written
+        self.nacks_sent_count = report.nacks_sent_count
+        self.parity_repaired_count = report.parity_repaired_count
+        self.fill = sample.fill
+        self.limiter = LIMITERS[report.limiter]
+        if self.ready:
+            self.needed_count = report.blocks_needed_count
+            self.verified_count = report.blocks_verified_count
+            self.needed_at_join_count = max(self.needed_at_join_count, self.needed_count)
+        return sample
+
+    def forget_counts(self) -> None:
+        """A new run of the agent counts from zero again."""
+        self.counter = 0
+        self.expected_count = self.received_count = 0
+        self.socket_drop_count = self.pool_drop_count = 0
+        self.bytes_written = self.nacks_sent_count = self.parity_repaired_count = 0
+        self.reported_at = 0.0
