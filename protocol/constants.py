@@ -63,6 +63,12 @@ BLOCK_COUNT_MAX = 2**28
 
 IMAGE_BYTES_MAX = 64 * TIB
 
+IMAGE_NAME_BYTES_MAX = 64
+"""An image's name travels in every ANNOUNCE and is a metric's label."""
+
+METADATA_BYTES_MAX = 64 * KIB
+"""What an image says about its source beside its blocks: decoded whole, so it is bounded."""
+
 HASH_BYTES = 32
 
 # -- default addresses ----------------------------------------------------------------------------------------
@@ -121,13 +127,13 @@ MANIFEST_WAIT_S = 3.0
 """Image data starts at most this long after the room has gathered, whether or not every manifest arrived: a
 receiver without its manifest can't place data, so a short wait saves a second sending."""
 
-# -- control API ------------------------------------------------------------------------------------------------
+# -- control API -----------------------------------------------------------------------------------------------
 
 CONTROL_BODY_BYTES_MAX = 64 * KIB
 """Request bodies without a need-bitmap: the largest, a completion report, has under 4 KiB."""
 
 NEED_BODY_BYTES_MAX = 48 * MIB
-"""Bodies with a need-bitmap: 2^28 bits are 32 MiB, which base64 makes 43 MiB when zlib finds nothing to save."""
+"""Bodies with a need-bitmap: 2^28 bits are 32 MiB, and base64 of what zlib can't shorten is 43 MiB."""
 
 NAME_BYTES_MAX = 64
 """A receiver's name: Linux host names have at most 64 octets (HOST_NAME_MAX)."""
@@ -138,7 +144,7 @@ ERROR_TEXT_BYTES_MAX = 2000
 INVENTORY_ENTRIES_MAX = 32
 INVENTORY_KEY_BYTES_MAX = 32
 INVENTORY_VALUE_BYTES_MAX = 256
-"""What a machine tells about itself: serial numbers, model, disk, addresses. With 1024 receivers at most 9 MiB."""
+"""What a machine tells about itself, serial numbers, model, disk: at most 9 MiB for 1024 receivers."""
 
 # -- NACK and GRTT (RFC 5401, RFC 5740) --------------------------------------------------------------------------
 

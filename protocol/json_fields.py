@@ -1,0 +1,224 @@
+"""Field kinds of the control API's JSON: each writes a record's value and reads it back with every check.
+
+``decode_untrusted`` takes what came from the network and raises only :class:`protocol.errors.ProtocolError`,
+whose message names the field: numbers are in range, text is printable and bounded, addresses are addresses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Mapping
+from typing import Protocol
+
+from protocol.constants import (
+    INVENTORY_ENTRIES_MAX,
+    INVENTORY_KEY_BYTES_MAX,
+    INVENTORY_VALUE_BYTES_MAX,
+)
+from protocol.errors import ProtocolError
+from protocol.wire.messages import STATE_CASTING, STATE_ENDED, STATE_GATHERING
+
+STATE_NAMES = {STATE_GATHERING: "gathering", STATE_CASTING: "casting", STATE_ENDED: "ended"}
+"""ANNOUNCE's states, in the API's words."""
+
+
+class Kind(Protocol):
+    """One kind of JSON value: how a record's value is written, and read back with every check."""
+
+    def encode(self, value: object) -> object:
+        """The JSON value of a record's value."""
+
+    def decode_untrusted(self, name: str, value: object) -> object:
+        """The record's value of a JSON value; raises :class:`ProtocolError` that names the field."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Integer:
+    """A JSON number without fraction, ``low <= value <= high < 2^53``."""
+
+    low: int
+    high: int
+
+    def encode(self, value: object) -> object:
+        """The number as it is."""
+        return value
+
+    def decode_untrusted(self, name: str, value: object) -> int:
+        """An int in range."""
+        if type(value) is not int or not self.low <= value <= self.high:
+            raise ProtocolError(f"{name}: an integer {self.low}..{self.high} expected")
+        return value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Number:
+    """A JSON number, ``0 <= value <= high``; NaN is outside every range."""
+
+    high: float
+
+    def encode(self, value: object) -> object:
+        """The number as it is."""
+        return value
+
+    def decode_untrusted(self, name: str, value: object) -> float:
+        """A float in range."""
+        if type(value) not in (int, float) or not 0 <= value <= self.high:  # type: ignore[operator]
+            raise ProtocolError(f"{name}: a number 0..{self.high} expected")
+        return float(value)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Boolean:
+    """``true`` or ``false``."""
+
+    def encode(self, value: object) -> object:
+        """The truth value as it is."""
+        return value
+
+    def decode_untrusted(self, name: str, value: object) -> bool:
+        """A bool and nothing that merely looks true."""
+        if type(value) is not bool:
+            raise ProtocolError(f"{name}: true or false expected")
+        return value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PrintableText:
+    """Text of at most ``bytes_max`` UTF-8 bytes that a terminal can show: no escapes, no line breaks."""
+
+    bytes_max: int
+    bytes_min: int = 0
+
+    def encode(self, value: object) -> object:
+        """The text in one printable line, cut to the limit: an error message may have come from anywhere."""
+        line = " ".join(str(value).split())
+        printable = "".join(character if character.isprintable() else "?" for character in line)
+        return printable.encode()[: self.bytes_max].decode(errors="ignore")
+
+    def decode_untrusted(self, name: str, value: object) -> str:
+        """The text; it ends up on the operator's terminal and in metric labels."""
+        if type(value) is not str or not value.isprintable():
+            raise ProtocolError(f"{name}: printable text expected")
+        if not self.bytes_min <= len(value.encode()) <= self.bytes_max:
+            raise ProtocolError(f"{name}: text of {self.bytes_min}..{self.bytes_max} bytes expected")
+        return value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HexBytes:
+    """Exactly ``bytes_exact`` bytes in hexadecimal."""
+
+    bytes_exact: int
+
+    def encode(self, value: object) -> object:
+        """Two lower-case digits a byte."""
+        assert isinstance(value, bytes)
+        assert len(value) == self.bytes_exact
+        return value.hex()
+
+    def decode_untrusted(self, name: str, value: object) -> bytes:
+        """The bytes; ``bytes.fromhex`` alone would also take spaces."""
+        if type(value) is not str or len(value) != 2 * self.bytes_exact or not _is_hex(value):
+            raise ProtocolError(f"{name}: {2 * self.bytes_exact} hexadecimal digits expected")
+        return bytes.fromhex(value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HexInteger:
+    """An unsigned 32-bit id in eight hexadecimal digits, as it stands in URLs and in messages to people."""
+
+    def encode(self, value: object) -> object:
+        """Eight digits."""
+        assert isinstance(value, int)
+        return f"{value:08x}"
+
+    def decode_untrusted(self, name: str, value: object) -> int:
+        """The id."""
+        if type(value) is not str or len(value) != 8 or not _is_hex(value):
+            raise ProtocolError(f"{name}: eight hexadecimal digits expected")
+        return int(value, 16)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DecimalText:
+    """An unsigned 64-bit number in decimal digits: many JSON readers would round it to 53 bits."""
+
+    def encode(self, value: object) -> object:
+        """The digits."""
+        return str(value)
+
+    def decode_untrusted(self, name: str, value: object) -> int:
+        """The number."""
+        if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > 20:
+            raise ProtocolError(f"{name}: decimal digits expected")
+        number = int(value)
+        if number >= 1 << 64:
+            raise ProtocolError(f"{name}: more than 64 bits")
+        return number
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Address:
+    """An IPv4 or IPv6 address in its usual text form, without a scope: interfaces are local."""
+
+    multicast: bool
+
+    def encode(self, value: object) -> object:
+        """The address without the scope that only this machine understands."""
+        return str(value).partition("%")[0]
+
+    def decode_untrusted(self, name: str, value: object) -> str:
+        """The address, multicast or not as the field asks."""
+        try:
+            address = ipaddress.ip_address(value if type(value) is str and "%" not in value else "")
+        except ValueError as error:
+            raise ProtocolError(f"{name}: an IP address expected") from error
+        if address.is_multicast is not self.multicast:
+            raise ProtocolError(f"{name}: a {'multicast' if self.multicast else 'unicast'} address expected")
+        return str(address)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StateName:
+    """The cast's state by name."""
+
+    def encode(self, value: object) -> object:
+        """The name of ANNOUNCE's number."""
+        assert isinstance(value, int)
+        return STATE_NAMES[value]
+
+    def decode_untrusted(self, name: str, value: object) -> int:
+        """ANNOUNCE's number of the name."""
+        for number, known in STATE_NAMES.items():
+            if value == known:
+                return number
+        raise ProtocolError(f"{name}: one of {', '.join(STATE_NAMES.values())} expected")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a machine tells about itself: a small map of text to text."""
+
+    def encode(self, value: object) -> object:
+        """The map, every text made printable and cut to its limit."""
+        assert isinstance(value, Mapping)
+        entries = list(value.items())[:INVENTORY_ENTRIES_MAX]
+        return {_INVENTORY_KEY.encode(key): _INVENTORY_VALUE.encode(text) for key, text in entries}
+
+    def decode_untrusted(self, name: str, value: object) -> dict[str, str]:
+        """The map, bounded in entries and lengths."""
+        if not isinstance(value, dict) or len(value) > INVENTORY_ENTRIES_MAX:
+            raise ProtocolError(f"{name}: an object of at most {INVENTORY_ENTRIES_MAX} texts expected")
+        return {
+            _INVENTORY_KEY.decode_untrusted(name, key): _INVENTORY_VALUE.decode_untrusted(name, text)
+            for key, text in value.items()
+        }
+
+
+_INVENTORY_KEY = PrintableText(INVENTORY_KEY_BYTES_MAX, bytes_min=1)
+_INVENTORY_VALUE = PrintableText(INVENTORY_VALUE_BYTES_MAX)
+
+
+def _is_hex(text: str) -> bool:
+    return all(character in "0123456789abcdefABCDEF" for character in text)

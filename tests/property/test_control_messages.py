@@ -1,0 +1,84 @@
+"""The control API's JSON under arbitrary input: only ProtocolError may come out of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol import control_messages as messages
+from protocol.errors import ProtocolError
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=40)
+    | st.text("0123456789abcdef", min_size=64, max_size=64)
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+def objects_with(fields: dict[str, messages.Kind], *more: str) -> st.SearchStrategy[object]:
+    """JSON that has the right names and anything as values, so that every field's check is reached."""
+    return st.fixed_dictionaries({}, optional=dict.fromkeys((*fields, *more), JSON)) | JSON
+
+
+DECODERS: list[tuple[Callable[[object], object], st.SearchStrategy[object]]] = [
+    (messages.cast_from_json_untrusted, objects_with(messages.CAST_FIELDS)),
+    (messages.casts_from_json_untrusted, JSON | st.fixed_dictionaries({"casts": st.lists(JSON, max_size=3)})),
+    (messages.grant_from_json_untrusted, objects_with(messages.GRANT_FIELDS, "cast")),
+    (messages.completion_from_json_untrusted, objects_with(messages.COMPLETION_FIELDS)),
+    (
+        lambda value: messages.join_from_json_untrusted(value, block_count=9, address="::1"),
+        objects_with(messages.JOIN_FIELDS, "need"),
+    ),
+    (lambda value: messages.decode_need_untrusted(value, 9), JSON),
+]
+
+
+@pytest.mark.parametrize("index", range(len(DECODERS)))
+@given(data=st.data())
+def test_any_json_gives_a_record_or_a_protocol_error(index: int, data: st.DataObject) -> None:
+    decode, strategy = DECODERS[index]
+    with contextlib.suppress(ProtocolError):
+        decode(data.draw(strategy))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (f"{table}.{name}", kind)
+        for table, fields in (
+            ("cast", messages.CAST_FIELDS),
+            ("grant", messages.GRANT_FIELDS),
+            ("join", messages.JOIN_FIELDS),
+            ("completion", messages.COMPLETION_FIELDS),
+        )
+        for name, kind in fields.items()
+    ],
+)
+@given(value=JSON)
+def test_every_field_takes_or_refuses_any_value_and_keeps_what_it_took(
+    name: str, kind: messages.Kind, value: object
+) -> None:
+    try:
+        decoded = kind.decode_untrusted(name, value)
+    except ProtocolError:
+        return
+    assert kind.decode_untrusted(name, kind.encode(decoded)) == decoded
+
+
+@given(body=st.binary(max_size=200))
+def test_any_bytes_give_json_or_a_protocol_error(body: bytes) -> None:
+    messages.problem_from_json_untrusted(body)
+    with contextlib.suppress(ProtocolError):
+        messages.parse_json_untrusted(body)
