@@ -48,6 +48,7 @@ from protocol.events import (
 from protocol.feedback_timing import report_interval_s
 from protocol.grtt import GrttEstimator
 from protocol.manifest import Manifest
+from protocol.manifest_reception import manifest_source_symbols
 from protocol.rate_control import RateController
 from protocol.receiver_record import ReceiverRecord
 from protocol.send_plan import SendPlan
@@ -149,7 +150,7 @@ class SenderSession:
         self.receivers: dict[ReceiverId, ReceiverRecord] = {}
         self.rejects: dict[str, int] = {}
         self.statistics = SenderStatistics()
-        self.manifest_demand = Demand(OBJECT_MANIFEST, _manifest_source_symbols(parameters))
+        self.manifest_demand = Demand(OBJECT_MANIFEST, manifest_source_symbols(parameters))
         self.image_demand = Demand(OBJECT_IMAGE, manifest.source_symbols(parameters.symbol_bytes))
         self.rate_control = RateController(
             fixed_bytes_per_s=policy.rate_bytes_per_s,
@@ -539,11 +540,3 @@ class SenderSession:
         if name not in names:
             return name
         return next(f"{name}-{n}" for n in range(2, RECEIVER_COUNT_MAX + 2) if f"{name}-{n}" not in names)
-
-
-def _manifest_source_symbols(parameters: CastParameters) -> NDArray[np.uint8]:
-    """k of each manifest block: pieces of ``block_bytes``, the last one shorter."""
-    count = parameters.manifest_block_count
-    lengths = np.full(count, parameters.block_bytes, np.int64)
-    lengths[-1] = parameters.manifest_bytes - (count - 1) * parameters.block_bytes
-    return (-(-lengths // parameters.symbol_bytes)).astype(np.uint8)

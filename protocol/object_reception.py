@@ -1,0 +1,282 @@
+"""A receiver's state of one object: what it needs, what the pass has gone by, what to ask for.
+
+Each block is in one of five stages, kept as one octet::
+
+    SETTLED   not needed: nothing stored for it, not asked for, or verified
+    WAITING   needed, and the pass hasn't gone by yet
+    LACKING   needed, and the pass has gone by (or FLUSH said so): to be NACKed
+    ASSEMBLED enough symbols are there; it is being decoded and written
+    WRITTEN   on its way to being verified
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.block_assembly import AssembledBlock, BufferPool
+from protocol.constants import REORDER_DATAGRAM_COUNT
+from protocol.sequence import sequence_difference
+from protocol.wire.batch import runs
+from protocol.wire.messages import FLAG_REPAIR
+
+
+class Stage(IntEnum):
+    """See the module's docstring."""
+
+    SETTLED = 0
+    WAITING = 1
+    LACKING = 2
+    ASSEMBLED = 3
+    WRITTEN = 4
+
+
+@dataclasses.dataclass(slots=True)
+class _PassedRange:
+    """Blocks that the pass went by; lost for certain once ``sequence`` has been reached."""
+
+    start: int
+    stop: int
+    sequence: int
+
+
+class ObjectReception:
+    """Reception of one object into blocks of a shared buffer pool.
+
+    Attributes:
+        stage: ``uint8[block_count]`` of :class:`Stage`.
+        pool_drop_count: symbols dropped for want of a buffer.
+    """
+
+    def __init__(
+        self,
+        object_index: int,
+        *,
+        source_symbols: NDArray[np.uint8],
+        stored_bytes: NDArray[np.uint32],
+        need: NDArray[np.bool_],
+        pool: BufferPool,
+        joined_before_start: bool,
+    ) -> None:
+        """Start to receive.
+
+        Args:
+            object_index: OBJECT_MANIFEST or OBJECT_IMAGE.
+            source_symbols: ``uint8[block_count]``, k of each block, 0 where nothing is stored.
+            stored_bytes: ``uint32[block_count]``.
+            need: ``bool[block_count]``: blocks that aren't on the target yet.
+            pool: where symbols are collected.
+            joined_before_start: the pass will begin at block 0, so that blocks before the first one seen are lost
+                rather than still to come.
+        """
+        self.object_index = object_index
+        self.stage = np.where(need & (source_symbols > 0), np.uint8(Stage.WAITING), np.uint8(Stage.SETTLED))
+        self.pool_drop_count = 0
+        self._k = source_symbols
+        self._stored_bytes = stored_bytes
+        self._pool = pool
+        self._partial: dict[int, AssembledBlock] = {}
+        self._retry_at: dict[int, float] = {}
+        self._passed: deque[_PassedRange] = deque()
+        self._pass_index: int | None = None
+        self._frontier = 0
+        self._joined_before_start = joined_before_start
+        self._lacking_count = 0
+
+    @property
+    def block_count(self) -> int:
+        """Blocks of the object."""
+        return int(self.stage.shape[0])
+
+    @property
+    def unsettled_count(self) -> int:
+        """Blocks that aren't verified yet."""
+        return int(np.count_nonzero(self.stage))
+
+    @property
+    def lacking_count(self) -> int:
+        """Blocks to be NACKed, now or later."""
+        return self._lacking_count
+
+    @property
+    def partial_count(self) -> int:
+        """Blocks under assembly."""
+        return len(self._partial)
+
+    # -- symbols ----------------------------------------------------------------------------------------------
+
+    def receive(
+        self,
+        headers: NDArray[np.void],
+        symbols: NDArray[np.uint8],
+        *,
+        hold_s: float,
+        now: float,
+    ) -> tuple[list[AssembledBlock], int]:
+        """Take accepted rows of this object.
+
+        Args:
+            headers: structured ``[n]`` of the wire's header dtype.
+            symbols: ``uint8[n, symbol_bytes]``.
+            hold_s: how long a block whose repair has begun to arrive isn't NACKed.
+            now: monotonic seconds.
+
+        Returns:
+            The blocks that became decodable, and how many rows had a block number or k that the image doesn't have.
+        """
+        block = headers["block"].astype(np.int64)
+        valid = block < self.block_count
+        valid[valid] = self._k[block[valid]] == headers["k"][valid]
+        invalid_count = int(block.size - np.count_nonzero(valid))
+        if invalid_count:
+            headers, symbols, block = headers[valid], symbols[valid], block[valid]
+            if block.size == 0:
+                return [], invalid_count
+        self._follow_pass(headers, block)
+        stage = self.stage[block]
+        useful = (stage == Stage.WAITING) | (stage == Stage.LACKING)
+        if not useful.all():
+            headers, symbols = headers[useful], symbols[useful]
+        assembled = []
+        for start, stop in runs(headers):
+            done = self._receive_run(
+                int(headers["block"][start]), int(headers["esi"][start]), symbols[start:stop], now + hold_s
+            )
+            if done is not None:
+                assembled.append(done)
+        return assembled, invalid_count
+
+    def _receive_run(
+        self, block: int, esi: int, symbols: NDArray[np.uint8], hold_until: float
+    ) -> AssembledBlock | None:
+        partial = self._partial.get(block)
+        if partial is None:
+            stage = self.stage[block]
+            if stage not in (Stage.WAITING, Stage.LACKING):
+                return None  # completed by an earlier run of this batch
+            partial = self._pool.take(
+                self.object_index, block, int(self._k[block]), int(self._stored_bytes[block])
+            )
+            if partial is None:
+                self.pool_drop_count += symbols.shape[0]
+                return None
+            self._partial[block] = partial
+        partial.add_run(esi, symbols)
+        if partial.lacking_count:
+            if block in self._retry_at:
+                self._retry_at[block] = max(self._retry_at[block], hold_until)
+            return None
+        del self._partial[block]
+        if self._retry_at.pop(block, None) is not None:
+            partial.nacked = True
+        self._move(block, Stage.ASSEMBLED)
+        return partial
+
+    def _follow_pass(self, headers: NDArray[np.void], block: NDArray[np.int64]) -> None:
+        """Move the frontier by the rows that are new data."""
+        fresh = (headers["flags"] & FLAG_REPAIR) == 0
+        if not fresh.any():
+            return
+        pass_index = headers["pass_index"]
+        last = int(np.flatnonzero(fresh)[-1])
+        newest_pass = int(pass_index[last])
+        sequence = int(headers["sequence"][last])
+        if self._pass_index is None:
+            first = int(block[np.flatnonzero(fresh)[0]])
+            self._pass_index = int(pass_index[np.flatnonzero(fresh)[0]])
+            self._frontier = 0 if self._joined_before_start else first
+        if newest_pass != self._pass_index:
+            if (newest_pass - self._pass_index) % (1 << 16) >= 1 << 15:
+                return  # reordered from an earlier pass
+            self._pass_by(self._frontier, self.block_count, sequence)
+            self._pass_index = newest_pass
+            self._frontier = 0
+        in_pass = fresh & (pass_index == newest_pass)
+        frontier = int(block[in_pass].max())
+        if frontier > self._frontier:
+            self._pass_by(self._frontier, frontier, sequence)
+            self._frontier = frontier
+
+    def _pass_by(self, start: int, stop: int, sequence: int) -> None:
+        if self._passed and self._passed[-1].stop == start and self._passed[-1].sequence == sequence:
+            self._passed[-1].stop = stop
+        else:
+            self._passed.append(_PassedRange(start, stop, sequence))
+
+    # -- what is lacking --------------------------------------------------------------------------------------
+
+    def settle_losses(self, next_sequence: int) -> None:
+        """Call blocks LACKING that the pass went by longer ago than datagrams are reordered."""
+        while self._passed:
+            passed = self._passed[0]
+            if sequence_difference(next_sequence, passed.sequence) <= REORDER_DATAGRAM_COUNT:
+                return
+            self._passed.popleft()
+            self._mark_lacking(passed.start, passed.stop)
+
+    def flush(self) -> None:
+        """The sender has sent all that was demanded: whatever is needed is LACKING now."""
+        self._passed.clear()
+        self._mark_lacking(0, self.block_count)
+
+    def _mark_lacking(self, start: int, stop: int) -> None:
+        stage = self.stage[start:stop]
+        waiting = stage == Stage.WAITING
+        count = int(np.count_nonzero(waiting))
+        if count:
+            stage[waiting] = Stage.LACKING
+            self._lacking_count += count
+
+    def due_deficits(self, blocks_max: int, now: float) -> list[tuple[int, int]]:
+        """``(block, deficit)`` of what should be NACKed now, ascending.
+
+        Blocks that have no buffer are asked for only as far as buffers are free: symbols for more would be dropped.
+        """
+        if self._lacking_count == 0:
+            return []
+        due = []
+        free_count = self._pool.free_count
+        for block in np.flatnonzero(self.stage == Stage.LACKING).tolist():
+            if self._retry_at.get(block, 0.0) > now:
+                if block not in self._partial:
+                    free_count -= 1
+                continue
+            partial = self._partial.get(block)
+            if partial is None:
+                if free_count <= 0:
+                    continue
+                free_count -= 1
+            due.append((block, partial.lacking_count if partial is not None else int(self._k[block])))
+            if len(due) == blocks_max:
+                break
+        return due
+
+    def mark_nacked(self, blocks: list[int], retry_at: float) -> None:
+        """These blocks were asked for: don't ask again before ``retry_at``."""
+        for block in blocks:
+            self._retry_at[block] = retry_at
+            partial = self._partial.get(block)
+            if partial is not None:
+                partial.nacked = True
+
+    # -- the pipeline's results -------------------------------------------------------------------------------
+
+    def mark_written(self, block: int) -> None:
+        """The block is on the target, not verified yet."""
+        self._move(block, Stage.WRITTEN)
+
+    def mark_settled(self, blocks: NDArray[np.integer]) -> None:
+        """The blocks are verified."""
+        self.stage[blocks] = Stage.SETTLED
+
+    def mark_rejected(self, block: int) -> None:
+        """What was assembled or written is wrong: ask for the whole block again."""
+        self._move(block, Stage.LACKING)
+
+    def _move(self, block: int, stage: Stage) -> None:
+        self._lacking_count += (stage == Stage.LACKING) - (int(self.stage[block]) == Stage.LACKING)
+        self.stage[block] = stage
