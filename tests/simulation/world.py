@@ -1,0 +1,398 @@
+"""A whole cast in simulated time, drawn from one seed: real sessions and frames, a terrible network between them.
+
+The seed decides the image, the receivers, when they join, die, come back, what their disks do, and for every datagram
+whether it's lost, doubled, delayed or altered. The same seed gives the same trace, byte by byte.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import heapq
+import random
+from collections.abc import Callable
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from protocol.errors import JoinRefusedError
+from protocol.events import BlockAssembled, CastEnded, ManifestReceived, ManifestRejected, SenderRestarted
+from protocol.fec.reed_solomon import decode_in_place
+from protocol.frame_encoder import FrameEncoder
+from protocol.manifest import BlockKind, Manifest, build_manifest
+from protocol.receiver_session import ReceiverSession
+from protocol.sender_session import CastPolicy, SenderSession
+from protocol.session_records import CastId, CastParameters, CompletionReport, JoinRequest
+from protocol.wire.messages import STATE_ENDED
+
+SYMBOL_BYTES = 64
+BLOCK_BYTES = 64 * 1024
+SIMULATED_S_MAX = 300.0
+
+
+@dataclasses.dataclass(slots=True)
+class Path:
+    """What the network does to datagrams on their way to one receiver and back."""
+
+    loss: float = 0.0
+    burst_loss: float = 0.0
+    """Chance that a whole batch is lost."""
+    duplication: float = 0.0
+    corruption: float = 0.0
+    delay_s: float = 0.001
+    jitter_s: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class Scenario:
+    """What one run is made of."""
+
+    seed: int
+    block_count: int = 12
+    paths: list[Path] = dataclasses.field(default_factory=lambda: [Path()])
+    join_at: list[float] = dataclasses.field(default_factory=list)
+    die_at: list[float | None] = dataclasses.field(default_factory=list)
+    bad_disk: list[float] = dataclasses.field(default_factory=list)
+    """Chance that a written block reads back wrong the first time."""
+    sender_restarts_at: float | None = None
+    rate_bytes_per_s: float | None = 400_000.0
+    wait_for: int = 1
+
+    @classmethod
+    def draw(cls, seed: int) -> Scenario:
+        """A terrible world."""
+        rng = random.Random(seed)
+        count = rng.randint(1, 4)
+        scenario = cls(seed, block_count=rng.randint(1, 20))
+        scenario.paths = [
+            Path(
+                loss=rng.choice([0.0, 0.01, 0.05, 0.2, 0.3]),
+                burst_loss=rng.choice([0.0, 0.0, 0.1]),
+                duplication=rng.choice([0.0, 0.0, 0.05]),
+                corruption=rng.choice([0.0, 0.0, 0.003]),
+                delay_s=rng.choice([0.0002, 0.002, 0.05]),
+                jitter_s=rng.choice([0.0, 0.001, 0.02]),
+            )
+            for _ in range(count)
+        ]
+        scenario.join_at = [0.0] + [rng.choice([0.0, 0.0, rng.uniform(0, 0.5)]) for _ in range(count - 1)]
+        scenario.die_at = [None] + [
+            rng.uniform(0.05, 1.0) if rng.random() < 0.2 else None for _ in range(count - 1)
+        ]
+        scenario.bad_disk = [rng.choice([0.0, 0.0, 0.1]) for _ in range(count)]
+        scenario.sender_restarts_at = rng.uniform(0.05, 0.6) if rng.random() < 0.15 else None
+        scenario.rate_bytes_per_s = rng.choice([None, 150_000.0, 400_000.0])
+        scenario.wait_for = rng.randint(1, count)
+        return scenario
+
+
+class Image:
+    """A small image whose blocks are stored in one to thirty symbols, some not at all."""
+
+    def __init__(self, rng: random.Random, block_count: int) -> None:
+        kinds = rng.choices([BlockKind.DATA, BlockKind.ZERO], [4, 1], k=block_count)
+        lengths = [rng.randint(1, 30 * SYMBOL_BYTES) if kind is BlockKind.DATA else 0 for kind in kinds]
+        self.stored = [rng.randbytes(length) for length in lengths]
+        hashes = np.frombuffer(b"".join(blake3(s).digest() for s in self.stored), np.uint8)
+        data = build_manifest(
+            name="simulated",
+            raw_bytes=block_count * BLOCK_BYTES,
+            block_bytes=BLOCK_BYTES,
+            kind=np.array(kinds, np.uint8),
+            stored_bytes=np.array(lengths, np.uint32),
+            stored_hash=hashes.reshape(-1, 32),
+            raw_hash=np.zeros((block_count, 32), np.uint8),
+            metadata={},
+        )
+        self.manifest = Manifest.parse_untrusted(data)
+
+    def load(self, object_index: int, block: int) -> NDArray[np.uint8]:
+        """The sender's block loader."""
+        if object_index == 0:
+            stored = bytes(self.manifest.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
+        else:
+            stored = self.stored[block]
+        k = -(-len(stored) // SYMBOL_BYTES)
+        return np.frombuffer(stored.ljust(k * SYMBOL_BYTES, b"\0"), np.uint8).reshape(k, SYMBOL_BYTES)
+
+
+class World:
+    """One run: ``World(scenario).run()``."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.rng = random.Random(scenario.seed)
+        self.now = 100.0
+        self.image = Image(self.rng, scenario.block_count)
+        self.trace = hashlib.sha256()
+        self.symbols_sent = 0
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self.receivers: list[SimulatedReceiver] = []
+        self._start_sender(scenario.wait_for)
+        self.receivers = [SimulatedReceiver(self, index, path) for index, path in enumerate(scenario.paths)]
+        for index, receiver in enumerate(self.receivers):
+            self.at(self.now + _get(scenario.join_at, index, 0.0), receiver.join)
+            die_at = _get(scenario.die_at, index, None)
+            if die_at is not None:
+                self.at(self.now + die_at, receiver.die)
+        if scenario.sender_restarts_at is not None:
+            self.at(self.now + scenario.sender_restarts_at, self._restart_sender)
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        """Do ``action`` at simulated ``time``."""
+        self._order += 1
+        heapq.heappush(self._queue, (time, self._order, action))
+
+    def run(self) -> World:
+        """Until the cast has ended; raises AssertionError with the seed when it doesn't in time."""
+        end = self.now + SIMULATED_S_MAX
+        while self._queue and not self.sender.finished:
+            self.now, _, action = heapq.heappop(self._queue)
+            assert self.now < end, f"seed {self.scenario.seed}: not finished, {self.describe()}"
+            action()
+        return self
+
+    def describe(self) -> str:
+        """The state, for a failure's message."""
+        states = [(r.name, r.state.value, r.needed_count) for r in self.sender.receivers.values()]
+        return f"{states} lacking {[r.session and r.session.lacking_count for r in self.receivers]}"
+
+    # -- sender -----------------------------------------------------------------------------------------------
+
+    def _start_sender(self, wait_for: int) -> None:
+        self.parameters = CastParameters(
+            cast_id=CastId(7),
+            incarnation=self.rng.getrandbits(32),
+            session_token=self.rng.getrandbits(64),
+            image_id=self.image.manifest.image_id,
+            image_name="simulated",
+            raw_bytes=self.image.manifest.raw_bytes,
+            block_bytes=BLOCK_BYTES,
+            manifest_bytes=len(self.image.manifest.data),
+            symbol_bytes=SYMBOL_BYTES,
+            group="239.255.0.1",
+            port=1,
+            sender_address="10.0.0.1",
+            feedback_port=2,
+            control_url="http://10.0.0.1:2",
+        )
+        self.sender = SenderSession(
+            self.parameters,
+            self.image.manifest,
+            policy=CastPolicy(
+                wait_for=wait_for,
+                max_wait_s=20.0,
+                receiver_timeout_s=5.0,
+                rate_bytes_per_s=self.scenario.rate_bytes_per_s,
+                rate_max_bytes_per_s=2_000_000.0,
+            ),
+            rng=random.Random(self.rng.getrandbits(32)),
+            secrets=self.rng.randbytes,
+            now=self.now,
+        )
+        self._encoder = FrameEncoder(self.parameters)
+        self.at(self.now, lambda sender=self.sender: self._transmit(sender))
+        self.at(self.now, lambda sender=self.sender: self._control(sender))
+
+    def _restart_sender(self) -> None:
+        if self.sender.state != STATE_ENDED:
+            # The operator runs the same command again, for those that are left.
+            self._start_sender(sum(r.alive and not r.complete for r in self.receivers))
+
+    def _transmit(self, sender: SenderSession) -> None:
+        if sender is not self.sender or sender.finished:
+            return
+        plan = sender.next_plan(self.now, self.rng.choice([8, 32, 88]))
+        if plan is None:
+            self.at(self.now + 0.002, lambda: self._transmit(sender))
+            return
+        frames = self._encoder.encode(plan, self.image.load)
+        self.symbols_sent += plan.symbol_count
+        self.trace.update(frames.tobytes())
+        for receiver in self.receivers:
+            receiver.send_frames(frames)
+        sender.mark_transmitted(plan.next_sequence, frames.size, self.now)
+        self.at(self.now + frames.size / sender.rate_bytes_per_s, lambda: self._transmit(sender))
+
+    def _control(self, sender: SenderSession) -> None:
+        if sender is not self.sender:
+            return
+        for datagram in sender.control_datagrams(self.now):
+            for receiver in self.receivers:
+                receiver.send_control(datagram)
+        if not sender.finished:
+            self.at(max(self.now + 0.001, sender.next_timer(self.now)), lambda: self._control(sender))
+
+
+class SimulatedReceiver:
+    """A receiver's shell without a network or a disk: joins, decodes, writes into memory, verifies."""
+
+    def __init__(self, world: World, index: int, path: Path) -> None:
+        self.world = world
+        self.index = index
+        self.path = path
+        self.alive = True
+        self.session: ReceiverSession | None = None
+        self.manifest: Manifest | None = None
+        self.disk: dict[int, bytes] = {}
+        self.ended: CastEnded | None = None
+        self.complete = False
+        self._read_back_wrong: set[int] = set()
+
+    # -- the network's way here -------------------------------------------------------------------------------
+
+    def _delay(self) -> float:
+        return self.path.delay_s + self.world.rng.random() * self.path.jitter_s
+
+    def send_frames(self, frames: NDArray[np.uint8]) -> None:
+        rng, path = self.world.rng, self.path
+        if not self.alive or rng.random() < path.burst_loss:
+            return
+        keep = [i for i in range(frames.shape[0]) if rng.random() >= path.loss]
+        if path.duplication:
+            keep += [i for i in keep if rng.random() < path.duplication]
+        if not keep:
+            return
+        if path.jitter_s and rng.random() < 0.3:
+            cut = rng.randrange(len(keep))  # part of the batch overtakes the rest
+            keep = keep[cut:] + keep[:cut]
+        arrived = frames[keep]
+        if path.corruption:
+            for row in arrived:
+                if rng.random() < path.corruption:
+                    row[rng.randrange(row.size)] ^= 1 << rng.randrange(8)
+        self.world.at(self.world.now + self._delay(), lambda: self._receive(arrived))
+
+    def send_control(self, datagram: bytes) -> None:
+        rng = self.world.rng
+        if not self.alive or rng.random() < self.path.loss:
+            return
+        if rng.random() < self.path.corruption:
+            datagram = bytes([datagram[0] ^ 1]) + datagram[1:]
+        self.world.at(self.world.now + self._delay(), lambda: self._receive_control(datagram))
+
+    def _receive(self, frames: NDArray[np.uint8]) -> None:
+        if self.alive and self.session is not None and not self.complete:
+            self.session.receive_frames_untrusted(frames, self.world.now)
+            self._work()
+
+    def _receive_control(self, datagram: bytes) -> None:
+        if self.alive and self.session is not None and not self.complete:
+            self.session.receive_datagram_untrusted(datagram, self.world.now)
+            self._work()
+
+    # -- the shell --------------------------------------------------------------------------------------------
+
+    def join(self) -> None:
+        world = self.world
+        if not self.alive or self.complete or world.sender.state == STATE_ENDED:
+            return
+        need = None if self.manifest is None or self.session is None else self.session.need
+        request = JoinRequest(
+            f"agent{self.index}", f"pc{self.index}", {}, self.manifest is not None, need, "10.0.0.2"
+        )
+        grant = world.sender.join(request, world.now)
+        self.session = ReceiverSession(
+            grant,
+            assembly_bytes=8 * 1024 * SYMBOL_BYTES,
+            rng=random.Random(world.rng.getrandbits(32)),
+            now=world.now,
+        )
+        if self.manifest is not None:
+            assert need is not None
+            self.session.set_manifest(self.manifest, need, world.now)
+        elif not grant.manifest_by_multicast:
+            self._take_manifest(bytes(world.image.manifest.data))
+        self._tick(self.session)
+
+    def die(self) -> None:
+        self.alive = False
+
+    def _take_manifest(self, data: bytes) -> None:
+        assert self.session is not None
+        self.manifest = Manifest.parse_untrusted(data)
+        need = np.asarray(self.manifest.stored_mask)
+        self.session.set_manifest(self.manifest, need, self.world.now)
+        if self._known_to(self.world.sender):
+            self.world.sender.set_need(self.session.grant.receiver_id, need, self.world.now)
+
+    def _tick(self, session: ReceiverSession) -> None:
+        if not self.alive or session is not self.session or self.complete or self.ended:
+            return
+        for datagram in session.datagrams_to_send(self.world.now):
+            if self.world.rng.random() >= self.path.loss:
+                self.world.at(
+                    self.world.now + self._delay(),
+                    lambda d=datagram: self.world.sender.receive_feedback_untrusted(d, self.world.now),
+                )
+        self._work()
+        if not self.complete:
+            self.world.at(max(session.next_timer(), self.world.now + 0.0005), lambda: self._tick(session))
+
+    def _work(self) -> None:
+        session = self.session
+        assert session is not None
+        for event in session.next_events():
+            if isinstance(event, BlockAssembled):
+                self._write(session, event)
+            elif isinstance(event, ManifestReceived):
+                self._take_manifest(bytes(event.data))
+            elif isinstance(event, ManifestRejected):
+                self._take_manifest(bytes(self.world.image.manifest.data))
+            elif isinstance(event, SenderRestarted):
+                self.join()
+                return
+            elif isinstance(event, CastEnded):
+                self.ended = event
+        if self.manifest is not None and session is self.session and session.needed_count == 0:
+            self._complete(session)
+
+    def _write(self, session: ReceiverSession, event: BlockAssembled) -> None:
+        block = event.assembled
+        decode_in_place(block.slots, block.slot_esi)
+        payload = block.payload.tobytes()
+        session.release(block)
+        assert self.manifest is not None
+        if blake3(payload).digest() != self.manifest.stored_hash[block.block].tobytes():
+            session.block_rejected(block.block, self.world.now)
+            return
+        self.disk[block.block] = payload
+        session.block_written(block.block)
+        if block.block not in self._read_back_wrong and self.world.rng.random() < _get(
+            self.world.scenario.bad_disk, self.index, 0.0
+        ):
+            self._read_back_wrong.add(block.block)
+            session.block_rejected(block.block, self.world.now)
+            return
+        session.blocks_verified(np.array([block.block]))
+
+    def _complete(self, session: ReceiverSession) -> None:
+        self.complete = True
+        report = CompletionReport(
+            success=True, error="", exit_code=0, raw_bytes_verified=0, bytes_received=0, bytes_written=0,
+            datagrams_expected=0, datagrams_received=0, socket_drops=0, blocks_repaired_by_parity=0,
+            blocks_repaired_by_nack=0, nacks_sent=0, seconds_receiving=0.0, seconds_total=0.0,
+        )  # fmt: skip
+        self.world.at(self.world.now + self.path.delay_s, lambda: self._report(report))
+
+    def _report(self, report: CompletionReport) -> None:
+        if self._known_to(self.world.sender):
+            self.world.sender.complete(self.session.grant.receiver_id, report, self.world.now)
+
+    def _known_to(self, sender: SenderSession) -> bool:
+        """The control API's check: a restarted sender knows nobody's key."""
+        try:
+            sender.check_key(self.session.grant.receiver_id, self.session.grant.key)
+        except JoinRefusedError:
+            return False
+        return True
+
+    def holds_image(self) -> bool:
+        """Whether every stored block is on the disk, byte by byte."""
+        return all(self.disk.get(b, b"") == stored for b, stored in enumerate(self.world.image.stored))
+
+
+def _get(values, index, default):
+    return values[index] if index < len(values) else default
