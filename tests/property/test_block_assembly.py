@@ -1,0 +1,53 @@
+"""Assembly: whatever order symbols come in, any k distinct ones make the block, and no slot is ever wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.block_assembly import BufferPool
+from protocol.fec.reed_solomon import decode_in_place, encode_repair
+
+SYMBOL_BYTES = 16
+
+
+@given(st.data())
+def test_any_order_of_runs_assembles_the_block(data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, 40))
+    n = min(255, k + data.draw(st.integers(0, 40)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    symbols = np.zeros((n, SYMBOL_BYTES), np.uint8)
+    symbols[:k] = rng.integers(0, 256, (k, SYMBOL_BYTES))
+    if n > k:
+        encode_repair(symbols[:k], k, symbols[k:])
+    pool = BufferPool(pool_bytes=1, symbols_per_block_max=k, symbol_bytes=SYMBOL_BYTES)
+    block = pool.take(1, 0, k, k * SYMBOL_BYTES)
+    assert block is not None
+    seen: set[int] = set()
+    while block.lacking_count:
+        esi = data.draw(st.integers(0, n - 1)) if len(seen) < 200 else min(set(range(n)) - seen)
+        count = data.draw(st.integers(1, n - esi))
+        new = len(set(range(esi, esi + count)) - seen)
+        useful = block.add_run(esi, symbols[esi : esi + count])
+        assert useful <= new
+        seen |= set(range(esi, esi + count))
+        held = {int(e) for e in block.slot_esi if e != 255}
+        assert len(held) == k - block.lacking_count
+        assert held <= seen
+        assert block.lacking_count == max(0, k - len(seen)), "a distinct symbol was thrown away"
+    decode_in_place(block.slots, block.slot_esi)
+    assert np.array_equal(block.slots, symbols[:k])
+
+
+def test_the_pool_is_bounded_and_reused() -> None:
+    pool = BufferPool(pool_bytes=10 * 4 * SYMBOL_BYTES, symbols_per_block_max=4, symbol_bytes=SYMBOL_BYTES)
+    blocks = [pool.take(1, number, 4, 64) for number in range(pool.capacity)]
+    assert pool.fill == 1.0
+    assert pool.take(1, 99, 4, 64) is None
+    assert blocks[0] is not None
+    pool.give_back(blocks[0])
+    again = pool.take(1, 99, 2, 32)
+    assert again is not None
+    assert again.buffer_index == blocks[0].buffer_index
+    assert again.lacking_count == 2

@@ -1,0 +1,126 @@
+"""The house rules as tests over the source: layering, purity of the protocol, sizes, fresh documents, no addresses."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("protocol", "receiver", "sender")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+IMPURE = {
+    "asyncio", "fcntl", "http", "io", "logging", "multiprocessing", "os", "pathlib", "prometheus_client", "select",
+    "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "trio", "urllib",
+}  # fmt: skip
+"""What would let the protocol read a clock, wait, or touch a file or a socket."""
+
+ALLOWED_IMPURE = {"protocol/fec/isal.py": {"pathlib"}}
+"""Finding the FEC kernel's shared library means looking at file names."""
+
+WEB_STACK = {
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "pydantic",
+    "asyncio_dgram",
+    "sqlalchemy",
+    "sqlite3",
+    "asyncio",
+}
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_relative)
+def test_layers(path: Path) -> None:
+    """``sender -> protocol <- receiver``, and the protocol is pure."""
+    imports = _imports(path)
+    package = path.relative_to(ROOT).parts[0]
+    if package == "protocol":
+        allowed = ALLOWED_IMPURE.get(_relative(path), set())
+        assert not imports & (IMPURE - allowed), "the protocol takes time, randomness and bytes as arguments"
+        assert not imports & {"sender", "receiver"}
+    else:
+        other = {"sender": "receiver", "receiver": "sender"}[package]
+        assert other not in imports, f"{package} and {other} meet only in the protocol"
+    if package == "receiver":
+        assert not imports & WEB_STACK, "the agent lives in a RAM disk"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "protocol" in p.parts], ids=_relative)
+def test_the_protocol_draws_no_global_randomness(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and (node.value.id, node.attr) != ("random", "Random")
+        ):
+            assert node.value.id != "random", f"line {node.lineno}: inject a random.Random"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_relative)
+def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 700, "split it by responsibility"
+    assert ast.get_docstring(ast.parse(text)), "one line that says the module's responsibility"
+
+
+def _tracked() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
+    return [ROOT / name for name in listing.stdout.split("\0") if name]
+
+
+def test_lock_and_configuration_name_no_registry() -> None:
+    for name in ("requirements.lock", "pyproject.toml", "Makefile", ".ci/run"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"https?://|--(extra-)?index-url \S*\.", text), name
+
+
+def test_every_locked_requirement_has_a_hash() -> None:
+    blocks = re.split(r"\n(?=[a-z0-9])", (ROOT / "requirements.lock").read_text())
+    assert len(blocks) > 20
+    for block in blocks:
+        assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+def test_the_top_level_is_fixed() -> None:
+    allowed = {
+        "pyproject.toml", "README.md", "sender", "receiver", "protocol", "tests", "deploy", "docs", "Makefile",
+        "LICENSE", "CHANGELOG.md", ".ci", ".gitignore", "requirements.lock",
+    }  # fmt: skip
+    assert {path.relative_to(ROOT).parts[0] for path in _tracked()} <= allowed
+
+
+def test_generated_documents_are_fresh() -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("module", ["receiver.cli", "sender.cli"])
+def test_programs_start_without_what_they_do_not_need(module: str) -> None:
+    """``--help`` is instant, and the agent never loads the web stack."""
+    code = f"import {module}, sys; print(' '.join(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert not set(loaded.stdout.split()) & {"fastapi", "uvicorn", "numpy", "trio", "rich"}

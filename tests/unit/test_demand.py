@@ -1,0 +1,113 @@
+"""The sender's demand: what is sent twice without need costs the whole room, what isn't sent again hangs it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from protocol.demand import Demand, SegmentList
+from protocol.wire.messages import FLAG_REPAIR
+
+
+def _plan(
+    demand: Demand, sequence: int = 0, room: int = 1000, parity: float = 0.0
+) -> tuple[list[tuple[int, ...]], int]:
+    segments = SegmentList(room)
+    sequence = demand.plan_repairs(segments, sequence, 0.0)
+    sequence = demand.plan_pass(segments, sequence, parity)
+    rows = [
+        (int(s["flags"]), int(s["pass_index"]), int(s["block"]), int(s["esi"]), int(s["count"]))
+        for s in segments.array()
+    ]
+    return rows, sequence
+
+
+def _demand(*k: int) -> Demand:
+    return Demand(1, np.array(k, np.uint8))
+
+
+def test_a_pass_sends_each_stored_block_once_in_order() -> None:
+    demand = _demand(3, 0, 5, 2)
+    demand.want(None)
+    rows, sequence = _plan(demand)
+    assert rows == [(0, 0, 0, 0, 3), (0, 0, 2, 0, 5), (0, 0, 3, 0, 2)]
+    assert sequence == 10
+    assert demand.idle
+    assert _plan(demand, sequence)[0] == []
+
+
+def test_a_block_goes_on_in_the_next_plan() -> None:
+    demand = _demand(5)
+    demand.want(None)
+    assert _plan(demand, 0, room=3)[0] == [(0, 0, 0, 0, 3)]
+    assert not demand.idle
+    assert _plan(demand, 3, room=9)[0] == [(0, 0, 0, 3, 2)]
+    assert demand.idle
+
+
+def test_parity_follows_its_block() -> None:
+    demand = _demand(10)
+    demand.want(None)
+    assert _plan(demand, parity=0.15)[0] == [(0, 0, 0, 0, 12)]
+    assert (demand.sent_source_count, demand.sent_parity_count) == (10, 2)
+
+
+def test_repairs_come_first_with_fresh_symbols_and_the_largest_deficit_counts() -> None:
+    demand = _demand(10, 10, 10)
+    demand.want(None)
+    _, sequence = _plan(demand, room=20)
+    demand.nack(0, 2, 2, sequence)
+    demand.nack(1, 1, 4, sequence)
+    rows, sequence = _plan(demand, sequence)
+    assert rows == [(FLAG_REPAIR, 0, 0, 10, 2), (FLAG_REPAIR, 0, 1, 10, 4), (0, 0, 2, 0, 10)]
+    demand.nack(0, 1, 1, sequence)
+    assert _plan(demand, sequence)[0] == [(FLAG_REPAIR, 0, 0, 12, 1)]
+
+
+def test_a_nack_written_before_the_repair_was_heard_is_stale() -> None:
+    demand = _demand(10)
+    demand.want(None)
+    _, sequence = _plan(demand)
+    assert demand.nack(0, 1, 2, sequence) == 1
+    _, later = _plan(demand, sequence)
+    assert demand.nack(0, 1, 2, sequence) == 0
+    assert demand.nack(0, 1, 2, later) == 1
+
+
+def test_blocks_that_the_pass_will_send_need_no_repair() -> None:
+    demand = _demand(10, 10)
+    demand.want(None)
+    _, sequence = _plan(demand, room=15)  # block 1 is half sent
+    assert demand.nack(0, 2, 3, sequence) == 1
+    assert demand.nack(5, 1, 1, sequence) == 0
+
+
+def test_used_up_symbols_come_round_again() -> None:
+    demand = _demand(200)
+    demand.want(None)
+    _, sequence = _plan(demand)
+    seen = set(range(200))
+    for _ in range(6):
+        demand.nack(0, 1, 20, sequence)
+        rows, sequence = _plan(demand, sequence)
+        assert all(esi + count <= 255 for *_, esi, count in rows)
+        seen |= {esi + i for *_, esi, count in rows for i in range(count)}
+    assert demand.idle
+    assert len(seen) > 200
+
+
+def test_a_late_joiner_starts_a_partial_pass() -> None:
+    demand = _demand(2, 2, 2, 2)
+    demand.want(None)
+    _, sequence = _plan(demand, room=4)
+    demand.want(np.array([True, False, True, True]))
+    rows, _ = _plan(demand, sequence)
+    assert rows == [(0, 0, 2, 0, 2), (0, 0, 3, 0, 2), (0, 1, 0, 0, 2)]
+
+
+def test_withdrawn_demand_sends_nothing() -> None:
+    demand = _demand(2, 2)
+    demand.want(None)
+    _, sequence = _plan(demand, room=3)
+    demand.withdraw()
+    assert demand.idle
+    assert _plan(demand, sequence)[0] == []
