@@ -111,7 +111,11 @@ def test_the_top_level_is_fixed() -> None:
 
 def test_generated_documents_are_fresh() -> None:
     result = subprocess.run(
-        [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"],
+        capture_output=True,
+        check=False,
+        text=True,
+        cwd=ROOT,
     )
     assert result.returncode == 0, result.stderr
 
