@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from enum import IntEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,11 @@ class Stage(IntEnum):
     LACKING = 2
     ASSEMBLED = 3
     WRITTEN = 4
+
+
+# As plain integers: comparing enum members costs more than the rest of a run's bookkeeping.
+_WAITING: Final = int(Stage.WAITING)
+_LACKING: Final = int(Stage.LACKING)
 
 
 @dataclasses.dataclass(slots=True)
@@ -138,7 +144,7 @@ class ObjectReception:
                 return [], invalid_count
         self._follow_pass(headers, block)
         stage = self.stage[block]
-        useful = (stage == Stage.WAITING) | (stage == Stage.LACKING)
+        useful = (stage == _WAITING) | (stage == _LACKING)
         if not useful.all():
             headers, symbols = headers[useful], symbols[useful]
         assembled = []
@@ -156,7 +162,7 @@ class ObjectReception:
         partial = self._partial.get(block)
         if partial is None:
             stage = self.stage[block]
-            if stage not in (Stage.WAITING, Stage.LACKING):
+            if stage not in (_WAITING, _LACKING):
                 return None  # completed by an earlier run of this batch
             partial = self._pool.take(
                 self.object_index, block, int(self._k[block]), int(self._stored_bytes[block])
