@@ -1,0 +1,63 @@
+"""The commands ``restore`` and ``compare``: an image file and a disk of this machine, no network.
+
+``diskcast unpack`` and ``diskcast verify --against`` end here, too: all that touches disks is in one program.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from receiver.disk_progress import BarProgress, DiskProgress, JsonProgress, TextProgress
+from receiver.restore import compare as compare_disk
+from receiver.restore import restore as restore_disk
+
+_Command = Callable[..., None]
+
+
+def _disk_options(command: _Command) -> _Command:
+    for option in (
+        click.option(
+            "--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last."
+        ),
+        click.option(
+            "--target",
+            required=True,
+            type=click.Path(path_type=Path),
+            help="A regular file or a block device.",
+        ),
+        click.argument("image", type=click.Path(path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+def _progress(as_json: bool) -> DiskProgress:
+    if as_json:
+        return JsonProgress()
+    return BarProgress() if sys.stderr.isatty() else TextProgress()
+
+
+@click.command()
+@_disk_options
+def restore(image: Path, target: Path, as_json: bool) -> None:
+    """Write IMAGE to a disk or file, then read everything back and verify it.
+
+    All that is on the target is overwritten. A target that is in use is refused, and so is one that is too small.
+    """
+    with _progress(as_json) as progress:
+        restore_disk(image, target, progress)
+
+
+@click.command()
+@_disk_options
+def compare(image: Path, target: Path, as_json: bool) -> None:
+    """Read a disk or file and compare it with IMAGE; nothing is written.
+
+    What the image says is unused isn't compared, nor what follows the image's end on a larger disk.
+    """
+    with _progress(as_json) as progress:
+        compare_disk(image, target, progress)

@@ -1,0 +1,152 @@
+"""Progress of work on a disk: bars or text on stderr for people, JSON lines on stdout for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import click
+
+from protocol.units import format_bytes
+
+_JSON_INTERVAL_S: Final = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """A block of a target that isn't as the image says."""
+
+    block: int
+    offset_bytes: int
+    length_bytes: int
+
+
+class DiskProgress(Protocol):
+    """What the disk's commands tell while they work; a context manager around all of it."""
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop showing."""
+
+    def begin(self, phase: str, total_bytes: int) -> None:
+        """The next phase starts."""
+
+    def advance(self, done_bytes: int) -> None:
+        """How far the phase is."""
+
+    def differences(self, count: int, first: Sequence[Difference]) -> None:
+        """``count`` blocks aren't as the image says; ``first`` are the first of them."""
+
+    def result(self, fields: dict[str, object], text: str) -> None:
+        """All went well: ``fields`` say how for programs, ``text`` for people."""
+
+
+class JsonProgress(DiskProgress):
+    """JSON lines on stdout; progress at most twice a second, and at the end of each phase."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._total_bytes = 0
+        self._next_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing to stop."""
+
+    def begin(self, phase: str, total_bytes: int) -> None:  # noqa: D102
+        self._phase, self._total_bytes, self._next_s = phase, total_bytes, 0.0
+
+    def advance(self, done_bytes: int) -> None:  # noqa: D102
+        now = time.monotonic()
+        if now >= self._next_s or done_bytes == self._total_bytes:
+            self._next_s = now + _JSON_INTERVAL_S
+            _print_line("progress", phase=self._phase, done_bytes=done_bytes, total_bytes=self._total_bytes)
+
+    def differences(self, count: int, first: Sequence[Difference]) -> None:  # noqa: D102
+        _print_line("differences", count=count, first=[dataclasses.asdict(one) for one in first])
+
+    def result(self, fields: dict[str, object], text: str) -> None:  # noqa: D102
+        _print_line("result", ok=True, **fields)
+
+
+class TextProgress(DiskProgress):
+    """Only the outcome, as text on stderr: for logs."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing to stop."""
+
+    def begin(self, phase: str, total_bytes: int) -> None:
+        """Not shown."""
+
+    def advance(self, done_bytes: int) -> None:
+        """Not shown."""
+
+    def differences(self, count: int, first: Sequence[Difference]) -> None:  # noqa: D102
+        for one in first:
+            length = format_bytes(one.length_bytes)
+            click.echo(f"block {one.block} differs: {length} at byte {one.offset_bytes}", err=True)
+        if count > len(first):
+            click.echo(f"… and {count - len(first)} more", err=True)
+
+    def result(self, fields: dict[str, object], text: str) -> None:  # noqa: D102
+        click.echo(text, err=True)
+
+
+class BarProgress(TextProgress):
+    """The same below one bar a phase, for terminals."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            console=Console(stderr=True),
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def begin(self, phase: str, total_bytes: int) -> None:  # noqa: D102
+        self._bars.add_task(phase, total=total_bytes)
+
+    def advance(self, done_bytes: int) -> None:  # noqa: D102
+        self._bars.update(self._bars.task_ids[-1], completed=done_bytes)
+
+    def differences(self, count: int, first: Sequence[Difference]) -> None:  # noqa: D102
+        self._bars.stop()
+        super().differences(count, first)
+
+    def result(self, fields: dict[str, object], text: str) -> None:  # noqa: D102
+        self._bars.stop()
+        super().result(fields, text)
+
+
+def _print_line(event: str, **fields: object) -> None:
+    click.echo(json.dumps({"event": event, **fields}))

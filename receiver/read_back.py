@@ -1,0 +1,155 @@
+"""Reading what is really on a disk: past the page cache, which would only repeat what was just written to it."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import fcntl
+import mmap
+import os
+import stat
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from protocol.errors import StorageError, TargetError, TargetTooSmallError
+from protocol.units import format_bytes
+
+ALIGNMENT_BYTES = mmap.PAGESIZE
+"""Of offsets, lengths and memory of direct reads: a multiple of every logical sector size up to the page's."""
+
+
+class ReadBackMode(enum.StrEnum):
+    """How the page cache is kept out of it."""
+
+    DIRECT = "direct"
+    """O_DIRECT: the device transfers into our memory."""
+    CACHE_DROPPED = "cache-dropped"
+    """The range's clean pages are dropped before each read; for filesystems without O_DIRECT."""
+
+
+class ReadBack:
+    """A reading descriptor of its own on a target. Thread-safe; a context manager.
+
+    Attributes:
+        path: what was opened.
+        fd: the descriptor.
+        mode: how the page cache is avoided. A filesystem that lives in memory (tmpfs) takes O_DIRECT without having
+            anything behind its cache.
+        is_device: a block device rather than a regular file.
+        size_bytes: size when it was opened.
+    """
+
+    def __init__(self, path: Path, fd: int, mode: ReadBackMode) -> None:
+        """Use :func:`open_read_back`."""
+        self.path = path
+        self.fd = fd
+        self.mode = mode
+        self.is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
+        self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> int:
+        """Fill ``buffer`` from ``offset_bytes``, both page-aligned; what was written must have been flushed before.
+
+        Returns:
+            Bytes read, fewer than asked for only at the end of the target.
+
+        Raises:
+            StorageError: the device couldn't read.
+        """
+        length = len(buffer)
+        assert offset_bytes % ALIGNMENT_BYTES == 0
+        assert length % ALIGNMENT_BYTES == 0
+        done = 0
+        try:
+            # In direct mode too: nobody reads these pages again, and a machine that is being imaged has better uses
+            # for its memory; some filesystems (btrfs) answer direct reads from the cache when they have to.
+            os.posix_fadvise(self.fd, offset_bytes, length, os.POSIX_FADV_DONTNEED)
+            while done < length:
+                count = self._read_once(buffer[done:], offset_bytes + done)
+                done += count
+                if count == 0 or done % ALIGNMENT_BYTES:
+                    break
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: reading {format_bytes(length)} at byte {offset_bytes} failed: {error.strerror}; "
+                "the disk may be dying: check its SMART data and the kernel log"
+            ) from error
+        return done
+
+    def _read_once(self, buffer: memoryview, offset_bytes: int) -> int:
+        try:
+            return os.preadv(self.fd, [buffer], offset_bytes)
+        except OSError as error:
+            if error.errno != errno.EINVAL or self.mode is not ReadBackMode.DIRECT:
+                raise
+        # Some filesystems take O_DIRECT at open and refuse it here, and some devices want more than page alignment.
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+        self.mode = ReadBackMode.CACHE_DROPPED
+        return os.preadv(self.fd, [buffer], offset_bytes)
+
+
+def open_read_back(path: Path) -> ReadBack:
+    """Open a file or block device for reading past the page cache.
+
+    Raises:
+        TargetError: it can't be opened or is neither a file nor a block device.
+        StorageError: it can't be read.
+    """
+    try:
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            raise TargetError(f"{path} is neither a regular file nor a block device: name one of these")
+        read_back = _open(path)
+    except OSError as error:
+        raise TargetError(f"{path} can't be opened for reading: {error.strerror}") from error
+    with contextlib.ExitStack() as undo, mmap.mmap(-1, ALIGNMENT_BYTES) as page, memoryview(page) as view:
+        undo.callback(read_back.close)
+        read_back.read_into(view, 0)  # settles the mode
+        undo.pop_all()
+    return read_back
+
+
+def open_for_comparison(path: Path, raw_bytes: int) -> ReadBack:
+    """Open what is to be compared with an image of ``raw_bytes``; nothing on it is changed.
+
+    Raises:
+        TargetTooSmallError: it is smaller than the image.
+        TargetError: as :func:`open_read_back`.
+    """
+    read_back = open_read_back(path)
+    if read_back.size_bytes < raw_bytes:
+        read_back.close()
+        raise too_small(path, read_back.size_bytes, raw_bytes, "it can't hold the same content")
+    return read_back
+
+
+def too_small(path: Path, size_bytes: int, raw_bytes: int, consequence: str) -> TargetTooSmallError:
+    """The error for a target that is smaller than the image."""
+    return TargetTooSmallError(
+        f"{path} has {format_bytes(size_bytes)} ({size_bytes} bytes), the image {format_bytes(raw_bytes)} "
+        f"({raw_bytes} bytes): {consequence}"
+    )
+
+
+def _open(path: Path) -> ReadBack:
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        return ReadBack(path, os.open(path, flags | os.O_DIRECT), ReadBackMode.DIRECT)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    return ReadBack(path, os.open(path, flags), ReadBackMode.CACHE_DROPPED)

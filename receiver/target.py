@@ -1,0 +1,277 @@
+"""Opening what a receiver writes, a file or a block device, and refusing what mustn't be written.
+
+A refusal changes nothing: an existing file keeps its content, a new one isn't left behind, a device isn't touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from protocol.errors import StorageError, TargetError, TargetIsImageError
+from protocol.units import format_bytes
+from receiver import disk_calls
+from receiver.read_back import ReadBack, ReadBackMode, open_read_back, too_small
+
+_DEVICES = Path("/dev")
+_STAT_BLOCK_BYTES = 512
+"""Unit of ``st_blocks``, whatever the filesystem's own (stat(2))."""
+
+
+class Target:
+    """An opened target. Thread-safe; a context manager.
+
+    Opening changes nothing; :meth:`prepare` is where writing begins. After a failed write or flush the target is
+    poisoned: the kernel reports lost pages once and then forgets them, so a later flush that "succeeds" proves nothing,
+    and every later call raises the first failure again.
+
+    Attributes:
+        path: as the operator named it.
+        fd: descriptor for writing.
+        raw_bytes: size of the image.
+        size_bytes: size of the target as it was found.
+        is_device: a block device rather than a regular file.
+        sector_bytes: logical sector size of a device; 1 for a file.
+        read_back: descriptor for reading past the page cache.
+    """
+
+    def __init__(self, path: Path, fd: int, read_back: ReadBack, *, raw_bytes: int, created: bool) -> None:
+        """Use :func:`open_target`."""
+        self.path = path
+        self.fd = fd
+        self.read_back = read_back
+        self.raw_bytes = raw_bytes
+        self.size_bytes = read_back.size_bytes
+        self.is_device = read_back.is_device
+        self.sector_bytes = disk_calls.logical_sector_bytes(fd) if self.is_device else 1
+        self._left_empty = created
+        self._failure: StorageError | None = None
+        self._sync_lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def readback_mode(self) -> ReadBackMode:
+        """How verification gets past the page cache here."""
+        return self.read_back.mode
+
+    def prepare(self, data_bytes: int) -> None:
+        """Check that the image's data has room, then make a file as long as the image: the first change of the target.
+
+        Args:
+            data_bytes: raw bytes that will be written, zeros and unused blocks not counted.
+
+        Raises:
+            TargetError: too little free space, or no file can be that long here; nothing was changed.
+        """
+        self.check()
+        if self.is_device:
+            return
+        try:
+            self._require_space(data_bytes)
+            os.ftruncate(self.fd, self.raw_bytes)
+            if self._left_empty:
+                _sync_directory(self.path.parent)
+        except OSError as error:
+            raise TargetError(
+                f"{self.path} can't be made {format_bytes(self.raw_bytes)} long: {error.strerror}; "
+                "choose a target on another filesystem"
+            ) from error
+        self._left_empty = False
+
+    def _require_space(self, data_bytes: int) -> None:
+        filesystem = os.statvfs(self.fd)
+        if filesystem.f_blocks == 0:
+            return  # a filesystem that doesn't know its size, as tmpfs without a limit
+        free_blocks = filesystem.f_bfree if os.geteuid() == 0 else filesystem.f_bavail
+        free_bytes = free_blocks * filesystem.f_frsize
+        # What the file holds already is overwritten, cut off or punched.
+        available_bytes = free_bytes + os.fstat(self.fd).st_blocks * _STAT_BLOCK_BYTES
+        if data_bytes > available_bytes:
+            raise TargetError(
+                f"{self.path} would need {format_bytes(data_bytes)}, {format_bytes(available_bytes)} are available on "
+                "its filesystem: make room or choose another target; nothing was written"
+            )
+
+    def check(self) -> None:
+        """Raise the first failure again if there was one.
+
+        Raises:
+            StorageError: the target is poisoned.
+        """
+        if self._failure is not None:
+            raise StorageError(str(self._failure)) from self._failure
+
+    def fail(self, error: OSError, action: str) -> NoReturn:
+        """Poison the target because ``action`` failed.
+
+        Raises:
+            StorageError: always.
+        """
+        mend = (
+            "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the kernel log for the disk"
+        )
+        failure = StorageError(
+            f"{self.path}: {action} failed: {error.strerror}; the target is incomplete: {mend} and write it again"
+        )
+        if self._failure is None:
+            self._failure = failure
+        raise failure from error
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk (fdatasync: content, size, and a device's own cache).
+
+        Raises:
+            StorageError: it isn't, and never will be: final, the target is poisoned.
+        """
+        # One at a time: an error is reported to one caller only, and the others must see it, too.
+        with self._sync_lock:
+            self.check()
+            try:
+                os.fdatasync(self.fd)
+            except OSError as error:
+                self.fail(error, "flushing to the disk")
+
+    def close(self) -> None:
+        """Close it; a new file for which nothing was prepared is removed again."""
+        if self._left_empty:
+            _remove_created(self.path, self.fd)
+            self._left_empty = False
+        self.read_back.close()
+        os.close(self.fd)
+
+
+def open_target(path: Path, *, raw_bytes: int, image_path: Path | None = None) -> Target:
+    """Open ``path`` for an image of ``raw_bytes``; nothing on it is changed until :meth:`Target.prepare`.
+
+    A missing file is created in an existing directory, an existing one is reused in place. A block device is claimed:
+    while it is mounted, part of a volume group or RAID, or swap, the kernel refuses (open(2), O_EXCL).
+
+    Args:
+        path: a regular file, a path where one can be made, or a block device.
+        raw_bytes: size of the image.
+        image_path: the image file where it is on this machine.
+
+    Raises:
+        TargetIsImageError: it is the image itself.
+        TargetTooSmallError: the device is smaller than the image.
+        TargetError: it can't be written, is in use, or is neither a file nor a block device.
+        StorageError: it can't be read.
+    """
+    try:
+        status = _status(path)
+        if status is not None:
+            _refuse_by_kind(path, status)
+            if image_path is not None:
+                _refuse_image_itself(path, status, image_path)
+        with contextlib.ExitStack() as undo:
+            fd = _create(path) if status is None else _open_existing(path, status)
+            undo.callback(os.close, fd)
+            if status is None:
+                undo.callback(_remove_created, path, fd)
+            read_back = open_read_back(path)
+            undo.callback(read_back.close)
+            if not os.path.samestat(os.fstat(fd), os.fstat(read_back.fd)):
+                raise TargetError(
+                    f"{path} was replaced while it was being opened: try again when nobody else uses it"
+                )
+            if read_back.is_device and read_back.size_bytes < raw_bytes:
+                raise too_small(
+                    path, read_back.size_bytes, raw_bytes, "nothing was written; choose a larger one"
+                )
+            target = Target(path, fd, read_back, raw_bytes=raw_bytes, created=status is None)
+            undo.pop_all()
+    except OSError as error:
+        raise TargetError(f"{path} can't be opened for writing: {_reason(error)}") from error
+    return target
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _refuse_by_kind(path: Path, status: os.stat_result) -> None:
+    mode = status.st_mode
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return
+    kind = (
+        "a directory"
+        if stat.S_ISDIR(mode)
+        else "a character device"
+        if stat.S_ISCHR(mode)
+        else "a pipe or socket"
+    )
+    raise TargetError(f"{path} is {kind}: name a regular file or a block device; nothing was written")
+
+
+def _refuse_image_itself(path: Path, status: os.stat_result, image_path: Path) -> None:
+    image = image_path.stat()
+    same_device = (
+        stat.S_ISBLK(status.st_mode) and stat.S_ISBLK(image.st_mode) and status.st_rdev == image.st_rdev
+    )
+    if same_device or os.path.samestat(status, image):
+        raise TargetIsImageError(f"{path} is the image file {image_path} itself: choose another target")
+
+
+def _create(path: Path) -> int:
+    parent = path.parent
+    if not parent.is_dir():
+        raise TargetError(f"{path} can't be created: there is no directory {parent}; make it first")
+    # A mistyped disk name would fill the memory behind /dev with a file of that name.
+    inside_devices = parent.resolve().is_relative_to(_DEVICES)
+    if inside_devices and parent.stat().st_dev == _DEVICES.stat().st_dev:
+        raise TargetError(f"there is no device {path}: see lsblk for the disks of this machine")
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def _open_existing(path: Path, status: os.stat_result) -> int:
+    claim = os.O_EXCL if stat.S_ISBLK(status.st_mode) else 0
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | claim)
+    if not os.path.samestat(os.fstat(fd), status):
+        os.close(fd)
+        raise TargetError(
+            f"{path} was replaced while it was being opened: try again when nobody else uses it"
+        )
+    return fd
+
+
+def _remove_created(path: Path, fd: int) -> None:
+    status = _status(path)
+    if status is not None and os.path.samestat(status, os.fstat(fd)):
+        path.unlink()
+
+
+def _reason(error: OSError) -> str:
+    reasons = {
+        errno.EBUSY: "it is in use: mounted, swap, or part of a volume group or RAID; unmount or release it first",
+        errno.EACCES: "permission denied, or the device is read-only; run as root or see blockdev --getro",
+        errno.EROFS: "the filesystem or the device is read-only",
+        errno.ETXTBSY: "it is in use as a program or as swap",
+        errno.ENOMEDIUM: "there is no medium in the drive",
+    }
+    known = reasons.get(error.errno or 0)
+    return f"{known}; nothing was written" if known else f"{error.strerror}; nothing was written"
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a new file's name durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,101 @@
+"""Verification of what is on the disk: blocks are read back past the page cache and compared with the manifest."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.block_codec import block_hash
+from protocol.constants import HASH_BYTES, MIB
+from protocol.manifest import BlockKind, Manifest
+from receiver import disk_calls
+from receiver.block_runs import block_runs
+from receiver.read_back import ALIGNMENT_BYTES, ReadBack
+
+READ_BYTES: Final = 4 * MIB
+"""One read at most. Measured on a virtio disk, reading and hashing on one thread: 256 KiB 880 MB/s, 1 MiB 1150, 4 MiB
+1330; in memory the size makes no difference."""
+
+
+class Verifier:
+    """Compares blocks of a target with a manifest. Thread-safe.
+
+    Memory: one buffer of ``max(READ_BYTES, block_bytes)`` (4 MiB) for each thread that verifies at the same time, kept
+    for the next.
+    """
+
+    def __init__(self, read_back: ReadBack, manifest: Manifest) -> None:
+        self._read_back = read_back
+        self._manifest = manifest
+        self._blocks_per_read = max(1, READ_BYTES // manifest.block_bytes)
+        self._free_buffers: list[NDArray[np.uint8]] = []
+
+    def verify_blocks(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of ``blocks`` (ascending, distinct) aren't on the disk as the manifest says; unused ones always are.
+
+        What was written must have been flushed before. A hole of a file is zeros by definition and isn't read.
+
+        Returns:
+            Block numbers, ascending.
+
+        Raises:
+            StorageError: the disk couldn't be read.
+        """
+        kind = self._manifest.kind[blocks]
+        if self._read_back.is_device:
+            to_read = blocks[kind != BlockKind.UNUSED]
+        else:
+            zeros = blocks[kind == BlockKind.ZERO]
+            not_holes = [np.arange(first, stop) for first, stop in self._zeros_with_data(zeros)]
+            to_read = np.sort(np.concatenate([blocks[kind <= BlockKind.RAW], *not_holes]))
+        try:
+            buffer = self._free_buffers.pop()
+        except IndexError:
+            buffer = _page_aligned(self._blocks_per_read * self._manifest.block_bytes)
+        mismatching: list[int] = []
+        for first, stop in block_runs(to_read, self._blocks_per_read):
+            mismatching += self._verify_run(first, stop, buffer)
+        self._free_buffers.append(buffer)
+        return np.array(mismatching, np.int64)
+
+    def _verify_run(self, first: int, stop: int, buffer: NDArray[np.uint8]) -> Iterator[int]:
+        manifest, block_bytes = self._manifest, self._manifest.block_bytes
+        start_bytes = first * block_bytes
+        length = min(stop * block_bytes, manifest.raw_bytes) - start_bytes
+        aligned_length = -(-length // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        count = self._read_back.read_into(buffer.data[:aligned_length], start_bytes)
+        digests = manifest.raw_hash[first:stop].tobytes()
+        expected = [digests[at : at + HASH_BYTES] for at in range(0, len(digests), HASH_BYTES)]
+        for index, block in enumerate(range(first, stop)):
+            begin, end = index * block_bytes, min((index + 1) * block_bytes, length)
+            if end > count:
+                yield block
+            elif manifest.kind[block] == BlockKind.ZERO:
+                # Ten times faster than hashing.
+                if buffer[begin:end].max() != 0:
+                    yield block
+            elif block_hash(buffer.data[begin:end]) != expected[index]:
+                yield block
+
+    def _zeros_with_data(self, zeros: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """Runs of those zero blocks that aren't entirely holes of the file."""
+        fd, block_bytes = self._read_back.fd, self._manifest.block_bytes
+        for first, stop in block_runs(zeros):
+            position = first * block_bytes
+            while position < stop * block_bytes:
+                data = disk_calls.next_data(fd, position)
+                if data is None or data >= stop * block_bytes:
+                    break
+                hole = disk_calls.next_hole(fd, data)
+                data_stop = min(-(-hole // block_bytes), stop)
+                yield data // block_bytes, data_stop
+                position = data_stop * block_bytes
+
+
+def _page_aligned(length: int) -> NDArray[np.uint8]:
+    """Anonymous memory, which starts on a page boundary, as direct reads need it."""
+    return np.frombuffer(mmap.mmap(-1, length), np.uint8)
