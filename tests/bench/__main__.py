@@ -1,0 +1,189 @@
+"""``python -m tests.bench``: diskcast beside udpcast and UFTP, and diskcast's parts by themselves.
+
+Needs root. Every cast has a time limit and the whole run has one; Ctrl-C leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import itertools
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import click
+import rich.console
+
+from protocol.errors import EXIT_INTERRUPTED
+from protocol.units import parse_size_bytes
+from tests.bench import ours, peers, report
+from tests.bench.measurement import Measurement, Scenario, median, write_random_image
+from tests.lab import LabError, Network, privileged_obstacle
+
+COMPONENTS = {
+    "Erasure code": "tests.bench.components_fec",
+    "Packing": "tests.bench.components_pack",
+    "Disk": "tests.bench.components_disk",
+    "Wire codec": "tests.bench.components_codec",
+}
+PEERS = {peers.UDPCAST: peers.udpcast_version, peers.UFTP: peers.uftp_version}
+
+Cast = Callable[[Network, Scenario, float], Measurement]
+
+
+def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter("write numbers with commas between, for example 1,4") from error
+    if not 0 < len(values) <= 8:
+        raise click.BadParameter("one to eight numbers")
+    return values
+
+
+@click.command()
+@click.option("--size", default="1GiB", show_default=True, help="image of random bytes")
+@click.option("--receivers", default="1,4", show_default=True, callback=_numbers)
+@click.option("--loss", default="0,1,5", show_default=True, callback=_numbers, help="percent")
+@click.option("--offload", type=click.Choice(["both", "on", "off"]), default="both", show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 9), default=3, show_default=True)
+@click.option("--limit", "limit_s", default=120.0, show_default=True, help="seconds for one cast")
+@click.option("--budget", "budget_s", default=5400.0, show_default=True, help="seconds for all casts")
+@click.option("--peers", "peer_names", default="udpcast,uftp", show_default=True, help="'' for none")
+@click.option("--components/--no-components", default=True, show_default=True)
+@click.option("--quick", is_flag=True, help="64 MiB, one round, no loss and 5 %: does it all work?")
+@click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path))
+def main(
+    size: str,
+    receivers: list[float],
+    loss: list[float],
+    offload: str,
+    rounds: int,
+    limit_s: float,
+    budget_s: float,
+    peer_names: str,
+    components: bool,
+    quick: bool,
+    report_path: Path | None,
+) -> None:
+    """Measure diskcast beside its peers in network namespaces of this program's own."""
+    obstacle = privileged_obstacle()
+    if obstacle is not None:
+        raise click.ClickException(f"the bench needs root, namespaces and nftables: {obstacle}")
+    if quick:
+        size, rounds, loss = "64MiB", 1, [0.0, 5.0]
+    scenarios = [
+        Scenario(int(count), round(percent * 10), state)
+        for count, percent, state in itertools.product(
+            receivers, loss, {"both": (True, False), "on": (True,), "off": (False,)}[offload]
+        )
+    ]
+    console = rich.console.Console(stderr=True)
+    load_before = os.getloadavg()[0]
+    image_bytes = parse_size_bytes(size)
+    versions = {ours.DISKCAST: importlib.metadata.version("diskcast")} | _installed_peers(peer_names, console)
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="diskcast-bench-") as folder:
+        casts, omitted = _measure_casts(
+            Path(folder), image_bytes, scenarios, list(versions), rounds, limit_s, budget_s, console
+        )
+    figures = dict(_measure_components(console)) if components else {}
+    results = report.Results(image_bytes, rounds, versions, casts, figures, omitted, load_before)
+    report.print_results(results, rich.console.Console())
+    if report_path is not None:
+        report.write_report(results, report_path)
+
+
+def _installed_peers(names: str, console: rich.console.Console) -> dict[str, str]:
+    wanted = {name.strip().lower() for name in names.split(",") if name.strip()}
+    unknown = wanted - {name.lower() for name in PEERS}
+    if unknown:
+        raise click.BadParameter(f"unknown peers {sorted(unknown)}: choose of udpcast,uftp")
+    installed = {}
+    for name, version_of in PEERS.items():
+        if name.lower() not in wanted:
+            continue
+        version = version_of()
+        if version is None:
+            console.print(f"{name} isn't installed and is left out: apt-get install {name.lower()}")
+        else:
+            installed[name] = version
+    return installed
+
+
+def _measure_casts(
+    folder: Path,
+    image_bytes: int,
+    scenarios: Sequence[Scenario],
+    programs: Sequence[str],
+    round_count: int,
+    limit_s: float,
+    budget_s: float,
+    console: rich.console.Console,
+) -> tuple[list[tuple[Scenario, list[Measurement]]], list[str]]:
+    image, packed = folder / "image.bin", folder / "image.dci"
+    write_random_image(image, image_bytes, seed=1)
+    ours.pack(image, packed)
+    casts: dict[str, Cast] = {
+        ours.DISKCAST: lambda network, _scenario, limit: ours.cast_diskcast(network, image, packed, limit),
+        peers.UDPCAST: lambda network, scenario, limit: peers.cast_udpcast(
+            network, image, scenario.loss_permille > 0, limit
+        ),
+        peers.UFTP: lambda network, _scenario, limit: peers.cast_uftp(network, image, limit),
+    }
+    deadline_s = time.monotonic() + budget_s
+    measured: list[tuple[Scenario, list[Measurement]]] = []
+    omitted = []
+    for scenario in scenarios:
+        if time.monotonic() > deadline_s:
+            omitted.append(f"{scenario.title}: the time of {budget_s:.0f} s for all casts was used up")
+            continue
+        rounds: dict[str, list[Measurement]] = {program: [] for program in programs}
+        for index in range(round_count):
+            # Alternating order: what warms up or tires the machine then doesn't favour one program.
+            for program in list(programs)[:: 1 if index % 2 == 0 else -1]:
+                if any(one.failure for one in rounds[program]):
+                    continue  # it failed before: another limit's worth of waiting would tell nothing new
+                with Network(scenario.receiver_count) as network:
+                    network.set_offload(scenario.offload)
+                    network.set_loss(scenario.loss_permille)
+                    one = casts[program](network, scenario, limit_s)
+                rounds[program].append(one)
+                console.print(
+                    f"{scenario.title}, round {index + 1}: {program} {one.failure or f'{one.wall_s:.1f} s'}"
+                )
+        measured.append((scenario, [median(rounds[program]) for program in programs]))
+    return measured, omitted
+
+
+def _measure_components(
+    console: rich.console.Console,
+) -> Iterator[tuple[str, Sequence[dict[str, object]]]]:
+    for title, module_name in COMPONENTS.items():
+        console.print(f"{title} …")
+        yield title, importlib.import_module(module_name).run()
+
+
+def _interrupt_once(_number: int, _frame: object) -> None:
+    """The first Ctrl-C or SIGTERM ends the run; further ones don't interrupt the cleaning up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt_once)
+    try:
+        main.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except LabError as error:
+        sys.exit(f"error: {error}")
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,57 @@
+"""diskcast itself, as an operator runs it: one ``diskcast send``, agents that were started before."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from protocol.constants import CONTROL_PORT_DEFAULT
+from tests.bench.measurement import Measurement, failed, first_difference, measured
+from tests.lab import LabError, Network, Program, diskcast, receive, send
+
+DISKCAST = "diskcast"
+_PACK_LIMIT_S = 600.0
+
+
+def pack(image: Path, output: Path) -> None:
+    """Pack ``image`` once for all rounds.
+
+    Raises:
+        LabError: it failed.
+    """
+    with Program(diskcast("pack", image, "-o", output, "--json")) as program:
+        if program.wait(_PACK_LIMIT_S):
+            raise LabError(program.describe())
+
+
+def cast_diskcast(network: Network, image: Path, packed: Path, limit_s: float) -> Measurement:
+    """One cast of ``packed``; the targets must then equal ``image``."""
+    count = len(network.receivers)
+    url = f"http://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
+    with tempfile.TemporaryDirectory(dir=image.parent) as folder:
+        targets = [Path(folder) / str(index) for index in range(count)]
+        receivers = [receive(network, index, target, "--sender", url) for index, target in enumerate(targets)]
+        for receiver in receivers:
+            receiver.wait_event("searching", 20.0)
+        started_s = time.monotonic()
+        sender = send(network, packed, "--wait-for", str(count))
+        try:
+            codes = [
+                program.wait(max(1.0, started_s + limit_s - time.monotonic()))
+                for program in [sender, *receivers]
+            ]
+        except LabError:
+            return failed(DISKCAST, f"> {limit_s:.0f} s (stopped)")
+        finally:
+            ended_s = time.monotonic()
+            for program in [sender, *receivers]:
+                program.close()
+        if any(codes):
+            return failed(DISKCAST, f"exit codes {codes}")
+        for index, target in enumerate(targets):
+            if (offset_bytes := first_difference(image, target)) is not None:
+                return failed(DISKCAST, f"receiver {index} differs at byte {offset_bytes}")
+        usages = [receiver.usage for receiver in receivers]
+        cast_s = float(sender.result["duration_s"])
+        return measured(DISKCAST, ended_s - started_s, sender.usage, usages, cast_s=cast_s)
