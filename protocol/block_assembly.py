@@ -1,4 +1,4 @@
-"""Collecting the symbols of blocks: a bounded pool of buffers, slice copies by run, deficits.
+"""Collecting the symbols of blocks: a bounded pool of buffers, copies by array, deficits.
 
 A block of k source symbols is decodable from any k distinct symbols, so its buffer has exactly k slots. A source
 symbol lives in the slot of its own number; a repair symbol waits in the slot of some source symbol that is still
@@ -53,61 +53,54 @@ class AssembledBlock:
         """Source symbols that aren't in their slot: what decoding has to solve for."""
         return int(np.count_nonzero(self.slot_esi >= self.k))
 
-    def add_run(self, esi: int, symbols: NDArray[np.uint8]) -> int:
-        """Take consecutive encoding symbols ``esi, esi + 1, …``; duplicates and surplus are ignored.
+    def add(self, esi: NDArray[np.uint8], symbols: NDArray[np.uint8]) -> None:
+        """Take encoding symbols of this block; duplicates and surplus are ignored.
 
         Args:
-            esi: number of the first symbol.
-            symbols: ``uint8[count, symbol_bytes]``, copied.
-
-        Returns:
-            How many of them were new and useful.
+            esi: ``uint8[n]``, numbers of the symbols, n > 0.
+            symbols: ``uint8[n, symbol_bytes]``, copied.
         """
-        before = self.lacking_count
-        stop = min(esi + symbols.shape[0], SYMBOLS_MAX)
-        source_stop = min(stop, self.k)
-        if esi < source_stop:
-            self._add_source(esi, symbols[: source_stop - esi])
-        if stop > self.k and self.lacking_count:
-            start = max(esi, self.k)
-            self._add_repair(start, symbols[start - esi : stop - esi])
-        return before - self.lacking_count
+        if not (esi[1:] > esi[:-1]).all():  # reordered or doubled
+            esi, first = np.unique(esi, return_index=True)
+            symbols = symbols[first]
+        seen = self.seen[esi]
+        if seen.any():
+            esi, symbols = esi[~seen], symbols[~seen]
+        source_count = int(np.searchsorted(esi, self.k))
+        if source_count:
+            self._add_source(esi[:source_count], symbols[:source_count])
+        if source_count < esi.size and self.lacking_count:
+            self._add_repair(esi[source_count:], symbols[source_count:])
 
-    def _add_source(self, esi: int, symbols: NDArray[np.uint8]) -> None:
-        stop = esi + symbols.shape[0]
-        occupants = self.slot_esi[esi:stop]
-        if (occupants == ESI_NONE).all() and symbols.shape[0] <= self.lacking_count:
-            self.slots[esi:stop] = symbols
-            self.slot_esi[esi:stop] = np.arange(esi, stop, dtype=np.uint8)
-            self.seen[esi:stop] = True
-            self.lacking_count -= symbols.shape[0]
+    def _add_source(self, esi: NDArray[np.uint8], symbols: NDArray[np.uint8]) -> None:
+        esi = esi[: self.lacking_count]
+        if esi.size == 0:
             return
-        for index in np.flatnonzero(~self.seen[esi:stop]).tolist():  # repaired or duplicated: rare
-            if self.lacking_count == 0:
-                return
-            slot = esi + index
-            self._move_occupant(slot)
-            self.slots[slot] = symbols[index]
-            self.slot_esi[slot] = slot
-            self.seen[slot] = True
-            self.lacking_count -= 1
+        occupied = self.slot_esi[esi] != ESI_NONE
+        if occupied.any():
+            self._move_occupants(esi[occupied], esi)
+        start, stop = int(esi[0]), int(esi[-1]) + 1
+        if stop - start == esi.size:
+            self.slots[start:stop] = symbols[: esi.size]
+        else:
+            self.slots[esi] = symbols[: esi.size]
+        self.slot_esi[esi] = esi
+        self.seen[esi] = True
+        self.lacking_count -= esi.size
 
-    def _move_occupant(self, slot: int) -> None:
-        if self.slot_esi[slot] == ESI_NONE:
-            return
-        empty = int(np.flatnonzero(self.slot_esi == ESI_NONE)[-1])
-        self.slots[empty] = self.slots[slot]
-        self.slot_esi[empty] = self.slot_esi[slot]
+    def _move_occupants(self, slots: NDArray[np.uint8], arriving: NDArray[np.uint8]) -> None:
+        """Repair symbols give way to arriving source symbols; there is an empty slot for each of them."""
+        empty = np.setdiff1d(np.flatnonzero(self.slot_esi == ESI_NONE), arriving)[-slots.size :]
+        self.slots[empty] = self.slots[slots]
+        self.slot_esi[empty] = self.slot_esi[slots]
 
-    def _add_repair(self, esi: int, symbols: NDArray[np.uint8]) -> None:
-        fresh = np.flatnonzero(~self.seen[esi : esi + symbols.shape[0]])[: self.lacking_count]
-        if fresh.size == 0:
-            return
-        slots = np.flatnonzero(self.slot_esi == ESI_NONE)[-fresh.size :]
-        self.slots[slots] = symbols[fresh]
-        self.slot_esi[slots] = fresh + esi
-        self.seen[fresh + esi] = True
-        self.lacking_count -= int(fresh.size)
+    def _add_repair(self, esi: NDArray[np.uint8], symbols: NDArray[np.uint8]) -> None:
+        esi = esi[: self.lacking_count]
+        slots = np.flatnonzero(self.slot_esi == ESI_NONE)[-esi.size :]
+        self.slots[slots] = symbols[: esi.size]
+        self.slot_esi[slots] = esi
+        self.seen[esi] = True
+        self.lacking_count -= esi.size
 
 
 class BufferPool:

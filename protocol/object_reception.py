@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from protocol.block_assembly import AssembledBlock, BufferPool
 from protocol.constants import REORDER_DATAGRAM_COUNT
 from protocol.sequence import sequence_difference
-from protocol.wire.batch import runs
+from protocol.wire.batch import block_runs
 from protocol.wire.messages import FLAG_REPAIR
 
 
@@ -148,16 +148,17 @@ class ObjectReception:
         if not useful.all():
             headers, symbols = headers[useful], symbols[useful]
         assembled = []
-        for start, stop in runs(headers):
+        esi = headers["esi"]
+        for start, stop in block_runs(headers):
             done = self._receive_run(
-                int(headers["block"][start]), int(headers["esi"][start]), symbols[start:stop], now + hold_s
+                int(headers["block"][start]), esi[start:stop], symbols[start:stop], now + hold_s
             )
             if done is not None:
                 assembled.append(done)
         return assembled, invalid_count
 
     def _receive_run(
-        self, block: int, esi: int, symbols: NDArray[np.uint8], hold_until: float
+        self, block: int, esi: NDArray[np.uint8], symbols: NDArray[np.uint8], hold_until: float
     ) -> AssembledBlock | None:
         partial = self._partial.get(block)
         if partial is None:
@@ -171,7 +172,7 @@ class ObjectReception:
                 self.pool_drop_count += symbols.shape[0]
                 return None
             self._partial[block] = partial
-        partial.add_run(esi, symbols)
+        partial.add(esi, symbols)
         if partial.lacking_count:
             if block in self._retry_at:
                 self._retry_at[block] = max(self._retry_at[block], hold_until)

@@ -118,18 +118,17 @@ _RANGED_FIELDS = tuple(
 )
 
 
-def runs(headers: NDArray[np.void]) -> Iterator[tuple[int, int]]:
-    """Half-open row ranges in which the block stays the same and the esi rises by one.
+def block_runs(headers: NDArray[np.void]) -> Iterator[tuple[int, int]]:
+    """Half-open row ranges that belong to one block of one object.
 
-    A super-datagram of 44 symbols is one or two runs, so that Python's cost is per run, not per datagram.
+    A super-datagram of 44 symbols is one or two runs, so that Python's cost is per run, not per datagram, however
+    many of them got lost.
     """
     n = headers.shape[0]
     if n == 0:
         return
-    block = headers["block"].astype(np.int64)
-    # object, block and esi in one integer: consecutive symbols differ by exactly one.
-    position = (headers["object"].astype(np.int64) << 40) | (block << 8) | headers["esi"]
-    breaks = np.flatnonzero(np.diff(position) != 1) + 1
+    identity = (headers["object"].astype(np.int64) << 32) | headers["block"]
+    breaks = np.flatnonzero(identity[1:] != identity[:-1]) + 1
     start = 0
     for stop in breaks.tolist():
         yield start, stop

@@ -13,7 +13,7 @@ SYMBOL_BYTES = 16
 
 
 @given(st.data())
-def test_any_order_of_runs_assembles_the_block(data: st.DataObject) -> None:
+def test_any_order_of_symbols_assembles_the_block(data: st.DataObject) -> None:
     k = data.draw(st.integers(1, 40))
     n = min(255, k + data.draw(st.integers(0, 40)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -26,12 +26,16 @@ def test_any_order_of_runs_assembles_the_block(data: st.DataObject) -> None:
     assert block is not None
     seen: set[int] = set()
     while block.lacking_count:
-        esi = data.draw(st.integers(0, n - 1)) if len(seen) < 200 else min(set(range(n)) - seen)
-        count = data.draw(st.integers(1, n - esi))
-        new = len(set(range(esi, esi + count)) - seen)
-        useful = block.add_run(esi, symbols[esi : esi + count])
-        assert useful <= new
-        seen |= set(range(esi, esi + count))
+        count = data.draw(st.integers(1, n)) if len(seen) < k + 20 else n
+        if data.draw(st.booleans()):
+            esi = np.array(
+                data.draw(st.lists(st.integers(0, n - 1), min_size=count, max_size=count)), np.uint8
+            )
+        else:
+            start = data.draw(st.integers(0, n - 1))
+            esi = np.arange(start, min(n, start + count), dtype=np.uint8)
+        block.add(esi, symbols[esi])
+        seen |= set(esi.tolist())
         held = {int(e) for e in block.slot_esi if e != 255}
         assert len(held) == k - block.lacking_count
         assert held <= seen
