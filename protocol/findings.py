@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 
 from protocol.errors import DoctorFoundProblemsError
+from protocol.fec.gf256 import Kernel, NumpyKernel
 from protocol.units import format_bytes
+
+USUAL_SPEED_MBIT_PER_S = 1000
+"""A wired port of the last twenty years; less is a bad cable or a forgotten setting."""
 
 
 class Status(enum.StrEnum):
@@ -49,16 +54,25 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class InterfaceFacts:
-    """What the kernel says about one network interface."""
+class MediumFacts:
+    """What the kernel says about the link below an interface."""
 
-    name: str
-    up: bool
-    loopback: bool
-    multicast: bool
-    addresses: tuple[str, ...]
-    """Of the group's address family, without prefix length or zone."""
-    mtu_bytes: int
+    interface_name: str
+    wireless: bool
+    speed_mbit_per_s: int
+    """0 where it isn't known, as for most virtual links."""
+    half_duplex: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SocketBuffer:
+    """A socket buffer that is asked to be larger than usual."""
+
+    check: str
+    sysctl_name: str
+    """The limit for processes without CAP_NET_ADMIN."""
+    consequence: str
+    """What a smaller one costs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,44 +134,45 @@ def require_no_failure(findings: Sequence[Finding]) -> None:
         raise DoctorFoundProblemsError(f"{_plural(len(failed), 'check')} failed: {', '.join(failed)}")
 
 
-def judge_interface(name: str, facts: InterfaceFacts | None, known_names: Iterable[str]) -> list[Finding]:
-    """Whether the interface exists, is up, has an address and does multicast; stops at the first that isn't so."""
-    check = f"interface {name}"
-    if facts is None:
-        names = ", ".join(sorted(known_names)) or "none"
-        return [fail(check, f"there is no such interface; there are: {names}", "choose one with --interface")]
-    if not facts.up:
-        return [fail(check, "it is down", f"ip link set {name} up")]
-    if not facts.addresses:
-        return [
-            fail(
-                check, "it has no address of the group's family", f"ip address add ADDRESS/LENGTH dev {name}"
-            )
-        ]
-    if not (facts.multicast or facts.loopback):
-        return [fail(check, "it doesn't do multicast", f"ip link set {name} multicast on")]
-    findings = [ok(check, f"up, {', '.join(facts.addresses)}, MTU {facts.mtu_bytes}")]
-    if facts.loopback:
-        detail = "only programs on this machine can hear a cast on the loopback interface"
-        findings.append(warn(f"reach of {name}", detail, "for a room, name the interface of its network"))
-    return findings
+def judge_reach(interface_name: str, address: str) -> list[Finding]:
+    """Whether a cast by this interface leaves the machine; nothing to say when it does."""
+    if not ipaddress.ip_address(address).is_loopback:
+        return []
+    detail = "only programs on this machine hear a cast on the loopback interface"
+    mend = "for a room, name the interface of its network with --interface: ip -brief address"
+    return [warn(f"reach of {interface_name}", detail, mend)]
 
 
-def judge_socket_buffer(
-    check: str, *, wanted_bytes: int, limit_bytes: int, may_force: bool, sysctl_name: str
-) -> Finding:
-    """Whether the kernel grants the socket buffer that the fast path asks for."""
-    wanted = format_bytes(wanted_bytes)
-    if limit_bytes >= wanted_bytes:
-        return ok(
-            check, f"{sysctl_name} = {format_bytes(limit_bytes)} allows the {wanted} that are asked for"
-        )
-    if may_force:
-        return ok(check, f"{wanted} are granted beyond {sysctl_name}: this process has CAP_NET_ADMIN")
+def judge_medium(facts: MediumFacts) -> list[Finding]:
+    """Whether the link itself is fit for multicast; nothing to say of links that don't say what they are."""
+    check = f"link of {facts.interface_name}"
+    if facts.wireless:
+        detail = "wireless: access points send multicast at their lowest rate and never repeat a lost frame"
+        return [warn(check, detail, "use a cable")]
+    if facts.speed_mbit_per_s == 0:
+        return []
+    detail = f"{facts.speed_mbit_per_s} Mbit/s, {'half' if facts.half_duplex else 'full'} duplex"
+    if facts.half_duplex or facts.speed_mbit_per_s < USUAL_SPEED_MBIT_PER_S:
+        mend = f"try another cable or switch port; ethtool {facts.interface_name} shows what both ends offer"
+        return [warn(check, detail, mend)]
+    return [ok(check, detail)]
+
+
+def judge_socket_buffer(buffer: SocketBuffer, *, granted_bytes: int, wanted_bytes: int) -> Finding:
+    """Whether the kernel granted the socket buffer that a program asks for.
+
+    Args:
+        buffer: which one.
+        granted_bytes: what the kernel reports; it doubles what was asked for (socket(7)).
+        wanted_bytes: what is asked for.
+    """
+    granted_bytes //= 2
+    if granted_bytes >= wanted_bytes:
+        return ok(buffer.check, f"{format_bytes(granted_bytes)}, all that is asked for")
     return warn(
-        check,
-        f"{sysctl_name} = {format_bytes(limit_bytes)}, asked for are {wanted}: a pause of this program costs datagrams",
-        f"sysctl -w {sysctl_name}={wanted_bytes}",
+        buffer.check,
+        f"{format_bytes(granted_bytes)} of {format_bytes(wanted_bytes)}: {buffer.consequence}",
+        f"sysctl -w {buffer.sysctl_name}={wanted_bytes}",
     )
 
 
@@ -191,14 +206,14 @@ def judge_bridge(facts: BridgeFacts) -> Finding:
     )
 
 
-def judge_fec_kernel(name: str, *, compiled: bool) -> Finding:
-    """Which erasure coding kernel was loaded."""
-    if compiled:
-        return ok("erasure coding", name)
+def judge_erasure_coding(kernel: Kernel) -> Finding:
+    """Whether the erasure code runs on a compiled kernel."""
+    if not isinstance(kernel, NumpyKernel):
+        return ok("erasure coding", kernel.name)
     return warn(
         "erasure coding",
-        f"{name}: Intel ISA-L was not found, so coding is a hundred times slower",
-        "install ISA-L: apt install libisal2, or reinstall the pyeclib package, which carries a copy",
+        f"{kernel.name}: no usable Intel ISA-L was found, coding is a hundred times slower",
+        "apt install libisal2, or reinstall the Python package pyeclib, which carries a copy",
     )
 
 
