@@ -5,6 +5,7 @@ Hashing and (de)compression release the GIL; an encoder or decoder belongs to on
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import zstandard
@@ -25,6 +26,12 @@ _GAIN_SHIFT: Final = 6
 def block_hash(data: bytes | memoryview) -> bytes:
     """BLAKE3, 32 bytes, as in the manifest's columns."""
     return blake3(data).digest()
+
+
+@functools.lru_cache(maxsize=4)
+def zero_hash(length: int) -> bytes:
+    """The hash of ``length`` zeros."""
+    return block_hash(bytes(length))
 
 
 def _parameters(level: int, block_bytes: int) -> zstandard.ZstdCompressionParameters:

@@ -245,7 +245,12 @@ class Manifest:
     """
 
     def __init__(
-        self, data: memoryview, head: ManifestHead, name: str, metadata: Mapping[str, object]
+        self,
+        data: memoryview,
+        head: ManifestHead,
+        name: str,
+        metadata: Mapping[str, object],
+        image_id: bytes | None,
     ) -> None:
         """Use :meth:`parse_untrusted`; nothing is checked here."""
         self.data = data
@@ -254,6 +259,7 @@ class Manifest:
         self.block_bytes = head.block_bytes
         self.block_count = n = head.block_count
         self.metadata = metadata
+        self._image_id = image_id
         layout = ManifestLayout(n, head.metadata_bytes)
         self.stored_bytes: NDArray[np.uint32] = np.frombuffer(data, "<u4", n, layout.stored_bytes_offset)
         self.kind: NDArray[np.uint8] = np.frombuffer(data, np.uint8, n, layout.kind_offset)
@@ -267,11 +273,17 @@ class Manifest:
         return flat.reshape(self.block_count, HASH_BYTES)
 
     @classmethod
-    def parse_untrusted(cls, data: bytes | bytearray | memoryview) -> Manifest:
+    def parse_untrusted(
+        cls, data: bytes | bytearray | memoryview, *, image_id: bytes | None = None
+    ) -> Manifest:
         """A manifest on ``data``, without a copy; ``data`` must not change while the manifest is used.
 
         Every limit and the kinds' size rules are checked, vectorised: 4 million rows (1 TiB) take milliseconds.
         Hashes aren't looked at: comparing :attr:`image_id` with the expected one is the caller's.
+
+        Args:
+            data: the whole manifest.
+            image_id: BLAKE3 of ``data`` if the caller has computed it already, so that it isn't computed twice.
 
         Raises:
             ImageFormatError: these bytes aren't a manifest, or one of a newer format.
@@ -298,7 +310,7 @@ class Manifest:
         _check_padding_untrusted(view, layout, head.reserved)
         name = _parse_name_untrusted(head.name)
         metadata = parse_metadata_untrusted(view[HEAD_BYTES : HEAD_BYTES + head.metadata_bytes])
-        manifest = cls(view, head, name, MappingProxyType(metadata))
+        manifest = cls(view, head, name, MappingProxyType(metadata), image_id)
         manifest._check_rows_untrusted()
         return manifest
 
@@ -324,7 +336,7 @@ class Manifest:
     @functools.cached_property
     def image_id(self) -> bytes:
         """BLAKE3 of the whole manifest, 32 bytes; the first use reads it all (0.1 s per TiB of image)."""
-        return blake3(self.data, max_threads=blake3.AUTO).digest()
+        return self._image_id or blake3(self.data, max_threads=blake3.AUTO).digest()
 
     @functools.cached_property
     def offsets(self) -> NDArray[np.int64]:
