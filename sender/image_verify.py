@@ -1,0 +1,207 @@
+"""``verify``: every byte of an image file against its hashes, in parallel, every bad block named."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.block_codec import BlockDecoder, block_hash, zero_hash
+from protocol.constants import HASH_BYTES
+from protocol.errors import ImageDamagedError
+from protocol.image_format import PAGE_BYTES
+from protocol.manifest import BlockKind
+from sender.image_file import ImageFile
+from sender.ordered_pipeline import SPAN_BYTES, job_count, ordered_map
+
+_ROWS_PER_STEP: Final = 1 << 16
+"""Rows of the manifest that are looked at together: 4.5 MB."""
+
+BAD_BLOCKS_KEPT_MAX: Final = 1000
+"""A report names this many; beyond it the file is simply bad, and the list must not grow with it."""
+
+_BAD_BLOCKS_IN_MESSAGE: Final = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BadBlock:
+    """A block that isn't what the manifest says."""
+
+    block: int
+    raw_offset: int
+    """Where the block belongs on the disk."""
+    file_offset: int
+    """Where its stored bytes are in the image file."""
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """The outcome of :func:`verify_image`."""
+
+    block_count: int
+    bad_count: int
+    bad: tuple[BadBlock, ...]
+    """The first :data:`BAD_BLOCKS_KEPT_MAX`."""
+
+    def raise_if_bad(self, image: ImageFile) -> None:
+        """Raise :class:`ImageDamagedError`, naming the first bad blocks, unless all are right."""
+        if not self.bad_count:
+            return
+        named = "; ".join(
+            f"block {bad.block} (disk offset {bad.raw_offset}, file offset {bad.file_offset}): {bad.reason}"
+            for bad in self.bad[:_BAD_BLOCKS_IN_MESSAGE]
+        )
+        more = self.bad_count - min(len(self.bad), _BAD_BLOCKS_IN_MESSAGE)
+        raise ImageDamagedError(
+            f"{image.path}: {self.bad_count} of {self.block_count} blocks are damaged: {named}"
+            + (f"; and {more} more" if more else "")
+            + "; copy or pack the image again"
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Piece:
+    """Stored blocks that follow each other in the payload, or rows of which nothing is stored."""
+
+    blocks: NDArray[np.int64]
+    stored: bool
+
+
+def verify_image(
+    image: ImageFile,
+    *,
+    jobs: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+    on_bad_block: Callable[[BadBlock], None] = lambda _: None,
+) -> VerifyReport:
+    """Check what :meth:`ImageFile.open` left: every stored byte, every raw byte, and the padding between sections.
+
+    Each stored block must have its stored hash and decompress to exactly its raw length with its raw hash; blocks of
+    which nothing is stored must have the hashes of zeros. Memory: two spans a thread, 64 MiB at most, and a
+    decompressed block a thread.
+
+    Args:
+        image: opened, so that header and manifest are right.
+        jobs: threads; the CPUs by default.
+        on_progress: called in this thread with payload bytes checked, payload bytes in all.
+        on_bad_block: called in this thread for each of the first :data:`BAD_BLOCKS_KEPT_MAX` bad blocks, in order.
+
+    Raises:
+        ImageDamagedError: the file was truncated meanwhile, or its padding isn't zero.
+        StorageError: the disk failed.
+        ConfigurationError: ``jobs`` is out of its range.
+    """
+    _check_padding(image)
+    checker = _Checker(image)
+    bad: list[BadBlock] = []
+    bad_count = 0
+    done_bytes = 0
+    results = ordered_map(checker.work, checker.pieces(), jobs=job_count(jobs))
+    with contextlib.closing(results):
+        for checked_bytes, found in results:
+            for bad_block in found:
+                bad_count += 1
+                if bad_count <= BAD_BLOCKS_KEPT_MAX:
+                    bad.append(bad_block)
+                    on_bad_block(bad_block)
+            done_bytes += checked_bytes
+            on_progress(done_bytes, image.header.payload_bytes)
+    return VerifyReport(image.manifest.block_count, bad_count, tuple(bad))
+
+
+def _check_padding(image: ImageFile) -> None:
+    header = image.header
+    start = header.manifest_offset + header.manifest_bytes
+    padding = bytearray(header.payload_offset - start)
+    assert len(padding) < PAGE_BYTES
+    image.read_file(start, memoryview(padding))
+    if any(padding):
+        raise ImageDamagedError(
+            f"{image.path}: the padding behind the manifest, from offset {start}, was altered"
+        )
+
+
+class _Checker:
+    """Checks one piece at a time; :meth:`work` runs in many threads at once."""
+
+    def __init__(self, image: ImageFile) -> None:
+        self._image = image
+        self._manifest = image.manifest
+        self._of_thread = threading.local()
+
+    def pieces(self) -> Iterator[_Piece]:
+        """Every row once."""
+        stored_mask = self._manifest.stored_mask
+        blocks_per_span = SPAN_BYTES // self._manifest.block_bytes
+        for start in range(0, self._manifest.block_count, _ROWS_PER_STEP):
+            stop = min(self._manifest.block_count, start + _ROWS_PER_STEP)
+            self._image.trim()
+            stored = stored_mask[start:stop]
+            empty_blocks = start + np.flatnonzero(~stored)
+            if empty_blocks.size:
+                yield _Piece(empty_blocks, stored=False)
+            stored_blocks = start + np.flatnonzero(stored)
+            for first in range(0, stored_blocks.size, blocks_per_span):
+                yield _Piece(stored_blocks[first : first + blocks_per_span], stored=True)
+
+    def work(self, piece: _Piece, buffer: memoryview) -> tuple[int, list[BadBlock]]:
+        """Payload bytes checked and what was bad."""
+        return (
+            self._check_stored(piece.blocks, buffer) if piece.stored else (0, self._check_empty(piece.blocks))
+        )
+
+    def _check_stored(self, blocks: NDArray[np.int64], buffer: memoryview) -> tuple[int, list[BadBlock]]:
+        manifest = self._manifest
+        first_offset = int(manifest.offsets[blocks[0]])
+        payload = buffer[: int(manifest.offsets[blocks[-1] + 1]) - first_offset]
+        self._image.read_payload(first_offset, payload)
+        found: list[BadBlock] = []
+        for block in blocks.tolist():
+            start = int(manifest.offsets[block]) - first_offset
+            reason = self._fault(block, payload[start : start + int(manifest.stored_bytes[block])])
+            if reason:
+                found.append(self._bad(block, reason))
+        return len(payload), found
+
+    def _fault(self, block: int, stored: memoryview) -> str:
+        """What is wrong with a stored block; empty if nothing is."""
+        manifest = self._manifest
+        if block_hash(stored) != manifest.stored_hash[block].tobytes():
+            return "its stored bytes were altered"
+        kind = BlockKind(int(manifest.kind[block]))
+        try:
+            raw = self._decoder().decode_untrusted(kind, stored, manifest.raw_length(block))
+        except ImageDamagedError as error:
+            return str(error)
+        # A raw block's hash is known already: its raw bytes are its stored bytes.
+        raw_hash = manifest.stored_hash[block].tobytes() if kind == BlockKind.RAW else block_hash(raw)
+        return "" if raw_hash == manifest.raw_hash[block].tobytes() else "its raw bytes don't have their hash"
+
+    def _check_empty(self, blocks: NDArray[np.int64]) -> list[BadBlock]:
+        manifest = self._manifest
+        right = ~manifest.stored_hash[blocks].any(axis=1)
+        expected = np.zeros((blocks.size, HASH_BYTES), np.uint8)
+        zero = manifest.kind[blocks] == BlockKind.ZERO
+        expected[zero] = np.frombuffer(zero_hash(manifest.block_bytes), np.uint8)
+        last = manifest.block_count - 1
+        if blocks[-1] == last and zero[-1]:
+            expected[-1] = np.frombuffer(zero_hash(manifest.raw_length(last)), np.uint8)
+        right &= (manifest.raw_hash[blocks] == expected).all(axis=1)
+        return [self._bad(block, "its hashes aren't those of zeros") for block in blocks[~right].tolist()]
+
+    def _bad(self, block: int, reason: str) -> BadBlock:
+        manifest = self._manifest
+        file_offset = self._image.header.payload_offset + int(manifest.offsets[block])
+        return BadBlock(block, block * manifest.block_bytes, file_offset, reason)
+
+    def _decoder(self) -> BlockDecoder:
+        decoder: BlockDecoder | None = getattr(self._of_thread, "decoder", None)
+        if decoder is None:
+            decoder = self._of_thread.decoder = BlockDecoder()
+        return decoder

@@ -1,0 +1,229 @@
+"""``pack``: a disk into an image, through a bounded pipeline of threads.
+
+Each worker takes a span of the disk through all its steps while it is in the CPU's cache: read, all zero?, zstd,
+BLAKE3. The caller's thread writes the spans in order, so that the image doesn't depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.block_codec import LEVEL_DEFAULT, BlockEncoder, block_hash, encoder_memory_bytes, zero_hash
+from protocol.constants import BLOCK_BYTES_DEFAULT, HASH_BYTES, IMAGE_NAME_BYTES_MAX, MIB
+from protocol.errors import ConfigurationError
+from protocol.manifest import BlockKind, block_count_of, build_manifest_start
+from sender.image_writer import ImageWriter
+from sender.ordered_pipeline import SPAN_BYTES, job_count, ordered_map
+from sender.source import Source
+
+ENCODER_BYTES_MAX: Final = 160 * MIB
+"""All encoders together: 2 of the largest (level 22, 4 MiB blocks), or one for each span buffer at usual levels."""
+
+_HOLE_BLOCKS_MAX: Final = 1 << 16
+"""Blocks of a hole whose rows are written at once: 4.5 MB of rows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PackOptions:
+    """What the operator may choose; None for a default that depends on the source or the machine."""
+
+    name: str | None = None
+    block_bytes: int = BLOCK_BYTES_DEFAULT
+    level: int = LEVEL_DEFAULT
+    jobs: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PackResult:
+    """Where the image is and what it is known by; all else is in its manifest."""
+
+    path: Path
+    image_id: bytes
+    duration_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Span:
+    """Consecutive blocks, either all within a hole or to be read."""
+
+    first_block: int
+    block_count: int
+    in_hole: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _PackedSpan:
+    """A span's rows, and its stored bytes, some of which are in the span's buffer."""
+
+    span: _Span
+    kind: NDArray[np.uint8]
+    stored_bytes: NDArray[np.uint32]
+    stored_hash: bytes
+    raw_hash: bytes
+    payload: list[bytes | memoryview]
+
+
+def default_name(source_path: Path) -> str:
+    """The source's own name, made printable and cut to the limit.
+
+    From the source rather than from the output: the same disk gives the same image wherever it is written.
+    """
+    printable = "".join(letter if letter.isprintable() else "_" for letter in source_path.name)
+    return printable.encode()[:IMAGE_NAME_BYTES_MAX].decode(errors="ignore") or "disk"
+
+
+def pack_image(
+    source_path: Path,
+    output_path: Path,
+    options: PackOptions,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> PackResult:
+    """Pack a disk, or a file with a disk's content, into an image file.
+
+    The same source content, name, level and block size give the same file, whatever the number of jobs, the source's
+    holes or the time. Memory is bounded whatever the source's size and the jobs: 64 MiB of span buffers, as much of
+    compressed blocks, 160 MiB of encoders; with the interpreter below 400 MB.
+
+    Args:
+        source_path: a file or a block device that nothing writes to meanwhile.
+        output_path: the image; it appears when it is whole and durable, an error or interrupt leaves what was there.
+        options: see :class:`PackOptions`.
+        on_progress: called in this thread with raw bytes done, raw bytes in all.
+
+    Raises:
+        ConfigurationError: an option is out of its range, or the output can't be made there.
+        SourceError: the source can't be used or read, or changed meanwhile.
+        StorageError: the output's disk is full or failed.
+    """
+    started_s = time.monotonic()
+    name = default_name(source_path) if options.name is None else options.name
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(Source(source_path))
+        start, layout = build_manifest_start(
+            name, source.raw_bytes, options.block_bytes, {"logical_sector_bytes": source.logical_sector_bytes}
+        )
+        jobs = min(
+            job_count(options.jobs),
+            max(1, ENCODER_BYTES_MAX // encoder_memory_bytes(options.level, options.block_bytes)),
+        )
+        if source.is_same_file(output_path):
+            raise ConfigurationError(f"{output_path} is the source itself: choose another output")
+        writer = stack.enter_context(ImageWriter(output_path, start, layout))
+        packer = _Packer(source, options)
+        # Entered last, so left first: no worker reads the source after it is closed.
+        packed_spans = stack.enter_context(
+            contextlib.closing(ordered_map(packer.work, packer.spans(), jobs=jobs))
+        )
+        for packed in packed_spans:
+            writer.append_payload(packed.payload)
+            writer.write_rows(
+                packed.span.first_block, packed.kind, packed.stored_bytes, packed.stored_hash, packed.raw_hash
+            )
+            raw_start, raw_stop = packer.raw_range(packed.span)
+            if not packed.span.in_hole:
+                source.forget(raw_start, raw_stop - raw_start)
+            on_progress(raw_stop, source.raw_bytes)
+        source.check_unchanged()
+        image_id = writer.commit()
+    return PackResult(writer.path, image_id, time.monotonic() - started_s)
+
+
+class _Packer:
+    """Cuts the source into spans and packs them; :meth:`work` runs in many threads at once."""
+
+    def __init__(self, source: Source, options: PackOptions) -> None:
+        self._source = source
+        self._options = options
+        self._block_bytes = options.block_bytes
+        self._block_count = block_count_of(source.raw_bytes, options.block_bytes)
+        self._of_thread = threading.local()
+
+    def raw_range(self, span: _Span) -> tuple[int, int]:
+        """The half-open range of the disk that ``span`` covers."""
+        start = span.first_block * self._block_bytes
+        return start, min(self._source.raw_bytes, start + span.block_count * self._block_bytes)
+
+    def spans(self) -> Iterator[_Span]:
+        """All blocks in order; a block that has any data is read whole."""
+        next_block = 0
+        for start, stop in self._source.data_ranges():
+            first_block = max(next_block, start // self._block_bytes)
+            yield from self._cut(next_block, first_block, _HOLE_BLOCKS_MAX, in_hole=True)
+            next_block = max(next_block, block_count_of(stop, self._block_bytes))
+            for span in self._cut(first_block, next_block, SPAN_BYTES // self._block_bytes, in_hole=False):
+                raw_start, raw_stop = self.raw_range(span)
+                self._source.expect(raw_start, raw_stop - raw_start)
+                yield span
+        yield from self._cut(next_block, self._block_count, _HOLE_BLOCKS_MAX, in_hole=True)
+
+    @staticmethod
+    def _cut(first_block: int, stop_block: int, step: int, *, in_hole: bool) -> Iterator[_Span]:
+        for block in range(first_block, stop_block, step):
+            yield _Span(block, min(step, stop_block - block), in_hole)
+
+    def work(self, span: _Span, buffer: memoryview) -> _PackedSpan:
+        """Pack one span; what is stored raw stays in ``buffer``."""
+        return self._pack_hole(span) if span.in_hole else self._pack_data(span, buffer)
+
+    def _pack_hole(self, span: _Span) -> _PackedSpan:
+        n = span.block_count
+        start, stop = self.raw_range(span)
+        last_length = stop - start - (n - 1) * self._block_bytes
+        return _PackedSpan(
+            span,
+            np.full(n, BlockKind.ZERO, np.uint8),
+            np.zeros(n, np.uint32),
+            bytes(HASH_BYTES * n),
+            zero_hash(self._block_bytes) * (n - 1) + zero_hash(last_length),
+            [],
+        )
+
+    def _pack_data(self, span: _Span, buffer: memoryview) -> _PackedSpan:
+        kinds: list[BlockKind] = []
+        payload: list[bytes | memoryview] = []
+        stored_bytes: list[int] = []
+        stored_hashes: list[bytes] = []
+        raw_hashes: list[bytes] = []
+        start, stop = self.raw_range(span)
+        for offset in range(start, stop, self._block_bytes):
+            length = min(self._block_bytes, stop - offset)
+            raw = buffer[offset - start : offset - start + length]
+            self._source.read_into(offset, raw)
+            kind, stored, stored_hash, raw_hash = self._pack_block(raw)
+            kinds.append(kind)
+            stored_bytes.append(len(stored))
+            stored_hashes.append(stored_hash)
+            raw_hashes.append(raw_hash)
+            if stored:
+                payload.append(stored)
+        return _PackedSpan(
+            span,
+            np.array(kinds, np.uint8),
+            np.array(stored_bytes, np.uint32),
+            b"".join(stored_hashes),
+            b"".join(raw_hashes),
+            payload,
+        )
+
+    def _pack_block(self, raw: memoryview) -> tuple[BlockKind, bytes | memoryview, bytes, bytes]:
+        """Kind, stored bytes, their hash and the raw hash of one block."""
+        if not np.frombuffer(raw, np.uint8).any():
+            return BlockKind.ZERO, b"", bytes(HASH_BYTES), zero_hash(len(raw))
+        kind, stored = self._encoder().encode(raw)
+        raw_hash = block_hash(raw)
+        return kind, stored, raw_hash if kind == BlockKind.RAW else block_hash(stored), raw_hash
+
+    def _encoder(self) -> BlockEncoder:
+        encoder: BlockEncoder | None = getattr(self._of_thread, "encoder", None)
+        if encoder is None:
+            encoder = self._of_thread.encoder = BlockEncoder(self._options.level, self._block_bytes)
+        return encoder

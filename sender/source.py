@@ -1,0 +1,180 @@
+"""The source of ``pack``: a raw disk image or a block device, read by position, holes skipped."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from protocol.constants import GIB
+from protocol.errors import SourceError
+
+_BLKSSZGET: Final = 0x1268  # linux/fs.h: logical sector size, int
+_FILE_SECTOR_BYTES: Final = 512
+
+_FORGET_BYTES_MIN: Final = 4 * GIB
+"""Sources of this size leave the page cache as they are read: nobody reads them twice in a row, and they would push
+out what other programs use."""
+
+
+class Source:
+    """An open source; safe for reading from many threads.
+
+    Attributes:
+        path: as the operator named it.
+        raw_bytes: its size.
+        logical_sector_bytes: of the device; 512 for a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path`` read-only.
+
+        Raises:
+            SourceError: it is missing, unreadable, empty, or neither a file nor a block device.
+        """
+        self.path = path
+        try:
+            # Non-blocking, so that a named pipe is refused below and doesn't hang here.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise SourceError(f"{path}: can't open the source: {error.strerror}") from error
+        try:
+            self._status = os.fstat(self._fd)
+            self._check_type()
+            self.raw_bytes = self._size_bytes()
+            if self.raw_bytes == 0:
+                raise SourceError(f"{path}: the source is empty; name a disk or a file with a disk's content")
+            self.logical_sector_bytes = self._sector_bytes()
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        except OSError as error:
+            self.close()
+            raise SourceError(f"{path}: can't use the source: {error.strerror}") from error
+        except SourceError:
+            self.close()
+            raise
+
+    def _check_type(self) -> None:
+        mode = self._status.st_mode
+        if stat.S_ISDIR(mode):
+            raise SourceError(f"{self.path}: the source is a directory; name a disk or a disk image file")
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            raise SourceError(f"{self.path}: the source is neither a file nor a block device")
+
+    @property
+    def is_device(self) -> bool:
+        """Whether the source is a block device."""
+        return stat.S_ISBLK(self._status.st_mode)
+
+    def _size_bytes(self) -> int:
+        return os.lseek(self._fd, 0, os.SEEK_END) if self.is_device else os.fstat(self._fd).st_size
+
+    def _sector_bytes(self) -> int:
+        if not self.is_device:
+            return _FILE_SECTOR_BYTES
+        answer = fcntl.ioctl(self._fd, _BLKSSZGET, bytes(4))
+        return int(struct.unpack("i", answer)[0])
+
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        """Half-open byte ranges that may hold something else than zeros, ascending; the rest are holes.
+
+        A block device, or a file system that doesn't know its holes, is one range.
+
+        Raises:
+            SourceError: the file system failed to answer.
+        """
+        if self.is_device:
+            yield 0, self.raw_bytes
+            return
+        position = 0
+        while position < self.raw_bytes:
+            try:
+                start = os.lseek(self._fd, position, os.SEEK_DATA)
+                stop = os.lseek(self._fd, start, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # no data from here to the end
+                    return
+                if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                    start, stop = position, self.raw_bytes
+                else:
+                    raise self._read_error(position, error) from error
+            yield start, min(stop, self.raw_bytes)
+            position = stop
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """Fill ``into`` with the bytes from ``offset``.
+
+        Raises:
+            SourceError: the source is shorter now, or can't be read there; the message names the offset.
+        """
+        done = 0
+        while done < len(into):
+            try:
+                count = os.preadv(self._fd, [into[done:]], offset + done)
+            except OSError as error:
+                raise self._read_error(offset + done, error) from error
+            if count == 0:
+                raise SourceError(
+                    f"{self.path}: the source became shorter while it was packed: it had {self.raw_bytes} bytes and "
+                    f"now ends before offset {offset + done}; stop what changes it and pack again"
+                )
+            done += count
+
+    def expect(self, offset: int, count: int) -> None:
+        """Let the kernel read ahead: spans are read by several threads, which hides their order from it."""
+        os.posix_fadvise(self._fd, offset, count, os.POSIX_FADV_WILLNEED)
+
+    def forget(self, offset: int, count: int) -> None:
+        """Give back the page cache of what was read, if the source is big."""
+        if self.raw_bytes >= _FORGET_BYTES_MIN:
+            os.posix_fadvise(self._fd, offset, count, os.POSIX_FADV_DONTNEED)
+
+    def check_unchanged(self) -> None:
+        """Compare size and, for a file, modification time with those at the start.
+
+        A device's content can change without a trace: that nothing writes to it is the operator's to see to.
+
+        Raises:
+            SourceError: the source was changed while it was packed.
+        """
+        now = os.fstat(self._fd)
+        size_bytes = self._size_bytes()
+        if size_bytes != self.raw_bytes:
+            raise SourceError(
+                f"{self.path}: the source changed its size from {self.raw_bytes} to {size_bytes} bytes while it was "
+                "packed; stop what changes it and pack again"
+            )
+        if not self.is_device and now.st_mtime_ns != self._status.st_mtime_ns:
+            raise SourceError(
+                f"{self.path}: the source was written to while it was packed; stop what changes it and pack again"
+            )
+
+    def is_same_file(self, path: Path) -> bool:
+        """Whether ``path``, which need not exist, is the source itself."""
+        try:
+            return os.path.samestat(path.stat(), self._status)
+        except OSError:
+            return False
+
+    def _read_error(self, offset: int, error: OSError) -> SourceError:
+        return SourceError(
+            f"{self.path}: can't read the source at offset {offset}: {error.strerror}; check the disk "
+            "(dmesg, smartctl) before you image from it"
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
