@@ -10,6 +10,7 @@ import struct
 from typing import Final
 
 # linux/fs.h and linux/falloc.h
+_BLKROGET: Final = 0x125E
 _BLKSSZGET: Final = 0x1268
 _BLKZEROOUT: Final = 0x127F
 _FALLOC_FL_KEEP_SIZE: Final = 1
@@ -60,6 +61,11 @@ def logical_sector_bytes(fd: int) -> int:
     """Smallest unit that a block device can address."""
     value: int = struct.unpack("i", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))[0]
     return value
+
+
+def is_read_only(fd: int) -> bool:
+    """Whether a block device refuses writes; a loop device, for one, is opened for writing all the same."""
+    return bool(struct.unpack("i", fcntl.ioctl(fd, _BLKROGET, bytes(4)))[0])
 
 
 def next_data(fd: int, offset_bytes: int) -> int | None:

@@ -99,6 +99,7 @@ class DiskWriter:
         Raises:
             StorageError: final, the target is poisoned.
         """
+        self._target.check()
         zeros = blocks[self._manifest.kind[blocks] == BlockKind.ZERO]
         block_bytes = self._manifest.block_bytes
         for first, stop in block_runs(zeros, ZERO_BYTES_MAX // block_bytes):

@@ -187,6 +187,8 @@ def open_target(path: Path, *, raw_bytes: int, image_path: Path | None = None) -
                 raise TargetError(
                     f"{path} was replaced while it was being opened: try again when nobody else uses it"
                 )
+            if read_back.is_device and disk_calls.is_read_only(fd):
+                raise TargetError(f"{path} is read-only: see blockdev --getro and its write protection")
             if read_back.is_device and read_back.size_bytes < raw_bytes:
                 raise too_small(
                     path, read_back.size_bytes, raw_bytes, "nothing was written; choose a larger one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -50,8 +51,12 @@ class Verifier:
             to_read = blocks[kind != BlockKind.UNUSED]
         else:
             zeros = blocks[kind == BlockKind.ZERO]
-            not_holes = [np.arange(first, stop) for first, stop in self._zeros_with_data(zeros)]
-            to_read = np.sort(np.concatenate([blocks[kind <= BlockKind.RAW], *not_holes]))
+            stops = np.minimum((zeros + 1) * self._manifest.block_bytes, self._manifest.raw_bytes)
+            inside = (
+                stops <= os.fstat(self._read_back.fd).st_size
+            )  # what lies beyond the end is no hole: it is missing
+            not_holes = [np.arange(first, stop) for first, stop in self._zeros_with_data(zeros[inside])]
+            to_read = np.sort(np.concatenate([blocks[kind <= BlockKind.RAW], zeros[~inside], *not_holes]))
         try:
             buffer = self._free_buffers.pop()
         except IndexError:
