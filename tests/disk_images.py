@@ -43,7 +43,7 @@ class MadeImage:
 def make_image(
     kinds: str,
     *,
-    tail_bytes: int = BLOCK_BYTES,
+    tail_bytes: int | None = None,
     seed: int = 1,
     block_bytes: int = BLOCK_BYTES,
     frames: dict[int, bytes] | None = None,
@@ -53,7 +53,7 @@ def make_image(
 
     Args:
         kinds: the letters.
-        tail_bytes: raw size of the last block.
+        tail_bytes: raw size of the last block; full when not given.
         seed: of the content.
         block_bytes: raw size of the others.
         frames: stored bytes to put instead of the right ones, with their right hash.
@@ -63,7 +63,7 @@ def make_image(
     encoder = BlockEncoder(3, block_bytes)
     raw_blocks, kind, stored, raw_hash = [], [], [], []
     for block, letter in enumerate(kinds):
-        length = tail_bytes if block == len(kinds) - 1 else block_bytes
+        length = tail_bytes if tail_bytes and block == len(kinds) - 1 else block_bytes
         if letter == "d":
             raw = rng.integers(1, 9, length, np.uint8).tobytes()
             stored.append(bytes(encoder.encode(memoryview(raw))[1]))
