@@ -6,13 +6,20 @@ a contract with scripts: they are never reused, and ``docs/exit-codes.md`` is ge
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
 class DiskcastError(Exception):
-    """An internal error: please report it."""
+    """An internal error: please report it.
+
+    Attributes:
+        details: what the last JSON line says beside the error, for example how far each receiver came.
+    """
 
     exit_code: ClassVar[int] = 1
+    details: Mapping[str, object] = MappingProxyType({})
 
 
 # -- configuration: what the operator asked for can't be done as asked ---------------------------------------
@@ -214,10 +221,12 @@ EXIT_INTERRUPTED = 130
 def error_result(error: BaseException) -> dict[str, object]:
     """The last JSON line of a program that failed, the same from every command."""
     exit_code = error.exit_code if isinstance(error, DiskcastError) else DiskcastError.exit_code
+    details = error.details if isinstance(error, DiskcastError) else {}
     return {
         "event": "result",
         "ok": False,
         "error": str(error),
         "error_class": type(error).__name__,
         "exit_code": exit_code,
+        **details,
     }

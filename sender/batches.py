@@ -1,0 +1,66 @@
+"""Batches of frames on their way from the encoder thread to the transmitter thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.send_plan import SendPlan
+
+QUEUE_BATCHES = 2
+"""One to send and one in reserve while the next is encoded. More would only delay answers to NACKs; the frame
+encoder's ring of four buffers is these two, the one being sent and the one being encoded."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """One encoded plan: ``frames`` is ``uint8[plan.symbol_count, frame_bytes]``."""
+
+    plan: SendPlan
+    frames: NDArray[np.uint8]
+
+
+class BatchQueue:
+    """A bounded queue between two threads that either end can close; a full queue makes the encoder wait."""
+
+    def __init__(self, batches_max: int = QUEUE_BATCHES) -> None:
+        self._batches: deque[Batch] = deque()
+        self._batches_max = batches_max
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def put(self, batch: Batch) -> bool:
+        """Wait for room and append; False if the queue is closed and the batch was dropped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._batches) < self._batches_max)
+            if self._closed:
+                return False
+            self._batches.append(batch)
+            self._changed.notify_all()
+            return True
+
+    def get(self) -> Batch | None:
+        """Wait for the oldest batch and take it; None once the queue is closed, whatever is left in it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or bool(self._batches))
+            if self._closed:
+                return None
+            batch = self._batches.popleft()
+            self._changed.notify_all()
+            return batch
+
+    def close(self) -> None:
+        """Let both ends go."""
+        with self._changed:
+            self._closed = True
+            self._batches.clear()
+            self._changed.notify_all()

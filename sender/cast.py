@@ -1,0 +1,362 @@
+"""One cast from its options to its account: what is made, who runs, how it ends.
+
+::
+
+    event loop:   control API ─┐                        ┌─ timers: ANNOUNCE, FLUSH, EOT, timeouts, progress
+                  feedback ────┴──► session (one lock) ─┤
+                                                        └─► encoder thread ──► 2 batches ──► transmitter thread
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import random
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from blake3 import blake3
+
+from protocol.constants import (
+    CONTROL_PORT_DEFAULT,
+    DATA_HEADER_BYTES,
+    DATA_PORT_DEFAULT,
+    GROUP_IPV4_DEFAULT,
+    MULTICAST_TTL_DEFAULT,
+    SOURCE_SYMBOLS_MAX,
+)
+from protocol.errors import ConfigurationError, DiskcastError
+from protocol.events import CastingStarted, SenderEvent
+from protocol.sender_session import CastPolicy, SenderSession
+from protocol.session_records import CastId, CastParameters
+from protocol.units import format_bytes
+from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
+from sender.batches import BatchQueue
+from sender.block_loader import BlockLoader
+from sender.cast_view import CastSummary, CastView
+from sender.control_api import ControlApi, ControlServer
+from sender.datagram_output import typed_send_error
+from sender.encoding import Encoder
+from sender.feedback import FeedbackPort
+from sender.image_file import ImageFile
+from sender.metrics import CastCollector, metrics_server
+from sender.network import (
+    Interface,
+    IpAddress,
+    choose_symbol_bytes,
+    find_interface,
+    parse_endpoint,
+    parse_group,
+)
+from sender.progress import CastIntroduction, ProgressClock, Reporter
+from sender.rivals import RivalWatch
+from sender.shared_session import SharedSession
+from sender.sockets import bind_control_sockets, open_announce_listener, open_data_socket
+from sender.transmitter import Transmitter
+
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread that computes may keep the transmitter, which wakes up to send, from Python's interpreter lock."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastOptions:
+    """What the operator asked for."""
+
+    image: Path
+    interface: str
+    policy: CastPolicy
+    group: str = GROUP_IPV4_DEFAULT
+    port: int = DATA_PORT_DEFAULT
+    control: str = f":{CONTROL_PORT_DEFAULT}"
+    ttl: int = MULTICAST_TTL_DEFAULT
+    symbol_bytes: int | None = None
+    cast_id: CastId | None = None
+    metrics_address: str = "0.0.0.0"  # noqa: S104  asked for by naming a port, and Prometheus runs elsewhere
+    metrics_port: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastResult:
+    """How a cast ended; an error of the sender itself is raised instead."""
+
+    summary: CastSummary
+    cancelled: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Sockets:
+    data: socket.socket
+    control: socket.socket
+    feedback: socket.socket
+    announcements: socket.socket
+
+
+def derive_cast_id(image_id: bytes, group: IpAddress, port: int, sender_address: IpAddress) -> CastId:
+    """The same for the same command run again, so that a room waits through a restart of its sender."""
+    identity = image_id + f"{group}|{port}|{sender_address}".encode()
+    return CastId(int.from_bytes(blake3(identity).digest(length=4)))
+
+
+def run_cast(options: CastOptions, reporter: Reporter) -> CastResult:
+    """Run a cast to its end, from the main thread, which gets SIGINT and SIGTERM.
+
+    Raises:
+        ConfigurationError: the options can't work; nothing was sent.
+        ImageError: the image can't be used, or was damaged meanwhile.
+        StorageError: the image can't be read any more.
+    """
+    interface = find_interface(options.interface)
+    group = parse_group(options.group)
+    address = interface.address_for(group)
+    symbol_bytes = choose_symbol_bytes(interface, group.version, options.symbol_bytes)
+    with contextlib.ExitStack() as stack:
+        # Ports first: a second sender by mistake must fail before it says a word to the group.
+        sockets = _open_sockets(options, interface, group, address, stack)
+        image = stack.enter_context(ImageFile.open(options.image))
+        _check_block_bytes(image.manifest.block_bytes, symbol_bytes)
+        parameters = _parameters(options, image, group, address, symbol_bytes, sockets)
+        interval_s = sys.getswitchinterval()
+        stack.callback(sys.setswitchinterval, interval_s)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        return asyncio.run(_Cast(options, image, parameters, sockets, reporter).run())
+
+
+def _open_sockets(
+    options: CastOptions,
+    interface: Interface,
+    group: IpAddress,
+    address: IpAddress,
+    stack: contextlib.ExitStack,
+) -> _Sockets:
+    host, port = parse_endpoint(options.control, CONTROL_PORT_DEFAULT)
+    control, feedback = bind_control_sockets(host, port, interface, address)
+    stack.enter_context(control)
+    stack.enter_context(feedback)
+    data = stack.enter_context(open_data_socket(interface, address, group, options.port, ttl=options.ttl))
+    announcements = stack.enter_context(open_announce_listener(interface, group, options.port))
+    return _Sockets(data, control, feedback, announcements)
+
+
+def _check_block_bytes(block_bytes: int, symbol_bytes: int) -> None:
+    if block_bytes > SOURCE_SYMBOLS_MAX * symbol_bytes:
+        largest = 1 << (SOURCE_SYMBOLS_MAX * symbol_bytes).bit_length() - 1
+        raise ConfigurationError(
+            f"blocks of {format_bytes(block_bytes)} don't fit {SOURCE_SYMBOLS_MAX} symbols of {symbol_bytes} bytes: "
+            f"pack the image with --block-size {format_bytes(largest).replace(' ', '')} or smaller, or cast with a "
+            f"--symbol-size of at least {-(-block_bytes // SOURCE_SYMBOLS_MAX)} on an interface with a larger MTU"
+        )
+
+
+def _parameters(
+    options: CastOptions,
+    image: ImageFile,
+    group: IpAddress,
+    address: IpAddress,
+    symbol_bytes: int,
+    sockets: _Sockets,
+) -> CastParameters:
+    manifest = image.manifest
+    host, _port = parse_endpoint(options.control, CONTROL_PORT_DEFAULT)
+    if host is None or host.is_unspecified:
+        host = address
+    url_host = f"[{host}]" if host.version == 6 else str(host)
+    cast_id = options.cast_id
+    if cast_id is None:
+        cast_id = derive_cast_id(manifest.image_id, group, options.port, address)
+    return CastParameters(
+        cast_id=cast_id,
+        incarnation=secrets.randbits(32),
+        session_token=1 + secrets.randbelow(2**64 - 1),  # 0 stands for "not joined" on the wire
+        image_id=manifest.image_id,
+        image_name=manifest.name,
+        raw_bytes=manifest.raw_bytes,
+        block_bytes=manifest.block_bytes,
+        manifest_bytes=len(manifest.data),
+        symbol_bytes=symbol_bytes,
+        group=str(group),
+        port=options.port,
+        sender_address=str(address),
+        feedback_port=sockets.feedback.getsockname()[1],
+        control_url=f"http://{url_host}:{sockets.control.getsockname()[1]}",
+    )
+
+
+class _Cast:
+    """A cast that runs; everything it starts ends with :meth:`run`."""
+
+    def __init__(
+        self,
+        options: CastOptions,
+        image: ImageFile,
+        parameters: CastParameters,
+        sockets: _Sockets,
+        reporter: Reporter,
+    ) -> None:
+        self._options = options
+        self._image = image
+        self._parameters = parameters
+        self._sockets = sockets
+        self._reporter = reporter
+        self._queue = BatchQueue()
+        self._cancelled = False
+        self._aborted = False
+        self._failure: DiskcastError | None = None
+
+    async def run(self) -> CastResult:
+        """Gather, cast, account."""
+        parameters = self._parameters
+        loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        session = SenderSession(
+            parameters,
+            self._image.manifest,
+            policy=self._options.policy,
+            rng=random.Random(secrets.randbits(64)),
+            secrets=secrets.token_bytes,
+            now=time.monotonic(),
+        )
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._wake.set)
+
+        self._shared = SharedSession(session, wake)
+        transmitter = Transmitter(self._sockets.data, parameters, self._shared, self._queue)
+        feedback = FeedbackPort(self._sockets.feedback, self._shared)
+        blocks = BlockLoader(self._image, parameters)
+        encoder = Encoder(parameters, self._shared, blocks, self._queue)
+        api = ControlApi(self._shared, parameters, self._image.manifest)
+        server = ControlServer(api.application(), self._sockets.control)
+        rivals = RivalWatch(
+            self._sockets.announcements, parameters, on_conflict=self._fail, on_foreign=self._reporter.note
+        )
+        with contextlib.ExitStack() as stack:
+            metrics_port = None
+            if self._options.metrics_port is not None:
+                collector = CastCollector(self._shared, transmitter.statistics, feedback)
+                metrics_port = stack.enter_context(
+                    metrics_server(collector, self._options.metrics_address, self._options.metrics_port)
+                )
+            threads = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="cast"))
+            stack.callback(self._close)
+            stack.enter_context(self._signals(loop))
+            self._reporter.started(
+                CastIntroduction(
+                    parameters=parameters,
+                    interface=self._options.interface,
+                    wait_for=self._options.policy.wait_for,
+                    send_mode=transmitter.mode.value,
+                    metrics_port=metrics_port,
+                )
+            )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._run_thread(threads, encoder.run))
+                group.create_task(self._run_thread(threads, transmitter.run))
+                serving = group.create_task(server.run_until_stopped())
+                receiving = group.create_task(feedback.run())
+                self._listening = group.create_task(rivals.run())
+                await self._run_timers()
+                self._close()
+                self._listening.cancel()
+                receiving.cancel()
+                server.stop()
+                if self._aborted:
+                    serving.cancel()
+        return self._account()
+
+    def _account(self) -> CastResult:
+        with self._shared.look() as (session, now):
+            summary = CastSummary.of(session, now)
+        self._reporter.finished(summary)
+        if self._failure is not None:
+            self._failure.details = dataclasses.asdict(summary)
+            raise self._failure
+        return CastResult(summary, self._cancelled)
+
+    async def _run_timers(self) -> None:
+        """Speak to the group when it is time, and tell the operator how it goes, until the last EOT is sent."""
+        clock = ProgressClock(self._reporter.interval_s)
+        finished = False
+        while not finished:
+            self._wake.clear()
+            with self._shared.change() as (session, now):
+                if self._aborted:
+                    session.end(END_CANCELLED, "cancelled by the operator", now)
+                    while not session.finished:  # the rest of the EOTs, without the pauses between them
+                        self._multicast(session.control_datagrams(session.next_timer(now)))
+                self._multicast(session.control_datagrams(now))
+                events = [(event, self._receiver_name(session, event)) for event in session.next_events()]
+                finished = session.finished
+                view = CastView.of(session, now) if clock.due() else None
+            for event, receiver in events:
+                self._reporter.happened(event, receiver)
+                if isinstance(event, CastingStarted):
+                    self._listening.cancel()  # a member of the group hears all of our own data as well
+            if view is not None:
+                self._reporter.progress(view)
+            if not finished:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._shared.arm_timer())
+
+    @staticmethod
+    def _receiver_name(session: SenderSession, event: SenderEvent) -> str | None:
+        receiver_id = getattr(event, "receiver_id", None)
+        return None if receiver_id is None else session.receivers[receiver_id].name
+
+    def _multicast(self, datagrams: list[bytes]) -> None:
+        """Send control datagrams at once or not at all: each kind is repeated anyway."""
+        for datagram in datagrams:
+            try:
+                self._sockets.data.send(datagram, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                destination = f"{self._parameters.group} port {self._parameters.port}"
+                frame_bytes = DATA_HEADER_BYTES + self._parameters.symbol_bytes
+                self._fail(typed_send_error(error, destination, frame_bytes))
+
+    async def _run_thread(self, threads: ThreadPoolExecutor, function: Callable[[], None]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(threads, function)
+        except DiskcastError as error:
+            self._fail(error)
+        finally:
+            self._close()  # the two threads need each other
+
+    def _fail(self, error: DiskcastError) -> None:
+        """An error of the sender ends the cast; the room is told, and the first error is raised at the end."""
+        if self._failure is None:
+            self._failure = error
+            with self._shared.change() as (session, now):
+                session.end(END_FAILED, str(error), now)
+
+    def _close(self) -> None:
+        """Let both threads go."""
+        self._shared.close()
+        self._queue.close()
+
+    @contextlib.contextmanager
+    def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        """The first signal cancels the cast and lets the room know; the second doesn't wait for that."""
+        with self._shared.change() as (session, now):
+            if self._cancelled or session.state == STATE_ENDED:
+                self._aborted = True
+            else:
+                self._cancelled = True
+                session.end(END_CANCELLED, "cancelled by the operator", now)
+        self._wake.set()

@@ -1,0 +1,171 @@
+"""Handing many datagrams to the kernel in one call, in the fastest way that this machine has.
+
+Three ways with the same result on the wire: one ``sendmsg`` whose buffer the kernel or the card cuts into datagrams
+(UDP_SEGMENT, since Linux 4.18), ``sendmmsg``, and one call a datagram.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import ConfigurationError, DiskcastError, InterfaceError
+
+_SOL_UDP: Final = 17
+_UDP_SEGMENT: Final = 103
+"""linux/udp.h: datagram size of a buffer that holds many."""
+
+_UDP_PAYLOAD_BYTES_MAX: Final = 65507
+"""65535 - 20 IPv4 - 8 UDP: a super-datagram is one IP packet until it is cut (for IPv6 it could be 20 longer)."""
+_SEGMENTS_MAX: Final = 64
+"""UDP_MAX_SEGMENTS of kernels before 6.9."""
+_SENDMMSG_MAX: Final = 64
+"""Longer calls would only make the pacing coarser."""
+
+_SEGMENTATION_REFUSED: Final = frozenset({errno.EIO, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
+"""What UDP_SEGMENT fails with on interfaces without checksum offload and in kernels that don't know it."""
+
+_IOVEC = np.dtype([("base", np.uintp), ("length", np.uintp)])
+_MSGHDR = np.dtype(
+    {
+        "names": ["iov", "iovlen"],
+        "formats": [np.uintp, np.uintp],
+        "offsets": [16, 24],
+        "itemsize": 64,
+    }
+)
+"""``struct mmsghdr`` of 64-bit Linux: msghdr of 56 bytes, msg_len and padding; only these two fields aren't zero."""
+
+
+class SendMode(enum.StrEnum):
+    """How datagrams are handed to the kernel, the fastest first."""
+
+    SEGMENTATION = "segmentation"
+    SENDMMSG = "sendmmsg"
+    SENDTO = "sendto"
+
+
+def _libc_sendmmsg() -> Callable[[int, int, int, int], int] | None:
+    if struct.calcsize("P") != 8:  # the layouts above are those of 64-bit systems
+        return None
+    function = getattr(ctypes.CDLL(None, use_errno=True), "sendmmsg", None)
+    if function is None:
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+    function.restype = ctypes.c_int
+    return cast("Callable[[int, int, int, int], int]", function)
+
+
+def typed_send_error(error: OSError, destination: str, frame_bytes: int) -> DiskcastError:
+    """What a failed send means to the operator.
+
+    Args:
+        error: of sendmsg(2) or its like.
+        destination: group and port, for the message.
+        frame_bytes: size of the datagrams.
+    """
+    if error.errno == errno.EMSGSIZE:
+        return ConfigurationError(
+            f"datagrams of {frame_bytes} bytes are too large for the way to {destination}: choose a smaller "
+            "--symbol-size, or raise the interface's MTU"
+        )
+    advice = "check the interface's state (ip address show)"
+    if error.errno == errno.EPERM:
+        advice = "let this machine's firewall pass outgoing UDP to the group (nft list ruleset)"
+    return InterfaceError(f"can't send to {destination}: {error.strerror}; {advice}")
+
+
+class DatagramOutput:
+    """Sends rows of frames through a connected socket.
+
+    Attributes:
+        mode: the way in use; it changes for the slower once, when the interface refuses the faster.
+        frames_per_call: most rows that :meth:`send` takes.
+    """
+
+    def __init__(self, sock: socket.socket, frame_bytes: int, mode: SendMode | None = None) -> None:
+        """Find out what works here.
+
+        Args:
+            sock: connected, blocking, with a send timeout.
+            frame_bytes: size of every datagram.
+            mode: use this way and no faster one.
+        """
+        self._socket = sock
+        self._frame_bytes = frame_bytes
+        self._sendmmsg = _libc_sendmmsg()
+        self._ancillary = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", frame_bytes))]
+        self._iovecs = np.zeros(_SENDMMSG_MAX, _IOVEC)
+        self._iovecs["length"] = frame_bytes
+        self._headers = np.zeros(_SENDMMSG_MAX, _MSGHDR)
+        self._headers["iov"] = self._iovecs.ctypes.data + np.arange(_SENDMMSG_MAX) * _IOVEC.itemsize
+        self._headers["iovlen"] = 1
+        self._row_offsets = np.arange(_SENDMMSG_MAX, dtype=np.uintp) * np.uintp(frame_bytes)
+        self.mode = mode or SendMode.SEGMENTATION
+        if self.mode is SendMode.SEGMENTATION and not self._segmentation_known():
+            self.mode = SendMode.SENDMMSG
+        if self.mode is SendMode.SENDMMSG and self._sendmmsg is None:
+            self.mode = SendMode.SENDTO
+
+    @property
+    def frames_per_call(self) -> int:
+        """At least 1, however large the frames."""
+        if self.mode is SendMode.SEGMENTATION:
+            return max(1, min(_SEGMENTS_MAX, _UDP_PAYLOAD_BYTES_MAX // self._frame_bytes))
+        return _SENDMMSG_MAX
+
+    def send(self, frames: NDArray[np.uint8]) -> int:
+        """Send as many of the first rows as the kernel takes in one go.
+
+        Args:
+            frames: ``uint8[1..frames_per_call, frame_bytes]``, contiguous.
+
+        Returns:
+            How many rows were sent; 0 if the way had to be changed, so that the call can be repeated.
+
+        Raises:
+            OSError: as sendmsg(2); BlockingIOError when there was no room within the send timeout.
+        """
+        assert frames.flags.c_contiguous
+        if self.mode is SendMode.SEGMENTATION:
+            return self._send_segmented(frames)
+        if self.mode is SendMode.SENDMMSG:
+            return self._send_mmsg(frames)
+        self._socket.send(frames[0].data)
+        return 1
+
+    def _segmentation_known(self) -> bool:
+        try:
+            self._socket.getsockopt(_SOL_UDP, _UDP_SEGMENT)
+        except OSError:
+            return False
+        return True
+
+    def _send_segmented(self, frames: NDArray[np.uint8]) -> int:
+        try:
+            self._socket.sendmsg((frames.data,), self._ancillary)
+        except OSError as error:
+            if error.errno not in _SEGMENTATION_REFUSED:
+                raise
+            self.mode = SendMode.SENDMMSG if self._sendmmsg is not None else SendMode.SENDTO
+            return 0
+        return frames.shape[0]
+
+    def _send_mmsg(self, frames: NDArray[np.uint8]) -> int:
+        assert self._sendmmsg is not None
+        count = frames.shape[0]
+        np.add(self._row_offsets[:count], np.uintp(frames.ctypes.data), out=self._iovecs["base"][:count])
+        sent = self._sendmmsg(self._socket.fileno(), self._headers.ctypes.data, count, 0)
+        if sent < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return sent

@@ -1,0 +1,45 @@
+"""The encoder thread: asks the session what to send next, turns plans into frames, one batch ahead of the wire."""
+
+from __future__ import annotations
+
+from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
+from protocol.frame_encoder import FrameEncoder
+from protocol.session_records import CastParameters
+from sender.batches import Batch, BatchQueue
+from sender.block_loader import BlockLoader
+from sender.shared_session import SharedSession
+
+BATCH_S = 0.005
+"""A batch holds this much time's worth of data: repairs wait at most for the batches before them, 15 ms, and a batch
+is still so large that what Python does for each doesn't count."""
+_BATCH_SYMBOLS_MIN = 44
+"""One super-datagram at MTU 1500."""
+
+
+class Encoder:
+    """Encodes plans until the session or the queue is closed."""
+
+    def __init__(
+        self, parameters: CastParameters, shared: SharedSession, blocks: BlockLoader, queue: BatchQueue
+    ) -> None:
+        """Put into ``queue`` what ``shared`` plans, with the stored bytes from ``blocks``."""
+        self._frames = FrameEncoder(parameters)
+        self._frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
+        self._shared = shared
+        self._blocks = blocks
+        self._queue = queue
+
+    def run(self) -> None:
+        """The thread's function.
+
+        Raises:
+            ImageDamagedError: a block of the image file has changed.
+            StorageError: the image file can't be read.
+        """
+        while (plan := self._shared.wait_for_plan(self._symbols_max)) is not None:
+            if not self._queue.put(Batch(plan, self._frames.encode(plan, self._blocks.load))):
+                break
+
+    def _symbols_max(self, rate_bytes_per_s: float) -> int:
+        symbols = int(rate_bytes_per_s * BATCH_S) // self._frame_bytes
+        return min(max(symbols, _BATCH_SYMBOLS_MIN), PLAN_SYMBOLS_MAX)
