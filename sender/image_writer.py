@@ -27,6 +27,7 @@ the last fsync is short whatever the size of the machine's memory."""
 
 _IOVEC_COUNT_MAX: Final = 1024  # IOV_MAX of Linux
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_ALLOWED: Final = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 )
@@ -53,7 +54,9 @@ class ImageWriter:
             ConfigurationError: the file can't be made there, or another process is writing it.
             StorageError: the disk failed.
         """
-        self.path = path.resolve()
+        # os.path rather than Path here and below: in a directory that may not be searched the former answer, the
+        # latter raise, and _create() has the message.
+        self.path = Path(os.path.realpath(path))
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._start = start
         self._layout = layout
@@ -61,7 +64,7 @@ class ImageWriter:
         self.payload_bytes = 0
         self._flushed_bytes = 0
         self._flush: Future[None] | None = None
-        if self.path.exists() and not self.path.is_file():
+        if os.path.exists(self.path) and not os.path.isfile(self.path):  # noqa: PTH110, PTH113
             raise ConfigurationError(f"{self.path} exists and isn't a file: choose another output")
         self._fd = self._create()
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
@@ -197,6 +200,3 @@ class ImageWriter:
             # Before the lock goes with the descriptor: afterwards the name may be another process's.
             self._partial.unlink(missing_ok=True)
         os.close(self._fd)
-
-
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

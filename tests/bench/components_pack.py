@@ -1,0 +1,104 @@
+"""Packing and verifying by themselves, in memory: what the pipeline reaches when no disk holds it up."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from protocol.constants import GIB, MIB
+from sender.image_file import ImageFile
+from sender.image_verify import verify_image
+from sender.pack import PackOptions, pack_image
+
+RANDOM_BYTES = 512 * MIB
+OS_FILES_BYTES = 384 * MIB
+SPARSE_BYTES = 256 * GIB
+SPARSE_DATA_BYTES = 64 * MIB
+ROUNDS = 5
+OS_FOLDERS = ("/usr/bin", "/usr/lib", "/usr/share")
+
+
+def _write_random(path: Path, size_bytes: int, offset: int = 0) -> None:
+    rng = np.random.default_rng(1)
+    with path.open("wb") as file:
+        file.seek(offset)
+        for _ in range(0, size_bytes, MIB):
+            file.write(rng.bytes(MIB))
+
+
+def _write_os_files(path: Path) -> None:
+    """This machine's programs, libraries and documents in the order of their names, as on a disk."""
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as archive:
+        for entry in _os_files():
+            archive.add(entry, recursive=False)
+            if file.tell() >= OS_FILES_BYTES:
+                break
+    os.truncate(path, min(OS_FILES_BYTES, path.stat().st_size))
+
+
+def _os_files() -> Iterator[Path]:
+    for folder in itertools.chain.from_iterable(os.walk(top) for top in OS_FOLDERS):
+        for name in sorted(folder[2]):
+            path = Path(folder[0], name)
+            if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
+                yield path
+
+
+def _median_s(work: Callable[[], object]) -> float:
+    """The first run isn't counted: it pays for memory that later ones reuse."""
+    times_s = []
+    for _ in range(ROUNDS + 1):
+        started_s = time.perf_counter()
+        work()
+        times_s.append(time.perf_counter() - started_s)
+    return statistics.median(times_s[1:])
+
+
+def _verify(path: Path) -> None:
+    with ImageFile.open(path) as image:
+        assert not verify_image(image).bad_count
+
+
+def _measured(content: str, source: Path) -> list[dict[str, object]]:
+    """Raw bytes per second of both directions, and what the image takes."""
+    output = source.with_suffix(".dci")
+    raw_bytes = source.stat().st_size
+    pack_s = _median_s(lambda: pack_image(source, output, PackOptions()))
+    verify_s = _median_s(lambda: _verify(output))
+    ratio = raw_bytes / output.stat().st_size
+    output.unlink()
+    rates = {"pack": raw_bytes / pack_s / 1e6, "verify": raw_bytes / verify_s / 1e6}
+    rows: list[dict[str, object]] = [
+        {"component": f"{name}, {content}", "rate": rate, "unit": "MB/s of disk"}
+        for name, rate in rates.items()
+    ]
+    return [*rows, {"component": f"disk to image, {content}", "rate": ratio, "unit": "ratio"}]
+
+
+def run() -> list[dict[str, object]]:
+    """One row a component: what, how fast, in which unit; level 3, 256 KiB blocks, a thread a CPU."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory(prefix="diskcast-bench-", dir=memory) as name:
+        folder = Path(name)
+        source = folder / "random"
+        _write_random(source, RANDOM_BYTES)
+        rows += _measured("random bytes", source)
+        source.unlink()
+        source = folder / "os-files"
+        _write_os_files(source)
+        rows += _measured("files of an operating system", source)
+        source.unlink()
+        source = folder / "sparse"
+        _write_random(source, SPARSE_DATA_BYTES, SPARSE_BYTES // 2)
+        os.truncate(source, SPARSE_BYTES)
+        rows += _measured(f"{SPARSE_BYTES // GIB} GiB with {SPARSE_DATA_BYTES // MIB} MiB of data", source)
+    return rows
