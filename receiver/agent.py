@@ -1,0 +1,353 @@
+"""The agent's life in a cast once it is found: join, receive, join again after the sender's restart, report the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import trio
+
+from protocol.constants import ANNOUNCE_INTERVAL_S, DATA_HEADER_BYTES, METADATA_BYTES_MAX
+from protocol.errors import (
+    EXIT_INTERRUPTED,
+    CastFailedError,
+    DiskcastError,
+    NoSenderError,
+    ProtocolError,
+    SenderLostError,
+    SessionError,
+)
+from protocol.manifest import ManifestLayout
+from protocol.receiver_session import ReceiverSession
+from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.wire.messages import Announce
+from receiver.control_client import manifest_buffer, retry_until
+from receiver.incarnation import DataPort, Incarnation
+from receiver.nursery_errors import single_error
+from receiver.reception_status import ReceptionState, ReceptionStatus, Totals
+from receiver.rehearsal import RehearsedLoss
+from receiver.target_image import TargetImage
+
+FAILURE_REPORT_S: Final = 5.0
+"""How long a failed agent tries to say so: the operator at the machine shouldn't wait for a dead sender."""
+
+_SILENCE_TOLD_S: Final = 3 * ANNOUNCE_INTERVAL_S
+
+
+class ControlPort(Protocol):
+    """What the agent needs of :class:`receiver.control_client.ControlClient`."""
+
+    async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
+        """Join."""
+
+    async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
+        """Report the end."""
+
+    async def manifest(self, cast_id: CastId, into: memoryview) -> None:
+        """Fetch the manifest."""
+
+
+class Observer(Protocol):
+    """Who is told how it goes: a terminal, a log, a program that reads JSON."""
+
+    interval_s: float
+
+    def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
+        """The agent has joined."""
+
+    def silent(self, silent_s: float) -> None:
+        """Nothing has been heard from the sender for so long."""
+
+    def progress(self, status: ReceptionStatus) -> None:
+        """Called every ``interval_s``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """How this agent receives."""
+
+    name: str
+    inventory: Mapping[str, str]
+    assembly_bytes: int
+    join_timeout_s: float
+    sender_timeout_s: float
+    rehearse_loss: float = 0.0
+    rehearse_seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reception:
+    """A reception that reached its end: every byte is verified on the target."""
+
+    parameters: CastParameters
+    status: ReceptionStatus
+    seconds_receiving: float
+    reported: bool
+    """Whether the sender took the report."""
+
+
+class Agent:
+    """One receiver of one cast; :meth:`run` once."""
+
+    def __init__(
+        self,
+        cast_id: CastId,
+        image: TargetImage,
+        *,
+        control: ControlPort,
+        open_data: Callable[[int], DataPort],
+        send_feedback: Callable[[CastParameters, bytes], None],
+        options: AgentOptions,
+        observer: Observer,
+        rng: random.Random,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            cast_id: the cast to join.
+            image: the target, checked and opened.
+            control: the sender's control API.
+            open_data: joins the group, given the length of a data datagram.
+            send_feedback: unicasts a datagram to the cast's sender; never waits, never raises.
+            options: how to receive.
+            observer: is told how it goes.
+            rng: for back-off.
+        """
+        self._cast_id = cast_id
+        self._image = image
+        self._control = control
+        self._open_data = open_data
+        self._send_feedback = send_feedback
+        self._options = options
+        self._observer = observer
+        self._rng = rng
+        self._agent_id = secrets.token_hex(16)
+        self._loss = (
+            RehearsedLoss(options.rehearse_loss, options.rehearse_seed) if options.rehearse_loss else None
+        )
+        self._state = ReceptionState.JOINING
+        self._totals = Totals()
+        self._session: ReceiverSession | None = None
+        self._data: DataPort | None = None
+        self._symbol_bytes = 0
+        self._rejoin_count = 0
+        self._raw_bytes = 0
+        # Its own reference, since metrics are read from a thread that trio doesn't know.
+        self._clock = trio.lowlevel.current_clock()
+        self._started_at = self._clock.current_time()
+        self._first_data_at: float | None = None
+        self._silent_until = 0.0
+
+    async def run(self, symbol_bytes: int) -> Reception:
+        """Receive the image.
+
+        Args:
+            symbol_bytes: the cast's, as announced: the group is joined before the sender is asked, so that nothing
+                that follows its answer is missed.
+
+        Raises:
+            NoSenderError: the sender can't be reached.
+            JoinRefusedError: it doesn't want this receiver.
+            SessionError: the cast went wrong; the target is incomplete.
+            ImageError, TargetError, StorageError: the image or the target did, and the sender was told.
+            InterfaceError: the interface failed.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tell_progress)
+                reception = await self._receive(symbol_bytes)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise single_error(group) from group
+        finally:
+            data, self._data = self._data, None
+            if data is not None:
+                data.close()
+        self._observer.progress(reception.status)
+        return reception
+
+    async def _receive(self, symbol_bytes: int) -> Reception:
+        grant = await self._join(symbol_bytes, trio.current_time() + self._options.join_timeout_s)
+        try:
+            while (announce := await self._receive_from(grant)) is not None:
+                grant = await self._join_again(grant, announce)
+        except DiskcastError as error:
+            if not isinstance(error, SessionError):  # what ended at the sender it knows itself
+                await self._report_failure(grant, str(error), error.exit_code)
+            raise
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await self._report_failure(grant, "interrupted", EXIT_INTERRUPTED)
+            raise
+        seconds_receiving = trio.current_time() - (self._first_data_at or trio.current_time())
+        self._state = ReceptionState.REPORTING
+        report = self._report(seconds_receiving)
+        reported = await self._tell_end(grant, report, self._options.sender_timeout_s)
+        return Reception(grant.parameters, self.status(), seconds_receiving, reported)
+
+    async def _receive_from(self, grant: JoinGrant) -> Announce | None:
+        """One run of the sender: None when the image is complete, else the ANNOUNCE of the next run."""
+        parameters = grant.parameters
+        assert self._data is not None
+        self._session = session = ReceiverSession(
+            grant,
+            assembly_bytes=self._options.assembly_bytes,
+            rng=self._rng,
+            now=trio.current_time(),
+            manifest_buffer=manifest_buffer(parameters.manifest_bytes)
+            if grant.manifest_by_multicast and self._image.manifest is None
+            else None,
+        )
+        incarnation = Incarnation(
+            session,
+            self._image,
+            self._data,
+            send_feedback=functools.partial(self._send_feedback, parameters),
+            fetch_manifest=functools.partial(self._fetch_manifest, parameters),
+            on_silence=self._notice_silence,
+            assembly_bytes=self._options.assembly_bytes,
+            sender_timeout_s=self._options.sender_timeout_s,
+            rehearsed_loss=self._loss,
+        )
+        self._state = ReceptionState.RECEIVING
+        try:
+            return await incarnation.run()
+        finally:
+            if self._first_data_at is None:
+                self._first_data_at = session.statistics.first_data_at
+            self._totals = self._totals.plus(session)
+            self._session = None
+
+    # -- joining ----------------------------------------------------------------------------------------------
+
+    async def _join(self, symbol_bytes: int, deadline: float) -> JoinGrant:
+        self._open_socket(symbol_bytes)
+        request = JoinRequest(
+            agent_id=self._agent_id,
+            name=self._options.name,
+            inventory=dict(self._options.inventory),
+            has_manifest=self._image.manifest is not None,
+            need=self._image.need if self._image.manifest is not None else None,
+            address="",
+        )
+        grant = await retry_until(deadline, functools.partial(self._control.join, self._cast_id, request))
+        parameters = grant.parameters
+        if parameters.symbol_bytes != self._symbol_bytes:
+            raise CastFailedError(
+                f"the cast announced symbols of {self._symbol_bytes} bytes and now has {parameters.symbol_bytes}: "
+                "start this command again"
+            )
+        if parameters.raw_bytes != self._image.raw_bytes:
+            raise CastFailedError(
+                "the cast's image changed its size while this agent joined: start this command again"
+            )
+        count = -(-parameters.raw_bytes // parameters.block_bytes)
+        if parameters.manifest_bytes > ManifestLayout(count, METADATA_BYTES_MAX).manifest_bytes:
+            raise ProtocolError(
+                f"the sender claims a manifest of {parameters.manifest_bytes} bytes for {count} blocks"
+            )
+        self._observer.joined(parameters, rejoined=self._rejoin_count > 0)
+        return grant
+
+    def _open_socket(self, symbol_bytes: int) -> None:
+        if self._data is not None:
+            if symbol_bytes == self._symbol_bytes:
+                return
+            self._data.close()
+        self._data = self._open_data(DATA_HEADER_BYTES + symbol_bytes)
+        self._symbol_bytes = symbol_bytes
+
+    async def _join_again(self, grant: JoinGrant, announce: Announce) -> JoinGrant:
+        if announce.image_id != grant.parameters.image_id:
+            raise CastFailedError(
+                f"the cast was started again with another image, {announce.image_name!r}; the target is incomplete: "
+                "start this command again to receive that one"
+            )
+        self._state = ReceptionState.JOINING
+        self._rejoin_count += 1
+        try:
+            return await self._join(
+                announce.symbol_bytes, trio.current_time() + self._options.sender_timeout_s
+            )
+        except NoSenderError as error:
+            raise SenderLostError(
+                f"the sender was started again, but couldn't be joined: {error}; the target is incomplete"
+            ) from error
+
+    async def _fetch_manifest(self, parameters: CastParameters) -> memoryview:
+        buffer = manifest_buffer(parameters.manifest_bytes)
+        fetch = functools.partial(self._control.manifest, parameters.cast_id, buffer)
+        await retry_until(trio.current_time() + self._options.sender_timeout_s, fetch)
+        return buffer
+
+    # -- telling ----------------------------------------------------------------------------------------------
+
+    def status(self) -> ReceptionStatus:
+        """How it goes at this moment; from any thread."""
+        image, session = self._image, self._session
+        totals = self._totals.plus(session)
+        now = self._clock.current_time()
+        silent = self._state is ReceptionState.RECEIVING and now < self._silent_until
+        return ReceptionStatus(
+            state=ReceptionState.SILENT if silent else self._state,
+            seconds=now - self._started_at,
+            raw_bytes=image.raw_bytes,
+            raw_bytes_verified=image.raw_bytes_verified,
+            blocks_needed=image.needed_count,
+            blocks_verified=image.blocks_verified_count,
+            bytes_written=image.bytes_written,
+            rejoins=self._rejoin_count,
+            fill=session.fill if session is not None else 0.0,
+            socket_queued_bytes=self._data.memory().queued_bytes if self._data is not None else 0,
+            limiter=session.statistics.limiter if session is not None else "network",
+            grtt_s=session.grtt_s if session is not None else 0.0,
+            **{field.name: getattr(totals, field.name) for field in dataclasses.fields(Totals)},
+        )
+
+    async def _tell_progress(self) -> None:
+        while True:
+            await trio.sleep(self._observer.interval_s)
+            self._observer.progress(self.status())
+
+    def _notice_silence(self, silent_s: float) -> None:
+        # The session tells it again while it lasts.
+        self._silent_until = trio.current_time() + 1.1 * _SILENCE_TOLD_S
+        self._observer.silent(silent_s)
+
+    def _report(self, seconds_receiving: float, error: str = "", exit_code: int = 0) -> CompletionReport:
+        status = self.status()
+        return CompletionReport(
+            success=not error,
+            error=error,
+            exit_code=exit_code,
+            raw_bytes_verified=status.raw_bytes_verified,
+            bytes_received=status.bytes_received,
+            bytes_written=status.bytes_written,
+            datagrams_expected=status.datagrams_expected,
+            datagrams_received=status.datagrams_received,
+            socket_drops=status.socket_drops,
+            blocks_repaired_by_parity=status.blocks_repaired_by_parity,
+            blocks_repaired_by_nack=status.blocks_repaired_by_nack,
+            nacks_sent=status.nacks_sent,
+            seconds_receiving=seconds_receiving,
+            seconds_total=status.seconds,
+        )
+
+    async def _report_failure(self, grant: JoinGrant, error: str, exit_code: int) -> None:
+        self._state = ReceptionState.REPORTING
+        await self._tell_end(grant, self._report(0.0, error, exit_code), FAILURE_REPORT_S)
+
+    async def _tell_end(self, grant: JoinGrant, report: CompletionReport, within_s: float) -> bool:
+        """Report; whether the sender took it. What is on the target doesn't depend on that."""
+        tell = functools.partial(self._control.complete, grant, report)
+        with trio.move_on_after(within_s):
+            try:
+                await retry_until(trio.current_time() + within_s, tell)
+            except (SessionError, ProtocolError):
+                return False
+            return True
+        return False

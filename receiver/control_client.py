@@ -1,0 +1,253 @@
+"""The sender's control API as the agent calls it: one HTTP exchange a call, bounded in time and size, in a thread."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import json
+import mmap
+import os
+import tempfile
+import urllib.parse
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
+
+import trio
+
+from protocol.constants import CONTROL_BODY_BYTES_MAX, MIB
+from protocol.control_messages import (
+    API_BASE,
+    JSON_TYPE,
+    CastDescription,
+    JsonObject,
+    cast_from_json_untrusted,
+    casts_from_json_untrusted,
+    completion_to_json,
+    grant_from_json_untrusted,
+    join_to_json,
+    parse_json_untrusted,
+    problem_from_json_untrusted,
+)
+from protocol.errors import (
+    ConfigurationError,
+    JoinRefusedError,
+    NoSenderError,
+    ProtocolError,
+    SessionError,
+    StorageError,
+)
+from protocol.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
+from protocol.units import format_bytes
+
+EXCHANGE_TIMEOUT_S: Final = 10.0
+"""For connecting and for each read: a sender that transmits at full rate answers within milliseconds."""
+
+RETRY_FIRST_S: Final = 0.2
+RETRY_MAX_S: Final = 2.0
+"""Back-off between tries: short enough that a restarted sender finds its room back within seconds."""
+
+ANSWER_BYTES_MAX: Final = MIB
+"""A thousand casts of a daemon in one list."""
+
+MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
+"""A larger manifest (that of a disk over 115 GB) is kept in a mapped temporary file, which the kernel can write out
+instead of keeping it resident."""
+
+_READ_BYTES: Final = MIB
+_Result = TypeVar("_Result")
+
+
+class Unreachable(Exception):  # noqa: N818 - a state between tries, never shown as an error
+    """This try had no answer; a later one may have."""
+
+
+class ControlClient:
+    """Calls the control API at one base URL; every method is one exchange, and :func:`retry_until` repeats it."""
+
+    def __init__(self, url: str) -> None:
+        """Take ``http://HOST:PORT``, as ANNOUNCE or the operator says it.
+
+        Raises:
+            ConfigurationError: it isn't such a URL.
+        """
+        self.url = url.rstrip("/")
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ConfigurationError(f"{url!r} isn't a URL: {error}") from error
+        if parts.scheme != "http" or not host or parts.path or parts.query or parts.username:
+            raise ConfigurationError(
+                f"{url!r} isn't the URL of a sender: write for example http://192.0.2.1:7411"
+            )
+        self._host = host
+        self._port = port or 80
+
+    async def casts(self) -> list[CastDescription]:
+        """What this sender casts.
+
+        Raises:
+            Unreachable: no answer.
+            ProtocolError: not an answer of a diskcast sender.
+        """
+        return casts_from_json_untrusted(await self._json("GET", "/casts"))
+
+    async def cast(self, cast_id: CastId) -> CastDescription:
+        """One cast.
+
+        Raises:
+            Unreachable: no answer.
+            NoSenderError: this sender has no such cast.
+            ProtocolError: not an answer of a diskcast sender.
+        """
+        return cast_from_json_untrusted(await self._json("GET", f"/casts/{cast_id:08x}"))
+
+    async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
+        """Join, or take the old place again.
+
+        Raises:
+            Unreachable: no answer; joining again with the same ``agent_id`` is safe.
+            JoinRefusedError: the sender doesn't want this receiver.
+            NoSenderError: this sender has no such cast.
+            ProtocolError: not an answer of a diskcast sender.
+        """
+        answer = await self._json("POST", f"/casts/{cast_id:08x}/receivers", body=join_to_json(request))
+        return grant_from_json_untrusted(answer)
+
+    async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
+        """Tell the sender how it ended here.
+
+        Raises:
+            Unreachable: no answer; telling it again is safe.
+            SessionError: the sender doesn't take it.
+        """
+        path = f"/casts/{grant.parameters.cast_id:08x}/receivers/{grant.receiver_id}/completion"
+        await self._json("POST", path, body=completion_to_json(report), key=grant.key)
+
+    async def manifest(self, cast_id: CastId, into: memoryview) -> None:
+        """Fetch the manifest into memory of exactly its size.
+
+        Raises:
+            Unreachable: no or half an answer.
+            ProtocolError: the sender sends another length.
+        """
+        fetch = functools.partial(self._fetch_manifest, f"/casts/{cast_id:08x}/manifest", into)
+        await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
+
+    async def _json(
+        self, method: str, path: str, *, body: JsonObject | None = None, key: bytes | None = None
+    ) -> object:
+        exchange = functools.partial(self._exchange, method, path, body, key)
+        # Cancelled, the agent doesn't wait for an answer that may take its full time to fail.
+        answer = await trio.to_thread.run_sync(exchange, abandon_on_cancel=True)
+        return parse_json_untrusted(answer) if answer else None
+
+    # -- in a thread ------------------------------------------------------------------------------------------
+
+    def _exchange(self, method: str, path: str, body: JsonObject | None, key: bytes | None) -> bytes:
+        payload = None if body is None else json.dumps(body).encode()
+        headers = {"Accept": JSON_TYPE}
+        if payload is not None:
+            headers["Content-Type"] = JSON_TYPE
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key.hex()}"
+
+        def read(response: http.client.HTTPResponse) -> bytes:
+            answer = response.read(ANSWER_BYTES_MAX + 1)
+            if len(answer) > ANSWER_BYTES_MAX:
+                raise ProtocolError(f"{self.url} answers with more than {format_bytes(ANSWER_BYTES_MAX)}")
+            return answer
+
+        return self._with_response(method, path, payload, headers, read)
+
+    def _fetch_manifest(self, path: str, into: memoryview) -> None:
+        def read(response: http.client.HTTPResponse) -> None:
+            if response.length is not None and response.length != len(into):
+                raise ProtocolError(
+                    f"{self.url} has a manifest of {response.length} bytes, announced were {len(into)}"
+                )
+            done = 0
+            while done < len(into):
+                count = response.readinto(into[done : done + _READ_BYTES])
+                if count == 0:
+                    raise Unreachable(f"{self.url}: the connection ended in the middle of the manifest")
+                done += count
+
+        self._with_response("GET", path, None, {}, read)
+
+    def _with_response(
+        self,
+        method: str,
+        path: str,
+        payload: bytes | None,
+        headers: Mapping[str, str],
+        read: Callable[[http.client.HTTPResponse], _Result],
+    ) -> _Result:
+        """One exchange on a connection of its own; the edge where its errors become ours."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=EXCHANGE_TIMEOUT_S)
+        try:
+            connection.request(method, API_BASE + path, body=payload, headers=dict(headers))
+            response = connection.getresponse()
+            if response.status >= 300:
+                raise self._refusal(response)
+            return read(response)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{self.url}: {str(error) or type(error).__name__}") from error
+        finally:
+            connection.close()
+
+    def _refusal(self, response: http.client.HTTPResponse) -> Exception:
+        detail = problem_from_json_untrusted(response.read(CONTROL_BODY_BYTES_MAX)) or response.reason
+        match response.status:
+            case 404:
+                return NoSenderError(f"the sender at {self.url} doesn't have this cast: {detail}")
+            case 401 | 403 | 409:
+                return JoinRefusedError(f"the sender at {self.url} refused: {detail}")
+            case status if status >= 500:
+                return Unreachable(f"{self.url}: {status} {detail}")
+            case status:
+                return SessionError(f"the sender at {self.url} answered {status}: {detail}")
+
+
+async def retry_until(deadline: float, exchange: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Repeat ``exchange`` with growing pauses until it has an answer, whatever the answer is.
+
+    Args:
+        deadline: trio's clock.
+        exchange: a call of :class:`ControlClient`'s methods.
+
+    Raises:
+        NoSenderError: no answer before the deadline.
+    """
+    pause_s = RETRY_FIRST_S
+    while True:
+        try:
+            return await exchange()
+        except Unreachable as error:
+            if trio.current_time() + pause_s > deadline:
+                raise NoSenderError(
+                    f"the sender doesn't answer: {error}; check that it runs and that no firewall blocks its "
+                    "control port"
+                ) from error
+        await trio.sleep(pause_s)
+        pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+
+def manifest_buffer(manifest_bytes: int) -> memoryview:
+    """Memory for a manifest: anonymous, or a mapped temporary file that is gone when the memory is.
+
+    Raises:
+        StorageError: there is no room for the file.
+    """
+    if manifest_bytes <= MANIFEST_IN_MEMORY_BYTES_MAX:
+        return memoryview(bytearray(manifest_bytes))
+    try:
+        with tempfile.TemporaryFile(prefix="diskcast-manifest-") as file:
+            # Allocated now: a mapped page that has no room later is a SIGBUS.
+            os.posix_fallocate(file.fileno(), 0, manifest_bytes)
+            return memoryview(mmap.mmap(file.fileno(), manifest_bytes))
+    except OSError as error:
+        raise StorageError(
+            f"no room for the image's manifest of {format_bytes(manifest_bytes)} in {tempfile.gettempdir()}: "
+            f"{error.strerror}; set TMPDIR to a directory that has room"
+        ) from error

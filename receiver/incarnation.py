@@ -1,0 +1,271 @@
+"""Receiving from one run of the sender: the conversation with it, in the trio thread, around a session.
+
+::
+
+    socket ─► converse ─► session ─► pipeline (decode, write, verify: worker threads)
+                 │            │
+                 │            └── what is lacking, what is wrong
+                 └── NACKs and REPORTs to the sender
+
+The conversation never waits for the disk. Memory is bounded by the session's buffer pool: when the disk is slower
+than the network the pool runs empty, further symbols are dropped and counted, and the sender, told by REPORT, slows
+down or repairs later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import trio
+
+from protocol.errors import (
+    CastCancelledError,
+    CastFailedError,
+    DroppedError,
+    SenderLostError,
+)
+from protocol.events import (
+    BlockAssembled,
+    CastEnded,
+    ManifestReceived,
+    ManifestRejected,
+    ReceiverEvent,
+    SenderRestarted,
+    SenderSilent,
+)
+from protocol.receiver_session import ReceiverSession
+from protocol.units import format_duration
+from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED, Announce
+from receiver.nursery_errors import single_error
+from receiver.pipeline import Pipeline
+from receiver.receive_slab import Batch
+from receiver.rehearsal import RehearsedLoss
+from receiver.target_image import TargetImage
+from receiver.transport import SocketMemory
+
+BATCHES_PER_POLL_MAX: Final = 8
+"""Batches taken from the socket before other tasks have their turn: a few milliseconds of work."""
+
+_BUSY_FILL: Final = 0.5
+"""Share of the buffers from which on it's this machine that limits the cast."""
+
+
+class DataPort(Protocol):
+    """What the conversation needs of :class:`receiver.transport.DataSocket`."""
+
+    poll_interval_s: float
+
+    def receive_batch(self) -> Batch | None:
+        """What waits in the queue."""
+
+    async def wait_readable(self) -> None:
+        """Wait until something is in the queue."""
+
+    def memory(self) -> SocketMemory:
+        """Fill and drops of the queue."""
+
+    def accept_any_source(self) -> None:
+        """Stop filtering by the sender's address."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+class Incarnation:
+    """One joined session and its pipeline; :meth:`run` once."""
+
+    def __init__(
+        self,
+        session: ReceiverSession,
+        image: TargetImage,
+        data: DataPort,
+        *,
+        send_feedback: Callable[[bytes], None],
+        fetch_manifest: Callable[[], Awaitable[memoryview]],
+        on_silence: Callable[[float], None],
+        assembly_bytes: int,
+        sender_timeout_s: float,
+        rehearsed_loss: RehearsedLoss | None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            session: as granted by the sender.
+            image: what is on the target; outlives this run of the sender.
+            data: the joined socket.
+            send_feedback: unicasts a datagram to the sender; never waits and never raises.
+            fetch_manifest: gets the manifest over the control API.
+            on_silence: told for how long the sender has been silent.
+            assembly_bytes: size of the session's buffer pool.
+            sender_timeout_s: silence after which the sender is lost; noticed within three seconds.
+            rehearsed_loss: what drops datagrams on purpose, if anything.
+        """
+        self.session = session
+        self._image = image
+        self._data = data
+        self._send_feedback = send_feedback
+        self._fetch_manifest = fetch_manifest
+        self._on_silence = on_silence
+        self._sender_timeout_s = sender_timeout_s
+        self._rehearsed_loss = rehearsed_loss
+        self._pipeline = Pipeline(
+            session,
+            image,
+            assembly_bytes=assembly_bytes,
+            on_rejected=self._wake,
+            on_complete=self._complete,
+        )
+        self._idle = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._fetching: trio.CancelScope | None = None
+        self._ended: CastEnded | None = None
+        self._restarted: Announce | None = None
+        self._drops_at_start = data.memory().drop_count
+        self._work_s = (0.0, 0.0)
+
+    async def run(self) -> Announce | None:
+        """Receive until the image is verified on the target, or the sender was started again.
+
+        Returns:
+            None when the image is complete; the new run's ANNOUNCE to join again, everything received being verified.
+
+        Raises:
+            SenderLostError: the sender is silent for too long.
+            CastCancelledError, CastFailedError, DroppedError: the sender ended the cast, this target is incomplete.
+            StorageError, TargetError, ImageError: as the pipeline raises.
+        """
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._pipeline.run)
+                self._nursery.start_soon(self._converse)
+                if self._image.manifest is not None:
+                    self._place_manifest()
+                elif not self.session.grant.manifest_by_multicast:
+                    self._nursery.start_soon(self._fetch_and_take_manifest)
+        except BaseExceptionGroup as group:
+            raise single_error(group) from group
+        return None if self._image.complete else self._restarted
+
+    def _complete(self) -> None:
+        assert self._nursery is not None
+        self._nursery.cancel_scope.cancel()
+
+    def _wake(self) -> None:
+        self._idle.cancel()
+
+    # -- the conversation -------------------------------------------------------------------------------------
+
+    async def _converse(self) -> None:
+        session, data, pipeline = self.session, self._data, self._pipeline
+        while self._restarted is None:
+            now = trio.current_time()
+            busy = self._take_batches(now)
+            if now >= session.next_timer():
+                self._update_statistics()
+                for datagram in session.datagrams_to_send(now):
+                    self._send_feedback(datagram)
+            for event in session.next_events():
+                self._handle(event, now)
+            linger_until = pipeline.hand_over_due(now)
+            self._check_ended()
+            if busy:
+                await trio.sleep(data.poll_interval_s)
+            else:
+                self._idle = trio.CancelScope(deadline=min(session.next_timer(), linger_until))
+                with self._idle:
+                    await data.wait_readable()
+        pipeline.close()
+        if self._fetching is not None:
+            self._fetching.cancel()
+
+    def _take_batches(self, now: float) -> bool:
+        session, loss = self.session, self._rehearsed_loss
+        for taken in range(BATCHES_PER_POLL_MAX):
+            batch = self._data.receive_batch()
+            if batch is None:
+                return taken > 0
+            frames, datagrams = batch.frames, batch.datagrams
+            if loss is not None:
+                frames, datagrams = loss.filter_frames(frames), loss.filter_datagrams(datagrams)
+            session.receive_frames_untrusted(frames, now)
+            for datagram in datagrams:
+                session.receive_datagram_untrusted(datagram, now)
+            if batch.drained:
+                return True
+        return True
+
+    def _update_statistics(self) -> None:
+        statistics, memory = self.session.statistics, self._data.memory()
+        drop_count = memory.drop_count - self._drops_at_start
+        cpu_s, waiting_s = self._image.cpu_s - self._work_s[0], self._image.waiting_s - self._work_s[1]
+        self._work_s = (self._image.cpu_s, self._image.waiting_s)
+        if drop_count > statistics.socket_drop_count or memory.queued_bytes > memory.buffer_bytes // 2:
+            statistics.limiter = "socket"
+        elif self.session.fill > _BUSY_FILL:
+            statistics.limiter = "disk" if waiting_s > cpu_s else "decode"
+        else:
+            statistics.limiter = "network"
+        statistics.socket_drop_count = drop_count
+        statistics.bytes_written = self._image.bytes_written
+
+    def _handle(self, event: ReceiverEvent, now: float) -> None:
+        assert self._nursery is not None
+        match event:
+            case BlockAssembled(assembled):
+                self._pipeline.submit(assembled, now)
+            case ManifestReceived(data):
+                self._nursery.start_soon(self._take_manifest, data)
+            case ManifestRejected():
+                self._nursery.start_soon(self._fetch_and_take_manifest)
+            case CastEnded():
+                self._ended = event
+            case SenderSilent(silent_s):
+                self._bear_silence(silent_s)
+            case SenderRestarted(announce) if announce.state != STATE_ENDED:
+                self._restarted = announce
+
+    def _bear_silence(self, silent_s: float) -> None:
+        if self._ended is not None:
+            return  # it has said what it had to say; what is here is being verified
+        if silent_s >= self._sender_timeout_s:
+            raise SenderLostError(
+                f"nothing was heard from the sender for {format_duration(silent_s)}: "
+                "start the same diskcast send again, then this command; the target is incomplete"
+            )
+        self._on_silence(silent_s)
+        if self.session.loss.received_count == 0:
+            self._data.accept_any_source()
+
+    def _check_ended(self) -> None:
+        """Raise if the cast has ended and this target can't become complete with what is here."""
+        if self._ended is None:
+            return
+        if self._image.manifest is not None and self._image.needed_count == self._pipeline.in_flight_count:
+            return
+        reason = self._ended.reason or "no reason given"
+        if self._ended.outcome == END_CANCELLED:
+            raise CastCancelledError(f"the cast was cancelled: {reason}; the target is incomplete")
+        if self._ended.outcome == END_FAILED:
+            raise CastFailedError(f"the sender ended the cast: {reason}; the target is incomplete")
+        raise DroppedError(
+            f"the sender ended the cast without this receiver ({reason}); the target is incomplete: cast again"
+        )
+
+    # -- the manifest -----------------------------------------------------------------------------------------
+
+    async def _fetch_and_take_manifest(self) -> None:
+        with trio.CancelScope() as self._fetching:
+            await self._take_manifest(await self._fetch_manifest())
+
+    async def _take_manifest(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.to_thread.run_sync(self._image.take_manifest, data, self.session.parameters)
+        if self._restarted is None:
+            self._place_manifest()
+
+    def _place_manifest(self) -> None:
+        assert self._nursery is not None
+        assert self._image.manifest is not None
+        self.session.set_manifest(self._image.manifest, self._image.need, trio.current_time())
+        self._nursery.start_soon(self._pipeline.zero_blocks)
+        self._wake()

@@ -1,0 +1,65 @@
+"""Looking up the network interface that a cast comes in by."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+
+import psutil  # type: ignore[import-untyped]
+
+from protocol.errors import InterfaceError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface that is up and has an address of the group's family."""
+
+    name: str
+    index: int
+    address: str
+    """The first address of the group's family, without a scope."""
+    mtu_bytes: int
+    hardware_address: str
+    """MAC address; empty where there is none."""
+
+
+def find_interface(name: str, group: str) -> Interface:
+    """The interface called ``name``, fit to receive ``group``.
+
+    Args:
+        name: as in ``ip link``.
+        group: multicast address; its family decides which address the interface must have.
+
+    Raises:
+        InterfaceError: there is no such interface, it is down, or it has no address of the family.
+    """
+    family = socket.AF_INET6 if ":" in group else socket.AF_INET
+    addresses = psutil.net_if_addrs()
+    states = psutil.net_if_stats()
+    if name not in states:
+        raise InterfaceError(f"no interface {name!r} here; there are: {', '.join(_listing(addresses))}")
+    if not states[name].isup:
+        raise InterfaceError(f"interface {name} is down: ip link set dev {name} up")
+    own = addresses.get(name, [])
+    usable = [entry.address.partition("%")[0] for entry in own if entry.family == family]
+    if not usable:
+        version = "IPv6" if family == socket.AF_INET6 else "IPv4"
+        raise InterfaceError(
+            f"interface {name} has no {version} address, which group {group} needs: "
+            f"give it one with ip address add, or choose another group with --group"
+        )
+    hardware = [entry.address for entry in own if entry.family == socket.AF_PACKET]
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError as error:
+        raise InterfaceError(f"interface {name} disappeared: {error.strerror}") from error
+    return Interface(name, index, usable[0], states[name].mtu, hardware[0] if hardware else "")
+
+
+def _listing(addresses: dict[str, list[psutil._common.snicaddr]]) -> list[str]:
+    """``lo (127.0.0.1)``, one for each interface, with its first IPv4 address where it has one."""
+    listing = []
+    for name in sorted(addresses):
+        ipv4 = [entry.address for entry in addresses[name] if entry.family == socket.AF_INET]
+        listing.append(f"{name} ({ipv4[0]})" if ipv4 else name)
+    return listing

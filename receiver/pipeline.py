@@ -1,0 +1,222 @@
+"""From assembled blocks to verified ones: worker threads that decode and write, then flush and read back.
+
+::
+
+    submit ─► (bounded channel) ─► write, several at once ─► verify at watermarks ─► image complete
+
+Stages tell the session what became of each block; it asks the sender again for what was wrong. Cancellation never
+interrupts a step in a thread: a block is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import trio
+
+from protocol.block_assembly import AssembledBlock
+from protocol.constants import BLOCK_BYTES_MIN, MIB
+from protocol.errors import CastFailedError, VerificationError
+from protocol.receiver_session import ReceiverSession
+from receiver.target_image import TargetImage
+
+WRITERS_MAX: Final = 4
+"""Threads that decode and write: with fewer processors decoding is the limit, with more the disk is."""
+
+BLOCKS_PER_HOP: Final = 8
+"""Blocks that go to a worker thread together: 2 MiB, whose hand-over (0.1 ms) is small beside the work (2 ms)."""
+
+LINGER_S: Final = 0.01
+"""An assembled block waits at most this long for company on its way to a worker thread."""
+
+VERIFY_BYTES: Final = 64 * MIB
+"""Written bytes after which they are flushed and read back, while others are still being written."""
+
+VERIFY_INTERVAL_S: Final = 2.0
+"""What was written is verified after this long however little it is: the sender sees progress, and a run that is cut
+short has less to send again."""
+
+BLOCK_REJECTIONS_MAX: Final = 5
+"""Times that a block may arrive wrong before the image at the sender, not the network, must be what is wrong."""
+
+READ_BACK_FAILURES_MAX: Final = 2
+"""Times that a block may read back wrong: once may be a bit that fell over, twice is a disk that can't be trusted."""
+
+_CHANNEL_SLACK: Final = 8
+
+
+class Pipeline:
+    """The stages behind one session.
+
+    Attributes:
+        in_flight_count: blocks that were submitted and are neither verified nor rejected yet.
+    """
+
+    def __init__(
+        self,
+        session: ReceiverSession,
+        image: TargetImage,
+        *,
+        assembly_bytes: int,
+        on_rejected: Callable[[], None],
+        on_complete: Callable[[], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            session: is told what became of each block.
+            image: does the work.
+            assembly_bytes: size of the session's buffer pool.
+            on_rejected: the session has something new to ask for.
+            on_complete: every block of the image is verified.
+        """
+        self.in_flight_count = 0
+        self._session = session
+        self._image = image
+        self._on_rejected = on_rejected
+        self._on_complete = on_complete
+        self._writer_count = min(WRITERS_MAX, len(os.sched_getaffinity(0)))
+        # It is never full: every hop holds at least one buffer, and the pool has fewer than this.
+        hops_max = assembly_bytes // BLOCK_BYTES_MIN + _CHANNEL_SLACK
+        self._hops_in, self._hops_out = trio.open_memory_channel[list[AssembledBlock]](hops_max)
+        self._lingering: list[AssembledBlock] = []
+        self._linger_until = 0.0
+        self._written: list[int] = []
+        self._verify_due = trio.Event()
+        self._writing_over = False
+        self._zeroing = trio.CancelScope()
+        self._rejections: Counter[int] = Counter()
+        self._read_back_failures: Counter[int] = Counter()
+
+    # -- from the conversation --------------------------------------------------------------------------------
+
+    def submit(self, block: AssembledBlock, now: float) -> None:
+        """Take an assembled block; the session's buffer is given back when it is written."""
+        if not self._lingering:
+            self._linger_until = now + LINGER_S
+        self._lingering.append(block)
+        self.in_flight_count += 1
+        if len(self._lingering) >= BLOCKS_PER_HOP:
+            self._hand_over()
+
+    def hand_over_due(self, now: float) -> float:
+        """Hand over what has lingered long enough; returns when to call again, infinity for never."""
+        if self._lingering and now >= self._linger_until:
+            self._hand_over()
+        return self._linger_until if self._lingering else float("inf")
+
+    def _hand_over(self) -> None:
+        self._hops_in.send_nowait(self._lingering)
+        self._lingering = []
+
+    def close(self) -> None:
+        """No block follows: :meth:`run` ends when those that were submitted are verified."""
+        if self._lingering:
+            self._hand_over()
+        self._hops_in.close()
+        self._zeroing.cancel()
+
+    # -- stages -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until closed.
+
+        Raises:
+            StorageError: writing, flushing or reading failed, or a block read back wrong twice.
+            ImageError: the image was packed wrongly.
+            CastFailedError: a block arrived wrong again and again.
+        """
+        limiter = trio.CapacityLimiter(self._writer_count)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._verify_at_watermarks)
+            async with trio.open_nursery() as writers:
+                for _ in range(self._writer_count):
+                    writers.start_soon(self._write_hops, limiter)
+            self._writing_over = True
+            self._verify_due.set()
+
+    async def _write_hops(self, limiter: trio.CapacityLimiter) -> None:
+        async for blocks in self._hops_out:
+            written = await trio.to_thread.run_sync(self._image.write_blocks, blocks, limiter=limiter)
+            for block, is_written in zip(blocks, written, strict=True):
+                self._session.release(block)
+                if is_written:
+                    self._session.block_written(block.block)
+                    self._written.append(block.block)
+                else:
+                    self._reject_arrived(block.block)
+            self._notice_watermark()
+
+    def _reject_arrived(self, block: int) -> None:
+        self._rejections[block] += 1
+        if self._rejections[block] >= BLOCK_REJECTIONS_MAX:
+            raise CastFailedError(
+                f"block {block} arrived {BLOCK_REJECTIONS_MAX} times with another content than the image's manifest "
+                "says: check the image file at the sender with diskcast verify"
+            )
+        self._reject(block)
+
+    def _reject(self, block: int) -> None:
+        self.in_flight_count -= 1
+        self._session.block_rejected(block, trio.current_time())
+        self._on_rejected()
+
+    def _notice_watermark(self) -> None:
+        manifest = self._image.manifest
+        assert manifest is not None
+        written_bytes = len(self._written) * manifest.block_bytes
+        if written_bytes >= VERIFY_BYTES or len(self._written) == self._image.needed_count:
+            self._verify_due.set()
+
+    async def _verify_at_watermarks(self) -> None:
+        while self._written or not self._writing_over:
+            with trio.move_on_after(VERIFY_INTERVAL_S):
+                await self._verify_due.wait()
+            self._verify_due = trio.Event()
+            if self._written:
+                await self._verify_written()
+
+    async def _verify_written(self) -> None:
+        blocks = np.sort(np.array(self._written, np.int64))
+        self._written.clear()
+        wrong = await trio.to_thread.run_sync(self._image.sync_and_verify, blocks)
+        right = np.setdiff1d(blocks, wrong, assume_unique=True) if wrong.size else blocks
+        self._session.blocks_verified(right)
+        self._image.mark_verified(right)
+        self.in_flight_count -= int(right.size)
+        for block in wrong.tolist():
+            self._count_read_back_failure(block)
+            self._reject(block)
+        self.notice_completion()
+
+    async def zero_blocks(self) -> None:
+        """Zero what the image has as zeros and verify it, beside everything else, until done or closed.
+
+        Raises:
+            StorageError: zeroing, flushing or reading failed, or a block read back wrong twice.
+        """
+        with self._zeroing:
+            while self._image.zeros_left:
+                blocks, wrong = await trio.to_thread.run_sync(self._image.zero_step)
+                for block in wrong.tolist():
+                    self._count_read_back_failure(block)
+                if wrong.size == 0:
+                    self._image.mark_zeroed(blocks)
+        self.notice_completion()
+
+    def _count_read_back_failure(self, block: int) -> None:
+        self._read_back_failures[block] += 1
+        if self._read_back_failures[block] >= READ_BACK_FAILURES_MAX:
+            raise VerificationError(
+                f"{self._image.target_path}: block {block} read back {READ_BACK_FAILURES_MAX} times as something else "
+                "than was written; the target is incomplete: replace the disk, or check its cable and memory"
+            )
+
+    def notice_completion(self) -> None:
+        """Say so if every block is verified."""
+        if self._image.complete:
+            self._on_complete()

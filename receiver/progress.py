@@ -1,0 +1,239 @@
+"""What is seen of a reception: a bar on a terminal, a line now and then in a log, JSON lines for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+import click
+
+from protocol.session_records import CastParameters
+from protocol.units import format_bytes, format_duration, format_rate
+from receiver.reception_status import ReceptionState, ReceptionStatus
+
+if TYPE_CHECKING:
+    from receiver.agent import Reception
+
+JSON_INTERVAL_S: Final = 1.0
+PLAIN_INTERVAL_S: Final = 5.0
+TERMINAL_INTERVAL_S: Final = 0.25
+
+
+class ReceptionObserver(Protocol):
+    """An :class:`receiver.agent.Observer` that is also told the end; a context manager around all of it."""
+
+    interval_s: float
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop showing."""
+
+    def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
+        """The agent has joined."""
+
+    def silent(self, silent_s: float) -> None:
+        """Nothing has been heard from the sender for so long."""
+
+    def progress(self, status: ReceptionStatus) -> None:
+        """How it goes now."""
+
+    def finished(self, target: str, reception: Reception) -> None:
+        """Every byte is verified."""
+
+
+def choose_observer(*, json_lines: bool) -> ReceptionObserver:
+    """By what stderr is, and what the operator asked for."""
+    if json_lines:
+        return JsonObserver()
+    return TerminalObserver() if sys.stderr.isatty() else PlainObserver()
+
+
+class RateMeter:
+    """The rate between two looks at a rising count."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = clock()
+        self._count = 0
+
+    def per_s(self, count: int) -> float:
+        """Since the last call."""
+        now = self._clock()
+        rate = (count - self._count) / max(now - self._at, 1e-3)
+        self._at, self._count = now, count
+        return rate
+
+
+class JsonObserver:
+    """One JSON object a line on stdout."""
+
+    interval_s = JSON_INTERVAL_S
+
+    def __init__(self) -> None:
+        self._rate = RateMeter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing to stop."""
+
+    def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
+        """``joined`` or ``rejoined``: the cast and its image."""
+        _emit(
+            "rejoined" if rejoined else "joined",
+            **_cast_fields(parameters),
+            incarnation=parameters.incarnation,
+        )
+
+    def silent(self, silent_s: float) -> None:
+        """``silent``."""
+        _emit("silent", silent_s=round(silent_s, 1))
+
+    def progress(self, status: ReceptionStatus) -> None:
+        """``progress``: the whole status, and the rate since the last one."""
+        rate_bytes_per_s = round(self._rate.per_s(status.bytes_received))
+        _emit("progress", **_status_fields(status), rate_bytes_per_s=rate_bytes_per_s)
+
+    def finished(self, target: str, reception: Reception) -> None:
+        """``result``."""
+        _emit(
+            "result",
+            ok=True,
+            exit_code=0,
+            **_cast_fields(reception.parameters),
+            target=target,
+            **_status_fields(reception.status),
+            seconds_receiving=round(reception.seconds_receiving, 3),
+            seconds_total=round(reception.status.seconds, 3),
+            reported=reception.reported,
+        )
+
+
+class PlainObserver:
+    """Lines on stderr: for logs."""
+
+    interval_s = PLAIN_INTERVAL_S
+
+    def __init__(self) -> None:
+        self._rate = RateMeter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing to stop."""
+
+    def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
+        """Which cast."""
+        self._say(
+            f"joined cast {parameters.cast_id:08x}{' again' if rejoined else ''}: {parameters.image_name}, "
+            f"{format_bytes(parameters.raw_bytes)}"
+        )
+
+    def silent(self, silent_s: float) -> None:
+        """That the agent waits."""
+        self._say(
+            f"nothing heard from the sender for {format_duration(silent_s)}; waiting for it to come back"
+        )
+
+    def progress(self, status: ReceptionStatus) -> None:
+        """One line."""
+        self._say(_progress_text(status, self._rate.per_s(status.bytes_received)))
+
+    def finished(self, target: str, reception: Reception) -> None:
+        """The outcome."""
+        status = reception.status
+        self._say(
+            f"{reception.parameters.image_name} ({format_bytes(status.raw_bytes)}) is on {target}, every byte read "
+            f"back and verified, after {format_duration(status.seconds)}"
+        )
+        if not reception.reported:
+            self._say("the sender didn't take the report of that: it may list this machine as lost")
+
+    def _say(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+class TerminalObserver(PlainObserver):
+    """The same around a bar of what is verified."""
+
+    interval_s = TERMINAL_INTERVAL_S
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        super().__init__()
+        self._bar = Progress(
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=Console(stderr=True),
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", total=None, text="looking for a sender")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def progress(self, status: ReceptionStatus) -> None:
+        """Move the bar."""
+        text = _progress_text(status, self._rate.per_s(status.bytes_received))
+        self._bar.update(self._task, total=status.raw_bytes, completed=status.raw_bytes_verified, text=text)
+        self._bar.refresh()
+
+    def finished(self, target: str, reception: Reception) -> None:
+        """The outcome, below the bar."""
+        self._bar.stop()
+        super().finished(target, reception)
+
+    def _say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False)
+
+
+def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:
+    if status.state is not ReceptionState.RECEIVING:
+        return status.state.value
+    lost = status.datagrams_lost / max(1, status.datagrams_expected)
+    return (
+        f"{format_bytes(status.raw_bytes_verified)} of {format_bytes(status.raw_bytes)} verified, "
+        f"{format_rate(rate_bytes_per_s)}, {lost:.1%} lost, limited by {status.limiter}"
+    )
+
+
+def _cast_fields(parameters: CastParameters) -> dict[str, object]:
+    return {
+        "cast_id": f"{parameters.cast_id:08x}",
+        "image_id": parameters.image_id.hex(),
+        "image_name": parameters.image_name,
+    }
+
+
+def _status_fields(status: ReceptionStatus) -> dict[str, object]:
+    fields = dataclasses.asdict(status)
+    rounded = {key: round(value, 6) for key, value in fields.items() if isinstance(value, float)}
+    return {**fields, **rounded}
+
+
+def _emit(event: str, **fields: object) -> None:
+    click.echo(json.dumps({"event": event, **fields}))

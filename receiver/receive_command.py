@@ -1,0 +1,235 @@
+"""The command ``receive``: its options, and the loop that they run in. What works is imported when it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from protocol.constants import (
+    ASSEMBLY_BYTES_DEFAULT,
+    DATA_PORT_DEFAULT,
+    DISCOVERY_TIMEOUT_S,
+    GROUP_IPV4_DEFAULT,
+    MIB,
+    SENDER_TIMEOUT_S,
+)
+from protocol.errors import ConfigurationError
+from protocol.units import parse_size_bytes
+
+if TYPE_CHECKING:
+    from receiver.agent import Agent, Reception
+    from receiver.progress import ReceptionObserver
+    from receiver.receive import ReceiveOptions
+
+MEMORY_BYTES_MIN = 4 * MIB
+"""Eight blocks of the default size and some: less would drop most of what arrives."""
+
+
+class _Share(click.ParamType[float]):
+    """``5%`` or ``0.05``."""
+
+    name = "share"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share, 0..1 exclusive."""
+        text = str(value)
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < 1:
+            self.fail(f"{text!r} isn't a share: write for example 5% or 0.05", param, ctx)
+        return share
+
+
+class _CastIdText(click.ParamType[int]):
+    """Eight hexadecimal digits."""
+
+    name = "cast"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The id."""
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        if len(text) != 8 or not all(digit in "0123456789abcdefABCDEF" for digit in text):
+            self.fail(f"{text!r} isn't a cast id: it has eight hexadecimal digits", param, ctx)
+        return int(text, 16)
+
+
+@click.command()
+@click.option(
+    "--target",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="What to write: a regular file or a block device.",
+)
+@click.option("--interface", required=True, metavar="IF", help="Network interface that the cast comes in by.")
+@click.option(
+    "--sender", "sender_url", metavar="URL", help="The sender's control URL, instead of listening for it."
+)
+@click.option("--group", default=GROUP_IPV4_DEFAULT, show_default=True, help="Multicast group to listen on.")
+@click.option(
+    "--port", default=DATA_PORT_DEFAULT, show_default=True, type=click.IntRange(1, 65535), help="UDP port."
+)
+@click.option("--cast", "cast_id", type=_CastIdText(), metavar="ID", help="Join this cast and no other.")
+@click.option("--image-name", metavar="NAME", help="Join a cast of the image of this name and no other.")
+@click.option(
+    "--name", metavar="NAME", help="This machine's name for the operator.  [default: the host name]"
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    default=DISCOVERY_TIMEOUT_S,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    metavar="S",
+    help="Seconds to look for a sender.",
+)
+@click.option(
+    "--sender-timeout",
+    "sender_timeout_s",
+    default=SENDER_TIMEOUT_S,
+    show_default=True,
+    type=click.FloatRange(1),
+    metavar="S",
+    help="Seconds of silence after which the sender is given up; one that is started again is rejoined.",
+)
+@click.option(
+    "--memory",
+    default=f"{ASSEMBLY_BYTES_DEFAULT // MIB}MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Buffers for blocks on their way to the disk.",
+)
+@click.option(
+    "--rehearse-loss",
+    default="0",
+    type=_Share(),
+    metavar="SHARE",
+    help="Drop this share of what arrives, for example 5%: to see how a bad network would do.",
+)
+@click.option("--rehearse-seed", default=1, show_default=True, help="Which datagrams are dropped.")
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65535), metavar="P", help="Serve Prometheus metrics here."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last.")
+def receive(
+    target: Path,
+    interface: str,
+    sender_url: str | None,
+    group: str,
+    port: int,
+    cast_id: int | None,
+    image_name: str | None,
+    name: str | None,
+    wait_s: float,
+    sender_timeout_s: float,
+    memory: str,
+    rehearse_loss: float,
+    rehearse_seed: int,
+    metrics_port: int | None,
+    as_json: bool,
+) -> None:
+    """Receive an image that is cast to this machine, write it to a disk or file, read it back and verify it.
+
+    All that is on the target is overwritten. A target that is in use is refused, and so is one that is too small. The
+    exit code is 0 only if every byte of the image was verified on the target.
+    """
+    import trio
+
+    from protocol.session_records import CastId
+    from receiver.agent import AgentOptions
+    from receiver.discovery import CastChoice
+    from receiver.progress import choose_observer
+    from receiver.receive import ReceiveOptions
+
+    options = ReceiveOptions(
+        target=target,
+        interface=interface,
+        sender_url=sender_url,
+        group=_multicast_group(group),
+        port=port,
+        choice=CastChoice(None if cast_id is None else CastId(cast_id), image_name),
+        wait_s=wait_s,
+        agent=AgentOptions(
+            name=name or platform.node() or "unnamed",
+            inventory={},
+            assembly_bytes=_memory_bytes(memory),
+            join_timeout_s=wait_s,
+            sender_timeout_s=sender_timeout_s,
+            rehearse_loss=rehearse_loss,
+            rehearse_seed=rehearse_seed,
+        ),
+    )
+    with choose_observer(json_lines=as_json) as observer:
+        reception = trio.run(_receive_unless_interrupted, options, observer, metrics_port)
+        observer.finished(str(target), reception)
+
+
+def _multicast_group(text: str) -> str:
+    import ipaddress
+
+    try:
+        group = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--group {text!r} isn't an IP address") from error
+    if not group.is_multicast:
+        raise ConfigurationError(
+            f"--group {text} isn't a multicast address: {GROUP_IPV4_DEFAULT} is the default"
+        )
+    return str(group)
+
+
+def _memory_bytes(text: str) -> int:
+    memory_bytes = parse_size_bytes(text)
+    if memory_bytes < MEMORY_BYTES_MIN:
+        raise ConfigurationError(f"--memory {text} is too little: give at least {MEMORY_BYTES_MIN // MIB}MiB")
+    return memory_bytes
+
+
+def _watch(metrics_port: int | None, agent: Agent) -> contextlib.AbstractContextManager[None]:
+    if metrics_port is None:
+        return contextlib.nullcontext()
+    from receiver.metrics import serve_metrics
+
+    return serve_metrics(metrics_port, agent.status)
+
+
+async def _receive_unless_interrupted(
+    options: ReceiveOptions, observer: ReceptionObserver, metrics_port: int | None
+) -> Reception:
+    """Receive; SIGINT and SIGTERM end it in an orderly way, so that the sender is told.
+
+    Raises:
+        KeyboardInterrupt: a signal came.
+        DiskcastError: as :func:`receiver.receive.receive_image`.
+    """
+    import trio
+
+    from receiver.nursery_errors import single_error
+    from receiver.receive import receive_image
+
+    reception: Reception | None = None
+
+    async def cancel_on_signal(scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_on_signal, nursery.cancel_scope)
+            reception = await receive_image(options, observer, functools.partial(_watch, metrics_port))
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise single_error(group) from group
+    if reception is None:
+        raise KeyboardInterrupt
+    return reception

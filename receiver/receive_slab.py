@@ -1,0 +1,274 @@
+"""Taking many datagrams from a socket with one system call, into memory laid out as rows of frames.
+
+A *message* is what one entry of recvmmsg(2) returns: one datagram, or, on a socket with UDP_GRO, up to 128
+datagrams of equal size that the kernel kept together. Message ``i`` lands at row ``i * segments`` of a slab
+``uint8[messages * segments, frame_bytes]``, so that messages that are full are consecutive rows: the batch is
+a view of the slab, without a copy and without a Python object per datagram.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX
+
+SEGMENTS_MAX = 128
+"""UDP_MAX_SEGMENTS of Linux: datagrams that the kernel hands over in one message at most."""
+
+MESSAGE_BYTES_MAX = 65535
+"""A UDP length field's limit bounds coalesced messages too."""
+
+COALESCED_MESSAGES = 16
+"""Messages a call while they are coalesced: a megabyte of frames, which stays in the second-level cache between
+the kernel's copy and the copy into the blocks' buffers."""
+
+SINGLE_MESSAGES = 256
+"""Messages a call while each is one datagram: the call's fixed cost is then 0.1 µs a datagram."""
+
+ODD_DATAGRAMS_MAX = 64
+"""Datagrams of other than frame size that one batch hands over; a cast has a few a second, a flood has more."""
+
+_CONTROL_BYTES = 32
+"""Room for the one control message that the socket asks for: CMSG_SPACE(sizeof(int)) is 24 on 64-bit machines."""
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
+
+
+class _Msghdr(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("namelen", ctypes.c_uint32),
+        ("iov", ctypes.c_void_p),
+        ("iovlen", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("controllen", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class _Mmsghdr(ctypes.Structure):
+    """``struct mmsghdr`` of recvmmsg(2)."""
+
+    _fields_ = (("hdr", _Msghdr), ("len", ctypes.c_uint))
+
+
+class _IntControl(ctypes.Structure):
+    """``struct cmsghdr`` with one int, the UDP_GRO control message of udp(7)."""
+
+    _fields_ = (
+        ("len", ctypes.c_size_t),
+        ("level", ctypes.c_int),
+        ("type", ctypes.c_int),
+        ("value", ctypes.c_int),
+    )
+
+
+class Batch(NamedTuple):
+    """What one call took from the socket; valid until the next call."""
+
+    frames: NDArray[np.uint8]
+    """``uint8[n, frame_bytes]``, contiguous: the datagrams of exactly frame size in order of arrival."""
+    datagrams: list[bytes]
+    """Those of any other size that a control message could have, at most :data:`ODD_DATAGRAMS_MAX`."""
+    drained: bool
+    """Whether nothing was left in the queue: another call now would be one in vain."""
+
+
+def _find_recvmmsg() -> Callable[[int, int, int, int, None], int]:
+    """The C library's recvmmsg; each call releases the interpreter's lock while the kernel copies.
+
+    Raises:
+        OSError: there is none.
+    """
+    try:
+        function = ctypes.CDLL(None, use_errno=True).recvmmsg
+    except AttributeError as error:
+        raise OSError(errno.ENOSYS, "recvmmsg isn't in this C library") from error
+    function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+    function.restype = ctypes.c_int
+    return cast("Callable[[int, int, int, int, None], int]", function)
+
+
+class SlabCounters:
+    """What never reached a batch."""
+
+    def __init__(self) -> None:
+        self.oversize_count = 0
+        """Datagrams longer than a frame and longer than a control message."""
+        self.surplus_count = 0
+        """Datagrams of odd size beyond the bound of a batch."""
+
+
+class MessageSlab:
+    """recvmmsg(2) into one preallocated slab; the memory of messages that never came is never touched."""
+
+    def __init__(self, frame_bytes: int, *, coalesced: bool) -> None:
+        """Prepare the arrays that the kernel fills.
+
+        Args:
+            frame_bytes: length of a frame.
+            coalesced: whether the socket has UDP_GRO, so that a message may be many datagrams.
+
+        Raises:
+            OSError: this C library or kernel has no recvmmsg.
+        """
+        self.counters = SlabCounters()
+        self._frame_bytes = frame_bytes
+        self._segments = min(SEGMENTS_MAX, MESSAGE_BYTES_MAX // frame_bytes) if coalesced else 1
+        message_bytes = max(self._segments * frame_bytes, CONTROL_DATAGRAM_BYTES_MAX)
+        self._slab = np.empty((SINGLE_MESSAGES, message_bytes), np.uint8)
+        rows = self._slab[:, : self._segments * frame_bytes]
+        self._rows = rows.reshape(-1, frame_bytes) if rows.flags.c_contiguous else rows
+        self._in_place = rows.flags.c_contiguous
+        self._compact = np.empty((0, frame_bytes), np.uint8)
+        self._messages_per_call = COALESCED_MESSAGES if coalesced else SINGLE_MESSAGES
+        self._prepare_headers(message_bytes)
+        self._recvmmsg = _find_recvmmsg()
+
+    def _prepare_headers(self, message_bytes: int) -> None:
+        header_bytes, vector_bytes = ctypes.sizeof(_Mmsghdr), ctypes.sizeof(_Iovec)
+        memory = np.zeros(SINGLE_MESSAGES * header_bytes, np.uint8)
+        controls = np.zeros(SINGLE_MESSAGES * _CONTROL_BYTES, np.uint8)
+        self._headers = (_Mmsghdr * SINGLE_MESSAGES).from_buffer(memory.data)
+        self._vectors = (_Iovec * SINGLE_MESSAGES)()
+        self._headers_address = memory.ctypes.data
+        for index in range(SINGLE_MESSAGES):
+            self._vectors[index] = _Iovec(self._slab.ctypes.data + index * message_bytes, message_bytes)
+            header = self._headers[index].hdr
+            header.iov = ctypes.addressof(self._vectors) + index * vector_bytes
+            header.iovlen = 1
+            header.control = controls.ctypes.data + index * _CONTROL_BYTES
+            header.controllen = _CONTROL_BYTES
+        count = (SINGLE_MESSAGES,)
+        size_type = f"u{ctypes.sizeof(ctypes.c_size_t)}"
+        self._lengths: NDArray[np.uint32] = np.ndarray(
+            count, np.uint32, memory, _Mmsghdr.len.offset, (header_bytes,)
+        )
+        self._flags: NDArray[np.int32] = np.ndarray(
+            count, np.int32, memory, _Msghdr.flags.offset, (header_bytes,)
+        )
+        self._control_lengths: NDArray[np.uint64] = np.ndarray(
+            count, size_type, memory, _Msghdr.controllen.offset, (header_bytes,)
+        )
+        self._segment_sizes: NDArray[np.int32] = np.ndarray(
+            count, np.int32, controls, _IntControl.value.offset, (_CONTROL_BYTES,)
+        )
+
+    def receive(self, sock: socket.socket) -> Batch | None:
+        """Take what waits in the socket's queue, up to a batch; never blocks.
+
+        Returns:
+            None when nothing waits.
+
+        Raises:
+            OSError: the socket failed.
+        """
+        limit = self._messages_per_call
+        count = self._recvmmsg(sock.fileno(), self._headers_address, limit, socket.MSG_DONTWAIT, None)
+        if count < 0:
+            code = ctypes.get_errno()
+            if code in (errno.EAGAIN, errno.EINTR):
+                return None
+            raise OSError(code, os.strerror(code))
+        return self._batch(count, drained=count < limit)
+
+    def _batch(self, count: int, *, drained: bool) -> Batch:
+        lengths = self._lengths[:count].astype(np.int64)
+        frame_bytes = self._frame_bytes
+        coalesced = self._control_lengths[:count] > 0
+        segment_sizes = np.where(coalesced, self._segment_sizes[:count], lengths)
+        self._control_lengths[:count] = _CONTROL_BYTES
+        truncated = (self._flags[:count] & int(socket.MSG_TRUNC)) != 0
+        regular = (segment_sizes == frame_bytes) & ~truncated
+        frame_counts = np.where(regular, lengths // frame_bytes, 0)
+        frame_count = int(frame_counts.sum())
+        if self._segments > 1:
+            # Wide slabs touch new memory with every message, so their calls are long only for single datagrams.
+            self._messages_per_call = COALESCED_MESSAGES if frame_count > 4 * count else SINGLE_MESSAGES
+        odd = ~regular | (lengths != frame_counts * frame_bytes)
+        datagrams = (
+            self._odd_datagrams(np.flatnonzero(odd), lengths, segment_sizes, truncated) if odd.any() else []
+        )
+        if self._in_place and (frame_counts[:-1] == self._segments).all():
+            return Batch(self._rows[:frame_count], datagrams, drained)
+        return Batch(self._compacted(frame_counts, frame_count), datagrams, drained)
+
+    def _compacted(self, frame_counts: NDArray[np.int64], frame_count: int) -> NDArray[np.uint8]:
+        """Copy the rows that hold frames together: a cost of networks that coalesce unevenly or not at all."""
+        if self._compact.shape[0] < frame_count:
+            self._compact = np.empty((frame_count, self._frame_bytes), np.uint8)
+        starts = np.arange(frame_counts.size) * self._segments
+        skipped = np.cumsum(frame_counts) - frame_counts
+        index = np.repeat(starts - skipped, frame_counts) + np.arange(frame_count)
+        frames = self._compact[:frame_count]
+        # mode other than "raise" is what lets take() write into ``out`` without a buffer of its own.
+        np.take(self._rows, index, axis=0, out=frames, mode="clip")
+        return frames
+
+    def _odd_datagrams(
+        self,
+        messages: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        segment_sizes: NDArray[np.int64],
+        truncated: NDArray[np.bool_],
+    ) -> list[bytes]:
+        """The datagrams of other than frame size, each copied out; there are few of them in a cast."""
+        datagrams: list[bytes] = []
+        for message in messages.tolist():
+            length, size = int(lengths[message]), int(segment_sizes[message])
+            behind_frames = size == self._frame_bytes and not truncated[message]
+            start = length - length % size if behind_frames else 0
+            offsets = range(start, length, size) if size else range(1)
+            if truncated[message] or (size > CONTROL_DATAGRAM_BYTES_MAX and not behind_frames):
+                self.counters.oversize_count += len(offsets)
+                continue
+            taken = offsets[: ODD_DATAGRAMS_MAX - len(datagrams)]
+            self.counters.surplus_count += len(offsets) - len(taken)
+            row = self._slab[message]
+            datagrams += [row[offset : min(offset + size, length)].tobytes() for offset in taken]
+        return datagrams
+
+
+class PlainSlab:
+    """One recv(2) a datagram, for kernels without recvmmsg: slow, but the same batches."""
+
+    def __init__(self, frame_bytes: int) -> None:
+        self.counters = SlabCounters()
+        self._frame_bytes = frame_bytes
+        self._slab = np.empty((SINGLE_MESSAGES, max(frame_bytes, CONTROL_DATAGRAM_BYTES_MAX)), np.uint8)
+        self._buffers = [row.data for row in self._slab]
+
+    def receive(self, sock: socket.socket) -> Batch | None:
+        """As :meth:`MessageSlab.receive`."""
+        datagrams: list[bytes] = []
+        row = 0
+        drained = False
+        for taken in range(SINGLE_MESSAGES):
+            buffer = self._buffers[row]
+            try:
+                # MSG_TRUNC asks for the datagram's real length, so that an oversize one is known as such.
+                length = sock.recv_into(buffer, 0, socket.MSG_DONTWAIT | socket.MSG_TRUNC)
+            except (BlockingIOError, InterruptedError):
+                if taken == 0:
+                    return None
+                drained = True
+                break
+            if length == self._frame_bytes:
+                row += 1
+            elif length > CONTROL_DATAGRAM_BYTES_MAX:
+                self.counters.oversize_count += 1
+            elif len(datagrams) < ODD_DATAGRAMS_MAX:
+                datagrams.append(bytes(buffer[:length]))
+            else:
+                self.counters.surplus_count += 1
+        return Batch(np.ascontiguousarray(self._slab[:row, : self._frame_bytes]), datagrams, drained)

@@ -1,0 +1,50 @@
+"""Real multicast on the loopback interface, without privileges: a sending socket and a port that nobody else has."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from types import TracebackType
+from typing import Self
+
+_SOL_UDP = 17
+_UDP_SEGMENT = 103
+
+GROUP_IPV4 = "239.255.68.99"
+
+
+def free_port() -> int:
+    """A UDP port that was free a moment ago."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class LoopbackSender:
+    """Sends to a group through ``lo`` from 127.0.0.1."""
+
+    def __init__(self, group: str, port: int, source: str = "127.0.0.1") -> None:
+        self._destination = (group, port)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        request = struct.pack("@4s4si", bytes(4), socket.inet_aton(source), socket.if_nametoindex("lo"))
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def send(self, datagram: bytes) -> None:
+        """One datagram."""
+        self._socket.sendto(datagram, self._destination)
+
+    def send_segmented(self, data: bytes, segment_bytes: int) -> None:
+        """One super-datagram that the kernel cuts into datagrams of ``segment_bytes``; the last may be shorter."""
+        ancillary = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment_bytes))]
+        self._socket.sendmsg([data], ancillary, 0, self._destination)

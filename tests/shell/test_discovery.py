@@ -1,0 +1,131 @@
+"""Finding a cast on real loopback multicast: the right one, or an error that says which there are.
+
+Lost if these fail: a classroom imaged with whichever image happened to be announced first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import trio
+import trio.testing
+
+from protocol.constants import DISCOVERY_SETTLE_S
+from protocol.errors import AmbiguousCastError, NoSenderError
+from protocol.session_records import CastId
+from protocol.wire.codec import encode_control
+from protocol.wire.messages import STATE_CASTING, STATE_ENDED, Announce
+from receiver.discovery import OFFERS_MAX, CastChoice, CastOffer, listen_for_cast
+from receiver.network import find_interface
+from tests.shell.loopback import GROUP_IPV4, LoopbackSender, free_port
+
+pytestmark = pytest.mark.trio
+
+
+def announcement(cast_id: int, name: str, *, state: int = STATE_CASTING) -> bytes:
+    message = Announce(
+        incarnation=5,
+        state=state,
+        image_id=bytes(32),
+        image_name=name,
+        control_url=f"http://192.0.2.{cast_id % 250}:7411",
+        symbol_bytes=1440,
+        raw_bytes=1 << 30,
+        receiver_count=0,
+        rate_bytes_per_s=1000,
+        grtt_us=1000,
+        sent_at_us=1,
+    )
+    return encode_control(message, cast_id=cast_id, session_token=0)
+
+
+async def hear(
+    clock: trio.testing.MockClock,
+    datagrams: Iterable[bytes],
+    choice: CastChoice | None = None,
+    wait_s: float = 20.0,
+) -> CastOffer:
+    """One discovery that is fed datagrams while it listens; afterwards the clock jumps to its deadline."""
+    port = free_port()
+    offers: list[CastOffer] = []
+    errors: list[Exception] = []
+
+    async def listen() -> None:
+        interface = find_interface("lo", GROUP_IPV4)
+        try:
+            offers.append(
+                await listen_for_cast(interface, GROUP_IPV4, port, choice or CastChoice(), wait_s=wait_s)
+            )
+        except (NoSenderError, AmbiguousCastError) as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        await trio.testing.wait_all_tasks_blocked()
+        with LoopbackSender(GROUP_IPV4, port) as sender:
+            for datagram in datagrams:
+                sender.send(datagram)
+                # Each is taken before the next, so that it isn't a queue's length that is tested.
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        clock.autojump_threshold = 0.0
+    if errors:
+        raise errors[0]
+    return offers[0]
+
+
+async def test_the_only_cast_is_found(mock_clock: trio.testing.MockClock) -> None:
+    offer = await hear(mock_clock, [announcement(7, "lab")] * 3)
+    assert offer == CastOffer(CastId(7), "lab", "http://192.0.2.7:7411", "127.0.0.1")
+    assert mock_clock.current_time() == pytest.approx(DISCOVERY_SETTLE_S)
+
+
+async def test_several_casts_are_never_chosen_from_by_chance(mock_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(AmbiguousCastError) as caught:
+        await hear(mock_clock, [announcement(9, "office"), announcement(7, "lab")])
+    for word in ("00000007 'lab' at http://192.0.2.7:7411", "00000009 'office'", "--cast 00000007"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("choice", [CastChoice(cast_id=CastId(7)), CastChoice(image_name="lab")])
+async def test_a_chosen_cast_is_joined_at_once(
+    mock_clock: trio.testing.MockClock, choice: CastChoice
+) -> None:
+    offer = await hear(mock_clock, [announcement(9, "office"), announcement(7, "lab")], choice)
+    assert offer.cast_id == 7
+    assert mock_clock.current_time() == 0.0
+
+
+async def test_silence_ends_at_the_deadline(mock_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(
+        NoSenderError, match=r"any cast on .* within 20 s.*diskcast send.*doctor --interface lo"
+    ):
+        await hear(mock_clock, [])
+    assert mock_clock.current_time() == pytest.approx(20.0)
+
+
+async def test_other_casts_than_the_chosen_are_named(mock_clock: trio.testing.MockClock) -> None:
+    choice = CastChoice(CastId(8), "lab")
+    with pytest.raises(NoSenderError, match=r"cast 00000008 with an image named 'lab'.*these were: 00000007"):
+        await hear(mock_clock, [announcement(7, "lab")], choice)
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        b"",
+        b"x" * 1400,
+        announcement(7, "lab")[:-1],
+        announcement(7, "ended", state=STATE_ENDED),
+        announcement(7, "\x1b[2J"),
+    ],
+    ids=["empty", "noise", "truncated", "ended", "escapes"],
+)
+async def test_what_is_no_offer_is_ignored(mock_clock: trio.testing.MockClock, datagram: bytes) -> None:
+    with pytest.raises(NoSenderError):
+        await hear(mock_clock, [datagram])
+
+
+async def test_a_flood_of_casts_is_bounded(mock_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(AmbiguousCastError, match=f"{OFFERS_MAX} casts"):
+        await hear(mock_clock, [announcement(number, "x") for number in range(OFFERS_MAX + 20)])
