@@ -206,8 +206,10 @@ def decode_need_untrusted(value: object, block_count: int) -> NDArray[np.bool_] 
         raise ProtocolError(f"need: not base64 of a zlib stream: {error}") from error
     if len(packed) != packed_bytes or not inflater.eof or inflater.unused_data:
         raise ProtocolError(f"need: a bitmap of {block_count} blocks expected")
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=block_count)
-    return bits.view(np.bool_)
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8)).view(np.bool_)
+    if bits[block_count:].any():
+        raise ProtocolError(f"need: a bitmap of {block_count} blocks expected, this one has more")
+    return bits[:block_count]
 
 
 def need_from_json_untrusted(value: object, block_count: int) -> NDArray[np.bool_] | None:

@@ -54,7 +54,7 @@ _BODY_TIMEOUT_S: Final = 30.0
 """A body that takes longer comes from a stalled or hostile peer."""
 _LARGE_BODIES_MAX: Final = 4
 """Bodies above CONTROL_BODY_BYTES_MAX that are read at the same time; others wait in their connections' buffers."""
-_MANIFEST_PIECE_BYTES: Final = 256 << 10
+MANIFEST_PIECE_BYTES: Final = 256 << 10
 _KEEP_ALIVE_S: Final = 5
 _SHUTDOWN_S: Final = 2
 _KEY: Final = HexBytes(RECEIVER_KEY_BYTES)
@@ -114,8 +114,8 @@ class ControlApi:
         data = self._manifest.data
 
         async def pieces() -> AsyncIterator[memoryview]:
-            for start in range(0, len(data), _MANIFEST_PIECE_BYTES):
-                yield data[start : start + _MANIFEST_PIECE_BYTES]
+            for start in range(0, len(data), MANIFEST_PIECE_BYTES):
+                yield data[start : start + MANIFEST_PIECE_BYTES]
 
         headers = {"Content-Length": str(len(data)), "ETag": f'"{self._parameters.image_id.hex()}"'}
         return StreamingResponse(pieces(), media_type=MANIFEST_TYPE, headers=headers)

@@ -1,0 +1,101 @@
+"""A small cast in memory for tests of the sender's shell: image file, parameters, session, and who may wake whom."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from pathlib import Path
+
+from protocol.sender_session import CastPolicy, SenderSession
+from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from sender.image_file import ImageFile
+from sender.shared_session import SharedSession
+from tests.disk_images import MadeImage, make_image
+
+SYMBOL_BYTES = 1440
+
+
+@dataclasses.dataclass
+class Rig:
+    """The pieces; ``wakes`` counts how often the event loop would have been woken."""
+
+    made: MadeImage
+    image: ImageFile
+    parameters: CastParameters
+    session: SenderSession
+    shared: SharedSession
+    wakes: list[float]
+
+    def join(self, name: str = "pc-1", agent_id: str = "agent-1") -> JoinGrant:
+        """Let in a receiver that holds the manifest and needs all blocks."""
+        request = JoinRequest(agent_id, name, {}, True, None, "127.0.0.1")
+        with self.shared.change() as (session, now):
+            return session.join(request, now)
+
+    def start_casting(self) -> JoinGrant:
+        """Join one receiver and let the room be gathered."""
+        grant = self.join()
+        with self.shared.change() as (session, now):
+            session.control_datagrams(now)
+        return grant
+
+
+def make_rig(
+    folder: Path,
+    kinds: str = "drzudr",
+    *,
+    group: str = "239.255.68.98",
+    port: int = 7410,
+    policy: CastPolicy | None = None,
+) -> Rig:
+    """A cast of an image with one block a letter."""
+    made = make_image(kinds)
+    image = ImageFile.open(made.write(folder / "image.dci"))
+    parameters = CastParameters(
+        cast_id=CastId(0x1234ABCD),
+        incarnation=77,
+        session_token=0xFEDC_BA98_7654_3210,
+        image_id=image.manifest.image_id,
+        image_name=image.manifest.name,
+        raw_bytes=image.manifest.raw_bytes,
+        block_bytes=image.manifest.block_bytes,
+        manifest_bytes=len(image.manifest.data),
+        symbol_bytes=SYMBOL_BYTES,
+        group=group,
+        port=port,
+        sender_address="127.0.0.1",
+        feedback_port=7411,
+        control_url="http://127.0.0.1:7411",
+    )
+    session = SenderSession(
+        parameters,
+        image.manifest,
+        policy=policy or CastPolicy(),
+        rng=random.Random(1),
+        secrets=random.Random(2).randbytes,
+        now=time.monotonic(),
+    )
+    wakes: list[float] = []
+    shared = SharedSession(session, lambda: wakes.append(time.monotonic()))
+    return Rig(made, image, parameters, session, shared, wakes)
+
+
+def completion(*, success: bool = True, error: str = "") -> CompletionReport:
+    """A receiver's account of its end."""
+    return CompletionReport(
+        success=success,
+        error=error,
+        exit_code=0 if success else 50,
+        raw_bytes_verified=1000,
+        bytes_received=2000,
+        bytes_written=1000,
+        datagrams_expected=100,
+        datagrams_received=90,
+        socket_drops=1,
+        blocks_repaired_by_parity=2,
+        blocks_repaired_by_nack=3,
+        nacks_sent=4,
+        seconds_receiving=5.0,
+        seconds_total=6.0,
+    )

@@ -1,0 +1,222 @@
+"""The control API over real HTTP: if it failed, nobody could join, or anybody could speak for a receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from protocol import control_messages as messages
+from protocol.constants import CONTROL_BODY_BYTES_MAX
+from protocol.session_records import JoinGrant, JoinRequest, ReceiverState
+from protocol.wire.messages import END_CANCELLED, STATE_GATHERING
+from sender import control_api
+from sender.control_api import ControlApi, ControlServer
+from sender.network import find_interface, parse_group
+from sender.sockets import bind_control_sockets
+from tests.shell.sender_rig import Rig, completion, make_rig
+
+CAST = "/api/v1/casts/1234abcd"
+
+
+@contextlib.asynccontextmanager
+async def served(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a real server, which has ended when the context does."""
+    lo = find_interface("lo")
+    tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
+    api = ControlApi(rig.shared, rig.parameters, rig.image.manifest)
+    server = ControlServer(api.application(), tcp)
+    with rig.image, udp:
+        url = f"http://127.0.0.1:{tcp.getsockname()[1]}"
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.run_until_stopped())
+            try:
+                async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+                    yield client
+            finally:
+                server.stop()
+
+
+def with_client(rig: Rig, test: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with served(rig) as client:
+            await test(client)
+
+    asyncio.run(run())
+
+
+def join_body(**changes: object) -> bytes:
+    request = JoinRequest("agent-1", "pc-1", {"serial": "X1"}, False, None, "")
+    return json.dumps({**messages.join_to_json(request), **changes}).encode()
+
+
+def check_problem(response: httpx.Response, status: int, words: str) -> None:
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert words in messages.problem_from_json_untrusted(response.content)
+
+
+async def join(client: httpx.AsyncClient) -> tuple[JoinGrant, dict[str, str]]:
+    response = await client.post(f"{CAST}/receivers", content=join_body())
+    assert response.status_code == 201
+    grant = messages.grant_from_json_untrusted(response.json())
+    return grant, {"Authorization": f"Bearer {grant.key.hex()}"}
+
+
+def test_a_receiver_joins_says_its_need_and_reports_its_completion(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        casts = messages.casts_from_json_untrusted((await client.get("/api/v1/casts")).json())
+        assert [cast.cast_id for cast in casts] == [rig.parameters.cast_id]
+        grant, authorization = await join(client)
+        assert grant.parameters == rig.parameters
+        assert grant.manifest_by_multicast
+        record = rig.session.receivers[grant.receiver_id]
+        assert (record.name, record.address, record.inventory) == ("pc-1", "127.0.0.1", {"serial": "X1"})
+
+        need = np.array([True, False, True, True, True, True])
+        path = f"{CAST}/receivers/{grant.receiver_id}"
+        body = json.dumps({"need": messages.encode_need(need)}).encode()
+        response = await client.put(f"{path}/need", content=body, headers=authorization)
+        assert response.status_code == 204
+        assert record.state is ReceiverState.RECEIVING
+        assert rig.session.image_demand.wanted_count == 3  # blocks 0, 4 and 5 are stored and needed
+
+        body = json.dumps(messages.completion_to_json(completion())).encode()
+        response = await client.post(f"{path}/completion", content=body, headers=authorization)
+        assert response.status_code == 204
+        assert record.state is ReceiverState.COMPLETE
+
+        description = messages.cast_from_json_untrusted((await client.get(CAST)).json())
+        assert description.state == STATE_GATHERING
+        assert description.receiver_count == 0
+
+    with_client(rig, scenario)
+
+
+def test_the_manifest_is_served_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_api, "MANIFEST_PIECE_BYTES", 100)  # several pieces, the last one shorter
+    rig = make_rig(tmp_path)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await client.get(f"{CAST}/manifest")
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "application/octet-stream"
+        assert response.headers["content-length"] == str(len(rig.image.manifest.data))
+        assert response.content == bytes(rig.image.manifest.data)
+
+    with_client(rig, scenario)
+
+
+def test_another_cast_is_not_found_and_ours_is_named(tmp_path: Path) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        for method, path in (("GET", ""), ("GET", "/manifest"), ("POST", "/receivers")):
+            response = await client.request(method, f"/api/v1/casts/ffffffff{path}")
+            check_problem(response, 404, "1234abcd")
+        check_problem(await client.get("/nothing"), 404, "Not Found")
+        check_problem(await client.delete(CAST), 405, "Method Not Allowed")
+
+    with_client(make_rig(tmp_path), scenario)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"[]", "a JSON object expected"),
+        (b"{}", "agent_id: missing"),
+        (join_body(name="\x1b[31m"), "name: printable"),
+        (join_body(need="AAAA"), "need"),
+        (join_body(need=messages.encode_need(np.ones(7, np.bool_))), "bitmap of 6 blocks"),
+        (join_body(inventory={"k": 1}), "inventory"),
+    ],
+)
+def test_a_malformed_join_is_refused_by_field(tmp_path: Path, body: bytes, words: str) -> None:
+    rig = make_rig(tmp_path)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        check_problem(await client.post(f"{CAST}/receivers", content=body), 400, words)
+        assert not rig.session.receivers
+
+    with_client(rig, scenario)
+
+
+def test_bodies_are_bounded_before_they_are_read(tmp_path: Path) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        huge = b" " * (CONTROL_BODY_BYTES_MAX + 4096)
+        check_problem(await client.post(f"{CAST}/receivers", content=huge), 413, "at most")
+
+        async def endless() -> AsyncIterator[bytes]:
+            yield b"{"
+
+        check_problem(await client.post(f"{CAST}/receivers", content=endless()), 411, "Content-Length")
+
+    with_client(make_rig(tmp_path), scenario)
+
+
+def test_only_the_holder_of_a_receivers_key_speaks_for_it(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        grant, authorization = await join(client)
+        body = json.dumps(messages.completion_to_json(completion())).encode()
+        path = f"{CAST}/receivers/{grant.receiver_id}/completion"
+        check_problem(await client.post(path, content=body), 401, "Bearer")
+        for key in ("00" * 32, "zz"):
+            response = await client.post(path, content=body, headers={"Authorization": f"Bearer {key}"})
+            assert response.status_code in (400, 401)
+        other = f"{CAST}/receivers/{grant.receiver_id + 1}/completion"
+        check_problem(
+            await client.post(other, content=body, headers=authorization), 401, "join the cast again"
+        )
+        check_problem(await client.post(f"{CAST}/receivers/x/completion", content=body), 400, "path")
+        assert rig.session.receivers[grant.receiver_id].state is ReceiverState.JOINED
+        # A rejoin gives a new key; the old one is worth nothing from then on.
+        await join(client)
+        check_problem(
+            await client.post(path, content=body, headers=authorization), 401, "join the cast again"
+        )
+
+    with_client(rig, scenario)
+
+
+def test_a_cast_that_has_ended_refuses_newcomers(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        with rig.shared.change() as (session, now):
+            session.end(END_CANCELLED, "test", now)
+        check_problem(await client.post(f"{CAST}/receivers", content=join_body()), 409, "has ended")
+
+    with_client(rig, scenario)
+
+
+def test_a_hundred_receivers_join_at_once_and_each_gets_its_own_place(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        bodies = [join_body(agent_id=f"agent-{index}", name="classroom") for index in range(100)]
+        posts = (client.post(f"{CAST}/receivers", content=body) for body in bodies)
+        grants = [messages.grant_from_json_untrusted(r.json()) for r in await asyncio.gather(*posts)]
+        assert {grant.receiver_id for grant in grants} == set(range(100))
+        assert len({grant.key for grant in grants}) == 100
+        assert len({record.name for record in rig.session.receivers.values()}) == 100
+
+    with_client(rig, scenario)
+
+
+def test_the_server_leaves_the_programs_signal_handlers_alone(tmp_path: Path) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        await client.get(CAST)
+        assert signal.getsignal(signal.SIGTERM) is before is signal.SIG_DFL
+
+    with_client(make_rig(tmp_path), scenario)

@@ -1,0 +1,263 @@
+"""Encoder and transmitter threads against real sockets: if these failed, receivers would get other bytes or none."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from protocol.constants import DATA_HEADER_BYTES
+from protocol.errors import AddressInUseError, ConfigurationError, ImageDamagedError, InterfaceError
+from protocol.frame_encoder import FrameEncoder
+from protocol.sender_session import CastPolicy
+from protocol.wire.batch import header_view
+from sender.batches import Batch, BatchQueue
+from sender.block_loader import BlockLoader
+from sender.datagram_output import DatagramOutput, SendMode
+from sender.encoding import Encoder
+from sender.network import find_interface, parse_group
+from sender.sockets import bind_control_sockets, open_announce_listener, open_data_socket
+from sender.transmitter import Transmitter
+from tests.shell.sender_rig import SYMBOL_BYTES, Rig, make_rig
+
+GROUP = parse_group("239.255.68.98")
+FRAME_BYTES = DATA_HEADER_BYTES + SYMBOL_BYTES
+KINDS = "drzudrrrrr"
+
+
+@contextlib.contextmanager
+def group_member() -> Iterator[tuple[socket.socket, int]]:
+    """A socket in the group on lo that keeps whole what a test sends, and its port."""
+    lo = find_interface("lo")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        sock.bind((str(GROUP), 0))
+        membership = struct.pack("@4s4si", GROUP.packed, bytes(4), lo.index)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        sock.settimeout(10)
+        yield sock, sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def data_socket(port: int) -> Iterator[socket.socket]:
+    lo = find_interface("lo")
+    with open_data_socket(lo, lo.address_for(GROUP), GROUP, port, ttl=1) as sock:
+        yield sock
+
+
+@contextlib.contextmanager
+def running(function: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
+    """``function`` in a thread that ends with the context."""
+    thread = threading.Thread(target=function)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def expected_frames(rig: Rig) -> NDArray[np.uint8]:
+    """The frames of the whole first pass, encoded in one thread."""
+    rig.start_casting()
+    encoder = FrameEncoder(rig.parameters)
+    blocks = BlockLoader(rig.image, rig.parameters)
+    parts = []
+    with rig.image, rig.shared.look() as (session, now):
+        while (plan := session.next_plan(now, 100)) is not None:
+            parts.append(encoder.encode(plan, blocks.load).copy())
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("mode", list(SendMode))
+def test_every_way_of_sending_puts_the_same_datagrams_on_the_wire(tmp_path: Path, mode: SendMode) -> None:
+    policy = CastPolicy(rate_bytes_per_s=50e6)
+    expected = expected_frames(make_rig(tmp_path, KINDS, policy=policy))
+    with group_member() as (member, port), data_socket(port) as sock:
+        rig = make_rig(tmp_path, KINDS, port=port, policy=policy)
+        queue = BatchQueue()
+        transmitter = Transmitter(sock, rig.parameters, rig.shared, queue, mode=mode)
+        assert transmitter.mode is mode
+        encoder = Encoder(rig.parameters, rig.shared, BlockLoader(rig.image, rig.parameters), queue)
+
+        def stop() -> None:
+            rig.shared.close()
+            queue.close()
+
+        with rig.image, running(encoder.run, stop), running(transmitter.run, stop):
+            rig.start_casting()
+            received = [member.recv(65536) for _ in range(expected.shape[0])]
+    got = np.frombuffer(b"".join(received), np.uint8).reshape(-1, FRAME_BYTES)
+    np.testing.assert_array_equal(got, expected)
+    assert header_view(got)["cast_id"][0] == rig.parameters.cast_id
+    assert transmitter.statistics.datagrams_sent_count == expected.shape[0]
+    assert rig.session.statistics.bytes_transmitted == expected.nbytes
+
+
+def test_segmentation_sends_many_datagrams_with_one_call() -> None:
+    with group_member() as (member, port), data_socket(port) as sock:
+        output = DatagramOutput(sock, FRAME_BYTES)
+        assert output.mode is SendMode.SEGMENTATION
+        assert output.frames_per_call == 44
+        frames = np.arange(44, dtype=np.uint8).repeat(FRAME_BYTES).reshape(44, FRAME_BYTES)
+        assert output.send(frames) == 44
+        assert [member.recv(65536)[0] for _ in range(44)] == list(range(44))
+
+
+def test_an_interface_that_refuses_segmentation_is_sent_to_by_sendmmsg_without_losing_a_frame() -> None:
+    with group_member() as (member, port), data_socket(port) as sock:
+        # Datagrams that the kernel cuts must carry checksums (udp(7)): without them it refuses as such cards do.
+        sock.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
+        output = DatagramOutput(sock, FRAME_BYTES)
+        frames = np.arange(20, dtype=np.uint8).repeat(FRAME_BYTES).reshape(20, FRAME_BYTES)
+        assert output.send(frames) == 0
+        assert output.mode is SendMode.SENDMMSG
+        assert output.send(frames) == 20
+        assert [member.recv(65536)[0] for _ in range(20)] == list(range(20))
+
+
+def test_a_damaged_block_ends_the_encoder_and_is_named(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path, "rrr")
+    path = tmp_path / "image.dci"
+    content = bytearray(path.read_bytes())
+    content[rig.made.stored_offset(1) + 77] ^= 1
+    path.write_bytes(content)
+    rig.start_casting()
+    encoder = Encoder(rig.parameters, rig.shared, BlockLoader(rig.image, rig.parameters), BatchQueue(1000))
+    with rig.image, pytest.raises(ImageDamagedError, match=r"image\.dci: block 1 "):
+        encoder.run()
+
+
+def test_a_truncated_image_file_ends_the_encoder(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path, "rrr")
+    with (tmp_path / "image.dci").open("r+b") as file:
+        file.truncate(rig.made.stored_offset(2) + 5)
+    rig.start_casting()
+    encoder = Encoder(rig.parameters, rig.shared, BlockLoader(rig.image, rig.parameters), BatchQueue(1000))
+    with rig.image, pytest.raises(ImageDamagedError, match="truncated"):
+        encoder.run()
+
+
+def test_a_block_is_padded_with_zeros_also_in_a_buffer_that_held_a_longer_one(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path, "rdrd")
+    loader = BlockLoader(rig.image, rig.parameters, cache_bytes=1)  # two buffers
+    with rig.image:
+        for block in (0, 1, 2, 3, 0, 1, 1):
+            symbols = loader.load(1, block)
+            stored = rig.made.stored[block]
+            flat = symbols.reshape(-1).tobytes()
+            assert symbols.shape == (-(-len(stored) // SYMBOL_BYTES), SYMBOL_BYTES)
+            assert flat[: len(stored)] == stored
+            assert not any(flat[len(stored) :])
+        manifest = loader.load(0, 0).reshape(-1).tobytes()
+        assert manifest.rstrip(b"\0") == bytes(rig.image.manifest.data).rstrip(b"\0")
+
+
+def test_datagrams_larger_than_the_mtu_end_the_transmitter_with_the_mend(tmp_path: Path) -> None:
+    with group_member() as (_member, port), data_socket(port) as sock:
+        rig = make_rig(tmp_path, port=port)
+        queue = BatchQueue()
+        transmitter = Transmitter(sock, rig.parameters, rig.shared, queue, mode=SendMode.SENDTO)
+        rig.start_casting()
+        plan = rig.session.next_plan(time.monotonic(), 1)
+        assert plan is not None
+        queue.put(Batch(plan, np.zeros((1, 65500), np.uint8)))
+        queue.put(Batch(plan, np.zeros((1, 65510), np.uint8)))
+        with rig.image, pytest.raises(ConfigurationError, match="--symbol-size"):
+            transmitter.run()
+
+
+def test_a_closed_queue_lets_both_ends_go() -> None:
+    queue = BatchQueue(1)
+    results: list[object] = []
+    with running(lambda: results.append(queue.get()), queue.close):
+        pass
+    assert results == [None]
+    assert queue.put(Batch(None, np.zeros((1, 1), np.uint8))) is False  # type: ignore[arg-type]
+
+
+def test_an_idle_encoder_is_woken_by_a_join_and_by_nothing_else(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+    asked = threading.Semaphore(0)
+    plans: list[object] = []
+
+    def symbols_max(_rate: float) -> int:
+        asked.release()
+        return 44
+
+    with rig.image, running(lambda: plans.append(rig.shared.wait_for_plan(symbols_max)), rig.shared.close):
+        assert asked.acquire(timeout=10)
+        assert not asked.acquire(blocking=False)
+        rig.start_casting()
+        assert asked.acquire(timeout=10)
+    assert plans
+    assert plans[0] is not None
+
+
+def test_a_change_that_makes_a_timer_due_earlier_wakes_the_event_loop_once(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+    with rig.image:
+        rig.start_casting()
+        rig.shared.arm_timer()
+        rig.wakes.clear()
+        with rig.shared.change() as (session, now):
+            session.end(1, "test", now)  # an EOT is due at once
+        with rig.shared.change():
+            pass
+        assert len(rig.wakes) == 1
+        assert rig.shared.arm_timer() <= 0.001
+
+
+def test_a_taken_control_port_is_refused_before_anything_is_sent_naming_the_option() -> None:
+    lo = find_interface("lo")
+    address = lo.address_for(GROUP)
+    tcp, udp = bind_control_sockets(None, 0, lo, address)
+    with tcp, udp:
+        port = tcp.getsockname()[1]
+        assert udp.getsockname()[1] == port
+        with pytest.raises(AddressInUseError, match=rf"TCP port {port} .*--control"):
+            bind_control_sockets(None, port, lo, address)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        with pytest.raises(AddressInUseError, match="UDP port"):
+            bind_control_sockets(None, other.getsockname()[1], lo, address)
+
+
+def test_a_control_address_of_another_machine_is_refused() -> None:
+    lo = find_interface("lo")
+    with pytest.raises(ConfigurationError, match=r"192\.0\.2\.77.*--control HOST:PORT"):
+        bind_control_sockets(ipaddress.ip_address("192.0.2.77"), 0, lo, lo.address_for(GROUP))
+
+
+def test_a_group_that_the_interface_cannot_reach_is_refused_with_the_route_that_mends_it() -> None:
+    lo = find_interface("lo")
+    group = parse_group("ff12::d15c")
+    try:
+        address = lo.address_for(group)
+    except InterfaceError:
+        pytest.skip("lo has no IPv6 address here")
+    with contextlib.ExitStack() as stack, pytest.raises(InterfaceError, match="ip -6 route add multicast"):
+        stack.enter_context(open_data_socket(lo, address, group, 9, ttl=1))
+
+
+def test_the_listener_hears_announcements_and_is_spared_the_data() -> None:
+    with open_announce_listener(find_interface("lo"), GROUP, 0) as listener:
+        with data_socket(listener.getsockname()[1]) as sock:
+            sock.send(bytes([0xD1, 0x5C, 1, 0x01]) + bytes(100))
+            sock.send(bytes([0xD1, 0x5C, 1, 0x10]) + bytes(100))
+            sock.send(bytes([0xD1, 0x5C, 1, 0x12]) + bytes(100))
+        listener.settimeout(10)
+        assert listener.recv(100)[3] == 0x10
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.recv(100)
