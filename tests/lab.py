@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -380,6 +381,20 @@ def receive(network: Network, index: int, target: Path, *options: str | Path) ->
     """Start ``diskcast-agent receive --json`` at receiver ``index``."""
     argv = diskcast_agent("receive", "--target", target, "--interface", INTERFACE, "--json", *options)
     return network.start(network.receivers[index], argv)
+
+
+def wait_for_udp_socket(programs: Sequence[Program], timeout_s: float = 20.0) -> None:
+    """Wait until each program's namespace, in which nothing else may run, has a bound UDP socket.
+
+    Raises:
+        LabError: one hasn't within ``timeout_s``.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    for program in programs:
+        while len(Path(f"/proc/{program.pid}/net/udp").read_text().splitlines()) < 2:
+            if time.monotonic() > deadline_s or program.exit_code is not None:
+                raise LabError(f"no UDP socket after {timeout_s:g} s: {program.describe()}")
+            time.sleep(0.01)
 
 
 def privileged_obstacle() -> str | None:

@@ -6,11 +6,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from protocol.constants import CONTROL_PORT_DEFAULT
 from tests.bench.measurement import Measurement, failed, first_difference, measured
-from tests.lab import LabError, Network, Program, diskcast, receive, send
+from tests.lab import LabError, Network, Program, diskcast, receive, send, wait_for_udp_socket
 
 DISKCAST = "diskcast"
+CAST_ID = "be9c4ca5"
 _PACK_LIMIT_S = 600.0
 
 
@@ -26,16 +26,19 @@ def pack(image: Path, output: Path) -> None:
 
 
 def cast_diskcast(network: Network, image: Path, packed: Path, limit_s: float) -> Measurement:
-    """One cast of ``packed``; the targets must then equal ``image``."""
+    """One cast of ``packed``; the targets must then equal ``image``.
+
+    The cast is named beforehand, so that agents join at its first ANNOUNCE: unnamed ones listen 2.5 s for others.
+    """
     count = len(network.receivers)
-    url = f"http://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
     with tempfile.TemporaryDirectory(dir=image.parent) as folder:
         targets = [Path(folder) / str(index) for index in range(count)]
-        receivers = [receive(network, index, target, "--sender", url) for index, target in enumerate(targets)]
-        for receiver in receivers:
-            receiver.wait_event("searching", 20.0)
+        receivers = [
+            receive(network, index, target, "--cast", CAST_ID) for index, target in enumerate(targets)
+        ]
+        wait_for_udp_socket(receivers)
         started_s = time.monotonic()
-        sender = send(network, packed, "--wait-for", str(count))
+        sender = send(network, packed, "--wait-for", str(count), "--cast-id", CAST_ID)
         try:
             codes = [
                 program.wait(max(1.0, started_s + limit_s - time.monotonic()))
@@ -53,5 +56,5 @@ def cast_diskcast(network: Network, image: Path, packed: Path, limit_s: float) -
             if (offset_bytes := first_difference(image, target)) is not None:
                 return failed(DISKCAST, f"receiver {index} differs at byte {offset_bytes}")
         usages = [receiver.usage for receiver in receivers]
-        cast_s = float(sender.result["duration_s"])
+        cast_s = float(sender.result["seconds"])
         return measured(DISKCAST, ended_s - started_s, sender.usage, usages, cast_s=cast_s)

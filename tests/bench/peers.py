@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 from tests.bench.measurement import Measurement, failed, first_difference, measured
-from tests.lab import INTERFACE, LabError, Network, Program, run
+from tests.lab import INTERFACE, LabError, Network, run, wait_for_udp_socket
 
-_READY_TIMEOUT_S = 10.0
 _UFTP_BUFFER_BYTES = "8388608"
 _UFTP_RATE_KBIT_PER_S = "1000000"
 
@@ -44,7 +43,7 @@ def cast_udpcast(network: Network, image: Path, lossy: bool, limit_s: float) -> 
             network.start(host, ["udp-receiver", "--interface", INTERFACE, "--nokbd", "--file", target])
             for host, target in zip(network.receivers, targets, strict=True)
         ]
-        _wait_for_udp_socket(receivers)
+        wait_for_udp_socket(receivers)
         started_s = time.monotonic()
         duplex = "--half-duplex" if lossy else "--full-duplex"
         options = ["--interface", INTERFACE, "--min-receivers", str(len(receivers)), "--nokbd", duplex]
@@ -73,7 +72,7 @@ def cast_uftp(network: Network, image: Path, limit_s: float) -> Measurement:
             target.mkdir()
             argv = ["uftpd", "-d", "-I", INTERFACE, "-D", str(target), "-B", _UFTP_BUFFER_BYTES]
             receivers.append(network.start(host, argv))
-        _wait_for_udp_socket(receivers)
+        wait_for_udp_socket(receivers)
         started_s = time.monotonic()
         options = ["-I", INTERFACE, "-B", _UFTP_BUFFER_BYTES, "-R", _UFTP_RATE_KBIT_PER_S]
         sender = network.start(network.sender, ["uftp", *options, image])
@@ -89,16 +88,6 @@ def cast_uftp(network: Network, image: Path, limit_s: float) -> Measurement:
             return failed(UFTP, failure)
         usages = [receiver.usage for receiver in receivers]
         return measured(UFTP, ended_s - started_s, sender.usage, usages)
-
-
-def _wait_for_udp_socket(programs: list[Program]) -> None:
-    """Until each program's namespace, which holds nothing else, has a bound UDP socket."""
-    deadline_s = time.monotonic() + _READY_TIMEOUT_S
-    for program in programs:
-        while len(Path(f"/proc/{program.pid}/net/udp").read_text().splitlines()) < 2:
-            if time.monotonic() > deadline_s:
-                raise LabError(f"no UDP socket after {_READY_TIMEOUT_S:g} s: {program.describe()}")
-            time.sleep(0.01)
 
 
 def _difference(image: Path, targets: list[Path]) -> str:
