@@ -20,6 +20,8 @@ from protocol.constants import (
     NACK_DATAGRAMS_PER_ROUND_MAX,
     NACK_RETRY_GRTT_COUNT,
     NACK_RETRY_MIN_S,
+    REPORT_EARLY_FILL_STEP,
+    REPORT_EARLY_INTERVAL_S,
 )
 from protocol.errors import WireError
 from protocol.events import (
@@ -72,6 +74,7 @@ class ReceiverStatistics:
     nacked_symbol_count: int = 0
     reports_sent_count: int = 0
     socket_drop_count: int = 0
+    socket_fill: float = 0.0
     bytes_written: int = 0
     limiter: str = LIMITERS[0]
     first_data_at: float | None = None
@@ -125,6 +128,8 @@ class ReceiverSession:
         self._heard_at = now
         self._silence_told_at = now
         self._report_at = now
+        self._reported_at = now
+        self._reported_fill = 0.0
         self._round_at: float | None = None
         self._ended = False
 
@@ -132,8 +137,8 @@ class ReceiverSession:
 
     @property
     def fill(self) -> float:
-        """Share of the assembly buffers in use, 0..1."""
-        return self._pool.fill
+        """Share of the buffers in use, 0..1: of the socket's or of the assembly's, whichever is fuller."""
+        return max(self._pool.fill, self.statistics.socket_fill)
 
     @property
     def need(self) -> NDArray[np.bool_] | None:
@@ -207,6 +212,8 @@ class ReceiverSession:
         ):
             if reception is not None and rows.any():
                 self._receive_object(reception, frames, headers, rows, now)
+        if self.fill > self._reported_fill + REPORT_EARLY_FILL_STEP:
+            self._report_at = min(self._report_at, self._reported_at + REPORT_EARLY_INTERVAL_S)
 
     def _receive_object(
         self,
@@ -355,6 +362,8 @@ class ReceiverSession:
         """A REPORT of how it goes at this moment."""
         statistics = self.statistics
         statistics.reports_sent_count += 1
+        self._reported_at = now
+        self._reported_fill = self.fill
         received_count = min(self.loss.received_count, self.loss.expected_count)
         return self._encode(
             Report(

@@ -77,7 +77,7 @@ from protocol.wire.messages import (
     Report,
 )
 
-_ACHIEVED_SMOOTHING_S = 0.2
+_ACHIEVED_SMOOTHING_S = 0.05
 _FLUSH_GROWTH = 1.5
 _TIMER_S = 0.1
 """Timeouts of receivers are looked at this often."""
