@@ -16,7 +16,6 @@ import random
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,9 +59,6 @@ from sender.rivals import RivalWatch
 from sender.shared_session import SharedSession
 from sender.sockets import bind_control_sockets, open_announce_listener, open_data_socket
 from sender.transmitter import Transmitter
-
-SWITCH_INTERVAL_S = 0.001
-"""How long a thread that computes may keep the transmitter, which wakes up to send, from Python's interpreter lock."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,9 +118,6 @@ def run_cast(options: CastOptions, reporter: Reporter) -> CastResult:
         image = stack.enter_context(ImageFile.open(options.image))
         _check_block_bytes(image.manifest.block_bytes, symbol_bytes)
         parameters = _parameters(options, image, group, address, symbol_bytes, sockets)
-        interval_s = sys.getswitchinterval()
-        stack.callback(sys.setswitchinterval, interval_s)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         return asyncio.run(_Cast(options, image, parameters, sockets, reporter).run())
 
 
