@@ -239,6 +239,7 @@ class _Cast:
             threads = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="cast"))
             stack.callback(self._close)
             stack.enter_context(self._signals(loop))
+            stack.callback(self._reporter.close)
             self._reporter.started(
                 CastIntroduction(
                     parameters=parameters,

@@ -84,6 +84,9 @@ class Reporter(Protocol):
     def finished(self, summary: CastSummary) -> None:
         """The cast has ended, well or not."""
 
+    def close(self) -> None:
+        """Give the terminal back, whatever happened."""
+
 
 def choose_reporter(*, json_lines: bool) -> Reporter:
     """By what stderr is, and what the operator asked for."""
@@ -137,6 +140,9 @@ class JsonReporter:
     def finished(self, summary: CastSummary) -> None:
         """Nothing: the result line says it."""
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
 
 class PlainReporter:
     """Lines on stderr: for logs."""
@@ -169,14 +175,18 @@ class PlainReporter:
         """A table of all receivers."""
         Console(stderr=True, width=140).print(_summary_table(summary))
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
 
 class LiveReporter:
     """A table on the terminal that is drawn again a few times a second."""
 
     interval_s = LIVE_INTERVAL_S
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
+    def __init__(self, console: Console | None = None) -> None:
+        """Draw on ``console``, by default on stderr."""
+        self._console = console or Console(stderr=True)
         # Refreshed by us only: rich's own thread would take processor time from the transmitter.
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._title = ""
@@ -209,13 +219,17 @@ class LiveReporter:
             table.add_row(*_live_row(receiver))
         parts: list[Text | Table] = [Text(self._title, style="bold"), Text(_status(view)), table]
         if len(ordered) > room:
-            parts.append(Text(f"… and {_receivers(len(ordered) - room)} more, further on than these"))
+            parts.append(Text(f"… and {_receivers(len(ordered) - room)} more"))
         self._live.update(Group(*parts), refresh=True)
 
     def finished(self, summary: CastSummary) -> None:
         """Close the live display and leave the summary."""
         self._live.stop()
         self._console.print(_summary_table(summary))
+
+    def close(self) -> None:
+        """Show the cursor again."""
+        self._live.stop()
 
 
 class ProgressClock:

@@ -50,11 +50,12 @@ class RivalWatch:
                 except OSError:  # an ICMP error that the kernel reports here
                     continue
                 host = str(address[0]) if isinstance(address, tuple) else str(address)
-                self._hear_untrusted(datagram, host, time.monotonic() - started_at)
+                self.hear_untrusted(datagram, host, time.monotonic() - started_at)
         finally:
             stream.close()
 
-    def _hear_untrusted(self, datagram: bytes, address: str, age_s: float) -> None:
+    def hear_untrusted(self, datagram: bytes, address: str, age_s: float) -> None:
+        """Judge one datagram that came from ``address`` when this sender was ``age_s`` old."""
         try:
             prefix, message = decode_control_untrusted(datagram)
         except WireError:

@@ -1,0 +1,297 @@
+"""``diskcast send`` as an operator's script sees it: events, exit codes and the last word to the room.
+
+Receivers are played over the real control API and the real group on lo; no privileges are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import struct
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from protocol import control_messages as messages
+from protocol.errors import WireError
+from protocol.session_records import CompletionReport, JoinGrant, JoinRequest
+from protocol.wire.codec import decode_control_untrusted, encode_control
+from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, Announce, EndOfTransmission
+from sender.network import find_interface, parse_group
+from sender.sockets import open_data_socket
+from tests.disk_images import make_image
+from tests.lab import Program, diskcast
+from tests.shell.sender_rig import completion
+
+GROUP = parse_group("239.255.68.97")
+TIMEOUT_S = 30.0
+
+
+class Room:
+    """A group on lo of this test's own: its port, and an ear in it."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._socket.bind((str(GROUP), 0))
+        membership = struct.pack("@4s4si", GROUP.packed, bytes(4), find_interface("lo").index)
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        self._socket.settimeout(TIMEOUT_S)
+        self.port: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def end_of_transmission(self) -> EndOfTransmission:
+        """The first EOT that is heard."""
+        while True:
+            try:
+                _prefix, message = decode_control_untrusted(self._socket.recv(65536))
+            except WireError:  # a SYMBOL
+                continue
+            if isinstance(message, EndOfTransmission):
+                return message
+
+    def announce(self, cast_id: int, *, incarnation: int) -> None:
+        """Say what another sender of the cast would say."""
+        message = Announce(incarnation, 0, bytes(32), "made", "http://127.0.0.1:1", 1440, 1, 0, 0, 0, 0)
+        lo = find_interface("lo")
+        with open_data_socket(lo, lo.address_for(GROUP), GROUP, self.port, ttl=1) as sock:
+            sock.send(encode_control(message, cast_id=cast_id, session_token=0))
+
+    def is_silent(self) -> bool:
+        """Whether nothing at all was heard."""
+        self._socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            self._socket.recv(65536)
+            return False
+        return True
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    with contextlib.closing(Room()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return make_image("rdrzur").write(tmp_path / "image.dci")
+
+
+@contextlib.contextmanager
+def sending(room: Room, image: Path, *options: str) -> Iterator[Program]:
+    addresses = ("--interface", "lo", "--group", str(GROUP), "--port", str(room.port))
+    defaults = () if "--control" in options else ("--control", ":0")
+    with contextlib.closing(
+        Program(diskcast("send", image, *addresses, *defaults, "--json", *options))
+    ) as program:
+        yield program
+
+
+def result_of(program: Program, exit_code: int) -> dict[str, Any]:
+    """The last line, once the program has ended with ``exit_code``."""
+    assert program.wait(TIMEOUT_S) == exit_code, program.describe()
+    result = program.events[-1]
+    assert result["event"] == "result"
+    assert result["exit_code"] == exit_code
+    assert result["ok"] is (exit_code == 0)
+    return result
+
+
+class PlayedReceiver:
+    """Joins over HTTP and says what a test wants it to say."""
+
+    def __init__(self, program: Program, name: str) -> None:
+        started = program.wait_event("cast_started", TIMEOUT_S)
+        self._url = f"{started['control_url']}/api/v1/casts/{started['cast_id']}/receivers"
+        request = JoinRequest(f"agent-{name}", name, {}, True, None, "")
+        response = httpx.post(self._url, json=messages.join_to_json(request), timeout=TIMEOUT_S)
+        assert response.status_code == 201, response.text
+        self.grant: JoinGrant = messages.grant_from_json_untrusted(response.json())
+
+    def report(self, report: CompletionReport) -> None:
+        response = httpx.post(
+            f"{self._url}/{self.grant.receiver_id}/completion",
+            json=messages.completion_to_json(report),
+            headers={"Authorization": f"Bearer {self.grant.key.hex()}"},
+            timeout=TIMEOUT_S,
+        )
+        assert response.status_code == 204, response.text
+
+
+def test_a_room_that_is_complete_is_success_and_every_receiver_is_accounted_for(
+    room: Room, image: Path
+) -> None:
+    with sending(room, image, "--wait-for", "2") as program:
+        first, second = PlayedReceiver(program, "pc-1"), PlayedReceiver(program, "pc-2")
+        program.wait_event("casting_started", TIMEOUT_S)
+        first.report(completion())
+        second.report(completion())
+        assert room.end_of_transmission().outcome == END_COMPLETE
+        result = result_of(program, 0)
+    assert [receiver["name"] for receiver in result["receivers"]] == ["pc-1", "pc-2"]
+    assert all(receiver["state"] == "complete" for receiver in result["receivers"])
+    assert result["receivers"][0]["loss"] == pytest.approx(0.1)
+    assert result["receivers"][0]["bytes_verified"] == 1000
+    joined = [event["receiver"] for event in program.events if event["event"] == "receiver_joined"]
+    assert joined == ["pc-1", "pc-2"]
+    assert program.stderr_text() == ""
+
+
+def test_a_receiver_that_failed_fails_the_cast_and_is_named_with_its_error(room: Room, image: Path) -> None:
+    with sending(room, image, "--wait-for", "2") as program:
+        first, second = PlayedReceiver(program, "pc-1"), PlayedReceiver(program, "pc-2")
+        first.report(completion())
+        second.report(completion(success=False, error="/dev/sda: no space"))
+        result = result_of(program, 60)
+    assert result["error_class"] == "ReceiversIncompleteError"
+    assert "pc-2: /dev/sda: no space" in result["error"]
+    assert [receiver["state"] for receiver in result["receivers"]] == ["complete", "failed"]
+
+
+def test_a_receiver_that_falls_silent_is_lost_and_does_not_hold_the_room(room: Room, image: Path) -> None:
+    with sending(room, image, "--receiver-timeout", "0.5") as program:
+        PlayedReceiver(program, "pc-1")
+        program.wait_event("receiver_lost", TIMEOUT_S)
+        result = result_of(program, 60)
+    assert "pc-1: silent" in result["error"]
+
+
+def test_too_few_receivers_by_the_deadline_start_and_the_exit_code_says_so(room: Room, image: Path) -> None:
+    with sending(room, image, "--wait-for", "2", "--max-wait", "1.5") as program:
+        only = PlayedReceiver(program, "pc-1")
+        program.wait_event("casting_started", TIMEOUT_S)
+        only.report(completion())
+        result = result_of(program, 61)
+    assert "only 1 of 2" in result["error"]
+
+
+def test_nobody_by_the_deadline_ends_without_image_data(room: Room, image: Path) -> None:
+    with sending(room, image, "--max-wait", "0.2") as program:
+        result = result_of(program, 61)
+    assert "no receiver joined" in result["error"]
+    assert result["bytes_sent"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_and_the_room_is_told(room: Room, image: Path, number: signal.Signals) -> None:
+    with sending(room, image, "--rate", "1M") as program:
+        PlayedReceiver(program, "pc-1")
+        program.wait_event("casting_started", TIMEOUT_S)
+        program.signal(number)
+        assert room.end_of_transmission().outcome == END_CANCELLED
+        result = result_of(program, 130)
+    assert result["receivers"][0]["state"] == "receiving"
+
+
+def test_a_second_signal_does_not_wait_and_still_tells_the_room(room: Room, image: Path) -> None:
+    with sending(room, image) as program:
+        PlayedReceiver(program, "pc-1")
+        program.signal(signal.SIGINT)
+        program.wait_event("cast_ended", TIMEOUT_S)
+        program.signal(signal.SIGINT)
+        result_of(program, 130)
+    assert [room.end_of_transmission().outcome for _ in range(5)] == [END_CANCELLED] * 5
+
+
+def test_an_image_that_is_damaged_during_the_cast_ends_it_for_everybody_naming_the_block(
+    room: Room, image: Path
+) -> None:
+    made = make_image("rdrzur")
+    with sending(room, image) as program:
+        program.wait_event("cast_started", TIMEOUT_S)
+        with image.open("r+b") as file:
+            file.seek(made.stored_offset(2))
+            file.write(b"damaged")
+        PlayedReceiver(program, "pc-1")
+        heard = room.end_of_transmission()
+        result = result_of(program, 22)
+    assert heard.outcome == END_FAILED
+    assert "block 2" in heard.reason
+    assert result["error_class"] == "ImageDamagedError"
+    assert result["receivers"][0]["name"] == "pc-1"
+
+
+def test_a_taken_port_is_refused_before_a_word_is_said_to_the_group(room: Room, image: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with sending(room, image, "--control", f":{port}") as program:
+            result = result_of(program, 12)
+    assert f"TCP port {port}" in result["error"]
+    assert room.is_silent()
+
+
+def test_a_sender_that_hears_its_own_cast_announced_by_another_goes(room: Room, image: Path) -> None:
+    with sending(room, image) as program:
+        started = program.wait_event("cast_started", TIMEOUT_S)
+        room.announce(int(started["cast_id"], 16), incarnation=started["incarnation"] ^ 1)
+        result = result_of(program, 12)
+    assert "already being cast" in result["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "words"),
+    [
+        (("--group", "10.0.0.1"), 10, "isn't a multicast address"),
+        (("--interface", "eth99"), 11, "there is no network interface 'eth99'"),
+        (("--symbol-size", "64"), 10, "--block-size"),
+        (("--symbol-size", "9000"), 10, "from 64 to 8928"),
+        (("--rate", "10k"), 10, "out of range"),
+        (("--rate", "800M", "--max-rate", "900M"), 10, "leave one of the two out"),
+        (("--cast-id", "xyz"), 10, "eight hexadecimal digits"),
+        (("--control", "elsewhere:1"), 10, "HOST:PORT"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_with_the_mend(
+    room: Room, image: Path, options: tuple[str, ...], exit_code: int, words: str
+) -> None:
+    with sending(room, image, *options) as program:
+        result = result_of(program, exit_code)
+    assert words in result["error"]
+    assert room.is_silent()
+
+
+def test_metrics_show_the_cast_and_its_receivers_while_it_runs(room: Room, image: Path) -> None:
+    with sending(
+        room, image, "--metrics-port", "0", "--metrics-address", "127.0.0.1", "--wait-for", "2"
+    ) as program:
+        port = program.wait_event("cast_started", TIMEOUT_S)["metrics_port"]
+        receiver = PlayedReceiver(program, "pc-1")
+        receiver.report(completion())
+        url = f"http://127.0.0.1:{port}/metrics"
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            text = response.read().decode()
+        program.signal(signal.SIGINT)
+        result_of(program, 130)
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["diskcast_receivers", ("state", "complete")] == 1
+    assert samples["diskcast_receiver_progress_ratio", ("receiver", "pc-1")] == 1
+    assert samples["diskcast_cast_state", ("state", "gathering")] == 1
+    assert samples["diskcast_receiver_completion_seconds_count",] == 1
+    assert samples["diskcast_receiver_completion_seconds_bucket", ("le", "10.0")] == 1
+    assert samples["diskcast_joins_total",] == 1
+
+
+def test_a_log_gets_plain_lines_and_a_table_at_the_end(room: Room, image: Path) -> None:
+    addresses = ("--interface", "lo", "--group", str(GROUP), "--port", str(room.port), "--control", ":0")
+    program = Program(diskcast("send", image, *addresses, "--max-wait", "0.2"))
+    with contextlib.closing(program):
+        assert program.wait(TIMEOUT_S) == 61
+        lines = program.stderr_text().splitlines()
+    assert lines[0].startswith("casting ")
+    assert any(line.startswith("waiting for 1 receiver at http://127.0.0.1:") for line in lines)
+    assert lines[-1].startswith("error: no receiver joined")
