@@ -25,12 +25,18 @@ _CLIMB_FAST = 1.25
 reports."""
 _CLIMB_SLOW = 1.015
 """Per tick after it: doubled in a second."""
-_FAST_AGAIN_AFTER_S = 3.0
+_CLIMB_BOLDER = 1.03
+_BOLDER_AFTER_S = 1.5
+"""The limit may have moved when there was no congestion for this long."""
+_RESUME = 0.85
+"""After a cut the rate climbs fast again up to this share of what had arrived, and carefully from there on."""
 _BACK_OFF = 0.7
 _BACK_OFF_DROPS = 0.6
 _BACK_OFF_FILL = 0.8
 _LOCAL_SETTLE_S = 0.05
 """A receiver whose buffers fill reports at once, so that its next cut needn't wait for the periodic reports."""
+_FILL_FALLING = 0.03
+"""Buffers that have emptied by this much since the last report need no further cut: they only need time."""
 _FILL_HOLD = 0.35
 _FILL_HIGH = 0.7
 _LOSS_MARGIN = 0.015
@@ -75,11 +81,12 @@ class RateController:
         self.fixed = fixed_bytes_per_s is not None
         self._maximum = min(maximum_bytes_per_s or RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MAX)
         self.rate_bytes_per_s = fixed_bytes_per_s or min(RATE_BYTES_PER_S_START, self._maximum)
-        self._climbing_fast = True
         self._tick_at = now
         self._cut_at = -math.inf
         self._hold_until = -math.inf
+        self._resume_at_bytes_per_s = math.inf
         self._usual_loss: dict[ReceiverId, float] = {}
+        self._fill: dict[ReceiverId, float] = {}
         self._experiment: _Experiment | None = None
 
     def usual_loss(self, receiver_id: ReceiverId) -> float:
@@ -89,6 +96,7 @@ class RateController:
     def forget(self, receiver_id: ReceiverId) -> None:
         """A receiver left the group."""
         self._usual_loss.pop(receiver_id, None)
+        self._fill.pop(receiver_id, None)
         if self._experiment is not None and self._experiment.receiver_id == receiver_id:
             self._experiment = None
 
@@ -104,20 +112,24 @@ class RateController:
         self._tick_at = now
         if now < self._hold_until or self._experiment is not None:
             return
-        if not self._climbing_fast and now - self._cut_at > _FAST_AGAIN_AFTER_S:
-            self._climbing_fast = True
-        factor = _CLIMB_FAST if self._climbing_fast else _CLIMB_SLOW
+        careful = _CLIMB_SLOW if now - self._cut_at < _BOLDER_AFTER_S else _CLIMB_BOLDER
+        climbed = max(
+            self.rate_bytes_per_s * careful,
+            min(self.rate_bytes_per_s * _CLIMB_FAST, self._resume_at_bytes_per_s),
+        )
         limit = min(self._maximum, max(RATE_BYTES_PER_S_START, achieved_bytes_per_s * _ACHIEVED_HEADROOM))
-        self.rate_bytes_per_s = max(self.rate_bytes_per_s, min(self.rate_bytes_per_s * factor, limit))
+        self.rate_bytes_per_s = max(self.rate_bytes_per_s, min(climbed, limit))
 
     def add_sample(self, receiver_id: ReceiverId, sample: RateSample, grtt_s: float, now: float) -> None:
         """Take what one receiver reports."""
         if self.fixed:
             return
         settle_s = grtt_s + 2 * REPORT_INTERVAL_S
-        if sample.local_drop_count or sample.fill > _FILL_HIGH:
+        emptying = sample.fill < self._fill.get(receiver_id, 0.0) - _FILL_FALLING
+        self._fill[receiver_id] = sample.fill
+        if sample.local_drop_count or (sample.fill > _FILL_HIGH and not emptying):
             factor = _BACK_OFF_DROPS if sample.local_drop_count else _BACK_OFF_FILL
-            self._cut(factor, grtt_s + _LOCAL_SETTLE_S, now)
+            self._cut(factor, 1.0 - sample.loss, grtt_s + _LOCAL_SETTLE_S, now)
             return
         if sample.fill > _FILL_HOLD:
             self._hold_until = max(self._hold_until, now + REPORT_INTERVAL_S)
@@ -135,7 +147,7 @@ class RateController:
                 self._experiment = _Experiment(
                     receiver_id, self.rate_bytes_per_s, 1.0 - sample.loss, now + settle_s
                 )
-                self._cut(_BACK_OFF, settle_s, now)
+                self._cut(_BACK_OFF, 1.0 - sample.loss, settle_s, now)
         elif usual:
             self._usual_loss[receiver_id] = usual + 0.1 * (sample.loss - usual)
 
@@ -148,14 +160,14 @@ class RateController:
         if arrived < (experiment.arrived_before + if_congested) / 2:
             self._usual_loss[experiment.receiver_id] = sample.loss
             self.rate_bytes_per_s = max(self.rate_bytes_per_s, experiment.rate_before)
-            self._climbing_fast = True
+            self._resume_at_bytes_per_s = math.inf
             self._cut_at = -math.inf
             self._hold_until = now
 
-    def _cut(self, factor: float, settle_s: float, now: float) -> None:
+    def _cut(self, factor: float, arrived: float, settle_s: float, now: float) -> None:
         self._hold_until = now + settle_s
         if now - self._cut_at < settle_s:
             return  # one cut a round trip: the reports still describe the rate before it
         self._cut_at = now
-        self._climbing_fast = False
+        self._resume_at_bytes_per_s = _RESUME * arrived * self.rate_bytes_per_s
         self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, self.rate_bytes_per_s * factor)
