@@ -1,0 +1,180 @@
+"""``diskcast demo``: a whole cast on this machine, and what it showed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from protocol.errors import ConfigurationError, ReceiversIncompleteError
+from protocol.units import format_bytes, format_duration, parse_size_bytes
+from sender.demo import AGENT_COUNT_MAX, AgentRun, DemoPlan, DemoReport, Say, demo_directory, run_demo
+from sender.demo_image import IMAGE_BYTES_MIN
+
+NEXT_STEPS = (
+    ("what works on this machine", "diskcast doctor"),
+    ("pack a disk that nothing writes to", "diskcast pack /dev/sdX -o lab.dci"),
+    ("cast it to a room", "diskcast send lab.dci --interface IF --wait-for 30"),
+    ("on every machine, from a live system", "diskcast-agent receive --target /dev/sdX --interface IF"),
+)
+
+
+@click.command()
+@click.option("--size", default="512MiB", show_default=True, help="Size of the disk that is cloned.")
+@click.option(
+    "--agents",
+    type=click.IntRange(1, AGENT_COUNT_MAX),
+    default=4,
+    show_default=True,
+    help="Machines that receive it, each a process. The second loses datagrams, the last of three or more joins late.",
+)
+@click.option("--keep", is_flag=True, help="Keep the disk, the image and the targets.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the temporary directory is made.  [default: $TMPDIR or /var/tmp]",
+)
+@click.option("--json", "json_lines", is_flag=True, help="JSON lines on stdout; the last is the result.")
+def demo(size: str, agents: int, directory: Path | None, *, keep: bool, json_lines: bool) -> None:
+    """A whole cast on this machine: make a disk, pack it, cast it to agents, compare every byte.
+
+    Needs no root and no network: everything happens on the loopback interface, beside a cast that may be running.
+    """
+    image_bytes = parse_size_bytes(size)
+    if image_bytes < IMAGE_BYTES_MIN:
+        raise ConfigurationError(
+            f"--size {size} is too small: choose at least {format_bytes(IMAGE_BYTES_MIN)}"
+        )
+    show_tables = sys.stderr.isatty() and not json_lines
+    plan = DemoPlan(image_bytes, agents, directory, keep, show_tables)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with demo_directory(plan) as workspace:
+        report = asyncio.run(_run_until_terminated(plan, workspace, _teller(console, json_lines=json_lines)))
+        if not json_lines:
+            _show(console, plan, report)
+    _require_success(report)
+    if json_lines:
+        click.echo(json.dumps(_result(report)))
+
+
+def _teller(console: Console, *, json_lines: bool) -> Say:
+    if json_lines:
+        return lambda text: click.echo(json.dumps({"event": "step", "text": text.strip()}))
+    return lambda text: console.print(Text(text, style="" if text.startswith(" ") else "bold"))
+
+
+async def _run_until_terminated(plan: DemoPlan, workspace: Path, say: Say) -> DemoReport:
+    """Run the demo; SIGTERM and a closed terminal clean up as Ctrl-C does."""
+    this_task = asyncio.current_task()
+    assert this_task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, this_task.cancel)
+    try:
+        return await run_demo(plan, workspace, say)
+    except asyncio.CancelledError as error:
+        raise KeyboardInterrupt from error
+
+
+def _show(console: Console, plan: DemoPlan, report: DemoReport) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in (
+        "agent",
+        "its part",
+        "outcome",
+        "received",
+        "lost",
+        "repaired by parity",
+        "by NACK",
+        "time",
+    ):
+        table.add_column(column, justify="left" if column in ("agent", "its part", "outcome") else "right")
+    for agent in report.agents:
+        table.add_row(*_row(agent))
+    console.print()
+    console.print(table)
+    console.print()
+    if report.ok:
+        clones = f"{len(report.agents)} clone{'s' if len(report.agents) > 1 else ''}"
+        console.print(
+            f"[bold green]{clones}, every byte the same as on the disk that was packed.[/bold green]"
+        )
+        console.print("\nWhat to try next:")
+        for purpose, command in NEXT_STEPS:
+            console.print(Text.assemble(f"  {purpose:<38}", (command, "bold")))
+    if plan.keep:
+        console.print(
+            f"\nKept in {shlex.quote(str(report.directory))}: disk.img, demo.dci and the agents' targets."
+        )
+
+
+def _row(agent: AgentRun) -> tuple[str | Text, ...]:
+    outcome = Text("every byte verified", style="green") if agent.ok else Text(agent.fault, style="red")
+    status = agent.result
+    if agent.exit_code != 0:
+        return agent.name, agent.role, outcome
+    return (
+        agent.name,
+        agent.role,
+        outcome,
+        format_bytes(_number(status, "bytes_received")),
+        f"{_lost_fraction(status):.1%}",
+        f"{_number(status, 'blocks_repaired_by_parity'):.0f}",
+        f"{_number(status, 'blocks_repaired_by_nack'):.0f}",
+        format_duration(_number(status, "seconds_total")),
+    )
+
+
+def _number(status: dict[str, object], name: str) -> float:
+    value = status[name]
+    assert isinstance(value, int | float), name
+    return value
+
+
+def _lost_fraction(status: dict[str, object]) -> float:
+    expected_count = _number(status, "datagrams_expected")
+    return 1 - _number(status, "datagrams_received") / expected_count if expected_count else 0.0
+
+
+def _require_success(report: DemoReport) -> None:
+    """Raise what the demo's exit code is, unless all went well."""
+    if report.ok:
+        return
+    faults = [f"{agent.name}: {agent.fault}" for agent in report.agents if not agent.ok]
+    if report.sender_exit_code != 0:
+        faults.insert(
+            0, f"diskcast send ended with exit code {report.sender_exit_code} {report.sender_fault}".rstrip()
+        )
+    raise ReceiversIncompleteError(
+        f"the demo failed: {'; '.join(faults)}. See diskcast doctor --interface lo"
+    )
+
+
+def _result(report: DemoReport) -> dict[str, object]:
+    return {
+        "event": "result",
+        "ok": True,
+        "exit_code": 0,
+        "raw_bytes": report.image.raw_bytes,
+        "payload_bytes": report.payload_bytes,
+        "filesystem": report.image.filesystem,
+        "agents": [
+            {
+                "name": agent.name,
+                "joins_late": agent.joins_late,
+                "rehearses_loss": agent.rehearses_loss,
+                "started_after_s": round(agent.started_after_s, 3),
+                "target": str(agent.target),
+                **{key: value for key, value in agent.result.items() if key not in ("event", "target")},
+            }
+            for agent in report.agents
+        ],
+    }

@@ -1,0 +1,100 @@
+"""The demo is what a user runs first: it clones disks without root, says the truth, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from protocol.constants import MIB
+from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, StorageError
+from sender.demo import find_fault, plan_agents
+from sender.demo_image import Partition, write_partition_table
+from tests.lab import Program, diskcast
+
+LIMIT_S = 120.0
+
+
+def test_demo_clones_a_disk_to_agents_that_lose_datagrams_and_join_late(tmp_path: Path) -> None:
+    command = diskcast(
+        "demo", "--size", "96MiB", "--agents", "3", "--keep", "--directory", tmp_path, "--json"
+    )
+    with Program(command) as demo:
+        assert demo.wait(LIMIT_S) == 0, demo.describe()
+    result = demo.result
+    first, lossy, late = result["agents"]
+    assert all(agent["ok"] and agent["raw_bytes_verified"] == 96 * MIB for agent in result["agents"])
+    assert (first["rehearses_loss"], lossy["rehearses_loss"], late["joins_late"]) == (False, True, True)
+    assert lossy["datagrams_received"] < lossy["datagrams_expected"]
+    assert lossy["blocks_repaired_by_parity"] + lossy["blocks_repaired_by_nack"] > 0
+    assert late["started_after_s"] > first["started_after_s"] + 1, (
+        "the room has gathered and data flows by then"
+    )
+    [directory] = tmp_path.iterdir()
+    assert (directory / "disk.img").read_bytes() == Path(late["target"]).read_bytes()
+
+
+def test_without_keep_nothing_is_left(tmp_path: Path) -> None:
+    with Program(diskcast("demo", "--size", "16MiB", "--agents", "1", "--directory", tmp_path)) as demo:
+        assert demo.wait(LIMIT_S) == 0, demo.describe()
+        assert "every byte the same" in demo.stderr_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_demo_ends_its_programs_and_removes_its_files(tmp_path: Path) -> None:
+    command = diskcast("demo", "--size", "64MiB", "--agents", "2", "--directory", tmp_path, "--json")
+    with Program(command) as demo:
+        demo.wait_event("step", LIMIT_S, lambda event: "agent-2" in event["text"])
+        demo.signal(signal.SIGTERM)
+        assert demo.wait(LIMIT_S) == EXIT_INTERRUPTED, demo.describe()
+    assert list(tmp_path.iterdir()) == []
+    assert not _processes_mentioning(str(tmp_path))
+
+
+def _processes_mentioning(text: str) -> list[str]:
+    found = []
+    for command_line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = command_line.read_bytes()
+        except OSError:  # it has ended
+            continue
+        if text.encode() in words:
+            found.append(words.replace(b"\0", b" ").decode())
+    return found
+
+
+def test_wrong_options_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    for options, exit_code in (
+        (["--size", "1MiB"], ConfigurationError.exit_code),
+        (["--size", "1000TiB"], StorageError.exit_code),
+        (["--directory", tmp_path / "missing"], ConfigurationError.exit_code),
+    ):
+        with Program(diskcast("demo", "--directory", tmp_path, *options, "--json")) as demo:
+            assert demo.wait(LIMIT_S) == exit_code, demo.describe()
+        assert demo.result["ok"] is False
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clone_that_differs_in_one_byte_is_a_fault(tmp_path: Path) -> None:
+    source, target = tmp_path / "disk.img", tmp_path / "agent.img"
+    with source.open("wb") as disk:
+        disk.truncate(16 * MIB)
+        write_partition_table(disk.fileno(), 16 * MIB, Partition("p", MIB, 14 * MIB))
+    target.write_bytes(source.read_bytes())
+    assert find_fault(source, target) == ""
+    with target.open("r+b") as disk:
+        disk.seek(9 * MIB)
+        disk.write(b"x")
+    assert "from byte 9437184" in find_fault(source, target)
+    target.write_bytes(source.read_bytes()[:-1])
+    assert "bytes long" in find_fault(source, target)
+    target.unlink()
+    assert "No such file" in find_fault(source, target)
+
+
+def test_roles_suit_the_number_of_agents(tmp_path: Path) -> None:
+    def roles(count: int) -> list[tuple[bool, bool]]:
+        return [(agent.rehearses_loss, agent.joins_late) for agent in plan_agents(tmp_path, count)]
+
+    assert roles(1) == [(False, False)]
+    assert roles(2) == [(False, False), (True, False)]
+    assert roles(4) == [(False, False), (True, False), (False, False), (False, True)]
