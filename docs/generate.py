@@ -1,13 +1,11 @@
-"""Write the documentation pages that are derived from the code, or check that they are fresh.
-
-    python docs/generate.py            write them
-    python docs/generate.py --check    exit 1 and name those that are stale
-"""
+"""Write the documentation pages that are derived from the code, or with ``--check`` name those that are stale."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -75,41 +73,64 @@ def first_paragraph(obj: object) -> str:
     return inspect.cleandoc(inspect.getdoc(obj) or "").split("\n\n")[0].replace("\n", " ")
 
 
+def message_section(message: type) -> str:
+    fields = message_table(message.FIELDS)
+    return (
+        f"### {message.__name__} (type 0x{message.WIRE_TYPE:02x})\n\n{first_paragraph(message)}\n\n{fields}"
+    )
+
+
+WIRE_FORMAT = """# Wire format
+
+Version {version}. All integers are big-endian. Nothing is ever fragmented: datagrams are sent with
+`IP_MTU_DISCOVER=DO`. This page is generated from the annotated classes in `protocol/wire/messages.py`, which also drive
+the codec, the numpy dtype, the range checks and the property tests.
+
+## Prefix
+
+{prefix_words}
+
+{prefix_table}
+## SYMBOL (type 0x01)
+
+{symbol_words} The header is {header_bytes} bytes; its first {prefix_bytes} are the prefix. `symbol_bytes` of payload
+follow; the last source symbol of a block is padded with zeros.
+
+{symbol_table}
+## Control messages, sender to group
+
+Prefix, then one msgpack array of the fields in order. At most {control_bytes} bytes, nested at most {nesting} deep.
+ANNOUNCE carries the session token 0, since it is for those who haven't joined.
+
+{control}
+## Feedback, receiver to sender
+
+Unicast UDP. Prefix, one msgpack array of the fields in order, then a tag of {mac_bytes} bytes: keyed BLAKE2s (RFC 7693)
+over all that precedes it, with the key that the receiver was given at join.
+
+{feedback}
+## Rejected datagrams
+
+A datagram that breaks the format is counted by one of these reasons and dropped: {reasons}.
+"""
+
+
 def wire_format() -> str:
-    parts = [
-        "# Wire format\n",
-        f"Version {WIRE_VERSION}. All integers are big-endian. Nothing is ever fragmented: datagrams are sent with "
-        "`IP_MTU_DISCOVER=DO`. This page is generated from the annotated classes in `protocol/wire/messages.py`, "
-        "which also drive the codec, the numpy dtype, the range checks and the property tests.\n",
-        f"## Prefix\n\n{first_paragraph(Prefix)}\n\n{fixed_table(Prefix.FIELDS)}",
-        f"## SYMBOL (type 0x01)\n\n{first_paragraph(SymbolHeader)} The header is {DATA_HEADER_BYTES} bytes; its first "
-        f"{PREFIX_BYTES} are the prefix. `symbol_bytes` of payload follow; the last source symbol of a block is padded "
-        f"with zeros.\n\n{fixed_table(SymbolHeader.FIELDS)}",
-        "## Control messages, sender to group\n\nPrefix, then one msgpack array of the fields in order. At most "
-        f"{CONTROL_DATAGRAM_BYTES_MAX} bytes, nested at most {MSGPACK_NESTING_MAX} deep. ANNOUNCE carries the session token "
-        "0, since it is for those who haven't joined.\n",
-    ]
-    for message in CONTROL_MESSAGES:
-        parts.append(
-            f"### {message.__name__} (type 0x{message.WIRE_TYPE:02x})\n\n{first_paragraph(message)}\n\n"
-            f"{message_table(message.FIELDS)}"
-        )
-    parts.append(
-        "## Feedback, receiver to sender\n\nUnicast UDP. Prefix, one msgpack array of the fields in order, then a tag of "
-        f"{FEEDBACK_MAC_BYTES} bytes: keyed BLAKE2s (RFC 7693) over all that precedes it, with the key that the receiver "
-        "was given at join.\n"
+    return WIRE_FORMAT.format(
+        version=WIRE_VERSION,
+        prefix_words=first_paragraph(Prefix),
+        prefix_table=fixed_table(Prefix.FIELDS),
+        symbol_words=first_paragraph(SymbolHeader),
+        symbol_table=fixed_table(SymbolHeader.FIELDS),
+        header_bytes=DATA_HEADER_BYTES,
+        prefix_bytes=PREFIX_BYTES,
+        control_bytes=CONTROL_DATAGRAM_BYTES_MAX,
+        nesting=MSGPACK_NESTING_MAX,
+        control="\n".join(message_section(message) for message in CONTROL_MESSAGES),
+        mac_bytes=FEEDBACK_MAC_BYTES,
+        feedback="\n".join(message_section(message) for message in FEEDBACK_MESSAGES),
+        reasons=", ".join(f"`{reason}`" for reason in REJECT_REASONS),
     )
-    for message in FEEDBACK_MESSAGES:
-        parts.append(
-            f"### {message.__name__} (type 0x{message.WIRE_TYPE:02x})\n\n{first_paragraph(message)}\n\n"
-            f"{message_table(message.FIELDS)}"
-        )
-    parts.append(
-        "## Rejected datagrams\n\nA datagram that breaks the format is counted by one of these reasons and dropped: "
-        + ", ".join(f"`{reason}`" for reason in REJECT_REASONS)
-        + ".\n"
-    )
-    return "\n".join(parts)
 
 
 def exit_codes() -> str:
@@ -132,17 +153,21 @@ def exit_codes() -> str:
     )
 
 
+METRICS_WORDS = """# Metrics
+
+Served on `--metrics-port` in Prometheus' text format. Units are base units; counters end in `_total`. Labels are bounded:
+by the receivers of a cast (1024) or by fixed lists.
+"""
+
+
 def metrics() -> str:
-    parts = [
-        "# Metrics\n\nServed on `--metrics-port` in Prometheus' text format. Units are base units; counters end in "
-        "`_total`. Labels are bounded: by the receivers of a cast (1024) or by fixed lists.\n"
-    ]
+    parts = [METRICS_WORDS]
     for title, module in (("Sender", sender.metrics), ("Agent", receiver.metrics)):
         rows = [
             [f"`{metric.name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.help]
             for metric in module.METRICS
         ]
-        parts.append(f"## {title}\n\n" + table(["name", "type", "labels", "meaning"], rows))
+        parts.append(f"## {title}\n\n{table(['name', 'type', 'labels', 'meaning'], rows)}")
     return "\n".join(parts)
 
 
@@ -165,7 +190,19 @@ def command_line() -> str:
     return "\n".join(parts)
 
 
-PAGES = {
+def image_format_page() -> str:
+    """The page is written by hand but for its tables."""
+    page = (DOCS / "image-format.md").read_text()
+    return re.sub(
+        r"(<!-- protocol\.image_format\.tables\(\) -->\n).*?(\n<!-- end -->)",
+        lambda match: f"{match[1]}\n{image_format.tables().strip()}\n{match[2]}",
+        page,
+        flags=re.DOTALL,
+    )
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "image-format.md": image_format_page,
     "wire-format.md": wire_format,
     "exit-codes.md": exit_codes,
     "metrics.md": metrics,
@@ -178,7 +215,9 @@ def main() -> int:
     stale = []
     for name, make in PAGES.items():
         path = DOCS / name
-        text = MARK + make().rstrip() + "\n"
+        text = make().rstrip() + "\n"
+        if make is not image_format_page:
+            text = MARK + text
         if path.exists() and path.read_text() == text:
             continue
         if check:

@@ -58,7 +58,7 @@ class ManifestReception:
         """Decode one assembled block into ``data``; its buffer can be given back afterwards."""
         decode_in_place(assembled.slots, assembled.slot_esi)
         start = assembled.block * self._parameters.block_bytes
-        self.data[start : start + assembled.stored_bytes] = memoryview(assembled.payload)
+        self.data[start : start + assembled.stored_bytes] = assembled.payload.data
         self.reception.mark_settled(np.array([assembled.block]))
 
     def digest_matches(self) -> bool:

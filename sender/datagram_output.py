@@ -158,7 +158,7 @@ class DatagramOutput:
                 raise
             self.mode = SendMode.SENDMMSG if self._sendmmsg is not None else SendMode.SENDTO
             return 0
-        return frames.shape[0]
+        return len(frames)
 
     def _send_mmsg(self, frames: NDArray[np.uint8]) -> int:
         assert self._sendmmsg is not None
