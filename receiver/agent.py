@@ -9,13 +9,16 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from protocol.constants import ANNOUNCE_INTERVAL_S, DATA_HEADER_BYTES, METADATA_BYTES_MAX
 from protocol.errors import (
     EXIT_INTERRUPTED,
     CastFailedError,
     DiskcastError,
+    JoinRefusedError,
     NoSenderError,
     ProtocolError,
     SenderLostError,
@@ -43,6 +46,9 @@ class ControlPort(Protocol):
 
     async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
         """Join."""
+
+    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_] | None) -> None:
+        """Say what is needed."""
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
         """Report the end."""
@@ -208,6 +214,7 @@ class Agent:
             self._data,
             send_feedback=functools.partial(self._send_feedback, parameters),
             fetch_manifest=functools.partial(self._fetch_manifest, parameters),
+            tell_need=functools.partial(self._tell_need, grant),
             on_silence=self._notice_silence,
             assembly_bytes=self._options.assembly_bytes,
             sender_timeout_s=self._options.sender_timeout_s,
@@ -231,7 +238,7 @@ class Agent:
             name=self._options.name,
             inventory=dict(self._options.inventory),
             has_manifest=self._image.manifest is not None,
-            need=self._image.need if self._image.manifest is not None else None,
+            need=self._image.need.copy() if self._image.manifest is not None else None,
             address="",
         )
         grant = await retry_until(deadline, functools.partial(self._control.join, self._cast_id, request))
@@ -283,6 +290,16 @@ class Agent:
         fetch = functools.partial(self._control.manifest, parameters.cast_id, buffer)
         await retry_until(trio.current_time() + self._options.sender_timeout_s, fetch)
         return buffer
+
+    async def _tell_need(self, grant: JoinGrant) -> None:
+        deadline = trio.current_time() + self._options.sender_timeout_s
+        try:
+            # None, all: nothing is on the target that this cast could build on.
+            await retry_until(deadline, functools.partial(self._control.set_need, grant, None))
+        except JoinRefusedError:
+            # A sender that was just started again doesn't know this receiver; its ANNOUNCE ends this wait.
+            await trio.sleep(_SILENCE_TOLD_S)
+            raise
 
     # -- telling ----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
+import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from protocol.constants import CONTROL_BODY_BYTES_MAX, MIB
 from protocol.control_messages import (
@@ -23,6 +25,7 @@ from protocol.control_messages import (
     cast_from_json_untrusted,
     casts_from_json_untrusted,
     completion_to_json,
+    encode_need,
     grant_from_json_untrusted,
     join_to_json,
     parse_json_untrusted,
@@ -114,6 +117,22 @@ class ControlClient:
         answer = await self._json("POST", f"/casts/{cast_id:08x}/receivers", body=join_to_json(request))
         return grant_from_json_untrusted(answer)
 
+    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_] | None) -> None:
+        """Say what is needed, now that the manifest is there; only then does the sender cast it for this receiver.
+
+        Args:
+            grant: of the join.
+            need: ``bool[block_count]``; None for all.
+
+        Raises:
+            Unreachable: no answer; saying it again is safe.
+            JoinRefusedError: the sender doesn't know this receiver any more.
+            SessionError: the sender doesn't take it.
+        """
+        await self._json(
+            "PUT", f"{_receiver_path(grant)}/need", body={"need": encode_need(need)}, key=grant.key
+        )
+
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
         """Tell the sender how it ended here.
 
@@ -121,7 +140,7 @@ class ControlClient:
             Unreachable: no answer; telling it again is safe.
             SessionError: the sender doesn't take it.
         """
-        path = f"/casts/{grant.parameters.cast_id:08x}/receivers/{grant.receiver_id}/completion"
+        path = f"{_receiver_path(grant)}/completion"
         await self._json("POST", path, body=completion_to_json(report), key=grant.key)
 
     async def manifest(self, cast_id: CastId, into: memoryview) -> None:
@@ -207,6 +226,10 @@ class ControlClient:
                 return Unreachable(f"{self.url}: {status} {detail}")
             case status:
                 return SessionError(f"the sender at {self.url} answered {status}: {detail}")
+
+
+def _receiver_path(grant: JoinGrant) -> str:
+    return f"/casts/{grant.parameters.cast_id:08x}/receivers/{grant.receiver_id}"
 
 
 async def retry_until(deadline: float, exchange: Callable[[], Awaitable[_Result]]) -> _Result:

@@ -47,6 +47,9 @@ from receiver.transport import SocketMemory
 BATCHES_PER_POLL_MAX: Final = 8
 """Batches taken from the socket before other tasks have their turn: a few milliseconds of work."""
 
+IDLE_MIN_S: Final = 0.0005
+"""A timer that is due by a rounding error mustn't become a loop without a pause."""
+
 _BUSY_FILL: Final = 0.5
 """Share of the buffers from which on it's this machine that limits the cast."""
 
@@ -83,6 +86,7 @@ class Incarnation:
         *,
         send_feedback: Callable[[bytes], None],
         fetch_manifest: Callable[[], Awaitable[memoryview]],
+        tell_need: Callable[[], Awaitable[None]],
         on_silence: Callable[[float], None],
         assembly_bytes: int,
         sender_timeout_s: float,
@@ -96,6 +100,7 @@ class Incarnation:
             data: the joined socket.
             send_feedback: unicasts a datagram to the sender; never waits and never raises.
             fetch_manifest: gets the manifest over the control API.
+            tell_need: tells the sender what the target lacks, now that the manifest is there.
             on_silence: told for how long the sender has been silent.
             assembly_bytes: size of the session's buffer pool.
             sender_timeout_s: silence after which the sender is lost; noticed within three seconds.
@@ -106,6 +111,7 @@ class Incarnation:
         self._data = data
         self._send_feedback = send_feedback
         self._fetch_manifest = fetch_manifest
+        self._tell_need = tell_need
         self._on_silence = on_silence
         self._sender_timeout_s = sender_timeout_s
         self._rehearsed_loss = rehearsed_loss
@@ -118,7 +124,7 @@ class Incarnation:
         )
         self._idle = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._fetching: trio.CancelScope | None = None
+        self._preparing = trio.CancelScope()
         self._ended: CastEnded | None = None
         self._restarted: Announce | None = None
         self._drops_at_start = data.memory().drop_count
@@ -142,7 +148,7 @@ class Incarnation:
                 if self._image.manifest is not None:
                     self._place_manifest()
                 elif not self.session.grant.manifest_by_multicast:
-                    self._nursery.start_soon(self._fetch_and_take_manifest)
+                    self._nursery.start_soon(self._prepare, None)
         except BaseExceptionGroup as group:
             raise single_error(group) from group
         return None if self._image.complete else self._restarted
@@ -160,6 +166,8 @@ class Incarnation:
         session, data, pipeline = self.session, self._data, self._pipeline
         while self._restarted is None:
             now = trio.current_time()
+            memory = data.memory()
+            session.statistics.socket_fill = min(1.0, memory.queued_bytes / memory.buffer_bytes)
             busy = self._take_batches(now)
             if now >= session.next_timer():
                 self._update_statistics()
@@ -172,12 +180,12 @@ class Incarnation:
             if busy:
                 await trio.sleep(data.poll_interval_s)
             else:
-                self._idle = trio.CancelScope(deadline=min(session.next_timer(), linger_until))
+                wake_at = min(session.next_timer(), linger_until)
+                self._idle = trio.CancelScope(deadline=max(wake_at, now + IDLE_MIN_S))
                 with self._idle:
                     await data.wait_readable()
         pipeline.close()
-        if self._fetching is not None:
-            self._fetching.cancel()
+        self._preparing.cancel()
 
     def _take_batches(self, now: float) -> bool:
         session, loss = self.session, self._rehearsed_loss
@@ -215,9 +223,9 @@ class Incarnation:
             case BlockAssembled(assembled):
                 self._pipeline.submit(assembled, now)
             case ManifestReceived(data):
-                self._nursery.start_soon(self._take_manifest, data)
+                self._nursery.start_soon(self._prepare, data)
             case ManifestRejected():
-                self._nursery.start_soon(self._fetch_and_take_manifest)
+                self._nursery.start_soon(self._prepare, None)
             case CastEnded():
                 self._ended = event
             case SenderSilent(silent_s):
@@ -254,14 +262,15 @@ class Incarnation:
 
     # -- the manifest -----------------------------------------------------------------------------------------
 
-    async def _fetch_and_take_manifest(self) -> None:
-        with trio.CancelScope() as self._fetching:
-            await self._take_manifest(await self._fetch_manifest())
-
-    async def _take_manifest(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.to_thread.run_sync(self._image.take_manifest, data, self.session.parameters)
-        if self._restarted is None:
+    async def _prepare(self, data: bytes | bytearray | memoryview | None) -> None:
+        """Make the target ready for the manifest, fetched if it is None, and let the data come."""
+        with self._preparing:
+            if data is None:
+                data = await self._fetch_manifest()
+            await trio.to_thread.run_sync(self._image.take_manifest, data, self.session.parameters)
             self._place_manifest()
+            # Until it has this the sender casts no data for this receiver.
+            await self._tell_need()
 
     def _place_manifest(self) -> None:
         assert self._nursery is not None

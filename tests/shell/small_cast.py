@@ -1,0 +1,320 @@
+"""A cast in memory under trio's clock: a real sender session, real frames, a fake socket and a fake control API.
+
+Everything between the agent and the sender is here, so that tests can lose it, stop it and start it again; the disk is
+a real file. Threads are replaced by calls in place, which makes a test the same every time.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+from numpy.typing import NDArray
+
+from protocol.block_codec import BlockEncoder, block_hash
+from protocol.control_messages import completion_from_json_untrusted, completion_to_json
+from protocol.frame_encoder import FrameEncoder
+from protocol.manifest import BlockKind, Manifest, build_manifest
+from protocol.sender_session import CastPolicy, SenderSession
+from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from receiver.agent import Agent, AgentOptions, Reception
+from receiver.control_client import Unreachable
+from receiver.nursery_errors import single_error
+from receiver.receive_slab import Batch
+from receiver.reception_status import ReceptionStatus
+from receiver.target import Target, open_target
+from receiver.target_image import TargetImage
+from receiver.transport import SocketMemory
+
+BLOCK_BYTES = 64 * 1024
+SYMBOL_BYTES = 1440
+RATE_BYTES_PER_S = 4_000_000.0
+PLAN_SYMBOLS = 88
+
+
+class SmallImage:
+    """Raw content and the image packed of it: compressible, incompressible and zero blocks, the last one short."""
+
+    def __init__(self, seed: int = 1, block_count: int = 24, *, zeros_only: bool = False) -> None:
+        rng = random.Random(seed)
+        encoder = BlockEncoder(3, BLOCK_BYTES)
+        self.stored: list[bytes] = []
+        raws, kinds = [], []
+        for block in range(block_count):
+            length = BLOCK_BYTES if block < block_count - 1 else 10_000
+            choice = 2 if zeros_only else rng.randrange(3) if block else 0
+            raw = [rng.randbytes(length), (b"text %d " % block * length)[:length], bytes(length)][choice]
+            kind, stored = (BlockKind.ZERO, b"") if choice == 2 else encoder.encode(memoryview(raw))
+            raws.append(raw)
+            kinds.append(kind)
+            self.stored.append(bytes(stored))
+        self.raw = b"".join(raws)
+        stored_hashes = b"".join(block_hash(stored) for stored in self.stored)
+        raw_hashes = b"".join(block_hash(raw) for raw in raws)
+        data = build_manifest(
+            name="small",
+            raw_bytes=len(self.raw),
+            block_bytes=BLOCK_BYTES,
+            kind=np.array(kinds, np.uint8),
+            stored_bytes=np.array([len(stored) for stored in self.stored], np.uint32),
+            stored_hash=np.frombuffer(stored_hashes, np.uint8).reshape(-1, 32),
+            raw_hash=np.frombuffer(raw_hashes, np.uint8).reshape(-1, 32),
+            metadata={},
+        )
+        self.manifest = Manifest.parse_untrusted(data)
+
+    def load(self, symbol_bytes: int, object_index: int, block: int) -> NDArray[np.uint8]:
+        """Stored bytes of a block as symbols."""
+        stored = (
+            bytes(self.manifest.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
+            if object_index == 0
+            else self.stored[block]
+        )
+        k = -(-len(stored) // symbol_bytes)
+        return np.frombuffer(stored.ljust(k * symbol_bytes, b"\0"), np.uint8).reshape(k, symbol_bytes)
+
+
+class FakeData:
+    """The data socket: a queue that the test fills."""
+
+    poll_interval_s = 0.002
+
+    def __init__(self) -> None:
+        self.queue: deque[Batch] = deque()
+        self.any_source = False
+        self.closed = False
+        self._arrived = trio.Event()
+
+    def put(self, frames: NDArray[np.uint8], datagrams: list[bytes]) -> None:
+        """Something arrives."""
+        self.queue.append(Batch(frames, datagrams, drained=False))
+        self._arrived.set()
+
+    def receive_batch(self) -> Batch | None:
+        return self.queue.popleft() if self.queue else None
+
+    async def wait_readable(self) -> None:
+        if not self.queue:
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+
+    def memory(self) -> SocketMemory:
+        return SocketMemory(0, 1 << 20, 0)
+
+    def accept_any_source(self) -> None:
+        self.any_source = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Recorder:
+    """An observer that remembers."""
+
+    interval_s = 1.0
+
+    def __init__(self) -> None:
+        self.joins: list[bool] = []
+        self.silences: list[float] = []
+        self.statuses: list[ReceptionStatus] = []
+
+    def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
+        assert parameters.image_name == "small"
+        self.joins.append(rejoined)
+
+    def silent(self, silent_s: float) -> None:
+        self.silences.append(silent_s)
+
+    def progress(self, status: ReceptionStatus) -> None:
+        self.statuses.append(status)
+
+
+class SmallCast:
+    """The sender's side, and what stands between it and one agent.
+
+    Attributes:
+        sender: the running session; None while the sender is down.
+        unreachable: the control API doesn't answer.
+        muted: nothing of the sender arrives.
+        completions: reports that the control API took.
+        image_symbols_sent: data sent since the sender was started last.
+    """
+
+    def __init__(self, image: SmallImage, directory: Path) -> None:
+        self.image = image
+        self.path = directory / "target.img"
+        self.sender: SenderSession | None = None
+        self.unreachable = False
+        self.muted = False
+        self.completions: list[CompletionReport] = []
+        self.joins: list[JoinRequest] = []
+        self.image_symbols_sent = 0
+        self.sockets: list[FakeData] = []
+        self.observer = Recorder()
+        self.on_symbols: Callable[[int], None] = lambda _count: None
+        self._starts = 0
+
+    # -- the sender -------------------------------------------------------------------------------------------
+
+    def start_sender(self, *, image: SmallImage | None = None, symbol_bytes: int = SYMBOL_BYTES) -> None:
+        """Start it, or start it again after :meth:`stop_sender`."""
+        self._starts += 1
+        source = image or self.image
+        self.image_symbols_sent = 0
+        parameters = CastParameters(
+            cast_id=CastId(7),
+            incarnation=self._starts,
+            session_token=1000 + self._starts,
+            image_id=source.manifest.image_id,
+            image_name="small",
+            raw_bytes=source.manifest.raw_bytes,
+            block_bytes=BLOCK_BYTES,
+            manifest_bytes=len(source.manifest.data),
+            symbol_bytes=symbol_bytes,
+            group="239.255.0.1",
+            port=1,
+            sender_address="127.0.0.1",
+            feedback_port=2,
+            control_url="http://127.0.0.1:2",
+        )
+        self.sender = SenderSession(
+            parameters,
+            source.manifest,
+            policy=CastPolicy(
+                wait_for=1,
+                max_wait_s=None,
+                receiver_timeout_s=10.0,
+                rate_bytes_per_s=RATE_BYTES_PER_S,
+                rate_max_bytes_per_s=RATE_BYTES_PER_S,
+            ),
+            rng=random.Random(self._starts),
+            secrets=random.Random(self._starts).randbytes,
+            now=trio.current_time(),
+        )
+        self._encoder = FrameEncoder(parameters)
+
+    def stop_sender(self) -> None:
+        """It is killed: nothing is said any more."""
+        self.sender = None
+
+    async def run_sender(self) -> None:
+        """Send whatever the running session wants to send, for ever."""
+        while True:
+            sender = self.sender
+            pause_s = 0.005
+            if sender is not None:
+                now = trio.current_time()
+                for datagram in sender.control_datagrams(now):
+                    self._deliver(np.empty((0, 32 + sender.parameters.symbol_bytes), np.uint8), [datagram])
+                plan = sender.next_plan(now, PLAN_SYMBOLS)
+                if plan is not None:
+                    load = functools.partial(self.image.load, sender.parameters.symbol_bytes)
+                    frames = self._encoder.encode(plan, load).copy()
+                    self._deliver(frames, [])
+                    sender.mark_transmitted(plan.next_sequence, frames.nbytes, now)
+                    self.image_symbols_sent += int(plan.segments["count"][plan.segments["object"] == 1].sum())
+                    pause_s = frames.nbytes / RATE_BYTES_PER_S
+                    self.on_symbols(self.image_symbols_sent)
+            await trio.sleep(pause_s)
+
+    def _deliver(self, frames: NDArray[np.uint8], datagrams: list[bytes]) -> None:
+        if self.sockets and not self.muted:
+            self.sockets[-1].put(frames, datagrams)
+
+    # -- the control API --------------------------------------------------------------------------------------
+
+    async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
+        sender = await self._answering()
+        assert cast_id == 7
+        self.joins.append(request)
+        return sender.join(request, trio.current_time())
+
+    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_] | None) -> None:
+        sender = await self._answering()
+        sender.check_key(grant.receiver_id, grant.key)
+        sender.set_need(grant.receiver_id, need, trio.current_time())
+
+    async def manifest(self, cast_id: CastId, into: memoryview) -> None:
+        await self._answering()
+        into[:] = self.image.manifest.data
+
+    async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
+        sender = await self._answering()
+        sender.check_key(grant.receiver_id, grant.key)
+        self.completions.append(completion_from_json_untrusted(completion_to_json(report)))
+        sender.complete(grant.receiver_id, report, trio.current_time())
+
+    async def _answering(self) -> SenderSession:
+        await trio.sleep(0.001)
+        if self.sender is None or self.unreachable:
+            raise Unreachable("connection refused")
+        return self.sender
+
+    # -- the agent --------------------------------------------------------------------------------------------
+
+    def open_data(self, frame_bytes: int) -> FakeData:
+        """The agent's socket."""
+        self.sockets.append(FakeData())
+        return self.sockets[-1]
+
+    def take_feedback(self, parameters: CastParameters, datagram: bytes) -> None:
+        """The agent's feedback arrives."""
+        if self.sender is not None and not self.muted:
+            self.sender.receive_feedback_untrusted(datagram, trio.current_time())
+
+    def agent(self, target: Target, image_class: type[TargetImage] = TargetImage, **options: float) -> Agent:
+        """An agent that writes ``target``."""
+        settings = {"join_timeout_s": 10.0, "sender_timeout_s": 30.0, **options}
+        return Agent(
+            CastId(7),
+            image_class(target),
+            control=self,
+            open_data=self.open_data,
+            send_feedback=self.take_feedback,
+            options=AgentOptions(
+                name="pc1",
+                inventory={},
+                assembly_bytes=64 * BLOCK_BYTES,
+                **settings,  # type: ignore[arg-type]
+            ),
+            observer=self.observer,
+            rng=random.Random(1),
+        )
+
+    async def receive(
+        self, image_class: type[TargetImage] = TargetImage, *, within_s: float = 300.0, **options: float
+    ) -> Reception:
+        """One agent from join to end beside the sender."""
+        reception: Reception | None = None
+        with trio.fail_after(within_s), open_target(self.path, raw_bytes=len(self.image.raw)) as target:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.run_sender)
+                    reception = await self.agent(target, image_class, **options).run(SYMBOL_BYTES)
+                    nursery.cancel_scope.cancel()
+            except BaseExceptionGroup as group:
+                raise single_error(group) from group
+        assert reception is not None
+        return reception
+
+
+async def _in_place(
+    function: Callable[..., object],
+    *arguments: object,
+    limiter: trio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
+) -> object:
+    await trio.lowlevel.checkpoint()
+    return functools.partial(function, *arguments)()
+
+
+@pytest.fixture
+def threads_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would run in a worker thread runs at once: the clock can't jump over it."""
+    monkeypatch.setattr(trio.to_thread, "run_sync", _in_place)
