@@ -1,0 +1,59 @@
+"""Sends datagrams that no diskcast made to an address, as ``python -m tests.netns.garbage ADDRESS PORT COUNT``.
+
+Seeded: random bytes of every size, and well-made prefixes with nonsense behind them. Multicast leaves by the
+interface that the route says. Prints one JSON line with the number sent of each kind.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import sys
+import time
+
+from protocol.constants import WIRE_MAGIC, WIRE_VERSION
+from protocol.wire.codec import PREFIX
+
+FRAME_BYTES = 1472
+DATAGRAM_INTERVAL_S = 0.0005
+KINDS = ("empty", "random", "frame_sized", "newer_version", "unknown_type", "bad_payload", "foreign_symbol")
+
+
+def datagram(kind: str, rng: random.Random) -> bytes:
+    """One datagram of ``kind``."""
+    match kind:
+        case "empty":
+            return b""
+        case "random":
+            return rng.randbytes(rng.randrange(1, FRAME_BYTES))
+        case "frame_sized":
+            return rng.randbytes(FRAME_BYTES)
+        case "newer_version":
+            return PREFIX.pack(WIRE_MAGIC, WIRE_VERSION + 1, 0x10, 7, 7) + rng.randbytes(100)
+        case "unknown_type":
+            return PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, 0xEE, 7, 7) + rng.randbytes(100)
+        case "bad_payload":
+            wire_type = rng.choice((0x10, 0x11, 0x12, 0x20, 0x21))
+            return PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, wire_type, 7, 7) + b"\x91" * rng.randrange(1, 200)
+        case _:
+            return PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, 0x01, 7, 7) + rng.randbytes(
+                FRAME_BYTES - PREFIX.size
+            )
+
+
+def main(address: str, port: int, count: int) -> None:
+    """Send ``count`` datagrams, two thousand a second."""
+    rng = random.Random(1)
+    sent = dict.fromkeys(KINDS, 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for index in range(count):
+            kind = KINDS[index % len(KINDS)]
+            sender.sendto(datagram(kind, rng), (address, port))
+            sent[kind] += 1
+            time.sleep(DATAGRAM_INTERVAL_S)  # a flood would test the socket's buffer, not the parser
+    print(json.dumps({"event": "result", "sent": sent}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

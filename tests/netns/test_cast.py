@@ -1,0 +1,321 @@
+"""Whole casts with both programs over real multicast between namespaces: loss, crashes, strangers, late comers.
+
+A test that waits, waits for an event of the program under test; the rate is fixed where something has to happen
+while data flows, so that there is time for it.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protocol.constants import CONTROL_PORT_DEFAULT, DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT, MIB
+from protocol.errors import (
+    AmbiguousCastError,
+    CastCancelledError,
+    ReceiversIncompleteError,
+    SenderLostError,
+)
+from tests.bench.measurement import first_difference
+from tests.lab import Host, Network, Program, diskcast, receive, run, send
+
+pytestmark = pytest.mark.needs_root
+
+LIMIT_S = 90.0
+SLOW_RATE = "48M"
+"""6 MB/s: the image takes four seconds, and something can happen in the middle."""
+
+
+STORED_BYTES = 22 * MIB
+"""Random bytes of the image, which neither compression nor zeros make smaller."""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk of every kind of block, its last one short; packed beside it."""
+    folder = tmp_path_factory.mktemp("cast")
+    rng = np.random.default_rng(11)
+    text = b"compressible " * (2 * MIB // 13)
+    parts = [rng.bytes(12 * MIB), bytes(3 * MIB), text, rng.bytes(10 * MIB), bytes(MIB), rng.bytes(1536)]
+    source = folder / "disk.raw"
+    source.write_bytes(b"".join(parts))
+    pack(source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def other_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("other") / "other.raw"
+    source.write_bytes(np.random.default_rng(12).bytes(4 * MIB))
+    pack(source)
+    return source
+
+
+def pack(source: Path) -> None:
+    with Program(diskcast("pack", source, "-o", packed(source), "--json")) as program:
+        assert program.wait(LIMIT_S) == 0, program.describe()
+
+
+def packed(source: Path) -> Path:
+    return source.with_suffix(".dci")
+
+
+CAST_ID = "00c0ffee"
+
+
+def send_named(network: Network, image: Path, *options: str) -> Program:
+    """A cast whose agents needn't listen 2.5 s for others, since they know its id."""
+    return send(network, image, "--cast-id", CAST_ID, *options)
+
+
+def join(network: Network, index: int, target: Path, *options: str) -> Program:
+    return receive(network, index, target, "--cast", CAST_ID, *options)
+
+
+def assert_complete(program: Program, source: Path, target: Path) -> None:
+    """The agent ended well, and its target is the disk, byte for byte."""
+    assert program.wait(LIMIT_S) == 0, program.describe()
+    assert program.result["ok"] is True
+    assert first_difference(source, target) is None
+
+
+def assert_failed(program: Program, exit_code: int) -> None:
+    assert program.wait(LIMIT_S) == exit_code, program.describe()
+    assert (program.result["ok"], program.result["exit_code"]) == (False, exit_code)
+
+
+def wait_progress(sender: Program, share: float) -> None:
+    """Wait until the first sweep over the image has come further than ``share``, and hasn't ended."""
+    sender.wait_event("progress", LIMIT_S, lambda event: share < event["pass_progress"] < 1)
+
+
+# -- a plain room ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offload", [True, False], ids=["super-datagrams", "single datagrams"])
+@pytest.mark.parametrize("loss_permille", [0, 50], ids=["no loss", "5 % loss"])
+def test_three_receivers_get_every_byte(
+    image: Path, tmp_path: Path, offload: bool, loss_permille: int
+) -> None:
+    with Network(3) as network:
+        network.set_offload(offload)
+        network.set_loss(loss_permille)
+        targets = [tmp_path / str(index) for index in range(3)]
+        agents = [receive(network, index, target) for index, target in enumerate(targets)]
+        sender = send(network, packed(image), "--wait-for", "3")
+        for agent, target in zip(agents, targets, strict=True):
+            assert_complete(agent, image, target)
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+        assert len(sender.result["receivers"]) == 3
+
+
+def test_feedback_is_lost_too(image: Path, tmp_path: Path) -> None:
+    """A NACK or REPORT that never arrives costs time, not the cast."""
+    with Network(2) as network:
+        network.set_offload(False)
+        network.set_loss(50)
+        network.set_loss(300, [network.sender])
+        agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
+        sender = send_named(network, packed(image), "--wait-for", "2")
+        for index, agent in enumerate(agents):
+            assert_complete(agent, image, tmp_path / str(index))
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+
+
+def test_slow_link_is_not_drowned(image: Path, tmp_path: Path) -> None:
+    """A 100 Mbit/s port among gigabit ones: the rate adapts, and the cast doesn't send the image many times."""
+    with Network(2) as network:
+        network.set_offload(False)
+        network.set_rate(100, [network.receivers[1]])
+        agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
+        sender = send_named(network, packed(image), "--wait-for", "2")
+        for index, agent in enumerate(agents):
+            assert_complete(agent, image, tmp_path / str(index))
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+
+
+def test_loop_device_is_imaged(image: Path, tmp_path: Path) -> None:
+    backing = tmp_path / "backing"
+    backing.write_bytes(b"\xa5" * (32 * MIB))
+    device = run("losetup", "--find", "--show", backing).strip()
+    try:
+        with Network(1) as network:
+            agent = join(network, 0, Path(device))
+            sender = send_named(network, packed(image), "--wait-for", "1")
+            assert agent.wait(LIMIT_S) == 0, agent.describe()
+            assert sender.wait(LIMIT_S) == 0, sender.describe()
+    finally:
+        run("losetup", "--detach", device)
+    content, expected = backing.read_bytes(), image.read_bytes()
+    assert content[: len(expected)] == expected
+    assert set(content[len(expected) :]) == {0xA5}, "bytes behind the image's end were touched"
+
+
+# -- coming and going -------------------------------------------------------------------------------------------
+
+
+def test_late_joiner_gets_what_it_missed(image: Path, tmp_path: Path) -> None:
+    with Network(2) as network:
+        early = join(network, 0, tmp_path / "early")
+        sender = send_named(network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE)
+        wait_progress(sender, 0.1)
+        url = f"http://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
+        late = join(network, 1, tmp_path / "late", "--sender", url)
+        assert_complete(early, image, tmp_path / "early")
+        assert_complete(late, image, tmp_path / "late")
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+
+
+def test_killed_receiver_does_not_hold_the_room(image: Path, tmp_path: Path) -> None:
+    with Network(2) as network:
+        agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
+        sender = send_named(
+            network, packed(image), "--wait-for", "2", "--rate", SLOW_RATE, "--receiver-timeout", "3"
+        )
+        wait_progress(sender, 0.1)
+        agents[1].signal(signal.SIGKILL)
+        assert_complete(agents[0], image, tmp_path / "0")
+        assert_failed(sender, ReceiversIncompleteError.exit_code)
+        sender.wait_event("receiver_lost", 0.0)
+
+
+def test_receiver_started_again_is_served(image: Path, tmp_path: Path) -> None:
+    """Power was cut and came back in the middle of the cast: a new agent on the same disk."""
+    with Network(1) as network:
+        first = join(network, 0, tmp_path / "target")
+        sender = send_named(network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE)
+        wait_progress(sender, 0.5)
+        first.signal(signal.SIGKILL)
+        first.wait(LIMIT_S)
+        second = join(network, 0, tmp_path / "target")
+        assert_complete(second, image, tmp_path / "target")
+
+
+def test_killed_sender_is_noticed(image: Path, tmp_path: Path) -> None:
+    with Network(1) as network:
+        agent = join(network, 0, tmp_path / "target", "--sender-timeout", "2")
+        sender = send_named(network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE)
+        wait_progress(sender, 0.1)
+        sender.signal(signal.SIGKILL)
+        assert_failed(agent, SenderLostError.exit_code)
+
+
+def test_sender_started_again_goes_on(image: Path, tmp_path: Path) -> None:
+    """The same command after a crash is the same cast: agents rejoin with what they have."""
+    with Network(2) as network:
+        agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
+        options = ("--wait-for", "2", "--rate", SLOW_RATE)
+        first = send_named(network, packed(image), *options)
+        wait_progress(first, 0.5)
+        first.signal(signal.SIGKILL)
+        first.wait(LIMIT_S)
+        second = send_named(network, packed(image), *options)
+        for index, agent in enumerate(agents):
+            assert_complete(agent, image, tmp_path / str(index))
+        assert second.wait(LIMIT_S) == 0, second.describe()
+        assert [agent.result["rejoins"] for agent in agents] == [1, 1]
+        assert second.result["bytes_sent"] < 0.6 * STORED_BYTES, "what the room had was sent again"
+
+
+def test_cancelled_cast_ends_its_receivers(image: Path, tmp_path: Path) -> None:
+    with Network(1) as network:
+        agent = join(network, 0, tmp_path / "target")
+        sender = send_named(network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE)
+        wait_progress(sender, 0.1)
+        sender.signal(signal.SIGINT)
+        assert_failed(agent, CastCancelledError.exit_code)
+        assert sender.wait(LIMIT_S) != 0
+
+
+def test_unplugged_cable_is_only_a_pause(image: Path, tmp_path: Path) -> None:
+    with Network(2) as network:
+        agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
+        sender = send_named(network, packed(image), "--wait-for", "2", "--rate", SLOW_RATE)
+        wait_progress(sender, 0.1)
+        network.set_link(network.receivers[1], up=False)
+        wait_progress(sender, 0.5)
+        network.set_link(network.receivers[1], up=True)
+        for index, agent in enumerate(agents):
+            assert_complete(agent, image, tmp_path / str(index))
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+
+
+# -- strangers --------------------------------------------------------------------------------------------------
+
+
+GARBAGE_COUNT = 700
+
+
+def send_garbage(network: Network, host: Host, address: str, port: int) -> Program:
+    argv = [sys.executable, "-m", "tests.netns.garbage", address, str(port), str(GARBAGE_COUNT)]
+    return network.start(host, argv)
+
+
+def test_garbage_is_counted_and_changes_nothing(image: Path, tmp_path: Path) -> None:
+    """Random and half-right datagrams: at the feedback port from a stranger, at the group from a stranger, which
+    a source-specific membership doesn't even let in, and from the sender's own machine.
+    """
+    with Network(2) as network:
+        agent = join(network, 0, tmp_path / "target")
+        sender = send_named(
+            network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE, "--metrics-port", "9100"
+        )
+        wait_progress(sender, 0.1)
+        feedback = (network.sender.address, CONTROL_PORT_DEFAULT)
+        group = (GROUP_IPV4_DEFAULT, DATA_PORT_DEFAULT)
+        strangers = [
+            send_garbage(network, network.receivers[1], *feedback),
+            send_garbage(network, network.receivers[1], *group),
+            send_garbage(network, network.sender, *group),
+        ]
+        for stranger in strangers:
+            assert stranger.wait(LIMIT_S) == 0, stranger.describe()
+        metrics = run(*network.sender.prefix, sys.executable, "-c", READ_METRICS)
+        assert_complete(agent, image, tmp_path / "target")
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+    at_sender = {
+        reason: int(float(count))
+        for reason, count in re.findall(
+            r'^diskcast_rejected_datagrams_total\{reason="(\w+)"\} (\S+)$', metrics, re.M
+        )
+    }
+    assert agent.result["blocks_rejected"] == 0
+    for rejects in (at_sender, agent.result["rejects"]):
+        for reason in ("too_short", "bad_magic", "bad_version", "bad_type", "bad_payload"):
+            assert rejects[reason] > 0, (reason, rejects)
+        assert sum(rejects.values()) <= GARBAGE_COUNT, rejects
+    assert agent.result["rejects"]["foreign_cast"] > 0
+
+
+READ_METRICS = """
+import urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:9100/metrics", timeout=10).read().decode())
+"""
+
+
+def test_two_casts_on_one_group_are_told_apart(image: Path, other_image: Path, tmp_path: Path) -> None:
+    """Chance must not decide which image a disk gets; named, both run side by side."""
+    with Network(3) as network:
+        first = send(network, packed(image), "--wait-for", "1")
+        second_argv = diskcast(
+            "send", packed(other_image), "--interface", "eth0", "--json", "--wait-for", "1"
+        )
+        second = network.start(network.receivers[2], second_argv)
+        ids = {program: program.wait_event("cast_started", LIMIT_S)["cast_id"] for program in (first, second)}
+        undecided = receive(network, 0, tmp_path / "undecided")
+        assert_failed(undecided, AmbiguousCastError.exit_code)
+        assert all(cast_id in undecided.result["error"] for cast_id in ids.values())
+        assert not (tmp_path / "undecided").exists()
+        agents = [
+            receive(network, 0, tmp_path / "first", "--cast", ids[first]),
+            receive(network, 1, tmp_path / "second", "--cast", ids[second]),
+        ]
+        assert_complete(agents[0], image, tmp_path / "first")
+        assert_complete(agents[1], other_image, tmp_path / "second")
+        assert first.wait(LIMIT_S) == 0, first.describe()
+        assert second.wait(LIMIT_S) == 0, second.describe()
