@@ -93,7 +93,7 @@ def main(
         )
     figures = dict(_measure_components(console)) if components else {}
     results = report.Results(image_bytes, rounds, versions, casts, figures, omitted, load_before)
-    report.print_results(results, rich.console.Console())
+    report.print_results(results, rich.console.Console(width=None if sys.stdout.isatty() else 140))
     if report_path is not None:
         report.write_report(results, report_path)
 
