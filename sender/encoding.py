@@ -12,8 +12,8 @@ from sender.shared_session import SharedSession
 BATCH_S = 0.005
 """A batch holds this much time's worth of data: repairs wait at most for the batches before them, 15 ms, and a batch
 is still so large that what Python does for each doesn't count."""
-_BATCH_SYMBOLS_MIN = 44
-"""One super-datagram at MTU 1500."""
+_BATCH_SYMBOLS_MIN = 4
+"""At a few Mbit/s a batch is rather longer than 5 ms than a single datagram."""
 
 
 class Encoder:

@@ -36,6 +36,8 @@ JSON_INTERVAL_S: Final = 1.0
 PLAIN_INTERVAL_S: Final = 5.0
 LIVE_INTERVAL_S: Final = 0.25
 _HEADER_LINES: Final = 6
+_BAR_COLUMNS: Final = 12
+"""So that the table fits 80 columns."""
 
 EVENT_NAMES: Final[dict[type, str]] = {
     ReceiverJoined: "receiver_joined",
@@ -209,7 +211,7 @@ class LiveReporter:
 
     def progress(self, view: CastView) -> None:
         """Draw the table: those that need attention first, as many as the terminal has lines for."""
-        table = Table(box=None, pad_edge=False, header_style="dim")
+        table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
         for column in ("receiver", "state", "progress", "", "writes", "loss", "NACKs", "limited by"):
             right = column in ("", "writes", "loss", "NACKs")
             table.add_column(column, justify="right" if right else "left", no_wrap=True)
@@ -316,10 +318,10 @@ def _live_row(receiver: ReceiverView) -> tuple[Text | ProgressBar, ...]:
     return (
         Text(receiver.name),
         Text(receiver.state, style=_STATE_STYLES.get(receiver.state, "")),
-        ProgressBar(total=1.0, completed=receiver.progress, width=24),
+        ProgressBar(total=1.0, completed=receiver.progress, width=_BAR_COLUMNS),
         Text(f"{receiver.progress:.1%}"),
         Text(format_rate(receiver.rate_bytes_per_s)),
-        Text(f"{receiver.loss:.2%}"),
+        Text(f"{receiver.loss:.1%}"),
         Text(str(receiver.nacks_count)),
         Text(receiver.limiter if receiver.active else receiver.error),
     )
@@ -331,20 +333,15 @@ def _summary_table(summary: CastSummary) -> Table:
         f"{format_duration(summary.seconds)}, {format_bytes(summary.bytes_sent)} sent at "
         f"{format_rate(summary.rate_bytes_per_s)}"
     )
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="dim")
-    columns = (
-        "receiver",
-        "state",
-        "verified",
-        "time",
-        "rate",
-        "loss",
-        "by parity",
-        "by NACK",
-        "NACKs",
-        "error",
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="dim",
     )
-    for column in columns:
+    for column in ("receiver", "state", "verified", "time", "rate", "loss", "parity", "NACKs", "error"):
         left = column in ("receiver", "state", "error")
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "error")
     for receiver in summary.receivers:
@@ -354,9 +351,8 @@ def _summary_table(summary: CastSummary) -> Table:
             format_bytes(receiver.bytes_verified),
             format_duration(receiver.seconds),
             format_rate(receiver.rate_bytes_per_s),
-            f"{receiver.loss:.2%}",
+            f"{receiver.loss:.1%}",
             str(receiver.blocks_repaired_by_parity),
-            str(receiver.blocks_repaired_by_nack),
             str(receiver.nacks_count),
             Text(receiver.error),
         )

@@ -86,7 +86,7 @@ class Transmitter:
 
     def _send_paced(self, frames: NDArray[np.uint8], bucket: TokenBucket) -> None:
         row = 0
-        while row < frames.shape[0]:
+        while row < frames.shape[0] and not self._queue.closed:
             rows_by_rate = int(bucket.rate_bytes_per_s * _CALL_S) // self._frame_bytes
             step = max(1, min(self._output.frames_per_call, rows_by_rate))
             piece = frames[row : row + step]
