@@ -11,7 +11,15 @@ import psutil  # type: ignore[import-untyped]
 import trio
 
 from protocol.constants import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, MIB, UDP_HEADER_BYTES
-from protocol.errors import AddressInUseError, DiskcastError, InterfaceError
+from protocol.errors import (
+    AddressInUseError,
+    AmbiguousCastError,
+    DiskcastError,
+    InterfaceError,
+    NoSenderError,
+    ProtocolError,
+    SessionError,
+)
 from protocol.fec.isal import best_kernel
 from protocol.findings import (
     Finding,
@@ -28,6 +36,8 @@ from protocol.findings import (
     warn,
 )
 from protocol.units import format_bytes
+from receiver.control_client import ControlClient, retry_until
+from receiver.discovery import CastChoice, listen_for_cast
 from receiver.network import Interface, find_interface
 from receiver.target import Target, open_target
 from receiver.transport import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
@@ -37,6 +47,9 @@ MEMORY_BYTES_MAX = 300 * MIB
 
 ANSWER_TIMEOUT_S = 1.0
 """What is looped back on this machine arrives within microseconds; a second is for a machine that swaps."""
+
+LISTEN_S = 1.5
+"""Somewhat longer than a sender pauses between two announcements."""
 
 TEST_DATAGRAM_COUNT = 8
 TEST_MTU_BYTES_MAX = 1500
@@ -51,7 +64,7 @@ _IPV4_CONF = Path("/proc/sys/net/ipv4/conf")
 
 
 async def examine(interface_name: str, *, group: str, port: int, target: Path | None) -> list[Finding]:
-    """Try everything that can be tried; takes two seconds at most and changes nothing.
+    """Try everything that can be tried; takes a few seconds and changes nothing.
 
     The test datagrams have a time to live of 0: they never leave this machine.
 
@@ -72,6 +85,8 @@ async def examine(interface_name: str, *, group: str, port: int, target: Path | 
         findings += judge_reach(interface_name, interface.address)
         findings += judge_medium(_medium_facts(interface_name))
         findings += await _try_group(interface, group, port)
+        if not any(finding.status is Status.FAIL for finding in findings):
+            findings.append(await _try_sender(interface, group, port))
         findings += _judge_reverse_path(interface_name)
     findings.append(judge_erasure_coding(best_kernel()))
     findings.append(judge_memory(psutil.virtual_memory().available, MEMORY_BYTES_MAX))
@@ -173,6 +188,29 @@ async def _try_coalescing(data: DataSocket, group: str, port: int, frame_bytes: 
     return ok(check, f"UDP GRO: {largest_bytes // frame_bytes} datagrams came as one message")
 
 
+async def _try_sender(interface: Interface, group: str, port: int) -> Finding:
+    """Whether a sender is heard, and if so, whether it can be reached: the two halves of the network's part."""
+    check = "sender"
+    try:
+        offer = await listen_for_cast(interface, group, port, CastChoice(), wait_s=LISTEN_S)
+    except NoSenderError:
+        detail = f"none announces a cast within {LISTEN_S:g} s: run this again while diskcast send waits for receivers"
+        return ok(check, detail)
+    except AmbiguousCastError as error:
+        return warn(check, str(error), "give each cast its own --port, or the agents --image-name NAME")
+    client = ControlClient(offer.control_url)
+    try:
+        await retry_until(trio.current_time() + ANSWER_TIMEOUT_S, client.casts)
+    except (SessionError, ProtocolError) as error:
+        detail = (
+            f"{offer.image_name!r} is announced by {offer.source}, but its control API can't be used: {error}"
+        )
+        return fail(
+            check, detail, f"allow TCP to {offer.control_url} on the sender: see nft list ruleset there"
+        )
+    return ok(check, f"{offer.image_name!r} is announced by {offer.source}, and {offer.control_url} answers")
+
+
 def _route_command(interface: Interface, group: str) -> str:
     if ":" in group:
         return f"ip -6 route add multicast ff00::/8 dev {interface.name} table local"
@@ -248,7 +286,7 @@ def _try_target(path: Path) -> Finding:
         with open_target(path, raw_bytes=0) as target:
             return ok(check, _describe_target(target))
     except DiskcastError as error:
-        return fail(check, str(error), "lsblk -o PATH,SIZE,MODEL,SERIAL,MOUNTPOINTS")
+        return fail(check, str(error), "choose another: lsblk -o PATH,SIZE,MODEL,SERIAL,MOUNTPOINTS")
 
 
 def _describe_target(target: Target) -> str:

@@ -62,9 +62,9 @@ def _print_table(findings: list[Finding]) -> None:
     table.add_column("found", overflow="fold")
     for finding in findings:
         style = _STYLES[finding.status]
-        mend = f"\n[bold]{escape(finding.mend)}[/bold]" if finding.mend else ""
+        mend = f"\n[bold]mend: {escape(finding.mend)}[/bold]" if finding.mend else ""
         status = f"[{style}]{finding.status.value}[/{style}]"
         table.add_row(status, escape(finding.check), escape(finding.detail) + mend)
-    console = Console()
+    console = Console(highlight=False)
     console.print(table)
     console.print(summary(findings))

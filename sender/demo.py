@@ -83,7 +83,7 @@ class AgentRun:
         """What is special about it."""
         if self.joins_late:
             return "joins when a third is sent"
-        return f"loses {REHEARSED_LOSS} of its datagrams" if self.rehearses_loss else "an ordinary machine"
+        return f"loses {REHEARSED_LOSS} of what it receives" if self.rehearses_loss else "ordinary"
 
     @property
     def ok(self) -> bool:
@@ -154,13 +154,14 @@ async def run_demo(plan: DemoPlan, directory: Path, say: Say) -> DemoReport:
     """
     assert plan.image_bytes >= IMAGE_BYTES_MIN, plan.image_bytes
     assert 1 <= plan.agent_count <= AGENT_COUNT_MAX, plan.agent_count
-    say(f"In {directory}: making a disk to clone, with files of this machine on it")
+    say(f"Working in {directory}")
+    say("Making a disk to clone, with files of this machine on it")
     disk = directory / "disk.img"
     image = await asyncio.to_thread(make_demo_image, disk, plan.image_bytes, directory, mke2fs=find_mke2fs())
     holds = f"{image.filesystem} with {image.file_count} files, {format_bytes(image.content_bytes)}"
-    say(f"  {format_bytes(image.raw_bytes)}: a partition table and {holds}; the rest is free")
+    say(f"  {format_bytes(image.raw_bytes)}, mostly free: {holds}")
     if image.filesystem != "ext4":
-        say("  (mke2fs isn't installed, so the partition holds the files as a tar stream)")
+        say("  (a tar stream instead of a filesystem, because mke2fs isn't installed)")
     packed = directory / "demo.dci"
     await _pack(plan, image, packed, say)
     payload_bytes = await asyncio.to_thread(_payload_bytes, packed)
@@ -168,8 +169,9 @@ async def run_demo(plan: DemoPlan, directory: Path, say: Say) -> DemoReport:
     cast = _Cast(plan, packed, payload_bytes, plan_agents(directory, plan.agent_count), say)
     sender_exit_code = await cast.run()
     say("Comparing every byte of every target with the disk that was cloned")
-    for agent in cast.agents:
-        agent.fault = agent.fault or await asyncio.to_thread(find_fault, disk, agent.target)
+    faults = [asyncio.to_thread(find_fault, disk, agent.target) for agent in cast.agents]
+    for agent, fault in zip(cast.agents, await asyncio.gather(*faults), strict=True):
+        agent.fault = agent.fault or fault
     return DemoReport(directory, image, payload_bytes, sender_exit_code, cast.sender_fault, cast.agents)
 
 
@@ -291,7 +293,7 @@ class _Cast:
         arguments += ["--control", f"{HOST}:{self._control_port}"]
         self._say(f"Casting it:  diskcast {_shown(arguments, self._packed.parent)}")
         example = _shown(self._arguments(self.agents[0]), self._packed.parent)
-        self._say(f"to {len(self.agents)} agents, each:  diskcast-agent {example}")
+        self._say(f"Received by {len(self.agents)} agents:  diskcast-agent {example}")
         for agent in self.agents:
             self._say(f"  {agent.name}: {agent.role}")
         return await programs.start("sender", arguments, name="send", shown=True)

@@ -15,9 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from protocol.errors import ConfigurationError, ReceiversIncompleteError
-from protocol.units import format_bytes, format_duration, parse_size_bytes
+from protocol.units import format_bytes, parse_size_bytes
 from sender.demo import AGENT_COUNT_MAX, AgentRun, DemoPlan, DemoReport, Say, demo_directory, run_demo
 from sender.demo_image import IMAGE_BYTES_MIN
+
+LOG_COLUMNS = 160
+"""Where there is no terminal, lines aren't broken early."""
 
 NEXT_STEPS = (
     ("what works on this machine", "diskcast doctor"),
@@ -55,7 +58,7 @@ def demo(size: str, agents: int, directory: Path | None, *, keep: bool, json_lin
         )
     show_tables = sys.stderr.isatty() and not json_lines
     plan = DemoPlan(image_bytes, agents, directory, keep, show_tables)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else LOG_COLUMNS)
     with demo_directory(plan) as workspace:
         report = asyncio.run(_run_until_terminated(plan, workspace, _teller(console, json_lines=json_lines)))
         if not json_lines:
@@ -86,17 +89,10 @@ async def _run_until_terminated(plan: DemoPlan, workspace: Path, say: Say) -> De
 
 def _show(console: Console, plan: DemoPlan, report: DemoReport) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in (
-        "agent",
-        "its part",
-        "outcome",
-        "received",
-        "lost",
-        "repaired by parity",
-        "by NACK",
-        "time",
-    ):
-        table.add_column(column, justify="left" if column in ("agent", "its part", "outcome") else "right")
+    for column in ("agent", "its part", "its target"):
+        table.add_column(column)
+    for column in ("lost", "parity repairs", "NACK repairs"):
+        table.add_column(column, justify="right")
     for agent in report.agents:
         table.add_row(*_row(agent))
     console.print()
@@ -109,27 +105,22 @@ def _show(console: Console, plan: DemoPlan, report: DemoReport) -> None:
         )
         console.print("\nWhat to try next:")
         for purpose, command in NEXT_STEPS:
-            console.print(Text.assemble(f"  {purpose:<38}", (command, "bold")))
+            console.print(Text.assemble(f"  {purpose}:\n    ", (command, "bold")))
     if plan.keep:
-        console.print(
-            f"\nKept in {shlex.quote(str(report.directory))}: disk.img, demo.dci and the agents' targets."
-        )
+        kept = f"\nKept in {shlex.quote(str(report.directory))}: disk.img, demo.dci and the agents' targets."
+        console.print(Text(kept))
 
 
 def _row(agent: AgentRun) -> tuple[str | Text, ...]:
-    outcome = Text("every byte verified", style="green") if agent.ok else Text(agent.fault, style="red")
-    status = agent.result
-    if agent.exit_code != 0:
-        return agent.name, agent.role, outcome
+    if not agent.ok:
+        return agent.name, agent.role, Text(agent.fault, style="red")
     return (
         agent.name,
         agent.role,
-        outcome,
-        format_bytes(_number(status, "bytes_received")),
-        f"{_lost_fraction(status):.1%}",
-        f"{_number(status, 'blocks_repaired_by_parity'):.0f}",
-        f"{_number(status, 'blocks_repaired_by_nack'):.0f}",
-        format_duration(_number(status, "seconds_total")),
+        Text("identical", style="green"),
+        f"{_lost_fraction(agent.result):.1%}",
+        f"{_number(agent.result, 'blocks_repaired_by_parity'):.0f}",
+        f"{_number(agent.result, 'blocks_repaired_by_nack'):.0f}",
     )
 
 

@@ -34,10 +34,12 @@ from protocol.findings import (
     summary,
     warn,
 )
+from sender.demo import free_ports
+from tests.lab import Program, diskcast
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SENDER = [sys.executable, "-m", "sender", "doctor", "--control", "127.0.0.1:0"]
-AGENT = [sys.executable, "-m", "receiver", "doctor"]
+AGENT = [sys.executable, "-m", "receiver", "doctor", "--port", "27410"]
 
 
 def _run(command: list[str]) -> tuple[int, dict[str, dict[str, str]], dict[str, object]]:
@@ -114,7 +116,22 @@ def test_a_target_that_no_image_can_be_written_to_fails(tmp_path: Path) -> None:
     assert code == DoctorFoundProblemsError.exit_code
     finding = findings[f"target {tmp_path}"]
     assert "directory" in finding["detail"]
-    assert finding["mend"].startswith("lsblk")
+    assert finding["mend"].startswith("choose another: lsblk")
+
+
+def test_agent_doctor_hears_a_sender_and_reaches_it(tmp_path: Path) -> None:
+    source, image = tmp_path / "disk.raw", tmp_path / "disk.dci"
+    source.write_bytes(bytes(range(256)) * 4096)
+    data_port, control_port = free_ports()
+    with Program(diskcast("pack", source, "-o", image, "--name", "lab", "--json")) as packer:
+        assert packer.wait(60) == 0, packer.describe()
+    address = f"127.0.0.1:{control_port}"
+    send = ["send", image, "--interface", "lo", "--port", str(data_port), "--control", address, "--json"]
+    with Program(diskcast(*send)) as sender:
+        sender.wait_event("cast_started", 60)
+        code, findings, _ = _run([*AGENT, "--interface", "lo", "--port", str(data_port)])
+    assert code == 0
+    assert findings["sender"]["detail"] == f"'lab' is announced by 127.0.0.1, and http://{address} answers"
 
 
 def test_without_json_a_pipe_gets_plain_lines() -> None:
