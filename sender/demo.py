@@ -41,6 +41,9 @@ SENT_PER_STORED_BYTE = 1.3
 LATE_JOIN_FRACTION = 1 / 3
 REHEARSED_LOSS = "5%"
 
+CAST_TIMEOUT_S = 120.0
+"""Ten times what a cast takes: whoever shows a new user a program that hangs has shown him enough."""
+
 FAREWELL_TIMEOUT_S = 10.0
 """How long agents may take to end once their sender has; after a good cast they are done before it."""
 COMPARE_BYTES = MIB
@@ -278,8 +281,7 @@ class _Cast:
         ):
             sender = await self._start_sender(programs)
             receptions = [tasks.create_task(self._run_agent(programs, agent)) for agent in self.agents]
-            exit_code = await sender.wait()
-            self.sender_fault = "" if exit_code == 0 else sender.last_words()
+            exit_code = await self._wait_for_end(programs, sender)
             self._sender_ended = True
             self._late_join.set()
             await asyncio.wait(receptions, timeout=FAREWELL_TIMEOUT_S)
@@ -297,6 +299,17 @@ class _Cast:
         for agent in self.agents:
             self._say(f"  {agent.name}: {agent.role}")
         return await programs.start("sender", arguments, name="send", shown=True)
+
+    async def _wait_for_end(self, programs: Programs, sender: Program) -> int:
+        try:
+            async with asyncio.timeout(CAST_TIMEOUT_S):
+                exit_code = await sender.wait()
+        except TimeoutError:
+            self.sender_fault = f"because the cast hadn't ended after {CAST_TIMEOUT_S:.0f} s"
+            await programs.end()
+            return await sender.process.wait()
+        self.sender_fault = "" if exit_code == 0 else sender.last_words()
+        return exit_code
 
     def _arguments(self, agent: AgentRun) -> list[str]:
         arguments = ["receive", "--target", str(agent.target), "--interface", INTERFACE]

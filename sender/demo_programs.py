@@ -93,8 +93,7 @@ class Programs:
     async def end(self) -> None:
         """End what still runs: politely, and after a while by force."""
         running = [program for program in self._started if program.process.returncode is None]
-        if any(program.attached for program in running):
-            await _wait_all([program for program in running if program.attached], TERMINAL_TIMEOUT_S)
+        await _wait_all([program for program in running if program.attached], TERMINAL_TIMEOUT_S)
         for program in running:
             if program.process.returncode is None:
                 program.interrupt()
@@ -113,8 +112,13 @@ class Programs:
 
 
 async def _wait_all(programs: list[Program], timeout_s: float) -> list[Program]:
-    """Wait for programs to end; those that still run after the timeout."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await asyncio.gather(*(program.process.wait() for program in programs))
+    """Wait for programs to end; those that still run after the timeout.
+
+    Works in a task that has been cancelled, where ``asyncio.timeout`` of Python 3.11 lets its own cancellation out.
+    """
+    if programs:
+        endings = [asyncio.ensure_future(program.process.wait()) for program in programs]
+        _, pending = await asyncio.wait(endings, timeout=timeout_s)
+        for ending in pending:
+            ending.cancel()
     return [program for program in programs if program.process.returncode is None]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import time
 from pathlib import Path
+
+import pytest
 
 from protocol.constants import MIB
 from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, StorageError
@@ -40,25 +45,40 @@ def test_without_keep_nothing_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_demo_ends_its_programs_and_removes_its_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stuck", [False, True], ids=["willing", "stuck"])
+def test_interrupted_demo_ends_its_programs_and_removes_its_files(tmp_path: Path, stuck: bool) -> None:
+    """Also when they don't react: they are stopped here, so that only SIGKILL ends them."""
     command = diskcast("demo", "--size", "64MiB", "--agents", "2", "--directory", tmp_path, "--json")
     with Program(command) as demo:
         demo.wait_event("step", LIMIT_S, lambda event: "agent-2" in event["text"])
+        if stuck:
+            for pid in _wait_for_programs(demo, "send", "agent-1.img", "agent-2.img"):
+                os.kill(pid, signal.SIGSTOP)
         demo.signal(signal.SIGTERM)
         assert demo.wait(LIMIT_S) == EXIT_INTERRUPTED, demo.describe()
     assert list(tmp_path.iterdir()) == []
-    assert not _processes_mentioning(str(tmp_path))
+    assert not _programs_of(tmp_path)
 
 
-def _processes_mentioning(text: str) -> list[str]:
-    found = []
-    for command_line in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = command_line.read_bytes()
-        except OSError:  # it has ended
-            continue
-        if text.encode() in words:
-            found.append(words.replace(b"\0", b" ").decode())
+def _wait_for_programs(demo: Program, *words: str) -> list[int]:
+    """The process ids of the demo's programs, once there is one for each word of a command line."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while True:
+        programs = _programs_of(demo.argv[demo.argv.index("--directory") + 1])
+        if all(any(word in line for line in programs.values()) for word in words):
+            return list(programs)
+        assert time.monotonic() < deadline_s, demo.describe()
+        time.sleep(0.02)
+
+
+def _programs_of(directory: str | Path) -> dict[int, str]:
+    """Running programs that were given files in the demo's own directory, by process id."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if f"{directory}/diskcast-demo-" in line:
+                found[int(process.name)] = line
     return found
 
 
