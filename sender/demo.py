@@ -85,8 +85,8 @@ class AgentRun:
     def role(self) -> str:
         """What is special about it."""
         if self.joins_late:
-            return "joins when a third is sent"
-        return f"loses {REHEARSED_LOSS} of what it receives" if self.rehearses_loss else "ordinary"
+            return "joins after a third"
+        return f"loses {REHEARSED_LOSS}" if self.rehearses_loss else "ordinary"
 
     @property
     def ok(self) -> bool:
