@@ -165,21 +165,17 @@ class ObjectReception:
             stage = self.stage[block]
             if stage not in (_WAITING, _LACKING):
                 return None  # completed by an earlier run of this batch
-            partial = self._pool.take(
-                self.object_index, block, int(self._k[block]), int(self._stored_bytes[block])
-            )
+            partial = self._start(block)
             if partial is None:
                 self.pool_drop_count += symbols.shape[0]
                 return None
-            self._partial[block] = partial
         partial.add(esi, symbols)
         if partial.lacking_count:
             if block in self._retry_at:
                 self._retry_at[block] = max(self._retry_at[block], hold_until)
             return None
         del self._partial[block]
-        if self._retry_at.pop(block, None) is not None:
-            partial.nacked = True
+        self._retry_at.pop(block, None)
         self._move(block, Stage.ASSEMBLED)
         return partial
 
@@ -238,37 +234,36 @@ class ObjectReception:
             stage[waiting] = Stage.LACKING
             self._lacking_count += count
 
-    def due_deficits(self, blocks_max: int, now: float) -> list[tuple[int, int]]:
-        """``(block, deficit)`` of what should be NACKed now, ascending.
+    def ask(self, blocks_max: int, *, retry_at: float, now: float) -> list[tuple[int, int]]:
+        """``(block, deficit)`` of what should be NACKed now, ascending; they aren't due again before ``retry_at``.
 
-        Blocks that have no buffer are asked for only as far as buffers are free: symbols for more would be dropped.
+        A block is asked for only with a buffer, which is taken here: otherwise new data would have taken it by the
+        time the repair comes, and what the whole room was sent again would be dropped again.
         """
         if self._lacking_count == 0:
             return []
         due = []
-        free_count = self._pool.free_count
-        for block in np.flatnonzero(self.stage == Stage.LACKING).tolist():
+        for block in np.flatnonzero(self.stage == _LACKING).tolist():
             if self._retry_at.get(block, 0.0) > now:
-                if block not in self._partial:
-                    free_count -= 1
                 continue
-            partial = self._partial.get(block)
+            partial = self._partial.get(block) or self._start(block)
             if partial is None:
-                if free_count <= 0:
-                    continue
-                free_count -= 1
-            due.append((block, partial.lacking_count if partial is not None else int(self._k[block])))
+                continue
+            partial.nacked = True
+            self._retry_at[block] = retry_at
+            due.append((block, partial.lacking_count))
             if len(due) == blocks_max:
                 break
         return due
 
-    def mark_nacked(self, blocks: list[int], retry_at: float) -> None:
-        """These blocks were asked for: don't ask again before ``retry_at``."""
-        for block in blocks:
-            self._retry_at[block] = retry_at
-            partial = self._partial.get(block)
-            if partial is not None:
-                partial.nacked = True
+    def _start(self, block: int) -> AssembledBlock | None:
+        """Begin to assemble a block; None without a free buffer."""
+        partial = self._pool.take(
+            self.object_index, block, int(self._k[block]), int(self._stored_bytes[block])
+        )
+        if partial is not None:
+            self._partial[block] = partial
+        return partial
 
     # -- the pipeline's results -------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ _FILL_HOLD = 0.35
 _FILL_HIGH = 0.7
 _LOSS_MARGIN = 0.015
 _SAMPLE_DATAGRAMS_MIN = 50
+_USUAL_LOSS_SMOOTHING = 0.1
 _ACHIEVED_HEADROOM = 2.0
 """The rate stays within this factor of what is really sent: a sender that is limited by its own processor or source
 doesn't earn the right to a burst."""
@@ -123,6 +124,8 @@ class RateController:
     def add_sample(self, receiver_id: ReceiverId, sample: RateSample, grtt_s: float, now: float) -> None:
         """Take what one receiver reports."""
         if self.fixed:
+            if not sample.local_drop_count and sample.expected_count >= _SAMPLE_DATAGRAMS_MIN:
+                self._learn_usual_loss(receiver_id, sample)
             return
         settle_s = grtt_s + 2 * REPORT_INTERVAL_S
         emptying = sample.fill < self._fill.get(receiver_id, 0.0) - _FILL_FALLING
@@ -148,8 +151,12 @@ class RateController:
                     receiver_id, self.rate_bytes_per_s, 1.0 - sample.loss, now + settle_s
                 )
                 self._cut(_BACK_OFF, 1.0 - sample.loss, settle_s, now)
-        elif usual:
-            self._usual_loss[receiver_id] = usual + 0.1 * (sample.loss - usual)
+        else:
+            self._learn_usual_loss(receiver_id, sample)
+
+    def _learn_usual_loss(self, receiver_id: ReceiverId, sample: RateSample) -> None:
+        usual = self._usual_loss.get(receiver_id, 0.0)
+        self._usual_loss[receiver_id] = usual + _USUAL_LOSS_SMOOTHING * (sample.loss - usual)
 
     def _judge(self, experiment: _Experiment, sample: RateSample, now: float) -> None:
         """A bottleneck lets a larger share through at a lower rate; a lossy path doesn't."""

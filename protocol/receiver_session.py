@@ -387,11 +387,10 @@ class ReceiverSession:
 
     def _nack_round(self, reception: ObjectReception, now: float) -> list[bytes]:
         blocks_max = NACK_BLOCKS_PER_DATAGRAM_MAX * NACK_DATAGRAMS_PER_ROUND_MAX
-        due = reception.due_deficits(blocks_max, now)
+        retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)
+        due = reception.ask(blocks_max, retry_at=now + retry_s, now=now)
         if not due:
             return []
-        retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)
-        reception.mark_nacked([block for block, _ in due], now + retry_s)
         rows = _as_runs(due)
         datagrams = []
         for start in range(0, len(rows), NACK_BLOCKS_PER_DATAGRAM_MAX):

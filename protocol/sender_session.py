@@ -481,11 +481,11 @@ class SenderSession:
 
     def _group_loss(self) -> float:
         """The largest usual loss of the active receivers, 0..0.5: what parity and repairs allow for."""
-        losses = [
-            min(record.loss, self.rate_control.usual_loss(record.receiver_id) or record.loss)
+        losses = (
+            self.rate_control.usual_loss(record.receiver_id)
             for record in self.receivers.values()
             if record.state.active
-        ]
+        )
         return min(0.5, max(losses, default=0.0))
 
     def _check_timeouts(self, now: float) -> None:

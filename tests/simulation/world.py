@@ -58,6 +58,8 @@ class Scenario:
     sender_restarts_at: float | None = None
     rate_bytes_per_s: float | None = 400_000.0
     wait_for: int = 1
+    pool_block_count: int = 64
+    """Receive buffers of each receiver."""
 
     @classmethod
     def draw(cls, seed: int) -> Scenario:
@@ -84,6 +86,7 @@ class Scenario:
         scenario.sender_restarts_at = rng.uniform(0.05, 0.6) if rng.random() < 0.15 else None
         scenario.rate_bytes_per_s = rng.choice([None, 150_000.0, 400_000.0])
         scenario.wait_for = rng.randint(1, count)
+        scenario.pool_block_count = rng.choice([8, 8, 64])
         return scenario
 
 
@@ -296,7 +299,7 @@ class SimulatedReceiver:
         grant = world.sender.join(request, world.now)
         self.session = ReceiverSession(
             grant,
-            assembly_bytes=8 * 1024 * SYMBOL_BYTES,
+            assembly_bytes=world.scenario.pool_block_count * BLOCK_BYTES,
             rng=random.Random(world.rng.getrandbits(32)),
             now=world.now,
         )
