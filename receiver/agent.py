@@ -257,6 +257,7 @@ class Agent:
             raise ProtocolError(
                 f"the sender claims a manifest of {parameters.manifest_bytes} bytes for {count} blocks"
             )
+        self._silent_until = 0.0
         self._observer.joined(parameters, rejoined=self._rejoin_count > 0)
         return grant
 

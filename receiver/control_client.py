@@ -206,10 +206,10 @@ class ControlClient:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=EXCHANGE_TIMEOUT_S)
         try:
             connection.request(method, API_BASE + path, body=payload, headers=dict(headers))
-            response = connection.getresponse()
-            if response.status >= 300:
-                raise self._refusal(response)
-            return read(response)
+            with connection.getresponse() as response:
+                if response.status >= 300:
+                    raise self._refusal(response)
+                return read(response)
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{self.url}: {str(error) or type(error).__name__}") from error
         finally:

@@ -25,7 +25,7 @@ RECEIVE_BUFFER_BYTES = 16 * MIB
 """The kernel doubles it for its bookkeeping: a tenth of a second at 2.4 Gbit/s, which rides out the pauses of a busy
 machine. Deeper queues would only make the answers to FLUSH late."""
 
-POLL_INTERVAL_S = 0.002
+POLL_INTERVAL_S = 0.005
 """While data flows the queue is emptied this often instead of at every arrival: a batch has a fixed cost, and at
 2.4 Gbit/s it is then shared by 400 datagrams instead of 44."""
 

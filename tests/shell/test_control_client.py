@@ -1,0 +1,299 @@
+"""The control client against a real HTTP server that answers well, badly, late or not at all.
+
+Lost if these fail: an agent that a broken or hostile server can crash, fill or hang.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from protocol.control_messages import CastDescription, cast_to_json, grant_to_json
+from protocol.errors import (
+    ConfigurationError,
+    DiskcastError,
+    JoinRefusedError,
+    NoSenderError,
+    ProtocolError,
+    SessionError,
+    StorageError,
+)
+from protocol.session_records import (
+    CastId,
+    CastParameters,
+    CompletionReport,
+    JoinGrant,
+    JoinRequest,
+    ReceiverId,
+)
+from protocol.wire.messages import STATE_CASTING, STATE_ENDED
+from receiver import control_client
+from receiver.control_client import ANSWER_BYTES_MAX, ControlClient, Unreachable, manifest_buffer, retry_until
+from receiver.discovery import CastChoice, ask_for_cast
+
+CAST = CastDescription(
+    cast_id=CastId(0xABCD),
+    incarnation=1,
+    state=STATE_CASTING,
+    image_id=bytes(32),
+    image_name="lab",
+    raw_bytes=1 << 20,
+    block_bytes=1 << 18,
+    manifest_bytes=5000,
+    symbol_bytes=1440,
+    group="239.255.68.67",
+    port=7410,
+    sender_address="192.0.2.1",
+    feedback_port=7411,
+    control_url="http://192.0.2.1:7411",
+    receiver_count=0,
+)
+GRANT = JoinGrant(
+    parameters=CastParameters(
+        session_token=1 << 63,
+        **{
+            field.name: getattr(CAST, field.name)
+            for field in dataclasses.fields(CastParameters)
+            if field.name != "session_token"
+        },
+    ),
+    receiver_id=ReceiverId(3),
+    key=b"k" * 32,
+    manifest_by_multicast=True,
+    report_interval_s=0.1,
+    grtt_s=0.01,
+    receiver_count=1,
+)
+REQUEST = JoinRequest("agent", "pc1", {"host": "pc1"}, False, None, "")
+REPORT = CompletionReport(True, "", 0, *[1] * 9, 1.0, 1.0)
+
+Answer = tuple[int, bytes] | Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server:
+    """Answers each path as the test says and remembers the requests."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                server.requests.append((self.command, self.path, dict(self.headers), body))
+                answer = server.answers.get(
+                    self.path, (404, b'{"title": "Not found", "detail": "no such cast"}')
+                )
+                if callable(answer):
+                    answer(self)
+                    return
+                self.send_response(answer[0])
+                self.send_header("Content-Length", str(len(answer[1])))
+                self.end_headers()
+                self.wfile.write(answer[1])
+
+            do_GET = do_POST = do_PUT = _answer  # noqa: N815
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        self.client = ControlClient(f"http://127.0.0.1:{self._server.server_address[1]}/")
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+@pytest.mark.trio
+async def test_casts_and_one_cast(server: Server) -> None:
+    server.answers["/api/v1/casts"] = (200, as_json({"casts": [cast_to_json(CAST)]}))
+    server.answers["/api/v1/casts/0000abcd"] = (200, as_json(cast_to_json(CAST)))
+    assert await server.client.casts() == [CAST]
+    assert await server.client.cast(CAST.cast_id) == CAST
+
+
+@pytest.mark.trio
+async def test_join_need_and_completion(server: Server) -> None:
+    base = "/api/v1/casts/0000abcd/receivers"
+    server.answers[base] = (201, as_json(grant_to_json(GRANT, state=STATE_CASTING)))
+    server.answers[f"{base}/3/need"] = (204, b"")
+    server.answers[f"{base}/3/completion"] = (204, b"")
+    assert await server.client.join(CAST.cast_id, REQUEST) == GRANT
+    await server.client.set_need(GRANT, np.ones(4, np.bool_))
+    await server.client.complete(GRANT, REPORT)
+    methods = [request[0] for request in server.requests]
+    assert methods == ["POST", "PUT", "POST"]
+    assert "Authorization" not in server.requests[0][2]
+    assert server.requests[1][2]["Authorization"] == f"Bearer {GRANT.key.hex()}"
+    assert json.loads(server.requests[2][3])["success"] is True
+
+
+@pytest.mark.trio
+async def test_the_manifest_is_read_into_place(server: Server) -> None:
+    manifest = bytes(range(250)) * 20
+    server.answers["/api/v1/casts/0000abcd/manifest"] = (200, manifest)
+    buffer = manifest_buffer(len(manifest))
+    await server.client.manifest(CAST.cast_id, buffer)
+    assert bytes(buffer) == manifest
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("length", [4999, 5001])
+async def test_a_manifest_of_another_length_is_refused(server: Server, length: int) -> None:
+    server.answers["/api/v1/casts/0000abcd/manifest"] = (200, bytes(length))
+    with pytest.raises(ProtocolError, match=f"{length} bytes, announced were 5000"):
+        await server.client.manifest(CAST.cast_id, manifest_buffer(5000))
+
+
+@pytest.mark.trio
+async def test_half_a_manifest_can_be_asked_for_again(server: Server) -> None:
+    def cut(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "5000")
+        handler.end_headers()
+        handler.wfile.write(bytes(1000))
+        handler.close_connection = True
+
+    server.answers["/api/v1/casts/0000abcd/manifest"] = cut
+    with pytest.raises(Unreachable, match="middle of the manifest"):
+        await server.client.manifest(CAST.cast_id, manifest_buffer(5000))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, NoSenderError),
+        (409, JoinRefusedError),
+        (401, JoinRefusedError),
+        (400, SessionError),
+        (301, SessionError),
+        (503, Unreachable),
+    ],
+)
+async def test_refusals_carry_the_senders_words(server: Server, status: int, error: type[Exception]) -> None:
+    body = as_json({"title": "Refused", "detail": "the cast is full"})
+    server.answers["/api/v1/casts/0000abcd/receivers"] = (status, body)
+    with pytest.raises(error, match="the cast is full"):
+        await server.client.join(CAST.cast_id, REQUEST)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"null", b"[]", b"{", b"[" * 100_000, b'{"casts": [{}]}', b"x" * (ANSWER_BYTES_MAX + 1)],
+    ids=["empty", "null", "list", "truncated", "nested", "no cast", "huge"],
+)
+async def test_an_answer_that_is_not_one(server: Server, body: bytes) -> None:
+    server.answers["/api/v1/casts"] = (200, body)
+    with pytest.raises(ProtocolError):
+        await server.client.casts()
+
+
+@pytest.mark.trio
+async def test_a_server_that_speaks_something_else(server: Server) -> None:
+    server.answers["/api/v1/casts"] = lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
+    with pytest.raises(Unreachable, match="SSH"):
+        await server.client.casts()
+
+
+@pytest.mark.trio
+async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    monkeypatch.setattr(control_client, "EXCHANGE_TIMEOUT_S", 0.05)
+    done = threading.Event()
+    server.answers["/api/v1/casts"] = lambda _handler: done.wait(5) and None
+    with pytest.raises(Unreachable, match="timed out"):
+        await server.client.casts()
+    done.set()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "192.0.2.1:7411",
+        "https://192.0.2.1",
+        "http://",
+        "http://h:port",
+        "http://h/x",
+        "http://u@h",
+        "http://[::1",
+    ],
+)
+def test_what_is_not_a_senders_url(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="URL"):
+        ControlClient(url)
+
+
+@pytest.mark.trio
+async def test_the_named_sender_is_asked(server: Server) -> None:
+    ended = dataclasses.replace(CAST, cast_id=CastId(1), state=STATE_ENDED)
+    server.answers["/api/v1/casts"] = (200, as_json({"casts": [cast_to_json(ended), cast_to_json(CAST)]}))
+    offer = await ask_for_cast(server.client, CastChoice(), wait_s=1.0)
+    assert (offer.cast_id, offer.source) == (CAST.cast_id, None)
+    with pytest.raises(NoSenderError, match=r"doesn't cast an image named 'office'.*0000abcd 'lab'"):
+        await ask_for_cast(server.client, CastChoice(image_name="office"), wait_s=1.0)
+
+
+@pytest.mark.trio
+async def test_tries_back_off_until_the_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    tried_at: list[float] = []
+
+    async def fail() -> None:
+        tried_at.append(trio.current_time())
+        raise Unreachable("connection refused")
+
+    with pytest.raises(NoSenderError, match=r"connection refused.*firewall"):
+        await retry_until(10.0, fail)
+    pauses = [after - before for before, after in itertools.pairwise(tried_at)]
+    assert pauses == pytest.approx([0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0])
+
+
+@pytest.mark.trio
+async def test_other_errors_are_not_retried(autojump_clock: trio.testing.MockClock) -> None:
+    async def refuse() -> None:
+        raise JoinRefusedError("full")
+
+    with pytest.raises(DiskcastError, match="full"):
+        await retry_until(10.0, refuse)
+    assert autojump_clock.current_time() == 0.0
+
+
+def test_a_large_manifest_lies_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_client, "MANIFEST_IN_MEMORY_BYTES_MAX", 1000)
+    buffer = manifest_buffer(5000)
+    buffer[:5] = b"hello"
+    assert len(buffer) == 5000
+    assert bytes(buffer[:6]) == b"hello\0"
+
+
+def test_no_room_for_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocation that fails now, not a bus error when a page is written."""
+    monkeypatch.setattr(control_client, "MANIFEST_IN_MEMORY_BYTES_MAX", 1000)
+    with pytest.raises(StorageError, match="TMPDIR"):
+        manifest_buffer(1 << 50)
