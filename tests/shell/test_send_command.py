@@ -149,6 +149,7 @@ def test_a_room_that_is_complete_is_success_and_every_receiver_is_accounted_for(
 def test_a_receiver_that_failed_fails_the_cast_and_is_named_with_its_error(room: Room, image: Path) -> None:
     with sending(room, image, "--wait-for", "2") as program:
         first, second = PlayedReceiver(program, "pc-1"), PlayedReceiver(program, "pc-2")
+        program.wait_event("casting_started", TIMEOUT_S)
         first.report(completion())
         second.report(completion(success=False, error="/dev/sda: no space"))
         result = result_of(program, 60)
