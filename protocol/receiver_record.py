@@ -17,6 +17,7 @@ class ReceiverRecord:
     """One receiver of the cast.
 
     Attributes:
+        name: the requested name, made unique within the cast.
         ready: it holds the manifest and has said what it needs.
         needed_count: blocks it hasn't verified yet, as it says; None before it knows.
         loss: smoothed share of datagrams that don't reach it, 0..1.
@@ -26,6 +27,7 @@ class ReceiverRecord:
 
     receiver_id: ReceiverId
     agent_id: str
+    requested_name: str
     name: str
     address: str
     inventory: dict[str, str]

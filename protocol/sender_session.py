@@ -210,7 +210,10 @@ class SenderSession:
     # -- the control API --------------------------------------------------------------------------------------
 
     def join(self, request: JoinRequest, now: float) -> JoinGrant:
-        """Let a receiver in, or give it its old place back if its agent id is known.
+        """Let a receiver in, or give it its old place back.
+
+        The old place is that of the same run of the agent or, for a machine that was started again, of a receiver of
+        the same name and address that was lost or failed.
 
         Raises:
             JoinRefusedError: the cast has ended or is full, or the need-bitmap doesn't fit the image.
@@ -218,7 +221,7 @@ class SenderSession:
         if self.state == STATE_ENDED:
             raise JoinRefusedError("the cast has ended: wait for the next one or start it again")
         self._check_need(request.need)
-        record = self._record_of_agent(request.agent_id)
+        record = self._earlier_record(request)
         rejoined = record is not None
         if record is None:
             if len(self.receivers) >= RECEIVER_COUNT_MAX:
@@ -228,6 +231,7 @@ class SenderSession:
             record = ReceiverRecord(
                 receiver_id=ReceiverId(len(self.receivers)),
                 agent_id=request.agent_id,
+                requested_name=request.name,
                 name=self._unique_name(request.name),
                 address=request.address,
                 inventory=request.inventory,
@@ -237,6 +241,7 @@ class SenderSession:
             )
             self.receivers[record.receiver_id] = record
         else:
+            record.agent_id = request.agent_id
             record.key = self._secrets(RECEIVER_KEY_BYTES)
             record.forget_counts()
             self.rate_control.forget(record.receiver_id)
@@ -508,12 +513,15 @@ class SenderSession:
             return
         waited_s = now - self._created_at
         overdue = self.policy.max_wait_s is not None and waited_s >= self.policy.max_wait_s
-        active_count = self.active_count
-        if overdue and active_count == 0:
+        present_count = sum(
+            record.state.active or record.state is ReceiverState.COMPLETE
+            for record in self.receivers.values()
+        )
+        if overdue and present_count == 0:
             self._events.append(GatheringTimedOut())
             self.end(END_CANCELLED, "no receiver joined in time", now)
             return
-        if active_count == 0 or not (active_count >= self.policy.wait_for or overdue):
+        if present_count == 0 or not (present_count >= self.policy.wait_for or overdue):
             self._gathered_at = None
             return
         if self._gathered_at is None:
@@ -532,8 +540,14 @@ class SenderSession:
                 "fetch the manifest again"
             )
 
-    def _record_of_agent(self, agent_id: str) -> ReceiverRecord | None:
-        return next((r for r in self.receivers.values() if r.agent_id == agent_id), None)
+    def _earlier_record(self, request: JoinRequest) -> ReceiverRecord | None:
+        for record in self.receivers.values():
+            if record.agent_id == request.agent_id:
+                return record
+            same_machine = (record.requested_name, record.address) == (request.name, request.address)
+            if same_machine and record.state in (ReceiverState.LOST, ReceiverState.FAILED):
+                return record
+        return None
 
     def _unique_name(self, name: str) -> str:
         names = {record.name for record in self.receivers.values()}

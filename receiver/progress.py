@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import click
 
+from protocol.errors import EXIT_INTERRUPTED
 from protocol.session_records import CastParameters
 from protocol.units import format_bytes, format_duration, format_rate
 from receiver.reception_status import ReceptionState, ReceptionStatus
@@ -48,6 +49,9 @@ class ReceptionObserver(Protocol):
 
     def finished(self, target: str, reception: Reception) -> None:
         """Every byte is verified."""
+
+    def interrupted(self) -> None:
+        """A signal ended it."""
 
 
 def choose_observer(*, json_lines: bool) -> ReceptionObserver:
@@ -120,6 +124,16 @@ class JsonObserver:
             reported=reception.reported,
         )
 
+    def interrupted(self) -> None:
+        """``result``, as every error has one."""
+        _emit(
+            "result",
+            ok=False,
+            error="interrupted",
+            error_class="KeyboardInterrupt",
+            exit_code=EXIT_INTERRUPTED,
+        )
+
 
 class PlainObserver:
     """Lines on stderr: for logs."""
@@ -152,7 +166,8 @@ class PlainObserver:
 
     def progress(self, status: ReceptionStatus) -> None:
         """One line."""
-        self._say(_progress_text(status, self._rate.per_s(status.bytes_received)))
+        if status.state is not ReceptionState.REPORTING:
+            self._say(_progress_text(status, self._rate.per_s(status.bytes_received)))
 
     def finished(self, target: str, reception: Reception) -> None:
         """The outcome."""
@@ -163,6 +178,9 @@ class PlainObserver:
         )
         if not reception.reported:
             self._say("the sender didn't take the report of that: it may list this machine as lost")
+
+    def interrupted(self) -> None:
+        """The command line says it."""
 
     def _say(self, text: str) -> None:
         click.echo(text, err=True)

@@ -169,7 +169,11 @@ def receive(
         ),
     )
     with choose_observer(json_lines=as_json) as observer:
-        reception = trio.run(_receive_unless_interrupted, options, observer, metrics_port)
+        try:
+            reception = trio.run(_receive_unless_interrupted, options, observer, metrics_port)
+        except KeyboardInterrupt:
+            observer.interrupted()
+            raise
         observer.finished(str(target), reception)
 
 

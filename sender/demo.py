@@ -41,6 +41,9 @@ SENT_PER_STORED_BYTE = 1.3
 LATE_JOIN_FRACTION = 1 / 3
 REHEARSED_LOSS = "5%"
 
+GATHER_TIMEOUT_S = 30.0
+"""Agents join within four seconds, unless multicast doesn't work here at all."""
+
 CAST_TIMEOUT_S = 120.0
 """Ten times what a cast takes: whoever shows a new user a program that hangs has shown him enough."""
 
@@ -291,7 +294,14 @@ class _Cast:
     async def _start_sender(self, programs: Programs) -> Program:
         first_count = sum(not agent.joins_late for agent in self.agents)
         arguments = ["send", str(self._packed), "--interface", INTERFACE, "--wait-for", str(first_count)]
-        arguments += ["--rate", f"{self._rate_mbit_per_s}M", "--port", str(self._data_port)]
+        arguments += [
+            "--max-wait",
+            f"{GATHER_TIMEOUT_S:.0f}",
+            "--rate",
+            f"{self._rate_mbit_per_s}M",
+            "--port",
+            str(self._data_port),
+        ]
         arguments += ["--control", f"{HOST}:{self._control_port}"]
         self._say(f"Casting it:  diskcast {_shown(arguments, self._packed.parent)}")
         example = _shown(self._arguments(self.agents[0]), self._packed.parent)

@@ -170,6 +170,30 @@ def test_a_rejoin_takes_the_old_place_with_a_new_key() -> None:
     ]
 
 
+def test_a_machine_that_was_started_again_takes_the_place_of_its_lost_self() -> None:
+    """Otherwise a reboot in the middle of the cast would leave a lost receiver, and the cast would end as failed."""
+    session, grant = _casting()
+    other = session.join(_request("b"), 100.2)
+    session.receive_feedback_untrusted(_report(other, 1), 112.0)
+    session.control_datagrams(112.0)
+    again = session.join(_request("new run", name="pc-a"), 120.0)
+    assert again.receiver_id == grant.receiver_id
+    assert session.receivers[grant.receiver_id].state is ReceiverState.RECEIVING
+    third = session.join(_request("third", name="pc-a"), 120.0)
+    assert third.receiver_id not in (grant.receiver_id, other.receiver_id), "its namesake is alive"
+
+
+def test_receivers_that_need_nothing_count_as_present() -> None:
+    session = _session(wait_for=2)
+    grants = [session.join(_request(agent), 100.0) for agent in "ab"]
+    for grant in grants:
+        session.complete(grant.receiver_id, _completion(), 100.1)
+    session.control_datagrams(100.2)
+    session.control_datagrams(100.4)
+    assert session.state == STATE_ENDED
+    assert session.outcome == END_COMPLETE
+
+
 def test_bad_feedback_is_counted_by_reason() -> None:
     session, grant = _casting()
     good = _report(grant, 5)
