@@ -41,8 +41,9 @@ SENT_PER_STORED_BYTE = 1.3
 LATE_JOIN_FRACTION = 1 / 3
 REHEARSED_LOSS = "5%"
 
+DISCOVERY_TIMEOUT_S = 25.0
 GATHER_TIMEOUT_S = 30.0
-"""Agents join within four seconds, unless multicast doesn't work here at all."""
+"""Agents find their sender within four seconds, unless multicast doesn't work here; they say so before it gives up."""
 
 CAST_TIMEOUT_S = 120.0
 """Ten times what a cast takes: whoever shows a new user a program that hangs has shown him enough."""
@@ -311,19 +312,27 @@ class _Cast:
         return await programs.start("sender", arguments, name="send", shown=True)
 
     async def _wait_for_end(self, programs: Programs, sender: Program) -> int:
+        result: dict[str, object] = {}
         try:
             async with asyncio.timeout(CAST_TIMEOUT_S):
-                exit_code = await sender.wait()
+                exit_code = await sender.wait(result.update)
         except TimeoutError:
-            self.sender_fault = f"because the cast hadn't ended after {CAST_TIMEOUT_S:.0f} s"
+            self.sender_fault = f"the cast hadn't ended after {CAST_TIMEOUT_S:.0f} s"
             await programs.end()
             return await sender.process.wait()
-        self.sender_fault = "" if exit_code == 0 else sender.last_words()
+        self.sender_fault = "" if exit_code == 0 else str(result.get("error") or sender.last_words())
         return exit_code
 
     def _arguments(self, agent: AgentRun) -> list[str]:
         arguments = ["receive", "--target", str(agent.target), "--interface", INTERFACE]
-        arguments += ["--port", str(self._data_port), "--name", agent.name]
+        arguments += [
+            "--port",
+            str(self._data_port),
+            "--name",
+            agent.name,
+            "--wait",
+            f"{DISCOVERY_TIMEOUT_S:.0f}",
+        ]
         if agent.rehearses_loss:
             arguments += ["--rehearse-loss", REHEARSED_LOSS]
         if agent.joins_late:

@@ -141,9 +141,8 @@ def _require_success(report: DemoReport) -> None:
         return
     faults = [f"{agent.name}: {agent.fault}" for agent in report.agents if not agent.ok]
     if report.sender_exit_code != 0:
-        faults.insert(
-            0, f"diskcast send ended with exit code {report.sender_exit_code} {report.sender_fault}".rstrip()
-        )
+        fault = f": {report.sender_fault}" if report.sender_fault else ""
+        faults.insert(0, f"diskcast send ended with exit code {report.sender_exit_code}{fault}")
     raise ReceiversIncompleteError(
         f"the demo failed: {'; '.join(faults)}. See diskcast doctor --interface lo"
     )
