@@ -155,8 +155,8 @@ def exit_codes() -> str:
 
 METRICS_WORDS = """# Metrics
 
-Served on `--metrics-port` in Prometheus' text format. Units are base units; counters end in `_total`. Labels are bounded:
-by the receivers of a cast (1024) or by fixed lists.
+Served on `--metrics-port` in Prometheus' text format. Units are base units; counters end in `_total`. Labels are
+bounded: by the receivers of a cast (1024) or by fixed lists.
 """
 
 

@@ -47,6 +47,11 @@ from receiver.transport import SocketMemory
 BATCHES_PER_POLL_MAX: Final = 8
 """Batches taken from the socket before other tasks have their turn: a few milliseconds of work."""
 
+POLL_BYTES: Final = 1 << 20
+"""What a look at the socket's queue should find while data flows: more wouldn't stay in the second-level cache."""
+
+POLL_INTERVAL_MIN_S: Final = 0.002
+
 IDLE_MIN_S: Final = 0.0005
 """A timer that is due by a rounding error mustn't become a loop without a pause."""
 
@@ -57,7 +62,7 @@ _BUSY_FILL: Final = 0.5
 class DataPort(Protocol):
     """What the conversation needs of :class:`receiver.transport.DataSocket`."""
 
-    poll_interval_s: float
+    poll_interval_max_s: float
 
     def receive_batch(self) -> Batch | None:
         """What waits in the queue."""
@@ -164,11 +169,12 @@ class Incarnation:
 
     async def _converse(self) -> None:
         session, data, pipeline = self.session, self._data, self._pipeline
+        pause_s = POLL_INTERVAL_MIN_S
         while self._restarted is None:
             now = trio.current_time()
             memory = data.memory()
             session.statistics.socket_fill = min(1.0, memory.queued_bytes / memory.buffer_bytes)
-            busy = self._take_batches(now)
+            taken_bytes = self._take_batches(now)
             if now >= session.next_timer():
                 self._update_statistics()
                 for datagram in session.datagrams_to_send(now):
@@ -177,9 +183,12 @@ class Incarnation:
                 self._handle(event, now)
             linger_until = pipeline.hand_over_due(now)
             self._check_ended()
-            if busy:
-                await trio.sleep(data.poll_interval_s)
+            if taken_bytes is not None:
+                pause_s *= POLL_BYTES / max(taken_bytes, 1)
+                pause_s = min(max(pause_s, POLL_INTERVAL_MIN_S), data.poll_interval_max_s)
+                await trio.sleep(pause_s)
             else:
+                pause_s = POLL_INTERVAL_MIN_S
                 wake_at = min(session.next_timer(), linger_until)
                 self._idle = trio.CancelScope(deadline=max(wake_at, now + IDLE_MIN_S))
                 with self._idle:
@@ -187,12 +196,15 @@ class Incarnation:
         pipeline.close()
         self._preparing.cancel()
 
-    def _take_batches(self, now: float) -> bool:
+    def _take_batches(self, now: float) -> int | None:
+        """Empty the socket's queue, or take a fair share of it; how many bytes of data, None if nothing was there."""
         session, loss = self.session, self._rehearsed_loss
-        for taken in range(BATCHES_PER_POLL_MAX):
+        taken_bytes: int | None = None
+        for _ in range(BATCHES_PER_POLL_MAX):
             batch = self._data.receive_batch()
             if batch is None:
-                return taken > 0
+                break
+            taken_bytes = (taken_bytes or 0) + batch.frames.size
             frames, datagrams = batch.frames, batch.datagrams
             if loss is not None:
                 frames, datagrams = loss.filter_frames(frames), loss.filter_datagrams(datagrams)
@@ -200,8 +212,8 @@ class Incarnation:
             for datagram in datagrams:
                 session.receive_datagram_untrusted(datagram, now)
             if batch.drained:
-                return True
-        return True
+                break
+        return taken_bytes
 
     def _update_statistics(self) -> None:
         statistics, memory = self.session.statistics, self._data.memory()

@@ -30,7 +30,7 @@ WRITERS_MAX: Final = 4
 BLOCKS_PER_HOP: Final = 8
 """Blocks that go to a worker thread together: 2 MiB, whose hand-over (0.1 ms) is small beside the work (2 ms)."""
 
-LINGER_S: Final = 0.01
+LINGER_S: Final = 0.025
 """An assembled block waits at most this long for company on its way to a worker thread."""
 
 VERIFY_BYTES: Final = 64 * MIB

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import trio
 
-from protocol.constants import MIB
+from protocol.constants import MIB, RATE_BYTES_PER_S_MAX
 from protocol.errors import AddressInUseError, InterfaceError
 from receiver.network import Interface
 from receiver.receive_slab import Batch, MessageSlab, PlainSlab, SlabCounters
@@ -25,9 +25,12 @@ RECEIVE_BUFFER_BYTES = 16 * MIB
 """The kernel doubles it for its bookkeeping: a tenth of a second at 2.4 Gbit/s, which rides out the pauses of a busy
 machine. Deeper queues would only make the answers to FLUSH late."""
 
-POLL_INTERVAL_S = 0.005
-"""While data flows the queue is emptied this often instead of at every arrival: a batch has a fixed cost, and at
-2.4 Gbit/s it is then shared by 400 datagrams instead of 44."""
+POLL_INTERVAL_MAX_S = 0.008
+"""While data flows the queue is emptied at intervals instead of at every arrival, since every look at it has a fixed
+cost of 0.2 ms of processor time. Longer intervals would show in the group's round-trip time."""
+
+POLL_INTERVAL_MIN_S = 0.001
+"""A shorter pause isn't worth its own cost."""
 
 # Linux values that the socket module doesn't name: <linux/in.h>, <linux/in6.h>, <linux/udp.h>, <asm/socket.h>.
 _IP_MULTICAST_ALL = 49
@@ -168,9 +171,11 @@ class DataSocket:
         self.socket, self.source_specific = join_group(interface, group, port, source=source)
         self._enlarge_buffer()
         self.mode, self._slab = self._choose_mode(frame_bytes, best_mode)
-        buffer_bytes = self.memory().buffer_bytes
-        # A small queue fills between two polls; the kernel's bookkeeping takes up to half of it.
-        self.poll_interval_s = POLL_INTERVAL_S if buffer_bytes >= 4 * MIB else 0.0
+        # At the highest rate a small queue is full before that; the kernel's bookkeeping takes up to half of it.
+        fills_in_s = self.memory().buffer_bytes / 2 / RATE_BYTES_PER_S_MAX
+        self.poll_interval_max_s = (
+            min(fills_in_s, POLL_INTERVAL_MAX_S) if fills_in_s > POLL_INTERVAL_MIN_S else 0.0
+        )
 
     def _enlarge_buffer(self) -> None:
         for option in (_SO_RCVBUFFORCE, socket.SO_RCVBUF):

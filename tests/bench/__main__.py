@@ -22,6 +22,7 @@ import rich.console
 from protocol.errors import EXIT_INTERRUPTED
 from protocol.units import parse_size_bytes
 from tests.bench import ours, peers, report
+from tests.bench.kept_memory import kept_memory
 from tests.bench.measurement import Measurement, Scenario, median, write_random_image
 from tests.lab import LabError, Network, privileged_obstacle
 
@@ -87,7 +88,7 @@ def main(
     load_before = os.getloadavg()[0]
     image_bytes = parse_size_bytes(size)
     versions = {ours.DISKCAST: importlib.metadata.version("diskcast")} | _installed_peers(peer_names, console)
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="diskcast-bench-") as folder:
+    with kept_memory(), tempfile.TemporaryDirectory(dir="/dev/shm", prefix="diskcast-bench-") as folder:
         casts, omitted = _measure_casts(
             Path(folder), image_bytes, scenarios, list(versions), rounds, limit_s, budget_s, console
         )

@@ -83,7 +83,7 @@ class SmallImage:
 class FakeData:
     """The data socket: a queue that the test fills."""
 
-    poll_interval_s = 0.002
+    poll_interval_max_s = 0.008
 
     def __init__(self) -> None:
         self.queue: deque[Batch] = deque()

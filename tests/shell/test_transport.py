@@ -229,7 +229,7 @@ def test_a_small_buffer_is_polled_without_pause(monkeypatch: pytest.MonkeyPatch)
     """Without privileges and with the kernel's default limit, two milliseconds would overflow the queue."""
     monkeypatch.setattr("receiver.transport.RECEIVE_BUFFER_BYTES", 200_000)
     link = Link(ReceiveMode.GRO)
-    assert link.data.poll_interval_s == 0.0
+    assert link.data.poll_interval_max_s == 0.0
     link.sender.__exit__(None, None, None)
     link.data.socket.close()
 
