@@ -22,7 +22,7 @@ import rich.console
 from protocol.errors import EXIT_INTERRUPTED
 from protocol.units import parse_size_bytes
 from tests.bench import ours, peers, report
-from tests.bench.kept_memory import kept_memory
+from tests.bench.kept_memory import kept_memory, touch_memory
 from tests.bench.measurement import Measurement, Scenario, median, write_random_image
 from tests.lab import LabError, Network, privileged_obstacle
 
@@ -152,6 +152,7 @@ def _measure_casts(
                 with Network(scenario.receiver_count) as network:
                     network.set_offload(scenario.offload)
                     network.set_loss(scenario.loss_permille)
+                    touch_memory(folder, scenario.receiver_count * image_bytes)
                     one = casts[program](network, scenario, limit_s)
                 rounds[program].append(one)
                 console.print(
