@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import NACK_BLOCKS_PER_DATAGRAM_MAX
-from protocol.wire.batch import HeaderFilter, fill_constant_headers, header_view, runs
+from protocol.wire.batch import HeaderFilter, block_runs, fill_constant_headers, header_view
 from protocol.wire.codec import (
     check_feedback_mac,
     decode_control_untrusted,
@@ -47,7 +47,7 @@ def _parse(frames: NDArray[np.uint8]) -> None:
     rejects: dict[str, int] = {}
     accepted = HeaderFilter(cast_id=CAST_ID, session_token=SESSION_TOKEN).accept_untrusted(frames, rejects)
     assert accepted.all()
-    for _start, _stop in runs(header_view(frames)):
+    for _start, _stop in block_runs(header_view(frames)):
         pass
 
 
