@@ -42,4 +42,5 @@ class Encoder:
 
     def _symbols_max(self, rate_bytes_per_s: float) -> int:
         symbols = int(rate_bytes_per_s * BATCH_S) // self._frame_bytes
+        symbols -= symbols % _BATCH_SYMBOLS_MIN
         return min(max(symbols, _BATCH_SYMBOLS_MIN), PLAN_SYMBOLS_MAX)
