@@ -14,6 +14,7 @@ import trio
 from numpy.typing import NDArray
 
 from protocol.constants import ANNOUNCE_INTERVAL_S, DATA_HEADER_BYTES, METADATA_BYTES_MAX
+from protocol.control_messages import CastDescription
 from protocol.errors import (
     EXIT_INTERRUPTED,
     CastFailedError,
@@ -27,7 +28,6 @@ from protocol.errors import (
 from protocol.manifest import ManifestLayout
 from protocol.receiver_session import ReceiverSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
-from protocol.wire.messages import Announce
 from receiver.control_client import manifest_buffer, retry_until
 from receiver.incarnation import DataPort, Incarnation
 from receiver.nursery_errors import single_error
@@ -43,6 +43,9 @@ _SILENCE_TOLD_S: Final = 3 * ANNOUNCE_INTERVAL_S
 
 class ControlPort(Protocol):
     """What the agent needs of :class:`receiver.control_client.ControlClient`."""
+
+    async def cast(self, cast_id: CastId) -> CastDescription:
+        """Describe the cast."""
 
     async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
         """Join."""
@@ -179,8 +182,8 @@ class Agent:
     async def _receive(self, symbol_bytes: int) -> Reception:
         grant = await self._join(symbol_bytes, trio.current_time() + self._options.join_timeout_s)
         try:
-            while (announce := await self._receive_from(grant)) is not None:
-                grant = await self._join_again(grant, announce)
+            while not await self._receive_from(grant):
+                grant = await self._join_again(grant)
         except DiskcastError as error:
             if not isinstance(error, SessionError):  # what ended at the sender it knows itself
                 await self._report_failure(grant, str(error), error.exit_code)
@@ -195,8 +198,8 @@ class Agent:
         reported = await self._tell_end(grant, report, self._options.sender_timeout_s)
         return Reception(grant.parameters, self.status(), seconds_receiving, reported)
 
-    async def _receive_from(self, grant: JoinGrant) -> Announce | None:
-        """One run of the sender: None when the image is complete, else the ANNOUNCE of the next run."""
+    async def _receive_from(self, grant: JoinGrant) -> bool:
+        """Receive from one run of the sender: True when the image is complete, False when the next run began."""
         parameters = grant.parameters
         assert self._data is not None
         self._session = session = ReceiverSession(
@@ -269,18 +272,19 @@ class Agent:
         self._data = self._open_data(DATA_HEADER_BYTES + symbol_bytes)
         self._symbol_bytes = symbol_bytes
 
-    async def _join_again(self, grant: JoinGrant, announce: Announce) -> JoinGrant:
-        if announce.image_id != grant.parameters.image_id:
-            raise CastFailedError(
-                f"the cast was started again with another image, {announce.image_name!r}; the target is incomplete: "
-                "start this command again to receive that one"
-            )
+    async def _join_again(self, grant: JoinGrant) -> JoinGrant:
+        """Join the sender's new run. What an ANNOUNCE said anybody may have said: the control API decides."""
         self._state = ReceptionState.JOINING
         self._rejoin_count += 1
+        deadline = trio.current_time() + self._options.sender_timeout_s
         try:
-            return await self._join(
-                announce.symbol_bytes, trio.current_time() + self._options.sender_timeout_s
-            )
+            cast = await retry_until(deadline, functools.partial(self._control.cast, self._cast_id))
+            if cast.image_id != grant.parameters.image_id:
+                raise CastFailedError(
+                    f"the cast was started again with another image, {cast.image_name!r}; the target is incomplete: "
+                    "start this command again to receive that one"
+                )
+            return await self._join(cast.symbol_bytes, deadline)
         except NoSenderError as error:
             raise SenderLostError(
                 f"the sender was started again, but couldn't be joined: {error}; the target is incomplete"

@@ -36,21 +36,19 @@ from protocol.events import (
 )
 from protocol.receiver_session import ReceiverSession
 from protocol.units import format_duration
-from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED, Announce
+from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
 from receiver.nursery_errors import single_error
 from receiver.pipeline import Pipeline
 from receiver.receive_slab import Batch
 from receiver.rehearsal import RehearsedLoss
 from receiver.target_image import TargetImage
-from receiver.transport import SocketMemory
+from receiver.transport import POLL_INTERVAL_MIN_S, SocketMemory
 
 BATCHES_PER_POLL_MAX: Final = 8
 """Batches taken from the socket before other tasks have their turn: a few milliseconds of work."""
 
 POLL_BYTES: Final = 1 << 20
 """What a look at the socket's queue should find while data flows: more wouldn't stay in the second-level cache."""
-
-POLL_INTERVAL_MIN_S: Final = 0.002
 
 IDLE_MIN_S: Final = 0.0005
 """A timer that is due by a rounding error mustn't become a loop without a pause."""
@@ -131,15 +129,16 @@ class Incarnation:
         self._nursery: trio.Nursery | None = None
         self._preparing = trio.CancelScope()
         self._ended: CastEnded | None = None
-        self._restarted: Announce | None = None
+        self._restarted = False
         self._drops_at_start = data.memory().drop_count
         self._work_s = (0.0, 0.0)
 
-    async def run(self) -> Announce | None:
+    async def run(self) -> bool:
         """Receive until the image is verified on the target, or the sender was started again.
 
         Returns:
-            None when the image is complete; the new run's ANNOUNCE to join again, everything received being verified.
+            True when the image is complete; False when the sender was started again, everything received being
+            verified.
 
         Raises:
             SenderLostError: the sender is silent for too long.
@@ -156,7 +155,7 @@ class Incarnation:
                     self._nursery.start_soon(self._prepare, None)
         except BaseExceptionGroup as group:
             raise single_error(group) from group
-        return None if self._image.complete else self._restarted
+        return self._image.complete
 
     def _complete(self) -> None:
         assert self._nursery is not None
@@ -170,7 +169,7 @@ class Incarnation:
     async def _converse(self) -> None:
         session, data, pipeline = self.session, self._data, self._pipeline
         pause_s = POLL_INTERVAL_MIN_S
-        while self._restarted is None:
+        while not self._restarted:
             now = trio.current_time()
             memory = data.memory()
             session.statistics.socket_fill = min(1.0, memory.queued_bytes / memory.buffer_bytes)
@@ -243,7 +242,7 @@ class Incarnation:
             case SenderSilent(silent_s):
                 self._bear_silence(silent_s)
             case SenderRestarted(announce) if announce.state != STATE_ENDED:
-                self._restarted = announce
+                self._restarted = True
 
     def _bear_silence(self, silent_s: float) -> None:
         if self._ended is not None:

@@ -18,7 +18,12 @@ import trio
 from numpy.typing import NDArray
 
 from protocol.block_codec import BlockEncoder, block_hash
-from protocol.control_messages import completion_from_json_untrusted, completion_to_json
+from protocol.control_messages import (
+    CastDescription,
+    cast_description,
+    completion_from_json_untrusted,
+    completion_to_json,
+)
 from protocol.frame_encoder import FrameEncoder
 from protocol.manifest import BlockKind, Manifest, build_manifest
 from protocol.sender_session import CastPolicy, SenderSession
@@ -228,6 +233,10 @@ class SmallCast:
             self.sockets[-1].put(frames, datagrams)
 
     # -- the control API --------------------------------------------------------------------------------------
+
+    async def cast(self, cast_id: CastId) -> CastDescription:
+        sender = await self._answering()
+        return cast_description(sender.parameters, state=sender.state, receiver_count=0)
 
     async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
         sender = await self._answering()

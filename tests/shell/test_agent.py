@@ -25,7 +25,8 @@ from protocol.errors import (
     StorageError,
     VerificationError,
 )
-from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED
+from protocol.wire.codec import encode_control
+from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, STATE_CASTING, Announce
 from receiver.reception_status import ReceptionState
 from receiver.target import open_target
 from receiver.target_image import TargetImage
@@ -166,6 +167,35 @@ async def test_a_restart_with_another_image_ends_it(
     at_symbols(cast, 100, lambda: cast.start_sender(image=other))
     with pytest.raises(CastFailedError, match="another image"):
         await cast.receive()
+
+
+async def test_a_forged_announcement_costs_a_rejoin_and_no_more(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Anybody on the network can announce another image under this cast's id."""
+    cast.start_sender()
+
+    def forge() -> None:
+        announce = Announce(
+            incarnation=99,
+            state=STATE_CASTING,
+            image_id=b"x" * 32,
+            image_name="evil",
+            control_url="http://192.0.2.66:1",
+            symbol_bytes=64,
+            raw_bytes=1,
+            receiver_count=0,
+            rate_bytes_per_s=1,
+            grtt_us=1,
+            sent_at_us=1,
+        )
+        datagram = encode_control(announce, cast_id=7, session_token=0)
+        cast.sockets[-1].put(np.empty((0, 32 + SYMBOL_BYTES), np.uint8), [datagram])
+
+    at_symbols(cast, 100, forge)
+    reception = await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert reception.status.rejoins == 1
 
 
 async def test_silence_ends_at_the_deadline(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
