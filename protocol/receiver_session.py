@@ -338,7 +338,7 @@ class ReceiverSession:
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """The NACKs and REPORTs that are due, for the sender's feedback port."""
         datagrams = []
-        if now - self._silence_told_at >= _SILENT_S:
+        if now >= self._silence_told_at + _SILENT_S:
             self._silence_told_at = now
             self._events.append(SenderSilent(now - self._heard_at))
         if self._round_at is not None and now >= self._round_at:

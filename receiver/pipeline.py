@@ -169,7 +169,7 @@ class Pipeline:
         manifest = self._image.manifest
         assert manifest is not None
         written_bytes = len(self._written) * manifest.block_bytes
-        if written_bytes >= VERIFY_BYTES or len(self._written) == self._image.needed_count:
+        if written_bytes >= VERIFY_BYTES or 0 < len(self._written) == self._image.needed_count:
             self._verify_due.set()
 
     async def _verify_at_watermarks(self) -> None:
@@ -191,6 +191,8 @@ class Pipeline:
         for block in wrong.tolist():
             self._count_read_back_failure(block)
             self._reject(block)
+        # The image's last blocks may have been written meanwhile: nothing else would wake their verification.
+        self._notice_watermark()
         self.notice_completion()
 
     async def zero_blocks(self) -> None:
