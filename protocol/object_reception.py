@@ -191,7 +191,8 @@ class ObjectReception:
         if self._pass_index is None:
             first = int(block[np.flatnonzero(fresh)[0]])
             self._pass_index = int(pass_index[np.flatnonzero(fresh)[0]])
-            self._frontier = 0 if self._joined_before_start else first
+            # Who comes in the middle of a block gets it with the next pass: the sender would ignore a NACK for it.
+            self._frontier = 0 if self._joined_before_start else first + 1
         if newest_pass != self._pass_index:
             if (newest_pass - self._pass_index) % (1 << 16) >= 1 << 15:
                 return  # reordered from an earlier pass
