@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import platform
 import signal
 from pathlib import Path
@@ -168,6 +169,7 @@ def receive(
             rehearse_seed=rehearse_seed,
         ),
     )
+    gc.freeze()  # the modules stay: the collector needn't look at them again and again while data arrives
     with choose_observer(json_lines=as_json) as observer:
         try:
             reception = trio.run(_receive_unless_interrupted, options, observer, metrics_port)

@@ -15,8 +15,9 @@ from protocol.session_records import CastParameters
 from protocol.wire.messages import OBJECT_IMAGE
 from sender.image_file import ImageFile
 
-CACHE_BYTES: Final = 32 * MIB
-"""NACKs ask for blocks of the last round trip: a third of a second at 100 MB/s is answered without reading again."""
+CACHE_BYTES: Final = 8 * MIB
+"""NACKs ask for blocks of the last round trip: 80 ms at 100 MB/s are answered without reading again, and older blocks
+are in the page cache. With 32 MiB the sender took 8 % more processor time, since every block came into cold memory."""
 _BLOCKS_MIN: Final = 2
 
 

@@ -9,13 +9,14 @@ before it, takes most of that out, for every program alike.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 _ORDER = Path("/sys/module/page_reporting/parameters/page_reporting_order")
 _LARGEST_ORDER = "10"
 """MAX_PAGE_ORDER of x86-64 and aarch64 with 4 KiB pages."""
+
+_PIECE_BYTES = 4 << 20
 
 
 @contextlib.contextmanager
@@ -34,10 +35,15 @@ def kept_memory() -> Iterator[None]:
 
 
 def touch_memory(folder: Path, byte_count: int) -> None:
-    """Have the guest own ``byte_count`` bytes of free memory: fill a file on a tmpfs and remove it."""
+    """Have the guest own ``byte_count`` bytes of free memory: write a file on a tmpfs and remove it.
+
+    Allocating the file isn't enough: a tmpfs clears allocated pages only when they are used.
+    """
     path = folder / "touched"
-    with path.open("wb") as file:
+    piece = bytes(_PIECE_BYTES)
+    with path.open("wb", buffering=0) as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, byte_count)
+            for _ in range(-(-byte_count // _PIECE_BYTES)):
+                file.write(piece)
         finally:
             path.unlink()
