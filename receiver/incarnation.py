@@ -39,7 +39,7 @@ from protocol.units import format_duration
 from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
 from receiver.nursery_errors import single_error
 from receiver.pipeline import Pipeline
-from receiver.receive_slab import Batch
+from receiver.receive_slab import Batch, SlabCounters
 from receiver.rehearsal import RehearsedLoss
 from receiver.target_image import TargetImage
 from receiver.transport import POLL_INTERVAL_MIN_S, SocketMemory
@@ -61,6 +61,10 @@ class DataPort(Protocol):
     """What the conversation needs of :class:`receiver.transport.DataSocket`."""
 
     poll_interval_max_s: float
+
+    @property
+    def counters(self) -> SlabCounters:
+        """Datagrams that never reached a batch."""
 
     def receive_batch(self) -> Batch | None:
         """What waits in the queue."""
@@ -131,6 +135,7 @@ class Incarnation:
         self._ended: CastEnded | None = None
         self._restarted = False
         self._drops_at_start = data.memory().drop_count
+        self._turned_away_at_start = data.counters.oversize_count, data.counters.surplus_count
         self._work_s = (0.0, 0.0)
 
     async def run(self) -> bool:
@@ -227,6 +232,11 @@ class Incarnation:
             statistics.limiter = "network"
         statistics.socket_drop_count = drop_count
         statistics.bytes_written = self._image.bytes_written
+        # What the slab already turned away never reaches the session, which counts everything else by reason.
+        oversize_at_start, surplus_at_start = self._turned_away_at_start
+        turned_away = self._data.counters
+        self.session.rejects["too_long"] = turned_away.oversize_count - oversize_at_start
+        self.session.rejects["surplus"] = turned_away.surplus_count - surplus_at_start
 
     def _handle(self, event: ReceiverEvent, now: float) -> None:
         assert self._nursery is not None

@@ -45,6 +45,7 @@ REJECT_REASONS = (
     "stale_session",
     "unknown_receiver",
     "replayed",
+    "surplus",
 )
 """Labels of the "datagrams rejected" metric: bounded, whatever the network sends."""
 

@@ -31,7 +31,7 @@ from protocol.session_records import CastId, CastParameters, CompletionReport, J
 from receiver.agent import Agent, AgentOptions, Reception
 from receiver.control_client import Unreachable
 from receiver.nursery_errors import single_error
-from receiver.receive_slab import Batch
+from receiver.receive_slab import Batch, SlabCounters
 from receiver.reception_status import ReceptionStatus
 from receiver.target import Target, open_target
 from receiver.target_image import TargetImage
@@ -92,6 +92,7 @@ class FakeData:
 
     def __init__(self) -> None:
         self.queue: deque[Batch] = deque()
+        self.counters = SlabCounters()
         self.any_source = False
         self.closed = False
         self._arrived = trio.Event()
