@@ -89,9 +89,16 @@ def test_the_image_itself_is_refused(tmp_path: Path, existing: Path, alias: str)
     assert existing.read_bytes() == b"precious" * 1000
 
 
-def test_a_file_without_write_permission_is_refused(existing: Path, unprivileged: None) -> None:
+@pytest.fixture
+def write_protected(existing: Path) -> Path:
+    """A file that not even its owner may write."""
+    existing.chmod(0o444)
+    return existing
+
+
+def test_a_file_without_write_permission_is_refused(write_protected: Path, unprivileged: None) -> None:
     with pytest.raises(TargetError, match="permission denied"):
-        open_target(existing, raw_bytes=RAW_BYTES)
+        open_target(write_protected, raw_bytes=RAW_BYTES)
 
 
 def test_opening_alone_changes_nothing(tmp_path: Path, existing: Path) -> None:
