@@ -116,11 +116,6 @@ class BufferPool:
         self._free = list(range(self.capacity - 1, -1, -1))
 
     @property
-    def free_count(self) -> int:
-        """Buffers that can be taken now."""
-        return len(self._free)
-
-    @property
     def fill(self) -> float:
         """Share of the buffers in use, 0..1."""
         return 1.0 - len(self._free) / self.capacity

@@ -108,11 +108,6 @@ class ObjectReception:
         """Blocks to be NACKed, now or later."""
         return self._lacking_count
 
-    @property
-    def partial_count(self) -> int:
-        """Blocks under assembly."""
-        return len(self._partial)
-
     # -- symbols ----------------------------------------------------------------------------------------------
 
     def receive(
