@@ -1,7 +1,8 @@
-"""Sizes and rates as people write and read them."""
+"""Sizes, rates, times and shares as people write and read them."""
 
 from __future__ import annotations
 
+import math
 import re
 
 from protocol.errors import ConfigurationError
@@ -9,7 +10,10 @@ from protocol.errors import ConfigurationError
 _BINARY = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_DURATION_S = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(?:bit(?:/s)?|bps)?")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
 
 
 def parse_size_bytes(text: str) -> int:
@@ -34,6 +38,31 @@ def parse_rate_bytes_per_s(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise ConfigurationError(f"{text!r} isn't a rate: write bits per second, for example 800M or 1.5G")
     return float(match[1]) * _DECIMAL[match[2]] / 8
+
+
+def parse_duration_s(text: str) -> float:
+    """``10s``, ``500ms``, ``2m`` or ``1h`` as seconds; a number alone is seconds.
+
+    Raises:
+        ConfigurationError: ``text`` isn't a time.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ConfigurationError(f"{text!r} isn't a time: write for example 10s, 500ms or 2m")
+    return float(match[1]) * _DURATION_S[match[2] or ""]
+
+
+def parse_share(text: str) -> float:
+    """``30%`` or ``0.3`` as a number from 0 to 1.
+
+    Raises:
+        ConfigurationError: ``text`` isn't a share.
+    """
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match[1]) / (100 if match[2] else 1) if match else math.inf
+    if share > 1:
+        raise ConfigurationError(f"{text!r} isn't a share: write for example 30% or 0.3")
+    return share
 
 
 def format_bytes(count: float) -> str:
