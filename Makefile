@@ -40,6 +40,9 @@ docs: $(STAMP)  ## generated pages: wire format, metrics, exit codes, command li
 bench: $(STAMP)  ## measured against udpcast and UFTP in namespaces (root)
 	$(BIN)/python -m tests.bench
 
+bench-rates: $(STAMP)  ## automatic rate and stragglers, held to their bounds (root; NAMES=… for some of them)
+	$(BIN)/python -m tests.bench.rates $(NAMES)
+
 bench-report: $(STAMP)  ## the same, written to docs/benchmarks.md
 	$(BIN)/python -m tests.bench --report docs/benchmarks.md
 
@@ -50,4 +53,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format docs bench bench-report lock clean
+.PHONY: help demo test lint format docs bench bench-rates bench-report lock clean

@@ -61,6 +61,10 @@ class Program:
         argv: the command.
         prefix: what runs ``argv`` elsewhere by ``exec``, e.g. ``("ip", "netns", "exec", NAME)``.
         environment: added to this process's environment.
+
+    Attributes:
+        events: the JSON lines so far.
+        arrivals: when each of them came (monotonic).
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Program:
     ) -> None:
         self.argv = [str(part) for part in argv]
         self.events: list[dict[str, Any]] = []
+        self.arrivals: list[float] = []
         self.usage: Usage | None = None
         self._changed = threading.Condition()
         self._exit_code: int | None = None
@@ -160,6 +165,11 @@ class Program:
             raise LabError(f"no {name!r} event within {timeout_s:g} s: {self.describe()}")
         return event
 
+    def timeline(self) -> list[tuple[float, dict[str, Any]]]:
+        """Every JSON line with the time (monotonic) at which it came."""
+        with self._changed:
+            return list(zip(self.arrivals, self.events, strict=True))
+
     def signal(self, number: signal.Signals) -> None:
         """Send ``number`` to the whole process group, unless the program has ended."""
         with self._changed:  # the watcher reaps under this lock, so the id can't have been given to another
@@ -219,7 +229,9 @@ class Program:
         if parsed:
             with self._changed:
                 self.events += parsed
+                self.arrivals += [time.monotonic()] * len(parsed)
                 del self.events[:-_EVENTS_MAX]
+                del self.arrivals[:-_EVENTS_MAX]
                 self._changed.notify_all()
         return partial[-_LINE_BYTES_MAX:]
 
@@ -236,6 +248,24 @@ class Host:
     def prefix(self) -> tuple[str, ...]:
         """Runs a command in the namespace; it replaces itself, so that the process id is the program's."""
         return ("ip", "netns", "exec", self.namespace)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PortCounters:
+    """What the switch has done at one port to a host.
+
+    ``passed_bytes`` and ``offered_bytes`` count a super-datagram's headers once, ``link_bytes`` in every datagram, as a
+    cable would carry them: use the first two for shares that got lost, the last for rates.
+    """
+
+    offered_bytes: int
+    """What the sender's port took in: nearly all of it is flooded to every other port."""
+    passed_bytes: int
+    """What left by this port."""
+    link_bytes: int
+    """What left by this port's shaper; 0 without one."""
+    queued_bytes: int
+    """What waits in the shaper."""
 
 
 class Network:
@@ -309,6 +339,23 @@ class Network:
                 run("tc", "-n", self.switch, "qdisc", "replace", *device, *shape)
             elif "tbf" in run("tc", "-n", self.switch, "qdisc", "show", *device):
                 run("tc", "-n", self.switch, "qdisc", "del", *device)
+
+    def port_counters(self, hosts: Sequence[Host] | None = None) -> list[PortCounters]:
+        """The switch's counters at the ports to ``hosts`` (default: the receivers), all of one moment."""
+        links = json.loads(run("ip", "-s", "-j", "-n", self.switch, "link", "show"))
+        qdiscs = json.loads(run("tc", "-s", "-j", "-n", self.switch, "qdisc", "show"))
+        totals = {link["ifname"]: link["stats64"] for link in links}
+        shapers = {qdisc["dev"]: qdisc for qdisc in qdiscs if qdisc["kind"] == "tbf"}
+        offered_bytes = totals[self.sender.switch_port]["rx"]["bytes"]
+        return [
+            PortCounters(
+                offered_bytes,
+                totals[host.switch_port]["tx"]["bytes"],
+                shapers.get(host.switch_port, {}).get("bytes", 0),
+                shapers.get(host.switch_port, {}).get("backlog", 0),
+            )
+            for host in (self.receivers if hosts is None else hosts)
+        ]
 
     def set_link(self, host: Host, up: bool) -> None:
         """Plug or unplug ``host``'s cable at the switch."""

@@ -9,7 +9,6 @@ import importlib
 import importlib.metadata
 import itertools
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -19,12 +18,12 @@ from pathlib import Path
 import click
 import rich.console
 
-from protocol.errors import EXIT_INTERRUPTED
 from protocol.units import parse_size_bytes
 from tests.bench import ours, peers, report
 from tests.bench.kept_memory import kept_memory, touch_memory
 from tests.bench.measurement import Measurement, Scenario, median, write_random_image
-from tests.lab import LabError, Network, privileged_obstacle
+from tests.bench.terminal import run_command
+from tests.lab import Network, privileged_obstacle
 
 COMPONENTS = {
     "Erasure code": "tests.bench.components_fec",
@@ -170,22 +169,5 @@ def _measure_components(
         yield title, importlib.import_module(module_name).run()
 
 
-def _interrupt_once(_number: int, _frame: object) -> None:
-    """The first Ctrl-C or SIGTERM ends the run; further ones don't interrupt the cleaning up."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt_once)
-    try:
-        main.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except LabError as error:
-        sys.exit(f"error: {error}")
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(EXIT_INTERRUPTED)
+    run_command(main)

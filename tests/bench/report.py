@@ -95,7 +95,7 @@ def write_report(results: Results, path: Path) -> None:
         f"{today}; load average {results.load_before:.2f} before the first run",
         ", ".join(f"{name} {version}" for name, version in results.versions.items()),
         f"image: {format_bytes(results.image_bytes)} of random bytes in memory (tmpfs), as are the targets",
-        f"medians of {results.round_count} rounds, the programs in alternating order",
+        _rounds(results.round_count),
         "network: namespaces on one bridge, MTU 1500; loss is random, at every receiver's ingress",
     ]
     parts = ["# Benchmarks", INTRODUCTION, "\n".join(f"* {fact}" for fact in facts), LEGEND, "## Casts"]
@@ -128,6 +128,12 @@ def _cast_rows(measurements: Sequence[Measurement], image_bytes: int) -> list[li
         ]
         for one in measurements
     ]
+
+
+def _rounds(count: int) -> str:
+    if count == 1:
+        return "one cast of each program in each network"
+    return f"medians of {count} rounds, the programs in alternating order"
 
 
 def _component_headings(rows: Sequence[dict[str, object]]) -> list[str]:

@@ -1,0 +1,73 @@
+"""One measured figure of a scenario, with the bound that it is held to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+PASS = "PASS"
+FAIL = "FAIL"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Figure:
+    """What one scenario measured. A figure without a bound is there to be known.
+
+    Attributes:
+        scenario: its name, as on the command line.
+        what: the quantity, in words.
+        value: nan when nothing could be measured, which fails a bound.
+        unit: written behind the value: ``%``, ``s``, ``Mbit/s``, or empty for a ratio or a count.
+        at_least: bound from below, in the same unit.
+        at_most: bound from above.
+        note: what else helps to understand it.
+    """
+
+    scenario: str
+    what: str
+    value: float
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """``PASS`` or ``FAIL``; empty without a bound."""
+        if self.at_least is None and self.at_most is None:
+            return ""
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return PASS if low <= self.value <= high else FAIL
+
+    @property
+    def value_text(self) -> str:
+        """The value with its unit."""
+        return self._text(self.value)
+
+    @property
+    def bound_text(self) -> str:
+        """``≥ 93 %``, ``≤ 3 s``; empty without a bound."""
+        bounds = (("≥", self.at_least), ("≤", self.at_most))
+        return ", ".join(f"{sign} {self._text(bound)}" for sign, bound in bounds if bound is not None)
+
+    def _text(self, number: float) -> str:
+        if math.isnan(number):
+            return "none"
+        digits = f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}"
+        return f"{digits} {self.unit}" if self.unit else digits
+
+
+def failure(scenario: str, reason: str) -> Figure:
+    """A scenario that couldn't be measured."""
+    return Figure(scenario, "ran to its end", 0.0, at_least=1.0, note=reason)
+
+
+HEADINGS = ("scenario", "figure", "measured", "bound", "", "notes")
+
+
+def rows(figures: list[Figure]) -> list[list[str]]:
+    """A table's rows under :data:`HEADINGS`."""
+    return [
+        [one.scenario, one.what, one.value_text, one.bound_text, one.verdict, one.note] for one in figures
+    ]

@@ -1,0 +1,124 @@
+"""A link that is shared or changes while the cast goes on."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.bench.figures import Figure
+from tests.bench.room import Bench, Cast, Image, lost_share
+from tests.lab import Network, PortCounters, Program
+
+RATE_MBIT_PER_S = 200
+STEP_MBIT_PER_S = 50
+STEP_DOWN_S, STEP_UP_S, STEP_END_S = 4.0, 10.0, 15.0
+SAMPLE_S = 0.1
+WINDOW_SAMPLES = 5
+"""A rate is taken over half a second."""
+SETTLED_SHARE = 0.9
+SETTLED_LOSS = 0.05
+TCP_PORT = 5201
+TCP_HEAD_START_S = 2.0
+"""How long TCP has the link for itself: CUBIC fills it within a second."""
+TCP_LIMIT_S = 600.0
+
+
+class Sample(NamedTuple):
+    """A port at one time."""
+
+    at_s: float
+    port: PortCounters
+
+
+def step(bench: Bench, image: Image) -> Iterator[Figure]:
+    """The link becomes slower, and fast again."""
+    with Network(2) as network:
+        network.set_rate(RATE_MBIT_PER_S)
+        with bench.cast(network, image) as cast:
+            sample_port(cast, STEP_DOWN_S)
+            network.set_rate(STEP_MBIT_PER_S)
+            down = sample_port(cast, STEP_UP_S)
+            network.set_rate(RATE_MBIT_PER_S)
+            up = sample_port(cast, STEP_END_S)
+            record = cast.finish()
+    for change, samples, limit in (
+        (f"{RATE_MBIT_PER_S} to {STEP_MBIT_PER_S}", down, STEP_MBIT_PER_S),
+        (f"{STEP_MBIT_PER_S} to {RATE_MBIT_PER_S}", up, RATE_MBIT_PER_S),
+    ):
+        yield Figure(
+            "step",
+            f"{change} Mbit/s: until {100 * SETTLED_SHARE:g} % of it are delivered",
+            reached_s(samples, limit, math.inf),
+            "s",
+            at_most=3.0,
+            note=f"of {samples[-1].at_s - samples[0].at_s:.1f} s watched" if samples else "over before",
+        )
+        yield Figure(
+            "step",
+            f"{change} Mbit/s: until less than {100 * SETTLED_LOSS:g} % are lost besides",
+            reached_s(samples, limit, SETTLED_LOSS),
+            "s",
+        )
+    yield Figure("step", "symbols sent for each of the image", record.symbols_sent_ratio)
+
+
+def sample_port(cast: Cast, until_s: float) -> list[Sample]:
+    """The first receiver's port every 100 ms until ``until_s`` after image data began, or the cast's end."""
+    host = cast.network.receivers[:1]
+    samples = [Sample(cast.now_s(), cast.network.port_counters(host)[0])]
+    while samples[-1].at_s < until_s and cast.wait_until(samples[-1].at_s + SAMPLE_S):
+        samples.append(Sample(cast.now_s(), cast.network.port_counters(host)[0]))
+    return samples
+
+
+def reached_s(samples: list[Sample], mbit_per_s: float, loss_max: float) -> float:
+    """Time from the first sample to the end of the first window at 90 % of the rate with so little loss, or nan."""
+    for first, last in zip(samples, samples[WINDOW_SAMPLES:], strict=False):
+        delivered = (last.port.link_bytes - first.port.link_bytes) * 8e-6 / (last.at_s - first.at_s)
+        if delivered >= SETTLED_SHARE * mbit_per_s and lost_share(first.port, last.port) <= loss_max:
+            return last.at_s - samples[0].at_s
+    return math.nan
+
+
+def tcp_share(bench: Bench, image: Image) -> Iterator[Figure]:
+    """One CUBIC flow to one of the receivers, before and during the cast."""
+    for what, options, at_least in (
+        ("with --share", ("--share",), 25.0),
+        ("by default", (), None),
+    ):
+        with Network(3) as network:
+            cast_hosts, neighbour = network.receivers[:2], network.receivers[2]
+            network.set_rate(RATE_MBIT_PER_S, cast_hosts)
+            flow = [sys.executable, "-m", "tests.bench.tcp_flow"]
+            sink = network.start(cast_hosts[0], [*flow, "take", str(TCP_PORT)])
+            sink.wait_event("listening", TCP_HEAD_START_S)
+            network.start(neighbour, [*flow, "give", cast_hosts[0].address, str(TCP_PORT)])
+            sink.wait_event("taken", TCP_LIMIT_S, lambda event: event["seconds"] >= TCP_HEAD_START_S)
+            with bench.cast(network, image, *options, receiver_count=2) as cast:
+                started_at = cast.started_at
+                record = cast.finish()
+            tcp = _mbit_per_s(sink, started_at, started_at + record.last_completed_s)
+            before = _mbit_per_s(sink, started_at - TCP_HEAD_START_S, started_at)
+        yield Figure(
+            "tcp-share",
+            f"TCP's share of the link, {what}",
+            100 * tcp / RATE_MBIT_PER_S,
+            "%",
+            at_least=at_least,
+            note=f"TCP {tcp:.0f} Mbit/s, before the cast {before:.0f}; "
+            f"cast {image.raw_bytes * 8e-6 / record.seconds:.0f}",
+        )
+
+
+def _mbit_per_s(sink: Program, start_at: float, stop_at: float) -> float:
+    taken = [
+        (at, event["bytes"])
+        for at, event in sink.timeline()
+        if event["event"] == "taken" and start_at <= at <= stop_at
+    ]
+    if len(taken) < 2:
+        return math.nan
+    (first_at, first_bytes), (last_at, last_bytes) = taken[0], taken[-1]
+    return (last_bytes - first_bytes) * 8e-6 / (last_at - first_at)

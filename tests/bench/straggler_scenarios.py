@@ -1,0 +1,114 @@
+"""One machine that is much slower than the others, by its cable or by its disk, under each policy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from protocol.errors import DroppedError, ReceiversIncompleteError
+from tests.bench.figures import Figure
+from tests.bench.room import Bench, CastRecord, Image, receiver_name
+from tests.lab import Network
+
+OTHERS_COUNT = 7
+SLOW = OTHERS_COUNT
+"""Index of the slow receiver."""
+OTHERS = range(OTHERS_COUNT)
+RATE_MBIT_PER_S = 200
+SLOW_MBIT_PER_S = 20
+LIMIT_S = 300.0
+OTHERS_BOUND = 1.10
+TOGETHER_PERCENT = 10.0
+
+
+@functools.cache
+def reference(bench: Bench, image: Image) -> CastRecord:
+    """The room without its slow machine, measured once a run."""
+    with Network(OTHERS_COUNT) as network:
+        network.set_rate(RATE_MBIT_PER_S)
+        with bench.cast(network, image) as cast:
+            return cast.finish()
+
+
+def slow_link(bench: Bench, image: Image, name: str, *options: str) -> CastRecord:
+    """One cast with the slow machine behind a tenth of the others' rate."""
+    bench.say(f"  {name}: one of {OTHERS_COUNT + 1} at {SLOW_MBIT_PER_S} of {RATE_MBIT_PER_S} Mbit/s")
+    with Network(OTHERS_COUNT + 1) as network:
+        network.set_rate(RATE_MBIT_PER_S)
+        network.set_rate(SLOW_MBIT_PER_S, [network.receivers[SLOW]])
+        with bench.cast(network, image, *options, limit_s=LIMIT_S) as cast:
+            return cast.finish()
+
+
+def demoted(bench: Bench, image: Image) -> Iterator[Figure]:
+    """Default policy: the others aren't held back, and the slow one completes after them."""
+    name = "straggler-network"
+    record = slow_link(bench, image, name)
+    yield others_time(name, bench, image, record)
+    yield completed_count(name, record, OTHERS_COUNT + 1)
+    slow_s = record.slowest_s([SLOW])
+    link_s = image.raw_bytes * 8e-6 / SLOW_MBIT_PER_S
+    yield Figure(
+        name,
+        "slow one's time against its link's",
+        slow_s / link_s,
+        note=f"{slow_s:.1f} s; {record.symbols_sent_ratio:.2f} symbols sent for each of the image",
+    )
+
+
+def dropped(bench: Bench, image: Image) -> Iterator[Figure]:
+    """``--slow drop``: the others aren't held back, and both programs say it by their exit codes."""
+    name = "straggler-drop"
+    record = slow_link(bench, image, name, "--slow", "drop", "--slow-for", "2s")
+    yield others_time(name, bench, image, record)
+    codes = (record.exit_code, record.agent_exit_codes[SLOW])
+    wanted = (ReceiversIncompleteError.exit_code, DroppedError.exit_code)
+    yield Figure(
+        name,
+        "sender and slow one end with their exit codes",
+        float(codes == wanted),
+        at_least=1.0,
+        note=f"{codes[0]} and {codes[1]}, to be {wanted[0]} and {wanted[1]}",
+    )
+
+
+def waited_for(bench: Bench, image: Image) -> Iterator[Figure]:
+    """``--slow wait``: everybody goes at the slow one's pace and ends with it."""
+    name = "straggler-wait"
+    record = slow_link(bench, image, name, "--slow", "wait")
+    yield completed_count(name, record, OTHERS_COUNT + 1)
+    last_s = record.last_completed_s
+    yield Figure(
+        name,
+        "first end before the last",
+        100 * (last_s - min(record.completed_s.values())) / last_s,
+        "%",
+        at_most=TOGETHER_PERCENT,
+        note=f"all after {last_s:.1f} s; the slow one's link alone takes "
+        f"{image.raw_bytes * 8e-6 / SLOW_MBIT_PER_S:.1f} s",
+    )
+
+
+def others_time(name: str, bench: Bench, image: Image, record: CastRecord) -> Figure:
+    """The time of the others against a cast without the slow one."""
+    alone_s = reference(bench, image).slowest_s(OTHERS)
+    others_s = record.slowest_s(OTHERS)
+    return Figure(
+        name,
+        "time of the others against a cast without the slow one",
+        others_s / alone_s,
+        at_most=OTHERS_BOUND,
+        note=f"{others_s:.2f} s against {alone_s:.2f} s",
+    )
+
+
+def completed_count(name: str, record: CastRecord, wanted_count: int) -> Figure:
+    """How many verified every byte."""
+    missing = [receiver_name(index) for index in range(wanted_count) if index not in record.completed_s]
+    return Figure(
+        name,
+        "receivers complete",
+        len(record.completed_s),
+        at_least=wanted_count,
+        note=f"not {', '.join(missing)}" if missing else "",
+    )

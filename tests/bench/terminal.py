@@ -1,0 +1,36 @@
+"""How the bench's programs begin and end: signals once, errors in one line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import click
+
+from protocol.errors import EXIT_INTERRUPTED
+from tests.lab import LabError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_command(command: click.Command) -> None:
+    """Run ``command`` so that Ctrl-C and SIGTERM leave nothing behind, and exit."""
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt_once)
+    try:
+        code = command.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except LabError as error:
+        sys.exit(f"error: {error}")
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(code)
+
+
+def _interrupt_once(_number: int, _frame: object) -> None:
+    """The first signal ends the run; further ones don't interrupt the cleaning up."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
