@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -36,8 +37,13 @@ SINGLE_MESSAGES = 256
 ODD_DATAGRAMS_MAX = 64
 """Datagrams of other than frame size that one batch hands over; a cast has a few a second, a flood has more."""
 
-_CONTROL_BYTES = 32
-"""Room for the one control message that the socket asks for: CMSG_SPACE(sizeof(int)) is 24 on 64-bit machines."""
+CLOCK_STEP_S = 0.001
+"""By which the real-time clock's distance from the monotonic one changes when it is set: both are slewed alike. Two
+clocks can't be read at once, so that a pause between the readings may look like it, too, which does no harm."""
+
+_CONTROL_BYTES = 64
+"""Room for the two control messages that the socket may ask for: 32 and 24 bytes with their padding on 64-bit
+machines."""
 
 
 class _Iovec(ctypes.Structure):
@@ -73,6 +79,18 @@ class _IntControl(ctypes.Structure):
     )
 
 
+class _StampControl(ctypes.Structure):
+    """``struct cmsghdr`` with the ``struct timespec`` of SO_TIMESTAMPNS (socket(7)); put before any other."""
+
+    _fields_ = (
+        ("len", ctypes.c_size_t),
+        ("level", ctypes.c_int),
+        ("type", ctypes.c_int),
+        ("seconds", ctypes.c_long),
+        ("nanoseconds", ctypes.c_long),
+    )
+
+
 class Batch(NamedTuple):
     """What one call took from the socket; valid until the next call."""
 
@@ -82,6 +100,9 @@ class Batch(NamedTuple):
     """Those of any other size that a control message could have, at most :data:`ODD_DATAGRAMS_MAX`."""
     drained: bool
     """Whether nothing was left in the queue: another call now would be one in vain."""
+    age_s: float | None = None
+    """How long ago the last of ``frames`` reached this machine, by the kernel's time stamp of its message, which all
+    datagrams of a message share; None without frames, or when that can't be known."""
 
 
 def _find_recvmmsg() -> Callable[[int, int, int, int, None], int]:
@@ -99,6 +120,42 @@ def _find_recvmmsg() -> Callable[[int, int, int, int, None], int]:
     return cast("Callable[[int, int, int, int, None], int]", function)
 
 
+class AgeClock:
+    """How long ago the kernel put its time stamps, which are of the real-time clock.
+
+    A machine that has just booted may set that clock in the middle of a cast. Datagrams that waited meanwhile then seem
+    older or younger than they are, which would spoil the least delay ever seen for the rest of the cast.
+    """
+
+    def __init__(
+        self, real_s: Callable[[], float] = time.time, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._real_s = real_s
+        self._monotonic_s = monotonic_s
+        self._distance_s = real_s() - monotonic_s()
+        self._trusted = True
+
+    def age_s(self, stamp_s: float, *, drained: bool) -> float | None:
+        """The age of a stamp that was just taken from the queue.
+
+        Args:
+            stamp_s: seconds of the real-time clock.
+            drained: whether nothing is left in the queue.
+
+        Returns:
+            Seconds; None if the clock was set since that datagram came.
+        """
+        now_s = self._real_s()
+        distance_s = now_s - self._monotonic_s()
+        if abs(distance_s - self._distance_s) > CLOCK_STEP_S:
+            self._trusted = False
+        self._distance_s = distance_s
+        age_s = max(0.0, now_s - stamp_s) if self._trusted else None
+        # Once the queue is empty, whatever comes is stamped by the clock as it is now.
+        self._trusted = self._trusted or drained
+        return age_s
+
+
 class SlabCounters:
     """What never reached a batch."""
 
@@ -112,12 +169,13 @@ class SlabCounters:
 class MessageSlab:
     """recvmmsg(2) into one preallocated slab; the memory of messages that never came is never touched."""
 
-    def __init__(self, frame_bytes: int, *, coalesced: bool) -> None:
+    def __init__(self, frame_bytes: int, *, coalesced: bool, stamped: bool) -> None:
         """Prepare the arrays that the kernel fills.
 
         Args:
             frame_bytes: length of a frame.
             coalesced: whether the socket has UDP_GRO, so that a message may be many datagrams.
+            stamped: whether it has SO_TIMESTAMPNS, so that every message says when it came.
 
         Raises:
             OSError: this C library or kernel has no recvmmsg.
@@ -132,6 +190,8 @@ class MessageSlab:
         self._in_place = rows.flags.c_contiguous
         self._compact = np.empty((0, frame_bytes), np.uint8)
         self._messages_per_call = COALESCED_MESSAGES if coalesced else SINGLE_MESSAGES
+        self._clock = AgeClock() if stamped else None
+        self._stamp_bytes = ctypes.sizeof(_StampControl) if stamped else 0
         self._prepare_headers(message_bytes)
         self._recvmmsg = _find_recvmmsg()
 
@@ -161,8 +221,11 @@ class MessageSlab:
             count, size_type, memory, _Msghdr.controllen.offset, (header_bytes,)
         )
         self._segment_sizes: NDArray[np.int32] = np.ndarray(
-            count, np.int32, controls, _IntControl.value.offset, (_CONTROL_BYTES,)
+            count, np.int32, controls, self._stamp_bytes + _IntControl.value.offset, (_CONTROL_BYTES,)
         )
+        self._stamps = [
+            _StampControl.from_buffer(controls.data, i * _CONTROL_BYTES) for i in range(SINGLE_MESSAGES)
+        ]
 
     def receive(self, sock: socket.socket) -> Batch | None:
         """Take what waits in the socket's queue, up to a batch; never blocks.
@@ -185,7 +248,7 @@ class MessageSlab:
     def _batch(self, count: int, *, drained: bool) -> Batch:
         lengths = self._lengths[:count].astype(np.int64)
         frame_bytes = self._frame_bytes
-        coalesced = self._control_lengths[:count] > 0
+        coalesced = self._control_lengths[:count] > self._stamp_bytes
         segment_sizes = np.where(coalesced, self._segment_sizes[:count], lengths)
         self._control_lengths[:count] = _CONTROL_BYTES
         truncated = (self._flags[:count] & int(socket.MSG_TRUNC)) != 0
@@ -199,9 +262,16 @@ class MessageSlab:
         datagrams = (
             self._odd_datagrams(np.flatnonzero(odd), lengths, segment_sizes, truncated) if odd.any() else []
         )
+        age_s = self._age_s(int(np.flatnonzero(frame_counts)[-1]), drained=drained) if frame_count else None
         if self._in_place and (frame_counts[:-1] == self._segments).all():
-            return Batch(self._rows[:frame_count], datagrams, drained)
-        return Batch(self._compacted(frame_counts, frame_count), datagrams, drained)
+            return Batch(self._rows[:frame_count], datagrams, drained, age_s)
+        return Batch(self._compacted(frame_counts, frame_count), datagrams, drained, age_s)
+
+    def _age_s(self, message: int, *, drained: bool) -> float | None:
+        if self._clock is None:
+            return None
+        stamp = self._stamps[message]
+        return self._clock.age_s(stamp.seconds + stamp.nanoseconds / 1e9, drained=drained)
 
     def _compacted(self, frame_counts: NDArray[np.int64], frame_count: int) -> NDArray[np.uint8]:
         """Copy the rows that hold frames together: a cost of networks that coalesce unevenly or not at all."""

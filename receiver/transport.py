@@ -1,8 +1,8 @@
 """The data socket: joined to the cast's multicast group, read in batches.
 
 What is best here is tried first and replaced by the next best where the kernel refuses: source-specific join, then
-any-source; recvmmsg on a socket with UDP_GRO, then without, then one recv a datagram; SO_RCVBUFFORCE, then
-SO_RCVBUF.
+any-source; recvmmsg on a socket with UDP_GRO, then without, then one recv a datagram; the kernel's time stamps, then
+none; SO_RCVBUFFORCE, then SO_RCVBUF.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _MCAST_LEAVE_SOURCE_GROUP = 47
 _SOL_UDP = 17
 _UDP_GRO = 104
 _SO_RCVBUFFORCE = 33
+_SO_TIMESTAMPNS = 35
 _SO_MEMINFO = 55
 _SOCKADDR_STORAGE_BYTES = 128
 
@@ -198,12 +199,20 @@ class DataSocket:
             except OSError:  # before Linux 5.0
                 coalesced = False
         try:
-            slab = MessageSlab(frame_bytes, coalesced=coalesced)
+            slab = MessageSlab(frame_bytes, coalesced=coalesced, stamped=self._has_time_stamps())
         except OSError:  # no recvmmsg in the C library
             if coalesced:
                 self.socket.setsockopt(_SOL_UDP, _UDP_GRO, 0)
             return ReceiveMode.PLAIN, PlainSlab(frame_bytes)
         return ReceiveMode.GRO if coalesced else ReceiveMode.MMSG, slab
+
+    def _has_time_stamps(self) -> bool:
+        """Let the kernel say when each message came (socket(7)); whether it does."""
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        except OSError:  # a kernel for 32-bit machines without the option of this number
+            return False
+        return True
 
     @property
     def counters(self) -> SlabCounters:

@@ -6,6 +6,7 @@ Lost if these fail: symbols at offsets where they don't belong, or an agent that
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +17,14 @@ import trio.testing
 from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX
 from protocol.errors import AddressInUseError, InterfaceError
 from receiver.network import Interface, find_interface
-from receiver.receive_slab import COALESCED_MESSAGES, ODD_DATAGRAMS_MAX, SINGLE_MESSAGES, Batch, MessageSlab
+from receiver.receive_slab import (
+    COALESCED_MESSAGES,
+    ODD_DATAGRAMS_MAX,
+    SINGLE_MESSAGES,
+    AgeClock,
+    Batch,
+    MessageSlab,
+)
 from receiver.transport import DataSocket, ReceiveMode, join_group
 from tests.shell.loopback import GROUP_IPV4, LoopbackSender, free_port
 
@@ -209,6 +217,64 @@ def test_other_groups_on_the_same_port_are_not_heard() -> None:
     other.close()
     link.sender.__exit__(None, None, None)
     link.data.socket.close()
+
+
+@pytest.mark.parametrize("mode", [ReceiveMode.GRO, ReceiveMode.MMSG], ids=lambda mode: mode.name)
+def test_the_age_is_that_of_the_last_frame(mode: ReceiveMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost: what waits for the program would look like what waits in the network, and a full link wouldn't be seen."""
+    # On a busy machine a pause between two readings of the clocks looks like a clock that was set.
+    monkeypatch.setattr("receiver.receive_slab.CLOCK_STEP_S", float("inf"))
+    link = Link(mode)
+    frames = random_frames(2 * SEGMENTS)
+    with link.sender:
+        link.sender.send_segmented(frames[:SEGMENTS].tobytes(), FRAME_BYTES)
+        before_s = time.time()
+        link.sender.send_segmented(frames[SEGMENTS:].tobytes(), FRAME_BYTES)
+        after_s = time.time()
+        link.sender.send(b"a control message behind them")
+        started_s = time.time()
+        batch = link.data.receive_batch()
+        ended_s = time.time()
+    link.data.socket.close()
+    assert batch is not None
+    assert batch.datagrams == [b"a control message behind them"]
+    assert batch.age_s is not None
+    assert started_s - after_s <= batch.age_s <= ended_s - before_s
+
+
+def test_without_frames_or_time_stamps_there_is_no_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Link(ReceiveMode.GRO)
+    with link.sender:
+        link.sender.send(b"control")
+        batch = link.data.receive_batch()
+    link.data.socket.close()
+    assert batch is not None
+    assert batch.age_s is None
+
+    monkeypatch.setattr("receiver.transport._SO_TIMESTAMPNS", 9999)
+    link = Link(ReceiveMode.GRO)
+    sent = random_frames(SEGMENTS + 1)
+    with link.sender:
+        link.sender.send_segmented(sent[:SEGMENTS].tobytes(), FRAME_BYTES)
+        link.sender.send(sent[SEGMENTS].tobytes())
+        batch = link.data.receive_batch()
+    link.data.socket.close()
+    assert batch is not None
+    assert batch.age_s is None
+    assert np.array_equal(batch.frames, sent)
+
+
+def test_ages_are_not_told_across_a_change_of_the_clock() -> None:
+    """Lost: an agent whose clock is set in the middle of a cast would see a full queue for the rest of it."""
+    real_s, monotonic_s = 1000.0, 50.0
+    clock = AgeClock(lambda: real_s, lambda: monotonic_s)
+    assert clock.age_s(999.5, drained=False) == 0.5
+    real_s, monotonic_s = 1001.0, 51.0
+    assert clock.age_s(1001.1, drained=True) == 0.0
+    real_s += 3600.0
+    assert clock.age_s(1001.2, drained=False) is None
+    assert clock.age_s(1001.3, drained=True) is None
+    assert clock.age_s(4600.9, drained=True) == pytest.approx(0.1)
 
 
 def test_drops_are_counted_when_the_queue_is_full() -> None:
