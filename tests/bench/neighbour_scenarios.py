@@ -85,8 +85,8 @@ def reached_s(samples: list[Sample], mbit_per_s: float, loss_max: float) -> floa
 def tcp_share(bench: Bench, image: Image) -> Iterator[Figure]:
     """One CUBIC flow to one of the receivers, before and during the cast."""
     for what, options, at_least in (
-        ("with --share", ("--share",), 25.0),
         ("by default", (), None),
+        ("with --share", ("--share",), 25.0),
     ):
         with Network(3) as network:
             cast_hosts, neighbour = network.receivers[:2], network.receivers[2]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import rich.console
 
@@ -33,6 +33,13 @@ class Image:
     raw: Path
     packed: Path
     raw_bytes: int
+
+
+class Target(NamedTuple):
+    """Where an agent writes, and where the bench reads what it wrote."""
+
+    written: Path
+    stored: Path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ class Cast:
         image: what is cast.
         options: for ``diskcast send``.
         receiver_count: agents; the others of the network's receivers stay free.
-        targets: paths by receiver where they aren't files of the cast's own.
+        targets: by receiver, where they aren't files of the cast's own.
         limit_s: for the cast, from its first image data.
     """
 
@@ -133,7 +140,7 @@ class Cast:
         options: Sequence[str] = (),
         *,
         receiver_count: int | None = None,
-        targets: Mapping[int, Path] | None = None,
+        targets: Mapping[int, Target] | None = None,
         limit_s: float = 120.0,
     ) -> None:
         self.network = network
@@ -148,16 +155,20 @@ class Cast:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
-            own = self._count - len(self._given_targets)
-            touch_memory(self._bench.folder, own * self.image.raw_bytes)
+            touch_memory(self._bench.folder, self._count * self.image.raw_bytes)
             folder = Path(undo.enter_context(tempfile.TemporaryDirectory(dir=self._bench.folder)))
-            self.targets = [
-                self._given_targets.get(index, folder / str(index)) for index in range(self._count)
-            ]
+            own_files = [Target(folder / str(index), folder / str(index)) for index in range(self._count)]
+            self.targets = [self._given_targets.get(index, own) for index, own in enumerate(own_files)]
             self.agents = [
                 undo.enter_context(
                     receive(
-                        self.network, index, target, "--cast", ours.CAST_ID, "--name", receiver_name(index)
+                        self.network,
+                        index,
+                        target.written,
+                        "--cast",
+                        ours.CAST_ID,
+                        "--name",
+                        receiver_name(index),
                     )
                 )
                 for index, target in enumerate(self.targets)
@@ -210,7 +221,7 @@ class Cast:
             if event["event"] == "receiver_completed"
         }
         for index in completed_s:
-            if (offset := first_difference(self.image.raw, self.targets[index])) is not None:
+            if (offset := first_difference(self.image.raw, self.targets[index].stored)) is not None:
                 raise LabError(f"{receiver_name(index)} says it is complete and differs at byte {offset}")
         result = self.sender.result
         started = next(event for _, event in events if event["event"] == "cast_started")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from protocol.errors import DroppedError, ReceiversIncompleteError
+from protocol.limiter import Cause
 from tests.bench.figures import Figure
-from tests.bench.room import Bench, CastRecord, Image, receiver_name
+from tests.bench.room import Bench, CastRecord, Image, Target, receiver_name
 from tests.lab import Network
+from tests.slow_disk import Behaviour, slow_disk
 
 OTHERS_COUNT = 7
 SLOW = OTHERS_COUNT
@@ -112,3 +116,36 @@ def completed_count(name: str, record: CastRecord, wanted_count: int) -> Figure:
         at_least=wanted_count,
         note=f"not {', '.join(missing)}" if missing else "",
     )
+
+
+def slow_disk_named(bench: Bench, image: Image) -> Iterator[Figure]:
+    """One disk writes at a tenth of the others' rate: the others aren't held back, and it's told which disk it is."""
+    name = "straggler-disk"
+    behaviour = Behaviour(write_bytes_per_s=SLOW_MBIT_PER_S * 1e6 / 8)
+    bench.say(f"  {name}: one of {OTHERS_COUNT + 1} writes {SLOW_MBIT_PER_S} Mbit/s")
+    with (
+        tempfile.TemporaryDirectory(dir=bench.folder) as folder,
+        slow_disk(Path(folder), behaviour) as disk,
+        Network(OTHERS_COUNT + 1) as network,
+    ):
+        network.set_rate(RATE_MBIT_PER_S)
+        target = Target(disk.directory / "target", disk.storage / "target")
+        with bench.cast(network, image, targets={SLOW: target}, limit_s=LIMIT_S) as cast:
+            record = cast.finish()
+    yield others_time(name, bench, image, record)
+    yield completed_count(name, record, OTHERS_COUNT + 1)
+    told = [
+        (line["receiver"], line["cause"])
+        for event in ("receiver_slow", "receiver_demoted")
+        for line in record.named(event)
+    ]
+    yield Figure(
+        name,
+        "slow one named with its disk, and nobody else",
+        float(bool(told) and set(told) == {(receiver_name(SLOW), Cause.DISK.value)}),
+        at_least=1.0,
+        note=", ".join(f"{receiver}: {cause}" for receiver, cause in told) or "nobody named",
+    )
+    slow_s = record.slowest_s([SLOW])
+    disk_s = image.raw_bytes * 8e-6 / SLOW_MBIT_PER_S
+    yield Figure(name, "slow one's time against its disk's", slow_s / disk_s, note=f"{slow_s:.1f} s")
