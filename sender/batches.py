@@ -18,10 +18,17 @@ encoder's ring of four buffers is these two, the one being sent and the one bein
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """One encoded plan: ``frames`` is ``uint8[plan.symbol_count, frame_bytes]``."""
+    """One encoded plan.
+
+    Attributes:
+        plan: what it holds.
+        frames: ``uint8[plan.symbol_count, frame_bytes]``.
+        read_s: time that reading the image file took for it.
+    """
 
     plan: SendPlan
     frames: NDArray[np.uint8]
+    read_s: float
 
 
 class BatchQueue:

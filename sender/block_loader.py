@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from typing import Final
 
@@ -25,12 +26,16 @@ class BlockLoader:
     """Gives the frame encoder its source symbols; used by one thread.
 
     A returned array is valid until the next call.
+
+    Attributes:
+        read_s: time spent waiting for the image file so far.
     """
 
     def __init__(
         self, image: ImageFile, parameters: CastParameters, *, cache_bytes: int = CACHE_BYTES
     ) -> None:
         """Allocate the cache's buffers; they cost memory as they are used."""
+        self.read_s = 0.0
         self._image = image
         self._manifest = image.manifest
         self._block_bytes = parameters.block_bytes
@@ -74,7 +79,9 @@ class BlockLoader:
             piece = self._manifest.data[start : start + self._block_bytes]
             buffer[: len(piece)] = piece
             return len(piece)
+        started_at = time.monotonic()
         count = self._image.read_stored(block, buffer.data)
+        self.read_s += time.monotonic() - started_at
         # A receiver would find out as well, and would ask for the same bad bytes again and again.
         if blake3(buffer[:count].data).digest() != self._manifest.stored_hash[block].tobytes():
             raise ImageDamagedError(

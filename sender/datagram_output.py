@@ -65,6 +65,11 @@ def _libc_sendmmsg() -> Callable[[int, int, int, int], int] | None:
     return cast("Callable[[int, int, int, int], int]", function)
 
 
+def super_datagram_frames(frame_bytes: int) -> int:
+    """Most datagrams of this size that one call may hand over to be cut; at least 1, however large they are."""
+    return max(1, min(_SEGMENTS_MAX, _UDP_PAYLOAD_BYTES_MAX // frame_bytes))
+
+
 def typed_send_error(error: OSError, destination: str, frame_bytes: int) -> DiskcastError:
     """What a failed send means to the operator.
 
@@ -120,7 +125,7 @@ class DatagramOutput:
     def frames_per_call(self) -> int:
         """At least 1, however large the frames."""
         if self.mode is SendMode.SEGMENTATION:
-            return max(1, min(_SEGMENTS_MAX, _UDP_PAYLOAD_BYTES_MAX // self._frame_bytes))
+            return super_datagram_frames(self._frame_bytes)
         return _SENDMMSG_MAX
 
     def send(self, frames: NDArray[np.uint8]) -> int:

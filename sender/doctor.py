@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from protocol.findings import (
 from protocol.wire.messages import Announce
 from sender.datagram_output import DatagramOutput, SendMode
 from sender.network import Interface, IpAddress, find_interface, list_interfaces, symbol_bytes_for
+from sender.queue_discipline import queue_disciplines
 from sender.sockets import (
     FEEDBACK_BUFFER_BYTES,
     SEND_BUFFER_BYTES,
@@ -108,6 +110,7 @@ def _try_interface(
     findings = [ok(check, detail)]
     findings += judge_reach(name, str(address))
     findings += judge_medium(_medium_facts(name))
+    findings += judge_queue_disciplines(name, queue_disciplines(interface.index))
     frame_bytes = min(symbol_bytes + DATA_HEADER_BYTES, TEST_FRAME_BYTES_MAX)
     findings += _try_group(interface, address, group, port, frame_bytes)
     findings += _try_ports(interface, address, control)
@@ -122,6 +125,23 @@ def _medium_facts(interface_name: str) -> MediumFacts:
         speed_mbit_per_s=state.speed,
         half_duplex=state.duplex == psutil.NIC_DUPLEX_HALF,
     )
+
+
+def judge_queue_disciplines(interface_name: str, kinds: Sequence[str]) -> list[Finding]:
+    """Whether the kernel helps to space the datagrams; any discipline will do, and nothing to say where it isn't known.
+
+    Args:
+        interface_name: as in ``ip link``.
+        kinds: of its queue disciplines, the root's first.
+    """
+    if not kinds:
+        return []
+    check = f"queue discipline of {interface_name}"
+    queueing = set(kinds[1:] or kinds)  # below mq, one for each queue of the card
+    if queueing == {"fq"}:
+        return [ok(check, "fq: the kernel, too, spaces the bursts of a cast with --rate or --max-rate")]
+    names = ", ".join(sorted(queueing))
+    return [ok(check, f"{names}: the sender spaces bursts alone; fq would help with --rate or --max-rate")]
 
 
 def _try_group(

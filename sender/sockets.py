@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import socket
@@ -20,6 +21,8 @@ SEND_TIMEOUT_S: Final = 0.2
 """How long one send may wait for room: a cable pulled out must not hold the thread for ever."""
 FEEDBACK_BUFFER_BYTES: Final = 4 << 20
 """A room of 1024 that answers one FLUSH at once: 4 datagrams each of up to 1.4 KB, at the kernel's accounting."""
+PACING_HEADROOM: Final = 2.0
+"""A limit of the kernel's above the cast's own: headers below UDP are counted there, and arrears have to be made up."""
 _ANNOUNCE_BUFFER_BYTES: Final = 64 << 10
 _PORT_TRIES: Final = 16
 
@@ -32,6 +35,7 @@ _PMTUDISC_DO: Final = 2
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 _SO_ATTACH_FILTER: Final = 26
+_SO_MAX_PACING_RATE: Final = 47
 
 _TYPE_OFFSET: Final = UDP_HEADER_BYTES + 3
 """Where a socket filter finds our message type: it sees the datagram from its UDP header on."""
@@ -94,6 +98,22 @@ def open_data_socket(
             f"can't send to the group {group} through {interface.name} from {address}: {error.strerror}; {advice}"
         ) from error
     return sock
+
+
+def limit_pacing_rate(sock: socket.socket, rate_bytes_per_s: float) -> None:
+    """Let the fq queue discipline space bursts that leave together, where an interface has it (tc-fq(8), socket(7)).
+
+    Other disciplines ignore it. For the highest rate that the socket will ever have: except for TCP, which sets its
+    own, the kernel takes the least of all limits that a socket was ever given (seen in TCP_INFO of Linux 6.18 before
+    connect; SO_MAX_PACING_RATE in net/core/sock.c), so that one that followed a rate could only ever fall.
+    """
+    limit = int(PACING_HEADROOM * rate_bytes_per_s)
+    if (
+        limit < 0xFFFF_FFFF
+    ):  # 32 bits are understood by every kernel, and beyond 17 Gbit/s nothing needs a limit
+        # A kernel that refuses it sends just the same.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=I", limit))
 
 
 def bind_control_sockets(

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocol.constants import DATA_HEADER_BYTES
+from protocol.arrival import sent_at_ticks
+from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
 from protocol.errors import AddressInUseError, ConfigurationError, ImageDamagedError, InterfaceError
 from protocol.frame_encoder import FrameEncoder
 from protocol.sender_session import CastPolicy
@@ -25,8 +26,13 @@ from sender.block_loader import BlockLoader
 from sender.datagram_output import DatagramOutput, SendMode
 from sender.encoding import Encoder
 from sender.network import find_interface, parse_group
-from sender.sockets import bind_control_sockets, open_announce_listener, open_data_socket
-from sender.transmitter import Transmitter
+from sender.sockets import (
+    bind_control_sockets,
+    limit_pacing_rate,
+    open_announce_listener,
+    open_data_socket,
+)
+from sender.transmitter import LATENESS_BOUNDS_S, BurstLateness, Transmitter
 from tests.shell.sender_rig import SYMBOL_BYTES, Rig, make_rig
 
 GROUP = parse_group("239.255.68.98")
@@ -83,6 +89,7 @@ def expected_frames(rig: Rig) -> NDArray[np.uint8]:
 def test_every_way_of_sending_puts_the_same_datagrams_on_the_wire(tmp_path: Path, mode: SendMode) -> None:
     policy = CastPolicy(rate_bytes_per_s=50e6)
     expected = expected_frames(make_rig(tmp_path, KINDS, policy=policy))
+    started_at = time.monotonic()
     with group_member() as (member, port), data_socket(port) as sock:
         rig = make_rig(tmp_path, KINDS, port=port, policy=policy)
         queue = BatchQueue()
@@ -97,11 +104,133 @@ def test_every_way_of_sending_puts_the_same_datagrams_on_the_wire(tmp_path: Path
         with rig.image, running(encoder.run, stop), running(transmitter.run, stop):
             rig.start_casting()
             received = [member.recv(65536) for _ in range(expected.shape[0])]
-    got = np.frombuffer(b"".join(received), np.uint8).reshape(-1, FRAME_BYTES)
+    got = np.frombuffer(b"".join(received), np.uint8).reshape(-1, FRAME_BYTES).copy()
+    age = (header_view(got)["sent_at"].astype(int) - sent_at_ticks(started_at)) % 2**16
+    assert (np.diff(age) >= 0).all(), "datagrams are stamped as they leave, in this order"
+    assert age[-1] <= (time.monotonic() - started_at) / 100e-6 + 1
+    header_view(got)["sent_at"] = 0
     np.testing.assert_array_equal(got, expected)
     assert header_view(got)["cast_id"][0] == rig.parameters.cast_id
     assert transmitter.statistics.datagrams_sent_count == expected.shape[0]
     assert rig.session.statistics.bytes_transmitted == expected.nbytes
+
+
+def test_a_fixed_rate_is_held_in_bursts_that_suit_it_and_their_lateness_is_counted(tmp_path: Path) -> None:
+    rate = 12.5e6  # 100 Mbit/s
+    symbol_count = 88
+    with group_member() as (member, port), data_socket(port) as sock:
+        rig = make_rig(tmp_path, KINDS, port=port, policy=CastPolicy(rate_bytes_per_s=rate))
+        queue = BatchQueue()
+        transmitter = Transmitter(sock, rig.parameters, rig.shared, queue)
+        rig.start_casting()
+        plan = rig.session.next_plan(time.monotonic(), symbol_count)
+        assert plan is not None
+        frames = np.zeros((symbol_count, FRAME_BYTES), np.uint8)
+        batch = Batch(plan, frames, 0.0)
+        started_at = time.monotonic()
+        with rig.image, running(transmitter.run, queue.close):
+            for _ in range(10):
+                queue.put(batch)
+            for _ in range(10 * symbol_count):
+                member.recv(65536)
+        elapsed_s = time.monotonic() - started_at
+    statistics = transmitter.statistics
+    assert statistics.datagrams_sent_count == 10 * symbol_count
+    assert statistics.send_calls_count == 10 * 11, "a millisecond's worth is 8 datagrams"
+    # A slow machine may need longer, and none may be faster.
+    assert 10 * frames.nbytes <= rate * elapsed_s + 8 * FRAME_BYTES + rate * 0.02
+    assert 0 < statistics.burst_lateness.count <= statistics.send_calls_count
+
+
+def test_lateness_is_counted_up_to_and_with_each_bound() -> None:
+    lateness = BurstLateness()
+    for late_s in (0.0, LATENESS_BOUNDS_S[0], LATENESS_BOUNDS_S[0] * 1.01, LATENESS_BOUNDS_S[-1], 1.0):
+        lateness.add(late_s)
+    middle = [0] * (len(LATENESS_BOUNDS_S) - 3)
+    assert lateness.bucket_counts == [2, 1, *middle, 1, 1]
+    assert lateness.count == 5
+    assert lateness.sum_s == pytest.approx(1.0 + 2.01 * LATENESS_BOUNDS_S[0] + LATENESS_BOUNDS_S[-1])
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit"),
+    [
+        (CastPolicy(rate_bytes_per_s=10e6), 20_000_000),
+        (CastPolicy(rate_max_bytes_per_s=50e6), 100_000_000),
+        (CastPolicy(), 0xFFFF_FFFF),
+    ],
+    ids=["rate", "max-rate", "automatic"],
+)
+def test_the_kernel_may_space_bursts_only_where_no_higher_rate_can_follow(
+    tmp_path: Path, policy: CastPolicy, limit: int
+) -> None:
+    with group_member() as (_member, port), data_socket(port) as sock:
+        rig = make_rig(tmp_path, port=port, policy=policy)
+        queue = BatchQueue()
+        queue.close()
+        with rig.image:
+            Transmitter(sock, rig.parameters, rig.shared, queue).run()
+        assert pacing_limit(sock) == limit
+
+
+def pacing_limit(sock: socket.socket) -> int:
+    value: int = struct.unpack("=I", sock.getsockopt(socket.SOL_SOCKET, 47, 4))[0]  # SO_MAX_PACING_RATE
+    return value
+
+
+def test_a_limit_beyond_32_bits_is_left_out_and_a_refused_one_harms_nobody() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        limit_pacing_rate(sock, 2**31)
+        assert pacing_limit(sock) == 0xFFFF_FFFF
+    limit_pacing_rate(sock, 1e6)  # closed
+
+
+def test_the_kernel_never_raises_what_a_socket_is_paced_to() -> None:
+    """Why the limit doesn't follow an automatic rate; if this fails, the kernel has changed and it could."""
+    with socket.socket(
+        socket.AF_INET, socket.SOCK_STREAM
+    ) as sock:  # a TCP socket can be asked what UDP can't
+        for rate, paced in ((10_000_000, 10_000_000), (5_000_000, 5_000_000), (100_000_000, 5_000_000)):
+            sock.setsockopt(socket.SOL_SOCKET, 47, struct.pack("=I", rate))
+            (pacing_rate,) = struct.unpack_from(
+                "=Q", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 112), 104
+            )
+            assert pacing_rate == paced
+
+
+@pytest.mark.parametrize(
+    ("mbit_per_s", "symbols"),
+    [(1, 4), (5, 4), (10, 4), (50, 20), (100, 44), (200, 88), (1000, 440), (10_000, PLAN_SYMBOLS_MAX)],
+)
+def test_batches_are_whole_super_datagrams_where_the_rate_allows(
+    tmp_path: Path, mbit_per_s: float, symbols: int
+) -> None:
+    rig = make_rig(tmp_path, "r" * 30, policy=CastPolicy(rate_bytes_per_s=mbit_per_s * 1e6 / 8))
+    rig.start_casting()
+    queue = BatchQueue()
+    encoder = Encoder(rig.parameters, rig.shared, BlockLoader(rig.image, rig.parameters), queue)
+    with rig.image, running(encoder.run, lambda: (rig.shared.close(), queue.close())):
+        batch = queue.get()
+    assert batch is not None
+    assert batch.plan.symbol_count == symbols
+
+
+def test_the_time_that_reading_took_is_told_for_each_batch(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path, "r" * 4, policy=CastPolicy(rate_bytes_per_s=20e6))
+    rig.start_casting()
+    queue = BatchQueue(1000)
+    blocks = BlockLoader(rig.image, rig.parameters)
+    encoder = Encoder(rig.parameters, rig.shared, blocks, queue)
+    symbol_count = 0
+    read_s = []
+    with rig.image, running(encoder.run, lambda: (rig.shared.close(), queue.close())):
+        while symbol_count < rig.session.image_demand.sent_source_count or not read_s:
+            batch = queue.get()
+            assert batch is not None
+            symbol_count += batch.plan.symbol_count
+            read_s.append(batch.read_s)
+    assert sum(read_s) == pytest.approx(blocks.read_s)
+    assert min(read_s) == 0.0 < blocks.read_s, "a batch of blocks that are in the cache reads nothing"
 
 
 def test_segmentation_sends_many_datagrams_with_one_call() -> None:
@@ -171,8 +300,8 @@ def test_datagrams_larger_than_the_mtu_end_the_transmitter_with_the_mend(tmp_pat
         rig.start_casting()
         plan = rig.session.next_plan(time.monotonic(), 1)
         assert plan is not None
-        queue.put(Batch(plan, np.zeros((1, 65500), np.uint8)))
-        queue.put(Batch(plan, np.zeros((1, 65510), np.uint8)))
+        queue.put(Batch(plan, np.zeros((1, 65500), np.uint8), 0.0))
+        queue.put(Batch(plan, np.zeros((1, 65510), np.uint8), 0.0))
         with rig.image, pytest.raises(ConfigurationError, match="--symbol-size"):
             transmitter.run()
 
@@ -183,7 +312,7 @@ def test_a_closed_queue_lets_both_ends_go() -> None:
     with running(lambda: results.append(queue.get()), queue.close):
         pass
     assert results == [None]
-    assert queue.put(Batch(None, np.zeros((1, 1), np.uint8))) is False  # type: ignore[arg-type]
+    assert queue.put(Batch(None, np.zeros((1, 1), np.uint8), 0.0)) is False  # type: ignore[arg-type]
 
 
 def test_an_idle_encoder_is_woken_by_a_join_and_by_nothing_else(tmp_path: Path) -> None:

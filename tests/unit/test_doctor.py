@@ -35,6 +35,7 @@ from protocol.findings import (
     warn,
 )
 from sender.demo import free_ports
+from sender.doctor import judge_queue_disciplines
 from tests.lab import Program, diskcast
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -187,6 +188,19 @@ def test_an_interface_that_is_down_fails(command: list[str]) -> None:
 
 
 @pytest.mark.needs_root
+def test_the_queue_disciplines_are_those_that_the_kernel_has() -> None:
+    tbf = "tc qdisc replace dev a0 root tbf rate 1gbit burst 64k latency 20ms"
+    shaped = f"{TWO_INTERFACES}; tc qdisc add dev a0 clsact; {tbf}"
+    code, findings, _ = _in_namespace(shaped, [*SENDER, "--interface", "a0"])
+    assert code == 0
+    assert findings["queue discipline of a0"]["detail"].startswith("tbf: ")
+    queues = TWO_INTERFACES.replace("add a0", "add a0 numtxqueues 2") + "; tc qdisc replace dev a0 root mq"
+    code, findings, _ = _in_namespace(queues, [*SENDER, "--interface", "a0"])
+    assert code == 0
+    assert "mq" not in findings["queue discipline of a0"]["detail"], "what queues is below it"
+
+
+@pytest.mark.needs_root
 def test_strict_reverse_path_filtering_is_a_warning() -> None:
     script = f"{TWO_INTERFACES}; echo 1 >/proc/sys/net/ipv4/conf/a0/rp_filter"
     code, findings, _ = _in_namespace(script, [*AGENT, "--interface", "a0"])
@@ -237,6 +251,19 @@ def test_a_wireless_or_slow_link_is_a_warning() -> None:
     assert status(speed=100) == [Status.WARN]
     assert status(half=True) == [Status.WARN]
     assert status(speed=0) == [], "virtual links don't say"
+
+
+def test_fq_is_named_with_what_it_does_and_another_discipline_is_no_problem() -> None:
+    def detail(*kinds: str) -> str:
+        (finding,) = judge_queue_disciplines("if0", kinds)
+        assert finding.status is Status.OK
+        return finding.detail
+
+    assert detail("fq").startswith("fq: the kernel, too, spaces the bursts")
+    assert detail("mq", "fq", "fq") == detail("fq")
+    assert detail("fq_codel").startswith("fq_codel: the sender spaces bursts alone")
+    assert detail("mq", "fq", "pfifo_fast").startswith("fq, pfifo_fast: the sender spaces")
+    assert judge_queue_disciplines("if0", ()) == [], "the kernel doesn't say"
 
 
 def test_reach() -> None:
