@@ -16,13 +16,14 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from protocol.cast_policy import CastPolicy
 from protocol.errors import JoinRefusedError
 from protocol.events import BlockAssembled, CastEnded, ManifestReceived, ManifestRejected, SenderRestarted
 from protocol.fec.reed_solomon import decode_in_place
 from protocol.frame_encoder import FrameEncoder
 from protocol.manifest import BlockKind, Manifest, build_manifest
 from protocol.receiver_session import ReceiverSession
-from protocol.sender_session import CastPolicy, SenderSession
+from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinRequest
 from protocol.wire.messages import STATE_ENDED
 

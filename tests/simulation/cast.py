@@ -1,0 +1,329 @@
+"""A whole cast over modelled links in simulated time: real sessions, frames and FEC, the sender's threads as they are.
+
+Beside :mod:`tests.simulation.world`, which looks for what breaks, this looks at how fast it goes: real symbol sizes,
+bottleneck queues, the sender's batches and pacing, the receivers' polling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.arrival import sent_at_ticks
+from protocol.cast_policy import CastPolicy
+from protocol.constants import BLOCK_BYTES_DEFAULT, DATA_HEADER_BYTES, MIB, PLAN_SYMBOLS_MAX
+from protocol.events import SenderEvent
+from protocol.frame_encoder import FrameEncoder
+from protocol.manifest import BlockKind, Manifest, build_manifest
+from protocol.pacing import Pacer
+from protocol.send_plan import SendPlan
+from protocol.sender_session import SenderSession
+from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.wire.batch import header_view
+from protocol.wire.messages import STATE_ENDED
+from sender.encoding import BATCH_S
+from tests.simulation.links import WIRE_OVERHEAD_BYTES, Link, Port
+from tests.simulation.receivers import CastReceiver, ReceiverModel
+from tests.simulation.tcp_flow import TcpFlow
+from tests.simulation.timeline import Timeline
+
+SYMBOL_BYTES = 1440
+_CALL_FRAMES_MAX = 44
+_BATCH_SYMBOLS_MIN = 4
+_BATCHES_AHEAD = 3
+"""Two in the queue and the one that the encoder holds, beside the one that is being sent."""
+_SLEEP_MIN_S = 50e-6
+_JOIN_SPREAD_S = 0.05
+_DEFAULT_POLICY = CastPolicy()
+_CLEAN_UPLINK = Port(delay_s=0.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TcpModel:
+    """A competing TCP flow through the port of a receiver, from ``start_s`` after the beginning on."""
+
+    receiver_index: int = 0
+    start_s: float = 0.0
+    back_delay_s: float = 0.0002
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastModel:
+    """What is cast to whom.
+
+    Attributes:
+        image_bytes: stored bytes, incompressible.
+        receivers: who receives.
+        policy: the operator's wishes; ``wait_for`` is set to the number of receivers.
+        uplink: the sender's link, whose losses everybody shares.
+        tcp: competing flows.
+        seed: of everything that is random.
+        limit_s: simulated seconds after which the cast counts as hung.
+    """
+
+    receivers: tuple[ReceiverModel, ...]
+    image_bytes: int = 512 * MIB
+    policy: CastPolicy = _DEFAULT_POLICY
+    uplink: Port = _CLEAN_UPLINK
+    tcp: tuple[TcpModel, ...] = ()
+    symbol_bytes: int = SYMBOL_BYTES
+    block_bytes: int = BLOCK_BYTES_DEFAULT
+    seed: int = 1
+    limit_s: float = 600.0
+
+
+class RepeatingImage:
+    """Incompressible blocks cut from one random buffer at shifting places: any size, little memory, all different."""
+
+    _SHIFTS = 61
+
+    def __init__(self, image_bytes: int, block_bytes: int, symbol_bytes: int, seed: int) -> None:
+        self._symbol_bytes = symbol_bytes
+        self._block_bytes = block_bytes
+        block_count = -(-image_bytes // block_bytes)
+        k = -(-block_bytes // symbol_bytes)
+        generator = np.random.default_rng(seed)
+        self._rows = generator.integers(0, 256, (k + self._SHIFTS, symbol_bytes), np.uint8)
+        self._k = k
+        data = build_manifest(
+            name="simulated",
+            raw_bytes=block_count * block_bytes,
+            block_bytes=block_bytes,
+            kind=np.full(block_count, BlockKind.RAW, np.uint8),
+            stored_bytes=np.full(block_count, block_bytes, np.uint32),
+            stored_hash=np.zeros((block_count, 32), np.uint8),
+            raw_hash=np.zeros((block_count, 32), np.uint8),
+            metadata={},
+        )
+        self.manifest = Manifest.parse_untrusted(data)
+        self.stored_bytes = block_count * block_bytes
+        self.source_symbols_count = block_count * k
+
+    def load(self, object_index: int, block: int) -> NDArray[np.uint8]:
+        """The sender's block loader."""
+        if object_index == 0:
+            piece = bytes(self.manifest.data[block * self._block_bytes : (block + 1) * self._block_bytes])
+            k = -(-len(piece) // self._symbol_bytes)
+            padded = piece.ljust(k * self._symbol_bytes, b"\0")
+            return np.frombuffer(padded, np.uint8).reshape(k, self._symbol_bytes)
+        shift = block % self._SHIFTS
+        return self._rows[shift : shift + self._k]
+
+
+class SimulatedCast:
+    """One run: ``SimulatedCast(model).run()``.
+
+    Attributes:
+        events: what the sender's session told, with the time.
+        feedback_bytes: Ethernet frames of NACKs and REPORTs that the sender received.
+        data_bytes: Ethernet frames of SYMBOLs that the sender sent.
+        feedback_log: every feedback datagram with its time, if it is kept.
+    """
+
+    def __init__(self, model: CastModel, *, keep_feedback: bool = False) -> None:
+        self.model = model
+        self.timeline = Timeline()
+        self.start = self.timeline.now
+        self.image = RepeatingImage(model.image_bytes, model.block_bytes, model.symbol_bytes, model.seed)
+        self.manifest = self.image.manifest
+        self.events: list[tuple[float, SenderEvent]] = []
+        self.feedback_bytes = 0
+        self.data_bytes = 0
+        self.symbols_sent_count = 0
+        self.feedback_log: list[tuple[float, bytes]] | None = [] if keep_feedback else None
+        self._rng = random.Random(model.seed)
+        self.session = self._make_session()
+        self._encoder = FrameEncoder(self.session.parameters)
+        self._pacer = Pacer(self.session.rate_bytes_per_s, self.timeline.now)
+        self._batches: deque[tuple[SendPlan, NDArray[np.uint8]]] = deque()
+        self._sending = False
+        self._armed_at = math.inf
+        self.uplink = Link(model.uplink, self.start, random.Random(self._rng.getrandbits(64)))
+        self.receivers = [
+            CastReceiver(self, receiver, index, random.Random(self._rng.getrandbits(64)))
+            for index, receiver in enumerate(model.receivers)
+        ]
+        for receiver in self.receivers:
+            join_at = self.start + self._rng.random() * _JOIN_SPREAD_S
+            self.timeline.at(join_at, functools.partial(self._join, receiver))
+        self.tcp_flows = [
+            TcpFlow(
+                self.timeline,
+                self.receivers[tcp.receiver_index].link,
+                start_at=self.start + tcp.start_s,
+                back_delay_s=tcp.back_delay_s,
+            )
+            for tcp in model.tcp
+        ]
+        self._change()
+
+    def _make_session(self) -> SenderSession:
+        model = self.model
+        parameters = CastParameters(
+            cast_id=CastId(7),
+            incarnation=self._rng.getrandbits(32),
+            session_token=self._rng.getrandbits(64),
+            image_id=self.manifest.image_id,
+            image_name="simulated",
+            raw_bytes=self.manifest.raw_bytes,
+            block_bytes=model.block_bytes,
+            manifest_bytes=len(self.manifest.data),
+            symbol_bytes=model.symbol_bytes,
+            group="239.255.0.1",
+            port=1,
+            sender_address="10.0.0.1",
+            feedback_port=2,
+            control_url="http://10.0.0.1:2",
+        )
+        return SenderSession(
+            parameters,
+            self.manifest,
+            policy=dataclasses.replace(model.policy, wait_for=len(model.receivers)),
+            rng=random.Random(self._rng.getrandbits(32)),
+            secrets=self._rng.randbytes,
+            now=self.timeline.now,
+        )
+
+    # -- running ----------------------------------------------------------------------------------------------
+
+    def run(self, *, sample_s: float = 0.02, sample: Callable[[], None] | None = None) -> SimulatedCast:
+        """Until the sender has ended and every receiver too; ``sample`` is called every ``sample_s``.
+
+        Raises:
+            AssertionError: it isn't over after the model's limit.
+        """
+        timeline = self.timeline
+        sample_at = timeline.now
+        while not self.over and timeline.step():
+            while sample is not None and timeline.now >= sample_at:
+                sample()
+                sample_at += sample_s
+            assert timeline.now < self.start + self.model.limit_s, f"not finished: {self.describe()}"
+        for flow in self.tcp_flows:
+            flow.stop()
+        assert self.over, f"nothing happens any more: {self.describe()}"
+        return self
+
+    @property
+    def over(self) -> bool:
+        """Whether everybody has ended."""
+        return self.session.state == STATE_ENDED and all(r.finished_at is not None for r in self.receivers)
+
+    def describe(self) -> str:
+        """The state, for a failure's message."""
+        states = [(r.name, r.state.value, r.needed_count) for r in self.session.receivers.values()]
+        return f"seed {self.model.seed}, {self.timeline.now - self.start:.1f} s: {states[:20]}"
+
+    # -- what receivers do ------------------------------------------------------------------------------------
+
+    def source(self, object_index: int, block: int) -> NDArray[np.uint8]:
+        """What a block must decode to."""
+        return self.image.load(object_index, block)
+
+    def receive_feedback(self, datagram: bytes) -> None:
+        """A datagram came to the feedback port."""
+        self.feedback_bytes += len(datagram) + WIRE_OVERHEAD_BYTES
+        if self.feedback_log is not None:
+            self.feedback_log.append((self.timeline.now, datagram))
+        self.session.receive_feedback_untrusted(datagram, self.timeline.now)
+        self._change()
+
+    def set_need(self, grant: JoinGrant) -> None:
+        """A receiver holds the manifest and needs everything."""
+        self.session.set_need(grant.receiver_id, None, self.timeline.now)
+        self._change()
+
+    def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
+        """A receiver has ended."""
+        self.session.complete(grant.receiver_id, report, self.timeline.now)
+        self._change()
+
+    def _join(self, receiver: CastReceiver) -> None:
+        name = f"pc{receiver.index}"
+        request = JoinRequest(name, name, {}, False, None, "10.0.0.2")
+        receiver.join(self.session.join(request, self.timeline.now))
+        self._change()
+
+    # -- the sender's threads ---------------------------------------------------------------------------------
+
+    def _change(self) -> None:
+        """The session has changed: timers may be due earlier, and there may be something to send."""
+        now = self.timeline.now
+        self.events.extend((now, event) for event in self.session.next_events())
+        self._plan_ahead()
+        next_at = self.session.next_timer(now)
+        if next_at < self._armed_at:
+            self._armed_at = next_at
+            self.timeline.at(next_at, lambda: self._run_timers(next_at))
+
+    def _run_timers(self, due_at: float) -> None:
+        if due_at != self._armed_at:
+            return  # replaced by an earlier one
+        self._armed_at = math.inf
+        for datagram in self.session.control_datagrams(self.timeline.now):
+            if self.uplink.send(self.timeline.now, 1, len(datagram)) is not None:
+                for receiver in self.receivers:
+                    receiver.send_control(datagram)
+        self._change()
+
+    def _plan_ahead(self) -> None:
+        """The encoder thread: as many batches ahead as its queue holds."""
+        while len(self._batches) < _BATCHES_AHEAD:
+            plan = self.session.next_plan(self.timeline.now, self._symbols_max())
+            if plan is None:
+                break
+            self._batches.append((plan, self._encoder.encode(plan, self.image.load).copy()))
+        if self._batches and not self._sending:
+            self._sending = True
+            self._send_batch()
+
+    def _symbols_max(self) -> int:
+        symbols = self.session.rate_bytes_per_s * BATCH_S / (DATA_HEADER_BYTES + self.model.symbol_bytes)
+        unit = _CALL_FRAMES_MAX if symbols >= _CALL_FRAMES_MAX else _BATCH_SYMBOLS_MIN
+        return max(unit, min(round(symbols / unit) * unit, PLAN_SYMBOLS_MAX // unit * unit))
+
+    def _send_batch(self) -> None:
+        plan, frames = self._batches.popleft()
+        self._send_next_call(plan, frames, 0)
+        self._plan_ahead()
+
+    def _send_next_call(self, plan: SendPlan, frames: NDArray[np.uint8], row: int) -> None:
+        """The transmitter thread: paced bursts."""
+        now = self.timeline.now
+        if row >= frames.shape[0]:
+            self.session.mark_transmitted(plan.next_sequence, frames.nbytes, now)
+            self._pacer.set_rate(self.session.rate_bytes_per_s, now)
+            self._sending = False
+            self._change()
+            return
+        by_rate = self._pacer.burst_bytes // frames.shape[1]
+        piece = frames[row : row + max(1, min(_CALL_FRAMES_MAX, by_rate))]
+        wait_s = self._pacer.wait_s(now)
+        send = functools.partial(self._send_call, plan, frames, row, piece)
+        if wait_s > _SLEEP_MIN_S:
+            self.timeline.at(now + wait_s, send)
+        else:
+            send()
+
+    def _send_call(
+        self, plan: SendPlan, frames: NDArray[np.uint8], row: int, piece: NDArray[np.uint8]
+    ) -> None:
+        now = self.timeline.now
+        self._pacer.sent(piece.nbytes, now)
+        header_view(piece)["sent_at"] = sent_at_ticks(now)
+        self.symbols_sent_count += piece.shape[0]
+        self.data_bytes += piece.shape[0] * (piece.shape[1] + WIRE_OVERHEAD_BYTES)
+        passage = self.uplink.send(now, piece.shape[0], piece.shape[1])
+        if passage is not None:
+            whole = isinstance(passage.rows, slice) and passage.count == piece.shape[0]
+            passed = piece if whole else piece[passage.rows]
+            for receiver in self.receivers:
+                receiver.send_frames(passed)
+        self._send_next_call(plan, frames, row + piece.shape[0])

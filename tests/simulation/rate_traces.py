@@ -1,0 +1,124 @@
+"""``python -m tests.simulation.rate_traces NAME... | all``: casts over simulated links as a table and as plots."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import click
+import rich.console
+import rich.table
+
+from tests.simulation.scenarios import BY_NAME, SCENARIOS, Scenario
+from tests.simulation.traces import Summary, Trace, record, summarise
+
+HEADINGS = (
+    "scenario",
+    "seconds",
+    "goodput % of limit",
+    "lost % after 2 s",
+    "by queues %",
+    "sent / source",
+    "NACKs",
+    "feedback %",
+    "90 % after s",
+    "TCP %",
+    "ends s",
+    "limiters",
+    "run s",
+)
+
+
+def row(name: str, trace: Trace, summary: Summary, run_s: float) -> list[str]:
+    """One line of the table."""
+    return [
+        name,
+        f"{summary.seconds:.1f}",
+        f"{summary.goodput_share:.1%}",
+        f"{summary.lost_share:.2%}",
+        f"{summary.queue_lost_share:.2%}",
+        f"{summary.sent_ratio:.3f}",
+        f"{summary.nack_count}",
+        f"{summary.feedback_share:.2%}",
+        " ".join(f"{seconds:.2f}" for seconds in summary.reached_s),
+        f"{summary.tcp_share:.0%}" if trace.model.tcp else "",
+        _ends(summary),
+        _limiters(trace),
+        f"{run_s:.1f}",
+    ]
+
+
+def _ends(summary: Summary) -> str:
+    """When the first, the last but one and the last receiver ended; "!" without the image."""
+    ends = sorted(zip(summary.finished_s, summary.complete, strict=True))
+    shown = (ends[0], ends[max(0, len(ends) - 2)], ends[-1])
+    return " ".join(dict.fromkeys(f"{seconds:.1f}{'' if complete else '!'}" for seconds, complete in shown))
+
+
+def _limiters(trace: Trace) -> str:
+    """What limited for at least a tenth of the time, and whom."""
+    shares: dict[str, int] = {}
+    for cause, who in zip(trace.samples["cause"].tolist(), trace.samples["who"].tolist(), strict=True):
+        name = cause if who < 0 else f"{cause}:{who}"
+        shares[name] = shares.get(name, 0) + 1
+    total = sum(shares.values())
+    common = sorted(((count, name) for name, count in shares.items() if count >= total / 10), reverse=True)
+    return " ".join(f"{name} {count / total:.0%}" for count, name in common)
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option(
+    "--plot", "folder", type=click.Path(file_okay=False, path_type=Path), help="draw SVG files there"
+)
+@click.option("--seed", type=int, help="instead of each scenario's own")
+@click.option("--events", is_flag=True, help="print what the sender's session tells")
+def main(names: tuple[str, ...], folder: Path | None, seed: int | None, events: bool) -> None:
+    """Simulate casts and print what they come to; without a NAME, say which there are."""
+    chosen = _choose(names)
+    console = rich.console.Console(width=220)
+    table = rich.table.Table(*HEADINGS)
+    for scenario in chosen:
+        model = scenario.build()
+        if seed is not None:
+            model = dataclasses.replace(model, seed=seed)
+        begin = time.perf_counter()
+        try:
+            trace = record(model)
+        except AssertionError as error:
+            table.add_row(scenario.name, f"FAILED {error}"[:160])
+            console.print(f"{scenario.name}: {error}", style="red")
+            continue
+        run_s = time.perf_counter() - begin
+        table.add_row(*row(scenario.name, trace, summarise(trace), run_s))
+        if events:
+            _print_events(console, trace)
+        if folder is not None:
+            from tests.simulation.plots import draw_rates
+
+            folder.mkdir(parents=True, exist_ok=True)
+            draw_rates(trace, scenario.title, folder / f"{scenario.name}.svg")
+    console.print(table)
+
+
+def _choose(names: tuple[str, ...]) -> list[Scenario]:
+    if names == ("all",):
+        return list(SCENARIOS)
+    unknown = [name for name in names if name not in BY_NAME]
+    if unknown or not names:
+        listing = "\n".join(f"  {scenario.name:22} {scenario.title}" for scenario in SCENARIOS)
+        raise click.UsageError(
+            f"unknown: {', '.join(unknown) or 'no name given'}; there are all and\n{listing}"
+        )
+    return [BY_NAME[name] for name in names]
+
+
+def _print_events(console: rich.console.Console, trace: Trace) -> None:
+    started_at = trace.cast.session.statistics.started_at or 0.0
+    for at, event in trace.cast.events:
+        console.print(f"  {at - started_at:8.2f} s  {event}")
+
+
+if __name__ == "__main__":
+    main()

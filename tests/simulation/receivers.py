@@ -1,0 +1,312 @@
+"""A receiver of the simulated cast: the real session behind a link, with a disk that writes at its own pace.
+
+It is driven as the agent drives it: while data flows it looks every few milliseconds and takes what has arrived since;
+otherwise the next arrival or timer wakes it. Its clock differs from the sender's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections import deque
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.block_assembly import AssembledBlock
+from protocol.constants import ASSEMBLY_BYTES_DEFAULT
+from protocol.events import BlockAssembled, CastEnded, Dropped, ManifestReceived, ManifestRejected
+from protocol.fec.reed_solomon import decode_in_place
+from protocol.manifest import Manifest
+from protocol.receiver_session import ReceiverSession
+from protocol.session_records import CompletionReport, JoinGrant
+from receiver.incarnation import IDLE_MIN_S, POLL_BYTES
+from receiver.transport import POLL_INTERVAL_MAX_S, POLL_INTERVAL_MIN_S
+from tests.simulation.links import Link, Passage, Port
+from tests.simulation.timeline import Timeline
+
+_HAND_OVER_S = 0.005
+"""From an assembled block to a worker thread that has decoded it."""
+_CLOCK_OFFSET_S_MAX = 10_000.0
+_BUSY_FILL = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverModel:
+    """One receiver of a scenario.
+
+    Attributes:
+        port: its link.
+        disk_bytes_per_s: raw bytes that its disk writes.
+        assembly_bytes: its buffers.
+        feedback_delay_s: on the way to the sender.
+    """
+
+    port: Port
+    disk_bytes_per_s: float = math.inf
+    assembly_bytes: int = ASSEMBLY_BYTES_DEFAULT
+    feedback_delay_s: float = 0.0002
+
+
+class SenderSide(Protocol):
+    """What a receiver needs of the rest of the simulated cast."""
+
+    timeline: Timeline
+    manifest: Manifest
+
+    def source(self, object_index: int, block: int) -> NDArray[np.uint8]:
+        """What a block must decode to, ``uint8[k, symbol_bytes]``."""
+
+    def receive_feedback(self, datagram: bytes) -> None:
+        """A datagram came to the feedback port."""
+
+    def set_need(self, grant: JoinGrant) -> None:
+        """A receiver holds the manifest and needs everything."""
+
+    def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
+        """A receiver has ended."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Arrivals:
+    """Datagrams of one call on their way to the receiver's socket, or one control datagram."""
+
+    frames: NDArray[np.uint8] | None
+    control: bytes
+    count: int
+    first_at: float
+    last_at: float
+    taken_count: int = 0
+
+    def arrived_count(self, now: float) -> int:
+        if now >= self.last_at:
+            return self.count
+        if now < self.first_at:
+            return 0
+        return 1 + int((now - self.first_at) / (self.last_at - self.first_at) * (self.count - 1))
+
+
+class CastReceiver:
+    """See the module's docstring.
+
+    Attributes:
+        finished_at: when it had everything, or gave up; None before.
+        dropped: whether the sender goes on without it.
+    """
+
+    def __init__(self, sender: SenderSide, model: ReceiverModel, index: int, rng: random.Random) -> None:
+        self.index = index
+        self.model = model
+        self.session: ReceiverSession | None = None
+        self.finished_at: float | None = None
+        self.complete = False
+        self.dropped = False
+        self.link = Link(model.port, sender.timeline.now, random.Random(rng.getrandbits(64)))
+        self._sender = sender
+        self._timeline = sender.timeline
+        self._rng = rng
+        self._clock_offset_s = rng.random() * _CLOCK_OFFSET_S_MAX
+        self._inbox: deque[_Arrivals] = deque()
+        self._turn_at = math.inf
+        self._pause_s = POLL_INTERVAL_MIN_S
+        self._pausing = False
+        self._disk_free_at = 0.0
+
+    @property
+    def verified_count(self) -> int:
+        """Blocks on its disk."""
+        return 0 if self.session is None else self.session.statistics.blocks_verified_count
+
+    @property
+    def assembled_count(self) -> int:
+        """Blocks that it received whole."""
+        return 0 if self.session is None else self.session.statistics.blocks_assembled_count
+
+    # -- the network ------------------------------------------------------------------------------------------
+
+    def send_frames(self, frames: NDArray[np.uint8]) -> None:
+        """The network hands over a call of frames, not to be altered any more."""
+        passage = self.link.send(self._timeline.now, frames.shape[0], frames.shape[1])
+        if passage is not None and self.finished_at is None:
+            rows = passage.rows
+            whole = isinstance(rows, slice) and passage.count == frames.shape[0]
+            self._expect(frames if whole else frames[rows], b"", passage)
+
+    def send_control(self, datagram: bytes) -> None:
+        """The network hands over a control datagram."""
+        passage = self.link.send(self._timeline.now, 1, len(datagram))
+        if passage is not None and self.finished_at is None:
+            self._expect(None, datagram, passage)
+
+    def _expect(self, frames: NDArray[np.uint8] | None, control: bytes, passage: Passage) -> None:
+        self._inbox.append(_Arrivals(frames, control, passage.count, passage.first_at, passage.last_at))
+        if self.session is not None:
+            self._wake_at(passage.first_at)
+
+    # -- the agent's loop -------------------------------------------------------------------------------------
+
+    def join(self, grant: JoinGrant) -> None:
+        """The sender lets this receiver in."""
+        self.session = ReceiverSession(
+            grant, assembly_bytes=self.model.assembly_bytes, rng=self._rng, now=self._clock()
+        )
+        if not grant.manifest_by_multicast:
+            self._place_manifest()
+        self._wake_at(self._timeline.now)
+
+    def _clock(self) -> float:
+        return self._timeline.now + self._clock_offset_s
+
+    def _wake_at(self, time: float) -> None:
+        """Have a turn at ``time`` unless one is nearer; a pause between two looks at the socket is kept."""
+        if time < self._turn_at and not self._pausing:
+            self._set_turn(time)
+
+    def _set_turn(self, time: float) -> None:
+        self._turn_at = time
+        self._timeline.at(time, lambda: self._turn(time))
+
+    def _turn(self, time: float) -> None:
+        if time != self._turn_at or self.finished_at is not None:
+            return  # replaced by an earlier one
+        session = self.session
+        assert session is not None
+        taken_bytes = self._take_arrivals(session)
+        clock = self._clock()
+        if clock >= session.next_timer():
+            self._update_statistics(session)
+            for datagram in session.datagrams_to_send(clock):
+                self._send_feedback(datagram)
+        self._handle_events(session)
+        if self.finished_at is not None:
+            return
+        now = self._timeline.now
+        self._pausing = taken_bytes is not None
+        if taken_bytes is not None:
+            pause_s = self._pause_s * POLL_BYTES / max(taken_bytes, 1)
+            self._pause_s = min(max(pause_s, POLL_INTERVAL_MIN_S), POLL_INTERVAL_MAX_S)
+            self._set_turn(now + self._pause_s)
+        else:
+            self._pause_s = POLL_INTERVAL_MIN_S
+            wake_at = max(session.next_timer() - self._clock_offset_s, now + IDLE_MIN_S)
+            if self._inbox:
+                wake_at = min(wake_at, max(now, self._inbox[0].first_at))
+            self._set_turn(wake_at)
+
+    def _take_arrivals(self, session: ReceiverSession) -> int | None:
+        """Hand what has arrived to the session; how many bytes of data, None if nothing was there."""
+        now = self._timeline.now
+        taken_bytes: int | None = None
+        pieces: list[NDArray[np.uint8]] = []
+        arrived_at = now
+        while self._inbox and self._inbox[0].first_at <= now:
+            arrivals = self._inbox[0]
+            if arrivals.frames is None:
+                self._inbox.popleft()
+                self._take_frames(session, pieces, arrived_at)
+                pieces = []
+                session.receive_datagram_untrusted(arrivals.control, self._clock())
+                taken_bytes = taken_bytes or 0
+                continue
+            arrived_count = arrivals.arrived_count(now)
+            if arrived_count > arrivals.taken_count:
+                piece = arrivals.frames[arrivals.taken_count : arrived_count]
+                pieces.append(piece)
+                taken_bytes = (taken_bytes or 0) + piece.size
+                arrivals.taken_count = arrived_count
+                arrived_at = min(now, arrivals.last_at)
+            if arrived_count < arrivals.count:
+                break
+            self._inbox.popleft()
+        self._take_frames(session, pieces, arrived_at)
+        return taken_bytes
+
+    def _take_frames(
+        self, session: ReceiverSession, pieces: list[NDArray[np.uint8]], arrived_at: float
+    ) -> None:
+        if pieces:
+            frames = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            session.receive_frames_untrusted(
+                frames, self._clock(), arrived_at=arrived_at + self._clock_offset_s
+            )
+
+    def _update_statistics(self, session: ReceiverSession) -> None:
+        waits_for_disk = session.fill > _BUSY_FILL and self._disk_free_at > self._timeline.now
+        session.statistics.limiter = "disk" if waits_for_disk else "network"
+
+    def _send_feedback(self, datagram: bytes) -> None:
+        self._timeline.at(
+            self._timeline.now + self.model.feedback_delay_s, lambda: self._sender.receive_feedback(datagram)
+        )
+
+    # -- the agent's pipeline ---------------------------------------------------------------------------------
+
+    def _handle_events(self, session: ReceiverSession) -> None:
+        for event in session.next_events():
+            match event:
+                case BlockAssembled(assembled):
+                    self._write(session, assembled)
+                case ManifestReceived(data):
+                    assert data == self._sender.manifest.data
+                    self._place_manifest()
+                case ManifestRejected():
+                    raise AssertionError("the manifest arrived damaged")
+                case Dropped():
+                    self.dropped = True
+                    self._end(session, "too slow")
+                case CastEnded(_, reason):
+                    self._end(session, f"the cast ended: {reason}")
+
+    def _place_manifest(self) -> None:
+        assert self.session is not None
+        manifest = self._sender.manifest
+        self.session.set_manifest(manifest, manifest.stored_mask.copy(), self._clock())
+        grant = self.session.grant
+        self._timeline.at(
+            self._timeline.now + self.model.feedback_delay_s, lambda: self._sender.set_need(grant)
+        )
+
+    def _write(self, session: ReceiverSession, assembled: AssembledBlock) -> None:
+        """Decode, compare, and give the buffer back when the disk has written the block."""
+        decode_in_place(assembled.slots, assembled.slot_esi)
+        source = self._sender.source(assembled.object, assembled.block)
+        assert np.array_equal(assembled.slots, source), f"block {assembled.block} was decoded wrongly"
+        start = max(self._disk_free_at, self._timeline.now + _HAND_OVER_S)
+        self._disk_free_at = start + session.parameters.block_bytes / self.model.disk_bytes_per_s
+        self._timeline.at(self._disk_free_at, lambda: self._written(session, assembled))
+
+    def _written(self, session: ReceiverSession, assembled: AssembledBlock) -> None:
+        session.release(assembled)
+        session.block_written(assembled.block)
+        session.statistics.bytes_written += session.parameters.block_bytes
+        session.blocks_verified(np.array([assembled.block]))
+        if session.needed_count == 0 and self.finished_at is None:
+            self.complete = True
+            self._end(session, "")
+
+    def _end(self, session: ReceiverSession, error: str) -> None:
+        self.finished_at = self._timeline.now
+        self._inbox.clear()
+        statistics = session.statistics
+        report = CompletionReport(
+            success=not error,
+            error=error,
+            exit_code=1 if error else 0,
+            raw_bytes_verified=statistics.blocks_verified_count * session.parameters.block_bytes,
+            bytes_received=statistics.bytes_received,
+            bytes_written=statistics.bytes_written,
+            datagrams_expected=session.loss.expected_count,
+            datagrams_received=session.loss.received_count,
+            socket_drops=statistics.socket_drop_count,
+            blocks_repaired_by_parity=statistics.blocks_repaired_by_parity_count,
+            blocks_repaired_by_nack=statistics.blocks_repaired_by_nack_count,
+            nacks_sent=statistics.nacks_sent_count,
+            seconds_receiving=0.0,
+            seconds_total=0.0,
+        )
+        grant = session.grant
+        self._timeline.at(
+            self._timeline.now + self.model.feedback_delay_s, lambda: self._sender.complete(grant, report)
+        )

@@ -1,0 +1,141 @@
+"""The networks that the automatic rate has to cope with, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from protocol.cast_policy import CastPolicy, SlowPolicy
+from protocol.constants import GIB, MIB
+from tests.simulation.cast import CastModel, TcpModel
+from tests.simulation.links import BYTES_PER_S_OF_MBIT, Port, shaped, stepped
+from tests.simulation.receivers import ReceiverModel
+
+_SWITCH_QUEUE_BYTES = 512_000
+"""A port of a cheap gigabit switch."""
+_SHALLOW_QUEUE_BYTES = 100_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scenario:
+    """A named cast, and what it is about."""
+
+    name: str
+    title: str
+    build: Callable[[], CastModel]
+
+
+def _group(count: int, port: Port, **changes: object) -> CastModel:
+    return CastModel(tuple(ReceiverModel(port) for _ in range(count)), **changes)  # type: ignore[arg-type]
+
+
+def gigabit(**changes: object) -> Port:
+    """A port of a gigabit switch."""
+    port = Port(((0.0, 1000 * BYTES_PER_S_OF_MBIT),), queue_bytes=_SWITCH_QUEUE_BYTES)
+    return dataclasses.replace(port, **changes)  # type: ignore[arg-type]
+
+
+def _shaped_image_bytes(mbit_per_s: float) -> int:
+    return int(min(512 * MIB, mbit_per_s * BYTES_PER_S_OF_MBIT * 25))
+
+
+def _one_slow(policy: SlowPolicy | None, slow: ReceiverModel | None = None) -> CastModel:
+    """Seven receivers at 200 Mbit/s and, unless ``policy`` is None, one at a tenth of that."""
+    others = [ReceiverModel(shaped(200)) for _ in range(7)]
+    if policy is None:
+        return CastModel(tuple(others))
+    slow = slow or ReceiverModel(shaped(20))
+    return CastModel((slow, *others), policy=CastPolicy(slow_policy=policy), limit_s=1200.0)
+
+
+def _slow_disk(policy: SlowPolicy) -> CastModel:
+    port = gigabit()
+    slow = ReceiverModel(port, disk_bytes_per_s=10e6)
+    return CastModel(
+        (slow, *(ReceiverModel(port) for _ in range(3))),
+        image_bytes=1 * GIB,
+        policy=CastPolicy(slow_policy=policy),
+    )
+
+
+def _tcp(share: bool) -> CastModel:
+    return _group(1, shaped(200), policy=CastPolicy(share=share), tcp=(TcpModel(start_s=1.0),))
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    *(
+        Scenario(
+            f"shaped-{mbit}",
+            f"4 receivers behind ports shaped to {mbit} Mbit/s",
+            lambda mbit=mbit: _group(4, shaped(mbit), image_bytes=_shaped_image_bytes(mbit)),
+        )
+        for mbit in (50, 200, 800)
+    ),
+    Scenario(
+        "shaped-200-offload",
+        "the same at 200 Mbit/s, super-datagrams dropped whole",
+        lambda: _group(4, shaped(200, whole_calls=True)),
+    ),
+    Scenario(
+        "shallow-200",
+        "4 receivers at 200 Mbit/s, queues of 100 KB",
+        lambda: _group(4, shaped(200, queue_bytes=_SHALLOW_QUEUE_BYTES, burst_bytes=3000)),
+    ),
+    Scenario("gigabit", "4 receivers on a gigabit switch", lambda: _group(4, gigabit())),
+    *(
+        Scenario(
+            f"loss-{percent}",
+            f"4 receivers on a gigabit switch, {percent} % random loss at each",
+            lambda percent=percent: _group(4, gigabit(loss=percent / 100)),
+        )
+        for percent in (1, 5)
+    ),
+    Scenario(
+        "loss-5-shaped-200",
+        "4 receivers at 200 Mbit/s, 5 % random loss at each",
+        lambda: _group(4, shaped(200, loss=0.05)),
+    ),
+    Scenario(
+        "step",
+        "one receiver at 200, then 50, then 200 Mbit/s",
+        lambda: _group(1, stepped([(0.0, 200), (8.0, 50), (18.0, 200)])),
+    ),
+    Scenario("none-slow", "7 receivers at 200 Mbit/s", lambda: _one_slow(None)),
+    *(
+        Scenario(
+            f"one-slow-{policy}",
+            f"8 receivers, one of them at 20 instead of 200 Mbit/s, --slow {policy}",
+            lambda policy=policy: _one_slow(policy),
+        )
+        for policy in SlowPolicy
+    ),
+    *(
+        Scenario(
+            f"slow-disk-{policy}",
+            f"4 receivers on a gigabit switch, one of them with a disk of 10 MB/s, --slow {policy}",
+            lambda policy=policy: _slow_disk(policy),
+        )
+        for policy in SlowPolicy
+    ),
+    Scenario(
+        "burst-loss",
+        "4 receivers at 200 Mbit/s, every 20th super-datagram lost",
+        lambda: _group(4, shaped(200), uplink=Port(delay_s=0.0, lost_call_period=20)),
+    ),
+    Scenario(
+        "burst-loss-gigabit",
+        "4 receivers on a gigabit switch, every 20th super-datagram lost",
+        lambda: _group(4, gigabit(), uplink=Port(delay_s=0.0, lost_call_period=20)),
+    ),
+    Scenario("tcp", "one receiver at 200 Mbit/s, a TCP flow beside it", lambda: _tcp(False)),
+    Scenario("tcp-share", "the same with --share", lambda: _tcp(True)),
+    *(
+        Scenario(
+            f"group-{count}",
+            f"{count} receiver{'s' if count > 1 else ''} at 100 Mbit/s",
+            lambda count=count: _group(count, shaped(100), image_bytes=256 * MIB),
+        )
+        for count in (1, 16)
+    ),
+)
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -1,0 +1,244 @@
+"""What a simulated cast looks like over time, and what it comes to."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import DATA_HEADER_BYTES
+from tests.simulation.cast import CastModel, SimulatedCast
+from tests.simulation.links import WIRE_OVERHEAD_BYTES
+
+SAMPLE_S = 0.02
+_SETTLED_AFTER_S = 2.0
+"""Losses count from here on: the climb from a safe rate to the limit may cost something."""
+_WINDOW_S = 0.3
+"""Delivered rates are means over this time."""
+_REACHED = 0.9
+_OVERSHOOT = 1.1
+
+TRACE_DTYPE = np.dtype(
+    [
+        ("time", "f8"),
+        ("rate", "f8"),
+        ("sent", "f8"),
+        ("parity", "f8"),
+        ("cause", "U10"),
+        ("who", "i4"),
+        ("grtt", "f8"),
+        ("tcp", "f8"),
+    ]
+)
+PORT_DTYPE = np.dtype(
+    [
+        ("limit", "f8"),
+        ("queue", "f8"),
+        ("offered", "f8"),
+        ("dropped", "f8"),
+        ("lost", "f8"),
+        ("assembled", "f8"),
+        ("arrived", "f8"),
+        ("fill", "f8"),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trace:
+    """One run.
+
+    Attributes:
+        model: what was run.
+        cast: the run.
+        samples: ``TRACE_DTYPE[n]``: seconds since image data began, pacing rate in bytes of frames per second,
+            symbols sent so far, parity, what limits and who (-1 for nobody), GRTT, bytes that the TCP flows delivered
+            so far.
+        ports: ``PORT_DTYPE[n, receivers]``: the port's limit in bytes per second, bytes in its queue; datagrams
+            offered, dropped at the queue's end and lost beyond, image bytes assembled and frame bytes arrived, all so
+            far; share of the buffers in use.
+    """
+
+    model: CastModel
+    cast: SimulatedCast
+    samples: NDArray[np.void]
+    ports: NDArray[np.void]
+
+
+def record(model: CastModel) -> Trace:
+    """Run ``model`` and look every :data:`SAMPLE_S`."""
+    cast = SimulatedCast(model)
+    rows: list[tuple[object, ...]] = []
+    port_rows: list[list[tuple[float, ...]]] = []
+
+    def sample() -> None:
+        session, now = cast.session, cast.timeline.now
+        if session.statistics.started_at is None:
+            return
+        limiter = session.limiter
+        rows.append(
+            (
+                now - session.statistics.started_at,
+                session.rate_bytes_per_s,
+                cast.symbols_sent_count,
+                session.parity,
+                str(limiter.cause),
+                -1 if limiter.receiver_id is None else limiter.receiver_id,
+                session.grtt_s,
+                sum(flow.delivered_bytes for flow in cast.tcp_flows),
+            )
+        )
+        port_rows.append([_port_row(cast, index, now) for index in range(len(cast.receivers))])
+
+    cast.run(sample_s=SAMPLE_S, sample=sample)
+    sample()
+    return Trace(model, cast, np.array(rows, TRACE_DTYPE), np.array(port_rows, PORT_DTYPE))
+
+
+def _port_row(cast: SimulatedCast, index: int, now: float) -> tuple[float, ...]:
+    receiver = cast.receivers[index]
+    link, session = receiver.link, receiver.session
+    assert session is not None
+    return (
+        link.rate_bytes_per_s(now),
+        link.backlog_bytes(now),
+        link.offered_count,
+        link.queue_drop_count,
+        link.path_loss_count,
+        receiver.assembled_count * cast.model.block_bytes,
+        session.statistics.bytes_received,
+        session.fill,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run comes to.
+
+    Attributes:
+        seconds: from the first image data to the last receiver's end.
+        goodput_share: image bytes over what the slowest port could carry in that time, for those that completed.
+        lost_share: symbols that didn't reach the unluckiest receiver after the first two seconds.
+        queue_lost_share: of these, those that a full queue dropped.
+        sent_ratio: symbols sent over source symbols.
+        nack_count: NACK datagrams.
+        feedback_share: bytes of feedback over bytes of data, Ethernet frames.
+        reached_s: for each change of a port's rate, seconds until 90 % of the new limit is delivered and no more than
+            110 % of it is sent; infinite when the next change or the end came first.
+        tcp_share: bytes that TCP flows delivered over what their port could carry while the cast ran.
+        finished_s: each receiver's end, seconds from the first image data.
+        complete: which of them completed.
+    """
+
+    seconds: float
+    goodput_share: float
+    lost_share: float
+    queue_lost_share: float
+    sent_ratio: float
+    nack_count: int
+    feedback_share: float
+    reached_s: tuple[float, ...]
+    tcp_share: float
+    finished_s: tuple[float, ...]
+    complete: tuple[bool, ...]
+
+
+def summarise(trace: Trace) -> Summary:
+    """The figures of a recorded run."""
+    cast = trace.cast
+    started_at = cast.session.statistics.started_at
+    assert started_at is not None
+    finished_s = tuple((receiver.finished_at or np.inf) - started_at for receiver in cast.receivers)
+    seconds = max(finished_s)
+    capacities = [
+        receiver.link.capacity_bytes(started_at, receiver.finished_at)
+        for receiver in cast.receivers
+        if receiver.complete and receiver.finished_at is not None
+    ]
+    lost, queue_lost = _lost_shares(trace)
+    tcp = cast.model.tcp
+    return Summary(
+        seconds=seconds,
+        goodput_share=cast.image.stored_bytes / min(capacities) if capacities else 0.0,
+        lost_share=lost,
+        queue_lost_share=queue_lost,
+        sent_ratio=cast.session.statistics.symbols_transmitted_count / cast.image.source_symbols_count,
+        nack_count=cast.session.statistics.nacks_received_count,
+        feedback_share=cast.feedback_bytes / cast.data_bytes,
+        reached_s=tuple(_reached(trace)),
+        tcp_share=_tcp_share(trace) if tcp else 0.0,
+        finished_s=finished_s,
+        complete=tuple(receiver.complete for receiver in cast.receivers),
+    )
+
+
+def _lost_shares(trace: Trace) -> tuple[float, float]:
+    """The largest share that didn't arrive, and that of the same receiver that its queue dropped.
+
+    Each receiver counts until it has ended.
+    """
+    worst = (0.0, 0.0)
+    times = trace.samples["time"]
+    first = int(np.searchsorted(times, _SETTLED_AFTER_S))
+    if first >= times.size - 1:
+        return worst
+    started_at = trace.cast.session.statistics.started_at
+    for index, receiver in enumerate(trace.cast.receivers):
+        last = int(np.searchsorted(times, (receiver.finished_at or np.inf) - started_at)) - 1
+        port = trace.ports[:, index]
+        offered = port["offered"][last] - port["offered"][first] if last > first else 0.0
+        if offered > 0:
+            dropped = (port["dropped"][last] - port["dropped"][first]) / offered
+            lost = (port["lost"][last] - port["lost"][first]) / offered
+            worst = max(worst, (dropped + lost, dropped))
+    return worst
+
+
+def windowed_rate(times: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean rate of growth over the last :data:`_WINDOW_S` before each sample."""
+    before = np.maximum(np.searchsorted(times, times - _WINDOW_S), 0)
+    elapsed = np.maximum(times - times[before], 1e-9)
+    rate: NDArray[np.float64] = (totals - totals[before]) / elapsed
+    return rate
+
+
+def _reached(trace: Trace) -> list[float]:
+    """For the first receiver whose port's rate changes: how long each change took."""
+    times = trace.samples["time"]
+    started_at = trace.cast.session.statistics.started_at
+    frame_bytes = DATA_HEADER_BYTES + trace.model.symbol_bytes
+    frame_share = frame_bytes / (frame_bytes + WIRE_OVERHEAD_BYTES)
+    for index, receiver in enumerate(trace.model.receivers):
+        steps = receiver.port.steps
+        if len(steps) == 1:
+            continue
+        arrived = windowed_rate(times, trace.ports[:, index]["arrived"])
+        sent = windowed_rate(times, trace.samples["sent"] * frame_bytes)
+        reached = []
+        for number, (step_s, rate) in enumerate(steps[1:], 1):
+            since = trace.cast.start + step_s - started_at
+            until = (
+                trace.cast.start + steps[number + 1][0] - started_at if number + 1 < len(steps) else np.inf
+            )
+            limit = rate * frame_share
+            good = (times > since) & (times < until)
+            good &= (arrived >= _REACHED * limit) & (sent <= _OVERSHOOT * limit)
+            reached.append(float(times[good][0] - since) if good.any() else np.inf)
+        return reached
+    return []
+
+
+def _tcp_share(trace: Trace) -> float:
+    """While both ran and had settled."""
+    tcp = trace.model.tcp[0]
+    started_at = trace.cast.session.statistics.started_at
+    times = trace.samples["time"]
+    settled = max(0.0, trace.cast.start + tcp.start_s - started_at) + _SETTLED_AFTER_S
+    first = int(np.searchsorted(times, settled))
+    if first >= times.size - 1:
+        return 0.0
+    link = trace.cast.receivers[tcp.receiver_index].link
+    capacity = link.capacity_bytes(started_at + times[first], started_at + times[-1])
+    delivered = trace.samples["tcp"][-1] - trace.samples["tcp"][first]
+    return float(delivered / capacity)
