@@ -55,7 +55,7 @@ SCENARIOS = {
     "straggler-network": RateScenario(192 * MIB, straggler_scenarios.demoted),
     "straggler-drop": RateScenario(192 * MIB, straggler_scenarios.dropped),
     "straggler-wait": RateScenario(64 * MIB, straggler_scenarios.waited_for),
-    "straggler-disk": RateScenario(96 * MIB, straggler_scenarios.slow_disk_named),
+    "straggler-disk": RateScenario(128 * MIB, straggler_scenarios.slow_disk_named),
     "tcp-share": RateScenario(192 * MIB, neighbour_scenarios.tcp_share),
     "step": RateScenario(256 * MIB, neighbour_scenarios.step),
 }

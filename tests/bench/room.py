@@ -20,7 +20,7 @@ from protocol.constants import DATA_HEADER_BYTES
 from tests.bench import ours
 from tests.bench.kept_memory import touch_memory
 from tests.bench.measurement import first_difference, write_random_image
-from tests.lab import LabError, Network, PortCounters, receive, send, wait_for_udp_socket
+from tests.lab import LabError, Network, PortCounters, Program, receive, send, wait_for_udp_socket
 
 START_LIMIT_S = 30.0
 """From the start of the sending program to its first image data: seventeen interpreters start on few cores."""
@@ -129,6 +129,7 @@ class Cast:
         options: for ``diskcast send``.
         receiver_count: agents; the others of the network's receivers stay free.
         targets: by receiver, where they aren't files of the cast's own.
+        agent_options: for ``diskcast-agent receive``, by receiver.
         limit_s: for the cast, from its first image data.
     """
 
@@ -141,6 +142,7 @@ class Cast:
         *,
         receiver_count: int | None = None,
         targets: Mapping[int, Target] | None = None,
+        agent_options: Mapping[int, Sequence[str]] | None = None,
         limit_s: float = 120.0,
     ) -> None:
         self.network = network
@@ -150,6 +152,7 @@ class Cast:
         self._options = options
         self._count = len(network.receivers) if receiver_count is None else receiver_count
         self._given_targets = dict(targets or {})
+        self._agent_options = dict(agent_options or {})
         self._limit_s = limit_s
         self._exit = contextlib.ExitStack()
 
@@ -160,17 +163,7 @@ class Cast:
             own_files = [Target(folder / str(index), folder / str(index)) for index in range(self._count)]
             self.targets = [self._given_targets.get(index, own) for index, own in enumerate(own_files)]
             self.agents = [
-                undo.enter_context(
-                    receive(
-                        self.network,
-                        index,
-                        target.written,
-                        "--cast",
-                        ours.CAST_ID,
-                        "--name",
-                        receiver_name(index),
-                    )
-                )
+                undo.enter_context(self._start_agent(index, target))
                 for index, target in enumerate(self.targets)
             ]
             wait_for_udp_socket(self.agents, START_LIMIT_S)
@@ -187,6 +180,10 @@ class Cast:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._exit.close()
+
+    def _start_agent(self, index: int, target: Target) -> Program:
+        options = ("--cast", ours.CAST_ID, "--name", receiver_name(index))
+        return receive(self.network, index, target.written, *options, *self._agent_options.get(index, ()))
 
     def now_s(self) -> float:
         """Seconds since image data began."""

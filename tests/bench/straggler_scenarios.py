@@ -21,6 +21,8 @@ OTHERS = range(OTHERS_COUNT)
 RATE_MBIT_PER_S = 200
 SLOW_MBIT_PER_S = 20
 LIMIT_S = 300.0
+SLOW_DISK_MEMORY = "24MiB"
+"""Little against the image, as it is with a real one: the slow disk can't hide behind its buffers."""
 OTHERS_BOUND = 1.10
 TOGETHER_PERCENT = 10.0
 
@@ -130,7 +132,13 @@ def slow_disk_named(bench: Bench, image: Image) -> Iterator[Figure]:
     ):
         network.set_rate(RATE_MBIT_PER_S)
         target = Target(disk.directory / "target", disk.storage / "target")
-        with bench.cast(network, image, targets={SLOW: target}, limit_s=LIMIT_S) as cast:
+        with bench.cast(
+            network,
+            image,
+            targets={SLOW: target},
+            agent_options={SLOW: ("--memory", SLOW_DISK_MEMORY)},
+            limit_s=LIMIT_S,
+        ) as cast:
             record = cast.finish()
     yield others_time(name, bench, image, record)
     yield completed_count(name, record, OTHERS_COUNT + 1)

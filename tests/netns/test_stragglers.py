@@ -1,0 +1,130 @@
+"""Whole casts in which one machine is far slower than the others, or the link changes while they run.
+
+Rates are small and capped, so that there is time for things to happen; once a test has seen what it waits for, it makes
+the slow machine fast, so that nobody waits for the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protocol.constants import MIB
+from protocol.errors import DroppedError, ReceiversIncompleteError
+from protocol.limiter import Cause
+from tests.bench.measurement import first_difference
+from tests.lab import Network, Program, diskcast, receive, send
+from tests.slow_disk import Behaviour, slow_disk
+
+pytestmark = pytest.mark.needs_root
+
+LIMIT_S = 60.0
+CAST_ID = "00c0ffee"
+MAX_RATE = "48M"
+"""6 MB/s for the others: the image takes four seconds."""
+SLOW_MBIT_PER_S = 4
+SLOW_DISK_BYTES_PER_S = 500e3
+SLOW_FOR = "500ms"
+SLOW = 2
+"""Index of the slow one of three."""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 MiB of random bytes, packed beside."""
+    source = tmp_path_factory.mktemp("stragglers") / "disk.raw"
+    source.write_bytes(np.random.default_rng(13).bytes(24 * MIB))
+    with Program(diskcast("pack", source, "-o", packed(source), "--json")) as program:
+        assert program.wait(LIMIT_S) == 0, program.describe()
+    return source
+
+
+def packed(source: Path) -> Path:
+    return source.with_suffix(".dci")
+
+
+def join(network: Network, index: int, target: Path, *options: str) -> Program:
+    return receive(network, index, target, "--cast", CAST_ID, "--name", f"r{index}", *options)
+
+
+def send_capped(network: Network, image: Path, *options: str) -> Program:
+    capped = ("--wait-for", str(len(network.receivers)), "--cast-id", CAST_ID, "--max-rate", MAX_RATE)
+    return send(network, packed(image), *capped, *options)
+
+
+def assert_complete(program: Program, source: Path, target: Path) -> None:
+    assert program.wait(LIMIT_S) == 0, program.describe()
+    assert program.result["ok"] is True
+    assert first_difference(source, target) is None
+
+
+def test_slow_link_is_demoted_and_completes(image: Path, tmp_path: Path) -> None:
+    """By default the slow one waits for the tail, where it gets the rest."""
+    with Network(3) as network:
+        network.set_rate(SLOW_MBIT_PER_S, [network.receivers[SLOW]])
+        targets = [tmp_path / str(index) for index in range(3)]
+        agents = [join(network, index, target) for index, target in enumerate(targets)]
+        sender = send_capped(network, image, "--slow-for", SLOW_FOR)
+        demoted = sender.wait_event("receiver_demoted", LIMIT_S)
+        assert demoted["receiver"] == f"r{SLOW}"
+        assert demoted["cause"] == Cause.NETWORK
+        assert demoted["rate_bytes_per_s"] < demoted["group_rate_bytes_per_s"]
+        finished = sender.wait_event("main_group_finished", LIMIT_S)
+        assert (finished["complete_count"], finished["straggler_count"]) == (2, 1)
+        network.set_rate(0, [network.receivers[SLOW]])
+        for agent, target in zip(agents, targets, strict=True):
+            assert_complete(agent, image, target)
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+
+
+def test_slow_link_is_dropped_with_its_exit_codes(image: Path, tmp_path: Path) -> None:
+    with Network(3) as network:
+        network.set_rate(SLOW_MBIT_PER_S, [network.receivers[SLOW]])
+        targets = [tmp_path / str(index) for index in range(3)]
+        agents = [join(network, index, target) for index, target in enumerate(targets)]
+        sender = send_capped(network, image, "--slow", "drop", "--slow-for", SLOW_FOR)
+        assert sender.wait_event("receiver_dropped", LIMIT_S)["receiver"] == f"r{SLOW}"
+        for agent, target in zip(agents[:SLOW], targets, strict=False):
+            assert_complete(agent, image, target)
+        assert agents[SLOW].wait(LIMIT_S) == DroppedError.exit_code, agents[SLOW].describe()
+        assert agents[SLOW].result["exit_code"] == DroppedError.exit_code
+        assert sender.wait(LIMIT_S) == ReceiversIncompleteError.exit_code, sender.describe()
+        states = {one["name"]: one["state"] for one in sender.result["receivers"]}
+        assert states == {"r0": "complete", "r1": "complete", "r2": "dropped"}
+
+
+def test_slow_disk_is_named(image: Path, tmp_path: Path) -> None:
+    """The operator is told which machine it is, and that its disk is the reason."""
+    behaviour = Behaviour(write_bytes_per_s=SLOW_DISK_BYTES_PER_S)
+    with slow_disk(tmp_path, behaviour) as disk, Network(3) as network:
+        agents = [join(network, index, tmp_path / str(index)) for index in range(SLOW)]
+        agents.append(join(network, SLOW, disk.directory / "target", "--memory", "4MiB"))
+        sender = send_capped(network, image)
+        slow = sender.wait_event("receiver_slow", LIMIT_S)
+        disk.set_behaviour(Behaviour())
+        assert (slow["receiver"], slow["cause"]) == (f"r{SLOW}", Cause.DISK)
+        for agent, target in zip(
+            agents, [*(tmp_path / str(i) for i in range(SLOW)), disk.storage / "target"], strict=True
+        ):
+            assert_complete(agent, image, target)
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+        assert not [event for event in sender.events if event.get("event") == "receiver_lost"]
+
+
+def test_link_that_slows_down_and_recovers(image: Path, tmp_path: Path) -> None:
+    """A step of everybody's link, down and up again, is no reason to lose or demote anybody."""
+    with Network(2) as network:
+        network.set_rate(60)
+        agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
+        sender = send_capped(network, image)
+        sender.wait_event("progress", LIMIT_S, lambda event: event["pass_progress"] > 0.1)
+        network.set_rate(12)
+        sender.wait_event("progress", LIMIT_S, lambda event: event["pass_progress"] > 0.3)
+        network.set_rate(60)
+        for index, agent in enumerate(agents):
+            assert_complete(agent, image, tmp_path / str(index))
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+        names = {event["event"] for event in sender.events}
+        assert not names & {"receiver_demoted", "receiver_dropped", "receiver_lost", "receiver_failed"}
