@@ -23,7 +23,7 @@ from protocol.constants import (
     WIRE_VERSION,
 )
 from protocol.wire.codec import PREFIX_BYTES, REJECT_REASONS
-from protocol.wire.fields import Field, Octets, Rows, Text, UInt
+from protocol.wire.fields import Bitmap, Field, Octets, Rows, Text, UInt
 from protocol.wire.messages import CONTROL_MESSAGES, FEEDBACK_MESSAGES, Prefix, SymbolHeader
 
 DOCS = Path(__file__).parent
@@ -48,6 +48,8 @@ def kind_words(field: Field) -> tuple[str, str, str]:
             return "text", f"at most {kind.bytes_max} bytes of UTF-8", kind.meaning
         case Octets():
             return "bytes", f"exactly {kind.bytes_exact}", kind.meaning
+        case Bitmap():
+            return "bitmap", f"at most {kind.bytes_max} bytes", kind.meaning
         case Rows():
             columns = "; ".join(f"{name}: {c.meaning}, {c.low} … {c.high}" for name, c in kind.columns)
             return "list of rows", f"at most {kind.count_max}; {columns}", kind.meaning

@@ -116,6 +116,11 @@ class BufferPool:
         self._free = list(range(self.capacity - 1, -1, -1))
 
     @property
+    def size_bytes(self) -> int:
+        """All buffers together."""
+        return int(self._memory.nbytes)
+
+    @property
     def fill(self) -> float:
         """Share of the buffers in use, 0..1."""
         return 1.0 - len(self._free) / self.capacity

@@ -115,8 +115,23 @@ are 50 MB, half of the buffers."""
 REPORT_EARLY_FILL_STEP = 0.15
 """Share of the buffers by which they must have filled since the last report to report early."""
 
+REPORT_EARLY_RATE_MAX = 1000.0
+"""Early reports per second of the whole group: what everybody notices at once needn't be told by everybody at once."""
+
 REPORT_GROUP_RATE_MAX = 200.0
 """Reports per second of the whole group: bounds the sender's feedback work; the interval grows with the group."""
+
+REPORT_INTERVAL_MAX_S = 30.0
+"""However large the group and slow the cast, an operator wants to hear of a machine twice a minute."""
+
+REPORT_RATE_SHARE_MAX = 0.005
+"""Share of the cast's rate that reports may take; NACKs have as much again before feedback passes 1 %."""
+
+REPORT_WIRE_BYTES = 190
+"""A REPORT on the wire with its Ethernet, IP and UDP headers, rounded up."""
+
+REPORTS_PER_TIMEOUT = 4
+"""A receiver is lost when it stays silent for this many of its reports, where that is longer than the timeout."""
 
 RECEIVER_TIMEOUT_S = 10.0
 """A receiver that sent nothing for this long is lost: a hundred missed reports in a small group."""
@@ -159,9 +174,14 @@ GRTT_INITIAL_S = 0.05
 GRTT_MIN_S = 0.001
 GRTT_MAX_S = 5.0
 
-NACK_BACKOFF_FACTOR = 2.0
-"""K of RFC 5401 section 4.2.1, smaller than its 4 for a group of unicast feedback: the back-off only spreads
-the load, since the repair itself is what suppresses."""
+NACK_AT_ONCE_COUNT = 10
+"""In a group of this many everybody asks at once: no back-off is shorter than the few datagrams it would save."""
+
+NACK_CROWD = 8.0
+"""NACKs that a large group may send for one loss that all have, before the repair silences the rest."""
+
+REPAIR_LATENCY_S = 0.02
+"""From a NACK at the sender to its repair on the wire: the batches that are already encoded go first."""
 
 NACK_RETRY_GRTT_COUNT = 4.0
 """A NACK is repeated when no repair came within this many GRTT."""
@@ -189,9 +209,42 @@ RATE_BYTES_PER_S_START = 25_000_000.0
 RATE_BYTES_PER_S_MAX = 1_250_000_000.0
 """10 Gbit/s: what one sending thread can fill."""
 
+QUEUE_DELAY_HIGH_S = 0.008
+"""A queue that never empties below this is a full link: 1 MB at 1 Gbit/s, more than a burst of ours and less than the
+buffer of a switch port that is worth pacing for."""
+
+BURST_SYMBOLS = 44
+"""Datagrams of one super-datagram: what a full queue or a bridge drops at once."""
+
+INTERLEAVE_BLOCKS = 8
+INTERLEAVE_SYMBOLS = 6
+"""Where losses come in bursts this many blocks are sent together, in stripes of this many symbols: a super-datagram
+holds seven or eight of them, so that losing it costs each block one."""
+
 PARITY_FRACTION_MAX = 0.30
 """Proactive repair symbols per source symbol at most; beyond it NACKs are cheaper than parity that everybody
 pays for."""
+
+STANDING_COUNT = 3
+STANDING_INTERVAL_S = 0.1
+"""A change of somebody's standing is said three times, and again with each ANNOUNCE."""
+
+# -- stragglers ----------------------------------------------------------------------------------------------------
+
+SLOW_BELOW_DEFAULT = 0.3
+"""A receiver that could go at a third of the group's rate holds it back less than it would cost to serve it twice."""
+
+SLOW_BELOW_MIN = 0.01
+SLOW_BELOW_MAX = 0.9
+"""Rates are known to a few per cent: closer to the group's own, ordinary receivers would be stragglers by turns."""
+
+SLOW_FOR_S_DEFAULT = 10.0
+"""Longer than a disk's cache flush or a student's log-on script."""
+
+SLOW_FOR_S_MIN = 0.5
+"""A few reports: less is no judgement."""
+
+SLOW_FOR_S_MAX = 3600.0
 
 # -- memory ---------------------------------------------------------------------------------------------------
 

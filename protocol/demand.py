@@ -6,13 +6,15 @@ unless somebody NACKs it. So a late joiner costs one more partial pass and a dea
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.constants import PARITY_FRACTION_MAX, SYMBOLS_MAX
+from protocol.constants import INTERLEAVE_SYMBOLS, SYMBOLS_MAX
 from protocol.send_plan import SEGMENT_DTYPE
 from protocol.wire.messages import FLAG_REPAIR
 
@@ -20,25 +22,48 @@ _SCAN_BLOCKS = 1 << 16
 """Blocks looked through at once for the next wanted one: 20 µs, and a pass over zeros is a few such scans."""
 
 
+_LAG_MAX = 255
+"""Blocks that are interleaved are no further apart than the header can say."""
+
+
 class SegmentList:
     """Segments of one plan, collected as plain tuples and turned into an array once."""
 
     def __init__(self, symbols_max: int) -> None:
         self.room = symbols_max
-        self._rows: list[tuple[int, int, int, int, int, int, int]] = []
+        self._rows: list[tuple[int, int, int, int, int, int, int, int]] = []
 
     def add(
-        self, object_index: int, flags: int, pass_index: int, block: int, k: int, esi: int, count: int
+        self,
+        object_index: int,
+        flags: int,
+        pass_index: int,
+        block: int,
+        k: int,
+        esi: int,
+        count: int,
+        *,
+        lag: int = 0,
     ) -> None:
         """Append ``count`` symbols of a block."""
         assert 0 < count <= self.room
         assert esi + count <= SYMBOLS_MAX
         self.room -= count
-        self._rows.append((object_index, flags, pass_index & 0xFFFF, block, k, esi, count))
+        self._rows.append((object_index, flags, pass_index & 0xFF, lag, block, k, esi, count))
 
     def array(self) -> NDArray[np.void]:
         """The segments as an array of SEGMENT_DTYPE."""
         return np.array(self._rows, SEGMENT_DTYPE)
+
+
+@dataclasses.dataclass(slots=True)
+class _SweptBlock:
+    """A block that the pass is sending."""
+
+    block: int
+    k: int
+    esi: int
+    stop_esi: int
 
 
 class Demand:
@@ -71,8 +96,10 @@ class Demand:
         self._ever_sent = np.zeros(count, np.bool_)
         self._repairs: deque[int] = deque()
         self._cursor = 0
-        self._sweep_block = -1
-        self._sweep_stop_esi = 0
+        # Blocks that are being sent, ascending, and whose turn it is for how many symbols more.
+        self._swept: list[_SweptBlock] = []
+        self._turn = 0
+        self._stripe_left = 0
         self.wanted_count = 0
         self.pass_index = 0
         self.repair_block_count = 0
@@ -88,7 +115,7 @@ class Demand:
     @property
     def idle(self) -> bool:
         """Whether everything that was asked for has been planned."""
-        return self.wanted_count == 0 and self.repair_block_count == 0 and self._sweep_block < 0
+        return self.wanted_count == 0 and self.repair_block_count == 0 and not self._swept
 
     @property
     def progress(self) -> float:
@@ -114,7 +141,7 @@ class Demand:
         self._repairs.clear()
         self.wanted_count = 0
         self.repair_block_count = 0
-        self._sweep_block = -1
+        self._swept.clear()
 
     def nack(self, block: int, count: int, deficit: int, sequence: int) -> int:
         """Merge one run of a NACK: blocks ``block .. block + count`` each lack ``deficit`` symbols.
@@ -134,7 +161,8 @@ class Demand:
         )
         stale = self._ever_sent[block:stop] & (ahead > 0)
         accepted = blocks[(self._k[block:stop] > 0) & ~self._wanted[block:stop] & ~stale]
-        accepted = accepted[accepted != self._sweep_block]
+        for swept in self._swept:
+            accepted = accepted[accepted != swept.block]
         if accepted.size == 0:
             return 0
         new = accepted[self._deficit[accepted] == 0]
@@ -176,38 +204,57 @@ class Demand:
             self.repair_block_count -= 1
         return sequence
 
-    def plan_pass(self, segments: SegmentList, sequence: int, parity: float) -> int:
+    def plan_pass(
+        self, segments: SegmentList, sequence: int, parity: Callable[[int], int], depth: int = 1
+    ) -> int:
         """Go on with the ascending sweep over the wanted blocks.
 
         Args:
             segments: the plan, added to.
             sequence: sequence number of the next symbol.
-            parity: proactive repair symbols per source symbol.
+            parity: source symbols of a block to proactive repair symbols for it.
+            depth: blocks to send together in stripes, so that a burst of losses takes a little of each; 1 sends one
+                after the other.
 
         Returns:
             The sequence number after the added symbols.
         """
         while segments.room:
-            if self._sweep_block < 0 and not self._start_block(parity):
+            if not self._swept and not self._start_blocks(parity, depth):
                 break
-            block = self._sweep_block
-            k = int(self._k[block])
-            esi = int(self._next_esi[block])
-            count = min(self._sweep_stop_esi - esi, segments.room)
-            segments.add(self.object_index, 0, self.pass_index, block, k, esi, count)
+            swept = self._swept[self._turn]
+            lag = swept.block - self._swept[0].block
+            count = min(swept.stop_esi - swept.esi, self._stripe_left, segments.room)
+            segments.add(
+                self.object_index, 0, self.pass_index, swept.block, swept.k, swept.esi, count, lag=lag
+            )
             sequence = (sequence + count) & 0xFFFFFFFF
-            source_count = max(0, min(k - esi, count))
+            source_count = max(0, min(swept.k - swept.esi, count))
             self.sent_source_count += source_count
             self.sent_parity_count += count - source_count
-            self._next_esi[block] = (esi + count) % SYMBOLS_MAX
-            if esi + count == self._sweep_stop_esi:
-                self._last_sequence[block] = sequence
-                self._ever_sent[block] = True
-                self._sweep_block = -1
+            swept.esi += count
+            self._stripe_left -= count
+            if swept.esi == swept.stop_esi:
+                self._end_block(swept, sequence)
+            elif self._stripe_left == 0:
+                self._turn += 1
+            if self._swept and (self._stripe_left == 0 or swept.esi == swept.stop_esi):
+                self._turn %= len(self._swept)
+                self._begin_stripe()
         return sequence
 
-    def _start_block(self, parity: float) -> bool:
-        """Move the sweep to the next wanted block; False when nothing is wanted."""
+    def _begin_stripe(self) -> None:
+        self._stripe_left = SYMBOLS_MAX if len(self._swept) == 1 else INTERLEAVE_SYMBOLS
+
+    def _end_block(self, swept: _SweptBlock, sequence: int) -> None:
+        block = swept.block
+        self._next_esi[block] = swept.esi % SYMBOLS_MAX
+        self._last_sequence[block] = sequence
+        self._ever_sent[block] = True
+        self._swept.remove(swept)
+
+    def _start_blocks(self, parity: Callable[[int], int], depth: int) -> bool:
+        """Move the sweep to the next wanted blocks; False when nothing is wanted."""
         if self.wanted_count == 0:
             return False
         block = self._next_wanted()
@@ -216,6 +263,15 @@ class Demand:
             self._cursor = 0
             block = self._next_wanted()
         assert block >= 0
+        first = block
+        while block >= 0 and block - first <= _LAG_MAX and len(self._swept) < depth:
+            self._start_block(block, parity)
+            block = self._next_wanted()
+        self._turn = 0
+        self._begin_stripe()
+        return True
+
+    def _start_block(self, block: int, parity: Callable[[int], int]) -> None:
         self._cursor = block + 1
         self._wanted[block] = False
         self.wanted_count -= 1
@@ -224,11 +280,7 @@ class Demand:
             self._repairs.remove(block)
             self.repair_block_count -= 1
         k = int(self._k[block])
-        parity_count = min(math.ceil(k * min(parity, PARITY_FRACTION_MAX)), SYMBOLS_MAX - k)
-        self._sweep_block = block
-        self._sweep_stop_esi = k + parity_count
-        self._next_esi[block] = 0
-        return True
+        self._swept.append(_SweptBlock(block, k, 0, k + min(parity(k), SYMBOLS_MAX - k)))
 
     def _next_wanted(self) -> int:
         start = self._cursor

@@ -52,8 +52,31 @@ class SenderRestarted:
     announce: Announce
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Demoted:
+    """This receiver is much slower than the group: its repairs wait for the tail of the cast."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reinstated:
+    """This receiver's repairs no longer wait."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dropped:
+    """This receiver is much slower than the group, and the cast goes on without it."""
+
+
 ReceiverEvent = (
-    BlockAssembled | ManifestReceived | ManifestRejected | CastEnded | SenderSilent | SenderRestarted
+    BlockAssembled
+    | ManifestReceived
+    | ManifestRejected
+    | CastEnded
+    | SenderSilent
+    | SenderRestarted
+    | Demoted
+    | Reinstated
+    | Dropped
 )
 
 # -- sender ---------------------------------------------------------------------------------------------------
@@ -97,6 +120,52 @@ class ReceiverReturned:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverSlow:
+    """A receiver's sustainable rate has fallen far below the group's: it no longer limits the group's."""
+
+    receiver_id: ReceiverId
+    rate_bytes_per_s: float
+    group_rate_bytes_per_s: float
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverRecovered:
+    """A slow receiver keeps up again."""
+
+    receiver_id: ReceiverId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverDemoted:
+    """A receiver was slow for too long: it is finished after the others."""
+
+    receiver_id: ReceiverId
+    rate_bytes_per_s: float
+    group_rate_bytes_per_s: float
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverDropped:
+    """A receiver was slow for too long: the cast goes on without it."""
+
+    receiver_id: ReceiverId
+    rate_bytes_per_s: float
+    group_rate_bytes_per_s: float
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MainGroupFinished:
+    """Everybody but the stragglers has ended, ``seconds`` after image data began."""
+
+    complete_count: int
+    straggler_count: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class CastingStarted:
     """The room has gathered: image data begins."""
 
@@ -120,6 +189,11 @@ SenderEvent = (
     | ReceiverFailed
     | ReceiverLost
     | ReceiverReturned
+    | ReceiverSlow
+    | ReceiverRecovered
+    | ReceiverDemoted
+    | ReceiverDropped
+    | MainGroupFinished
     | CastingStarted
     | GatheringTimedOut
     | CastFinished

@@ -5,24 +5,41 @@ from __future__ import annotations
 import math
 import random
 
-from protocol.constants import NACK_BACKOFF_FACTOR, REPORT_GROUP_RATE_MAX, REPORT_INTERVAL_S
+from protocol.constants import (
+    NACK_AT_ONCE_COUNT,
+    NACK_CROWD,
+    REPAIR_LATENCY_S,
+    REPORT_GROUP_RATE_MAX,
+    REPORT_INTERVAL_MAX_S,
+    REPORT_INTERVAL_S,
+    REPORT_RATE_SHARE_MAX,
+    REPORT_WIRE_BYTES,
+)
 
 
-def report_interval_s(receiver_count: int) -> float:
-    """Seconds between two reports of one receiver, so that the group's reports stay bounded."""
-    return max(REPORT_INTERVAL_S, receiver_count / REPORT_GROUP_RATE_MAX)
+def report_interval_s(receiver_count: int, rate_bytes_per_s: float) -> float:
+    """Seconds between two reports of one receiver, so that the group's reports stay bounded.
+
+    Args:
+        receiver_count: receivers that report.
+        rate_bytes_per_s: the cast's rate, of which reports may take a small share.
+    """
+    by_work_s = receiver_count / REPORT_GROUP_RATE_MAX
+    by_rate_s = receiver_count * REPORT_WIRE_BYTES / (REPORT_RATE_SHARE_MAX * rate_bytes_per_s)
+    return min(max(REPORT_INTERVAL_S, by_work_s, by_rate_s), REPORT_INTERVAL_MAX_S)
 
 
 def nack_backoff_s(rng: random.Random, grtt_s: float, receiver_count: int) -> float:
-    """A random wait before a NACK: truncated exponential over K GRTT (RFC 5401 section 4.2.1).
+    """A random wait before a NACK: truncated exponential (RFC 5401 section 4.2.1), spread as the group needs.
 
-    Few of a large group draw an early time, so that the repair that they cause silences the rest. A single receiver
-    has nobody to wait for.
+    Few of a large group draw an early time, so that the repair that they cause silences the rest. With the density of
+    ``exp(L t / T)`` about ``exp(L d / T)`` of them have spoken before a repair that takes ``d`` is there; T follows
+    from how many may. A small group has nobody to wait for.
     """
-    if receiver_count <= 1:
+    if receiver_count <= NACK_AT_ONCE_COUNT:
         return 0.0
-    time_max_s = NACK_BACKOFF_FACTOR * grtt_s
     lam = math.log(receiver_count) + 1.0
+    time_max_s = (grtt_s + REPAIR_LATENCY_S) * lam / math.log(NACK_CROWD)
     spread = math.exp(lam) - 1.0
     x = rng.uniform(0.0, lam / time_max_s) + lam / (time_max_s * spread)
     return min(time_max_s, (time_max_s / lam) * math.log(x * spread * (time_max_s / lam)))

@@ -54,7 +54,7 @@ class FrameEncoder:
     def _fill_headers(frames: NDArray[np.uint8], plan: SendPlan) -> None:
         headers = header_view(frames)
         counts = plan.segments["count"]
-        for name in ("object", "flags", "pass_index", "block", "k"):
+        for name in ("object", "flags", "pass_index", "lag", "block", "k"):
             headers[name] = np.repeat(plan.segments[name], counts)
         position = np.arange(plan.symbol_count, dtype=np.int64)
         starts = np.cumsum(counts, dtype=np.int64) - counts

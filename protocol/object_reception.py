@@ -180,6 +180,7 @@ class ObjectReception:
         if not fresh.any():
             return
         pass_index = headers["pass_index"]
+        lowest = block - headers["lag"]
         last = int(np.flatnonzero(fresh)[-1])
         newest_pass = int(pass_index[last])
         sequence = int(headers["sequence"][last])
@@ -189,13 +190,13 @@ class ObjectReception:
             # Who comes in the middle of a block gets it with the next pass: the sender would ignore a NACK for it.
             self._frontier = 0 if self._joined_before_start else first + 1
         if newest_pass != self._pass_index:
-            if (newest_pass - self._pass_index) % (1 << 16) >= 1 << 15:
+            if (newest_pass - self._pass_index) % (1 << 8) >= 1 << 7:
                 return  # reordered from an earlier pass
             self._pass_by(self._frontier, self.block_count, sequence)
             self._pass_index = newest_pass
             self._frontier = 0
         in_pass = fresh & (pass_index == newest_pass)
-        frontier = int(block[in_pass].max())
+        frontier = int(lowest[in_pass].max())
         if frontier > self._frontier:
             self._pass_by(self._frontier, frontier, sequence)
             self._frontier = frontier
@@ -251,6 +252,15 @@ class ObjectReception:
             if len(due) == blocks_max:
                 break
         return due
+
+    def abandon_lacking(self) -> None:
+        """Give back the buffers of blocks that the pass has gone by incomplete.
+
+        For a receiver whose repairs have to wait: what little it has of them would keep it from catching others whole.
+        """
+        for block in [block for block in self._partial if self.stage[block] == _LACKING]:
+            self._pool.give_back(self._partial.pop(block))
+            self._retry_at.pop(block, None)
 
     def _start(self, block: int) -> AssembledBlock | None:
         """Begin to assemble a block; None without a free buffer."""

@@ -1,61 +1,103 @@
-"""The cast's rate: climbs while the group keeps up, falls when it doesn't, tells random loss from congestion.
+"""The cast's rate: climbs while the group keeps up, finds the knee of whoever limits it, and stays there.
 
-Three signs of congestion: a receiver's socket or buffers dropped datagrams, its buffers are nearly full, or more is
-lost on the way than its usual share. For the last, slowing down is an experiment: if the share that arrives grows as
-a bottleneck would let it, the loss was congestion and the lower rate stays; if it doesn't, the loss is the path's own,
-parity's business, and the rate comes back.
+Each receiver has a :class:`~protocol.capacity.Capacity` of its own; the group's rate is the least that they allow.
+Three kinds of trouble lower one:
+
+* its own: buffers that fill, datagrams dropped at its socket; it says itself whether disk, decoding or socket;
+* a full link: a queue on the way that is never empty (time stamps in the data), long before anything is lost. What
+  arrives meanwhile *is* the link's rate (as in BBR), so that one report is enough to find the knee;
+* loss without a queue: either the path's own, parity's business, or a link with hardly a buffer. Slowing down is an
+  experiment: if a larger share arrives at a lower rate it was congestion, otherwise the rate comes back.
+
+A queue that stays although the cast has slowed down below its own knee is somebody else's traffic: then delay says
+nothing, and loss decides as it does for TCP.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
+from typing import Final
 
+from protocol.arrival import ARRIVAL_WINDOW_S
+from protocol.capacity import Capacity
 from protocol.constants import (
+    QUEUE_DELAY_HIGH_S,
     RATE_BYTES_PER_S_MAX,
     RATE_BYTES_PER_S_MIN,
     RATE_BYTES_PER_S_START,
-    REPORT_INTERVAL_S,
+    REPAIR_LATENCY_S,
 )
+from protocol.limiter import NOTHING, Cause, Limiter
 from protocol.session_records import ReceiverId
 
-_TICK_S = 0.02
-_CLIMB_FAST = 1.25
-"""Per tick until the first congestion: from 200 Mbit/s to 4 Gbit/s in 0.3 s, and at most threefold between two
-reports."""
-_CLIMB_SLOW = 1.015
-"""Per tick after it: doubled in a second."""
-_CLIMB_BOLDER = 1.03
-_BOLDER_AFTER_S = 1.5
-"""The limit may have moved when there was no congestion for this long."""
-_RESUME = 0.85
-"""After a cut the rate climbs fast again up to this share of what had arrived, and carefully from there on."""
-_BACK_OFF = 0.7
-_BACK_OFF_DROPS = 0.6
-_BACK_OFF_FILL = 0.8
-_LOCAL_SETTLE_S = 0.05
-"""A receiver whose buffers fill reports at once, so that its next cut needn't wait for the periodic reports."""
-_FILL_FALLING = 0.03
-"""Buffers that have emptied by this much since the last report need no further cut: they only need time."""
-_FILL_HOLD = 0.35
-_FILL_HIGH = 0.7
-_LOSS_MARGIN = 0.015
-_SAMPLE_DATAGRAMS_MIN = 50
-_USUAL_LOSS_SMOOTHING = 0.1
-_ACHIEVED_HEADROOM = 2.0
+_TICK_S: Final = 0.02
+_CLIMB_DOUBLING_S: Final = 0.1
+"""The rate at most doubles between two reports: from 200 Mbit/s to 4 Gbit/s in half a second."""
+
+_DRAIN_S: Final = 0.3
+"""A standing queue is drained in about this time, by going below the knee."""
+_DEPTH_MIN: Final = 0.03
+_DEPTH_MAX: Final = 0.15
+_DEPTH_CROWDED: Final = 0.15
+_DEPTH_SHARED: Final = 0.3
+"""CUBIC's (RFC 9438 section 4.6)."""
+_DEPTH_DROPS: Final = 0.25
+_DEPTH_FILL: Final = 0.1
+_KNEE_SHARE_MIN: Final = 0.2
+"""One report lowers the rate at most to this share: it may have been written in a bad moment."""
+_OWN_KNEE_SHARE_MIN: Final = 0.5
+_OWN_KNEE_SHARE_MAX: Final = 0.95
+_STEP_DOWN: Final = 0.7
+"""What arrives falls below this share of what is allowed: the link has become slower once more."""
+
+_FILL_HOLD: Final = 0.35
+_FILL_HIGH: Final = 0.7
+_FILL_FALLING: Final = 0.03
+"""Buffers that have emptied by this much since the last report only need time."""
+_LOCAL_SETTLE_S: Final = 0.05
+
+_LOSS_MARGIN: Final = 0.015
+_QUEUE_DELAY_SOME_S: Final = 0.003
+_SAMPLE_DATAGRAMS_MIN: Final = 50
+_DATAGRAMS_PER_HIGH_DELAY: Final = 6
+"""On slow links the time of a few datagrams is no queue."""
+_EXPERIMENT_SHARE: Final = 0.7
+_BELIEVE_S: Final = 5.0
+"""What one experiment showed holds for the others' loss, at the same rate, for this long."""
+_CROWD_NOTICE_S: Final = 0.4
+_CROWDED_S: Final = 10.0
+_ACHIEVED_HEADROOM: Final = 2.0
 """The rate stays within this factor of what is really sent: a sender that is limited by its own processor or source
 doesn't earn the right to a burst."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RateSample:
-    """What one receiver saw between two of its reports."""
+    """What one receiver saw lately.
+
+    Attributes:
+        expected_count: datagrams sent in the last 100 ms.
+        received_count: those of them that arrived.
+        local_drop_count: dropped at its socket or for want of a buffer since its last report.
+        fill: of its buffers, 0..1.
+        loss_burst: datagrams lost in a row, on average, since its last report; 0 if none was.
+        arriving_bytes_per_s: rate at which frames arrived; 0 unknown.
+        queue_delay_s: least time that they spent in queues.
+        written_bytes_per_s: rate at which it writes, as bytes of frames; 0 unknown.
+        cause: what it says limits it.
+    """
 
     expected_count: int
     received_count: int
-    local_drop_count: int
-    """Dropped at its socket or for want of a buffer."""
-    fill: float
+    local_drop_count: int = 0
+    fill: float = 0.0
+    loss_burst: float = 0.0
+    arriving_bytes_per_s: float = 0.0
+    queue_delay_s: float = 0.0
+    written_bytes_per_s: float = 0.0
+    cause: Cause = Cause.NETWORK
 
     @property
     def loss(self) -> float:
@@ -67,39 +109,71 @@ class RateSample:
 
 @dataclasses.dataclass(slots=True)
 class _Experiment:
-    receiver_id: ReceiverId
     rate_before: float
-    arrived_before: float
+    arrived_before: dict[ReceiverId, float]
     measure_from: float
 
 
 class RateController:
-    """Automatic rate within ``[minimum, maximum]``, or a fixed one."""
+    """Automatic rate up to a ceiling, or a fixed one.
+
+    Attributes:
+        rate_bytes_per_s: the rate now, in bytes of frames.
+        fixed: whether it never changes.
+        capacities: by receiver; who is exempt there doesn't count.
+    """
 
     def __init__(
-        self, *, fixed_bytes_per_s: float | None, maximum_bytes_per_s: float | None, now: float
+        self,
+        *,
+        fixed_bytes_per_s: float | None,
+        maximum_bytes_per_s: float | None,
+        frame_bytes: int,
+        now: float,
+        share: bool = False,
     ) -> None:
         self.fixed = fixed_bytes_per_s is not None
-        self._maximum = min(maximum_bytes_per_s or RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MAX)
-        self.rate_bytes_per_s = fixed_bytes_per_s or min(RATE_BYTES_PER_S_START, self._maximum)
+        self.maximum_bytes_per_s = min(maximum_bytes_per_s or RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MAX)
+        self.rate_bytes_per_s = fixed_bytes_per_s or min(RATE_BYTES_PER_S_START, self.maximum_bytes_per_s)
+        self.capacities: dict[ReceiverId, Capacity] = {}
+        self._share = share
+        self._frame_bytes = frame_bytes
         self._tick_at = now
-        self._cut_at = -math.inf
         self._hold_until = -math.inf
-        self._resume_at_bytes_per_s = math.inf
-        self._usual_loss: dict[ReceiverId, float] = {}
-        self._fill: dict[ReceiverId, float] = {}
         self._experiment: _Experiment | None = None
+        self._believed_until = -math.inf
+        self._believed_rate = 0.0
+
+    # -- what others read -------------------------------------------------------------------------------------
 
     def usual_loss(self, receiver_id: ReceiverId) -> float:
         """The share that this receiver loses whatever the rate."""
-        return self._usual_loss.get(receiver_id, 0.0)
+        capacity = self.capacities.get(receiver_id)
+        return capacity.usual_loss if capacity else 0.0
+
+    @property
+    def limiter(self) -> Limiter:
+        """What holds the rate down."""
+        if self.fixed or self.rate_bytes_per_s >= 0.98 * self.maximum_bytes_per_s:
+            return Limiter(Cause.CEILING)
+        counted = [(item.allowed_bytes_per_s(), key) for key, item in self._counted()]
+        least, receiver_id = min(counted, default=(math.inf, ReceiverId(0)))
+        if self.rate_bytes_per_s < 0.9 * least:
+            return NOTHING
+        cause = self.capacities[receiver_id].cause
+        if cause is Cause.NETWORK and len(counted) > 1:
+            alike = sum(allowed < 1.15 * least for allowed, _ in counted)
+            if 2 * alike > len(counted):
+                return Limiter(Cause.NETWORK)  # everybody's
+        return Limiter(cause, receiver_id)
 
     def forget(self, receiver_id: ReceiverId) -> None:
         """A receiver left the group."""
-        self._usual_loss.pop(receiver_id, None)
-        self._fill.pop(receiver_id, None)
-        if self._experiment is not None and self._experiment.receiver_id == receiver_id:
-            self._experiment = None
+        self.capacities.pop(receiver_id, None)
+        if self._experiment is not None:
+            self._experiment.arrived_before.pop(receiver_id, None)
+
+    # -- climbing ---------------------------------------------------------------------------------------------
 
     def tick(self, achieved_bytes_per_s: float, now: float) -> None:
         """Climb if nothing speaks against it; call it at any time, it keeps its own pace.
@@ -108,73 +182,175 @@ class RateController:
             achieved_bytes_per_s: what was really sent lately.
             now: monotonic seconds.
         """
-        if self.fixed or now - self._tick_at < _TICK_S:
+        elapsed_s = now - self._tick_at
+        if self.fixed or elapsed_s < _TICK_S:
             return
         self._tick_at = now
-        if now < self._hold_until or self._experiment is not None:
+        if self._experiment is not None:
+            if now > self._experiment.measure_from + 1.0:
+                self._experiment = None  # those that it was about are gone
             return
-        careful = _CLIMB_SLOW if now - self._cut_at < _BOLDER_AFTER_S else _CLIMB_BOLDER
-        climbed = max(
-            self.rate_bytes_per_s * careful,
-            min(self.rate_bytes_per_s * _CLIMB_FAST, self._resume_at_bytes_per_s),
-        )
-        limit = min(self._maximum, max(RATE_BYTES_PER_S_START, achieved_bytes_per_s * _ACHIEVED_HEADROOM))
-        self.rate_bytes_per_s = max(self.rate_bytes_per_s, min(climbed, limit))
+        held = now < self._hold_until
+        step_s = min(elapsed_s, 2 * _TICK_S)
+        target = self.maximum_bytes_per_s
+        for _, capacity in self._counted():
+            if not held and capacity.limited and capacity.fill < _FILL_HOLD:
+                allowed = capacity.allowed_bytes_per_s()
+                if self.rate_bytes_per_s >= 0.9 * allowed and achieved_bytes_per_s >= 0.5 * allowed:
+                    capacity.probe(step_s)
+            target = min(target, capacity.allowed_bytes_per_s())
+        if not held:
+            headroom = max(RATE_BYTES_PER_S_START, achieved_bytes_per_s * _ACHIEVED_HEADROOM)
+            climbed = self.rate_bytes_per_s * 2.0 ** (step_s / _CLIMB_DOUBLING_S)
+            self.rate_bytes_per_s = max(self.rate_bytes_per_s, min(climbed, headroom))
+        self._fall_to(target)
+
+    def follow_group(self) -> None:
+        """Who counts has changed: never stay above what the others allow."""
+        if not self.fixed and self._experiment is None:
+            self._fall_to(min((item.allowed_bytes_per_s() for _, item in self._counted()), default=math.inf))
+
+    def _fall_to(self, target: float) -> None:
+        self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, min(self.rate_bytes_per_s, target))
+
+    def _counted(self) -> Iterable[tuple[ReceiverId, Capacity]]:
+        return ((key, item) for key, item in self.capacities.items() if not item.exempt)
+
+    # -- reports ----------------------------------------------------------------------------------------------
 
     def add_sample(self, receiver_id: ReceiverId, sample: RateSample, grtt_s: float, now: float) -> None:
         """Take what one receiver reports."""
-        if self.fixed:
-            if not sample.local_drop_count and sample.expected_count >= _SAMPLE_DATAGRAMS_MIN:
-                self._learn_usual_loss(receiver_id, sample)
-            return
-        settle_s = grtt_s + 2 * REPORT_INTERVAL_S
-        emptying = sample.fill < self._fill.get(receiver_id, 0.0) - _FILL_FALLING
-        self._fill[receiver_id] = sample.fill
+        capacity = self.capacities.setdefault(receiver_id, Capacity())
+        emptying = sample.fill < capacity.fill - _FILL_FALLING
+        capacity.fill = sample.fill
+        if sample.fill > _FILL_HOLD and not capacity.exempt:
+            self._hold_until = max(self._hold_until, now + ARRIVAL_WINDOW_S)
+        settled = capacity.exempt or now > capacity.cut_at + grtt_s + ARRIVAL_WINDOW_S + REPAIR_LATENCY_S
         if sample.local_drop_count or (sample.fill > _FILL_HIGH and not emptying):
-            factor = _BACK_OFF_DROPS if sample.local_drop_count else _BACK_OFF_FILL
-            self._cut(factor, 1.0 - sample.loss, grtt_s + _LOCAL_SETTLE_S, now)
+            capacity.troubled_at = now
+            if capacity.exempt or now > capacity.cut_at + grtt_s + _LOCAL_SETTLE_S:
+                self._meet_own_limit(capacity, sample, now)
+        elif sample.queue_delay_s > self._delay_high_s and now >= capacity.crowded_until:
+            capacity.troubled_at = now
+            arriving = sample.arriving_bytes_per_s
+            if settled or arriving < _STEP_DOWN * capacity.allowed_bytes_per_s():
+                self._meet_queue(capacity, sample, now)
+        elif sample.expected_count < _SAMPLE_DATAGRAMS_MIN:
             return
-        if sample.fill > _FILL_HOLD:
-            self._hold_until = max(self._hold_until, now + REPORT_INTERVAL_S)
-        if sample.expected_count < _SAMPLE_DATAGRAMS_MIN:
-            return
-        experiment = self._experiment
-        if experiment is not None:
-            if experiment.receiver_id == receiver_id and now >= experiment.measure_from:
-                self._judge(experiment, sample, now)
-            return
-        usual = self._usual_loss.get(receiver_id, 0.0)
-        deviation = math.sqrt(max(usual, 0.01) / sample.expected_count)
-        if sample.loss > usual + _LOSS_MARGIN + 3 * deviation:
-            if now - self._cut_at > settle_s:
-                self._experiment = _Experiment(
-                    receiver_id, self.rate_bytes_per_s, 1.0 - sample.loss, now + settle_s
-                )
-                self._cut(_BACK_OFF, 1.0 - sample.loss, settle_s, now)
+        elif self._experiment is not None:
+            self._watch_experiment(self._experiment, receiver_id, capacity, sample, now)
+        elif self._is_unusual(capacity, sample):
+            self._meet_loss(receiver_id, capacity, sample, grtt_s, settled, now)
         else:
-            self._learn_usual_loss(receiver_id, sample)
+            self._learn_quiet(capacity, sample)
 
-    def _learn_usual_loss(self, receiver_id: ReceiverId, sample: RateSample) -> None:
-        usual = self._usual_loss.get(receiver_id, 0.0)
-        self._usual_loss[receiver_id] = usual + _USUAL_LOSS_SMOOTHING * (sample.loss - usual)
+    @property
+    def _delay_high_s(self) -> float:
+        return max(QUEUE_DELAY_HIGH_S, _DATAGRAMS_PER_HIGH_DELAY * self._frame_bytes / self.rate_bytes_per_s)
 
-    def _judge(self, experiment: _Experiment, sample: RateSample, now: float) -> None:
+    @staticmethod
+    def _is_unusual(capacity: Capacity, sample: RateSample) -> bool:
+        deviation = math.sqrt(
+            max(capacity.usual_loss, 0.01) * max(1.0, capacity.loss_burst) / sample.expected_count
+        )
+        return sample.loss > capacity.usual_loss + _LOSS_MARGIN + 3 * deviation
+
+    @staticmethod
+    def _learn_quiet(capacity: Capacity, sample: RateSample) -> None:
+        capacity.proven_bytes_per_s = max(capacity.proven_bytes_per_s, sample.arriving_bytes_per_s)
+        if sample.queue_delay_s < _QUEUE_DELAY_SOME_S:
+            capacity.learn_loss(sample.loss, sample.loss_burst)
+
+    def _meet(self, capacity: Capacity, knee: float, depth: float, cause: Cause, now: float) -> None:
+        capacity.meet_knee(max(knee, RATE_BYTES_PER_S_MIN), depth, cause, now)
+        capacity.proven_bytes_per_s = min(capacity.proven_bytes_per_s, capacity.knee_bytes_per_s)
+        if not capacity.exempt:
+            self.follow_group()
+
+    def _meet_own_limit(self, capacity: Capacity, sample: RateSample, now: float) -> None:
+        """Its buffers fill or overflow: it can take what it works off."""
+        cause = Cause.SOCKET if sample.cause is Cause.NETWORK else sample.cause
+        worked_off = sample.arriving_bytes_per_s if cause is Cause.SOCKET else sample.written_bytes_per_s
+        rate = self.rate_bytes_per_s
+        knee = worked_off or _OWN_KNEE_SHARE_MIN * rate
+        if not capacity.exempt:
+            knee = min(max(knee, _OWN_KNEE_SHARE_MIN * rate), _OWN_KNEE_SHARE_MAX * rate)
+        depth = _DEPTH_DROPS if sample.local_drop_count else _DEPTH_FILL
+        self._meet(capacity, knee, depth, cause, now)
+
+    def _meet_queue(self, capacity: Capacity, sample: RateSample, now: float) -> None:
+        """The queue before it never empties: what arrives is all that its link carries."""
+        rate = self.rate_bytes_per_s
+        arriving = sample.arriving_bytes_per_s or _STEP_DOWN * rate
+        since_cut_s = now - capacity.cut_at
+        drained = (
+            capacity.limited and rate < 0.99 * capacity.knee_bytes_per_s and since_cut_s > _CROWD_NOTICE_S
+        )
+        if drained and not capacity.exempt and arriving > 0.93 * rate:
+            capacity.crowded_until = now + _CROWDED_S  # all of ours arrives, and still the queue stands
+            return
+        if not capacity.exempt:
+            arriving = min(max(arriving, _KNEE_SHARE_MIN * rate), rate)
+        depth = min(max(sample.queue_delay_s / _DRAIN_S, _DEPTH_MIN), _DEPTH_MAX)
+        self._meet(capacity, arriving, depth, Cause.NETWORK, now)
+
+    def _meet_loss(
+        self,
+        receiver_id: ReceiverId,
+        capacity: Capacity,
+        sample: RateSample,
+        grtt_s: float,
+        settled: bool,
+        now: float,
+    ) -> None:
+        """More is lost than usual."""
+        rate = self.rate_bytes_per_s
+        crowded = now < capacity.crowded_until
+        near_knee = capacity.limited and rate > 0.9 * capacity.knee_bytes_per_s
+        if self.fixed or (now < self._believed_until and rate <= 1.1 * self._believed_rate and not crowded):
+            capacity.usual_loss = sample.loss
+            capacity.learn_loss(sample.loss, sample.loss_burst)
+        elif crowded or near_knee or capacity.exempt or sample.queue_delay_s > _QUEUE_DELAY_SOME_S:
+            capacity.troubled_at = now
+            if not settled:
+                return
+            if crowded and self._share:
+                rtt_s = grtt_s + sample.queue_delay_s
+                capacity.meet_shared_knee(rate, _DEPTH_SHARED, rate / self._frame_bytes, rtt_s, now)
+                self.follow_group()
+            else:
+                knee = sample.arriving_bytes_per_s or (1.0 - sample.loss) * rate
+                if not capacity.exempt:
+                    knee = min(max(knee, _KNEE_SHARE_MIN * rate), rate)
+                self._meet(capacity, knee, _DEPTH_CROWDED if crowded else _DEPTH_MIN, Cause.NETWORK, now)
+        else:
+            measure_from = now + grtt_s + ARRIVAL_WINDOW_S + 2 * REPAIR_LATENCY_S
+            self._experiment = _Experiment(rate, {receiver_id: 1.0 - sample.loss}, measure_from)
+            self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, _EXPERIMENT_SHARE * rate)
+
+    def _watch_experiment(
+        self,
+        experiment: _Experiment,
+        receiver_id: ReceiverId,
+        capacity: Capacity,
+        sample: RateSample,
+        now: float,
+    ) -> None:
         """A bottleneck lets a larger share through at a lower rate; a lossy path doesn't."""
+        before = experiment.arrived_before.get(receiver_id)
+        if now < experiment.measure_from or before is None:
+            return
         self._experiment = None
+        rate_before = experiment.rate_before
         arrived = 1.0 - sample.loss
-        slowed = self.rate_bytes_per_s / experiment.rate_before
-        if_congested = min(1.0, experiment.arrived_before / slowed)
-        if arrived < (experiment.arrived_before + if_congested) / 2:
-            self._usual_loss[experiment.receiver_id] = sample.loss
-            self.rate_bytes_per_s = max(self.rate_bytes_per_s, experiment.rate_before)
-            self._resume_at_bytes_per_s = math.inf
-            self._cut_at = -math.inf
-            self._hold_until = now
-
-    def _cut(self, factor: float, arrived: float, settle_s: float, now: float) -> None:
-        self._hold_until = now + settle_s
-        if now - self._cut_at < settle_s:
-            return  # one cut a round trip: the reports still describe the rate before it
-        self._cut_at = now
-        self._resume_at_bytes_per_s = _RESUME * arrived * self.rate_bytes_per_s
-        self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, self.rate_bytes_per_s * factor)
+        if_congested = min(1.0, before * rate_before / self.rate_bytes_per_s)
+        if arrived < (before + if_congested) / 2:
+            capacity.usual_loss = sample.loss
+            capacity.loss_burst = max(1.0, sample.loss_burst)
+            self.rate_bytes_per_s = max(self.rate_bytes_per_s, rate_before)
+            self._believed_until = now + _BELIEVE_S
+            self._believed_rate = rate_before
+            self.follow_group()
+        else:
+            capacity.troubled_at = now
+            self._meet(capacity, before * rate_before, _DEPTH_MIN, Cause.NETWORK, now)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+from protocol.limiter import Cause
 from protocol.rate_control import RateSample
 from protocol.session_records import CompletionReport, ReceiverId, ReceiverState
 from protocol.wire.messages import LIMITERS, Report
 
 _LOSS_SMOOTHING = 0.3
-_RATE_SMOOTHING = 0.3
+_RATE_SMOOTHING_S = 0.3
 
 
 @dataclasses.dataclass(slots=True)
@@ -21,6 +23,11 @@ class ReceiverRecord:
         ready: it holds the manifest and has said what it needs.
         needed_count: blocks it hasn't verified yet, as it says; None before it knows.
         loss: smoothed share of datagrams that don't reach it, 0..1.
+        queue_delay_s: least time that datagrams lately spent in queues on the way.
+        sustainable_bytes_per_s: the rate that it is known to sustain, in bytes of frames; infinite while unknown.
+        slow_since: when it became much slower than the group; None if it isn't.
+        demoted: it was too slow for too long.
+        deferred: its repairs wait for the tail, which hasn't begun.
         rate_bytes_per_s: smoothed rate at which it writes.
         nacked_symbol_count: symbols it asked for.
     """
@@ -42,6 +49,7 @@ class ReceiverRecord:
     verified_count: int = 0
     expected_count: int = 0
     received_count: int = 0
+    loss_event_count: int = 0
     socket_drop_count: int = 0
     pool_drop_count: int = 0
     bytes_written: int = 0
@@ -49,6 +57,11 @@ class ReceiverRecord:
     nacked_symbol_count: int = 0
     parity_repaired_count: int = 0
     loss: float = 0.0
+    queue_delay_s: float = 0.0
+    sustainable_bytes_per_s: float = math.inf
+    slow_since: float | None = None
+    demoted: bool = False
+    deferred: bool = False
     fill: float = 0.0
     rtt_s: float = 0.0
     rate_bytes_per_s: float = 0.0
@@ -67,24 +80,48 @@ class ReceiverRecord:
             return 0.0
         return 1.0 - min(1.0, self.needed_count / max(1, self.needed_at_join_count))
 
-    def apply_report(self, report: Report, now: float) -> RateSample:
-        """Take a report's totals; return what changed since the last one, for rate control."""
-        sample = RateSample(
-            expected_count=report.expected_count - self.expected_count,
-            received_count=report.received_count - self.received_count,
-            local_drop_count=max(0, report.socket_drop_count - self.socket_drop_count)
-            + max(0, report.pool_drop_count - self.pool_drop_count),
-            fill=report.fill_permille / 1000,
-        )
-        if sample.expected_count > 0:
-            self.loss += _LOSS_SMOOTHING * (sample.loss - self.loss)
+    @property
+    def loss_burst(self) -> float:
+        """Datagrams lost in a row, on average; 0 while none was lost."""
+        if not self.loss_event_count:
+            return 0.0
+        return max(1.0, (self.expected_count - self.received_count) / self.loss_event_count)
+
+    def apply_report(self, report: Report, frame_bytes_per_raw: float, now: float) -> RateSample:
+        """Take a report's totals; return what rate control needs of it.
+
+        Args:
+            report: the latest.
+            frame_bytes_per_raw: bytes of frames that the cast sends for each byte of the disk.
+            now: monotonic seconds.
+        """
+        expected_count = report.expected_count - self.expected_count
+        lost_count = max(0, expected_count - (report.received_count - self.received_count))
+        event_count = max(0, report.loss_event_count - self.loss_event_count)
+        if expected_count > 0:
+            self.loss += _LOSS_SMOOTHING * (min(1.0, lost_count / expected_count) - self.loss)
         elapsed_s = now - self.reported_at
         if self.reported_at and elapsed_s > 0:
             rate = max(0, report.bytes_written - self.bytes_written) / elapsed_s
-            self.rate_bytes_per_s += _RATE_SMOOTHING * (rate - self.rate_bytes_per_s)
+            weight = 1.0 - math.exp(-elapsed_s / _RATE_SMOOTHING_S)
+            self.rate_bytes_per_s += weight * (rate - self.rate_bytes_per_s)
+        sample = RateSample(
+            expected_count=report.recent_expected_count,
+            received_count=report.recent_received_count,
+            local_drop_count=max(0, report.socket_drop_count - self.socket_drop_count)
+            + max(0, report.pool_drop_count - self.pool_drop_count),
+            fill=report.fill_permille / 1000,
+            loss_burst=lost_count / event_count if event_count else 0.0,
+            arriving_bytes_per_s=report.arriving_bytes_per_s,
+            queue_delay_s=report.queue_delay_us / 1e6,
+            written_bytes_per_s=self.rate_bytes_per_s * frame_bytes_per_raw,
+            cause=Cause(LIMITERS[report.limiter]),
+        )
+        self.queue_delay_s = sample.queue_delay_s
         self.reported_at = now
         self.expected_count = report.expected_count
         self.received_count = report.received_count
+        self.loss_event_count = report.loss_event_count
         self.socket_drop_count = report.socket_drop_count
         self.pool_drop_count = report.pool_drop_count
         self.bytes_written = report.bytes_written
@@ -101,7 +138,7 @@ class ReceiverRecord:
     def forget_counts(self) -> None:
         """A new run of the agent counts from zero again."""
         self.counter = 0
-        self.expected_count = self.received_count = 0
+        self.expected_count = self.received_count = self.loss_event_count = 0
         self.socket_drop_count = self.pool_drop_count = 0
         self.bytes_written = self.nacks_sent_count = self.parity_repaired_count = 0
         self.reported_at = 0.0

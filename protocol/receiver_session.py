@@ -12,6 +12,7 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.arrival import ArrivalMeter
 from protocol.block_assembly import AssembledBlock, BufferPool
 from protocol.constants import (
     ANNOUNCE_INTERVAL_S,
@@ -20,26 +21,32 @@ from protocol.constants import (
     NACK_DATAGRAMS_PER_ROUND_MAX,
     NACK_RETRY_GRTT_COUNT,
     NACK_RETRY_MIN_S,
+    QUEUE_DELAY_HIGH_S,
     REPORT_EARLY_FILL_STEP,
     REPORT_EARLY_INTERVAL_S,
+    REPORT_EARLY_RATE_MAX,
 )
 from protocol.errors import WireError
 from protocol.events import (
     BlockAssembled,
     CastEnded,
+    Demoted,
+    Dropped,
     ManifestReceived,
     ManifestRejected,
     ReceiverEvent,
+    Reinstated,
     SenderRestarted,
     SenderSilent,
 )
-from protocol.feedback_timing import nack_backoff_s, report_interval_s
+from protocol.feedback_timing import nack_backoff_s
 from protocol.manifest import Manifest
 from protocol.manifest_reception import ManifestReception
 from protocol.object_reception import ObjectReception
 from protocol.sequence import LossCounter
 from protocol.session_records import JoinGrant
 from protocol.wire.batch import HeaderFilter, header_view
+from protocol.wire.bitmap import bitmap_holds
 from protocol.wire.codec import decode_control_untrusted, encode_feedback
 from protocol.wire.messages import (
     LIMITERS,
@@ -50,6 +57,7 @@ from protocol.wire.messages import (
     Flush,
     Nack,
     Report,
+    Standing,
 )
 
 _SILENT_S = 3 * ANNOUNCE_INTERVAL_S
@@ -75,6 +83,7 @@ class ReceiverStatistics:
     reports_sent_count: int = 0
     socket_drop_count: int = 0
     socket_fill: float = 0.0
+    socket_buffer_bytes: int = 0
     bytes_written: int = 0
     limiter: str = LIMITERS[0]
     first_data_at: float | None = None
@@ -109,6 +118,8 @@ class ReceiverSession:
         self.loss = LossCounter()
         self.grtt_s = grant.grtt_s
         self.receiver_count = grant.receiver_count
+        self.demoted = False
+        self._report_interval_s = grant.report_interval_s
         self._pool = BufferPool(
             pool_bytes=assembly_bytes,
             symbols_per_block_max=-(-parameters.block_bytes // parameters.symbol_bytes),
@@ -122,6 +133,7 @@ class ReceiverSession:
         if grant.manifest_by_multicast:
             buffer = bytearray(parameters.manifest_bytes) if manifest_buffer is None else manifest_buffer
             self._manifest = ManifestReception(parameters, self._pool, buffer)
+        self._arrival = ArrivalMeter(DATA_HEADER_BYTES + parameters.symbol_bytes)
         self._counter = 0
         self._echo_us = 0
         self._echo_heard_at = now
@@ -130,6 +142,8 @@ class ReceiverSession:
         self._report_at = now
         self._reported_at = now
         self._reported_fill = 0.0
+        self._reported_queueing = False
+        self._dropped = False
         self._round_at: float | None = None
         self._ended = False
 
@@ -186,12 +200,15 @@ class ReceiverSession:
         )
         self._report_at = now
 
-    def receive_frames_untrusted(self, frames: NDArray[np.uint8], now: float) -> None:
+    def receive_frames_untrusted(
+        self, frames: NDArray[np.uint8], now: float, *, arrived_at: float | None = None
+    ) -> None:
         """Take datagrams that have exactly the size of a SYMBOL.
 
         Args:
             frames: ``uint8[n, 32 + symbol_bytes]``; copied from, so the caller may reuse it at once.
             now: monotonic seconds.
+            arrived_at: when the last of them reached this machine, monotonic seconds; None if only ``now`` is known.
         """
         if frames.shape[0] == 0:
             return
@@ -205,6 +222,7 @@ class ReceiverSession:
         self.statistics.frames_received_count += frames.shape[0]
         self.statistics.bytes_received += frames.size
         self.loss.add(headers["sequence"])
+        self._arrival.add(self.loss, int(headers["sent_at"][-1]), now if arrived_at is None else arrived_at)
         image_rows = headers["object"] == OBJECT_IMAGE
         for reception, rows in (
             (self._image, image_rows),
@@ -212,8 +230,19 @@ class ReceiverSession:
         ):
             if reception is not None and rows.any():
                 self._receive_object(reception, frames, headers, rows, now)
-        if self.fill > self._reported_fill + REPORT_EARLY_FILL_STEP:
-            self._report_at = min(self._report_at, self._reported_at + REPORT_EARLY_INTERVAL_S)
+        filling = self.fill > self._reported_fill + REPORT_EARLY_FILL_STEP
+        queueing = self._arrival.newest_delay_s > QUEUE_DELAY_HIGH_S
+        if filling or (queueing and not self._reported_queueing):
+            self._report_early(now, everybody=queueing)
+
+    def _report_early(self, now: float, *, everybody: bool) -> None:
+        """Bad news doesn't wait for its turn; news that the whole group has is spread over time."""
+        spread_s = self.receiver_count / REPORT_EARLY_RATE_MAX if everybody else 0.0
+        if self._report_at > self._reported_at + REPORT_EARLY_INTERVAL_S + spread_s:
+            self._report_at = max(now, self._reported_at + REPORT_EARLY_INTERVAL_S) + (
+                self._rng.uniform(0.0, spread_s) if self.receiver_count > 1 else 0.0
+            )
+        self._reported_queueing = everybody or self._reported_queueing
 
     def _receive_object(
         self,
@@ -233,6 +262,8 @@ class ReceiverSession:
         if invalid_count:
             self.rejects["bad_field"] = self.rejects.get("bad_field", 0) + invalid_count
         reception.settle_losses(self.loss.next_sequence)
+        if self.demoted:
+            reception.abandon_lacking()
         for block in assembled:
             self._take_assembled(block)
         self._schedule_round(now)
@@ -281,8 +312,21 @@ class ReceiverSession:
             if not self._ended:
                 self._ended = True
                 self._events.append(CastEnded(message.outcome, message.reason))
-            return
-        self._receive_flush(message, now)
+        elif isinstance(message, Standing):
+            self._receive_standing(message, now)
+        else:
+            self._receive_flush(message, now)
+
+    def _receive_standing(self, standing: Standing, now: float) -> None:
+        receiver_id = self.grant.receiver_id
+        demoted = bitmap_holds(standing.demoted, receiver_id)
+        if demoted != self.demoted:
+            self.demoted = demoted
+            self._events.append(Demoted() if demoted else Reinstated())
+            self._schedule_round(now)
+        if bitmap_holds(standing.dropped, receiver_id) and not self._dropped:
+            self._dropped = True
+            self._events.append(Dropped())
 
     def _receive_announce(self, announce: Announce, now: float) -> None:
         if announce.incarnation != self.parameters.incarnation:
@@ -304,6 +348,7 @@ class ReceiverSession:
         self._echo_heard_at = now
         self.grtt_s = message.grtt_us / 1e6
         self.receiver_count = message.receiver_count
+        self._report_interval_s = message.report_interval_ms / 1e3
 
     def _heard(self, now: float) -> None:
         self._heard_at = now
@@ -347,7 +392,7 @@ class ReceiverSession:
                 datagrams.extend(self._nack_round(reception, now))
             self._schedule_round(now)
         if now >= self._report_at:
-            self._report_at = now + report_interval_s(self.receiver_count)
+            self._report_at = now + self._report_interval_s
             datagrams.append(self.report(now))
         return datagrams
 
@@ -364,6 +409,10 @@ class ReceiverSession:
         statistics.reports_sent_count += 1
         self._reported_at = now
         self._reported_fill = self.fill
+        queue_delay_s = self._arrival.queue_delay_s
+        self._reported_queueing = queue_delay_s > QUEUE_DELAY_HIGH_S
+        recent_expected_count, recent_received_count = self._arrival.recent_counts
+        pool_is_fuller = self._pool.fill >= statistics.socket_fill
         received_count = min(self.loss.received_count, self.loss.expected_count)
         return self._encode(
             Report(
@@ -373,9 +422,15 @@ class ReceiverSession:
                 echo_delay_us=min(int((now - self._echo_heard_at) * 1e6), (1 << 32) - 1),
                 expected_count=self.loss.expected_count,
                 received_count=received_count,
+                loss_event_count=self.loss.loss_event_count,
+                recent_expected_count=recent_expected_count,
+                recent_received_count=recent_received_count,
+                arriving_bytes_per_s=int(self._arrival.rate_bytes_per_s(now)),
+                queue_delay_us=int(queue_delay_s * 1e6),
                 socket_drop_count=statistics.socket_drop_count,
                 pool_drop_count=self.pool_drop_count,
                 fill_permille=min(1000, int(self.fill * 1000)),
+                buffer_bytes=self._pool.size_bytes if pool_is_fuller else statistics.socket_buffer_bytes,
                 limiter=LIMITERS.index(statistics.limiter),
                 blocks_verified_count=statistics.blocks_verified_count,
                 blocks_needed_count=self.needed_count,
@@ -386,6 +441,8 @@ class ReceiverSession:
         )
 
     def _nack_round(self, reception: ObjectReception, now: float) -> list[bytes]:
+        if self.demoted and reception.object_index == OBJECT_IMAGE:
+            return []
         blocks_max = NACK_BLOCKS_PER_DATAGRAM_MAX * NACK_DATAGRAMS_PER_ROUND_MAX
         retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)
         due = reception.ask(blocks_max, retry_at=now + retry_s, now=now)
@@ -408,6 +465,8 @@ class ReceiverSession:
 
     def _schedule_round(self, now: float) -> None:
         """Look at what is lacking after a random back-off, unless that is planned already."""
+        if self.demoted and self._manifest is None:
+            return  # its turn comes in the tail
         if self._round_at is None and any(reception.lacking_count for reception in self._receptions()):
             backoff_s = nack_backoff_s(self._rng, self.grtt_s, self.receiver_count)
             self._round_at = now + max(_ROUND_PAUSE_MIN_S, backoff_s)

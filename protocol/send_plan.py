@@ -12,7 +12,8 @@ SEGMENT_DTYPE: Final = np.dtype(
     [
         ("object", "u1"),
         ("flags", "u1"),
-        ("pass_index", "u2"),
+        ("pass_index", "u1"),
+        ("lag", "u1"),
         ("block", "u4"),
         ("k", "u1"),
         ("esi", "u1"),

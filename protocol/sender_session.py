@@ -16,21 +16,25 @@ import dataclasses
 import hmac
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.capacity import Capacity
+from protocol.cast_policy import CastPolicy, SlowPolicy
 from protocol.constants import (
     ANNOUNCE_INTERVAL_S,
+    DATA_HEADER_BYTES,
     EOT_COUNT,
     EOT_INTERVAL_S,
     FLUSH_INTERVAL_MAX_S,
     FLUSH_INTERVAL_MIN_S,
     MANIFEST_WAIT_S,
-    RECEIVER_COUNT_MAX,
-    RECEIVER_KEY_BYTES,
-    RECEIVER_TIMEOUT_S,
+    REPORTS_PER_TIMEOUT,
+    SOURCE_SYMBOLS_MAX,
+    STANDING_COUNT,
+    STANDING_INTERVAL_S,
 )
 from protocol.demand import Demand, SegmentList
 from protocol.errors import JoinRefusedError, WireError
@@ -38,19 +42,27 @@ from protocol.events import (
     CastFinished,
     CastingStarted,
     GatheringTimedOut,
+    MainGroupFinished,
     ReceiverCompleted,
+    ReceiverDemoted,
+    ReceiverDropped,
     ReceiverFailed,
     ReceiverJoined,
     ReceiverLost,
+    ReceiverRecovered,
     ReceiverReturned,
+    ReceiverSlow,
     SenderEvent,
 )
 from protocol.feedback_timing import report_interval_s
 from protocol.grtt import GrttEstimator
+from protocol.limiter import NOTHING, Cause, Limiter
 from protocol.manifest import Manifest
 from protocol.manifest_reception import manifest_source_symbols
+from protocol.parity import ParityPlanner
 from protocol.rate_control import RateController
 from protocol.receiver_record import ReceiverRecord
+from protocol.roster import Roster
 from protocol.send_plan import SendPlan
 from protocol.sequence import sequence_difference
 from protocol.session_records import (
@@ -61,7 +73,10 @@ from protocol.session_records import (
     ReceiverId,
     ReceiverState,
 )
-from protocol.wire.codec import check_feedback_mac, decode_feedback_untrusted, encode_control
+from protocol.stragglers import Change, StragglerWatch, Verdict
+from protocol.units import format_rate
+from protocol.wire.bitmap import bitmap_of
+from protocol.wire.codec import ControlMessage, check_feedback_mac, decode_feedback_untrusted, encode_control
 from protocol.wire.messages import (
     END_CANCELLED,
     END_COMPLETE,
@@ -75,31 +90,19 @@ from protocol.wire.messages import (
     Flush,
     Nack,
     Report,
+    Standing,
 )
 
 _ACHIEVED_SMOOTHING_S = 0.05
 _FLUSH_GROWTH = 1.5
 _TIMER_S = 0.1
-"""Timeouts of receivers are looked at this often."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CastPolicy:
-    """How the operator wants the cast run.
-
-    Attributes:
-        wait_for: receivers that must have joined before image data is sent.
-        max_wait_s: start with those that are there after this time; None waits for ever.
-        receiver_timeout_s: a receiver silent for this long is lost.
-        rate_bytes_per_s: a fixed rate; None for automatic.
-        rate_max_bytes_per_s: ceiling of the automatic rate; None for the program's own.
-    """
-
-    wait_for: int = 1
-    max_wait_s: float | None = None
-    receiver_timeout_s: float = RECEIVER_TIMEOUT_S
-    rate_bytes_per_s: float | None = None
-    rate_max_bytes_per_s: float | None = None
+"""Timeouts, stragglers, the group's loss and the limiter are looked at this often."""
+_TELL_SLOW_AFTER_S = 1.0
+"""A receiver that is slow only for a moment isn't told to stop asking."""
+_JUDGE_S_PER_RECEIVER = 1e-4
+"""Comparing receivers costs a few microseconds for each of them: with this pause, a few per cent of a processor."""
+_STARVED = 0.75
+"""Below this share of the rate it's the sender itself that doesn't keep up."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -116,6 +119,8 @@ class SenderStatistics:
     joins_count: int = 0
     started_at: float | None = None
     """When image data began."""
+    main_finished_at: float | None = None
+    """When everybody but the stragglers had ended."""
     ended_at: float | None = None
 
 
@@ -147,7 +152,7 @@ class SenderSession:
         self.state = STATE_GATHERING
         self.outcome = END_COMPLETE
         self.reason = ""
-        self.receivers: dict[ReceiverId, ReceiverRecord] = {}
+        self.limiter_seconds: dict[Limiter, float] = {}
         self.rejects: dict[str, int] = {}
         self.statistics = SenderStatistics()
         self.manifest_demand = Demand(OBJECT_MANIFEST, manifest_source_symbols(parameters))
@@ -155,11 +160,23 @@ class SenderSession:
         self.rate_control = RateController(
             fixed_bytes_per_s=policy.rate_bytes_per_s,
             maximum_bytes_per_s=policy.rate_max_bytes_per_s,
+            frame_bytes=DATA_HEADER_BYTES + parameters.symbol_bytes,
+            share=policy.share,
             now=now,
         )
         self.achieved_bytes_per_s = 0.0
-        self._rng = rng
-        self._secrets = secrets
+        self._roster = Roster(secrets)
+        self._watch = StragglerWatch(policy.slow_policy, policy.slow_below, policy.slow_for_s)
+        self._parity = ParityPlanner()
+        source_symbol_count = int(manifest.source_symbols(parameters.symbol_bytes).sum(dtype=np.int64))
+        frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
+        self._frame_bytes_per_raw = max(1, source_symbol_count) * frame_bytes / max(1, parameters.raw_bytes)
+        self._active_count = 0
+        self._read_share = 0.0
+        self._judged_at = now
+        self._standing = Standing(b"", b"")
+        self._standing_at = math.inf
+        self._standing_left = 0
         self._grtt = GrttEstimator()
         self._created_at = now
         self._gathered_at: float | None = None
@@ -192,15 +209,44 @@ class SenderSession:
         return self._grtt.grtt_s
 
     @property
+    def receivers(self) -> Mapping[ReceiverId, ReceiverRecord]:
+        """Everybody who ever joined."""
+        return self._roster.records
+
+    @property
     def active_count(self) -> int:
         """Receivers that the cast still works for."""
-        return sum(record.state.active for record in self.receivers.values())
+        return self._active_count
 
     @property
     def parity(self) -> float:
-        """Proactive repair symbols per source symbol: what the group's usual loss p takes, p / (1 - p)."""
-        loss = self._group_loss()
-        return loss / (1.0 - loss) if loss > 0.002 else 0.0
+        """Proactive repair symbols per source symbol of a full block."""
+        k = -(-self.parameters.block_bytes // self.parameters.symbol_bytes)
+        return self._parity.symbols(min(k, SOURCE_SYMBOLS_MAX)) / k
+
+    @property
+    def interleave_depth(self) -> int:
+        """Blocks that are sent together, in stripes."""
+        return self._parity.interleave_depth
+
+    @property
+    def limiter(self) -> Limiter:
+        """What sets the pace now, and who."""
+        if self.state != STATE_CASTING:
+            return NOTHING
+        if self.image_demand.idle:
+            return self._waited_for()
+        if self.achieved_bytes_per_s < _STARVED * self.rate_bytes_per_s:
+            return Limiter(Cause.SOURCE if self._read_share > 0.5 else Cause.SENDER)
+        return self.rate_control.limiter
+
+    def _waited_for(self) -> Limiter:
+        """With nothing to send the cast waits for whoever has most in its buffers."""
+        busy = [record for record in self._roster.active if record.limiter != Cause.NETWORK]
+        if not busy:
+            return NOTHING
+        fullest = max(busy, key=lambda record: record.fill)
+        return Limiter(Cause(fullest.limiter), fullest.receiver_id)
 
     def next_events(self) -> list[SenderEvent]:
         """What happened since the last call."""
@@ -221,35 +267,10 @@ class SenderSession:
         if self.state == STATE_ENDED:
             raise JoinRefusedError("the cast has ended: wait for the next one or start it again")
         self._check_need(request.need)
-        record = self._earlier_record(request)
-        rejoined = record is not None
-        if record is None:
-            if len(self.receivers) >= RECEIVER_COUNT_MAX:
-                raise JoinRefusedError(
-                    f"the cast is full: {RECEIVER_COUNT_MAX} receivers; image this machine in another cast"
-                )
-            record = ReceiverRecord(
-                receiver_id=ReceiverId(len(self.receivers)),
-                agent_id=request.agent_id,
-                requested_name=request.name,
-                name=self._unique_name(request.name),
-                address=request.address,
-                inventory=request.inventory,
-                key=self._secrets(RECEIVER_KEY_BYTES),
-                joined_at=now,
-                heard_at=now,
-            )
-            self.receivers[record.receiver_id] = record
-        else:
-            record.agent_id = request.agent_id
-            record.key = self._secrets(RECEIVER_KEY_BYTES)
-            record.forget_counts()
-            self.rate_control.forget(record.receiver_id)
-        record.state = ReceiverState.JOINED
-        record.heard_at = now
-        record.ready = False
-        record.finished_at = None
-        record.error = ""
+        record, rejoined = self._roster.admit(request, now)
+        if rejoined:
+            self._forget(record)
+        self._count_active()
         self.statistics.joins_count += 1
         self._events.append(ReceiverJoined(record.receiver_id, rejoined))
         by_multicast = self.state == STATE_GATHERING and not request.has_manifest
@@ -262,7 +283,7 @@ class SenderSession:
             receiver_id=record.receiver_id,
             key=record.key,
             manifest_by_multicast=by_multicast,
-            report_interval_s=report_interval_s(self.active_count),
+            report_interval_s=self._report_interval_s,
             grtt_s=self.grtt_s,
             receiver_count=self.active_count,
         )
@@ -293,16 +314,16 @@ class SenderSession:
         record.completion = report
         record.finished_at = now
         record.heard_at = now
-        self.rate_control.forget(receiver_id)
         if report.success:
-            record.state = ReceiverState.COMPLETE
             record.needed_count = 0
+            record.error = ""
+            self._leave(record, ReceiverState.COMPLETE)
             self._events.append(ReceiverCompleted(receiver_id))
-        else:
-            record.state = ReceiverState.FAILED
+        elif record.state is not ReceiverState.DROPPED:  # of those it is known why they end
             record.error = report.error
+            self._leave(record, ReceiverState.FAILED)
             self._events.append(ReceiverFailed(receiver_id, report.error))
-        self._end_if_nobody_is_active(now)
+        self._serve_who_is_left(now)
 
     def end(self, outcome: int, reason: str, now: float) -> None:
         """End the cast, with END_COMPLETE, END_CANCELLED or END_FAILED; the first end counts."""
@@ -343,6 +364,7 @@ class SenderSession:
         record.heard_at = now
         if record.state is ReceiverState.LOST and self.state != STATE_ENDED:
             record.state = ReceiverState.RECEIVING if record.ready else ReceiverState.JOINED
+            self._count_active()
             self._events.append(ReceiverReturned(record.receiver_id))
         if isinstance(message, Report):
             self._receive_report(record, message, now)
@@ -351,16 +373,22 @@ class SenderSession:
 
     def _receive_report(self, record: ReceiverRecord, report: Report, now: float) -> None:
         self.statistics.reports_received_count += 1
-        sample = record.apply_report(report, now)
+        sample = record.apply_report(report, self._frame_bytes_per_raw, now)
+        capacity = self.rate_control.capacities.get(record.receiver_id)
         if report.echo_us:
             record.rtt_s = now - (report.echo_us + report.echo_delay_us) / 1e6
-            self._grtt.add(record.rtt_s, now, report_interval_s(self.active_count))
+            if capacity is None or not capacity.exempt:  # the group doesn't wait for a straggler's answers
+                self._grtt.add(record.rtt_s, now, self._report_interval_s)
         if record.state.active:
             self.rate_control.add_sample(record.receiver_id, sample, self.grtt_s, now)
+            if now - self._judged_at > self.active_count * _JUDGE_S_PER_RECEIVER:
+                self._judge(now)
 
     def _receive_nack(self, record: ReceiverRecord, nack: Nack) -> None:
         self.statistics.nacks_received_count += 1
         if not record.state.active:
+            return
+        if nack.object == OBJECT_IMAGE and (record.slow_since is not None or record.deferred):
             return
         demand = self.image_demand if nack.object == OBJECT_IMAGE else self.manifest_demand
         if nack.object == OBJECT_IMAGE and not record.ready:
@@ -383,12 +411,14 @@ class SenderSession:
         if self.state == STATE_ENDED:
             return None
         segments = SegmentList(symbols_max)
-        loss = self._group_loss()
-        sequence = self.manifest_demand.plan_repairs(segments, self._sequence, loss)
-        sequence = self.manifest_demand.plan_pass(segments, sequence, self.parity)
+        parity = self._parity
+        sequence = self.manifest_demand.plan_repairs(segments, self._sequence, parity.loss)
+        sequence = self.manifest_demand.plan_pass(segments, sequence, parity.symbols)
         if self.state == STATE_CASTING:
-            sequence = self.image_demand.plan_repairs(segments, sequence, loss)
-            sequence = self.image_demand.plan_pass(segments, sequence, self.parity)
+            sequence = self.image_demand.plan_repairs(segments, sequence, parity.loss)
+            sequence = self.image_demand.plan_pass(
+                segments, sequence, parity.symbols, parity.interleave_depth
+            )
         if segments.room == symbols_max:
             return None
         plan = SendPlan(segments.array(), self._sequence, symbols_max - segments.room)
@@ -397,12 +427,22 @@ class SenderSession:
         assert plan.next_sequence == sequence
         return plan
 
-    def mark_transmitted(self, next_sequence: int, byte_count: int, now: float) -> None:
-        """Everything before ``next_sequence`` is on the wire: FLUSH may follow, and the real rate is known."""
+    def mark_transmitted(
+        self, next_sequence: int, byte_count: int, now: float, *, read_s: float = 0.0
+    ) -> None:
+        """A batch is on the wire: FLUSH may follow, and the real rate is known.
+
+        Args:
+            next_sequence: everything before it is on the wire.
+            byte_count: the batch's, in frames.
+            now: monotonic seconds.
+            read_s: seconds that reading the image took for it.
+        """
         symbol_count = sequence_difference(next_sequence, self._transmitted_sequence)
         elapsed_s = max(1e-6, now - self._transmitted_at)
         weight = 1.0 - math.exp(-elapsed_s / _ACHIEVED_SMOOTHING_S)
         self.achieved_bytes_per_s += weight * (byte_count / elapsed_s - self.achieved_bytes_per_s)
+        self._read_share += weight * (min(1.0, read_s / elapsed_s) - self._read_share)
         self._transmitted_at = now
         self._transmitted_sequence = next_sequence
         self.statistics.symbols_transmitted_count += symbol_count
@@ -413,13 +453,19 @@ class SenderSession:
     def control_datagrams(self, now: float) -> list[bytes]:
         """The control datagrams that are due, to be multicast in this order; also runs the timeouts."""
         if now >= self._timeouts_at:
+            self._run_watch(now, now - self._timeouts_at + _TIMER_S)
             self._timeouts_at = now + _TIMER_S
-            self._check_timeouts(now)
         self._start_if_gathered(now)
         datagrams = []
         if now >= self._announce_at:
             self._announce_at = now + ANNOUNCE_INTERVAL_S
             datagrams.append(self._encode(self._announce(now), token=0))
+            if self._standing != Standing(b"", b""):
+                self._standing_at = min(self._standing_at, now)
+        if now >= self._standing_at:
+            self._standing_left = max(0, self._standing_left - 1)
+            self._standing_at = now + STANDING_INTERVAL_S if self._standing_left else math.inf
+            datagrams.append(self._encode(self._standing))
         if self._flush_due() and now >= self._flush_at:
             self._flush_at = now + max(self._flush_interval_s, 2 * self.grtt_s)
             self._flush_interval_s = min(self._flush_interval_s * _FLUSH_GROWTH, FLUSH_INTERVAL_MAX_S)
@@ -434,7 +480,7 @@ class SenderSession:
 
     def next_timer(self, now: float) -> float:
         """When :meth:`control_datagrams` should be asked again, absolute monotonic seconds."""
-        times = [self._announce_at, self._timeouts_at]
+        times = [self._announce_at, self._timeouts_at, self._standing_at]
         if self._flush_due():
             times.append(self._flush_at)
         if self._eot_left:
@@ -448,8 +494,7 @@ class SenderSession:
         if self.state == STATE_ENDED or self._transmitted_sequence != self._sequence:
             return False
         if self.state == STATE_GATHERING:
-            waiting = any(r.state.active and not r.ready for r in self.receivers.values())
-            return waiting and self.manifest_demand.idle
+            return self.manifest_demand.idle and any(not record.ready for record in self._roster.active)
         return self.active_count > 0 and self.image_demand.idle and self.manifest_demand.idle
 
     def _flush(self, now: float) -> Flush:
@@ -457,10 +502,11 @@ class SenderSession:
         demand = self.image_demand if object_index == OBJECT_IMAGE else self.manifest_demand
         return Flush(
             object=object_index,
-            pass_index=demand.pass_index & 0xFFFF,
+            pass_index=demand.pass_index & 0xFF,
             sequence=self._sequence,
             receiver_count=self.active_count,
             grtt_us=int(self.grtt_s * 1e6),
+            report_interval_ms=int(self._report_interval_s * 1e3),
             sent_at_us=int(now * 1e6),
         )
 
@@ -477,36 +523,128 @@ class SenderSession:
             receiver_count=self.active_count,
             rate_bytes_per_s=int(self.rate_bytes_per_s),
             grtt_us=int(self.grtt_s * 1e6),
+            report_interval_ms=int(self._report_interval_s * 1e3),
             sent_at_us=int(now * 1e6),
         )
 
-    def _encode(self, message: Announce | Flush | EndOfTransmission, token: int | None = None) -> bytes:
+    def _encode(self, message: ControlMessage, token: int | None = None) -> bytes:
         session_token = self.parameters.session_token if token is None else token
         return encode_control(message, cast_id=self.parameters.cast_id, session_token=session_token)
 
-    def _group_loss(self) -> float:
-        """The largest usual loss of the active receivers, 0..0.5: what parity and repairs allow for."""
-        losses = (
-            self.rate_control.usual_loss(record.receiver_id)
-            for record in self.receivers.values()
-            if record.state.active
-        )
-        return min(0.5, max(losses, default=0.0))
+    @property
+    def _report_interval_s(self) -> float:
+        return report_interval_s(self.active_count, self.rate_bytes_per_s)
 
-    def _check_timeouts(self, now: float) -> None:
-        for record in self.receivers.values():
-            if record.state.active and now - record.heard_at > self.policy.receiver_timeout_s:
-                record.state = ReceiverState.LOST
-                record.finished_at = now
-                record.error = f"silent for {self.policy.receiver_timeout_s:.0f} s"
-                self.rate_control.forget(record.receiver_id)
-                self._events.append(ReceiverLost(record.receiver_id))
+    # -- who takes part ---------------------------------------------------------------------------------------
+
+    def _count_active(self) -> None:
+        self._active_count = sum(1 for _ in self._roster.active)
+
+    def _forget(self, record: ReceiverRecord) -> None:
+        self.rate_control.forget(record.receiver_id)
+        record.slow_since = None
+        record.deferred = False
+        record.sustainable_bytes_per_s = math.inf
+
+    def _leave(self, record: ReceiverRecord, state: ReceiverState) -> None:
+        record.state = state
+        self._forget(record)
+        self._count_active()
+
+    def _run_watch(self, now: float, elapsed_s: float) -> None:
+        """What is looked at every ``_TIMER_S``."""
+        timeout_s = max(self.policy.receiver_timeout_s, REPORTS_PER_TIMEOUT * self._report_interval_s)
+        for record in [record for record in self._roster.active if now - record.heard_at > timeout_s]:
+            record.finished_at = now
+            record.error = f"silent for {timeout_s:.0f} s"
+            self._leave(record, ReceiverState.LOST)
+            self._events.append(ReceiverLost(record.receiver_id))
         if self.state == STATE_CASTING:
-            self._end_if_nobody_is_active(now)
+            limiter = self.limiter
+            self.limiter_seconds[limiter] = self.limiter_seconds.get(limiter, 0.0) + elapsed_s
+            self._judge(now)
+            self._serve_who_is_left(now)
+        capacities = self.rate_control.capacities
+        self._parity.update(
+            (item.usual_loss, item.loss_burst) for item in capacities.values() if not item.exempt
+        )
+        self._tell_standing(now)
 
-    def _end_if_nobody_is_active(self, now: float) -> None:
-        if self.state == STATE_CASTING and self.active_count == 0:
+    def _judge(self, now: float) -> None:
+        """Find out who is too slow for the group, and act as the operator wishes."""
+        self._judged_at = now
+        capacities = self.rate_control.capacities
+        members = {
+            record.receiver_id: capacities.setdefault(record.receiver_id, Capacity())
+            for record in self._roster.active
+            if record.ready and not record.deferred
+        }
+        for verdict in self._watch.judge(members, now):
+            self._carry_out(verdict, now)
+        for receiver_id, capacity in members.items():
+            record = self.receivers[receiver_id]
+            record.slow_since = self._watch.slow_since.get(receiver_id)
+            record.sustainable_bytes_per_s = (
+                capacity.sustainable_bytes_per_s if capacity.limited else math.inf
+            )
+        self.rate_control.follow_group()
+
+    def _carry_out(self, verdict: Verdict, now: float) -> None:
+        record = self.receivers[verdict.receiver_id]
+        grounds = (verdict.rate_bytes_per_s, verdict.group_rate_bytes_per_s, verdict.cause.value)
+        if verdict.change is Change.SLOW:
+            self._events.append(ReceiverSlow(record.receiver_id, *grounds))
+        elif verdict.change is Change.RECOVERED:
+            self._events.append(ReceiverRecovered(record.receiver_id))
+        elif self.policy.slow_policy is SlowPolicy.DROP:
+            record.finished_at = now
+            record.error = (
+                f"dropped: it sustains {format_rate(verdict.rate_bytes_per_s)} ({verdict.cause}) where the group goes "
+                f"at {format_rate(verdict.group_rate_bytes_per_s)}; cast to it alone, or with --slow demote"
+            )
+            self._leave(record, ReceiverState.DROPPED)
+            self._events.append(ReceiverDropped(record.receiver_id, *grounds))
+        else:
+            record.demoted = record.deferred = True
+            self._events.append(ReceiverDemoted(record.receiver_id, *grounds))
+
+    def _serve_who_is_left(self, now: float) -> None:
+        """End the cast when nobody is left, begin the tail when only stragglers are."""
+        if self.state != STATE_CASTING:
+            return
+        if self.active_count == 0:
             self.end(END_COMPLETE, "every receiver has ended", now)
+            return
+        left = list(self._roster.active)
+        if not all(record.deferred or record.slow_since is not None for record in left):
+            return
+        if self.statistics.main_finished_at is None:
+            assert self.statistics.started_at is not None
+            self.statistics.main_finished_at = now
+            complete_count = sum(r.state is ReceiverState.COMPLETE for r in self.receivers.values())
+            seconds = now - self.statistics.started_at
+            self._events.append(MainGroupFinished(complete_count, len(left), seconds))
+        for record in left:
+            record.demoted = True
+            record.deferred = False
+            record.slow_since = None
+        self._watch.start_over()
+        self._judge(now)
+
+    def _tell_standing(self, now: float) -> None:
+        """Let stragglers know that their repairs wait, or no longer, or that the cast goes on without them."""
+        waiting = (
+            record.receiver_id
+            for record in self._roster.active
+            if record.deferred
+            or (record.slow_since is not None and now - record.slow_since > _TELL_SLOW_AFTER_S)
+        )
+        dropped = (key for key, record in self.receivers.items() if record.state is ReceiverState.DROPPED)
+        standing = Standing(bitmap_of(waiting), bitmap_of(dropped))
+        if standing != self._standing:
+            self._standing = standing
+            self._standing_left = STANDING_COUNT
+            self._standing_at = now
 
     def _start_if_gathered(self, now: float) -> None:
         if self.state != STATE_GATHERING:
@@ -539,18 +677,3 @@ class SenderSession:
                 f"the need-bitmap has {need.size} blocks, the image {self.image_demand.block_count}: "
                 "fetch the manifest again"
             )
-
-    def _earlier_record(self, request: JoinRequest) -> ReceiverRecord | None:
-        for record in self.receivers.values():
-            if record.agent_id == request.agent_id:
-                return record
-            same_machine = (record.requested_name, record.address) == (request.name, request.address)
-            if same_machine and record.state in (ReceiverState.LOST, ReceiverState.FAILED):
-                return record
-        return None
-
-    def _unique_name(self, name: str) -> str:
-        names = {record.name for record in self.receivers.values()}
-        if name not in names:
-            return name
-        return next(f"{name}-{n}" for n in range(2, RECEIVER_COUNT_MAX + 2) if f"{name}-{n}" not in names)

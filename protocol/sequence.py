@@ -20,12 +20,14 @@ class LossCounter:
     Attributes:
         expected_count: datagrams sent since the first that was seen, by number.
         received_count: datagrams that arrived, duplicates included.
+        loss_event_count: runs of consecutive numbers that were missing when a later one arrived.
         next_sequence: the number after the highest one seen.
     """
 
     def __init__(self) -> None:
         self.expected_count = 0
         self.received_count = 0
+        self.loss_event_count = 0
         self.next_sequence = 0
         self._started = False
 
@@ -37,14 +39,21 @@ class LossCounter:
             self.next_sequence = int(sequences[0])
         # Differences from the highest so far, so that a batch across the wrap is in order.
         ahead = (sequences.astype(np.int64) - self.next_sequence + _HALF) % _MODULUS - _HALF
-        self.advance((self.next_sequence + int(ahead.max()) + 1) % _MODULUS)
+        gaps = int(np.count_nonzero(ahead[1:] - ahead[:-1] > 1)) + (int(ahead[0]) > 0)
+        self.loss_event_count += gaps
+        self._move_to((self.next_sequence + int(ahead.max()) + 1) % _MODULUS)
 
     def advance(self, next_sequence: int) -> None:
         """Everything before ``next_sequence`` was sent, whether or not it arrived."""
         if not self._started:
             self._started = True
             self.next_sequence = next_sequence
+        if self._move_to(next_sequence):
+            self.loss_event_count += 1
+
+    def _move_to(self, next_sequence: int) -> bool:
         ahead = sequence_difference(next_sequence, self.next_sequence)
         if ahead > 0:
             self.expected_count += ahead
             self.next_sequence = next_sequence
+        return ahead > 0

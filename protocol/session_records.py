@@ -76,6 +76,7 @@ class ReceiverState(enum.StrEnum):
     COMPLETE = "complete"
     FAILED = "failed"
     LOST = "lost"
+    DROPPED = "dropped"
 
     @property
     def active(self) -> bool:

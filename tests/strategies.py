@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from protocol.wire.fields import FieldKind, Octets, Rows, Text, UInt
+from protocol.wire.fields import Bitmap, FieldKind, Octets, Rows, Text, UInt
 
 
 def values_of(kind: FieldKind) -> st.SearchStrategy[object]:
@@ -16,6 +16,8 @@ def values_of(kind: FieldKind) -> st.SearchStrategy[object]:
             return st.text(max_size=kind.bytes_max // 4)
         case Octets():
             return st.binary(min_size=kind.bytes_exact, max_size=kind.bytes_exact)
+        case Bitmap():
+            return st.binary(max_size=kind.bytes_max)
         case Rows():
             row = st.tuples(*(values_of(column) for _, column in kind.columns))
             return st.lists(row, max_size=kind.count_max).map(tuple)

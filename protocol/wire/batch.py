@@ -45,7 +45,6 @@ def fill_constant_headers(frames: NDArray[np.uint8], *, cast_id: int, session_to
     headers["type"] = SymbolHeader.WIRE_TYPE
     headers["cast_id"] = cast_id
     headers["session_token"] = session_token
-    headers["reserved"] = 0
 
 
 class HeaderFilter:

@@ -30,6 +30,7 @@ from protocol.wire.messages import (
     Nack,
     Prefix,
     Report,
+    Standing,
 )
 
 REJECT_REASONS = (
@@ -49,7 +50,7 @@ REJECT_REASONS = (
 )
 """Labels of the "datagrams rejected" metric: bounded, whatever the network sends."""
 
-ControlMessage = Announce | Flush | EndOfTransmission
+ControlMessage = Announce | Flush | EndOfTransmission | Standing
 FeedbackMessage = Nack | Report
 
 

@@ -79,7 +79,25 @@ class Rows:
                 kind.check(column_name, cell)
 
 
-FieldKind = UInt | Text | Octets | Rows
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bitmap:
+    """A set of numbers below ``bit_count_max``: bit ``i % 8`` of byte ``i // 8``, without bytes of zeros at the end."""
+
+    bit_count_max: int
+    meaning: str
+
+    @property
+    def bytes_max(self) -> int:
+        """Its longest encoding."""
+        return -(-self.bit_count_max // 8)
+
+    def check(self, name: str, value: object) -> None:
+        """Raise :class:`WireError` unless ``value`` is bytes within the limit."""
+        if type(value) is not bytes or len(value) > self.bytes_max:
+            raise WireError("bad_field", f"{name}: at most {self.bytes_max} bytes expected")
+
+
+FieldKind = UInt | Text | Octets | Bitmap | Rows
 
 
 def uint(bits: int, meaning: str, *, low: int = 0, high: int | None = None) -> UInt:

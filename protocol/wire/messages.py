@@ -21,7 +21,7 @@ from protocol.constants import (
     WIRE_MAGIC,
     WIRE_VERSION,
 )
-from protocol.wire.fields import Field, Octets, Rows, Text, message, uint
+from protocol.wire.fields import Bitmap, Field, Octets, Rows, Text, message, uint
 
 OBJECT_MANIFEST = 0
 OBJECT_IMAGE = 1
@@ -71,11 +71,14 @@ class SymbolHeader:
     sequence: Annotated[int, uint(32, "datagram number, modulo 2^32 (RFC 1982): counts loss")]
     object: Annotated[int, uint(8, "0 the manifest, 1 the image", high=1)]
     flags: Annotated[int, uint(8, "bit 0: repair, answers a NACK", high=1)]
-    pass_index: Annotated[int, uint(16, "sweep over the demanded blocks, modulo 2^16")]
+    pass_index: Annotated[int, uint(8, "sweep over the demanded blocks, modulo 2^8")]
+    lag: Annotated[
+        int, uint(8, "blocks below block - lag have left the sweep: interleaved blocks end together")
+    ]
     block: Annotated[int, uint(32, "block number within the object", high=BLOCK_COUNT_MAX - 1)]
     k: Annotated[int, uint(8, "source symbols of the block", low=1, high=SOURCE_SYMBOLS_MAX)]
     esi: Annotated[int, uint(8, "encoding symbol; esi >= k is repair", high=SYMBOLS_MAX - 1)]
-    reserved: Annotated[int, uint(16, "0; ignored on receipt")]
+    sent_at: Annotated[int, uint(16, "sender's clock as it was sent, in 100 microseconds, modulo 2^16")]
 
 
 @message(0x10)
@@ -96,6 +99,7 @@ class Announce:
     receiver_count: Annotated[int, uint(16, "receivers in the cast", high=RECEIVER_COUNT_MAX)]
     rate_bytes_per_s: Annotated[int, uint(64, "current rate")]
     grtt_us: Annotated[int, uint(32, "group round-trip time, microseconds")]
+    report_interval_ms: Annotated[int, uint(16, "time between two reports of one receiver", low=1)]
     sent_at_us: Annotated[int, uint(64, "sender's monotonic clock, echoed by REPORT")]
 
 
@@ -108,10 +112,11 @@ class Flush:
     FIELDS: ClassVar[tuple[Field, ...]]
 
     object: Annotated[int, uint(8, "object that was swept", high=1)]
-    pass_index: Annotated[int, uint(16, "the pass that ended")]
+    pass_index: Annotated[int, uint(8, "the pass that ended")]
     sequence: Annotated[int, uint(32, "next datagram number: everything before it was sent")]
     receiver_count: Annotated[int, uint(16, "receivers still active", high=RECEIVER_COUNT_MAX)]
     grtt_us: Annotated[int, uint(32, "group round-trip time, microseconds")]
+    report_interval_ms: Annotated[int, uint(16, "time between two reports of one receiver", low=1)]
     sent_at_us: Annotated[int, uint(64, "sender's monotonic clock, echoed by REPORT")]
 
 
@@ -125,6 +130,23 @@ class EndOfTransmission:
 
     outcome: Annotated[int, uint(8, "0 complete, 1 cancelled, 2 failed", high=2)]
     reason: Annotated[str, Text(512, "for people")]
+
+
+@message(0x13)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """STANDING, sender to group, when it changes and about once a second while anybody is listed: who is too slow."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    demoted: Annotated[
+        bytes,
+        Bitmap(
+            RECEIVER_COUNT_MAX, "receivers whose repairs wait for the tail: keep what you catch, don't NACK"
+        ),
+    ]
+    dropped: Annotated[bytes, Bitmap(RECEIVER_COUNT_MAX, "receivers that the cast goes on without")]
 
 
 @message(0x20)
@@ -169,9 +191,17 @@ class Report:
     echo_delay_us: Annotated[int, uint(32, "time between hearing it and this report")]
     expected_count: Annotated[int, uint(64, "datagrams that the sequence numbers say were sent, since join")]
     received_count: Annotated[int, uint(64, "datagrams received, since join")]
+    loss_event_count: Annotated[int, uint(64, "runs of consecutive datagrams that are missing, since join")]
+    recent_expected_count: Annotated[int, uint(32, "datagrams that were sent in the last 100 ms")]
+    recent_received_count: Annotated[int, uint(32, "datagrams that arrived in the last 100 ms")]
+    arriving_bytes_per_s: Annotated[int, uint(64, "rate at which they arrived; 0 unknown")]
+    queue_delay_us: Annotated[
+        int, uint(32, "least delay on the way in the last 100 ms above the least ever seen, in microseconds")
+    ]
     socket_drop_count: Annotated[int, uint(64, "datagrams dropped at this socket, since join")]
     pool_drop_count: Annotated[int, uint(64, "symbols dropped for want of a buffer, since join")]
     fill_permille: Annotated[int, uint(16, "share of the buffers in use", high=1000)]
+    buffer_bytes: Annotated[int, uint(64, "size of the buffers that this is a share of")]
     limiter: Annotated[int, uint(8, "0 network, 1 socket, 2 decode, 3 disk", high=3)]
     blocks_verified_count: Annotated[int, uint(32, "blocks read back and right")]
     blocks_needed_count: Annotated[int, uint(32, "blocks not yet verified")]
@@ -181,5 +211,5 @@ class Report:
 
 
 LIMITERS = ("network", "socket", "decode", "disk")
-CONTROL_MESSAGES: tuple[type, ...] = (Announce, Flush, EndOfTransmission)
+CONTROL_MESSAGES: tuple[type, ...] = (Announce, Flush, EndOfTransmission, Standing)
 FEEDBACK_MESSAGES: tuple[type, ...] = (Nack, Report)

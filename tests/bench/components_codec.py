@@ -81,6 +81,7 @@ def run() -> list[dict[str, object]]:
         receiver_count=40,
         rate_bytes_per_s=125_000_000,
         grtt_us=1_000,
+        report_interval_ms=100,
         sent_at_us=1 << 40,
     )
     deficits = tuple((1000 + 3 * row, 1, 1 + row % 20) for row in range(NACK_BLOCKS_PER_DATAGRAM_MAX))

@@ -7,7 +7,8 @@ import random
 import time
 from pathlib import Path
 
-from protocol.sender_session import CastPolicy, SenderSession
+from protocol.cast_policy import CastPolicy
+from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from sender.image_file import ImageFile
 from sender.shared_session import SharedSession

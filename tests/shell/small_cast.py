@@ -18,6 +18,7 @@ import trio
 from numpy.typing import NDArray
 
 from protocol.block_codec import BlockEncoder, block_hash
+from protocol.cast_policy import CastPolicy
 from protocol.control_messages import (
     CastDescription,
     cast_description,
@@ -26,7 +27,7 @@ from protocol.control_messages import (
 )
 from protocol.frame_encoder import FrameEncoder
 from protocol.manifest import BlockKind, Manifest, build_manifest
-from protocol.sender_session import CastPolicy, SenderSession
+from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from receiver.agent import Agent, AgentOptions, Reception
 from receiver.control_client import Unreachable

@@ -187,6 +187,7 @@ async def test_a_forged_announcement_costs_a_rejoin_and_no_more(
             receiver_count=0,
             rate_bytes_per_s=1,
             grtt_us=1,
+            report_interval_ms=100,
             sent_at_us=1,
         )
         datagram = encode_control(announce, cast_id=7, session_token=0)

@@ -35,6 +35,7 @@ def announcement(cast_id: int, name: str, *, state: int = STATE_CASTING) -> byte
         receiver_count=0,
         rate_bytes_per_s=1000,
         grtt_us=1000,
+        report_interval_ms=100,
         sent_at_us=1,
     )
     return encode_control(message, cast_id=cast_id, session_token=0)

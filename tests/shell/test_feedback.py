@@ -17,7 +17,12 @@ from tests.shell.sender_rig import Rig, make_rig
 
 
 def report(grant: JoinGrant, counter: int, *, key: bytes | None = None) -> bytes:
-    message = Report(grant.receiver_id, counter, 0, 0, 100, 90, 1, 2, 300, 3, 4, 2, 5000, 6, 7)
+    fields = {field.name: 0 for field in Report.FIELDS} | {
+        "receiver_id": grant.receiver_id, "counter": counter, "expected_count": 100, "received_count": 90,
+        "socket_drop_count": 1, "pool_drop_count": 2, "fill_permille": 300, "limiter": 3, "blocks_verified_count": 4,
+        "blocks_needed_count": 2, "bytes_written": 5000, "nacks_sent_count": 6, "parity_repaired_count": 7,
+    }  # fmt: skip
+    message = Report(**fields)
     return _encode(grant, message, key)
 
 

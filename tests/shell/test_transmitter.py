@@ -16,10 +16,10 @@ import pytest
 from numpy.typing import NDArray
 
 from protocol.arrival import sent_at_ticks
+from protocol.cast_policy import CastPolicy
 from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
 from protocol.errors import AddressInUseError, ConfigurationError, ImageDamagedError, InterfaceError
 from protocol.frame_encoder import FrameEncoder
-from protocol.sender_session import CastPolicy
 from protocol.wire.batch import header_view
 from sender.batches import Batch, BatchQueue
 from sender.block_loader import BlockLoader

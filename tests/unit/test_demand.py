@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from protocol.demand import Demand, SegmentList
@@ -9,11 +11,11 @@ from protocol.wire.messages import FLAG_REPAIR
 
 
 def _plan(
-    demand: Demand, sequence: int = 0, room: int = 1000, parity: float = 0.0
+    demand: Demand, sequence: int = 0, room: int = 1000, parity: float = 0.0, depth: int = 1
 ) -> tuple[list[tuple[int, ...]], int]:
     segments = SegmentList(room)
     sequence = demand.plan_repairs(segments, sequence, 0.0)
-    sequence = demand.plan_pass(segments, sequence, parity)
+    sequence = demand.plan_pass(segments, sequence, lambda k: math.ceil(k * parity), depth)
     rows = [
         (int(s["flags"]), int(s["pass_index"]), int(s["block"]), int(s["esi"]), int(s["count"]))
         for s in segments.array()
@@ -111,3 +113,37 @@ def test_withdrawn_demand_sends_nothing() -> None:
     demand.withdraw()
     assert demand.idle
     assert _plan(demand, sequence)[0] == []
+
+
+def test_interleaved_blocks_end_together_and_say_what_is_still_open() -> None:
+    """One lost super-datagram takes a stripe of each; nobody takes a block for passed by that is still being sent."""
+    demand = _demand(*[20] * 10)
+    demand.want(None)
+    segments = SegmentList(1000)
+    demand.plan_pass(segments, 0, lambda _: 2, 4)
+    rows = segments.array()
+    assert rows["count"].sum() == 10 * 22
+    per_symbol_block = np.repeat(rows["block"], rows["count"])
+    for start in range(0, 88 - 24, 6):
+        _, counts = np.unique(per_symbol_block[start : start + 24], return_counts=True)
+        assert counts.max() <= 6 + 6, (
+            "a window of four stripes holds hardly more of one block than of another"
+        )
+    lowest_open = rows["block"].astype(int) - rows["lag"]
+    last_row = {int(block): int(np.flatnonzero(rows["block"] == block)[-1]) for block in range(10)}
+    for index, lowest in enumerate(lowest_open.tolist()):
+        assert all(last_row[block] < index for block in range(lowest))
+    for block in range(10):
+        mine = rows[rows["block"] == block]
+        assert np.concatenate([np.arange(r["esi"], r["esi"] + r["count"]) for r in mine]).tolist() == list(
+            range(22)
+        )
+    assert demand.idle
+
+
+def test_a_nack_for_a_block_that_is_being_sent_waits() -> None:
+    demand = _demand(20, 20, 20)
+    demand.want(None)
+    segments = SegmentList(30)
+    sequence = demand.plan_pass(segments, 0, lambda _: 0, 3)
+    assert demand.nack(0, 3, 1, sequence) == 0

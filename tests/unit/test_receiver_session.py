@@ -51,7 +51,7 @@ class Pair:
         self.receiver.receive_datagram_untrusted(datagram, now)
 
     def flush(self, now: float) -> None:
-        self.control(Flush(1, 0, self.receiver.loss.next_sequence, 1, 10_000, 5), now)
+        self.control(Flush(1, 0, self.receiver.loss.next_sequence, 1, 10_000, 100, 5), now)
 
 
 def _assembled(pair: Pair) -> list[int]:
@@ -98,7 +98,7 @@ def test_repair_that_arrives_during_the_back_off_silences_it() -> None:
     pair = Pair(receiver_count=500)
     frames = pair.frames()
     pair.receiver.receive_frames_untrusted(frames[:-1], 100.1)
-    pair.control(Flush(1, 0, pair.receiver.loss.next_sequence, 500, 4_000_000, 5), 100.2)
+    pair.control(Flush(1, 0, pair.receiver.loss.next_sequence, 500, 4_000_000, 2500, 5), 100.2)
     pair.receiver.receive_frames_untrusted(frames[-1:], 100.2001)
     assert pair.nacks(110.0) == []
 
@@ -151,7 +151,7 @@ def test_without_buffers_symbols_are_dropped_and_asked_for_when_there_is_room() 
 
 def test_end_restart_and_silence_are_told() -> None:
     pair = Pair()
-    announce = Announce(pair.parameters.incarnation + 1, 0, bytes(32), "x", "u", 64, 1, 1, 1, 1, 1)
+    announce = Announce(pair.parameters.incarnation + 1, 0, bytes(32), "x", "u", 64, 1, 1, 1, 1, 100, 1)
     pair.control(announce, 100.1, token=0)
     pair.control(EndOfTransmission(END_CANCELLED, "by hand"), 100.2)
     pair.control(EndOfTransmission(END_CANCELLED, "by hand"), 100.3)

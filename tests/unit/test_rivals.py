@@ -46,7 +46,7 @@ def heard() -> Heard:
 
 
 def announce(cast_id: int, incarnation: int, state: int = STATE_CASTING, name: str = "other") -> bytes:
-    message = Announce(incarnation, state, bytes(32), name, "http://10.0.0.2:7411", 1440, 1, 0, 0, 0, 0)
+    message = Announce(incarnation, state, bytes(32), name, "http://10.0.0.2:7411", 1440, 1, 0, 0, 0, 100, 0)
     return encode_control(message, cast_id=cast_id, session_token=0)
 
 

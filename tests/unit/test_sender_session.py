@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from protocol import events
+from protocol.cast_policy import CastPolicy
 from protocol.constants import EOT_COUNT, MANIFEST_WAIT_S, RECEIVER_COUNT_MAX
 from protocol.errors import JoinRefusedError
-from protocol.sender_session import CastPolicy, SenderSession
+from protocol.sender_session import SenderSession
 from protocol.session_records import CompletionReport, JoinGrant, JoinRequest, ReceiverId, ReceiverState
 from protocol.wire.codec import decode_control_untrusted, encode_feedback
 from protocol.wire.messages import (
@@ -61,12 +62,8 @@ def _completion(success: bool = True) -> CompletionReport:
 
 
 def _report(grant: JoinGrant, counter: int, **changes: int) -> bytes:
-    fields = {
-        "receiver_id": grant.receiver_id, "counter": counter, "echo_us": 0, "echo_delay_us": 0, "expected_count": 0,
-        "received_count": 0, "socket_drop_count": 0, "pool_drop_count": 0, "fill_permille": 0, "limiter": 0,
-        "blocks_verified_count": 0, "blocks_needed_count": 5, "bytes_written": 0, "nacks_sent_count": 0,
-        "parity_repaired_count": 0,
-    }  # fmt: skip
+    fields = {field.name: 0 for field in Report.FIELDS}
+    fields |= {"receiver_id": grant.receiver_id, "counter": counter, "blocks_needed_count": 5}
     return _encode(grant, Report(**(fields | changes)))
 
 
