@@ -40,7 +40,7 @@ class Pacer:
 
     def __init__(self, rate_bytes_per_s: float, now: float) -> None:
         """Begin without arrears; the first burst is due at once."""
-        self._rate_bytes_per_s = rate_bytes_per_s
+        self._use_rate(rate_bytes_per_s)
         self._due_at = now
         """When the committed rate has made up for all that was sent; before now: arrears."""
         self._peak_at = now
@@ -50,13 +50,6 @@ class Pacer:
     def rate_bytes_per_s(self) -> float:
         """The rate that is kept on average."""
         return self._rate_bytes_per_s
-
-    @property
-    def peak_bytes_per_s(self) -> float:
-        """The rate at which arrears are made up; infinite where it isn't bounded."""
-        if self._rate_bytes_per_s >= PEAK_FREE_BYTES_PER_S:
-            return math.inf
-        return PEAK_RATIO * self._rate_bytes_per_s
 
     @property
     def burst_bytes(self) -> int:
@@ -71,9 +64,16 @@ class Pacer:
         ratio = self._rate_bytes_per_s / rate_bytes_per_s
         if ratio == 1.0:
             return
-        self._rate_bytes_per_s = rate_bytes_per_s
+        self._use_rate(rate_bytes_per_s)
         self._due_at = min(self._due_at, now) + max(0.0, self._due_at - now) * ratio
         self._peak_at = min(self._peak_at, now) + max(0.0, self._peak_at - now) * ratio
+
+    def _use_rate(self, rate_bytes_per_s: float) -> None:
+        self._rate_bytes_per_s = rate_bytes_per_s
+        free = rate_bytes_per_s >= PEAK_FREE_BYTES_PER_S
+        self._peak_bytes_per_s = math.inf if free else PEAK_RATIO * rate_bytes_per_s
+        self._credit_s = min(CREDIT_S, CREDIT_BYTES_MAX / rate_bytes_per_s)
+        self._peak_burst_s = min(PEAK_BURST_S, PEAK_BURST_BYTES_MAX / self._peak_bytes_per_s)
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next burst may leave, of any size; 0 if it may leave now."""
@@ -81,8 +81,5 @@ class Pacer:
 
     def sent(self, byte_count: int, now: float) -> None:
         """A burst leaves at ``now``, early or late; early ones are made up for by the next wait."""
-        credit_s = min(CREDIT_S, CREDIT_BYTES_MAX / self._rate_bytes_per_s)
-        self._due_at = max(self._due_at, now - credit_s) + byte_count / self._rate_bytes_per_s
-        peak = self.peak_bytes_per_s
-        peak_burst_s = min(PEAK_BURST_S, PEAK_BURST_BYTES_MAX / peak)
-        self._peak_at = max(self._peak_at, now - peak_burst_s) + byte_count / peak
+        self._due_at = max(self._due_at, now - self._credit_s) + byte_count / self._rate_bytes_per_s
+        self._peak_at = max(self._peak_at, now - self._peak_burst_s) + byte_count / self._peak_bytes_per_s

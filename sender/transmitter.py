@@ -114,15 +114,16 @@ class Transmitter:
                 pacer.set_rate(session.rate_bytes_per_s, now)
 
     def _send_paced(self, frames: NDArray[np.uint8], pacer: Pacer) -> None:
-        row = 0
-        while row < frames.shape[0] and not self._queue.closed:
-            step = max(1, min(self._output.frames_per_call, pacer.burst_bytes // self._frame_bytes))
+        step = max(1, min(self._output.frames_per_call, pacer.burst_bytes // self._frame_bytes))
+        sent_at = header_view(frames)["sent_at"]
+        for row in range(0, frames.shape[0], step):
+            if self._queue.closed:
+                break
             burst = frames[row : row + step]
             now = self._wait_for_turn(pacer)
-            header_view(burst)["sent_at"] = sent_at_ticks(now)
+            sent_at[row : row + step] = sent_at_ticks(now)
             pacer.sent(burst.nbytes, now)
             self._send_all(burst)
-            row += step
 
     def _wait_for_turn(self, pacer: Pacer) -> float:
         now = time.monotonic()
