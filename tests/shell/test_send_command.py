@@ -61,7 +61,7 @@ class Room:
 
     def announce(self, cast_id: int, *, incarnation: int) -> None:
         """Say what another sender of the cast would say."""
-        message = Announce(incarnation, 0, bytes(32), "made", "http://127.0.0.1:1", 1440, 1, 0, 0, 0, 0)
+        message = Announce(incarnation, 0, bytes(32), "made", "http://127.0.0.1:1", 1440, 1, 0, 0, 0, 100, 0)
         lo = find_interface("lo")
         with open_data_socket(lo, lo.address_for(GROUP), GROUP, self.port, ttl=1) as sock:
             sock.send(encode_control(message, cast_id=cast_id, session_token=0))
@@ -249,6 +249,11 @@ def test_a_sender_that_hears_its_own_cast_announced_by_another_goes(room: Room, 
         (("--symbol-size", "9000"), 10, "from 64 to 8928"),
         (("--rate", "10k"), 10, "out of range"),
         (("--rate", "800M", "--max-rate", "900M"), 10, "leave one of the two out"),
+        (("--rate", "800M", "--share"), 10, "leave one of the two out"),
+        (("--slow-below", "95%"), 10, "from 1% to 90%"),
+        (("--slow-below", "thirty"), 10, "write for example 30%"),
+        (("--slow-for", "0.1s"), 10, "from 0.5 s to 1:00:00"),
+        (("--slow-for", "2 days"), 10, "write for example 10s"),
         (("--cast-id", "xyz"), 10, "eight hexadecimal digits"),
         (("--control", "elsewhere:1"), 10, "HOST:PORT"),
     ],
