@@ -23,6 +23,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from protocol.cast_policy import CastPolicy
 from protocol.constants import (
     CONTROL_PORT_DEFAULT,
     DATA_HEADER_BYTES,
@@ -33,7 +34,7 @@ from protocol.constants import (
 )
 from protocol.errors import ConfigurationError, DiskcastError
 from protocol.events import CastingStarted, SenderEvent
-from protocol.sender_session import CastPolicy, SenderSession
+from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters
 from protocol.units import format_bytes
 from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
@@ -45,7 +46,7 @@ from sender.datagram_output import typed_send_error
 from sender.encoding import Encoder
 from sender.feedback import FeedbackPort
 from sender.image_file import ImageFile
-from sender.metrics import CastCollector, metrics_server
+from sender.metrics_server import CastCollector, metrics_server
 from sender.network import (
     Interface,
     IpAddress,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from protocol.errors import NotEnoughReceiversError, ReceiversIncompleteError
 from protocol.json_fields import STATE_NAMES
 from protocol.receiver_record import ReceiverRecord
 from protocol.sender_session import SenderSession
 from protocol.session_records import ReceiverState
-from protocol.wire.messages import STATE_CASTING, STATE_GATHERING
+from protocol.wire.messages import END_COMPLETE, STATE_CASTING, STATE_GATHERING
+from sender.limiter_view import LimiterTime, LimiterView
 
 _NAMED_MAX = 20
 """Receivers named in one error message; the summary names all."""
@@ -17,7 +19,15 @@ _NAMED_MAX = 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReceiverView:
-    """One receiver now."""
+    """One receiver now.
+
+    Attributes:
+        limiter: what limits it, as it says itself.
+        demoted: the others don't wait for it; it is finished after them.
+        slow: it falls behind the group so far that it is about to be demoted or dropped.
+        sustainable_bytes_per_s: what it could take; None while nobody knows.
+        queue_delay_s: time that datagrams to it spend in queues on the way.
+    """
 
     name: str
     state: str
@@ -26,11 +36,16 @@ class ReceiverView:
     loss: float
     nacks_count: int
     limiter: str
+    demoted: bool
+    slow: bool
+    sustainable_bytes_per_s: float | None
+    queue_delay_s: float
     error: str
 
     @classmethod
     def of(cls, record: ReceiverRecord) -> ReceiverView:
         """A copy of what ``record`` says."""
+        sustainable = record.sustainable_bytes_per_s
         return cls(
             name=record.name,
             state=record.state.value,
@@ -39,6 +54,10 @@ class ReceiverView:
             loss=round(record.loss, 5),
             nacks_count=record.nacks_sent_count,
             limiter=record.limiter,
+            demoted=record.demoted,
+            slow=record.slow_since is not None,
+            sustainable_bytes_per_s=round(sustainable) if math.isfinite(sustainable) else None,
+            queue_delay_s=round(record.queue_delay_s, 4),
             error=record.error,
         )
 
@@ -46,6 +65,13 @@ class ReceiverView:
     def active(self) -> bool:
         """Whether the cast still works for it."""
         return ReceiverState(self.state).active
+
+    @property
+    def standing(self) -> str:
+        """Its state or, while the cast works for it, ``tail`` or ``slow``."""
+        if self.active and self.demoted:
+            return "tail"
+        return "slow" if self.active and self.slow else self.state
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +87,10 @@ class CastView:
         pass_index: sweep over the image, 0 the first.
         pass_progress: how far it has come, 0..1.
         eta_s: time until the slowest active receiver has everything, at the pace so far; None if nobody knows.
+            Stragglers count only when no others are left.
+        limiter: what sets the rate.
+        limiter_seconds: what has set it so far, and how long.
+        main_group_seconds: when everybody but the stragglers had ended, since image data began; None before.
     """
 
     state: str
@@ -71,6 +101,9 @@ class CastView:
     pass_index: int
     pass_progress: float
     eta_s: float | None
+    limiter: LimiterView
+    limiter_seconds: tuple[LimiterTime, ...]
+    main_group_seconds: float | None
     receivers: tuple[ReceiverView, ...]
 
     @classmethod
@@ -79,7 +112,9 @@ class CastView:
         started_at = session.statistics.started_at
         elapsed_s = 0.0 if started_at is None else (session.statistics.ended_at or now) - started_at
         receivers = tuple(ReceiverView.of(record) for record in session.receivers.values())
-        least = min((view.progress for view in receivers if view.active), default=0.0)
+        active = [view for view in receivers if view.active]
+        waited_for = [view for view in active if not view.demoted] or active
+        least = min((view.progress for view in waited_for), default=0.0)
         return cls(
             state=STATE_NAMES[session.state],
             elapsed_s=round(elapsed_s, 3),
@@ -91,6 +126,9 @@ class CastView:
             eta_s=round(elapsed_s / least - elapsed_s, 1)
             if least and session.state == STATE_CASTING
             else None,
+            limiter=LimiterView.of(session, session.limiter),
+            limiter_seconds=LimiterTime.all_of(session),
+            main_group_seconds=_main_group_seconds(session),
             receivers=receivers,
         )
 
@@ -98,6 +136,11 @@ class CastView:
     def gathering(self) -> bool:
         """Whether the room still gathers."""
         return self.state == STATE_NAMES[STATE_GATHERING]
+
+    @property
+    def casting(self) -> bool:
+        """Whether image data flows."""
+        return self.state == STATE_NAMES[STATE_CASTING]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +156,7 @@ class ReceiverSummary:
         blocks_repaired_by_nack: completed after it asked.
         nacks_count: NACK datagrams it sent.
         socket_drops_count: datagrams that reached its socket and were dropped there.
+        demoted: it was finished after the others, or was to be.
         error: empty if all is well.
     """
 
@@ -127,6 +171,7 @@ class ReceiverSummary:
     blocks_repaired_by_nack: int
     nacks_count: int
     socket_drops_count: int
+    demoted: bool
     error: str
 
     @classmethod
@@ -151,6 +196,7 @@ class ReceiverSummary:
             blocks_repaired_by_nack=done.blocks_repaired_by_nack if done else 0,
             nacks_count=done.nacks_sent if done else record.nacks_sent_count,
             socket_drops_count=done.socket_drops if done else record.socket_drop_count,
+            demoted=record.demoted,
             error=record.error or ("" if record.state is ReceiverState.COMPLETE else "not complete"),
         )
 
@@ -166,6 +212,9 @@ class CastSummary:
 
     Attributes:
         seconds: from the first image data to the end.
+        main_group_seconds: from the first image data until everybody but the stragglers had ended; None if the cast
+            ended before.
+        limiter_seconds: what has set the rate, and how long.
         required_count: receivers that were waited for.
         reason: why it ended, for people.
     """
@@ -175,8 +224,10 @@ class CastSummary:
     image_id: str
     raw_bytes: int
     seconds: float
+    main_group_seconds: float | None
     bytes_sent: int
     rate_bytes_per_s: float
+    limiter_seconds: tuple[LimiterTime, ...]
     required_count: int
     reason: str
     receivers: tuple[ReceiverSummary, ...]
@@ -194,8 +245,10 @@ class CastSummary:
             image_id=parameters.image_id.hex(),
             raw_bytes=parameters.raw_bytes,
             seconds=round(seconds, 3),
+            main_group_seconds=_main_group_seconds(session),
             bytes_sent=statistics.bytes_transmitted,
             rate_bytes_per_s=round(statistics.bytes_transmitted / max(seconds, 1e-3)) if started_at else 0.0,
+            limiter_seconds=LimiterTime.all_of(session),
             required_count=session.policy.wait_for,
             reason=session.reason,
             receivers=tuple(
@@ -234,3 +287,13 @@ class CastSummary:
                 f"only {len(self.receivers)} of {self.required_count} receivers joined before the deadline; those are "
                 "complete: run the same command again for the others"
             )
+
+
+def _main_group_seconds(session: SenderSession) -> float | None:
+    statistics = session.statistics
+    finished_at = statistics.main_finished_at
+    if finished_at is None and session.outcome == END_COMPLETE:
+        finished_at = statistics.ended_at  # there were no stragglers
+    if statistics.started_at is None or finished_at is None:
+        return None
+    return round(finished_at - statistics.started_at, 3)

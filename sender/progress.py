@@ -21,21 +21,28 @@ from protocol.events import (
     CastFinished,
     CastingStarted,
     GatheringTimedOut,
+    MainGroupFinished,
     ReceiverCompleted,
+    ReceiverDemoted,
+    ReceiverDropped,
     ReceiverFailed,
     ReceiverJoined,
     ReceiverLost,
+    ReceiverRecovered,
     ReceiverReturned,
+    ReceiverSlow,
     SenderEvent,
 )
 from protocol.session_records import CastParameters
 from protocol.units import format_bytes, format_duration, format_rate
-from sender.cast_view import CastSummary, CastView, ReceiverView
+from sender.cast_view import CastSummary, CastView, ReceiverSummary, ReceiverView
+from sender.limiter_view import limiters_text
+from sender.progress_words import count_receivers, event_words, limiter_words, status_words
 
 JSON_INTERVAL_S: Final = 1.0
 PLAIN_INTERVAL_S: Final = 5.0
 LIVE_INTERVAL_S: Final = 0.25
-_HEADER_LINES: Final = 6
+_HEADER_LINES: Final = 7
 _BAR_COLUMNS: Final = 12
 """So that the table fits 80 columns."""
 
@@ -45,13 +52,36 @@ EVENT_NAMES: Final[dict[type, str]] = {
     ReceiverFailed: "receiver_failed",
     ReceiverLost: "receiver_lost",
     ReceiverReturned: "receiver_returned",
+    ReceiverSlow: "receiver_slow",
+    ReceiverRecovered: "receiver_recovered",
+    ReceiverDemoted: "receiver_demoted",
+    ReceiverDropped: "receiver_dropped",
+    MainGroupFinished: "main_group_finished",
     CastingStarted: "casting_started",
     GatheringTimedOut: "gathering_timed_out",
     CastFinished: "cast_ended",
 }
 """The session's events by their names in JSON lines."""
 
-_STATE_STYLES: Final = {"complete": "green", "failed": "red", "lost": "red", "joined": "yellow"}
+_STANDING_STYLES: Final = {
+    "complete": "green",
+    "failed": "red",
+    "lost": "red",
+    "dropped": "red",
+    "joined": "yellow",
+    "slow": "yellow",
+    "tail": "yellow",
+}
+
+_SAID_ABOVE_TABLE: Final = (
+    ReceiverFailed,
+    ReceiverLost,
+    ReceiverReturned,
+    ReceiverDemoted,
+    ReceiverDropped,
+    MainGroupFinished,
+    CastFinished,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,11 +184,11 @@ class PlainReporter:
     def started(self, introduction: CastIntroduction) -> None:
         """Where agents can join."""
         _say(_headline(introduction))
-        _say(f"waiting for {_receivers(introduction.wait_for)} at {introduction.parameters.control_url}")
+        _say(f"waiting for {count_receivers(introduction.wait_for)} at {introduction.parameters.control_url}")
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
         """Joins and ends, one a line."""
-        _say(_event_words(event, receiver))
+        _say(event_words(event, receiver))
 
     def note(self, text: str) -> None:
         """A remark."""
@@ -167,15 +197,15 @@ class PlainReporter:
     def progress(self, view: CastView) -> None:
         """The cast in one line."""
         active = [receiver for receiver in view.receivers if receiver.active]
-        line = f"{_status(view)}; {len(active)} of {_receivers(len(view.receivers))} active"
+        parts = [status_words(view), f"{len(active)} of {count_receivers(len(view.receivers))} active"]
         if active and not view.gathering:
             slowest = min(active, key=lambda receiver: receiver.progress)
-            line += f", slowest {slowest.name} {slowest.progress:.0%}, limited by its {slowest.limiter}"
-        _say(line)
+            parts[-1] += f", slowest {slowest.name} {slowest.progress:.0%}"
+        _say("; ".join([*parts, limiter_words(view)] if view.casting else parts))
 
     def finished(self, summary: CastSummary) -> None:
         """A table of all receivers."""
-        Console(stderr=True, width=140).print(_summary_table(summary))
+        Console(stderr=True, width=140).print(_summary(summary))
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -196,14 +226,16 @@ class LiveReporter:
     def started(self, introduction: CastIntroduction) -> None:
         """Open the live display."""
         self._title = _headline(introduction)
-        waiting = f"waiting for {_receivers(introduction.wait_for)} at {introduction.parameters.control_url}"
+        waiting = (
+            f"waiting for {count_receivers(introduction.wait_for)} at {introduction.parameters.control_url}"
+        )
         self._live.start()
         self._live.update(Group(Text(self._title, style="bold"), Text(waiting)), refresh=True)
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
-        """Ends that aren't good stay above the table; the rest is in it."""
-        if isinstance(event, ReceiverFailed | ReceiverLost | ReceiverReturned | CastFinished):
-            self._console.print(Text(_event_words(event, receiver)))
+        """Ends that aren't good and what becomes of stragglers stay above the table; the rest is in it."""
+        if isinstance(event, _SAID_ABOVE_TABLE):
+            self._console.print(Text(event_words(event, receiver)))
 
     def note(self, text: str) -> None:
         """A remark above the table."""
@@ -219,15 +251,18 @@ class LiveReporter:
         ordered = sorted(view.receivers, key=_attention)
         for receiver in ordered[:room]:
             table.add_row(*_live_row(receiver))
-        parts: list[Text | Table] = [Text(self._title, style="bold"), Text(_status(view)), table]
+        parts: list[Text | Table] = [Text(self._title, style="bold"), Text(status_words(view))]
+        if view.casting:
+            parts.append(Text(limiter_words(view)))
+        parts.append(table)
         if len(ordered) > room:
-            parts.append(Text(f"… and {_receivers(len(ordered) - room)} more"))
+            parts.append(Text(f"… and {count_receivers(len(ordered) - room)} more"))
         self._live.update(Group(*parts), refresh=True)
 
     def finished(self, summary: CastSummary) -> None:
         """Close the live display and leave the summary."""
         self._live.stop()
-        self._console.print(_summary_table(summary))
+        self._console.print(_summary(summary))
 
     def close(self) -> None:
         """Show the cursor again."""
@@ -266,46 +301,12 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _receivers(count: int) -> str:
-    return f"{count} receiver{'' if count == 1 else 's'}"
-
-
 def _headline(introduction: CastIntroduction) -> str:
     parameters = introduction.parameters
     return (
         f"casting {parameters.image_name} ({format_bytes(parameters.raw_bytes)}) to {parameters.group} port "
         f"{parameters.port} on {introduction.interface}"
     )
-
-
-def _status(view: CastView) -> str:
-    """``casting, 812 Mbit/s, pass 1 at 42 %, 12.3 s, 20.0 s to go``."""
-    words = [view.state, format_rate(view.achieved_bytes_per_s)]
-    if not view.gathering:
-        words += [f"pass {view.pass_index + 1} at {view.pass_progress:.0%}", format_duration(view.elapsed_s)]
-    if view.eta_s is not None:
-        words.append(f"{format_duration(view.eta_s)} to go")
-    return ", ".join(words)
-
-
-def _event_words(event: SenderEvent, receiver: str | None) -> str:
-    match event:
-        case ReceiverJoined(rejoined=rejoined):
-            return f"{receiver} joined{' again' if rejoined else ''}"
-        case ReceiverCompleted():
-            return f"{receiver} is complete: every byte verified"
-        case ReceiverFailed(error=error):
-            return f"{receiver} failed: {error}"
-        case ReceiverLost():
-            return f"{receiver} is lost: nothing heard from it"
-        case ReceiverReturned():
-            return f"{receiver} is back"
-        case CastingStarted():
-            return "the room has gathered: image data begins"
-        case GatheringTimedOut():
-            return "nobody joined in time"
-        case CastFinished(reason=reason):
-            return f"the cast has ended: {reason}"
 
 
 def _attention(receiver: ReceiverView) -> tuple[int, float]:
@@ -317,7 +318,7 @@ def _attention(receiver: ReceiverView) -> tuple[int, float]:
 def _live_row(receiver: ReceiverView) -> tuple[Text | ProgressBar, ...]:
     return (
         Text(receiver.name),
-        Text(receiver.state, style=_STATE_STYLES.get(receiver.state, "")),
+        Text(receiver.standing, style=_STANDING_STYLES.get(receiver.standing, "")),
         ProgressBar(total=1.0, completed=receiver.progress, width=_BAR_COLUMNS),
         Text(f"{receiver.progress:.1%}"),
         Text(format_rate(receiver.rate_bytes_per_s)),
@@ -327,27 +328,36 @@ def _live_row(receiver: ReceiverView) -> tuple[Text | ProgressBar, ...]:
     )
 
 
-def _summary_table(summary: CastSummary) -> Table:
+def _summary(summary: CastSummary) -> Group:
     title = (
-        f"{summary.image_name}: {summary.complete_count} of {_receivers(len(summary.receivers))} complete, "
+        f"{summary.image_name}: {summary.complete_count} of {count_receivers(len(summary.receivers))} complete, "
         f"{format_duration(summary.seconds)}, {format_bytes(summary.bytes_sent)} sent at "
         f"{format_rate(summary.rate_bytes_per_s)}"
     )
-    table = Table(
-        title=Text(title),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        collapse_padding=True,
-        header_style="dim",
-    )
+    lines = [title]
+    demoted_count = sum(receiver.demoted for receiver in summary.receivers)
+    if demoted_count and summary.main_group_seconds is not None:
+        rest = "it" if demoted_count == 1 else "them"
+        lines.append(
+            f"{count_receivers(demoted_count)} finished in the tail; all but {rest} after "
+            f"{format_duration(summary.main_group_seconds)}"
+        )
+    lines.append(limiters_text(summary.limiter_seconds))
+    return Group(*(Text(line) for line in lines if line), _summary_table(summary.receivers))
+
+
+def _summary_table(receivers: tuple[ReceiverSummary, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     for column in ("receiver", "state", "verified", "time", "rate", "loss", "parity", "NACKs", "error"):
         left = column in ("receiver", "state", "error")
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "error")
-    for receiver in summary.receivers:
+    for receiver in receivers:
         table.add_row(
             Text(receiver.name),
-            Text(receiver.state, style=_STATE_STYLES.get(receiver.state, "")),
+            Text(
+                f"{receiver.state}, tail" if receiver.demoted else receiver.state,
+                style=_STANDING_STYLES.get(receiver.state, ""),
+            ),
             format_bytes(receiver.bytes_verified),
             format_duration(receiver.seconds),
             format_rate(receiver.rate_bytes_per_s),

@@ -5,17 +5,31 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from protocol.cast_policy import CastPolicy
 from protocol.errors import NotEnoughReceiversError, ReceiversIncompleteError
-from protocol.events import ReceiverFailed, ReceiverJoined
+from protocol.events import (
+    MainGroupFinished,
+    ReceiverDemoted,
+    ReceiverDropped,
+    ReceiverFailed,
+    ReceiverJoined,
+    ReceiverSlow,
+    SenderEvent,
+)
+from protocol.limiter import Cause, Limiter
 from protocol.receiver_record import ReceiverRecord
 from protocol.session_records import CastId, CastParameters, ReceiverId, ReceiverState
 from sender.cast_view import CastSummary, CastView, ReceiverSummary, ReceiverView
+from sender.limiter_view import LimiterTime, LimiterView, limiters_text
 from sender.progress import EVENT_NAMES, CastIntroduction, JsonReporter, LiveReporter, PlainReporter
-from tests.shell.sender_rig import completion
+from sender.progress_words import event_words
+from tests.shell.sender_rig import completion, make_rig
 
 PARAMETERS = CastParameters(
     CastId(5),
@@ -43,6 +57,13 @@ def record(name: str, state: ReceiverState) -> ReceiverRecord:
     )  # fmt: skip
 
 
+LIMITED = (
+    LimiterTime("network", "pc-1", "the network to pc-1", 3.7),
+    LimiterTime("none", None, "nothing (climbing or idle)", 0.27),
+    LimiterTime("disk", "pc-0", "pc-0's disk", 0.03),
+)
+
+
 def summary(*states: ReceiverState, required_count: int = 1) -> CastSummary:
     receivers = tuple(
         ReceiverSummary.of(record(f"pc-{index}", state), 1 << 18, 20.0) for index, state in enumerate(states)
@@ -53,8 +74,10 @@ def summary(*states: ReceiverState, required_count: int = 1) -> CastSummary:
         "00" * 32,
         1 << 30,
         4.0,
+        3.0,
         1000,
         250.0,
+        LIMITED,
         required_count,
         "every receiver has ended",
         receivers,
@@ -66,7 +89,14 @@ def test_every_receiver_complete_is_success() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [ReceiverState.FAILED, ReceiverState.LOST, ReceiverState.JOINED, ReceiverState.RECEIVING]
+    "state",
+    [
+        ReceiverState.FAILED,
+        ReceiverState.LOST,
+        ReceiverState.DROPPED,
+        ReceiverState.JOINED,
+        ReceiverState.RECEIVING,
+    ],
 )
 def test_one_receiver_that_is_not_complete_fails_the_cast_and_is_named(state: ReceiverState) -> None:
     with pytest.raises(ReceiversIncompleteError, match=r"1 of 2 receivers aren't complete .pc-1: "):
@@ -98,8 +128,12 @@ def test_a_receiver_without_a_completion_is_accounted_for_by_its_last_report() -
 
 VIEW = CastView(
     "casting", 10.0, 1e8, 9e7, 10**9, 1, 0.5, 30.0,
+    LimiterView("disk", "pc-2[bold]", "pc-2[bold]'s disk"), LIMITED, None,
     tuple(
-        ReceiverView(f"pc-{index}[bold]", state, progress, 1e7, 0.01, 7, "disk", "")
+        ReceiverView(
+            f"pc-{index}[bold]", state, progress, 1e7, 0.01, 7, "disk", demoted=index == 2, slow=index in (2, 5),
+            sustainable_bytes_per_s=1e6 if index == 2 else None, queue_delay_s=0.002, error="",
+        )
         for index, (state, progress) in enumerate([("complete", 1.0), ("lost", 0.2), ("receiving", 0.4)] * 10)
     ),
 )  # fmt: skip
@@ -122,6 +156,14 @@ def test_json_lines_name_the_event_and_the_receiver(capsys: pytest.CaptureFixtur
     assert lines[1] == {"event": "receiver_joined", "receiver": "pc-0", "rejoined": True}
     assert lines[2]["error"] == "on fire"
     assert lines[3]["receivers"][2]["progress"] == 0.4
+    assert lines[3]["receivers"][2]["sustainable_bytes_per_s"] == 1e6
+    assert lines[3]["receivers"][5]["sustainable_bytes_per_s"] is None
+    assert lines[3]["limiter"] == {
+        "cause": "disk",
+        "receiver": "pc-2[bold]",
+        "text": "pc-2[bold]'s disk",
+    }
+    assert lines[3]["limiter_seconds"][0]["seconds"] == 3.7
     assert str(PARAMETERS.session_token) not in lines[0].values()
 
 
@@ -134,21 +176,169 @@ def test_the_live_table_shows_the_slowest_first_and_no_more_than_fit() -> None:
     reporter.finished(summary(ReceiverState.COMPLETE, ReceiverState.FAILED))
     reporter.close()
     text = output.getvalue()
-    drawn = text[text.index("limited by") :]
+    drawn = text[text.index("receiver ") :]
     assert drawn.index("pc-2[bold]") < drawn.index("pc-5[bold]")
     assert "pc-0[bold]" not in drawn
-    assert "and 24 receivers more" in drawn
+    assert "and 25 receivers more" in drawn
     assert "[lab]: 1 of 2 receivers complete" in text
     assert "on fire" in text
 
 
-def test_plain_lines_name_the_slowest_receiver_and_what_limits_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_name_the_slowest_receiver_and_what_limits_the_cast(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     PlainReporter().progress(VIEW)
-    line = capsys.readouterr().err
-    assert line.startswith(
-        "casting, 720 Mbit/s, pass 2 at 50%, 10.0 s, 30.0 s to go; 10 of 30 receivers active"
+    assert capsys.readouterr().err == (
+        "casting, 720 Mbit/s, pass 2 at 50%, 10.0 s, 30.0 s to go; 10 of 30 receivers active, slowest pc-2[bold] 40%; "
+        "limited by pc-2[bold]'s disk; 1 slow, 1 in the tail\n"
     )
-    assert "slowest pc-2[bold] 40%, limited by its disk" in line
+
+
+def live_text(view: CastView, *, width: int) -> str:
+    """What stands on a terminal of ``width`` columns, every line as it is drawn."""
+    output = io.StringIO()
+    reporter = LiveReporter(
+        Console(file=output, force_terminal=True, color_system=None, width=width, height=50)
+    )
+    reporter.started(INTRODUCTION)
+    reporter.progress(view)
+    reporter.close()
+    return re.sub(r"\x1b\[\??\d*[A-Za-z]", "", output.getvalue())
+
+
+def test_the_limiter_and_stragglers_fit_80_columns() -> None:
+    text = live_text(VIEW, width=80)
+    assert "limited by pc-2[bold]'s disk; 1 slow, 1 in the tail" in text.splitlines()
+    rows = [line.split() for line in text.splitlines() if line.startswith("pc-")]
+    marks = {row[0]: (row[1], row[-1]) for row in rows}
+    assert marks["pc-2[bold]"] == ("tail", "disk")
+    assert marks["pc-5[bold]"] == ("slow", "disk")
+    assert marks["pc-8[bold]"] == ("receiving", "disk")
+
+
+def test_the_tail_says_that_only_stragglers_are_left_and_a_gathering_room_names_no_limiter() -> None:
+    receivers = VIEW.receivers[:3]
+    tail = dataclasses.replace(VIEW, main_group_seconds=9.0, receivers=receivers)
+    assert "finishing 1 straggler, 720 Mbit/s" in live_text(tail, width=80)
+    gathering = dataclasses.replace(VIEW, state="gathering", receivers=receivers)
+    assert "limited by pc-2" not in live_text(gathering, width=80)
+
+
+def test_the_time_to_go_is_that_of_the_group_and_not_of_its_stragglers(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+    with rig.image:
+        rig.start_casting()
+        rig.join("pc-2", "agent-2")
+        first, straggler = rig.session.receivers.values()
+        started_at = rig.session.statistics.started_at
+        assert started_at is not None
+        first.needed_at_join_count, first.needed_count = 10, 5
+        straggler.needed_at_join_count, straggler.needed_count, straggler.demoted = 10, 9, True
+        assert CastView.of(rig.session, started_at + 4.0).eta_s == pytest.approx(4.0)
+        first.state = ReceiverState.COMPLETE
+        assert CastView.of(rig.session, started_at + 8.0).eta_s == pytest.approx(72.0)
+
+
+def test_what_nobody_knows_is_null_in_json_and_never_infinity() -> None:
+    unknown = record("pc", ReceiverState.RECEIVING)
+    assert ReceiverView.of(unknown).sustainable_bytes_per_s is None
+    unknown.sustainable_bytes_per_s, unknown.slow_since = 1234.5, 3.0
+    view = ReceiverView.of(unknown)
+    assert (view.sustainable_bytes_per_s, view.slow, view.standing) == (1234, True, "slow")
+    unknown.demoted = True
+    assert ReceiverView.of(unknown).standing == "tail"
+    unknown.state = ReceiverState.COMPLETE
+    assert ReceiverView.of(unknown).standing == "complete"
+
+
+@pytest.mark.parametrize(
+    ("cause", "of_one", "of_nobody"),
+    [
+        (Cause.NETWORK, "the network to pc-1", "the network"),
+        (Cause.SOCKET, "pc-1's socket", "the receivers' sockets"),
+        (Cause.DECODE, "pc-1's processor", "the receivers' processors"),
+        (Cause.DISK, "pc-1's disk", "the receivers' disks"),
+        (Cause.SOURCE, "reading the image", "reading the image"),
+        (Cause.SENDER, "this machine's processor", "this machine's processor"),
+        (Cause.NONE, "nothing (climbing or idle)", "nothing (climbing or idle)"),
+    ],
+)
+def test_every_limiter_has_its_words(tmp_path: Path, cause: Cause, of_one: str, of_nobody: str) -> None:
+    rig = make_rig(tmp_path)
+    with rig.image:
+        grant = rig.join("pc-1")
+    view = LimiterView.of(rig.session, Limiter(cause, grant.receiver_id))
+    assert view == LimiterView(cause.value, "pc-1", of_one)
+    assert LimiterView.of(rig.session, Limiter(cause)) == LimiterView(cause.value, None, of_nobody)
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (CastPolicy(rate_bytes_per_s=1e7), "--rate"),
+        (CastPolicy(rate_max_bytes_per_s=1e7), "--max-rate"),
+        (CastPolicy(), "diskcast's own ceiling of 10.00 Gbit/s"),
+    ],
+)
+def test_a_ceiling_is_named_by_the_option_that_set_it(tmp_path: Path, policy: CastPolicy, text: str) -> None:
+    rig = make_rig(tmp_path, policy=policy)
+    with rig.image:
+        assert LimiterView.of(rig.session, Limiter(Cause.CEILING)).text == text
+
+
+def test_the_summary_says_what_limited_the_cast_and_who_was_finished_in_the_tail() -> None:
+    assert limiters_text(LIMITED) == (
+        "limited 92% of the time by the network to pc-1, 7% by nothing (climbing or idle)"
+    )
+    assert limiters_text(()) == ""
+    output = io.StringIO()
+    reporter = LiveReporter(Console(file=output, width=80))
+    account = summary(ReceiverState.COMPLETE, ReceiverState.COMPLETE)
+    straggler = dataclasses.replace(account.receivers[1], demoted=True)
+    reporter.finished(dataclasses.replace(account, receivers=(account.receivers[0], straggler)))
+    lines = output.getvalue().splitlines()
+    assert "1 receiver finished in the tail; all but it after 3.0 s" in lines
+    assert any(line.startswith("limited 92% of the time by the network to pc-1,") for line in lines)
+    assert any(line.startswith("pc-1") and "complete, tail" in line for line in lines)
+    assert all(len(line) <= 80 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (
+            ReceiverSlow(ReceiverId(0), 1e6, 1e8, "network"),
+            "pc07 is slow: the network to it takes 8 Mbit/s, the group 800 Mbit/s",
+        ),
+        (
+            ReceiverDemoted(ReceiverId(0), 1e6, 1e8, "disk"),
+            "pc07 is a straggler, finished after the others: its disk takes 8 Mbit/s, the group 800 Mbit/s",
+        ),
+        (
+            ReceiverDropped(ReceiverId(0), 1e6, 1e8, "decode"),
+            "pc07 is dropped, the cast goes on without it: its processor takes 8 Mbit/s, the group 800 Mbit/s",
+        ),
+        (
+            MainGroupFinished(7, 1, 20.1),
+            "7 receivers complete after 20.1 s; 1 straggler is finished now at its own rate",
+        ),
+        (
+            MainGroupFinished(7, 2, 20.1),
+            "7 receivers complete after 20.1 s; 2 stragglers are finished now at their own rate",
+        ),
+    ],
+)
+def test_what_becomes_of_stragglers_is_said_in_a_sentence(event: SenderEvent, words: str) -> None:
+    assert event_words(event, "pc07") == words
+
+
+def test_what_is_decided_about_stragglers_stays_above_the_table() -> None:
+    output = io.StringIO()
+    reporter = LiveReporter(Console(file=output, width=80))
+    reporter.happened(ReceiverSlow(ReceiverId(0), 1e6, 1e8, "disk"), "pc07")
+    assert output.getvalue() == ""
+    reporter.happened(MainGroupFinished(7, 1, 20.1), None)
+    assert output.getvalue().startswith("7 receivers complete after 20.1 s; 1 straggler")
 
 
 def test_every_event_of_the_session_has_a_name_of_its_own() -> None:
