@@ -43,8 +43,8 @@ bench: $(STAMP)  ## measured against udpcast and UFTP in namespaces (root)
 bench-rates: $(STAMP)  ## automatic rate and stragglers, held to their bounds (root; NAMES=… for some of them)
 	$(BIN)/python -m tests.bench.rates $(NAMES)
 
-bench-report: $(STAMP)  ## the same, written to docs/benchmarks.md
-	$(BIN)/python -m tests.bench --report docs/benchmarks.md
+bench-report: $(STAMP)  ## both, written to docs/benchmarks.md
+	$(BIN)/python -m tests.bench --rates --report docs/benchmarks.md
 
 lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \

@@ -126,7 +126,7 @@ def slow_disk(folder: Path, behaviour: Behaviour) -> Iterator[SlowDisk]:
     disk = SlowDisk(folder / "mounted", folder / "storage")
     disk.directory.mkdir()
     disk.storage.mkdir()
-    argv = [sys.executable, "-m", "tests.slow_disk", disk.storage, disk.directory]
+    argv: list[str | Path] = [sys.executable, "-m", "tests.slow_disk", disk.storage, disk.directory]
     with Program(argv) as program:
         try:
             program.wait_event("mounted", _START_LIMIT_S)

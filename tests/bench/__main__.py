@@ -22,6 +22,8 @@ from protocol.units import parse_size_bytes
 from tests.bench import ours, peers, report
 from tests.bench.kept_memory import kept_memory, touch_memory
 from tests.bench.measurement import Measurement, Scenario, median, write_random_image
+from tests.bench.rates import SCENARIOS
+from tests.bench.rates import measure as measure_rates
 from tests.bench.terminal import run_command
 from tests.lab import Network, privileged_obstacle
 
@@ -56,6 +58,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @click.option("--budget", "budget_s", default=5400.0, show_default=True, help="seconds for all casts")
 @click.option("--peers", "peer_names", default="udpcast,uftp", show_default=True, help="'' for none")
 @click.option("--components/--no-components", default=True, show_default=True)
+@click.option("--rates/--no-rates", default=False, show_default=True, help="python -m tests.bench.rates, too")
 @click.option("--quick", is_flag=True, help="64 MiB, one round, no loss and 5 %: does it all work?")
 @click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
@@ -68,6 +71,7 @@ def main(
     budget_s: float,
     peer_names: str,
     components: bool,
+    rates: bool,
     quick: bool,
     report_path: Path | None,
 ) -> None:
@@ -92,7 +96,10 @@ def main(
             Path(folder), image_bytes, scenarios, list(versions), rounds, limit_s, budget_s, console
         )
     figures = dict(_measure_components(console)) if components else {}
-    results = report.Results(image_bytes, rounds, versions, casts, figures, omitted, load_before)
+    scenario_figures = measure_rates(tuple(SCENARIOS), None, 1, console) if rates else []
+    results = report.Results(
+        image_bytes, rounds, versions, casts, figures, omitted, scenario_figures, load_before
+    )
     report.print_results(results, rich.console.Console(width=None if sys.stdout.isatty() else 140))
     if report_path is not None:
         report.write_report(results, report_path)

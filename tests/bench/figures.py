@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 PASS = "PASS"
 FAIL = "FAIL"
@@ -66,7 +67,7 @@ def failure(scenario: str, reason: str) -> Figure:
 HEADINGS = ("scenario", "figure", "measured", "bound", "", "notes")
 
 
-def rows(figures: list[Figure]) -> list[list[str]]:
+def rows(figures: Sequence[Figure]) -> list[list[str]]:
     """A table's rows under :data:`HEADINGS`."""
     return [
         [one.scenario, one.what, one.value_text, one.bound_text, one.verdict, one.note] for one in figures

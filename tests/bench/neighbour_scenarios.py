@@ -114,7 +114,7 @@ def tcp_share(bench: Bench, image: Image) -> Iterator[Figure]:
 
 def _mbit_per_s(sink: Program, start_at: float, stop_at: float) -> float:
     taken = [
-        (at, event["bytes"])
+        (at, int(event["bytes"]))
         for at, event in sink.timeline()
         if event["event"] == "taken" and start_at <= at <= stop_at
     ]

@@ -12,8 +12,6 @@ from tests.lab import Network, PortCounters
 RECEIVER_COUNT = 4
 SETTLING_S = 2.0
 """How long a rate may look for the limit before losses count."""
-FRAME_BYTES = 1514
-"""What a symbol of 1440 bytes takes on an Ethernet link, as the shaper counts it."""
 BURST_EVERY = 20
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import click
 import rich.console
-import rich.table
 
 from protocol.constants import MIB
 from protocol.units import parse_size_bytes
@@ -109,9 +108,7 @@ def main(names: tuple[str, ...], size: str | None, rounds: int, json_path: Path 
     size_bytes = None if size is None else parse_size_bytes(size)
     load_before = os.getloadavg()[0]
     measured = measure(names, size_bytes, rounds, rich.console.Console(stderr=True))
-    table = rich.table.Table(*figures.HEADINGS, title=f"load average before {load_before:.2f}")
-    for row in figures.rows(measured):
-        table.add_row(*row)
+    table = report.rates_table(measured, f"load average before {load_before:.2f}")
     rich.console.Console(width=None if sys.stdout.isatty() else 160).print(table)
     if json_path is not None:
         lines = [{**dataclasses.asdict(one), "verdict": one.verdict} for one in measured]

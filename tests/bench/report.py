@@ -14,6 +14,8 @@ import rich.console
 import rich.table
 
 from protocol.units import format_bytes
+from tests.bench import figures
+from tests.bench.figures import Figure
 from tests.bench.measurement import Measurement, Scenario
 
 HEADINGS = (
@@ -41,6 +43,18 @@ the peers don't. udpcast runs full duplex, and half duplex where there is loss: 
 give up. Every result was compared with the source byte by byte."""
 
 
+RATES_TITLE = "Automatic rate and stragglers"
+
+RATES_LEGEND = """\
+Without options unless the name says otherwise, held to the bound beside each figure; times are compared with a cast
+of the same run. *goodput*: bytes of the disk over the time that the cast says it took; a block of 256 KiB is 183
+symbols that take 1514 bytes each on Ethernet, so that 94.6 % of a link is the most. Links are the switch's ports,
+shaped (tbf). *loss-1*, *loss-5*: single datagrams at random at each of 4 receivers; *burst-loss*: every 20th
+super-datagram whole. *straggler-…*: one of 8 machines gets a tenth of the others' 200 Mbit/s, or has a disk that
+writes so slowly. *tcp-share*: a CUBIC flow to one of the receivers was there before the cast. *step*: the link
+changes in the middle of the cast."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Results:
     """All that a run of the bench found out."""
@@ -51,6 +65,8 @@ class Results:
     casts: Sequence[tuple[Scenario, Sequence[Measurement]]]
     components: dict[str, Sequence[dict[str, object]]]
     omitted: Sequence[str]
+    rates: Sequence[Figure]
+    """Of the automatic rate and the handling of stragglers, where they were measured."""
     load_before: float
     """The machine's one-minute load average at the start: what else was running."""
 
@@ -83,8 +99,18 @@ def print_results(results: Results, console: rich.console.Console) -> None:
         for part in parts:
             table.add_row(*(_cell(part.get(heading)) for heading in headings))
         console.print(table)
+    if results.rates:
+        console.print(rates_table(results.rates, RATES_TITLE))
     for line in results.omitted:
         console.print(f"left out: {line}")
+
+
+def rates_table(measured: Sequence[Figure], title: str) -> rich.table.Table:
+    """Scenarios' figures and their bounds."""
+    table = rich.table.Table(*figures.HEADINGS, title=title, title_justify="left")
+    for row in figures.rows(measured):
+        table.add_row(*row)
+    return table
 
 
 def write_report(results: Results, path: Path) -> None:
@@ -101,6 +127,9 @@ def write_report(results: Results, path: Path) -> None:
     parts = ["# Benchmarks", INTRODUCTION, "\n".join(f"* {fact}" for fact in facts), LEGEND, "## Casts"]
     for scenario, measurements in results.casts:
         parts += [f"### {scenario.title}", _markdown(HEADINGS, _cast_rows(measurements, results.image_bytes))]
+    if results.rates:
+        table = _markdown(figures.HEADINGS, figures.rows(results.rates))
+        parts += [f"## {RATES_TITLE}", RATES_LEGEND, table]
     for title, rows in results.components.items():
         headings = _component_headings(rows)
         cells = [[_cell(row.get(heading)) for heading in headings] for row in rows]

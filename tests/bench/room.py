@@ -201,15 +201,21 @@ class Cast:
             return True
         return False
 
-    def finish(self) -> CastRecord:
+    def finish(self, *, succeeds: bool = True) -> CastRecord:
         """Wait for all programs and compare every complete target with the image.
 
+        Args:
+            succeeds: whether all programs have to end with exit code 0.
+
         Raises:
-            LabError: not ended in time, or a receiver that says it is complete isn't.
+            LabError: not ended in time, one failed, or a receiver that says it is complete isn't.
         """
         codes = [
             program.wait(max(1.0, self._limit_s - self.now_s())) for program in [self.sender, *self.agents]
         ]
+        for program, code in zip([self.sender, *self.agents], codes, strict=True):
+            if succeeds and code:
+                raise LabError(f"{program.result.get('error', 'failed')}: {program.describe()}")
         events = tuple((at - self.started_at, event) for at, event in self.sender.timeline())
         names = {receiver_name(index): index for index in range(self._count)}
         completed_s = {

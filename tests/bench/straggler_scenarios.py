@@ -36,14 +36,14 @@ def reference(bench: Bench, image: Image) -> CastRecord:
             return cast.finish()
 
 
-def slow_link(bench: Bench, image: Image, name: str, *options: str) -> CastRecord:
+def slow_link(bench: Bench, image: Image, name: str, *options: str, succeeds: bool = True) -> CastRecord:
     """One cast with the slow machine behind a tenth of the others' rate."""
     bench.say(f"  {name}: one of {OTHERS_COUNT + 1} at {SLOW_MBIT_PER_S} of {RATE_MBIT_PER_S} Mbit/s")
     with Network(OTHERS_COUNT + 1) as network:
         network.set_rate(RATE_MBIT_PER_S)
         network.set_rate(SLOW_MBIT_PER_S, [network.receivers[SLOW]])
         with bench.cast(network, image, *options, limit_s=LIMIT_S) as cast:
-            return cast.finish()
+            return cast.finish(succeeds=succeeds)
 
 
 def demoted(bench: Bench, image: Image) -> Iterator[Figure]:
@@ -65,7 +65,7 @@ def demoted(bench: Bench, image: Image) -> Iterator[Figure]:
 def dropped(bench: Bench, image: Image) -> Iterator[Figure]:
     """``--slow drop``: the others aren't held back, and both programs say it by their exit codes."""
     name = "straggler-drop"
-    record = slow_link(bench, image, name, "--slow", "drop", "--slow-for", "2s")
+    record = slow_link(bench, image, name, "--slow", "drop", "--slow-for", "2s", succeeds=False)
     yield others_time(name, bench, image, record)
     codes = (record.exit_code, record.agent_exit_codes[SLOW])
     wanted = (ReceiversIncompleteError.exit_code, DroppedError.exit_code)
