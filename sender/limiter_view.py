@@ -13,7 +13,7 @@ from protocol.sender_session import SenderSession
 from protocol.units import format_rate
 
 _RECEIVERS_PART: Final = {
-    Cause.NETWORK: ("the network to {}", "the network", "the network to it"),
+    Cause.NETWORK: ("the network to {}", "the network", "its link"),
     Cause.SOCKET: ("{}'s socket", "the receivers' sockets", "its socket"),
     Cause.DECODE: ("{}'s processor", "the receivers' processors", "its processor"),
     Cause.DISK: ("{}'s disk", "the receivers' disks", "its disk"),

@@ -37,7 +37,7 @@ from protocol.session_records import CastParameters
 from protocol.units import format_bytes, format_duration, format_rate
 from sender.cast_view import CastSummary, CastView, ReceiverSummary, ReceiverView
 from sender.limiter_view import limiters_text
-from sender.progress_words import count_receivers, event_words, limiter_words, status_words
+from sender.progress_words import count_receivers, count_stragglers, event_words, limiter_words, status_words
 
 JSON_INTERVAL_S: Final = 1.0
 PLAIN_INTERVAL_S: Final = 5.0
@@ -246,7 +246,8 @@ class LiveReporter:
         table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
         for column in ("receiver", "state", "progress", "", "writes", "loss", "NACKs", "limited by"):
             right = column in ("", "writes", "loss", "NACKs")
-            table.add_column(column, justify="right" if right else "left", no_wrap=True)
+            cut = column in ("receiver", "limited by")
+            table.add_column(column, justify="right" if right else "left", no_wrap=not cut)
         room = max(1, self._console.height - _HEADER_LINES)
         ordered = sorted(view.receivers, key=_attention)
         for receiver in ordered[:room]:
@@ -316,15 +317,20 @@ def _attention(receiver: ReceiverView) -> tuple[int, float]:
 
 
 def _live_row(receiver: ReceiverView) -> tuple[Text | ProgressBar, ...]:
+    """One line: a name or an error that is too long is cut, since other columns would shrink to nothing for it."""
     return (
-        Text(receiver.name),
+        Text(receiver.name, no_wrap=True, overflow="ellipsis"),
         Text(receiver.standing, style=_STANDING_STYLES.get(receiver.standing, "")),
         ProgressBar(total=1.0, completed=receiver.progress, width=_BAR_COLUMNS),
         Text(f"{receiver.progress:.1%}"),
         Text(format_rate(receiver.rate_bytes_per_s)),
         Text(f"{receiver.loss:.1%}"),
         Text(str(receiver.nacks_count)),
-        Text(receiver.limiter if receiver.active else receiver.error),
+        Text(
+            receiver.limiter if receiver.active else receiver.error,
+            no_wrap=True,
+            overflow="ellipsis",
+        ),
     )
 
 
@@ -335,13 +341,10 @@ def _summary(summary: CastSummary) -> Group:
         f"{format_rate(summary.rate_bytes_per_s)}"
     )
     lines = [title]
-    demoted_count = sum(receiver.demoted for receiver in summary.receivers)
-    if demoted_count and summary.main_group_seconds is not None:
-        rest = "it" if demoted_count == 1 else "them"
-        lines.append(
-            f"{count_receivers(demoted_count)} finished in the tail; all but {rest} after "
-            f"{format_duration(summary.main_group_seconds)}"
-        )
+    straggler_count = sum(receiver.demoted for receiver in summary.receivers)
+    if straggler_count and summary.main_group_seconds is not None:
+        ended_after = format_duration(summary.main_group_seconds)
+        lines.append(f"{count_stragglers(straggler_count)}; all others ended after {ended_after}")
     lines.append(limiters_text(summary.limiter_seconds))
     return Group(*(Text(line) for line in lines if line), _summary_table(summary.receivers))
 

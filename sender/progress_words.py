@@ -28,11 +28,16 @@ def count_receivers(count: int) -> str:
     return f"{count} receiver{'' if count == 1 else 's'}"
 
 
+def count_stragglers(count: int) -> str:
+    """``1 straggler``, ``2 stragglers``."""
+    return f"{count} straggler{'' if count == 1 else 's'}"
+
+
 def status_words(view: CastView) -> str:
     """``casting, 812 Mbit/s, pass 1 at 42%, 12.3 s, 20.0 s to go``."""
     state = view.state
     if view.casting and view.main_group_seconds is not None:
-        state = f"finishing {_stragglers(sum(receiver.active for receiver in view.receivers))}"
+        state = f"finishing {count_stragglers(sum(receiver.active for receiver in view.receivers))}"
     words = [state, format_rate(view.achieved_bytes_per_s)]
     if not view.gathering:
         words += [f"pass {view.pass_index + 1} at {view.pass_progress:.0%}", format_duration(view.elapsed_s)]
@@ -90,16 +95,12 @@ def _slow_words(event: ReceiverSlow | ReceiverRecovered | ReceiverDemoted | Rece
         case ReceiverSlow():
             return f"is slow: {rates}"
         case ReceiverDemoted():
-            return f"is a straggler, finished after the others: {rates}"
+            return f"is a straggler: {rates}"
         case ReceiverDropped():
-            return f"is dropped, the cast goes on without it: {rates}"
+            return f"is dropped: {rates}"
 
 
 def _main_group_words(event: MainGroupFinished) -> str:
     words = f"{count_receivers(event.complete_count)} complete after {format_duration(event.seconds)}"
-    be, own = ("is", "its") if event.straggler_count == 1 else ("are", "their")
-    return f"{words}; {_stragglers(event.straggler_count)} {be} finished now at {own} own rate"
-
-
-def _stragglers(count: int) -> str:
-    return f"{count} straggler{'' if count == 1 else 's'}"
+    follow = "follows at its" if event.straggler_count == 1 else "follow at their"
+    return f"{words}; {count_stragglers(event.straggler_count)} {follow} own rate"

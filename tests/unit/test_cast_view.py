@@ -216,6 +216,16 @@ def test_the_limiter_and_stragglers_fit_80_columns() -> None:
     assert marks["pc-8[bold]"] == ("receiving", "disk")
 
 
+def test_a_long_name_or_error_takes_no_room_from_the_other_columns() -> None:
+    long = dataclasses.replace(VIEW.receivers[2], name="a-host-name-" * 3)
+    ended = dataclasses.replace(VIEW.receivers[1], error="dropped: it sustains 4 Mbit/s of " * 5)
+    text = live_text(dataclasses.replace(VIEW, receivers=(long, ended)), width=80)
+    [row] = {line for line in text.splitlines() if line.startswith("pc-1")}
+    assert re.search(r"lost +━+ +20\.0% +80 Mbit/s +1\.0% +7 \S+", row)
+    assert row.endswith("…")
+    assert len(row) <= 80
+
+
 def test_the_tail_says_that_only_stragglers_are_left_and_a_gathering_room_names_no_limiter() -> None:
     receivers = VIEW.receivers[:3]
     tail = dataclasses.replace(VIEW, main_group_seconds=9.0, receivers=receivers)
@@ -297,7 +307,7 @@ def test_the_summary_says_what_limited_the_cast_and_who_was_finished_in_the_tail
     straggler = dataclasses.replace(account.receivers[1], demoted=True)
     reporter.finished(dataclasses.replace(account, receivers=(account.receivers[0], straggler)))
     lines = output.getvalue().splitlines()
-    assert "1 receiver finished in the tail; all but it after 3.0 s" in lines
+    assert "1 straggler; all others ended after 3.0 s" in lines
     assert any(line.startswith("limited 92% of the time by the network to pc-1,") for line in lines)
     assert any(line.startswith("pc-1") and "complete, tail" in line for line in lines)
     assert all(len(line) <= 80 for line in lines)
@@ -308,28 +318,29 @@ def test_the_summary_says_what_limited_the_cast_and_who_was_finished_in_the_tail
     [
         (
             ReceiverSlow(ReceiverId(0), 1e6, 1e8, "network"),
-            "pc07 is slow: the network to it takes 8 Mbit/s, the group 800 Mbit/s",
+            "pc07 is slow: its link takes 8 Mbit/s, the group 800 Mbit/s",
         ),
         (
             ReceiverDemoted(ReceiverId(0), 1e6, 1e8, "disk"),
-            "pc07 is a straggler, finished after the others: its disk takes 8 Mbit/s, the group 800 Mbit/s",
+            "pc07 is a straggler: its disk takes 8 Mbit/s, the group 800 Mbit/s",
         ),
         (
             ReceiverDropped(ReceiverId(0), 1e6, 1e8, "decode"),
-            "pc07 is dropped, the cast goes on without it: its processor takes 8 Mbit/s, the group 800 Mbit/s",
+            "pc07 is dropped: its processor takes 8 Mbit/s, the group 800 Mbit/s",
         ),
         (
             MainGroupFinished(7, 1, 20.1),
-            "7 receivers complete after 20.1 s; 1 straggler is finished now at its own rate",
+            "7 receivers complete after 20.1 s; 1 straggler follows at its own rate",
         ),
         (
             MainGroupFinished(7, 2, 20.1),
-            "7 receivers complete after 20.1 s; 2 stragglers are finished now at their own rate",
+            "7 receivers complete after 20.1 s; 2 stragglers follow at their own rate",
         ),
     ],
 )
 def test_what_becomes_of_stragglers_is_said_in_a_sentence(event: SenderEvent, words: str) -> None:
     assert event_words(event, "pc07") == words
+    assert len(words) <= 80
 
 
 def test_what_is_decided_about_stragglers_stays_above_the_table() -> None:
