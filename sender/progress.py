@@ -346,14 +346,19 @@ def _summary(summary: CastSummary) -> Group:
         ended_after = format_duration(summary.main_group_seconds)
         lines.append(f"{count_stragglers(straggler_count)}; all others ended after {ended_after}")
     lines.append(limiters_text(summary.limiter_seconds))
-    return Group(*(Text(line) for line in lines if line), _summary_table(summary.receivers))
+    errors = [f"{receiver.name}: {receiver.error}" for receiver in summary.receivers if receiver.error]
+    return Group(
+        *(Text(line) for line in lines if line),
+        _summary_table(summary.receivers),
+        *(Text(error, style="red") for error in errors),
+    )
 
 
 def _summary_table(receivers: tuple[ReceiverSummary, ...]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-    for column in ("receiver", "state", "verified", "time", "rate", "loss", "parity", "NACKs", "error"):
-        left = column in ("receiver", "state", "error")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "error")
+    for column in ("receiver", "state", "verified", "time", "rate", "loss", "parity", "NACKs"):
+        left = column in ("receiver", "state")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "receiver")
     for receiver in receivers:
         table.add_row(
             Text(receiver.name),
@@ -367,6 +372,5 @@ def _summary_table(receivers: tuple[ReceiverSummary, ...]) -> Table:
             f"{receiver.loss:.1%}",
             str(receiver.blocks_repaired_by_parity),
             str(receiver.nacks_count),
-            Text(receiver.error),
         )
     return table

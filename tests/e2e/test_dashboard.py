@@ -295,6 +295,16 @@ def test_rates_are_those_of_the_cast(cast: ObservedCast) -> None:
     assert 0 < max(rates["sent, counted"]) < 3 * wanted_bytes_per_s
 
 
+def test_what_limited_the_cast_is_the_rate_that_was_asked_for_and_nobody_was_slow(cast: ObservedCast) -> None:
+    assert "ceiling" in cast.panel("Limiter")
+    limits = cast.panel("What limits the cast")
+    assert 0.3 < max(limits["ceiling"]) < 1.5
+    assert max(limits["disk"]) == 0.0
+    assert {value for values in cast.panel("Stragglers").values() for value in values} == {0.0}
+    lateness = cast.panel("Burst lateness")
+    assert 0 <= max(lateness["half of them"]) <= max(lateness["99% of them"])
+
+
 def test_nothing_was_rejected(cast: ObservedCast) -> None:
     for title in ("Datagrams rejected by the sender", "Datagrams rejected by agents"):
         for reason, values in cast.panel(title).items():

@@ -313,6 +313,16 @@ def test_the_summary_says_what_limited_the_cast_and_who_was_finished_in_the_tail
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_errors_are_read_in_full_on_a_narrow_terminal() -> None:
+    output = io.StringIO()
+    account = summary(ReceiverState.COMPLETE, ReceiverState.DROPPED)
+    error = "dropped: it sustains 4 Mbit/s (network) where the group goes at 53 Mbit/s"
+    dropped = dataclasses.replace(account.receivers[1], name="lab-room-204-pc-17", error=error)
+    LiveReporter(Console(file=output, width=80)).finished(dataclasses.replace(account, receivers=(dropped,)))
+    assert f"lab-room-204-pc-17: {error}" in output.getvalue().replace("\n", " ")
+    assert all(len(line) <= 80 for line in output.getvalue().splitlines())
+
+
 @pytest.mark.parametrize(
     ("event", "words"),
     [
