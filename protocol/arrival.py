@@ -22,6 +22,9 @@ _DRIFT_TICKS_PER_S: Final = 1.0
 ARRIVAL_WINDOW_S: Final = 0.1
 """What a report describes, however rarely a receiver of a large group may report."""
 _SLOT_S: Final = 0.02
+_DELAY_SLOTS: Final = 3
+"""Of these slots the least delay counts: long enough for a machine that was busy for a moment, short enough to see a
+queue that has just begun to stand."""
 
 
 def sent_at_ticks(now: float) -> int:
@@ -39,7 +42,7 @@ class _Slot:
 
 
 class ArrivalMeter:
-    """Rate, loss and queueing delay of the last :data:`ARRIVAL_WINDOW_S`."""
+    """Rate and loss of the last :data:`ARRIVAL_WINDOW_S`, and the queueing delay."""
 
     def __init__(self, frame_bytes: int) -> None:
         self._frame_bytes = frame_bytes
@@ -100,8 +103,9 @@ class ArrivalMeter:
 
     @property
     def queue_delay_s(self) -> float:
-        """The least queueing delay of the window: a queue that was never empty."""
-        return min((slot.least_delay_ticks for slot in self._slots), default=0.0) * SENT_AT_TICK_S
+        """The least queueing delay of late: a queue that was never empty."""
+        recent = list(self._slots)[-_DELAY_SLOTS:]
+        return min((slot.least_delay_ticks for slot in recent), default=0.0) * SENT_AT_TICK_S
 
     @property
     def newest_delay_s(self) -> float:

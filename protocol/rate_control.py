@@ -265,6 +265,7 @@ class RateController:
         capacity.meet_knee(max(knee, RATE_BYTES_PER_S_MIN), depth, cause, now)
         capacity.proven_bytes_per_s = min(capacity.proven_bytes_per_s, capacity.knee_bytes_per_s)
         if not capacity.exempt:
+            self._experiment = None  # it asked a question that this has answered
             self.follow_group()
 
     def _meet_own_limit(self, capacity: Capacity, sample: RateSample, now: float) -> None:
@@ -290,7 +291,7 @@ class RateController:
             capacity.crowded_until = now + _CROWDED_S  # all of ours arrives, and still the queue stands
             return
         if not capacity.exempt:
-            arriving = min(max(arriving, _KNEE_SHARE_MIN * rate), rate)
+            arriving = max(arriving, _KNEE_SHARE_MIN * rate)
         depth = min(max(sample.queue_delay_s / _DRAIN_S, _DEPTH_MIN), _DEPTH_MAX)
         self._meet(capacity, arriving, depth, Cause.NETWORK, now)
 
@@ -321,7 +322,7 @@ class RateController:
             else:
                 knee = sample.arriving_bytes_per_s or (1.0 - sample.loss) * rate
                 if not capacity.exempt:
-                    knee = min(max(knee, _KNEE_SHARE_MIN * rate), rate)
+                    knee = max(knee, _KNEE_SHARE_MIN * rate)
                 self._meet(capacity, knee, _DEPTH_CROWDED if crowded else _DEPTH_MIN, Cause.NETWORK, now)
         else:
             measure_from = now + grtt_s + ARRIVAL_WINDOW_S + 2 * REPAIR_LATENCY_S
@@ -340,11 +341,11 @@ class RateController:
         before = experiment.arrived_before.get(receiver_id)
         if now < experiment.measure_from or before is None:
             return
-        self._experiment = None
         rate_before = experiment.rate_before
         arrived = 1.0 - sample.loss
         if_congested = min(1.0, before * rate_before / self.rate_bytes_per_s)
         if arrived < (before + if_congested) / 2:
+            self._experiment = None
             capacity.usual_loss = sample.loss
             capacity.loss_burst = max(1.0, sample.loss_burst)
             self.rate_bytes_per_s = max(self.rate_bytes_per_s, rate_before)
