@@ -71,9 +71,10 @@ def test_slow_link_is_demoted_and_completes(image: Path, tmp_path: Path) -> None
         assert demoted["receiver"] == f"r{SLOW}"
         assert demoted["cause"] == Cause.NETWORK
         assert demoted["rate_bytes_per_s"] < demoted["group_rate_bytes_per_s"]
+        sender.wait_event("progress", LIMIT_S, lambda event: event["pass_progress"] > 0.4)
+        network.set_rate(0, [network.receivers[SLOW]])
         finished = sender.wait_event("main_group_finished", LIMIT_S)
         assert (finished["complete_count"], finished["straggler_count"]) == (2, 1)
-        network.set_rate(0, [network.receivers[SLOW]])
         for agent, target in zip(agents, targets, strict=True):
             assert_complete(agent, image, target)
         assert sender.wait(LIMIT_S) == 0, sender.describe()
