@@ -25,11 +25,13 @@ from protocol.errors import (
     SenderLostError,
     SessionError,
 )
+from protocol.limiter import Cause
 from protocol.manifest import ManifestLayout
 from protocol.receiver_session import ReceiverSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from receiver.control_client import manifest_buffer, retry_until
 from receiver.incarnation import DataPort, Incarnation
+from receiver.limiter_watch import LimiterWatch
 from receiver.nursery_errors import single_error
 from receiver.reception_status import ReceptionState, ReceptionStatus, Totals
 from receiver.rehearsal import RehearsedLoss
@@ -70,6 +72,12 @@ class Observer(Protocol):
 
     def silent(self, silent_s: float) -> None:
         """Nothing has been heard from the sender for so long."""
+
+    def demoted(self, cause: Cause) -> None:
+        """This machine is much slower than the others because of ``cause``: it is finished after them."""
+
+    def reinstated(self) -> None:
+        """It no longer is."""
 
     def progress(self, status: ReceptionStatus) -> None:
         """Called every ``interval_s``."""
@@ -138,6 +146,7 @@ class Agent:
         self._loss = (
             RehearsedLoss(options.rehearse_loss, options.rehearse_seed) if options.rehearse_loss else None
         )
+        self._limiter_watch = LimiterWatch()
         self._state = ReceptionState.JOINING
         self._totals = Totals()
         self._session: ReceiverSession | None = None
@@ -219,6 +228,8 @@ class Agent:
             fetch_manifest=functools.partial(self._fetch_manifest, parameters),
             tell_need=functools.partial(self._tell_need, grant),
             on_silence=self._notice_silence,
+            on_standing=self._notice_standing,
+            limiter_watch=self._limiter_watch,
             assembly_bytes=self._options.assembly_bytes,
             sender_timeout_s=self._options.sender_timeout_s,
             rehearsed_loss=self._loss,
@@ -325,7 +336,9 @@ class Agent:
             rejoins=self._rejoin_count,
             fill=session.fill if session is not None else 0.0,
             socket_queued_bytes=self._data.memory().queued_bytes if self._data is not None else 0,
-            limiter=session.statistics.limiter if session is not None else "network",
+            limiter=self._limiter_watch.cause.value,
+            limiter_seconds={cause.value: s for cause, s in self._limiter_watch.seconds.items()},
+            demoted=session is not None and session.demoted,
             grtt_s=session.grtt_s if session is not None else 0.0,
             **{field.name: getattr(totals, field.name) for field in dataclasses.fields(Totals)},
         )
@@ -339,6 +352,12 @@ class Agent:
         # The session tells it again while it lasts.
         self._silent_until = trio.current_time() + 1.1 * _SILENCE_TOLD_S
         self._observer.silent(silent_s)
+
+    def _notice_standing(self, slow_because: Cause | None) -> None:
+        if slow_because is None:
+            self._observer.reinstated()
+        else:
+            self._observer.demoted(slow_because)
 
     def _report(self, seconds_receiving: float, error: str = "", exit_code: int = 0) -> CompletionReport:
         status = self.status()

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from protocol.block_codec import BlockDecoder, block_hash
 from protocol.errors import ImageDamagedError
 from protocol.manifest import BlockKind, Manifest
+from receiver.busy_clock import BusyClock
 from receiver.disk_writer import DiskWriter
 from receiver.target import Target
 from receiver.verifier import Verifier
@@ -21,12 +22,16 @@ class BlockSink:
 
     Memory, for each thread that is inside at the same time: a decoder and one decompressed block, or one read-back
     buffer of :data:`receiver.verifier.READ_BYTES`.
+
+    Attributes:
+        write_clock: the threads' time in writes.
     """
 
     def __init__(self, target: Target, manifest: Manifest) -> None:
         assert target.raw_bytes == manifest.raw_bytes
         self.target = target
         self.manifest = manifest
+        self.write_clock = BusyClock()
         self._writer = DiskWriter(target, manifest)
         self._verifier = Verifier(target.read_back, manifest)
         self._free_decoders: list[BlockDecoder] = []
@@ -76,7 +81,8 @@ class BlockSink:
         ):
             return 0
         raw = self._decode(block, view)
-        self._writer.write_block(block, raw)
+        with self.write_clock:
+            self._writer.write_block(block, raw)
         return len(raw)
 
     def has_raw_hash(self, block: int, stored: memoryview) -> bool:

@@ -28,15 +28,20 @@ from protocol.errors import (
 from protocol.events import (
     BlockAssembled,
     CastEnded,
+    Demoted,
+    Dropped,
     ManifestReceived,
     ManifestRejected,
     ReceiverEvent,
+    Reinstated,
     SenderRestarted,
     SenderSilent,
 )
+from protocol.limiter import Cause
 from protocol.receiver_session import ReceiverSession
 from protocol.units import format_duration
 from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
+from receiver.limiter_watch import SLOW_PART, LimiterWatch, Load
 from receiver.nursery_errors import single_error
 from receiver.pipeline import Pipeline
 from receiver.receive_slab import Batch, SlabCounters
@@ -52,9 +57,6 @@ POLL_BYTES: Final = 1 << 20
 
 IDLE_MIN_S: Final = 0.0005
 """A timer that is due by a rounding error mustn't become a loop without a pause."""
-
-_BUSY_FILL: Final = 0.5
-"""Share of the buffers from which on it's this machine that limits the cast."""
 
 
 class DataPort(Protocol):
@@ -95,6 +97,8 @@ class Incarnation:
         fetch_manifest: Callable[[], Awaitable[memoryview]],
         tell_need: Callable[[], Awaitable[None]],
         on_silence: Callable[[float], None],
+        on_standing: Callable[[Cause | None], None],
+        limiter_watch: LimiterWatch,
         assembly_bytes: int,
         sender_timeout_s: float,
         rehearsed_loss: RehearsedLoss | None,
@@ -109,6 +113,9 @@ class Incarnation:
             fetch_manifest: gets the manifest over the control API.
             tell_need: tells the sender what the target lacks, now that the manifest is there.
             on_silence: told for how long the sender has been silent.
+            on_standing: told what makes this machine so slow that it is finished after the others, None when it no
+                longer is.
+            limiter_watch: follows what limits this receiver.
             assembly_bytes: size of the session's buffer pool.
             sender_timeout_s: silence after which the sender is lost; noticed within three seconds.
             rehearsed_loss: what drops datagrams on purpose, if anything.
@@ -120,6 +127,8 @@ class Incarnation:
         self._fetch_manifest = fetch_manifest
         self._tell_need = tell_need
         self._on_silence = on_silence
+        self._on_standing = on_standing
+        self._limiter_watch = limiter_watch
         self._sender_timeout_s = sender_timeout_s
         self._rehearsed_loss = rehearsed_loss
         self._pipeline = Pipeline(
@@ -133,10 +142,11 @@ class Incarnation:
         self._nursery: trio.Nursery | None = None
         self._preparing = trio.CancelScope()
         self._ended: CastEnded | None = None
+        self._dropped_for: Cause | None = None
         self._restarted = False
         self._drops_at_start = data.memory().drop_count
         self._turned_away_at_start = data.counters.oversize_count, data.counters.surplus_count
-        self._work_s = (0.0, 0.0)
+        session.statistics.socket_buffer_bytes = data.memory().buffer_bytes
 
     async def run(self) -> bool:
         """Receive until the image is verified on the target, or the sender was started again.
@@ -147,9 +157,11 @@ class Incarnation:
 
         Raises:
             SenderLostError: the sender is silent for too long.
-            CastCancelledError, CastFailedError, DroppedError: the sender ended the cast, this target is incomplete.
+            CastCancelledError, CastFailedError: the sender ended the cast, this target is incomplete.
+            DroppedError: it did so without this receiver, or goes on without it.
             StorageError, TargetError, ImageError: as the pipeline raises.
         """
+        self._limiter_watch.pause()
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._pipeline.run)
@@ -160,6 +172,7 @@ class Incarnation:
                     self._nursery.start_soon(self._prepare, None)
         except BaseExceptionGroup as group:
             raise single_error(group) from group
+        self._update_statistics(trio.current_time())
         return self._image.complete
 
     def _complete(self) -> None:
@@ -180,7 +193,7 @@ class Incarnation:
             session.statistics.socket_fill = min(1.0, memory.queued_bytes / memory.buffer_bytes)
             taken_bytes = self._take_batches(now)
             if now >= session.next_timer():
-                self._update_statistics()
+                self._update_statistics(now)
                 for datagram in session.datagrams_to_send(now):
                     self._send_feedback(datagram)
             for event in session.next_events():
@@ -212,24 +225,18 @@ class Incarnation:
             frames, datagrams = batch.frames, batch.datagrams
             if loss is not None:
                 frames, datagrams = loss.filter_frames(frames), loss.filter_datagrams(datagrams)
-            session.receive_frames_untrusted(frames, now)
+            arrived_at = None if batch.age_s is None else trio.current_time() - batch.age_s
+            session.receive_frames_untrusted(frames, now, arrived_at=arrived_at)
             for datagram in datagrams:
                 session.receive_datagram_untrusted(datagram, now)
             if batch.drained:
                 break
         return taken_bytes
 
-    def _update_statistics(self) -> None:
-        statistics, memory = self.session.statistics, self._data.memory()
-        drop_count = memory.drop_count - self._drops_at_start
-        cpu_s, waiting_s = self._image.cpu_s - self._work_s[0], self._image.waiting_s - self._work_s[1]
-        self._work_s = (self._image.cpu_s, self._image.waiting_s)
-        if drop_count > statistics.socket_drop_count or memory.queued_bytes > memory.buffer_bytes // 2:
-            statistics.limiter = "socket"
-        elif self.session.fill > _BUSY_FILL:
-            statistics.limiter = "disk" if waiting_s > cpu_s else "decode"
-        else:
-            statistics.limiter = "network"
+    def _update_statistics(self, now: float) -> None:
+        statistics = self.session.statistics
+        drop_count = self._data.memory().drop_count - self._drops_at_start
+        self._watch_limiter(now, drop_count)
         statistics.socket_drop_count = drop_count
         statistics.bytes_written = self._image.bytes_written
         # What the slab already turned away never reaches the session, which counts everything else by reason.
@@ -237,6 +244,22 @@ class Incarnation:
         turned_away = self._data.counters
         self.session.rejects["too_long"] = turned_away.oversize_count - oversize_at_start
         self.session.rejects["surplus"] = turned_away.surplus_count - surplus_at_start
+
+    def _watch_limiter(self, now: float, socket_drop_count: int) -> None:
+        session, image, pipeline = self.session, self._image, self._pipeline
+        if session.statistics.first_data_at is None and not pipeline.all_here:
+            return  # the room gathers
+        load = Load(
+            held_share=pipeline.held_share,
+            pool_drop_count=session.pool_drop_count,
+            queue_share=session.statistics.socket_fill,
+            socket_drop_count=socket_drop_count,
+            decode_s=image.decode_s,
+            write_s=image.write_s,
+            all_here=pipeline.all_here,
+        )
+        self._limiter_watch.update(now, load)
+        session.statistics.limiter = self._limiter_watch.cause
 
     def _handle(self, event: ReceiverEvent, now: float) -> None:
         assert self._nursery is not None
@@ -251,13 +274,19 @@ class Incarnation:
                 self._ended = event
             case SenderSilent(silent_s):
                 self._bear_silence(silent_s)
+            case Demoted():
+                self._on_standing(self._limiter_watch.cause)
+            case Reinstated():
+                self._on_standing(None)
+            case Dropped():
+                self._dropped_for = self._limiter_watch.cause
             case SenderRestarted(announce) if announce.state != STATE_ENDED:
                 self._restarted = True
 
     def _bear_silence(self, silent_s: float) -> None:
-        if self._ended is not None:
+        if self._ended is not None or self._dropped_for is not None:
             return  # it has said what it had to say; what is here is being verified
-        if silent_s >= self._sender_timeout_s:
+        if silent_s >= self._sender_timeout_s and not self._pipeline.all_here:
             raise SenderLostError(
                 f"nothing was heard from the sender for {format_duration(silent_s)}: "
                 "start the same diskcast send again, then this command; the target is incomplete"
@@ -267,11 +296,16 @@ class Incarnation:
             self._data.accept_any_source()
 
     def _check_ended(self) -> None:
-        """Raise if the cast has ended and this target can't become complete with what is here."""
-        if self._ended is None:
+        """Raise if nothing more is sent for this receiver, and its target can't become complete with what is here."""
+        if (self._ended is None and self._dropped_for is None) or self._pipeline.all_here:
             return
-        if self._image.manifest is not None and self._image.needed_count == self._pipeline.in_flight_count:
-            return
+        if self._dropped_for is not None:
+            raise DroppedError(
+                f"this machine is much slower than the others because of {SLOW_PART[self._dropped_for]}, and the cast "
+                "goes on without it; what was verified stays on the target, which is incomplete: cast again for this "
+                "machine alone, or with --slow demote, which finishes slow machines after the others"
+            )
+        assert self._ended is not None
         reason = self._ended.reason or "no reason given"
         if self._ended.outcome == END_CANCELLED:
             raise CastCancelledError(f"the cast was cancelled: {reason}; the target is incomplete")

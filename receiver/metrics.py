@@ -56,6 +56,10 @@ def _limiters(status: ReceptionStatus) -> Samples:
     return [((limiter,), float(limiter == status.limiter)) for limiter in LIMITERS]
 
 
+def _limiter_seconds(status: ReceptionStatus) -> Samples:
+    return [((limiter,), seconds) for limiter, seconds in status.limiter_seconds.items()]
+
+
 def _rejected(status: ReceptionStatus) -> Samples:
     return [((reason,), status.rejects.get(reason, 0)) for reason in REJECT_REASONS]
 
@@ -72,6 +76,20 @@ METRICS: Final[tuple[Metric, ...]] = (
         "1 for what limits this receiver: the network, its socket, decoding or the disk.",
         ("limiter",),
         _limiters,
+    ),
+    Metric(
+        "diskcast_agent_limited_seconds_total",
+        "counter",
+        "Time for which each of these was what limits this receiver, since data began.",
+        ("limiter",),
+        _limiter_seconds,
+    ),
+    Metric(
+        "diskcast_agent_demoted",
+        "gauge",
+        "1 while this machine is so slow that it is finished after the others.",
+        (),
+        _value(lambda s: s.demoted),
     ),
     Metric(
         "diskcast_agent_image_bytes", "gauge", "Raw size of the image.", (), _value(lambda s: s.raw_bytes)

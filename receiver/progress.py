@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 import click
 
 from protocol.errors import EXIT_INTERRUPTED
+from protocol.limiter import Cause
 from protocol.session_records import CastParameters
 from protocol.units import format_bytes, format_duration, format_rate
+from receiver.limiter_watch import SLOW_PART
 from receiver.reception_status import ReceptionState, ReceptionStatus
 
 if TYPE_CHECKING:
@@ -43,6 +45,12 @@ class ReceptionObserver(Protocol):
 
     def silent(self, silent_s: float) -> None:
         """Nothing has been heard from the sender for so long."""
+
+    def demoted(self, cause: Cause) -> None:
+        """This machine is much slower than the others because of ``cause``: it is finished after them."""
+
+    def reinstated(self) -> None:
+        """It no longer is."""
 
     def progress(self, status: ReceptionStatus) -> None:
         """How it goes now."""
@@ -105,6 +113,14 @@ class JsonObserver:
         """``silent``."""
         _emit("silent", silent_s=round(silent_s, 1))
 
+    def demoted(self, cause: Cause) -> None:
+        """``demoted``: with this machine's limiter."""
+        _emit("demoted", limiter=cause.value)
+
+    def reinstated(self) -> None:
+        """``reinstated``."""
+        _emit("reinstated")
+
     def progress(self, status: ReceptionStatus) -> None:
         """``progress``: the whole status, and the rate since the last one."""
         rate_bytes_per_s = round(self._rate.per_s(status.bytes_received))
@@ -164,6 +180,16 @@ class PlainObserver:
             f"nothing heard from the sender for {format_duration(silent_s)}; waiting for it to come back"
         )
 
+    def demoted(self, cause: Cause) -> None:
+        """That it takes longer here, and why."""
+        self._say(
+            f"this machine is much slower than the others because of {SLOW_PART[cause]}: it will be finished after them"
+        )
+
+    def reinstated(self) -> None:
+        """That it doesn't after all."""
+        self._say("this machine keeps up with the others again")
+
     def progress(self, status: ReceptionStatus) -> None:
         """One line."""
         if status.state is not ReceptionState.REPORTING:
@@ -176,6 +202,9 @@ class PlainObserver:
             f"{reception.parameters.image_name} ({format_bytes(status.raw_bytes)}) is on {target}, every byte read "
             f"back and verified, after {format_duration(status.seconds)}"
         )
+        limits = _limits_text(status)
+        if limits:
+            self._say(f"limited by {limits}")
         if not reception.reported:
             self._say("the sender didn't take the report of that: it may list this machine as lost")
 
@@ -239,6 +268,16 @@ def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:
     )
 
 
+def _limits_text(status: ReceptionStatus) -> str:
+    """The answer to "why was it slow?": the largest part first."""
+    total_s = sum(status.limiter_seconds.values())
+    shares = {name: seconds / total_s for name, seconds in status.limiter_seconds.items() if seconds}
+    return ", ".join(
+        f"{name} {shares[name]:.0%} of the time"
+        for name in sorted(shares, key=shares.__getitem__, reverse=True)
+    )
+
+
 def _cast_fields(parameters: CastParameters) -> dict[str, object]:
     return {
         "cast_id": f"{parameters.cast_id:08x}",
@@ -249,8 +288,11 @@ def _cast_fields(parameters: CastParameters) -> dict[str, object]:
 
 def _status_fields(status: ReceptionStatus) -> dict[str, object]:
     fields = dataclasses.asdict(status)
-    rounded = {key: round(value, 6) for key, value in fields.items() if isinstance(value, float)}
-    return {**fields, **rounded}
+    rounded: dict[str, object] = {
+        key: round(value, 6) for key, value in fields.items() if isinstance(value, float)
+    }
+    limiter_seconds = {name: round(seconds, 3) for name, seconds in status.limiter_seconds.items()}
+    return {**fields, **rounded, "limiter_seconds": limiter_seconds}
 
 
 def _emit(event: str, **fields: object) -> None:

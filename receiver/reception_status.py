@@ -47,6 +47,10 @@ class ReceptionStatus:
     """Share of the assembly buffers in use, 0..1."""
     socket_queued_bytes: int
     limiter: str
+    limiter_seconds: dict[str, float]
+    """For how long each has been the limiter since data began."""
+    demoted: bool
+    """Whether this machine is so slow that it is finished after the others."""
     grtt_s: float
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -18,6 +16,7 @@ from protocol.fec.reed_solomon import decode_in_place
 from protocol.manifest import BlockKind, Manifest
 from protocol.session_records import CastParameters
 from receiver.block_sink import BlockSink
+from receiver.busy_clock import BusyClock
 from receiver.target import Target
 
 ZERO_STEP_BYTES: Final = 256 * MIB
@@ -35,8 +34,6 @@ class TargetImage:
         needed_count: how many these are.
         raw_bytes_verified: raw bytes read back and right, zeros included.
         blocks_verified_count: blocks read back and right, zeros included.
-        cpu_s: time that threads spent working on blocks.
-        waiting_s: time that threads spent waiting for the disk meanwhile.
     """
 
     def __init__(self, target: Target) -> None:
@@ -45,13 +42,11 @@ class TargetImage:
         self.needed_count = 0
         self.raw_bytes_verified = 0
         self.blocks_verified_count = 0
-        self.cpu_s = 0.0
-        self.waiting_s = 0.0
         self._target = target
         self._sink: BlockSink | None = None
         self._zeros: NDArray[np.int64] = np.zeros(0, np.int64)
         self._zeros_done_count = 0
-        self._lock = threading.Lock()
+        self._block_clock = BusyClock()
 
     @property
     def target_path(self) -> Path:
@@ -67,6 +62,16 @@ class TargetImage:
     def bytes_written(self) -> int:
         """Bytes written to the target so far, rewritten ones counted again."""
         return 0 if self._sink is None else self._sink.bytes_written
+
+    @property
+    def write_s(self) -> float:
+        """Thread-seconds spent in writing blocks, those of writes that haven't returned included."""
+        return 0.0 if self._sink is None else self._sink.write_clock.busy_s()
+
+    @property
+    def decode_s(self) -> float:
+        """Thread-seconds spent on blocks before they were written: repairing, checking, decompressing."""
+        return max(0.0, self._block_clock.busy_s() - self.write_s)
 
     @property
     def zeros_left(self) -> bool:
@@ -115,15 +120,11 @@ class TargetImage:
             StorageError: writing failed.
         """
         assert self._sink is not None
-        started_s, started_cpu_s = time.perf_counter(), time.thread_time()
         written = []
-        for block in blocks:
-            decode_in_place(block.slots, block.slot_esi)
-            written.append(self._sink.decode_and_write(block.block, block.payload) > 0)
-        cpu_s = time.thread_time() - started_cpu_s
-        with self._lock:
-            self.cpu_s += cpu_s
-            self.waiting_s += time.perf_counter() - started_s - cpu_s
+        with self._block_clock:
+            for block in blocks:
+                decode_in_place(block.slots, block.slot_esi)
+                written.append(self._sink.decode_and_write(block.block, block.payload) > 0)
         return written
 
     def sync_and_verify(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:

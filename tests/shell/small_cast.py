@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from protocol.block_codec import BlockEncoder, block_hash
 from protocol.cast_policy import CastPolicy
+from protocol.constants import DATA_HEADER_BYTES
 from protocol.control_messages import (
     CastDescription,
     cast_description,
@@ -26,9 +27,11 @@ from protocol.control_messages import (
     completion_to_json,
 )
 from protocol.frame_encoder import FrameEncoder
+from protocol.limiter import Cause
 from protocol.manifest import BlockKind, Manifest, build_manifest
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.wire.codec import ControlMessage, encode_control
 from receiver.agent import Agent, AgentOptions, Reception
 from receiver.control_client import Unreachable
 from receiver.nursery_errors import single_error
@@ -124,12 +127,13 @@ class FakeData:
 class Recorder:
     """An observer that remembers."""
 
-    interval_s = 1.0
-
     def __init__(self) -> None:
+        self.interval_s = 1.0
+        self.standings: list[Cause | None] = []
         self.joins: list[bool] = []
         self.silences: list[float] = []
         self.statuses: list[ReceptionStatus] = []
+        self.on_progress: Callable[[ReceptionStatus], None] = lambda _status: None
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
         assert parameters.image_name == "small"
@@ -138,8 +142,15 @@ class Recorder:
     def silent(self, silent_s: float) -> None:
         self.silences.append(silent_s)
 
+    def demoted(self, cause: Cause) -> None:
+        self.standings.append(cause)
+
+    def reinstated(self) -> None:
+        self.standings.append(None)
+
     def progress(self, status: ReceptionStatus) -> None:
         self.statuses.append(status)
+        self.on_progress(status)
 
 
 class SmallCast:
@@ -230,6 +241,13 @@ class SmallCast:
                     self.on_symbols(self.image_symbols_sent)
             await trio.sleep(pause_s)
 
+    def say(self, message: ControlMessage) -> None:
+        """A control message from the running sender arrives beside what it sends by itself."""
+        assert self.sender is not None
+        parameters = self.sender.parameters
+        datagram = encode_control(message, cast_id=parameters.cast_id, session_token=parameters.session_token)
+        self._deliver(np.empty((0, DATA_HEADER_BYTES + parameters.symbol_bytes), np.uint8), [datagram])
+
     def _deliver(self, frames: NDArray[np.uint8], datagrams: list[bytes]) -> None:
         if self.sockets and not self.muted:
             self.sockets[-1].put(frames, datagrams)
@@ -281,7 +299,12 @@ class SmallCast:
 
     def agent(self, target: Target, image_class: type[TargetImage] = TargetImage, **options: float) -> Agent:
         """An agent that writes ``target``."""
-        settings = {"join_timeout_s": 10.0, "sender_timeout_s": 30.0, **options}
+        settings = {
+            "join_timeout_s": 10.0,
+            "sender_timeout_s": 30.0,
+            "assembly_bytes": 64 * BLOCK_BYTES,
+            **options,
+        }
         return Agent(
             CastId(7),
             image_class(target),
@@ -291,7 +314,6 @@ class SmallCast:
             options=AgentOptions(
                 name="pc1",
                 inventory={},
-                assembly_bytes=64 * BLOCK_BYTES,
                 **settings,  # type: ignore[arg-type]
             ),
             observer=self.observer,

@@ -25,8 +25,17 @@ from protocol.errors import (
     StorageError,
     VerificationError,
 )
+from protocol.limiter import Cause
+from protocol.wire.bitmap import bitmap_of
 from protocol.wire.codec import encode_control
-from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, STATE_CASTING, Announce
+from protocol.wire.messages import (
+    END_CANCELLED,
+    END_COMPLETE,
+    END_FAILED,
+    STATE_CASTING,
+    Announce,
+    Standing,
+)
 from receiver.reception_status import ReceptionState
 from receiver.target import open_target
 from receiver.target_image import TargetImage
@@ -288,6 +297,62 @@ async def test_a_cast_that_ends_after_the_last_symbol_is_complete_here(
         cast.sender.end(END_CANCELLED, "lunch", trio.current_time())
 
     at_symbols(cast, source_symbols(cast.image), end)
+    await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+
+
+# -- the others are much faster -------------------------------------------------------------------------------
+
+
+def standing(*, demoted: tuple[int, ...] = (), dropped: tuple[int, ...] = ()) -> Standing:
+    return Standing(demoted=bitmap_of(demoted), dropped=bitmap_of(dropped))
+
+
+async def test_a_demoted_machine_says_so_once(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It asks for nothing until its turn comes, however long that takes, and then completes like any other."""
+    cast.start_sender()
+    cast.observer.interval_s = 0.01
+    at_symbols(cast, 100, lambda: [cast.say(standing(demoted=(0,))) for _ in range(3)])
+
+    async def reinstate() -> None:
+        while not cast.observer.standings:
+            await trio.sleep(0.01)
+        await trio.sleep(60.0)
+        cast.say(standing())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reinstate)
+        reception = await cast.receive(rehearse_loss=0.3, rehearse_seed=3)
+        nursery.cancel_scope.cancel()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.observer.standings == [Cause.NETWORK, None]
+    assert {status.demoted for status in cast.observer.statuses} == {False, True}
+    assert autojump_clock.current_time() > 60.0
+    assert not reception.status.demoted
+
+
+async def test_a_dropped_machine_ends_with_the_cause_and_the_mend(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    at_symbols(cast, 100, lambda: cast.say(standing(dropped=(0,))))
+    with pytest.raises(DroppedError, match=r"network connection.*incomplete.*--slow demote"):
+        await cast.receive()
+    assert cast.completions == [], "the sender knows"
+
+
+async def test_a_machine_that_is_dropped_with_all_it_needs_completes(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+
+    def drop_and_fall_silent() -> None:
+        cast.say(standing(dropped=(0,)))
+        cast.muted = True
+
+    at_symbols(cast, source_symbols(cast.image), drop_and_fall_silent)
     await cast.receive()
     assert cast.path.read_bytes() == cast.image.raw
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from protocol.errors import AddressInUseError
+from protocol.limiter import Cause
 from protocol.session_records import CastId, CastParameters
 from protocol.wire.codec import REJECT_REASONS
 from receiver.agent import Reception
@@ -57,6 +58,8 @@ STATUS = ReceptionStatus(
     fill=0.5,
     socket_queued_bytes=10,
     limiter="disk",
+    limiter_seconds={"network": 2.0, "socket": 0.0, "decode": 0.0, "disk": 6.0000004},
+    demoted=True,
     grtt_s=0.01,
 )
 RECEPTION = Reception(PARAMETERS, STATUS, seconds_receiving=10.0, reported=False)
@@ -67,13 +70,20 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
         observer.joined(PARAMETERS, rejoined=False)
         observer.joined(PARAMETERS, rejoined=True)
         observer.silent(3.04)
+        observer.demoted(Cause.DISK)
+        observer.reinstated()
         observer.progress(STATUS)
         observer.finished("/dev/sda", RECEPTION)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["event"] for line in lines] == ["joined", "rejoined", "silent", "progress", "result"]
+    assert [line["event"] for line in lines] == [
+        "joined", "rejoined", "silent", "demoted", "reinstated", "progress", "result",
+    ]  # fmt: skip
     assert (lines[0]["cast_id"], lines[0]["image_name"]) == ("0000abcd", "lab")
-    assert (lines[3]["state"], lines[3]["limiter"], lines[3]["seconds"]) == ("receiving", "disk", 12.345679)
-    result = lines[4]
+    assert lines[3]["limiter"] == "disk"
+    progress, result = lines[5:]
+    assert (progress["state"], progress["limiter"], progress["seconds"]) == ("receiving", "disk", 12.345679)
+    assert progress["demoted"] is True
+    assert result["limiter_seconds"] == {"network": 2.0, "socket": 0.0, "decode": 0.0, "disk": 6.0}
     assert (result["ok"], result["exit_code"], result["target"]) == (True, 0, "/dev/sda")
     assert (result["seconds_receiving"], result["reported"]) == (10.0, False)
     assert "12345" not in json.dumps(lines), "the session token is a secret"
@@ -84,6 +94,8 @@ def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
     with observer_class() as observer:
         observer.joined(PARAMETERS, rejoined=True)
         observer.silent(65.0)
+        observer.demoted(Cause.DISK)
+        observer.reinstated()
         observer.progress(STATUS)
         observer.finished("/dev/sda", RECEPTION)
     captured = capsys.readouterr()
@@ -93,7 +105,10 @@ def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         "joined cast 0000abcd again: lab, 1.0 GiB",
         "nothing heard from the sender for 1:05",
         "512.0 MiB of 1.0 GiB verified",
+        "much slower than the others because of its disk: it will be finished after them",
+        "keeps up with the others again",
         "5.0% lost, limited by disk",
+        "limited by disk 75% of the time, network 25% of the time",
         "lab (1.0 GiB) is on /dev/sda, every byte read back and verified",
         "the sender didn't take the report",
     ):
@@ -130,6 +145,8 @@ def test_metrics_are_scraped() -> None:
         "diskcast_agent_verified_bytes 5.36870912e+08",
         'diskcast_agent_state{state="receiving"} 1.0',
         'diskcast_agent_limiter{limiter="disk"} 1.0',
+        'diskcast_agent_limited_seconds_total{limiter="network"} 2.0',
+        "diskcast_agent_demoted 1.0",
         'diskcast_agent_rejected_datagrams_total{reason="bad_magic"} 9.0',
         'diskcast_agent_repaired_blocks_total{by="nack"} 3.0',
     ):

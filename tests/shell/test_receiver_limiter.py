@@ -1,0 +1,110 @@
+"""A receiver whose disk or processor stands still in real threads: what it says limits it, to people and to the sender.
+
+Lost if these fail: the operator looks for a network fault while a disk is dying.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from protocol.session_records import CastParameters
+from receiver.reception_status import ReceptionStatus
+from receiver.target_image import TargetImage
+from tests.shell.small_cast import BLOCK_BYTES, SmallCast, SmallImage
+
+pytestmark = pytest.mark.trio
+
+LOOKS = 20
+"""Statuses that have to agree before the machine may go on."""
+
+HELD_S_MAX = 30.0
+"""A failed test mustn't wait for a thread that nobody lets go."""
+
+
+class HeldImage(TargetImage):
+    """Waits in one step of every block until the gate is opened."""
+
+    gate: ClassVar[threading.Event]
+
+    def hold(self, step: Callable[..., object]) -> Callable[..., object]:
+        def held(*arguments: object) -> object:
+            self.gate.wait(HELD_S_MAX)
+            return step(*arguments)
+
+        return held
+
+    def take_manifest(self, data: bytes | bytearray | memoryview, parameters: CastParameters) -> None:
+        super().take_manifest(data, parameters)
+        self.hold_step()
+
+    def hold_step(self) -> None:
+        raise NotImplementedError
+
+
+class StuckDisk(HeldImage):
+    """The disk takes no block."""
+
+    def hold_step(self) -> None:
+        assert self._sink is not None
+        self._sink._writer.write_block = self.hold(self._sink._writer.write_block)  # type: ignore[method-assign,assignment]
+
+
+class StuckProcessor(HeldImage):
+    """No block is decompressed."""
+
+    def hold_step(self) -> None:
+        assert self._sink is not None
+        self._sink._decode = self.hold(self._sink._decode)  # type: ignore[method-assign,assignment]
+
+
+class StuckReadBack(HeldImage):
+    """Every block is written, none is read back."""
+
+    def hold_step(self) -> None:
+        assert self._sink is not None
+        self._sink.verify = self.hold(self._sink.verify)  # type: ignore[method-assign,assignment]
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    HeldImage.gate = threading.Event()
+    yield HeldImage.gate
+    HeldImage.gate.set()
+
+
+@pytest.mark.parametrize(
+    ("image_class", "buffers", "limiter"),
+    [(StuckDisk, 8, "disk"), (StuckProcessor, 8, "decode"), (StuckReadBack, 64, "disk")],
+)
+async def test_the_limiter_is_named_and_stays_named(
+    tmp_path: Path, gate: threading.Event, image_class: type[HeldImage], buffers: int, limiter: str
+) -> None:
+    """With eight buffers they run out, and symbols are dropped for want of one: nobody blames network or socket."""
+    cast = SmallCast(SmallImage(), tmp_path)
+    cast.observer.interval_s = 0.02
+    named: list[str] = []
+    told: set[str] = set()
+
+    def look(status: ReceptionStatus) -> None:
+        if status.limiter == limiter:
+            assert cast.sender is not None
+            told.add(next(iter(cast.sender.receivers.values())).limiter)
+        if named or status.limiter == limiter:
+            named.append(status.limiter)
+        if len(named) >= LOOKS and limiter in told:
+            gate.set()
+
+    cast.observer.on_progress = look
+    cast.start_sender()
+    reception = await cast.receive(image_class, within_s=60.0, assembly_bytes=buffers * BLOCK_BYTES)
+    assert cast.path.read_bytes() == cast.image.raw
+    assert named[:LOOKS] == [limiter] * LOOKS
+    assert limiter in told
+    status = reception.status
+    assert (status.pool_drops > 0) == (buffers == 8)
+    assert status.limiter_seconds[limiter] > 0
