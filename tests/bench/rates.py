@@ -55,6 +55,7 @@ SCENARIOS = {
     "straggler-drop": RateScenario(192 * MIB, straggler_scenarios.dropped),
     "straggler-wait": RateScenario(64 * MIB, straggler_scenarios.waited_for),
     "straggler-disk": RateScenario(128 * MIB, straggler_scenarios.slow_disk_named),
+    "straggler-udpcast": RateScenario(64 * MIB, straggler_scenarios.udpcast_with_slow_link),
     "tcp-share": RateScenario(192 * MIB, neighbour_scenarios.tcp_share),
     "step": RateScenario(256 * MIB, neighbour_scenarios.step),
 }

@@ -261,9 +261,16 @@ def lost_share(before: PortCounters, after: PortCounters) -> float:
 
 
 def _cast_line(cast: Cast, record: CastRecord) -> str:
-    losses = " ".join(f"{100 * one['loss']:.2f}" for one in record.result.get("receivers", ()))
+    loss_by_name = {one["name"]: one["loss"] for one in record.result.get("receivers", ())}
+    names = [receiver_name(index) for index in range(len(cast.agents))]
+    losses = " ".join(f"{100 * loss_by_name.get(name, math.nan):.2f}" for name in names)
     ends = " ".join(f"{record.completed_s.get(index, math.nan):.1f}" for index in range(len(cast.agents)))
+    limiters = ", ".join(
+        f"{one['text']} {one['seconds']:.1f} s" for one in record.result.get("limiter_seconds", ())
+    )
     return (
         f"  {record.seconds:.2f} s, exit codes {record.exit_code} {list(record.agent_exit_codes)}, sent "
-        f"{record.symbols_sent_ratio:.3f} times the source symbols, complete after {ends} s, lost {losses} %"
+        f"{record.symbols_sent_ratio:.3f} times the source symbols\n"
+        f"    complete after {ends} s, lost {losses} %\n"
+        f"    limited by {limiters or 'nothing'}"
     )

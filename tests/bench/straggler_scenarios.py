@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from protocol.errors import DroppedError, ReceiversIncompleteError
 from protocol.limiter import Cause
+from tests.bench import peers
 from tests.bench.figures import Figure
 from tests.bench.room import Bench, CastRecord, Image, Target, receiver_name
 from tests.lab import Network
@@ -20,7 +22,7 @@ SLOW = OTHERS_COUNT
 OTHERS = range(OTHERS_COUNT)
 RATE_MBIT_PER_S = 200
 SLOW_MBIT_PER_S = 20
-LIMIT_S = 300.0
+LIMIT_S = 180.0
 SLOW_DISK_MEMORY = "24MiB"
 """Little against the image, as it is with a real one: the slow disk can't hide behind its buffers."""
 OTHERS_BOUND = 1.10
@@ -95,6 +97,33 @@ def waited_for(bench: Bench, image: Image) -> Iterator[Figure]:
     )
 
 
+def udpcast_with_slow_link(bench: Bench, image: Image) -> Iterator[Figure]:
+    """What udpcast makes of the same room, for comparison."""
+    name = "straggler-udpcast"
+    if peers.udpcast_version() is None:
+        yield Figure(name, "udpcast's time", math.nan, "s", note="not installed")
+        return
+    times_s = []
+    for slow in (False, True):
+        with Network(OTHERS_COUNT + slow) as network:
+            network.set_rate(RATE_MBIT_PER_S)
+            network.set_rate(SLOW_MBIT_PER_S if slow else RATE_MBIT_PER_S, network.receivers[SLOW:])
+            one = peers.cast_udpcast(network, image.raw, lossy=False, limit_s=LIMIT_S)
+        bench.say(
+            f"  udpcast, slow machine {'there' if slow else 'away'}: {one.failure or f'{one.wall_s:.1f} s'}"
+        )
+        if one.failure:
+            yield Figure(name, "udpcast's time", math.nan, "s", note=one.failure)
+            return
+        times_s.append(one.wall_s)
+    yield Figure(
+        name,
+        "udpcast's time for all against that without the slow one",
+        times_s[1] / times_s[0],
+        note=f"{times_s[1]:.1f} s against {times_s[0]:.1f} s",
+    )
+
+
 def others_time(name: str, bench: Bench, image: Image, record: CastRecord) -> Figure:
     """The time of the others against a cast without the slow one."""
     alone_s = reference(bench, image).slowest_s(OTHERS)
@@ -142,17 +171,27 @@ def slow_disk_named(bench: Bench, image: Image) -> Iterator[Figure]:
             record = cast.finish()
     yield others_time(name, bench, image, record)
     yield completed_count(name, record, OTHERS_COUNT + 1)
-    told = [
+    told = {
         (line["receiver"], line["cause"])
         for event in ("receiver_slow", "receiver_demoted")
         for line in record.named(event)
-    ]
+    }
+    wanted = {(receiver_name(SLOW), Cause.DISK.value)}
     yield Figure(
         name,
         "slow one named with its disk, and nobody else",
-        float(bool(told) and set(told) == {(receiver_name(SLOW), Cause.DISK.value)}),
+        float(told == wanted),
         at_least=1.0,
-        note=", ".join(f"{receiver}: {cause}" for receiver, cause in told) or "nobody named",
+        note=", ".join(f"{receiver}: {cause}" for receiver, cause in sorted(told)) or "nobody named",
+    )
+    times_s = [(one["receiver"], one["cause"], one["seconds"]) for one in record.result["limiter_seconds"]]
+    own_s = sum(seconds for receiver, cause, seconds in times_s if (receiver, cause) in wanted)
+    yield Figure(
+        name,
+        "of the cast's time, limited by that disk",
+        100 * own_s / record.seconds,
+        "%",
+        note="after the others had ended it is the only one left",
     )
     slow_s = record.slowest_s([SLOW])
     disk_s = image.raw_bytes * 8e-6 / SLOW_MBIT_PER_S
