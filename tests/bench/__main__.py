@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import rich.console
 
+from protocol.constants import MIB
 from protocol.units import parse_size_bytes
 from tests.bench import ours, peers, report
 from tests.bench.kept_memory import kept_memory, touch_memory
@@ -34,6 +35,8 @@ COMPONENTS = {
     "Wire codec": "tests.bench.components_codec",
 }
 PEERS = {peers.UDPCAST: peers.udpcast_version, peers.UFTP: peers.uftp_version}
+
+QUICK_BYTES = 16 * MIB
 
 Cast = Callable[[Network, Scenario, float], Measurement]
 
@@ -96,7 +99,8 @@ def main(
             Path(folder), image_bytes, scenarios, list(versions), rounds, limit_s, budget_s, console
         )
     figures = dict(_measure_components(console)) if components else {}
-    scenario_figures = measure_rates(tuple(SCENARIOS), None, 1, console) if rates else []
+    rates_size_bytes = QUICK_BYTES if quick else None
+    scenario_figures = measure_rates(tuple(SCENARIOS), rates_size_bytes, 1, console) if rates else []
     results = report.Results(
         image_bytes, rounds, versions, casts, figures, omitted, scenario_figures, load_before
     )
