@@ -62,7 +62,9 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @click.option("--peers", "peer_names", default="udpcast,uftp", show_default=True, help="'' for none")
 @click.option("--components/--no-components", default=True, show_default=True)
 @click.option("--rates/--no-rates", default=False, show_default=True, help="python -m tests.bench.rates, too")
-@click.option("--quick", is_flag=True, help="64 MiB, one round, no loss and 5 %: does it all work?")
+@click.option(
+    "--quick", is_flag=True, help="64 MiB (rates: 16 MiB), one round, no loss and 5 %: does it all work?"
+)
 @click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     size: str,

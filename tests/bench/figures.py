@@ -64,7 +64,7 @@ def failure(scenario: str, reason: str) -> Figure:
     return Figure(scenario, "ran to its end", 0.0, at_least=1.0, note=reason)
 
 
-HEADINGS = ("scenario", "figure", "measured", "bound", "", "notes")
+HEADINGS = ("scenario", "figure", "measured", "bound", "verdict", "notes")
 
 
 def rows(figures: Sequence[Figure]) -> list[list[str]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from tests.bench import ours, peers
 from tests.bench.figures import Figure
+from tests.bench.kept_memory import touch_memory
+from tests.bench.measurement import Measurement
 from tests.bench.room import Bench, Image, lost_share
 from tests.lab import Network, PortCounters
 
@@ -13,6 +16,7 @@ RECEIVER_COUNT = 4
 SETTLING_S = 2.0
 """How long a rate may look for the limit before losses count."""
 BURST_EVERY = 20
+PEER_LIMIT_S = 60.0
 
 
 def shaped(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure]:
@@ -49,6 +53,34 @@ def shaped(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure]:
         for pair in zip(before, after, strict=True)
     ]
     yield Figure(name, "link in use then", 100 * min(busy) if settled else math.nan, "%")
+
+
+def shaped_peers(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure]:
+    """What other programs need on the same links, from start to end of the process; those that are installed."""
+
+    def measured(cast: Callable[[Network], Measurement]) -> Measurement:
+        with Network(RECEIVER_COUNT) as network:
+            network.set_rate(mbit_per_s)
+            touch_memory(bench.folder, RECEIVER_COUNT * image.raw_bytes)
+            one = cast(network)
+        bench.say(f"  {one.program} {one.failure or f'{one.wall_s:.1f} s'}")
+        return one
+
+    reference = measured(lambda network: ours.cast_diskcast(network, image.raw, image.packed, PEER_LIMIT_S))
+    others: list[Callable[[Network], Measurement]] = []
+    if peers.udpcast_version() is not None:
+        others.append(
+            lambda network: peers.cast_udpcast(network, image.raw, lossy=False, limit_s=PEER_LIMIT_S)
+        )
+    if peers.uftp_version() is not None:
+        others.append(lambda network: peers.cast_uftp(network, image.raw, PEER_LIMIT_S))
+    for one in map(measured, others):
+        yield Figure(
+            f"peers-{mbit_per_s}",
+            f"{one.program}'s time against diskcast's",
+            one.wall_s / reference.wall_s,
+            note=one.failure or f"{one.wall_s:.1f} s against {reference.wall_s:.1f} s",
+        )
 
 
 def random_loss(bench: Bench, image: Image, percent: int, at_least_percent: float) -> Iterator[Figure]:

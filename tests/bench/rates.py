@@ -41,6 +41,7 @@ SCENARIOS = {
     "shaped-50": RateScenario(128 * MIB, functools.partial(rate_scenarios.shaped, mbit_per_s=50)),
     "shaped-200": RateScenario(512 * MIB, functools.partial(rate_scenarios.shaped, mbit_per_s=200)),
     "shaped-800": RateScenario(512 * MIB, functools.partial(rate_scenarios.shaped, mbit_per_s=800)),
+    "peers-200": RateScenario(128 * MIB, functools.partial(rate_scenarios.shaped_peers, mbit_per_s=200)),
     "loss-1": RateScenario(
         512 * MIB, functools.partial(rate_scenarios.random_loss, percent=1, at_least_percent=95.0)
     ),
