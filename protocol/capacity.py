@@ -38,6 +38,9 @@ class Capacity:
         troubled_at: when it last had trouble.
         cut_at: when its knee was last met.
         first_cut_at: when it was first met, since it was last known to have none.
+        cut_delay_s: queueing delay then.
+        drained_s: by how much going below the knee has shortened the queue since, were it its own.
+        stubborn_count: cuts in a row that the queue didn't follow.
         crowded_until: somebody else's traffic fills the queue before it until then, so that its delay says nothing.
         exempt: it doesn't limit the group.
     """
@@ -52,6 +55,9 @@ class Capacity:
     troubled_at: float = -math.inf
     cut_at: float = -math.inf
     first_cut_at: float = math.inf
+    cut_delay_s: float = 0.0
+    drained_s: float = 0.0
+    stubborn_count: int = 0
     crowded_until: float = -math.inf
     exempt: bool = False
     _depth: float = 0.0
@@ -88,6 +94,7 @@ class Capacity:
         self._cubic_per_s3 = _CUBIC_PER_S3
         self._escapes = True
         self._probe_s = 0.0
+        self.drained_s = 0.0
 
     def meet_shared_knee(
         self, knee_bytes_per_s: float, depth: float, segment_rate_per_s: float, rtt_s: float, now: float

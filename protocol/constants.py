@@ -209,9 +209,9 @@ RATE_BYTES_PER_S_START = 25_000_000.0
 RATE_BYTES_PER_S_MAX = 1_250_000_000.0
 """10 Gbit/s: what one sending thread can fill."""
 
-QUEUE_DELAY_HIGH_S = 0.008
-"""A queue that never empties below this is a full link: 1 MB at 1 Gbit/s, more than a burst of ours and less than the
-buffer of a switch port that is worth pacing for."""
+QUEUE_DELAY_HIGH_S = 0.003
+"""A queue that never empties below this is a full link: 375 KB at 1 Gbit/s, more than a burst of ours and less than the
+buffer of a cheap switch's port."""
 
 BURST_SYMBOLS = 44
 """Datagrams of one super-datagram: what a full queue or a bridge drops at once."""

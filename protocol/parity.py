@@ -23,7 +23,7 @@ _ASKERS_MAX: Final = 0.4
 """Receivers per block that may have to ask, on average: fewer would cost everybody more parity than repair does."""
 _LOSS_MIN: Final = 0.0005
 """A smaller loss can't be told from none."""
-_LEVELS_PER_DECADE: Final = 8
+_LEVELS_PER_DECADE: Final = 20
 _INTERLEAVE_LOSS_MIN: Final = 0.004
 _INTERLEAVE_BURST_MIN: Final = BURST_SYMBOLS / 4
 
@@ -53,7 +53,7 @@ class ParityPlanner:
         for loss, loss_burst in losses:
             largest = max(largest, loss)
             if loss >= _LOSS_MIN:
-                level = math.ceil(math.log10(min(loss, 0.5)) * _LEVELS_PER_DECADE)
+                level = round(math.log10(min(loss, 0.5)) * _LEVELS_PER_DECADE)
                 counts[level] = counts.get(level, 0) + 1
             if loss >= _INTERLEAVE_LOSS_MIN:
                 burst = max(burst, loss_burst)

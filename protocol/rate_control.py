@@ -33,8 +33,8 @@ from protocol.limiter import NOTHING, Cause, Limiter
 from protocol.session_records import ReceiverId
 
 _TICK_S: Final = 0.02
-_CLIMB_DOUBLING_S: Final = 0.1
-"""The rate at most doubles between two reports: from 200 Mbit/s to 4 Gbit/s in half a second."""
+_CLIMB_DOUBLING_S: Final = 0.06
+"""From 200 Mbit/s to 4 Gbit/s in a quarter of a second; a queue is reported within two polls of a receiver."""
 
 _DRAIN_S: Final = 0.3
 """A standing queue is drained in about this time, by going below the knee."""
@@ -59,14 +59,21 @@ _FILL_FALLING: Final = 0.03
 _LOCAL_SETTLE_S: Final = 0.05
 
 _LOSS_MARGIN: Final = 0.015
-_QUEUE_DELAY_SOME_S: Final = 0.003
+_LOSS_MARGIN_CROWDED: Final = 0.002
+"""Beside other traffic loss is the only sign there is."""
+_QUEUE_DELAY_SOME_S: Final = 0.0015
 _SAMPLE_DATAGRAMS_MIN: Final = 50
 _DATAGRAMS_PER_HIGH_DELAY: Final = 6
 """On slow links the time of a few datagrams is no queue."""
+_SURPRISE_WEIGHT: Final = 0.5
 _EXPERIMENT_SHARE: Final = 0.7
 _BELIEVE_S: Final = 5.0
 """What one experiment showed holds for the others' loss, at the same rate, for this long."""
-_CROWD_NOTICE_S: Final = 0.4
+_STUBBORN_MAX: Final = 3
+_DRAINED_MIN_S: Final = 0.002
+_DRAINED_SHARE: Final = 0.3
+"""A queue of ours has fallen by at least this share of what the cut should have drained."""
+_BELOW_KNEE: Final = 0.99
 _CROWDED_S: Final = 10.0
 _ACHIEVED_HEADROOM: Final = 2.0
 """The rate stays within this factor of what is really sent: a sender that is limited by its own processor or source
@@ -194,6 +201,10 @@ class RateController:
         step_s = min(elapsed_s, 2 * _TICK_S)
         target = self.maximum_bytes_per_s
         for _, capacity in self._counted():
+            if capacity.limited:
+                capacity.drained_s += (
+                    max(0.0, 1.0 - self.rate_bytes_per_s / capacity.knee_bytes_per_s) * step_s
+                )
             if not held and capacity.limited and capacity.fill < _FILL_HOLD:
                 allowed = capacity.allowed_bytes_per_s()
                 if self.rate_bytes_per_s >= 0.9 * allowed and achieved_bytes_per_s >= 0.5 * allowed:
@@ -239,7 +250,7 @@ class RateController:
             return
         elif self._experiment is not None:
             self._watch_experiment(self._experiment, receiver_id, capacity, sample, now)
-        elif self._is_unusual(capacity, sample):
+        elif self._is_unusual(capacity, sample, now):
             self._meet_loss(receiver_id, capacity, sample, grtt_s, settled, now)
         else:
             self._learn_quiet(capacity, sample)
@@ -249,15 +260,17 @@ class RateController:
         return max(QUEUE_DELAY_HIGH_S, _DATAGRAMS_PER_HIGH_DELAY * self._frame_bytes / self.rate_bytes_per_s)
 
     @staticmethod
-    def _is_unusual(capacity: Capacity, sample: RateSample) -> bool:
+    def _is_unusual(capacity: Capacity, sample: RateSample, now: float) -> bool:
         deviation = math.sqrt(
             max(capacity.usual_loss, 0.01) * max(1.0, capacity.loss_burst) / sample.expected_count
         )
-        return sample.loss > capacity.usual_loss + _LOSS_MARGIN + 3 * deviation
+        margin = _LOSS_MARGIN if now >= capacity.crowded_until else _LOSS_MARGIN_CROWDED
+        return sample.loss > capacity.usual_loss + margin + 3 * deviation
 
     @staticmethod
     def _learn_quiet(capacity: Capacity, sample: RateSample) -> None:
         capacity.proven_bytes_per_s = max(capacity.proven_bytes_per_s, sample.arriving_bytes_per_s)
+        capacity.stubborn_count = 0
         if sample.queue_delay_s < _QUEUE_DELAY_SOME_S:
             capacity.learn_loss(sample.loss, sample.loss_burst)
 
@@ -283,17 +296,28 @@ class RateController:
         """The queue before it never empties: what arrives is all that its link carries."""
         rate = self.rate_bytes_per_s
         arriving = sample.arriving_bytes_per_s or _STEP_DOWN * rate
-        since_cut_s = now - capacity.cut_at
-        drained = (
-            capacity.limited and rate < 0.99 * capacity.knee_bytes_per_s and since_cut_s > _CROWD_NOTICE_S
-        )
-        if drained and not capacity.exempt and arriving > 0.93 * rate:
-            capacity.crowded_until = now + _CROWDED_S  # all of ours arrives, and still the queue stands
-            return
+        arriving /= 1.0 - capacity.usual_loss
         if not capacity.exempt:
+            if self._is_stubborn(capacity, sample):
+                capacity.crowded_until = now + _CROWDED_S
+                capacity.stubborn_count = 0
+                return
             arriving = max(arriving, _KNEE_SHARE_MIN * rate)
+        capacity.cut_delay_s = sample.queue_delay_s
         depth = min(max(sample.queue_delay_s / _DRAIN_S, _DEPTH_MIN), _DEPTH_MAX)
         self._meet(capacity, arriving, depth, Cause.NETWORK, now)
+
+    @staticmethod
+    def _is_stubborn(capacity: Capacity, sample: RateSample) -> bool:
+        """All of ours arrives, less than the link carries, and still the queue doesn't fall: it is somebody else's."""
+        if not capacity.limited or capacity.drained_s < _DRAINED_MIN_S:
+            return False
+        should_fall_s = min(capacity.drained_s, capacity.cut_delay_s)
+        if sample.queue_delay_s < capacity.cut_delay_s - _DRAINED_SHARE * should_fall_s:
+            capacity.stubborn_count = 0
+        else:
+            capacity.stubborn_count += 1
+        return capacity.stubborn_count >= _STUBBORN_MAX
 
     def _meet_loss(
         self,
@@ -307,20 +331,25 @@ class RateController:
         """More is lost than usual."""
         rate = self.rate_bytes_per_s
         crowded = now < capacity.crowded_until
-        near_knee = capacity.limited and rate > 0.9 * capacity.knee_bytes_per_s
-        if self.fixed or (now < self._believed_until and rate <= 1.1 * self._believed_rate and not crowded):
-            capacity.usual_loss = sample.loss
+        queued = sample.queue_delay_s > _QUEUE_DELAY_SOME_S
+        below_knee = capacity.limited and rate < _BELOW_KNEE * capacity.knee_bytes_per_s and not queued
+        believed = now < self._believed_until and rate <= 1.1 * self._believed_rate and not queued
+        if self.fixed or ((believed or (below_knee and settled)) and not crowded and not capacity.exempt):
+            # Where the link isn't full nothing is lost for want of room.
+            capacity.usual_loss += _SURPRISE_WEIGHT * (sample.loss - capacity.usual_loss)
             capacity.learn_loss(sample.loss, sample.loss_burst)
-        elif crowded or near_knee or capacity.exempt or sample.queue_delay_s > _QUEUE_DELAY_SOME_S:
-            capacity.troubled_at = now
+        elif crowded or capacity.limited or capacity.exempt or queued:
             if not settled:
                 return
+            capacity.troubled_at = now
             if crowded and self._share:
                 rtt_s = grtt_s + sample.queue_delay_s
                 capacity.meet_shared_knee(rate, _DEPTH_SHARED, rate / self._frame_bytes, rtt_s, now)
                 self.follow_group()
             else:
-                knee = sample.arriving_bytes_per_s or (1.0 - sample.loss) * rate
+                knee = (sample.arriving_bytes_per_s or (1.0 - sample.loss) * rate) / (
+                    1.0 - capacity.usual_loss
+                )
                 if not capacity.exempt:
                     knee = max(knee, _KNEE_SHARE_MIN * rate)
                 self._meet(capacity, knee, _DEPTH_CROWDED if crowded else _DEPTH_MIN, Cause.NETWORK, now)
@@ -351,6 +380,7 @@ class RateController:
             self.rate_bytes_per_s = max(self.rate_bytes_per_s, rate_before)
             self._believed_until = now + _BELIEVE_S
             self._believed_rate = rate_before
+            self._hold_until = max(self._hold_until, now + ARRIVAL_WINDOW_S)  # for the others to learn theirs
             self.follow_group()
         else:
             capacity.troubled_at = now
