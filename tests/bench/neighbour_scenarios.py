@@ -83,20 +83,23 @@ def reached_s(samples: list[Sample], mbit_per_s: float, loss_max: float) -> floa
 
 
 def tcp_share(bench: Bench, image: Image) -> Iterator[Figure]:
-    """One CUBIC flow to one of the receivers, before and during the cast."""
+    """One CUBIC flow to the receiver, before and during the cast.
+
+    To the only one: of several, the one with the flow would count as slow, and that is another scenario.
+    """
     for what, options, at_least in (
         ("by default", (), None),
         ("with --share", ("--share",), 25.0),
     ):
-        with Network(3) as network:
-            cast_hosts, neighbour = network.receivers[:2], network.receivers[2]
-            network.set_rate(RATE_MBIT_PER_S, cast_hosts)
+        with Network(2) as network:
+            receiver, neighbour = network.receivers
+            network.set_rate(RATE_MBIT_PER_S, [receiver])
             flow = [sys.executable, "-m", "tests.bench.tcp_flow"]
-            sink = network.start(cast_hosts[0], [*flow, "take", str(TCP_PORT)])
+            sink = network.start(receiver, [*flow, "take", str(TCP_PORT)])
             sink.wait_event("listening", TCP_HEAD_START_S)
-            network.start(neighbour, [*flow, "give", cast_hosts[0].address, str(TCP_PORT)])
+            network.start(neighbour, [*flow, "give", receiver.address, str(TCP_PORT)])
             sink.wait_event("taken", TCP_LIMIT_S, lambda event: event["seconds"] >= TCP_HEAD_START_S)
-            with bench.cast(network, image, *options, receiver_count=2) as cast:
+            with bench.cast(network, image, *options, receiver_count=1) as cast:
                 started_at = cast.started_at
                 record = cast.finish()
             tcp = _mbit_per_s(sink, started_at, started_at + record.last_completed_s)

@@ -51,7 +51,7 @@ of the same run. *goodput*: bytes of the disk over the time that the cast says i
 symbols that take 1514 bytes each on Ethernet, so that 94.6 % of a link is the most. Links are the switch's ports,
 shaped (tbf). *loss-1*, *loss-5*: single datagrams at random at each of 4 receivers; *burst-loss*: every 20th
 super-datagram whole. *straggler-…*: one of 8 machines gets a tenth of the others' 200 Mbit/s, or has a disk that
-writes so slowly. *tcp-share*: a CUBIC flow to one of the receivers was there before the cast. *step*: the link
+writes so slowly. *tcp-share*: a CUBIC flow to the one receiver was there before the cast. *step*: the link
 changes in the middle of the cast."""
 
 

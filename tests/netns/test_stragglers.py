@@ -7,6 +7,7 @@ the slow machine fast, so that nobody waits for the rest.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,10 @@ def send_capped(network: Network, image: Path, *options: str) -> Program:
     return send(network, packed(image), *capped, *options)
 
 
+def is_about_slow_one(event: dict[str, Any]) -> bool:
+    return bool(event["receiver"] == f"r{SLOW}")
+
+
 def assert_complete(program: Program, source: Path, target: Path) -> None:
     assert program.wait(LIMIT_S) == 0, program.describe()
     assert program.result["ok"] is True
@@ -67,8 +72,7 @@ def test_slow_link_is_demoted_and_completes(image: Path, tmp_path: Path) -> None
         targets = [tmp_path / str(index) for index in range(3)]
         agents = [join(network, index, target) for index, target in enumerate(targets)]
         sender = send_capped(network, image, "--slow-for", SLOW_FOR)
-        demoted = sender.wait_event("receiver_demoted", LIMIT_S)
-        assert demoted["receiver"] == f"r{SLOW}"
+        demoted = sender.wait_event("receiver_demoted", LIMIT_S, is_about_slow_one)
         assert demoted["cause"] == Cause.NETWORK
         assert demoted["rate_bytes_per_s"] < demoted["group_rate_bytes_per_s"]
         sender.wait_event("progress", LIMIT_S, lambda event: event["pass_progress"] > 0.4)
@@ -86,7 +90,7 @@ def test_slow_link_is_dropped_with_its_exit_codes(image: Path, tmp_path: Path) -
         targets = [tmp_path / str(index) for index in range(3)]
         agents = [join(network, index, target) for index, target in enumerate(targets)]
         sender = send_capped(network, image, "--slow", "drop", "--slow-for", SLOW_FOR)
-        assert sender.wait_event("receiver_dropped", LIMIT_S)["receiver"] == f"r{SLOW}"
+        sender.wait_event("receiver_dropped", LIMIT_S, is_about_slow_one)
         for agent, target in zip(agents[:SLOW], targets, strict=False):
             assert_complete(agent, image, target)
         assert agents[SLOW].wait(LIMIT_S) == DroppedError.exit_code, agents[SLOW].describe()
@@ -103,9 +107,9 @@ def test_slow_disk_is_named(image: Path, tmp_path: Path) -> None:
         agents = [join(network, index, tmp_path / str(index)) for index in range(SLOW)]
         agents.append(join(network, SLOW, disk.directory / "target", "--memory", "4MiB"))
         sender = send_capped(network, image)
-        slow = sender.wait_event("receiver_slow", LIMIT_S)
+        slow = sender.wait_event("receiver_slow", LIMIT_S, is_about_slow_one)
         disk.set_behaviour(Behaviour())
-        assert (slow["receiver"], slow["cause"]) == (f"r{SLOW}", Cause.DISK)
+        assert slow["cause"] == Cause.DISK
         for agent, target in zip(
             agents, [*(tmp_path / str(i) for i in range(SLOW)), disk.storage / "target"], strict=True
         ):
@@ -122,7 +126,7 @@ def test_link_that_slows_down_and_recovers(image: Path, tmp_path: Path) -> None:
         sender = send_capped(network, image)
         sender.wait_event("progress", LIMIT_S, lambda event: event["pass_progress"] > 0.1)
         network.set_rate(12)
-        sender.wait_event("progress", LIMIT_S, lambda event: event["pass_progress"] > 0.3)
+        sender.wait_event("progress", LIMIT_S, lambda event: event["pass_progress"] > 0.2)
         network.set_rate(60)
         for index, agent in enumerate(agents):
             assert_complete(agent, image, tmp_path / str(index))
