@@ -46,6 +46,9 @@ bench-rates: $(STAMP)  ## automatic rate and stragglers, held to their bounds (r
 bench-report: $(STAMP)  ## both, written to docs/benchmarks.md
 	$(BIN)/python -m tests.bench --rates --report docs/benchmarks.md
 
+bench-scale: $(STAMP)  ## a room of 1000 receivers: simulated casts, the sender's feedback path, joins (no root)
+	$(BIN)/python -m tests.bench.scale
+
 lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	  --extra dev --quiet pyproject.toml --no-emit-package diskcast --output-file requirements.lock

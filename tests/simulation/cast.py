@@ -12,6 +12,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,9 @@ _SLEEP_MIN_S = 50e-6
 _JOIN_SPREAD_S = 0.05
 _DEFAULT_POLICY = CastPolicy()
 _CLEAN_UPLINK = Port(delay_s=0.0)
+
+SessionCall = Callable[[SenderSession, float], object]
+_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,10 +128,10 @@ class SimulatedCast:
         events: what the sender's session told, with the time.
         feedback_bytes: Ethernet frames of NACKs and REPORTs that the sender received.
         data_bytes: Ethernet frames of SYMBOLs that the sender sent.
-        feedback_log: every feedback datagram with its time, if it is kept.
+        log: what was done to the sender's session, if it is kept: the time and either a feedback datagram or a call.
     """
 
-    def __init__(self, model: CastModel, *, keep_feedback: bool = False) -> None:
+    def __init__(self, model: CastModel, *, keep_log: bool = False) -> None:
         self.model = model
         self.timeline = Timeline()
         self.start = self.timeline.now
@@ -137,9 +141,9 @@ class SimulatedCast:
         self.feedback_bytes = 0
         self.data_bytes = 0
         self.symbols_sent_count = 0
-        self.feedback_log: list[tuple[float, bytes]] | None = [] if keep_feedback else None
+        self.log: list[tuple[float, bytes | SessionCall]] | None = [] if keep_log else None
         self._rng = random.Random(model.seed)
-        self.session = self._make_session()
+        self.session = self.make_session()
         self._encoder = FrameEncoder(self.session.parameters)
         self._pacer = Pacer(self.session.rate_bytes_per_s, self.timeline.now)
         self._batches: deque[tuple[SendPlan, NDArray[np.uint8]]] = deque()
@@ -164,12 +168,14 @@ class SimulatedCast:
         ]
         self._change()
 
-    def _make_session(self) -> SenderSession:
+    def make_session(self, now: float | None = None) -> SenderSession:
+        """The sender's session as it is at the beginning, the same every time; by another clock if ``now`` is given."""
         model = self.model
+        rng = random.Random(model.seed)
         parameters = CastParameters(
             cast_id=CastId(7),
-            incarnation=self._rng.getrandbits(32),
-            session_token=self._rng.getrandbits(64),
+            incarnation=rng.getrandbits(32),
+            session_token=rng.getrandbits(64),
             image_id=self.manifest.image_id,
             image_name="simulated",
             raw_bytes=self.manifest.raw_bytes,
@@ -186,9 +192,9 @@ class SimulatedCast:
             parameters,
             self.manifest,
             policy=dataclasses.replace(model.policy, wait_for=len(model.receivers)),
-            rng=random.Random(self._rng.getrandbits(32)),
-            secrets=self._rng.randbytes,
-            now=self.timeline.now,
+            rng=random.Random(rng.getrandbits(32)),
+            secrets=rng.randbytes,
+            now=self.start if now is None else now,
         )
 
     # -- running ----------------------------------------------------------------------------------------------
@@ -230,25 +236,30 @@ class SimulatedCast:
     def receive_feedback(self, datagram: bytes) -> None:
         """A datagram came to the feedback port."""
         self.feedback_bytes += len(datagram) + WIRE_OVERHEAD_BYTES
-        if self.feedback_log is not None:
-            self.feedback_log.append((self.timeline.now, datagram))
+        if self.log is not None:
+            self.log.append((self.timeline.now, datagram))
         self.session.receive_feedback_untrusted(datagram, self.timeline.now)
         self._change()
 
     def set_need(self, grant: JoinGrant) -> None:
         """A receiver holds the manifest and needs everything."""
-        self.session.set_need(grant.receiver_id, None, self.timeline.now)
+        self._call(lambda session, now: session.set_need(grant.receiver_id, None, now))
         self._change()
 
     def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
         """A receiver has ended."""
-        self.session.complete(grant.receiver_id, report, self.timeline.now)
+        self._call(lambda session, now: session.complete(grant.receiver_id, report, now))
         self._change()
+
+    def _call(self, call: Callable[[SenderSession, float], _Result]) -> _Result:
+        if self.log is not None:
+            self.log.append((self.timeline.now, call))
+        return call(self.session, self.timeline.now)
 
     def _join(self, receiver: CastReceiver) -> None:
         name = f"pc{receiver.index}"
         request = JoinRequest(name, name, {}, False, None, "10.0.0.2")
-        receiver.join(self.session.join(request, self.timeline.now))
+        receiver.join(self._call(lambda session, now: session.join(request, now)))
         self._change()
 
     # -- the sender's threads ---------------------------------------------------------------------------------
@@ -267,7 +278,7 @@ class SimulatedCast:
         if due_at != self._armed_at:
             return  # replaced by an earlier one
         self._armed_at = math.inf
-        for datagram in self.session.control_datagrams(self.timeline.now):
+        for datagram in self._call(lambda session, now: session.control_datagrams(now)):
             if self.uplink.send(self.timeline.now, 1, len(datagram)) is not None:
                 for receiver in self.receivers:
                     receiver.send_control(datagram)
@@ -276,7 +287,8 @@ class SimulatedCast:
     def _plan_ahead(self) -> None:
         """The encoder thread: as many batches ahead as its queue holds."""
         while len(self._batches) < _BATCHES_AHEAD:
-            plan = self.session.next_plan(self.timeline.now, self._symbols_max())
+            symbols_max = self._symbols_max()
+            plan = self._call(lambda session, now, most=symbols_max: session.next_plan(now, most))
             if plan is None:
                 break
             self._batches.append((plan, self._encoder.encode(plan, self.image.load).copy()))
@@ -298,7 +310,8 @@ class SimulatedCast:
         """The transmitter thread: paced bursts."""
         now = self.timeline.now
         if row >= frames.shape[0]:
-            self.session.mark_transmitted(plan.next_sequence, frames.nbytes, now)
+            next_sequence, byte_count = plan.next_sequence, frames.nbytes
+            self._call(lambda session, now: session.mark_transmitted(next_sequence, byte_count, now))
             self._pacer.set_rate(self.session.rate_bytes_per_s, now)
             self._sending = False
             self._change()

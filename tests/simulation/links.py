@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import math
 import random
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ BYTES_PER_S_OF_MBIT = 125_000.0
 _TBF_BURST_BYTES = 256 * KIB
 _TBF_LATENCY_S = 0.02
 UNLIMITED_BYTES_PER_S = 1e12
+_UNLIMITED = ((0.0, UNLIMITED_BYTES_PER_S),)
 
 
 class RateSchedule:
@@ -66,15 +68,17 @@ class Port:
         delay_s: propagation, one way.
         loss: share of datagrams that get lost beyond the queue, independently of each other.
         lost_call_period: every so many-th call is lost whole; 0 for none.
+        lost_calls_at: the first call after each of these times, seconds from the start, is lost whole.
         whole_calls: a call is one packet to the queue (segmentation offload), dropped whole or not at all.
     """
 
-    steps: tuple[tuple[float, float], ...] = ((0.0, UNLIMITED_BYTES_PER_S),)
+    steps: tuple[tuple[float, float], ...] = _UNLIMITED
     queue_bytes: float = math.inf
     burst_bytes: float = 0.0
     delay_s: float = 0.0001
     loss: float = 0.0
     lost_call_period: int = 0
+    lost_calls_at: tuple[float, ...] = ()
     whole_calls: bool = False
 
 
@@ -114,6 +118,7 @@ class Link:
         offered_count: datagrams that came to the link.
         queue_drop_count: dropped at the end of the queue.
         path_loss_count: lost beyond the queue.
+        lost_calls_count: calls lost whole beyond the queue.
     """
 
     def __init__(self, port: Port, start: float, rng: random.Random) -> None:
@@ -121,12 +126,15 @@ class Link:
         self.offered_count = 0
         self.queue_drop_count = 0
         self.path_loss_count = 0
+        self.lost_calls_count = 0
         self._schedule = RateSchedule([(start + time, rate) for time, rate in port.steps])
         self._rng = rng
         # The service integral at which the bucket would be full again, was nothing more sent.
         self._full_at = -math.inf
         self._next_loss = self._draw_gap()
         self._calls_count = 0
+        self._lost_calls_at = deque(start + time for time in port.lost_calls_at)
+        self._unlimited = port.steps == _UNLIMITED and port.queue_bytes == math.inf
 
     def rate_bytes_per_s(self, time: float) -> float:
         """The link's rate."""
@@ -142,13 +150,14 @@ class Link:
 
     def send(self, now: float, count: int, datagram_bytes: int) -> Passage | None:
         """Offer ``count`` datagrams of ``datagram_bytes`` payload at once; None when none of them arrives."""
-        wire_bytes = datagram_bytes + WIRE_OVERHEAD_BYTES
         self.offered_count += count
-        queued = self._enqueue(now, count, wire_bytes)
-        if queued is None:
-            return None
-        accepted_count, first_at, last_at = queued
-        rows = self._lose(accepted_count)
+        accepted_count, first_at, last_at = count, now, now
+        if not self._unlimited:
+            queued = self._enqueue(now, count, datagram_bytes + WIRE_OVERHEAD_BYTES)
+            if queued is None:
+                return None
+            accepted_count, first_at, last_at = queued
+        rows = self._lose(accepted_count, now)
         if rows is None:
             return None
         kept_count = accepted_count if isinstance(rows, slice) else rows.size
@@ -175,10 +184,15 @@ class Link:
         self._full_at += accepted_count * wire_bytes
         return accepted_count, leaves[0], leaves[1]
 
-    def _lose(self, count: int) -> slice | NDArray[np.intp] | None:
+    def _lose(self, count: int, now: float) -> slice | NDArray[np.intp] | None:
         port = self.port
         self._calls_count += 1
-        if port.lost_call_period and self._calls_count % port.lost_call_period == 0:
+        lost = bool(port.lost_call_period) and self._calls_count % port.lost_call_period == 0
+        if self._lost_calls_at and now >= self._lost_calls_at[0]:
+            self._lost_calls_at.popleft()
+            lost = True
+        if lost:
+            self.lost_calls_count += 1
             self.path_loss_count += count
             return None
         if self._next_loss >= count:

@@ -1,0 +1,134 @@
+"""The sender's feedback path under a whole room's feedback, as recorded in a simulated cast.
+
+The recording holds everything that was done to the sender's session, so that the replay's session goes through the
+same states: once as fast as it can for the session's own cost, once in real time with every feedback datagram through
+a UDP socket, the event loop and the lock that the transmitter's threads share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+import statistics
+import time
+import types
+from collections.abc import Callable
+from unittest import mock
+
+from protocol.wire.messages import Nack, Report
+from sender import shared_session
+from sender.feedback import FeedbackPort
+from tests.simulation.cast import SimulatedCast
+
+_TYPE_OFFSET = 3
+"""Magic and version come before a datagram's type."""
+_LEAD_S = 0.2
+_SLEEP_MIN_S = 0.0005
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SessionCost:
+    """Median microseconds of one call of the session: parsing, authentication, rate control, demand."""
+
+    report_us: float
+    nack_us: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PathCost:
+    """What the event loop's thread spent on feedback.
+
+    Attributes:
+        datagram_count: received.
+        sent_count: sent; the rest was dropped by the socket.
+        cpu_us: processor microseconds for each, the loop's wake-ups included.
+        cpu_share: of one processor, over the time of the cast.
+    """
+
+    datagram_count: int
+    sent_count: int
+    cpu_us: float
+    cpu_share: float
+
+
+def session_cost(cast: SimulatedCast) -> SessionCost:
+    """Replay ``cast``, which has kept its log, and time each feedback datagram."""
+    assert cast.log is not None
+    session = cast.make_session()
+    seconds: dict[int, list[float]] = {Report.WIRE_TYPE: [], Nack.WIRE_TYPE: []}
+    for now, what in cast.log:
+        if isinstance(what, bytes):
+            begin = time.perf_counter()
+            session.receive_feedback_untrusted(what, now)
+            seconds[what[_TYPE_OFFSET]].append(time.perf_counter() - begin)
+        else:
+            what(session, now)
+    assert not session.rejects, session.rejects
+    return SessionCost(
+        *(1e6 * statistics.median(seconds[kind.WIRE_TYPE] or [0.0]) for kind in (Report, Nack))
+    )
+
+
+def path_cost(cast: SimulatedCast) -> PathCost:
+    """Replay ``cast``, which has kept its log, in real time over loopback."""
+    receiving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiving.bind(("127.0.0.1", 0))
+    receiving.setblocking(False)
+    # The recorded datagrams echo the recording's clock: the replay goes by it as well.
+    shift_s = time.monotonic() + _LEAD_S - cast.start
+    clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() - shift_s)
+    with mock.patch.object(shared_session, "time", clock):
+        return asyncio.run(_replay(cast, receiving, clock.monotonic))
+
+
+async def _replay(cast: SimulatedCast, receiving: socket.socket, clock: Callable[[], float]) -> PathCost:
+    loop = asyncio.get_running_loop()
+    wake, ended = asyncio.Event(), asyncio.Event()
+    session = cast.make_session()
+    shared = shared_session.SharedSession(session, lambda: loop.call_soon_threadsafe(wake.set))
+    port = FeedbackPort(receiving, shared)
+    address = receiving.getsockname()
+    task = asyncio.create_task(port.run())
+
+    def play() -> int:
+        try:
+            return _play(cast, shared, address, clock)
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+
+    cpu_before_s, begin = time.thread_time(), time.monotonic()
+    playing = loop.run_in_executor(None, play)
+    await ended.wait()
+    sent_count = await playing
+    await asyncio.sleep(_LEAD_S)
+    cpu_s, elapsed_s = time.thread_time() - cpu_before_s, time.monotonic() - begin - 2 * _LEAD_S
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.sleep(0)  # the transport closes its socket on the loop's next turn
+    assert not session.rejects, session.rejects
+    count = port.received_count
+    return PathCost(count, sent_count, 1e6 * cpu_s / max(1, count), cpu_s / elapsed_s)
+
+
+def _play(
+    cast: SimulatedCast,
+    shared: shared_session.SharedSession,
+    address: tuple[str, int],
+    clock: Callable[[], float],
+) -> int:
+    """Do what the log says at its times; how many datagrams were sent."""
+    assert cast.log is not None
+    sent_count = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+        for at, what in cast.log:
+            ahead_s = at - clock()
+            if ahead_s > _SLEEP_MIN_S:
+                time.sleep(ahead_s)
+            if isinstance(what, bytes):
+                sending.sendto(what, address)
+                sent_count += 1
+            else:
+                with shared.change() as (session, now):
+                    what(session, now)
+    return sent_count
