@@ -92,7 +92,8 @@ class Capacity:
         self.first_cut_at = min(self.first_cut_at, now)
         self._depth = depth
         self._cubic_per_s3 = _CUBIC_PER_S3
-        self._escapes = True
+        # Buffers take so long to fill that a doubling rate would be far beyond the limit when they have.
+        self._escapes = cause is Cause.NETWORK
         self._probe_s = 0.0
         self.drained_s = 0.0
 

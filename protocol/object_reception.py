@@ -104,6 +104,11 @@ class ObjectReception:
         return int(np.count_nonzero(self.stage))
 
     @property
+    def incomplete_count(self) -> int:
+        """Blocks that hold a buffer and lack symbols."""
+        return len(self._partial)
+
+    @property
     def lacking_count(self) -> int:
         """Blocks to be NACKed, now or later."""
         return self._lacking_count

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -33,6 +34,8 @@ from protocol.limiter import NOTHING, Cause, Limiter
 from protocol.session_records import ReceiverId
 
 _TICK_S: Final = 0.02
+_RATES_KEPT: Final = 10
+"""Ticks: a report describes a rate of this long ago at most."""
 _CLIMB_DOUBLING_S: Final = 0.06
 """From 200 Mbit/s to 4 Gbit/s in a quarter of a second; a queue is reported within two polls of a receiver."""
 
@@ -54,6 +57,7 @@ _STEP_DOWN: Final = 0.7
 
 _FILL_HOLD: Final = 0.35
 _FILL_HIGH: Final = 0.7
+_EMPTYING_SHARE: Final = 0.97
 _FILL_FALLING: Final = 0.03
 """Buffers that have emptied by this much since the last report only need time."""
 _LOCAL_SETTLE_S: Final = 0.05
@@ -146,6 +150,7 @@ class RateController:
         self._share = share
         self._frame_bytes = frame_bytes
         self._tick_at = now
+        self._rates: deque[float] = deque([self.rate_bytes_per_s], _RATES_KEPT)
         self._hold_until = -math.inf
         self._experiment: _Experiment | None = None
         self._believed_until = -math.inf
@@ -193,6 +198,7 @@ class RateController:
         if self.fixed or elapsed_s < _TICK_S:
             return
         self._tick_at = now
+        self._rates.append(self.rate_bytes_per_s)
         if self._experiment is not None:
             if now > self._experiment.measure_from + 1.0:
                 self._experiment = None  # those that it was about are gone
@@ -232,7 +238,9 @@ class RateController:
     def add_sample(self, receiver_id: ReceiverId, sample: RateSample, grtt_s: float, now: float) -> None:
         """Take what one receiver reports."""
         capacity = self.capacities.setdefault(receiver_id, Capacity())
-        emptying = sample.fill < capacity.fill - _FILL_FALLING
+        emptying = sample.fill < capacity.fill - _FILL_FALLING or (
+            self.rate_bytes_per_s < _EMPTYING_SHARE * sample.written_bytes_per_s
+        )
         capacity.fill = sample.fill
         if sample.fill > _FILL_HOLD and not capacity.exempt:
             self._hold_until = max(self._hold_until, now + ARRIVAL_WINDOW_S)
@@ -254,6 +262,11 @@ class RateController:
             self._meet_loss(receiver_id, capacity, sample, grtt_s, settled, now)
         else:
             self._learn_quiet(capacity, sample)
+
+    @property
+    def _rate_then(self) -> float:
+        """The rate that reports of now describe: what others' reports have made of it meanwhile isn't their doing."""
+        return max(self._rates)
 
     @property
     def _delay_high_s(self) -> float:
@@ -285,7 +298,7 @@ class RateController:
         """Its buffers fill or overflow: it can take what it works off."""
         cause = Cause.SOCKET if sample.cause is Cause.NETWORK else sample.cause
         worked_off = sample.arriving_bytes_per_s if cause is Cause.SOCKET else sample.written_bytes_per_s
-        rate = self.rate_bytes_per_s
+        rate = self._rate_then
         knee = worked_off or _OWN_KNEE_SHARE_MIN * rate
         if not capacity.exempt:
             knee = min(max(knee, _OWN_KNEE_SHARE_MIN * rate), _OWN_KNEE_SHARE_MAX * rate)
@@ -294,7 +307,7 @@ class RateController:
 
     def _meet_queue(self, capacity: Capacity, sample: RateSample, now: float) -> None:
         """The queue before it never empties: what arrives is all that its link carries."""
-        rate = self.rate_bytes_per_s
+        rate = self._rate_then
         arriving = sample.arriving_bytes_per_s or _STEP_DOWN * rate
         arriving /= 1.0 - capacity.usual_loss
         if not capacity.exempt:
@@ -351,7 +364,7 @@ class RateController:
                     1.0 - capacity.usual_loss
                 )
                 if not capacity.exempt:
-                    knee = max(knee, _KNEE_SHARE_MIN * rate)
+                    knee = max(knee, _KNEE_SHARE_MIN * self._rate_then)
                 self._meet(capacity, knee, _DEPTH_CROWDED if crowded else _DEPTH_MIN, Cause.NETWORK, now)
         else:
             measure_from = now + grtt_s + ARRIVAL_WINDOW_S + 2 * REPAIR_LATENCY_S

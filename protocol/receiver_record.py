@@ -11,7 +11,9 @@ from protocol.session_records import CompletionReport, ReceiverId, ReceiverState
 from protocol.wire.messages import LIMITERS, Report
 
 _LOSS_SMOOTHING = 0.3
-_RATE_SMOOTHING_S = 0.3
+_RATE_SMOOTHING_S = 1.0
+_BACKLOG_SHARE = 0.35
+"""With less of its buffers waiting for the machine itself, they ran out because of what it waits for."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -95,6 +97,7 @@ class ReceiverRecord:
             frame_bytes_per_raw: bytes of frames that the cast sends for each byte of the disk.
             now: monotonic seconds.
         """
+        fill = report.fill_permille / 1000
         expected_count = report.expected_count - self.expected_count
         lost_count = max(0, expected_count - (report.received_count - self.received_count))
         event_count = max(0, report.loss_event_count - self.loss_event_count)
@@ -109,8 +112,8 @@ class ReceiverRecord:
             expected_count=report.recent_expected_count,
             received_count=report.recent_received_count,
             local_drop_count=max(0, report.socket_drop_count - self.socket_drop_count)
-            + max(0, report.pool_drop_count - self.pool_drop_count),
-            fill=report.fill_permille / 1000,
+            + (max(0, report.pool_drop_count - self.pool_drop_count) if fill > _BACKLOG_SHARE else 0),
+            fill=fill,
             loss_burst=lost_count / event_count if event_count else 0.0,
             arriving_bytes_per_s=report.arriving_bytes_per_s,
             queue_delay_s=report.queue_delay_us / 1e6,

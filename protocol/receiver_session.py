@@ -151,8 +151,17 @@ class ReceiverSession:
 
     @property
     def fill(self) -> float:
-        """Share of the buffers in use, 0..1: of the socket's or of the assembly's, whichever is fuller."""
-        return max(self._pool.fill, self.statistics.socket_fill)
+        """Share of the buffers that wait for this machine, 0..1: of the socket's or the assembly's."""
+        return max(self._backlog, self.statistics.socket_fill)
+
+    @property
+    def _backlog(self) -> float:
+        """Share of the assembly's buffers whose blocks are being decoded or written.
+
+        Blocks that are still incomplete wait for the sender: to slow down would only make them wait longer.
+        """
+        incomplete_count = sum(reception.incomplete_count for reception in self._receptions())
+        return max(0.0, self._pool.fill - incomplete_count / self._pool.capacity)
 
     @property
     def need(self) -> NDArray[np.bool_] | None:
@@ -412,7 +421,7 @@ class ReceiverSession:
         queue_delay_s = self._arrival.queue_delay_s
         self._reported_queueing = queue_delay_s > QUEUE_DELAY_HIGH_S
         recent_expected_count, recent_received_count = self._arrival.recent_counts
-        pool_is_fuller = self._pool.fill >= statistics.socket_fill
+        pool_is_fuller = self._backlog >= statistics.socket_fill
         received_count = min(self.loss.received_count, self.loss.expected_count)
         return self._encode(
             Report(
