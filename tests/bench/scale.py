@@ -75,7 +75,6 @@ def _print_replay(console: rich.console.Console, cast: SimulatedCast) -> None:
     table.add_row("session, a NACK", f"{session.nack_us:.0f} µs")
     table.add_row("socket, event loop, lock and session, a datagram", f"{path.cpu_us:.0f} µs")
     table.add_row("one processor's share in this cast", f"{path.cpu_share:.1%}")
-    table.add_row("the same for 1000 receivers", f"{path.cpu_share * 1000 / count:.1%}")
     table.add_row(
         "datagrams, of them dropped by the socket",
         f"{path.sent_count}, {path.sent_count - path.datagram_count}",

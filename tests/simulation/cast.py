@@ -279,9 +279,9 @@ class SimulatedCast:
             return  # replaced by an earlier one
         self._armed_at = math.inf
         for datagram in self._call(lambda session, now: session.control_datagrams(now)):
-            if self.uplink.send(self.timeline.now, 1, len(datagram)) is not None:
-                for receiver in self.receivers:
-                    receiver.send_control(datagram)
+            passage = self.uplink.send(self.timeline.now, 1, len(datagram))
+            if passage is not None:
+                self._at_switch(passage.last_at, functools.partial(self._copy_control, datagram))
         self._change()
 
     def _plan_ahead(self) -> None:
@@ -337,6 +337,21 @@ class SimulatedCast:
         if passage is not None:
             whole = isinstance(passage.rows, slice) and passage.count == piece.shape[0]
             passed = piece if whole else piece[passage.rows]
-            for receiver in self.receivers:
-                receiver.send_frames(passed)
+            self._at_switch(passage.last_at, functools.partial(self._copy_frames, passed))
         self._send_next_call(plan, frames, row + piece.shape[0])
+
+    # -- the switch -------------------------------------------------------------------------------------------
+
+    def _at_switch(self, time: float, copy: Callable[[], None]) -> None:
+        if time > self.timeline.now:
+            self.timeline.at(time, copy)
+        else:
+            copy()
+
+    def _copy_frames(self, frames: NDArray[np.uint8]) -> None:
+        for receiver in self.receivers:
+            receiver.send_frames(frames)
+
+    def _copy_control(self, datagram: bytes) -> None:
+        for receiver in self.receivers:
+            receiver.send_control(datagram)
