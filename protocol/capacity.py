@@ -16,6 +16,9 @@ from protocol.limiter import Cause
 
 _CUBIC_PER_S3: Final = 0.24
 """Back at the knee after half a second from 3 % below; 4 % above it as long after."""
+_CUBIC_HICCUP_PER_S3: Final = 2.4
+"""A socket overflows because a processor was elsewhere for a moment: a quarter below the knee is made up for in half a
+second."""
 _ESCAPE: Final = 0.05
 """So far above the knee without a sign of trouble the limit must have moved."""
 _ESCAPE_DOUBLING_S: Final = 0.2
@@ -91,9 +94,9 @@ class Capacity:
         self.cut_at = now
         self.first_cut_at = min(self.first_cut_at, now)
         self._depth = depth
-        self._cubic_per_s3 = _CUBIC_PER_S3
-        # Buffers take so long to fill that a doubling rate would be far beyond the limit when they have.
-        self._escapes = cause is Cause.NETWORK
+        self._cubic_per_s3 = _CUBIC_HICCUP_PER_S3 if cause is Cause.SOCKET else _CUBIC_PER_S3
+        # A disk's buffers take so long to fill that a doubling rate would be far beyond the limit when they have.
+        self._escapes = cause in (Cause.NETWORK, Cause.SOCKET)
         self._probe_s = 0.0
         self.drained_s = 0.0
 

@@ -597,16 +597,22 @@ class SenderSession:
         elif verdict.change is Change.RECOVERED:
             self._events.append(ReceiverRecovered(record.receiver_id))
         elif self.policy.slow_policy is SlowPolicy.DROP:
-            record.finished_at = now
-            record.error = (
-                f"dropped: it sustains {format_rate(verdict.rate_bytes_per_s)} ({verdict.cause}) where the group goes "
-                f"at {format_rate(verdict.group_rate_bytes_per_s)}; cast to it alone, or with --slow demote"
-            )
-            self._leave(record, ReceiverState.DROPPED)
-            self._events.append(ReceiverDropped(record.receiver_id, *grounds))
+            self._drop(record, now)
         else:
             record.demoted = record.deferred = True
             self._events.append(ReceiverDemoted(record.receiver_id, *grounds))
+
+    def _drop(self, record: ReceiverRecord, now: float) -> None:
+        """Go on without a receiver that is too slow."""
+        found = self._watch.found[record.receiver_id]
+        record.finished_at = now
+        record.error = (
+            f"dropped: it sustains {format_rate(found.rate_bytes_per_s)} ({found.cause}) where the group goes at "
+            f"{format_rate(found.group_rate_bytes_per_s)}; cast to it alone, or with --slow demote"
+        )
+        grounds = (found.rate_bytes_per_s, found.group_rate_bytes_per_s, found.cause.value)
+        self._leave(record, ReceiverState.DROPPED)
+        self._events.append(ReceiverDropped(record.receiver_id, *grounds))
 
     def _serve_who_is_left(self, now: float) -> None:
         """End the cast when nobody is left, begin the tail when only stragglers are."""
@@ -624,6 +630,11 @@ class SenderSession:
             complete_count = sum(r.state is ReceiverState.COMPLETE for r in self.receivers.values())
             seconds = now - self.statistics.started_at
             self._events.append(MainGroupFinished(complete_count, len(left), seconds))
+        if self.policy.slow_policy is SlowPolicy.DROP:
+            for record in left:
+                self._drop(record, now)
+            self._serve_who_is_left(now)
+            return
         for record in left:
             record.demoted = True
             record.deferred = False

@@ -59,6 +59,8 @@ class StragglerWatch:
         self._below = below
         self._for_s = for_s
         self.slow_since: dict[ReceiverId, float] = {}
+        self.found: dict[ReceiverId, Verdict] = {}
+        """Of those that are slow or were: the latest grounds."""
         self._overdue: set[ReceiverId] = set()
         self._trial: frozenset[ReceiverId] = frozenset()
         self._trial_started_at = -math.inf
@@ -108,9 +110,11 @@ class StragglerWatch:
         elif now - since >= self._for_s and receiver_id not in self._overdue:
             self._overdue.add(receiver_id)
             change = Change.OVERDUE
-        if change is None:
+        if receiver_id not in self.slow_since and change is None:
             return None
-        return Verdict(receiver_id, change, sustainable, group_rate, capacity.cause)
+        verdict = Verdict(receiver_id, change or Change.SLOW, sustainable, group_rate, capacity.cause)
+        self.found[receiver_id] = verdict
+        return verdict if change else None
 
     def _forgive(self, members: Mapping[ReceiverId, Capacity]) -> list[Verdict]:
         """Nobody can be slow in comparison any more."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from protocol.cast_policy import CastPolicy
 from protocol.sender_session import SenderSession
-from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.session_records import CastId, CastParameters, JoinGrant, JoinRequest
 from sender.image_file import ImageFile
 from sender.shared_session import SharedSession
 from tests.disk_images import MadeImage, make_image
@@ -80,23 +80,3 @@ def make_rig(
     wakes: list[float] = []
     shared = SharedSession(session, lambda: wakes.append(time.monotonic()))
     return Rig(made, image, parameters, session, shared, wakes)
-
-
-def completion(*, success: bool = True, error: str = "") -> CompletionReport:
-    """A receiver's account of its end."""
-    return CompletionReport(
-        success=success,
-        error=error,
-        exit_code=0 if success else 50,
-        raw_bytes_verified=1000,
-        bytes_received=2000,
-        bytes_written=1000,
-        datagrams_expected=100,
-        datagrams_received=90,
-        socket_drops=1,
-        blocks_repaired_by_parity=2,
-        blocks_repaired_by_nack=3,
-        nacks_sent=4,
-        seconds_receiving=5.0,
-        seconds_total=6.0,
-    )

@@ -21,7 +21,8 @@ from sender import control_api
 from sender.control_api import ControlApi, ControlServer
 from sender.network import find_interface, parse_group
 from sender.sockets import bind_control_sockets
-from tests.shell.sender_rig import Rig, completion, make_rig
+from tests.completion_reports import completion
+from tests.shell.sender_rig import Rig, make_rig
 
 CAST = "/api/v1/casts/1234abcd"
 

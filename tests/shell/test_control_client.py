@@ -30,7 +30,6 @@ from protocol.errors import (
 from protocol.session_records import (
     CastId,
     CastParameters,
-    CompletionReport,
     JoinGrant,
     JoinRequest,
     ReceiverId,
@@ -38,6 +37,7 @@ from protocol.session_records import (
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
 from receiver import control_client
 from receiver.control_client import ANSWER_BYTES_MAX, ControlClient, Unreachable, manifest_buffer, retry_until
+from tests.completion_reports import completion
 from receiver.discovery import CastChoice, ask_for_cast
 
 CAST = CastDescription(
@@ -74,7 +74,6 @@ GRANT = JoinGrant(
     receiver_count=1,
 )
 REQUEST = JoinRequest("agent", "pc1", {"host": "pc1"}, False, None, "")
-REPORT = CompletionReport(True, "", 0, *[1] * 9, 1.0, 1.0)
 
 Answer = tuple[int, bytes] | Callable[[BaseHTTPRequestHandler], None]
 
@@ -145,7 +144,7 @@ async def test_join_need_and_completion(server: Server) -> None:
     server.answers[f"{base}/3/completion"] = (204, b"")
     assert await server.client.join(CAST.cast_id, REQUEST) == GRANT
     await server.client.set_need(GRANT, np.ones(4, np.bool_))
-    await server.client.complete(GRANT, REPORT)
+    await server.client.complete(GRANT, completion())
     methods = [request[0] for request in server.requests]
     assert methods == ["POST", "PUT", "POST"]
     assert "Authorization" not in server.requests[0][2]

@@ -27,7 +27,7 @@ from sender.network import find_interface, parse_group
 from sender.sockets import open_data_socket
 from tests.disk_images import make_image
 from tests.lab import Program, diskcast
-from tests.shell.sender_rig import completion
+from tests.completion_reports import completion
 
 GROUP = parse_group("239.255.68.97")
 TIMEOUT_S = 30.0

@@ -29,7 +29,8 @@ from sender.cast_view import CastSummary, CastView, ReceiverSummary, ReceiverVie
 from sender.limiter_view import LimiterTime, LimiterView, limiters_text
 from sender.progress import EVENT_NAMES, CastIntroduction, JsonReporter, LiveReporter, PlainReporter
 from sender.progress_words import event_words
-from tests.shell.sender_rig import completion, make_rig
+from tests.completion_reports import completion
+from tests.shell.sender_rig import make_rig
 
 PARAMETERS = CastParameters(
     CastId(5),

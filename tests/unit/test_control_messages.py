@@ -16,12 +16,12 @@ from protocol.errors import ProtocolError
 from protocol.session_records import (
     CastId,
     CastParameters,
-    CompletionReport,
     JoinGrant,
     JoinRequest,
     ReceiverId,
 )
 from protocol.wire.messages import STATE_CASTING, STATE_GATHERING
+from tests.completion_reports import completion
 
 PARAMETERS = CastParameters(
     cast_id=CastId(0x00C0FFEE),
@@ -48,22 +48,7 @@ GRANT = JoinGrant(
     grtt_s=0.05,
     receiver_count=3,
 )
-COMPLETION = CompletionReport(
-    success=False,
-    error="/dev/sda: read back differs in block 17",
-    exit_code=51,
-    raw_bytes_verified=1,
-    bytes_received=2,
-    bytes_written=3,
-    datagrams_expected=4,
-    datagrams_received=5,
-    socket_drops=6,
-    blocks_repaired_by_parity=7,
-    blocks_repaired_by_nack=8,
-    nacks_sent=9,
-    seconds_receiving=10.5,
-    seconds_total=11.5,
-)
+COMPLETION = completion(success=False, error="/dev/sda: read back differs in block 17")
 
 
 def through_text(value: object) -> object:

@@ -16,7 +16,8 @@ from sender.metrics_server import CastCollector
 from sender.network import find_interface, parse_group
 from sender.sockets import bind_control_sockets
 from sender.transmitter import LATENESS_BOUNDS_S, TransmitterStatistics
-from tests.shell.sender_rig import Rig, completion, make_rig
+from tests.completion_reports import completion
+from tests.shell.sender_rig import Rig, make_rig
 
 Scrape = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

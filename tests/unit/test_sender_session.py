@@ -2,98 +2,40 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from protocol import events
-from protocol.cast_policy import CastPolicy
 from protocol.constants import EOT_COUNT, MANIFEST_WAIT_S, RECEIVER_COUNT_MAX
 from protocol.errors import JoinRefusedError
 from protocol.sender_session import SenderSession
-from protocol.session_records import CompletionReport, JoinGrant, JoinRequest, ReceiverId, ReceiverState
-from protocol.wire.codec import decode_control_untrusted, encode_feedback
+from protocol.session_records import JoinGrant, ReceiverId, ReceiverState
+from protocol.wire.codec import decode_control_untrusted
 from protocol.wire.messages import (
     END_CANCELLED,
     END_COMPLETE,
-    OBJECT_IMAGE,
     STATE_CASTING,
     STATE_ENDED,
     STATE_GATHERING,
     Announce,
     EndOfTransmission,
     Flush,
-    Nack,
     Report,
 )
-from tests.simulation.world import Scenario, World
-
-
-def _session(**policy: object) -> SenderSession:
-    """The session of a small world, at time 100, with nobody in it."""
-    world = World(Scenario(1, block_count=10))
-    return SenderSession(
-        world.parameters,
-        world.image.manifest,
-        policy=CastPolicy(**policy),  # type: ignore[arg-type]
-        rng=random.Random(1),
-        secrets=random.Random(2).randbytes,
-        now=100.0,
-    )
-
-
-def _request(agent: str = "a", **changes: object) -> JoinRequest:
-    fields = {
-        "agent_id": agent, "name": f"pc-{agent}", "inventory": {}, "has_manifest": True, "need": None,
-        "address": "10.0.0.9",
-    }  # fmt: skip
-    return JoinRequest(**(fields | changes))  # type: ignore[arg-type]
-
-
-def _completion(success: bool = True) -> CompletionReport:
-    return CompletionReport(
-        success=success, error="" if success else "disk on fire", exit_code=0 if success else 50,
-        raw_bytes_verified=0, bytes_received=0, bytes_written=0, datagrams_expected=0, datagrams_received=0,
-        socket_drops=0, blocks_repaired_by_parity=0, blocks_repaired_by_nack=0, nacks_sent=0,
-        seconds_receiving=0.0, seconds_total=0.0,
-    )  # fmt: skip
-
-
-def _report(grant: JoinGrant, counter: int, **changes: int) -> bytes:
-    fields = {field.name: 0 for field in Report.FIELDS}
-    fields |= {"receiver_id": grant.receiver_id, "counter": counter, "blocks_needed_count": 5}
-    return _encode(grant, Report(**(fields | changes)))
-
-
-def _nack(grant: JoinGrant, counter: int, sequence: int, rows: tuple[tuple[int, int, int], ...]) -> bytes:
-    return _encode(grant, Nack(grant.receiver_id, counter, OBJECT_IMAGE, sequence, rows))
-
-
-def _encode(grant: JoinGrant, message: Nack | Report) -> bytes:
-    parameters = grant.parameters
-    return encode_feedback(
-        message, cast_id=parameters.cast_id, session_token=parameters.session_token, key=grant.key
-    )
-
-
-def _transmit_all(session: SenderSession, now: float) -> int:
-    count = 0
-    while (plan := session.next_plan(now, 64)) is not None:
-        count += plan.symbol_count
-        session.mark_transmitted(plan.next_sequence, plan.symbol_count * 96, now)
-    return count
+from tests.completion_reports import completion
+from tests.unit.sender_inputs import feedback, join_request, nack, new_session, report, transmit_all
 
 
 def _gathering() -> tuple[SenderSession, JoinGrant]:
-    session = _session(wait_for=2)
-    return session, session.join(_request(), 100.0)
+    session = new_session(wait_for=2)
+    return session, session.join(join_request(), 100.0)
 
 
 def _casting() -> tuple[SenderSession, JoinGrant]:
-    session = _session()
-    grant = session.join(_request(), 100.0)
+    session = new_session()
+    grant = session.join(join_request(), 100.0)
     session.control_datagrams(100.1)
     assert session.state == STATE_CASTING
     return session, grant
@@ -110,17 +52,17 @@ STATES = {STATE_GATHERING: _gathering, STATE_CASTING: _casting, STATE_ENDED: _en
 # Input to (how to give it, state afterwards by state before).
 G, C, E = STATE_GATHERING, STATE_CASTING, STATE_ENDED
 INPUTS: dict[str, tuple[Callable[[SenderSession, JoinGrant], object], dict[int, int]]] = {
-    "report": (lambda s, g: s.receive_feedback_untrusted(_report(g, 1), 101.0), {G: G, C: C, E: E}),
+    "report": (lambda s, g: s.receive_feedback_untrusted(report(g, 1), 101.0), {G: G, C: C, E: E}),
     "nack": (
-        lambda s, g: s.receive_feedback_untrusted(_nack(g, 1, 0, ((0, 10, 3),)), 101.0),
+        lambda s, g: s.receive_feedback_untrusted(nack(g, 1, 0, ((0, 10, 3),)), 101.0),
         {G: G, C: C, E: E},
     ),
     "garbage": (lambda s, _: s.receive_feedback_untrusted(b"x" * 40, 101.0), {G: G, C: C, E: E}),
     "empty": (lambda s, _: s.receive_feedback_untrusted(b"", 101.0), {G: G, C: C, E: E}),
     "need": (lambda s, g: s.set_need(g.receiver_id, np.ones(10, np.bool_), 101.0), {G: G, C: C, E: E}),
-    "completion": (lambda s, g: s.complete(g.receiver_id, _completion(), 101.0), {G: G, C: E, E: E}),
-    "failure": (lambda s, g: s.complete(g.receiver_id, _completion(False), 101.0), {G: G, C: E, E: E}),
-    "plan": (lambda s, _: _transmit_all(s, 101.0), {G: G, C: C, E: E}),
+    "completion": (lambda s, g: s.complete(g.receiver_id, completion(), 101.0), {G: G, C: E, E: E}),
+    "failure": (lambda s, g: s.complete(g.receiver_id, completion(success=False, error="disk on fire"), 101.0), {G: G, C: E, E: E}),
+    "plan": (lambda s, _: transmit_all(s, 101.0), {G: G, C: C, E: E}),
     "timers": (lambda s, _: s.control_datagrams(101.0), {G: G, C: C, E: E}),
     "silence": (lambda s, _: s.control_datagrams(200.0), {G: G, C: E, E: E}),
     "cancel": (lambda s, _: s.end(END_CANCELLED, "", 101.0), {G: E, C: E, E: E}),
@@ -145,21 +87,21 @@ def test_joining_in_every_state(state: int) -> None:
     session, _ = STATES[state]()
     if state == STATE_ENDED:
         with pytest.raises(JoinRefusedError, match="ended"):
-            session.join(_request("b"), 101.0)
+            session.join(join_request("b"), 101.0)
         return
-    grant = session.join(_request("b", has_manifest=False), 101.0)
+    grant = session.join(join_request("b", has_manifest=False), 101.0)
     assert grant.manifest_by_multicast == (state == STATE_GATHERING)
     assert session.active_count == 2
 
 
 def test_a_rejoin_takes_the_old_place_with_a_new_key() -> None:
     session, grant = _casting()
-    again = session.join(_request(), 101.0)
+    again = session.join(join_request(), 101.0)
     assert again.receiver_id == grant.receiver_id
     assert again.key != grant.key
-    session.receive_feedback_untrusted(_report(grant, 1), 101.0)
+    session.receive_feedback_untrusted(report(grant, 1), 101.0)
     assert session.rejects == {"bad_mac": 1}
-    session.receive_feedback_untrusted(_report(again, 1), 101.0)
+    session.receive_feedback_untrusted(report(again, 1), 101.0)
     assert session.statistics.reports_received_count == 1
     assert [e.rejoined for e in session.next_events() if isinstance(e, events.ReceiverJoined)] == [
         False,
@@ -170,21 +112,21 @@ def test_a_rejoin_takes_the_old_place_with_a_new_key() -> None:
 def test_a_machine_that_was_started_again_takes_the_place_of_its_lost_self() -> None:
     """Otherwise a reboot in the middle of the cast would leave a lost receiver, and the cast would end as failed."""
     session, grant = _casting()
-    other = session.join(_request("b"), 100.2)
-    session.receive_feedback_untrusted(_report(other, 1), 112.0)
+    other = session.join(join_request("b"), 100.2)
+    session.receive_feedback_untrusted(report(other, 1), 112.0)
     session.control_datagrams(112.0)
-    again = session.join(_request("new run", name="pc-a"), 120.0)
+    again = session.join(join_request("new run", name="pc-a"), 120.0)
     assert again.receiver_id == grant.receiver_id
     assert session.receivers[grant.receiver_id].state is ReceiverState.RECEIVING
-    third = session.join(_request("third", name="pc-a"), 120.0)
+    third = session.join(join_request("third", name="pc-a"), 120.0)
     assert third.receiver_id not in (grant.receiver_id, other.receiver_id), "its namesake is alive"
 
 
 def test_receivers_that_need_nothing_count_as_present() -> None:
-    session = _session(wait_for=2)
-    grants = [session.join(_request(agent), 100.0) for agent in "ab"]
+    session = new_session(wait_for=2)
+    grants = [session.join(join_request(agent), 100.0) for agent in "ab"]
     for grant in grants:
-        session.complete(grant.receiver_id, _completion(), 100.1)
+        session.complete(grant.receiver_id, completion(), 100.1)
     session.control_datagrams(100.2)
     session.control_datagrams(100.4)
     assert session.state == STATE_ENDED
@@ -193,13 +135,13 @@ def test_receivers_that_need_nothing_count_as_present() -> None:
 
 def test_bad_feedback_is_counted_by_reason() -> None:
     session, grant = _casting()
-    good = _report(grant, 5)
+    good = report(grant, 5)
     foreign = good[:4] + b"\xff\xff\xff\xff" + good[8:]
     stale = good[:8] + bytes(8) + good[16:]
     for datagram in (good, good, b"", b"\0" * 64, foreign, stale, good[:-1] + bytes([good[-1] ^ 1])):
         session.receive_feedback_untrusted(datagram, 101.0)
     unknown = Report(**{f.name: 1 for f in Report.FIELDS} | {"receiver_id": 700, "counter": 9})
-    session.receive_feedback_untrusted(_encode(grant, unknown), 101.0)
+    session.receive_feedback_untrusted(feedback(grant, unknown), 101.0)
     assert session.rejects == {
         "replayed": 1, "too_short": 1, "bad_magic": 1, "foreign_cast": 1, "stale_session": 1, "bad_mac": 1,
         "unknown_receiver": 1,
@@ -207,57 +149,57 @@ def test_bad_feedback_is_counted_by_reason() -> None:
 
 
 def test_a_full_cast_refuses_and_says_so() -> None:
-    session = _session()
+    session = new_session()
     for index in range(RECEIVER_COUNT_MAX):
-        session.join(_request(str(index)), 100.0)
+        session.join(join_request(str(index)), 100.0)
     with pytest.raises(JoinRefusedError, match="full"):
-        session.join(_request("one more"), 100.0)
+        session.join(join_request("one more"), 100.0)
 
 
 def test_a_need_bitmap_of_another_image_is_refused() -> None:
-    session = _session()
+    session = new_session()
     with pytest.raises(JoinRefusedError, match="bitmap"):
-        session.join(_request(need=np.ones(11, np.bool_)), 100.0)
+        session.join(join_request(need=np.ones(11, np.bool_)), 100.0)
     assert not session.receivers
 
 
 def test_two_machines_with_one_name_are_told_apart() -> None:
-    session = _session()
+    session = new_session()
     for agent in "abc":
-        session.join(_request(agent, name="pc"), 100.0)
+        session.join(join_request(agent, name="pc"), 100.0)
     assert [r.name for r in session.receivers.values()] == ["pc", "pc-2", "pc-3"]
 
 
 def test_waiting_for_the_room() -> None:
-    session = _session(wait_for=2, max_wait_s=30.0)
-    session.join(_request("a"), 100.0)
+    session = new_session(wait_for=2, max_wait_s=30.0)
+    session.join(join_request("a"), 100.0)
     session.control_datagrams(105.0)
     assert session.state == STATE_GATHERING
-    session.join(_request("b"), 106.0)
+    session.join(join_request("b"), 106.0)
     session.control_datagrams(106.0)
     assert session.state == STATE_CASTING
 
 
 def test_the_room_starts_with_those_present_when_time_is_up() -> None:
-    session = _session(wait_for=9, max_wait_s=5.0)
-    session.join(_request("a"), 100.0)
+    session = new_session(wait_for=9, max_wait_s=5.0)
+    session.join(join_request("a"), 100.0)
     session.control_datagrams(105.0)
     assert session.state == STATE_CASTING
 
 
 def test_nobody_came() -> None:
-    session = _session(wait_for=1, max_wait_s=5.0)
+    session = new_session(wait_for=1, max_wait_s=5.0)
     session.control_datagrams(105.0)
     assert session.state == STATE_ENDED
     assert any(isinstance(e, events.GatheringTimedOut) for e in session.next_events())
 
 
 def test_a_slow_manifest_holds_the_start_for_a_bounded_time() -> None:
-    session = _session()
-    session.join(_request("a", has_manifest=False), 100.0)
+    session = new_session()
+    session.join(join_request("a", has_manifest=False), 100.0)
     session.control_datagrams(100.1)
     assert session.state == STATE_GATHERING
-    assert _transmit_all(session, 100.1) > 0, "the manifest is cast while the room gathers"
+    assert transmit_all(session, 100.1) > 0, "the manifest is cast while the room gathers"
     session.control_datagrams(100.1 + MANIFEST_WAIT_S)
     assert session.state == STATE_CASTING
 
@@ -276,7 +218,7 @@ def test_flush_follows_the_last_symbol_on_the_wire_and_not_before() -> None:
 
 def test_the_end_is_told_several_times_and_then_it_is_finished() -> None:
     session, grant = _casting()
-    session.complete(grant.receiver_id, _completion(), 101.0)
+    session.complete(grant.receiver_id, completion(), 101.0)
     assert session.outcome == END_COMPLETE
     told = []
     now = 101.0
@@ -297,12 +239,12 @@ def test_announcements_name_the_cast_but_not_its_secret() -> None:
 
 def test_a_lost_receiver_is_named_and_may_return() -> None:
     session, grant = _casting()
-    other = session.join(_request("b"), 100.2)
-    session.receive_feedback_untrusted(_report(other, 1), 112.0)
+    other = session.join(join_request("b"), 100.2)
+    session.receive_feedback_untrusted(report(other, 1), 112.0)
     session.control_datagrams(112.0)
     assert session.receivers[grant.receiver_id].state is ReceiverState.LOST
     assert session.state == STATE_CASTING
-    session.receive_feedback_untrusted(_report(grant, 1), 113.0)
+    session.receive_feedback_untrusted(report(grant, 1), 113.0)
     assert session.receivers[grant.receiver_id].state is ReceiverState.RECEIVING
     kinds = [type(e) for e in session.next_events()]
     assert kinds.index(events.ReceiverLost) < kinds.index(events.ReceiverReturned)
@@ -311,12 +253,12 @@ def test_a_lost_receiver_is_named_and_may_return() -> None:
 def test_round_trip_time_and_progress_come_from_reports() -> None:
     session, grant = _casting()
     session.receive_feedback_untrusted(
-        _report(grant, 1, echo_us=100_900_000, echo_delay_us=20_000, blocks_needed_count=8), 101.0
+        report(grant, 1, echo_us=100_900_000, echo_delay_us=20_000, blocks_needed_count=8), 101.0
     )
     record = session.receivers[grant.receiver_id]
     assert record.rtt_s == pytest.approx(0.08)
     assert session.grtt_s == pytest.approx(0.08)
-    session.receive_feedback_untrusted(_report(grant, 2, blocks_needed_count=2), 101.1)
+    session.receive_feedback_untrusted(report(grant, 2, blocks_needed_count=2), 101.1)
     assert record.progress == pytest.approx(0.75)
 
 
