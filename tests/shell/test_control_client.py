@@ -37,8 +37,8 @@ from protocol.session_records import (
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
 from receiver import control_client
 from receiver.control_client import ANSWER_BYTES_MAX, ControlClient, Unreachable, manifest_buffer, retry_until
-from tests.completion_reports import completion
 from receiver.discovery import CastChoice, ask_for_cast
+from tests.completion_reports import completion
 
 CAST = CastDescription(
     cast_id=CastId(0xABCD),

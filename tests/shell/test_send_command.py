@@ -25,9 +25,9 @@ from protocol.wire.codec import decode_control_untrusted, encode_control
 from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, Announce, EndOfTransmission
 from sender.network import find_interface, parse_group
 from sender.sockets import open_data_socket
+from tests.completion_reports import completion
 from tests.disk_images import make_image
 from tests.lab import Program, diskcast
-from tests.completion_reports import completion
 
 GROUP = parse_group("239.255.68.97")
 TIMEOUT_S = 30.0

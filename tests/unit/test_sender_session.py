@@ -49,6 +49,8 @@ def _ended() -> tuple[SenderSession, JoinGrant]:
 
 STATES = {STATE_GATHERING: _gathering, STATE_CASTING: _casting, STATE_ENDED: _ended}
 
+BAD_END = completion(success=False, error="disk on fire")
+
 # Input to (how to give it, state afterwards by state before).
 G, C, E = STATE_GATHERING, STATE_CASTING, STATE_ENDED
 INPUTS: dict[str, tuple[Callable[[SenderSession, JoinGrant], object], dict[int, int]]] = {
@@ -61,7 +63,7 @@ INPUTS: dict[str, tuple[Callable[[SenderSession, JoinGrant], object], dict[int, 
     "empty": (lambda s, _: s.receive_feedback_untrusted(b"", 101.0), {G: G, C: C, E: E}),
     "need": (lambda s, g: s.set_need(g.receiver_id, np.ones(10, np.bool_), 101.0), {G: G, C: C, E: E}),
     "completion": (lambda s, g: s.complete(g.receiver_id, completion(), 101.0), {G: G, C: E, E: E}),
-    "failure": (lambda s, g: s.complete(g.receiver_id, completion(success=False, error="disk on fire"), 101.0), {G: G, C: E, E: E}),
+    "failure": (lambda s, g: s.complete(g.receiver_id, BAD_END, 101.0), {G: G, C: E, E: E}),
     "plan": (lambda s, _: transmit_all(s, 101.0), {G: G, C: C, E: E}),
     "timers": (lambda s, _: s.control_datagrams(101.0), {G: G, C: C, E: E}),
     "silence": (lambda s, _: s.control_datagrams(200.0), {G: G, C: E, E: E}),
