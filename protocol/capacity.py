@@ -90,6 +90,7 @@ class Capacity:
             now: monotonic seconds.
         """
         self.knee_bytes_per_s = knee_bytes_per_s
+        self.proven_bytes_per_s = min(self.proven_bytes_per_s, knee_bytes_per_s)
         self.cause = cause
         self.cut_at = now
         self.first_cut_at = min(self.first_cut_at, now)

@@ -253,7 +253,7 @@ class RateController:
             capacity.troubled_at = now
             arriving = sample.arriving_bytes_per_s
             if settled or arriving < _STEP_DOWN * capacity.allowed_bytes_per_s():
-                self._meet_queue(capacity, sample, now)
+                self._meet_queue(capacity, sample, grtt_s, now)
         elif sample.expected_count < _SAMPLE_DATAGRAMS_MIN:
             return
         elif self._experiment is not None:
@@ -289,7 +289,6 @@ class RateController:
 
     def _meet(self, capacity: Capacity, knee: float, depth: float, cause: Cause, now: float) -> None:
         capacity.meet_knee(max(knee, RATE_BYTES_PER_S_MIN), depth, cause, now)
-        capacity.proven_bytes_per_s = min(capacity.proven_bytes_per_s, capacity.knee_bytes_per_s)
         if not capacity.exempt:
             self._experiment = None  # it asked a question that this has answered
             self.follow_group()
@@ -305,7 +304,7 @@ class RateController:
         depth = _DEPTH_DROPS if sample.local_drop_count else _DEPTH_FILL
         self._meet(capacity, knee, depth, cause, now)
 
-    def _meet_queue(self, capacity: Capacity, sample: RateSample, now: float) -> None:
+    def _meet_queue(self, capacity: Capacity, sample: RateSample, grtt_s: float, now: float) -> None:
         """The queue before it never empties: what arrives is all that its link carries."""
         rate = self._rate_then
         arriving = sample.arriving_bytes_per_s or _STEP_DOWN * rate
@@ -318,7 +317,26 @@ class RateController:
             arriving = max(arriving, _KNEE_SHARE_MIN * rate)
         capacity.cut_delay_s = sample.queue_delay_s
         depth = min(max(sample.queue_delay_s / _DRAIN_S, _DEPTH_MIN), _DEPTH_MAX)
-        self._meet(capacity, arriving, depth, Cause.NETWORK, now)
+        self._meet_network(capacity, arriving, depth, sample, grtt_s, now)
+
+    def _meet_network(
+        self,
+        capacity: Capacity,
+        knee: float,
+        depth: float,
+        sample: RateSample,
+        grtt_s: float,
+        now: float,
+    ) -> None:
+        """Its link is full; a link that shall be shared is left and taken as a TCP would."""
+        if self._share and not capacity.exempt:
+            rtt_s = grtt_s + sample.queue_delay_s
+            depth = _DEPTH_SHARED if now < capacity.crowded_until else _DEPTH_CROWDED
+            capacity.meet_shared_knee(knee, depth, knee / self._frame_bytes, rtt_s, now)
+            self._experiment = None
+            self.follow_group()
+        else:
+            self._meet(capacity, knee, depth, Cause.NETWORK, now)
 
     @staticmethod
     def _is_stubborn(capacity: Capacity, sample: RateSample) -> bool:
@@ -355,17 +373,12 @@ class RateController:
             if not settled:
                 return
             capacity.troubled_at = now
-            if crowded and self._share:
-                rtt_s = grtt_s + sample.queue_delay_s
-                capacity.meet_shared_knee(rate, _DEPTH_SHARED, rate / self._frame_bytes, rtt_s, now)
-                self.follow_group()
-            else:
-                knee = (sample.arriving_bytes_per_s or (1.0 - sample.loss) * rate) / (
-                    1.0 - capacity.usual_loss
-                )
-                if not capacity.exempt:
-                    knee = max(knee, _KNEE_SHARE_MIN * self._rate_then)
-                self._meet(capacity, knee, _DEPTH_CROWDED if crowded else _DEPTH_MIN, Cause.NETWORK, now)
+            arriving = sample.arriving_bytes_per_s or (1.0 - sample.loss) * rate
+            knee = arriving / (1.0 - capacity.usual_loss)
+            if not capacity.exempt:
+                knee = max(knee, _KNEE_SHARE_MIN * self._rate_then)
+            depth = _DEPTH_CROWDED if crowded else _DEPTH_MIN
+            self._meet_network(capacity, knee, depth, sample, grtt_s, now)
         else:
             measure_from = now + grtt_s + ARRIVAL_WINDOW_S + 2 * REPAIR_LATENCY_S
             self._experiment = _Experiment(rate, {receiver_id: 1.0 - sample.loss}, measure_from)

@@ -19,6 +19,8 @@ from unittest import mock
 from protocol.wire.messages import Nack, Report
 from sender import shared_session
 from sender.feedback import FeedbackPort
+from sender.network import find_interface, parse_group
+from sender.sockets import bind_control_sockets
 from tests.simulation.cast import SimulatedCast
 
 _TYPE_OFFSET = 3
@@ -72,9 +74,9 @@ def session_cost(cast: SimulatedCast) -> SessionCost:
 
 def path_cost(cast: SimulatedCast) -> PathCost:
     """Replay ``cast``, which has kept its log, in real time over loopback."""
-    receiving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    receiving.bind(("127.0.0.1", 0))
-    receiving.setblocking(False)
+    lo = find_interface("lo")
+    tcp, receiving = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
+    tcp.close()
     # The recorded datagrams echo the recording's clock: the replay goes by it as well.
     shift_s = time.monotonic() + _LEAD_S - cast.start
     clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() - shift_s)

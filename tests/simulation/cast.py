@@ -28,7 +28,7 @@ from protocol.send_plan import SendPlan
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.batch import header_view
-from protocol.wire.messages import STATE_ENDED
+from protocol.wire.messages import STATE_CASTING, STATE_ENDED
 from sender.encoding import BATCH_S
 from tests.simulation.links import WIRE_OVERHEAD_BYTES, Link, Port
 from tests.simulation.receivers import CastReceiver, ReceiverModel
@@ -126,8 +126,8 @@ class SimulatedCast:
 
     Attributes:
         events: what the sender's session told, with the time.
-        feedback_bytes: Ethernet frames of NACKs and REPORTs that the sender received.
-        data_bytes: Ethernet frames of SYMBOLs that the sender sent.
+        feedback_bytes: Ethernet frames of NACKs and REPORTs that the sender received since image data began.
+        data_bytes: Ethernet frames of SYMBOLs that the sender sent since then.
         log: what was done to the sender's session, if it is kept: the time and either a feedback datagram or a call.
     """
 
@@ -235,7 +235,8 @@ class SimulatedCast:
 
     def receive_feedback(self, datagram: bytes) -> None:
         """A datagram came to the feedback port."""
-        self.feedback_bytes += len(datagram) + WIRE_OVERHEAD_BYTES
+        if self.session.state == STATE_CASTING:
+            self.feedback_bytes += len(datagram) + WIRE_OVERHEAD_BYTES
         if self.log is not None:
             self.log.append((self.timeline.now, datagram))
         self.session.receive_feedback_untrusted(datagram, self.timeline.now)
@@ -332,7 +333,8 @@ class SimulatedCast:
         self._pacer.sent(piece.nbytes, now)
         header_view(piece)["sent_at"] = sent_at_ticks(now)
         self.symbols_sent_count += piece.shape[0]
-        self.data_bytes += piece.shape[0] * (piece.shape[1] + WIRE_OVERHEAD_BYTES)
+        if self.session.state == STATE_CASTING:
+            self.data_bytes += piece.shape[0] * (piece.shape[1] + WIRE_OVERHEAD_BYTES)
         passage = self.uplink.send(now, piece.shape[0], piece.shape[1])
         if passage is not None:
             whole = isinstance(passage.rows, slice) and passage.count == piece.shape[0]

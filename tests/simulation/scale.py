@@ -52,7 +52,7 @@ class ScaleFigures:
         seconds: from the first image data to the last receiver's end.
         nack_count: NACK datagrams.
         report_count: REPORT datagrams.
-        feedback_share: bytes of feedback over bytes of data, Ethernet frames.
+        feedback_share: bytes of feedback over bytes of data, Ethernet frames, once image data is being sent.
         sent_ratio: symbols sent over source symbols.
     """
 
