@@ -31,6 +31,8 @@ _HAND_OVER_S = 0.005
 """From an assembled block to a worker thread that has decoded it."""
 _CLOCK_OFFSET_S_MAX = 10_000.0
 _BUSY_FILL = 0.5
+_POLL_LATE = 1.1
+"""Timers are late by a little, so that no two machines stay in step."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,7 +152,10 @@ class CastReceiver:
     def join(self, grant: JoinGrant) -> None:
         """The sender lets this receiver in."""
         self.session = ReceiverSession(
-            grant, assembly_bytes=self.model.assembly_bytes, rng=self._rng, now=self._clock()
+            grant,
+            assembly_bytes=self.model.assembly_bytes,
+            rng=random.Random(self._rng.getrandbits(64)),
+            now=self._clock(),
         )
         if not grant.manifest_by_multicast:
             self._place_manifest()
@@ -187,7 +192,7 @@ class CastReceiver:
         if taken_bytes is not None:
             pause_s = self._pause_s * POLL_BYTES / max(taken_bytes, 1)
             self._pause_s = min(max(pause_s, POLL_INTERVAL_MIN_S), POLL_INTERVAL_MAX_S)
-            self._set_turn(now + self._pause_s)
+            self._set_turn(now + self._pause_s * self._rng.uniform(1.0, _POLL_LATE))
         else:
             self._pause_s = POLL_INTERVAL_MIN_S
             wake_at = max(session.next_timer() - self._clock_offset_s, now + IDLE_MIN_S)
