@@ -37,6 +37,9 @@ format: $(STAMP)  ## let ruff fix and format
 docs: $(STAMP)  ## generated pages: wire format, metrics, exit codes, command line
 	$(BIN)/python docs/generate.py
 
+docs-plots: $(STAMP)  ## traces and tables of docs/rate-control.md, simulated anew: minutes (NAMES=… for some)
+	$(BIN)/python -m docs.rate_plots $(NAMES)
+
 bench: $(STAMP)  ## measured against udpcast and UFTP in namespaces (root)
 	$(BIN)/python -m tests.bench
 
@@ -56,4 +59,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format docs bench bench-rates bench-report lock clean
+.PHONY: help demo test lint format docs docs-plots bench bench-rates bench-report lock clean
