@@ -101,6 +101,7 @@ class StragglerWatch:
         if since is None:
             if troubled and sustainable < threshold:
                 self.slow_since[receiver_id] = now
+                self._overdue.discard(receiver_id)  # of an earlier time: it has left and is back
                 change = Change.SLOW
         elif sustainable > _RECOVERED * threshold or not troubled:
             del self.slow_since[receiver_id]
