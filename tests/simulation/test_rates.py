@@ -1,0 +1,162 @@
+"""How fast casts go over simulated links: small versions of what is promised, deterministic in simulated time.
+
+Lost if these fail: rooms that are slower than their network, that one machine or one lossy port holds back, or that a
+thousand machines' questions bring down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+
+from protocol.cast_policy import CastPolicy, SlowPolicy
+from protocol.constants import MIB
+from protocol.events import MainGroupFinished, ReceiverDropped, ReceiverSlow
+from protocol.limiter import Cause
+from tests.simulation.cast import CastModel, SimulatedCast, TcpModel
+from tests.simulation.links import BYTES_PER_S_OF_MBIT, Port, shaped, stepped
+from tests.simulation.receivers import ReceiverModel
+from tests.simulation.scale import LINK_MBIT_PER_S, ScaleFigures, figures, room
+from tests.simulation.scenarios import gigabit
+from tests.simulation.traces import Summary, record, summarise
+
+GOODPUT_MIN = 0.93
+"""Of the shaped rate: headers and the padding of each block's last symbol leave 94.6 %."""
+LOST_MAX = 0.02
+MAIN_GROUP_RATIO_MAX = 1.1
+NACKS_PER_SHARED_LOSS_MAX = 20
+FEEDBACK_MAX = 0.01
+
+
+def group(count: int, port: Port, image_mib: int, **changes: object) -> CastModel:
+    model = CastModel(tuple(ReceiverModel(port) for _ in range(count)), image_bytes=image_mib * MIB)
+    return dataclasses.replace(model, **changes)  # type: ignore[arg-type]
+
+
+def with_another(others: CastModel, receiver: ReceiverModel, **policy: object) -> SimulatedCast:
+    """The cast to ``others`` and to ``receiver``, the first of the list."""
+    model = dataclasses.replace(
+        others,
+        receivers=(receiver, *others.receivers),
+        policy=CastPolicy(**policy),  # type: ignore[arg-type]
+    )
+    return SimulatedCast(model).run()
+
+
+@functools.cache
+def summary_of(model: CastModel) -> Summary:
+    return summarise(record(model))
+
+
+def main_seconds(cast: SimulatedCast) -> float:
+    """From the first image data to the end of the last but the first receiver."""
+    ends = [receiver.finished_at for receiver in cast.receivers[1:] if receiver.complete]
+    assert len(ends) == len(cast.receivers) - 1
+    return max(end for end in ends if end is not None) - (cast.session.statistics.started_at or 0.0)
+
+
+# -- the network's limit -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mbit_per_s", "image_mib"), [(50, 64), (200, 128)])
+def test_a_shaped_port_is_filled_and_hardly_anything_lost(mbit_per_s: float, image_mib: int) -> None:
+    summary = summary_of(group(2, shaped(mbit_per_s), image_mib))
+    assert summary.goodput_share >= GOODPUT_MIN
+    assert summary.lost_share <= LOST_MAX
+    assert summary.sent_ratio <= 1.05
+
+
+def test_the_rate_follows_the_link_within_three_seconds() -> None:
+    port = stepped([(0.0, 200), (4.0, 50), (9.0, 200)])
+    summary = summary_of(group(1, port, 192))
+    assert len(summary.reached_s) == 2
+    assert max(summary.reached_s) <= 3.0
+
+
+def test_lost_super_datagrams_cost_little_more_than_themselves() -> None:
+    """One of twenty is lost whole: 5.3 % more have to be sent, and what isn't known beforehand."""
+    summary = summary_of(group(2, shaped(200), 64, uplink=Port(delay_s=0.0, lost_call_period=20)))
+    clean = summary_of(group(3, shaped(200), 64))
+    assert summary.sent_ratio <= 1.15
+    assert summary.seconds <= 1.3 * clean.seconds
+
+
+def test_with_share_a_tcp_flow_keeps_a_quarter_of_the_link() -> None:
+    share = summary_of(
+        group(1, shaped(200), 192, policy=CastPolicy(share=True), tcp=(TcpModel(start_s=1.0),))
+    )
+    assert share.tcp_share >= 0.25
+    assert share.goodput_share >= 0.25
+
+
+# -- stragglers ----------------------------------------------------------------------------------------------
+
+
+def test_a_slow_port_holds_nobody_back_and_its_machine_completes() -> None:
+    others = group(3, shaped(200), 64)
+    cast = with_another(others, ReceiverModel(shaped(20)))
+    assert main_seconds(cast) <= MAIN_GROUP_RATIO_MAX * summary_of(others).seconds
+    assert cast.receivers[0].complete
+    told = [event for _, event in cast.events if isinstance(event, MainGroupFinished)]
+    assert [(event.complete_count, event.straggler_count) for event in told] == [(3, 1)]
+
+
+def test_a_slow_port_is_dropped_when_the_operator_wants_that() -> None:
+    others = group(3, shaped(200), 64)
+    cast = with_another(others, ReceiverModel(shaped(20)), slow_policy=SlowPolicy.DROP, slow_for_s=1.0)
+    assert main_seconds(cast) <= MAIN_GROUP_RATIO_MAX * summary_of(others).seconds
+    assert cast.receivers[0].dropped
+    assert not cast.receivers[0].complete
+    dropped = [event.cause for _, event in cast.events if isinstance(event, ReceiverDropped)]
+    assert dropped == [Cause.NETWORK]
+
+
+def test_with_wait_all_end_together() -> None:
+    cast = with_another(group(2, shaped(200), 16), ReceiverModel(shaped(20)), slow_policy=SlowPolicy.WAIT)
+    ends = [receiver.finished_at or 0.0 for receiver in cast.receivers]
+    assert all(receiver.complete for receiver in cast.receivers)
+    assert max(ends) - min(ends) <= 0.15 * (max(ends) - cast.start)
+
+
+def test_a_slow_disk_holds_nobody_back_and_is_named() -> None:
+    others = group(2, gigabit(), 384)
+    cast = with_another(others, ReceiverModel(gigabit(), disk_bytes_per_s=20e6))
+    assert main_seconds(cast) <= MAIN_GROUP_RATIO_MAX * summary_of(others).seconds
+    assert cast.receivers[0].complete
+    slow = [event for _, event in cast.events if isinstance(event, ReceiverSlow)]
+    names = {(cast.session.receivers[event.receiver_id].name, event.cause) for event in slow}
+    assert names == {("pc0", Cause.DISK)}
+
+
+# -- large rooms ---------------------------------------------------------------------------------------------
+
+
+def test_sixteen_receivers_take_hardly_longer_than_one() -> None:
+    one, sixteen = (summary_of(group(count, shaped(100), 32)) for count in (1, 16))
+    assert sixteen.seconds <= 1.1 * one.seconds
+
+
+@functools.cache
+def large_room(receiver_count: int, loss: float) -> ScaleFigures:
+    return figures(SimulatedCast(room(receiver_count, 30, loss=loss, rate_bytes_per_s=_room_rate())).run())
+
+
+def _room_rate() -> float:
+    return 0.94 * LINK_MBIT_PER_S * BYTES_PER_S_OF_MBIT
+
+
+def test_independent_losses_of_a_large_room_cost_little_time_and_feedback() -> None:
+    alone, crowd = large_room(1, 0.001), large_room(100, 0.001)
+    assert crowd.seconds <= 1.1 * alone.seconds
+    assert crowd.feedback_share <= FEEDBACK_MAX
+
+
+def test_few_ask_for_what_a_whole_room_has_lost() -> None:
+    lost_at = (0.22, 0.3)
+    cast = SimulatedCast(room(200, 20, lost_calls_at=lost_at, rate_bytes_per_s=_room_rate())).run()
+    assert cast.uplink.lost_calls_count == len(lost_at)
+    result = figures(cast)
+    assert result.nack_count <= NACKS_PER_SHARED_LOSS_MAX * len(lost_at)
+    assert result.feedback_share <= FEEDBACK_MAX
