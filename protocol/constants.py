@@ -177,7 +177,7 @@ GRTT_MAX_S = 5.0
 NACK_AT_ONCE_COUNT = 10
 """In a group of this many everybody asks at once: no back-off is shorter than the few datagrams it would save."""
 
-NACK_CROWD = 8.0
+NACK_CROWD = 5.0
 """NACKs that a large group may send for one loss that all have, before the repair silences the rest."""
 
 REPAIR_LATENCY_S = 0.02

@@ -178,8 +178,8 @@ class ObjectReception:
                 return None
         partial.add(esi, symbols)
         if partial.lacking_count:
-            if block in self._retry_at:
-                self._retry_at[block] = max(self._retry_at[block], hold_until)
+            if self.stage[block] == _LACKING:  # its repair has begun to come, asked for by whomever
+                self._retry_at[block] = max(self._retry_at.get(block, 0.0), hold_until)
             return None
         del self._partial[block]
         self._retry_at.pop(block, None)

@@ -22,6 +22,7 @@ from protocol.constants import (
     NACK_RETRY_GRTT_COUNT,
     NACK_RETRY_MIN_S,
     QUEUE_DELAY_HIGH_S,
+    REPAIR_LATENCY_S,
     REPORT_EARLY_FILL_STEP,
     REPORT_EARLY_INTERVAL_S,
     REPORT_EARLY_RATE_MAX,
@@ -266,7 +267,7 @@ class ReceiverSession:
         if reception.object_index == OBJECT_IMAGE and self.statistics.first_data_at is None:
             self.statistics.first_data_at = now
         assembled, invalid_count = reception.receive(
-            headers, frames[:, DATA_HEADER_BYTES:], hold_s=self.grtt_s, now=now
+            headers, frames[:, DATA_HEADER_BYTES:], hold_s=self.grtt_s + REPAIR_LATENCY_S, now=now
         )
         if invalid_count:
             self.rejects["bad_field"] = self.rejects.get("bad_field", 0) + invalid_count
