@@ -122,7 +122,7 @@ def test_with_wait_all_end_together() -> None:
 
 def test_a_slow_disk_holds_nobody_back_and_is_named() -> None:
     others = group(2, gigabit(), 512)
-    cast = with_another(others, ReceiverModel(gigabit(), disk_bytes_per_s=15e6))
+    cast = with_another(others, ReceiverModel(gigabit(), disk_bytes_per_s=20e6))
     assert main_seconds(cast) <= MAIN_GROUP_RATIO_MAX * summary_of(others).seconds
     assert cast.receivers[0].complete
     slow = [event for _, event in cast.events if isinstance(event, ReceiverSlow)]
