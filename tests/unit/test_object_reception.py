@@ -137,7 +137,7 @@ def test_a_repair_that_has_begun_to_come_silences_who_has_not_asked_yet() -> Non
 def test_a_demoted_receiver_keeps_its_buffers_for_what_it_can_catch_whole() -> None:
     """With every buffer held by a block that has gone by incomplete, it would catch nothing more until the tail."""
     headers = _pass(_demand(), depth=1)
-    holes = np.concatenate([np.arange(block * K, block * K + 5) for block in range(0, 20)])
+    holes = np.concatenate([np.arange(block * K, block * K + 5) for block in range(20)])
     demoted, waiting = Receiver(pool_blocks=8), Receiver(pool_blocks=8)
     demoted.take(np.delete(headers, holes), demoted=True)
     waiting.take(np.delete(headers, holes))
