@@ -21,6 +21,9 @@ _DRIFT_TICKS_PER_S: Final = 1.0
 
 ARRIVAL_WINDOW_S: Final = 0.1
 """What a report describes, however rarely a receiver of a large group may report."""
+_WINDOW_DATAGRAMS_MIN: Final = 100
+_WINDOW_MAX_S: Final = 1.0
+"""At a few Mbit/s the window is longer, so that it holds enough datagrams to tell a loss."""
 _SLOT_S: Final = 0.02
 _DELAY_SLOTS: Final = 3
 """Of these slots the least delay counts: long enough for a machine that was busy for a moment, short enough to see a
@@ -66,7 +69,10 @@ class ArrivalMeter:
         slots = self._slots
         if not slots or arrived_at >= slots[-1].started_at + _SLOT_S:
             slots.append(_Slot(arrived_at, self._expected, self._received, delay_ticks))
-            while slots[0].started_at < arrived_at - ARRIVAL_WINDOW_S - _SLOT_S:
+            while slots[0].started_at < arrived_at - ARRIVAL_WINDOW_S - _SLOT_S and (
+                slots[0].started_at < arrived_at - _WINDOW_MAX_S
+                or self._expected - slots[1].expected_at_start >= _WINDOW_DATAGRAMS_MIN
+            ):
                 slots.popleft()
         else:
             slots[-1].least_delay_ticks = min(slots[-1].least_delay_ticks, delay_ticks)

@@ -46,6 +46,7 @@ class Capacity:
         stubborn_count: cuts in a row that the queue didn't follow.
         crowded_until: somebody else's traffic fills the queue before it until then, so that its delay says nothing.
         exempt: it doesn't limit the group.
+        escapes: beyond its knee its rate may double, not only follow the cubic.
     """
 
     knee_bytes_per_s: float = math.inf
@@ -65,7 +66,7 @@ class Capacity:
     exempt: bool = False
     _depth: float = 0.0
     _cubic_per_s3: float = _CUBIC_PER_S3
-    _escapes: bool = True
+    escapes: bool = True
     _probe_s: float = 0.0
 
     @property
@@ -97,7 +98,7 @@ class Capacity:
         self._depth = depth
         self._cubic_per_s3 = _CUBIC_HICCUP_PER_S3 if cause is Cause.SOCKET else _CUBIC_PER_S3
         # A disk's buffers take so long to fill that a doubling rate would be far beyond the limit when they have.
-        self._escapes = cause in (Cause.NETWORK, Cause.SOCKET)
+        self.escapes = cause in (Cause.NETWORK, Cause.SOCKET)
         self._probe_s = 0.0
         self.drained_s = 0.0
 
@@ -116,7 +117,7 @@ class Capacity:
         self.meet_knee(knee_bytes_per_s, depth, Cause.NETWORK, now)
         window_segments = max(1.0, segment_rate_per_s * rtt_s)
         self._cubic_per_s3 = _SHARE_SEGMENTS_PER_S3 / window_segments
-        self._escapes = False
+        self.escapes = False
 
     def forget_knee(self) -> None:
         """It takes all that it gets: whatever its limit was, it is higher now."""
@@ -134,7 +135,7 @@ class Capacity:
         back_s = math.cbrt(self._depth / self._cubic_per_s3)
         beyond_s = self._probe_s - back_s
         growth = self._cubic_per_s3 * beyond_s**3
-        if growth > _ESCAPE and self._escapes:
+        if growth > _ESCAPE and self.escapes:
             escape_s = beyond_s - math.cbrt(_ESCAPE / self._cubic_per_s3)
             return (
                 self.knee_bytes_per_s

@@ -70,6 +70,8 @@ _SAMPLE_DATAGRAMS_MIN: Final = 50
 _DATAGRAMS_PER_HIGH_DELAY: Final = 6
 """On slow links the time of a few datagrams is no queue."""
 _SURPRISE_WEIGHT: Final = 0.5
+_EXPERIMENT_DATAGRAMS_MIN: Final = 300
+"""Of fewer, chance alone makes a loss of 5 % look like one of 10 %."""
 _EXPERIMENT_SHARE: Final = 0.7
 _BELIEVE_S: Final = 5.0
 """What one experiment showed holds for the others' loss, at the same rate, for this long."""
@@ -254,6 +256,9 @@ class RateController:
             arriving = sample.arriving_bytes_per_s
             if settled or arriving < _STEP_DOWN * capacity.allowed_bytes_per_s():
                 self._meet_queue(capacity, sample, grtt_s, now)
+            elif sample.queue_delay_s > capacity.cut_delay_s:
+                capacity.cut_delay_s = sample.queue_delay_s  # it still grew while the cut was on its way
+                capacity.drained_s = 0.0
         elif sample.expected_count < _SAMPLE_DATAGRAMS_MIN:
             return
         elif self._experiment is not None:
@@ -337,6 +342,7 @@ class RateController:
             self.follow_group()
         else:
             self._meet(capacity, knee, depth, Cause.NETWORK, now)
+            capacity.escapes &= now >= capacity.crowded_until
 
     @staticmethod
     def _is_stubborn(capacity: Capacity, sample: RateSample) -> bool:
@@ -379,7 +385,7 @@ class RateController:
                 knee = max(knee, _KNEE_SHARE_MIN * self._rate_then)
             depth = _DEPTH_CROWDED if crowded else _DEPTH_MIN
             self._meet_network(capacity, knee, depth, sample, grtt_s, now)
-        else:
+        elif sample.expected_count >= _EXPERIMENT_DATAGRAMS_MIN:
             measure_from = now + grtt_s + ARRIVAL_WINDOW_S + 2 * REPAIR_LATENCY_S
             self._experiment = _Experiment(rate, {receiver_id: 1.0 - sample.loss}, measure_from)
             self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, _EXPERIMENT_SHARE * rate)

@@ -13,7 +13,12 @@ _RETURNING = (ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED)
 
 
 class Roster:
-    """Records by number, and their number by what a returning machine says of itself."""
+    """Records by number, and their number by what a returning machine says of itself.
+
+    Attributes:
+        records: everybody who ever joined.
+        active_count: receivers that the cast still works for.
+    """
 
     def __init__(self, secrets: Callable[[int], bytes]) -> None:
         """Start empty; ``secrets`` gives unpredictable bytes for the receivers' keys."""
@@ -22,6 +27,7 @@ class Roster:
         self._by_agent: dict[str, ReceiverRecord] = {}
         self._by_machine: dict[tuple[str, str], list[ReceiverRecord]] = {}
         self._names: set[str] = set()
+        self.active_count = 0
 
     @property
     def active(self) -> Iterator[ReceiverRecord]:
@@ -47,12 +53,17 @@ class Roster:
             record.forget_counts()
         self._by_agent[record.agent_id] = record
         record.key = self._secrets(RECEIVER_KEY_BYTES)
-        record.state = ReceiverState.JOINED
+        self.move(record, ReceiverState.JOINED)
         record.heard_at = now
         record.ready = False
         record.finished_at = None
         record.error = ""
         return record, rejoined
+
+    def move(self, record: ReceiverRecord, state: ReceiverState) -> None:
+        """Change a receiver's state."""
+        self.active_count += state.active - record.state.active
+        record.state = state
 
     def _earlier(self, request: JoinRequest) -> ReceiverRecord | None:
         same_run = self._by_agent.get(request.agent_id)
@@ -77,6 +88,7 @@ class Roster:
             joined_at=now,
             heard_at=now,
         )
+        self.active_count += record.state.active
         self.records[record.receiver_id] = record
         self._by_machine.setdefault((request.name, request.address), []).append(record)
         self._names.add(record.name)

@@ -12,7 +12,6 @@ wire, multicasts the control datagrams that are due, and hands in feedback and t
 
 from __future__ import annotations
 
-import dataclasses
 import hmac
 import math
 import random
@@ -21,8 +20,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.capacity import Capacity
-from protocol.cast_policy import CastPolicy, SlowPolicy
+from protocol.cast_policy import CastPolicy
 from protocol.constants import (
     ANNOUNCE_INTERVAL_S,
     DATA_HEADER_BYTES,
@@ -44,19 +42,16 @@ from protocol.events import (
     GatheringTimedOut,
     MainGroupFinished,
     ReceiverCompleted,
-    ReceiverDemoted,
-    ReceiverDropped,
     ReceiverFailed,
     ReceiverJoined,
     ReceiverLost,
-    ReceiverRecovered,
     ReceiverReturned,
-    ReceiverSlow,
     SenderEvent,
 )
 from protocol.feedback_timing import report_interval_s
 from protocol.grtt import GrttEstimator
 from protocol.limiter import NOTHING, Cause, Limiter
+from protocol.main_group import MainGroup
 from protocol.manifest import Manifest
 from protocol.manifest_reception import manifest_source_symbols
 from protocol.parity import ParityPlanner
@@ -64,6 +59,7 @@ from protocol.rate_control import RateController
 from protocol.receiver_record import ReceiverRecord
 from protocol.roster import Roster
 from protocol.send_plan import SendPlan
+from protocol.sender_statistics import SenderStatistics
 from protocol.sequence import sequence_difference
 from protocol.session_records import (
     CastParameters,
@@ -73,9 +69,6 @@ from protocol.session_records import (
     ReceiverId,
     ReceiverState,
 )
-from protocol.stragglers import Change, StragglerWatch, Verdict
-from protocol.units import format_rate
-from protocol.wire.bitmap import bitmap_of
 from protocol.wire.codec import ControlMessage, check_feedback_mac, decode_feedback_untrusted, encode_control
 from protocol.wire.messages import (
     END_CANCELLED,
@@ -97,31 +90,8 @@ _ACHIEVED_SMOOTHING_S = 0.05
 _FLUSH_GROWTH = 1.5
 _TIMER_S = 0.1
 """Timeouts, stragglers, the group's loss and the limiter are looked at this often."""
-_TELL_SLOW_AFTER_S = 1.0
-"""A receiver that is slow only for a moment isn't told to stop asking."""
-_JUDGE_S_PER_RECEIVER = 1e-4
-"""Comparing receivers costs a few microseconds for each of them: with this pause, a few per cent of a processor."""
 _STARVED = 0.75
 """Below this share of the rate it's the sender itself that doesn't keep up."""
-
-
-@dataclasses.dataclass(slots=True)
-class SenderStatistics:
-    """Plain counters of the whole cast, for metrics and the summary."""
-
-    symbols_transmitted_count: int = 0
-    bytes_transmitted: int = 0
-    nacks_received_count: int = 0
-    nacked_block_count: int = 0
-    nacked_symbol_count: int = 0
-    reports_received_count: int = 0
-    flushes_sent_count: int = 0
-    joins_count: int = 0
-    started_at: float | None = None
-    """When image data began."""
-    main_finished_at: float | None = None
-    """When everybody but the stragglers had ended."""
-    ended_at: float | None = None
 
 
 class SenderSession:
@@ -166,14 +136,12 @@ class SenderSession:
         )
         self.achieved_bytes_per_s = 0.0
         self._roster = Roster(secrets)
-        self._watch = StragglerWatch(policy.slow_policy, policy.slow_below, policy.slow_for_s)
+        self._main_group = MainGroup(policy, self._roster, self.rate_control, now)
         self._parity = ParityPlanner()
         source_symbol_count = int(manifest.source_symbols(parameters.symbol_bytes).sum(dtype=np.int64))
         frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         self._frame_bytes_per_raw = max(1, source_symbol_count) * frame_bytes / max(1, parameters.raw_bytes)
-        self._active_count = 0
         self._read_share = 0.0
-        self._judged_at = now
         self._standing = Standing(b"", b"")
         self._standing_at = math.inf
         self._standing_left = 0
@@ -216,7 +184,7 @@ class SenderSession:
     @property
     def active_count(self) -> int:
         """Receivers that the cast still works for."""
-        return self._active_count
+        return self._roster.active_count
 
     @property
     def parity(self) -> float:
@@ -269,8 +237,7 @@ class SenderSession:
         self._check_need(request.need)
         record, rejoined = self._roster.admit(request, now)
         if rejoined:
-            self._forget(record)
-        self._count_active()
+            self._main_group.forget(record)
         self.statistics.joins_count += 1
         self._events.append(ReceiverJoined(record.receiver_id, rejoined))
         by_multicast = self.state == STATE_GATHERING and not request.has_manifest
@@ -297,7 +264,7 @@ class SenderSession:
         self._check_need(need)
         record = self.receivers[receiver_id]
         record.ready = True
-        record.state = ReceiverState.RECEIVING
+        self._roster.move(record, ReceiverState.RECEIVING)
         record.heard_at = now
         if self.state != STATE_ENDED:
             self.image_demand.want(need)
@@ -363,8 +330,7 @@ class SenderSession:
         record.counter = message.counter
         record.heard_at = now
         if record.state is ReceiverState.LOST and self.state != STATE_ENDED:
-            record.state = ReceiverState.RECEIVING if record.ready else ReceiverState.JOINED
-            self._count_active()
+            self._roster.move(record, ReceiverState.RECEIVING if record.ready else ReceiverState.JOINED)
             self._events.append(ReceiverReturned(record.receiver_id))
         if isinstance(message, Report):
             self._receive_report(record, message, now)
@@ -381,8 +347,8 @@ class SenderSession:
                 self._grtt.add(record.rtt_s, now, self._report_interval_s)
         if record.state.active:
             self.rate_control.add_sample(record.receiver_id, sample, self.grtt_s, now)
-            if now - self._judged_at > self.active_count * _JUDGE_S_PER_RECEIVER:
-                self._judge(now)
+            if self.state == STATE_CASTING:
+                self._events += self._main_group.judge(now)
 
     def _receive_nack(self, record: ReceiverRecord, nack: Nack) -> None:
         self.statistics.nacks_received_count += 1
@@ -537,19 +503,9 @@ class SenderSession:
 
     # -- who takes part ---------------------------------------------------------------------------------------
 
-    def _count_active(self) -> None:
-        self._active_count = sum(1 for _ in self._roster.active)
-
-    def _forget(self, record: ReceiverRecord) -> None:
-        self.rate_control.forget(record.receiver_id)
-        record.slow_since = None
-        record.deferred = False
-        record.sustainable_bytes_per_s = math.inf
-
     def _leave(self, record: ReceiverRecord, state: ReceiverState) -> None:
-        record.state = state
-        self._forget(record)
-        self._count_active()
+        self._roster.move(record, state)
+        self._main_group.forget(record)
 
     def _run_watch(self, now: float, elapsed_s: float) -> None:
         """What is looked at every ``_TIMER_S``."""
@@ -562,100 +518,30 @@ class SenderSession:
         if self.state == STATE_CASTING:
             limiter = self.limiter
             self.limiter_seconds[limiter] = self.limiter_seconds.get(limiter, 0.0) + elapsed_s
-            self._judge(now)
+            self._events += self._main_group.judge(now, at_once=True)
             self._serve_who_is_left(now)
-        capacities = self.rate_control.capacities
-        self._parity.update(
-            (item.usual_loss, item.loss_burst) for item in capacities.values() if not item.exempt
-        )
-        self._tell_standing(now)
-
-    def _judge(self, now: float) -> None:
-        """Find out who is too slow for the group, and act as the operator wishes."""
-        self._judged_at = now
-        capacities = self.rate_control.capacities
-        members = {
-            record.receiver_id: capacities.setdefault(record.receiver_id, Capacity())
-            for record in self._roster.active
-            if record.ready and not record.deferred
-        }
-        for verdict in self._watch.judge(members, now):
-            self._carry_out(verdict, now)
-        for receiver_id, capacity in members.items():
-            record = self.receivers[receiver_id]
-            record.slow_since = self._watch.slow_since.get(receiver_id)
-            record.sustainable_bytes_per_s = (
-                capacity.sustainable_bytes_per_s if capacity.limited else math.inf
-            )
-        self.rate_control.follow_group()
-
-    def _carry_out(self, verdict: Verdict, now: float) -> None:
-        record = self.receivers[verdict.receiver_id]
-        grounds = (verdict.rate_bytes_per_s, verdict.group_rate_bytes_per_s, verdict.cause.value)
-        if verdict.change is Change.SLOW:
-            self._events.append(ReceiverSlow(record.receiver_id, *grounds))
-        elif verdict.change is Change.RECOVERED:
-            self._events.append(ReceiverRecovered(record.receiver_id))
-        elif self.policy.slow_policy is SlowPolicy.DROP:
-            self._drop(record, now)
-        else:
-            record.demoted = record.deferred = True
-            self._events.append(ReceiverDemoted(record.receiver_id, *grounds))
-
-    def _drop(self, record: ReceiverRecord, now: float) -> None:
-        """Go on without a receiver that is too slow."""
-        found = self._watch.found[record.receiver_id]
-        record.finished_at = now
-        record.error = (
-            f"dropped: it sustains {format_rate(found.rate_bytes_per_s)} ({found.cause}) where the group goes at "
-            f"{format_rate(found.group_rate_bytes_per_s)}; cast to it alone, or with --slow demote"
-        )
-        grounds = (found.rate_bytes_per_s, found.group_rate_bytes_per_s, found.cause.value)
-        self._leave(record, ReceiverState.DROPPED)
-        self._events.append(ReceiverDropped(record.receiver_id, *grounds))
-
-    def _serve_who_is_left(self, now: float) -> None:
-        """End the cast when nobody is left, begin the tail when only stragglers are."""
-        if self.state != STATE_CASTING:
-            return
-        if self.active_count == 0:
-            self.end(END_COMPLETE, "every receiver has ended", now)
-            return
-        left = list(self._roster.active)
-        if not all(record.deferred or record.slow_since is not None for record in left):
-            return
-        if self.statistics.main_finished_at is None:
-            assert self.statistics.started_at is not None
-            self.statistics.main_finished_at = now
-            complete_count = sum(r.state is ReceiverState.COMPLETE for r in self.receivers.values())
-            seconds = now - self.statistics.started_at
-            self._events.append(MainGroupFinished(complete_count, len(left), seconds))
-        if self.policy.slow_policy is SlowPolicy.DROP:
-            for record in left:
-                self._drop(record, now)
-            self._serve_who_is_left(now)
-            return
-        for record in left:
-            record.demoted = True
-            record.deferred = False
-            record.slow_since = None
-        self._watch.start_over()
-        self._judge(now)
-
-    def _tell_standing(self, now: float) -> None:
-        """Let stragglers know that their repairs wait, or no longer, or that the cast goes on without them."""
-        waiting = (
-            record.receiver_id
-            for record in self._roster.active
-            if record.deferred
-            or (record.slow_since is not None and now - record.slow_since > _TELL_SLOW_AFTER_S)
-        )
-        dropped = (key for key, record in self.receivers.items() if record.state is ReceiverState.DROPPED)
-        standing = Standing(bitmap_of(waiting), bitmap_of(dropped))
+        capacities = self.rate_control.capacities.values()
+        self._parity.update((item.usual_loss, item.loss_burst) for item in capacities if not item.exempt)
+        standing = self._main_group.standing(now)
         if standing != self._standing:
             self._standing = standing
             self._standing_left = STANDING_COUNT
             self._standing_at = now
+
+    def _serve_who_is_left(self, now: float) -> None:
+        """Begin the tail when only stragglers are left, end the cast when nobody is."""
+        if self.state != STATE_CASTING:
+            return
+        if self.active_count and self._main_group.over:
+            if self.statistics.main_finished_at is None:
+                assert self.statistics.started_at is not None
+                self.statistics.main_finished_at = now
+                complete_count = sum(r.state is ReceiverState.COMPLETE for r in self.receivers.values())
+                seconds = now - self.statistics.started_at
+                self._events.append(MainGroupFinished(complete_count, self.active_count, seconds))
+            self._events += self._main_group.begin_tail(now)
+        if self.active_count == 0:
+            self.end(END_COMPLETE, "every receiver has ended", now)
 
     def _start_if_gathered(self, now: float) -> None:
         if self.state != STATE_GATHERING:

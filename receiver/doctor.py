@@ -59,6 +59,8 @@ TEST_MTU_BYTES_MAX = 1500
 _SOL_UDP = 17
 _UDP_SEGMENT = 103
 _UDP_GRO = 104
+_CONTROLS_BYTES = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(4)
+"""Room for a time stamp and for the size of the datagrams that came as one."""
 
 _IPV4_CONF = Path("/proc/sys/net/ipv4/conf")
 
@@ -175,7 +177,7 @@ async def _try_coalescing(data: DataSocket, group: str, port: int, frame_bytes: 
         while heard_bytes < TEST_DATAGRAM_COUNT * frame_bytes:
             await data.wait_readable()
             try:
-                payload, controls, _, _ = data.socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+                payload, controls, _, _ = data.socket.recvmsg(1 << 16, _CONTROLS_BYTES)
             except BlockingIOError:
                 continue
             if not payload.startswith(frame):
