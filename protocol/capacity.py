@@ -40,7 +40,6 @@ class Capacity:
         fill: its buffers at the last report, 0..1.
         troubled_at: when it last had trouble.
         cut_at: when its knee was last met.
-        first_cut_at: when it was first met, since it was last known to have none.
         cut_delay_s: queueing delay then.
         drained_s: by how much going below the knee has shortened the queue since, were it its own.
         stubborn_count: cuts in a row that the queue didn't follow.
@@ -58,7 +57,6 @@ class Capacity:
     fill: float = 0.0
     troubled_at: float = -math.inf
     cut_at: float = -math.inf
-    first_cut_at: float = math.inf
     cut_delay_s: float = 0.0
     drained_s: float = 0.0
     stubborn_count: int = 0
@@ -94,7 +92,6 @@ class Capacity:
         self.proven_bytes_per_s = min(self.proven_bytes_per_s, knee_bytes_per_s)
         self.cause = cause
         self.cut_at = now
-        self.first_cut_at = min(self.first_cut_at, now)
         self._depth = depth
         self._cubic_per_s3 = _CUBIC_HICCUP_PER_S3 if cause is Cause.SOCKET else _CUBIC_PER_S3
         # A disk's buffers take so long to fill that a doubling rate would be far beyond the limit when they have.
@@ -122,7 +119,6 @@ class Capacity:
     def forget_knee(self) -> None:
         """It takes all that it gets: whatever its limit was, it is higher now."""
         self.knee_bytes_per_s = math.inf
-        self.first_cut_at = math.inf
 
     def probe(self, elapsed_s: float) -> None:
         """The rate was near its own for ``elapsed_s`` and nothing spoke against more."""

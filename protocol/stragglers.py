@@ -4,8 +4,9 @@ A receiver is *slow* while the rate that it can sustain is below a share of the 
 its members can sustain. From the first moment it no longer limits the others, since a few seconds at a tenth of the
 rate cost a room more than one machine's repairs. Slow for long enough, it is demoted or dropped for good.
 
-When a receiver limits a group that was never seen to go faster, a *trial* finds out: for a moment it doesn't count,
-and either the others prove to be much faster, or they don't and it counts again.
+When a receiver limits a group whose own limit nobody knows, a *trial* finds out: for a moment it doesn't count, and
+either the others prove to be much faster, or they meet a limit as well, or they don't and it counts again. The first
+trial is at the first sign of trouble, before a single machine has slowed anybody down.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from protocol.session_records import ReceiverId
 _RECOVERED: Final = 1.5
 """Times the threshold: between the two a slow receiver stays slow, so that none changes sides with every report."""
 _TROUBLE_MEMORY_S: Final = 2.0
-_TRIAL_AFTER_S: Final = 1.0
 _TRIAL_S: Final = 1.2
 """Three doublings, and the reports of what arrived at the top."""
 _TRIAL_INTERVAL_S: Final = 10.0
@@ -158,10 +158,10 @@ class StragglerWatch:
         least = min(knees, default=math.inf)
         if not math.isfinite(least) or _upper_median(knees) != math.inf:
             return  # nobody limits, or most of them are known to be limited as well
-        limiting = frozenset(key for key, item in counted.items() if item.knee_bytes_per_s <= _ALIKE * least)
-        if all(now - counted[key].first_cut_at > _TRIAL_AFTER_S for key in limiting):
-            self._trial = limiting
-            self._trial_started_at = now
+        self._trial = frozenset(
+            key for key, item in counted.items() if item.knee_bytes_per_s <= _ALIKE * least
+        )
+        self._trial_started_at = now
 
 
 def _upper_median(values: list[float]) -> float:

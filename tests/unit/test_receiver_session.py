@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from protocol import events
+from protocol.arrival import sent_at_ticks
 from protocol.frame_encoder import FrameEncoder
 from protocol.receiver_session import ReceiverSession
 from protocol.session_records import JoinGrant, ReceiverId
+from protocol.wire.batch import header_view
+from protocol.wire.bitmap import bitmap_of
 from protocol.wire.codec import decode_feedback_untrusted, encode_control
-from protocol.wire.messages import END_CANCELLED, Announce, EndOfTransmission, Flush, Nack, Report
+from protocol.wire.messages import END_CANCELLED, Announce, EndOfTransmission, Flush, Nack, Report, Standing
 from tests.simulation.world import Scenario, World
 
 
@@ -44,11 +47,27 @@ class Pair:
         return [message for message in messages if isinstance(message, Nack)]
 
     def control(
-        self, message: Announce | Flush | EndOfTransmission, now: float, token: int | None = None
+        self, message: Announce | Flush | EndOfTransmission | Standing, now: float, token: int | None = None
     ) -> None:
         token = self.parameters.session_token if token is None else token
         datagram = encode_control(message, cast_id=self.parameters.cast_id, session_token=token)
         self.receiver.receive_datagram_untrusted(datagram, now)
+
+    def reports(self, now: float) -> list[Report]:
+        messages = [decode_feedback_untrusted(d)[1] for d in self.receiver.datagrams_to_send(now)]
+        return [message for message in messages if isinstance(message, Report)]
+
+    def standing(self, now: float, *, demoted: tuple[int, ...] = (), dropped: tuple[int, ...] = ()) -> None:
+        self.control(Standing(bitmap_of(demoted), bitmap_of(dropped)), now)
+
+    def stream(self, frames: np.ndarray, now: float, *, delay_s: float = 0.0) -> float:
+        """Four frames every 5 ms, each ``delay_s`` in a queue; when the last of them came."""
+        for start in range(0, frames.shape[0], 4):
+            now += 0.005
+            batch = frames[start : start + 4]
+            header_view(batch)["sent_at"] = sent_at_ticks(now)
+            self.receiver.receive_frames_untrusted(batch, now + delay_s, arrived_at=now + delay_s)
+        return now + delay_s
 
     def flush(self, now: float) -> None:
         self.control(Flush(1, 0, self.receiver.loss.next_sequence, 1, 10_000, 100, 5), now)
@@ -186,3 +205,122 @@ def test_a_late_joiner_waits_for_its_pass(late: bool) -> None:
     pair.receiver.receive_frames_untrusted(frames[start : start + 40], 100.1)
     pair.receiver.receive_frames_untrusted(frames[start + 40 :], 100.2)
     assert (len(pair.nacks(100.3)) == 0) == late
+
+
+# -- standing ------------------------------------------------------------------------------------------------------
+
+
+def test_a_demoted_receiver_is_silent_until_its_turn_and_then_asks_at_once() -> None:
+    """Its repairs would hold up the room; never asked for, they would hang the cast."""
+    pair = Pair()
+    frames = pair.frames()
+    pair.receiver.receive_frames_untrusted(frames[:-3], 100.1)
+    pair.standing(100.15, demoted=(0, 7))
+    pair.flush(100.2)
+    assert pair.nacks(110.0) == []
+    pair.standing(110.1, demoted=(7,))
+    assert len(pair.nacks(110.2)) == 1
+    told = [e for e in pair.receiver.next_events() if not isinstance(e, events.BlockAssembled)]
+    assert told == [events.SenderSilent(pytest.approx(9.8)), events.Demoted(), events.Reinstated()]
+
+
+def test_standing_that_is_said_again_or_of_others_is_no_news() -> None:
+    pair = Pair()
+    pair.standing(100.1, demoted=(3,), dropped=(5,))
+    assert pair.receiver.next_events() == []
+    for _ in range(3):
+        pair.standing(100.2, demoted=(0,), dropped=(5,))
+    assert pair.receiver.next_events() == [events.Demoted()]
+    for _ in range(3):
+        pair.standing(100.3, dropped=(0,))
+    assert pair.receiver.next_events() == [events.Reinstated(), events.Dropped()]
+
+
+def test_who_does_not_know_the_session_can_demote_or_drop_nobody() -> None:
+    """One forged datagram would silence the room."""
+    pair = Pair()
+    everybody = bitmap_of(range(1024))
+    pair.control(Standing(everybody, everybody), 100.1, token=0)
+    assert pair.receiver.next_events() == []
+    assert not pair.receiver.demoted
+    assert pair.receiver.rejects == {"stale_session": 1}
+
+
+# -- reports -------------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_that_begins_to_stand_is_reported_at_once_and_once() -> None:
+    """At a gigabit a tenth of a second later is 12 MB too much for the switch."""
+    pair = Pair()
+    frames = pair.frames()
+    now = pair.stream(frames[:120], 100.0)
+    pair.reports(now)
+    now = pair.stream(frames[120:140], now, delay_s=0.01)
+    due_at = pair.receiver.next_timer()
+    assert due_at < now + 0.021
+    (report,) = pair.reports(due_at)
+    assert report.queue_delay_us == pytest.approx(10_000, abs=500)
+    now = pair.stream(frames[140:180], due_at, delay_s=0.01)
+    assert pair.receiver.next_timer() == pytest.approx(due_at + 0.1), "no news any more"
+
+
+def test_news_that_everybody_has_is_spread_over_time() -> None:
+    """A thousand reports at once, whenever the common link is full, would drown the sender."""
+    due = []
+    for seed in range(40):
+        pair = Pair(receiver_count=1000)
+        pair.receiver._rng.seed(seed)
+        frames = pair.frames()
+        now = pair.stream(frames[:120], 100.0)
+        pair.control(Flush(1, 0, pair.receiver.loss.next_sequence, 1000, 10_000, 5000, 5), now)
+        pair.reports(now)
+        now = pair.stream(frames[120:140], now, delay_s=0.01)
+        due.append(pair.receiver.next_timer() - now)
+    assert max(due) - min(due) > 0.5
+    assert max(due) < 2.0, "but not for the five seconds until its turn"
+
+
+def test_buffers_that_fill_are_reported_before_they_overflow() -> None:
+    pair = Pair()
+    frames = pair.frames()
+    pair.receiver.receive_frames_untrusted(frames[:4], 100.0)
+    pair.reports(100.0)
+    pair.receiver.statistics.socket_fill = 0.6
+    pair.receiver.statistics.socket_buffer_bytes = 8 << 20
+    pair.receiver.receive_frames_untrusted(frames[4:8], 100.03)
+    (report,) = pair.reports(100.03)
+    assert (report.fill_permille, report.buffer_bytes) == (600, 8 << 20)
+
+
+def test_blocks_that_wait_for_the_sender_are_no_sign_of_a_slow_machine() -> None:
+    """The sender would slow down, and they would wait all the longer."""
+    pair = Pair()
+    frames = pair.frames()
+    esi = header_view(frames)["esi"]
+    pair.receiver.receive_frames_untrusted(frames[esi != 0], 100.0)
+    assert pair.receiver._pool.fill > 0.0
+    (report,) = pair.reports(100.1)
+    assert report.fill_permille == 0
+
+
+def test_the_senders_wish_how_often_to_report_is_followed() -> None:
+    """It grows with the group: a thousand receivers at ten a second would be the load."""
+    pair = Pair()
+    pair.control(Flush(1, 0, 0, 900, 10_000, 4500, 5), 100.0)
+    assert len(pair.reports(100.0)) == 1
+    assert pair.reports(104.4) == []
+    assert len(pair.reports(104.6)) == 1
+
+
+def test_a_report_says_what_came_and_in_how_large_pieces_it_was_lost() -> None:
+    """Rate, parity and interleaving follow from these figures."""
+    pair = Pair()
+    frames = pair.frames()
+    keep = np.ones(frames.shape[0], np.bool_)
+    keep[20:64] = keep[100] = False
+    now = pair.stream(frames[keep], 100.0)
+    (report,) = pair.reports(now)
+    assert report.expected_count - report.received_count == 45
+    assert report.loss_event_count == 2
+    assert report.arriving_bytes_per_s == pytest.approx(4 * frames.shape[1] / 0.005, rel=0.05)
+    assert report.recent_received_count == report.recent_expected_count > 0, "long ago"
