@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import heapq
 import random
-from collections.abc import Callable
 
 import numpy as np
 from blake3 import blake3
@@ -26,6 +24,7 @@ from protocol.receiver_session import ReceiverSession
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinRequest
 from protocol.wire.messages import STATE_ENDED
+from tests.simulation.timeline import Timeline
 
 SYMBOL_BYTES = 64
 BLOCK_BYTES = 64 * 1024
@@ -121,18 +120,16 @@ class Image:
         return np.frombuffer(stored.ljust(k * SYMBOL_BYTES, b"\0"), np.uint8).reshape(k, SYMBOL_BYTES)
 
 
-class World:
+class World(Timeline):
     """One run: ``World(scenario).run()``."""
 
     def __init__(self, scenario: Scenario) -> None:
+        super().__init__()
         self.scenario = scenario
         self.rng = random.Random(scenario.seed)
-        self.now = 100.0
         self.image = Image(self.rng, scenario.block_count)
         self.trace = hashlib.sha256()
         self.symbols_sent = 0
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = 0
         self.receivers: list[SimulatedReceiver] = []
         self._start_sender(scenario.wait_for)
         self.receivers = [SimulatedReceiver(self, index, path) for index, path in enumerate(scenario.paths)]
@@ -144,18 +141,11 @@ class World:
         if scenario.sender_restarts_at is not None:
             self.at(self.now + scenario.sender_restarts_at, self._restart_sender)
 
-    def at(self, time: float, action: Callable[[], None]) -> None:
-        """Do ``action`` at simulated ``time``."""
-        self._order += 1
-        heapq.heappush(self._queue, (time, self._order, action))
-
     def run(self) -> World:
         """Until the cast has ended; raises AssertionError with the seed when it doesn't in time."""
         end = self.now + SIMULATED_S_MAX
-        while self._queue and not self.sender.finished:
-            self.now, _, action = heapq.heappop(self._queue)
+        while not self.sender.finished and self.step():
             assert self.now < end, f"seed {self.scenario.seed}: not finished, {self.describe()}"
-            action()
         return self
 
     def describe(self) -> str:
