@@ -125,6 +125,11 @@ class BufferPool:
         """Share of the buffers in use, 0..1."""
         return 1.0 - len(self._free) / self.capacity
 
+    @property
+    def free_count(self) -> int:
+        """Buffers that aren't in use."""
+        return len(self._free)
+
     def take(self, object_index: int, block: int, k: int, stored_bytes: int) -> AssembledBlock | None:
         """An empty block, or None when all buffers are in use."""
         if not self._free:

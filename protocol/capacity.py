@@ -27,6 +27,15 @@ _SHARE_SEGMENTS_PER_S3: Final = 0.4
 """RFC 9438's C, in segments per second cubed."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class FirstLoss:
+    """What was lost first, to be compared with a later sample at another rate."""
+
+    offered_bytes_per_s: float
+    arrived: float
+    taken_at: float
+
+
 @dataclasses.dataclass(slots=True)
 class Capacity:
     """One receiver's limit; infinite as long as it hasn't met one.
@@ -37,6 +46,7 @@ class Capacity:
         proven_bytes_per_s: most that it took without trouble, lately.
         usual_loss: share of the datagrams that it loses whatever the rate, 0..1.
         loss_burst: datagrams lost in a row, on average.
+        first_loss: an unusual loss that hasn't been explained yet.
         fill: its buffers at the last report, 0..1.
         troubled_at: when it last had trouble.
         cut_at: when its knee was last met.
@@ -54,6 +64,7 @@ class Capacity:
     usual_loss: float = 0.0
     loss_samples: int = 0
     loss_burst: float = 1.0
+    first_loss: FirstLoss | None = None
     fill: float = 0.0
     troubled_at: float = -math.inf
     cut_at: float = -math.inf

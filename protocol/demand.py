@@ -22,6 +22,11 @@ _SCAN_BLOCKS = 1 << 16
 """Blocks looked through at once for the next wanted one: 20 µs, and a pass over zeros is a few such scans."""
 
 
+_MOSTLY_LOST = 0.75
+_AGAIN_FACTOR = 2
+_AGAIN_SYMBOLS_MIN = 16
+"""When a block's symbols come round again nobody knows which of them are lacking."""
+
 _LAG_MAX = 255
 """Blocks that are interleaved are no further apart than the header can say."""
 
@@ -94,6 +99,7 @@ class Demand:
         # Number after the block's last planned symbol: NACKs that were written before it was heard are stale.
         self._last_sequence = np.zeros(count, np.uint32)
         self._ever_sent = np.zeros(count, np.bool_)
+        self._whole_again = np.zeros(count, np.bool_)
         self._repairs: deque[int] = deque()
         self._cursor = 0
         # Blocks that are being sent, ascending, and whose turn it is for how many symbols more.
@@ -188,8 +194,13 @@ class Demand:
             deficit = int(self._deficit[block])
             wanted = min(deficit + math.ceil(deficit * loss), SYMBOLS_MAX)
             esi = int(self._next_esi[block])
-            if deficit > SYMBOLS_MAX - esi:
-                esi = 0  # n is used up: source symbols come round again
+            if deficit > _MOSTLY_LOST * k and deficit > SYMBOLS_MAX - esi:
+                # Who has next to nothing is best served with the block itself, which needs no decoding.
+                esi = 0
+                self._whole_again[block] = True
+            elif esi < k and not self._whole_again[block]:
+                # n is used up, and most of what comes round again is known.
+                wanted = max(_AGAIN_FACTOR * wanted, _AGAIN_SYMBOLS_MIN)
             count = min(wanted, SYMBOLS_MAX - esi, segments.room)
             segments.add(self.object_index, FLAG_REPAIR, self.pass_index, block, k, esi, count)
             sequence = (sequence + count) & 0xFFFFFFFF
@@ -200,6 +211,7 @@ class Demand:
                 self._deficit[block] = deficit - count
                 continue
             self._deficit[block] = 0
+            self._whole_again[block] = False
             self._repairs.popleft()
             self.repair_block_count -= 1
         return sequence

@@ -251,8 +251,12 @@ class ObjectReception:
         """
         if self._lacking_count == 0:
             return []
+        lacking = np.flatnonzero(self.stage == _LACKING)
+        held = [block for block in self._partial if self.stage[block] == _LACKING]
+        # As many blocks as there are buffers, however many thousands are lacking.
+        first = lacking[: self._pool.free_count + len(held)].tolist()
         due = []
-        for block in np.flatnonzero(self.stage == _LACKING).tolist():
+        for block in sorted({*held, *first}):
             if self._retry_at.get(block, 0.0) > now:
                 continue
             partial = self._partial.get(block) or self._start(block)

@@ -21,10 +21,14 @@ from protocol.constants import (
 
 _ASKERS_MAX: Final = 0.4
 """Receivers per block that may have to ask, on average: fewer would cost everybody more parity than repair does."""
+_ASKERS_BURSTY_MAX: Final = 1.0
+"""Against bursts parity is only worth what it costs in whole stripes."""
 _LOSS_MIN: Final = 0.0005
 """A smaller loss can't be told from none."""
 _LEVELS_PER_DECADE: Final = 20
-_INTERLEAVE_LOSS_MIN: Final = 0.004
+_INTERLEAVE_ASKERS_BURSTY_MAX: Final = 1.0
+"""Against bursts parity is only worth what it costs in whole stripes."""
+_LOSS_MIN: Final = 0.004
 _INTERLEAVE_BURST_MIN: Final = BURST_SYMBOLS / 4
 
 
@@ -84,7 +88,7 @@ class ParityPlanner:
                 receivers * _poisson_tail(loss * (k + count) / event, int(count / event))
                 for loss, event, receivers in self._levels
             )
-            if askers <= _ASKERS_MAX:
+            if askers <= (_ASKERS_MAX if self.interleave_depth == 1 else _ASKERS_BURSTY_MAX):
                 return count
         return most
 

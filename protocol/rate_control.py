@@ -6,8 +6,9 @@ Three kinds of trouble lower one:
 * its own: buffers that fill, datagrams dropped at its socket; it says itself whether disk, decoding or socket;
 * a full link: a queue on the way that is never empty (time stamps in the data), long before anything is lost. What
   arrives meanwhile *is* the link's rate (as in BBR), so that one report is enough to find the knee;
-* loss without a queue: either the path's own, parity's business, or a link with hardly a buffer. Slowing down is an
-  experiment: if a larger share arrives at a lower rate it was congestion, otherwise the rate comes back.
+* loss without a queue: either the path's own, parity's business, or a link with hardly a buffer. Another rate tells: if
+  a larger share arrives at a lower one it was congestion. While the rate climbs that costs nothing, later it is an
+  experiment for which the rate is lowered for a moment.
 
 A queue that stays although the cast has slowed down below its own knee is somebody else's traffic: then delay says
 nothing, and loss decides as it does for TCP.
@@ -22,7 +23,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from protocol.arrival import ARRIVAL_WINDOW_S
-from protocol.capacity import Capacity
+from protocol.capacity import Capacity, FirstLoss
 from protocol.constants import (
     QUEUE_DELAY_HIGH_S,
     RATE_BYTES_PER_S_MAX,
@@ -72,6 +73,10 @@ _DATAGRAMS_PER_HIGH_DELAY: Final = 6
 _SURPRISE_WEIGHT: Final = 0.5
 _EXPERIMENT_DATAGRAMS_MIN: Final = 300
 """Of fewer, chance alone makes a loss of 5 % look like one of 10 %."""
+_CLIMB_EXPERIMENT_S: Final = 0.4
+_CLIMBED: Final = 1.25
+_RANDOM_LOSS_MAX: Final = 0.2
+"""More than this is believed to be the path's own only after the rate was lowered."""
 _EXPERIMENT_SHARE: Final = 0.7
 _BELIEVE_S: Final = 5.0
 """What one experiment showed holds for the others' loss, at the same rate, for this long."""
@@ -79,7 +84,6 @@ _STUBBORN_MAX: Final = 3
 _DRAINED_MIN_S: Final = 0.002
 _DRAINED_SHARE: Final = 0.3
 """A queue of ours has fallen by at least this share of what the cut should have drained."""
-_BELOW_KNEE: Final = 0.99
 _CROWDED_S: Final = 10.0
 _ACHIEVED_HEADROOM: Final = 2.0
 """The rate stays within this factor of what is really sent: a sender that is limited by its own processor or source
@@ -246,6 +250,8 @@ class RateController:
         capacity.fill = sample.fill
         if sample.fill > _FILL_HOLD and not capacity.exempt:
             self._hold_until = max(self._hold_until, now + ARRIVAL_WINDOW_S)
+        if sample.queue_delay_s < _QUEUE_DELAY_SOME_S and sample.expected_count >= _SAMPLE_DATAGRAMS_MIN:
+            capacity.crowded_until = -math.inf  # nobody else keeps it full
         settled = capacity.exempt or now > capacity.cut_at + grtt_s + ARRIVAL_WINDOW_S + REPAIR_LATENCY_S
         if sample.local_drop_count or (sample.fill > _FILL_HIGH and not emptying):
             capacity.troubled_at = now
@@ -369,7 +375,7 @@ class RateController:
         rate = self.rate_bytes_per_s
         crowded = now < capacity.crowded_until
         queued = sample.queue_delay_s > _QUEUE_DELAY_SOME_S
-        below_knee = capacity.limited and rate < _BELOW_KNEE * capacity.knee_bytes_per_s and not queued
+        below_knee = capacity.limited and rate < capacity.knee_bytes_per_s and not queued
         believed = now < self._believed_until and rate <= 1.1 * self._believed_rate and not queued
         if self.fixed or ((believed or (below_knee and settled)) and not crowded and not capacity.exempt):
             # Where the link isn't full nothing is lost for want of room.
@@ -385,10 +391,38 @@ class RateController:
                 knee = max(knee, _KNEE_SHARE_MIN * self._rate_then)
             depth = _DEPTH_CROWDED if crowded else _DEPTH_MIN
             self._meet_network(capacity, knee, depth, sample, grtt_s, now)
-        elif sample.expected_count >= _EXPERIMENT_DATAGRAMS_MIN:
+        elif sample.expected_count >= _EXPERIMENT_DATAGRAMS_MIN and self._climb_tells(capacity, sample, now):
             measure_from = now + grtt_s + ARRIVAL_WINDOW_S + 2 * REPAIR_LATENCY_S
             self._experiment = _Experiment(rate, {receiver_id: 1.0 - sample.loss}, measure_from)
             self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, _EXPERIMENT_SHARE * rate)
+
+    def _climb_tells(self, capacity: Capacity, sample: RateSample, now: float) -> bool:
+        """While the rate climbs anyway, two samples are an experiment for nothing; True if it takes a real one."""
+        arrived = 1.0 - sample.loss
+        offered = sample.arriving_bytes_per_s / max(arrived, 1e-3)
+        first = capacity.first_loss
+        if first is None or now - first.taken_at > _CLIMB_EXPERIMENT_S:
+            capacity.first_loss = FirstLoss(offered, arrived, now)
+            return first is not None
+        if now - first.taken_at < 1.5 * ARRIVAL_WINDOW_S:
+            return False  # both would describe the same moment
+        if sample.loss > _RANDOM_LOSS_MAX:
+            capacity.first_loss = None
+            return True
+        if offered > _CLIMBED * first.offered_bytes_per_s:
+            capacity.first_loss = None
+            if arrived > _expected_in_between(first.arrived, first.offered_bytes_per_s / offered):
+                self._believe_loss(capacity, sample)
+            else:
+                capacity.troubled_at = now
+                self._meet(capacity, sample.arriving_bytes_per_s, _DEPTH_MIN, Cause.NETWORK, now)
+        return False
+
+    @staticmethod
+    def _believe_loss(capacity: Capacity, sample: RateSample) -> None:
+        """It loses that much whatever the rate."""
+        capacity.usual_loss = sample.loss
+        capacity.loss_burst = max(1.0, sample.loss_burst)
 
     def _watch_experiment(
         self,
@@ -404,11 +438,9 @@ class RateController:
             return
         rate_before = experiment.rate_before
         arrived = 1.0 - sample.loss
-        if_congested = min(1.0, before * rate_before / self.rate_bytes_per_s)
-        if arrived < (before + if_congested) / 2:
+        if arrived < _expected_in_between(before, rate_before / self.rate_bytes_per_s):
             self._experiment = None
-            capacity.usual_loss = sample.loss
-            capacity.loss_burst = max(1.0, sample.loss_burst)
+            self._believe_loss(capacity, sample)
             self.rate_bytes_per_s = max(self.rate_bytes_per_s, rate_before)
             self._believed_until = now + _BELIEVE_S
             self._believed_rate = rate_before
@@ -417,3 +449,13 @@ class RateController:
         else:
             capacity.troubled_at = now
             self._meet(capacity, before * rate_before, _DEPTH_MIN, Cause.NETWORK, now)
+
+
+def _expected_in_between(arrived: float, rate_ratio: float) -> float:
+    """Between what a lossy path and a bottleneck would let through at another rate.
+
+    Args:
+        arrived: share that arrived at the first rate.
+        rate_ratio: first rate over second.
+    """
+    return (arrived + min(1.0, arrived * rate_ratio)) / 2

@@ -276,6 +276,8 @@ class ReceiverSession:
             reception.abandon_lacking()
         for block in assembled:
             self._take_assembled(block)
+        if assembled and not any(item.lacking_count for item in self._receptions()):
+            self._round_at = None  # the next loss draws a back-off of its own
         self._schedule_round(now)
 
     def _take_assembled(self, block: AssembledBlock) -> None:
