@@ -26,9 +26,7 @@ _ASKERS_BURSTY_MAX: Final = 1.0
 _LOSS_MIN: Final = 0.0005
 """A smaller loss can't be told from none."""
 _LEVELS_PER_DECADE: Final = 20
-_INTERLEAVE_ASKERS_BURSTY_MAX: Final = 1.0
-"""Against bursts parity is only worth what it costs in whole stripes."""
-_LOSS_MIN: Final = 0.004
+_INTERLEAVE_LOSS_MIN: Final = 0.004
 _INTERLEAVE_BURST_MIN: Final = BURST_SYMBOLS / 4
 
 
