@@ -19,6 +19,9 @@ _CUBIC_PER_S3: Final = 0.24
 _CUBIC_HICCUP_PER_S3: Final = 2.4
 """A socket overflows because a processor was elsewhere for a moment: a quarter below the knee is made up for in half a
 second."""
+_SAME_KNEE: Final = 0.94
+_KNEE_DECAY: Final = 0.99
+"""A link's rate is measured a little too low sooner than too high: so close to the last knee it's the same one."""
 _ESCAPE: Final = 0.05
 """So far above the knee without a sign of trouble the limit must have moved."""
 _ESCAPE_DOUBLING_S: Final = 0.2
@@ -99,6 +102,9 @@ class Capacity:
             cause: what limits it.
             now: monotonic seconds.
         """
+        before = self.knee_bytes_per_s
+        if cause is Cause.NETWORK and _SAME_KNEE * before < knee_bytes_per_s < before:
+            knee_bytes_per_s = max(knee_bytes_per_s, _KNEE_DECAY * before)
         self.knee_bytes_per_s = knee_bytes_per_s
         self.proven_bytes_per_s = min(self.proven_bytes_per_s, knee_bytes_per_s)
         self.cause = cause

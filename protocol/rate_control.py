@@ -42,7 +42,8 @@ _CLIMB_DOUBLING_S: Final = 0.06
 
 _DRAIN_S: Final = 0.3
 """A standing queue is drained in about this time, by going below the knee."""
-_DEPTH_MIN: Final = 0.03
+_DEPTH_MIN: Final = 0.012
+_DEPTH_LOSS: Final = 0.03
 _DEPTH_MAX: Final = 0.15
 _DEPTH_CROWDED: Final = 0.15
 _DEPTH_SHARED: Final = 0.3
@@ -158,6 +159,7 @@ class RateController:
         self._tick_at = now
         self._rates: deque[float] = deque([self.rate_bytes_per_s], _RATES_KEPT)
         self._hold_until = -math.inf
+        self._cut_at = -math.inf
         self._experiment: _Experiment | None = None
         self._believed_until = -math.inf
         self._believed_rate = 0.0
@@ -252,7 +254,7 @@ class RateController:
             self._hold_until = max(self._hold_until, now + ARRIVAL_WINDOW_S)
         if sample.queue_delay_s < _QUEUE_DELAY_SOME_S and sample.expected_count >= _SAMPLE_DATAGRAMS_MIN:
             capacity.crowded_until = -math.inf  # nobody else keeps it full
-        settled = capacity.exempt or now > capacity.cut_at + grtt_s + ARRIVAL_WINDOW_S + REPAIR_LATENCY_S
+        settled = capacity.exempt or now > capacity.cut_at + self._settle_s(grtt_s)
         if sample.local_drop_count or (sample.fill > _FILL_HIGH and not emptying):
             capacity.troubled_at = now
             if capacity.exempt or now > capacity.cut_at + grtt_s + _LOCAL_SETTLE_S:
@@ -273,6 +275,11 @@ class RateController:
             self._meet_loss(receiver_id, capacity, sample, grtt_s, settled, now)
         else:
             self._learn_quiet(capacity, sample)
+
+    @staticmethod
+    def _settle_s(grtt_s: float) -> float:
+        """How long reports may still describe what was before a cut."""
+        return grtt_s + ARRIVAL_WINDOW_S + REPAIR_LATENCY_S
 
     @property
     def _rate_then(self) -> float:
@@ -339,7 +346,14 @@ class RateController:
         grtt_s: float,
         now: float,
     ) -> None:
-        """Its link is full; a link that shall be shared is left and taken as a TCP would."""
+        """Its link is full; a link that shall be shared is left and taken as a TCP would.
+
+        What others have just reported of the same queue has lowered the rate already: once is enough.
+        """
+        if now < self._cut_at + self._settle_s(grtt_s):
+            depth = min(depth, max(0.0, 1.0 - self.rate_bytes_per_s / knee))
+        elif not capacity.exempt:
+            self._cut_at = now
         if self._share and not capacity.exempt:
             rtt_s = grtt_s + sample.queue_delay_s
             depth = _DEPTH_SHARED if now < capacity.crowded_until else _DEPTH_CROWDED
@@ -389,7 +403,7 @@ class RateController:
             knee = arriving / (1.0 - capacity.usual_loss)
             if not capacity.exempt:
                 knee = max(knee, _KNEE_SHARE_MIN * self._rate_then)
-            depth = _DEPTH_CROWDED if crowded else _DEPTH_MIN
+            depth = _DEPTH_CROWDED if crowded else _DEPTH_LOSS
             self._meet_network(capacity, knee, depth, sample, grtt_s, now)
         elif sample.expected_count >= _EXPERIMENT_DATAGRAMS_MIN and self._climb_tells(capacity, sample, now):
             measure_from = now + grtt_s + ARRIVAL_WINDOW_S + 2 * REPAIR_LATENCY_S
@@ -415,7 +429,7 @@ class RateController:
                 self._believe_loss(capacity, sample)
             else:
                 capacity.troubled_at = now
-                self._meet(capacity, sample.arriving_bytes_per_s, _DEPTH_MIN, Cause.NETWORK, now)
+                self._meet(capacity, sample.arriving_bytes_per_s, _DEPTH_LOSS, Cause.NETWORK, now)
         return False
 
     @staticmethod
@@ -448,7 +462,7 @@ class RateController:
             self.follow_group()
         else:
             capacity.troubled_at = now
-            self._meet(capacity, before * rate_before, _DEPTH_MIN, Cause.NETWORK, now)
+            self._meet(capacity, before * rate_before, _DEPTH_LOSS, Cause.NETWORK, now)
 
 
 def _expected_in_between(arrived: float, rate_ratio: float) -> float:

@@ -36,6 +36,10 @@ LINGER_S: Final = 0.025
 VERIFY_BYTES: Final = 64 * MIB
 """Written bytes after which they are flushed and read back, while others are still being written."""
 
+VERIFY_BYTES_MIN: Final = 8 * MIB
+"""Towards the end they are fewer, so that little is left to verify when the last block has come: a quarter of what is
+left, but not less than this."""
+
 VERIFY_INTERVAL_S: Final = 2.0
 """What was written is verified after this long however little it is: the sender sees progress, and a run that is cut
 short has less to send again."""
@@ -184,7 +188,9 @@ class Pipeline:
         manifest = self._image.manifest
         assert manifest is not None
         written_bytes = len(self._written) * manifest.block_bytes
-        if written_bytes >= VERIFY_BYTES or 0 < len(self._written) == self._image.needed_count:
+        left_bytes = self._image.needed_count * manifest.block_bytes
+        watermark_bytes = min(VERIFY_BYTES, max(VERIFY_BYTES_MIN, left_bytes // 4))
+        if written_bytes >= watermark_bytes or 0 < len(self._written) == self._image.needed_count:
             self._verify_due.set()
 
     async def _verify_at_watermarks(self) -> None:

@@ -318,12 +318,20 @@ class Network:
         state = "on" if enabled else "off"
         run(*self.sender.prefix, "ethtool", "-K", INTERFACE, "tx-udp-segmentation", state)
 
-    def set_loss(self, permille: int, hosts: Sequence[Host] | None = None) -> None:
+    def set_loss(
+        self, permille: int, hosts: Sequence[Host] | None = None, *, keep_filter: bool = False
+    ) -> None:
         """Random loss of UDP packets that arrive at each of ``hosts`` (default: the receivers); 0 ends it.
 
         A super-datagram counts as one packet: turn the offload off for loss of single datagrams.
+
+        Args:
+            permille: share to lose.
+            hosts: where.
+            keep_filter: with 0, look at each packet all the same: what that costs is then no part of a comparison.
         """
-        condition = f"numgen random mod 1000 < {permille}" if permille else ""
+        loses = permille or keep_filter
+        condition = f"numgen random mod 1000 {f'< {permille}' if permille else '> 999'}" if loses else ""
         self._set_drops(condition, hosts)
 
     def drop_every(self, count: int, hosts: Sequence[Host] | None = None) -> None:

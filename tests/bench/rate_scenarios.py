@@ -89,7 +89,7 @@ def random_loss(bench: Bench, image: Image, percent: int, at_least_percent: floa
     def seconds(permille: int) -> float:
         with Network(RECEIVER_COUNT) as network:
             network.set_offload(False)
-            network.set_loss(permille)
+            network.set_loss(permille, keep_filter=True)
             with bench.cast(network, image) as cast:
                 return cast.finish().seconds
 
