@@ -274,7 +274,7 @@ class RateController:
         elif self._is_unusual(capacity, sample, now):
             self._meet_loss(receiver_id, capacity, sample, grtt_s, settled, now)
         else:
-            self._learn_quiet(capacity, sample)
+            self._learn_quiet(capacity, sample, settled)
 
     @staticmethod
     def _settle_s(grtt_s: float) -> float:
@@ -299,10 +299,12 @@ class RateController:
         return sample.loss > capacity.usual_loss + margin + 3 * deviation
 
     @staticmethod
-    def _learn_quiet(capacity: Capacity, sample: RateSample) -> None:
+    def _learn_quiet(capacity: Capacity, sample: RateSample, settled: bool) -> None:
         capacity.proven_bytes_per_s = max(capacity.proven_bytes_per_s, sample.arriving_bytes_per_s)
         capacity.stubborn_count = 0
-        if sample.queue_delay_s < _QUEUE_DELAY_SOME_S:
+        if (
+            settled and sample.queue_delay_s < _QUEUE_DELAY_SOME_S
+        ):  # what a full queue dropped isn't the path's own
             capacity.learn_loss(sample.loss, sample.loss_burst)
 
     def _meet(self, capacity: Capacity, knee: float, depth: float, cause: Cause, now: float) -> None:

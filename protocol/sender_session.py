@@ -86,7 +86,7 @@ from protocol.wire.messages import (
     Standing,
 )
 
-_ACHIEVED_SMOOTHING_S = 0.05
+_ACHIEVED_SMOOTHING_S = 0.02
 _FLUSH_GROWTH = 1.5
 _TIMER_S = 0.1
 """Timeouts, stragglers, the group's loss and the limiter are looked at this often."""
