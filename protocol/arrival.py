@@ -8,6 +8,7 @@ it drops anything.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from typing import Final
 
@@ -55,16 +56,16 @@ class ArrivalMeter:
         self._newest_at = 0.0
         self._base_ticks: float | None = None
 
-    def add(self, loss: LossCounter, sent_at: int, arrived_at: float) -> None:
+    def add(self, loss: LossCounter, sent_at: int | None, arrived_at: float) -> None:
         """Take a batch.
 
         Args:
             loss: has counted the batch.
-            sent_at: its newest datagram's time stamp, in ticks modulo 2^16.
+            sent_at: time stamp of one of its newest datagrams, in ticks modulo 2^16; None if that wasn't ours.
             arrived_at: when that datagram reached this machine, monotonic seconds.
         """
         self._expected, self._received = loss.expected_count, loss.received_count
-        delay_ticks = self._delay_ticks(sent_at, arrived_at)
+        delay_ticks = math.inf if sent_at is None else self._delay_ticks(sent_at, arrived_at)
         self._newest_at = max(self._newest_at, arrived_at)
         slots = self._slots
         if not slots or arrived_at >= slots[-1].started_at + _SLOT_S:
@@ -111,9 +112,5 @@ class ArrivalMeter:
     def queue_delay_s(self) -> float:
         """The least queueing delay of late: a queue that was never empty."""
         recent = list(self._slots)[-_DELAY_SLOTS:]
-        return min((slot.least_delay_ticks for slot in recent), default=0.0) * SENT_AT_TICK_S
-
-    @property
-    def newest_delay_s(self) -> float:
-        """The queueing delay in the newest part of the window."""
-        return self._slots[-1].least_delay_ticks * SENT_AT_TICK_S if self._slots else 0.0
+        least_ticks = min((slot.least_delay_ticks for slot in recent), default=0.0)
+        return least_ticks * SENT_AT_TICK_S if math.isfinite(least_ticks) else 0.0

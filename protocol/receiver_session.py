@@ -211,18 +211,25 @@ class ReceiverSession:
         self._report_at = now
 
     def receive_frames_untrusted(
-        self, frames: NDArray[np.uint8], now: float, *, arrived_at: float | None = None
+        self,
+        frames: NDArray[np.uint8],
+        now: float,
+        *,
+        arrived_at: float | None = None,
+        arrived_row: int = -1,
     ) -> None:
         """Take datagrams that have exactly the size of a SYMBOL.
 
         Args:
             frames: ``uint8[n, 32 + symbol_bytes]``; copied from, so the caller may reuse it at once.
             now: monotonic seconds.
-            arrived_at: when the last of them reached this machine, monotonic seconds; None if only ``now`` is known.
+            arrived_at: when one of the last reached this machine, monotonic seconds; None if only ``now`` is known.
+            arrived_row: which.
         """
         if frames.shape[0] == 0:
             return
         accepted = self._filter.accept_untrusted(frames, self.rejects)
+        sent_at = int(header_view(frames)["sent_at"][arrived_row]) if accepted[arrived_row] else None
         if not accepted.all():
             frames = frames[accepted]
             if frames.shape[0] == 0:
@@ -232,7 +239,7 @@ class ReceiverSession:
         self.statistics.frames_received_count += frames.shape[0]
         self.statistics.bytes_received += frames.size
         self.loss.add(headers["sequence"])
-        self._arrival.add(self.loss, int(headers["sent_at"][-1]), now if arrived_at is None else arrived_at)
+        self._arrival.add(self.loss, sent_at, now if arrived_at is None else arrived_at)
         image_rows = headers["object"] == OBJECT_IMAGE
         for reception, rows in (
             (self._image, image_rows),
@@ -241,7 +248,7 @@ class ReceiverSession:
             if reception is not None and rows.any():
                 self._receive_object(reception, frames, headers, rows, now)
         filling = self.fill > self._reported_fill + REPORT_EARLY_FILL_STEP
-        queueing = self._arrival.newest_delay_s > QUEUE_DELAY_HIGH_S
+        queueing = self._arrival.queue_delay_s > QUEUE_DELAY_HIGH_S
         if filling or (queueing and not self._reported_queueing):
             self._report_early(now, everybody=queueing)
 

@@ -222,11 +222,12 @@ class Incarnation:
             if batch is None:
                 break
             taken_bytes = (taken_bytes or 0) + batch.frames.size
-            frames, datagrams = batch.frames, batch.datagrams
+            frames, datagrams, aged_row = batch.frames, batch.datagrams, batch.aged_row
+            arrived_at = None if batch.age_s is None else trio.current_time() - batch.age_s
             if loss is not None:
                 frames, datagrams = loss.filter_frames(frames), loss.filter_datagrams(datagrams)
-            arrived_at = None if batch.age_s is None else trio.current_time() - batch.age_s
-            session.receive_frames_untrusted(frames, now, arrived_at=arrived_at)
+                arrived_at, aged_row = None, -1  # which row was the stamped one is lost as well
+            session.receive_frames_untrusted(frames, now, arrived_at=arrived_at, arrived_row=aged_row)
             for datagram in datagrams:
                 session.receive_datagram_untrusted(datagram, now)
             if batch.drained:

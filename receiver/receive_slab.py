@@ -101,8 +101,11 @@ class Batch(NamedTuple):
     drained: bool
     """Whether nothing was left in the queue: another call now would be one in vain."""
     age_s: float | None = None
-    """How long ago the last of ``frames`` reached this machine, by the kernel's time stamp of its message, which all
-    datagrams of a message share; None without frames, or when that can't be known."""
+    """How long ago one of the last frames reached this machine, by the kernel's time stamp; None without frames or when
+    that can't be known."""
+    aged_row: int = -1
+    """Which of ``frames`` it was: the first of the last message, since coalesced datagrams have the time stamp
+    of the first of them, and may have been collected for milliseconds."""
 
 
 def _find_recvmmsg() -> Callable[[int, int, int, int, None], int]:
@@ -262,10 +265,14 @@ class MessageSlab:
         datagrams = (
             self._odd_datagrams(np.flatnonzero(odd), lengths, segment_sizes, truncated) if odd.any() else []
         )
-        age_s = self._age_s(int(np.flatnonzero(frame_counts)[-1]), drained=drained) if frame_count else None
+        age_s, aged_row = None, -1
+        if frame_count:
+            message = int(np.flatnonzero(frame_counts)[-1])
+            age_s = self._age_s(message, drained=drained)
+            aged_row = frame_count - int(frame_counts[message])
         if self._in_place and (frame_counts[:-1] == self._segments).all():
-            return Batch(self._rows[:frame_count], datagrams, drained, age_s)
-        return Batch(self._compacted(frame_counts, frame_count), datagrams, drained, age_s)
+            return Batch(self._rows[:frame_count], datagrams, drained, age_s, aged_row)
+        return Batch(self._compacted(frame_counts, frame_count), datagrams, drained, age_s, aged_row)
 
     def _age_s(self, message: int, *, drained: bool) -> float | None:
         if self._clock is None:
