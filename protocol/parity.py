@@ -22,7 +22,7 @@ from protocol.constants import (
 _ASKERS_MAX: Final = 0.4
 """Receivers per block that may have to ask, on average: fewer would cost everybody more parity than repair does."""
 _ASKERS_BURSTY_MAX: Final = 1.0
-"""Against bursts parity is only worth what it costs in whole stripes."""
+"""Against bursts parity comes in whole stripes, and the last one is rarely worth sending to a group."""
 _LOSS_MIN: Final = 0.0005
 """A smaller loss can't be told from none."""
 _LEVELS_PER_DECADE: Final = 20
@@ -42,6 +42,7 @@ class ParityPlanner:
         self.loss = 0.0
         self.interleave_depth = 1
         self._levels: tuple[tuple[float, float, int], ...] = ()
+        self._askers_max = _ASKERS_MAX
         self._by_k: dict[int, int] = {}
 
     def update(self, losses: Iterable[tuple[float, float]]) -> None:
@@ -70,6 +71,8 @@ class ParityPlanner:
         )
         if levels != self._levels:
             self._levels = levels
+            lossy_count = sum(counts.values())
+            self._askers_max = min(_ASKERS_MAX * lossy_count, _ASKERS_BURSTY_MAX) if bursty else _ASKERS_MAX
             self._by_k.clear()
 
     def symbols(self, k: int) -> int:
@@ -86,7 +89,7 @@ class ParityPlanner:
                 receivers * _poisson_tail(loss * (k + count) / event, int(count / event))
                 for loss, event, receivers in self._levels
             )
-            if askers <= (_ASKERS_MAX if self.interleave_depth == 1 else _ASKERS_BURSTY_MAX):
+            if askers <= self._askers_max:
                 return count
         return most
 

@@ -50,7 +50,7 @@ _DEPTH_SHARED: Final = 0.3
 """CUBIC's (RFC 9438 section 4.6)."""
 _DEPTH_DROPS: Final = 0.25
 _DEPTH_FILL: Final = 0.1
-_KNEE_SHARE_MIN: Final = 0.2
+_KNEE_SHARE_MIN: Final = 0.05
 """One report lowers the rate at most to this share: it may have been written in a bad moment."""
 _OWN_KNEE_SHARE_MIN: Final = 0.5
 _OWN_KNEE_SHARE_MAX: Final = 0.95

@@ -90,6 +90,7 @@ _ACHIEVED_SMOOTHING_S = 0.02
 _FLUSH_GROWTH = 1.5
 _TIMER_S = 0.1
 """Timeouts, stragglers, the group's loss and the limiter are looked at this often."""
+_NOBODY = Standing(b"", b"")
 _STARVED = 0.75
 """Below this share of the rate it's the sender itself that doesn't keep up."""
 
@@ -142,7 +143,8 @@ class SenderSession:
         frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         self._frame_bytes_per_raw = max(1, source_symbol_count) * frame_bytes / max(1, parameters.raw_bytes)
         self._read_share = 0.0
-        self._standing = Standing(b"", b"")
+        self._standing: Standing | None = None
+        """As it was last told; None while there was nothing to tell."""
         self._standing_at = math.inf
         self._standing_left = 0
         self._grtt = GrttEstimator()
@@ -426,11 +428,12 @@ class SenderSession:
         if now >= self._announce_at:
             self._announce_at = now + ANNOUNCE_INTERVAL_S
             datagrams.append(self._encode(self._announce(now), token=0))
-            if self._standing != Standing(b"", b""):
+            if self._standing is not None:  # that nobody waits any more is news as well, and can get lost
                 self._standing_at = min(self._standing_at, now)
         if now >= self._standing_at:
             self._standing_left = max(0, self._standing_left - 1)
             self._standing_at = now + STANDING_INTERVAL_S if self._standing_left else math.inf
+            assert self._standing is not None
             datagrams.append(self._encode(self._standing))
         if self._flush_due() and now >= self._flush_at:
             self._flush_at = now + max(self._flush_interval_s, 2 * self.grtt_s)
@@ -523,7 +526,7 @@ class SenderSession:
         capacities = self.rate_control.capacities.values()
         self._parity.update((item.usual_loss, item.loss_burst) for item in capacities if not item.exempt)
         standing = self._main_group.standing(now)
-        if standing != self._standing:
+        if standing != (self._standing or _NOBODY):
             self._standing = standing
             self._standing_left = STANDING_COUNT
             self._standing_at = now

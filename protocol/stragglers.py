@@ -141,27 +141,24 @@ class StragglerWatch:
     # -- trials -----------------------------------------------------------------------------------------------
 
     def _run_trial(self, members: Mapping[ReceiverId, Capacity], now: float) -> None:
-        if self._trial:
-            others = [item for key, item in members.items() if key not in self._trial]
-            met = any(item.cut_at > self._trial_started_at for item in others)
-            if met or not others or now - self._trial_started_at > _TRIAL_S:
-                proved = any(key in self.slow_since for key in self._trial)
-                self._trial = frozenset()
-                self._trial_allowed_at = now + self._trial_interval_s
-                if not proved:
-                    self._trial_interval_s = min(2 * self._trial_interval_s, _TRIAL_INTERVAL_MAX_S)
-            return
-        if now < self._trial_allowed_at:
-            return
         counted = {key: item for key, item in members.items() if key not in self.slow_since}
         knees = [item.knee_bytes_per_s for item in counted.values()]
         least = min(knees, default=math.inf)
-        if not math.isfinite(least) or _upper_median(knees) != math.inf:
-            return  # nobody limits, or most of them are known to be limited as well
-        self._trial = frozenset(
-            key for key, item in counted.items() if item.knee_bytes_per_s <= _ALIKE * least
-        )
-        self._trial_started_at = now
+        # What the majority could do is unknown, and a few limit it.
+        open_question = math.isfinite(least) and _upper_median(knees) == math.inf
+        limiting = {key for key, item in counted.items() if item.knee_bytes_per_s <= _ALIKE * least}
+        if not self._trial:
+            if open_question and now >= self._trial_allowed_at:
+                self._trial = frozenset(limiting)
+                self._trial_started_at = now
+        elif open_question and now - self._trial_started_at <= _TRIAL_S:
+            self._trial |= limiting
+        else:
+            proved = any(key in self.slow_since for key in self._trial)
+            self._trial = frozenset()
+            self._trial_allowed_at = now + self._trial_interval_s
+            if not proved:
+                self._trial_interval_s = min(2 * self._trial_interval_s, _TRIAL_INTERVAL_MAX_S)
 
 
 def _upper_median(values: list[float]) -> float:

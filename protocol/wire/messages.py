@@ -135,7 +135,7 @@ class EndOfTransmission:
 @message(0x13)
 @dataclasses.dataclass(frozen=True, slots=True)
 class Standing:
-    """STANDING, sender to group, when it changes and about once a second while anybody is listed: who is too slow."""
+    """STANDING, sender to group, when it changes and about once a second from then on: who is too slow."""
 
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]

@@ -65,7 +65,7 @@ def test_a_shaped_port_is_filled_and_hardly_anything_lost(mbit_per_s: float, ima
     summary = summary_of(group(2, shaped(mbit_per_s), image_mib))
     assert summary.goodput_share >= GOODPUT_MIN
     assert summary.lost_share <= LOST_MAX
-    assert summary.sent_ratio <= 1.05
+    assert summary.sent_ratio <= 1.06  # at 50 Mbit/s the first 100 ms at 200 are most of it
 
 
 def test_the_rate_follows_the_link_within_three_seconds() -> None:

@@ -14,9 +14,9 @@ from tests.simulation.world import SYMBOL_BYTES, Scenario, World
 FRAME_BYTES = 32 + SYMBOL_BYTES
 
 
-def new_session(*, block_count: int = 10, **policy: object) -> SenderSession:
+def new_session(**policy: object) -> SenderSession:
     """The session of a small world, at time 100, with nobody in it."""
-    world = World(Scenario(1, block_count=block_count))
+    world = World(Scenario(1, block_count=10))
     return SenderSession(
         world.parameters,
         world.image.manifest,
