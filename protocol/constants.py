@@ -1,6 +1,6 @@
 """Every limit and default of the protocol, each with its reason.
 
-Later issues of the protocol may change defaults; limits that appear on the wire are part of the wire version.
+Later versions may change defaults; limits that appear on the wire are part of the wire version.
 """
 
 from __future__ import annotations
