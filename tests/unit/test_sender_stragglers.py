@@ -23,25 +23,27 @@ BAD_END = completion(success=False, error="told to stop")
 
 
 class Cast:
-    """A slow receiver and two fast ones; time moves in ``run``."""
+    """Slow receivers and twice as many fast ones; time moves in ``run``."""
 
-    def __init__(self, **policy: object) -> None:
-        self.session = new_session(**{"wait_for": 3, **policy})
-        self.grants = [self.session.join(join_request(agent), 100.0) for agent in "abc"]
+    def __init__(self, *, slow_count: int = 1, **policy: object) -> None:
+        agents = "abcdef"[: 3 * slow_count]
+        self.session = new_session(**{"wait_for": len(agents), **policy})
+        self.grants = [self.session.join(join_request(agent), 100.0) for agent in agents]
+        self._slow_count = slow_count
         self.now = 100.0
         self.events: list[tuple[float, events.SenderEvent]] = []
         self.control: list[tuple[float, ControlMessage]] = []
-        self._counters = [0, 0, 0]
+        self._counters = [0] * len(agents)
         self._advance()
         assert self.session.state == STATE_CASTING
 
     def run(self, seconds: float, *, slow: bool = True) -> Cast:
-        """Everybody who is still there reports; the first one is slow, or isn't."""
+        """Everybody who is still there reports; the first ones are slow, or aren't."""
         for _ in range(round(seconds * 10)):
             self.now += 0.1
             for receiver_id, record in self.session.receivers.items():
                 if record.state.active:
-                    self._report(receiver_id, slow=slow and receiver_id == SLOW)
+                    self._report(receiver_id, slow=slow and receiver_id < self._slow_count)
             self._advance()
         return self
 
@@ -131,6 +133,22 @@ def test_demoted_after_its_time_and_completed_in_the_tail() -> None:
     cast.complete(SLOW)
     assert cast.told(events.CastFinished) == [events.CastFinished(END_COMPLETE, "every receiver has ended")]
     assert len(cast.told(events.MainGroupFinished)) == 1
+
+
+def test_several_stragglers_share_the_tail() -> None:
+    """One after the other they would take as many times as long."""
+    cast = Cast(slow_count=2, slow_for_s=3.0).run(8.0)
+    assert len(cast.told(events.ReceiverDemoted)) == 2
+    cast.complete(*map(ReceiverId, range(2, 6)))
+    cast.run(15.0)
+    assert len(cast.told(events.ReceiverDemoted)) == 2, "in the tail they are the group"
+    assert cast.session.rate_bytes_per_s == pytest.approx(SLOW_RATE, rel=0.5)
+    for straggler in (SLOW, FIRST):
+        assert cast.session.receivers[straggler].slow_since is None
+        cast.nack(straggler)
+        assert cast.session.image_demand.repair_block_count > 0
+    cast.complete(FIRST, SLOW)
+    assert cast.session.state == STATE_ENDED
 
 
 def test_a_stragglers_questions_wait_and_the_others_do_not() -> None:
