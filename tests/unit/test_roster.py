@@ -35,20 +35,22 @@ def test_the_same_run_keeps_its_number_and_gets_a_new_key(roster: Roster) -> Non
 @pytest.mark.parametrize("state", GONE)
 def test_a_machine_that_was_started_again_takes_its_old_place(roster: Roster, state: ReceiverState) -> None:
     record, _ = roster.admit(join_request("first run", name="pc"), 100.0)
-    record.state, record.error, record.finished_at = state, "gone", 105.0
+    roster.move(record, state)
+    record.error, record.finished_at = "gone", 105.0
     record.counter, record.bytes_written = 17, 1 << 30
     again, rejoined = roster.admit(join_request("second run", name="pc"), 110.0)
     assert (again, rejoined) == (record, True)
     assert (again.state, again.error, again.finished_at) == (ReceiverState.JOINED, "", None)
     assert (again.counter, again.bytes_written) == (0, 0), "its new run counts from zero"
     assert roster.admit(join_request("second run", name="pc"), 111.0) == (record, True)
+    assert roster.active_count == 1, "or the cast would wait for a machine that doesn't exist"
 
 
 @pytest.mark.parametrize("state", THERE)
 def test_a_namesake_that_is_there_keeps_its_place(roster: Roster, state: ReceiverState) -> None:
     """Live systems from one image often all have one name: none may take another's place."""
     record, _ = roster.admit(join_request("a", name="live"), 100.0)
-    record.state = state
+    roster.move(record, state)
     other, rejoined = roster.admit(join_request("b", name="live"), 101.0)
     assert other is not record
     assert not rejoined
@@ -57,7 +59,7 @@ def test_a_namesake_that_is_there_keeps_its_place(roster: Roster, state: Receive
 
 def test_a_machine_of_another_address_takes_nobodys_place(roster: Roster) -> None:
     record, _ = roster.admit(join_request("a", name="live"), 100.0)
-    record.state = ReceiverState.LOST
+    roster.move(record, ReceiverState.LOST)
     other, rejoined = roster.admit(join_request("b", name="live", address="10.0.0.10"), 101.0)
     assert (other is record, rejoined) == (False, False)
 
@@ -80,5 +82,6 @@ def test_a_full_cast_still_takes_back_its_own(roster: Roster) -> None:
 
 def test_only_those_that_still_receive_are_active(roster: Roster) -> None:
     for index, state in enumerate(ReceiverState):
-        roster.admit(join_request(str(index)), 100.0)[0].state = state
+        roster.move(roster.admit(join_request(str(index)), 100.0)[0], state)
+    assert roster.active_count == 2
     assert {record.state for record in roster.active} == {ReceiverState.JOINED, ReceiverState.RECEIVING}
