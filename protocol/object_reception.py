@@ -270,11 +270,12 @@ class ObjectReception:
         return due
 
     def abandon_lacking(self) -> None:
-        """Give back the buffers of blocks that the pass has gone by incomplete.
+        """Give back the buffers of blocks that this pass has gone by incomplete.
 
         For a receiver whose repairs have to wait: what little it has of them would keep it from catching others whole.
         """
-        for block in [block for block in self._partial if self.stage[block] == _LACKING]:
+        lacking = [block for block in self._partial if self.stage[block] == _LACKING]
+        for block in [block for block in lacking if block < self._frontier]:
             self._pool.give_back(self._partial.pop(block))
             self._retry_at.pop(block, None)
 

@@ -75,13 +75,17 @@ _SURPRISE_WEIGHT: Final = 0.5
 _EXPERIMENT_DATAGRAMS_MIN: Final = 300
 """Of fewer, chance alone makes a loss of 5 % look like one of 10 %."""
 _CLIMB_EXPERIMENT_S: Final = 0.4
+_TWO_WINDOWS_S: Final = 1.5 * ARRIVAL_WINDOW_S
 _CLIMBED: Final = 1.25
-_RANDOM_LOSS_MAX: Final = 0.2
-"""More than this is believed to be the path's own only after the rate was lowered."""
+_RANDOM_LOSS_MAX: Final = 0.25
+"""More than this is congestion until the contrary is proved: at ten times a link's rate nine of ten are lost, and seven
+tenths of that would tell nothing."""
 _EXPERIMENT_SHARE: Final = 0.7
+_LOWERED: Final = 1.15
 _BELIEVE_S: Final = 5.0
 """What one experiment showed holds for the others' loss, at the same rate, for this long."""
 _STUBBORN_MAX: Final = 3
+_ALL_OF_OURS: Final = 0.9
 _DRAINED_MIN_S: Final = 0.002
 _DRAINED_SHARE: Final = 0.3
 """A queue of ours has fallen by at least this share of what the cut should have drained."""
@@ -124,11 +128,16 @@ class RateSample:
             return 0.0
         return min(1.0, max(0.0, 1.0 - self.received_count / self.expected_count))
 
+    @property
+    def offered_bytes_per_s(self) -> float:
+        """The rate at which the sender sent what this describes."""
+        return self.arriving_bytes_per_s / max(1.0 - self.loss, 1e-3)
+
 
 @dataclasses.dataclass(slots=True)
 class _Experiment:
     rate_before: float
-    arrived_before: dict[ReceiverId, float]
+    before: dict[ReceiverId, FirstLoss]
     measure_from: float
 
 
@@ -191,7 +200,7 @@ class RateController:
         """A receiver left the group."""
         self.capacities.pop(receiver_id, None)
         if self._experiment is not None:
-            self._experiment.arrived_before.pop(receiver_id, None)
+            self._experiment.before.pop(receiver_id, None)
 
     # -- climbing ---------------------------------------------------------------------------------------------
 
@@ -330,7 +339,7 @@ class RateController:
         arriving = sample.arriving_bytes_per_s or _STEP_DOWN * rate
         arriving /= 1.0 - capacity.usual_loss
         if not capacity.exempt:
-            if self._is_stubborn(capacity, sample):
+            if arriving > _ALL_OF_OURS * self.rate_bytes_per_s and self._is_stubborn(capacity, sample):
                 capacity.crowded_until = now + _CROWDED_S
                 capacity.stubborn_count = 0
                 return
@@ -409,22 +418,28 @@ class RateController:
             self._meet_network(capacity, knee, depth, sample, grtt_s, now)
         elif sample.expected_count >= _EXPERIMENT_DATAGRAMS_MIN and self._climb_tells(capacity, sample, now):
             measure_from = now + grtt_s + ARRIVAL_WINDOW_S + 2 * REPAIR_LATENCY_S
-            self._experiment = _Experiment(rate, {receiver_id: 1.0 - sample.loss}, measure_from)
+            first = FirstLoss(sample.offered_bytes_per_s, 1.0 - sample.loss, now)
+            self._experiment = _Experiment(rate, {receiver_id: first}, measure_from)
             self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, _EXPERIMENT_SHARE * rate)
 
     def _climb_tells(self, capacity: Capacity, sample: RateSample, now: float) -> bool:
         """While the rate climbs anyway, two samples are an experiment for nothing; True if it takes a real one."""
-        arrived = 1.0 - sample.loss
-        offered = sample.arriving_bytes_per_s / max(arrived, 1e-3)
+        arrived, offered = 1.0 - sample.loss, sample.offered_bytes_per_s
         first = capacity.first_loss
+        too_much = sample.loss > _RANDOM_LOSS_MAX
         if first is None or now - first.taken_at > _CLIMB_EXPERIMENT_S:
             capacity.first_loss = FirstLoss(offered, arrived, now)
+            if too_much:  # go no further until a window shows what arrives
+                self._hold_until = max(self._hold_until, now + _TWO_WINDOWS_S)
             return first is not None
-        if now - first.taken_at < 1.5 * ARRIVAL_WINDOW_S:
+        if now - first.taken_at < _TWO_WINDOWS_S:
             return False  # both would describe the same moment
-        if sample.loss > _RANDOM_LOSS_MAX:
+        if too_much:
+            # If it is the path's own after all, that shows below this knee.
             capacity.first_loss = None
-            return True
+            capacity.troubled_at = now
+            self._meet(capacity, sample.arriving_bytes_per_s, _DEPTH_LOSS, Cause.NETWORK, now)
+            return False
         if offered > _CLIMBED * first.offered_bytes_per_s:
             capacity.first_loss = None
             if arrived > _expected_in_between(first.arrived, first.offered_bytes_per_s / offered):
@@ -449,12 +464,13 @@ class RateController:
         now: float,
     ) -> None:
         """A bottleneck lets a larger share through at a lower rate; a lossy path doesn't."""
-        before = experiment.arrived_before.get(receiver_id)
+        before = experiment.before.get(receiver_id)
         if now < experiment.measure_from or before is None:
             return
         rate_before = experiment.rate_before
-        arrived = 1.0 - sample.loss
-        if arrived < _expected_in_between(before, rate_before / self.rate_bytes_per_s):
+        # The rates that the two samples describe, which needn't be what the rate was as they came.
+        rate_ratio = before.offered_bytes_per_s / max(sample.offered_bytes_per_s, 1.0)
+        if rate_ratio > _LOWERED and 1.0 - sample.loss < _expected_in_between(before.arrived, rate_ratio):
             self._experiment = None
             self._believe_loss(capacity, sample)
             self.rate_bytes_per_s = max(self.rate_bytes_per_s, rate_before)
@@ -464,7 +480,8 @@ class RateController:
             self.follow_group()
         else:
             capacity.troubled_at = now
-            self._meet(capacity, before * rate_before, _DEPTH_LOSS, Cause.NETWORK, now)
+            knee = max(before.offered_bytes_per_s * before.arrived, sample.arriving_bytes_per_s)
+            self._meet(capacity, knee, _DEPTH_LOSS, Cause.NETWORK, now)
 
 
 def _expected_in_between(arrived: float, rate_ratio: float) -> float:

@@ -153,3 +153,13 @@ def test_what_was_abandoned_is_asked_for_whole_when_its_turn_comes() -> None:
     assert receiver.ask() == {5: K}
     assert receiver.reception.stage[5] == Stage.LACKING
     assert receiver.reception.incomplete_count == 1, "the buffer for the answer"
+
+
+def test_a_demoted_receiver_catches_what_a_late_joiners_pass_brings() -> None:
+    """Thrown away with every batch because an earlier pass had left it incomplete, it would come a third time."""
+    demand, receiver = _demand(), Receiver()
+    first = _pass(demand, depth=1)
+    receiver.take(np.delete(first, slice(5 * K, 15 * K)), demoted=True)
+    demand.want(None)
+    receiver.take(_pass(demand, depth=1, sequence=first.size), demoted=True)
+    assert sorted(receiver.verified) == list(range(BLOCK_COUNT))

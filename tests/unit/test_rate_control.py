@@ -202,3 +202,11 @@ def test_more_received_than_sent_is_no_negative_loss() -> None:
     assert RateSample(100, 130).loss == 0.0
     assert RateSample(0, 0).loss == 0.0
     assert RateSample(100, 90).loss == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("mbit", [50, 200, 800])
+def test_a_link_with_hardly_a_buffer_is_found_by_loss(mbit: int) -> None:
+    """A policed port: it would be flooded at the ceiling, 98 % lost, for the whole cast."""
+    drive = Drive(link(mbit, queue_bytes=0.001 * mbit * MBIT)).run(2.5)
+    assert drive.lost_share(5.0) < 0.05
+    assert 0.8 < drive.mean_rate(5.0) / (mbit * MBIT) < 1.05
