@@ -268,7 +268,7 @@ class RateController:
             capacity.troubled_at = now
             if capacity.exempt or now > capacity.cut_at + grtt_s + _LOCAL_SETTLE_S:
                 self._meet_own_limit(capacity, sample, now)
-        elif sample.queue_delay_s > self._delay_high_s and now >= capacity.crowded_until:
+        elif sample.queue_delay_s > self._delay_high_s and not self._goes_by_loss(capacity, now):
             capacity.troubled_at = now
             arriving = sample.arriving_bytes_per_s
             if settled or arriving < _STEP_DOWN * capacity.allowed_bytes_per_s():
@@ -299,12 +299,15 @@ class RateController:
     def _delay_high_s(self) -> float:
         return max(QUEUE_DELAY_HIGH_S, _DATAGRAMS_PER_HIGH_DELAY * self._frame_bytes / self.rate_bytes_per_s)
 
-    @staticmethod
-    def _is_unusual(capacity: Capacity, sample: RateSample, now: float) -> bool:
+    def _goes_by_loss(self, capacity: Capacity, now: float) -> bool:
+        """Whether a full queue says nothing: it is others' as well, which only loss can slow down."""
+        return now < capacity.crowded_until or (self._share and not capacity.exempt)
+
+    def _is_unusual(self, capacity: Capacity, sample: RateSample, now: float) -> bool:
         deviation = math.sqrt(
             max(capacity.usual_loss, 0.01) * max(1.0, capacity.loss_burst) / sample.expected_count
         )
-        margin = _LOSS_MARGIN if now >= capacity.crowded_until else _LOSS_MARGIN_CROWDED
+        margin = _LOSS_MARGIN_CROWDED if self._goes_by_loss(capacity, now) else _LOSS_MARGIN
         return sample.loss > capacity.usual_loss + margin + 3 * deviation
 
     @staticmethod
@@ -367,8 +370,7 @@ class RateController:
             self._cut_at = now
         if self._share and not capacity.exempt:
             rtt_s = grtt_s + sample.queue_delay_s
-            depth = _DEPTH_SHARED if now < capacity.crowded_until else _DEPTH_CROWDED
-            capacity.meet_shared_knee(knee, depth, knee / self._frame_bytes, rtt_s, now)
+            capacity.meet_shared_knee(knee, _DEPTH_SHARED, knee / self._frame_bytes, rtt_s, now)
             self._experiment = None
             self.follow_group()
         else:
