@@ -216,10 +216,10 @@ buffer of a cheap switch's port."""
 BURST_SYMBOLS = 44
 """Datagrams of one super-datagram: what a full queue or a bridge drops at once."""
 
-INTERLEAVE_BLOCKS = 8
-INTERLEAVE_SYMBOLS = 6
+INTERLEAVE_BLOCKS = 4
+INTERLEAVE_SYMBOLS = 11
 """Where losses come in bursts this many blocks are sent together, in stripes of this many symbols: a super-datagram
-holds seven or eight of them, so that losing it costs each block one."""
+holds four of them, so that losing it costs each block one."""
 
 PARITY_FRACTION_MAX = 0.30
 """Proactive repair symbols per source symbol at most; beyond it NACKs are cheaper than parity that everybody

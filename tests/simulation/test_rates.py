@@ -160,3 +160,16 @@ def test_few_ask_for_what_a_whole_room_has_lost() -> None:
     result = figures(cast)
     assert result.nack_count <= NACKS_PER_SHARED_LOSS_MAX * len(lost_at)
     assert result.feedback_share <= FEEDBACK_MAX
+
+
+def test_random_loss_on_a_gigabit_switch_hardly_costs_anything() -> None:
+    """Slowing down for every noisy cable made the rival slow."""
+    clean = summary_of(group(3, gigabit(), 160))
+    lossy = summary_of(group(3, gigabit(loss=0.05), 160))
+    assert clean.seconds >= 0.8 * lossy.seconds
+
+
+def test_a_port_with_hardly_a_buffer_is_found() -> None:
+    summary = summary_of(group(2, shaped(200, queue_bytes=40_000, burst_bytes=3000), 64))
+    assert summary.goodput_share >= 0.85
+    assert summary.lost_share <= LOST_MAX
