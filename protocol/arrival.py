@@ -61,7 +61,7 @@ class ArrivalMeter:
 
         Args:
             loss: has counted the batch.
-            sent_at: time stamp of one of its newest datagrams, in ticks modulo 2^16; None if that wasn't ours.
+            sent_at: time stamp of one of its newest datagrams, in ticks modulo 2^16; None if its delay can't be known.
             arrived_at: when that datagram reached this machine, monotonic seconds.
         """
         self._expected, self._received = loss.expected_count, loss.received_count

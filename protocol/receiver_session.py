@@ -223,13 +223,15 @@ class ReceiverSession:
         Args:
             frames: ``uint8[n, 32 + symbol_bytes]``; copied from, so the caller may reuse it at once.
             now: monotonic seconds.
-            arrived_at: when one of the last reached this machine, monotonic seconds; None if only ``now`` is known.
+            arrived_at: when one of the last reached this machine, monotonic seconds; None if only ``now`` is known,
+                which tells more of this machine's own laziness than of queues on the way.
             arrived_row: which.
         """
         if frames.shape[0] == 0:
             return
         accepted = self._filter.accept_untrusted(frames, self.rejects)
-        sent_at = int(header_view(frames)["sent_at"][arrived_row]) if accepted[arrived_row] else None
+        stamped = arrived_at is not None and accepted[arrived_row]
+        sent_at = int(header_view(frames)["sent_at"][arrived_row]) if stamped else None
         if not accepted.all():
             frames = frames[accepted]
             if frames.shape[0] == 0:
