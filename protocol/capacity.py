@@ -162,5 +162,5 @@ class Capacity:
         self.loss_samples += 1
         weight = max(0.1, 1.0 / self.loss_samples)
         self.usual_loss += weight * (loss - self.usual_loss)
-        if loss > 0:
+        if burst > 0:
             self.loss_burst += weight * (burst - self.loss_burst)

@@ -104,7 +104,7 @@ class RateSample:
         received_count: those of them that arrived.
         local_drop_count: dropped at its socket or for want of a buffer since its last report.
         fill: of its buffers, 0..1.
-        loss_burst: datagrams lost in a row, on average, since its last report; 0 if none was.
+        loss_burst: datagrams lost in a row, on average; 0 if that can't be told.
         arriving_bytes_per_s: rate at which frames arrived; 0 unknown.
         queue_delay_s: least time that they spent in queues.
         written_bytes_per_s: rate at which it writes, as bytes of frames; 0 unknown.

@@ -100,6 +100,8 @@ class ReceiverRecord:
         fill = report.fill_permille / 1000
         expected_count = report.expected_count - self.expected_count
         lost_count = max(0, expected_count - (report.received_count - self.received_count))
+        # In large groups the last report is seconds old: what was lost in its first moments isn't how it is now.
+        recent_lost_count = report.recent_expected_count - report.recent_received_count
         event_count = max(0, report.loss_event_count - self.loss_event_count)
         if expected_count > 0:
             self.loss += _LOSS_SMOOTHING * (min(1.0, lost_count / expected_count) - self.loss)
@@ -114,7 +116,9 @@ class ReceiverRecord:
             local_drop_count=max(0, report.socket_drop_count - self.socket_drop_count)
             + (max(0, report.pool_drop_count - self.pool_drop_count) if fill > _BACKLOG_SHARE else 0),
             fill=fill,
-            loss_burst=lost_count / event_count if event_count else 0.0,
+            loss_burst=lost_count / event_count
+            if event_count and recent_lost_count >= lost_count / 2
+            else 0.0,
             arriving_bytes_per_s=report.arriving_bytes_per_s,
             queue_delay_s=report.queue_delay_us / 1e6,
             written_bytes_per_s=self.rate_bytes_per_s * frame_bytes_per_raw,

@@ -11,7 +11,7 @@ from tests.simulation.receivers import ReceiverModel
 
 BLOCK_BYTES = 256 * 1024
 _BLOCK_SYMBOLS = -(-BLOCK_BYTES // SYMBOL_BYTES)
-_POOL_BLOCKS = 16
+_POOL_BLOCKS = 48
 LINK_MBIT_PER_S = 200.0
 
 
