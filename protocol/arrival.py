@@ -12,6 +12,7 @@ import math
 from collections import deque
 from typing import Final
 
+from protocol.constants import QUEUE_DELAY_HIGH_S
 from protocol.sequence import LossCounter
 
 SENT_AT_TICK_S: Final = 100e-6
@@ -95,6 +96,13 @@ class ArrivalMeter:
         if not self._slots or now - self._newest_at > ARRIVAL_WINDOW_S:
             return 0.0
         first = self._slots[0]
+        # Once a queue stands, only what has arrived since then is the link's rate.
+        for slot in reversed(self._slots):
+            if slot.least_delay_ticks * SENT_AT_TICK_S < QUEUE_DELAY_HIGH_S:
+                break
+            if self._newest_at - slot.started_at >= ARRIVAL_WINDOW_S / 2:
+                first = slot
+                break
         elapsed_s = self._newest_at - first.started_at
         if elapsed_s < ARRIVAL_WINDOW_S / 2:
             return 0.0
