@@ -72,15 +72,14 @@ class MainGroup:
 
     def _carry_out(self, verdict: Verdict, now: float) -> SenderEvent:
         record = self._roster.records[verdict.receiver_id]
-        grounds = (verdict.rate_bytes_per_s, verdict.group_rate_bytes_per_s, verdict.cause.value)
         if verdict.change is Change.SLOW:
-            return ReceiverSlow(record.receiver_id, *grounds)
+            return ReceiverSlow(record.receiver_id, *verdict.grounds)
         if verdict.change is Change.RECOVERED:
             return ReceiverRecovered(record.receiver_id)
         if self._drops:
             return self._drop(record, now)
         record.demoted = record.deferred = True
-        return ReceiverDemoted(record.receiver_id, *grounds)
+        return ReceiverDemoted(record.receiver_id, *verdict.grounds)
 
     def _drop(self, record: ReceiverRecord, now: float) -> SenderEvent:
         found = self._watch.found[record.receiver_id]
@@ -91,9 +90,7 @@ class MainGroup:
         )
         self._roster.move(record, ReceiverState.DROPPED)
         self.forget(record)
-        return ReceiverDropped(
-            record.receiver_id, found.rate_bytes_per_s, found.group_rate_bytes_per_s, found.cause.value
-        )
+        return ReceiverDropped(record.receiver_id, *found.grounds)
 
     @property
     def over(self) -> bool:

@@ -149,14 +149,16 @@ class ObjectReception:
         stage = self.stage[block]
         useful = (stage == _WAITING) | (stage == _LACKING)
         if not useful.all():
-            headers, symbols, block = headers[useful], symbols[useful], block[useful]
-        if np.count_nonzero(block[1:] != block[:-1]) * _RUN_SYMBOLS_MIN > block.size:
+            headers, symbols = headers[useful], symbols[useful]
+        runs = list(block_runs(headers))
+        if (len(runs) - 1) * _RUN_SYMBOLS_MIN > headers.shape[0]:
             # Interleaved blocks: to copy all rows once more costs a fifth of handling every stripe by itself.
-            order = np.argsort(block, kind="stable")
+            order = np.argsort(headers["block"].astype(np.int64), kind="stable")
             headers, symbols = headers[order], symbols[order]
+            runs = list(block_runs(headers))
         assembled = []
         esi = headers["esi"]
-        for start, stop in block_runs(headers):
+        for start, stop in runs:
             done = self._receive_run(
                 int(headers["block"][start]), esi[start:stop], symbols[start:stop], now + hold_s
             )

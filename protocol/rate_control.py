@@ -224,11 +224,11 @@ class RateController:
         step_s = min(elapsed_s, 2 * _TICK_S)
         target = self.maximum_bytes_per_s
         for _, capacity in self._counted():
-            if capacity.limited:
-                capacity.drained_s += (
-                    max(0.0, 1.0 - self.rate_bytes_per_s / capacity.knee_bytes_per_s) * step_s
-                )
-            if not held and capacity.limited and capacity.fill < _FILL_HOLD:
+            if not capacity.limited:
+                continue
+            below_share = max(0.0, 1.0 - self.rate_bytes_per_s / capacity.knee_bytes_per_s)
+            capacity.drained_s += below_share * step_s
+            if not held and capacity.fill < _FILL_HOLD:
                 allowed = capacity.allowed_bytes_per_s()
                 if self.rate_bytes_per_s >= 0.9 * allowed and achieved_bytes_per_s >= 0.5 * allowed:
                     capacity.probe(step_s)
@@ -314,9 +314,8 @@ class RateController:
     def _learn_quiet(capacity: Capacity, sample: RateSample, settled: bool) -> None:
         capacity.proven_bytes_per_s = max(capacity.proven_bytes_per_s, sample.arriving_bytes_per_s)
         capacity.stubborn_count = 0
-        if (
-            settled and sample.queue_delay_s < _QUEUE_DELAY_SOME_S
-        ):  # what a full queue dropped isn't the path's own
+        # What a full queue dropped isn't the path's own.
+        if settled and sample.queue_delay_s < _QUEUE_DELAY_SOME_S:
             capacity.learn_loss(sample.loss, sample.loss_burst)
 
     def _meet(self, capacity: Capacity, knee: float, depth: float, cause: Cause, now: float) -> None:

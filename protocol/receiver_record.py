@@ -67,7 +67,7 @@ class ReceiverRecord:
     fill: float = 0.0
     rtt_s: float = 0.0
     rate_bytes_per_s: float = 0.0
-    limiter: str = LIMITERS[0]
+    limiter: Cause = Cause.NETWORK
     reported_at: float = 0.0
     finished_at: float | None = None
     error: str = ""
@@ -122,7 +122,7 @@ class ReceiverRecord:
             arriving_bytes_per_s=report.arriving_bytes_per_s,
             queue_delay_s=report.queue_delay_us / 1e6,
             written_bytes_per_s=self.rate_bytes_per_s * frame_bytes_per_raw,
-            cause=Cause(LIMITERS[report.limiter]),
+            cause=LIMITERS[report.limiter],
         )
         self.queue_delay_s = sample.queue_delay_s
         self.reported_at = now
@@ -135,7 +135,7 @@ class ReceiverRecord:
         self.nacks_sent_count = report.nacks_sent_count
         self.parity_repaired_count = report.parity_repaired_count
         self.fill = sample.fill
-        self.limiter = LIMITERS[report.limiter]
+        self.limiter = sample.cause
         if self.ready:
             self.needed_count = report.blocks_needed_count
             self.verified_count = report.blocks_verified_count

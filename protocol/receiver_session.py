@@ -41,6 +41,7 @@ from protocol.events import (
     SenderSilent,
 )
 from protocol.feedback_timing import nack_backoff_s
+from protocol.limiter import Cause
 from protocol.manifest import Manifest
 from protocol.manifest_reception import ManifestReception
 from protocol.object_reception import ObjectReception
@@ -86,7 +87,7 @@ class ReceiverStatistics:
     socket_fill: float = 0.0
     socket_buffer_bytes: int = 0
     bytes_written: int = 0
-    limiter: str = LIMITERS[0]
+    limiter: Cause = Cause.NETWORK
     first_data_at: float | None = None
 
 
@@ -153,16 +154,17 @@ class ReceiverSession:
     @property
     def fill(self) -> float:
         """Share of the buffers that wait for this machine, 0..1: of the socket's or the assembly's."""
-        return max(self._backlog, self.statistics.socket_fill)
+        return max(self.backlog, self.statistics.socket_fill)
 
     @property
-    def _backlog(self) -> float:
+    def backlog(self) -> float:
         """Share of the assembly's buffers whose blocks are being decoded or written.
 
         Blocks that are still incomplete wait for the sender: to slow down would only make them wait longer.
         """
         incomplete_count = sum(reception.incomplete_count for reception in self._receptions())
-        return max(0.0, self._pool.fill - incomplete_count / self._pool.capacity)
+        used_count = self._pool.capacity - self._pool.free_count
+        return (used_count - incomplete_count) / self._pool.capacity
 
     @property
     def need(self) -> NDArray[np.bool_] | None:
@@ -433,7 +435,7 @@ class ReceiverSession:
         queue_delay_s = self._arrival.queue_delay_s
         self._reported_queueing = queue_delay_s > QUEUE_DELAY_HIGH_S
         recent_expected_count, recent_received_count = self._arrival.recent_counts
-        pool_is_fuller = self._backlog >= statistics.socket_fill
+        pool_is_fuller = self.backlog >= statistics.socket_fill
         received_count = min(self.loss.received_count, self.loss.expected_count)
         return self._encode(
             Report(

@@ -50,6 +50,11 @@ class Verdict:
     group_rate_bytes_per_s: float
     cause: Cause
 
+    @property
+    def grounds(self) -> tuple[float, float, str]:
+        """What it sustains, what the group does, and what limits it: as the session's events tell it."""
+        return self.rate_bytes_per_s, self.group_rate_bytes_per_s, self.cause.value
+
 
 class StragglerWatch:
     """Judges the members of the main group; the caller removes those that it demotes, drops or finishes."""

@@ -251,7 +251,7 @@ class Incarnation:
         if session.statistics.first_data_at is None and not pipeline.all_here:
             return  # the room gathers
         load = Load(
-            held_share=pipeline.held_share,
+            held_share=session.backlog,
             pool_drop_count=session.pool_drop_count,
             queue_share=session.statistics.socket_fill,
             socket_drop_count=socket_drop_count,

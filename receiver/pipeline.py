@@ -79,8 +79,6 @@ class Pipeline:
             on_complete: every block of the image is verified.
         """
         self.in_flight_count = 0
-        self._held_count = 0
-        self._assembly_bytes = assembly_bytes
         self._session = session
         self._image = image
         self._on_rejected = on_rejected
@@ -103,12 +101,6 @@ class Pipeline:
         """Whether every block that isn't verified yet was submitted: nothing is awaited from the network."""
         return self._image.manifest is not None and self._image.needed_count == self.in_flight_count
 
-    @property
-    def held_share(self) -> float:
-        """Share of the session's buffers, 0..1, that hold submitted blocks: those that aren't written yet."""
-        held_bytes = self._held_count * self._session.parameters.block_bytes
-        return min(1.0, held_bytes / self._assembly_bytes)
-
     # -- from the conversation --------------------------------------------------------------------------------
 
     def submit(self, block: AssembledBlock, now: float) -> None:
@@ -117,7 +109,6 @@ class Pipeline:
             self._linger_until = now + LINGER_S
         self._lingering.append(block)
         self.in_flight_count += 1
-        self._held_count += 1
         if len(self._lingering) >= BLOCKS_PER_HOP:
             self._hand_over()
 
@@ -162,7 +153,6 @@ class Pipeline:
             written = await trio.to_thread.run_sync(self._image.write_blocks, blocks, limiter=limiter)
             for block, is_written in zip(blocks, written, strict=True):
                 self._session.release(block)
-                self._held_count -= 1
                 if is_written:
                     self._session.block_written(block.block)
                     self._written.append(block.block)

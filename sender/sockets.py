@@ -108,9 +108,8 @@ def limit_pacing_rate(sock: socket.socket, rate_bytes_per_s: float) -> None:
     connect; SO_MAX_PACING_RATE in net/core/sock.c), so that one that followed a rate could only ever fall.
     """
     limit = int(PACING_HEADROOM * rate_bytes_per_s)
-    if (
-        limit < 0xFFFF_FFFF
-    ):  # 32 bits are understood by every kernel, and beyond 17 Gbit/s nothing needs a limit
+    # 32 bits are understood by every kernel, and beyond 17 Gbit/s nothing needs a limit.
+    if limit < 0xFFFF_FFFF:
         # A kernel that refuses it sends just the same.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=I", limit))

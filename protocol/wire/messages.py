@@ -21,6 +21,7 @@ from protocol.constants import (
     WIRE_MAGIC,
     WIRE_VERSION,
 )
+from protocol.limiter import Cause
 from protocol.wire.fields import Bitmap, Field, Octets, Rows, Text, message, uint
 
 OBJECT_MANIFEST = 0
@@ -210,6 +211,7 @@ class Report:
     parity_repaired_count: Annotated[int, uint(32, "blocks completed with repair symbols and without a NACK")]
 
 
-LIMITERS = ("network", "socket", "decode", "disk")
+LIMITERS = (Cause.NETWORK, Cause.SOCKET, Cause.DECODE, Cause.DISK)
+"""What a receiver may say limits it, by REPORT's number."""
 CONTROL_MESSAGES: tuple[type, ...] = (Announce, Flush, EndOfTransmission, Standing)
 FEEDBACK_MESSAGES: tuple[type, ...] = (Nack, Report)
