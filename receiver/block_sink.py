@@ -9,9 +9,9 @@ from protocol.block_codec import BlockDecoder, block_hash
 from protocol.errors import ImageDamagedError
 from protocol.manifest import BlockKind, Manifest
 from receiver.busy_clock import BusyClock
-from receiver.disk_writer import DiskWriter
+from receiver.disk.verifier import Verifier
+from receiver.disk.writer import DiskWriter
 from receiver.target import Target
-from receiver.verifier import Verifier
 
 
 class BlockSink:
@@ -21,7 +21,7 @@ class BlockSink:
     watermark :meth:`sync` and then :meth:`verify` of what was written before it.
 
     Memory, for each thread that is inside at the same time: a decoder and one decompressed block, or one read-back
-    buffer of :data:`receiver.verifier.READ_BYTES`.
+    buffer of :data:`receiver.disk.verifier.READ_BYTES`.
 
     Attributes:
         write_clock: the threads' time in writes.

@@ -15,12 +15,12 @@ from protocol.errors import DiskcastError, ImageDamagedError, VerificationError
 from protocol.manifest import BlockKind, Manifest
 from protocol.units import format_bytes, format_duration
 from receiver.block_sink import BlockSink
+from receiver.disk.read_back import open_for_comparison
+from receiver.disk.verifier import READ_BYTES, Verifier
 from receiver.disk_progress import Difference, DiskProgress
 from receiver.image_source import ImageSource, open_image
 from receiver.parallel import run_parallel, thread_count
-from receiver.read_back import open_for_comparison
 from receiver.target import open_target
-from receiver.verifier import READ_BYTES, Verifier
 
 _WRITE_STEP_BYTES: Final = 4 * MIB
 """Raw bytes that a thread takes on at once: long enough to be sequential for the disk."""

@@ -16,8 +16,8 @@ from typing import NoReturn, Self
 
 from protocol.errors import StorageError, TargetError, TargetIsImageError
 from protocol.units import format_bytes
-from receiver import disk_calls
-from receiver.read_back import ReadBack, ReadBackMode, open_read_back, too_small
+from receiver.disk import calls
+from receiver.disk.read_back import ReadBack, ReadBackMode, open_read_back, too_small
 
 _DEVICES = Path("/dev")
 _STAT_BLOCK_BYTES = 512
@@ -49,7 +49,7 @@ class Target:
         self.raw_bytes = raw_bytes
         self.size_bytes = read_back.size_bytes
         self.is_device = read_back.is_device
-        self.sector_bytes = disk_calls.logical_sector_bytes(fd) if self.is_device else 1
+        self.sector_bytes = calls.logical_sector_bytes(fd) if self.is_device else 1
         self._left_empty = created
         self._failure: StorageError | None = None
         self._sync_lock = threading.Lock()
@@ -187,7 +187,7 @@ def open_target(path: Path, *, raw_bytes: int, image_path: Path | None = None) -
                 raise TargetError(
                     f"{path} was replaced while it was being opened: try again when nobody else uses it"
                 )
-            if read_back.is_device and disk_calls.is_read_only(fd):
+            if read_back.is_device and calls.is_read_only(fd):
                 raise TargetError(f"{path} is read-only: see blockdev --getro and its write protection")
             if read_back.is_device and read_back.size_bytes < raw_bytes:
                 raise too_small(

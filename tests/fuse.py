@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from receiver import disk_calls
+from receiver.disk import calls
 
 
 class Opcode(enum.IntEnum):
@@ -266,7 +266,7 @@ class FuseServer:
         handle, offset_bytes, length, mode, _ = _FALLOCATE_IN.unpack_from(request.body)
         if mode != _PUNCH_HOLE_KEEP_SIZE:
             raise OSError(errno.EOPNOTSUPP, "only holes are made")
-        disk_calls.punch_hole(handle, offset_bytes, length)
+        calls.punch_hole(handle, offset_bytes, length)
         return b""
 
     def _seek(self, request: _Request) -> bytes:

@@ -19,11 +19,11 @@ from protocol.errors import (
     VerificationError,
 )
 from receiver.block_sink import BlockSink
+from receiver.disk.read_back import ReadBack, ReadBackMode, open_for_comparison
+from receiver.disk.verifier import Verifier
 from receiver.disk_progress import TextProgress
-from receiver.read_back import ReadBack, ReadBackMode, open_for_comparison
 from receiver.restore import compare, restore
 from receiver.target import open_target
-from receiver.verifier import Verifier
 from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
 from tests.lab import Program, diskcast_agent, run
 

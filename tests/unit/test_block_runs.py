@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.block_runs import block_runs
+from receiver.disk.block_runs import block_runs
 
 
 @given(st.sets(st.integers(0, 60)), st.one_of(st.none(), st.integers(1, 7)))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.read_back import ReadBack, ReadBackMode, open_read_back
-from receiver.verifier import READ_BYTES, Verifier
+from receiver.disk.read_back import ReadBack, ReadBackMode, open_read_back
+from receiver.disk.verifier import READ_BYTES, Verifier
 from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
 
 KINDS = "rzzdzuzr" * 10 + "zd"

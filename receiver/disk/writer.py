@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from protocol.constants import MIB
 from protocol.manifest import BlockKind, Manifest
-from receiver import disk_calls
-from receiver.block_runs import block_runs
+from receiver.disk import calls
+from receiver.disk.block_runs import block_runs
 from receiver.target import Target
 
 WRITEBACK_BYTES: Final = 8 * MIB
@@ -86,7 +86,7 @@ class DiskWriter:
             self._dirty_bytes, self._dirty_start, self._dirty_stop = 0, self._target.raw_bytes, 0
         # A range that spans scattered blocks costs no more: the kernel looks only at dirty pages.
         try:
-            disk_calls.start_writeback(self._target.fd, start, stop - start)
+            calls.start_writeback(self._target.fd, start, stop - start)
         except OSError as error:
             self._target.fail(error, f"writing at byte {start}")
 
@@ -113,7 +113,7 @@ class DiskWriter:
         whole_stop = stop - stop % self._target.sector_bytes
         try:
             if start < whole_stop:
-                disk_calls.zero_out(self._target.fd, start, whole_stop - start)
+                calls.zero_out(self._target.fd, start, whole_stop - start)
         except OSError as error:
             if error.errno not in _NOT_SUPPORTED:
                 self._target.fail(error, f"zeroing {whole_stop - start} bytes at byte {start}")
@@ -126,10 +126,10 @@ class DiskWriter:
         fd = self._target.fd
         file_stop = min(stop, self._target.raw_bytes)
         try:
-            data = disk_calls.next_data(fd, start)
+            data = calls.next_data(fd, start)
             if data is None or data >= file_stop:
                 return
-            disk_calls.punch_hole(fd, start, stop - start)
+            calls.punch_hole(fd, start, stop - start)
         except OSError as error:
             if error.errno not in _NOT_SUPPORTED:
                 self._target.fail(error, f"making a hole of {stop - start} bytes at byte {start}")

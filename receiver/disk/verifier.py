@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from protocol.block_codec import block_hash
 from protocol.constants import HASH_BYTES, MIB
 from protocol.manifest import BlockKind, Manifest
-from receiver import disk_calls
-from receiver.block_runs import block_runs
-from receiver.read_back import ALIGNMENT_BYTES, ReadBack
+from receiver.disk import calls
+from receiver.disk.block_runs import block_runs
+from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
 
 READ_BYTES: Final = 4 * MIB
 """One read at most. Measured on a virtio disk, reading and hashing on one thread: 256 KiB 880 MB/s, 1 MiB 1150, 4 MiB
@@ -92,10 +92,10 @@ class Verifier:
         for first, stop in block_runs(zeros):
             position = first * block_bytes
             while position < stop * block_bytes:
-                data = disk_calls.next_data(fd, position)
+                data = calls.next_data(fd, position)
                 if data is None or data >= stop * block_bytes:
                     break
-                hole = disk_calls.next_hole(fd, data)
+                hole = calls.next_hole(fd, data)
                 data_stop = min(-(-hole // block_bytes), stop)
                 yield data // block_bytes, data_stop
                 position = data_stop * block_bytes
