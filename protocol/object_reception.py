@@ -1,8 +1,9 @@
 """A receiver's state of one object: what it needs, what the pass has gone by, what to ask for.
 
-Each block is in one of five stages, kept as one octet::
+Each block is in one of six stages, kept as one octet::
 
     SETTLED   not needed: nothing stored for it, not asked for, or verified
+    UNSCANNED nobody knows yet whether the target holds it: taken if it comes, never asked for
     WAITING   needed, and the pass hasn't gone by yet
     LACKING   needed, and the pass has gone by (or FLUSH said so): to be NACKed
     ASSEMBLED enough symbols are there; it is being decoded and written
@@ -34,6 +35,7 @@ class Stage(IntEnum):
     LACKING = 2
     ASSEMBLED = 3
     WRITTEN = 4
+    UNSCANNED = 5
 
 
 _RUN_SYMBOLS_MIN: Final = 12
@@ -42,6 +44,7 @@ _RUN_SYMBOLS_MIN: Final = 12
 # As plain integers: comparing enum members costs more than the rest of a run's bookkeeping.
 _WAITING: Final = int(Stage.WAITING)
 _LACKING: Final = int(Stage.LACKING)
+_UNSCANNED: Final = int(Stage.UNSCANNED)
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,6 +73,7 @@ class ObjectReception:
         need: NDArray[np.bool_],
         pool: BufferPool,
         joined_before_start: bool,
+        unscanned: NDArray[np.bool_] | None = None,
     ) -> None:
         """Start to receive.
 
@@ -81,9 +85,12 @@ class ObjectReception:
             pool: where symbols are collected.
             joined_before_start: the pass will begin at block 0, so that blocks before the first one seen are lost
                 rather than still to come.
+            unscanned: ``bool[block_count]``: blocks of which it isn't known yet whether they are on the target.
         """
         self.object_index = object_index
         self.stage = np.where(need & (source_symbols > 0), np.uint8(Stage.WAITING), np.uint8(Stage.SETTLED))
+        if unscanned is not None:
+            self.stage[unscanned & (source_symbols > 0)] = Stage.UNSCANNED
         self.pool_drop_count = 0
         self._k = source_symbols
         self._stored_bytes = stored_bytes
@@ -147,7 +154,9 @@ class ObjectReception:
                 return [], invalid_count
         self._follow_pass(headers, block)
         stage = self.stage[block]
-        useful = (stage == _WAITING) | (stage == _LACKING)
+        # A few repairs of a block that may be there already would only hold a buffer.
+        fresh = (headers["flags"] & FLAG_REPAIR) == 0
+        useful = (stage == _WAITING) | (stage == _LACKING) | ((stage == _UNSCANNED) & fresh)
         if not useful.all():
             headers, symbols = headers[useful], symbols[useful]
         runs = list(block_runs(headers))
@@ -172,7 +181,7 @@ class ObjectReception:
         partial = self._partial.get(block)
         if partial is None:
             stage = self.stage[block]
-            if stage not in (_WAITING, _LACKING):
+            if stage not in (_WAITING, _LACKING, _UNSCANNED):
                 return None  # completed by an earlier run of this batch
             partial = self._start(block)
             if partial is None:
@@ -239,6 +248,10 @@ class ObjectReception:
 
     def _mark_lacking(self, start: int, stop: int) -> None:
         stage = self.stage[start:stop]
+        # The pass has gone by with less than all of them, and it isn't known whether the rest is worth asking for.
+        for block in [block for block in self._partial if start <= block < stop]:
+            if self.stage[block] == _UNSCANNED:
+                self._give_up(block)
         waiting = stage == Stage.WAITING
         count = int(np.count_nonzero(waiting))
         if count:
@@ -278,8 +291,14 @@ class ObjectReception:
         """
         lacking = [block for block in self._partial if self.stage[block] == _LACKING]
         for block in [block for block in lacking if block < self._frontier]:
-            self._pool.give_back(self._partial.pop(block))
-            self._retry_at.pop(block, None)
+            self._give_up(block)
+
+    def _give_up(self, block: int) -> None:
+        """Give an incomplete block's buffer back, if it has one."""
+        partial = self._partial.pop(block, None)
+        if partial is not None:
+            self._pool.give_back(partial)
+        self._retry_at.pop(block, None)
 
     def _start(self, block: int) -> AssembledBlock | None:
         """Begin to assemble a block; None without a free buffer."""
@@ -289,6 +308,24 @@ class ObjectReception:
         if partial is not None:
             self._partial[block] = partial
         return partial
+
+    # -- the scan's results -----------------------------------------------------------------------------------
+
+    def mark_held(self, blocks: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The target holds ``blocks`` already.
+
+        Returns:
+            Those that are settled by that. What came whole while it was being scanned isn't: it is written anyway.
+        """
+        held = np.asarray(blocks[self.stage[blocks] == _UNSCANNED], np.int64)
+        self.stage[held] = Stage.SETTLED
+        for block in [block for block in self._partial if self.stage[block] == Stage.SETTLED]:
+            self._give_up(block)
+        return held
+
+    def mark_missing(self, blocks: NDArray[np.integer]) -> None:
+        """The target doesn't hold ``blocks``, and the sender knows: they are awaited unless they came meanwhile."""
+        self.stage[blocks[self.stage[blocks] == _UNSCANNED]] = Stage.WAITING
 
     # -- the pipeline's results -------------------------------------------------------------------------------
 

@@ -193,13 +193,21 @@ class ReceiverSession:
 
     # -- receiving --------------------------------------------------------------------------------------------
 
-    def set_manifest(self, manifest: Manifest, need: NDArray[np.bool_], now: float) -> None:
+    def set_manifest(
+        self,
+        manifest: Manifest,
+        need: NDArray[np.bool_],
+        now: float,
+        *,
+        unscanned: NDArray[np.bool_] | None = None,
+    ) -> None:
         """The manifest is there: image blocks can be placed from now on.
 
         Args:
             manifest: the image's.
-            need: ``bool[block_count]`` of blocks that the target lacks.
+            need: ``bool[block_count]`` of blocks that the target lacks, as the sender was told.
             now: monotonic seconds.
+            unscanned: ``bool[block_count]`` of blocks of which it isn't known yet whether it does.
         """
         self._manifest = None
         self._image = ObjectReception(
@@ -209,6 +217,7 @@ class ReceiverSession:
             need=need,
             pool=self._pool,
             joined_before_start=self.grant.manifest_by_multicast,
+            unscanned=unscanned,
         )
         self._report_at = now
 
@@ -376,6 +385,24 @@ class ReceiverSession:
     def _heard(self, now: float) -> None:
         self._heard_at = now
         self._silence_told_at = now
+
+    # -- the scan's results -----------------------------------------------------------------------------------
+
+    def blocks_held(self, blocks: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The target holds these image blocks already.
+
+        Returns:
+            Those that needn't come any more; the others came while they were being scanned and are written anyway.
+        """
+        assert self._image is not None
+        held = self._image.mark_held(blocks)
+        self.statistics.blocks_verified_count += int(held.size)
+        return held
+
+    def blocks_missing(self, blocks: NDArray[np.integer]) -> None:
+        """The target doesn't hold these image blocks, and the sender has been told that they are needed."""
+        assert self._image is not None
+        self._image.mark_missing(blocks)
 
     # -- the pipeline's results -------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ BATCH = 44
 class Receiver:
     """A reception and its pool; what becomes whole is written and verified at once."""
 
-    def __init__(self, *, pool_blocks: int = 64, from_start: bool = True) -> None:
+    def __init__(self, *, pool_blocks: int = 64, from_start: bool = True, unscanned: bool = False) -> None:
         self.pool = BufferPool(
             pool_bytes=pool_blocks * K * SYMBOL_BYTES, symbols_per_block_max=K, symbol_bytes=SYMBOL_BYTES
         )
@@ -35,6 +35,7 @@ class Receiver:
             need=np.ones(BLOCK_COUNT, np.bool_),
             pool=self.pool,
             joined_before_start=from_start,
+            unscanned=np.full(BLOCK_COUNT, unscanned),
         )
         self.verified: list[int] = []
 
@@ -163,3 +164,58 @@ def test_a_demoted_receiver_catches_what_a_late_joiners_pass_brings() -> None:
     demand.want(None)
     receiver.take(_pass(demand, depth=1, sequence=first.size), demoted=True)
     assert sorted(receiver.verified) == list(range(BLOCK_COUNT))
+
+
+def test_what_comes_before_it_is_scanned_is_taken_and_never_asked_for() -> None:
+    """Others need it; this machine may hold it already: to ask would send the room what nobody lacks."""
+    receiver = Receiver(unscanned=True)
+    headers = _pass(_demand(), depth=1)
+    receiver.take(np.delete(headers, slice(5 * K, 5 * K + 20)))
+    receiver.reception.flush()
+    assert receiver.ask() == {}
+    assert sorted(receiver.verified) == [block for block in range(BLOCK_COUNT) if block != 5]
+    assert receiver.pool.free_count == receiver.pool.capacity, "the incomplete one holds no buffer"
+
+
+def test_repairs_for_others_take_no_buffers_of_a_machine_that_is_still_scanning() -> None:
+    receiver, demand = Receiver(unscanned=True), _demand()
+    _pass(demand, depth=1)
+    demand.nack(5, 3, 20, BLOCK_COUNT * K)
+    receiver.take(_pass(demand, depth=1, sequence=BLOCK_COUNT * K))
+    assert receiver.pool.free_count == receiver.pool.capacity
+
+
+def test_what_the_target_holds_is_settled_and_what_it_lacks_is_awaited() -> None:
+    receiver, demand = Receiver(unscanned=True), Demand(1, np.full(BLOCK_COUNT, K, np.uint8))
+    everything = np.arange(BLOCK_COUNT)
+    lacking = np.array([3, 17])
+    assert receiver.reception.mark_held(np.setdiff1d(everything, lacking)).size == BLOCK_COUNT - 2
+    need = np.zeros(BLOCK_COUNT, np.bool_)
+    need[lacking] = True
+    demand.want(need)
+    receiver.reception.mark_missing(lacking)
+    headers = _pass(demand, depth=1)
+    assert headers.size == 2 * K
+    receiver.take(headers[:-7])
+    receiver.reception.flush()
+    assert receiver.ask() == {17: 7}, "from now on it is a block like any other"
+
+
+def test_a_block_that_came_while_it_was_scanned_is_written_whatever_the_scan_says() -> None:
+    receiver = Receiver(unscanned=True)
+    headers = _pass(_demand(), depth=1)[:K]
+    (assembled,), _ = receiver.reception.receive(
+        headers, np.zeros((K, SYMBOL_BYTES), np.uint8), hold_s=0.05, now=1.0
+    )
+    assert receiver.reception.mark_held(np.array([0, 1])).tolist() == [1]
+    receiver.reception.mark_missing(np.array([0]))
+    assert receiver.reception.stage[0] == Stage.ASSEMBLED
+    receiver.pool.give_back(assembled)
+
+
+def test_a_block_that_is_found_on_the_target_halfway_gives_its_buffer_back() -> None:
+    receiver = Receiver(unscanned=True)
+    receiver.take(_pass(_demand(), depth=1)[: K // 2])
+    assert receiver.pool.free_count == receiver.pool.capacity - 1
+    receiver.reception.mark_held(np.arange(BLOCK_COUNT))
+    assert receiver.pool.free_count == receiver.pool.capacity
