@@ -76,6 +76,12 @@ class ImageFormatError(ImageError):
     exit_code = 23
 
 
+class ImageChangedError(ImageDamagedError):
+    """The image file was written to or cut short while it was in use; what was read before was right."""
+
+    exit_code = 24
+
+
 # -- target: the disk or file that a receiver writes ----------------------------------------------------------
 
 
