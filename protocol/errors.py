@@ -98,9 +98,39 @@ class TargetTooSmallError(TargetError):
 
 
 class TargetIsImageError(TargetError):
-    """The target is the image file itself; nothing was written."""
+    """The target is the image file itself, or what that file lies on; nothing was written."""
 
     exit_code = 32
+
+
+class TargetInUseError(TargetError):
+    """The target is mounted, swap, part of something larger or open elsewhere; nothing was written."""
+
+    exit_code = 33
+
+
+class TargetIsSystemDiskError(TargetError):
+    """The target is the disk that this machine runs from; nothing was written."""
+
+    exit_code = 34
+
+
+class TargetReadOnlyError(TargetError):
+    """The target is write-protected; nothing was written."""
+
+    exit_code = 35
+
+
+class AmbiguousTargetError(TargetError):
+    """More than one disk fits what was said of the target; nothing was written."""
+
+    exit_code = 36
+
+
+class TargetIncompatibleError(TargetError):
+    """The image can't work on this target: other sectors, or a partition where a disk is needed; nothing was written."""
+
+    exit_code = 37
 
 
 # -- session: the cast as a conversation ----------------------------------------------------------------------
