@@ -1,8 +1,11 @@
 """A directory served through /dev/fuse, so that a program can stand between a target and its storage.
 
 The kernel's own protocol (linux/fuse.h), no library: one flat directory of regular files. Requests that touch data
-(READ, WRITE, FSYNC) go one after the other through a :class:`DataPath`, in a thread of their own, as through a disk;
-everything else is answered at once. Needs root.
+(READ, WRITE, FSYNC, and what makes holes or another size) go one after the other through a :class:`DataPath`, in a
+thread of their own, as through a disk; everything else is answered at once. Needs root.
+
+Files may be cached: what was written is in the page cache as well as on the storage, and a plain read is answered from
+there, as with a real disk. Opened with O_DIRECT, reads and writes come here.
 """
 
 from __future__ import annotations
@@ -19,8 +22,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
-
-from receiver.disk import calls
 
 
 class Opcode(enum.IntEnum):
@@ -51,7 +52,7 @@ class Opcode(enum.IntEnum):
 
 
 _NO_ANSWER: Final = frozenset({Opcode.FORGET, Opcode.INTERRUPT, Opcode.BATCH_FORGET})
-_DATA: Final = frozenset({Opcode.READ, Opcode.WRITE, Opcode.FSYNC})
+_DATA: Final = frozenset({Opcode.READ, Opcode.WRITE, Opcode.FSYNC, Opcode.FALLOCATE, Opcode.SETATTR})
 
 _IN_HEADER: Final = struct.Struct("<IIQQ16x")
 _OUT_HEADER: Final = struct.Struct("<IiQ")
@@ -79,7 +80,8 @@ _VALID_S: Final = 1
 _ROOT_ID: Final = 1
 _MS_NOSUID, _MS_NODEV = 2, 4
 _MNT_DETACH: Final = 2
-_PUNCH_HOLE_KEEP_SIZE: Final = 3
+_HOLE_MODES: Final = frozenset({0x03, 0x11})
+"""PUNCH_HOLE and ZERO_RANGE, both with KEEP_SIZE: what fallocate(2) is asked to turn into zeros."""
 _OPEN_FLAGS_DROPPED: Final = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_DIRECT | os.O_APPEND
 """What the kernel has done itself; our own reads and writes needn't be aligned."""
 
@@ -94,6 +96,12 @@ class DataPath(Protocol):
 
     def write(self, fd: int, offset_bytes: int, data: memoryview) -> int:
         """Bytes written."""
+
+    def punch(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
+        """Make the range a hole; the file's size stays."""
+
+    def truncate(self, path: Path, size_bytes: int) -> None:
+        """Give the storage's file ``path`` this size."""
 
     def flush(self, fd: int) -> None:
         """All that was written is on the storage."""
@@ -227,7 +235,7 @@ class FuseServer:
     def _set_attributes(self, request: _Request) -> bytes:
         changes, _, _, size_bytes = _SETATTR_IN.unpack_from(request.body)
         if changes & _CHANGE_SIZE:
-            os.truncate(self._file(request.node_id), size_bytes)
+            self._path.truncate(self._file(request.node_id), size_bytes)
         return self._get_attributes(request)
 
     def _create(self, request: _Request) -> bytes:
@@ -264,9 +272,9 @@ class FuseServer:
 
     def _fallocate(self, request: _Request) -> bytes:
         handle, offset_bytes, length, mode, _ = _FALLOCATE_IN.unpack_from(request.body)
-        if mode != _PUNCH_HOLE_KEEP_SIZE:
+        if mode not in _HOLE_MODES:
             raise OSError(errno.EOPNOTSUPP, "only holes are made")
-        calls.punch_hole(handle, offset_bytes, length)
+        self._path.punch(handle, offset_bytes, length)
         return b""
 
     def _seek(self, request: _Request) -> bytes:

@@ -1,7 +1,8 @@
 """A target on a disk that is slow or faulty, as a program of its own: ``python -m tests.slow_disk STORAGE MOUNTPOINT``.
 
 :func:`slow_disk` starts it, mounts and unmounts. The disk's behaviour is :class:`Behaviour`, set at any time as JSON in
-an extended attribute of the mounted directory; the same attribute read says what the disk has done.
+an extended attribute of the mounted directory; the same attribute read says what the disk has done. A file on it is a
+target, or the backing of a loop device that is one: :func:`loop_over` lets nothing of it be cached in between.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import enum
 import errno
 import json
 import os
+import random
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from receiver.disk import calls
 from tests.fuse import FuseServer, unmount
-from tests.lab import Program
+from tests.lab import Program, run
+from tests.write_log import LogWriter
 
 ATTRIBUTE = "user.behaviour"
 _START_LIMIT_S = 20.0
@@ -30,6 +34,8 @@ class Operation(enum.StrEnum):
 
     READ = "read"
     WRITE = "write"
+    PUNCH = "punch"
+    """Making a hole, or zeros by command."""
     FLUSH = "flush"
 
 
@@ -41,7 +47,11 @@ class Action(enum.StrEnum):
     SHORT = "short"
     """Half of it is done, and the call says so."""
     LOSE = "lose"
-    """A write that isn't done, though the call says it is."""
+    """A write, hole or flush that isn't done, though the call says it is."""
+    FLIP = "flip"
+    """A write of which one bit, at a seeded place, arrives on the medium as the other."""
+    MISDIRECT = "misdirect"
+    """A write that lands ``shift_bytes`` further on, though the call says it is where it belongs."""
     HANG = "hang"
     """Nothing happens, to this and all later calls, until the behaviour is set anew."""
 
@@ -54,15 +64,38 @@ class Fault:
         operation: with which calls.
         action: what happens.
         error: name of the error code, for :attr:`Action.ERROR`.
-        after_bytes: from this many bytes of that operation on (for flushes: bytes written).
+        after_bytes: from this many bytes of that operation on (for flushes and holes: bytes written).
+        after_count: not with so many calls that it would befall otherwise.
         count: so often; None for ever.
+        start_bytes: only calls that touch a byte from here on; flushes touch every byte.
+        stop_bytes: and before here; None for the end.
+        shift_bytes: for :attr:`Action.MISDIRECT`.
+        seed: of the places for :attr:`Action.FLIP`.
     """
 
     operation: Operation
     action: Action
     error: str = "EIO"
     after_bytes: int = 0
+    after_count: int = 0
     count: int | None = None
+    start_bytes: int = 0
+    stop_bytes: int | None = None
+    shift_bytes: int = 0
+    seed: int = 0
+
+    def touches(self, offset_bytes: int, length_bytes: int) -> bool:
+        """Whether ``[offset, offset + length)`` has a byte that the fault is about."""
+        stop_bytes = offset_bytes + length_bytes if self.stop_bytes is None else self.stop_bytes
+        return offset_bytes < stop_bytes and offset_bytes + length_bytes > self.start_bytes
+
+    def flipped(self, data: memoryview, offset_bytes: int, rng: random.Random) -> bytearray:
+        """A copy of what is written at ``offset_bytes`` with one bit flipped where the fault is."""
+        copy = bytearray(data)
+        start = max(0, self.start_bytes - offset_bytes)
+        stop = len(copy) if self.stop_bytes is None else min(len(copy), self.stop_bytes - offset_bytes)
+        copy[rng.randrange(start, stop)] ^= 1 << rng.randrange(8)
+        return copy
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,12 +105,15 @@ class Behaviour:
     Attributes:
         write_bytes_per_s: None for as fast as it goes.
         read_bytes_per_s: the same for reading.
-        faults: what goes wrong.
+        faults: what goes wrong; the first that befalls a call counts.
+        log_path: where all that reaches the medium is logged (:mod:`tests.write_log`), for disks with one file; a new
+            log begins whenever a path is set.
     """
 
     write_bytes_per_s: float | None = None
     read_bytes_per_s: float | None = None
     faults: tuple[Fault, ...] = ()
+    log_path: str | None = None
 
     def to_json(self) -> bytes:
         """As the extended attribute takes it."""
@@ -111,7 +147,9 @@ class SlowDisk:
         os.setxattr(self.directory, ATTRIBUTE, behaviour.to_json())
 
     def counts(self) -> dict[str, int]:
-        """Bytes by operation that were done so far, and ``hanging``: calls that hang now."""
+        """What was done so far: bytes by operation (``read``, …), calls (``read_count``, …), faults that befell a call
+        (``struck``), and ``hanging``: calls that hang now.
+        """
         counted: dict[str, int] = json.loads(os.getxattr(self.directory, ATTRIBUTE))
         return counted
 
@@ -136,36 +174,81 @@ def slow_disk(folder: Path, behaviour: Behaviour) -> Iterator[SlowDisk]:
             unmount(disk.directory)
 
 
+@contextlib.contextmanager
+def loop_over(backing: Path) -> Iterator[Path]:
+    """A loop device over a file of the disk, past the page cache, so that faults are a block device's."""
+    device = run("losetup", "--find", "--show", "--direct-io=on", backing).strip()
+    try:
+        yield Path(device)
+    finally:
+        run("losetup", "--detach", device)
+
+
 class _Arm:
     """The disk's data path: rates and faults before files."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._behaviour = Behaviour()
+        self._log: LogWriter | None = None
+        self._seen_counts: list[int] = []
         self._fault_counts: list[int] = []
+        self._generators: list[random.Random] = []
         self._done_bytes = dict.fromkeys(Operation, 0)
+        self._done_counts = dict.fromkeys(Operation, 0)
+        self._struck_count = 0
         self._free_at = time.monotonic()
         self._hanging = 0
 
     def read(self, fd: int, offset_bytes: int, length: int) -> bytes:
-        if self._strike(Operation.READ) is Action.SHORT:
+        fault = self._strike(Operation.READ, offset_bytes, length)
+        if fault and fault.action is Action.SHORT:
             length //= 2
         data = os.pread(fd, length, offset_bytes)
+        if fault and fault.action is Action.FLIP:
+            data = bytes(fault.flipped(memoryview(data), offset_bytes, self._generator(fault)))
         self._pass(Operation.READ, len(data), self._behaviour.read_bytes_per_s)
         return data
 
     def write(self, fd: int, offset_bytes: int, data: memoryview) -> int:
-        action = self._strike(Operation.WRITE)
+        fault = self._strike(Operation.WRITE, offset_bytes, len(data))
+        action = fault.action if fault else None
         if action is Action.SHORT:
             data = data[: len(data) // 2]
         if action is not Action.LOSE:
-            os.pwrite(fd, data, offset_bytes)
+            stored: memoryview | bytearray = data
+            at_bytes = offset_bytes
+            if fault and action is Action.FLIP:
+                stored = fault.flipped(data, offset_bytes, self._generator(fault))
+            if fault and action is Action.MISDIRECT:
+                at_bytes += fault.shift_bytes
+            os.pwrite(fd, stored, at_bytes)
+            if self._log:
+                self._log.write(at_bytes, stored)
         self._pass(Operation.WRITE, len(data), self._behaviour.write_bytes_per_s)
         return len(data)
 
+    def punch(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
+        fault = self._strike(Operation.PUNCH, offset_bytes, length_bytes)
+        if fault is None or fault.action is not Action.LOSE:
+            calls.punch_hole(fd, offset_bytes, length_bytes)
+            if self._log:
+                self._log.punch(offset_bytes, length_bytes)
+        self._pass(Operation.PUNCH, length_bytes, None)
+
+    def truncate(self, path: Path, size_bytes: int) -> None:
+        os.truncate(path, size_bytes)
+        if self._log:
+            self._log.truncate(size_bytes)
+
     def flush(self, fd: int) -> None:
-        self._strike(Operation.FLUSH)
-        os.fdatasync(fd)
+        fault = self._strike(Operation.FLUSH, 0, sys.maxsize)
+        if fault is None or fault.action is not Action.LOSE:
+            if self._log:
+                self._log.flush()
+            else:
+                os.fdatasync(fd)
+        self._pass(Operation.FLUSH, 0, None)
 
     def configure(self, text: bytes) -> None:
         try:
@@ -173,18 +256,26 @@ class _Arm:
         except (ValueError, TypeError, KeyError) as error:
             raise OSError(errno.EINVAL, str(error)) from error
         with self._changed:
+            if behaviour.log_path != self._behaviour.log_path:
+                if self._log:
+                    self._log.close()
+                self._log = LogWriter(Path(behaviour.log_path)) if behaviour.log_path else None
             self._behaviour = behaviour
+            self._seen_counts = [0] * len(behaviour.faults)
             self._fault_counts = [0] * len(behaviour.faults)
+            self._generators = [random.Random(fault.seed) for fault in behaviour.faults]
             self._free_at = time.monotonic()
             self._changed.notify_all()
 
     def describe(self) -> bytes:
         with self._changed:
-            return json.dumps({**self._done_bytes, "hanging": self._hanging}).encode()
+            counts = {f"{operation}_count": count for operation, count in self._done_counts.items()}
+            own = {"hanging": self._hanging, "struck": self._struck_count}
+            return json.dumps({**self._done_bytes, **counts, **own}).encode()
 
-    def _strike(self, operation: Operation) -> Action | None:
+    def _strike(self, operation: Operation, offset_bytes: int, length_bytes: int) -> Fault | None:
         """The fault that befalls this call, if one does; an error is raised, a hang waited out."""
-        counted = Operation.WRITE if operation is Operation.FLUSH else operation
+        counted = operation if operation in (Operation.READ, Operation.WRITE) else Operation.WRITE
         with self._changed:
             for index, fault in enumerate(self._behaviour.faults):
                 used_up = fault.count is not None and self._fault_counts[index] >= fault.count
@@ -192,9 +283,14 @@ class _Arm:
                     fault.operation is not operation
                     or used_up
                     or self._done_bytes[counted] < fault.after_bytes
+                    or not fault.touches(offset_bytes, length_bytes)
                 ):
                     continue
+                self._seen_counts[index] += 1
+                if self._seen_counts[index] <= fault.after_count:
+                    continue
                 self._fault_counts[index] += 1
+                self._struck_count += 1
                 if fault.action is Action.ERROR:
                     code = getattr(errno, fault.error)
                     raise OSError(code, os.strerror(code))
@@ -202,13 +298,20 @@ class _Arm:
                     self._hanging += 1
                     self._wait_for_change(None)
                     self._hanging -= 1
-                return fault.action
+                return fault
         return None
+
+    def _generator(self, fault: Fault) -> random.Random:
+        """Where the fault's next bit is drawn from."""
+        with self._changed:
+            faults = self._behaviour.faults
+            return self._generators[faults.index(fault)] if fault in faults else random.Random(fault.seed)
 
     def _pass(self, operation: Operation, byte_count: int, bytes_per_s: float | None) -> None:
         """Take the arm's time for so many bytes."""
         with self._changed:
             self._done_bytes[operation] += byte_count
+            self._done_counts[operation] += 1
             if bytes_per_s is None:
                 return
             self._free_at = max(self._free_at, time.monotonic()) + byte_count / bytes_per_s

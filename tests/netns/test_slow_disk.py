@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from protocol.constants import MIB
-from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
+from receiver.disk import calls
+from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, loop_over, slow_disk
+from tests.write_log import Kind, PowerCut, PowerCuts, read_log
 
 pytestmark = pytest.mark.needs_root
 
@@ -81,9 +84,106 @@ def test_hang_ends_when_the_behaviour_is_set(disk: SlowDisk, fd: int) -> None:
         assert writer.is_alive()
     disk.set_behaviour(Behaviour())
     writer.join()
-    assert disk.counts() == {"read": 0, "write": MIB, "flush": 0, "hanging": 0}
+    counts = disk.counts()
+    assert (counts["write"], counts["write_count"], counts["struck"], counts["hanging"]) == (MIB, 1, 1, 0)
 
 
 def test_nonsense_is_refused(disk: SlowDisk) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         os.setxattr(disk.directory, "user.behaviour", b'{"speed": 1}')
+
+
+def read_direct(path: Path, length: int) -> bytes:
+    """What is on the medium, past the page cache."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, length) as page_aligned:
+            assert os.preadv(fd, [page_aligned], 0) == length
+            return page_aligned[:]
+    finally:
+        os.close(fd)
+
+
+def differing_bits(one: bytes, other: bytes) -> list[int]:
+    return [index for index, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+
+
+def test_a_flipped_bit_is_on_the_medium_and_not_in_the_page_cache(disk: SlowDisk, fd: int) -> None:
+    """A read-back that were answered from the cache would find everything right."""
+    fault = Fault(Operation.WRITE, Action.FLIP, count=1, start_bytes=5000, stop_bytes=5002, seed=3)
+    disk.set_behaviour(Behaviour(faults=(fault,)))
+    os.pwrite(fd, CONTENT, 0)
+    assert os.pread(fd, MIB, 0) == CONTENT
+    stored = read_direct(disk.directory / "file", MIB)
+    (at,) = differing_bits(stored, CONTENT)
+    assert 5000 <= at < 5002
+    assert (stored[at] ^ CONTENT[at]).bit_count() == 1
+    os.pwrite(fd, CONTENT, 0)
+    assert read_direct(disk.directory / "file", MIB) == CONTENT
+
+
+def test_a_misdirected_write_lands_elsewhere(disk: SlowDisk, fd: int) -> None:
+    os.ftruncate(fd, 2 * MIB)
+    fault = Fault(Operation.WRITE, Action.MISDIRECT, count=1, shift_bytes=MIB)
+    disk.set_behaviour(Behaviour(faults=(fault,)))
+    assert os.pwrite(fd, CONTENT, 0) == MIB
+    assert read_direct(disk.directory / "file", 2 * MIB) == bytes(MIB) + CONTENT
+
+
+def test_faults_befall_only_what_they_are_about(disk: SlowDisk, fd: int) -> None:
+    """A range of the disk, and not before so many calls."""
+    os.ftruncate(fd, 2 * MIB)
+    fault = Fault(Operation.WRITE, Action.ERROR, after_count=1, start_bytes=MIB)
+    disk.set_behaviour(Behaviour(faults=(fault,)))
+    os.pwrite(fd, CONTENT, MIB)
+    os.pwrite(fd, CONTENT, 0)
+    with pytest.raises(OSError, match="Input/output error"):
+        os.pwrite(fd, CONTENT, MIB)
+    assert disk.counts()["struck"] == 1
+
+
+def test_faults_are_those_of_a_block_device_over_it(disk: SlowDisk, fd: int) -> None:
+    os.ftruncate(fd, MIB)
+    fault = Fault(Operation.WRITE, Action.FLIP, start_bytes=4096, stop_bytes=8192)
+    with loop_over(disk.directory / "file") as device:
+        disk.set_behaviour(Behaviour(faults=(fault,)))
+        device.write_bytes(CONTENT)
+        with device.open("rb", buffering=0) as opened:
+            os.fsync(opened.fileno())
+        (at,) = differing_bits(read_direct(device, MIB), CONTENT)
+        assert 4096 <= at < 8192
+        disk.set_behaviour(Behaviour(faults=(Fault(Operation.FLUSH, Action.ERROR),)))
+        with device.open("r+b", buffering=0) as opened, pytest.raises(OSError, match="Input/output error"):
+            os.fsync(opened.fileno())
+
+
+def test_the_log_rebuilds_what_a_power_cut_leaves(disk: SlowDisk, fd: int, tmp_path: Path) -> None:
+    os.pwrite(fd, b"old" * 4096, 0)
+    base = (disk.storage / "file").read_bytes()
+    log_path = tmp_path / "log"
+    disk.set_behaviour(Behaviour(log_path=str(log_path)))
+    os.pwrite(fd, b"a" * 4096, 0)
+    os.ftruncate(fd, 16384)
+    os.fdatasync(fd)
+    calls.punch_hole(fd, 4096, 4096)
+    os.pwrite(fd, b"b" * 4096, 12288)
+    entries = read_log(log_path)
+    kinds = [Kind.WRITE, Kind.TRUNCATE, Kind.FLUSH, Kind.PUNCH, Kind.WRITE]
+    assert [entry.kind for entry in entries] == kinds
+    cuts = PowerCuts(base, entries)
+    assert (cuts.flush_count, cuts.entry_count) == (1, 4)
+    flushed = b"a" * 4096 + base[4096:] + bytes(4096)
+    expected = {
+        PowerCut(0, ()): base,
+        PowerCut(0, (0,)): b"a" * 4096 + base[4096:],
+        PowerCut(0, (0,), 512): b"a" * 512 + base[512:],
+        PowerCut(0, (0, 1)): flushed,
+        PowerCut(1, ()): flushed,
+        PowerCut(1, (0,)): b"a" * 4096 + bytes(4096) + base[8192:] + bytes(4096),
+        PowerCut(1, (1,)): b"a" * 4096 + base[4096:] + b"b" * 4096,
+        PowerCut(1, (0, 1)): (disk.storage / "file").read_bytes(),
+    }
+    assert dict(cuts.disks(expected)) == expected
+    assert {*cuts.at_flushes(), *cuts.suffixes_dropped()} <= expected.keys()
+    drawn = [*cuts.torn(random.Random(1), 9), *cuts.reordered(random.Random(1), 9)]
+    assert all(len(left) <= 16384 for _, left in cuts.disks(drawn))
