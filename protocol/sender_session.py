@@ -260,14 +260,18 @@ class SenderSession:
     def set_need(self, receiver_id: ReceiverId, need: NDArray[np.bool_] | None, now: float) -> None:
         """A receiver holds the manifest and says what it lacks: ``bool[block_count]``, None for all.
 
+        While it still looks at its target it says so again and again, each time what it has found since.
+
         Raises:
             JoinRefusedError: the bitmap doesn't fit the image.
         """
         self._check_need(need)
         record = self.receivers[receiver_id]
+        record.heard_at = now
+        if not (record.state.active or record.state is ReceiverState.LOST):
+            return  # it is no longer served
         record.ready = True
         self._roster.move(record, ReceiverState.RECEIVING)
-        record.heard_at = now
         if self.state != STATE_ENDED:
             self.image_demand.want(need)
 
