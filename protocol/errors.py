@@ -128,7 +128,7 @@ class AmbiguousTargetError(TargetError):
 
 
 class TargetIncompatibleError(TargetError):
-    """The image can't work on this target: other sectors, or a partition where a disk is needed; nothing was written."""
+    """The image can't work on this target: other sectors, or a partition for a whole disk; nothing was written."""
 
     exit_code = 37
 
