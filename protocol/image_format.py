@@ -21,7 +21,7 @@ from blake3 import blake3
 from protocol.constants import HASH_BYTES, IMAGE_BYTES_MAX
 from protocol.errors import ImageDamagedError
 from protocol.file_records import fields_table, pack_record, record_struct, unpack_record_untrusted
-from protocol.image_metadata import METADATA_FIELDS
+from protocol.image_metadata import metadata_table
 from protocol.manifest import (
     FORMAT_VERSION,
     BlockKind,
@@ -179,10 +179,6 @@ def tables() -> str:
         f"| {kind.value} | {kind.name.lower()} | {stored} | {size} |"
         for kind, (stored, size) in kind_rows.items()
     ]
-    keys = ["| key | value | range |", "|---|---|---|"]
-    keys += [
-        f"| `{name}` | {kind.meaning} | {kind.low}..{kind.high} |" for name, kind in METADATA_FIELDS.items()
-    ]
     digest_offset = PAGE_BYTES - HASH_BYTES
     digest_row = f"| {digest_offset} | {HASH_BYTES} | `digest` | BLAKE3 of the {digest_offset} bytes before |"
     return "\n\n".join(
@@ -194,6 +190,6 @@ def tables() -> str:
             "### Block kinds",
             "\n".join(kinds),
             "### Metadata keys",
-            "\n".join(keys),
+            metadata_table(),
         ]
     )

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 import msgpack
 
-from protocol.constants import METADATA_BYTES_MAX, MSGPACK_NESTING_MAX
+from protocol.constants import HASH_BYTES, METADATA_BYTES_MAX, MSGPACK_NESTING_MAX
+from protocol.disk_layout import layout_of_untrusted
 from protocol.errors import ConfigurationError, ImageDamagedError, WireError
-from protocol.wire.fields import UInt, uint
+from protocol.wire.fields import Octets, UInt, uint
 
-METADATA_FIELDS: Final[Mapping[str, UInt]] = MappingProxyType(
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayoutMap:
+    """A disk layout, as :func:`protocol.disk_layout.layout_metadata` makes it."""
+
+    meaning: str
+
+    def check(self, _name: str, value: object) -> None:
+        """Raise :class:`ImageDamagedError` unless ``value`` is a layout."""
+        layout_of_untrusted(value)
+
+
+METADATA_FIELDS: Final[Mapping[str, UInt | Octets | LayoutMap]] = MappingProxyType(
     {
         "logical_sector_bytes": uint(
             32, "logical sector size of the source disk; 512 for files", low=512, high=65536
-        )
+        ),
+        "layout": LayoutMap(
+            "partition table (`table`: none, mbr, gpt; `sector_bytes`; `partitions`; `boot_record_offsets`) or, "
+            "without one, the `filesystem` on the disk itself"
+        ),
+        "source_sha256": Octets(
+            HASH_BYTES, "SHA-256 of the whole source disk; only in images of which every byte is kept"
+        ),
     }
 )
 """Keys that this version knows and checks; readers ignore the others, so that later versions can add some."""
@@ -81,3 +102,18 @@ def _check_plain_untrusted(value: object, depth: int) -> None:
         items = value
     for item in items:
         _check_plain_untrusted(item, depth - 1)
+
+
+def metadata_table() -> str:
+    """A Markdown table of the known keys."""
+    rows = ["| key | meaning | value |", "|---|---|---|"]
+    for name, kind in METADATA_FIELDS.items():
+        match kind:
+            case UInt():
+                value = f"{kind.low}..{kind.high}"
+            case Octets():
+                value = f"{kind.bytes_exact} bytes"
+            case LayoutMap():
+                value = "map"
+        rows.append(f"| `{name}` | {kind.meaning} | {value} |")
+    return "\n".join(rows)
