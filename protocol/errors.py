@@ -133,6 +133,12 @@ class TargetIncompatibleError(TargetError):
     exit_code = 37
 
 
+class FitError(DiskcastError):
+    """The image was written and verified, but fitting it to its disk or its machine's firmware failed."""
+
+    exit_code = 38
+
+
 # -- session: the cast as a conversation ----------------------------------------------------------------------
 
 
