@@ -12,10 +12,18 @@ from typing import Final
 # linux/fs.h and linux/falloc.h
 _BLKROGET: Final = 0x125E
 _BLKSSZGET: Final = 0x1268
+_BLKDISCARD: Final = 0x1277
 _BLKZEROOUT: Final = 0x127F
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
+_FALLOC_FL_ZERO_RANGE: Final = 16
+_SYNC_FILE_RANGE_WAIT_BEFORE: Final = 1
 _SYNC_FILE_RANGE_WRITE: Final = 2
+# linux/stat.h; the structure has 256 bytes
+_AT_EMPTY_PATH: Final = 0x1000
+_STATX_DIOALIGN: Final = 0x2000
+_STATX_BYTES: Final = 256
+_STATX_DIO_ALIGN_OFFSET: Final = 152
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # musl has only the 64-bit one and calls it by the plain name.
@@ -23,6 +31,10 @@ _fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+# Not in glibc before 2.28 nor in musl before 1.2.
+_statx = getattr(_libc, "statx", None)
+if _statx is not None:
+    _statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
 
 
 def _raise_errno() -> None:
@@ -47,6 +59,55 @@ def start_writeback(fd: int, offset_bytes: int, length_bytes: int) -> None:
     """
     if _sync_file_range(fd, offset_bytes, length_bytes, _SYNC_FILE_RANGE_WRITE) != 0:
         _raise_errno()
+
+
+def wait_for_writeback(fd: int, offset_bytes: int, length_bytes: int) -> None:
+    """Wait until those pages of a range whose writing was started are written (sync_file_range(2)).
+
+    It promises nothing about durability; it only bounds what is dirty.
+
+    Raises:
+        OSError: writing them failed. The kernel reports that once: the next flush may "succeed".
+    """
+    if _sync_file_range(fd, offset_bytes, length_bytes, _SYNC_FILE_RANGE_WAIT_BEFORE) != 0:
+        _raise_errno()
+
+
+def zero_file_range(fd: int, offset_bytes: int, length_bytes: int) -> None:
+    """Make a range of a file read as zeros, allocated but not written; its size stays (fallocate(2)).
+
+    Raises:
+        OSError: EOPNOTSUPP where the filesystem can't.
+    """
+    if _fallocate(fd, _FALLOC_FL_ZERO_RANGE | _FALLOC_FL_KEEP_SIZE, offset_bytes, length_bytes) != 0:
+        _raise_errno()
+
+
+def discard(fd: int, offset_bytes: int, length_bytes: int) -> None:
+    """Tell a block device that nobody needs what is in a range; both ends on sector boundaries.
+
+    What is read there afterwards is undefined.
+
+    Raises:
+        OSError: EOPNOTSUPP where the device doesn't care.
+    """
+    fcntl.ioctl(fd, _BLKDISCARD, struct.pack("QQ", offset_bytes, length_bytes))
+
+
+def direct_alignment_bytes(fd: int) -> int | None:
+    """Alignment of direct transfers of a file or block device as the kernel tells it (statx(2), Linux 6.1 and later).
+
+    Returns:
+        The larger one of memory's and offset's; 0: there are no direct transfers here; None: it isn't told.
+    """
+    if _statx is None:
+        return None
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    if _statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, buffer) != 0:
+        return None
+    (mask,) = struct.unpack_from("=I", buffer)
+    memory_bytes, offset_bytes = struct.unpack_from("=II", buffer, _STATX_DIO_ALIGN_OFFSET)
+    return max(memory_bytes, offset_bytes) if mask & _STATX_DIOALIGN else None
 
 
 def zero_out(fd: int, offset_bytes: int, length_bytes: int) -> None:

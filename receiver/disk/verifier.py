@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -14,6 +13,7 @@ from protocol.block_codec import block_hash
 from protocol.constants import HASH_BYTES, MIB
 from protocol.manifest import BlockKind, Manifest
 from receiver.disk import calls
+from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.block_runs import block_runs
 from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
 
@@ -57,22 +57,47 @@ class Verifier:
             )  # what lies beyond the end is no hole: it is missing
             not_holes = [np.arange(first, stop) for first, stop in self._zeros_with_data(zeros[inside])]
             to_read = np.sort(np.concatenate([blocks[kind <= BlockKind.RAW], zeros[~inside], *not_holes]))
-        try:
-            buffer = self._free_buffers.pop()
-        except IndexError:
-            buffer = _page_aligned(self._blocks_per_read * self._manifest.block_bytes)
+        buffer = self._take_buffer()
         mismatching: list[int] = []
         for first, stop in block_runs(to_read, self._blocks_per_read):
             mismatching += self._verify_run(first, stop, buffer)
         self._free_buffers.append(buffer)
         return np.array(mismatching, np.int64)
 
+    def read_block(self, block: int, into: memoryview) -> int:
+        """Read a block past the page cache, whatever the manifest says of it; flush before what was written.
+
+        Args:
+            block: block number.
+            into: room for its ``manifest.raw_length(block)`` bytes, aligned or not.
+
+        Returns:
+            Bytes read, fewer than the block has only when the target ends there.
+
+        Raises:
+            StorageError: the disk couldn't be read.
+        """
+        length = self._manifest.raw_length(block)
+        buffer = self._take_buffer()
+        count = min(self._read_run(block, length, buffer), length)
+        into[:count] = buffer.data[:count]
+        self._free_buffers.append(buffer)
+        return count
+
+    def _take_buffer(self) -> NDArray[np.uint8]:
+        try:
+            return self._free_buffers.pop()
+        except IndexError:
+            return np.frombuffer(aligned_memory(self._blocks_per_read * self._manifest.block_bytes), np.uint8)
+
+    def _read_run(self, first: int, length: int, buffer: NDArray[np.uint8]) -> int:
+        aligned_length = -(-length // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        return self._read_back.read_into(buffer.data[:aligned_length], first * self._manifest.block_bytes)
+
     def _verify_run(self, first: int, stop: int, buffer: NDArray[np.uint8]) -> Iterator[int]:
         manifest, block_bytes = self._manifest, self._manifest.block_bytes
-        start_bytes = first * block_bytes
-        length = min(stop * block_bytes, manifest.raw_bytes) - start_bytes
-        aligned_length = -(-length // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        count = self._read_back.read_into(buffer.data[:aligned_length], start_bytes)
+        length = min(stop * block_bytes, manifest.raw_bytes) - first * block_bytes
+        count = self._read_run(first, length, buffer)
         digests = manifest.raw_hash[first:stop].tobytes()
         expected = [digests[at : at + HASH_BYTES] for at in range(0, len(digests), HASH_BYTES)]
         for index, block in enumerate(range(first, stop)):
@@ -99,8 +124,3 @@ class Verifier:
                 data_stop = min(-(-hole // block_bytes), stop)
                 yield data // block_bytes, data_stop
                 position = data_stop * block_bytes
-
-
-def _page_aligned(length: int) -> NDArray[np.uint8]:
-    """Anonymous memory, which starts on a page boundary, as direct reads need it."""
-    return np.frombuffer(mmap.mmap(-1, length), np.uint8)

@@ -1,143 +1,252 @@
-"""Writing blocks to a target: positional, any order, from any thread; zeros without writing them where possible."""
+"""Writing to a target: positional, any order, from any thread, past the page cache where that works.
+
+Two descriptors lead to the target. Whole pages go through one with O_DIRECT, straight from our memory: nothing dirty
+stays behind, and a failed write is told to whoever made it. What isn't aligned goes through the page cache, and so does
+everything where direct writes aren't possible. The kernel keeps the two coherent: a direct write first writes back,
+then drops what the cache holds of its range.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import errno
+import mmap
 import os
 import threading
-from typing import Final
+import weakref
+from collections import deque
+from types import TracebackType
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.constants import MIB
+from protocol.constants import BLOCK_BYTES_MAX, MIB
 from protocol.manifest import BlockKind, Manifest
 from receiver.disk import calls
+from receiver.disk.aligned_buffers import AlignedBuffers
 from receiver.disk.block_runs import block_runs
+from receiver.disk.clearing import Clearing
 from receiver.target import Target
+
+BUFFER_BYTES: Final = BLOCK_BYTES_MAX
+"""A run that is written with one call: at least one block of any size."""
+
+BUFFER_COUNT_MAX: Final = 8
+"""Buffers on loan at the same time: one for each thread that decodes and writes."""
 
 WRITEBACK_BYTES: Final = 8 * MIB
 """Dirty bytes after which writing them to the disk is started: enough for large requests, little enough that a flush
 finds hardly anything left to wait for."""
 
-ZERO_BYTES_MAX: Final = 256 * MIB
-"""Zeroed in one call: a device without a command for it has to write them, and the call can't be interrupted."""
+WRITEBACK_WINDOWS_MAX: Final = 8
+"""Windows of that size that may be on their way: a disk slower than the network makes the writers wait here, rather
+than the flush at the end for as much as the memory holds."""
 
-_ZEROS: Final = bytes(MIB)
-_NOT_SUPPORTED: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
+_NOT_SUPPORTED: Final = (errno.EINVAL, errno.EOPNOTSUPP)
+_NO_START: Final = 1 << 63
+
+
+class WriteMode(enum.StrEnum):
+    """How whole pages are written."""
+
+    DIRECT = "direct"
+    """O_DIRECT: the device transfers from our memory."""
+    PAGE_CACHE = "page-cache"
+    """Through the page cache, with a bound on what is dirty; for filesystems and devices without O_DIRECT."""
 
 
 class DiskWriter:
-    """Writes an image's blocks to a prepared target. Thread-safe.
+    """Writes an image's blocks to a prepared target. Thread-safe; a context manager.
 
-    Writes go through the page cache; nothing is durable before :meth:`Target.sync`.
+    Nothing is durable before :meth:`Target.sync`. A failed write poisons the target and is never tried again.
+
+    Memory: up to :data:`BUFFER_COUNT_MAX` buffers of :data:`BUFFER_BYTES`, as many as are borrowed at the same time.
+
+    Attributes:
+        write_mode: how whole pages are written; ``PAGE_CACHE`` from the moment direct writing turned out impossible.
     """
 
     def __init__(self, target: Target, manifest: Manifest) -> None:
+        self.write_mode = WriteMode.PAGE_CACHE
         self._target = target
         self._manifest = manifest
+        self._buffers = AlignedBuffers(BUFFER_BYTES, BUFFER_COUNT_MAX)
+        self._clearing = Clearing(target, self.write)
         self._lock = threading.Lock()
         self._bytes_written = 0
         self._dirty_bytes = 0
-        self._dirty_start = target.raw_bytes
-        self._dirty_stop = 0
+        self._dirty_start, self._dirty_stop = _NO_START, 0
+        self._writing_back: deque[tuple[int, int]] = deque()
+        self._direct_fd = -1
+        self._close_direct: weakref.finalize[..., DiskWriter] | None = None
+        self._alignment_bytes = max(mmap.PAGESIZE, target.sector_bytes)
+        self._open_direct()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_direct(self) -> None:
+        """Open a descriptor for direct writes, if the kernel agrees; what it doesn't say the first write tells."""
+        alignment_bytes = calls.direct_alignment_bytes(self._target.fd)
+        if alignment_bytes == 0:
+            return
+        # Never less than a page, so that a page of the cache and a direct write have nothing in common.
+        self._alignment_bytes = max(self._alignment_bytes, alignment_bytes or 0)
+        # By the descriptor that holds the claim, not by name: what the name leads to may have changed. Any error here
+        # leaves us the page cache.
+        with contextlib.suppress(OSError):
+            path = f"/proc/self/fd/{self._target.fd}"
+            self._direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+            self._close_direct = weakref.finalize(self, os.close, self._direct_fd)
+            self.write_mode = WriteMode.DIRECT
+
+    def close(self) -> None:
+        """Give back the buffers and the descriptor; nothing may be written any more."""
+        self._buffers.close()
+        if self._close_direct is not None:
+            self._close_direct()
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of block content written so far, rewritten ones counted again."""
+        """Bytes of content written so far, rewritten ones counted again."""
         return self._bytes_written
 
-    def write_block(self, block: int, data: memoryview) -> None:
-        """Write a whole block.
+    def borrow_buffer(self) -> contextlib.AbstractContextManager[memoryview]:
+        """Lend a page-aligned buffer of :data:`BUFFER_BYTES` to fill and :meth:`write`, for the ``with`` block.
+
+        Waits when :data:`BUFFER_COUNT_MAX` are lent; a thread borrows one at a time.
+        """
+        return self._buffers.borrow()
+
+    def write(self, offset_bytes: int, data: memoryview) -> None:
+        """Write ``data`` at ``offset_bytes``.
+
+        Past the page cache what of it is made of whole pages, at aligned offsets from aligned memory.
 
         Args:
-            block: block number.
-            data: its ``manifest.raw_length(block)`` raw bytes, contiguous; not copied, not kept.
+            offset_bytes: place on the target.
+            data: contiguous bytes; not copied, not kept.
 
         Raises:
             StorageError: final, the target is poisoned.
         """
-        length = self._manifest.raw_length(block)
-        assert len(data) == length
-        self._write(data, block * self._manifest.block_bytes)
-        self._note_written(block * self._manifest.block_bytes, length)
-
-    def _write(self, data: memoryview, offset_bytes: int) -> None:
         self._target.check()
-        done = 0
+        start, stop = self._direct_part(offset_bytes, data)
         try:
-            while done < len(data):
-                count = os.pwrite(self._target.fd, data[done:] if done else data, offset_bytes + done)
-                if count == 0:
-                    raise OSError(errno.EIO, "the device takes no more bytes")
-                done += count
+            self._write_cached(data[:start], offset_bytes)
+            start += self._write_direct(data[start:stop], offset_bytes + start)
+            self._write_cached(data[start:], offset_bytes + start)
         except OSError as error:
             self._target.fail(error, f"writing {len(data)} bytes at byte {offset_bytes}")
-
-    def _note_written(self, offset_bytes: int, length: int) -> None:
         with self._lock:
-            self._bytes_written += length
+            self._bytes_written += len(data)
+
+    def _direct_part(self, offset_bytes: int, data: memoryview) -> tuple[int, int]:
+        """Which bytes of ``data`` can be written directly; an empty range for none."""
+        if self.write_mode is not WriteMode.DIRECT:
+            return 0, 0
+        unit = self._alignment_bytes
+        start = -offset_bytes % unit
+        stop = len(data) - (offset_bytes + len(data)) % unit
+        address: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0] if start < stop else 0
+        return (start, stop) if start < stop and (address + start) % mmap.PAGESIZE == 0 else (0, 0)
+
+    def _write_direct(self, data: memoryview, offset_bytes: int) -> int:
+        """Write aligned ``data``; returns the bytes written, fewer when the rest must go through the page cache."""
+        done = 0
+        while done < len(data) and self.write_mode is WriteMode.DIRECT:
+            try:
+                done += _written(os.pwrite(self._direct_fd, data[done:], offset_bytes + done))
+            except OSError as error:
+                if error.errno not in _NOT_SUPPORTED:
+                    raise
+                # Refused, not failed: nothing was transferred. Some filesystems take O_DIRECT at open and refuse it
+                # here, and some devices want more than page alignment. The descriptor may be in use on other threads.
+                self.write_mode = WriteMode.PAGE_CACHE
+            if done % self._alignment_bytes:
+                break
+        return done
+
+    def _write_cached(self, data: memoryview, offset_bytes: int) -> None:
+        done = 0
+        while done < len(data):
+            done += _written(os.pwrite(self._target.fd, data[done:], offset_bytes + done))
+        if done:
+            self._note_dirty(offset_bytes, done)
+
+    def _note_dirty(self, offset_bytes: int, length: int) -> None:
+        with self._lock:
             self._dirty_bytes += length
             self._dirty_start = min(self._dirty_start, offset_bytes)
             self._dirty_stop = max(self._dirty_stop, offset_bytes + length)
             if self._dirty_bytes < WRITEBACK_BYTES:
                 return
             start, stop = self._dirty_start, self._dirty_stop
-            self._dirty_bytes, self._dirty_start, self._dirty_stop = 0, self._target.raw_bytes, 0
+            self._dirty_bytes, self._dirty_start, self._dirty_stop = 0, _NO_START, 0
+            self._writing_back.append((start, stop))
+            is_behind = len(self._writing_back) > WRITEBACK_WINDOWS_MAX
+            oldest_start, oldest_stop = self._writing_back.popleft() if is_behind else (0, 0)
         # A range that spans scattered blocks costs no more: the kernel looks only at dirty pages.
-        try:
-            calls.start_writeback(self._target.fd, start, stop - start)
-        except OSError as error:
-            self._target.fail(error, f"writing at byte {start}")
+        calls.start_writeback(self._target.fd, start, stop - start)
+        if is_behind:
+            calls.wait_for_writeback(self._target.fd, oldest_start, oldest_stop - oldest_start)
 
-    def prepare_zero_runs(self, blocks: NDArray[np.int64]) -> None:
-        """Make those of ``blocks`` (ascending) that are all zeros read as zeros; the others are left alone.
-
-        In a file, data under them becomes a hole and a hole stays one; a device zeroes them by its own command where
-        it has one.
+    def zero_blocks(self, blocks: NDArray[np.int64]) -> None:
+        """Make ``blocks`` (ascending), all of kind ZERO, read as zeros; as :meth:`zero_range`.
 
         Raises:
             StorageError: final, the target is poisoned.
         """
-        self._target.check()
-        zeros = blocks[self._manifest.kind[blocks] == BlockKind.ZERO]
+        assert np.all(self._manifest.kind[blocks] == BlockKind.ZERO)
+        for first, stop in block_runs(blocks):
+            self.zero_range(*self._byte_range(first, stop))
+
+    def zero_range(self, start_bytes: int, stop_bytes: int) -> None:
+        """Make the target read as zeros between two byte offsets.
+
+        In a file, data there becomes a hole and a hole stays one; a device zeroes by its own command where it has one.
+        Only what has to be written as zeros counts as written.
+
+        Raises:
+            StorageError: final, the target is poisoned.
+        """
+        self._clearing.zero(start_bytes, stop_bytes)
+
+    def discard_blocks(self, blocks: NDArray[np.int64]) -> None:
+        """Tell the device that nobody needs what is in ``blocks`` (ascending), all of kind UNUSED; holes in a file.
+
+        As well as it can be done, and never an error. What is read there afterwards is undefined.
+
+        Raises:
+            StorageError: the target was poisoned before.
+        """
+        assert np.all(self._manifest.kind[blocks] == BlockKind.UNUSED)
+        for first, stop in block_runs(blocks):
+            self._clearing.discard(*self._byte_range(first, stop))
+
+    def _byte_range(self, first: int, stop: int) -> tuple[int, int]:
         block_bytes = self._manifest.block_bytes
-        for first, stop in block_runs(zeros, ZERO_BYTES_MAX // block_bytes):
-            if self._target.is_device:
-                self._zero_device(first * block_bytes, min(stop * block_bytes, self._target.raw_bytes))
-            else:
-                self._zero_file(first * block_bytes, stop * block_bytes)
+        return first * block_bytes, min(stop * block_bytes, self._manifest.raw_bytes)
 
-    def _zero_device(self, start: int, stop: int) -> None:
+    def write_block(self, block: int, data: memoryview) -> None:
+        """Write a whole block of ``manifest.raw_length(block)`` raw bytes; as :meth:`write`."""
+        assert len(data) == self._manifest.raw_length(block)
+        self.write(block * self._manifest.block_bytes, data)
+
+    def prepare_zero_runs(self, blocks: NDArray[np.int64]) -> None:
+        """Zero those of ``blocks`` (ascending) that are all zeros; the others are left alone."""
         self._target.check()
-        whole_stop = stop - stop % self._target.sector_bytes
-        try:
-            if start < whole_stop:
-                calls.zero_out(self._target.fd, start, whole_stop - start)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                self._target.fail(error, f"zeroing {whole_stop - start} bytes at byte {start}")
-            whole_stop = start
-        self._write_zeros(whole_stop, stop)
+        self.zero_blocks(blocks[self._manifest.kind[blocks] == BlockKind.ZERO])
 
-    def _zero_file(self, start: int, stop: int) -> None:
-        """Zero ``[start, stop)`` of the file; ``stop`` may lie beyond its end, so that its last page goes, too."""
-        self._target.check()
-        fd = self._target.fd
-        file_stop = min(stop, self._target.raw_bytes)
-        try:
-            data = calls.next_data(fd, start)
-            if data is None or data >= file_stop:
-                return
-            calls.punch_hole(fd, start, stop - start)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                self._target.fail(error, f"making a hole of {stop - start} bytes at byte {start}")
-            self._write_zeros(start, file_stop)
 
-    def _write_zeros(self, start: int, stop: int) -> None:
-        zeros = memoryview(_ZEROS)
-        for offset_bytes in range(start, stop, len(zeros)):
-            piece = zeros[: stop - offset_bytes]
-            self._write(piece, offset_bytes)
-            self._note_written(offset_bytes, len(piece))
+def _written(count: int) -> int:
+    if count == 0:
+        raise OSError(errno.EIO, "the device takes no more bytes")
+    return count
