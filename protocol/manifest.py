@@ -40,6 +40,7 @@ from protocol.constants import (
 from protocol.errors import ConfigurationError, ImageDamagedError, ImageFormatError
 from protocol.file_records import pack_record, record_struct, unpack_record_untrusted
 from protocol.image_metadata import pack_metadata, parse_metadata_untrusted
+from protocol.stored_manifest import HashRows, StoredManifest, StoredRows
 from protocol.units import format_bytes
 from protocol.wire.fields import Field, Octets, fields_of, uint
 
@@ -54,6 +55,9 @@ COLUMN_ALIGNMENT: Final = 64
 
 _ROWS_PER_STEP: Final = 1 << 20
 """Checks and sums go through the columns in steps, so that their temporaries stay below 32 MB."""
+
+_OFFSET_STEP: Final = 1 << 10
+"""The offset of every so many-th block is kept; from there a block's own is a sum of a microsecond."""
 
 
 class BlockKind(enum.IntEnum):
@@ -231,6 +235,8 @@ def build_manifest(
 class Manifest:
     """An image's description, immutable, in place on the bytes that it was parsed from.
 
+    On a :class:`StoredManifest` the hashes, and ``data`` itself, are read when they are used, and raise as it does.
+
     Attributes:
         data: the whole manifest.
         name: the image's name, for people.
@@ -246,7 +252,7 @@ class Manifest:
 
     def __init__(
         self,
-        data: memoryview,
+        data: memoryview | StoredManifest,
         head: ManifestHead,
         name: str,
         metadata: Mapping[str, object],
@@ -261,20 +267,28 @@ class Manifest:
         self.metadata = metadata
         self._image_id = image_id
         layout = ManifestLayout(n, head.metadata_bytes)
-        self.stored_bytes: NDArray[np.uint32] = np.frombuffer(data, "<u4", n, layout.stored_bytes_offset)
-        self.kind: NDArray[np.uint8] = np.frombuffer(data, np.uint8, n, layout.kind_offset)
+        self.stored_bytes: NDArray[np.uint32] = np.frombuffer(
+            data[layout.stored_bytes_offset : layout.stored_bytes_offset + 4 * n], "<u4"
+        )
+        self.kind: NDArray[np.uint8] = np.frombuffer(
+            data[layout.kind_offset : layout.kind_offset + n], np.uint8
+        )
         self.stored_hash = self._hash_column(layout.stored_hash_offset)
         self.raw_hash = self._hash_column(layout.raw_hash_offset)
-        for column in (self.stored_bytes, self.kind, self.stored_hash, self.raw_hash):
+        for column in (self.stored_bytes, self.kind):
             column.flags.writeable = False
 
-    def _hash_column(self, offset: int) -> NDArray[np.uint8]:
+    def _hash_column(self, offset: int) -> HashRows:
+        if isinstance(self.data, StoredManifest):
+            return StoredRows(self.data, offset, self.block_count)
         flat: NDArray[np.uint8] = np.frombuffer(self.data, np.uint8, HASH_BYTES * self.block_count, offset)
-        return flat.reshape(self.block_count, HASH_BYTES)
+        rows = flat.reshape(self.block_count, HASH_BYTES)
+        rows.flags.writeable = False
+        return rows
 
     @classmethod
     def parse_untrusted(
-        cls, data: bytes | bytearray | memoryview, *, image_id: bytes | None = None
+        cls, data: bytes | bytearray | memoryview | StoredManifest, *, image_id: bytes | None = None
     ) -> Manifest:
         """A manifest on ``data``, without a copy; ``data`` must not change while the manifest is used.
 
@@ -289,11 +303,16 @@ class Manifest:
             ImageFormatError: these bytes aren't a manifest, or one of a newer format.
             ImageDamagedError: they are one, but broken.
         """
-        view = memoryview(data).cast("B")
+        if isinstance(data, StoredManifest):
+            view: memoryview | StoredManifest = data
+            image_id = data.digest
+        else:
+            view = memoryview(data).cast("B")
         if len(view) < HEAD_BYTES:
             raise ImageDamagedError(f"the manifest is truncated: {len(view)} bytes are less than its head")
-        check_magic_and_version_untrusted(view, MANIFEST_MAGIC, "manifest")
-        head = unpack_record_untrusted(ManifestHead, ManifestHead.FIELDS, view, "manifest")
+        start = view[:HEAD_BYTES]
+        check_magic_and_version_untrusted(start, MANIFEST_MAGIC, "manifest")
+        head = unpack_record_untrusted(ManifestHead, ManifestHead.FIELDS, start, "manifest")
         if head.block_bytes & (head.block_bytes - 1):
             raise ImageDamagedError(
                 f"the manifest is damaged: block_bytes {head.block_bytes} isn't a power of two"
@@ -336,7 +355,10 @@ class Manifest:
     @functools.cached_property
     def image_id(self) -> bytes:
         """BLAKE3 of the whole manifest, 32 bytes; the first use reads it all (0.1 s per TiB of image)."""
-        return self._image_id or blake3(self.data, max_threads=blake3.AUTO).digest()
+        if self._image_id is not None:
+            return self._image_id
+        assert isinstance(self.data, memoryview)  # a stored one has said its digest
+        return blake3(self.data, max_threads=blake3.AUTO).digest()
 
     @functools.cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -348,6 +370,19 @@ class Manifest:
         np.cumsum(self.stored_bytes, dtype=np.int64, out=offsets[1:])
         offsets.flags.writeable = False
         return offsets
+
+    @functools.cached_property
+    def _step_offsets(self) -> NDArray[np.int64]:
+        """``int64``: the offset of every ``_OFFSET_STEP``-th block."""
+        starts = np.arange(0, self.block_count, _OFFSET_STEP)
+        sums = np.add.reduceat(self.stored_bytes, starts, dtype=np.int64)
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(sums)])
+
+    def offset_of(self, block: int) -> int:
+        """``offsets[block]`` without the memory of :attr:`offsets`."""
+        step = block // _OFFSET_STEP
+        before = self.stored_bytes[step * _OFFSET_STEP : block].sum(dtype=np.int64)
+        return int(self._step_offsets[step] + before)
 
     @property
     def payload_bytes(self) -> int:
@@ -430,7 +465,9 @@ def _breaks_size_rules(
     return np.asarray(bad, np.bool_)
 
 
-def _check_padding_untrusted(view: memoryview, layout: ManifestLayout, reserved: bytes) -> None:
+def _check_padding_untrusted(
+    view: memoryview | StoredManifest, layout: ManifestLayout, reserved: bytes
+) -> None:
     n = layout.block_count
     gaps = (
         (HEAD_BYTES + layout.metadata_bytes, layout.stored_bytes_offset),

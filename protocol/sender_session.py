@@ -91,6 +91,8 @@ _FLUSH_GROWTH = 1.5
 _TIMER_S = 0.1
 """Timeouts, stragglers, the group's loss and the limiter are looked at this often."""
 _NOBODY = Standing(b"", b"")
+_READ_STALLED_S = 0.5
+"""A read that hasn't returned for this long is a fault of the image's disk or server, not its usual pace."""
 _STARVED = 0.75
 """Below this share of the rate it's the sender itself that doesn't keep up."""
 
@@ -143,6 +145,7 @@ class SenderSession:
         frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         self._frame_bytes_per_raw = max(1, source_symbol_count) * frame_bytes / max(1, parameters.raw_bytes)
         self._read_share = 0.0
+        self._read_stalled = False
         self._standing: Standing | None = None
         """As it was last told; None while there was nothing to tell."""
         self._standing_at = math.inf
@@ -204,6 +207,8 @@ class SenderSession:
         """What sets the pace now, and who."""
         if self.state != STATE_CASTING:
             return NOTHING
+        if self._read_stalled:
+            return Limiter(Cause.SOURCE)
         if self.image_demand.idle:
             return self._waited_for()
         if self.achieved_bytes_per_s < _STARVED * self.rate_bytes_per_s:
@@ -421,6 +426,15 @@ class SenderSession:
         self.statistics.bytes_transmitted += byte_count
         self.rate_control.tick(self.achieved_bytes_per_s, now)
         self._flush_at = now
+
+    def note_read(self, waiting_s: float) -> None:
+        """Say now and then for how long the read of the image that goes on now has lasted; 0 if none does.
+
+        Nothing is transmitted while it lasts, and so nothing else would tell that the source has stalled.
+        """
+        self._read_stalled = waiting_s >= _READ_STALLED_S
+        if self._read_stalled:
+            self.achieved_bytes_per_s = 0.0
 
     def control_datagrams(self, now: float) -> list[bytes]:
         """The control datagrams that are due, to be multicast in this order; also runs the timeouts."""

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from protocol.errors import ImageDamagedError, ImageError, ImageFormatError, StorageError
+from protocol.constants import MIB
+from protocol.errors import DiskcastError, ImageChangedError, ImageError, StorageError
 from protocol.image_format import (
     PAGE_BYTES,
-    ImageHeader,
     check_file_bytes,
     check_identity,
     parse_header_untrusted,
 )
 from protocol.manifest import Manifest
+from protocol.stored_manifest import StoredManifest
+
+MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
+"""That of a disk of 120 GB, a tenth of the 300 MB that a receiver may have. Of a larger one 5 bytes a block are held
+and the hashes are read as they are needed."""
 
 
 class ImageSource:
     """An opened ``.dci``. Thread-safe; a context manager.
 
+    Nothing is mapped: truncating a mapped file would end this program with SIGBUS in the middle of a restore.
+
     Attributes:
         path: the file.
-        manifest: mapped, so that it takes memory only for the rows in use.
+        manifest: stays usable after :meth:`close` if it is held in memory.
     """
 
-    def __init__(self, path: Path, fd: int, header: ImageHeader, manifest: Manifest) -> None:
+    def __init__(self, path: Path, fd: int) -> None:
         """Use :func:`open_image`."""
         self.path = path
-        self.manifest = manifest
         self._fd = fd
+        header = parse_header_untrusted(os.pread(fd, PAGE_BYTES, 0))
+        check_file_bytes(header, os.fstat(fd).st_size)
         self._payload_offset = header.payload_offset
+        manifest: memoryview | StoredManifest
+        if header.manifest_bytes > MANIFEST_IN_MEMORY_BYTES_MAX:
+
+            def read(start: int, into: memoryview) -> None:
+                self._read(header.manifest_offset + start, into, "the manifest")
+
+            manifest = StoredManifest(header.manifest_bytes, read, str(path))
+        else:
+            manifest = memoryview(bytearray(header.manifest_bytes))
+            self._read(header.manifest_offset, manifest, "the manifest")
+        self.manifest = Manifest.parse_untrusted(manifest)
+        check_identity(header, self.manifest.image_id, self.manifest.payload_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +62,7 @@ class ImageSource:
         self.close()
 
     def close(self) -> None:
-        """Close the file; the manifest stays usable."""
+        """Close the file."""
         os.close(self._fd)
 
     def read_stored(self, block: int, buffer: memoryview) -> memoryview:
@@ -55,26 +74,29 @@ class ImageSource:
             The part of ``buffer`` that was filled.
 
         Raises:
-            ImageDamagedError: the file ended early.
-            StorageError: the file couldn't be read.
+            ImageChangedError: the file was truncated since it was opened.
+            StorageError: it couldn't be read.
         """
         view = buffer[: int(self.manifest.stored_bytes[block])]
-        offset_bytes = self._payload_offset + int(self.manifest.offsets[block])
-        done = 0
-        try:
-            while done < len(view):
-                count = os.preadv(self._fd, [view[done:]], offset_bytes + done)
-                if count == 0:
-                    raise ImageDamagedError(
-                        f"{self.path} was truncated while it was read: block {block} ends early"
-                    )
-                done += count
-        except OSError as error:
-            raise StorageError(
-                f"{self.path}: block {block} at byte {offset_bytes} can't be read: {error.strerror}; "
-                "check the disk that the image is on"
-            ) from error
+        self._read(self._payload_offset + self.manifest.offset_of(block), view, f"block {block}")
         return view
+
+    def _read(self, offset_bytes: int, into: memoryview, thing: str) -> None:
+        done = 0
+        while done < len(into):
+            try:
+                count = os.preadv(self._fd, [into[done:]], offset_bytes + done)
+            except OSError as error:
+                raise StorageError(
+                    f"{self.path}: {thing} at byte {offset_bytes} can't be read: {error.strerror}; check the disk that "
+                    "the image is on"
+                ) from error
+            if count == 0:
+                raise ImageChangedError(
+                    f"{self.path} was truncated while it was read: {thing} ends early; restore the file from a good "
+                    "copy, and see that nothing writes to it"
+                )
+            done += count
 
 
 def open_image(path: Path) -> ImageSource:
@@ -84,24 +106,20 @@ def open_image(path: Path) -> ImageSource:
         ImageError: the file can't be opened.
         ImageFormatError: it isn't an image, or one of a newer format.
         ImageDamagedError: it is truncated or altered.
+        StorageError: its disk failed.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
     except OSError as error:
         raise ImageError(f"the image {path} can't be opened: {error.strerror}") from error
     try:
-        header = parse_header_untrusted(os.pread(fd, PAGE_BYTES, 0))
-        check_file_bytes(header, os.fstat(fd).st_size)
-        # From the file's start, since a mapping's offset must be a multiple of a page that may be larger than ours.
-        mapped = mmap.mmap(fd, header.manifest_offset + header.manifest_bytes, access=mmap.ACCESS_READ)
-        manifest = Manifest.parse_untrusted(memoryview(mapped)[header.manifest_offset :])
-        check_identity(header, manifest.image_id, manifest.payload_bytes)
-        # The digest has touched every page; only those that are used from now on shall count as ours.
-        mapped.madvise(mmap.MADV_DONTNEED)
-    except (ImageDamagedError, ImageFormatError) as error:
-        os.close(fd)
-        raise type(error)(f"{path}: {error}") from error
+        return ImageSource(path, fd)
     except OSError as error:
         os.close(fd)
         raise ImageError(f"the image {path} can't be read: {error.strerror}") from error
-    return ImageSource(path, fd, header, manifest)
+    except (ImageChangedError, StorageError):  # these name the file
+        os.close(fd)
+        raise
+    except DiskcastError as error:
+        os.close(fd)
+        raise type(error)(f"{path}: {error}") from error

@@ -11,7 +11,6 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from protocol.constants import MIB
-from protocol.errors import ImageDamagedError
 from protocol.session_records import CastParameters
 from protocol.wire.messages import OBJECT_IMAGE
 from sender.image_file import ImageFile
@@ -36,6 +35,7 @@ class BlockLoader:
     ) -> None:
         """Allocate the cache's buffers; they cost memory as they are used."""
         self.read_s = 0.0
+        self._reading_since: float | None = None
         self._image = image
         self._manifest = image.manifest
         self._block_bytes = parameters.block_bytes
@@ -45,6 +45,12 @@ class BlockLoader:
         self._free = list(np.empty((count, padded_bytes), np.uint8))
         self._cache: OrderedDict[tuple[int, int], tuple[NDArray[np.uint8], int]] = OrderedDict()
 
+    @property
+    def waiting_s(self) -> float:
+        """For how long the read that goes on now has lasted, 0 if none does; from any thread."""
+        since = self._reading_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def load(self, object_index: int, block: int) -> NDArray[np.uint8]:
         """The stored bytes of a block, ``uint8[k, symbol_bytes]``, zero-padded.
 
@@ -53,7 +59,8 @@ class BlockLoader:
             block: its number.
 
         Raises:
-            ImageDamagedError: the file has changed since it was opened; the message names the block.
+            ImageDamagedError: the block isn't what was packed, which the message names; ImageChangedError if the file
+                was written to or truncated since it was opened.
             StorageError: the disk failed.
         """
         key = (object_index, block)
@@ -74,18 +81,19 @@ class BlockLoader:
         return buffer[: k * self._symbol_bytes].reshape(k, self._symbol_bytes)
 
     def _fill(self, buffer: NDArray[np.uint8], object_index: int, block: int) -> int:
-        if object_index != OBJECT_IMAGE:
-            start = block * self._block_bytes
-            piece = self._manifest.data[start : start + self._block_bytes]
-            buffer[: len(piece)] = piece
-            return len(piece)
-        started_at = time.monotonic()
-        count = self._image.read_stored(block, buffer.data)
-        self.read_s += time.monotonic() - started_at
+        started_at = self._reading_since = time.monotonic()
+        try:
+            if object_index != OBJECT_IMAGE:
+                start = block * self._block_bytes
+                piece = self._manifest.data[start : start + self._block_bytes]
+                buffer[: len(piece)] = piece
+                return len(piece)
+            count = self._image.read_stored(block, buffer.data)
+            stored_hash = self._manifest.stored_hash[block].tobytes()
+        finally:
+            self._reading_since = None
+            self.read_s += time.monotonic() - started_at
         # A receiver would find out as well, and would ask for the same bad bytes again and again.
-        if blake3(buffer[:count].data).digest() != self._manifest.stored_hash[block].tobytes():
-            raise ImageDamagedError(
-                f"{self._image.path}: block {block} no longer has the bytes that were packed: restore the file from "
-                "a good copy (diskcast verify checks it all), or pack again"
-            )
+        if blake3(buffer[:count].data).digest() != stored_hash:
+            raise self._image.wrong_block(block)
         return count

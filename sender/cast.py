@@ -18,8 +18,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from blake3 import blake3
 
@@ -36,10 +36,11 @@ from protocol.errors import ConfigurationError, DiskcastError
 from protocol.events import CastingStarted, SenderEvent
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters
-from protocol.units import format_bytes
+from protocol.units import format_bytes, format_duration
 from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
 from sender.batches import BatchQueue
 from sender.block_loader import BlockLoader
+from sender.blocking_calls import start_blocking_call
 from sender.cast_view import CastSummary, CastView
 from sender.control_api import ControlApi, ControlServer
 from sender.datagram_output import typed_send_error
@@ -60,6 +61,10 @@ from sender.rivals import RivalWatch
 from sender.shared_session import SharedSession
 from sender.sockets import bind_control_sockets, open_announce_listener, open_data_socket
 from sender.transmitter import Transmitter
+
+_THREADS_END_S: Final = 2.0
+"""What the threads get to finish a batch when the cast has ended. One that takes longer is stuck in a read of the
+image, which nothing can interrupt, and the program ends without it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ def run_cast(options: CastOptions, reporter: Reporter) -> CastResult:
 
     Raises:
         ConfigurationError: the options can't work; nothing was sent.
-        ImageError: the image can't be used, or was damaged meanwhile.
+        ImageError: the image can't be used, or was altered meanwhile.
         StorageError: the image can't be read any more.
     """
     interface = find_interface(options.interface)
@@ -223,8 +228,8 @@ class _Cast:
         self._shared = SharedSession(session, wake)
         transmitter = Transmitter(self._sockets.data, parameters, self._shared, self._queue)
         feedback = FeedbackPort(self._sockets.feedback, self._shared)
-        blocks = BlockLoader(self._image, parameters)
-        encoder = Encoder(parameters, self._shared, blocks, self._queue)
+        self._blocks = BlockLoader(self._image, parameters)
+        encoder = Encoder(parameters, self._shared, self._blocks, self._queue)
         api = ControlApi(self._shared, parameters, self._image.manifest)
         server = ControlServer(api.application(), self._sockets.control)
         rivals = RivalWatch(
@@ -237,7 +242,6 @@ class _Cast:
                 metrics_port = stack.enter_context(
                     metrics_server(collector, self._options.metrics_address, self._options.metrics_port)
                 )
-            threads = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="cast"))
             stack.callback(self._close)
             stack.enter_context(self._signals(loop))
             stack.callback(self._reporter.close)
@@ -251,8 +255,10 @@ class _Cast:
                 )
             )
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._run_thread(threads, encoder.run))
-                group.create_task(self._run_thread(threads, transmitter.run))
+                threads = [
+                    group.create_task(self._run_thread(encoder.run, "encoder")),
+                    group.create_task(self._run_thread(transmitter.run, "transmitter")),
+                ]
                 serving = group.create_task(server.run_until_stopped())
                 receiving = group.create_task(feedback.run())
                 self._listening = group.create_task(rivals.run())
@@ -263,6 +269,7 @@ class _Cast:
                 server.stop()
                 if self._aborted:
                     serving.cancel()
+                await self._await_threads(threads)
         return self._account()
 
     def _account(self) -> CastResult:
@@ -285,6 +292,7 @@ class _Cast:
                     session.end(END_CANCELLED, "cancelled by the operator", now)
                     while not session.finished:  # the rest of the EOTs, without the pauses between them
                         self._multicast(session.control_datagrams(session.next_timer(now)))
+                session.note_read(self._blocks.waiting_s)
                 self._multicast(session.control_datagrams(now))
                 events = [(event, self._receiver_name(session, event)) for event in session.next_events()]
                 finished = session.finished
@@ -316,13 +324,25 @@ class _Cast:
                 frame_bytes = DATA_HEADER_BYTES + self._parameters.symbol_bytes
                 self._fail(typed_send_error(error, destination, frame_bytes))
 
-    async def _run_thread(self, threads: ThreadPoolExecutor, function: Callable[[], None]) -> None:
+    async def _run_thread(self, function: Callable[[], None], name: str) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(threads, function)
+            await start_blocking_call(function, name)
         except DiskcastError as error:
             self._fail(error)
         finally:
             self._close()  # the two threads need each other
+
+    async def _await_threads(self, threads: list[asyncio.Task[None]]) -> None:
+        """See both threads end, or end without one that is stuck: it only reads."""
+        _, stuck = await asyncio.wait(threads, timeout=_THREADS_END_S)
+        for thread in stuck:
+            thread.cancel()
+        if stuck:
+            self._image.leave_open()
+            self._reporter.note(
+                f"a read of {self._image.path} hasn't returned for {format_duration(self._blocks.waiting_s)} and isn't "
+                "waited for any longer: check the disk or server that the image is on"
+            )
 
     def _fail(self, error: DiskcastError) -> None:
         """An error of the sender ends the cast; the room is told, and the first error is raised at the end."""

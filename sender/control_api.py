@@ -46,6 +46,7 @@ from protocol.json_fields import HexBytes
 from protocol.manifest import Manifest
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastParameters, ReceiverId
+from sender.blocking_calls import start_blocking_call
 from sender.shared_session import SharedSession
 
 _CONNECTIONS_MAX: Final = RECEIVER_COUNT_MAX + 64
@@ -54,6 +55,8 @@ _BODY_TIMEOUT_S: Final = 30.0
 """A body that takes longer comes from a stalled or hostile peer."""
 _LARGE_BODIES_MAX: Final = 4
 """Bodies above CONTROL_BODY_BYTES_MAX that are read at the same time; others wait in their connections' buffers."""
+_MANIFEST_READS_MAX: Final = 2
+"""Threads that read the manifest of a large image, and hang if its disk does; late joiners take turns."""
 MANIFEST_PIECE_BYTES: Final = 256 << 10
 _KEEP_ALIVE_S: Final = 5
 _SHUTDOWN_S: Final = 2
@@ -72,6 +75,7 @@ class ControlApi:
         bitmap_bytes = -(-manifest.block_count // 8) * 3 // 2
         self._need_body_bytes_max = min(NEED_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX + bitmap_bytes)
         self._large_bodies = asyncio.Semaphore(_LARGE_BODIES_MAX)
+        self._manifest_reads = asyncio.Semaphore(_MANIFEST_READS_MAX)
 
     def application(self) -> FastAPI:
         """The ASGI application."""
@@ -115,7 +119,7 @@ class ControlApi:
 
         async def pieces() -> AsyncIterator[memoryview]:
             for start in range(0, len(data), MANIFEST_PIECE_BYTES):
-                yield data[start : start + MANIFEST_PIECE_BYTES]
+                yield await self._manifest_piece(slice(start, start + MANIFEST_PIECE_BYTES))
 
         headers = {"Content-Length": str(len(data)), "ETag": f'"{self._parameters.image_id.hex()}"'}
         return StreamingResponse(pieces(), media_type=MANIFEST_TYPE, headers=headers)
@@ -154,6 +158,17 @@ class ControlApi:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    async def _manifest_piece(self, part: slice) -> memoryview:
+        """A part of the manifest, waited for beside the event loop if it is read from the image's disk.
+
+        A read that fails ends the response early: the receiver asks again, and the cast itself soon meets the same.
+        """
+        data = self._manifest.data
+        if isinstance(data, memoryview):
+            return data[part]
+        async with self._manifest_reads:
+            return await start_blocking_call(lambda: data[part], "manifest")
 
     def _description(self) -> JsonObject:
         with self._shared.look() as (session, _now):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 from types import TracebackType
@@ -11,15 +10,25 @@ from typing import Final, Self
 from blake3 import blake3
 
 from protocol.constants import MIB
-from protocol.errors import DiskcastError, ImageDamagedError, ImageError, StorageError
+from protocol.errors import (
+    DiskcastError,
+    ImageChangedError,
+    ImageDamagedError,
+    ImageError,
+    StorageError,
+)
 from protocol.image_format import (
     PAGE_BYTES,
-    ImageHeader,
     check_file_bytes,
     check_identity,
     parse_header_untrusted,
 )
 from protocol.manifest import Manifest
+from protocol.stored_manifest import StoredManifest
+
+MANIFEST_IN_MEMORY_BYTES_MAX: Final = 128 * MIB
+"""The manifest of a disk of 480 GB, a third of the sender's 400 MB. Of a larger one 5 bytes a block are held and the
+hashes are read as they are needed."""
 
 _HASH_BUFFER_BYTES: Final = 4 * MIB
 """Large enough for BLAKE3 to use all CPUs."""
@@ -28,25 +37,27 @@ _HASH_BUFFER_BYTES: Final = 4 * MIB
 class ImageFile:
     """An open image; reading is safe from many threads.
 
-    The manifest is mapped: it costs address space, and memory only for the pages in use, which the kernel can take
-    back. The payload is read by position instead, since all of a mapped payload would count as this process's memory.
-    The file mustn't be truncated while it is open (``pack`` never does: it replaces a file as a whole).
+    Whatever happens to the file meanwhile ends in an error, or in the bytes that were there when it was opened: the
+    manifest is held in memory or checked whenever it is read. Nothing is mapped: truncating a mapped file would end
+    this program with SIGBUS.
 
     Attributes:
         path: as the operator named it.
         header: the header page.
-        manifest: valid as long as someone holds it, also after :meth:`close`.
+        manifest: stays usable after :meth:`close` if it is held in memory.
     """
 
-    def __init__(
-        self, path: Path, fd: int, header: ImageHeader, manifest: Manifest, mapping: mmap.mmap
-    ) -> None:
+    def __init__(self, path: Path, fd: int) -> None:
         """Use :meth:`open`."""
         self.path = path
-        self.header = header
-        self.manifest = manifest
         self._fd = fd
-        self._mapping = mapping
+        self._left_open = False
+        status = os.fstat(fd)
+        self._opened_as = status.st_size, status.st_mtime_ns
+        self.header = parse_header_untrusted(os.pread(fd, PAGE_BYTES, 0))
+        check_file_bytes(self.header, status.st_size)
+        self.manifest = self._take_manifest()
+        check_identity(self.header, self.manifest.image_id, self.manifest.payload_bytes)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -58,29 +69,35 @@ class ImageFile:
             ImageDamagedError: truncated, altered or with something behind its end.
             ImageFormatError: not an image, or made by a newer diskcast.
             ImageError: missing or unreadable.
+            StorageError: the disk failed.
         """
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise ImageError(f"{path}: can't open the image: {error.strerror}") from error
         try:
-            header = parse_header_untrusted(os.pread(fd, PAGE_BYTES, 0))
-            check_file_bytes(header, os.fstat(fd).st_size)
-            image_id = hash_file_range(fd, header.manifest_offset, header.manifest_bytes)
-            # From the file's start: a mapping's offset must be a multiple of the machine's page, maybe over 4 KiB.
-            end = header.manifest_offset + header.manifest_bytes
-            mapping = mmap.mmap(fd, end, access=mmap.ACCESS_READ)
-            manifest = Manifest.parse_untrusted(
-                memoryview(mapping)[header.manifest_offset :], image_id=image_id
-            )
-            check_identity(header, image_id, manifest.payload_bytes)
+            return cls(path, fd)
         except OSError as error:
             os.close(fd)
             raise ImageError(f"{path}: can't read the image: {error.strerror}") from error
+        except (ImageChangedError, StorageError):  # these name the file
+            os.close(fd)
+            raise
         except DiskcastError as error:
             os.close(fd)
             raise type(error)(f"{path}: {error}") from error
-        return cls(path, fd, header, manifest, mapping)
+
+    def _take_manifest(self) -> Manifest:
+        offset, byte_count = self.header.manifest_offset, self.header.manifest_bytes
+        if byte_count > MANIFEST_IN_MEMORY_BYTES_MAX:
+
+            def read(start: int, into: memoryview) -> None:
+                self.read_file(offset + start, into)
+
+            return Manifest.parse_untrusted(StoredManifest(byte_count, read, str(self.path)))
+        data = bytearray(byte_count)
+        self.read_file(offset, memoryview(data))
+        return Manifest.parse_untrusted(memoryview(data).toreadonly())
 
     def read_stored(self, block: int, into: memoryview) -> int:
         """Read the stored bytes of ``block`` into the start of ``into``.
@@ -89,19 +106,18 @@ class ImageFile:
             How many there are; 0 for a block of which nothing is stored.
 
         Raises:
-            ImageDamagedError: the file ends within the block.
+            ImageChangedError: the file ends within the block.
             StorageError: the disk failed.
         """
-        offset = int(self.manifest.offsets[block])
         count = int(self.manifest.stored_bytes[block])
-        self.read_payload(offset, into[:count])
+        self.read_payload(self.manifest.offset_of(block), into[:count])
         return count
 
     def read_payload(self, offset: int, into: memoryview) -> None:
         """Fill ``into`` with the payload from ``offset``: the stored bytes of consecutive stored blocks.
 
         Raises:
-            ImageDamagedError: the file ends there.
+            ImageChangedError: the file ends there.
             StorageError: the disk failed.
         """
         self.read_file(self.header.payload_offset + offset, into)
@@ -117,21 +133,44 @@ class ImageFile:
                     f"{self.path}: can't read the image at offset {offset + done}: {error.strerror}; check the disk"
                 ) from error
             if count == 0:
-                raise ImageDamagedError(
-                    f"{self.path}: the file ends before offset {offset + done}: truncated"
+                raise ImageChangedError(
+                    f"{self.path}: the image was truncated while it was in use: the file now ends before offset "
+                    f"{offset + done}; restore it from a good copy, and see that nothing writes to it"
                 )
             done += count
 
-    def trim(self) -> None:
-        """Give the manifest's mapped pages back, so that they don't count as this process's memory until next used.
+    def wrong_block(self, block: int) -> ImageDamagedError:
+        """Why the stored bytes of ``block`` aren't what its hash says, as an error to raise.
 
-        Sweeps over all rows call it now and then; always safe.
+        Tells a file that was written to since it was opened from one that was damaged all along.
         """
-        self._mapping.madvise(mmap.MADV_DONTNEED)
+        try:
+            status = os.fstat(self._fd)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: can't read the image: {error.strerror}; check the disk"
+            ) from error
+        if (status.st_size, status.st_mtime_ns) != self._opened_as:
+            return ImageChangedError(
+                f"{self.path}: the image was written to while it was in use: block {block} no longer has the bytes "
+                "that were packed; restore the file from a good copy, and see that nothing writes to it"
+            )
+        return ImageDamagedError(
+            f"{self.path}: block {block} no longer has the bytes that were packed: restore the file from a good copy "
+            "(diskcast verify checks it all), or pack again"
+        )
+
+    def leave_open(self) -> None:
+        """From now on :meth:`close` does nothing.
+
+        For a program that ends while one of its threads is stuck in a read: closing might wait for the same disk.
+        """
+        self._left_open = True
 
     def close(self) -> None:
-        """Close the file; the manifest stays usable."""
-        os.close(self._fd)
+        """Close the file."""
+        if not self._left_open:
+            os.close(self._fd)
 
     def __enter__(self) -> Self:
         return self

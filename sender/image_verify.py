@@ -141,7 +141,6 @@ class _Checker:
         blocks_per_span = SPAN_BYTES // self._manifest.block_bytes
         for start in range(0, self._manifest.block_count, _ROWS_PER_STEP):
             stop = min(self._manifest.block_count, start + _ROWS_PER_STEP)
-            self._image.trim()
             stored = stored_mask[start:stop]
             empty_blocks = start + np.flatnonzero(~stored)
             if empty_blocks.size:

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from protocol import control_messages as messages
-from protocol.errors import WireError
+from protocol.errors import ImageChangedError, WireError
 from protocol.session_records import CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.codec import decode_control_untrusted, encode_control
 from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, Announce, EndOfTransmission
@@ -203,7 +203,7 @@ def test_a_second_signal_does_not_wait_and_still_tells_the_room(room: Room, imag
     assert [room.end_of_transmission().outcome for _ in range(5)] == [END_CANCELLED] * 5
 
 
-def test_an_image_that_is_damaged_during_the_cast_ends_it_for_everybody_naming_the_block(
+def test_an_image_that_is_altered_during_the_cast_ends_it_for_everybody_naming_the_block(
     room: Room, image: Path
 ) -> None:
     made = make_image("rdrzur")
@@ -214,10 +214,10 @@ def test_an_image_that_is_damaged_during_the_cast_ends_it_for_everybody_naming_t
             file.write(b"damaged")
         PlayedReceiver(program, "pc-1")
         heard = room.end_of_transmission()
-        result = result_of(program, 22)
+        result = result_of(program, ImageChangedError.exit_code)
     assert heard.outcome == END_FAILED
     assert "block 2" in heard.reason
-    assert result["error_class"] == "ImageDamagedError"
+    assert result["error_class"] == "ImageChangedError"
     assert result["receivers"][0]["name"] == "pc-1"
 
 

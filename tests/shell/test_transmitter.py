@@ -255,7 +255,7 @@ def test_an_interface_that_refuses_segmentation_is_sent_to_by_sendmmsg_without_l
         assert [member.recv(65536)[0] for _ in range(20)] == list(range(20))
 
 
-def test_a_damaged_block_ends_the_encoder_and_is_named(tmp_path: Path) -> None:
+def test_an_altered_block_ends_the_encoder_and_is_named(tmp_path: Path) -> None:
     rig = make_rig(tmp_path, "rrr")
     path = tmp_path / "image.dci"
     content = bytearray(path.read_bytes())
@@ -263,7 +263,7 @@ def test_a_damaged_block_ends_the_encoder_and_is_named(tmp_path: Path) -> None:
     path.write_bytes(content)
     rig.start_casting()
     encoder = Encoder(rig.parameters, rig.shared, BlockLoader(rig.image, rig.parameters), BatchQueue(1000))
-    with rig.image, pytest.raises(ImageDamagedError, match=r"image\.dci: block 1 "):
+    with rig.image, pytest.raises(ImageDamagedError, match=r"image\.dci: .*block 1 "):
         encoder.run()
 
 

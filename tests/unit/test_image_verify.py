@@ -163,9 +163,8 @@ def test_jobs_out_of_range(path: Path) -> None:
         verify_image(image, jobs=-1)
 
 
-def test_the_manifest_outlives_the_file_and_a_trim(path: Path) -> None:
+def test_the_manifest_outlives_the_file(path: Path) -> None:
     with ImageFile.open(path) as image:
-        image.trim()
         manifest = image.manifest
     assert manifest.data == MADE.manifest.data
 

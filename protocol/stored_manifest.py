@@ -1,0 +1,154 @@
+"""A manifest too large for memory: its bytes stay in their file, are read when they are used, and checked each time.
+
+A mapping would do the same with less code, but whoever truncates a mapped file, or pulls out its disk, ends this
+program with SIGBUS. A read that fails is an error that can be told to a room.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from protocol.constants import HASH_BYTES, KIB, MIB
+from protocol.errors import ImageChangedError
+
+PIECE_BYTES: Final = 64 * KIB
+"""Read and checked as a whole: 2048 hashes, 40 µs, less than a block of data takes. The digests of all pieces are a
+2000th of the manifest: 9 MB for the largest."""
+
+_SWEEP_BYTES: Final = 4 * MIB
+"""Large enough for BLAKE3 to use all CPUs."""
+
+_SLOTS: Final = 16
+"""Pieces kept, a megabyte: several threads, each at its own place in two columns."""
+
+ReadAt = Callable[[int, memoryview], None]
+"""Fills the memory with the manifest's bytes from an offset; raises ImageError or StorageError when it can't."""
+
+
+class HashRows(Protocol):
+    """``uint8[N, 32]``, as far as both an array and :class:`StoredRows` can be used."""
+
+    def __getitem__(self, rows: int | slice | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """One row, ``uint8[32]``, or those of a slice without step or of an array, ``uint8[n, 32]``."""
+
+
+class StoredManifest:
+    """The bytes, to be sliced like a ``memoryview``; from any thread.
+
+    What a slice holds is what was there when the object was made, or the slice raises.
+
+    Attributes:
+        digest: BLAKE3 of the whole.
+    """
+
+    def __init__(self, byte_count: int, read: ReadAt, name: str) -> None:
+        """Read everything once, 0.1 s for a TiB of disk.
+
+        Args:
+            byte_count: the manifest's size.
+            read: used from now on, from any thread.
+            name: the file's, for error messages.
+
+        Raises:
+            ImageError, StorageError: as ``read`` raises.
+        """
+        self._byte_count = byte_count
+        self._read = read
+        self._name = name
+        self._piece_digests: list[bytes] = []
+        # Whatever thread puts a piece into its slot, a pair is replaced as a whole: no lock is needed.
+        self._slots: list[tuple[int, memoryview] | None] = [None] * _SLOTS
+        whole = blake3(max_threads=blake3.AUTO)
+        buffer = memoryview(bytearray(min(_SWEEP_BYTES, byte_count)))
+        for start in range(0, byte_count, _SWEEP_BYTES):
+            part = buffer[: min(_SWEEP_BYTES, byte_count - start)]
+            read(start, part)
+            whole.update(part)
+            self._piece_digests += [
+                blake3(part[at : at + PIECE_BYTES]).digest() for at in range(0, len(part), PIECE_BYTES)
+            ]
+        self.digest: bytes = whole.digest()
+
+    def __len__(self) -> int:
+        return self._byte_count
+
+    def __getitem__(self, part: slice) -> memoryview:
+        """The bytes of a slice without step.
+
+        Raises:
+            ImageChangedError: they aren't any more what they were.
+            ImageError, StorageError: as the reader raises.
+        """
+        start, stop, step = part.indices(self._byte_count)
+        assert step == 1
+        first, last = start // PIECE_BYTES, max(start, stop - 1) // PIECE_BYTES
+        if first == last:
+            return self._piece(first)[start - first * PIECE_BYTES : max(start, stop) - first * PIECE_BYTES]
+        gathered = memoryview(bytearray(stop - start))
+        for index in range(first, last + 1):
+            begin, end = max(start, index * PIECE_BYTES), min(stop, (index + 1) * PIECE_BYTES)
+            gathered[begin - start : end - start] = self._piece(index)[
+                begin - index * PIECE_BYTES : end - index * PIECE_BYTES
+            ]
+        return gathered
+
+    def _piece(self, index: int) -> memoryview:
+        held = self._slots[index % _SLOTS]
+        if held is not None and held[0] == index:
+            return held[1]
+        start = index * PIECE_BYTES
+        piece = memoryview(bytearray(min(PIECE_BYTES, self._byte_count - start)))
+        if piece:
+            self._read(start, piece)
+            if blake3(piece).digest() != self._piece_digests[index]:
+                raise ImageChangedError(
+                    f"{self._name}: the image's manifest was written to while it was in use (from byte {start} of the "
+                    "manifest): restore the file from a good copy, and see that nothing writes to it"
+                )
+        self._slots[index % _SLOTS] = index, piece.toreadonly()
+        return piece.toreadonly()
+
+
+class StoredRows:
+    """A column of hashes, read when it is used; see :class:`HashRows`."""
+
+    def __init__(self, data: StoredManifest, offset: int, row_count: int) -> None:
+        """The column of ``row_count`` hashes that starts at byte ``offset`` of ``data``."""
+        self._data = data
+        self._offset = offset
+        self._row_count = row_count
+
+    def __getitem__(self, rows: int | slice | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """See :meth:`HashRows.__getitem__`; raises as :meth:`StoredManifest.__getitem__`."""
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(self._row_count)
+            assert step == 1
+            return self._span(start, max(start, stop))
+        if isinstance(rows, np.ndarray):
+            return self._scattered(rows)
+        if not 0 <= rows < self._row_count:
+            raise IndexError(f"row {rows} of {self._row_count}")
+        return self._span(rows, rows + 1).reshape(HASH_BYTES)
+
+    def _span(self, start: int, stop: int) -> NDArray[np.uint8]:
+        octets = self._data[self._offset + start * HASH_BYTES : self._offset + stop * HASH_BYTES]
+        return np.frombuffer(octets, np.uint8).reshape(stop - start, HASH_BYTES)
+
+    def _scattered(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if rows.size == 0:
+            return np.empty((0, HASH_BYTES), np.uint8)
+        found = np.empty((rows.size, HASH_BYTES), np.uint8)
+        # One read for rows that share a piece: those of a pass over an image do.
+        pieces = (self._offset + rows * HASH_BYTES) // PIECE_BYTES
+        starts = [0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), rows.size]
+        for begin, end in itertools.pairwise(starts):
+            some = rows[begin:end]
+            low = int(some.min())
+            found[begin:end] = self._span(low, int(some.max()) + 1)[some - low]
+        return found
