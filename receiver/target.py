@@ -6,6 +6,7 @@ A refusal changes nothing: an existing file keeps its content, a new one isn't l
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import stat
@@ -14,10 +15,37 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from protocol.errors import StorageError, TargetError, TargetIsImageError
+from protocol.errors import (
+    StorageError,
+    TargetError,
+    TargetInUseError,
+    TargetIsImageError,
+    TargetReadOnlyError,
+)
+from protocol.manifest import Manifest
 from protocol.units import format_bytes
 from receiver.disk import calls
-from receiver.disk.read_back import ReadBack, ReadBackMode, open_read_back, too_small
+from receiver.disk.inventory import (
+    SYSTEM_SOURCES,
+    BlockDevice,
+    Identity,
+    Inventory,
+    Sources,
+    disk_sequence,
+    read_inventory,
+)
+from receiver.disk.read_back import ReadBack, ReadBackMode, open_read_back
+from receiver.disk.usage import find_others
+from receiver.target_verdict import (
+    ImageNeeds,
+    Refusal,
+    file_refusal,
+    incompatibility,
+    judge,
+    needs_of,
+    refuse_size,
+    refuse_uses,
+)
 
 _DEVICES = Path("/dev")
 _STAT_BLOCK_BYTES = 512
@@ -37,11 +65,21 @@ class Target:
         raw_bytes: size of the image.
         size_bytes: size of the target as it was found.
         is_device: a block device rather than a regular file.
+        is_partition: of a disk, as the kernel has them.
         sector_bytes: logical sector size of a device; 1 for a file.
         read_back: descriptor for reading past the page cache.
     """
 
-    def __init__(self, path: Path, fd: int, read_back: ReadBack, *, raw_bytes: int, created: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fd: int,
+        read_back: ReadBack,
+        *,
+        raw_bytes: int,
+        created: bool,
+        device: BlockDevice | None = None,
+    ) -> None:
         """Use :func:`open_target`."""
         self.path = path
         self.fd = fd
@@ -49,6 +87,7 @@ class Target:
         self.raw_bytes = raw_bytes
         self.size_bytes = read_back.size_bytes
         self.is_device = read_back.is_device
+        self.is_partition = device is not None and device.partition_number is not None
         self.sector_bytes = calls.logical_sector_bytes(fd) if self.is_device else 1
         self._left_empty = created
         self._failure: StorageError | None = None
@@ -153,51 +192,118 @@ class Target:
         os.close(self.fd)
 
 
-def open_target(path: Path, *, raw_bytes: int, image_path: Path | None = None) -> Target:
+def open_target(
+    path: Path,
+    *,
+    raw_bytes: int,
+    image_path: Path | None = None,
+    expected: Identity | None = None,
+    sources: Sources = SYSTEM_SOURCES,
+) -> Target:
     """Open ``path`` for an image of ``raw_bytes``; nothing on it is changed until :meth:`Target.prepare`.
 
-    A missing file is created in an existing directory, an existing one is reused in place. A block device is claimed:
-    while it is mounted, part of a volume group or RAID, or swap, the kernel refuses (open(2), O_EXCL).
+    A missing file is created in an existing directory, an existing one is reused in place. A block device is judged by
+    what the kernel says of it and then claimed: while anything else holds it or one of its partitions, the kernel
+    refuses (open(2), O_EXCL). From then on everything goes by the one descriptor: whatever is plugged in under the
+    same name later is another disk.
 
     Args:
         path: a regular file, a path where one can be made, or a block device.
         raw_bytes: size of the image.
         image_path: the image file where it is on this machine.
+        expected: the device that was chosen, when something else than ``path`` chose it.
+        sources: where the kernel tells of its devices.
 
     Raises:
-        TargetIsImageError: it is the image itself.
+        TargetIsImageError: it is the image itself, or the image lies on it.
+        TargetIsSystemDiskError: this machine runs from it.
+        TargetInUseError: it is mounted, or held in another way.
+        TargetReadOnlyError: it is write-protected.
         TargetTooSmallError: the device is smaller than the image.
-        TargetError: it can't be written, is in use, or is neither a file nor a block device.
+        TargetError: it can't be written, was replaced meanwhile, or is neither a file nor a block device.
         StorageError: it can't be read.
     """
     try:
         status = _status(path)
+        device: BlockDevice | None = None
+        inventory = read_inventory(sources)
         if status is not None:
             _refuse_by_kind(path, status)
             if image_path is not None:
                 _refuse_image_itself(path, status, image_path)
+            if stat.S_ISBLK(status.st_mode):
+                device = _judged(path, status, inventory, ImageNeeds(raw_bytes, path=image_path))
+            else:
+                _refuse(file_refusal(path, status, inventory))
         with contextlib.ExitStack() as undo:
-            fd = _create(path) if status is None else _open_existing(path, status)
+            fd = _create(path) if status is None else _open_existing(path, status, inventory, sources)
             undo.callback(os.close, fd)
             if status is None:
                 undo.callback(_remove_created, path, fd)
-            read_back = open_read_back(path)
+            if device is not None:
+                _require_identity(path, fd, expected or device.identity, sources)
+            read_back = open_read_back(path, held_fd=fd)
             undo.callback(read_back.close)
             if not os.path.samestat(os.fstat(fd), os.fstat(read_back.fd)):
-                raise TargetError(
-                    f"{path} was replaced while it was being opened: try again when nobody else uses it"
-                )
+                raise _replaced(path)
             if read_back.is_device and calls.is_read_only(fd):
-                raise TargetError(f"{path} is read-only: see blockdev --getro and its write protection")
-            if read_back.is_device and read_back.size_bytes < raw_bytes:
-                raise too_small(
-                    path, read_back.size_bytes, raw_bytes, "nothing was written; choose a larger one"
+                raise TargetReadOnlyError(
+                    f"{path} is read-only: see blockdev --getro and its write protection"
                 )
-            target = Target(path, fd, read_back, raw_bytes=raw_bytes, created=status is None)
+            if read_back.is_device:
+                _refuse(refuse_size(path, read_back.size_bytes, raw_bytes))
+            target = Target(path, fd, read_back, raw_bytes=raw_bytes, created=status is None, device=device)
             undo.pop_all()
     except OSError as error:
-        raise TargetError(f"{path} can't be opened for writing: {_reason(error)}") from error
+        refused = TargetReadOnlyError if error.errno == errno.EROFS else TargetError
+        raise refused(f"{path} can't be opened for writing: {_reason(error)}") from error
     return target
+
+
+def require_compatible(target: Target, manifest: Manifest) -> None:
+    """Refuse a target on which the image of ``manifest`` couldn't work although it has room for it.
+
+    Raises:
+        TargetIncompatibleError: the image counts in other sectors than the device has, isn't a whole number of them,
+            or is a whole disk's while the target is a partition; nothing was written.
+    """
+    if target.is_device:
+        _refuse(
+            incompatibility(
+                needs_of(manifest), target.path, target.sector_bytes, is_partition=target.is_partition
+            )
+        )
+
+
+def _refuse(refusal: Refusal | None) -> None:
+    if refusal is not None:
+        raise refusal.error()
+
+
+def _judged(
+    path: Path, status: os.stat_result, inventory: Inventory, needs: ImageNeeds
+) -> BlockDevice | None:
+    """The device behind ``path`` by the kernel's name; None if the kernel tells nothing of it."""
+    device = inventory.devices.get(status.st_rdev)
+    if device is not None:
+        device = dataclasses.replace(device, path=path)  # as the operator knows it
+        _refuse(judge(device, inventory, needs))
+    return device
+
+
+def _require_identity(path: Path, fd: int, wanted: Identity, sources: Sources) -> None:
+    """Refuse a device that isn't the one that was judged: unplugged meanwhile, and another one in its place."""
+    device = read_inventory(sources).devices.get(os.fstat(fd).st_rdev)
+    sequence = disk_sequence(fd)
+    same_disk = sequence is None or wanted.disk_sequence is None or sequence == wanted.disk_sequence
+    if device is None or device.identity != wanted or not same_disk:
+        raise _replaced(path)
+
+
+def _replaced(path: Path) -> TargetError:
+    return TargetError(
+        f"{path} was replaced while it was being opened: try again when nobody else uses it; nothing was written"
+    )
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -241,15 +347,30 @@ def _create(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
-def _open_existing(path: Path, status: os.stat_result) -> int:
+def _open_existing(path: Path, status: os.stat_result, inventory: Inventory, sources: Sources) -> int:
     claim = os.O_EXCL if stat.S_ISBLK(status.st_mode) else 0
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | claim)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | claim)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise _in_use(path, status, inventory, sources) from error
+        raise
     if not os.path.samestat(os.fstat(fd), status):
         os.close(fd)
-        raise TargetError(
-            f"{path} was replaced while it was being opened: try again when nobody else uses it"
-        )
+        raise _replaced(path)
     return fd
+
+
+def _in_use(path: Path, status: os.stat_result, inventory: Inventory, sources: Sources) -> TargetError:
+    """The kernel says that something holds the device; sysfs didn't say what."""
+    device = inventory.devices.get(status.st_rdev)
+    others = find_others(dataclasses.replace(device, path=path), inventory, sources) if device else []
+    refusal = refuse_uses(path, others) or Refusal(
+        TargetInUseError,
+        f"{path} is in use: another program or the kernel has claimed it",
+        "see lsblk and fuser, release it, or choose another target",
+    )
+    return refusal.error()
 
 
 def _remove_created(path: Path, fd: int) -> None:
@@ -260,7 +381,6 @@ def _remove_created(path: Path, fd: int) -> None:
 
 def _reason(error: OSError) -> str:
     reasons = {
-        errno.EBUSY: "it is in use: mounted, swap, or part of a volume group or RAID; unmount or release it first",
         errno.EACCES: "permission denied, or the device is read-only; run as root or see blockdev --getro",
         errno.EROFS: "the filesystem or the device is read-only",
         errno.ETXTBSY: "it is in use as a program or as swap",

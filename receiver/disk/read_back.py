@@ -102,18 +102,22 @@ class ReadBack:
         return os.preadv(self.fd, [buffer], offset_bytes)
 
 
-def open_read_back(path: Path) -> ReadBack:
+def open_read_back(path: Path, *, held_fd: int | None = None) -> ReadBack:
     """Open a file or block device for reading past the page cache.
+
+    Args:
+        path: its name.
+        held_fd: a descriptor that is open on it: what that one is open on is opened, whatever the name leads to now.
 
     Raises:
         TargetError: it can't be opened or is neither a file nor a block device.
         StorageError: it can't be read.
     """
     try:
-        status = path.stat()
+        status = path.stat() if held_fd is None else os.fstat(held_fd)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
             raise TargetError(f"{path} is neither a regular file nor a block device: name one of these")
-        read_back = _open(path)
+        read_back = _open(path, path if held_fd is None else f"/proc/self/fd/{held_fd}")
     except OSError as error:
         raise TargetError(f"{path} can't be opened for reading: {error.strerror}") from error
     with contextlib.ExitStack() as undo, mmap.mmap(-1, ALIGNMENT_BYTES) as page, memoryview(page) as view:
@@ -145,11 +149,11 @@ def too_small(path: Path, size_bytes: int, raw_bytes: int, consequence: str) -> 
     )
 
 
-def _open(path: Path) -> ReadBack:
+def _open(path: Path, name: Path | str) -> ReadBack:
     flags = os.O_RDONLY | os.O_CLOEXEC
     try:
-        return ReadBack(path, os.open(path, flags | os.O_DIRECT), ReadBackMode.DIRECT)
+        return ReadBack(path, os.open(name, flags | os.O_DIRECT), ReadBackMode.DIRECT)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
-    return ReadBack(path, os.open(path, flags), ReadBackMode.CACHE_DROPPED)
+    return ReadBack(path, os.open(name, flags), ReadBackMode.CACHE_DROPPED)

@@ -29,7 +29,7 @@ from tests.lab import Program, diskcast_agent, run
 
 pytestmark = pytest.mark.needs_root
 
-MADE = make_image("drzzrzzd" * 8 + "zur", tail_bytes=1234)
+MADE = make_image("drzzrzzd" * 8 + "zur", tail_bytes=12288)
 LIMIT_S = 60.0
 
 
@@ -104,7 +104,7 @@ def test_a_smaller_device_is_refused_and_stays(tmp_path: Path, image: Path) -> N
 
 def test_a_device_one_sector_short_is_refused(tmp_path: Path, image: Path) -> None:
     backing = tmp_path / "small"
-    backing.write_bytes(bytes(len(MADE.raw) // 512 * 512))
+    backing.write_bytes(bytes(len(MADE.raw) - 512))
     with loop_device(backing) as device, pytest.raises(TargetTooSmallError):
         restore(image, device, TextProgress())
 
