@@ -15,6 +15,7 @@ COMMANDS = {
     "receive": "receiver.receive_command:receive",
     "restore": "receiver.disk_commands:restore",
     "compare": "receiver.disk_commands:compare",
+    "disks": "receiver.disks_command:disks",
     "doctor": "receiver.doctor_command:doctor",
 }
 """Name to implementation, imported when it is used: the agent starts within a second."""

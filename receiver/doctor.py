@@ -40,6 +40,7 @@ from receiver.control_client import ControlClient, retry_until
 from receiver.discovery import CastChoice, listen_for_cast
 from receiver.network import Interface, find_interface
 from receiver.target import Target, open_target
+from receiver.target_selection import choose_target
 from receiver.transport import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
 
 MEMORY_BYTES_MAX = 300 * MIB
@@ -65,7 +66,7 @@ _CONTROLS_BYTES = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(4)
 _IPV4_CONF = Path("/proc/sys/net/ipv4/conf")
 
 
-async def examine(interface_name: str, *, group: str, port: int, target: Path | None) -> list[Finding]:
+async def examine(interface_name: str, *, group: str, port: int, target: str | None) -> list[Finding]:
     """Try everything that can be tried; takes a few seconds and changes nothing.
 
     The test datagrams have a time to live of 0: they never leave this machine.
@@ -74,7 +75,7 @@ async def examine(interface_name: str, *, group: str, port: int, target: Path | 
         interface_name: as in ``ip link``.
         group: multicast address.
         port: UDP port of the data.
-        target: the disk or file to be written, if it is known.
+        target: what is to be written, as ``--target`` of a reception says it, if it is known.
     """
     findings = []
     try:
@@ -281,19 +282,20 @@ def _judge_reverse_path(interface_name: str) -> list[Finding]:
     return [warn(f"reverse path filter of {interface_name}", detail, mend)]
 
 
-def _try_target(path: Path) -> Finding:
-    """Open the target as a cast would, and close it again; a new file isn't left behind."""
-    check = f"target {path}"
+def _try_target(text: str) -> Finding:
+    """Choose and open the target as a cast would, and close it again; a new file isn't left behind."""
+    check = f"target {text}"
     try:
-        with open_target(path, raw_bytes=0) as target:
+        choice = choose_target(text, partition=None, raw_bytes=0)
+        with open_target(choice.path, raw_bytes=0, expected=choice.identity) as target:
             return ok(check, _describe_target(target))
     except DiskcastError as error:
-        return fail(check, str(error), "choose another: lsblk -o PATH,SIZE,MODEL,SERIAL,MOUNTPOINTS")
+        return fail(check, str(error), "diskcast-agent disks shows what there is to choose from")
 
 
 def _describe_target(target: Target) -> str:
     if target.is_device:
         size = format_bytes(target.size_bytes)
-        return f"a block device of {size} that nothing else uses, read back by {target.readback_mode}"
+        return f"{target.path}, a block device of {size} that nothing else uses, read back by {target.readback_mode}"
     free = format_bytes(shutil.disk_usage(target.path.parent).free)
     return f"a file, {free} free on its filesystem, read back by {target.readback_mode}"

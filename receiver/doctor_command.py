@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import click
 import trio
@@ -23,9 +22,7 @@ _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 @click.option(
     "--interface", required=True, metavar="IF", help="Network interface of the room, as in ip link."
 )
-@click.option(
-    "--target", type=click.Path(path_type=Path, readable=False), help="Disk or file that is to be written."
-)
+@click.option("--target", metavar="TARGET", help="What is to be written, as with receive.")
 @click.option("--group", default=GROUP_IPV4_DEFAULT, show_default=True, help="Multicast group of the cast.")
 @click.option(
     "--port",
@@ -35,7 +32,7 @@ _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
     help="UDP port of the cast.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
-def doctor(interface: str, target: Path | None, group: str, port: int, as_json: bool) -> None:
+def doctor(interface: str, target: str | None, group: str, port: int, as_json: bool) -> None:
     """Try out what a receiver needs, and say how to mend what doesn't work. Changes nothing, needs no root."""
 
     async def run() -> list[Finding]:

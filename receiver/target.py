@@ -34,6 +34,7 @@ from receiver.disk.inventory import (
     disk_sequence,
     read_inventory,
 )
+from receiver.disk.mounts import device_number
 from receiver.disk.read_back import ReadBack, ReadBackMode, open_read_back
 from receiver.disk.usage import find_others
 from receiver.target_verdict import (
@@ -45,6 +46,7 @@ from receiver.target_verdict import (
     needs_of,
     refuse_size,
     refuse_uses,
+    with_candidates,
 )
 
 _DEVICES = Path("/dev")
@@ -223,41 +225,16 @@ def open_target(
         TargetError: it can't be written, was replaced meanwhile, or is neither a file nor a block device.
         StorageError: it can't be read.
     """
+    inventory = read_inventory(sources)
     try:
-        status = _status(path)
-        device: BlockDevice | None = None
-        inventory = read_inventory(sources)
-        if status is not None:
-            _refuse_by_kind(path, status)
-            if image_path is not None:
-                _refuse_image_itself(path, status, image_path)
-            if stat.S_ISBLK(status.st_mode):
-                device = _judged(path, status, inventory, ImageNeeds(raw_bytes, path=image_path))
-            else:
-                _refuse(file_refusal(path, status, inventory))
-        with contextlib.ExitStack() as undo:
-            fd = _create(path) if status is None else _open_existing(path, status, inventory, sources)
-            undo.callback(os.close, fd)
-            if status is None:
-                undo.callback(_remove_created, path, fd)
-            if device is not None:
-                _require_identity(path, fd, expected or device.identity, sources)
-            read_back = open_read_back(path, held_fd=fd)
-            undo.callback(read_back.close)
-            if not os.path.samestat(os.fstat(fd), os.fstat(read_back.fd)):
-                raise _replaced(path)
-            if read_back.is_device and calls.is_read_only(fd):
-                raise TargetReadOnlyError(
-                    f"{path} is read-only: see blockdev --getro and its write protection"
-                )
-            if read_back.is_device:
-                _refuse(refuse_size(path, read_back.size_bytes, raw_bytes))
-            target = Target(path, fd, read_back, raw_bytes=raw_bytes, created=status is None, device=device)
-            undo.pop_all()
+        return _open_judged(path, raw_bytes, image_path, expected, inventory, sources)
+    except TargetError as error:
+        if path.parent.is_relative_to(sources.dev) or device_number(str(path)) is not None:
+            raise with_candidates(error, inventory, raw_bytes) from error
+        raise
     except OSError as error:
         refused = TargetReadOnlyError if error.errno == errno.EROFS else TargetError
         raise refused(f"{path} can't be opened for writing: {_reason(error)}") from error
-    return target
 
 
 def require_compatible(target: Target, manifest: Manifest) -> None:
@@ -273,6 +250,44 @@ def require_compatible(target: Target, manifest: Manifest) -> None:
                 needs_of(manifest), target.path, target.sector_bytes, is_partition=target.is_partition
             )
         )
+
+
+def _open_judged(
+    path: Path,
+    raw_bytes: int,
+    image_path: Path | None,
+    expected: Identity | None,
+    inventory: Inventory,
+    sources: Sources,
+) -> Target:
+    status = _status(path)
+    device: BlockDevice | None = None
+    if status is not None:
+        _refuse_by_kind(path, status)
+        if image_path is not None:
+            _refuse_image_itself(path, status, image_path)
+        if stat.S_ISBLK(status.st_mode):
+            device = _judged(path, status, inventory, ImageNeeds(raw_bytes, path=image_path))
+        else:
+            _refuse(file_refusal(path, status, inventory))
+    with contextlib.ExitStack() as undo:
+        fd = _create(path) if status is None else _open_existing(path, status, inventory, sources)
+        undo.callback(os.close, fd)
+        if status is None:
+            undo.callback(_remove_created, path, fd)
+        if device is not None:
+            _require_identity(path, fd, expected or device.identity, sources)
+        read_back = open_read_back(path, held_fd=fd)
+        undo.callback(read_back.close)
+        if not os.path.samestat(os.fstat(fd), os.fstat(read_back.fd)):
+            raise _replaced(path)
+        if read_back.is_device and calls.is_read_only(fd):
+            raise TargetReadOnlyError(f"{path} is read-only: see blockdev --getro and its write protection")
+        if read_back.is_device:
+            _refuse(refuse_size(path, read_back.size_bytes, raw_bytes))
+        target = Target(path, fd, read_back, raw_bytes=raw_bytes, created=status is None, device=device)
+        undo.pop_all()
+    return target
 
 
 def _refuse(refusal: Refusal | None) -> None:

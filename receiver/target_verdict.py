@@ -7,6 +7,7 @@ more (open(2), O_EXCL).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import stat
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 NOTHING_WRITTEN: Final = "nothing was written"
 _USES_TOLD_MAX: Final = 3
+_CANDIDATES_TOLD_MAX: Final = 16
 
 _SECTOR_BOUND_FILESYSTEMS: Final = frozenset({"vfat", "exfat", "ntfs", "xfs"})
 """Filesystems that count in sectors of their own size and can't be mounted from a device whose sectors are larger."""
@@ -109,6 +111,35 @@ def judge(
         or _refuse_read_only(device)
         or _refuse_size(device, needs)
     )
+
+
+def with_candidates(
+    error: TargetError, inventory: Inventory, raw_bytes: int, *, probe: LoopProbe = loop_file
+) -> TargetError:
+    """``error`` with a line for each disk: what it is, and whether it could be the target instead."""
+    probe = functools.cache(probe)
+    lines: list[str] = []
+    for disk in inventory.disks():
+        refusal = judge(disk, inventory, ImageNeeds(raw_bytes), probe=probe)
+        if (
+            refusal is None or disk.kind is not Kind.LOOP
+        ):  # live systems are full of loop devices of their own
+            lines.append(f"  {_summary(disk)}: {verdict_text(disk, refusal)}")
+    if len(lines) > _CANDIDATES_TOLD_MAX:
+        lines = [*lines[:_CANDIDATES_TOLD_MAX], "  … and more: see diskcast-agent disks"]
+    listing = "\n".join(lines) or "  none"
+    return type(error)(f"{error}. The disks of this machine:\n{listing}")
+
+
+def verdict_text(disk: BlockDevice, refusal: Refusal | None) -> str:
+    """``usable``, or why not, without the path, which stands beside it."""
+    return "usable" if refusal is None else refusal.reason.removeprefix(f"{disk.path} ")
+
+
+def _summary(disk: BlockDevice) -> str:
+    facts = [str(disk.path), format_bytes(disk.size_bytes), disk.model]
+    facts += [f"serial {disk.serial}" if disk.serial else "", "removable" if disk.removable else ""]
+    return ", ".join(filter(None, facts))
 
 
 def file_refusal(
