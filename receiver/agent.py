@@ -52,7 +52,7 @@ class ControlPort(Protocol):
     async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
         """Join."""
 
-    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_] | None) -> None:
+    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_]) -> None:
         """Say what is needed."""
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
@@ -307,11 +307,10 @@ class Agent:
         await retry_until(trio.current_time() + self._options.sender_timeout_s, fetch)
         return buffer
 
-    async def _tell_need(self, grant: JoinGrant) -> None:
+    async def _tell_need(self, grant: JoinGrant, need: NDArray[np.bool_]) -> None:
         deadline = trio.current_time() + self._options.sender_timeout_s
         try:
-            # None, all: nothing is on the target that this cast could build on.
-            await retry_until(deadline, functools.partial(self._control.set_need, grant, None))
+            await retry_until(deadline, functools.partial(self._control.set_need, grant, need))
         except JoinRefusedError:
             # A sender that was just started again doesn't know this receiver; its ANNOUNCE ends this wait.
             await trio.sleep(_SILENCE_TOLD_S)

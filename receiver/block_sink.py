@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import enum
+import random
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,22 +15,38 @@ from protocol.block_codec import BlockDecoder, block_hash
 from protocol.errors import ImageDamagedError
 from protocol.manifest import BlockKind, Manifest
 from receiver.busy_clock import BusyClock
+from receiver.disk.commit import CommitLast
+from receiver.disk.scan import worth_scanning
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
-from receiver.target import Target
+from receiver.target import Target, require_compatible
+
+
+class Outcome(enum.Enum):
+    """What became of a block's stored bytes."""
+
+    WRITTEN = enum.auto()
+    """On the target; to be flushed and verified."""
+    HELD = enum.auto()
+    """Held back until :meth:`BlockSink.commit`."""
+    WRONG = enum.auto()
+    """They aren't the block's: get them again."""
 
 
 class BlockSink:
     """Takes an image's blocks for one target. Thread-safe; every method blocks, so call it from worker threads.
 
-    The order of use: :meth:`prepare`, :meth:`prepare_zero_runs`, then any number of :meth:`decode_and_write`; at each
-    watermark :meth:`sync` and then :meth:`verify` of what was written before it.
+    The order of use: :meth:`prepare`; :meth:`zero` and :meth:`write_blocks` in any order, at each watermark
+    :meth:`sync` and then :meth:`verify` of what was written before it; at last :meth:`commit`.
 
-    Memory, for each thread that is inside at the same time: a decoder and one decompressed block, or one read-back
-    buffer of :data:`receiver.disk.verifier.READ_BYTES`.
+    Memory: for each thread that is inside at the same time a decoder and one write buffer, or one read-back buffer of
+    :data:`receiver.disk.verifier.READ_BYTES`; and the blocks that are committed last, 32 MiB at most.
 
     Attributes:
+        target: what is written.
+        manifest: the image's.
         write_clock: the threads' time in writes.
+        commit_last: what is held back.
     """
 
     def __init__(self, target: Target, manifest: Manifest) -> None:
@@ -34,7 +56,20 @@ class BlockSink:
         self.write_clock = BusyClock()
         self._writer = DiskWriter(target, manifest)
         self._verifier = Verifier(target.read_back, manifest)
+        self.commit_last = CommitLast(target, manifest, self._writer, self._verifier)
         self._free_decoders: list[BlockDecoder] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what writing needed; the target stays open."""
+        self._writer.close()
 
     @property
     def bytes_written(self) -> int:
@@ -42,78 +77,123 @@ class BlockSink:
         return self._writer.bytes_written
 
     def prepare(self) -> None:
-        """Make the target ready for writing: its first change.
+        """Check that the image fits the target, and make a file as long as the image.
 
         Raises:
-            TargetError: the image's data has no room there; nothing was changed.
+            TargetError: it doesn't fit, or its data has no room there; nothing was changed.
         """
+        require_compatible(self.target, self.manifest)
         kinds = self.manifest.summary()
         self.target.prepare(kinds[BlockKind.DATA].raw_bytes + kinds[BlockKind.RAW].raw_bytes)
 
-    def prepare_zero_runs(self, blocks: NDArray[np.int64]) -> None:
-        """Zero those of ``blocks`` (ascending) that are of kind ZERO; they need no :meth:`decode_and_write`.
+    def worth_scanning(self, rng: random.Random) -> bool:
+        """Whether the target seems to hold some of the image already.
+
+        Raises:
+            StorageError: the disk couldn't be read.
+        """
+        return worth_scanning(self.target.read_back, self._verifier, self.manifest, rng)
+
+    def zero(self, blocks: NDArray[np.int64]) -> None:
+        """Make ``blocks`` (ascending, of kind ZERO) read as zeros.
 
         Raises:
             StorageError: final, the target is poisoned.
         """
-        self._writer.prepare_zero_runs(blocks)
+        self.commit_last.begin()
+        self._writer.zero_blocks(blocks)
 
-    def decode_and_write(self, block: int, stored: NDArray[np.uint8] | memoryview) -> int:
-        """Check a block's stored bytes, decompress them and write the result; RAW is written without a copy.
+    def write_blocks(self, blocks: Sequence[tuple[int, NDArray[np.uint8] | memoryview]]) -> list[Outcome]:
+        """Check stored bytes, decompress them and write the result, neighbours together.
 
         Args:
-            block: a block of kind DATA or RAW.
-            stored: its stored bytes, contiguous, not kept.
+            blocks: numbers of stored blocks, distinct, and their stored bytes, contiguous, not kept.
 
         Returns:
-            Raw bytes written. 0: these aren't the block's stored bytes, nothing was written; get them again.
+            What became of each, in the same order.
 
         Raises:
             ImageDamagedError: these are the image's bytes, but they don't decompress to the block's size. Fetching
-                them again can't help, so it isn't answered with 0.
+                them again can't help, so it isn't told as WRONG.
             StorageError: final, the target is poisoned.
         """
-        view = stored if isinstance(stored, memoryview) else stored.data
+        outcomes: dict[int, Outcome] = {}
+        right: dict[int, memoryview] = {}
+        for block, stored in blocks:
+            view = stored if isinstance(stored, memoryview) else stored.data
+            if not self._is_right(block, view):
+                outcomes[block] = Outcome.WRONG
+            elif block in self.commit_last:
+                self.commit_last.hold(block, self._decoded(block, view))
+                outcomes[block] = Outcome.HELD
+            else:
+                right[block] = view
+                outcomes[block] = Outcome.WRITTEN
+        if right:
+            with self.write_clock:
+                self.commit_last.begin()
+            with self._writer.borrow_buffer() as buffer:
+                for run in self._runs(sorted(right), len(buffer)):
+                    self._write_run(run, right, buffer)
+        return [outcomes[block] for block, _ in blocks]
+
+    def _is_right(self, block: int, stored: memoryview) -> bool:
         manifest = self.manifest
-        if (
-            len(view) != manifest.stored_bytes[block]
-            or block_hash(view) != manifest.stored_hash[block].tobytes()
-        ):
-            return 0
-        raw = self._decode(block, view)
+        return (
+            len(stored) == manifest.stored_bytes[block]
+            and block_hash(stored) == manifest.stored_hash[block].tobytes()
+        )
+
+    def _runs(self, blocks: list[int], room_bytes: int) -> Iterator[range]:
+        """Consecutive blocks that fit a buffer."""
+        blocks_max = room_bytes // self.manifest.block_bytes
+        start = blocks[0]
+        for before, block in zip(blocks, [*blocks[1:], -1], strict=True):
+            if block != before + 1 or block - start == blocks_max:
+                yield range(start, before + 1)
+                start = block
+
+    def _write_run(self, run: range, stored: dict[int, memoryview], buffer: memoryview) -> None:
+        end = 0
+        for block in run:
+            length = self.manifest.raw_length(block)
+            self._decode_into(block, stored[block], buffer[end : end + length])
+            end += length
         with self.write_clock:
-            self._writer.write_block(block, raw)
-        return len(raw)
+            self._writer.write(run.start * self.manifest.block_bytes, buffer[:end])
 
-    def has_raw_hash(self, block: int, stored: memoryview) -> bool:
-        """Whether ``stored`` unpacks to what the manifest's raw hash says.
-
-        When a block reads back wrong, it tells an image that contradicts itself from a disk that doesn't keep what it
-        was given.
+    def require_raw_hash(self, block: int, stored: memoryview) -> None:
+        """Raise unless ``stored``, the block's right stored bytes, unpack to what the manifest's raw hash says.
 
         Raises:
-            ImageDamagedError: as :meth:`decode_and_write`.
+            ImageDamagedError: the image contradicts itself, or as :meth:`write_blocks`.
         """
-        raw_hash: bytes = self.manifest.raw_hash[block].tobytes()
-        return block_hash(self._decode(block, stored)) == raw_hash
+        self._decoded(block, stored)
 
-    def _decode(self, block: int, stored: memoryview) -> memoryview:
-        kind = BlockKind(int(self.manifest.kind[block]))
-        if kind is BlockKind.RAW:
-            return stored
+    def _decoded(self, block: int, stored: memoryview) -> memoryview:
+        """A block in memory of its own, right by its raw hash as well."""
+        raw = memoryview(bytearray(self.manifest.raw_length(block)))
+        self._decode_into(block, stored, raw)
+        if block_hash(raw) != self.manifest.raw_hash[block].tobytes():
+            raise ImageDamagedError(
+                f"image {self.manifest.name!r}: block {block} unpacks to something else than its raw hash says: pack "
+                "the image again"
+            )
+        return raw
+
+    def _decode_into(self, block: int, stored: memoryview, into: memoryview) -> None:
         try:
             decoder = self._free_decoders.pop()
         except IndexError:
             decoder = BlockDecoder()
         try:
-            raw = decoder.decode_untrusted(kind, stored, self.manifest.raw_length(block))
+            decoder.decode_into_untrusted(BlockKind(int(self.manifest.kind[block])), stored, into)
         except ImageDamagedError as error:
             raise ImageDamagedError(
                 f"image {self.manifest.name!r}: block {block} is what its manifest says, but was packed wrongly: "
                 f"{error}; pack the image again"
             ) from error
         self._free_decoders.append(decoder)
-        return memoryview(raw)
 
     def sync(self) -> None:
         """Wait until everything written so far is on the disk.
@@ -131,3 +211,15 @@ class BlockSink:
         """
         self.target.check()
         return self._verifier.verify_blocks(blocks)
+
+    def commit(self) -> None:
+        """Write what was held back, last of all, and verify it; nothing to do if the target wasn't changed.
+
+        Raises:
+            StorageError: it failed, or reads back wrong; the target is marked as incomplete again.
+        """
+        if not self.commit_last.due:
+            return
+        unused = np.flatnonzero(self.manifest.kind == BlockKind.UNUSED)
+        self._writer.discard_blocks(unused)  # a disk that knows what needn't be kept lives longer
+        self.commit_last.commit()

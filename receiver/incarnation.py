@@ -17,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from protocol.errors import (
     CastCancelledError,
@@ -47,6 +49,7 @@ from receiver.pipeline import Pipeline
 from receiver.receive_slab import Batch, SlabCounters
 from receiver.rehearsal import RehearsedLoss
 from receiver.target_image import TargetImage
+from receiver.target_scan import TargetScan
 from receiver.transport import POLL_INTERVAL_MIN_S, SocketMemory
 
 BATCHES_PER_POLL_MAX: Final = 8
@@ -95,7 +98,7 @@ class Incarnation:
         *,
         send_feedback: Callable[[bytes], None],
         fetch_manifest: Callable[[], Awaitable[memoryview]],
-        tell_need: Callable[[], Awaitable[None]],
+        tell_need: Callable[[NDArray[np.bool_]], Awaitable[None]],
         on_silence: Callable[[float], None],
         on_standing: Callable[[Cause | None], None],
         limiter_watch: LimiterWatch,
@@ -111,7 +114,7 @@ class Incarnation:
             data: the joined socket.
             send_feedback: unicasts a datagram to the sender; never waits and never raises.
             fetch_manifest: gets the manifest over the control API.
-            tell_need: tells the sender what the target lacks, now that the manifest is there.
+            tell_need: tells the sender what the target lacks, as far as it is known.
             on_silence: told for how long the sender has been silent.
             on_standing: told what makes this machine so slow that it is finished after the others, None when it no
                 longer is.
@@ -141,6 +144,7 @@ class Incarnation:
         self._idle = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._preparing = trio.CancelScope()
+        self._scanning = trio.CancelScope()
         self._ended: CastEnded | None = None
         self._dropped_for: Cause | None = None
         self._restarted = False
@@ -212,6 +216,7 @@ class Incarnation:
                     await data.wait_readable()
         pipeline.close()
         self._preparing.cancel()
+        self._scanning.cancel()
 
     def _take_batches(self, now: float) -> int | None:
         """Empty the socket's queue, or take a fair share of it; how many bytes of data, None if nothing was there."""
@@ -324,13 +329,35 @@ class Incarnation:
             if data is None:
                 data = await self._fetch_manifest()
             await trio.to_thread.run_sync(self._image.take_manifest, data, self.session.parameters)
-            self._place_manifest()
-            # Until it has this the sender casts no data for this receiver.
-            await self._tell_need()
+            image = self._image
+            assert image.manifest is not None
+            self._place_manifest(untold=image.need)
+            # Until it has an answer the sender casts no data for this receiver; a scan gives it one.
+            if not image.scanning:
+                await self._tell_need(image.need)
+                self.session.blocks_missing(np.flatnonzero(image.need))
 
-    def _place_manifest(self) -> None:
+    def _place_manifest(self, untold: NDArray[np.bool_] | None = None) -> None:
+        """Let the data come.
+
+        Args:
+            untold: what the sender doesn't know yet that the target lacks.
+        """
         assert self._nursery is not None
-        assert self._image.manifest is not None
-        self.session.set_manifest(self._image.manifest, self._image.need, trio.current_time())
+        session, image = self.session, self._image
+        assert image.manifest is not None
+        unscanned = image.unscanned if untold is None else image.unscanned | untold
+        session.set_manifest(
+            image.manifest, image.need & ~unscanned, trio.current_time(), unscanned=unscanned
+        )
         self._nursery.start_soon(self._pipeline.zero_blocks)
+        if image.scanning:
+            self._nursery.start_soon(self._scan, None if untold is None else np.flatnonzero(untold))
+        self._pipeline.notice_progress()
         self._wake()
+
+    async def _scan(self, untold: NDArray[np.int64] | None) -> None:
+        notice = self._pipeline.notice_progress
+        scan = TargetScan(self.session, self._image, tell_need=self._tell_need, on_news=notice, untold=untold)
+        with self._scanning:
+            await scan.run()

@@ -2,7 +2,8 @@
 
 ::
 
-    submit ─► (bounded channel) ─► write, several at once ─► verify at watermarks ─► image complete
+    submit ─► (bounded channel) ─► write, several at once ─► verify at watermarks ─► commit ─► image complete
+                                        └── held back until all else is verified ───────┘
 
 Stages tell the session what became of each block; it asks the sender again for what was wrong. Cancellation never
 interrupts a step in a thread: a block is written whole or not at all.
@@ -20,8 +21,10 @@ import trio
 
 from protocol.block_assembly import AssembledBlock
 from protocol.constants import BLOCK_BYTES_MIN, MIB
-from protocol.errors import CastFailedError, VerificationError
+from protocol.errors import CastFailedError
 from protocol.receiver_session import ReceiverSession
+from receiver.block_sink import Outcome
+from receiver.disk.commit import READ_BACK_FAILURES_MAX, read_back_error
 from receiver.target_image import TargetImage
 
 WRITERS_MAX: Final = 4
@@ -46,9 +49,6 @@ short has less to send again."""
 
 BLOCK_REJECTIONS_MAX: Final = 5
 """Times that a block may arrive wrong before the image at the sender, not the network, must be what is wrong."""
-
-READ_BACK_FAILURES_MAX: Final = 2
-"""Times that a block may read back wrong: once may be a bit that fell over, twice is a disk that can't be trusted."""
 
 _CHANNEL_SLACK: Final = 8
 
@@ -93,6 +93,9 @@ class Pipeline:
         self._verify_due = trio.Event()
         self._writing_over = False
         self._zeroing = trio.CancelScope()
+        self._zeros_found = trio.Event()
+        self._committing = False
+        self._nursery: trio.Nursery | None = None
         self._rejections: Counter[int] = Counter()
         self._read_back_failures: Counter[int] = Counter()
 
@@ -109,6 +112,7 @@ class Pipeline:
             self._linger_until = now + LINGER_S
         self._lingering.append(block)
         self.in_flight_count += 1
+        self._image.mark_arrived(block.block)
         if len(self._lingering) >= BLOCKS_PER_HOP:
             self._hand_over()
 
@@ -140,25 +144,32 @@ class Pipeline:
             CastFailedError: a block arrived wrong again and again.
         """
         limiter = trio.CapacityLimiter(self._writer_count)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._verify_at_watermarks)
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._verify_at_watermarks)
+            self.notice_progress()
             async with trio.open_nursery() as writers:
                 for _ in range(self._writer_count):
                     writers.start_soon(self._write_hops, limiter)
             self._writing_over = True
             self._verify_due.set()
+        self._nursery = None
 
     async def _write_hops(self, limiter: trio.CapacityLimiter) -> None:
         async for blocks in self._hops_out:
-            written = await trio.to_thread.run_sync(self._image.write_blocks, blocks, limiter=limiter)
-            for block, is_written in zip(blocks, written, strict=True):
+            outcomes = await trio.to_thread.run_sync(self._image.write_blocks, blocks, limiter=limiter)
+            for block, outcome in zip(blocks, outcomes, strict=True):
                 self._session.release(block)
-                if is_written:
-                    self._session.block_written(block.block)
+                if outcome is Outcome.WRONG:
+                    self._reject_arrived(block.block)
+                    continue
+                self._session.block_written(block.block)
+                if outcome is Outcome.WRITTEN:
                     self._written.append(block.block)
                 else:
-                    self._reject_arrived(block.block)
+                    self._image.mark_held_back(block.block)
+                    self.in_flight_count -= 1
             self._notice_watermark()
+            self.notice_progress()
 
     def _reject_arrived(self, block: int) -> None:
         self._rejections[block] += 1
@@ -204,32 +215,44 @@ class Pipeline:
             self._reject(block)
         # The image's last blocks may have been written meanwhile: nothing else would wake their verification.
         self._notice_watermark()
-        self.notice_completion()
+        self.notice_progress()
 
     async def zero_blocks(self) -> None:
-        """Zero what the image has as zeros and verify it, beside everything else, until done or closed.
+        """Zero what the image has as zeros and the target doesn't, beside everything else, until closed.
 
         Raises:
             StorageError: zeroing, flushing or reading failed, or a block read back wrong twice.
         """
         with self._zeroing:
-            while self._image.zeros_left:
-                blocks, wrong = await trio.to_thread.run_sync(self._image.zero_step)
-                for block in wrong.tolist():
-                    self._count_read_back_failure(block)
-                if wrong.size == 0:
-                    self._image.mark_zeroed(blocks)
-        self.notice_completion()
+            while True:
+                while self._image.zeros_due:
+                    blocks, wrong = await trio.to_thread.run_sync(self._image.zero_step)
+                    for block in wrong.tolist():
+                        self._count_read_back_failure(block)
+                    if wrong.size == 0:
+                        self._image.mark_zeroed(blocks)
+                self.notice_progress()
+                self._zeros_found = trio.Event()
+                await self._zeros_found.wait()
 
     def _count_read_back_failure(self, block: int) -> None:
         self._read_back_failures[block] += 1
+        self._image.blocks_rewritten_count += 1
         if self._read_back_failures[block] >= READ_BACK_FAILURES_MAX:
-            raise VerificationError(
-                f"{self._image.target_path}: block {block} read back {READ_BACK_FAILURES_MAX} times as something else "
-                "than was written; the target is incomplete: replace the disk, or check its cable and memory"
-            )
+            assert self._image.manifest is not None
+            raise read_back_error(self._image.target_path, self._image.manifest, block)
 
-    def notice_completion(self) -> None:
-        """Say so if every block is verified."""
+    def notice_progress(self) -> None:
+        """Do what may have become due: zero more, commit when all else is verified, say that all is complete."""
+        if self._image.zeros_due:
+            self._zeros_found.set()
         if self._image.complete:
             self._on_complete()
+        elif self._image.commit_due and not self._committing and self._nursery is not None:
+            self._committing = True
+            self._nursery.start_soon(self._commit)
+
+    async def _commit(self) -> None:
+        await trio.to_thread.run_sync(self._image.commit)
+        self._session.blocks_verified(self._image.mark_committed())
+        self.notice_progress()

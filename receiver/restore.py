@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import MIB
-from protocol.errors import DiskcastError, ImageDamagedError, VerificationError
+from protocol.errors import ImageDamagedError, VerificationError
 from protocol.manifest import BlockKind, Manifest
 from protocol.units import format_bytes, format_duration
-from receiver.block_sink import BlockSink
+from receiver.block_sink import BlockSink, Outcome
+from receiver.disk.commit import READ_BACK_FAILURES_MAX, read_back_error
+from receiver.disk.fit import NO_FIT, FitOptions, check_fit, fit
+from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.read_back import open_for_comparison
 from receiver.disk.verifier import READ_BYTES, Verifier
 from receiver.disk_progress import Difference, DiskProgress
@@ -29,7 +34,22 @@ _ZERO_STEP_BYTES: Final = 256 * MIB
 DIFFERENCES_SHOWN_MAX: Final = 10
 
 
-def restore(image_path: Path, target_path: Path, progress: DiskProgress) -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """What the operator may choose.
+
+    Attributes:
+        scans: look first at what the target holds already, and write only what differs.
+        fit: what is done to the target after the image is on it.
+    """
+
+    scans: bool = True
+    fit: FitOptions = NO_FIT
+
+
+def restore(
+    image_path: Path, target_path: Path, progress: DiskProgress, options: RestoreOptions = RestoreOptions()
+) -> None:
     """Write an image to a file or block device, flush it, read everything back and compare it.
 
     Raises:
@@ -38,35 +58,66 @@ def restore(image_path: Path, target_path: Path, progress: DiskProgress) -> None
         StorageError: writing failed, or what was read back differs; the target is incomplete.
     """
     started_s = time.monotonic()
-    with open_image(image_path) as image:
+    with (
+        open_image(image_path) as image,
+        open_target(target_path, raw_bytes=image.manifest.raw_bytes, image_path=image_path) as target,
+        tuned_queue(target),
+        BlockSink(target, image.manifest) as sink,
+    ):
         manifest = image.manifest
-        with open_target(target_path, raw_bytes=manifest.raw_bytes, image_path=image_path) as target:
-            sink = BlockSink(target, manifest)
-            sink.prepare()
-            _write_all(image, sink, progress)
-            progress.begin("flush", sink.bytes_written)
-            sink.sync()
-            progress.advance(sink.bytes_written)
-            blocks = np.flatnonzero(manifest.kind != BlockKind.UNUSED)
-            mismatching = _verify_all(manifest, blocks, sink.verify, progress, "verify")
-            if mismatching.size:
-                _show_differences(manifest, mismatching, progress)
-                raise _blame(image, sink, mismatching)
-            mode = target.readback_mode
+        check_fit(options.fit, target, manifest)
+        sink.prepare()
+        missing = _missing_blocks(manifest, sink, progress, options)
+        _write(image, sink, missing, progress)
+        progress.begin("flush", sink.bytes_written)
+        sink.sync()
+        progress.advance(sink.bytes_written)
+        written = np.setdiff1d(missing, sink.commit_last.blocks, assume_unique=True)
+        rewritten_count = _verify_written(image, sink, written, progress)
+        sink.commit()
+        fitted = fit(target, manifest, options.fit)
+        mode = target.readback_mode
+        kept_bytes = _raw_bytes_of(manifest, _used_blocks(manifest)) - _raw_bytes_of(manifest, missing)
         seconds = time.monotonic() - started_s
+        outcome = (
+            f"{manifest.name} ({format_bytes(manifest.raw_bytes)}) is on {target_path}, every byte read back and "
+            f"verified, after {format_duration(seconds)}; {format_bytes(kept_bytes)} were there already"
+        )
         progress.result(
             {
                 "image_id": manifest.image_id.hex(),
                 "image_name": manifest.name,
                 "target": str(target_path),
                 "raw_bytes": manifest.raw_bytes,
+                "raw_bytes_kept": kept_bytes,
                 "bytes_written": sink.bytes_written,
+                "blocks_rewritten": rewritten_count + sink.commit_last.rewritten_count,
                 "readback_mode": mode.value,
+                "fitted": fitted,
                 "seconds": round(seconds, 3),
             },
-            f"{manifest.name} ({format_bytes(manifest.raw_bytes)}) is on {target_path}, every byte read back and "
-            f"verified, after {format_duration(seconds)}",
+            "\n".join([outcome, *fitted]),
         )
+
+
+def _used_blocks(manifest: Manifest) -> NDArray[np.int64]:
+    return np.flatnonzero(manifest.kind != BlockKind.UNUSED)
+
+
+def _missing_blocks(
+    manifest: Manifest, sink: BlockSink, progress: DiskProgress, options: RestoreOptions
+) -> NDArray[np.int64]:
+    """What the target lacks, ascending; all of the image if it isn't worth while to look."""
+    if not options.scans or not sink.worth_scanning(random.Random()):
+        return _used_blocks(manifest)
+    kept = sink.commit_last.keep_matching()
+    return _verify_all(
+        manifest,
+        np.setdiff1d(_used_blocks(manifest), kept, assume_unique=True),
+        sink.verify,
+        progress,
+        "scan",
+    )
 
 
 def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None:
@@ -85,7 +136,7 @@ def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None
     ):
         manifest = image.manifest
         verifier = Verifier(read_back, manifest)
-        blocks = np.flatnonzero(manifest.kind != BlockKind.UNUSED)
+        blocks = _used_blocks(manifest)
         mismatching = _verify_all(manifest, blocks, verifier.verify_blocks, progress, "compare")
         if mismatching.size:
             _show_differences(manifest, mismatching, progress)
@@ -110,35 +161,40 @@ def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None
         )
 
 
-def _write_all(image: ImageSource, sink: BlockSink, progress: DiskProgress) -> None:
+def _write(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], progress: DiskProgress) -> None:
     manifest = image.manifest
 
-    def zero(blocks: NDArray[np.int64]) -> int:
-        sink.prepare_zero_runs(blocks)
-        return _raw_bytes_of(manifest, blocks)
+    def zero(step: NDArray[np.int64]) -> int:
+        sink.zero(step)
+        return _raw_bytes_of(manifest, step)
 
-    def write(blocks: NDArray[np.int64]) -> int:
-        buffer = memoryview(bytearray(int(manifest.stored_bytes[blocks].max())))
-        return sum(_write_block(image, sink, block, buffer) for block in blocks.tolist())
+    def write(step: NDArray[np.int64]) -> int:
+        buffer = memoryview(bytearray(int(manifest.stored_bytes[step].sum(dtype=np.int64))))
+        return _write_step(image, sink, step, buffer)
 
-    zeros = np.flatnonzero(manifest.kind == BlockKind.ZERO)
+    zeros = blocks[(manifest.kind[blocks] == BlockKind.ZERO) & (blocks > 0)]  # the first is committed last
     progress.begin("zero", _raw_bytes_of(manifest, zeros))
     # One thread: the device or the filesystem does the work.
     run_parallel(_steps(manifest, zeros, _ZERO_STEP_BYTES), zero, threads=1, on_progress=progress.advance)
-    stored = np.flatnonzero(manifest.stored_mask)
+    stored = blocks[manifest.stored_mask[blocks]]
     progress.begin("write", _raw_bytes_of(manifest, stored))
     steps = _steps(manifest, stored, _WRITE_STEP_BYTES)
     run_parallel(steps, write, threads=thread_count(), on_progress=progress.advance)
 
 
-def _write_block(image: ImageSource, sink: BlockSink, block: int, buffer: memoryview) -> int:
-    written_bytes = sink.decode_and_write(block, image.read_stored(block, buffer))
-    if written_bytes == 0:
-        raise ImageDamagedError(
-            f"{image.path}: {_place(image.manifest, block)} was altered: its stored bytes don't match its hash; copy "
-            f"the image again. {sink.target.path} is incomplete"
-        )
-    return written_bytes
+def _write_step(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], buffer: memoryview) -> int:
+    manifest, stored, end = image.manifest, [], 0
+    for block in blocks.tolist():
+        view = image.read_stored(block, buffer[end:])
+        stored.append((block, view))
+        end += len(view)
+    for block, outcome in zip(blocks.tolist(), sink.write_blocks(stored), strict=True):
+        if outcome is Outcome.WRONG:
+            raise ImageDamagedError(
+                f"{image.path}: {_place(manifest, block)} was altered: its stored bytes don't match its hash; copy "
+                f"the image again. {sink.target.path} is incomplete"
+            )
+    return _raw_bytes_of(manifest, blocks)
 
 
 def _verify_all(
@@ -161,21 +217,34 @@ def _verify_all(
     return np.sort(np.concatenate(mismatching))
 
 
-def _blame(image: ImageSource, sink: BlockSink, mismatching: NDArray[np.int64]) -> DiskcastError:
-    """Why a restored target differs: an image that contradicts itself, or else a disk that doesn't keep its data."""
-    manifest, block = image.manifest, int(mismatching[0])
-    if manifest.stored_mask[block]:
-        buffer = memoryview(bytearray(manifest.block_bytes))
-        if not sink.has_raw_hash(block, image.read_stored(block, buffer)):
-            return ImageDamagedError(
-                f"{image.path}: {_place(manifest, block)} unpacks to something else than its raw hash says; pack the "
-                f"image again. {sink.target.path} is incomplete"
-            )
-    return VerificationError(
-        f"{sink.target.path}: {mismatching.size} of {manifest.block_count} blocks read back differ from what was "
-        f"written, first {_place(manifest, block)}: something else wrote there, or the disk, its cable or this "
-        "machine's memory is faulty; the target is incomplete"
-    )
+def _verify_written(
+    image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], progress: DiskProgress
+) -> int:
+    """Read back what was flushed and write again what is wrong; returns how many blocks that were.
+
+    Raises:
+        VerificationError: a block read back wrong again.
+        ImageDamagedError: not the disk is to blame, the image contradicts itself.
+    """
+    manifest, rewritten_count = image.manifest, 0
+    for failure_count in range(READ_BACK_FAILURES_MAX):
+        if failure_count:
+            rewritten_count += int(blocks.size)
+            _write(image, sink, blocks, progress)
+            sink.sync()
+        blocks = _verify_all(manifest, blocks, sink.verify, progress, "verify")
+        if blocks.size == 0:
+            return rewritten_count
+        _require_consistent(image, sink, int(blocks[0]))
+    _show_differences(manifest, blocks, progress)
+    raise read_back_error(sink.target.path, manifest, int(blocks[0]))
+
+
+def _require_consistent(image: ImageSource, sink: BlockSink, block: int) -> None:
+    """A block that reads back wrong needn't be the disk's fault: the image may contradict itself."""
+    if image.manifest.stored_mask[block]:
+        buffer = memoryview(bytearray(image.manifest.block_bytes))
+        sink.require_raw_hash(block, image.read_stored(block, buffer))
 
 
 def _show_differences(manifest: Manifest, mismatching: NDArray[np.int64], progress: DiskProgress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -15,12 +16,15 @@ from protocol.errors import CastFailedError
 from protocol.fec.reed_solomon import decode_in_place
 from protocol.manifest import BlockKind, Manifest
 from protocol.session_records import CastParameters
-from receiver.block_sink import BlockSink
+from receiver.block_sink import BlockSink, Outcome
 from receiver.busy_clock import BusyClock
 from receiver.target import Target
 
 ZERO_STEP_BYTES: Final = 256 * MIB
 """Zeroed and verified in one step, after which the agent can still be stopped."""
+
+SCAN_STEP_BYTES: Final = 32 * MIB
+"""Read in one step: 0.3 s of a hard disk, so that what it finds is soon told."""
 
 
 class TargetImage:
@@ -30,22 +34,40 @@ class TargetImage:
 
     Attributes:
         manifest: None until :meth:`take_manifest`.
-        need: ``bool[block_count]``: stored blocks that aren't verified on the target.
-        needed_count: how many these are.
+        need: ``bool[block_count]``: stored blocks that the target is known to lack.
+        unscanned: ``bool[block_count]``: stored and zero blocks of which it isn't known yet.
+        needed_count: stored blocks that are neither verified nor held back, unscanned ones counted.
         raw_bytes_verified: raw bytes read back and right, zeros included.
+        raw_bytes_kept: those of them that the target held already.
         blocks_verified_count: blocks read back and right, zeros included.
+        blocks_rewritten_count: blocks that read back wrong and were got again.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, scans: bool = True, rng: random.Random | None = None) -> None:
+        """Prepare.
+
+        Args:
+            target: opened and checked.
+            scans: look first at what the target holds already.
+            rng: draws the sample by which it is decided whether that's worth while.
+        """
         self.manifest: Manifest | None = None
         self.need: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self.unscanned: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.needed_count = 0
         self.raw_bytes_verified = 0
+        self.raw_bytes_kept = 0
         self.blocks_verified_count = 0
+        self.blocks_rewritten_count = 0
         self._target = target
+        self._scans = scans
+        self._rng = rng or random.Random()
         self._sink: BlockSink | None = None
-        self._zeros: NDArray[np.int64] = np.zeros(0, np.int64)
-        self._zeros_done_count = 0
+        self._zeros_due: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._zeros_due_count = 0
+        self._unscanned_count = 0
+        self._held_back: list[int] = []
+        self._committed = False
         self._block_clock = BusyClock()
 
     @property
@@ -74,24 +96,52 @@ class TargetImage:
         return max(0.0, self._block_clock.busy_s() - self.write_s)
 
     @property
-    def zeros_left(self) -> bool:
+    def zeros_due(self) -> bool:
         """Whether zero blocks wait to be zeroed and verified."""
-        return self._zeros_done_count < self._zeros.size
+        return self._zeros_due_count > 0
+
+    @property
+    def scanning(self) -> bool:
+        """Whether part of the target wasn't looked at yet."""
+        return self._unscanned_count > 0
+
+    @property
+    def scanned_share(self) -> float:
+        """How much of the target was looked at, 0..1; 1 when there is no need to look."""
+        count = self.unscanned.size
+        return 1.0 - self._unscanned_count / count if count else 1.0
+
+    @property
+    def commit_due(self) -> bool:
+        """Whether all is verified but what is written last."""
+        return (
+            self.manifest is not None
+            and not self._committed
+            and not self.scanning
+            and not self.zeros_due
+            and self.needed_count == 0
+        )
 
     @property
     def complete(self) -> bool:
         """Whether every block is verified on the target."""
-        return self.manifest is not None and not self.zeros_left and self.needed_count == 0
+        return self._committed
+
+    def close(self) -> None:
+        """Give back what writing needed; the target stays open."""
+        if self._sink is not None:
+            self._sink.close()
 
     # -- blocking ---------------------------------------------------------------------------------------------
 
     def take_manifest(self, data: bytes | bytearray | memoryview, parameters: CastParameters) -> None:
-        """Check the manifest and make the target ready. Blocks.
+        """Check the manifest, make the target ready, and decide whether to look at what it holds. Blocks.
 
         Raises:
             CastFailedError: it isn't the manifest of the cast's image.
             ImageError: it is, but is damaged or made by a newer diskcast.
-            TargetError: the image has no room on the target.
+            TargetError: the image doesn't fit the target.
+            StorageError: the target can't be read.
         """
         manifest = Manifest.parse_untrusted(data)
         if manifest.image_id != parameters.image_id:
@@ -103,29 +153,49 @@ class TargetImage:
             raise CastFailedError("the cast's sizes contradict its image's manifest: start the cast again")
         sink = BlockSink(self._target, manifest)
         sink.prepare()
-        self.need = np.array(manifest.stored_mask)
-        self.needed_count = int(np.count_nonzero(self.need))
-        self._zeros = np.flatnonzero(manifest.kind == BlockKind.ZERO)
+        scanned = self._scans and sink.worth_scanning(self._rng)
+        stored = np.array(manifest.stored_mask)
+        zeros = manifest.kind == BlockKind.ZERO
+        zeros[0] = False  # committed last
+        nothing = np.zeros(manifest.block_count, np.bool_)
+        self.unscanned = (stored | zeros) if scanned else nothing
+        self.need, self._zeros_due = (nothing.copy(), nothing.copy()) if scanned else (stored, zeros)
+        self._unscanned_count = int(np.count_nonzero(self.unscanned))
+        self._zeros_due_count = int(np.count_nonzero(self._zeros_due))
+        self.needed_count = int(np.count_nonzero(stored))
         self._sink = sink
         self.manifest = manifest
+        if scanned:
+            # Before the first change of the target, which wipes its edges.
+            last = sink.commit_last.blocks[stored[sink.commit_last.blocks]]
+            right = sink.commit_last.keep_matching()
+            self.mark_held(right)
+            self.mark_missing(np.setdiff1d(last, right, assume_unique=True))
 
-    def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[bool]:
+    def scan(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of ``blocks`` (ascending) the target doesn't hold. Blocks.
+
+        Raises:
+            StorageError: the target can't be read.
+        """
+        assert self._sink is not None
+        return self._sink.verify(blocks)
+
+    def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[Outcome]:
         """Decode, check and write some blocks. Blocks.
 
         Returns:
-            For each whether it was what the manifest says; others weren't written.
+            For each what became of it.
 
         Raises:
             ImageDamagedError: the image was packed wrongly.
             StorageError: writing failed.
         """
         assert self._sink is not None
-        written = []
         with self._block_clock:
             for block in blocks:
                 decode_in_place(block.slots, block.slot_esi)
-                written.append(self._sink.decode_and_write(block.block, block.payload) > 0)
-        return written
+            return self._sink.write_blocks([(block.block, block.payload) for block in blocks])
 
     def sync_and_verify(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Flush, then read ``blocks`` (ascending, distinct) back. Blocks.
@@ -152,15 +222,60 @@ class TargetImage:
         assert self._sink is not None
         assert self.manifest is not None
         count = max(1, ZERO_STEP_BYTES // self.manifest.block_bytes)
-        blocks = self._zeros[self._zeros_done_count : self._zeros_done_count + count]
-        self._sink.prepare_zero_runs(blocks)
+        blocks = np.flatnonzero(self._zeros_due)[:count]
+        self._sink.zero(blocks)
         return blocks, self.sync_and_verify(blocks)
+
+    def commit(self) -> None:
+        """Write what was held back, and verify it. Blocks.
+
+        Raises:
+            StorageError: it failed; the target is marked as incomplete again.
+        """
+        assert self._sink is not None
+        self._sink.commit()
 
     # -- results ----------------------------------------------------------------------------------------------
 
+    def next_scan_step(self, start: int) -> NDArray[np.int64]:
+        """The next unscanned blocks from ``start`` on, ascending; empty when there are none."""
+        assert self.manifest is not None
+        count = max(1, SCAN_STEP_BYTES // self.manifest.block_bytes)
+        blocks: NDArray[np.int64] = start + np.flatnonzero(self.unscanned[start:])[:count]
+        return blocks
+
+    def mark_held(self, blocks: NDArray[np.int64]) -> None:
+        """The target holds these blocks: of unscanned ones nothing more is to be done."""
+        assert self.manifest is not None
+        self._forget_unscanned(blocks)
+        self.needed_count -= int(np.count_nonzero(self.manifest.stored_mask[blocks]))
+        self.raw_bytes_kept += self._count_verified(blocks)
+
+    def mark_missing(self, blocks: NDArray[np.int64]) -> None:
+        """The target doesn't hold these unscanned blocks."""
+        assert self.manifest is not None
+        self._forget_unscanned(blocks)
+        zeros = blocks[self.manifest.kind[blocks] == BlockKind.ZERO]
+        self._zeros_due[zeros] = True
+        self._zeros_due_count += int(zeros.size)
+        self.need[blocks[self.manifest.stored_mask[blocks]]] = True
+
+    def mark_arrived(self, block: int) -> None:
+        """A block came: it is written whether or not it was scanned."""
+        if self.unscanned[block]:
+            self.unscanned[block] = False
+            self._unscanned_count -= 1
+            self.need[block] = True
+
+    def _forget_unscanned(self, blocks: NDArray[np.int64]) -> None:
+        assert self.unscanned[blocks].all()
+        self.unscanned[blocks] = False
+        self._unscanned_count -= int(blocks.size)
+
     def mark_zeroed(self, blocks: NDArray[np.int64]) -> None:
         """A step's blocks are verified."""
-        self._zeros_done_count += blocks.size
+        self._zeros_due[blocks] = False
+        self._zeros_due_count -= int(blocks.size)
         self._count_verified(blocks)
 
     def mark_verified(self, blocks: NDArray[np.int64]) -> None:
@@ -169,7 +284,29 @@ class TargetImage:
         self.needed_count -= int(blocks.size)
         self._count_verified(blocks)
 
-    def _count_verified(self, blocks: NDArray[np.int64]) -> None:
+    def mark_held_back(self, block: int) -> None:
+        """A block is here, and is written when all others are verified."""
+        self.need[block] = False
+        self.needed_count -= 1
+        self._held_back.append(block)
+
+    def mark_committed(self) -> NDArray[np.int64]:
+        """What was held back is verified, and with that the image.
+
+        Returns:
+            The blocks that came and were held back, ascending.
+        """
+        assert self._sink is not None
+        assert self.manifest is not None
+        last = np.array(sorted(self._held_back), np.int64)
+        self._count_verified(last)
+        if self.manifest.kind[0] == BlockKind.ZERO:
+            self._count_verified(np.zeros(1, np.int64))
+        self.blocks_rewritten_count += self._sink.commit_last.rewritten_count
+        self._committed = True
+        return last
+
+    def _count_verified(self, blocks: NDArray[np.int64]) -> int:
         assert self.manifest is not None
         self.blocks_verified_count += int(blocks.size)
         raw_bytes = int(blocks.size) * self.manifest.block_bytes
@@ -177,3 +314,4 @@ class TargetImage:
         if blocks.size and blocks[-1] == last:
             raw_bytes -= self.manifest.block_bytes - self.manifest.raw_length(last)
         self.raw_bytes_verified += raw_bytes
+        return raw_bytes

@@ -50,7 +50,7 @@ PLAN_SYMBOLS = 88
 class SmallImage:
     """Raw content and the image packed of it: compressible, incompressible and zero blocks, the last one short."""
 
-    def __init__(self, seed: int = 1, block_count: int = 24, *, zeros_only: bool = False) -> None:
+    def __init__(self, seed: int = 1, block_count: int = 48, *, zeros_only: bool = False) -> None:
         rng = random.Random(seed)
         encoder = BlockEncoder(3, BLOCK_BYTES)
         self.stored: list[bytes] = []

@@ -5,7 +5,7 @@ Lost if these fail: an agent that hangs, that calls an incomplete disk complete,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from protocol.wire.messages import (
     Announce,
     Standing,
 )
+from receiver.block_sink import Outcome
 from receiver.reception_status import ReceptionState
 from receiver.target import open_target
 from receiver.target_image import TargetImage
@@ -421,10 +422,10 @@ async def test_an_interrupt_is_reported(cast: SmallCast, autojump_clock: trio.te
 
 
 class FullDisk(TargetImage):
-    """Has no room from the tenth block on."""
+    """Has no room for what comes after the first blocks."""
 
-    def write_blocks(self, blocks: list[AssembledBlock]) -> list[bool]:  # type: ignore[override]
-        if self.bytes_written > 10 * 65536:
+    def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[Outcome]:
+        if self.blocks_verified_count:
             raise StorageError("the disk is full: make room")
         return super().write_blocks(blocks)
 
@@ -441,15 +442,16 @@ async def test_a_failed_write_is_reported_to_the_sender(
 
 
 class ForgetfulDisk(TargetImage):
-    """Reads one block back wrong, ``wrong_count`` times."""
+    """Reads one block back wrong, ``wrong_count`` times; not one of those that are written last."""
 
     wrong_count = 1
+    block = 20
 
     def sync_and_verify(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         wrong = super().sync_and_verify(blocks)
-        if self.wrong_count and blocks.size and blocks[0] == 0:
+        if self.wrong_count and self.block in blocks:
             self.wrong_count -= 1
-            return np.array([0])
+            return np.array([self.block])
         return wrong
 
 
@@ -473,7 +475,9 @@ async def test_a_block_that_reads_back_wrong_twice_ends_it(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     cast.start_sender()
-    with pytest.raises(VerificationError, match=r"target\.img: block 0 read back 2 times.*replace the disk"):
+    with pytest.raises(
+        VerificationError, match=r"target\.img: block 20 \(byte 1310720\) read back 2 times.*replace the disk"
+    ):
         await cast.receive(BadDisk)
     assert cast.completions[0].exit_code == 51
 

@@ -51,7 +51,7 @@ class StuckDisk(HeldImage):
 
     def hold_step(self) -> None:
         assert self._sink is not None
-        self._sink._writer.write_block = self.hold(self._sink._writer.write_block)  # type: ignore[method-assign,assignment]
+        self._sink._writer.write = self.hold(self._sink._writer.write)  # type: ignore[method-assign,assignment]
 
 
 class StuckProcessor(HeldImage):
@@ -59,7 +59,7 @@ class StuckProcessor(HeldImage):
 
     def hold_step(self) -> None:
         assert self._sink is not None
-        self._sink._decode = self.hold(self._sink._decode)  # type: ignore[method-assign,assignment]
+        self._sink._decode_into = self.hold(self._sink._decode_into)  # type: ignore[method-assign,assignment]
 
 
 class StuckReadBack(HeldImage):

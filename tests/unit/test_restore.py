@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from protocol.block_codec import block_hash
+from protocol.constants import MIB
 from protocol.errors import (
     ImageDamagedError,
     ImageError,
@@ -16,9 +17,11 @@ from protocol.errors import (
     TargetTooSmallError,
     VerificationError,
 )
+from protocol.incomplete_marker import parse_marker_untrusted
+from protocol.manifest import BlockKind
 from receiver.disk_progress import Difference, TextProgress
 from receiver.image_source import open_image
-from receiver.restore import DIFFERENCES_SHOWN_MAX, compare, restore
+from receiver.restore import DIFFERENCES_SHOWN_MAX, RestoreOptions, compare, restore
 from tests.disk_images import BLOCK_BYTES, allocated_bytes, make_image
 
 MADE = make_image("drzz" * 40 + "urd", tail_bytes=1234)
@@ -95,11 +98,69 @@ def test_an_altered_block_is_named(tmp_path: Path, image: Path) -> None:
 def test_corruption_after_writing_is_found(tmp_path: Path, image: Path) -> None:
     """A disk that loses what it confirmed: without reading back, the machine would fail weeks later."""
     target = tmp_path / "target.raw"
-    recorder = Recorder(lambda phase: _flip(target, 5 * BLOCK_BYTES + 7) if phase == "verify" else None)
-    with pytest.raises(VerificationError, match=rf"1 of 163 blocks .* block 5 \(byte {5 * BLOCK_BYTES}\)"):
+    recorder = Recorder(lambda phase: _flip(target, 80 * BLOCK_BYTES + 7) if phase == "verify" else None)
+    with pytest.raises(VerificationError, match=rf"block 80 \(byte {80 * BLOCK_BYTES}\) read back 2 times"):
         restore(image, target, recorder)
-    assert recorder.shown == (1, [Difference(5, 5 * BLOCK_BYTES, BLOCK_BYTES)])
+    assert recorder.shown == (1, [Difference(80, 80 * BLOCK_BYTES, BLOCK_BYTES)])
     assert not recorder.fields
+    assert parse_marker_untrusted(target.read_bytes()[:512]) is not None, "it can't be taken for a whole disk"
+
+
+def test_a_bit_that_falls_over_once_is_written_again(tmp_path: Path, image: Path) -> None:
+    target = tmp_path / "target.raw"
+    flips = iter([80 * BLOCK_BYTES + 7])
+
+    def flip_once(phase: str) -> None:
+        if phase == "verify" and (at := next(flips, None)) is not None:
+            _flip(target, at)
+
+    recorder = Recorder(flip_once)
+    restore(image, target, recorder)
+    assert recorder.fields["blocks_rewritten"] == 1
+    compare(image, target, Recorder())
+
+
+def test_what_the_target_holds_is_not_written_again(tmp_path: Path, image: Path) -> None:
+    target = tmp_path / "target.raw"
+    restore(image, target, Recorder())
+    again = Recorder()
+    restore(image, target, again)
+    assert again.fields["bytes_written"] == 0
+    _flip(target, 80 * BLOCK_BYTES)
+    _flip(target, 83 * BLOCK_BYTES)  # of zeros
+    mended = Recorder()
+    restore(image, target, mended)
+    assert mended.phases == ["scan", "zero", "write", "flush", "verify"]
+    edges_bytes = 2 * MIB + 2 * BLOCK_BYTES + 4096
+    assert 0 < int(str(mended.fields["bytes_written"])) <= 2 * BLOCK_BYTES + 2 * edges_bytes
+    compare(image, target, Recorder())
+
+
+def test_all_is_written_where_nobody_looks_first(tmp_path: Path, image: Path) -> None:
+    target = tmp_path / "target.raw"
+    restore(image, target, Recorder())
+    again = Recorder()
+    restore(image, target, again, RestoreOptions(scans=False))
+    assert again.phases == ["zero", "write", "flush", "verify"]
+    assert int(str(again.fields["bytes_written"])) >= MADE.manifest.summary()[BlockKind.RAW].raw_bytes
+
+
+def test_a_restore_that_was_cut_short_goes_on(tmp_path: Path, image: Path) -> None:
+    target = tmp_path / "target.raw"
+
+    def interrupt(phase: str) -> None:
+        if phase == "flush":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(image, target, Recorder(interrupt))
+    marker = parse_marker_untrusted(target.read_bytes()[:512])
+    assert marker is not None
+    assert marker.image_name == MADE.manifest.name
+    on_again = Recorder()
+    restore(image, target, on_again)
+    assert int(str(on_again.fields["raw_bytes_kept"])) > len(MADE.raw) // 2
+    compare(image, target, Recorder())
 
 
 def test_an_image_that_contradicts_itself_is_not_blamed_on_the_disk(tmp_path: Path) -> None:

@@ -1,0 +1,208 @@
+"""Commit last: what makes a disk bootable is written when all else is verified; until then a mark stands in its place.
+
+::
+
+    first change of the target     everything else          all verified
+    ──────────────────────────     ───────────────          ────────────────────────────────────────────
+    mark in the first sector,      written, read back       held blocks but the first ─► flush ─► read back
+    both edges wiped, flushed                               first block but 4 KiB     ─► flush
+                                                            its first 4 KiB           ─► flush ─► read back
+
+A power cut leaves the mark, or the whole image: the last write is one page of the first block, which holds the
+partition table or boot sector, and a disk writes at least a sector of it as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import MIB
+from protocol.disk_layout import commit_blocks
+from protocol.errors import StorageError, VerificationError
+from protocol.incomplete_marker import Marker, build_marker
+from protocol.manifest import BlockKind, Manifest
+from receiver.disk.verifier import Verifier
+from receiver.disk.writer import DiskWriter
+from receiver.target import Target
+
+EDGE_BYTES: Final = MIB
+"""What is wiped at both ends: partition tables, boot loaders behind them, backup tables, RAID superblocks."""
+
+_FIRST_BYTES: Final = 4096
+"""Written last of all: the largest sector, and the page that holds partition table and GPT header."""
+
+READ_BACK_FAILURES_MAX: Final = 2
+"""Times that a block may read back wrong: once may be a bit that fell over, twice is a disk that can't be trusted."""
+
+
+class CommitLast:
+    """The blocks of one image that are held back until all others are verified. Thread-safe.
+
+    Memory: their raw bytes, at most :data:`protocol.disk_layout.COMMIT_BYTES_MAX`.
+
+    Attributes:
+        blocks: which these are, ascending: stored ones, and the first whatever it is, since the mark is in it.
+        rewritten_count: blocks that had to be written again because they read back wrong.
+    """
+
+    def __init__(self, target: Target, manifest: Manifest, writer: DiskWriter, verifier: Verifier) -> None:
+        self.rewritten_count = 0
+        self._target = target
+        self._manifest = manifest
+        self._writer = writer
+        self._verifier = verifier
+        self._lock = threading.Lock()
+        self._begin_lock = threading.Lock()
+        self._begun = False
+        members = commit_blocks(manifest)
+        # Zeros boot nothing, and what is unused needn't be right; only the mark itself has to go.
+        self.blocks: NDArray[np.int64] = members[manifest.stored_mask[members] | (members == 0)]
+        self._members = frozenset(self.blocks.tolist())
+        self._held: dict[int, memoryview] = {}
+        self._changed: set[int] = set()
+        if not manifest.stored_mask[0]:
+            self._held[0] = memoryview(bytes(manifest.raw_length(0)))
+            if manifest.kind[0] == BlockKind.ZERO:
+                self._changed.add(0)
+
+    def __contains__(self, block: int) -> bool:
+        """Whether ``block`` is one of them."""
+        return block in self._members
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to commit: the target carries the mark, or a held block isn't on it."""
+        return self._begun or bool(self._changed)
+
+    def keep_matching(self) -> NDArray[np.int64]:
+        """Read the blocks from the target and hold those that are right, before the mark overwrites some of them.
+
+        Returns:
+            Which are right, ascending; only stored ones.
+
+        Raises:
+            StorageError: the disk couldn't be read.
+        """
+        right = np.setdiff1d(self.blocks, self._verifier.verify_blocks(self.blocks), assume_unique=True)
+        right_and_stored = right[self._manifest.stored_mask[right]]
+        for block in right_and_stored.tolist():
+            raw = memoryview(bytearray(self._manifest.raw_length(block)))
+            self._verifier.read_block(block, raw)
+            self._held[block] = raw
+        self._changed.difference_update(right.tolist())
+        return right_and_stored
+
+    def hold(self, block: int, raw: memoryview) -> None:
+        """Hold a block that was received; ``raw`` is copied."""
+        assert block in self._members
+        copy = memoryview(bytes(raw))
+        with self._lock:
+            self._held[block] = copy
+            self._changed.add(block)
+
+    def begin(self) -> None:
+        """Mark the target before its first change; does nothing the second time.
+
+        Raises:
+            StorageError: final, the target is poisoned.
+        """
+        with self._begin_lock:
+            if self._begun:
+                return
+            raw_bytes, size_bytes = self._manifest.raw_bytes, self._target.size_bytes
+            self._lay_mark()
+            self._writer.zero_range(min(_FIRST_BYTES, raw_bytes), min(EDGE_BYTES, raw_bytes))
+            self._writer.zero_range(max(_FIRST_BYTES, raw_bytes - EDGE_BYTES), raw_bytes)
+            if self._target.is_device:
+                # The last image's backup GPT, or the superblock of an array that this disk was part of.
+                self._writer.zero_range(max(raw_bytes, size_bytes - EDGE_BYTES), size_bytes)
+            self._target.sync()
+            self._begun = True
+
+    def _lay_mark(self) -> None:
+        """On the disk before anything else is touched."""
+        manifest = self._manifest
+        mark = build_marker(Marker(manifest.image_id, manifest.name, manifest.raw_bytes))
+        length = min(_FIRST_BYTES, manifest.raw_bytes)
+        with self._writer.borrow_buffer() as buffer:
+            buffer[:length] = mark[:length].ljust(length, b"\0")
+            self._writer.write(0, buffer[:length])
+        self._target.sync()
+
+    def commit(self) -> None:
+        """Write the held blocks, the first page last, and read all of them back; every other block is verified.
+
+        Raises:
+            VerificationError: a block read back wrong twice; the mark is there again.
+            StorageError: final, the target is poisoned; the mark is there again if the disk still takes it.
+        """
+        self.begin()
+        try:
+            rest = [
+                block for block in self.blocks.tolist() if block in self._changed or self._is_wiped(block)
+            ]
+            self._write_until_right(np.array([block for block in rest if block], np.int64), self._write_whole)
+            self._write_until_right(np.zeros(1, np.int64), self._write_first)
+        except StorageError:
+            self._mark_again()
+            raise
+        self._begun = False
+        self._changed.clear()
+
+    def _is_wiped(self, block: int) -> bool:
+        start = block * self._manifest.block_bytes
+        stop = start + self._manifest.raw_length(block)
+        return start < EDGE_BYTES or stop > self._manifest.raw_bytes - EDGE_BYTES
+
+    def _write_until_right(self, blocks: NDArray[np.int64], write: Callable[[int], None]) -> None:
+        for _ in range(READ_BACK_FAILURES_MAX):
+            for block in blocks.tolist():
+                write(block)
+            self._target.sync()
+            wrong = self._verifier.verify_blocks(blocks)
+            if wrong.size == 0:
+                return
+            self.rewritten_count += int(wrong.size)
+            blocks = wrong
+        raise read_back_error(self._target.path, self._manifest, int(blocks[0]))
+
+    def _write_whole(self, block: int) -> None:
+        self._write_held(block, 0, self._manifest.raw_length(block))
+
+    def _write_first(self, block: int) -> None:
+        length = self._manifest.raw_length(block)
+        self._write_held(block, _FIRST_BYTES, length)
+        self._target.sync()
+        self._write_held(block, 0, min(_FIRST_BYTES, length))
+
+    def _write_held(self, block: int, start: int, stop: int) -> None:
+        if start >= stop:
+            return
+        with self._writer.borrow_buffer() as buffer:
+            buffer[: stop - start] = self._held[block][start:stop]
+            self._writer.write(block * self._manifest.block_bytes + start, buffer[: stop - start])
+
+    def _mark_again(self) -> None:
+        """By the shortest way, since the target may be poisoned: it promises nothing, and nothing depends on it."""
+        manifest = self._manifest
+        mark = build_marker(Marker(manifest.image_id, manifest.name, manifest.raw_bytes))
+        with contextlib.suppress(OSError):
+            os.pwrite(self._target.fd, mark[: manifest.raw_bytes], 0)
+            os.fdatasync(self._target.fd)
+
+
+def read_back_error(path: Path, manifest: Manifest, block: int) -> VerificationError:
+    """The error for a block that a disk returned wrong too often."""
+    return VerificationError(
+        f"{path}: block {block} (byte {block * manifest.block_bytes}) read back {READ_BACK_FAILURES_MAX} times as "
+        "something else than was written; the target is incomplete: replace the disk, or check its cable and this "
+        "machine's memory"
+    )

@@ -1,0 +1,106 @@
+"""Looking at what the target holds while the cast goes on: what it lacks is told to the sender bit by bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from protocol.receiver_session import ReceiverSession
+from receiver.target_image import TargetImage
+
+SCAN_THREADS_MAX: Final = 4
+"""Reads in flight: an SSD wants several, and hashing has a processor each."""
+
+TELL_FIRST_S: Final = 0.25
+"""What was found is told after this long first: until then the sender waits for this receiver."""
+
+TELL_INTERVAL_MAX_S: Final = 4.0
+"""Then at growing intervals up to this: a need-bitmap of a large image has some 100 KiB, times all receivers."""
+
+
+class TargetScan:
+    """The scan during one run of the sender; :meth:`run` once."""
+
+    def __init__(
+        self,
+        session: ReceiverSession,
+        image: TargetImage,
+        *,
+        tell_need: Callable[[NDArray[np.bool_]], Awaitable[None]],
+        on_news: Callable[[], None],
+        untold: NDArray[np.int64] | None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            session: is told what is held and what is missing.
+            image: what knows the target.
+            tell_need: tells the sender, ``bool[block_count]`` of blocks that were found missing since the last time.
+            on_news: the image may have become complete, or there are zero blocks to write.
+            untold: blocks that are known to be missing, and that the sender wasn't told of.
+        """
+        self._session = session
+        self._image = image
+        self._tell_need = tell_need
+        self._on_news = on_news
+        self._cursor = 0
+        self._missing: list[NDArray[np.int64]] = [] if untold is None else [untold]
+        self._over = trio.Event()
+
+    async def run(self) -> None:
+        """Read all that wasn't looked at yet, several blocks at once, ascending as passes go.
+
+        Raises:
+            StorageError: the target can't be read.
+            SessionError: the sender can't be told.
+        """
+        thread_count = min(SCAN_THREADS_MAX, len(os.sched_getaffinity(0)))
+        limiter = trio.CapacityLimiter(thread_count)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_at_intervals)
+            async with trio.open_nursery() as readers:
+                for _ in range(thread_count):
+                    readers.start_soon(self._read, limiter)
+            self._over.set()
+
+    async def _read(self, limiter: trio.CapacityLimiter) -> None:
+        image = self._image
+        while (blocks := image.next_scan_step(self._cursor)).size:
+            self._cursor = int(blocks[-1]) + 1
+            missing = await trio.to_thread.run_sync(image.scan, blocks, limiter=limiter)
+            # What came meanwhile is written whatever was there.
+            held = np.setdiff1d(blocks, missing, assume_unique=True)
+            self._take(held[image.unscanned[held]], missing[image.unscanned[missing]])
+
+    def _take(self, held: NDArray[np.int64], missing: NDArray[np.int64]) -> None:
+        self._session.blocks_held(held)
+        self._image.mark_held(held)
+        self._image.mark_missing(missing)
+        self._missing.append(missing)
+        self._on_news()
+
+    async def _tell_at_intervals(self) -> None:
+        """Tell what was found; at last even if nothing was, since the sender counts on an answer."""
+        interval_s = TELL_FIRST_S
+        while True:
+            with trio.move_on_after(interval_s):
+                await self._over.wait()
+            interval_s = min(2 * interval_s, TELL_INTERVAL_MAX_S)
+            over = self._over.is_set()
+            await self._tell()
+            if over:
+                return
+
+    async def _tell(self) -> None:
+        found = np.concatenate([np.empty(0, np.int64), *self._missing])
+        self._missing.clear()
+        need = np.zeros(self._image.need.size, np.bool_)
+        need[found] = True
+        await self._tell_need(need)
+        self._session.blocks_missing(found)
+        self._on_news()
