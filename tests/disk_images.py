@@ -48,6 +48,7 @@ def make_image(
     block_bytes: int = BLOCK_BYTES,
     frames: dict[int, bytes] | None = None,
     raw_hashes: dict[int, bytes] | None = None,
+    metadata: dict[str, object] | None = None,
 ) -> MadeImage:
     """An image with one block for each letter: ``d`` data, ``r`` raw, ``z`` zero, ``u`` unused.
 
@@ -58,6 +59,7 @@ def make_image(
         block_bytes: raw size of the others.
         frames: stored bytes to put instead of the right ones, with their right hash.
         raw_hashes: wrong raw hashes.
+        metadata: what the image says of its source.
     """
     rng = np.random.default_rng(seed)
     encoder = BlockEncoder(3, block_bytes)
@@ -89,7 +91,7 @@ def make_image(
         np.array([len(one) for one in stored], np.uint32),
         _rows(stored_hash),
         _rows(raw_hash),
-        {},
+        metadata or {},
     )
     return MadeImage(b"".join(raw_blocks), Manifest.parse_untrusted(data), stored)
 
