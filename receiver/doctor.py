@@ -290,7 +290,7 @@ def _try_target(text: str) -> Finding:
         with open_target(choice.path, raw_bytes=0, expected=choice.identity) as target:
             return ok(check, _describe_target(target))
     except DiskcastError as error:
-        return fail(check, str(error), "diskcast-agent disks shows what there is to choose from")
+        return fail(check, str(error), "choose another: diskcast-agent disks")
 
 
 def _describe_target(target: Target) -> str:

@@ -117,7 +117,7 @@ def test_a_target_that_no_image_can_be_written_to_fails(tmp_path: Path) -> None:
     assert code == DoctorFoundProblemsError.exit_code
     finding = findings[f"target {tmp_path}"]
     assert "directory" in finding["detail"]
-    assert finding["mend"].startswith("choose another: lsblk")
+    assert finding["mend"].startswith("choose another: diskcast-agent disks")
 
 
 def test_agent_doctor_hears_a_sender_and_reaches_it(tmp_path: Path) -> None:
