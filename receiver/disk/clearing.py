@@ -29,15 +29,8 @@ _NOT_SUPPORTED: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENO
 class Clearing:
     """Clears ranges of one target. Thread-safe."""
 
-    def __init__(self, target: Target, write: Callable[[int, memoryview], None]) -> None:
-        """Prepare.
-
-        Args:
-            target: what is cleared.
-            write: writes bytes at an offset, for where zeros must be written.
-        """
+    def __init__(self, target: Target) -> None:
         self._target = target
-        self._write = write
         self._zeroing_pace = _Pace()
         self._discarding_pace = _Pace()
         # In order of preference; those that turn out impossible are dropped.
@@ -51,8 +44,13 @@ class Clearing:
             self._discarding = calls.punch_hole
             self._discard_unit = DiscardUnit(1)
 
-    def zero(self, start: int, stop: int) -> None:
+    def zero(self, start: int, stop: int, write: Callable[[int, memoryview], None]) -> None:
         """Make the target read as zeros between two byte offsets.
+
+        Args:
+            start: first byte.
+            stop: the byte after the last.
+            write: writes bytes at an offset, for where zeros must be written.
 
         Raises:
             StorageError: final, the target is poisoned.
@@ -61,12 +59,12 @@ class Clearing:
         unit = self._target.sector_bytes
         whole_start = min(-(-start // unit) * unit, stop)
         whole_stop = max(stop - stop % unit, whole_start)
-        self._write_zeros(start, whole_start)
+        _write_zeros(start, whole_start, write)
         for step_start, step_stop in self._zeroing_pace.steps(whole_start, whole_stop):
             self._target.check()
             if not self._zero_step(step_start, step_stop):
-                self._write_zeros(step_start, step_stop)
-        self._write_zeros(whole_stop, stop)
+                _write_zeros(step_start, step_stop, write)
+        _write_zeros(whole_stop, stop, write)
 
     def _zero_step(self, start: int, stop: int) -> bool:
         """Zero without writing zeros; False where that isn't possible."""
@@ -97,10 +95,6 @@ class Clearing:
                 return False
             self._target.fail(error, f"looking for data at byte {start}")
         return data is None or data >= stop
-
-    def _write_zeros(self, start: int, stop: int) -> None:
-        for offset_bytes in range(start, stop, _ZEROS_BYTES):
-            self._write(offset_bytes, _zeros()[: stop - offset_bytes])
 
     def discard(self, start: int, stop: int) -> None:
         """Give up what lies between two byte offsets, in whole units of the device; never an error.
@@ -141,6 +135,11 @@ class _Pace:
             elif elapsed_s < STEP_S / 2 and step_stop - start == step_bytes:
                 self._step_bytes = min(self._step_bytes * 2, STEP_BYTES_MAX)
             start = step_stop
+
+
+def _write_zeros(start: int, stop: int, write: Callable[[int, memoryview], None]) -> None:
+    for offset_bytes in range(start, stop, _ZEROS_BYTES):
+        write(offset_bytes, _zeros()[: stop - offset_bytes])
 
 
 @functools.cache

@@ -73,7 +73,7 @@ class DiskWriter:
         self._target = target
         self._manifest = manifest
         self._buffers = AlignedBuffers(BUFFER_BYTES, BUFFER_COUNT_MAX)
-        self._clearing = Clearing(target, self.write)
+        self._clearing = Clearing(target)
         self._lock = threading.Lock()
         self._bytes_written = 0
         self._dirty_bytes = 0
@@ -217,7 +217,7 @@ class DiskWriter:
         Raises:
             StorageError: final, the target is poisoned.
         """
-        self._clearing.zero(start_bytes, stop_bytes)
+        self._clearing.zero(start_bytes, stop_bytes, self.write)
 
     def discard_blocks(self, blocks: NDArray[np.int64]) -> None:
         """Tell the device that nobody needs what is in ``blocks`` (ascending), all of kind UNUSED; holes in a file.
