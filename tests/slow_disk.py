@@ -27,6 +27,7 @@ from tests.write_log import LogWriter
 
 ATTRIBUTE = "user.behaviour"
 _START_LIMIT_S = 20.0
+_SECTOR_BYTES = 512
 
 
 class Operation(enum.StrEnum):
@@ -45,7 +46,7 @@ class Action(enum.StrEnum):
     ERROR = "error"
     """The call fails with ``error``."""
     SHORT = "short"
-    """Half of it is done, and the call says so."""
+    """Half of it is done, in whole sectors, and the call says so."""
     LOSE = "lose"
     """A write, hole or flush that isn't done, though the call says it is."""
     FLIP = "flip"
@@ -203,7 +204,7 @@ class _Arm:
     def read(self, fd: int, offset_bytes: int, length: int) -> bytes:
         fault = self._strike(Operation.READ, offset_bytes, length)
         if fault and fault.action is Action.SHORT:
-            length //= 2
+            length = _half(length)
         data = os.pread(fd, length, offset_bytes)
         if fault and fault.action is Action.FLIP:
             data = bytes(fault.flipped(memoryview(data), offset_bytes, self._generator(fault)))
@@ -214,7 +215,7 @@ class _Arm:
         fault = self._strike(Operation.WRITE, offset_bytes, len(data))
         action = fault.action if fault else None
         if action is Action.SHORT:
-            data = data[: len(data) // 2]
+            data = data[: _half(len(data))]
         if action is not Action.LOSE:
             stored: memoryview | bytearray = data
             at_bytes = offset_bytes
@@ -320,6 +321,11 @@ class _Arm:
     def _wait_for_change(self, timeout_s: float | None) -> None:
         before = self._behaviour
         self._changed.wait_for(lambda: self._behaviour is not before, timeout_s)
+
+
+def _half(length: int) -> int:
+    """Never nothing, so that who goes on with the rest comes to an end."""
+    return max(length // 2 // _SECTOR_BYTES * _SECTOR_BYTES, min(length, _SECTOR_BYTES))
 
 
 def main(storage: Path, mountpoint: Path) -> None:

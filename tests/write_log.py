@@ -144,6 +144,11 @@ class PowerCuts:
         """How many entries there are beside them."""
         return sum(map(len, self._epochs))
 
+    @property
+    def unflushed_count(self) -> int:
+        """How many entries follow the last flush."""
+        return len(self._epochs[-1])
+
     def at_flushes(self) -> list[PowerCut]:
         """One cut right after each flush, and one before anything was done; flushes of nothing are skipped."""
         return [PowerCut(0, ())] + [

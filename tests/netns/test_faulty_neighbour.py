@@ -1,0 +1,135 @@
+"""One machine's disk fails, lies or hangs, and the others of its room don't mind.
+
+Lost if these fail: a room of thirty that isn't imaged because of one bad disk. How little the others are slowed down is
+measured by ``python -m tests.bench.faulty_neighbour``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protocol.constants import MIB
+from protocol.errors import ReceiversIncompleteError, StorageError, VerificationError
+from tests.bench.measurement import first_difference
+from tests.lab import Network, Program, diskcast, receive, send
+from tests.loopback_cast import assert_memory_kept
+from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
+
+pytestmark = pytest.mark.needs_root
+
+LIMIT_S = 90.0
+CAST_ID = "00c0ffee"
+RATE = "96M"
+"""12 MB/s: the image takes a second and a half."""
+IMAGE_BYTES = 16 * MIB
+HEALTHY = range(3)
+FAULTY = 3
+fault_inside = functools.partial(Fault, start_bytes=9 * MIB, stop_bytes=10 * MIB)
+"""In the middle of the cast, and of nothing that is written last."""
+
+FAILING = {
+    "no space": (Fault(Operation.WRITE, Action.ERROR, error="ENOSPC", after_bytes=4 * MIB), StorageError),
+    "write error": (Fault(Operation.WRITE, Action.ERROR, after_bytes=4 * MIB), StorageError),
+    "read-back error": (fault_inside(Operation.READ, Action.ERROR), StorageError),
+    "flush error": (Fault(Operation.FLUSH, Action.ERROR, after_bytes=4 * MIB), StorageError),
+    "bits flipped": (fault_inside(Operation.WRITE, Action.FLIP, seed=1), VerificationError),
+    "writes lost": (fault_inside(Operation.WRITE, Action.LOSE), VerificationError),
+    "writes misdirected": (
+        fault_inside(Operation.WRITE, Action.MISDIRECT, shift_bytes=3 * MIB),
+        VerificationError,
+    ),
+}
+PASSING = {
+    "short writes": Fault(Operation.WRITE, Action.SHORT),
+    "bits flipped, once": fault_inside(Operation.WRITE, Action.FLIP, count=1, seed=2),
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random bytes, and packed beside."""
+    source = tmp_path_factory.mktemp("neighbour") / "disk.raw"
+    source.write_bytes(np.random.default_rng(17).bytes(IMAGE_BYTES))
+    with Program(diskcast("pack", source, "-o", source.with_suffix(".dci"), "--json")) as program:
+        assert program.wait(LIMIT_S) == 0, program.describe()
+    return source
+
+
+class Room:
+    """Three healthy machines and one whose disk isn't, in the middle of a cast."""
+
+    def __init__(self, network: Network, disk: SlowDisk, source: Path, folder: Path) -> None:
+        self.disk = disk
+        self._source = source
+        self._targets = [folder / str(index) for index in HEALTHY] + [disk.directory / "target"]
+        self.agents = [
+            receive(network, index, target, "--cast", CAST_ID, "--name", f"r{index}")
+            for index, target in enumerate(self._targets)
+        ]
+        image = source.with_suffix(".dci")
+        self.sender = send(network, image, "--cast-id", CAST_ID, "--wait-for", "4", "--rate", RATE)
+
+    @property
+    def faulty(self) -> Program:
+        return self.agents[FAULTY]
+
+    def assert_others_complete(self) -> None:
+        """The healthy ones ended well, with the right bytes."""
+        for index in HEALTHY:
+            self._assert_complete(self.agents[index], self._targets[index])
+
+    def assert_all_complete(self) -> None:
+        """So did the faulty one."""
+        self.assert_others_complete()
+        self._assert_complete(self.faulty, self.disk.storage / "target")
+        assert self.sender.wait(LIMIT_S) == 0, self.sender.describe()
+
+    def _assert_complete(self, agent: Program, target: Path) -> None:
+        assert agent.wait(LIMIT_S) == 0, agent.describe()
+        assert first_difference(self._source, target) is None
+        assert_memory_kept([agent])
+
+
+@pytest.fixture
+def room(request: pytest.FixtureRequest, source: Path, tmp_path: Path) -> Iterator[Room]:
+    fault: Fault = request.param
+    with slow_disk(tmp_path, Behaviour(faults=(fault,))) as disk, Network(4) as network:
+        yield Room(network, disk, source, tmp_path)
+        disk.set_behaviour(Behaviour())
+
+
+@pytest.mark.parametrize(
+    ("room", "error"), [pytest.param(*case, id=name) for name, case in FAILING.items()], indirect=["room"]
+)
+def test_one_disk_fails_and_the_others_complete(room: Room, error: type[StorageError]) -> None:
+    room.assert_others_complete()
+    assert room.faulty.wait(LIMIT_S) == error.exit_code, room.faulty.describe()
+    assert room.sender.wait(LIMIT_S) == ReceiversIncompleteError.exit_code, room.sender.describe()
+    states = {one["name"]: one["state"] for one in room.sender.result["receivers"]}
+    assert [states[f"r{index}"] for index in HEALTHY] == ["complete"] * len(HEALTHY)
+    assert states[f"r{FAULTY}"] != "complete"
+    assert_memory_kept([room.faulty])
+
+
+@pytest.mark.parametrize(
+    "room", [pytest.param(fault, id=name) for name, fault in PASSING.items()], indirect=True
+)
+def test_one_disk_errs_and_all_complete(room: Room) -> None:
+    room.assert_all_complete()
+
+
+@pytest.mark.parametrize(
+    "room", [Fault(Operation.WRITE, Action.HANG, after_bytes=4 * MIB)], ids=["hang"], indirect=True
+)
+def test_one_disk_hangs_and_completes_after_the_others(room: Room) -> None:
+    """It goes on only when the others have long ended: what it couldn't take meanwhile is sent again."""
+    room.assert_others_complete()
+    assert room.disk.counts()["hanging"]
+    assert room.faulty.exit_code is None
+    room.disk.set_behaviour(Behaviour())
+    room.assert_all_complete()

@@ -1,0 +1,255 @@
+"""``python -m tests.soak.kill``: the agent is killed at random moments, and the same command is run again.
+
+Every round is a cast on the loopback interface to a loop device over a file. The agent gets SIGKILL at a moment that is
+drawn: over the time that a run takes, after so many progress lines, or when the device has moved so many bytes, which
+falls into all phases alike. It is started again and perhaps killed again; the last run has to end well and leave the
+right bytes. What a run received beyond what its target lacked is counted. Needs root; exit code 1 if a bound isn't
+kept.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from protocol.constants import MIB
+from protocol.incomplete_marker import parse_marker_untrusted
+from protocol.units import format_bytes, parse_size_bytes
+from tests.bootable_disk import SECTOR_BYTES, looks_bootable
+from tests.lab import LabError, Program
+from tests.large_disk import LargeImage, make_large_image, make_old_disk
+from tests.loopback_cast import RECEIVER_BYTES_MAX, LoopbackCast
+from tests.power_cuts import loop_over_file
+
+LIMIT_S: Final = 120.0
+KILLS_PER_ROUND_MAX: Final = 3
+REFETCHED_BYTES_MAX: Final = 64 * MIB
+_POLL_S: Final = 0.002
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Undisturbed:
+    """What a run takes when nobody disturbs it."""
+
+    seconds: float
+    moved_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """One start of the agent.
+
+    Attributes:
+        killed: how its moment was drawn; empty for the last run of a round.
+        state: what it said last that it was doing.
+        missing_bytes: what its target lacked when it began, as stored in the image.
+        received_bytes: what it said that it received.
+        peak_bytes: resident memory.
+        faults: what is wrong.
+    """
+
+    killed: str
+    state: str
+    missing_bytes: int
+    received_bytes: int
+    peak_bytes: int
+    faults: tuple[str, ...]
+
+    @property
+    def beyond_bytes(self) -> int:
+        return max(0, self.received_bytes - self.missing_bytes)
+
+
+class Round:
+    """One cast to one target.
+
+    Args:
+        folder: for the target's file.
+        image: what is cast.
+        rate: as ``diskcast send --rate`` takes it.
+        rng: of this round alone.
+    """
+
+    def __init__(self, folder: Path, image: LargeImage, rate: str, rng: random.Random) -> None:
+        self._image = image
+        self._rate = rate
+        self._rng = rng
+        self._backing = folder / "target"
+        make_old_disk(self._backing, image, rng.choice((0.0, 0.3, 0.9)), rng.getrandbits(32))
+
+    def measure(self) -> Undisturbed:
+        """Run once to the end."""
+        with (
+            loop_over_file(self._backing) as device,
+            LoopbackCast(self._image.path, "--rate", self._rate) as cast,
+        ):
+            started_s, moved_bytes = time.monotonic(), _moved_bytes(device)
+            agent = cast.receive(device)
+            if agent.wait(LIMIT_S):
+                raise LabError(agent.describe())
+            return Undisturbed(time.monotonic() - started_s, _moved_bytes(device) - moved_bytes)
+
+    def runs(self, undisturbed: Undisturbed, kill_count_max: int) -> Iterator[Run]:
+        """Start, kill, start again; the last run isn't killed."""
+        kill_count = self._rng.randint(1, min(KILLS_PER_ROUND_MAX, kill_count_max))
+        with (
+            loop_over_file(self._backing) as device,
+            LoopbackCast(self._image.path, "--rate", self._rate) as cast,
+        ):
+            for _ in range(kill_count):
+                missing_bytes = self._image.missing_bytes(self._backing)
+                agent = cast.receive(device)
+                how = self._kill(agent, device, undisturbed)
+                yield self._seen(agent, how, missing_bytes)
+                if not how:
+                    break  # it was faster than its moment
+            else:
+                missing_bytes = self._image.missing_bytes(self._backing)
+                agent = cast.receive(device)
+                agent.wait(LIMIT_S)
+                yield self._seen(agent, "", missing_bytes)
+            cast.sender.signal(signal.SIGKILL)  # it would wait for those that were killed
+
+    def _kill(self, agent: Program, device: Path, undisturbed: Undisturbed) -> str:
+        """Kill the agent at a moment that is drawn; how, or nothing if it ended before."""
+        kind = self._rng.choice(("time", "progress", "moved", "moved"))
+        if kind == "time":
+            moment = self._rng.uniform(0.0, undisturbed.seconds)
+            _wait_at_most(agent, moment)
+            how = f"after {moment:.2f} s"
+        elif kind == "progress":
+            count = self._rng.randint(1, max(1, int(undisturbed.seconds)))
+            extra_s = self._rng.uniform(0.0, 1.0)
+            while agent.exit_code is None and len(agent.events) < count:
+                time.sleep(_POLL_S)
+            _wait_at_most(agent, extra_s)
+            how = f"{extra_s:.2f} s after {count} lines"
+        else:
+            wanted_bytes = _moved_bytes(device) + self._rng.randrange(undisturbed.moved_bytes)
+            while agent.exit_code is None and _moved_bytes(device) < wanted_bytes:
+                time.sleep(_POLL_S)
+            how = "by bytes moved"
+        if agent.exit_code is not None:
+            return ""
+        agent.signal(signal.SIGKILL)
+        agent.wait(LIMIT_S)
+        return how
+
+    def _seen(self, agent: Program, how: str, missing_bytes: int) -> Run:
+        progress: dict[str, Any] = next(
+            (event for event in reversed(agent.events) if "bytes_received" in event), {}
+        )
+        joined = any(event["event"] == "joined" for event in agent.events)
+        assert agent.usage is not None
+        run = Run(
+            how,
+            str(progress.get("state", "joined" if joined else "starting")),
+            missing_bytes,
+            int(progress.get("bytes_received", 0)),
+            agent.usage.peak_bytes,
+            (),
+        )
+        return dataclasses.replace(run, faults=tuple(self._faults(agent, run)))
+
+    def _faults(self, agent: Program, run: Run) -> Iterator[str]:
+        wrong = self._image.wrong_blocks(self._backing)
+        if run.killed and wrong.size:
+            head = self._backing.read_bytes()[: 2 * SECTOR_BYTES]
+            changed = parse_marker_untrusted(head) is not None
+            if changed and looks_bootable(head):
+                yield "marked as incomplete, and looks bootable"
+            if run.received_bytes and not changed:
+                yield "data was received, and the target isn't marked as incomplete"
+        if not run.killed:
+            if agent.exit_code:
+                yield f"exit code {agent.exit_code}: {agent.describe()}"
+            if wrong.size:
+                yield f"{wrong.size} blocks are wrong, first {wrong[:5].tolist()}"
+        if run.beyond_bytes > REFETCHED_BYTES_MAX:
+            yield f"{format_bytes(run.beyond_bytes)} received beyond what was missing"
+        if run.peak_bytes > RECEIVER_BYTES_MAX:
+            yield f"{format_bytes(run.peak_bytes)} of memory"
+
+
+def _wait_at_most(agent: Program, seconds: float) -> None:
+    try:
+        agent.wait(seconds)
+    except LabError:
+        return
+
+
+def _moved_bytes(device: Path) -> int:
+    """Read from and written to a block device since it was made."""
+    fields = Path("/sys/class/block", device.name, "stat").read_text().split()
+    return (int(fields[2]) + int(fields[6])) * SECTOR_BYTES
+
+
+def soak(folder: Path, image: LargeImage, rate: str, kill_count: int, seed: int) -> list[Run]:
+    """Rounds until there were so many kills; says each run on stderr."""
+    runs: list[Run] = []
+    undisturbed = Round(folder, image, rate, random.Random(f"{seed} undisturbed")).measure()
+    click.echo(
+        f"undisturbed: {undisturbed.seconds:.1f} s, {format_bytes(undisturbed.moved_bytes)} moved", err=True
+    )
+    number = 0
+    while (kills := sum(bool(run.killed) for run in runs)) < kill_count:
+        rng = random.Random(f"{seed} {number}")  # a round can be repeated without those before it
+        for run in Round(folder, image, rate, rng).runs(undisturbed, kill_count - kills):
+            runs.append(run)
+            click.echo(
+                f"round {number}: {run.killed or 'to the end':<28} {run.state:<10} missing "
+                f"{format_bytes(run.missing_bytes)}, received {format_bytes(run.received_bytes)}"
+                + "".join(f"\n    {fault}" for fault in run.faults),
+                err=True,
+            )
+        number += 1
+    return runs
+
+
+def summary(runs: list[Run]) -> dict[str, object]:
+    """What came of it, for programs."""
+    killed = [run for run in runs if run.killed]
+    return {
+        "event": "result",
+        "ok": not any(run.faults for run in runs),
+        "kills": len(killed),
+        "killed_while": dict(collections.Counter(run.state for run in killed)),
+        "ended_well": sum(not run.killed and not run.faults for run in runs),
+        "beyond_bytes_max": max(run.beyond_bytes for run in runs),
+        "peak_bytes_max": max(run.peak_bytes for run in runs),
+        "faults": [fault for run in runs for fault in run.faults],
+    }
+
+
+@click.command()
+@click.option("--kills", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--seed", type=int, help="to repeat a run; drawn and shown otherwise")
+@click.option("--size", default="160MiB", show_default=True)
+@click.option("--rate", default="400M", show_default=True)
+@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="for image and target")
+def main(kills: int, seed: int | None, size: str, rate: str, directory: Path | None) -> None:
+    """Kill the agent many times."""
+    if seed is None:
+        seed = random.SystemRandom().getrandbits(32)
+    click.echo(f"seed {seed}", err=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix="diskcast-kill-") as name:
+        folder = Path(name)
+        image = make_large_image(folder, parse_size_bytes(size), seed)
+        result = summary(soak(folder, image, rate, kills, seed))
+    click.echo(json.dumps({**result, "seed": seed}))
+    sys.exit(0 if result["ok"] else 1)
+
+
+if __name__ == "__main__":
+    main()
