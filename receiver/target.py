@@ -38,6 +38,7 @@ from receiver.disk.mounts import device_number
 from receiver.disk.read_back import ReadBack, ReadBackMode, open_read_back
 from receiver.disk.usage import find_others
 from receiver.target_verdict import (
+    NOTHING_WRITTEN,
     ImageNeeds,
     Refusal,
     file_refusal,
@@ -282,7 +283,9 @@ def _open_judged(
         if not os.path.samestat(os.fstat(fd), os.fstat(read_back.fd)):
             raise _replaced(path)
         if read_back.is_device and calls.is_read_only(fd):
-            raise TargetReadOnlyError(f"{path} is read-only: see blockdev --getro and its write protection")
+            raise TargetReadOnlyError(
+                f"{path} is read-only: see blockdev --getro and its write protection; {NOTHING_WRITTEN}"
+            )
         if read_back.is_device:
             _refuse(refuse_size(path, read_back.size_bytes, raw_bytes))
         target = Target(path, fd, read_back, raw_bytes=raw_bytes, created=status is None, device=device)
@@ -317,7 +320,7 @@ def _require_identity(path: Path, fd: int, wanted: Identity, sources: Sources) -
 
 def _replaced(path: Path) -> TargetError:
     return TargetError(
-        f"{path} was replaced while it was being opened: try again when nobody else uses it; nothing was written"
+        f"{path} was replaced while it was being opened: try again when nobody else uses it; {NOTHING_WRITTEN}"
     )
 
 
@@ -339,7 +342,7 @@ def _refuse_by_kind(path: Path, status: os.stat_result) -> None:
         if stat.S_ISCHR(mode)
         else "a pipe or socket"
     )
-    raise TargetError(f"{path} is {kind}: name a regular file or a block device; nothing was written")
+    raise TargetError(f"{path} is {kind}: name a regular file or a block device; {NOTHING_WRITTEN}")
 
 
 def _refuse_image_itself(path: Path, status: os.stat_result, image_path: Path) -> None:
@@ -348,17 +351,21 @@ def _refuse_image_itself(path: Path, status: os.stat_result, image_path: Path) -
         stat.S_ISBLK(status.st_mode) and stat.S_ISBLK(image.st_mode) and status.st_rdev == image.st_rdev
     )
     if same_device or os.path.samestat(status, image):
-        raise TargetIsImageError(f"{path} is the image file {image_path} itself: choose another target")
+        raise TargetIsImageError(
+            f"{path} is the image file {image_path} itself: choose another target; {NOTHING_WRITTEN}"
+        )
 
 
 def _create(path: Path) -> int:
     parent = path.parent
     if not parent.is_dir():
-        raise TargetError(f"{path} can't be created: there is no directory {parent}; make it first")
+        raise TargetError(
+            f"{path} can't be created: there is no directory {parent}; make it first; {NOTHING_WRITTEN}"
+        )
     # A mistyped disk name would fill the memory behind /dev with a file of that name.
     inside_devices = parent.resolve().is_relative_to(_DEVICES)
     if inside_devices and parent.stat().st_dev == _DEVICES.stat().st_dev:
-        raise TargetError(f"there is no device {path}: see lsblk for the disks of this machine")
+        raise TargetError(f"there is no device {path}: name one that there is; {NOTHING_WRITTEN}")
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
@@ -402,7 +409,7 @@ def _reason(error: OSError) -> str:
         errno.ENOMEDIUM: "there is no medium in the drive",
     }
     known = reasons.get(error.errno or 0)
-    return f"{known}; nothing was written" if known else f"{error.strerror}; nothing was written"
+    return f"{known}; {NOTHING_WRITTEN}" if known else f"{error.strerror}; {NOTHING_WRITTEN}"
 
 
 def _sync_directory(directory: Path) -> None:

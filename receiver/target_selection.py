@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import re
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ SELECTOR_HELP: Final = (
     "What to write: a path, serial=…, wwn=…, model=… (with * and ?), or auto: the only disk that fits. Rules for auto: "
     "auto:smallest, auto:min=100G,max=600G, auto:transport=nvme, auto:removable."
 )
+
+
+_LOOKS_LIKE_SELECTOR: Final = re.compile(r"[A-Za-z_ -]+[=:]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,8 +112,10 @@ def choose_target(
     kind, separator, value = text.partition("=")
     is_rule = text == "auto" or text.startswith("auto:")
     is_name = bool(separator) and kind in _MATCHERS
-    if partition is None and not is_rule and not is_name:
-        return Choice(Path(text), None)
+    if not is_rule and not is_name:
+        _refuse_misspelt(text)
+        if partition is None:
+            return Choice(Path(text), None)
     inventory = read_inventory(sources)
     probe = functools.cache(probe)
     try:
@@ -121,6 +127,15 @@ def choose_target(
         return _choice(_partition_of(_disk_at(Path(text), inventory), partition, inventory))
     except TargetError as error:
         raise with_candidates(error, inventory, raw_bytes, probe=probe) from None
+
+
+def _refuse_misspelt(text: str) -> None:
+    """``serail=X`` mustn't become a file of that name, which a live system would hold in its memory."""
+    if _LOOKS_LIKE_SELECTOR.match(text) and not Path(text).exists():
+        raise ConfigurationError(
+            f"--target {text} is neither there nor a selector: write a path, serial=…, wwn=…, model=… or auto:RULES; "
+            f"for a new file of that name write ./{text}"
+        )
 
 
 def parse_rule(text: str) -> Rule:

@@ -188,6 +188,21 @@ def test_a_path_is_taken_as_it_is(machine: FakeMachine, text: str) -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["serail=S2", "Serial=S2", "auto=smallest", "smallest:auto", "size=3G"])
+def test_a_misspelt_selector_does_not_become_a_file(machine: FakeMachine, text: str) -> None:
+    with pytest.raises(ConfigurationError, match="neither there nor a selector"):
+        choose_target(text, partition=None, raw_bytes=0, sources=machine.sources)
+
+
+def test_a_file_that_looks_like_a_selector_is_a_file(
+    machine: FakeMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk=1.raw").touch()
+    for text in ("disk=1.raw", "./disk=2.raw"):
+        assert choose_target(text, partition=None, raw_bytes=0, sources=machine.sources).path == Path(text)
+
+
 def test_a_partition_of_a_file_is_refused(machine: FakeMachine, tmp_path: Path) -> None:
     path = tmp_path / "disk.raw"
     path.touch()

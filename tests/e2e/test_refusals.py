@@ -1,0 +1,464 @@
+"""What must not be written is refused by the real program, with reason and mend, and isn't changed by a byte."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from protocol.disk_layout import DiskLayout, Partition, TableKind, layout_metadata
+from protocol.errors import (
+    AmbiguousTargetError,
+    DiskcastError,
+    TargetError,
+    TargetIncompatibleError,
+    TargetInUseError,
+    TargetIsImageError,
+    TargetIsSystemDiskError,
+    TargetReadOnlyError,
+    TargetTooSmallError,
+)
+from receiver.disk.inventory import BlockDevice, read_inventory
+from receiver.disk.read_back import open_read_back
+from receiver.target import open_target
+from receiver.target_selection import choose_target
+from receiver.target_verdict import ImageNeeds, judge
+from tests.disk_images import BLOCK_BYTES, make_image
+from tests.e2e.test_restore_loop_device import loop_device, mounted
+from tests.lab import Program, diskcast_agent, run
+
+pytestmark = pytest.mark.needs_root
+
+LIMIT_S = 60.0
+MIB = 1 << 20
+SPARE_BYTES = MIB + 13 * 4096
+"""Makes a size that no other loop device of this machine has: rules choose by it."""
+
+LAYOUT = DiskLayout(TableKind.GPT, 512, (Partition(1, MIB, MIB, "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),))
+MADE = make_image("drzd" * 16, metadata={"layout": layout_metadata(LAYOUT), "logical_sector_bytes": 512})
+"""A disk with a partition table of 512-byte sectors; the table itself doesn't matter here."""
+PARTITION_MADE = make_image("drzd" * 16)
+DISK_BYTES = len(MADE.raw) + SPARE_BYTES
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return MADE.write(tmp_path / "disk.dci")
+
+
+@pytest.fixture
+def partition_image(tmp_path: Path) -> Path:
+    return PARTITION_MADE.write(tmp_path / "partition.dci")
+
+
+@pytest.fixture
+def backing(tmp_path: Path) -> Path:
+    """A disk with room enough, full of something precious."""
+    path = tmp_path / "precious"
+    path.write_bytes(b"\xa5" * DISK_BYTES)
+    return path
+
+
+def _refuses(
+    image: Path,
+    target: str | Path,
+    error_class: type[DiskcastError],
+    *words: str,
+    options: tuple[str, ...] = (),
+) -> str:
+    """Restore must end with this error; its message."""
+    argv = diskcast_agent("restore", image, "--target", target, *options, "--json")
+    with Program(argv) as program:
+        assert program.wait(LIMIT_S) == error_class.exit_code, program.describe()
+        assert program.result["error_class"] == error_class.__name__
+        message = str(program.result["error"])
+    for word in (*words, "nothing was written"):
+        assert word in message
+    return message
+
+
+@contextlib.contextmanager
+def _partition(device: Path, *, start_bytes: int, size_bytes: int) -> Iterator[Path]:
+    """A partition that the kernel knows, whatever the disk's table says."""
+    run("addpart", device, "1", str(start_bytes // 512), str(size_bytes // 512))
+    try:
+        yield Path(f"{device}p1")
+    finally:
+        run("delpart", device, "1")
+
+
+@contextlib.contextmanager
+def _claimed(device: Path) -> Iterator[int]:
+    """Another program has the device open for itself; its process id."""
+    code = (
+        "import os, sys\n"
+        f"os.open({str(device)!r}, os.O_RDWR | os.O_EXCL)\n"
+        "print('claimed', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        try:
+            assert holder.stdout.readline() == "claimed\n"
+            yield holder.pid
+        finally:
+            holder.stdin.close()
+            holder.wait(LIMIT_S)
+
+
+def _device(path: Path) -> BlockDevice:
+    device = read_inventory().devices.get(path.stat().st_rdev)
+    assert device is not None
+    return device
+
+
+# -- held --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mounted_disk(tmp_path: Path, image: Path, backing: Path) -> None:
+    run("mkfs.ext4", "-q", backing)
+    point = tmp_path / "my data"
+    with loop_device(backing) as device, mounted(device, point, "-o", "ro,noload"):
+        before = _digest(backing)
+        message = _refuses(
+            image, device, TargetInUseError, f"{device} is in use: mounted at {point}", "umount '"
+        )
+        assert "The disks of this machine:" in message
+        assert _digest(backing) == before
+
+
+def test_a_disk_of_which_one_partition_is_mounted(tmp_path: Path, image: Path, backing: Path) -> None:
+    with (
+        loop_device(backing, "--partscan") as device,
+        _partition(device, start_bytes=MIB, size_bytes=2 * MIB) as partition,
+    ):
+        run("mkfs.ext4", "-q", partition)
+        with mounted(partition, tmp_path / "mounted", "-o", "ro,noload"):
+            before = _digest(backing)
+            words = f"{partition} is mounted at {tmp_path / 'mounted'}"
+            _refuses(image, device, TargetInUseError, f"{device} is in use: {words}")
+            _refuses(image, partition, TargetInUseError, "in use: mounted at")
+            assert _digest(backing) == before
+
+
+def test_a_disk_that_is_swapped_to(image: Path, backing: Path) -> None:
+    run("mkswap", backing)
+    with loop_device(backing) as device:
+        run("swapon", device)
+        try:
+            before = _digest(backing)
+            _refuses(image, device, TargetInUseError, "in use: used as swap", f"swapoff {device}")
+            assert _digest(backing) == before
+        finally:
+            run("swapoff", device)
+
+
+def test_a_disk_that_another_program_has_for_itself(image: Path, backing: Path) -> None:
+    before = _digest(backing)
+    with loop_device(backing) as device, _claimed(device) as process_id:
+        _refuses(image, device, TargetInUseError, f"open in process {process_id}", "release it first")
+    assert _digest(backing) == before
+
+
+def test_a_disk_that_is_mounted_where_this_program_cannot_see_it(
+    tmp_path: Path, image: Path, backing: Path
+) -> None:
+    """In another mount namespace, as a container's or a service's: only the kernel knows."""
+    run("mkfs.ext4", "-q", backing)
+    (tmp_path / "hidden").mkdir()
+    with loop_device(backing) as device:
+        script = f"mount -o ro,noload {device} {tmp_path}/hidden && echo mounted && cat"
+        with subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as holder:
+            assert holder.stdin is not None
+            assert holder.stdout is not None
+            try:
+                assert holder.stdout.readline() == "mounted\n"
+                before = _digest(backing)
+                _refuses(
+                    image, device, TargetInUseError, f"mounted at {tmp_path}/hidden in the mount namespace"
+                )
+                assert _digest(backing) == before
+            finally:
+                holder.stdin.close()
+                holder.wait(LIMIT_S)
+
+
+def test_a_disk_below_a_loop_device(tmp_path: Path, image: Path, backing: Path) -> None:
+    """The kernel lets anybody claim what a loop device is set up over."""
+    before = _digest(backing)
+    with loop_device(backing) as device, loop_device(device) as upper:
+        _refuses(image, device, TargetInUseError, f"the loop device {upper}", f"losetup --detach {upper}")
+    assert _digest(backing) == before
+
+
+def test_a_file_below_a_mounted_loop_device(tmp_path: Path, image: Path, backing: Path) -> None:
+    run("mkfs.ext4", "-q", backing)
+    with loop_device(backing) as device, mounted(device, tmp_path / "mounted", "-o", "ro,noload"):
+        before = _digest(backing)
+        _refuses(image, backing, TargetInUseError, f"{device} is mounted at {tmp_path / 'mounted'}")
+        assert _digest(backing) == before
+
+
+# -- unfit -------------------------------------------------------------------------------------------------------
+
+
+def test_a_write_protected_disk(image: Path, backing: Path) -> None:
+    before = _digest(backing)
+    with loop_device(backing, "--read-only") as device:
+        _refuses(image, device, TargetReadOnlyError, "is read-only", "blockdev --setrw")
+    with loop_device(backing) as device:
+        run("blockdev", "--setro", device)
+        try:
+            _refuses(image, device, TargetReadOnlyError, "is read-only", "blockdev --setrw")
+        finally:  # the device would keep it for its next file
+            run("blockdev", "--setrw", device)
+    assert _digest(backing) == before
+
+
+def test_a_disk_that_is_a_sector_too_small(image: Path, backing: Path) -> None:
+    os.truncate(backing, len(MADE.raw) - 512)
+    before = _digest(backing)
+    with loop_device(backing) as device:
+        _refuses(image, device, TargetTooSmallError, str(len(MADE.raw)), str(len(MADE.raw) - 512), "larger")
+    assert _digest(backing) == before
+
+
+def test_large_sectors_for_a_table_of_small_ones(image: Path, backing: Path) -> None:
+    before = _digest(backing)
+    with loop_device(backing, "--sector-size", "4096") as device:
+        _refuses(image, device, TargetIncompatibleError, "sectors of 4096", "GPT counts in sectors of 512")
+    assert _digest(backing) == before
+
+
+def test_a_whole_disk_inside_a_partition(image: Path, backing: Path) -> None:
+    before = _digest(backing)
+    with (
+        loop_device(backing, "--partscan") as device,
+        _partition(device, start_bytes=4096, size_bytes=len(MADE.raw) + 4096) as partition,
+    ):
+        _refuses(image, partition, TargetIncompatibleError, "is a partition", "name the whole disk")
+        assert _digest(backing) == before
+
+
+def test_an_image_that_ends_inside_a_sector(tmp_path: Path, backing: Path) -> None:
+    image = make_image("drd", tail_bytes=1000).write(tmp_path / "odd.dci")
+    before = _digest(backing)
+    with loop_device(backing) as device:
+        _refuses(image, device, TargetIncompatibleError, "whole number", "truncate")
+    assert _digest(backing) == before
+
+
+# -- the image itself, and the running system --------------------------------------------------------------------
+
+
+def test_the_image_file_itself(image: Path) -> None:
+    before = _digest(image)
+    _refuses(image, image, TargetIsImageError, "itself", "choose another target")
+    with loop_device(image) as device:
+        _refuses(image, device, TargetIsImageError, f"loop device over the image file {image}")
+    assert _digest(image) == before
+
+
+def test_the_disk_on_which_the_image_lies(tmp_path: Path) -> None:
+    backing = tmp_path / "disk"
+    backing.write_bytes(bytes(32 * MIB))
+    run("mkfs.ext4", "-q", backing)
+    with loop_device(backing) as device, mounted(device, tmp_path / "mounted"):
+        image = MADE.write(tmp_path / "mounted" / "disk.dci")
+        run("sync", "--file-system", image)
+        with_image = _digest(image)
+        _refuses(image, device, TargetIsImageError, f"{device} holds the image file {image}")
+        assert _digest(image) == with_image
+
+
+def test_the_disk_that_this_machine_runs_from() -> None:
+    """Judged only: this test never opens it."""
+    inventory = read_inventory()
+    device = inventory.devices.get(Path("/").stat().st_dev)
+    if device is None:
+        pytest.skip("the root filesystem lies on no block device of its own")
+    for number in {device.number, device.disk_number}:
+        refusal = judge(inventory.devices[number], inventory, ImageNeeds())
+        assert refusal is not None
+        assert refusal.error_class is TargetIsSystemDiskError
+        assert "live system" in refusal.mend
+
+
+def test_a_directory_and_a_character_device(tmp_path: Path, image: Path) -> None:
+    _refuses(image, tmp_path, TargetError, "is a directory")
+    _refuses(image, Path("/dev/zero"), TargetError, "is a character device", "The disks of this machine:")
+    _refuses(image, Path("/dev/sdzz9"), TargetError, "there is no device /dev/sdzz9")
+
+
+# -- choosing ----------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_two_disks_fit(tmp_path: Path, image: Path, backing: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(backing.read_bytes())
+    before = _digest(backing)
+    rule = f"auto:transport=loop,min={DISK_BYTES},max={DISK_BYTES}"
+    with loop_device(backing) as first, loop_device(other) as second:
+        message = _refuses(image, rule, AmbiguousTargetError, "fits 2 disks", str(first), str(second))
+        assert f"{first}, " in message
+        assert message.count(": usable") >= 2
+    assert _digest(backing) == _digest(other) == before
+
+
+def test_a_rule_that_no_disk_fits_and_names_that_no_disk_has(image: Path) -> None:
+    _refuses(image, "auto:transport=loop,min=100T", TargetError, "no disk fits", "The disks of this machine:")
+    _refuses(image, "serial=NOBODY-HAS-THIS", TargetError, "no disk has serial=NOBODY-HAS-THIS")
+
+
+def test_the_only_disk_that_fits_is_written(tmp_path: Path, image: Path, backing: Path) -> None:
+    """Of three, one is in use and one is too large for the rule."""
+    held, large = tmp_path / "held", tmp_path / "large"
+    held.write_bytes(backing.read_bytes())
+    large.write_bytes(bytes(DISK_BYTES + MIB))
+    before = _digest(held)
+    with (
+        loop_device(held) as held_device,
+        loop_device(large),
+        loop_device(backing),
+        _claimed_by_swap(held_device),
+    ):
+        rule = f"auto:transport=loop,min={DISK_BYTES},max={DISK_BYTES}"
+        with Program(diskcast_agent("restore", image, "--target", rule, "--json")) as program:
+            assert program.wait(LIMIT_S) == 0, program.describe()
+    assert backing.read_bytes()[: len(MADE.raw)] == MADE.raw
+    assert _digest(large) == hashlib.sha256(bytes(DISK_BYTES + MIB)).hexdigest()
+    assert _digest(held) != before  # the swap signature, and nothing but that
+    assert held.read_bytes()[MIB:] == b"\xa5" * (DISK_BYTES - MIB)
+
+
+@contextlib.contextmanager
+def _claimed_by_swap(device: Path) -> Iterator[None]:
+    run("mkswap", device)
+    run("swapon", device)
+    try:
+        yield
+    finally:
+        run("swapoff", device)
+
+
+def test_a_partitions_image_goes_into_that_partition_alone(partition_image: Path, backing: Path) -> None:
+    before = backing.read_bytes()
+    size_bytes = len(PARTITION_MADE.raw) + 4096
+    with (
+        loop_device(backing, "--partscan") as device,
+        _partition(device, start_bytes=8192, size_bytes=size_bytes),
+    ):
+        _refuses(
+            partition_image,
+            device,
+            TargetError,
+            "has no partition 7 (there are: 1)",
+            options=("--partition", "7"),
+        )
+        assert backing.read_bytes() == before
+        argv = diskcast_agent("restore", partition_image, "--target", device, "--partition", "1", "--json")
+        with Program(argv) as program:
+            assert program.wait(LIMIT_S) == 0, program.describe()
+    after = backing.read_bytes()
+    assert after[8192 : 8192 + len(PARTITION_MADE.raw)] == PARTITION_MADE.raw
+    assert after[:8192] == before[:8192]
+    assert after[8192 + len(PARTITION_MADE.raw) :] == before[8192 + len(PARTITION_MADE.raw) :]
+
+
+# -- the same disk from the choice to the end --------------------------------------------------------------------
+
+
+def test_a_disk_that_was_exchanged_after_it_was_chosen(tmp_path: Path, backing: Path) -> None:
+    """Another disk of the same size under the same name and number: the kernel counts every disk it sees."""
+    other = tmp_path / "other"
+    other.write_bytes(backing.read_bytes())
+    before = _digest(other)
+    device = Path(run("losetup", "--find", "--show", backing).strip())
+    try:
+        rule = f"auto:transport=loop,min={DISK_BYTES},max={DISK_BYTES}"
+        choice = choose_target(rule, partition=None, raw_bytes=len(MADE.raw))
+        assert choice.path == device
+        run("losetup", "--detach", device)
+        run("losetup", device, other)
+        with pytest.raises(TargetError, match="was replaced"):
+            open_target(choice.path, raw_bytes=len(MADE.raw), expected=choice.identity)
+        open_target(choice.path, raw_bytes=len(MADE.raw)).close()
+    finally:
+        run("losetup", "--detach", device)
+    assert _digest(other) == before
+
+
+def test_what_is_read_back_is_what_was_written_whatever_the_name_means_now(
+    tmp_path: Path, backing: Path
+) -> None:
+    other, link = tmp_path / "other", tmp_path / "link"
+    other.write_bytes(b"other" * 4096)
+    with loop_device(backing) as first, loop_device(other) as second:
+        link.symlink_to(first)
+        with open_target(link, raw_bytes=BLOCK_BYTES) as target:
+            link.unlink()
+            link.symlink_to(second)
+            with open_read_back(link, held_fd=target.fd) as read_back:
+                assert os.path.samestat(os.fstat(read_back.fd), first.stat())
+                assert read_back.is_device
+
+
+# -- diskcast-agent disks ----------------------------------------------------------------------------------------
+
+
+def _disks(*options: str | Path) -> dict[str, dict[str, object]]:
+    with Program(diskcast_agent("disks", "--json", *options)) as program:
+        assert program.wait(LIMIT_S) == 0, program.describe()
+        listed = {event["path"]: event for event in program.events[:-1]}
+        assert program.result["disks"] == len(listed)
+        assert set(program.result["usable"]) == {
+            path for path, event in listed.items() if event["verdict"] == "usable"
+        }
+    return listed
+
+
+def test_the_list_of_disks_says_what_restoring_would_say(tmp_path: Path, image: Path, backing: Path) -> None:
+    run("mkfs.ext4", "-q", backing)
+    before = _digest(backing)
+    with loop_device(backing) as device:
+        free = _disks("--for", image)[str(device)]
+        assert (free["verdict"], free["holds"], free["size_bytes"]) == ("usable", "ext4", DISK_BYTES)
+        small = _disks("--size", "1T")[str(device)]
+        assert (small["verdict"], small["error_class"]) == ("refused", "TargetTooSmallError")
+        with mounted(device, tmp_path / "mounted", "-o", "ro,noload"):
+            held = _disks()[str(device)]
+            assert held["mount_points"] == [str(tmp_path / "mounted")]
+            assert held["exit_code"] == TargetInUseError.exit_code
+            message = _refuses(image, device, TargetInUseError)
+            assert message.startswith(f"{held['reason']}: {held['mend']}")
+    with loop_device(backing, "--sector-size", "4096") as device:
+        assert _disks("--for", image)[str(device)]["error_class"] == "TargetIncompatibleError"
+    assert _digest(backing) == before
+
+
+def test_the_list_of_disks_for_people_fits_a_narrow_terminal(backing: Path) -> None:
+    with loop_device(backing) as device:
+        done = subprocess.run(
+            diskcast_agent("disks"), capture_output=True, text=True, check=True, timeout=LIMIT_S
+        )
+    assert str(device) in done.stdout
+    assert "usable" in done.stdout
+    assert "nothing known" in done.stdout
