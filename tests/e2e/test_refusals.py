@@ -154,6 +154,23 @@ def test_a_disk_of_which_one_partition_is_mounted(tmp_path: Path, image: Path, b
             assert _digest(backing) == before
 
 
+def test_a_disk_in_a_pool_of_two(tmp_path: Path, image: Path) -> None:
+    """btrfs tells neither disk's device number, and names only one of them."""
+    with contextlib.ExitStack() as stack:
+        devices = []
+        for name in ("one", "two"):
+            with (tmp_path / name).open("wb") as file:
+                file.truncate(128 * MIB)
+            devices.append(stack.enter_context(loop_device(tmp_path / name)))
+        run("mkfs.btrfs", "-q", "-d", "raid1", "-m", "raid1", *devices)
+        run("btrfs", "device", "scan", *devices)
+        point = stack.enter_context(mounted(devices[0], tmp_path / "mounted", "-o", "ro"))
+        before = [_digest(tmp_path / name) for name in ("one", "two")]
+        for device in devices:
+            _refuses(image, device, TargetInUseError, f"{device} is in use: mounted at {point}")
+        assert [_digest(tmp_path / name) for name in ("one", "two")] == before
+
+
 def test_a_disk_that_is_swapped_to(image: Path, backing: Path) -> None:
     run("mkswap", backing)
     with loop_device(backing) as device:
