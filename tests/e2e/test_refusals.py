@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -37,6 +38,12 @@ pytestmark = pytest.mark.needs_root
 
 LIMIT_S = 60.0
 MIB = 1 << 20
+
+# linux/loop.h
+_LOOP_CTL_ADD = 0x4C80
+_LOOP_CTL_REMOVE = 0x4C81
+_LOOP_NUMBER = 4711
+
 SPARE_BYTES = MIB + 13 * 4096
 """Makes a size that no other loop device of this machine has: rules choose by it."""
 
@@ -397,7 +404,7 @@ def test_a_partitions_image_goes_into_that_partition_alone(partition_image: Path
     after = backing.read_bytes()
     assert after[8192 : 8192 + len(PARTITION_MADE.raw)] == PARTITION_MADE.raw
     assert after[:8192] == before[:8192]
-    assert after[8192 + len(PARTITION_MADE.raw) :] == before[8192 + len(PARTITION_MADE.raw) :]
+    assert after[8192 + size_bytes :] == before[8192 + size_bytes :]
 
 
 # -- the same disk from the choice to the end --------------------------------------------------------------------
@@ -408,8 +415,8 @@ def test_a_disk_that_was_exchanged_after_it_was_chosen(tmp_path: Path, backing: 
     other = tmp_path / "other"
     other.write_bytes(backing.read_bytes())
     before = _digest(other)
-    device = Path(run("losetup", "--find", "--show", backing).strip())
-    try:
+    with _reserved_loop_device() as device:
+        run("losetup", device, backing)
         rule = f"auto:transport=loop,min={DISK_BYTES},max={DISK_BYTES}"
         choice = choose_target(rule, partition=None, raw_bytes=len(MADE.raw))
         assert choice.path == device
@@ -418,9 +425,21 @@ def test_a_disk_that_was_exchanged_after_it_was_chosen(tmp_path: Path, backing: 
         with pytest.raises(TargetError, match="was replaced"):
             open_target(choice.path, raw_bytes=len(MADE.raw), expected=choice.identity)
         open_target(choice.path, raw_bytes=len(MADE.raw)).close()
-    finally:
         run("losetup", "--detach", device)
     assert _digest(other) == before
+
+
+@contextlib.contextmanager
+def _reserved_loop_device() -> Iterator[Path]:
+    """One with a number that ``losetup --find`` reaches last: detached, it isn't taken by somebody else at once."""
+    device = Path(f"/dev/loop{_LOOP_NUMBER}")
+    with Path("/dev/loop-control").open("rb") as control:
+        fcntl.ioctl(control, _LOOP_CTL_ADD, _LOOP_NUMBER)
+        try:
+            yield device
+        finally:
+            subprocess.run(["losetup", "--detach", device], capture_output=True, check=False)
+            fcntl.ioctl(control, _LOOP_CTL_REMOVE, _LOOP_NUMBER)
 
 
 def test_what_is_read_back_is_what_was_written_whatever_the_name_means_now(
