@@ -110,6 +110,8 @@ COMPLETION_FIELDS: dict[str, Kind] = {
     "error": PrintableText(ERROR_TEXT_BYTES_MAX),
     "exit_code": Integer(0, 255),
     "raw_bytes_verified": Integer(0, IMAGE_BYTES_MAX),
+    "raw_bytes_kept": Integer(0, IMAGE_BYTES_MAX),
+    "blocks_rewritten": _COUNT,
     "bytes_received": _COUNT,
     "bytes_written": _COUNT,
     "datagrams_expected": _COUNT,

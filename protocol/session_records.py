@@ -92,6 +92,10 @@ class CompletionReport:
     error: str
     exit_code: int
     raw_bytes_verified: int
+    raw_bytes_kept: int
+    """What the target held already."""
+    blocks_rewritten: int
+    """Blocks that read back wrong and were written again."""
     bytes_received: int
     bytes_written: int
     datagrams_expected: int

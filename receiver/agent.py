@@ -13,7 +13,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from protocol.constants import ANNOUNCE_INTERVAL_S, DATA_HEADER_BYTES, METADATA_BYTES_MAX
+from protocol.constants import ANNOUNCE_INTERVAL_S, DATA_HEADER_BYTES
 from protocol.control_messages import CastDescription
 from protocol.errors import (
     EXIT_INTERRUPTED,
@@ -26,10 +26,9 @@ from protocol.errors import (
     SessionError,
 )
 from protocol.limiter import Cause
-from protocol.manifest import ManifestLayout
 from protocol.receiver_session import ReceiverSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
-from receiver.control_client import manifest_buffer, retry_until
+from receiver.control_client import manifest_buffer, require_plausible_manifest, retry_until
 from receiver.incarnation import DataPort, Incarnation
 from receiver.limiter_watch import LimiterWatch
 from receiver.nursery_errors import single_error
@@ -105,6 +104,8 @@ class Reception:
     seconds_receiving: float
     reported: bool
     """Whether the sender took the report."""
+    fitted: tuple[str, ...]
+    """What was done to fit the image to the target."""
 
 
 class Agent:
@@ -205,7 +206,9 @@ class Agent:
         self._state = ReceptionState.REPORTING
         report = self._report(seconds_receiving)
         reported = await self._tell_end(grant, report, self._options.sender_timeout_s)
-        return Reception(grant.parameters, self.status(), seconds_receiving, reported)
+        return Reception(
+            grant.parameters, self.status(), seconds_receiving, reported, tuple(self._image.fitted)
+        )
 
     async def _receive_from(self, grant: JoinGrant) -> bool:
         """Receive from one run of the sender: True when the image is complete, False when the next run began."""
@@ -266,11 +269,7 @@ class Agent:
             raise CastFailedError(
                 "the cast's image changed its size while this agent joined: start this command again"
             )
-        count = -(-parameters.raw_bytes // parameters.block_bytes)
-        if parameters.manifest_bytes > ManifestLayout(count, METADATA_BYTES_MAX).manifest_bytes:
-            raise ProtocolError(
-                f"the sender claims a manifest of {parameters.manifest_bytes} bytes for {count} blocks"
-            )
+        require_plausible_manifest(parameters.raw_bytes, parameters.block_bytes, parameters.manifest_bytes)
         self._silent_until = 0.0
         self._observer.joined(parameters, rejoined=self._rejoin_count > 0)
         return grant
@@ -329,6 +328,9 @@ class Agent:
             seconds=now - self._started_at,
             raw_bytes=image.raw_bytes,
             raw_bytes_verified=image.raw_bytes_verified,
+            raw_bytes_kept=image.raw_bytes_kept,
+            scanned_share=image.scanned_share,
+            blocks_rewritten=image.blocks_rewritten_count,
             blocks_needed=image.needed_count,
             blocks_verified=image.blocks_verified_count,
             bytes_written=image.bytes_written,
@@ -365,6 +367,8 @@ class Agent:
             error=error,
             exit_code=exit_code,
             raw_bytes_verified=status.raw_bytes_verified,
+            raw_bytes_kept=status.raw_bytes_kept,
+            blocks_rewritten=status.blocks_rewritten,
             bytes_received=status.bytes_received,
             bytes_written=status.bytes_written,
             datagrams_expected=status.datagrams_expected,

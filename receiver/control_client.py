@@ -16,7 +16,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from protocol.constants import CONTROL_BODY_BYTES_MAX, MIB
+from protocol.constants import CONTROL_BODY_BYTES_MAX, METADATA_BYTES_MAX, MIB
 from protocol.control_messages import (
     API_BASE,
     JSON_TYPE,
@@ -39,6 +39,7 @@ from protocol.errors import (
     SessionError,
     StorageError,
 )
+from protocol.manifest import ManifestLayout, block_count_of
 from protocol.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
 from protocol.units import format_bytes
 
@@ -254,6 +255,13 @@ async def retry_until(deadline: float, exchange: Callable[[], Awaitable[_Result]
                 ) from error
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+
+def require_plausible_manifest(raw_bytes: int, block_bytes: int, manifest_bytes: int) -> None:
+    """Raise :class:`ProtocolError` unless an image of that size can have a manifest of that size."""
+    count = block_count_of(raw_bytes, block_bytes)
+    if manifest_bytes > ManifestLayout(count, METADATA_BYTES_MAX).manifest_bytes:
+        raise ProtocolError(f"the sender claims a manifest of {manifest_bytes} bytes for {count} blocks")
 
 
 def manifest_buffer(manifest_bytes: int) -> memoryview:

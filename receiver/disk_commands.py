@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -14,25 +13,12 @@ import click
 from receiver.disk_progress import BarProgress, DiskProgress, JsonProgress, TextProgress
 from receiver.restore import compare as compare_disk
 from receiver.restore import restore as restore_disk
+from receiver.target_options import TargetOptions, target_options
 
-_Command = Callable[..., None]
-
-
-def _disk_options(command: _Command) -> _Command:
-    for option in (
-        click.option(
-            "--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last."
-        ),
-        click.option(
-            "--target",
-            required=True,
-            type=click.Path(path_type=Path),
-            help="A regular file or a block device.",
-        ),
-        click.argument("image", type=click.Path(path_type=Path)),
-    ):
-        command = option(command)
-    return command
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last."
+)
+_image_argument = click.argument("image", type=click.Path(path_type=Path))
 
 
 def _progress(as_json: bool) -> DiskProgress:
@@ -42,18 +28,25 @@ def _progress(as_json: bool) -> DiskProgress:
 
 
 @click.command()
-@_disk_options
-def restore(image: Path, target: Path, as_json: bool) -> None:
+@_image_argument
+@target_options
+@_json_option
+def restore(image: Path, target: str, target_options: TargetOptions, as_json: bool) -> None:
     """Write IMAGE to a disk or file, then read everything back and verify it.
 
-    All that is on the target is overwritten. A target that is in use is refused, and so is one that is too small.
+    All that is on the target and differs from the image is overwritten. A target that is in use is refused, and so is
+    one that is too small. After an interruption the same command goes on.
     """
     with _progress(as_json) as progress:
-        restore_disk(image, target, progress)
+        restore_disk(image, target, progress, target_options)
 
 
 @click.command()
-@_disk_options
+@_image_argument
+@click.option(
+    "--target", required=True, type=click.Path(path_type=Path), help="A regular file or a block device."
+)
+@_json_option
 def compare(image: Path, target: Path, as_json: bool) -> None:
     """Read a disk or file and compare it with IMAGE; nothing is written.
 

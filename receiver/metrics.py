@@ -102,6 +102,27 @@ METRICS: Final[tuple[Metric, ...]] = (
         _value(lambda s: s.raw_bytes_verified),
     ),
     Metric(
+        "diskcast_agent_kept_bytes",
+        "gauge",
+        "Raw bytes of the image that the target held already.",
+        (),
+        _value(lambda s: s.raw_bytes_kept),
+    ),
+    Metric(
+        "diskcast_agent_scanned_ratio",
+        "gauge",
+        "How much of the target was looked at for what it holds already, 0 to 1.",
+        (),
+        _value(lambda s: s.scanned_share),
+    ),
+    Metric(
+        "diskcast_agent_rewritten_blocks_total",
+        "counter",
+        "Blocks that read back wrong from the target and were got again.",
+        (),
+        _value(lambda s: s.blocks_rewritten),
+    ),
+    Metric(
         "diskcast_agent_needed_blocks",
         "gauge",
         "Blocks to be received that aren't verified on the target yet.",

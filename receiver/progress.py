@@ -138,6 +138,7 @@ class JsonObserver:
             seconds_receiving=round(reception.seconds_receiving, 3),
             seconds_total=round(reception.status.seconds, 3),
             reported=reception.reported,
+            fitted=list(reception.fitted),
         )
 
     def interrupted(self) -> None:
@@ -200,8 +201,11 @@ class PlainObserver:
         status = reception.status
         self._say(
             f"{reception.parameters.image_name} ({format_bytes(status.raw_bytes)}) is on {target}, every byte read "
-            f"back and verified, after {format_duration(status.seconds)}"
+            f"back and verified, after {format_duration(status.seconds)}; {format_bytes(status.raw_bytes_kept)} were "
+            "there already"
         )
+        for sentence in reception.fitted:
+            self._say(sentence)
         limits = _limits_text(status)
         if limits:
             self._say(f"limited by {limits}")
@@ -262,8 +266,9 @@ def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:
     if status.state is not ReceptionState.RECEIVING:
         return status.state.value
     lost = status.datagrams_lost / max(1, status.datagrams_expected)
+    scanned = f"target {status.scanned_share:.0%} scanned, " if status.scanned_share < 1 else ""
     return (
-        f"{format_bytes(status.raw_bytes_verified)} of {format_bytes(status.raw_bytes)} verified, "
+        f"{format_bytes(status.raw_bytes_verified)} of {format_bytes(status.raw_bytes)} verified, {scanned}"
         f"{format_rate(rate_bytes_per_s)}, {lost:.1%} lost, limited by {status.limiter}"
     )
 

@@ -16,14 +16,24 @@ import psutil  # type: ignore[import-untyped]
 import trio
 
 from protocol.control_messages import CastDescription
+from protocol.errors import CastFailedError
+from protocol.manifest import Manifest
 from protocol.units import format_bytes
 from receiver.agent import Agent, AgentOptions, Observer, Reception
-from receiver.control_client import ControlClient, retry_until
+from receiver.control_client import (
+    ControlClient,
+    manifest_buffer,
+    require_plausible_manifest,
+    retry_until,
+)
 from receiver.discovery import CastChoice, CastOffer, ask_for_cast, listen_for_cast
+from receiver.disk.queue_settings import tuned_queue
+from receiver.dry_run import DryRun, dry_run
 from receiver.feedback_socket import FeedbackSocket
 from receiver.network import Interface, find_interface
-from receiver.target import Target, open_target
+from receiver.target import Target
 from receiver.target_image import TargetImage
+from receiver.target_options import TargetOptions, open_chosen
 from receiver.transport import DataSocket
 
 _DMI: Final = Path("/sys/class/dmi/id")
@@ -34,7 +44,8 @@ _DMI_FIELDS: Final = ("sys_vendor", "product_name", "product_serial")
 class ReceiveOptions:
     """What the operator asked for."""
 
-    target: Path
+    target: str
+    target_options: TargetOptions
     interface: str
     sender_url: str | None
     group: str
@@ -70,12 +81,14 @@ async def receive_image(
     source = offer.source or cast.sender_address
     open_data = functools.partial(_open_data, interface, cast, source)
     with (
-        await _open_target(options.target, cast) as target,
+        await _open_target(options, cast) as target,
+        tuned_queue(target),
+        contextlib.closing(TargetImage(target, options.target_options)) as image,
         FeedbackSocket(interface, cast.sender_address) as feedback,
     ):
         agent = Agent(
             cast.cast_id,
-            TargetImage(target),
+            image,
             control=client,
             open_data=open_data,
             send_feedback=feedback.send,
@@ -101,9 +114,31 @@ def _open_data(interface: Interface, cast: CastDescription, source: str, frame_b
     return DataSocket(interface, cast.group, cast.port, source=source, frame_bytes=frame_bytes)
 
 
-async def _open_target(path: Path, cast: CastDescription) -> Target:
-    open_it = functools.partial(open_target, path, raw_bytes=cast.raw_bytes)
+async def _open_target(options: ReceiveOptions, cast: CastDescription) -> Target:
+    open_it = functools.partial(open_chosen, options.target, options.target_options, raw_bytes=cast.raw_bytes)
     return await trio.to_thread.run_sync(open_it)
+
+
+async def try_receive(options: ReceiveOptions) -> DryRun:
+    """Find the cast and say what receiving it would do to the target; nothing is changed, nobody joins.
+
+    Raises:
+        DiskcastError: what would be refused, or the sender can't be reached.
+    """
+    interface = find_interface(options.interface, options.group)
+    client, offer = await _find_cast(options, interface)
+    deadline = trio.current_time() + options.wait_s
+    cast = await retry_until(deadline, functools.partial(client.cast, offer.cast_id))
+    with await _open_target(options, cast) as target:
+        require_plausible_manifest(cast.raw_bytes, cast.block_bytes, cast.manifest_bytes)
+        buffer = manifest_buffer(cast.manifest_bytes)
+        await retry_until(deadline, functools.partial(client.manifest, offer.cast_id, buffer))
+        manifest = Manifest.parse_untrusted(buffer)
+        if manifest.image_id != cast.image_id or manifest.raw_bytes != cast.raw_bytes:
+            raise CastFailedError(
+                "the sender's manifest isn't that of the image it announces: start the cast again"
+            )
+        return await trio.to_thread.run_sync(dry_run, target, manifest, options.target_options)
 
 
 def _inventory(interface: Interface, target: Target) -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
+import json
 import platform
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,9 +23,11 @@ from protocol.constants import (
 )
 from protocol.errors import ConfigurationError
 from protocol.units import parse_size_bytes
+from receiver.target_options import TargetOptions, target_options
 
 if TYPE_CHECKING:
     from receiver.agent import Agent, Reception
+    from receiver.dry_run import DryRun
     from receiver.progress import ReceptionObserver
     from receiver.receive import ReceiveOptions
 
@@ -65,12 +68,7 @@ class _CastIdText(click.ParamType[int]):
 
 
 @click.command()
-@click.option(
-    "--target",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="What to write: a regular file or a block device.",
-)
+@target_options
 @click.option("--interface", required=True, metavar="IF", help="Network interface that the cast comes in by.")
 @click.option(
     "--sender", "sender_url", metavar="URL", help="The sender's control URL, instead of listening for it."
@@ -122,7 +120,8 @@ class _CastIdText(click.ParamType[int]):
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last.")
 def receive(
-    target: Path,
+    target: str,
+    target_options: TargetOptions,
     interface: str,
     sender_url: str | None,
     group: str,
@@ -140,8 +139,9 @@ def receive(
 ) -> None:
     """Receive an image that is cast to this machine, write it to a disk or file, read it back and verify it.
 
-    All that is on the target is overwritten. A target that is in use is refused, and so is one that is too small. The
-    exit code is 0 only if every byte of the image was verified on the target.
+    All that is on the target and differs from the image is overwritten. A target that is in use is refused, and so is
+    one that is too small. After an interruption or a power cut the same command goes on. The exit code is 0 only if
+    every byte of the image was verified on the target.
     """
     import trio
 
@@ -149,10 +149,11 @@ def receive(
     from receiver.agent import AgentOptions
     from receiver.discovery import CastChoice
     from receiver.progress import choose_observer
-    from receiver.receive import ReceiveOptions
+    from receiver.receive import ReceiveOptions, try_receive
 
     options = ReceiveOptions(
         target=target,
+        target_options=target_options,
         interface=interface,
         sender_url=sender_url,
         group=_multicast_group(group),
@@ -169,6 +170,9 @@ def receive(
             rehearse_seed=rehearse_seed,
         ),
     )
+    if target_options.dry_run:
+        _tell_dry_run(trio.run(try_receive, options), as_json=as_json)
+        return
     gc.freeze()  # the modules stay: the collector needn't look at them again and again while data arrives
     with choose_observer(json_lines=as_json) as observer:
         try:
@@ -176,7 +180,14 @@ def receive(
         except KeyboardInterrupt:
             observer.interrupted()
             raise
-        observer.finished(str(target), reception)
+        observer.finished(target, reception)
+
+
+def _tell_dry_run(found: DryRun, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"event": "result", "ok": True, "dry_run": True, **dataclasses.asdict(found)}))
+    else:
+        click.echo(found.text(), err=True)
 
 
 def _multicast_group(text: str) -> str:

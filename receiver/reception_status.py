@@ -27,10 +27,16 @@ class ReceptionStatus:
     """Since the agent joined first."""
     raw_bytes: int
     raw_bytes_verified: int
+    raw_bytes_kept: int
+    """Those of them that the target held already."""
+    scanned_share: float
+    """How much of the target was looked at for that, 0..1."""
     blocks_needed: int
     """Stored blocks that aren't verified; 0 before the manifest is there."""
     blocks_verified: int
     blocks_rejected: int
+    blocks_rewritten: int
+    """Blocks that read back wrong and were got again."""
     blocks_repaired_by_parity: int
     blocks_repaired_by_nack: int
     bytes_received: int

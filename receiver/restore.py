@@ -18,14 +18,15 @@ from protocol.manifest import BlockKind, Manifest
 from protocol.units import format_bytes, format_duration
 from receiver.block_sink import BlockSink, Outcome
 from receiver.disk.commit import READ_BACK_FAILURES_MAX, read_back_error
-from receiver.disk.fit import NO_FIT, FitOptions, check_fit, fit
+from receiver.disk.fit import check_fit, fit
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.read_back import open_for_comparison
 from receiver.disk.verifier import READ_BYTES, Verifier
 from receiver.disk_progress import Difference, DiskProgress
+from receiver.dry_run import dry_run
 from receiver.image_source import ImageSource, open_image
 from receiver.parallel import run_parallel, thread_count
-from receiver.target import open_target
+from receiver.target_options import DEFAULTS, TargetOptions, open_chosen
 
 _WRITE_STEP_BYTES: Final = 4 * MIB
 """Raw bytes that a thread takes on at once: long enough to be sequential for the disk."""
@@ -34,37 +35,36 @@ _ZERO_STEP_BYTES: Final = 256 * MIB
 DIFFERENCES_SHOWN_MAX: Final = 10
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RestoreOptions:
-    """What the operator may choose.
-
-    Attributes:
-        scans: look first at what the target holds already, and write only what differs.
-        fit: what is done to the target after the image is on it.
-    """
-
-    scans: bool = True
-    fit: FitOptions = NO_FIT
-
-
 def restore(
-    image_path: Path, target_path: Path, progress: DiskProgress, options: RestoreOptions = RestoreOptions()
+    image_path: Path, selector: str | Path, progress: DiskProgress, options: TargetOptions = DEFAULTS
 ) -> None:
     """Write an image to a file or block device, flush it, read everything back and compare it.
+
+    Args:
+        image_path: the image.
+        selector: what names the target, as ``--target`` does.
+        progress: is told how it goes.
+        options: see :class:`TargetOptions`.
 
     Raises:
         ImageError: the image can't be used, or one of its blocks is damaged.
         TargetError: the target can't be used; nothing was written.
         StorageError: writing failed, or what was read back differs; the target is incomplete.
+        FitError: the image is on the target, but couldn't be fitted to it.
     """
     started_s = time.monotonic()
     with (
         open_image(image_path) as image,
-        open_target(target_path, raw_bytes=image.manifest.raw_bytes, image_path=image_path) as target,
+        open_chosen(selector, options, raw_bytes=image.manifest.raw_bytes, image_path=image_path) as target,
         tuned_queue(target),
         BlockSink(target, image.manifest) as sink,
     ):
         manifest = image.manifest
+        if options.dry_run:
+            progress.begin("scan", manifest.raw_bytes)
+            found = dry_run(target, manifest, options, progress.advance)
+            progress.result({"dry_run": True, **dataclasses.asdict(found)}, found.text())
+            return
         check_fit(options.fit, target, manifest)
         sink.prepare()
         missing = _missing_blocks(manifest, sink, progress, options)
@@ -80,14 +80,14 @@ def restore(
         kept_bytes = _raw_bytes_of(manifest, _used_blocks(manifest)) - _raw_bytes_of(manifest, missing)
         seconds = time.monotonic() - started_s
         outcome = (
-            f"{manifest.name} ({format_bytes(manifest.raw_bytes)}) is on {target_path}, every byte read back and "
+            f"{manifest.name} ({format_bytes(manifest.raw_bytes)}) is on {target.path}, every byte read back and "
             f"verified, after {format_duration(seconds)}; {format_bytes(kept_bytes)} were there already"
         )
         progress.result(
             {
                 "image_id": manifest.image_id.hex(),
                 "image_name": manifest.name,
-                "target": str(target_path),
+                "target": str(target.path),
                 "raw_bytes": manifest.raw_bytes,
                 "raw_bytes_kept": kept_bytes,
                 "bytes_written": sink.bytes_written,
@@ -105,7 +105,7 @@ def _used_blocks(manifest: Manifest) -> NDArray[np.int64]:
 
 
 def _missing_blocks(
-    manifest: Manifest, sink: BlockSink, progress: DiskProgress, options: RestoreOptions
+    manifest: Manifest, sink: BlockSink, progress: DiskProgress, options: TargetOptions
 ) -> NDArray[np.int64]:
     """What the target lacks, ascending; all of the image if it isn't worth while to look."""
     if not options.scans or not sink.worth_scanning(random.Random()):

@@ -18,7 +18,9 @@ from protocol.manifest import BlockKind, Manifest
 from protocol.session_records import CastParameters
 from receiver.block_sink import BlockSink, Outcome
 from receiver.busy_clock import BusyClock
+from receiver.disk.fit import check_fit, fit
 from receiver.target import Target
+from receiver.target_options import DEFAULTS, TargetOptions
 
 ZERO_STEP_BYTES: Final = 256 * MIB
 """Zeroed and verified in one step, after which the agent can still be stopped."""
@@ -41,15 +43,18 @@ class TargetImage:
         raw_bytes_kept: those of them that the target held already.
         blocks_verified_count: blocks read back and right, zeros included.
         blocks_rewritten_count: blocks that read back wrong and were got again.
+        fitted: what was done to fit the image to the target, sentences for people.
     """
 
-    def __init__(self, target: Target, *, scans: bool = True, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, target: Target, options: TargetOptions = DEFAULTS, *, rng: random.Random | None = None
+    ) -> None:
         """Prepare.
 
         Args:
             target: opened and checked.
-            scans: look first at what the target holds already.
-            rng: draws the sample by which it is decided whether that's worth while.
+            options: whether to look first at what the target holds already, and how to fit the image to it.
+            rng: draws the sample by which it is decided whether looking is worth while.
         """
         self.manifest: Manifest | None = None
         self.need: NDArray[np.bool_] = np.zeros(0, np.bool_)
@@ -59,8 +64,9 @@ class TargetImage:
         self.raw_bytes_kept = 0
         self.blocks_verified_count = 0
         self.blocks_rewritten_count = 0
+        self.fitted: list[str] = []
         self._target = target
-        self._scans = scans
+        self._options = options
         self._rng = rng or random.Random()
         self._sink: BlockSink | None = None
         self._zeros_due: NDArray[np.bool_] = np.zeros(0, np.bool_)
@@ -141,6 +147,7 @@ class TargetImage:
             CastFailedError: it isn't the manifest of the cast's image.
             ImageError: it is, but is damaged or made by a newer diskcast.
             TargetError: the image doesn't fit the target.
+            FitError: it can't be fitted to the target as wished.
             StorageError: the target can't be read.
         """
         manifest = Manifest.parse_untrusted(data)
@@ -151,9 +158,10 @@ class TargetImage:
             )
         if (manifest.raw_bytes, manifest.block_bytes) != (parameters.raw_bytes, parameters.block_bytes):
             raise CastFailedError("the cast's sizes contradict its image's manifest: start the cast again")
+        check_fit(self._options.fit, self._target, manifest)
         sink = BlockSink(self._target, manifest)
         sink.prepare()
-        scanned = self._scans and sink.worth_scanning(self._rng)
+        scanned = self._options.scans and sink.worth_scanning(self._rng)
         stored = np.array(manifest.stored_mask)
         zeros = manifest.kind == BlockKind.ZERO
         zeros[0] = False  # committed last
@@ -227,13 +235,16 @@ class TargetImage:
         return blocks, self.sync_and_verify(blocks)
 
     def commit(self) -> None:
-        """Write what was held back, and verify it. Blocks.
+        """Write what was held back and verify it, then fit the image to the target. Blocks.
 
         Raises:
             StorageError: it failed; the target is marked as incomplete again.
+            FitError: the image is verified, but couldn't be fitted.
         """
         assert self._sink is not None
+        assert self.manifest is not None
         self._sink.commit()
+        self.fitted = fit(self._target, self.manifest, self._options.fit)
 
     # -- results ----------------------------------------------------------------------------------------------
 

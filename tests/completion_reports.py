@@ -12,6 +12,8 @@ def completion(*, success: bool = True, error: str = "") -> CompletionReport:
         error=error,
         exit_code=0 if success else 50,
         raw_bytes_verified=1000,
+        raw_bytes_kept=800,
+        blocks_rewritten=7,
         bytes_received=2000,
         bytes_written=900,
         datagrams_expected=100,

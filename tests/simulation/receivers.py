@@ -300,6 +300,8 @@ class CastReceiver:
             error=error,
             exit_code=1 if error else 0,
             raw_bytes_verified=statistics.blocks_verified_count * session.parameters.block_bytes,
+            raw_bytes_kept=0,
+            blocks_rewritten=0,
             bytes_received=statistics.bytes_received,
             bytes_written=statistics.bytes_written,
             datagrams_expected=session.loss.expected_count,

@@ -24,6 +24,7 @@ from protocol.receiver_session import ReceiverSession
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinRequest
 from protocol.wire.messages import STATE_ENDED
+from tests.completion_reports import completion
 from tests.simulation.timeline import Timeline
 
 SYMBOL_BYTES = 64
@@ -364,12 +365,7 @@ class SimulatedReceiver:
 
     def _complete(self, session: ReceiverSession) -> None:
         self.complete = True
-        report = CompletionReport(
-            success=True, error="", exit_code=0, raw_bytes_verified=0, bytes_received=0, bytes_written=0,
-            datagrams_expected=0, datagrams_received=0, socket_drops=0, blocks_repaired_by_parity=0,
-            blocks_repaired_by_nack=0, nacks_sent=0, seconds_receiving=0.0, seconds_total=0.0,
-        )  # fmt: skip
-        self.world.at(self.world.now + self.path.delay_s, lambda: self._report(report))
+        self.world.at(self.world.now + self.path.delay_s, lambda: self._report(completion()))
 
     def _report(self, report: CompletionReport) -> None:
         if self._known_to(self.world.sender):

@@ -41,9 +41,12 @@ STATUS = ReceptionStatus(
     seconds=12.3456789,
     raw_bytes=1 << 30,
     raw_bytes_verified=1 << 29,
+    raw_bytes_kept=1 << 20,
+    scanned_share=0.25,
     blocks_needed=2048,
     blocks_verified=2048,
     blocks_rejected=1,
+    blocks_rewritten=11,
     blocks_repaired_by_parity=2,
     blocks_repaired_by_nack=3,
     bytes_received=4000,
@@ -62,7 +65,7 @@ STATUS = ReceptionStatus(
     demoted=True,
     grtt_s=0.01,
 )
-RECEPTION = Reception(PARAMETERS, STATUS, seconds_receiving=10.0, reported=False)
+RECEPTION = Reception(PARAMETERS, STATUS, seconds_receiving=10.0, reported=False, fitted=("the backup GPT moved",))
 
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:

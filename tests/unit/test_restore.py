@@ -21,7 +21,8 @@ from protocol.incomplete_marker import parse_marker_untrusted
 from protocol.manifest import BlockKind
 from receiver.disk_progress import Difference, TextProgress
 from receiver.image_source import open_image
-from receiver.restore import DIFFERENCES_SHOWN_MAX, RestoreOptions, compare, restore
+from receiver.restore import DIFFERENCES_SHOWN_MAX, compare, restore
+from receiver.target_options import TargetOptions
 from tests.disk_images import BLOCK_BYTES, allocated_bytes, make_image
 
 MADE = make_image("drzz" * 40 + "urd", tail_bytes=1234)
@@ -140,7 +141,7 @@ def test_all_is_written_where_nobody_looks_first(tmp_path: Path, image: Path) ->
     target = tmp_path / "target.raw"
     restore(image, target, Recorder())
     again = Recorder()
-    restore(image, target, again, RestoreOptions(scans=False))
+    restore(image, target, again, TargetOptions(scans=False))
     assert again.phases == ["zero", "write", "flush", "verify"]
     assert int(str(again.fields["bytes_written"])) >= MADE.manifest.summary()[BlockKind.RAW].raw_bytes
 
@@ -222,3 +223,19 @@ def test_opening_an_image_checks_it(tmp_path: Path, image: Path) -> None:
     _flip(image, 4096 + 300)
     with pytest.raises(ImageDamagedError):
         open_image(image)
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path, image: Path) -> None:
+    target = tmp_path / "target.raw"
+    recorder = Recorder()
+    restore(image, target, recorder, TargetOptions(dry_run=True))
+    assert not target.exists()
+    assert recorder.fields["raw_bytes_kept"] == 0
+    restore(image, target, Recorder())
+    _flip(target, 80 * BLOCK_BYTES)
+    before = target.read_bytes()
+    restore(image, target, recorder, TargetOptions(dry_run=True))
+    assert target.read_bytes() == before
+    assert recorder.fields["blocks_to_receive"] == 1
+    assert recorder.fields["raw_bytes_to_write"] == BLOCK_BYTES
+    assert recorder.fields["raw_bytes_kept"] == len(MADE.raw) - 2 * BLOCK_BYTES
