@@ -264,7 +264,7 @@ class SmallCast:
         self.joins.append(request)
         return sender.join(request, trio.current_time())
 
-    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_] | None) -> None:
+    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_]) -> None:
         sender = await self._answering()
         sender.check_key(grant.receiver_id, grant.key)
         sender.set_need(grant.receiver_id, need, trio.current_time())

@@ -1,0 +1,221 @@
+"""Casting to a target that holds some of the image: what is right there isn't sent again, and nothing else is lost.
+
+Lost if these fail: a room that is refreshed every week receives the nine tenths that it has, and a power cut starts
+over.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+from numpy.typing import NDArray
+
+from protocol.block_assembly import AssembledBlock
+from protocol.errors import StorageError
+from protocol.incomplete_marker import Marker, build_marker, parse_marker_untrusted
+from protocol.manifest import BlockKind
+from receiver import target_image
+from receiver.block_sink import Outcome
+from receiver.target_image import TargetImage
+from receiver.target_options import TargetOptions
+from tests.shell.small_cast import BLOCK_BYTES, SYMBOL_BYTES, SmallCast, SmallImage, threads_in_place
+
+pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("threads_in_place")]
+__all__ = ["threads_in_place"]
+
+BLOCK_COUNT = 96
+EDGE_COUNT = 16
+"""Blocks that are committed last, at each end."""
+
+
+@pytest.fixture
+def cast(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SmallCast:
+    # Some steps, so that much of it comes while the rest is still unknown.
+    monkeypatch.setattr(target_image, "SCAN_STEP_BYTES", 8 * BLOCK_BYTES)
+    return SmallCast(SmallImage(block_count=BLOCK_COUNT), tmp_path)
+
+
+def symbols_of(cast: SmallCast, blocks: list[int]) -> int:
+    return int(cast.image.manifest.source_symbols(SYMBOL_BYTES)[blocks].astype(int).sum())
+
+
+def stored_blocks(cast: SmallCast) -> list[int]:
+    return np.flatnonzero(cast.image.manifest.stored_mask).tolist()
+
+
+def middle_blocks(cast: SmallCast, kind: BlockKind) -> list[int]:
+    blocks = np.flatnonzero(cast.image.manifest.kind == kind)
+    return [block for block in blocks.tolist() if EDGE_COUNT <= block < BLOCK_COUNT - EDGE_COUNT - 1]
+
+
+def spoil(cast: SmallCast, blocks: list[int]) -> None:
+    """The target holds the image but for ``blocks``."""
+    content = bytearray(cast.image.raw)
+    for block in blocks:
+        content[block * BLOCK_BYTES + 5] ^= 0xFF
+    cast.path.write_bytes(content)
+
+
+async def test_only_what_differs_is_sent(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+    wrong = [*middle_blocks(cast, BlockKind.RAW)[:2], middle_blocks(cast, BlockKind.DATA)[0]]
+    spoil(cast, [*wrong, middle_blocks(cast, BlockKind.ZERO)[0]])
+    cast.start_sender()
+    reception = await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.image_symbols_sent == symbols_of(cast, wrong)
+    status = reception.status
+    assert status.raw_bytes_kept == len(cast.image.raw) - 4 * BLOCK_BYTES
+    assert status.raw_bytes_verified == len(cast.image.raw)
+    assert cast.completions[0].raw_bytes_kept == status.raw_bytes_kept
+
+
+async def test_a_target_that_is_right_is_left_alone(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    spoil(cast, [])
+    cast.start_sender()
+    reception = await cast.receive()
+    assert cast.image_symbols_sent == 0
+    assert reception.status.bytes_written == 0
+    assert reception.status.raw_bytes_verified == reception.status.raw_bytes_kept == len(cast.image.raw)
+    assert cast.completions[0].success
+
+
+async def test_a_wrong_partition_table_is_mended(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    spoil(cast, [0])
+    cast.start_sender()
+    await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.image_symbols_sent == symbols_of(cast, [0]), "the other edge blocks were kept in memory"
+
+
+async def test_a_strange_disk_is_not_read_to_its_end(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What holds nothing of the image is written: to read it all first would take its time from that."""
+    cast.path.write_bytes(random.Random(5).randbytes(len(cast.image.raw)))
+    cast.start_sender()
+    reception = await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert reception.status.raw_bytes_kept == 0
+    assert cast.image_symbols_sent == symbols_of(cast, stored_blocks(cast))
+
+
+async def test_the_mark_of_this_image_makes_it_look(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A machine that was switched off early on: the sample of a few blocks would miss what is there."""
+    manifest = cast.image.manifest
+    content = bytearray(random.Random(5).randbytes(len(cast.image.raw)))
+    content[:512] = build_marker(Marker(manifest.image_id, "small", manifest.raw_bytes))
+    block = middle_blocks(cast, BlockKind.RAW)[0]
+    span = slice(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
+    content[span] = cast.image.raw[span]
+    cast.path.write_bytes(content)
+    cast.start_sender()
+
+    class Unlucky(TargetImage):
+        """Draws a sample in which nothing is right."""
+
+        def __init__(self, target: target_image.Target) -> None:
+            super().__init__(target, rng=random.Random(1))
+
+    reception = await cast.receive(Unlucky)
+    assert cast.path.read_bytes() == cast.image.raw
+    assert reception.status.raw_bytes_kept >= BLOCK_BYTES
+    assert cast.image_symbols_sent == symbols_of(cast, stored_blocks(cast)) - symbols_of(cast, [block])
+
+
+async def test_full_asks_for_all(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+    spoil(cast, [])
+
+    class Full(TargetImage):
+        def __init__(self, target: target_image.Target) -> None:
+            super().__init__(target, TargetOptions(scans=False))
+
+    cast.start_sender()
+    await cast.receive(Full)
+    assert cast.image_symbols_sent == symbols_of(cast, stored_blocks(cast))
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+@pytest.mark.parametrize("restart_after", [0, 40, 300])
+async def test_a_sender_that_is_started_again_finds_the_scan_where_it_was(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock, restart_after: int, loss: float
+) -> None:
+    wrong = middle_blocks(cast, BlockKind.RAW)[:12]
+    spoil(cast, [0, *wrong])
+    cast.start_sender()
+    restarted = False
+
+    def restart(sent: int) -> None:
+        nonlocal restarted
+        if sent >= restart_after and not restarted:
+            restarted = True
+            cast.stop_sender()
+            cast.start_sender()
+
+    cast.on_symbols = restart
+    await cast.receive(rehearse_loss=loss)
+    assert restarted
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.completions[0].success
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3, 5])
+async def test_after_a_cut_the_same_command_goes_on(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock, hops: int
+) -> None:
+    class Cut(TargetImage):
+        hop_count = 0
+
+        def write_blocks(self, blocks: list[AssembledBlock]) -> list[Outcome]:  # type: ignore[override]
+            outcomes = super().write_blocks(blocks)
+            type(self).hop_count += 1
+            if self.hop_count == hops:
+                raise StorageError("the power goes")
+            return outcomes
+
+    cast.start_sender()
+    with pytest.raises(StorageError, match="power"):
+        await cast.receive(Cut)
+    first = cast.path.read_bytes()[:512]
+    if hops > 1:
+        assert parse_marker_untrusted(first) is not None
+    missing = np.array([
+        cast.path.read_bytes()[block * BLOCK_BYTES :][:BLOCK_BYTES]
+        != cast.image.raw[block * BLOCK_BYTES :][:BLOCK_BYTES]
+        for block in range(BLOCK_COUNT)
+    ])  # fmt: skip
+    cast.stop_sender()
+    cast.start_sender()
+    await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    lacking = np.flatnonzero(missing & cast.image.manifest.stored_mask).tolist()
+    assert cast.image_symbols_sent == symbols_of(cast, lacking)
+
+
+class Faulty(TargetImage):
+    """Says of some blocks, while scanning, that they are wrong although they are right."""
+
+    def scan(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        wrong = set(super().scan(blocks).tolist()) | set(blocks[::3].tolist())
+        return np.array(sorted(wrong), np.int64)
+
+
+async def test_what_is_found_bit_by_bit_is_asked_for_once(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    spoil(cast, [])
+    cast.start_sender()
+    reception = await cast.receive(Faulty)
+    assert cast.path.read_bytes() == cast.image.raw
+    sent = len(cast.image.raw) - reception.status.raw_bytes_kept
+    assert sent > 0
+    assert cast.image_symbols_sent <= symbols_of(cast, stored_blocks(cast)) // 2
