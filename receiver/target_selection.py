@@ -26,12 +26,6 @@ from receiver.disk.inventory import (
 from receiver.disk.usage import LoopProbe, loop_file
 from receiver.target_verdict import NOTHING_WRITTEN, ImageNeeds, judge, with_candidates
 
-SELECTOR_HELP: Final = (
-    "What to write: a path, serial=…, wwn=…, model=… (with * and ?), or auto: the only disk that fits. Rules for auto: "
-    "auto:smallest, auto:min=100G,max=600G, auto:transport=nvme, auto:removable."
-)
-
-
 _LOOKS_LIKE_SELECTOR: Final = re.compile(r"[A-Za-z_ -]+[=:]")
 
 

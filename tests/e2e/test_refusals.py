@@ -17,6 +17,7 @@ from protocol.disk_layout import DiskLayout, Partition, TableKind, layout_metada
 from protocol.errors import (
     AmbiguousTargetError,
     DiskcastError,
+    DoctorFoundProblemsError,
     TargetError,
     TargetIncompatibleError,
     TargetInUseError,
@@ -488,6 +489,18 @@ def test_the_list_of_disks_says_what_restoring_would_say(tmp_path: Path, image: 
     with loop_device(backing, "--sector-size", "4096") as device:
         assert _disks("--for", image)[str(device)]["error_class"] == "TargetIncompatibleError"
     assert _digest(backing) == before
+
+
+def test_the_doctor_says_of_a_target_what_restoring_would_say(
+    tmp_path: Path, image: Path, backing: Path
+) -> None:
+    run("mkfs.ext4", "-q", backing)
+    with loop_device(backing) as device, mounted(device, tmp_path / "mounted", "-o", "ro,noload"):
+        argv = diskcast_agent("doctor", "--interface", "lo", "--port", "27411", "--target", device, "--json")
+        with Program(argv) as program:
+            assert program.wait(LIMIT_S) == DoctorFoundProblemsError.exit_code, program.describe()
+            finding = next(event for event in program.events if event.get("check") == f"target {device}")
+        assert finding["detail"].splitlines()[0] == _refuses(image, device, TargetInUseError).splitlines()[0]
 
 
 def test_the_list_of_disks_for_people_fits_a_narrow_terminal(backing: Path) -> None:
