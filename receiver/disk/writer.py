@@ -235,16 +235,6 @@ class DiskWriter:
         block_bytes = self._manifest.block_bytes
         return first * block_bytes, min(stop * block_bytes, self._manifest.raw_bytes)
 
-    def write_block(self, block: int, data: memoryview) -> None:
-        """Write a whole block of ``manifest.raw_length(block)`` raw bytes; as :meth:`write`."""
-        assert len(data) == self._manifest.raw_length(block)
-        self.write(block * self._manifest.block_bytes, data)
-
-    def prepare_zero_runs(self, blocks: NDArray[np.int64]) -> None:
-        """Zero those of ``blocks`` (ascending) that are all zeros; the others are left alone."""
-        self._target.check()
-        self.zero_blocks(blocks[self._manifest.kind[blocks] == BlockKind.ZERO])
-
 
 def _written(count: int) -> int:
     if count == 0:

@@ -22,6 +22,7 @@ from protocol.block_codec import BlockEncoder, block_hash
 from protocol.constants import BLOCK_BYTES_DEFAULT, MIB
 from protocol.manifest import BlockKind, Manifest, build_manifest
 from receiver.block_sink import BlockSink
+from receiver.pipeline import BLOCKS_PER_HOP
 from receiver.target import open_target
 
 CONTENT_BYTES = 32 * MIB
@@ -93,14 +94,15 @@ def _rounds(image: _Image, path: Path) -> tuple[list[float], list[float], list[f
     manifest, stored = image.manifest, [memoryview(stored) for stored in image.stored]
     blocks = np.arange(manifest.block_count)
     for _ in range(ROUNDS):
-        with open_target(path, raw_bytes=RAW_BYTES) as target:
-            sink = BlockSink(target, manifest)
+        with open_target(path, raw_bytes=RAW_BYTES) as target, BlockSink(target, manifest) as sink:
             sink.prepare()
 
             def write(sink: BlockSink = sink) -> None:
-                for block in range(manifest.block_count):
-                    assert sink.decode_and_write(block, stored[block % len(stored)])
+                for first in range(0, manifest.block_count, BLOCKS_PER_HOP):
+                    hop = range(first, min(first + BLOCKS_PER_HOP, manifest.block_count))
+                    sink.write_blocks([(block, stored[block % len(stored)]) for block in hop])
                 sink.sync()
+                sink.commit()
 
             def verify(sink: BlockSink = sink) -> None:
                 assert sink.verify(blocks).size == 0

@@ -9,7 +9,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from protocol.errors import StorageError, TargetError, TargetIsImageError, TargetTooSmallError
@@ -156,20 +155,20 @@ def test_after_a_failed_write_nothing_succeeds_any_more(tmp_path: Path) -> None:
     with open_target(tmp_path / "target.raw", raw_bytes=RAW_BYTES) as target:
         target.prepare(data_bytes=RAW_BYTES)
         writer = DiskWriter(target, made.manifest)
-        writer.write_block(0, memoryview(made.stored[0]))
+        writer.write(0, memoryview(made.stored[0]))
         # The limit lies within block 1: the kernel writes a part of it and then refuses.
         resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK_BYTES + 1000, limits[1]))
         try:
             with pytest.raises(StorageError, match=os.strerror(errno.EFBIG)):
-                writer.write_block(1, memoryview(made.stored[1]))
+                writer.write(BLOCK_BYTES, memoryview(made.stored[1]))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         for call in (
             target.sync,
             target.check,
             lambda: target.prepare(0),
-            lambda: writer.write_block(2, memoryview(made.stored[2])),
-            lambda: writer.prepare_zero_runs(np.arange(3)),
+            lambda: writer.write(2 * BLOCK_BYTES, memoryview(made.stored[2])),
+            lambda: writer.zero_range(0, BLOCK_BYTES),
         ):
             with pytest.raises(StorageError, match="incomplete"):
                 call()
