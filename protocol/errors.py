@@ -82,6 +82,12 @@ class ImageChangedError(ImageDamagedError):
     exit_code = 24
 
 
+class SourceInUseError(SourceError):
+    """The source of ``pack`` is mounted writable or held otherwise: what is read of it may not fit together."""
+
+    exit_code = 25
+
+
 # -- target: the disk or file that a receiver writes ----------------------------------------------------------
 
 

@@ -7,19 +7,22 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from protocol.block_codec import LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN
 from protocol.constants import BLOCK_BYTES_DEFAULT
-from protocol.manifest import FORMAT_VERSION
+from protocol.disk_layout import TableKind, layout_of
+from protocol.manifest import FORMAT_VERSION, Manifest
 from protocol.units import format_bytes, format_duration, parse_size_bytes
 from sender.image_file import ImageFile
 from sender.image_progress import emit, shown_progress
 from sender.image_verify import BadBlock, verify_image
 from sender.pack import PackOptions, pack_image
+from sender.source_hash import source_sha256_of
+from sender.used_blocks import AreaUsage
 
 _json_option = click.option("--json", "json_lines", is_flag=True, help="JSON lines on stdout, for scripts.")
 _path = click.Path(path_type=Path)
@@ -46,6 +49,16 @@ _jobs_option = click.option(
     show_default=True,
     help=f"zstd level, {LEVEL_MIN} (fast) to {LEVEL_MAX} (small).",
 )
+@click.option(
+    "--every-byte",
+    is_flag=True,
+    help="Keep free space too, and record SHA-256 of the whole disk: for evidence rather than for deployment.",
+)
+@click.option(
+    "--allow-mounted",
+    is_flag=True,
+    help="Pack a source that is mounted writable all the same; its files may be torn.",
+)
 @_jobs_option
 @_json_option
 def pack(
@@ -56,19 +69,44 @@ def pack(
     level: int,
     jobs: int | None,
     *,
+    every_byte: bool,
+    allow_mounted: bool,
     json_lines: bool,
 ) -> None:
     """Pack SOURCE, a disk or a file with a disk's content, into an image.
 
-    Nothing may write to SOURCE meanwhile: unmount it or mount it read-only. The image appears under its name only
-    when it is whole; the same content and options always give the same file.
+    Nothing may write to SOURCE meanwhile: unmount it or mount it read-only. What its filesystems don't use is
+    neither read nor kept, where that can be learnt for sure (see `diskcast doctor`). The image appears under its
+    name only when it is whole; the same content and options always give the same file.
     """
-    options = PackOptions(name=name, block_bytes=parse_size_bytes(block_size), level=level, jobs=jobs)
+    options = PackOptions(
+        name=name,
+        block_bytes=parse_size_bytes(block_size),
+        level=level,
+        jobs=jobs,
+        every_byte=every_byte,
+        allow_mounted=allow_mounted,
+    )
+
+    def show_areas(areas: Sequence[AreaUsage]) -> None:
+        for area in areas:
+            if json_lines:
+                emit("filesystem", **area.to_json())
+            else:
+                click.echo(str(area))
+
     with _terminated_like_interrupted(), shown_progress("packing", json_lines=json_lines) as update:
-        result = pack_image(source, output, options, update)
+        result = pack_image(source, output, options, update, show_areas)
     with ImageFile.open(result.path) as image:
         if json_lines:
-            emit("result", ok=True, **describe(image), duration_s=round(result.duration_s, 3))
+            areas = [area.to_json() for area in result.areas]
+            emit(
+                "result",
+                ok=True,
+                **describe(image),
+                filesystems=areas,
+                duration_s=round(result.duration_s, 3),
+            )
         else:
             click.echo(description_text(image))
             rate = format_bytes(image.manifest.raw_bytes / result.duration_s)
@@ -167,9 +205,14 @@ def describe(image: ImageFile) -> dict[str, object]:
             }
             for kind, summary in manifest.summary().items()
         },
-        "metadata": dict(manifest.metadata),
+        "metadata": _plain(manifest.metadata),
         "signature": header.signature_name,
     }
+
+
+def _plain(metadata: Mapping[str, object]) -> dict[str, object]:
+    """Metadata for JSON, which has no bytes."""
+    return {key: value.hex() if isinstance(value, bytes) else value for key, value in metadata.items()}
 
 
 def description_text(image: ImageFile) -> str:
@@ -190,8 +233,26 @@ def description_text(image: ImageFile) -> str:
             lines.append(
                 f"  {kind.name.lower():<8} {summary.block_count}: {format_bytes(summary.raw_bytes)}{stored}"
             )
+    lines += _layout_lines(manifest)
+    sha256 = source_sha256_of(manifest)
+    if sha256 is not None:
+        lines.append(f"sha256     {sha256.hex()} (of the whole disk)")
     lines += [f"format     version {FORMAT_VERSION}", f"signature  {header.signature_name}"]
     return "\n".join(lines)
+
+
+def _layout_lines(manifest: Manifest) -> list[str]:
+    layout = layout_of(manifest.metadata)
+    if layout is None:
+        return []
+    if layout.table is TableKind.NONE:
+        return [f"layout     no partition table, {layout.filesystem or 'no known filesystem'}"]
+    lines = [f"layout     {layout.table.upper()}, {len(layout.partitions)} partitions"]
+    for part in layout.partitions:
+        what = "extended" if part.is_extended else part.filesystem or "unknown"
+        name = f", {part.name}" if part.name else ""
+        lines.append(f"  {part.number:<8} {what}: {format_bytes(part.size_bytes)}{name}")
+    return lines
 
 
 @contextlib.contextmanager

@@ -148,8 +148,11 @@ class ImageWriter:
                 if written:
                     rest[0] = rest[0][written:]
 
-    def commit(self) -> bytes:
+    def commit(self, start: bytes | None = None) -> bytes:
         """Complete the file, make it durable and give it its name.
+
+        Args:
+            start: the manifest before its columns, when something in it is known only now; as long as the first one.
 
         Returns:
             The image's id.
@@ -157,8 +160,10 @@ class ImageWriter:
         Raises:
             StorageError: the disk is full or failed; the final name is untouched.
         """
+        start = start or self._start
+        assert len(start) == len(self._start)
         self._await_flush()
-        self._write(PAGE_BYTES, [self._start])
+        self._write(PAGE_BYTES, [start])
         with self._translated():
             os.ftruncate(self._fd, self._payload_offset + self.payload_bytes)
             image_id = hash_file_range(self._fd, PAGE_BYTES, self._layout.manifest_bytes)

@@ -67,6 +67,16 @@ class Source:
             raise SourceError(f"{self.path}: the source is neither a file nor a block device")
 
     @property
+    def fd(self) -> int:
+        """The descriptor, for tools that are to look at this very file."""
+        return self._fd
+
+    @property
+    def status(self) -> os.stat_result:
+        """As it was when it was opened."""
+        return self._status
+
+    @property
     def is_device(self) -> bool:
         """Whether the source is a block device."""
         return stat.S_ISBLK(self._status.st_mode)
@@ -124,6 +134,16 @@ class Source:
                     f"now ends before offset {offset + done}; stop what changes it and pack again"
                 )
             done += count
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes from ``offset``, fewer than ``length`` where the source ends.
+
+        Raises:
+            SourceError: as :meth:`read_into`.
+        """
+        data = bytearray(max(0, min(length, self.raw_bytes - offset)))
+        self.read_into(offset, memoryview(data))
+        return bytes(data)
 
     def expect(self, offset: int, count: int) -> None:
         """Let the kernel read ahead: spans are read by several threads, which hides their order from it."""

@@ -52,6 +52,8 @@ def test_pack_and_inspect_say_the_same(source: Path, tmp_path: Path) -> None:
         -1
     ]
     assert result.pop("duration_s") >= 0
+    (filesystem,) = result.pop("filesystems")
+    assert filesystem["kept_because"] == "no filesystem that is known here"
     assert result == events(invoke(inspect, path, "--json"))[-1]
     data_stored = result["kinds"]["data"].pop("stored_bytes")
     assert 0 < data_stored < BLOCK_BYTES
@@ -75,7 +77,16 @@ def test_pack_and_inspect_say_the_same(source: Path, tmp_path: Path) -> None:
             "zero": {"block_count": 2, "raw_bytes": 2 * BLOCK_BYTES, "stored_bytes": 0},
             "unused": {"block_count": 0, "raw_bytes": 0, "stored_bytes": 0},
         },
-        "metadata": {"logical_sector_bytes": 512},
+        "metadata": {
+            "layout": {
+                "table": "none",
+                "sector_bytes": 512,
+                "filesystem": "",
+                "boot_record_offsets": [],
+                "partitions": [],
+            },
+            "logical_sector_bytes": 512,
+        },
         "signature": "none",
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import signal
 import threading
@@ -15,16 +16,18 @@ import pytest
 
 from protocol.block_codec import BlockDecoder
 from protocol.constants import BLOCK_BYTES_MAX, GIB, IMAGE_NAME_BYTES_MAX, MIB
-from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, SourceError, StorageError
+from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, ImageDamagedError, SourceError, StorageError
 from protocol.manifest import BlockKind
 from sender.image_file import ImageFile
 from sender.image_verify import verify_image
 from sender.pack import PackOptions, default_name, pack_image
 from sender.source import Source
+from sender.used_blocks import UnusedBlocks
 from tests.disk_images import BLOCK_BYTES, make_image
 from tests.lab import Program, diskcast, run
 
 OPTIONS = PackOptions(block_bytes=BLOCK_BYTES)
+EVERY_BYTE = PackOptions(block_bytes=BLOCK_BYTES, every_byte=True)
 LETTERS = "drzzdzrrd" * 20 + "zd"
 RAW = make_image(LETTERS, tail_bytes=1234).raw
 LIMIT_S = 60.0
@@ -77,7 +80,7 @@ def test_the_image_holds_the_disk(source: Path, output: Path, block_bytes: int) 
     with ImageFile.open(output) as image:
         assert image.manifest.image_id == result.image_id
         assert image.manifest.name == "disk.raw"
-        assert image.manifest.metadata == {"logical_sector_bytes": 512}
+        assert image.manifest.metadata["logical_sector_bytes"] == 512
 
 
 def test_kinds_follow_the_content(source: Path, output: Path) -> None:
@@ -350,7 +353,7 @@ def test_a_block_device_is_packed_whole(loop_device: tuple[Path, Path], output: 
     pack_image(device, output, OPTIONS)
     assert raw_of(output) == backing.read_bytes()
     with ImageFile.open(output) as image:
-        assert image.manifest.metadata == {"logical_sector_bytes": 4096}
+        assert image.manifest.metadata["logical_sector_bytes"] == 4096
         assert image.manifest.name == device.name
 
 
@@ -360,5 +363,114 @@ def test_a_read_error_names_the_offset(loop_device: tuple[Path, Path], output: P
     end = 40 * BLOCK_BYTES
     os.truncate(backing, end)  # the loop driver answers reads beyond it with I/O errors
     with pytest.raises(SourceError, match=f"at offset {end}: {os.strerror(errno.EIO)}"):
-        pack_image(device, output, OPTIONS)
+        pack_image(device, output, EVERY_BYTE)
+    with pytest.raises(SourceError, match=f"at offset [0-9]+: {os.strerror(errno.EIO)}"):
+        pack_image(device, output, OPTIONS)  # looks at the disk's end first
     assert list(output.parent.iterdir()) == []
+
+
+# -- free space -----------------------------------------------------------------------------------------------
+
+
+class _Unread(Source):
+    """A source of which some bytes can't be read: a disk with a bad sector in free space."""
+
+    bad: tuple[int, int] = (0, 0)
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        assert not (offset < self.bad[1] and offset + len(into) > self.bad[0]), "free space was read"
+        super().read_into(offset, into)
+
+
+def _free(monkeypatch: pytest.MonkeyPatch, *ranges: tuple[int, int]) -> None:
+    """Let the source's filesystems say that these ranges of blocks are free."""
+    found = UnusedBlocks(np.array(ranges, np.int64).reshape(-1, 2), ())
+    monkeypatch.setattr("sender.pack.find_unused_blocks", lambda *_args, **_options: found)
+
+
+def test_free_blocks_are_neither_read_nor_kept(
+    source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = len(LETTERS)
+    free = [(1, 4), (5, 6), (70, 90), (last - 1, last)]
+    _free(monkeypatch, *free)
+    monkeypatch.setattr("sender.pack.Source", _Unread)
+    monkeypatch.setattr(_Unread, "bad", (70 * BLOCK_BYTES, 90 * BLOCK_BYTES))
+    pack_image(source, output, OPTIONS)
+    letters = list(LETTERS)
+    for first, stop in free:
+        letters[first:stop] = "u" * (stop - first)
+    with ImageFile.open(output) as image:
+        assert "".join("drzu"[kind] for kind in image.manifest.kind) == "".join(letters)
+        assert not verify_image(image).bad_count
+        assert not image.manifest.raw_hash[70:90].any()
+
+
+def test_free_space_in_holes_is_unused_too(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receivers needn't write zeros where nothing matters."""
+    source = tmp_path / "thin"
+    with source.open("wb") as file:
+        file.truncate(100 * BLOCK_BYTES)
+        file.seek(40 * BLOCK_BYTES)
+        file.write(b"x" * 10)
+    _free(monkeypatch, (0, 40), (41, 60))
+    pack_image(source, output, OPTIONS)
+    with ImageFile.open(output) as image:
+        assert "".join("drzu"[kind] for kind in image.manifest.kind) == "u" * 40 + "d" + "u" * 19 + "z" * 40
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_disk_without_any_used_block(
+    source: Path, output: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    _free(monkeypatch, (0, len(LETTERS)))
+    pack_image(source, output, PackOptions(block_bytes=BLOCK_BYTES, jobs=jobs))
+    with ImageFile.open(output) as image:
+        assert set(image.manifest.kind) == {BlockKind.UNUSED}
+
+
+# -- every byte -----------------------------------------------------------------------------------------------
+
+
+def test_every_byte_records_the_hash_that_other_tools_say(
+    source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _free(monkeypatch, (0, len(LETTERS)))
+    with source.open("r+b") as file:
+        file.truncate(len(RAW) + 300 * BLOCK_BYTES + 1)  # a hole at the end
+    first = packed(source, output, EVERY_BYTE)
+    assert packed(source, output, EVERY_BYTE) == first
+    with ImageFile.open(output) as image:
+        sha256 = hashlib.sha256(source.read_bytes()).digest()
+        assert image.manifest.metadata["source_sha256"] == sha256
+        assert BlockKind.UNUSED not in image.manifest.kind
+        report = verify_image(image)
+        report.raise_if_bad(image)
+        assert report.source_sha256 == sha256
+    with ImageFile.open(output) as image:
+        assert not verify_image(image, jobs=1).bad_count
+
+
+def test_a_disk_of_zeros_has_a_hash_too(tmp_path: Path, output: Path) -> None:
+    source = tmp_path / "zeros"
+    with source.open("wb") as file:
+        file.truncate(3 * MIB + 5)
+    pack_image(source, output, EVERY_BYTE)
+    with ImageFile.open(output) as image:
+        report = verify_image(image)
+        report.raise_if_bad(image)
+        assert report.source_sha256 == hashlib.sha256(bytes(3 * MIB + 5)).digest()
+
+
+def test_a_recorded_hash_that_isn_t_the_disk_s_is_damage(
+    source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sender.source_hash.SourceHash.digest", lambda _self: b"\1" * 32)
+    pack_image(source, output, EVERY_BYTE)
+    monkeypatch.undo()
+    with ImageFile.open(output) as image:
+        report = verify_image(image)
+        with pytest.raises(ImageDamagedError, match="SHA-256"):
+            report.raise_if_bad(image)
