@@ -121,3 +121,28 @@ def test_blocks_as_large_as_the_buffer(tmp_path: Path, block_bytes: int) -> None
     assert _mismatching(tmp_path / "target.raw", made) == []
     _overwrite(tmp_path / "target.raw", 2 * block_bytes - 1, b"\xff\xff")
     assert _mismatching(tmp_path / "target.raw", made) == [1, 2]
+
+
+@pytest.mark.parametrize("mode", ReadBackMode)
+@pytest.mark.parametrize("skew_bytes", [0, 1])
+def test_a_block_is_read_as_it_is(target: Path, mode: ReadBackMode, skew_bytes: int) -> None:
+    """What is held back until the end comes from the target where that has it already."""
+    _overwrite(target, 3 * BLOCK_BYTES + 5, b"other")
+    content = target.read_bytes()
+    with _open(target, mode) as read_back:
+        verifier = Verifier(read_back, MADE.manifest)
+        for block in (0, 3, len(KINDS) - 1):
+            length = MADE.manifest.raw_length(block)
+            into = memoryview(bytearray(length + skew_bytes))[skew_bytes:]
+            assert verifier.read_block(block, into) == length
+            assert into == content[block * BLOCK_BYTES : block * BLOCK_BYTES + length]
+
+
+def test_a_block_beyond_the_end_is_read_as_far_as_it_goes(target: Path) -> None:
+    os.truncate(target, 3 * BLOCK_BYTES + 100)
+    with open_read_back(target) as read_back:
+        verifier = Verifier(read_back, MADE.manifest)
+        into = memoryview(bytearray(BLOCK_BYTES))
+        assert verifier.read_block(3, into) == 100
+        assert into[:100] == MADE.raw[3 * BLOCK_BYTES : 3 * BLOCK_BYTES + 100]
+        assert verifier.read_block(4, into) == 0
