@@ -202,7 +202,8 @@ class Agent:
             with trio.CancelScope(shield=True):
                 await self._report_failure(grant, "interrupted", EXIT_INTERRUPTED)
             raise
-        seconds_receiving = trio.current_time() - (self._first_data_at or trio.current_time())
+        now = trio.current_time()
+        seconds_receiving = 0.0 if self._first_data_at is None else now - self._first_data_at
         self._state = ReceptionState.REPORTING
         report = self._report(seconds_receiving)
         reported = await self._tell_end(grant, report, self._options.sender_timeout_s)
