@@ -21,7 +21,14 @@ import rich.console
 
 from protocol.constants import MIB
 from protocol.units import parse_size_bytes
-from tests.bench import figures, neighbour_scenarios, rate_scenarios, report, straggler_scenarios
+from tests.bench import (
+    figures,
+    neighbour_scenarios,
+    rate_scenarios,
+    reimage_scenarios,
+    report,
+    straggler_scenarios,
+)
 from tests.bench.figures import FAIL, Figure
 from tests.bench.kept_memory import kept_memory
 from tests.bench.room import Bench, Image
@@ -59,6 +66,7 @@ SCENARIOS = {
     "straggler-udpcast": RateScenario(64 * MIB, straggler_scenarios.udpcast_with_slow_link),
     "tcp-share": RateScenario(192 * MIB, neighbour_scenarios.tcp_share),
     "step": RateScenario(256 * MIB, neighbour_scenarios.step),
+    "reimage-200": RateScenario(512 * MIB, reimage_scenarios.reimage),
 }
 
 
