@@ -225,6 +225,23 @@ def need_from_json_untrusted(value: object, block_count: int) -> NDArray[np.bool
     return decode_need_untrusted(value["need"], block_count)
 
 
+def need_to_json(need: NDArray[np.bool_], heard_sequence: int | None) -> JsonObject:
+    """The body that tells what a target lacks, and up to which datagram that takes into account what arrived."""
+    return {"need": encode_need(need), "heard_sequence": heard_sequence}
+
+
+def heard_sequence_from_json_untrusted(value: object) -> int | None:
+    """The sequence number of such a body; None for a receiver that has heard nothing.
+
+    Raises:
+        ProtocolError: it isn't one.
+    """
+    sequence = value.get("heard_sequence") if isinstance(value, dict) else None
+    if sequence is not None and (type(sequence) is not int or not 0 <= sequence < 1 << 32):
+        raise ProtocolError("heard_sequence: null or a number of 32 bits expected")
+    return sequence
+
+
 # -- messages ------------------------------------------------------------------------------------------------
 
 

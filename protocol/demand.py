@@ -128,15 +128,21 @@ class Demand:
         """How far the running pass has come, 0..1."""
         return self._cursor / max(1, self.block_count)
 
-    def want(self, need: NDArray[np.bool_] | None) -> None:
+    def want(self, need: NDArray[np.bool_] | None, heard_sequence: int | None = None) -> None:
         """Add blocks to what passes send.
 
         Args:
             need: ``bool[block_count]``; None for all.
+            heard_sequence: blocks whose symbols came after this number are on their way already, and are left out; who
+                loses some of them asks by NACK. None for who has heard nothing.
         """
         mask = self._k > 0
         if need is not None:
             mask &= need
+        if heard_sequence is not None:
+            mask &= ~self._is_later(slice(None), heard_sequence)
+            for swept in self._swept:
+                mask[swept.block] = False
         self._wanted |= mask
         self.wanted_count = int(np.count_nonzero(self._wanted))
 
@@ -162,10 +168,7 @@ class Demand:
         if block >= stop:
             return 0
         blocks = np.arange(block, stop)
-        ahead = (self._last_sequence[block:stop].astype(np.int64) - sequence + (1 << 31)) % (1 << 32) - (
-            1 << 31
-        )
-        stale = self._ever_sent[block:stop] & (ahead > 0)
+        stale = self._is_later(slice(block, stop), sequence)
         accepted = blocks[(self._k[block:stop] > 0) & ~self._wanted[block:stop] & ~stale]
         for swept in self._swept:
             accepted = accepted[accepted != swept.block]
@@ -176,6 +179,13 @@ class Demand:
         self._repairs.extend(new.tolist())
         self.repair_block_count += int(new.size)
         return int(accepted.size)
+
+    def _is_later(self, blocks: slice, sequence: int) -> NDArray[np.bool_]:
+        """Which blocks had symbols planned after ``sequence``."""
+        difference = self._last_sequence[blocks].astype(np.int64) - sequence
+        ahead = (difference + (1 << 31)) % (1 << 32) - (1 << 31)
+        later: NDArray[np.bool_] = self._ever_sent[blocks] & (ahead > 0)
+        return later
 
     def plan_repairs(self, segments: SegmentList, sequence: int, loss: float) -> int:
         """Answer NACKs with symbols that nobody has seen yet, a little more of them than lost.

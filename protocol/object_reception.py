@@ -323,6 +323,11 @@ class ObjectReception:
             self._give_up(block)
         return held
 
+    def not_arrived(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of ``blocks`` that haven't come whole before anybody knew whether they are needed."""
+        lacking: NDArray[np.int64] = blocks[self.stage[blocks] == _UNSCANNED]
+        return lacking
+
     def mark_missing(self, blocks: NDArray[np.integer]) -> None:
         """The target doesn't hold ``blocks``, and the sender knows: they are awaited unless they came meanwhile."""
         self.stage[blocks[self.stage[blocks] == _UNSCANNED]] = Stage.WAITING

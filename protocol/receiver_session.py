@@ -172,6 +172,11 @@ class ReceiverSession:
         return None if self._image is None else self._image.stage != 0
 
     @property
+    def heard_sequence(self) -> int | None:
+        """Number after the last symbol that is taken into account; None while none was heard."""
+        return self.loss.next_sequence if self.loss.expected_count else None
+
+    @property
     def needed_count(self) -> int:
         """Blocks not verified yet; 0 before the manifest is there."""
         return 0 if self._image is None else self._image.unsettled_count
@@ -398,6 +403,11 @@ class ReceiverSession:
         held = self._image.mark_held(blocks)
         self.statistics.blocks_verified_count += int(held.size)
         return held
+
+    def not_arrived(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of ``blocks`` that haven't come whole while they were being scanned."""
+        assert self._image is not None
+        return self._image.not_arrived(blocks)
 
     def blocks_missing(self, blocks: NDArray[np.integer]) -> None:
         """The target doesn't hold these image blocks, and the sender has been told that they are needed."""

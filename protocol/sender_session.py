@@ -262,10 +262,23 @@ class SenderSession:
             receiver_count=self.active_count,
         )
 
-    def set_need(self, receiver_id: ReceiverId, need: NDArray[np.bool_] | None, now: float) -> None:
-        """A receiver holds the manifest and says what it lacks: ``bool[block_count]``, None for all.
+    def set_need(
+        self,
+        receiver_id: ReceiverId,
+        need: NDArray[np.bool_] | None,
+        now: float,
+        heard_sequence: int | None = None,
+    ) -> None:
+        """A receiver holds the manifest and says what it lacks.
 
         While it still looks at its target it says so again and again, each time what it has found since.
+
+        Args:
+            receiver_id: who.
+            need: ``bool[block_count]``; None for all.
+            now: monotonic seconds.
+            heard_sequence: number after the last symbol that it had heard: what was sent since is on its way already.
+                None if it has heard none.
 
         Raises:
             JoinRefusedError: the bitmap doesn't fit the image.
@@ -278,7 +291,7 @@ class SenderSession:
         record.ready = True
         self._roster.move(record, ReceiverState.RECEIVING)
         if self.state != STATE_ENDED:
-            self.image_demand.want(need)
+            self.image_demand.want(need, heard_sequence)
 
     def check_key(self, receiver_id: ReceiverId, key: bytes) -> None:
         """Raise :class:`JoinRefusedError` unless ``key`` is that receiver's."""

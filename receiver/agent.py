@@ -51,7 +51,7 @@ class ControlPort(Protocol):
     async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
         """Join."""
 
-    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_]) -> None:
+    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
         """Say what is needed."""
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
@@ -307,10 +307,12 @@ class Agent:
         await retry_until(trio.current_time() + self._options.sender_timeout_s, fetch)
         return buffer
 
-    async def _tell_need(self, grant: JoinGrant, need: NDArray[np.bool_]) -> None:
+    async def _tell_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
         deadline = trio.current_time() + self._options.sender_timeout_s
         try:
-            await retry_until(deadline, functools.partial(self._control.set_need, grant, need))
+            await retry_until(
+                deadline, functools.partial(self._control.set_need, grant, need, heard_sequence)
+            )
         except JoinRefusedError:
             # A sender that was just started again doesn't know this receiver; its ANNOUNCE ends this wait.
             await trio.sleep(_SILENCE_TOLD_S)

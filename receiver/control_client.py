@@ -25,9 +25,9 @@ from protocol.control_messages import (
     cast_from_json_untrusted,
     casts_from_json_untrusted,
     completion_to_json,
-    encode_need,
     grant_from_json_untrusted,
     join_to_json,
+    need_to_json,
     parse_json_untrusted,
     problem_from_json_untrusted,
 )
@@ -118,12 +118,13 @@ class ControlClient:
         answer = await self._json("POST", f"/casts/{cast_id:08x}/receivers", body=join_to_json(request))
         return grant_from_json_untrusted(answer)
 
-    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_] | None) -> None:
+    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
         """Say what is needed, now that the manifest is there; only then does the sender cast it for this receiver.
 
         Args:
             grant: of the join.
-            need: ``bool[block_count]``; None for all.
+            need: ``bool[block_count]``.
+            heard_sequence: number after the last datagram that was taken into account; None if none was heard.
 
         Raises:
             Unreachable: no answer; saying it again is safe.
@@ -131,7 +132,7 @@ class ControlClient:
             SessionError: the sender doesn't take it.
         """
         await self._json(
-            "PUT", f"{_receiver_path(grant)}/need", body={"need": encode_need(need)}, key=grant.key
+            "PUT", f"{_receiver_path(grant)}/need", body=need_to_json(need, heard_sequence), key=grant.key
         )
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:

@@ -98,7 +98,7 @@ class Incarnation:
         *,
         send_feedback: Callable[[bytes], None],
         fetch_manifest: Callable[[], Awaitable[memoryview]],
-        tell_need: Callable[[NDArray[np.bool_]], Awaitable[None]],
+        tell_need: Callable[[NDArray[np.bool_], int | None], Awaitable[None]],
         on_silence: Callable[[float], None],
         on_standing: Callable[[Cause | None], None],
         limiter_watch: LimiterWatch,
@@ -114,7 +114,8 @@ class Incarnation:
             data: the joined socket.
             send_feedback: unicasts a datagram to the sender; never waits and never raises.
             fetch_manifest: gets the manifest over the control API.
-            tell_need: tells the sender what the target lacks, as far as it is known.
+            tell_need: tells the sender what the target lacks, as far as it is known, and up to which symbol that
+                takes into account what arrived.
             on_silence: told for how long the sender has been silent.
             on_standing: told what makes this machine so slow that it is finished after the others, None when it no
                 longer is.
@@ -334,7 +335,7 @@ class Incarnation:
             self._place_manifest(untold=image.need)
             # Until it has an answer the sender casts no data for this receiver; a scan gives it one.
             if not image.scanning:
-                await self._tell_need(image.need)
+                await self._tell_lacking(image.need)
                 self.session.blocks_missing(np.flatnonzero(image.need))
 
     def _place_manifest(self, untold: NDArray[np.bool_] | None = None) -> None:
@@ -356,8 +357,13 @@ class Incarnation:
         self._pipeline.notice_progress()
         self._wake()
 
+    async def _tell_lacking(self, need: NDArray[np.bool_]) -> None:
+        await self._tell_need(need, self.session.heard_sequence)
+
     async def _scan(self, untold: NDArray[np.int64] | None) -> None:
         notice = self._pipeline.notice_progress
-        scan = TargetScan(self.session, self._image, tell_need=self._tell_need, on_news=notice, untold=untold)
+        scan = TargetScan(
+            self.session, self._image, tell_need=self._tell_lacking, on_news=notice, untold=untold
+        )
         with self._scanning:
             await scan.run()

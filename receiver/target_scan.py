@@ -97,7 +97,7 @@ class TargetScan:
                 return
 
     async def _tell(self) -> None:
-        found = np.concatenate([np.empty(0, np.int64), *self._missing])
+        found = self._session.not_arrived(np.concatenate([np.empty(0, np.int64), *self._missing]))
         self._missing.clear()
         need = np.zeros(self._image.need.size, np.bool_)
         need[found] = True

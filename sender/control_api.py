@@ -36,6 +36,7 @@ from protocol.control_messages import (
     cast_to_json,
     completion_from_json_untrusted,
     grant_to_json,
+    heard_sequence_from_json_untrusted,
     join_from_json_untrusted,
     need_from_json_untrusted,
     parse_json_untrusted,
@@ -142,9 +143,10 @@ class ControlApi:
         receiver, key = self._authorise_untrusted(receiver_id, request)
         document = await self._document_untrusted(request, self._need_body_bytes_max)
         need = need_from_json_untrusted(document, self._manifest.block_count)
+        heard_sequence = heard_sequence_from_json_untrusted(document)
         with self._shared.change() as (session, now):
             _check_key(session, receiver, key)  # it may have joined anew meanwhile
-            session.set_need(receiver, need, now)
+            session.set_need(receiver, need, now, heard_sequence)
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def take_completion(self, receiver_id: int, request: Request) -> Response:

@@ -42,6 +42,7 @@ DECODERS: list[tuple[Callable[[object], object], st.SearchStrategy[object]]] = [
         objects_with(messages.JOIN_FIELDS, "need"),
     ),
     (lambda value: messages.decode_need_untrusted(value, 9), JSON),
+    (messages.heard_sequence_from_json_untrusted, JSON),
 ]
 
 

@@ -264,10 +264,10 @@ class SmallCast:
         self.joins.append(request)
         return sender.join(request, trio.current_time())
 
-    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_]) -> None:
+    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
         sender = await self._answering()
         sender.check_key(grant.receiver_id, grant.key)
-        sender.set_need(grant.receiver_id, need, trio.current_time())
+        sender.set_need(grant.receiver_id, need, trio.current_time(), heard_sequence)
 
     async def manifest(self, cast_id: CastId, into: memoryview) -> None:
         await self._answering()

@@ -85,7 +85,7 @@ def test_a_receiver_joins_says_its_need_and_reports_its_completion(tmp_path: Pat
 
         need = np.array([True, False, True, True, True, True])
         path = f"{CAST}/receivers/{grant.receiver_id}"
-        body = json.dumps({"need": messages.encode_need(need)}).encode()
+        body = json.dumps(messages.need_to_json(need, None)).encode()
         response = await client.put(f"{path}/need", content=body, headers=authorization)
         assert response.status_code == 204
         assert record.state is ReceiverState.RECEIVING

@@ -143,12 +143,13 @@ async def test_join_need_and_completion(server: Server) -> None:
     server.answers[f"{base}/3/need"] = (204, b"")
     server.answers[f"{base}/3/completion"] = (204, b"")
     assert await server.client.join(CAST.cast_id, REQUEST) == GRANT
-    await server.client.set_need(GRANT, np.ones(4, np.bool_))
+    await server.client.set_need(GRANT, np.ones(4, np.bool_), 77)
     await server.client.complete(GRANT, completion())
     methods = [request[0] for request in server.requests]
     assert methods == ["POST", "PUT", "POST"]
     assert "Authorization" not in server.requests[0][2]
     assert server.requests[1][2]["Authorization"] == f"Bearer {GRANT.key.hex()}"
+    assert json.loads(server.requests[1][3])["heard_sequence"] == 77
     assert json.loads(server.requests[2][3])["success"] is True
 
 

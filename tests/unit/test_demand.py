@@ -147,3 +147,22 @@ def test_a_nack_for_a_block_that_is_being_sent_waits() -> None:
     segments = SegmentList(30)
     sequence = demand.plan_pass(segments, 0, lambda _: 0, 3)
     assert demand.nack(0, 3, 1, sequence) == 0
+
+
+def test_what_was_sent_since_its_asker_listened_is_not_sent_again() -> None:
+    """A room that scans at different speeds finds the same blocks missing at different moments."""
+    demand = _demand(4, 4, 4, 4)
+    demand.want(np.array([True, True, False, False]))
+    _, sequence = _plan(demand)
+    demand.want(np.array([True, True, True, False]), heard_sequence=4)
+    assert _plan(demand, sequence)[0] == [(0, 0, 2, 0, 4), (0, 1, 0, 0, 4)]
+
+
+def test_a_block_that_is_being_sent_is_not_sent_again_to_who_asks_meanwhile() -> None:
+    demand = _demand(6)
+    demand.want(None)
+    _, sequence = _plan(demand, room=3)
+    demand.want(None, heard_sequence=2)
+    rows, _ = _plan(demand, sequence)
+    assert rows == [(0, 0, 0, 3, 3)]
+    assert demand.idle
