@@ -123,38 +123,68 @@ def _ntfs_head(read: Read) -> FilesystemHead:
     return FilesystemHead(sector_count * sector_bytes, cluster_sectors * sector_bytes)
 
 
-def _fat_head(read: Read) -> FilesystemHead:
+@dataclasses.dataclass(frozen=True, slots=True)
+class FatGeometry:
+    """Where a FAT filesystem has what."""
+
+    size_bytes: int
+    fat_offset: int
+    fat_bytes: int
+    fat_count: int
+    data_offset: int
+    cluster_bytes: int
+    cluster_count: int
+    entry_bits: int
+    """12, 16 or 32."""
+
+
+def fat_geometry(read: Read) -> FatGeometry:
+    """From the boot sector (Microsoft's FAT specification 1.03, pages 9 to 17).
+
+    Raises:
+        UsageUnknownError: it is damaged, or has features that aren't known here.
+    """
     data = read(0, 512)
     sector_bytes, cluster_sectors, reserved, fat_count, root_entries, sectors = struct.unpack_from(
         "<HBHBHH", data, 11
     )
     (fat_sectors,) = struct.unpack_from("<H", data, 22)
+    if not (sector_bytes and cluster_sectors and fat_count):
+        raise UsageUnknownError(_DAMAGED)
     wide = fat_sectors == 0  # FAT32
     if wide:
-        (fat_sectors,) = struct.unpack_from("<I", data, 36)
+        fat_sectors, flags = struct.unpack_from("<IH", data, 36)
+        if flags & 0x80:
+            raise UsageUnknownError("only one of its allocation tables is in use")
     if not sectors:
         (sectors,) = struct.unpack_from("<I", data, 32)
-    if not (sector_bytes and cluster_sectors):
-        raise UsageUnknownError(_DAMAGED)
     data_sector = reserved + fat_count * fat_sectors + -(-root_entries * 32 // sector_bytes)
-    clusters = (sectors - data_sector) // cluster_sectors
-    first_entries = read(reserved * sector_bytes, 8).ljust(8, b"\0")
+    cluster_count = (sectors - data_sector) // cluster_sectors
+    entry_bits = 32 if wide else 12 if cluster_count < 4085 else 16
+    if cluster_count < 1 or (cluster_count + 2) * entry_bits > fat_sectors * sector_bytes * 8:
+        raise UsageUnknownError(_DAMAGED)
+    return FatGeometry(
+        sectors * sector_bytes,
+        reserved * sector_bytes,
+        fat_sectors * sector_bytes,
+        fat_count,
+        data_sector * sector_bytes,
+        cluster_sectors * sector_bytes,
+        cluster_count,
+        entry_bits,
+    )
+
+
+def _fat_head(read: Read) -> FilesystemHead:
+    fat = fat_geometry(read)
+    second_entry = read(fat.fat_offset, 8)[fat.entry_bits // 8 : fat.entry_bits // 4]
     # The second entry's highest bits are Windows's marks of a clean volume without disk errors, the byte in the boot
     # sector is what Linux sets while it is mounted. FAT12 has only the latter.
-    if wide:
-        clean = int.from_bytes(first_entries[4:8], "little") >> 26 & 3 == 3
-    elif clusters >= 4085:
-        clean = int.from_bytes(first_entries[2:4], "little") >> 14 == 3
-    else:
-        clean = True
-    if not clean or data[65 if wide else 37] & 1:
+    marks = int.from_bytes(second_entry, "little") >> {12: 0, 16: 14, 32: 26}[fat.entry_bits] & 3
+    if (fat.entry_bits > 12 and marks != 3) or read(65 if fat.entry_bits == 32 else 37, 1) != b"\0":
         raise UsageUnknownError(_UNCLEAN)
-    return FilesystemHead(
-        sectors * sector_bytes,
-        cluster_sectors * sector_bytes,
-        max(0, clusters) * cluster_sectors * sector_bytes,
-        ((0, data_sector * sector_bytes),),
-    )
+    free_bytes = fat.cluster_count * fat.cluster_bytes
+    return FilesystemHead(fat.size_bytes, fat.cluster_bytes, free_bytes, ((0, fat.data_offset),))
 
 
 def _exfat_head(read: Read) -> FilesystemHead:
