@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.block_codec import BlockDecoder, block_hash
-from protocol.errors import ImageDamagedError
+from protocol.errors import ImageDamagedError, VerificationError
 from protocol.manifest import BlockKind, Manifest
 from receiver.busy_clock import BusyClock
 from receiver.disk.commit import CommitLast
-from receiver.disk.scan import worth_scanning
+from receiver.disk.scan import any_right, worth_scanning
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
 from receiver.target import Target, require_compatible
@@ -93,6 +93,14 @@ class BlockSink:
             StorageError: the disk couldn't be read.
         """
         return worth_scanning(self.target.read_back, self._verifier, self.manifest, rng)
+
+    def any_right(self, blocks: NDArray[np.int64], rng: random.Random) -> bool:
+        """Whether the target seems to hold any of ``blocks`` (ascending).
+
+        Raises:
+            StorageError: the disk couldn't be read.
+        """
+        return any_right(blocks, self._verifier, rng)
 
     def zero(self, blocks: NDArray[np.int64]) -> None:
         """Make ``blocks`` (ascending, of kind ZERO) read as zeros.
@@ -203,23 +211,49 @@ class BlockSink:
         """
         self.target.sync()
 
-    def verify(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+    def verify(self, blocks: NDArray[np.int64], threads: int = 1) -> NDArray[np.int64]:
         """Those of ``blocks`` (ascending, distinct) that read back wrong past the page cache; call :meth:`sync` first.
+
+        Args:
+            blocks: block numbers.
+            threads: how many read and hash at the same time.
 
         Raises:
             StorageError: the disk couldn't be read, or the target is poisoned.
         """
         self.target.check()
-        return self._verifier.verify_blocks(blocks)
+        return self._verifier.verify_blocks(blocks, threads=threads)
 
-    def commit(self) -> None:
+    def commit(self, *, reread: bool = False) -> None:
         """Write what was held back, last of all, and verify it; nothing to do if the target wasn't changed.
 
+        Args:
+            reread: a block read back wrong at first. Its bytes may have landed on another that was right before, so
+                all are read once more.
+
         Raises:
-            StorageError: it failed, or reads back wrong; the target is marked as incomplete again.
+            VerificationError: a block read back wrong twice, or isn't right any more; the target is marked as
+                incomplete.
+            StorageError: it failed; the target is marked as incomplete.
         """
         if not self.commit_last.due:
             return
-        unused = np.flatnonzero(self.manifest.kind == BlockKind.UNUSED)
-        self._writer.discard_blocks(unused)  # a disk that knows what needn't be kept lives longer
-        self.commit_last.commit()
+        self.commit_last.begin()
+        kind = self.manifest.kind
+        self._writer.discard_blocks(
+            np.flatnonzero(kind == BlockKind.UNUSED)
+        )  # a disk that knows lives longer
+        used = np.flatnonzero(kind != BlockKind.UNUSED)
+        if reread:
+            self._require_right(np.setdiff1d(used, self.commit_last.blocks, assume_unique=True))
+        self.commit_last.commit(lambda: self._require_right(used))
+
+    def _require_right(self, blocks: NDArray[np.int64]) -> None:
+        wrong = self.verify(blocks)
+        if wrong.size:
+            block = int(wrong[0])
+            raise VerificationError(
+                f"{self.target.path}: block {block} (byte {block * self.manifest.block_bytes}) was right and isn't any "
+                "more: the disk wrote there what belongs elsewhere; the target is incomplete: replace the disk, or "
+                "check its cable and this machine's memory"
+            )

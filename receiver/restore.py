@@ -74,7 +74,7 @@ def restore(
         progress.advance(sink.bytes_written)
         written = np.setdiff1d(missing, sink.commit_last.blocks, assume_unique=True)
         rewritten_count = _verify_written(image, sink, written, progress)
-        sink.commit()
+        sink.commit(reread=rewritten_count > 0)
         fitted = fit(target, manifest, options.fit)
         mode = target.readback_mode
         kept_bytes = _raw_bytes_of(manifest, _used_blocks(manifest)) - _raw_bytes_of(manifest, missing)

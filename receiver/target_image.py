@@ -25,6 +25,10 @@ from receiver.target_options import DEFAULTS, TargetOptions
 ZERO_STEP_BYTES: Final = 256 * MIB
 """Zeroed and verified in one step, after which the agent can still be stopped."""
 
+VERIFY_THREADS: Final = 2
+"""That read back what was written. One falls behind the writers at 1 GB/s: its reads queue behind several of theirs,
+and the disk has none of its own while it hashes."""
+
 SCAN_STEP_BYTES: Final = 32 * MIB
 """Read in one step: 0.3 s of a hard disk, so that what it finds is soon told."""
 
@@ -189,6 +193,15 @@ class TargetImage:
         assert self._sink is not None
         return self._sink.verify(blocks)
 
+    def seems_empty(self, blocks: NDArray[np.int64]) -> bool:
+        """Whether none of a few of ``blocks`` (ascending) is on the target: the rest needn't be read. Blocks.
+
+        Raises:
+            StorageError: the target can't be read.
+        """
+        assert self._sink is not None
+        return not self._sink.any_right(blocks, self._rng)
+
     def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[Outcome]:
         """Decode, check and write some blocks. Blocks.
 
@@ -216,7 +229,7 @@ class TargetImage:
         """
         assert self._sink is not None
         self._sink.sync()
-        return self._sink.verify(blocks)
+        return self._sink.verify(blocks, VERIFY_THREADS)
 
     def zero_step(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Zero the next zero blocks and verify them. Blocks.
@@ -243,17 +256,20 @@ class TargetImage:
         """
         assert self._sink is not None
         assert self.manifest is not None
-        self._sink.commit()
+        self._sink.commit(reread=self.blocks_rewritten_count > 0)
         self.fitted = fit(self._target, self.manifest, self._options.fit)
 
     # -- results ----------------------------------------------------------------------------------------------
 
-    def next_scan_step(self, start: int) -> NDArray[np.int64]:
-        """The next unscanned blocks from ``start`` on, ascending; empty when there are none."""
-        assert self.manifest is not None
-        count = max(1, SCAN_STEP_BYTES // self.manifest.block_bytes)
-        blocks: NDArray[np.int64] = start + np.flatnonzero(self.unscanned[start:])[:count]
+    def unscanned_from(self, start: int) -> NDArray[np.int64]:
+        """The unscanned blocks from ``start`` on, ascending."""
+        blocks: NDArray[np.int64] = start + np.flatnonzero(self.unscanned[start:])
         return blocks
+
+    def next_scan_step(self, start: int) -> NDArray[np.int64]:
+        """The next of them, as many as are read in one step; empty when there are none."""
+        assert self.manifest is not None
+        return self.unscanned_from(start)[: max(1, SCAN_STEP_BYTES // self.manifest.block_bytes)]
 
     def mark_held(self, blocks: NDArray[np.int64]) -> None:
         """The target holds these blocks: of unscanned ones nothing more is to be done."""

@@ -10,6 +10,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from protocol.constants import GIB
 from protocol.receiver_session import ReceiverSession
 from receiver.target_image import TargetImage
 
@@ -21,6 +22,11 @@ TELL_FIRST_S: Final = 0.25
 
 TELL_INTERVAL_MAX_S: Final = 4.0
 """Then at growing intervals up to this: a need-bitmap of a large image has some 100 KiB, times all receivers."""
+
+
+FRUITLESS_BYTES: Final = GIB
+"""After so much of which nothing was right, a few blocks of what follows are tried: where an earlier run was cut short,
+the rest of the disk holds nothing of the image, and reading it would only hold up writing."""
 
 
 class TargetScan:
@@ -49,6 +55,7 @@ class TargetScan:
         self._tell_need = tell_need
         self._on_news = on_news
         self._cursor = 0
+        self._fruitless_bytes = 0
         self._missing: list[NDArray[np.int64]] = [] if untold is None else [untold]
         self._over = trio.Event()
 
@@ -71,6 +78,16 @@ class TargetScan:
     async def _read(self, limiter: trio.CapacityLimiter) -> None:
         image = self._image
         while (blocks := image.next_scan_step(self._cursor)).size:
+            if self._fruitless_bytes >= FRUITLESS_BYTES:
+                self._fruitless_bytes = 0
+                rest = image.unscanned_from(self._cursor)
+                if await trio.to_thread.run_sync(image.seems_empty, rest, limiter=limiter):
+                    # What other tasks have begun to read is left to them.
+                    rest = rest[image.unscanned[rest] & (rest >= self._cursor)]
+                    self._cursor = image.need.size
+                    self._take(rest[:0], rest)
+                    return
+                continue
             self._cursor = int(blocks[-1]) + 1
             missing = await trio.to_thread.run_sync(image.scan, blocks, limiter=limiter)
             # What came meanwhile is written whatever was there.
@@ -78,6 +95,9 @@ class TargetScan:
             self._take(held[image.unscanned[held]], missing[image.unscanned[missing]])
 
     def _take(self, held: NDArray[np.int64], missing: NDArray[np.int64]) -> None:
+        assert self._image.manifest is not None
+        scanned_bytes = missing.size * self._image.manifest.block_bytes
+        self._fruitless_bytes = 0 if held.size else self._fruitless_bytes + scanned_bytes
         self._session.blocks_held(held)
         self._image.mark_held(held)
         self._image.mark_missing(missing)

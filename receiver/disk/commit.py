@@ -3,13 +3,13 @@
 ::
 
     first change of the target     everything else          all verified
-    ──────────────────────────     ───────────────          ────────────────────────────────────────────
-    mark in the first sector,      written, read back       held blocks but the first ─► flush ─► read back
-    both edges wiped, flushed                               first block but 4 KiB     ─► flush
-                                                            its first 4 KiB           ─► flush ─► read back
+    ──────────────────────────     ───────────────          ─────────────────────────────────────────────────
+    mark in the first sector,      written, read back       held blocks but the first      ─► flush ─► read back
+    both edges wiped, flushed                               first block, still with mark   ─► flush
+                                                            its first page, without it     ─► flush ─► read back
 
-A power cut leaves the mark, or the whole image: the last write is one page of the first block, which holds the
-partition table or boot sector, and a disk writes at least a sector of it as a whole.
+A power cut leaves the mark, or the whole image: what the last write changes is one sector, which holds the partition
+table or boot sector, and a disk writes a sector as a whole. Pages are written because some disks take nothing less.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EDGE_BYTES: Final = MIB
 """What is wiped at both ends: partition tables, boot loaders behind them, backup tables, RAID superblocks."""
 
 _FIRST_BYTES: Final = 4096
-"""Written last of all: the largest sector, and the page that holds partition table and GPT header."""
+"""Written last of all: the largest sector, and what any disk takes past the page cache."""
 
 READ_BACK_FAILURES_MAX: Final = 2
 """Times that a block may read back wrong: once may be a bit that fell over, twice is a disk that can't be trusted."""
@@ -94,6 +94,8 @@ class CommitLast:
         right = np.setdiff1d(self.blocks, self._verifier.verify_blocks(self.blocks), assume_unique=True)
         right_and_stored = right[self._manifest.stored_mask[right]]
         for block in right_and_stored.tolist():
+            if not self._is_wiped(block):
+                continue
             raw = memoryview(bytearray(self._manifest.raw_length(block)))
             self._verifier.read_block(block, raw)
             self._held[block] = raw
@@ -129,19 +131,27 @@ class CommitLast:
 
     def _lay_mark(self) -> None:
         """On the disk before anything else is touched."""
-        manifest = self._manifest
-        mark = build_marker(Marker(manifest.image_id, manifest.name, manifest.raw_bytes))
-        length = min(_FIRST_BYTES, manifest.raw_bytes)
+        length = min(_FIRST_BYTES, self._manifest.raw_bytes)
         with self._writer.borrow_buffer() as buffer:
-            buffer[:length] = mark[:length].ljust(length, b"\0")
+            buffer[:length] = self._mark()[:length].ljust(length, b"\0")
             self._writer.write(0, buffer[:length])
         self._target.sync()
 
-    def commit(self) -> None:
+    def _mark(self) -> bytes:
+        """As much of it as the image has room for."""
+        manifest = self._manifest
+        mark = build_marker(Marker(manifest.image_id, manifest.name, manifest.raw_bytes))
+        return mark[: manifest.raw_bytes]
+
+    def commit(self, require_all_right: Callable[[], None]) -> None:
         """Write the held blocks, the first page last, and read all of them back; every other block is verified.
 
+        Args:
+            require_all_right: reads all blocks once more and raises ``VerificationError`` if one isn't right; called
+                if one of the held ones read back wrong at first, since its bytes may have landed on another.
+
         Raises:
-            VerificationError: a block read back wrong twice; the mark is there again.
+            VerificationError: a block read back wrong twice, or isn't right any more; the mark is there again.
             StorageError: final, the target is poisoned; the mark is there again if the disk still takes it.
         """
         self.begin()
@@ -151,6 +161,8 @@ class CommitLast:
             ]
             self._write_until_right(np.array([block for block in rest if block], np.int64), self._write_whole)
             self._write_until_right(np.zeros(1, np.int64), self._write_first)
+            if self.rewritten_count:
+                require_all_right()
         except StorageError:
             self._mark_again()
             raise
@@ -178,8 +190,11 @@ class CommitLast:
         self._write_held(block, 0, self._manifest.raw_length(block))
 
     def _write_first(self, block: int) -> None:
-        length = self._manifest.raw_length(block)
-        self._write_held(block, _FIRST_BYTES, length)
+        length, mark = self._manifest.raw_length(block), self._mark()
+        with self._writer.borrow_buffer() as buffer:
+            buffer[:length] = self._held[block]
+            buffer[: len(mark)] = mark
+            self._writer.write(0, buffer[:length])
         self._target.sync()
         self._write_held(block, 0, min(_FIRST_BYTES, length))
 
@@ -192,10 +207,8 @@ class CommitLast:
 
     def _mark_again(self) -> None:
         """By the shortest way, since the target may be poisoned: it promises nothing, and nothing depends on it."""
-        manifest = self._manifest
-        mark = build_marker(Marker(manifest.image_id, manifest.name, manifest.raw_bytes))
         with contextlib.suppress(OSError):
-            os.pwrite(self._target.fd, mark[: manifest.raw_bytes], 0)
+            os.pwrite(self._target.fd, self._mark(), 0)
             os.fdatasync(self._target.fd)
 
 

@@ -38,7 +38,9 @@ from receiver.disk.fit_filesystem import (
     SLACK_BYTES,
     check_size,
     filesystem_bytes_untrusted,
+    forget_btrfs,
     has_driver,
+    nodes_of_disk,
 )
 from receiver.disk.fit_loop import loop_device
 from receiver.disk.fit_programs import PACKAGES, StepError, Undisturbed, missing_programs, require_programs
@@ -106,7 +108,7 @@ def _check_kind(options: FitOptions, target: Target) -> None:
         raise TargetError(
             f"{target.path} is a file, which becomes as long as the image: {wished} is for disks; nothing was written"
         )
-    if options.efi_label is not None and _is_partition(target):
+    if options.efi_label is not None and target.is_partition:
         raise TargetError(
             f"{target.path} is a partition: a boot entry is for a whole disk; nothing was written"
         )
@@ -140,11 +142,6 @@ def _has_room(target: Target, manifest: Manifest) -> bool:
 
 def _has_gpt_to_move(target: Target, manifest: Manifest, layout: DiskLayout) -> bool:
     return layout.table is TableKind.GPT and target.size_bytes > manifest.raw_bytes
-
-
-def _is_partition(target: Target) -> bool:
-    number = os.fstat(target.fd).st_rdev
-    return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/partition").exists()
 
 
 def fit(
@@ -220,7 +217,7 @@ class _Fit:
     def run(self) -> list[str]:
         layout = self._read_layout()
         try:
-            if layout.table is TableKind.GPT:
+            if _has_gpt_to_move(self._target, self._manifest, layout):
                 self._move_backup(layout)
                 layout = self._read_layout()
             if self._options.efi_label is not None:
@@ -246,11 +243,11 @@ class _Fit:
     def _read_layout(self) -> DiskLayout:
         return fit_table.read_layout(self._target.read_back, self._target.sector_bytes)
 
-    def _ends(self, layout: DiskLayout) -> fit_table.GptEnds:
-        return fit_table.read_gpt_ends_untrusted(self._read, self._target.size_bytes, layout.sector_bytes)
+    def _has_backup_at_end(self, layout: DiskLayout) -> bool:
+        return fit_table.has_backup_at_end_untrusted(self._read, self._target.size_bytes, layout.sector_bytes)
 
     def _move_backup(self, layout: DiskLayout) -> None:
-        if self._ends(layout).backup_at_end:
+        if self._has_backup_at_end(layout):
             return
         with self._step("moving the backup partition table"):
             if layout.sector_bytes != self._target.sector_bytes:
@@ -259,7 +256,7 @@ class _Fit:
                 )
             fit_table.move_backup(self._disk)
             self._target.sync()
-            if not self._ends(layout).backup_at_end or self._read_layout().partitions != layout.partitions:
+            if not self._has_backup_at_end(layout) or self._read_layout().partitions != layout.partitions:
                 raise StepError("sfdisk reported success, but what is read back from the disk isn't right")
             fit_table.check_table(self._disk)
         self._done.append("The backup of the partition table was moved to the end of the disk.")
@@ -277,8 +274,11 @@ class _Fit:
                 return
             with self._step("growing the last partition"):
                 raise StepError(obstacle)
-        ends = self._ends(layout).usable_stop_bytes if layout.table is TableKind.GPT else None
-        growth = fit_table.plan_growth(layout, self._target.size_bytes, usable_stop_bytes=ends)
+        growth = fit_table.plan_growth(
+            layout,
+            self._target.size_bytes,
+            usable_stop_bytes=fit_table.usable_stop_bytes_untrusted(self._read, layout.sector_bytes),
+        )
         old_bytes = filesystem_bytes_untrusted(self._reader(growth), growth.filesystem)
         if not growth.grows_partition and old_bytes > growth.size_bytes - SLACK_BYTES:
             return
@@ -294,6 +294,8 @@ class _Fit:
             with self._step(f"growing {growth.name}"):
                 self._grow_partition(layout, growth)
         with self._step(f"growing the filesystem of {growth.name}", _HARMED):
+            if growth.filesystem == "btrfs":
+                forget_btrfs(*nodes_of_disk(os.fstat(self._target.fd).st_rdev))
             with self._loop(growth) as device:
                 grower.grow(device)
             self._target.sync()

@@ -20,7 +20,9 @@ written anew, and the filesystem grown anew.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +33,7 @@ from protocol.constants import MIB
 from protocol.partition_table import Read
 from protocol.units import format_bytes
 from receiver.disk.fit_mount import mounted_privately
-from receiver.disk.fit_programs import FILESYSTEM_TIME_LIMIT_S, StepError, run_program
+from receiver.disk.fit_programs import FILESYSTEM_TIME_LIMIT_S, MOUNT_TIME_LIMIT_S, StepError, run_program
 
 SLACK_BYTES: Final = 16 * MIB
 """What a grown filesystem may leave at the end of its partition: ext leaves out a last group too small for its tables,
@@ -93,9 +95,25 @@ def _grow_btrfs(device: Path) -> None:
             _run("btrfs", "filesystem", "resize", f"{members[0]}:max", point)
     finally:
         # The kernel remembers where it saw which filesystem, and would look for this one on the loop device.
-        run_program(
-            ["btrfs", "device", "scan", "--forget", device], time_limit_s=60.0, right_codes=range(256)
-        )
+        forget_btrfs(device)
+
+
+def forget_btrfs(*devices: Path) -> None:
+    """Let the kernel forget that it saw btrfs there.
+
+    It takes the copy of the higher generation for the right one: last week's, if the same image was on this disk then
+    and has been used since.
+    """
+    for device in devices:
+        with contextlib.suppress(StepError):  # it says so when it never saw one there
+            run_program(["btrfs", "device", "scan", "--forget", device], time_limit_s=MOUNT_TIME_LIMIT_S)
+
+
+def nodes_of_disk(number: int) -> list[Path]:
+    """The device nodes of a block device and of the partitions that the kernel still believes it to have."""
+    directory = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    names = [directory.resolve().name, *(path.parent.name for path in directory.glob("*/partition"))]
+    return [Path("/dev", name.replace("!", "/")) for name in names]
 
 
 def _after_btrfs(device: Path) -> None:

@@ -32,7 +32,7 @@ def mounted_privately(device: Path, filesystem: str, *options: str) -> Iterator[
         raise StepError(f"no private mount namespace can be made: {os.strerror(ctypes.get_errno())}")
     # Or else a shared root would show the mount to everybody.
     run_program(["mount", "--make-rprivate", "/"], time_limit_s=MOUNT_TIME_LIMIT_S)
-    directory = tempfile.mkdtemp(prefix="diskcast-")
+    directory = tempfile.mkdtemp(prefix="diskcast-fit-")
     try:
         all_options = ",".join(("nosuid", "nodev", "noexec", *options))
         argv: list[str | Path] = ["mount", "-t", filesystem, "-o", all_options, device, directory]

@@ -114,7 +114,7 @@ def run_program(
     name = str(argv[0])
     path = find_program(name)
     if path is None:
-        raise StepError(f"{name} isn't installed (Debian package {PACKAGES[name]})")
+        raise StepError(f"{name} isn't installed (Debian package {PACKAGES.get(name, name)})")
     try:
         process = subprocess.Popen(
             [path, *map(str, argv[1:])],

@@ -183,27 +183,18 @@ def read_layout(read_back: ReadBack, sector_bytes: int) -> DiskLayout:
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class GptEnds:
-    """What a GPT's first header says of the disk's end."""
-
-    backup_at_end: bool
-    """The header's copy is in the disk's last sector, right, and the first header says so."""
-    usable_stop_bytes: int
-    """Where the last sector for partitions ends."""
-
-
-def read_gpt_ends_untrusted(read: Read, size_bytes: int, sector_bytes: int) -> GptEnds:
-    """Where a GPT that was already parsed ends, and whether that is the disk's end."""
+def has_backup_at_end_untrusted(read: Read, size_bytes: int, sector_bytes: int) -> bool:
+    """Whether a GPT's backup is in the disk's last sector, right, and the first header says so."""
     last_sector = size_bytes // sector_bytes - 1
     first = _gpt_header_untrusted(read, 1, sector_bytes)
-    if first is None:
-        return GptEnds(backup_at_end=False, usable_stop_bytes=0)
-    backup_sector, usable_stop_bytes = first
-    at_end = (
-        backup_sector == last_sector and _gpt_header_untrusted(read, last_sector, sector_bytes) is not None
-    )
-    return GptEnds(at_end, min(size_bytes, usable_stop_bytes))
+    copy = _gpt_header_untrusted(read, last_sector, sector_bytes)
+    return first is not None and first[0] == last_sector and copy is not None
+
+
+def usable_stop_bytes_untrusted(read: Read, sector_bytes: int) -> int | None:
+    """Where the last sector that a GPT has for partitions ends; None if its first header isn't right."""
+    first = _gpt_header_untrusted(read, 1, sector_bytes)
+    return first[1] if first else None
 
 
 def _gpt_header_untrusted(read: Read, sector: int, sector_bytes: int) -> tuple[int, int] | None:

@@ -42,8 +42,15 @@ def worth_scanning(read_back: ReadBack, verifier: Verifier, manifest: Manifest, 
     if marker is not None and marker.image_id == manifest.image_id:
         return True
     stored = np.flatnonzero(manifest.stored_mask)
-    if stored.size == 0:
-        return True
-    sample = np.array(sorted(rng.sample(range(stored.size), min(SAMPLE_COUNT, stored.size))), np.int64)
-    blocks: NDArray[np.int64] = stored[sample]
-    return verifier.verify_blocks(blocks).size < blocks.size
+    return stored.size == 0 or any_right(stored, verifier, rng)
+
+
+def any_right(blocks: NDArray[np.int64], verifier: Verifier, rng: random.Random) -> bool:
+    """Whether one of a few random ``blocks`` (ascending) is on the target as it should be.
+
+    Raises:
+        StorageError: the disk couldn't be read.
+    """
+    places = sorted(rng.sample(range(blocks.size), min(SAMPLE_COUNT, blocks.size)))
+    sample: NDArray[np.int64] = blocks[places]
+    return verifier.verify_blocks(sample).size < sample.size

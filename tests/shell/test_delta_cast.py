@@ -18,7 +18,7 @@ from protocol.block_assembly import AssembledBlock
 from protocol.errors import StorageError
 from protocol.incomplete_marker import Marker, build_marker, parse_marker_untrusted
 from protocol.manifest import BlockKind
-from receiver import target_image
+from receiver import target_image, target_scan
 from receiver.block_sink import Outcome
 from receiver.target_image import TargetImage
 from receiver.target_options import TargetOptions
@@ -199,6 +199,29 @@ async def test_after_a_cut_the_same_command_goes_on(
     assert cast.path.read_bytes() == cast.image.raw
     lacking = np.flatnonzero(missing & cast.image.manifest.stored_mask).tolist()
     assert cast.image_symbols_sent == symbols_of(cast, lacking)
+
+
+async def test_where_an_earlier_run_ended_it_stops_looking(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target_scan, "FRUITLESS_BYTES", 16 * BLOCK_BYTES)
+    manifest = cast.image.manifest
+    content = bytearray(random.Random(5).randbytes(len(cast.image.raw)))
+    content[: 30 * BLOCK_BYTES] = cast.image.raw[: 30 * BLOCK_BYTES]
+    content[:512] = build_marker(Marker(manifest.image_id, "small", manifest.raw_bytes))
+    cast.path.write_bytes(content)
+    looked_at: list[int] = []
+
+    class Looked(TargetImage):
+        def scan(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+            looked_at.extend(blocks.tolist())
+            return super().scan(blocks)
+
+    cast.start_sender()
+    reception = await cast.receive(Looked)
+    assert cast.path.read_bytes() == cast.image.raw
+    assert reception.status.scanned_share == 1.0
+    assert max(looked_at) < BLOCK_COUNT - EDGE_COUNT - 4, "the rest isn't read"
 
 
 class Faulty(TargetImage):
