@@ -59,7 +59,7 @@ BLOCK_BYTES_DEFAULT = 256 * KIB
 buffers are four times finer."""
 
 BLOCK_COUNT_MAX = 2**28
-"""64 TiB of 256 KiB blocks; the manifest of that many rows is 18 GiB and is still only mapped, not read."""
+"""64 TiB of 256 KiB blocks; the manifest of that many rows is 18 GiB and is never held, only read as it is needed."""
 
 IMAGE_BYTES_MAX = 64 * TIB
 

@@ -1,6 +1,6 @@
 """Fixed little-endian records of the image file, each packed from one annotated dataclass.
 
-The file is little-endian where the wire is big-endian: its columns are mapped and used in place as numpy arrays on
+The file is little-endian where the wire is big-endian: its columns are used in place as numpy arrays on
 the machines that diskcast runs on.
 """
 

@@ -230,7 +230,7 @@ class _Cast:
         feedback = FeedbackPort(self._sockets.feedback, self._shared)
         self._blocks = BlockLoader(self._image, parameters)
         encoder = Encoder(parameters, self._shared, self._blocks, self._queue)
-        api = ControlApi(self._shared, parameters, self._image.manifest)
+        api = ControlApi(self._shared, parameters, self._image.manifest, self._fail)
         server = ControlServer(api.application(), self._sockets.control)
         rivals = RivalWatch(
             self._sockets.announcements, parameters, on_conflict=self._fail, on_foreign=self._reporter.note

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -42,7 +43,7 @@ from protocol.control_messages import (
     parse_json_untrusted,
     problem_to_json,
 )
-from protocol.errors import JoinRefusedError, ProtocolError
+from protocol.errors import DiskcastError, JoinRefusedError, ProtocolError
 from protocol.json_fields import HexBytes
 from protocol.manifest import Manifest
 from protocol.sender_session import SenderSession
@@ -67,9 +68,23 @@ _KEY: Final = HexBytes(RECEIVER_KEY_BYTES)
 class ControlApi:
     """The endpoints of one running cast."""
 
-    def __init__(self, shared: SharedSession, parameters: CastParameters, manifest: Manifest) -> None:
-        """Serve the cast of ``parameters`` and ``manifest``, whose session is ``shared``."""
+    def __init__(
+        self,
+        shared: SharedSession,
+        parameters: CastParameters,
+        manifest: Manifest,
+        on_failure: Callable[[DiskcastError], None] = lambda _error: None,
+    ) -> None:
+        """Serve the cast of ``parameters`` and ``manifest``, whose session is ``shared``.
+
+        Args:
+            shared: the session.
+            parameters: the cast's.
+            manifest: the image's.
+            on_failure: called in the event loop when the manifest can't be read any more, which ends the cast.
+        """
         self._shared = shared
+        self._on_failure = on_failure
         self._parameters = parameters
         self._manifest = manifest
         # base64 makes four characters of three octets; zlib adds a little to bits that it can't shorten.
@@ -162,15 +177,16 @@ class ControlApi:
     # -- inside -----------------------------------------------------------------------------------------------
 
     async def _manifest_piece(self, part: slice) -> memoryview:
-        """A part of the manifest, waited for beside the event loop if it is read from the image's disk.
-
-        A read that fails ends the response early: the receiver asks again, and the cast itself soon meets the same.
-        """
+        """A part of the manifest, waited for beside the event loop if it is read from the image's disk."""
         data = self._manifest.data
         if isinstance(data, memoryview):
             return data[part]
         async with self._manifest_reads:
-            return await start_blocking_call(lambda: data[part], "manifest")
+            try:
+                return await start_blocking_call(lambda: data[part], "manifest")
+            except DiskcastError as error:
+                self._on_failure(error)
+                raise  # there is no other way to end a response that has begun
 
     def _description(self) -> JsonObject:
         with self._shared.look() as (session, _now):
@@ -234,6 +250,7 @@ class ControlServer(uvicorn.Server):
             )
         )
         self._listener = listener
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     async def run_until_stopped(self) -> None:
         """Serve until :meth:`stop`; running requests are finished first."""
@@ -250,6 +267,11 @@ class ControlServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave SIGINT and SIGTERM alone: the cast has its own way to end."""
         yield
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's log says what the cast doesn't say itself."""
+    return not (record.exc_info and isinstance(record.exc_info[1], DiskcastError))
 
 
 def _check_key(session: SenderSession, receiver_id: ReceiverId, key: bytes) -> None:

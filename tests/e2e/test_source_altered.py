@@ -16,18 +16,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protocol.constants import CONTROL_PORT_DEFAULT, MIB
+from protocol.constants import CONTROL_PORT_DEFAULT, GIB, MIB
 from protocol.errors import (
     EXIT_INTERRUPTED,
     CastCancelledError,
     CastFailedError,
     DiskcastError,
     ImageChangedError,
+    NotEnoughReceiversError,
     SourceError,
     StorageError,
 )
 from protocol.image_format import PAGE_BYTES
-from sender.image_file import ImageFile
+from sender.image_file import MANIFEST_IN_MEMORY_BYTES_MAX, ImageFile
 from tests.bench.measurement import first_difference
 from tests.lab import Network, Program, diskcast, receive, run, send
 from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
@@ -317,6 +318,46 @@ def test_ctrl_c_ends_a_cast_whose_file_server_is_gone(
         assert_failed(agent, CastCancelledError)
     assert "hasn't returned" in sender.wait_event("note", 0.0)["text"]
     assert not sender.stderr_text()
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+SENDER_BYTES_MAX = 400 * 10**6
+
+
+def pack_sparse(folder: Path, raw_bytes: int) -> Path:
+    """An image of a thin disk; the rows of its manifest are as many as of a full one."""
+    source = folder / "thin.raw"
+    with source.open("wb") as file:
+        file.truncate(raw_bytes)
+        file.write(np.random.default_rng(3).bytes(MIB))
+    with Program(diskcast("pack", source, "-o", folder / "thin.dci", "--json")) as program:
+        assert program.wait(LIMIT_S) == 0, program.describe()
+    return folder / "thin.dci"
+
+
+def assert_memory_bounded(sender: Program) -> None:
+    assert sender.usage is not None
+    assert sender.usage.peak_bytes < SENDER_BYTES_MAX
+
+
+def test_casting_a_large_disk_keeps_the_sender_within_its_memory(network: Network, tmp_path: Path) -> None:
+    """64 GiB: a manifest of 17 MiB, which is in memory beside what the session knows of each block."""
+    thin = pack_sparse(tmp_path, 64 * GIB)
+    agent = join(network, 0, tmp_path)
+    sender = send(network, thin, "--cast-id", CAST_ID)
+    assert agent.wait(LIMIT_S) == 0, agent.describe()
+    assert sender.wait(LIMIT_S) == 0, sender.describe()
+    assert_memory_bounded(sender)
+
+
+def test_a_manifest_too_large_for_memory_keeps_the_sender_within_it(network: Network, tmp_path: Path) -> None:
+    """1 TiB: a manifest of 272 MiB, of which the sender holds 20."""
+    thin = pack_sparse(tmp_path, 1024 * GIB)
+    assert thin.stat().st_size > MANIFEST_IN_MEMORY_BYTES_MAX
+    sender = send(network, thin, "--max-wait", "0.1")
+    assert_failed(sender, NotEnoughReceiversError)
+    assert_memory_bounded(sender)
 
 
 # -- packing ------------------------------------------------------------------------------------------------------

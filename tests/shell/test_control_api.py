@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,7 +16,10 @@ import pytest
 
 from protocol import control_messages as messages
 from protocol.constants import CONTROL_BODY_BYTES_MAX
+from protocol.errors import DiskcastError, ImageChangedError
+from protocol.image_format import PAGE_BYTES
 from protocol.session_records import JoinGrant, JoinRequest, ReceiverState
+from protocol.stored_manifest import StoredManifest
 from protocol.wire.messages import END_CANCELLED, STATE_GATHERING
 from sender import control_api
 from sender.control_api import ControlApi, ControlServer
@@ -28,11 +32,13 @@ CAST = "/api/v1/casts/1234abcd"
 
 
 @contextlib.asynccontextmanager
-async def served(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
+async def served(
+    rig: Rig, on_failure: Callable[[DiskcastError], None] = lambda _: None
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a real server, which has ended when the context does."""
     lo = find_interface("lo")
     tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
-    api = ControlApi(rig.shared, rig.parameters, rig.image.manifest)
+    api = ControlApi(rig.shared, rig.parameters, rig.image.manifest, on_failure)
     server = ControlServer(api.application(), tcp)
     with rig.image, udp:
         url = f"http://127.0.0.1:{tcp.getsockname()[1]}"
@@ -45,9 +51,13 @@ async def served(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
                 server.stop()
 
 
-def with_client(rig: Rig, test: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
+def with_client(
+    rig: Rig,
+    test: Callable[[httpx.AsyncClient], Awaitable[None]],
+    on_failure: Callable[[DiskcastError], None] = lambda _: None,
+) -> None:
     async def run() -> None:
-        async with served(rig) as client:
+        async with served(rig, on_failure) as client:
             await test(client)
 
     asyncio.run(run())
@@ -69,6 +79,41 @@ async def join(client: httpx.AsyncClient) -> tuple[JoinGrant, dict[str, str]]:
     assert response.status_code == 201
     grant = messages.grant_from_json_untrusted(response.json())
     return grant, {"Authorization": f"Bearer {grant.key.hex()}"}
+
+
+def stored_rig(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """Of an image whose manifest is too large to be held in memory."""
+    monkeypatch.setattr("sender.image_file.MANIFEST_IN_MEMORY_BYTES_MAX", 0)
+    return make_rig(folder)
+
+
+def test_a_manifest_that_is_read_as_needed_is_served_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = stored_rig(tmp_path, monkeypatch)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert (await client.get(f"{CAST}/manifest")).content == bytes(rig.made.manifest.data)
+
+    with_client(rig, scenario)
+
+
+def test_a_manifest_that_has_changed_ends_the_cast_and_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = stored_rig(tmp_path, monkeypatch)
+    assert isinstance(rig.image.manifest.data, StoredManifest)
+    rig.image.manifest.data._slots = [None] * 16
+    os.truncate(tmp_path / "image.dci", PAGE_BYTES + 100)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(f"{CAST}/manifest")
+
+    failures: list[DiskcastError] = []
+    with_client(rig, scenario, failures.append)
+    assert [type(error) for error in failures] == [ImageChangedError]
+    assert not caplog.records, "the cast says it itself"
 
 
 def test_a_receiver_joins_says_its_need_and_reports_its_completion(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from protocol import events
 from protocol.constants import EOT_COUNT, MANIFEST_WAIT_S, RECEIVER_COUNT_MAX
 from protocol.errors import JoinRefusedError
+from protocol.limiter import Cause, Limiter
 from protocol.sender_session import SenderSession
 from protocol.session_records import JoinGrant, ReceiverId, ReceiverState
 from protocol.wire.codec import decode_control_untrusted
@@ -262,6 +263,25 @@ def test_round_trip_time_and_progress_come_from_reports() -> None:
     assert session.grtt_s == pytest.approx(0.08)
     session.receive_feedback_untrusted(report(grant, 2, blocks_needed_count=2), 101.1)
     assert record.progress == pytest.approx(0.75)
+
+
+def test_a_read_that_does_not_return_limits_the_cast_and_not_the_receivers() -> None:
+    """Nothing is transmitted meanwhile, and the figures of before would blame the network for hours."""
+    session, _grant = _casting()
+    plan = session.next_plan(100.2, 64)
+    assert plan is not None
+    session.mark_transmitted(plan.next_sequence, 10**6, 100.21)
+    assert session.next_plan(100.3, 64) is not None
+    session.note_read(0.1)
+    assert session.limiter.cause is not Cause.SOURCE
+    assert session.achieved_bytes_per_s > 0
+    session.note_read(3.0)
+    assert session.limiter == Limiter(Cause.SOURCE)
+    assert session.achieved_bytes_per_s == 0
+    session.control_datagrams(103.3)
+    assert session.limiter_seconds[Limiter(Cause.SOURCE)] > 3
+    session.note_read(0.0)
+    assert session.limiter.cause is not Cause.SOURCE
 
 
 def test_keys_are_checked() -> None:
