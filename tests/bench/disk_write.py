@@ -36,6 +36,7 @@ from receiver.disk.writer import BUFFER_BYTES, DiskWriter
 from receiver.parallel import run_parallel
 from receiver.pipeline import BLOCKS_PER_HOP, VERIFY_BYTES, WRITERS_MAX
 from receiver.target import Target, open_target
+from receiver.target_image import VERIFY_THREADS
 from tests.bench import report
 from tests.bench.figures import FAIL, Figure
 from tests.bench.kept_memory import kept_memory
@@ -59,8 +60,11 @@ WAYS = {
     SINK: "blocks checked, unpacked, written, committed",
     VERIFIED: "and read back at watermarks meanwhile",
 }
-LOOPS = {"cached": "off", "direct": "on"}
-"""How the loop device reaches its file: through the page cache (losetup's default), or directly as a real disk is."""
+CACHED, DIRECT = "cached", "direct"
+LOOPS = {CACHED: "off", DIRECT: "on"}
+"""How the loop device reaches its file. Through the page cache, losetup's default, what is read back comes from memory
+and shows what verifying costs by itself. Directly, reading shares the disk with writing: where both have one limit, as
+on a virtual machine's disk, verifying adds what reading takes, whoever does it."""
 
 
 class _Image:
@@ -134,7 +138,7 @@ def _sink(image: _Image, target: Target) -> None:
 
 
 def _sink_verified(image: _Image, target: Target) -> None:
-    """As the receiver's pipeline: one thread flushes and reads back while the others go on."""
+    """As the receiver's pipeline: one thread flushes and has read back while the others go on."""
     written: list[int] = []
     due = threading.Condition()
     over = False
@@ -154,7 +158,7 @@ def _sink_verified(image: _Image, target: Target) -> None:
                 written.clear()
                 last = over
             sink.sync()
-            wrong.extend(sink.verify(blocks).tolist())
+            wrong.extend(sink.verify(blocks, VERIFY_THREADS).tolist())
             if last:
                 return
 
@@ -220,7 +224,8 @@ def _loop_device(folder: Path, raw_bytes: int, direct: str) -> Iterator[Path]:
         backing.unlink()
 
 
-def _figures(scenario: str, rounds: dict[str, list[dict[str, float]]], raw_bytes: int) -> Iterator[Figure]:
+def _figures(loop: str, rounds: dict[str, list[dict[str, float]]], raw_bytes: int) -> Iterator[Figure]:
+    scenario = f"loop {loop}"
     seconds = {way: statistics.median([one["seconds"] for one in results]) for way, results in rounds.items()}
     for way, results in rounds.items():
         rates = ", ".join(f"{raw_bytes / one['seconds'] / 1e6:.0f}" for one in results)
@@ -229,7 +234,8 @@ def _figures(scenario: str, rounds: dict[str, list[dict[str, float]]], raw_bytes
         share = 100 * seconds[DD] / seconds[way]
         yield Figure(scenario, f"{WAYS[way]}, of dd", share, "%", at_least=WRITE_SHARE_PERCENT_MIN)
     added = 100 * (seconds[VERIFIED] / seconds[SINK] - 1)
-    yield Figure(scenario, "verification adds", added, "%", at_most=VERIFY_PERCENT_MAX)
+    bound = VERIFY_PERCENT_MAX if loop == CACHED else None
+    yield Figure(scenario, "verification adds", added, "%", at_most=bound)
     peak_bytes = max(one["peak_bytes"] for results in rounds.values() for one in results)
     yield Figure(scenario, "peak memory", peak_bytes / MIB, "MiB", at_most=PEAK_BYTES_MAX / MIB)
 
@@ -276,7 +282,7 @@ def main(
             for number, name in itertools.product(range(rounds), WAYS):
                 console.print(f"loop {loop}, round {number + 1}: {WAYS[name]}")
                 results[name].append(_measure(name, target, raw_bytes))
-        figures += _figures(f"loop {loop}", results, raw_bytes)
+        figures += _figures(loop, results, raw_bytes)
     table = report.rates_table(figures, f"load average before {load_before:.2f}")
     rich.console.Console(width=None if sys.stdout.isatty() else 160).print(table)
     return int(any(figure.verdict == FAIL for figure in figures))

@@ -146,3 +146,17 @@ def test_a_block_beyond_the_end_is_read_as_far_as_it_goes(target: Path) -> None:
         assert verifier.read_block(3, into) == 100
         assert into[:100] == MADE.raw[3 * BLOCK_BYTES : 3 * BLOCK_BYTES + 100]
         assert verifier.read_block(4, into) == 0
+
+
+def test_many_readers_find_the_same(tmp_path: Path) -> None:
+    made = make_image("rd" * 500, tail_bytes=5000)
+    path = tmp_path / "target.raw"
+    _write_sparse(made, path)
+    wrong = sorted(np.random.default_rng(3).choice(1000, 40, replace=False).tolist())
+    for block in wrong:
+        start = block * BLOCK_BYTES + 99
+        _overwrite(path, start, bytes([made.raw[start] ^ 1]))
+    with open_read_back(path) as read_back:
+        verifier = Verifier(read_back, made.manifest)
+        for threads in (1, 2, 5):
+            assert verifier.verify_blocks(np.arange(1000), threads=threads).tolist() == wrong
