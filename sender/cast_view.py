@@ -149,6 +149,8 @@ class ReceiverSummary:
 
     Attributes:
         bytes_verified: raw bytes of the image that were read back and are right.
+        bytes_kept: those of them that its target held already.
+        blocks_rewritten: blocks that read back wrong from its disk and were sent again.
         seconds: from its join to its end.
         rate_bytes_per_s: ``bytes_verified`` over ``seconds``.
         loss: share of the datagrams that didn't arrive, 0..1.
@@ -164,6 +166,8 @@ class ReceiverSummary:
     address: str
     state: str
     bytes_verified: int
+    bytes_kept: int
+    blocks_rewritten: int
     seconds: float
     rate_bytes_per_s: float
     loss: float
@@ -187,6 +191,8 @@ class ReceiverSummary:
             address=record.address,
             state=record.state.value,
             bytes_verified=bytes_verified,
+            bytes_kept=done.raw_bytes_kept if done else 0,
+            blocks_rewritten=done.blocks_rewritten if done else 0,
             seconds=round(seconds, 3),
             rate_bytes_per_s=round(bytes_verified / max(seconds, 1e-3)),
             loss=round(max(0.0, 1.0 - received / expected), 5) if expected else 0.0,

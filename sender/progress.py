@@ -356,7 +356,12 @@ def _summary(summary: CastSummary) -> Group:
 
 def _summary_table(receivers: tuple[ReceiverSummary, ...]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-    for column in ("receiver", "state", "verified", "time", "rate", "loss", "parity", "NACKs"):
+    # What is rare has a column only where it happened.
+    some_kept = any(receiver.bytes_kept for receiver in receivers)
+    some_rewritten = any(receiver.blocks_rewritten for receiver in receivers)
+    columns = ["receiver", "state", "verified", *(["kept"] if some_kept else [])]
+    columns += ["time", "rate", "loss", "parity", "NACKs", *(["rewritten"] if some_rewritten else [])]
+    for column in columns:
         left = column in ("receiver", "state")
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "receiver")
     for receiver in receivers:
@@ -367,10 +372,12 @@ def _summary_table(receivers: tuple[ReceiverSummary, ...]) -> Table:
                 style=_STANDING_STYLES.get(receiver.state, ""),
             ),
             format_bytes(receiver.bytes_verified),
+            *([format_bytes(receiver.bytes_kept)] if some_kept else []),
             format_duration(receiver.seconds),
             format_rate(receiver.rate_bytes_per_s),
             f"{receiver.loss:.1%}",
             str(receiver.blocks_repaired_by_parity),
             str(receiver.nacks_count),
+            *([str(receiver.blocks_rewritten)] if some_rewritten else []),
         )
     return table
