@@ -7,10 +7,11 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
@@ -124,16 +125,15 @@ def run_program(
             env={**os.environ, "LC_ALL": "C", "PATH": _search_path(), "MTOOLS_SKIP_CHECK": "1"},
             cwd="/",
             start_new_session=True,
+            restore_signals=False,  # SIGPIPE stays ignored: printing doesn't end a tool whose reader was killed
         )
     except OSError as error:
         raise StepError(f"{name} can't be started: {error.strerror}") from error
     assert process.stdin is not None
     assert process.stdout is not None
     with process.stdout:
-        with (
-            contextlib.suppress(BrokenPipeError),
-            process.stdin,
-        ):  # one that doesn't read is judged by its exit code
+        # One that doesn't read is judged by its exit code.
+        with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(text.encode())
         output, in_time = _collect(process, time_limit_s)
     if not in_time:
@@ -188,6 +188,20 @@ def _search_path() -> str:
     return os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_PATH])
 
 
+@contextlib.contextmanager
+def _noting_ctrl_c(interrupted: threading.Event) -> Iterator[None]:
+    """Ctrl-C sets ``interrupted`` meanwhile, and raises nothing; only the main thread is asked about it at all."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda _number, _frame: interrupted.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 class Undisturbed(Generic[T]):
     """Work in a thread of its own, which Ctrl-C doesn't reach: it ends between two steps, never in the middle of one.
 
@@ -209,13 +223,9 @@ class Undisturbed(Generic[T]):
             KeyboardInterrupt: Ctrl-C came; raised when the step that was under way had ended.
         """
         thread = threading.Thread(target=self._run, name="fit")
-        thread.start()
-        while True:
-            try:
-                thread.join()
-                break
-            except KeyboardInterrupt:
-                self._interrupted.set()
+        with _noting_ctrl_c(self._interrupted):
+            thread.start()
+            thread.join()
         if self._interrupted.is_set():
             raise KeyboardInterrupt
         if self._error is not None:
