@@ -12,6 +12,9 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +29,7 @@ from receiver.disk import fit_efi, fit_programs
 from receiver.disk.fit import NO_FIT, FitOptions, check_fit, fit
 from receiver.disk.fit_filesystem import GROWERS
 from receiver.target import Target, open_target
-from tests.lab import run
+from tests.lab import REPOSITORY, run
 
 pytestmark = pytest.mark.needs_root
 
@@ -369,6 +372,67 @@ def test_a_filesystem_without_a_partition_table_grows_alone(tmp_path: Path, kind
     with opened(disk, kind, 0, tmp_path / "look") as point:
         assert room_bytes(point) > 0.85 * 260 * MIB
     assert disk.fit(GROW) == []
+
+
+def fit_until_killed(backing: str, image_bytes: str, steps: str) -> None:
+    """In a process of its own: end it by SIGKILL before step number ``steps``, or within the growing."""
+    disk = Disk(Path(backing), int(image_bytes))
+    left = int(steps)
+
+    def count(_step: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    device = next(Path("/dev", name) for name in loops_over(disk.backing))
+    with open_target(device, raw_bytes=disk.image_bytes) as target:
+        fit(target, disk.manifest, GROW, on_step=count)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_kill_between_any_two_steps_leaves_a_working_disk_that_the_next_run_finishes(
+    tmp_path: Path, kind: str
+) -> None:
+    made = make_disk(tmp_path, [partition_of(kind)], size_mib=500)
+    golden = tmp_path / "golden"
+    run("cp", "--sparse=always", made.backing, golden)
+    code = "import sys; from tests.e2e.test_fit import fit_until_killed; fit_until_killed(*sys.argv[1:])"
+    for step in range(1, 6):
+        run("cp", "--sparse=always", golden, made.backing)
+        disk = Disk(made.backing, made.image_bytes)
+        with disk.device() as device:
+            argv = [sys.executable, "-c", code, str(disk.backing), str(disk.image_bytes), str(step)]
+            done = subprocess.run(argv, cwd=REPOSITORY, check=False)
+            assert done.returncode == -signal.SIGKILL
+            assert not loops_over(device)
+        with disk.device() as device:
+            assert "corrupt" not in run("sgdisk", "--verify", device)
+        filesystem_check(disk, kind, 1)
+        disk.fit(GROW)
+        require_right_gpt(disk)
+        assert disk.span(1)[1] == 498 * MIB
+        filesystem_check(disk, kind, 1)
+        assert disk.fit(GROW) == []
+
+
+def test_a_loop_device_goes_with_the_process_that_made_it(tmp_path: Path) -> None:
+    """Killed while a tool has it: the disk can be claimed again at once."""
+    disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=90)
+    code = (
+        "import os, pathlib, sys; from receiver.disk.fit_loop import loop_device\n"
+        "fd = os.open(sys.argv[1], os.O_RDWR | os.O_EXCL)\n"
+        "with loop_device(fd, 1 << 20, 40 << 20, sector_bytes=512, name='x') as device:\n"
+        "    print(device, pathlib.Path('/sys/class/block', device.name, 'size').read_text(), flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    with disk.device() as device:
+        argv = [sys.executable, "-c", code, str(device)]
+        done = subprocess.run(argv, cwd=REPOSITORY, check=False, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL
+        assert done.stdout.split()[1] == str((40 << 20) // 512)
+        assert not loops_over(device)
+        os.close(os.open(device, os.O_RDWR | os.O_EXCL))
 
 
 def test_btrfs_grows_on_a_disk_where_this_machine_saw_a_newer_copy_of_it(tmp_path: Path) -> None:
