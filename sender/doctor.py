@@ -34,6 +34,7 @@ from protocol.findings import (
 )
 from protocol.wire.messages import Announce
 from sender.datagram_output import DatagramOutput, SendMode
+from sender.free_space import METHODS
 from sender.network import Interface, IpAddress, find_interface, list_interfaces, symbol_bytes_for
 from sender.queue_discipline import queue_disciplines
 from sender.sockets import (
@@ -43,6 +44,7 @@ from sender.sockets import (
     open_announce_listener,
     open_data_socket,
 )
+from sender.system_tools import find_tool
 
 MEMORY_BYTES_MAX = 400 * MIB
 """The sender's bound, whatever the image."""
@@ -58,6 +60,7 @@ SENDER_MODULES = ("fastapi", "uvicorn", "asyncio_dgram")
 """What the control API needs beyond what the agent has."""
 
 _NETWORK_DEVICES = Path("/sys/class/net")
+_LOOP_CONTROL = Path("/dev/loop-control")
 
 
 def examine(
@@ -79,6 +82,7 @@ def examine(
     findings += [judge_bridge(facts) for facts in _bridges()]
     findings.append(judge_erasure_coding(best_kernel()))
     findings.append(_try_modules())
+    findings += judge_free_space()
     findings.append(judge_memory(psutil.virtual_memory().available, MEMORY_BYTES_MAX))
     return findings
 
@@ -260,3 +264,26 @@ def _try_modules() -> Finding:
         detail = f"the control API needs what isn't installed: {', '.join(missing)}"
         return fail("control API", detail, "pip install 'diskcast[sender]'")
     return ok("control API", "everything it needs is installed")
+
+
+def judge_free_space() -> list[Finding]:
+    """Which filesystems can be asked what they don't use; what can't be is packed whole, so nothing here is fatal."""
+    missing = {filesystem: method.missing_tools() for filesystem, method in METHODS.items()}
+    known = ", ".join(filesystem for filesystem, tools in missing.items() if not tools)
+    findings = [ok("free space", f"not packed of {known}")]
+    for filesystem, tools in missing.items():
+        if tools:
+            detail = f"packed too, for lack of {' and '.join(tools)}"
+            findings.append(
+                warn(f"free space of {filesystem}", detail, f"apt install {METHODS[filesystem].packages}")
+            )
+    check = "free space in partitions"
+    if find_tool("losetup") is None:
+        detail = "losetup, which shows tools a partition alone, isn't installed"
+        findings.append(warn(check, detail, "apt install mount util-linux"))
+    elif os.geteuid() != 0:
+        alone = ", ".join(filesystem for filesystem, method in METHODS.items() if method.takes_offset)
+        findings.append(ok(check, f"not packed of {alone}; of all others when `diskcast pack` runs as root"))
+    elif not _LOOP_CONTROL.exists():
+        findings.append(warn(check, "this kernel or container has no loop devices", "modprobe loop"))
+    return findings

@@ -133,7 +133,7 @@ def _tool(area: Area, *arguments: str) -> contextlib.closing[Generator[bytes, No
 
 # -- ext2, ext3, ext4 -----------------------------------------------------------------------------------------
 
-_EXT_RANGE: Final = re.compile(rb"(\d+)(?:-(\d+))?")
+_EXT_RANGE: Final = re.compile(rb"(\d{1,20})(?:-(\d{1,20}))?")
 
 
 def _ext_ranges(area: Area, head: FilesystemHead, _min_bytes: int) -> Iterator[Range]:
@@ -146,7 +146,8 @@ def _ext_ranges(area: Area, head: FilesystemHead, _min_bytes: int) -> Iterator[R
             if line.startswith(b"  Free blocks: "):
                 for found in _EXT_RANGE.finditer(line, 15):
                     first, last = int(found[1]), int(found[2] or found[1])
-                    yield first * head.unit_bytes, min(head.size_bytes, last * head.unit_bytes + step)
+                    stop = last * head.unit_bytes + step
+                    yield first * head.unit_bytes, min(head.size_bytes, stop) if bigalloc else stop
 
 
 # -- XFS ------------------------------------------------------------------------------------------------------
@@ -154,12 +155,9 @@ def _ext_ranges(area: Area, head: FilesystemHead, _min_bytes: int) -> Iterator[R
 
 def _xfs_ranges(area: Area, head: FilesystemHead, _min_bytes: int) -> Iterator[Range]:
     """From xfs_db; its numbers count within allocation groups, and the groups' spare lists come unsorted."""
-    states = [
-        line
-        for line in run_tool(["xfs_logprint", "-t", area.tool_path], pass_fds=area.tool_fds)
-        if b"state:" in line
-    ]
-    if len(states) != 1 or b"<CLEAN>" not in states[0]:
+    with _tool(area, "xfs_logprint", "-t", area.tool_path) as lines:
+        state = next((line for line in lines if b"state:" in line), b"")  # what follows is the log itself
+    if b"<CLEAN>" not in state:
         raise UsageUnknownError(
             "its log holds what isn't in its books yet: mount and unmount it, and pack again"
         )
@@ -169,7 +167,7 @@ def _xfs_ranges(area: Area, head: FilesystemHead, _min_bytes: int) -> Iterator[R
     with _tool(area, "xfs_db", "-r", "-c", "freesp -d", area.tool_path) as lines:
         for line in lines:
             words = line.split()
-            if len(words) != 3 or not all(word.isdigit() for word in words):
+            if len(words) != 3 or not all(word.isdigit() and len(word) < 20 for word in words):
                 continue  # the heading, and the histogram behind the list
             group, first, count = map(int, words)
             if group != group_index:
@@ -187,10 +185,10 @@ def _xfs_ranges(area: Area, head: FilesystemHead, _min_bytes: int) -> Iterator[R
 _BTRFS_DUMP: Final = ("btrfs", "inspect-internal", "dump-tree", "--noscan")
 """Without a scan for other devices: a clone with the same UUID may be attached, and would be read instead."""
 
-_BTRFS_CHUNK: Final = re.compile(rb"\s*item \d+ key \(FIRST_CHUNK_TREE CHUNK_ITEM (\d+)\)")
-_BTRFS_CHUNK_TYPE: Final = re.compile(rb"\s*length (\d+) owner \d+ stripe_len \d+ type (\S+)")
-_BTRFS_STRIPE: Final = re.compile(rb"\s*stripe \d+ devid (\d+) offset (\d+)")
-_BTRFS_EXTENT: Final = re.compile(rb"\s*item \d+ key \((\d+) (EXTENT_ITEM|METADATA_ITEM) (\d+)\)")
+_BTRFS_CHUNK: Final = re.compile(rb"\s*item \d+ key \(FIRST_CHUNK_TREE CHUNK_ITEM (\d{1,20})\)")
+_BTRFS_CHUNK_TYPE: Final = re.compile(rb"\s*length (\d{1,20}) owner \d+ stripe_len \d+ type (\S+)")
+_BTRFS_STRIPE: Final = re.compile(rb"\s*stripe \d+ devid \d+ offset (\d{1,20})")
+_BTRFS_EXTENT: Final = re.compile(rb"\s*item \d+ key \((\d{1,20}) (EXTENT_ITEM|METADATA_ITEM) (\d{1,20})\)")
 _BTRFS_TYPES: Final = frozenset({b"DATA", b"METADATA", b"SYSTEM", b"single", b"DUP"})
 
 
@@ -258,7 +256,7 @@ def _btrfs_chunks(area: Area) -> list[_Chunk]:
                     f"its profile is {found[2].decode(errors='replace')}, made for several devices"
                 )
         elif chunks and (found := _BTRFS_STRIPE.match(line)):
-            chunks[-1].copies.append(int(found[2]))
+            chunks[-1].copies.append(int(found[1]))
     if not chunks or not all(chunk.length and 1 <= len(chunk.copies) <= 2 for chunk in chunks):
         raise UsageUnknownError("its chunks can't be read: run btrfs check")
     return chunks
@@ -378,8 +376,8 @@ def _ntfs_ranges(area: Area, head: FilesystemHead, _min_bytes: int) -> Iterator[
     """By partclone, which refuses a volume marked dirty, but neither a hibernated one nor one with an open journal."""
     lines = run_tool(["ntfsinfo", "--mft", "--force", area.tool_path], pass_fds=area.tool_fds)
     information = b"\n".join(lines)
-    flags = re.search(rb"Volume Flags: 0x([0-9A-Fa-f]+)", information)
-    free_count = re.search(rb"Free Clusters: (\d+)", information)
+    flags = re.search(rb"Volume Flags: 0x([0-9A-Fa-f]{1,8})", information)
+    free_count = re.search(rb"Free Clusters: (\d{1,20})", information)
     if not flags or not free_count:
         raise UsageUnknownError("ntfsinfo didn't count its free clusters")
     if int(flags[1], 16) & 1:

@@ -149,7 +149,7 @@ GPT_PARTITIONS = (
     ("0700", "ntfs"),
     ("8300", "unknown"),
 )
-"""As a machine with two systems has them: GRUB's own partition, the ESP, Linux, swap, Windows, and what nobody knows."""
+"""As a machine with two systems has them: GRUB's own partition, the ESP, Linux, swap, Windows, the unknown."""
 
 
 def gpt_disk(

@@ -35,7 +35,7 @@ from protocol.findings import (
     warn,
 )
 from sender.demo import free_ports
-from sender.doctor import judge_queue_disciplines
+from sender.doctor import judge_free_space, judge_queue_disciplines
 from tests.lab import Program, diskcast
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -312,3 +312,43 @@ def test_report_names_what_failed_and_how_to_mend_it() -> None:
 def test_a_problem_without_a_mend_is_a_bug() -> None:
     with pytest.raises(AssertionError):
         Finding("check", Status.FAIL, "broken")
+
+
+# -- free space -----------------------------------------------------------------------------------------------
+
+
+def test_filesystems_that_can_t_be_asked_are_a_warning_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "sender.free_space.find_tool", lambda name: None if "btrfs" in name else f"/sbin/{name}"
+    )
+    known, btrfs, *_ = judge_free_space()
+    assert "ext4" in known.detail
+    assert "btrfs" not in known.detail
+    assert (btrfs.status, btrfs.mend) == (Status.WARN, "apt install btrfs-progs")
+
+
+@pytest.mark.parametrize(
+    ("uid", "losetup", "loops", "status", "words"),
+    [
+        (0, None, True, Status.WARN, "losetup"),
+        (0, "/sbin/losetup", False, Status.WARN, "loop devices"),
+        (1000, "/sbin/losetup", True, Status.OK, "as root"),
+    ],
+)
+def test_what_partitions_need_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    uid: int,
+    losetup: str | None,
+    loops: bool,
+    status: Status,
+    words: str,
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setattr("sender.doctor.find_tool", lambda _name: losetup)
+    monkeypatch.setattr("sender.doctor._LOOP_CONTROL", tmp_path if loops else tmp_path / "none")
+    finding = judge_free_space()[-1]
+    assert finding.status is status
+    assert words in finding.detail
