@@ -56,7 +56,10 @@ _GPT_SIGNATURE: Final = b"EFI PART"
 
 # The kernel would refuse to read a claimed disk's table again for anybody but the claim's holder, who does it at the
 # end; sfdisk's own question whether the disk is in use is answered by the claim.
-_QUIET: Final = ("--quiet", "--no-reread", "--no-tell-kernel")
+# Signatures that it finds are the image's, none of which may be wiped.
+_QUIET: Final = (
+    "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "--wipe-partitions", "never",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -312,6 +312,21 @@ def test_a_larger_disk_gets_the_backup_table_at_its_end_and_nothing_else_changes
     assert disk.digest() == digest
 
 
+def test_a_hybrid_mbr_stays_one(tmp_path: Path) -> None:
+    """As some machines that start both ways have it: its entries are nobody's to change."""
+    disk = make_disk(tmp_path, [partition_of("ext4"), Part(8, LINUX)], size_mib=90)
+    os.truncate(disk.backing, disk.image_bytes)
+    with disk.device() as device:
+        run("sgdisk", "--hybrid=2", device)
+    disk.grow_to(90)
+    record = disk.backing.read_bytes()[:512]
+    assert record[446 + 4] == 0xEE
+    assert record[446 + 16 + 4] == 0x83
+    assert disk.fit(NO_FIT) == ["The backup of the partition table was moved to the end of the disk."]
+    require_right_gpt(disk)
+    assert disk.backing.read_bytes()[:512] == record
+
+
 @pytest.mark.parametrize("options", [NO_FIT, GROW])
 def test_a_disk_of_the_images_size_is_left_alone(tmp_path: Path, options: FitOptions) -> None:
     """Also when its last partition couldn't grow: the same command serves a room of different disks."""

@@ -141,8 +141,9 @@ def test_what_must_not_grow_has_a_reason(layout: DiskLayout, reason: str) -> Non
 # -- what the tools are told ------------------------------------------------------------------------------------
 
 
-def test_sfdisk_neither_asks_the_kernel_nor_tells_it() -> None:
-    quiet = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel"]
+def test_sfdisk_neither_asks_the_kernel_nor_tells_it_and_wipes_nothing() -> None:
+    never = ["--wipe", "never", "--wipe-partitions", "never"]
+    quiet = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", *never]
     assert move_backup_argv(DISK) == [*quiet, "--relocate", "gpt-bak-std", "/proc/12/fd/7"]
     assert resize_argv(DISK, 3) == [*quiet, "-N", "3", "/proc/12/fd/7"]
 
