@@ -48,11 +48,11 @@ class Action(enum.StrEnum):
     SHORT = "short"
     """Half of it is done, in whole sectors, and the call says so."""
     LOSE = "lose"
-    """A write, hole or flush that isn't done, though the call says it is."""
+    """A write, hole or flush that isn't done, though the call says it is; of a write only what is in the range."""
     FLIP = "flip"
     """A write of which one bit, at a seeded place, arrives on the medium as the other."""
     MISDIRECT = "misdirect"
-    """A write that lands ``shift_bytes`` further on, though the call says it is where it belongs."""
+    """A write of which what is in the range lands ``shift_bytes`` further on, though the call says it doesn't."""
     HANG = "hang"
     """Nothing happens, to this and all later calls, until the behaviour is set anew."""
 
@@ -67,6 +67,7 @@ class Fault:
         error: name of the error code, for :attr:`Action.ERROR`.
         after_bytes: from this many bytes of that operation on (for flushes and holes: bytes written).
         after_count: not with so many calls that it would befall otherwise.
+        after_write: only when a write has touched its range: for reading back.
         count: so often; None for ever.
         start_bytes: only calls that touch a byte from here on; flushes touch every byte.
         stop_bytes: and before here; None for the end.
@@ -79,6 +80,7 @@ class Fault:
     error: str = "EIO"
     after_bytes: int = 0
     after_count: int = 0
+    after_write: bool = False
     count: int | None = None
     start_bytes: int = 0
     stop_bytes: int | None = None
@@ -90,12 +92,15 @@ class Fault:
         stop_bytes = offset_bytes + length_bytes if self.stop_bytes is None else self.stop_bytes
         return offset_bytes < stop_bytes and offset_bytes + length_bytes > self.start_bytes
 
+    def part(self, offset_bytes: int, length_bytes: int) -> tuple[int, int]:
+        """Which of so many bytes at an offset the fault is about, counted from the first of them."""
+        stop = length_bytes if self.stop_bytes is None else min(length_bytes, self.stop_bytes - offset_bytes)
+        return max(0, self.start_bytes - offset_bytes), stop
+
     def flipped(self, data: memoryview, offset_bytes: int, rng: random.Random) -> bytearray:
         """A copy of what is written at ``offset_bytes`` with one bit flipped where the fault is."""
         copy = bytearray(data)
-        start = max(0, self.start_bytes - offset_bytes)
-        stop = len(copy) if self.stop_bytes is None else min(len(copy), self.stop_bytes - offset_bytes)
-        copy[rng.randrange(start, stop)] ^= 1 << rng.randrange(8)
+        copy[rng.randrange(*self.part(offset_bytes, len(copy)))] ^= 1 << rng.randrange(8)
         return copy
 
 
@@ -192,6 +197,7 @@ class _Arm:
         self._changed = threading.Condition()
         self._behaviour = Behaviour()
         self._log: LogWriter | None = None
+        self._armed: list[bool] = []
         self._seen_counts: list[int] = []
         self._fault_counts: list[int] = []
         self._generators: list[random.Random] = []
@@ -216,18 +222,32 @@ class _Arm:
         action = fault.action if fault else None
         if action is Action.SHORT:
             data = data[: _half(len(data))]
-        if action is not Action.LOSE:
-            stored: memoryview | bytearray = data
-            at_bytes = offset_bytes
-            if fault and action is Action.FLIP:
-                stored = fault.flipped(data, offset_bytes, self._generator(fault))
-            if fault and action is Action.MISDIRECT:
-                at_bytes += fault.shift_bytes
-            os.pwrite(fd, stored, at_bytes)
-            if self._log:
-                self._log.write(at_bytes, stored)
+        if fault and action in (Action.LOSE, Action.MISDIRECT):
+            start, stop = fault.part(offset_bytes, len(data))
+            self._store(fd, offset_bytes, data[:start])
+            if action is Action.MISDIRECT:
+                self._store(fd, offset_bytes + start + fault.shift_bytes, data[start:stop])
+            self._store(fd, offset_bytes + stop, data[stop:])
+        elif fault and action is Action.FLIP:
+            self._store(fd, offset_bytes, fault.flipped(data, offset_bytes, self._generator(fault)))
+        else:
+            self._store(fd, offset_bytes, data)
+        self._note_written(offset_bytes, len(data))
         self._pass(Operation.WRITE, len(data), self._behaviour.write_bytes_per_s)
         return len(data)
+
+    def _store(self, fd: int, offset_bytes: int, data: memoryview | bytearray) -> None:
+        if len(data):
+            os.pwrite(fd, data, offset_bytes)
+            if self._log:
+                self._log.write(offset_bytes, data)
+
+    def _note_written(self, offset_bytes: int, length_bytes: int) -> None:
+        """Faults that wait for a write of their range are armed."""
+        with self._changed:
+            for index, fault in enumerate(self._behaviour.faults):
+                if fault.touches(offset_bytes, length_bytes):
+                    self._armed[index] = True
 
     def punch(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
         fault = self._strike(Operation.PUNCH, offset_bytes, length_bytes)
@@ -262,6 +282,7 @@ class _Arm:
                     self._log.close()
                 self._log = LogWriter(Path(behaviour.log_path)) if behaviour.log_path else None
             self._behaviour = behaviour
+            self._armed = [not fault.after_write for fault in behaviour.faults]
             self._seen_counts = [0] * len(behaviour.faults)
             self._fault_counts = [0] * len(behaviour.faults)
             self._generators = [random.Random(fault.seed) for fault in behaviour.faults]
@@ -283,6 +304,7 @@ class _Arm:
                 if (
                     fault.operation is not operation
                     or used_up
+                    or not self._armed[index]
                     or self._done_bytes[counted] < fault.after_bytes
                     or not fault.touches(offset_bytes, length_bytes)
                 ):

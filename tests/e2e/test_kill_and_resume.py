@@ -1,0 +1,127 @@
+"""The agent is killed, and the same command is run again while the sender goes on.
+
+Lost if these fail: a machine that has to be imaged from the beginning after a crash, or that ends with wrong bytes. The
+disk stops at a chosen call, the agent is killed there, and the disk goes on: the same moments in every run. A hundred
+random ones are for ``python -m tests.soak.kill``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from protocol.incomplete_marker import parse_marker_untrusted
+from tests.bootable_disk import DISK_BYTES, looks_bootable, make_bootable_disk
+from tests.loopback_cast import LoopbackCast, assert_memory_kept
+from tests.power_cuts import BLOCK_BYTES, SmallImage, make_small_image
+from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, loop_over, slow_disk
+
+pytestmark = pytest.mark.needs_root
+
+LIMIT_S = 60.0
+EDGE_BYTES = 1 << 20
+KILLS = {
+    "in the scan": Fault(Operation.READ, Action.HANG, after_count=10),
+    "at the first change": Fault(Operation.WRITE, Action.HANG),
+    "at the first flush": Fault(Operation.FLUSH, Action.HANG),
+    "in the middle of the data": Fault(Operation.WRITE, Action.HANG, start_bytes=2 << 20, stop_bytes=3 << 20),
+    "at a later flush": Fault(Operation.FLUSH, Action.HANG, after_count=2),
+    "before the table's copy": Fault(Operation.WRITE, Action.HANG, start_bytes=DISK_BYTES - EDGE_BYTES),
+    "before the first block": Fault(Operation.WRITE, Action.HANG, start_bytes=4096, stop_bytes=65536),
+    "before the boot sector": Fault(Operation.WRITE, Action.HANG, stop_bytes=512, after_count=1),
+}
+"""The call in which the agent is killed."""
+REFETCHED_BYTES_MAX = 4 * BLOCK_BYTES
+"""What a run may receive beyond what its target lacked: headers and what others ask for, in an image of this size."""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> SmallImage:
+    return make_small_image(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="module")
+def other_disk(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return make_bootable_disk(tmp_path_factory.mktemp("other") / "disk.raw", seed=2)
+
+
+class Bed:
+    """A target that begins as another system."""
+
+    def __init__(self, image: SmallImage, disk: SlowDisk, device: Path) -> None:
+        self.image = image
+        self.device = device
+        self._disk = disk
+
+    def content(self) -> bytes:
+        return (self._disk.storage / "target").read_bytes()
+
+    def counts(self) -> dict[str, int]:
+        return self._disk.counts()
+
+    def run_and_kill(self, cast: LoopbackCast, moment: Fault) -> None:
+        """Start the agent and kill it in the call that hangs."""
+        self._disk.set_behaviour(Behaviour(faults=(moment,)))
+        agent = cast.receive(self.device)
+        while not self.counts()["hanging"]:
+            assert agent.exit_code is None, f"it ended before that: {agent.describe()}"
+        agent.signal(signal.SIGKILL)
+        self._disk.set_behaviour(Behaviour())
+        agent.wait(LIMIT_S)
+        assert_memory_kept([agent])
+
+    def missing_inside(self) -> set[int]:
+        """Blocks that the target lacks, but for those that are written last anyway."""
+        edge_blocks = EDGE_BYTES // BLOCK_BYTES
+        inside = range(edge_blocks, DISK_BYTES // BLOCK_BYTES - edge_blocks)
+        return {block for block in self.image.wrong_blocks(self.content()) if block in inside}
+
+    def missing_bytes(self) -> int:
+        """Raw bytes of the blocks that the target lacks."""
+        return len(self.image.wrong_blocks(self.content())) * BLOCK_BYTES
+
+    def finish(self, cast: LoopbackCast) -> None:
+        """Run once more; it ends well, and hasn't received much more than was missing."""
+        missing_bytes = self.missing_bytes()
+        agent = cast.receive(self.device)
+        assert agent.wait(LIMIT_S) == 0, agent.describe()
+        assert self.image.wrong_blocks(self.content()) == []
+        assert agent.result["bytes_received"] <= missing_bytes + REFETCHED_BYTES_MAX
+        assert_memory_kept([agent])
+
+
+@pytest.fixture
+def target(image: SmallImage, other_disk: bytes, tmp_path: Path) -> Iterator[Bed]:
+    with slow_disk(tmp_path, Behaviour()) as disk:
+        (disk.storage / "target").write_bytes(other_disk)
+        with loop_over(disk.directory / "target") as device:
+            yield Bed(image, disk, device)
+            disk.set_behaviour(Behaviour())
+
+
+@pytest.mark.parametrize("moment", KILLS.values(), ids=KILLS)
+def test_an_agent_killed_anywhere_is_finished_by_the_next_one(target: Bed, moment: Fault) -> None:
+    with LoopbackCast(target.image.path) as cast:
+        target.run_and_kill(cast, moment)
+        left = target.content()
+        if parse_marker_untrusted(left[:512]) is not None:
+            assert not looks_bootable(left)
+        target.finish(cast)
+
+
+def test_an_agent_killed_again_and_again_loses_nothing(target: Bed) -> None:
+    """Each run goes on where the one before it stopped."""
+    rng = random.Random(3)
+    with LoopbackCast(target.image.path) as cast:
+        missing = [target.missing_inside()]
+        for _ in range(3):
+            target.run_and_kill(cast, Fault(Operation.WRITE, Action.HANG, after_count=rng.randint(8, 16)))
+            missing.append(target.missing_inside())
+        assert all(after <= before for before, after in itertools.pairwise(missing))
+        assert missing[0] > missing[-1]
+        target.finish(cast)

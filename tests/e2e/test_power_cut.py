@@ -1,0 +1,81 @@
+"""Power is cut in the middle of imaging, and the disk loses what was in its cache.
+
+Lost if these fail: a half-imaged machine that boots into whatever is there, or one that can't be finished by running
+the same command again.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.bootable_disk import make_bootable_disk
+from tests.power_cuts import (
+    Recording,
+    SmallImage,
+    make_small_image,
+    record_cast,
+    record_restore,
+    with_changed_blocks,
+)
+from tests.write_log import PowerCut
+
+pytestmark = pytest.mark.needs_root
+
+PREFIX_COUNT = 24
+"""Prefixes drawn of each recording; the soak test takes all of them."""
+CHANGED_BLOCKS = [3, 17, 25, 26, 40, 79]
+"""Of last week's image: in the first MiB, in a filesystem, in the data, and the table's copy."""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> SmallImage:
+    return make_small_image(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="module")
+def other_disk(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Another system, which boots."""
+    return make_bootable_disk(tmp_path_factory.mktemp("other") / "disk.raw", seed=2)
+
+
+def assert_every_cut_is_survived(recording: Recording, folder: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    cuts = recording.cuts
+    prefixes = cuts.suffixes_dropped()
+    drawn: list[PowerCut] = [
+        *cuts.at_flushes(),
+        *rng.sample(prefixes, min(PREFIX_COUNT, len(prefixes))),
+        *cuts.torn(rng, 1),
+        *cuts.reordered(rng, 2),
+    ]
+    assert recording.judge(drawn, folder) == []
+
+
+@pytest.mark.parametrize("is_device", [True, False], ids=["device", "file"])
+def test_restore_over_another_system(
+    image: SmallImage, other_disk: bytes, tmp_path: Path, is_device: bool
+) -> None:
+    recording = record_restore(tmp_path, image, other_disk, is_device=is_device)
+    assert_every_cut_is_survived(recording, tmp_path, seed=1)
+
+
+def test_restore_into_a_new_file(image: SmallImage, tmp_path: Path) -> None:
+    recording = record_restore(tmp_path, image, b"", is_device=False)
+    assert_every_cut_is_survived(recording, tmp_path, seed=2)
+
+
+def test_restore_over_last_weeks_image(image: SmallImage, tmp_path: Path) -> None:
+    base = with_changed_blocks(image.raw, CHANGED_BLOCKS)
+    recording = record_restore(tmp_path, image, base, is_device=True)
+    assert_every_cut_is_survived(recording, tmp_path, seed=3)
+
+
+@pytest.mark.parametrize("is_device", [True, False], ids=["device", "file"])
+def test_cast_over_another_system(
+    image: SmallImage, other_disk: bytes, tmp_path: Path, is_device: bool
+) -> None:
+    recording = record_cast(tmp_path, image, other_disk, is_device=is_device)
+    assert_every_cut_is_survived(recording, tmp_path, seed=4)
