@@ -28,7 +28,8 @@ from receiver.disk.commit import READ_BACK_FAILURES_MAX, read_back_error
 from receiver.target_image import TargetImage
 
 WRITERS_MAX: Final = 4
-"""Threads that decode and write: with fewer processors decoding is the limit, with more the disk is."""
+"""Threads that decode and write, one more than processors: one of them waits for the disk, which takes the data out of
+its memory. With fewer processors decoding is the limit, with more the disk is."""
 
 BLOCKS_PER_HOP: Final = 16
 """Blocks that go to a worker thread together: 4 MiB, whose hand-over (0.1 ms) is small beside the work (4 ms)."""
@@ -51,6 +52,11 @@ BLOCK_REJECTIONS_MAX: Final = 5
 """Times that a block may arrive wrong before the image at the sender, not the network, must be what is wrong."""
 
 _CHANNEL_SLACK: Final = 8
+
+
+def writer_count() -> int:
+    """Threads that decode and write on this machine."""
+    return min(WRITERS_MAX, len(os.sched_getaffinity(0)) + 1)
 
 
 class Pipeline:
@@ -83,7 +89,7 @@ class Pipeline:
         self._image = image
         self._on_rejected = on_rejected
         self._on_complete = on_complete
-        self._writer_count = min(WRITERS_MAX, len(os.sched_getaffinity(0)))
+        self._writer_count = writer_count()
         # It is never full: every hop holds at least one buffer, and the pool has fewer than this.
         hops_max = assembly_bytes // BLOCK_BYTES_MIN + _CHANNEL_SLACK
         self._hops_in, self._hops_out = trio.open_memory_channel[list[AssembledBlock]](hops_max)

@@ -34,7 +34,7 @@ from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.writer import BUFFER_BYTES, DiskWriter
 from receiver.parallel import run_parallel
-from receiver.pipeline import BLOCKS_PER_HOP, VERIFY_BYTES, WRITERS_MAX
+from receiver.pipeline import BLOCKS_PER_HOP, VERIFY_BYTES, writer_count
 from receiver.target import Target, open_target
 from receiver.target_image import VERIFY_THREADS
 from tests.bench import report
@@ -101,8 +101,7 @@ def _in_threads(work: Callable[[int], object], items: range) -> None:
         work(item)
         return 1
 
-    threads = min(WRITERS_MAX, len(os.sched_getaffinity(0)))
-    run_parallel(items, count, threads=threads, on_progress=lambda _count: None)
+    run_parallel(items, count, threads=writer_count(), on_progress=lambda _count: None)
 
 
 def _write_runs(image: _Image, target: Target) -> None:
