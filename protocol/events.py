@@ -6,6 +6,7 @@ import dataclasses
 
 from protocol.block_assembly import AssembledBlock
 from protocol.session_records import ReceiverId
+from protocol.stored_manifest import StoredManifest
 from protocol.wire.messages import Announce
 
 # -- receiver -------------------------------------------------------------------------------------------------
@@ -22,7 +23,7 @@ class BlockAssembled:
 class ManifestReceived:
     """The manifest came by multicast and its digest is the image's id."""
 
-    data: bytes | bytearray | memoryview
+    data: memoryview | StoredManifest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from blake3 import blake3
 
@@ -9,6 +11,7 @@ from protocol.block_assembly import AssembledBlock, BufferPool
 from protocol.fec.reed_solomon import decode_in_place
 from protocol.object_reception import ObjectReception
 from protocol.session_records import CastParameters
+from protocol.stored_manifest import StoredManifest
 from protocol.wire.messages import OBJECT_MANIFEST
 
 
@@ -26,19 +29,50 @@ def manifest_source_symbols(parameters: CastParameters) -> np.ndarray[tuple[int]
     return (-(-lengths // parameters.symbol_bytes)).astype(np.uint8)
 
 
+class ManifestStore(Protocol):
+    """Where a manifest is collected, in any order; as long as it is from the beginning."""
+
+    def __len__(self) -> int:
+        """Bytes of the whole manifest."""
+
+    def write(self, offset_bytes: int, data: memoryview) -> None:
+        """Put a part into its place, instead of what may have been there; may raise StorageError."""
+
+    def collected(self) -> memoryview | StoredManifest:
+        """The whole, now that every part is there; nothing is written any more. May raise StorageError."""
+
+
+class MemoryStore:
+    """A :class:`ManifestStore` in memory."""
+
+    def __init__(self, manifest_bytes: int) -> None:
+        """Take the memory for ``manifest_bytes``."""
+        self._data = memoryview(bytearray(manifest_bytes))
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def write(self, offset_bytes: int, data: memoryview) -> None:
+        """See :meth:`ManifestStore.write`."""
+        self._data[offset_bytes : offset_bytes + len(data)] = data
+
+    def collected(self) -> memoryview:
+        """See :meth:`ManifestStore.collected`."""
+        return self._data.toreadonly()
+
+
 class ManifestReception:
-    """Collects object 0 into ``data``.
+    """Collects object 0 into a store.
 
     Attributes:
-        data: ``manifest_bytes`` long; meaningful once :meth:`complete` is true.
         reception: the object's block states.
     """
 
-    def __init__(self, parameters: CastParameters, pool: BufferPool, data: bytearray | memoryview) -> None:
-        """Start to receive into ``data``, which must be ``parameters.manifest_bytes`` long."""
-        assert len(data) == parameters.manifest_bytes
+    def __init__(self, parameters: CastParameters, pool: BufferPool, store: ManifestStore) -> None:
+        """Start to receive into ``store``, which must be ``parameters.manifest_bytes`` long."""
+        assert len(store) == parameters.manifest_bytes
         source_symbols = manifest_source_symbols(parameters)
-        self.data = data
+        self._store = store
         self.reception = ObjectReception(
             OBJECT_MANIFEST,
             source_symbols=source_symbols,
@@ -51,16 +85,25 @@ class ManifestReception:
 
     @property
     def complete(self) -> bool:
-        """Whether every block is in ``data``."""
+        """Whether every block is in the store."""
         return self.reception.unsettled_count == 0
 
     def take(self, assembled: AssembledBlock) -> None:
-        """Decode one assembled block into ``data``; its buffer can be given back afterwards."""
+        """Decode one assembled block into the store; its buffer can be given back afterwards.
+
+        Raises:
+            StorageError: as the store raises.
+        """
         decode_in_place(assembled.slots, assembled.slot_esi)
-        start = assembled.block * self._parameters.block_bytes
-        self.data[start : start + assembled.stored_bytes] = assembled.payload.data
+        self._store.write(assembled.block * self._parameters.block_bytes, assembled.payload.data)
         self.reception.mark_settled(np.array([assembled.block]))
 
-    def digest_matches(self) -> bool:
-        """Whether ``data`` is the manifest that the image id names."""
-        return blake3(self.data).digest() == self._parameters.image_id
+    def received(self) -> memoryview | StoredManifest | None:
+        """What was collected, if it is the manifest that the image id names.
+
+        Raises:
+            StorageError: as the store raises.
+        """
+        data = self._store.collected()
+        digest = data.digest if isinstance(data, StoredManifest) else blake3(data).digest()
+        return data if digest == self._parameters.image_id else None

@@ -43,7 +43,7 @@ from protocol.events import (
 from protocol.feedback_timing import nack_backoff_s
 from protocol.limiter import Cause
 from protocol.manifest import Manifest
-from protocol.manifest_reception import ManifestReception
+from protocol.manifest_reception import ManifestReception, ManifestStore, MemoryStore
 from protocol.object_reception import ObjectReception
 from protocol.sequence import LossCounter
 from protocol.session_records import JoinGrant
@@ -101,7 +101,7 @@ class ReceiverSession:
         assembly_bytes: int,
         rng: random.Random,
         now: float,
-        manifest_buffer: bytearray | memoryview | None = None,
+        manifest_store: ManifestStore | None = None,
     ) -> None:
         """Begin as granted.
 
@@ -110,7 +110,7 @@ class ReceiverSession:
             assembly_bytes: size of the buffer pool.
             rng: for back-off.
             now: monotonic seconds.
-            manifest_buffer: where a manifest that comes by multicast is collected; None for memory of its own.
+            manifest_store: where a manifest that comes by multicast is collected; None for memory of its own.
         """
         parameters = grant.parameters
         self.grant = grant
@@ -133,8 +133,8 @@ class ReceiverSession:
         self._image: ObjectReception | None = None
         self._manifest: ManifestReception | None = None
         if grant.manifest_by_multicast:
-            buffer = bytearray(parameters.manifest_bytes) if manifest_buffer is None else manifest_buffer
-            self._manifest = ManifestReception(parameters, self._pool, buffer)
+            store = MemoryStore(parameters.manifest_bytes) if manifest_store is None else manifest_store
+            self._manifest = ManifestReception(parameters, self._pool, store)
         self._arrival = ArrivalMeter(DATA_HEADER_BYTES + parameters.symbol_bytes)
         self._counter = 0
         self._echo_us = 0
@@ -322,10 +322,8 @@ class ReceiverSession:
         self.release(block)
         if not self._manifest.complete:
             return
-        if self._manifest.digest_matches():
-            self._events.append(ManifestReceived(self._manifest.data))
-        else:
-            self._events.append(ManifestRejected())
+        data = self._manifest.received()
+        self._events.append(ManifestRejected() if data is None else ManifestReceived(data))
         self._manifest = None
 
     def receive_datagram_untrusted(self, datagram: bytes, now: float) -> None:

@@ -6,6 +6,7 @@ program with SIGBUS. A read that fails is an error that can be told to a room.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -15,7 +16,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from protocol.constants import HASH_BYTES, KIB, MIB
-from protocol.errors import ImageChangedError
+from protocol.errors import DiskcastError, ImageChangedError
 
 PIECE_BYTES: Final = 64 * KIB
 """Read and checked as a whole: 2048 hashes, 40 µs, less than a block of data takes. The digests of all pieces are a
@@ -47,20 +48,28 @@ class StoredManifest:
         digest: BLAKE3 of the whole.
     """
 
-    def __init__(self, byte_count: int, read: ReadAt, name: str) -> None:
+    def __init__(
+        self,
+        byte_count: int,
+        read: ReadAt,
+        name: str,
+        *,
+        changed: Callable[[int], DiskcastError] | None = None,
+    ) -> None:
         """Read everything once, 0.1 s for a TiB of disk.
 
         Args:
             byte_count: the manifest's size.
             read: used from now on, from any thread.
             name: the file's, for error messages.
+            changed: the error for bytes from an offset that aren't any more what they were; None for an image's file.
 
         Raises:
             ImageError, StorageError: as ``read`` raises.
         """
         self._byte_count = byte_count
         self._read = read
-        self._name = name
+        self._changed = changed or functools.partial(_image_changed, name)
         self._piece_digests: list[bytes] = []
         # Whatever thread puts a piece into its slot, a pair is replaced as a whole: no lock is needed.
         self._slots: list[tuple[int, memoryview] | None] = [None] * _SLOTS
@@ -82,7 +91,7 @@ class StoredManifest:
         """The bytes of a slice without step.
 
         Raises:
-            ImageChangedError: they aren't any more what they were.
+            ImageChangedError: they aren't any more what they were; another error if the owner said which.
             ImageError, StorageError: as the reader raises.
         """
         start, stop, step = part.indices(self._byte_count)
@@ -107,12 +116,16 @@ class StoredManifest:
         if piece:
             self._read(start, piece)
             if blake3(piece).digest() != self._piece_digests[index]:
-                raise ImageChangedError(
-                    f"{self._name}: the image's manifest was written to while it was in use (from byte {start} of the "
-                    "manifest): restore the file from a good copy, and see that nothing writes to it"
-                )
+                raise self._changed(start)
         self._slots[index % _SLOTS] = index, piece.toreadonly()
         return piece.toreadonly()
+
+
+def _image_changed(name: str, start: int) -> ImageChangedError:
+    return ImageChangedError(
+        f"{name}: the image's manifest was written to while it was in use (from byte {start} of the manifest): "
+        "restore the file from a good copy, and see that nothing writes to it"
+    )
 
 
 class StoredRows:

@@ -26,11 +26,14 @@ from protocol.errors import (
     SessionError,
 )
 from protocol.limiter import Cause
+from protocol.manifest_reception import ManifestStore
 from protocol.receiver_session import ReceiverSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
-from receiver.control_client import manifest_buffer, require_plausible_manifest, retry_until
+from protocol.stored_manifest import StoredManifest
+from receiver.control_client import require_plausible_manifest, retry_until
 from receiver.incarnation import DataPort, Incarnation
 from receiver.limiter_watch import LimiterWatch
+from receiver.manifest_store import manifest_store
 from receiver.nursery_errors import single_error
 from receiver.reception_status import ReceptionState, ReceptionStatus, Totals
 from receiver.rehearsal import RehearsedLoss
@@ -57,7 +60,7 @@ class ControlPort(Protocol):
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
         """Report the end."""
 
-    async def manifest(self, cast_id: CastId, into: memoryview) -> None:
+    async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         """Fetch the manifest."""
 
 
@@ -220,7 +223,7 @@ class Agent:
             assembly_bytes=self._options.assembly_bytes,
             rng=self._rng,
             now=trio.current_time(),
-            manifest_buffer=manifest_buffer(parameters.manifest_bytes)
+            manifest_store=manifest_store(parameters.manifest_bytes)
             if grant.manifest_by_multicast and self._image.manifest is None
             else None,
         )
@@ -301,11 +304,11 @@ class Agent:
                 f"the sender was started again, but couldn't be joined: {error}; the target is incomplete"
             ) from error
 
-    async def _fetch_manifest(self, parameters: CastParameters) -> memoryview:
-        buffer = manifest_buffer(parameters.manifest_bytes)
-        fetch = functools.partial(self._control.manifest, parameters.cast_id, buffer)
+    async def _fetch_manifest(self, parameters: CastParameters) -> memoryview | StoredManifest:
+        store = manifest_store(parameters.manifest_bytes)
+        fetch = functools.partial(self._control.manifest, parameters.cast_id, store)
         await retry_until(trio.current_time() + self._options.sender_timeout_s, fetch)
-        return buffer
+        return await trio.to_thread.run_sync(store.collected)
 
     async def _tell_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
         deadline = trio.current_time() + self._options.sender_timeout_s

@@ -5,9 +5,6 @@ from __future__ import annotations
 import functools
 import http.client
 import json
-import mmap
-import os
-import tempfile
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
@@ -37,9 +34,9 @@ from protocol.errors import (
     NoSenderError,
     ProtocolError,
     SessionError,
-    StorageError,
 )
 from protocol.manifest import ManifestLayout, block_count_of
+from protocol.manifest_reception import ManifestStore
 from protocol.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
 from protocol.units import format_bytes
 
@@ -52,10 +49,6 @@ RETRY_MAX_S: Final = 2.0
 
 ANSWER_BYTES_MAX: Final = MIB
 """A thousand casts of a daemon in one list."""
-
-MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
-"""A larger manifest (that of a disk over 115 GB) is kept in a mapped temporary file, which the kernel can write out
-instead of keeping it resident."""
 
 _READ_BYTES: Final = MIB
 _Result = TypeVar("_Result")
@@ -145,12 +138,13 @@ class ControlClient:
         path = f"{_receiver_path(grant)}/completion"
         await self._json("POST", path, body=completion_to_json(report), key=grant.key)
 
-    async def manifest(self, cast_id: CastId, into: memoryview) -> None:
-        """Fetch the manifest into memory of exactly its size.
+    async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
+        """Fetch the manifest into a store of exactly its size.
 
         Raises:
             Unreachable: no or half an answer.
             ProtocolError: the sender sends another length.
+            StorageError: as the store raises.
         """
         fetch = functools.partial(self._fetch_manifest, f"/casts/{cast_id:08x}/manifest", into)
         await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
@@ -181,17 +175,19 @@ class ControlClient:
 
         return self._with_response(method, path, payload, headers, read)
 
-    def _fetch_manifest(self, path: str, into: memoryview) -> None:
+    def _fetch_manifest(self, path: str, into: ManifestStore) -> None:
         def read(response: http.client.HTTPResponse) -> None:
             if response.length is not None and response.length != len(into):
                 raise ProtocolError(
                     f"{self.url} has a manifest of {response.length} bytes, announced were {len(into)}"
                 )
+            buffer = memoryview(bytearray(_READ_BYTES))
             done = 0
             while done < len(into):
-                count = response.readinto(into[done : done + _READ_BYTES])
+                count = response.readinto(buffer[: len(into) - done])
                 if count == 0:
                     raise Unreachable(f"{self.url}: the connection ended in the middle of the manifest")
+                into.write(done, buffer[:count])
                 done += count
 
         self._with_response("GET", path, None, {}, read)
@@ -263,23 +259,3 @@ def require_plausible_manifest(raw_bytes: int, block_bytes: int, manifest_bytes:
     count = block_count_of(raw_bytes, block_bytes)
     if manifest_bytes > ManifestLayout(count, METADATA_BYTES_MAX).manifest_bytes:
         raise ProtocolError(f"the sender claims a manifest of {manifest_bytes} bytes for {count} blocks")
-
-
-def manifest_buffer(manifest_bytes: int) -> memoryview:
-    """Memory for a manifest: anonymous, or a mapped temporary file that is gone when the memory is.
-
-    Raises:
-        StorageError: there is no room for the file.
-    """
-    if manifest_bytes <= MANIFEST_IN_MEMORY_BYTES_MAX:
-        return memoryview(bytearray(manifest_bytes))
-    try:
-        with tempfile.TemporaryFile(prefix="diskcast-manifest-") as file:
-            # Allocated now: a mapped page that has no room later is a SIGBUS.
-            os.posix_fallocate(file.fileno(), 0, manifest_bytes)
-            return memoryview(mmap.mmap(file.fileno(), manifest_bytes))
-    except OSError as error:
-        raise StorageError(
-            f"no room for the image's manifest of {format_bytes(manifest_bytes)} in {tempfile.gettempdir()}: "
-            f"{error.strerror}; set TMPDIR to a directory that has room"
-        ) from error

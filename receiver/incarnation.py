@@ -41,6 +41,7 @@ from protocol.events import (
 )
 from protocol.limiter import Cause
 from protocol.receiver_session import ReceiverSession
+from protocol.stored_manifest import StoredManifest
 from protocol.units import format_duration
 from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
 from receiver.limiter_watch import SLOW_PART, LimiterWatch, Load
@@ -97,7 +98,7 @@ class Incarnation:
         data: DataPort,
         *,
         send_feedback: Callable[[bytes], None],
-        fetch_manifest: Callable[[], Awaitable[memoryview]],
+        fetch_manifest: Callable[[], Awaitable[memoryview | StoredManifest]],
         tell_need: Callable[[NDArray[np.bool_], int | None], Awaitable[None]],
         on_silence: Callable[[float], None],
         on_standing: Callable[[Cause | None], None],
@@ -324,7 +325,7 @@ class Incarnation:
 
     # -- the manifest -----------------------------------------------------------------------------------------
 
-    async def _prepare(self, data: bytes | bytearray | memoryview | None) -> None:
+    async def _prepare(self, data: memoryview | StoredManifest | None) -> None:
         """Make the target ready for the manifest, fetched if it is None, and let the data come."""
         with self._preparing:
             if data is None:

@@ -22,7 +22,6 @@ from protocol.units import format_bytes
 from receiver.agent import Agent, AgentOptions, Observer, Reception
 from receiver.control_client import (
     ControlClient,
-    manifest_buffer,
     require_plausible_manifest,
     retry_until,
 )
@@ -30,6 +29,7 @@ from receiver.discovery import CastChoice, CastOffer, ask_for_cast, listen_for_c
 from receiver.disk.queue_settings import tuned_queue
 from receiver.dry_run import DryRun, dry_run
 from receiver.feedback_socket import FeedbackSocket
+from receiver.manifest_store import manifest_store
 from receiver.network import Interface, find_interface
 from receiver.target import Target
 from receiver.target_image import TargetImage
@@ -131,9 +131,9 @@ async def try_receive(options: ReceiveOptions) -> DryRun:
     cast = await retry_until(deadline, functools.partial(client.cast, offer.cast_id))
     with await _open_target(options, cast) as target:
         require_plausible_manifest(cast.raw_bytes, cast.block_bytes, cast.manifest_bytes)
-        buffer = manifest_buffer(cast.manifest_bytes)
-        await retry_until(deadline, functools.partial(client.manifest, offer.cast_id, buffer))
-        manifest = Manifest.parse_untrusted(buffer)
+        store = manifest_store(cast.manifest_bytes)
+        await retry_until(deadline, functools.partial(client.manifest, offer.cast_id, store))
+        manifest = Manifest.parse_untrusted(store.collected())
         if manifest.image_id != cast.image_id or manifest.raw_bytes != cast.raw_bytes:
             raise CastFailedError(
                 "the sender's manifest isn't that of the image it announces: start the cast again"

@@ -16,6 +16,7 @@ from protocol.errors import CastFailedError
 from protocol.fec.reed_solomon import decode_in_place
 from protocol.manifest import BlockKind, Manifest
 from protocol.session_records import CastParameters
+from protocol.stored_manifest import StoredManifest
 from receiver.block_sink import BlockSink, Outcome
 from receiver.busy_clock import BusyClock
 from receiver.disk.fit import check_fit, fit
@@ -147,7 +148,7 @@ class TargetImage:
 
     # -- blocking ---------------------------------------------------------------------------------------------
 
-    def take_manifest(self, data: bytes | bytearray | memoryview, parameters: CastParameters) -> None:
+    def take_manifest(self, data: bytes | memoryview | StoredManifest, parameters: CastParameters) -> None:
         """Check the manifest, make the target ready, and decide whether to look at what it holds. Blocks.
 
         Raises:

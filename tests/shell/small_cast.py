@@ -29,6 +29,7 @@ from protocol.control_messages import (
 from protocol.frame_encoder import FrameEncoder
 from protocol.limiter import Cause
 from protocol.manifest import BlockKind, Manifest, build_manifest
+from protocol.manifest_reception import ManifestStore
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.codec import ControlMessage, encode_control
@@ -269,9 +270,9 @@ class SmallCast:
         sender.check_key(grant.receiver_id, grant.key)
         sender.set_need(grant.receiver_id, need, trio.current_time(), heard_sequence)
 
-    async def manifest(self, cast_id: CastId, into: memoryview) -> None:
+    async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         await self._answering()
-        into[:] = self.image.manifest.data
+        into.write(0, memoryview(self.image.manifest.data[:]))
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
         sender = await self._answering()

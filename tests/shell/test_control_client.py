@@ -25,8 +25,8 @@ from protocol.errors import (
     NoSenderError,
     ProtocolError,
     SessionError,
-    StorageError,
 )
+from protocol.manifest_reception import MemoryStore
 from protocol.session_records import (
     CastId,
     CastParameters,
@@ -36,7 +36,7 @@ from protocol.session_records import (
 )
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
 from receiver import control_client
-from receiver.control_client import ANSWER_BYTES_MAX, ControlClient, Unreachable, manifest_buffer, retry_until
+from receiver.control_client import ANSWER_BYTES_MAX, ControlClient, Unreachable, retry_until
 from receiver.discovery import CastChoice, ask_for_cast
 from tests.completion_reports import completion
 
@@ -157,9 +157,9 @@ async def test_join_need_and_completion(server: Server) -> None:
 async def test_the_manifest_is_read_into_place(server: Server) -> None:
     manifest = bytes(range(250)) * 20
     server.answers["/api/v1/casts/0000abcd/manifest"] = (200, manifest)
-    buffer = manifest_buffer(len(manifest))
-    await server.client.manifest(CAST.cast_id, buffer)
-    assert bytes(buffer) == manifest
+    store = MemoryStore(len(manifest))
+    await server.client.manifest(CAST.cast_id, store)
+    assert store.collected() == manifest
 
 
 @pytest.mark.trio
@@ -167,7 +167,7 @@ async def test_the_manifest_is_read_into_place(server: Server) -> None:
 async def test_a_manifest_of_another_length_is_refused(server: Server, length: int) -> None:
     server.answers["/api/v1/casts/0000abcd/manifest"] = (200, bytes(length))
     with pytest.raises(ProtocolError, match=f"{length} bytes, announced were 5000"):
-        await server.client.manifest(CAST.cast_id, manifest_buffer(5000))
+        await server.client.manifest(CAST.cast_id, MemoryStore(5000))
 
 
 @pytest.mark.trio
@@ -181,7 +181,7 @@ async def test_half_a_manifest_can_be_asked_for_again(server: Server) -> None:
 
     server.answers["/api/v1/casts/0000abcd/manifest"] = cut
     with pytest.raises(Unreachable, match="middle of the manifest"):
-        await server.client.manifest(CAST.cast_id, manifest_buffer(5000))
+        await server.client.manifest(CAST.cast_id, MemoryStore(5000))
 
 
 @pytest.mark.trio
@@ -282,18 +282,3 @@ async def test_other_errors_are_not_retried(autojump_clock: trio.testing.MockClo
     with pytest.raises(DiskcastError, match="full"):
         await retry_until(10.0, refuse)
     assert autojump_clock.current_time() == 0.0
-
-
-def test_a_large_manifest_lies_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_client, "MANIFEST_IN_MEMORY_BYTES_MAX", 1000)
-    buffer = manifest_buffer(5000)
-    buffer[:5] = b"hello"
-    assert len(buffer) == 5000
-    assert bytes(buffer[:6]) == b"hello\0"
-
-
-def test_no_room_for_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An allocation that fails now, not a bus error when a page is written."""
-    monkeypatch.setattr(control_client, "MANIFEST_IN_MEMORY_BYTES_MAX", 1000)
-    with pytest.raises(StorageError, match="TMPDIR"):
-        manifest_buffer(1 << 50)

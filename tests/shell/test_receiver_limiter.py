@@ -13,6 +13,7 @@ from typing import ClassVar
 import pytest
 
 from protocol.session_records import CastParameters
+from protocol.stored_manifest import StoredManifest
 from receiver.reception_status import ReceptionStatus
 from receiver.target_image import TargetImage
 from tests.shell.small_cast import BLOCK_BYTES, SmallCast, SmallImage
@@ -38,7 +39,7 @@ class HeldImage(TargetImage):
 
         return held
 
-    def take_manifest(self, data: bytes | bytearray | memoryview, parameters: CastParameters) -> None:
+    def take_manifest(self, data: bytes | memoryview | StoredManifest, parameters: CastParameters) -> None:
         super().take_manifest(data, parameters)
         self.hold_step()
 
