@@ -7,8 +7,11 @@ restored: a filesystem must be whole without those blocks, whatever they hold.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import pytest
 
 from protocol.constants import KIB, MIB
 from protocol.disk_layout import TableKind, layout_of
-from protocol.errors import SourceInUseError
+from protocol.errors import EXIT_INTERRUPTED, SourceInUseError
 from protocol.manifest import BlockKind
 from sender.image_file import ImageFile
 from sender.pack import PackOptions, pack_image
@@ -388,3 +391,58 @@ def test_no_loop_device_is_left_behind(sources: Path, tmp_path: Path) -> None:
     source = source_of(FILESYSTEMS["xfs"], sources)[0]
     pack_image(source, tmp_path / "image.dci", OPTIONS)
     assert not run("losetup", "--associated", source)
+
+
+def test_a_disk_one_partition_of_which_is_mounted_writable_is_refused(sources: Path, tmp_path: Path) -> None:
+    """The system's own disk, for example."""
+    disk, point = tmp_path / "disk", tmp_path / "point"
+    point.mkdir()
+    places = gpt_disk(disk, sources, [("8300", "ext2"), ("8200", "swap")])
+    _, offset, size = places[1]
+    with loop_device(disk, "--partscan") as device:
+        run("addpart", device, "1", str(offset // 512), str(size // 512))
+        try:
+            run("mount", f"{device}p1", point)
+            try:
+                with pytest.raises(SourceInUseError, match=str(point)):
+                    pack_image(device, tmp_path / "image.dci", OPTIONS)
+                run("mount", "-o", "remount,ro", point)
+                areas = pack_image(device, tmp_path / "image.dci", OPTIONS).areas
+                assert [area.kept_because for area in areas] == ["", ""]
+            finally:
+                run("umount", point)
+        finally:
+            run("delpart", device, "1")
+
+
+def test_a_device_that_somebody_else_holds_is_refused(sources: Path, tmp_path: Path) -> None:
+    """In another container, for example, whose mounts can't be seen."""
+    with loop_device(source_of(FILESYSTEMS["ext2"], sources)[0]) as device:
+        holder = os.open(device, os.O_RDONLY | os.O_EXCL)
+        try:
+            with pytest.raises(SourceInUseError, match="can't be seen from here"):
+                pack_image(device, tmp_path / "image.dci", OPTIONS)
+        finally:
+            os.close(holder)
+        assert pack_image(device, tmp_path / "image.dci", OPTIONS).areas[0].used_bytes
+
+
+def test_an_interrupted_pack_leaves_no_tool_behind(sources: Path, tmp_path: Path) -> None:
+    source, image = source_of(FILESYSTEMS["xfs"], sources)[0], tmp_path / "image.dci"
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    hanging = tools / "xfs_logprint"
+    pid = tmp_path / "pid"
+    hanging.write_text(f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 1000\n")
+    hanging.chmod(0o755)
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    with Program(diskcast("pack", source, "-o", image), environment=environment) as program:
+        deadline_s = time.monotonic() + LIMIT_S
+        while not pid.exists():
+            assert time.monotonic() < deadline_s, program.describe()
+            time.sleep(0.01)
+        os.kill(program.pid, signal.SIGTERM)
+        assert program.wait(LIMIT_S) == EXIT_INTERRUPTED
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+    assert not run("losetup", "--associated", source)
+    assert not [path for path in tmp_path.iterdir() if "image" in path.name]
