@@ -204,8 +204,8 @@ class _Chunk:
 def _btrfs_ranges(area: Area, head: FilesystemHead, min_bytes: int) -> Iterator[Range]:
     """All that neither an extent nor its copy occupies.
 
-    Not by partclone: its map lacks the second copies of metadata (DUP, the default), and Clonezilla has given it up
-    for filesystems that it left unmountable.
+    Not by partclone 0.3.23: its map lacks the second copies of metadata (DUP, the default). Without what it calls
+    free, ``btrfs check`` failed and a scrub found 76 errors, 8 of them beyond repair.
     """
     chunks = sorted(_btrfs_chunks(area), key=lambda chunk: chunk.start)
     node_bytes = struct.unpack("<I", area.read(64 * KIB + 148, 4))[0]
@@ -291,7 +291,7 @@ _FAT_ENTRIES_PER_STEP: Final = 1 << 20
 def _fat_ranges(area: Area, _head: FilesystemHead, _min_bytes: int) -> Iterator[Range]:
     """From the allocation tables themselves: a cluster is free if every table says so.
 
-    Not by partclone 0.3.23: of a FAT12 of 2043 clusters with 297 in use its map called 69 of those free.
+    Not by partclone 0.3.23: of the 297 used clusters of a FAT12 its map called 75 free.
     """
     fat = fat_geometry(area.read)
     stop_entry = fat.cluster_count + 2
