@@ -14,13 +14,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.block_masks import WINDOW_BLOCKS, windows
 from protocol.constants import INTERLEAVE_SYMBOLS, SYMBOLS_MAX
 from protocol.send_plan import SEGMENT_DTYPE
 from protocol.wire.messages import FLAG_REPAIR
-
-_SCAN_BLOCKS = 1 << 16
-"""Blocks looked through at once for the next wanted one: 20 µs, and a pass over zeros is a few such scans."""
-
 
 _MOSTLY_LOST = 0.75
 _AGAIN_FACTOR = 2
@@ -136,14 +133,16 @@ class Demand:
             heard_sequence: blocks whose symbols came after this number are on their way already, and are left out; who
                 loses some of them asks by NACK. None for who has heard nothing.
         """
-        mask = self._k > 0
-        if need is not None:
-            mask &= need
-        if heard_sequence is not None:
-            mask &= ~self._is_later(slice(None), heard_sequence)
-            for swept in self._swept:
-                mask[swept.block] = False
-        self._wanted |= mask
+        on_their_way = [] if heard_sequence is None else [swept.block for swept in self._swept]
+        wanted_before = self._wanted[on_their_way]
+        for rows in windows(self.block_count):
+            mask = self._k[rows] > 0
+            if need is not None:
+                mask &= need[rows]
+            if heard_sequence is not None and mask.any():
+                mask &= ~self._is_later(rows, heard_sequence)
+            self._wanted[rows] |= mask
+        self._wanted[on_their_way] = wanted_before
         self.wanted_count = int(np.count_nonzero(self._wanted))
 
     def withdraw(self) -> None:
@@ -307,8 +306,8 @@ class Demand:
     def _next_wanted(self) -> int:
         start = self._cursor
         while start < self.block_count:
-            found = np.flatnonzero(self._wanted[start : start + _SCAN_BLOCKS])
+            found = np.flatnonzero(self._wanted[start : start + WINDOW_BLOCKS])
             if found.size:
                 return start + int(found[0])
-            start += _SCAN_BLOCKS
+            start += WINDOW_BLOCKS
         return -1

@@ -27,6 +27,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from protocol.block_masks import windows
 from protocol.constants import (
     BLOCK_BYTES_MAX,
     BLOCK_BYTES_MIN,
@@ -410,10 +411,10 @@ class Manifest:
                 f"a block of this image has {format_bytes(largest)}, more than {SOURCE_SYMBOLS_MAX} symbols of "
                 f"{symbol_bytes} bytes: pack with a smaller --block-size or cast with a larger MTU"
             )
-        # In 32 bits: the sum stays far below 2^32 since a block has at most 4 MiB.
-        symbols: NDArray[np.uint8] = (
-            (self.stored_bytes + np.uint32(symbol_bytes - 1)) // symbol_bytes
-        ).astype(np.uint8)
+        symbols = np.empty(self.block_count, np.uint8)
+        for rows in windows(self.block_count):
+            # In 32 bits: the sum stays far below 2^32 since a block has at most 4 MiB.
+            symbols[rows] = (self.stored_bytes[rows] + np.uint32(symbol_bytes - 1)) // symbol_bytes
         return symbols
 
     def summary(self) -> dict[BlockKind, KindSummary]:

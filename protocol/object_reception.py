@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.block_assembly import AssembledBlock, BufferPool
+from protocol.block_masks import windows
 from protocol.constants import REORDER_DATAGRAM_COUNT
 from protocol.sequence import sequence_difference
 from protocol.wire.batch import block_runs
@@ -81,16 +82,20 @@ class ObjectReception:
             object_index: OBJECT_MANIFEST or OBJECT_IMAGE.
             source_symbols: ``uint8[block_count]``, k of each block, 0 where nothing is stored.
             stored_bytes: ``uint32[block_count]``.
-            need: ``bool[block_count]``: blocks that aren't on the target yet.
+            need: ``bool[block_count]``: blocks that aren't on the target yet; not kept.
             pool: where symbols are collected.
             joined_before_start: the pass will begin at block 0, so that blocks before the first one seen are lost
                 rather than still to come.
-            unscanned: ``bool[block_count]``: blocks of which it isn't known yet whether they are on the target.
+            unscanned: ``bool[block_count]``: blocks of which it isn't known yet whether they are on the target, whatever
+                ``need`` says of them; not kept.
         """
         self.object_index = object_index
-        self.stage = np.where(need & (source_symbols > 0), np.uint8(Stage.WAITING), np.uint8(Stage.SETTLED))
-        if unscanned is not None:
-            self.stage[unscanned & (source_symbols > 0)] = Stage.UNSCANNED
+        self.stage = np.full(source_symbols.size, Stage.SETTLED, np.uint8)
+        for rows in windows(source_symbols.size):
+            stored = source_symbols[rows] > 0
+            self.stage[rows][need[rows] & stored] = Stage.WAITING
+            if unscanned is not None:
+                self.stage[rows][unscanned[rows] & stored] = Stage.UNSCANNED
         self.pool_drop_count = 0
         self._k = source_symbols
         self._stored_bytes = stored_bytes
@@ -247,16 +252,17 @@ class ObjectReception:
         self._mark_lacking(0, self.block_count)
 
     def _mark_lacking(self, start: int, stop: int) -> None:
-        stage = self.stage[start:stop]
         # The pass has gone by with less than all of them, and it isn't known whether the rest is worth asking for.
         for block in [block for block in self._partial if start <= block < stop]:
             if self.stage[block] == _UNSCANNED:
                 self._give_up(block)
-        waiting = stage == Stage.WAITING
-        count = int(np.count_nonzero(waiting))
-        if count:
-            stage[waiting] = Stage.LACKING
-            self._lacking_count += count
+        for rows in windows(stop, start):
+            stage = self.stage[rows]
+            waiting = stage == _WAITING
+            count = int(np.count_nonzero(waiting))
+            if count:
+                stage[waiting] = _LACKING
+                self._lacking_count += count
 
     def ask(self, blocks_max: int, *, retry_at: float, now: float) -> list[tuple[int, int]]:
         """``(block, deficit)`` of what should be NACKed now, ascending; they aren't due again before ``retry_at``.
@@ -266,10 +272,9 @@ class ObjectReception:
         """
         if self._lacking_count == 0:
             return []
-        lacking = np.flatnonzero(self.stage == _LACKING)
         held = [block for block in self._partial if self.stage[block] == _LACKING]
         # As many blocks as there are buffers, however many thousands are lacking.
-        first = lacking[: self._pool.free_count + len(held)].tolist()
+        first = self._first_lacking(self._pool.free_count + len(held))
         due = []
         for block in sorted({*held, *first}):
             if self._retry_at.get(block, 0.0) > now:
@@ -283,6 +288,17 @@ class ObjectReception:
             if len(due) == blocks_max:
                 break
         return due
+
+    def _first_lacking(self, count_max: int) -> list[int]:
+        """The first LACKING blocks, found without a look at those behind them."""
+        found: list[int] = []
+        count = min(count_max, self._lacking_count)
+        for rows in windows(self.block_count):
+            if len(found) == count:
+                break
+            places = np.flatnonzero(self.stage[rows] == _LACKING)[: count - len(found)]
+            found += (places + rows.start).tolist()
+        return found
 
     def abandon_lacking(self) -> None:
         """Give back the buffers of blocks that this pass has gone by incomplete.
