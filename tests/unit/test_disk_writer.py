@@ -118,10 +118,23 @@ def test_zeros_replace_what_an_old_file_held(tmp_path: Path) -> None:
     """Last week's content must not shine through where this week's image is empty; its space is given back."""
     path = tmp_path / "target.raw"
     made = make_image("z" * 20 + "rdz", tail_bytes=1000)
-    path.write_bytes(b"\xff" * (30 * BLOCK_BYTES))
+    path.write_bytes(b"\xff" * len(made.raw))
     _write(made, path)
     assert path.read_bytes() == made.raw
     assert allocated_bytes(path) <= 3 * BLOCK_BYTES
+
+
+def test_no_byte_beyond_the_zeros_is_touched(tmp_path: Path) -> None:
+    """A file that is longer than the image keeps its end as long as it is that long."""
+    path = tmp_path / "target.raw"
+    made = make_image("zz", tail_bytes=1000)
+    path.write_bytes(b"\xff" * (3 * BLOCK_BYTES))
+    with (
+        open_target(path, raw_bytes=len(made.raw)) as target,
+        DiskWriter(target, made.manifest) as writer,
+    ):
+        writer.zero_blocks(np.array([0, 1]))
+    assert path.read_bytes() == made.raw + b"\xff" * (3 * BLOCK_BYTES - len(made.raw))
 
 
 def test_a_hole_isn_t_written(tmp_path: Path) -> None:
