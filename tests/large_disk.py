@@ -23,14 +23,13 @@ def make_large_disk(path: Path, size_bytes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     text = (b"line %d of the text\n" % seed) * (_PIECE_BYTES // 16)
     with path.open("wb") as file:
-        for _ in range(0, size_bytes, _PIECE_BYTES):
-            draw = rng.random()
-            if draw < 0.7:
-                file.write(rng.bytes(_PIECE_BYTES))
-            elif draw < 0.85:
+        for number in range(size_bytes // _PIECE_BYTES):
+            if number % 5 == 3:
                 file.write(text[:_PIECE_BYTES])
-            else:
+            elif number % 7 == 5:
                 file.seek(_PIECE_BYTES, 1)
+            else:
+                file.write(rng.bytes(_PIECE_BYTES))
         file.truncate(size_bytes)
     table = f"label: gpt\nstart=2048, size={size_bytes // SECTOR_BYTES - 4096}, type=linux\n"
     run("sfdisk", "--quiet", "--no-reread", "--wipe", "never", path, text=table)

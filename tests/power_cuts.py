@@ -101,8 +101,9 @@ class Recording:
     def judge(self, cuts: list[PowerCut], folder: Path) -> list[str]:
         """All that is wrong with the disks that these cuts leave, and with what the next restore makes of them."""
 
-        def run_again(target: Path) -> None:
+        def run_again(target: Path) -> str:
             restore(self.image.path, target, _Silence())
+            return ""
 
         found = []
         for index, (cut, disk) in enumerate(self.cuts.disks(cuts)):
@@ -117,10 +118,10 @@ class Recording:
     def judge_by_cast(self, cuts: list[PowerCut], folder: Path) -> list[str]:
         """The same by agents that receive a cast."""
 
-        def run_again(target: Path) -> None:
+        def run_again(target: Path) -> str:
             with LoopbackCast(self.image.path) as cast:
                 agent = cast.receive(target)
-                assert agent.wait(LIMIT_S) == 0, agent.describe()
+                return agent.describe() if agent.wait(LIMIT_S) else ""
 
         return [
             f"{cut}: {fault}"
@@ -129,15 +130,16 @@ class Recording:
         ]
 
     def _faults_of_next_run(
-        self, disk: bytes, folder: Path, run_again: Callable[[Path], None], *, on_device: bool
+        self, disk: bytes, folder: Path, run_again: Callable[[Path], str], *, on_device: bool
     ) -> list[str]:
         path = folder / "left"
         path.write_bytes(disk)
         with loop_over_file(path) if on_device else contextlib.nullcontext(path) as target:
-            run_again(target)
+            failure = run_again(target)
         wrong = self.image.wrong_blocks(path.read_bytes())
         path.unlink()
-        return [f"the next run left blocks {wrong} wrong"] if wrong else []
+        faults = [f"the next run failed: {failure}"] if failure else []
+        return [*faults, f"the next run left blocks {wrong} wrong"] if wrong else faults
 
 
 class _Silence(TextProgress):

@@ -1,20 +1,20 @@
 """``python -m tests.soak.kill``: the agent is killed at random moments, and the same command is run again.
 
 Every round is a cast on the loopback interface to a loop device over a file. The agent gets SIGKILL at a moment that is
-drawn: over the time that a run takes, after so many progress lines, or when the device has moved so many bytes, which
-falls into all phases alike. It is started again and perhaps killed again; the last run has to end well and leave the
-right bytes. What a run received beyond what its target lacked is counted. Needs root; exit code 1 if a bound isn't
-kept.
+drawn: over the time that a run takes, after so many progress lines, or when the device has read or written so many
+bytes, which falls into all phases. It is started again and perhaps killed again; the last run has to end well and
+leave the right bytes. What a run received beyond what its target lacked is counted. Needs root; exit code 1 if a bound
+isn't kept.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import enum
 import json
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ import click
 from protocol.constants import MIB
 from protocol.incomplete_marker import parse_marker_untrusted
 from protocol.units import format_bytes, parse_size_bytes
+from tests.bench.terminal import run_command
 from tests.bootable_disk import SECTOR_BYTES, looks_bootable
 from tests.lab import LabError, Program
 from tests.large_disk import LargeImage, make_large_image, make_old_disk
@@ -39,20 +40,12 @@ _POLL_S: Final = 0.002
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Undisturbed:
-    """What a run takes when nobody disturbs it."""
-
-    seconds: float
-    moved_bytes: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Run:
     """One start of the agent.
 
     Attributes:
         killed: how its moment was drawn; empty for the last run of a round.
-        state: what it said last that it was doing.
+        state: how far its target had come.
         missing_bytes: what its target lacked when it began, as stored in the image.
         received_bytes: what it said that it received.
         peak_bytes: resident memory.
@@ -88,19 +81,19 @@ class Round:
         self._backing = folder / "target"
         make_old_disk(self._backing, image, rng.choice((0.0, 0.3, 0.9)), rng.getrandbits(32))
 
-    def measure(self) -> Undisturbed:
-        """Run once to the end."""
+    def undisturbed_s(self) -> float:
+        """What a run to the end takes."""
         with (
             loop_over_file(self._backing) as device,
             LoopbackCast(self._image.path, "--rate", self._rate) as cast,
         ):
-            started_s, moved_bytes = time.monotonic(), _moved_bytes(device)
+            started_s = time.monotonic()
             agent = cast.receive(device)
             if agent.wait(LIMIT_S):
                 raise LabError(agent.describe())
-            return Undisturbed(time.monotonic() - started_s, _moved_bytes(device) - moved_bytes)
+            return time.monotonic() - started_s
 
-    def runs(self, undisturbed: Undisturbed, kill_count_max: int) -> Iterator[Run]:
+    def runs(self, undisturbed_s: float, kill_count_max: int) -> Iterator[Run]:
         """Start, kill, start again; the last run isn't killed."""
         kill_count = self._rng.randint(1, min(KILLS_PER_ROUND_MAX, kill_count_max))
         with (
@@ -110,7 +103,7 @@ class Round:
             for _ in range(kill_count):
                 missing_bytes = self._image.missing_bytes(self._backing)
                 agent = cast.receive(device)
-                how = self._kill(agent, device, undisturbed)
+                how = self._kill(agent, device, undisturbed_s)
                 yield self._seen(agent, how, missing_bytes)
                 if not how:
                     break  # it was faster than its moment
@@ -121,25 +114,29 @@ class Round:
                 yield self._seen(agent, "", missing_bytes)
             cast.sender.signal(signal.SIGKILL)  # it would wait for those that were killed
 
-    def _kill(self, agent: Program, device: Path, undisturbed: Undisturbed) -> str:
+    def _kill(self, agent: Program, device: Path, undisturbed_s: float) -> str:
         """Kill the agent at a moment that is drawn; how, or nothing if it ended before."""
-        kind = self._rng.choice(("time", "progress", "moved", "moved"))
+        kind = self._rng.choice(("time", "progress", "read", "written", "written", "written"))
         if kind == "time":
-            moment = self._rng.uniform(0.0, undisturbed.seconds)
+            moment = self._rng.uniform(0.0, undisturbed_s)
             _wait_at_most(agent, moment)
             how = f"after {moment:.2f} s"
         elif kind == "progress":
-            count = self._rng.randint(1, max(1, int(undisturbed.seconds)))
+            count = self._rng.randint(1, max(1, int(undisturbed_s)))
             extra_s = self._rng.uniform(0.0, 1.0)
             while agent.exit_code is None and len(agent.events) < count:
                 time.sleep(_POLL_S)
             _wait_at_most(agent, extra_s)
             how = f"{extra_s:.2f} s after {count} lines"
         else:
-            wanted_bytes = _moved_bytes(device) + self._rng.randrange(undisturbed.moved_bytes)
-            while agent.exit_code is None and _moved_bytes(device) < wanted_bytes:
+            moved = _Moved(kind)
+            wrong_bytes = self._image.wrong_blocks(self._backing).size * self._image.block_bytes
+            scanned_bytes = self._image.raw_path.stat().st_size if kind == "read" else 0
+            moment_bytes = self._rng.randrange(scanned_bytes + wrong_bytes + 1)
+            start_bytes = moved.bytes_of(device)
+            while agent.exit_code is None and moved.bytes_of(device) < start_bytes + moment_bytes:
                 time.sleep(_POLL_S)
-            how = "by bytes moved"
+            how = f"{format_bytes(moment_bytes)} {kind}"
         if agent.exit_code is not None:
             return ""
         agent.signal(signal.SIGKILL)
@@ -150,11 +147,10 @@ class Round:
         progress: dict[str, Any] = next(
             (event for event in reversed(agent.events) if "bytes_received" in event), {}
         )
-        joined = any(event["event"] == "joined" for event in agent.events)
         assert agent.usage is not None
         run = Run(
             how,
-            str(progress.get("state", "joined" if joined else "starting")),
+            self._state(),
             missing_bytes,
             int(progress.get("bytes_received", 0)),
             agent.usage.peak_bytes,
@@ -162,10 +158,23 @@ class Round:
         )
         return dataclasses.replace(run, faults=tuple(self._faults(agent, run)))
 
+    def _state(self) -> str:
+        wrong = self._image.wrong_blocks(self._backing)
+        edge = MIB // self._image.block_bytes
+        if wrong.size == 0:
+            return "complete"
+        with self._backing.open("rb") as file:
+            mark = parse_marker_untrusted(file.read(SECTOR_BYTES))
+        if mark is None:
+            return "not touched"
+        inside = wrong[(wrong >= edge) & (wrong < self._image.kind.size - edge)]
+        return "being written" if inside.size else "all but its edges"
+
     def _faults(self, agent: Program, run: Run) -> Iterator[str]:
         wrong = self._image.wrong_blocks(self._backing)
         if run.killed and wrong.size:
-            head = self._backing.read_bytes()[: 2 * SECTOR_BYTES]
+            with self._backing.open("rb") as file:
+                head = file.read(2 * SECTOR_BYTES)
             changed = parse_marker_untrusted(head) is not None
             if changed and looks_bootable(head):
                 yield "marked as incomplete, and looks bootable"
@@ -189,26 +198,29 @@ def _wait_at_most(agent: Program, seconds: float) -> None:
         return
 
 
-def _moved_bytes(device: Path) -> int:
-    """Read from and written to a block device since it was made."""
-    fields = Path("/sys/class/block", device.name, "stat").read_text().split()
-    return (int(fields[2]) + int(fields[6])) * SECTOR_BYTES
+class _Moved(enum.StrEnum):
+    """What a block device has done since it was made."""
+
+    READ = "read"
+    WRITTEN = "written"
+
+    def bytes_of(self, device: Path) -> int:
+        fields = Path("/sys/class/block", device.name, "stat").read_text().split()
+        return int(fields[2 if self is _Moved.READ else 6]) * SECTOR_BYTES
 
 
 def soak(folder: Path, image: LargeImage, rate: str, kill_count: int, seed: int) -> list[Run]:
     """Rounds until there were so many kills; says each run on stderr."""
     runs: list[Run] = []
-    undisturbed = Round(folder, image, rate, random.Random(f"{seed} undisturbed")).measure()
-    click.echo(
-        f"undisturbed: {undisturbed.seconds:.1f} s, {format_bytes(undisturbed.moved_bytes)} moved", err=True
-    )
+    undisturbed_s = Round(folder, image, rate, random.Random(f"{seed} undisturbed")).undisturbed_s()
+    click.echo(f"undisturbed: {undisturbed_s:.1f} s", err=True)
     number = 0
     while (kills := sum(bool(run.killed) for run in runs)) < kill_count:
         rng = random.Random(f"{seed} {number}")  # a round can be repeated without those before it
-        for run in Round(folder, image, rate, rng).runs(undisturbed, kill_count - kills):
+        for run in Round(folder, image, rate, rng).runs(undisturbed_s, kill_count - kills):
             runs.append(run)
             click.echo(
-                f"round {number}: {run.killed or 'to the end':<28} {run.state:<10} missing "
+                f"round {number}: {run.killed or 'to the end':<28} {run.state:<17} missing "
                 f"{format_bytes(run.missing_bytes)}, received {format_bytes(run.received_bytes)}"
                 + "".join(f"\n    {fault}" for fault in run.faults),
                 err=True,
@@ -248,8 +260,9 @@ def main(kills: int, seed: int | None, size: str, rate: str, directory: Path | N
         image = make_large_image(folder, parse_size_bytes(size), seed)
         result = summary(soak(folder, image, rate, kills, seed))
     click.echo(json.dumps({**result, "seed": seed}))
-    sys.exit(0 if result["ok"] else 1)
+    if not result["ok"]:
+        raise click.exceptions.Exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from tests.bench.terminal import run_command
 from tests.bootable_disk import make_bootable_disk
 from tests.power_cuts import (
     Recording,
@@ -75,7 +75,8 @@ def main(
             for one in found[:5]:
                 click.echo(f"    {one}", err=True)
     click.echo(json.dumps({"event": "result", "ok": not faults, "seed": seed, **totals, "faults": faults}))
-    sys.exit(1 if faults else 0)
+    if faults:
+        raise click.exceptions.Exit(1)
 
 
 def _recordings(
@@ -96,4 +97,4 @@ def _recordings(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
