@@ -72,10 +72,9 @@ class Clearing:
         if not target.is_device:
             if self._is_hole(start, stop):
                 return True
-            if stop >= target.raw_bytes:
-                stop += (
-                    -stop % mmap.PAGESIZE
-                )  # beyond the end, so that the file's last page becomes a hole, too
+            if stop >= os.fstat(target.fd).st_size:
+                # Beyond the end, so that the file's last page becomes a hole, too.
+                stop += -stop % mmap.PAGESIZE
         for call in self._zeroing:
             try:
                 call(target.fd, start, stop - start)
