@@ -86,8 +86,8 @@ class ObjectReception:
             pool: where symbols are collected.
             joined_before_start: the pass will begin at block 0, so that blocks before the first one seen are lost
                 rather than still to come.
-            unscanned: ``bool[block_count]``: blocks of which it isn't known yet whether they are on the target, whatever
-                ``need`` says of them; not kept.
+            unscanned: ``bool[block_count]``: blocks of which it isn't known yet whether they are on the target,
+                whatever ``need`` says of them; not kept.
         """
         self.object_index = object_index
         self.stage = np.full(source_symbols.size, Stage.SETTLED, np.uint8)

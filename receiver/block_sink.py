@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.block_codec import BlockDecoder, block_hash
+from protocol.block_masks import set_blocks
+from protocol.disk_layout import commit_blocks
 from protocol.errors import ImageDamagedError, VerificationError
 from protocol.manifest import BlockKind, Manifest
 from receiver.busy_clock import BusyClock
 from receiver.disk.commit import CommitLast
-from receiver.disk.scan import any_right, worth_scanning
+from receiver.disk.scan import worth_scanning
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
 from receiver.target import Target, require_compatible
@@ -58,6 +60,7 @@ class BlockSink:
         self._verifier = Verifier(target.read_back, manifest)
         self.commit_last = CommitLast(target, manifest, self._writer, self._verifier)
         self._free_decoders: list[BlockDecoder] = []
+        self._kinds = manifest.summary()
 
     def __enter__(self) -> Self:
         return self
@@ -93,14 +96,6 @@ class BlockSink:
             StorageError: the disk couldn't be read.
         """
         return worth_scanning(self.target.read_back, self._verifier, self.manifest, rng)
-
-    def any_right(self, blocks: NDArray[np.int64], rng: random.Random) -> bool:
-        """Whether the target seems to hold any of ``blocks`` (ascending).
-
-        Raises:
-            StorageError: the disk couldn't be read.
-        """
-        return any_right(blocks, self._verifier, rng)
 
     def zero(self, blocks: NDArray[np.int64]) -> None:
         """Make ``blocks`` (ascending, of kind ZERO) read as zeros.

@@ -21,6 +21,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from protocol.block_masks import set_blocks
 from protocol.errors import (
     CastCancelledError,
     CastFailedError,
@@ -337,7 +338,8 @@ class Incarnation:
             # Until it has an answer the sender casts no data for this receiver; a scan gives it one.
             if not image.scanning:
                 await self._tell_lacking(image.need)
-                self.session.blocks_missing(np.flatnonzero(image.need))
+                for missing in set_blocks(image.need):
+                    self.session.blocks_missing(missing)
 
     def _place_manifest(self, untold: NDArray[np.bool_] | None = None) -> None:
         """Let the data come.
@@ -349,19 +351,17 @@ class Incarnation:
         session, image = self.session, self._image
         assert image.manifest is not None
         unscanned = image.unscanned if untold is None else image.unscanned | untold
-        session.set_manifest(
-            image.manifest, image.need & ~unscanned, trio.current_time(), unscanned=unscanned
-        )
+        session.set_manifest(image.manifest, image.need, trio.current_time(), unscanned=unscanned)
         self._nursery.start_soon(self._pipeline.zero_blocks)
         if image.scanning:
-            self._nursery.start_soon(self._scan, None if untold is None else np.flatnonzero(untold))
+            self._nursery.start_soon(self._scan, untold)
         self._pipeline.notice_progress()
         self._wake()
 
     async def _tell_lacking(self, need: NDArray[np.bool_]) -> None:
         await self._tell_need(need, self.session.heard_sequence)
 
-    async def _scan(self, untold: NDArray[np.int64] | None) -> None:
+    async def _scan(self, untold: NDArray[np.bool_] | None) -> None:
         notice = self._pipeline.notice_progress
         scan = TargetScan(
             self.session, self._image, tell_need=self._tell_lacking, on_news=notice, untold=untold

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.block_assembly import AssembledBlock
+from protocol.block_masks import first_set, sample_set
 from protocol.constants import MIB
 from protocol.errors import CastFailedError
 from protocol.fec.reed_solomon import decode_in_place
@@ -20,6 +21,7 @@ from protocol.stored_manifest import StoredManifest
 from receiver.block_sink import BlockSink, Outcome
 from receiver.busy_clock import BusyClock
 from receiver.disk.fit import check_fit, fit
+from receiver.disk.scan import SAMPLE_COUNT
 from receiver.target import Target
 from receiver.target_options import DEFAULTS, TargetOptions
 
@@ -32,9 +34,6 @@ and the disk has none of its own while it hashes."""
 
 SCAN_STEP_BYTES: Final = 32 * MIB
 """Read in one step: 0.3 s of a hard disk, so that what it finds is soon told."""
-
-_WINDOW_BLOCKS: Final = 1 << 16
-"""Looked through at once for the next blocks to work on: 20 µs."""
 
 
 class TargetImage:
@@ -170,20 +169,24 @@ class TargetImage:
         sink = BlockSink(self._target, manifest)
         sink.prepare()
         scanned = self._options.scans and sink.worth_scanning(self._rng)
-        stored = np.array(manifest.stored_mask)
+        stored = manifest.stored_mask
         zeros = manifest.kind == BlockKind.ZERO
         zeros[0] = False  # committed last
-        nothing = np.zeros(manifest.block_count, np.bool_)
-        self.unscanned = (stored | zeros) if scanned else nothing
-        self.need, self._zeros_due = (nothing.copy(), nothing.copy()) if scanned else (stored, zeros)
+        self.needed_count = int(np.count_nonzero(stored))
+        last = sink.commit_last.blocks[stored[sink.commit_last.blocks]]
+        self.need, self._zeros_due = stored, zeros
+        self.unscanned = np.zeros_like(stored)
+        if scanned:
+            self.unscanned |= stored
+            self.unscanned |= zeros
+            stored[:] = False
+            zeros[:] = False
         self._unscanned_count = int(np.count_nonzero(self.unscanned))
         self._zeros_due_count = int(np.count_nonzero(self._zeros_due))
-        self.needed_count = int(np.count_nonzero(stored))
         self._sink = sink
         self.manifest = manifest
         if scanned:
             # Before the first change of the target, which wipes its edges.
-            last = sink.commit_last.blocks[stored[sink.commit_last.blocks]]
             right = sink.commit_last.keep_matching()
             self.mark_held(right)
             self.mark_missing(np.setdiff1d(last, right, assume_unique=True))
@@ -197,14 +200,14 @@ class TargetImage:
         assert self._sink is not None
         return self._sink.verify(blocks)
 
-    def seems_empty(self, blocks: NDArray[np.int64]) -> bool:
-        """Whether none of a few of ``blocks`` (ascending) is on the target: the rest needn't be read. Blocks.
+    def seems_empty(self, sample: NDArray[np.int64]) -> bool:
+        """Whether none of ``sample`` (ascending) is on the target: the rest needn't be read. Blocks.
 
         Raises:
             StorageError: the target can't be read.
         """
         assert self._sink is not None
-        return not self._sink.any_right(blocks, self._rng)
+        return self._sink.verify(sample).size == sample.size
 
     def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[Outcome]:
         """Decode, check and write some blocks. Blocks.
@@ -246,7 +249,7 @@ class TargetImage:
         """
         assert self._sink is not None
         assert self.manifest is not None
-        blocks = _first_set(self._zeros_due, 0, ZERO_STEP_BYTES // self.manifest.block_bytes)
+        blocks = first_set(self._zeros_due, 0, max(1, ZERO_STEP_BYTES // self.manifest.block_bytes))
         self._sink.zero(blocks)
         return blocks, self.sync_and_verify(blocks)
 
@@ -264,15 +267,16 @@ class TargetImage:
 
     # -- results ----------------------------------------------------------------------------------------------
 
-    def unscanned_from(self, start: int) -> NDArray[np.int64]:
-        """The unscanned blocks from ``start`` on, ascending."""
-        blocks: NDArray[np.int64] = start + np.flatnonzero(self.unscanned[start:])
-        return blocks
-
     def next_scan_step(self, start: int) -> NDArray[np.int64]:
-        """The next of them, as many as are read in one step; empty when there are none."""
+        """The next unscanned blocks from ``start`` on, as many as are read in one step; empty when there are none."""
         assert self.manifest is not None
-        return _first_set(self.unscanned, start, SCAN_STEP_BYTES // self.manifest.block_bytes)
+        return first_set(self.unscanned, start, max(1, SCAN_STEP_BYTES // self.manifest.block_bytes))
+
+    def sample_unscanned(self, start: int) -> NDArray[np.int64]:
+        """A few random ones of them, ascending, for :meth:`seems_empty`; stored ones, as zeros are right by chance."""
+        assert self.manifest is not None
+        stored = sample_set(self.unscanned & self.manifest.stored_mask, SAMPLE_COUNT, self._rng, start)
+        return stored if stored.size else sample_set(self.unscanned, SAMPLE_COUNT, self._rng, start)
 
     def mark_held(self, blocks: NDArray[np.int64]) -> None:
         """The target holds these blocks: of unscanned ones nothing more is to be done."""
@@ -345,18 +349,3 @@ class TargetImage:
             raw_bytes -= self.manifest.block_bytes - self.manifest.raw_length(last)
         self.raw_bytes_verified += raw_bytes
         return raw_bytes
-
-
-def _first_set(mask: NDArray[np.bool_], start: int, count_max: int) -> NDArray[np.int64]:
-    """The first ``count_max`` places (one at least) from ``start`` on at which ``mask`` is set.
-
-    By windows: an array of all places would have 8 bytes for each block of the image, again at every step.
-    """
-    found: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-    missing_count = max(1, count_max)
-    while missing_count and start < mask.size:
-        places = start + np.flatnonzero(mask[start : start + _WINDOW_BLOCKS])[:missing_count]
-        found.append(places)
-        missing_count -= places.size
-        start += _WINDOW_BLOCKS
-    return np.concatenate(found)

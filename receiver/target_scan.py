@@ -10,6 +10,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from protocol.block_masks import set_blocks
 from protocol.constants import GIB
 from protocol.receiver_session import ReceiverSession
 from receiver.target_image import TargetImage
@@ -39,7 +40,7 @@ class TargetScan:
         *,
         tell_need: Callable[[NDArray[np.bool_]], Awaitable[None]],
         on_news: Callable[[], None],
-        untold: NDArray[np.int64] | None,
+        untold: NDArray[np.bool_] | None,
     ) -> None:
         """Prepare.
 
@@ -48,7 +49,7 @@ class TargetScan:
             image: what knows the target.
             tell_need: tells the sender, ``bool[block_count]`` of blocks that were found missing since the last time.
             on_news: the image may have become complete, or there are zero blocks to write.
-            untold: blocks that are known to be missing, and that the sender wasn't told of.
+            untold: ``bool[block_count]`` of blocks that are known to be missing, and that the sender wasn't told of.
         """
         self._session = session
         self._image = image
@@ -56,7 +57,9 @@ class TargetScan:
         self._on_news = on_news
         self._cursor = 0
         self._fruitless_bytes = 0
-        self._missing: list[NDArray[np.int64]] = [] if untold is None else [untold]
+        self._untold = np.zeros_like(image.unscanned) if untold is None else untold.copy()
+        # While the rest is tried nobody begins to read some of it.
+        self._choosing = trio.Lock()
         self._over = trio.Event()
 
     async def run(self) -> None:
@@ -77,22 +80,28 @@ class TargetScan:
 
     async def _read(self, limiter: trio.CapacityLimiter) -> None:
         image = self._image
-        while (blocks := image.next_scan_step(self._cursor)).size:
-            if self._fruitless_bytes >= FRUITLESS_BYTES:
-                self._fruitless_bytes = 0
-                rest = image.unscanned_from(self._cursor)
-                if await trio.to_thread.run_sync(image.seems_empty, rest, limiter=limiter):
-                    # What other tasks have begun to read is left to them.
-                    rest = rest[image.unscanned[rest] & (rest >= self._cursor)]
-                    self._cursor = image.need.size
-                    self._take(rest[:0], rest)
+        while True:
+            async with self._choosing:
+                if self._fruitless_bytes >= FRUITLESS_BYTES:
+                    await self._try_the_rest(limiter)
+                blocks = image.next_scan_step(self._cursor)
+                if blocks.size == 0:
                     return
-                continue
-            self._cursor = int(blocks[-1]) + 1
+                self._cursor = int(blocks[-1]) + 1
             missing = await trio.to_thread.run_sync(image.scan, blocks, limiter=limiter)
             # What came meanwhile is written whatever was there.
             held = np.setdiff1d(blocks, missing, assume_unique=True)
             self._take(held[image.unscanned[held]], missing[image.unscanned[missing]])
+
+    async def _try_the_rest(self, limiter: trio.CapacityLimiter) -> None:
+        """Look at a few blocks of what is left; if none is right, all of it is missing."""
+        image, start = self._image, self._cursor
+        self._fruitless_bytes = 0
+        if await trio.to_thread.run_sync(image.seems_empty, image.sample_unscanned(start), limiter=limiter):
+            self._cursor = image.unscanned.size
+            # What other tasks have begun to read is left to them.
+            for rest in set_blocks(image.unscanned, start):
+                self._take(rest[:0], rest)
 
     def _take(self, held: NDArray[np.int64], missing: NDArray[np.int64]) -> None:
         assert self._image.manifest is not None
@@ -101,7 +110,7 @@ class TargetScan:
         self._session.blocks_held(held)
         self._image.mark_held(held)
         self._image.mark_missing(missing)
-        self._missing.append(missing)
+        self._untold[missing] = True
         self._on_news()
 
     async def _tell_at_intervals(self) -> None:
@@ -117,10 +126,11 @@ class TargetScan:
                 return
 
     async def _tell(self) -> None:
-        found = self._session.not_arrived(np.concatenate([np.empty(0, np.int64), *self._missing]))
-        self._missing.clear()
-        need = np.zeros(self._image.need.size, np.bool_)
-        need[found] = True
+        need, self._untold = self._untold, np.zeros_like(self._untold)
+        for missing in set_blocks(need):
+            need[missing] = False
+            need[self._session.not_arrived(missing)] = True
         await self._tell_need(need)
-        self._session.blocks_missing(found)
+        for missing in set_blocks(need):
+            self._session.blocks_missing(missing)
         self._on_news()

@@ -8,9 +8,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from protocol.block_masks import sample_set
 from protocol.incomplete_marker import parse_marker_untrusted
 from protocol.manifest import Manifest
 from receiver.disk.aligned_buffers import aligned_memory
@@ -41,16 +39,5 @@ def worth_scanning(read_back: ReadBack, verifier: Verifier, manifest: Manifest, 
     marker = parse_marker_untrusted(page[: read_back.read_into(page, 0)])
     if marker is not None and marker.image_id == manifest.image_id:
         return True
-    stored = np.flatnonzero(manifest.stored_mask)
-    return stored.size == 0 or any_right(stored, verifier, rng)
-
-
-def any_right(blocks: NDArray[np.int64], verifier: Verifier, rng: random.Random) -> bool:
-    """Whether one of a few random ``blocks`` (ascending) is on the target as it should be.
-
-    Raises:
-        StorageError: the disk couldn't be read.
-    """
-    places = sorted(rng.sample(range(blocks.size), min(SAMPLE_COUNT, blocks.size)))
-    sample: NDArray[np.int64] = blocks[places]
-    return verifier.verify_blocks(sample).size < sample.size
+    sample = sample_set(manifest.stored_mask, SAMPLE_COUNT, rng)
+    return sample.size == 0 or verifier.verify_blocks(sample).size < sample.size
