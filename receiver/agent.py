@@ -333,6 +333,7 @@ class Agent:
             state=ReceptionState.SILENT if silent else self._state,
             seconds=now - self._started_at,
             raw_bytes=image.raw_bytes,
+            raw_bytes_used=image.raw_bytes_used,
             raw_bytes_verified=image.raw_bytes_verified,
             raw_bytes_kept=image.raw_bytes_kept,
             scanned_share=image.scanned_share,

@@ -95,6 +95,13 @@ METRICS: Final[tuple[Metric, ...]] = (
         "diskcast_agent_image_bytes", "gauge", "Raw size of the image.", (), _value(lambda s: s.raw_bytes)
     ),
     Metric(
+        "diskcast_agent_image_used_bytes",
+        "gauge",
+        "Raw bytes of the image that aren't unused: what there is to verify.",
+        (),
+        _value(lambda s: s.raw_bytes_used),
+    ),
+    Metric(
         "diskcast_agent_verified_bytes",
         "gauge",
         "Raw bytes that were read back from the target and are right.",

@@ -250,7 +250,9 @@ class TerminalObserver(PlainObserver):
     def progress(self, status: ReceptionStatus) -> None:
         """Move the bar."""
         text = _progress_text(status, self._rate.per_s(status.bytes_received))
-        self._bar.update(self._task, total=status.raw_bytes, completed=status.raw_bytes_verified, text=text)
+        self._bar.update(
+            self._task, total=status.raw_bytes_used, completed=status.raw_bytes_verified, text=text
+        )
         self._bar.refresh()
 
     def finished(self, target: str, reception: Reception) -> None:
@@ -265,12 +267,12 @@ class TerminalObserver(PlainObserver):
 def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:
     if status.state is not ReceptionState.RECEIVING:
         return status.state.value
+    verified = f"{format_bytes(status.raw_bytes_verified)} of {format_bytes(status.raw_bytes_used)} verified"
+    rate = format_rate(rate_bytes_per_s)
+    if status.scanned_share < 1:
+        return f"{verified}, {status.scanned_share:.0%} of the target scanned, {rate}"
     lost = status.datagrams_lost / max(1, status.datagrams_expected)
-    scanned = f"target {status.scanned_share:.0%} scanned, " if status.scanned_share < 1 else ""
-    return (
-        f"{format_bytes(status.raw_bytes_verified)} of {format_bytes(status.raw_bytes)} verified, {scanned}"
-        f"{format_rate(rate_bytes_per_s)}, {lost:.1%} lost, limited by {status.limiter}"
-    )
+    return f"{verified}, {rate}, {lost:.1%} lost, limited by {status.limiter}"
 
 
 def _limits_text(status: ReceptionStatus) -> str:

@@ -26,6 +26,8 @@ class ReceptionStatus:
     seconds: float
     """Since the agent joined first."""
     raw_bytes: int
+    raw_bytes_used: int
+    """Those of the image that aren't unused: what there is to verify."""
     raw_bytes_verified: int
     raw_bytes_kept: int
     """Those of them that the target held already."""

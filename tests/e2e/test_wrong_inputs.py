@@ -30,7 +30,9 @@ from protocol.errors import (
     NotEnoughReceiversError,
     SourceError,
     TargetError,
+    TargetInUseError,
     TargetIsImageError,
+    TargetReadOnlyError,
     TargetTooSmallError,
     VerificationError,
 )
@@ -255,7 +257,7 @@ def test_disk_that_is_read_only(packed: Packed, tmp_path: Path) -> None:
     backing.write_bytes(b"precious" * (RAW_BYTES // 8))
     before = listing(tmp_path)
     with loop_device(backing, "--read-only") as device:
-        assert_refused(diskcast("unpack", packed.image, device), TargetError, str(device), "read-only")
+        assert_refused(diskcast("unpack", packed.image, device), TargetReadOnlyError, str(device), "read-only")
     assert listing(tmp_path) == before
 
 
@@ -270,7 +272,7 @@ def test_disk_that_is_mounted(packed: Packed, tmp_path: Path) -> None:
         run("mount", device, point)
         try:
             (point / "thesis.txt").write_text("irreplaceable")
-            assert_refused(diskcast("unpack", packed.image, device), TargetError, str(device), "in use")
+            assert_refused(diskcast("unpack", packed.image, device), TargetInUseError, str(device), "in use")
             assert (point / "thesis.txt").read_text() == "irreplaceable"
         finally:
             run("umount", point)

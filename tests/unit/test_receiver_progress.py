@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import urllib.request
@@ -40,9 +41,10 @@ STATUS = ReceptionStatus(
     state=ReceptionState.RECEIVING,
     seconds=12.3456789,
     raw_bytes=1 << 30,
+    raw_bytes_used=1 << 30,
     raw_bytes_verified=1 << 29,
     raw_bytes_kept=1 << 20,
-    scanned_share=0.25,
+    scanned_share=1.0,
     blocks_needed=2048,
     blocks_verified=2048,
     blocks_rejected=1,
@@ -99,6 +101,7 @@ def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         observer.silent(65.0)
         observer.demoted(Cause.DISK)
         observer.reinstated()
+        observer.progress(dataclasses.replace(STATUS, scanned_share=0.25))
         observer.progress(STATUS)
         observer.finished("/dev/sda", RECEPTION)
     captured = capsys.readouterr()
@@ -108,6 +111,9 @@ def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         "joined cast 0000abcd again: lab, 1.0 GiB",
         "nothing heard from the sender for 1:05",
         "512.0 MiB of 1.0 GiB verified",
+        "25% of the target scanned",
+        "1.0 MiB were there already",
+        "the backup GPT moved",
         "much slower than the others because of its disk: it will be finished after them",
         "keeps up with the others again",
         "5.0% lost, limited by disk",
