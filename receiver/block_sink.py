@@ -61,6 +61,7 @@ class BlockSink:
         self.commit_last = CommitLast(target, manifest, self._writer, self._verifier)
         self._free_decoders: list[BlockDecoder] = []
         self._kinds = manifest.summary()
+        self._kinds = manifest.summary()
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +76,11 @@ class BlockSink:
         self._writer.close()
 
     @property
+    def used_bytes(self) -> int:
+        """Raw bytes of the image that aren't unused."""
+        return self.manifest.raw_bytes - self._kinds[BlockKind.UNUSED].raw_bytes
+
+    @property
     def bytes_written(self) -> int:
         """Bytes written so far, rewritten ones counted again."""
         return self._writer.bytes_written
@@ -86,7 +92,7 @@ class BlockSink:
             TargetError: it doesn't fit, or its data has no room there; nothing was changed.
         """
         require_compatible(self.target, self.manifest)
-        kinds = self.manifest.summary()
+        kinds = self._kinds
         self.target.prepare(kinds[BlockKind.DATA].raw_bytes + kinds[BlockKind.RAW].raw_bytes)
 
     def worth_scanning(self, rng: random.Random) -> bool:

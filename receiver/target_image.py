@@ -94,6 +94,11 @@ class TargetImage:
         return self._target.raw_bytes
 
     @property
+    def raw_bytes_used(self) -> int:
+        """Bytes of the image that aren't unused; all of it before the manifest is there."""
+        return self.raw_bytes if self._sink is None else self._sink.used_bytes
+
+    @property
     def bytes_written(self) -> int:
         """Bytes written to the target so far, rewritten ones counted again."""
         return 0 if self._sink is None else self._sink.bytes_written
