@@ -101,7 +101,6 @@ def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         observer.silent(65.0)
         observer.demoted(Cause.DISK)
         observer.reinstated()
-        observer.progress(dataclasses.replace(STATUS, scanned_share=0.25))
         observer.progress(STATUS)
         observer.finished("/dev/sda", RECEPTION)
     captured = capsys.readouterr()
@@ -111,7 +110,6 @@ def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         "joined cast 0000abcd again: lab, 1.0 GiB",
         "nothing heard from the sender for 1:05",
         "512.0 MiB of 1.0 GiB verified",
-        "25% of the target scanned",
         "1.0 MiB were there already",
         "the backup GPT moved",
         "much slower than the others because of its disk: it will be finished after them",
@@ -122,6 +120,12 @@ def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         "the sender didn't take the report",
     ):
         assert words in text
+
+
+def test_while_the_target_is_scanned_it_says_how_far(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainObserver() as observer:
+        observer.progress(dataclasses.replace(STATUS, scanned_share=0.25))
+    assert "512.0 MiB of 1.0 GiB verified, 25% of the target scanned" in capsys.readouterr().err
 
 
 def test_rate_is_since_the_last_look() -> None:
