@@ -61,7 +61,6 @@ class BlockSink:
         self.commit_last = CommitLast(target, manifest, self._writer, self._verifier)
         self._free_decoders: list[BlockDecoder] = []
         self._kinds = manifest.summary()
-        self._kinds = manifest.summary()
 
     def __enter__(self) -> Self:
         return self
@@ -90,10 +89,13 @@ class BlockSink:
 
         Raises:
             TargetError: it doesn't fit, or its data has no room there; nothing was changed.
+            StorageError: what was written to it earlier can't be flushed.
         """
         require_compatible(self.target, self.manifest)
         kinds = self._kinds
         self.target.prepare(kinds[BlockKind.DATA].raw_bytes + kinds[BlockKind.RAW].raw_bytes)
+        # An agent that was killed may have left the right bytes in a cache only; what is kept must be on the disk.
+        self.target.sync()
 
     def worth_scanning(self, rng: random.Random) -> bool:
         """Whether the target seems to hold some of the image already.
@@ -226,7 +228,7 @@ class BlockSink:
         return self._verifier.verify_blocks(blocks, threads=threads)
 
     def commit(self, *, reread: bool = False) -> None:
-        """Write what was held back, last of all, and verify it; nothing to do if the target wasn't changed.
+        """Write what was held back, last of all, and verify it; a target that was right already is left as it is.
 
         Args:
             reread: a block read back wrong at first. Its bytes may have landed on another that was right before, so
@@ -238,20 +240,27 @@ class BlockSink:
             StorageError: it failed; the target is marked as incomplete.
         """
         if not self.commit_last.due:
+            self.target.cut_off()
+            self.target.sync()
             return
         self.commit_last.begin()
-        kind = self.manifest.kind
-        self._writer.discard_blocks(
-            np.flatnonzero(kind == BlockKind.UNUSED)
-        )  # a disk that knows lives longer
-        used = np.flatnonzero(kind != BlockKind.UNUSED)
+        used = self.manifest.kind != BlockKind.UNUSED
+        # A disk that knows lives longer. Not at the edges: there it would give up the mark, or what was wiped.
+        given_up = ~used
+        given_up[commit_blocks(self.manifest)] = False
+        for unused in set_blocks(given_up):
+            self._writer.discard_blocks(unused)
         if reread:
-            self._require_right(np.setdiff1d(used, self.commit_last.blocks, assume_unique=True))
+            others = used.copy()
+            others[self.commit_last.blocks] = False
+            self._require_right(others)
         self.commit_last.commit(lambda: self._require_right(used))
 
-    def _require_right(self, blocks: NDArray[np.int64]) -> None:
-        wrong = self.verify(blocks)
-        if wrong.size:
+    def _require_right(self, mask: NDArray[np.bool_]) -> None:
+        for blocks in set_blocks(mask):
+            wrong = self.verify(blocks)
+            if wrong.size == 0:
+                continue
             block = int(wrong[0])
             raise VerificationError(
                 f"{self.target.path}: block {block} (byte {block * self.manifest.block_bytes}) was right and isn't any "

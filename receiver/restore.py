@@ -110,14 +110,11 @@ def _missing_blocks(
     """What the target lacks, ascending; all of the image if it isn't worth while to look."""
     if not options.scans or not sink.worth_scanning(random.Random()):
         return _used_blocks(manifest)
-    kept = sink.commit_last.keep_matching()
-    return _verify_all(
-        manifest,
-        np.setdiff1d(_used_blocks(manifest), kept, assume_unique=True),
-        sink.verify,
-        progress,
-        "scan",
-    )
+    # What is committed last is looked at once only: what isn't kept in memory must be written, whatever it is then.
+    last = sink.commit_last.blocks[manifest.stored_mask[sink.commit_last.blocks]]
+    missing_last = np.setdiff1d(last, sink.commit_last.keep_matching(), assume_unique=True)
+    others = np.setdiff1d(_used_blocks(manifest), last, assume_unique=True)
+    return np.union1d(missing_last, _verify_all(manifest, others, sink.verify, progress, "scan"))
 
 
 def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None:

@@ -110,7 +110,9 @@ class Target:
         return self.read_back.mode
 
     def prepare(self, data_bytes: int) -> None:
-        """Check that the image's data has room, then make a file as long as the image: the first change of the target.
+        """Check that the image's data has room, then make a file at least as long as the image.
+
+        A longer one keeps its end until :meth:`cut_off`: without that an old disk would look whole and not be.
 
         Args:
             data_bytes: raw bytes that will be written, zeros and unused blocks not counted.
@@ -123,7 +125,8 @@ class Target:
             return
         try:
             self._require_space(data_bytes)
-            os.ftruncate(self.fd, self.raw_bytes)
+            if os.fstat(self.fd).st_size < self.raw_bytes:
+                os.ftruncate(self.fd, self.raw_bytes)
             if self._left_empty:
                 _sync_directory(self.path.parent)
         except OSError as error:
@@ -132,6 +135,20 @@ class Target:
                 "choose a target on another filesystem"
             ) from error
         self._left_empty = False
+
+    def cut_off(self) -> None:
+        """End a file where the image ends; does nothing to a device.
+
+        Raises:
+            StorageError: final, the target is poisoned.
+        """
+        self.check()
+        if self.is_device or os.fstat(self.fd).st_size <= self.raw_bytes:
+            return
+        try:
+            os.ftruncate(self.fd, self.raw_bytes)
+        except OSError as error:
+            self.fail(error, f"cutting off what follows byte {self.raw_bytes}")
 
     def _require_space(self, data_bytes: int) -> None:
         filesystem = os.statvfs(self.fd)

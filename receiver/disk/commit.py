@@ -29,6 +29,7 @@ from protocol.disk_layout import commit_blocks
 from protocol.errors import StorageError, VerificationError
 from protocol.incomplete_marker import Marker, build_marker
 from protocol.manifest import BlockKind, Manifest
+from receiver.disk.read_back import ALIGNMENT_BYTES
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
 from receiver.target import Target
@@ -121,19 +122,22 @@ class CommitLast:
                 return
             raw_bytes, size_bytes = self._manifest.raw_bytes, self._target.size_bytes
             self._lay_mark()
-            self._writer.zero_range(min(_FIRST_BYTES, raw_bytes), min(EDGE_BYTES, raw_bytes))
+            self._writer.zero_range(len(self._mark()), min(EDGE_BYTES, raw_bytes))
             self._writer.zero_range(max(_FIRST_BYTES, raw_bytes - EDGE_BYTES), raw_bytes)
             if self._target.is_device:
                 # The last image's backup GPT, or the superblock of an array that this disk was part of.
                 self._writer.zero_range(max(raw_bytes, size_bytes - EDGE_BYTES), size_bytes)
+            else:
+                self._target.cut_off()
             self._target.sync()
             self._begun = True
 
     def _lay_mark(self) -> None:
-        """On the disk before anything else is touched."""
-        length = min(_FIRST_BYTES, self._manifest.raw_bytes)
+        """On the disk before anything else is touched: of the page that is written only the first sector changes."""
+        length, mark = min(_FIRST_BYTES, self._manifest.raw_bytes), self._mark()
         with self._writer.borrow_buffer() as buffer:
-            buffer[:length] = self._mark()[:length].ljust(length, b"\0")
+            self._target.read_back.read_into(buffer[:ALIGNMENT_BYTES], 0)
+            buffer[: len(mark)] = mark
             self._writer.write(0, buffer[:length])
         self._target.sync()
 

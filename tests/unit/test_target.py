@@ -137,6 +137,8 @@ def test_a_prepared_file_has_the_size_of_the_image(tmp_path: Path, old_bytes: in
     with open_target(path, raw_bytes=RAW_BYTES) as target:
         assert target.size_bytes == old_bytes
         target.prepare(data_bytes=RAW_BYTES)
+        assert path.stat().st_size == max(RAW_BYTES, old_bytes)
+        target.cut_off()
     assert path.stat().st_size == RAW_BYTES
 
 
