@@ -26,6 +26,7 @@ from protocol.errors import (
     SessionError,
 )
 from protocol.limiter import Cause
+from protocol.manifest import block_count_of
 from protocol.manifest_reception import ManifestStore
 from protocol.receiver_session import ReceiverSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
@@ -34,6 +35,7 @@ from receiver.control_client import require_plausible_manifest, retry_until
 from receiver.incarnation import DataPort, Incarnation
 from receiver.limiter_watch import LimiterWatch
 from receiver.manifest_store import manifest_store
+from receiver.memory_budget import assembly_bytes_for
 from receiver.nursery_errors import single_error
 from receiver.reception_status import ReceptionState, ReceptionStatus, Totals
 from receiver.rehearsal import RehearsedLoss
@@ -218,9 +220,11 @@ class Agent:
         """Receive from one run of the sender: True when the image is complete, False when the next run began."""
         parameters = grant.parameters
         assert self._data is not None
+        block_count = block_count_of(parameters.raw_bytes, parameters.block_bytes)
+        assembly_bytes = assembly_bytes_for(self._options.assembly_bytes, block_count)
         self._session = session = ReceiverSession(
             grant,
-            assembly_bytes=self._options.assembly_bytes,
+            assembly_bytes=assembly_bytes,
             rng=self._rng,
             now=trio.current_time(),
             manifest_store=manifest_store(parameters.manifest_bytes)
@@ -237,7 +241,7 @@ class Agent:
             on_silence=self._notice_silence,
             on_standing=self._notice_standing,
             limiter_watch=self._limiter_watch,
-            assembly_bytes=self._options.assembly_bytes,
+            assembly_bytes=assembly_bytes,
             sender_timeout_s=self._options.sender_timeout_s,
             rehearsed_loss=self._loss,
         )
