@@ -2,9 +2,9 @@
 
 Every round is a cast on the loopback interface to a loop device over a file. The agent gets SIGKILL at a moment that is
 drawn: over the time that a run takes, after so many progress lines, or when the device has read or written so many
-bytes, which falls into all phases. It is started again and perhaps killed again; the last run has to end well and
-leave the right bytes. What a run received beyond what its target lacked is counted. Needs root; exit code 1 if a bound
-isn't kept.
+bytes, which falls into all phases; of those at the end, in the commit, there are some more. It is started again and
+perhaps killed again; the last run has to end well and leave the right bytes. What a run received beyond what its target
+lacked is counted. Needs root; exit code 1 if a bound isn't kept.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ LIMIT_S: Final = 120.0
 KILLS_PER_ROUND_MAX: Final = 3
 REFETCHED_BYTES_MAX: Final = 64 * MIB
 _POLL_S: Final = 0.002
+_END_BYTES: Final = 4 * MIB
+"""Around the end of a run, where what is committed last is written; both edges are wiped before."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Round:
 
     def _kill(self, agent: Program, device: Path, undisturbed_s: float) -> str:
         """Kill the agent at a moment that is drawn; how, or nothing if it ended before."""
-        kind = self._rng.choice(("time", "progress", "read", "written", "written", "written"))
+        kind = self._rng.choice(("time", "progress", "read", "written", "written", "end"))
         if kind == "time":
             moment = self._rng.uniform(0.0, undisturbed_s)
             _wait_at_most(agent, moment)
@@ -129,14 +131,18 @@ class Round:
             _wait_at_most(agent, extra_s)
             how = f"{extra_s:.2f} s after {count} lines"
         else:
-            moved = _Moved(kind)
-            wrong_bytes = self._image.wrong_blocks(self._backing).size * self._image.block_bytes
-            scanned_bytes = self._image.raw_path.stat().st_size if kind == "read" else 0
-            moment_bytes = self._rng.randrange(scanned_bytes + wrong_bytes + 1)
+            moved = _Moved.READ if kind == "read" else _Moved.WRITTEN
+            expected_bytes = self._image.wrong_blocks(self._backing).size * self._image.block_bytes
+            if moved is _Moved.READ:
+                expected_bytes += self._image.raw_path.stat().st_size
+            if kind == "end":
+                moment_bytes = max(0, expected_bytes + _END_BYTES // 2 - self._rng.randrange(_END_BYTES))
+            else:
+                moment_bytes = self._rng.randrange(expected_bytes + 1)
             start_bytes = moved.bytes_of(device)
             while agent.exit_code is None and moved.bytes_of(device) < start_bytes + moment_bytes:
                 time.sleep(_POLL_S)
-            how = f"{format_bytes(moment_bytes)} {kind}"
+            how = f"{format_bytes(moment_bytes)} {moved}"
         if agent.exit_code is not None:
             return ""
         agent.signal(signal.SIGKILL)
