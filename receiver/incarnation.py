@@ -171,7 +171,7 @@ class Incarnation:
         self._limiter_watch.pause()
         try:
             async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._pipeline.run)
+                self._nursery.start_soon(self._run_pipeline)
                 self._nursery.start_soon(self._converse)
                 if self._image.manifest is not None:
                     self._place_manifest()
@@ -181,6 +181,13 @@ class Incarnation:
             raise single_error(group) from group
         self._update_statistics(trio.current_time())
         return self._image.complete
+
+    async def _run_pipeline(self) -> None:
+        """The pipeline, and beside it a watch over a disk that may hang."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._image.threads.watch_until_cancelled)
+            await self._pipeline.run()
+            nursery.cancel_scope.cancel()
 
     def _complete(self) -> None:
         assert self._nursery is not None
@@ -331,8 +338,8 @@ class Incarnation:
         with self._preparing:
             if data is None:
                 data = await self._fetch_manifest()
-            await trio.to_thread.run_sync(self._image.take_manifest, data, self.session.parameters)
             image = self._image
+            await image.threads.run_sync(image.take_manifest, data, self.session.parameters)
             assert image.manifest is not None
             self._place_manifest(untold=image.need)
             # Until it has an answer the sender casts no data for this receiver; a scan gives it one.

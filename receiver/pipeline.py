@@ -162,7 +162,7 @@ class Pipeline:
 
     async def _write_hops(self, limiter: trio.CapacityLimiter) -> None:
         async for blocks in self._hops_out:
-            outcomes = await trio.to_thread.run_sync(self._image.write_blocks, blocks, limiter=limiter)
+            outcomes = await self._image.threads.run_sync(self._image.write_blocks, blocks, limiter=limiter)
             for block, outcome in zip(blocks, outcomes, strict=True):
                 self._session.release(block)
                 if outcome is Outcome.WRONG:
@@ -211,7 +211,7 @@ class Pipeline:
     async def _verify_written(self) -> None:
         blocks = np.sort(np.array(self._written, np.int64))
         self._written.clear()
-        wrong = await trio.to_thread.run_sync(self._image.sync_and_verify, blocks)
+        wrong = await self._image.threads.run_sync(self._image.sync_and_verify, blocks)
         right = np.setdiff1d(blocks, wrong, assume_unique=True) if wrong.size else blocks
         self._session.blocks_verified(right)
         self._image.mark_verified(right)
@@ -232,7 +232,7 @@ class Pipeline:
         with self._zeroing:
             while True:
                 while self._image.zeros_due:
-                    blocks, wrong = await trio.to_thread.run_sync(self._image.zero_step)
+                    blocks, wrong = await self._image.threads.run_sync(self._image.zero_step)
                     for block in wrong.tolist():
                         self._count_read_back_failure(block)
                     if wrong.size == 0:
@@ -259,6 +259,6 @@ class Pipeline:
             self._nursery.start_soon(self._commit)
 
     async def _commit(self) -> None:
-        await trio.to_thread.run_sync(self._image.commit)
+        await self._image.threads.run_sync(self._image.commit)
         self._session.blocks_verified(self._image.mark_committed())
         self.notice_progress()

@@ -36,6 +36,7 @@ from receiver.disk.inventory import (
 )
 from receiver.disk.mounts import device_number
 from receiver.disk.read_back import ReadBack, ReadBackMode, open_read_back
+from receiver.disk.stall_watch import StallWatch
 from receiver.disk.usage import find_others
 from receiver.target_verdict import (
     NOTHING_WRITTEN,
@@ -103,6 +104,11 @@ class Target:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def stall_watch(self) -> StallWatch:
+        """Knows which calls to this disk are running."""
+        return self.read_back.stall_watch
 
     @property
     def readback_mode(self) -> ReadBackMode:
@@ -199,12 +205,18 @@ class Target:
         with self._sync_lock:
             self.check()
             try:
-                os.fdatasync(self.fd)
+                with self.stall_watch.call("flushing"):
+                    os.fdatasync(self.fd)
             except OSError as error:
                 self.fail(error, "flushing to the disk")
 
     def close(self) -> None:
-        """Close it; a new file for which nothing was prepared is removed again."""
+        """Close it; a new file for which nothing was prepared is removed again.
+
+        A device that hangs stays open, since closing it would hang as well: the process' end closes it.
+        """
+        if self.stall_watch.stalled:
+            return
         if self._left_empty:
             _remove_created(self.path, self.fd)
             self._left_empty = False

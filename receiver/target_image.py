@@ -22,6 +22,7 @@ from receiver.block_sink import BlockSink, Outcome
 from receiver.busy_clock import BusyClock
 from receiver.disk.fit import check_fit, fit
 from receiver.disk.scan import SAMPLE_COUNT
+from receiver.disk.watched_threads import WatchedThreads
 from receiver.target import Target
 from receiver.target_options import DEFAULTS, TargetOptions
 
@@ -51,6 +52,7 @@ class TargetImage:
         blocks_verified_count: blocks read back and right, zeros included.
         blocks_rewritten_count: blocks that read back wrong and were got again.
         fitted: what was done to fit the image to the target, sentences for people.
+        threads: where the methods that block run.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class TargetImage:
         self.blocks_verified_count = 0
         self.blocks_rewritten_count = 0
         self.fitted: list[str] = []
+        self.threads = WatchedThreads(target.stall_watch)
         self._target = target
         self._options = options
         self._rng = rng or random.Random()

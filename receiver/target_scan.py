@@ -88,7 +88,7 @@ class TargetScan:
                 if blocks.size == 0:
                     return
                 self._cursor = int(blocks[-1]) + 1
-            missing = await trio.to_thread.run_sync(image.scan, blocks, limiter=limiter)
+            missing = await image.threads.run_sync(image.scan, blocks, limiter=limiter)
             # What came meanwhile is written whatever was there.
             held = np.setdiff1d(blocks, missing, assume_unique=True)
             self._take(held[image.unscanned[held]], missing[image.unscanned[missing]])
@@ -97,7 +97,7 @@ class TargetScan:
         """Look at a few blocks of what is left; if none is right, all of it is missing."""
         image, start = self._image, self._cursor
         self._fruitless_bytes = 0
-        if await trio.to_thread.run_sync(image.seems_empty, image.sample_unscanned(start), limiter=limiter):
+        if await image.threads.run_sync(image.seems_empty, image.sample_unscanned(start), limiter=limiter):
             self._cursor = image.unscanned.size
             # What other tasks have begun to read is left to them.
             for rest in set_blocks(image.unscanned, start):

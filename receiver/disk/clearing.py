@@ -77,7 +77,8 @@ class Clearing:
                 stop += -stop % mmap.PAGESIZE
         for call in self._zeroing:
             try:
-                call(target.fd, start, stop - start)
+                with target.stall_watch.call("zeroing", start, stop - start):
+                    call(target.fd, start, stop - start)
             except OSError as error:
                 if error.errno not in _NOT_SUPPORTED:
                     target.fail(error, f"zeroing {stop - start} bytes at byte {start}")
@@ -109,7 +110,8 @@ class Clearing:
         whole_stop = stop - (stop - offset) % unit
         for step_start, step_stop in self._discarding_pace.steps(whole_start, whole_stop, unit):
             try:
-                self._discarding(self._target.fd, step_start, step_stop - step_start)
+                with self._target.stall_watch.call("discarding", step_start, step_stop - step_start):
+                    self._discarding(self._target.fd, step_start, step_stop - step_start)
             except OSError:
                 self._discard_unit = DiscardUnit(0)  # it doesn't, whatever it said
                 return

@@ -15,6 +15,7 @@ from typing import Self
 
 from protocol.errors import StorageError, TargetError, TargetTooSmallError
 from protocol.units import format_bytes
+from receiver.disk.stall_watch import StallWatch
 
 ALIGNMENT_BYTES = mmap.PAGESIZE
 """Of offsets, lengths and memory of direct reads: a multiple of every logical sector size up to the page's."""
@@ -39,6 +40,7 @@ class ReadBack:
             anything behind its cache.
         is_device: a block device rather than a regular file.
         size_bytes: size when it was opened.
+        stall_watch: knows which calls to this disk are running, those of whoever writes it as well.
     """
 
     def __init__(self, path: Path, fd: int, mode: ReadBackMode) -> None:
@@ -48,6 +50,7 @@ class ReadBack:
         self.mode = mode
         self.is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
+        self.stall_watch = StallWatch(path)
 
     def __enter__(self) -> Self:
         return self
@@ -78,11 +81,12 @@ class ReadBack:
             # In direct mode too: nobody reads these pages again, and a machine that is being imaged has better uses
             # for its memory; some filesystems (btrfs) answer direct reads from the cache when they have to.
             os.posix_fadvise(self.fd, offset_bytes, length, os.POSIX_FADV_DONTNEED)
-            while done < length:
-                count = self._read_once(buffer[done:], offset_bytes + done)
-                done += count
-                if count == 0 or done % ALIGNMENT_BYTES:
-                    break
+            with self.stall_watch.call("reading", offset_bytes, length):
+                while done < length:
+                    count = self._read_once(buffer[done:], offset_bytes + done)
+                    done += count
+                    if count == 0 or done % ALIGNMENT_BYTES:
+                        break
         except OSError as error:
             raise StorageError(
                 f"{self.path}: reading {format_bytes(length)} at byte {offset_bytes} failed: {error.strerror}; "

@@ -105,6 +105,11 @@ class StallWatch:
         call = self.longest()
         return 0.0 if call is None else call.seconds
 
+    @property
+    def stalled(self) -> bool:
+        """Whether a call takes longer than the limit."""
+        return self.longest_s() >= self._limit_s
+
     def check(self) -> None:
         """Return while no call takes longer than the limit.
 

@@ -141,9 +141,10 @@ class DiskWriter:
         self._target.check()
         start, stop = self._direct_part(offset_bytes, data)
         try:
-            self._write_cached(data[:start], offset_bytes)
-            start += self._write_direct(data[start:stop], offset_bytes + start)
-            self._write_cached(data[start:], offset_bytes + start)
+            with self._target.stall_watch.call("writing", offset_bytes, len(data)):
+                self._write_cached(data[:start], offset_bytes)
+                start += self._write_direct(data[start:stop], offset_bytes + start)
+                self._write_cached(data[start:], offset_bytes + start)
         except OSError as error:
             self._target.fail(error, f"writing {len(data)} bytes at byte {offset_bytes}")
         with self._lock:

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import pytest
 
+from protocol.errors import StorageError
 from protocol.session_records import CastParameters
 from protocol.stored_manifest import StoredManifest
 from receiver.reception_status import ReceptionStatus
@@ -71,6 +72,17 @@ class StuckReadBack(HeldImage):
         self._sink.verify = self.hold(self._sink.verify)  # type: ignore[method-assign,assignment]
 
 
+class HungDisk(HeldImage):
+    """A write doesn't return, and the agent doesn't wait for minutes."""
+
+    def hold_step(self) -> None:
+        assert self._sink is not None
+        writer, watch = self._sink._writer, self._sink.target.stall_watch
+        writer._write_direct = self.hold(writer._write_direct)  # type: ignore[method-assign,assignment]
+        writer._write_cached = self.hold(writer._write_cached)  # type: ignore[method-assign,assignment]
+        watch._limit_s = 0.5
+
+
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
     HeldImage.gate = threading.Event()
@@ -109,3 +121,15 @@ async def test_the_limiter_is_named_and_stays_named(
     status = reception.status
     assert (status.pool_drops > 0) == (buffers == 8)
     assert status.limiter_seconds[limiter] > 0
+
+
+async def test_a_disk_that_hangs_for_good_ends_the_agent(tmp_path: Path, gate: threading.Event) -> None:
+    """And the operator at the sender is told: neither waits for a thread that nobody can interrupt."""
+    cast = SmallCast(SmallImage(), tmp_path)
+    cast.start_sender()
+    with pytest.raises(StorageError, match=r"target\.img: writing .* hasn't returned for .* hangs"):
+        await cast.receive(HungDisk, within_s=20.0)
+    (report,) = cast.completions
+    assert (report.success, report.exit_code) == (False, StorageError.exit_code)
+    assert "hasn't returned" in report.error
+    gate.set()
