@@ -52,6 +52,16 @@ bench-report: $(STAMP)  ## both, written to docs/benchmarks.md
 bench-scale: $(STAMP)  ## a room of 1000 receivers: simulated casts, the sender's feedback path, joins (no root)
 	$(BIN)/python -m tests.bench.scale
 
+bench-disk: $(STAMP)  ## writing 4 GiB to a disk, verified, beside dd (root; ARGS=--help for its options)
+	$(BIN)/python -m tests.bench.disk_write $(ARGS)
+
+bench-faults: $(STAMP)  ## what one bad disk costs the others of its room (root)
+	$(BIN)/python -m tests.bench.faulty_neighbour
+
+soak: $(STAMP)  ## power cut everywhere, agents killed at 100 random moments (root): a quarter of an hour
+	$(BIN)/python -m tests.soak.power_cut
+	$(BIN)/python -m tests.soak.kill
+
 lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	  --extra dev --quiet pyproject.toml --no-emit-package diskcast --output-file requirements.lock
@@ -59,4 +69,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format docs docs-plots bench bench-rates bench-report lock clean
+.PHONY: help demo test lint format docs docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults soak lock clean
