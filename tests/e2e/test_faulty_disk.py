@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,9 @@ def on_victim(operation: Operation, action: Action, **fields: int | str) -> Faul
     return Fault(operation, action, **{**where, **fields})  # type: ignore[arg-type]
 
 
+on_boot_sector = functools.partial(Fault, Operation.WRITE, start_bytes=446, stop_bytes=510, after_count=2)
+"""Of the partition table, when it's written: the mark stood there twice before."""
+
 CASES = {
     "no space": (
         Fault(Operation.WRITE, Action.ERROR, error="ENOSPC", after_bytes=1 << 20),
@@ -90,6 +94,17 @@ CASES = {
     "write misdirected, always": (
         on_victim(Operation.WRITE, Action.MISDIRECT, shift_bytes=(RIGHT_ALREADY - VICTIM) * BLOCK_BYTES),
         WRONG_TWICE,
+    ),
+    "boot sector flipped, once": (on_boot_sector(Action.FLIP, count=1, seed=5), RIGHT),
+    "boot sector flipped, always": (
+        on_boot_sector(Action.FLIP, seed=6),
+        Ending(VerificationError.exit_code, ("block 0 (byte 0)", "incomplete")),
+    ),
+    "boot sector lost, once": (on_boot_sector(Action.LOSE, count=1), RIGHT),
+    "boot sector refused, once": (on_boot_sector(Action.ERROR, count=1), FAILED),
+    "boot sector misdirected, once": (
+        on_boot_sector(Action.MISDIRECT, count=1, shift_bytes=RIGHT_ALREADY * BLOCK_BYTES),
+        Ending(VerificationError.exit_code, (f"block {RIGHT_ALREADY}", "isn't any more", "incomplete")),
     ),
 }
 
