@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import os
 import stat
 import threading
@@ -306,6 +307,7 @@ def _open_judged(
         if status is None:
             undo.callback(_remove_created, path, fd)
         if device is not None:
+            _keep_probes_away(fd)
             _require_identity(path, fd, expected or device.identity, sources)
         read_back = open_read_back(path, held_fd=fd)
         undo.callback(read_back.close)
@@ -345,6 +347,16 @@ def _require_identity(path: Path, fd: int, wanted: Identity, sources: Sources) -
     same_disk = sequence is None or wanted.disk_sequence is None or sequence == wanted.disk_sequence
     if device is None or device.identity != wanted or not same_disk:
         raise _replaced(path)
+
+
+def _keep_probes_away(fd: int) -> None:
+    """Ask udev not to look at the disk until it is closed; it looks then (systemd, "Locking Block Device Access").
+
+    A probe reads through the page cache, and the kernel calls what is in there stale and the next flush failed when that
+    happens at the very moment of a direct write (kiocb_invalidate_post_direct_write in mm/filemap.c).
+    """
+    with contextlib.suppress(OSError):  # somebody is looking right now
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _replaced(path: Path) -> TargetError:

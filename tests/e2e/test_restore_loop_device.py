@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -127,6 +128,14 @@ def test_a_device_that_another_restore_writes_is_refused(image: Path, backing: P
         target.prepare(0)
         with pytest.raises(TargetError, match="in use"):
             restore(image, device, TextProgress())
+
+
+def test_device_managers_are_kept_from_looking_while_it_is_written(backing: Path) -> None:
+    """As udev asks: a probe that reads at the moment of a direct write can make the next flush fail."""
+    with loop_device(backing) as device, device.open("rb") as probe:
+        with open_target(device, raw_bytes=len(MADE.raw)), pytest.raises(BlockingIOError):
+            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def test_a_read_only_device_is_refused(image: Path, backing: Path) -> None:
