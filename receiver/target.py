@@ -352,8 +352,8 @@ def _require_identity(path: Path, fd: int, wanted: Identity, sources: Sources) -
 def _keep_probes_away(fd: int) -> None:
     """Ask udev not to look at the disk until it is closed; it looks then (systemd, "Locking Block Device Access").
 
-    A probe reads through the page cache, and the kernel calls what is in there stale and the next flush failed when that
-    happens at the very moment of a direct write (kiocb_invalidate_post_direct_write in mm/filemap.c).
+    A probe reads through the page cache; where that happens at the very moment of a direct write, the kernel calls what
+    is in there stale and the next flush failed (kiocb_invalidate_post_direct_write in mm/filemap.c).
     """
     with contextlib.suppress(OSError):  # somebody is looking right now
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -160,25 +161,43 @@ def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lin
             )
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("image_path", metavar="FILE.dci", type=_path)
-@click.argument("target", type=_path)
+@click.argument("target")
+@click.argument("options", metavar="[OPTIONS OF restore]...", nargs=-1, type=click.UNPROCESSED)
 @_json_option
-def unpack(image_path: Path, target: Path, *, json_lines: bool) -> None:
-    """Write an image to TARGET, a disk or a file, without a network, and verify what was written."""
-    run_agent("restore", image_path, target, json_lines=json_lines)
+def unpack(image_path: Path, target: str, options: tuple[str, ...], *, json_lines: bool) -> None:
+    """Write an image to TARGET, a disk or a file, without a network, and verify what was written.
+
+    TARGET may be a selector like serial=…, and what follows it are options of diskcast-agent restore: --full,
+    --dry-run, --grow, --partition N, --efi-entry LABEL.
+    """
+    run_agent("restore", image_path, target, *options, json_lines=json_lines)
 
 
-def agent_arguments(command: str, image_path: Path, target: Path, *, json_lines: bool) -> list[str]:
+def agent_arguments(
+    command: str, image_path: Path, target: str | Path, *options: str, json_lines: bool
+) -> list[str]:
     """The agent's command line for what touches a target: refusing, writing and reading back are its business."""
-    arguments = [sys.executable, "-m", "receiver", command, str(image_path), "--target", str(target)]
+    arguments = [
+        sys.executable,
+        "-m",
+        "receiver",
+        command,
+        str(image_path),
+        "--target",
+        str(target),
+        *options,
+    ]
     return [*arguments, "--json"] if json_lines else arguments
 
 
-def run_agent(command: str, image_path: Path, target: Path, *, json_lines: bool) -> None:
+def run_agent(
+    command: str, image_path: Path, target: str | Path, *options: str, json_lines: bool
+) -> NoReturn:
     """Become the agent program; doesn't return."""
     sys.stdout.flush()
-    arguments = agent_arguments(command, image_path, target, json_lines=json_lines)
+    arguments = agent_arguments(command, image_path, target, *options, json_lines=json_lines)
     os.execv(sys.executable, arguments)  # noqa: S606  # no shell is the point
 
 
