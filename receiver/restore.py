@@ -111,7 +111,7 @@ def _missing_blocks(
     if not options.scans or not sink.worth_scanning(random.Random()):
         return _used_blocks(manifest)
     # What is committed last is looked at once only: what isn't kept in memory must be written, whatever it is then.
-    last = sink.commit_last.blocks[manifest.stored_mask[sink.commit_last.blocks]]
+    last = sink.commit_last.blocks[manifest.are_stored(sink.commit_last.blocks)]
     missing_last = np.setdiff1d(last, sink.commit_last.keep_matching(), assume_unique=True)
     others = np.setdiff1d(_used_blocks(manifest), last, assume_unique=True)
     return np.union1d(missing_last, _verify_all(manifest, others, sink.verify, progress, "scan"))
@@ -173,7 +173,7 @@ def _write(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], progr
     progress.begin("zero", _raw_bytes_of(manifest, zeros))
     # One thread: the device or the filesystem does the work.
     run_parallel(_steps(manifest, zeros, _ZERO_STEP_BYTES), zero, threads=1, on_progress=progress.advance)
-    stored = blocks[manifest.stored_mask[blocks]]
+    stored = blocks[manifest.are_stored(blocks)]
     progress.begin("write", _raw_bytes_of(manifest, stored))
     steps = _steps(manifest, stored, _WRITE_STEP_BYTES)
     run_parallel(steps, write, threads=thread_count(), on_progress=progress.advance)
@@ -239,7 +239,7 @@ def _verify_written(
 
 def _require_consistent(image: ImageSource, sink: BlockSink, block: int) -> None:
     """A block that reads back wrong needn't be the disk's fault: the image may contradict itself."""
-    if image.manifest.stored_mask[block]:
+    if image.manifest.kind[block] <= BlockKind.RAW:
         buffer = memoryview(bytearray(image.manifest.block_bytes))
         sink.require_raw_hash(block, image.read_stored(block, buffer))
 

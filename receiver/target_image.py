@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -81,6 +82,8 @@ class TargetImage:
         self._sink: BlockSink | None = None
         self._zeros_due: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._zeros_due_count = 0
+        self._zeros_due_start = 0  # none is due before it
+        self._zeros_lock = threading.Lock()  # a step is chosen in its thread
         self._unscanned_count = 0
         self._held_back: list[int] = []
         self._committed = False
@@ -257,7 +260,10 @@ class TargetImage:
         """
         assert self._sink is not None
         assert self.manifest is not None
-        blocks = first_set(self._zeros_due, 0, max(1, ZERO_STEP_BYTES // self.manifest.block_bytes))
+        step_blocks = max(1, ZERO_STEP_BYTES // self.manifest.block_bytes)
+        with self._zeros_lock:
+            blocks = first_set(self._zeros_due, self._zeros_due_start, step_blocks)
+            self._zeros_due_start = int(blocks[0])
         self._sink.zero(blocks)
         return blocks, self.sync_and_verify(blocks)
 
@@ -290,7 +296,7 @@ class TargetImage:
         """The target holds these blocks: of unscanned ones nothing more is to be done."""
         assert self.manifest is not None
         self._forget_unscanned(blocks)
-        self.needed_count -= int(np.count_nonzero(self.manifest.stored_mask[blocks]))
+        self.needed_count -= int(np.count_nonzero(self.manifest.are_stored(blocks)))
         self.raw_bytes_kept += self._count_verified(blocks)
 
     def mark_missing(self, blocks: NDArray[np.int64]) -> None:
@@ -298,9 +304,12 @@ class TargetImage:
         assert self.manifest is not None
         self._forget_unscanned(blocks)
         zeros = blocks[self.manifest.kind[blocks] == BlockKind.ZERO]
-        self._zeros_due[zeros] = True
+        if zeros.size:
+            with self._zeros_lock:
+                self._zeros_due[zeros] = True
+                self._zeros_due_start = min(self._zeros_due_start, int(zeros[0]))
         self._zeros_due_count += int(zeros.size)
-        self.need[blocks[self.manifest.stored_mask[blocks]]] = True
+        self.need[blocks[self.manifest.are_stored(blocks)]] = True
 
     def mark_arrived(self, block: int) -> None:
         """A block came: it is written whether or not it was scanned."""

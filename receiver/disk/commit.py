@@ -65,11 +65,11 @@ class CommitLast:
         self._begun = False
         members = commit_blocks(manifest)
         # Zeros boot nothing, and what is unused needn't be right; only the mark itself has to go.
-        self.blocks: NDArray[np.int64] = members[manifest.stored_mask[members] | (members == 0)]
+        self.blocks: NDArray[np.int64] = members[manifest.are_stored(members) | (members == 0)]
         self._members = frozenset(self.blocks.tolist())
         self._held: dict[int, memoryview] = {}
         self._changed: set[int] = set()
-        if not manifest.stored_mask[0]:
+        if manifest.kind[0] > BlockKind.RAW:
             self._held[0] = memoryview(bytes(manifest.raw_length(0)))
             if manifest.kind[0] == BlockKind.ZERO:
                 self._changed.add(0)
@@ -93,7 +93,7 @@ class CommitLast:
             StorageError: the disk couldn't be read.
         """
         right = np.setdiff1d(self.blocks, self._verifier.verify_blocks(self.blocks), assume_unique=True)
-        right_and_stored = right[self._manifest.stored_mask[right]]
+        right_and_stored = right[self._manifest.are_stored(right)]
         for block in right_and_stored.tolist():
             if not self._is_wiped(block):
                 continue
