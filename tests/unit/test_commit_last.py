@@ -14,6 +14,7 @@ import pytest
 
 from protocol.constants import MIB
 from protocol.incomplete_marker import parse_marker_untrusted
+from receiver.block_sink import BlockSink
 from receiver.disk.read_back import ReadBack
 from receiver.disk_progress import TextProgress
 from receiver.restore import restore
@@ -55,6 +56,22 @@ def test_what_an_agent_that_was_killed_left_in_a_cache_is_flushed(
     made = make_image("drzd" * 12)
     disk = recorded_restore(made, made.raw, tmp_path, monkeypatch)
     assert {entry.kind for entry in disk.log} == {Kind.FLUSH}
+
+
+def test_a_target_is_flushed_before_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where O_DIRECT isn't possible a page that is still dirty would be read instead of the disk."""
+    made = make_image("drzd" * 12)
+    disk = RecordedDisk(tmp_path / "target", made.raw)
+    logs = []
+
+    def look(_sink: BlockSink, _rng: random.Random) -> bool:
+        logs.append([entry.kind for entry in disk.log])
+        return True
+
+    monkeypatch.setattr(BlockSink, "worth_scanning", look)
+    with disk.recorded(monkeypatch):
+        restore(made.write(tmp_path / "made.dci"), disk.path, Silence())
+    assert logs == [[Kind.FLUSH]]
 
 
 def test_zeros_that_a_file_lacks_at_its_end_are_flushed(
@@ -128,7 +145,7 @@ def test_an_edge_that_reads_wrong_once_is_restored(tmp_path: Path, monkeypatch: 
     old[24 * BLOCK_BYTES] ^= 1
     target = tmp_path / "target"
     target.write_bytes(old)
-    monkeypatch.setattr("receiver.restore.BlockSink.worth_scanning", lambda _sink, _rng: True)
+    monkeypatch.setattr(BlockSink, "worth_scanning", lambda _sink, _rng: True)
     monkeypatch.setattr(ReadBack, "read_into", read_wrongly)
     restore(made.write(tmp_path / "made.dci"), target, Silence())
     assert target.read_bytes() == made.raw
