@@ -391,16 +391,11 @@ class ReceiverSession:
 
     # -- the scan's results -----------------------------------------------------------------------------------
 
-    def blocks_held(self, blocks: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The target holds these image blocks already.
-
-        Returns:
-            Those that needn't come any more; the others came while they were being scanned and are written anyway.
-        """
+    def blocks_held(self, blocks: NDArray[np.integer]) -> None:
+        """The target holds these image blocks already; what came while it was being scanned is written anyway."""
         assert self._image is not None
         held = self._image.mark_held(blocks)
         self.statistics.blocks_verified_count += int(held.size)
-        return held
 
     def not_arrived(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of ``blocks`` that haven't come whole while they were being scanned."""

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from protocol.constants import MIB
@@ -18,6 +19,7 @@ from receiver.block_sink import BlockSink
 from receiver.disk.read_back import ReadBack
 from receiver.disk_progress import TextProgress
 from receiver.restore import restore
+from receiver.target import open_target
 from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
 from tests.recorded_disk import RecordedDisk
 from tests.write_log import TEAR_BYTES, Entry, Kind
@@ -54,7 +56,16 @@ def test_what_an_agent_that_was_killed_left_in_a_cache_is_flushed(
 ) -> None:
     """All of it is right, so nothing is written; that doesn't make it outlast a power cut."""
     made = make_image("drzd" * 12)
-    disk = recorded_restore(made, made.raw, tmp_path, monkeypatch)
+    disk = RecordedDisk(tmp_path / "target", made.raw)
+    with (
+        disk.recorded(monkeypatch),
+        open_target(disk.path, raw_bytes=len(made.raw)) as target,
+        BlockSink(target, made.manifest) as sink,
+    ):
+        sink.prepare()
+        assert sink.commit_last.keep_matching().size
+        assert sink.verify(np.arange(made.manifest.block_count)).size == 0
+        sink.commit()
     assert {entry.kind for entry in disk.log} == {Kind.FLUSH}
 
 
