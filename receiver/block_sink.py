@@ -227,6 +227,15 @@ class BlockSink:
         self.target.check()
         return self._verifier.verify_blocks(blocks, threads=threads)
 
+    def missing(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of ``blocks`` (ascending, distinct) that the target doesn't hold, before they are written.
+
+        Raises:
+            StorageError: the disk can't be read in too many places, or the target is poisoned.
+        """
+        self.target.check()
+        return self._verifier.missing_blocks(blocks)
+
     def commit(self, *, reread: bool = False) -> None:
         """Write what was held back, last of all, and verify it; a target that was right already is left as it is.
 

@@ -64,7 +64,7 @@ def dry_run(
         for start in range(0, manifest.block_count, step):
             blocks = np.arange(start, min(start + step, manifest.block_count))
             missing[blocks] = False
-            missing[verifier.verify_blocks(blocks)] = True
+            missing[verifier.missing_blocks(blocks)] = True
             on_progress(min((start + step) * manifest.block_bytes, manifest.raw_bytes))
     on_progress(manifest.raw_bytes)
     stored = manifest.stored_mask

@@ -114,7 +114,7 @@ def _missing_blocks(
     last = sink.commit_last.blocks[manifest.are_stored(sink.commit_last.blocks)]
     missing_last = np.setdiff1d(last, sink.commit_last.keep_matching(), assume_unique=True)
     others = np.setdiff1d(_used_blocks(manifest), last, assume_unique=True)
-    return np.union1d(missing_last, _verify_all(manifest, others, sink.verify, progress, "scan"))
+    return np.union1d(missing_last, _verify_all(manifest, others, sink.missing, progress, "scan"))
 
 
 def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None:

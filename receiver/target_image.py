@@ -209,7 +209,7 @@ class TargetImage:
             StorageError: the target can't be read.
         """
         assert self._sink is not None
-        return self._sink.verify(blocks)
+        return self._sink.missing(blocks)
 
     def seems_empty(self, sample: NDArray[np.int64]) -> bool:
         """Whether none of ``sample`` (ascending) is on the target: the rest needn't be read. Blocks.
@@ -218,7 +218,7 @@ class TargetImage:
             StorageError: the target can't be read.
         """
         assert self._sink is not None
-        return self._sink.verify(sample).size == sample.size
+        return self._sink.missing(sample).size == sample.size
 
     def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[Outcome]:
         """Decode, check and write some blocks. Blocks.

@@ -92,7 +92,7 @@ class CommitLast:
         Raises:
             StorageError: the disk couldn't be read.
         """
-        right = np.setdiff1d(self.blocks, self._verifier.verify_blocks(self.blocks), assume_unique=True)
+        right = np.setdiff1d(self.blocks, self._verifier.missing_blocks(self.blocks), assume_unique=True)
         right_and_stored = right[self._manifest.are_stored(right)]
         for block in right_and_stored.tolist():
             if not self._is_wiped(block):

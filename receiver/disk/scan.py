@@ -40,4 +40,4 @@ def worth_scanning(read_back: ReadBack, verifier: Verifier, manifest: Manifest, 
     if marker is not None and marker.image_id == manifest.image_id:
         return True
     sample = sample_set(manifest.stored_mask, SAMPLE_COUNT, rng)
-    return sample.size == 0 or verifier.verify_blocks(sample).size < sample.size
+    return sample.size == 0 or verifier.missing_blocks(sample).size < sample.size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,12 +15,14 @@ from protocol.errors import (
     ImageDamagedError,
     ImageError,
     ImageFormatError,
+    StorageError,
     TargetIsImageError,
     TargetTooSmallError,
     VerificationError,
 )
 from protocol.incomplete_marker import parse_marker_untrusted
 from protocol.manifest import BlockKind
+from receiver.disk.verifier import UNREADABLE_MAX
 from receiver.disk_progress import Difference, TextProgress
 from receiver.image_source import open_image
 from receiver.restore import DIFFERENCES_SHOWN_MAX, compare, restore
@@ -239,3 +243,39 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path, imag
     assert recorder.fields["blocks_to_receive"] == 1
     assert recorder.fields["raw_bytes_to_write"] == BLOCK_BYTES
     assert recorder.fields["raw_bytes_kept"] == len(MADE.raw) - 2 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize("unreadable_count", [1, 16, 17])
+def test_what_cannot_be_read_before_it_is_written_is_written(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, unreadable_count: int
+) -> None:
+    """An old sector that can't be read any more is well once it's written; a disk full of them is dying."""
+    target = tmp_path / "target.raw"
+    restore(image, target, Recorder())
+    bad = {40 + 4 * index for index in range(unreadable_count)}
+    written: set[int] = set()
+    read, write = os.preadv, os.pwrite
+
+    def blocks_at(offset: int, length: int) -> set[int]:
+        return set(range(offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)))
+
+    def failing_read(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if blocks_at(offset, len(buffers[0])) & (bad - written):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, buffers, offset)
+
+    def healing_write(fd: int, data: memoryview, offset: int) -> int:
+        written.update(blocks_at(offset, len(data)))
+        return write(fd, data, offset)
+
+    monkeypatch.setattr("receiver.disk.read_back.os.preadv", failing_read)
+    monkeypatch.setattr("receiver.disk.writer.os.pwrite", healing_write)
+    if unreadable_count > UNREADABLE_MAX:
+        with pytest.raises(StorageError, match="Input/output error"):
+            restore(image, target, Recorder())
+        assert not written
+        return
+    restore(image, target, Recorder())
+    assert bad <= written
+    monkeypatch.undo()
+    compare(image, target, Recorder())
