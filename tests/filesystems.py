@@ -15,20 +15,11 @@ import numpy as np
 
 from protocol.constants import MIB
 from tests import exfat
+from tests.devices import loop_device
 from tests.lab import run
 
 Tree = dict[str, str]
 """What a filesystem holds: path to what it is, content as a digest."""
-
-
-@contextlib.contextmanager
-def loop_device(backing: Path, *options: str) -> Iterator[Path]:
-    """A loop device over a file."""
-    device = run("losetup", "--find", "--show", *options, backing).strip()
-    try:
-        yield Path(device)
-    finally:
-        run("losetup", "--detach", device)
 
 
 @contextlib.contextmanager

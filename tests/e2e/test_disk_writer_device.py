@@ -22,6 +22,7 @@ from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter, WriteMode
 from receiver.target import Target, open_target
+from tests.devices import loop_device, mounted
 from tests.disk_images import BLOCK_BYTES, allocated_bytes, make_image
 from tests.disk_writing import random_pieces, write_pieces, write_runs
 from tests.lab import run
@@ -30,25 +31,6 @@ pytestmark = pytest.mark.needs_root
 
 MADE = make_image("drzzrzzduu" * 8 + "zur", tail_bytes=1234)
 DISK_BYTES = len(MADE.raw) // 4096 * 4096 + MIB
-
-
-@contextlib.contextmanager
-def loop_device(backing: Path, *options: str) -> Iterator[Path]:
-    device = run("losetup", "--find", "--show", *options, backing).strip()
-    try:
-        yield Path(device)
-    finally:
-        run("losetup", "--detach", device)
-
-
-@contextlib.contextmanager
-def mounted(source: str | Path, point: Path, *options: str) -> Iterator[Path]:
-    point.mkdir(exist_ok=True)
-    run("mount", *options, source, point)
-    try:
-        yield point
-    finally:
-        run("umount", point)
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from receiver.disk import fit_efi, fit_programs
 from receiver.disk.fit import NO_FIT, FitOptions, check_fit, fit
 from receiver.disk.fit_filesystem import GROWERS
 from receiver.target import Target, open_target
+from tests.devices import loop_device
 from tests.lab import REPOSITORY, run
 
 pytestmark = pytest.mark.needs_root
@@ -142,15 +143,6 @@ def loops_over(device: Path) -> list[str]:
             if attribute.read_text().strip() == str(device):
                 found.append(attribute.parent.parent.name)
     return found
-
-
-@contextlib.contextmanager
-def loop_device(backing: Path, *options: str) -> Iterator[Path]:
-    device = run("losetup", "--find", "--show", *options, backing).strip()
-    try:
-        yield Path(device)
-    finally:
-        run("losetup", "--detach", device)
 
 
 def make_filesystem(path: Path, kind: str, size_bytes: int, sector_bytes: int) -> None:

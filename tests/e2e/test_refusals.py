@@ -31,8 +31,8 @@ from receiver.disk.read_back import open_read_back
 from receiver.target import open_target
 from receiver.target_selection import choose_target
 from receiver.target_verdict import ImageNeeds, judge
+from tests.devices import loop_device, mounted
 from tests.disk_images import BLOCK_BYTES, make_image
-from tests.e2e.test_restore_loop_device import loop_device, mounted
 from tests.lab import Program, diskcast_agent, run
 
 pytestmark = pytest.mark.needs_root

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from receiver.disk.verifier import Verifier
 from receiver.disk_progress import TextProgress
 from receiver.restore import compare, restore
 from receiver.target import open_target
+from tests.devices import loop_device, mounted
 from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
 from tests.lab import Program, diskcast_agent, run
 
@@ -33,25 +33,6 @@ pytestmark = pytest.mark.needs_root
 
 MADE = make_image("drzzrzzd" * 8 + "zur", tail_bytes=12288)
 LIMIT_S = 60.0
-
-
-@contextlib.contextmanager
-def loop_device(backing: Path, *options: str) -> Iterator[Path]:
-    device = run("losetup", "--find", "--show", *options, backing).strip()
-    try:
-        yield Path(device)
-    finally:
-        run("losetup", "--detach", device)
-
-
-@contextlib.contextmanager
-def mounted(source: str | Path, point: Path, *options: str) -> Iterator[Path]:
-    point.mkdir(exist_ok=True)
-    run("mount", *options, source, point)
-    try:
-        yield point
-    finally:
-        run("umount", point)
 
 
 def _digest(path: Path) -> str:

@@ -38,6 +38,7 @@ from protocol.errors import (
 )
 from protocol.manifest import FORMAT_VERSION
 from sender.image_file import ImageFile
+from tests.devices import loop_device
 from tests.lab import Program, diskcast, diskcast_agent, run
 
 LIMIT_S = 60.0
@@ -60,15 +61,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     with Program(diskcast("pack", source, "-o", image, "--block-size", "64KiB", "--json")) as program:
         assert program.wait(LIMIT_S) == 0, program.describe()
     return Packed(source, image)
-
-
-@contextlib.contextmanager
-def loop_device(backing: Path, *options: str) -> Iterator[Path]:
-    device = run("losetup", "--find", "--show", *options, backing).strip()
-    try:
-        yield Path(device)
-    finally:
-        run("losetup", "--detach", device)
 
 
 def assert_refused(argv: Sequence[str], error: type[DiskcastError], *words: str) -> None:
@@ -257,7 +249,9 @@ def test_disk_that_is_read_only(packed: Packed, tmp_path: Path) -> None:
     backing.write_bytes(b"precious" * (RAW_BYTES // 8))
     before = listing(tmp_path)
     with loop_device(backing, "--read-only") as device:
-        assert_refused(diskcast("unpack", packed.image, device), TargetReadOnlyError, str(device), "read-only")
+        assert_refused(
+            diskcast("unpack", packed.image, device), TargetReadOnlyError, str(device), "read-only"
+        )
     assert listing(tmp_path) == before
 
 

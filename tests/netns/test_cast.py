@@ -22,6 +22,7 @@ from protocol.errors import (
     SenderLostError,
 )
 from tests.bench.measurement import first_difference
+from tests.devices import loop_device
 from tests.lab import Host, Network, Program, diskcast, receive, run, send
 
 pytestmark = pytest.mark.needs_root
@@ -142,15 +143,11 @@ def test_slow_link_is_not_drowned(image: Path, tmp_path: Path) -> None:
 def test_loop_device_is_imaged(image: Path, tmp_path: Path) -> None:
     backing = tmp_path / "backing"
     backing.write_bytes(b"\xa5" * (32 * MIB))
-    device = run("losetup", "--find", "--show", backing).strip()
-    try:
-        with Network(1) as network:
-            agent = join(network, 0, Path(device))
-            sender = send_named(network, packed(image), "--wait-for", "1")
-            assert agent.wait(LIMIT_S) == 0, agent.describe()
-            assert sender.wait(LIMIT_S) == 0, sender.describe()
-    finally:
-        run("losetup", "--detach", device)
+    with loop_device(backing) as device, Network(1) as network:
+        agent = join(network, 0, device)
+        sender = send_named(network, packed(image), "--wait-for", "1")
+        assert agent.wait(LIMIT_S) == 0, agent.describe()
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
     content, expected = backing.read_bytes(), image.read_bytes()
     assert content[: len(expected)] == expected
     assert set(content[len(expected) : -MIB]) == {0xA5}, "bytes behind the image's end were touched"

@@ -67,7 +67,9 @@ STATUS = ReceptionStatus(
     demoted=True,
     grtt_s=0.01,
 )
-RECEPTION = Reception(PARAMETERS, STATUS, seconds_receiving=10.0, reported=False, fitted=("the backup GPT moved",))
+RECEPTION = Reception(
+    PARAMETERS, STATUS, seconds_receiving=10.0, reported=False, fitted=("the backup GPT moved",)
+)
 
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
