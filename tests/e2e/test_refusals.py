@@ -184,9 +184,10 @@ def test_a_disk_that_is_swapped_to(image: Path, backing: Path) -> None:
     with loop_device(backing) as device:
         run("swapon", device)
         try:
-            before = _digest(backing)
+            # Behind the first page the kernel itself may write: it is swap.
+            before = backing.read_bytes()[:4096]
             _refuses(image, device, TargetInUseError, "in use: used as swap", f"swapoff {device}")
-            assert _digest(backing) == before
+            assert backing.read_bytes()[:4096] == before
         finally:
             run("swapoff", device)
 
