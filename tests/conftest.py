@@ -1,8 +1,9 @@
-"""What every test module shares: the skip rule of privileged tests and hypothesis's profile."""
+"""What every test module shares: the skip rule of privileged tests, hypothesis's profile, and how SIGINT is taken."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -14,6 +15,10 @@ hypothesis.settings.register_profile(
     "diskcast", derandomize=True, deadline=None, max_examples=60, database=None, print_blob=True
 )
 hypothesis.settings.load_profile("diskcast")
+
+# A shell ignores SIGINT for what it starts in the background, and programs that tests start and interrupt inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
