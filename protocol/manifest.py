@@ -403,6 +403,12 @@ class Manifest:
         """Raw bytes of ``block``: ``block_bytes`` but for the last."""
         return min(self.block_bytes, self.raw_bytes - block * self.block_bytes)
 
+    def raw_bytes_of(self, blocks: NDArray[np.int64]) -> int:
+        """Raw bytes of ``blocks`` (ascending, distinct); only the image's last one can be short."""
+        if blocks.size == 0:
+            return 0
+        return int(blocks.size - 1) * self.block_bytes + self.raw_length(int(blocks[-1]))
+
     def source_symbols(self, symbol_bytes: int) -> NDArray[np.uint8]:
         """``uint8[N]``: k of each block, 0 where nothing is stored.
 

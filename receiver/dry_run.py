@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.block_masks import set_blocks
 from protocol.constants import MIB
 from protocol.manifest import BlockKind, Manifest
 from protocol.units import format_bytes
@@ -82,5 +83,4 @@ def dry_run(
 
 
 def _raw_bytes_of(manifest: Manifest, mask: NDArray[np.bool_]) -> int:
-    short_bytes = manifest.block_count * manifest.block_bytes - manifest.raw_bytes
-    return int(np.count_nonzero(mask)) * manifest.block_bytes - (short_bytes if mask[-1] else 0)
+    return sum(map(manifest.raw_bytes_of, set_blocks(mask)))

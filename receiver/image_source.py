@@ -17,6 +17,7 @@ from protocol.image_format import (
 )
 from protocol.manifest import Manifest
 from protocol.stored_manifest import StoredManifest
+from receiver.disk import calls
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
 """That of a disk of 120 GB, a tenth of the 300 MB that a receiver may have. Of a larger one 5 bytes a block are held
@@ -82,21 +83,18 @@ class ImageSource:
         return view
 
     def _read(self, offset_bytes: int, into: memoryview, thing: str) -> None:
-        done = 0
-        while done < len(into):
-            try:
-                count = os.preadv(self._fd, [into[done:]], offset_bytes + done)
-            except OSError as error:
-                raise StorageError(
-                    f"{self.path}: {thing} at byte {offset_bytes} can't be read: {error.strerror}; check the disk that "
-                    "the image is on"
-                ) from error
-            if count == 0:
-                raise ImageChangedError(
-                    f"{self.path} was truncated while it was read: {thing} ends early; restore the file from a good "
-                    "copy, and see that nothing writes to it"
-                )
-            done += count
+        try:
+            count = calls.read_fully(self._fd, into, offset_bytes)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: {thing} at byte {offset_bytes} can't be read: {error.strerror}; check the disk that "
+                "the image is on"
+            ) from error
+        if count < len(into):
+            raise ImageChangedError(
+                f"{self.path} was truncated while it was read: {thing} ends early; restore the file from a good "
+                "copy, and see that nothing writes to it"
+            )
 
 
 def open_image(path: Path) -> ImageSource:

@@ -12,6 +12,7 @@ from protocol.errors import StorageError
 from protocol.manifest_reception import ManifestStore, MemoryStore
 from protocol.stored_manifest import StoredManifest
 from protocol.units import format_bytes
+from receiver.disk import calls
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
 """That of a disk of 120 GB, a tenth of the 300 MB that a receiver may have. Of a larger one 5 bytes a block are held
@@ -64,18 +65,15 @@ class FileStore:
         return StoredManifest(self._manifest_bytes, self._read, self._directory, changed=self._changed)
 
     def _read(self, offset_bytes: int, into: memoryview) -> None:
-        done = 0
-        while done < len(into):
-            try:
-                count = os.preadv(self._fd, [into[done:]], offset_bytes + done)
-            except OSError as error:
-                raise StorageError(
-                    f"the image's manifest in {self._directory} can't be read back: {error.strerror}; set TMPDIR to a "
-                    "directory on another disk"
-                ) from error
-            if count == 0:
-                raise self._changed(offset_bytes + done)
-            done += count
+        try:
+            count = calls.read_fully(self._fd, into, offset_bytes)
+        except OSError as error:
+            raise StorageError(
+                f"the image's manifest in {self._directory} can't be read back: {error.strerror}; set TMPDIR to a "
+                "directory on another disk"
+            ) from error
+        if count < len(into):
+            raise self._changed(offset_bytes + count)
 
     def _changed(self, offset_bytes: int) -> StorageError:
         return StorageError(

@@ -77,7 +77,7 @@ def restore(
         sink.commit(reread=rewritten_count > 0)
         fitted = fit(target, manifest, options.fit)
         mode = target.readback_mode
-        kept_bytes = _raw_bytes_of(manifest, _used_blocks(manifest)) - _raw_bytes_of(manifest, missing)
+        kept_bytes = manifest.raw_bytes_of(_used_blocks(manifest)) - manifest.raw_bytes_of(missing)
         seconds = time.monotonic() - started_s
         outcome = (
             f"{manifest.name} ({format_bytes(manifest.raw_bytes)}) is on {target.path}, every byte read back and "
@@ -163,18 +163,18 @@ def _write(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], progr
 
     def zero(step: NDArray[np.int64]) -> int:
         sink.zero(step)
-        return _raw_bytes_of(manifest, step)
+        return manifest.raw_bytes_of(step)
 
     def write(step: NDArray[np.int64]) -> int:
         buffer = memoryview(bytearray(int(manifest.stored_bytes[step].sum(dtype=np.int64))))
         return _write_step(image, sink, step, buffer)
 
     zeros = blocks[(manifest.kind[blocks] == BlockKind.ZERO) & (blocks > 0)]  # the first is committed last
-    progress.begin("zero", _raw_bytes_of(manifest, zeros))
+    progress.begin("zero", manifest.raw_bytes_of(zeros))
     # One thread: the device or the filesystem does the work.
     run_parallel(_steps(manifest, zeros, _ZERO_STEP_BYTES), zero, threads=1, on_progress=progress.advance)
     stored = blocks[manifest.are_stored(blocks)]
-    progress.begin("write", _raw_bytes_of(manifest, stored))
+    progress.begin("write", manifest.raw_bytes_of(stored))
     steps = _steps(manifest, stored, _WRITE_STEP_BYTES)
     run_parallel(steps, write, threads=thread_count(), on_progress=progress.advance)
 
@@ -191,7 +191,7 @@ def _write_step(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], 
                 f"{image.path}: {_place(manifest, block)} was altered: its stored bytes don't match its hash; copy "
                 f"the image again. {sink.target.path} is incomplete"
             )
-    return _raw_bytes_of(manifest, blocks)
+    return manifest.raw_bytes_of(blocks)
 
 
 def _verify_all(
@@ -206,9 +206,9 @@ def _verify_all(
 
     def work(step: NDArray[np.int64]) -> int:
         mismatching.append(verify(step))
-        return _raw_bytes_of(manifest, step)
+        return manifest.raw_bytes_of(step)
 
-    progress.begin(phase, _raw_bytes_of(manifest, blocks))
+    progress.begin(phase, manifest.raw_bytes_of(blocks))
     steps = _steps(manifest, blocks, _VERIFY_STEP_BYTES)
     run_parallel(steps, work, threads=thread_count(), on_progress=progress.advance)
     return np.sort(np.concatenate(mismatching))
@@ -254,13 +254,6 @@ def _show_differences(manifest: Manifest, mismatching: NDArray[np.int64], progre
 
 def _place(manifest: Manifest, block: int) -> str:
     return f"block {block} (byte {block * manifest.block_bytes})"
-
-
-def _raw_bytes_of(manifest: Manifest, blocks: NDArray[np.int64]) -> int:
-    """Raw bytes of ascending ``blocks``; only the image's last one can be short."""
-    if blocks.size == 0:
-        return 0
-    return int(blocks.size - 1) * manifest.block_bytes + manifest.raw_length(int(blocks[-1]))
 
 
 def _steps(manifest: Manifest, blocks: NDArray[np.int64], step_bytes: int) -> Iterator[NDArray[np.int64]]:

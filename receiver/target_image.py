@@ -360,9 +360,6 @@ class TargetImage:
     def _count_verified(self, blocks: NDArray[np.int64]) -> int:
         assert self.manifest is not None
         self.blocks_verified_count += int(blocks.size)
-        raw_bytes = int(blocks.size) * self.manifest.block_bytes
-        last = self.manifest.block_count - 1
-        if blocks.size and blocks[-1] == last:
-            raw_bytes -= self.manifest.block_bytes - self.manifest.raw_length(last)
+        raw_bytes = self.manifest.raw_bytes_of(blocks)
         self.raw_bytes_verified += raw_bytes
         return raw_bytes

@@ -73,11 +73,6 @@ class Choice:
     identity: Identity | None
 
 
-def resolve_target(text: str, *, partition: int | None, raw_bytes: int) -> Path:
-    """The path that ``--target`` and ``--partition`` mean now; see :func:`choose_target`."""
-    return choose_target(text, partition=partition, raw_bytes=raw_bytes).path
-
-
 def choose_target(
     text: str,
     *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import re
 import shutil
@@ -23,29 +24,19 @@ Tree = dict[str, str]
 
 
 @contextlib.contextmanager
-def mounted(image: Path, *options: str) -> Iterator[Path]:
-    """A filesystem of the kernel's, mounted beside its image."""
+def mounted(image: Path, *options: str, program: str = "mount") -> Iterator[Path]:
+    """A filesystem mounted beside its image, by the kernel or by another ``program``."""
     point = image.with_name(f"{image.name}.mounted")
     point.mkdir(exist_ok=True)
     with loop_device(image) as device:
-        run("mount", *options, device, point)
+        run(program, *options, device, point)
         try:
             yield point
         finally:
             run("umount", point)
 
 
-@contextlib.contextmanager
-def mounted_ntfs(image: Path, *options: str) -> Iterator[Path]:
-    """An NTFS volume, mounted by ntfs-3g."""
-    point = image.with_name(f"{image.name}.mounted")
-    point.mkdir(exist_ok=True)
-    with loop_device(image) as device:
-        run("ntfs-3g", *options, device, point)
-        try:
-            yield point
-        finally:
-            run("umount", point)
+mounted_ntfs = functools.partial(mounted, program="ntfs-3g")
 
 
 def contents(seed: int, total_bytes: int) -> dict[str, bytes]:

@@ -104,11 +104,10 @@ class CommitLast:
         return right_and_stored
 
     def hold(self, block: int, raw: memoryview) -> None:
-        """Hold a block that was received; ``raw`` is copied."""
+        """Hold a block that was received; ``raw`` is kept, not copied."""
         assert block in self._members
-        copy = memoryview(bytes(raw))
         with self._lock:
-            self._held[block] = copy
+            self._held[block] = raw
             self._changed.add(block)
 
     def begin(self) -> None:
