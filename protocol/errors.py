@@ -261,6 +261,51 @@ class DecodeError(ProtocolError):
     exit_code = 72
 
 
+# -- daemon: its database, and its API as seen by a client ----------------------------------------------------
+
+
+class DatabaseError(DiskcastError):
+    """The daemon's database can't be used; the message says what to do."""
+
+    exit_code = 80
+
+
+class DatabaseDamagedError(DatabaseError):
+    """The database file is damaged; it was left as it is."""
+
+    exit_code = 81
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The database server doesn't answer, or the database file is locked by another program."""
+
+    exit_code = 82
+
+
+class DatabaseFullError(DatabaseError):
+    """The disk that the database lies on is full; nothing was changed."""
+
+    exit_code = 83
+
+
+class ServerUnreachableError(DiskcastError):
+    """The daemon's API doesn't answer."""
+
+    exit_code = 85
+
+
+class ServerRefusedError(DiskcastError):
+    """The daemon's API refused what was asked: no such thing, not allowed, or not possible now."""
+
+    exit_code = 86
+
+
+class CastNotDoneError(DiskcastError):
+    """The cast that was waited for ended, but not every machine that was asked for verified every byte."""
+
+    exit_code = 87
+
+
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
