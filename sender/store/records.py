@@ -168,7 +168,7 @@ class CastPlan:
         name: for people.
         start: what begins the data.
         start_at: it stays planned until then.
-        wait_for: machines that must have joined; None: all of the room's or of ``machine_ids`` (1 if there are neither).
+        wait_for: machines that must have joined; None: all of the room or of ``machine_ids`` (1 if there are neither).
         max_wait_s: with ``start=joined``: begin with whoever is there after this time; None: wait for ever.
         rate_bytes_per_s: a fixed rate; None: automatic.
         rate_max_bytes_per_s: ceiling of the automatic rate.
