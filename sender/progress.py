@@ -12,7 +12,6 @@ from typing import Final, Protocol
 import click
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -35,16 +34,15 @@ from protocol.events import (
 )
 from protocol.session_records import CastParameters
 from protocol.units import format_bytes, format_duration, format_rate
-from sender.cast_view import CastSummary, CastView, ReceiverSummary, ReceiverView
+from sender.cast_view import CastSummary, CastView, ReceiverSummary
 from sender.limiter_view import limiters_text
+from sender.machine_table import STANDING_STYLES, machine_table
 from sender.progress_words import count_receivers, count_stragglers, event_words, limiter_words, status_words
 
 JSON_INTERVAL_S: Final = 1.0
 PLAIN_INTERVAL_S: Final = 5.0
 LIVE_INTERVAL_S: Final = 0.25
 _HEADER_LINES: Final = 7
-_BAR_COLUMNS: Final = 12
-"""So that the table fits 80 columns."""
 
 EVENT_NAMES: Final[dict[type, str]] = {
     ReceiverJoined: "receiver_joined",
@@ -62,16 +60,6 @@ EVENT_NAMES: Final[dict[type, str]] = {
     CastFinished: "cast_ended",
 }
 """The session's events by their names in JSON lines."""
-
-_STANDING_STYLES: Final = {
-    "complete": "green",
-    "failed": "red",
-    "lost": "red",
-    "dropped": "red",
-    "joined": "yellow",
-    "slow": "yellow",
-    "tail": "yellow",
-}
 
 _SAID_ABOVE_TABLE: Final = (
     ReceiverFailed,
@@ -243,21 +231,13 @@ class LiveReporter:
 
     def progress(self, view: CastView) -> None:
         """Draw the table: those that need attention first, as many as the terminal has lines for."""
-        table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-        for column in ("receiver", "state", "progress", "", "writes", "loss", "NACKs", "limited by"):
-            right = column in ("", "writes", "loss", "NACKs")
-            cut = column in ("receiver", "limited by")
-            table.add_column(column, justify="right" if right else "left", no_wrap=not cut)
         room = max(1, self._console.height - _HEADER_LINES)
-        ordered = sorted(view.receivers, key=_attention)
-        for receiver in ordered[:room]:
-            table.add_row(*_live_row(receiver))
         parts: list[Text | Table] = [Text(self._title, style="bold"), Text(status_words(view))]
         if view.casting:
             parts.append(Text(limiter_words(view)))
-        parts.append(table)
-        if len(ordered) > room:
-            parts.append(Text(f"… and {count_receivers(len(ordered) - room)} more"))
+        parts.append(machine_table(view.receivers, room))
+        if len(view.receivers) > room:
+            parts.append(Text(f"… and {count_receivers(len(view.receivers) - room)} more"))
         self._live.update(Group(*parts), refresh=True)
 
     def finished(self, summary: CastSummary) -> None:
@@ -310,30 +290,6 @@ def _headline(introduction: CastIntroduction) -> str:
     )
 
 
-def _attention(receiver: ReceiverView) -> tuple[int, float]:
-    """Active ones by progress, the slowest first; then those that ended badly; the complete last."""
-    rank = 0 if receiver.active else 2 if receiver.state == "complete" else 1
-    return rank, receiver.progress
-
-
-def _live_row(receiver: ReceiverView) -> tuple[Text | ProgressBar, ...]:
-    """One line: a name or an error that is too long is cut, since other columns would shrink to nothing for it."""
-    return (
-        Text(receiver.name, no_wrap=True, overflow="ellipsis"),
-        Text(receiver.standing, style=_STANDING_STYLES.get(receiver.standing, "")),
-        ProgressBar(total=1.0, completed=receiver.progress, width=_BAR_COLUMNS),
-        Text(f"{receiver.progress:.1%}"),
-        Text(format_rate(receiver.rate_bytes_per_s)),
-        Text(f"{receiver.loss:.1%}"),
-        Text(str(receiver.nacks_count)),
-        Text(
-            receiver.limiter if receiver.active else receiver.error,
-            no_wrap=True,
-            overflow="ellipsis",
-        ),
-    )
-
-
 def _summary(summary: CastSummary) -> Group:
     title = (
         f"{summary.image_name}: {summary.complete_count} of {count_receivers(len(summary.receivers))} complete, "
@@ -369,7 +325,7 @@ def _summary_table(receivers: tuple[ReceiverSummary, ...]) -> Table:
             Text(receiver.name),
             Text(
                 f"{receiver.state}, tail" if receiver.demoted else receiver.state,
-                style=_STANDING_STYLES.get(receiver.state, ""),
+                style=STANDING_STYLES.get(receiver.state, ""),
             ),
             format_bytes(receiver.bytes_verified),
             *([format_bytes(receiver.bytes_kept)] if some_kept else []),

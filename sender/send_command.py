@@ -6,27 +6,19 @@ import dataclasses
 import gc
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import click
 
-from protocol.cast_policy import CastPolicy, SlowPolicy
+from protocol.cast_policy import CastPolicy
 from protocol.constants import (
     CONTROL_PORT_DEFAULT,
     DATA_PORT_DEFAULT,
     GROUP_IPV4_DEFAULT,
     GROUP_IPV6_DEFAULT,
     MULTICAST_TTL_DEFAULT,
-    RATE_BYTES_PER_S_MAX,
-    RATE_BYTES_PER_S_MIN,
     RECEIVER_COUNT_MAX,
     RECEIVER_TIMEOUT_S,
-    SLOW_BELOW_DEFAULT,
-    SLOW_BELOW_MAX,
-    SLOW_BELOW_MIN,
-    SLOW_FOR_S_DEFAULT,
-    SLOW_FOR_S_MAX,
-    SLOW_FOR_S_MIN,
 )
 from protocol.errors import (
     EXIT_INTERRUPTED,
@@ -36,19 +28,12 @@ from protocol.errors import (
     MissingDependencyError,
 )
 from protocol.session_records import CastId
-from protocol.units import (
-    format_duration,
-    format_rate,
-    parse_duration_s,
-    parse_rate_bytes_per_s,
-    parse_share,
-    parse_size_bytes,
-)
+from protocol.units import parse_size_bytes
+from sender.cast_options import Pace, pace_options
 
 if TYPE_CHECKING:
     from sender.cast import CastOptions
 
-AUTOMATIC = "auto"
 _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 
 
@@ -71,37 +56,7 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
     type=click.FloatRange(min=0),
     help="After S seconds start with those that have joined, or give up if none has. Without it: wait for ever.",
 )
-@click.option(
-    "--rate",
-    metavar="RATE",
-    default=AUTOMATIC,
-    show_default=True,
-    help="'auto' follows what the room can take; 800M is a fixed rate in bits per second.",
-)
-@click.option("--max-rate", metavar="RATE", help="Ceiling of the automatic rate, for example 500M.")
-@click.option("--share", is_flag=True, help="Leave other traffic on the same links its share, as TCP would.")
-@click.option(
-    "--slow",
-    type=click.Choice([policy.value for policy in SlowPolicy]),
-    default=SlowPolicy.DEMOTE.value,
-    show_default=True,
-    help="What becomes of a machine that is far slower than the others. wait: all go at its pace. demote: the others "
-    "go at theirs, and it's finished after them. drop: the cast goes on without it, and it fails.",
-)
-@click.option(
-    "--slow-below",
-    metavar="SHARE",
-    default=f"{SLOW_BELOW_DEFAULT:.0%}",
-    show_default=True,
-    help="A machine is slow if it can take less than this share of what the others can.",
-)
-@click.option(
-    "--slow-for",
-    metavar="TIME",
-    default=f"{SLOW_FOR_S_DEFAULT:g}s",
-    show_default=True,
-    help="--slow is applied to a machine that has been slow for this long, for example 30s or 2m.",
-)
+@pace_options
 @click.option(
     "--group",
     metavar="ADDRESS",
@@ -168,12 +123,6 @@ def send(
     interface: str,
     wait_for: int,
     max_wait: float | None,
-    rate: str,
-    max_rate: str | None,
-    share: bool,
-    slow: str,
-    slow_below: str,
-    slow_for: str,
     group: str,
     port: int,
     control: str,
@@ -184,6 +133,7 @@ def send(
     receiver_timeout: float,
     cast_id: str | None,
     json_lines: bool,
+    pace: Pace,
 ) -> int:
     """Cast an image to a room of machines.
 
@@ -196,10 +146,7 @@ def send(
         wait_for=wait_for,
         max_wait_s=max_wait,
         receiver_timeout_s=receiver_timeout,
-        slow_policy=SlowPolicy(slow),
-        slow_below=_parse_slow_below(slow_below),
-        slow_for_s=_parse_slow_for(slow_for),
-        **_rate_policy(rate, max_rate, share=share),
+        **pace,
     )
     _require_modules()
     from sender.cast import CastOptions
@@ -239,55 +186,6 @@ def _run(options: CastOptions, *, json_lines: bool) -> int:
     if json_lines:
         emit_result(result.summary, exit_code=EXIT_OK)
     return EXIT_OK
-
-
-class _RatePolicy(TypedDict):
-    rate_bytes_per_s: float | None
-    rate_max_bytes_per_s: float | None
-    share: bool
-
-
-def _rate_policy(rate: str, max_rate: str | None, *, share: bool) -> _RatePolicy:
-    if rate != AUTOMATIC and max_rate is not None:
-        raise ConfigurationError("--max-rate is the ceiling of --rate auto: leave one of the two out")
-    if rate != AUTOMATIC and share:
-        raise ConfigurationError(
-            "--share makes --rate auto give way to other traffic, which a fixed rate can't: leave one of the two out"
-        )
-    return _RatePolicy(
-        rate_bytes_per_s=None if rate == AUTOMATIC else _parse_rate("--rate", rate),
-        rate_max_bytes_per_s=None if max_rate is None else _parse_rate("--max-rate", max_rate),
-        share=share,
-    )
-
-
-def _parse_rate(option: str, text: str) -> float:
-    rate_bytes_per_s = parse_rate_bytes_per_s(text)
-    if not RATE_BYTES_PER_S_MIN <= rate_bytes_per_s <= RATE_BYTES_PER_S_MAX:
-        raise ConfigurationError(
-            f"{option} {text} is out of range: choose from {format_rate(RATE_BYTES_PER_S_MIN)} to "
-            f"{format_rate(RATE_BYTES_PER_S_MAX)}"
-        )
-    return rate_bytes_per_s
-
-
-def _parse_slow_below(text: str) -> float:
-    share = parse_share(text)
-    if not SLOW_BELOW_MIN <= share <= SLOW_BELOW_MAX:
-        raise ConfigurationError(
-            f"--slow-below {text} is out of range: choose from {SLOW_BELOW_MIN:.0%} to {SLOW_BELOW_MAX:.0%}"
-        )
-    return share
-
-
-def _parse_slow_for(text: str) -> float:
-    seconds = parse_duration_s(text)
-    if not SLOW_FOR_S_MIN <= seconds <= SLOW_FOR_S_MAX:
-        raise ConfigurationError(
-            f"--slow-for {text} is out of range: choose from {format_duration(SLOW_FOR_S_MIN)} to "
-            f"{format_duration(SLOW_FOR_S_MAX)}"
-        )
-    return seconds
 
 
 def _parse_cast_id(text: str) -> CastId:
