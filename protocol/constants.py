@@ -168,6 +168,18 @@ INVENTORY_KEY_BYTES_MAX = 32
 INVENTORY_VALUE_BYTES_MAX = 256
 """What a machine tells about itself, serial numbers, model, disk: at most 9 MiB for 1024 receivers."""
 
+CHECK_IN_WAIT_S_MAX = 25.0
+"""How long a daemon holds a check-in open for a cast to come: proxies and firewalls forget connections that are silent
+for 30 s."""
+
+CHECK_IN_AFTER_S_MAX = 300.0
+"""A machine that waits longer until it asks again looks switched off."""
+
+HARDWARE_ADDRESSES_MAX = 16
+"""A machine's network cards: a server with four ports, their virtual functions left out."""
+
+MACHINE_ID_BYTES_MAX = 64
+
 # -- NACK and GRTT (RFC 5401, RFC 5740) --------------------------------------------------------------------------
 
 GRTT_INITIAL_S = 0.05

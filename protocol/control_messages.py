@@ -11,7 +11,6 @@ import base64
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +42,8 @@ from protocol.json_fields import (
     Number,
     PrintableText,
     StateName,
+    decode_fields_untrusted,
+    encode_fields,
 )
 from protocol.session_records import (
     CastId,
@@ -124,21 +125,6 @@ COMPLETION_FIELDS: dict[str, Kind] = {
     "seconds_total": Number(1e9),
 }
 """A receiver's account of itself: the fields of :class:`CompletionReport`."""
-
-
-def _encode(table: Mapping[str, Kind], values: Mapping[str, object]) -> JsonObject:
-    return {name: kind.encode(values[name]) for name, kind in table.items()}
-
-
-def _decode_untrusted(table: Mapping[str, Kind], value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise ProtocolError("a JSON object expected")
-    decoded = {}
-    for name, kind in table.items():
-        if name not in value:
-            raise ProtocolError(f"{name}: missing")
-        decoded[name] = kind.decode_untrusted(name, value[name])
-    return decoded
 
 
 # -- JSON text -----------------------------------------------------------------------------------------------
@@ -277,7 +263,7 @@ def cast_description(parameters: CastParameters, *, state: int, receiver_count: 
 
 def cast_to_json(description: CastDescription) -> JsonObject:
     """``CastDescription`` as JSON."""
-    return _encode(CAST_FIELDS, {name: getattr(description, name) for name in CAST_FIELDS})
+    return encode_fields(CAST_FIELDS, {name: getattr(description, name) for name in CAST_FIELDS})
 
 
 def cast_from_json_untrusted(value: object) -> CastDescription:
@@ -286,7 +272,7 @@ def cast_from_json_untrusted(value: object) -> CastDescription:
     Raises:
         ProtocolError: a field is missing or out of range, or a block would have more than 224 symbols.
     """
-    description = CastDescription(**_decode_untrusted(CAST_FIELDS, value))  # type: ignore[arg-type]
+    description = CastDescription(**decode_fields_untrusted(CAST_FIELDS, value))  # type: ignore[arg-type]
     if description.block_bytes > SOURCE_SYMBOLS_MAX * description.symbol_bytes:
         raise ProtocolError(
             f"block_bytes: more than {SOURCE_SYMBOLS_MAX} symbols of {description.symbol_bytes}"
@@ -309,7 +295,7 @@ def casts_from_json_untrusted(value: object) -> list[CastDescription]:
 def join_to_json(request: JoinRequest) -> JsonObject:
     """A request to join; the address isn't said, the sender sees it."""
     fields = {name: getattr(request, name) for name in JOIN_FIELDS}
-    return {**_encode(JOIN_FIELDS, fields), "need": encode_need(request.need)}
+    return {**encode_fields(JOIN_FIELDS, fields), "need": encode_need(request.need)}
 
 
 def join_from_json_untrusted(value: object, *, block_count: int, address: str) -> JoinRequest:
@@ -318,7 +304,7 @@ def join_from_json_untrusted(value: object, *, block_count: int, address: str) -
     Raises:
         ProtocolError: a field is missing or out of range.
     """
-    fields = _decode_untrusted(JOIN_FIELDS, value)
+    fields = decode_fields_untrusted(JOIN_FIELDS, value)
     need = need_from_json_untrusted(value, block_count)
     return JoinRequest(**fields, need=need, address=address)  # type: ignore[arg-type]
 
@@ -331,7 +317,7 @@ def grant_to_json(grant: JoinGrant, *, state: int) -> JsonObject:
         for name in GRANT_FIELDS
     }
     description = cast_description(parameters, state=state, receiver_count=grant.receiver_count)
-    return {**_encode(GRANT_FIELDS, values), "cast": cast_to_json(description)}
+    return {**encode_fields(GRANT_FIELDS, values), "cast": cast_to_json(description)}
 
 
 def grant_from_json_untrusted(value: object) -> JoinGrant:
@@ -340,7 +326,7 @@ def grant_from_json_untrusted(value: object) -> JoinGrant:
     Raises:
         ProtocolError: a field is missing or out of range, or the incarnations contradict each other.
     """
-    grant = _decode_untrusted(GRANT_FIELDS, value)
+    grant = decode_fields_untrusted(GRANT_FIELDS, value)
     assert isinstance(value, dict)
     cast = cast_from_json_untrusted(value.get("cast"))
     if cast.incarnation != grant["incarnation"]:
@@ -358,7 +344,7 @@ def grant_from_json_untrusted(value: object) -> JoinGrant:
 
 def completion_to_json(report: CompletionReport) -> JsonObject:
     """A completion report as JSON."""
-    return _encode(COMPLETION_FIELDS, {name: getattr(report, name) for name in COMPLETION_FIELDS})
+    return encode_fields(COMPLETION_FIELDS, {name: getattr(report, name) for name in COMPLETION_FIELDS})
 
 
 def completion_from_json_untrusted(value: object) -> CompletionReport:
@@ -367,4 +353,4 @@ def completion_from_json_untrusted(value: object) -> CompletionReport:
     Raises:
         ProtocolError: a field is missing or out of range.
     """
-    return CompletionReport(**_decode_untrusted(COMPLETION_FIELDS, value))  # type: ignore[arg-type]
+    return CompletionReport(**decode_fields_untrusted(COMPLETION_FIELDS, value))  # type: ignore[arg-type]

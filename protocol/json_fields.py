@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -216,9 +217,88 @@ class Inventory:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def encode(self, value: object) -> object:
+        """The word; a member of a ``StrEnum`` is one."""
+        return str(value)
+
+    def decode_untrusted(self, name: str, value: object) -> str:
+        """The word."""
+        if type(value) is not str or value not in self.words:
+            raise ProtocolError(f"{name}: one of {', '.join(self.words)} expected")
+        return value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Optional:
+    """``null``, or what ``kind`` takes."""
+
+    kind: Kind
+
+    def encode(self, value: object) -> object:
+        """``null`` for None."""
+        return None if value is None else self.kind.encode(value)
+
+    def decode_untrusted(self, name: str, value: object) -> object:
+        """None for ``null``."""
+        return None if value is None else self.kind.decode_untrusted(name, value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HardwareAddresses:
+    """MAC addresses, six bytes each, at most ``count_max`` of them."""
+
+    count_max: int
+
+    def encode(self, value: object) -> object:
+        """In lower case with colons; what isn't one, such as InfiniBand's twenty bytes, is left out."""
+        assert isinstance(value, tuple)
+        normal = [str(address).strip().lower().replace("-", ":") for address in value]
+        return [address for address in normal if _HARDWARE_ADDRESS.fullmatch(address)][: self.count_max]
+
+    def decode_untrusted(self, name: str, value: object) -> tuple[str, ...]:
+        """In lower case with colons, in their order."""
+        if not isinstance(value, list) or len(value) > self.count_max:
+            raise ProtocolError(f"{name}: a list of at most {self.count_max} MAC addresses expected")
+        for address in value:
+            if type(address) is not str or not _HARDWARE_ADDRESS.fullmatch(address.lower()):
+                raise ProtocolError(f"{name}: MAC addresses such as 52:54:00:12:34:56 expected")
+        return tuple(address.lower() for address in value)
+
+
+_HARDWARE_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _INVENTORY_KEY = PrintableText(INVENTORY_KEY_BYTES_MAX, bytes_min=1)
 _INVENTORY_VALUE = PrintableText(INVENTORY_VALUE_BYTES_MAX)
 
 
 def _is_hex(text: str) -> bool:
     return all(character in "0123456789abcdefABCDEF" for character in text)
+
+
+# -- records --------------------------------------------------------------------------------------------------
+
+
+def encode_fields(table: Mapping[str, Kind], values: Mapping[str, object]) -> dict[str, object]:
+    """The JSON object of a table of fields, each with its value."""
+    return {name: kind.encode(values[name]) for name, kind in table.items()}
+
+
+def decode_fields_untrusted(table: Mapping[str, Kind], value: object) -> dict[str, object]:
+    """The values of a JSON object's fields; names that the table doesn't have are ignored, for later versions.
+
+    Raises:
+        ProtocolError: it isn't an object, or a field is missing or out of range.
+    """
+    if not isinstance(value, dict):
+        raise ProtocolError("a JSON object expected")
+    decoded = {}
+    for name, kind in table.items():
+        if name not in value:
+            raise ProtocolError(f"{name}: missing")
+        decoded[name] = kind.decode_untrusted(name, value[name])
+    return decoded

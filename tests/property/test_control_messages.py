@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import check_in
 from protocol import control_messages as messages
 from protocol.errors import ProtocolError
 
@@ -43,6 +44,10 @@ DECODERS: list[tuple[Callable[[object], object], st.SearchStrategy[object]]] = [
     ),
     (lambda value: messages.decode_need_untrusted(value, 9), JSON),
     (messages.heard_sequence_from_json_untrusted, JSON),
+    (check_in.check_in_from_json_untrusted, objects_with(check_in.CHECK_IN_FIELDS, "last_result")),
+    (check_in.outcome_from_json_untrusted, objects_with(check_in.OUTCOME_FIELDS)),
+    (check_in.answer_from_json_untrusted, objects_with(check_in.ANSWER_FIELDS, "assignment")),
+    (check_in.assignment_from_json_untrusted, objects_with(check_in.ASSIGNMENT_FIELDS)),
 ]
 
 
@@ -63,6 +68,10 @@ def test_any_json_gives_a_record_or_a_protocol_error(index: int, data: st.DataOb
             ("grant", messages.GRANT_FIELDS),
             ("join", messages.JOIN_FIELDS),
             ("completion", messages.COMPLETION_FIELDS),
+            ("check_in", check_in.CHECK_IN_FIELDS),
+            ("outcome", check_in.OUTCOME_FIELDS),
+            ("answer", check_in.ANSWER_FIELDS),
+            ("assignment", check_in.ASSIGNMENT_FIELDS),
         )
         for name, kind in fields.items()
     ],
