@@ -26,6 +26,7 @@ class CastPolicy:
     Attributes:
         wait_for: receivers that must have joined before image data is sent.
         max_wait_s: start with those that are there after this time; None waits for ever.
+        by_hand: image data waits for the operator's word instead of both.
         receiver_timeout_s: a receiver silent for this long is lost.
         rate_bytes_per_s: a fixed rate; None for automatic.
         rate_max_bytes_per_s: ceiling of the automatic rate; None for the program's own.
@@ -37,6 +38,7 @@ class CastPolicy:
 
     wait_for: int = 1
     max_wait_s: float | None = None
+    by_hand: bool = False
     receiver_timeout_s: float = RECEIVER_TIMEOUT_S
     rate_bytes_per_s: float | None = None
     rate_max_bytes_per_s: float | None = None

@@ -146,7 +146,7 @@ class RateController:
 
     Attributes:
         rate_bytes_per_s: the rate now, in bytes of frames.
-        fixed: whether it never changes.
+        fixed: whether it is the operator's and follows nobody.
         capacities: by receiver; who is exempt there doesn't count.
     """
 
@@ -160,6 +160,7 @@ class RateController:
         share: bool = False,
     ) -> None:
         self.fixed = fixed_bytes_per_s is not None
+        self._wished_bytes_per_s = fixed_bytes_per_s or math.inf
         self.maximum_bytes_per_s = min(maximum_bytes_per_s or RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MAX)
         self.rate_bytes_per_s = fixed_bytes_per_s or min(RATE_BYTES_PER_S_START, self.maximum_bytes_per_s)
         self.capacities: dict[ReceiverId, Capacity] = {}
@@ -238,6 +239,14 @@ class RateController:
             climbed = self.rate_bytes_per_s * 2.0 ** (step_s / _CLIMB_DOUBLING_S)
             self.rate_bytes_per_s = max(self.rate_bytes_per_s, min(climbed, headroom))
         self._fall_to(target)
+
+    def set_maximum(self, maximum_bytes_per_s: float) -> None:
+        """Change the ceiling, also that of a fixed rate, at once."""
+        self.maximum_bytes_per_s = max(RATE_BYTES_PER_S_MIN, min(maximum_bytes_per_s, RATE_BYTES_PER_S_MAX))
+        if self.fixed:
+            self.rate_bytes_per_s = min(self._wished_bytes_per_s, self.maximum_bytes_per_s)
+        else:
+            self._fall_to(self.maximum_bytes_per_s)
 
     def follow_group(self) -> None:
         """Who counts has changed: never stay above what the others allow."""

@@ -125,6 +125,7 @@ class SenderSession:
         self.state = STATE_GATHERING
         self.outcome = END_COMPLETE
         self.reason = ""
+        self.paused = False
         self.limiter_seconds: dict[Limiter, float] = {}
         self.rejects: dict[str, int] = {}
         self.statistics = SenderStatistics()
@@ -152,6 +153,8 @@ class SenderSession:
         self._standing_left = 0
         self._grtt = GrttEstimator()
         self._created_at = now
+        self._begin_asked = False
+        self._excused_count = 0
         self._gathered_at: float | None = None
         self._events: list[SenderEvent] = []
         self._sequence = rng.getrandbits(32)
@@ -205,7 +208,7 @@ class SenderSession:
     @property
     def limiter(self) -> Limiter:
         """What sets the pace now, and who."""
-        if self.state != STATE_CASTING:
+        if self.state != STATE_CASTING or self.paused:
             return NOTHING
         if self._read_stalled:
             return Limiter(Cause.SOURCE)
@@ -316,6 +319,29 @@ class SenderSession:
             self._events.append(ReceiverFailed(receiver_id, report.error))
         self._serve_who_is_left(now)
 
+    # -- the operator -----------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Don't wait for more receivers: send image data as soon as one has joined."""
+        self._begin_asked = True
+
+    def excuse(self, count: int) -> None:
+        """So many of those that are waited for won't come: they said so before they joined."""
+        self._excused_count = count
+
+    def pause(self) -> None:
+        """Send no more data until :meth:`resume`. The room hears that the sender lives, and keeps what it has."""
+        self.paused = True
+
+    def resume(self, now: float) -> None:
+        """Go on where :meth:`pause` stopped."""
+        self.paused = False
+        self._transmitted_at = now  # the pause says nothing about the rate that can be achieved
+
+    def set_rate_ceiling(self, bytes_per_s: float) -> None:
+        """Send no faster than this from now on, nor than the policy says."""
+        self.rate_control.set_maximum(min(bytes_per_s, self.policy.rate_max_bytes_per_s or math.inf))
+
     def end(self, outcome: int, reason: str, now: float) -> None:
         """End the cast, with END_COMPLETE, END_CANCELLED or END_FAILED; the first end counts."""
         if self.state == STATE_ENDED:
@@ -398,7 +424,7 @@ class SenderSession:
             now: monotonic seconds.
             symbols_max: size limit of the plan.
         """
-        if self.state == STATE_ENDED:
+        if self.state == STATE_ENDED or self.paused:
             return None
         segments = SegmentList(symbols_max)
         parity = self._parity
@@ -491,7 +517,7 @@ class SenderSession:
 
     def _flush_due(self) -> bool:
         """All that was asked for is on the wire, and somebody may still lack some of it."""
-        if self.state == STATE_ENDED or self._transmitted_sequence != self._sequence:
+        if self.state == STATE_ENDED or self.paused or self._transmitted_sequence != self._sequence:
             return False
         if self.state == STATE_GATHERING:
             return self.manifest_demand.idle and any(not record.ready for record in self._roster.active)
@@ -581,16 +607,18 @@ class SenderSession:
         if self.state != STATE_GATHERING:
             return
         waited_s = now - self._created_at
-        overdue = self.policy.max_wait_s is not None and waited_s >= self.policy.max_wait_s
+        wait_s = math.inf if self.policy.by_hand or self.policy.max_wait_s is None else self.policy.max_wait_s
+        overdue = self._begin_asked or waited_s >= wait_s
         present_count = sum(
             record.state.active or record.state is ReceiverState.COMPLETE
             for record in self.receivers.values()
         )
-        if overdue and present_count == 0:
+        if waited_s >= wait_s and present_count == 0:
             self._events.append(GatheringTimedOut())
             self.end(END_CANCELLED, "no receiver joined in time", now)
             return
-        if present_count == 0 or not (present_count >= self.policy.wait_for or overdue):
+        enough = present_count + self._excused_count >= self.policy.wait_for and not self.policy.by_hand
+        if present_count == 0 or not (enough or overdue):
             self._gathered_at = None
             return
         if self._gathered_at is None:

@@ -90,6 +90,8 @@ class CastResult:
 
     summary: CastSummary
     cancelled: bool
+    abandoned: bool = False
+    """It wasn't ended: it goes on elsewhere or later."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,24 +109,55 @@ def derive_cast_id(image_id: bytes, group: IpAddress, port: int, sender_address:
 
 
 def run_cast(options: CastOptions, reporter: Reporter) -> CastResult:
-    """Run a cast to its end, from the main thread, which gets SIGINT and SIGTERM.
+    """Run one cast to its end, from the main thread, which gets SIGINT and SIGTERM.
 
     Raises:
         ConfigurationError: the options can't work; nothing was sent.
         ImageError: the image can't be used, or was altered meanwhile.
         StorageError: the image can't be read any more.
     """
+    return asyncio.run(_run_interruptible(options, reporter))
+
+
+async def _run_interruptible(options: CastOptions, reporter: Reporter) -> CastResult:
+    with contextlib.ExitStack() as stack:
+        image = stack.enter_context(ImageFile.open(options.image))
+        cast = stack.enter_context(open_cast(options, image, reporter))
+        metrics_port = None
+        if options.metrics_port is not None:
+            collector = CastCollector(cast.shared, cast.transmitter.statistics, cast.feedback)
+            metrics_port = stack.enter_context(
+                metrics_server(collector, options.metrics_address, options.metrics_port)
+            )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, cast.interrupt)
+            stack.callback(loop.remove_signal_handler, number)
+        return await cast.run(metrics_port=metrics_port)
+
+
+@contextlib.contextmanager
+def open_cast(options: CastOptions, image: ImageFile, reporter: Reporter) -> Iterator[CastRun]:
+    """A cast with its sockets, to be run in the event loop that runs now.
+
+    Args:
+        options: what the operator asked for.
+        image: the image of ``options``, opened; the caller closes it.
+        reporter: is told how it goes.
+
+    Raises:
+        ConfigurationError: the options can't work; nothing was sent.
+    """
     interface = find_interface(options.interface)
     group = parse_group(options.group)
     address = interface.address_for(group)
     symbol_bytes = choose_symbol_bytes(interface, group.version, options.symbol_bytes)
+    _check_block_bytes(image.manifest.block_bytes, symbol_bytes)
     with contextlib.ExitStack() as stack:
-        # Ports first: a second sender by mistake must fail before it says a word to the group.
+        # All ports before a word: a second sender by mistake must fail before the group hears it.
         sockets = _open_sockets(options, interface, group, address, stack)
-        image = stack.enter_context(ImageFile.open(options.image))
-        _check_block_bytes(image.manifest.block_bytes, symbol_bytes)
         parameters = _parameters(options, image, group, address, symbol_bytes, sockets)
-        return asyncio.run(_Cast(options, image, parameters, sockets, reporter).run())
+        yield CastRun(options, image, parameters, sockets, reporter)
 
 
 def _open_sockets(
@@ -187,8 +220,17 @@ def _parameters(
     )
 
 
-class _Cast:
-    """A cast that runs; everything it starts ends with :meth:`run`."""
+class CastRun:
+    """One cast in an event loop: gather, cast, account. Everything that it starts ends with :meth:`run`.
+
+    All of it belongs to the event loop; only ``shared`` may be looked at from other threads.
+
+    Attributes:
+        parameters: what every receiver is told.
+        shared: the session.
+        transmitter: what puts datagrams on the wire.
+        feedback: where NACKs and REPORTs arrive.
+    """
 
     def __init__(
         self,
@@ -198,25 +240,23 @@ class _Cast:
         sockets: _Sockets,
         reporter: Reporter,
     ) -> None:
+        """Prepare; see :func:`open_cast`."""
+        self.parameters = parameters
         self._options = options
         self._image = image
-        self._parameters = parameters
         self._sockets = sockets
         self._reporter = reporter
         self._queue = BatchQueue()
         self._cancelled = False
         self._aborted = False
+        self._abandoned = False
         self._failure: DiskcastError | None = None
-
-    async def run(self) -> CastResult:
-        """Gather, cast, account."""
-        parameters = self._parameters
-        loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
+        loop = asyncio.get_running_loop()
         session = SenderSession(
             parameters,
-            self._image.manifest,
-            policy=self._options.policy,
+            image.manifest,
+            policy=options.policy,
             rng=random.Random(secrets.randbits(64)),
             secrets=secrets.token_bytes,
             now=time.monotonic(),
@@ -225,42 +265,53 @@ class _Cast:
         def wake() -> None:
             loop.call_soon_threadsafe(self._wake.set)
 
-        self._shared = SharedSession(session, wake)
-        transmitter = Transmitter(self._sockets.data, parameters, self._shared, self._queue)
-        feedback = FeedbackPort(self._sockets.feedback, self._shared)
-        self._blocks = BlockLoader(self._image, parameters)
-        encoder = Encoder(parameters, self._shared, self._blocks, self._queue)
-        api = ControlApi(self._shared, parameters, self._image.manifest, self._fail)
+        self.shared = SharedSession(session, wake)
+        self.transmitter = Transmitter(sockets.data, parameters, self.shared, self._queue)
+        self.feedback = FeedbackPort(sockets.feedback, self.shared)
+        self._blocks = BlockLoader(image, parameters)
+
+    @property
+    def read_waiting_s(self) -> float:
+        """For how long the read of the image that goes on now has lasted; 0 if none does."""
+        return self._blocks.waiting_s
+
+    async def run(self, *, metrics_port: int | None = None) -> CastResult:
+        """Gather, cast, account.
+
+        Args:
+            metrics_port: where this cast's metrics are, to be told to the operator.
+
+        Raises:
+            DiskcastError: the sender itself failed, and the room was told.
+        """
+        encoder = Encoder(self.parameters, self.shared, self._blocks, self._queue)
+        api = ControlApi(self.shared, self.parameters, self._image.manifest, self._fail)
         server = ControlServer(api.application(), self._sockets.control)
         rivals = RivalWatch(
-            self._sockets.announcements, parameters, on_conflict=self._fail, on_foreign=self._reporter.note
+            self._sockets.announcements,
+            self.parameters,
+            on_conflict=self._fail,
+            on_foreign=self._reporter.note,
         )
         with contextlib.ExitStack() as stack:
-            metrics_port = None
-            if self._options.metrics_port is not None:
-                collector = CastCollector(self._shared, transmitter.statistics, feedback)
-                metrics_port = stack.enter_context(
-                    metrics_server(collector, self._options.metrics_address, self._options.metrics_port)
-                )
             stack.callback(self._close)
-            stack.enter_context(self._signals(loop))
             stack.callback(self._reporter.close)
             self._reporter.started(
                 CastIntroduction(
-                    parameters=parameters,
+                    parameters=self.parameters,
                     interface=self._options.interface,
                     wait_for=self._options.policy.wait_for,
-                    send_mode=transmitter.mode.value,
+                    send_mode=self.transmitter.mode.value,
                     metrics_port=metrics_port,
                 )
             )
             async with asyncio.TaskGroup() as group:
                 threads = [
                     group.create_task(self._run_thread(encoder.run, "encoder")),
-                    group.create_task(self._run_thread(transmitter.run, "transmitter")),
+                    group.create_task(self._run_thread(self.transmitter.run, "transmitter")),
                 ]
                 serving = group.create_task(server.run_until_stopped())
-                receiving = group.create_task(feedback.run())
+                receiving = group.create_task(self.feedback.run())
                 self._listening = group.create_task(rivals.run())
                 await self._run_timers()
                 self._close()
@@ -272,9 +323,66 @@ class _Cast:
                 await self._await_threads(threads)
         return self._account()
 
+    # -- the operator -----------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Cancel and let the room know; a second time: without waiting for that."""
+        with self.shared.look() as (session, _now):
+            ended = session.state == STATE_ENDED
+        if self._cancelled or ended:
+            self._aborted = True
+            self._wake.set()
+        else:
+            self.cancel("cancelled by the operator")
+
+    def cancel(self, reason: str) -> None:
+        """End the cast; the room is told."""
+        self._cancelled = True
+        with self.shared.change() as (session, now):
+            session.end(END_CANCELLED, reason, now)
+        self._wake.set()
+
+    def abandon(self) -> None:
+        """Stop without a word to the room: the cast goes on elsewhere, or when this program is started again."""
+        self._abandoned = True
+        self._close()
+        self._wake.set()
+
+    def begin(self) -> None:
+        """Don't wait for more receivers."""
+        with self.shared.change() as (session, _now):
+            session.begin()
+        self._wake.set()
+
+    def excuse(self, count: int) -> None:
+        """Don't wait for so many of the receivers."""
+        with self.shared.change() as (session, _now):
+            session.excuse(count)
+        self._wake.set()
+
+    def pause(self) -> None:
+        """Send no data until :meth:`resume`."""
+        with self.shared.change() as (session, _now):
+            session.pause()
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        with self.shared.change() as (session, now):
+            session.resume(now)
+        self._wake.set()
+
+    def set_rate_ceiling(self, bytes_per_s: float) -> None:
+        """Send no faster than this from now on."""
+        with self.shared.change() as (session, _now):
+            session.set_rate_ceiling(bytes_per_s)
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
     def _account(self) -> CastResult:
-        with self._shared.look() as (session, now):
+        with self.shared.look() as (session, now):
             summary = CastSummary.of(session, now)
+        if self._abandoned:
+            return CastResult(summary, cancelled=False, abandoned=True)
         self._reporter.finished(summary)
         if self._failure is not None:
             self._failure.details = dataclasses.asdict(summary)
@@ -285,9 +393,9 @@ class _Cast:
         """Speak to the group when it is time, and tell the operator how it goes, until the last EOT is sent."""
         clock = ProgressClock(self._reporter.interval_s)
         finished = False
-        while not finished:
+        while not (finished or self._abandoned):
             self._wake.clear()
-            with self._shared.change() as (session, now):
+            with self.shared.change() as (session, now):
                 if self._aborted:
                     session.end(END_CANCELLED, "cancelled by the operator", now)
                     while not session.finished:  # the rest of the EOTs, without the pauses between them
@@ -305,7 +413,7 @@ class _Cast:
                 self._reporter.progress(view)
             if not finished:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._shared.arm_timer())
+                    await asyncio.wait_for(self._wake.wait(), self.shared.arm_timer())
 
     @staticmethod
     def _receiver_name(session: SenderSession, event: SenderEvent) -> str | None:
@@ -320,8 +428,8 @@ class _Cast:
             except BlockingIOError:
                 continue
             except OSError as error:
-                destination = f"{self._parameters.group} port {self._parameters.port}"
-                frame_bytes = DATA_HEADER_BYTES + self._parameters.symbol_bytes
+                destination = f"{self.parameters.group} port {self.parameters.port}"
+                frame_bytes = DATA_HEADER_BYTES + self.parameters.symbol_bytes
                 self._fail(typed_send_error(error, destination, frame_bytes))
 
     async def _run_thread(self, function: Callable[[], None], name: str) -> None:
@@ -348,30 +456,10 @@ class _Cast:
         """An error of the sender ends the cast; the room is told, and the first error is raised at the end."""
         if self._failure is None:
             self._failure = error
-            with self._shared.change() as (session, now):
+            with self.shared.change() as (session, now):
                 session.end(END_FAILED, str(error), now)
 
     def _close(self) -> None:
         """Let both threads go."""
-        self._shared.close()
+        self.shared.close()
         self._queue.close()
-
-    @contextlib.contextmanager
-    def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupt)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-    def _interrupt(self) -> None:
-        """The first signal cancels the cast and lets the room know; the second doesn't wait for that."""
-        with self._shared.change() as (session, now):
-            if self._cancelled or session.state == STATE_ENDED:
-                self._aborted = True
-            else:
-                self._cancelled = True
-                session.end(END_CANCELLED, "cancelled by the operator", now)
-        self._wake.set()
