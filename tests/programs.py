@@ -1,4 +1,4 @@
-"""Debian's programs that tests use: skipped with a reason where one is missing, a failure where nothing may be skipped."""
+"""Debian's programs that tests use: one that is missing skips its tests with the reason, or fails them in CI."""
 
 from __future__ import annotations
 
