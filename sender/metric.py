@@ -1,10 +1,10 @@
-"""One row of the sender's metrics table: a name, what it says, and where its value comes from."""
+"""One row of the table of a cast's metrics: a name, what it says, and where its value comes from."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Final, Literal
 
 from protocol.receiver_record import ReceiverRecord
 from protocol.sender_session import SenderSession
@@ -13,6 +13,9 @@ from sender.transmitter import TransmitterStatistics
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
 """Label values and a value."""
+
+CAST_LABELS: Final = ("cast", "image", "room")
+"""Labels of every series of a cast, before its own: eight hexadecimal digits, the image's name, the room's id."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,11 +35,16 @@ class HistogramSample:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the values come from; read under the session's lock."""
+    """Where the values of one cast come from; read under the session's lock.
+
+    Attributes:
+        now: monotonic seconds.
+    """
 
     session: SenderSession
     transmitter: TransmitterStatistics
     feedback: FeedbackPort
+    now: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,8 +55,8 @@ class Metric:
         name: as it is exposed, with unit and ``_total``.
         kind: its Prometheus type.
         help: what it says.
-        labels: their names.
-        read: the samples.
+        labels: their names, :data:`CAST_LABELS` left out.
+        read: the samples of one cast.
     """
 
     name: str
@@ -60,7 +68,7 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Histogram:
-    """A histogram without labels.
+    """A histogram without labels of its own.
 
     Attributes:
         name: as it is exposed, with unit; its series end in ``_bucket``, ``_sum`` and ``_count``.
@@ -79,7 +87,7 @@ class Histogram:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """None but a bucket's ``le``."""
+        """None but :data:`CAST_LABELS` and a bucket's ``le``."""
         return ()
 
 
@@ -93,6 +101,6 @@ def of_session(read: Callable[[SenderSession], float]) -> Callable[[Sources], Sa
     return lambda sources: [((), read(sources.session))]
 
 
-def per_receiver(read: Callable[[ReceiverRecord], float]) -> Callable[[Sources], Samples]:
+def per_machine(read: Callable[[ReceiverRecord], float]) -> Callable[[Sources], Samples]:
     """A sample for each receiver, labelled with its name."""
     return lambda sources: [((record.name,), read(record)) for record in sources.session.receivers.values()]

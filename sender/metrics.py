@@ -1,7 +1,8 @@
 """Prometheus metrics of a cast: one table, read from the session's plain counters when somebody scrapes.
 
-The data path pays nothing for them. Labels are bounded: by the receivers of a cast (RECEIVER_COUNT_MAX), by the
-reasons for which datagrams are rejected, or by fixed lists.
+It serves ``diskcast send`` with its one cast and the daemon with its several. The data path pays nothing for them.
+Labels are bounded: by the casts that a daemon runs at once and has run lately, by the receivers of a cast
+(RECEIVER_COUNT_MAX), by the reasons for which datagrams are rejected, or by fixed lists.
 """
 
 from __future__ import annotations
@@ -12,19 +13,35 @@ from protocol.json_fields import STATE_NAMES
 from protocol.limiter import Cause, Limiter
 from protocol.sender_session import SenderSession
 from protocol.wire.codec import REJECT_REASONS
+from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, STATE_ENDED
 from sender.metric import Histogram, HistogramSample, Metric, Samples, Sources, of_session, value
 from sender.receiver_metrics import RECEIVER_METRICS
 from sender.transmitter import LATENESS_BOUNDS_S
 
+OUTCOME_NAMES: Final = {END_COMPLETE: "complete", END_CANCELLED: "cancelled", END_FAILED: "failed"}
+"""END_… in words. A cast that is complete has ended by itself: that isn't to say that every machine is complete."""
+
 
 def _cast_info(sources: Sources) -> Samples:
     parameters = sources.session.parameters
-    cast_id = f"{parameters.cast_id:08x}"
-    return [((cast_id, parameters.image_name, parameters.image_id.hex(), parameters.group), 1.0)]
+    return [((parameters.image_id.hex(), parameters.group), 1.0)]
 
 
 def _cast_state(sources: Sources) -> Samples:
     return [((name,), float(number == sources.session.state)) for number, name in STATE_NAMES.items()]
+
+
+def _cast_outcome(sources: Sources) -> Samples:
+    session = sources.session
+    return [((OUTCOME_NAMES[session.outcome],), 1.0)] if session.state == STATE_ENDED else []
+
+
+def _elapsed_s(sources: Sources) -> Samples:
+    statistics = sources.session.statistics
+    if statistics.started_at is None:
+        return [((), 0.0)]
+    end = statistics.ended_at
+    return [((), (sources.now if end is None else end) - statistics.started_at)]
 
 
 def _sent_symbols(sources: Sources) -> Samples:
@@ -46,15 +63,15 @@ def _limiter(sources: Sources) -> Samples:
 
 
 def _limiter_seconds(sources: Sources) -> Samples:
-    """Causes that aren't one receiver's are there from the start: a counter that appears has no first increase."""
+    """Causes that aren't one machine's are there from the start: a counter that appears has no first increase."""
     session = sources.session
     seconds = {Limiter(cause, None): 0.0 for cause in Cause} | session.limiter_seconds
     return [(_limiter_labels(session, limiter), value) for limiter, value in seconds.items()]
 
 
 def _limiter_labels(session: SenderSession, limiter: Limiter) -> tuple[str, str]:
-    receiver = "" if limiter.receiver_id is None else session.receivers[limiter.receiver_id].name
-    return limiter.cause.value, receiver
+    machine = "" if limiter.receiver_id is None else session.receivers[limiter.receiver_id].name
+    return limiter.cause.value, machine
 
 
 def _burst_lateness(sources: Sources) -> HistogramSample:
@@ -64,9 +81,30 @@ def _burst_lateness(sources: Sources) -> HistogramSample:
 
 METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
-        "diskcast_cast_info", "gauge", "1; what is cast.", ("cast", "image", "image_id", "group"), _cast_info
+        "diskcast_cast_info", "gauge", "1; what is cast, and where to.", ("image_id", "group"), _cast_info
     ),
     Metric("diskcast_cast_state", "gauge", "1 for the state that the cast is in.", ("state",), _cast_state),
+    Metric(
+        "diskcast_cast_paused",
+        "gauge",
+        "1 while the operator has paused it.",
+        (),
+        of_session(lambda s: float(s.paused)),
+    ),
+    Metric(
+        "diskcast_cast_outcome",
+        "gauge",
+        "1; how a cast ended: complete, cancelled, or failed by an error of the sender's. None before.",
+        ("outcome",),
+        _cast_outcome,
+    ),
+    Metric(
+        "diskcast_cast_elapsed_seconds",
+        "gauge",
+        "Time since image data began to be sent, until the cast's end.",
+        (),
+        _elapsed_s,
+    ),
     Metric(
         "diskcast_pass_index",
         "gauge",
@@ -105,15 +143,15 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_limiter",
         "gauge",
-        "1; what holds the rate down now and, where it is one receiver's doing, whose.",
-        ("cause", "receiver"),
+        "1; what holds the rate down now and, where it is one machine's doing, whose.",
+        ("cause", "machine"),
         _limiter,
     ),
     Metric(
         "diskcast_limiter_seconds_total",
         "counter",
-        "Time for which the rate was held down, by cause and receiver.",
-        ("cause", "receiver"),
+        "Time for which the rate was held down, by cause and machine.",
+        ("cause", "machine"),
         _limiter_seconds,
     ),
     Metric("diskcast_grtt_seconds", "gauge", "Group round-trip time.", (), of_session(lambda s: s.grtt_s)),

@@ -1,11 +1,12 @@
-"""Serves a cast's metrics to Prometheus over HTTP."""
+"""Casts' metrics for Prometheus: read from the sessions when it scrapes, and served over HTTP by ``diskcast send``."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -13,48 +14,98 @@ from prometheus_client.metrics_core import Metric as MetricFamily
 from prometheus_client.registry import Collector
 
 from protocol.errors import AddressInUseError, ConfigurationError
+from protocol.sender_session import SenderSession
 from sender.feedback import FeedbackPort
-from sender.metric import HistogramSample, Metric, Samples, Sources
+from sender.metric import CAST_LABELS, HistogramSample, Metric, Samples, Sources
 from sender.metrics import METRICS
 from sender.shared_session import SharedSession
 from sender.transmitter import TransmitterStatistics
 
+_Row = list[tuple[tuple[str, ...], float]] | HistogramSample
+"""What a row of the table said of one cast."""
 
-class CastCollector(Collector):
-    """Reads the table when Prometheus scrapes."""
+
+class ObservedCast(Protocol):
+    """A cast of this process, running or ended."""
+
+    @property
+    def room_id(self) -> str | None:
+        """Whose machines are imaged; None: whoever joins."""
+
+    @property
+    def shared(self) -> SharedSession:
+        """Its session."""
+
+    @property
+    def transmitter(self) -> TransmitterStatistics:
+        """Its transmitter's counters."""
+
+    @property
+    def feedback(self) -> FeedbackPort:
+        """Its feedback port's counters."""
+
+
+class CastsCollector(Collector):
+    """Reads the table for each cast when Prometheus scrapes."""
+
+    def __init__(self, casts: Callable[[], Iterable[ObservedCast]]) -> None:
+        """Read from what ``casts`` returns, called in the scraping thread."""
+        self._casts = casts
+
+    def collect(self) -> Iterator[MetricFamily]:
+        """One family a row.
+
+        A cast's samples are copied under its session's lock, 4 ms for 500 receivers; the rest happens without it.
+        """
+        copies = [self._copy(cast) for cast in self._casts()]
+        for row, metric in enumerate(METRICS):
+            if isinstance(metric, Metric):
+                family_class = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+                family = family_class(metric.name, metric.help, labels=CAST_LABELS + metric.labels)
+                for cast_labels, rows in copies:
+                    samples = rows[row]
+                    assert isinstance(samples, list)
+                    for labels, value in samples:
+                        family.add_metric(cast_labels + labels, value)
+                yield family
+            else:
+                histogram = HistogramMetricFamily(metric.name, metric.help, labels=CAST_LABELS)
+                for cast_labels, rows in copies:
+                    sample = rows[row]
+                    assert isinstance(sample, HistogramSample)
+                    histogram.add_metric(cast_labels, _buckets(sample), sample.total)
+                yield histogram
+
+    @staticmethod
+    def _copy(cast: ObservedCast) -> tuple[tuple[str, ...], list[_Row]]:
+        with cast.shared.look() as (session, now):
+            sources = Sources(session, cast.transmitter, cast.feedback, now)
+            rows = [_listed(metric.read(sources)) for metric in METRICS]
+            return _cast_labels(session, cast.room_id), rows
+
+
+def _listed(read: Samples | HistogramSample) -> _Row:
+    return read if isinstance(read, HistogramSample) else list(read)
+
+
+def _cast_labels(session: SenderSession, room_id: str | None) -> tuple[str, ...]:
+    parameters = session.parameters
+    return f"{parameters.cast_id:08x}", parameters.image_name, room_id or ""
+
+
+class CastCollector(CastsCollector):
+    """The one cast of ``diskcast send``, which knows of no rooms."""
+
+    room_id = None
 
     def __init__(
         self, shared: SharedSession, transmitter: TransmitterStatistics, feedback: FeedbackPort
     ) -> None:
         """Read from these."""
-        self._shared = shared
-        self._transmitter = transmitter
-        self._feedback = feedback
-
-    def collect(self) -> Iterator[MetricFamily]:
-        """One family a row; the samples are copied under the lock and written out after it."""
-        with self._shared.look() as (session, _now):
-            sources = Sources(session, self._transmitter, self._feedback)
-            counted = [
-                (metric, list(metric.read(sources))) for metric in METRICS if isinstance(metric, Metric)
-            ]
-            observed = [
-                (metric, metric.read(sources)) for metric in METRICS if not isinstance(metric, Metric)
-            ]
-        for metric, samples in counted:
-            yield _family(metric, samples)
-        for histogram, sample in observed:
-            yield HistogramMetricFamily(
-                histogram.name, histogram.help, buckets=_buckets(sample), sum_value=sample.total
-            )
-
-
-def _family(metric: Metric, samples: Samples) -> MetricFamily:
-    family_class = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = family_class(metric.name, metric.help, labels=metric.labels)
-    for labels, value in samples:
-        family.add_metric(labels, value)
-    return family
+        super().__init__(lambda: [self])
+        self.shared = shared
+        self.transmitter = transmitter
+        self.feedback = feedback
 
 
 def _buckets(sample: HistogramSample) -> list[tuple[str, int]]:
@@ -64,7 +115,7 @@ def _buckets(sample: HistogramSample) -> list[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def metrics_server(collector: CastCollector, address: str, port: int) -> Iterator[int]:
+def metrics_server(collector: Collector, address: str, port: int) -> Iterator[int]:
     """Serve ``/metrics`` in a thread of its own while the context lasts; yields the port.
 
     Raises:

@@ -1,13 +1,19 @@
-"""The metrics of each receiver of a cast, as its sender knows them."""
+"""The metrics of each receiver of a cast, as its sender knows them.
+
+With 500 machines in a room it matters how many series each has: of a state and of a limiter there is only the one of
+now, with the value 1. Prometheus sees that the others have ended.
+"""
 
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from typing import Final
 
 from protocol.session_records import ReceiverState
-from protocol.wire.messages import LIMITERS
-from sender.metric import Histogram, HistogramSample, Metric, Samples, Sources, per_receiver
+from protocol.wire.messages import STATE_CASTING
+from sender.failure_cause import FailureCause, failure_cause
+from sender.metric import Histogram, HistogramSample, Metric, Samples, Sources, per_machine
 
 COMPLETION_BUCKETS_S: Final = (
     5.0,
@@ -27,20 +33,35 @@ COMPLETION_BUCKETS_S: Final = (
 
 
 def _receivers(sources: Sources) -> Samples:
-    states = [record.state for record in sources.session.receivers.values()]
-    return [((state.value,), states.count(state)) for state in ReceiverState]
+    counts = Counter(record.state for record in sources.session.receivers.values())
+    return [((state.value,), counts[state]) for state in ReceiverState]
 
 
-def _receiver_states(sources: Sources) -> Samples:
+def _states(sources: Sources) -> Samples:
+    return [((record.name, record.state.value), 1.0) for record in sources.session.receivers.values()]
+
+
+def _limiters(sources: Sources) -> Samples:
+    """Of those that the cast works for now: alerts on what a machine reported hold only together with this."""
+    if sources.session.state != STATE_CASTING:
+        return []
+    return [
+        ((record.name, record.limiter.value), 1.0)
+        for record in sources.session.receivers.values()
+        if record.state.active
+    ]
+
+
+def _failed(sources: Sources) -> Samples:
     for record in sources.session.receivers.values():
-        for state in ReceiverState:
-            yield (record.name, state.value), float(record.state is state)
+        cause = failure_cause(record)
+        if cause is not None:
+            yield (record.name, cause.value), 1.0
 
 
-def _receiver_limiters(sources: Sources) -> Samples:
-    for record in sources.session.receivers.values():
-        for limiter in LIMITERS:
-            yield (record.name, limiter), float(record.state.active and record.limiter == limiter)
+def _failures(sources: Sources) -> Samples:
+    counts = Counter(failure_cause(record) for record in sources.session.receivers.values())
+    return [((cause.value,), counts[cause]) for cause in FailureCause]
 
 
 def _completions(sources: Sources) -> HistogramSample:
@@ -58,114 +79,135 @@ RECEIVER_METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_receiver_state",
         "gauge",
-        "1 for the state that a receiver is in.",
-        ("receiver", "state"),
-        _receiver_states,
+        "1; the state that a receiver is in, and no other.",
+        ("machine", "state"),
+        _states,
     ),
     Metric(
         "diskcast_receiver_limiter",
         "gauge",
-        "1 for what limits an active receiver.",
-        ("receiver", "limiter"),
-        _receiver_limiters,
+        "1; what limits a receiver that data is being cast to, and nothing else. Others have no such series.",
+        ("machine", "limiter"),
+        _limiters,
+    ),
+    Metric(
+        "diskcast_receiver_failed",
+        "gauge",
+        "1 for a receiver that has ended without all of the image, by cause. Others have no such series.",
+        ("machine", "cause"),
+        _failed,
+    ),
+    Metric(
+        "diskcast_receiver_failures",
+        "gauge",
+        "Receivers that have ended without all of the image, by cause.",
+        ("cause",),
+        _failures,
+    ),
+    Metric(
+        "diskcast_receiver_rewritten_blocks",
+        "gauge",
+        "Blocks that read back wrong from its disk and were written again; known when it has ended.",
+        ("machine",),
+        per_machine(lambda r: r.completion.blocks_rewritten if r.completion else 0),
     ),
     Metric(
         "diskcast_receiver_progress_ratio",
         "gauge",
         "Share of the blocks needed at join that are verified, 0 to 1.",
-        ("receiver",),
-        per_receiver(lambda r: r.progress),
+        ("machine",),
+        per_machine(lambda r: r.progress),
     ),
     Metric(
         "diskcast_receiver_loss_ratio",
         "gauge",
         "Share of the datagrams that don't arrive, smoothed.",
-        ("receiver",),
-        per_receiver(lambda r: r.loss),
+        ("machine",),
+        per_machine(lambda r: r.loss),
     ),
     Metric(
         "diskcast_receiver_loss_burst_datagrams",
         "gauge",
         "Datagrams lost in a row, on average since it joined; 0 while none was lost.",
-        ("receiver",),
-        per_receiver(lambda r: r.loss_burst),
+        ("machine",),
+        per_machine(lambda r: r.loss_burst),
     ),
     Metric(
         "diskcast_receiver_queue_delay_seconds",
         "gauge",
         "Time that datagrams to it lately spent in queues on the way.",
-        ("receiver",),
-        per_receiver(lambda r: r.queue_delay_s),
+        ("machine",),
+        per_machine(lambda r: r.queue_delay_s),
     ),
     Metric(
         "diskcast_receiver_sustainable_rate_bytes_per_second",
         "gauge",
         "Rate of data datagrams that it could take; infinite while nothing has limited it.",
-        ("receiver",),
-        per_receiver(lambda r: r.sustainable_bytes_per_s),
+        ("machine",),
+        per_machine(lambda r: r.sustainable_bytes_per_s),
     ),
     Metric(
         "diskcast_receiver_slow",
         "gauge",
         "1 while an active receiver is much slower than the group.",
-        ("receiver",),
-        per_receiver(lambda r: float(r.state.active and r.slow_since is not None)),
+        ("machine",),
+        per_machine(lambda r: float(r.state.active and r.slow_since is not None)),
     ),
     Metric(
         "diskcast_receiver_demoted",
         "gauge",
         "1 for a straggler, which is finished after the others.",
-        ("receiver",),
-        per_receiver(lambda r: float(r.demoted)),
+        ("machine",),
+        per_machine(lambda r: float(r.demoted)),
     ),
     Metric(
         "diskcast_receiver_buffer_fill_ratio",
         "gauge",
         "Share of its buffers that is in use.",
-        ("receiver",),
-        per_receiver(lambda r: r.fill),
+        ("machine",),
+        per_machine(lambda r: r.fill),
     ),
     Metric(
         "diskcast_receiver_rtt_seconds",
         "gauge",
         "Its round-trip time.",
-        ("receiver",),
-        per_receiver(lambda r: r.rtt_s),
+        ("machine",),
+        per_machine(lambda r: r.rtt_s),
     ),
     Metric(
         "diskcast_receiver_written_bytes_total",
         "counter",
         "Bytes written to the target.",
-        ("receiver",),
-        per_receiver(lambda r: r.bytes_written),
+        ("machine",),
+        per_machine(lambda r: r.bytes_written),
     ),
     Metric(
         "diskcast_receiver_socket_drops_total",
         "counter",
         "Datagrams dropped at its socket: the program was too slow.",
-        ("receiver",),
-        per_receiver(lambda r: r.socket_drop_count),
+        ("machine",),
+        per_machine(lambda r: r.socket_drop_count),
     ),
     Metric(
         "diskcast_receiver_pool_drops_total",
         "counter",
         "Symbols dropped for want of a buffer: decoding or the disk was too slow.",
-        ("receiver",),
-        per_receiver(lambda r: r.pool_drop_count),
+        ("machine",),
+        per_machine(lambda r: r.pool_drop_count),
     ),
     Metric(
         "diskcast_receiver_nacks_total",
         "counter",
         "NACK datagrams that it sent.",
-        ("receiver",),
-        per_receiver(lambda r: r.nacks_sent_count),
+        ("machine",),
+        per_machine(lambda r: r.nacks_sent_count),
     ),
     Metric(
         "diskcast_receiver_nacked_symbols_total",
         "counter",
         "Symbols that it asked for.",
-        ("receiver",),
-        per_receiver(lambda r: r.nacked_symbol_count),
+        ("machine",),
+        per_machine(lambda r: r.nacked_symbol_count),
     ),
     Histogram(
         "diskcast_receiver_completion_seconds",
