@@ -1,0 +1,219 @@
+"""The cache: local copies of remote images, within a size, the longest unused going first."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from protocol.constants import MIB
+from protocol.errors import DiskcastError, ImageError, StorageError
+from protocol.units import format_bytes
+from sender.library.found import SUFFIX, FoundImage, examine, printable
+
+_log = structlog.get_logger(__name__)
+
+PARTIAL: Final = ".partial"
+ORIGIN: Final = ".json"
+
+ORIGIN_BYTES_MAX: Final = 64 * 1024
+"""A URL and a few words."""
+
+DISK_RESERVE_BYTES: Final = 256 * MIB
+"""Left free on the cache's disk: the database is often on the same."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a copy comes from.
+
+    Attributes:
+        location: the URL without credentials.
+        version: what the server said of the file: size, and its tag or time of change.
+    """
+
+    location: str
+    version: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copy:
+    """A whole copy."""
+
+    path: Path
+    found: FoundImage
+    origin: Origin
+
+
+class Cache:
+    """The copies of one folder that belongs to this daemon; every method blocks and may be called from any thread.
+
+    A copy is ``ID.dci``; what was fetched of one so far ``ID.partial``; ``ID.json`` says where it comes from.
+    """
+
+    def __init__(self, directory: Path, limit_bytes: int) -> None:
+        """Nothing is touched before a method is called."""
+        self.directory = directory
+        self.limit_bytes = limit_bytes
+
+    def path_of(self, image_id: str) -> Path:
+        """Where a whole copy is or would be."""
+        assert len(image_id) == 64 and image_id.isalnum(), image_id  # noqa: PT018  it becomes a file's name
+        return self.directory / f"{image_id}{SUFFIX}"
+
+    def partial_of(self, image_id: str) -> Path:
+        """Where a copy is made."""
+        return self.path_of(image_id).with_suffix(PARTIAL)
+
+    def load(self) -> dict[str, Copy]:
+        """The whole copies that are there; damaged ones are removed, since they can be fetched again.
+
+        Raises:
+            StorageError: the folder can't be made or read.
+        """
+        with self._translated():
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+            paths = sorted(self.directory.glob(f"*{SUFFIX}"))
+        copies: dict[str, Copy] = {}
+        for path in paths:
+            try:
+                found = examine(path)
+            except (DiskcastError, OSError) as error:
+                _log.warning("damaged copy removed from the cache", path=printable(path), reason=str(error))
+                self.remove(path.stem)
+                continue
+            if found.image_id == path.stem:
+                copies[found.image_id] = Copy(path, found, self.origin(found.image_id))
+        return copies
+
+    def origin(self, image_id: str) -> Origin:
+        """Where a copy or a part of one comes from; empty when that isn't known."""
+        try:
+            with self.path_of(image_id).with_suffix(ORIGIN).open("rb") as file:
+                said = json.loads(file.read(ORIGIN_BYTES_MAX))
+            return Origin(str(said["location"]), str(said["version"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return Origin("", "")
+
+    def set_origin(self, image_id: str, origin: Origin) -> None:
+        """Note where a copy that begins comes from.
+
+        Raises:
+            StorageError: the disk is full or failed.
+        """
+        path = self.path_of(image_id).with_suffix(ORIGIN)
+        with self._translated():
+            temporary = path.with_suffix(".json.new")
+            temporary.write_text(json.dumps(dataclasses.asdict(origin)))
+            temporary.replace(path)
+
+    def touch(self, image_id: str) -> None:
+        """It is used now. The time of its last change stays: whoever has it open judges by that."""
+        path = self.path_of(image_id)
+        with contextlib.suppress(OSError):
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+    def remove(self, image_id: str) -> None:
+        """Remove a copy and what was fetched of one; nothing happens if there is none."""
+        path = self.path_of(image_id)
+        for suffix in (SUFFIX, PARTIAL, ORIGIN):
+            with contextlib.suppress(OSError):
+                path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def used_bytes(self) -> int:
+        """What copies and parts of copies occupy.
+
+        Raises:
+            StorageError: the folder can't be read.
+        """
+        return sum(size for _, size in self._by_age().values())
+
+    def make_room(
+        self,
+        found: FoundImage,
+        *,
+        kept: Collection[str],
+        promised_bytes: int,
+        evicted: Callable[[str], None],
+    ) -> None:
+        """Remove the longest unused copies until ``found`` fits into the cache and onto its disk.
+
+        Args:
+            found: about to be fetched, or fetched in part.
+            kept: ids that must stay: in use, or being fetched.
+            promised_bytes: what other fetches will still need.
+            evicted: called with each image's id before its copy is removed.
+
+        Raises:
+            ImageError: it is larger than the cache, or what is kept leaves too little of it or of the disk.
+            StorageError: the folder can't be read.
+        """
+        if found.stored_bytes > self.limit_bytes:
+            raise ImageError(
+                f"the image {found.name} of {format_bytes(found.stored_bytes)} is larger than the cache of "
+                f"{format_bytes(self.limit_bytes)}: raise library.cache_size, or put the image into a folder"
+            )
+        sizes = self._by_age()
+        have = sizes.get(found.image_id, (0.0, 0))[1]
+        missing = found.stored_bytes - have + promised_bytes
+        used = sum(size for _, size in sizes.values())
+        free = self._disk_free() - DISK_RESERVE_BYTES
+        for image_id, (_, size) in sorted(sizes.items(), key=lambda item: item[1][0]):
+            if used + missing <= self.limit_bytes and missing <= free:
+                return
+            if image_id in kept or image_id == found.image_id:
+                continue
+            evicted(image_id)
+            _log.info("copy removed from the cache", image_id=image_id, bytes=size)
+            self.remove(image_id)
+            used -= size
+            free = self._disk_free() - DISK_RESERVE_BYTES
+        if used + missing > self.limit_bytes:
+            raise ImageError(
+                f"the image {found.name} of {format_bytes(found.stored_bytes)} doesn't fit into the cache: "
+                f"{format_bytes(used + promised_bytes)} of its {format_bytes(self.limit_bytes)} are in use by casts or "
+                "being fetched; wait for them, or raise library.cache_size"
+            )
+        if missing > free:
+            raise ImageError(
+                f"the disk of the cache {printable(self.directory)} is too full for the image {found.name}: it needs "
+                f"{format_bytes(missing)}, and {format_bytes(max(0, free))} are free beside a reserve of "
+                f"{format_bytes(DISK_RESERVE_BYTES)}; free some, or move library.cache_directory"
+            )
+
+    def _disk_free(self) -> int:
+        with self._translated():
+            return shutil.disk_usage(self.directory).free
+
+    def _by_age(self) -> dict[str, tuple[float, int]]:
+        """When each was used last, and what it occupies, in part or whole."""
+        found: dict[str, tuple[float, int]] = {}
+        with self._translated(), os.scandir(self.directory) as entries:
+            for entry in entries:
+                image_id, suffix = os.path.splitext(entry.name)  # noqa: PTH122  an entry's name, not a path
+                if suffix not in (SUFFIX, PARTIAL) or len(image_id) != 64:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat()
+                    used_at, size = found.get(image_id, (0.0, 0))
+                    # A part is written by pwrite: what it occupies is what was fetched.
+                    found[image_id] = max(used_at, status.st_atime), size + status.st_size
+        return found
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"the image cache {printable(self.directory)} can't be used: {error.strerror}; mend it, or correct "
+                "library.cache_directory"
+            ) from error

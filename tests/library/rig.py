@@ -1,0 +1,69 @@
+"""A running library on folders of a test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from protocol.errors import DatabaseUnavailableError
+from sender.library.library import Library
+from sender.server_config import LibrarySection
+from sender.store.records import Image
+
+LIMIT_S = 60.0
+
+
+class FakeImages:
+    """The store's images, in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Image] = {}
+        self.failing = False
+
+    def put(self, image: Image) -> None:
+        if self.failing:
+            raise DatabaseUnavailableError("the database doesn't answer")
+        self.rows[image.image_id] = image
+
+
+@contextlib.asynccontextmanager
+async def running(library: Library) -> AsyncIterator[Library]:
+    """``library`` runs meanwhile."""
+    task = asyncio.ensure_future(library.run())
+    try:
+        yield library
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def settings(tmp_path: Path, *remotes: str, cache_size: str = "1GiB", **more: object) -> LibrarySection:
+    """One folder, a quick look, a cache."""
+    folder = tmp_path / "images"
+    folder.mkdir(exist_ok=True)
+    values: dict[str, object] = {
+        "folders": (folder,),
+        "scan_interval_s": 0.05,
+        "remotes": remotes,
+        "cache_directory": tmp_path / "cache",
+        "cache_size": cache_size,
+    }
+    return LibrarySection(**(values | more))
+
+
+async def until(library: Library, condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Wait for the library's view to satisfy ``condition``."""
+    changed = asyncio.Event()
+    before, library.on_change = library.on_change, changed.set
+    try:
+        async with asyncio.timeout(limit_s):
+            while not condition():
+                await changed.wait()
+                changed.clear()
+    except TimeoutError:
+        raise AssertionError(f"{library.images()}\n{library.problems()}") from None
+    finally:
+        library.on_change = before
