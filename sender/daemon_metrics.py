@@ -57,7 +57,7 @@ API_REQUESTS: Final = Counter(
 )
 API_SECONDS: Final = Histogram(
     "diskcast_api_request_seconds",
-    "Time from a request to the end of its answer. Check-ins wait on purpose, live events for as long as they are read.",
+    "Time from a request to the end of its answer. Check-ins wait on purpose, live events as long as they are read.",
     ("method", "route"),
     buckets=_REQUEST_BOUNDS_S,
     registry=None,
@@ -85,7 +85,8 @@ _lock = threading.Lock()
 _routes: set[str] = set()
 _sent_bytes: dict[str, int] = {}
 """What each run of a cast had sent when it was last looked at."""
-_fleet = Fleet()
+_latest: list[Fleet] = [Fleet()]
+"""The one copy of now, replaced as a whole."""
 
 
 def observe_request(route: str, method: str, status: int, seconds: float) -> None:
@@ -114,7 +115,7 @@ def render_metrics(services: Services) -> bytes:
     _count_sent_bytes(casts)
     BUILD_INFO.labels(importlib.metadata.version("diskcast"), services.config.server.name).set(1)
     registry = CollectorRegistry(auto_describe=False)
-    for collector in (*INSTRUMENTS, _process, FleetCollector(_fleet), CastsCollector(lambda: casts)):
+    for collector in (*INSTRUMENTS, _process, FleetCollector(_latest[0]), CastsCollector(lambda: casts)):
         registry.register(collector)
     return generate_latest(registry)
 
@@ -134,7 +135,6 @@ async def _watch_lag() -> None:
 
 
 async def _watch_fleet(services: Services) -> None:
-    global _fleet
     casts: dict[str, int] = {}
     known: dict[str, int] = {}
     failing_schedules = 0
@@ -144,7 +144,7 @@ async def _watch_fleet(services: Services) -> None:
             asked_at = time.monotonic()
             with contextlib.suppress(DiskcastError):  # the store shows its own problem; the last counts stay
                 casts, known, failing_schedules = await services.store.run(_store_counts, services.store)
-        _fleet = Fleet(
+        _latest[0] = Fleet(
             casts=casts,
             machines_known=known,
             machines_online=_online(services),
