@@ -10,9 +10,9 @@ from protocol.errors import ConfigurationError
 _BINARY = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_DURATION_S = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION_S = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(?:bit(?:/s)?|bps)?")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)?")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
 
 
@@ -41,7 +41,7 @@ def parse_rate_bytes_per_s(text: str) -> float:
 
 
 def parse_duration_s(text: str) -> float:
-    """``10s``, ``500ms``, ``2m`` or ``1h`` as seconds; a number alone is seconds.
+    """``10s``, ``500ms``, ``2m``, ``1h`` or ``90d`` as seconds; a number alone is seconds.
 
     Raises:
         ConfigurationError: ``text`` isn't a time.

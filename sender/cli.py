@@ -17,6 +17,13 @@ COMMANDS = {
     "verify": "sender.image_commands:verify",
     "unpack": "sender.image_commands:unpack",
     "send": "sender.send_command:send",
+    "images": "sender.console.images:images",
+    "rooms": "sender.console.rooms:rooms",
+    "machines": "sender.console.machines:machines",
+    "casts": "sender.console.casts:casts",
+    "schedules": "sender.console.schedules:schedules",
+    "tokens": "sender.console.tokens:tokens",
+    "history": "sender.console.history:history",
     "doctor": "sender.doctor_command:doctor",
     "demo": "sender.demo_command:demo",
 }

@@ -10,6 +10,8 @@ import dataclasses
 import enum
 from datetime import datetime
 
+from protocol.constants import SLOW_BELOW_DEFAULT, SLOW_FOR_S_DEFAULT
+
 
 class Role(enum.StrEnum):
     """What the owner of a token may do."""
@@ -188,8 +190,8 @@ class CastPlan:
     rate_max_bytes_per_s: float | None = None
     share: bool = False
     slow: str = "demote"
-    slow_below: float = 0.5
-    slow_for_s: float = 5.0
+    slow_below: float = SLOW_BELOW_DEFAULT
+    slow_for_s: float = SLOW_FOR_S_DEFAULT
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

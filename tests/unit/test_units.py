@@ -17,6 +17,7 @@ from protocol.units import parse_duration_s, parse_rate_bytes_per_s, parse_share
         ("2m", 120.0),
         ("2 min", 120.0),
         ("1.5h", 5400.0),
+        ("90d", 7776000.0),
         (" 0.5 s ", 0.5),
     ],
 )

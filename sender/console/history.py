@@ -1,0 +1,182 @@
+"""``diskcast history``: which image went to which machine with which result, and who did what."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from protocol.errors import ConfigurationError
+from protocol.units import format_duration
+from sender.console.command import api_command, list_options
+
+if TYPE_CHECKING:
+    from sender.console.client import Client, Query
+    from sender.console.output import Output
+    from sender.store.records import HistoryLine
+
+_since_option = click.option(
+    "--since", metavar="TIME", help="From then on: 2026-11-01, 2026-11-01T12:00, or 7d ago."
+)
+_until_option = click.option("--until", metavar="TIME", help="Until then, as --since.")
+_csv_option = click.option(
+    "--csv",
+    "csv_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write everything that fits as CSV instead; '-' is stdout.",
+)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--room", "room_id", metavar="ROOM", help="Only this room.")
+@click.option("--machine", metavar="MACHINE", help="Only this machine.")
+@click.option("--image", metavar="IMAGE", help="Only this image.")
+@click.option("--cast", "cast_id", metavar="CAST", help="Only this cast.")
+@click.option("--failed", is_flag=True, help="Only machines that didn't end complete.")
+@_since_option
+@_until_option
+@_csv_option
+@list_options
+@api_command
+def history(
+    client: Client,
+    output: Output,
+    *,
+    room_id: str | None,
+    machine: str | None,
+    image: str | None,
+    cast_id: str | None,
+    failed: bool,
+    since: str | None,
+    until: str | None,
+    csv_path: Path | None,
+    limit: int,
+    everything: bool,
+) -> None:
+    r"""Show what went to which machine.
+
+    One line a machine and cast with its result, the newest first.
+
+    \b
+    Examples:
+      diskcast history --room lab-1 --since 7d --failed
+      diskcast history --since 2026-01-01 --csv year.csv
+      diskcast history audit --since 30d
+    """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    from sender.console.lookup import find_image, find_machine
+    from sender.store.records import HistoryLine
+
+    query = {
+        "room_id": room_id,
+        "machine_id": None if machine is None else find_machine(client, machine).machine_id,
+        "image_id": None if image is None else find_image(client, image).image_id,
+        "cast_id": cast_id,
+        "state": "incomplete" if failed else None,
+        **_period(since, until),
+    }
+    if csv_path is not None:
+        _write_csv(client, output, "/history.csv", query, csv_path)
+        return
+    list_lines(output, client.listed("/history", HistoryLine, query), limit=None if everything else limit)
+
+
+@history.command()
+@_since_option
+@_until_option
+@_csv_option
+@list_options
+@api_command
+def audit(
+    client: Client,
+    output: Output,
+    *,
+    since: str | None,
+    until: str | None,
+    csv_path: Path | None,
+    limit: int,
+    everything: bool,
+) -> None:
+    """Show who did what and what changed, the newest first."""
+    from sender.console.output import Column, local_time
+    from sender.store.records import AuditEntry
+
+    query = _period(since, until)
+    if csv_path is not None:
+        _write_csv(client, output, "/audit.csv", query, csv_path)
+        return
+
+    def detail(entry: AuditEntry) -> str:
+        return ", ".join(f"{key}={value}" for key, value in entry.detail.items())
+
+    columns: list[Column[AuditEntry]] = [
+        Column("at", lambda entry: local_time(entry.at, seconds=True)),
+        Column("who", lambda entry: entry.actor, cut=True),
+        Column("did", lambda entry: entry.action),
+        Column("to", lambda entry: entry.subject, cut=True),
+        Column("detail", detail, cut=True),
+    ]
+    output.listed(
+        "audit",
+        client.listed("/audit", AuditEntry, query),
+        columns,
+        limit=None if everything else limit,
+        nothing="nobody has done anything in that time",
+    )
+
+
+def list_lines(output: Output, lines: Iterable[HistoryLine], *, limit: int | None) -> None:
+    """A table of history."""
+    from sender.console.output import Column, local_time
+
+    columns: list[Column[HistoryLine]] = [
+        Column("ended", lambda line: local_time(line.ended_at)),
+        Column("machine", lambda line: line.machine_name, cut=True),
+        Column("room", lambda line: line.room_id or ""),
+        Column("image", lambda line: line.image_name, cut=True),
+        Column("cast", lambda line: line.cast_id),
+        Column("state", lambda line: line.state),
+        Column("took", lambda line: format_duration(line.seconds) if line.seconds else "", right=True),
+        Column("error", lambda line: line.error, cut=True),
+    ]
+    output.listed("history", lines, columns, limit=limit, nothing="no machine was imaged in that time")
+
+
+def _period(since: str | None, until: str | None) -> dict[str, str | None]:
+    from datetime import UTC, datetime
+
+    from sender.console.moments import parse_past
+
+    now = datetime.now(UTC)
+    return {
+        "since": None if since is None else parse_past(since, now).isoformat(),
+        "until": None if until is None else parse_past(until, now).isoformat(),
+    }
+
+
+def _write_csv(client: Client, output: Output, path: str, query: Query, csv_path: Path) -> None:
+    """Copy the daemon's CSV as it comes: years of history needn't fit into memory."""
+    to_stdout = str(csv_path) == "-"
+    if to_stdout and output.json_lines:
+        raise ConfigurationError(
+            "--csv - and --json both want stdout: give a file's name, or leave one of the two out"
+        )
+    with client.stream(path, query) as response:
+        try:
+            if to_stdout:
+                for part in response.iter_bytes():
+                    sys.stdout.buffer.write(part)
+                sys.stdout.buffer.flush()
+                return
+            with csv_path.open("wb") as file:
+                for part in response.iter_bytes():
+                    file.write(part)
+                size_bytes = file.tell()
+        except OSError as error:
+            raise ConfigurationError(f"{csv_path} can't be written: {error.strerror or error}") from error
+    output.done(f"{csv_path} is written", path=str(csv_path), size_bytes=size_bytes)

@@ -1,0 +1,99 @@
+"""Things by the names that people give them, where the API asks for an id."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+from protocol.errors import ServerRefusedError
+from sender.console.client import Client
+from sender.store.records import Image, Machine, Schedule, Token
+
+T = TypeVar("T")
+
+_SEARCH_COUNT_MAX: Final = 20_000
+"""Records that are looked through for a name: more than any site has machines."""
+_NAMED_MAX: Final = 5
+_PREFIX_LETTERS_MIN: Final = 8
+
+
+def path(*parts: str) -> str:
+    """``/rooms/lab-1/live``: whatever a part holds, it stays a part."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def find_machine(client: Client, text: str) -> Machine:
+    """By id, name, hardware address, serial number or asset tag.
+
+    Raises:
+        ServerRefusedError: there is none, or several of that name.
+    """
+    try:
+        return client.get(path("machines", text), Machine)
+    except ServerRefusedError as error:
+        if error.details.get("status") not in (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
+            raise
+    wanted = text.casefold()
+
+    def fits(machine: Machine) -> bool:
+        keys = (machine.name, machine.serial, machine.asset_tag, *machine.macs)
+        return wanted in {key.casefold() for key in keys if key}
+
+    found = [machine for machine in _searched(client.listed("/machines", Machine)) if fits(machine)]
+    return _only("machine", text, found, lambda machine: f"{machine.machine_id} ({machine.name})")
+
+
+def find_image(client: Client, text: str) -> Image:
+    """By name, id, or the first eight digits of its id or more.
+
+    Raises:
+        ServerRefusedError: there is none, or several.
+    """
+
+    def fits(image: Image) -> bool:
+        begins = len(text) >= _PREFIX_LETTERS_MIN and image.image_id.startswith(text)
+        return text in (image.name, image.image_id) or begins
+
+    found = [image for image in _searched(client.listed("/images", Image)) if fits(image)]
+    return _only("image", text, found, lambda image: image.image_id)
+
+
+def find_schedule(client: Client, text: str) -> Schedule:
+    """By name or id.
+
+    Raises:
+        ServerRefusedError: there is none, or several.
+    """
+    schedules = _searched(client.listed("/schedules", Schedule))
+    found = [schedule for schedule in schedules if text in (schedule.name, schedule.schedule_id)]
+    return _only("schedule", text, found, lambda schedule: schedule.schedule_id)
+
+
+def find_token(client: Client, text: str) -> Token:
+    """By name or id.
+
+    Raises:
+        ServerRefusedError: there is none, or several.
+    """
+    found = [
+        token for token in _searched(client.listed("/tokens", Token)) if text in (token.name, token.token_id)
+    ]
+    return _only("token", text, found, lambda token: token.token_id)
+
+
+def _searched(records: Iterable[T]) -> Iterable[T]:
+    return itertools.islice(records, _SEARCH_COUNT_MAX)
+
+
+def _only(kind: str, text: str, found: list[T], named: Callable[[T], str]) -> T:
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ServerRefusedError(f"there is no {kind} {text!r}: `diskcast {kind}s list` shows what there is")
+    several = ", ".join(named(record) for record in found[:_NAMED_MAX])
+    raise ServerRefusedError(
+        f"{len(found)} {kind}s are called {text!r}: say which by its id, for example {several}"
+    )

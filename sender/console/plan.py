@@ -1,0 +1,110 @@
+"""The options of a planned cast, the same for ``casts create`` and ``schedules create``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from protocol.constants import RECEIVER_COUNT_MAX
+from protocol.units import parse_duration_s
+from sender.cast_options import Pace, pace_options
+
+if TYPE_CHECKING:
+    from sender.console.client import Client
+
+NEVER: Final = "never"
+START_MODES: Final = ("joined", "manual")
+"""As :class:`sender.store.records.StartMode`; a test compares."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What the operator asked for, machines still by their names."""
+
+    image: str
+    room_id: str | None
+    machines: tuple[str, ...]
+    start: str
+    wait_for: int | None
+    max_wait_s: float | None
+    pace: Pace
+
+    def to_json(self, client: Client) -> dict[str, object]:
+        """As the API takes it.
+
+        Raises:
+            ServerRefusedError: there is no such machine.
+        """
+        from sender.console.lookup import find_machine
+
+        plan: dict[str, object] = {
+            "image": self.image,
+            "room_id": self.room_id,
+            "machine_ids": [find_machine(client, text).machine_id for text in self.machines],
+            "start": self.start,
+            "wait_for": self.wait_for,
+            "max_wait_s": self.max_wait_s,
+            **self.pace,
+        }
+        plan["slow"] = plan.pop("slow_policy")
+        return plan
+
+
+def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument IMAGE and the options of a plan; it gets them as ``plan``."""
+
+    @functools.wraps(function)
+    def with_plan(
+        *args: object,
+        image: str,
+        room_id: str | None,
+        machine: tuple[str, ...],
+        start: str,
+        wait_for: int | None,
+        max_wait: str,
+        pace: Pace,
+        **kwargs: object,
+    ) -> object:
+        max_wait_s = None if max_wait == NEVER else parse_duration_s(max_wait)
+        plan = PlanOptions(image, room_id, machine, start, wait_for, max_wait_s, pace)
+        return function(*args, plan=plan, **kwargs)
+
+    decorated = pace_options(with_plan)
+    for option in (
+        click.option(
+            "--max-wait",
+            metavar="TIME",
+            default="5m",
+            show_default=True,
+            help=f"With --start joined: after this time start with those that have joined; '{NEVER}' waits for ever.",
+        ),
+        click.option(
+            "--wait-for",
+            metavar="N",
+            type=click.IntRange(1, RECEIVER_COUNT_MAX),
+            help="Machines that must have joined.  [default: all that were asked for]",
+        ),
+        click.option(
+            "--start",
+            type=click.Choice(START_MODES),
+            default=START_MODES[0],
+            show_default=True,
+            help="What begins the data. joined: --wait-for machines have joined. manual: `diskcast casts start`.",
+        ),
+        click.option(
+            "--machine",
+            metavar="MACHINE",
+            multiple=True,
+            help="Only this machine; may be given several times.",
+        ),
+        click.option(
+            "--room", "room_id", metavar="ROOM", help="Whose machines are imaged.  [default: whoever joins]"
+        ),
+        click.argument("image"),
+    ):
+        decorated = option(decorated)
+    return decorated

@@ -1,0 +1,262 @@
+"""A cast watched until it ends, through restarts of its daemon."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import pydantic
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from protocol.errors import EXIT_OK, CastNotDoneError, ServerUnreachableError
+from protocol.units import format_bytes, format_duration, format_rate
+from sender.console.client import EVENTS_SILENCE_S, Client, server_events, to_json
+from sender.console.live_records import CastChange, CastNow
+from sender.console.lookup import path
+from sender.console.output import Output, emit, new_console, printable, say
+from sender.machine_table import machine_table
+from sender.progress import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLAIN_INTERVAL_S, ProgressClock
+from sender.store.records import Cast, CastEvent, CastMachine, CastPhase, LiveCast, LiveMachine
+
+_SILENT_MAX_S: Final = 120.0
+"""A daemon that is gone for longer isn't being restarted."""
+_RECONNECT_INTERVAL_S: Final = 1.0
+_HEADER_LINES: Final = 6
+_ACTIVE_STATES: Final = ("idle", "assigned", "joined", "receiving", "slow", "tail")
+
+
+def watch_cast(client: Client, output: Output, cast_id: str) -> int:
+    """Show a cast until it ends.
+
+    Raises:
+        CastNotDoneError: it ended, but isn't done.
+        ServerUnreachableError: the daemon was away for too long.
+        ServerRefusedError: there is no such cast, or it may not be watched.
+    """
+    with _choose_view(output) as view:
+        seen = _Seen()
+        for change in _changes(client, cast_id):
+            for event in seen.take(change):
+                view.happened(event)
+            view.progress(seen.live, seen.machines)
+    cast = seen.live.cast
+    if not output.json_lines:
+        _show_end(client, output, cast)
+    if cast.phase is not CastPhase.DONE:
+        error = CastNotDoneError(
+            f"cast {cast.cast_id} of {cast.image_name} is {cast.phase.value}: {cast.reason or 'no reason is known'} "
+            f"({cast.complete_count} of {cast.required_count} machines are complete; `diskcast casts machines "
+            f"{cast.cast_id}` names the others and says why)"
+        )
+        error.details = to_json(cast)
+        raise error
+    if output.json_lines:
+        emit("result", ok=True, exit_code=EXIT_OK, **to_json(cast))
+    return EXIT_OK
+
+
+class _Seen:
+    """What changes add up to."""
+
+    live: LiveCast
+
+    def __init__(self) -> None:
+        self._machines: dict[str, LiveMachine] = {}
+        self._last_event: CastEvent | None = None
+
+    @property
+    def machines(self) -> list[LiveMachine]:
+        return list(self._machines.values())
+
+    def take(self, change: CastChange) -> list[CastEvent]:
+        """Take a change in; return the events that weren't seen yet."""
+        self.live = change.live
+        if change.full:
+            self._machines.clear()
+        self._machines.update({machine.machine_id or machine.name: machine for machine in change.machines})
+        events = list(change.events)
+        if change.full and self._last_event in events:
+            events = events[events.index(self._last_event) + 1 :]
+        if events:
+            self._last_event = events[-1]
+        return events
+
+
+def _changes(client: Client, cast_id: str) -> Iterator[CastChange]:
+    """The cast's changes until it has ended; the first and the last are full."""
+    heard_at = time.monotonic()
+    known = False
+    while True:
+        try:
+            now = client.get(path("casts", cast_id, "live"), CastNow)  # a refusal or an end is known at once
+            if now.cast.phase.ended:
+                yield CastChange(cast_id, full=True, live=now.live, machines=now.machines)
+                return
+            known = True
+            with client.stream(
+                "/events", {"topics": f"cast:{cast_id}"}, silence_s=EVENTS_SILENCE_S
+            ) as response:
+                for event in server_events(response.iter_lines()):
+                    heard_at = time.monotonic()
+                    if event is None or event.name != "cast" or event.data.get("cast_id") != cast_id:
+                        continue
+                    change = pydantic.TypeAdapter(CastChange).validate_python(event.data)
+                    if change.live.cast.phase.ended:
+                        break
+                    yield change
+        except ServerUnreachableError:
+            if not known or time.monotonic() - heard_at > _SILENT_MAX_S:
+                raise
+            time.sleep(_RECONNECT_INTERVAL_S)
+
+
+class _View(Protocol):
+    """Where a watched cast is shown."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def happened(self, event: CastEvent) -> None: ...
+
+    def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None: ...
+
+
+def _choose_view(output: Output) -> _View:
+    if output.json_lines:
+        return _JsonView()
+    return _LiveView() if sys.stderr.isatty() else _PlainView()
+
+
+class _QuietEnd:
+    """A view that leaves nothing behind."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+class _JsonView(_QuietEnd):
+    def __init__(self) -> None:
+        self._clock = ProgressClock(JSON_INTERVAL_S)
+
+    def happened(self, event: CastEvent) -> None:
+        fields = to_json(event)
+        emit(fields.pop("kind"), **fields)
+
+    def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
+        if self._clock.due() or live.cast.phase.ended:
+            emit("progress", **to_json(live), machines=[to_json(machine) for machine in machines])
+
+
+class _PlainView(_QuietEnd):
+    def __init__(self) -> None:
+        self._clock = ProgressClock(PLAIN_INTERVAL_S)
+
+    def happened(self, event: CastEvent) -> None:
+        say(event.text or event.kind)
+
+    def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
+        if self._clock.due():
+            say(_status_words(live, len(machines)))
+
+
+class _LiveView:
+    def __init__(self) -> None:
+        self._console = new_console(stderr=True)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._clock = ProgressClock(LIVE_INTERVAL_S)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def happened(self, event: CastEvent) -> None:
+        self._console.print(Text(printable(event.text or event.kind)))
+
+    def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
+        if not self._clock.due():
+            return
+        room = max(1, self._console.height - _HEADER_LINES)
+        title = f"cast {live.cast.cast_id} of {live.cast.image_name} ({format_bytes(live.cast.raw_bytes)})"
+        parts: list[object] = [Text(printable(title), style="bold"), Text(_status_words(live, len(machines)))]
+        if live.limiter and live.cast.phase.live:
+            parts.append(Text(printable(f"limited by {live.limiter}")))
+        if machines:
+            parts.append(machine_table([_Row.of(machine) for machine in machines], room, noun="machine"))
+        if len(machines) > room:
+            parts.append(Text(f"… and {len(machines) - room} more"))
+        self._live.update(Group(*parts), refresh=True)  # type: ignore[arg-type]  # texts and tables
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row:
+    """A machine as :class:`sender.machine_table.MachineRow`."""
+
+    name: str
+    standing: str
+    active: bool
+    progress: float
+    rate_bytes_per_s: float
+    loss: float
+    limiter: str
+    error: str
+    nacks_count: int | None = None
+
+    @classmethod
+    def of(cls, machine: LiveMachine) -> _Row:
+        return cls(
+            name=printable(machine.name),
+            standing=printable(machine.state),
+            active=machine.state in _ACTIVE_STATES,
+            progress=machine.progress,
+            rate_bytes_per_s=machine.rate_bytes_per_s,
+            loss=machine.loss,
+            limiter=printable(machine.limiter),
+            error=printable(machine.error),
+        )
+
+
+def _status_words(live: LiveCast, machine_count: int) -> str:
+    """``casting, 812 Mbit/s, pass 1 at 42%, 12.3 s, 20.0 s to go; 3 of 30 machines complete``."""
+    cast = live.cast
+    words = [f"{cast.phase.value}, paused" if cast.paused else cast.phase.value]
+    if cast.phase in (CastPhase.CASTING, CastPhase.TAIL):
+        words.append(format_rate(live.achieved_bytes_per_s))
+        words += [f"pass {live.pass_index + 1} at {live.pass_progress:.0%}", format_duration(live.elapsed_s)]
+        if live.eta_s is not None:
+            words.append(f"{format_duration(live.eta_s)} to go")
+    required_count = max(cast.required_count, machine_count)
+    if cast.phase is CastPhase.GATHERING:
+        return f"{', '.join(words)}; {cast.joined_count} of {required_count} machines joined"
+    failed = f", {cast.failed_count} failed" if cast.failed_count else ""
+    return f"{', '.join(words)}; {cast.complete_count} of {required_count} machines complete{failed}"
+
+
+def _show_end(client: Client, output: Output, cast: Cast) -> None:
+    from sender.console.casts import list_cast_machines
+
+    took = f", {format_duration(cast.seconds)}" if cast.seconds else ""
+    output.done(
+        f"{cast.image_name}: {cast.phase.value}, {cast.complete_count} of {cast.required_count} machines complete{took}"
+    )
+    machines = list(client.listed(path("casts", cast.cast_id, "machines"), CastMachine))
+    if machines:
+        list_cast_machines(output, machines, limit=None)
