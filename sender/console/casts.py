@@ -99,7 +99,7 @@ def create(
     start_in: str | None,
     watch: bool,
 ) -> int:
-    r"""Plan a cast of an image to machines.
+    """Plan a cast of an image to machines.
 
     IMAGE is a name or an id.
     Machines whose agent waits (`diskcast-agent run`) join by themselves.
@@ -109,12 +109,12 @@ def create(
       diskcast casts create lab.dci --room lab-1 --watch
       diskcast casts create lab.dci --room lab-1 --at 22:00 --max-wait 15m --rate 400M
       diskcast casts create lab.dci --machine pc07 --machine pc08
-    """
+    """  # noqa: D301
     from datetime import UTC, datetime
 
+    from sender.console.client import to_json as json_of
     from sender.console.moments import parse_in, parse_start
     from sender.console.output import emit, local_time
-    from sender.console.output import to_json as json_of
     from sender.console.watch import watch_cast
     from sender.store.records import Cast
 
@@ -185,8 +185,8 @@ def cancel(client: Client, output: Output, cast_id: str, *, reason: str | None) 
 def watch(client: Client, output: Output, cast_id: str) -> int:
     """Watch a cast until it ends.
 
-    Watching outlives restarts of the daemon.     Exit code 0 only if it is done: every machine that was asked for verified every byte. Ctrl-C ends the watching, not
-    the cast.
+    Watching outlives restarts of the daemon. Exit code 0 only if the cast is done: every machine that was asked for
+    verified every byte. Ctrl-C ends the watching, not the cast.
     """
     from sender.console.watch import watch_cast
 
@@ -248,6 +248,10 @@ def _fields(cast: Cast) -> list[tuple[str, str]]:
     from sender.console.output import local_time
 
     plan = cast.plan
+    machines = (
+        f"{cast.joined_count} joined, {cast.complete_count} complete, {cast.failed_count} failed, "
+        f"{cast.required_count} asked for"
+    )
     return [
         ("cast", cast.cast_id),
         ("name", plan.name),
@@ -256,11 +260,7 @@ def _fields(cast: Cast) -> list[tuple[str, str]]:
         ("phase", "paused" if cast.paused else cast.phase.value),
         ("reason", cast.reason),
         ("progress", f"{cast.progress:.1%}"),
-        (
-            "machines",
-            f"{cast.joined_count} joined, {cast.complete_count} complete, {cast.failed_count} failed, "
-            f"{cast.required_count} asked for",
-        ),
+        ("machines", machines),
         ("begins at", local_time(plan.start_at)),
         ("begins by", "diskcast casts start" if plan.start.value == "manual" else ""),
         ("created", f"{local_time(cast.created_at)} by {cast.created_by}"),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import time
 import uuid
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
@@ -83,8 +82,7 @@ class Client:
                 "GET", path, query={"limit": PAGE_COUNT_MAX, **(query or {}), "cursor": cursor}
             )
             items = page.get("items") if isinstance(page, dict) else None
-            for item in self._decode(list[kind], items):  # type: ignore[valid-type]
-                yield item
+            yield from self._decode(list[kind], items)  # type: ignore[valid-type]
             cursor = page.get("next_cursor")
             if cursor is None:
                 return
@@ -218,13 +216,17 @@ class Client:
 
 def to_json(record: object) -> Any:
     """A record as the API shows it."""
-    kind: Hashable = type(record)
-    return _adapter(kind).dump_python(record, mode="json")
+    return _adapter(type(record)).dump_python(record, mode="json")
 
 
-@functools.cache
-def _adapter(kind: Hashable) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(kind)
+_adapters: Final[dict[Any, pydantic.TypeAdapter[Any]]] = {}
+
+
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    """Made once a kind: making one takes milliseconds."""
+    if kind not in _adapters:
+        _adapters[kind] = pydantic.TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def _checked_url(server: str) -> str:

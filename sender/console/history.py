@@ -57,7 +57,7 @@ def history(
     limit: int,
     everything: bool,
 ) -> None:
-    r"""Show what went to which machine.
+    """Show what went to which machine.
 
     One line a machine and cast with its result, the newest first.
 
@@ -66,7 +66,7 @@ def history(
       diskcast history --room lab-1 --since 7d --failed
       diskcast history --since 2026-01-01 --csv year.csv
       diskcast history audit --since 30d
-    """
+    """  # noqa: D301
     if click.get_current_context().invoked_subcommand is not None:
         return
     from sender.console.lookup import find_image, find_machine

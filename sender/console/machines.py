@@ -179,9 +179,9 @@ def move(
 
     Example: diskcast machines move pc07 pc08 --room lab-2
     """
+    from sender.console.client import to_json as json_of
     from sender.console.lookup import find_machine, path
     from sender.console.output import emit
-    from sender.console.output import to_json as json_of
     from sender.store.records import Machine
 
     if (room_id is None) == (not no_room):

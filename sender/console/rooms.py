@@ -56,10 +56,10 @@ def list_rooms(client: Client, output: Output, *, limit: int, everything: bool) 
 @api_command
 def show(client: Client, output: Output, room_id: str) -> None:
     """Show a room's machines as they are now."""
+    from sender.console.client import to_json as json_of
     from sender.console.live_records import RoomNow
     from sender.console.lookup import path
     from sender.console.output import Column, emit
-    from sender.console.output import to_json as json_of
     from sender.store.records import LiveMachine
 
     now = client.get(path("rooms", room_id, "live"), RoomNow)
@@ -152,7 +152,7 @@ def remove(client: Client, output: Output, room_id: str) -> None:
 @click.argument("csv_file", metavar="FILE.csv", type=click.File("rb"))
 @api_command
 def import_machines(client: Client, output: Output, room_id: str, csv_file: BinaryIO) -> None:
-    r"""Bring machines in from a CSV file.
+    """Bring machines in from a CSV file.
 
     All lines are taken or none; FILE.csv may be '-' for stdin.
 
@@ -164,7 +164,7 @@ def import_machines(client: Client, output: Output, room_id: str, csv_file: Bina
       name,mac,position
       pc01,52:54:00:12:34:01,"row 1, seat 1"
       pc02,52:54:00:12:34:02,"row 1, seat 2"
-    """
+    """  # noqa: D301
     from sender.console.live_records import ImportAnswer
     from sender.console.lookup import path
 

@@ -72,13 +72,13 @@ def list_tokens(client: Client, output: Output, *, limit: int, everything: bool)
 def create(
     client: Client, output: Output, name: str, *, role: str, expires: str | None, secret_path: Path | None
 ) -> None:
-    r"""Create a token. Its secret is shown this once.
+    """Create a token. Its secret is shown this once.
 
     \b
     Examples:
       diskcast tokens create anna --role operate --expires 90d --output ~/.config/diskcast/token
       diskcast tokens create lab-agents --role enrol --output agents.token
-    """
+    """  # noqa: D301
     from sender.console.live_records import NewToken
     from sender.console.moments import parse_in
     from sender.console.output import say
