@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import random
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 import numpy as np
@@ -37,12 +37,15 @@ from receiver.limiter_watch import LimiterWatch
 from receiver.manifest_store import manifest_store
 from receiver.memory_budget import assembly_bytes_for
 from receiver.nursery_errors import single_error
-from receiver.reception_status import ReceptionState, ReceptionStatus, Totals
+from receiver.reception_status import ReceptionState, ReceptionStatus, Totals, completion_report
 from receiver.rehearsal import RehearsedLoss
 from receiver.target_image import TargetImage
 
 FAILURE_REPORT_S: Final = 5.0
 """How long a failed agent tries to say so: the operator at the machine shouldn't wait for a dead sender."""
+
+FOLLOWED_REPORT_S: Final = 10.0
+"""How long a daemon's agent tries to report to the cast's sender: the daemon hears it at the next check-in anyway."""
 
 _SILENCE_TOLD_S: Final = 3 * ANNOUNCE_INTERVAL_S
 
@@ -64,6 +67,21 @@ class ControlPort(Protocol):
 
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         """Fetch the manifest."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastLink:
+    """The ways to a cast's sender.
+
+    Attributes:
+        control: its control API.
+        open_data: joins the group, given the length of a data datagram.
+        send_feedback: unicasts a datagram to the cast's sender; never waits, never raises.
+    """
+
+    control: ControlPort
+    open_data: Callable[[int], DataPort]
+    send_feedback: Callable[[CastParameters, bytes], None]
 
 
 class Observer(Protocol):
@@ -106,7 +124,7 @@ class Reception:
 
     parameters: CastParameters
     status: ReceptionStatus
-    seconds_receiving: float
+    report: CompletionReport
     reported: bool
     """Whether the sender took the report."""
     fitted: tuple[str, ...]
@@ -121,30 +139,32 @@ class Agent:
         cast_id: CastId,
         image: TargetImage,
         *,
-        control: ControlPort,
-        open_data: Callable[[int], DataPort],
-        send_feedback: Callable[[CastParameters, bytes], None],
+        link: CastLink,
         options: AgentOptions,
         observer: Observer,
         rng: random.Random,
+        relocate: Callable[[], Awaitable[CastLink]] | None = None,
     ) -> None:
         """Prepare.
 
         Args:
             cast_id: the cast to join.
             image: the target, checked and opened.
-            control: the sender's control API.
-            open_data: joins the group, given the length of a data datagram.
-            send_feedback: unicasts a datagram to the cast's sender; never waits, never raises.
+            link: to its sender.
             options: how to receive.
             observer: is told how it goes.
             rng: for back-off.
+            relocate: waits until the cast is elsewhere than it was last known, since another daemon has taken it over,
+                and gives the ways to its new sender; None where a sender can only come back at its old place.
         """
         self._cast_id = cast_id
         self._image = image
-        self._control = control
-        self._open_data = open_data
-        self._send_feedback = send_feedback
+        self._link = link
+        self._relocate = relocate
+        self._next_link: CastLink | None = None
+        self._relocated = trio.Event()
+        self._joining = trio.CancelScope()
+        self._incarnation: Incarnation | None = None
         self._options = options
         self._observer = observer
         self._rng = rng
@@ -183,6 +203,8 @@ class Agent:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell_progress)
+                if self._relocate is not None:
+                    nursery.start_soon(self._follow, self._relocate)
                 reception = await self._receive(symbol_bytes)
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -195,7 +217,7 @@ class Agent:
         return reception
 
     async def _receive(self, symbol_bytes: int) -> Reception:
-        grant = await self._join(symbol_bytes, trio.current_time() + self._options.join_timeout_s)
+        grant = await self._enter(self._options.join_timeout_s, symbol_bytes=symbol_bytes)
         try:
             while not await self._receive_from(grant):
                 grant = await self._join_again(grant)
@@ -207,17 +229,18 @@ class Agent:
             with trio.CancelScope(shield=True):
                 await self._report_failure(grant, "interrupted", EXIT_INTERRUPTED)
             raise
-        now = trio.current_time()
-        seconds_receiving = 0.0 if self._first_data_at is None else now - self._first_data_at
         self._state = ReceptionState.REPORTING
-        report = self._report(seconds_receiving)
-        reported = await self._tell_end(grant, report, self._options.sender_timeout_s)
-        return Reception(
-            grant.parameters, self.status(), seconds_receiving, reported, tuple(self._image.fitted)
-        )
+        report = self.account()
+        patience_s = self._options.sender_timeout_s
+        if self._relocate is not None:
+            patience_s = min(patience_s, FOLLOWED_REPORT_S)
+        reported = await self._tell_end(grant, report, patience_s)
+        return Reception(grant.parameters, self.status(), report, reported, tuple(self._image.fitted))
 
     async def _receive_from(self, grant: JoinGrant) -> bool:
         """Receive from one run of the sender: True when the image is complete, False when the next run began."""
+        if self._next_link is not None:
+            return False
         parameters = grant.parameters
         assert self._data is not None
         block_count = block_count_of(parameters.raw_bytes, parameters.block_bytes)
@@ -231,11 +254,11 @@ class Agent:
             if grant.manifest_by_multicast and self._image.manifest is None
             else None,
         )
-        incarnation = Incarnation(
+        self._incarnation = incarnation = Incarnation(
             session,
             self._image,
             self._data,
-            send_feedback=functools.partial(self._send_feedback, parameters),
+            send_feedback=functools.partial(self._link.send_feedback, parameters),
             fetch_manifest=functools.partial(self._fetch_manifest, parameters),
             tell_need=functools.partial(self._tell_need, grant),
             on_silence=self._notice_silence,
@@ -252,9 +275,73 @@ class Agent:
             if self._first_data_at is None:
                 self._first_data_at = session.statistics.first_data_at
             self._totals = self._totals.plus(session)
-            self._session = None
+            self._session = self._incarnation = None
+
+    # -- the sender's place -----------------------------------------------------------------------------------
+
+    async def _follow(self, relocate: Callable[[], Awaitable[CastLink]]) -> None:
+        """Leave the old sender, whatever is being done with it, as soon as the cast is elsewhere."""
+        while True:
+            self._next_link = await relocate()
+            self._relocated.set()
+            self._joining.cancel()
+            if self._incarnation is not None:
+                self._incarnation.leave()
+
+    def _take_next_link(self) -> bool:
+        """Turn to where the cast is now; whether that is somewhere else."""
+        if self._next_link is None:
+            return False
+        self._link, self._next_link = self._next_link, None
+        self._relocated = trio.Event()
+        data, self._data = self._data, None
+        if data is not None:
+            data.close()
+        return True
 
     # -- joining ----------------------------------------------------------------------------------------------
+
+    async def _enter(
+        self, timeout_s: float, *, symbol_bytes: int | None = None, grant: JoinGrant | None = None
+    ) -> JoinGrant:
+        """Join the cast's sender, wherever that turns out to be.
+
+        Args:
+            timeout_s: for each place.
+            symbol_bytes: the cast's, as announced; None to ask.
+            grant: of the run before.
+
+        Raises:
+            NoSenderError: it can't be reached.
+            JoinRefusedError: it doesn't want this receiver.
+            CastFailedError: it casts another image.
+        """
+        while True:
+            if self._take_next_link():
+                symbol_bytes = None
+            deadline = trio.current_time() + timeout_s
+            try:
+                with trio.CancelScope() as self._joining:
+                    if symbol_bytes is None:
+                        symbol_bytes = await self._ask_symbol_bytes(deadline, grant)
+                    return await self._join(symbol_bytes, deadline)
+            except (NoSenderError, JoinRefusedError):
+                if self._relocate is None:
+                    raise
+                # Perhaps the cast is being taken over at this moment: who comes next says so.
+                with trio.move_on_at(deadline):
+                    await self._relocated.wait()
+                if self._next_link is None:
+                    raise
+
+    async def _ask_symbol_bytes(self, deadline: float, grant: JoinGrant | None) -> int:
+        cast = await retry_until(deadline, functools.partial(self._link.control.cast, self._cast_id))
+        if grant is not None and cast.image_id != grant.parameters.image_id:
+            raise CastFailedError(
+                f"the cast was started again with another image, {cast.image_name!r}; the target is incomplete: "
+                "start this command again to receive that one"
+            )
+        return cast.symbol_bytes
 
     async def _join(self, symbol_bytes: int, deadline: float) -> JoinGrant:
         self._open_socket(symbol_bytes)
@@ -266,7 +353,9 @@ class Agent:
             need=self._image.need.copy() if self._image.manifest is not None else None,
             address="",
         )
-        grant = await retry_until(deadline, functools.partial(self._control.join, self._cast_id, request))
+        grant = await retry_until(
+            deadline, functools.partial(self._link.control.join, self._cast_id, request)
+        )
         parameters = grant.parameters
         if parameters.symbol_bytes != self._symbol_bytes:
             raise CastFailedError(
@@ -287,22 +376,15 @@ class Agent:
             if symbol_bytes == self._symbol_bytes:
                 return
             self._data.close()
-        self._data = self._open_data(DATA_HEADER_BYTES + symbol_bytes)
+        self._data = self._link.open_data(DATA_HEADER_BYTES + symbol_bytes)
         self._symbol_bytes = symbol_bytes
 
     async def _join_again(self, grant: JoinGrant) -> JoinGrant:
         """Join the sender's new run. What an ANNOUNCE said anybody may have said: the control API decides."""
         self._state = ReceptionState.JOINING
         self._rejoin_count += 1
-        deadline = trio.current_time() + self._options.sender_timeout_s
         try:
-            cast = await retry_until(deadline, functools.partial(self._control.cast, self._cast_id))
-            if cast.image_id != grant.parameters.image_id:
-                raise CastFailedError(
-                    f"the cast was started again with another image, {cast.image_name!r}; the target is incomplete: "
-                    "start this command again to receive that one"
-                )
-            return await self._join(cast.symbol_bytes, deadline)
+            return await self._enter(self._options.sender_timeout_s, grant=grant)
         except NoSenderError as error:
             raise SenderLostError(
                 f"the sender was started again, but couldn't be joined: {error}; the target is incomplete"
@@ -310,7 +392,7 @@ class Agent:
 
     async def _fetch_manifest(self, parameters: CastParameters) -> memoryview | StoredManifest:
         store = manifest_store(parameters.manifest_bytes)
-        fetch = functools.partial(self._control.manifest, parameters.cast_id, store)
+        fetch = functools.partial(self._link.control.manifest, parameters.cast_id, store)
         await retry_until(trio.current_time() + self._options.sender_timeout_s, fetch)
         return await trio.to_thread.run_sync(store.collected)
 
@@ -318,7 +400,7 @@ class Agent:
         deadline = trio.current_time() + self._options.sender_timeout_s
         try:
             await retry_until(
-                deadline, functools.partial(self._control.set_need, grant, need, heard_sequence)
+                deadline, functools.partial(self._link.control.set_need, grant, need, heard_sequence)
             )
         except JoinRefusedError:
             # A sender that was just started again doesn't know this receiver; its ANNOUNCE ends this wait.
@@ -371,34 +453,22 @@ class Agent:
         else:
             self._observer.demoted(slow_because)
 
-    def _report(self, seconds_receiving: float, error: str = "", exit_code: int = 0) -> CompletionReport:
-        status = self.status()
-        return CompletionReport(
-            success=not error,
-            error=error,
-            exit_code=exit_code,
-            raw_bytes_verified=status.raw_bytes_verified,
-            raw_bytes_kept=status.raw_bytes_kept,
-            blocks_rewritten=status.blocks_rewritten,
-            bytes_received=status.bytes_received,
-            bytes_written=status.bytes_written,
-            datagrams_expected=status.datagrams_expected,
-            datagrams_received=status.datagrams_received,
-            socket_drops=status.socket_drops,
-            blocks_repaired_by_parity=status.blocks_repaired_by_parity,
-            blocks_repaired_by_nack=status.blocks_repaired_by_nack,
-            nacks_sent=status.nacks_sent,
-            seconds_receiving=seconds_receiving,
-            seconds_total=status.seconds,
+    def account(self, *, error: str = "", exit_code: int = 0) -> CompletionReport:
+        """What this agent says of itself at its end: that all went well unless there is an error."""
+        seconds_receiving = 0.0
+        if not error and self._first_data_at is not None:
+            seconds_receiving = trio.current_time() - self._first_data_at
+        return completion_report(
+            self.status(), seconds_receiving=seconds_receiving, error=error, exit_code=exit_code
         )
 
     async def _report_failure(self, grant: JoinGrant, error: str, exit_code: int) -> None:
         self._state = ReceptionState.REPORTING
-        await self._tell_end(grant, self._report(0.0, error, exit_code), FAILURE_REPORT_S)
+        await self._tell_end(grant, self.account(error=error, exit_code=exit_code), FAILURE_REPORT_S)
 
     async def _tell_end(self, grant: JoinGrant, report: CompletionReport, within_s: float) -> bool:
         """Report; whether the sender took it. What is on the target doesn't depend on that."""
-        tell = functools.partial(self._control.complete, grant, report)
+        tell = functools.partial(self._link.control.complete, grant, report)
         with trio.move_on_after(within_s):
             try:
                 await retry_until(trio.current_time() + within_s, tell)

@@ -1,22 +1,18 @@
-"""The sender's control API as the agent calls it: one HTTP exchange a call, bounded in time and size, in a thread."""
+"""The sender's control API as the agent calls it: one HTTP exchange a call, repeated until there is an answer."""
 
 from __future__ import annotations
 
 import functools
 import http.client
-import json
-import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from protocol.constants import CONTROL_BODY_BYTES_MAX, METADATA_BYTES_MAX, MIB
+from protocol.constants import METADATA_BYTES_MAX, MIB
 from protocol.control_messages import (
-    API_BASE,
-    JSON_TYPE,
     CastDescription,
     JsonObject,
     cast_from_json_untrusted,
@@ -25,11 +21,8 @@ from protocol.control_messages import (
     grant_from_json_untrusted,
     join_to_json,
     need_to_json,
-    parse_json_untrusted,
-    problem_from_json_untrusted,
 )
 from protocol.errors import (
-    ConfigurationError,
     JoinRefusedError,
     NoSenderError,
     ProtocolError,
@@ -38,24 +31,14 @@ from protocol.errors import (
 from protocol.manifest import ManifestLayout, block_count_of
 from protocol.manifest_reception import ManifestStore
 from protocol.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
-from protocol.units import format_bytes
-
-EXCHANGE_TIMEOUT_S: Final = 10.0
-"""For connecting and for each read: a sender that transmits at full rate answers within milliseconds."""
+from receiver.http_exchange import HttpPeer, Unreachable
 
 RETRY_FIRST_S: Final = 0.2
 RETRY_MAX_S: Final = 2.0
 """Back-off between tries: short enough that a restarted sender finds its room back within seconds."""
 
-ANSWER_BYTES_MAX: Final = MIB
-"""A thousand casts of a daemon in one list."""
-
 _READ_BYTES: Final = MIB
 _Result = TypeVar("_Result")
-
-
-class Unreachable(Exception):  # noqa: N818 - a state between tries, never shown as an error
-    """This try had no answer; a later one may have."""
 
 
 class ControlClient:
@@ -67,18 +50,8 @@ class ControlClient:
         Raises:
             ConfigurationError: it isn't such a URL.
         """
-        self.url = url.rstrip("/")
-        try:
-            parts = urllib.parse.urlsplit(self.url)
-            host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise ConfigurationError(f"{url!r} isn't a URL: {error}") from error
-        if parts.scheme != "http" or not host or parts.path or parts.query or parts.username:
-            raise ConfigurationError(
-                f"{url!r} isn't the URL of a sender: write for example http://192.0.2.1:7411"
-            )
-        self._host = host
-        self._port = port or 80
+        self._peer = HttpPeer(url, of="a sender", example="http://192.0.2.1:7411")
+        self.url = self._peer.url
 
     async def casts(self) -> list[CastDescription]:
         """What this sender casts.
@@ -152,28 +125,11 @@ class ControlClient:
     async def _json(
         self, method: str, path: str, *, body: JsonObject | None = None, key: bytes | None = None
     ) -> object:
-        exchange = functools.partial(self._exchange, method, path, body, key)
-        # Cancelled, the agent doesn't wait for an answer that may take its full time to fail.
-        answer = await trio.to_thread.run_sync(exchange, abandon_on_cancel=True)
-        return parse_json_untrusted(answer) if answer else None
+        return await self._peer.exchange_json(
+            method, path, body=body, bearer="" if key is None else key.hex(), refusal=self._refusal
+        )
 
     # -- in a thread ------------------------------------------------------------------------------------------
-
-    def _exchange(self, method: str, path: str, body: JsonObject | None, key: bytes | None) -> bytes:
-        payload = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": JSON_TYPE}
-        if payload is not None:
-            headers["Content-Type"] = JSON_TYPE
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key.hex()}"
-
-        def read(response: http.client.HTTPResponse) -> bytes:
-            answer = response.read(ANSWER_BYTES_MAX + 1)
-            if len(answer) > ANSWER_BYTES_MAX:
-                raise ProtocolError(f"{self.url} answers with more than {format_bytes(ANSWER_BYTES_MAX)}")
-            return answer
-
-        return self._with_response(method, path, payload, headers, read)
 
     def _fetch_manifest(self, path: str, into: ManifestStore) -> None:
         def read(response: http.client.HTTPResponse) -> None:
@@ -190,39 +146,15 @@ class ControlClient:
                 into.write(done, buffer[:count])
                 done += count
 
-        self._with_response("GET", path, None, {}, read)
+        self._peer.exchange("GET", path, None, {}, read, refusal=self._refusal)
 
-    def _with_response(
-        self,
-        method: str,
-        path: str,
-        payload: bytes | None,
-        headers: Mapping[str, str],
-        read: Callable[[http.client.HTTPResponse], _Result],
-    ) -> _Result:
-        """One exchange on a connection of its own; the edge where its errors become ours."""
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=EXCHANGE_TIMEOUT_S)
-        try:
-            connection.request(method, API_BASE + path, body=payload, headers=dict(headers))
-            with connection.getresponse() as response:
-                if response.status >= 300:
-                    raise self._refusal(response)
-                return read(response)
-        except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{self.url}: {str(error) or type(error).__name__}") from error
-        finally:
-            connection.close()
-
-    def _refusal(self, response: http.client.HTTPResponse) -> Exception:
-        detail = problem_from_json_untrusted(response.read(CONTROL_BODY_BYTES_MAX)) or response.reason
-        match response.status:
+    def _refusal(self, status: int, detail: str) -> Exception:
+        match status:
             case 404:
                 return NoSenderError(f"the sender at {self.url} doesn't have this cast: {detail}")
             case 401 | 403 | 409:
                 return JoinRefusedError(f"the sender at {self.url} refused: {detail}")
-            case status if status >= 500:
-                return Unreachable(f"{self.url}: {status} {detail}")
-            case status:
+            case _:
                 return SessionError(f"the sender at {self.url} answered {status}: {detail}")
 
 

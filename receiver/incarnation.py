@@ -182,6 +182,11 @@ class Incarnation:
         self._update_statistics(trio.current_time())
         return self._image.complete
 
+    def leave(self) -> None:
+        """The sender is elsewhere: end :meth:`run` as if it had been started again."""
+        self._restarted = True
+        self._wake()
+
     async def _run_pipeline(self) -> None:
         """The pipeline, and beside it a watch over a disk that may hang."""
         async with trio.open_nursery() as nursery:

@@ -135,7 +135,7 @@ class JsonObserver:
             **_cast_fields(reception.parameters),
             target=target,
             **_status_fields(reception.status),
-            seconds_receiving=round(reception.seconds_receiving, 3),
+            seconds_receiving=round(reception.report.seconds_receiving, 3),
             seconds_total=round(reception.status.seconds, 3),
             reported=reception.reported,
             fitted=list(reception.fitted),

@@ -5,21 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
-import platform
 import random
-from collections.abc import Callable
-from pathlib import Path
-from typing import Final
+from collections.abc import Awaitable, Callable
 
-import psutil  # type: ignore[import-untyped]
 import trio
 
 from protocol.control_messages import CastDescription
 from protocol.errors import CastFailedError
 from protocol.manifest import Manifest
-from protocol.units import format_bytes
-from receiver.agent import Agent, AgentOptions, Observer, Reception
+from receiver.agent import Agent, AgentOptions, CastLink, Observer, Reception
+from receiver.cast_place import CastPlace, Whereabouts
 from receiver.control_client import (
     ControlClient,
     require_plausible_manifest,
@@ -29,30 +24,36 @@ from receiver.discovery import CastChoice, CastOffer, ask_for_cast, listen_for_c
 from receiver.disk.queue_settings import tuned_queue
 from receiver.dry_run import DryRun, dry_run
 from receiver.feedback_socket import FeedbackSocket
+from receiver.identity import describe_machine
 from receiver.manifest_store import manifest_store
 from receiver.network import Interface, find_interface
+from receiver.nursery_errors import single_error
 from receiver.target import Target
 from receiver.target_image import TargetImage
 from receiver.target_options import TargetOptions, open_chosen
 from receiver.transport import DataSocket
 
-_DMI: Final = Path("/sys/class/dmi/id")
-_DMI_FIELDS: Final = ("sys_vendor", "product_name", "product_serial")
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ReceiveOptions:
-    """What the operator asked for."""
+class CastOptions:
+    """How to receive, whichever cast it is."""
 
     target: str
     target_options: TargetOptions
     interface: str
+    agent: AgentOptions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiveOptions:
+    """What the operator asked for: how to receive, and which cast."""
+
+    cast_options: CastOptions
     sender_url: str | None
     group: str
     port: int
     choice: CastChoice
     wait_s: float
-    agent: AgentOptions
 
 
 async def receive_image(
@@ -72,32 +73,110 @@ async def receive_image(
     Raises:
         DiskcastError: as :meth:`receiver.agent.Agent.run`, and all that finding the cast and opening the target raise.
     """
-    interface = find_interface(options.interface, options.group)
+    interface = find_interface(options.cast_options.interface, options.group)
     client, offer = await _find_cast(options, interface)
-    deadline = trio.current_time() + options.wait_s
-    cast = await retry_until(deadline, functools.partial(client.cast, offer.cast_id))
-    if cast.group != options.group:
-        interface = find_interface(options.interface, cast.group)
-    source = offer.source or cast.sender_address
-    open_data = functools.partial(_open_data, interface, cast, source)
-    with (
-        await _open_target(options, cast) as target,
-        tuned_queue(target),
-        contextlib.closing(TargetImage(target, options.target_options)) as image,
-        FeedbackSocket(interface, cast.sender_address) as feedback,
-    ):
+    place = CastPlace(offer.cast_id, client.url, source=offer.source or "")
+    return await receive_cast(options.cast_options, place, observer, watch)
+
+
+async def receive_cast(
+    options: CastOptions,
+    place: CastPlace,
+    observer: Observer,
+    watch: Callable[[Agent], contextlib.AbstractContextManager[None]],
+    *,
+    whereabouts: Whereabouts | None = None,
+) -> Reception:
+    """Receive the image of a cast that is known.
+
+    The target is opened and checked before the agent joins, so that a refusal costs the room nothing.
+
+    Args:
+        options: what the operator asked for.
+        place: where the cast is.
+        observer: is told how it goes.
+        watch: entered while the agent runs: who reads its status.
+        whereabouts: where the cast is by then, if another daemon may take it over.
+
+    Raises:
+        DiskcastError: as :meth:`receiver.agent.Agent.run`, and all that opening the target raises.
+    """
+    place, cast = await _describe(place, options.agent.join_timeout_s, whereabouts)
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(await _open_target(options, cast))
+        stack.enter_context(tuned_queue(target))
+        image = stack.enter_context(contextlib.closing(TargetImage(target, options.target_options)))
+
+        def connect(place: CastPlace, sender_address: str) -> CastLink:
+            interface = find_interface(options.interface, place.group)
+            feedback = stack.enter_context(FeedbackSocket(interface, sender_address))
+            source = place.source or sender_address
+            return CastLink(
+                ControlClient(place.control_url),
+                functools.partial(_open_data, interface, place.group, place.port, source),
+                feedback.send,
+            )
+
+        known = place
+
+        async def relocate() -> CastLink:
+            nonlocal known
+            assert whereabouts is not None
+            known = await whereabouts.elsewhere(known)
+            return connect(known, known.source)
+
+        inventory = {
+            **describe_machine(options.interface),
+            "target": str(target.path),
+            "target_bytes": str(target.size_bytes),
+            **options.agent.inventory,
+        }
         agent = Agent(
             cast.cast_id,
             image,
-            control=client,
-            open_data=open_data,
-            send_feedback=feedback.send,
-            options=dataclasses.replace(options.agent, inventory=_inventory(interface, target)),
+            link=connect(place, cast.sender_address),
+            options=dataclasses.replace(options.agent, inventory=inventory),
             observer=observer,
             rng=random.Random(),
+            relocate=None if whereabouts is None else relocate,
         )
         with watch(agent):
             return await agent.run(cast.symbol_bytes)
+
+
+async def _describe(
+    place: CastPlace, wait_s: float, whereabouts: Whereabouts | None
+) -> tuple[CastPlace, CastDescription]:
+    """The cast, described by its sender, wherever that is by then; the place is known wholly afterwards."""
+    while True:
+        known = place if whereabouts is None else whereabouts.place
+        deadline = trio.current_time() + wait_s
+        ask = functools.partial(ControlClient(known.control_url).cast, known.cast_id)
+        tell = functools.partial(retry_until, deadline, ask)
+        cast = await (tell() if whereabouts is None else _unless_elsewhere(tell, whereabouts, known))
+        if cast is not None:
+            group, port = known.group or cast.group, known.port or cast.port
+            return dataclasses.replace(known, group=group, port=port), cast
+
+
+async def _unless_elsewhere(
+    tell: Callable[[], Awaitable[CastDescription]], whereabouts: Whereabouts, known: CastPlace
+) -> CastDescription | None:
+    """The description; None when the cast is elsewhere before it comes."""
+    cast: CastDescription | None = None
+
+    async def leave_when_elsewhere(scope: trio.CancelScope) -> None:
+        await whereabouts.elsewhere(known)
+        scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave_when_elsewhere, nursery.cancel_scope)
+            cast = await tell()
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise single_error(group) from group
+    return cast
 
 
 async def _find_cast(options: ReceiveOptions, interface: Interface) -> tuple[ControlClient, CastOffer]:
@@ -110,11 +189,11 @@ async def _find_cast(options: ReceiveOptions, interface: Interface) -> tuple[Con
     return ControlClient(offer.control_url), offer
 
 
-def _open_data(interface: Interface, cast: CastDescription, source: str, frame_bytes: int) -> DataSocket:
-    return DataSocket(interface, cast.group, cast.port, source=source, frame_bytes=frame_bytes)
+def _open_data(interface: Interface, group: str, port: int, source: str, frame_bytes: int) -> DataSocket:
+    return DataSocket(interface, group, port, source=source, frame_bytes=frame_bytes)
 
 
-async def _open_target(options: ReceiveOptions, cast: CastDescription) -> Target:
+async def _open_target(options: CastOptions, cast: CastDescription) -> Target:
     open_it = functools.partial(open_chosen, options.target, options.target_options, raw_bytes=cast.raw_bytes)
     return await trio.to_thread.run_sync(open_it)
 
@@ -125,11 +204,11 @@ async def try_receive(options: ReceiveOptions) -> DryRun:
     Raises:
         DiskcastError: what would be refused, or the sender can't be reached.
     """
-    interface = find_interface(options.interface, options.group)
+    interface = find_interface(options.cast_options.interface, options.group)
     client, offer = await _find_cast(options, interface)
     deadline = trio.current_time() + options.wait_s
     cast = await retry_until(deadline, functools.partial(client.cast, offer.cast_id))
-    with await _open_target(options, cast) as target:
+    with await _open_target(options.cast_options, cast) as target:
         require_plausible_manifest(cast.raw_bytes, cast.block_bytes, cast.manifest_bytes)
         store = manifest_store(cast.manifest_bytes)
         await retry_until(deadline, functools.partial(client.manifest, offer.cast_id, store))
@@ -138,22 +217,4 @@ async def try_receive(options: ReceiveOptions) -> DryRun:
             raise CastFailedError(
                 "the sender's manifest isn't that of the image it announces: start the cast again"
             )
-        return await trio.to_thread.run_sync(dry_run, target, manifest, options.target_options)
-
-
-def _inventory(interface: Interface, target: Target) -> dict[str, str]:
-    """What the operator may want to know about this machine; only what can be read without effort."""
-    inventory = {
-        "host": platform.node(),
-        "kernel": platform.release(),
-        "processors": str(os.cpu_count()),
-        "memory": format_bytes(psutil.virtual_memory().total),
-        "interface": f"{interface.name} {interface.hardware_address}".strip(),
-        "address": interface.address,
-        "target": str(target.path),
-        "target_bytes": str(target.size_bytes),
-    }
-    for field in _DMI_FIELDS:
-        with contextlib.suppress(OSError):  # no DMI here, or not for us
-            inventory[field] = (_DMI / field).read_text().strip()
-    return {name: value for name, value in inventory.items() if value}
+        return await trio.to_thread.run_sync(dry_run, target, manifest, options.cast_options.target_options)

@@ -149,26 +149,28 @@ def receive(
     from receiver.agent import AgentOptions
     from receiver.discovery import CastChoice
     from receiver.progress import choose_observer
-    from receiver.receive import ReceiveOptions, try_receive
+    from receiver.receive import CastOptions, ReceiveOptions, try_receive
 
     options = ReceiveOptions(
-        target=target,
-        target_options=target_options,
-        interface=interface,
+        cast_options=CastOptions(
+            target=target,
+            target_options=target_options,
+            interface=interface,
+            agent=AgentOptions(
+                name=name or platform.node() or "unnamed",
+                inventory={},
+                assembly_bytes=_memory_bytes(memory),
+                join_timeout_s=wait_s,
+                sender_timeout_s=sender_timeout_s,
+                rehearse_loss=rehearse_loss,
+                rehearse_seed=rehearse_seed,
+            ),
+        ),
         sender_url=sender_url,
         group=_multicast_group(group),
         port=port,
         choice=CastChoice(None if cast_id is None else CastId(cast_id), image_name),
         wait_s=wait_s,
-        agent=AgentOptions(
-            name=name or platform.node() or "unnamed",
-            inventory={},
-            assembly_bytes=_memory_bytes(memory),
-            join_timeout_s=wait_s,
-            sender_timeout_s=sender_timeout_s,
-            rehearse_loss=rehearse_loss,
-            rehearse_seed=rehearse_seed,
-        ),
     )
     if target_options.dry_run:
         _tell_dry_run(trio.run(try_receive, options), as_json=as_json)

@@ -6,11 +6,14 @@ import dataclasses
 import enum
 
 from protocol.receiver_session import ReceiverSession
+from protocol.session_records import CompletionReport
 
 
 class ReceptionState(enum.StrEnum):
     """What the agent is doing."""
 
+    WAITING = "waiting"
+    """For a cast, in service mode."""
     JOINING = "joining"
     RECEIVING = "receiving"
     SILENT = "silent"
@@ -103,3 +106,38 @@ class Totals:
             nacks_sent=self.nacks_sent + statistics.nacks_sent_count,
             rejects=rejects,
         )
+
+
+def completion_report(
+    status: ReceptionStatus, *, seconds_receiving: float, error: str, exit_code: int
+) -> CompletionReport:
+    """A receiver's account of itself at its end; it went well unless there is an error."""
+    return CompletionReport(
+        success=not error,
+        error=error,
+        exit_code=exit_code,
+        raw_bytes_verified=status.raw_bytes_verified,
+        raw_bytes_kept=status.raw_bytes_kept,
+        blocks_rewritten=status.blocks_rewritten,
+        bytes_received=status.bytes_received,
+        bytes_written=status.bytes_written,
+        datagrams_expected=status.datagrams_expected,
+        datagrams_received=status.datagrams_received,
+        socket_drops=status.socket_drops,
+        blocks_repaired_by_parity=status.blocks_repaired_by_parity,
+        blocks_repaired_by_nack=status.blocks_repaired_by_nack,
+        nacks_sent=status.nacks_sent,
+        seconds_receiving=seconds_receiving,
+        seconds_total=status.seconds,
+    )
+
+
+def idle_status() -> ReceptionStatus:
+    """Of an agent that waits for its first cast: zeros."""
+    values: dict[str, object] = {
+        field.name: {} if field.name in ("rejects", "limiter_seconds") else 0
+        for field in dataclasses.fields(ReceptionStatus)
+    }
+    return ReceptionStatus(
+        **{**values, "state": ReceptionState.WAITING, "limiter": "none", "demoted": False}  # type: ignore[arg-type]
+    )

@@ -33,8 +33,8 @@ from protocol.manifest_reception import ManifestStore
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.codec import ControlMessage, encode_control
-from receiver.agent import Agent, AgentOptions, Reception
-from receiver.control_client import Unreachable
+from receiver.agent import Agent, AgentOptions, CastLink, Reception
+from receiver.http_exchange import Unreachable
 from receiver.nursery_errors import single_error
 from receiver.receive_slab import Batch, SlabCounters
 from receiver.reception_status import ReceptionStatus
@@ -309,9 +309,7 @@ class SmallCast:
         return Agent(
             CastId(7),
             image_class(target),
-            control=self,
-            open_data=self.open_data,
-            send_feedback=self.take_feedback,
+            link=CastLink(control=self, open_data=self.open_data, send_feedback=self.take_feedback),
             options=AgentOptions(
                 name="pc1",
                 inventory={},

@@ -35,9 +35,10 @@ from protocol.session_records import (
     ReceiverId,
 )
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
-from receiver import control_client
-from receiver.control_client import ANSWER_BYTES_MAX, ControlClient, Unreachable, retry_until
+from receiver import http_exchange
+from receiver.control_client import ControlClient, retry_until
 from receiver.discovery import CastChoice, ask_for_cast
+from receiver.http_exchange import ANSWER_BYTES_MAX, Unreachable
 from tests.completion_reports import completion
 
 CAST = CastDescription(
@@ -224,7 +225,7 @@ async def test_a_server_that_speaks_something_else(server: Server) -> None:
 
 @pytest.mark.trio
 async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    monkeypatch.setattr(control_client, "EXCHANGE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(http_exchange, "EXCHANGE_TIMEOUT_S", 0.05)
     done = threading.Event()
     server.answers["/api/v1/casts"] = lambda _handler: done.wait(5) and None
     with pytest.raises(Unreachable, match="timed out"):

@@ -19,6 +19,7 @@ from receiver.cli import cli
 from receiver.metrics import METRICS, serve_metrics
 from receiver.progress import JsonObserver, PlainObserver, RateMeter, TerminalObserver
 from receiver.reception_status import ReceptionState, ReceptionStatus
+from tests.completion_reports import completion
 from tests.shell.loopback import free_port
 
 PARAMETERS = CastParameters(
@@ -68,7 +69,11 @@ STATUS = ReceptionStatus(
     grtt_s=0.01,
 )
 RECEPTION = Reception(
-    PARAMETERS, STATUS, seconds_receiving=10.0, reported=False, fitted=("the backup GPT moved",)
+    PARAMETERS,
+    STATUS,
+    dataclasses.replace(completion(), seconds_receiving=10.0),
+    reported=False,
+    fitted=("the backup GPT moved",),
 )
 
 

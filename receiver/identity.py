@@ -1,0 +1,91 @@
+"""What a machine can say of itself: by what the operator's list knows it, and what he may want to know about it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import platform
+import socket
+from pathlib import Path
+from typing import Final
+
+import psutil  # type: ignore[import-untyped]
+
+from protocol.constants import HARDWARE_ADDRESSES_MAX
+from protocol.units import format_bytes
+
+SYSTEM_ROOT: Final = Path("/sys")
+
+_DMI: Final = "class/dmi/id"
+_DEVICE_TREE_SERIAL: Final = "firmware/devicetree/base/serial-number"
+"""Where boards without DMI, such as most ARM ones, have theirs."""
+
+_INVENTORY_DMI_FIELDS: Final = ("sys_vendor", "product_name", "product_serial")
+_NO_ADDRESS: Final = "00:00:00:00:00:00"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identity:
+    """By what a list of machines may know this one; what can't be read is empty.
+
+    Attributes:
+        macs: of its network cards, lower case with colons, that of the room's interface first.
+        serial: of the machine, as its firmware says it.
+        asset_tag: the owner's mark in the firmware.
+    """
+
+    macs: tuple[str, ...]
+    serial: str
+    asset_tag: str
+
+
+def read_identity(interface: str, *, root: Path = SYSTEM_ROOT) -> Identity:
+    """This machine's.
+
+    Args:
+        interface: the room's, as in ``ip link``.
+        root: instead of ``/sys``.
+    """
+    serial = _text(root / _DMI / "product_serial") or _text(root / _DEVICE_TREE_SERIAL)
+    asset_tag = _text(root / _DMI / "chassis_asset_tag") or _text(root / _DMI / "board_asset_tag")
+    return Identity(_hardware_addresses(interface, root), serial, asset_tag)
+
+
+def describe_machine(interface: str, *, root: Path = SYSTEM_ROOT) -> dict[str, str]:
+    """What the operator may want to know about this machine; only what can be read without effort."""
+    entries = psutil.net_if_addrs().get(interface, [])
+    hardware = [entry.address for entry in entries if entry.family == socket.AF_PACKET]
+    addresses = [entry.address for entry in entries if entry.family in (socket.AF_INET, socket.AF_INET6)]
+    inventory = {
+        "host": platform.node(),
+        "kernel": platform.release(),
+        "processors": str(os.cpu_count()),
+        "memory": format_bytes(psutil.virtual_memory().total),
+        "interface": " ".join([interface, *hardware[:1]]),
+        "address": next(iter(addresses), "").partition("%")[0],
+    }
+    for field in _INVENTORY_DMI_FIELDS:
+        inventory[field] = _text(root / _DMI / field)
+    return {name: value for name, value in inventory.items() if value}
+
+
+def _hardware_addresses(interface: str, root: Path) -> tuple[str, ...]:
+    """Of ``interface`` and of the cards: bridges, containers' and virtual interfaces have made-up ones."""
+    found: list[str] = []
+    entries = psutil.net_if_addrs()
+    for name in sorted(entries, key=lambda name: (name != interface, name)):
+        if name != interface and not (root / "class/net" / name / "device").exists():
+            continue
+        for entry in entries[name]:
+            address = entry.address.lower()
+            if entry.family == socket.AF_PACKET and address != _NO_ADDRESS and address not in found:
+                found.append(address)
+    return tuple(found[:HARDWARE_ADDRESSES_MAX])
+
+
+def _text(path: Path) -> str:
+    """A firmware's text; empty where there is none, or not for us."""
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace").strip(" \t\r\n\0")
+    return ""
