@@ -309,26 +309,13 @@ class Manifest:
             image_id = data.digest
         else:
             view = memoryview(data).cast("B")
-        if len(view) < HEAD_BYTES:
-            raise ImageDamagedError(f"the manifest is truncated: {len(view)} bytes are less than its head")
-        start = view[:HEAD_BYTES]
-        check_magic_and_version_untrusted(start, MANIFEST_MAGIC, "manifest")
-        head = unpack_record_untrusted(ManifestHead, ManifestHead.FIELDS, start, "manifest")
-        if head.block_bytes & (head.block_bytes - 1):
-            raise ImageDamagedError(
-                f"the manifest is damaged: block_bytes {head.block_bytes} isn't a power of two"
-            )
-        if head.block_count != block_count_of(head.raw_bytes, head.block_bytes):
-            raise ImageDamagedError(
-                "the manifest is damaged: its block count doesn't follow from the disk's size"
-            )
+        head, name = parse_head_untrusted(view[:HEAD_BYTES])
         layout = ManifestLayout(head.block_count, head.metadata_bytes)
         if len(view) != layout.manifest_bytes:
             raise ImageDamagedError(
                 f"the manifest has {len(view)} bytes where {head.block_count} blocks need {layout.manifest_bytes}"
             )
         _check_padding_untrusted(view, layout, head.reserved)
-        name = _parse_name_untrusted(head.name)
         metadata = parse_metadata_untrusted(view[HEAD_BYTES : HEAD_BYTES + head.metadata_bytes])
         manifest = cls(view, head, name, MappingProxyType(metadata), image_id)
         manifest._check_rows_untrusted()
@@ -489,6 +476,28 @@ def _check_padding_untrusted(
     )
     if any(reserved) or any(any(view[start:stop]) for start, stop in gaps):
         raise ImageDamagedError("the manifest is damaged: bytes that must be zero aren't")
+
+
+def parse_head_untrusted(start: bytes | memoryview) -> tuple[ManifestHead, str]:
+    """The head and the image's name from the first :data:`HEAD_BYTES` of a manifest, which may be shorter.
+
+    Raises:
+        ImageFormatError: these bytes aren't a manifest's, or one of a newer format's.
+        ImageDamagedError: they are, but broken.
+    """
+    if len(start) < HEAD_BYTES:
+        raise ImageDamagedError(f"the manifest is truncated: {len(start)} bytes are less than its head")
+    check_magic_and_version_untrusted(start, MANIFEST_MAGIC, "manifest")
+    head = unpack_record_untrusted(ManifestHead, ManifestHead.FIELDS, start, "manifest")
+    if head.block_bytes & (head.block_bytes - 1):
+        raise ImageDamagedError(
+            f"the manifest is damaged: block_bytes {head.block_bytes} isn't a power of two"
+        )
+    if head.block_count != block_count_of(head.raw_bytes, head.block_bytes):
+        raise ImageDamagedError(
+            "the manifest is damaged: its block count doesn't follow from the disk's size"
+        )
+    return head, _parse_name_untrusted(head.name)
 
 
 def _parse_name_untrusted(padded: bytes) -> str:
