@@ -1,0 +1,307 @@
+"""One machine in its casts, and beside its room."""
+
+from __future__ import annotations
+
+from docs.dashboards.panels import (
+    GOOD_IS_NOTHING,
+    Json,
+    chart,
+    dashboard,
+    field,
+    link,
+    query,
+    row,
+    stat,
+    timeline,
+    variable,
+)
+from docs.dashboards.shared import FULL, LIMITER_VALUES, LOSS, PROGRESS, STATE_VALUES, STRAGGLER, R, numbered
+
+ONE = 'room=~"$room", machine="$machine"'
+AGENT = 'machine="$machine"'
+"""An agent that is scraped itself has the label that its target was given: see prometheus.yml."""
+
+
+def of_it(metric: str) -> str:
+    return f"max by (cast) ({metric}{{{ONE}}})"
+
+
+def rate_of_it(metric: str) -> str:
+    return f"max by (cast) (rate({metric}{{{ONE}}}[$__rate_interval]))"
+
+
+def of_agent(metric: str) -> str:
+    return f"rate({metric}{{{AGENT}}}[$__rate_interval])"
+
+
+def machine() -> Json:
+    to_cast = [link("Open the cast", "cast", cast=field("cast"))]
+    return dashboard(
+        "machine",
+        "diskcast: one machine",
+        "One machine in its casts: how far it is, what holds it back, and how it compares to its room.",
+        [
+            variable(
+                "room",
+                "Room",
+                "Rooms whose machines to choose from.",
+                "label_values(diskcast_receiver_state, room)",
+            ),
+            variable(
+                "machine",
+                "Machine",
+                "The machine to show.",
+                f"label_values(diskcast_receiver_state{{{R}}}, machine)",
+                many=False,
+            ),
+        ],
+        [
+            row("Now"),
+            stat(
+                "State",
+                "What it is doing in its cast, or how it ended.",
+                [query(f"max by (state) (diskcast_receiver_state{{{ONE}}})", "{{state}}")],
+                names_only=True,
+            ),
+            stat(
+                "Image",
+                "What it gets, in which cast.",
+                [
+                    query(
+                        f"max by (image, cast) (diskcast_receiver_progress_ratio{{{ONE}}})",
+                        "{{image}} {{cast}}",
+                    )
+                ],
+                names_only=True,
+                links=to_cast,
+            ),
+            stat(
+                "Verified",
+                "Share of the blocks it needed that were written, read back and found right.",
+                [query(of_it("diskcast_receiver_progress_ratio"), "{{cast}}")],
+                unit="percentunit",
+                steps=PROGRESS,
+            ),
+            stat(
+                "Failed because of",
+                "Why it ended without all of the image. Nothing here: it didn't.",
+                [query(f"max by (cause) (diskcast_receiver_failed{{{ONE}}})", "{{cause}}")],
+                names_only=True,
+                steps=GOOD_IS_NOTHING,
+            ),
+            stat(
+                "Blocks rewritten",
+                "Blocks that read back wrong from its disk and were written again: known when it has ended. A "
+                "disk that does "
+                "this should be replaced.",
+                [query(of_it("diskcast_receiver_rewritten_blocks"), "{{cast}}")],
+                steps=GOOD_IS_NOTHING,
+            ),
+            stat(
+                "Alerts",
+                "Alerts about this machine that fire now.",
+                [
+                    query(
+                        'count(ALERTS{alertname=~"Diskcast.*", alertstate="firing", machine="$machine"}) or vector(0)',
+                        "firing",
+                    )
+                ],
+                steps=GOOD_IS_NOTHING,
+            ),
+            row("Beside its room"),
+            chart(
+                "Progress",
+                "Its own, and the middle of all machines of the same casts.",
+                [
+                    query(of_it("diskcast_receiver_progress_ratio"), "{{cast}}"),
+                    query(
+                        "quantile by (cast) (0.5, diskcast_receiver_progress_ratio and on (cast) "
+                        f"diskcast_receiver_progress_ratio{{{ONE}}})",
+                        "{{cast}} middle",
+                    ),
+                ],
+                size=(12, 8),
+                unit="percentunit",
+                links=to_cast,
+            ),
+            chart(
+                "Written",
+                "What it writes to its disk, and the middle of all machines of the same casts.",
+                [
+                    query(rate_of_it("diskcast_receiver_written_bytes_total"), "{{cast}}"),
+                    query(
+                        "quantile by (cast) (0.5, "
+                        "rate(diskcast_receiver_written_bytes_total[$__rate_interval]) and on (cast) "
+                        f"diskcast_receiver_progress_ratio{{{ONE}}})",
+                        "{{cast}} middle",
+                    ),
+                ],
+                size=(12, 8),
+                unit="Bps",
+            ),
+            row("What holds it back"),
+            timeline(
+                "Limited by",
+                "What it says holds it back: the network, its socket, decoding or its disk.",
+                [
+                    query(
+                        numbered("diskcast_receiver_limiter", ONE, "limiter", LIMITER_VALUES, "cast"),
+                        "{{cast}}",
+                    )
+                ],
+                LIMITER_VALUES,
+            ),
+            timeline(
+                "Straggler",
+                "Slow: it no longer sets the rate of the others. Straggler: it is finished after the others.",
+                [
+                    query(
+                        f"clamp_max({of_it('diskcast_receiver_slow')} + 2 * {of_it('diskcast_receiver_demoted')}, 2)",
+                        "{{cast}}",
+                    )
+                ],
+                STRAGGLER,
+            ),
+            timeline(
+                "State",
+                "What became of it.",
+                [
+                    query(
+                        numbered("diskcast_receiver_state", ONE, "state", STATE_VALUES, "cast"),
+                        "{{cast}}",
+                    )
+                ],
+                STATE_VALUES,
+            ),
+            chart(
+                "Loss",
+                "Share of the datagrams that don't arrive, and how many are lost in a row. One machine alone: "
+                "its cable or "
+                "port; several: the switch between.",
+                [query(of_it("diskcast_receiver_loss_ratio"), "loss")],
+                unit="percentunit",
+                steps=LOSS,
+            ),
+            chart(
+                "Loss bursts",
+                "Datagrams lost in a row, on average since it joined.",
+                [query(of_it("diskcast_receiver_loss_burst_datagrams"), "in a row")],
+            ),
+            chart(
+                "Asked for by NACK",
+                "Symbols that it asked for, and its NACK datagrams.",
+                [
+                    query(rate_of_it("diskcast_receiver_nacked_symbols_total"), "symbols"),
+                    query(rate_of_it("diskcast_receiver_nacks_total"), "NACK datagrams"),
+                ],
+                unit="pps",
+            ),
+            chart(
+                "Buffers in use",
+                "Full: it can't decode or write as fast as data comes.",
+                [query(of_it("diskcast_receiver_buffer_fill_ratio"), "in use")],
+                unit="percentunit",
+                steps=FULL,
+            ),
+            chart(
+                "Dropped by it",
+                "At the socket: its program was too slow. For want of a buffer: decoding or the disk was.",
+                [
+                    query(rate_of_it("diskcast_receiver_socket_drops_total"), "socket"),
+                    query(rate_of_it("diskcast_receiver_pool_drops_total"), "buffers"),
+                ],
+                unit="pps",
+            ),
+            chart(
+                "Rate that it could take",
+                "What it has shown that it can take, and what the cast is paced to.",
+                [
+                    query(of_it("diskcast_receiver_sustainable_rate_bytes_per_second"), "could take"),
+                    query(
+                        "max by (cast) (diskcast_rate_bytes_per_second and on (cast) "
+                        f"diskcast_receiver_progress_ratio{{{ONE}}})",
+                        "cast",
+                    ),
+                ],
+                unit="Bps",
+                points=True,
+            ),
+            chart(
+                "Round trip and queues",
+                "To it and back, and what of that is time in queues.",
+                [
+                    query(of_it("diskcast_receiver_rtt_seconds"), "round trip"),
+                    query(of_it("diskcast_receiver_queue_delay_seconds"), "queues"),
+                ],
+                unit="s",
+            ),
+            row("As its agent says, where it is scraped itself"),
+            chart(
+                "Verified",
+                "Bytes that were read back and are right, those that its disk held already, and what there is "
+                "to verify.",
+                [
+                    query(f"diskcast_agent_verified_bytes{{{AGENT}}}", "verified"),
+                    query(f"diskcast_agent_kept_bytes{{{AGENT}}}", "held already"),
+                    query(f"diskcast_agent_image_used_bytes{{{AGENT}}}", "to verify"),
+                ],
+                unit="bytes",
+            ),
+            chart(
+                "Received and written",
+                "What arrives, and what goes to its disk.",
+                [
+                    query(of_agent("diskcast_agent_received_bytes_total"), "received"),
+                    query(of_agent("diskcast_agent_written_bytes_total"), "written"),
+                ],
+                unit="Bps",
+            ),
+            chart(
+                "Blocks repaired",
+                "Blocks that needed repair symbols: parity that was sent anyway, or answers to its NACKs.",
+                [query(f"diskcast_agent_repaired_blocks_total{{{AGENT}}}", "by {{by}}")],
+            ),
+            chart(
+                "Datagrams lost",
+                "Share of the datagrams that were sent and didn't arrive.",
+                [
+                    query(
+                        f"1 - {of_agent('diskcast_agent_received_datagrams_total')} / "
+                        f"{of_agent('diskcast_agent_expected_datagrams_total')}",
+                        "lost",
+                    )
+                ],
+                unit="percentunit",
+                steps=LOSS,
+            ),
+            chart(
+                "Limited by",
+                "Share of the time for which each of these held it back.",
+                [query(of_agent("diskcast_agent_limited_seconds_total"), "{{limiter}}")],
+                unit="percentunit",
+                stacked=True,
+            ),
+            chart(
+                "Datagrams rejected",
+                "What was no use to it, by reason.",
+                [query(of_agent("diskcast_agent_rejected_datagrams_total"), "{{reason}}")],
+                unit="pps",
+            ),
+            chart(
+                "Waiting at the socket",
+                "Memory of the datagrams that wait for the agent.",
+                [query(f"diskcast_agent_socket_queue_bytes{{{AGENT}}}", "waiting")],
+                unit="bytes",
+            ),
+            chart(
+                "Read back wrong",
+                "Blocks that read back wrong and were got again, and blocks that arrived or read back with a "
+                "wrong content.",
+                [
+                    query(f"diskcast_agent_rewritten_blocks_total{{{AGENT}}}", "rewritten"),
+                    query(f"diskcast_agent_rejected_blocks_total{{{AGENT}}}", "rejected"),
+                ],
+            ),
+        ],
+        hours="15m",
+    )

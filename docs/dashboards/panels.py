@@ -1,0 +1,347 @@
+"""What Grafana's panels have in common, so that the dashboards' own text is titles, words and queries."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Json = dict[str, Any]
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+"""The viewer's choice: no data source of somebody else's Grafana."""
+WIDTH = 24
+"""Columns of Grafana's grid."""
+NAMES = {"fleet": "diskcast-fleet", "cast": "diskcast-cast", "machine": "diskcast-machine"}
+"""Dashboards' uids: links hang on them."""
+
+LIMITERS = {"network": "green", "socket": "orange", "decode": "yellow", "disk": "red"}
+STATES = {
+    "joined": "blue",
+    "receiving": "super-light-blue",
+    "complete": "green",
+    "failed": "red",
+    "lost": "dark-red",
+    "dropped": "orange",
+}
+
+
+def query(expression: str, legend: str, *, table: bool = False) -> Json:
+    """One query of a panel; :func:`_panel` gives it its letter."""
+    asked = (
+        {"range": False, "instant": True, "format": "table"} if table else {"range": True, "instant": False}
+    )
+    return {"datasource": SOURCE, "editorMode": "code", "expr": expression, "legendFormat": legend, **asked}
+
+
+def thresholds(*steps: tuple[float | None, str]) -> Json:
+    """Colours from each value on; the first begins at None, the lowest."""
+    return {"mode": "absolute", "steps": [{"color": color, "value": value} for value, color in steps]}
+
+
+GOOD_IS_NOTHING = thresholds((None, "green"), (1, "red"))
+GOOD_IS_ONE = thresholds((None, "red"), (1, "green"))
+PLAIN = thresholds((None, "text"))
+
+
+def stat(
+    title: str,
+    words: str,
+    queries: Sequence[Json],
+    *,
+    size: tuple[int, int] = (4, 4),
+    unit: str = "short",
+    steps: Json = PLAIN,
+    names_only: bool = False,
+    links: Sequence[Json] = (),
+) -> Json:
+    """Large figures, or large words: the legend of the series that are there."""
+    mode = "name" if names_only else "value_and_name" if len(queries) > 1 else "auto"
+    defaults = {"unit": unit, "thresholds": steps, "links": list(links)}
+    if unit == "percentunit":
+        defaults |= {"min": 0, "max": 1, "decimals": 1}
+    options = {
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "textMode": mode,
+        "colorMode": "none" if steps is PLAIN else "value",
+        "graphMode": "none",
+        "orientation": "auto",
+        "justifyMode": "auto",
+    }
+    return _panel("stat", title, words, queries, size, defaults, options)
+
+
+def chart(
+    title: str,
+    words: str,
+    queries: Sequence[Json],
+    *,
+    size: tuple[int, int] = (8, 8),
+    unit: str = "short",
+    steps: Json | None = None,
+    stacked: bool = False,
+    points: bool = False,
+    links: Sequence[Json] = (),
+) -> Json:
+    """Lines over time; ``steps`` are drawn as lines across."""
+    custom: Json = {
+        "drawStyle": "line",
+        "lineWidth": 1,
+        "fillOpacity": 40 if stacked else 10,
+        "showPoints": "auto" if points else "never",
+        "spanNulls": False,
+        "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
+    }
+    if steps is not None:
+        custom["thresholdsStyle"] = {"mode": "dashed"}
+    defaults: Json = {"unit": unit, "min": 0, "custom": custom, "links": list(links)}
+    defaults["thresholds"] = steps or PLAIN
+    if unit == "percentunit" and not stacked:
+        defaults["max"] = 1
+    options = {
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    }
+    return _panel("timeseries", title, words, queries, size, defaults, options)
+
+
+def timeline(
+    title: str,
+    words: str,
+    queries: Sequence[Json],
+    values: Sequence[tuple[int, str, str]],
+    *,
+    size: tuple[int, int] = (8, 8),
+    links: Sequence[Json] = (),
+) -> Json:
+    """A bar for each series whose colour is what it was; ``values`` are number, word and colour."""
+    shown = {str(number): {"text": text, "color": color, "index": number} for number, text, color in values}
+    defaults = {
+        "unit": "short",
+        "mappings": [{"type": "value", "options": shown}],
+        "thresholds": PLAIN,
+        "custom": {"fillOpacity": 70, "lineWidth": 0},
+        "links": list(links),
+    }
+    options = {
+        "mergeValues": True,
+        "showValue": "auto",
+        "rowHeight": 0.8,
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "single", "sort": "none"},
+    }
+    return _panel("state-timeline", title, words, queries, size, defaults, options)
+
+
+def table(
+    title: str,
+    words: str,
+    columns: Sequence[tuple[str, str, str]],
+    labels: dict[str, str],
+    *,
+    size: tuple[int, int] = (12, 8),
+    sort: tuple[str, bool] | None = None,
+    steps: dict[str, Json] | None = None,
+    links: Sequence[Json] = (),
+) -> Json:
+    """Rows by labels.
+
+    Args:
+        title: the panel's.
+        words: the panel's description.
+        columns: query, heading and unit of each column of values; all have the same labels. A column whose value is
+            always 1 has an empty heading and is hidden.
+        labels: headings of the columns of labels.
+        size: columns and rows of the grid.
+        sort: heading, and whether the largest comes first.
+        steps: thresholds by heading, shown as the cell's background.
+        links: of each row.
+    """
+    queries = [query(expression, heading, table=True) for expression, heading, _ in columns]
+    letters = [chr(ord("A") + index) for index in range(len(columns))]
+    values = [f"Value #{letter}" for letter in letters] if len(columns) > 1 else ["Value"]
+    named = {value: heading for value, (_, heading, _) in zip(values, columns, strict=True) if heading}
+    hidden = {value for value, (_, heading, _) in zip(values, columns, strict=True) if not heading}
+    overrides = []
+    for _, heading, unit in columns:
+        if not heading:
+            continue
+        properties: list[Json] = [{"id": "unit", "value": unit}]
+        if unit == "percentunit":
+            properties += [{"id": "min", "value": 0}, {"id": "max", "value": 1}]
+        if heading in (steps or {}):
+            properties += [
+                {"id": "thresholds", "value": (steps or {})[heading]},
+                {"id": "custom.cellOptions", "value": {"type": "color-background", "mode": "basic"}},
+            ]
+        overrides.append({"matcher": {"id": "byName", "options": heading}, "properties": properties})
+    unwanted = {"Time", "__name__", "instance", "job"} | hidden
+    organize = {
+        "excludeByName": dict.fromkeys(sorted(unwanted), True),
+        "indexByName": {name: index for index, name in enumerate([*labels, *values])},
+        "renameByName": labels | named,
+    }
+    transformations: list[Json] = [{"id": "merge", "options": {}}, {"id": "organize", "options": organize}]
+    if sort:
+        field, descending = sort
+        transformations.append({"id": "sortBy", "options": {"sort": [{"field": field, "desc": descending}]}})
+    defaults = {"unit": "short", "thresholds": PLAIN, "links": list(links)}
+    panel = _panel("table", title, words, queries, size, defaults, {})
+    panel["fieldConfig"]["overrides"] = overrides
+    panel["transformations"] = transformations
+    return panel
+
+
+def row(title: str) -> Json:
+    """A heading."""
+    return {"type": "row", "title": title, "collapsed": False, "size": (WIDTH, 1), "panels": []}
+
+
+def link(title: str, name: str, **variables: str) -> Json:
+    """From a value to another dashboard; ``variables`` are what it is to show there."""
+    chosen = "".join(f"&var-{key}={value}" for key, value in variables.items())
+    url = f"/d/{NAMES[name]}?${{__url_time_range}}&var-datasource=${{datasource}}{chosen}"
+    return {"title": title, "url": url, "targetBlank": False}
+
+
+def field(label: str) -> str:
+    """A label's value in a link of a chart."""
+    return f"${{__field.labels.{label}}}"
+
+
+def cell(label: str) -> str:
+    """A column's value in a link of a table."""
+    return f'${{__data.fields["{label}"]}}'
+
+
+DATASOURCE: Json = {
+    "name": "datasource",
+    "label": "Data source",
+    "description": "The Prometheus that scrapes diskcast.",
+    "type": "datasource",
+    "query": "prometheus",
+    "refresh": 1,
+    "hide": 0,
+    "multi": False,
+    "includeAll": False,
+    "skipUrlSync": False,
+    "current": {},
+    "options": [],
+    "regex": "",
+}
+
+
+def variable(name: str, label: str, words: str, asked: str, *, many: bool = True) -> Json:
+    """Values to choose from; ``many``: several, or all."""
+    made: Json = {
+        "name": name,
+        "label": label,
+        "description": words,
+        "type": "query",
+        "datasource": SOURCE,
+        "definition": asked,
+        "query": {"qryType": 1, "query": asked, "refId": name},
+        "refresh": 2,
+        "sort": 1,
+        "hide": 0,
+        "skipUrlSync": False,
+        "multi": many,
+        "includeAll": many,
+        "current": {},
+        "options": [],
+        "regex": "",
+    }
+    if many:
+        made |= {"allValue": ".*", "current": {"selected": True, "text": ["All"], "value": ["$__all"]}}
+    return made
+
+
+def dashboard(
+    name: str, title: str, words: str, variables: Sequence[Json], panels: Sequence[Json], *, hours: str
+) -> Json:
+    """The whole document; panels flow from left to right, in rows as high as their highest."""
+    others = [
+        {
+            "title": other,
+            "type": "link",
+            "icon": "dashboard",
+            "tooltip": "",
+            "url": f"/d/{uid}?var-datasource=${{datasource}}",
+            "keepTime": True,
+            "includeVars": False,
+            "asDropdown": False,
+            "targetBlank": False,
+            "tags": [],
+        }
+        for other, uid in NAMES.items()
+        if other != name
+    ]
+    return {
+        "uid": NAMES[name],
+        "title": title,
+        "description": words,
+        "tags": ["diskcast"],
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "5s",
+        "time": {"from": f"now-{hours}", "to": "now"},
+        "timezone": "browser",
+        "weekStart": "",
+        "annotations": {"list": [_annotation()]},
+        "links": others,
+        "liveNow": False,
+        "fiscalYearStartMonth": 0,
+        "templating": {"list": [DATASOURCE, *variables]},
+        "panels": _placed(panels),
+    }
+
+
+def _annotation() -> Json:
+    """Alerts as marks on every chart."""
+    return {
+        "name": "Alerts",
+        "datasource": SOURCE,
+        "enable": True,
+        "iconColor": "red",
+        "expr": 'ALERTS{alertname=~"Diskcast.*", alertstate="firing"}',
+        "titleFormat": "{{alertname}} {{machine}}",
+        "step": "15s",
+    }
+
+
+def _panel(
+    kind: str,
+    title: str,
+    words: str,
+    queries: Sequence[Json],
+    size: tuple[int, int],
+    defaults: Json,
+    options: Json,
+) -> Json:
+    return {
+        "type": kind,
+        "title": title,
+        "description": words,
+        "datasource": SOURCE,
+        "size": size,
+        "targets": [{"refId": chr(ord("A") + index), **asked} for index, asked in enumerate(queries)],
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": options,
+    }
+
+
+def _placed(panels: Sequence[Json]) -> list[Json]:
+    placed = []
+    number: Callable[[], int] = itertools.count(1).__next__
+    x = y = height = 0
+    for panel in panels:
+        w, h = panel["size"]
+        if x + w > WIDTH:
+            x, y, height = 0, y + height, 0
+        at = {"x": x, "y": y, "w": w, "h": h}
+        placed.append(
+            {"id": number(), "gridPos": at, **{key: value for key, value in panel.items() if key != "size"}}
+        )
+        x, height = x + w, max(height, h)
+    return placed

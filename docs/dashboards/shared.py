@@ -1,0 +1,22 @@
+"""What the dashboards share: thresholds, numbers for states, selectors."""
+
+from __future__ import annotations
+
+from docs.dashboards.panels import LIMITERS, STATES, thresholds
+
+R = 'room=~"$room"'
+"""Selects the rooms that the viewer chose."""
+LOSS = thresholds((None, "green"), (0.02, "yellow"), (0.05, "red"))
+"""Red where the alert begins."""
+FULL = thresholds((None, "green"), (0.8, "yellow"), (0.95, "red"))
+PROGRESS = thresholds((None, "text"), (1, "green"))
+SLOW_S = thresholds((None, "green"), (0.1, "yellow"), (0.5, "red"))
+STRAGGLER = [(0, "keeps up", "green"), (1, "slow", "yellow"), (2, "straggler", "orange")]
+LIMITER_VALUES = [(number, name, color) for number, (name, color) in enumerate(LIMITERS.items(), 1)]
+STATE_VALUES = [(number, name, color) for number, (name, color) in enumerate(STATES.items(), 1)]
+
+
+def numbered(metric: str, selector: str, label: str, values: list[tuple[int, str, str]], by: str) -> str:
+    """One-hot series as one number each."""
+    terms = [f'{metric}{{{selector}, {label}="{name}"}} * {number}' for number, name, _ in values]
+    return f"max by ({by}) ({' or '.join(terms)})"
