@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -14,7 +15,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from protocol.errors import EXIT_OK, CastNotDoneError, ServerUnreachableError
+from protocol.errors import EXIT_OK, CastNotDoneError, ServerRefusedError, ServerUnreachableError
 from protocol.units import format_bytes, format_duration, format_rate
 from sender.console.client import EVENTS_SILENCE_S, Client, server_events, to_json
 from sender.console.live_records import CastChange, CastNow
@@ -26,6 +27,8 @@ from sender.store.records import Cast, CastEvent, CastMachine, CastPhase, LiveCa
 
 _SILENT_MAX_S: Final = 120.0
 """A daemon that is gone for longer isn't being restarted."""
+_PASSING: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+"""What a daemon answers while it starts, or while its database doesn't answer."""
 _RECONNECT_INTERVAL_S: Final = 1.0
 _HEADER_LINES: Final = 6
 _ACTIVE_STATES: Final = ("idle", "assigned", "joined", "receiving", "slow", "tail")
@@ -110,8 +113,9 @@ def _changes(client: Client, cast_id: str) -> Iterator[CastChange]:
                     if change.live.cast.phase.ended:
                         break
                     yield change
-        except ServerUnreachableError:
-            if not known or time.monotonic() - heard_at > _SILENT_MAX_S:
+        except (ServerUnreachableError, ServerRefusedError) as error:
+            passing = isinstance(error, ServerUnreachableError) or error.details["status"] in _PASSING
+            if not (known and passing) or time.monotonic() - heard_at > _SILENT_MAX_S:
                 raise
             time.sleep(_RECONNECT_INTERVAL_S)
 

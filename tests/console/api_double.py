@@ -1,0 +1,263 @@
+"""An API that answers from a script: for what a real daemon does only when something goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from click.testing import CliRunner, Result
+
+from protocol.errors import DiskcastError
+from sender.cli import cli
+
+AT: Final = "2026-11-21T10:00:00Z"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What came."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What is answered: ``body`` as JSON unless it is bytes; ``broken``: the connection ends after it, too early."""
+
+    body: Any = None
+    status: int = 200
+    content_type: str = "application/json"
+    broken: bool = False
+
+
+BROKEN: Final = Answer(b"", broken=True)
+"""The connection ends before a word is said."""
+
+
+def problem(status: int, detail: str, **more: Any) -> Answer:
+    """A refusal as the daemon writes it."""
+    document = {
+        "type": "about:blank",
+        "title": "No",
+        "status": status,
+        "detail": detail,
+        "instance": "r1",
+        **more,
+    }
+    return Answer(document, status, "application/problem+json")
+
+
+def page(*items: dict[str, Any], cursor: str | None = None) -> Answer:
+    """One page of a list."""
+    return Answer({"items": list(items), "next_cursor": cursor})
+
+
+def events(*rows: tuple[str, dict[str, Any]], broken: bool = False) -> Answer:
+    """A stream of events that ends."""
+    text = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in rows)
+    return Answer(f": hello\n\n{text}".encode(), content_type="text/event-stream", broken=broken)
+
+
+class ApiDouble:
+    """Answers ``METHOD /path`` by the next of its answers; the last is given again and again."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self._answers: dict[str, list[Answer | Callable[[Request], Answer]]] = {}
+        double = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                url = urlsplit(self.path)
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                query = {key: values[0] for key, values in parse_qs(url.query).items()}
+                request = Request(self.command, url.path, query, dict(self.headers.items()), body)
+                double.requests.append(request)
+                answer = double._next(request)
+                content = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+                self.close_connection = True
+                if answer is BROKEN:
+                    return
+                self.send_response(answer.status)
+                self.send_header("Content-Type", answer.content_type)
+                self.send_header("Content-Length", str(len(content) + (1000 if answer.broken else 0)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def answers(self, operation: str, *answers: Answer | Callable[[Request], Answer]) -> None:
+        """What ``operation``, e.g. ``GET /rooms``, is answered from now on."""
+        self._answers[operation] = list(answers)
+
+    def asked(self, operation: str) -> list[Request]:
+        """The requests of one kind so far."""
+        return [r for r in self.requests if f"{r.method} {r.path.removeprefix('/api/v1')}" == operation]
+
+    def run(self, *arguments: str) -> Result:
+        """A command against this API; ``Result.exception`` is what would become the exit code."""
+        environment = {"DISKCAST_SERVER": self.url, "DISKCAST_TOKEN": None, "DISKCAST_TOKEN_FILE": None}
+        return CliRunner().invoke(cli, arguments, env=environment)
+
+    def _next(self, request: Request) -> Answer:
+        script = self._answers.get(f"{request.method} {request.path.removeprefix('/api/v1')}")
+        if not script:
+            return problem(404, f"there is no {request.path}")
+        answer = script.pop(0) if len(script) > 1 else script[0]
+        return answer(request) if callable(answer) else answer
+
+
+@contextlib.contextmanager
+def api_double() -> Iterator[ApiDouble]:
+    """A running one."""
+    double = ApiDouble()
+    thread = threading.Thread(target=double._http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield double
+    finally:
+        double._http.shutdown()
+        thread.join()
+        double._http.server_close()
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    """Standard output as JSON lines."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def succeeded(result: Result) -> Result:
+    """``result``, unless it is an error."""
+    if result.exception is not None:
+        raise AssertionError(result.output) from result.exception
+    return result
+
+
+def refused(result: Result) -> DiskcastError:
+    """The error that the command ended with."""
+    assert isinstance(result.exception, DiskcastError), (result.output, result.exception)
+    return result.exception
+
+
+def room(room_id: str, **fields: Any) -> dict[str, Any]:
+    """A room's record."""
+    basic = {"room_id": room_id, "name": room_id, "description": "", "site": "", "interface": ""}
+    return {**basic, "created_at": AT, "machine_count": 0, **fields}
+
+
+def machine(name: str, **fields: Any) -> dict[str, Any]:
+    """A machine's record."""
+    texts = dict.fromkeys(("serial", "asset_tag", "position", "note", "address", "agent_version"), "")
+    more = {"room_id": None, "macs": [], "inventory": {}, "created_at": AT, "last_seen_at": None}
+    return {"machine_id": f"m-{name}", "name": name, **texts, **more, **fields}
+
+
+def cast(phase: str = "casting", **fields: Any) -> dict[str, Any]:
+    """A cast's record."""
+    return {
+        "cast_id": "1a2b3c4d",
+        "plan": {"image_id": "ab" * 32, "room_id": "lab-1"},
+        "image_name": "lab",
+        "raw_bytes": 1 << 30,
+        "phase": phase,
+        "paused": False,
+        "owner": "d1",
+        "group": "239.255.68.80",
+        "port": 7420,
+        "control_url": "http://127.0.0.1:7421",
+        "required_count": 2,
+        "run_count": 1,
+        "created_at": AT,
+        "created_by": "local",
+        "schedule_id": None,
+        "gathering_at": AT,
+        "casting_at": AT,
+        "ended_at": None,
+        "reason": "",
+        "seconds": 1.5,
+        "bytes_sent": 1000,
+        "progress": 0.5,
+        "joined_count": 2,
+        "complete_count": 0,
+        "failed_count": 0,
+        **fields,
+    }
+
+
+def live_cast(phase: str = "casting", **fields: Any) -> dict[str, Any]:
+    """A cast as it is now."""
+    return {
+        "cast": cast(phase, **fields),
+        "local": True,
+        "rate_bytes_per_s": 1e8,
+        "achieved_bytes_per_s": 1e8,
+        "elapsed_s": 1.0,
+        "eta_s": 2.0,
+        "pass_index": 0,
+        "pass_progress": 0.4,
+        "limiter": "pc07's disk",
+    }
+
+
+def live_machine(name: str, state: str = "receiving", **fields: Any) -> dict[str, Any]:
+    """A machine as it is now."""
+    return {
+        "machine_id": f"m-{name}",
+        "name": name,
+        "room_id": "lab-1",
+        "position": "",
+        "address": "127.0.0.1",
+        "online": True,
+        "state": state,
+        "cast_id": "1a2b3c4d",
+        "progress": 0.5,
+        "rate_bytes_per_s": 1e8,
+        "loss": 0.0,
+        "limiter": "disk",
+        "eta_s": None,
+        "error": "",
+        **fields,
+    }
+
+
+def cast_machine(name: str, state: str = "complete", **fields: Any) -> dict[str, Any]:
+    """A line of a cast's account."""
+    return {
+        "cast_id": "1a2b3c4d",
+        "machine_id": f"m-{name}",
+        "name": name,
+        "address": "127.0.0.1",
+        "state": state,
+        "error": "",
+        "exit_code": None,
+        "limiter": "",
+        "progress": 1.0,
+        "bytes_verified": 1 << 30,
+        "bytes_kept": 0,
+        "blocks_rewritten": 0,
+        "seconds": 3.0,
+        "rate_bytes_per_s": 1e8,
+        "loss": 0.0,
+        "nacks_count": 0,
+        "socket_drops_count": 0,
+        "demoted": False,
+        "joined_at": AT,
+        "ended_at": AT,
+        **fields,
+    }

@@ -1,0 +1,181 @@
+"""An operator's command does what was asked once, or says why it didn't, whatever becomes of the connection."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import ConfigurationError, ServerRefusedError, ServerUnreachableError
+from sender.console.client import ServerEvent, server_events
+from tests.console.api_double import (
+    BROKEN,
+    Answer,
+    ApiDouble,
+    cast,
+    lines,
+    machine,
+    page,
+    problem,
+    refused,
+    room,
+    succeeded,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sender.console.client._RETRY_DELAYS_S", (0.0, 0.0))
+
+
+def test_a_connection_that_breaks_off_creates_no_second_cast(api: ApiDouble) -> None:
+    """The same key each time: the daemon knows the request again."""
+    api.answers("POST /casts", BROKEN, Answer(b"{", broken=True), Answer(cast("planned"), 201))
+    result = succeeded(api.run("casts", "create", "lab", "--room", "lab-1"))
+    keys = [request.headers["Idempotency-Key"] for request in api.asked("POST /casts")]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert len({request.body for request in api.asked("POST /casts")}) == 1
+    assert "1a2b3c4d" in result.stdout
+
+
+def test_two_creations_are_two(api: ApiDouble) -> None:
+    api.answers("POST /rooms", Answer(room("lab-1"), 201))
+    for _ in range(2):
+        succeeded(api.run("rooms", "create", "lab-1"))
+    assert len({request.headers["Idempotency-Key"] for request in api.asked("POST /rooms")}) == 2
+
+
+def test_an_order_whose_answer_got_lost_is_given_again_and_says_so_in_the_end(api: ApiDouble) -> None:
+    api.answers("POST /casts/1a2b3c4d/pause", BROKEN)
+    error = refused(api.run("casts", "pause", "1a2b3c4d"))
+    assert isinstance(error, ServerUnreachableError)
+    assert len(api.asked("POST /casts/1a2b3c4d/pause")) == 3
+
+
+def test_removing_what_a_lost_answer_had_removed_is_no_error(api: ApiDouble) -> None:
+    api.answers("DELETE /rooms/lab-1", BROKEN, problem(404, "there is no room 'lab-1'"))
+    succeeded(api.run("rooms", "remove", "lab-1"))
+
+
+def test_removing_what_was_never_there_is_an_error(api: ApiDouble) -> None:
+    assert "lab-1" in str(refused(api.run("rooms", "remove", "lab-1")))
+
+
+def test_no_daemon_is_said_at_once_with_what_to_do() -> None:
+    double = ApiDouble()
+    double._http.server_close()
+    error = refused(double.run("rooms", "list"))
+    assert isinstance(error, ServerUnreachableError)
+    assert error.exit_code == 85
+    for words in (double.url, "diskcast serve", "--server"):
+        assert words in str(error)
+
+
+def test_a_refusal_says_what_the_daemon_said_and_which_fields(api: ApiDouble) -> None:
+    fields = [{"field": "wait_for", "message": "Input should be less than 3"}]
+    api.answers("POST /casts", problem(422, "the plan can't work", errors=fields))
+    error = refused(api.run("casts", "create", "lab", "--wait-for", "5"))
+    assert isinstance(error, ServerRefusedError)
+    assert error.exit_code == 86
+    assert str(error) == "the plan can't work; wait_for: Input should be less than 3"
+    assert error.details == {"status": 422, "request_id": "r1"}
+
+
+def test_who_gave_no_token_is_told_how_to(api: ApiDouble) -> None:
+    api.answers("GET /rooms", problem(401, "a token is needed"))
+    assert "--token-file" in str(refused(api.run("rooms", "list")))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(b"<html>router</html>", content_type="text/html"),
+        Answer(b"<html>router</html>", status=502, content_type="text/html"),
+        Answer([1, 2]),
+        Answer({"items": [{"room_id": 5}], "next_cursor": None}),
+        Answer({"items": None}),
+        Answer("", status=302),
+    ],
+)
+def test_another_web_server_is_not_taken_for_a_daemon(api: ApiDouble, answer: Answer) -> None:
+    api.answers("GET /rooms", answer)
+    error = refused(api.run("rooms", "list"))
+    assert isinstance(error, ServerUnreachableError)
+    assert api.url in str(error)
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["127.0.0.1:7400", "ftp://lab", "http://", "http://lab/api/v1", "http://user:secret@lab", "http://[::1"],
+)
+def test_what_is_no_daemons_url_is_refused_before_anything_is_sent(api: ApiDouble, server: str) -> None:
+    assert isinstance(refused(api.run("rooms", "list", "--server", server)), ConfigurationError)
+
+
+def test_the_token_comes_from_a_file_or_the_environment_and_never_from_the_command_line(
+    api: ApiDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.answers("GET /rooms", page())
+    file = tmp_path / "token"
+    file.write_text("dct_view_filed\n")
+    succeeded(api.run("rooms", "list", "--token-file", str(file)))
+    for name, value in (("DISKCAST_TOKEN", "dct_view_said"), ("DISKCAST_TOKEN_FILE", str(file))):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.environ", {name: value, "DISKCAST_SERVER": api.url})
+            from sender.console.command import find_token
+
+            assert find_token(None) == ("dct_view_said" if name == "DISKCAST_TOKEN" else "dct_view_filed")
+    assert [request.headers.get("Authorization") for request in api.requests] == ["Bearer dct_view_filed"]
+    assert "--token " not in api.run("rooms", "list", "--help").output
+
+
+@pytest.mark.parametrize("content", ["", "two words", "two\nlines", "é", "x" * 5000])
+def test_a_file_that_holds_no_token_is_named(api: ApiDouble, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(content)
+    error = refused(api.run("rooms", "list", "--token-file", str(file)))
+    assert isinstance(error, ConfigurationError)
+    assert str(file) in str(error)
+    assert not content or content not in str(error)
+
+
+def test_lists_are_read_to_their_end_only_as_far_as_they_are_wanted(api: ApiDouble) -> None:
+    api.answers(
+        "GET /rooms",
+        lambda request: (
+            page(room("a"), room("b"), cursor="2")
+            if "cursor" not in request.query
+            else page(room("c"), cursor="3")
+            if request.query["cursor"] == "2"
+            else page(room("d"))
+        ),
+    )
+    result = succeeded(api.run("rooms", "list", "--json", "--limit", "2"))
+    *rows, last = lines(result)
+    assert [row["room_id"] for row in rows] == ["a", "b"]
+    assert last == {"event": "result", "ok": True, "exit_code": 0, "count": 2, "more": True}
+    rows = lines(succeeded(api.run("rooms", "list", "--json", "--all")))
+    assert [row.get("room_id") for row in rows] == ["a", "b", "c", "d", None]
+
+
+def test_a_machine_is_found_by_whatever_people_call_it_and_never_guessed(api: ApiDouble) -> None:
+    twins = [machine("pc08", machine_id="m1"), machine("pc08", machine_id="m2")]
+    api.answers("GET /machines", page(machine("pc07", macs=["52:54:00:00:00:07"], serial="SN7"), *twins))
+    for text in ("pc07", "PC07", "52:54:00:00:00:07", "sn7"):
+        assert lines(succeeded(api.run("machines", "show", text, "--json")))[-1]["machine_id"] == "m-pc07"
+    assert "m1 (pc08), m2 (pc08)" in str(refused(api.run("machines", "remove", "pc08")))
+    assert "diskcast machines list" in str(refused(api.run("machines", "show", "pc09")))
+
+
+def test_nothing_that_is_written_into_a_path_becomes_another_path(api: ApiDouble) -> None:
+    refused(api.run("rooms", "remove", "../machines/m1?x=1"))
+    assert [request.path for request in api.requests] == ["/api/v1/rooms/..%2Fmachines%2Fm1%3Fx%3D1"]
+
+
+def test_events_are_told_from_signs_of_life_and_from_what_is_not_ours() -> None:
+    data = json.dumps({"a": 1})
+    text = f": hello\n\nretry: 2000\n\nevent: cast\ndata: {data}\nid: 7\n\ndata:{data}\n\ndata: not JSON\n\ndata: 1\n\n"
+    found = [event for event in server_events(text.split("\n")) if event is not None]
+    assert found == [ServerEvent("cast", {"a": 1}), ServerEvent("message", {"a": 1})]

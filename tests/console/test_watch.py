@@ -1,0 +1,102 @@
+"""Who watches a cast sees its end, whatever the daemon goes through, and scripts get it as an exit code."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.errors import CastNotDoneError, ServerRefusedError, ServerUnreachableError
+from tests.console.api_double import (
+    AT,
+    BROKEN,
+    Answer,
+    ApiDouble,
+    cast_machine,
+    events,
+    lines,
+    live_cast,
+    live_machine,
+    page,
+    problem,
+    refused,
+    succeeded,
+)
+
+LIVE = "GET /casts/1a2b3c4d/live"
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sender.console.client._RETRY_DELAYS_S", (0.0,))
+    monkeypatch.setattr("sender.console.watch._RECONNECT_INTERVAL_S", 0.0)
+    monkeypatch.setattr("sender.console.watch.JSON_INTERVAL_S", 0.0)
+
+
+def now(phase: str, **fields: object) -> Answer:
+    return Answer({"live": live_cast(phase, **fields), "machines": [live_machine("pc07")]})
+
+
+def change(phase: str, *happened: str, full: bool = True) -> tuple[str, dict[str, object]]:
+    rows = [{"at": AT, "kind": kind, "machine": "pc07", "text": f"pc07: {kind}"} for kind in happened]
+    machines = [live_machine("pc07")]
+    data = {"cast_id": "1a2b3c4d", "full": full, "live": live_cast(phase), "machines": machines, "points": []}
+    return "cast", {**data, "events": rows}
+
+
+def test_a_restart_of_the_daemon_is_lived_through_and_nothing_is_told_twice(api: ApiDouble) -> None:
+    starting = problem(503, "the database doesn't answer")
+    api.answers(LIVE, now("casting"), BROKEN, BROKEN, starting, now("casting"), now("done"))
+    api.answers(
+        "GET /events",
+        events(change("casting", "receiver_joined"), broken=True),
+        events(change("casting", "receiver_joined", "taken_over"), change("done", full=False)),
+    )
+    rows = lines(succeeded(api.run("casts", "watch", "1a2b3c4d", "--json")))
+    assert [row["event"] for row in rows if row["event"] != "progress"] == [
+        "receiver_joined",
+        "taken_over",
+        "result",
+    ]
+    assert rows[-1]["ok"]
+    assert rows[-1]["phase"] == "done"
+    assert {"machines", "cast", "eta_s"} <= rows[0].keys() | rows[1].keys()
+
+
+def test_only_done_is_success(api: ApiDouble) -> None:
+    api.answers(LIVE, now("failed", reason="1 of 2 machines failed", complete_count=1))
+    api.answers(
+        "GET /casts/1a2b3c4d/machines", page(cast_machine("pc07", "failed", error="disk full", exit_code=50))
+    )
+    result = api.run("casts", "watch", "1a2b3c4d")
+    error = refused(result)
+    assert isinstance(error, CastNotDoneError)
+    assert error.exit_code == 87
+    assert "1 of 2 machines failed" in str(error)
+    assert error.details["phase"] == "failed"
+    assert "disk full" in result.stdout
+
+
+def test_a_cast_that_is_not_there_is_not_waited_for(api: ApiDouble) -> None:
+    assert isinstance(refused(api.run("casts", "watch", "00000000")), ServerRefusedError)
+
+
+def test_a_daemon_that_never_answered_is_not_waited_for(api: ApiDouble) -> None:
+    api.answers(LIVE, BROKEN)
+    assert isinstance(refused(api.run("casts", "watch", "1a2b3c4d")), ServerUnreachableError)
+
+
+def test_a_daemon_that_stays_away_is_given_up(api: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sender.console.watch._SILENT_MAX_S", 0.0)
+    api.answers(LIVE, now("casting"), BROKEN)
+    api.answers("GET /events", BROKEN)
+    assert isinstance(refused(api.run("casts", "watch", "1a2b3c4d")), ServerUnreachableError)
+
+
+def test_logs_get_a_line_for_what_happens(api: ApiDouble) -> None:
+    api.answers(LIVE, now("gathering"), now("done", complete_count=2))
+    api.answers("GET /events", events(change("casting", "receiver_joined"), change("done", full=False)))
+    api.answers("GET /casts/1a2b3c4d/machines", page(cast_machine("pc07"), cast_machine("pc08")))
+    result = succeeded(api.run("casts", "watch", "1a2b3c4d"))
+    assert "pc07: receiver_joined" in result.stderr
+    assert "casting, 800 Mbit/s, pass 1 at 40%" in result.stderr
+    assert "lab: done, 2 of 2 machines complete" in result.stdout
+    assert result.stdout.count("complete") == 3
