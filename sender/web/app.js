@@ -1,0 +1,117 @@
+/** Starts the dashboard: who is there, which page, and the live stream behind it. */
+
+import { all, call, get, Unreachable } from "./api.js";
+import { fill, h } from "./dom.js";
+import { LiveStream } from "./events.js";
+import { announce, noticeError } from "./notices.js";
+import { errorBox, pageHead } from "./parts.js";
+import { match } from "./router.js";
+import { ROUTES } from "./routes.js";
+import { Shell } from "./shell.js";
+import { overview, roomNames, server } from "./store.js";
+
+/**
+ * What a page is given.
+ * @typedef {object} PageContext
+ * @property {Record<string, string>} params of its address
+ * @property {URLSearchParams} query
+ * @property {AbortSignal} signal aborted when the page is left: ends its requests, listeners and timers
+ * @property {LiveStream} live
+ * @property {() => void} reload shows the page anew
+ */
+
+/**
+ * What a page gives back.
+ * @typedef {object} Page
+ * @property {string} title
+ * @property {HTMLElement} element
+ * @property {string[]} [topics] live data that it needs
+ * @property {(params: Record<string, string>, query: URLSearchParams) => boolean} [update] takes another address
+ *   without being built anew; false if it can't
+ */
+
+const live = new LiveStream(() => showLogin());
+const shell = new Shell(live.connection, logOut);
+
+/** @type {{page: Page, controller: AbortController, route: any} | null} */
+let current = null;
+let turn = 0;
+
+live.on("overview", (data) => overview.set(data));
+
+/** Shows the page that the address names. @param {boolean} [anew] even if it is there already */
+async function show(anew = false) {
+  const place = match(ROUTES, window.location.hash) ?? { route: ROUTES[ROUTES.length - 1], params: {}, query: new URLSearchParams(), path: "" };
+  const known = current?.route;
+  const same = known && (known === place.route || (known.family !== undefined && known.family === place.route.family));
+  if (!anew && current && same && current.page.update?.(place.params, place.query)) return;
+  const mine = ++turn;
+  const controller = new AbortController();
+  const context = { params: place.params, query: place.query, signal: controller.signal, live, reload: () => show(true) };
+  shell.setBusy(true);
+  /** @type {Page} */
+  let page;
+  try {
+    if (!server.value) await meet();
+    const view = await place.route.load();
+    page = await view.show(context);
+  } catch (error) {
+    if (mine !== turn) return;
+    if (/** @type {any} */ (error).status === 401) {
+      shell.setBusy(false);
+      await showLogin();
+      return;
+    }
+    page = { title: "It didn't work", element: h("div", {}, pageHead("It didn't work"), errorBox(error, () => show(true))) };
+    if (error instanceof Unreachable && !server.value) window.setTimeout(() => mine === turn && show(true), 3000);
+  }
+  if (mine !== turn) {
+    controller.abort();
+    return;
+  }
+  const first = current === null;
+  current?.controller.abort();
+  current = { page, controller, route: place.route };
+  shell.setBusy(false);
+  shell.mount(page, place.route.section ?? "", first);
+  if (server.value) live.open(page.topics ?? []);
+}
+
+/** Learns who the daemon is and who we are to it. */
+async function meet() {
+  server.set(await get("/server"));
+  for (const room of await all("/rooms").catch(() => [])) roomNames.set(room.room_id, room.name);
+}
+
+async function showLogin() {
+  turn += 1;
+  live.close();
+  server.set(null);
+  overview.set(null);
+  current?.controller.abort();
+  const controller = new AbortController();
+  const view = await import("./views/login.js");
+  const page = await view.show({ signal: controller.signal, entered: () => show(true) });
+  current = { page, controller, route: null };
+  shell.mount(page, "login", false);
+}
+
+async function logOut() {
+  try {
+    await call("DELETE", "/session");
+  } catch (error) {
+    noticeError(error);
+    return;
+  }
+  announce("Logged out");
+  await showLogin();
+}
+
+window.addEventListener("hashchange", () => {
+  if (server.value || current?.route) show();
+});
+window.addEventListener("unhandledrejection", (event) => {
+  if (event.reason instanceof DOMException && event.reason.name === "AbortError") event.preventDefault();
+});
+fill(/** @type {HTMLElement} */ (document.getElementById("shell")), shell.element);
+show();

@@ -1,0 +1,106 @@
+/** Elements from data. Text goes in as text nodes and nothing is ever parsed as HTML. */
+
+const SVG = "http://www.w3.org/2000/svg";
+const PROPERTIES = new Set(["value", "checked", "selected", "disabled", "hidden", "indeterminate", "returnValue"]);
+
+/** @typedef {Node | string | number | null | undefined | false | Child[]} Child */
+
+/**
+ * An element.
+ * @param {string} tag
+ * @param {Record<string, any>} [attributes] `onclick` and its like are listeners; null, undefined and false are left out
+ * @param {...any} children
+ * @returns {any} the element: HTMLElement of that tag
+ */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (PROPERTIES.has(name)) /** @type {any} */ (element)[name] = value;
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  append(element, children);
+  return element;
+}
+
+/**
+ * @param {Element | DocumentFragment} parent
+ * @param {any[]} children
+ */
+export function append(parent, children) {
+  for (const child of children) {
+    if (child === null || child === undefined || child === false) continue;
+    if (Array.isArray(child)) append(parent, child);
+    else parent.append(child instanceof Node ? child : String(child));
+  }
+}
+
+/**
+ * New content for an element.
+ * @param {Element} element
+ * @param {...any} children
+ */
+export function fill(element, ...children) {
+  const fragment = document.createDocumentFragment();
+  append(fragment, children);
+  element.replaceChildren(fragment);
+}
+
+/**
+ * Sets an element's text if it differs: what doesn't change doesn't cost a layout, nor a word from a screen reader.
+ * @param {Element} element
+ * @param {string} text
+ */
+export function setText(element, text) {
+  const first = element.firstChild;
+  if (first instanceof Text && !first.nextSibling) {
+    if (first.data !== text) first.data = text;
+  } else if (element.textContent !== text || !first) {
+    element.textContent = text;
+  }
+}
+
+/**
+ * @param {Element} element
+ * @param {string} name
+ * @param {string | null} value null removes it
+ */
+export function setAttribute(element, name, value) {
+  if (element.getAttribute(name) === value) return;
+  if (value === null) element.removeAttribute(name);
+  else element.setAttribute(name, value);
+}
+
+/**
+ * An icon of icons.svg; decoration, so words must stand beside it.
+ * @param {string} name
+ * @returns {SVGSVGElement}
+ */
+export function icon(name) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  const use = document.createElementNS(SVG, "use");
+  use.setAttribute("href", `/assets/icons.svg#${name}`);
+  svg.append(use);
+  return svg;
+}
+
+/**
+ * Another picture for an icon.
+ * @param {Element} svg
+ * @param {string} name
+ */
+export function setIcon(svg, name) {
+  const use = svg.firstElementChild;
+  if (use) setAttribute(use, "href", `/assets/icons.svg#${name}`);
+}
+
+let ids = 0;
+
+/** An id that no other element has. @param {string} prefix */
+export function freshId(prefix) {
+  ids += 1;
+  return `${prefix}-${ids}`;
+}

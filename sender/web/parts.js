@@ -1,0 +1,192 @@
+/** Small pieces that many pages use: badges, progress bars, figures, headings, empty states, errors. */
+
+import { ApiProblem } from "./api.js";
+import { append, h, icon, setAttribute, setIcon, setText } from "./dom.js";
+import { formatDateTime, formatPercent } from "./format.js";
+
+/** @typedef {import("./words.js").Look} Look */
+
+/**
+ * A state as icon and word; colour only helps.
+ * @param {Look} look
+ * @returns {HTMLElement}
+ */
+export function badge(look) {
+  return h("span", { class: "badge", "data-tone": look.tone }, icon(look.icon), h("span", {}, look.label));
+}
+
+/** @param {Element} element made by `badge` @param {Look} look */
+export function setBadge(element, look) {
+  setAttribute(element, "data-tone", look.tone);
+  setIcon(/** @type {Element} */ (element.firstElementChild), look.icon);
+  setText(/** @type {Element} */ (element.lastElementChild), look.label);
+}
+
+/** A progress bar; its value is told to screen readers, in whole per cents. */
+export class ProgressBar {
+  /** @param {string} label */
+  constructor(label) {
+    this.bar = h("div", { class: "progress-fill" });
+    this.element = h("div", {
+      class: "progress", role: "progressbar", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100,
+    }, this.bar);
+    this.shown = -1;
+    this.set(0);
+  }
+
+  /** @param {number} share @param {string} [tone] */
+  set(share, tone = "busy") {
+    setAttribute(this.element, "data-tone", tone);
+    const rounded = Math.round(share * 1000);
+    if (rounded === this.shown) return;
+    this.shown = rounded;
+    this.bar.style.transform = `scaleX(${rounded / 1000})`;
+    setAttribute(this.element, "aria-valuenow", String(Math.floor(rounded / 10)));
+    setAttribute(this.element, "aria-valuetext", formatPercent(share));
+  }
+}
+
+/**
+ * Figures with labels: `update({rate: "812 Mbit/s"})`.
+ */
+export class Figures {
+  /** @param {[key: string, label: string][]} labels @param {string} [className] */
+  constructor(labels, className = "") {
+    /** @type {Record<string, HTMLElement>} */
+    this.values = {};
+    this.element = h("dl", { class: `figures ${className}` });
+    for (const [key, label] of labels) {
+      this.values[key] = h("dd", {}, "–");
+      this.element.append(h("div", { class: `figure figure-${key}` }, h("dt", {}, label), this.values[key]));
+    }
+  }
+
+  /** @param {Record<string, string>} values */
+  update(values) {
+    for (const [key, value] of Object.entries(values)) setText(this.values[key], value || "–");
+  }
+}
+
+/**
+ * A page's first heading, with its actions.
+ * @param {string} title
+ * @param {{back?: [string, string], actions?: any, lead?: any}} [options] back: address and words
+ */
+export function pageHead(title, { back, actions, lead } = {}) {
+  return h("header", { class: "page-head" },
+    back && h("a", { class: "back-link", href: back[0] }, icon("back"), back[1]),
+    h("div", { class: "page-head-row" },
+      h("h1", { tabindex: -1, id: "page-title" }, title),
+      actions && h("div", { class: "actions" }, actions)),
+    lead && h("div", { class: "lead" }, lead));
+}
+
+/**
+ * A section with a heading.
+ * @param {string} title
+ * @param {{class?: string, actions?: any, id?: string}} options
+ * @param {...any} children
+ */
+export function section(title, options, ...children) {
+  const id = options.id ?? `h-${title.toLowerCase().replace(/[^a-z]+/g, "-")}`;
+  return h("section", { class: options.class ?? "card", "aria-labelledby": id },
+    h("div", { class: "section-head" }, h("h2", { id }, title), options.actions && h("div", { class: "actions" }, options.actions)),
+    children);
+}
+
+/** @param {string} iconName @param {string} title @param {...any} more */
+export function emptyState(iconName, title, ...more) {
+  return h("div", { class: "empty" }, icon(iconName), h("p", { class: "empty-title" }, title), more.length > 0 && h("div", { class: "empty-more" }, more));
+}
+
+/** @param {unknown} error @returns {string} for people */
+export function errorText(error) {
+  if (error instanceof ApiProblem) {
+    const fields = error.errors.map(({ field, message }) => `${field}: ${message}`).join("; ");
+    return fields && !error.message.includes(fields) ? `${error.message} (${fields})` : error.message;
+  }
+  return error instanceof Error ? error.message : String(error);
+}
+
+/**
+ * Something went wrong, told where it went wrong.
+ * @param {unknown} error
+ * @param {() => void} [again]
+ */
+export function errorBox(error, again) {
+  const request = error instanceof ApiProblem && error.requestId;
+  return h("div", { class: "alert", "data-tone": "bad", role: "alert" }, icon("warning"),
+    h("div", {},
+      h("p", {}, errorText(error)),
+      request && h("p", { class: "muted small" }, "In the log: request ", h("code", {}, request)),
+      again && h("button", { type: "button", class: "button", onclick: again }, icon("refresh"), "Try again")));
+}
+
+/**
+ * @param {string | null} at
+ * @param {string} [missing]
+ */
+export function timeElement(at, missing = "–") {
+  return at ? h("time", { datetime: at }, formatDateTime(at)) : missing;
+}
+
+/**
+ * @typedef {object} Column
+ * @property {string} label
+ * @property {(item: any) => any} cell text or elements
+ * @property {string} [class] `number`, `wide-only`, `main`
+ * @property {boolean} [hideLabel] the heading is only for screen readers
+ */
+
+/**
+ * A table that can be scrolled sideways on a phone, also by keyboard.
+ * @param {string} caption
+ * @param {Column[]} columns
+ * @param {any[]} items
+ */
+export function dataTable(caption, columns, items) {
+  const body = h("tbody");
+  const element = h("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": caption },
+    h("table", {},
+      h("caption", { class: "visually-hidden" }, caption),
+      h("thead", {}, h("tr", {}, columns.map((column) =>
+        h("th", { scope: "col", class: column.class }, column.hideLabel ? h("span", { class: "visually-hidden" }, column.label) : column.label)))),
+      body));
+  const add = (/** @type {any[]} */ more) => {
+    const fragment = document.createDocumentFragment();
+    for (const item of more) {
+      fragment.append(h("tr", {}, columns.map((column, index) =>
+        index === 0 ? h("th", { scope: "row", class: column.class }, column.cell(item)) : h("td", { class: column.class }, column.cell(item)))));
+    }
+    append(body, [fragment]);
+  };
+  add(items);
+  return { element, body, add };
+}
+
+/**
+ * A table that grows page by page.
+ * @param {{caption: string, columns: Column[], load: (cursor: string | null) => Promise<{items: any[], next_cursor: string | null}>, empty: () => Node, report: (error: unknown) => void}} options
+ * @returns {Promise<HTMLElement>}
+ */
+export async function pagedTable({ caption, columns, load, empty, report }) {
+  const first = await load(null);
+  if (!first.items.length) return /** @type {HTMLElement} */ (empty());
+  const table = dataTable(caption, columns, first.items);
+  let cursor = first.next_cursor;
+  const more = h("button", { type: "button", class: "button more-button", hidden: !cursor }, "Show more");
+  more.addEventListener("click", async () => {
+    more.disabled = true;
+    try {
+      const page = await load(cursor);
+      table.add(page.items);
+      cursor = page.next_cursor;
+      more.hidden = !cursor;
+    } catch (error) {
+      report(error);
+    } finally {
+      more.disabled = false;
+    }
+  });
+  return h("div", {}, table.element, more);
+}

@@ -1,0 +1,78 @@
+/** Changing a room, and importing its machines. */
+
+import { call, change, remove } from "./api.js";
+import { confirmDialog, showDialog } from "./dialogs.js";
+import { fill, h, icon } from "./dom.js";
+import { field, form } from "./forms.js";
+import { formatCount } from "./format.js";
+import { notice, noticeError } from "./notices.js";
+import { go } from "./router.js";
+
+/** @param {any} room @param {() => void} done */
+export async function importMachines(room, done) {
+  await showDialog(`Import machines into ${room.name || room.room_id}`, (close) => {
+    const file = h("input", { type: "file", name: "file", accept: ".csv,text/csv,text/plain" });
+    const text = h("textarea", { name: "csv", rows: 8, required: true, spellcheck: "false", placeholder: "name,mac,serial,asset_tag,position\npc01,52:54:00:12:34:01,,,row 1" });
+    const fields = [
+      field({ label: "A CSV file", name: "file", input: file, hint: "Columns: name, mac, serial, asset_tag, position. A machine needs a name and one of mac, serial and asset_tag." }),
+      field({ label: "or its text", name: "csv", input: text }),
+    ];
+    file.addEventListener("change", async () => {
+      const [chosen] = file.files ?? [];
+      if (chosen) text.value = await chosen.text();
+    });
+    const problems = h("div");
+    return form({
+      fields, content: [fields.map((each) => each.element), problems], submit: "Import",
+      cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, "Cancel"),
+      onsubmit: async () => {
+        fill(problems);
+        const result = await call("POST", `/rooms/${encodeURIComponent(room.room_id)}/import`, { text: text.value });
+        const wrong = result.problems ?? [];
+        if (wrong.length) {
+          fill(problems, h("div", { class: "alert", "data-tone": "bad", role: "alert" }, icon("warning"),
+            h("div", {}, h("p", {}, "Nothing was imported:"), h("ul", {}, wrong.map((/** @type {any} */ each) => h("li", {}, typeof each === "string" ? each : `line ${each.line ?? each.line_number}: ${each.text ?? each.message}`))))));
+          return;
+        }
+        close(true);
+        notice(`${formatCount(result.added, "machine")} added, ${result.changed} changed, ${result.unchanged} as before`);
+        done();
+      },
+    });
+  });
+}
+
+/** @param {any} room @param {() => void} done */
+export async function changeRoom(room, done) {
+  const path = `/rooms/${encodeURIComponent(room.room_id)}`;
+  const wanted = await showDialog(`Edit ${room.name || room.room_id}`, (close) => {
+    const fields = [
+      field({ label: "Name", name: "name", value: room.name, required: true, attributes: { "data-autofocus": true } }),
+      field({ label: "Description", name: "description", value: room.description }),
+      field({ label: "Site", name: "site", value: room.site, hint: "Only daemons that serve this site cast for the room." }),
+      field({ label: "Network interface", name: "interface", value: room.interface, hint: "The sender's interface towards this room. Empty: the daemon's own choice." }),
+    ];
+    return form({
+      fields, content: fields.map((each) => each.element), submit: "Save",
+      cancel: [h("button", { type: "button", class: "button danger-outline", onclick: () => close("remove") }, icon("trash"), "Remove room"),
+        h("span", { class: "spacer" }),
+        h("button", { type: "button", class: "button", onclick: () => close(undefined) }, "Leave it")],
+      onsubmit: async () => {
+        await change(path, Object.fromEntries(fields.map((each) => [each.name, each.input.value.trim()])));
+        close("saved");
+      },
+    });
+  });
+  if (wanted === "saved") {
+    notice("The room is saved");
+    done();
+  } else if (wanted === "remove" && await confirmDialog({ title: "Remove the room?", text: `${room.name || room.room_id} is taken off the list. Its machines stay known, in no room; history keeps what was cast to them.`, yes: "Remove the room", danger: true })) {
+    try {
+      await remove(path);
+      notice("The room is removed");
+      go("#/rooms");
+    } catch (error) {
+      noticeError(error);
+    }
+  }
+}

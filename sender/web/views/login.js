@@ -1,0 +1,41 @@
+/** Logging in with a token. */
+
+import { ApiProblem, post } from "../api.js";
+import { h, icon } from "../dom.js";
+import { field, fieldProblem, form } from "../forms.js";
+
+/**
+ * @param {{signal: AbortSignal, entered: () => void}} context
+ * @returns {Promise<import("../app.js").Page>}
+ */
+export async function show({ entered }) {
+  const token = field({
+    label: "Token", name: "token", type: "password", required: true,
+    hint: "It begins with dct_. An operator makes one with “diskcast tokens create”.",
+    attributes: { autocomplete: "current-password", spellcheck: "false", "data-autofocus": true },
+  });
+  const element = h("div", { class: "login" },
+    h("div", { class: "login-card card" },
+      icon("cast"),
+      h("h1", { tabindex: -1 }, "Log in to diskcast"),
+      h("p", { class: "muted" }, "This daemon is open to tokens only."),
+      form({
+        fields: [token],
+        content: token.element,
+        submit: "Log in",
+        onsubmit: async () => {
+          let session;
+          try {
+            session = await post("/session", { token: token.input.value.trim() });
+          } catch (error) {
+            if (error instanceof ApiProblem && error.status === 401) {
+              throw fieldProblem("token", error.message || "The daemon doesn't know this token.");
+            }
+            throw error;
+          }
+          if (session.role === "enrol") throw fieldProblem("token", "This token is an agent's: it can't show anything. Use one for viewing or operating.");
+          entered();
+        },
+      })));
+  return { title: "Log in", element };
+}

@@ -1,0 +1,60 @@
+/** A new cast: which image, to whom, when. */
+
+import { all, create, get } from "../api.js";
+import { confirmDialog } from "../dialogs.js";
+import { h, icon } from "../dom.js";
+import { form } from "../forms.js";
+import { formatCount } from "../format.js";
+import { emptyState, pageHead } from "../parts.js";
+import { planFields, readChoices } from "../plan_fields.js";
+import { go, to } from "../router.js";
+import { roomName } from "../store.js";
+
+/**
+ * @param {import("../app.js").PageContext} context
+ * @returns {Promise<import("../app.js").Page>}
+ */
+export async function show({ query, signal }) {
+  const { images, rooms } = await readChoices(signal);
+  const title = "New cast";
+  if (!images.length) {
+    return { title, element: h("div", {}, pageHead(title, { back: ["#/casts", "Casts"] }), emptyState("image", "There is no image to cast yet.", h("p", {}, "Put a .dci file into the library's folder, or add one by its address."), h("a", { class: "button primary", href: "#/images" }, "To the images"))) };
+  }
+  const preset = query.get("again") ? await again(/** @type {string} */ (query.get("again")), signal) : { image: query.get("image") ?? undefined, room: query.get("room") ?? undefined };
+  const plan = planFields({ images, rooms, preset, timed: true, signal });
+  const element = h("div", { class: "narrow" },
+    pageHead(title, { back: ["#/casts", "Casts"] }),
+    h("div", { class: "card" }, form({
+      fields: plan.fields,
+      content: [plan.element, h("div", { class: "alert", "data-tone": "warn" }, icon("warning"), h("p", {}, "What is on the machines' target disks is overwritten."))],
+      submit: "Start the cast",
+      cancel: h("a", { class: "button", href: "#/casts" }, "Cancel"),
+      onsubmit: async () => {
+        const wanted = plan.read();
+        const image = images.find((each) => each.image_id === wanted.image_id);
+        const count = plan.machineCount();
+        const who = wanted.room_id ? `${count ? `${formatCount(count, "machine")} of ` : ""}${roomName(wanted.room_id)}` : "every machine that joins";
+        const sure = await confirmDialog({
+          title: "Start this cast?", yes: "Start the cast", no: "Not yet",
+          text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image_id), " goes to ", h("strong", {}, who), "."), h("p", {}, "What is on their target disks is overwritten.")],
+        });
+        if (!sure) return;
+        const cast = await create("/casts", wanted);
+        go(to(["casts", cast.cast_id]));
+      },
+    })));
+  return { title, element };
+}
+
+/**
+ * The same again, for the machines that aren't complete.
+ * @param {string} castId
+ * @param {AbortSignal} signal
+ */
+async function again(castId, signal) {
+  const path = `/casts/${encodeURIComponent(castId)}`;
+  const [{ cast }, machines] = await Promise.all([get(path, {}, signal), all(`${path}/machines`, {}, signal)]);
+  const lacking = machines.filter((machine) => machine.state !== "complete" && machine.machine_id).map((machine) => machine.machine_id);
+  const everybody = lacking.length === machines.length;
+  return { image: cast.plan.image_id, room: cast.plan.room_id ?? undefined, machines: everybody ? cast.plan.machine_ids : lacking, plan: { ...cast.plan, wait_for: null } };
+}

@@ -1,0 +1,141 @@
+/** The overview: what goes on now, what is wrong, what was lately. */
+
+import { get } from "../api.js";
+import { CastCard } from "../cast_card.js";
+import { fill, h, icon } from "../dom.js";
+import { formatAgo, formatDuration } from "../format.js";
+import { inNextFrame } from "../frames.js";
+import { badge, dataTable, emptyState, Figures, pageHead, section, timeElement } from "../parts.js";
+import { to } from "../router.js";
+import { mayOperate, overview, roomName, server } from "../store.js";
+import { castLook, hasEnded, problemWords } from "../words.js";
+
+/**
+ * @param {import("../app.js").PageContext} context
+ * @returns {Promise<import("../app.js").Page>}
+ */
+export async function show({ signal }) {
+  if (!overview.value) overview.set(await firstLook(signal));
+  const figures = new Figures([["casts", "Casts now"], ["online", "Machines online"], ["problems", "Problems"], ["version", "Daemon"]], "headline");
+  const problems = h("div", { class: "problems" });
+  const current = h("div", { class: "cast-cards" });
+  const recent = h("div");
+  /** @type {Map<string, CastCard>} */
+  const cards = new Map();
+  let recentShown = "";
+  let problemsShown = "";
+
+  const draw = () => {
+    if (signal.aborted || !overview.value) return;
+    const { casts, machines_online: online, machines_total: total, problems: known } = overview.value;
+    const running = casts.filter((/** @type {any} */ live) => !hasEnded(live.cast.phase));
+    const ended = casts.filter((/** @type {any} */ live) => hasEnded(live.cast.phase));
+    figures.update({
+      casts: String(running.length),
+      online: `${online} of ${total}`,
+      problems: known.length ? String(known.length) : "None",
+      version: server.value ? `diskcast ${server.value.version}` : "",
+    });
+    figures.element.classList.toggle("has-problems", known.length > 0);
+    const problemKey = JSON.stringify(known);
+    if (problemKey !== problemsShown) {
+      problemsShown = problemKey;
+      fill(problems, known.map(problemBox));
+    }
+    drawCards(current, cards, running);
+    const recentKey = JSON.stringify(ended.map((/** @type {any} */ live) => live.cast));
+    if (recentKey !== recentShown || !recent.firstChild) {
+      recentShown = recentKey;
+      fill(recent, ended.length ? recentTable(ended) : emptyState("history", "No cast has ended yet."));
+    }
+  };
+  overview.follow(() => inNextFrame(figures, draw), signal);
+  draw();
+
+  const element = h("div", {},
+    pageHead("Overview", { actions: newCastLink() }),
+    problems,
+    figures.element,
+    section("Casts now", { class: "plain" }, current),
+    section("Ended lately", { actions: h("a", { class: "text-link", href: "#/casts" }, "All casts", icon("next")) }, recent));
+  return { title: "Overview", element };
+}
+
+/** @param {AbortSignal} signal what the stream will tell anyway, for the first picture */
+async function firstLook(signal) {
+  const told = server.value ?? (await get("/server", {}, signal));
+  return { casts: [], machines_online: told.machines_online, machines_total: told.machines_total, problems: told.problems };
+}
+
+/** A link to a new cast, for those who may. @param {Record<string, any>} [query] @param {string} [words] */
+export function newCastLink(query, words = "New cast") {
+  return mayOperate() && h("a", { class: "button primary", href: to(["new-cast"], query) }, icon("plus"), words);
+}
+
+/** @param {any} problem */
+function problemBox(problem) {
+  return h("div", { class: "alert", "data-tone": "bad" }, icon("warning"),
+    h("div", {}, h("p", {}, h("strong", {}, `${problemWords(problem.kind)}: `), problem.text),
+      h("p", { class: "muted small" }, "Since ", timeElement(problem.since))));
+}
+
+/**
+ * @param {HTMLElement} holder
+ * @param {Map<string, CastCard>} cards
+ * @param {any[]} running
+ */
+function drawCards(holder, cards, running) {
+  const wanted = new Set(running.map((live) => live.cast.cast_id));
+  for (const [id, card] of cards) {
+    if (!wanted.has(id)) {
+      card.element.remove();
+      cards.delete(id);
+    }
+  }
+  if (!running.length) {
+    if (!holder.querySelector(".empty")) {
+      fill(holder, emptyState("cast", "Nothing is being cast.", mayOperate() && h("p", {}, "Choose an image and a room, and machines that are switched on get it.")));
+    }
+    return;
+  }
+  holder.querySelector(".empty")?.remove();
+  running.forEach((live, index) => {
+    let card = cards.get(live.cast.cast_id);
+    if (!card) {
+      card = new CastCard(live);
+      cards.set(live.cast.cast_id, card);
+    }
+    card.update(live);
+    if (holder.children[index] !== card.element) holder.insertBefore(card.element, holder.children[index] ?? null);
+  });
+}
+
+/** @param {any[]} ended */
+function recentTable(ended) {
+  return dataTable("Casts that ended lately", castColumns(), ended.map((live) => live.cast)).element;
+}
+
+/** Columns of a list of casts. @returns {import("../parts.js").Column[]} */
+export function castColumns() {
+  return [
+    { label: "Cast", class: "main", cell: (cast) => h("a", { href: to(["casts", cast.cast_id]) }, cast.plan.name || cast.image_name) },
+    { label: "Room", cell: (cast) => (cast.plan.room_id ? h("a", { href: to(["rooms", cast.plan.room_id]) }, roomName(cast.plan.room_id)) : "–") },
+    { label: "Result", cell: (cast) => badge(castLook(cast)) },
+    { label: "Machines", class: "number", cell: (cast) => machinesWords(cast) },
+    { label: "Took", class: "number wide-only", cell: (cast) => (cast.seconds ? formatDuration(cast.seconds) : "–") },
+    { label: "When", class: "wide-only", cell: (cast) => whenElement(cast) },
+  ];
+}
+
+/** @param {any} cast */
+function whenElement(cast) {
+  const at = cast.ended_at ?? cast.casting_at ?? cast.plan.start_at ?? cast.created_at;
+  const words = new Date(at) > new Date() ? `at ${timeElement(at).textContent}` : formatAgo(at);
+  return h("time", { datetime: at, title: timeElement(at).textContent }, words);
+}
+
+/** @param {any} cast */
+function machinesWords(cast) {
+  const words = `${cast.complete_count} of ${cast.required_count || cast.joined_count}`;
+  return cast.failed_count ? [words, h("span", { class: "bad-text" }, ` · ${cast.failed_count} failed`)] : words;
+}

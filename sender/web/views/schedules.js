@@ -1,0 +1,111 @@
+/** Casts that are planned again and again. */
+
+import { all, change, create, remove } from "../api.js";
+import { confirmDialog, showDialog } from "../dialogs.js";
+import { h, icon } from "../dom.js";
+import { field, form, select } from "../forms.js";
+import { notice, noticeError } from "../notices.js";
+import { emptyState, pageHead, timeElement } from "../parts.js";
+import { planFields, readChoices } from "../plan_fields.js";
+import { to } from "../router.js";
+import { mayOperate, roomName } from "../store.js";
+import { sentence } from "../words.js";
+
+/** @type {[string, string][]} */
+const DAYS = [["*", "every day"], ["1-5", "Monday to Friday"], ["1", "Mondays"], ["2", "Tuesdays"], ["3", "Wednesdays"], ["4", "Thursdays"], ["5", "Fridays"], ["6", "Saturdays"], ["0", "Sundays"]];
+
+/** @param {string} cron @returns {string} in words, where it is one of the usual kinds */
+export function cronWords(cron) {
+  const match = /^(\d{1,2}) (\d{1,2}) \* \* (\S+)$/.exec(cron.trim());
+  const day = match && DAYS.find(([key]) => key === match[3]);
+  if (!match || !day) return cron;
+  return `${day[1]} at ${match[2].padStart(2, "0")}:${match[1].padStart(2, "0")}`;
+}
+
+/**
+ * @param {import("../app.js").PageContext} context
+ * @returns {Promise<import("../app.js").Page>}
+ */
+export async function show({ signal, reload }) {
+  const [schedules, { images, rooms }] = await Promise.all([all("/schedules", {}, signal), readChoices(signal)]);
+  const names = new Map(images.map((image) => [image.image_id, image.name]));
+  return {
+    title: "Schedules",
+    element: h("div", {},
+      pageHead("Schedules", { actions: mayOperate() && h("button", { type: "button", class: "button primary", onclick: () => newSchedule(images, rooms, signal, reload) }, icon("plus"), "New schedule") }),
+      schedules.length
+        ? h("ul", { class: "schedule-cards", role: "list" }, schedules.map((schedule) => scheduleCard(schedule, names, reload)))
+        : emptyState("schedule", "Nothing is scheduled.", h("p", {}, "A schedule casts an image to a room again and again: every night, every Friday."))),
+  };
+}
+
+/** @param {any} schedule @param {Map<string, string>} names @param {() => void} done */
+function scheduleCard(schedule, names, done) {
+  const path = `/schedules/${encodeURIComponent(schedule.schedule_id)}`;
+  const toggle = async () => {
+    try {
+      await change(path, { enabled: !schedule.enabled });
+      notice(schedule.enabled ? `${schedule.name} rests` : `${schedule.name} is on`);
+      done();
+    } catch (error) {
+      noticeError(error);
+    }
+  };
+  const drop = async () => {
+    if (!(await confirmDialog({ title: `Remove ${schedule.name}?`, text: "It casts no more. Casts that it made stay in history.", yes: "Remove the schedule", danger: true }))) return;
+    try {
+      await remove(path);
+      notice(`${schedule.name} is removed`);
+      done();
+    } catch (error) {
+      noticeError(error);
+    }
+  };
+  const image = names.get(schedule.plan.image_id) ?? schedule.plan.image_id.slice(0, 8);
+  return h("li", { class: "card schedule-card", "data-tone": schedule.enabled ? "busy" : "off" },
+    h("div", { class: "schedule-head" }, h("div", {}, h("h2", {}, schedule.name), h("p", { class: "muted" }, `${image} → ${roomName(schedule.plan.room_id)}`)),
+      mayOperate() ? h("button", { type: "button", class: "switch", role: "switch", "aria-checked": String(schedule.enabled), onclick: toggle, "aria-label": `${schedule.name} is on` }, h("span", { class: "switch-knob" })) : h("span", { class: "muted" }, schedule.enabled ? "on" : "off")),
+    schedule.problem && h("div", { class: "alert", "data-tone": "bad" }, icon("warning"), h("p", {}, sentence(schedule.problem))),
+    h("dl", { class: "pairs" },
+      pair("When", [cronWords(schedule.cron), h("span", { class: "muted" }, ` · ${schedule.time_zone}`)]),
+      pair("Next", schedule.enabled ? timeElement(schedule.next_at) : "not while it is off"),
+      schedule.last_cast_id && pair("Last cast", h("a", { href: to(["casts", schedule.last_cast_id]) }, schedule.last_cast_id))),
+    mayOperate() && h("div", { class: "actions" }, h("button", { type: "button", class: "button", onclick: drop }, icon("trash"), "Remove")));
+}
+
+/** @param {string} label @param {any} value */
+function pair(label, value) {
+  return h("div", {}, h("dt", {}, label), h("dd", {}, value));
+}
+
+/** @param {any[]} images @param {any[]} rooms @param {AbortSignal} signal @param {() => void} done */
+async function newSchedule(images, rooms, signal, done) {
+  await showDialog("New schedule", (close) => {
+    const title = field({ label: "Name", name: "name", required: true, hint: "For people, e.g. Friday refresh.", attributes: { "data-autofocus": true, maxlength: 100 } });
+    const day = field({ label: "Day", name: "day", input: select({ name: "day", options: [...DAYS, ["cron", "as a cron line"]], value: "1-5" }) });
+    const time = field({ label: "Time", name: "time", type: "time", value: "22:00", required: true });
+    const cron = field({ label: "Cron line", name: "cron", hint: "Five fields: minute, hour, day of month, month, day of week.", value: "0 22 * * 1-5", attributes: { spellcheck: "false" } });
+    const zone = field({ label: "Time zone", name: "time_zone", required: true, value: Intl.DateTimeFormat().resolvedOptions().timeZone, hint: "As in Europe/Berlin.", attributes: { spellcheck: "false" } });
+    cron.element.hidden = true;
+    day.input.addEventListener("change", () => {
+      cron.element.hidden = day.input.value !== "cron";
+      time.element.hidden = day.input.value === "cron";
+    });
+    const plan = planFields({ images, rooms, preset: {}, timed: false, signal });
+    return form({
+      fields: [title, day, time, cron, zone, ...plan.fields],
+      content: [title.element, h("div", { class: "field-row" }, day.element, time.element, cron.element, zone.element), plan.element],
+      submit: "Make the schedule",
+      cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, "Cancel"),
+      onsubmit: async () => {
+        const [hour, minute] = time.input.value.split(":").map(Number);
+        const line = day.input.value === "cron" ? cron.input.value.trim() : `${minute} ${hour} * * ${day.input.value}`;
+        const { start_at: _, ...rest } = plan.read();
+        await create("/schedules", { name: title.input.value.trim(), cron: line, time_zone: zone.input.value.trim(), plan: rest, enabled: true });
+        close(true);
+        notice("The schedule is made");
+        done();
+      },
+    });
+  });
+}
