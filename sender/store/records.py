@@ -160,6 +160,24 @@ class Machine:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ImportProblem:
+    """Why a line of an imported file can't be taken; lines count from 1."""
+
+    line: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What an import did: all lines of a file, or nothing if there are ``problems``."""
+
+    added: int
+    changed: int
+    unchanged: int
+    problems: tuple[ImportProblem, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class CastPlan:
     """What somebody asked for.
 
