@@ -170,9 +170,9 @@ def _default_name() -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "diskcast"
 
 
-def _words(default: str) -> dict[str, Any]:
-    """How the reference page says a default that depends on the machine or on other keys."""
-    return {"default_words": default}
+def _words(default: str, example: str) -> dict[str, Any]:
+    """How the reference says a default that depends on the machine or on other keys, and a value that could be set."""
+    return {"default_words": default, "example": example}
 
 
 class ServerSection(Section):
@@ -182,7 +182,7 @@ class ServerSection(Section):
         default_factory=_default_name,
         description="What this daemon calls itself in history, logs and metrics. Daemons that share a database need "
         "different names.",
-        json_schema_extra=_words("the host name"),
+        json_schema_extra=_words("the host name", '"rack1"'),
     )
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default=LISTEN_DEFAULT,
@@ -192,7 +192,9 @@ class ServerSection(Section):
     state_directory: ConfigPath = Field(
         default_factory=_default_state_directory,
         description="Folder of the database, the cache and everything else that must survive a restart.",
-        json_schema_extra=_words("/var/lib/diskcast; for others than root ~/.local/state/diskcast"),
+        json_schema_extra=_words(
+            "/var/lib/diskcast; for others than root ~/.local/state/diskcast", '"/var/lib/diskcast"'
+        ),
     )
     database: Annotated[str, AfterValidator(_database)] = Field(
         default="",
@@ -200,29 +202,34 @@ class ServerSection(Section):
         repr=False,
         description="URL of the database. PostgreSQL, for several daemons that share one: "
         "postgresql://USER@HOST/DATABASE.",
-        json_schema_extra=_words("SQLite, diskcast.db in state_directory"),
+        json_schema_extra=_words(
+            "SQLite, diskcast.db in state_directory", '"postgresql://diskcast@db.example/diskcast"'
+        ),
     )
     database_password_file: ConfigPath | None = Field(
         default=None,
         description="File whose first line is the password of the database's user, so that it is neither in this file "
         "nor in the process list. With systemd's LoadCredential=: /run/credentials/diskcast.service/NAME.",
+        json_schema_extra=_words("none", '"/run/credentials/diskcast.service/database-password"'),
     )
     require_tokens: bool | None = Field(
         default=None,
         description="Whether every API call needs a token. It can't be false when listen is reachable from other "
         "machines.",
-        json_schema_extra=_words("true unless listen is a loopback address"),
+        json_schema_extra=_words("true unless listen is a loopback address", "true"),
     )
     allowed_hosts: Annotated[
         tuple[Annotated[str, AfterValidator(_host)], ...], Field(max_length=LIST_COUNT_MAX)
     ] = Field(
         default=(),
+        json_schema_extra=_words("none", '["images.example"]'),
         description="Host names by which browsers and clients may address this daemon, besides the address in listen "
         "and, on loopback, localhost. A reverse proxy's name belongs here.",
     )
     sites: Names = Field(
         default=(),
-        description="Sites whose rooms this daemon casts for, where several share a database; empty: all.",
+        json_schema_extra=_words("all", '["north"]'),
+        description="Sites whose rooms this daemon casts for, where several share a database.",
     )
 
     @property
@@ -268,7 +275,7 @@ class NetworkSection(Section):
         min_length=1,
         max_length=15,
         description="Network interface of the rooms, for example eth1; a room may name another.",
-        json_schema_extra=_words("the only one that could do"),
+        json_schema_extra=_words("the only one that could do", '"eth1"'),
     )
     group_base: Annotated[str, AfterValidator(_group)] = Field(
         default="239.255.68.80",
@@ -284,7 +291,7 @@ class NetworkSection(Section):
     rate_ceiling: Annotated[str, AfterValidator(_rate)] | None = Field(
         default=None,
         description="Bits per second that all casts together may send, for example 900M.",
-        json_schema_extra=_words("none: each cast finds what its room can take"),
+        json_schema_extra=_words("no ceiling, each cast finds what its room can take", '"900M"'),
     )
     ttl: int = Field(
         default=MULTICAST_TTL_DEFAULT, ge=0, le=255, description="Routers that datagrams may pass, plus one."
@@ -334,7 +341,7 @@ class LibrarySection(Section):
     folders: Annotated[tuple[ConfigPath, ...], Field(max_length=LIST_COUNT_MAX)] = Field(
         default=(),
         description="Folders that are watched for .dci files.",
-        json_schema_extra=_words('["STATE_DIRECTORY/images"]'),
+        json_schema_extra=_words('["STATE_DIRECTORY/images"]', '["/var/lib/diskcast/images"]'),
     )
     scan_interval_s: Seconds = Field(
         default=2.0,
@@ -344,13 +351,14 @@ class LibrarySection(Section):
         tuple[Annotated[str, AfterValidator(_remote)], ...], Field(max_length=LIST_COUNT_MAX)
     ] = Field(
         default=(),
+        json_schema_extra=_words("none", '["s3://golden-images/classroom/"]'),
         description="Images elsewhere: http, https or s3 addresses of .dci files, or of a folder or prefix that ends "
         "in /. They are fetched into the cache when a cast needs them.",
     )
     cache_directory: ConfigPath = Field(
         default=Path(),
         description="Folder of the fetched copies.",
-        json_schema_extra=_words("cache in state_directory"),
+        json_schema_extra=_words("cache in state_directory", '"/var/lib/diskcast/cache"'),
     )
     cache_size: Annotated[str, AfterValidator(_cache_size)] = Field(
         default="100GiB",
@@ -388,7 +396,7 @@ class HistorySection(Section):
         ge=1,
         le=36_500,
         description="Ended casts and audit entries that are older are removed.",
-        json_schema_extra=_words("never"),
+        json_schema_extra=_words("never", "730"),
     )
 
 
