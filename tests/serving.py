@@ -284,7 +284,7 @@ class ServiceAgent:
 
     Args:
         directory: of its disk; made if it isn't there.
-        name: of the machine; its hardware address follows from it.
+        name: of the machine; its serial number follows from it.
         daemons: that it checks in with.
         target: elsewhere than in ``directory``.
         options: more of the command line.
@@ -301,10 +301,10 @@ class ServiceAgent:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.name = name
-        self.mac = mac_of(name)
+        self.serial = f"SN-{name}"
         self.target = target or directory / f"{name}.disk"
         servers = itertools.chain.from_iterable(("--server", daemon.url) for daemon in daemons)
-        identity = ("--identity", f"mac={self.mac}")
+        identity = ("--identity", self.serial)
         where = ("--interface", "lo", "--target", self.target)
         self._argv = diskcast_agent("run", *servers, *identity, *where, "--name", name, "--json", *options)
         self.program: Program | None = None
@@ -332,12 +332,6 @@ class ServiceAgent:
     def describe(self) -> str:
         """State and the end of its log."""
         return f"{self.name}: {self.program.describe() if self.program else 'not started'}"
-
-
-def mac_of(name: str) -> str:
-    """A locally administered hardware address, the same for the same name."""
-    digits = random.Random(name).randbytes(5).hex(":")
-    return f"02:{digits}"
 
 
 def wait_online(daemon: Daemon, names: Iterable[str], timeout_s: float = START_LIMIT_S) -> dict[str, str]:

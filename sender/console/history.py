@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sender.console.output import Output
     from sender.store.records import HistoryLine
 
+_COMPLETE: Final = "complete"
 _since_option = click.option(
     "--since", metavar="TIME", help="From then on: 2026-11-01, 2026-11-01T12:00, or 7d ago."
 )
@@ -77,13 +78,15 @@ def history(
         "machine_id": None if machine is None else find_machine(client, machine).machine_id,
         "image_id": None if image is None else find_image(client, image).image_id,
         "cast_id": cast_id,
-        "state": "incomplete" if failed else None,
         **_period(since, until),
     }
     if csv_path is not None:
-        _write_csv(client, output, "/history.csv", query, csv_path)
+        _write_csv(client, output, "/history.csv", query, csv_path, wanted=_ended_badly if failed else None)
         return
-    list_lines(output, client.listed("/history", HistoryLine, query), limit=None if everything else limit)
+    lines = client.listed("/history", HistoryLine, query)
+    if failed:
+        lines = (line for line in lines if line.ended_at is not None and line.state != _COMPLETE)
+    list_lines(output, lines, limit=None if everything else limit)
 
 
 @history.command()
@@ -159,7 +162,47 @@ def _period(since: str | None, until: str | None) -> dict[str, str | None]:
     }
 
 
-def _write_csv(client: Client, output: Output, path: str, query: Query, csv_path: Path) -> None:
+def _ended_badly(row: dict[str, str]) -> bool:
+    return bool(row.get("ended_at")) and row.get("state") != _COMPLETE
+
+
+def _rows_wanted(parts: Iterable[bytes], wanted: Callable[[dict[str, str]], bool]) -> Iterator[bytes]:
+    """The header and the rows that are wanted of a CSV file that comes in parts."""
+    import codecs
+    import csv
+    import io
+
+    def lines() -> Iterator[str]:
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        rest = ""
+        for part in parts:
+            *whole, rest = (rest + decode(part)).split("\n")
+            yield from (f"{line}\n" for line in whole)
+        if rest:
+            yield rest
+
+    reader = csv.DictReader(lines())
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, reader.fieldnames or (), extrasaction="ignore")
+    writer.writeheader()
+    for row in reader:
+        if wanted(row):
+            writer.writerow(row)
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue().encode()
+
+
+def _write_csv(
+    client: Client,
+    output: Output,
+    path: str,
+    query: Query,
+    csv_path: Path,
+    *,
+    wanted: Callable[[dict[str, str]], bool] | None = None,
+) -> None:
     """Copy the daemon's CSV as it comes: years of history needn't fit into memory."""
     to_stdout = str(csv_path) == "-"
     if to_stdout and output.json_lines:
@@ -167,14 +210,15 @@ def _write_csv(client: Client, output: Output, path: str, query: Query, csv_path
             "--csv - and --json both want stdout: give a file's name, or leave one of the two out"
         )
     with client.stream(path, query) as response:
+        parts = response.iter_bytes() if wanted is None else _rows_wanted(response.iter_bytes(), wanted)
         try:
             if to_stdout:
-                for part in response.iter_bytes():
+                for part in parts:
                     sys.stdout.buffer.write(part)
                 sys.stdout.buffer.flush()
                 return
             with csv_path.open("wb") as file:
-                for part in response.iter_bytes():
+                for part in parts:
                     file.write(part)
                 size_bytes = file.tell()
         except OSError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
-from protocol.errors import ConfigurationError
+from protocol.errors import ConfigurationError, ServerRefusedError
 from sender.console.command import api_command, list_options
 
 if TYPE_CHECKING:
@@ -174,6 +174,9 @@ def import_machines(client: Client, output: Output, room_id: str, csv_file: Bina
             f"{Path(csv_file.name).name} is larger than {_CSV_BYTES_MAX >> 20} MiB: no list of a room is"
         )
     answer = client.create(path("rooms", room_id, "import"), ImportAnswer, csv=content)
+    if answer.problems:
+        said = "; ".join(f"line {problem.line}: {problem.text}" for problem in answer.problems)
+        raise ServerRefusedError(f"nothing is imported: {said}")
     output.done(
         f"room {room_id}: {answer.added} machines added, {answer.changed} changed, {answer.unchanged} as they were",
         answer,

@@ -261,3 +261,28 @@ def cast_machine(name: str, state: str = "complete", **fields: Any) -> dict[str,
         "ended_at": AT,
         **fields,
     }
+
+
+def history_line(name: str, state: str) -> dict[str, Any]:
+    """A line of history."""
+    same = (
+        "cast_id",
+        "machine_id",
+        "exit_code",
+        "bytes_verified",
+        "bytes_kept",
+        "blocks_rewritten",
+        "seconds",
+        "loss",
+    )
+    line = cast_machine(name, state)
+    return {key: line[key] for key in (*same, "state", "error", "joined_at", "ended_at")} | {
+        "cast_name": "",
+        "created_by": "local",
+        "image_id": "ab" * 32,
+        "image_name": "lab",
+        "room_id": "lab-1",
+        "machine_name": name,
+        "serial": "",
+        "asset_tag": "",
+    }

@@ -179,3 +179,20 @@ def test_events_are_told_from_signs_of_life_and_from_what_is_not_ours() -> None:
     text = f": hello\n\nretry: 2000\n\nevent: cast\ndata: {data}\nid: 7\n\ndata:{data}\n\ndata: not JSON\n\ndata: 1\n\n"
     found = [event for event in server_events(text.split("\n")) if event is not None]
     assert found == [ServerEvent("cast", {"a": 1}), ServerEvent("message", {"a": 1})]
+
+
+def test_a_list_of_machines_with_a_wrong_line_is_refused_by_that_line(api: ApiDouble, tmp_path: Path) -> None:
+    file = tmp_path / "room.csv"
+    file.write_text("name,mac\npc01,5\n")
+    counts = {"added": 0, "changed": 0, "unchanged": 0}
+    problems = [{"line": 2, "text": "'5' isn't a hardware address"}]
+    api.answers(
+        "POST /rooms/lab-1/import",
+        Answer({**counts, "problems": problems}),
+        Answer({**counts, "problems": []}),
+    )
+    assert "line 2: '5' isn't" in str(refused(api.run("rooms", "import", "lab-1", str(file))))
+    succeeded(api.run("rooms", "import", "lab-1", str(file)))
+    request = api.requests[-1]
+    assert request.body == file.read_bytes()
+    assert request.headers["Content-Type"].startswith("text/csv")

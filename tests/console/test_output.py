@@ -20,6 +20,7 @@ from tests.console.api_double import (
     Answer,
     ApiDouble,
     cast,
+    history_line,
     lines,
     live_machine,
     page,
@@ -126,11 +127,29 @@ def test_a_refused_token_leaves_no_file(api: ApiDouble, tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_history_of_failures_has_no_successes_and_no_machines_that_are_still_at_it(api: ApiDouble) -> None:
+    rows = b"cast_id,state,error,ended_at\r\n"
+    rows += b'a,complete,,T\r\nb,failed,"disk ""x"", full",T\r\nc,receiving,,\r\nd,lost,\xc3\xa9,T'
+    api.answers("GET /history.csv", Answer(rows, content_type="text/csv"))
+    result = succeeded(api.run("history", "--csv", "-", "--failed"))
+    kept = b'cast_id,state,error,ended_at\r\nb,failed,"disk ""x"", full",T\r\nd,lost,\xc3\xa9,T\r\n'
+    assert result.stdout_bytes == kept
+    lines_of = [
+        history_line("pc01", "complete"),
+        history_line("pc02", "failed"),
+        history_line("pc03", "joined"),
+    ]
+    lines_of[2]["ended_at"] = None
+    api.answers("GET /history", page(*lines_of))
+    found = lines(succeeded(api.run("history", "--failed", "--json")))
+    assert [row.get("machine_name") for row in found] == ["pc02", None]
+
+
 def test_history_as_csv_is_the_daemons_own(api: ApiDouble, tmp_path: Path) -> None:
     api.answers(
         "GET /history.csv", Answer(b"cast_id,state\r\n1a2b3c4d,complete\r\n", content_type="text/csv")
     )
-    result = succeeded(api.run("history", "--csv", "-", "--failed", "--room", "lab-1"))
+    result = succeeded(api.run("history", "--csv", "-", "--room", "lab-1"))
     assert result.stdout_bytes == b"cast_id,state\r\n1a2b3c4d,complete\r\n"
     query = api.requests[-1].query
     assert query["room_id"] == "lab-1"
