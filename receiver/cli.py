@@ -13,6 +13,7 @@ from protocol.errors import EXIT_INTERRUPTED, DiskcastError, error_result
 
 COMMANDS = {
     "receive": "receiver.receive_command:receive",
+    "run": "receiver.run_command:run",
     "restore": "receiver.disk_commands:restore",
     "compare": "receiver.disk_commands:compare",
     "disks": "receiver.disks_command:disks",

@@ -46,13 +46,14 @@ class Unreachable(Exception):  # noqa: N818 - a state between tries, never shown
 class HttpPeer:
     """A server at one base URL."""
 
-    def __init__(self, url: str, *, of: str, example: str) -> None:
+    def __init__(self, url: str, *, of: str, example: str, base: str = API_BASE) -> None:
         """Take ``SCHEME://HOST:PORT``, as the operator or another program says it.
 
         Args:
             url: it.
             of: whose URL it should be, for the error.
             example: a right one, for the error.
+            base: what every path begins with.
 
         Raises:
             ConfigurationError: it isn't such a URL.
@@ -67,6 +68,7 @@ class HttpPeer:
             raise ConfigurationError(f"{url!r} isn't the URL of {of}: write for example {example}")
         self._connection, default_port = _CONNECTIONS[parts.scheme]
         self._host = host
+        self._base = base
         self._port = port or default_port
 
     async def exchange_json(
@@ -77,17 +79,17 @@ class HttpPeer:
         refusal: Refusal,
         body: JsonObject | None = None,
         bearer: str = "",
-        patience_s: float = 0.0,
+        timeout_s: float | None = None,
     ) -> object:
         """One exchange of JSON.
 
         Args:
             method: GET, POST or PUT.
-            path: below ``API_BASE``.
+            path: below the base.
             refusal: makes the error of a refusal.
             body: what to send.
             bearer: a secret for ``Authorization``.
-            patience_s: how much longer than usual the answer may take.
+            timeout_s: for connecting and for each read, instead of the usual time.
 
         Returns:
             The JSON of the answer; None for an empty one.
@@ -103,7 +105,7 @@ class HttpPeer:
         if bearer:
             headers["Authorization"] = f"Bearer {bearer}"
         exchange = functools.partial(
-            self.exchange, method, path, payload, headers, self._read, refusal=refusal, patience_s=patience_s
+            self.exchange, method, path, payload, headers, self._read, refusal=refusal, timeout_s=timeout_s
         )
         # Cancelled, the agent doesn't wait for an answer that may take its full time to fail.
         answer = await trio.to_thread.run_sync(exchange, abandon_on_cancel=True)
@@ -124,16 +126,16 @@ class HttpPeer:
         read: Callable[[http.client.HTTPResponse], _Result],
         *,
         refusal: Refusal,
-        patience_s: float = 0.0,
+        timeout_s: float | None = None,
     ) -> _Result:
         """One exchange on a connection of its own; the edge where its errors become ours. Blocks.
 
         Raises:
             Unreachable: no answer, or the server failed.
         """
-        connection = self._connection(self._host, self._port, timeout=EXCHANGE_TIMEOUT_S + patience_s)
+        connection = self._connection(self._host, self._port, timeout=timeout_s or EXCHANGE_TIMEOUT_S)
         try:
-            connection.request(method, API_BASE + path, body=payload, headers=dict(headers))
+            connection.request(method, self._base + path, body=payload, headers=dict(headers))
             with connection.getresponse() as response:
                 if response.status >= 300:
                     detail = problem_from_json_untrusted(response.read(CONTROL_BODY_BYTES_MAX))

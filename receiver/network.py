@@ -36,8 +36,7 @@ def find_interface(name: str, group: str) -> Interface:
     family = socket.AF_INET6 if ":" in group else socket.AF_INET
     addresses = psutil.net_if_addrs()
     states = psutil.net_if_stats()
-    if name not in states:
-        raise InterfaceError(f"no interface {name!r} here; there are: {', '.join(_listing(addresses))}")
+    require_interface(name)
     if not states[name].isup:
         raise InterfaceError(f"interface {name} is down: ip link set dev {name} up")
     own = addresses.get(name, [])
@@ -54,6 +53,17 @@ def find_interface(name: str, group: str) -> Interface:
     except OSError as error:
         raise InterfaceError(f"interface {name} disappeared: {error.strerror}") from error
     return Interface(name, index, usable[0], states[name].mtu, hardware[0] if hardware else "")
+
+
+def require_interface(name: str) -> None:
+    """Refuse a name that no interface has; whether it is up is another matter.
+
+    Raises:
+        InterfaceError: there is no such interface.
+    """
+    addresses = psutil.net_if_addrs()
+    if name not in addresses and name not in psutil.net_if_stats():
+        raise InterfaceError(f"no interface {name!r} here; there are: {', '.join(_listing(addresses))}")
 
 
 def _listing(addresses: dict[str, list[psutil._common.snicaddr]]) -> list[str]:

@@ -90,7 +90,9 @@ class JsonObserver:
 
     interval_s = JSON_INTERVAL_S
 
-    def __init__(self) -> None:
+    def __init__(self, result_event: str = "result") -> None:
+        """``result_event`` is the name of the last line, which of several casts isn't the program's last."""
+        self._result_event = result_event
         self._rate = RateMeter()
 
     def __enter__(self) -> Self:
@@ -103,7 +105,7 @@ class JsonObserver:
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
         """``joined`` or ``rejoined``: the cast and its image."""
-        _emit(
+        emit_line(
             "rejoined" if rejoined else "joined",
             **_cast_fields(parameters),
             incarnation=parameters.incarnation,
@@ -111,25 +113,25 @@ class JsonObserver:
 
     def silent(self, silent_s: float) -> None:
         """``silent``."""
-        _emit("silent", silent_s=round(silent_s, 1))
+        emit_line("silent", silent_s=round(silent_s, 1))
 
     def demoted(self, cause: Cause) -> None:
         """``demoted``: with this machine's limiter."""
-        _emit("demoted", limiter=cause.value)
+        emit_line("demoted", limiter=cause.value)
 
     def reinstated(self) -> None:
         """``reinstated``."""
-        _emit("reinstated")
+        emit_line("reinstated")
 
     def progress(self, status: ReceptionStatus) -> None:
         """``progress``: the whole status, and the rate since the last one."""
         rate_bytes_per_s = round(self._rate.per_s(status.bytes_received))
-        _emit("progress", **_status_fields(status), rate_bytes_per_s=rate_bytes_per_s)
+        emit_line("progress", **_status_fields(status), rate_bytes_per_s=rate_bytes_per_s)
 
     def finished(self, target: str, reception: Reception) -> None:
         """``result``."""
-        _emit(
-            "result",
+        emit_line(
+            self._result_event,
             ok=True,
             exit_code=0,
             **_cast_fields(reception.parameters),
@@ -143,7 +145,7 @@ class JsonObserver:
 
     def interrupted(self) -> None:
         """``result``, as every error has one."""
-        _emit(
+        emit_line(
             "result",
             ok=False,
             error="interrupted",
@@ -302,5 +304,6 @@ def _status_fields(status: ReceptionStatus) -> dict[str, object]:
     return {**fields, **rounded, "limiter_seconds": limiter_seconds}
 
 
-def _emit(event: str, **fields: object) -> None:
+def emit_line(event: str, **fields: object) -> None:
+    """Print a JSON line."""
     click.echo(json.dumps({"event": event, **fields}))

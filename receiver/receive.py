@@ -84,7 +84,6 @@ async def receive_cast(
     place: CastPlace,
     observer: Observer,
     watch: Callable[[Agent], contextlib.AbstractContextManager[None]],
-    *,
     whereabouts: Whereabouts | None = None,
 ) -> Reception:
     """Receive the image of a cast that is known.

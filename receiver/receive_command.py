@@ -8,7 +8,6 @@ import functools
 import gc
 import json
 import platform
-import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +22,7 @@ from protocol.constants import (
 )
 from protocol.errors import ConfigurationError
 from protocol.units import parse_size_bytes
+from receiver.interruption import unless_interrupted
 from receiver.target_options import TargetOptions, target_options
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def receive(
             agent=AgentOptions(
                 name=name or platform.node() or "unnamed",
                 inventory={},
-                assembly_bytes=_memory_bytes(memory),
+                assembly_bytes=memory_bytes(memory),
                 join_timeout_s=wait_s,
                 sender_timeout_s=sender_timeout_s,
                 rehearse_loss=rehearse_loss,
@@ -206,11 +206,16 @@ def _multicast_group(text: str) -> str:
     return str(group)
 
 
-def _memory_bytes(text: str) -> int:
-    memory_bytes = parse_size_bytes(text)
-    if memory_bytes < MEMORY_BYTES_MIN:
+def memory_bytes(text: str) -> int:
+    """The bytes of ``--memory``.
+
+    Raises:
+        ConfigurationError: that isn't a size, or is too little.
+    """
+    size_bytes = parse_size_bytes(text)
+    if size_bytes < MEMORY_BYTES_MIN:
         raise ConfigurationError(f"--memory {text} is too little: give at least {MEMORY_BYTES_MIN // MIB}MiB")
-    return memory_bytes
+    return size_bytes
 
 
 def _watch(metrics_port: int | None, agent: Agent) -> contextlib.AbstractContextManager[None]:
@@ -230,25 +235,10 @@ async def _receive_unless_interrupted(
         KeyboardInterrupt: a signal came.
         DiskcastError: as :func:`receiver.receive.receive_image`.
     """
-    import trio
-
-    from receiver.nursery_errors import single_error
     from receiver.receive import receive_image
 
-    reception: Reception | None = None
-
-    async def cancel_on_signal(scope: trio.CancelScope) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                scope.cancel()
-
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_on_signal, nursery.cancel_scope)
-            reception = await receive_image(options, observer, functools.partial(_watch, metrics_port))
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise single_error(group) from group
+    work = functools.partial(receive_image, options, observer, functools.partial(_watch, metrics_port))
+    reception = await unless_interrupted(work)
     if reception is None:
         raise KeyboardInterrupt
     return reception

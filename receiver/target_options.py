@@ -57,15 +57,22 @@ def open_chosen(
 
 def target_options(command: _Command) -> _Command:
     """Give a command these options, as the arguments ``target`` and ``target_options``."""
+    return click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")(
+        writing_options(command)
+    )
+
+
+def writing_options(command: _Command) -> _Command:
+    """The same without ``--dry-run``: for a command that waits for what it will write."""
 
     @functools.wraps(command)
     def with_options(
         partition: int | None,
         *,
         full: bool,
-        dry_run: bool,
         grow: bool,
         efi_label: str | None,
+        dry_run: bool = False,
         **others: object,
     ) -> None:
         options = TargetOptions(partition, not full, dry_run, FitOptions(grow=grow, efi_label=efi_label))
@@ -76,7 +83,6 @@ def target_options(command: _Command) -> _Command:
         click.option(
             "--grow", is_flag=True, help="Grow the last partition and its filesystem to the disk's end."
         ),
-        click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing."),
         click.option(
             "--full", is_flag=True, help="Write everything, without looking at what is there already."
         ),

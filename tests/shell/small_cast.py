@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +162,7 @@ class SmallCast:
         unreachable: the control API doesn't answer.
         muted: nothing of the sender arrives.
         completions: reports that the control API took.
+        place: where the sender is; None: everywhere.
         image_symbols_sent: data sent since the sender was started last.
     """
 
@@ -177,6 +178,7 @@ class SmallCast:
         self.sockets: list[FakeData] = []
         self.observer = Recorder()
         self.on_symbols: Callable[[int], None] = lambda _count: None
+        self.place: Place | None = None
         self._starts = 0
 
     # -- the sender -------------------------------------------------------------------------------------------
@@ -250,8 +252,9 @@ class SmallCast:
         self._deliver(np.empty((0, DATA_HEADER_BYTES + parameters.symbol_bytes), np.uint8), [datagram])
 
     def _deliver(self, frames: NDArray[np.uint8], datagrams: list[bytes]) -> None:
-        if self.sockets and not self.muted:
-            self.sockets[-1].put(frames, datagrams)
+        socket = self.sockets[-1] if self.sockets else None
+        if socket is not None and not self.muted and (self.place is None or socket is self.place.socket):
+            socket.put(frames, datagrams)
 
     # -- the control API --------------------------------------------------------------------------------------
 
@@ -298,7 +301,20 @@ class SmallCast:
         if self.sender is not None and not self.muted:
             self.sender.receive_feedback_untrusted(datagram, trio.current_time())
 
-    def agent(self, target: Target, image_class: type[TargetImage] = TargetImage, **options: float) -> Agent:
+    @property
+    def link(self) -> CastLink:
+        """To the sender, wherever it is."""
+        return CastLink(control=self, open_data=self.open_data, send_feedback=self.take_feedback)
+
+    def agent(
+        self,
+        target: Target,
+        image_class: type[TargetImage] = TargetImage,
+        *,
+        link: CastLink | None = None,
+        relocate: Callable[[], Awaitable[CastLink]] | None = None,
+        **options: float,
+    ) -> Agent:
         """An agent that writes ``target``."""
         settings = {
             "join_timeout_s": 10.0,
@@ -309,7 +325,8 @@ class SmallCast:
         return Agent(
             CastId(7),
             image_class(target),
-            link=CastLink(control=self, open_data=self.open_data, send_feedback=self.take_feedback),
+            link=link or self.link,
+            relocate=relocate,
             options=AgentOptions(
                 name="pc1",
                 inventory={},
@@ -320,7 +337,13 @@ class SmallCast:
         )
 
     async def receive(
-        self, image_class: type[TargetImage] = TargetImage, *, within_s: float = 300.0, **options: float
+        self,
+        image_class: type[TargetImage] = TargetImage,
+        *,
+        within_s: float = 300.0,
+        link: CastLink | None = None,
+        relocate: Callable[[], Awaitable[CastLink]] | None = None,
+        **options: float,
     ) -> Reception:
         """One agent from join to end beside the sender."""
         reception: Reception | None = None
@@ -328,12 +351,55 @@ class SmallCast:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.run_sender)
-                    reception = await self.agent(target, image_class, **options).run(SYMBOL_BYTES)
+                    agent = self.agent(target, image_class, link=link, relocate=relocate, **options)
+                    reception = await agent.run(SYMBOL_BYTES)
                     nursery.cancel_scope.cancel()
             except BaseExceptionGroup as group:
                 raise single_error(group) from group
         assert reception is not None
         return reception
+
+
+class Place:
+    """Where the sender may be: an agent that is linked to this place meets nobody while the sender is elsewhere."""
+
+    def __init__(self, cast: SmallCast) -> None:
+        self.socket: FakeData | None = None
+        self._cast = cast
+
+    @property
+    def link(self) -> CastLink:
+        """To this place."""
+        return CastLink(control=self, open_data=self._open_data, send_feedback=self._take_feedback)
+
+    async def cast(self, cast_id: CastId) -> CastDescription:
+        return await (await self._met()).cast(cast_id)
+
+    async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
+        return await (await self._met()).join(cast_id, request)
+
+    async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
+        await (await self._met()).set_need(grant, need, heard_sequence)
+
+    async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
+        await (await self._met()).manifest(cast_id, into)
+
+    async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
+        await (await self._met()).complete(grant, report)
+
+    async def _met(self) -> SmallCast:
+        await trio.sleep(0.001)
+        if self._cast.place is not self:
+            raise Unreachable("connection refused")
+        return self._cast
+
+    def _open_data(self, frame_bytes: int) -> FakeData:
+        self.socket = self._cast.open_data(frame_bytes)
+        return self.socket
+
+    def _take_feedback(self, parameters: CastParameters, datagram: bytes) -> None:
+        if self._cast.place is self:
+            self._cast.take_feedback(parameters, datagram)
 
 
 async def _in_place(
