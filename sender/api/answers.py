@@ -1,0 +1,104 @@
+"""What the API answers beside the store's records themselves: pages, and things that are put together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sender.store.records import (
+    CastEvent,
+    LiveCast,
+    LiveMachine,
+    Problem,
+    Role,
+    Room,
+    TimelinePoint,
+    Token,
+)
+
+ItemT = TypeVar("ItemT")
+
+
+class Answer(BaseModel):
+    """A body that the daemon made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(Answer, Generic[ItemT]):
+    """Some of a list; the rest by asking again with ``cursor``."""
+
+    items: list[ItemT]
+    next_cursor: str | None = Field(description="null: this was the last page.")
+
+
+class Items(Answer, Generic[ItemT]):
+    """A whole list, bounded by what it is of."""
+
+    items: list[ItemT]
+
+
+class ServerView(Answer):
+    """The daemon itself."""
+
+    name: str
+    version: str
+    role: Role = Field(description="What the one who asks may do.")
+    auth: Literal["open", "token"]
+    api: Literal["v1"]
+    started_at: datetime
+    problems: list[Problem] = Field(description="What an operator should look at now.")
+    casts_live: int
+    machines_online: int
+    machines_total: int
+    rate_ceiling_bytes_per_s: float | None
+
+
+class SessionView(Answer):
+    """Who has signed in."""
+
+    role: Role
+    name: str
+
+
+class RoomLive(Answer):
+    """A room and its machines now."""
+
+    room: Room
+    machines: list[LiveMachine]
+
+
+class CastLive(Answer):
+    """A cast and its machines now."""
+
+    live: LiveCast
+    machines: list[LiveMachine]
+
+
+class CastTimeline(Answer):
+    """A cast's charts and what happened in it."""
+
+    points: list[TimelinePoint]
+    events: list[CastEvent]
+
+
+class NewToken(Answer):
+    """A token and, this once, its secret."""
+
+    token: Token
+    secret: str = Field(description="Shown once; only its hash is kept.")
+
+
+class Health(Answer):
+    """Whether the daemon works."""
+
+    status: Literal["ok"]
+    database: Literal["ok", "failing"]
+
+
+class ScanStarted(Answer):
+    """The library's folders are looked at."""
+
+    started: bool

@@ -1,0 +1,131 @@
+"""The daemon's API as an ASGI application: the table of routes behind the gate and the entrance.
+
+::
+
+    uvicorn ─► Gate: request id, Host, Origin, headers, what nobody expected
+                 └► route ─► Entrance: token and role, type and size of the body, Idempotency-Key
+                                └► FastAPI: fields ─► endpoint ─► services
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from protocol.control_messages import API_BASE
+from protocol.errors import DiskcastError
+from sender.api.access import Guard
+from sender.api.document import complete_document
+from sender.api.gate import LOOPBACK_NAMES, Gate
+from sender.api.idempotency import Idempotency
+from sender.api.operations import OPERATIONS, TAGS
+from sender.api.problems import answer_error, ascii_json
+from sender.api.route import Entrance, Operation
+from sender.api.web_files import WebFiles
+from sender.daemon.services import Services
+from sender.server_config import ServerConfig
+
+_DESCRIPTION: Final = """\
+Images, rooms, machines and casts of a diskcast daemon.
+
+Sizes are bytes, rates bytes a second, times RFC 3339 in UTC, ratios 0 to 1. Errors are `application/problem+json`
+(RFC 9457); their `instance` is the request's id, which every answer has in `X-Request-Id`, and which the daemon's log
+and audit name too. Lists come in pages: ask again with `cursor` until `next_cursor` is null. A creation with an
+`Idempotency-Key` can be repeated safely.
+
+A token goes into `Authorization: Bearer TOKEN`. `view` sees, `operate` also changes, `enrol` is for agents. A daemon
+that listens on the loopback address only asks for no token unless it is told to.
+"""
+
+
+def create_application(services: Services) -> FastAPI:
+    """The application that serves ``services``.
+
+    Its ``state.stopping`` is an event that ends streams and waiting check-ins when it is set, which
+    :class:`sender.api.server.ApiServer` does.
+    """
+    open_to_all = not services.config.server.tokens_required
+    guard = Guard(services, open_to_all=open_to_all)
+    entrance = Entrance(guard, Idempotency(services.store))
+    app = FastAPI(
+        title="diskcast",
+        version=importlib.metadata.version("diskcast"),
+        description=_DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+        redirect_slashes=False,
+    )
+    for operation in OPERATIONS:
+        _add(app, operation, entrance)
+    app.state.services = services
+    app.state.guard = guard
+    app.state.stopping = asyncio.Event()
+    app.state.stream_count = 0
+    app.state.machines_total = 0
+    app.state.metrics_turn = asyncio.Semaphore(1)
+    app.state.web_files = WebFiles()
+    app.state.document = ascii_json(complete_document(app.openapi(), OPERATIONS))
+    app.add_middleware(Gate, hosts=_hosts(services.config, open_to_all=open_to_all))
+    for kind in (DiskcastError, RequestValidationError):
+        app.add_exception_handler(kind, answer_error)
+    app.add_exception_handler(HTTPException, _answer_http)
+    return app
+
+
+def _add(app: FastAPI, operation: Operation, entrance: Entrance) -> None:
+    documentation = (operation.endpoint.__doc__ or "").strip()
+    summary, _, description = documentation.partition("\n")
+    app.router.add_api_route(
+        operation.path if operation.own_path else API_BASE + operation.path,
+        operation.endpoint,
+        methods=[operation.method, "HEAD"] if operation.tag == "" else [operation.method],
+        status_code=operation.status,
+        tags=[operation.tag] if operation.tag else None,
+        summary=summary.removesuffix(".").removesuffix(";"),
+        description=" ".join(description.split("\n")).strip(),
+        operation_id=operation.endpoint.__name__,
+        include_in_schema=bool(operation.tag),
+        route_class_override=entrance.route_class(operation),
+    )
+
+
+def _hosts(config: ServerConfig, *, open_to_all: bool) -> frozenset[str] | None:
+    """Host headers that are let in; None: any.
+
+    Without tokens the name is what tells a browser's own page from one of another site whose name was made to point
+    here. With tokens such a page has none, so that names are only looked at if some are listed.
+    """
+    listed = frozenset(config.server.allowed_hosts)
+    if not open_to_all and not listed:
+        return None
+    address = config.server.endpoint[0]
+    return listed | LOOPBACK_NAMES | {f"[{address}]" if ":" in address else address}
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    """Starlette's and our own refusals; 405 names all methods that the path has, not only the first route's."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed: set[str] = set()
+        for route in request.app.router.routes:
+            if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+                allowed |= route.methods or set()
+        error = HTTPException(
+            error.status_code,
+            f"{request.method} isn't possible here; possible: {', '.join(sorted(allowed))}",
+            {"Allow": ", ".join(sorted(allowed))},
+        )
+    elif error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
+        error = HTTPException(error.status_code, f"there is nothing at {request.url.path[:200]!r}")
+    return await answer_error(request, error)

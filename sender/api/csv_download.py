@@ -1,0 +1,62 @@
+"""Lists as CSV for spreadsheets, streamed page by page: years of history need no memory."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+import structlog
+from starlette.responses import StreamingResponse
+
+from protocol.errors import DiskcastError
+from sender.api.server import AnswerCutError
+from sender.store.csv_lines import csv_cell
+
+CSV_TYPE: Final = "text/csv; charset=utf-8"
+PAGE_ROWS: Final = 500
+
+FetchPage = Callable[[str | None, int], Awaitable[tuple[Sequence[Any], str | None]]]
+
+_log = structlog.get_logger("diskcast.api")
+
+
+async def csv_download(record: type, name: str, fetch: FetchPage) -> StreamingResponse:
+    """All of a list as an attachment.
+
+    The first page is fetched before the answer begins, so that an error then is an error. One that comes later cuts the
+    answer, which clients notice: a list that ends early isn't taken for a whole one.
+
+    Args:
+        record: the dataclass of its rows; the columns are its fields.
+        name: of the file, without ``.csv``.
+        fetch: a page of it, after a cursor, of so many rows.
+    """
+    columns = [field.name for field in dataclasses.fields(record)]
+    first = await fetch(None, PAGE_ROWS)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    return StreamingResponse(_rows(columns, first, fetch), media_type=CSV_TYPE, headers=headers)
+
+
+async def _rows(
+    columns: list[str], first: tuple[Sequence[Any], str | None], fetch: FetchPage
+) -> AsyncIterator[bytes]:
+    items, cursor = first
+    yield _lines([columns])
+    while True:
+        yield _lines([csv_cell(getattr(item, column)) for column in columns] for item in items)
+        if cursor is None:
+            return
+        try:
+            items, cursor = await fetch(cursor, PAGE_ROWS)
+        except DiskcastError as error:
+            _log.warning("download_cut", reason=str(error))
+            raise AnswerCutError from error
+
+
+def _lines(rows: Iterable[Sequence[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue().encode()

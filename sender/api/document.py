@@ -1,0 +1,252 @@
+"""The OpenAPI document's completion: what FastAPI doesn't know of routes that the entrance guards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from protocol.check_in import ANSWER_FIELDS, ASSIGNMENT_FIELDS, CHECK_IN_FIELDS, OUTCOME_FIELDS
+from protocol.control_messages import API_BASE, PROBLEM_TYPE
+from protocol.json_fields import (
+    Address,
+    Boolean,
+    Choice,
+    HardwareAddresses,
+    HexBytes,
+    HexInteger,
+    Integer,
+    Inventory,
+    Kind,
+    Number,
+    Optional,
+    PrintableText,
+)
+from sender.api.access import SESSION_COOKIE, Access
+from sender.api.idempotency import KEY_HEADER, KEY_PATTERN, REPLAYED_HEADER
+from sender.api.problems import ProblemDocument
+from sender.api.route import Body, Operation, Repeat
+
+_WORDS: Final = {
+    HTTPStatus.BAD_REQUEST: "The body isn't what it says it is.",
+    HTTPStatus.UNAUTHORIZED: "No token, or a wrong one.",
+    HTTPStatus.FORBIDDEN: "The token has another role, or a page of another site asks.",
+    HTTPStatus.NOT_FOUND: "There is no such thing.",
+    HTTPStatus.REQUEST_TIMEOUT: "The body didn't come.",
+    HTTPStatus.CONFLICT: "It can't be done in the state that things are in.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is of another type.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "A field can't be used as it is; errors tells which.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many wrong tokens came from this address.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "An error inside the daemon: its log tells it.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database doesn't answer, or the daemon ends; ask again.",
+    HTTPStatus.INSUFFICIENT_STORAGE: "The database's disk is full.",
+}
+_RETRIED: Final = frozenset(
+    {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE}
+)
+_REQUEST_ID_HEADER: Final = {
+    "X-Request-Id": {
+        "description": "The request's id: the client's own, if it sent a fit one.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    }
+}
+
+
+def complete_document(document: dict[str, Any], operations: Iterable[Operation]) -> dict[str, Any]:
+    """FastAPI's ``document`` with security, errors, headers, and bodies that aren't parsed by FastAPI."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    problem = ProblemDocument.model_json_schema(
+        ref_template="#/components/schemas/{model}", mode="serialization"
+    )
+    schemas.update(problem.pop("$defs", {}))
+    schemas["ProblemDocument"] = problem
+    schemas.update(_check_in_schemas())
+    document["components"]["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer", "description": "A token's secret."},
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": SESSION_COOKIE,
+            "description": "Set by POST /session: for the dashboard.",
+        },
+    }
+    for operation in operations:
+        if operation.tag:
+            path = operation.path if operation.own_path else API_BASE + operation.path
+            _complete(document["paths"][path][operation.method.lower()], operation, path)
+    return document
+
+
+def _complete(entry: dict[str, Any], operation: Operation, path: str) -> None:
+    if operation.access is Access.OPEN:
+        entry["security"] = []
+    else:
+        entry["security"] = [{"token": []}, {"session": []}]
+        entry["description"] = f"{entry.get('description', '')}\n\nRole: `{_role(operation.access)}`.".strip()
+    responses = entry["responses"]
+    success = responses[str(int(operation.status))]
+    success["headers"] = dict(_REQUEST_ID_HEADER)
+    if operation.answer != "application/json":
+        success["content"] = {operation.answer.partition(";")[0]: {"schema": {"type": "string"}}}
+    if operation.repeat is Repeat.SAME_ANSWER:
+        success["headers"][REPLAYED_HEADER] = {
+            "description": "true: this is the answer to an earlier request with the same key.",
+            "schema": {"type": "string", "enum": ["true"]},
+        }
+    if operation.repeat is not Repeat.UNGUARDED:
+        entry.setdefault("parameters", []).append(_key_parameter(operation.repeat))
+    _complete_body(entry, operation)
+    for status in _problems(operation, path):
+        responses[str(int(status))] = _problem(status)
+    entry["responses"] = dict(sorted(responses.items()))
+
+
+def _problems(operation: Operation, path: str) -> list[HTTPStatus]:
+    """What can go wrong with an operation."""
+    found = {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.FORBIDDEN, *operation.problems}
+    if operation.access is not Access.OPEN:
+        found |= {
+            HTTPStatus.UNAUTHORIZED,
+            HTTPStatus.TOO_MANY_REQUESTS,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+        }
+    if "{" in path:
+        found.add(HTTPStatus.NOT_FOUND)
+    if operation.body is not Body.NONE:
+        found |= {
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        }
+    if operation.method != "GET" and operation.access is not Access.OPEN:
+        found.add(HTTPStatus.INSUFFICIENT_STORAGE)
+    return sorted(found)
+
+
+def _problem(status: HTTPStatus) -> dict[str, Any]:
+    headers: dict[str, Any] = dict(_REQUEST_ID_HEADER)
+    if status in _RETRIED:
+        headers["Retry-After"] = {
+            "description": "Seconds until it is worth asking again.",
+            "schema": {"type": "string", "pattern": "^[0-9]+$"},
+        }
+    return {
+        "description": _WORDS[status],
+        "headers": headers,
+        "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    }
+
+
+def _key_parameter(repeat: Repeat) -> dict[str, Any]:
+    return {
+        "name": KEY_HEADER,
+        "in": "header",
+        "required": False,
+        "description": f"A text of the client's own. When the same is asked for again with it, {repeat.value}; another "
+        "request with it is refused.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": KEY_PATTERN},
+        "example": "d1f0c0de-7d1c-4a57-9a7c-0b1a2c3d4e5f",
+    }
+
+
+def _complete_body(entry: dict[str, Any], operation: Operation) -> None:
+    if operation.body is Body.CSV:
+        entry["requestBody"] = {
+            "required": True,
+            "content": {
+                "text/csv": {
+                    "schema": {"type": "string", "maxLength": 2 << 20},
+                    "example": 'name,mac,serial,asset_tag,position\npc-07,52:54:00:12:34:56,,,"row 2, seat 5"\n',
+                }
+            },
+        }
+    elif operation.endpoint.__name__ == "check_in":
+        reference = {"$ref": "#/components/schemas/CheckIn"}
+        entry["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
+        entry["responses"]["200"]["content"] = {
+            "application/json": {"schema": {"$ref": "#/components/schemas/CheckInAnswer"}}
+        }
+    elif operation.endpoint.__name__ == "get_document":
+        entry["responses"]["200"]["content"] = {"application/json": {"schema": {"type": "object"}}}
+
+
+def _role(access: Access) -> str:
+    return {
+        Access.VIEW: "view",
+        Access.METRICS: "view (none with metrics.public)",
+        Access.OPERATE: "operate",
+        Access.ENROL: "enrol",
+        Access.OPEN: "none",
+    }[access]
+
+
+# -- schemas of what protocol/ parses -----------------------------------------------------------------------------
+
+
+def _check_in_schemas() -> dict[str, Any]:
+    outcome = _table(OUTCOME_FIELDS, "How a cast went on one machine.")
+    check_in = _table(CHECK_IN_FIELDS, "What an agent says of itself.")
+    check_in["properties"]["last_result"] = _nullable("CastOutcome")
+    assignment = _table(ASSIGNMENT_FIELDS, "A cast that a machine is to join, and where.")
+    answer = _table(ANSWER_FIELDS, "Which machine this is, and which cast it is to join.")
+    answer["properties"]["assignment"] = _nullable("Assignment")
+    answer["required"].append("assignment")
+    return {"CastOutcome": outcome, "CheckIn": check_in, "Assignment": assignment, "CheckInAnswer": answer}
+
+
+def _nullable(name: str) -> dict[str, Any]:
+    return {"anyOf": [{"$ref": f"#/components/schemas/{name}"}, {"type": "null"}]}
+
+
+def _table(fields: Mapping[str, Kind], description: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": description,
+        "properties": {name: _schema(kind) for name, kind in fields.items()},
+        "required": list(fields),
+    }
+
+
+def _schema(kind: Kind) -> dict[str, Any]:
+    """A field's kind as JSON Schema; texts' limits are bytes of UTF-8, which JSON Schema can't say exactly."""
+    match kind:
+        case Optional():
+            return {"anyOf": [_schema(kind.kind), {"type": "null"}]}
+        case Integer():
+            return {"type": "integer", "minimum": kind.low, "maximum": kind.high}
+        case Number():
+            return {"type": "number", "minimum": 0, "maximum": kind.high}
+        case Boolean():
+            return {"type": "boolean"}
+        case HexBytes():
+            return {"type": "string", "pattern": f"^[0-9a-f]{{{2 * kind.bytes_exact}}}$"}
+        case HexInteger():
+            return {"type": "string", "pattern": "^[0-9a-f]{8}$"}
+        case Choice():
+            return {"type": "string", "enum": list(kind.words)}
+        case Address():
+            return {"type": "string", "description": "An IP address."}
+        case HardwareAddresses():
+            return {
+                "type": "array",
+                "maxItems": kind.count_max,
+                "items": {"type": "string", "pattern": "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"},
+            }
+        case Inventory():
+            return {"type": "object", "additionalProperties": {"type": "string"}}
+        case PrintableText():
+            return {
+                "type": "string",
+                "minLength": kind.bytes_min,
+                "maxLength": kind.bytes_max,
+                "pattern": "^[ -~]*$",
+            }
+        case _:
+            raise AssertionError(f"a new kind of field: {kind}")

@@ -1,0 +1,131 @@
+"""What every request passes before anything else: its id, the host that it names, where it comes from, and the answer's
+security headers; and where an error that nobody expected becomes an answer.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sender.api.problems import answer_error, problem_response
+
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "object-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+_log = structlog.get_logger("diskcast.api")
+
+
+class Gate:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] | None) -> None:
+        """Let requests through to ``app``.
+
+        Args:
+            app: the application.
+            hosts: names that a Host header may have, without port; None: any. A page of another site whose name was
+                made to point here (DNS rebinding) names itself, and a browser sends that name.
+        """
+        self._app = app
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        begun = time.monotonic()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    answer.setdefault(name, value)
+                answer["X-Request-Id"] = request_id
+                answer.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                refusal = self._refusal(scope, headers)
+                if refusal is None:
+                    await self._app(scope, receive, send_with_headers)
+                else:
+                    await problem_response(*refusal, request_id)(scope, receive, send_with_headers)
+            except Exception as error:
+                if status:
+                    raise  # an answer that has begun can only be cut
+                response = await answer_error(Request(scope), error)
+                await response(scope, receive, send_with_headers)
+            finally:
+                self._tell(scope, status, time.monotonic() - begun)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> tuple[HTTPStatus, str] | None:
+        host = headers.get("host", "").lower()
+        if self._hosts is not None and _without_port(host) not in self._hosts:
+            return (
+                HTTPStatus.FORBIDDEN,
+                f"this daemon isn't {host[:100]!r}: use localhost, or list the name under server.allowed_hosts",
+            )
+        if scope["method"] in _SAFE_METHODS:
+            return None
+        origin = headers.get("origin")
+        if origin is not None and _netloc(origin) != host:
+            return HTTPStatus.FORBIDDEN, f"a page of {origin[:100]!r} may change nothing here"
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return HTTPStatus.FORBIDDEN, "a page of another site may change nothing here"
+        return None
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        """One line about a request that changed something or went wrong; what comes all the time is debug."""
+        method, path = scope["method"], scope["path"]
+        changes = method not in _SAFE_METHODS and not path.endswith("/check-in")
+        level = "warning" if status >= 500 else "info" if changes else "debug"
+        client = scope.get("client")
+        getattr(_log, level)(
+            "request",
+            method=method,
+            path=path[:200],
+            status=status,
+            seconds=round(seconds, 4),
+            client=client[0] if client else "",
+            actor=getattr(scope["state"].get("identity"), "name", ""),
+        )
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

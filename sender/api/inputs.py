@@ -1,0 +1,294 @@
+"""What clients may send: pydantic models, strict, with a bound on everything, so that what is stored and shown is sane.
+
+JSON's types are taken as they are: ``"5"`` isn't a number. Text is printable, in one line, since it ends up on
+terminals, in metric labels and in spreadsheets.
+"""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+from cronsim import CronSim, CronSimError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from protocol.constants import (
+    RATE_BYTES_PER_S_MAX,
+    RATE_BYTES_PER_S_MIN,
+    RECEIVER_COUNT_MAX,
+)
+from sender.store.records import Role, StartMode
+
+NAME_CHARACTERS_MAX: Final = 64
+TEXT_CHARACTERS_MAX: Final = 1000
+MACHINE_ID_CHARACTERS_MAX: Final = 64
+URL_CHARACTERS_MAX: Final = 2000
+MACS_MAX: Final = 16
+"""Network cards of one machine."""
+WAIT_S_MAX: Final = 7 * 86_400.0
+_YEAR_MAX: Final = 9000
+"""Times near the calendar's end overflow when a time zone is added."""
+
+# Control characters, invisible ones, and those that turn the writing direction round: names could lie with them.
+_UNPRINTABLE: Final = (
+    r"\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\uffff"
+)
+TEXT_PATTERN: Final = f"^[^{_UNPRINTABLE}]*$"
+NAME_PATTERN: Final = f"^[^{_UNPRINTABLE}\\s](?:[^{_UNPRINTABLE}]*[^{_UNPRINTABLE}\\s])?$"
+ROOM_ID_PATTERN: Final = "^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
+MAC_PATTERN: Final = "^[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}$"
+CAST_ID_PATTERN: Final = "^[0-9a-f]{8}$"
+IMAGE_ID_PATTERN: Final = "^(?:[a-z]{1,8}:)?[0-9a-f]{8,64}$"
+PLAIN_ID_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+URL_PATTERN: Final = r"^(?:https?|s3)://[^\s/]+/[^\s]*$"
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=NAME_PATTERN)]
+ShortText = Annotated[str, StringConstraints(max_length=NAME_CHARACTERS_MAX, pattern=TEXT_PATTERN)]
+Text = Annotated[str, StringConstraints(max_length=TEXT_CHARACTERS_MAX, pattern=TEXT_PATTERN)]
+RoomId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=ROOM_ID_PATTERN)]
+MachineId = Annotated[
+    str, StringConstraints(min_length=1, max_length=MACHINE_ID_CHARACTERS_MAX, pattern=PLAIN_ID_PATTERN)
+]
+InterfaceName = Annotated[str, StringConstraints(max_length=15, pattern=r"^[A-Za-z0-9_.:@-]*$")]
+ImageReference = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NAME_PATTERN)]
+Url = Annotated[str, StringConstraints(min_length=8, max_length=URL_CHARACTERS_MAX, pattern=URL_PATTERN)]
+
+
+def _mac(text: str) -> str:
+    plain = text.lower().replace("-", ":")
+    if plain in ("00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff"):
+        raise ValueError(f"{text} is no machine's address")
+    return plain
+
+
+Mac = Annotated[str, StringConstraints(pattern=MAC_PATTERN), AfterValidator(_mac)]
+
+
+def _time_text(value: object) -> object:
+    """Only RFC 3339 text: pydantic alone would take seconds since 1970 too."""
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", value):
+        raise ValueError("a time such as 2030-01-31T18:00:00Z expected")
+    return value
+
+
+def _utc(value: datetime) -> datetime:
+    if not 1970 <= value.year <= _YEAR_MAX:
+        raise ValueError("the year is out of range")
+    return value.astimezone(UTC)
+
+
+Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_time_text), AfterValidator(_utc)]
+Seconds = Annotated[float, Field(ge=0, le=WAIT_S_MAX, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=RATE_BYTES_PER_S_MIN, le=RATE_BYTES_PER_S_MAX, allow_inf_nan=False)]
+
+
+def _cron(text: str) -> str:
+    if len(text.split()) != 5:
+        raise ValueError("five fields expected: minute, hour, day of month, month, day of week")
+    try:
+        next(CronSim(text, datetime(2024, 1, 1, tzinfo=UTC)))
+    except (CronSimError, StopIteration) as error:
+        raise ValueError(f"{text!r} never comes or can't be read: {error}") from error
+    return text
+
+
+def _zone(text: str) -> str:
+    # Only listed names: ZoneInfo would look for a file of any relative path.
+    if text not in zoneinfo.available_timezones():
+        raise ValueError(f"{text!r} isn't a time zone: write for example Europe/Berlin or UTC")
+    return text
+
+
+Cron = Annotated[
+    str, StringConstraints(min_length=9, max_length=120, pattern=r"^[0-9A-Za-z*/,#-]+( +[0-9A-Za-z*/,#-]+){4}$"),
+    AfterValidator(_cron),
+]  # fmt: skip
+Zone = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_zone)]
+
+
+class Input(BaseModel):
+    """A body: nothing unknown, JSON's types as they are."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class Change(Input):
+    """A body of PATCH: what isn't given stays as it is."""
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the client sent."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+def _given(kind: Callable[[], Any], **more: Any) -> Any:
+    """A field that may be missing but not null; its default is never used, and the API's document doesn't show one."""
+    return Field(default_factory=kind, **more)
+
+
+class SessionInput(Input):
+    """A token, to be kept in the browser's cookie."""
+
+    token: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!-~]+$")] = Field(
+        examples=["dct_view_…"]
+    )
+
+
+class ImageInput(Input):
+    """An image elsewhere."""
+
+    url: Url = Field(examples=["https://images.example/win11.dci"], description="http, https or s3.")
+    name: ShortText = Field(default="", description="Until it has been read; then its own.")
+
+
+class RoomInput(Input):
+    """A new room."""
+
+    name: Name = Field(examples=["Classroom 101"])
+    room_id: RoomId | None = Field(
+        default=None, examples=["classroom-101"], description="Made of the name if it isn't given."
+    )
+    description: Text = ""
+    site: ShortText = Field(
+        default="", description="Only daemons of this site cast for it; empty: any daemon."
+    )
+    interface: InterfaceName = Field(
+        default="",
+        examples=["eth1"],
+        description="The sender's network interface; empty: the daemon's choice.",
+    )
+
+
+class RoomChange(Change):
+    """What is to change of a room."""
+
+    name: Name = _given(str)
+    description: Text = _given(str)
+    site: ShortText = _given(str)
+    interface: InterfaceName = _given(str)
+
+
+class MachineInput(Input):
+    """A new machine; something must tell it from others: a hardware address, a serial or an asset tag."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["macs"], "properties": {"macs": {"minItems": 1}}},
+                {"required": ["serial"], "properties": {"serial": {"minLength": 1}}},
+                {"required": ["asset_tag"], "properties": {"asset_tag": {"minLength": 1}}},
+            ]
+        }
+    )
+
+    name: Name = Field(examples=["pc-07"])
+    room_id: RoomId | None = Field(default=None, examples=["classroom-101"])
+    macs: list[Mac] = Field(default=[], max_length=MACS_MAX, examples=[["52:54:00:12:34:56"]])
+    serial: ShortText = ""
+    asset_tag: ShortText = ""
+    position: ShortText = Field(default="", examples=["row 2, seat 5"])
+    note: Text = ""
+
+    @model_validator(mode="after")
+    def _check_identity(self) -> MachineInput:
+        if not (self.macs or self.serial or self.asset_tag):
+            raise ValueError("something must tell it from others: give macs, serial or asset_tag")
+        return self
+
+
+class MachineChange(Change):
+    """What is to change of a machine."""
+
+    name: Name = _given(str)
+    room_id: RoomId | None = None
+    macs: list[Mac] = _given(list, max_length=MACS_MAX)
+    serial: ShortText = _given(str)
+    asset_tag: ShortText = _given(str)
+    position: ShortText = _given(str)
+    note: Text = _given(str)
+
+
+class PlanInput(Input):
+    """What is to be cast, to whom and how."""
+
+    image: ImageReference = Field(
+        examples=["win11-lab"],
+        description="Its id, the beginning of it (8 digits or more) if only one has it, or its name.",
+    )
+    room_id: RoomId | None = Field(default=None, description="Whose machines; null: whoever joins.")
+    machine_ids: list[MachineId] = Field(
+        default=[], max_length=RECEIVER_COUNT_MAX, description="Only these; empty: all of the room."
+    )
+    name: ShortText = Field(default="", description="For people.")
+    start: Annotated[StartMode, Field(strict=False)] = Field(
+        default=StartMode.JOINED,
+        description="joined: when wait_for machines have; manual: when somebody says so.",
+    )
+    wait_for: int | None = Field(
+        default=None, ge=1, le=RECEIVER_COUNT_MAX, description="Machines that must have joined; null: all."
+    )
+    max_wait_s: Seconds | None = Field(
+        default=300.0,
+        description="With start=joined: begin with whoever is there after this time; null: never.",
+    )
+    rate_bytes_per_s: Rate | None = Field(default=None, description="A fixed rate; null: automatic.")
+    rate_max_bytes_per_s: Rate | None = Field(default=None, description="Ceiling of the automatic rate.")
+    share: bool = Field(default=False, description="Leave other traffic its share.")
+    slow: Literal["wait", "demote", "drop"] = Field(
+        default="demote", description="What becomes of a machine that is much slower than the others."
+    )
+    slow_below: float = Field(default=0.5, ge=0.01, le=0.99, allow_inf_nan=False)
+    slow_for_s: float = Field(default=5.0, ge=1, le=3600, allow_inf_nan=False)
+
+
+class CastInput(PlanInput):
+    """A new cast."""
+
+    start_at: Time | None = Field(default=None, description="It stays planned until then.")
+
+
+class CancelInput(Input):
+    """Why a cast is cancelled."""
+
+    reason: Text = ""
+
+
+class ScheduleInput(Input):
+    """A cast that is to be planned again and again."""
+
+    name: Name = Field(examples=["nightly refresh"])
+    cron: Cron = Field(
+        examples=["0 3 * * 1-5"], description="Minute, hour, day of month, month, day of week."
+    )
+    time_zone: Zone = Field(default="UTC", examples=["Europe/Berlin"])
+    plan: PlanInput
+    enabled: bool = True
+
+
+class ScheduleChange(Change):
+    """What is to change of a schedule."""
+
+    name: Name = _given(str)
+    cron: Cron = _given(str)
+    time_zone: Zone = _given(str)
+    plan: PlanInput = _given(dict)
+    enabled: bool = _given(bool)
+
+
+class TokenInput(Input):
+    """A new token."""
+
+    name: Name = Field(examples=["grafana"])
+    role: Annotated[Role, Field(strict=False)]
+    expires_at: Time | None = Field(default=None, description="null: it is good until it is deleted.")

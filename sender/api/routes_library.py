@@ -1,0 +1,83 @@
+"""Images, as the library knows them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+from starlette.responses import Response
+
+from sender.api.answers import Page, ScanStarted
+from sender.api.inputs import IMAGE_ID_PATTERN, ImageInput
+from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit, page_of
+from sender.api.route import ActorOf, ServicesOf
+from sender.daemon.requests import Actor, not_found
+from sender.daemon.services import Services
+from sender.store.audit import AuditNote
+from sender.store.records import Image
+
+ImageIdPath = Annotated[str, Path(pattern=IMAGE_ID_PATTERN, max_length=80, examples=["9f86d081884c7d65" * 4])]
+
+
+async def list_images(
+    services: ServicesOf, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Page[Image]:
+    """List the library's images, by name.
+
+    Damaged files are among them; ``problem`` says what is wrong.
+    """
+    items, next_cursor = page_of(
+        services.library.images(), lambda image: f"{image.name.casefold()}\n{image.image_id}", cursor, limit
+    )
+    return Page(items=items, next_cursor=next_cursor)
+
+
+async def get_image(services: ServicesOf, image_id: ImageIdPath) -> Image:
+    """Show an image, even one that is gone but was cast once."""
+    image = services.library.get(image_id)
+    if image is None:
+        image = await services.store.run(services.store.images.get, image_id)
+    if image is None:
+        raise not_found("image", image_id)
+    return image
+
+
+async def add_image(services: ServicesOf, actor: ActorOf, body: ImageInput) -> Image:
+    """Take a remote image into the library.
+
+    It is fetched when a cast needs it, or when somebody asks for that.
+    """
+    return await services.library.add_remote(body.url, body.name, actor.name)
+
+
+async def fetch_image(services: ServicesOf, actor: ActorOf, image_id: ImageIdPath) -> Image:
+    """Begin to fetch a remote image into the cache; answers at once."""
+    image = await services.library.fetch(image_id)
+    await _note(services, actor, "image.fetch", image_id, {"name": image.name})
+    return image
+
+
+async def forget_image(services: ServicesOf, actor: ActorOf, image_id: ImageIdPath) -> Response:
+    """Forget a remote image and drop its copy; an image in a folder goes with its file."""
+    await services.library.forget(image_id)
+    await _note(services, actor, "image.forget", image_id, {})
+    return Response(status_code=204)
+
+
+async def scan_images(services: ServicesOf) -> ScanStarted:
+    """Look at the library's folders and remotes now."""
+    await services.library.scan()
+    return ScanStarted(started=True)
+
+
+async def _note(
+    services: Services, actor: Actor, action: str, image_id: str, detail: dict[str, object]
+) -> None:
+    await services.store.run(
+        services.store.audit.add, actor.name, action, f"image {image_id}", detail, actor.request_id
+    )
+
+
+def note_of(actor: Actor) -> AuditNote:
+    """How a change of the store's own is recorded."""
+    return AuditNote(actor.name, request_id=actor.request_id)

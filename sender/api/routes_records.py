@@ -1,0 +1,148 @@
+"""Tokens, history and audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Query, Request
+from starlette.responses import Response
+
+from sender.api.answers import NewToken, Page
+from sender.api.csv_download import csv_download
+from sender.api.inputs import (
+    CAST_ID_PATTERN,
+    IMAGE_ID_PATTERN,
+    MACHINE_ID_CHARACTERS_MAX,
+    PLAIN_ID_PATTERN,
+    TEXT_PATTERN,
+    Time,
+    TokenInput,
+)
+from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
+from sender.api.route import ActorOf, ServicesOf
+from sender.api.routes_rooms import RoomFilter
+from sender.daemon.requests import not_found
+from sender.store.audit import AuditNote
+from sender.store.records import AuditEntry, HistoryLine, Token
+
+TokenIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]
+
+
+async def list_tokens(
+    services: ServicesOf, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Page[Token]:
+    """List tokens, without their secrets."""
+    items, next_cursor = await services.store.run(services.store.tokens.list, after=cursor, limit=limit)
+    return Page(items=items, next_cursor=next_cursor)
+
+
+async def add_token(services: ServicesOf, actor: ActorOf, body: TokenInput) -> NewToken:
+    """Make a token; its secret is in this answer and nowhere else."""
+    token, secret = await services.store.run(
+        services.store.tokens.create,
+        body.name,
+        body.role,
+        body.expires_at,
+        created_by=actor.name,
+        audit=AuditNote(actor.name, request_id=actor.request_id),
+    )
+    return NewToken(token=token, secret=secret)
+
+
+async def remove_token(
+    services: ServicesOf, actor: ActorOf, token_id: TokenIdPath, request: Request
+) -> Response:
+    """Delete a token: whoever holds it is out within seconds."""
+    note = AuditNote(actor.name, request_id=actor.request_id)
+    removed = await services.store.run(services.store.tokens.remove, token_id, audit=note)
+    request.app.state.guard.forget(token_id)
+    if not removed:
+        raise not_found("token", token_id)
+    return Response(status_code=204)
+
+
+def _history_filters(
+    *,
+    machine_id: Annotated[
+        str | None, Query(pattern=PLAIN_ID_PATTERN, max_length=MACHINE_ID_CHARACTERS_MAX)
+    ] = None,
+    image_id: Annotated[str | None, Query(pattern=IMAGE_ID_PATTERN, max_length=80)] = None,
+    room_id: RoomFilter = None,
+    cast_id: Annotated[str | None, Query(pattern=CAST_ID_PATTERN)] = None,
+    state: Annotated[
+        str | None,
+        Query(pattern="^[a-z]+$", max_length=32, examples=["failed"], description="Of the machine."),
+    ] = None,
+    since: Annotated[Time | None, Query(description="Not before.")] = None,
+    until: Annotated[Time | None, Query(description="Before.")] = None,
+) -> dict[str, Any]:
+    return {
+        "machine_id": machine_id,
+        "image_id": image_id,
+        "room_id": room_id,
+        "cast_id": cast_id,
+        "state": state,
+        "since": since,
+        "until": until,
+    }
+
+
+def _audit_filters(
+    *,
+    actor: Annotated[str | None, Query(pattern=TEXT_PATTERN, max_length=100)] = None,
+    subject: Annotated[
+        str | None, Query(pattern=TEXT_PATTERN, max_length=200, examples=["cast 1a2b3c4d"])
+    ] = None,
+    since: Annotated[Time | None, Query(description="Not before.")] = None,
+    until: Annotated[Time | None, Query(description="Before.")] = None,
+) -> dict[str, Any]:
+    return {"actor": actor, "subject": subject, "since": since, "until": until}
+
+
+HistoryFilters = Annotated[Mapping[str, Any], Depends(_history_filters)]
+AuditFilters = Annotated[Mapping[str, Any], Depends(_audit_filters)]
+
+
+async def list_history(
+    services: ServicesOf, filters: HistoryFilters, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Page[HistoryLine]:
+    """List which image went to which machine with which result, the newest first."""
+    items, next_cursor = await services.store.run(
+        services.store.history.lines, **filters, after=cursor, limit=limit
+    )
+    return Page(items=items, next_cursor=next_cursor)
+
+
+async def download_history(services: ServicesOf, filters: HistoryFilters) -> Response:
+    """Download history as CSV."""
+
+    async def fetch(cursor: str | None, rows: int) -> tuple[Sequence[Any], str | None]:
+        page: tuple[Sequence[Any], str | None] = await services.store.run(
+            services.store.history.lines, **filters, after=cursor, limit=rows
+        )
+        return page
+
+    return await csv_download(HistoryLine, "diskcast-history", fetch)
+
+
+async def list_audit(
+    services: ServicesOf, filters: AuditFilters, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Page[AuditEntry]:
+    """List who did what, the newest first."""
+    items, next_cursor = await services.store.run(
+        services.store.audit.list, **filters, after=cursor, limit=limit
+    )
+    return Page(items=items, next_cursor=next_cursor)
+
+
+async def download_audit(services: ServicesOf, filters: AuditFilters) -> Response:
+    """Download the audit as CSV."""
+
+    async def fetch(cursor: str | None, rows: int) -> tuple[Sequence[Any], str | None]:
+        page: tuple[Sequence[Any], str | None] = await services.store.run(
+            services.store.audit.list, **filters, after=cursor, limit=rows
+        )
+        return page
+
+    return await csv_download(AuditEntry, "diskcast-audit", fetch)
