@@ -41,6 +41,7 @@ class MainGroup:
         """A receiver has left, or has come back as another."""
         self._rate_control.forget(record.receiver_id)
         record.slow_since = None
+        record.slow_cause = None
         record.deferred = False
         record.sustainable_bytes_per_s = math.inf
 
@@ -72,6 +73,10 @@ class MainGroup:
 
     def _carry_out(self, verdict: Verdict, now: float) -> SenderEvent:
         record = self._roster.records[verdict.receiver_id]
+        if verdict.change is not Change.RECOVERED:
+            record.slow_cause = verdict.cause
+        elif not record.demoted:
+            record.slow_cause = None
         if verdict.change is Change.SLOW:
             return ReceiverSlow(record.receiver_id, *verdict.grounds)
         if verdict.change is Change.RECOVERED:

@@ -28,6 +28,7 @@ class ReceiverRecord:
         queue_delay_s: least time that datagrams lately spent in queues on the way.
         sustainable_bytes_per_s: the rate that it is known to sustain, in bytes of frames; infinite while unknown.
         slow_since: when it became much slower than the group; None if it isn't.
+        slow_cause: what made it so; of a straggler as long as the cast works for it.
         demoted: it was too slow for too long.
         deferred: its repairs wait for the tail, which hasn't begun.
         rate_bytes_per_s: smoothed rate at which it writes.
@@ -62,6 +63,7 @@ class ReceiverRecord:
     queue_delay_s: float = 0.0
     sustainable_bytes_per_s: float = math.inf
     slow_since: float | None = None
+    slow_cause: Cause | None = None
     demoted: bool = False
     deferred: bool = False
     fill: float = 0.0

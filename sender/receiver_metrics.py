@@ -52,6 +52,12 @@ def _limiters(sources: Sources) -> Samples:
     ]
 
 
+def _behind(sources: Sources) -> Samples:
+    for record in sources.session.receivers.values():
+        if record.state.active and record.slow_cause is not None:
+            yield (record.name, record.slow_cause.value), 1.0
+
+
 def _failed(sources: Sources) -> Samples:
     for record in sources.session.receivers.values():
         cause = failure_cause(record)
@@ -159,6 +165,14 @@ RECEIVER_METRICS: Final[tuple[Metric | Histogram, ...]] = (
         "1 for a straggler, which is finished after the others.",
         ("machine",),
         per_machine(lambda r: float(r.demoted)),
+    ),
+    Metric(
+        "diskcast_receiver_behind",
+        "gauge",
+        "1 for an active receiver that is much slower than the group, or a straggler, by what made it so: its disk, "
+        "the network to it, its processor. Others have no such series.",
+        ("machine", "cause"),
+        _behind,
     ),
     Metric(
         "diskcast_receiver_buffer_fill_ratio",
