@@ -1,0 +1,178 @@
+"""The documents: every link leads somewhere, and every command line in them is one that the programs understand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import receiver.cli
+import sender.cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS: dict[str, click.Group] = {"diskcast": sender.cli.cli, "diskcast-agent": receiver.cli.cli}
+
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
+_HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$", re.MULTILINE)
+_INLINE_COMMAND = re.compile(r"`((?:diskcast|diskcast-agent) [^`\n]+)`")
+_SEPARATORS = {"|", "||", "&&", ";", "&", ">", ">>", "2>", "<", "2>&1"}
+
+
+def _documents() -> list[Path]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
+    return sorted(path for name in listing.stdout.split("\0") if name and (path := ROOT / name).exists())
+
+
+DOCUMENTS = _documents()
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _anchors(text: str) -> set[str]:
+    """Headings as the web pages of code forges name them."""
+    anchors: set[str] = set()
+    for heading in _HEADING.findall(_FENCED.sub("", text)):
+        plain = re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        count = 0
+        while (anchor := f"{slug}-{count}" if count else slug) in anchors:
+            count += 1
+        anchors.add(anchor)
+    return anchors
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    text = path.read_text()
+    for target in _LINK.findall(re.sub(r"`[^`\n]*`", "", _FENCED.sub("", text))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        assert there.exists(), f"{target}: no such file"
+        assert there.is_relative_to(ROOT), f"{target}: outside of the repository"
+        if anchor and there.suffix == ".md":
+            assert anchor in _anchors(there.read_text()), f"{target}: no such heading"
+
+
+def _shell_lines(text: str) -> Iterator[str]:
+    """What a reader would type: lines after a prompt in console blocks, continued lines put together."""
+    for kind, block in _FENCED.findall(text):
+        if kind == "console":
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith(("$ ", "# ")):
+                    yield line[2:]
+
+
+def _commands(line: str) -> Iterator[list[str]]:
+    """The calls of our programs in a line of shell: words from the program's name to the next separator."""
+    lexer = shlex.shlex(re.sub(r"\s#\s.*", "", line), posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    words: list[str] | None = None
+    for word in lexer:
+        if word in _SEPARATORS:
+            if words:
+                yield words
+            words = None
+        elif words is not None:
+            words.append(word)
+        elif word.rpartition("/")[2] in PROGRAMS and (
+            word in PROGRAMS or word.startswith("/opt/diskcast/bin/")
+        ):
+            words = [word.rpartition("/")[2]]
+    if words:
+        yield words
+
+
+def _understand(words: list[str], *, complete: bool) -> None:
+    """Resolve the command and parse its options; raises ``click.UsageError`` on what it doesn't have."""
+    command: click.Command = PROGRAMS[words[0]]
+    context = click.Context(command, info_name=words[0])
+    rest = words[1:]
+    while isinstance(command, click.Group):
+        if not rest or rest[0].startswith("-"):
+            command.make_parser(context).parse_args(list(rest))
+            return
+        found = command.get_command(context, rest[0])
+        if found is None:
+            if command.invoke_without_command:
+                break
+            raise click.UsageError(f"{' '.join(words)}: there is no command {rest[0]!r}")
+        command, context, rest = found, click.Context(found, info_name=rest[0], parent=context), rest[1:]
+    values, left, _ = command.make_parser(context).parse_args(list(rest))
+    if not complete or "--help" in rest:
+        return
+    if left:
+        raise click.UsageError(f"{' '.join(words)}: too many arguments: {left}")
+    for parameter in command.params:
+        given = values.get(parameter.name or "")
+        if parameter.required and (given is None or "unset" in repr(given).lower()):
+            raise click.UsageError(f"{' '.join(words)}: {parameter.get_error_hint(context)} is missing")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+def test_every_command_line_is_understood(path: Path) -> None:
+    for line in _shell_lines(path.read_text()):
+        for words in _commands(line):
+            _understand(words, complete=True)
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=_name)
+def test_every_command_in_the_text_exists(path: Path) -> None:
+    for text in _INLINE_COMMAND.findall(_FENCED.sub("", path.read_text())):
+        words = [word for word in re.split(r"[\s|]+", text.replace("…", "").replace("...", "")) if word]
+        words = [word.strip("[]") for word in words]
+        if len(words) > 1 and re.fullmatch(r"[a-z-]+", words[1]):
+            given = [word.partition("=")[0] for word in words[2:] if word.startswith("--")]
+            command = _command(words)
+            known = {
+                name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)
+            }
+            assert set(given) <= known | {"--help"}, text
+
+
+def _command(words: list[str]) -> click.Command:
+    command: click.Command = PROGRAMS[words[0]]
+    for word in words[1:]:
+        if not isinstance(command, click.Group) or not re.fullmatch(r"[a-z-]+", word) or word.startswith("-"):
+            break
+        found = command.get_command(click.Context(command), word)
+        if found is None:
+            assert command.invoke_without_command, f"{' '.join(words)}: there is no command {word!r}"
+            break
+        command = found
+    return command
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ("diskcast casts create IMAGE --room lab", False),
+        ("sudo diskcast-agent receive --target auto --interface eth0 # on every machine", False),
+        ("diskcast casts create IMAGE --rom lab", True),
+        ("diskcast kasts", True),
+        ("diskcast pack /dev/sda", True),
+        ("jq . x | diskcast inspect a.dci b.dci", True),
+        ("cat /srv/diskcast && true", False),
+    ],
+)
+def test_the_check_itself_finds_mistakes(line: str, refused: bool) -> None:
+    def understand_all() -> None:
+        for words in _commands(line):
+            _understand(words, complete=True)
+
+    if refused:
+        with pytest.raises(click.UsageError):
+            understand_all()
+    else:
+        understand_all()
