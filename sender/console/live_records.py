@@ -49,24 +49,6 @@ class CastChange:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ImportProblem:
-    """What is wrong with a line of a CSV file."""
-
-    line: int
-    text: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ImportAnswer:
-    """``/rooms/ID/import``; with problems nothing was changed."""
-
-    added: int
-    changed: int
-    unchanged: int
-    problems: tuple[ImportProblem, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class NewToken:
     """``/tokens``, once."""
 

@@ -165,15 +165,15 @@ def import_machines(client: Client, output: Output, room_id: str, csv_file: Bina
       pc01,52:54:00:12:34:01,"row 1, seat 1"
       pc02,52:54:00:12:34:02,"row 1, seat 2"
     """  # noqa: D301
-    from sender.console.live_records import ImportAnswer
     from sender.console.lookup import path
+    from sender.store.records import ImportResult
 
     content = csv_file.read(_CSV_BYTES_MAX + 1)
     if len(content) > _CSV_BYTES_MAX:
         raise ConfigurationError(
             f"{Path(csv_file.name).name} is larger than {_CSV_BYTES_MAX >> 20} MiB: no list of a room is"
         )
-    answer = client.create(path("rooms", room_id, "import"), ImportAnswer, csv=content)
+    answer = client.create(path("rooms", room_id, "import"), ImportResult, csv=content)
     if answer.problems:
         said = "; ".join(f"line {problem.line}: {problem.text}" for problem in answer.problems)
         raise ServerRefusedError(f"nothing is imported: {said}")
