@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.metadata
 import threading
 import time
@@ -85,7 +86,19 @@ _lock = threading.Lock()
 _routes: set[str] = set()
 _sent_bytes: dict[str, int] = {}
 """What each run of a cast had sent when it was last looked at."""
-_latest: list[Fleet] = [Fleet()]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _StoreCounts:
+    """What the database counts: casts by phase, machines by room, schedules that fail."""
+
+    casts: dict[str, int] = dataclasses.field(default_factory=dict)
+    machines: dict[str, int] = dataclasses.field(default_factory=dict)
+    failing_schedules: int = 0
+
+
+_counted: list[_StoreCounts] = [_StoreCounts()]
+_latest: list[tuple[Fleet, list[ObservedCast]]] = [(Fleet(), [])]
 """The one copy of now, replaced as a whole."""
 
 
@@ -109,13 +122,14 @@ def observe_request(route: str, method: str, status: int, seconds: float) -> Non
 def render_metrics(services: Services) -> bytes:
     """All that Prometheus scrapes, in its text format; waits for no database and is safe in any thread.
 
-    500 machines in one cast take 50 ms and 0.9 MB: call it in a thread, so that the event loop goes on meanwhile.
+    What it says is :func:`watch_daemon`'s copy, and what the casts' sessions say now. 500 machines in one cast take
+    50 ms and 0.9 MB: call it in a thread, so that the event loop goes on meanwhile.
     """
-    casts = _observed(services)
+    fleet, casts = _latest[0]
     _count_sent_bytes(casts)
     BUILD_INFO.labels(importlib.metadata.version("diskcast"), services.config.server.name).set(1)
     registry = CollectorRegistry(auto_describe=False)
-    for collector in (*INSTRUMENTS, _process, FleetCollector(_latest[0]), CastsCollector(lambda: casts)):
+    for collector in (*INSTRUMENTS, _process, FleetCollector(fleet), CastsCollector(lambda: casts)):
         registry.register(collector)
     return generate_latest(registry)
 
@@ -124,6 +138,7 @@ async def watch_daemon(services: Services) -> None:
     """Keep the copies fresh and watch the event loop's lag, until cancelled: a task of the daemon's."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_watch_lag())
+        group.create_task(_watch_store(services))
         group.create_task(_watch_fleet(services))
 
 
@@ -134,40 +149,43 @@ async def _watch_lag() -> None:
         LOOP_LAG.observe(max(0.0, time.monotonic() - due))
 
 
-async def _watch_fleet(services: Services) -> None:
-    casts: dict[str, int] = {}
-    known: dict[str, int] = {}
-    failing_schedules = 0
-    asked_at = -STORE_INTERVAL_S
+async def _watch_store(services: Services) -> None:
+    """Ask the database now and then; while it fails, the last counts stay and the store shows its own problem."""
     while True:
-        if time.monotonic() - asked_at >= STORE_INTERVAL_S:
-            asked_at = time.monotonic()
-            with contextlib.suppress(DiskcastError):  # the store shows its own problem; the last counts stay
-                casts, known, failing_schedules = await services.store.run(_store_counts, services.store)
-        _latest[0] = Fleet(
-            casts=casts,
-            machines_known=known,
-            machines_online=_online(services),
-            images=Counts(image.state.value for image in services.library.images()),
-            cache_bytes=sum(
-                image.fetched_bytes for image in services.library.images() if image.source == "remote"
-            ),
-            cache_limit_bytes=services.config.library.cache_bytes,
-            database_up=services.store.problem is None,
-            pending_writes=services.recorder.pending_count,
-            problems=Counts(problem.kind for problem in services.problems()),
-            leases=sum(not run.cast.phase.ended for run in services.supervisor.casting()),
-            schedule_failures=failing_schedules,
-            event_clients=services.live.subscriber_count,
-        )
+        with contextlib.suppress(DiskcastError):
+            _counted[0] = await services.store.run(_store_counts, services.store)
+        await asyncio.sleep(STORE_INTERVAL_S)
+
+
+async def _watch_fleet(services: Services) -> None:
+    while True:
+        _latest[0] = _fleet(services, _counted[0]), _observed(services)
         await asyncio.sleep(FLEET_INTERVAL_S)
+
+
+def _fleet(services: Services, counted: _StoreCounts) -> Fleet:
+    images = services.library.images()
+    return Fleet(
+        casts=counted.casts,
+        machines_known=counted.machines,
+        machines_online=_online(services),
+        images=Counts(image.state.value for image in images),
+        cache_bytes=sum(image.fetched_bytes for image in images if image.source == "remote"),
+        cache_limit_bytes=services.config.library.cache_bytes,
+        database_up=services.store.problem is None,
+        pending_writes=services.recorder.pending_count,
+        problems=Counts(problem.kind for problem in services.problems()),
+        leases=sum(not run.cast.phase.ended for run in services.supervisor.casting()),
+        schedule_failures=counted.failing_schedules,
+        event_clients=services.live.subscriber_count,
+    )
 
 
 def _online(services: Services) -> dict[str, int]:
     return Counts(attendance.machine.room_id or "" for attendance in services.presence.online)
 
 
-def _store_counts(store: Store) -> tuple[dict[str, int], dict[str, int], int]:
+def _store_counts(store: Store) -> _StoreCounts:
     """Casts by phase, machines by room, schedules that fail; in a thread of the store's."""
     casts = {}
     for phase in CastPhase:
@@ -175,7 +193,7 @@ def _store_counts(store: Store) -> tuple[dict[str, int], dict[str, int], int]:
             casts[phase.value] = sum(1 for _ in _all(store.casts.list, phase=phase))
     known = {room.room_id: room.machine_count for room in _all(store.rooms.list)}
     failing = sum(bool(schedule.problem) for schedule in _all(store.schedules.list))
-    return casts, known, failing
+    return _StoreCounts(casts, known, failing)
 
 
 def _all(list_page: Callable[..., tuple[list[_T], str | None]], **filters: object) -> Iterator[_T]:
@@ -189,7 +207,7 @@ def _all(list_page: Callable[..., tuple[list[_T], str | None]], **filters: objec
 
 
 def _observed(services: Services) -> list[ObservedCast]:
-    """Casts that speak to their rooms, or did lately; one that only prepares has no session yet."""
+    """Casts that speak to their rooms, or did lately; one that only prepares has no session."""
     return [run for run in services.supervisor.casting() if run.run is not None]
 
 
