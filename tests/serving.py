@@ -269,12 +269,16 @@ class Daemon:
             f"cast {cast_id} is {' or '.join(phases)}", reached, timeout_s, describe=self.describe
         )
 
-    def wait_progress(self, cast_id: str, progress: float, timeout_s: float = CAST_LIMIT_S) -> None:
-        """Wait until every machine of a cast has come so far."""
+    def wait_progress(
+        self, cast_id: str, progress: float, names: Iterable[str] = (), timeout_s: float = CAST_LIMIT_S
+    ) -> None:
+        """Wait until every machine of a cast, or those of ``names``, have come so far."""
+        wanted = set(names)
 
         def far() -> bool:
-            machines = self.live_machines(cast_id).values()
-            return bool(machines) and all(machine["progress"] >= progress for machine in machines)
+            machines = self.live_machines(cast_id)
+            chosen = [machine for name, machine in machines.items() if not wanted or name in wanted]
+            return bool(chosen) and all(machine["progress"] >= progress for machine in chosen)
 
         wait_until(f"cast {cast_id} at {progress:.0%}", far, timeout_s, describe=self.describe)
 

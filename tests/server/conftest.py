@@ -1,0 +1,55 @@
+"""An image that takes seconds at :data:`RATE_BYTES_PER_S`, and the daemon that most tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.disk_images import make_image
+from tests.serving import Daemon, ServiceAgent
+
+BLOCK_BYTES = 256 << 10
+RATE_BYTES_PER_S = 6e6
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GoldenImage:
+    """A packed image, and what every disk has to be in the end."""
+
+    path: Path
+    raw: bytes
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def assert_is_on(self, target: Path) -> None:
+        assert target.read_bytes() == self.raw, f"{target} isn't the image"
+
+
+def make_golden_image(path: Path, block_count: int, seed: int) -> GoldenImage:
+    """Random bytes: nothing to compress, so that the rate says how long a cast takes."""
+    made = make_image("r" * block_count, block_bytes=BLOCK_BYTES, seed=seed)
+    return GoldenImage(made.write(path), made.raw)
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> GoldenImage:
+    """24 MiB: four seconds."""
+    return make_golden_image(tmp_path_factory.mktemp("golden") / "lab.dci", 96, seed=5)
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[Callable[..., list[ServiceAgent]]]:
+    """Starts agents by their names, each with an empty disk; they end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(names: str, *daemons: Daemon) -> list[ServiceAgent]:
+            disks = tmp_path / "disks"
+            return [stack.enter_context(ServiceAgent(disks, name, daemons)) for name in names.split()]
+
+        yield start

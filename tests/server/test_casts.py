@@ -1,0 +1,233 @@
+"""What operators do to casts, on a real daemon with real agents: begin, pause, cancel, join late, several at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import StorageError
+from protocol.units import parse_rate_bytes_per_s
+from tests.lab import Program, diskcast_agent
+from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage, make_golden_image
+from tests.serving import CAST_LIMIT_S, Daemon, ServiceAgent, wait_online, wait_until
+from tests.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+
+CEILING = "64M"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, image: GoldenImage) -> Iterator[Daemon]:
+    with Daemon(
+        tmp_path_factory.mktemp("daemon"), settings={"network": {"rate_ceiling": CEILING}}
+    ) as started:
+        started.add_image(image.path)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def room(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ServiceAgent]]:
+    """Two machines that wait for their casts; their disks are emptied before each test."""
+    disks = tmp_path_factory.mktemp("disks")
+    with contextlib.ExitStack() as stack:
+        agents = {name: stack.enter_context(ServiceAgent(disks, name, [daemon])) for name in ("pc01", "pc02")}
+        wait_online(daemon, agents)
+        yield agents
+
+
+@pytest.fixture
+def machines(daemon: Daemon, room: dict[str, ServiceAgent]) -> dict[str, str]:
+    """Name to id, of machines with empty disks that wait."""
+
+    def idle() -> bool:
+        casts = daemon.ask("GET", "/casts")["items"]
+        return all(cast["ended_at"] is not None for cast in casts)
+
+    wait_until("the last test's casts have ended", idle, describe=daemon.describe)
+    for agent in room.values():
+        agent.target.unlink(missing_ok=True)
+    return wait_online(daemon, room)
+
+
+def test_a_cast_begun_by_hand_waits_for_the_hand(
+    daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
+) -> None:
+    cast_id = daemon.create_cast(image.name, machine_ids=list(machines.values()), start="manual", wait_for=1)
+
+    def both_joined() -> bool:
+        return daemon.cast(cast_id)["joined_count"] == 2
+
+    wait_until("both have joined", both_joined, describe=daemon.describe)
+    cast = daemon.cast(cast_id)
+    assert cast["phase"] == "gathering"
+    assert cast["casting_at"] is None
+    daemon.ask("POST", f"/casts/{cast_id}/start")
+    daemon.wait_phase(cast_id, "done")
+    for agent in room.values():
+        image.assert_is_on(agent.target)
+
+
+def test_a_paused_cast_sends_nothing_and_goes_on_where_it_was(
+    daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
+) -> None:
+    cast_id = daemon.create_cast(
+        image.name, machine_ids=list(machines.values()), rate_bytes_per_s=RATE_BYTES_PER_S
+    )
+    daemon.wait_progress(cast_id, 0.2)
+    daemon.ask("POST", f"/casts/{cast_id}/pause")
+
+    def silent() -> bool:
+        live = daemon.ask("GET", f"/casts/{cast_id}")
+        return live["cast"]["paused"] and live["achieved_bytes_per_s"] == 0
+
+    wait_until("nothing is sent", silent, describe=daemon.describe)
+    progress = daemon.cast(cast_id)["progress"]
+    assert progress < 0.9
+    daemon.ask("POST", f"/casts/{cast_id}/resume")
+    cast = daemon.wait_phase(cast_id, "done")
+    assert not cast["paused"]
+    assert cast["bytes_sent"] < 1.5 * len(image.raw)
+    kinds = [event["kind"] for event in daemon.ask("GET", f"/casts/{cast_id}/timeline")["events"]]
+    assert kinds.index("paused") < kinds.index("resumed")
+
+
+def test_a_cancelled_cast_says_why_and_its_machines_are_ready_for_the_next(
+    daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
+) -> None:
+    ids = list(machines.values())
+    cast_id = daemon.create_cast(image.name, machine_ids=ids, rate_bytes_per_s=RATE_BYTES_PER_S)
+    daemon.wait_progress(cast_id, 0.2)
+    daemon.ask("POST", f"/casts/{cast_id}/cancel", {"reason": "the wrong image"})
+    cast = daemon.wait_phase(cast_id, "cancelled")
+    assert "the wrong image" in cast["reason"]
+    for agent in room.values():
+        assert agent.target.read_bytes() != image.raw
+    following = daemon.create_cast(image.name, machine_ids=ids)
+    daemon.wait_phase(following, "done")
+    for agent in room.values():
+        image.assert_is_on(agent.target)
+    lines = daemon.history(cast_id=cast_id)
+    assert len(lines) == 2
+    assert all(line["state"] != "complete" and line["error"] for line in lines), lines
+
+
+def test_a_cast_for_later_begins_then_and_not_before(
+    daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
+) -> None:
+    begins = datetime.now(UTC) + timedelta(seconds=2)
+    cast_id = daemon.create_cast(
+        image.name, machine_ids=list(machines.values()), start_at=begins.isoformat(), name="later"
+    )
+    assert daemon.cast(cast_id)["phase"] == "planned"
+    cast = daemon.wait_phase(cast_id, "done")
+    assert datetime.fromisoformat(cast["gathering_at"]) >= begins
+
+
+def test_casts_at_once_share_the_ceiling_and_neither_starves(
+    daemon: Daemon,
+    room: dict[str, ServiceAgent],
+    machines: dict[str, str],
+    image: GoldenImage,
+    tmp_path: Path,
+) -> None:
+    other = make_golden_image(tmp_path / "other.dci", 96, seed=6)
+    daemon.add_image(other.path)
+    cast_ids = [
+        daemon.create_cast(golden.name, machine_ids=[machine_id])
+        for golden, machine_id in zip((image, other), machines.values(), strict=True)
+    ]
+    sums: list[float] = []
+
+    def ended() -> bool:
+        lives = [daemon.ask("GET", f"/casts/{cast_id}") for cast_id in cast_ids]
+        if all(live["cast"]["phase"] == "casting" for live in lives):
+            sums.append(sum(live["rate_bytes_per_s"] for live in lives))
+        return all(live["cast"]["ended_at"] is not None for live in lives)
+
+    wait_until("both have ended", ended, describe=daemon.describe)
+    assert [daemon.cast(cast_id)["phase"] for cast_id in cast_ids] == ["done", "done"]
+    assert len(sums) > 5, "they ran one after the other"
+    assert max(sums[2:]) <= parse_rate_bytes_per_s(CEILING) * 1.01
+    points = [daemon.ask("GET", f"/casts/{cast_id}/timeline")["points"] for cast_id in cast_ids]
+    assert all(any(point["rate_bytes_per_s"] > 0 for point in line) for line in points)
+    for golden, agent in zip((image, other), room.values(), strict=True):
+        golden.assert_is_on(agent.target)
+
+
+def test_who_joins_late_is_finished_too(
+    daemon: Daemon,
+    room: dict[str, ServiceAgent],
+    machines: dict[str, str],
+    image: GoldenImage,
+    tmp_path: Path,
+) -> None:
+    daemon.ask("POST", "/rooms", {"name": "Late", "room_id": "late"})
+    late = daemon.ask("POST", "/machines", {"name": "pc09", "serial": "SN-pc09", "room_id": "late"})
+    for machine_id in machines.values():
+        daemon.ask("PATCH", f"/machines/{machine_id}", {"room_id": "late"})
+    try:
+        cast_id = daemon.create_cast(
+            image.name, room_id="late", wait_for=2, rate_bytes_per_s=RATE_BYTES_PER_S
+        )
+        daemon.wait_progress(cast_id, 0.3, machines)
+        with ServiceAgent(tmp_path, "pc09", [daemon]) as agent:
+            daemon.wait_phase(cast_id, "done")
+            image.assert_is_on(agent.target)
+    finally:
+        for machine_id in (*machines.values(), late["machine_id"]):
+            daemon.ask("PATCH", f"/machines/{machine_id}", {"room_id": None})
+    lines = {line["machine_name"]: line for line in daemon.history(cast_id=cast_id)}
+    assert lines.keys() == {"pc01", "pc02", "pc09"}
+    assert {line["state"] for line in lines.values()} == {"complete"}
+    assert lines["pc09"]["machine_id"] == late["machine_id"]
+
+
+def test_a_machine_with_a_plain_agent_takes_part_in_a_daemons_cast(
+    daemon: Daemon, machines: dict[str, str], image: GoldenImage, tmp_path: Path
+) -> None:
+    cast_id = daemon.create_cast(image.name, machine_ids=list(machines.values()), start="manual")
+    url = daemon.wait_phase(cast_id, "gathering")["control_url"]
+    target = tmp_path / "plain.disk"
+    where = ("--interface", "lo", "--sender", url, "--name", "stranger", "--json")
+    with Program(diskcast_agent("receive", "--target", target, *where)) as agent:
+        wait_until(
+            "all three have joined",
+            lambda: daemon.cast(cast_id)["joined_count"] == 3,
+            describe=daemon.describe,
+        )
+        daemon.ask("POST", f"/casts/{cast_id}/start")
+        daemon.wait_phase(cast_id, "done")
+        assert agent.wait(CAST_LIMIT_S) == 0, agent.describe()
+    image.assert_is_on(target)
+    stranger = daemon.machines_of(cast_id)["stranger"]
+    assert stranger["state"] == "complete"
+    assert stranger["machine_id"] is None
+
+
+@pytest.mark.needs_root
+def test_a_machine_whose_disk_fails_is_in_history_with_its_reason_and_costs_the_others_nothing(
+    daemon: Daemon,
+    room: dict[str, ServiceAgent],
+    machines: dict[str, str],
+    image: GoldenImage,
+    tmp_path: Path,
+) -> None:
+    with slow_disk(tmp_path) as disk:
+        disk.set_behaviour(Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=4 << 20),)))
+        with ServiceAgent(tmp_path, "pc13", [daemon], target=disk.directory / "disk"):
+            ids = wait_online(daemon, [*room, "pc13"])
+            cast_id = daemon.create_cast(
+                image.name, machine_ids=list(ids.values()), rate_bytes_per_s=RATE_BYTES_PER_S
+            )
+            cast = daemon.wait_phase(cast_id, "failed")
+    assert (cast["complete_count"], cast["failed_count"]) == (2, 1)
+    for agent in room.values():
+        image.assert_is_on(agent.target)
+    lines = {line["machine_name"]: line for line in daemon.history(cast_id=cast_id)}
+    assert lines["pc13"]["state"] == "failed"
+    assert "Input/output error" in lines["pc13"]["error"]
+    assert lines["pc13"]["exit_code"] == StorageError.exit_code
+    assert {lines[name]["state"] for name in room} == {"complete"}

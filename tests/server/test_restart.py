@@ -1,0 +1,64 @@
+"""A daemon that is killed in the middle of a cast: the room loses seconds, and history loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
+from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+
+Agents = Callable[..., list[ServiceAgent]]
+
+
+def assert_history_is_right(
+    daemon: Daemon, cast_id: str, agents: list[ServiceAgent], image: GoldenImage
+) -> None:
+    """One line a machine, complete, and every byte of every disk verified."""
+
+    def told() -> bool:
+        return len(daemon.history(cast_id=cast_id, state="complete")) == len(agents)
+
+    wait_until("history knows every machine", told, describe=daemon.describe)
+    lines = daemon.history(cast_id=cast_id)
+    assert sorted(line["machine_name"] for line in lines) == sorted(agent.name for agent in agents)
+    for line in lines:
+        assert line["state"] == "complete", line
+        assert line["error"] == ""
+        assert line["bytes_verified"] == len(image.raw)
+        assert line["exit_code"] in (0, None)
+        assert line["serial"] == f"SN-{line['machine_name']}"
+        assert line["ended_at"] is not None
+    for agent in agents:
+        image.assert_is_on(agent.target)
+    actions = [
+        entry["action"]
+        for entry in daemon.ask("GET", "/audit")["items"]
+        if entry["subject"] == f"cast {cast_id}"
+    ]
+    assert actions.count("cast.create") == 1, actions
+    assert actions.count("cast.done") == 1, actions
+
+
+def test_a_daemon_killed_and_restarted_finishes_its_cast(
+    tmp_path: Path, image: GoldenImage, agents: Agents
+) -> None:
+    with Daemon(tmp_path / "d") as daemon:
+        daemon.add_image(image.path)
+        room = agents("pc01 pc02 pc03", daemon)
+        machine_ids = wait_online(daemon, ("pc01", "pc02", "pc03"))
+        cast_id = daemon.create_cast(
+            image.name, machine_ids=list(machine_ids.values()), rate_bytes_per_s=RATE_BYTES_PER_S
+        )
+        daemon.wait_progress(cast_id, 0.3)
+        before = daemon.cast(cast_id)
+        daemon.restart()
+        cast = daemon.wait_phase(cast_id, "done")
+        assert cast["run_count"] == 2
+        assert (cast["complete_count"], cast["failed_count"]) == (3, 0)
+        assert cast["created_at"] == before["created_at"]
+        assert cast["casting_at"] == before["casting_at"]
+        # What was verified before the kill wasn't sent again: less than a whole image more.
+        assert cast["bytes_sent"] < 2 * len(image.raw)
+        assert_history_is_right(daemon, cast_id, room, image)
+        assert daemon.stop() == 0, daemon.describe()
