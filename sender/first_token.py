@@ -15,8 +15,8 @@ from sender.store.errors import ConflictError
 from sender.store.records import Role
 from sender.store.tokens import Tokens
 
-FIRST_TOKEN_NAME = "first-operator"
-FIRST_TOKEN_FILE = "operator-token"
+FIRST_TOKEN_NAME = "first-operator"  # noqa: S105
+FIRST_TOKEN_FILE = "operator-token"  # noqa: S105
 
 log = structlog.get_logger()
 
