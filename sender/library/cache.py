@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -87,7 +87,7 @@ class Cache:
             try:
                 found = examine(path)
             except (DiskcastError, OSError) as error:
-                _log.warning("damaged copy removed from the cache", path=printable(path), reason=str(error))
+                _log.warning("damaged_copy_removed", path=printable(path), reason=str(error))
                 self.remove(path.stem)
                 continue
             if found.image_id == path.stem:
@@ -140,20 +140,18 @@ class Cache:
         self,
         found: FoundImage,
         *,
-        kept: Collection[str],
         promised_bytes: int,
-        evicted: Callable[[str], None],
+        may_evict: Callable[[str], bool],
     ) -> None:
         """Remove the longest unused copies until ``found`` fits into the cache and onto its disk.
 
         Args:
             found: about to be fetched, or fetched in part.
-            kept: ids that must stay: in use, or being fetched.
             promised_bytes: what other fetches will still need.
-            evicted: called with each image's id before its copy is removed.
+            may_evict: asked for each image before its copy is removed; False if it is in use or being fetched.
 
         Raises:
-            ImageError: it is larger than the cache, or what is kept leaves too little of it or of the disk.
+            ImageError: it is larger than the cache, or what may not go leaves too little of it or of the disk.
             StorageError: the folder can't be read.
         """
         if found.stored_bytes > self.limit_bytes:
@@ -169,10 +167,9 @@ class Cache:
         for image_id, (_, size) in sorted(sizes.items(), key=lambda item: item[1][0]):
             if used + missing <= self.limit_bytes and missing <= free:
                 return
-            if image_id in kept or image_id == found.image_id:
+            if image_id == found.image_id or not may_evict(image_id):
                 continue
-            evicted(image_id)
-            _log.info("copy removed from the cache", image_id=image_id, bytes=size)
+            _log.info("copy_evicted", image_id=image_id, bytes=size)
             self.remove(image_id)
             used -= size
             free = self._disk_free() - DISK_RESERVE_BYTES

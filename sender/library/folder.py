@@ -191,14 +191,14 @@ class FolderWatch:
         if files != self.files:
             for path, file in files.items():
                 if file.problem and file != self.files.get(path):
-                    _log.warning("image damaged", path=printable(path), problem=file.problem)
+                    _log.warning("image_damaged", path=printable(path), problem=file.problem)
             self.files = files
             self._on_change()
 
     def _set_problem(self, text: str) -> None:
         if self.problem is None or self.problem.text != text:
             self.problem = Problem("library", text, datetime.now(UTC))
-            _log.warning("image folder", problem=text)
+            _log.warning("image_folder_unreadable", problem=text)
             self._on_change()
 
     def _clear_problem(self) -> None:

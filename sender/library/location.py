@@ -14,7 +14,7 @@ SCHEMES: Final = ("http", "https", "s3")
 """Nothing that reads this machine's own files: whoever may add an image may not read them."""
 
 URL_CHARS_MAX: Final = 4096
-"""A signed URL has 1 to 2 thousand."""
+"""As long as servers take them; S3 keys have 1024 bytes."""
 
 _HARMLESS: Final = "%/:?#[]@!$&'()*+,;=~-._"
 
@@ -25,7 +25,7 @@ class Location:
 
     Attributes:
         url: with its credentials, if it has any; never to be shown.
-        shown: without user, password and query, which may be a signature.
+        shown: without user and password.
     """
 
     url: str = dataclasses.field(repr=False)
@@ -77,8 +77,10 @@ def parse_location(url: str) -> Location:
         raise ConfigurationError(
             f"{shown} must end in {SUFFIX}, for one image, or in /, for all images below it"
         )
-    if parts.fragment or (parts.query and (parts.scheme == "s3" or parts.path.endswith("/"))):
-        raise ConfigurationError(f"{shown}: leave out what follows ? or #")
+    if parts.fragment or parts.query or "?" in url:
+        raise ConfigurationError(
+            f"{shown}: leave out what follows it: a query or a signature can't be kept safely"
+        )
     if parts.scheme == "s3" and "@" in parts.netloc:
         raise ConfigurationError(
             f"{shown}: leave the keys out of the URL; they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from "

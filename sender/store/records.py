@@ -87,11 +87,12 @@ class Image:
 
     Attributes:
         image_id: digest of its manifest, 64 hexadecimal digits; for a remote one that was never read, ``url:`` and a
-            digest of its URL.
+            digest of its URL; for a damaged file, ``file:`` and a digest of its path.
         name: as packed.
         location: path or URL, credentials left out.
         source: ``folder``, ``remote`` or ``""`` when it is gone.
         stored_bytes: length of the file.
+        packed_at: when the file was last written, the best that is known.
         fetched_bytes: how far a fetch has come.
         in_use_by: casts that use it now.
     """

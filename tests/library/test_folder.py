@@ -194,12 +194,13 @@ def test_images_are_meant_by_id_its_start_or_name(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_a_problem_until_it_is_there(tmp_path: Path) -> None:
     async def check() -> None:
-        config = settings(tmp_path, folders=(tmp_path / "nas",))
+        nas = tmp_path / "mnt" / "nas"
+        config = settings(tmp_path, folders=(nas,))
         async with running(Library(config, None)) as library:
             await until(library, library.problems)
-            assert str(tmp_path / "nas") in library.problems()[0].text
-            (tmp_path / "nas").mkdir()
-            make_image("d").write(tmp_path / "nas" / "lab.dci")
+            assert str(nas) in library.problems()[0].text
+            nas.mkdir(parents=True)
+            make_image("d").write(nas / "lab.dci")
             await until(library, lambda: library.images() and not library.problems())
 
     asyncio.run(check())
