@@ -218,6 +218,17 @@ class SenderSession:
             return Limiter(Cause.SOURCE if self._read_share > 0.5 else Cause.SENDER)
         return self.rate_control.limiter
 
+    @property
+    def held_by_ceiling(self) -> bool:
+        """Whether it could send faster if it were allowed to, as far as anybody knows."""
+        return self.limiter.cause in (Cause.CEILING, Cause.NONE)
+
+    def sending_overdue_s(self, now: float) -> float:
+        """For how long data that could be sent hasn't been; 0 while there is none or the cast is paused."""
+        if self.state != STATE_CASTING or self.paused or self.image_demand.idle:
+            return 0.0
+        return now - max(self._transmitted_at, self.statistics.started_at or now)
+
     def _waited_for(self) -> Limiter:
         """With nothing to send the cast waits for whoever has most in its buffers."""
         busy = [record for record in self._roster.active if record.limiter != Cause.NETWORK]

@@ -17,6 +17,7 @@ COMMANDS = {
     "verify": "sender.image_commands:verify",
     "unpack": "sender.image_commands:unpack",
     "send": "sender.send_command:send",
+    "serve": "sender.serve_command:serve",
     "images": "sender.console.images:images",
     "rooms": "sender.console.rooms:rooms",
     "machines": "sender.console.machines:machines",
@@ -24,6 +25,7 @@ COMMANDS = {
     "schedules": "sender.console.schedules:schedules",
     "tokens": "sender.console.tokens:tokens",
     "history": "sender.console.history:history",
+    "database": "sender.store.database_command:database",
     "doctor": "sender.doctor_command:doctor",
     "demo": "sender.demo_command:demo",
 }

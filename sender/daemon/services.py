@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sender.store.records import Problem
 
 if TYPE_CHECKING:
+    from sender.daemon.check_in import CheckInDesk
     from sender.daemon.live import LiveFeed
     from sender.daemon.presence import Presence
     from sender.daemon.supervisor import Supervisor
@@ -25,6 +26,7 @@ class Services:
     Attributes:
         presence: which machines are there now.
         live: what goes on, for those who watch.
+        desk: answers agents that check in.
         started_at: when this process began.
     """
 
@@ -35,9 +37,17 @@ class Services:
     supervisor: Supervisor
     presence: Presence
     live: LiveFeed
+    desk: CheckInDesk
     started_at: datetime
 
     def problems(self) -> list[Problem]:
         """What an operator should look at now, the longest-lasting first."""
-        found = [self.store.problem, self.recorder.problem, *self.library.problems(), *self.supervisor.problems()]
-        return sorted((problem for problem in found if problem is not None), key=lambda problem: problem.since)
+        found = [
+            self.store.problem,
+            self.recorder.problem,
+            *self.library.problems(),
+            *self.supervisor.problems(),
+        ]
+        return sorted(
+            (problem for problem in found if problem is not None), key=lambda problem: problem.since
+        )

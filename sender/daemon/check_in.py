@@ -1,0 +1,222 @@
+"""Agents that check in: which machine that is, how its last cast went, and which cast it should join."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import time
+import urllib.parse
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from protocol.check_in import STATE_IDLE, Assignment, CastOutcome, CheckIn, CheckInAnswer
+from protocol.session_records import CastId
+from sender.daemon.presence import Attendance
+from sender.daemon.run_cast import assigned_machine
+from sender.store.records import Cast, CastMachine, Machine
+
+if TYPE_CHECKING:
+    from sender.daemon.services import Services
+
+IDLE_AFTER_S: Final = 1.0
+"""An idle agent asks again at once: it is the long poll that waits."""
+RECEIVING_AFTER_S: Final = 4.0
+"""How soon an agent that receives hears of a take-over: within the ten seconds that one may take altogether."""
+_KNOWN_MAX: Final = 4096
+"""Agents whose identity needn't be looked up again: four rooms of the largest size."""
+_ENDED_STATES: Final = ("complete", "failed", "dropped")
+"""After these a machine isn't asked to join the same cast again."""
+
+_log = structlog.get_logger(__name__)
+
+
+class CheckInDesk:
+    """Answers check-ins. It belongs to the event loop."""
+
+    def __init__(self, services: Services) -> None:
+        """Answer for ``services``."""
+        self._services = services
+        self._known: OrderedDict[str, tuple[str, Machine]] = OrderedDict()
+
+    async def answer(self, check_in: CheckIn, address: str) -> CheckInAnswer:
+        """One check-in; waits up to ``wait_s`` for a cast, if the agent is idle.
+
+        Args:
+            check_in: what the agent says, checked.
+            address: where it says so from.
+
+        Raises:
+            DatabaseError: the machine isn't known yet and can't be looked up; the agent asks again.
+        """
+        machine = await self._machine(check_in, address)
+        attendance = self._services.presence.note(machine, check_in)
+        recorded = None
+        if check_in.last_result is not None and await self._record(machine, check_in.last_result):
+            recorded = check_in.last_result.cast_id
+        attendance.polls += 1
+        try:
+            cast = await self._await_cast(machine, check_in)
+        finally:
+            attendance.polls -= 1
+            attendance.heard_at = time.monotonic()
+        if cast is not None:
+            self._note_assigned(cast, machine, attendance)
+        return CheckInAnswer(
+            machine_id=machine.machine_id,
+            name=machine.name,
+            recorded_cast_id=recorded,
+            assignment=None if cast is None else _assignment(cast),
+            check_in_after_s=IDLE_AFTER_S if check_in.state == STATE_IDLE else RECEIVING_AFTER_S,
+        )
+
+    def forget(self, machine_id: str) -> None:
+        """A machine was changed or removed: look it up again."""
+        for agent_id in [
+            key for key, (_, machine) in self._known.items() if machine.machine_id == machine_id
+        ]:
+            del self._known[agent_id]
+
+    async def _machine(self, check_in: CheckIn, address: str) -> Machine:
+        """Who that is; asked of the database once for each run of an agent, and when it says something new."""
+        said = hashlib.blake2b(
+            repr(
+                (
+                    check_in.name,
+                    check_in.macs,
+                    check_in.serial,
+                    check_in.asset_tag,
+                    check_in.inventory,
+                    address,
+                )
+            ).encode(),
+            digest_size=16,
+        ).hexdigest()
+        known = self._known.get(check_in.agent_id)
+        if known is not None and known[0] == said:
+            self._known.move_to_end(check_in.agent_id)
+            return known[1]
+        store = self._services.store
+        machine: Machine = await store.run(
+            store.machines.enrol,
+            name=check_in.name,
+            macs=check_in.macs,
+            serial=check_in.serial,
+            asset_tag=check_in.asset_tag,
+            address=address,
+            agent_version=check_in.version,
+            inventory=dict(check_in.inventory),
+        )
+        self._known[check_in.agent_id] = said, machine
+        while len(self._known) > _KNOWN_MAX:
+            self._known.popitem(last=False)
+        _log.info("machine checked in", machine=machine.name, address=address, version=check_in.version)
+        return machine
+
+    async def _await_cast(self, machine: Machine, check_in: CheckIn) -> Cast | None:
+        deadline = time.monotonic() + check_in.wait_s
+        while True:
+            cast = self._cast_for(machine, check_in)
+            left_s = deadline - time.monotonic()
+            if cast is not None or left_s <= 0 or check_in.state != STATE_IDLE:
+                return cast
+            await self._services.supervisor.changes.wait(left_s)
+
+    def _cast_for(self, machine: Machine, check_in: CheckIn) -> Cast | None:
+        """The cast that it is to join: the one that it is in already, or else the oldest that asks for it."""
+        supervisor = self._services.supervisor
+        candidates = [supervisor.cast_now(cast) for cast in supervisor.unfinished.values()]
+        for cast in sorted(candidates, key=lambda cast: cast.created_at):
+            if not (cast.phase.live and cast.control_url):
+                continue
+            current = check_in.cast_id is not None and cast.cast_id == f"{check_in.cast_id:08x}"
+            if check_in.state != STATE_IDLE:
+                if current:
+                    return cast
+            elif is_target(cast, machine) and not self._has_ended(cast, machine):
+                return cast
+        return None
+
+    def _has_ended(self, cast: Cast, machine: Machine) -> bool:
+        live = self._services.supervisor.runs.get(cast.cast_id)
+        if live is None:
+            return False  # another daemon's: it says no if it has to
+        row = live.machine_of(machine.machine_id)
+        return row is not None and row.state in _ENDED_STATES
+
+    def _note_assigned(self, cast: Cast, machine: Machine, attendance: Attendance) -> None:
+        live = self._services.supervisor.runs.get(cast.cast_id)
+        if live is not None and attendance.idle and live.machine_of(machine.machine_id) is None:
+            live.put_machine(assigned_machine(cast.cast_id, machine.machine_id, machine.name))
+
+    async def _record(self, machine: Machine, outcome: CastOutcome) -> bool:
+        """Write down how a cast went, unless that is known from the cast itself; whether it is safe then.
+
+        Never raises for want of a database: the agent says it again.
+        """
+        store, cast_id = self._services.store, f"{outcome.cast_id:08x}"
+        live = self._services.supervisor.runs.get(cast_id)
+        try:
+            if live is not None:
+                row = live.machine_of(machine.machine_id)
+                if row is None or row.state not in _ENDED_STATES:
+                    live.refuse_machine(outcome_row(machine, outcome, row))
+                return await self._services.recorder.drain(0.0)
+            rows = await store.run(store.casts.machines, cast_id)
+            row = next((row for row in rows if row.machine_id == machine.machine_id), None)
+            if row is None or row.state not in _ENDED_STATES:
+                await store.run(store.casts.put_machine, outcome_row(machine, outcome, row))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  it is said again; what went wrong is the database's to tell
+            _log.warning("an agent's result couldn't be recorded", cast=cast_id, error=str(error))
+            return False
+        return True
+
+
+def is_target(cast: Cast, machine: Machine) -> bool:
+    """Whether a cast was planned for this machine."""
+    plan = cast.plan
+    if plan.machine_ids:
+        return machine.machine_id in plan.machine_ids
+    return plan.room_id is not None and machine.room_id == plan.room_id
+
+
+def outcome_row(machine: Machine, outcome: CastOutcome, row: CastMachine | None) -> CastMachine:
+    """A machine's line as its agent itself tells it."""
+    base = row or assigned_machine(f"{outcome.cast_id:08x}", machine.machine_id, machine.name)
+    lost = outcome.datagrams_expected - outcome.datagrams_received
+    return dataclasses.replace(
+        base,
+        address=base.address or machine.address,
+        state="complete" if outcome.success else "failed",
+        error=outcome.error,
+        exit_code=outcome.exit_code,
+        progress=1.0 if outcome.success else base.progress,
+        bytes_verified=outcome.raw_bytes_verified,
+        bytes_kept=outcome.raw_bytes_kept,
+        blocks_rewritten=outcome.blocks_rewritten,
+        seconds=outcome.seconds_total,
+        rate_bytes_per_s=round(outcome.raw_bytes_verified / max(outcome.seconds_total, 1e-3)),
+        loss=round(max(0, lost) / outcome.datagrams_expected, 5) if outcome.datagrams_expected else 0.0,
+        nacks_count=outcome.nacks_sent,
+        socket_drops_count=outcome.socket_drops,
+        ended_at=datetime.now(UTC),
+    )
+
+
+def _assignment(cast: Cast) -> Assignment:
+    host = urllib.parse.urlsplit(cast.control_url).hostname or ""
+    return Assignment(
+        cast_id=CastId(int(cast.cast_id, 16)),
+        image_name=cast.image_name,
+        image_id=bytes.fromhex(cast.plan.image_id),
+        raw_bytes=cast.raw_bytes,
+        control_url=cast.control_url,
+        sender_address=host,
+        group=cast.group,
+        port=cast.port,
+    )

@@ -1,0 +1,151 @@
+"""``diskcast serve``: everything it is made of, begun in order, ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from protocol.errors import AddressInUseError, ConfigurationError
+from sender.api.application import create_application
+from sender.api.server import ApiServer
+from sender.daemon.check_in import CheckInDesk
+from sender.daemon.leases import StateDirectory
+from sender.daemon.live import LiveFeed
+from sender.daemon.presence import Presence
+from sender.daemon.scheduler import keep_history_short, run_schedules
+from sender.daemon.services import Services
+from sender.daemon.supervisor import Supervisor
+from sender.daemon_metrics import watch_daemon
+from sender.library.library import Library
+from sender.service_manager import ServiceManager, Watchdog
+from sender.store.database import open_store
+from sender.store.recorder import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sender.server_config import ServerConfig
+
+_DRAIN_S: Final = 5.0
+"""What the database gets to take the last records; what it doesn't take waits in a file for the next start."""
+_BACKLOG: Final = 1024
+
+_log = structlog.get_logger(__name__)
+
+
+def run_daemon(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Casts that run then go on in the next run.
+
+    Args:
+        config: checked.
+        on_ready: told the dashboard's URL when it can be used.
+
+    Raises:
+        ConfigurationError: the state directory, the address or another key can't be used.
+        DatabaseError: the database can't be opened.
+    """
+    with StateDirectory(config.server.state_directory) as state:
+        listener = _listen(config)
+        try:
+            asyncio.run(_serve(config, state, listener, on_ready))
+        finally:
+            listener.close()
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    host, port = config.server.endpoint
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUseError(
+                f"{config.server.listen} is taken by another program: end it, or choose another address with "
+                "server.listen or --listen"
+            ) from error
+        raise ConfigurationError(f"can't listen on {config.server.listen}: {error.strerror}") from error
+    return listener
+
+
+async def _serve(
+    config: ServerConfig, state: StateDirectory, listener: socket.socket, on_ready: Callable[[str], None]
+) -> None:
+    store = await asyncio.to_thread(open_store, config)
+    recorder = Recorder(store, state.path)
+    services = make_services(config, store, recorder, state)
+    manager = ServiceManager.from_environment()
+    server = ApiServer(create_application(services), listener)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    url = _url(listener)
+    try:
+        async with asyncio.TaskGroup() as group:
+            recording = group.create_task(recorder.run(), name="recorder")
+            serving = group.create_task(server.run_until_stopped(), name="api")
+            work = [
+                group.create_task(services.library.run(), name="library"),
+                group.create_task(services.supervisor.run(), name="supervisor"),
+                group.create_task(services.live.run(), name="live feed"),
+                group.create_task(run_schedules(services), name="schedules"),
+                group.create_task(keep_history_short(services), name="retention"),
+                group.create_task(watch_daemon(services), name="metrics"),
+                group.create_task(
+                    Watchdog(services.supervisor.stuck, manager=manager).run(), name="watchdog"
+                ),
+            ]
+            _log.info("daemon ready", url=url, owner=str(services.supervisor.owner))
+            on_ready(url)
+            manager.ready(f"serving {url}")
+            await stop.wait()
+            _log.info("daemon ends", casts_left=len(services.supervisor.runs))
+            manager.stopping("casts go on after the next start")
+            await services.supervisor.leave()
+            server.stop()
+            for task in work:
+                task.cancel()
+            await serving
+            with contextlib.suppress(TimeoutError):
+                await recorder.drain(_DRAIN_S)
+            recording.cancel()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        recorder.close()
+        store.close()
+
+
+def make_services(config: ServerConfig, store: Store, recorder: Recorder, state: StateDirectory) -> Services:
+    """The daemon's parts, none of them begun; for tests as well."""
+    services = Services.__new__(Services)
+    services.config = config
+    services.store = store
+    services.recorder = recorder
+    services.started_at = datetime.now(UTC)
+    services.library = Library(config.library, store)
+    services.presence = Presence()
+    services.supervisor = Supervisor(services, state.owner(config.server.name))
+    services.live = LiveFeed(services)
+    services.desk = CheckInDesk(services)
+    return services
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104  every address: this machine's own name is one of them
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

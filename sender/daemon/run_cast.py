@@ -1,0 +1,317 @@
+"""One run of a leased cast: its image, its place, its session, and the verdict in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+
+from protocol.cast_policy import CastPolicy, SlowPolicy
+from protocol.errors import (
+    AddressInUseError,
+    ConfigurationError,
+    DatabaseUnavailableError,
+    ImageChangedError,
+    InterfaceError,
+)
+from protocol.session_records import CastId
+from protocol.units import format_duration
+from sender.blocking_calls import start_blocking_call
+from sender.cast import CastOptions, CastRun, open_cast
+from sender.daemon.casting import LiveRun
+from sender.daemon.places import choose_group
+from sender.image_file import ImageFile
+from sender.network import find_interface, list_interfaces
+from sender.store.records import Cast, CastMachine, CastPhase, StartMode
+
+if TYPE_CHECKING:
+    from sender.daemon.services import Services
+
+_NAMED_MAX: Final = 10
+"""Machines that a reason names; history names all."""
+_RETRY_S: Final = 2.0
+_NOT_HERE: Final = ("assigned", "absent")
+_Result = TypeVar("_Result")
+_log = structlog.get_logger(__name__)
+
+
+async def conduct(
+    services: Services, cast: Cast, runs: dict[str, LiveRun], *, on_change: Callable[[], None]
+) -> None:
+    """Run a cast that this daemon has leased, until it ends or is left to others.
+
+    Args:
+        services: the daemon.
+        cast: the record, as leased.
+        runs: where the run is shown from the first moment on; the caller takes it out again.
+        on_change: called when it begins to gather.
+
+    Raises:
+        DiskcastError: it can't be run; nobody has been told yet.
+    """
+    store = services.store
+    rows = await _patiently(lambda: store.run(store.casts.machines, cast.cast_id))
+    room = None
+    if cast.plan.room_id is not None:
+        room_id = cast.plan.room_id
+        room = await _patiently(lambda: store.run(store.rooms.get, room_id))
+    live = LiveRun(
+        cast,
+        services.recorder,
+        room_name=room.name if room is not None else "",
+        earlier={row.name: row for row in rows},
+    )
+    runs[cast.cast_id] = live
+    targets = await _patiently(lambda: _target_names(services, cast))
+    went_before = cast.casting_at is not None
+    unfinished = [row for row in rows if row.state in ("joined", "receiving")]
+    waited_for = unfinished or [row for row in rows if row.state == "lost"]
+    if cast.run_count > 1:
+        live.tell("taken_over", f"goes on with daemon {services.config.server.name}, run {cast.run_count}")
+    if went_before and not waited_for and rows:
+        _end(live, targets, reason="")
+        return
+    async with await services.library.open(cast.plan.image_id, cast.cast_id) as opened:
+        image = await start_blocking_call(lambda: ImageFile.open(opened.path), "open image")
+        with image, contextlib.ExitStack() as stack:
+            if image.manifest.image_id.hex() != cast.plan.image_id:
+                raise ImageChangedError(
+                    f"{opened.path} holds another image than the one that was chosen: cast it anew, or put the old "
+                    "file back"
+                )
+            interface = (room.interface if room is not None else "") or _interface(services)
+            policy = _policy(services, cast, len(waited_for) if went_before else None)
+            run = await _open_run(services, live, image, opened.path, policy, interface, stack)
+            live.run = run
+            if cast.paused:
+                run.pause()
+            on_change()
+            result = await run.run()
+    if result.abandoned:
+        return
+    if live.cancel_reason is not None:
+        live.end(CastPhase.CANCELLED, live.cancel_reason)
+    else:
+        _end(live, targets, reason=result.summary.reason)
+
+
+async def _patiently(ask: Callable[[], Awaitable[_Result]]) -> _Result:
+    """What the database says, waited for while it is away: the cast is ours, and its lease doesn't run out then."""
+    while True:
+        try:
+            return await ask()
+        except DatabaseUnavailableError as error:
+            _log.warning("waiting for the database", error=str(error))
+            await asyncio.sleep(_RETRY_S)
+
+
+async def _target_names(services: Services, cast: Cast) -> dict[str, str]:
+    """The machines that were asked for: names by id."""
+    store = services.store
+    if cast.plan.room_id is not None:
+        machines = await store.run(store.machines.of_room, cast.plan.room_id)
+        wanted = set(cast.plan.machine_ids) or {machine.machine_id for machine in machines}
+        return {machine.machine_id: machine.name for machine in machines if machine.machine_id in wanted}
+    names = {}
+    for machine_id in cast.plan.machine_ids:
+        machine = await store.run(store.machines.get, machine_id)
+        if machine is not None:
+            names[machine_id] = machine.name
+    return names
+
+
+def _interface(services: Services) -> str:
+    """The configured one, or the only one that could do.
+
+    Raises:
+        ConfigurationError: there are several, and chance must not decide where a disk image goes.
+    """
+    configured = services.config.network.interface
+    if configured is not None:
+        return configured
+    usable = [item for item in list_interfaces().values() if item.up and _has_own_address(item.addresses)]
+    host = ipaddress.ip_address(services.config.server.endpoint[0])
+    usable = [item for item in usable if host in item.addresses] or usable
+    if not usable:
+        return "lo"
+    if len(usable) > 1:
+        names = ", ".join(item.name for item in usable)
+        raise ConfigurationError(
+            f"several network interfaces could reach the room ({names}): say which with network.interface, "
+            "--interface, or the room's own interface"
+        )
+    return usable[0].name
+
+
+def _has_own_address(addresses: Collection[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> bool:
+    return any(not address.is_loopback and not address.is_link_local for address in addresses)
+
+
+def _policy(services: Services, cast: Cast, waited_for_count: int | None) -> CastPolicy:
+    """How the session is to run it; ``waited_for_count`` machines were in the middle when an earlier run ended."""
+    plan, casts = cast.plan, services.config.casts
+    common = CastPolicy(
+        receiver_timeout_s=casts.receiver_timeout_s,
+        rate_bytes_per_s=plan.rate_bytes_per_s,
+        rate_max_bytes_per_s=plan.rate_max_bytes_per_s,
+        share=plan.share,
+        slow_policy=SlowPolicy(plan.slow),
+        slow_below=plan.slow_below,
+        slow_for_s=plan.slow_for_s,
+    )
+    if waited_for_count is not None:
+        return dataclasses.replace(common, wait_for=max(1, waited_for_count), max_wait_s=casts.resume_wait_s)
+    return dataclasses.replace(
+        common,
+        wait_for=cast.required_count,
+        max_wait_s=plan.max_wait_s,
+        by_hand=plan.start is StartMode.MANUAL,
+    )
+
+
+async def _open_run(
+    services: Services,
+    live: LiveRun,
+    image: ImageFile,
+    path: Path,
+    policy: CastPolicy,
+    interface: str,
+    stack: contextlib.ExitStack,
+) -> CastRun:
+    """The cast's sockets: its own group and the first free control port, preferably those of its last run.
+
+    Raises:
+        AddressInUseError: no port is free.
+        ConfigurationError: the interface can't be used.
+    """
+    cast, network = live.cast, services.config.network
+    others = [other for key, other in services.supervisor.unfinished.items() if key != cast.cast_id]
+    taken = {other.group for other in others if other.group and other.phase.live}
+    group = cast.group if cast.group and cast.group not in taken else ""
+    group = group or choose_group(network.group_base, cast.cast_id, taken)
+    try:
+        address = find_interface(interface).address_for(ipaddress.ip_address(group))
+    except InterfaceError as error:
+        raise ConfigurationError(f"the cast can't begin: {error}") from error
+    ports = list(network.control_port_range)
+    last_port = int(cast.control_url.rpartition(":")[2] or 0) if cast.control_url else 0
+    if last_port in ports:
+        ports.remove(last_port)
+        ports.insert(0, last_port)
+    for port in ports:
+        host = f"[{address}]" if address.version == 6 else str(address)
+        options = CastOptions(
+            image=path,
+            interface=interface,
+            policy=policy,
+            group=group,
+            port=network.data_port,
+            control=f"{host}:{port}",
+            ttl=network.ttl,
+            cast_id=CastId(int(cast.cast_id, 16)),
+        )
+        try:
+            return stack.enter_context(open_cast(options, image, live))
+        except AddressInUseError:
+            continue
+    raise AddressInUseError(
+        f"every port of network.control_ports ({network.control_ports}) is taken at {address}: wait for a cast to end, "
+        "or set more ports aside"
+    )
+
+
+def _end(live: LiveRun, targets: dict[str, str], *, reason: str) -> None:
+    """Say who never came, and what all of it amounts to."""
+    here = {row.machine_id for row in live.machines.values() if row.state != "assigned"}
+    told = {
+        row.machine_id: row.name
+        for row in live.machines.values()
+        if row.machine_id and row.state == "assigned"
+    }
+    for machine_id, name in (targets | told).items():
+        if machine_id not in here:
+            live.put_machine(absent_machine(live.cast.cast_id, machine_id, name))
+    for row in list(live.machines.values()):
+        if row.state in ("joined", "receiving"):
+            live.put_machine(
+                dataclasses.replace(
+                    row,
+                    state="lost",
+                    error=row.error or "it didn't come back after the sender was started again",
+                    ended_at=datetime.now(UTC),
+                )
+            )
+    live.end(*verdict(live, reason))
+
+
+def verdict(live: LiveRun, reason: str) -> tuple[CastPhase, str]:
+    """Whether everybody who was asked for, and everybody who joined, verified every byte; and if not, who didn't."""
+    cast = live.cast
+    joined = [row for row in live.machines.values() if row.state not in _NOT_HERE]
+    wrong = [row for row in joined if row.state != "complete"]
+    absent = [row for row in live.machines.values() if row.state == "absent"]
+    if not joined:
+        waited_s = cast.plan.max_wait_s
+        after = "" if waited_s is None else f" within {format_duration(waited_s)}"
+        return CastPhase.FAILED, (
+            f"no machine joined{after}: check that their agents run (diskcast-agent run) and that multicast passes the "
+            "switch"
+        )
+    if wrong:
+        named = "; ".join(f"{row.name}: {row.error or row.state}" for row in wrong[:_NAMED_MAX])
+        more = f"; and {len(wrong) - _NAMED_MAX} more" if len(wrong) > _NAMED_MAX else ""
+        return CastPhase.FAILED, f"{len(wrong)} of {len(joined)} machines aren't complete ({named}{more})"
+    if len(joined) < cast.required_count:
+        names = ", ".join(row.name for row in absent[:_NAMED_MAX])
+        missing = f" ({names})" if names else ""
+        return CastPhase.FAILED, (
+            f"only {len(joined)} of {cast.required_count} machines joined{missing}; those are complete: cast again for "
+            "the others"
+        )
+    if reason and not live.machines:
+        return CastPhase.FAILED, reason
+    return CastPhase.DONE, f"every byte verified on {len(joined)} machine{'' if len(joined) == 1 else 's'}"
+
+
+def absent_machine(cast_id: str, machine_id: str, name: str) -> CastMachine:
+    """A machine that was asked for and never came."""
+    return _bare_machine(
+        cast_id, machine_id, name, "absent", "it never joined: was it switched on, with its agent?"
+    )
+
+
+def assigned_machine(cast_id: str, machine_id: str, name: str) -> CastMachine:
+    """A machine that was told to join."""
+    return _bare_machine(cast_id, machine_id, name, "assigned", "")
+
+
+def _bare_machine(cast_id: str, machine_id: str, name: str, state: str, error: str) -> CastMachine:
+    return CastMachine(
+        cast_id=cast_id,
+        machine_id=machine_id,
+        name=name,
+        address="",
+        state=state,
+        error=error,
+        exit_code=None,
+        limiter="",
+        progress=0.0,
+        bytes_verified=0,
+        bytes_kept=0,
+        blocks_rewritten=0,
+        seconds=0.0,
+        rate_bytes_per_s=0.0,
+        loss=0.0,
+        nacks_count=0,
+        socket_drops_count=0,
+        demoted=False,
+        joined_at=None,
+        ended_at=None,
+    )

@@ -1,0 +1,94 @@
+"""Casts that are planned again and again, and the daily tidying of history."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import structlog
+from cronsim import CronSim, CronSimError
+
+from protocol.errors import DatabaseError
+from sender.daemon.requests import Actor, RequestRefused
+from sender.store.records import Schedule
+
+if TYPE_CHECKING:
+    from sender.daemon.services import Services
+
+LOOK_S: Final = 5.0
+"""cron's unit is a minute; nobody notices five seconds."""
+LATE_S_MAX: Final = 3600.0
+"""A cast whose time was longer ago, because no daemon ran then, is left out: a room that is in use by now mustn't be
+imaged for last night's sake."""
+_RETENTION_S: Final = 6 * 3600.0
+
+_log = structlog.get_logger(__name__)
+
+
+def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
+    """When a schedule comes next, in UTC.
+
+    Raises:
+        RequestRefused: no such expression or time zone.
+    """
+    try:
+        return next(CronSim(cron, after.astimezone(ZoneInfo(time_zone)))).astimezone(UTC)
+    except (CronSimError, ZoneInfoNotFoundError, ValueError, StopIteration) as error:
+        raise RequestRefused(422, f"{cron!r} in {time_zone!r} isn't a schedule: {error}") from error
+
+
+async def run_schedules(services: Services) -> None:
+    """Make the casts of schedules whose time has come, until cancelled. Of several daemons one makes each."""
+    store = services.store
+    while True:
+        try:
+            for schedule in await store.run(store.schedules.due, datetime.now(UTC)):
+                await _make(services, schedule)
+        except DatabaseError as error:
+            _log.warning("schedules wait for the database", error=str(error))
+        await asyncio.sleep(LOOK_S)
+
+
+async def _make(services: Services, schedule: Schedule) -> None:
+    store, now = services.store, datetime.now(UTC)
+    try:
+        following = next_time(schedule.cron, schedule.time_zone, now)
+    except RequestRefused as error:
+        await store.run(store.schedules.change, schedule.schedule_id, enabled=False, problem=str(error))
+        return
+    if not await store.run(store.schedules.claim, schedule.schedule_id, schedule.next_at, following):
+        return  # another daemon was faster
+    late_s = (now - (schedule.next_at or now)).total_seconds()
+    if late_s > LATE_S_MAX:
+        problem = f"left out at {schedule.next_at:%Y-%m-%d %H:%M} UTC: no daemon ran then"
+        _log.warning("schedule left out", schedule=schedule.name, late_s=round(late_s))
+        await store.run(store.schedules.change, schedule.schedule_id, problem=problem)
+        return
+    plan = dataclasses.replace(schedule.plan, start_at=None, name=schedule.plan.name or schedule.name)
+    try:
+        cast = await services.supervisor.create(
+            plan, Actor(f"schedule {schedule.name}"), schedule_id=schedule.schedule_id
+        )
+    except RequestRefused as error:
+        _log.error("schedule failed", schedule=schedule.name, error=str(error))
+        await store.run(store.schedules.change, schedule.schedule_id, problem=str(error))
+        return
+    await store.run(store.schedules.change, schedule.schedule_id, last_cast_id=cast.cast_id, problem="")
+
+
+async def keep_history_short(services: Services) -> None:
+    """Remove what is older than the configuration wants kept, now and a few times a day, until cancelled."""
+    store, days = services.store, services.config.history.retention_days
+    while days is not None:
+        try:
+            removed = await store.run(store.retention.apply, days)
+            if removed.casts_count or removed.audit_count:
+                _log.info(
+                    "old history removed", days=days, casts=removed.casts_count, audit=removed.audit_count
+                )
+        except DatabaseError as error:
+            _log.warning("old history couldn't be removed", error=str(error))
+        await asyncio.sleep(_RETENTION_S)

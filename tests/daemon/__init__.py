@@ -1,0 +1,1 @@
+"""The daemon: its leases, its casts, what it shows."""
