@@ -1,0 +1,120 @@
+"""Who did what, when: entries are only ever added, in the transaction of what they tell."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from sender.store import tables
+from sender.store.codec import to_data
+from sender.store.csv_lines import csv_lines
+from sender.store.paging import LIMIT_MAX, read_page
+from sender.store.records import AuditEntry
+from sender.store.transactions import Repository, reading, writing
+
+_ENTRY = tables.audit.c
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditNote:
+    """What a change is to be recorded as; it is written with the change, or neither is.
+
+    Attributes:
+        actor: as :attr:`AuditEntry.actor`.
+        action: e.g. ``room.change``; empty: the method's own name for it.
+        request_id: of the API call.
+        detail: more than the method itself tells.
+    """
+
+    actor: str
+    action: str = ""
+    request_id: str = ""
+    detail: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+class Audit(Repository):
+    """The audit's entries."""
+
+    @writing
+    def add(
+        self,
+        actor: str,
+        action: str,
+        subject: str,
+        detail: dict[str, object] | None = None,
+        request_id: str = "",
+    ) -> None:
+        """Add an entry that belongs to no change of the store's own, e.g. ``cast.done``."""
+        self._connection.execute(
+            sa.insert(tables.audit).values(
+                at=self._now(),
+                actor=actor,
+                action=action,
+                subject=subject,
+                detail=to_data(detail or {}),
+                request_id=request_id,
+            )
+        )
+
+    def note(
+        self, note: AuditNote | None, action: str, subject: str, detail: Mapping[str, object] | None = None
+    ) -> None:
+        """Write ``note`` within the change that it tells; None: nobody asked for it."""
+        if note is not None:
+            told = {**(detail or {}), **note.detail}
+            self.add(note.actor, note.action or action, subject, told, note.request_id)
+
+    @reading
+    def list(
+        self,
+        *,
+        actor: str | None = None,
+        subject: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> tuple[list[AuditEntry], str | None]:
+        """Entries, the newest first; ``since`` is included, ``until`` isn't."""
+        query = sa.select(tables.audit)
+        if actor is not None:
+            query = query.where(_ENTRY.actor == actor)
+        if subject is not None:
+            query = query.where(_ENTRY.subject == subject)
+        if since is not None:
+            query = query.where(_ENTRY.at >= since)
+        if until is not None:
+            query = query.where(_ENTRY.at < until)
+        return read_page(
+            self._connection, query, [_ENTRY.at, _ENTRY.entry_id], after, limit, _entry, newest_first=True
+        )
+
+    def csv(
+        self,
+        *,
+        actor: str | None = None,
+        subject: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[str]:
+        """All entries as lines of CSV, read page by page while they are taken."""
+
+        def pages() -> Iterator[AuditEntry]:
+            after: str | None = None
+            while True:
+                entries, after = self.list(
+                    actor=actor, subject=subject, since=since, until=until, after=after, limit=LIMIT_MAX
+                )
+                yield from entries
+                if after is None:
+                    return
+
+        return csv_lines(AuditEntry, pages())
+
+
+def _entry(row: sa.RowMapping | Mapping[str, Any]) -> AuditEntry:
+    return AuditEntry(**row)

@@ -1,0 +1,137 @@
+"""What a machine is recognised by: hardware addresses, its serial number, its asset tag, and what doesn't count."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+
+from protocol.errors import ConfigurationError
+from sender.store import tables
+
+MACS_MAX = 16
+"""Hardware addresses of a machine: servers have that many ports, hardly more."""
+IN_LIST_MAX = 500
+"""Values asked for in one statement: SQLite allows thousands, plans stay small."""
+
+_PLACEHOLDERS = {
+    "0123456789",
+    "123456789",
+    "1234567890",
+    "asset tag",
+    "asset-1234567890",
+    "base board serial number",
+    "chassis serial number",
+    "default",
+    "default string",
+    "empty",
+    "invalid",
+    "n/a",
+    "na",
+    "no asset information",
+    "no asset tag",
+    "no enclosure",
+    "none",
+    "not applicable",
+    "not available",
+    "not defined",
+    "not set",
+    "not specified",
+    "null",
+    "o.e.m.",
+    "oem",
+    "serial number",
+    "system serial number",
+    "to be filled by o.e.m",
+    "to be filled by o.e.m.",
+    "tbd",
+    "undefined",
+    "unknown",
+    "unspecified",
+}
+"""What vendors leave in the firmware's tables, the same in every machine of a model (dmidecode's and fwupd's lists)."""
+
+_MACHINE = tables.machines.c
+
+
+def identity_key(text: str) -> str:
+    """What a serial number or an asset tag is compared by; empty if it identifies nothing."""
+    key = " ".join(text.split()).lower()
+    letters = re.sub(r"[^a-z0-9]", "", key)
+    if key in _PLACEHOLDERS or len(set(letters)) < 2 < len(key) or not letters:
+        return ""
+    return key
+
+
+def normal_mac(text: str) -> str:
+    """A hardware address as ``aa:bb:cc:dd:ee:ff``, from any of the usual ways to write it.
+
+    Raises ``ConfigurationError`` for what isn't one, and for those that don't belong to one machine: zero, and groups'.
+    """
+    digits = text.strip().lower()
+    if not re.fullmatch(
+        r"[0-9a-f]{12}|([0-9a-f]{2}[:-]){5}[0-9a-f]{2}|([0-9a-f]{4}\.){2}[0-9a-f]{4}|([0-9a-f]{6}[:-])[0-9a-f]{6}"
+        r"|([0-9a-f]{2} ){5}[0-9a-f]{2}",
+        digits,
+    ):
+        raise ConfigurationError(
+            f"{text.strip()[:40]!r} isn't a hardware address: write it as aa:bb:cc:dd:ee:ff"
+        )
+    digits = re.sub(r"[^0-9a-f]", "", digits)
+    if digits == "0" * 12 or int(digits[1], 16) & 1:
+        raise ConfigurationError(f"{text.strip()!r} is no machine's own address (it is zero, or a group's)")
+    return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
+
+
+def serial_and_tag(
+    connection: sa.Connection, machine_ids: Iterable[str]
+) -> dict[str, tuple[str, str, str | None]]:
+    """Serial number, asset tag and room of those machines that are known."""
+    wanted = list(dict.fromkeys(machine_ids))
+    found: dict[str, tuple[str, str, str | None]] = {}
+    for part in parts(wanted):
+        rows = connection.execute(
+            sa.select(_MACHINE.machine_id, _MACHINE.serial, _MACHINE.asset_tag, _MACHINE.room_id).where(
+                _MACHINE.machine_id.in_(part)
+            )
+        )
+        found |= {row.machine_id: (row.serial, row.asset_tag, row.room_id) for row in rows}
+    return found
+
+
+def parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    """``values`` in pieces that one statement can ask for."""
+    for start in range(0, len(values), IN_LIST_MAX):
+        yield values[start : start + IN_LIST_MAX]
+
+
+def find_machine(
+    connection: sa.Connection, macs: Sequence[str], serial_key: str, asset_key: str
+) -> str | None:
+    """The id of the machine that has one of these, or None.
+
+    A hardware address decides unless both serial numbers are known and differ: the address is then a USB adapter's or a
+    docking station's that has moved. After that a serial number, and then an asset tag, if just one machine has it.
+    """
+    if macs:
+        owned = tables.machine_macs.c
+        rows = connection.execute(
+            sa.select(_MACHINE.machine_id, _MACHINE.serial_key)
+            .join(tables.machine_macs, owned.machine_id == _MACHINE.machine_id)
+            .where(owned.mac.in_(list(macs)[: MACS_MAX * 2]))
+            .order_by(_MACHINE.created_at, _MACHINE.machine_id)
+        ).all()
+        same = [row.machine_id for row in rows if serial_key and row.serial_key == serial_key]
+        open_to = [row.machine_id for row in rows if not serial_key or not row.serial_key]
+        if same or open_to:
+            first: str = (same or open_to)[0]
+            return first
+    for column, key in ((_MACHINE.serial_key, serial_key), (_MACHINE.asset_key, asset_key)):
+        if key:
+            found = connection.execute(sa.select(_MACHINE.machine_id).where(column == key).limit(2)).scalars()
+            machine_ids = found.all()
+            if len(machine_ids) == 1:
+                only: str = machine_ids[0]
+                return only
+    return None
