@@ -1,0 +1,153 @@
+"""Every command once against a real daemon: what the one says is what the other understands."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from protocol.errors import CastNotDoneError, ServerRefusedError
+from sender.cli import cli
+from tests.console.api_double import lines, refused, succeeded
+from tests.disk_images import make_image
+from tests.serving import Daemon, ServiceAgent, wait_online
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("daemon")
+    with Daemon(folder) as started:
+        started.add_image(make_image("r" * 64).write(folder / "lab.dci"))
+        yield started
+
+
+@pytest.fixture
+def run(daemon: Daemon) -> Run:
+    def command(*arguments: str, **more: Any) -> Result:
+        environment = {"DISKCAST_SERVER": daemon.url, "DISKCAST_TOKEN": None, "DISKCAST_TOKEN_FILE": None}
+        return CliRunner().invoke(cli, arguments, env=environment, **more)
+
+    return command
+
+
+@pytest.fixture
+def answer(run: Run) -> Callable[..., dict[str, Any]]:
+    """The result line of a command that has to succeed."""
+
+    def command(*arguments: str, **more: Any) -> dict[str, Any]:
+        return lines(succeeded(run(*arguments, "--json", **more)))[-1]
+
+    return command
+
+
+Answers = Callable[..., dict[str, Any]]
+
+
+def test_rooms_and_their_machines(run: Run, answer: Answers) -> None:
+    assert answer("rooms", "create", "lab-1", "--name", "Lab 1", "--site", "north")["site"] == "north"
+    assert "lab-1" in str(refused(run("rooms", "create", "lab-1")))
+    assert answer("rooms", "change", "lab-1", "--site", "", "--description", "first floor")["site"] == ""
+    table = b"name,mac,position\npc01,52:54:00:00:00:01,row 1\npc02,52:54:00:00:00:02,row 1\n"
+    assert answer("rooms", "import", "lab-1", "-", input=table)["added"] == 2
+    assert "line 2" in str(refused(run("rooms", "import", "lab-1", "-", input=b"name,mac\npc03,nonsense\n")))
+    assert answer("machines", "add", "pc03", "--serial", "SN3", "--note", "new")["name"] == "pc03"
+    assert answer("machines", "change", "SN3", "--position", "row 2")["position"] == "row 2"
+    assert answer("machines", "move", "pc03", "52:54:00:00:00:01", "--room", "lab-1")["count"] == 2
+    shown = succeeded(run("rooms", "show", "lab-1")).stdout
+    assert "lab-1: 3 machines, 0 online; first floor" in shown
+    assert [name in shown for name in ("pc01", "pc02", "pc03", "row 2", "offline")] == [True] * 5
+    assert "row 1" in succeeded(run("machines", "list", "--room", "lab-1")).stdout
+    assert "SN3" in succeeded(run("machines", "show", "pc03")).stdout
+    answer("machines", "move", "pc03", "--no-room")
+    answer("machines", "remove", "pc03")
+    assert isinstance(refused(run("machines", "show", "pc03")), ServerRefusedError)
+    rows = lines(succeeded(run("rooms", "list", "--json")))
+    assert [(row["room_id"], row["machine_count"]) for row in rows[:-1]] == [("lab-1", 2)]
+    answer("rooms", "remove", "lab-1")
+    assert "no rooms" in succeeded(run("rooms", "list")).stderr
+
+
+def test_images(run: Run, answer: Answers) -> None:
+    (image,) = lines(succeeded(run("images", "list", "--json")))[:-1]
+    assert answer("images", "show", image["image_id"][:8])["location"].endswith("lab.dci")
+    assert "available" in succeeded(run("images", "show", image["name"])).stdout
+    answer("images", "scan")
+    assert "409" in str(refused(run("images", "forget", image["name"])).details["status"])
+    added = answer("images", "add", "http://127.0.0.1:9/far.dci", "--name", "far")
+    assert added["state"] == "remote"
+    assert run("images", "fetch", added["image_id"]).exception is None
+    answer("images", "forget", added["image_id"])
+
+
+def test_a_cast_from_its_plan_to_its_history(
+    daemon: Daemon, run: Run, answer: Answers, tmp_path: Path
+) -> None:
+    image = lines(succeeded(run("images", "list", "--json")))[0]["name"]
+    with ServiceAgent(tmp_path, "pc07", [daemon]):
+        wait_online(daemon, ["pc07"])
+        cast_id = answer(
+            "casts", "create", image, "--machine", "pc07", "--start", "manual", "--name", "by hand"
+        )["cast_id"]
+        daemon.wait_phase(cast_id, "gathering")
+        assert cast_id in succeeded(run("casts", "list", "--phase", "gathering")).stdout
+        assert "diskcast casts start" in succeeded(run("casts", "show", cast_id)).stdout
+        daemon.ask("GET", f"/casts/{cast_id}")
+        succeeded(run("casts", "start", cast_id))
+        result = succeeded(run("casts", "watch", cast_id))
+        assert f"{image}: done, 1 of 1 machines complete" in result.stdout
+        assert "pc07" in succeeded(run("casts", "machines", cast_id)).stdout
+        rows = lines(succeeded(run("casts", "create", image, "--machine", "SN-pc07", "--watch", "--json")))
+        assert rows[0]["event"] == "cast_created"
+        assert rows[-1]["phase"] == "done"
+        assert isinstance(refused(run("casts", "resume", cast_id)), ServerRefusedError)
+    later = answer(
+        "casts", "create", image, "--machine", "pc07", "--in", "1d", "--rate", "100M", "--slow", "wait"
+    )
+    assert later["phase"] == "planned"
+    assert later["plan"]["rate_bytes_per_s"] == 12.5e6
+    assert answer("casts", "cancel", later["cast_id"], "--reason", "never mind")["phase"] == "cancelled"
+    error = refused(run("casts", "watch", later["cast_id"], "--json"))
+    assert isinstance(error, CastNotDoneError)
+    assert error.details["cast_id"] == later["cast_id"]
+    found = lines(succeeded(run("history", "--machine", "pc07", "--since", "1h", "--json")))
+    assert [row["state"] for row in found if row.get("ended_at")].count("complete") == 2
+    assert lines(succeeded(run("machines", "history", "pc07", "--json")))[-1]["count"] >= 2
+    text = succeeded(run("history", "--image", image, "--cast", cast_id, "--csv", "-")).stdout
+    assert [row["machine_name"] for row in csv.DictReader(io.StringIO(text))] == ["pc07"]
+    actions = [row.get("action") for row in lines(succeeded(run("history", "audit", "--json", "--all")))]
+    assert {"cast.create", "cast.done", "cast.cancel"} <= set(actions)
+    succeeded(run("history", "audit", "--csv", str(tmp_path / "audit.csv")))
+    assert b"cast.create" in (tmp_path / "audit.csv").read_bytes()
+
+
+def test_schedules(run: Run, answer: Answers) -> None:
+    image = lines(succeeded(run("images", "list", "--json")))[0]["name"]
+    answer("rooms", "create", "lab-2")
+    plan = ("--room", "lab-2", "--cron", "0 22 * * 5", "--time-zone", "Europe/Berlin")
+    made = answer("schedules", "create", "friday", image, *plan)
+    assert made["next_at"] is not None
+    assert "friday" in succeeded(run("schedules", "list")).stdout
+    assert not answer("schedules", "disable", "friday")["enabled"]
+    assert answer("schedules", "enable", made["schedule_id"])["enabled"]
+    answer("schedules", "remove", "friday")
+    assert "cron" in str(refused(run("schedules", "create", "never", image, "--cron", "61 * * * *")))
+
+
+def test_tokens(run: Run, answer: Answers, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    made = answer("tokens", "create", "grafana", "--role", "view", "--expires", "90d", "--output", str(file))
+    assert made["expires_at"] is not None
+    assert file.read_text().startswith("dct_view_")
+    assert "grafana" in succeeded(run("tokens", "list")).stdout
+    assert run("rooms", "list", "--token-file", str(file)).exception is None
+    error = refused(run("rooms", "create", "lab-9", "--token-file", str(file)))
+    assert error.details["status"] == 403
+    answer("tokens", "revoke", "grafana")
+    assert refused(run("rooms", "list", "--token-file", str(file))).details["status"] == 401

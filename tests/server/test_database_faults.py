@@ -1,0 +1,153 @@
+"""The database is lost in the middle of a cast: the room gets its image all the same, the operator is told plainly, and
+what was confirmed is there when the database is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+
+import httpx
+import pytest
+
+from protocol.control_messages import PROBLEM_TYPE
+from protocol.errors import EXIT_OK
+from tests.devices import mounted
+from tests.lab import Program, diskcast
+from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
+from tests.serving import CAST_LIMIT_S, Daemon, ServiceAgent, wait_online, wait_until
+
+Agents = Callable[..., list[ServiceAgent]]
+
+NAMES = ("pc01", "pc02")
+
+
+def begin_cast(daemon: Daemon, image: GoldenImage) -> str:
+    """A cast to :data:`NAMES` whose data flows."""
+    machine_ids = list(wait_online(daemon, NAMES).values())
+    cast_id = daemon.create_cast(image.name, machine_ids=machine_ids, rate_bytes_per_s=RATE_BYTES_PER_S)
+    daemon.wait_progress(cast_id, 0.1)
+    return cast_id
+
+
+def confirm_rooms(daemon: Daemon, prefix: str, count: int = 3) -> list[str]:
+    """Rooms that the daemon has said it keeps."""
+    rooms = [f"{prefix}-{number}" for number in range(count)]
+    for room_id in rooms:
+        daemon.ask("POST", "/rooms", {"name": room_id, "room_id": room_id})
+    return rooms
+
+
+def wait_refused(daemon: Daemon) -> httpx.Response:
+    """The first write that the daemon refuses."""
+
+    def refused() -> httpx.Response | None:
+        answer = daemon.api.post("/rooms", json={"name": f"room {random.random()}"})
+        return None if answer.is_success else answer
+
+    return wait_until("a write is refused", refused, describe=daemon.describe) or pytest.fail("no answer")
+
+
+def assert_told(daemon: Daemon, refused: httpx.Response, *words: str) -> None:
+    """The operator is told on the status page and in the answer, in words that say what to do."""
+    assert refused.headers["Content-Type"] == PROBLEM_TYPE
+    assert refused.status_code in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE), (
+        refused.text
+    )
+    problem = daemon.problems()["database"]
+    for word in words:
+        assert word in refused.json()["detail"]
+        assert word in problem
+
+
+def assert_room_is_imaged(daemon: Daemon, room: list[ServiceAgent], image: GoldenImage) -> None:
+    """Data kept flowing: every disk is right, whatever the database does."""
+    for agent in room:
+        wait_until(
+            f"{agent.name} has the image",
+            lambda agent=agent: agent.target.exists() and agent.target.read_bytes() == image.raw,
+            CAST_LIMIT_S,
+            describe=lambda agent=agent: f"{agent.describe()}\n{daemon.describe()}",
+        )
+
+
+def assert_all_is_kept(daemon: Daemon, cast_id: str, rooms: list[str]) -> None:
+    """The cast and its machines are in history once, and every confirmed room is there."""
+
+    def told() -> bool:
+        lines = daemon.history(cast_id=cast_id)
+        return sorted(line["machine_name"] for line in lines if line["state"] == "complete") == sorted(NAMES)
+
+    wait_until("history is complete", told, describe=daemon.describe)
+    assert daemon.wait_phase(cast_id, "done")["complete_count"] == len(NAMES)
+    assert len(daemon.history(cast_id=cast_id)) == len(NAMES)
+    assert set(rooms) <= {room["room_id"] for room in daemon.ask("GET", "/rooms", limit="500")["items"]}
+    wait_until("the daemon is content", lambda: not daemon.problems(), describe=daemon.describe)
+    confirm_rooms(daemon, "afterwards", 1)
+
+
+def overwrite(path: Path, start_bytes: int, rng: random.Random) -> None:
+    """Garbage over a file from ``start_bytes`` on, as a disk that lies would leave it."""
+    size_bytes = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(start_bytes)
+        file.write(rng.randbytes(max(0, size_bytes - start_bytes)))
+
+
+def test_a_damaged_sqlite_file_costs_the_room_nothing_and_is_put_together_again(
+    tmp_path: Path, image: GoldenImage, agents: Agents
+) -> None:
+    with Daemon(tmp_path / "d") as daemon:
+        daemon.add_image(image.path)
+        room = agents(" ".join(NAMES), daemon)
+        cast_id = begin_cast(daemon, image)
+        rooms = confirm_rooms(daemon, "before")
+        database = daemon.state_directory / "diskcast.db"
+        rng = random.Random(7)
+        overwrite(database, 4096, rng)
+        with contextlib.suppress(FileNotFoundError):
+            overwrite(database.with_name("diskcast.db-wal"), 32, rng)
+        refused = wait_refused(daemon)
+        assert_told(daemon, refused, str(database), "damaged", "diskcast database restore")
+        assert_room_is_imaged(daemon, room, image)
+        daemon.stop()
+        # It isn't started over a damaged database as if nothing had been, and doesn't touch it.
+        daemon.start(ready=False)
+        assert daemon.program.wait(CAST_LIMIT_S) not in (EXIT_OK, 1)
+        assert "diskcast database restore" in daemon.program.stderr_text()
+        with Program(diskcast("database", "restore", "--config", daemon.config_path)) as restore:
+            assert restore.wait(CAST_LIMIT_S) == EXIT_OK, restore.describe()
+        daemon.start()
+        assert_all_is_kept(daemon, cast_id, rooms)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted("tmpfs", tmp_path / "small", "-t", "tmpfs", "-o", "size=24m") as point:
+        yield point
+
+
+@pytest.mark.needs_root
+def test_a_full_disk_costs_the_room_nothing_and_the_daemon_goes_on_when_there_is_room(
+    tmp_path: Path, image: GoldenImage, agents: Agents, small_disk: Path
+) -> None:
+    with Daemon(tmp_path / "d", state_directory=small_disk / "state") as daemon:
+        daemon.add_image(image.path)
+        room = agents(" ".join(NAMES), daemon)
+        cast_id = begin_cast(daemon, image)
+        rooms = confirm_rooms(daemon, "before")
+        filler = small_disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        assert shutil.disk_usage(small_disk).free == 0
+        refused = wait_refused(daemon)
+        assert refused.status_code == HTTPStatus.INSUFFICIENT_STORAGE
+        assert_told(daemon, refused, str(daemon.state_directory), "full")
+        assert_room_is_imaged(daemon, room, image)
+        filler.unlink()
+        assert_all_is_kept(daemon, cast_id, rooms)
