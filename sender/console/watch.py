@@ -239,7 +239,7 @@ class _Row:
 
 
 def _status_words(live: LiveCast, machine_count: int) -> str:
-    """``casting, 812 Mbit/s, pass 1 at 42%, 12.3 s, 20.0 s to go; 3 of 30 machines complete``."""
+    """``casting, 812 Mbit/s, pass 1 at 42%, 12.3 s, 20.0 s to go; 3 of 30 complete``."""
     cast = live.cast
     words = [f"{cast.phase.value}, paused" if cast.paused else cast.phase.value]
     if cast.phase in (CastPhase.CASTING, CastPhase.TAIL):
@@ -249,9 +249,9 @@ def _status_words(live: LiveCast, machine_count: int) -> str:
             words.append(f"{format_duration(live.eta_s)} to go")
     required_count = max(cast.required_count, machine_count)
     if cast.phase is CastPhase.GATHERING:
-        return f"{', '.join(words)}; {cast.joined_count} of {required_count} machines joined"
+        return f"{', '.join(words)}; {cast.joined_count} of {required_count} joined"
     failed = f", {cast.failed_count} failed" if cast.failed_count else ""
-    return f"{', '.join(words)}; {cast.complete_count} of {required_count} machines complete{failed}"
+    return f"{', '.join(words)}; {cast.complete_count} of {required_count} complete{failed}"
 
 
 def _show_end(client: Client, output: Output, cast: Cast) -> None:
