@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sender.api.problems import answer_error, problem_response
+from sender.daemon_metrics import observe_request
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -104,6 +105,7 @@ class Gate:
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         """One line about a request that changed something or went wrong; what comes all the time is debug."""
         method, path = scope["method"], scope["path"]
+        observe_request(getattr(scope.get("route"), "path", ""), method, status, seconds)
         changes = method not in _SAFE_METHODS and not path.endswith("/check-in")
         level = "warning" if status >= 500 else "info" if changes else "debug"
         client = scope.get("client")
