@@ -19,6 +19,7 @@ from sender.daemon.check_in import CheckInDesk
 from sender.daemon.leases import StateDirectory
 from sender.daemon.live import LiveFeed
 from sender.daemon.presence import Presence
+from sender.daemon.rooms_now import RoomsNow
 from sender.daemon.scheduler import keep_history_short, run_schedules
 from sender.daemon.services import Services
 from sender.daemon.supervisor import Supervisor
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sender.server_config import ServerConfig
+    from sender.store.database import Store
 
 _DRAIN_S: Final = 5.0
 """What the database gets to take the last records; what it doesn't take waits in a file for the next start."""
@@ -139,6 +141,7 @@ def make_services(config: ServerConfig, store: Store, recorder: Recorder, state:
     services.library = Library(config.library, store)
     services.presence = Presence()
     services.supervisor = Supervisor(services, state.owner(config.server.name))
+    services.rooms_now = RoomsNow(services)
     services.live = LiveFeed(services)
     services.desk = CheckInDesk(services)
     return services

@@ -21,7 +21,6 @@ import structlog
 from protocol.errors import DatabaseError
 from sender.daemon.casting import idle_cast
 from sender.daemon.requests import invalid, not_found
-from sender.daemon.rooms_now import RoomsNow
 from sender.store.records import Cast, CastEvent, LiveCast, LiveMachine, TimelinePoint
 
 if TYPE_CHECKING:
@@ -83,16 +82,11 @@ class _Subscriber:
 
 
 class LiveFeed:
-    """See the module's docstring. It belongs to the event loop.
-
-    Attributes:
-        rooms: rooms and casts as they are now.
-    """
+    """See the module's docstring. It belongs to the event loop."""
 
     def __init__(self, services: Services) -> None:
         """Watch ``services``."""
         self._services = services
-        self.rooms = RoomsNow(services)
         self._subscribers: set[_Subscriber] = set()
         self._channels: dict[str, _Channel] = {}
         self._wanted = asyncio.Event()
@@ -136,7 +130,7 @@ class LiveFeed:
                     continue
                 case "room" if await store.run(store.rooms.get, key) is not None:
                     continue
-                case "cast" if await self.find_cast(key) is not None:
+                case "cast" if await self._services.find_cast(key) is not None:
                     continue
                 case "room" | "cast":
                     raise not_found(kind, key)
@@ -146,10 +140,16 @@ class LiveFeed:
     async def subscribe(self, topics: Collection[str]) -> AsyncIterator[bytes]:
         """Encoded server-sent events until the caller stops reading: all of each topic, then what changes.
 
-        Args:
-            topics: checked by :meth:`check`.
+        Raises:
+            RequestRefused: as :meth:`check`.
+            DatabaseError: as :meth:`check`.
         """
-        subscriber = _Subscriber(tuple(topics), asyncio.Queue(_QUEUE_MAX), missed=True)
+        await self.check(topics)
+        return self._read(_Subscriber(tuple(topics), asyncio.Queue(_QUEUE_MAX), missed=True))
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    async def _read(self, subscriber: _Subscriber) -> AsyncIterator[bytes]:
         self._subscribers.add(subscriber)
         self._wanted.set()
         try:
@@ -165,26 +165,6 @@ class LiveFeed:
                 yield await subscriber.queue.get()
         finally:
             self._subscribers.discard(subscriber)
-
-    async def find_cast(self, cast_id: str) -> Cast | None:
-        """A cast; one that runs here is known without the database."""
-        live = self._services.supervisor.live_run(cast_id)
-        store = self._services.store
-        return live.cast if live is not None else await store.run(store.casts.get, cast_id)
-
-    def cast(self, cast: Cast) -> LiveCast:
-        """A cast, with what this daemon knows of it if it runs here."""
-        return self.rooms.cast(cast)
-
-    async def cast_machines(self, cast: Cast) -> list[LiveMachine]:
-        """A cast's machines."""
-        return await self.rooms.cast_machines(cast)
-
-    async def room_machines(self, room_id: str) -> list[LiveMachine]:
-        """A room's machines."""
-        return await self.rooms.machines(room_id)
-
-    # -- inside -----------------------------------------------------------------------------------------------
 
     async def _full(self, name: str) -> bytes | None:
         try:
@@ -216,9 +196,9 @@ class LiveFeed:
             topic: _Topic
             match kind:
                 case "room":
-                    topic = _RoomTopic(self.rooms, key)
+                    topic = _RoomTopic(self._services, key)
                 case "cast":
-                    topic = _CastTopic(self, self._services, key)
+                    topic = _CastTopic(self._services, key)
                 case _:
                     topic = _Overview(self._services)
             channel = self._channels[name] = _Channel(kind, topic)
@@ -238,7 +218,7 @@ class _Overview:
     async def draw(self) -> dict[str, Any] | None:
         services, supervisor = self._services, self._services.supervisor
         await self._look_up()
-        live = [services.live.cast(cast) for cast in supervisor.unfinished.values()]
+        live = [services.rooms_now.live(cast) for cast in supervisor.unfinished.values()]
         shown = {item.cast.cast_id for item in live}
         live += [idle_cast(cast, local=False) for cast in self._ended if cast.cast_id not in shown]
         document = {
@@ -270,14 +250,16 @@ class _Overview:
 class _RoomTopic:
     """A room's machines."""
 
-    def __init__(self, rooms: RoomsNow, room_id: str) -> None:
-        self._rooms = rooms
+    def __init__(self, services: Services, room_id: str) -> None:
+        self._services = services
         self._room_id = room_id
         self._machines: dict[str, LiveMachine] = {}
         self._began = False
 
     async def draw(self) -> dict[str, Any] | None:
-        changed, self._machines = _changed(await self._rooms.machines(self._room_id), self._machines)
+        changed, self._machines = _changed(
+            await self._services.rooms_now.machines(self._room_id), self._machines
+        )
         if changed is None or not self._began:
             self._began = True
             return self.all()
@@ -297,8 +279,7 @@ class _RoomTopic:
 class _CastTopic:
     """A cast, its machines, its charts."""
 
-    def __init__(self, feed: LiveFeed, services: Services, cast_id: str) -> None:
-        self._feed = feed
+    def __init__(self, services: Services, cast_id: str) -> None:
         self._services = services
         self._cast_id = cast_id
         self._live: LiveCast | None = None
@@ -310,14 +291,14 @@ class _CastTopic:
     async def draw(self) -> dict[str, Any] | None:
         if self._at_rest:
             return None
-        cast = await self._feed.find_cast(self._cast_id)
+        cast = await self._services.find_cast(self._cast_id)
         if cast is None:
             self._at_rest = True
             return None
         before = self._live, len(self._events), self._points[-1].at_s if self._points else -1.0
-        self._live = self._feed.cast(cast)
-        changed, self._machines = _changed(await self._feed.cast_machines(cast), self._machines)
-        self._points, self._events = await self._timeline()
+        self._live = self._services.rooms_now.live(cast)
+        changed, self._machines = _changed(await self._services.rooms_now.cast_machines(cast), self._machines)
+        self._points, self._events = await self._services.timeline(self._cast_id)
         # A cast that has ended, and isn't this daemon's, won't change any more.
         self._at_rest = cast.phase.ended and self._services.supervisor.live_run(self._cast_id) is None
         if before[0] is None or changed is None or len(self._events) < before[1]:
@@ -347,15 +328,6 @@ class _CastTopic:
             "points": [dataclasses.asdict(point) for point in points],
             "events": [dataclasses.asdict(event) for event in events],
         }
-
-    async def _timeline(self) -> tuple[list[TimelinePoint], list[CastEvent]]:
-        live, store = self._services.supervisor.live_run(self._cast_id), self._services.store
-        if live is not None:
-            return list(live.points), list(live.events)
-        return (
-            await store.run(store.casts.timeline, self._cast_id),
-            await store.run(store.casts.events, self._cast_id),
-        )
 
 
 def _changed(

@@ -12,7 +12,7 @@ import structlog
 from cronsim import CronSim, CronSimError
 
 from protocol.errors import DatabaseError
-from sender.daemon.requests import Actor, RequestRefused
+from sender.daemon.requests import Actor, RequestRefused, invalid
 from sender.store.records import Schedule
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
     try:
         return next(CronSim(cron, after.astimezone(ZoneInfo(time_zone)))).astimezone(UTC)
     except (CronSimError, ZoneInfoNotFoundError, ValueError, StopIteration) as error:
-        raise RequestRefused(422, f"{cron!r} in {time_zone!r} isn't a schedule: {error}") from error
+        raise RequestRefused(
+            HTTPStatus.UNPROCESSABLE_ENTITY, f"{cron!r} in {time_zone!r} isn't a schedule: {error}"
+        ) from error
 
 
 async def run_schedules(services: Services) -> None:

@@ -6,12 +6,13 @@ import dataclasses
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sender.store.records import Problem
+from sender.store.records import Cast, CastEvent, Problem, TimelinePoint
 
 if TYPE_CHECKING:
     from sender.daemon.check_in import CheckInDesk
     from sender.daemon.live import LiveFeed
     from sender.daemon.presence import Presence
+    from sender.daemon.rooms_now import RoomsNow
     from sender.daemon.supervisor import Supervisor
     from sender.library.library import Library
     from sender.server_config import ServerConfig
@@ -25,6 +26,7 @@ class Services:
 
     Attributes:
         presence: which machines are there now.
+        rooms_now: rooms and casts as they are now.
         live: what goes on, for those who watch.
         desk: answers agents that check in.
         started_at: when this process began.
@@ -36,6 +38,7 @@ class Services:
     library: Library
     supervisor: Supervisor
     presence: Presence
+    rooms_now: RoomsNow
     live: LiveFeed
     desk: CheckInDesk
     started_at: datetime
@@ -50,4 +53,19 @@ class Services:
         ]
         return sorted(
             (problem for problem in found if problem is not None), key=lambda problem: problem.since
+        )
+
+    async def find_cast(self, cast_id: str) -> Cast | None:
+        """A cast, or None; one that runs here is known without the database."""
+        live = self.supervisor.live_run(cast_id)
+        return live.cast if live is not None else await self.store.run(self.store.casts.get, cast_id)
+
+    async def timeline(self, cast_id: str) -> tuple[list[TimelinePoint], list[CastEvent]]:
+        """A cast's charts and what happened in it."""
+        live = self.supervisor.live_run(cast_id)
+        if live is not None:
+            return list(live.points), list(live.events)
+        return (
+            await self.store.run(self.store.casts.timeline, cast_id),
+            await self.store.run(self.store.casts.events, cast_id),
         )

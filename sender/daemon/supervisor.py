@@ -142,7 +142,8 @@ class Supervisor:
                 continue
             if await store.run(store.leases.take_over, cast_id, other, beat, owner):
                 _log.warning("cast taken over", cast=cast_id, from_owner=other)
-                taken.append(await store.run(store.casts.get, cast_id))
+                cast = await store.run(store.casts.get, cast_id)
+                taken += [cast] if cast is not None else []
         if free > len(taken):
             sites = self._services.config.server.sites
             taken += await store.run(store.leases.acquire, owner, datetime.now(UTC), sites, free - len(taken))
@@ -340,7 +341,7 @@ class Supervisor:
             return live.cast
         if cast.phase is CastPhase.PLANNED and command is Command.CANCEL and not cast.owner:
             words = _cancel_words(actor.name, reason)
-            cast = await store.run(
+            changed = await store.run(
                 store.casts.change,
                 cast_id,
                 phase=CastPhase.CANCELLED,
@@ -351,11 +352,12 @@ class Supervisor:
             self.unfinished.pop(cast_id, None)
         elif cast.phase is CastPhase.PLANNED and command is Command.START:
             plan = dataclasses.replace(cast.plan, start_at=None)
-            cast = await store.run(store.casts.change, cast_id, plan=plan, audit=note)
+            changed = await store.run(store.casts.change, cast_id, plan=plan, audit=note)
         else:
             await store.run(store.casts.request, cast_id, command, audit=note)
+            changed = cast
         self._note_change()
-        return cast
+        return changed or cast
 
     async def _audit_or_later(self, note: AuditNote, cast_id: str) -> None:
         """Who steers a cast of this daemon is written first if it can be, and in any case."""
