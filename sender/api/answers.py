@@ -34,12 +34,6 @@ class Page(Answer, Generic[ItemT]):
     next_cursor: str | None = Field(description="null: this was the last page.")
 
 
-class Items(Answer, Generic[ItemT]):
-    """A whole list, bounded by what it is of."""
-
-    items: list[ItemT]
-
-
 class ServerView(Answer):
     """The daemon itself."""
 

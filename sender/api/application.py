@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -56,18 +58,7 @@ def create_application(services: Services) -> FastAPI:
     open_to_all = not services.config.server.tokens_required
     guard = Guard(services, open_to_all=open_to_all)
     entrance = Entrance(guard, Idempotency(services.store))
-    app = FastAPI(
-        title="diskcast",
-        version=importlib.metadata.version("diskcast"),
-        description=_DESCRIPTION,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
-        redirect_slashes=False,
-    )
-    for operation in OPERATIONS:
-        _add(app, operation, entrance)
+    app = _routed(entrance.route_class)
     app.state.services = services
     app.state.guard = guard
     app.state.stopping = asyncio.Event()
@@ -83,20 +74,40 @@ def create_application(services: Services) -> FastAPI:
     return app
 
 
-def _add(app: FastAPI, operation: Operation, entrance: Entrance) -> None:
-    documentation = (operation.endpoint.__doc__ or "").strip()
-    summary, _, description = documentation.partition("\n")
+def api_document() -> dict[str, Any]:
+    """The OpenAPI document, of no daemon in particular."""
+    return complete_document(_routed(lambda _operation: APIRoute).openapi(), OPERATIONS)
+
+
+def _routed(route_class: Callable[[Operation], type[APIRoute]]) -> FastAPI:
+    """The routes of the table, and nothing else."""
+    app = FastAPI(
+        title="diskcast",
+        version=importlib.metadata.version("diskcast"),
+        description=_DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+        redirect_slashes=False,
+    )
+    for operation in OPERATIONS:
+        _add(app, operation, route_class(operation))
+    return app
+
+
+def _add(app: FastAPI, operation: Operation, route_class: type[APIRoute]) -> None:
+    summary, _, _ = (operation.endpoint.__doc__ or "").partition("\n")
     app.router.add_api_route(
         operation.path if operation.own_path else API_BASE + operation.path,
         operation.endpoint,
         methods=[operation.method, "HEAD"] if operation.tag == "" else [operation.method],
         status_code=operation.status,
         tags=[operation.tag] if operation.tag else None,
-        summary=summary.removesuffix(".").removesuffix(";"),
-        description=" ".join(description.split("\n")).strip(),
+        summary=summary.removesuffix("."),
         operation_id=operation.endpoint.__name__,
         include_in_schema=bool(operation.tag),
-        route_class_override=entrance.route_class(operation),
+        route_class_override=route_class,
     )
 
 

@@ -64,6 +64,9 @@ def complete_document(document: dict[str, Any], operations: Iterable[Operation])
     schemas.update(problem.pop("$defs", {}))
     schemas["ProblemDocument"] = problem
     schemas.update(_check_in_schemas())
+    document["components"]["responses"] = {_response_name(status): _problem(status) for status in _WORDS}
+    for schema in schemas.values():
+        _without_titles(schema)
     document["components"]["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "A token's secret."},
         "session": {
@@ -81,14 +84,16 @@ def complete_document(document: dict[str, Any], operations: Iterable[Operation])
 
 
 def _complete(entry: dict[str, Any], operation: Operation, path: str) -> None:
-    if operation.access is Access.OPEN:
-        entry["security"] = []
-    else:
-        entry["security"] = [{"token": []}, {"session": []}]
-        entry["description"] = f"{entry.get('description', '')}\n\nRole: `{_role(operation.access)}`.".strip()
+    _, _, text = (operation.endpoint.__doc__ or "").partition("\n")
+    text = " ".join(text.split()).replace("``", "`")
+    entry["description"] = f"{text}\n\nRole: {_role(operation.access)}.".strip()
+    entry["security"] = [] if operation.access is Access.OPEN else [{"token": []}, {"session": []}]
+    for parameter in entry.get("parameters", ()):
+        _complete_parameter(parameter)
     responses = entry["responses"]
     success = responses[str(int(operation.status))]
     success["headers"] = dict(_REQUEST_ID_HEADER)
+    success["description"] = operation.status.phrase
     if operation.answer != "application/json":
         success["content"] = {operation.answer.partition(";")[0]: {"schema": {"type": "string"}}}
     if operation.repeat is Repeat.SAME_ANSWER:
@@ -100,7 +105,7 @@ def _complete(entry: dict[str, Any], operation: Operation, path: str) -> None:
         entry.setdefault("parameters", []).append(_key_parameter(operation.repeat))
     _complete_body(entry, operation)
     for status in _problems(operation, path):
-        responses[str(int(status))] = _problem(status)
+        responses[str(int(status))] = {"$ref": f"#/components/responses/{_response_name(status)}"}
     entry["responses"] = dict(sorted(responses.items()))
 
 
@@ -144,6 +149,26 @@ def _problem(status: HTTPStatus) -> dict[str, Any]:
     }
 
 
+def _response_name(status: HTTPStatus) -> str:
+    return f"{status.phrase.title().replace(' ', '').replace('-', '')}"
+
+
+def _complete_parameter(parameter: dict[str, Any]) -> None:
+    """A parameter that isn't given is missing; ``null`` is no word in a URL."""
+    schema = parameter["schema"]
+    kinds = [kind for kind in schema.pop("anyOf", ()) if kind != {"type": "null"}]
+    for kind in kinds:
+        schema.update(kind)
+    for name in ("description", "title"):
+        schema.pop(name, None)
+
+
+def _without_titles(schema: dict[str, Any]) -> None:
+    """Pydantic repeats each field's name as its title."""
+    for field in schema.get("properties", {}).values():
+        field.pop("title", None)
+
+
 def _key_parameter(repeat: Repeat) -> dict[str, Any]:
     return {
         "name": KEY_HEADER,
@@ -179,10 +204,10 @@ def _complete_body(entry: dict[str, Any], operation: Operation) -> None:
 
 def _role(access: Access) -> str:
     return {
-        Access.VIEW: "view",
-        Access.METRICS: "view (none with metrics.public)",
-        Access.OPERATE: "operate",
-        Access.ENROL: "enrol",
+        Access.VIEW: "`view`",
+        Access.METRICS: "`view`, or none with `metrics.public`",
+        Access.OPERATE: "`operate`",
+        Access.ENROL: "`enrol`",
         Access.OPEN: "none",
     }[access]
 

@@ -1,7 +1,6 @@
 """Live state as server-sent events: the live feed's stream as an answer, ended with its token's time and the daemon.
 
-The feed encodes an event once for all who watch, comments when nothing happens, and keeps little for who doesn't read;
-here are only the connections.
+The feed encodes an event once for all who watch, and keeps little for who doesn't read; here are the connections.
 """
 
 from __future__ import annotations
@@ -13,13 +12,17 @@ from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from protocol.errors import DatabaseError
 
 STREAMS_MAX: Final = 256
 """Watchers at once: a wall of screens and every operator's tabs."""
-CHECK_S: Final = 15.0
-"""A token that was deleted sees no more than this."""
+COMMENT_S: Final = 15.0
+"""Proxies end what is silent for a minute, and a lost connection is noticed only by writing to it. The token is looked
+at as often: one that was deleted sees no more than this."""
+_RETRY: Final = b"retry: 2000\n\n"
+_COMMENT: Final = b": still here\n\n"
 EVENTS_TYPE: Final = "text/event-stream"
 
 
@@ -50,9 +53,10 @@ class _EventResponse(StreamingResponse):
         self._content = content
         self._on_end = on_end
 
-    async def stream_response(self, send: Callable[..., Awaitable[None]]) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
         try:
-            await super().stream_response(send)
+            await super().__call__(scope, receive, send)
         finally:
             self._on_end()
             close = getattr(self._content, "aclose", None)
@@ -64,24 +68,28 @@ async def _stream(
     events: AsyncIterator[bytes], stopping: asyncio.Event, still_may: Callable[[], Awaitable[object]]
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
-    check_at = loop.time() + CHECK_S
+    comment_at = loop.time() + COMMENT_S
     stop = asyncio.ensure_future(stopping.wait())
     following: asyncio.Future[bytes] | None = None
     try:
+        yield _RETRY
         while not stop.done():
             if following is None:
                 following = asyncio.ensure_future(_next(events))
             await asyncio.wait(
-                (following, stop), timeout=check_at - loop.time(), return_when=asyncio.FIRST_COMPLETED
+                (following, stop),
+                timeout=max(0.0, comment_at - loop.time()),
+                return_when=asyncio.FIRST_COMPLETED,
             )
-            if loop.time() >= check_at:
-                check_at = loop.time() + CHECK_S
+            if loop.time() >= comment_at:
+                comment_at = loop.time() + COMMENT_S
                 try:
                     await still_may()
                 except HTTPException:
                     return
                 except DatabaseError:
                     pass  # nobody can say: it was good when it began
+                yield _COMMENT
             if following.done():
                 event = following.result()
                 following = None

@@ -12,7 +12,7 @@ from cronsim import CronSim
 from fastapi import Path, Query
 from starlette.responses import Response
 
-from sender.api.answers import CastLive, CastTimeline, Items, Page
+from sender.api.answers import CastLive, CastTimeline, Page
 from sender.api.inputs import (
     CAST_ID_PATTERN,
     PLAIN_ID_PATTERN,
@@ -35,7 +35,6 @@ from sender.store.records import (
     CastPlan,
     Command,
     LiveCast,
-    LiveMachine,
     Schedule,
     StartMode,
 )
@@ -66,25 +65,34 @@ async def add_cast(services: ServicesOf, actor: ActorOf, body: CastInput) -> Cas
 
 async def get_cast(services: ServicesOf, cast_id: CastIdPath) -> LiveCast:
     """Show a cast as it is now."""
-    return (await _now(services, cast_id))[0]
+    return services.rooms_now.live(await _cast(services, cast_id))
 
 
-async def list_cast_machines(services: ServicesOf, cast_id: CastIdPath) -> Items[CastMachine]:
-    """List what a cast did to each machine."""
+async def list_cast_machines(services: ServicesOf, cast_id: CastIdPath) -> Page[CastMachine]:
+    """List what a cast did to each machine, on one page."""
     await _cast(services, cast_id)
-    return Items(items=await services.store.run(services.store.casts.machines, cast_id))
+    items = await services.store.run(services.store.casts.machines, cast_id)
+    return Page(items=items, next_cursor=None)
 
 
 async def watch_cast(services: ServicesOf, cast_id: CastIdPath) -> CastLive:
     """Show a cast and its machines as they are now."""
-    live, machines = await _now(services, cast_id)
-    return CastLive(live=live, machines=machines)
+    cast = await _cast(services, cast_id)
+    return CastLive(live=services.rooms_now.live(cast), machines=await services.rooms_now.cast_machines(cast))
 
 
 async def get_cast_timeline(services: ServicesOf, cast_id: CastIdPath) -> CastTimeline:
     """Show a cast's charts and what happened in it."""
     await _cast(services, cast_id)
-    points, events = await services.timeline(cast_id)
+    points = services.supervisor.timeline(cast_id)
+    if not points:
+        points = await services.store.run(services.store.casts.timeline, cast_id)
+    run = services.supervisor.live_run(cast_id)
+    events = (
+        list(run.events)
+        if run is not None
+        else await services.store.run(services.store.casts.events, cast_id)
+    )
     return CastTimeline(points=points, events=events)
 
 
@@ -195,20 +203,10 @@ def _note(actor: Actor) -> AuditNote:
 
 async def _cast(services: Services, cast_id: str) -> Cast:
     """A cast; one that runs here is known without the database."""
-    run = services.supervisor.live_run(cast_id)
-    cast: Cast | None = run.cast if run is not None else None
-    if cast is None:
-        cast = await services.store.run(services.store.casts.get, cast_id)
+    cast = await services.find_cast(cast_id)
     if cast is None:
         raise not_found("cast", cast_id)
     return cast
-
-
-async def _now(services: Services, cast_id: str) -> tuple[LiveCast, list[LiveMachine]]:
-    found = await services.rooms_now.cast(cast_id)
-    if found is None:
-        raise not_found("cast", cast_id)
-    return found
 
 
 async def _schedule(services: Services, schedule_id: str) -> Schedule:

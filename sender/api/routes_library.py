@@ -47,7 +47,7 @@ async def add_image(services: ServicesOf, actor: ActorOf, body: ImageInput) -> I
 
     It is fetched when a cast needs it, or when somebody asks for that.
     """
-    return await services.library.add_remote(body.url, body.name, actor.name)
+    return await services.library.add_remote(body.url, body.name, actor)
 
 
 async def fetch_image(services: ServicesOf, actor: ActorOf, image_id: ImageIdPath) -> Image:
@@ -59,8 +59,7 @@ async def fetch_image(services: ServicesOf, actor: ActorOf, image_id: ImageIdPat
 
 async def forget_image(services: ServicesOf, actor: ActorOf, image_id: ImageIdPath) -> Response:
     """Forget a remote image and drop its copy; an image in a folder goes with its file."""
-    await services.library.forget(image_id)
-    await _note(services, actor, "image.forget", image_id, {})
+    await services.library.forget(image_id, actor)
     return Response(status_code=204)
 
 

@@ -72,7 +72,7 @@ async def remove_room(services: ServicesOf, actor: ActorOf, room_id: RoomIdPath)
     """Remove a room; its machines stay, without a room."""
     if not await services.store.run(services.store.rooms.remove, room_id, audit=_note(actor)):
         raise not_found("room", room_id)
-    _machines_changed(services)
+    _forget(services)
     return Response(status_code=204)
 
 
@@ -91,7 +91,7 @@ async def import_machines(
     except UnicodeDecodeError as error:
         raise invalid(f"the file isn't UTF-8 (byte {error.start}): save it as CSV UTF-8") from error
     result = await services.store.run(services.store.machines.import_csv, room_id, text, audit=_note(actor))
-    _machines_changed(services)
+    _forget(services)
     return result
 
 
@@ -131,7 +131,7 @@ async def add_machine(services: ServicesOf, actor: ActorOf, body: MachineInput) 
         last_seen_at=None,
     )
     added: Machine = await services.store.run(services.store.machines.add, machine, audit=_note(actor))
-    _machines_changed(services)
+    services.rooms_now.forget()
     return added
 
 
@@ -157,7 +157,7 @@ async def change_machine(
     )
     if machine is None:
         raise not_found("machine", machine_id)
-    _machines_changed(services)
+    _forget(services, machine_id)
     return machine
 
 
@@ -166,7 +166,7 @@ async def remove_machine(services: ServicesOf, actor: ActorOf, machine_id: Machi
     if not await services.store.run(services.store.machines.remove, machine_id, audit=_note(actor)):
         raise not_found("machine", machine_id)
     services.presence.forget(machine_id)
-    _machines_changed(services)
+    _forget(services, machine_id)
     return Response(status_code=204)
 
 
@@ -180,10 +180,13 @@ async def list_machine_history(
     return Page(items=items, next_cursor=next_cursor)
 
 
-def _machines_changed(services: Services) -> None:
-    """What is kept of them in memory is looked up anew."""
+def _forget(services: Services, machine_id: str | None = None) -> None:
+    """What is kept in memory of a machine, or of all that are there, is looked up anew."""
     services.rooms_now.forget()
-    services.desk.forget()
+    for attendance in services.presence.online if machine_id is None else ():
+        services.desk.forget(attendance.machine.machine_id)
+    if machine_id is not None:
+        services.desk.forget(machine_id)
 
 
 def _id_of(name: str) -> str:

@@ -115,14 +115,15 @@ async def watch_events(
             HTTPStatus.SERVICE_UNAVAILABLE, f"{STREAMS_MAX} watchers are connected already: close some pages"
         )
     guard = _guard(request)
-    events = await services.live.subscribe(tuple(dict.fromkeys(topics.split(","))))
+    names = tuple(dict.fromkeys(topics.split(",")))
+    await services.live.check(names)
     state.stream_count += 1
 
     def forget() -> None:
         state.stream_count -= 1
 
     return event_stream(
-        events,
+        services.live.subscribe(names),
         stopping=state.stopping,
         still_may=lambda: guard.authorise(request, Access.VIEW),
         on_end=forget,
@@ -137,7 +138,7 @@ async def check_in(services: ServicesOf, request: Request) -> Response:
     word = check_in_from_json_untrusted(parse_json_untrusted(await request.body()))
     address = request.client.host if request.client else ""
     stopping: asyncio.Event = request.app.state.stopping
-    answer = asyncio.ensure_future(services.desk.answer(word, address))
+    answer = asyncio.ensure_future(services.supervisor.check_in(word, address))
     stop = asyncio.ensure_future(stopping.wait())
     try:
         await asyncio.wait((answer, stop), return_when=asyncio.FIRST_COMPLETED)
