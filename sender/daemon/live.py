@@ -137,14 +137,12 @@ class LiveFeed:
                 case _:
                     raise invalid(f"there is no topic {name!r}: watch overview, room:ID or cast:ID")
 
-    async def subscribe(self, topics: Collection[str]) -> AsyncIterator[bytes]:
+    def subscribe(self, topics: Collection[str]) -> AsyncIterator[bytes]:
         """Encoded server-sent events until the caller stops reading: all of each topic, then what changes.
 
-        Raises:
-            RequestRefused: as :meth:`check`.
-            DatabaseError: as :meth:`check`.
+        Args:
+            topics: checked by :meth:`check`.
         """
-        await self.check(topics)
         return self._read(_Subscriber(tuple(topics), asyncio.Queue(_QUEUE_MAX), missed=True))
 
     # -- inside -----------------------------------------------------------------------------------------------

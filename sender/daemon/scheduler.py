@@ -37,9 +37,7 @@ def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
     try:
         return next(CronSim(cron, after.astimezone(ZoneInfo(time_zone)))).astimezone(UTC)
     except (CronSimError, ZoneInfoNotFoundError, ValueError, StopIteration) as error:
-        raise RequestRefused(
-            HTTPStatus.UNPROCESSABLE_ENTITY, f"{cron!r} in {time_zone!r} isn't a schedule: {error}"
-        ) from error
+        raise invalid(f"{cron!r} in {time_zone!r} isn't a schedule: {error}") from error
 
 
 async def run_schedules(services: Services) -> None:
