@@ -72,7 +72,7 @@ export class CastMachines {
     this.orderedAt = -Infinity;
     this.timer = 0;
     this.body = h("tbody");
-    this.element = h("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": "Machines of this cast" },
+    this.element = h("div", { class: "table-scroll machines-scroll", tabindex: 0, role: "region", "aria-label": "Machines of this cast" },
       h("table", { class: "machines-table" }, h("caption", { class: "visually-hidden" }, "Machines of this cast"),
         h("thead", {}, h("tr", {}, COLUMNS.map(([label, className]) => h("th", { scope: "col", class: className }, label)))), this.body));
   }

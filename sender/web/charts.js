@@ -93,7 +93,7 @@ class Chart {
     const { lines, axis, rightAxis, most } = this.options;
     const top = (/** @type {number} */ high) => most ?? Math.max(high * 1.1, 1e-9);
     const axes = [
-      { stroke: text, grid: { show: false }, ticks: { show: false }, font, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(axisTime) },
+      { stroke: text, grid: { show: false }, ticks: { show: false }, font, size: 30, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(axisTime) },
       { stroke: text, grid, ticks: { show: false }, font, size: 74, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(axis) },
     ];
     /** @type {Record<string, any>} */

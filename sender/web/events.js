@@ -106,6 +106,8 @@ export class LiveStream {
     try {
       const response = await fetch("/api/v1/server", { credentials: "same-origin", signal: AbortSignal.timeout(PROBE_MS) });
       if (response.status === 401) this.onUnauthorised();
+      // It is there, and refuses what is asked: a room that was just removed, say. The overview is always to be had.
+      else if (response.ok) this.topics = "overview";
     } catch {
       // It isn't there: the next try will tell.
     }

@@ -31,11 +31,14 @@ class Tile {
     this.state = h("span", { class: "tile-state" });
     this.percent = h("span", { class: "tile-percent" });
     this.fill = h("span", { class: "tile-fill" });
+    this.rate = h("span", { class: "tile-rate" });
+    this.loss = h("span", { class: "tile-loss" });
     this.detail = h("span", { class: "tile-detail" });
     this.link = h("a", { class: "tile-link", href: address, tabindex: -1 },
       h("span", { class: "tile-head" }, this.icon, this.name),
       h("span", { class: "tile-line" }, this.state, this.percent),
       h("span", { class: "tile-bar", "aria-hidden": "true" }, this.fill),
+      h("span", { class: "tile-line tile-figures" }, this.rate, this.loss),
       this.detail);
     this.element = h("li", { class: "tile" }, this.link);
     this.permille = -1;
@@ -52,6 +55,9 @@ class Tile {
     setText(this.name, machine.name);
     setText(this.state, look.label);
     setText(this.percent, percentWords(machine));
+    const moving = MOVING.has(machine.state);
+    setText(this.rate, moving ? formatRate(machine.rate_bytes_per_s) : "");
+    setText(this.loss, moving ? `loss ${formatLoss(machine.loss)}` : "");
     setText(this.detail, detailWords(machine));
     const permille = hasProgress(machine) ? Math.round((machine.state === "complete" ? 1 : machine.progress) * 1000) : 0;
     if (permille !== this.permille) {
@@ -74,12 +80,9 @@ function percentWords(machine) {
 /** @param {any} machine @returns {string} the tile's last line */
 function detailWords(machine) {
   if (MOVING.has(machine.state)) {
-    const words = [formatRate(machine.rate_bytes_per_s)];
-    if (machine.loss > 0) words.push(`loss ${formatLoss(machine.loss)}`);
     const limiter = limiterWords(machine.limiter);
-    if (limiter) words.push(limiter);
-    else if (machine.eta_s !== null) words.push(`${formatDuration(machine.eta_s)} to go`);
-    return words.join(" · ");
+    if (limiter) return `limited by ${limiter}`;
+    return machine.eta_s === null ? "" : `${formatDuration(machine.eta_s)} to go`;
   }
   return machine.error || machine.position || machine.address || "";
 }

@@ -23,8 +23,8 @@ export async function readChoices(signal) {
 export function planFields({ images, rooms, preset, timed, signal }) {
   const given = preset.plan ?? {};
   const image = field({
-    label: "Image", name: "image_id", required: true,
-    input: select({ name: "image_id", required: true, value: preset.image ?? (images.length === 1 ? images[0].image_id : ""), options: [["", "Choose an image"], ...images.map((each) => /** @type {[string, string]} */ ([each.image_id, imageWords(each)]))] }),
+    label: "Image", name: "image", required: true,
+    input: select({ name: "image", required: true, value: preset.image ?? (images.length === 1 ? images[0].image_id : ""), options: [["", "Choose an image"], ...images.map((each) => /** @type {[string, string]} */ ([each.image_id, imageWords(each)]))] }),
   });
   const room = field({
     label: "Room", name: "room_id",
@@ -81,7 +81,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
   const read = () => {
     const mode = start.read();
     const plan = /** @type {Record<string, any>} */ ({
-      image_id: image.input.value,
+      image: image.input.value,
       room_id: room.input.value || null,
       machine_ids: picker.read(),
       name: name.input.value.trim(),

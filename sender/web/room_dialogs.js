@@ -31,7 +31,7 @@ export async function importMachines(room, done) {
         const wrong = result.problems ?? [];
         if (wrong.length) {
           fill(problems, h("div", { class: "alert", "data-tone": "bad", role: "alert" }, icon("warning"),
-            h("div", {}, h("p", {}, "Nothing was imported:"), h("ul", {}, wrong.map((/** @type {any} */ each) => h("li", {}, typeof each === "string" ? each : `line ${each.line ?? each.line_number}: ${each.text ?? each.message}`))))));
+            h("div", {}, h("p", {}, "Nothing was imported:"), h("ul", {}, wrong.map((/** @type {any} */ each) => h("li", {}, `line ${each.line}: ${each.text}`))))));
           return;
         }
         close(true);

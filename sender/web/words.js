@@ -106,8 +106,8 @@ const AFTER_STATE = {
   failed: "Mend what it names, then cast again to this machine: what its disk already holds is kept.",
   lost: "See whether it is switched on and its network cable is in. If it comes back while the cast runs, it goes on by itself.",
   dropped: "It was too slow for the others. Cast again to this machine alone, or choose “finish them afterwards” for slow machines.",
-  slow: "It falls behind the group. Nothing to do yet: if it stays slow, it is dealt with as the cast was told to.",
-  tail: "The others don't wait for it. It is finished after them at its own rate.",
+  slow: "Nothing yet: if it stays slow, the cast deals with it as it was told to.",
+  tail: "Nothing: it is finished after the others, at its own rate.",
 };
 
 /** @type {Record<string, string>} */
@@ -127,7 +127,7 @@ const WITHOUT_ERROR = {
 export function trouble(state, error, exitCode = null) {
   const mend = (exitCode !== null && AFTER_EXIT_CODE[exitCode]) || AFTER_STATE[state] || "";
   if (inTrouble(state)) return { reason: sentence(error) || WITHOUT_ERROR[state], mend };
-  if (state === "slow" || state === "tail") return { reason: sentence(error) || "It is slower than the group.", mend };
+  if (state === "slow" || state === "tail") return { reason: sentence(error) || (state === "slow" ? "It falls behind the group." : "It is much slower than the group, which doesn't wait for it."), mend };
   if (error) return { reason: sentence(error), mend };
   return null;
 }

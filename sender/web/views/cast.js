@@ -113,7 +113,7 @@ function castHead(first) {
     setText(line, lineWords(live));
     const moving = cast.phase === "casting" || cast.phase === "tail";
     figures.update({
-      rate: moving ? formatRate(live.achieved_bytes_per_s) : cast.seconds > 0 ? `${formatRate(cast.bytes_sent / cast.seconds)} on average` : "",
+      rate: moving ? formatRate(live.achieved_bytes_per_s) : cast.seconds > 0 ? formatRate(cast.bytes_sent / cast.seconds) : "",
       eta: moving && live.eta_s !== null ? formatDuration(live.eta_s) : "",
       elapsed: live.elapsed_s || cast.seconds ? formatDuration(live.elapsed_s || cast.seconds) : "",
       complete: `${cast.complete_count} of ${cast.required_count || cast.joined_count}`,
@@ -210,7 +210,7 @@ function eventList() {
     const fragment = document.createDocumentFragment();
     for (const event of [...events].reverse()) {
       fragment.append(h("li", { "data-tone": eventTone(event.kind) }, icon(eventIcon(event.kind)),
-        h("time", { datetime: event.at, title: formatDateTime(event.at) }, formatTime(event.at)), h("span", {}, sentence(event.text))));
+        h("time", { datetime: event.at, title: formatDateTime(event.at) }, formatTime(event.at)), h("span", {}, event.text)));
     }
     list.prepend(fragment);
     while (list.childElementCount > EVENTS_MAX) list.lastElementChild?.remove();

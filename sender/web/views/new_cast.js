@@ -31,12 +31,12 @@ export async function show({ query, signal }) {
       cancel: h("a", { class: "button", href: "#/casts" }, "Cancel"),
       onsubmit: async () => {
         const wanted = plan.read();
-        const image = images.find((each) => each.image_id === wanted.image_id);
+        const image = images.find((each) => each.image_id === wanted.image);
         const count = plan.machineCount();
         const who = wanted.room_id ? `${count ? `${formatCount(count, "machine")} of ` : ""}${roomName(wanted.room_id)}` : "every machine that joins";
         const sure = await confirmDialog({
           title: "Start this cast?", yes: "Start the cast", no: "Not yet",
-          text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image_id), " goes to ", h("strong", {}, who), "."), h("p", {}, "What is on their target disks is overwritten.")],
+          text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image), " goes to ", h("strong", {}, who), "."), h("p", {}, "What is on their target disks is overwritten.")],
         });
         if (!sure) return;
         const cast = await create("/casts", wanted);

@@ -33,9 +33,9 @@ export async function show({ signal, reload }) {
 /** @param {() => void} done @returns {import("../parts.js").Column[]} */
 function columns(done) {
   return [
-    { label: "Name", class: "main", cell: (token) => token.name },
+    { label: "Name", class: "main", cell: (token) => [token.name, token.expires_at && h("p", { class: "small muted phone-only" }, "until ", timeElement(token.expires_at))] },
     { label: "Role", cell: (token) => ROLES[token.role] ?? token.role },
-    { label: "Expires", cell: (token) => timeElement(token.expires_at, "never") },
+    { label: "Expires", class: "wide-only", cell: (token) => timeElement(token.expires_at, "never") },
     { label: "Last used", class: "wide-only", cell: (token) => (token.last_used_at ? formatAgo(token.last_used_at) : "never") },
     { label: "Created", class: "wide-only", cell: (token) => [timeElement(token.created_at), ` by ${token.created_by}`] },
     { label: "Revoke", hideLabel: true, cell: (token) => h("button", { type: "button", class: "button danger-outline", onclick: () => revoke(token, done) }, icon("trash"), "Revoke", h("span", { class: "visually-hidden" }, ` ${token.name}`)) },
