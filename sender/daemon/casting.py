@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +39,15 @@ SAVE_INTERVAL_S: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Earlier:
+    """What is known of a cast's earlier runs."""
+
+    machines: Sequence[CastMachine] = ()
+    points: Sequence[TimelinePoint] = ()
+    events: Sequence[CastEvent] = ()
+
+
 class LiveRun:
     """One run of a cast; the reporter of its :class:`sender.cast.CastRun`.
 
@@ -46,7 +55,8 @@ class LiveRun:
         cast: the record as it is now.
         machines: lines of history by the receivers' names; those of earlier runs too.
         view: the latest picture; None before the first.
-        events: of this run.
+        points: of its charts.
+        events: what happened in it.
         run: None until it speaks to the room, and when it no longer does.
         ended_at: monotonic; None while it runs.
         cancel_reason: why an operator cancelled it; None if nobody did.
@@ -55,29 +65,38 @@ class LiveRun:
     interval_s = VIEW_INTERVAL_S
 
     def __init__(
-        self, cast: Cast, recorder: Recorder, *, room_name: str, earlier: Mapping[str, CastMachine]
+        self,
+        cast: Cast,
+        recorder: Recorder,
+        *,
+        owner: str,
+        room_name: str = "",
+        earlier: Earlier | None = None,
     ) -> None:
         """Prepare a run.
 
         Args:
             cast: the record, leased by this daemon.
             recorder: takes what is to be remembered, and never waits.
+            owner: what this daemon is called in the database; it writes only while the cast is its own.
             room_name: for people.
-            earlier: what earlier runs of this cast did, by name.
+            earlier: what earlier runs of this cast did.
         """
+        earlier = earlier or Earlier()
         self.cast = cast
         self.room_name = room_name
         self.image_id = cast.plan.image_id
-        self.machines: dict[str, CastMachine] = dict(earlier)
+        self.machines: dict[str, CastMachine] = {row.name: row for row in earlier.machines}
         self.view: CastView | None = None
-        self.points: list[TimelinePoint] = []
-        self.events: list[CastEvent] = []
+        self.points = list(earlier.points)
+        self.events = list(earlier.events)
         self.run: CastRun | None = None
         self.ended_at: float | None = None
         self.cancel_reason: str | None = None
         self.notes: list[str] = []
         self._excused: set[str] = set()
         self._recorder = recorder
+        self._owner = owner
         self._log = _log.bind(cast=cast.cast_id)
         self._earlier_seconds = cast.seconds
         self._earlier_bytes_sent = cast.bytes_sent

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -26,8 +28,10 @@ from sender.daemon.supervisor import Supervisor
 from sender.daemon_metrics import watch_daemon
 from sender.library.library import Library
 from sender.service_manager import ServiceManager, Watchdog
+from sender.store.audit import AuditNote
 from sender.store.database import open_store
 from sender.store.recorder import Recorder
+from sender.store.records import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 _DRAIN_S: Final = 5.0
 """What the database gets to take the last records; what it doesn't take waits in a file for the next start."""
 _BACKLOG: Final = 1024
+FIRST_OPERATOR_FILE: Final = "operator-token"
+FIRST_OPERATOR_NAME: Final = "first-operator"
 
 _log = structlog.get_logger(__name__)
 
@@ -86,6 +92,7 @@ async def _serve(
     config: ServerConfig, state: StateDirectory, listener: socket.socket, on_ready: Callable[[str], None]
 ) -> None:
     store = await asyncio.to_thread(open_store, config)
+    await _see_to_first_token(config, store, state.path)
     recorder = Recorder(store, state.path)
     services = make_services(config, store, recorder, state)
     manager = ServiceManager.from_environment()
@@ -129,6 +136,28 @@ async def _serve(
             loop.remove_signal_handler(number)
         recorder.close()
         store.close()
+
+
+async def _see_to_first_token(config: ServerConfig, store: Store, state: Path) -> None:
+    """Where tokens are demanded and nobody has one, leave the first one where only this daemon's user can read it."""
+    if not config.server.tokens_required:
+        return
+    tokens, _ = await store.run(store.tokens.list, limit=1)
+    if tokens:
+        return
+    path = state / FIRST_OPERATOR_FILE
+    token, secret = await store.run(
+        store.tokens.create, FIRST_OPERATOR_NAME, Role.OPERATE, audit=AuditNote(f"daemon {config.server.name}")
+    )
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w") as file:
+        os.fchmod(fd, 0o600)
+        file.write(secret + "\n")
+    _log.warning(
+        "first token made: operate with it, make others with 'diskcast tokens create', then revoke it",
+        token_file=str(path),
+        name=token.name,
+    )
 
 
 def make_services(config: ServerConfig, store: Store, recorder: Recorder, state: StateDirectory) -> Services:

@@ -25,7 +25,7 @@ from protocol.session_records import CastId
 from protocol.units import format_duration
 from sender.blocking_calls import start_blocking_call
 from sender.cast import CastOptions, CastRun, open_cast
-from sender.daemon.casting import LiveRun
+from sender.daemon.casting import Earlier, LiveRun
 from sender.daemon.places import choose_group
 from sender.image_file import ImageFile
 from sender.network import find_interface, list_interfaces
@@ -58,6 +58,8 @@ async def conduct(
     """
     store = services.store
     rows = await _patiently(lambda: store.run(store.casts.machines, cast.cast_id))
+    points = await _patiently(lambda: store.run(store.casts.timeline, cast.cast_id))
+    events = await _patiently(lambda: store.run(store.casts.events, cast.cast_id))
     room = None
     if cast.plan.room_id is not None:
         room_id = cast.plan.room_id
@@ -65,8 +67,9 @@ async def conduct(
     live = LiveRun(
         cast,
         services.recorder,
+        owner=str(services.supervisor.owner),
         room_name=room.name if room is not None else "",
-        earlier={row.name: row for row in rows},
+        earlier=Earlier(rows, points, events),
     )
     runs[cast.cast_id] = live
     targets = await _patiently(lambda: _target_names(services, cast))

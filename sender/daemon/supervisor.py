@@ -213,7 +213,7 @@ class Supervisor:
             reason = f"an error inside the daemon, please report it: {type(error).__name__}: {error}"
             _log.error("internal error in a cast", exc_info=error)
         if live is None:
-            live = LiveRun(cast, self._services.recorder, room_name="", earlier={})
+            live = LiveRun(cast, self._services.recorder, owner=str(self.owner))
         live.tell("cast_failed", reason)
         live.end(CastPhase.FAILED, reason)
         self._audit_end(live.cast)

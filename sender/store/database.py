@@ -101,6 +101,11 @@ class Store:
         """File or URL of the database, without a password."""
         return self._database.place.text
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether no other daemon can share it: a file is one daemon's."""
+        return self._database.place.path is not None
+
     def now(self) -> datetime:
         """The time that records get."""
         return self._database.now()
