@@ -30,6 +30,9 @@ PIECE_BYTES: Final = 8 * MIB
 PIECE_BYTES_MIN: Final = 256 * KIB
 """After a failure pieces are halved down to it: a connection that breaks every few seconds still brings some."""
 
+GOOD_PIECES: Final = 8
+"""In a row, before pieces are doubled again: what a limit on connections then costs is an eighth."""
+
 FAILURES_MAX: Final = 6
 """Without a new piece between them; with the back-off, a server that restarts within half a minute is waited for."""
 
@@ -71,7 +74,8 @@ class Fetch:
     stopped: threading.Event = dataclasses.field(default_factory=threading.Event)
     back_off_s: float = BACK_OFF_S
     _failures: int = 0
-    _piece_bytes: int = PIECE_BYTES
+    _piece_bytes: int = dataclasses.field(default_factory=lambda: PIECE_BYTES)
+    _good_count: int = 0
     _damaged_once: bool = False
 
     def run(self) -> Copy:
@@ -114,6 +118,7 @@ class Fetch:
 
     def _wait(self) -> None:
         self._piece_bytes = max(PIECE_BYTES_MIN, self._piece_bytes // 2)
+        self._good_count = 0
         delay = min(self.back_off_s * 2 ** (self._failures - 1), BACK_OFF_S_MAX)
         self.stopped.wait(delay * random.uniform(0.75, 1.25))  # not all images of a server at the same moment
         self._go_on()
@@ -172,11 +177,17 @@ class Fetch:
                 written += os.pwrite(fd, piece[written:], done + written)
             done += len(piece)
             self._failures = 0
-            self._piece_bytes = min(PIECE_BYTES, 2 * self._piece_bytes)
+            self._grow_piece()
             if done - flushed >= _FLUSH_BYTES:
                 os.fdatasync(fd)
                 flushed = done
             self.on_progress(done)
+
+    def _grow_piece(self) -> None:
+        self._good_count += 1
+        if self._good_count >= GOOD_PIECES:
+            self._good_count = 0
+            self._piece_bytes = min(PIECE_BYTES, 2 * self._piece_bytes)
 
     def _same_image(self, status: RemoteStatus) -> None:
         """Look at what is behind the URL now, before a byte of it counts as the image's."""

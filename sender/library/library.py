@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -340,6 +341,10 @@ class Library:
             location = parse_location(url)
         except ConfigurationError as error:
             raise invalid(error) from error
+        if "@" in location.url.partition("://")[2].partition("/")[0]:
+            raise invalid(
+                f"{location.shown}: leave user and password out: they belong into ~/.netrc of the daemon's user"
+            )
         if location.is_prefix:
             raise invalid(
                 f"{location.shown} stands for many images: add it to library.remotes of the configuration"
@@ -409,8 +414,9 @@ class Library:
             if (task := self._remote_tasks.pop(url, None)) is not None:
                 task.cancel()
         if self._store is not None and not watches and actor is not None:
-            told = (actor.name, "image.forget", f"image {image_id}", {"name": image.name}, actor.request_id)
-            await self._store.run(self._store.audit.add, *told)
+            detail: dict[str, object] = {"name": image.name}
+            add = functools.partial(self._store.audit.add, detail=detail, request_id=actor.request_id)
+            await self._store.run(add, actor.name, "image.forget", f"image {image_id}")
         if ":" not in image_id:
             await self._copies.drop(image_id)
         self._rebuild()

@@ -368,7 +368,10 @@ _PASSING_CODES: Final = frozenset(
     {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "500", "502", "503", "504"}
 )
 
-_ACCESS: Final = "check the credentials (HTTP: the URL or ~/.netrc; S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws)"
+_ACCESS: Final = (
+    "check the credentials (HTTP: the URL or ~/.netrc; "
+    "S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws)"
+)
 
 
 def _in_our_words(shown: str, error: BaseException) -> DiskcastError:
