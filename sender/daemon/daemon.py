@@ -26,6 +26,7 @@ from sender.daemon.scheduler import keep_history_short, run_schedules
 from sender.daemon.services import Services
 from sender.daemon.supervisor import Supervisor
 from sender.daemon_metrics import watch_daemon
+from sender.descriptor_limit import raise_descriptor_limit
 from sender.library.library import Library
 from sender.service_manager import ServiceManager, Watchdog
 from sender.store.audit import AuditNote
@@ -91,6 +92,7 @@ def _listen(config: ServerConfig) -> socket.socket:
 async def _serve(
     config: ServerConfig, state: StateDirectory, listener: socket.socket, on_ready: Callable[[str], None]
 ) -> None:
+    raise_descriptor_limit()
     store = await asyncio.to_thread(open_store, config)
     await _see_to_first_token(config, store, state.path)
     recorder = Recorder(store, state.path)
@@ -147,7 +149,10 @@ async def _see_to_first_token(config: ServerConfig, store: Store, state: Path) -
         return
     path = state / FIRST_OPERATOR_FILE
     token, secret = await store.run(
-        store.tokens.create, FIRST_OPERATOR_NAME, Role.OPERATE, audit=AuditNote(f"daemon {config.server.name}")
+        store.tokens.create,
+        FIRST_OPERATOR_NAME,
+        Role.OPERATE,
+        audit=AuditNote(f"daemon {config.server.name}"),
     )
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "w") as file:
