@@ -38,8 +38,14 @@ _CAST = tables.casts.c
 _LINE = tables.cast_machines.c
 OPEN_PHASES = tuple(phase.value for phase in CastPhase if not phase.ended)
 _OPPOSITE = {Command.PAUSE: Command.RESUME, Command.RESUME: Command.PAUSE}
+_COMPLETE = "complete"
 _IDENTITY = ("image_id", "room_id", "serial", "asset_tag", "at", "cast_id", "machine_key")
 """Columns of a line that stay as they were first written: what was imaged there and then."""
+
+
+_PROGRESS = ("seconds", "bytes_sent", "progress", "joined_count", "complete_count", "failed_count")
+_FIXED = ("cast_id", "plan", "created_at", "created_by", "schedule_id", "run_count", "owner")
+_CHANGING = tuple(name for name in Cast.__dataclass_fields__ if name not in _FIXED)
 
 
 class CastChange(TypedDict, total=False):
@@ -204,6 +210,20 @@ class Casts(Repository):
         self._audit.note(audit, "cast.change", f"cast {cast_id}", to_data(dict(fields)))
         return self._get(cast_id)
 
+    @writing
+    def save(self, cast: Cast) -> bool:
+        """Replace what changes in a cast by what ``cast`` says; what was asked for (its plan) stays.
+
+        The cast's ``run_count`` must still be the recorded one: a daemon that was cut off while another took the cast
+        over doesn't overwrite what that one has written. Returns whether it was.
+        """
+        return self._save(cast, _CHANGING)
+
+    @writing
+    def save_progress(self, cast: Cast) -> bool:
+        """:meth:`save` for what changes all the time: how far it is. What has ended is left as it is."""
+        return self._save(cast, _PROGRESS, _CAST.phase.in_(OPEN_PHASES))
+
     @reading
     def machines(self, cast_id: str) -> builtins.list[CastMachine]:
         """What it did to each machine, in the order in which it met them."""
@@ -257,7 +277,13 @@ class Casts(Repository):
         insert = self._database.insert(tables.cast_machines)
         replaced = {name: insert.excluded[name] for name in lines[0] if name not in _IDENTITY}
         self._connection.execute(
-            insert.on_conflict_do_update(index_elements=["cast_id", "machine_key"], set_=replaced), lines
+            insert.on_conflict_do_update(
+                index_elements=["cast_id", "machine_key"],
+                set_=replaced,
+                # A machine that has verified every byte has done so, whatever a daemon says that was cut off before.
+                where=sa.or_(_LINE.state != _COMPLETE, insert.excluded["state"] == _COMPLETE),
+            ),
+            lines,
         )
         return True
 
@@ -381,6 +407,13 @@ class Casts(Repository):
         asked = tables.cast_requests
         query = sa.delete(asked).where(asked.c.cast_id == cast_id)
         self._connection.execute(query if command is None else query.where(asked.c.command == command))
+
+    def _save(self, cast: Cast, names: Iterable[str], *conditions: sa.ColumnElement[bool]) -> bool:
+        values = {"group_address" if name == "group" else name: getattr(cast, name) for name in names}
+        query = sa.update(tables.casts).where(
+            _CAST.cast_id == cast.cast_id, _CAST.run_count == cast.run_count, *conditions
+        )
+        return self._connection.execute(query.values(**values)).rowcount == 1
 
     def _get(self, cast_id: str) -> Cast | None:
         row = (

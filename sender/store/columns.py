@@ -46,7 +46,8 @@ class CleanText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Clean it."""
-        return None if value is None else clean_text(value)
+        # An enum's member becomes the text that it is: drivers have ideas of their own about enums.
+        return None if value is None else clean_text(str(value))
 
 
 class CleanJson(TypeDecorator[Any]):

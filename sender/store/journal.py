@@ -20,7 +20,6 @@ import dataclasses
 import json
 import os
 import threading
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from sender.store import tables
+from sender.store.checked_lines import pack_line, unpack_line, write_all
 
 LINE_BYTES_MAX = 64 << 20
 """An entry: an import of 10,000 machines takes 10 MB."""
@@ -88,7 +88,7 @@ def find_segments(database: Path) -> list[Segment]:
         if number.isdigit():
             segment = Segment(int(number), path)
             with path.open("rb") as file:
-                header = _read_line(file.readline(LINE_BYTES_MAX))
+                header = unpack_line(file.readline(LINE_BYTES_MAX))
             if isinstance(header, dict):
                 segment.database_id = str(header.get("database", ""))
                 segment.revision = str(header.get("revision", ""))
@@ -104,7 +104,7 @@ def read_entries(segment: Segment) -> Iterator[Entry]:
         while line := file.readline(LINE_BYTES_MAX):
             if not line.endswith(b"\n") and len(line) < LINE_BYTES_MAX:
                 return
-            data = _read_line(line)
+            data = unpack_line(line)
             if not isinstance(data, dict):
                 segment.bad_line_count += 1
                 continue
@@ -117,7 +117,7 @@ def start_segment(database: Path, state: State, revision: str) -> None:
     header = {"journal": 1, "database": state.database_id, "revision": revision}
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        _write_all(descriptor, _line(header))
+        write_all(descriptor, pack_line(header))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -213,7 +213,7 @@ class Journal:
         state = read_state(connection)
         connection.exec_driver_sql("UPDATE store_state SET sequence = sequence + 1")
         with self._lock:
-            size = self._append(state, _line({"n": state.sequence + 1, "c": changes}))
+            size = self._append(state, pack_line({"n": state.sequence + 1, "c": changes}))
             try:
                 yield
             except BaseException:
@@ -240,7 +240,7 @@ class Journal:
             # What a process that was killed left of its last line.
             line = b"\n" + line
         try:
-            _write_all(self._descriptor, line)
+            write_all(self._descriptor, line)
             os.fsync(self._descriptor)
         except OSError:
             self._cut(size)
@@ -312,26 +312,3 @@ def _unpack(row: dict[str, Any] | None) -> dict[str, Any] | None:
         name: base64.b64decode(value["base64"]) if isinstance(value, dict) else value
         for name, value in row.items()
     }
-
-
-def _line(data: object) -> bytes:
-    body = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
-    return b"%08x %s\n" % (zlib.crc32(body), body)
-
-
-def _read_line(line: bytes) -> object:
-    """What a line says; None if it can't be read."""
-    checksum, _, body = line.rstrip(b"\n").partition(b" ")
-    try:
-        if int(checksum, 16) != zlib.crc32(body):
-            return None
-        data: object = json.loads(body)
-    except ValueError:
-        return None
-    return data
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
