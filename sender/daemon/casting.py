@@ -236,7 +236,7 @@ class LiveRun:
         if self.machines.get(row.name) == row:
             return
         self.machines[row.name] = row
-        self._recorder.put(("machine", self.cast_id, row.name), "casts.put_machine", row)
+        self._recorder.put(("machine", self.cast_id, row.name), "casts.put_machine", row, lease=self._owner)
         self._count_machines()
 
     def refuse_machine(self, row: CastMachine) -> None:

@@ -28,6 +28,7 @@ RECEIVING_AFTER_S: Final = 4.0
 """How soon an agent that receives hears of a take-over: within the ten seconds that one may take altogether."""
 _KNOWN_MAX: Final = 4096
 """Agents whose identity needn't be looked up again: four rooms of the largest size."""
+_DRAIN_S: Final = 1.0
 _ENDED_STATES: Final = ("complete", "failed", "dropped")
 """After these a machine isn't asked to join the same cast again."""
 
@@ -164,7 +165,7 @@ class CheckInDesk:
                 row = live.machine_of(machine.machine_id)
                 if row is None or row.state not in _ENDED_STATES:
                     live.refuse_machine(outcome_row(machine, outcome, row))
-                return await self._services.recorder.drain(0.0)
+                return await self._services.recorder.drain(_DRAIN_S)
             rows = await store.run(store.casts.machines, cast_id)
             row = next((row for row in rows if row.machine_id == machine.machine_id), None)
             if row is None or row.state not in _ENDED_STATES:
