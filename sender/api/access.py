@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import enum
 import hashlib
@@ -9,7 +11,7 @@ import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Final
 
@@ -30,6 +32,7 @@ _KNOWN_FRESH_S: Final = 5.0
 """A token that another daemon of the same database deleted is good here for this long."""
 _KNOWN_STALE_S: Final = 900.0
 """While the database doesn't answer, tokens that were right so recently still are: operators can watch the mending."""
+_USED_AGAIN: Final = timedelta(minutes=1)
 _KNOWN_COUNT_MAX: Final = 2048
 """Tokens remembered: every machine could have one of its own."""
 _FAILURES_BURST: Final = 10
@@ -129,6 +132,7 @@ class Guard:
         self.open_to_all = open_to_all
         self._now = now
         self._failures = _Failures(now)
+        self._writing: set[asyncio.Task[None]] = set()
         self._known: OrderedDict[bytes, tuple[Token, float]] = OrderedDict()
 
     async def authorise(self, connection: HTTPConnection, access: Access) -> Identity:
@@ -182,13 +186,24 @@ class Guard:
         self._known.move_to_end(key)
         while len(self._known) > _KNOWN_COUNT_MAX:
             self._known.popitem(last=False)
-        self._services.recorder.put(("token", token.token_id), "tokens.used", token.token_id)
+        self._note_use(token)
         return token
 
     def forget(self, token_id: str) -> None:
         """A token was deleted."""
         for key in [key for key, (token, _) in self._known.items() if token.token_id == token_id]:
             del self._known[key]
+
+    def _note_use(self, token: Token) -> None:
+        """Have it noted beside the request, which doesn't wait for that, once a minute at most."""
+        if token.last_used_at is None or datetime.now(UTC) - token.last_used_at > _USED_AGAIN:
+            task = asyncio.ensure_future(self._write_use(token.token_id))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def _write_use(self, token_id: str) -> None:
+        with contextlib.suppress(DatabaseError):
+            await self._services.store.run(self._services.store.tokens.used, token_id)
 
     def _is_recent(self, at: float) -> bool:
         return self._now() - at < _KNOWN_STALE_S

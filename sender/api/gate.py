@@ -113,7 +113,7 @@ class Gate:
             "request",
             method=method,
             path=path[:200],
-            status=status,
+            status=int(status),
             seconds=round(seconds, 4),
             client=client[0] if client else "",
             actor=getattr(scope["state"].get("identity"), "name", ""),
