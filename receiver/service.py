@@ -152,8 +152,9 @@ class Service:
 
     async def _wait_for_cast(self) -> tuple[Assignment, CheckInAnswer]:
         while True:
-            # What happened is to be on record soon, and a daemon holds only answers that have nothing to say.
-            hold = self._last_result is None and trio.current_time() >= self._retry_at
+            # Not before this machine is known and what happened is on record: both are wanted at once.
+            settled = self._known is not None and self._last_result is None
+            hold = settled and trio.current_time() >= self._retry_at
             answer = await self._check_in(STATE_IDLE, wait_s=CHECK_IN_WAIT_S_MAX if hold else 0.0)
             assignment = answer.assignment
             if assignment is not None and self._takes(assignment):
