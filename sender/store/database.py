@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
-from protocol.errors import DatabaseDamagedError, DatabaseError, DatabaseUnavailableError
+from protocol.errors import ConfigurationError, DatabaseDamagedError, DatabaseError, DatabaseUnavailableError
 from sender.server_config import ServerConfig
 from sender.store.audit import Audit
 from sender.store.backup import (
@@ -141,6 +141,10 @@ class Store:
         finally:
             self._pending_count -= 1
 
+    async def run_long(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """As :meth:`run`, for what may take minutes in many short transactions: retention, a backup."""
+        return await asyncio.to_thread(functools.partial(function, *args, **kwargs))
+
     def ping(self) -> None:
         """Ask the database for nothing; raises if it can't answer."""
         self._database.perform(lambda: self._database.connection.exec_driver_sql("SELECT 1"), writes=False)
@@ -226,6 +230,10 @@ def open_database(
     url: sa.URL, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), upkeep: bool = True
 ) -> Store:
     """:func:`open_store` for a URL."""
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            "a database in memory forgets everything; name a file: sqlite:////PATH/diskcast.db"
+        )
     place = Place(url)
     with contextlib.ExitStack() as stack:
         try:

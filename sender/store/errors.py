@@ -39,12 +39,18 @@ class Place:
 
     def __init__(self, url: sa.URL) -> None:
         self.path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
-        self.text = str(self.path) if self.path else url.render_as_string(hide_password=True)
-        self._secret = str(url.password) if url.password else ""
+        hidden = url
+        self._secrets = [str(url.password)] if url.password else []
+        for name in [name for name in url.query if "password" in name]:
+            self._secrets += [text for text in (url.query[name],) if isinstance(text, str) and text]
+            hidden = hidden.update_query_dict({name: "***"})
+        self.text = str(self.path) if self.path else hidden.render_as_string(hide_password=True)
 
     def without_secret(self, text: str) -> str:
         """``text`` with the password struck out, wherever it stands."""
-        return text.replace(self._secret, "***") if self._secret else text
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     @property
     def disk_is_full(self) -> bool:
