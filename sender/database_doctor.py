@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CHECK_BYTES_MAX = 4 << 30
 """A larger file isn't read through: quick_check reads all of it."""
+JOURNAL_BYTES_MAX = 1 << 30
+"""Some minutes of a restore."""
 CONNECT_TIMEOUT_S = 5
 CLOCK_DIFFERENCE_S_MAX = 2.0
 """Daemons that share a database compare nothing with its clock, but an operator who reads two logs does."""
@@ -34,27 +36,21 @@ def examine_database(config: ServerConfig) -> list[Finding]:
     return _examine_postgresql(config)
 
 
-def newest_schema() -> str | None:
+def newest_schema() -> str:
     """The migration that this version's schema ends with."""
-    from alembic.script import ScriptDirectory
+    from sender.store.schema import head
 
-    import sender.store
-
-    folder = Path(sender.store.__file__).parent / "migrations"
-    return ScriptDirectory(str(folder)).get_current_head()
+    return head()
 
 
 def known_schemas() -> set[str]:
     """All migrations that this version knows."""
-    from alembic.script import ScriptDirectory
+    from sender.store.schema import scripts
 
-    import sender.store
-
-    scripts = ScriptDirectory(str(Path(sender.store.__file__).parent / "migrations"))
-    return {script.revision for script in scripts.walk_revisions()}
+    return {script.revision for script in scripts().walk_revisions()}
 
 
-def judge_schema(revision: str | None, newest: str | None, known: set[str]) -> Finding:
+def judge_schema(revision: str | None, newest: str, known: set[str]) -> Finding:
     """Whether this version can use a database of that schema."""
     check = "database schema"
     if revision == newest:
@@ -100,12 +96,32 @@ def _examine_sqlite(path: Path) -> list[Finding]:
     checked = "every page is sound" if whole else "too large to be read through here"
     found = [ok(_CHECK, f"SQLite, {path}, {format_bytes(size_bytes)}, {checked}")]
     found.append(judge_schema(revision, newest_schema(), known_schemas()))
+    found.append(_journal(path))
     needed_bytes = 2 * size_bytes
     free_bytes = shutil.disk_usage(path.parent).free
     if free_bytes < needed_bytes:
         detail = f"{format_bytes(free_bytes)} free, and a backup beside its database needs {format_bytes(needed_bytes)}"
         found.append(warn("space for a backup", detail, f"df -h {path.parent}"))
     return found
+
+
+def _journal(path: Path) -> Finding:
+    """Whether what came after the last backup could be put back, and how much it has become."""
+    from sender.store.backup import backup_path
+    from sender.store.journal import find_segments
+
+    check = "change journal"
+    try:
+        size_bytes = sum(segment.path.stat().st_size for segment in find_segments(path))
+        backup = backup_path(path).exists()
+    except OSError as error:
+        return fail(
+            check, f"it can't be read: {error}", f"ls -l {path}.*: they must belong to the daemon's user"
+        )
+    detail = f"{format_bytes(size_bytes)} of changes since {'the last backup' if backup else 'the beginning'}"
+    if size_bytes > JOURNAL_BYTES_MAX:
+        return warn(check, f"{detail}: a restore would take long", "diskcast database backup")
+    return ok(check, detail)
 
 
 def _sqlite_revision(connection: sqlite3.Connection) -> str | None:

@@ -100,6 +100,10 @@ def _examine_server(config: Path | None, interface: str | None) -> list[Finding]
         raise MissingDependencyError(
             f"the daemon needs {error.name}, which isn't installed: pip install 'diskcast[server]'"
         ) from error
+    from sender.serve_command import CONFIG_DEFAULT
+
+    if config is None and CONFIG_DEFAULT.exists():
+        config = CONFIG_DEFAULT
     return examine_server(config, interface)
 
 
