@@ -213,15 +213,15 @@ class Supervisor:
             reason = f"an error inside the daemon, please report it: {type(error).__name__}: {error}"
             _log.error("internal error in a cast", exc_info=error)
         if live is None:
-            live = LiveRun(cast, self._services.recorder, owner=str(self.owner))
+            live = self.runs[cast.cast_id] = LiveRun(cast, self._services.recorder, owner=str(self.owner))
         live.tell("cast_failed", reason)
         live.end(CastPhase.FAILED, reason)
-        self._audit_end(live.cast)
 
     def _put_away(self, live: LiveRun) -> None:
         live.ended_at = time.monotonic()
         if live.cast.phase.ended:
             self.unfinished.pop(live.cast_id, None)
+            self._audit_end(live.cast)
         if live.run is not None:
             self._ended.append(live)
 
