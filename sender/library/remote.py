@@ -198,7 +198,12 @@ def _make_system(kind: str) -> Any:
             skip_instance_cache=True,
             use_listings_cache=False,
             default_fill_cache=False,
-            config_kwargs={"connect_timeout": CONNECT_S, "read_timeout": READ_S},
+            config_kwargs={
+                "connect_timeout": CONNECT_S,
+                "read_timeout": READ_S,
+                # s3fs repeats what may pass, a fetch repeats again, and both would multiply.
+                "retries": {"total_max_attempts": 1},
+            },
         )
     import aiohttp
 

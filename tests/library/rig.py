@@ -7,25 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from protocol.errors import DatabaseUnavailableError
 from sender.library.library import Library
 from sender.server_config import LibrarySection
-from sender.store.records import Image
 
 LIMIT_S = 60.0
-
-
-class FakeImages:
-    """The store's images, in memory."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, Image] = {}
-        self.failing = False
-
-    def put(self, image: Image) -> None:
-        if self.failing:
-            raise DatabaseUnavailableError("the database doesn't answer")
-        self.rows[image.image_id] = image
 
 
 @contextlib.asynccontextmanager
@@ -49,9 +34,9 @@ def settings(tmp_path: Path, *remotes: str, cache_size: str = "1GiB", **more: ob
         "scan_interval_s": 0.05,
         "remotes": remotes,
         "cache_directory": tmp_path / "cache",
-        "cache_size": cache_size,
     }
-    return LibrarySection(**(values | more))
+    # Smaller caches than an operator may have: its check is left out.
+    return LibrarySection(**(values | more)).model_copy(update={"cache_size": cache_size})
 
 
 async def until(library: Library, condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
