@@ -321,10 +321,16 @@ class LiveRun:
         earlier = self.machines.get(row.name)
         if earlier is None:
             return row
+        joined_at = earlier.joined_at or row.joined_at
+        seconds = row.seconds
+        if joined_at is not None:  # in this run of the cast or in an earlier one
+            seconds = ((row.ended_at or datetime.now(UTC)) - joined_at).total_seconds()
         return dataclasses.replace(
             row,
             machine_id=row.machine_id or earlier.machine_id,
-            joined_at=earlier.joined_at or row.joined_at,
+            joined_at=joined_at,
+            seconds=round(seconds, 3),
+            rate_bytes_per_s=round(row.bytes_verified / max(seconds, 1e-3)),
         )
 
     def _count_machines(self) -> None:
