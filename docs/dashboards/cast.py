@@ -232,7 +232,7 @@ def cast() -> Json:
                 LIMITER_VALUES,
             ),
             timeline(
-                "State",
+                "State over time",
                 "What became of each machine.",
                 [
                     query(

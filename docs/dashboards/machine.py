@@ -163,7 +163,7 @@ def machine() -> Json:
                 STRAGGLER,
             ),
             timeline(
-                "State",
+                "State over time",
                 "What became of it.",
                 [
                     query(
@@ -237,7 +237,7 @@ def machine() -> Json:
             ),
             row("As its agent says, where it is scraped itself"),
             chart(
-                "Verified",
+                "Verified bytes",
                 "Bytes that were read back and are right, those that its disk held already, and what there is "
                 "to verify.",
                 [
@@ -275,7 +275,7 @@ def machine() -> Json:
                 steps=LOSS,
             ),
             chart(
-                "Limited by",
+                "Limited by, share of the time",
                 "Share of the time for which each of these held it back.",
                 [query(of_agent("diskcast_agent_limited_seconds_total"), "{{limiter}}")],
                 unit="percentunit",
