@@ -48,6 +48,7 @@ that sign a request, SQLAlchemy every value, and uvicorn a line for each of 500 
 
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """syslog's, which journald reads from a ``<N>`` before the line: ``journalctl -p warning`` works."""
+_OUR_PACKAGES = ("protocol", "sender")
 _FIRST_KEYS = ("time", "level", "event", "daemon", "cast", "request_id")
 
 _SECRET_WORDS = {
@@ -153,6 +154,8 @@ def _context(**values: str) -> Iterator[None]:
 
 def _named_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """A library's line has no name of its own: it's ``library_message`` with a ``text``."""
+    if str(event.get("logger", "")).partition(".")[0] in _OUR_PACKAGES:
+        return event
     return {**event, "text": event["event"], "event": "library_message"}
 
 

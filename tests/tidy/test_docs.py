@@ -21,6 +21,8 @@ _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
 _HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$", re.MULTILINE)
 _INLINE_COMMAND = re.compile(r"`((?:diskcast|diskcast-agent) [^`\n]+)`")
+_WRAPPERS = {"docker", "exec", "podman", "runuser", "sudo", "systemd-run", "watch"}
+"""What runs another program; its own options come first."""
 _SEPARATORS = {"|", "||", "&&", ";", "&", ">", ">>", "2>", "<", "2>&1"}
 
 
@@ -78,20 +80,26 @@ def _commands(line: str) -> Iterator[list[str]]:
     lexer = shlex.shlex(re.sub(r"\s#\s.*", "", line), posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     lexer.commenters = ""
-    words: list[str] | None = None
-    for word in lexer:
-        if word in _SEPARATORS:
-            if words:
-                yield words
-            words = None
-        elif words is not None:
-            words.append(word)
-        elif word.rpartition("/")[2] in PROGRAMS and (
-            word in PROGRAMS or word.startswith("/opt/diskcast/bin/")
-        ):
-            words = [word.rpartition("/")[2]]
-    if words:
-        yield words
+    call: list[str] = []
+    for word in (*lexer, ";"):
+        if word not in _SEPARATORS:
+            call.append(word)
+            continue
+        start = 0
+        if call and call[0] in _WRAPPERS:
+            start = next(
+                (index for index in range(len(call) - 1) if _is_call(call[index], call[index + 1])), 0
+            )
+        if call and call[start].removeprefix("/opt/diskcast/bin/") in PROGRAMS:
+            yield [call[start].removeprefix("/opt/diskcast/bin/"), *call[start + 1 :]]
+        call = []
+
+
+def _is_call(word: str, following: str) -> bool:
+    program = PROGRAMS.get(word.removeprefix("/opt/diskcast/bin/"))
+    return program is not None and (
+        re.match(r"--\w", following) is not None or following in program.list_commands(click.Context(program))
+    )
 
 
 def _understand(words: list[str], *, complete: bool) -> None:
@@ -164,6 +172,9 @@ def _command(words: list[str]) -> click.Command:
         ("diskcast pack /dev/sda", True),
         ("jq . x | diskcast inspect a.dci b.dci", True),
         ("cat /srv/diskcast && true", False),
+        ("journalctl -u diskcast -p warning", False),
+        ("sudo -u postgres createdb --owner diskcast diskcast", False),
+        ("runuser -u diskcast -- /opt/diskcast/bin/diskcast doctor --sever", True),
     ],
 )
 def test_the_check_itself_finds_mistakes(line: str, refused: bool) -> None:
