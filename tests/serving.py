@@ -152,6 +152,11 @@ class Daemon:
     def program(self) -> Program:
         return self.programs[-1]
 
+    @property
+    def token_file(self) -> Path:
+        """The first operator's, of a daemon that demands tokens."""
+        return self.state_directory / "operator-token"
+
     def start(self, *, ready: bool = True) -> None:
         """Start it and, unless it isn't asked for, wait until it answers."""
         argv = diskcast("serve", "--config", self.config_path)
@@ -166,10 +171,12 @@ class Daemon:
             if self.program.exit_code is not None:
                 raise LabError(f"the daemon has ended: {self.describe()}")
             with contextlib.suppress(httpx.TransportError):
-                return self.api.get("/server").is_success
+                return self.api.get(f"{self.url}/healthz").is_success
             return False
 
         wait_until("the daemon answers", answers, timeout_s, describe=self.describe)
+        if self.token_file.exists():
+            self.api.headers["Authorization"] = f"Bearer {self.token_file.read_text().strip()}"
 
     def kill(self) -> None:
         """End it without a warning, as a power cut would, and wait until it is gone."""
