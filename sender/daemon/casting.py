@@ -339,7 +339,7 @@ class LiveRun:
             self.cast,
             joined_count=sum(state not in ("assigned", "absent") for state in states),
             complete_count=states.count("complete"),
-            failed_count=sum(state in ("failed", "lost", "dropped", "absent") for state in states),
+            failed_count=sum(state in ("failed", "lost", "dropped") for state in states),
         )
 
     def _save_cast(self, *, lasting: bool) -> None:

@@ -54,6 +54,8 @@ _STOP_S: Final = 5.0
 """What casts get to leave their rooms when the daemon ends."""
 _STUCK_S: Final = 30.0
 """A transmitter that should send and hasn't for this long won't any more."""
+_ENDING_S: Final = 60.0
+"""A cast's lease is kept for this long after its end, or until the database knows of the end."""
 _ENDED_RUNS_MAX: Final = 100
 """Ended runs whose metrics are still shown."""
 CASTS_WAITING_MAX: Final = 1000
@@ -123,7 +125,11 @@ class Supervisor:
         """Beat, obey, take what is due."""
         store, owner = self._services.store, str(self.owner)
         running = list(self.runs)
-        ours = await store.run(store.leases.renew, owner, running)
+        # Of casts that have just ended the database may not have heard yet: nobody shall take them for dead.
+        ending = [
+            live.cast_id for live in self._ended if time.monotonic() - (live.ended_at or 0.0) < _ENDING_S
+        ]
+        ours = await store.run(store.leases.renew, owner, [*running, *ending])
         for cast_id in set(running) - set(ours):
             self._give_up(cast_id)
         for cast_id, command in await store.run(store.casts.requests, owner):
@@ -148,7 +154,12 @@ class Supervisor:
             sites = self._services.config.server.sites
             taken += await store.run(store.leases.acquire, owner, datetime.now(UTC), sites, free - len(taken))
         before = self.unfinished
-        self.unfinished = {cast.cast_id: cast for cast in await store.run(store.casts.unfinished)}
+        ended_here = {live.cast_id for live in self._ended}
+        self.unfinished = {
+            cast.cast_id: cast
+            for cast in await store.run(store.casts.unfinished)
+            if cast.cast_id not in ended_here
+        }
         for live in self.runs.values():
             self.unfinished[live.cast_id] = live.cast
         for cast in taken:
@@ -222,7 +233,6 @@ class Supervisor:
         if live.cast.phase.ended:
             self.unfinished.pop(live.cast_id, None)
             self._audit_end(live.cast)
-        if live.run is not None:
             self._ended.append(live)
 
     async def check_in(self, check_in: CheckIn, address: str) -> CheckInAnswer:
@@ -405,11 +415,18 @@ class Supervisor:
 
     def casting(self) -> list[LiveRun]:
         """Runs with a session: those of now, and ended ones for as long as their metrics are kept."""
-        oldest = time.monotonic() - self._services.config.metrics.retention_s
-        while self._ended and (self._ended[0].ended_at or 0.0) < oldest:
+        retention_s = self._services.config.metrics.retention_s
+        now = time.monotonic()
+        while self._ended and now - (self._ended[0].ended_at or 0.0) > max(retention_s, _ENDING_S):
             self._ended.popleft()
         running = {live.cast_id for live in self.runs.values() if live.run is not None}
-        ended = [live for live in self._ended if live.cast_id not in running]
+        ended = [
+            live
+            for live in self._ended
+            if live.cast_id not in running
+            and live.run is not None
+            and now - (live.ended_at or 0.0) <= retention_s
+        ]
         return [*(live for live in self.runs.values() if live.run is not None), *ended]
 
     def live_run(self, cast_id: str) -> LiveRun | None:
