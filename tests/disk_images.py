@@ -49,6 +49,7 @@ def make_image(
     frames: dict[int, bytes] | None = None,
     raw_hashes: dict[int, bytes] | None = None,
     metadata: dict[str, object] | None = None,
+    name: str = "made",
 ) -> MadeImage:
     """An image with one block for each letter: ``d`` data, ``r`` raw, ``z`` zero, ``u`` unused.
 
@@ -60,6 +61,7 @@ def make_image(
         frames: stored bytes to put instead of the right ones, with their right hash.
         raw_hashes: wrong raw hashes.
         metadata: what the image says of its source.
+        name: as packed.
     """
     rng = np.random.default_rng(seed)
     encoder = BlockEncoder(3, block_bytes)
@@ -84,7 +86,7 @@ def make_image(
         raw_hash[block] = digest
     stored_hash = [block_hash(one) if one else bytes(32) for one in stored]
     data = build_manifest(
-        "made",
+        name,
         sum(map(len, raw_blocks)),
         block_bytes,
         np.array(kind, np.uint8),

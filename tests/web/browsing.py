@@ -1,0 +1,103 @@
+"""A real browser on a real daemon: pages that fail their test for what a person would only find in the console."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.programs import require_program
+
+DESKTOP: Final = (1280, 800)
+PHONE: Final = (390, 844)
+LIMIT_MS: Final = 30_000
+"""Longer than anything takes; what is waited for is an event, never time."""
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, headless."""
+    path = require_program("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update"],
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visit:
+    """A browser's window on a daemon.
+
+    Attributes:
+        page: playwright's.
+        allowed: patterns of console messages that this test brings about itself.
+    """
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.url = url
+        self.allowed: list[str] = []
+        self._complaints: list[str] = []
+        self._requests: list[str] = []
+        context.set_default_timeout(LIMIT_MS)
+        context.on("request", lambda request: self._requests.append(request.url))
+        # Violations of the content security policy come as errors of the console, and as this event.
+        context.add_init_script(
+            "addEventListener('securitypolicyviolation', "
+            "event => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`));"
+        )
+        self.page = self.new_page()
+
+    def new_page(self) -> Page:
+        """One more tab."""
+        page = self.context.new_page()
+        page.on("console", lambda message: self._console(message.type, message.text))
+        page.on("pageerror", lambda error: self._complaints.append(f"exception: {error}"))
+        return page
+
+    def open(self, address: str = "/") -> Page:
+        """The page at ``address``, e.g. ``/rooms/lab``, drawn and live."""
+        self.page.goto(f"{self.url}/#{address}")
+        expect(self.page.locator("h1")).to_be_visible()
+        expect(self.page.locator("main")).not_to_have_attribute("aria-busy", "true")
+        return self.page
+
+    def assert_clean(self) -> None:
+        """Nothing was wrong that people wouldn't see, and nothing was asked of anybody but the daemon."""
+        complaints = [
+            text for text in self._complaints if not any(re.search(each, text) for each in self.allowed)
+        ]
+        assert not complaints, complaints
+        elsewhere = {url for url in self._requests if not url.startswith((f"{self.url}/", "blob:", "data:"))}
+        assert not elsewhere, "the dashboard works without the internet"
+
+    def _console(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self._complaints.append(f"{kind}: {text}")
+
+
+@contextlib.contextmanager
+def visit(
+    browser: Browser, url: str, size: tuple[int, int] = DESKTOP, *, theme: str = "light", **more: Any
+) -> Iterator[Visit]:
+    """A window of ``size`` with a profile of its own, checked for complaints in the end."""
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme="dark" if theme == "dark" else "light",
+        has_touch=size[0] < 600,
+        locale="en-GB",
+        **more,
+    )
+    try:
+        visiting = Visit(context, url)
+        yield visiting
+        visiting.assert_clean()
+    finally:
+        context.close()

@@ -1,0 +1,99 @@
+"""One browser, and one daemon with a room of real agents, for all tests of the dashboard."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.disk_images import make_image
+from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+from tests.web.browsing import DESKTOP, LIMIT_MS, PHONE, Visit, chromium, visit
+
+BLOCK_BYTES = 256 << 10
+BLOCK_COUNT = 64
+"""16 MiB: a cast is long enough to be watched, and to be cancelled, at the rates that tests choose."""
+ROOM = "lab"
+ROOM_NAME = "Lab 2"
+IMAGE = "win11-lab"
+MACHINES = ("pc01", "pc02", "pc03")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lab:
+    """A room that waits for its casts."""
+
+    daemon: Daemon
+    agents: dict[str, ServiceAgent]
+    raw: bytes
+
+    def machine_ids(self) -> dict[str, str]:
+        """Name to id."""
+        return {row["name"]: row["machine_id"] for row in self.daemon.ask("GET", "/machines")["items"]}
+
+    def empty_disks(self) -> None:
+        """No cast runs, and every disk is empty again: whatever is cast next takes its time."""
+        daemon = self.daemon
+        for cast in daemon.ask("GET", "/casts")["items"]:
+            if cast["ended_at"] is None:
+                daemon.ask("POST", f"/casts/{cast['cast_id']}/cancel")
+
+        def quiet() -> bool:
+            return all(cast["ended_at"] for cast in daemon.ask("GET", "/casts")["items"])
+
+        wait_until("no cast runs", quiet, describe=daemon.describe)
+        for agent in self.agents.values():
+            agent.target.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_lab(directory: Path) -> Iterator[Lab]:
+    """A daemon with an image, a room and three machines that are switched on."""
+    made = make_image("r" * BLOCK_COUNT, block_bytes=BLOCK_BYTES, seed=11, name=IMAGE)
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(directory / "daemon", name="castle"))
+        daemon.add_image(made.write(directory / f"{IMAGE}.dci"))
+        daemon.ask("POST", "/rooms", {"name": ROOM_NAME, "room_id": ROOM, "description": "Second floor"})
+        agents = {
+            name: stack.enter_context(ServiceAgent(directory / "disks", name, [daemon])) for name in MACHINES
+        }
+        ids = wait_online(daemon, agents)
+        for index, name in enumerate(MACHINES):
+            change = {"room_id": ROOM, "position": f"row 1, seat {index + 1}"}
+            daemon.ask("PATCH", f"/machines/{ids[name]}", change)
+        yield Lab(daemon, agents, made.raw)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=LIMIT_MS)
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with open_lab(tmp_path_factory.mktemp("lab")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ready_lab(lab: Lab) -> Lab:
+    lab.empty_disks()
+    return lab
+
+
+@pytest.fixture
+def desktop(browser: Browser, lab: Lab) -> Iterator[Visit]:
+    with visit(browser, lab.daemon.url, DESKTOP) as visiting:
+        yield visiting
+
+
+@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+def window(request: pytest.FixtureRequest, browser: Browser, lab: Lab) -> Iterator[Visit]:
+    with visit(browser, lab.daemon.url, request.param) as visiting:
+        yield visiting

@@ -1,0 +1,90 @@
+"""Every page, in light and dark, on desktop and phone, as axe sees it: nothing serious, nothing critical."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.web.browsing import DESKTOP, PHONE, Visit, visit
+from tests.web.conftest import IMAGE, ROOM, Lab
+
+_SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def furnished(lab: Lab) -> Iterator[dict[str, str]]:
+    """Something on every page: a running cast, an ended one, a schedule, a token."""
+    lab.empty_disks()
+    daemon = lab.daemon
+    done = daemon.create_cast(IMAGE, room_id=ROOM)
+    daemon.wait_phase(done, "done")
+    lab.empty_disks()
+    running = daemon.create_cast(IMAGE, room_id=ROOM, rate_bytes_per_s=3e5)
+    daemon.wait_phase(running, "casting")
+    plan = {"image": IMAGE, "room_id": ROOM}
+    schedule = daemon.ask("POST", "/schedules", {"name": "Nightly", "cron": "0 3 * * *", "plan": plan})
+    token = daemon.ask("POST", "/tokens", {"name": "grafana", "role": "view"})["token"]
+    yield {"done": done, "running": running, "machine": lab.machine_ids()["pc02"]}
+    daemon.ask("POST", f"/casts/{running}/cancel")
+    daemon.ask("DELETE", f"/schedules/{schedule['schedule_id']}")
+    daemon.ask("DELETE", f"/tokens/{token['token_id']}")
+
+
+def _assert_accessible(page: Page, what: str) -> None:
+    found = Axe().run(page).response["violations"]
+    bad = [
+        (violation["id"], violation["impact"], [node["html"][:160] for node in violation["nodes"][:5]])
+        for violation in found
+        if violation["impact"] in _SERIOUS
+    ]
+    assert not bad, (what, bad)
+
+
+_PAGES = (
+    "/", "/rooms", f"/rooms/{ROOM}", f"/rooms/{ROOM}/machines/{{machine}}", "/machines", "/casts", "/casts/{running}",
+    "/casts/{done}", f"/new-cast?room={ROOM}", "/images", "/schedules", "/history", "/audit", "/tokens", "/nowhere",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "theme"),
+    [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light")],
+    ids=["desktop-light", "desktop-dark", "phone-light"],
+)
+def test_nobody_is_kept_out(
+    browser: Browser, lab: Lab, furnished: dict[str, str], size: tuple[int, int], theme: str
+) -> None:
+    with visit(browser, lab.daemon.url, size, theme=theme, reduced_motion="reduce") as visiting:
+        for address in _PAGES:
+            page = visiting.open(address.format(**furnished))
+            if "machines/" in address:
+                expect(page.get_by_role("complementary")).to_be_visible()
+            for details in page.locator(
+                "details.advanced, details.chart-table, details.picker:visible"
+            ).all():
+                details.locator("summary").first.click()
+            _assert_accessible(page, address)
+            assert page.locator("h1").count() == 1
+            assert page.title().endswith(" · diskcast")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_dialogs_keep_nobody_out(browser: Browser, lab: Lab, furnished: dict[str, str], theme: str) -> None:
+    with visit(browser, lab.daemon.url, theme=theme, reduced_motion="reduce") as visiting:
+        _assert_dialogs(visiting, furnished)
+
+
+def _assert_dialogs(visiting: Visit, furnished: dict[str, str]) -> None:
+    for address, button in (
+        ("/casts/{running}", "Cancel cast"), ("/rooms", "New room"), (f"/rooms/{ROOM}", "Import machines"),
+        ("/images", "Add by address"), ("/schedules", "New schedule"), ("/tokens", "New token"),
+    ):  # fmt: skip
+        page = visiting.open(address.format(**furnished))
+        page.get_by_role("button", name=button).click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        _assert_accessible(page, button)
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
