@@ -17,6 +17,7 @@ import sender.cli
 import sender.daemon_metrics
 import sender.fleet_metrics
 import sender.metrics
+from docs import api_reference, config_reference, log_reference
 from docs.dashboards import DASHBOARDS
 from protocol import errors, image_format
 from protocol.constants import (
@@ -256,6 +257,10 @@ PAGES: dict[str, Callable[[], str]] = {
     "exit-codes.md": exit_codes,
     "metrics.md": metrics,
     "command-line.md": command_line,
+    "reference/api.md": api_reference.render,
+    "reference/configuration.md": config_reference.render,
+    "reference/log-events.md": log_reference.render,
+    "../deploy/diskcast.toml": config_reference.render_example,
     **{f"../deploy/grafana/dashboards/{name}.json": dashboard_file(name) for name in DASHBOARDS},
 }
 

@@ -154,7 +154,7 @@ class LiveRun:
             gathering_at=self.cast.gathering_at or now,
         )
         self._log.info(
-            "cast gathering",
+            "cast_gathering",
             image=self.cast.image_name,
             room=self.room_id,
             group=parameters.group,
@@ -182,7 +182,7 @@ class LiveRun:
         """Something that doesn't end the cast."""
         self.notes.append(text)
         del self.notes[:-20]
-        self._log.warning("cast note", text=text)
+        self._log.warning("cast_note", text=text)
 
     def progress(self, view: CastView) -> None:
         """The cast now."""
@@ -256,7 +256,7 @@ class LiveRun:
         self.change(phase=phase, reason=reason, ended_at=datetime.now(UTC), paused=False)
         self._recorder.put(("timeline", self.cast_id), "casts.put_timeline", self.cast_id, tuple(self.points))
         (self._log.info if phase is CastPhase.DONE else self._log.warning)(
-            "cast ended",
+            "cast_over",
             phase=phase.value,
             reason=reason,
             complete=self.cast.complete_count,

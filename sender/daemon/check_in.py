@@ -114,7 +114,7 @@ class CheckInDesk:
         self._known[check_in.agent_id] = said, machine
         while len(self._known) > _KNOWN_MAX:
             self._known.popitem(last=False)
-        _log.info("machine checked in", machine=machine.name, address=address, version=check_in.version)
+        _log.info("machine_checked_in", machine=machine.name, address=address, version=check_in.version)
         return machine
 
     async def _await_cast(self, machine: Machine, check_in: CheckIn) -> Cast | None:
@@ -173,7 +173,7 @@ class CheckInDesk:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  it is said again; what went wrong is the database's to tell
-            _log.warning("an agent's result couldn't be recorded", cast=cast_id, error=str(error))
+            _log.warning("result_not_recorded", cast=cast_id, error=str(error))
             return False
         return True
 

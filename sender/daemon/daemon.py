@@ -119,11 +119,11 @@ async def _serve(
                     Watchdog(services.supervisor.stuck, manager=manager).run(), name="watchdog"
                 ),
             ]
-            _log.info("daemon ready", url=url, owner=str(services.supervisor.owner))
+            _log.info("daemon_ready", url=url, owner=str(services.supervisor.owner))
             on_ready(url)
             manager.ready(f"serving {url}")
             await stop.wait()
-            _log.info("daemon ends", casts_left=len(services.supervisor.runs))
+            _log.info("daemon_ends", casts_left=len(services.supervisor.runs))
             manager.stopping("casts go on after the next start")
             await services.supervisor.leave()
             server.stop()
@@ -159,7 +159,8 @@ async def _see_to_first_token(config: ServerConfig, store: Store, state: Path) -
         os.fchmod(fd, 0o600)
         file.write(secret + "\n")
     _log.warning(
-        "first token made: operate with it, make others with 'diskcast tokens create', then revoke it",
+        "first_token_made",
+        mend="operate with it, make others with 'diskcast tokens create', then revoke it",
         token_file=str(path),
         name=token.name,
     )

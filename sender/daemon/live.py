@@ -176,7 +176,7 @@ class LiveFeed:
         except DatabaseError:
             return  # who watches sees that in the overview's problems
         except Exception as error:  # noqa: BLE001  one picture that can't be drawn must not end the others
-            _log.error("a live picture can't be drawn", topic=name, exc_info=error)
+            _log.error("live_picture_failed", topic=name, exc_info=error)
             return
         if changed is None:
             return

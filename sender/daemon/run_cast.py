@@ -111,7 +111,7 @@ async def _patiently(ask: Callable[[], Awaitable[_Result]]) -> _Result:
         try:
             return await ask()
         except DatabaseUnavailableError as error:
-            _log.warning("waiting for the database", error=str(error))
+            _log.warning("database_awaited", error=str(error))
             await asyncio.sleep(_RETRY_S)
 
 

@@ -48,7 +48,7 @@ async def run_schedules(services: Services) -> None:
             for schedule in await store.run(store.schedules.due, datetime.now(UTC)):
                 await _make(services, schedule)
         except DatabaseError as error:
-            _log.warning("schedules wait for the database", error=str(error))
+            _log.warning("schedules_waiting", error=str(error))
         await asyncio.sleep(LOOK_S)
 
 
@@ -64,7 +64,7 @@ async def _make(services: Services, schedule: Schedule) -> None:
     late_s = (now - (schedule.next_at or now)).total_seconds()
     if late_s > LATE_S_MAX:
         problem = f"left out at {schedule.next_at:%Y-%m-%d %H:%M} UTC: no daemon ran then"
-        _log.warning("schedule left out", schedule=schedule.name, late_s=round(late_s))
+        _log.warning("schedule_left_out", schedule=schedule.name, late_s=round(late_s))
         await store.run(store.schedules.change, schedule.schedule_id, problem=problem)
         return
     plan = dataclasses.replace(schedule.plan, start_at=None, name=schedule.plan.name or schedule.name)
@@ -73,7 +73,7 @@ async def _make(services: Services, schedule: Schedule) -> None:
             plan, Actor(f"schedule {schedule.name}"), schedule_id=schedule.schedule_id
         )
     except RequestRefused as error:
-        _log.error("schedule failed", schedule=schedule.name, error=str(error))
+        _log.error("schedule_failed", schedule=schedule.name, error=str(error))
         await store.run(store.schedules.change, schedule.schedule_id, problem=str(error))
         return
     await store.run(store.schedules.change, schedule.schedule_id, last_cast_id=cast.cast_id, problem="")
@@ -86,9 +86,7 @@ async def keep_history_short(services: Services) -> None:
         try:
             removed = await store.run(store.retention.apply, days)
             if removed.casts_count or removed.audit_count:
-                _log.info(
-                    "old history removed", days=days, casts=removed.casts_count, audit=removed.audit_count
-                )
+                _log.info("history_removed", days=days, casts=removed.casts_count, audit=removed.audit_count)
         except DatabaseError as error:
-            _log.warning("old history couldn't be removed", error=str(error))
+            _log.warning("history_not_removed", error=str(error))
         await asyncio.sleep(_RETENTION_S)

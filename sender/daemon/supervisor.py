@@ -119,7 +119,7 @@ class Supervisor:
             await self._look()
         except DatabaseError as error:
             self._watch.blind()
-            _log.warning("the database can't be reached; casts go on", error=str(error))
+            _log.warning("database_unreachable", error=str(error))
 
     async def _look(self) -> None:
         """Beat, obey, take what is due."""
@@ -147,7 +147,7 @@ class Supervisor:
             if len(taken) >= free or not await self._may_serve(cast_id):
                 continue
             if await store.run(store.leases.take_over, cast_id, other, beat, owner):
-                _log.warning("cast taken over", cast=cast_id, from_owner=other)
+                _log.warning("cast_taken_over", cast=cast_id, from_owner=other)
                 cast = await store.run(store.casts.get, cast_id)
                 taken += [cast] if cast is not None else []
         if free > len(taken):
@@ -186,7 +186,7 @@ class Supervisor:
         live = self.runs.get(cast_id)
         if live is None or live.ended_at is not None:
             return
-        _log.error("cast lost to another daemon: this one was silent for too long", cast=cast_id)
+        _log.error("cast_lost_to_another_daemon", cast=cast_id)
         if live.run is not None:
             live.run.abandon()
         elif cast_id in self._tasks:
@@ -222,7 +222,7 @@ class Supervisor:
             reason = str(error)
         else:
             reason = f"an error inside the daemon, please report it: {type(error).__name__}: {error}"
-            _log.error("internal error in a cast", exc_info=error)
+            _log.error("cast_internal_error", exc_info=error)
         if live is None:
             live = self.runs[cast.cast_id] = LiveRun(cast, self._services.recorder, owner=str(self.owner))
         live.tell("cast_failed", reason)
@@ -304,7 +304,7 @@ class Supervisor:
             schedule_id=schedule_id,
             audit=AuditNote(actor.name, request_id=actor.request_id, detail={"machines": len(targets)}),
         )
-        _log.info("cast created", cast=cast_id, image=image.name, room=plan.room_id, by=actor.name)
+        _log.info("cast_created", cast=cast_id, image=image.name, room=plan.room_id, by=actor.name)
         self.unfinished[cast_id] = cast
         self._note_change()
         return cast
