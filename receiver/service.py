@@ -62,7 +62,8 @@ started again needs some seconds to find its casts."""
 
 RETRY_FIRST_S: Final = 5.0
 RETRY_MAX_S: Final = 120.0
-"""Before a cast that failed here is tried again, if it is assigned again: a wrong target stays wrong."""
+"""Before a cast that has ended here is begun again, if it is assigned again: a wrong target stays wrong, and a daemon
+may assign a cast once more before it has noticed that it is complete here."""
 
 DELIVER_S: Final = 60.0
 """How long the agent tries to get its result on record before it leaves."""
@@ -120,7 +121,7 @@ class Service:
         self._one_cast = one_cast
         self._agent_id = secrets.token_hex(16)
         self._last_result: CastOutcome | None = None
-        self._last_failed: CastId | None = None
+        self._last_cast: CastId | None = None
         self._retry_s = 0.0
         self._retry_at = 0.0
         self._known: tuple[str, str, str] | None = None
@@ -151,14 +152,16 @@ class Service:
     # -- waiting ----------------------------------------------------------------------------------------------
 
     async def _wait_for_cast(self) -> tuple[Assignment, CheckInAnswer]:
+        declined = False
         while True:
             # Not before this machine is known and what happened is on record: both are wanted at once.
-            settled = self._known is not None and self._last_result is None
-            hold = settled and trio.current_time() >= self._retry_at
-            answer = await self._check_in(STATE_IDLE, wait_s=CHECK_IN_WAIT_S_MAX if hold else 0.0)
+            # And a daemon that would have this machine begin again too soon mustn't be asked to wait for nothing.
+            settled = self._known is not None and self._last_result is None and not declined
+            answer = await self._check_in(STATE_IDLE, wait_s=CHECK_IN_WAIT_S_MAX if settled else 0.0)
             assignment = answer.assignment
             if assignment is not None and self._takes(assignment):
                 return assignment, answer
+            declined = assignment is not None
             await trio.sleep(max(PAUSE_MIN_S, answer.check_in_after_s))
 
     def _takes(self, assignment: Assignment) -> bool:
@@ -166,7 +169,7 @@ class Service:
         last = self._last_result
         if last is not None and last.success and last.cast_id == assignment.cast_id:
             return False  # it is here; the daemon hasn't taken note of that yet
-        return assignment.cast_id != self._last_failed or trio.current_time() >= self._retry_at
+        return assignment.cast_id != self._last_cast or trio.current_time() >= self._retry_at
 
     async def _check_in(self, state: str, *, wait_s: float = 0.0) -> CheckInAnswer:
         """Check in until a daemon answers."""
@@ -242,22 +245,25 @@ class Service:
             self._agent = None
         assert reception is not None
         self._last_result = outcome_of(cast_id, reception.report)
-        self._last_failed, self._retry_s = None, 0.0
+        self._note_end(cast_id)
         self._log.succeeded(str(options.target), reception)
         return True
 
     def _note_failure(self, cast_id: CastId, error: DiskcastError) -> None:
         self._log.failed(cast_id, error)
-        if cast_id != self._last_failed:
-            self._last_failed, self._retry_s = cast_id, RETRY_FIRST_S
-        self._retry_at = trio.current_time() + self._retry_s
-        self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
+        self._note_end(cast_id)
         # Who lost its sender has nothing final to say: it joins again when it is told to.
         if not isinstance(error, NoSenderError | SenderLostError):
             report = completion_report(
                 self._status, seconds_receiving=0.0, error=str(error), exit_code=error.exit_code
             )
             self._last_result = outcome_of(cast_id, report)
+
+    def _note_end(self, cast_id: CastId) -> None:
+        if cast_id != self._last_cast:
+            self._last_cast, self._retry_s = cast_id, RETRY_FIRST_S
+        self._retry_at = trio.current_time() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
 
     @contextlib.contextmanager
     def _watch(self, agent: Agent) -> Iterator[None]:

@@ -159,8 +159,32 @@ async def run_demo(plan: DemoPlan, directory: Path, say: Say) -> DemoReport:
     Raises:
         DiskcastError: the demo couldn't be set up; a failed cast is in the report instead.
     """
-    assert plan.image_bytes >= IMAGE_BYTES_MIN, plan.image_bytes
     assert 1 <= plan.agent_count <= AGENT_COUNT_MAX, plan.agent_count
+    image, packed, payload_bytes = await make_packed(plan, directory, say)
+    cast = _Cast(plan, packed, payload_bytes, plan_agents(directory, plan.agent_count), say)
+    sender_exit_code = await cast.run()
+    say("Comparing every byte of every target with the disk that was cloned")
+    faults = [asyncio.to_thread(find_fault, image.path, agent.target) for agent in cast.agents]
+    for agent, fault in zip(cast.agents, await asyncio.gather(*faults), strict=True):
+        agent.fault = agent.fault or fault
+    return DemoReport(directory, image, payload_bytes, sender_exit_code, cast.sender_fault, cast.agents)
+
+
+async def make_packed(plan: DemoPlan, directory: Path, say: Say) -> tuple[DemoImage, Path, int]:
+    """Make a disk to clone and pack it.
+
+    Args:
+        plan: what the user asked for.
+        directory: where both are put.
+        say: told what goes on, a line at a time.
+
+    Returns:
+        The disk, its image, and how many bytes of that are to be sent.
+
+    Raises:
+        DiskcastError: it couldn't be made.
+    """
+    assert plan.image_bytes >= IMAGE_BYTES_MIN, plan.image_bytes
     say(f"Working in {directory}")
     say("Making a disk to clone, with files of this machine on it")
     disk = directory / "disk.img"
@@ -173,13 +197,7 @@ async def run_demo(plan: DemoPlan, directory: Path, say: Say) -> DemoReport:
     await _pack(plan, image, packed, say)
     payload_bytes = await asyncio.to_thread(_payload_bytes, packed)
     say(f"  {format_bytes(payload_bytes)} are to be sent")
-    cast = _Cast(plan, packed, payload_bytes, plan_agents(directory, plan.agent_count), say)
-    sender_exit_code = await cast.run()
-    say("Comparing every byte of every target with the disk that was cloned")
-    faults = [asyncio.to_thread(find_fault, disk, agent.target) for agent in cast.agents]
-    for agent, fault in zip(cast.agents, await asyncio.gather(*faults), strict=True):
-        agent.fault = agent.fault or fault
-    return DemoReport(directory, image, payload_bytes, sender_exit_code, cast.sender_fault, cast.agents)
+    return image, packed, payload_bytes
 
 
 def plan_agents(directory: Path, count: int) -> list[AgentRun]:

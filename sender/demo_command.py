@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shlex
 import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -21,6 +24,8 @@ from sender.demo_image import IMAGE_BYTES_MIN
 
 LOG_COLUMNS = 160
 """Where there is no terminal, lines aren't broken early."""
+
+_Result = TypeVar("_Result")
 
 NEXT_STEPS = (
     ("what works on this machine", "diskcast doctor"),
@@ -39,6 +44,24 @@ NEXT_STEPS = (
     show_default=True,
     help="Machines that receive it, each a process. The second loses datagrams, the last of three or more joins late.",
 )
+@click.option(
+    "--server",
+    metavar="URL",
+    help="Instead of one cast: bring image, room and agents to the daemon that runs here, and wait for its casts.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="With --server: the daemon's folder of images.  [default: that of a daemon without configuration]",
+)
+@click.option("--room", default="demo", show_default=True, metavar="ROOM", help="With --server: its room.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --server: file that holds a token of the role operate, if the daemon asks for one.",
+)
 @click.option("--keep", is_flag=True, help="Keep the disk, the image and the targets.")
 @click.option(
     "--directory",
@@ -46,10 +69,24 @@ NEXT_STEPS = (
     help="Where the temporary directory is made.  [default: $TMPDIR or /var/tmp]",
 )
 @click.option("--json", "json_lines", is_flag=True, help="JSON lines on stdout; the last is the result.")
-def demo(size: str, agents: int, directory: Path | None, *, keep: bool, json_lines: bool) -> None:
+def demo(
+    size: str,
+    agents: int,
+    server: str | None,
+    images: Path | None,
+    room: str,
+    token_file: Path | None,
+    directory: Path | None,
+    *,
+    keep: bool,
+    json_lines: bool,
+) -> None:
     """A whole cast on this machine: make a disk, pack it, cast it to agents, compare every byte.
 
     Needs no root and no network: everything happens on the loopback interface, beside a cast that may be running.
+
+    With --server URL it brings an image, a room and agents to a daemon (diskcast serve) on this machine instead, says
+    which command starts a cast, and runs the agents until Ctrl-C.
     """
     image_bytes = parse_size_bytes(size)
     if image_bytes < IMAGE_BYTES_MIN:
@@ -59,13 +96,32 @@ def demo(size: str, agents: int, directory: Path | None, *, keep: bool, json_lin
     show_tables = sys.stderr.isatty() and not json_lines
     plan = DemoPlan(image_bytes, agents, directory, keep, show_tables)
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else LOG_COLUMNS)
+    say = _teller(console, json_lines=json_lines)
+    if server is not None:
+        _serve_room(plan, server, images, room, token_file, say)
+        return
     with demo_directory(plan) as workspace:
-        report = asyncio.run(_run_until_terminated(plan, workspace, _teller(console, json_lines=json_lines)))
+        report = asyncio.run(_run_until_terminated(run_demo(plan, workspace, say)))
         if not json_lines:
             _show(console, plan, report)
     _require_success(report)
     if json_lines:
         click.echo(json.dumps(_result(report)))
+
+
+def _serve_room(
+    plan: DemoPlan, server: str, images: Path | None, room: str, token_file: Path | None, say: Say
+) -> None:
+    """Run a daemon's agents until somebody ends that."""
+    from sender.console.command import connect
+    from sender.demo_server import RoomPlan, run_room
+    from sender.server_config import load_config
+
+    client, _ = connect(server, token_file, json_lines=False)
+    folder = images or load_config(None, {}).library.folders[0]
+    with client, demo_directory(plan) as workspace, contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_run_until_terminated(run_room(RoomPlan(plan, client, folder, room), workspace, say)))
+    say("Ended; image and room stay with the daemon")
 
 
 def _teller(console: Console, *, json_lines: bool) -> Say:
@@ -74,7 +130,7 @@ def _teller(console: Console, *, json_lines: bool) -> Say:
     return lambda text: console.print(Text(text, style="" if text.startswith(" ") else "bold"))
 
 
-async def _run_until_terminated(plan: DemoPlan, workspace: Path, say: Say) -> DemoReport:
+async def _run_until_terminated(demo: Coroutine[Any, Any, _Result]) -> _Result:
     """Run the demo; SIGTERM and a closed terminal clean up as Ctrl-C does."""
     this_task = asyncio.current_task()
     assert this_task is not None
@@ -82,7 +138,7 @@ async def _run_until_terminated(plan: DemoPlan, workspace: Path, say: Say) -> De
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, this_task.cancel)
     try:
-        return await run_demo(plan, workspace, say)
+        return await demo
     except asyncio.CancelledError as error:
         raise KeyboardInterrupt from error
 

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 TERMINAL_TIMEOUT_S = 1.0
@@ -66,7 +67,15 @@ class Programs:
         self._attach = attach
         self._started: list[Program] = []
 
-    async def start(self, module: str, arguments: list[str], *, name: str, shown: bool = False) -> Program:
+    async def start(
+        self,
+        module: str,
+        arguments: list[str],
+        *,
+        name: str,
+        shown: bool = False,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Program:
         """Start ``python -m MODULE``.
 
         Args:
@@ -74,6 +83,7 @@ class Programs:
             arguments: its command line.
             name: for its log.
             shown: it may show its progress on this terminal, if there is one; else it prints JSON lines.
+            environment: added to this program's own.
         """
         attached = shown and self._attach
         log = self._directory / f"{name}.log"
@@ -81,6 +91,7 @@ class Programs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", module, *arguments, *([] if attached else ["--json"])),
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, **environment},
                 stdout=subprocess.DEVNULL if attached else subprocess.PIPE,
                 stderr=None if attached else stderr,
                 # Ctrl-C ends the sender and the demo; the demo then ends these in its own order.
