@@ -1,0 +1,452 @@
+"""A room of machines in one process: ``python -m tests.load.machines API_URL COUNT SEED LOG``.
+
+Each machine checks in with the real API, holds its long poll, joins the cast, says what it needs, sends REPORTs and
+NACKs of its own, and reports its completion. One real receiver session listens to the group for all of them: what it
+has, a machine has, but for blocks that the machine alone lost, asks for and waits for. So the sender's side sees what
+a room sends, and two processors can be the room.
+
+When the cast has ended, LOG holds what each machine said of itself and when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import heapq
+import json
+import random
+import socket
+import sys
+import time
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+
+from protocol.check_in import (
+    CHECK_IN_PATH,
+    STATE_IDLE,
+    STATE_RECEIVING,
+    Assignment,
+    CheckIn,
+    CheckInAnswer,
+    answer_from_json_untrusted,
+    check_in_to_json,
+    outcome_of,
+)
+from protocol.constants import DATA_HEADER_BYTES, MIB
+from protocol.control_messages import (
+    API_BASE,
+    JsonObject,
+    completion_to_json,
+    encode_need,
+    grant_from_json_untrusted,
+    join_to_json,
+)
+from protocol.events import BlockAssembled, CastEnded, ManifestReceived
+from protocol.manifest import Manifest
+from protocol.receiver_session import ReceiverSession
+from protocol.session_records import CompletionReport, JoinGrant, JoinRequest
+from protocol.wire.batch import header_view
+from protocol.wire.codec import decode_feedback_untrusted, encode_feedback
+from protocol.wire.messages import OBJECT_IMAGE, Nack, Report
+from receiver.network import find_interface
+from receiver.transport import DataSocket
+
+POLL_S = 0.01
+"""The group's socket is emptied this often; its buffer holds a second at 100 Mbit/s."""
+
+LOSS_PER_BLOCK = 0.002
+"""Blocks that a machine must ask for: after parity, a room with 0.1 % of random loss."""
+
+NACK_RETRY_S = 1.0
+COMPLETION_SPREAD_S = 1.0
+"""Machines' disks don't end in the same millisecond."""
+
+LONG_POLL_S = 20.0
+EXCHANGE_LIMIT_S = 60.0
+TEMPLATE_S = 0.05
+
+
+@dataclasses.dataclass(slots=True)
+class Machine:
+    """One of them."""
+
+    index: int
+    name: str
+    serial: str
+    mac: str
+    machine_id: str = ""
+    grant: JoinGrant | None = None
+    assignment: Assignment | None = None
+    counter: int = 0
+    lacking: dict[int, float] = dataclasses.field(default_factory=dict)
+    """Blocks that it alone lost, and when it asked for them last; 0 if it hasn't."""
+    lost_count: int = 0
+    nacks_sent: int = 0
+    written_lag: int = 0
+    complete: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    joined_at: float = 0.0
+
+
+def machine_of(index: int) -> Machine:
+    """The same in the CSV file and here."""
+    octets = (index >> 16 & 255, index >> 8 & 255, index & 255)
+    mac = "02:dc:00:" + ":".join(f"{octet:02x}" for octet in octets)
+    return Machine(index, f"pc-{index:04}", f"SN-LOAD-{index:04}", mac)
+
+
+class Room:
+    """See the module's docstring."""
+
+    def __init__(self, url: str, count: int, seed: int) -> None:
+        self.url = url
+        self.machines = [machine_of(index) for index in range(count)]
+        self.said: list[tuple[float, int, float]] = []
+        """When a machine said how far it is: its index and its progress."""
+        self.errors: list[str] = []
+        self.ear: ReceiverSession | None = None
+        self._rng = random.Random(seed)
+        self._manifest: Manifest | None = None
+        self._manifest_there = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._outbox = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._outbox.setblocking(False)
+        self._feedback: tuple[str, int] = ("", 0)
+        self._waiting: dict[int, set[int]] = {}
+        """Blocks that were asked for, and the machines that did."""
+        self._due: list[tuple[float, int]] = []
+        self._reporting: set[int] = set()
+        self._asking: list[tuple[float, int, int]] = []
+        self._template: tuple[float, Report] | None = None
+        self._gate = asyncio.Semaphore(64)
+
+    async def run(self) -> None:
+        """From the first check-in to the last result on record."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._live(machine)) for machine in self.machines]
+            listening = group.create_task(self._listen())
+            await asyncio.wait(tasks)
+            listening.cancel()
+        self._outbox.close()
+
+    # -- one machine ------------------------------------------------------------------------------------------
+
+    async def _live(self, machine: Machine) -> None:
+        await asyncio.sleep(self._rng.uniform(0, len(self.machines) / 200))
+        while machine.assignment is None:
+            answer = await self._check_in(machine, STATE_IDLE, wait_s=LONG_POLL_S)
+            machine.machine_id = answer.machine_id
+            machine.assignment = answer.assignment
+            if machine.assignment is None:
+                await asyncio.sleep(answer.check_in_after_s)
+        await self._join(machine)
+        receiving = asyncio.create_task(self._keep_checking_in(machine))
+        await machine.complete.wait()
+        await asyncio.sleep(self._rng.uniform(0, COMPLETION_SPREAD_S))
+        report = self._completion(machine)
+        assert machine.grant is not None
+        await self._control(machine, "POST", "completion", completion_to_json(report))
+        self.said.append((time.monotonic(), machine.index, 1.0))
+        receiving.cancel()
+        outcome = outcome_of(machine.assignment.cast_id, report)
+        while True:
+            answer = await self._check_in(machine, STATE_IDLE, last=outcome)
+            if answer.recorded_cast_id == outcome.cast_id:
+                return
+            await asyncio.sleep(answer.check_in_after_s)
+
+    async def _keep_checking_in(self, machine: Machine) -> None:
+        while True:
+            answer = await self._check_in(machine, STATE_RECEIVING)
+            await asyncio.sleep(answer.check_in_after_s)
+
+    async def _join(self, machine: Machine) -> None:
+        assert machine.assignment is not None
+        inventory = {
+            "machine_id": machine.machine_id,
+            "serial": machine.serial,
+            "memory": "16 GiB",
+            "cpus": "8",
+        }
+        request = JoinRequest(f"agent-{machine.index}", machine.name, inventory, False, None, "")
+        path = f"{API_BASE}/casts/{machine.assignment.cast_id:08x}/receivers"
+        answer = await self._exchange(machine.assignment.control_url, "POST", path, join_to_json(request))
+        machine.grant = grant_from_json_untrusted(answer)
+        machine.joined_at = time.monotonic()
+        if self.ear is None:
+            self._begin(machine.grant)
+        await self._manifest_there.wait()
+        await self._control(machine, "PUT", "need", {"need": encode_need(None)})
+        self._reporting.add(machine.index)
+        heapq.heappush(self._due, (time.monotonic() + self._rng.uniform(0, 0.5), machine.index))
+
+    def _completion(self, machine: Machine) -> CompletionReport:
+        assert self.ear is not None
+        statistics, raw_bytes = self.ear.statistics, self.ear.parameters.raw_bytes
+        seconds = time.monotonic() - machine.joined_at
+        return CompletionReport(
+            success=True,
+            error="",
+            exit_code=0,
+            raw_bytes_verified=raw_bytes,
+            raw_bytes_kept=0,
+            blocks_rewritten=0,
+            bytes_received=statistics.bytes_received,
+            bytes_written=raw_bytes,
+            datagrams_expected=self.ear.loss.expected_count,
+            datagrams_received=max(0, self.ear.loss.received_count - machine.lost_count),
+            socket_drops=0,
+            blocks_repaired_by_parity=statistics.blocks_repaired_by_parity_count,
+            blocks_repaired_by_nack=machine.lost_count,
+            nacks_sent=machine.nacks_sent,
+            seconds_receiving=seconds,
+            seconds_total=seconds,
+        )
+
+    async def _check_in(
+        self, machine: Machine, state: str, *, wait_s: float = 0.0, last: object = None
+    ) -> CheckInAnswer:
+        cast_id = machine.assignment.cast_id if machine.assignment and state == STATE_RECEIVING else None
+        document = check_in_to_json(
+            CheckIn(
+                agent_id=f"agent-{machine.index}",
+                name=machine.name,
+                version="0.1.0",
+                interface="eth0",
+                macs=(machine.mac,),
+                serial=machine.serial,
+                asset_tag="",
+                inventory={"memory": "16 GiB", "cpus": "8"},
+                state=state,
+                cast_id=cast_id,
+                last_result=last,
+                wait_s=wait_s,
+            )
+        )
+        return answer_from_json_untrusted(
+            await self._exchange(self.url, "POST", f"{API_BASE}{CHECK_IN_PATH}", document)
+        )
+
+    async def _control(self, machine: Machine, method: str, what: str, body: JsonObject) -> None:
+        assert machine.assignment is not None
+        assert machine.grant is not None
+        cast = f"{API_BASE}/casts/{machine.assignment.cast_id:08x}"
+        path = f"{cast}/receivers/{machine.grant.receiver_id}/{what}"
+        await self._exchange(machine.assignment.control_url, method, path, body, machine.grant.key)
+
+    async def _exchange(
+        self, url: str, method: str, path: str, body: JsonObject, key: bytes | None = None
+    ) -> object:
+        """One on a connection of its own, as the agent does it; repeated while there is no answer."""
+        address = urllib.parse.urlsplit(url)
+        payload = json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
+        head += "Content-Type: application/json\r\n"
+        if key is not None:
+            head += f"Authorization: Bearer {key.hex()}\r\n"
+        request = f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
+        pause_s = 0.2
+        while True:
+            try:
+                async with asyncio.timeout(EXCHANGE_LIMIT_S):
+                    answer = await self._send(address.hostname or "", address.port or 80, request)
+                break
+            except (OSError, TimeoutError, IndexError) as error:
+                self.errors.append(f"{method} {path}: {type(error).__name__}")
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 2.0)
+        status, _, content = answer.partition(b"\r\n")
+        if not status.split(b" ")[1].startswith(b"2"):
+            raise RuntimeError(f"{method} {path}: {answer.decode(errors='replace')[:1000]}")
+        text = content.partition(b"\r\n\r\n")[2]
+        return json.loads(text) if text else None
+
+    async def _send(self, host: str, port: int, request: bytes) -> bytes:
+        async with self._gate:
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(request)
+        try:
+            return await reader.read()
+        finally:
+            writer.close()
+
+    # -- what all hear ----------------------------------------------------------------------------------------
+
+    def _begin(self, grant: JoinGrant) -> None:
+        parameters = grant.parameters
+        self._feedback = (parameters.sender_address, parameters.feedback_port)
+        self.ear = ReceiverSession(
+            grant, assembly_bytes=64 * MIB, rng=random.Random(self._rng.random()), now=time.monotonic()
+        )
+
+    async def _listen(self) -> None:
+        while self.ear is None:
+            await asyncio.sleep(POLL_S)
+        ear, parameters = self.ear, self.ear.parameters
+        interface = find_interface("lo", parameters.group)
+        frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
+        data = DataSocket(interface, parameters.group, parameters.port, source=None, frame_bytes=frame_bytes)
+        try:
+            while True:
+                now = time.monotonic()
+                while (batch := data.receive_batch()) is not None:
+                    if batch.frames.shape[0]:
+                        self._repaired(batch.frames)
+                        ear.receive_frames_untrusted(batch.frames, now)
+                    for datagram in batch.datagrams:
+                        ear.receive_datagram_untrusted(datagram, now)
+                    self._take_events(now)
+                    if batch.drained:
+                        break
+                self._talk(time.monotonic())
+                await asyncio.sleep(POLL_S)
+        finally:
+            data.socket.close()
+
+    def _take_events(self, now: float) -> None:
+        assert self.ear is not None
+        verified: list[int] = []
+        for event in self.ear.next_events():
+            match event:
+                case ManifestReceived():
+                    manifest = Manifest.parse_untrusted(event.data)
+                    self._manifest = manifest
+                    self.ear.set_manifest(manifest, np.ones(manifest.block_count, np.bool_), now)
+                    empty = np.flatnonzero(~manifest.stored_mask)
+                    if empty.size:
+                        self.ear.blocks_verified(empty)
+                    self._manifest_there.set()
+                case BlockAssembled():
+                    block = event.assembled.block
+                    self.ear.block_written(block)
+                    self.ear.release(event.assembled)
+                    verified.append(block)
+                case CastEnded():
+                    self._ended.set()
+        if verified:
+            self.ear.blocks_verified(np.array(verified, np.int64))
+            for block in verified:
+                self._lose(block, now)
+
+    def _lose(self, block: int, now: float) -> None:
+        """A few machines didn't get it."""
+        count = sum(self._rng.random() < LOSS_PER_BLOCK for _ in self._reporting)
+        for index in self._rng.sample(sorted(self._reporting), count):
+            machine = self.machines[index]
+            machine.lacking[block] = 0.0
+            machine.lost_count += 1
+            heapq.heappush(self._asking, (now + self._rng.uniform(0.01, 0.2), index, block))
+
+    def _repaired(self, frames: np.ndarray) -> None:
+        if not self._waiting:
+            return
+        headers = header_view(frames)
+        for block in set(headers["block"][headers["object"] == OBJECT_IMAGE].tolist()) & self._waiting.keys():
+            for index in self._waiting.pop(block):
+                self.machines[index].lacking.pop(block, None)
+
+    # -- what each says -----------------------------------------------------------------------------------------
+
+    def _talk(self, now: float) -> None:
+        assert self.ear is not None
+        for datagram in self.ear.datagrams_to_send(now):
+            self._transmit(datagram)
+        while self._asking and self._asking[0][0] <= now:
+            _, index, block = heapq.heappop(self._asking)
+            self._nack(self.machines[index], block, now)
+        while self._due and self._due[0][0] <= now:
+            _, index = heapq.heappop(self._due)
+            machine = self.machines[index]
+            self._report(machine, now)
+            if machine.complete.is_set():
+                self._reporting.discard(index)
+            else:
+                interval_s = self.ear._report_interval_s
+                heapq.heappush(self._due, (now + interval_s * self._rng.uniform(0.95, 1.05), index))
+
+    def _nack(self, machine: Machine, block: int, now: float) -> None:
+        if block not in machine.lacking:
+            return
+        assert self.ear is not None
+        assert machine.grant is not None
+        machine.counter += 1
+        machine.nacks_sent += 1
+        machine.lacking[block] = now
+        self._waiting.setdefault(block, set()).add(machine.index)
+        sequence = self.ear.loss.next_sequence
+        self._say(
+            machine,
+            Nack(machine.grant.receiver_id, machine.counter, OBJECT_IMAGE, sequence, ((block, 1, 1),)),
+        )
+        heapq.heappush(self._asking, (now + NACK_RETRY_S, machine.index, block))
+
+    def _report(self, machine: Machine, now: float) -> None:
+        assert self.ear is not None
+        assert machine.grant is not None
+        if machine.grant.receiver_id == self.ear.grant.receiver_id:
+            needed = self.ear.needed_count + len(machine.lacking)  # the ear sends its own
+        else:
+            if self._template is None or now - self._template[0] > TEMPLATE_S:
+                self._template = now, decode_feedback_untrusted(self.ear.report(now))[1]
+            made_at, template = self._template
+            needed = template.blocks_needed_count + len(machine.lacking)
+            machine.counter += 1
+            self._say(
+                machine,
+                dataclasses.replace(
+                    template,
+                    receiver_id=machine.grant.receiver_id,
+                    counter=machine.counter,
+                    echo_delay_us=template.echo_delay_us + int((now - made_at) * 1e6),
+                    received_count=max(0, template.received_count - machine.lost_count),
+                    loss_event_count=template.loss_event_count + machine.lost_count,
+                    blocks_verified_count=max(0, template.blocks_verified_count - len(machine.lacking)),
+                    blocks_needed_count=needed,
+                    nacks_sent_count=machine.nacks_sent,
+                ),
+            )
+            assert self._manifest is not None
+            self.said.append((now, machine.index, round(1 - needed / self._manifest.block_count, 4)))
+        if self._manifest is not None and needed == 0:
+            machine.complete.set()
+
+    def _say(self, machine: Machine, message: Nack | Report) -> None:
+        assert machine.grant is not None
+        parameters = machine.grant.parameters
+        self._transmit(
+            encode_feedback(
+                message,
+                cast_id=parameters.cast_id,
+                session_token=parameters.session_token,
+                key=machine.grant.key,
+            )
+        )
+
+    def _transmit(self, datagram: bytes) -> None:
+        try:
+            self._outbox.sendto(datagram, self._feedback)
+        except BlockingIOError:
+            self.errors.append("a feedback datagram didn't fit into the socket")
+
+
+def main(url: str, count: str, seed: str, log: str) -> None:
+    room = Room(url, int(count), int(seed))
+    asyncio.run(room.run())
+    assert room.ear is not None
+    Path(log).write_text(
+        json.dumps(
+            {
+                "said": room.said,
+                "names": [machine.name for machine in room.machines],
+                "errors": room.errors,
+                "nacks": sum(machine.nacks_sent for machine in room.machines),
+                "frames_lost": room.ear.loss.expected_count - room.ear.loss.received_count,
+                "rejects": room.ear.rejects,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

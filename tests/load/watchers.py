@@ -1,0 +1,106 @@
+"""Browsers' worth of server-sent events in one process: ``python -m tests.load.watchers API_URL TOPICS COUNT LOG``.
+
+Each watcher has a connection of its own and reads all that comes. An event that came to several is parsed once. At a
+line on stdin LOG gets which machine's progress came when, to whom, and what was missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+LINE_BYTES_MAX = 64 << 20
+_PARSED_KEPT = 32
+
+
+class Watchers:
+    """See the module's docstring."""
+
+    def __init__(self, url: str, topics: str, count: int) -> None:
+        self._address = urllib.parse.urlsplit(url)
+        self._topics = topics
+        self._count = count
+        self._parsed: dict[bytes, int] = {}
+        self.events: list[dict[str, Any]] = []
+        """Topic, whether it was full, and each named machine's progress."""
+        self.arrivals: list[list[tuple[float, int]]] = [[] for _ in range(count)]
+        self.byte_counts = [0] * count
+        self.broken: list[str] = []
+
+    async def run(self, log: Path) -> None:
+        """Until a line comes on stdin."""
+        tasks = [asyncio.create_task(self._watch(index)) for index in range(self._count)]
+        while not all(self.arrivals):
+            await asyncio.sleep(0.01)
+        sys.stdout.write("watching\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.readline)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        log.write_text(
+            json.dumps(
+                {
+                    "events": self.events,
+                    "arrivals": self.arrivals,
+                    "bytes": self.byte_counts,
+                    "broken": self.broken,
+                }
+            )
+        )
+
+    async def _watch(self, index: int) -> None:
+        host, port = self._address.hostname, self._address.port
+        reader, writer = await asyncio.open_connection(host, port, limit=LINE_BYTES_MAX)
+        try:
+            writer.write(
+                f"GET /api/v1/events?topics={self._topics} HTTP/1.1\r\nHost: {self._address.netloc}\r\n"
+                "Accept: text/event-stream\r\n\r\n".encode()
+            )
+            status = await reader.readline()
+            if b" 200 " not in status:
+                self.broken.append(f"watcher {index}: {status!r}")
+                return
+            name = ""
+            while line := await reader.readline():
+                if line.startswith(b"event:"):
+                    name = line[6:].strip().decode()
+                elif line.startswith(b"data:"):
+                    self.byte_counts[index] += len(line)
+                    self.arrivals[index].append((time.monotonic(), self._parse(name, line)))
+            self.broken.append(f"watcher {index}: the stream ended")
+        except OSError as error:
+            self.broken.append(f"watcher {index}: {error}")
+        finally:
+            writer.close()
+
+    def _parse(self, name: str, line: bytes) -> int:
+        known = self._parsed.get(line)
+        if known is not None:
+            return known
+        document = json.loads(line[5:])
+        machines = document.get("machines", ())
+        self.events.append(
+            {
+                "topic": name,
+                "full": bool(document.get("full")),
+                "progress": {machine["name"]: machine["progress"] for machine in machines},
+            }
+        )
+        while len(self._parsed) >= _PARSED_KEPT:
+            self._parsed.pop(next(iter(self._parsed)))
+        self._parsed[line] = len(self.events) - 1
+        return len(self.events) - 1
+
+
+def main(url: str, topics: str, count: str, log: str) -> None:
+    asyncio.run(Watchers(url, topics, int(count)).run(Path(log)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
