@@ -101,7 +101,7 @@ def create(
 ) -> int:
     """Plan a cast of an image to machines.
 
-    IMAGE is a name or an id.
+    IMAGE is a name, the name of its file, or an id.
     Machines whose agent waits (`diskcast-agent run`) join by themselves.
 
     \b

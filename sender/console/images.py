@@ -21,7 +21,7 @@ _ID_LETTERS = 12
 def images() -> None:
     """Images that the daemon can cast: files of its folders, and remote ones by URL.
 
-    IMAGE is a name, an id, or the first 8 digits of an id or more.
+    IMAGE is a name, the name of its file, an id, or the first 8 digits of an id or more.
     """
 
 

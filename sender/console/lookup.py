@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from protocol.errors import ServerRefusedError
 from sender.console.client import Client
-from sender.store.records import Image, Machine, Schedule, Token
+from sender.store.records import Image, ImageState, Machine, Schedule, Token
 
 T = TypeVar("T")
 
@@ -47,17 +47,20 @@ def find_machine(client: Client, text: str) -> Machine:
 
 
 def find_image(client: Client, text: str) -> Image:
-    """By name, id, or the first eight digits of its id or more.
+    """By name, file name, id, or the first eight digits of its id or more.
 
     Raises:
         ServerRefusedError: there is none, or several.
     """
-
-    def fits(image: Image) -> bool:
-        begins = len(text) >= _PREFIX_LETTERS_MIN and image.image_id.startswith(text)
-        return text in (image.name, image.image_id) or begins
-
-    found = [image for image in _searched(client.listed("/images", Image)) if fits(image)]
+    images = list(_searched(client.listed("/images", Image)))
+    ways: tuple[Callable[[Image], bool], ...] = (
+        lambda image: text in (image.name, image.image_id),
+        lambda image: len(text) >= _PREFIX_LETTERS_MIN and image.image_id.startswith(text.lower()),
+        lambda image: image.location.rpartition("/")[2] == text,
+    )
+    found = next(filter(None, ([image for image in images if fits(image)] for fits in ways)), [])
+    # A damaged copy beside the good one doesn't make its name ambiguous.
+    found = [image for image in found if image.state is not ImageState.DAMAGED] or found
     return _only("image", text, found, lambda image: image.image_id)
 
 

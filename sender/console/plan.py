@@ -37,12 +37,12 @@ class PlanOptions:
         """As the API takes it.
 
         Raises:
-            ServerRefusedError: there is no such machine.
+            ServerRefusedError: there is no such image or machine.
         """
-        from sender.console.lookup import find_machine
+        from sender.console.lookup import find_image, find_machine
 
         plan: dict[str, object] = {
-            "image": self.image,
+            "image": find_image(client, self.image).image_id,
             "room_id": self.room_id,
             "machine_ids": [find_machine(client, text).machine_id for text in self.machines],
             "start": self.start,

@@ -73,7 +73,9 @@ class ApiDouble:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self._answers: dict[str, list[Answer | Callable[[Request], Answer]]] = {}
+        self._answers: dict[str, list[Answer | Callable[[Request], Answer]]] = {
+            "GET /images": [page(image("lab"))]
+        }
         double = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -159,6 +161,14 @@ def room(room_id: str, **fields: Any) -> dict[str, Any]:
     """A room's record."""
     basic = {"room_id": room_id, "name": room_id, "description": "", "site": "", "interface": ""}
     return {**basic, "created_at": AT, "machine_count": 0, **fields}
+
+
+def image(name: str, **fields: Any) -> dict[str, Any]:
+    """An image's record."""
+    sizes = dict.fromkeys(("raw_bytes", "stored_bytes", "block_bytes", "fetched_bytes"), 1 << 20)
+    basic = {"image_id": name.encode().hex().ljust(64, "0"), "name": name, "location": f"/images/{name}.dci"}
+    more = {"source": "folder", "state": "available", "problem": "", "packed_at": None, "first_seen_at": AT}
+    return {**basic, **sizes, **more, "in_use_by": [], **fields}
 
 
 def machine(name: str, **fields: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tests.console.api_double import (
     Answer,
     ApiDouble,
     cast,
+    image,
     lines,
     machine,
     page,
@@ -196,3 +197,13 @@ def test_a_list_of_machines_with_a_wrong_line_is_refused_by_that_line(api: ApiDo
     request = api.requests[-1]
     assert request.body == file.read_bytes()
     assert request.headers["Content-Type"].startswith("text/csv")
+
+
+def test_an_image_is_found_by_name_file_or_the_beginning_of_its_id_and_never_guessed(api: ApiDouble) -> None:
+    win = image("win", location="s3://images/golden.dci")
+    broken = image("win", image_id="ff" * 32, state="damaged", problem="cut short")
+    api.answers("GET /images", page(win, broken, image("lab"), image("lab", image_id="ee" * 32)))
+    for text in ("win", "golden.dci", win["image_id"][:8], win["image_id"]):
+        assert lines(succeeded(api.run("images", "show", text, "--json")))[-1]["image_id"] == win["image_id"]
+    assert "by its id" in str(refused(api.run("images", "show", "lab")))
+    assert "images list" in str(refused(api.run("images", "show", win["image_id"][:7])))

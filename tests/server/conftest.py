@@ -21,11 +21,8 @@ class GoldenImage:
     """A packed image, and what every disk has to be in the end."""
 
     path: Path
+    image_id: str
     raw: bytes
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
     def assert_is_on(self, target: Path) -> None:
         assert target.read_bytes() == self.raw, f"{target} isn't the image"
@@ -34,7 +31,7 @@ class GoldenImage:
 def make_golden_image(path: Path, block_count: int, seed: int) -> GoldenImage:
     """Random bytes: nothing to compress, so that the rate says how long a cast takes."""
     made = make_image("r" * block_count, block_bytes=BLOCK_BYTES, seed=seed)
-    return GoldenImage(made.write(path), made.raw)
+    return GoldenImage(made.write(path), made.manifest.image_id.hex(), made.raw)
 
 
 @pytest.fixture(scope="session")

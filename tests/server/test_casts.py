@@ -55,7 +55,9 @@ def machines(daemon: Daemon, room: dict[str, ServiceAgent]) -> dict[str, str]:
 def test_a_cast_begun_by_hand_waits_for_the_hand(
     daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
 ) -> None:
-    cast_id = daemon.create_cast(image.name, machine_ids=list(machines.values()), start="manual", wait_for=1)
+    cast_id = daemon.create_cast(
+        image.image_id, machine_ids=list(machines.values()), start="manual", wait_for=1
+    )
 
     def both_joined() -> bool:
         return daemon.cast(cast_id)["joined_count"] == 2
@@ -74,7 +76,7 @@ def test_a_paused_cast_sends_nothing_and_goes_on_where_it_was(
     daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
 ) -> None:
     cast_id = daemon.create_cast(
-        image.name, machine_ids=list(machines.values()), rate_bytes_per_s=RATE_BYTES_PER_S
+        image.image_id, machine_ids=list(machines.values()), rate_bytes_per_s=RATE_BYTES_PER_S
     )
     daemon.wait_progress(cast_id, 0.2)
     daemon.ask("POST", f"/casts/{cast_id}/pause")
@@ -98,14 +100,14 @@ def test_a_cancelled_cast_says_why_and_its_machines_are_ready_for_the_next(
     daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
 ) -> None:
     ids = list(machines.values())
-    cast_id = daemon.create_cast(image.name, machine_ids=ids, rate_bytes_per_s=RATE_BYTES_PER_S)
+    cast_id = daemon.create_cast(image.image_id, machine_ids=ids, rate_bytes_per_s=RATE_BYTES_PER_S)
     daemon.wait_progress(cast_id, 0.2)
     daemon.ask("POST", f"/casts/{cast_id}/cancel", {"reason": "the wrong image"})
     cast = daemon.wait_phase(cast_id, "cancelled")
     assert "the wrong image" in cast["reason"]
     for agent in room.values():
         assert agent.target.read_bytes() != image.raw
-    following = daemon.create_cast(image.name, machine_ids=ids)
+    following = daemon.create_cast(image.image_id, machine_ids=ids)
     daemon.wait_phase(following, "done")
     for agent in room.values():
         image.assert_is_on(agent.target)
@@ -119,7 +121,7 @@ def test_a_cast_for_later_begins_then_and_not_before(
 ) -> None:
     begins = datetime.now(UTC) + timedelta(seconds=2)
     cast_id = daemon.create_cast(
-        image.name, machine_ids=list(machines.values()), start_at=begins.isoformat(), name="later"
+        image.image_id, machine_ids=list(machines.values()), start_at=begins.isoformat(), name="later"
     )
     assert daemon.cast(cast_id)["phase"] == "planned"
     cast = daemon.wait_phase(cast_id, "done")
@@ -136,7 +138,7 @@ def test_casts_at_once_share_the_ceiling_and_neither_starves(
     other = make_golden_image(tmp_path / "other.dci", 96, seed=6)
     daemon.add_image(other.path)
     cast_ids = [
-        daemon.create_cast(golden.name, machine_ids=[machine_id])
+        daemon.create_cast(golden.image_id, machine_ids=[machine_id])
         for golden, machine_id in zip((image, other), machines.values(), strict=True)
     ]
     sums: list[float] = []
@@ -170,7 +172,7 @@ def test_who_joins_late_is_finished_too(
         daemon.ask("PATCH", f"/machines/{machine_id}", {"room_id": "late"})
     try:
         cast_id = daemon.create_cast(
-            image.name, room_id="late", wait_for=2, rate_bytes_per_s=RATE_BYTES_PER_S
+            image.image_id, room_id="late", wait_for=2, rate_bytes_per_s=RATE_BYTES_PER_S
         )
         daemon.wait_progress(cast_id, 0.3, machines)
         with ServiceAgent(tmp_path, "pc09", [daemon]) as agent:
@@ -188,7 +190,7 @@ def test_who_joins_late_is_finished_too(
 def test_a_machine_with_a_plain_agent_takes_part_in_a_daemons_cast(
     daemon: Daemon, machines: dict[str, str], image: GoldenImage, tmp_path: Path
 ) -> None:
-    cast_id = daemon.create_cast(image.name, machine_ids=list(machines.values()), start="manual")
+    cast_id = daemon.create_cast(image.image_id, machine_ids=list(machines.values()), start="manual")
     url = daemon.wait_phase(cast_id, "gathering")["control_url"]
     target = tmp_path / "plain.disk"
     where = ("--interface", "lo", "--sender", url, "--name", "stranger", "--json")
@@ -215,12 +217,12 @@ def test_a_machine_whose_disk_fails_is_in_history_with_its_reason_and_costs_the_
     image: GoldenImage,
     tmp_path: Path,
 ) -> None:
-    with slow_disk(tmp_path) as disk:
-        disk.set_behaviour(Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=4 << 20),)))
+    failing = Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=4 << 20),))
+    with slow_disk(tmp_path, failing) as disk:
         with ServiceAgent(tmp_path, "pc13", [daemon], target=disk.directory / "disk"):
             ids = wait_online(daemon, [*room, "pc13"])
             cast_id = daemon.create_cast(
-                image.name, machine_ids=list(ids.values()), rate_bytes_per_s=RATE_BYTES_PER_S
+                image.image_id, machine_ids=list(ids.values()), rate_bytes_per_s=RATE_BYTES_PER_S
             )
             cast = daemon.wait_phase(cast_id, "failed")
     assert (cast["complete_count"], cast["failed_count"]) == (2, 1)

@@ -29,7 +29,7 @@ NAMES = ("pc01", "pc02")
 def begin_cast(daemon: Daemon, image: GoldenImage) -> str:
     """A cast to :data:`NAMES` whose data flows."""
     machine_ids = list(wait_online(daemon, NAMES).values())
-    cast_id = daemon.create_cast(image.name, machine_ids=machine_ids, rate_bytes_per_s=RATE_BYTES_PER_S)
+    cast_id = daemon.create_cast(image.image_id, machine_ids=machine_ids, rate_bytes_per_s=RATE_BYTES_PER_S)
     daemon.wait_progress(cast_id, 0.1)
     return cast_id
 

@@ -48,7 +48,7 @@ def test_a_daemon_killed_and_restarted_finishes_its_cast(
         room = agents("pc01 pc02 pc03", daemon)
         machine_ids = wait_online(daemon, ("pc01", "pc02", "pc03"))
         cast_id = daemon.create_cast(
-            image.name, machine_ids=list(machine_ids.values()), rate_bytes_per_s=RATE_BYTES_PER_S
+            image.image_id, machine_ids=list(machine_ids.values()), rate_bytes_per_s=RATE_BYTES_PER_S
         )
         daemon.wait_progress(cast_id, 0.3)
         before = daemon.cast(cast_id)
