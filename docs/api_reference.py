@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sender.api.application import api_document
@@ -128,7 +129,7 @@ def _attributes(description: str) -> dict[str, str]:
 
 
 def _sentence(text: str) -> str:
-    text = " ".join(text.split())
+    text = re.sub(r"\bNone\b", "null", " ".join(text.split()))
     text = text[:1].upper() + text[1:] if text[:1].islower() and " " in text else text
     return text if not text or text.endswith((".", "?", "!")) else text + "."
 

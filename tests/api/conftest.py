@@ -6,9 +6,23 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+import structlog
 
 from sender.store.records import Role
 from tests.api.served import Served, serve
+
+
+def _drop(_logger: object, _method: str, _event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    raise structlog.DropEvent
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Thousands of requests are told, and tracebacks drawn, which nobody reads here."""
+    before = structlog.get_config()
+    structlog.configure(processors=[_drop])
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,126 @@
+"""What a page of another site, opened by an operator's browser, could do to a daemon on its machine: nothing."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sender.api.web_files import WEB_FOLDER, WebFiles
+from sender.store.records import Role
+from tests.api.served import Served, serve
+from tests.api.test_refusals import check_problem
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:7400", "localhost.evil.example", "127.0.0.1.nip.io", ""]
+)
+def test_a_name_that_was_made_to_point_here_is_refused(local: httpx.Client, host: str) -> None:
+    check_problem(local.get("/rooms", headers={"Host": host}), 403)
+    check_problem(local.post("/rooms", json={"name": "x"}, headers={"Host": host}), 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:7400", "127.0.0.1:1", "[::1]:7400", "LOCALHOST"])
+def test_this_machine_has_several_names(local: httpx.Client, host: str) -> None:
+    assert local.get("/rooms", headers={"Host": host}).status_code == 200
+
+
+def test_a_proxys_name_can_be_let_in(tmp_path: Path) -> None:
+    with serve(tmp_path, server__allowed_hosts=("images.lan",)) as served, served.client(None) as client:
+        assert client.get("/rooms", headers={"Host": "images.lan"}).status_code == 200
+        assert client.get("/rooms", headers={"Host": "other.lan"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:9999"},
+        {"Origin": "http://["},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_page_of_another_site_changes_nothing(
+    local: httpx.Client, guarded: Served, headers: dict[str, str]
+) -> None:
+    for method, path in (
+        ("POST", "/rooms"),
+        ("DELETE", "/rooms/x"),
+        ("PATCH", "/rooms/x"),
+        ("POST", "/images/scan"),
+    ):
+        check_problem(local.request(method, path, headers=headers, json={"name": "x"}), 403)
+    with guarded.client(None, cookies={"diskcast_session": guarded.secrets[Role.OPERATE]}) as browser:
+        check_problem(browser.post("/rooms", headers=headers, json={"name": "x"}), 403)
+
+
+def test_the_dashboards_own_page_may(open_api: Served, local: httpx.Client) -> None:
+    headers = {"Origin": open_api.url, "Sec-Fetch-Site": "same-origin"}
+    assert local.post("/images/scan", headers=headers).status_code == 202
+
+
+def test_nobody_else_may_read_or_frame_what_is_answered(open_api: Served, local: httpx.Client) -> None:
+    for url in (f"{open_api.url}/", f"{open_api.url}/api/v1/rooms", f"{open_api.url}/nothing"):
+        answer = local.get(url, headers={"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in answer.headers
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def test_the_page_keeps_to_its_own_policy() -> None:
+    """An inline script or a script from elsewhere would silently not run."""
+    for page in WEB_FOLDER.rglob("*.html"):
+        text = page.read_text()
+        assert not re.search(r"<script(?![^>]*\bsrc=)", text), page
+        assert not re.search(r"\son\w+=|<style|\sstyle=", text), page
+        assert not re.search(r"""(?:src|href)=["']https?:""", text), page
+
+
+def test_the_dashboard_comes_from_memory_and_only_what_has_changed(
+    open_api: Served, local: httpx.Client
+) -> None:
+    page = local.get(f"{open_api.url}/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["cache-control"] == "no-cache"
+    again = local.get(f"{open_api.url}/", headers={"If-None-Match": f'W/{page.headers["etag"]}, "x"'})
+    assert (again.status_code, again.content) == (304, b"")
+    assert local.head(f"{open_api.url}/").status_code == 200
+    script = local.get(f"{open_api.url}/assets/app.js")
+    assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+    packed = local.get(f"{open_api.url}/assets/app.js", headers={"Accept-Encoding": "identity"})
+    assert packed.content == script.content == (WEB_FOLDER / "app.js").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "..%2fapi%2faccess.py",
+        "%2e%2e/api/access.py",
+        "..\\api\\access.py",
+        "/etc/passwd",
+        "",
+        "vendor",
+        "%00",
+    ],
+)
+def test_no_path_leads_out_of_the_dashboards_folder(open_api: Served, local: httpx.Client, path: str) -> None:
+    check_problem(local.get(f"{open_api.url}/assets/{path}"), 404)
+
+
+def test_a_hidden_file_or_a_program_is_not_served(tmp_path: Path) -> None:
+    for name in (".env", "tool.py", "page.js"):
+        (tmp_path / name).write_text("x" * 1000)
+    files = WebFiles(tmp_path)
+    assert set(files._files) == {"page.js"}
+    packed = files._files["page.js"].packed
+    assert packed is not None
+    assert gzip.decompress(packed) == b"x" * 1000

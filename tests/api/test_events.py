@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sender.api import access, event_stream, routes_system
+from sender.store.records import Role
+from tests.api.served import LIMIT_S, PREFIX, Served, serve
+from tests.api.test_refusals import check_problem
+
+
+class Watcher:
+    """Reads a stream's events, as a browser does."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._lines = response.iter_lines()
+
+    def blocks(self) -> Iterator[dict[str, str]]:
+        """Fields of each block that ends with an empty line; comments under an empty name."""
+        block: dict[str, str] = {}
+        for line in self._lines:
+            if line:
+                name, _, value = line.partition(":")
+                block[name] = value.removeprefix(" ")
+            else:
+                yield block
+                block = {}
+
+    def events(self, name: str) -> Iterator[dict[str, Any]]:
+        for block in self.blocks():
+            if block.get("event") == name:
+                yield json.loads(block["data"])
+
+
+@contextlib.contextmanager
+def watch(client: httpx.Client, topics: str) -> Iterator[Watcher]:
+    with client.stream("GET", "/events", params={"topics": topics}) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-store"
+        yield Watcher(response)
+
+
+def test_a_watcher_sees_all_at_first_and_then_each_change(local: httpx.Client) -> None:
+    local.post("/rooms", json={"name": "Watched"})
+    with watch(local, "overview,room:watched") as watcher:
+        blocks = watcher.blocks()
+        assert next(blocks) == {"retry": "2000"}
+        first = [next(blocks) for _ in range(2)]
+        assert sorted(block["event"] for block in first) == ["overview", "room"]
+        overview = json.loads(next(block["data"] for block in first if block["event"] == "overview"))
+        assert {"at", "casts", "machines_online", "machines_total", "problems"} == overview.keys()
+        created = local.post("/casts", json={"image": "made", "wait_for": 3, "name": "seen"})
+        assert created.status_code == 201, created.text
+        cast_id = created.json()["cast_id"]
+        for event in watcher.events("overview"):
+            if any(cast["cast"]["cast_id"] == cast_id for cast in event["casts"]):
+                break
+    local.post(f"/casts/{cast_id}/cancel", json={"reason": "seen"}).raise_for_status()
+
+
+def test_a_topic_that_is_not_there_is_refused_before_the_stream_begins(local: httpx.Client) -> None:
+    check_problem(local.get("/events", params={"topics": "room:nowhere"}), 404)
+    check_problem(local.get("/events", params={"topics": "cast:00000000"}), 404)
+    for topics in ("", "all", "room:", "overview,", "room:a b", ",".join(["overview"] * 9), "cast:xyz"):
+        check_problem(local.get("/events", params={"topics": topics}), 422)
+
+
+def test_a_stream_that_is_silent_is_kept_alive(local: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "COMMENT_S", 0.05)
+    local.post("/rooms", json={"name": "Silent"})
+    with watch(local, "room:silent") as watcher:
+        seen = 0
+        for block in watcher.blocks():
+            seen += "" in block
+            if seen == 3:
+                return
+    raise AssertionError("the stream ended")
+
+
+def test_a_watcher_whose_token_is_deleted_sees_no_more(
+    guarded: Served, operator: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "COMMENT_S", 0.05)
+    monkeypatch.setattr(access, "_KNOWN_FRESH_S", 0.0)
+    created = operator.post("/tokens", json={"name": "watcher", "role": "view"}).json()
+    with (
+        guarded.client(None, headers={"Authorization": f"Bearer {created['secret']}"}) as client,
+        watch(client, "overview") as watcher,
+    ):
+        blocks = watcher.blocks()
+        next(blocks)
+        operator.delete(f"/tokens/{created['token']['token_id']}").raise_for_status()
+        for _block in blocks:
+            pass  # until the daemon ends it
+
+
+def test_who_does_not_read_holds_up_nobody_and_costs_little(open_api: Served, local: httpx.Client) -> None:
+    local.post("/rooms", json={"name": "Slow"})
+    feed = open_api.services.live
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            peer = stack.enter_context(
+                socket.create_connection(("127.0.0.1", open_api.port), timeout=LIMIT_S)
+            )
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.sendall(
+                f"GET {PREFIX}/events?topics=overview,room:slow HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
+            assert peer.recv(64).startswith(b"HTTP/1.1 200")
+        with watch(local, "room:slow") as watcher:
+            events = watcher.events("room")
+            next(events)
+            for index in range(30):
+                local.post(
+                    "/machines", json={"name": f"slow-{index}", "serial": f"SLOW{index}", "room_id": "slow"}
+                )
+            while len(next(events)["machines"]) == 0:
+                pass
+        for subscriber in feed._subscribers:
+            assert subscriber.queue.qsize() <= 16
+    # Each of them is forgotten once its connection is found closed.
+    deadline = threading.Event()
+    for _ in range(600):
+        if open_api.application.state.stream_count == 0 and feed.subscriber_count == 0:
+            return
+        deadline.wait(0.1)
+    raise AssertionError(
+        f"{open_api.application.state.stream_count} streams, {feed.subscriber_count} watchers left"
+    )
+
+
+def test_there_is_an_end_to_watchers(
+    open_api: Served, local: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes_system, "STREAMS_MAX", open_api.application.state.stream_count + 1)
+    with watch(local, "overview") as watcher:
+        next(watcher.blocks())
+        answer = local.get("/events")
+        check_problem(answer, 503)
+        assert "retry-after" in answer.headers
+
+
+def test_the_daemon_ends_without_waiting_for_watchers_and_agents(tmp_path: Path) -> None:
+    check_in = {
+        "agent_id": "a1", "name": "pc-1", "version": "1", "interface": "eth0", "macs": ["52:54:00:00:00:01"],
+        "serial": "", "asset_tag": "", "inventory": {}, "state": "idle", "cast_id": None, "last_result": None,
+        "wait_s": 25,
+    }  # fmt: skip
+    answers: list[int] = []
+    with serve(tmp_path) as served, served.client(None) as client, watch(client, "overview") as watcher:
+        events = watcher.events("overview")
+        next(events)
+
+        def ask() -> None:
+            with served.client(None) as agent:
+                answers.append(agent.post("/check-in", json=check_in).status_code)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while next(events)["machines_online"] == 0:
+            pass
+        served.stop()
+        for _ in events:
+            pass
+        thread.join(LIMIT_S)
+    assert answers == [503]
+
+
+def test_a_viewer_may_watch_and_an_agent_may_not(guarded: Served) -> None:
+    with guarded.client(Role.VIEW) as viewer, watch(viewer, "overview") as watcher:
+        assert next(watcher.blocks()) == {"retry": "2000"}
+    with guarded.client(Role.ENROL) as agent:
+        check_problem(agent.get("/events"), 403)

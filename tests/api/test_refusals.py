@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+from http import HTTPStatus
+from pathlib import Path
+
+import httpx
+import pytest
+
+from protocol.control_messages import PROBLEM_TYPE
+from protocol.errors import DatabaseDamagedError, DatabaseFullError, DatabaseUnavailableError
+from sender.api import route
+from tests.api.served import PREFIX, Served, serve
+
+
+def check_problem(response: httpx.Response, status: int) -> dict[str, object]:
+    """That a client which knows only RFC 9457 can tell its user what is wrong."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == PROBLEM_TYPE
+    problem: dict[str, object] = response.json()
+    assert problem["status"] == status
+    assert problem["title"] == HTTPStatus(status).phrase
+    assert problem["detail"]
+    assert problem["instance"] == response.headers["x-request-id"]
+    return problem
+
+
+def test_what_is_not_there_is_a_problem_document(local: httpx.Client, open_api: Served) -> None:
+    for path in ("/nothing", "/rooms/", "/rooms/a/b", "/casts/00000000", "/rooms/none", "/machines/none"):
+        check_problem(local.get(path), 404)
+    for path in ("/nothing", "/assets/nothing.js", "/favicon.ico", "/api", "//api/v1/rooms"):
+        check_problem(local.get(open_api.url + path), 404)
+
+
+def test_a_wrong_method_is_told_which_would_be_right(local: httpx.Client) -> None:
+    answer = local.put("/rooms")
+    assert "GET, POST" in str(check_problem(answer, 405)["detail"])
+    assert answer.headers["allow"] == "GET, POST"
+    assert local.post("/rooms/x").headers["allow"] == "DELETE, GET, PATCH"
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(local: httpx.Client) -> None:
+    large = b" " * (route.JSON_BODY_BYTES_MAX + 1)
+    headers = {"Content-Type": "application/json"}
+    check_problem(local.post("/rooms", content=large, headers=headers), 413)
+    pieces = (b" " * 65536 for _ in range(1 + route.JSON_BODY_BYTES_MAX // 65536))
+    check_problem(local.post("/rooms", content=pieces, headers=headers), 413)
+    table = b"name,mac\n" + b"x" * route.CSV_BODY_BYTES_MAX
+    check_problem(local.post("/rooms/x/import", content=table, headers={"Content-Type": "text/csv"}), 413)
+
+
+def test_a_body_of_another_type_is_refused(local: httpx.Client) -> None:
+    body = json.dumps({"name": "x"})
+    for kind in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "application/json; charset=utf-16",
+    ):
+        check_problem(local.post("/rooms", content=body, headers={"Content-Type": kind}), 415)
+    check_problem(local.post("/rooms", content=body), 415)
+    check_problem(
+        local.post("/rooms/x/import", content="name\nx\n", headers={"Content-Type": "application/json"}), 415
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 100_000, 400),
+        (b'{"name": ' + b"9" * 10_000 + b"}", 400),
+        (b"", 422),
+        (b"[]", 422),
+        (b"null", 422),
+        (b'{"name": 5}', 422),
+        (b'{"name": ""}', 422),
+        (b'{"name": "  "}', 422),
+        (b'{"name": "a\\u0000b"}', 422),
+        (b'{"name": "a\\u202eb"}', 422),
+        (b'{"name": "\\ud800"}', 422),
+        (b'{"name": "x", "\\ud800": 1}', 422),
+        (b'{"name": "x", "machine_count": 1}', 422),
+        (b'{"name": "x", "room_id": "No Such Id"}', 422),
+        (b'{"name": NaN}', 422),
+    ],
+)
+def test_nonsense_is_refused_and_says_where(local: httpx.Client, body: bytes, status: int) -> None:
+    problem = check_problem(
+        local.post("/rooms", content=body, headers={"Content-Type": "application/json"}), status
+    )
+    if status == 422:
+        assert problem["errors"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"image": "lab", "wait_for": 0}, "wait_for"),
+        ({"image": "lab", "wait_for": "3"}, "wait_for"),
+        ({"image": "lab", "rate_bytes_per_s": 1}, "rate_bytes_per_s"),
+        ({"image": "lab", "slow": "sometimes"}, "slow"),
+        ({"image": "lab", "start_at": 0}, "start_at"),
+        ({"image": "lab", "start_at": "2030-01-01T00:00:00"}, "start_at"),
+        ({"image": "lab", "start_at": "9999-12-31T23:59:59-12:00"}, "start_at"),
+        ({"image": "lab", "owner": "me"}, "owner"),
+        ({"room_id": "x"}, "image"),
+    ],
+)
+def test_a_cast_that_makes_no_sense_is_not_planned(
+    local: httpx.Client, fields: dict[str, object], field: str
+) -> None:
+    before = local.get("/casts").content
+    problem = check_problem(local.post("/casts", json=fields), 422)
+    assert isinstance(problem["errors"], list)
+    assert [error["field"] for error in problem["errors"]] == [field]
+    assert local.get("/casts").content == before
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone"),
+    [
+        ("x y z a b", "UTC"),
+        ("0 3 * *", "UTC"),
+        ("0 3 30 2 *", "UTC"),
+        ("61 3 * * *", "UTC"),
+        ("0 3 * * *", "Mars/Olympus"),
+        ("0 3 * * *", "../../etc/passwd"),
+    ],
+)
+def test_a_schedule_that_never_comes_is_refused(local: httpx.Client, cron: str, zone: str) -> None:
+    body = {"name": "nightly", "cron": cron, "time_zone": zone, "plan": {"image": "lab"}}
+    check_problem(local.post("/schedules", json=body), 422)
+
+
+def test_an_error_of_ours_says_nothing_of_its_inside(
+    local: httpx.Client, open_api: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("secret inside")
+
+    monkeypatch.setattr(open_api.services.library, "images", fail)
+    answer = local.get("/images", headers={"X-Request-Id": "mine-1"})
+    check_problem(answer, 500)
+    assert "secret" not in answer.text
+    assert answer.headers["x-request-id"] == "mine-1"
+
+
+def test_a_request_keeps_the_id_that_a_client_gave_it_unless_it_is_unfit(local: httpx.Client) -> None:
+    assert local.get("/rooms", headers={"X-Request-Id": "ci.job-7_1"}).headers["x-request-id"] == "ci.job-7_1"
+    for unfit in ("x" * 65, "a b", "a;b", ""):
+        assert local.get("/rooms", headers={"X-Request-Id": unfit}).headers["x-request-id"] != unfit
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DatabaseUnavailableError("database db.example: the server doesn't answer; start it"), 503),
+        (DatabaseDamagedError("database x.db is damaged; restore it"), 503),
+        (DatabaseFullError("database x.db: its disk is full; make space"), 507),
+    ],
+)
+def test_the_databases_trouble_is_told_with_its_mend(
+    local: httpx.Client, open_api: Served, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
+) -> None:
+    def fail(*_args: object, **_more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(open_api.services.store.rooms, "list", fail)
+    answer = local.get("/rooms")
+    assert check_problem(answer, status)["detail"] == str(error)
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_locked_database_stops_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
+    with serve(tmp_path, server__require_tokens=True) as served, served.client() as client:
+        client.post("/rooms", json={"name": "Before"}).raise_for_status()
+        with sqlite3.connect(served.folder / "state" / "diskcast.db") as other:
+            other.execute("BEGIN IMMEDIATE")
+            problem = check_problem(client.post("/rooms", json={"name": "During"}), 503)
+            assert "lock" in str(problem["detail"])
+            assert client.get(f"{served.url}/healthz").json() == {"status": "ok", "database": "failing"}
+            assert client.get("/images").status_code == 200, "images lie in memory, the token is known"
+            told = client.get("/server").json()["problems"]
+            assert [entry["kind"] for entry in told] == ["database"]
+            other.rollback()
+        client.post("/rooms", json={"name": "After"}).raise_for_status()
+        assert client.get(f"{served.url}/healthz").json()["database"] == "ok"
+        assert {room["name"] for room in client.get("/rooms").json()["items"]} >= {"Before", "After"}
+
+
+def test_a_peer_that_speaks_no_http_does_no_harm(local: httpx.Client, open_api: Served) -> None:
+    for rubbish in (b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", b"A" * 100_000 + b"\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", open_api.port), timeout=30) as peer:
+            peer.sendall(rubbish)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(65536):
+                pass
+    assert local.get("/rooms").status_code == 200
+
+
+def test_a_body_that_never_ends_is_given_up(
+    open_api: Served, local: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(route, "BODY_TIMEOUT_S", 0.2)
+    head = f"POST {PREFIX}/rooms HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", open_api.port), timeout=30) as peer:
+        peer.sendall(head.encode() + b"Content-Length: 99\r\n\r\n{")
+        assert b" 408 " in peer.recv(65536).split(b"\r\n")[0]
+    assert local.get("/rooms").status_code == 200

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+
+from sender.store.records import Role
+from tests.api.served import Served
+from tests.api.test_refusals import check_problem
+
+
+def check_in(name: str, mac: str, more: dict[str, object] | None = None) -> dict[str, Any]:
+    return {
+        "agent_id": f"agent-{name}",
+        "name": name,
+        "version": "0.1.0",
+        "interface": "eth0",
+        "macs": [mac],
+        "serial": "",
+        "asset_tag": "",
+        "inventory": {"memory": "8 GiB"},
+        "state": "idle",
+        "cast_id": None,
+        "last_result": None,
+        "wait_s": 0,
+        **(more or {}),
+    }
+
+
+def test_a_room_lives_as_its_operator_wants(local: httpx.Client) -> None:
+    made = local.post("/rooms", json={"name": "Räum 7 / Ost", "site": "north"})
+    assert made.status_code == 201
+    room = made.json()
+    assert (room["room_id"], room["site"], room["machine_count"]) == ("raum-7-ost", "north", 0)
+    assert room["created_at"].endswith("Z")
+    check_problem(local.post("/rooms", json={"name": "Raum 7 Ost"}), 409)
+    changed = local.patch("/rooms/raum-7-ost", json={"description": "upstairs"}).json()
+    assert changed == room | {"description": "upstairs"}, "what isn't given stays"
+    assert local.patch("/rooms/raum-7-ost", json={}).json() == changed
+    check_problem(local.patch("/rooms/raum-7-ost", json={"name": None}), 422)
+    assert local.delete("/rooms/raum-7-ost").status_code == 204
+    check_problem(local.delete("/rooms/raum-7-ost"), 404)
+    check_problem(local.patch("/rooms/raum-7-ost", json={"name": "x"}), 404)
+    nameless = local.post("/rooms", json={"name": "機房"}).json()
+    assert nameless["room_id"].startswith("room-")
+
+
+def test_a_machine_must_be_told_from_others(local: httpx.Client) -> None:
+    check_problem(local.post("/machines", json={"name": "nobody"}), 422)
+    check_problem(local.post("/machines", json={"name": "pc", "macs": ["52:54:00:00:00"]}), 422)
+    check_problem(local.post("/machines", json={"name": "pc", "macs": ["ff:ff:ff:ff:ff:ff"]}), 422)
+    check_problem(local.post("/machines", json={"name": "pc", "serial": "S1", "room_id": "nowhere"}), 422)
+    made = local.post(
+        "/machines", json={"name": "pc", "macs": ["52-54-00-AA-00-01", "52:54:00:aa:00:01"]}
+    ).json()
+    assert made["macs"] == ["52:54:00:aa:00:01"]
+    check_problem(local.post("/machines", json={"name": "other", "macs": ["52:54:00:aa:00:01"]}), 409)
+    machine = f"/machines/{made['machine_id']}"
+    assert local.patch(machine, json={"position": "row 1"}).json()["position"] == "row 1"
+    assert local.get(f"{machine}/history").json() == {"items": [], "next_cursor": None}
+    assert local.delete(machine).status_code == 204
+    check_problem(local.get(machine), 404)
+
+
+def test_a_spreadsheet_of_machines_is_taken_whole_or_not_at_all(local: httpx.Client) -> None:
+    local.post("/rooms", json={"name": "Imported"}).raise_for_status()
+    kind = {"Content-Type": "text/csv; charset=utf-8"}
+    wrong = b"\xef\xbb\xbfname,mac,serial\r\npc-1,52:54:00:bb:00:01,\r\npc-2,nonsense,\r\n"
+    result = local.post("/rooms/imported/import", content=wrong, headers=kind).json()
+    assert result["problems"][0]["line"] == 3
+    assert local.get("/machines", params={"room_id": "imported"}).json()["items"] == []
+    right = wrong.replace(b"nonsense", b"52:54:00:bb:00:02")
+    assert local.post("/rooms/imported/import", content=right, headers=kind).json() == {
+        "added": 2, "changed": 0, "unchanged": 0, "problems": [],
+    }  # fmt: skip
+    assert local.post("/rooms/imported/import", content=right, headers=kind).json()["unchanged"] == 2
+    assert local.get("/rooms/imported").json()["machine_count"] == 2
+    names = [machine["name"] for machine in local.get("/rooms/imported/live").json()["machines"]]
+    assert names == ["pc-1", "pc-2"]
+    check_problem(local.post("/rooms/imported/import", content=b"\xff\xfen", headers=kind), 422)
+    check_problem(local.post("/rooms/nowhere/import", content=right, headers=kind), 404)
+
+
+def test_a_cast_is_found_started_and_cancelled_by_its_id(local: httpx.Client, open_api: Served) -> None:
+    image_id = open_api.image.manifest.image_id.hex()
+    for reference in (image_id, image_id[:8], "made"):
+        cast = local.post(
+            "/casts", json={"image": reference, "wait_for": 2, "start_at": "2100-01-01T00:00:00+02:00"}
+        )
+        assert cast.status_code == 201, cast.text
+        assert cast.json()["plan"]["image_id"] == image_id
+        assert cast.json()["plan"]["start_at"] == "2099-12-31T22:00:00Z"
+        assert cast.json()["created_by"] == "local"
+    path = f"/casts/{cast.json()['cast_id']}"
+    live = local.get(path).json()
+    assert (live["cast"]["phase"], live["local"]) == ("planned", False)
+    assert local.get(f"{path}/live").json() == {"live": live, "machines": []}
+    assert local.get(f"{path}/timeline").json() == {"points": [], "events": []}
+    assert local.get(f"{path}/machines").json() == {"items": [], "next_cursor": None}
+    check_problem(local.post(f"{path}/pause"), 409)
+    cancelled = local.post(f"{path}/cancel", json={"reason": "wrong image"})
+    assert (cancelled.json()["phase"], "wrong image" in cancelled.json()["reason"]) == ("cancelled", True)
+    assert local.post(f"{path}/cancel").status_code == 200, "asking again changes nothing"
+    check_problem(local.post(f"{path}/start"), 409)
+    planned = local.get("/casts", params={"phase": "cancelled"}).json()["items"]
+    assert cast.json()["cast_id"] in [item["cast_id"] for item in planned]
+    check_problem(local.post("/casts", json={"image": "no such image"}), 404)
+    check_problem(local.post("/casts", json={"image": "made", "room_id": "nowhere"}), 422)
+    check_problem(local.get("/casts", params={"phase": "flying"}), 422)
+
+
+def test_a_schedule_comes_at_its_rooms_own_time(local: httpx.Client) -> None:
+    body = {
+        "name": "nightly",
+        "cron": "30 3 * * *",
+        "time_zone": "America/New_York",
+        "plan": {"image": "made", "wait_for": 1},
+    }
+    made = local.post("/schedules", json=body)
+    assert made.status_code == 201, made.text
+    schedule = made.json()
+    next_at = datetime.fromisoformat(schedule["next_at"])
+    assert next_at > datetime.now(UTC)
+    at = next_at.astimezone(ZoneInfo("America/New_York"))
+    assert (at.hour, at.minute) == (3, 30)
+    path = f"/schedules/{schedule['schedule_id']}"
+    off = local.patch(path, json={"enabled": False}).json()
+    assert off == schedule | {"enabled": False, "next_at": None}
+    on = local.patch(path, json={"enabled": True, "cron": "15 4 * * *", "time_zone": "UTC"}).json()
+    assert "T04:15:00" in on["next_at"]
+    assert local.patch(path, json={"plan": {"image": "made", "name": "new"}}).json()["plan"]["name"] == "new"
+    assert [item["schedule_id"] for item in local.get("/schedules").json()["items"]] == [
+        schedule["schedule_id"]
+    ]
+    assert local.delete(path).status_code == 204
+    check_problem(local.get(path), 404)
+
+
+def test_an_image_in_a_folder_goes_with_its_file(local: httpx.Client, open_api: Served) -> None:
+    [image] = local.get("/images").json()["items"]
+    assert (image["name"], image["state"], image["source"]) == ("made", "available", "folder")
+    assert local.get(f"/images/{image['image_id']}").json() == image
+    assert "remove" in str(check_problem(local.delete(f"/images/{image['image_id']}"), 409)["detail"])
+    check_problem(local.get(f"/images/{'0' * 64}"), 404)
+    for url in ("file:///etc/passwd", "ftp://x/y.dci", "http://", "http:///x.dci", "https://h/\nx.dci", "x"):
+        check_problem(local.post("/images", json={"url": url}), 422)
+    assert local.post("/images/scan").json() == {"started": True}
+
+
+def test_an_agent_that_checks_in_is_known_from_then_on(guarded: Served, operator: httpx.Client) -> None:
+    with guarded.client(Role.ENROL) as agent:
+        answer = agent.post("/check-in", json=check_in("new-pc", "52:54:00:cc:00:01"))
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        assert (told["name"], told["assignment"]) == ("new-pc", None)
+        machine = operator.get(f"/machines/{told['machine_id']}").json()
+        assert (machine["macs"], machine["inventory"]) == (["52:54:00:cc:00:01"], {"memory": "8 GiB"})
+        renamed = operator.patch(f"/machines/{told['machine_id']}", json={"name": "desk-9"})
+        assert renamed.status_code == 200
+        again = agent.post("/check-in", json=check_in("new-pc", "52:54:00:cc:00:01")).json()
+        assert (again["machine_id"], again["name"]) == (told["machine_id"], "desk-9")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"macs": "52:54:00:00:00:01"},
+        {"macs": ["nonsense"]},
+        {"wait_s": 1e9},
+        {"wait_s": -1},
+        {"state": "flying"},
+        {"cast_id": 5},
+        {"name": ""},
+        {"inventory": {"a": 1}},
+        {"last_result": {}},
+        {"agent_id": "\u202e"},
+    ],
+)
+def test_an_agents_nonsense_is_refused(guarded: Served, wrong: dict[str, object]) -> None:
+    with guarded.client(Role.ENROL) as agent:
+        problem = check_problem(agent.post("/check-in", json=check_in("pc", "52:54:00:cc:00:02", wrong)), 422)
+    assert problem["errors"]
