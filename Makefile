@@ -58,6 +58,15 @@ bench-disk: $(STAMP)  ## writing 4 GiB to a disk, verified, beside dd (root; ARG
 bench-faults: $(STAMP)  ## what one bad disk costs the others of its room (root)
 	$(BIN)/python -m tests.bench.faulty_neighbour
 
+bench-room: $(STAMP)  ## a daemon with 500 simulated machines and 20 browsers, held to its bounds (no root)
+	$(BIN)/python -m tests.load.room $(ARGS)
+
+fuzz-api: $(STAMP)  ## schemathesis over the whole API, for minutes
+	$(BIN)/python -m tests.api.fuzz $(ARGS)
+
+screenshots: $(STAMP)  ## docs/screenshots, made anew from a real daemon (needs chromium)
+	$(BIN)/python -m tests.web.screenshots
+
 soak: $(STAMP)  ## power cut everywhere, agents killed at 100 random moments (root): a quarter of an hour
 	$(BIN)/python -m tests.soak.power_cut
 	$(BIN)/python -m tests.soak.kill
@@ -69,4 +78,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format docs docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults soak lock clean
+.PHONY: help demo test lint format docs docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room fuzz-api screenshots soak lock clean
