@@ -14,10 +14,12 @@ from protocol.constants import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, MIB, UDP_HE
 from protocol.errors import (
     AddressInUseError,
     AmbiguousCastError,
+    ConfigurationError,
     DiskcastError,
     InterfaceError,
     NoSenderError,
     ProtocolError,
+    ServerRefusedError,
     SessionError,
 )
 from protocol.fec.isal import best_kernel
@@ -38,7 +40,10 @@ from protocol.findings import (
 from protocol.units import format_bytes
 from receiver.control_client import ControlClient, retry_until
 from receiver.discovery import CastChoice, listen_for_cast
+from receiver.disk.fit import fit_tools
+from receiver.http_exchange import Unreachable
 from receiver.network import Interface, find_interface
+from receiver.server_client import EXAMPLE_URL, ServerClient
 from receiver.target import Target, open_target
 from receiver.target_selection import choose_target
 from receiver.transport import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
@@ -66,7 +71,15 @@ _CONTROLS_BYTES = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(4)
 _IPV4_CONF = Path("/proc/sys/net/ipv4/conf")
 
 
-async def examine(interface_name: str, *, group: str, port: int, target: str | None) -> list[Finding]:
+async def examine(
+    interface_name: str,
+    *,
+    group: str,
+    port: int,
+    target: str | None,
+    server: str | None = None,
+    token: str = "",
+) -> list[Finding]:
     """Try everything that can be tried; takes a few seconds and changes nothing.
 
     The test datagrams have a time to live of 0: they never leave this machine.
@@ -76,6 +89,8 @@ async def examine(interface_name: str, *, group: str, port: int, target: str | N
         group: multicast address.
         port: UDP port of the data.
         target: what is to be written, as ``--target`` of a reception says it, if it is known.
+        server: URL of the daemon that an agent in service mode would check in with, if there is one.
+        token: for it.
     """
     findings = []
     try:
@@ -95,6 +110,9 @@ async def examine(interface_name: str, *, group: str, port: int, target: str | N
     findings.append(judge_memory(psutil.virtual_memory().available, MEMORY_BYTES_MAX))
     if target is not None:
         findings.append(_try_target(target))
+    if server is not None:
+        findings += await _try_daemon(server, token)
+    findings += _judge_fitting()
     return findings
 
 
@@ -212,6 +230,45 @@ async def _try_sender(interface: Interface, group: str, port: int) -> Finding:
             check, detail, f"allow TCP to {offer.control_url} on the sender: see nft list ruleset there"
         )
     return ok(check, f"{offer.image_name!r} is announced by {offer.source}, and {offer.control_url} answers")
+
+
+async def _try_daemon(url: str, token: str) -> list[Finding]:
+    """Whether the daemon answers, and takes the token; nobody is checked in."""
+    check = f"daemon {url}"
+    try:
+        state = await ServerClient(url, token).health()
+    except ConfigurationError as error:
+        return [fail(check, str(error), f"write for example --server {EXAMPLE_URL}")]
+    except Unreachable as error:
+        return [fail(check, f"no answer: {error}", "start diskcast serve there, and allow TCP to its port")]
+    findings = [
+        ok(check, "answers")
+        if state == "ok"
+        else warn(check, f"answers, but says {state!r}", "diskcast doctor --server, on the daemon's machine")
+    ]
+    try:
+        await ServerClient(url, token).try_token()
+    except ServerRefusedError as error:
+        findings.append(fail("token", str(error), "diskcast tokens create NAME --role enrol"))
+    except Unreachable as error:
+        findings.append(warn("token", f"couldn't be tried: {error}", "try again"))
+    else:
+        findings.append(ok("token", "taken" if token else "none is needed"))
+    return findings
+
+
+def _judge_fitting() -> list[Finding]:
+    """The programs that --grow and --efi-entry start: who doesn't use those lacks nothing."""
+    purposes: dict[str, list[str]] = {}
+    for purpose, installed, package in fit_tools():
+        purposes.setdefault("" if installed else package, []).append(purpose)
+    there = purposes.pop("", [])
+    detail = "; ".join(there) if purposes else "every program for --grow and --efi-entry is installed"
+    findings = [ok("fitting an image to its disk", detail)] if there else []
+    for package, lacking in purposes.items():
+        detail = f"not possible here: {'; '.join(lacking)}; nothing else needs that"
+        findings.append(warn(f"fitting: {package}", detail, f"apt install {package}"))
+    return findings
 
 
 def _route_command(interface: Interface, group: str) -> str:

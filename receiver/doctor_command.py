@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
 import trio
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from protocol.constants import DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
 from protocol.findings import Finding, Status, plain_lines, require_no_failure, result_json, summary
+from receiver.agent_token import read_token
 from receiver.doctor import examine
 
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
@@ -23,6 +25,13 @@ _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
     "--interface", required=True, metavar="IF", help="Network interface of the room, as in ip link."
 )
 @click.option("--target", metavar="TARGET", help="What is to be written, as with receive.")
+@click.option("--server", metavar="URL", help="The daemon that diskcast-agent run would check in with.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File that holds the agent's token, as with run.",
+)
 @click.option("--group", default=GROUP_IPV4_DEFAULT, show_default=True, help="Multicast group of the cast.")
 @click.option(
     "--port",
@@ -32,11 +41,20 @@ _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
     help="UDP port of the cast.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
-def doctor(interface: str, target: str | None, group: str, port: int, as_json: bool) -> None:
+def doctor(
+    interface: str,
+    target: str | None,
+    server: str | None,
+    token_file: Path | None,
+    group: str,
+    port: int,
+    as_json: bool,
+) -> None:
     """Try out what a receiver needs, and say how to mend what doesn't work. Changes nothing, needs no root."""
+    token = "" if server is None else read_token(token_file)
 
     async def run() -> list[Finding]:
-        return await examine(interface, group=group, port=port, target=target)
+        return await examine(interface, group=group, port=port, target=target, server=server, token=token)
 
     findings = trio.run(run)
     if as_json:

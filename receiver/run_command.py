@@ -6,7 +6,6 @@ import contextlib
 import enum
 import gc
 import importlib.metadata
-import os
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +14,7 @@ import click
 
 from protocol.constants import ASSEMBLY_BYTES_DEFAULT, MIB
 from protocol.errors import ConfigurationError
+from receiver.agent_token import TOKEN_VARIABLE, read_token
 from receiver.interruption import unless_interrupted
 from receiver.receive_command import memory_bytes
 from receiver.target_options import TargetOptions, writing_options
@@ -22,10 +22,7 @@ from receiver.target_options import TargetOptions, writing_options
 if TYPE_CHECKING:
     from receiver.service import Service
 
-TOKEN_VARIABLE: Final = "DISKCAST_TOKEN"  # noqa: S105 - a name
 SERVER_VARIABLE: Final = "DISKCAST_SERVER"
-TOKEN_BYTES_MAX: Final = 4096
-"""Of a token file: whoever names a disk image by mistake hears so at once."""
 
 JOIN_TIMEOUT_S: Final = 60.0
 SENDER_TIMEOUT_S: Final = 300.0
@@ -171,30 +168,6 @@ def run(
     log.stopped()
     if done and action in (AfterCast.REBOOT, AfterCast.POWEROFF):
         _order(action)
-
-
-def read_token(token_file: Path | None) -> str:
-    """The token in the file, or in the environment; empty if neither is given. Never an option: ``ps`` shows those.
-
-    Raises:
-        ConfigurationError: the file can't be read, or holds no token.
-    """
-    text, where = os.environ.get(TOKEN_VARIABLE, ""), TOKEN_VARIABLE
-    if token_file is not None:
-        where = str(token_file)
-        try:
-            with token_file.open("rb") as file:
-                text = file.read(TOKEN_BYTES_MAX + 1).decode("ascii")
-        except OSError as error:
-            raise ConfigurationError(f"--token-file {token_file} can't be read: {error.strerror}") from error
-        except UnicodeDecodeError:
-            text = "\0"
-    token = text.strip()
-    if (token_file is not None and not token) or len(token) > TOKEN_BYTES_MAX or not token.isprintable():
-        raise ConfigurationError(f"{where} holds no token: put one line with the token there")
-    if " " in token or not token.isascii():
-        raise ConfigurationError(f"{where} holds more than a token: put one line with the token there")
-    return token
 
 
 def _metrics(port: int | None, service: Service) -> contextlib.AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -14,6 +15,7 @@ from protocol.check_in import (
     check_in_to_json,
 )
 from protocol.errors import ProtocolError, ServerRefusedError
+from protocol.json_fields import PrintableText
 from receiver.http_exchange import HttpPeer, Unreachable
 
 CHECK_IN_TIMEOUT_S: Final = 4.0
@@ -28,6 +30,14 @@ BACK_OFF_RECEIVING_MAX_S: Final = 2.0
 """Who is in the middle of a cast is to hear of its taking over within seconds."""
 
 EXAMPLE_URL: Final = "http://192.0.2.1:7400"
+
+
+HEALTH_PATH: Final = "/healthz"
+"""Beside the API: anybody may ask."""
+
+
+class _Understood(Exception):  # noqa: N818 - what was to be seen
+    """An empty check-in was refused for being empty: it came from somebody who may check in."""
 
 
 class Daemon(Protocol):
@@ -73,6 +83,37 @@ class ServerClient:
             raise Unreachable(
                 f"{self.url} doesn't answer as this version of diskcast expects: {error}"
             ) from error
+
+    async def health(self) -> str:
+        """What the daemon says of itself: ``ok`` if all is well.
+
+        Raises:
+            Unreachable: no answer, or none of a daemon.
+        """
+        peer = HttpPeer(self.url, of="a diskcast daemon", example=EXAMPLE_URL, base="")
+        try:
+            answer = await peer.exchange_json("GET", HEALTH_PATH, refusal=self._refusal)
+        except (ProtocolError, ServerRefusedError) as error:
+            raise Unreachable(f"{self.url} isn't a diskcast daemon: {error}") from error
+        status = answer.get("status") if isinstance(answer, dict) else None
+        if not isinstance(status, str):
+            raise Unreachable(f"{self.url} isn't a diskcast daemon: it has no status")
+        return str(PrintableText(32).encode(status))
+
+    async def try_token(self) -> None:
+        """See whether the token may check in, without doing so: the daemon asks who it is before it asks what for.
+
+        Raises:
+            Unreachable: no answer.
+            ServerRefusedError: it may not.
+        """
+        with contextlib.suppress(_Understood):
+            await self._peer.exchange_json(
+                "POST", CHECK_IN_PATH, body={}, bearer=self._token, refusal=self._trial_refusal
+            )
+
+    def _trial_refusal(self, status: int, detail: str) -> Exception:
+        return _Understood() if status in (400, 422) else self._refusal(status, detail)
 
     def _refusal(self, status: int, detail: str) -> Exception:
         if status in (401, 403):

@@ -58,14 +58,11 @@ def test_a_unit_starts_its_program_with_options_that_exist(unit: Path) -> None:
     assert implementation is not None
     known = {option for parameter in implementation.params for option in parameter.opts}
     options = {word for word in words if word.startswith("--")}
-    for example in (DEPLOY / "systemd").glob("*.env.example"):
-        if ("AGENT" in example.read_text()) == (program == "diskcast-agent"):
-            options |= {
-                word
-                for line in _assignments(example).values()
-                for word in line.split()
-                if word.startswith("--")
-            }
+    for environment in _settings(unit).get("EnvironmentFile", []):
+        example = DEPLOY / "systemd" / f"{Path(environment).name}.example"
+        options |= {
+            word for line in _assignments(example).values() for word in line.split() if word.startswith("--")
+        }
     assert options <= known
 
 
