@@ -129,16 +129,16 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_rate_bytes_per_second",
         "gauge",
-        "Rate that is paced to.",
+        "Rate that is paced to; 0 when the cast has ended.",
         (),
-        of_session(lambda s: s.rate_bytes_per_s),
+        of_session(lambda s: 0.0 if s.state == STATE_ENDED else s.rate_bytes_per_s),
     ),
     Metric(
         "diskcast_achieved_rate_bytes_per_second",
         "gauge",
-        "Rate at which datagrams really left, smoothed.",
+        "Rate at which datagrams really left, smoothed; 0 when the cast has ended.",
         (),
-        of_session(lambda s: s.achieved_bytes_per_s),
+        of_session(lambda s: 0.0 if s.state == STATE_ENDED else s.achieved_bytes_per_s),
     ),
     Metric(
         "diskcast_limiter",

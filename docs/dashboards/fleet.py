@@ -17,7 +17,7 @@ from docs.dashboards.panels import (
     table,
     variable,
 )
-from docs.dashboards.shared import LOSS, SLOW_S, R
+from docs.dashboards.shared import FULL, LOSS, SLOW_S, R
 
 RUNNING = f'diskcast_cast_state{{{R}, state="casting"}} == 1'
 TO_CAST = link("Open the cast", "cast", cast=cell("Cast"))
@@ -98,7 +98,7 @@ def fleet() -> Json:
                         "percentunit",
                     ),
                     (
-                        f"max by ({OF_CAST}) (diskcast_achieved_rate_bytes_per_second{{{R}}})",
+                        f"max by ({OF_CAST}) (rate(diskcast_sent_bytes_total{{{R}}}[$__rate_interval]))",
                         "Rate",
                         "Bps",
                     ),
@@ -136,7 +136,7 @@ def fleet() -> Json:
                 "What each cast puts on the wire.",
                 [
                     query(
-                        f"max by (cast, room) (diskcast_achieved_rate_bytes_per_second{{{R}}})",
+                        f"max by (cast, room) (rate(diskcast_sent_bytes_total{{{R}}}[$__rate_interval]))",
                         "{{room}} {{cast}}",
                     )
                 ],
@@ -214,12 +214,13 @@ def fleet() -> Json:
             ),
             chart(
                 "Highest loss",
-                "The ten machines that lose most of what is sent. From 5 % on it is worth a look at the "
+                "The ten machines at work that lose most of what is sent. From 5 % on it is worth a look at the "
                 "cable, the port and "
                 "the switch.",
                 [
                     query(
-                        f"topk(10, max by (machine, room) (diskcast_receiver_loss_ratio{{{R}}}))",
+                        f"topk(10, max by (machine, room) (diskcast_receiver_loss_ratio{{{R}}} "
+                        f"and on (cast, machine) diskcast_receiver_limiter{{{R}}}))",
                         "{{room}} {{machine}}",
                     )
                 ],
@@ -374,15 +375,21 @@ def fleet() -> Json:
                 "Memory",
                 "Memory of each daemon's process.",
                 [query('process_resident_memory_bytes{job="diskcast"}', "{{instance}}")],
+                size=(12, 8),
                 unit="bytes",
             ),
             chart(
                 "Open files",
-                "File descriptors of each daemon's process, and how many it may have.",
+                "Share of the file descriptors that each daemon's process may have.",
                 [
-                    query('process_open_fds{job="diskcast"}', "{{instance}}"),
-                    query('process_max_fds{job="diskcast"}', "{{instance}} limit"),
+                    query(
+                        'process_open_fds{job="diskcast"} / process_max_fds{job="diskcast"}',
+                        "{{instance}}",
+                    )
                 ],
+                size=(12, 8),
+                unit="percentunit",
+                steps=FULL,
             ),
         ],
         hours="1h",

@@ -54,7 +54,11 @@ def stat(
     names_only: bool = False,
     links: Sequence[Json] = (),
 ) -> Json:
-    """Large figures, or large words: the legend of the series that are there."""
+    """Large figures, or large words: the legend of the series that are there.
+
+    Asked for now only: of a state that is a label there is a series for each that was there within the time shown.
+    """
+    queries = [{**asked, "range": False, "instant": True} for asked in queries]
     mode = "name" if names_only else "value_and_name" if len(queries) > 1 else "auto"
     defaults = {"unit": unit, "thresholds": steps, "links": list(links)}
     if unit == "percentunit":

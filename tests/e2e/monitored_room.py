@@ -76,6 +76,8 @@ class Scene:
     healthy_at_s: float = 0.0
     """In the middle of the healthy cast."""
     troubled_from_s: float = 0.0
+    firing_at_s: float = 0.0
+    """When the first three faults had fired their alerts."""
     ended_s: float = 0.0
     troubled_machines: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
@@ -200,7 +202,7 @@ def _prometheus(configuration: Path, port: int) -> Iterator[str]:
 def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
     """Play it; needs root for the disks with faults."""
     require_program("prometheus")
-    made = make_image("r" * plan.blocks, block_bytes=MIB // 4, seed=21)
+    made = make_image("r" * plan.blocks, block_bytes=MIB // 4, seed=21, name="lab-2026")
     image = made.write(folder / "lab-2026.dci")
     prometheus_port, sender_port, *agent_ports = free_port_range(2 + len(HEALTHY) + len(TROUBLED))
     ports = dict(zip((*HEALTHY, *TROUBLED), agent_ports, strict=True))
@@ -219,8 +221,11 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
             agent_instances=tuple(f"127.0.0.1:{port}" for port in ports.values()),
             raw_bytes=len(made.raw),
         )
-        scene.started_s = time.time()
         image_id = daemon.add_image(image)["image_id"]
+        # Prometheus takes five seconds to learn its targets; until then no daemon is there for it.
+        _wait_seen(scene, "the daemon", 'up{job="diskcast"} == 1')
+        wait_until("it misses nothing", lambda: not scene.at("ALERTS"), LIMIT_S, describe=daemon.describe)
+        scene.started_s = time.time()
         for room in ("lab-1", "lab-2"):
             daemon.ask("POST", "/rooms", {"name": room, "room_id": room})
         for name in ports:
@@ -322,6 +327,7 @@ def _troubled_cast(scene: Scene, folder: Path, ports: dict[str, int], plan: Plan
         daemon.wait_progress(cast, 0.15, [SOUND, KILLED])
         agents[KILLED].kill()
         _wait_firing(scene, {(ALERT_OF[name], cast, name) for name in (KILLED, SLOW_DISK, LOSSY)})
+        scene.firing_at_s = time.time()
         slow.set_behaviour(Behaviour())
         daemon.wait_phase(cast, "failed")  # one machine was killed
         assert lossy.wait(LIMIT_S) == 0, lossy.describe()

@@ -168,7 +168,7 @@ def test_the_cast_is_named_and_its_states_follow_one_another(
     scene: Scene, panel: Callable[..., Series]
 ) -> None:
     [name] = panel("cast", "Image", cast=scene.healthy_cast)
-    assert name == "made lab-1"
+    assert name == "lab-2026 lab-1"
     assert {"casting", "paused", "ended", "complete"} <= panel(
         "cast", "State", cast=scene.healthy_cast
     ).keys()
