@@ -5,7 +5,6 @@ The models below are the only list of keys: the reference page and the check of 
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -14,140 +13,38 @@ import tomllib
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from protocol.constants import (
-    MIB,
-    MULTICAST_TTL_DEFAULT,
-    RATE_BYTES_PER_S_MAX,
-    RATE_BYTES_PER_S_MIN,
-    RECEIVER_TIMEOUT_S,
-)
+from protocol.constants import MIB, MULTICAST_TTL_DEFAULT, RECEIVER_TIMEOUT_S
 from protocol.errors import ConfigurationError
-from protocol.units import format_rate, parse_rate_bytes_per_s, parse_size_bytes
-from sender.network import parse_endpoint, parse_group
+from protocol.units import parse_rate_bytes_per_s, parse_size_bytes
+from sender.config_errors import explain
+from sender.config_values import (
+    LISTEN_DEFAULT,
+    LISTEN_PORT_DEFAULT,
+    CacheSize,
+    ConfigPath,
+    DatabaseUrl,
+    Group,
+    Hosts,
+    Listen,
+    Name,
+    Names,
+    Paths,
+    Ports,
+    Rate,
+    Remotes,
+    Seconds,
+    port_range,
+)
+from sender.network import parse_endpoint
 
-LISTEN_DEFAULT = "127.0.0.1:7400"
 CONFIG_BYTES_MAX = MIB
 """A configuration is a page of text; a disk image that was named by mistake isn't read into memory."""
-CASTS_AT_ONCE_MAX = 64
-"""Control ports that may be set aside: each running cast has a sending thread and up to 400 MB of memory."""
-LIST_COUNT_MAX = 100
-"""Folders, remote images, hosts or sites in the file: more belong into one folder or prefix."""
-CACHE_BYTES_MIN = 64 * MIB
-"""Less than this holds no image that is worth casting."""
 SECRET_FILE_BYTES_MAX = 4096
-PROBLEMS_SHOWN_MAX = 5
-"""What one message can name and still be read."""
-
-
-# -- texts that mean something ---------------------------------------------------------------------------------
-
-
-def _checked(text: str, check: object) -> str:
-    """``text`` as it is, with a complaint of diskcast's own turned into one of pydantic's."""
-    try:
-        check(text)  # type: ignore[operator]
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-    return text
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
-        raise ValueError(f"{text!r} isn't a name: use 1 to 64 letters, digits, dots, hyphens and underscores")
-    return text
-
-
-def _listen(text: str) -> str:
-    def check(value: str) -> None:
-        if parse_endpoint(value, 7400)[0] is None:
-            raise ConfigurationError(
-                f"{value!r} names no address: write {LISTEN_DEFAULT} for this machine only, or 0.0.0.0:7400"
-            )
-
-    return _checked(text, check)
-
-
-def _group(text: str) -> str:
-    return _checked(text, parse_group)
-
-
-def _rate(text: str) -> str:
-    rate = parse_rate_bytes_per_s(_checked(text, parse_rate_bytes_per_s))
-    if not RATE_BYTES_PER_S_MIN <= rate <= RATE_BYTES_PER_S_MAX:
-        low, high = format_rate(RATE_BYTES_PER_S_MIN), format_rate(RATE_BYTES_PER_S_MAX)
-        raise ValueError(f"{text!r} is out of range: choose from {low} to {high}")
-    return text
-
-
-def _cache_size(text: str) -> str:
-    if parse_size_bytes(_checked(text, parse_size_bytes)) < CACHE_BYTES_MIN:
-        raise ValueError(f"{text!r} holds no image: give the cache at least {CACHE_BYTES_MIN // MIB}MiB")
-    return text
-
-
-def _port_range(text: str) -> range:
-    match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text.strip())
-    ports = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
-    if not ports or not 1 <= ports[0] <= ports[-1] <= 65535:
-        raise ValueError(
-            f"{text!r} isn't a range of ports: write for example 7421-7436, each from 1 to 65535"
-        )
-    if len(ports) > CASTS_AT_ONCE_MAX:
-        raise ValueError(
-            f"{text!r} has {len(ports)} ports: at most {CASTS_AT_ONCE_MAX} casts can run at once"
-        )
-    return ports
-
-
-def _ports(text: str) -> str:
-    _port_range(text)
-    return text
-
-
-def _host(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]{2,39}\]", text):
-        raise ValueError(
-            f"{text!r} isn't a host name: write it without scheme and port, for example images.lan"
-        )
-    return text.lower()
-
-
-def _remote(text: str) -> str:
-    parts = urllib.parse.urlsplit(text)
-    if parts.scheme not in ("http", "https", "s3") or not parts.netloc:
-        raise ValueError(f"{text!r} isn't an image's address: it must begin with http://, https:// or s3://")
-    if not text.endswith(("/", ".dci")):
-        raise ValueError(f"{text!r} must end in .dci (one image) or in / (all images of a folder)")
-    return text
-
-
-def _database(text: str) -> str:
-    scheme = urllib.parse.urlsplit(text).scheme
-    if scheme.split("+")[0] not in ("sqlite", "postgresql"):
-        raise ValueError(
-            "only SQLite and PostgreSQL are supported: write sqlite:////var/lib/diskcast/diskcast.db "
-            "or postgresql://USER@HOST/DATABASE"
-        )
-    if scheme == "postgresql":
-        return text.replace("postgresql:", "postgresql+psycopg:", 1)
-    if scheme not in ("sqlite", "postgresql+psycopg"):
-        raise ValueError(f"the driver {scheme!r} isn't supported: write postgresql:// or sqlite://")
-    return text
-
-
-def _path(value: object) -> object:
-    """``~`` is the home of whoever runs the daemon."""
-    return Path(value).expanduser() if isinstance(value, str) and value else value
-
-
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-ConfigPath = Annotated[Path, BeforeValidator(_path)]
-Names = Annotated[tuple[Annotated[str, AfterValidator(_name)], ...], Field(max_length=LIST_COUNT_MAX)]
 
 
 class Section(BaseModel):
@@ -178,13 +75,13 @@ def _words(default: str, example: str) -> dict[str, Any]:
 class ServerSection(Section):
     """The daemon itself: its name, its address, its state."""
 
-    name: Annotated[str, AfterValidator(_name)] = Field(
+    name: Name = Field(
         default_factory=_default_name,
         description="What this daemon calls itself in history, logs and metrics. Daemons that share a database need "
         "different names.",
         json_schema_extra=_words("the host name", '"rack1"'),
     )
-    listen: Annotated[str, AfterValidator(_listen)] = Field(
+    listen: Listen = Field(
         default=LISTEN_DEFAULT,
         description="Address and TCP port of the dashboard and the API. Any address but the loopback one demands "
         "tokens.",
@@ -196,7 +93,7 @@ class ServerSection(Section):
             "/var/lib/diskcast; for others than root ~/.local/state/diskcast", '"/var/lib/diskcast"'
         ),
     )
-    database: Annotated[str, AfterValidator(_database)] = Field(
+    database: DatabaseUrl = Field(
         default="",
         validate_default=False,
         repr=False,
@@ -218,9 +115,7 @@ class ServerSection(Section):
         "machines.",
         json_schema_extra=_words("true unless listen is a loopback address", "true"),
     )
-    allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_host)], ...], Field(max_length=LIST_COUNT_MAX)
-    ] = Field(
+    allowed_hosts: Hosts = Field(
         default=(),
         json_schema_extra=_words("none", '["images.example"]'),
         description="Host names by which browsers and clients may address this daemon, besides the address in listen "
@@ -235,7 +130,7 @@ class ServerSection(Section):
     @property
     def endpoint(self) -> tuple[str, int]:
         """Address and port to listen on; port 0: any."""
-        address, port = parse_endpoint(self.listen, 7400)
+        address, port = parse_endpoint(self.listen, LISTEN_PORT_DEFAULT)
         return str(address), port
 
     @property
@@ -277,18 +172,18 @@ class NetworkSection(Section):
         description="Network interface of the rooms, for example eth1; a room may name another.",
         json_schema_extra=_words("the only one that could do", '"eth1"'),
     )
-    group_base: Annotated[str, AfterValidator(_group)] = Field(
+    group_base: Group = Field(
         default="239.255.68.80",
         description="Multicast group of the first cast; each further one that runs at the same time has the next "
         "address.",
     )
     data_port: int = Field(default=7420, ge=1, le=65535, description="UDP port of all groups.")
-    control_ports: Annotated[str, AfterValidator(_ports)] = Field(
+    control_ports: Ports = Field(
         default="7421-7436",
         description="Ports of the casts, TCP for joins and UDP for feedback, on the rooms' interface: one for each "
         "cast that runs at the same time, so that this is also their number.",
     )
-    rate_ceiling: Annotated[str, AfterValidator(_rate)] | None = Field(
+    rate_ceiling: Rate | None = Field(
         default=None,
         description="Bits per second that all casts together may send, for example 900M.",
         json_schema_extra=_words("no ceiling, each cast finds what its room can take", '"900M"'),
@@ -300,7 +195,7 @@ class NetworkSection(Section):
     @property
     def control_port_range(self) -> range:
         """Ports of the slots, in order."""
-        return _port_range(self.control_ports)
+        return port_range(self.control_ports)
 
     @property
     def casts_at_once(self) -> int:
@@ -338,7 +233,7 @@ class NetworkSection(Section):
 class LibrarySection(Section):
     """Where images come from."""
 
-    folders: Annotated[tuple[ConfigPath, ...], Field(max_length=LIST_COUNT_MAX)] = Field(
+    folders: Paths = Field(
         default=(),
         description="Folders that are watched for .dci files.",
         json_schema_extra=_words('["STATE_DIRECTORY/images"]', '["/var/lib/diskcast/images"]'),
@@ -347,9 +242,7 @@ class LibrarySection(Section):
         default=2.0,
         description="How often the folders are looked at; a changed file is checked before it is offered.",
     )
-    remotes: Annotated[
-        tuple[Annotated[str, AfterValidator(_remote)], ...], Field(max_length=LIST_COUNT_MAX)
-    ] = Field(
+    remotes: Remotes = Field(
         default=(),
         json_schema_extra=_words("none", '["s3://golden-images/classroom/"]'),
         description="Images elsewhere: http, https or s3 addresses of .dci files, or of a folder or prefix that ends "
@@ -360,7 +253,7 @@ class LibrarySection(Section):
         description="Folder of the fetched copies.",
         json_schema_extra=_words("cache in state_directory", '"/var/lib/diskcast/cache"'),
     )
-    cache_size: Annotated[str, AfterValidator(_cache_size)] = Field(
+    cache_size: CacheSize = Field(
         default="100GiB",
         description="What the copies may take; beyond it the one that wasn't used for longest goes first.",
     )
@@ -509,7 +402,7 @@ def load_config(path: Path | None, overrides: Mapping[str, object] | None = None
     try:
         config = ServerConfig.model_validate(document)
     except pydantic.ValidationError as error:
-        raise ConfigurationError(_explain(error, str(path or "configuration"), origins)) from error
+        raise ConfigurationError(explain(error, sections(), str(path or "configuration"), origins)) from error
     return _with_password(config, str(path or "configuration"))
 
 
@@ -582,56 +475,3 @@ def _with_password(config: ServerConfig, origin: str) -> ServerConfig:
         update={"database": urllib.parse.urlunsplit(parts._replace(netloc=netloc))}
     )
     return config.model_copy(update={"server": server})
-
-
-# -- saying what is wrong --------------------------------------------------------------------------------------
-
-
-def _explain(error: pydantic.ValidationError, origin: str, overridden: Mapping[str, str]) -> str:
-    """Every problem of a file in one message: where, what, and what to write instead."""
-    lines = []
-    for problem in error.errors(include_url=False, include_input=False)[:PROBLEMS_SHOWN_MAX]:
-        names = [part for part in problem["loc"] if isinstance(part, str)]
-        key = ".".join(names[:2])
-        index = next((f"[{part}]" for part in problem["loc"] if isinstance(part, int)), "")
-        where = overridden.get(key, origin)
-        lines.append(
-            f"{where}: {key}{index}: {_cause(problem, names)}"
-            if key
-            else f"{where}: {_cause(problem, names)}"
-        )
-    if error.error_count() > PROBLEMS_SHOWN_MAX:
-        lines.append(f"and {error.error_count() - PROBLEMS_SHOWN_MAX} more")
-    return "\n".join(lines)
-
-
-def _cause(problem: Any, names: list[str]) -> str:
-    """What is wrong with one key, without pydantic's words where ours are plainer."""
-    if problem["type"] == "extra_forbidden":
-        return _unknown_key(names)
-    if problem["type"] == "model_type":
-        return f"it's a table: write [{names[0]}] and its keys below it"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return message[:1].lower() + message[1:] if message.startswith("Input") else message
-
-
-def _unknown_key(names: list[str]) -> str:
-    if len(names) == 1:
-        return _suggest("unknown table or key", names[0], list(sections()), _sections_with(names[0]))
-    return _suggest(
-        "unknown key", names[1], list(sections()[names[0]].model_fields), _sections_with(names[1])
-    )
-
-
-def _sections_with(key: str) -> list[str]:
-    """Tables that have this key."""
-    return [name for name, section in sections().items() if key in section.model_fields]
-
-
-def _suggest(what: str, word: str, known: list[str], elsewhere: list[str]) -> str:
-    if elsewhere:
-        return f"{what}; it belongs into [{elsewhere[0]}]"
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f"{what}; did you mean {close[0]}?"
-    return f"{what}; there are {', '.join(known)}"

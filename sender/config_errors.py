@@ -1,0 +1,67 @@
+"""What is wrong with a configuration, in one message: file, key, cause and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+PROBLEMS_SHOWN_MAX = 5
+"""What one message can name and still be read."""
+
+Tables = Mapping[str, type[pydantic.BaseModel]]
+"""The tables of the file by name."""
+
+
+def explain(
+    error: pydantic.ValidationError, tables: Tables, origin: str, overridden: Mapping[str, str]
+) -> str:
+    """Every problem of a file in one message: where, what, and what to write instead."""
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False)[:PROBLEMS_SHOWN_MAX]:
+        names = [part for part in problem["loc"] if isinstance(part, str)]
+        key = ".".join(names[:2])
+        index = next((f"[{part}]" for part in problem["loc"] if isinstance(part, int)), "")
+        where = overridden.get(key, origin)
+        lines.append(
+            f"{where}: {key}{index}: {_cause(problem, names, tables)}"
+            if key
+            else f"{where}: {_cause(problem, names, tables)}"
+        )
+    if error.error_count() > PROBLEMS_SHOWN_MAX:
+        lines.append(f"and {error.error_count() - PROBLEMS_SHOWN_MAX} more")
+    return "\n".join(lines)
+
+
+def _cause(problem: Any, names: list[str], tables: Tables) -> str:
+    """What is wrong with one key, without pydantic's words where ours are plainer."""
+    if problem["type"] == "extra_forbidden":
+        return _unknown_key(names, tables)
+    if problem["type"] == "model_type":
+        return f"it's a table: write [{names[0]}] and its keys below it"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:] if message.startswith("Input") else message
+
+
+def _unknown_key(names: list[str], tables: Tables) -> str:
+    if len(names) == 1:
+        return _suggest("unknown table or key", names[0], list(tables), _tables_with(names[0], tables))
+    return _suggest(
+        "unknown key", names[1], list(tables[names[0]].model_fields), _tables_with(names[1], tables)
+    )
+
+
+def _tables_with(key: str, tables: Tables) -> list[str]:
+    """Tables that have this key."""
+    return [name for name, section in tables.items() if key in section.model_fields]
+
+
+def _suggest(what: str, word: str, known: list[str], elsewhere: list[str]) -> str:
+    if elsewhere:
+        return f"{what}; it belongs into [{elsewhere[0]}]"
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"{what}; did you mean {close[0]}?"
+    return f"{what}; there are {', '.join(known)}"
