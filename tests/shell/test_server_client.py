@@ -1,0 +1,124 @@
+"""Checking in over real HTTP, with a daemon that answers well, badly, late or not at all.
+
+Lost if these fail: an agent that gives up on a daemon that is only being started again, or shows its token around.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from protocol.check_in import answer_to_json, check_in_from_json_untrusted
+from protocol.errors import ConfigurationError, ServerRefusedError
+from receiver.http_exchange import Unreachable
+from receiver.server_client import DaemonRing, ServerClient
+from tests.shell.test_control_client import Server
+from tests.unit.test_check_in import ANSWER, CHECK_IN
+
+PATH = "/api/v1/check-in"
+SECRET = "dct_enrol_x"
+QUICK = dataclasses.replace(CHECK_IN, wait_s=0.0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(server: Server) -> ServerClient:
+    return ServerClient(server.client.url, SECRET)
+
+
+def json_bytes(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+@pytest.mark.trio
+async def test_a_check_in_arrives_with_the_token_and_is_answered(
+    server: Server, client: ServerClient
+) -> None:
+    server.answers[PATH] = 200, json_bytes(answer_to_json(ANSWER))
+    assert await client.check_in(QUICK) == ANSWER
+    method, _, headers, body = server.requests[0]
+    assert (method, headers["Authorization"]) == ("POST", f"Bearer {SECRET}")
+    assert check_in_from_json_untrusted(json.loads(body)) == QUICK
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_wrong_token_is_told_with_the_mend_and_without_the_token(
+    server: Server, client: ServerClient, status: int
+) -> None:
+    server.answers[PATH] = status, b'{"title": "x", "detail": "no such token"}'
+    with pytest.raises(ServerRefusedError, match=r"no such token.*enrol") as caught:
+        await client.check_in(QUICK)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "answer",
+    [(500, b""), (503, b"{}"), (404, b""), (422, b"{}"), (200, b"<html>"), (200, b"{}"), (200, b"")],
+    ids=repr,
+)
+async def test_whatever_else_is_answered_is_tried_again(
+    server: Server, client: ServerClient, answer: tuple[int, bytes]
+) -> None:
+    """A proxy before a daemon that is being started again says anything."""
+    server.answers[PATH] = answer
+    with pytest.raises(Unreachable):
+        await client.check_in(QUICK)
+
+
+@pytest.mark.trio
+async def test_the_next_daemon_takes_over_from_one_that_is_gone(server: Server, client: ServerClient) -> None:
+    server.answers[PATH] = 200, json_bytes(answer_to_json(ANSWER))
+    gone = ServerClient("http://127.0.0.1:1", SECRET)
+    ring = DaemonRing([gone, client], random.Random(1))
+    with pytest.raises(Unreachable):
+        await ring.check_in(QUICK)
+    assert ring.pause_s(20.0) <= 0.1
+    assert await ring.check_in(QUICK) == ANSWER
+
+
+@pytest.mark.trio
+async def test_a_daemon_that_holds_its_answer_is_not_taken_for_dead(
+    server: Server, client: ServerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one that is dead waited for much longer than it may hold it."""
+    monkeypatch.setattr("receiver.server_client.CHECK_IN_TIMEOUT_S", 0.1)
+    silent = trio.socket.socket()
+    await silent.bind(("127.0.0.1", 0))
+    silent.listen()
+    port = silent.getsockname()[1]
+    with trio.fail_after(30.0), pytest.raises(Unreachable, match="timed out"):
+        await ServerClient(f"http://127.0.0.1:{port}", "").check_in(dataclasses.replace(QUICK, wait_s=0.1))
+    silent.close()
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x/api", "http://user@x", "192.0.2.1:7400"])
+def test_what_is_no_url_of_a_daemon_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"http://192\.0\.2\.1:7400"):
+        ServerClient(url, "")
+
+
+@pytest.mark.trio
+async def test_health_and_token_are_tried_without_checking_in(server: Server, client: ServerClient) -> None:
+    server.answers["/healthz"] = 200, b'{"status": "ok", "database": "ok"}'
+    server.answers[PATH] = 422, b'{"title": "x", "detail": "agent_id: missing"}'
+    assert await client.health() == "ok"
+    await client.try_token()
+    server.answers[PATH] = 401, b"{}"
+    with pytest.raises(ServerRefusedError):
+        await client.try_token()
+    server.answers["/healthz"] = 200, b"[]"
+    with pytest.raises(Unreachable, match="isn't a diskcast daemon"):
+        await client.health()
