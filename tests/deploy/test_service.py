@@ -21,6 +21,15 @@ from sender.demo import free_ports
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "diskcast.service"
 _GENEROUS_S = 60.0
+_AS_IN_THE_UNIT = """
+import ctypes, os, sys
+prctl = ctypes.CDLL(None).prctl
+os.umask(0o077)                     # UMask=
+prctl(38, 1, 0, 0, 0)               # PR_SET_NO_NEW_PRIVS: NoNewPrivileges=
+prctl(65, 1, 0, 0, 0)               # PR_SET_MDWE, Linux 6.3: MemoryDenyWriteExecute=
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""What of the unit's sandbox can be had without systemd."""
 
 
 class Service:
@@ -45,7 +54,10 @@ class Service:
         self.journal = folder / "journal"
         with self.journal.open("w") as journal:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sender", *arguments], cwd=ROOT, env=environment, stderr=journal
+                [sys.executable, "-c", _AS_IN_THE_UNIT, "-m", "sender", *arguments],
+                cwd=ROOT,
+                env=environment,
+                stderr=journal,
             )
 
     def heard(self) -> str:
