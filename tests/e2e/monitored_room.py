@@ -56,8 +56,8 @@ class Plan:
         troubled_bytes_per_s: rate of the other.
     """
 
-    blocks: int = 96
-    healthy_bytes_per_s: float = 6e6
+    blocks: int = 80
+    healthy_bytes_per_s: float = 5e6
     troubled_bytes_per_s: float = 2e6
 
 
@@ -222,19 +222,45 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
             raw_bytes=len(made.raw),
         )
         image_id = daemon.add_image(image)["image_id"]
+        for room in ("lab-1", "lab-2"):
+            daemon.ask("POST", "/rooms", {"name": room, "room_id": room})
+        for name in ports.keys() - {LOSSY}:
+            daemon.ask("POST", "/machines", {"name": name, "room_id": _room_of(name), "serial": f"SN-{name}"})
+        slow = _disk(stack, folder / "slow", Behaviour(write_bytes_per_s=SLOW_BYTES_PER_S))
+        flip = Fault(Operation.WRITE, Action.FLIP, count=1, start_bytes=3 * MIB, stop_bytes=4 * MIB, seed=3)
+        forgetful = _disk(stack, folder / "forgetful", Behaviour(faults=(flip,)))
+        targets = {SLOW_DISK: slow.directory / "disk", FORGETFUL: forgetful.directory / "disk"}
+        agents = {
+            name: stack.enter_context(
+                ServiceAgent(
+                    folder / "disks",
+                    name,
+                    [daemon],
+                    target=targets.get(name),
+                    options=("--metrics-port", str(port), "--memory", "4MiB"),
+                )
+            )
+            for name, port in ports.items()
+            if name != LOSSY
+        }
         # Prometheus takes five seconds to learn its targets; until then no daemon is there for it.
         _wait_seen(scene, "the daemon", 'up{job="diskcast"} == 1')
         wait_until("it misses nothing", lambda: not scene.at("ALERTS"), LIMIT_S, describe=daemon.describe)
+        wait_online(daemon, agents)
         scene.started_s = time.time()
-        for room in ("lab-1", "lab-2"):
-            daemon.ask("POST", "/rooms", {"name": room, "room_id": room})
-        for name in ports:
-            if name != LOSSY:
-                daemon.ask(
-                    "POST", "/machines", {"name": name, "room_id": _room_of(name), "serial": f"SN-{name}"}
-                )
-        _healthy_cast(scene, folder, ports, plan, image_id)
-        _troubled_cast(scene, folder, ports, plan, image_id)
+        _healthy_cast(scene, image_id, plan.healthy_bytes_per_s)
+        lossy = [
+            "receive",
+            "--target",
+            folder / "disks" / LOSSY,
+            "--interface",
+            "lo",
+            "--name",
+            LOSSY,
+            "--json",
+        ]
+        lossy += ["--rehearse-loss", f"{LOSS:.0%}", "--metrics-port", str(ports[LOSSY])]
+        _troubled_cast(scene, image_id, plan.troubled_bytes_per_s, agents[KILLED], slow, lossy)
         yield scene
 
 
@@ -242,98 +268,58 @@ def _room_of(name: str) -> str:
     return "lab-1" if name in HEALTHY else "lab-2"
 
 
-def _agents(
-    stack: contextlib.ExitStack,
-    scene: Scene,
-    folder: Path,
-    ports: dict[str, int],
-    targets: dict[str, Path | None],
-) -> dict[str, ServiceAgent]:
-    agents = {
-        name: stack.enter_context(
-            ServiceAgent(
-                folder / "disks",
-                name,
-                [scene.daemon],
-                target=target,
-                options=("--metrics-port", str(ports[name]), "--memory", "4MiB"),
-            )
-        )
-        for name, target in targets.items()
-    }
-    wait_online(scene.daemon, agents)
-    return agents
-
-
 def _wait_seen(scene: Scene, what: str, query: str) -> None:
     wait_until(f"Prometheus sees {what}", lambda: scene.at(query), LIMIT_S, describe=scene.daemon.describe)
 
 
-def _healthy_cast(scene: Scene, folder: Path, ports: dict[str, int], plan: Plan, image_id: str) -> None:
+def _healthy_cast(scene: Scene, image_id: str, bytes_per_s: float) -> None:
     """To two machines, with a pause in the middle."""
     daemon = scene.daemon
-    with contextlib.ExitStack() as stack:
-        _agents(stack, scene, folder, ports, dict.fromkeys(HEALTHY))
-        cast = daemon.create_cast(
-            image_id, room_id="lab-1", name="Monday", rate_bytes_per_s=plan.healthy_bytes_per_s
-        )
-        scene.healthy_cast = cast
-        daemon.wait_progress(cast, 0.3)
-        daemon.ask("POST", f"/casts/{cast}/pause")
-        _wait_seen(scene, "the pause", f'diskcast_cast_paused{{cast="{cast}"}} == 1')
-        scene.healthy_at_s = time.time()
-        daemon.ask("POST", f"/casts/{cast}/resume")
-        daemon.wait_phase(cast, "done")
-        _wait_seen(scene, "its end", f'diskcast_cast_outcome{{cast="{cast}"}}')
+    cast = daemon.create_cast(image_id, room_id="lab-1", name="Monday", rate_bytes_per_s=bytes_per_s)
+    scene.healthy_cast = cast
+    daemon.wait_progress(cast, 0.3)
+    daemon.ask("POST", f"/casts/{cast}/pause")
+    _wait_seen(scene, "the pause", f'diskcast_cast_paused{{cast="{cast}"}} == 1')
+    scene.healthy_at_s = time.time()
+    daemon.ask("POST", f"/casts/{cast}/resume")
+    daemon.wait_phase(cast, "done")
+    _wait_seen(scene, "its end", f'diskcast_cast_outcome{{cast="{cast}"}}')
 
 
-def _troubled_cast(scene: Scene, folder: Path, ports: dict[str, int], plan: Plan, image_id: str) -> None:
+def _troubled_cast(
+    scene: Scene,
+    image_id: str,
+    bytes_per_s: float,
+    killed: ServiceAgent,
+    slow: SlowDisk,
+    lossy: Sequence[str | Path],
+) -> None:
+    """Until every fault has fired its alert and the cast is over; ``lossy`` is that agent's command line."""
     daemon = scene.daemon
-    flip = Fault(Operation.WRITE, Action.FLIP, count=1, start_bytes=3 * MIB, stop_bytes=4 * MIB, seed=3)
-    with contextlib.ExitStack() as stack:
-        slow = _disk(stack, folder / "slow", Behaviour(write_bytes_per_s=SLOW_BYTES_PER_S))
-        forgetful = _disk(stack, folder / "forgetful", Behaviour(faults=(flip,)))
-        targets = {
-            SOUND: None,
-            KILLED: None,
-            SLOW_DISK: slow.directory / "disk",
-            FORGETFUL: forgetful.directory / "disk",
-        }
-        agents = _agents(stack, scene, folder, ports, targets)
-        scene.troubled_from_s = time.time()
-        cast = daemon.create_cast(
-            image_id,
-            room_id="lab-2",
-            name="Tuesday",
-            wait_for=len(TROUBLED),
-            rate_max_bytes_per_s=plan.troubled_bytes_per_s,
-            slow_for_s=1.0,
-        )
-        scene.troubled_cast = cast
-        url = wait_until(
-            "the cast gathers", lambda: daemon.cast(cast)["control_url"], LIMIT_S, describe=daemon.describe
-        )
-        receive = ["receive", "--target", folder / "disks" / LOSSY, "--interface", "lo", "--sender", url]
-        receive += [
-            "--name",
-            LOSSY,
-            "--rehearse-loss",
-            f"{LOSS:.0%}",
-            "--metrics-port",
-            str(ports[LOSSY]),
-            "--json",
-        ]
-        lossy = stack.enter_context(Program(diskcast_agent(*receive)))
+    scene.troubled_from_s = time.time()
+    cast = daemon.create_cast(
+        image_id,
+        room_id="lab-2",
+        name="Tuesday",
+        wait_for=len(TROUBLED),
+        rate_max_bytes_per_s=bytes_per_s,
+        slow_for_s=1.0,
+    )
+    scene.troubled_cast = cast
+    url = wait_until(
+        "the cast gathers", lambda: daemon.cast(cast)["control_url"], LIMIT_S, describe=daemon.describe
+    )
+    with Program(diskcast_agent(*lossy, "--sender", url)) as lossy_agent:
         daemon.wait_progress(cast, 0.15, [SOUND, KILLED])
-        agents[KILLED].kill()
+        killed.kill()
         _wait_firing(scene, {(ALERT_OF[name], cast, name) for name in (KILLED, SLOW_DISK, LOSSY)})
         scene.firing_at_s = time.time()
         slow.set_behaviour(Behaviour())
         daemon.wait_phase(cast, "failed")  # one machine was killed
-        assert lossy.wait(LIMIT_S) == 0, lossy.describe()
-        _wait_firing(scene, {(ALERT_OF[FORGETFUL], cast, FORGETFUL)})
-        scene.troubled_machines = daemon.machines_of(cast)
-        scene.ended_s = time.time()
+        assert lossy_agent.wait(LIMIT_S) == 0, lossy_agent.describe()
+    _wait_firing(scene, {(ALERT_OF[FORGETFUL], cast, FORGETFUL)})
+    scene.troubled_machines = daemon.machines_of(cast)
+    scene.ended_s = time.time()
 
 
 def _disk(stack: contextlib.ExitStack, folder: Path, behaviour: Behaviour) -> SlowDisk:
