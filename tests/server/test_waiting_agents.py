@@ -1,0 +1,120 @@
+"""Real agents that wait for a real daemon's casts.
+
+Lost if these fail: a machine with a wrong disk that somebody has to walk to, a room that starts over because the daemon
+came back on other ports, an agent that anybody may command.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from protocol.errors import ServerRefusedError, TargetError
+from tests.lab import Program, diskcast_agent
+from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
+from tests.serving import START_LIMIT_S, Daemon, ServiceAgent, free_port_range, wait_online, wait_until
+
+Agents = Callable[..., list[ServiceAgent]]
+CAST_LIMIT_S = 120.0
+
+
+def events_of(agent: ServiceAgent) -> list[str]:
+    assert agent.program is not None
+    return [event["event"] for event in agent.program.events]
+
+
+def test_a_wrong_target_is_on_record_and_the_machine_takes_the_next_cast(
+    tmp_path: Path, image: GoldenImage, agents: Agents
+) -> None:
+    with Daemon(tmp_path / "d") as daemon:
+        daemon.add_image(image.path)
+        [agent] = agents("pc01", daemon)
+        ids = list(wait_online(daemon, ["pc01"]).values())
+        agent.target.mkdir()
+        first = daemon.create_cast(image.image_id, machine_ids=ids, max_wait_s=1.0)
+        wait_until("the failure is told", lambda: daemon.history(cast_id=first, state="failed"))
+        [line] = daemon.history(cast_id=first)
+        assert line["exit_code"] == TargetError.exit_code
+        assert "directory" in line["error"]
+        agent.target.rmdir()
+        daemon.ask("POST", f"/casts/{first}/cancel", {})
+        second = daemon.create_cast(image.image_id, machine_ids=ids)
+        daemon.wait_phase(second, "done")
+        image.assert_is_on(agent.target)
+        assert events_of(agent).count("cast_result") == 2
+        assert agent.program is not None
+        agent.program.signal(signal.SIGTERM)
+        assert agent.program.wait(START_LIMIT_S) == 0, agent.describe()
+        assert agent.program.result["ok"]
+
+
+def test_a_daemon_that_comes_back_on_other_ports_is_followed_in_the_middle_of_a_cast(
+    tmp_path: Path, image: GoldenImage, agents: Agents
+) -> None:
+    with Daemon(tmp_path / "d") as daemon:
+        daemon.add_image(image.path)
+        room = agents("pc01 pc02", daemon)
+        ids = list(wait_online(daemon, ["pc01", "pc02"]).values())
+        cast_id = daemon.create_cast(image.image_id, machine_ids=ids, rate_bytes_per_s=RATE_BYTES_PER_S)
+        daemon.wait_progress(cast_id, 0.3)
+        before = daemon.cast(cast_id)
+        daemon.kill()
+        data_port, *control_ports = free_port_range(4)
+        lines = daemon.config_path.read_text().splitlines()
+        changed = {
+            "data_port": str(data_port),
+            "control_ports": json.dumps(f"{control_ports[0]}-{control_ports[-1]}"),
+            "group_base": json.dumps("239.255.98.1"),
+        }
+        lines = [
+            f"{key} = {changed[key]}" if (key := line.partition(" ")[0]) in changed else line
+            for line in lines
+        ]
+        daemon.config_path.write_text("\n".join(lines))
+        daemon.start()
+        after = daemon.wait_phase(cast_id, "done")
+        assert after["control_url"] != before["control_url"]
+        assert after["port"] == data_port
+        for agent in room:
+            image.assert_is_on(agent.target)
+            assert agent.program is not None
+            assert "moved" in events_of(agent), agent.describe()
+            [result] = [event for event in agent.program.events if event["event"] == "cast_result"]
+            assert result["rejoins"] >= 1
+            assert result["raw_bytes_kept"] == 0, "nothing was scanned again"
+            assert result["bytes_written"] < 1.2 * len(image.raw), "what was verified wasn't sent again"
+
+
+def test_an_agent_needs_the_token_of_an_enrolled_one_and_leaves_when_its_image_is_there(
+    tmp_path: Path, image: GoldenImage
+) -> None:
+    with Daemon(tmp_path / "d", settings={"server": {"require_tokens": True}}) as daemon:
+        daemon.add_image(image.path)
+        made = {
+            role: daemon.ask("POST", "/tokens", {"name": role, "role": role}) for role in ("enrol", "view")
+        }
+        files = {role: tmp_path / role for role in made}
+        for role, path in files.items():
+            path.write_text(made[role]["secret"])
+        target = tmp_path / "disk"
+        argv = ["run", "--server", daemon.url, "--interface", "lo", "--target", target, "--json"]
+        for options in (["--token-file", files["view"]], []):
+            with Program(diskcast_agent(*argv, *options)) as stranger:
+                assert stranger.wait(START_LIMIT_S) == ServerRefusedError.exit_code, stranger.describe()
+                assert "enrol" in stranger.result["error"]
+        identity = ["--identity", "SN-1", "--name", "pc01", "--after-cast", "exit"]
+        with Program(diskcast_agent(*argv, *identity, "--token-file", files["enrol"])) as agent:
+            ids = list(wait_online(daemon, ["pc01"]).values())
+            assert made["enrol"]["secret"].encode() not in Path(f"/proc/{agent.pid}/cmdline").read_bytes()
+            cast_id = daemon.create_cast(image.image_id, machine_ids=ids)
+            assert agent.wait(CAST_LIMIT_S) == 0, agent.describe()
+            assert agent.result["ok"]
+        image.assert_is_on(target)
+        daemon.wait_phase(cast_id, "done")
+        doctor = diskcast_agent("doctor", "--interface", "lo", "--server", daemon.url, "--json")
+        with Program([*doctor, "--token-file", str(files["enrol"])]) as trial:
+            assert trial.wait(START_LIMIT_S) == 0, trial.describe()
+            states = {event["check"]: event["status"] for event in trial.events[:-1]}
+            assert (states[f"daemon {daemon.url}"], states["token"]) == ("ok", "ok")
