@@ -40,6 +40,9 @@ $ journalctl -u diskcast -p warning                                    # what an
 $ journalctl -u diskcast -o cat | jq -c 'select(.cast == "1a2b3c4d")'  # one cast
 ```
 
+What happens in a cast is logged with the names that its timeline has, too (`receiver_joined`, `casting_started`,
+`receiver_completed` …), with `machine` and `text`.
+
 | event | level | fields | module |
 |---|---|---|---|
 """
@@ -63,17 +66,28 @@ def render() -> str:
 
 def _event(node: ast.AST) -> tuple[str, str, set[str]] | None:
     """Name, level and fields of a call that logs."""
+    if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
+        return None
+    name, level = node.args[0].value, _level(node.func)
+    if level is None or not isinstance(name, str):
+        return None
+    return name, level, {keyword.arg for keyword in node.keywords if keyword.arg} - {"exc_info"}
+
+
+def _level(function: ast.expr) -> str | None:
+    """The level of what is called, if that is a logger's method; ``info or warning`` if the code decides."""
+    if isinstance(function, ast.Attribute) and function.attr in METHODS and _is_logger(function.value):
+        return METHODS[function.attr]
+    if isinstance(function, ast.IfExp):
+        levels = [_level(function.body), _level(function.orelse)]
+        return " or ".join(level for level in levels if level) or None
     if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in METHODS
-        and node.args
-        and isinstance(node.args[0], ast.Constant)
-        and isinstance(node.args[0].value, str)
-        and _is_logger(node.func.value)
+        isinstance(function, ast.Call)
+        and isinstance(function.func, ast.Name)
+        and function.func.id == "getattr"
+        and _is_logger(function.args[0])
     ):
-        fields = {keyword.arg for keyword in node.keywords if keyword.arg not in (None, "exc_info")}
-        return node.args[0].value, METHODS[node.func.attr], {field for field in fields if field}
+        return "by what happened"
     return None
 
 
