@@ -99,6 +99,8 @@ def demo(
     say = _teller(console, json_lines=json_lines)
     if server is not None:
         _serve_room(plan, server, images, room, token_file, say)
+        if json_lines:
+            click.echo(json.dumps({"event": "result", "ok": True, "exit_code": 0}))
         return
     with demo_directory(plan) as workspace:
         report = asyncio.run(_run_until_terminated(run_demo(plan, workspace, say)))

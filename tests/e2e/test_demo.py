@@ -15,6 +15,7 @@ from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, StorageError
 from sender.demo import find_fault, plan_agents
 from sender.demo_image import Partition, write_partition_table
 from tests.lab import Program, diskcast
+from tests.serving import Daemon
 
 LIMIT_S = 120.0
 
@@ -45,6 +46,38 @@ def test_without_keep_nothing_is_left(tmp_path: Path) -> None:
         assert demo.wait(LIMIT_S) == 0, demo.describe()
         assert "every byte the same" in demo.stderr_text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_daemon_is_brought_an_image_a_room_and_agents_that_take_its_cast(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    with Daemon(tmp_path / "daemon", settings={"server": {"require_tokens": True}}) as daemon:
+        options = ("--images", daemon.images, "--token-file", daemon.token_file, "--room", "lab")
+        command = diskcast("demo", "--server", daemon.url, "--size", "16MiB", "--agents", "2", "--json")
+        with Program([*command, *map(str, options), "--directory", str(work)]) as demo:
+            demo.wait_event("step", LIMIT_S, lambda event: event["text"].startswith("2 of 2 agents"))
+            said = demo.wait_event("step", LIMIT_S, lambda event: "casts create" in event["text"])["text"]
+            assert said == f"diskcast casts create demo --room lab --server {daemon.url}"
+            cast_id = daemon.create_cast("demo", room_id="lab")
+            daemon.wait_phase(cast_id, "done")
+            demo.wait_event("step", LIMIT_S, lambda event: event["text"].startswith("All 2 are complete"))
+            demo.signal(signal.SIGTERM)
+            assert demo.wait(LIMIT_S) == 0, demo.describe()
+        assert list(work.iterdir()) == []
+        assert not _programs_of(work)
+        tokens = [token["name"] for token in daemon.ask("GET", "/tokens")["items"]]
+        assert "diskcast demo" not in tokens, "the agents' token ends with them"
+
+
+def test_a_daemon_elsewhere_or_none_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    for url, words in (
+        ("http://192.0.2.1:7400", "isn't on this machine"),
+        ("http://127.0.0.1:1", "no answer"),
+    ):
+        command = diskcast("demo", "--server", url, "--directory", tmp_path, "--json")
+        with Program(command) as demo:
+            assert demo.wait(LIMIT_S) != 0
+            assert words in demo.result["error"]
 
 
 @pytest.mark.parametrize("stuck", [False, True], ids=["willing", "stuck"])
