@@ -87,7 +87,7 @@ export class Shell {
   mount(page, section, first) {
     this.#toggleMore(false);
     this.element.classList.toggle("bare", section === "login");
-    document.title = `${page.title} – diskcast`;
+    document.title = `${page.title} · diskcast`;
     fill(this.main, page.element);
     for (const [name, link] of this.links) setAttribute(link, "aria-current", name === section ? "page" : null);
     setAttribute(this.more, "data-current", MORE.some(([name]) => name === section) ? "true" : null);

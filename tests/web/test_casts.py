@@ -12,9 +12,9 @@ from tests.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
 from tests.web.browsing import Visit
 from tests.web.conftest import IMAGE, ROOM, ROOM_NAME, Lab
 
-SLOW_BYTES_PER_S = 1e6
+SLOW_BYTES_PER_S = 5e5
 """16 s for the image: time to look and to cancel."""
-_BREAKS = Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=4 << 20),))
+_BREAKS = Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=2 << 20),))
 
 
 def _fill_in(page: Page, rate: str) -> None:
@@ -105,33 +105,33 @@ def test_a_failed_machine_is_seen_with_its_reason_and_what_to_do(
     window: Visit, ready_lab: Lab, tmp_path: Path
 ) -> None:
     daemon = ready_lab.daemon
-    with slow_disk(tmp_path, _BREAKS) as disk:
-        with ServiceAgent(tmp_path, "pc13", [daemon], target=disk.directory / "disk"):
-            ids = wait_online(daemon, ["pc13"])
-            daemon.ask("PATCH", f"/machines/{ids['pc13']}", {"room_id": ROOM, "position": "row 2, seat 1"})
-            try:
-                cast_id = daemon.create_cast(IMAGE, room_id=ROOM, rate_bytes_per_s=4e6)
-                page = window.open(f"/casts/{cast_id}")
-                reason = page.locator(".reason-row:visible", has_text="Input/output error")
-                expect(reason).to_be_visible()
-                _badge(page, "Failed")
-                # What to do follows from the agent's exit code, which comes with its record.
-                expect(reason).to_contain_text("Look at its health")
-                expect(page.locator("tbody tr").first).to_contain_text("pc13")
-                expect(page.get_by_role("link", name="Cast again to those that lack it")).to_be_visible()
+    with (
+        slow_disk(tmp_path, _BREAKS) as disk,
+        ServiceAgent(tmp_path, "pc13", [daemon], target=disk.directory / "disk"),
+    ):
+        ids = wait_online(daemon, ["pc13"])
+        daemon.ask("PATCH", f"/machines/{ids['pc13']}", {"room_id": ROOM, "position": "row 2, seat 1"})
+        try:
+            cast_id = daemon.create_cast(IMAGE, room_id=ROOM, rate_bytes_per_s=4e6)
+            page = window.open(f"/casts/{cast_id}")
+            reason = page.locator(".reason-row:visible", has_text="Input/output error")
+            expect(reason).to_be_visible()
+            _badge(page, "Failed")
+            # What to do follows from the agent's exit code, which comes with its record.
+            expect(reason).to_contain_text("Look at its health")
+            expect(page.locator("tbody tr").first).to_contain_text("pc13")
+            expect(page.get_by_role("link", name="Cast again to those that lack it")).to_be_visible()
 
-                page = window.open(f"/rooms/{ROOM}")
-                tile = page.locator(".tile", has_text="pc13")
-                expect(tile).to_contain_text("Failed")
-                tile.click()
-                panel = page.get_by_role("complementary", name="Machine")
-                expect(panel.get_by_role("heading", name="pc13")).to_be_focused()
-                expect(panel.locator(".alert")).to_contain_text("Input/output error")
-                expect(panel.locator(".alert")).to_contain_text(
-                    "What to do: Its disk failed to read or write"
-                )
+            page = window.open(f"/rooms/{ROOM}")
+            tile = page.locator(".tile", has_text="pc13")
+            expect(tile).to_contain_text("Failed")
+            tile.click()
+            panel = page.get_by_role("complementary", name="Machine")
+            expect(panel.get_by_role("heading", name="pc13")).to_be_focused()
+            expect(panel.locator(".alert")).to_contain_text("Input/output error")
+            expect(panel.locator(".alert")).to_contain_text("What to do: Its disk failed to read or write")
 
-                page = window.open("/history?state=failed")
-                expect(page.locator("tbody tr").first).to_contain_text("Input/output error")
-            finally:
-                daemon.ask("DELETE", f"/machines/{ids['pc13']}")
+            page = window.open("/history?state=failed")
+            expect(page.locator("tbody tr").first).to_contain_text("Input/output error")
+        finally:
+            daemon.ask("DELETE", f"/machines/{ids['pc13']}")

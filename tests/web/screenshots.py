@@ -1,0 +1,146 @@
+"""The pictures in docs/screenshots, taken of a real daemon that casts to real agents.
+
+``python -m tests.web.screenshots``. Looks best with Debian's fonts-inter; any sans-serif will do. One agent's disk
+breaks while it is written, so that the pictures show what operators look for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from tests.disk_images import make_image
+from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+from tests.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+from tests.web.browsing import DESKTOP, LIMIT_MS, PHONE, chromium, visit
+
+FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
+BYTES_MAX: Final = 150_000
+ROOM: Final = "lab-2"
+MACHINES: Final = tuple(f"pc{index:02}" for index in range(1, 13))
+AWAY: Final = ("pc13", "pc14")
+BROKEN: Final = "pc07"
+_BREAKS: Final = Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=10 << 20),))
+_BLOCK_BYTES: Final = 256 << 10
+_RATE_BYTES_PER_S: Final = 2.5e6
+
+
+def main() -> None:
+    """Take them all."""
+    FOLDER.mkdir(exist_ok=True)
+    expect.set_options(timeout=LIMIT_MS)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        chromium() as browser,
+        contextlib.ExitStack() as stack,
+    ):
+        directory = Path(folder)
+        daemon = stack.enter_context(Daemon(directory / "daemon", name="castle"))
+        _furnish(daemon, directory)
+        disk = stack.enter_context(slow_disk(directory, _BREAKS))
+        for name in MACHINES:
+            target = disk.directory / "disk" if name == BROKEN else None
+            stack.enter_context(ServiceAgent(directory / "disks", name, [daemon], target=target))
+        wait_online(daemon, MACHINES)
+        _take(browser, daemon)
+
+
+def _furnish(daemon: Daemon, directory: Path) -> None:
+    for name, blocks, seed in (("win11-lab", 240, 1), ("debian-13-desktop", 24, 2)):
+        made = make_image("r" * blocks, block_bytes=_BLOCK_BYTES, seed=seed, name=name)
+        daemon.add_image(made.write(directory / f"{name}.dci"))
+    daemon.ask(
+        "POST", "/rooms", {"name": "Lab 2", "room_id": ROOM, "description": "Classroom on the second floor"}
+    )
+    daemon.ask(
+        "POST", "/rooms", {"name": "Rack A", "room_id": "rack-a", "description": "Row 4, units 1 to 40"}
+    )
+    rows = [
+        f"{name},SN-{name},row {index // 6 + 1} seat {index % 6 + 1}"
+        for index, name in enumerate(MACHINES + AWAY)
+    ]
+    _import(daemon, ROOM, rows)
+    _import(daemon, "rack-a", [f"node{index:02},RA-{index:02},unit {index}" for index in range(1, 41)])
+
+
+def _import(daemon: Daemon, room: str, rows: list[str]) -> None:
+    text = "\n".join(["name,serial,position", *rows])
+    response = daemon.api.post(f"/rooms/{room}/import", content=text, headers={"Content-Type": "text/csv"})
+    response.raise_for_status()
+
+
+def _take(browser: Browser, daemon: Daemon) -> None:
+    ids = {row["name"]: row["machine_id"] for row in daemon.ask("GET", "/machines", limit="500")["items"]}
+    chosen = [ids[name] for name in MACHINES]
+    first = daemon.create_cast("debian-13-desktop", room_id=ROOM, machine_ids=chosen, name="Exam week")
+    daemon.wait_phase(first, "done", "failed")
+    cast_id = daemon.create_cast(
+        "win11-lab", room_id=ROOM, machine_ids=chosen, rate_bytes_per_s=_RATE_BYTES_PER_S
+    )
+    daemon.wait_phase(cast_id, "casting")
+    wait_until(
+        "the broken disk is found",
+        lambda: daemon.live_machines(cast_id).get(BROKEN, {}).get("state") == "failed",
+        describe=daemon.describe,
+    )
+    _shoot(browser, daemon, "overview", "/")
+    _shoot(browser, daemon, "room", f"/rooms/{ROOM}")
+    _shoot(browser, daemon, "cast-dark", f"/casts/{cast_id}", theme="dark")
+    _shoot(
+        browser, daemon, "room-phone", f"/rooms/{ROOM}", PHONE, prepare=lambda page: page.mouse.wheel(0, 330)
+    )
+    _shoot(
+        browser, daemon, "machine-phone-dark", f"/rooms/{ROOM}/machines/{ids[BROKEN]}", PHONE, theme="dark"
+    )
+    _shoot(browser, daemon, "new-cast", f"/new-cast?room={ROOM}")
+    daemon.wait_phase(cast_id, "failed")
+    _shoot(browser, daemon, "cast", f"/casts/{cast_id}", full=True)
+    _shoot(browser, daemon, "images", "/images")
+    _shoot(browser, daemon, "history", "/history")
+
+
+def _shoot(
+    browser: Browser,
+    daemon: Daemon,
+    name: str,
+    address: str,
+    size: tuple[int, int] = DESKTOP,
+    *,
+    theme: str = "light",
+    full: bool = False,
+    prepare: Callable[[Page], object] = lambda _page: None,
+) -> None:
+    with visit(browser, daemon.url, size, theme=theme, reduced_motion="reduce") as visiting:
+        page = visiting.open(address)
+        expect(page.locator(".connection")).to_have_attribute("data-state", "live")
+        prepare(page)
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        time.sleep(
+            1
+        )  # charts and tiles have their second frame, and a mouse wheel has ended; nothing is judged by it
+        path = FOLDER / f"{name}.png"
+        page.screenshot(path=path, full_page=full)
+    _shrink(path)
+
+
+def _shrink(path: Path) -> None:
+    """Fewer colours: a page has few, and the repository keeps every version."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(
+            128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+        )
+    small.save(path, optimize=True)
+    size = path.stat().st_size
+    assert size <= BYTES_MAX, f"{path.name} is {size} bytes: show less"
+    print(f"{path.name}: {size // 1000} kB")
+
+
+if __name__ == "__main__":
+    main()
