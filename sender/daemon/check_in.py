@@ -28,6 +28,8 @@ RECEIVING_AFTER_S: Final = 4.0
 """How soon an agent that receives hears of a take-over: within the ten seconds that one may take altogether."""
 _KNOWN_MAX: Final = 4096
 """Agents whose identity needn't be looked up again: four rooms of the largest size."""
+_ELSEWHERE_S: Final = 2.0
+_ELSEWHERE_MAX: Final = 256
 _DRAIN_S: Final = 1.0
 _ENDED_STATES: Final = ("complete", "failed", "dropped")
 """After these a machine isn't asked to join the same cast again."""
@@ -42,6 +44,7 @@ class CheckInDesk:
         """Answer for ``services``."""
         self._services = services
         self._known: OrderedDict[str, tuple[str, Machine]] = OrderedDict()
+        self._elsewhere: dict[str, tuple[float, set[str]]] = {}
 
     async def answer(self, check_in: CheckIn, address: str) -> CheckInAnswer:
         """One check-in; waits up to ``wait_s`` for a cast, if the agent is idle.
@@ -80,6 +83,7 @@ class CheckInDesk:
             key for key, (_, machine) in self._known.items() if machine.machine_id == machine_id
         ]:
             del self._known[agent_id]
+        self._services.supervisor.changes.tell()
 
     async def _machine(self, check_in: CheckIn, address: str) -> Machine:
         """Who that is; asked of the database once for each run of an agent, and when it says something new."""
@@ -120,13 +124,15 @@ class CheckInDesk:
     async def _await_cast(self, machine: Machine, check_in: CheckIn) -> Cast | None:
         deadline = time.monotonic() + check_in.wait_s
         while True:
-            cast = self._cast_for(machine, check_in)
+            if check_in.agent_id not in self._known:
+                return None  # the machine was changed meanwhile: its agent checks in anew, as what it is now
+            cast = await self._cast_for(machine, check_in)
             left_s = deadline - time.monotonic()
             if cast is not None or left_s <= 0 or check_in.state != STATE_IDLE:
                 return cast
             await self._services.supervisor.changes.wait(left_s)
 
-    def _cast_for(self, machine: Machine, check_in: CheckIn) -> Cast | None:
+    async def _cast_for(self, machine: Machine, check_in: CheckIn) -> Cast | None:
         """The cast that it is to join: the one that it is in already, or else the oldest that asks for it."""
         supervisor = self._services.supervisor
         candidates = [supervisor.cast_now(cast) for cast in supervisor.unfinished.values()]
@@ -137,16 +143,34 @@ class CheckInDesk:
             if check_in.state != STATE_IDLE:
                 if current:
                     return cast
-            elif is_target(cast, machine) and not self._has_ended(cast, machine):
+            elif is_target(cast, machine) and not await self._has_ended(cast, machine):
                 return cast
         return None
 
-    def _has_ended(self, cast: Cast, machine: Machine) -> bool:
+    async def _has_ended(self, cast: Cast, machine: Machine) -> bool:
+        """Whether it was in this cast already, well or not."""
         live = self._services.supervisor.runs.get(cast.cast_id)
-        if live is None:
-            return False  # another daemon's: it says no if it has to
-        row = live.machine_of(machine.machine_id)
-        return row is not None and row.state in _ENDED_STATES
+        if live is not None:
+            row = live.machine_of(machine.machine_id)
+            return row is not None and row.state in _ENDED_STATES
+        return machine.machine_id in await self._ended_elsewhere(cast.cast_id)
+
+    async def _ended_elsewhere(self, cast_id: str) -> set[str]:
+        """Machines that another daemon's cast is done with, as the database said lately; this daemon's agents tell it
+        their own results before they ask for more.
+
+        Raises:
+            DatabaseError: it can't say; the agent asks again.
+        """
+        known = self._elsewhere.get(cast_id)
+        if known is None or time.monotonic() - known[0] > _ELSEWHERE_S:
+            store = self._services.store
+            rows = await store.run(store.casts.machines, cast_id)
+            ended = {row.machine_id for row in rows if row.machine_id and row.state in _ENDED_STATES}
+            if len(self._elsewhere) >= _ELSEWHERE_MAX:
+                self._elsewhere.clear()
+            known = self._elsewhere[cast_id] = time.monotonic(), ended
+        return known[1]
 
     def _note_assigned(self, cast: Cast, machine: Machine, attendance: Attendance) -> None:
         live = self._services.supervisor.runs.get(cast.cast_id)
@@ -163,19 +187,27 @@ class CheckInDesk:
         try:
             if live is not None:
                 row = live.machine_of(machine.machine_id)
-                if row is None or row.state not in _ENDED_STATES:
+                if _tells_more(outcome, row):
                     live.refuse_machine(outcome_row(machine, outcome, row))
                 return await self._services.recorder.drain(_DRAIN_S)
             rows = await store.run(store.casts.machines, cast_id)
             row = next((row for row in rows if row.machine_id == machine.machine_id), None)
-            if row is None or row.state not in _ENDED_STATES:
+            if _tells_more(outcome, row):
                 await store.run(store.casts.put_machine, outcome_row(machine, outcome, row))
+            self._elsewhere.pop(cast_id, None)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  it is said again; what went wrong is the database's to tell
             _log.warning("result_not_recorded", cast=cast_id, error=str(error))
             return False
         return True
+
+
+def _tells_more(outcome: CastOutcome, row: CastMachine | None) -> bool:
+    """Whether what an agent says of its end is news: a cast that was cancelled ends before its machines do."""
+    if row is None or row.state not in _ENDED_STATES:
+        return True
+    return row.state == "failed" and row.exit_code is None and not outcome.success
 
 
 def is_target(cast: Cast, machine: Machine) -> bool:

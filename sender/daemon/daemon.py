@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from protocol.errors import AddressInUseError, ConfigurationError
+from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError
 from sender.api.application import create_application
 from sender.api.server import ApiServer
 from sender.daemon.check_in import CheckInDesk
@@ -35,7 +35,7 @@ from sender.store.recorder import Recorder
 from sender.store.records import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sender.server_config import ServerConfig
     from sender.store.database import Store
@@ -64,8 +64,19 @@ def run_daemon(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
         listener = _listen(config)
         try:
             asyncio.run(_serve(config, state, listener, on_ready))
+        except* DiskcastError as errors:
+            first = next(_leaves(errors))
+            raise first from first.__cause__
         finally:
             listener.close()
+
+
+def _leaves(group: BaseExceptionGroup[DiskcastError]) -> Iterator[DiskcastError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _listen(config: ServerConfig) -> socket.socket:

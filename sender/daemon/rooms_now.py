@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.errors import DatabaseError
 from sender.daemon.casting import idle_cast, machine_of_history
+from sender.daemon.presence import ONLINE_S
 from sender.store.records import Cast, CastMachine, LiveCast, LiveMachine, Machine
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class RoomsNow:
         return book
 
     def _machine_now(self, machine: Machine, live: LiveMachine | None, book: _RoomBook) -> LiveMachine:
-        online = self._services.presence.of(machine.machine_id) is not None
+        online = self._services.presence.of(machine.machine_id) is not None or _is_recent(machine)
         row = book.latest.get(machine.machine_id)
         if live is None and row is not None and self._is_shown(row):
             live = machine_of_history(row, machine.room_id)
@@ -153,3 +154,10 @@ class RoomsNow:
             return True
         ended_at = row.ended_at
         return ended_at is not None and (datetime.now(UTC) - ended_at).total_seconds() < RESULT_SHOWN_S
+
+
+def _is_recent(machine: Machine) -> bool:
+    """Whether it has checked in with another daemon lately, as the database has it."""
+    if machine.last_seen_at is None:
+        return False
+    return (datetime.now(UTC) - machine.last_seen_at).total_seconds() < ONLINE_S

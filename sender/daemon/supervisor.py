@@ -111,6 +111,8 @@ class Supervisor:
         for live in self.runs.values():
             if live.run is not None:
                 live.run.abandon()
+            else:
+                self._tasks[live.cast_id].cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=_STOP_S)
 
@@ -134,25 +136,7 @@ class Supervisor:
             self._give_up(cast_id)
         for cast_id, command in await store.run(store.casts.requests, owner):
             await self._obey_request(cast_id, command)
-        beats = await store.run(store.leases.beats)
-        stale = self._watch.look(
-            {key: beat for key, beat in beats.items() if beat[0] != owner}, time.monotonic()
-        )
-        for cast_id, (other, beat) in beats.items():
-            if self.owner.was_me(other) or (store.exclusive and other != owner):
-                stale.append((cast_id, other, beat))
-        taken: list[Cast] = []
-        free = self._services.config.network.casts_at_once - len(self.runs)
-        for cast_id, other, beat in dict.fromkeys(stale):
-            if len(taken) >= free or not await self._may_serve(cast_id):
-                continue
-            if await store.run(store.leases.take_over, cast_id, other, beat, owner):
-                _log.warning("cast_taken_over", cast=cast_id, from_owner=other)
-                cast = await store.run(store.casts.get, cast_id)
-                taken += [cast] if cast is not None else []
-        if free > len(taken):
-            sites = self._services.config.server.sites
-            taken += await store.run(store.leases.acquire, owner, datetime.now(UTC), sites, free - len(taken))
+        taken = await self._take()
         before = self.unfinished
         ended_here = {live.cast_id for live in self._ended}
         self.unfinished = {
@@ -169,6 +153,36 @@ class Supervisor:
             key: (cast.phase, cast.control_url) for key, cast in self.unfinished.items()
         }:
             self.changes.tell()
+
+    async def _take(self) -> list[Cast]:
+        """Lease what is due and what nobody runs any more, as far as there is room for it."""
+        store, owner = self._services.store, str(self.owner)
+        beats = await store.run(store.leases.beats)
+        stale = self._watch.look(
+            {key: beat for key, beat in beats.items() if beat[0] != owner}, time.monotonic()
+        )
+        for cast_id, (other, beat) in beats.items():
+            if self.owner.was_me(other) or (store.exclusive and other != owner):
+                stale.append((cast_id, other, beat))
+        ended_here = {live.cast_id for live in self._ended}
+        # Leased by an answer that was lost: ours, and not begun yet.
+        taken: list[Cast] = []
+        for cast_id in [key for key, beat in beats.items() if beat[0] == owner]:
+            if cast_id not in self._tasks and cast_id not in ended_here:
+                cast = await store.run(store.casts.get, cast_id)
+                taken += [cast] if cast is not None else []
+        free = self._services.config.network.casts_at_once - len(self.runs)
+        for cast_id, other, beat in dict.fromkeys(stale):
+            if len(taken) >= free or not await self._may_serve(cast_id):
+                continue
+            if await store.run(store.leases.take_over, cast_id, other, beat, owner):
+                _log.warning("cast_taken_over", cast=cast_id, from_owner=other)
+                cast = await store.run(store.casts.get, cast_id)
+                taken += [cast] if cast is not None else []
+        if free > len(taken):
+            sites = self._services.config.server.sites
+            taken += await store.run(store.leases.acquire, owner, datetime.now(UTC), sites, free - len(taken))
+        return taken
 
     async def _may_serve(self, cast_id: str) -> bool:
         """Whether the cast's room is at one of this daemon's sites."""
