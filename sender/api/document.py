@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from protocol.check_in import ANSWER_FIELDS, ASSIGNMENT_FIELDS, CHECK_IN_FIELDS, OUTCOME_FIELDS
+from protocol.constants import INVENTORY_ENTRIES_MAX, INVENTORY_KEY_BYTES_MAX, INVENTORY_VALUE_BYTES_MAX
 from protocol.control_messages import API_BASE, PROBLEM_TYPE
 from protocol.json_fields import (
     Address,
@@ -265,7 +266,12 @@ def _schema(kind: Kind) -> dict[str, Any]:
                 "items": {"type": "string", "pattern": "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"},
             }
         case Inventory():
-            return {"type": "object", "additionalProperties": {"type": "string"}}
+            return {
+                "type": "object",
+                "maxProperties": INVENTORY_ENTRIES_MAX,
+                "propertyNames": _schema(PrintableText(INVENTORY_KEY_BYTES_MAX, bytes_min=1)),
+                "additionalProperties": _schema(PrintableText(INVENTORY_VALUE_BYTES_MAX)),
+            }
         case PrintableText():
             return {
                 "type": "string",

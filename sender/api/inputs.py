@@ -38,8 +38,8 @@ URL_CHARACTERS_MAX: Final = 2000
 MACS_MAX: Final = 16
 """Network cards of one machine."""
 WAIT_S_MAX: Final = 7 * 86_400.0
-_YEAR_MAX: Final = 9000
-"""Times near the calendar's end overflow when a time zone is added."""
+_YEARS: Final = range(2, 9999)
+"""Times near the calendar's ends overflow when a time zone is added."""
 
 # Control characters, invisible ones, and those that turn the writing direction round: names could lie with them.
 _UNPRINTABLE: Final = (
@@ -84,7 +84,7 @@ def _time_text(value: object) -> object:
 
 
 def _utc(value: datetime) -> datetime:
-    if not 1970 <= value.year <= _YEAR_MAX:
+    if value.year not in _YEARS:
         raise ValueError("the year is out of range")
     return value.astimezone(UTC)
 
@@ -92,6 +92,16 @@ def _utc(value: datetime) -> datetime:
 Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_time_text), AfterValidator(_utc)]
 Seconds = Annotated[float, Field(ge=0, le=WAIT_S_MAX, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=RATE_BYTES_PER_S_MIN, le=RATE_BYTES_PER_S_MAX, allow_inf_nan=False)]
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 3.0 is 3. Texts and truth are none."""
+    if isinstance(value, str | bool):
+        raise ValueError("a number expected")
+    return value
+
+
+MachineCount = Annotated[int, Field(strict=False, ge=1, le=RECEIVER_COUNT_MAX), BeforeValidator(_whole)]
 
 
 def _cron(text: str) -> str:
@@ -235,8 +245,8 @@ class PlanInput(Input):
         default=StartMode.JOINED,
         description="joined: when wait_for machines have; manual: when somebody says so.",
     )
-    wait_for: int | None = Field(
-        default=None, ge=1, le=RECEIVER_COUNT_MAX, description="Machines that must have joined; null: all."
+    wait_for: MachineCount | None = Field(
+        default=None, description="Machines that must have joined; null: all."
     )
     max_wait_s: Seconds | None = Field(
         default=300.0,

@@ -55,8 +55,8 @@ class ProblemDocument(BaseModel):
     instance: str = Field(
         examples=["9f86d081884c7d65"], description="The request's id, as in the log and in audit."
     )
-    errors: list[FieldProblem] | None = Field(
-        default=None, description="With status 422: the fields that can't be used as they are."
+    errors: list[FieldProblem] = Field(
+        default_factory=list, description="With status 422: the fields that can't be used as they are."
     )
 
 

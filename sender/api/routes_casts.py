@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -25,7 +26,7 @@ from sender.api.inputs import (
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.route import ActorOf, ServicesOf
 from sender.api.routes_rooms import RoomFilter
-from sender.daemon.requests import Actor, not_found
+from sender.daemon.requests import Actor, RequestRefused, invalid, not_found
 from sender.daemon.services import Services
 from sender.store.audit import AuditNote
 from sender.store.records import (
@@ -175,8 +176,14 @@ async def remove_schedule(services: ServicesOf, actor: ActorOf, schedule_id: Sch
 
 def _plan(services: Services, body: PlanInput) -> CastPlan:
     """The plan of a body, its image found in the library."""
+    try:
+        image = services.library.resolve(body.image)
+    except RequestRefused as error:
+        if error.status is HTTPStatus.NOT_FOUND:
+            raise invalid(error) from error  # it's the body that names nothing, not the path
+        raise
     return CastPlan(
-        image_id=services.library.resolve(body.image).image_id,
+        image_id=image.image_id,
         room_id=body.room_id,
         machine_ids=tuple(dict.fromkeys(body.machine_ids)),
         name=body.name,

@@ -107,7 +107,7 @@ def test_a_cast_is_found_started_and_cancelled_by_its_id(local: httpx.Client, op
     check_problem(local.post(f"{path}/start"), 409)
     planned = local.get("/casts", params={"phase": "cancelled"}).json()["items"]
     assert cast.json()["cast_id"] in [item["cast_id"] for item in planned]
-    check_problem(local.post("/casts", json={"image": "no such image"}), 404)
+    check_problem(local.post("/casts", json={"image": "no such image"}), 422)
     check_problem(local.post("/casts", json={"image": "made", "room_id": "nowhere"}), 422)
     check_problem(local.get("/casts", params={"phase": "flying"}), 422)
 

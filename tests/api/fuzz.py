@@ -1,0 +1,71 @@
+"""A longer look for a wrong answer of the API: ``python -m tests.api.fuzz [SECONDS] [SEED]``.
+
+First the same as the test, with other examples until the time is over, then schemathesis' own run with all its phases
+(coverage of each limit, chains of requests) for as long again.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import structlog
+
+from sender.store.records import Role
+from tests.api.fuzzing import ENDLESS, Tally, fuzz, operations
+from tests.api.served import PREFIX, Served, serve
+
+EXAMPLES = 20
+
+
+def main() -> int:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}, {seconds:g} s")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    with tempfile.TemporaryDirectory() as folder, serve(Path(folder), server__require_tokens=True) as served:
+        with served.client() as client:
+            for index in range(3):
+                client.post("/rooms", json={"name": f"Room {index}"}).raise_for_status()
+                client.post(
+                    "/machines", json={"name": f"pc-{index}", "serial": f"S{index}"}
+                ).raise_for_status()
+                client.post("/casts", json={"image": "made", "wait_for": 1}).raise_for_status()
+        tally = Tally()
+        end_at = time.monotonic() + seconds / 2
+        turn = 0
+        while time.monotonic() < end_at:
+            for operation in operations():
+                fuzz(served, operation, examples_count=EXAMPLES, seed_number=seed + turn, tally=tally)
+                if time.monotonic() >= end_at:
+                    break
+            turn += 1
+        statuses = ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items()))
+        print(f"{tally.count} requests in {turn} turns, every answer as documented; {statuses}")
+        return _whole_run(served, seconds / 2, seed)
+
+
+def _whole_run(served: Served, seconds: float, seed: int) -> int:
+    """schemathesis as its users run it; 0 if it has found nothing."""
+    command = [
+        Path(sys.executable).parent / "schemathesis",
+        "run",
+        f"{served.url}{PREFIX}/openapi.json",
+        f"--header=Authorization: Bearer {served.secrets[Role.OPERATE]}",
+        f"--seed={seed}",
+        f"--max-time={seconds:g}",
+        # An operator's token isn't an agent's; made-up URLs aren't fetched; what is valid may still be of nothing.
+        "--exclude-path=/api/v1/check-in",
+        "--exclude-operation-id=add_image",
+        *(f"--exclude-operation-id={name}" for name in ENDLESS),
+        "--exclude-checks=positive_data_acceptance",
+    ]
+    return subprocess.run(command, check=False, timeout=2 * seconds + 120).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
