@@ -33,6 +33,7 @@ POINTS_MAX: Final = 1200
 """Points of a timeline: twenty minutes in full; of a longer cast every second one is left out, again and again."""
 EVENTS_MAX: Final = 5000
 """Events that are shown of a cast: five of each machine of the largest."""
+_IN_THE_MIDDLE: Final = ("assigned", "joined", "receiving")
 SAVE_INTERVAL_S: Final = 5.0
 """How often a running cast's progress goes to the database, for other daemons and for a restart."""
 
@@ -253,6 +254,7 @@ class LiveRun:
         """This was the cast's last run."""
         if self.run is not None:
             self._note_all_machines()
+        self._end_machines(reason)
         self.change(phase=phase, reason=reason, ended_at=datetime.now(UTC), paused=False)
         self._recorder.put(("timeline", self.cast_id), "casts.put_timeline", self.cast_id, tuple(self.points))
         (self._log.info if phase is CastPhase.DONE else self._log.warning)(
@@ -313,8 +315,17 @@ class LiveRun:
             rows = [self._row(record, block_bytes, now) for record in session.receivers.values()]
         for row in rows:
             known = self.machines.get(row.name)
-            if known is None or known.state != row.state or known.ended_at is None:
+            # What a machine said itself of its end counts, though the session still hopes.
+            if known is None or known.ended_at is None or (row.ended_at and known.state != row.state):
                 self.put_machine(row)
+
+    def _end_machines(self, reason: str) -> None:
+        """Nothing more becomes of those who were in the middle: history says so, and why."""
+        for row in list(self.machines.values()):
+            if row.ended_at is None and row.state in _IN_THE_MIDDLE:
+                why = row.error or reason
+                ended_at = datetime.now(UTC)
+                self.put_machine(dataclasses.replace(row, state="failed", error=why, ended_at=ended_at))
 
     def _row(self, record: ReceiverRecord, block_bytes: int, now: float) -> CastMachine:
         row = cast_machine(self.cast_id, record, block_bytes, now, datetime.now(UTC))

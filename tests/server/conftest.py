@@ -36,8 +36,8 @@ def make_golden_image(path: Path, block_count: int, seed: int) -> GoldenImage:
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> GoldenImage:
-    """24 MiB: four seconds."""
-    return make_golden_image(tmp_path_factory.mktemp("golden") / "lab.dci", 96, seed=5)
+    """16 MiB: nearly three seconds."""
+    return make_golden_image(tmp_path_factory.mktemp("golden") / "lab.dci", 64, seed=5)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import statistics
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,7 @@ from protocol.errors import StorageError
 from protocol.units import parse_rate_bytes_per_s
 from tests.lab import Program, diskcast_agent
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage, make_golden_image
-from tests.serving import CAST_LIMIT_S, Daemon, ServiceAgent, wait_online, wait_until
+from tests.serving import CAST_LIMIT_S, Daemon, ServiceAgent, seconds_between, wait_online, wait_until
 from tests.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
 
 CEILING = "64M"
@@ -113,7 +115,10 @@ def test_a_cancelled_cast_says_why_and_its_machines_are_ready_for_the_next(
         image.assert_is_on(agent.target)
     lines = daemon.history(cast_id=cast_id)
     assert len(lines) == 2
-    assert all(line["state"] != "complete" and line["error"] for line in lines), lines
+    for line in lines:
+        assert line["state"] == "failed", json.dumps(line)
+        assert "cancelled" in line["error"]
+        assert line["ended_at"] is not None
 
 
 def test_a_cast_for_later_begins_then_and_not_before(
@@ -135,7 +140,7 @@ def test_casts_at_once_share_the_ceiling_and_neither_starves(
     image: GoldenImage,
     tmp_path: Path,
 ) -> None:
-    other = make_golden_image(tmp_path / "other.dci", 96, seed=6)
+    other = make_golden_image(tmp_path / "other.dci", 64, seed=6)
     daemon.add_image(other.path)
     cast_ids = [
         daemon.create_cast(golden.image_id, machine_ids=[machine_id])
@@ -145,16 +150,21 @@ def test_casts_at_once_share_the_ceiling_and_neither_starves(
 
     def ended() -> bool:
         lives = [daemon.ask("GET", f"/casts/{cast_id}") for cast_id in cast_ids]
-        if all(live["cast"]["phase"] == "casting" for live in lives):
+        # What is shown of a cast is up to half a second old: what it had before it began isn't counted.
+        if all(live["cast"]["phase"] == "casting" and live["elapsed_s"] >= 1.0 for live in lives):
             sums.append(sum(live["rate_bytes_per_s"] for live in lives))
         return all(live["cast"]["ended_at"] is not None for live in lives)
 
     wait_until("both have ended", ended, describe=daemon.describe)
     assert [daemon.cast(cast_id)["phase"] for cast_id in cast_ids] == ["done", "done"]
     assert len(sums) > 5, "they ran one after the other"
-    assert max(sums[2:]) <= parse_rate_bytes_per_s(CEILING) * 1.01
-    points = [daemon.ask("GET", f"/casts/{cast_id}/timeline")["points"] for cast_id in cast_ids]
-    assert all(any(point["rate_bytes_per_s"] > 0 for point in line) for line in points)
+    ceiling = parse_rate_bytes_per_s(CEILING)
+    assert statistics.median(sums) <= 1.01 * ceiling
+    casts = [daemon.cast(cast_id) for cast_id in cast_ids]
+    seconds = seconds_between(
+        min(cast["casting_at"] for cast in casts), max(cast["ended_at"] for cast in casts)
+    )
+    assert sum(cast["bytes_sent"] for cast in casts) <= 1.1 * ceiling * seconds
     for golden, agent in zip((image, other), room.values(), strict=True):
         golden.assert_is_on(agent.target)
 
@@ -218,13 +228,15 @@ def test_a_machine_whose_disk_fails_is_in_history_with_its_reason_and_costs_the_
     tmp_path: Path,
 ) -> None:
     failing = Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=4 << 20),))
-    with slow_disk(tmp_path, failing) as disk:
-        with ServiceAgent(tmp_path, "pc13", [daemon], target=disk.directory / "disk"):
-            ids = wait_online(daemon, [*room, "pc13"])
-            cast_id = daemon.create_cast(
-                image.image_id, machine_ids=list(ids.values()), rate_bytes_per_s=RATE_BYTES_PER_S
-            )
-            cast = daemon.wait_phase(cast_id, "failed")
+    with (
+        slow_disk(tmp_path, failing) as disk,
+        ServiceAgent(tmp_path, "pc13", [daemon], target=disk.directory / "disk"),
+    ):
+        ids = wait_online(daemon, [*room, "pc13"])
+        cast_id = daemon.create_cast(
+            image.image_id, machine_ids=list(ids.values()), rate_bytes_per_s=RATE_BYTES_PER_S
+        )
+        cast = daemon.wait_phase(cast_id, "failed")
     assert (cast["complete_count"], cast["failed_count"]) == (2, 1)
     for agent in room.values():
         image.assert_is_on(agent.target)
