@@ -189,9 +189,10 @@ def _bring_up_to_date(
                 continue
             progress(f"reading {segment.path.name}")
             with connection.begin():
-                if segment.revision and segment.revision != current_revision(connection):
+                entries = [entry for entry in read_entries(segment) if entry.sequence > last]
+                if entries and segment.revision not in ("", current_revision(connection)):
                     migrate(connection, place, segment.revision)
-                numbers = apply_entries(connection, read_entries(segment), last)
+                numbers = apply_entries(connection, entries, last)
             for number in numbers:
                 missing += max(0, number - newest - 1)
                 newest = max(newest, number)

@@ -27,6 +27,7 @@ from sender.store.backup import (
     back_up,
     backup_path,
     check_connection,
+    new_segment,
     opened,
     restore,
     roll_forward,
@@ -290,7 +291,9 @@ def _open_file(url: sa.URL, place: Place) -> Journal:
                 changes_count = roll_forward(connection, path, place)
                 if changes_count:
                     _log.warning("database %s: %d changes were taken from its journal", path, changes_count)
-            migrate(connection, place)
+            if migrate(connection, place) and kept:
+                # Rows of the new schema go into a file that says so.
+                new_segment(connection, path)
             revision = current_revision(connection)
         assert revision is not None
         path.chmod(0o600)

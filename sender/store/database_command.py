@@ -129,8 +129,8 @@ def _url(config_path: Path | None, state_directory: Path | None, *, file_only: b
     url = database_url(load_config(config_path, {"server.state_directory": state_directory}))
     if file_only and url.get_backend_name() != "sqlite":
         raise ConfigurationError(
-            "this database is PostgreSQL: back it up and restore it with PostgreSQL's own tools (pg_dump, pg_restore, or "
-            "pg_basebackup)"
+            "this database is PostgreSQL: back it up and restore it with PostgreSQL's own tools (pg_dump, "
+            "pg_restore, pg_basebackup)"
         )
     return url
 

@@ -12,7 +12,7 @@ BUSY_WAIT_S = 4.0
 """How long SQLite waits for another transaction's lock: those of the daemon take milliseconds."""
 CONNECT_WAIT_S = 2
 """How long PostgreSQL may take to accept a connection; libpq allows no less."""
-STATEMENT_WAIT_S = 5.0
+STATEMENT_WAIT_S = 4.0
 """How long PostgreSQL may work on one statement: lists are indexed and take milliseconds."""
 LOCK_WAIT_S = 3.0
 POOL_WAIT_S = 2.0
@@ -67,7 +67,9 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     try:
-        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:
+            # Only for a new file: said of an old one it is a write, even if that is so already.
+            cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
         cursor.execute("PRAGMA journal_mode = WAL")
         # FULL: a commit is on the disk when it is confirmed; WAL's default would lose the last ones with the power.
         cursor.execute("PRAGMA synchronous = FULL")

@@ -152,6 +152,10 @@ def _translate_postgresql(origin: BaseException, cause: str, place: Place) -> Da
             f"database {place.text}: it didn't answer in time ({cause}); see what the server is busy with "
             "(pg_stat_activity)"
         )
+    if isinstance(origin, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
+        return DatabaseUnavailableError(
+            f"database {place.text}: others changed the same at the same time, twice ({cause}); try again"
+        )
     if isinstance(origin, psycopg.errors.InvalidPassword | psycopg.errors.InvalidAuthorizationSpecification):
         return DatabaseUnavailableError(
             f"database {place.text}: the server doesn't let this user in ({cause}); check the user and the password "

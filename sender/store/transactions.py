@@ -24,8 +24,9 @@ from sender.store.errors import Place, is_integrity, is_passing, translate
 from sender.store.journal import Journal
 from sender.store.records import Problem
 
-RETRY_WITHIN_S = 1.0
-"""A transaction is tried again only if its failure came fast: together both stay below ten seconds."""
+RETRY_WITHIN_S = 2.0
+"""A transaction is tried again only if its failure came fast: together both stay below ten seconds. PostgreSQL takes
+one to notice a deadlock."""
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")

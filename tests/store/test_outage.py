@@ -1,0 +1,254 @@
+"""A database that is away, locked or full is told clearly and in time, and works again when it can."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from protocol.errors import (
+    ConfigurationError,
+    DatabaseError,
+    DatabaseFullError,
+    DatabaseUnavailableError,
+)
+from sender.store import database as database_module
+from sender.store.database import Store, open_database
+from sender.store.errors import Place
+from sender.store.records import Role
+from tests.devices import mounted
+from tests.postgres import PASSWORD, PostgresServer, postgres_server
+from tests.store.samples import Clock, add_cast, line, room
+from tests.store.test_damage import lasting_rows
+
+BOUND_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """One of this module's own, as it is stopped again and again."""
+    with postgres_server() as started:
+        yield started
+
+
+@pytest.fixture
+def stopped_and_started(server: PostgresServer) -> Iterator[tuple[PostgresServer, Store]]:
+    store = open_database(sa.make_url(server.new_database()), now=Clock(), upkeep=False)
+    yield server, store
+    store.close()
+
+
+def test_a_server_that_is_stopped_is_told_in_time_and_used_again_when_it_is_back(
+    stopped_and_started: tuple[PostgresServer, Store],
+) -> None:
+    server, store = stopped_and_started
+    store.rooms.add(room())
+    server.stop()
+    began = time.monotonic()
+    with pytest.raises(DatabaseUnavailableError, match=r"server doesn't answer .* start it") as caught:
+        store.rooms.list()
+    assert time.monotonic() - began < BOUND_S
+    assert caught.value.exit_code == 82
+    assert PASSWORD not in str(caught.value)
+    assert "p%40ss" not in str(caught.value)
+    assert "diskcast:***@127.0.0.1" in str(caught.value)
+    first = store.problem
+    with pytest.raises(DatabaseUnavailableError):
+        store.rooms.add(room("attic"))
+    assert store.problem.since == first.since
+    server.start()
+    assert [item.room_id for item in store.rooms.list()[0]] == ["lab"]
+    assert store.problem is None
+    store.rooms.add(room("attic"))
+
+
+def test_connections_that_died_while_nobody_looked_fail_no_call(
+    stopped_and_started: tuple[PostgresServer, Store],
+) -> None:
+    server, store = stopped_and_started
+    store.rooms.add(room())
+    server.kill()
+    server.start()
+    store.rooms.change("lab", name="Lab 2")
+    assert store.rooms.get("lab").name == "Lab 2"
+    with server.connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'diskcast'"
+        )
+    assert store.rooms.get("lab").name == "Lab 2"
+
+
+def test_a_token_that_was_used_is_known_while_the_server_is_away(
+    stopped_and_started: tuple[PostgresServer, Store],
+) -> None:
+    server, store = stopped_and_started
+    token, secret = store.tokens.create("ci", Role.VIEW)
+    _, unused = store.tokens.create("other", Role.VIEW)
+    assert store.tokens.find(secret) == token
+    server.stop()
+    assert store.tokens.find(secret) == token
+    with pytest.raises(DatabaseUnavailableError):
+        store.tokens.find(unused)
+    server.start()
+    store.tokens.remove(token.token_id)
+    assert store.tokens.find(secret) is None
+
+
+def test_a_row_that_another_transaction_holds_is_waited_for_within_the_bound(
+    stopped_and_started: tuple[PostgresServer, Store],
+) -> None:
+    server, store = stopped_and_started
+    store.rooms.add(room())
+    name = sa.make_url(store.place).database
+    with server.connect(str(name)) as other, other.transaction():
+        other.execute("SELECT * FROM rooms FOR UPDATE")
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailableError, match="didn't answer in time"):
+            store.rooms.change("lab", name="x")
+        assert time.monotonic() - began < BOUND_S
+    assert store.rooms.change("lab", name="x") is not None
+
+
+def test_a_transaction_that_lost_a_race_is_tried_again(
+    stopped_and_started: tuple[PostgresServer, Store],
+) -> None:
+    _, store = stopped_and_started
+    for name in ("a", "b"):
+        store.rooms.add(room(name))
+    met = threading.Barrier(2)
+    tries: list[str] = []
+
+    def crosswise(first: str, second: str) -> None:
+        def work() -> None:
+            tries.append(first)
+            store.rooms.change(first, name=first + first)
+            if len(tries) <= 2:
+                met.wait(BOUND_S)
+            store.rooms.change(second, description=first)
+
+        store._database.perform(work, writes=True)
+
+    other = threading.Thread(target=crosswise, args=("b", "a"))
+    other.start()
+    crosswise("a", "b")
+    other.join(BOUND_S)
+    assert sorted(tries) in (["a", "a", "b"], ["a", "b", "b"]), (
+        "one was the deadlock's victim, and went through"
+    )
+    assert {item.name for item in store.rooms.list()[0]} == {"aa", "bb"}
+
+
+def test_a_wrong_password_and_a_database_that_isnt_there_name_what_to_mend(server: PostgresServer) -> None:
+    url = sa.make_url(server.url)
+    with pytest.raises(DatabaseUnavailableError, match="password") as caught:
+        open_database(url.set(password="not-that-one"), upkeep=False)
+    assert "not-that-one" not in str(caught.value)
+    with pytest.raises(DatabaseUnavailableError, match="nowhere"):
+        open_database(url.set(database="nowhere"), upkeep=False)
+    with pytest.raises(ConfigurationError, match="forgets everything"):
+        open_database(sa.make_url("sqlite://"), upkeep=False)
+    assert "secret" not in Place(sa.make_url("postgresql+psycopg://u@h/d?password=secret")).text
+
+
+def test_a_locked_file_is_told_and_used_again(file_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sender.store.engine.BUSY_WAIT_S", 0.05)
+    store = open_database(file_url, upkeep=False)
+    with contextlib.closing(sqlite3.connect(str(file_url.database), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseUnavailableError, match="another program keeps it locked"):
+            store.rooms.add(room())
+        assert store.rooms.list() == ([], None), "readers aren't held up by a writer"
+        other.execute("ROLLBACK")
+    store.rooms.add(room())
+    store.close()
+
+
+def test_a_folder_that_cant_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    url = sa.URL.create("sqlite", database=str(tmp_path / "file" / "diskcast.db"))
+    with pytest.raises(DatabaseError, match=r"file/diskcast\.db"):
+        open_database(url, upkeep=False)
+
+
+@pytest.mark.needs_root
+def test_a_full_disk_changes_nothing_and_is_over_when_there_is_room(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(mounted("tmpfs", tmp_path / "small", "-t", "tmpfs", "-o", "size=3m"))
+        url = sa.URL.create("sqlite", database=str(folder / "diskcast.db"))
+        store = stack.enter_context(contextlib.closing(open_database(url, upkeep=False)))
+        store.rooms.add(room())
+        add_cast(store)
+        ballast = folder / "ballast"
+        for free_bytes in (0, 5_000, 40_000):
+            before = lasting_rows(url)
+            with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(b"\0" * 4096)
+            with ballast.open("r+b") as file:
+                file.truncate(max(0, ballast.stat().st_size - free_bytes))
+            confirmed = []
+
+            def write_until_full(confirmed: list[str], mark: int) -> None:
+                for number in range(1000):
+                    name = f"pc-{mark}-{number}"
+                    store.casts.put_machine(line(name=name, error="e" * 3000))
+                    confirmed.append(name)
+
+            with pytest.raises(DatabaseFullError, match=r"disk is full .* nothing was changed") as caught:
+                write_until_full(confirmed, free_bytes)
+            assert str(folder) in str(caught.value)
+            assert caught.value.exit_code == 83
+            assert store.problem is not None
+            ballast.unlink()
+            after = lasting_rows(url)
+            names = {item.name for item in store.casts.machines("00000001")}
+            assert {name for name in names if name.startswith(f"pc-{free_bytes}-")} == set(confirmed)
+            assert {name: rows for name, rows in after.items() if name != "cast_machines"} == {
+                name: rows for name, rows in before.items() if name != "cast_machines"
+            }
+            store.rooms.change("lab", name=f"after {free_bytes}")
+            assert store.problem is None
+            store._database.engine.dispose()
+        rows = lasting_rows(url)
+        store.close()
+        # The journal holds just what was confirmed: neither more nor less.
+        Path(str(url.database)).write_bytes(b"damaged" * 1000)
+        database_module.restore(Place(url), Clock()())
+        assert lasting_rows(url) == rows
+
+
+async def _hang(store: Store, release: threading.Event) -> list[BaseException | None]:
+    async def one() -> BaseException | None:
+        try:
+            await store.run(release.wait, 60.0)
+        except DatabaseUnavailableError as error:
+            return error
+        return None
+
+    calls = [asyncio.ensure_future(one()) for _ in range(database_module.RUN_PENDING_MAX + 1)]
+    results = await asyncio.gather(*calls)
+    release.set()
+    return list(results)
+
+
+def test_a_database_that_hangs_holds_nobody_up_for_longer_than_the_bound(
+    file_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "RUN_WAIT_S", 0.3)
+    store = open_database(file_url, upkeep=False)
+    release = threading.Event()
+    results = asyncio.run(_hang(store, release))
+    assert all(isinstance(result, DatabaseUnavailableError) for result in results)
+    assert sum("requests wait for it already" in str(result) for result in results) == 1
+    assert sum("no answer for 0.3 s" in str(result) for result in results) == database_module.RUN_PENDING_MAX
+    assert store.problem is not None
+    assert asyncio.run(store.run(store.rooms.list)) == ([], None)
+    assert store.problem is None
+    store.close()
