@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.disk_images import make_image
+from tests.postgres import PostgresServer, postgres_server
 from tests.serving import Daemon, ServiceAgent
 
 BLOCK_BYTES = 256 << 10
@@ -38,6 +39,13 @@ def make_golden_image(path: Path, block_count: int, seed: int) -> GoldenImage:
 def image(tmp_path_factory: pytest.TempPathFactory) -> GoldenImage:
     """16 MiB: nearly three seconds."""
     return make_golden_image(tmp_path_factory.mktemp("golden") / "lab.dci", 64, seed=5)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; each test makes a database of its own there."""
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from protocol.control_messages import PROBLEM_TYPE
 from protocol.errors import EXIT_OK
 from tests.devices import mounted
 from tests.lab import Program, diskcast
+from tests.postgres import PASSWORD, postgres_server
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
 from tests.serving import CAST_LIMIT_S, Daemon, ServiceAgent, wait_online, wait_until
 
@@ -151,3 +152,32 @@ def test_a_full_disk_costs_the_room_nothing_and_the_daemon_goes_on_when_there_is
         assert_room_is_imaged(daemon, room, image)
         filler.unlink()
         assert_all_is_kept(daemon, cast_id, rooms)
+
+
+def test_postgresql_restarted_costs_the_room_nothing_and_no_daemon_takes_the_cast_from_another(
+    tmp_path: Path, image: GoldenImage, agents: Agents
+) -> None:
+    with postgres_server() as postgres:
+        settings = {"server": {"database": postgres.new_database()}}
+        with (
+            Daemon(tmp_path / "a", settings=settings) as daemon,
+            Daemon(tmp_path / "b", settings=settings) as other,
+        ):
+            for one in (daemon, other):
+                one.add_image(image.path)
+            room = agents(" ".join(NAMES), daemon, other)
+            cast_id = begin_cast(daemon, image)
+            owner = daemon.cast(cast_id)["owner"]
+            rooms = confirm_rooms(daemon, "before")
+            postgres.stop()
+            refused = wait_refused(daemon)
+            assert refused.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+            assert_told(daemon, refused, "postgresql", "start it")
+            assert PASSWORD not in refused.text
+            assert_room_is_imaged(daemon, room, image)
+            assert daemon.cast(cast_id)["owner"] == owner
+            postgres.start()
+            assert_all_is_kept(daemon, cast_id, rooms)
+            cast = other.cast(cast_id)
+            assert cast["run_count"] == 1
+            assert cast["owner"] == owner

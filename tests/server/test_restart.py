@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.postgres import PostgresServer
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
 from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+
+TAKE_OVER_LIMIT_S = 60.0
+"""Ten seconds are promised; machines that run tests are slow at times."""
 
 Agents = Callable[..., list[ServiceAgent]]
 
@@ -62,3 +67,50 @@ def test_a_daemon_killed_and_restarted_finishes_its_cast(
         assert cast["bytes_sent"] < 2 * len(image.raw)
         assert_history_is_right(daemon, cast_id, room, image)
         assert daemon.stop() == 0, daemon.describe()
+
+
+def test_another_daemon_takes_the_cast_over_when_its_own_is_killed(
+    tmp_path: Path,
+    image: GoldenImage,
+    agents: Agents,
+    postgres: PostgresServer,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Agents know both daemons. The figure is from the kill until the other daemon sends the room's data."""
+    settings = {"server": {"database": postgres.new_database()}}
+    with (
+        Daemon(tmp_path / "a", settings=settings) as first,
+        Daemon(tmp_path / "b", settings=settings) as second,
+    ):
+        for daemon in (first, second):
+            daemon.add_image(image.path)
+        names = ("pc01", "pc02", "pc03")
+        room = agents(" ".join(names), first, second)
+        machine_ids = list(wait_online(first, names).values())
+        cast_id = first.create_cast(
+            image.image_id, machine_ids=machine_ids, rate_bytes_per_s=RATE_BYTES_PER_S
+        )
+        owner = first.wait_phase(cast_id, "casting")["owner"]
+        # Either of the two may have leased it; whoever has is killed, before half of it is there.
+        running, other = (first, second) if owner.startswith(first.name) else (second, first)
+        running.wait_progress(cast_id, 0.2)
+        killed_at_s = time.monotonic()
+        running.kill()
+
+        def casts() -> bool:
+            live = other.ask("GET", f"/casts/{cast_id}")
+            return live["local"] and (live["achieved_bytes_per_s"] > 0 or live["cast"]["phase"] == "done")
+
+        wait_until("the other daemon casts", casts, TAKE_OVER_LIMIT_S, describe=other.describe)
+        take_over_s = time.monotonic() - killed_at_s
+        record_property("take_over_s", round(take_over_s, 1))
+        print(f"cast taken over after {take_over_s:.1f} s")
+        cast = other.wait_phase(cast_id, "done")
+        assert cast["owner"].startswith(other.name)
+        assert cast["run_count"] == 2
+        assert (cast["complete_count"], cast["failed_count"]) == (3, 0)
+        assert_history_is_right(other, cast_id, room, image)
+        # The one that was killed finds everything done when it comes back, and begins nothing anew.
+        running.start()
+        assert running.wait_phase(cast_id, "done")["run_count"] == 2
+        assert len(running.history(cast_id=cast_id)) == len(names)

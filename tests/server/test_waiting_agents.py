@@ -87,6 +87,28 @@ def test_a_daemon_that_comes_back_on_other_ports_is_followed_in_the_middle_of_a_
             assert result["bytes_written"] < 1.2 * len(image.raw), "what was verified wasn't sent again"
 
 
+def test_a_machine_whose_power_fails_goes_on_where_it_was(
+    tmp_path: Path, image: GoldenImage, agents: Agents
+) -> None:
+    with Daemon(tmp_path / "d") as daemon:
+        daemon.add_image(image.path)
+        first, second = agents("pc01 pc02", daemon)
+        ids = list(wait_online(daemon, ["pc01", "pc02"]).values())
+        cast_id = daemon.create_cast(image.image_id, machine_ids=ids, rate_bytes_per_s=RATE_BYTES_PER_S)
+        daemon.wait_progress(cast_id, 0.3, ["pc01"])
+        first.kill()
+        [again] = agents("pc01", daemon)
+        cast = daemon.wait_phase(cast_id, "done")
+        assert (cast["complete_count"], cast["required_count"]) == (2, 2)
+        for agent in (again, second):
+            image.assert_is_on(agent.target)
+        assert again.program is not None
+        result = again.program.wait_event("cast_result", CAST_LIMIT_S)
+        assert 0 < result["raw_bytes_kept"] < len(image.raw), "the disk was looked at first"
+        states = {line["machine_name"]: line["state"] for line in daemon.history(cast_id=cast_id)}
+        assert states == {"pc01": "complete", "pc02": "complete"}
+
+
 def test_an_agent_needs_the_token_of_an_enrolled_one_and_leaves_when_its_image_is_there(
     tmp_path: Path, image: GoldenImage
 ) -> None:
