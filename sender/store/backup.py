@@ -86,25 +86,21 @@ def opened(database: Path, *, alone: bool) -> Iterator[None]:
 def back_up(engine: sa.Engine, place: Place) -> Backup:
     """Copy a database that may be in use, check the copy, and begin a new journal.
 
-    The journal begins anew first: a change is then in the copy, or in the new journal, or in both. The former copy and
-    journal are removed only when the new copy is whole and on the disk.
+    Of several that are asked for at once, one after the other is made. The journal begins anew first: a change is then
+    in the copy, or in the new journal, or in both. The former copy and journal are removed only when the new copy is
+    whole and on the disk.
     """
     assert place.path is not None
     database = place.path
     final = backup_path(database)
     partial = database.with_name(f"{database.name}.backup.partial")
     try:
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(f"{final}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise translate(error, place) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DatabaseUnavailableError(
-                f"database {database}: another backup is being made; wait for it"
-            ) from error
-        os.ftruncate(descriptor, 0)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
             state = new_segment(connection, database)
         with engine.connect() as source, contextlib.closing(sqlite3.connect(partial)) as copy:
@@ -116,7 +112,7 @@ def back_up(engine: sa.Engine, place: Place) -> Backup:
             if verdict:
                 raise DatabaseDamagedError(damaged_text(place, verdict))
             sequence: int = copy.execute("SELECT sequence FROM store_state").fetchone()[0]
-        os.fsync(descriptor)
+        _sync(partial)
         partial.replace(final)
         sync_directory(database.parent)
         for segment in find_segments(database):
@@ -126,10 +122,10 @@ def back_up(engine: sa.Engine, place: Place) -> Backup:
     except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise translate(error, place) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(partial.stat(), os.fstat(descriptor)):
-                partial.unlink()
-        os.close(descriptor)
+        # Only whoever has the lock may touch the unfinished copy.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        os.close(lock)
 
 
 def restore(place: Place, now: datetime, progress: Callable[[str], None] = lambda _: None) -> Restored:
@@ -152,6 +148,7 @@ def restore(place: Place, now: datetime, progress: Callable[[str], None] = lambd
             shutil.copyfile(source, fresh)
             changes_count, missing_count = _bring_up_to_date(fresh, database, place, progress)
             kept = _set_aside(database, now)
+            _sync(fresh)
             fresh.replace(database)
             sync_directory(database.parent)
             return Restored(database, kept, changes_count, missing_count)
@@ -241,6 +238,14 @@ def new_segment(connection: sa.Connection, database: Path) -> State:
     if there is None or (there.database_id, there.revision) != (state.database_id, revision):
         start_segment(database, state, revision)
     return state
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_connection(connection: sqlite3.Connection, *, quick: bool) -> str:

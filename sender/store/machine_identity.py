@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -106,32 +107,63 @@ def parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
         yield values[start : start + IN_LIST_MAX]
 
 
-def find_machine(
-    connection: sa.Connection, macs: Sequence[str], serial_key: str, asset_key: str
-) -> str | None:
-    """The id of the machine that has one of these, or None.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identity:
+    """What a machine says of itself, in the forms that are compared: see :func:`normal_mac`, :func:`identity_key`."""
+
+    macs: Sequence[str]
+    serial_key: str
+    asset_key: str
+
+
+def find_machines(connection: sa.Connection, identities: Sequence[Identity]) -> list[str | None]:
+    """For each of ``identities`` the id of the machine that has it, or None.
 
     A hardware address decides unless both serial numbers are known and differ: the address is then a USB adapter's or a
     docking station's that has moved. After that a serial number, and then an asset tag, if just one machine has it.
     """
-    if macs:
-        owned = tables.machine_macs.c
-        rows = connection.execute(
-            sa.select(_MACHINE.machine_id, _MACHINE.serial_key)
-            .join(tables.machine_macs, owned.machine_id == _MACHINE.machine_id)
-            .where(owned.mac.in_(list(macs)[: MACS_MAX * 2]))
-            .order_by(_MACHINE.created_at, _MACHINE.machine_id)
-        ).all()
-        same = [row.machine_id for row in rows if serial_key and row.serial_key == serial_key]
-        open_to = [row.machine_id for row in rows if not serial_key or not row.serial_key]
-        if same or open_to:
-            first: str = (same or open_to)[0]
-            return first
-    for column, key in ((_MACHINE.serial_key, serial_key), (_MACHINE.asset_key, asset_key)):
-        if key:
-            found = connection.execute(sa.select(_MACHINE.machine_id).where(column == key).limit(2)).scalars()
-            machine_ids = found.all()
-            if len(machine_ids) == 1:
-                only: str = machine_ids[0]
-                return only
+    owned = tables.machine_macs.c
+    owners: dict[str, tuple[str, str]] = {}
+    for part in parts(list(dict.fromkeys(mac for identity in identities for mac in identity.macs))):
+        query = sa.select(owned.mac, _MACHINE.machine_id, _MACHINE.serial_key)
+        query = query.join(tables.machine_macs, owned.machine_id == _MACHINE.machine_id)
+        for row in connection.execute(query.where(owned.mac.in_(part))):
+            owners[row.mac] = (row.machine_id, row.serial_key)
+    serials = _by_key(connection, _MACHINE.serial_key, [identity.serial_key for identity in identities])
+    tags = _by_key(connection, _MACHINE.asset_key, [identity.asset_key for identity in identities])
+    return [_decide(identity, owners, serials, tags) for identity in identities]
+
+
+def find_machine(connection: sa.Connection, identity: Identity) -> str | None:
+    """:func:`find_machines` for one."""
+    return find_machines(connection, [identity])[0]
+
+
+def _decide(
+    identity: Identity,
+    owners: Mapping[str, tuple[str, str]],
+    serials: Mapping[str, list[str]],
+    tags: Mapping[str, list[str]],
+) -> str | None:
+    found = [owners[mac] for mac in identity.macs if mac in owners]
+    same = [machine_id for machine_id, key in found if identity.serial_key and key == identity.serial_key]
+    open_to = [machine_id for machine_id, key in found if not identity.serial_key or not key]
+    if same or open_to:
+        return (same or open_to)[0]
+    for machine_ids in (serials.get(identity.serial_key, []), tags.get(identity.asset_key, [])):
+        if len(machine_ids) == 1:
+            return machine_ids[0]
     return None
+
+
+def _by_key(
+    connection: sa.Connection, column: sa.ColumnElement[str], keys: Iterable[str]
+) -> dict[str, list[str]]:
+    """The machines that have each of ``keys``; that none has the empty one is part of its meaning."""
+    found: dict[str, list[str]] = {}
+    for part in parts([key for key in dict.fromkeys(keys) if key]):
+        for machine_id, key in connection.execute(
+            sa.select(_MACHINE.machine_id, column).where(column.in_(part))
+        ):
+            found.setdefault(key, []).append(machine_id)
+    return found

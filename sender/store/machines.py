@@ -15,7 +15,15 @@ from sender.store import tables
 from sender.store.audit import Audit, AuditNote
 from sender.store.columns import clean_json, clean_text
 from sender.store.errors import ConflictError
-from sender.store.machine_identity import MACS_MAX, find_machine, identity_key, normal_mac, parts
+from sender.store.machine_identity import (
+    MACS_MAX,
+    Identity,
+    find_machine,
+    find_machines,
+    identity_key,
+    normal_mac,
+    parts,
+)
 from sender.store.machine_import import read_rows
 from sender.store.paging import read_page
 from sender.store.records import ImportProblem, ImportResult, Machine
@@ -168,9 +176,7 @@ class Machines(Repository):
     @reading
     def find(self, macs: Sequence[str], serial: str, asset_tag: str) -> Machine | None:
         """The machine that this is, as :func:`find_machine` decides; None for one that is new."""
-        machine_id = find_machine(
-            self._connection, _valid_macs(macs), identity_key(serial), identity_key(asset_tag)
-        )
+        machine_id = find_machine(self._connection, _identity(_valid_macs(macs), serial, asset_tag))
         return None if machine_id is None else self._get(machine_id)
 
     @writing_again
@@ -192,7 +198,7 @@ class Machines(Repository):
         """
         seen_at = seen_at or self._now()
         mine = _valid_macs(macs)
-        machine_id = find_machine(self._connection, mine, identity_key(serial), identity_key(asset_tag))
+        machine_id = find_machine(self._connection, _identity(mine, serial, asset_tag))
         told: dict[str, Any] = {
             "address": clean_text(address),
             "agent_version": clean_text(agent_version),
@@ -258,11 +264,11 @@ class Machines(Repository):
         added: builtins.list[tuple[str, dict[str, Any], tuple[str, ...]]] = []
         changes: dict[str, dict[str, Any]] = {}
         unchanged_count = 0
-        for row in rows:
-            machine_id = find_machine(
-                self._connection, row.macs, identity_key(row.serial), identity_key(row.asset_tag)
-            )
-            before = self._get(machine_id) if machine_id is not None else by_name.get(row.name)
+        identities = [_identity(row.macs, row.serial, row.asset_tag) for row in rows]
+        machine_ids = find_machines(self._connection, identities)
+        known = {item.machine_id: item for item in self.get_many([one for one in machine_ids if one])}
+        for row, machine_id in zip(rows, machine_ids, strict=True):
+            before = known[machine_id] if machine_id is not None else by_name.get(row.name)
             values: dict[str, Any] = {
                 name: value
                 for name in ("name", "serial", "asset_tag", "position", "note")
@@ -314,8 +320,15 @@ class Machines(Repository):
             )
         for machine_id, changed in changes.items():
             self._update(machine_id, changed)
-        for machine_id, _, macs in added:
-            self._own(machine_id, macs)
+        owned = [
+            {"mac": mac, "machine_id": machine_id, "order_index": i}
+            for machine_id, _, macs in added
+            for i, mac in enumerate(macs)
+        ]
+        for part in parts([row["mac"] for row in owned]):
+            self._connection.execute(sa.delete(tables.machine_macs).where(_OWNED.mac.in_(part)))
+        if owned:
+            self._connection.execute(sa.insert(tables.machine_macs), owned)
         result = ImportResult(len(added), len(changes), unchanged_count, ())
         detail = {"added": result.added, "changed": result.changed, "unchanged": result.unchanged}
         self._audit.note(audit, "room.import", f"room {room_id}", detail)
@@ -395,6 +408,10 @@ def _with_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     if "asset_tag" in keyed:
         keyed["asset_key"] = identity_key(keyed["asset_tag"])
     return keyed
+
+
+def _identity(macs: Sequence[str], serial: str, asset_tag: str) -> Identity:
+    return Identity(macs, identity_key(serial), identity_key(asset_tag))
 
 
 def _valid_macs(macs: Sequence[str]) -> tuple[str, ...]:

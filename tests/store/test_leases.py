@@ -13,8 +13,8 @@ from sender.store.database import Store, open_database
 from sender.store.records import CastPhase
 from tests.store.samples import START, add_cast, room
 
-WORKERS = 3
-CASTS = 60
+WORKERS = 2
+CASTS = 40
 
 
 def _take_all(store: Store, owner: str) -> list[str]:

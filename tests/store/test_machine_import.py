@@ -107,10 +107,10 @@ def test_an_import_meets_the_machines_that_are_there_already(store: Store) -> No
 
 def test_a_whole_schools_file_is_imported_in_one_go(store: Store) -> None:
     store.rooms.add(room())
-    lines = "".join(f"pc-{n},02:00:00:00:{n >> 8:02x}:{n & 255:02x},S-{n}\n" for n in range(3000))
-    assert store.machines.import_csv("lab", "name,mac,serial\n" + lines).added == 3000
-    assert len(store.machines.of_room("lab")) == 3000
-    assert store.machines.find(["02:00:00:00:0b:b7"], "", "").name == "pc-2999"
+    lines = "".join(f"pc-{n},02:00:00:00:{n >> 8:02x}:{n & 255:02x},S-{n}\n" for n in range(1500))
+    assert store.machines.import_csv("lab", "name,mac,serial\n" + lines).added == 1500
+    assert len(store.machines.of_room("lab")) == 1500
+    assert store.machines.find(["02:00:00:00:05:db"], "", "").name == "pc-1499"
 
 
 @pytest.mark.parametrize(
