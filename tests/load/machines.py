@@ -251,13 +251,16 @@ class Room:
             try:
                 async with asyncio.timeout(EXCHANGE_LIMIT_S):
                     answer = await self._send(address.hostname or "", address.port or 80, request)
-                break
+                status, _, content = answer.partition(b"\r\n")
+                code = int(status.split(b" ")[1])
+                if code < 500:
+                    break
+                self.errors.append(f"{method} {path}: {code}")
             except (OSError, TimeoutError, IndexError) as error:
                 self.errors.append(f"{method} {path}: {type(error).__name__}")
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
-        status, _, content = answer.partition(b"\r\n")
-        if not status.split(b" ")[1].startswith(b"2"):
+            await asyncio.sleep(pause_s * self._rng.uniform(0.8, 1.2))
+            pause_s = min(2 * pause_s, 2.0)
+        if code >= 300:
             raise RuntimeError(f"{method} {path}: {answer.decode(errors='replace')[:1000]}")
         text = content.partition(b"\r\n\r\n")[2]
         return json.loads(text) if text else None

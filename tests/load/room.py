@@ -8,6 +8,7 @@ metrics, each in a process of its own.
 from __future__ import annotations
 
 import bisect
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -107,6 +108,7 @@ def run_room(
             start="manual",
             rate_bytes_per_s=rate_bytes_per_s,
             wait_for=machine_count,
+            slow="wait",  # a demoted machine has its own ways, which these machines don't have
         )
         topics = f"overview,room:{room_id},cast:{cast_id}"
         watchers = stack.enter_context(
@@ -202,7 +204,13 @@ def _wait_cast(
         cast = daemon.cast(cast_id)
         return cast if cast["ended_at"] is not None else {}
 
-    cast = wait_until("the cast has ended", ended, 3 * seconds + 120, describe=daemon.describe)
+    def describe() -> str:
+        rows = daemon.live_machines(cast_id)
+        states = collections.Counter(row["state"] for row in rows.values())
+        late = [row for row in rows.values() if row["state"] != "complete"][:3]
+        return f"{states}; {late}; {daemon.describe()}"
+
+    cast = wait_until("the cast has ended", ended, 3 * seconds + 60, describe=describe)
     assert cast["phase"] == "done", cast
     return cast
 
