@@ -31,6 +31,7 @@ from protocol.manifest_reception import ManifestStore
 from protocol.receiver_session import ReceiverSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from protocol.stored_manifest import StoredManifest
+from protocol.units import format_duration
 from receiver.control_client import require_plausible_manifest, retry_until
 from receiver.incarnation import DataPort, Incarnation
 from receiver.limiter_watch import LimiterWatch
@@ -116,6 +117,9 @@ class AgentOptions:
     sender_timeout_s: float
     rehearse_loss: float = 0.0
     rehearse_seed: int = 0
+    agent_id: str = ""
+    """The same for every run of this agent's program, if it knows one: a machine that was switched off and on again
+    takes its old place, and isn't counted twice."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,7 +172,7 @@ class Agent:
         self._options = options
         self._observer = observer
         self._rng = rng
-        self._agent_id = secrets.token_hex(16)
+        self._agent_id = options.agent_id or secrets.token_hex(16)
         self._loss = (
             RehearsedLoss(options.rehearse_loss, options.rehearse_seed) if options.rehearse_loss else None
         )
@@ -271,6 +275,13 @@ class Agent:
         self._state = ReceptionState.RECEIVING
         try:
             return await incarnation.run()
+        except SenderLostError as error:
+            if self._relocate is None:
+                raise
+            raise SenderLostError(
+                f"nothing was heard from the sender for {format_duration(self._options.sender_timeout_s)}, and no "
+                "daemon has taken the cast over; the target is incomplete, and is finished when the cast goes on"
+            ) from error
         finally:
             if self._first_data_at is None:
                 self._first_data_at = session.statistics.first_data_at

@@ -152,6 +152,9 @@ class DaemonRing:
         """
         try:
             answer = await self._daemons[0].check_in(check_in)
+        except ServerRefusedError:
+            self.failure_count += 1
+            raise
         except Unreachable:
             self.failure_count += 1
             self._daemons.append(self._daemons.pop(0))
@@ -165,5 +168,5 @@ class DaemonRing:
         if tried_count:
             return 0.1 * self._rng.uniform(0.5, 1.0)
         # Bounded before it is raised: an agent may be without its daemon for months.
-        longest_s = BACK_OFF_FIRST_S * 2.0 ** min(rounds - 1, 16)
+        longest_s = BACK_OFF_FIRST_S * 2.0 ** min(max(rounds - 1, 0), 16)
         return min(longest_s, max_s) * self._rng.uniform(0.5, 1.0)

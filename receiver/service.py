@@ -222,7 +222,10 @@ class Service:
         whereabouts = Whereabouts(place)
         inventory = {**self._options.agent.inventory, "machine_id": answer.machine_id}
         agent_options = dataclasses.replace(
-            self._options.agent, name=answer.name or self._about.name, inventory=inventory
+            self._options.agent,
+            name=answer.name or self._about.name,
+            inventory=inventory,
+            agent_id=answer.machine_id,
         )
         options = dataclasses.replace(self._options, agent=agent_options)
         self._silence = trio.Event()

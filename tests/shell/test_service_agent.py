@@ -296,7 +296,7 @@ async def test_a_cast_is_received_and_its_result_said_until_it_is_on_record(
     [(place, options), *again] = world.receptions.begun
     assert place == CastPlace(ASSIGNMENT.cast_id, "http://10.77.0.1:7421", "10.77.0.1", "239.255.68.80", 7420)
     assert options.agent.inventory["machine_id"] == "m-1", "the sender knows who joins"
-    assert options.agent.name == "seat 1"
+    assert (options.agent.name, options.agent.agent_id) == ("seat 1", "m-1")
     begun_again = [at for at, _, check_in in world.books.heard if check_in.state == STATE_RECEIVING]
     assert again == [] or min(at for at in begun_again if at > 71.0) > 200.0, "not twice while it waits"
     said = [check_in.last_result for at, _, check_in in world.books.heard if 71.0 < at < 200.0]
@@ -443,6 +443,8 @@ async def test_a_daemon_that_forgets_a_cast_does_not_end_one_that_goes_well(
         world.after(nursery, 500.0, remember)
         await world.serve(700.0)
     assert world.books.outcomes[0].success
+    refused = [at for at in world.times() if 60.0 < at < 500.0]
+    assert len(refused) < 450, "a daemon that refuses isn't flooded"
 
 
 # -- the end --------------------------------------------------------------------------------------------------

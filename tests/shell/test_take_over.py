@@ -186,7 +186,7 @@ async def test_without_a_take_over_silence_ends_at_the_deadline(
 ) -> None:
     cast.start_sender()
     at_symbols(cast, 100, cast.stop_sender)
-    with pytest.raises(SenderLostError):
+    with pytest.raises(SenderLostError, match="no daemon has taken the cast over"):
         await cast.receive(relocate=once_at(Place(cast), trio.Event()), sender_timeout_s=30.0)
     assert 30.0 <= autojump_clock.current_time() < 34.0
 
