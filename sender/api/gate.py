@@ -105,8 +105,6 @@ class Gate:
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         """One line about a request that changed something or went wrong; what comes all the time is debug."""
         method, path = scope["method"], scope["path"]
-        route = scope.get("route")
-        observe_request(getattr(route, "path", ""), method, status, seconds)
         observe_request(getattr(scope.get("route"), "path", ""), method, status, seconds)
         changes = method not in _SAFE_METHODS and not path.endswith("/check-in")
         level = "warning" if status >= 500 else "info" if changes else "debug"

@@ -149,6 +149,27 @@ def test_an_error_of_ours_says_nothing_of_its_inside(
     assert answer.headers["x-request-id"] == "mine-1"
 
 
+def test_each_request_is_counted_once_under_its_route(local: httpx.Client, open_api: Served) -> None:
+    """Series of made-up paths would grow without end."""
+
+    def counts() -> dict[str, float]:
+        lines = local.get(f"{open_api.url}/metrics").text.splitlines()
+        rows = [line.rpartition(" ") for line in lines if line.startswith("diskcast_api_requests_total{")]
+        return {name: float(value) for name, _, value in rows if "/metrics" not in name}
+
+    before = counts()
+    local.get("/rooms/made-up")
+    local.get("/rooms/made-up-too")
+    local.get("/nothing")
+    grown = {
+        name: value - before.get(name, 0) for name, value in counts().items() if value != before.get(name, 0)
+    }
+    assert grown == {
+        'diskcast_api_requests_total{method="GET",route="/api/v1/rooms/{room_id}",status="4xx"}': 2,
+        'diskcast_api_requests_total{method="GET",route="none",status="4xx"}': 1,
+    }
+
+
 def test_a_request_keeps_the_id_that_a_client_gave_it_unless_it_is_unfit(local: httpx.Client) -> None:
     assert local.get("/rooms", headers={"X-Request-Id": "ci.job-7_1"}).headers["x-request-id"] == "ci.job-7_1"
     for unfit in ("x" * 65, "a b", "a;b", ""):
