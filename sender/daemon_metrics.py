@@ -2,7 +2,7 @@
 
 ::
 
-    event loop ── watch_daemon() every 2 s ──► Fleet, a copy ──┐
+    event loop ── watch_daemon() ──► copies: casts, Fleet ─────┐
     sessions, each under its own lock ─────────────────────────┼──► render_metrics(), in any thread
     counters of requests, check-ins, the loop's lag ───────────┘
 
@@ -108,8 +108,9 @@ class _StoreCounts:
 
 
 _counted: list[_StoreCounts] = [_StoreCounts()]
-_latest: list[tuple[Fleet, list[ObservedCast]]] = [(Fleet(), [])]
-"""The one copy of now, replaced as a whole."""
+_latest: list[Fleet] = [Fleet()]
+_casts: list[list[ObservedCast]] = [[]]
+"""Each the one copy of now, replaced as a whole."""
 
 
 def observe_request(route: str, method: str, status: int, seconds: float) -> None:
@@ -135,7 +136,7 @@ def render_metrics(services: Services) -> bytes:
     What it says is :func:`watch_daemon`'s copy, and what the casts' sessions say now. 500 machines in one cast take
     50 ms and 0.9 MB: call it in a thread, so that the event loop goes on meanwhile.
     """
-    fleet, casts = _latest[0]
+    fleet, casts = _latest[0], _casts[0]
     _count_sent_bytes(casts)
     BUILD_INFO.labels(importlib.metadata.version("diskcast"), services.config.server.name).set(1)
     registry = CollectorRegistry(auto_describe=False)
@@ -147,13 +148,15 @@ def render_metrics(services: Services) -> bytes:
 async def watch_daemon(services: Services) -> None:
     """Keep the copies fresh and watch the event loop's lag, until cancelled: a task of the daemon's."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(_watch_lag())
+        group.create_task(_watch_casts(services))
         group.create_task(_watch_store(services))
         group.create_task(_watch_fleet(services))
 
 
-async def _watch_lag() -> None:
+async def _watch_casts(services: Services) -> None:
+    """Note which casts there are, and how late the event loop comes to it."""
     while True:
+        _casts[0] = _observed(services)
         due = time.monotonic() + LAG_INTERVAL_S
         await asyncio.sleep(LAG_INTERVAL_S)
         LOOP_LAG.observe(max(0.0, time.monotonic() - due))
@@ -169,7 +172,7 @@ async def _watch_store(services: Services) -> None:
 
 async def _watch_fleet(services: Services) -> None:
     while True:
-        _latest[0] = _fleet(services, _counted[0]), _observed(services)
+        _latest[0] = _fleet(services, _counted[0])
         await asyncio.sleep(FLEET_INTERVAL_S)
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from protocol.units import format_bytes, format_rate
 from tests.e2e.monitored_room import (
-    LOSSY,
+    SCRAPE_INTERVAL_S,
     SLOW_DISK,
     Plan,
     Scene,
@@ -147,7 +147,7 @@ class Picture:
         found = []
         for target in panel["targets"]:
             query = substitute(target["expr"], **self._variables)
-            for labels, points in self._scene.over(query, self._scene.started_s, self._now_s, step_s=0.5):
+            for labels, points in self._scene.over(query, self._scene.started_s, self._now_s):
                 finite = [(at, v) for at, v in points if abs(v) != float("inf")]
                 found.append((self._legend(target, labels), finite))
         return sorted(((name, points) for name, points in found if points), key=lambda item: item[0])
@@ -195,7 +195,7 @@ class Picture:
         for index, (_, points) in enumerate(series):
             for at, value in points:
                 state = shown[f"{value:.0f}"]
-                start, end = _dates([at, at + 0.5])
+                start, end = _dates([at, at + SCRAPE_INTERVAL_S])
                 axes.barh(index, end - start, left=start, height=0.75, color=NAMED[state["color"]])
         axes.set_yticks(range(len(series)), [name for name, _ in series])
         axes.set_xlim(*_dates([self._scene.started_s, self._now_s]))
@@ -232,7 +232,7 @@ class Picture:
             color = _threshold_color(defaults["thresholds"], value)
             size = 17 if len(newest) < 4 else 13
             words = name if mode == "name" else unit(value)
-            room = panel["gridPos"]["w"] * 5.2 / len(newest)
+            room = panel["gridPos"]["w"] * 4.4 / len(newest)
             axes.text(x, 0.52, words, fontsize=min(size, size * room / max(len(words), 1)), color=color,
                       ha="center", va="center", weight="bold")  # fmt: skip
             if mode == "value_and_name" or (mode == "auto" and len(newest) > 1):
@@ -312,10 +312,9 @@ def main(folder: Path) -> None:
             ("fleet", scene.firing_at_s, everything),
             ("cast", scene.ended_s, cast),
             ("machine", scene.ended_s, everything | {"machine": SLOW_DISK}),
-            ("machine-lossy", scene.ended_s, everything | {"machine": LOSSY}),
         ):
             path = folder / f"{name}.png"
-            Picture(scene, dashboards[name.partition("-")[0]], now_s, variables).draw(path)
+            Picture(scene, dashboards[name], now_s, variables).draw(path)
             print(path)
 
 
