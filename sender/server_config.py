@@ -117,9 +117,11 @@ class ServerSection(Section):
     )
     allowed_hosts: Hosts = Field(
         default=(),
-        json_schema_extra=_words("none", '["images.example"]'),
-        description="Host names by which browsers and clients may address this daemon, besides the address in listen "
-        "and, on loopback, localhost. A reverse proxy's name belongs here.",
+        json_schema_extra=_words("none", '["images.example", "10.0.0.1"]'),
+        description="Names and addresses by which browsers, agents and clients may address this daemon, besides the "
+        "one in listen and those of the loopback interface. Without tokens no other name is let in, which keeps pages "
+        "of other sites out; with tokens any name is, unless some are listed here: then list all that are used, "
+        "agents' too.",
     )
     sites: Names = Field(
         default=(),
