@@ -285,8 +285,9 @@ def verdict(live: LiveRun, reason: str) -> tuple[CastPhase, str]:
 
 def absent_machine(cast_id: str, machine_id: str, name: str) -> CastMachine:
     """A machine that was asked for and never came."""
-    return _bare_machine(
-        cast_id, machine_id, name, "absent", "it never joined: was it switched on, with its agent?"
+    error = "it never joined: was it switched on, with its agent?"
+    return dataclasses.replace(
+        _bare_machine(cast_id, machine_id, name, "absent", error), ended_at=datetime.now(UTC)
     )
 
 
