@@ -5,12 +5,13 @@ import { formatDateTime, formatDuration, formatPercent, formatRate } from "./for
 import { badge, Figures, ProgressBar, setBadge } from "./parts.js";
 import { to } from "./router.js";
 import { roomName } from "./store.js";
-import { castLook, startWords } from "./words.js";
+import { castLimiterWords, castLook, hasEnded, startWords } from "./words.js";
 
 /** @param {any} live @returns {number} what its bar shows, 0..1 */
 export function castProgress(live) {
   const { cast } = live;
   if (cast.phase === "done") return 1;
+  if (hasEnded(cast.phase)) return asked(cast) ? cast.complete_count / asked(cast) : 0;
   if (cast.phase === "gathering") return cast.required_count ? Math.min(1, cast.joined_count / cast.required_count) : 0;
   return cast.progress;
 }
@@ -20,7 +21,13 @@ export function progressWords(live) {
   const { cast } = live;
   if (cast.phase === "planned") return cast.plan.start_at ? `Starts ${formatDateTime(cast.plan.start_at)}` : "Waits for a daemon that is free";
   if (cast.phase === "gathering") return `${cast.joined_count} of ${cast.required_count || "?"} joined`;
+  if (hasEnded(cast.phase) && cast.phase !== "done") return `${cast.complete_count} of ${asked(cast)} complete`;
   return formatPercent(castProgress(live));
+}
+
+/** @param {any} cast @returns {number} machines that were to get it */
+function asked(cast) {
+  return cast.required_count || cast.joined_count;
 }
 
 /** One running or waiting cast. */
@@ -51,7 +58,7 @@ export class CastCard {
     this.bar.set(castProgress(live), look.tone);
     setText(this.words, progressWords(live));
     const casting = cast.phase === "casting" || cast.phase === "tail";
-    setText(this.limiter, casting && live.limiter ? `Limited by ${live.limiter}` : casting ? "" : `Begins ${startWords(cast.plan)}`);
+    setText(this.limiter, casting && live.limiter ? `Limited by ${castLimiterWords(live.limiter)}` : casting ? "" : `Begins ${startWords(cast.plan)}`);
     this.figures.update({
       rate: casting ? formatRate(live.achieved_bytes_per_s) : "–",
       eta: casting && live.eta_s !== null ? formatDuration(live.eta_s) : "–",

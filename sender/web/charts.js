@@ -26,6 +26,7 @@ const TABLE_ROWS = 30;
  * @property {(value: number) => string} axis
  * @property {(value: number) => string} [rightAxis] of lines with scale "right"
  * @property {number} [most] of the left axis
+ * @property {number} [least] that the left axis reaches, whatever the values: nothing must not look like something
  * @property {(points: any[]) => string} summary
  */
 
@@ -90,8 +91,8 @@ class Chart {
     const text = colour("text-muted");
     const grid = { stroke: colour("border"), width: 1 };
     const font = `12px ${style.fontFamily}`;
-    const { lines, axis, rightAxis, most } = this.options;
-    const top = (/** @type {number} */ high) => most ?? Math.max(high * 1.1, 1e-9);
+    const { lines, axis, rightAxis, most, least = 1e-9 } = this.options;
+    const top = (/** @type {number} */ high) => most ?? Math.max(high * 1.1, least);
     const axes = [
       { stroke: text, grid: { show: false }, ticks: { show: false }, font, size: 30, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(axisTime) },
       { stroke: text, grid, ticks: { show: false }, font, size: 74, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(axis) },
@@ -152,6 +153,7 @@ export function castCharts(signal) {
   const charts = [
     new Chart({
       title: "Rate and goodput",
+      least: 125_000, // 1 Mbit/s
       axis: (value) => formatRate(value),
       lines: [
         { label: "Rate", colour: "chart-1", value: (point) => point.rate_bytes_per_s, words: formatRate },
@@ -164,6 +166,7 @@ export function castCharts(signal) {
     }, signal),
     new Chart({
       title: "Loss and parity",
+      least: 0.01,
       axis: (value) => formatLoss(value),
       lines: [
         { label: "Loss", colour: "chart-3", value: (point) => point.loss, words: formatLoss },

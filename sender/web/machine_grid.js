@@ -3,11 +3,10 @@
 import { h, icon, setAttribute, setIcon, setText } from "./dom.js";
 import { formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
 import { inNextFrame } from "./frames.js";
-import { limiterWords, machineLook } from "./words.js";
+import { isMoving, limiterWords, machineLook } from "./words.js";
 
 const RESORT_MS = 2_000; // tiles that jump about can't be read, nor hit with a thumb
 const NATURAL = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
-const MOVING = new Set(["receiving", "slow", "tail"]);
 
 /** @typedef {"name" | "position" | "state"} SortKey */
 
@@ -55,7 +54,7 @@ class Tile {
     setText(this.name, machine.name);
     setText(this.state, look.label);
     setText(this.percent, percentWords(machine));
-    const moving = MOVING.has(machine.state);
+    const moving = isMoving(machine.state);
     setText(this.rate, moving ? formatRate(machine.rate_bytes_per_s) : "");
     setText(this.loss, moving ? `loss ${formatLoss(machine.loss)}` : "");
     setText(this.detail, detailWords(machine));
@@ -79,7 +78,7 @@ function percentWords(machine) {
 
 /** @param {any} machine @returns {string} the tile's last line */
 function detailWords(machine) {
-  if (MOVING.has(machine.state)) {
+  if (isMoving(machine.state)) {
     const limiter = limiterWords(machine.limiter);
     if (limiter) return `limited by ${limiter}`;
     return machine.eta_s === null ? "" : `${formatDuration(machine.eta_s)} to go`;

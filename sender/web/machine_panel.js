@@ -9,7 +9,7 @@ import { notice } from "./notices.js";
 import { badge, emptyState, Figures, ProgressBar, setBadge, timeElement } from "./parts.js";
 import { to } from "./router.js";
 import { mayOperate, roomName, roomNames } from "./store.js";
-import { limiterWords, machineLook, trouble } from "./words.js";
+import { isMoving, limiterWords, machineLook, trouble } from "./words.js";
 
 const HISTORY_SHOWN = 20;
 
@@ -68,7 +68,7 @@ export class MachinePanel {
     }
     const busy = Boolean(live) && live.progress > 0 && state !== "idle" && state !== "offline";
     this.progress.hidden = !busy;
-    this.figures.element.hidden = !busy;
+    this.figures.element.hidden = !busy || !isMoving(state);
     if (busy) {
       this.bar.set(state === "complete" ? 1 : live.progress, look.tone);
       setText(this.percent, formatPercent(state === "complete" ? 1 : live.progress));

@@ -41,6 +41,7 @@ export const IMAGE_STATES = {
 const ENDED = new Set(["done", "failed", "cancelled"]);
 const LIVE = new Set(["gathering", "casting", "tail"]);
 const IN_TROUBLE = new Set(["failed", "lost", "dropped"]);
+const MOVING = new Set(["receiving", "slow", "tail"]);
 
 /** @param {string} state @returns {Look} */
 export function machineLook(state) {
@@ -57,6 +58,8 @@ export function castLook(cast) {
 export const hasEnded = (phase) => ENDED.has(phase);
 /** @param {string} phase */
 export const isLive = (phase) => LIVE.has(phase);
+/** @param {string} state whether bytes come in: its rate, loss and limiter mean something */
+export const isMoving = (state) => MOVING.has(state);
 /** @param {string} state */
 export const inTrouble = (state) => IN_TROUBLE.has(state);
 
@@ -76,6 +79,17 @@ export function limiterWords(limiter) {
   if (!limiter || limiter === "none") return "";
   return LIMITERS[limiter] ?? limiter;
 }
+
+/** The command line's words of what limits a cast, where they would puzzle somebody on another machine. @type {Record<string, string>} */
+const CAST_LIMITERS = {
+  "--rate": "the rate that was chosen",
+  "--max-rate": "the highest rate that was chosen",
+  "this machine's processor": "the sender's processor",
+  "nothing (climbing or idle)": "nothing: the rate still climbs",
+};
+
+/** @param {string} limiter as the daemon says it of a cast @returns {string} */
+export const castLimiterWords = (limiter) => CAST_LIMITERS[limiter] ?? limiter;
 
 /** What to do after an agent's exit code: docs/exit-codes.md says what each means. @type {Record<number, string>} */
 const AFTER_EXIT_CODE = {
@@ -154,7 +168,10 @@ const EVENT_ICONS = {
   casting_started: "play",
   gathering_timed_out: "warning",
   main_group_finished: "complete",
-  cast_finished: "stop",
+  cast_ended: "stop",
+  cast_failed: "failed",
+  machine_failed: "failed",
+  begun_by_hand: "play",
   paused: "pause",
   resumed: "play",
   taken_over: "refresh",
@@ -168,7 +185,7 @@ export const eventIcon = (kind) => EVENT_ICONS[kind] ?? "info";
 export function eventTone(kind) {
   if (/failed|lost|dropped|timed_out/.test(kind)) return "bad";
   if (/slow|demoted|paused|cancelled/.test(kind)) return "warn";
-  if (/completed|finished|recovered/.test(kind)) return "good";
+  if (/completed|finished|ended|recovered/.test(kind)) return "good";
   return "calm";
 }
 

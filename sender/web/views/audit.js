@@ -13,7 +13,7 @@ export async function show({ signal }) {
   const table = await pagedTable({
     caption: "Audit",
     columns: [
-      { label: "When", class: "main", cell: (entry) => timeElement(entry.at) },
+      { label: "When", class: "main when", cell: (entry) => timeElement(entry.at) },
       { label: "Who", cell: (entry) => entry.actor },
       { label: "Did", cell: (entry) => h("code", {}, entry.action) },
       { label: "To", cell: (entry) => entry.subject },

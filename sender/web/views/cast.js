@@ -12,7 +12,7 @@ import { announce, notice, noticeError } from "../notices.js";
 import { badge, Figures, pageHead, ProgressBar, section, setBadge } from "../parts.js";
 import { to } from "../router.js";
 import { mayOperate, roomName } from "../store.js";
-import { castLook, eventIcon, eventTone, hasEnded, inTrouble, isLive, sentence, startWords } from "../words.js";
+import { castLimiterWords, castLook, eventIcon, eventTone, hasEnded, inTrouble, isLive, sentence, startWords } from "../words.js";
 
 const EVENTS_MAX = 1_000; // the newest are shown; history has all
 
@@ -136,7 +136,7 @@ function lineWords(live) {
   if (cast.paused) return "No data flows until it is resumed; machines keep what they have.";
   if (cast.phase === "planned") return cast.plan.start_at ? `Gathers from ${formatDateTime(cast.plan.start_at)}, then begins ${startWords(cast.plan)}` : "Waits for a daemon that is free";
   if (cast.phase === "gathering") return `Begins ${startWords(cast.plan)}`;
-  if (isLive(cast.phase)) return [`Pass ${live.pass_index + 1}`, live.limiter && `limited by ${live.limiter}`].filter(Boolean).join(" · ");
+  if (isLive(cast.phase)) return [`Pass ${live.pass_index + 1}`, live.limiter && `limited by ${castLimiterWords(live.limiter)}`].filter(Boolean).join(" · ");
   return cast.ended_at ? `Ended ${formatDateTime(cast.ended_at)}` : "";
 }
 

@@ -84,10 +84,10 @@ function columns() {
     { label: "Machine", class: "main", cell: (line) => [line.machine_id ? h("a", { href: to(["machines", line.machine_id]) }, line.machine_name) : line.machine_name, h("p", { class: "small muted phone-only" }, timeElement(line.ended_at)), line.error && h("p", { class: "small bad-text reason" }, line.error)] },
     { label: "Result", cell: (line) => badge(machineLook(line.state)) },
     { label: "Image", cell: (line) => h("a", { href: to(["casts", line.cast_id]) }, line.image_name) },
-    { label: "Room", class: "wide-only", cell: (line) => (line.room_id ? roomName(line.room_id) : "–") },
+    { label: "Room", class: "wide-only nowrap", cell: (line) => (line.room_id ? roomName(line.room_id) : "–") },
     { label: "Verified", class: "number wide-only", cell: (line) => formatBytes(line.bytes_verified) },
     { label: "Took", class: "number wide-only", cell: (line) => formatDuration(line.seconds) },
-    { label: "Ended", class: "wide-only", cell: (line) => timeElement(line.ended_at) },
+    { label: "Ended", class: "wide-only nowrap", cell: (line) => timeElement(line.ended_at) },
     { label: "By", class: "wide-only", cell: (line) => line.created_by },
   ];
 }
