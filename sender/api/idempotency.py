@@ -5,16 +5,19 @@ first answer, not a second cast.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from protocol.errors import DatabaseError
 from sender.store.idempotency import ABANDONED_S, Remembered
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ KEY_HEADER: Final = "Idempotency-Key"
 KEY_PATTERN: Final = "^[!-~](?:[ -~]{0,62}[!-~])?$"
 REPLAYED_HEADER: Final = "Idempotency-Replayed"
 _KEPT_HEADERS: Final = ("content-type", "location")
+_log = structlog.get_logger("diskcast.api")
 _KEY: Final = re.compile(KEY_PATTERN)
 
 
@@ -99,11 +103,16 @@ class Idempotency:
         except BaseException:
             # Refused or failed: nothing was created, and the key is free again. If even this can't be written the
             # store frees the key by itself after a while.
-            await asyncio.shield(store.run(store.idempotency.abandon, scope, key))
+            with contextlib.suppress(DatabaseError):
+                await asyncio.shield(store.run(store.idempotency.abandon, scope, key))
             raise
         headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
         kept = bytes(response.body) if replay else b""
-        await store.run(store.idempotency.finish, scope, key, response.status_code, kept, headers)
+        try:
+            await store.run(store.idempotency.finish, scope, key, response.status_code, kept, headers)
+        except DatabaseError as error:
+            # It's done, and the client shall know. A repetition is refused until the store frees the key.
+            _log.warning("answer_not_kept", reason=str(error))
         return response
 
 

@@ -74,7 +74,7 @@ async def sign_in(request: Request, response: Response, body: SessionInput) -> S
         body.token,
         max_age=SESSION_S,
         path="/",
-        secure=request.url.scheme == "https",
+        secure=_is_encrypted(request),
         httponly=True,
         samesite="strict",
     )
@@ -85,7 +85,7 @@ async def sign_out(request: Request) -> Response:
     """Forget the cookie."""
     response = Response(status_code=HTTPStatus.NO_CONTENT)
     response.delete_cookie(
-        SESSION_COOKIE, path="/", secure=request.url.scheme == "https", httponly=True, samesite="strict"
+        SESSION_COOKIE, path="/", secure=_is_encrypted(request), httponly=True, samesite="strict"
     )
     return response
 
@@ -183,6 +183,11 @@ async def get_dashboard(request: Request) -> Response:
 async def get_asset(request: Request, name: str) -> Response:
     """A file of the dashboard."""
     return _file(request, name)
+
+
+def _is_encrypted(request: Request) -> bool:
+    """Whether the browser's side is TLS, here or at a proxy before us; a false word harms only its sender's cookie."""
+    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", "").lower())
 
 
 def _file(request: Request, name: str) -> Response:

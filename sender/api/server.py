@@ -53,6 +53,9 @@ class ApiServer(uvicorn.Server):
                 h11_max_incomplete_event_size=_HEADER_BYTES_MAX,
             )
         )
+        # Accepted sockets inherit it. asyncio sets it only on sockets that were made with IPPROTO_TCP by name; without
+        # it a small answer on a kept connection takes 48 ms instead of 5, for the peer's delayed acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._listener = listener
         self._stopping: asyncio.Event = application.state.stopping
         logging.getLogger("uvicorn.error").addFilter(_is_news)

@@ -3,7 +3,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
+from protocol.errors import DatabaseUnavailableError
 from sender.store.records import Role
 from tests.api.served import Served
 from tests.api.test_refusals import check_problem
@@ -56,6 +58,19 @@ def test_what_was_refused_may_be_asked_for_again_with_the_same_key(operator: htt
     check_problem(_create(operator, "conflict", "Refused at first"), 409)
     operator.delete("/rooms/refused-at-first").raise_for_status()
     assert _create(operator, "conflict", "Refused at first").status_code == 201
+
+
+def test_what_was_done_is_told_even_if_its_answer_cannot_be_kept(
+    guarded: Served, operator: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise DatabaseUnavailableError("it went away")
+
+    monkeypatch.setattr(guarded.services.store.idempotency, "finish", fail)
+    assert _create(operator, "unkept", "Unkept answer").status_code == 201
+    again = _create(operator, "unkept", "Unkept answer")
+    check_problem(again, 409)
+    assert int(again.headers["retry-after"]) > 0
 
 
 def test_keys_of_two_clients_are_two_keys(guarded: Served, operator: httpx.Client) -> None:

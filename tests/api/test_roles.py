@@ -176,3 +176,7 @@ def test_a_browser_signs_in_with_a_cookie_that_scripts_cannot_read(guarded: Serv
         assert browser.post("/rooms", json={"name": "x"}).status_code == HTTPStatus.FORBIDDEN
         assert browser.delete("/session").status_code == HTTPStatus.NO_CONTENT
         assert browser.get("/server").status_code == HTTPStatus.UNAUTHORIZED
+        behind_tls = browser.post(
+            "/session", json={"token": guarded.secrets[Role.VIEW]}, headers={"X-Forwarded-Proto": "https"}
+        )
+        assert "secure" in behind_tls.headers["set-cookie"].lower()
