@@ -65,6 +65,9 @@ RETRY_MAX_S: Final = 120.0
 """Before a cast that has ended here is begun again, if it is assigned again: a wrong target stays wrong, and a daemon
 may assign a cast once more before it has noticed that it is complete here."""
 
+UNRECORDED_MAX: Final = 16
+"""Results that a daemon without its database hasn't taken: it begins no cast without one, so that two are rare."""
+
 DELIVER_S: Final = 60.0
 """How long the agent tries to get its result on record before it leaves."""
 
@@ -120,7 +123,7 @@ class Service:
         self._log = log
         self._one_cast = one_cast
         self._agent_id = secrets.token_hex(16)
-        self._last_result: CastOutcome | None = None
+        self._unrecorded: dict[CastId, CastOutcome] = {}
         self._last_cast: CastId | None = None
         self._retry_s = 0.0
         self._retry_at = 0.0
@@ -144,7 +147,7 @@ class Service:
             assignment, answer = await self._wait_for_cast()
             if await self._take_part(assignment, answer) and self._one_cast:
                 with trio.move_on_after(DELIVER_S):
-                    while self._last_result is not None:
+                    while self._unrecorded:
                         await self._check_in(STATE_IDLE)
                         await trio.sleep(PAUSE_MIN_S)
                 return
@@ -156,7 +159,7 @@ class Service:
         while True:
             # Not before this machine is known and what happened is on record: both are wanted at once.
             # And a daemon that would have this machine begin again too soon mustn't be asked to wait for nothing.
-            settled = self._known is not None and self._last_result is None and not declined
+            settled = self._known is not None and not self._unrecorded and not declined
             answer = await self._check_in(STATE_IDLE, wait_s=CHECK_IN_WAIT_S_MAX if settled else 0.0)
             assignment = answer.assignment
             if assignment is not None and self._takes(assignment):
@@ -166,8 +169,8 @@ class Service:
 
     def _takes(self, assignment: Assignment) -> bool:
         """Whether to receive it now."""
-        last = self._last_result
-        if last is not None and last.success and last.cast_id == assignment.cast_id:
+        outcome = self._unrecorded.get(assignment.cast_id)
+        if outcome is not None and outcome.success:
             return False  # it is here; the daemon hasn't taken note of that yet
         return assignment.cast_id != self._last_cast or trio.current_time() >= self._retry_at
 
@@ -181,7 +184,8 @@ class Service:
 
     async def _try_check_in(self, state: str, cast_id: CastId | None, wait_s: float) -> CheckInAnswer | None:
         """Check in once; None without an answer."""
-        about, said = self._about, self._last_result
+        about = self._about
+        said = next(iter(self._unrecorded.values()), None)
         check_in = CheckIn(
             agent_id=self._agent_id,
             name=about.name,
@@ -208,8 +212,8 @@ class Service:
         if known != self._known:
             self._known = known
             self._log.waiting(*known)
-        if said is not None and answer.recorded_cast_id == said.cast_id and self._last_result is said:
-            self._last_result = None
+        if said is not None and answer.recorded_cast_id == said.cast_id:
+            del self._unrecorded[said.cast_id]
         return answer
 
     # -- receiving --------------------------------------------------------------------------------------------
@@ -247,7 +251,7 @@ class Service:
         finally:
             self._agent = None
         assert reception is not None
-        self._last_result = outcome_of(cast_id, reception.report)
+        self._keep_result(outcome_of(cast_id, reception.report))
         self._note_end(cast_id)
         self._log.succeeded(str(options.target), reception)
         return True
@@ -260,7 +264,14 @@ class Service:
             report = completion_report(
                 self._status, seconds_receiving=0.0, error=str(error), exit_code=error.exit_code
             )
-            self._last_result = outcome_of(cast_id, report)
+            self._keep_result(outcome_of(cast_id, report))
+
+    def _keep_result(self, outcome: CastOutcome) -> None:
+        """To be said until it is on record; the oldest one first."""
+        self._unrecorded.pop(outcome.cast_id, None)
+        self._unrecorded[outcome.cast_id] = outcome
+        if len(self._unrecorded) > UNRECORDED_MAX:
+            del self._unrecorded[next(iter(self._unrecorded))]
 
     def _note_end(self, cast_id: CastId) -> None:
         if cast_id != self._last_cast:

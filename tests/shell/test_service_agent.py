@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -338,6 +339,27 @@ async def test_a_failure_is_told_and_the_agent_waits_for_the_next_cast(
     assert "/dev/sda" in first.error
     assert (last.cast_id, last.success) == (CastId(9), True)
     assert "failed" in world.log.names()
+
+
+async def test_results_of_several_casts_all_come_on_record(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A daemon whose database is away for a while takes them one by one."""
+    world.books.records = False
+    world.receptions.takes_s = 5.0
+    casts = [dataclasses.replace(ASSIGNMENT, cast_id=CastId(number)) for number in (3, 4, 5)]
+
+    def record() -> None:
+        world.books.assign(None)
+        world.books.records = True
+
+    async with trio.open_nursery() as nursery:
+        for index, cast in enumerate(casts):
+            world.after(nursery, 10.0 * index, functools.partial(world.books.assign, cast))
+        world.after(nursery, 60.0, record)
+        await world.serve(100.0)
+    assert [outcome.cast_id for outcome in world.books.outcomes] == [3, 4, 5]
+    assert world.books.heard[-1][2].last_result is None
 
 
 async def test_a_bug_is_not_taken_for_a_failed_cast(
