@@ -128,10 +128,12 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     """Starlette's and our own refusals; 405 names all methods that the path has, not only the first route's."""
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed: set[str] = set()
-        for route in request.app.router.routes:
-            if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-                allowed |= route.methods or set()
+        routes = [route for route in request.app.router.routes if isinstance(route, Route)]
+        # /images/scan is also an image of that name to the router, but to nobody else.
+        here = [route for route in routes if route.path == request.url.path] or [
+            route for route in routes if route.matches(request.scope)[0] is not Match.NONE
+        ]
+        allowed = {method for route in here for method in route.methods or ()}
         error = HTTPException(
             error.status_code,
             f"{request.method} isn't possible here; possible: {', '.join(sorted(allowed))}",
