@@ -1,0 +1,52 @@
+"""A scheduled cast is made once, however many daemons look at the clock."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sender.server_config import load_config
+from sender.store.database import open_store
+from tests.postgres import PostgresServer
+from tests.server.conftest import GoldenImage
+from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+
+
+def test_a_schedule_whose_time_has_come_makes_one_cast_for_two_daemons(
+    tmp_path: Path,
+    image: GoldenImage,
+    agents: Callable[..., list[ServiceAgent]],
+    postgres: PostgresServer,
+) -> None:
+    settings = {"server": {"database": postgres.new_database()}}
+    with (
+        Daemon(tmp_path / "a", settings=settings) as daemon,
+        Daemon(tmp_path / "b", settings=settings) as other,
+    ):
+        for one in (daemon, other):
+            one.add_image(image.path)
+        (agent,) = agents("pc01", daemon)
+        machine_id = wait_online(daemon, ["pc01"])["pc01"]
+        plan = {"image": image.image_id, "machine_ids": [machine_id]}
+        body = {"name": "nightly", "cron": "0 3 * * *", "time_zone": "Europe/Berlin", "plan": plan}
+        schedule_id = daemon.ask("POST", "/schedules", body)["schedule_id"]
+        # Three in the morning is now: the daemons' clock is the machine's, which tests leave alone.
+        store = open_store(load_config(daemon.config_path, {}), upkeep=False)
+        with contextlib.closing(store):
+            store.schedules.change(schedule_id, next_at=datetime.now(UTC) - timedelta(seconds=1))
+
+        def made() -> dict[str, Any]:
+            schedule: dict[str, Any] = other.ask("GET", f"/schedules/{schedule_id}")
+            return schedule if schedule["last_cast_id"] else {}
+
+        schedule = wait_until("the cast is made", made, describe=daemon.describe)
+        assert datetime.fromisoformat(schedule["next_at"]) > datetime.now(UTC)
+        assert schedule["problem"] == ""
+        cast = other.wait_phase(schedule["last_cast_id"], "done")
+        assert cast["created_by"] == "schedule nightly"
+        assert cast["schedule_id"] == schedule_id
+        image.assert_is_on(agent.target)
+        assert len(other.ask("GET", "/casts")["items"]) == 1
