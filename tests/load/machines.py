@@ -107,6 +107,7 @@ class Room:
         self.errors: list[str] = []
         self.ear: ReceiverSession | None = None
         self._rng = random.Random(seed)
+        self._ear_index = -1
         self._manifest: Manifest | None = None
         self._manifest_there = asyncio.Event()
         self._ended = asyncio.Event()
@@ -176,6 +177,7 @@ class Room:
         machine.joined_at = time.monotonic()
         if self.ear is None:
             self._begin(machine.grant)
+            self._ear_index = machine.index
         await self._manifest_there.wait()
         await self._control(machine, "PUT", "need", {"need": encode_need(None)})
         self._reporting.add(machine.index)
@@ -334,8 +336,9 @@ class Room:
 
     def _lose(self, block: int, now: float) -> None:
         """A few machines didn't get it."""
-        count = sum(self._rng.random() < LOSS_PER_BLOCK for _ in self._reporting)
-        for index in self._rng.sample(sorted(self._reporting), count):
+        machines = sorted(self._reporting - {self._ear_index})  # the listener says itself what it lacks
+        count = sum(self._rng.random() < LOSS_PER_BLOCK for _ in machines)
+        for index in self._rng.sample(machines, count):
             machine = self.machines[index]
             machine.lacking[block] = 0.0
             machine.lost_count += 1
@@ -388,7 +391,7 @@ class Room:
         assert self.ear is not None
         assert machine.grant is not None
         if machine.grant.receiver_id == self.ear.grant.receiver_id:
-            needed = self.ear.needed_count + len(machine.lacking)  # the ear sends its own
+            needed = self.ear.needed_count  # the listener sends its own
         else:
             if self._template is None or now - self._template[0] > TEMPLATE_S:
                 self._template = now, decode_feedback_untrusted(self.ear.report(now))[1]
