@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from protocol.check_in import STATE_IDLE, Assignment, CastOutcome, CheckIn, CheckInAnswer
+from protocol.errors import DatabaseError
 from protocol.session_records import CastId
 from sender.daemon.presence import Attendance
 from sender.daemon.run_cast import assigned_machine
@@ -28,6 +30,8 @@ RECEIVING_AFTER_S: Final = 4.0
 """How soon an agent that receives hears of a take-over: within the ten seconds that one may take altogether."""
 _KNOWN_MAX: Final = 4096
 """Agents whose identity needn't be looked up again: four rooms of the largest size."""
+_READ_AGAIN_S: Final = 10.0
+"""A machine that was moved by another daemon is found in its new room after this time and one long poll."""
 _ELSEWHERE_S: Final = 2.0
 _ELSEWHERE_MAX: Final = 256
 _DRAIN_S: Final = 1.0
@@ -37,13 +41,22 @@ _ENDED_STATES: Final = ("complete", "failed", "dropped")
 _log = structlog.get_logger(__name__)
 
 
+@dataclasses.dataclass(slots=True)
+class _Known:
+    """Which machine an agent is: what it said of itself, what that was found to be, and when that was last read."""
+
+    said: str
+    machine: Machine
+    read_at: float
+
+
 class CheckInDesk:
     """Answers check-ins. It belongs to the event loop."""
 
     def __init__(self, services: Services) -> None:
         """Answer for ``services``."""
         self._services = services
-        self._known: OrderedDict[str, tuple[str, Machine]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._elsewhere: dict[str, tuple[float, set[str]]] = {}
 
     async def answer(self, check_in: CheckIn, address: str) -> CheckInAnswer:
@@ -79,9 +92,7 @@ class CheckInDesk:
 
     def forget(self, machine_id: str) -> None:
         """A machine was changed or removed: look it up again."""
-        for agent_id in [
-            key for key, (_, machine) in self._known.items() if machine.machine_id == machine_id
-        ]:
+        for agent_id in [key for key, known in self._known.items() if known.machine.machine_id == machine_id]:
             del self._known[agent_id]
         self._services.supervisor.changes.tell()
 
@@ -100,11 +111,13 @@ class CheckInDesk:
             ).encode(),
             digest_size=16,
         ).hexdigest()
-        known = self._known.get(check_in.agent_id)
-        if known is not None and known[0] == said:
-            self._known.move_to_end(check_in.agent_id)
-            return known[1]
         store = self._services.store
+        known = self._known.get(check_in.agent_id)
+        if known is not None and known.said == said:
+            self._known.move_to_end(check_in.agent_id)
+            recorded = await self._recorded(known)
+            if recorded is not None:
+                return recorded
         machine: Machine = await store.run(
             store.machines.enrol,
             name=check_in.name,
@@ -115,11 +128,23 @@ class CheckInDesk:
             agent_version=check_in.version,
             inventory=dict(check_in.inventory),
         )
-        self._known[check_in.agent_id] = said, machine
+        self._known[check_in.agent_id] = _Known(said, machine, time.monotonic())
         while len(self._known) > _KNOWN_MAX:
             self._known.popitem(last=False)
         _log.info("machine_checked_in", machine=machine.name, address=address, version=check_in.version)
         return machine
+
+    async def _recorded(self, known: _Known) -> Machine | None:
+        """The machine as it is recorded; another daemon of the same database may have moved or removed it."""
+        store, now = self._services.store, time.monotonic()
+        if now - known.read_at >= _READ_AGAIN_S:
+            known.read_at = now
+            with contextlib.suppress(DatabaseError):  # who is known takes part though the database is away
+                machine: Machine | None = await store.run(store.machines.get, known.machine.machine_id)
+                if machine is None:
+                    return None
+                known.machine = machine
+        return known.machine
 
     async def _await_cast(self, machine: Machine, check_in: CheckIn) -> Cast | None:
         deadline = time.monotonic() + check_in.wait_s
