@@ -35,7 +35,7 @@ from tests.e2e.monitored_room import (
 )
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "grafana"
-PLAN: Final = Plan(blocks=160, healthy_bytes_per_s=7e6, troubled_bytes_per_s=2.2e6)
+PLAN: Final = Plan(blocks=160, healthy_bytes_per_s=7e6, troubled_bytes_per_s=2.2e6, retention_s=600.0)
 BYTES_MAX: Final = 200_000
 COLORS: Final = 128
 DPI: Final = 100

@@ -56,11 +56,13 @@ class Plan:
         blocks: of the image, 256 KiB each.
         healthy_bytes_per_s: rate of the healthy cast.
         troubled_bytes_per_s: rate of the other.
+        retention_s: how long an ended cast's series stay: the healthy one's vanish before the other is over.
     """
 
     blocks: int = 80
     healthy_bytes_per_s: float = 4e6
     troubled_bytes_per_s: float = 2e6
+    retention_s: float = 10.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -72,6 +74,7 @@ class Scene:
     instance: str
     agent_instances: tuple[str, ...]
     raw_bytes: int
+    retention_s: float
     healthy_cast: str = ""
     troubled_cast: str = ""
     started_s: float = 0.0
@@ -104,12 +107,14 @@ class Scene:
         end_s: float | None = None,
         step_s: float = SCRAPE_INTERVAL_S,
     ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
-        """Labels and points over a time, by default all of it; what isn't a number is left out."""
+        """Labels and points over a time up to its end, by default all of it; what isn't a number is left out."""
+        end_s = end_s or self.ended_s
+        start_s = end_s - (end_s - (start_s or self.started_s)) // step_s * step_s
         data = self.get(
             "query_range",
             query=query,
-            start=f"{start_s or self.started_s:.3f}",
-            end=f"{end_s or self.ended_s:.3f}",
+            start=f"{start_s:.3f}",
+            end=f"{end_s:.3f}",
             step=f"{step_s:.3f}",
         )
         return [
@@ -208,7 +213,11 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
     image = made.write(folder / "lab-2026.dci")
     prometheus_port, sender_port, *agent_ports = free_port_range(2 + len(HEALTHY) + len(TROUBLED))
     ports = dict(zip((*HEALTHY, *TROUBLED), agent_ports, strict=True))
-    settings = {"casts": {"receiver_timeout_s": 2.0, "resume_wait_s": 5}, "log": {"level": "info"}}
+    settings: dict[str, dict[str, object]] = {
+        "casts": {"receiver_timeout_s": 2.0, "resume_wait_s": 5},
+        "metrics": {"retention_s": plan.retention_s},
+        "log": {"level": "info"},
+    }
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(Daemon(folder / "daemon", name="diskcast-1", settings=settings))
         daemon_port = int(daemon.url.rpartition(":")[2])
@@ -222,6 +231,7 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
             instance=f"127.0.0.1:{daemon_port}",
             agent_instances=tuple(f"127.0.0.1:{port}" for port in ports.values()),
             raw_bytes=len(made.raw),
+            retention_s=plan.retention_s,
         )
         image_id = daemon.add_image(image)["image_id"]
         for room in ("lab-1", "lab-2"):
@@ -321,6 +331,9 @@ def _troubled_cast(
         assert lossy_agent.wait(LIMIT_S) == 0, lossy_agent.describe()
     _wait_firing(scene, {(ALERT_OF[FORGETFUL], cast, FORGETFUL)})
     _wait_seen(scene, "its end", f'diskcast_cast_outcome{{cast="{cast}"}}')
+    of_healthy = f'diskcast_cast_info{{cast="{scene.healthy_cast}"}}'
+    if scene.retention_s < LIMIT_S:
+        wait_until("it is forgotten", lambda: not scene.at(of_healthy), LIMIT_S, describe=daemon.describe)
     scene.troubled_machines = daemon.machines_of(cast)
     scene.ended_s = time.time()
 

@@ -225,9 +225,13 @@ def test_rates_and_symbols_are_those_of_the_cast(scene: Scene, panel: Callable[.
     assert max(limits["ceiling"]) > 0.3
 
 
-def test_what_the_daemon_sent_is_what_its_casts_sent(scene: Scene) -> None:
+def test_an_ended_cast_is_forgotten_and_what_it_sent_still_counts(scene: Scene) -> None:
+    """Series that stayed for ever would fill Prometheus; a sum that fell would look like a restart."""
+    assert scene.over(f'diskcast_receiver_state{{cast="{scene.healthy_cast}"}}')
+    assert scene.at(f'{{cast="{scene.healthy_cast}", job="diskcast"}}', scene.ended_s) == []
+    assert scene.at(f'diskcast_receiver_state{{cast="{scene.troubled_cast}"}}', scene.ended_s)
     [(_, total)] = scene.at("diskcast_daemon_sent_bytes_total", scene.ended_s)
-    [(_, of_casts)] = scene.at("sum(diskcast_sent_bytes_total)", scene.ended_s)
+    [(_, of_casts)] = scene.at("sum(max_over_time(diskcast_sent_bytes_total[1h]))", scene.ended_s)
     assert total == of_casts > 2 * scene.raw_bytes
 
 
