@@ -62,6 +62,8 @@ class RoomLoad:
     peak_bytes: int
     delays_s: dict[str, list[float]]
     """By topic: from a machine's REPORT to each watcher that it was shown to."""
+    slow_at_s: dict[str, int]
+    """Second of the cast, and how many changes that were said in it took longer than the bar."""
     updates_lost: int
     fulls_unexpected: int
     streams_broken: list[str]
@@ -137,7 +139,8 @@ def run_room(
         peak_bytes = _peak_bytes(process)
         said, shown = json.loads(machines_log.read_text()), json.loads(watchers_log.read_text())
     assert machines.returncode == 0
-    delays_s, lost = _delays(said, shown)
+    delays_s, lost, slow_at = _delays(said, shown)
+    slow_at_s = collections.Counter(str(int(at - began)) for at in sorted(slow_at))
     return RoomLoad(
         machine_count=machine_count,
         complete_count=cast["complete_count"],
@@ -146,6 +149,7 @@ def run_room(
         bytes_sent=cast["bytes_sent"],
         peak_bytes=peak_bytes,
         delays_s=delays_s,
+        slow_at_s=slow_at_s,
         updates_lost=lost,
         fulls_unexpected=_unexpected_fulls(shown, began, began + cast_s),
         streams_broken=shown["broken"],
@@ -265,8 +269,8 @@ class Scraper:
 # -- what came of it --------------------------------------------------------------------------------------------
 
 
-def _delays(said: dict[str, Any], shown: dict[str, Any]) -> tuple[dict[str, list[float]], int]:
-    """By topic, how long each change took to each watcher; and how many never came."""
+def _delays(said: dict[str, Any], shown: dict[str, Any]) -> tuple[dict[str, list[float]], int, list[float]]:
+    """By topic, how long each change took to each watcher; how many never came; when those were said that took long."""
     events = shown["events"]
     changes: dict[str, list[tuple[float, float]]] = {name: [] for name in said["names"]}
     for at, index, progress in said["said"]:
@@ -274,7 +278,7 @@ def _delays(said: dict[str, Any], shown: dict[str, Any]) -> tuple[dict[str, list
         if not changes[name] or progress > changes[name][-1][1]:
             changes[name].append((at, progress))
     delays: dict[str, list[float]] = {"room": [], "cast": []}
-    lost = 0
+    lost, slow_at = 0, []
     for arrivals in shown["arrivals"]:
         for topic, found in delays.items():
             seen: dict[str, list[tuple[float, float]]] = {}
@@ -296,7 +300,9 @@ def _delays(said: dict[str, Any], shown: dict[str, Any]) -> tuple[dict[str, list
                         lost += 1
                     else:
                         found.append(max(0.0, rows[position][1] - at))
-    return delays, lost
+                        if found[-1] > DELAY_BAR_S:
+                            slow_at.append(at)
+    return delays, lost, slow_at
 
 
 def _unexpected_fulls(shown: dict[str, Any], began: float, ended: float) -> int:
@@ -392,6 +398,10 @@ def main(
         f"{load.sse_bytes / MIB:.0f} MiB of them; {len(load.scrapes)} scrapes; {load.frames_lost} datagrams lost by "
         f"the listener, {len(load.machines_errors)} exchanges repeated; load average {load.load_before:.1f} before"
     )
+    if load.slow_at_s:
+        console.print(
+            f"late by the second of the cast: {', '.join(f'{at}: {count}' for at, count in load.slow_at_s.items())}"
+        )
     for text in itertools.islice(load.streams_broken, 5):
         console.print(text)
     if json_path is not None:
