@@ -67,7 +67,11 @@ def create_application(services: Services) -> FastAPI:
     app.state.metrics_turn = asyncio.Semaphore(1)
     app.state.web_files = WebFiles()
     app.state.document = ascii_json(complete_document(app.openapi(), OPERATIONS))
-    app.add_middleware(Gate, hosts=_hosts(services.config, open_to_all=open_to_all))
+    app.add_middleware(
+        Gate,
+        hosts=_hosts(services.config, open_to_all=open_to_all),
+        origins=services.config.server.allowed_hosts,
+    )
     for kind in (DiskcastError, RequestValidationError):
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(HTTPException, _answer_http)
@@ -115,13 +119,12 @@ def _hosts(config: ServerConfig, *, open_to_all: bool) -> frozenset[str] | None:
     """Host headers that are let in; None: any.
 
     Without tokens the name is what tells a browser's own page from one of another site whose name was made to point
-    here. With tokens such a page has none, so that names are only looked at if some are listed.
+    here. With tokens such a page has none, and machines may call the daemon as they like.
     """
-    listed = frozenset(config.server.allowed_hosts)
-    if not open_to_all and not listed:
+    if not open_to_all:
         return None
     address = config.server.endpoint[0]
-    return listed | LOOPBACK_NAMES | {f"[{address}]" if ":" in address else address}
+    return LOOPBACK_NAMES | {f"[{address}]" if ":" in address else address, *config.server.allowed_hosts}
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:

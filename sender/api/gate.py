@@ -37,14 +37,17 @@ _log = structlog.get_logger("diskcast.api")
 class Gate:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] | None) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] | None, origins: Iterable[str] = ()) -> None:
         """Let requests through to ``app``.
 
         Args:
             app: the application.
             hosts: names that a Host header may have, without port; None: any. A page of another site whose name was
                 made to point here (DNS rebinding) names itself, and a browser sends that name.
+            origins: names of our own pages besides the one that a request's Host says, which a reverse proxy may have
+                changed.
         """
+        self._origins = frozenset(origin.lower() for origin in origins)
         self._app = app
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
 
@@ -96,11 +99,14 @@ class Gate:
         if scope["method"] in _SAFE_METHODS:
             return None
         origin = headers.get("origin")
-        if origin is not None and _netloc(origin) != host:
+        if origin is not None and not self._is_ours(_netloc(origin), host):
             return HTTPStatus.FORBIDDEN, f"a page of {origin[:100]!r} may change nothing here"
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return HTTPStatus.FORBIDDEN, "a page of another site may change nothing here"
         return None
+
+    def _is_ours(self, origin: str, host: str) -> bool:
+        return bool(origin) and (origin == host or _without_port(origin) in self._origins)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         """One line about a request that changed something or went wrong; what comes all the time is debug."""

@@ -32,6 +32,23 @@ def test_a_proxys_name_can_be_let_in(tmp_path: Path) -> None:
     with serve(tmp_path, server__allowed_hosts=("images.lan",)) as served, served.client(None) as client:
         assert client.get("/rooms", headers={"Host": "images.lan"}).status_code == 200
         assert client.get("/rooms", headers={"Host": "other.lan"}).status_code == 403
+        for host in (
+            "images.lan",
+            served.url.removeprefix("http://"),
+        ):  # as it came, or as the proxy makes it
+            made = client.post("/images/scan", headers={"Host": host, "Origin": "https://images.lan"})
+            assert made.status_code == 202
+            made = client.post(
+                "/images/scan", headers={"Host": host, "Origin": "https://images.lan.evil.example"}
+            )
+            assert made.status_code == 403
+
+
+def test_with_tokens_machines_may_call_the_daemon_as_they_like(guarded: Served) -> None:
+    with guarded.client(Role.ENROL) as agent:
+        for host in ("10.0.0.1:7400", "images.lan", "whatever"):
+            assert agent.get("/server", headers={"Host": host}).status_code == 403, "for its role"
+            assert "role" in agent.get("/server", headers={"Host": host}).json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from docs import api_reference
 from protocol.control_messages import API_BASE, PROBLEM_TYPE
 from sender.api.access import Access
 from sender.api.operations import OPERATIONS
 from sender.api.route import Repeat
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
-import api_reference
 
 
 @pytest.fixture(scope="module")
