@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tests.lab import run
 from tests.programs import require_program
@@ -90,6 +91,7 @@ class PostgresServer:
                     *self._prefix, str(self._postgres), "-D", str(self.data), "-p", str(self.port),
                     "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}",
                     "-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", "max_connections=50",
+                    "-c", "deadlock_timeout=100ms",
                 ],
                 stdout=log, stderr=log, cwd="/", start_new_session=True,
             )  # fmt: skip
@@ -140,3 +142,10 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The session's server: a ``conftest.py`` imports this. A test that stops it starts it again."""
+    with postgres_server() as server:
+        yield server

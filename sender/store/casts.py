@@ -16,7 +16,7 @@ from sender.store import tables
 from sender.store.audit import Audit, AuditNote
 from sender.store.codec import record_from, to_data
 from sender.store.errors import ConflictError
-from sender.store.machine_identity import serial_and_tag
+from sender.store.machine_identity import parts, serial_and_tag
 from sender.store.paging import read_page
 from sender.store.records import (
     Cast,
@@ -27,7 +27,7 @@ from sender.store.records import (
     Command,
     TimelinePoint,
 )
-from sender.store.transactions import Database, Repository, reading, writing
+from sender.store.transactions import Database, Repository, reading, writing, writing_again
 
 EVENTS_MAX = 5000
 """Events of a cast that are read at once: joins and ends of 1024 machines, several times over."""
@@ -236,9 +236,9 @@ class Casts(Repository):
         """:meth:`put_machines` for one."""
         return self.put_machines([machine], lease=lease)
 
-    @writing
+    @writing_again
     def put_machines(self, machines: Sequence[CastMachine], *, lease: str | None = None) -> bool:
-        """Add or replace what casts did to machines; machines that the store doesn't know are told by their names.
+        """Add or replace what casts did to machines; of several for one machine the last counts.
 
         Returns:
             False, and nothing is written, if a cast isn't there or isn't ``lease``'s any more.
@@ -253,7 +253,7 @@ class Casts(Repository):
         ):
             return False
         known = serial_and_tag(self._connection, [m.machine_id for m in machines if m.machine_id])
-        lines = []
+        told: dict[tuple[str, str], dict[str, Any]] = {}
         for machine in machines:
             cast = casts[machine.cast_id]
             serial, asset_tag, room_id = known.get(machine.machine_id or "", ("", "", None))
@@ -271,20 +271,22 @@ class Casts(Repository):
                 "asset_tag": asset_tag,
                 "at": machine.joined_at or self._now(),
             }
-            lines.append(line)
-        if not lines:
-            return True
-        insert = self._database.insert(tables.cast_machines)
-        replaced = {name: insert.excluded[name] for name in lines[0] if name not in _IDENTITY}
-        self._connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=["cast_id", "machine_key"],
-                set_=replaced,
-                # A machine that has verified every byte has done so, whatever a daemon says that was cut off before.
-                where=sa.or_(_LINE.state != _COMPLETE, insert.excluded["state"] == _COMPLETE),
-            ),
-            lines,
-        )
+            told[line["cast_id"], line["machine_key"]] = line
+        lines = builtins.list(told.values())
+        there = self._lines(cast_ids, [line["machine_key"] for line in lines])
+        new = [line for line in lines if (line["cast_id"], line["machine_key"]) not in there]
+        changed = []
+        for line in lines:
+            line_id, state = there.get((line["cast_id"], line["machine_key"]), (None, ""))
+            # A machine that has verified every byte has done so, whatever a daemon says that was cut off before.
+            if line_id is not None and (state != _COMPLETE or line["state"] == _COMPLETE):
+                values = {name: value for name, value in line.items() if name not in _IDENTITY}
+                changed.append({"the_line_id": line_id, **values})
+        if new:
+            self._connection.execute(sa.insert(tables.cast_machines), new)
+        if changed:
+            update = sa.update(tables.cast_machines).where(_LINE.line_id == sa.bindparam("the_line_id"))
+            self._connection.execute(update, changed)
         return True
 
     @reading
@@ -414,6 +416,16 @@ class Casts(Repository):
             _CAST.cast_id == cast.cast_id, _CAST.run_count == cast.run_count, *conditions
         )
         return self._connection.execute(query.values(**values)).rowcount == 1
+
+    def _lines(self, cast_ids: Iterable[str], keys: Sequence[str]) -> dict[tuple[str, str], tuple[int, str]]:
+        """Id and state of the lines that are there already."""
+        found: dict[tuple[str, str], tuple[int, str]] = {}
+        for part in parts(keys):
+            query = sa.select(_LINE.line_id, _LINE.cast_id, _LINE.machine_key, _LINE.state)
+            query = query.where(_LINE.cast_id.in_(cast_ids), _LINE.machine_key.in_(part))
+            for row in self._connection.execute(query):
+                found[row.cast_id, row.machine_key] = (row.line_id, row.state)
+        return found
 
     def _get(self, cast_id: str) -> Cast | None:
         row = (

@@ -135,6 +135,7 @@ class Store:
             async with asyncio.timeout(RUN_WAIT_S):
                 return await call
         except TimeoutError as error:
+            self._database.hang_up()
             raise self._told(
                 f"database {self.place}: no answer for {RUN_WAIT_S:g} s; see whether its disk or its server hangs. "
                 "What was asked for may still be done later"

@@ -17,6 +17,7 @@ from sender.store.transactions import Repository, reading
 
 _LINE = tables.cast_machines.c
 _CAST = tables.casts.c
+_NAMES = tuple(HistoryLine.__dataclass_fields__)
 
 
 class HistoryFilters(TypedDict, total=False):
@@ -68,7 +69,7 @@ def _query(filters: HistoryFilters) -> sa.Select[Any]:
         _LINE.line_id,
         _LINE.at,
         _LINE.cast_id,
-        _CAST.plan,
+        _CAST.plan["name"].as_string().label("cast_name"),
         _CAST.created_by,
         _LINE.image_id,
         _CAST.image_name,
@@ -101,5 +102,4 @@ def _query(filters: HistoryFilters) -> sa.Select[Any]:
 
 
 def _line(row: sa.RowMapping) -> HistoryLine:
-    values = {name: row[name] for name in HistoryLine.__dataclass_fields__ if name != "cast_name"}
-    return HistoryLine(cast_name=row["plan"].get("name", ""), **values)
+    return HistoryLine(**{name: row[name] for name in _NAMES})

@@ -325,7 +325,7 @@ class Machines(Repository):
             for machine_id, _, macs in added
             for i, mac in enumerate(macs)
         ]
-        for part in parts([row["mac"] for row in owned]):
+        for part in parts([mac for _, _, macs in added for mac in macs]):
             self._connection.execute(sa.delete(tables.machine_macs).where(_OWNED.mac.in_(part)))
         if owned:
             self._connection.execute(sa.insert(tables.machine_macs), owned)

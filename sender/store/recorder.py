@@ -210,7 +210,7 @@ class Recorder:
 
     def _write_together(self, batch: list[Write]) -> None:
         with self._store.transaction():
-            for write in batch:
+            for write in _joined(batch):
                 write.do(self._store)
 
     async def _write_alone(self, write: Write) -> None:
@@ -279,6 +279,25 @@ class Recorder:
         with contextlib.suppress(OSError):
             self._spool.unlink(missing_ok=True)
             self._spooled = False
+
+
+def _joined(batch: list[Write]) -> list[Write]:
+    """The same calls, those for machines of one cast that follow each other as one: all of them cost little more."""
+    joined: list[Write] = []
+    for write in batch:
+        before = joined[-1] if joined else None
+        if write.method != "casts.put_machine":
+            joined.append(write)
+        elif (
+            before is not None
+            and before.method == "casts.put_machines"
+            and before.options == write.options
+            and before.args[0][0].cast_id == write.args[0].cast_id
+        ):
+            before.args[0].append(write.args[0])
+        else:
+            joined.append(Write("casts.put_machines", ([write.args[0]],), write.options))
+    return joined
 
 
 def _write_of(data: dict[str, Any]) -> Write:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import socket
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -24,9 +28,9 @@ from sender.store.errors import Place, is_integrity, is_passing, translate
 from sender.store.journal import Journal
 from sender.store.records import Problem
 
-RETRY_WITHIN_S = 2.0
-"""A transaction is tried again only if its failure came fast: together both stay below ten seconds. PostgreSQL takes
-one to notice a deadlock."""
+RETRY_WITHIN_S = 3.0
+"""A transaction is tried again only if its failure came fast, so that nobody waits for both in vain. PostgreSQL takes a
+second to notice a deadlock."""
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -51,6 +55,9 @@ class Database:
         self.now = now
         self.journal = journal
         self._local = threading.local()
+        self._opened: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
+        if self.is_postgresql:
+            sa.event.listen(engine, "connect", lambda connection, _: self._opened.add(connection))
         self._problem: Problem | None = None
 
     @property
@@ -140,6 +147,17 @@ class Database:
         before = self._problem
         since = before.since if before is not None else self.now()
         self._problem = Problem("database", str(error), since)
+
+    def hang_up(self) -> None:
+        """End what waits for a server that says nothing, so that the threads are free for when it does again.
+
+        Neither PostgreSQL's own limits nor TCP's help when the server is frozen but its kernel isn't.
+        """
+        for connection in list(self._opened):
+            with contextlib.suppress(psycopg.Error, OSError):
+                if connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                    with socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:
+                        copy.shutdown(socket.SHUT_RDWR)
 
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
         """An insert that knows ON CONFLICT, in this database's words."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import sqlite3
 import threading
 import time
@@ -252,3 +254,27 @@ def test_a_database_that_hangs_holds_nobody_up_for_longer_than_the_bound(
     assert asyncio.run(store.run(store.rooms.list)) == ([], None)
     assert store.problem is None
     store.close()
+
+
+def test_a_server_that_freezes_is_given_up_and_used_again(
+    stopped_and_started: tuple[PostgresServer, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, store = stopped_and_started
+    monkeypatch.setattr(database_module, "RUN_WAIT_S", 0.5)
+    store.rooms.add(room())
+    with server.connect() as connection:
+        query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'diskcast' AND datname = %s"
+        pids = [int(str(row[0])) for row in connection.execute(query, [sa.make_url(store.place).database])]
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DatabaseUnavailableError, match="no answer for"):
+            asyncio.run(store.run(store.rooms.list))
+        # Its other processes accept new connections, and the thread that waited for the frozen one is free.
+        monkeypatch.setattr(database_module, "RUN_WAIT_S", BOUND_S)
+        for _ in range(database_module.THREADS_COUNT):
+            assert len(asyncio.run(store.run(store.rooms.list))[0]) == 1
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)

@@ -34,6 +34,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     store.close()
 
 
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(limits=st.lists(st.integers(1, 50), min_size=1, max_size=60))
 def test_pages_of_any_sizes_show_every_row_once_and_in_order(filled: Store, limits: list[int]) -> None:
     for read, key in (
