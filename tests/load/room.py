@@ -140,7 +140,7 @@ def run_room(
         said, shown = json.loads(machines_log.read_text()), json.loads(watchers_log.read_text())
     assert machines.returncode == 0
     delays_s, lost, slow_at = _delays(said, shown)
-    slow_at_s = collections.Counter(str(int(at - began)) for at in sorted(slow_at))
+    slow_at_s = dict(collections.Counter(str(int(at - began)) for at in sorted(slow_at)))
     return RoomLoad(
         machine_count=machine_count,
         complete_count=cast["complete_count"],
