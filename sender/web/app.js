@@ -3,12 +3,15 @@
 import { all, call, get, Unreachable } from "./api.js";
 import { fill, h } from "./dom.js";
 import { LiveStream } from "./events.js";
+import { loadIcons } from "./icons.js";
 import { announce, noticeError } from "./notices.js";
 import { errorBox, pageHead } from "./parts.js";
 import { match } from "./router.js";
 import { ROUTES } from "./routes.js";
 import { Shell } from "./shell.js";
 import { overview, roomNames, server } from "./store.js";
+
+const LOAD_ALL_AFTER_MS = 1_000; // what is looked at first comes first
 
 /**
  * What a page is given.
@@ -75,6 +78,12 @@ async function show(anew = false) {
   shell.setBusy(false);
   shell.mount(page, place.route.section ?? "", first);
   if (server.value) live.open(page.topics ?? []);
+  if (first) window.setTimeout(loadAll, LOAD_ALL_AFTER_MS);
+}
+
+/** The other pages' scripts, ahead of time: going there is instant, and works while the daemon is away. */
+function loadAll() {
+  for (const route of ROUTES) route.load().catch(() => {});
 }
 
 /** Learns who the daemon is and who we are to it. */
@@ -114,4 +123,5 @@ window.addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof DOMException && event.reason.name === "AbortError") event.preventDefault();
 });
 fill(/** @type {HTMLElement} */ (document.getElementById("shell")), shell.element);
+loadIcons();
 show();

@@ -73,7 +73,7 @@ export function setAttribute(element, name, value) {
 }
 
 /**
- * An icon of icons.svg; decoration, so words must stand beside it.
+ * An icon of icons.svg, which icons.js took into the page; decoration, so words must stand beside it.
  * @param {string} name
  * @returns {SVGSVGElement}
  */
@@ -82,7 +82,7 @@ export function icon(name) {
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
   const use = document.createElementNS(SVG, "use");
-  use.setAttribute("href", `/assets/icons.svg#${name}`);
+  use.setAttribute("href", `#icon-${name}`);
   svg.append(use);
   return svg;
 }
@@ -94,7 +94,7 @@ export function icon(name) {
  */
 export function setIcon(svg, name) {
   const use = svg.firstElementChild;
-  if (use) setAttribute(use, "href", `/assets/icons.svg#${name}`);
+  if (use) setAttribute(use, "href", `#icon-${name}`);
 }
 
 let ids = 0;

@@ -105,7 +105,7 @@ export class Shell {
 
   /** @param {NavigationEntry} entry */
   #link([section, label, address, iconName]) {
-    const link = h("a", { class: "nav-link", href: address }, icon(iconName), h("span", {}, label));
+    const link = h("a", { class: "nav-link", href: address, onclick: () => this.#toggleMore(false) }, icon(iconName), h("span", {}, label));
     this.links.set(section, link);
     return h("li", {}, link);
   }

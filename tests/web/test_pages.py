@@ -114,6 +114,8 @@ def test_a_connection_that_is_lost_is_said_and_comes_back_by_itself(
         banner = page.locator(".connection-banner")
         expect(banner).to_contain_text("Connection lost, data from ")
         expect(page.locator("html")).to_have_attribute("data-stale", "")
+        icon = banner.locator("use").get_attribute("href")
+        assert page.locator(f"symbol{icon}").count() == 1, "what shows the outage doesn't need the daemon"
         daemon.start()
         expect(pill).to_have_text("Live")
         expect(banner).to_be_hidden()
