@@ -279,7 +279,7 @@ def test_garbage_is_counted_and_changes_nothing(image: Path, tmp_path: Path) -> 
     at_sender = {
         reason: int(float(count))
         for reason, count in re.findall(
-            r'^diskcast_rejected_datagrams_total\{.*reason="(\w+)"\} (\S+)$', metrics, re.M
+            r'^diskcast_rejected_datagrams_total\{.*reason="(\w+)".*\} (\S+)$', metrics, re.M
         )
     }
     assert agent.result["blocks_rejected"] == 0
