@@ -57,7 +57,8 @@ def create_application(services: Services) -> FastAPI:
     """
     open_to_all = not services.config.server.tokens_required
     guard = Guard(services, open_to_all=open_to_all)
-    entrance = Entrance(guard, Idempotency(services.store))
+    plain_paths = [_path(operation) for operation in OPERATIONS if "{" not in operation.path]
+    entrance = Entrance(guard, Idempotency(services.store), plain_paths)
     app = _routed(entrance.route_class)
     app.state.services = services
     app.state.guard = guard
@@ -103,7 +104,7 @@ def _routed(route_class: Callable[[Operation], type[APIRoute]]) -> FastAPI:
 def _add(app: FastAPI, operation: Operation, route_class: type[APIRoute]) -> None:
     summary, _, _ = (operation.endpoint.__doc__ or "").partition("\n")
     app.router.add_api_route(
-        operation.path if operation.own_path else API_BASE + operation.path,
+        _path(operation),
         operation.endpoint,
         methods=[operation.method, "HEAD"] if operation.tag == "" else [operation.method],
         status_code=operation.status,
@@ -113,6 +114,10 @@ def _add(app: FastAPI, operation: Operation, route_class: type[APIRoute]) -> Non
         include_in_schema=bool(operation.tag),
         route_class_override=route_class,
     )
+
+
+def _path(operation: Operation) -> str:
+    return operation.path if operation.own_path else API_BASE + operation.path
 
 
 def _hosts(config: ServerConfig, *, open_to_all: bool) -> frozenset[str] | None:
@@ -132,7 +137,7 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         routes = [route for route in request.app.router.routes if isinstance(route, Route)]
-        # /images/scan is also an image of that name to the router, but to nobody else.
+        # To the router /images/scan is also an image of that name.
         here = [route for route in routes if route.path == request.url.path] or [
             route for route in routes if route.matches(request.scope)[0] is not Match.NONE
         ]

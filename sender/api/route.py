@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import email.message
 import enum
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -79,8 +79,15 @@ class Operation:
 class Entrance:
     """What all routes share: the guard, and what was asked for before."""
 
-    def __init__(self, guard: Guard, idempotency: Idempotency) -> None:
-        """Serve with these two."""
+    def __init__(self, guard: Guard, idempotency: Idempotency, plain_paths: Collection[str] = ()) -> None:
+        """Serve with these.
+
+        Args:
+            guard: finds out who asks.
+            idempotency: keeps answers.
+            plain_paths: paths without parameters, which another route's parameter can't stand for.
+        """
+        self._plain_paths = frozenset(plain_paths)
         self._guard = guard
         self._idempotency = idempotency
 
@@ -103,6 +110,8 @@ class Entrance:
         self, operation: Operation, request: Request, inner: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         """Serve one request of ``operation`` by ``inner``, or refuse it."""
+        if "{" in operation.path and request.url.path in self._plain_paths:
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
         identity = await self._guard.authorise(request, operation.access)
         request.state.identity = identity
         body = b""

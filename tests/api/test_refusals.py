@@ -39,7 +39,8 @@ def test_a_wrong_method_is_told_which_would_be_right(local: httpx.Client) -> Non
     assert "GET, POST" in str(check_problem(answer, 405)["detail"])
     assert answer.headers["allow"] == "GET, POST"
     assert local.post("/rooms/x").headers["allow"] == "DELETE, GET, PATCH"
-    assert local.put("/images/scan").headers["allow"] == "POST"
+    for method in ("GET", "PUT", "DELETE"):
+        assert local.request(method, "/images/scan").headers["allow"] == "POST"
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(local: httpx.Client) -> None:
