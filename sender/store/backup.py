@@ -146,6 +146,7 @@ def restore(place: Place, now: datetime, progress: Callable[[str], None] = lambd
                 )
             progress(f"copying {source}")
             shutil.copyfile(source, fresh)
+            fresh.chmod(0o600)
             changes_count, missing_count = _bring_up_to_date(fresh, database, place, progress)
             kept = _set_aside(database, now)
             _sync(fresh)

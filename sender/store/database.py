@@ -155,9 +155,7 @@ class Store:
         """Copy the database beside itself and begin a new journal; None for PostgreSQL, which has its own ways."""
         if self._database.journal is None:
             return None
-        made = back_up(self._database.engine, self._database.place)
-        self._database.journal.bytes_count = 0
-        return made
+        return back_up(self._database.engine, self._database.place)
 
     def upkeep(self) -> None:
         """What is to be done now and then: a backup that is due, old answers forgotten. Done by a thread of its own."""

@@ -181,7 +181,8 @@ class Journal:
         self._lock = threading.Lock()
         self._descriptor = -1
         self._segment = -1
-        self.bytes_count = 0
+        self.entries_count = 0
+        """Entries that this process wrote and committed."""
 
     def watch(self, connection: Any, _record: object = None) -> None:
         """Note from now on what a new connection (of the driver) changes."""
@@ -219,6 +220,7 @@ class Journal:
             except BaseException:
                 self._cut(size)
                 raise
+            self.entries_count += 1
 
     def close(self) -> None:
         """Close the file."""
@@ -245,7 +247,6 @@ class Journal:
         except OSError:
             self._cut(size)
             raise
-        self.bytes_count = size + len(line)
         return size
 
     def _is_there(self) -> bool:

@@ -22,7 +22,7 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from protocol.errors import DatabaseError, DiskcastError
+from protocol.errors import DatabaseError, DatabaseFullError, DiskcastError
 from sender.store.engine import WRITES
 from sender.store.errors import Place, is_integrity, is_passing, translate
 from sender.store.journal import Journal
@@ -59,6 +59,7 @@ class Database:
         if self.is_postgresql:
             sa.event.listen(engine, "connect", lambda connection, _: self._opened.add(connection))
         self._problem: Problem | None = None
+        self._full = False
 
     @property
     def problem(self) -> Problem | None:
@@ -123,6 +124,7 @@ class Database:
             try:
                 yield connection
                 local.committing = writes
+                entries_count = 0 if self.journal is None else self.journal.entries_count
                 if self.journal is not None and writes:
                     with self.journal.written(connection):
                         transaction.commit()
@@ -134,7 +136,10 @@ class Database:
                 raise
             finally:
                 local.connection = None
-        self._problem = None
+        # Reading from a full disk works: only what was written proves that there is room again.
+        if not self._full or (self.journal is not None and self.journal.entries_count != entries_count):
+            self._problem = None
+            self._full = False
 
     def _failed(self, error: BaseException) -> DiskcastError:
         told = translate(error, self.place)
@@ -146,6 +151,7 @@ class Database:
         """Show ``error`` as :attr:`problem` until an attempt succeeds."""
         before = self._problem
         since = before.since if before is not None else self.now()
+        self._full = self.journal is not None and isinstance(error, DatabaseFullError)
         self._problem = Problem("database", str(error), since)
 
     def hang_up(self) -> None:
