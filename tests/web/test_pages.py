@@ -236,3 +236,17 @@ def test_an_image_can_be_cast_from_the_library(desktop: Visit) -> None:
     page = desktop.open("/images")
     page.get_by_role("link", name="Cast it").click()
     expect(page.locator("select[name=image] option:checked")).to_contain_text(IMAGE)
+
+
+def _break_the_policy(browser: Browser, url: str) -> None:
+    with visit(browser, url) as visiting:
+        page = visiting.open("/")
+        page.evaluate(
+            "() => { const made = document.createElement('script'); made.text = '0'; document.body.append(made); }"
+        )
+        page.evaluate("() => new Promise(done => setTimeout(done))")
+
+
+def test_these_tests_would_notice_a_breach_of_the_content_security_policy(browser: Browser, lab: Lab) -> None:
+    with pytest.raises(AssertionError, match="CSP: script-src-elem inline"):
+        _break_the_policy(browser, lab.daemon.url)
