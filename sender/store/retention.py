@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -13,6 +14,8 @@ from sender.store.transactions import Database, Repository, reading, writing
 
 BATCH_ROWS = 1000
 """Rows of a transaction: it takes some tens of milliseconds, so a running cast's own writes hardly wait."""
+RUN_S = 5.0
+"""A run ends after this time: it is called as everything else is, and nobody waits for the database for more than ten."""
 
 _CAST = tables.casts.c
 
@@ -24,6 +27,8 @@ class Removed:
     casts_count: int
     lines_count: int
     audit_count: int
+    unfinished: bool = False
+    """There is more to remove: call it again."""
 
 
 class Retention(Repository):
@@ -33,27 +38,27 @@ class Retention(Repository):
         super().__init__(database)
         self._audit = audit
 
-    def apply(self, days: int | None) -> Removed:
+    def apply(self, days: int | None, limit_s: float = RUN_S) -> Removed:
         """Remove casts that ended more than ``days`` ago, with all that belongs to them, and audit entries of that age.
 
-        What was removed is itself an audit entry. It may run for long; each of its transactions is short. None: keep
-        everything.
+        What was removed is itself an audit entry. Each of its transactions is short, and it ends after ``limit_s``, if
+        need be unfinished. None: keep everything.
         """
         if days is None:
             return Removed(0, 0, 0)
         before = self._now() - timedelta(days=days)
+        end = time.monotonic() + limit_s
         lines = casts = entries = 0
-        while True:
-            cast_ids = self._old_casts(before)
-            if not cast_ids:
-                break
+        while time.monotonic() < end and (cast_ids := self._old_casts(before)):
             for table in (tables.cast_machines, tables.cast_events):
-                while removed := self._remove_of(table, cast_ids):
+                while time.monotonic() < end and (removed := self._remove_of(table, cast_ids)):
                     lines += removed if table is tables.cast_machines else 0
-            casts += self._remove_casts(cast_ids)
-        while removed := self._remove_audit(before):
+            if time.monotonic() < end:
+                casts += self._remove_casts(cast_ids)
+        while time.monotonic() < end and (removed := self._remove_audit(before)):
             entries += removed
-        if casts or entries:
+        unfinished = time.monotonic() >= end
+        if casts or lines or entries:
             detail: dict[str, object] = {
                 "days": days,
                 "casts": casts,
@@ -61,7 +66,7 @@ class Retention(Repository):
                 "audit_entries": entries,
             }
             self._audit.add("retention", "history.remove", f"before {before.isoformat()}", detail)
-        return Removed(casts, lines, entries)
+        return Removed(casts, lines, entries, unfinished)
 
     @reading
     def _old_casts(self, before: datetime) -> list[str]:

@@ -172,7 +172,9 @@ def test_retention_removes_what_is_old_and_says_so(store: Store, clock: Clock) -
     store.casts.change("0000000b", phase=CastPhase.DONE, ended_at=clock())
     add_cast(store, "0000000c")
     assert store.retention.apply(None).casts_count == 0
+    assert store.retention.apply(30, 0.0).unfinished
     removed = store.retention.apply(30)
+    assert not removed.unfinished
     assert (removed.casts_count, removed.lines_count, removed.audit_count) == (1, 2500, 1)
     assert [cast.cast_id for cast in store.casts.list()[0]] == ["0000000c", "0000000b"]
     assert [entry.action for entry in store.audit.list()[0]] == ["history.remove"]
