@@ -15,7 +15,7 @@ from sender.store.transactions import Database, Repository, reading, writing
 BATCH_ROWS = 1000
 """Rows of a transaction: it takes some tens of milliseconds, so a running cast's own writes hardly wait."""
 RUN_S = 5.0
-"""A run ends after this time: it is called as everything else is, and nobody waits for the database for more than ten."""
+"""A run ends after this time: it is called as everything else is, and nobody waits for the database more than ten."""
 
 _CAST = tables.casts.c
 
