@@ -347,12 +347,12 @@ class ServiceAgent:
 
 def wait_online(daemon: Daemon, names: Iterable[str], timeout_s: float = START_LIMIT_S) -> dict[str, str]:
     """Name to machine id, once all of these have checked in."""
-    wanted = set(names)
+    wanted = list(names)
 
     def known() -> dict[str, str]:
         machines = daemon.ask("GET", "/machines", limit="500")["items"]
         seen = {row["name"]: row["machine_id"] for row in machines if row["address"]}
-        return {name: seen[name] for name in wanted} if wanted <= seen.keys() else {}
+        return {name: seen[name] for name in wanted} if seen.keys() >= set(wanted) else {}
 
     return wait_until(f"{sorted(wanted)} have checked in", known, timeout_s, describe=daemon.describe)
 

@@ -185,7 +185,12 @@ def test_who_joins_late_is_finished_too(
             image.image_id, room_id="late", wait_for=2, rate_bytes_per_s=RATE_BYTES_PER_S
         )
         daemon.wait_progress(cast_id, 0.3, machines)
+        daemon.ask("POST", f"/casts/{cast_id}/pause")  # the others mustn't be done before it has started
         with ServiceAgent(tmp_path, "pc09", [daemon]) as agent:
+            wait_until(
+                "it has joined", lambda: daemon.cast(cast_id)["joined_count"] == 3, describe=daemon.describe
+            )
+            daemon.ask("POST", f"/casts/{cast_id}/resume")
             daemon.wait_phase(cast_id, "done")
             image.assert_is_on(agent.target)
     finally:
