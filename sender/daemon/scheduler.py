@@ -87,6 +87,8 @@ async def keep_history_short(services: Services) -> None:
             removed = await store.run(store.retention.apply, days)
             if removed.casts_count or removed.audit_count:
                 _log.info("history_removed", days=days, casts=removed.casts_count, audit=removed.audit_count)
+            if removed.unfinished:
+                continue
         except DatabaseError as error:
             _log.warning("history_not_removed", error=str(error))
         await asyncio.sleep(_RETENTION_S)
