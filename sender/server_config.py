@@ -40,6 +40,7 @@ from sender.config_values import (
     Seconds,
     port_range,
 )
+from sender.daemon.places import GROUP_COUNT
 from sender.network import parse_endpoint
 
 CONFIG_BYTES_MAX = MIB
@@ -176,8 +177,8 @@ class NetworkSection(Section):
     )
     group_base: Group = Field(
         default="239.255.68.80",
-        description="Multicast group of the first cast; each further one that runs at the same time has the next "
-        "address.",
+        description=f"First of {GROUP_COUNT} multicast groups: each cast has one of them to itself, the same whichever "
+        "daemon runs it.",
     )
     data_port: int = Field(default=7420, ge=1, le=65535, description="UDP port of all groups.")
     control_ports: Ports = Field(
@@ -196,12 +197,12 @@ class NetworkSection(Section):
 
     @property
     def control_port_range(self) -> range:
-        """Ports of the slots, in order."""
+        """Ports of the casts, in order."""
         return port_range(self.control_ports)
 
     @property
     def casts_at_once(self) -> int:
-        """Slots: casts that can run at the same time."""
+        """Casts that can run at the same time."""
         return len(self.control_port_range)
 
     @property
@@ -209,25 +210,20 @@ class NetworkSection(Section):
         """The shared ceiling; None: there is none."""
         return None if self.rate_ceiling is None else parse_rate_bytes_per_s(self.rate_ceiling)
 
-    def group(self, slot: int) -> str:
-        """The group of the cast in ``slot``."""
-        return str(ipaddress.ip_address(self.group_base) + slot)
-
     @pydantic.model_validator(mode="after")
-    def _check_slots(self) -> Self:
+    def _check_places(self) -> Self:
         if self.data_port in self.control_port_range:
             raise ValueError(
                 f"data_port {self.data_port} is one of control_ports {self.control_ports}, and both need its UDP: "
                 "choose another data_port"
             )
         try:
-            last = ipaddress.ip_address(self.group_base) + self.casts_at_once - 1
+            last = ipaddress.ip_address(self.group_base) + GROUP_COUNT - 1
         except ipaddress.AddressValueError:
             last = None
         if last is None or not last.is_multicast:
             raise ValueError(
-                f"group_base {self.group_base} has no {self.casts_at_once} multicast addresses after it, one for each "
-                "of control_ports: choose a lower one"
+                f"group_base {self.group_base} has no {GROUP_COUNT} multicast addresses from it on: choose a lower one"
             )
         return self
 

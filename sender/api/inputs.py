@@ -28,6 +28,8 @@ from protocol.constants import (
     RATE_BYTES_PER_S_MAX,
     RATE_BYTES_PER_S_MIN,
     RECEIVER_COUNT_MAX,
+    SLOW_BELOW_DEFAULT,
+    SLOW_FOR_S_DEFAULT,
 )
 from sender.store.records import Role, StartMode
 
@@ -258,8 +260,8 @@ class PlanInput(Input):
     slow: Literal["wait", "demote", "drop"] = Field(
         default="demote", description="What becomes of a machine that is much slower than the others."
     )
-    slow_below: float = Field(default=0.5, ge=0.01, le=0.99, allow_inf_nan=False)
-    slow_for_s: float = Field(default=5.0, ge=1, le=3600, allow_inf_nan=False)
+    slow_below: float = Field(default=SLOW_BELOW_DEFAULT, ge=0.01, le=0.99, allow_inf_nan=False)
+    slow_for_s: float = Field(default=SLOW_FOR_S_DEFAULT, ge=1, le=3600, allow_inf_nan=False)
 
 
 class CastInput(PlanInput):

@@ -26,7 +26,6 @@ def test_no_file_is_a_daemon_for_this_machine_alone() -> None:
     assert config.server.endpoint == ("127.0.0.1", 7400)
     assert not config.server.tokens_required
     assert config.network.casts_at_once == 16
-    assert config.network.group(15) == "239.255.68.95"
 
 
 def test_everything_lies_in_the_state_directory_unless_said_otherwise(tmp_path: Path) -> None:
