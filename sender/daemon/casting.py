@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from sender.store.recorder import Recorder
 
 VIEW_INTERVAL_S: Final = 0.5
-"""How old a picture of a cast may be: a half of the second within which those who watch must have it."""
+"""How often a cast is looked at while nobody watches it."""
+FRESH_S: Final = 0.1
+"""Those who watch at the same moment see the same picture."""
 POINT_INTERVAL_S: Final = 1.0
 POINTS_MAX: Final = 1200
 """Points of a timeline: twenty minutes in full; of a longer cast every second one is left out, again and again."""
@@ -89,6 +93,7 @@ class LiveRun:
         self.image_id = cast.plan.image_id
         self.machines: dict[str, CastMachine] = {row.name: row for row in earlier.machines}
         self.view: CastView | None = None
+        self._states = Counter(row.state for row in self.machines.values())
         self.points = list(earlier.points)
         self.events = list(earlier.events)
         self.run: CastRun | None = None
@@ -102,6 +107,9 @@ class LiveRun:
         self._earlier_seconds = cast.seconds
         self._earlier_bytes_sent = cast.bytes_sent
         self._point_every_s = POINT_INTERVAL_S
+        self._viewed_at = -math.inf
+        self._drawn: tuple[CastView | None, int, list[LiveMachine]] = (None, -1, [])
+        self._change_count = 0
         self._point_at = 0.0
         self._saved_at = 0.0
 
@@ -187,8 +195,8 @@ class LiveRun:
 
     def progress(self, view: CastView) -> None:
         """The cast now."""
-        self.view = view
         now = time.monotonic()
+        self.view, self._viewed_at = view, now
         self.cast = dataclasses.replace(
             self.cast,
             progress=cast_progress(view),
@@ -209,8 +217,7 @@ class LiveRun:
             seconds=round(self._earlier_seconds + summary.seconds, 3),
             bytes_sent=self._earlier_bytes_sent + summary.bytes_sent,
         )
-        with self.shared.look() as (session, now):
-            self.progress(CastView.of(session, now))
+        self.progress(self._look())
 
     def close(self) -> None:
         """There is no terminal to give back."""
@@ -234,9 +241,14 @@ class LiveRun:
 
     def put_machine(self, row: CastMachine) -> None:
         """A machine's line has changed."""
-        if self.machines.get(row.name) == row:
+        known = self.machines.get(row.name)
+        if known == row:
             return
+        if known is not None:
+            self._states[known.state] -= 1
+        self._states[row.state] += 1
         self.machines[row.name] = row
+        self._change_count += 1
         self._recorder.put(("machine", self.cast_id, row.name), "casts.put_machine", row, lease=self._owner)
         self._count_machines()
 
@@ -272,6 +284,15 @@ class LiveRun:
 
     # -- for those who watch ----------------------------------------------------------------------------------
 
+    def refresh(self) -> None:
+        """Look at the cast now, unless that was just done."""
+        if self.run is not None and self.ended_at is None and time.monotonic() - self._viewed_at > FRESH_S:
+            self.progress(self._look())
+
+    def _look(self) -> CastView:
+        with self.shared.look() as (session, now):
+            return CastView.of(session, now)
+
     def live_cast(self) -> LiveCast:
         """The cast now."""
         view = self.view
@@ -290,16 +311,19 @@ class LiveRun:
         )
 
     def live_machines(self) -> list[LiveMachine]:
-        """Everybody who has joined."""
-        if self.view is None:
-            return []
+        """Everybody who has joined; the same list as long as nothing has changed."""
+        view, change_count, machines = self._drawn
+        if self.view is None or (view is self.view and change_count == self._change_count):
+            return machines
         views: dict[str, ReceiverView] = {receiver.name: receiver for receiver in self.view.receivers}
-        return [
+        machines = [
             live_machine(self.cast, views[name], row, position="", online=False)
             if name in views
             else machine_of_history(row, self.cast.plan.room_id)
             for name, row in self.machines.items()
         ]
+        self._drawn = self.view, self._change_count, machines
+        return machines
 
     # -- inside -----------------------------------------------------------------------------------------------
 
@@ -345,12 +369,12 @@ class LiveRun:
         )
 
     def _count_machines(self) -> None:
-        states = [row.state for row in self.machines.values()]
+        states = self._states
         self.cast = dataclasses.replace(
             self.cast,
-            joined_count=sum(state not in ("assigned", "absent") for state in states),
-            complete_count=states.count("complete"),
-            failed_count=sum(state in ("failed", "lost", "dropped") for state in states),
+            joined_count=states.total() - states["assigned"] - states["absent"],
+            complete_count=states["complete"],
+            failed_count=states["failed"] + states["lost"] + states["dropped"],
         )
 
     def _save_cast(self, *, lasting: bool) -> None:

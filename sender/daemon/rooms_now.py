@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import time
 from datetime import UTC, datetime
@@ -15,7 +17,7 @@ from sender.store.records import Cast, CastMachine, LiveCast, LiveMachine, Machi
 if TYPE_CHECKING:
     from sender.daemon.services import Services
 
-FRESH_S: Final = 5.0
+FRESH_S: Final = 10.0
 """How old may be what the database said of a room; what this daemon itself changes is seen at once."""
 RESULT_SHOWN_S: Final = 3600.0
 """For this long after its cast a machine shows how that went; then, whether it is there."""
@@ -37,9 +39,12 @@ class RoomsNow:
         """Look at ``services``."""
         self._services = services
         self._books: dict[str, _RoomBook] = {}
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._forgotten_count = 0
 
     def forget(self, room_id: str | None = None) -> None:
         """A room, or all, changed in the database."""
+        self._forgotten_count += 1
         if room_id is None:
             self._books.clear()
         else:
@@ -56,6 +61,7 @@ class RoomsNow:
         book = await self._book(room_id)
         here = {}
         for run in self._services.supervisor.casting():
+            run.refresh()
             for live in run.live_machines():
                 if live.machine_id is not None and (not run.cast.phase.ended or live.machine_id not in here):
                     here[live.machine_id] = live
@@ -87,6 +93,7 @@ class RoomsNow:
             rows = await store.run(store.casts.machines, cast.cast_id)
             machines = [machine_of_history(row, cast.plan.room_id) for row in rows]
         else:
+            live.refresh()
             machines = live.live_machines()
         presence = self._services.presence
         return [
@@ -97,24 +104,31 @@ class RoomsNow:
         ]
 
     async def _book(self, room_id: str) -> _RoomBook:
+        """What the database says of a room. What is known but old is used, and read anew meanwhile: a picture doesn't
+        wait for the database.
+        """
         book = self._books.get(room_id)
-        if book is not None and time.monotonic() - book.read_at < FRESH_S:
-            return book
-        store = self._services.store
-        try:
-            machines = await store.run(store.machines.of_room, room_id)
-            latest = await store.run(
-                store.casts.latest_of_machines, [machine.machine_id for machine in machines]
-            )
-        except DatabaseError:
-            if book is None:
-                raise
-            book.read_at = time.monotonic()
-            return book
-        if len(self._books) >= _ROOMS_MAX:
-            self._books.clear()
+        if book is None:
+            return await self._read(room_id)
+        if time.monotonic() - book.read_at > FRESH_S and room_id not in self._reading:
+            task = asyncio.create_task(self._read_again(room_id), name=f"room {room_id}")
+            self._reading[room_id] = task
+            task.add_done_callback(lambda _task: self._reading.pop(room_id, None))
+        return book
+
+    async def _read_again(self, room_id: str) -> None:
+        with contextlib.suppress(DatabaseError):  # the operator is told by the store's own problem
+            await self._read(room_id)
+
+    async def _read(self, room_id: str) -> _RoomBook:
+        store, forgotten = self._services.store, self._forgotten_count
+        machines = await store.run(store.machines.of_room, room_id)
+        latest = await store.run(store.casts.latest_of_machines, [machine.machine_id for machine in machines])
         book = _RoomBook(sorted(machines, key=lambda machine: machine.name), latest, time.monotonic())
-        self._books[room_id] = book
+        if forgotten == self._forgotten_count:
+            if len(self._books) >= _ROOMS_MAX:
+                self._books.clear()
+            self._books[room_id] = book
         return book
 
     def _machine_now(self, machine: Machine, live: LiveMachine | None, book: _RoomBook) -> LiveMachine:
