@@ -27,7 +27,8 @@ from sender.store.records import Cast, CastEvent, LiveCast, LiveMachine, Timelin
 if TYPE_CHECKING:
     from sender.daemon.services import Services
 
-TICK_S: Final = 0.5
+TICK_S: Final = 0.4
+"""A change is on every screen within a second: a tick, the time to draw and encode, and some for the network."""
 TOPICS_MAX: Final = 8
 """Topics of one watcher: a page shows two or three."""
 _QUEUE_MAX: Final = 16

@@ -84,6 +84,7 @@ class Machine:
     """Blocks that it alone lost, and when it asked for them last; 0 if it hasn't."""
     lost_count: int = 0
     nacks_sent: int = 0
+    needed_at_join: int = 0
     written_lag: int = 0
     complete: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     joined_at: float = 0.0
@@ -413,7 +414,9 @@ class Room:
                 ),
             )
             assert self._manifest is not None
-            self.said.append((now, machine.index, round(1 - needed / self._manifest.block_count, 4)))
+            # As the sender reckons it: of what it said first, which is less than all if data came before.
+            machine.needed_at_join = max(machine.needed_at_join, needed)
+            self.said.append((now, machine.index, round(1 - needed / max(1, machine.needed_at_join), 4)))
         if self._manifest is not None and needed == 0:
             machine.complete.set()
 
