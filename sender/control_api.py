@@ -8,14 +8,11 @@ bytes, time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
-import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -49,6 +46,7 @@ from protocol.manifest import Manifest
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastParameters, ReceiverId
 from sender.blocking_calls import start_blocking_call
+from sender.http_server import HttpServer
 from sender.shared_session import SharedSession
 
 _CONNECTIONS_MAX: Final = RECEIVER_COUNT_MAX + 64
@@ -226,52 +224,18 @@ class ControlApi:
             return await asyncio.to_thread(parse_json_untrusted, await _body_untrusted(request))
 
 
-class ControlServer(uvicorn.Server):
-    """uvicorn for one application on one socket that is bound already; signals stay with the program."""
+class ControlServer(HttpServer):
+    """Serves one cast's control API."""
 
     def __init__(self, application: FastAPI, listener: socket.socket) -> None:
         """Serve ``application`` on ``listener``, which is taken over."""
         super().__init__(
-            uvicorn.Config(
-                application,
-                http="h11",
-                ws="none",
-                loop="asyncio",
-                lifespan="off",
-                log_config=None,
-                log_level="error",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                limit_concurrency=_CONNECTIONS_MAX,
-                backlog=RECEIVER_COUNT_MAX,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_SHUTDOWN_S,
-            )
+            application,
+            listener,
+            connections_max=_CONNECTIONS_MAX,
+            keep_alive_s=_KEEP_ALIVE_S,
+            shutdown_s=_SHUTDOWN_S,
         )
-        self._listener = listener
-        logging.getLogger("uvicorn.error").addFilter(_is_news)
-
-    async def run_until_stopped(self) -> None:
-        """Serve until :meth:`stop`; running requests are finished first."""
-        try:
-            await self.serve(sockets=[self._listener])
-        finally:
-            self._listener.close()
-
-    def stop(self) -> None:
-        """Begin to end; :meth:`run_until_stopped` returns within a few tenths of a second."""
-        self.should_exit = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave SIGINT and SIGTERM alone: the cast has its own way to end."""
-        yield
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether uvicorn's log says what the cast doesn't say itself."""
-    return not (record.exc_info and isinstance(record.exc_info[1], DiskcastError))
 
 
 def _check_key(session: SenderSession, receiver_id: ReceiverId, key: bytes) -> None:

@@ -204,8 +204,6 @@ def _bind(kind: int, address: IpAddress, port: int, interface: Interface) -> soc
         if kind == socket.SOCK_STREAM:
             # A sender started again at once mustn't wait for its predecessor's connections to time out.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # asyncio sets it only where it made the socket itself; without it a short answer waits 40 ms for an ACK.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind(_endpoint(address, port, interface))
         if kind == socket.SOCK_STREAM:
             sock.listen(RECEIVER_COUNT_MAX)

@@ -12,7 +12,7 @@ import structlog
 from starlette.responses import StreamingResponse
 
 from protocol.errors import DiskcastError
-from sender.api.server import AnswerCutError
+from sender.http_server import AnswerCutError
 from sender.store.csv_lines import csv_cell
 
 CSV_TYPE: Final = "text/csv; charset=utf-8"

@@ -112,8 +112,11 @@ class Gate:
         """One line about a request that changed something or went wrong; what comes all the time is debug."""
         method, path = scope["method"], scope["path"]
         observe_request(getattr(scope.get("route"), "path", ""), method, status, seconds)
-        changes = method not in _SAFE_METHODS and not path.endswith("/check-in")
-        level = "warning" if status >= 500 else "info" if changes else "debug"
+        checks_in = path.endswith("/check-in")
+        changes = method not in _SAFE_METHODS and not checks_in
+        # At the daemon's end each agent that waits is sent away by a 503, and comes back by itself.
+        failed = status >= 500 and not (checks_in and status == HTTPStatus.SERVICE_UNAVAILABLE)
+        level = "warning" if failed else "info" if changes else "debug"
         client = scope.get("client")
         getattr(_log, level)(
             "request",

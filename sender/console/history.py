@@ -115,7 +115,8 @@ def audit(
         return
 
     def detail(entry: AuditEntry) -> str:
-        return ", ".join(f"{key}={value}" for key, value in entry.detail.items())
+        """What can be read in a line; --json has all of it."""
+        return ", ".join(f"{key}={value}" for key, value in entry.detail.items() if _is_short(value))
 
     columns: list[Column[AuditEntry]] = [
         Column("at", lambda entry: local_time(entry.at, seconds=True)),
@@ -224,3 +225,7 @@ def _write_csv(
         except OSError as error:
             raise ConfigurationError(f"{csv_path} can't be written: {error.strerror or error}") from error
     output.done(f"{csv_path} is written", path=str(csv_path), size_bytes=size_bytes)
+
+
+def _is_short(value: object) -> bool:
+    return value not in (None, "") and not isinstance(value, dict) and len(str(value)) <= _DETAIL_CHARACTERS_MAX
