@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sender.console.output import Output
     from sender.store.records import HistoryLine
 
+_DETAIL_CHARACTERS_MAX = 80
 _COMPLETE: Final = "complete"
 _since_option = click.option(
     "--since", metavar="TIME", help="From then on: 2026-11-01, 2026-11-01T12:00, or 7d ago."
