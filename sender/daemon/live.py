@@ -55,22 +55,18 @@ class _Channel:
 
     event: str
     topic: _Topic
-    drawn: bool = False
     encoded: bytes | None = None
 
     async def draw(self) -> bytes | None:
         """What has changed, encoded; None if nothing has."""
         changed = await self.topic.draw()
-        self.drawn = True
         if changed is None:
             return None
         self.encoded = None
         return encode(self.event, changed)
 
-    async def full(self) -> bytes:
-        """All of it, encoded."""
-        if not self.drawn:
-            await self.draw()
+    def full(self) -> bytes:
+        """All of it as it was drawn last, encoded."""
         if self.encoded is None:
             self.encoded = encode(self.event, self.topic.all())
         return self.encoded
@@ -78,9 +74,29 @@ class _Channel:
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _Subscriber:
+    """One who watches.
+
+    Attributes:
+        lacking: topics of which it hasn't got all, or has missed something: it gets all of them next.
+    """
+
     topics: tuple[str, ...]
     queue: asyncio.Queue[bytes]
-    missed: bool = False
+    lacking: set[str]
+
+    def give(self, name: str, channel: _Channel, changed: bytes | None) -> None:
+        """What a topic's drawing is to it."""
+        event = channel.full() if name in self.lacking else changed
+        if event is None:
+            return
+        try:
+            self.queue.put_nowait(event)
+        except asyncio.QueueFull:
+            while not self.queue.empty():
+                self.queue.get_nowait()
+            self.lacking = set(self.topics)
+        else:
+            self.lacking.discard(name)
 
 
 class LiveFeed:
@@ -99,20 +115,19 @@ class LiveFeed:
         return len(self._subscribers)
 
     async def run(self) -> None:
-        """Draw what is watched until cancelled."""
+        """Draw what is watched until cancelled; nobody else draws, so that everybody sees the same changes."""
         while True:
             watched = {topic for subscriber in self._subscribers for topic in subscriber.topics}
             for name in self._channels.keys() - watched:
                 del self._channels[name]
             began_at = time.monotonic()
+            self._wanted.clear()
             for name in sorted(watched):
                 await self._draw(name)
                 await asyncio.sleep(0)  # a large room takes milliseconds: casts have their turn in between
-            if watched:
-                await asyncio.sleep(max(0.0, began_at + TICK_S - time.monotonic()))
-            else:
-                self._wanted.clear()
-                await self._wanted.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(began_at + TICK_S - time.monotonic() if watched else None):
+                    await self._wanted.wait()
 
     async def check(self, topics: Collection[str]) -> None:
         """Raise unless all of ``topics`` can be watched.
@@ -147,7 +162,7 @@ class LiveFeed:
         Args:
             topics: checked by :meth:`check`.
         """
-        return self._read(_Subscriber(tuple(topics), asyncio.Queue(_QUEUE_MAX), missed=True))
+        return self._read(_Subscriber(tuple(topics), asyncio.Queue(_QUEUE_MAX), set(topics)))
 
     # -- inside -----------------------------------------------------------------------------------------------
 
@@ -156,40 +171,22 @@ class LiveFeed:
         self._wanted.set()
         try:
             while True:
-                if subscriber.missed:
-                    subscriber.missed = False
-                    while not subscriber.queue.empty():
-                        subscriber.queue.get_nowait()
-                    for name in subscriber.topics:
-                        event = await self._full(name)
-                        if event is not None:
-                            yield event
                 yield await subscriber.queue.get()
         finally:
             self._subscribers.discard(subscriber)
 
-    async def _full(self, name: str) -> bytes | None:
-        try:
-            return await self._channel(name).full()
-        except DatabaseError:
-            return None  # the first look that succeeds is all of it
-
     async def _draw(self, name: str) -> None:
+        channel = self._channel(name)
         try:
-            changed = await self._channel(name).draw()
+            changed = await channel.draw()
         except DatabaseError:
             return  # who watches sees that in the overview's problems
         except Exception as error:  # noqa: BLE001  one picture that can't be drawn must not end the others
             _log.error("live_picture_failed", topic=name, exc_info=error)
             return
-        if changed is None:
-            return
         for subscriber in self._subscribers:
             if name in subscriber.topics:
-                try:
-                    subscriber.queue.put_nowait(changed)
-                except asyncio.QueueFull:
-                    subscriber.missed = True
+                subscriber.give(name, channel, changed)
 
     def _channel(self, name: str) -> _Channel:
         channel = self._channels.get(name)

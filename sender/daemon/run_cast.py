@@ -29,7 +29,7 @@ from sender.daemon.casting import Earlier, LiveRun
 from sender.daemon.places import choose_group
 from sender.image_file import ImageFile
 from sender.network import find_interface, list_interfaces
-from sender.store.records import Cast, CastMachine, CastPhase, StartMode
+from sender.store.records import Cast, CastMachine, CastPhase, ImageState, StartMode
 
 if TYPE_CHECKING:
     from sender.daemon.services import Services
@@ -81,6 +81,10 @@ async def conduct(
     if went_before and not waited_for and rows:
         _end(live, targets, reason="")
         return
+    known = services.library.get(cast.plan.image_id)
+    if known is not None and known.state in (ImageState.REMOTE, ImageState.FETCHING):
+        live.tell("image_awaited", f"the image is fetched from {known.location} first")
+        on_change()
     async with await services.library.open(cast.plan.image_id, cast.cast_id) as opened:
         image = await start_blocking_call(lambda: ImageFile.open(opened.path), "open image")
         with image, contextlib.ExitStack() as stack:
