@@ -1,5 +1,7 @@
 # One environment in .venv, made from the lock file by whichever target needs it first.
 PYTHON ?= python3
+# Much of the tests' time is waiting for programs that they start.
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -22,7 +24,7 @@ demo: $(STAMP)  ## a whole cast on this machine: pack, send, four agents, verify
 	$(BIN)/diskcast demo
 
 test: $(STAMP)  ## the test suite (tests that need root are skipped without it, and say so)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: $(STAMP)  ## ruff, mypy, fresh generated docs
 	$(BIN)/ruff check .

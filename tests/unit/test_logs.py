@@ -69,7 +69,7 @@ def test_a_line_is_one_object_that_names_time_level_event_daemon_cast_and_reques
 def test_libraries_come_the_same_way_with_the_cast_that_they_worked_for() -> None:
     stream = _configured()
     with cast_context("1a2b3c4d"):
-        logging.getLogger("uvicorn.error").warning("slow %s", "client")
+        logging.getLogger("botocore.endpoint").warning("slow %s", "client")
     (line,) = _lines(stream)
     assert (line["event"], line["text"], line["cast"]) == ("library_message", "slow client", "1a2b3c4d")
 
