@@ -229,4 +229,6 @@ def _write_csv(
 
 
 def _is_short(value: object) -> bool:
-    return value not in (None, "") and not isinstance(value, dict) and len(str(value)) <= _DETAIL_CHARACTERS_MAX
+    return (
+        value not in (None, "") and not isinstance(value, dict) and len(str(value)) <= _DETAIL_CHARACTERS_MAX
+    )
