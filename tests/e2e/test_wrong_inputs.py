@@ -358,7 +358,7 @@ def test_same_cast_twice_on_one_group(packed: Packed) -> None:
         (("--group", "10.1.2.3"), ConfigurationError, "10.1.2.3"),
         (("--sender", "not a url"), ConfigurationError, "not a url"),
         (("--sender", "http://127.0.0.1:1", "--wait", "0.5"), NoSenderError, "127.0.0.1:1"),
-        (("--wait", "0.5"), NoSenderError, GROUP),
+        pytest.param(("--wait", "0.5"), NoSenderError, GROUP, id="nobody announces"),
         (("--memory", "1MiB"), ConfigurationError, "1MiB"),
     ],
 )
