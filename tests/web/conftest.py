@@ -68,8 +68,9 @@ def open_lab(directory: Path) -> Iterator[Lab]:
         yield Lab(daemon, agents, made.raw)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """No longer than a module: playwright's event loop runs as long, and nobody else's can beside it."""
     expect.set_options(timeout=LIMIT_MS)
     with chromium() as started:
         yield started
