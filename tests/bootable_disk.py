@@ -13,6 +13,7 @@ import numpy as np
 
 from protocol.constants import MIB
 from tests.lab import run
+from tests.programs import require_program
 
 SECTOR_BYTES: Final = 512
 _PROTECTIVE: Final = 0xEE
@@ -35,7 +36,8 @@ def make_bootable_disk(path: Path, seed: int) -> bytes:
     filesystem = path.with_name(f"{path.name}-filesystem")
     filesystem.write_bytes(rng.bytes(FILESYSTEM_BYTES))  # what old files leave behind in unused blocks
     extended = f"nodiscard,lazy_itable_init=0,hash_seed={_uuid(rng)}"
-    run("mkfs.ext4", "-q", "-O", "^has_journal", "-E", extended, "-U", _uuid(rng), "-d", folder, filesystem)
+    mkfs = require_program("mkfs.ext4")
+    run(mkfs, "-q", "-O", "^has_journal", "-E", extended, "-U", _uuid(rng), "-d", folder, filesystem)
     data_bytes = DISK_BYTES - MIB - DATA_START_BYTES
     text = b"compressible %d " % seed * 40_000
     data = rng.bytes(700_000) + text[:300_000]
@@ -51,7 +53,7 @@ def make_bootable_disk(path: Path, seed: int) -> bytes:
         f"start={MIB // SECTOR_BYTES}, size={FILESYSTEM_BYTES // SECTOR_BYTES}, type=linux, uuid={_uuid(rng)}\n"
         f"start={sectors[0]}, size={sectors[1]}, type=linux, uuid={_uuid(rng)}\n"
     )
-    run("sfdisk", "--quiet", "--no-reread", "--wipe", "never", path, text=table)
+    run(require_program("sfdisk"), "--quiet", "--no-reread", "--wipe", "never", path, text=table)
     content = path.read_bytes()
     assert looks_bootable(content)
     return content

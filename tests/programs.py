@@ -11,11 +11,13 @@ import pytest
 _PACKAGES = {
     "chromium": "chromium",
     "initdb": "postgresql",
+    "mkfs.ext4": "e2fsprogs",
     "pg_ctl": "postgresql",
     "postgres": "postgresql",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "psql": "postgresql-client",
+    "sfdisk": "fdisk",
     "systemd-analyze": "systemd",
     "systemd-notify": "systemd",
     "systemd-sysusers": "systemd",

@@ -361,7 +361,8 @@ def _python(code: str) -> list[str]:
 def test_a_tool_that_fails_is_named_with_its_last_lines() -> None:
     with pytest.raises(StepError, match=r"failed \(exit code 3\): two / three$"):
         run_program(
-            _python("import sys; print('two'); print('three', file=sys.stderr); sys.exit(3)"), time_limit_s=60
+            _python("import sys; print('two', flush=True); print('three', file=sys.stderr); sys.exit(3)"),
+            time_limit_s=60,
         )
 
 
