@@ -6,7 +6,7 @@ a contract with scripts: they are never reused, and ``docs/exit-codes.md`` is ge
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -323,3 +323,12 @@ def error_result(error: BaseException) -> dict[str, object]:
         "exit_code": exit_code,
         **details,
     }
+
+
+def leaf_errors(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The errors inside ``group`` and the groups within it, in their order."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaf_errors(error)
+        else:
+            yield error

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import trio
 
-from protocol.errors import DiskcastError
+from protocol.errors import DiskcastError, leaf_errors
 
 
 def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -14,17 +12,9 @@ def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
     Several stages can fail of the same cause, a dying disk for one; the first one names it.
     """
-    errors = [error for error in _leaves(group) if not isinstance(error, trio.Cancelled)]
+    errors = [error for error in leaf_errors(group) if not isinstance(error, trio.Cancelled)]
     if not errors:
-        return next(_leaves(group))
+        return next(leaf_errors(group))
     if all(isinstance(error, DiskcastError) for error in errors):
         return errors[0]
     return group
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

@@ -7,9 +7,7 @@ import secrets
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
-from cronsim import CronSim
 from fastapi import Path, Query
 from starlette.responses import Response
 
@@ -27,6 +25,7 @@ from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.route import ActorOf, ServicesOf
 from sender.api.routes_rooms import RoomFilter
 from sender.daemon.requests import Actor, RequestRefused, invalid, not_found
+from sender.daemon.scheduler import next_time
 from sender.daemon.services import Services
 from sender.store.audit import AuditNote
 from sender.store.records import (
@@ -85,15 +84,7 @@ async def watch_cast(services: ServicesOf, cast_id: CastIdPath) -> CastLive:
 async def get_cast_timeline(services: ServicesOf, cast_id: CastIdPath) -> CastTimeline:
     """Show a cast's charts and what happened in it."""
     await _cast(services, cast_id)
-    points = services.supervisor.timeline(cast_id)
-    if not points:
-        points = await services.store.run(services.store.casts.timeline, cast_id)
-    run = services.supervisor.live_run(cast_id)
-    events = (
-        list(run.events)
-        if run is not None
-        else await services.store.run(services.store.casts.events, cast_id)
-    )
+    points, events = await services.timeline(cast_id)
     return CastTimeline(points=points, events=events)
 
 
@@ -138,7 +129,7 @@ async def add_schedule(services: ServicesOf, actor: ActorOf, body: ScheduleInput
         plan=_plan(services, body.plan),
         enabled=body.enabled,
         created_at=datetime.now(UTC),
-        next_at=_next(body.cron, body.time_zone) if body.enabled else None,
+        next_at=next_time(body.cron, body.time_zone, datetime.now(UTC)) if body.enabled else None,
         last_cast_id=None,
     )
     return await services.store.run(services.store.schedules.add, schedule, audit=_note(actor))
@@ -158,7 +149,7 @@ async def change_schedule(
     if "plan" in given:
         given["plan"] = _plan(services, body.plan)
     after = dataclasses.replace(before, **given)
-    given["next_at"] = _next(after.cron, after.time_zone) if after.enabled else None
+    given["next_at"] = next_time(after.cron, after.time_zone, datetime.now(UTC)) if after.enabled else None
     schedule = await services.store.run(
         services.store.schedules.change, schedule_id, audit=_note(actor), **given
     )
@@ -197,11 +188,6 @@ def _plan(services: Services, body: PlanInput) -> CastPlan:
         slow_below=body.slow_below,
         slow_for_s=body.slow_for_s,
     )
-
-
-def _next(cron: str, time_zone: str) -> datetime:
-    """When a schedule comes next."""
-    return next(CronSim(cron, datetime.now(ZoneInfo(time_zone)))).astimezone(UTC)
 
 
 def _note(actor: Actor) -> AuditNote:

@@ -75,7 +75,6 @@ class LiveRun:
         recorder: Recorder,
         *,
         owner: str,
-        room_name: str = "",
         earlier: Earlier | None = None,
     ) -> None:
         """Prepare a run.
@@ -84,13 +83,10 @@ class LiveRun:
             cast: the record, leased by this daemon.
             recorder: takes what is to be remembered, and never waits.
             owner: what this daemon is called in the database; it writes only while the cast is its own.
-            room_name: for people.
             earlier: what earlier runs of this cast did.
         """
         earlier = earlier or Earlier()
         self.cast = cast
-        self.room_name = room_name
-        self.image_id = cast.plan.image_id
         self.machines: dict[str, CastMachine] = {row.name: row for row in earlier.machines}
         self.view: CastView | None = None
         self._states = Counter(row.state for row in self.machines.values())
@@ -99,7 +95,6 @@ class LiveRun:
         self.run: CastRun | None = None
         self.ended_at: float | None = None
         self.cancel_reason: str | None = None
-        self.notes: list[str] = []
         self._excused: set[str] = set()
         self._recorder = recorder
         self._owner = owner
@@ -189,8 +184,6 @@ class LiveRun:
 
     def note(self, text: str) -> None:
         """Something that doesn't end the cast."""
-        self.notes.append(text)
-        del self.notes[:-20]
         self._log.warning("cast_note", text=text)
 
     def progress(self, view: CastView) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError
+from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError, leaf_errors
 from sender.api.application import create_application
 from sender.api.server import ApiServer
 from sender.daemon.check_in import CheckInDesk
@@ -36,7 +36,7 @@ from sender.store.recorder import Recorder
 from sender.store.records import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sender.server_config import ServerConfig
     from sender.store.database import Store
@@ -66,18 +66,10 @@ def run_daemon(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
         try:
             asyncio.run(_serve(config, state, listener, on_ready))
         except* DiskcastError as errors:
-            first = next(_leaves(errors))
+            first = next(leaf_errors(errors))
             raise first from first.__cause__
         finally:
             listener.close()
-
-
-def _leaves(group: BaseExceptionGroup[DiskcastError]) -> Iterator[DiskcastError]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 def _listen(config: ServerConfig) -> socket.socket:

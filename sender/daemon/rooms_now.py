@@ -67,15 +67,6 @@ class RoomsNow:
                     here[live.machine_id] = live
         return [self._machine_now(machine, here.get(machine.machine_id), book) for machine in book.machines]
 
-    async def cast(self, cast_id: str) -> tuple[LiveCast, list[LiveMachine]] | None:
-        """A cast and its machines; None if there is none.
-
-        Raises:
-            DatabaseError: it isn't this daemon's, and the database is away.
-        """
-        cast = await self._services.find_cast(cast_id)
-        return None if cast is None else (self.live(cast), await self.cast_machines(cast))
-
     def live(self, cast: Cast) -> LiveCast:
         """A cast, with what this daemon knows of it if it runs here."""
         live = self._services.supervisor.live_run(cast.cast_id)

@@ -68,7 +68,6 @@ async def conduct(
         cast,
         services.recorder,
         owner=str(services.supervisor.owner),
-        room_name=room.name if room is not None else "",
         earlier=Earlier(rows, points, events),
     )
     runs[cast.cast_id] = live

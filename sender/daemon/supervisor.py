@@ -42,7 +42,6 @@ from sender.store.records import (
     Command,
     ImageState,
     Problem,
-    TimelinePoint,
 )
 
 if TYPE_CHECKING:
@@ -228,7 +227,7 @@ class Supervisor:
                 if live is not None:
                     self._put_away(live)
                 self._note_change()
-        await self._release(cast.cast_id)
+        self._release(cast.cast_id)
 
     def _fail(self, cast: Cast, error: Exception) -> None:
         live = self.runs.get(cast.cast_id)
@@ -253,7 +252,7 @@ class Supervisor:
         """Answer an agent; see :class:`sender.daemon.check_in.CheckInDesk`."""
         return await self._services.desk.answer(check_in, address)
 
-    async def _release(self, cast_id: str) -> None:
+    def _release(self, cast_id: str) -> None:
         """Give the lease back, after what was to be remembered."""
         self._services.recorder.put(("lease", cast_id), "leases.release", str(self.owner), cast_id)
 
@@ -447,11 +446,6 @@ class Supervisor:
         """A run of now or of lately."""
         live = self.runs.get(cast_id)
         return live or next((ended for ended in reversed(self._ended) if ended.cast_id == cast_id), None)
-
-    def timeline(self, cast_id: str) -> list[TimelinePoint]:
-        """The points of a cast that this daemon runs, or ran lately; else none."""
-        live = self.live_run(cast_id)
-        return list(live.points) if live is not None else []
 
     def cast_now(self, cast: Cast) -> Cast:
         """The newest that is known of a cast."""
