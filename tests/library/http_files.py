@@ -25,7 +25,7 @@ class HttpFiles:
         failures: statuses of the next answers to GET, in place of the files.
         login: ``user:password`` that is asked for.
         requests: method, path and range of each request.
-        body_bytes: sent in all.
+        body_bytes: of all bodies, counted before they are sent: whoever has received one finds it counted.
         before_get: called with the path before each GET.
     """
 
@@ -133,13 +133,13 @@ def _handler_of(files: HttpFiles) -> type[http.server.SimpleHTTPRequestHandler]:
         def _send(self, data: bytes) -> None:
             cut = files.cut_after_bytes
             part = data if cut is None or len(data) <= cut else data[:cut]
+            files.body_bytes += len(part)
             try:
                 self.wfile.write(part)
                 self.wfile.flush()
             except OSError:  # the client has what it wants
                 self.close_connection = True
                 return
-            files.body_bytes += len(part)
             if len(part) < len(data):
                 self.close_connection = True
 
