@@ -21,7 +21,7 @@ from receiver.disk.commit import CommitLast
 from receiver.disk.scan import worth_scanning
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
-from receiver.target import Target, require_compatible
+from receiver.target.opening import Target, require_compatible
 
 
 class Outcome(enum.Enum):

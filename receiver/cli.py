@@ -12,8 +12,8 @@ import click
 from protocol.errors import EXIT_INTERRUPTED, DiskcastError, error_result
 
 COMMANDS = {
-    "receive": "receiver.receive_command:receive",
-    "run": "receiver.run_command:run",
+    "receive": "receiver.reception.receive_command:receive",
+    "run": "receiver.service.run_command:run",
     "restore": "receiver.disk_commands:restore",
     "compare": "receiver.disk_commands:compare",
     "disks": "receiver.disks_command:disks",

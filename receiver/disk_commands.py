@@ -13,7 +13,7 @@ import click
 from receiver.disk_progress import BarProgress, DiskProgress, JsonProgress, TextProgress
 from receiver.restore import compare as compare_disk
 from receiver.restore import restore as restore_disk
-from receiver.target_options import TargetOptions, target_options
+from receiver.target.options import TargetOptions, target_options
 
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last."

@@ -17,7 +17,7 @@ from protocol.units import format_bytes, parse_size_bytes
 from receiver.disk.contents import Contents, look
 from receiver.disk.inventory import BlockDevice, Inventory, Kind, read_inventory
 from receiver.disk.usage import loop_file, mount_points
-from receiver.target_verdict import ImageNeeds, Refusal, incompatibility, judge, needs_of, verdict_text
+from receiver.target.verdict import ImageNeeds, Refusal, incompatibility, judge, needs_of, verdict_text
 
 _READERS: Final = 8
 """Disks that are asleep wake up side by side."""

@@ -38,15 +38,15 @@ from protocol.findings import (
     warn,
 )
 from protocol.units import format_bytes
-from receiver.control_client import ControlClient, retry_until
-from receiver.discovery import CastChoice, listen_for_cast
 from receiver.disk.fit import fit_tools
 from receiver.http_exchange import Unreachable
-from receiver.network import Interface, find_interface
-from receiver.server_client import EXAMPLE_URL, ServerClient
-from receiver.target import Target, open_target
-from receiver.target_selection import choose_target
-from receiver.transport import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
+from receiver.reception.control_client import ControlClient, retry_until
+from receiver.reception.discovery import CastChoice, listen_for_cast
+from receiver.reception.network import Interface, find_interface
+from receiver.reception.transport import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
+from receiver.service.server_client import EXAMPLE_URL, ServerClient
+from receiver.target.opening import Target, open_target
+from receiver.target.selection import choose_target
 
 MEMORY_BYTES_MAX = 300 * MIB
 """The receiver's bound, whatever the image."""

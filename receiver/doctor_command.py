@@ -14,8 +14,8 @@ from rich.table import Table
 
 from protocol.constants import DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
 from protocol.findings import Finding, Status, plain_lines, require_no_failure, result_json, summary
-from receiver.agent_token import read_token
 from receiver.doctor import examine
+from receiver.service.agent_token import read_token
 
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 

@@ -23,10 +23,10 @@ from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.read_back import open_for_comparison
 from receiver.disk.verifier import READ_BYTES, Verifier
 from receiver.disk_progress import Difference, DiskProgress
-from receiver.dry_run import dry_run
 from receiver.image_source import ImageSource, open_image
 from receiver.parallel import run_parallel, thread_count
-from receiver.target_options import DEFAULTS, TargetOptions, open_chosen
+from receiver.target.dry_run import dry_run
+from receiver.target.options import DEFAULTS, TargetOptions, open_chosen
 
 _WRITE_STEP_BYTES: Final = 4 * MIB
 """Raw bytes that a thread takes on at once: long enough to be sequential for the disk."""

@@ -12,12 +12,12 @@ import click
 from protocol.errors import EXIT_INTERRUPTED, DiskcastError, error_result
 
 COMMANDS = {
-    "pack": "sender.image_commands:pack",
-    "inspect": "sender.image_commands:inspect",
-    "verify": "sender.image_commands:verify",
-    "unpack": "sender.image_commands:unpack",
-    "send": "sender.send_command:send",
-    "serve": "sender.serve_command:serve",
+    "pack": "sender.imaging.image_commands:pack",
+    "inspect": "sender.imaging.image_commands:inspect",
+    "verify": "sender.imaging.image_commands:verify",
+    "unpack": "sender.imaging.image_commands:unpack",
+    "send": "sender.cast.send_command:send",
+    "serve": "sender.daemon.serve_command:serve",
     "images": "sender.console.images:images",
     "rooms": "sender.console.rooms:rooms",
     "machines": "sender.console.machines:machines",
@@ -26,8 +26,8 @@ COMMANDS = {
     "tokens": "sender.console.tokens:tokens",
     "history": "sender.console.history:history",
     "database": "sender.store.database_command:database",
-    "doctor": "sender.doctor_command:doctor",
-    "demo": "sender.demo_command:demo",
+    "doctor": "sender.doctor.command:doctor",
+    "demo": "sender.demo.command:demo",
 }
 """Name to implementation, imported when it is used: ``diskcast inspect`` doesn't wait for a web framework."""
 

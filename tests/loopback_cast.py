@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sender.demo import free_ports
+from sender.demo.run import free_ports
 from tests.lab import Program, diskcast, diskcast_agent
 
 START_LIMIT_S = 60.0

@@ -14,7 +14,7 @@ from protocol.constants import MIB
 from receiver.disk import calls
 from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.sysfs import DiscardUnit, discard_unit
-from receiver.target import Target
+from receiver.target.opening import Target
 
 STEP_BYTES_MIN: Final = 4 * MIB
 STEP_BYTES_MAX: Final = 256 * MIB

@@ -32,7 +32,7 @@ from protocol.manifest import BlockKind, Manifest
 from receiver.disk.read_back import ALIGNMENT_BYTES
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
-from receiver.target import Target
+from receiver.target.opening import Target
 
 EDGE_BYTES: Final = MIB
 """What is wiped at both ends: partition tables, boot loaders behind them, backup tables, RAID superblocks."""

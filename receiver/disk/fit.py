@@ -44,7 +44,7 @@ from receiver.disk.fit_filesystem import (
 )
 from receiver.disk.fit_loop import loop_device
 from receiver.disk.fit_programs import PACKAGES, StepError, Undisturbed, missing_programs, require_programs
-from receiver.target import Target
+from receiver.target.opening import Target
 
 _BLKRRPART: Final = 0x125F
 """linux/fs.h."""

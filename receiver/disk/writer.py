@@ -28,7 +28,7 @@ from receiver.disk import calls
 from receiver.disk.aligned_buffers import AlignedBuffers
 from receiver.disk.block_runs import block_runs
 from receiver.disk.clearing import Clearing
-from receiver.target import Target
+from receiver.target.opening import Target
 
 BUFFER_BYTES: Final = BLOCK_BYTES_MAX
 """The longest run that is written with one call: at least one block of any size. Measured on a virtio disk: 1 MiB 2600

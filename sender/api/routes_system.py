@@ -167,7 +167,7 @@ async def get_health(services: ServicesOf) -> Health:
 
 async def get_metrics(services: ServicesOf, request: Request) -> Response:
     """Show metrics in Prometheus's text format."""
-    from sender.daemon_metrics import CONTENT_TYPE, render_metrics
+    from sender.metrics.daemon_metrics import CONTENT_TYPE, render_metrics
 
     # One at a time: several Prometheus servers wait for each other rather than take all threads.
     async with request.app.state.metrics_turn:

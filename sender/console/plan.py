@@ -11,7 +11,7 @@ import click
 
 from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.units import parse_duration_s
-from sender.cast_options import Pace, pace_options
+from sender.cast.options import Pace, pace_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client

@@ -17,12 +17,12 @@ from rich.text import Text
 
 from protocol.errors import EXIT_OK, CastNotDoneError, ServerRefusedError, ServerUnreachableError
 from protocol.units import format_bytes, format_duration, format_rate
+from sender.cast.machine_table import machine_table
+from sender.cast.progress import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLAIN_INTERVAL_S, ProgressClock
 from sender.console.client import EVENTS_SILENCE_S, Client, server_events, to_json
 from sender.console.live_records import CastChange, CastNow
 from sender.console.lookup import path
 from sender.console.output import Output, emit, new_console, printable, say
-from sender.machine_table import machine_table
-from sender.progress import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLAIN_INTERVAL_S, ProgressClock
 from sender.store.records import Cast, CastEvent, CastMachine, CastPhase, LiveCast, LiveMachine
 
 _SILENT_MAX_S: Final = 120.0
@@ -212,7 +212,7 @@ class _LiveView:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Row:
-    """A machine as :class:`sender.machine_table.MachineRow`."""
+    """A machine as :class:`sender.cast.machine_table.MachineRow`."""
 
     name: str
     standing: str

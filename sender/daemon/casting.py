@@ -15,15 +15,15 @@ import structlog
 from protocol.events import CastFinished, CastingStarted, MainGroupFinished, SenderEvent
 from protocol.receiver_record import ReceiverRecord
 from protocol.session_records import ReceiverId
-from sender.cast import CastRun
-from sender.cast_view import CastSummary, CastView, ReceiverView
+from sender.cast.feedback import FeedbackPort
+from sender.cast.progress import EVENT_NAMES, CastIntroduction
+from sender.cast.progress_words import event_words
+from sender.cast.run import CastRun
+from sender.cast.shared_session import SharedSession
+from sender.cast.transmitter import TransmitterStatistics
+from sender.cast.view import CastSummary, CastView, ReceiverView
 from sender.daemon.records_of import cast_machine, cast_progress, live_machine, timeline_point
-from sender.feedback import FeedbackPort
-from sender.progress import EVENT_NAMES, CastIntroduction
-from sender.progress_words import event_words
-from sender.shared_session import SharedSession
 from sender.store.records import Cast, CastEvent, CastMachine, CastPhase, LiveCast, LiveMachine, TimelinePoint
-from sender.transmitter import TransmitterStatistics
 
 if TYPE_CHECKING:
     from sender.store.recorder import Recorder
@@ -54,7 +54,7 @@ class Earlier:
 
 
 class LiveRun:
-    """One run of a cast; the reporter of its :class:`sender.cast.CastRun`.
+    """One run of a cast; the reporter of its :class:`sender.cast.run.CastRun`.
 
     Attributes:
         cast: the record as it is now.

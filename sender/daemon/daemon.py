@@ -19,17 +19,17 @@ from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError
 from sender.api.application import create_application
 from sender.api.server import ApiServer
 from sender.daemon.check_in import CheckInDesk
+from sender.daemon.descriptor_limit import raise_descriptor_limit
 from sender.daemon.leases import StateDirectory
 from sender.daemon.live import LiveFeed
 from sender.daemon.presence import Presence
 from sender.daemon.rooms_now import RoomsNow
 from sender.daemon.scheduler import keep_history_short, run_schedules
+from sender.daemon.service_manager import ServiceManager, Watchdog
 from sender.daemon.services import Services
 from sender.daemon.supervisor import Supervisor
-from sender.daemon_metrics import watch_daemon
-from sender.descriptor_limit import raise_descriptor_limit
 from sender.library.library import Library
-from sender.service_manager import ServiceManager, Watchdog
+from sender.metrics.daemon_metrics import watch_daemon
 from sender.store.audit import AuditNote
 from sender.store.database import open_store
 from sender.store.recorder import Recorder
@@ -38,7 +38,7 @@ from sender.store.records import Role
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sender.server_config import ServerConfig
+    from sender.daemon.config import ServerConfig
     from sender.store.database import Store
 
 _DRAIN_S: Final = 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from protocol.receiver_record import ReceiverRecord
-from sender.cast_view import CastView, ReceiverSummary, ReceiverView
+from sender.cast.view import CastView, ReceiverSummary, ReceiverView
 from sender.store.records import Cast, CastMachine, LiveMachine, TimelinePoint
 
 MACHINE_ID_KEY = "machine_id"

@@ -24,11 +24,11 @@ from protocol.errors import (
 from protocol.session_records import CastId
 from protocol.units import format_duration
 from sender.blocking_calls import start_blocking_call
-from sender.cast import CastOptions, CastRun, open_cast
+from sender.cast.network import find_interface, list_interfaces
+from sender.cast.run import CastOptions, CastRun, open_cast
 from sender.daemon.casting import Earlier, LiveRun
 from sender.daemon.places import choose_group
-from sender.image_file import ImageFile
-from sender.network import find_interface, list_interfaces
+from sender.imaging.image_file import ImageFile
 from sender.store.records import Cast, CastMachine, CastPhase, ImageState, StartMode
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from sender.store.records import Cast, CastEvent, Problem, TimelinePoint
 
 if TYPE_CHECKING:
     from sender.daemon.check_in import CheckInDesk
+    from sender.daemon.config import ServerConfig
     from sender.daemon.live import LiveFeed
     from sender.daemon.presence import Presence
     from sender.daemon.rooms_now import RoomsNow
     from sender.daemon.supervisor import Supervisor
     from sender.library.library import Library
-    from sender.server_config import ServerConfig
     from sender.store.database import Store
     from sender.store.recorder import Recorder
 

@@ -15,8 +15,8 @@ import structlog
 
 from protocol.constants import KIB, MIB
 from protocol.errors import ImageDamagedError, ImageError, StorageError
-from sender.image_file import ImageFile
-from sender.image_verify import verify_image
+from sender.imaging.image_file import ImageFile
+from sender.imaging.image_verify import verify_image
 from sender.library.cache import Cache, Copy, Origin
 from sender.library.found import FoundImage, printable
 from sender.library.location import Location

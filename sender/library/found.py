@@ -14,7 +14,7 @@ import numpy as np
 from protocol.block_codec import block_hash
 from protocol.errors import ImageDamagedError
 from protocol.manifest import Manifest
-from sender.image_file import ImageFile
+from sender.imaging.image_file import ImageFile
 from sender.store.records import Image, ImageState
 
 SUFFIX: Final = ".dci"

@@ -28,8 +28,8 @@ from sender.library.remote_watch import INTERVAL_S, RemoteFile, RemoteWatch
 from sender.store.records import Image, ImageState, Problem
 
 if TYPE_CHECKING:
+    from sender.daemon.config import LibrarySection
     from sender.daemon.requests import Actor
-    from sender.server_config import LibrarySection
     from sender.store.audit import AuditNote
     from sender.store.database import Store
 

@@ -14,10 +14,10 @@ import httpx
 
 from sender.api.application import create_application
 from sender.api.server import ApiServer
+from sender.daemon.config import load_config
 from sender.daemon.daemon import make_services
 from sender.daemon.leases import StateDirectory
 from sender.daemon.services import Services
-from sender.server_config import load_config
 from sender.store.database import open_store
 from sender.store.recorder import Recorder
 from sender.store.records import Role

@@ -22,8 +22,8 @@ from protocol.block_codec import BlockEncoder, block_hash
 from protocol.constants import BLOCK_BYTES_DEFAULT, MIB
 from protocol.manifest import BlockKind, Manifest, build_manifest
 from receiver.block_sink import BlockSink
-from receiver.pipeline import BLOCKS_PER_HOP
-from receiver.target import open_target
+from receiver.reception.pipeline import BLOCKS_PER_HOP
+from receiver.target.opening import open_target
 
 CONTENT_BYTES = 32 * MIB
 """More than the processor's caches hold."""

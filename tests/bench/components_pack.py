@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from protocol.constants import GIB, MIB
-from sender.image_file import ImageFile
-from sender.image_verify import verify_image
-from sender.pack import PackOptions, pack_image
+from sender.imaging.image_file import ImageFile
+from sender.imaging.image_verify import verify_image
+from sender.imaging.pack import PackOptions, pack_image
 
 RANDOM_BYTES = 512 * MIB
 OS_FILES_BYTES = 384 * MIB

@@ -21,10 +21,10 @@ from protocol.control_messages import (
     join_to_json,
 )
 from protocol.session_records import CompletionReport, JoinGrant, JoinRequest, ReceiverState
-from sender.control_api import ControlApi, ControlServer
-from sender.network import find_interface, parse_group
-from sender.shared_session import SharedSession
-from sender.sockets import bind_control_sockets
+from sender.cast.control_api import ControlApi, ControlServer
+from sender.cast.network import find_interface, parse_group
+from sender.cast.shared_session import SharedSession
+from sender.cast.sockets import bind_control_sockets
 from tests.simulation.cast import SimulatedCast
 from tests.simulation.scale import room
 

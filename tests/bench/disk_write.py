@@ -34,9 +34,9 @@ from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.writer import BUFFER_BYTES, DiskWriter
 from receiver.parallel import run_parallel
-from receiver.pipeline import BLOCKS_PER_HOP, VERIFY_BYTES, writer_count
-from receiver.target import Target, open_target
-from receiver.target_image import VERIFY_THREADS
+from receiver.reception.pipeline import BLOCKS_PER_HOP, VERIFY_BYTES, writer_count
+from receiver.target.image import VERIFY_THREADS
+from receiver.target.opening import Target, open_target
 from tests.bench import report
 from tests.bench.figures import FAIL, Figure
 from tests.bench.kept_memory import kept_memory

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from unittest import mock
 
 from protocol.wire.messages import Nack, Report
-from sender import shared_session
-from sender.feedback import FeedbackPort
-from sender.network import find_interface, parse_group
-from sender.sockets import bind_control_sockets
+from sender.cast import shared_session
+from sender.cast.feedback import FeedbackPort
+from sender.cast.network import find_interface, parse_group
+from sender.cast.sockets import bind_control_sockets
 from tests.simulation.cast import SimulatedCast
 
 _TYPE_OFFSET = 3

@@ -14,8 +14,8 @@ from protocol.check_in import STATE_IDLE, CheckIn
 from protocol.errors import DatabaseUnavailableError
 from sender.daemon import check_in as module
 from sender.daemon.check_in import CheckInDesk
+from sender.daemon.config import load_config
 from sender.daemon.signals import Changes
-from sender.server_config import load_config
 from sender.store.database import Store, open_store
 from sender.store.records import Room
 

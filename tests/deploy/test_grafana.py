@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from docs.dashboards import DASHBOARDS as SOURCES
-from receiver.metrics import METRICS as AGENT_METRICS
-from sender.daemon_metrics import INSTRUMENTS
-from sender.fleet_metrics import FLEET_METRICS
-from sender.metric import CAST_LABELS
-from sender.metrics import METRICS
+from receiver.reception.metrics import METRICS as AGENT_METRICS
+from sender.metrics.cast_metrics import METRICS
+from sender.metrics.daemon_metrics import INSTRUMENTS
+from sender.metrics.fleet_metrics import FLEET_METRICS
+from sender.metrics.metric import CAST_LABELS
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sender.demo import free_ports
+from sender.demo.run import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "diskcast.service"

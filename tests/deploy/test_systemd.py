@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from protocol import errors
-from sender.descriptor_limit import DESCRIPTORS_NEEDED
-from sender.server_config import load_config
+from sender.daemon.config import load_config
+from sender.daemon.descriptor_limit import DESCRIPTORS_NEEDED
 from tests.programs import require_program
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "deploy" / "systemd"

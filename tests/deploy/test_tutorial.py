@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sender.demo import free_ports
+from sender.demo.run import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from protocol.constants import MIB, TIB
-from receiver.manifest_store import MANIFEST_IN_MEMORY_BYTES_MAX as AGENT_MANIFEST_BYTES_MAX
-from sender.image_file import MANIFEST_IN_MEMORY_BYTES_MAX as SENDER_MANIFEST_BYTES_MAX
+from receiver.reception.manifest_store import MANIFEST_IN_MEMORY_BYTES_MAX as AGENT_MANIFEST_BYTES_MAX
+from sender.imaging.image_file import MANIFEST_IN_MEMORY_BYTES_MAX as SENDER_MANIFEST_BYTES_MAX
 from tests.lab import Network, receive, send
 from tests.loopback_cast import assert_memory_kept, pack
 

@@ -12,8 +12,8 @@ import pytest
 
 from protocol.constants import MIB
 from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, StorageError
-from sender.demo import find_fault, plan_agents
-from sender.demo_image import Partition, write_partition_table
+from sender.demo.image import Partition, write_partition_table
+from sender.demo.run import find_fault, plan_agents
 from tests.lab import Program, diskcast
 from tests.serving import Daemon
 

@@ -21,7 +21,7 @@ from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter, WriteMode
-from receiver.target import Target, open_target
+from receiver.target.opening import Target, open_target
 from tests.devices import loop_device, mounted
 from tests.disk_images import BLOCK_BYTES, allocated_bytes, make_image
 from tests.disk_writing import random_pieces, write_pieces, write_runs
@@ -226,7 +226,7 @@ _WRITES_UNTIL_STOPPED = """
 import signal, sys
 from pathlib import Path
 from receiver.disk.queue_settings import tuned_queue
-from receiver.target import open_target
+from receiver.target.opening import open_target
 
 def stop(*_):
     raise SystemExit(3)

@@ -28,7 +28,7 @@ from protocol.manifest import BlockKind, Manifest, build_manifest
 from receiver.disk import fit_efi, fit_programs
 from receiver.disk.fit import NO_FIT, FitOptions, check_fit, fit
 from receiver.disk.fit_filesystem import GROWERS
-from receiver.target import Target, open_target
+from receiver.target.opening import Target, open_target
 from tests.devices import loop_device
 from tests.lab import REPOSITORY, run
 

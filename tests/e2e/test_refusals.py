@@ -28,9 +28,9 @@ from protocol.errors import (
 )
 from receiver.disk.inventory import BlockDevice, read_inventory
 from receiver.disk.read_back import open_read_back
-from receiver.target import open_target
-from receiver.target_selection import choose_target
-from receiver.target_verdict import ImageNeeds, judge
+from receiver.target.opening import open_target
+from receiver.target.selection import choose_target
+from receiver.target.verdict import ImageNeeds, judge
 from tests.devices import loop_device, mounted
 from tests.disk_images import BLOCK_BYTES, make_image
 from tests.lab import Program, diskcast_agent, run

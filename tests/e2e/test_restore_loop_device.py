@@ -24,7 +24,7 @@ from receiver.disk.read_back import ReadBack, ReadBackMode, open_for_comparison
 from receiver.disk.verifier import Verifier
 from receiver.disk_progress import TextProgress
 from receiver.restore import compare, restore
-from receiver.target import open_target
+from receiver.target.opening import open_target
 from tests.devices import loop_device, mounted
 from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
 from tests.lab import Program, diskcast_agent, run

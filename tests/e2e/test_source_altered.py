@@ -27,7 +27,7 @@ from protocol.errors import (
     StorageError,
 )
 from protocol.image_format import PAGE_BYTES
-from sender.image_file import ImageFile
+from sender.imaging.image_file import ImageFile
 from tests.bench.measurement import first_difference
 from tests.lab import Network, Program, diskcast, receive, run, send
 from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk

@@ -22,8 +22,8 @@ from protocol.constants import KIB, MIB
 from protocol.disk_layout import TableKind, layout_of
 from protocol.errors import EXIT_INTERRUPTED, SourceInUseError
 from protocol.manifest import BlockKind
-from sender.image_file import ImageFile
-from sender.pack import PackOptions, pack_image
+from sender.imaging.image_file import ImageFile
+from sender.imaging.pack import PackOptions, pack_image
 from tests.filesystems import (
     FILESYSTEMS,
     Filesystem,

@@ -37,7 +37,7 @@ from protocol.errors import (
     VerificationError,
 )
 from protocol.manifest import FORMAT_VERSION
-from sender.image_file import ImageFile
+from sender.imaging.image_file import ImageFile
 from tests.devices import loop_device
 from tests.lab import Program, diskcast, diskcast_agent, run
 

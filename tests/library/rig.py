@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from sender.daemon.config import LibrarySection
 from sender.library.library import Library
-from sender.server_config import LibrarySection
 
 LIMIT_S = 60.0
 

@@ -14,7 +14,7 @@ import pytest
 
 from protocol.constants import KIB
 from protocol.errors import ImageError
-from sender.demo import free_ports
+from sender.demo.run import free_ports
 from sender.library import fetch as fetch_module
 from sender.library.library import Library
 from sender.store.records import ImageState

@@ -50,8 +50,8 @@ from protocol.session_records import CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.batch import header_view
 from protocol.wire.codec import decode_feedback_untrusted, encode_feedback
 from protocol.wire.messages import OBJECT_IMAGE, Nack, Report
-from receiver.network import find_interface
-from receiver.transport import DataSocket
+from receiver.reception.network import find_interface
+from receiver.reception.transport import DataSocket
 
 POLL_S = 0.01
 """The group's socket is emptied this often; its buffer holds a second at 100 Mbit/s."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from protocol.cast_policy import CastPolicy
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, JoinGrant, JoinRequest
-from sender.image_file import ImageFile
-from sender.shared_session import SharedSession
+from sender.cast.shared_session import SharedSession
+from sender.imaging.image_file import ImageFile
 from tests.disk_images import MadeImage, make_image
 
 SYMBOL_BYTES = 1440

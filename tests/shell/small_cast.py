@@ -33,14 +33,14 @@ from protocol.manifest_reception import ManifestStore
 from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.codec import ControlMessage, encode_control
-from receiver.agent import Agent, AgentOptions, CastLink, Reception
 from receiver.http_exchange import Unreachable
 from receiver.nursery_errors import single_error
-from receiver.receive_slab import Batch, SlabCounters
-from receiver.reception_status import ReceptionStatus
-from receiver.target import Target, open_target
-from receiver.target_image import TargetImage
-from receiver.transport import SocketMemory
+from receiver.reception.agent import Agent, AgentOptions, CastLink, Reception
+from receiver.reception.receive_slab import Batch, SlabCounters
+from receiver.reception.status import ReceptionStatus
+from receiver.reception.transport import SocketMemory
+from receiver.target.image import TargetImage
+from receiver.target.opening import Target, open_target
 
 BLOCK_BYTES = 64 * 1024
 SYMBOL_BYTES = 1440

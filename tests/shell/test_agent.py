@@ -37,9 +37,9 @@ from protocol.wire.messages import (
     Standing,
 )
 from receiver.block_sink import Outcome
-from receiver.reception_status import ReceptionState
-from receiver.target import open_target
-from receiver.target_image import TargetImage
+from receiver.reception.status import ReceptionState
+from receiver.target.image import TargetImage
+from receiver.target.opening import open_target
 from tests.shell.small_cast import SYMBOL_BYTES, SmallCast, SmallImage, threads_in_place
 
 __all__ = ["threads_in_place"]

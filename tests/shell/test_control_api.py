@@ -21,10 +21,10 @@ from protocol.image_format import PAGE_BYTES
 from protocol.session_records import JoinGrant, JoinRequest, ReceiverState
 from protocol.stored_manifest import StoredManifest
 from protocol.wire.messages import END_CANCELLED, STATE_GATHERING
-from sender import control_api
-from sender.control_api import ControlApi, ControlServer
-from sender.network import find_interface, parse_group
-from sender.sockets import bind_control_sockets
+from sender.cast import control_api
+from sender.cast.control_api import ControlApi, ControlServer
+from sender.cast.network import find_interface, parse_group
+from sender.cast.sockets import bind_control_sockets
 from tests.completion_reports import completion
 from tests.shell.sender_rig import Rig, make_rig
 
@@ -83,7 +83,7 @@ async def join(client: httpx.AsyncClient) -> tuple[JoinGrant, dict[str, str]]:
 
 def stored_rig(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """Of an image whose manifest is too large to be held in memory."""
-    monkeypatch.setattr("sender.image_file.MANIFEST_IN_MEMORY_BYTES_MAX", 0)
+    monkeypatch.setattr("sender.imaging.image_file.MANIFEST_IN_MEMORY_BYTES_MAX", 0)
     return make_rig(folder)
 
 

@@ -36,9 +36,9 @@ from protocol.session_records import (
 )
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
 from receiver import http_exchange
-from receiver.control_client import ControlClient, retry_until
-from receiver.discovery import CastChoice, ask_for_cast
 from receiver.http_exchange import ANSWER_BYTES_MAX, Unreachable
+from receiver.reception.control_client import ControlClient, retry_until
+from receiver.reception.discovery import CastChoice, ask_for_cast
 from tests.completion_reports import completion
 
 CAST = CastDescription(

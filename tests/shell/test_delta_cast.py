@@ -18,10 +18,11 @@ from protocol.block_assembly import AssembledBlock
 from protocol.errors import StorageError
 from protocol.incomplete_marker import Marker, build_marker, parse_marker_untrusted
 from protocol.manifest import BlockKind
-from receiver import target_image, target_scan
 from receiver.block_sink import Outcome
-from receiver.target_image import TargetImage
-from receiver.target_options import TargetOptions
+from receiver.target import image as target_image
+from receiver.target import scan as target_scan
+from receiver.target.image import TargetImage
+from receiver.target.options import TargetOptions
 from tests.shell.small_cast import BLOCK_BYTES, SYMBOL_BYTES, SmallCast, SmallImage, threads_in_place
 
 pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("threads_in_place")]

@@ -10,9 +10,9 @@ from pathlib import Path
 from protocol.session_records import JoinGrant, ReceiverState
 from protocol.wire.codec import encode_feedback
 from protocol.wire.messages import Nack, Report
-from sender.feedback import FeedbackPort
-from sender.network import find_interface, parse_group
-from sender.sockets import bind_control_sockets
+from sender.cast.feedback import FeedbackPort
+from sender.cast.network import find_interface, parse_group
+from sender.cast.sockets import bind_control_sockets
 from tests.shell.sender_rig import Rig, make_rig
 
 

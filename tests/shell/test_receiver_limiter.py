@@ -15,8 +15,8 @@ import pytest
 from protocol.errors import StorageError
 from protocol.session_records import CastParameters
 from protocol.stored_manifest import StoredManifest
-from receiver.reception_status import ReceptionStatus
-from receiver.target_image import TargetImage
+from receiver.reception.status import ReceptionStatus
+from receiver.target.image import TargetImage
 from tests.shell.small_cast import BLOCK_BYTES, SmallCast, SmallImage
 
 pytestmark = pytest.mark.trio

@@ -23,9 +23,9 @@ from protocol.errors import ImageChangedError, WireError
 from protocol.session_records import CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.codec import decode_control_untrusted, encode_control
 from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, Announce, EndOfTransmission
-from sender.metric import CAST_LABELS
-from sender.network import find_interface, parse_group
-from sender.sockets import open_data_socket
+from sender.cast.network import find_interface, parse_group
+from sender.cast.sockets import open_data_socket
+from sender.metrics.metric import CAST_LABELS
 from tests.completion_reports import completion
 from tests.disk_images import make_image
 from tests.lab import Program, diskcast

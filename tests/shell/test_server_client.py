@@ -16,7 +16,7 @@ import trio
 from protocol.check_in import answer_to_json, check_in_from_json_untrusted
 from protocol.errors import ConfigurationError, ServerRefusedError
 from receiver.http_exchange import Unreachable
-from receiver.server_client import DaemonRing, ServerClient
+from receiver.service.server_client import DaemonRing, ServerClient
 from tests.shell.test_control_client import Server
 from tests.unit.test_check_in import ANSWER, CHECK_IN
 
@@ -94,7 +94,7 @@ async def test_a_daemon_that_holds_its_answer_is_not_taken_for_dead(
     server: Server, client: ServerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is one that is dead waited for much longer than it may hold it."""
-    monkeypatch.setattr("receiver.server_client.CHECK_IN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("receiver.service.server_client.CHECK_IN_TIMEOUT_S", 0.1)
     silent = trio.socket.socket()
     await silent.bind(("127.0.0.1", 0))
     silent.listen()

@@ -27,16 +27,16 @@ from protocol.errors import (
     TargetInUseError,
 )
 from protocol.session_records import CastId
-from receiver.agent import Agent, AgentOptions, Observer, Reception
-from receiver.cast_place import CastPlace, Whereabouts
 from receiver.http_exchange import Unreachable
-from receiver.identity import Identity
-from receiver.progress import ReceptionObserver
-from receiver.receive import CastOptions
-from receiver.reception_status import ReceptionState
-from receiver.server_client import DaemonRing
-from receiver.service import About, Service
-from receiver.target_options import DEFAULTS
+from receiver.reception.agent import Agent, AgentOptions, Observer, Reception
+from receiver.reception.cast_place import CastPlace, Whereabouts
+from receiver.reception.progress import ReceptionObserver
+from receiver.reception.receive import CastOptions
+from receiver.reception.status import ReceptionState
+from receiver.service.agent_service import About, Service
+from receiver.service.identity import Identity
+from receiver.service.server_client import DaemonRing
+from receiver.target.options import DEFAULTS
 from tests.shell.small_cast import Recorder
 from tests.unit.test_check_in import ASSIGNMENT
 from tests.unit.test_receiver_progress import RECEPTION, STATUS

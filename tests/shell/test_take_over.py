@@ -14,7 +14,7 @@ import trio.testing
 
 from protocol.errors import JoinRefusedError, NoSenderError, SenderLostError
 from protocol.session_records import CastId, JoinGrant, JoinRequest
-from receiver.agent import CastLink
+from receiver.reception.agent import CastLink
 from tests.shell.small_cast import Place, SmallCast, SmallImage, threads_in_place
 from tests.shell.test_agent import at_symbols, source_symbols
 

@@ -21,18 +21,18 @@ from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
 from protocol.errors import AddressInUseError, ConfigurationError, ImageDamagedError, InterfaceError
 from protocol.frame_encoder import FrameEncoder
 from protocol.wire.batch import header_view
-from sender.batches import Batch, BatchQueue
-from sender.block_loader import BlockLoader
-from sender.datagram_output import DatagramOutput, SendMode
-from sender.encoding import Encoder
-from sender.network import find_interface, parse_group
-from sender.sockets import (
+from sender.cast.batches import Batch, BatchQueue
+from sender.cast.block_loader import BlockLoader
+from sender.cast.datagram_output import DatagramOutput, SendMode
+from sender.cast.encoding import Encoder
+from sender.cast.network import find_interface, parse_group
+from sender.cast.sockets import (
     bind_control_sockets,
     limit_pacing_rate,
     open_announce_listener,
     open_data_socket,
 )
-from sender.transmitter import LATENESS_BOUNDS_S, BurstLateness, Transmitter
+from sender.cast.transmitter import LATENESS_BOUNDS_S, BurstLateness, Transmitter
 from tests.shell.sender_rig import SYMBOL_BYTES, Rig, make_rig
 
 GROUP = parse_group("239.255.68.98")

@@ -29,7 +29,7 @@ from protocol.sender_session import SenderSession
 from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.batch import header_view
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
-from sender.encoding import BATCH_S
+from sender.cast.encoding import BATCH_S
 from tests.simulation.links import WIRE_OVERHEAD_BYTES, Link, Port
 from tests.simulation.receivers import CastReceiver, ReceiverModel
 from tests.simulation.tcp_flow import TcpFlow

@@ -22,8 +22,8 @@ from protocol.fec.reed_solomon import decode_in_place
 from protocol.manifest import Manifest
 from protocol.receiver_session import ReceiverSession
 from protocol.session_records import CompletionReport, JoinGrant
-from receiver.incarnation import IDLE_MIN_S, POLL_BYTES
-from receiver.transport import POLL_INTERVAL_MAX_S, POLL_INTERVAL_MIN_S
+from receiver.reception.incarnation import IDLE_MIN_S, POLL_BYTES
+from receiver.reception.transport import POLL_INTERVAL_MAX_S, POLL_INTERVAL_MIN_S
 from tests.simulation.links import Link, Passage, Port
 from tests.simulation.timeline import Timeline
 

@@ -17,10 +17,12 @@ import trio.testing
 from numpy.typing import NDArray
 
 from protocol.manifest import BlockKind
-from receiver import pipeline, target_image, target_scan
-from receiver.target import Target
-from receiver.target_image import TargetImage
-from receiver.target_options import TargetOptions
+from receiver.reception import pipeline
+from receiver.target import image as target_image
+from receiver.target import scan as target_scan
+from receiver.target.image import TargetImage
+from receiver.target.opening import Target
+from receiver.target.options import TargetOptions
 from tests.disk_images import BLOCK_BYTES, make_image
 from tests.shell.small_cast import SYMBOL_BYTES, SmallCast, SmallImage
 

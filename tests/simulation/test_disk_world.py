@@ -22,13 +22,13 @@ from protocol.errors import StorageError, TargetError
 from protocol.incomplete_marker import Marker, build_marker, parse_marker_untrusted
 from protocol.manifest import BlockKind
 from protocol.session_records import CastId, CastParameters
-from receiver import target_image
 from receiver.block_sink import Outcome
 from receiver.disk_progress import TextProgress
 from receiver.restore import restore
-from receiver.target import open_target
-from receiver.target_image import TargetImage
-from receiver.target_options import TargetOptions
+from receiver.target import image as target_image
+from receiver.target.image import TargetImage
+from receiver.target.opening import open_target
+from receiver.target.options import TargetOptions
 from tests.bootable_disk import looks_bootable
 from tests.disk_images import MadeImage, make_image
 from tests.recorded_disk import RecordedDisk

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from protocol.findings import Finding, Status
-from sender.database_doctor import examine_database
-from sender.server_config import ServerConfig, load_config
+from sender.daemon.config import ServerConfig, load_config
+from sender.doctor.database_doctor import examine_database
 from sender.store.database import open_store
 from sender.store.schema import head
 from tests.postgres import PASSWORD, PostgresServer

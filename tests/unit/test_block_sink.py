@@ -12,7 +12,7 @@ import zstandard
 from protocol.errors import ImageDamagedError
 from protocol.manifest import BlockKind
 from receiver.block_sink import BlockSink, Outcome
-from receiver.target import open_target
+from receiver.target.opening import open_target
 from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
 
 FREE = 40

@@ -25,10 +25,10 @@ from protocol.events import (
 from protocol.limiter import Cause, Limiter
 from protocol.receiver_record import ReceiverRecord
 from protocol.session_records import CastId, CastParameters, ReceiverId, ReceiverState
-from sender.cast_view import CastSummary, CastView, ReceiverSummary, ReceiverView
-from sender.limiter_view import LimiterTime, LimiterView, limiters_text
-from sender.progress import EVENT_NAMES, CastIntroduction, JsonReporter, LiveReporter, PlainReporter
-from sender.progress_words import event_words
+from sender.cast.limiter_view import LimiterTime, LimiterView, limiters_text
+from sender.cast.progress import EVENT_NAMES, CastIntroduction, JsonReporter, LiveReporter, PlainReporter
+from sender.cast.progress_words import event_words
+from sender.cast.view import CastSummary, CastView, ReceiverSummary, ReceiverView
 from tests.completion_reports import completion
 from tests.shell.sender_rig import make_rig
 

@@ -19,7 +19,7 @@ from receiver.block_sink import BlockSink
 from receiver.disk.read_back import ReadBack
 from receiver.disk_progress import TextProgress
 from receiver.restore import restore
-from receiver.target import open_target
+from receiver.target.opening import open_target
 from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
 from tests.recorded_disk import RecordedDisk
 from tests.write_log import TEAR_BYTES, Entry, Kind

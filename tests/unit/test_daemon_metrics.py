@@ -15,11 +15,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.errors import DatabaseUnavailableError
-from sender import daemon_metrics
+from sender.cast.transmitter import TransmitterStatistics
 from sender.daemon.services import Services
-from sender.daemon_metrics import observe_request, render_metrics, watch_daemon
+from sender.metrics import daemon_metrics
+from sender.metrics.daemon_metrics import observe_request, render_metrics, watch_daemon
 from sender.store.records import CastPhase, Problem
-from sender.transmitter import TransmitterStatistics
 from tests.shell.sender_rig import Rig, make_rig
 
 LIMIT_S = 20.0

@@ -12,7 +12,7 @@ import pytest
 
 from protocol.constants import MIB
 from protocol.errors import ImageDamagedError
-from sender.demo_image import (
+from sender.demo.image import (
     IMAGE_BYTES_MIN,
     SECTOR_BYTES,
     Partition,

@@ -26,7 +26,7 @@ from receiver.disk.writer import (
     DiskWriter,
     WriteMode,
 )
-from receiver.target import Target, open_target
+from receiver.target.opening import Target, open_target
 from tests.disk_images import BLOCK_BYTES, MadeImage, allocated_bytes, make_image
 from tests.disk_writing import random_pieces, write_pieces, write_runs
 

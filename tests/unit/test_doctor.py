@@ -34,8 +34,8 @@ from protocol.findings import (
     summary,
     warn,
 )
-from sender.demo import free_ports
-from sender.doctor import judge_free_space, judge_queue_disciplines
+from sender.demo.run import free_ports
+from sender.doctor.sender_doctor import judge_free_space, judge_queue_disciplines
 from tests.lab import Program, diskcast
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -321,7 +321,7 @@ def test_filesystems_that_can_t_be_asked_are_a_warning_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "sender.free_space.find_tool", lambda name: None if "btrfs" in name else f"/sbin/{name}"
+        "sender.imaging.free_space.find_tool", lambda name: None if "btrfs" in name else f"/sbin/{name}"
     )
     known, btrfs, *_ = judge_free_space()
     assert "ext4" in known.detail
@@ -347,8 +347,8 @@ def test_what_partitions_need_is_said(
     words: str,
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: uid)
-    monkeypatch.setattr("sender.doctor.find_tool", lambda _name: losetup)
-    monkeypatch.setattr("sender.doctor._LOOP_CONTROL", tmp_path if loops else tmp_path / "none")
+    monkeypatch.setattr("sender.doctor.sender_doctor.find_tool", lambda _name: losetup)
+    monkeypatch.setattr("sender.doctor.sender_doctor._LOOP_CONTROL", tmp_path if loops else tmp_path / "none")
     finding = judge_free_space()[-1]
     assert finding.status is status
     assert words in finding.detail

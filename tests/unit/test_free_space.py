@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from protocol.constants import KIB, MIB
-from sender import system_tools
-from sender.filesystem_heads import UsageUnknownError
-from sender.free_space import METHODS, Area, find_free_space
+from sender.imaging import system_tools
+from sender.imaging.filesystem_heads import UsageUnknownError
+from sender.imaging.free_space import METHODS, Area, find_free_space
 from tests.disk_layouts import put_filesystem, reader
 
 Fake = Callable[[str, str], None]
@@ -142,7 +142,7 @@ def test_a_tool_that_says_nothing_keeps_everything(fake: Fake) -> None:
 def test_a_missing_tool_is_named_with_its_package(filesystem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(system_tools, "_SYSTEM_PATHS", ())
-    monkeypatch.setattr("sender.free_space.read_head", lambda *_: None)
+    monkeypatch.setattr("sender.imaging.free_space.read_head", lambda *_: None)
     said = refusal(filesystem, bytearray(MIB))
     assert METHODS[filesystem].name in said
     assert METHODS[filesystem].packages in said

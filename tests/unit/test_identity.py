@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from protocol.errors import ConfigurationError, InterfaceError
-from receiver import identity
-from receiver.agent_token import read_token
 from receiver.cli import cli
-from receiver.identity import Identity, describe_machine, read_identity
+from receiver.service import identity
+from receiver.service.agent_token import read_token
+from receiver.service.identity import Identity, describe_machine, read_identity
 
 ADDRESSES = {
     "lo": "00:00:00:00:00:00",

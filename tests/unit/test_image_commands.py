@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from protocol.errors import ConfigurationError, ImageDamagedError
-from sender.image_commands import agent_arguments, inspect, pack, verify
-from sender.image_progress import shown_progress
+from sender.imaging.image_commands import agent_arguments, inspect, pack, verify
+from sender.imaging.image_progress import shown_progress
 from tests.disk_images import BLOCK_BYTES, make_image
 from tests.lab import Program, diskcast
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import receiver.image_source
-import sender.image_file
+import sender.imaging.image_file
 from protocol.errors import ImageChangedError, ImageDamagedError
 from protocol.image_format import PAGE_BYTES
 from protocol.manifest import Manifest
 from receiver.image_source import ImageSource, open_image
-from sender.block_loader import BlockLoader
-from sender.image_file import ImageFile
+from sender.cast.block_loader import BlockLoader
+from sender.imaging.image_file import ImageFile
 from tests.disk_images import BLOCK_BYTES, make_image
 from tests.shell.sender_rig import make_rig
 
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 def hold_at_most(limit_bytes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if limit_bytes is not None:
-        for module in (sender.image_file, receiver.image_source):
+        for module in (sender.imaging.image_file, receiver.image_source):
             monkeypatch.setattr(module, "MANIFEST_IN_MEMORY_BYTES_MAX", limit_bytes)
 
 
@@ -88,7 +88,7 @@ def test_a_manifest_that_is_read_as_needed_ends_in_an_error(
     monkeypatch.setattr("protocol.stored_manifest._SLOTS", 1)
     with opener(path) as image:
         os.truncate(path, PAGE_BYTES + 10)
-        assert isinstance(image.manifest.data, sender.image_file.StoredManifest)
+        assert isinstance(image.manifest.data, sender.imaging.image_file.StoredManifest)
         image.manifest.data._slots[0] = None
         with pytest.raises(ImageChangedError, match="truncated"):
             image.manifest.raw_hash[3]
@@ -104,7 +104,7 @@ def test_an_altered_manifest_never_reaches_a_receiver(
         if limit_bytes is None:
             assert image.manifest.data == MADE.manifest.data
             return
-        assert isinstance(image.manifest.data, sender.image_file.StoredManifest)
+        assert isinstance(image.manifest.data, sender.imaging.image_file.StoredManifest)
         image.manifest.data._slots[0] = None
         with pytest.raises(ImageChangedError, match="manifest was written to"):
             image.manifest.data[:64]

@@ -12,8 +12,8 @@ import zstandard
 from protocol.constants import MIB
 from protocol.errors import ConfigurationError, ImageDamagedError, ImageError, ImageFormatError
 from protocol.image_format import PAGE_BYTES
-from sender.image_file import ImageFile
-from sender.image_verify import BadBlock, VerifyReport, verify_image
+from sender.imaging.image_file import ImageFile
+from sender.imaging.image_verify import BadBlock, VerifyReport, verify_image
 from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
 
 MADE = make_image("drzudzrd", tail_bytes=777)

@@ -11,7 +11,7 @@ import pytest
 
 from protocol.limiter import Cause
 from receiver.busy_clock import BusyClock
-from receiver.limiter_watch import HOLD_S, LimiterWatch, Load
+from receiver.reception.limiter_watch import HOLD_S, LimiterWatch, Load
 
 STEP_S = 0.1
 IDLE = Load(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import structlog
 
-from sender.logs import (
+from sender.daemon.config import LogSection
+from sender.daemon.logs import (
     LIBRARY_LEVELS,
     TEXT_CHARS_MAX,
     DaemonHandler,
@@ -20,7 +21,6 @@ from sender.logs import (
     redact,
     request_context,
 )
-from sender.server_config import LogSection
 
 
 @pytest.fixture(autouse=True)

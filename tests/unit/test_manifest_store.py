@@ -11,8 +11,8 @@ from blake3 import blake3
 from protocol.errors import StorageError
 from protocol.manifest_reception import MemoryStore
 from protocol.stored_manifest import PIECE_BYTES, StoredManifest
-from receiver import manifest_store as module
-from receiver.manifest_store import FileStore, manifest_store
+from receiver.reception import manifest_store as module
+from receiver.reception.manifest_store import FileStore, manifest_store
 
 DATA = os.urandom(3 * PIECE_BYTES + 17)
 

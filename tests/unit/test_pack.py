@@ -18,11 +18,11 @@ from protocol.block_codec import BlockDecoder
 from protocol.constants import BLOCK_BYTES_MAX, GIB, IMAGE_NAME_BYTES_MAX, MIB
 from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, ImageDamagedError, SourceError, StorageError
 from protocol.manifest import BlockKind
-from sender.image_file import ImageFile
-from sender.image_verify import verify_image
-from sender.pack import PackOptions, default_name, pack_image
-from sender.source import Source
-from sender.used_blocks import UnusedBlocks
+from sender.imaging.image_file import ImageFile
+from sender.imaging.image_verify import verify_image
+from sender.imaging.pack import PackOptions, default_name, pack_image
+from sender.imaging.source import Source
+from sender.imaging.used_blocks import UnusedBlocks
 from tests.disk_images import BLOCK_BYTES, make_image
 from tests.lab import Program, diskcast, run
 
@@ -385,7 +385,7 @@ class _Unread(Source):
 def _free(monkeypatch: pytest.MonkeyPatch, *ranges: tuple[int, int]) -> None:
     """Let the source's filesystems say that these ranges of blocks are free."""
     found = UnusedBlocks(np.array(ranges, np.int64).reshape(-1, 2), ())
-    monkeypatch.setattr("sender.pack.find_unused_blocks", lambda *_args, **_options: found)
+    monkeypatch.setattr("sender.imaging.pack.find_unused_blocks", lambda *_args, **_options: found)
 
 
 def test_free_blocks_are_neither_read_nor_kept(
@@ -394,7 +394,7 @@ def test_free_blocks_are_neither_read_nor_kept(
     last = len(LETTERS)
     free = [(1, 4), (5, 6), (70, 90), (last - 1, last)]
     _free(monkeypatch, *free)
-    monkeypatch.setattr("sender.pack.Source", _Unread)
+    monkeypatch.setattr("sender.imaging.pack.Source", _Unread)
     monkeypatch.setattr(_Unread, "bad", (70 * BLOCK_BYTES, 90 * BLOCK_BYTES))
     pack_image(source, output, OPTIONS)
     letters = list(LETTERS)
@@ -467,7 +467,7 @@ def test_a_disk_of_zeros_has_a_hash_too(tmp_path: Path, output: Path) -> None:
 def test_a_recorded_hash_that_isn_t_the_disk_s_is_damage(
     source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sender.source_hash.SourceHash.digest", lambda _self: b"\1" * 32)
+    monkeypatch.setattr("sender.imaging.source_hash.SourceHash.digest", lambda _self: b"\1" * 32)
     pack_image(source, output, EVERY_BYTE)
     monkeypatch.undo()
     with ImageFile.open(output) as image:

@@ -12,7 +12,7 @@ import pytest
 
 from receiver.disk.queue_settings import CACHE_SHARE_PERCENT, tuned_queue
 from receiver.disk.sysfs import DiscardUnit, discard_unit
-from receiver.target import Target
+from receiver.target.opening import Target
 
 
 @dataclasses.dataclass

@@ -25,9 +25,9 @@ from receiver.memory_budget import (
     MEMORY_BYTES_MAX,
     assembly_bytes_for,
 )
-from receiver.target import Target, open_target
-from receiver.target_image import TargetImage
-from receiver.target_scan import TargetScan
+from receiver.target.image import TargetImage
+from receiver.target.opening import Target, open_target
+from receiver.target.scan import TargetScan
 
 BLOCK_BYTES = 64 * KIB
 COUNTS = 1 << 18, 1 << 20

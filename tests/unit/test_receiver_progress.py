@@ -14,11 +14,11 @@ from protocol.errors import AddressInUseError
 from protocol.limiter import Cause
 from protocol.session_records import CastId, CastParameters
 from protocol.wire.codec import REJECT_REASONS
-from receiver.agent import Reception
 from receiver.cli import cli
-from receiver.metrics import METRICS, serve_metrics
-from receiver.progress import JsonObserver, PlainObserver, RateMeter, TerminalObserver
-from receiver.reception_status import ReceptionState, ReceptionStatus
+from receiver.reception.agent import Reception
+from receiver.reception.metrics import METRICS, serve_metrics
+from receiver.reception.progress import JsonObserver, PlainObserver, RateMeter, TerminalObserver
+from receiver.reception.status import ReceptionState, ReceptionStatus
 from tests.completion_reports import completion
 from tests.shell.loopback import free_port
 

@@ -26,7 +26,7 @@ from receiver.disk.verifier import UNREADABLE_MAX
 from receiver.disk_progress import Difference, TextProgress
 from receiver.image_source import open_image
 from receiver.restore import DIFFERENCES_SHOWN_MAX, compare, restore
-from receiver.target_options import TargetOptions
+from receiver.target.options import TargetOptions
 from tests.disk_images import BLOCK_BYTES, allocated_bytes, make_image
 
 MADE = make_image("drzz" * 40 + "urd", tail_bytes=1234)

@@ -10,7 +10,7 @@ from protocol.errors import AddressInUseError
 from protocol.session_records import CastId, CastParameters
 from protocol.wire.codec import encode_control
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED, Announce
-from sender.rivals import RivalWatch
+from sender.cast.rivals import RivalWatch
 
 PARAMETERS = CastParameters(
     CastId(5),

@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from protocol.limiter import Cause, Limiter
 from protocol.session_records import ReceiverState
 from protocol.wire.messages import END_FAILED
-from sender.feedback import FeedbackPort
-from sender.metric import CAST_LABELS
-from sender.metrics_server import CastCollector, CastsCollector
-from sender.network import find_interface, parse_group
-from sender.shared_session import SharedSession
-from sender.sockets import bind_control_sockets
-from sender.transmitter import LATENESS_BOUNDS_S, TransmitterStatistics
+from sender.cast.feedback import FeedbackPort
+from sender.cast.network import find_interface, parse_group
+from sender.cast.shared_session import SharedSession
+from sender.cast.sockets import bind_control_sockets
+from sender.cast.transmitter import LATENESS_BOUNDS_S, TransmitterStatistics
+from sender.metrics.metric import CAST_LABELS
+from sender.metrics.metrics_server import CastCollector, CastsCollector
 from tests.completion_reports import completion
 from tests.shell.sender_rig import Rig, make_rig
 

@@ -8,8 +8,7 @@ import pytest
 
 from protocol.constants import SOURCE_SYMBOLS_MAX, SYMBOL_BYTES_MAX
 from protocol.errors import ConfigurationError, InterfaceError
-from sender.cast import derive_cast_id
-from sender.network import (
+from sender.cast.network import (
     Interface,
     choose_symbol_bytes,
     find_interface,
@@ -17,6 +16,7 @@ from sender.network import (
     parse_group,
     symbol_bytes_for,
 )
+from sender.cast.run import derive_cast_id
 
 LO_ADDRESS = ipaddress.ip_address("127.0.0.1")
 

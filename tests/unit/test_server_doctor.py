@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from protocol.findings import Finding, Status
-from sender import database_doctor
-from sender.database_doctor import examine_database, judge_schema
-from sender.demo import free_ports
-from sender.server_config import ServerConfig, load_config
-from sender.server_doctor import (
+from sender.daemon.config import ServerConfig, load_config
+from sender.demo.run import free_ports
+from sender.doctor import database_doctor
+from sender.doctor.database_doctor import examine_database, judge_schema
+from sender.doctor.server_doctor import (
     cgroup_memory_bytes,
     clock_is_synchronised,
     examine_server,
@@ -292,7 +292,7 @@ def test_a_memory_limit_of_a_container_is_seen() -> None:
 def test_the_daemon_takes_as_many_descriptors_as_it_may() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 5000))\n"
-        "from sender.descriptor_limit import raise_descriptor_limit; print(raise_descriptor_limit())"
+        "from sender.daemon.descriptor_limit import raise_descriptor_limit; print(raise_descriptor_limit())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ

@@ -10,9 +10,9 @@ import pytest
 
 from protocol.errors import TargetInUseError
 from receiver import doctor
-from receiver.metrics import serve_metrics
-from receiver.reception_status import idle_status
-from receiver.service_log import JsonServiceLog, PlainServiceLog, ServiceLog
+from receiver.reception.metrics import serve_metrics
+from receiver.reception.status import idle_status
+from receiver.service.log import JsonServiceLog, PlainServiceLog, ServiceLog
 from tests.shell.loopback import free_port
 from tests.unit.test_check_in import ASSIGNMENT
 from tests.unit.test_receiver_progress import RECEPTION

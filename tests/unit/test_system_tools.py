@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sender import system_tools
-from sender.system_tools import ToolError, find_tool, run_tool, tool_lines, tool_start
+from sender.imaging import system_tools
+from sender.imaging.system_tools import ToolError, find_tool, run_tool, tool_lines, tool_start
 
 
 @pytest.fixture

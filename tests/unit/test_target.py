@@ -14,7 +14,7 @@ import pytest
 from protocol.errors import StorageError, TargetError, TargetIsImageError, TargetTooSmallError
 from receiver.disk.read_back import ReadBackMode, open_for_comparison, open_read_back
 from receiver.disk.writer import DiskWriter
-from receiver.target import open_target
+from receiver.target.opening import open_target
 from tests.disk_images import BLOCK_BYTES, make_image
 
 RAW_BYTES = 3 * BLOCK_BYTES

@@ -15,7 +15,7 @@ from protocol.errors import (
     TargetIsSystemDiskError,
     TargetTooSmallError,
 )
-from receiver.target_selection import Choice, Rule, choose_target, parse_rule
+from receiver.target.selection import Choice, Rule, choose_target, parse_rule
 from tests.fake_machine import GIB, FakeMachine
 from tests.unit.test_inventory import USB_TREE
 

@@ -17,7 +17,7 @@ from protocol.errors import (
     TargetTooSmallError,
 )
 from receiver.disk.usage import LoopFile
-from receiver.target_verdict import ImageNeeds, Refusal, file_refusal, incompatibility, judge
+from receiver.target.verdict import ImageNeeds, Refusal, file_refusal, incompatibility, judge
 from tests.fake_machine import GIB, FakeMachine
 
 DISK = Path("/dev/sda")

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from protocol.constants import KIB, MIB
 from protocol.disk_layout import parse_layout_untrusted
-from sender import source_use
-from sender.free_space import Area, FreeSpace
-from sender.source import Source
-from sender.system_tools import ToolError
-from sender.used_blocks import UnusedBlocks, _whole_blocks, find_unused_blocks
+from sender.imaging import source_use
+from sender.imaging.free_space import Area, FreeSpace
+from sender.imaging.source import Source
+from sender.imaging.system_tools import ToolError
+from sender.imaging.used_blocks import UnusedBlocks, _whole_blocks, find_unused_blocks
 from tests.disk_layouts import gpt_entry, mbr_entry, put_boot_record, put_filesystem, put_gpt
 
 BLOCK_BYTES = 64 * KIB
@@ -36,7 +36,7 @@ def all_free(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(f"{filesystem} {area.tool_path.split('/')[1]} {area.tool_offset_bytes // MIB}")
         return FreeSpace(np.array([[MIB, area.size_bytes]]), area.size_bytes - MIB)
 
-    monkeypatch.setattr("sender.used_blocks.find_free_space", find)
+    monkeypatch.setattr("sender.imaging.used_blocks.find_free_space", find)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     return asked
 
@@ -112,7 +112,7 @@ def test_without_a_partition_table_no_loop_device_is_needed(
     def refuse(*_arguments: object, **_options: object) -> list[bytes]:
         raise ToolError("losetup failed with code 1: no loop devices here")
 
-    monkeypatch.setattr("sender.used_blocks.run_tool", refuse)
+    monkeypatch.setattr("sender.imaging.used_blocks.run_tool", refuse)
     assert found(disk, tmp_path).ranges.size
     assert all_free == ["xfs proc 0"] * 2
     put_gpt(disk, [gpt_entry(2048, 8191)])

@@ -1,0 +1,195 @@
+"""Finding the cast to join: by listening for ANNOUNCE on the group, or by asking a sender that the operator named."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import trio
+
+from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX, DISCOVERY_SETTLE_S
+from protocol.errors import AmbiguousCastError, NoSenderError, WireError
+from protocol.session_records import CastId
+from protocol.wire.codec import decode_control_untrusted
+from protocol.wire.messages import STATE_ENDED, Announce
+from receiver.reception.control_client import ControlClient, retry_until
+from receiver.reception.network import Interface
+from receiver.reception.transport import join_group
+
+OFFERS_MAX: Final = 64
+"""Different casts that are remembered while listening; whoever floods the group with more hides only casts that the
+operator can still name with --cast."""
+
+_SO_ATTACH_FILTER: Final = 26
+_TYPE_OFFSET: Final = 8 + 3
+"""Where a socket filter sees our message type: behind the UDP header, magic and version."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastOffer:
+    """A cast that can be joined."""
+
+    cast_id: CastId
+    image_name: str
+    control_url: str
+    source: str | None
+    """Address that its datagrams come from; None while only its control API is known."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastChoice:
+    """What the operator said about the cast to join; None is not said."""
+
+    cast_id: CastId | None = None
+    image_name: str | None = None
+
+    @property
+    def said(self) -> bool:
+        """Whether anything was said."""
+        return self.cast_id is not None or self.image_name is not None
+
+    def fits(self, cast_id: CastId, image_name: str) -> bool:
+        """Whether a cast is one of those that were meant."""
+        return self.cast_id in (None, cast_id) and self.image_name in (None, image_name)
+
+    def __str__(self) -> str:
+        words = [] if self.cast_id is None else [f"cast {self.cast_id:08x}"]
+        if self.image_name is not None:
+            words.append(f"an image named {self.image_name!r}")
+        return " with ".join(words) or "any cast"
+
+
+def single_offer(offers: Sequence[CastOffer]) -> CastOffer:
+    """The only one.
+
+    Raises:
+        AmbiguousCastError: there are several, and chance must not decide which image a disk gets.
+    """
+    if len(offers) > 1:
+        listing = "; ".join(
+            f"{offer.cast_id:08x} {offer.image_name!r} at {offer.control_url}"
+            for offer in sorted(offers, key=lambda offer: offer.cast_id)
+        )
+        first = min(offer.cast_id for offer in offers)
+        raise AmbiguousCastError(
+            f"{len(offers)} casts can be joined: {listing}. Choose one with --cast, for example --cast {first:08x}"
+        )
+    return offers[0]
+
+
+async def listen_for_cast(
+    interface: Interface, group: str, port: int, choice: CastChoice, *, wait_s: float
+) -> CastOffer:
+    """Listen on the group until the cast is known.
+
+    After the first ANNOUNCE others are waited for, for :data:`DISCOVERY_SETTLE_S`, unless the operator said which one.
+
+    Args:
+        interface: where to listen.
+        group: multicast address.
+        port: UDP port.
+        choice: what the operator said.
+        wait_s: how long to wait for the first.
+
+    Raises:
+        NoSenderError: nothing suitable was announced in time.
+        AmbiguousCastError: several were.
+        InterfaceError: the interface can't join the group.
+        AddressInUseError: another program has the port.
+    """
+    sock, _ = join_group(interface, group, port, source=None)
+    with trio.socket.from_stdlib_socket(sock) as listener:
+        _accept_announcements_only(sock)
+        offers: dict[CastId, CastOffer] = {}
+        heard: set[CastId] = set()
+        with trio.move_on_after(wait_s) as scope:
+            while True:
+                datagram, address = await listener.recvfrom(CONTROL_DATAGRAM_BYTES_MAX)
+                offer = _offer_untrusted(datagram, str(address[0]).partition("%")[0])
+                if offer is None:
+                    continue
+                if len(heard) < OFFERS_MAX:
+                    heard.add(offer.cast_id)
+                if not choice.fits(offer.cast_id, offer.image_name):
+                    continue
+                if choice.said:
+                    return offer
+                if not offers:
+                    scope.deadline = trio.current_time() + DISCOVERY_SETTLE_S
+                if len(offers) < OFFERS_MAX or offer.cast_id in offers:
+                    offers[offer.cast_id] = offer
+    if not offers:
+        raise NoSenderError(_nothing_heard(interface, group, port, choice, heard, wait_s))
+    return single_offer(list(offers.values()))
+
+
+async def ask_for_cast(client: ControlClient, choice: CastChoice, *, wait_s: float) -> CastOffer:
+    """Ask a sender's control API which cast it has.
+
+    Args:
+        client: of the sender that the operator named.
+        choice: what the operator said.
+        wait_s: how long to try.
+
+    Raises:
+        NoSenderError: no answer in time, or it casts nothing suitable.
+        AmbiguousCastError: it casts several.
+        ProtocolError: it isn't a diskcast sender.
+    """
+    deadline = trio.current_time() + wait_s
+    casts = await retry_until(deadline, client.casts)
+    offers = [
+        CastOffer(cast.cast_id, cast.image_name, client.url, None)
+        for cast in casts
+        if cast.state != STATE_ENDED and choice.fits(cast.cast_id, cast.image_name)
+    ]
+    if not offers:
+        running = ", ".join(f"{cast.cast_id:08x} {cast.image_name!r}" for cast in casts) or "nothing"
+        raise NoSenderError(f"the sender at {client.url} doesn't cast {choice}; it has: {running}")
+    return single_offer(offers)
+
+
+def _offer_untrusted(datagram: bytes, source: str) -> CastOffer | None:
+    try:
+        prefix, message = decode_control_untrusted(datagram)
+    except WireError:
+        return None
+    if not isinstance(message, Announce) or message.state == STATE_ENDED:
+        return None
+    if not (message.image_name.isprintable() and message.control_url.isprintable()):
+        return None  # it would be shown on a terminal
+    return CastOffer(CastId(prefix.cast_id), message.image_name, message.control_url, source)
+
+
+def _nothing_heard(
+    interface: Interface, group: str, port: int, choice: CastChoice, heard: Iterable[CastId], wait_s: float
+) -> str:
+    others = ", ".join(f"{cast_id:08x}" for cast_id in sorted(heard))
+    if others:
+        return f"{choice} wasn't announced on {group} port {port} within {wait_s:g} s; these were: {others}"
+    return (
+        f"no sender announced {choice} on {group} port {port} at {interface.name} within {wait_s:g} s: check that "
+        f"diskcast send runs on this network with the same --group and --port, name it with --sender URL, or see "
+        f"diskcast-agent doctor --interface {interface.name}"
+    )
+
+
+def _accept_announcements_only(sock: socket.socket) -> None:
+    """Let the kernel drop all but ANNOUNCE: the data of a running cast would keep this process busy for nothing.
+
+    A classic BPF program (Linux' networking/filter.rst): load the type's octet, compare, accept or drop.
+    """
+    load_octet, jump_if_equal, give = 0x30, 0x15, 0x06
+    program = (
+        struct.pack("=HBBI", load_octet, 0, 0, _TYPE_OFFSET)
+        + struct.pack("=HBBI", jump_if_equal, 0, 1, Announce.WIRE_TYPE)
+        + struct.pack("=HBBI", give, 0, 0, 0xFFFF)
+        + struct.pack("=HBBI", give, 0, 0, 0)
+    )
+    buffer = ctypes.create_string_buffer(program, len(program))
+    descriptor = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, descriptor)

@@ -1,0 +1,47 @@
+"""Where NACKs and REPORTs leave: an unconnected UDP socket that never waits and never fails."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from types import TracebackType
+from typing import Self
+
+from protocol.session_records import CastParameters
+from receiver.reception.network import Interface
+
+
+class FeedbackSocket:
+    """Unicasts feedback to a cast's sender; a context manager.
+
+    Attributes:
+        unsent_count: datagrams that the kernel refused. Feedback is repeated anyway, so they are only counted.
+    """
+
+    def __init__(self, interface: Interface, sender_address: str) -> None:
+        """A socket of the family of ``sender_address``, which link-local addresses leave by ``interface``."""
+        self.unsent_count = 0
+        self._interface = interface
+        family = socket.AF_INET6 if ":" in sender_address else socket.AF_INET
+        # Unconnected: a sender that is down for a moment mustn't turn into errors here.
+        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def send(self, parameters: CastParameters, datagram: bytes) -> None:
+        """Send one datagram to the sender of the cast, or count it as unsent."""
+        address = parameters.sender_address
+        endpoint: tuple[str, int] | tuple[str, int, int, int] = (address, parameters.feedback_port)
+        if ipaddress.ip_address(address).version == 6:
+            scope = self._interface.index if ipaddress.ip_address(address).is_link_local else 0
+            endpoint = (address, parameters.feedback_port, 0, scope)
+        try:
+            self._socket.sendto(datagram, endpoint)
+        except OSError:
+            self.unsent_count += 1

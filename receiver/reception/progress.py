@@ -1,0 +1,309 @@
+"""What is seen of a reception: a bar on a terminal, a line now and then in a log, JSON lines for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+import click
+
+from protocol.errors import EXIT_INTERRUPTED
+from protocol.limiter import Cause
+from protocol.session_records import CastParameters
+from protocol.units import format_bytes, format_duration, format_rate
+from receiver.reception.limiter_watch import SLOW_PART
+from receiver.reception.status import ReceptionState, ReceptionStatus
+
+if TYPE_CHECKING:
+    from receiver.reception.agent import Reception
+
+JSON_INTERVAL_S: Final = 1.0
+PLAIN_INTERVAL_S: Final = 5.0
+TERMINAL_INTERVAL_S: Final = 0.25
+
+
+class ReceptionObserver(Protocol):
+    """An :class:`receiver.reception.agent.Observer` that is also told the end; a context manager around all of it."""
+
+    interval_s: float
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop showing."""
+
+    def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
+        """The agent has joined."""
+
+    def silent(self, silent_s: float) -> None:
+        """Nothing has been heard from the sender for so long."""
+
+    def demoted(self, cause: Cause) -> None:
+        """This machine is much slower than the others because of ``cause``: it is finished after them."""
+
+    def reinstated(self) -> None:
+        """It no longer is."""
+
+    def progress(self, status: ReceptionStatus) -> None:
+        """How it goes now."""
+
+    def finished(self, target: str, reception: Reception) -> None:
+        """Every byte is verified."""
+
+    def interrupted(self) -> None:
+        """A signal ended it."""
+
+
+def choose_observer(*, json_lines: bool) -> ReceptionObserver:
+    """By what stderr is, and what the operator asked for."""
+    if json_lines:
+        return JsonObserver()
+    return TerminalObserver() if sys.stderr.isatty() else PlainObserver()
+
+
+class RateMeter:
+    """The rate between two looks at a rising count."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = clock()
+        self._count = 0
+
+    def per_s(self, count: int) -> float:
+        """Since the last call."""
+        now = self._clock()
+        rate = (count - self._count) / max(now - self._at, 1e-3)
+        self._at, self._count = now, count
+        return rate
+
+
+class JsonObserver:
+    """One JSON object a line on stdout."""
+
+    interval_s = JSON_INTERVAL_S
+
+    def __init__(self, result_event: str = "result") -> None:
+        """``result_event`` is the name of the last line, which of several casts isn't the program's last."""
+        self._result_event = result_event
+        self._rate = RateMeter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing to stop."""
+
+    def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
+        """``joined`` or ``rejoined``: the cast and its image."""
+        emit_line(
+            "rejoined" if rejoined else "joined",
+            **_cast_fields(parameters),
+            incarnation=parameters.incarnation,
+        )
+
+    def silent(self, silent_s: float) -> None:
+        """``silent``."""
+        emit_line("silent", silent_s=round(silent_s, 1))
+
+    def demoted(self, cause: Cause) -> None:
+        """``demoted``: with this machine's limiter."""
+        emit_line("demoted", limiter=cause.value)
+
+    def reinstated(self) -> None:
+        """``reinstated``."""
+        emit_line("reinstated")
+
+    def progress(self, status: ReceptionStatus) -> None:
+        """``progress``: the whole status, and the rate since the last one."""
+        rate_bytes_per_s = round(self._rate.per_s(status.bytes_received))
+        emit_line("progress", **_status_fields(status), rate_bytes_per_s=rate_bytes_per_s)
+
+    def finished(self, target: str, reception: Reception) -> None:
+        """``result``."""
+        emit_line(
+            self._result_event,
+            ok=True,
+            exit_code=0,
+            **_cast_fields(reception.parameters),
+            target=target,
+            **_status_fields(reception.status),
+            seconds_receiving=round(reception.report.seconds_receiving, 3),
+            seconds_total=round(reception.status.seconds, 3),
+            reported=reception.reported,
+            fitted=list(reception.fitted),
+        )
+
+    def interrupted(self) -> None:
+        """``result``, as every error has one."""
+        emit_line(
+            "result",
+            ok=False,
+            error="interrupted",
+            error_class="KeyboardInterrupt",
+            exit_code=EXIT_INTERRUPTED,
+        )
+
+
+class PlainObserver:
+    """Lines on stderr: for logs."""
+
+    interval_s = PLAIN_INTERVAL_S
+
+    def __init__(self) -> None:
+        self._rate = RateMeter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing to stop."""
+
+    def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
+        """Which cast."""
+        self._say(
+            f"joined cast {parameters.cast_id:08x}{' again' if rejoined else ''}: {parameters.image_name}, "
+            f"{format_bytes(parameters.raw_bytes)}"
+        )
+
+    def silent(self, silent_s: float) -> None:
+        """That the agent waits."""
+        self._say(
+            f"nothing heard from the sender for {format_duration(silent_s)}; waiting for it to come back"
+        )
+
+    def demoted(self, cause: Cause) -> None:
+        """That it takes longer here, and why."""
+        self._say(
+            f"this machine is much slower than the others because of {SLOW_PART[cause]}: it will be finished after them"
+        )
+
+    def reinstated(self) -> None:
+        """That it doesn't after all."""
+        self._say("this machine keeps up with the others again")
+
+    def progress(self, status: ReceptionStatus) -> None:
+        """One line."""
+        if status.state is not ReceptionState.REPORTING:
+            self._say(_progress_text(status, self._rate.per_s(status.bytes_received)))
+
+    def finished(self, target: str, reception: Reception) -> None:
+        """The outcome."""
+        status = reception.status
+        self._say(
+            f"{reception.parameters.image_name} ({format_bytes(status.raw_bytes)}) is on {target}, every byte read "
+            f"back and verified, after {format_duration(status.seconds)}; {format_bytes(status.raw_bytes_kept)} were "
+            "there already"
+        )
+        for sentence in reception.fitted:
+            self._say(sentence)
+        limits = _limits_text(status)
+        if limits:
+            self._say(f"limited by {limits}")
+        if not reception.reported:
+            self._say("the sender didn't take the report of that: it may list this machine as lost")
+
+    def interrupted(self) -> None:
+        """The command line says it."""
+
+    def _say(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+class TerminalObserver(PlainObserver):
+    """The same around a bar of what is verified."""
+
+    interval_s = TERMINAL_INTERVAL_S
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        super().__init__()
+        self._bar = Progress(
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=Console(stderr=True),
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", total=None, text="looking for a sender")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def progress(self, status: ReceptionStatus) -> None:
+        """Move the bar."""
+        text = _progress_text(status, self._rate.per_s(status.bytes_received))
+        self._bar.update(
+            self._task, total=status.raw_bytes_used, completed=status.raw_bytes_verified, text=text
+        )
+        self._bar.refresh()
+
+    def finished(self, target: str, reception: Reception) -> None:
+        """The outcome, below the bar."""
+        self._bar.stop()
+        super().finished(target, reception)
+
+    def _say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False)
+
+
+def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:
+    if status.state is not ReceptionState.RECEIVING:
+        return status.state.value
+    verified = f"{format_bytes(status.raw_bytes_verified)} of {format_bytes(status.raw_bytes_used)} verified"
+    rate = format_rate(rate_bytes_per_s)
+    if status.scanned_share < 1:
+        return f"{verified}, {status.scanned_share:.0%} of the target scanned, {rate}"
+    lost = status.datagrams_lost / max(1, status.datagrams_expected)
+    return f"{verified}, {rate}, {lost:.1%} lost, limited by {status.limiter}"
+
+
+def _limits_text(status: ReceptionStatus) -> str:
+    """The answer to "why was it slow?": the largest part first."""
+    total_s = sum(status.limiter_seconds.values())
+    shares = {name: seconds / total_s for name, seconds in status.limiter_seconds.items() if seconds}
+    return ", ".join(
+        f"{name} {shares[name]:.0%} of the time"
+        for name in sorted(shares, key=shares.__getitem__, reverse=True)
+    )
+
+
+def _cast_fields(parameters: CastParameters) -> dict[str, object]:
+    return {
+        "cast_id": f"{parameters.cast_id:08x}",
+        "image_id": parameters.image_id.hex(),
+        "image_name": parameters.image_name,
+    }
+
+
+def _status_fields(status: ReceptionStatus) -> dict[str, object]:
+    fields = dataclasses.asdict(status)
+    rounded: dict[str, object] = {
+        key: round(value, 6) for key, value in fields.items() if isinstance(value, float)
+    }
+    limiter_seconds = {name: round(seconds, 3) for name, seconds in status.limiter_seconds.items()}
+    return {**fields, **rounded, "limiter_seconds": limiter_seconds}
+
+
+def emit_line(event: str, **fields: object) -> None:
+    """Print a JSON line."""
+    click.echo(json.dumps({"event": event, **fields}))

@@ -1,0 +1,365 @@
+"""The image as far as it is on the target: its manifest, what is verified, and the blocking steps that get it there."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.block_assembly import AssembledBlock
+from protocol.block_masks import first_set, sample_set
+from protocol.constants import MIB
+from protocol.errors import CastFailedError
+from protocol.fec.reed_solomon import decode_in_place
+from protocol.manifest import BlockKind, Manifest
+from protocol.session_records import CastParameters
+from protocol.stored_manifest import StoredManifest
+from receiver.block_sink import BlockSink, Outcome
+from receiver.busy_clock import BusyClock
+from receiver.disk.fit import check_fit, fit
+from receiver.disk.scan import SAMPLE_COUNT
+from receiver.disk.watched_threads import WatchedThreads
+from receiver.target.opening import Target
+from receiver.target.options import DEFAULTS, TargetOptions
+
+ZERO_STEP_BYTES: Final = 256 * MIB
+"""Zeroed and verified in one step, after which the agent can still be stopped."""
+
+VERIFY_THREADS: Final = 2
+"""That read back what was written. One falls behind the writers at 1 GB/s: its reads queue behind several of theirs,
+and the disk has none of its own while it hashes."""
+
+SCAN_STEP_BYTES: Final = 32 * MIB
+"""Read in one step: 0.3 s of a hard disk, so that what it finds is soon told."""
+
+
+class TargetImage:
+    """One image on its way to one target, over as many runs of the sender as it takes.
+
+    The methods that block say so; they are called from worker threads, all others from the trio thread.
+
+    Attributes:
+        manifest: None until :meth:`take_manifest`.
+        need: ``bool[block_count]``: stored blocks that the target is known to lack.
+        unscanned: ``bool[block_count]``: stored and zero blocks of which it isn't known yet.
+        needed_count: stored blocks that are neither verified nor held back, unscanned ones counted.
+        raw_bytes_verified: raw bytes read back and right, zeros included.
+        raw_bytes_kept: those of them that the target held already.
+        blocks_verified_count: blocks read back and right, zeros included.
+        blocks_rewritten_count: blocks that read back wrong and were got again.
+        fitted: what was done to fit the image to the target, sentences for people.
+        threads: where the methods that block run.
+    """
+
+    def __init__(
+        self, target: Target, options: TargetOptions = DEFAULTS, *, rng: random.Random | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            target: opened and checked.
+            options: whether to look first at what the target holds already, and how to fit the image to it.
+            rng: draws the sample by which it is decided whether looking is worth while.
+        """
+        self.manifest: Manifest | None = None
+        self.need: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self.unscanned: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self.needed_count = 0
+        self.raw_bytes_verified = 0
+        self.raw_bytes_kept = 0
+        self.blocks_verified_count = 0
+        self.blocks_rewritten_count = 0
+        self.fitted: list[str] = []
+        self.threads = WatchedThreads(target.stall_watch)
+        self._target = target
+        self._options = options
+        self._rng = rng or random.Random()
+        self._sink: BlockSink | None = None
+        self._zeros_due: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._zeros_due_count = 0
+        self._zeros_due_start = 0  # none is due before it
+        self._zeros_lock = threading.Lock()  # a step is chosen in its thread
+        self._unscanned_count = 0
+        self._held_back: list[int] = []
+        self._committed = False
+        self._block_clock = BusyClock()
+
+    @property
+    def target_path(self) -> Path:
+        """What is written, as the operator named it."""
+        return self._target.path
+
+    @property
+    def raw_bytes(self) -> int:
+        """Size of the image that the target was opened for."""
+        return self._target.raw_bytes
+
+    @property
+    def raw_bytes_used(self) -> int:
+        """Bytes of the image that aren't unused; all of it before the manifest is there."""
+        return self.raw_bytes if self._sink is None else self._sink.used_bytes
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written to the target so far, rewritten ones counted again."""
+        return 0 if self._sink is None else self._sink.bytes_written
+
+    @property
+    def write_s(self) -> float:
+        """Thread-seconds spent in writing blocks, those of writes that haven't returned included."""
+        return 0.0 if self._sink is None else self._sink.write_clock.busy_s()
+
+    @property
+    def decode_s(self) -> float:
+        """Thread-seconds spent on blocks before they were written: repairing, checking, decompressing."""
+        return max(0.0, self._block_clock.busy_s() - self.write_s)
+
+    @property
+    def zeros_due(self) -> bool:
+        """Whether zero blocks wait to be zeroed and verified."""
+        return self._zeros_due_count > 0
+
+    @property
+    def scanning(self) -> bool:
+        """Whether part of the target wasn't looked at yet."""
+        return self._unscanned_count > 0
+
+    @property
+    def scanned_share(self) -> float:
+        """How much of the target was looked at, 0..1; 1 when there is no need to look."""
+        count = self.unscanned.size
+        return 1.0 - self._unscanned_count / count if count else 1.0
+
+    @property
+    def commit_due(self) -> bool:
+        """Whether all is verified but what is written last."""
+        return (
+            self.manifest is not None
+            and not self._committed
+            and not self.scanning
+            and not self.zeros_due
+            and self.needed_count == 0
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block is verified on the target."""
+        return self._committed
+
+    def close(self) -> None:
+        """Give back what writing needed; the target stays open."""
+        if self._sink is not None:
+            self._sink.close()
+
+    # -- blocking ---------------------------------------------------------------------------------------------
+
+    def take_manifest(self, data: bytes | memoryview | StoredManifest, parameters: CastParameters) -> None:
+        """Check the manifest, make the target ready, and decide whether to look at what it holds. Blocks.
+
+        Raises:
+            CastFailedError: it isn't the manifest of the cast's image.
+            ImageError: it is, but is damaged or made by a newer diskcast.
+            TargetError: the image doesn't fit the target.
+            FitError: it can't be fitted to the target as wished.
+            StorageError: the target can't be read.
+        """
+        manifest = Manifest.parse_untrusted(data)
+        if manifest.image_id != parameters.image_id:
+            raise CastFailedError(
+                f"the sender's manifest has the digest {manifest.image_id.hex()[:16]}…, the cast announced "
+                f"{parameters.image_id.hex()[:16]}…: start the cast again"
+            )
+        if (manifest.raw_bytes, manifest.block_bytes) != (parameters.raw_bytes, parameters.block_bytes):
+            raise CastFailedError("the cast's sizes contradict its image's manifest: start the cast again")
+        check_fit(self._options.fit, self._target, manifest)
+        sink = BlockSink(self._target, manifest)
+        sink.prepare()
+        scanned = self._options.scans and sink.worth_scanning(self._rng)
+        stored = manifest.stored_mask
+        zeros = manifest.kind == BlockKind.ZERO
+        zeros[0] = False  # committed last
+        self.needed_count = int(np.count_nonzero(stored))
+        last = sink.commit_last.blocks[stored[sink.commit_last.blocks]]
+        self.need, self._zeros_due = stored, zeros
+        self.unscanned = np.zeros_like(stored)
+        if scanned:
+            self.unscanned |= stored
+            self.unscanned |= zeros
+            stored[:] = False
+            zeros[:] = False
+        self._unscanned_count = int(np.count_nonzero(self.unscanned))
+        self._zeros_due_count = int(np.count_nonzero(self._zeros_due))
+        self._sink = sink
+        self.manifest = manifest
+        if scanned:
+            # Before the first change of the target, which wipes its edges.
+            right = sink.commit_last.keep_matching()
+            self.mark_held(right)
+            self.mark_missing(np.setdiff1d(last, right, assume_unique=True))
+
+    def scan(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of ``blocks`` (ascending) the target doesn't hold. Blocks.
+
+        Raises:
+            StorageError: the target can't be read.
+        """
+        assert self._sink is not None
+        return self._sink.missing(blocks)
+
+    def seems_empty(self, sample: NDArray[np.int64]) -> bool:
+        """Whether none of ``sample`` (ascending) is on the target: the rest needn't be read. Blocks.
+
+        Raises:
+            StorageError: the target can't be read.
+        """
+        assert self._sink is not None
+        return self._sink.missing(sample).size == sample.size
+
+    def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[Outcome]:
+        """Decode, check and write some blocks. Blocks.
+
+        Returns:
+            For each what became of it.
+
+        Raises:
+            ImageDamagedError: the image was packed wrongly.
+            StorageError: writing failed.
+        """
+        assert self._sink is not None
+        with self._block_clock:
+            for block in blocks:
+                decode_in_place(block.slots, block.slot_esi)
+            return self._sink.write_blocks([(block.block, block.payload) for block in blocks])
+
+    def sync_and_verify(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Flush, then read ``blocks`` (ascending, distinct) back. Blocks.
+
+        Returns:
+            Those that read back wrong.
+
+        Raises:
+            StorageError: flushing or reading failed.
+        """
+        assert self._sink is not None
+        self._sink.sync()
+        return self._sink.verify(blocks, VERIFY_THREADS)
+
+    def zero_step(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Zero the next zero blocks and verify them. Blocks.
+
+        Returns:
+            The blocks of this step, for :meth:`mark_zeroed`, and those of them that read back wrong.
+
+        Raises:
+            StorageError: zeroing, flushing or reading failed.
+        """
+        assert self._sink is not None
+        assert self.manifest is not None
+        step_blocks = max(1, ZERO_STEP_BYTES // self.manifest.block_bytes)
+        with self._zeros_lock:
+            blocks = first_set(self._zeros_due, self._zeros_due_start, step_blocks)
+            self._zeros_due_start = int(blocks[0])
+        self._sink.zero(blocks)
+        return blocks, self.sync_and_verify(blocks)
+
+    def commit(self) -> None:
+        """Write what was held back and verify it, then fit the image to the target. Blocks.
+
+        Raises:
+            StorageError: it failed; the target is marked as incomplete again.
+            FitError: the image is verified, but couldn't be fitted.
+        """
+        assert self._sink is not None
+        assert self.manifest is not None
+        self._sink.commit(reread=self.blocks_rewritten_count > 0)
+        self.fitted = fit(self._target, self.manifest, self._options.fit)
+
+    # -- results ----------------------------------------------------------------------------------------------
+
+    def next_scan_step(self, start: int) -> NDArray[np.int64]:
+        """The next unscanned blocks from ``start`` on, as many as are read in one step; empty when there are none."""
+        assert self.manifest is not None
+        return first_set(self.unscanned, start, max(1, SCAN_STEP_BYTES // self.manifest.block_bytes))
+
+    def sample_unscanned(self, start: int) -> NDArray[np.int64]:
+        """A few random ones of them, ascending, for :meth:`seems_empty`; stored ones, as zeros are right by chance."""
+        assert self.manifest is not None
+        stored = sample_set(self.unscanned & self.manifest.stored_mask, SAMPLE_COUNT, self._rng, start)
+        return stored if stored.size else sample_set(self.unscanned, SAMPLE_COUNT, self._rng, start)
+
+    def mark_held(self, blocks: NDArray[np.int64]) -> None:
+        """The target holds these blocks: of unscanned ones nothing more is to be done."""
+        assert self.manifest is not None
+        self._forget_unscanned(blocks)
+        self.needed_count -= int(np.count_nonzero(self.manifest.are_stored(blocks)))
+        self.raw_bytes_kept += self._count_verified(blocks)
+
+    def mark_missing(self, blocks: NDArray[np.int64]) -> None:
+        """The target doesn't hold these unscanned blocks."""
+        assert self.manifest is not None
+        self._forget_unscanned(blocks)
+        zeros = blocks[self.manifest.kind[blocks] == BlockKind.ZERO]
+        if zeros.size:
+            with self._zeros_lock:
+                self._zeros_due[zeros] = True
+                self._zeros_due_start = min(self._zeros_due_start, int(zeros[0]))
+        self._zeros_due_count += int(zeros.size)
+        self.need[blocks[self.manifest.are_stored(blocks)]] = True
+
+    def mark_arrived(self, block: int) -> None:
+        """A block came: it is written whether or not it was scanned."""
+        if self.unscanned[block]:
+            self.unscanned[block] = False
+            self._unscanned_count -= 1
+            self.need[block] = True
+
+    def _forget_unscanned(self, blocks: NDArray[np.int64]) -> None:
+        assert self.unscanned[blocks].all()
+        self.unscanned[blocks] = False
+        self._unscanned_count -= int(blocks.size)
+
+    def mark_zeroed(self, blocks: NDArray[np.int64]) -> None:
+        """A step's blocks are verified."""
+        self._zeros_due[blocks] = False
+        self._zeros_due_count -= int(blocks.size)
+        self._count_verified(blocks)
+
+    def mark_verified(self, blocks: NDArray[np.int64]) -> None:
+        """Stored blocks are verified."""
+        self.need[blocks] = False
+        self.needed_count -= int(blocks.size)
+        self._count_verified(blocks)
+
+    def mark_held_back(self, block: int) -> None:
+        """A block is here, and is written when all others are verified."""
+        self.need[block] = False
+        self.needed_count -= 1
+        self._held_back.append(block)
+
+    def mark_committed(self) -> NDArray[np.int64]:
+        """What was held back is verified, and with that the image.
+
+        Returns:
+            The blocks that came and were held back, ascending.
+        """
+        assert self._sink is not None
+        assert self.manifest is not None
+        last = np.array(sorted(self._held_back), np.int64)
+        self._count_verified(last)
+        if self.manifest.kind[0] == BlockKind.ZERO:
+            self._count_verified(np.zeros(1, np.int64))
+        self.blocks_rewritten_count += self._sink.commit_last.rewritten_count
+        self._committed = True
+        return last
+
+    def _count_verified(self, blocks: NDArray[np.int64]) -> int:
+        assert self.manifest is not None
+        self.blocks_verified_count += int(blocks.size)
+        raw_bytes = self.manifest.raw_bytes_of(blocks)
+        self.raw_bytes_verified += raw_bytes
+        return raw_bytes

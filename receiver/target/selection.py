@@ -1,0 +1,266 @@
+"""Which disk ``--target`` means: a path, a serial number, a WWN, a model, or a rule that fits exactly one."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+import re
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from protocol.errors import AmbiguousTargetError, ConfigurationError, TargetError
+from protocol.units import parse_size_bytes
+from receiver.disk.inventory import (
+    SYSTEM_SOURCES,
+    BlockDevice,
+    Identity,
+    Inventory,
+    Kind,
+    Sources,
+    normalized_wwn,
+    read_inventory,
+)
+from receiver.disk.usage import LoopProbe, loop_file
+from receiver.target.verdict import NOTHING_WRITTEN, ImageNeeds, judge, with_candidates
+
+_LOOKS_LIKE_SELECTOR: Final = re.compile(r"[A-Za-z_ -]+[=:]")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rule:
+    """What ``auto`` looks for.
+
+    Attributes:
+        order: ``smallest`` or ``largest`` of several, or empty: then there may be only one.
+        min_bytes: no smaller disk.
+        max_bytes: no larger disk.
+        transport: attached in this way only; ``loop`` for loop devices, which are never meant otherwise.
+        removable: cards, sticks and USB disks as well.
+    """
+
+    order: str = ""
+    min_bytes: int = 0
+    max_bytes: int | None = None
+    transport: str = ""
+    removable: bool = False
+
+    def admits(self, disk: BlockDevice) -> bool:
+        """Whether the rule means ``disk`` too, refused or not."""
+        kind = str(disk.kind) if disk.kind is Kind.LOOP else disk.transport
+        if self.transport:
+            if kind != self.transport:
+                return False
+        elif disk.kind is not Kind.DISK:
+            return False
+        carried = disk.removable and not self.removable and self.transport not in ("usb", "mmc")
+        upper_bytes = disk.size_bytes if self.max_bytes is None else self.max_bytes
+        return not carried and self.min_bytes <= disk.size_bytes <= upper_bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen target.
+
+    Attributes:
+        path: what to open.
+        identity: the device's, to be compared once it is open; None for a path that the operator gave.
+    """
+
+    path: Path
+    identity: Identity | None
+
+
+def choose_target(
+    text: str,
+    *,
+    partition: int | None,
+    raw_bytes: int,
+    sources: Sources = SYSTEM_SOURCES,
+    probe: LoopProbe = loop_file,
+) -> Choice:
+    """What ``--target`` and ``--partition`` mean.
+
+    A path is taken as it is: opening it judges it. Anything else must mean exactly one disk that isn't refused;
+    every error lists the disks that there are, with the verdict on each.
+
+    Args:
+        text: a path, ``serial=``, ``wwn=``, ``model=``, or ``auto`` with rules behind a colon.
+        partition: number of a partition of that disk, if not the whole disk is meant.
+        raw_bytes: size of the image; 0 while it isn't known.
+        sources: where the kernel tells of its devices.
+        probe: asks loop devices for their files.
+
+    Raises:
+        ConfigurationError: ``text`` isn't a selector.
+        AmbiguousTargetError: several disks fit.
+        TargetError: none fits, or the only one is refused; the class says why.
+    """
+    kind, separator, value = text.partition("=")
+    is_rule = text == "auto" or text.startswith("auto:")
+    is_name = bool(separator) and kind in _MATCHERS
+    if not is_rule and not is_name:
+        _refuse_misspelt(text)
+        if partition is None:
+            return Choice(Path(text), None)
+    inventory = read_inventory(sources)
+    probe = functools.cache(probe)
+    try:
+        if is_rule:
+            return _choose_auto(text, partition, raw_bytes, inventory, probe)
+        if is_name:
+            return _choose_named(text, kind, value, partition, raw_bytes, inventory, probe)
+        assert partition is not None
+        return _choice(_partition_of(_disk_at(Path(text), inventory), partition, inventory))
+    except TargetError as error:
+        raise with_candidates(error, inventory, raw_bytes, probe=probe) from None
+
+
+def _refuse_misspelt(text: str) -> None:
+    """``serail=X`` mustn't become a file of that name, which a live system would hold in its memory."""
+    if _LOOKS_LIKE_SELECTOR.match(text) and not Path(text).exists():
+        raise ConfigurationError(
+            f"--target {text} is neither there nor a selector: write a path, serial=…, wwn=…, model=… or auto:RULES; "
+            f"for a new file of that name write ./{text}"
+        )
+
+
+def parse_rule(text: str) -> Rule:
+    """``auto:smallest,min=100G`` as a rule.
+
+    Raises:
+        ConfigurationError: a part of it isn't known.
+    """
+    rule = Rule()
+    for part in filter(None, text.removeprefix("auto").removeprefix(":").split(",")):
+        key, separator, value = part.partition("=")
+        if part in ("smallest", "largest"):
+            rule = dataclasses.replace(rule, order=part)
+        elif part == "removable":
+            rule = dataclasses.replace(rule, removable=True)
+        elif separator and key == "min":
+            rule = dataclasses.replace(rule, min_bytes=parse_size_bytes(value))
+        elif separator and key == "max":
+            rule = dataclasses.replace(rule, max_bytes=parse_size_bytes(value))
+        elif separator and key == "transport":
+            rule = dataclasses.replace(rule, transport=value.lower())
+        else:
+            raise ConfigurationError(
+                f"{part!r} isn't a rule of --target auto: write smallest, largest, min=SIZE, max=SIZE, transport=NAME "
+                "or removable, with commas between them"
+            )
+    return rule
+
+
+def _choose_auto(
+    text: str, partition: int | None, raw_bytes: int, inventory: Inventory, probe: LoopProbe
+) -> Choice:
+    rule = parse_rule(text)
+    usable = []
+    for disk in inventory.disks():
+        if rule.admits(disk) and (partition is None or _find_partition(disk, partition, inventory)):
+            device = _find_partition(disk, partition, inventory) if partition else disk
+            # With --partition, too, a rule never means the disk that the machine runs from.
+            refusal = judge(disk, inventory, ImageNeeds(0 if partition else raw_bytes), probe=probe)
+            if device is not None and refusal is None:
+                refusal = judge(device, inventory, ImageNeeds(raw_bytes), probe=probe)
+                if refusal is None:
+                    usable.append(device)
+    if rule.order and usable:
+        usable.sort(key=lambda device: device.size_bytes, reverse=rule.order == "largest")
+        usable = [device for device in usable if device.size_bytes == usable[0].size_bytes]
+    if not usable:
+        raise TargetError(
+            f"no disk fits --target {text}: name one by its path, or change the rule; {NOTHING_WRITTEN}"
+        )
+    if len(usable) > 1:
+        raise _ambiguous(text, usable)
+    return _choice(usable[0])
+
+
+def _choose_named(
+    text: str,
+    kind: str,
+    value: str,
+    partition: int | None,
+    raw_bytes: int,
+    inventory: Inventory,
+    probe: LoopProbe,
+) -> Choice:
+    matching = [disk for disk in inventory.disks() if _MATCHERS[kind](disk, value.strip())]
+    devices = [_partition_of(disk, partition, inventory) if partition else disk for disk in matching]
+    refusals = [judge(device, inventory, ImageNeeds(raw_bytes), probe=probe) for device in devices]
+    usable = [device for device, refusal in zip(devices, refusals, strict=True) if refusal is None]
+    if not matching:
+        raise TargetError(f"no disk has {text}: name one of those that there are; {NOTHING_WRITTEN}")
+    # A serial number or WWN means one disk: where two have it, refusing one doesn't make the other the right one.
+    if len(usable) > 1 or (len(devices) > 1 and kind != "model"):
+        raise _ambiguous(text, devices if kind != "model" else usable)
+    if not usable:
+        raise next(refusal for refusal in refusals if refusal is not None).error()
+    return _choice(usable[0])
+
+
+def _ambiguous(text: str, devices: Sequence[BlockDevice]) -> AmbiguousTargetError:
+    paths = ", ".join(str(device.path) for device in devices)
+    return AmbiguousTargetError(
+        f"--target {text} fits {len(devices)} disks ({paths}): name one by its path, serial=… or wwn=…; "
+        f"{NOTHING_WRITTEN}"
+    )
+
+
+def _has_serial(disk: BlockDevice, value: str) -> bool:
+    return bool(value) and any(serial.casefold() == value.casefold() for serial in disk.identity.serials)
+
+
+def _has_wwn(disk: BlockDevice, value: str) -> bool:
+    return bool(value) and normalized_wwn(disk.identity.wwn) == normalized_wwn(value)
+
+
+def _has_model(disk: BlockDevice, value: str) -> bool:
+    return bool(disk.model) and fnmatch.fnmatchcase(disk.model.casefold(), value.casefold())
+
+
+_MATCHERS: Final[dict[str, Callable[[BlockDevice, str], bool]]] = {
+    "serial": _has_serial,
+    "wwn": _has_wwn,
+    "model": _has_model,
+}
+
+
+def _disk_at(path: Path, inventory: Inventory) -> BlockDevice:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise TargetError(f"{path} can't be used: {error.strerror}; {NOTHING_WRITTEN}") from error
+    disk = inventory.devices.get(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
+    if disk is None:
+        raise TargetError(
+            f"--partition is for disks, and {path} isn't one: name a disk, or leave --partition out; {NOTHING_WRITTEN}"
+        )
+    if disk.partition_number is not None:
+        raise TargetError(
+            f"{path} is a partition already: name the disk, or leave --partition out; {NOTHING_WRITTEN}"
+        )
+    return disk
+
+
+def _find_partition(disk: BlockDevice, number: int, inventory: Inventory) -> BlockDevice | None:
+    return next((each for each in inventory.partitions_of(disk) if each.partition_number == number), None)
+
+
+def _partition_of(disk: BlockDevice, number: int, inventory: Inventory) -> BlockDevice:
+    partition = _find_partition(disk, number, inventory)
+    if partition is not None:
+        return partition
+    there = ", ".join(str(each.partition_number) for each in inventory.partitions_of(disk)) or "none"
+    raise TargetError(
+        f"{disk.path} has no partition {number} (there are: {there}): choose one of these, or see partx --update "
+        f"{disk.path} if the table was just changed; {NOTHING_WRITTEN}"
+    )
+
+
+def _choice(device: BlockDevice) -> Choice:
+    return Choice(device.path, device.identity)

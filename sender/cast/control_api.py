@@ -1,0 +1,278 @@
+"""The control API: HTTP on uvicorn inside the sender's event loop, on a socket that was bound before.
+
+Bodies are read with a limit and parsed by :mod:`protocol.control_messages`, which checks every field; errors are
+``application/problem+json`` (RFC 9457). What an outsider can make this program hold is bounded: connections, body
+bytes, time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from protocol.constants import (
+    CONTROL_BODY_BYTES_MAX,
+    NEED_BODY_BYTES_MAX,
+    RECEIVER_COUNT_MAX,
+    RECEIVER_KEY_BYTES,
+)
+from protocol.control_messages import (
+    API_BASE,
+    MANIFEST_TYPE,
+    PROBLEM_TYPE,
+    JsonObject,
+    cast_description,
+    cast_to_json,
+    completion_from_json_untrusted,
+    grant_to_json,
+    heard_sequence_from_json_untrusted,
+    join_from_json_untrusted,
+    need_from_json_untrusted,
+    parse_json_untrusted,
+    problem_to_json,
+)
+from protocol.errors import DiskcastError, JoinRefusedError, ProtocolError
+from protocol.json_fields import HexBytes
+from protocol.manifest import Manifest
+from protocol.sender_session import SenderSession
+from protocol.session_records import CastParameters, ReceiverId
+from sender.blocking_calls import start_blocking_call
+from sender.cast.shared_session import SharedSession
+from sender.http_server import HttpServer
+
+_CONNECTIONS_MAX: Final = RECEIVER_COUNT_MAX + 64
+"""Every receiver at once, and the operator's tools."""
+_BODY_TIMEOUT_S: Final = 30.0
+"""A body that takes longer comes from a stalled or hostile peer."""
+_LARGE_BODIES_MAX: Final = 4
+"""Bodies above CONTROL_BODY_BYTES_MAX that are read at the same time; others wait in their connections' buffers."""
+_MANIFEST_READS_MAX: Final = 2
+"""Threads that read the manifest of a large image, and hang if its disk does; late joiners take turns."""
+MANIFEST_PIECE_BYTES: Final = 256 << 10
+_KEEP_ALIVE_S: Final = 5
+_SHUTDOWN_S: Final = 2
+_KEY: Final = HexBytes(RECEIVER_KEY_BYTES)
+
+
+class ControlApi:
+    """The endpoints of one running cast."""
+
+    def __init__(
+        self,
+        shared: SharedSession,
+        parameters: CastParameters,
+        manifest: Manifest,
+        on_failure: Callable[[DiskcastError], None] = lambda _error: None,
+    ) -> None:
+        """Serve the cast of ``parameters`` and ``manifest``, whose session is ``shared``.
+
+        Args:
+            shared: the session.
+            parameters: the cast's.
+            manifest: the image's.
+            on_failure: called in the event loop when the manifest can't be read any more, which ends the cast.
+        """
+        self._shared = shared
+        self._on_failure = on_failure
+        self._parameters = parameters
+        self._manifest = manifest
+        # base64 makes four characters of three octets; zlib adds a little to bits that it can't shorten.
+        bitmap_bytes = -(-manifest.block_count // 8) * 3 // 2
+        self._need_body_bytes_max = min(NEED_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX + bitmap_bytes)
+        self._large_bodies = asyncio.Semaphore(_LARGE_BODIES_MAX)
+        self._manifest_reads = asyncio.Semaphore(_MANIFEST_READS_MAX)
+
+    def application(self) -> FastAPI:
+        """The ASGI application."""
+        app = FastAPI(
+            title="diskcast sender", openapi_url=f"{API_BASE}/openapi.json", docs_url=None, redoc_url=None
+        )
+        cast = f"{API_BASE}/casts/{{cast_id}}"
+        receiver = f"{cast}/receivers/{{receiver_id}}"
+        ours = [Depends(self._check_cast)]
+        app.get(f"{API_BASE}/casts")(self.list_casts)
+        app.get(cast, dependencies=ours)(self.describe)
+        app.get(f"{cast}/manifest", dependencies=ours)(self.send_manifest)
+        app.post(f"{cast}/receivers", dependencies=ours, status_code=HTTPStatus.CREATED)(self.join)
+        app.put(f"{receiver}/need", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(self.take_need)
+        app.post(f"{receiver}/completion", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(
+            self.take_completion
+        )
+        for error_class in (
+            ProtocolError,
+            JoinRefusedError,
+            RequestValidationError,
+            HTTPException,
+            Exception,
+        ):
+            app.add_exception_handler(error_class, _answer_problem)
+        return app
+
+    # -- endpoints --------------------------------------------------------------------------------------------
+
+    async def list_casts(self) -> JSONResponse:
+        """All casts of this sender: one."""
+        return JSONResponse({"casts": [self._description()]})
+
+    async def describe(self) -> JSONResponse:
+        """The cast as anybody may see it."""
+        return JSONResponse(self._description())
+
+    async def send_manifest(self) -> StreamingResponse:
+        """The manifest's bytes, in pieces: a slow reader holds one of them, not a copy of all."""
+        data = self._manifest.data
+
+        async def pieces() -> AsyncIterator[memoryview]:
+            for start in range(0, len(data), MANIFEST_PIECE_BYTES):
+                yield await self._manifest_piece(slice(start, start + MANIFEST_PIECE_BYTES))
+
+        headers = {"Content-Length": str(len(data)), "ETag": f'"{self._parameters.image_id.hex()}"'}
+        return StreamingResponse(pieces(), media_type=MANIFEST_TYPE, headers=headers)
+
+    async def join(self, request: Request) -> JSONResponse:
+        """Let a receiver in."""
+        document = await self._document_untrusted(request, self._need_body_bytes_max)
+        join_request = join_from_json_untrusted(
+            document,
+            block_count=self._manifest.block_count,
+            address=request.client.host if request.client else "",
+        )
+        with self._shared.change() as (session, now):
+            grant = session.join(join_request, now)
+            state = session.state
+        return JSONResponse(grant_to_json(grant, state=state), status_code=HTTPStatus.CREATED)
+
+    async def take_need(self, receiver_id: int, request: Request) -> Response:
+        """A receiver holds the manifest and says what it lacks."""
+        receiver, key = self._authorise_untrusted(receiver_id, request)
+        document = await self._document_untrusted(request, self._need_body_bytes_max)
+        need = need_from_json_untrusted(document, self._manifest.block_count)
+        heard_sequence = heard_sequence_from_json_untrusted(document)
+        with self._shared.change() as (session, now):
+            _check_key(session, receiver, key)  # it may have joined anew meanwhile
+            session.set_need(receiver, need, now, heard_sequence)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def take_completion(self, receiver_id: int, request: Request) -> Response:
+        """A receiver's account of its end."""
+        receiver, key = self._authorise_untrusted(receiver_id, request)
+        document = await self._document_untrusted(request, CONTROL_BODY_BYTES_MAX)
+        report = completion_from_json_untrusted(document)
+        with self._shared.change() as (session, now):
+            _check_key(session, receiver, key)
+            session.complete(receiver, report, now)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    async def _manifest_piece(self, part: slice) -> memoryview:
+        """A part of the manifest, waited for beside the event loop if it is read from the image's disk."""
+        data = self._manifest.data
+        if isinstance(data, memoryview):
+            return data[part]
+        async with self._manifest_reads:
+            try:
+                return await start_blocking_call(lambda: data[part], "manifest")
+            except DiskcastError as error:
+                self._on_failure(error)
+                raise  # there is no other way to end a response that has begun
+
+    def _description(self) -> JsonObject:
+        with self._shared.look() as (session, _now):
+            description = cast_description(
+                self._parameters, state=session.state, receiver_count=session.active_count
+            )
+        return cast_to_json(description)
+
+    async def _check_cast(self, cast_id: str) -> None:
+        ours = f"{self._parameters.cast_id:08x}"
+        if cast_id != ours:
+            raise HTTPException(
+                HTTPStatus.NOT_FOUND, f"this sender has no cast {cast_id[:8]!r}; its cast is {ours}"
+            )
+
+    def _authorise_untrusted(self, receiver_id: int, request: Request) -> tuple[ReceiverId, bytes]:
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise _unauthorised("the receiver's key is missing: Authorization: Bearer KEY")
+        receiver, key = ReceiverId(receiver_id), _KEY.decode_untrusted("key", text)
+        with self._shared.look() as (session, _now):
+            _check_key(session, receiver, key)
+        return receiver, key
+
+    async def _document_untrusted(self, request: Request, bytes_max: int) -> object:
+        """The body as JSON; large ones are read a few at a time and parsed beside the event loop."""
+        length = request.headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit()):
+            raise HTTPException(HTTPStatus.LENGTH_REQUIRED, "a Content-Length is needed")
+        if len(length) > 12 or int(length) > bytes_max:
+            raise HTTPException(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {bytes_max} bytes here"
+            )
+        if int(length) <= CONTROL_BODY_BYTES_MAX:
+            return parse_json_untrusted(await _body_untrusted(request))
+        async with self._large_bodies:
+            return await asyncio.to_thread(parse_json_untrusted, await _body_untrusted(request))
+
+
+class ControlServer(HttpServer):
+    """Serves one cast's control API."""
+
+    def __init__(self, application: FastAPI, listener: socket.socket) -> None:
+        """Serve ``application`` on ``listener``, which is taken over."""
+        super().__init__(
+            application,
+            listener,
+            connections_max=_CONNECTIONS_MAX,
+            keep_alive_s=_KEEP_ALIVE_S,
+            shutdown_s=_SHUTDOWN_S,
+        )
+
+
+def _check_key(session: SenderSession, receiver_id: ReceiverId, key: bytes) -> None:
+    try:
+        session.check_key(receiver_id, key)
+    except JoinRefusedError as error:
+        raise _unauthorised(str(error)) from error
+
+
+def _unauthorised(detail: str) -> HTTPException:
+    return HTTPException(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
+
+
+async def _body_untrusted(request: Request) -> bytes:
+    """The body; its length was checked, and HTTP sees to it that no more than that is read."""
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await request.body()
+    except TimeoutError as error:
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"no whole body in {_BODY_TIMEOUT_S:g} s") from error
+    except ClientDisconnect as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the connection ended within the body") from error
+
+
+async def _answer_problem(_request: Request, error: Exception) -> JSONResponse:
+    """Every error as RFC 9457 writes it."""
+    headers: Mapping[str, str] | None = None
+    status, detail = HTTPStatus.INTERNAL_SERVER_ERROR, "an error inside the sender: see its own output"
+    match error:
+        case HTTPException():
+            status, detail, headers = HTTPStatus(error.status_code), error.detail, error.headers
+        case JoinRefusedError():
+            status, detail = HTTPStatus.CONFLICT, str(error)
+        case ProtocolError():
+            status, detail = HTTPStatus.BAD_REQUEST, str(error)
+        case RequestValidationError():
+            status, detail = HTTPStatus.BAD_REQUEST, "the path isn't one of this API"
+    return JSONResponse(
+        problem_to_json(status.phrase, detail), status_code=status, headers=headers, media_type=PROBLEM_TYPE
+    )

@@ -1,0 +1,155 @@
+"""The transmitter thread: takes encoded batches and puts them on the wire at the session's rate."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import errno
+import socket
+import time
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.arrival import sent_at_ticks
+from protocol.constants import DATA_HEADER_BYTES
+from protocol.pacing import Pacer
+from protocol.session_records import CastParameters
+from protocol.wire.batch import header_view
+from sender.cast.batches import BatchQueue
+from sender.cast.datagram_output import DatagramOutput, SendMode, typed_send_error
+from sender.cast.shared_session import SharedSession
+from sender.cast.sockets import limit_pacing_rate
+
+LATENESS_BOUNDS_S: Final = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3)
+"""From the kernel's timer slack to the end of the pacer's credit: beyond 20 ms a delay costs rate."""
+_SLEEP_MIN_S = 50e-6
+"""Shorter waits than the kernel's timer slack aren't worth a system call; the pacer remembers the debt."""
+_FULL_QUEUE_WAIT_S = 0.001
+
+
+@dataclasses.dataclass(slots=True)
+class BurstLateness:
+    """How late bursts left that had to wait for their turn: the transmitter's jitter."""
+
+    sum_s: float = 0.0
+    bucket_counts: list[int] = dataclasses.field(default_factory=lambda: [0] * (len(LATENESS_BOUNDS_S) + 1))
+    """Bursts between a bound of LATENESS_BOUNDS_S and the one before it; the last bucket has no bound."""
+
+    @property
+    def count(self) -> int:
+        """Bursts altogether."""
+        return sum(self.bucket_counts)
+
+    def add(self, late_s: float) -> None:
+        """Count a burst that left this much after its time."""
+        self.bucket_counts[bisect.bisect_left(LATENESS_BOUNDS_S, late_s)] += 1
+        self.sum_s += late_s
+
+
+@dataclasses.dataclass(slots=True)
+class TransmitterStatistics:
+    """Plain counters of the transmitter thread; others read them without a lock."""
+
+    datagrams_sent_count: int = 0
+    send_calls_count: int = 0
+    full_queue_count: int = 0
+    """Sends that found the socket's buffer or the interface's queue full and were repeated."""
+    burst_lateness: BurstLateness = dataclasses.field(default_factory=BurstLateness)
+
+
+class Transmitter:
+    """Sends batches until its queue is closed."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        parameters: CastParameters,
+        shared: SharedSession,
+        queue: BatchQueue,
+        *,
+        mode: SendMode | None = None,
+    ) -> None:
+        """Find the fastest way to send.
+
+        Args:
+            sock: the data socket, connected to the group.
+            parameters: the cast's.
+            shared: told what is on the wire; says the rate.
+            queue: where batches come from.
+            mode: use this way of sending and no faster one.
+        """
+        self.statistics = TransmitterStatistics()
+        self._frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
+        self._socket = sock
+        self._output = DatagramOutput(sock, self._frame_bytes, mode)
+        self._shared = shared
+        self._queue = queue
+        self._destination = f"{parameters.group} port {parameters.port}"
+
+    @property
+    def mode(self) -> SendMode:
+        """The way of sending in use."""
+        return self._output.mode
+
+    def run(self) -> None:
+        """The thread's function.
+
+        Raises:
+            InterfaceError: the interface no longer sends.
+            ConfigurationError: the datagrams are too large for the path.
+        """
+        with self._shared.look() as (session, now):
+            pacer = Pacer(session.rate_bytes_per_s, now)
+            ceiling = session.policy.rate_bytes_per_s or session.policy.rate_max_bytes_per_s
+        if ceiling is not None:
+            limit_pacing_rate(self._socket, ceiling)
+        while (batch := self._queue.get()) is not None:
+            self._send_paced(batch.frames, pacer)
+            with self._shared.change() as (session, now):
+                session.mark_transmitted(
+                    batch.plan.next_sequence, batch.frames.nbytes, now, read_s=batch.read_s
+                )
+                pacer.set_rate(session.rate_bytes_per_s, now)
+
+    def _send_paced(self, frames: NDArray[np.uint8], pacer: Pacer) -> None:
+        step = max(1, min(self._output.frames_per_call, pacer.burst_bytes // self._frame_bytes))
+        sent_at = header_view(frames)["sent_at"]
+        for row in range(0, frames.shape[0], step):
+            if self._queue.closed:
+                break
+            burst = frames[row : row + step]
+            now = self._wait_for_turn(pacer)
+            sent_at[row : row + step] = sent_at_ticks(now)
+            pacer.sent(burst.nbytes, now)
+            self._send_all(burst)
+
+    def _wait_for_turn(self, pacer: Pacer) -> float:
+        now = time.monotonic()
+        wait_s = pacer.wait_s(now)
+        if wait_s > _SLEEP_MIN_S:
+            due_at = now + wait_s
+            time.sleep(wait_s)
+            now = time.monotonic()
+            self.statistics.burst_lateness.add(max(0.0, now - due_at))
+        return now
+
+    def _send_all(self, frames: NDArray[np.uint8]) -> None:
+        while frames.shape[0] and not self._queue.closed:
+            try:
+                sent_count = self._output.send(frames[: self._output.frames_per_call])
+            except InterruptedError:  # a signal of the process that happened to arrive on this thread
+                continue
+            except BlockingIOError:
+                self.statistics.full_queue_count += 1
+                continue  # the socket itself has waited
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise typed_send_error(error, self._destination, self._frame_bytes) from error
+                self.statistics.full_queue_count += 1
+                time.sleep(_FULL_QUEUE_WAIT_S)
+                continue
+            self.statistics.send_calls_count += 1
+            self.statistics.datagrams_sent_count += sent_count
+            frames = frames[sent_count:]

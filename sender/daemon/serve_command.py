@@ -1,0 +1,119 @@
+"""``diskcast serve``: its options, and the log that it begins with."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import click
+
+from protocol.errors import MissingDependencyError
+
+_NEEDED_MODULES = (
+    "alembic",
+    "asyncio_dgram",
+    "cronsim",
+    "fastapi",
+    "fsspec",
+    "sqlalchemy",
+    "structlog",
+    "uvicorn",
+)
+CONFIG_DEFAULT = Path("/etc/diskcast/diskcast.toml")
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help=f"Configuration file (TOML).  [default: {CONFIG_DEFAULT} if it is there]",
+)
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Where dashboard and API listen.  [default: 127.0.0.1:7400]"
+)
+@click.option("--interface", metavar="IF", help="Network interface of the rooms, for example eth1.")
+@click.option(
+    "--images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of images, watched; may be given several times.",
+)
+@click.option(
+    "--state-directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the daemon keeps what it knows.",
+)
+@click.option("--database", metavar="URL", help="postgresql://… instead of SQLite in the state directory.")
+@click.option("--rate-ceiling", metavar="RATE", help="What all casts together may send, for example 900M.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged.")
+@click.option(
+    "--json", "json_lines", is_flag=True, help="Log JSON lines, and say on stdout, as JSON, when it is ready."
+)
+def serve(
+    config_path: Path | None,
+    listen: str | None,
+    interface: str | None,
+    images: tuple[Path, ...],
+    state_directory: Path | None,
+    database: str | None,
+    rate_ceiling: str | None,
+    log_level: str | None,
+    json_lines: bool,
+) -> int:
+    """Serve images, rooms and casts: a dashboard, an API, metrics, history.
+
+    Options override the configuration file. On the loopback address everybody on this machine may operate; any other
+    address demands tokens (diskcast tokens create). Ctrl-C or SIGTERM ends the daemon; casts that run then go on when
+    it is started again.
+
+    \b
+    Examples:
+      diskcast serve
+      diskcast serve --listen 0.0.0.0:7400 --interface eth1 --images /srv/images
+    """  # noqa: D301  \b is click's, for a paragraph that isn't wrapped
+    _require_modules()
+    from sender.daemon.config import load_config
+    from sender.daemon.daemon import run_daemon
+    from sender.daemon.logs import configure_logging
+
+    if config_path is None and CONFIG_DEFAULT.exists():
+        config_path = CONFIG_DEFAULT
+    config = load_config(
+        config_path,
+        {
+            "server.listen": listen,
+            "server.state_directory": state_directory,
+            "server.database": database,
+            "network.interface": interface,
+            "network.rate_ceiling": rate_ceiling,
+            "library.folders": images or None,
+            "log.level": log_level,
+            "log.format": "json" if json_lines else None,
+        },
+    )
+    configure_logging(config.log, daemon=config.server.name)
+
+    def tell(url: str) -> None:
+        if json_lines:
+            click.echo(json.dumps({"event": "ready", "url": url}))
+        else:
+            click.echo(
+                f"diskcast serves {url}  (Ctrl-C ends it; casts go on when it is started again)", err=True
+            )
+
+    run_daemon(config, tell)
+    if json_lines:
+        click.echo(json.dumps({"event": "result", "ok": True, "exit_code": 0}))
+    return 0
+
+
+def _require_modules() -> None:
+    missing = [name for name in _NEEDED_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"'diskcast serve' needs {', '.join(missing)}, not installed here: pip install 'diskcast[server]'"
+        )

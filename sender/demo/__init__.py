@@ -1,0 +1,1 @@
+"""``diskcast demo``: a whole cast on this machine, by hand or through a daemon."""

@@ -1,0 +1,385 @@
+"""A whole cast on this machine: the very programs that a room runs, as separate processes over loopback multicast.
+
+Needs no root, touches nothing but one directory of its own, and ends every process that it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from protocol.constants import MIB
+from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError, StorageError
+from protocol.units import format_bytes
+from sender.demo.image import IMAGE_BYTES_MIN, DemoImage, find_mke2fs, make_demo_image, read_partition_table
+from sender.demo.programs import Program, Programs
+from sender.imaging.image_file import ImageFile
+
+INTERFACE = "lo"
+HOST = "127.0.0.1"
+
+AGENT_COUNT_MAX = 16
+"""Each is a Python process of its own; a laptop carries sixteen."""
+
+CAST_S_MAX = 10.0
+CAST_S_MIN = 5.0
+CAST_BYTES_PER_S = 64 * MIB
+"""A demo must last long enough to be watched, and for a late joiner to start: the rate is such that an image of
+512 MiB takes eight seconds, and a smaller one less."""
+SENT_PER_STORED_BYTE = 1.3
+"""Headers, parity and repairs; what the late joiner missed comes on top of that."""
+
+LATE_JOIN_FRACTION = 1 / 3
+REHEARSED_LOSS = "5%"
+
+DISCOVERY_TIMEOUT_S = 25.0
+GATHER_TIMEOUT_S = 30.0
+"""Agents find their sender within four seconds, unless multicast doesn't work here; they say so before it gives up."""
+
+CAST_TIMEOUT_S = 120.0
+"""Ten times what a cast takes: whoever shows a new user a program that hangs has shown him enough."""
+
+FAREWELL_TIMEOUT_S = 10.0
+"""How long agents may take to end once their sender has; after a good cast they are done before it."""
+COMPARE_BYTES = MIB
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """What the user asked for."""
+
+    image_bytes: int
+    agent_count: int
+    directory: Path | None
+    """Where the temporary directory is made; None for the system's place for large temporary files."""
+    keep: bool
+    show_tables: bool
+    """Let the programs show their own progress on this terminal."""
+
+
+@dataclasses.dataclass(slots=True)
+class AgentRun:
+    """One agent: its role, and what became of it."""
+
+    name: str
+    target: Path
+    joins_late: bool = False
+    rehearses_loss: bool = False
+    started_after_s: float = 0.0
+    """When it was started, counted from the sender's start."""
+    exit_code: int | None = None
+    """None if it was never started."""
+    result: dict[str, object] = dataclasses.field(default_factory=dict)
+    """Its last JSON line."""
+    fault: str = ""
+    """What went wrong or why its target isn't the source; empty when every byte is right."""
+
+    @property
+    def role(self) -> str:
+        """What is special about it."""
+        if self.joins_late:
+            return "joins after a third"
+        return f"loses {REHEARSED_LOSS}" if self.rehearses_loss else "ordinary"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the agent said so and its target proves it."""
+        return self.exit_code == 0 and not self.fault
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DemoReport:
+    """How the demo went."""
+
+    directory: Path
+    image: DemoImage
+    payload_bytes: int
+    sender_exit_code: int
+    sender_fault: str
+    agents: list[AgentRun]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything worked."""
+        return self.sender_exit_code == 0 and all(agent.ok for agent in self.agents)
+
+
+@contextlib.contextmanager
+def demo_directory(plan: DemoPlan) -> Iterator[Path]:
+    """A fresh directory with room enough, removed afterwards unless it is to be kept.
+
+    Raises:
+        ConfigurationError: there is no such place.
+        StorageError: it is full or can't be written.
+    """
+    # /tmp is often memory; /var/tmp is where large temporary files belong (Filesystem Hierarchy Standard).
+    parent = plan.directory or Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
+    if not parent.is_dir():
+        raise ConfigurationError(f"there is no directory {parent}: make it, or name another with --directory")
+    # The source, its packed form, and a target an agent; most of each is holes.
+    wanted_bytes = plan.image_bytes * (plan.agent_count + 2) // 2
+    free_bytes = shutil.disk_usage(parent).free
+    if free_bytes < wanted_bytes:
+        raise StorageError(
+            f"{parent} has {format_bytes(free_bytes)} free, the demo wants {format_bytes(wanted_bytes)}: "
+            "name a directory elsewhere with --directory, or a smaller image with --size"
+        )
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="diskcast-demo-", dir=parent))
+    except OSError as error:
+        raise StorageError(
+            f"{parent} can't be written: {error.strerror}; name another directory with --directory"
+        ) from error
+    try:
+        yield directory
+    finally:
+        if not plan.keep:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+async def run_demo(plan: DemoPlan, directory: Path, say: Say) -> DemoReport:
+    """Make an image, pack it, cast it to the agents, compare what they wrote.
+
+    Args:
+        plan: what the user asked for.
+        directory: an empty one; see :func:`demo_directory`.
+        say: told what goes on, a line at a time.
+
+    Raises:
+        DiskcastError: the demo couldn't be set up; a failed cast is in the report instead.
+    """
+    assert 1 <= plan.agent_count <= AGENT_COUNT_MAX, plan.agent_count
+    image, packed, payload_bytes = await make_packed(plan, directory, say)
+    cast = _Cast(plan, packed, payload_bytes, plan_agents(directory, plan.agent_count), say)
+    sender_exit_code = await cast.run()
+    say("Comparing every byte of every target with the disk that was cloned")
+    faults = [asyncio.to_thread(find_fault, image.path, agent.target) for agent in cast.agents]
+    for agent, fault in zip(cast.agents, await asyncio.gather(*faults), strict=True):
+        agent.fault = agent.fault or fault
+    return DemoReport(directory, image, payload_bytes, sender_exit_code, cast.sender_fault, cast.agents)
+
+
+async def make_packed(plan: DemoPlan, directory: Path, say: Say) -> tuple[DemoImage, Path, int]:
+    """Make a disk to clone and pack it.
+
+    Args:
+        plan: what the user asked for.
+        directory: where both are put.
+        say: told what goes on, a line at a time.
+
+    Returns:
+        The disk, its image, and how many bytes of that are to be sent.
+
+    Raises:
+        DiskcastError: it couldn't be made.
+    """
+    assert plan.image_bytes >= IMAGE_BYTES_MIN, plan.image_bytes
+    say(f"Working in {directory}")
+    say("Making a disk to clone, with files of this machine on it")
+    disk = directory / "disk.img"
+    image = await asyncio.to_thread(make_demo_image, disk, plan.image_bytes, directory, mke2fs=find_mke2fs())
+    holds = f"{image.filesystem} with {image.file_count} files, {format_bytes(image.content_bytes)}"
+    say(f"  {format_bytes(image.raw_bytes)}, mostly free: {holds}")
+    if image.filesystem != "ext4":
+        say("  (a tar stream instead of a filesystem, because mke2fs isn't installed)")
+    packed = directory / "demo.dci"
+    await _pack(plan, image, packed, say)
+    payload_bytes = await asyncio.to_thread(_payload_bytes, packed)
+    say(f"  {format_bytes(payload_bytes)} are to be sent")
+    return image, packed, payload_bytes
+
+
+def plan_agents(directory: Path, count: int) -> list[AgentRun]:
+    """The second loses datagrams, the last of three or more joins late."""
+    agents = [
+        AgentRun(f"agent-{number}", directory / f"agent-{number}.img") for number in range(1, count + 1)
+    ]
+    if count > 1:
+        agents[1].rehearses_loss = True
+    if count > 2:
+        agents[-1].joins_late = True
+    return agents
+
+
+def free_ports() -> tuple[int, int]:
+    """A UDP port for data, and a number that is free both as TCP and as UDP port, for control and feedback.
+
+    They are free now: another program could still take one before the cast does, and the cast would say so.
+    """
+    for _ in range(16):
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as data,
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as control,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as feedback,
+        ):
+            # Not only on the loopback address: a cast on another interface must not hear this one.
+            data.bind(("", 0))
+            control.bind((HOST, 0))
+            control_port = control.getsockname()[1]
+            try:
+                feedback.bind((HOST, control_port))
+            except OSError:  # the other protocol's port of that number is taken
+                continue
+            return data.getsockname()[1], control_port
+    raise AddressInUseError("no port number is free for both TCP and UDP: end some programs and try again")
+
+
+def find_fault(source: Path, target: Path) -> str:
+    """Why ``target`` isn't a clone of ``source``: compares every byte, then reads the clone's partition table."""
+    try:
+        with source.open("rb") as expected, target.open("rb") as found:
+            if os.fstat(expected.fileno()).st_size != os.fstat(found.fileno()).st_size:
+                return f"{target.name} is {os.fstat(found.fileno()).st_size} bytes long"
+            offset = 0
+            while block := expected.read(COMPARE_BYTES):
+                if block != found.read(COMPARE_BYTES):
+                    return f"{target.name} differs in the MiB from byte {offset}"
+                offset += len(block)
+        if read_partition_table(target) != read_partition_table(source):
+            return f"{target.name} has another partition table"
+    except OSError as error:
+        return f"{target.name}: {error.strerror}"
+    except DiskcastError as error:
+        return str(error)
+    return ""
+
+
+async def _pack(plan: DemoPlan, image: DemoImage, packed: Path, say: Say) -> None:
+    arguments = ["pack", str(image.path), "-o", str(packed), "--name", "demo"]
+    say(f"Packing it:  diskcast {_shown(arguments, packed.parent)}")
+    async with Programs(packed.parent, attach=plan.show_tables) as programs:
+        program = await programs.start("sender", arguments, name="pack", shown=True)
+        code = await program.wait()
+    if code != 0:
+        raise StorageError(f"diskcast pack ended with exit code {code}. {program.last_words()}".rstrip())
+
+
+def _shown(arguments: list[str], directory: Path) -> str:
+    """A command line as it would be typed in the demo's directory."""
+    return shlex.join(argument.removeprefix(f"{directory}/") for argument in arguments)
+
+
+def _payload_bytes(packed: Path) -> int:
+    with ImageFile.open(packed) as image:
+        return image.header.payload_bytes
+
+
+class _Cast:
+    """The sender and its agents, from the first start to the last exit."""
+
+    def __init__(
+        self, plan: DemoPlan, packed: Path, payload_bytes: int, agents: list[AgentRun], say: Say
+    ) -> None:
+        self.agents = agents
+        self.sender_fault = ""
+        self._plan = plan
+        self._packed = packed
+        self._late_join_bytes = payload_bytes * LATE_JOIN_FRACTION
+        self._say = say
+        self._data_port, self._control_port = free_ports()
+        self._late_join = asyncio.Event()
+        self._late_join_planned = False
+        self._started_s = time.monotonic()
+        self._sender_ended = False
+        cast_s = min(CAST_S_MAX, max(CAST_S_MIN, plan.image_bytes / CAST_BYTES_PER_S))
+        self._rate_mbit_per_s = max(1, round(payload_bytes * SENT_PER_STORED_BYTE / cast_s * 8e-6))
+
+    async def run(self) -> int:
+        """Run the cast; the sender's exit code."""
+        async with (
+            Programs(self._packed.parent, attach=self._plan.show_tables) as programs,
+            asyncio.TaskGroup() as tasks,
+        ):
+            sender = await self._start_sender(programs)
+            receptions = [tasks.create_task(self._run_agent(programs, agent)) for agent in self.agents]
+            exit_code = await self._wait_for_end(programs, sender)
+            self._sender_ended = True
+            self._late_join.set()
+            await asyncio.wait(receptions, timeout=FAREWELL_TIMEOUT_S)
+            await programs.end()
+        return exit_code
+
+    async def _start_sender(self, programs: Programs) -> Program:
+        first_count = sum(not agent.joins_late for agent in self.agents)
+        arguments = ["send", str(self._packed), "--interface", INTERFACE, "--wait-for", str(first_count)]
+        arguments += [
+            "--max-wait",
+            f"{GATHER_TIMEOUT_S:.0f}",
+            "--rate",
+            f"{self._rate_mbit_per_s}M",
+            "--port",
+            str(self._data_port),
+        ]
+        arguments += ["--control", f"{HOST}:{self._control_port}"]
+        self._say(f"Casting it:  diskcast {_shown(arguments, self._packed.parent)}")
+        example = _shown(self._arguments(self.agents[0]), self._packed.parent)
+        self._say(f"Received by {len(self.agents)} agents:  diskcast-agent {example}")
+        for agent in self.agents:
+            self._say(f"  {agent.name}: {agent.role}")
+        return await programs.start("sender", arguments, name="send", shown=True)
+
+    async def _wait_for_end(self, programs: Programs, sender: Program) -> int:
+        result: dict[str, object] = {}
+        try:
+            async with asyncio.timeout(CAST_TIMEOUT_S):
+                exit_code = await sender.wait(result.update)
+        except TimeoutError:
+            self.sender_fault = f"the cast hadn't ended after {CAST_TIMEOUT_S:.0f} s"
+            await programs.end()
+            return await sender.process.wait()
+        self.sender_fault = "" if exit_code == 0 else str(result.get("error") or sender.last_words())
+        return exit_code
+
+    def _arguments(self, agent: AgentRun) -> list[str]:
+        arguments = ["receive", "--target", str(agent.target), "--interface", INTERFACE]
+        arguments += [
+            "--port",
+            str(self._data_port),
+            "--name",
+            agent.name,
+            "--wait",
+            f"{DISCOVERY_TIMEOUT_S:.0f}",
+        ]
+        if agent.rehearses_loss:
+            arguments += ["--rehearse-loss", REHEARSED_LOSS]
+        if agent.joins_late:
+            # Told where the sender is, it needn't listen for other casts first: the demo is short.
+            arguments += ["--sender", f"http://{HOST}:{self._control_port}"]
+        return arguments
+
+    async def _run_agent(self, programs: Programs, agent: AgentRun) -> None:
+        if agent.joins_late:
+            await self._late_join.wait()
+            if self._sender_ended:
+                agent.fault = "the cast ended before it joined"
+                return
+        agent.started_after_s = time.monotonic() - self._started_s
+        program = await programs.start("receiver", self._arguments(agent), name=agent.name)
+
+        def take(event: dict[str, object]) -> None:
+            agent.result = event
+            received_bytes = event.get("bytes_received")
+            if isinstance(received_bytes, int) and received_bytes > 0 and not self._late_join_planned:
+                self._plan_late_join(received_bytes)
+
+        agent.exit_code = await program.wait(take)
+        if agent.exit_code != 0:
+            agent.fault = str(agent.result.get("error") or program.last_words() or "it was ended")
+
+    def _plan_late_join(self, received_bytes: int) -> None:
+        """Data flows, and at a known rate: agents tell how much came only once a second, which is too coarse."""
+        self._late_join_planned = True
+        left_bytes = max(0.0, self._late_join_bytes - received_bytes)
+        delay_s = left_bytes / (self._rate_mbit_per_s * 125_000)
+        asyncio.get_running_loop().call_later(delay_s, self._late_join.set)

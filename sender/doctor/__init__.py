@@ -1,0 +1,1 @@
+"""``diskcast doctor``: trying out on this machine what a sender, a daemon and its database need."""

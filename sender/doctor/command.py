@@ -1,0 +1,122 @@
+"""``diskcast doctor``: what works on this machine and what doesn't, and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from protocol.constants import CONTROL_PORT_DEFAULT, DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
+from protocol.errors import MissingDependencyError
+from protocol.findings import Finding, Status, plain_lines, require_no_failure, result_json, summary
+from sender.cast.network import parse_endpoint, parse_group
+from sender.doctor.sender_doctor import examine
+
+_STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
+
+
+@click.command()
+@click.option(
+    "--interface", metavar="IF", help="Network interface of the room; all that could do if none is named."
+)
+@click.option("--group", default=GROUP_IPV4_DEFAULT, show_default=True, help="Multicast group of the cast.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=DATA_PORT_DEFAULT,
+    show_default=True,
+    help="UDP port of the cast.",
+)
+@click.option(
+    "--control",
+    default=f":{CONTROL_PORT_DEFAULT}",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where the control API would listen.",
+)
+@click.option(
+    "--server", is_flag=True, help="What the daemon needs: configuration, database, folders, ports, limits."
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="With --server: the daemon's configuration, as for diskcast serve.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+@click.pass_context
+def doctor(
+    context: click.Context,
+    interface: str | None,
+    group: str,
+    port: int,
+    control: str,
+    server: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Try out what a sender needs, and say how to mend what doesn't work. Changes nothing, needs no root."""
+    _refuse_mixture(context, server=server)
+    if server:
+        findings = _examine_server(config, interface)
+    else:
+        endpoint = parse_endpoint(control, CONTROL_PORT_DEFAULT)
+        findings = examine(interface, group=parse_group(group), port=port, control=endpoint)
+    if as_json:
+        for finding in findings:
+            click.echo(json.dumps(finding.to_json()))
+    elif sys.stdout.isatty():
+        _print_table(findings)
+    else:
+        for line in (*plain_lines(findings), summary(findings)):
+            click.echo(line)
+    require_no_failure(findings)
+    if as_json:
+        click.echo(json.dumps(result_json(findings)))
+
+
+def _refuse_mixture(context: click.Context, *, server: bool) -> None:
+    """The daemon's group and ports are in its configuration, and only the daemon has one."""
+    misplaced = ("group", "port", "control") if server else ("config",)
+    for name in misplaced:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"--{name} goes without --server: the daemon's is in its configuration"
+                if server
+                else f"--{name} goes with --server"
+            )
+
+
+def _examine_server(config: Path | None, interface: str | None) -> list[Finding]:
+    try:
+        from sender.doctor.server_doctor import examine_server
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"the daemon needs {error.name}, which isn't installed: pip install 'diskcast[server]'"
+        ) from error
+    from sender.daemon.serve_command import CONFIG_DEFAULT
+
+    if config is None and CONFIG_DEFAULT.exists():
+        config = CONFIG_DEFAULT
+    return examine_server(config, interface)
+
+
+def _print_table(findings: list[Finding]) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("check", overflow="fold")
+    table.add_column("found", overflow="fold")
+    for finding in findings:
+        style = _STYLES[finding.status]
+        mend = f"\n[bold]mend: {escape(finding.mend)}[/bold]" if finding.mend else ""
+        status = f"[{style}]{finding.status.value}[/{style}]"
+        table.add_row(status, escape(finding.check), escape(finding.detail) + mend)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(summary(findings))

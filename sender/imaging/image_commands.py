@@ -1,0 +1,284 @@
+"""The commands on images: ``pack``, ``inspect``, ``verify``, ``unpack``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from protocol.block_codec import LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN
+from protocol.constants import BLOCK_BYTES_DEFAULT
+from protocol.disk_layout import TableKind, layout_of
+from protocol.manifest import FORMAT_VERSION, Manifest
+from protocol.units import format_bytes, format_duration, parse_size_bytes
+from sender.imaging.image_file import ImageFile
+from sender.imaging.image_progress import emit, shown_progress
+from sender.imaging.image_verify import BadBlock, verify_image
+from sender.imaging.pack import PackOptions, pack_image
+from sender.imaging.source_hash import source_sha256_of
+from sender.imaging.used_blocks import AreaUsage
+
+_json_option = click.option("--json", "json_lines", is_flag=True, help="JSON lines on stdout, for scripts.")
+_path = click.Path(path_type=Path)
+_jobs_option = click.option(
+    "--jobs", type=int, metavar="N", help="Worker threads.  [default: the CPUs of this machine]"
+)
+
+
+@click.command()
+@click.argument("source", type=_path)
+@click.option("-o", "--output", type=_path, required=True, metavar="FILE.dci", help="The image to write.")
+@click.option("--name", metavar="NAME", help="The image's name.  [default: the source's file name]")
+@click.option(
+    "--block-size",
+    default=f"{BLOCK_BYTES_DEFAULT >> 10}KiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Unit of repair, delta and compression; a power of two from 64KiB to 4MiB.",
+)
+@click.option(
+    "--level",
+    type=int,
+    default=LEVEL_DEFAULT,
+    show_default=True,
+    help=f"zstd level, {LEVEL_MIN} (fast) to {LEVEL_MAX} (small).",
+)
+@click.option(
+    "--every-byte",
+    is_flag=True,
+    help="Keep free space too, and record SHA-256 of the whole disk: for evidence rather than for deployment.",
+)
+@click.option(
+    "--allow-mounted",
+    is_flag=True,
+    help="Pack a source that is mounted writable all the same; its files may be torn.",
+)
+@_jobs_option
+@_json_option
+def pack(
+    source: Path,
+    output: Path,
+    name: str | None,
+    block_size: str,
+    level: int,
+    jobs: int | None,
+    *,
+    every_byte: bool,
+    allow_mounted: bool,
+    json_lines: bool,
+) -> None:
+    """Pack SOURCE, a disk or a file with a disk's content, into an image.
+
+    Nothing may write to SOURCE meanwhile: unmount it or mount it read-only. What its filesystems don't use is
+    neither read nor kept, where that can be learnt for sure (see `diskcast doctor`). The image appears under its
+    name only when it is whole; the same content and options always give the same file.
+    """
+    options = PackOptions(
+        name=name,
+        block_bytes=parse_size_bytes(block_size),
+        level=level,
+        jobs=jobs,
+        every_byte=every_byte,
+        allow_mounted=allow_mounted,
+    )
+
+    def show_areas(areas: Sequence[AreaUsage]) -> None:
+        for area in areas:
+            if json_lines:
+                emit("filesystem", **area.to_json())
+            else:
+                click.echo(str(area))
+
+    with _terminated_like_interrupted(), shown_progress("packing", json_lines=json_lines) as update:
+        result = pack_image(source, output, options, update, show_areas)
+    with ImageFile.open(result.path) as image:
+        if json_lines:
+            areas = [area.to_json() for area in result.areas]
+            emit(
+                "result",
+                ok=True,
+                **describe(image),
+                filesystems=areas,
+                duration_s=round(result.duration_s, 3),
+            )
+        else:
+            click.echo(description_text(image))
+            rate = format_bytes(image.manifest.raw_bytes / result.duration_s)
+            click.echo(f"packed in  {format_duration(result.duration_s)}, {rate}/s")
+
+
+@click.command()
+@click.argument("image_path", metavar="FILE.dci", type=_path)
+@_json_option
+def inspect(image_path: Path, *, json_lines: bool) -> None:
+    """Say what an image holds: name, id, sizes, kinds of blocks, ratio, signature."""
+    with ImageFile.open(image_path) as image:
+        if json_lines:
+            emit("result", ok=True, **describe(image))
+        else:
+            click.echo(description_text(image))
+
+
+@click.command()
+@click.argument("image_path", metavar="FILE.dci", type=_path)
+@click.option("--against", type=_path, metavar="TARGET", help="Compare this disk or file with the image.")
+@_jobs_option
+@_json_option
+def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lines: bool) -> None:
+    """Check every byte of an image, or of a disk against the image; name every block that differs."""
+    if against is not None:
+        run_agent("compare", image_path, against, json_lines=json_lines)
+    started_s = time.monotonic()
+
+    def show_bad_block(bad: BadBlock) -> None:
+        if json_lines:
+            emit(
+                "bad_block",
+                block=bad.block,
+                raw_offset=bad.raw_offset,
+                file_offset=bad.file_offset,
+                reason=bad.reason,
+            )
+
+    with ImageFile.open(image_path) as image:
+        with shown_progress("verifying", json_lines=json_lines) as update:
+            report = verify_image(image, jobs=jobs, on_progress=update, on_bad_block=show_bad_block)
+        report.raise_if_bad(image)
+        duration_s = time.monotonic() - started_s
+        if json_lines:
+            emit("result", ok=True, **describe(image), duration_s=round(duration_s, 3))
+        else:
+            click.echo(
+                f"{image_path}: all {report.block_count} blocks are right ({format_bytes(image.header.file_bytes)} "
+                f"read in {format_duration(duration_s)})"
+            )
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("image_path", metavar="FILE.dci", type=_path)
+@click.argument("target")
+@click.argument("options", metavar="[OPTIONS OF restore]...", nargs=-1, type=click.UNPROCESSED)
+@_json_option
+def unpack(image_path: Path, target: str, options: tuple[str, ...], *, json_lines: bool) -> None:
+    """Write an image to TARGET, a disk or a file, without a network, and verify what was written.
+
+    TARGET may be a selector like serial=…, and what follows it are options of diskcast-agent restore: --full,
+    --dry-run, --grow, --partition N, --efi-entry LABEL.
+    """
+    run_agent("restore", image_path, target, *options, json_lines=json_lines)
+
+
+def agent_arguments(
+    command: str, image_path: Path, target: str | Path, *options: str, json_lines: bool
+) -> list[str]:
+    """The agent's command line for what touches a target: refusing, writing and reading back are its business."""
+    arguments = [
+        sys.executable,
+        "-m",
+        "receiver",
+        command,
+        str(image_path),
+        "--target",
+        str(target),
+        *options,
+    ]
+    return [*arguments, "--json"] if json_lines else arguments
+
+
+def run_agent(
+    command: str, image_path: Path, target: str | Path, *options: str, json_lines: bool
+) -> NoReturn:
+    """Become the agent program; doesn't return."""
+    sys.stdout.flush()
+    arguments = agent_arguments(command, image_path, target, *options, json_lines=json_lines)
+    os.execv(sys.executable, arguments)  # noqa: S606  # no shell is the point
+
+
+def describe(image: ImageFile) -> dict[str, object]:
+    """What ``inspect --json`` says, in bytes and counts."""
+    manifest, header = image.manifest, image.header
+    return {
+        "image": str(image.path),
+        "name": manifest.name,
+        "image_id": manifest.image_id.hex(),
+        "format_version": FORMAT_VERSION,
+        "raw_bytes": manifest.raw_bytes,
+        "block_bytes": manifest.block_bytes,
+        "block_count": manifest.block_count,
+        "payload_bytes": header.payload_bytes,
+        "manifest_bytes": header.manifest_bytes,
+        "file_bytes": header.file_bytes,
+        "ratio": round(manifest.raw_bytes / header.file_bytes, 3),
+        "kinds": {
+            kind.name.lower(): {
+                "block_count": summary.block_count,
+                "raw_bytes": summary.raw_bytes,
+                "stored_bytes": summary.stored_bytes,
+            }
+            for kind, summary in manifest.summary().items()
+        },
+        "metadata": _plain(manifest.metadata),
+        "signature": header.signature_name,
+    }
+
+
+def _plain(metadata: Mapping[str, object]) -> dict[str, object]:
+    """Metadata for JSON, which has no bytes."""
+    return {key: value.hex() if isinstance(value, bytes) else value for key, value in metadata.items()}
+
+
+def description_text(image: ImageFile) -> str:
+    """What ``inspect`` says to people."""
+    manifest, header = image.manifest, image.header
+    ratio = manifest.raw_bytes / header.file_bytes
+    lines = [
+        f"image      {image.path}",
+        f"name       {manifest.name}",
+        f"image id   {manifest.image_id.hex()}",
+        f"disk       {format_bytes(manifest.raw_bytes)} ({manifest.raw_bytes} bytes)",
+        f"file       {format_bytes(header.file_bytes)} ({header.file_bytes} bytes), ratio {ratio:.2f}",
+        f"blocks     {manifest.block_count} of {format_bytes(manifest.block_bytes)}",
+    ]
+    for kind, summary in manifest.summary().items():
+        if summary.block_count:
+            stored = f", stored in {format_bytes(summary.stored_bytes)}" if summary.stored_bytes else ""
+            lines.append(
+                f"  {kind.name.lower():<8} {summary.block_count}: {format_bytes(summary.raw_bytes)}{stored}"
+            )
+    lines += _layout_lines(manifest)
+    sha256 = source_sha256_of(manifest)
+    if sha256 is not None:
+        lines.append(f"sha256     {sha256.hex()} (of the whole disk)")
+    lines += [f"format     version {FORMAT_VERSION}", f"signature  {header.signature_name}"]
+    return "\n".join(lines)
+
+
+def _layout_lines(manifest: Manifest) -> list[str]:
+    layout = layout_of(manifest.metadata)
+    if layout is None:
+        return []
+    if layout.table is TableKind.NONE:
+        return [f"layout     no partition table, {layout.filesystem or 'no known filesystem'}"]
+    lines = [f"layout     {layout.table.upper()}, {len(layout.partitions)} partitions"]
+    for part in layout.partitions:
+        what = "extended" if part.is_extended else part.filesystem or "unknown"
+        name = f", {part.name}" if part.name else ""
+        lines.append(f"  {part.number:<8} {what}: {format_bytes(part.size_bytes)}{name}")
+    return lines
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM clean up as Ctrl-C does: by default it would leave the temporary file behind."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

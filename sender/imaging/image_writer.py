@@ -1,0 +1,207 @@
+"""Writing an image file so that its final name only ever shows a whole image."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import HASH_BYTES, MIB
+from protocol.errors import ConfigurationError, StorageError
+from protocol.image_format import PAGE_BYTES, build_header, payload_offset_of
+from protocol.manifest import ManifestLayout
+from sender.imaging.image_file import hash_file_range
+
+_FLUSH_BYTES: Final = 256 * MIB
+"""Written data is flushed behind the writer in steps of this size: at most two of them are ever unflushed, so that
+the last fsync is short whatever the size of the machine's memory."""
+
+_IOVEC_COUNT_MAX: Final = 1024  # IOV_MAX of Linux
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_ALLOWED: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+)
+
+
+class ImageWriter:
+    """One image file under construction, as a context manager.
+
+    It is written as ``.NAME.partial`` in the output's directory, under a lock that ends with the process; what a
+    killed process left there is taken over by the next that writes the same image. :meth:`commit` makes it durable
+    and gives it its name in one step; leaving the context before that removes it. A power cut during
+    :meth:`commit` leaves either the old file of that name or the new one, whole.
+    """
+
+    def __init__(self, path: Path, start: bytes, layout: ManifestLayout) -> None:
+        """Create the temporary file.
+
+        Args:
+            path: the final name; an existing file is replaced at :meth:`commit`.
+            start: the manifest before its columns.
+            layout: where the columns are.
+
+        Raises:
+            ConfigurationError: the file can't be made there, or another process is writing it.
+            StorageError: the disk failed.
+        """
+        # os.path rather than Path here and below: in a directory that may not be searched the former answer, the
+        # latter raise, and _create() has the message.
+        self.path = Path(os.path.realpath(path))
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._start = start
+        self._layout = layout
+        self._payload_offset = payload_offset_of(layout.manifest_bytes)
+        self.payload_bytes = 0
+        self._flushed_bytes = 0
+        self._flush: Future[None] | None = None
+        if os.path.exists(self.path) and not os.path.isfile(self.path):  # noqa: PTH110, PTH113
+            raise ConfigurationError(f"{self.path} exists and isn't a file: choose another output")
+        self._fd = self._create()
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._committed = False
+
+    def _create(self) -> int:
+        """Open the temporary file, empty and locked."""
+        while True:
+            try:
+                fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode=0o666)
+            except OSError as error:
+                if error.errno in _NOT_ALLOWED:
+                    raise ConfigurationError(
+                        f"can't write in {self.path.parent}: {error.strerror}; choose an existing directory that you "
+                        "may write to"
+                    ) from error
+                raise self._storage_error(error) from error
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(fd)
+                raise ConfigurationError(
+                    f"another process is writing {self.path}: wait for it or choose another output"
+                ) from error
+            # Between open and lock the file's writer may have finished: then this is its image, not our file.
+            if self._partial.exists() and os.path.samestat(self._partial.stat(), os.fstat(fd)):
+                os.ftruncate(fd, 0)
+                return fd
+            os.close(fd)
+
+    def write_rows(
+        self,
+        first_block: int,
+        kind: NDArray[np.uint8],
+        stored_bytes: NDArray[np.uint32],
+        stored_hash: bytes,
+        raw_hash: bytes,
+    ) -> None:
+        """Write the manifest's rows from ``first_block``; ``n`` of each column, hashes joined.
+
+        Raises:
+            StorageError: the disk is full or failed.
+        """
+        layout = self._layout
+        for column_offset, width, octets in (
+            (layout.stored_bytes_offset, 4, stored_bytes.astype("<u4").tobytes()),
+            (layout.kind_offset, 1, kind.tobytes()),
+            (layout.stored_hash_offset, HASH_BYTES, stored_hash),
+            (layout.raw_hash_offset, HASH_BYTES, raw_hash),
+        ):
+            self._write(PAGE_BYTES + column_offset + first_block * width, [octets])
+
+    def append_payload(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Write the stored bytes of the next blocks.
+
+        Raises:
+            StorageError: the disk is full or failed.
+        """
+        for first in range(0, len(parts), _IOVEC_COUNT_MAX):
+            some = parts[first : first + _IOVEC_COUNT_MAX]
+            self._write(self._payload_offset + self.payload_bytes, some)
+            self.payload_bytes += sum(map(len, some))
+        if self.payload_bytes - self._flushed_bytes >= _FLUSH_BYTES:
+            self._await_flush()
+            self._flush = self._flusher.submit(os.fdatasync, self._fd)
+            self._flushed_bytes = self.payload_bytes
+
+    def _await_flush(self) -> None:
+        if self._flush is not None:
+            with self._translated():
+                self._flush.result()
+
+    def _write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
+        rest = [memoryview(part) for part in parts if len(part)]
+        with self._translated():
+            while rest:
+                written = os.pwritev(self._fd, rest, offset)
+                offset += written
+                while rest and written >= len(rest[0]):
+                    written -= len(rest.pop(0))
+                if written:
+                    rest[0] = rest[0][written:]
+
+    def commit(self, start: bytes | None = None) -> bytes:
+        """Complete the file, make it durable and give it its name.
+
+        Args:
+            start: the manifest before its columns, when something in it is known only now; as long as the first one.
+
+        Returns:
+            The image's id.
+
+        Raises:
+            StorageError: the disk is full or failed; the final name is untouched.
+        """
+        start = start or self._start
+        assert len(start) == len(self._start)
+        self._await_flush()
+        self._write(PAGE_BYTES, [start])
+        with self._translated():
+            os.ftruncate(self._fd, self._payload_offset + self.payload_bytes)
+            image_id = hash_file_range(self._fd, PAGE_BYTES, self._layout.manifest_bytes)
+        header = build_header(
+            manifest_bytes=self._layout.manifest_bytes, payload_bytes=self.payload_bytes, image_id=image_id
+        )
+        self._write(0, [header])
+        with self._translated():
+            os.fsync(self._fd)
+            self._partial.rename(self.path)
+            self._committed = True
+            # The rename itself must survive a power cut.
+            directory_fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory_fd)
+            finally:
+                os.close(directory_fd)
+        return image_id
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._storage_error(error) from error
+
+    def _storage_error(self, error: OSError) -> StorageError:
+        mend = "free some space or choose another disk" if error.errno in _FULL else "check the disk"
+        return StorageError(f"{self.path}: can't write the image: {error.strerror}; {mend}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flusher.shutdown(wait=True)
+        if not self._committed:
+            # Before the lock goes with the descriptor: afterwards the name may be another process's.
+            self._partial.unlink(missing_ok=True)
+        os.close(self._fd)

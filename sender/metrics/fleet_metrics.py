@@ -1,0 +1,166 @@
+"""Metrics of what a daemon looks after: casts, machines, images, its database and its problems; one table.
+
+They are read from a :class:`Fleet`, a copy that the daemon's event loop makes every few seconds: a scrape then asks
+nobody anything. It is as quick while the database is down, which is when somebody looks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Literal
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as MetricFamily
+from prometheus_client.registry import Collector
+
+from sender.metrics.metric import Samples
+
+PROBLEM_KINDS: Final = ("database", "library", "cast", "disk", "clock")
+"""Those of :class:`sender.store.records.Problem`: all are there from the start, so that an alert sees a change."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fleet:
+    """What a daemon knew when it was last asked.
+
+    Attributes:
+        casts: by phase, those of all daemons of the database that haven't ended.
+        machines_known: in the database, by room's id.
+        machines_online: whose agents have checked in here lately, by room's id; ``""`` for those of no room.
+        images: by state.
+        cache_bytes: what copies of remote images take.
+        cache_limit_bytes: what they may take.
+        database_up: whether the last attempt to use the database succeeded.
+        pending_writes: records of running casts that the database hasn't taken yet.
+        problems: what an operator should look at, by kind.
+        leases: casts that are this daemon's.
+        schedule_failures: schedules whose last cast couldn't be planned.
+        event_clients: browsers and programs that follow live events.
+    """
+
+    casts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    machines_known: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    machines_online: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    images: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    cache_bytes: int = 0
+    cache_limit_bytes: int = 0
+    database_up: bool = True
+    pending_writes: int = 0
+    problems: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    leases: int = 0
+    schedule_failures: int = 0
+    event_clients: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FleetMetric:
+    """One row of the table: as :class:`sender.metrics.metric.Metric`, but read from a :class:`Fleet`."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    labels: tuple[str, ...]
+    read: Callable[[Fleet], Samples]
+
+
+def _value(read: Callable[[Fleet], float]) -> Callable[[Fleet], Samples]:
+    return lambda fleet: [((), read(fleet))]
+
+
+def _by_label(read: Callable[[Fleet], Mapping[str, int]]) -> Callable[[Fleet], Samples]:
+    return lambda fleet: [((label,), count) for label, count in read(fleet).items()]
+
+
+def _problems(fleet: Fleet) -> Samples:
+    kinds = dict.fromkeys(PROBLEM_KINDS, 0) | dict(fleet.problems)
+    return [((kind,), count) for kind, count in kinds.items()]
+
+
+FLEET_METRICS: Final[tuple[FleetMetric, ...]] = (
+    FleetMetric(
+        "diskcast_casts",
+        "gauge",
+        "Casts of this database that haven't ended, by phase: the same from each of its daemons.",
+        ("phase",),
+        _by_label(lambda f: f.casts),
+    ),
+    FleetMetric(
+        "diskcast_machines_known",
+        "gauge",
+        "Machines of each room in the database: the same from each of its daemons.",
+        ("room",),
+        _by_label(lambda f: f.machines_known),
+    ),
+    FleetMetric(
+        "diskcast_machines_online",
+        "gauge",
+        "Machines whose agents have checked in at this daemon lately.",
+        ("room",),
+        _by_label(lambda f: f.machines_online),
+    ),
+    FleetMetric("diskcast_images", "gauge", "Images by state.", ("state",), _by_label(lambda f: f.images)),
+    FleetMetric(
+        "diskcast_image_cache_bytes",
+        "gauge",
+        "What copies of remote images take.",
+        (),
+        _value(lambda f: f.cache_bytes),
+    ),
+    FleetMetric(
+        "diskcast_image_cache_limit_bytes",
+        "gauge",
+        "What copies of remote images may take.",
+        (),
+        _value(lambda f: f.cache_limit_bytes),
+    ),
+    FleetMetric(
+        "diskcast_database_up",
+        "gauge",
+        "1 if the last attempt to use the database succeeded.",
+        (),
+        _value(lambda f: float(f.database_up)),
+    ),
+    FleetMetric(
+        "diskcast_pending_writes",
+        "gauge",
+        "Records of running casts that the database hasn't taken yet.",
+        (),
+        _value(lambda f: f.pending_writes),
+    ),
+    FleetMetric(
+        "diskcast_problems", "gauge", "What an operator should look at, by kind.", ("kind",), _problems
+    ),
+    FleetMetric("diskcast_leases", "gauge", "Casts that this daemon runs.", (), _value(lambda f: f.leases)),
+    FleetMetric(
+        "diskcast_schedules_failing",
+        "gauge",
+        "Schedules whose last cast couldn't be planned.",
+        (),
+        _value(lambda f: f.schedule_failures),
+    ),
+    FleetMetric(
+        "diskcast_event_clients",
+        "gauge",
+        "Browsers and programs that follow live events.",
+        (),
+        _value(lambda f: f.event_clients),
+    ),
+)
+
+
+class FleetCollector(Collector):
+    """Reads the table from the copy."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        """Read from ``fleet``."""
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[MetricFamily]:
+        """One family a row."""
+        for metric in FLEET_METRICS:
+            make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = make(metric.name, metric.help, labels=metric.labels)
+            for labels, value in metric.read(self._fleet):
+                family.add_metric(labels, value)
+            yield family

@@ -1,0 +1,231 @@
+"""The metrics of each receiver of a cast, as its sender knows them.
+
+With 500 machines in a room it matters how many series each has: of a state and of a limiter there is only the one of
+now, with the value 1. Prometheus sees that the others have ended.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from typing import Final
+
+from protocol.session_records import ReceiverState
+from protocol.wire.messages import STATE_CASTING
+from sender.cast.failure_cause import FailureCause, failure_cause
+from sender.metrics.metric import Histogram, HistogramSample, Metric, Samples, Sources, per_machine
+
+COMPLETION_BUCKETS_S: Final = (
+    5.0,
+    10.0,
+    20.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+    1200.0,
+    1800.0,
+    3600.0,
+    7200.0,
+)
+"""From a small image on a fast network to a large one on a slow network."""
+
+
+def _receivers(sources: Sources) -> Samples:
+    counts = Counter(record.state for record in sources.session.receivers.values())
+    return [((state.value,), counts[state]) for state in ReceiverState]
+
+
+def _states(sources: Sources) -> Samples:
+    return [((record.name, record.state.value), 1.0) for record in sources.session.receivers.values()]
+
+
+def _limiters(sources: Sources) -> Samples:
+    """Of those that the cast works for now: alerts on what a machine reported hold only together with this."""
+    if sources.session.state != STATE_CASTING:
+        return []
+    return [
+        ((record.name, record.limiter.value), 1.0)
+        for record in sources.session.receivers.values()
+        if record.state.active
+    ]
+
+
+def _behind(sources: Sources) -> Samples:
+    for record in sources.session.receivers.values():
+        if record.state.active and record.slow_cause is not None:
+            yield (record.name, record.slow_cause.value), 1.0
+
+
+def _failed(sources: Sources) -> Samples:
+    for record in sources.session.receivers.values():
+        cause = failure_cause(record)
+        if cause is not None:
+            yield (record.name, cause.value), 1.0
+
+
+def _failures(sources: Sources) -> Samples:
+    counts = Counter(failure_cause(record) for record in sources.session.receivers.values())
+    return [((cause.value,), counts[cause]) for cause in FailureCause]
+
+
+def _completions(sources: Sources) -> HistogramSample:
+    counts = [0] * (len(COMPLETION_BUCKETS_S) + 1)
+    total_s = 0.0
+    for record in sources.session.receivers.values():
+        if record.state is ReceiverState.COMPLETE and record.completion is not None:
+            counts[bisect.bisect_left(COMPLETION_BUCKETS_S, record.completion.seconds_total)] += 1
+            total_s += record.completion.seconds_total
+    return HistogramSample(COMPLETION_BUCKETS_S, tuple(counts), total_s)
+
+
+RECEIVER_METRICS: Final[tuple[Metric | Histogram, ...]] = (
+    Metric("diskcast_receivers", "gauge", "Receivers by state.", ("state",), _receivers),
+    Metric(
+        "diskcast_receiver_state",
+        "gauge",
+        "1; the state that a receiver is in, and no other.",
+        ("machine", "state"),
+        _states,
+    ),
+    Metric(
+        "diskcast_receiver_limiter",
+        "gauge",
+        "1; what limits a receiver that data is being cast to, and nothing else. Others have no such series.",
+        ("machine", "limiter"),
+        _limiters,
+    ),
+    Metric(
+        "diskcast_receiver_failed",
+        "gauge",
+        "1 for a receiver that has ended without all of the image, by cause. Others have no such series.",
+        ("machine", "cause"),
+        _failed,
+    ),
+    Metric(
+        "diskcast_receiver_failures",
+        "gauge",
+        "Receivers that have ended without all of the image, by cause.",
+        ("cause",),
+        _failures,
+    ),
+    Metric(
+        "diskcast_receiver_rewritten_blocks",
+        "gauge",
+        "Blocks that read back wrong from its disk and were written again; known when it has ended.",
+        ("machine",),
+        per_machine(lambda r: r.completion.blocks_rewritten if r.completion else 0),
+    ),
+    Metric(
+        "diskcast_receiver_progress_ratio",
+        "gauge",
+        "Share of the blocks needed at join that are verified, 0 to 1.",
+        ("machine",),
+        per_machine(lambda r: r.progress),
+    ),
+    Metric(
+        "diskcast_receiver_loss_ratio",
+        "gauge",
+        "Share of the datagrams that don't arrive, smoothed.",
+        ("machine",),
+        per_machine(lambda r: r.loss),
+    ),
+    Metric(
+        "diskcast_receiver_loss_burst_datagrams",
+        "gauge",
+        "Datagrams lost in a row, on average since it joined; 0 while none was lost.",
+        ("machine",),
+        per_machine(lambda r: r.loss_burst),
+    ),
+    Metric(
+        "diskcast_receiver_queue_delay_seconds",
+        "gauge",
+        "Time that datagrams to it lately spent in queues on the way.",
+        ("machine",),
+        per_machine(lambda r: r.queue_delay_s),
+    ),
+    Metric(
+        "diskcast_receiver_sustainable_rate_bytes_per_second",
+        "gauge",
+        "Rate of data datagrams that it could take; infinite while nothing has limited it.",
+        ("machine",),
+        per_machine(lambda r: r.sustainable_bytes_per_s),
+    ),
+    Metric(
+        "diskcast_receiver_slow",
+        "gauge",
+        "1 while an active receiver is much slower than the group.",
+        ("machine",),
+        per_machine(lambda r: float(r.state.active and r.slow_since is not None)),
+    ),
+    Metric(
+        "diskcast_receiver_demoted",
+        "gauge",
+        "1 for a straggler, which is finished after the others.",
+        ("machine",),
+        per_machine(lambda r: float(r.demoted)),
+    ),
+    Metric(
+        "diskcast_receiver_behind",
+        "gauge",
+        "1 for an active receiver that is much slower than the group, or a straggler, by what made it so: its disk, "
+        "the network to it, its processor. Others have no such series.",
+        ("machine", "cause"),
+        _behind,
+    ),
+    Metric(
+        "diskcast_receiver_buffer_fill_ratio",
+        "gauge",
+        "Share of its buffers that is in use.",
+        ("machine",),
+        per_machine(lambda r: r.fill),
+    ),
+    Metric(
+        "diskcast_receiver_rtt_seconds",
+        "gauge",
+        "Its round-trip time.",
+        ("machine",),
+        per_machine(lambda r: r.rtt_s),
+    ),
+    Metric(
+        "diskcast_receiver_written_bytes_total",
+        "counter",
+        "Bytes written to the target.",
+        ("machine",),
+        per_machine(lambda r: r.bytes_written),
+    ),
+    Metric(
+        "diskcast_receiver_socket_drops_total",
+        "counter",
+        "Datagrams dropped at its socket: the program was too slow.",
+        ("machine",),
+        per_machine(lambda r: r.socket_drop_count),
+    ),
+    Metric(
+        "diskcast_receiver_pool_drops_total",
+        "counter",
+        "Symbols dropped for want of a buffer: decoding or the disk was too slow.",
+        ("machine",),
+        per_machine(lambda r: r.pool_drop_count),
+    ),
+    Metric(
+        "diskcast_receiver_nacks_total",
+        "counter",
+        "NACK datagrams that it sent.",
+        ("machine",),
+        per_machine(lambda r: r.nacks_sent_count),
+    ),
+    Metric(
+        "diskcast_receiver_nacked_symbols_total",
+        "counter",
+        "Symbols that it asked for.",
+        ("machine",),
+        per_machine(lambda r: r.nacked_symbol_count),
+    ),
+    Histogram(
+        "diskcast_receiver_completion_seconds",
+        "Time from a receiver's join to its last verified block.",
+        _completions,
+    ),
+)
