@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 import click
 import trio
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from protocol.constants import DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
-from protocol.findings import Finding, Status, plain_lines, require_no_failure, result_json, summary
+from protocol.findings import Finding
+from protocol.findings_report import report_findings
 from receiver.doctor import examine
 from receiver.service.agent_token import read_token
-
-_STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
 @click.command()
@@ -57,29 +51,4 @@ def doctor(
         return await examine(interface, group=group, port=port, target=target, server=server, token=token)
 
     findings = trio.run(run)
-    if as_json:
-        for finding in findings:
-            click.echo(json.dumps(finding.to_json()))
-    elif sys.stdout.isatty():
-        _print_table(findings)
-    else:
-        for line in (*plain_lines(findings), summary(findings)):
-            click.echo(line)
-    require_no_failure(findings)
-    if as_json:
-        click.echo(json.dumps(result_json(findings)))
-
-
-def _print_table(findings: list[Finding]) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("check", overflow="fold")
-    table.add_column("found", overflow="fold")
-    for finding in findings:
-        style = _STYLES[finding.status]
-        mend = f"\n[bold]mend: {escape(finding.mend)}[/bold]" if finding.mend else ""
-        status = f"[{style}]{finding.status.value}[/{style}]"
-        table.add_row(status, escape(finding.check), escape(finding.detail) + mend)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(summary(findings))
+    report_findings(findings, as_json=as_json)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from protocol.constants import CONTROL_PORT_DEFAULT, DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
 from protocol.errors import MissingDependencyError
-from protocol.findings import Finding, Status, plain_lines, require_no_failure, result_json, summary
+from protocol.findings import Finding
+from protocol.findings_report import report_findings
 from sender.cast.network import parse_endpoint, parse_group
 from sender.doctor.sender_doctor import examine
-
-_STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
 @click.command()
@@ -68,17 +62,7 @@ def doctor(
     else:
         endpoint = parse_endpoint(control, CONTROL_PORT_DEFAULT)
         findings = examine(interface, group=parse_group(group), port=port, control=endpoint)
-    if as_json:
-        for finding in findings:
-            click.echo(json.dumps(finding.to_json()))
-    elif sys.stdout.isatty():
-        _print_table(findings)
-    else:
-        for line in (*plain_lines(findings), summary(findings)):
-            click.echo(line)
-    require_no_failure(findings)
-    if as_json:
-        click.echo(json.dumps(result_json(findings)))
+    report_findings(findings, as_json=as_json)
 
 
 def _refuse_mixture(context: click.Context, *, server: bool) -> None:
@@ -105,18 +89,3 @@ def _examine_server(config: Path | None, interface: str | None) -> list[Finding]
     if config is None and CONFIG_DEFAULT.exists():
         config = CONFIG_DEFAULT
     return examine_server(config, interface)
-
-
-def _print_table(findings: list[Finding]) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("check", overflow="fold")
-    table.add_column("found", overflow="fold")
-    for finding in findings:
-        style = _STYLES[finding.status]
-        mend = f"\n[bold]mend: {escape(finding.mend)}[/bold]" if finding.mend else ""
-        status = f"[{style}]{finding.status.value}[/{style}]"
-        table.add_row(status, escape(finding.check), escape(finding.detail) + mend)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(summary(findings))
