@@ -39,7 +39,7 @@ format: $(STAMP)  ## let ruff fix and format
 docs: $(STAMP)  ## generated pages: wire format, metrics, exit codes, command line
 	$(BIN)/python docs/generate.py
 
-docs-plots: $(STAMP)  ## traces and tables of docs/rate-control.md, simulated anew: minutes (NAMES=… for some)
+docs-plots: $(STAMP)  ## traces and tables of docs/explanation/rate-control.md, simulated anew: minutes (NAMES=… for some)
 	$(BIN)/python -m docs.rate_plots $(NAMES)
 
 bench: $(STAMP)  ## measured against udpcast and UFTP in namespaces (root)

@@ -164,7 +164,7 @@ METRICS_WORDS = """# Metrics
 
 In Prometheus' text format: `diskcast serve` at `/metrics` of its address, `diskcast send` and `diskcast-agent` on
 `--metrics-port`. Units are base units; counters end in `_total`. How they are scraped, the alerts and the dashboards:
-[deploy/README.md](../deploy/README.md); what to do about an alert: [alerts](how-to/alerts.md).
+[deploy/README.md](../../deploy/README.md); what to do about an alert: [alerts](../how-to/alerts.md).
 
 Labels are bounded: by the casts of a daemon that run or ended within `metrics.retention_s`, after which all series of a
 cast vanish; by the receivers of a cast (1024); or by fixed lists. 500 machines in a cast are 0.9 MB of text and 50 ms
@@ -244,7 +244,7 @@ def command_line() -> str:
 
 def image_format_page() -> str:
     """The page is written by hand but for its tables."""
-    page = (DOCS / "image-format.md").read_text()
+    page = (DOCS / "reference" / "image-format.md").read_text()
     return re.sub(
         r"(<!-- protocol\.image_format\.tables\(\) -->\n).*?(\n<!-- end -->)",
         lambda match: f"{match[1]}\n{image_format.tables().strip()}\n{match[2]}",
@@ -254,11 +254,11 @@ def image_format_page() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "image-format.md": image_format_page,
-    "wire-format.md": wire_format,
-    "exit-codes.md": exit_codes,
-    "metrics.md": metrics,
-    "command-line.md": command_line,
+    "reference/image-format.md": image_format_page,
+    "reference/wire-format.md": wire_format,
+    "reference/exit-codes.md": exit_codes,
+    "reference/metrics.md": metrics,
+    "reference/command-line.md": command_line,
     "reference/api.md": api_reference.render,
     "reference/configuration.md": config_reference.render,
     "reference/log-events.md": log_reference.render,

@@ -1,4 +1,4 @@
-"""Draw the plots and fill the tables of ``docs/rate-control.md``: from the parity planner and from simulated casts.
+"""The plots and tables of ``docs/explanation/rate-control.md``, from the parity planner and from simulated casts.
 
 ``python -m docs.rate_plots [SCENARIO...]``; with names only these scenarios' rows and plots are done again.
 """
@@ -19,8 +19,8 @@ from tests.simulation.scenarios import BY_NAME, SCENARIOS
 from tests.simulation.traces import Trace, record, summarise
 
 DOCS: Final = Path(__file__).parent
-PAGE: Final = DOCS / "rate-control.md"
-PLOTS: Final = DOCS / "plots"
+PAGE: Final = DOCS / "explanation" / "rate-control.md"
+PLOTS: Final = PAGE.parent / "plots"
 PLOTTED: Final = (
     "shaped-200",
     "step",
@@ -97,7 +97,7 @@ def draw(name: str, trace: Trace) -> None:
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(sorted(BY_NAME)), metavar="[SCENARIO]...")
 def main(names: tuple[str, ...]) -> None:
-    """Do the figures of docs/rate-control.md again; all scenarios take some minutes."""
+    """Do the figures of docs/explanation/rate-control.md again; all scenarios take some minutes."""
     for scenario in SCENARIOS:
         if names and scenario.name not in names:
             continue

@@ -1,7 +1,7 @@
 """Every error that diskcast raises on purpose, with its fixed exit code.
 
 One tree, rooted at :class:`DiskcastError`. A message names the thing, the cause and the mend. Exit codes are
-a contract with scripts: they are never reused, and ``docs/exit-codes.md`` is generated from this module.
+a contract with scripts: they are never reused, and ``docs/reference/exit-codes.md`` is generated from this module.
 """
 
 from __future__ import annotations

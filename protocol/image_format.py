@@ -1,4 +1,6 @@
-"""The image file ``NAME.dci``: its header page and where its sections are. ``docs/image-format.md`` explains it.
+"""The image file ``NAME.dci``: its header page and where its sections are.
+
+``docs/reference/image-format.md`` explains it.
 
 ::
 
@@ -167,7 +169,7 @@ def check_identity(header: ImageHeader, image_id: bytes, payload_bytes: int) -> 
 
 
 def tables() -> str:
-    """The generated part of ``docs/image-format.md``: both records, the kinds and the metadata keys."""
+    """The generated part of ``docs/reference/image-format.md``: both records, the kinds and the metadata keys."""
     kind_rows = {
         BlockKind.DATA: ("one zstd frame with its content size and without checksum", "1 .. raw length - 1"),
         BlockKind.RAW: ("the raw bytes", "raw length"),

@@ -4,8 +4,8 @@ A message is a frozen dataclass whose annotations carry these kinds::
 
     block: Annotated[int, uint(32, "block number")]
 
-The codec, the numpy dtype, the range checks, the property tests' strategies and ``docs/wire-format.md`` all read
-that one annotation.
+The codec, the numpy dtype, the range checks, the property tests' strategies and ``docs/reference/wire-format.md``
+all read that one annotation.
 """
 
 from __future__ import annotations

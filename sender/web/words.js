@@ -91,7 +91,7 @@ const CAST_LIMITERS = {
 /** @param {string} limiter as the daemon says it of a cast @returns {string} */
 export const castLimiterWords = (limiter) => CAST_LIMITERS[limiter] ?? limiter;
 
-/** What to do after an agent's exit code: docs/exit-codes.md says what each means. @type {Record<number, string>} */
+/** What to do after an agent's exit code: docs/reference/exit-codes.md says what each means. @type {Record<number, string>} */
 const AFTER_EXIT_CODE = {
   11: "Look at the machine's network interface and cable, then start it again.",
   22: "Pack or fetch the image again, then cast it again.",

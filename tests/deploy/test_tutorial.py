@@ -16,7 +16,7 @@ import pytest
 from sender.demo.run import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+TUTORIAL = (ROOT / "docs" / "tutorial" / "classroom.md").read_text()
 MACHINES = ("pc01", "pc02")
 _GENEROUS_S = 120.0
 _READY = "diskcast serves "

@@ -101,4 +101,4 @@ def test_header_and_manifest_must_belong_together() -> None:
 
 
 def test_the_document_has_the_tables_of_the_code() -> None:
-    assert tables() in (ROOT / "docs" / "image-format.md").read_text(), "run `make docs`"
+    assert tables() in (ROOT / "docs" / "reference" / "image-format.md").read_text(), "run `make docs`"
