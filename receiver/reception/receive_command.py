@@ -67,7 +67,7 @@ class _CastIdText(click.ParamType[int]):
         return int(text, 16)
 
 
-@click.command()
+@click.command(short_help="Receive one cast, write it to a disk, verify it.")
 @target_options
 @click.option("--interface", required=True, metavar="IF", help="Network interface that the cast comes in by.")
 @click.option(

@@ -42,7 +42,7 @@ class AfterCast(enum.StrEnum):
     POWEROFF = "poweroff"
 
 
-@click.command()
+@click.command(short_help="Wait for casts of a daemon, and receive each.")
 @writing_options
 @click.option("--interface", required=True, metavar="IF", help="Network interface that casts come in by.")
 @click.option(

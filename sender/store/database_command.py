@@ -28,7 +28,7 @@ _STATE_DIRECTORY = click.option(
 _JSON = click.option("--json", "json_lines", is_flag=True, help="One JSON object a line on stdout.")
 
 
-@click.group()
+@click.group(short_help="Check, back up and restore the daemon's database.")
 def database() -> None:
     """See whether the daemon's database is sound, copy it, put a damaged one together again.
 
