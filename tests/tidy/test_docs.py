@@ -20,6 +20,7 @@ PROGRAMS: dict[str, click.Group] = {"diskcast": sender.cli.cli, "diskcast-agent"
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
 _HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$", re.MULTILINE)
+_INLINE_PATH = re.compile(r"`((?:deploy|docs|protocol|receiver|sender|tests)/[^`\s]*)`")
 _INLINE_COMMAND = re.compile(r"`((?:diskcast|diskcast-agent) [^`\n]+)`")
 _WRAPPERS = {"docker", "exec", "podman", "runuser", "sudo", "systemd-run", "watch"}
 """What runs another program; its own options come first."""
@@ -64,6 +65,22 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert there.is_relative_to(ROOT), f"{target}: outside of the repository"
         if anchor and there.suffix == ".md":
             assert anchor in _anchors(there.read_text()), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=_name)
+def test_every_file_in_the_text_exists(path: Path) -> None:
+    for name in _INLINE_PATH.findall(_FENCED.sub("", path.read_text())):
+        assert (ROOT / name).exists(), f"{name}: no such file"
+
+
+def test_the_map_of_the_code_has_every_room() -> None:
+    """Who looks for where something belongs finds every package, and every room of the tests."""
+    modules = [
+        path for top in ("protocol", "receiver", "sender", "tests") for path in (ROOT / top).rglob("*.py")
+    ]
+    rooms = {_name(path.parent) for path in modules} - {"tests"}
+    page = (ROOT / "docs" / "explanation" / "code.md").read_text()
+    assert not {room for room in rooms if f"`{room}/`" not in page}
 
 
 def _shell_lines(text: str) -> Iterator[str]:
