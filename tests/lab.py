@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -22,10 +23,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INTERFACE = "eth0"
+LIMIT_S: Final = 300.0
+"""Longer than anything takes that is waited for, also on a machine that has other things to do: what is waited for is
+an event, never time.
+"""
 
 _SAMPLE_INTERVAL_MS = 50
 _EVENTS_MAX = 100_000
@@ -176,14 +181,14 @@ class Program:
             if self._exit_code is None:
                 os.killpg(self.pid, number)
 
-    def close(self, grace_s: float = 5.0) -> None:
-        """End it: SIGTERM, and SIGKILL after ``grace_s``."""
+    def close(self, grace_s: float = 20.0) -> None:
+        """End it: SIGTERM, and SIGKILL after ``grace_s``: what it has to put back, it can, on a busy machine too."""
         self.signal(signal.SIGTERM)
         try:
             self.wait(grace_s)
         except LabError:
             self.signal(signal.SIGKILL)
-            self.wait(30.0)
+            self.wait(LIMIT_S)
         self._thread.join()
         self._stderr.close()
 
@@ -271,13 +276,13 @@ class PortCounters:
 class Network:
     """A sender and ``receiver_count`` receivers on one switch, all in namespaces of this process's own.
 
-    Names hold the process id and a serial number, and every interface lives inside a namespace, so that any
+    Names hold the process id, a serial number and chance, and every interface lives inside a namespace, so that any
     number of test runs can go on at once with the same addresses: 10.77.0.1 the sender, 10.77.0.2 the first
-    receiver.
+    receiver; and what a run that was killed left behind isn't in the way when its process id comes again.
     """
 
     def __init__(self, receiver_count: int) -> None:
-        self._prefix = f"dc{os.getpid()}-{next(_serial)}"
+        self._prefix = f"dc{os.getpid()}-{next(_serial)}-{secrets.token_hex(2)}"
         self.switch = f"{self._prefix}-sw"
         hosts = [
             Host(f"{self._prefix}-h{index}", f"10.77.0.{index + 1}", f"v{index}")
@@ -404,7 +409,7 @@ class Network:
                 run("ip", "netns", "del", namespace)
 
 
-def run(*argv: str | Path, text: str | None = None, timeout_s: float = 60.0) -> str:
+def run(*argv: str | Path, text: str | None = None, timeout_s: float = LIMIT_S) -> str:
     """Run a short command and return its standard output.
 
     Raises:
@@ -438,7 +443,7 @@ def receive(network: Network, index: int, target: Path, *options: str | Path) ->
     return network.start(network.receivers[index], argv)
 
 
-def wait_for_udp_socket(programs: Sequence[Program], timeout_s: float = 20.0) -> None:
+def wait_for_udp_socket(programs: Sequence[Program], timeout_s: float = LIMIT_S) -> None:
     """Wait until each program's namespace, in which nothing else may run, has a bound UDP socket.
 
     Raises:

@@ -8,10 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sender.demo.run import free_ports
-from tests.lab import Program, diskcast, diskcast_agent
+from tests.lab import LIMIT_S, Program, diskcast, diskcast_agent
+from tests.ports import free_port_range
 
-START_LIMIT_S = 60.0
 RECEIVER_BYTES_MAX = 300_000_000
 """Resident memory that no agent may exceed, whatever the image and the disk."""
 
@@ -19,7 +18,7 @@ RECEIVER_BYTES_MAX = 300_000_000
 def pack(source: Path, image: Path, *options: str) -> Path:
     """Run ``diskcast pack``."""
     with Program(diskcast("pack", source, "-o", image, "--json", *options)) as program:
-        assert program.wait(START_LIMIT_S) == 0, program.describe()
+        assert program.wait(LIMIT_S) == 0, program.describe()
     return image
 
 
@@ -33,7 +32,7 @@ class LoopbackCast:
 
     def __init__(self, image: Path, *options: str) -> None:
         self._exit = contextlib.ExitStack()
-        data_port, control_port = free_ports()
+        data_port, control_port = free_port_range(2)
         where = ("--interface", "lo", "--port", str(data_port), "--control", f"127.0.0.1:{control_port}")
         argv = diskcast("send", image, *where, "--symbol-size", "1440", "--json", *options)
         self.sender = self._exit.enter_context(Program(argv))
@@ -41,7 +40,7 @@ class LoopbackCast:
 
     def __enter__(self) -> Self:
         try:
-            self.url = self.sender.wait_event("cast_started", START_LIMIT_S)["control_url"]
+            self.url = self.sender.wait_event("cast_started", LIMIT_S)["control_url"]
         except BaseException:
             self._exit.close()
             raise

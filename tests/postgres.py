@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,12 +16,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.lab import run
+from tests.lab import LIMIT_S, run
+from tests.ports import free_port_range
 from tests.programs import require_program
 
 USER = "diskcast"
 PASSWORD = "p@ss:w/rd"  # with all that a URL must quote
-WAIT_S = 60.0
 
 
 class PostgresServer:
@@ -50,9 +49,7 @@ class PostgresServer:
             str(self._initdb), "--pgdata", str(self.data), "--username", USER, "--pwfile", str(password_file),
             "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync",
         )  # fmt: skip
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port_range(1)[0]
         self._process: subprocess.Popen[bytes] | None = None
         self._databases_count = 0
         self.start()
@@ -79,7 +76,7 @@ class PostgresServer:
             password=PASSWORD,
             dbname=database,
             autocommit=True,
-            connect_timeout=5,
+            connect_timeout=int(LIMIT_S),
         )
 
     def start(self) -> None:
@@ -95,7 +92,7 @@ class PostgresServer:
                 ],
                 stdout=log, stderr=log, cwd="/", start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + LIMIT_S
         while True:
             with contextlib.suppress(psycopg.OperationalError), self.connect():
                 return
@@ -124,7 +121,7 @@ class PostgresServer:
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(WAIT_S)
+            self._process.wait(LIMIT_S)
             self._process = None
 
     def _command(self, *command: str) -> None:

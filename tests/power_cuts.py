@@ -21,13 +21,12 @@ from receiver.disk_progress import TextProgress
 from receiver.image_source import open_image
 from receiver.restore import restore
 from tests.bootable_disk import looks_bootable, make_bootable_disk
-from tests.lab import Program, diskcast_agent, run
+from tests.lab import LIMIT_S, Program, diskcast_agent, run
 from tests.loopback_cast import LoopbackCast, assert_memory_kept, pack
 from tests.slow_disk import Behaviour, loop_over, slow_disk
 from tests.write_log import PowerCut, PowerCuts, read_log
 
 BLOCK_BYTES: Final = 64 * 1024
-LIMIT_S: Final = 60.0
 DEVICE_EVERY: Final = 8
 """A run on a device takes three times that on a file, and differs only in what isn't judged here."""
 _SECTOR_BYTES: Final = 512

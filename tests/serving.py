@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -18,16 +17,13 @@ from typing import Any, Final, Self, TypeVar
 
 import httpx
 
-from tests.lab import LabError, Program, diskcast, diskcast_agent
+from tests.lab import LIMIT_S, LabError, Program, diskcast, diskcast_agent
+from tests.ports import free_port_range
 
 T = TypeVar("T")
 
-START_LIMIT_S: Final = 60.0
-CAST_LIMIT_S: Final = 120.0
 _POLL_INTERVAL_S: Final = 0.05
 _CASTS_AT_ONCE: Final = 4
-_PORTS: Final = range(20000, 32000)
-"""Below what the kernel gives to those who don't choose."""
 _draw: Final = random.Random(os.getpid())
 _serial: Final = itertools.count()
 
@@ -35,7 +31,7 @@ _serial: Final = itertools.count()
 def wait_until(
     what: str,
     condition: Callable[[], T],
-    timeout_s: float = CAST_LIMIT_S,
+    timeout_s: float = LIMIT_S,
     *,
     describe: Callable[[], str] = str,
 ) -> T:
@@ -52,22 +48,6 @@ def wait_until(
         if time.monotonic() > deadline_s:
             raise LabError(f"not within {timeout_s:g} s: {what}; {describe()}")
         time.sleep(_POLL_INTERVAL_S)
-
-
-def free_port_range(count: int) -> range:
-    """Consecutive ports that nobody uses now, neither by TCP nor by UDP.
-
-    Raises:
-        LabError: there are none.
-    """
-    for _ in range(200):
-        start = _draw.randrange(_PORTS.start, _PORTS.stop - count)
-        ports = range(start, start + count)
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port, kind in itertools.product(ports, (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
-                stack.enter_context(socket.socket(socket.AF_INET, kind)).bind(("127.0.0.1", port))
-            return ports
-    raise LabError(f"no {count} free ports in a row")
 
 
 def toml_of(sections: Mapping[str, Mapping[str, object]]) -> str:
@@ -133,7 +113,7 @@ class Daemon:
         self._prefix = prefix
         self._environment = environment
         self.programs: list[Program] = []
-        self.api = httpx.Client(base_url=f"{self.url}/api/v1", timeout=30.0, trust_env=False)
+        self.api = httpx.Client(base_url=f"{self.url}/api/v1", timeout=LIMIT_S, trust_env=False)
 
     def __enter__(self) -> Self:
         try:
@@ -164,7 +144,7 @@ class Daemon:
         if ready:
             self.wait_ready()
 
-    def wait_ready(self, timeout_s: float = START_LIMIT_S) -> None:
+    def wait_ready(self, timeout_s: float = LIMIT_S) -> None:
         """Wait until its API answers."""
 
         def answers() -> bool:
@@ -181,12 +161,12 @@ class Daemon:
     def kill(self) -> None:
         """End it without a warning, as a power cut would, and wait until it is gone."""
         self.program.signal(signal.SIGKILL)
-        self.program.wait(START_LIMIT_S)
+        self.program.wait(LIMIT_S)
 
     def stop(self) -> int:
         """Ask it to end; its exit code."""
         self.program.signal(signal.SIGTERM)
-        return self.program.wait(START_LIMIT_S)
+        return self.program.wait(LIMIT_S)
 
     def restart(self) -> None:
         """Kill it and start it again."""
@@ -257,7 +237,7 @@ class Daemon:
         """The lines of history, the newest first."""
         return list(self.ask("GET", "/history", **query)["items"])
 
-    def wait_phase(self, cast_id: str, *phases: str, timeout_s: float = CAST_LIMIT_S) -> dict[str, Any]:
+    def wait_phase(self, cast_id: str, *phases: str, timeout_s: float = LIMIT_S) -> dict[str, Any]:
         """The cast once it is in one of ``phases``.
 
         Raises:
@@ -277,7 +257,7 @@ class Daemon:
         )
 
     def wait_progress(
-        self, cast_id: str, progress: float, names: Iterable[str] = (), timeout_s: float = CAST_LIMIT_S
+        self, cast_id: str, progress: float, names: Iterable[str] = (), timeout_s: float = LIMIT_S
     ) -> None:
         """Wait until every machine of a cast, or those of ``names``, have come so far."""
         wanted = set(names)
@@ -338,14 +318,14 @@ class ServiceAgent:
         """End it without a warning."""
         assert self.program is not None
         self.program.signal(signal.SIGKILL)
-        self.program.wait(START_LIMIT_S)
+        self.program.wait(LIMIT_S)
 
     def describe(self) -> str:
         """State and the end of its log."""
         return f"{self.name}: {self.program.describe() if self.program else 'not started'}"
 
 
-def wait_online(daemon: Daemon, names: Iterable[str], timeout_s: float = START_LIMIT_S) -> dict[str, str]:
+def wait_online(daemon: Daemon, names: Iterable[str], timeout_s: float = LIMIT_S) -> dict[str, str]:
     """Name to machine id, once all of these have checked in."""
     wanted = list(names)
 

@@ -22,11 +22,10 @@ from pathlib import Path
 
 from receiver.disk import calls
 from tests.fuse import FuseServer, unmount
-from tests.lab import Program, run
+from tests.lab import LIMIT_S, Program, run
 from tests.write_log import LogWriter
 
 ATTRIBUTE = "user.behaviour"
-_START_LIMIT_S = 20.0
 _SECTOR_BYTES = 512
 
 
@@ -173,7 +172,7 @@ def slow_disk(folder: Path, behaviour: Behaviour) -> Iterator[SlowDisk]:
     argv: list[str | Path] = [sys.executable, "-m", "tests.slow_disk", disk.storage, disk.directory]
     with Program(argv) as program:
         try:
-            program.wait_event("mounted", _START_LIMIT_S)
+            program.wait_event("mounted", LIMIT_S)
             disk.set_behaviour(behaviour)
             yield disk
         finally:

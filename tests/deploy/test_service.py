@@ -16,11 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sender.demo.run import free_ports
+from tests.lab import LIMIT_S
+from tests.ports import free_port_range
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "diskcast.service"
-_GENEROUS_S = 60.0
 _AS_IN_THE_UNIT = """
 import ctypes, os, sys
 prctl = ctypes.CDLL(None).prctl
@@ -38,15 +38,14 @@ class Service:
     def __init__(self, folder: Path) -> None:
         self.state = folder / "state"
         self.config = folder / "diskcast.toml"
-        self.port = free_ports()[1]
-        control = next(port for _, port in iter(free_ports, None) if port != self.port)
+        self.port, control = free_port_range(2)
         self.config.write_text(
             f'[server]\nname = "caster-1"\nlisten = "127.0.0.1:{self.port}"\nstate_directory = "state"\n'
             f'require_tokens = true\n[network]\ninterface = "lo"\ncontrol_ports = "{control}"\n'
         )
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(folder / "notify"))
-        self.socket.settimeout(_GENEROUS_S)
+        self.socket.settimeout(LIMIT_S)
         command = re.search(r"^ExecStart=/opt/diskcast/bin/diskcast (.*)$", UNIT.read_text(), re.MULTILINE)
         assert command is not None
         arguments = command[1].replace("/etc/diskcast/diskcast.toml", str(self.config)).split()
@@ -134,7 +133,7 @@ def test_its_log_is_json_that_names_the_daemon(service: Service) -> None:
 
 def test_it_stops_when_it_is_told(service: Service) -> None:
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(_GENEROUS_S) == 0
+    assert service.process.wait(LIMIT_S) == 0
     while not (heard := service.heard()).startswith("STOPPING=1"):
         assert heard == "WATCHDOG=1"
     assert not any(line["level"] == "error" for line in service.lines()), service.journal.read_text()

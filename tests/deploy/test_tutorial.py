@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from sender.demo.run import free_ports
+from tests.lab import LIMIT_S
+from tests.ports import free_port_range
+from tests.serving import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = (ROOT / "docs" / "tutorial" / "classroom.md").read_text()
 MACHINES = ("pc01", "pc02")
-_GENEROUS_S = 120.0
 _READY = "diskcast serves "
 
 
@@ -32,7 +33,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = folder / ".local/state/diskcast"
-        self.port = free_ports()[1]
+        self.port, self.data_port, self.control_port = free_port_range(3)
         self.exports: list[str] = []
         self.started: list[subprocess.Popen[str]] = []
         self.environment = os.environ | {
@@ -46,13 +47,13 @@ class Reader:
 
     def _write_files(self) -> None:
         (configuration,) = _blocks("toml")
-        data, control = free_ports()
         configuration = configuration.replace(
             'listen = "0.0.0.0:7400"',
             f'listen = "127.0.0.1:{self.port}"\nrequire_tokens = true\nstate_directory = "{self.state}"',
         )
         configuration = configuration.replace(
-            'interface = "eth1"', f'interface = "lo"\ndata_port = {data}\ncontrol_ports = "{control}"'
+            'interface = "eth1"',
+            f'interface = "lo"\ndata_port = {self.data_port}\ncontrol_ports = "{self.control_port}"',
         )
         (self.folder / "classroom.toml").write_text(configuration)
         (machines,) = _blocks("csv")
@@ -73,9 +74,8 @@ class Reader:
                 self._start(own.replace("eth0", "lo"), f"{name}.log")
         else:
             done = subprocess.run(self._shell(line), cwd=self.folder, env=self.environment, check=False,
-                                  capture_output=True, text=True, timeout=_GENEROUS_S)  # fmt: skip
-            logs = "".join(path.read_text() for path in self.folder.glob("*.log"))
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}\n{logs}"
+                                  capture_output=True, text=True, timeout=LIMIT_S)  # fmt: skip
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}\n{self._logs()}"
             if " pack " in line:
                 self._await_image()
 
@@ -92,28 +92,31 @@ class Reader:
         return process
 
     def _await(self, process: subprocess.Popen[str], log: str, text: str) -> None:
-        for _ in range(1000):
-            if text in (self.folder / log).read_text():
-                return
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.1)
-        pytest.fail(f"{text!r} isn't in {log}")
+        def said() -> bool:
+            assert process.poll() is None, self._logs()
+            return text in (self.folder / log).read_text()
+
+        wait_until(f"{text!r} is in {log}", said, describe=self._logs)
 
     def _await_image(self) -> None:
         """The reader looks again until it is there."""
-        for _ in range(100):
+
+        def available() -> bool:
             done = subprocess.run(self._shell("diskcast images scan && diskcast images list --json"), text=True,
                                   cwd=self.folder, env=self.environment, capture_output=True, check=True)  # fmt: skip
-            if '"available"' in done.stdout:
-                return
-        pytest.fail("the image didn't become available")
+            return '"available"' in done.stdout
+
+        wait_until("the image is available", available, describe=self._logs)
+
+    def _logs(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
     def leave(self) -> None:
         """End what was started, the daemon last."""
         for process in reversed(self.started):
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(_GENEROUS_S)
+                process.wait(LIMIT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

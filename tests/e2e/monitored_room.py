@@ -21,13 +21,13 @@ from typing import Any, Final
 
 from protocol.constants import MIB
 from tests.disk_images import make_image
-from tests.lab import Program, diskcast_agent
+from tests.lab import LIMIT_S, Program, diskcast_agent
+from tests.ports import free_port_range
 from tests.programs import require_program
-from tests.serving import Daemon, ServiceAgent, free_port_range, wait_online, wait_until
+from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
 from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
 
 DEPLOY: Final = Path(__file__).resolve().parents[2] / "deploy"
-LIMIT_S: Final = 90.0
 SCRAPE_INTERVAL_S: Final = 1.0
 """Also how long a scrape may take: one that failed would begin an alert's waiting anew."""
 RATE_INTERVAL: Final = "4s"

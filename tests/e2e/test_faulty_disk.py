@@ -18,14 +18,13 @@ import pytest
 from protocol.errors import ReceiversIncompleteError, StorageError, VerificationError
 from protocol.incomplete_marker import parse_marker_untrusted
 from tests.bootable_disk import looks_bootable, make_bootable_disk
-from tests.lab import Program, diskcast_agent
+from tests.lab import LIMIT_S, Program, diskcast_agent
 from tests.loopback_cast import LoopbackCast, assert_memory_kept
 from tests.power_cuts import BLOCK_BYTES, SmallImage, make_small_image
 from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, loop_over, slow_disk
 
 pytestmark = pytest.mark.needs_root
 
-LIMIT_S = 60.0
 VICTIM = 42
 """A block in the middle of the image's data, which is written once in an undisturbed run."""
 RIGHT_ALREADY = 44

@@ -17,13 +17,13 @@ import pytest
 
 from protocol.incomplete_marker import parse_marker_untrusted
 from tests.bootable_disk import DISK_BYTES, looks_bootable, make_bootable_disk
+from tests.lab import LIMIT_S
 from tests.loopback_cast import LoopbackCast, assert_memory_kept
 from tests.power_cuts import BLOCK_BYTES, SmallImage, make_small_image
 from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, loop_over, slow_disk
 
 pytestmark = pytest.mark.needs_root
 
-LIMIT_S = 60.0
 EDGE_BYTES = 1 << 20
 KILLS = {
     "in the scan": Fault(Operation.READ, Action.HANG, after_count=10),

@@ -33,11 +33,10 @@ from receiver.target.selection import choose_target
 from receiver.target.verdict import ImageNeeds, judge
 from tests.devices import loop_device, mounted
 from tests.disk_images import BLOCK_BYTES, make_image
-from tests.lab import Program, diskcast_agent, run
+from tests.lab import LIMIT_S, Program, diskcast_agent, run
 
 pytestmark = pytest.mark.needs_root
 
-LIMIT_S = 60.0
 MIB = 1 << 20
 
 # linux/loop.h

@@ -27,12 +27,11 @@ from receiver.restore import compare, restore
 from receiver.target.opening import open_target
 from tests.devices import loop_device, mounted
 from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
-from tests.lab import Program, diskcast_agent, run
+from tests.lab import LIMIT_S, Program, diskcast_agent, run
 
 pytestmark = pytest.mark.needs_root
 
 MADE = make_image("drzzrzzd" * 8 + "zur", tail_bytes=12288)
-LIMIT_S = 60.0
 
 
 def _digest(path: Path) -> str:

@@ -29,12 +29,11 @@ from protocol.errors import (
 from protocol.image_format import PAGE_BYTES
 from sender.imaging.image_file import ImageFile
 from tests.bench.measurement import first_difference
-from tests.lab import Network, Program, diskcast, receive, run, send
+from tests.lab import LIMIT_S, Network, Program, diskcast, receive, run, send
 from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
 
 pytestmark = pytest.mark.needs_root
 
-LIMIT_S = 90.0
 SLOW_RATE = "48M"
 """6 MB/s: the image takes four seconds."""
 CAST_ID = "00c0ffee"

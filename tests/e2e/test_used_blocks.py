@@ -33,14 +33,13 @@ from tests.filesystems import (
     mounted_ntfs,
     partclone_free_ranges,
 )
-from tests.lab import Program, diskcast, diskcast_agent, run
+from tests.lab import LIMIT_S, Program, diskcast, diskcast_agent, run
 
 pytestmark = pytest.mark.needs_root
 
 BLOCK_BYTES = 64 * KIB
 OPTIONS = PackOptions(block_bytes=BLOCK_BYTES)
 GARBAGE = b"\xff" * MIB
-LIMIT_S = 120.0
 
 
 def deployed(image: Path, target: Path) -> Path:

@@ -39,9 +39,8 @@ from protocol.errors import (
 from protocol.manifest import FORMAT_VERSION
 from sender.imaging.image_file import ImageFile
 from tests.devices import loop_device
-from tests.lab import Program, diskcast, diskcast_agent, run
+from tests.lab import LIMIT_S, Program, diskcast, diskcast_agent, run
 
-LIMIT_S = 60.0
 BLOCK_BYTES = 64 * 1024
 RAW_BYTES = 2 << 20
 DAMAGED_BLOCK = 17

@@ -23,11 +23,10 @@ from protocol.errors import (
 )
 from tests.bench.measurement import first_difference
 from tests.devices import loop_device
-from tests.lab import Host, Network, Program, diskcast, receive, run, send
+from tests.lab import LIMIT_S, Host, Network, Program, diskcast, receive, run, send
 
 pytestmark = pytest.mark.needs_root
 
-LIMIT_S = 90.0
 SLOW_RATE = "48M"
 """6 MB/s: the image takes four seconds, and something can happen in the middle."""
 

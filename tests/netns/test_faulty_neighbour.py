@@ -16,13 +16,12 @@ import pytest
 from protocol.constants import MIB
 from protocol.errors import ReceiversIncompleteError, StorageError, VerificationError
 from tests.bench.measurement import first_difference
-from tests.lab import Network, Program, diskcast, receive, send
+from tests.lab import LIMIT_S, Network, Program, diskcast, receive, send
 from tests.loopback_cast import assert_memory_kept
 from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
 
 pytestmark = pytest.mark.needs_root
 
-LIMIT_S = 90.0
 CAST_ID = "00c0ffee"
 RATE = "96M"
 """12 MB/s: the image takes a second and a half."""

@@ -16,12 +16,11 @@ from protocol.constants import MIB
 from protocol.errors import DroppedError, ReceiversIncompleteError
 from protocol.limiter import Cause
 from tests.bench.measurement import first_difference
-from tests.lab import Network, Program, diskcast, receive, send
+from tests.lab import LIMIT_S, Network, Program, diskcast, receive, send
 from tests.slow_disk import Behaviour, slow_disk
 
 pytestmark = pytest.mark.needs_root
 
-LIMIT_S = 60.0
 CAST_ID = "00c0ffee"
 MAX_RATE = "48M"
 """6 MB/s for the others: the image takes four seconds."""

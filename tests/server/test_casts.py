@@ -13,9 +13,9 @@ import pytest
 
 from protocol.errors import StorageError
 from protocol.units import parse_rate_bytes_per_s
-from tests.lab import Program, diskcast_agent
+from tests.lab import LIMIT_S, Program, diskcast_agent
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage, make_golden_image
-from tests.serving import CAST_LIMIT_S, Daemon, ServiceAgent, seconds_between, wait_online, wait_until
+from tests.serving import Daemon, ServiceAgent, seconds_between, wait_online, wait_until
 from tests.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
 
 CEILING = "64M"
@@ -217,7 +217,7 @@ def test_a_machine_with_a_plain_agent_takes_part_in_a_daemons_cast(
         )
         daemon.ask("POST", f"/casts/{cast_id}/start")
         daemon.wait_phase(cast_id, "done")
-        assert agent.wait(CAST_LIMIT_S) == 0, agent.describe()
+        assert agent.wait(LIMIT_S) == 0, agent.describe()
     image.assert_is_on(target)
     stranger = daemon.machines_of(cast_id)["stranger"]
     assert stranger["state"] == "complete"

@@ -17,10 +17,10 @@ import pytest
 from protocol.control_messages import PROBLEM_TYPE
 from protocol.errors import EXIT_OK
 from tests.devices import mounted
-from tests.lab import Program, diskcast
+from tests.lab import LIMIT_S, Program, diskcast
 from tests.postgres import PASSWORD, postgres_server
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
-from tests.serving import CAST_LIMIT_S, Daemon, ServiceAgent, wait_online, wait_until
+from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
 
 Agents = Callable[..., list[ServiceAgent]]
 
@@ -71,7 +71,7 @@ def assert_room_is_imaged(daemon: Daemon, room: list[ServiceAgent], image: Golde
         wait_until(
             f"{agent.name} has the image",
             lambda agent=agent: agent.target.exists() and agent.target.read_bytes() == image.raw,
-            CAST_LIMIT_S,
+            LIMIT_S,
             describe=lambda agent=agent: f"{agent.describe()}\n{daemon.describe()}",
         )
 
@@ -118,10 +118,10 @@ def test_a_damaged_sqlite_file_costs_the_room_nothing_and_is_put_together_again(
         daemon.stop()
         # It isn't started over a damaged database as if nothing had been, and doesn't touch it.
         daemon.start(ready=False)
-        assert daemon.program.wait(CAST_LIMIT_S) not in (EXIT_OK, 1)
+        assert daemon.program.wait(LIMIT_S) not in (EXIT_OK, 1)
         assert "diskcast database restore" in daemon.program.stderr_text()
         with Program(diskcast("database", "restore", "--config", daemon.config_path)) as restore:
-            assert restore.wait(CAST_LIMIT_S) == EXIT_OK, restore.describe()
+            assert restore.wait(LIMIT_S) == EXIT_OK, restore.describe()
         daemon.start()
         assert_all_is_kept(daemon, cast_id, rooms)
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protocol.errors import ServerRefusedError, TargetError
-from tests.lab import Program, diskcast_agent
+from tests.lab import LIMIT_S, Program, diskcast_agent
+from tests.ports import free_port_range
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
-from tests.serving import START_LIMIT_S, Daemon, ServiceAgent, free_port_range, wait_online, wait_until
+from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
 
 Agents = Callable[..., list[ServiceAgent]]
-CAST_LIMIT_S = 120.0
 
 
 def events_of(agent: ServiceAgent) -> list[str]:
@@ -46,7 +46,7 @@ def test_a_wrong_target_is_on_record_and_the_machine_takes_the_next_cast(
         assert events_of(agent).count("cast_result") == 2
         assert agent.program is not None
         agent.program.signal(signal.SIGTERM)
-        assert agent.program.wait(START_LIMIT_S) == 0, agent.describe()
+        assert agent.program.wait(LIMIT_S) == 0, agent.describe()
         assert agent.program.result["ok"]
 
 
@@ -103,7 +103,7 @@ def test_a_machine_whose_power_fails_goes_on_where_it_was(
         for agent in (again, second):
             image.assert_is_on(agent.target)
         assert again.program is not None
-        result = again.program.wait_event("cast_result", CAST_LIMIT_S)
+        result = again.program.wait_event("cast_result", LIMIT_S)
         assert 0 < result["raw_bytes_kept"] < len(image.raw), "the disk was looked at first"
         states = {line["machine_name"]: line["state"] for line in daemon.history(cast_id=cast_id)}
         assert states == {"pc01": "complete", "pc02": "complete"}
@@ -124,19 +124,19 @@ def test_an_agent_needs_the_token_of_an_enrolled_one_and_leaves_when_its_image_i
         argv = ["run", "--server", daemon.url, "--interface", "lo", "--target", target, "--json"]
         for options in (["--token-file", files["view"]], []):
             with Program(diskcast_agent(*argv, *options)) as stranger:
-                assert stranger.wait(START_LIMIT_S) == ServerRefusedError.exit_code, stranger.describe()
+                assert stranger.wait(LIMIT_S) == ServerRefusedError.exit_code, stranger.describe()
                 assert "enrol" in stranger.result["error"]
         identity = ["--identity", "SN-1", "--name", "pc01", "--after-cast", "exit"]
         with Program(diskcast_agent(*argv, *identity, "--token-file", files["enrol"])) as agent:
             ids = list(wait_online(daemon, ["pc01"]).values())
             assert made["enrol"]["secret"].encode() not in Path(f"/proc/{agent.pid}/cmdline").read_bytes()
             cast_id = daemon.create_cast(image.image_id, machine_ids=ids)
-            assert agent.wait(CAST_LIMIT_S) == 0, agent.describe()
+            assert agent.wait(LIMIT_S) == 0, agent.describe()
             assert agent.result["ok"]
         image.assert_is_on(target)
         daemon.wait_phase(cast_id, "done")
         doctor = diskcast_agent("doctor", "--interface", "lo", "--server", daemon.url, "--json")
         with Program([*doctor, "--token-file", str(files["enrol"])]) as trial:
-            assert trial.wait(START_LIMIT_S) == 0, trial.describe()
+            assert trial.wait(LIMIT_S) == 0, trial.describe()
             states = {event["check"]: event["status"] for event in trial.events[:-1]}
             assert (states[f"daemon {daemon.url}"], states["token"]) == ("ok", "ok")

@@ -28,12 +28,11 @@ from protocol.incomplete_marker import parse_marker_untrusted
 from protocol.units import format_bytes, parse_size_bytes
 from tests.bench.terminal import run_command
 from tests.bootable_disk import SECTOR_BYTES, looks_bootable
-from tests.lab import LabError, Program
+from tests.lab import LIMIT_S, LabError, Program
 from tests.large_disk import LargeImage, make_large_image, make_old_disk
 from tests.loopback_cast import RECEIVER_BYTES_MAX, LoopbackCast
 from tests.power_cuts import loop_over_file
 
-LIMIT_S: Final = 120.0
 KILLS_PER_ROUND_MAX: Final = 3
 REFETCHED_BYTES_MAX: Final = 64 * MIB
 _POLL_S: Final = 0.002
