@@ -5,7 +5,7 @@ cast went. The daemon answers who that is in its books, and which cast to join. 
 answer until there is a cast (``wait_s``); one that receives doesn't wait. A cast that another daemon has taken over is
 assigned again, with the new daemon's addresses.
 
-Both directions come from the tables of fields, as in :mod:`protocol.control_messages`.
+Each message is one table of fields, from which both directions are derived, as in :mod:`protocol.control_messages`.
 """
 
 from __future__ import annotations
@@ -15,27 +15,23 @@ import dataclasses
 from protocol.constants import (
     CHECK_IN_AFTER_S_MAX,
     CHECK_IN_WAIT_S_MAX,
-    HARDWARE_ADDRESSES_MAX,
     HASH_BYTES,
     IMAGE_BYTES_MAX,
     MACHINE_ID_BYTES_MAX,
     NAME_BYTES_MAX,
 )
-from protocol.control_messages import COMPLETION_FIELDS, JsonObject
+from protocol.control_messages import COMPLETION, IDENTITY
 from protocol.json_fields import (
     Address,
     Choice,
-    HardwareAddresses,
     HexBytes,
     HexInteger,
     Integer,
     Inventory,
-    Kind,
+    JsonRecord,
     Number,
     Optional,
     PrintableText,
-    decode_fields_untrusted,
-    encode_fields,
 )
 from protocol.session_records import CastId, CompletionReport
 
@@ -59,47 +55,6 @@ _OUTCOME_REPORT_FIELDS = (
     "seconds_receiving",
     "seconds_total",
 )
-
-CHECK_IN_FIELDS: dict[str, Kind] = {
-    "agent_id": PrintableText(NAME_BYTES_MAX, bytes_min=1),
-    "name": PrintableText(NAME_BYTES_MAX, bytes_min=1),
-    "version": PrintableText(NAME_BYTES_MAX),
-    "interface": PrintableText(NAME_BYTES_MAX),
-    "macs": HardwareAddresses(HARDWARE_ADDRESSES_MAX),
-    "serial": PrintableText(NAME_BYTES_MAX),
-    "asset_tag": PrintableText(NAME_BYTES_MAX),
-    "inventory": Inventory(),
-    "state": Choice((STATE_IDLE, STATE_RECEIVING)),
-    "cast_id": Optional(HexInteger()),
-    "wait_s": Number(CHECK_IN_WAIT_S_MAX),
-}
-"""A check-in, beside its ``last_result``."""
-
-OUTCOME_FIELDS: dict[str, Kind] = {
-    "cast_id": HexInteger(),
-    **{name: COMPLETION_FIELDS[name] for name in _OUTCOME_REPORT_FIELDS},
-}
-"""How a cast went on one machine: what history keeps of a :class:`CompletionReport`."""
-
-ANSWER_FIELDS: dict[str, Kind] = {
-    "machine_id": PrintableText(MACHINE_ID_BYTES_MAX, bytes_min=1),
-    "name": PrintableText(NAME_BYTES_MAX),
-    "recorded_cast_id": Optional(HexInteger()),
-    "check_in_after_s": Number(CHECK_IN_AFTER_S_MAX),
-}
-"""The answer, beside its ``assignment``."""
-
-ASSIGNMENT_FIELDS: dict[str, Kind] = {
-    "cast_id": HexInteger(),
-    "image_name": PrintableText(NAME_BYTES_MAX),
-    "image_id": HexBytes(HASH_BYTES),
-    "raw_bytes": Integer(1, IMAGE_BYTES_MAX),
-    "control_url": PrintableText(256, bytes_min=1),
-    "sender_address": Address(multicast=False),
-    "group": Address(multicast=True),
-    "port": Integer(1, 65535),
-}
-"""A cast that a machine is to join, and where."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -186,82 +141,53 @@ class CheckInAnswer:
     check_in_after_s: float
 
 
+CAST_OUTCOME: JsonRecord[CastOutcome] = JsonRecord(
+    CastOutcome,
+    {"cast_id": HexInteger(), **{name: COMPLETION.fields[name] for name in _OUTCOME_REPORT_FIELDS}},
+)
+
+CHECK_IN: JsonRecord[CheckIn] = JsonRecord(
+    CheckIn,
+    {
+        "agent_id": PrintableText(NAME_BYTES_MAX, bytes_min=1),
+        "name": PrintableText(NAME_BYTES_MAX, bytes_min=1),
+        "version": PrintableText(NAME_BYTES_MAX),
+        "interface": PrintableText(NAME_BYTES_MAX),
+        **IDENTITY.fields,
+        "inventory": Inventory(),
+        "state": Choice((STATE_IDLE, STATE_RECEIVING)),
+        "cast_id": Optional(HexInteger()),
+        "last_result": Optional(CAST_OUTCOME),
+        "wait_s": Number(CHECK_IN_WAIT_S_MAX),
+    },
+)
+
+ASSIGNMENT: JsonRecord[Assignment] = JsonRecord(
+    Assignment,
+    {
+        "cast_id": HexInteger(),
+        "image_name": PrintableText(NAME_BYTES_MAX),
+        "image_id": HexBytes(HASH_BYTES),
+        "raw_bytes": Integer(1, IMAGE_BYTES_MAX),
+        "control_url": PrintableText(256, bytes_min=1),
+        "sender_address": Address(multicast=False),
+        "group": Address(multicast=True),
+        "port": Integer(1, 65535),
+    },
+)
+
+CHECK_IN_ANSWER: JsonRecord[CheckInAnswer] = JsonRecord(
+    CheckInAnswer,
+    {
+        "machine_id": PrintableText(MACHINE_ID_BYTES_MAX, bytes_min=1),
+        "name": PrintableText(NAME_BYTES_MAX),
+        "recorded_cast_id": Optional(HexInteger()),
+        "assignment": Optional(ASSIGNMENT),
+        "check_in_after_s": Number(CHECK_IN_AFTER_S_MAX),
+    },
+)
+
+
 def outcome_of(cast_id: CastId, report: CompletionReport) -> CastOutcome:
     """The part of a receiver's account of itself that history keeps."""
     return CastOutcome(cast_id, **{name: getattr(report, name) for name in _OUTCOME_REPORT_FIELDS})
-
-
-def outcome_to_json(outcome: CastOutcome) -> JsonObject:
-    """An outcome as JSON."""
-    return encode_fields(OUTCOME_FIELDS, _values(outcome))
-
-
-def outcome_from_json_untrusted(value: object) -> CastOutcome:
-    """The outcome of a cast.
-
-    Raises:
-        ProtocolError: a field is missing or out of range.
-    """
-    return CastOutcome(**decode_fields_untrusted(OUTCOME_FIELDS, value))  # type: ignore[arg-type]
-
-
-def check_in_to_json(check_in: CheckIn) -> JsonObject:
-    """A check-in as JSON; texts are cut to their limits."""
-    last = check_in.last_result
-    return {
-        **encode_fields(CHECK_IN_FIELDS, _values(check_in)),
-        "last_result": None if last is None else outcome_to_json(last),
-    }
-
-
-def check_in_from_json_untrusted(value: object) -> CheckIn:
-    """What an agent says of itself.
-
-    Raises:
-        ProtocolError: a field is missing or out of range.
-    """
-    fields = decode_fields_untrusted(CHECK_IN_FIELDS, value)
-    assert isinstance(value, dict)
-    last = value.get("last_result")
-    outcome = None if last is None else outcome_from_json_untrusted(last)
-    return CheckIn(**fields, last_result=outcome)  # type: ignore[arg-type]
-
-
-def assignment_to_json(assignment: Assignment) -> JsonObject:
-    """An assignment as JSON."""
-    return encode_fields(ASSIGNMENT_FIELDS, _values(assignment))
-
-
-def assignment_from_json_untrusted(value: object) -> Assignment:
-    """A cast to join.
-
-    Raises:
-        ProtocolError: a field is missing or out of range.
-    """
-    return Assignment(**decode_fields_untrusted(ASSIGNMENT_FIELDS, value))  # type: ignore[arg-type]
-
-
-def answer_to_json(answer: CheckInAnswer) -> JsonObject:
-    """The answer to a check-in as JSON."""
-    assignment = answer.assignment
-    return {
-        **encode_fields(ANSWER_FIELDS, _values(answer)),
-        "assignment": None if assignment is None else assignment_to_json(assignment),
-    }
-
-
-def answer_from_json_untrusted(value: object) -> CheckInAnswer:
-    """The answer to a check-in.
-
-    Raises:
-        ProtocolError: a field is missing or out of range.
-    """
-    fields = decode_fields_untrusted(ANSWER_FIELDS, value)
-    assert isinstance(value, dict)
-    item = value.get("assignment")
-    assignment = None if item is None else assignment_from_json_untrusted(item)
-    return CheckInAnswer(**fields, assignment=assignment)  # type: ignore[arg-type]
-
-
-def _values(record: CheckIn | CastOutcome | CheckInAnswer | Assignment) -> dict[str, object]:
-    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}

@@ -1,8 +1,8 @@
 """The control API's JSON: one table of fields a message, from which both directions are derived.
 
-The sender's API and the receiver's client convert records to JSON and back only here. Functions named
-``*_from_json_untrusted`` take what came from the network and raise only
-:class:`protocol.errors.ProtocolError`; what they return has every field in its range.
+The sender's API and the receiver's client convert records to JSON and back only here. What is named
+``*_untrusted`` takes what came from the network and raises only
+:class:`protocol.errors.ProtocolError`; what it returns has every field in its range.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from protocol.constants import (
     BLOCK_BYTES_MAX,
     BLOCK_BYTES_MIN,
     ERROR_TEXT_BYTES_MAX,
+    HARDWARE_ADDRESSES_MAX,
     HASH_BYTES,
     IMAGE_BYTES_MAX,
     NAME_BYTES_MAX,
@@ -34,12 +35,15 @@ from protocol.json_fields import (
     Address,
     Boolean,
     DecimalText,
+    HardwareAddresses,
     HexBytes,
     HexInteger,
     Integer,
     Inventory,
+    JsonRecord,
     Kind,
     Number,
+    Optional,
     PrintableText,
     StateName,
     decode_fields_untrusted,
@@ -51,6 +55,7 @@ from protocol.session_records import (
     CompletionReport,
     JoinGrant,
     JoinRequest,
+    MachineIdentity,
     ReceiverId,
 )
 
@@ -98,33 +103,47 @@ GRANT_FIELDS: dict[str, Kind] = {
 }
 """The answer to a join, beside its ``cast``."""
 
+IDENTITY: JsonRecord[MachineIdentity] = JsonRecord(
+    MachineIdentity,
+    {
+        "macs": HardwareAddresses(HARDWARE_ADDRESSES_MAX),
+        "serial": PrintableText(NAME_BYTES_MAX),
+        "asset_tag": PrintableText(NAME_BYTES_MAX),
+    },
+)
+"""By what a machine may be known."""
+
 JOIN_FIELDS: dict[str, Kind] = {
     "agent_id": PrintableText(NAME_BYTES_MAX, bytes_min=1),
     "name": PrintableText(NAME_BYTES_MAX, bytes_min=1),
     "inventory": Inventory(),
     "has_manifest": Boolean(),
+    "identity": Optional(IDENTITY),
 }
 """A request to join, beside its ``need``."""
 
-COMPLETION_FIELDS: dict[str, Kind] = {
-    "success": Boolean(),
-    "error": PrintableText(ERROR_TEXT_BYTES_MAX),
-    "exit_code": Integer(0, 255),
-    "raw_bytes_verified": Integer(0, IMAGE_BYTES_MAX),
-    "raw_bytes_kept": Integer(0, IMAGE_BYTES_MAX),
-    "blocks_rewritten": _COUNT,
-    "bytes_received": _COUNT,
-    "bytes_written": _COUNT,
-    "datagrams_expected": _COUNT,
-    "datagrams_received": _COUNT,
-    "socket_drops": _COUNT,
-    "blocks_repaired_by_parity": _COUNT,
-    "blocks_repaired_by_nack": _COUNT,
-    "nacks_sent": _COUNT,
-    "seconds_receiving": Number(1e9),
-    "seconds_total": Number(1e9),
-}
-"""A receiver's account of itself: the fields of :class:`CompletionReport`."""
+COMPLETION: JsonRecord[CompletionReport] = JsonRecord(
+    CompletionReport,
+    {
+        "success": Boolean(),
+        "error": PrintableText(ERROR_TEXT_BYTES_MAX),
+        "exit_code": Integer(0, 255),
+        "raw_bytes_verified": Integer(0, IMAGE_BYTES_MAX),
+        "raw_bytes_kept": Integer(0, IMAGE_BYTES_MAX),
+        "blocks_rewritten": _COUNT,
+        "bytes_received": _COUNT,
+        "bytes_written": _COUNT,
+        "datagrams_expected": _COUNT,
+        "datagrams_received": _COUNT,
+        "socket_drops": _COUNT,
+        "blocks_repaired_by_parity": _COUNT,
+        "blocks_repaired_by_nack": _COUNT,
+        "nacks_sent": _COUNT,
+        "seconds_receiving": Number(1e9),
+        "seconds_total": Number(1e9),
+    },
+)
+"""A receiver's account of itself at its end."""
 
 
 # -- JSON text -----------------------------------------------------------------------------------------------
@@ -340,17 +359,3 @@ def grant_from_json_untrusted(value: object) -> JoinGrant:
     own = {name: grant[name] for name in GRANT_FIELDS if name not in ("session_token", "incarnation")}
     own["receiver_id"] = ReceiverId(own["receiver_id"])  # type: ignore[arg-type]
     return JoinGrant(parameters=parameters, **own)  # type: ignore[arg-type]
-
-
-def completion_to_json(report: CompletionReport) -> JsonObject:
-    """A completion report as JSON."""
-    return encode_fields(COMPLETION_FIELDS, {name: getattr(report, name) for name in COMPLETION_FIELDS})
-
-
-def completion_from_json_untrusted(value: object) -> CompletionReport:
-    """A receiver's completion report.
-
-    Raises:
-        ProtocolError: a field is missing or out of range.
-    """
-    return CompletionReport(**decode_fields_untrusted(COMPLETION_FIELDS, value))  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar
 
 from protocol.constants import (
     INVENTORY_ENTRIES_MAX,
@@ -19,6 +19,8 @@ from protocol.constants import (
 )
 from protocol.errors import ProtocolError
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED, STATE_GATHERING
+
+R = TypeVar("R")
 
 STATE_NAMES = {STATE_GATHERING: "gathering", STATE_CASTING: "casting", STATE_ENDED: "ended"}
 """ANNOUNCE's states, in the API's words."""
@@ -236,7 +238,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Optional:
-    """``null``, or what ``kind`` takes."""
+    """``null``, or what ``kind`` takes. In a table such a field may be missing: an earlier version didn't know it."""
 
     kind: Kind
 
@@ -292,13 +294,35 @@ def decode_fields_untrusted(table: Mapping[str, Kind], value: object) -> dict[st
     """The values of a JSON object's fields; names that the table doesn't have are ignored, for later versions.
 
     Raises:
-        ProtocolError: it isn't an object, or a field is missing or out of range.
+        ProtocolError: it isn't an object, or a field is out of range, or missing though it isn't optional.
     """
     if not isinstance(value, dict):
         raise ProtocolError("a JSON object expected")
     decoded = {}
     for name, kind in table.items():
-        if name not in value:
+        if name not in value and not isinstance(kind, Optional):
             raise ProtocolError(f"{name}: missing")
-        decoded[name] = kind.decode_untrusted(name, value[name])
+        decoded[name] = kind.decode_untrusted(name, value.get(name))
     return decoded
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JsonRecord(Generic[R]):
+    """Records of one class, as JSON objects with a table of fields; a record can be a field of another one.
+
+    Attributes:
+        record_class: takes the fields by their names.
+    """
+
+    record_class: Callable[..., R]
+    fields: Mapping[str, Kind]
+
+    def encode(self, value: object) -> dict[str, object]:
+        """The JSON object; texts are cut to their limits."""
+        return encode_fields(self.fields, {name: getattr(value, name) for name in self.fields})
+
+    def decode_untrusted(self, name: str, value: object) -> R:
+        """The record; raises :class:`ProtocolError` that names the first field that is missing or out of range."""
+        if not isinstance(value, dict):
+            raise ProtocolError(f"{name}: a JSON object expected")
+        return self.record_class(**decode_fields_untrusted(self.fields, value))

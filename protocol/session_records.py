@@ -39,6 +39,21 @@ class CastParameters:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class MachineIdentity:
+    """By what a list of machines may know one; what can't be read is empty.
+
+    Attributes:
+        macs: its network cards' hardware addresses, lower case with colons, that of the room's interface first.
+        serial: the machine's, as its firmware says it.
+        asset_tag: the owner's mark in the firmware.
+    """
+
+    macs: tuple[str, ...]
+    serial: str
+    asset_tag: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JoinRequest:
     """Who wants to join and what it lacks."""
 
@@ -51,6 +66,8 @@ class JoinRequest:
     need: NDArray[np.bool_] | None
     """``bool[block_count]`` of blocks still needed; None for all."""
     address: str
+    identity: MachineIdentity | None = None
+    """None if the agent doesn't say: those of earlier versions."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

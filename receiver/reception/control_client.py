@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from protocol.constants import METADATA_BYTES_MAX, MIB
 from protocol.control_messages import (
+    COMPLETION,
     CastDescription,
     JsonObject,
     cast_from_json_untrusted,
     casts_from_json_untrusted,
-    completion_to_json,
     grant_from_json_untrusted,
     join_to_json,
     need_to_json,
@@ -109,7 +109,7 @@ class ControlClient:
             SessionError: the sender doesn't take it.
         """
         path = f"{_receiver_path(grant)}/completion"
-        await self._json("POST", path, body=completion_to_json(report), key=grant.key)
+        await self._json("POST", path, body=COMPLETION.encode(report), key=grant.key)
 
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         """Fetch the manifest into a store of exactly its size.

@@ -7,13 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from protocol.check_in import (
-    CHECK_IN_PATH,
-    CheckIn,
-    CheckInAnswer,
-    answer_from_json_untrusted,
-    check_in_to_json,
-)
+from protocol.check_in import CHECK_IN, CHECK_IN_ANSWER, CHECK_IN_PATH, CheckIn, CheckInAnswer
 from protocol.errors import ProtocolError, ServerRefusedError
 from protocol.json_fields import PrintableText
 from receiver.http_exchange import HttpPeer, Unreachable
@@ -73,12 +67,12 @@ class ServerClient:
             answer = await self._peer.exchange_json(
                 "POST",
                 CHECK_IN_PATH,
-                body=check_in_to_json(check_in),
+                body=CHECK_IN.encode(check_in),
                 bearer=self._token,
                 refusal=self._refusal,
                 timeout_s=check_in.wait_s + CHECK_IN_TIMEOUT_S,
             )
-            return answer_from_json_untrusted(answer)
+            return CHECK_IN_ANSWER.decode_untrusted("answer", answer)
         except ProtocolError as error:
             raise Unreachable(
                 f"{self.url} doesn't answer as this version of diskcast expects: {error}"

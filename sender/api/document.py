@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from protocol.check_in import ANSWER_FIELDS, ASSIGNMENT_FIELDS, CHECK_IN_FIELDS, OUTCOME_FIELDS
+from protocol.check_in import ASSIGNMENT, CAST_OUTCOME, CHECK_IN, CHECK_IN_ANSWER
 from protocol.constants import INVENTORY_ENTRIES_MAX, INVENTORY_KEY_BYTES_MAX, INVENTORY_VALUE_BYTES_MAX
 from protocol.control_messages import API_BASE, PROBLEM_TYPE
 from protocol.json_fields import (
@@ -18,6 +18,7 @@ from protocol.json_fields import (
     HexInteger,
     Integer,
     Inventory,
+    JsonRecord,
     Kind,
     Number,
     Optional,
@@ -216,19 +217,18 @@ def _role(access: Access) -> str:
 # -- schemas of what protocol/ parses -----------------------------------------------------------------------------
 
 
+_RECORDS: Final = (
+    (CAST_OUTCOME, "CastOutcome", "How a cast went on one machine."),
+    (CHECK_IN, "CheckIn", "What an agent says of itself."),
+    (ASSIGNMENT, "Assignment", "A cast that a machine is to join, and where."),
+    (CHECK_IN_ANSWER, "CheckInAnswer", "Which machine this is, and which cast it is to join."),
+)
+
+
 def _check_in_schemas() -> dict[str, Any]:
-    outcome = _table(OUTCOME_FIELDS, "How a cast went on one machine.")
-    check_in = _table(CHECK_IN_FIELDS, "What an agent says of itself.")
-    check_in["properties"]["last_result"] = _nullable("CastOutcome")
-    assignment = _table(ASSIGNMENT_FIELDS, "A cast that a machine is to join, and where.")
-    answer = _table(ANSWER_FIELDS, "Which machine this is, and which cast it is to join.")
-    answer["properties"]["assignment"] = _nullable("Assignment")
-    answer["required"].append("assignment")
-    return {"CastOutcome": outcome, "CheckIn": check_in, "Assignment": assignment, "CheckInAnswer": answer}
-
-
-def _nullable(name: str) -> dict[str, Any]:
-    return {"anyOf": [{"$ref": f"#/components/schemas/{name}"}, {"type": "null"}]}
+    schemas = {name: _table(record.fields, description) for record, name, description in _RECORDS}
+    schemas["CheckInAnswer"]["required"] = list(CHECK_IN_ANSWER.fields)  # who answers leaves nothing out
+    return schemas
 
 
 def _table(fields: Mapping[str, Kind], description: str) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def _table(fields: Mapping[str, Kind], description: str) -> dict[str, Any]:
         "type": "object",
         "description": description,
         "properties": {name: _schema(kind) for name, kind in fields.items()},
-        "required": list(fields),
+        "required": [name for name, kind in fields.items() if not isinstance(kind, Optional)],
     }
 
 
@@ -245,16 +245,18 @@ def _schema(kind: Kind) -> dict[str, Any]:
     match kind:
         case Optional():
             return {"anyOf": [_schema(kind.kind), {"type": "null"}]}
+        case JsonRecord():
+            name = next(name for record, name, _ in _RECORDS if record is kind)
+            return {"$ref": f"#/components/schemas/{name}"}
         case Integer():
             return {"type": "integer", "minimum": kind.low, "maximum": kind.high}
         case Number():
             return {"type": "number", "minimum": 0, "maximum": kind.high}
         case Boolean():
             return {"type": "boolean"}
-        case HexBytes():
-            return {"type": "string", "pattern": f"^[0-9a-f]{{{2 * kind.bytes_exact}}}$"}
-        case HexInteger():
-            return {"type": "string", "pattern": "^[0-9a-f]{8}$"}
+        case HexBytes() | HexInteger():
+            digits_count = 8 if isinstance(kind, HexInteger) else 2 * kind.bytes_exact
+            return {"type": "string", "pattern": f"^[0-9a-f]{{{digits_count}}}$"}
         case Choice():
             return {"type": "string", "enum": list(kind.words)}
         case Address():

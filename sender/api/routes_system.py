@@ -12,7 +12,7 @@ from fastapi import Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from protocol.check_in import answer_to_json, check_in_from_json_untrusted
+from protocol.check_in import CHECK_IN, CHECK_IN_ANSWER
 from protocol.control_messages import parse_json_untrusted
 from protocol.errors import DatabaseError
 from sender.api.access import SESSION_COOKIE, Access, Guard
@@ -135,7 +135,7 @@ async def check_in(services: ServicesOf, request: Request) -> Response:
 
     An idle agent may let the daemon hold its answer for ``wait_s`` seconds until there is a cast.
     """
-    word = check_in_from_json_untrusted(parse_json_untrusted(await request.body()))
+    word = CHECK_IN.decode_untrusted("check-in", parse_json_untrusted(await request.body()))
     address = request.client.host if request.client else ""
     stopping: asyncio.Event = request.app.state.stopping
     answer = asyncio.ensure_future(services.supervisor.check_in(word, address))
@@ -146,7 +146,7 @@ async def check_in(services: ServicesOf, request: Request) -> Response:
             raise HTTPException(
                 HTTPStatus.SERVICE_UNAVAILABLE, "the daemon ends: check in again", {"Retry-After": "1"}
             )
-        document = answer_to_json(answer.result())
+        document = CHECK_IN_ANSWER.encode(answer.result())
     finally:
         answer.cancel()
         stop.cancel()

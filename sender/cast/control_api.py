@@ -27,12 +27,12 @@ from protocol.constants import (
 )
 from protocol.control_messages import (
     API_BASE,
+    COMPLETION,
     MANIFEST_TYPE,
     PROBLEM_TYPE,
     JsonObject,
     cast_description,
     cast_to_json,
-    completion_from_json_untrusted,
     grant_to_json,
     heard_sequence_from_json_untrusted,
     join_from_json_untrusted,
@@ -166,7 +166,7 @@ class ControlApi:
         """A receiver's account of its end."""
         receiver, key = self._authorise_untrusted(receiver_id, request)
         document = await self._document_untrusted(request, CONTROL_BODY_BYTES_MAX)
-        report = completion_from_json_untrusted(document)
+        report = COMPLETION.decode_untrusted("completion", document)
         with self._shared.change() as (session, now):
             _check_key(session, receiver, key)
             session.complete(receiver, report, now)

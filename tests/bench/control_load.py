@@ -14,8 +14,8 @@ import time
 import urllib.parse
 
 from protocol.control_messages import (
+    COMPLETION,
     JsonObject,
-    completion_to_json,
     encode_need,
     grant_from_json_untrusted,
     join_to_json,
@@ -137,7 +137,7 @@ async def _run_clients(url: str, count: int) -> list[float]:
     seconds = [time.monotonic() - begin]
     for method, what, body in (
         ("PUT", "need", {"need": encode_need(None)}),
-        ("POST", "completion", completion_to_json(_REPORT)),
+        ("POST", "completion", COMPLETION.encode(_REPORT)),
     ):
         begin = time.monotonic()
         await asyncio.gather(

@@ -24,21 +24,21 @@ from pathlib import Path
 import numpy as np
 
 from protocol.check_in import (
+    CHECK_IN,
+    CHECK_IN_ANSWER,
     CHECK_IN_PATH,
     STATE_IDLE,
     STATE_RECEIVING,
     Assignment,
     CheckIn,
     CheckInAnswer,
-    answer_from_json_untrusted,
-    check_in_to_json,
     outcome_of,
 )
 from protocol.constants import DATA_HEADER_BYTES, MIB
 from protocol.control_messages import (
     API_BASE,
+    COMPLETION,
     JsonObject,
-    completion_to_json,
     encode_need,
     grant_from_json_untrusted,
     join_to_json,
@@ -148,7 +148,7 @@ class Room:
         await asyncio.sleep(self._rng.uniform(0, COMPLETION_SPREAD_S))
         report = self._completion(machine)
         assert machine.grant is not None
-        await self._control(machine, "POST", "completion", completion_to_json(report))
+        await self._control(machine, "POST", "completion", COMPLETION.encode(report))
         self.said.append((time.monotonic(), machine.index, 1.0))
         receiving.cancel()
         outcome = outcome_of(machine.assignment.cast_id, report)
@@ -211,7 +211,7 @@ class Room:
         self, machine: Machine, state: str, *, wait_s: float = 0.0, last: object = None
     ) -> CheckInAnswer:
         cast_id = machine.assignment.cast_id if machine.assignment and state == STATE_RECEIVING else None
-        document = check_in_to_json(
+        document = CHECK_IN.encode(
             CheckIn(
                 agent_id=f"agent-{machine.index}",
                 name=machine.name,
@@ -227,8 +227,8 @@ class Room:
                 wait_s=wait_s,
             )
         )
-        return answer_from_json_untrusted(
-            await self._exchange(self.url, "POST", f"{API_BASE}{CHECK_IN_PATH}", document)
+        return CHECK_IN_ANSWER.decode_untrusted(
+            "answer", await self._exchange(self.url, "POST", f"{API_BASE}{CHECK_IN_PATH}", document)
         )
 
     async def _control(self, machine: Machine, method: str, what: str, body: JsonObject) -> None:

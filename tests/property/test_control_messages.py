@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from protocol import check_in
 from protocol import control_messages as messages
 from protocol.errors import ProtocolError
+from protocol.json_fields import JsonRecord, Kind
 
 SCALARS = (
     st.none()
@@ -28,26 +31,33 @@ JSON = st.recursive(
 )
 
 
-def objects_with(fields: dict[str, messages.Kind], *more: str) -> st.SearchStrategy[object]:
+def objects_with(fields: Mapping[str, Kind], *more: str) -> st.SearchStrategy[object]:
     """JSON that has the right names and anything as values, so that every field's check is reached."""
     return st.fixed_dictionaries({}, optional=dict.fromkeys((*fields, *more), JSON)) | JSON
 
 
+RECORDS: dict[str, JsonRecord[Any]] = {
+    "identity": messages.IDENTITY,
+    "completion": messages.COMPLETION,
+    "check_in": check_in.CHECK_IN,
+    "outcome": check_in.CAST_OUTCOME,
+    "answer": check_in.CHECK_IN_ANSWER,
+    "assignment": check_in.ASSIGNMENT,
+}
 DECODERS: list[tuple[Callable[[object], object], st.SearchStrategy[object]]] = [
     (messages.cast_from_json_untrusted, objects_with(messages.CAST_FIELDS)),
     (messages.casts_from_json_untrusted, JSON | st.fixed_dictionaries({"casts": st.lists(JSON, max_size=3)})),
     (messages.grant_from_json_untrusted, objects_with(messages.GRANT_FIELDS, "cast")),
-    (messages.completion_from_json_untrusted, objects_with(messages.COMPLETION_FIELDS)),
     (
         lambda value: messages.join_from_json_untrusted(value, block_count=9, address="::1"),
         objects_with(messages.JOIN_FIELDS, "need"),
     ),
     (lambda value: messages.decode_need_untrusted(value, 9), JSON),
     (messages.heard_sequence_from_json_untrusted, JSON),
-    (check_in.check_in_from_json_untrusted, objects_with(check_in.CHECK_IN_FIELDS, "last_result")),
-    (check_in.outcome_from_json_untrusted, objects_with(check_in.OUTCOME_FIELDS)),
-    (check_in.answer_from_json_untrusted, objects_with(check_in.ANSWER_FIELDS, "assignment")),
-    (check_in.assignment_from_json_untrusted, objects_with(check_in.ASSIGNMENT_FIELDS)),
+    *(
+        (functools.partial(record.decode_untrusted, name), objects_with(record.fields))
+        for name, record in RECORDS.items()
+    ),
 ]
 
 
@@ -67,18 +77,14 @@ def test_any_json_gives_a_record_or_a_protocol_error(index: int, data: st.DataOb
             ("cast", messages.CAST_FIELDS),
             ("grant", messages.GRANT_FIELDS),
             ("join", messages.JOIN_FIELDS),
-            ("completion", messages.COMPLETION_FIELDS),
-            ("check_in", check_in.CHECK_IN_FIELDS),
-            ("outcome", check_in.OUTCOME_FIELDS),
-            ("answer", check_in.ANSWER_FIELDS),
-            ("assignment", check_in.ASSIGNMENT_FIELDS),
+            *((table, record.fields) for table, record in RECORDS.items()),
         )
         for name, kind in fields.items()
     ],
 )
 @given(value=JSON)
 def test_every_field_takes_or_refuses_any_value_and_keeps_what_it_took(
-    name: str, kind: messages.Kind, value: object
+    name: str, kind: Kind, value: object
 ) -> None:
     try:
         decoded = kind.decode_untrusted(name, value)

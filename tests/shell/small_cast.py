@@ -20,12 +20,7 @@ from numpy.typing import NDArray
 from protocol.block_codec import BlockEncoder, block_hash
 from protocol.cast_policy import CastPolicy
 from protocol.constants import DATA_HEADER_BYTES
-from protocol.control_messages import (
-    CastDescription,
-    cast_description,
-    completion_from_json_untrusted,
-    completion_to_json,
-)
+from protocol.control_messages import COMPLETION, CastDescription, cast_description
 from protocol.frame_encoder import FrameEncoder
 from protocol.limiter import Cause
 from protocol.manifest import BlockKind, Manifest, build_manifest
@@ -280,7 +275,7 @@ class SmallCast:
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
         sender = await self._answering()
         sender.check_key(grant.receiver_id, grant.key)
-        self.completions.append(completion_from_json_untrusted(completion_to_json(report)))
+        self.completions.append(COMPLETION.decode_untrusted("completion", COMPLETION.encode(report)))
         sender.complete(grant.receiver_id, report, trio.current_time())
 
     async def _answering(self) -> SenderSession:

@@ -136,7 +136,7 @@ def test_a_receiver_joins_says_its_need_and_reports_its_completion(tmp_path: Pat
         assert record.state is ReceiverState.RECEIVING
         assert rig.session.image_demand.wanted_count == 3  # blocks 0, 4 and 5 are stored and needed
 
-        body = json.dumps(messages.completion_to_json(completion())).encode()
+        body = json.dumps(messages.COMPLETION.encode(completion())).encode()
         response = await client.post(f"{path}/completion", content=body, headers=authorization)
         assert response.status_code == 204
         assert record.state is ReceiverState.COMPLETE
@@ -213,7 +213,7 @@ def test_only_the_holder_of_a_receivers_key_speaks_for_it(tmp_path: Path) -> Non
 
     async def scenario(client: httpx.AsyncClient) -> None:
         grant, authorization = await join(client)
-        body = json.dumps(messages.completion_to_json(completion())).encode()
+        body = json.dumps(messages.COMPLETION.encode(completion())).encode()
         path = f"{CAST}/receivers/{grant.receiver_id}/completion"
         check_problem(await client.post(path, content=body), 401, "Bearer")
         for key in ("00" * 32, "zz"):

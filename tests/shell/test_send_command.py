@@ -121,7 +121,7 @@ class PlayedReceiver:
     def report(self, report: CompletionReport) -> None:
         response = httpx.post(
             f"{self._url}/{self.grant.receiver_id}/completion",
-            json=messages.completion_to_json(report),
+            json=messages.COMPLETION.encode(report),
             headers={"Authorization": f"Bearer {self.grant.key.hex()}"},
             timeout=TIMEOUT_S,
         )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from protocol.check_in import answer_to_json, check_in_from_json_untrusted
+from protocol import check_in as messages
 from protocol.errors import ConfigurationError, ServerRefusedError
 from receiver.http_exchange import Unreachable
 from receiver.service.server_client import DaemonRing, ServerClient
@@ -45,11 +45,11 @@ def json_bytes(value: object) -> bytes:
 async def test_a_check_in_arrives_with_the_token_and_is_answered(
     server: Server, client: ServerClient
 ) -> None:
-    server.answers[PATH] = 200, json_bytes(answer_to_json(ANSWER))
+    server.answers[PATH] = 200, json_bytes(messages.CHECK_IN_ANSWER.encode(ANSWER))
     assert await client.check_in(QUICK) == ANSWER
     method, _, headers, body = server.requests[0]
     assert (method, headers["Authorization"]) == ("POST", f"Bearer {SECRET}")
-    assert check_in_from_json_untrusted(json.loads(body)) == QUICK
+    assert messages.CHECK_IN.decode_untrusted("check-in", json.loads(body)) == QUICK
 
 
 @pytest.mark.trio
@@ -80,7 +80,7 @@ async def test_whatever_else_is_answered_is_tried_again(
 
 @pytest.mark.trio
 async def test_the_next_daemon_takes_over_from_one_that_is_gone(server: Server, client: ServerClient) -> None:
-    server.answers[PATH] = 200, json_bytes(answer_to_json(ANSWER))
+    server.answers[PATH] = 200, json_bytes(messages.CHECK_IN_ANSWER.encode(ANSWER))
     gone = ServerClient("http://127.0.0.1:1", SECRET)
     ring = DaemonRing([gone, client], random.Random(1))
     with pytest.raises(Unreachable):

@@ -63,16 +63,16 @@ def through_text(value: object) -> object:
     ],
 )
 def test_a_check_in_arrives_as_it_was_said(check_in: messages.CheckIn) -> None:
-    document = through_text(messages.check_in_to_json(check_in))
-    assert messages.check_in_from_json_untrusted(document) == check_in
+    document = through_text(messages.CHECK_IN.encode(check_in))
+    assert messages.CHECK_IN.decode_untrusted("check-in", document) == check_in
 
 
 @pytest.mark.parametrize(
     "answer", [ANSWER, dataclasses.replace(ANSWER, assignment=None, recorded_cast_id=None)]
 )
 def test_an_answer_arrives_as_it_was_given(answer: messages.CheckInAnswer) -> None:
-    document = through_text(messages.answer_to_json(answer))
-    assert messages.answer_from_json_untrusted(document) == answer
+    document = through_text(messages.CHECK_IN_ANSWER.encode(answer))
+    assert messages.CHECK_IN_ANSWER.decode_untrusted("answer", document) == answer
 
 
 def test_the_outcome_of_a_cast_says_what_the_completion_report_said() -> None:
@@ -90,11 +90,11 @@ def test_a_machines_odd_texts_and_cards_dont_keep_it_from_checking_in() -> None:
         macs=("52-54-00-AB-CD-EF", "80:00:02:08:fe:80:00:00", "", *["52:54:00:00:00:01"] * 40),
         inventory={f"key {index}": "x" * 1000 for index in range(100)},
     )
-    arrived = messages.check_in_from_json_untrusted(through_text(messages.check_in_to_json(odd)))
+    arrived = messages.CHECK_IN.decode_untrusted("check-in", through_text(messages.CHECK_IN.encode(odd)))
     assert arrived.macs[0] == "52:54:00:ab:cd:ef"
     assert len(arrived.macs) == 16
     assert arrived.serial.startswith("?[2Jéé")
-    assert len(json.dumps(messages.check_in_to_json(odd))) < 16 << 10
+    assert len(json.dumps(messages.CHECK_IN.encode(odd))) < 16 << 10
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_machines_odd_texts_and_cards_dont_keep_it_from_checking_in() -> None:
 )
 def test_a_check_in_with_a_field_out_of_range_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ProtocolError, match=field):
-        messages.check_in_from_json_untrusted({**messages.check_in_to_json(CHECK_IN), field: value})
+        messages.CHECK_IN.decode_untrusted("check-in", {**messages.CHECK_IN.encode(CHECK_IN), field: value})
 
 
 @pytest.mark.parametrize(
@@ -130,18 +130,20 @@ def test_a_check_in_with_a_field_out_of_range_is_refused_by_name(field: str, val
     ],
 )
 def test_an_assignment_with_a_field_out_of_range_is_refused_by_name(field: str, value: object) -> None:
-    document = {**messages.assignment_to_json(ASSIGNMENT), field: value}
+    document = {**messages.ASSIGNMENT.encode(ASSIGNMENT), field: value}
     with pytest.raises(ProtocolError, match=field):
-        messages.answer_from_json_untrusted({**messages.answer_to_json(ANSWER), "assignment": document})
+        messages.CHECK_IN_ANSWER.decode_untrusted(
+            "answer", {**messages.CHECK_IN_ANSWER.encode(ANSWER), "assignment": document}
+        )
 
 
 def test_mutated_check_ins_raise_only_protocol_errors() -> None:
     generator = random.Random(21)
-    documents = [messages.check_in_to_json(CHECK_IN), messages.answer_to_json(ANSWER)]
+    documents = [messages.CHECK_IN.encode(CHECK_IN), messages.CHECK_IN_ANSWER.encode(ANSWER)]
     for _ in range(2000):
         text = bytearray(json.dumps(generator.choice(documents)).encode())
         for _ in range(generator.randrange(1, 4)):
             text[generator.randrange(len(text))] = generator.randrange(256)
-        for decode in (messages.check_in_from_json_untrusted, messages.answer_from_json_untrusted):
+        for record in (messages.CHECK_IN, messages.CHECK_IN_ANSWER):
             with contextlib.suppress(ProtocolError):
-                decode(parse_json_untrusted(bytes(text)))
+                record.decode_untrusted("message", parse_json_untrusted(bytes(text)))

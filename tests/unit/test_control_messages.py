@@ -104,13 +104,13 @@ def test_a_join_carries_exactly_the_blocks_that_are_needed(need: str | None) -> 
 
 
 def test_a_completion_report_arrives_as_it_was_made() -> None:
-    document = through_text(messages.completion_to_json(COMPLETION))
-    assert messages.completion_from_json_untrusted(document) == COMPLETION
+    document = through_text(messages.COMPLETION.encode(COMPLETION))
+    assert messages.COMPLETION.decode_untrusted("completion", document) == COMPLETION
 
 
 def test_an_error_text_with_terminal_escapes_arrives_as_one_harmless_line() -> None:
     report = dataclasses.replace(COMPLETION, error="\x1b[31mred\nlong " + "é" * 3000)
-    arrived = messages.completion_from_json_untrusted(messages.completion_to_json(report))
+    arrived = messages.COMPLETION.decode_untrusted("completion", messages.COMPLETION.encode(report))
     assert arrived.error.isprintable()
     assert arrived.error.startswith("?[31mred long éé")
     assert len(arrived.error.encode()) <= 2000
@@ -158,10 +158,10 @@ def test_a_cast_with_a_field_out_of_range_is_refused_by_name(field: str, value: 
 
 
 def test_a_missing_field_is_named() -> None:
-    document = messages.completion_to_json(COMPLETION)
+    document = messages.COMPLETION.encode(COMPLETION)
     del document["seconds_total"]
     with pytest.raises(ProtocolError, match="seconds_total: missing"):
-        messages.completion_from_json_untrusted(document)
+        messages.COMPLETION.decode_untrusted("completion", document)
 
 
 def test_a_grant_whose_cast_is_another_run_is_refused() -> None:
@@ -188,7 +188,7 @@ def test_mutated_documents_raise_only_protocol_errors() -> None:
     generator = random.Random(20)
     documents = [
         messages.grant_to_json(GRANT, state=STATE_CASTING),
-        messages.completion_to_json(COMPLETION),
+        messages.COMPLETION.encode(COMPLETION),
         messages.join_to_json(JoinRequest("a", "b", {"k": "v"}, True, np.ones(20, np.bool_), "::1")),
     ]
     for _ in range(2000):
@@ -198,7 +198,7 @@ def test_mutated_documents_raise_only_protocol_errors() -> None:
         try:
             value = messages.parse_json_untrusted(bytes(text))
             messages.grant_from_json_untrusted(value)
-            messages.completion_from_json_untrusted(value)
+            messages.COMPLETION.decode_untrusted("completion", value)
             messages.join_from_json_untrusted(value, block_count=20, address="::1")
         except ProtocolError:
             pass
