@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +28,10 @@ from receiver.disk.writer import (
     WriteMode,
 )
 from receiver.target.opening import Target, open_target
+from tests.descriptors import descriptors
 from tests.disk_images import BLOCK_BYTES, MadeImage, allocated_bytes, make_image
 from tests.disk_writing import random_pieces, write_pieces, write_runs
+from tests.lab import LIMIT_S
 
 KINDS = "drzzzrdzuurdddzdzr"
 
@@ -208,7 +211,7 @@ def test_a_slow_device_is_zeroed_in_short_calls(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(calls, "punch_hole", punch)
     monkeypatch.setattr(calls, "next_data", lambda _fd, offset: offset)
-    monkeypatch.setattr(clearing.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(clearing, "time", SimpleNamespace(monotonic=lambda: now_s))
     made = make_image("z")
     with (
         open_target(tmp_path / "target.raw", raw_bytes=size) as target,
@@ -468,16 +471,16 @@ def test_more_threads_than_buffers_wait_for_one(tmp_path: Path) -> None:
                 assert address % 4096 == 0
                 lent.add(address)
                 all_lent.release()
-                go_on.wait(30)
+                go_on.wait(LIMIT_S)
 
         threads = [threading.Thread(target=run) for _ in range(3 * BUFFER_COUNT_MAX)]
         for thread in threads:
             thread.start()
         for _ in range(BUFFER_COUNT_MAX):
-            assert all_lent.acquire(timeout=30)
+            assert all_lent.acquire(timeout=LIMIT_S)
         go_on.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(LIMIT_S)
             assert not thread.is_alive()
     assert len(lent) == BUFFER_COUNT_MAX
 
@@ -497,9 +500,9 @@ def test_a_buffer_comes_back_after_a_failure(tmp_path: Path, made: MadeImage) ->
 
 
 def test_descriptors_are_closed(tmp_path: Path, made: MadeImage) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = descriptors()
     _write(made, tmp_path / "target.raw")
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert not descriptors() - before
     with open_target(tmp_path / "target.raw", raw_bytes=len(made.raw)) as target:
         DiskWriter(target, made.manifest)  # forgotten
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert not descriptors() - before
