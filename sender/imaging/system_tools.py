@@ -24,6 +24,9 @@ OUTPUT_BYTES_MAX: Final = 8 * GIB
 _LINE_BYTES_MAX: Final = 16 * MIB
 _STDERR_BYTES_KEPT: Final = 4096
 _READ_BYTES: Final = MIB
+_SILENT_WAIT_S: Final = 10.0
+"""What has closed its output has nothing left to do but end."""
+
 _KILLED_WAIT_S: Final = 10.0
 """A process that sleeps in the kernel on a dead disk doesn't even die: then it is left to the kernel."""
 
@@ -144,7 +147,7 @@ def _stream(process: subprocess.Popen[bytes], name: str, limit_s: float) -> Gene
 
 def _check_end(process: subprocess.Popen[bytes], name: str, said: bytes) -> None:
     try:
-        code = process.wait(_KILLED_WAIT_S)
+        code = process.wait(_SILENT_WAIT_S)
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"{name} closed its output but didn't end") from error
     if code == 0:
