@@ -10,9 +10,15 @@ import pytest
 
 from tests.lab import privileged_obstacle
 
-# The same examples on every machine and every run: a failure seen once can be seen again.
+# The same examples on every machine and every run: a failure seen once can be seen again, and none is a slow machine's.
 hypothesis.settings.register_profile(
-    "diskcast", derandomize=True, deadline=None, max_examples=60, database=None, print_blob=True
+    "diskcast",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    max_examples=60,
+    database=None,
+    print_blob=True,
 )
 hypothesis.settings.load_profile("diskcast")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sender.blocking_calls import start_blocking_call
+from tests.lab import LIMIT_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +40,7 @@ def test_a_cancelled_call_that_returns_later_disturbs_nobody() -> None:
 
     asyncio.run(run())
     go_on.set()
-    assert ended.wait(30)
+    assert ended.wait(LIMIT_S)
 
 
 STUCK = """
@@ -57,6 +58,6 @@ asyncio.run(run())
 
 def test_the_program_ends_while_a_call_is_stuck() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=ROOT
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "ends\n", "")

@@ -20,9 +20,8 @@ from sender.daemon.services import Services
 from sender.metrics import daemon_metrics
 from sender.metrics.daemon_metrics import observe_request, render_metrics, watch_daemon
 from sender.store.records import CastPhase, Problem
+from tests.lab import LIMIT_S
 from tests.shell.sender_rig import Rig, make_rig
-
-LIMIT_S = 20.0
 
 
 @pytest.fixture
@@ -186,5 +185,5 @@ def test_scrapes_in_several_threads_agree(rig: Rig) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LIMIT_S)
+        thread.join()
     assert failures == []

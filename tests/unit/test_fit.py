@@ -47,6 +47,7 @@ from receiver.disk.fit_table import (
     resize_text,
     usable_stop_bytes_untrusted,
 )
+from tests.lab import LIMIT_S
 
 GIB = 1024 * MIB
 LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
@@ -430,7 +431,7 @@ def test_ctrl_c_ends_the_work_between_two_steps() -> None:
         while time.monotonic() < give_up_at:  # the main thread takes it when it does
             check()
 
-    give_up_at = time.monotonic() + 20.0
+    give_up_at = time.monotonic() + LIMIT_S
     with pytest.raises(KeyboardInterrupt):
         Undisturbed(work).run()
     assert steps == ["one"]

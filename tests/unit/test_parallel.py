@@ -9,6 +9,7 @@ import pytest
 
 from protocol.errors import StorageError
 from receiver.parallel import run_parallel
+from tests.lab import LIMIT_S
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -27,7 +28,7 @@ def test_everything_is_done_once(threads: int) -> None:
 
 
 def test_items_run_at_the_same_time() -> None:
-    together = threading.Barrier(3, timeout=30)
+    together = threading.Barrier(3, timeout=LIMIT_S)
 
     def work(_item: int) -> int:
         together.wait()
@@ -47,7 +48,7 @@ def test_an_error_stops_new_items_and_lets_running_ones_end() -> None:
         if item == 0:
             failed.set()
             raise StorageError("the disk is gone")
-        failed.wait(30)
+        failed.wait(LIMIT_S)
         ended.append(item)
         return 1
 
@@ -68,7 +69,7 @@ def test_an_interrupt_lets_running_items_end() -> None:
 
     def work(item: int) -> int:
         started.append(item)
-        release.wait(30)
+        release.wait(LIMIT_S)
         ended.append(item)
         return 1
 

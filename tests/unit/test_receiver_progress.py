@@ -20,7 +20,8 @@ from receiver.reception.metrics import METRICS, serve_metrics
 from receiver.reception.progress import JsonObserver, PlainObserver, RateMeter, TerminalObserver
 from receiver.reception.status import ReceptionState, ReceptionStatus
 from tests.completion_reports import completion
-from tests.shell.loopback import free_port
+from tests.lab import LIMIT_S
+from tests.ports import free_port_range
 
 PARAMETERS = CastParameters(
     cast_id=CastId(0xABCD),
@@ -152,9 +153,9 @@ def test_metrics_have_base_units_and_every_sample() -> None:
 
 
 def test_metrics_are_scraped() -> None:
-    port = free_port()
+    [port] = free_port_range(1)
     with serve_metrics(port, lambda: STATUS):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT_S) as response:
             text = response.read().decode()
         with (
             pytest.raises(AddressInUseError, match=f"{port}.*--metrics-port"),

@@ -13,7 +13,8 @@ from receiver import doctor
 from receiver.reception.metrics import serve_metrics
 from receiver.reception.status import idle_status
 from receiver.service.log import JsonServiceLog, PlainServiceLog, ServiceLog
-from tests.shell.loopback import free_port
+from tests.lab import LIMIT_S
+from tests.ports import free_port_range
 from tests.unit.test_check_in import ASSIGNMENT
 from tests.unit.test_receiver_progress import RECEPTION
 
@@ -65,10 +66,10 @@ def test_a_result_of_a_cast_is_not_the_programs(
 
 
 def test_an_agent_without_a_cast_has_metrics() -> None:
-    port = free_port()
+    [port] = free_port_range(1)
     with (
         serve_metrics(port, idle_status),
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT_S) as answer,
     ):
         text = answer.read().decode()
     assert 'diskcast_agent_state{state="waiting"} 1.0' in text

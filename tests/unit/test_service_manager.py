@@ -12,8 +12,7 @@ import pytest
 import structlog
 
 from sender.daemon.service_manager import ServiceManager, Watchdog
-
-_GENEROUS_S = 30.0
+from tests.lab import LIMIT_S
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -22,7 +21,7 @@ def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[s
     path = str(tmp_path / "notify")
     name = path if request.param == "path" else f"@diskcast-test-{os.getpid()}-{tmp_path.name}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(_GENEROUS_S)
+        sock.settimeout(LIMIT_S)
         sock.bind(name.replace("@", "\0", 1) if name.startswith("@") else name)
         yield sock, name
 
@@ -122,7 +121,7 @@ def test_a_stuck_event_loop_does_not_tick_either(listener: tuple[socket.socket, 
         sock.settimeout(0.05)  # fifty times the watchdog's time; the loop does nothing else meanwhile
         with pytest.raises(TimeoutError):
             sock.recv(4096)
-        sock.settimeout(_GENEROUS_S)
+        sock.settimeout(LIMIT_S)
         await loop.run_in_executor(None, sock.recv, 4096)  # and again when the loop is free
         task.cancel()
         return _heard(sock)
