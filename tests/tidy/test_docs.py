@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shlex
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 
 import receiver.cli
 import sender.cli
+from sender.daemon.config import ServerConfig
+from sender.daemon.places import GROUP_COUNT
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS: dict[str, click.Group] = {"diskcast": sender.cli.cli, "diskcast-agent": receiver.cli.cli}
@@ -204,3 +207,13 @@ def test_the_check_itself_finds_mistakes(line: str, refused: bool) -> None:
             understand_all()
     else:
         understand_all()
+
+
+def test_the_firewall_page_opens_what_a_daemon_uses() -> None:
+    """Whoever types the page's rules in gets every cast, not one in sixteen."""
+    page = (ROOT / "docs" / "how-to" / "firewalls.md").read_text()
+    network = ServerConfig().network
+    first = ipaddress.ip_address(network.group_base)
+    ranges = set(re.findall(r"ip daddr (\S+)", page))
+    assert ranges == {f"{first}-{first + GROUP_COUNT - 1}"}
+    assert set(re.findall(r"udp dport (\S+)", page)) == {str(network.data_port), network.control_ports}
