@@ -17,8 +17,7 @@ import pytest
 
 from protocol.findings import Finding, Status
 from sender.daemon.config import ServerConfig, load_config
-from sender.demo.run import free_ports
-from sender.doctor import database_doctor
+from sender.doctor import database_doctor, server_doctor
 from sender.doctor.database_doctor import examine_database, judge_schema
 from sender.doctor.server_doctor import (
     cgroup_memory_bytes,
@@ -31,6 +30,8 @@ from sender.doctor.server_doctor import (
     judge_state_directory,
     parse_unit_limits,
 )
+from tests.lab import LIMIT_S
+from tests.ports import free_port_range
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -52,8 +53,7 @@ def _schemas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_reports_a_machine_that_never_ran_a_daemon_and_makes_nothing(tmp_path: Path) -> None:
-    listen = free_ports()[1]
-    first = next(port for _, port in iter(free_ports, None) if port != listen)
+    listen, first = free_port_range(2)
     path = tmp_path / "diskcast.toml"
     path.write_text(
         f'[server]\nlisten = "127.0.0.1:{listen}"\nstate_directory = "state"\n'
@@ -205,7 +205,7 @@ def test_a_database_of_a_newer_version_is_refused() -> None:
 
 
 def test_a_database_server_that_is_not_there_is_a_failure_without_its_password(tmp_path: Path) -> None:
-    port = free_ports()[1]
+    [port] = free_port_range(1)
     config = _config(tmp_path, server__database=f"postgresql://u:hunter2@127.0.0.1:{port}/d")
     (finding,) = examine_database(config)
     assert finding.status is Status.FAIL
@@ -253,8 +253,9 @@ def web_server() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def test_a_daemon_that_runs_is_told_from_any_web_server(
-    tmp_path: Path, web_server: tuple[int, list[bytes]]
+    tmp_path: Path, web_server: tuple[int, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(server_doctor, "HEALTH_TIMEOUT_S", LIMIT_S)
     port, answers = web_server
     path = tmp_path / "diskcast.toml"
     path.write_text(
