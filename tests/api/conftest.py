@@ -1,4 +1,7 @@
-"""Daemons' APIs for the whole session: one that demands tokens, one that is open on the loopback address."""
+"""Daemons' APIs for a module: one that demands tokens, one that is open on the loopback address.
+
+No longer than that: their threads come and go, and other tests of the same process count theirs.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def _drop(_logger: object, _method: str, _event: structlog.typing.EventDict) -> 
     raise structlog.DropEvent
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _quiet() -> Iterator[None]:
     """Thousands of requests are told, and tracebacks drawn, which nobody reads here."""
     before = structlog.get_config()
@@ -25,13 +28,13 @@ def _quiet() -> Iterator[None]:
     structlog.configure(**before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serve(tmp_path_factory.mktemp("guarded"), server__require_tokens=True) as served:
         yield served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def open_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serve(tmp_path_factory.mktemp("open")) as served:
         yield served

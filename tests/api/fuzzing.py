@@ -24,6 +24,7 @@ from sender.api.application import api_document
 from sender.api.inputs import URL_CHARACTERS_MAX, URL_PATTERN
 from sender.store.records import Role
 from tests.api.served import Served
+from tests.lab import LIMIT_S
 
 CHECK_NAMES: Final = (
     "not_a_server_error",
@@ -121,7 +122,7 @@ def _checker(served: Served, tally: Tally) -> Callable[..., None]:
             case.path_parameters.update({name: real[name] for name in case.path_parameters if name in real})
         role = Role.ENROL if case.path.endswith("/check-in") else Role.OPERATE
         headers = {"Authorization": f"Bearer {served.secrets[role]}"}
-        response = case.call(base_url=served.url, session=session, headers=headers, timeout=60)
+        response = case.call(base_url=served.url, session=session, headers=headers, timeout=LIMIT_S)
         tally.count += 1
         tally.statuses[response.status_code] = tally.statuses.get(response.status_code, 0) + 1
         case.validate_response(response, checks=checks, headers=headers)

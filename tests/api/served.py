@@ -22,9 +22,9 @@ from sender.store.database import open_store
 from sender.store.recorder import Recorder
 from sender.store.records import Role
 from tests.disk_images import MadeImage, make_image
+from tests.lab import LIMIT_S
 
 T = TypeVar("T")
-LIMIT_S = 60.0
 PREFIX = "/api/v1"
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 
 from sender.api import access, event_stream, routes_system
 from sender.store.records import Role
-from tests.api.served import LIMIT_S, PREFIX, Served, serve
+from tests.api.served import PREFIX, Served, serve
 from tests.api.test_refusals import check_problem
+from tests.lab import LIMIT_S
 
 
 class Watcher:
@@ -47,6 +49,15 @@ def watch(client: httpx.Client, topics: str) -> Iterator[Watcher]:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
         yield Watcher(response)
+
+
+def until_nobody_watches(served: Served) -> None:
+    """Each watcher is forgotten once its connection is found closed."""
+    feed, state = served.services.live, served.application.state
+    give_up_at = time.monotonic() + LIMIT_S
+    while state.stream_count or feed.subscriber_count:
+        assert time.monotonic() < give_up_at, f"{state.stream_count} streams, {feed.subscriber_count} left"
+        time.sleep(0.02)
 
 
 def test_a_watcher_sees_all_at_first_and_then_each_change(local: httpx.Client) -> None:
@@ -105,7 +116,6 @@ def test_a_watcher_whose_token_is_deleted_sees_no_more(
 
 def test_who_does_not_read_holds_up_nobody_and_costs_little(open_api: Served, local: httpx.Client) -> None:
     local.post("/rooms", json={"name": "Slow"})
-    feed = open_api.services.live
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             peer = stack.enter_context(
@@ -125,23 +135,16 @@ def test_who_does_not_read_holds_up_nobody_and_costs_little(open_api: Served, lo
                 )
             while len(next(events)["machines"]) == 0:
                 pass
-        for subscriber in feed._subscribers:
+        for subscriber in list(open_api.services.live._subscribers):  # the loop forgets some meanwhile
             assert subscriber.queue.qsize() <= 16
-    # Each of them is forgotten once its connection is found closed.
-    deadline = threading.Event()
-    for _ in range(600):
-        if open_api.application.state.stream_count == 0 and feed.subscriber_count == 0:
-            return
-        deadline.wait(0.1)
-    raise AssertionError(
-        f"{open_api.application.state.stream_count} streams, {feed.subscriber_count} watchers left"
-    )
+    until_nobody_watches(open_api)
 
 
 def test_there_is_an_end_to_watchers(
     open_api: Served, local: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes_system, "STREAMS_MAX", open_api.application.state.stream_count + 1)
+    until_nobody_watches(open_api)
+    monkeypatch.setattr(routes_system, "STREAMS_MAX", 1)
     with watch(local, "overview") as watcher:
         next(watcher.blocks())
         answer = local.get("/events")

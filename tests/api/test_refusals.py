@@ -13,6 +13,7 @@ from protocol.control_messages import PROBLEM_TYPE
 from protocol.errors import DatabaseDamagedError, DatabaseFullError, DatabaseUnavailableError
 from sender.api import route
 from tests.api.served import PREFIX, Served, serve
+from tests.lab import LIMIT_S
 
 
 def check_problem(response: httpx.Response, status: int) -> dict[str, object]:
@@ -201,7 +202,7 @@ def test_the_databases_trouble_is_told_with_its_mend(
 def test_a_locked_database_stops_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
     with serve(tmp_path, server__require_tokens=True) as served, served.client() as client:
         client.post("/rooms", json={"name": "Before"}).raise_for_status()
-        with sqlite3.connect(served.folder / "state" / "diskcast.db") as other:
+        with sqlite3.connect(served.folder / "state" / "diskcast.db", timeout=LIMIT_S) as other:
             other.execute("BEGIN IMMEDIATE")
             problem = check_problem(client.post("/rooms", json={"name": "During"}), 503)
             assert "lock" in str(problem["detail"])
@@ -217,7 +218,7 @@ def test_a_locked_database_stops_what_needs_it_and_nothing_else(tmp_path: Path) 
 
 def test_a_peer_that_speaks_no_http_does_no_harm(local: httpx.Client, open_api: Served) -> None:
     for rubbish in (b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", b"A" * 100_000 + b"\r\n\r\n"):
-        with socket.create_connection(("127.0.0.1", open_api.port), timeout=30) as peer:
+        with socket.create_connection(("127.0.0.1", open_api.port), timeout=LIMIT_S) as peer:
             peer.sendall(rubbish)
             peer.shutdown(socket.SHUT_WR)
             while peer.recv(65536):
@@ -230,7 +231,7 @@ def test_a_body_that_never_ends_is_given_up(
 ) -> None:
     monkeypatch.setattr(route, "BODY_TIMEOUT_S", 0.2)
     head = f"POST {PREFIX}/rooms HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", open_api.port), timeout=30) as peer:
+    with socket.create_connection(("127.0.0.1", open_api.port), timeout=LIMIT_S) as peer:
         peer.sendall(head.encode() + b"Content-Length: 99\r\n\r\n{")
         assert b" 408 " in peer.recv(65536).split(b"\r\n")[0]
     assert local.get("/rooms").status_code == 200

@@ -14,6 +14,7 @@ from sender.api.operations import OPERATIONS
 from sender.api.route import Body, Operation
 from sender.store.records import Role
 from tests.api.served import Served, serve
+from tests.lab import LIMIT_S
 
 FITTING = {
     Access.OPEN: {None, *Role},
@@ -46,7 +47,7 @@ def _ask(served: Served, operation: Operation, headers: dict[str, str]) -> httpx
         headers = headers | {"Content-Type": "text/csv" if operation.body is Body.CSV else "application/json"}
         content = b"{}"
     with (
-        httpx.Client(timeout=30, trust_env=False, verify=False) as client,
+        httpx.Client(timeout=LIMIT_S, trust_env=False, verify=False) as client,
         client.stream(operation.method, url, headers=headers, content=content) as response,
     ):
         if not response.headers.get("content-type", "").startswith(EVENTS_TYPE):
