@@ -26,7 +26,7 @@ class HttpFiles:
         login: ``user:password`` that is asked for.
         requests: method, path and range of each request.
         body_bytes: of all bodies, counted before they are sent: whoever has received one finds it counted.
-        before_get: called with the path before each GET.
+        before_get: called with the path before each GET; a ConnectionError breaks the connection.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,7 +83,11 @@ def _handler_of(files: HttpFiles) -> type[http.server.SimpleHTTPRequestHandler]:
             self._answer(body=False)
 
         def do_GET(self) -> None:
-            files.before_get(self.path)
+            try:
+                files.before_get(self.path)
+            except ConnectionError:
+                self.close_connection = True
+                return
             self._answer(body=True)
 
         def _answer(self, *, body: bool) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from sender.daemon.config import LibrarySection
 from sender.library.library import Library
-
-LIMIT_S = 60.0
+from tests.lab import LIMIT_S
 
 
 @contextlib.asynccontextmanager

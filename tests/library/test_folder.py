@@ -234,8 +234,9 @@ def test_a_dead_file_server_is_told_and_stops_neither_the_daemon_nor_other_folde
         async with running(Library(config, None)) as library:
             await until(library, library.images)
             answering.clear()
-            await until(library, library.problems)
-            assert "doesn't answer" in library.problems()[0].text
+            # On a busy machine the other folder may be late for a moment, too.
+            told = f"{nas} doesn't answer"
+            await until(library, lambda: any(told in problem.text for problem in library.problems()))
             make_image("d", seed=2).write(tmp_path / "images" / "near.dci")
             await until(library, lambda: len(library.images()) == 2)
             stuck = looks

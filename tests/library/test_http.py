@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sender.library.cache import Cache
 from sender.library.library import Library
 from sender.store.records import Image, ImageState
 from tests.disk_images import MadeImage, make_image
+from tests.lab import LIMIT_S
 from tests.library.http_files import HttpFiles
 from tests.library.rig import running, settings, until
 
@@ -157,12 +159,14 @@ def test_what_was_fetched_before_a_restart_isnt_fetched_again(
         made = _put(server)
         image_id = made.manifest.image_id.hex()
         size = (server.folder / "lab.dci").stat().st_size
-        half = asyncio.Event()
+        half, cancelled = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
 
         def stop_half_way(_: str) -> None:
             if server.body_bytes > size // 2:
                 loop.call_soon_threadsafe(half.set)
+                assert cancelled.wait(LIMIT_S)
+                raise ConnectionAbortedError
 
         server.before_get = stop_half_way
         async with running(_library(tmp_path, f"{server.url}/lab.dci")) as library:
@@ -172,6 +176,7 @@ def test_what_was_fetched_before_a_restart_isnt_fetched_again(
             assert library.get(image_id).state is ImageState.FETCHING
             opening.cancel()
             await asyncio.wait({opening})
+            cancelled.set()
             # A cast that was cancelled leaves its image; nobody fetches on.
             await until(library, lambda: library.get(image_id).state is ImageState.REMOTE)
             assert library.get(image_id).in_use_by == ()

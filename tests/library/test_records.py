@@ -14,6 +14,7 @@ from sender.library.library import Library
 from sender.store.database import Store, open_database
 from sender.store.records import Image, ImageState
 from tests.disk_images import make_image
+from tests.lab import LIMIT_S
 from tests.library.http_files import HttpFiles
 from tests.library.rig import running, settings, until
 
@@ -39,7 +40,7 @@ def test_an_image_that_is_gone_keeps_its_record(tmp_path: Path, store: Store) ->
         paths = [
             made.write(tmp_path / "images" / f"{name}.dci") for name, made in (("one", one), ("two", two))
         ]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT_S):
             async with running(Library(config, store)):
                 first = await _recorded(store, ids[0], ImageState.AVAILABLE)
                 await _recorded(store, ids[1], ImageState.AVAILABLE)

@@ -14,30 +14,29 @@ import pytest
 
 from protocol.constants import KIB
 from protocol.errors import ImageError
-from sender.demo.run import free_ports
 from sender.library import fetch as fetch_module
 from sender.library.library import Library
 from sender.store.records import ImageState
 from tests.disk_images import make_image
+from tests.lab import LIMIT_S
 from tests.library.rig import running, settings, until
-
-START_LIMIT_S = 60.0
+from tests.ports import free_port_range
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """A real S3 server on the loopback."""
-    port = free_ports()[1]
+    [port] = free_port_range(1)
     url = f"http://127.0.0.1:{port}"
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
     with subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as moto:
         try:
-            deadline = time.monotonic() + START_LIMIT_S
+            deadline = time.monotonic() + LIMIT_S
             while True:
                 with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=5).close()
+                    urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=LIMIT_S).close()
                     break
                 assert moto.poll() is None
                 assert time.monotonic() < deadline
@@ -63,7 +62,7 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> fs
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(fetch_module, "PIECE_BYTES", 64 * KIB)
     urllib.request.urlopen(
-        urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST"), timeout=10
+        urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST"), timeout=LIMIT_S
     ).close()
     system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
     system.mkdir("images")
@@ -132,7 +131,7 @@ def test_what_s3_refuses_is_told_with_the_mend(
     assert "isn't there" in asyncio.run(problem_of("s3://images/none.dci"))
     assert "isn't there" in asyncio.run(problem_of("s3://nowhere/lab/"))
     assert "s3://images/empty.dci" in asyncio.run(problem_of("s3://images/empty.dci"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports()[1]}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port_range(1)[0]}")
     monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
     assert "s3://images/empty.dci" in asyncio.run(problem_of("s3://images/empty.dci"))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
