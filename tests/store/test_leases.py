@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from sender.store.database import Store, open_database
 from sender.store.records import CastPhase
+from tests.lab import LIMIT_S
 from tests.store.samples import START, add_cast, room
 
 WORKERS = 2
@@ -60,9 +61,9 @@ def test_processes_that_acquire_at_once_take_no_cast_twice(store: Store, url: sa
     ]
     for worker in workers:
         worker.start()
-    taken = [cast_id for _ in workers for cast_id in queue.get(timeout=100)]
+    taken = [cast_id for _ in workers for cast_id in queue.get(timeout=LIMIT_S)]
     for worker in workers:
-        worker.join(100)
+        worker.join(LIMIT_S)
     taken += _take_all(store, "last/1")
     assert sorted(taken) == [f"{number:08x}" for number in range(CASTS)]
 

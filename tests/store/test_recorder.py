@@ -16,10 +16,9 @@ from sender.store import recorder as recorder_module
 from sender.store.database import Store, open_database
 from sender.store.recorder import RECORDABLE, SPOOL_NAME, Recorder, _signature
 from sender.store.records import Cast, CastEvent, CastPhase, Command, TimelinePoint
+from tests.lab import LIMIT_S
 from tests.postgres import PostgresServer, postgres_server
 from tests.store.samples import START, Clock, add_cast, image, line, machine
-
-WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +68,11 @@ def test_the_latest_of_each_key_is_written_and_in_order(store: Store, tmp_path: 
         recorder.put(("cast",), "casts.save", dataclasses.replace(cast, phase=CastPhase.CASTING))
         assert recorder.pending_count == 4
         async with running(recorder):
-            assert await recorder.drain(WAIT_S)
+            assert await recorder.drain(LIMIT_S)
             assert done == ["b:0.4", "c:0.4", "a:0.9"]
             recorder.put(("machine", "b"), "casts.put_machine", line(name="b", progress=1.0))
             assert not await recorder.drain(0.0)
-            assert await recorder.drain(WAIT_S)
+            assert await recorder.drain(LIMIT_S)
 
     asyncio.run(work())
     assert store.casts.get("00000001").phase is CastPhase.CASTING
@@ -107,14 +106,14 @@ def test_an_outage_is_told_survived_and_forgotten(
                 ("cast",), "casts.save", dataclasses.replace(cast, phase=CastPhase.DONE, ended_at=START)
             )
             assert recorder.pending_count == 71
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(LIMIT_S):
                 while recorder.problem is None or not (tmp_path / SPOOL_NAME).exists():
                     await asyncio.sleep(0.01)
             assert "71 records wait" in recorder.problem.text
             assert "doesn't answer" in recorder.problem.text
             await asyncio.to_thread(server.start)
-            assert await recorder.drain(WAIT_S)
-            async with asyncio.timeout(WAIT_S):
+            assert await recorder.drain(LIMIT_S)
+            async with asyncio.timeout(LIMIT_S):
                 while recorder.problem is not None or (tmp_path / SPOOL_NAME).exists():
                     await asyncio.sleep(0.01)
 
@@ -164,8 +163,8 @@ def test_what_an_ended_daemon_couldnt_write_the_next_one_does(
         assert recorder.pending_count == 10
         assert recorder.dropped_count == 1
         async with running(recorder):
-            assert await recorder.drain(WAIT_S)
-            async with asyncio.timeout(WAIT_S):
+            assert await recorder.drain(LIMIT_S)
+            async with asyncio.timeout(LIMIT_S):
                 while (tmp_path / SPOOL_NAME).exists():
                     await asyncio.sleep(0.01)
 
@@ -192,7 +191,7 @@ def test_a_record_that_the_database_refuses_holds_up_no_other(
         recorder.put(("2",), "casts.put_machine", line(name="b", bytes_verified=1 << 80))
         recorder.put(("3",), "casts.put_machine", line(name="c"))
         async with running(recorder):
-            assert await recorder.drain(WAIT_S)
+            assert await recorder.drain(LIMIT_S)
 
     asyncio.run(work())
     assert [item.name for item in store.casts.machines("00000001")] == ["a", "c"]
