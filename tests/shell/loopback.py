@@ -9,16 +9,17 @@ from typing import Self
 
 _SOL_UDP = 17
 _UDP_SEGMENT = 103
+_SO_RCVBUFFORCE = 33
 
 GROUP_IPV4 = "239.255.68.99"
 
 
-def free_port() -> int:
-    """A UDP port that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def roomy(sock: socket.socket) -> None:
+    """Let it keep what a test sends until a busy machine comes to read it."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 4 << 20)
+    except PermissionError:  # then the system's limit holds
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
 
 
 class LoopbackSender:

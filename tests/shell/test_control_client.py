@@ -40,6 +40,7 @@ from receiver.http_exchange import ANSWER_BYTES_MAX, Unreachable
 from receiver.reception.control_client import ControlClient, retry_until
 from receiver.reception.discovery import CastChoice, ask_for_cast
 from tests.completion_reports import completion
+from tests.lab import LIMIT_S
 
 CAST = CastDescription(
     cast_id=CastId(0xABCD),
@@ -227,10 +228,12 @@ async def test_a_server_that_speaks_something_else(server: Server) -> None:
 async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     monkeypatch.setattr(http_exchange, "EXCHANGE_TIMEOUT_S", 0.05)
     done = threading.Event()
-    server.answers["/api/v1/casts"] = lambda _handler: done.wait(5) and None
-    with pytest.raises(Unreachable, match="timed out"):
-        await server.client.casts()
-    done.set()
+    server.answers["/api/v1/casts"] = lambda _handler: done.wait(LIMIT_S) and None
+    try:
+        with pytest.raises(Unreachable, match="timed out"):
+            await server.client.casts()
+    finally:
+        done.set()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from protocol.wire.codec import encode_control
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED, Announce
 from receiver.reception.discovery import OFFERS_MAX, CastChoice, CastOffer, listen_for_cast
 from receiver.reception.network import find_interface
-from tests.shell.loopback import GROUP_IPV4, LoopbackSender, free_port
+from tests.ports import free_port_range
+from tests.shell.loopback import GROUP_IPV4, LoopbackSender
 
 pytestmark = pytest.mark.trio
 
@@ -48,7 +49,7 @@ async def hear(
     wait_s: float = 20.0,
 ) -> CastOffer:
     """One discovery that is fed datagrams while it listens; afterwards the clock jumps to its deadline."""
-    port = free_port()
+    [port] = free_port_range(1)
     offers: list[CastOffer] = []
     errors: list[Exception] = []
 

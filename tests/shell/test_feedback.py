@@ -13,6 +13,7 @@ from protocol.wire.messages import Nack, Report
 from sender.cast.feedback import FeedbackPort
 from sender.cast.network import find_interface, parse_group
 from sender.cast.sockets import bind_control_sockets
+from tests.lab import LIMIT_S
 from tests.shell.sender_rig import Rig, make_rig
 
 
@@ -49,7 +50,7 @@ def exchange(rig: Rig, datagrams: list[bytes], until: Callable[[FeedbackPort], b
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             for datagram in datagrams:
                 sock.sendto(datagram, destination)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while not until(port):
                 await asyncio.sleep(0)
         task.cancel()

@@ -28,10 +28,11 @@ from sender.cast.sockets import open_data_socket
 from sender.metrics.metric import CAST_LABELS
 from tests.completion_reports import completion
 from tests.disk_images import make_image
-from tests.lab import Program, diskcast
+from tests.lab import LIMIT_S, LabError, Program, diskcast
+from tests.ports import free_port_range
+from tests.shell.loopback import roomy
 
 GROUP = parse_group("239.255.68.97")
-TIMEOUT_S = 30.0
 
 
 class Room:
@@ -40,12 +41,12 @@ class Room:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self._socket.bind((str(GROUP), 0))
+        roomy(self._socket)
+        [self.port] = free_port_range(1)
+        self._socket.bind((str(GROUP), self.port))
         membership = struct.pack("@4s4si", GROUP.packed, bytes(4), find_interface("lo").index)
         self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-        self._socket.settimeout(TIMEOUT_S)
-        self.port: int = self._socket.getsockname()[1]
+        self._socket.settimeout(LIMIT_S)
 
     def close(self) -> None:
         self._socket.close()
@@ -99,7 +100,7 @@ def sending(room: Room, image: Path, *options: str) -> Iterator[Program]:
 
 def result_of(program: Program, exit_code: int) -> dict[str, Any]:
     """The last line, once the program has ended with ``exit_code``."""
-    assert program.wait(TIMEOUT_S) == exit_code, program.describe()
+    assert program.wait(LIMIT_S) == exit_code, program.describe()
     result = program.events[-1]
     assert result["event"] == "result"
     assert result["exit_code"] == exit_code
@@ -111,11 +112,11 @@ class PlayedReceiver:
     """Joins over HTTP and says what a test wants it to say."""
 
     def __init__(self, program: Program, name: str) -> None:
-        started = program.wait_event("cast_started", TIMEOUT_S)
+        started = program.wait_event("cast_started", LIMIT_S)
         self._url = f"{started['control_url']}/api/v1/casts/{started['cast_id']}/receivers"
         request = JoinRequest(f"agent-{name}", name, {}, True, None, "")
-        response = httpx.post(self._url, json=messages.join_to_json(request), timeout=TIMEOUT_S)
-        assert response.status_code == 201, response.text
+        response = httpx.post(self._url, json=messages.join_to_json(request), timeout=LIMIT_S)
+        response.raise_for_status()
         self.grant: JoinGrant = messages.grant_from_json_untrusted(response.json())
 
     def report(self, report: CompletionReport) -> None:
@@ -123,7 +124,7 @@ class PlayedReceiver:
             f"{self._url}/{self.grant.receiver_id}/completion",
             json=messages.COMPLETION.encode(report),
             headers={"Authorization": f"Bearer {self.grant.key.hex()}"},
-            timeout=TIMEOUT_S,
+            timeout=LIMIT_S,
         )
         assert response.status_code == 204, response.text
 
@@ -133,7 +134,7 @@ def test_a_room_that_is_complete_is_success_and_every_receiver_is_accounted_for(
 ) -> None:
     with sending(room, image, "--wait-for", "2") as program:
         first, second = PlayedReceiver(program, "pc-1"), PlayedReceiver(program, "pc-2")
-        program.wait_event("casting_started", TIMEOUT_S)
+        program.wait_event("casting_started", LIMIT_S)
         first.report(completion())
         second.report(completion())
         assert room.end_of_transmission().outcome == END_COMPLETE
@@ -150,7 +151,7 @@ def test_a_room_that_is_complete_is_success_and_every_receiver_is_accounted_for(
 def test_a_receiver_that_failed_fails_the_cast_and_is_named_with_its_error(room: Room, image: Path) -> None:
     with sending(room, image, "--wait-for", "2") as program:
         first, second = PlayedReceiver(program, "pc-1"), PlayedReceiver(program, "pc-2")
-        program.wait_event("casting_started", TIMEOUT_S)
+        program.wait_event("casting_started", LIMIT_S)
         first.report(completion())
         second.report(completion(success=False, error="/dev/sda: no space"))
         result = result_of(program, 60)
@@ -162,18 +163,24 @@ def test_a_receiver_that_failed_fails_the_cast_and_is_named_with_its_error(room:
 def test_a_receiver_that_falls_silent_is_lost_and_does_not_hold_the_room(room: Room, image: Path) -> None:
     with sending(room, image, "--receiver-timeout", "0.5") as program:
         PlayedReceiver(program, "pc-1")
-        program.wait_event("receiver_lost", TIMEOUT_S)
+        program.wait_event("receiver_lost", LIMIT_S)
         result = result_of(program, 60)
     assert "pc-1: silent" in result["error"]
 
 
 def test_too_few_receivers_by_the_deadline_start_and_the_exit_code_says_so(room: Room, image: Path) -> None:
-    with sending(room, image, "--wait-for", "2", "--max-wait", "1.5") as program:
-        only = PlayedReceiver(program, "pc-1")
-        program.wait_event("casting_started", TIMEOUT_S)
-        only.report(completion())
-        result = result_of(program, 61)
-    assert "only 1 of 2" in result["error"]
+    error = ""
+    for max_wait in ("1.5", "60"):
+        with sending(room, image, "--wait-for", "2", "--max-wait", max_wait) as program:
+            try:
+                only = PlayedReceiver(program, "pc-1")
+            except (LabError, httpx.HTTPError):  # a busy machine: none could join before the deadline
+                continue
+            program.wait_event("casting_started", LIMIT_S)
+            only.report(completion())
+            error = result_of(program, 61)["error"]
+            break
+    assert "only 1 of 2" in error
 
 
 def test_nobody_by_the_deadline_ends_without_image_data(room: Room, image: Path) -> None:
@@ -187,7 +194,7 @@ def test_nobody_by_the_deadline_ends_without_image_data(room: Room, image: Path)
 def test_a_signal_cancels_and_the_room_is_told(room: Room, image: Path, number: signal.Signals) -> None:
     with sending(room, image, "--rate", "1M") as program:
         PlayedReceiver(program, "pc-1")
-        program.wait_event("casting_started", TIMEOUT_S)
+        program.wait_event("casting_started", LIMIT_S)
         program.signal(number)
         assert room.end_of_transmission().outcome == END_CANCELLED
         result = result_of(program, 130)
@@ -198,7 +205,7 @@ def test_a_second_signal_does_not_wait_and_still_tells_the_room(room: Room, imag
     with sending(room, image) as program:
         PlayedReceiver(program, "pc-1")
         program.signal(signal.SIGINT)
-        program.wait_event("cast_ended", TIMEOUT_S)
+        program.wait_event("cast_ended", LIMIT_S)
         program.signal(signal.SIGINT)
         result_of(program, 130)
     assert [room.end_of_transmission().outcome for _ in range(5)] == [END_CANCELLED] * 5
@@ -209,7 +216,7 @@ def test_an_image_that_is_altered_during_the_cast_ends_it_for_everybody_naming_t
 ) -> None:
     made = make_image("rdrzur")
     with sending(room, image) as program:
-        program.wait_event("cast_started", TIMEOUT_S)
+        program.wait_event("cast_started", LIMIT_S)
         with image.open("r+b") as file:
             file.seek(made.stored_offset(2))
             file.write(b"damaged")
@@ -235,7 +242,7 @@ def test_a_taken_port_is_refused_before_a_word_is_said_to_the_group(room: Room, 
 
 def test_a_sender_that_hears_its_own_cast_announced_by_another_goes(room: Room, image: Path) -> None:
     with sending(room, image) as program:
-        started = program.wait_event("cast_started", TIMEOUT_S)
+        started = program.wait_event("cast_started", LIMIT_S)
         room.announce(int(started["cast_id"], 16), incarnation=started["incarnation"] ^ 1)
         result = result_of(program, 12)
     assert "already being cast" in result["error"]
@@ -272,11 +279,11 @@ def test_metrics_show_the_cast_and_its_receivers_while_it_runs(room: Room, image
     with sending(
         room, image, "--metrics-port", "0", "--metrics-address", "127.0.0.1", "--wait-for", "2"
     ) as program:
-        port = program.wait_event("cast_started", TIMEOUT_S)["metrics_port"]
+        port = program.wait_event("cast_started", LIMIT_S)["metrics_port"]
         receiver = PlayedReceiver(program, "pc-1")
         receiver.report(completion())
         url = f"http://127.0.0.1:{port}/metrics"
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        with urllib.request.urlopen(url, timeout=LIMIT_S) as response:
             text = response.read().decode()
         program.signal(signal.SIGINT)
         result_of(program, 130)
@@ -300,7 +307,7 @@ def test_a_log_gets_plain_lines_and_a_table_at_the_end(room: Room, image: Path) 
     addresses = ("--interface", "lo", "--group", str(GROUP), "--port", str(room.port), "--control", ":0")
     program = Program(diskcast("send", image, *addresses, "--max-wait", "0.2"))
     with contextlib.closing(program):
-        assert program.wait(TIMEOUT_S) == 61
+        assert program.wait(LIMIT_S) == 61
         lines = program.stderr_text().splitlines()
     assert lines[0].startswith("casting ")
     assert any(line.startswith("waiting for 1 receiver at http://127.0.0.1:") for line in lines)

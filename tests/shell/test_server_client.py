@@ -17,6 +17,7 @@ from protocol import check_in as messages
 from protocol.errors import ConfigurationError, ServerRefusedError
 from receiver.http_exchange import Unreachable
 from receiver.service.server_client import DaemonRing, ServerClient
+from tests.lab import LIMIT_S
 from tests.shell.test_control_client import Server
 from tests.unit.test_check_in import ANSWER, CHECK_IN
 
@@ -99,7 +100,7 @@ async def test_a_daemon_that_holds_its_answer_is_not_taken_for_dead(
     await silent.bind(("127.0.0.1", 0))
     silent.listen()
     port = silent.getsockname()[1]
-    with trio.fail_after(30.0), pytest.raises(Unreachable, match="timed out"):
+    with trio.fail_after(LIMIT_S), pytest.raises(Unreachable, match="timed out"):
         await ServerClient(f"http://127.0.0.1:{port}", "").check_in(dataclasses.replace(QUICK, wait_s=0.1))
     silent.close()
 

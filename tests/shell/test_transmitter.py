@@ -33,6 +33,8 @@ from sender.cast.sockets import (
     open_data_socket,
 )
 from sender.cast.transmitter import LATENESS_BOUNDS_S, BurstLateness, Transmitter
+from tests.lab import LIMIT_S
+from tests.shell.loopback import roomy
 from tests.shell.sender_rig import SYMBOL_BYTES, Rig, make_rig
 
 GROUP = parse_group("239.255.68.98")
@@ -45,11 +47,11 @@ def group_member() -> Iterator[tuple[socket.socket, int]]:
     """A socket in the group on lo that keeps whole what a test sends, and its port."""
     lo = find_interface("lo")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        roomy(sock)
         sock.bind((str(GROUP), 0))
         membership = struct.pack("@4s4si", GROUP.packed, bytes(4), lo.index)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-        sock.settimeout(10)
+        sock.settimeout(LIMIT_S)
         yield sock, sock.getsockname()[1]
 
 
@@ -69,7 +71,7 @@ def running(function: Callable[[], None], stop: Callable[[], None]) -> Iterator[
         yield
     finally:
         stop()
-        thread.join(10)
+        thread.join(LIMIT_S)
     assert not thread.is_alive()
 
 
@@ -325,10 +327,10 @@ def test_an_idle_encoder_is_woken_by_a_join_and_by_nothing_else(tmp_path: Path) 
         return 44
 
     with rig.image, running(lambda: plans.append(rig.shared.wait_for_plan(symbols_max)), rig.shared.close):
-        assert asked.acquire(timeout=10)
+        assert asked.acquire(timeout=LIMIT_S)
         assert not asked.acquire(blocking=False)
         rig.start_casting()
-        assert asked.acquire(timeout=10)
+        assert asked.acquire(timeout=LIMIT_S)
     assert plans
     assert plans[0] is not None
 
@@ -385,7 +387,7 @@ def test_the_listener_hears_announcements_and_is_spared_the_data() -> None:
             sock.send(bytes([0xD1, 0x5C, 1, 0x01]) + bytes(100))
             sock.send(bytes([0xD1, 0x5C, 1, 0x10]) + bytes(100))
             sock.send(bytes([0xD1, 0x5C, 1, 0x12]) + bytes(100))
-        listener.settimeout(10)
+        listener.settimeout(LIMIT_S)
         assert listener.recv(100)[3] == 0x10
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):

@@ -26,7 +26,8 @@ from receiver.reception.receive_slab import (
     MessageSlab,
 )
 from receiver.reception.transport import DataSocket, ReceiveMode, join_group
-from tests.shell.loopback import GROUP_IPV4, LoopbackSender, free_port
+from tests.ports import free_port_range
+from tests.shell.loopback import GROUP_IPV4, LoopbackSender
 
 FRAME_BYTES = 1472
 SEGMENTS = 44
@@ -39,7 +40,7 @@ class Link:
     def __init__(
         self, mode: ReceiveMode, frame_bytes: int = FRAME_BYTES, source: str | None = "127.0.0.1"
     ) -> None:
-        self.port = free_port()
+        [self.port] = free_port_range(1)
         interface = find_interface("lo", GROUP_IPV4)
         self.data = DataSocket(
             interface, GROUP_IPV4, self.port, source=source, frame_bytes=frame_bytes, best_mode=mode
@@ -177,7 +178,7 @@ def test_other_frame_sizes(mode: ReceiveMode, frame_bytes: int) -> None:
 
 
 def test_several_agents_on_one_machine_get_every_datagram() -> None:
-    port = free_port()
+    [port] = free_port_range(1)
     interface = find_interface("lo", GROUP_IPV4)
     sockets = [
         DataSocket(interface, GROUP_IPV4, port, source="127.0.0.1", frame_bytes=FRAME_BYTES) for _ in range(3)
@@ -332,7 +333,7 @@ def test_a_port_held_by_another_program() -> None:
 def test_an_interface_that_is_gone() -> None:
     interface = Interface("gone0", 2**30, "127.0.0.1", 1500, "")
     with pytest.raises(InterfaceError, match="gone0"):
-        join_group(interface, GROUP_IPV4, free_port(), source=None)
+        join_group(interface, GROUP_IPV4, free_port_range(1)[0], source=None)
 
 
 def test_no_recvmmsg_in_the_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +354,7 @@ def test_no_recvmmsg_in_the_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ipv6_multicast_on_loopback() -> None:
-    group, port = "ff11::d15c:99", free_port()
+    group, port = "ff11::d15c:99", free_port_range(1)[0]
     try:
         interface = find_interface("lo", group)
     except InterfaceError as error:
