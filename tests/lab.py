@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -20,10 +21,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INTERFACE = "eth0"
@@ -32,7 +33,10 @@ LIMIT_S: Final = 300.0
 an event, never time.
 """
 
+T = TypeVar("T")
+
 _SAMPLE_INTERVAL_MS = 50
+_POLL_INTERVAL_S = 0.02
 _EVENTS_MAX = 100_000
 _LINE_BYTES_MAX = 16 << 20
 _serial = itertools.count()
@@ -241,6 +245,16 @@ class Program:
         return partial[-_LINE_BYTES_MAX:]
 
 
+@contextlib.contextmanager
+def held(program: Program) -> Iterator[None]:
+    """The program stands still meanwhile: a cast that waits for an agent isn't over before something has happened."""
+    program.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        program.signal(signal.SIGCONT)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Host:
     """One namespace with one interface ``eth0``."""
@@ -409,6 +423,28 @@ class Network:
                 run("ip", "netns", "del", namespace)
 
 
+def wait_until(
+    what: str,
+    condition: Callable[[], T],
+    timeout_s: float = LIMIT_S,
+    *,
+    describe: Callable[[], str] = str,
+) -> T:
+    """The first value of ``condition`` that is true.
+
+    Raises:
+        LabError: there was none within ``timeout_s``.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline_s:
+            raise LabError(f"not within {timeout_s:g} s: {what}; {describe()}")
+        time.sleep(_POLL_INTERVAL_S)
+
+
 def run(*argv: str | Path, text: str | None = None, timeout_s: float = LIMIT_S) -> str:
     """Run a short command and return its standard output.
 
@@ -449,12 +485,14 @@ def wait_for_udp_socket(programs: Sequence[Program], timeout_s: float = LIMIT_S)
     Raises:
         LabError: one hasn't within ``timeout_s``.
     """
-    deadline_s = time.monotonic() + timeout_s
+
+    def is_bound(program: Program) -> bool:
+        if program.exit_code is not None:
+            raise LabError(f"it has ended without a UDP socket: {program.describe()}")
+        return len(Path(f"/proc/{program.pid}/net/udp").read_text().splitlines()) >= 2
+
     for program in programs:
-        while len(Path(f"/proc/{program.pid}/net/udp").read_text().splitlines()) < 2:
-            if time.monotonic() > deadline_s or program.exit_code is not None:
-                raise LabError(f"no UDP socket after {timeout_s:g} s: {program.describe()}")
-            time.sleep(0.01)
+        wait_until("a UDP socket", functools.partial(is_bound, program), timeout_s, describe=program.describe)
 
 
 def privileged_obstacle() -> str | None:

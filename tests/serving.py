@@ -8,46 +8,20 @@ import json
 import os
 import random
 import signal
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import httpx
 
-from tests.lab import LIMIT_S, LabError, Program, diskcast, diskcast_agent
+from tests.lab import LIMIT_S, LabError, Program, diskcast, diskcast_agent, wait_until
 from tests.ports import free_port_range
 
-T = TypeVar("T")
-
-_POLL_INTERVAL_S: Final = 0.05
 _CASTS_AT_ONCE: Final = 4
 _draw: Final = random.Random(os.getpid())
 _serial: Final = itertools.count()
-
-
-def wait_until(
-    what: str,
-    condition: Callable[[], T],
-    timeout_s: float = LIMIT_S,
-    *,
-    describe: Callable[[], str] = str,
-) -> T:
-    """The first value of ``condition`` that is true.
-
-    Raises:
-        LabError: there was none within ``timeout_s``.
-    """
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline_s:
-            raise LabError(f"not within {timeout_s:g} s: {what}; {describe()}")
-        time.sleep(_POLL_INTERVAL_S)
 
 
 def toml_of(sections: Mapping[str, Mapping[str, object]]) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from receiver.disk import calls
 from tests.fuse import FuseServer, unmount
-from tests.lab import LIMIT_S, Program, run
+from tests.lab import LIMIT_S, LabError, Program, run, wait_until
 from tests.write_log import LogWriter
 
 ATTRIBUTE = "user.behaviour"
@@ -157,6 +157,20 @@ class SlowDisk:
         """
         counted: dict[str, int] = json.loads(os.getxattr(self.directory, ATTRIBUTE))
         return counted
+
+    def wait_hanging(self, program: Program) -> None:
+        """Wait until a call hangs; ``program`` is what makes it.
+
+        Raises:
+            LabError: it ended instead.
+        """
+
+        def hangs() -> bool:
+            if program.exit_code is not None:
+                raise LabError(f"it ended before a call hung: {program.describe()}")
+            return self.counts()["hanging"] > 0
+
+        wait_until("a call hangs", hangs, describe=program.describe)
 
 
 @contextlib.contextmanager

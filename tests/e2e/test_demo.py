@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from protocol.constants import MIB
 from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, StorageError
 from sender.demo.image import Partition, write_partition_table
 from sender.demo.run import find_fault, plan_agents
-from tests.lab import LIMIT_S, Program, diskcast
+from tests.lab import LIMIT_S, Program, diskcast, wait_until
 from tests.serving import Daemon
 
 
@@ -95,13 +94,13 @@ def test_interrupted_demo_ends_its_programs_and_removes_its_files(tmp_path: Path
 
 def _wait_for_programs(demo: Program, *words: str) -> list[int]:
     """The process ids of the demo's programs, once there is one for each word of a command line."""
-    deadline_s = time.monotonic() + LIMIT_S
-    while True:
+
+    def found() -> list[int]:
         programs = _programs_of(demo.argv[demo.argv.index("--directory") + 1])
-        if all(any(word in line for line in programs.values()) for word in words):
-            return list(programs)
-        assert time.monotonic() < deadline_s, demo.describe()
-        time.sleep(0.02)
+        there = all(any(word in line for line in programs.values()) for word in words)
+        return list(programs) if there else []
+
+    return wait_until("the demo's programs run", found, describe=demo.describe)
 
 
 def _programs_of(directory: str | Path) -> dict[int, str]:

@@ -249,14 +249,9 @@ def test_restore_waits_for_a_disk_that_hangs(device_bed: Bed, operation: Operati
     fault = HANGS[operation]
     device_bed.disk.set_behaviour(Behaviour(faults=(fault,)))
     with device_bed.restore() as agent:
-        wait_until_hanging(device_bed.disk, agent)
+        device_bed.disk.wait_hanging(agent)
         device_bed.disk.set_behaviour(Behaviour())
         device_bed.assert_ended(agent, RIGHT)
-
-
-def wait_until_hanging(disk: SlowDisk, agent: Program) -> None:
-    while not disk.counts()["hanging"]:
-        assert agent.exit_code is None, agent.describe()
 
 
 # -- a cast -----------------------------------------------------------------------------------------------------
@@ -291,7 +286,7 @@ def test_cast_waits_for_a_disk_that_hangs(device_bed: Bed, operation: Operation)
     device_bed.disk.set_behaviour(Behaviour(faults=(fault,)))
     with LoopbackCast(device_bed.image.path, "--receiver-timeout", "1") as cast:
         agent = cast.receive(device_bed.target)
-        wait_until_hanging(device_bed.disk, agent)
+        device_bed.disk.wait_hanging(agent)
         seen_count = len(agent.events)
         agent.wait_event("progress", LIMIT_S, lambda event: event["seconds"] > 2)
         assert len(agent.events) > seen_count

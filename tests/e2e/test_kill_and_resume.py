@@ -68,8 +68,7 @@ class Bed:
         """Start the agent and kill it in the call that hangs."""
         self._disk.set_behaviour(Behaviour(faults=(moment,)))
         agent = cast.receive(self.device)
-        while not self.counts()["hanging"]:
-            assert agent.exit_code is None, f"it ended before that: {agent.describe()}"
+        self._disk.wait_hanging(agent)
         agent.signal(signal.SIGKILL)
         self._disk.set_behaviour(Behaviour())
         agent.wait(LIMIT_S)

@@ -34,6 +34,7 @@ from receiver.target.verdict import ImageNeeds, judge
 from tests.devices import loop_device, mounted
 from tests.disk_images import BLOCK_BYTES, make_image
 from tests.lab import LIMIT_S, Program, diskcast_agent, run
+from tests.ports import free_port_range
 
 pytestmark = pytest.mark.needs_root
 
@@ -42,10 +43,11 @@ MIB = 1 << 20
 # linux/loop.h
 _LOOP_CTL_ADD = 0x4C80
 _LOOP_CTL_REMOVE = 0x4C81
-_LOOP_NUMBER = 4711
+_LOOP_NUMBER = 4711 + os.getpid() % 30_000
+"""Of this test process alone, as the size below."""
 
-SPARE_BYTES = MIB + 13 * 4096
-"""Makes a size that no other loop device of this machine has: rules choose by it."""
+SPARE_BYTES = MIB + (13 + os.getpid() % 499) * 4096
+"""Makes a size that no other loop device of this machine has, not even another run's: rules choose by it."""
 
 LAYOUT = DiskLayout(TableKind.GPT, 512, (Partition(1, MIB, MIB, "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),))
 MADE = make_image("drzd" * 16, metadata={"layout": layout_metadata(LAYOUT), "logical_sector_bytes": 512})
@@ -496,7 +498,8 @@ def test_the_doctor_says_of_a_target_what_restoring_would_say(
 ) -> None:
     run("mkfs.ext4", "-q", backing)
     with loop_device(backing) as device, mounted(device, tmp_path / "mounted", "-o", "ro,noload"):
-        argv = diskcast_agent("doctor", "--interface", "lo", "--port", "27411", "--target", device, "--json")
+        where = ("--interface", "lo", "--port", str(free_port_range(1)[0]))
+        argv = diskcast_agent("doctor", *where, "--target", device, "--json")
         with Program(argv) as program:
             assert program.wait(LIMIT_S) == DoctorFoundProblemsError.exit_code, program.describe()
             finding = next(event for event in program.events if event.get("check") == f"target {device}")

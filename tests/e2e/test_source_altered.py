@@ -29,7 +29,7 @@ from protocol.errors import (
 from protocol.image_format import PAGE_BYTES
 from sender.imaging.image_file import ImageFile
 from tests.bench.measurement import first_difference
-from tests.lab import LIMIT_S, Network, Program, diskcast, receive, run, send
+from tests.lab import LIMIT_S, Network, Program, diskcast, held, receive, run, send, wait_until
 from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
 
 pytestmark = pytest.mark.needs_root
@@ -66,15 +66,17 @@ def network() -> Iterator[Network]:
         yield network
 
 
-def start_room(network: Network, image: Path, folder: Path, *options: str) -> tuple[Program, list[Program]]:
+def start_room(
+    network: Network, image: Path, folder: Path, *options: str, patience: tuple[str, ...] = ()
+) -> tuple[Program, list[Program]]:
     """A sender and two agents, which know the cast's id and needn't listen for others."""
-    agents = [join(network, index, folder) for index in range(2)]
+    agents = [join(network, index, folder, *patience) for index in range(2)]
     argv = ("--cast-id", CAST_ID, "--wait-for", "2", "--rate", SLOW_RATE)
     return send(network, image, *argv, *options), agents
 
 
-def join(network: Network, index: int, folder: Path) -> Program:
-    return receive(network, index, target_of(folder, index), "--cast", CAST_ID, "--sender-timeout", "3")
+def join(network: Network, index: int, folder: Path, *options: str) -> Program:
+    return receive(network, index, target_of(folder, index), "--cast", CAST_ID, *options)
 
 
 def target_of(folder: Path, index: int) -> Path:
@@ -84,6 +86,15 @@ def target_of(folder: Path, index: int) -> Path:
 def wait_progress(sender: Program, share: float) -> None:
     """Wait until the first sweep over the image has come further than ``share``, and hasn't ended."""
     sender.wait_event("progress", LIMIT_S, lambda event: share < event["pass_progress"] < 1)
+
+
+def wait_joined(sender: Program, count: int) -> None:
+    """Wait until so many receivers have joined."""
+
+    def joined(_event: dict[str, object]) -> bool:
+        return sum(event["event"] == "receiver_joined" for event in sender.events) >= count
+
+    sender.wait_event("receiver_joined", LIMIT_S, joined)
 
 
 def assert_failed(program: Program, kind: type[DiskcastError], *words: str) -> None:
@@ -184,12 +195,15 @@ def test_a_manifest_that_is_altered_reaches_nobody(
     """Not even a receiver that joins later and fetches it from the sender."""
     url = f"http://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
     early = join(network, 0, tmp_path)
-    sender = send(network, image, "--cast-id", CAST_ID, "--rate", SLOW_RATE)
+    patient = ("--rate", SLOW_RATE, "--receiver-timeout", str(LIMIT_S))
+    sender = send(network, image, "--cast-id", CAST_ID, *patient)
     wait_progress(sender, 0.1)
     with image.open("r+b") as file:
         file.seek(PAGE_BYTES)
         file.write(b"\xff" * 2000)
-    late = receive(network, 1, target_of(tmp_path, 1), "--cast", CAST_ID, "--sender", url)
+    with held(early):
+        late = join(network, 1, tmp_path, "--sender", url)
+        wait_joined(sender, 2)
     for index, agent in enumerate((early, late)):
         assert_complete(agent, packed_once, target_of(tmp_path, index))
     assert sender.wait(LIMIT_S) == 0, sender.describe()
@@ -201,12 +215,12 @@ def test_who_is_complete_before_stays_complete_and_the_cast_has_failed_all_the_s
     """The late one needs again what the early one has had: by then it is another's bytes."""
     url = f"http://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
     early = join(network, 0, tmp_path)
-    sender = send(network, image, "--cast-id", CAST_ID, "--rate", SLOW_RATE)
-    joined = sender.wait_event("receiver_joined", LIMIT_S)
-    wait_progress(sender, 0.5)
-    late = receive(network, 1, target_of(tmp_path, 1), "--cast", CAST_ID, "--sender", url)
-    sender.wait_event("receiver_joined", LIMIT_S, lambda event: event["receiver"] != joined["receiver"])
-    block, offset = stored_offset(image, 0.45)
+    # Slow: the late one has yet to begin, and to join before the early one ends.
+    sender = send(network, image, "--cast-id", CAST_ID, "--rate", "24M")
+    wait_progress(sender, 0.3)
+    late = join(network, 1, tmp_path, "--sender", url)
+    wait_joined(sender, 2)
+    block, offset = stored_offset(image, 0.25)
     alter(image, offset)
     assert_complete(early, packed_once, target_of(tmp_path, 0))
     assert_failed(sender, ImageChangedError, f"block {block} ")
@@ -276,13 +290,13 @@ def test_a_file_server_that_comes_back_is_waited_for_by_everybody(
 ) -> None:
     """Longer than any of the room's patience with a dead peer, since nobody is dead."""
     fail(disk, Action.HANG)
-    options = ("--receiver-timeout", "2", "--slow-for", "1s")
-    sender, agents = start_room(network, disk.directory / "disk.dci", tmp_path, *options)
+    options, patience = ("--receiver-timeout", "5", "--slow-for", "1s"), ("--sender-timeout", "5")
+    sender, agents = start_room(network, disk.directory / "disk.dci", tmp_path, *options, patience=patience)
     sender.wait_event("progress", LIMIT_S, source_stalled)
     casts = run(*network.sender.prefix, sys.executable, "-c", ASK_CASTS, network.sender.address)
     assert '"casting"' in casts
     first = next(event for event in sender.events if event["event"] == "progress" and source_stalled(event))
-    sender.wait_event("progress", LIMIT_S, lambda event: event["elapsed_s"] > first["elapsed_s"] + 6)
+    sender.wait_event("progress", LIMIT_S, lambda event: event["elapsed_s"] > first["elapsed_s"] + 8)
     assert disk.counts()["hanging"]
     disk.set_behaviour(Behaviour())
     for index, agent in enumerate(agents):
@@ -296,7 +310,7 @@ def test_a_file_server_that_comes_back_is_waited_for_by_everybody(
 ASK_CASTS = f"""
 import sys, urllib.request
 url = f"http://{{sys.argv[1]}}:{CONTROL_PORT_DEFAULT}/api/v1/casts"
-print(urllib.request.urlopen(url, timeout=10).read().decode())
+print(urllib.request.urlopen(url, timeout=60).read().decode())
 """
 
 
@@ -378,8 +392,7 @@ def write_to(disk: SlowDisk) -> str:
     path = disk.directory / "disk.raw"
     before = path.stat().st_mtime_ns
     alter(disk.storage / "disk.raw", 7)
-    while path.stat().st_mtime_ns == before:
-        pass
+    wait_until("the change is known", lambda: path.stat().st_mtime_ns != before)
     return "was written to"
 
 

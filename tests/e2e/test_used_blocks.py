@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from tests.filesystems import (
     mounted_ntfs,
     partclone_free_ranges,
 )
-from tests.lab import LIMIT_S, Program, diskcast, diskcast_agent, run
+from tests.lab import LIMIT_S, Program, diskcast, diskcast_agent, run, wait_until
 
 pytestmark = pytest.mark.needs_root
 
@@ -436,10 +435,7 @@ def test_an_interrupted_pack_leaves_no_tool_behind(sources: Path, tmp_path: Path
     hanging.chmod(0o755)
     environment = {"PATH": f"{tools}:{os.environ['PATH']}"}
     with Program(diskcast("pack", source, "-o", image), environment=environment) as program:
-        deadline_s = time.monotonic() + LIMIT_S
-        while not pid.exists():
-            assert time.monotonic() < deadline_s, program.describe()
-            time.sleep(0.01)
+        wait_until("the tool hangs", pid.exists, describe=program.describe)
         os.kill(program.pid, signal.SIGTERM)
         assert program.wait(LIMIT_S) == EXIT_INTERRUPTED
     assert not Path(f"/proc/{pid.read_text().strip()}").exists()

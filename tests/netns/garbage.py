@@ -1,7 +1,8 @@
-"""Sends datagrams that no diskcast made to an address, as ``python -m tests.netns.garbage ADDRESS PORT COUNT``.
+"""Sends datagrams that no diskcast made to an address: ``python -m tests.netns.garbage ADDRESS PORT COUNT SIGN``.
 
 Seeded: random bytes of every size, and well-made prefixes with nonsense behind them. Multicast leaves by the
-interface that the route says. Prints one JSON line with the number sent of each kind.
+interface that the route says. Says that it is ready, waits until the file SIGN is there, and says how many it has sent
+of each kind; as JSON lines.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import random
 import socket
 import sys
 import time
+from pathlib import Path
 
 from protocol.constants import WIRE_MAGIC, WIRE_VERSION
 from protocol.wire.codec import PREFIX
+from tests.lab import wait_until
 
 FRAME_BYTES = 1472
 DATAGRAM_INTERVAL_S = 0.0005
@@ -42,11 +45,13 @@ def datagram(kind: str, rng: random.Random) -> bytes:
             )
 
 
-def main(address: str, port: int, count: int) -> None:
+def main(address: str, port: int, count: int, sign: Path) -> None:
     """Send ``count`` datagrams, two thousand a second."""
     rng = random.Random(1)
     sent = dict.fromkeys(KINDS, 0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        print(json.dumps({"event": "ready"}), flush=True)
+        wait_until(f"{sign} is there", sign.exists)
         for index in range(count):
             kind = KINDS[index % len(KINDS)]
             sender.sendto(datagram(kind, rng), (address, port))
@@ -56,4 +61,4 @@ def main(address: str, port: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -23,7 +23,7 @@ from protocol.errors import (
 )
 from tests.bench.measurement import first_difference
 from tests.devices import loop_device
-from tests.lab import LIMIT_S, Host, Network, Program, diskcast, receive, run, send
+from tests.lab import LIMIT_S, Host, Network, Program, diskcast, held, receive, run, send, wait_until
 
 pytestmark = pytest.mark.needs_root
 
@@ -158,11 +158,14 @@ def test_loop_device_is_imaged(image: Path, tmp_path: Path) -> None:
 
 def test_late_joiner_gets_what_it_missed(image: Path, tmp_path: Path) -> None:
     with Network(2) as network:
-        early = join(network, 0, tmp_path / "early")
-        sender = send_named(network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE)
+        early = join(network, 0, tmp_path / "early", "--name", "early")
+        patient = ("--rate", SLOW_RATE, "--receiver-timeout", str(LIMIT_S))
+        sender = send_named(network, packed(image), "--wait-for", "1", *patient)
         wait_progress(sender, 0.1)
         url = f"http://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
-        late = join(network, 1, tmp_path / "late", "--sender", url)
+        with held(early):
+            late = join(network, 1, tmp_path / "late", "--name", "late", "--sender", url)
+            sender.wait_event("receiver_joined", LIMIT_S, lambda event: event["receiver"] == "late")
         assert_complete(early, image, tmp_path / "early")
         assert_complete(late, image, tmp_path / "late")
         assert sender.wait(LIMIT_S) == 0, sender.describe()
@@ -172,7 +175,7 @@ def test_killed_receiver_does_not_hold_the_room(image: Path, tmp_path: Path) -> 
     with Network(2) as network:
         agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
         sender = send_named(
-            network, packed(image), "--wait-for", "2", "--rate", SLOW_RATE, "--receiver-timeout", "3"
+            network, packed(image), "--wait-for", "2", "--rate", SLOW_RATE, "--receiver-timeout", "6"
         )
         wait_progress(sender, 0.1)
         agents[1].signal(signal.SIGKILL)
@@ -195,7 +198,7 @@ def test_receiver_started_again_is_served(image: Path, tmp_path: Path) -> None:
 
 def test_killed_sender_is_noticed(image: Path, tmp_path: Path) -> None:
     with Network(1) as network:
-        agent = join(network, 0, tmp_path / "target", "--sender-timeout", "2")
+        agent = join(network, 0, tmp_path / "target", "--sender-timeout", "6")
         sender = send_named(network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE)
         wait_progress(sender, 0.1)
         sender.signal(signal.SIGKILL)
@@ -248,51 +251,60 @@ def test_unplugged_cable_is_only_a_pause(image: Path, tmp_path: Path) -> None:
 GARBAGE_COUNT = 700
 
 
-def send_garbage(network: Network, host: Host, address: str, port: int) -> Program:
-    argv = [sys.executable, "-m", "tests.netns.garbage", address, str(port), str(GARBAGE_COUNT)]
-    return network.start(host, argv)
+def start_garbage(network: Network, host: Host, address: str, port: int, sign: Path) -> Program:
+    """A program that is ready to send it, and does when the file ``sign`` is made."""
+    argv = [sys.executable, "-m", "tests.netns.garbage", address, str(port), str(GARBAGE_COUNT), sign]
+    program = network.start(host, argv)
+    program.wait_event("ready", LIMIT_S)
+    return program
 
 
 def test_garbage_is_counted_and_changes_nothing(image: Path, tmp_path: Path) -> None:
     """Random and half-right datagrams: at the feedback port from a stranger, at the group from a stranger, which
     a source-specific membership doesn't even let in, and from the sender's own machine.
     """
-    with Network(2) as network:
-        agent = join(network, 0, tmp_path / "target")
-        sender = send_named(
-            network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE, "--metrics-port", "9100"
-        )
-        wait_progress(sender, 0.1)
+    with Network(3) as network:
         feedback = (network.sender.address, CONTROL_PORT_DEFAULT)
         group = (GROUP_IPV4_DEFAULT, DATA_PORT_DEFAULT)
+        sign = tmp_path / "sign"
         strangers = [
-            send_garbage(network, network.receivers[1], *feedback),
-            send_garbage(network, network.receivers[1], *group),
-            send_garbage(network, network.sender, *group),
+            start_garbage(network, network.receivers[1], *feedback, sign),
+            start_garbage(network, network.receivers[1], *group, sign),
+            start_garbage(network, network.sender, *group, sign),
         ]
-        for stranger in strangers:
-            assert stranger.wait(LIMIT_S) == 0, stranger.describe()
-        metrics = run(*network.sender.prefix, sys.executable, "-c", READ_METRICS)
-        assert_complete(agent, image, tmp_path / "target")
+        agent, last = (join(network, index, tmp_path / str(index)) for index in (0, 2))
+        options = ("--receiver-timeout", str(LIMIT_S), "--metrics-port", "9100")
+        sender = send_named(network, packed(image), "--wait-for", "2", "--rate", SLOW_RATE, *options)
+        wait_progress(sender, 0.1)
+        with held(last):
+            sign.touch()
+            for stranger in strangers:
+                assert stranger.wait(LIMIT_S) == 0, stranger.describe()
+            wait_until("the sender has seen all", lambda: set(REASONS) <= rejects_of_sender(network).keys())
+            at_sender = rejects_of_sender(network)
+        assert_complete(agent, image, tmp_path / "0")
+        assert_complete(last, image, tmp_path / "2")
         assert sender.wait(LIMIT_S) == 0, sender.describe()
-    at_sender = {
-        reason: int(float(count))
-        for reason, count in re.findall(
-            r'^diskcast_rejected_datagrams_total\{.*reason="(\w+)".*\} (\S+)$', metrics, re.M
-        )
-    }
     assert agent.result["blocks_rejected"] == 0
     for rejects in (at_sender, agent.result["rejects"]):
-        for reason in ("too_short", "bad_magic", "bad_version", "bad_type", "bad_payload"):
+        for reason in REASONS:
             assert rejects[reason] > 0, (reason, rejects)
         assert sum(rejects.values()) <= GARBAGE_COUNT, rejects
     assert agent.result["rejects"]["foreign_cast"] > 0
 
 
+REASONS = ("too_short", "bad_magic", "bad_version", "bad_type", "bad_payload")
 READ_METRICS = """
 import urllib.request
-print(urllib.request.urlopen("http://127.0.0.1:9100/metrics", timeout=10).read().decode())
+print(urllib.request.urlopen("http://127.0.0.1:9100/metrics", timeout=60).read().decode())
 """
+
+
+def rejects_of_sender(network: Network) -> dict[str, int]:
+    """Reasons for which the sender has rejected datagrams, and how many."""
+    metrics = run(*network.sender.prefix, sys.executable, "-c", READ_METRICS)
+    found = re.findall(r'^diskcast_rejected_datagrams_total\{.*reason="(\w+)".*\} (\S+)$', metrics, re.M)
+    return {reason: int(float(count)) for reason, count in found if float(count)}
 
 
 def test_two_casts_on_one_group_are_told_apart(image: Path, other_image: Path, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_one_disk_errs_and_all_complete(room: Room) -> None:
 )
 def test_one_disk_hangs_and_completes_after_the_others(room: Room) -> None:
     """It goes on only when the others have long ended: what it couldn't take meanwhile is sent again."""
+    room.disk.wait_hanging(room.faulty)
     room.assert_others_complete()
     assert room.disk.counts()["hanging"]
     assert room.faulty.exit_code is None

@@ -14,6 +14,7 @@ import pytest
 
 from protocol.constants import MIB
 from receiver.disk import calls
+from tests.lab import wait_until
 from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, loop_over, slow_disk
 from tests.write_log import Kind, PowerCut, PowerCuts, read_log
 
@@ -80,8 +81,8 @@ def test_hang_ends_when_the_behaviour_is_set(disk: SlowDisk, fd: int) -> None:
     disk.set_behaviour(Behaviour(faults=(Fault(Operation.WRITE, Action.HANG),)))
     writer = threading.Thread(target=os.pwrite, args=(fd, CONTENT, 0))
     writer.start()
-    while not disk.counts()["hanging"]:
-        assert writer.is_alive()
+    wait_until("the write hangs", lambda: disk.counts()["hanging"] or not writer.is_alive())
+    assert writer.is_alive()
     disk.set_behaviour(Behaviour())
     writer.join()
     counts = disk.counts()

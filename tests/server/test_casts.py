@@ -125,11 +125,10 @@ def test_a_cast_for_later_begins_then_and_not_before(
     daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
 ) -> None:
     begins = datetime.now(UTC) + timedelta(seconds=2)
-    cast_id = daemon.create_cast(
-        image.image_id, machine_ids=list(machines.values()), start_at=begins.isoformat(), name="later"
-    )
-    assert daemon.cast(cast_id)["phase"] == "planned"
-    cast = daemon.wait_phase(cast_id, "done")
+    plan = {"machine_ids": list(machines.values()), "start_at": begins.isoformat(), "name": "later"}
+    made = daemon.ask("POST", "/casts", {"image": image.image_id, **plan})
+    assert made["phase"] == "planned"
+    cast = daemon.wait_phase(made["cast_id"], "done")
     assert datetime.fromisoformat(cast["gathering_at"]) >= begins
 
 
@@ -149,18 +148,24 @@ def test_casts_at_once_share_the_ceiling_and_neither_starves(
     sums: list[float] = []
 
     def ended() -> bool:
-        lives = [daemon.ask("GET", f"/casts/{cast_id}") for cast_id in cast_ids]
+        # The first one is asked twice: if it was the same before and after, it was while the other one was asked.
+        before, other, after = (
+            daemon.ask("GET", f"/casts/{cast_id}") for cast_id in (cast_ids[0], cast_ids[1], cast_ids[0])
+        )
+        lives = (before, other, after)
         # What is shown of a cast is up to half a second old: what it had before it began isn't counted.
         if all(live["cast"]["phase"] == "casting" and live["elapsed_s"] >= 1.0 for live in lives):
-            sums.append(sum(live["rate_bytes_per_s"] for live in lives))
+            sums.append(
+                other["rate_bytes_per_s"] + max(before["rate_bytes_per_s"], after["rate_bytes_per_s"])
+            )
         return all(live["cast"]["ended_at"] is not None for live in lives)
 
     wait_until("both have ended", ended, describe=daemon.describe)
-    assert [daemon.cast(cast_id)["phase"] for cast_id in cast_ids] == ["done", "done"]
-    assert len(sums) > 5, "they ran one after the other"
+    casts = [daemon.cast(cast_id) for cast_id in cast_ids]
+    assert [cast["phase"] for cast in casts] == ["done", "done"]
+    assert sums, "they ran one after the other"
     ceiling = parse_rate_bytes_per_s(CEILING)
     assert statistics.median(sums) <= 1.01 * ceiling
-    casts = [daemon.cast(cast_id) for cast_id in cast_ids]
     seconds = seconds_between(
         min(cast["casting_at"] for cast in casts), max(cast["ended_at"] for cast in casts)
     )
