@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -15,15 +16,34 @@ from protocol.errors import EXIT_INTERRUPTED, DiskcastError, error_result
 CONTEXT_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class LazyGroup(click.Group):
-    """A command group that imports a command's module only when that command runs or is listed with its help."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Implementation:
+    """Where a command is, and what the list of commands says of it.
 
-    def __init__(self, *args: Any, implementations: Mapping[str, str], **options: Any) -> None:
+    Attributes:
+        path: ``module:attribute``.
+        summary: a line that fits a terminal.
+    """
+
+    path: str
+    summary: str
+
+    def load(self) -> click.Command:
+        """Import it."""
+        module_name, attribute = self.path.split(":")
+        command: click.Command = getattr(importlib.import_module(module_name), attribute)
+        return command
+
+
+class LazyGroup(click.Group):
+    """A command group that imports a command's module only when that command runs, and none to list them."""
+
+    def __init__(self, *args: Any, implementations: Mapping[str, Implementation], **options: Any) -> None:
         """Takes what :class:`click.Group` does, and where the commands are.
 
         Args:
             *args: as for :class:`click.Group`.
-            implementations: ``module:attribute`` of each command, in the order of the help.
+            implementations: by the commands' names, in the order of the help.
             **options: as for :class:`click.Group`.
         """
         super().__init__(*args, **options)
@@ -35,12 +55,13 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
-        path = self._implementations.get(cmd_name)
-        if path is None:
-            return None
-        module_name, attribute = path.split(":")
-        command: click.Command = getattr(importlib.import_module(module_name), attribute)
-        return command
+        implementation = self._implementations.get(cmd_name)
+        return None if implementation is None else implementation.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row.summary) for name, row in self._implementations.items()])
 
 
 def run_program(cli: click.Group) -> NoReturn:

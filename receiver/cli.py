@@ -6,17 +6,25 @@ from typing import Final, NoReturn
 
 import click
 
-from protocol.command_line import CONTEXT_SETTINGS, LazyGroup, run_program
+from protocol.command_line import CONTEXT_SETTINGS, Implementation, LazyGroup, run_program
 
 COMMANDS: Final = {
-    "receive": "receiver.reception.receive_command:receive",
-    "run": "receiver.service.run_command:run",
-    "restore": "receiver.disk_commands:restore",
-    "compare": "receiver.disk_commands:compare",
-    "disks": "receiver.disks_command:disks",
-    "doctor": "receiver.doctor_command:doctor",
+    "receive": Implementation(
+        "receiver.reception.receive_command:receive", "Receive one cast, write it to a disk, verify it."
+    ),
+    "run": Implementation(
+        "receiver.service.run_command:run", "Wait for casts of a daemon, and receive each."
+    ),
+    "restore": Implementation(
+        "receiver.disk_commands:restore", "Write an image file to a disk, without a network."
+    ),
+    "compare": Implementation("receiver.disk_commands:compare", "Compare a disk with an image file."),
+    "disks": Implementation(
+        "receiver.disks_command:disks", "List the disks of this machine, and which may be written."
+    ),
+    "doctor": Implementation("receiver.doctor_command:doctor", "Try out what a receiver needs."),
 }
-"""Name to implementation, imported when it is used: the agent starts within a second."""
+"""Each is imported when it is used: the agent starts within a second."""
 
 
 @click.group(cls=LazyGroup, implementations=COMMANDS, context_settings=CONTEXT_SETTINGS)

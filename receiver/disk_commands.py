@@ -27,7 +27,7 @@ def _progress(as_json: bool) -> DiskProgress:
     return BarProgress() if sys.stderr.isatty() else TextProgress()
 
 
-@click.command(short_help="Write an image file to a disk, without a network.")
+@click.command()
 @_image_argument
 @target_options
 @_json_option
@@ -41,7 +41,7 @@ def restore(image: Path, target: str, target_options: TargetOptions, as_json: bo
         restore_disk(image, target, progress, target_options)
 
 
-@click.command(short_help="Compare a disk with an image file.")
+@click.command()
 @_image_argument
 @click.option(
     "--target", required=True, type=click.Path(path_type=Path), help="A regular file or a block device."

@@ -33,7 +33,7 @@ class _Listed:
     refusal: Refusal | None
 
 
-@click.command(short_help="List the disks of this machine, and which may be written.")
+@click.command()
 @click.option(
     "--for",
     "image",

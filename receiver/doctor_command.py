@@ -14,7 +14,7 @@ from receiver.doctor import examine
 from receiver.service.agent_token import read_token
 
 
-@click.command(short_help="Try out what a receiver needs.")
+@click.command()
 @click.option(
     "--interface", required=True, metavar="IF", help="Network interface of the room, as in ip link."
 )

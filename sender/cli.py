@@ -6,27 +6,37 @@ from typing import Final, NoReturn
 
 import click
 
-from protocol.command_line import CONTEXT_SETTINGS, LazyGroup, run_program
+from protocol.command_line import CONTEXT_SETTINGS, Implementation, LazyGroup, run_program
 
 COMMANDS: Final = {
-    "pack": "sender.imaging.image_commands:pack",
-    "inspect": "sender.imaging.image_commands:inspect",
-    "verify": "sender.imaging.image_commands:verify",
-    "unpack": "sender.imaging.image_commands:unpack",
-    "send": "sender.cast.send_command:send",
-    "serve": "sender.daemon.serve_command:serve",
-    "images": "sender.console.images:images",
-    "rooms": "sender.console.rooms:rooms",
-    "machines": "sender.console.machines:machines",
-    "casts": "sender.console.casts:casts",
-    "schedules": "sender.console.schedules:schedules",
-    "tokens": "sender.console.tokens:tokens",
-    "history": "sender.console.history:history",
-    "database": "sender.store.database_command:database",
-    "doctor": "sender.doctor.command:doctor",
-    "demo": "sender.demo.command:demo",
+    "pack": Implementation("sender.imaging.image_commands:pack", "Pack a disk into an image."),
+    "inspect": Implementation("sender.imaging.image_commands:inspect", "Say what an image holds."),
+    "verify": Implementation("sender.imaging.image_commands:verify", "Check every byte of an image or disk."),
+    "unpack": Implementation(
+        "sender.imaging.image_commands:unpack", "Write an image to a disk or file, without a network."
+    ),
+    "send": Implementation("sender.cast.send_command:send", "Cast an image to a room of machines."),
+    "serve": Implementation(
+        "sender.daemon.serve_command:serve", "Run the daemon: images, rooms, casts, dashboard, API."
+    ),
+    "images": Implementation("sender.console.images:images", "Images that the daemon can cast."),
+    "rooms": Implementation("sender.console.rooms:rooms", "Rooms: named sets of machines."),
+    "machines": Implementation(
+        "sender.console.machines:machines", "Machines, whether they are switched on or not."
+    ),
+    "casts": Implementation("sender.console.casts:casts", "Casts: one image to a room of machines."),
+    "schedules": Implementation(
+        "sender.console.schedules:schedules", "Casts that are planned again and again."
+    ),
+    "tokens": Implementation("sender.console.tokens:tokens", "Tokens: who may do what."),
+    "history": Implementation("sender.console.history:history", "Show what went to which machine."),
+    "database": Implementation(
+        "sender.store.database_command:database", "Check, back up and restore the daemon's database."
+    ),
+    "doctor": Implementation("sender.doctor.command:doctor", "Try out what a sender or the daemon needs."),
+    "demo": Implementation("sender.demo.command:demo", "Run a whole cast on this machine."),
 }
-"""Name to implementation, imported when it is used: ``diskcast inspect`` doesn't wait for a web framework."""
+"""Each is imported when it is used: ``diskcast inspect`` doesn't wait for a web framework."""
 
 
 @click.group(cls=LazyGroup, implementations=COMMANDS, context_settings=CONTEXT_SETTINGS)

@@ -23,7 +23,7 @@ _NEEDED_MODULES = (
 CONFIG_DEFAULT = Path("/etc/diskcast/diskcast.toml")
 
 
-@click.command(short_help="Run the daemon: images, rooms, casts, dashboard, API.")
+@click.command()
 @click.option(
     "--config",
     "config_path",

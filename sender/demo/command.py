@@ -35,7 +35,7 @@ NEXT_STEPS = (
 )
 
 
-@click.command(short_help="Run a whole cast on this machine.")
+@click.command()
 @click.option("--size", default="512MiB", show_default=True, help="Size of the disk that is cloned.")
 @click.option(
     "--agents",

@@ -15,7 +15,7 @@ from sender.cast.network import parse_endpoint, parse_group
 from sender.doctor.sender_doctor import examine
 
 
-@click.command(short_help="Try out what a sender or the daemon needs.")
+@click.command()
 @click.option(
     "--interface", metavar="IF", help="Network interface of the room; all that could do if none is named."
 )

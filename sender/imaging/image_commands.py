@@ -32,7 +32,7 @@ _jobs_option = click.option(
 )
 
 
-@click.command(short_help="Pack a disk into an image.")
+@click.command()
 @click.argument("source", type=_path)
 @click.option("-o", "--output", type=_path, required=True, metavar="FILE.dci", help="The image to write.")
 @click.option("--name", metavar="NAME", help="The image's name.  [default: the source's file name]")
@@ -114,7 +114,7 @@ def pack(
             click.echo(f"packed in  {format_duration(result.duration_s)}, {rate}/s")
 
 
-@click.command(short_help="Say what an image holds.")
+@click.command()
 @click.argument("image_path", metavar="FILE.dci", type=_path)
 @_json_option
 def inspect(image_path: Path, *, json_lines: bool) -> None:
@@ -126,7 +126,7 @@ def inspect(image_path: Path, *, json_lines: bool) -> None:
             click.echo(description_text(image))
 
 
-@click.command(short_help="Check every byte of an image or disk.")
+@click.command()
 @click.argument("image_path", metavar="FILE.dci", type=_path)
 @click.option("--against", type=_path, metavar="TARGET", help="Compare this disk or file with the image.")
 @_jobs_option
@@ -162,7 +162,6 @@ def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lin
 
 
 @click.command(
-    short_help="Write an image to a disk or file, without a network.",
     context_settings={"ignore_unknown_options": True},
 )
 @click.argument("image_path", metavar="FILE.dci", type=_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -121,10 +122,30 @@ def test_generated_documents_are_fresh() -> None:
 
 
 @pytest.mark.parametrize("module", ["receiver.cli", "sender.cli"])
-def test_programs_start_without_what_they_do_not_need(module: str) -> None:
-    """``--help`` is instant, and the agent never loads the web stack."""
-    code = f"import {module}, sys; print(' '.join(sys.modules))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert not set(loaded.stdout.split()) & {"fastapi", "uvicorn", "numpy", "trio", "rich"}
+def test_help_is_instant(module: str) -> None:
+    code = f"""
+import sys
+from {module} import cli
+cli.main(["--help"], standalone_mode=False)
+print("loaded:", *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    shown, _, loaded = done.stdout.partition("loaded:")
+    assert "Commands:" in shown
+    assert not set(loaded.split()) & {
+        "fastapi",
+        "httpx",
+        "numpy",
+        "pydantic",
+        "rich",
+        "sqlalchemy",
+        "trio",
+        "uvicorn",
+    }
+
+
+@pytest.mark.parametrize("module", ["receiver.cli", "sender.cli"])
+def test_every_command_is_where_the_list_says_and_its_line_fits_a_terminal(module: str) -> None:
+    for name, implementation in importlib.import_module(module).COMMANDS.items():
+        assert implementation.load().name == name
+        assert len(implementation.summary) <= 62
