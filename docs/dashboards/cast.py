@@ -14,28 +14,26 @@ from docs.dashboards.panels import (
     row,
     stat,
     table,
-    timeline,
     variable,
 )
-from docs.dashboards.shared import FULL, LIMITER_VALUES, LOSS, PROGRESS, STATE_VALUES, STRAGGLER, R, numbered
+from docs.dashboards.receivers import Receivers
+from docs.dashboards.shared import LOSS, PROGRESS, R
 
 C = 'cast="$cast"'
 M = 'cast="$cast", machine=~"$machine"'
-OPEN_MACHINE = link("Open the machine", "machine", room=field("room"), machine=field("machine"))
 ROW_MACHINE = link("Open the machine", "machine", room="$room", machine=cell("Machine"))
 
 
-def of_machines(metric: str) -> str:
-    """One value a machine, also while two daemons of a cast that was taken over are remembered."""
-    return f"max by (machine, room) ({metric}{{{M}}})"
-
-
-def rate_of_machines(metric: str) -> str:
-    return f"max by (machine, room) (rate({metric}{{{M}}}[$__rate_interval]))"
+MACHINES = Receivers(
+    M,
+    "machine",
+    ("room",),
+    (link("Open the machine", "machine", room=field("room"), machine=field("machine")),),
+)
+"""Each of them."""
 
 
 def cast() -> Json:
-    by_machine = [OPEN_MACHINE]
     return dashboard(
         "cast",
         "diskcast: one cast",
@@ -142,20 +140,12 @@ def cast() -> Json:
                 "Share of the blocks needed at join that are verified. A line that stays behind is a "
                 "straggler; see below what "
                 "limits it.",
-                [query(of_machines("diskcast_receiver_progress_ratio"), "{{machine}}")],
+                [MACHINES.line(MACHINES.now("diskcast_receiver_progress_ratio"))],
                 size=(12, 9),
                 unit="percentunit",
-                links=by_machine,
+                links=MACHINES.links,
             ),
-            chart(
-                "Loss",
-                "Share of the datagrams that don't arrive. Parity mends a few per cent at no cost in time.",
-                [query(of_machines("diskcast_receiver_loss_ratio"), "{{machine}}")],
-                size=(12, 9),
-                unit="percentunit",
-                steps=LOSS,
-                links=by_machine,
-            ),
+            MACHINES.loss(size=(12, 9)),
             table(
                 "Machines now",
                 "The slowest first. A click on one opens it.",
@@ -197,86 +187,36 @@ def cast() -> Json:
             chart(
                 "Written",
                 "What each machine writes to its disk.",
-                [query(rate_of_machines("diskcast_receiver_written_bytes_total"), "{{machine}}")],
+                [MACHINES.line(MACHINES.rate("diskcast_receiver_written_bytes_total"))],
                 unit="Bps",
-                links=by_machine,
+                links=MACHINES.links,
             ),
-            chart(
-                "Buffers in use",
-                "Share of each machine's buffers. Full: it can't decode or write as fast as data comes.",
-                [query(of_machines("diskcast_receiver_buffer_fill_ratio"), "{{machine}}")],
-                unit="percentunit",
-                steps=FULL,
-                links=by_machine,
-            ),
-            chart(
-                "Dropped by the machine",
-                "Datagrams dropped at the socket (its program was too slow) and symbols for want of a buffer "
-                "(decoding or the "
-                "disk was).",
-                [
-                    query(rate_of_machines("diskcast_receiver_socket_drops_total"), "{{machine}} socket"),
-                    query(rate_of_machines("diskcast_receiver_pool_drops_total"), "{{machine}} buffers"),
-                ],
-                unit="pps",
-            ),
-            timeline(
-                "Limited by",
-                "What each machine that data is being cast to says holds it back.",
-                [
-                    query(
-                        numbered("diskcast_receiver_limiter", M, "limiter", LIMITER_VALUES, "machine"),
-                        "{{machine}}",
-                    )
-                ],
-                LIMITER_VALUES,
-            ),
-            timeline(
-                "State over time",
-                "What became of each machine.",
-                [
-                    query(
-                        numbered("diskcast_receiver_state", M, "state", STATE_VALUES, "machine"),
-                        "{{machine}}",
-                    )
-                ],
-                STATE_VALUES,
-            ),
-            timeline(
-                "Stragglers",
-                "Slow: it no longer sets the rate of the others. Straggler: it was slow for too long and is "
-                "finished after the "
-                "others.",
-                [
-                    query(
-                        f"clamp_max(max by (machine) (diskcast_receiver_slow{{{M}}}) + "
-                        f"2 * max by (machine) (diskcast_receiver_demoted{{{M}}}), 2)",
-                        "{{machine}}",
-                    )
-                ],
-                STRAGGLER,
-            ),
+            MACHINES.buffers(),
+            MACHINES.dropped(),
+            MACHINES.limited_by(),
+            MACHINES.states(),
+            MACHINES.stragglers(),
             chart(
                 "Rate that it could take",
                 "What each machine has shown that it can take; nothing is drawn while nothing has limited it.",
-                [query(of_machines("diskcast_receiver_sustainable_rate_bytes_per_second"), "{{machine}}")],
+                [MACHINES.line(MACHINES.now("diskcast_receiver_sustainable_rate_bytes_per_second"))],
                 unit="Bps",
                 points=True,
-                links=by_machine,
+                links=MACHINES.links,
             ),
             chart(
                 "Queues on the way",
                 "Time that datagrams to each machine spent in queues: of switches, links, and its own.",
-                [query(of_machines("diskcast_receiver_queue_delay_seconds"), "{{machine}}")],
+                [MACHINES.line(MACHINES.now("diskcast_receiver_queue_delay_seconds"))],
                 unit="s",
-                links=by_machine,
+                links=MACHINES.links,
             ),
             chart(
                 "Loss bursts and interleaving",
                 "Datagrams lost in a row, and how many blocks are sent together so that a lost burst costs "
                 "each of them little.",
                 [
-                    query(of_machines("diskcast_receiver_loss_burst_datagrams"), "{{machine}}"),
+                    MACHINES.line(MACHINES.now("diskcast_receiver_loss_burst_datagrams")),
                     query(f"max(diskcast_interleave_depth_blocks{{{C}}})", "blocks together"),
                 ],
             ),
@@ -327,7 +267,7 @@ def cast() -> Json:
                 "The group's, which paces repairs, and each machine's.",
                 [
                     query(f"max(diskcast_grtt_seconds{{{C}}})", "group"),
-                    query(of_machines("diskcast_receiver_rtt_seconds"), "{{machine}}"),
+                    MACHINES.line(MACHINES.now("diskcast_receiver_rtt_seconds")),
                 ],
                 unit="s",
             ),
@@ -381,7 +321,7 @@ def cast() -> Json:
                 "Asked for by NACK",
                 "Symbols that machines asked for, and NACK datagrams that arrived.",
                 [
-                    query(rate_of_machines("diskcast_receiver_nacked_symbols_total"), "{{machine}}"),
+                    MACHINES.line(MACHINES.rate("diskcast_receiver_nacked_symbols_total")),
                     query(
                         f"max(rate(diskcast_nacks_received_total{{{C}}}[$__rate_interval]))", "NACK datagrams"
                     ),

@@ -12,22 +12,18 @@ from docs.dashboards.panels import (
     query,
     row,
     stat,
-    timeline,
     variable,
 )
-from docs.dashboards.shared import FULL, LIMITER_VALUES, LOSS, PROGRESS, STATE_VALUES, STRAGGLER, R, numbered
+from docs.dashboards.receivers import Receivers
+from docs.dashboards.shared import LOSS, PROGRESS, R
 
 ONE = 'room=~"$room", machine="$machine"'
 AGENT = 'machine="$machine"'
 """An agent that is scraped itself has the label that its target was given: see prometheus.yml."""
 
 
-def of_it(metric: str) -> str:
-    return f"max by (cast) ({metric}{{{ONE}}})"
-
-
-def rate_of_it(metric: str) -> str:
-    return f"max by (cast) (rate({metric}{{{ONE}}}[$__rate_interval]))"
+IT = Receivers(ONE, "cast", (), (link("Open the cast", "cast", cast=field("cast")),))
+"""In each of its casts."""
 
 
 def of_agent(metric: str) -> str:
@@ -35,7 +31,6 @@ def of_agent(metric: str) -> str:
 
 
 def machine() -> Json:
-    to_cast = [link("Open the cast", "cast", cast=field("cast"))]
     return dashboard(
         "machine",
         "diskcast: one machine",
@@ -73,12 +68,12 @@ def machine() -> Json:
                     )
                 ],
                 names_only=True,
-                links=to_cast,
+                links=IT.links,
             ),
             stat(
                 "Verified",
                 "Share of the blocks it needed that were written, read back and found right.",
-                [query(of_it("diskcast_receiver_progress_ratio"), "{{cast}}")],
+                [IT.line(IT.now("diskcast_receiver_progress_ratio"))],
                 unit="percentunit",
                 steps=PROGRESS,
             ),
@@ -94,7 +89,7 @@ def machine() -> Json:
                 "Blocks that read back wrong from its disk and were written again: known when it has ended. A "
                 "disk that does "
                 "this should be replaced.",
-                [query(of_it("diskcast_receiver_rewritten_blocks"), "{{cast}}")],
+                [IT.line(IT.now("diskcast_receiver_rewritten_blocks"))],
                 steps=GOOD_IS_NOTHING,
             ),
             stat(
@@ -113,7 +108,7 @@ def machine() -> Json:
                 "Progress",
                 "Its own, and the middle of all machines of the same casts.",
                 [
-                    query(of_it("diskcast_receiver_progress_ratio"), "{{cast}}"),
+                    IT.line(IT.now("diskcast_receiver_progress_ratio")),
                     query(
                         "quantile by (cast) (0.5, diskcast_receiver_progress_ratio and on (cast) "
                         f"diskcast_receiver_progress_ratio{{{ONE}}})",
@@ -122,13 +117,13 @@ def machine() -> Json:
                 ],
                 size=(12, 8),
                 unit="percentunit",
-                links=to_cast,
+                links=IT.links,
             ),
             chart(
                 "Written",
                 "What it writes to its disk, and the middle of all machines of the same casts.",
                 [
-                    query(rate_of_it("diskcast_receiver_written_bytes_total"), "{{cast}}"),
+                    IT.line(IT.rate("diskcast_receiver_written_bytes_total")),
                     query(
                         "quantile by (cast) (0.5, "
                         "rate(diskcast_receiver_written_bytes_total[$__rate_interval]) and on (cast) "
@@ -140,89 +135,35 @@ def machine() -> Json:
                 unit="Bps",
             ),
             row("What holds it back"),
-            timeline(
-                "Limited by",
-                "What it says holds it back: the network, its socket, decoding or its disk.",
-                [
-                    query(
-                        numbered("diskcast_receiver_limiter", ONE, "limiter", LIMITER_VALUES, "cast"),
-                        "{{cast}}",
-                    )
-                ],
-                LIMITER_VALUES,
-            ),
-            timeline(
-                "Straggler",
-                "Slow: it no longer sets the rate of the others. Straggler: it is finished after the others.",
-                [
-                    query(
-                        f"clamp_max({of_it('diskcast_receiver_slow')} + 2 * {of_it('diskcast_receiver_demoted')}, 2)",
-                        "{{cast}}",
-                    )
-                ],
-                STRAGGLER,
-            ),
-            timeline(
-                "State over time",
-                "What became of it.",
-                [
-                    query(
-                        numbered("diskcast_receiver_state", ONE, "state", STATE_VALUES, "cast"),
-                        "{{cast}}",
-                    )
-                ],
-                STATE_VALUES,
-            ),
-            chart(
-                "Loss",
-                "Share of the datagrams that don't arrive, and how many are lost in a row. One machine alone: "
-                "its cable or "
-                "port; several: the switch between.",
-                [query(of_it("diskcast_receiver_loss_ratio"), "loss")],
-                unit="percentunit",
-                steps=LOSS,
-            ),
+            IT.limited_by(),
+            IT.stragglers(),
+            IT.states(),
+            IT.loss(),
             chart(
                 "Loss bursts",
                 "Datagrams lost in a row, on average since it joined.",
-                [query(of_it("diskcast_receiver_loss_burst_datagrams"), "in a row")],
+                [IT.line(IT.now("diskcast_receiver_loss_burst_datagrams"), "in a row")],
             ),
             chart(
                 "Asked for by NACK",
                 "Symbols that it asked for, and its NACK datagrams.",
                 [
-                    query(rate_of_it("diskcast_receiver_nacked_symbols_total"), "symbols"),
-                    query(rate_of_it("diskcast_receiver_nacks_total"), "NACK datagrams"),
+                    IT.line(IT.rate("diskcast_receiver_nacked_symbols_total"), "symbols"),
+                    IT.line(IT.rate("diskcast_receiver_nacks_total"), "NACK datagrams"),
                 ],
                 unit="pps",
             ),
-            chart(
-                "Buffers in use",
-                "Full: it can't decode or write as fast as data comes.",
-                [query(of_it("diskcast_receiver_buffer_fill_ratio"), "in use")],
-                size=(6, 8),
-                unit="percentunit",
-                steps=FULL,
-            ),
-            chart(
-                "Dropped by it",
-                "At the socket: its program was too slow. For want of a buffer: decoding or the disk was.",
-                [
-                    query(rate_of_it("diskcast_receiver_socket_drops_total"), "socket"),
-                    query(rate_of_it("diskcast_receiver_pool_drops_total"), "buffers"),
-                ],
-                size=(6, 8),
-                unit="pps",
-            ),
+            IT.buffers(size=(6, 8)),
+            IT.dropped(size=(6, 8)),
             chart(
                 "Rate that it could take",
                 "What it has shown that it can take, and what the cast is paced to.",
                 [
-                    query(of_it("diskcast_receiver_sustainable_rate_bytes_per_second"), "could take"),
-                    query(
+                    IT.line(IT.now("diskcast_receiver_sustainable_rate_bytes_per_second"), "could take"),
+                    IT.line(
                         "max by (cast) (diskcast_rate_bytes_per_second and on (cast) "
                         f"diskcast_receiver_progress_ratio{{{ONE}}})",
-                        "cast",
+                        "is paced to",
                     ),
                 ],
                 size=(6, 8),
@@ -233,8 +174,8 @@ def machine() -> Json:
                 "Round trip and queues",
                 "To it and back, and what of that is time in queues.",
                 [
-                    query(of_it("diskcast_receiver_rtt_seconds"), "round trip"),
-                    query(of_it("diskcast_receiver_queue_delay_seconds"), "queues"),
+                    IT.line(IT.now("diskcast_receiver_rtt_seconds"), "round trip"),
+                    IT.line(IT.now("diskcast_receiver_queue_delay_seconds"), "queues"),
                 ],
                 size=(6, 8),
                 unit="s",
