@@ -26,6 +26,7 @@ from sender.cast.control_api import ControlApi, ControlServer
 from sender.cast.network import find_interface, parse_group
 from sender.cast.sockets import bind_control_sockets
 from tests.completion_reports import completion
+from tests.lab import LIMIT_S
 from tests.shell.sender_rig import Rig, make_rig
 
 CAST = "/api/v1/casts/1234abcd"
@@ -45,7 +46,7 @@ async def served(
         async with asyncio.TaskGroup() as group:
             group.create_task(server.run_until_stopped())
             try:
-                async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+                async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as client:
                     yield client
             finally:
                 server.stop()

@@ -107,9 +107,11 @@ def test_every_way_of_sending_puts_the_same_datagrams_on_the_wire(tmp_path: Path
             rig.start_casting()
             received = [member.recv(65536) for _ in range(expected.shape[0])]
     got = np.frombuffer(b"".join(received), np.uint8).reshape(-1, FRAME_BYTES).copy()
-    age = (header_view(got)["sent_at"].astype(int) - sent_at_ticks(started_at)) % 2**16
-    assert (np.diff(age) >= 0).all(), "datagrams are stamped as they leave, in this order"
-    assert age[-1] <= (time.monotonic() - started_at) / 100e-6 + 1
+    # The stamps begin anew every 6.6 s: a busy machine may take longer for the whole, though not for a step.
+    stamps = header_view(got)["sent_at"].astype(int)
+    steps = np.diff(stamps, prepend=sent_at_ticks(started_at)) % 2**16
+    assert (steps[1:] < 2**15).all(), "datagrams are stamped as they leave, in this order"
+    assert steps.sum() <= (time.monotonic() - started_at) / 100e-6 + 1
     header_view(got)["sent_at"] = 0
     np.testing.assert_array_equal(got, expected)
     assert header_view(got)["cast_id"][0] == rig.parameters.cast_id
@@ -218,7 +220,9 @@ def test_batches_are_whole_super_datagrams_where_the_rate_allows(
 
 
 def test_the_time_that_reading_took_is_told_for_each_batch(tmp_path: Path) -> None:
-    rig = make_rig(tmp_path, "r" * 4, policy=CastPolicy(rate_bytes_per_s=20e6))
+    policy = CastPolicy(rate_bytes_per_s=20e6)
+    whole_pass = len(expected_frames(make_rig(tmp_path, "r" * 4, policy=policy)))
+    rig = make_rig(tmp_path, "r" * 4, policy=policy)
     rig.start_casting()
     queue = BatchQueue(1000)
     blocks = BlockLoader(rig.image, rig.parameters)
@@ -226,7 +230,7 @@ def test_the_time_that_reading_took_is_told_for_each_batch(tmp_path: Path) -> No
     symbol_count = 0
     read_s = []
     with rig.image, running(encoder.run, lambda: (rig.shared.close(), queue.close())):
-        while symbol_count < rig.session.image_demand.sent_source_count or not read_s:
+        while symbol_count < whole_pass:
             batch = queue.get()
             assert batch is not None
             symbol_count += batch.plan.symbol_count
