@@ -38,6 +38,9 @@ from protocol.session_records import CastId, CompletionReport
 CHECK_IN_PATH = "/check-in"
 """Below ``API_BASE``."""
 
+MACHINE_ID_KEY = "machine_id"
+"""Where a join's inventory says which machine of the daemon's books it is."""
+
 STATE_IDLE = "idle"
 STATE_RECEIVING = "receiving"
 

@@ -7,7 +7,7 @@ import math
 
 from protocol.limiter import Cause
 from protocol.rate_control import RateSample
-from protocol.session_records import CompletionReport, ReceiverId, ReceiverState
+from protocol.session_records import CompletionReport, MachineIdentity, ReceiverId, ReceiverState
 from protocol.wire.messages import LIMITERS, Report
 
 _LOSS_SMOOTHING = 0.3
@@ -22,6 +22,7 @@ class ReceiverRecord:
 
     Attributes:
         name: the requested name, made unique within the cast.
+        identity: by what its machine may be known, if its agent says that.
         ready: it holds the manifest and has said what it needs.
         needed_count: blocks it hasn't verified yet, as it says; None before it knows.
         loss: smoothed share of datagrams that don't reach it, 0..1.
@@ -41,6 +42,7 @@ class ReceiverRecord:
     name: str
     address: str
     inventory: dict[str, str]
+    identity: MachineIdentity | None
     key: bytes
     joined_at: float
     heard_at: float

@@ -9,8 +9,6 @@ from protocol.errors import JoinRefusedError
 from protocol.receiver_record import ReceiverRecord
 from protocol.session_records import JoinRequest, ReceiverId, ReceiverState
 
-_RETURNING = (ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED)
-
 
 class Roster:
     """Records by number, and their number by what a returning machine says of itself.
@@ -50,6 +48,8 @@ class Roster:
         else:
             del self._by_agent[record.agent_id]
             record.agent_id = request.agent_id
+            record.inventory = request.inventory
+            record.identity = request.identity
             record.forget_counts()
         self._by_agent[record.agent_id] = record
         record.key = self._secrets(RECEIVER_KEY_BYTES)
@@ -70,7 +70,7 @@ class Roster:
         if same_run is not None:
             return same_run
         same_machine = self._by_machine.get((request.name, request.address), [])
-        return next((record for record in same_machine if record.state in _RETURNING), None)
+        return next((record for record in same_machine if record.state.gone), None)
 
     def _enter(self, request: JoinRequest, now: float) -> ReceiverRecord:
         if len(self.records) >= RECEIVER_COUNT_MAX:
@@ -84,6 +84,7 @@ class Roster:
             name=self._unique_name(request.name),
             address=request.address,
             inventory=request.inventory,
+            identity=request.identity,
             key=b"",
             joined_at=now,
             heard_at=now,

@@ -100,6 +100,11 @@ class ReceiverState(enum.StrEnum):
         """Whether the cast still works for this receiver."""
         return self in (ReceiverState.JOINED, ReceiverState.RECEIVING)
 
+    @property
+    def gone(self) -> bool:
+        """Whether its machine may take the place again when it is started anew."""
+        return self in (ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CompletionReport:

@@ -29,7 +29,14 @@ from protocol.limiter import Cause
 from protocol.manifest import block_count_of
 from protocol.manifest_reception import ManifestStore
 from protocol.receiver_session import ReceiverSession
-from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.session_records import (
+    CastId,
+    CastParameters,
+    CompletionReport,
+    JoinGrant,
+    JoinRequest,
+    MachineIdentity,
+)
 from protocol.stored_manifest import StoredManifest
 from protocol.units import format_duration
 from receiver.memory_budget import assembly_bytes_for
@@ -120,6 +127,8 @@ class AgentOptions:
     agent_id: str = ""
     """The same for every run of this agent's program, if it knows one: a machine that was switched off and on again
     takes its old place, and isn't counted twice."""
+    identity: MachineIdentity | None = None
+    """By what a daemon may know this machine; None if the inventory says already who that is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -363,6 +372,7 @@ class Agent:
             has_manifest=self._image.manifest is not None,
             need=self._image.need.copy() if self._image.manifest is not None else None,
             address="",
+            identity=self._options.identity,
         )
         grant = await retry_until(
             deadline, functools.partial(self._link.control.join, self._cast_id, request)

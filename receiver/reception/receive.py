@@ -14,6 +14,7 @@ from protocol.control_messages import CastDescription
 from protocol.errors import CastFailedError
 from protocol.manifest import Manifest
 from receiver.disk.queue_settings import tuned_queue
+from receiver.identity import describe_machine
 from receiver.nursery_errors import single_error
 from receiver.reception.agent import Agent, AgentOptions, CastLink, Observer, Reception
 from receiver.reception.cast_place import CastPlace, Whereabouts
@@ -27,7 +28,6 @@ from receiver.reception.feedback_socket import FeedbackSocket
 from receiver.reception.manifest_store import manifest_store
 from receiver.reception.network import Interface, find_interface
 from receiver.reception.transport import DataSocket
-from receiver.service.identity import describe_machine
 from receiver.target.dry_run import DryRun, dry_run
 from receiver.target.image import TargetImage
 from receiver.target.opening import Target

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import gc
 import json
-import platform
 from typing import TYPE_CHECKING
 
 import click
 
 from protocol.constants import (
-    ASSEMBLY_BYTES_DEFAULT,
     DATA_PORT_DEFAULT,
     DISCOVERY_TIMEOUT_S,
     GROUP_IPV4_DEFAULT,
-    MIB,
     SENDER_TIMEOUT_S,
 )
 from protocol.errors import ConfigurationError
-from protocol.units import parse_size_bytes
 from receiver.interruption import unless_interrupted
+from receiver.reception.options import ThisMachine, machine_options
 from receiver.target.options import TargetOptions, target_options
 
 if TYPE_CHECKING:
-    from receiver.reception.agent import Agent, Reception
+    from receiver.reception.agent import Reception
     from receiver.reception.progress import ReceptionObserver
     from receiver.reception.receive import ReceiveOptions
     from receiver.target.dry_run import DryRun
-
-MEMORY_BYTES_MIN = 4 * MIB
-"""Eight blocks of the default size and some: less would drop most of what arrives."""
 
 
 class _Share(click.ParamType[float]):
@@ -67,9 +60,9 @@ class _CastIdText(click.ParamType[int]):
         return int(text, 16)
 
 
-@click.command(short_help="Receive one cast, write it to a disk, verify it.")
+@click.command()
 @target_options
-@click.option("--interface", required=True, metavar="IF", help="Network interface that the cast comes in by.")
+@machine_options
 @click.option(
     "--sender", "sender_url", metavar="URL", help="The sender's control URL, instead of listening for it."
 )
@@ -79,9 +72,6 @@ class _CastIdText(click.ParamType[int]):
 )
 @click.option("--cast", "cast_id", type=_CastIdText(), metavar="ID", help="Join this cast and no other.")
 @click.option("--image-name", metavar="NAME", help="Join a cast of the image of this name and no other.")
-@click.option(
-    "--name", metavar="NAME", help="This machine's name for the operator.  [default: the host name]"
-)
 @click.option(
     "--wait",
     "wait_s",
@@ -101,13 +91,6 @@ class _CastIdText(click.ParamType[int]):
     help="Seconds of silence after which the sender is given up; one that is started again is rejoined.",
 )
 @click.option(
-    "--memory",
-    default=f"{ASSEMBLY_BYTES_DEFAULT // MIB}MiB",
-    show_default=True,
-    metavar="SIZE",
-    help="Buffers for blocks on their way to the disk.",
-)
-@click.option(
     "--rehearse-loss",
     default="0",
     type=_Share(),
@@ -115,26 +98,20 @@ class _CastIdText(click.ParamType[int]):
     help="Drop this share of what arrives, for example 5%: to see how a bad network would do.",
 )
 @click.option("--rehearse-seed", default=1, show_default=True, help="Which datagrams are dropped.")
-@click.option(
-    "--metrics-port", type=click.IntRange(1, 65535), metavar="P", help="Serve Prometheus metrics here."
-)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last.")
 def receive(
     target: str,
     target_options: TargetOptions,
-    interface: str,
+    machine: ThisMachine,
     sender_url: str | None,
     group: str,
     port: int,
     cast_id: int | None,
     image_name: str | None,
-    name: str | None,
     wait_s: float,
     sender_timeout_s: float,
-    memory: str,
     rehearse_loss: float,
     rehearse_seed: int,
-    metrics_port: int | None,
     as_json: bool,
 ) -> None:
     """Receive an image that is cast to this machine, write it to a disk or file, read it back and verify it.
@@ -155,15 +132,16 @@ def receive(
         cast_options=CastOptions(
             target=target,
             target_options=target_options,
-            interface=interface,
+            interface=machine.interface,
             agent=AgentOptions(
-                name=name or platform.node() or "unnamed",
+                name=machine.name,
                 inventory={},
-                assembly_bytes=memory_bytes(memory),
+                assembly_bytes=machine.assembly_bytes,
                 join_timeout_s=wait_s,
                 sender_timeout_s=sender_timeout_s,
                 rehearse_loss=rehearse_loss,
                 rehearse_seed=rehearse_seed,
+                identity=machine.identity(),
             ),
         ),
         sender_url=sender_url,
@@ -178,7 +156,7 @@ def receive(
     gc.freeze()  # the modules stay: the collector needn't look at them again and again while data arrives
     with choose_observer(json_lines=as_json) as observer:
         try:
-            reception = trio.run(_receive_unless_interrupted, options, observer, metrics_port)
+            reception = trio.run(_receive_unless_interrupted, options, observer, machine)
         except KeyboardInterrupt:
             observer.interrupted()
             raise
@@ -206,28 +184,8 @@ def _multicast_group(text: str) -> str:
     return str(group)
 
 
-def memory_bytes(text: str) -> int:
-    """The bytes of ``--memory``.
-
-    Raises:
-        ConfigurationError: that isn't a size, or is too little.
-    """
-    size_bytes = parse_size_bytes(text)
-    if size_bytes < MEMORY_BYTES_MIN:
-        raise ConfigurationError(f"--memory {text} is too little: give at least {MEMORY_BYTES_MIN // MIB}MiB")
-    return size_bytes
-
-
-def _watch(metrics_port: int | None, agent: Agent) -> contextlib.AbstractContextManager[None]:
-    if metrics_port is None:
-        return contextlib.nullcontext()
-    from receiver.reception.metrics import serve_metrics
-
-    return serve_metrics(metrics_port, agent.status)
-
-
 async def _receive_unless_interrupted(
-    options: ReceiveOptions, observer: ReceptionObserver, metrics_port: int | None
+    options: ReceiveOptions, observer: ReceptionObserver, machine: ThisMachine
 ) -> Reception:
     """Receive; SIGINT and SIGTERM end it in an orderly way, so that the sender is told.
 
@@ -237,8 +195,9 @@ async def _receive_unless_interrupted(
     """
     from receiver.reception.receive import receive_image
 
-    work = functools.partial(receive_image, options, observer, functools.partial(_watch, metrics_port))
-    reception = await unless_interrupted(work)
+    reception = await unless_interrupted(
+        functools.partial(receive_image, options, observer, lambda agent: machine.metrics(agent.status))
+    )
     if reception is None:
         raise KeyboardInterrupt
     return reception

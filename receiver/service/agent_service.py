@@ -21,6 +21,7 @@ from typing import Final
 import trio
 
 from protocol.check_in import (
+    MACHINE_ID_KEY,
     STATE_IDLE,
     STATE_RECEIVING,
     Assignment,
@@ -31,7 +32,7 @@ from protocol.check_in import (
 )
 from protocol.constants import CHECK_IN_WAIT_S_MAX
 from protocol.errors import DiskcastError, NoSenderError, SenderLostError, ServerRefusedError
-from protocol.session_records import CastId
+from protocol.session_records import CastId, MachineIdentity
 from protocol.units import format_duration
 from receiver.http_exchange import Unreachable
 from receiver.nursery_errors import single_error
@@ -45,7 +46,6 @@ from receiver.reception.status import (
     completion_report,
     idle_status,
 )
-from receiver.service.identity import Identity
 from receiver.service.log import ServiceLog
 from receiver.service.server_client import BACK_OFF_IDLE_MAX_S, BACK_OFF_RECEIVING_MAX_S, DaemonRing
 
@@ -89,7 +89,7 @@ class About:
 
     name: str
     version: str
-    identity: Identity
+    identity: MachineIdentity
     inventory: dict[str, str]
 
 
@@ -224,7 +224,7 @@ class Service:
         self._log.assigned(assignment)
         place = place_of(assignment)
         whereabouts = Whereabouts(place)
-        inventory = {**self._options.agent.inventory, "machine_id": answer.machine_id}
+        inventory = {**self._options.agent.inventory, MACHINE_ID_KEY: answer.machine_id}
         agent_options = dataclasses.replace(
             self._options.agent,
             name=answer.name or self._about.name,

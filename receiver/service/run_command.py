@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import gc
 import importlib.metadata
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from protocol.constants import ASSEMBLY_BYTES_DEFAULT, MIB
 from protocol.errors import ConfigurationError
 from receiver.interruption import unless_interrupted
-from receiver.reception.receive_command import memory_bytes
+from receiver.reception.options import ThisMachine, machine_options
 from receiver.service.agent_token import TOKEN_VARIABLE, read_token
 from receiver.target.options import TargetOptions, writing_options
 
@@ -42,9 +39,9 @@ class AfterCast(enum.StrEnum):
     POWEROFF = "poweroff"
 
 
-@click.command(short_help="Wait for casts of a daemon, and receive each.")
+@click.command()
 @writing_options
-@click.option("--interface", required=True, metavar="IF", help="Network interface that casts come in by.")
+@machine_options
 @click.option(
     "--server",
     "servers",
@@ -61,44 +58,20 @@ class AfterCast(enum.StrEnum):
     help=f"File that holds a token of the role enrol.  [env: {TOKEN_VARIABLE}, the token itself]",
 )
 @click.option(
-    "--name",
-    metavar="NAME",
-    help="This machine's name until the operator gives it one.  [default: the host name]",
-)
-@click.option(
-    "--identity",
-    metavar="TEXT",
-    help="Check in with this as serial number and without hardware addresses: for several agents on one machine.",
-)
-@click.option(
     "--after-cast",
     type=click.Choice([choice.value for choice in AfterCast]),
     default=AfterCast.WAIT.value,
     show_default=True,
     help="What to do once an image is on the target, verified; after a cast that failed the agent waits for the next.",
 )
-@click.option(
-    "--memory",
-    default=f"{ASSEMBLY_BYTES_DEFAULT // MIB}MiB",
-    show_default=True,
-    metavar="SIZE",
-    help="Buffers for blocks on their way to the disk.",
-)
-@click.option(
-    "--metrics-port", type=click.IntRange(1, 65535), metavar="P", help="Serve Prometheus metrics here."
-)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
 def run(
     target: str,
     target_options: TargetOptions,
-    interface: str,
+    machine: ThisMachine,
     servers: tuple[str, ...],
     token_file: Path | None,
-    name: str | None,
-    identity: str | None,
     after_cast: str,
-    memory: str,
-    metrics_port: int | None,
     as_json: bool,
 ) -> None:
     """Wait for casts of a daemon, and receive each that is for this machine.
@@ -117,37 +90,36 @@ def run(
             f"no daemon to check in with: give its URL, for example --server http://192.0.2.1:7400, "
             f"or {SERVER_VARIABLE}"
         )
-    require_interface(interface)
+    require_interface(machine.interface)
     log = JsonServiceLog() if as_json else PlainServiceLog()
     action = AfterCast(after_cast)
 
     def make_service() -> Service:
         import random
 
+        from receiver.identity import describe_machine
         from receiver.reception.agent import AgentOptions
         from receiver.reception.receive import CastOptions, receive_cast
         from receiver.service.agent_service import About, Service
-        from receiver.service.identity import Identity, describe_machine, read_identity
         from receiver.service.server_client import DaemonRing, ServerClient
 
         token = read_token(token_file)
-        own_name = name or platform.node() or "unnamed"
         return Service(
             DaemonRing([ServerClient(url, token) for url in servers], random.Random()),
             About(
-                name=own_name,
+                name=machine.name,
                 version=importlib.metadata.version("diskcast"),
-                identity=read_identity(interface) if identity is None else Identity((), identity, ""),
-                inventory=describe_machine(interface),
+                identity=machine.identity(),
+                inventory=describe_machine(machine.interface),
             ),
             CastOptions(
                 target=target,
                 target_options=target_options,
-                interface=interface,
+                interface=machine.interface,
                 agent=AgentOptions(
-                    name=own_name,
+                    name=machine.name,
                     inventory={},
-                    assembly_bytes=memory_bytes(memory),
+                    assembly_bytes=machine.assembly_bytes,
                     join_timeout_s=JOIN_TIMEOUT_S,
                     sender_timeout_s=SENDER_TIMEOUT_S,
                 ),
@@ -159,7 +131,7 @@ def run(
 
     async def serve() -> bool:
         service = make_service()  # needs trio's clock
-        with _metrics(metrics_port, service):
+        with machine.metrics(service.status):
             await service.run()
         return True
 
@@ -168,14 +140,6 @@ def run(
     log.stopped()
     if done and action in (AfterCast.REBOOT, AfterCast.POWEROFF):
         _order(action)
-
-
-def _metrics(port: int | None, service: Service) -> contextlib.AbstractContextManager[None]:
-    if port is None:
-        return contextlib.nullcontext()
-    from receiver.reception.metrics import serve_metrics
-
-    return serve_metrics(port, service.status)
 
 
 def _order(action: AfterCast) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -44,7 +44,7 @@ from protocol.errors import DiskcastError, JoinRefusedError, ProtocolError
 from protocol.json_fields import HexBytes
 from protocol.manifest import Manifest
 from protocol.sender_session import SenderSession
-from protocol.session_records import CastParameters, ReceiverId
+from protocol.session_records import CastParameters, JoinRequest, ReceiverId
 from sender.blocking_calls import start_blocking_call
 from sender.cast.shared_session import SharedSession
 from sender.http_server import HttpServer
@@ -63,6 +63,14 @@ _SHUTDOWN_S: Final = 2
 _KEY: Final = HexBytes(RECEIVER_KEY_BYTES)
 
 
+Recognise = Callable[[JoinRequest], Awaitable[JoinRequest]]
+
+
+async def as_said(request: JoinRequest) -> JoinRequest:
+    """A request to join, of a machine that nobody here knows more of."""
+    return request
+
+
 class ControlApi:
     """The endpoints of one running cast."""
 
@@ -72,6 +80,7 @@ class ControlApi:
         parameters: CastParameters,
         manifest: Manifest,
         on_failure: Callable[[DiskcastError], None] = lambda _error: None,
+        recognise: Recognise = as_said,
     ) -> None:
         """Serve the cast of ``parameters`` and ``manifest``, whose session is ``shared``.
 
@@ -80,8 +89,10 @@ class ControlApi:
             parameters: the cast's.
             manifest: the image's.
             on_failure: called in the event loop when the manifest can't be read any more, which ends the cast.
+            recognise: says who it is that joins, if that is known better than the machine itself knows it.
         """
         self._shared = shared
+        self._recognise = recognise
         self._on_failure = on_failure
         self._parameters = parameters
         self._manifest = manifest
@@ -146,6 +157,7 @@ class ControlApi:
             block_count=self._manifest.block_count,
             address=request.client.host if request.client else "",
         )
+        join_request = await self._recognise(join_request)
         with self._shared.change() as (session, now):
             grant = session.join(join_request, now)
             state = session.state

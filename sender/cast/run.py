@@ -41,7 +41,7 @@ from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
 from sender.blocking_calls import start_blocking_call
 from sender.cast.batches import BatchQueue
 from sender.cast.block_loader import BlockLoader
-from sender.cast.control_api import ControlApi, ControlServer
+from sender.cast.control_api import ControlApi, ControlServer, Recognise, as_said
 from sender.cast.datagram_output import typed_send_error
 from sender.cast.encoding import Encoder
 from sender.cast.feedback import FeedbackPort
@@ -137,13 +137,16 @@ async def _run_interruptible(options: CastOptions, reporter: Reporter) -> CastRe
 
 
 @contextlib.contextmanager
-def open_cast(options: CastOptions, image: ImageFile, reporter: Reporter) -> Iterator[CastRun]:
+def open_cast(
+    options: CastOptions, image: ImageFile, reporter: Reporter, recognise: Recognise = as_said
+) -> Iterator[CastRun]:
     """A cast with its sockets, to be run in the event loop that runs now.
 
     Args:
         options: what the operator asked for.
         image: the image of ``options``, opened; the caller closes it.
         reporter: is told how it goes.
+        recognise: says who it is that joins, if that is known better than the machine itself knows it.
 
     Raises:
         ConfigurationError: the options can't work; nothing was sent.
@@ -157,7 +160,7 @@ def open_cast(options: CastOptions, image: ImageFile, reporter: Reporter) -> Ite
         # All ports before a word: a second sender by mistake must fail before the group hears it.
         sockets = _open_sockets(options, interface, group, address, stack)
         parameters = _parameters(options, image, group, address, symbol_bytes, sockets)
-        yield CastRun(options, image, parameters, sockets, reporter)
+        yield CastRun(options, image, parameters, sockets, reporter, recognise)
 
 
 def _open_sockets(
@@ -239,6 +242,7 @@ class CastRun:
         parameters: CastParameters,
         sockets: _Sockets,
         reporter: Reporter,
+        recognise: Recognise,
     ) -> None:
         """Prepare; see :func:`open_cast`."""
         self.parameters = parameters
@@ -246,6 +250,7 @@ class CastRun:
         self._image = image
         self._sockets = sockets
         self._reporter = reporter
+        self._recognise = recognise
         self._queue = BatchQueue()
         self._cancelled = False
         self._aborted = False
@@ -285,7 +290,7 @@ class CastRun:
             DiskcastError: the sender itself failed, and the room was told.
         """
         encoder = Encoder(self.parameters, self.shared, self._blocks, self._queue)
-        api = ControlApi(self.shared, self.parameters, self._image.manifest, self._fail)
+        api = ControlApi(self.shared, self.parameters, self._image.manifest, self._fail, self._recognise)
         server = ControlServer(api.application(), self._sockets.control)
         rivals = RivalWatch(
             self._sockets.announcements,

@@ -9,7 +9,7 @@ from protocol.errors import NotEnoughReceiversError, ReceiversIncompleteError
 from protocol.json_fields import STATE_NAMES
 from protocol.receiver_record import ReceiverRecord
 from protocol.sender_session import SenderSession
-from protocol.session_records import ReceiverState
+from protocol.session_records import MachineIdentity, ReceiverState
 from protocol.wire.messages import END_COMPLETE, STATE_CASTING, STATE_GATHERING
 from sender.cast.limiter_view import LimiterTime, LimiterView
 
@@ -160,6 +160,7 @@ class ReceiverSummary:
         socket_drops_count: datagrams that reached its socket and were dropped there.
         demoted: it was finished after the others, or was to be.
         error: empty if all is well.
+        identity: by what its machine is known, if its agent said that.
     """
 
     name: str
@@ -177,6 +178,7 @@ class ReceiverSummary:
     socket_drops_count: int
     demoted: bool
     error: str
+    identity: MachineIdentity | None
 
     @classmethod
     def of(cls, record: ReceiverRecord, block_bytes: int, now: float) -> ReceiverSummary:
@@ -204,6 +206,7 @@ class ReceiverSummary:
             socket_drops_count=done.socket_drops if done else record.socket_drop_count,
             demoted=record.demoted,
             error=record.error or ("" if record.state is ReceiverState.COMPLETE else "not complete"),
+            identity=record.identity,
         )
 
     @property

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from protocol.check_in import MACHINE_ID_KEY
 from protocol.receiver_record import ReceiverRecord
 from sender.cast.view import CastView, ReceiverSummary, ReceiverView
 from sender.store.records import Cast, CastMachine, LiveMachine, TimelinePoint
-
-MACHINE_ID_KEY = "machine_id"
-"""Where a join's inventory says which machine of the database it is."""
 
 
 def cast_machine(

@@ -26,7 +26,7 @@ from protocol.errors import (
     StorageError,
     TargetInUseError,
 )
-from protocol.session_records import CastId
+from protocol.session_records import CastId, MachineIdentity
 from receiver.http_exchange import Unreachable
 from receiver.reception.agent import Agent, AgentOptions, Observer, Reception
 from receiver.reception.cast_place import CastPlace, Whereabouts
@@ -34,7 +34,6 @@ from receiver.reception.progress import ReceptionObserver
 from receiver.reception.receive import CastOptions
 from receiver.reception.status import ReceptionState
 from receiver.service.agent_service import About, Service
-from receiver.service.identity import Identity
 from receiver.service.server_client import DaemonRing
 from receiver.target.options import DEFAULTS
 from tests.shell.small_cast import Recorder
@@ -177,7 +176,7 @@ class World:
         agent = AgentOptions("pc1", {}, assembly_bytes=1 << 20, join_timeout_s=60.0, sender_timeout_s=300.0)
         self.service = Service(
             DaemonRing(self.daemons, random.Random(4)),
-            About("pc1", "1.0", Identity(("52:54:00:12:34:56",), "S1", "A1"), {"host": "pc1"}),
+            About("pc1", "1.0", MachineIdentity(("52:54:00:12:34:56",), "S1", "A1"), {"host": "pc1"}),
             CastOptions("auto", DEFAULTS, "lo", agent),
             receive=self.receptions.receive,
             log=self.log,  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from protocol.events import (
 )
 from protocol.limiter import Cause, Limiter
 from protocol.receiver_record import ReceiverRecord
-from protocol.session_records import CastId, CastParameters, ReceiverId, ReceiverState
+from protocol.session_records import CastId, CastParameters, MachineIdentity, ReceiverId, ReceiverState
 from sender.cast.limiter_view import LimiterTime, LimiterView, limiters_text
 from sender.cast.progress import EVENT_NAMES, CastIntroduction, JsonReporter, LiveReporter, PlainReporter
 from sender.cast.progress_words import event_words
@@ -52,7 +52,7 @@ PARAMETERS = CastParameters(
 
 def record(name: str, state: ReceiverState) -> ReceiverRecord:
     return ReceiverRecord(
-        ReceiverId(0), name, name, name, "10.0.0.9", {}, bytes(32), joined_at=10.0, heard_at=12.0, state=state,
+        ReceiverId(0), name, name, name, "10.0.0.9", {}, None, bytes(32), joined_at=10.0, heard_at=12.0, state=state,
         verified_count=3, expected_count=1000, received_count=950, finished_at=14.0,
         error="on fire" if state is ReceiverState.FAILED else "",
     )  # fmt: skip
@@ -63,6 +63,13 @@ LIMITED = (
     LimiterTime("none", None, "nothing (climbing or idle)", 0.27),
     LimiterTime("disk", "pc-0", "pc-0's disk", 0.03),
 )
+
+
+def test_the_account_of_a_cast_says_by_what_a_machine_is_known() -> None:
+    receiver = record("pc-1", ReceiverState.COMPLETE)
+    receiver.identity = MachineIdentity(("52:54:00:12:34:56",), "PF1XYZ", "")
+    told = json.loads(json.dumps(dataclasses.asdict(ReceiverSummary.of(receiver, 1 << 18, 20.0))))
+    assert told["identity"] == {"macs": ["52:54:00:12:34:56"], "serial": "PF1XYZ", "asset_tag": ""}
 
 
 def summary(*states: ReceiverState, required_count: int = 1) -> CastSummary:

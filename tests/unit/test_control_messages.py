@@ -18,6 +18,7 @@ from protocol.session_records import (
     CastParameters,
     JoinGrant,
     JoinRequest,
+    MachineIdentity,
     ReceiverId,
 )
 from protocol.wire.messages import STATE_CASTING, STATE_GATHERING
@@ -101,6 +102,47 @@ def test_a_join_carries_exactly_the_blocks_that_are_needed(need: str | None) -> 
     if wanted is not None:
         assert arrived.need is not None
         np.testing.assert_array_equal(arrived.need, wanted)
+
+
+IDENTITY = MachineIdentity(("52:54:00:12:34:56",), "PF1XYZ", "LAB-0007")
+JOIN = JoinRequest("a1", "pc-07", {}, False, None, "::1", IDENTITY)
+
+
+def joined(document: object) -> JoinRequest:
+    return messages.join_from_json_untrusted(document, block_count=20, address="::1")
+
+
+@pytest.mark.parametrize("identity", [IDENTITY, MachineIdentity((), "", ""), None])
+def test_a_join_says_by_what_its_machine_is_known(identity: MachineIdentity | None) -> None:
+    document = through_text(messages.join_to_json(dataclasses.replace(JOIN, identity=identity)))
+    assert joined(document).identity == identity
+
+
+def test_an_agent_of_an_earlier_version_joins_without_an_identity() -> None:
+    document = messages.join_to_json(JOIN)
+    del document["identity"]
+    assert joined(document) == dataclasses.replace(JOIN, identity=None)
+
+
+def test_an_agent_of_a_later_version_may_say_more() -> None:
+    document = messages.join_to_json(JOIN)
+    more = {**document, "colour": "red", "identity": {**messages.IDENTITY.encode(IDENTITY), "wwn": [7]}}
+    assert joined(more) == JOIN
+
+
+@pytest.mark.parametrize(
+    ("identity", "named"),
+    [
+        (7, "identity"),
+        ({"macs": [], "serial": ""}, "asset_tag"),
+        ({"macs": ["52:54:00:12:34:56"] * 17, "serial": "", "asset_tag": ""}, "macs"),
+        ({"macs": [], "serial": "x" * 65, "asset_tag": ""}, "serial"),
+        ({"macs": [], "serial": "\x1b[2J", "asset_tag": ""}, "serial"),
+    ],
+)
+def test_an_identity_out_of_range_is_refused_by_name(identity: object, named: str) -> None:
+    with pytest.raises(ProtocolError, match=named):
+        joined({**messages.join_to_json(JOIN), "identity": identity})
 
 
 def test_a_completion_report_arrives_as_it_was_made() -> None:
@@ -189,7 +231,9 @@ def test_mutated_documents_raise_only_protocol_errors() -> None:
     documents = [
         messages.grant_to_json(GRANT, state=STATE_CASTING),
         messages.COMPLETION.encode(COMPLETION),
-        messages.join_to_json(JoinRequest("a", "b", {"k": "v"}, True, np.ones(20, np.bool_), "::1")),
+        messages.join_to_json(
+            JoinRequest("a", "b", {"k": "v"}, True, np.ones(20, np.bool_), "::1", IDENTITY)
+        ),
     ]
     for _ in range(2000):
         text = bytearray(json.dumps(generator.choice(documents)).encode())

@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from protocol.errors import ConfigurationError, InterfaceError
+from protocol.session_records import MachineIdentity
+from receiver import identity
 from receiver.cli import cli
-from receiver.service import identity
+from receiver.identity import describe_machine, read_identity
 from receiver.service.agent_token import read_token
-from receiver.service.identity import Identity, describe_machine, read_identity
 
 ADDRESSES = {
     "lo": "00:00:00:00:00:00",
@@ -46,7 +47,7 @@ def firmware(root: Path, **fields: str) -> None:
 
 def test_a_machine_is_known_by_its_cards_the_rooms_one_first(root: Path) -> None:
     found = read_identity("eth1", root=root)
-    assert found == Identity(("52:54:00:aa:bb:02", "52:54:00:aa:bb:01"), "", "")
+    assert found == MachineIdentity(("52:54:00:aa:bb:02", "52:54:00:aa:bb:01"), "", "")
 
 
 def test_a_bridge_that_the_room_is_on_counts(root: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import JoinRefusedError
 from protocol.roster import Roster
-from protocol.session_records import ReceiverState
+from protocol.session_records import MachineIdentity, ReceiverState
 from tests.unit.sender_inputs import join_request
 
 GONE = (ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED)
@@ -44,6 +44,13 @@ def test_a_machine_that_was_started_again_takes_its_old_place(roster: Roster, st
     assert (again.counter, again.bytes_written) == (0, 0), "its new run counts from zero"
     assert roster.admit(join_request("second run", name="pc"), 111.0) == (record, True)
     assert roster.active_count == 1, "or the cast would wait for a machine that doesn't exist"
+
+
+def test_what_a_machine_says_of_itself_when_it_comes_back_counts(roster: Roster) -> None:
+    roster.admit(join_request("a", inventory={"target": "/dev/sda"}), 100.0)
+    said = MachineIdentity((), "SN7", "")
+    record, _ = roster.admit(join_request("a", inventory={"target": "/dev/sdb"}, identity=said), 101.0)
+    assert (record.inventory, record.identity) == ({"target": "/dev/sdb"}, said)
 
 
 @pytest.mark.parametrize("state", THERE)

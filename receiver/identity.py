@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import platform
 import socket
@@ -13,6 +12,7 @@ from typing import Final
 import psutil  # type: ignore[import-untyped]
 
 from protocol.constants import HARDWARE_ADDRESSES_MAX
+from protocol.session_records import MachineIdentity
 from protocol.units import format_bytes
 
 SYSTEM_ROOT: Final = Path("/sys")
@@ -25,22 +25,7 @@ _INVENTORY_DMI_FIELDS: Final = ("sys_vendor", "product_name", "product_serial")
 _NO_ADDRESS: Final = "00:00:00:00:00:00"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Identity:
-    """By what a list of machines may know this one; what can't be read is empty.
-
-    Attributes:
-        macs: of its network cards, lower case with colons, that of the room's interface first.
-        serial: of the machine, as its firmware says it.
-        asset_tag: the owner's mark in the firmware.
-    """
-
-    macs: tuple[str, ...]
-    serial: str
-    asset_tag: str
-
-
-def read_identity(interface: str, *, root: Path = SYSTEM_ROOT) -> Identity:
+def read_identity(interface: str, *, root: Path = SYSTEM_ROOT) -> MachineIdentity:
     """This machine's.
 
     Args:
@@ -49,7 +34,7 @@ def read_identity(interface: str, *, root: Path = SYSTEM_ROOT) -> Identity:
     """
     serial = _text(root / _DMI / "product_serial") or _text(root / _DEVICE_TREE_SERIAL)
     asset_tag = _text(root / _DMI / "chassis_asset_tag") or _text(root / _DMI / "board_asset_tag")
-    return Identity(_hardware_addresses(interface, root), serial, asset_tag)
+    return MachineIdentity(_hardware_addresses(interface, root), serial, asset_tag)
 
 
 def describe_machine(interface: str, *, root: Path = SYSTEM_ROOT) -> dict[str, str]:
