@@ -9,6 +9,7 @@ import hashlib
 import time
 import urllib.parse
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,8 @@ from protocol.errors import DatabaseError
 from protocol.session_records import CastId
 from sender.daemon.presence import Attendance
 from sender.daemon.run_cast import assigned_machine
+from sender.store.joint_calls import JointCalls
+from sender.store.machines import Enrolment
 from sender.store.records import Cast, CastMachine, Machine
 
 if TYPE_CHECKING:
@@ -56,6 +59,8 @@ class CheckInDesk:
     def __init__(self, services: Services) -> None:
         """Answer for ``services``."""
         self._services = services
+        self._enrolling = JointCalls(services.store, services.store.machines.enrol)
+        self._recording = JointCalls(services.store, self._write_outcomes)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._elsewhere: dict[str, tuple[float, set[str]]] = {}
 
@@ -111,22 +116,22 @@ class CheckInDesk:
             ).encode(),
             digest_size=16,
         ).hexdigest()
-        store = self._services.store
         known = self._known.get(check_in.agent_id)
         if known is not None and known.said == said:
             self._known.move_to_end(check_in.agent_id)
             recorded = await self._recorded(known)
             if recorded is not None:
                 return recorded
-        machine: Machine = await store.run(
-            store.machines.enrol,
-            name=check_in.name,
-            macs=check_in.macs,
-            serial=check_in.serial,
-            asset_tag=check_in.asset_tag,
-            address=address,
-            agent_version=check_in.version,
-            inventory=dict(check_in.inventory),
+        machine = await self._enrolling.ask(
+            Enrolment(
+                name=check_in.name,
+                macs=check_in.macs,
+                serial=check_in.serial,
+                asset_tag=check_in.asset_tag,
+                address=address,
+                agent_version=check_in.version,
+                inventory=check_in.inventory,
+            )
         )
         self._known[check_in.agent_id] = _Known(said, machine, time.monotonic())
         while len(self._known) > _KNOWN_MAX:
@@ -207,7 +212,7 @@ class CheckInDesk:
 
         Never raises for want of a database: the agent says it again.
         """
-        store, cast_id = self._services.store, f"{outcome.cast_id:08x}"
+        cast_id = f"{outcome.cast_id:08x}"
         live = self._services.supervisor.runs.get(cast_id)
         try:
             if live is not None:
@@ -215,10 +220,7 @@ class CheckInDesk:
                 if _tells_more(outcome, row):
                     live.refuse_machine(outcome_row(machine, outcome, row))
                 return await self._services.recorder.drain(_DRAIN_S)
-            rows = await store.run(store.casts.machines, cast_id)
-            row = next((row for row in rows if row.machine_id == machine.machine_id), None)
-            if _tells_more(outcome, row):
-                await store.run(store.casts.put_machine, outcome_row(machine, outcome, row))
+            await self._recording.ask((machine, outcome))
             self._elsewhere.pop(cast_id, None)
         except asyncio.CancelledError:
             raise
@@ -226,6 +228,21 @@ class CheckInDesk:
             _log.warning("result_not_recorded", cast=cast_id, error=str(error))
             return False
         return True
+
+    def _write_outcomes(self, told: Sequence[tuple[Machine, CastOutcome]]) -> list[None]:
+        """Write down how casts went that don't run here, as far as that isn't known; in a thread of the store."""
+        store = self._services.store
+        with store.transaction():
+            for cast_id in dict.fromkeys(outcome.cast_id for _, outcome in told):
+                known = {row.machine_id: row for row in store.casts.machines(f"{cast_id:08x}")}
+                rows = [
+                    outcome_row(machine, outcome, known.get(machine.machine_id))
+                    for machine, outcome in told
+                    if outcome.cast_id == cast_id and _tells_more(outcome, known.get(machine.machine_id))
+                ]
+                if rows:
+                    store.casts.put_machines(rows)
+        return [None] * len(told)
 
 
 def _tells_more(outcome: CastOutcome, row: CastMachine | None) -> bool:

@@ -11,7 +11,7 @@ import functools
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -54,7 +54,8 @@ THREADS_COUNT = 4
 RUN_WAIT_S = 10.0
 """Nobody waits longer for the database; what runs then still ends by itself."""
 RUN_PENDING_MAX = 512
-"""Calls that may wait: one for each machine that checks in at the same moment. More are refused at once."""
+"""Calls that may wait: many more than four threads do in the time that anybody waits for a busy disk. More are refused
+at once. What a whole room asks at the same moment goes through :mod:`sender.store.joint_calls`."""
 UPKEEP_INTERVAL_S = 60.0
 BACKUP_INTERVAL = timedelta(hours=24)
 JOURNAL_BYTES_MAX = 32 << 20
@@ -123,25 +124,34 @@ class Store:
         Raises what it raises, and ``DatabaseUnavailableError`` when that takes longer than :data:`RUN_WAIT_S` or when
         too many calls wait already. A call that is given up may still be carried out.
         """
-        if self._pending_count >= RUN_PENDING_MAX:
+        async with self.patience(self._pending_count, RUN_PENDING_MAX):
+            self._pending_count += 1
+            try:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
+            finally:
+                self._pending_count -= 1
+
+    @contextlib.asynccontextmanager
+    async def patience(self, waiting_count: int, waiting_max: int) -> AsyncIterator[None]:
+        """The limits of every wait for the database: of how many wait already, and of :data:`RUN_WAIT_S`.
+
+        Raises ``DatabaseUnavailableError`` beyond them.
+        """
+        if waiting_count >= waiting_max:
             raise self._told(
-                f"database {self.place}: {RUN_PENDING_MAX} requests wait for it already; see whether its disk or its "
+                f"database {self.place}: {waiting_max} requests wait for it already; see whether its disk or its "
                 "server is overloaded"
             )
-        self._pending_count += 1
-        loop = asyncio.get_running_loop()
         try:
-            call = loop.run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
             async with asyncio.timeout(RUN_WAIT_S):
-                return await call
+                yield
         except TimeoutError as error:
             self._database.hang_up()
             raise self._told(
                 f"database {self.place}: no answer for {RUN_WAIT_S:g} s; see whether its disk or its server hangs. "
                 "What was asked for may still be done later"
             ) from error
-        finally:
-            self._pending_count -= 1
 
     async def run_long(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """As :meth:`run`, for what may take minutes in many short transactions: retention, a backup."""

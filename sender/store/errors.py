@@ -85,6 +85,23 @@ def is_passing(error: BaseException) -> bool:
     return bool(error.connection_invalidated)
 
 
+def stops_everybody(error: Exception) -> bool:
+    """Whether other calls of the same moment would fail with it too.
+
+    That isn't so of what a call itself got wrong, nor of a row that somebody else keeps locked.
+    """
+    if not isinstance(error, DatabaseError):
+        return False
+    cause = error.__cause__
+    return not isinstance(
+        cause.orig if isinstance(cause, sa.exc.DBAPIError) else None,
+        psycopg.errors.QueryCanceled
+        | psycopg.errors.LockNotAvailable
+        | psycopg.errors.SerializationFailure
+        | psycopg.errors.DeadlockDetected,
+    )
+
+
 def translate(error: BaseException, place: Place) -> DatabaseError | ConflictError:
     """What diskcast says of a database's or a disk's error; its text has the thing, the cause and the mend."""
     origin = error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig is not None else error

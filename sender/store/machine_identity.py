@@ -116,6 +116,21 @@ class Identity:
     asset_key: str
 
 
+def runs_apart(identities: Sequence[Identity]) -> Iterable[range]:
+    """``identities`` in runs, of each of which no two have anything in common."""
+    start, met = 0, set[tuple[str, str]]()
+    for index, identity in enumerate(identities):
+        marks = {("mac", mac) for mac in identity.macs}
+        marks |= {("serial", identity.serial_key), ("tag", identity.asset_key)}
+        marks -= {("serial", ""), ("tag", "")}
+        if met & marks:
+            yield range(start, index)
+            start, met = index, set()
+        met |= marks
+    if start < len(identities):
+        yield range(start, len(identities))
+
+
 def find_machines(connection: sa.Connection, identities: Sequence[Identity]) -> list[str | None]:
     """For each of ``identities`` the id of the machine that has it, or None.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from sender.store.machine_identity import (
     identity_key,
     normal_mac,
     parts,
+    runs_apart,
 )
 from sender.store.machine_import import read_rows
 from sender.store.paging import read_page
@@ -34,6 +36,8 @@ SEEN_AGAIN_S = 10.0
 ROOM_MACHINES_MAX = 10_000
 """Machines of a room that are read at once; a cast takes 1024."""
 
+_OPERATORS = ("name", "room_id", "serial", "asset_tag", "position", "note")
+"""What an operator says of a new machine, beside its addresses."""
 _MACHINE = tables.machines.c
 _OWNED = tables.machine_macs.c
 
@@ -48,6 +52,19 @@ class MachineChange(TypedDict, total=False):
     asset_tag: str
     position: str
     note: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What a machine that checks in says of itself."""
+
+    name: str
+    macs: Sequence[str]
+    serial: str
+    asset_tag: str
+    address: str
+    agent_version: str
+    inventory: Mapping[str, str]
 
 
 def new_machine_id() -> str:
@@ -73,27 +90,9 @@ class Machines(Repository):
             raise ConflictError(f"machine {machine_id} is there already; choose another id, or none")
         macs = self._free_macs(machine.macs, machine_id)
         self._check_room(machine.room_id)
-        values = {
-            "name": machine.name,
-            "room_id": machine.room_id,
-            "serial": machine.serial,
-            "asset_tag": machine.asset_tag,
-            "position": machine.position,
-            "note": machine.note,
-        }
-        self._connection.execute(
-            sa.insert(tables.machines).values(
-                machine_id=machine_id,
-                **_with_keys(values),
-                address=machine.address,
-                agent_version=machine.agent_version,
-                inventory=machine.inventory,
-                created_at=machine.created_at,
-                last_seen_at=machine.last_seen_at,
-            )
-        )
-        self._own(machine_id, macs)
-        self._audit.note(audit, "machine.create", f"machine {machine_id}", {**values, "macs": list(macs)})
+        self._insert([dataclasses.replace(machine, machine_id=machine_id, macs=macs)])
+        detail = {name: getattr(machine, name) for name in _OPERATORS}
+        self._audit.note(audit, "machine.create", f"machine {machine_id}", {**detail, "macs": list(macs)})
         added = self._get(machine_id)
         assert added is not None
         return added
@@ -156,7 +155,7 @@ class Machines(Repository):
         changed = {name: value for name, value in values.items() if getattr(before, name) != value}
         if not changed:
             return before
-        self._update(machine_id, changed)
+        self._update({machine_id: changed})
         was = {name: getattr(before, name) for name in changed}
         self._audit.note(audit, "machine.change", f"machine {machine_id}", {"from": was, "to": changed})
         return self._get(machine_id)
@@ -180,64 +179,49 @@ class Machines(Repository):
         return None if machine_id is None else self._get(machine_id)
 
     @writing_again
-    def enrol(
-        self,
-        *,
-        macs: Sequence[str],
-        serial: str,
-        asset_tag: str,
-        name: str,
-        address: str,
-        agent_version: str,
-        inventory: Mapping[str, str],
-        seen_at: datetime | None = None,
-    ) -> Machine:
-        """Find the machine that checks in, or add it without a room; note what it says of itself.
+    def enrol(self, enrolments: Sequence[Enrolment]) -> builtins.list[Machine]:
+        """Find the machines that check in, or add them without a room; note what they say of themselves.
 
-        Its name, room, position and note are the operator's: an agent only names a machine that is new.
+        A machine's name, room, position and note are the operator's: an agent only names a machine that is new. A
+        hundred cost little more than one.
         """
-        seen_at = seen_at or self._now()
-        mine = _valid_macs(macs)
-        machine_id = find_machine(self._connection, _identity(mine, serial, asset_tag))
-        told: dict[str, Any] = {
-            "address": clean_text(address),
-            "agent_version": clean_text(agent_version),
-            "inventory": clean_json(dict(inventory)),
-        }
-        before = None if machine_id is None else self._get(machine_id)
-        if machine_id is None or before is None:
-            machine_id = new_machine_id()
-            values = {
-                **told,
-                "name": name,
-                "room_id": None,
-                "serial": serial,
-                "asset_tag": asset_tag,
-                "position": "",
-                "note": "",
-            }
-            self._connection.execute(
-                sa.insert(tables.machines).values(
-                    machine_id=machine_id, **_with_keys(values), created_at=seen_at, last_seen_at=seen_at
-                )
-            )
-            self._own(machine_id, mine)
-        else:
-            if identity_key(serial):
-                told["serial"] = clean_text(serial)
-            if identity_key(asset_tag):
-                told["asset_tag"] = clean_text(asset_tag)
-            # What it has now first: an adapter that isn't plugged in any more is the first to be forgotten.
-            told["macs"] = (*mine, *(mac for mac in before.macs if mac not in mine))[:MACS_MAX]
-            if set(told["macs"]) == set(before.macs):
-                del told["macs"]
-            changed = {key: value for key, value in told.items() if getattr(before, key) != value}
-            last = before.last_seen_at
-            if changed or last is None or seen_at - last > timedelta(seconds=SEEN_AGAIN_S):
-                self._update(machine_id, {**changed, "last_seen_at": seen_at})
-        machine = self._get(machine_id)
-        assert machine is not None
-        return machine
+        identities = [_identity(_valid_macs(told.macs), told.serial, told.asset_tag) for told in enrolments]
+        machines: builtins.list[Machine] = []
+        for run in runs_apart(identities):
+            part = slice(run.start, run.stop)
+            machines += self._enrol_apart(enrolments[part], identities[part])
+        return machines
+
+    def _enrol_apart(
+        self, enrolments: Sequence[Enrolment], identities: Sequence[Identity]
+    ) -> builtins.list[Machine]:
+        """:meth:`enrol` for what has no address, serial number or tag in common."""
+        ids = find_machines(self._connection, identities)
+        known = {machine.machine_id: machine for machine in self.get_many([one for one in ids if one])}
+        if len(known) < len(ids) - ids.count(None):
+            # Two say they are the same machine: the second is found as the first has left it.
+            pairs = zip(enrolments, identities, strict=True)
+            return [machine for told, own in pairs for machine in self._enrol_apart([told], [own])]
+        now = self._now()
+        claimed = {mac for identity in identities for mac in identity.macs}
+        machines, new = [], []
+        changes: dict[str, dict[str, Any]] = {}
+        for told, identity, machine_id in zip(enrolments, identities, ids, strict=True):
+            before = known.get(machine_id or "")
+            if before is None:
+                machine = _new_machine(told, identity.macs, now)
+                new.append(machine)
+            else:
+                # What it has now first: an adapter that isn't plugged in any more is the first to be forgotten.
+                rest = [mac for mac in before.macs if mac not in claimed]
+                changed = _news(told, identity, (*identity.macs, *rest)[:MACS_MAX], before, now)
+                if changed:
+                    changes[before.machine_id] = changed
+                machine = dataclasses.replace(before, **changed)
+            machines.append(machine)
+        self._insert(new)
+        self._update(changes)
+        return machines
 
     @writing
     def touch(self, seen: Mapping[str, datetime]) -> None:
@@ -258,10 +242,11 @@ class Machines(Repository):
         is recorded. ``ConflictError`` if there is no such room.
         """
         self._check_room(room_id)
+        now = self._now()
         rows, problems = read_rows(text)
         by_name = {machine.name: machine for machine in self.of_room(room_id)}
         met: dict[str, int] = {}
-        added: builtins.list[tuple[str, dict[str, Any], tuple[str, ...]]] = []
+        added: builtins.list[Machine] = []
         changes: dict[str, dict[str, Any]] = {}
         unchanged_count = 0
         identities = [_identity(row.macs, row.serial, row.asset_tag) for row in rows]
@@ -276,8 +261,7 @@ class Machines(Repository):
             }
             values["room_id"] = room_id
             if before is None:
-                empty = dict.fromkeys(("name", "serial", "asset_tag", "position", "note"), "")
-                added.append((new_machine_id(), {**empty, **values}, row.macs))
+                added.append(dataclasses.replace(_blank_machine(now), macs=row.macs, **values))
                 continue
             if before.machine_id in met:
                 problems.append(
@@ -302,33 +286,8 @@ class Machines(Repository):
                 unchanged_count += 1
         if problems:
             return ImportResult(0, 0, 0, tuple(sorted(problems, key=lambda problem: problem.line)))
-        now = self._now()
-        if added:
-            fixed = {
-                "address": "",
-                "agent_version": "",
-                "inventory": {},
-                "created_at": now,
-                "last_seen_at": None,
-            }
-            self._connection.execute(
-                sa.insert(tables.machines),
-                [
-                    {"machine_id": machine_id, **_with_keys(values), **fixed}
-                    for machine_id, values, _ in added
-                ],
-            )
-        for machine_id, changed in changes.items():
-            self._update(machine_id, changed)
-        owned = [
-            {"mac": mac, "machine_id": machine_id, "order_index": i}
-            for machine_id, _, macs in added
-            for i, mac in enumerate(macs)
-        ]
-        for part in parts([mac for _, _, macs in added for mac in macs]):
-            self._connection.execute(sa.delete(tables.machine_macs).where(_OWNED.mac.in_(part)))
-        if owned:
-            self._connection.execute(sa.insert(tables.machine_macs), owned)
+        self._insert(added)
+        self._update(changes)
         result = ImportResult(len(added), len(changes), unchanged_count, ())
         detail = {"added": result.added, "changed": result.changed, "unchanged": result.unchanged}
         self._audit.note(audit, "room.import", f"room {room_id}", detail)
@@ -353,27 +312,39 @@ class Machines(Repository):
             for row in rows
         ]
 
-    def _update(self, machine_id: str, changed: Mapping[str, Any]) -> None:
-        values = _with_keys({name: value for name, value in changed.items() if name != "macs"})
-        if values:
-            self._connection.execute(
-                sa.update(tables.machines).where(_MACHINE.machine_id == machine_id).values(**values)
-            )
-        if "macs" in changed:
-            self._own(machine_id, changed["macs"])
+    def _insert(self, machines: Sequence[Machine]) -> None:
+        """Add machines; whoever had one of their addresses loses it."""
+        if machines:
+            fields = [name for name in Machine.__dataclass_fields__ if name != "macs"]
+            rows = [_with_keys({name: getattr(machine, name) for name in fields}) for machine in machines]
+            self._connection.execute(sa.insert(tables.machines), rows)
+            self._own({machine.machine_id: machine.macs for machine in machines})
 
-    def _own(self, machine_id: str, macs: Sequence[str]) -> None:
-        """Give a machine these addresses and no others; whoever had one of them loses it."""
-        self._connection.execute(
-            sa.delete(tables.machine_macs).where(
-                sa.or_(_OWNED.machine_id == machine_id, _OWNED.mac.in_(builtins.list(macs)))
-            )
-        )
-        if macs:
-            self._connection.execute(
-                sa.insert(tables.machine_macs),
-                [{"mac": mac, "machine_id": machine_id, "order_index": i} for i, mac in enumerate(macs)],
-            )
+    def _update(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Change fields of machines, by id."""
+        alike: dict[tuple[str, ...], builtins.list[dict[str, Any]]] = {}
+        for machine_id, changed in changes.items():
+            values = _with_keys({name: value for name, value in changed.items() if name != "macs"})
+            if values:
+                alike.setdefault(tuple(sorted(values)), []).append({"the_machine_id": machine_id, **values})
+        update = sa.update(tables.machines).where(_MACHINE.machine_id == sa.bindparam("the_machine_id"))
+        for rows in alike.values():
+            self._connection.execute(update, rows)
+        self._own({key: changed["macs"] for key, changed in changes.items() if "macs" in changed})
+
+    def _own(self, macs: Mapping[str, Sequence[str]]) -> None:
+        """Give machines, by id, these addresses and no others; whoever had one loses it, of two the last has it."""
+        owned = {
+            mac: {"mac": mac, "machine_id": machine_id, "order_index": i}
+            for machine_id, own in macs.items()
+            for i, mac in enumerate(own)
+        }
+        for part in parts(builtins.list(macs)):
+            self._connection.execute(sa.delete(tables.machine_macs).where(_OWNED.machine_id.in_(part)))
+        for part in parts(builtins.list(owned)):
+            self._connection.execute(sa.delete(tables.machine_macs).where(_OWNED.mac.in_(part)))
+        if owned:
+            self._connection.execute(sa.insert(tables.machine_macs), builtins.list(owned.values()))
 
     def _free_macs(self, macs: Sequence[str], machine_id: str) -> tuple[str, ...]:
         wanted = tuple(dict.fromkeys(normal_mac(mac) for mac in macs))
@@ -408,6 +379,50 @@ def _with_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     if "asset_tag" in keyed:
         keyed["asset_key"] = identity_key(keyed["asset_tag"])
     return keyed
+
+
+def _blank_machine(now: datetime) -> Machine:
+    """A new machine of which nothing is known."""
+    return Machine(new_machine_id(), "", None, (), "", "", "", "", "", "", {}, now, None)
+
+
+def _new_machine(told: Enrolment, macs: Sequence[str], now: datetime) -> Machine:
+    return dataclasses.replace(
+        _blank_machine(now),
+        **_told(told),
+        name=clean_text(told.name),
+        macs=tuple(macs),
+        serial=clean_text(told.serial),
+        asset_tag=clean_text(told.asset_tag),
+        last_seen_at=now,
+    )
+
+
+def _news(
+    told: Enrolment, identity: Identity, macs: tuple[str, ...], before: Machine, now: datetime
+) -> dict[str, Any]:
+    """The fields that change when a known machine checks in."""
+    values = _told(told)
+    if identity.serial_key:
+        values["serial"] = clean_text(told.serial)
+    if identity.asset_key:
+        values["asset_tag"] = clean_text(told.asset_tag)
+    if set(macs) != set(before.macs):
+        values["macs"] = macs
+    changed = {key: value for key, value in values.items() if getattr(before, key) != value}
+    last = before.last_seen_at
+    if changed or last is None or now - last > timedelta(seconds=SEEN_AGAIN_S):
+        changed["last_seen_at"] = now
+    return changed
+
+
+def _told(told: Enrolment) -> dict[str, Any]:
+    """The fields that are always an agent's own."""
+    return {
+        "address": clean_text(told.address),
+        "agent_version": clean_text(told.agent_version),
+        "inventory": clean_json(dict(told.inventory)),
+    }
 
 
 def _identity(macs: Sequence[str], serial: str, asset_tag: str) -> Identity:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sender.store.database import Store
+from sender.store.machines import Enrolment
 from sender.store.records import (
     Cast,
     CastMachine,
@@ -46,7 +47,8 @@ def enrol(store: Store, **fields: Any) -> Machine:
         "macs": (), "serial": "", "asset_tag": "", "name": "live", "address": "10.0.0.9", "agent_version": "0.1",
         "inventory": {},
     }  # fmt: skip
-    return store.machines.enrol(**(told | fields))
+    [enrolled] = store.machines.enrol([Enrolment(**(told | fields))])
+    return enrolled
 
 
 def add_cast(store: Store, cast_id: str = "00000001", **plan: Any) -> Cast:
