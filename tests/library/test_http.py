@@ -204,10 +204,12 @@ def test_a_file_that_is_replaced_while_it_is_fetched_isnt_mixed_with_its_success
         path.write_bytes(whole[:-300_000] + bytes(300_000))  # header and manifest are right, the end isn't
         os.utime(path, (1e9, 1e9))
         size = len(whole)
+        replacement = tmp_path / "replacement"
+        replacement.write_bytes(whole)
 
         def replace(_: str) -> None:
-            if server.body_bytes > size // 2:
-                path.write_bytes(whole)
+            if server.body_bytes > size // 2 and replacement.exists():
+                replacement.replace(path)
 
         async with running(_library(tmp_path, f"{server.url}/lab.dci")) as library:
             await _known(library)
