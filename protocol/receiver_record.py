@@ -82,9 +82,10 @@ class ReceiverRecord:
         """Share of what it needed at join that it has verified, 0..1."""
         if self.state is ReceiverState.COMPLETE:
             return 1.0
-        if self.needed_count is None:
+        # What a machine reported before it had the manifest says 0, and may arrive after it was found ready.
+        if self.needed_count is None or not self.needed_at_join_count:
             return 0.0
-        return 1.0 - min(1.0, self.needed_count / max(1, self.needed_at_join_count))
+        return 1.0 - min(1.0, self.needed_count / self.needed_at_join_count)
 
     @property
     def loss_burst(self) -> float:

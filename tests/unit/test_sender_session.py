@@ -265,6 +265,17 @@ def test_round_trip_time_and_progress_come_from_reports() -> None:
     assert record.progress == pytest.approx(0.75)
 
 
+def test_a_report_from_before_the_manifest_does_not_show_a_machine_as_done() -> None:
+    """It needs nothing yet as it doesn't know what there is; one that stalls at 100 % would wake nobody."""
+    session, grant = _casting()
+    record = session.receivers[grant.receiver_id]
+    session.receive_feedback_untrusted(report(grant, 1, blocks_needed_count=0), 101.0)
+    assert record.progress == 0.0
+    session.receive_feedback_untrusted(report(grant, 2, blocks_needed_count=8), 101.1)
+    session.receive_feedback_untrusted(report(grant, 3, blocks_needed_count=0), 101.2)
+    assert record.progress == 1.0
+
+
 def test_a_read_that_does_not_return_limits_the_cast_and_not_the_receivers() -> None:
     """Nothing is transmitted meanwhile, and the figures of before would blame the network for hours."""
     session, _grant = _casting()
