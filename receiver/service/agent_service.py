@@ -143,14 +143,18 @@ class Service:
         Raises:
             ServerRefusedError: a daemon doesn't take this agent's token.
         """
-        while True:
-            assignment, answer = await self._wait_for_cast()
-            if await self._take_part(assignment, answer) and self._one_cast:
-                with trio.move_on_after(DELIVER_S):
-                    while self._unrecorded:
-                        await self._check_in(STATE_IDLE)
-                        await trio.sleep(PAUSE_MIN_S)
-                return
+        try:
+            while True:
+                assignment, answer = await self._wait_for_cast()
+                if await self._take_part(assignment, answer) and self._one_cast:
+                    with trio.move_on_after(DELIVER_S):
+                        while self._unrecorded:
+                            await self._check_in(STATE_IDLE)
+                            await trio.sleep(PAUSE_MIN_S)
+                    return
+        finally:
+            if self._unrecorded:
+                self._log.unrecorded(list(self._unrecorded))
 
     # -- waiting ----------------------------------------------------------------------------------------------
 

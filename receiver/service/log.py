@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import click
@@ -37,6 +38,9 @@ class ServiceLog(Protocol):
 
     def failed(self, cast_id: CastId, error: DiskcastError) -> None:
         """It didn't come to that."""
+
+    def unrecorded(self, cast_ids: Sequence[CastId]) -> None:
+        """The service ends, and no daemon has taken the results of these casts."""
 
     def stopped(self) -> None:
         """The service ends."""
@@ -80,6 +84,10 @@ class JsonServiceLog:
             exit_code=error.exit_code,
         )
 
+    def unrecorded(self, cast_ids: Sequence[CastId]) -> None:
+        """``unrecorded``."""
+        emit_line("unrecorded", cast_ids=[f"{cast_id:08x}" for cast_id in cast_ids])
+
     def stopped(self) -> None:
         """``result``."""
         emit_line("result", ok=True, exit_code=0)
@@ -118,6 +126,11 @@ class PlainServiceLog:
     def failed(self, cast_id: CastId, error: DiskcastError) -> None:
         """The error."""
         self._say(f"cast {cast_id:08x} failed on this machine: {error}")
+
+    def unrecorded(self, cast_ids: Sequence[CastId]) -> None:
+        """Of which casts history may lack the result."""
+        named = ", ".join(f"{cast_id:08x}" for cast_id in cast_ids)
+        self._say(f"no daemon has taken this machine's result of cast {named}: history may lack it")
 
     def stopped(self) -> None:
         """That it ends."""

@@ -489,6 +489,7 @@ async def test_an_agent_for_one_cast_leaves_when_its_result_is_on_record(
             assert trio.current_time() > 140.0
     assert len(world.receptions.begun) == 2, "a failed cast doesn't end it"
     assert world.books.outcomes[-1].success
+    assert "unrecorded" not in world.log.names()
 
 
 async def test_an_agent_for_one_cast_does_not_wait_for_a_daemon_for_ever(
@@ -505,6 +506,7 @@ async def test_an_agent_for_one_cast_does_not_wait_for_a_daemon_for_ever(
         with trio.fail_after(130.0):
             await world.service.run()
     assert world.books.outcomes == []
+    assert world.log.lines[-1] == ("unrecorded", [ASSIGNMENT.cast_id])
 
 
 async def test_a_signal_ends_it_in_the_middle_of_a_cast(

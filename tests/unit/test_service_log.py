@@ -26,19 +26,30 @@ def tell_all(log: ServiceLog) -> None:
     log.moved(ASSIGNMENT)
     log.failed(ASSIGNMENT.cast_id, TargetInUseError("/dev/sda is mounted"))
     log.succeeded("/dev/sda", RECEPTION)
+    log.unrecorded([ASSIGNMENT.cast_id])
     log.stopped()
 
 
 def test_json_lines_name_machine_cast_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
     tell_all(JsonServiceLog())
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    names = ["waiting", "unanswered", "assigned", "moved", "cast_result", "cast_result", "result"]
+    names = [
+        "waiting",
+        "unanswered",
+        "assigned",
+        "moved",
+        "cast_result",
+        "cast_result",
+        "unrecorded",
+        "result",
+    ]
     assert [line["event"] for line in lines] == names
-    waiting, _, assigned, _, failed, done, result = lines
+    waiting, _, assigned, _, failed, done, unrecorded, result = lines
     assert (waiting["machine_id"], waiting["server"]) == ("m-17", "http://10.0.0.1:7400")
     assert (assigned["cast_id"], assigned["port"]) == ("1a2b3c4d", 7420)
     assert (failed["ok"], failed["exit_code"], failed["cast_id"]) == (False, 33, "1a2b3c4d")
     assert (done["ok"], done["target"]) == (True, "/dev/sda")
+    assert unrecorded["cast_ids"] == ["1a2b3c4d"]
     assert result == {"event": "result", "ok": True, "exit_code": 0}
 
 
@@ -52,6 +63,7 @@ def test_plain_lines_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         "goes on from http://10.77.0.1:7421",
         "cast 1a2b3c4d failed on this machine: /dev/sda is mounted",
         "every byte read back and verified",
+        "no daemon has taken this machine's result of cast 1a2b3c4d",
     ):
         assert words in text
 
