@@ -5,8 +5,6 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +15,7 @@ from protocol.disk_layout import commit_blocks
 from protocol.errors import ImageDamagedError, VerificationError
 from protocol.manifest import BlockKind, Manifest
 from receiver.busy_clock import BusyClock
+from receiver.closing import Closing
 from receiver.disk.commit import CommitLast
 from receiver.disk.scan import worth_scanning
 from receiver.disk.verifier import Verifier
@@ -35,7 +34,7 @@ class Outcome(enum.Enum):
     """They aren't the block's: get them again."""
 
 
-class BlockSink:
+class BlockSink(Closing):
     """Takes an image's blocks for one target. Thread-safe; every method blocks, so call it from worker threads.
 
     The order of use: :meth:`prepare`; :meth:`zero` and :meth:`write_blocks` in any order, at each watermark
@@ -61,14 +60,6 @@ class BlockSink:
         self.commit_last = CommitLast(target, manifest, self._writer, self._verifier)
         self._free_decoders: list[BlockDecoder] = []
         self._kinds = manifest.summary()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give back what writing needed; the target stays open."""

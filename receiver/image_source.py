@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from protocol.constants import MIB
 from protocol.errors import DiskcastError, ImageChangedError, ImageError, StorageError
@@ -17,6 +16,7 @@ from protocol.image_format import (
 )
 from protocol.manifest import Manifest
 from protocol.stored_manifest import StoredManifest
+from receiver.closing import Closing
 from receiver.disk import calls
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
@@ -24,7 +24,7 @@ MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
 and the hashes are read as they are needed."""
 
 
-class ImageSource:
+class ImageSource(Closing):
     """An opened ``.dci``. Thread-safe; a context manager.
 
     Nothing is mapped: truncating a mapped file would end this program with SIGBUS in the middle of a restore.
@@ -53,14 +53,6 @@ class ImageSource:
             self._read(header.manifest_offset, manifest, "the manifest")
         self.manifest = Manifest.parse_untrusted(manifest)
         check_identity(header, self.manifest.image_id, self.manifest.payload_bytes)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    import trio
+from typing import TypeVar
 
 _Result = TypeVar("_Result")
 
@@ -20,20 +17,11 @@ async def unless_interrupted(work: Callable[[], Awaitable[_Result]]) -> _Result 
     """
     import trio
 
-    from receiver.nursery_errors import single_error
+    from receiver.nursery_errors import unless
 
-    result: _Result | None = None
-
-    async def cancel_on_signal(scope: trio.CancelScope) -> None:
+    async def interrupted() -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
-                scope.cancel()
+                return
 
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_on_signal, nursery.cancel_scope)
-            result = await work()
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise single_error(group) from group
-    return result
+    return await unless(interrupted, work)

@@ -10,11 +10,10 @@ import mmap
 import os
 import stat
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from protocol.errors import StorageError, TargetError, TargetTooSmallError
 from protocol.units import format_bytes
+from receiver.closing import Closing
 from receiver.disk.stall_watch import StallWatch
 
 ALIGNMENT_BYTES = mmap.PAGESIZE
@@ -30,7 +29,7 @@ class ReadBackMode(enum.StrEnum):
     """The range's clean pages are dropped before each read; for filesystems without O_DIRECT."""
 
 
-class ReadBack:
+class ReadBack(Closing):
     """A reading descriptor of its own on a target. Thread-safe; a context manager.
 
     Attributes:
@@ -51,14 +50,6 @@ class ReadBack:
         self.is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
         self.stall_watch = StallWatch(path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the descriptor."""

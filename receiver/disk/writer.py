@@ -16,14 +16,14 @@ import os
 import threading
 import weakref
 from collections import deque
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import BLOCK_BYTES_MAX, MIB
 from protocol.manifest import BlockKind, Manifest
+from receiver.closing import Closing
 from receiver.disk import calls
 from receiver.disk.aligned_buffers import AlignedBuffers
 from receiver.disk.block_runs import block_runs
@@ -58,7 +58,7 @@ class WriteMode(enum.StrEnum):
     """Through the page cache, with a bound on what is dirty; for filesystems and devices without O_DIRECT."""
 
 
-class DiskWriter:
+class DiskWriter(Closing):
     """Writes an image's blocks to a prepared target. Thread-safe; a context manager.
 
     Nothing is durable before :meth:`Target.sync`. A failed write poisons the target and is never tried again.
@@ -84,14 +84,6 @@ class DiskWriter:
         self._close_direct: weakref.finalize[..., DiskWriter] | None = None
         self._alignment_bytes = max(mmap.PAGESIZE, target.sector_bytes)
         self._open_direct()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _open_direct(self) -> None:
         """Open a descriptor for direct writes, if the kernel agrees; what it doesn't say the first write tells."""

@@ -85,14 +85,10 @@ class RateMeter:
         return rate
 
 
-class JsonObserver:
-    """One JSON object a line on stdout."""
+class _LineObserver:
+    """Writes lines, and has nothing to stop at its end."""
 
-    interval_s = JSON_INTERVAL_S
-
-    def __init__(self, result_event: str = "result") -> None:
-        """``result_event`` is the name of the last line, which of several casts isn't the program's last."""
-        self._result_event = result_event
+    def __init__(self) -> None:
         self._rate = RateMeter()
 
     def __enter__(self) -> Self:
@@ -102,6 +98,17 @@ class JsonObserver:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Nothing to stop."""
+
+
+class JsonObserver(_LineObserver):
+    """One JSON object a line on stdout."""
+
+    interval_s = JSON_INTERVAL_S
+
+    def __init__(self, result_event: str = "result") -> None:
+        """``result_event`` is the name of the last line, which of several casts isn't the program's last."""
+        super().__init__()
+        self._result_event = result_event
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
         """``joined`` or ``rejoined``: the cast and its image."""
@@ -154,21 +161,10 @@ class JsonObserver:
         )
 
 
-class PlainObserver:
+class PlainObserver(_LineObserver):
     """Lines on stderr: for logs."""
 
     interval_s = PLAIN_INTERVAL_S
-
-    def __init__(self) -> None:
-        self._rate = RateMeter()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Nothing to stop."""
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
         """Which cast."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import trio
 
@@ -15,7 +15,7 @@ from protocol.errors import CastFailedError
 from protocol.manifest import Manifest
 from receiver.disk.queue_settings import tuned_queue
 from receiver.identity import describe_machine
-from receiver.nursery_errors import single_error
+from receiver.nursery_errors import unless
 from receiver.reception.agent import Agent, AgentOptions, CastLink, Observer, Reception
 from receiver.reception.cast_place import CastPlace, Whereabouts
 from receiver.reception.control_client import (
@@ -153,30 +153,12 @@ async def _describe(
         deadline = trio.current_time() + wait_s
         ask = functools.partial(ControlClient(known.control_url).cast, known.cast_id)
         tell = functools.partial(retry_until, deadline, ask)
-        cast = await (tell() if whereabouts is None else _unless_elsewhere(tell, whereabouts, known))
+        cast = await (
+            tell() if whereabouts is None else unless(functools.partial(whereabouts.elsewhere, known), tell)
+        )
         if cast is not None:
             group, port = known.group or cast.group, known.port or cast.port
             return dataclasses.replace(known, group=group, port=port), cast
-
-
-async def _unless_elsewhere(
-    tell: Callable[[], Awaitable[CastDescription]], whereabouts: Whereabouts, known: CastPlace
-) -> CastDescription | None:
-    """The description; None when the cast is elsewhere before it comes."""
-    cast: CastDescription | None = None
-
-    async def leave_when_elsewhere(scope: trio.CancelScope) -> None:
-        await whereabouts.elsewhere(known)
-        scope.cancel()
-
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(leave_when_elsewhere, nursery.cancel_scope)
-            cast = await tell()
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise single_error(group) from group
-    return cast
 
 
 async def _find_cast(options: ReceiveOptions, interface: Interface) -> tuple[ControlClient, CastOffer]:

@@ -13,8 +13,7 @@ import os
 import stat
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 from protocol.errors import (
     StorageError,
@@ -25,6 +24,7 @@ from protocol.errors import (
 )
 from protocol.manifest import Manifest
 from protocol.units import format_bytes
+from receiver.closing import Closing
 from receiver.disk import calls
 from receiver.disk.inventory import (
     SYSTEM_SOURCES,
@@ -57,7 +57,7 @@ _STAT_BLOCK_BYTES = 512
 """Unit of ``st_blocks``, whatever the filesystem's own (stat(2))."""
 
 
-class Target:
+class Target(Closing):
     """An opened target. Thread-safe; a context manager.
 
     Opening changes nothing; :meth:`prepare` is where writing begins. After a failed write or flush the target is
@@ -97,14 +97,6 @@ class Target:
         self._left_empty = created
         self._failure: StorageError | None = None
         self._sync_lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def stall_watch(self) -> StallWatch:
