@@ -70,6 +70,15 @@ def test_every_link_leads_somewhere(path: Path) -> None:
             assert anchor in _anchors(there.read_text()), f"{target}: no such heading"
 
 
+def test_every_picture_is_on_a_page() -> None:
+    """One that nobody sees is made anew and checked in for nothing."""
+    shown = {
+        (path.parent / target).resolve() for path in DOCUMENTS for target in _LINK.findall(path.read_text())
+    }
+    pictures = {path for kind in ("png", "svg") for path in (ROOT / "docs").rglob(f"*.{kind}")}
+    assert not pictures - shown
+
+
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=_name)
 def test_every_file_in_the_text_exists(path: Path) -> None:
     for name in _INLINE_PATH.findall(_FENCED.sub("", path.read_text())):
