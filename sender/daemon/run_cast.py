@@ -21,14 +21,14 @@ from protocol.errors import (
     ImageChangedError,
     InterfaceError,
 )
-from protocol.session_records import CastId, JoinRequest
+from protocol.session_records import CastId
 from protocol.units import format_duration
 from sender.blocking_calls import start_blocking_call
 from sender.cast.network import find_interface, list_interfaces
 from sender.cast.run import CastOptions, CastRun, open_cast
 from sender.daemon.casting import Earlier, LiveRun
 from sender.daemon.places import choose_group
-from sender.daemon.recognition import recognise
+from sender.daemon.recognition import Recognition
 from sender.imaging.image_file import ImageFile
 from sender.store.records import Cast, CastMachine, CastPhase, ImageState, StartMode
 
@@ -207,10 +207,7 @@ async def _open_run(
         address = find_interface(interface).address_for(ipaddress.ip_address(group))
     except InterfaceError as error:
         raise ConfigurationError(f"the cast can't begin: {error}") from error
-
-    def recognised(request: JoinRequest) -> Awaitable[JoinRequest]:
-        return recognise(services.store, live.shared, request)
-
+    recognition = Recognition(services.store, lambda: live.shared)
     ports = list(network.control_port_range)
     last_port = int(cast.control_url.rpartition(":")[2] or 0) if cast.control_url else 0
     if last_port in ports:
@@ -229,7 +226,7 @@ async def _open_run(
             cast_id=CastId(int(cast.cast_id, 16)),
         )
         try:
-            return stack.enter_context(open_cast(options, image, live, recognised))
+            return stack.enter_context(open_cast(options, image, live, recognition.recognise))
         except AddressInUseError:
             continue
     raise AddressInUseError(

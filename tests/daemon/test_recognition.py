@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import sqlalchemy as sa
 from protocol.errors import DatabaseUnavailableError
 from protocol.session_records import JoinRequest, MachineIdentity, ReceiverState
 from sender.cast.shared_session import SharedSession
-from sender.daemon.recognition import recognise
+from sender.daemon import recognition
+from sender.daemon.recognition import Recognition
 from sender.store.database import Store, open_database
 from sender.store.records import Machine
 from tests.store.samples import machine
@@ -46,7 +48,7 @@ def says(identity: MachineIdentity | None, agent: str = "a", **changes: object) 
 
 def joins(store: Store, shared: SharedSession, request: JoinRequest) -> tuple[str, str | None]:
     """Under which name, and as which machine."""
-    recognised = asyncio.run(recognise(store, shared, request))
+    recognised = asyncio.run(Recognition(store, lambda: shared).recognise(request))
     with shared.change() as (session, now):
         record = session.receivers[session.join(recognised, now).receiver_id]
     return record.name, record.inventory.get("machine_id")
@@ -93,6 +95,23 @@ def test_a_machine_joins_at_once_though_the_database_is_away(
 
     monkeypatch.setattr(store.machines, "find", away)
     assert joins(store, shared, says(CARD)) == ("debian", None)
+
+
+def test_a_machine_joins_soon_though_the_database_hangs(
+    store: Store, shared: SharedSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(store.machines, "find", lambda *_identity: answers.wait())
+    monkeypatch.setattr(recognition, "LOOK_UP_S", 0.05)
+    crowd = [Recognition(store, lambda: shared).recognise(says(CARD, f"agent {index}")) for index in range(3)]
+
+    async def join_all() -> list[JoinRequest]:
+        try:
+            return await asyncio.gather(*crowd)
+        finally:
+            answers.set()
+
+    assert {request.name for request in asyncio.run(join_all())} == {"debian"}
 
 
 def test_an_agent_that_rejoins_is_the_same_machine_again(
