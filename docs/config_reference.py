@@ -24,9 +24,13 @@ rates as in `900M` (bits per second).
 
 EXAMPLE_HEAD = """\
 # The daemon's configuration:  diskcast serve --config /etc/diskcast/diskcast.toml
-# Every key is here, commented out; docs/reference/configuration.md says the same as a table.
-# After a change:  diskcast doctor --server --config /etc/diskcast/diskcast.toml && systemctl restart diskcast
+# Every key is here; those behind a # have their default. docs/reference/configuration.md says the same as a table.
+# After a change, as the daemon's user:  diskcast doctor --server --config /etc/diskcast/diskcast.toml
+# and then:  systemctl restart diskcast
 """
+
+EXAMPLE_SETS = {"state_directory"}
+"""Its default depends on the user, and the service, its doctor and ``diskcast database`` must mean the same folder."""
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def render() -> str:
 
 
 def render_example() -> str:
-    """The example file: every key commented out, with its default or, where that depends, with a possible value."""
+    """The example file: keys are commented out, with their default or, where that depends, with a possible value."""
     lines = [EXAMPLE_HEAD]
     for name, section in sections().items():
         lines += [f"# {_purpose(section)}", f"[{name}]"]
@@ -86,6 +90,6 @@ def render_example() -> str:
             words = _extra(field).get("default_words")
             text = (field.description or "") + (f" Default: {words}." if words is not None else "")
             lines += ["", *textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")]
-            lines.append(f"#{key} = {_value(field)}")
+            lines.append(f"{'' if key in EXAMPLE_SETS else '#'}{key} = {_value(field)}")
         lines.append("")
     return "\n".join(lines)

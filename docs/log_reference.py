@@ -36,8 +36,8 @@ what happened, `debug` is for finding faults of diskcast itself. Tokens, passwor
 signatures are replaced by `***`. Texts longer than 4,000 characters are cut.
 
 ```console
-$ journalctl -u diskcast -p warning                                    # what an operator should look at
-$ journalctl -u diskcast -o cat | jq -c 'select(.cast == "1a2b3c4d")'  # one cast
+$ journalctl -u diskcast -p warning  # what an operator should look at
+$ journalctl -u diskcast -o cat | jq -Rc 'fromjson? | select(.cast == "1a2b3c4d")'  # one cast
 ```
 
 What happens in a cast is logged with the names that its timeline has, too (`receiver_joined`, `casting_started`,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import os
 import signal
@@ -27,6 +28,7 @@ from sender.daemon.rooms_now import RoomsNow
 from sender.daemon.scheduler import keep_history_short, run_schedules
 from sender.daemon.service_manager import ServiceManager, Watchdog
 from sender.daemon.services import Services
+from sender.daemon.steering import Steering
 from sender.daemon.supervisor import Supervisor
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import watch_daemon
@@ -36,8 +38,9 @@ from sender.store.recorder import Recorder
 from sender.store.records import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from sender.daemon.casting import LiveRun
     from sender.daemon.config import ServerConfig
     from sender.store.database import Store
 
@@ -108,6 +111,7 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     url = _url(listener)
+    describe = functools.partial(_doing, url, services.supervisor.runs)
     try:
         async with asyncio.TaskGroup() as group:
             recording = group.create_task(recorder.run(), name="recorder")
@@ -120,14 +124,14 @@ async def _serve(
                 group.create_task(keep_history_short(services), name="retention"),
                 group.create_task(watch_daemon(services), name="metrics"),
                 group.create_task(
-                    Watchdog(services.supervisor.stuck, manager=manager).run(), name="watchdog"
+                    Watchdog(services.supervisor.stuck, describe, manager=manager).run(), name="watchdog"
                 ),
             ]
             gc.collect()
             gc.freeze()  # what is imported stays: to look through it again and again takes tenths of a second each time
             _log.info("daemon_ready", url=url, owner=str(services.supervisor.owner))
             on_ready(url)
-            manager.ready(f"serving {url}")
+            manager.ready(describe())
             await stop.wait()
             _log.info("daemon_ends", casts_left=len(services.supervisor.runs))
             manager.stopping("casts go on after the next start")
@@ -144,6 +148,12 @@ async def _serve(
             loop.remove_signal_handler(number)
         recorder.close()
         store.close()
+
+
+def _doing(url: str, runs: Mapping[str, LiveRun]) -> str:
+    """What ``systemctl status`` shows of a daemon that works."""
+    casts = ", ".join(f"{cast_id} of {live.cast.image_name}" for cast_id, live in runs.items())
+    return f"serving {url}, {len(runs)} casts: {casts}" if casts else f"serving {url}"
 
 
 async def _see_to_first_token(config: ServerConfig, store: Store, state: Path) -> None:
@@ -182,6 +192,7 @@ def make_services(config: ServerConfig, store: Store, recorder: Recorder, state:
     services.library = Library(config.library, store)
     services.presence = Presence()
     services.supervisor = Supervisor(services, state.owner(config.server.name))
+    services.steering = Steering(services)
     services.rooms_now = RoomsNow(services)
     services.live = LiveFeed(services)
     services.desk = CheckInDesk(services)

@@ -95,6 +95,8 @@ class Watchdog:
     Args:
         check: None if all is well, or what is stuck, for the log. It must not wait. It runs in the event loop, so that
             a loop that is stuck is noticed without it.
+        describe: what the daemon does, for ``systemctl status``: as at the start, it was told with ``ready`` already;
+            asked at each tick.
         manager: who is told.
         environment: where systemd says how often it wants to hear.
         sleep: how to wait.
@@ -103,12 +105,14 @@ class Watchdog:
     def __init__(
         self,
         check: Callable[[], str | None],
+        describe: Callable[[], str],
         *,
         manager: ServiceManager | None = None,
         environment: Mapping[str, str] = os.environ,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._check = check
+        self._describe = describe
         self._manager = manager or ServiceManager.from_environment(environment)
         self._sleep = sleep
         self.timeout_s = _watchdog_s(environment) if self._manager.present else None
@@ -120,15 +124,17 @@ class Watchdog:
         if not faulthandler.is_enabled():
             faulthandler.enable()
         stuck: str | None = None
+        shown = self._describe()
         while True:
             problem = self._check()
             if problem is None and stuck is not None:
                 log.warning("watchdog_recovered", was_stuck=stuck)
-                self._manager.status("running")
             elif problem is not None and stuck is None:
                 log.error("watchdog_stuck", problem=problem, killed_after_s=self.timeout_s)
-                self._manager.status(f"stuck: {problem}")
             stuck = problem
+            text = self._describe() if problem is None else f"stuck: {problem}"
+            if text != shown and self._manager.status(text):
+                shown = text
             told = problem is None and self._manager.alive()
             await self._sleep(self.timeout_s * (0.5 if told else LOOK_AGAIN_SHARE))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +30,11 @@ _STATE_DIRECTORY = click.option(
 _JSON = click.option("--json", "json_lines", is_flag=True, help="One JSON object a line on stdout.")
 
 
-@click.group(short_help="Check, back up and restore the daemon's database.")
+@click.group()
 def database() -> None:
     """See whether the daemon's database is sound, copy it, put a damaged one together again.
+
+    Run them as the daemon's user: what root writes there the daemon couldn't open.
 
     These commands are for SQLite, the default. PostgreSQL has tools of its own (pg_dump, pg_basebackup); `check` looks
     whether it answers.
@@ -132,7 +136,33 @@ def _url(config_path: Path | None, state_directory: Path | None, *, file_only: b
             "this database is PostgreSQL: back it up and restore it with PostgreSQL's own tools (pg_dump, "
             "pg_restore, pg_basebackup)"
         )
+    if url.get_backend_name() == "sqlite" and url.database:
+        _refuse_root_where_others_write(Path(url.database).parent)
     return url
+
+
+def _refuse_root_where_others_write(folder: Path) -> None:
+    """Files that root makes are closed to the daemon, which couldn't start any more.
+
+    Raises:
+        ConfigurationError: this is root, and the database is another user's.
+    """
+    from protocol.errors import ConfigurationError
+
+    try:
+        owner_id = folder.stat().st_uid
+    except OSError:  # what is wrong with it is said by whoever opens the database
+        return
+    if os.geteuid() != 0 or owner_id == 0:
+        return
+    try:
+        owner = pwd.getpwuid(owner_id).pw_name
+    except KeyError:
+        owner = str(owner_id)
+    raise ConfigurationError(
+        f"{folder} belongs to {owner}, and the daemon couldn't open what root writes there: run this as its owner, "
+        f"runuser -u {owner} -- diskcast database"
+    )
 
 
 def _result(json_lines: bool) -> None:

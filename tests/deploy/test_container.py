@@ -28,7 +28,7 @@ def test_the_example_configuration_has_every_key_with_its_default(tmp_path: Path
     assert text.rstrip() == reference["render_example"]().rstrip(), "run `make docs`"
     path = tmp_path / "diskcast.toml"
     path.write_text(text)
-    assert load_config(path) == ServerConfig()
+    assert load_config(path) == load_config(None, {"server.state_directory": "/var/lib/diskcast"})
     document = tomllib.loads(re.sub(r"^#(?=[a-z_]+ = )", "", text, flags=re.MULTILINE))
     for name, section in sections().items():
         assert document[name].keys() == section.model_fields.keys()

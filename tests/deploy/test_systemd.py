@@ -77,9 +77,13 @@ def test_a_damaged_database_waits_for_the_operator_and_an_absent_one_does_not() 
     assert str(errors.DatabaseUnavailableError.exit_code) not in codes
 
 
-def test_the_state_directory_is_the_one_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    state = load_config(None).server.state_directory
+@pytest.mark.parametrize("user_id", [0, 997])
+def test_the_state_directory_is_the_one_of_the_configuration(
+    user_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks: the service, its doctor, ``diskcast database`` and root mean the same folder."""
+    monkeypatch.setattr("os.geteuid", lambda: user_id)
+    state = load_config(SYSTEMD.parent / "diskcast.toml").server.state_directory
     service = _unit(SYSTEMD / "diskcast.service")["Service"]
     assert Path("/var/lib") / service["StateDirectory"] == state
     folders = {line.split()[1] for line in _lines(SYSTEMD / "diskcast.tmpfiles.conf")}

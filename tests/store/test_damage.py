@@ -15,7 +15,12 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from protocol.errors import DatabaseDamagedError, DatabaseError, DatabaseUnavailableError
+from protocol.errors import (
+    ConfigurationError,
+    DatabaseDamagedError,
+    DatabaseError,
+    DatabaseUnavailableError,
+)
 from sender.store import tables
 from sender.store.audit import AuditNote
 from sender.store.backup import back_up, backup_path, restore
@@ -288,3 +293,16 @@ def test_the_commands_check_back_up_and_restore(file_url: sa.URL, tmp_path: Path
     config.write_text('[server]\ndatabase = "postgresql://diskcast@127.0.0.1:1/x"\n')
     with pytest.raises(DatabaseUnavailableError, match="doesn't answer"):
         run("check")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write what belongs to another user")
+@pytest.mark.parametrize("command", ["check", "backup", "restore"])
+def test_root_leaves_nothing_that_the_daemon_could_not_open(command: str, tmp_path: Path) -> None:
+    open_database(sa.URL.create("sqlite", database=str(tmp_path / "diskcast.db")), upkeep=False).close()
+    config = tmp_path / "diskcast.toml"
+    config.write_text(f'[server]\nstate_directory = "{tmp_path}"\n')
+    os.chown(tmp_path, 12345, -1)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigurationError, match=r"belongs to 12345.*runuser -u 12345"):
+        CliRunner().invoke(database_command, [command, "--config", str(config)], catch_exceptions=False)
+    assert sorted(tmp_path.iterdir()) == before

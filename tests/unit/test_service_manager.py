@@ -86,7 +86,7 @@ def _run(watchdog: Watchdog) -> None:
 def test_a_daemon_that_works_ticks_twice_within_the_time(listener: tuple[socket.socket, str]) -> None:
     sock, name = listener
     rounds = _Rounds(5)
-    _run(Watchdog(lambda: None, environment=_watched(name), sleep=rounds.sleep))
+    _run(Watchdog(lambda: None, lambda: "serving", environment=_watched(name), sleep=rounds.sleep))
     assert _heard(sock) == ["WATCHDOG=1"] * 5
     assert rounds.slept_s == [2.0] * 5
 
@@ -96,11 +96,11 @@ def test_a_daemon_whose_work_is_stuck_does_not_tick_and_says_why(listener: tuple
     found = iter([None, "cast 1a2b3c4d sent nothing for 60 s", "cast 1a2b3c4d sent nothing for 60 s", None])
     rounds = _Rounds(4)
     with structlog.testing.capture_logs() as logged:
-        _run(Watchdog(lambda: next(found), environment=_watched(name), sleep=rounds.sleep))
+        _run(Watchdog(lambda: next(found), lambda: "serving", environment=_watched(name), sleep=rounds.sleep))
     assert _heard(sock) == [
         "WATCHDOG=1",
         "STATUS=stuck: cast 1a2b3c4d sent nothing for 60 s",
-        "STATUS=running",
+        "STATUS=serving",
         "WATCHDOG=1",
     ]
     assert rounds.slept_s == pytest.approx([2.0, 0.4, 0.4, 2.0])
@@ -112,7 +112,7 @@ def test_a_stuck_event_loop_does_not_tick_either(listener: tuple[socket.socket, 
 
     async def main() -> list[str]:
         task = asyncio.create_task(
-            Watchdog(lambda: None, environment=_watched(name, WATCHDOG_USEC="1000")).run()
+            Watchdog(lambda: None, lambda: "serving", environment=_watched(name, WATCHDOG_USEC="1000")).run()
         )
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, sock.recv, 4096)  # it ticks
@@ -140,7 +140,7 @@ def test_a_stuck_event_loop_does_not_tick_either(listener: tuple[socket.socket, 
     ],
 )
 def test_nobody_who_watches_is_no_reason_to_tick(change: dict[str, str]) -> None:
-    watchdog = Watchdog(lambda: None, environment=_watched("@x", **change))
+    watchdog = Watchdog(lambda: None, lambda: "serving", environment=_watched("@x", **change))
     assert watchdog.timeout_s is None
     asyncio.run(watchdog.run())
 
