@@ -82,11 +82,18 @@ class ManifestReception:
             joined_before_start=False,
         )
         self._parameters = parameters
+        self._pass_over = False
 
     @property
     def complete(self) -> bool:
         """Whether every block is in the store."""
         return self.reception.unsettled_count == 0
+
+    def end_pass(self, sequence: int) -> None:
+        """Everything was sent before the datagram of this number; said once, it needn't be said again."""
+        if not self._pass_over:
+            self._pass_over = True
+            self.reception.pass_all(sequence)
 
     def take(self, assembled: AssembledBlock) -> None:
         """Decode one assembled block into the store; its buffer can be given back afterwards.

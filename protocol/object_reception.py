@@ -246,6 +246,10 @@ class ObjectReception:
             self._passed.popleft()
             self._mark_lacking(passed.start, passed.stop)
 
+    def pass_all(self, sequence: int) -> None:
+        """The pass has gone by everything before the datagram of this number: lost for certain soon after it."""
+        self._pass_by(0, self.block_count, sequence)
+
     def flush(self) -> None:
         """The sender has sent all that was demanded: whatever is needed is LACKING now."""
         self._passed.clear()

@@ -259,6 +259,8 @@ class ReceiverSession:
         self.loss.add(headers["sequence"])
         self._arrival.add(self.loss, sent_at, now if arrived_at is None else arrived_at)
         image_rows = headers["object"] == OBJECT_IMAGE
+        if self._manifest is not None and image_rows.any():
+            self._end_manifest_pass(int(headers["sequence"][image_rows][0]), now)
         for reception, rows in (
             (self._image, image_rows),
             (self._manifest.reception if self._manifest else None, ~image_rows),
@@ -278,6 +280,13 @@ class ReceiverSession:
                 self._rng.uniform(0.0, spread_s) if self.receiver_count > 1 else 0.0
             )
         self._reported_queueing = everybody or self._reported_queueing
+
+    def _end_manifest_pass(self, sequence: int, now: float) -> None:
+        """Image data comes when all of the manifest has been sent: what still lacks of it won't come by itself."""
+        assert self._manifest is not None
+        self._manifest.end_pass(sequence)
+        self._manifest.reception.settle_losses(self.loss.next_sequence)
+        self._schedule_round(now)
 
     def _receive_object(
         self,
@@ -374,7 +383,7 @@ class ReceiverSession:
         self._take_group_state(flush, now)
         self.loss.advance(flush.sequence)
         for reception in self._receptions():
-            if reception.object_index == flush.object:
+            if reception.object_index <= flush.object:
                 reception.flush()
         self._schedule_round(now)
 

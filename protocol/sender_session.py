@@ -413,7 +413,7 @@ class SenderSession:
 
     def _receive_nack(self, record: ReceiverRecord, nack: Nack) -> None:
         self.statistics.nacks_received_count += 1
-        if not record.state.active:
+        if not record.state.active or self.state == STATE_ENDED:
             return
         if nack.object == OBJECT_IMAGE and (record.slow_since is not None or record.deferred):
             return

@@ -112,7 +112,9 @@ class Flush:
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
 
-    object: Annotated[int, uint(8, "object that was swept", high=1)]
+    object: Annotated[
+        int, uint(8, "object that was swept; the manifest was as well when this is the image", high=1)
+    ]
     pass_index: Annotated[int, uint(8, "the pass that ended")]
     sequence: Annotated[int, uint(32, "next datagram number: everything before it was sent")]
     receiver_count: Annotated[int, uint(16, "receivers still active", high=RECEIVER_COUNT_MAX)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+from collections.abc import Callable
 
 import numpy as np
 from blake3 import blake3
@@ -16,7 +17,14 @@ from numpy.typing import NDArray
 
 from protocol.cast_policy import CastPolicy
 from protocol.errors import JoinRefusedError
-from protocol.events import BlockAssembled, CastEnded, ManifestReceived, ManifestRejected, SenderRestarted
+from protocol.events import (
+    BlockAssembled,
+    CastEnded,
+    Dropped,
+    ManifestReceived,
+    ManifestRejected,
+    SenderRestarted,
+)
 from protocol.fec.reed_solomon import decode_in_place
 from protocol.frame_encoder import FrameEncoder
 from protocol.manifest import BlockKind, Manifest, build_manifest
@@ -37,6 +45,8 @@ class Path:
     """What the network does to datagrams on their way to one receiver and back."""
 
     loss: float = 0.0
+    loss_back: float | None = None
+    """Of what the receiver says; None: as the other way."""
     burst_loss: float = 0.0
     """Chance that a whole batch is lost."""
     duplication: float = 0.0
@@ -61,6 +71,8 @@ class Scenario:
     wait_for: int = 1
     pool_block_count: int = 64
     """Receive buffers of each receiver."""
+    policy: dict[str, object] = dataclasses.field(default_factory=dict)
+    """The operator's wishes that differ from the usual."""
 
     @classmethod
     def draw(cls, seed: int) -> Scenario:
@@ -144,10 +156,21 @@ class World(Timeline):
 
     def run(self) -> World:
         """Until the cast has ended; raises AssertionError with the seed when it doesn't in time."""
+        return self.run_until(lambda: self.sender.finished)
+
+    def run_until(self, reached: Callable[[], bool]) -> World:
+        """Until that is so; raises AssertionError with the seed when it isn't in time."""
         end = self.now + SIMULATED_S_MAX
-        while not self.sender.finished and self.step():
+        while not reached():
+            assert self.step(), f"seed {self.scenario.seed}: nothing happens any more, {self.describe()}"
             assert self.now < end, f"seed {self.scenario.seed}: not finished, {self.describe()}"
         return self
+
+    def run_for(self, seconds: float) -> World:
+        """Whatever happens in so many simulated seconds."""
+        end = self.now + seconds
+        self.at(end, lambda: None)
+        return self.run_until(lambda: self.now >= end)
 
     def describe(self) -> str:
         """The state, for a failure's message."""
@@ -173,16 +196,17 @@ class World(Timeline):
             feedback_port=2,
             control_url="http://10.0.0.1:2",
         )
+        policy = CastPolicy(
+            wait_for=wait_for,
+            max_wait_s=20.0,
+            receiver_timeout_s=5.0,
+            rate_bytes_per_s=self.scenario.rate_bytes_per_s,
+            rate_max_bytes_per_s=2_000_000.0,
+        )
         self.sender = SenderSession(
             self.parameters,
             self.image.manifest,
-            policy=CastPolicy(
-                wait_for=wait_for,
-                max_wait_s=20.0,
-                receiver_timeout_s=5.0,
-                rate_bytes_per_s=self.scenario.rate_bytes_per_s,
-                rate_max_bytes_per_s=2_000_000.0,
-            ),
+            policy=dataclasses.replace(policy, **self.scenario.policy),
             rng=random.Random(self.rng.getrandbits(32)),
             secrets=self.rng.randbytes,
             now=self.now,
@@ -222,11 +246,20 @@ class World(Timeline):
 
 
 class SimulatedReceiver:
-    """A receiver's shell without a network or a disk: joins, decodes, writes into memory, verifies."""
+    """A receiver's shell without a network or a disk: joins, decodes, writes into memory, verifies.
+
+    Attributes:
+        lingers: it has something left to do when everything is verified, and doesn't say that it is complete.
+        ended: the sender told it that the cast is over.
+        dropped: the sender told it that the cast goes on without it.
+    """
 
     def __init__(self, world: World, index: int, path: Path) -> None:
         self.world = world
         self.index = index
+        self.agent_id = f"agent{index}"
+        self.lingers = False
+        self.dropped = False
         self.path = path
         self.alive = True
         self.session: ReceiverSession | None = None
@@ -286,7 +319,7 @@ class SimulatedReceiver:
             return
         need = None if self.manifest is None or self.session is None else self.session.need
         request = JoinRequest(
-            f"agent{self.index}", f"pc{self.index}", {}, self.manifest is not None, need, "10.0.0.2"
+            self.agent_id, f"pc{self.index}", {}, self.manifest is not None, need, "10.0.0.2"
         )
         grant = world.sender.join(request, world.now)
         self.session = ReceiverSession(
@@ -305,6 +338,12 @@ class SimulatedReceiver:
     def die(self) -> None:
         self.alive = False
 
+    def turn_bad(self, block: int) -> None:
+        """A verified block isn't what was written any more."""
+        assert self.session is not None
+        del self.disk[block]
+        self.session.block_rejected(block, self.world.now)
+
     def _take_manifest(self, data: bytes) -> None:
         assert self.session is not None
         self.manifest = Manifest.parse_untrusted(data)
@@ -317,7 +356,8 @@ class SimulatedReceiver:
         if not self.alive or session is not self.session or self.complete or self.ended:
             return
         for datagram in session.datagrams_to_send(self.world.now):
-            if self.world.rng.random() >= self.path.loss:
+            path = self.path
+            if self.world.rng.random() >= (path.loss if path.loss_back is None else path.loss_back):
                 self.world.at(
                     self.world.now + self._delay(),
                     lambda d=datagram: self.world.sender.receive_feedback_untrusted(d, self.world.now),
@@ -341,7 +381,10 @@ class SimulatedReceiver:
                 return
             elif isinstance(event, CastEnded):
                 self.ended = event
-        if self.manifest is not None and session is self.session and session.needed_count == 0:
+            elif isinstance(event, Dropped):
+                self.dropped = True
+        verified = self.manifest is not None and session is self.session and session.needed_count == 0
+        if verified and not self.lingers:
             self._complete(session)
 
     def _write(self, session: ReceiverSession, event: BlockAssembled) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from protocol import events
 from protocol.arrival import sent_at_ticks
+from protocol.constants import REORDER_DATAGRAM_COUNT
 from protocol.frame_encoder import FrameEncoder
+from protocol.manifest_reception import manifest_source_symbols
 from protocol.receiver_session import ReceiverSession
 from protocol.session_records import JoinGrant, ReceiverId
 from protocol.wire.batch import header_view
@@ -120,6 +122,59 @@ def test_repair_that_arrives_during_the_back_off_silences_it() -> None:
     pair.control(Flush(1, 0, pair.receiver.loss.next_sequence, 500, 4_000_000, 2500, 5), 100.2)
     pair.receiver.receive_frames_untrusted(frames[-1:], 100.2001)
     assert pair.nacks(110.0) == []
+
+
+class Joining:
+    """A receiver that collects the manifest, and what a room that goes on without it is sent."""
+
+    def __init__(self) -> None:
+        self.world = World(Scenario(3, block_count=300))
+        sender, parameters = self.world.sender, self.world.parameters
+        grant = JoinGrant(parameters, ReceiverId(0), bytes(32), True, 0.1, 0.01, 1)
+        self.receiver = ReceiverSession(grant, assembly_bytes=4 << 20, rng=random.Random(1), now=100.0)
+        encoder = FrameEncoder(parameters)
+        sender.manifest_demand.want(None)
+        self.manifest = self._next_frames(encoder, 10_000)
+        sender.image_demand.want(None)
+        sender.state = 1
+        self.image = self._next_frames(encoder, 200)
+        assert self.image.shape[0] > REORDER_DATAGRAM_COUNT + 1
+
+    def _next_frames(self, encoder: FrameEncoder, count: int) -> np.ndarray:
+        plan = self.world.sender.next_plan(100.0, min(count, 700))
+        assert plan is not None
+        return encoder.encode(plan, self.world.image.load).copy()
+
+    def deficits(self, now: float) -> list[tuple[int, tuple[tuple[int, int, int], ...]]]:
+        messages = [decode_feedback_untrusted(d)[1] for d in self.receiver.datagrams_to_send(now)]
+        return [(m.object, m.deficits) for m in messages if isinstance(m, Nack)]
+
+
+@pytest.mark.parametrize("arrived_share", [0.0, 0.6, 1.0])
+def test_what_lacks_of_the_manifest_is_asked_for_when_the_room_goes_on_to_the_image(
+    arrived_share: float,
+) -> None:
+    """No FLUSH comes for the manifest any more, and the receiver would wait for it until the cast is over."""
+    joining = Joining()
+    count = int((joining.manifest.shape[0] - 2) * arrived_share)
+    joining.receiver.receive_frames_untrusted(joining.manifest[:count], 100.1)
+    joining.receiver.receive_frames_untrusted(joining.image[:1], 100.2)
+    assert joining.deficits(100.25) == [], "it may only be late"
+    joining.receiver.receive_frames_untrusted(joining.image[1:], 100.3)
+    (asked,) = joining.deficits(100.4)
+    k = manifest_source_symbols(joining.world.parameters)
+    assert asked == (0, ((0, 1, int(k[0]) - min(count, int(k[0]))),))
+
+
+def test_the_images_flush_is_the_manifests_as_well() -> None:
+    """With nobody else to send to it is all that comes."""
+    joining = Joining()
+    joining.receiver.receive_frames_untrusted(joining.manifest[:-1], 100.1)
+    flush = Flush(1, 0, joining.world.sender._sequence, 1, 10_000, 100, 5)
+    parameters = joining.world.parameters
+    datagram = encode_control(flush, cast_id=parameters.cast_id, session_token=parameters.session_token)
+    joining.receiver.receive_datagram_untrusted(datagram, 100.2)
+    assert joining.deficits(100.3) == [(0, ((0, 1, 1),))]
 
 
 def test_frames_of_others_are_counted_by_reason_and_dropped() -> None:
