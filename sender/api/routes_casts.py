@@ -52,15 +52,22 @@ async def list_casts(
 ) -> Page[Cast]:
     """List casts, the newest first."""
     items, next_cursor = await services.store.run(
-        services.store.casts.list, phase=phase, room_id=room_id, after=cursor, limit=limit
+        services.store.casts.list,
+        phase=phase,
+        room_id=room_id,
+        after=cursor,
+        limit=limit,
+        phases_now=services.supervisor.phases_now(),
     )
-    return Page(items=[services.supervisor.cast_now(cast) for cast in items], next_cursor=next_cursor)
+    casts = map(services.supervisor.cast_now, items)
+    # One that has moved on while the database was asked isn't in this phase any more.
+    return Page(items=[cast for cast in casts if phase in (None, cast.phase)], next_cursor=next_cursor)
 
 
 async def add_cast(services: ServicesOf, actor: ActorOf, body: CastInput) -> Cast:
     """Plan a cast; it begins as soon as its time has come and a daemon is free."""
     plan = dataclasses.replace(_plan(services, body), start_at=body.start_at)
-    return await services.supervisor.create(plan, actor)
+    return await services.steering.create(plan, actor)
 
 
 async def get_cast(services: ServicesOf, cast_id: CastIdPath) -> LiveCast:
@@ -90,17 +97,17 @@ async def get_cast_timeline(services: ServicesOf, cast_id: CastIdPath) -> CastTi
 
 async def start_cast(services: ServicesOf, actor: ActorOf, cast_id: CastIdPath) -> Cast:
     """Begin the data with the machines that have joined."""
-    return await services.supervisor.command(cast_id, Command.START, actor)
+    return await services.steering.command(cast_id, Command.START, actor)
 
 
 async def pause_cast(services: ServicesOf, actor: ActorOf, cast_id: CastIdPath) -> Cast:
     """Pause a cast; its machines wait."""
-    return await services.supervisor.command(cast_id, Command.PAUSE, actor)
+    return await services.steering.command(cast_id, Command.PAUSE, actor)
 
 
 async def resume_cast(services: ServicesOf, actor: ActorOf, cast_id: CastIdPath) -> Cast:
     """Let a paused cast go on."""
-    return await services.supervisor.command(cast_id, Command.RESUME, actor)
+    return await services.steering.command(cast_id, Command.RESUME, actor)
 
 
 async def cancel_cast(
@@ -108,7 +115,7 @@ async def cancel_cast(
 ) -> Cast:
     """Cancel a cast; machines that aren't complete stay marked incomplete."""
     reason = body.reason if body is not None else ""
-    return await services.supervisor.command(cast_id, Command.CANCEL, actor, reason)
+    return await services.steering.command(cast_id, Command.CANCEL, actor, reason)
 
 
 async def list_schedules(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from protocol.check_in import STATE_IDLE, CheckIn
 from protocol.constants import CHECK_IN_WAIT_S_MAX
+from protocol.errors import DatabaseError
 from sender.store.records import Machine
+
+if TYPE_CHECKING:
+    from sender.daemon.services import Services
 
 ONLINE_S: Final = CHECK_IN_WAIT_S_MAX + 15.0
 """A machine is there for this long after its last word: a long poll, and a retry that was unlucky."""
 
+_SAVE_INTERVAL_S: Final = 10.0
 _MACHINES_MAX: Final = 20_000
 """Machines that are remembered at once; the database knows all, and this is ten times the largest site."""
 
@@ -95,3 +102,14 @@ class Presence:
         if len(self._machines) >= _MACHINES_MAX:
             oldest = min(self._machines.values(), key=lambda attendance: attendance.heard_at)
             del self._machines[oldest.machine.machine_id]
+
+
+async def save_presence(services: Services) -> None:
+    """Tell the database now and then who was seen, until cancelled."""
+    store, presence = services.store, services.presence
+    while True:
+        await asyncio.sleep(_SAVE_INTERVAL_S)
+        unsaved = presence.take_unsaved()
+        if unsaved:
+            with contextlib.suppress(DatabaseError):  # seen again in half a minute
+                await store.run(store.machines.touch, unsaved)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from protocol.constants import RATE_BYTES_PER_S_MIN
+from protocol.wire.messages import STATE_CASTING
 
+if TYPE_CHECKING:
+    from sender.daemon.services import Services
+
+_INTERVAL_S: Final = 0.5
 HEADROOM: Final = 1.25
 """What a cast that something else limits gets beyond what it achieves, so that it can climb when that ends."""
 
@@ -38,3 +43,24 @@ def share_rate(ceiling_bytes_per_s: float, wishes_bytes_per_s: Sequence[float]) 
 def wish_bytes_per_s(achieved_bytes_per_s: float, *, held_by_ceiling: bool) -> float:
     """What a cast could use, by what it does: without bound if only its ceiling holds it."""
     return math.inf if held_by_ceiling else HEADROOM * achieved_bytes_per_s
+
+
+async def share_rates(services: Services) -> None:
+    """Divide the configured ceiling between the casts that run, again and again, until cancelled."""
+    supervisor = services.supervisor
+    ceiling = services.config.network.rate_ceiling_bytes_per_s
+    while ceiling is not None:
+        sending = []
+        for live in supervisor.runs.values():
+            if live.run is not None and not live.cast.paused:
+                with live.run.shared.look() as (session, _now):
+                    wish = 0.0
+                    if session.state == STATE_CASTING:
+                        wish = wish_bytes_per_s(
+                            session.achieved_bytes_per_s, held_by_ceiling=session.held_by_ceiling
+                        )
+                sending.append((live.run, wish))
+        shares = share_rate(ceiling, [wish for _run, wish in sending])
+        for (run, _wish), share in zip(sending, shares, strict=True):
+            run.set_rate_ceiling(share)
+        await supervisor.changes.wait(_INTERVAL_S)

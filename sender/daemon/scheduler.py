@@ -69,7 +69,7 @@ async def _make(services: Services, schedule: Schedule) -> None:
         return
     plan = dataclasses.replace(schedule.plan, start_at=None, name=schedule.plan.name or schedule.name)
     try:
-        cast = await services.supervisor.create(
+        cast = await services.steering.create(
             plan, Actor(f"schedule {schedule.name}"), schedule_id=schedule.schedule_id
         )
     except RequestRefused as error:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sender.daemon.live import LiveFeed
     from sender.daemon.presence import Presence
     from sender.daemon.rooms_now import RoomsNow
+    from sender.daemon.steering import Steering
     from sender.daemon.supervisor import Supervisor
     from sender.library.library import Library
     from sender.store.database import Store
@@ -25,6 +26,8 @@ class Services:
     """The parts of a running daemon.
 
     Attributes:
+        supervisor: runs casts.
+        steering: what operators ask of casts.
         presence: which machines are there now.
         rooms_now: rooms and casts as they are now.
         live: what goes on, for those who watch.
@@ -37,6 +40,7 @@ class Services:
     recorder: Recorder
     library: Library
     supervisor: Supervisor
+    steering: Steering
     presence: Presence
     rooms_now: RoomsNow
     live: LiveFeed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -36,6 +37,11 @@ class AuditNote:
     detail: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
+def new_entry_key() -> str:
+    """A key that no other entry has."""
+    return secrets.token_hex(16)
+
+
 class Audit(Repository):
     """The audit's entries."""
 
@@ -47,18 +53,25 @@ class Audit(Repository):
         subject: str,
         detail: dict[str, object] | None = None,
         request_id: str = "",
+        *,
+        entry_key: str | None = None,
+        at: datetime | None = None,
     ) -> None:
-        """Add an entry that belongs to no change of the store's own, e.g. ``cast.done``."""
-        self._connection.execute(
-            sa.insert(tables.audit).values(
-                at=self._now(),
-                actor=actor,
-                action=action,
-                subject=subject,
-                detail=to_data(detail or {}),
-                request_id=request_id,
-            )
+        """Add an entry that belongs to no change of the store's own, e.g. ``cast.done``.
+
+        Of several with the same ``entry_key``, from :func:`new_entry_key`, the first stands there alone: an entry whose
+        answer was lost may be added again. ``at`` is when it was done; None: now.
+        """
+        insert = self._database.insert(tables.audit).values(
+            at=at or self._now(),
+            actor=actor,
+            action=action,
+            subject=subject,
+            detail=to_data(detail or {}),
+            request_id=request_id,
+            entry_key=entry_key,
         )
+        self._connection.execute(insert.on_conflict_do_nothing(index_elements=["entry_key"]))
 
     def note(
         self, note: AuditNote | None, action: str, subject: str, detail: Mapping[str, object] | None = None
@@ -80,7 +93,7 @@ class Audit(Repository):
         limit: int = 50,
     ) -> tuple[list[AuditEntry], str | None]:
         """Entries, the newest first; ``since`` is included, ``until`` isn't."""
-        query = sa.select(tables.audit)
+        query = sa.select(*(_ENTRY[name] for name in AuditEntry.__dataclass_fields__))
         if actor is not None:
             query = query.where(_ENTRY.actor == actor)
         if subject is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
@@ -152,11 +152,18 @@ class Casts(Repository):
         limit: int = 50,
         *,
         ended: bool | None = None,
+        phases_now: Mapping[str, CastPhase] | None = None,
     ) -> tuple[builtins.list[Cast], str | None]:
-        """Casts, the newest first; ``ended`` chooses those that are over, or those that aren't."""
+        """Casts, the newest first; ``ended`` chooses those that are over, or those that aren't.
+
+        ``phases_now`` are the phases of some casts by id, as far as they may not be recorded yet.
+        """
         query = sa.select(tables.casts)
         if phase is not None:
-            query = query.where(_CAST.phase == phase)
+            known = phases_now or {}
+            now_in_it = [cast_id for cast_id, now in known.items() if now is phase]
+            recorded = sa.and_(_CAST.phase == phase, _CAST.cast_id.not_in(known))
+            query = query.where(sa.or_(recorded, _CAST.cast_id.in_(now_in_it)))
         if room_id is not None:
             query = query.where(_CAST.room_id == room_id)
         if ended is not None:

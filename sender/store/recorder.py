@@ -47,7 +47,7 @@ RECORDABLE = (
     "machines.touch",
 )
 """Methods that may be recorded: those that do no harm when they are called again, after an answer was lost. (An audit
-entry that stands there twice, with the same time, is such a case.)"""
+entry needs its key for that.)"""
 PENDING_MAX = 20_000
 """Records that may wait: 16 casts with 1000 machines each, and their events. More would be memory without end."""
 BATCH_MAX = 200

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -7,7 +8,8 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from sender.store.records import Role
+from sender.daemon.casting import LiveRun
+from sender.store.records import CastPhase, Role
 from tests.api.served import Served
 from tests.api.test_refusals import check_problem
 
@@ -110,6 +112,35 @@ def test_a_cast_is_found_started_and_cancelled_by_its_id(local: httpx.Client, op
     check_problem(local.post("/casts", json={"image": "no such image"}), 422)
     check_problem(local.post("/casts", json={"image": "made", "room_id": "nowhere"}), 422)
     check_problem(local.get("/casts", params={"phase": "flying"}), 422)
+
+
+def test_a_list_by_phase_says_what_the_casts_own_page_says(local: httpx.Client, open_api: Served) -> None:
+    made = local.post(
+        "/casts", json={"image": "made", "wait_for": 1, "start_at": "2100-01-01T00:00:00Z"}
+    ).json()
+    cast_id = made["cast_id"]
+    cast = open_api.store(lambda store: store.casts.get, cast_id)
+    live = LiveRun(
+        dataclasses.replace(cast, phase=CastPhase.CASTING), open_api.services.recorder, owner="lab"
+    )
+
+    async def show() -> None:
+        open_api.services.supervisor.runs[cast_id] = live
+
+    async def hide() -> None:
+        del open_api.services.supervisor.runs[cast_id]
+
+    open_api.run(show())
+    try:
+        assert local.get(f"/casts/{cast_id}").json()["cast"]["phase"] == "casting"
+        listed = {
+            phase: [item["cast_id"] for item in local.get("/casts", params={"phase": phase}).json()["items"]]
+            for phase in ("planned", "casting")
+        }
+        assert listed["casting"] == [cast_id]
+        assert cast_id not in listed["planned"]
+    finally:
+        open_api.run(hide())
 
 
 def test_a_schedule_comes_at_its_rooms_own_time(local: httpx.Client) -> None:

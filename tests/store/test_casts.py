@@ -33,6 +33,21 @@ def test_a_cast_keeps_its_plan_and_how_it_went(store: Store) -> None:
     assert store.casts.list(ended=False) == ([changed], None)
 
 
+def test_casts_of_a_phase_are_those_that_are_in_it_now(store: Store) -> None:
+    for number in range(5):
+        add_cast(store, f"0000000{number}")
+    store.casts.change("00000004", phase=CastPhase.CASTING)
+    now = {"00000001": CastPhase.CASTING, "00000003": CastPhase.CASTING, "00000004": CastPhase.DONE}
+    pages, cursor = [], None
+    while not pages or cursor is not None:
+        page, cursor = store.casts.list(CastPhase.CASTING, after=cursor, limit=1, phases_now=now)
+        pages.append([cast.cast_id for cast in page])
+    assert pages == [["00000003"], ["00000001"]]
+    planned, _ = store.casts.list(CastPhase.PLANNED, phases_now=now)
+    assert [cast.cast_id for cast in planned] == ["00000002", "00000000"]
+    assert [cast.cast_id for cast in store.casts.list(CastPhase.CASTING)[0]] == ["00000004"]
+
+
 def test_a_daemon_that_was_cut_off_overwrites_nothing_of_its_successor(store: Store) -> None:
     add_cast(store)
     [mine] = store.leases.acquire("one/1", START, (), 1)

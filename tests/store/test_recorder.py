@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from sender.store import recorder as recorder_module
+from sender.store.audit import new_entry_key
 from sender.store.database import Store, open_database
 from sender.store.recorder import RECORDABLE, SPOOL_NAME, Recorder, _signature
 from sender.store.records import Cast, CastEvent, CastPhase, Command, TimelinePoint
@@ -218,3 +219,27 @@ def test_every_recordable_method_can_be_kept_in_the_spool(method: str) -> None:
     names, hints = _signature(method)
     assert names
     assert set(names) <= hints.keys()
+
+
+def test_an_audit_entry_whose_answer_was_lost_stands_there_once(store: Store, tmp_path: Path) -> None:
+    key, at = new_entry_key(), START + timedelta(hours=1)
+    told = ("anna", "cast.cancel", "cast 00000001", {"reason": "wrong image"}, "r1")
+    store.audit.add(*told, entry_key=key, at=at)
+    recorder = Recorder(store, tmp_path)
+
+    async def work() -> None:
+        recorder.put(("audit", key), "audit.add", *told, entry_key=key, at=at)
+        other = new_entry_key()
+        recorder.put(("audit", other), "audit.add", *told, entry_key=other, at=at + timedelta(hours=1))
+        async with running(recorder):
+            assert await recorder.drain(LIMIT_S)
+
+    asyncio.run(work())
+    store.audit.add("anna", "x", "y")
+    store.audit.add("anna", "x", "y")
+    entries, _ = store.audit.list(subject="cast 00000001")
+    assert [(entry.at, entry.detail) for entry in entries] == [
+        (at + timedelta(hours=1), {"reason": "wrong image"}),
+        (at, {"reason": "wrong image"}),
+    ]
+    assert len(store.audit.list(subject="y")[0]) == 2
