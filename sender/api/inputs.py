@@ -29,7 +29,11 @@ from protocol.constants import (
     RATE_BYTES_PER_S_MIN,
     RECEIVER_COUNT_MAX,
     SLOW_BELOW_DEFAULT,
+    SLOW_BELOW_MAX,
+    SLOW_BELOW_MIN,
     SLOW_FOR_S_DEFAULT,
+    SLOW_FOR_S_MAX,
+    SLOW_FOR_S_MIN,
 )
 from sender.store.records import Role, StartMode
 
@@ -260,8 +264,20 @@ class PlanInput(Input):
     slow: Literal["wait", "demote", "drop"] = Field(
         default="demote", description="What becomes of a machine that is much slower than the others."
     )
-    slow_below: float = Field(default=SLOW_BELOW_DEFAULT, ge=0.01, le=0.99, allow_inf_nan=False)
-    slow_for_s: float = Field(default=SLOW_FOR_S_DEFAULT, ge=1, le=3600, allow_inf_nan=False)
+    slow_below: float = Field(
+        default=SLOW_BELOW_DEFAULT,
+        ge=SLOW_BELOW_MIN,
+        le=SLOW_BELOW_MAX,
+        allow_inf_nan=False,
+        description="A machine is slow if it can take less than this share of what the others can.",
+    )
+    slow_for_s: float = Field(
+        default=SLOW_FOR_S_DEFAULT,
+        ge=SLOW_FOR_S_MIN,
+        le=SLOW_FOR_S_MAX,
+        allow_inf_nan=False,
+        description="What slow says is done to a machine that has been slow for this long.",
+    )
 
 
 class CastInput(PlanInput):
