@@ -261,6 +261,7 @@ class LiveRun:
             self._note_all_machines()
         self._end_machines(reason)
         self.change(phase=phase, reason=reason, ended_at=datetime.now(UTC), paused=False)
+        self._change_count += 1
         self._recorder.put(("timeline", self.cast_id), "casts.put_timeline", self.cast_id, tuple(self.points))
         (self._log.info if phase is CastPhase.DONE else self._log.warning)(
             "cast_over",
@@ -308,7 +309,11 @@ class LiveRun:
         view, change_count, machines = self._drawn
         if self.view is None or (view is self.view and change_count == self._change_count):
             return machines
-        views: dict[str, ReceiverView] = {receiver.name: receiver for receiver in self.view.receivers}
+        views: dict[str, ReceiverView] = {}
+        if (
+            not self.cast.phase.ended
+        ):  # of an ended one its account counts: its session still hopes for everybody
+            views = {receiver.name: receiver for receiver in self.view.receivers}
         machines = [
             live_machine(self.cast, views[name], row, position="", online=False)
             if name in views

@@ -60,7 +60,8 @@ class RoomsNow:
         """
         book = await self._book(room_id)
         here = {}
-        for run in self._services.supervisor.casting():
+        # Of several casts that have ended, the newest is how a machine is now.
+        for run in reversed(self._services.supervisor.casting()):
             run.refresh()
             for live in run.live_machines():
                 if live.machine_id is not None and (not run.cast.phase.ended or live.machine_id not in here):
