@@ -5,13 +5,15 @@ import { fill, h } from "./dom.js";
 import { LiveStream } from "./events.js";
 import { loadIcons } from "./icons.js";
 import { announce, noticeError } from "./notices.js";
-import { errorBox, pageHead } from "./parts.js";
+import { errorBox, errorText, pageHead, refreshAgo } from "./parts.js";
 import { match } from "./router.js";
 import { ROUTES } from "./routes.js";
 import { Shell } from "./shell.js";
 import { overview, roomNames, server } from "./store.js";
 
+const TRY_AGAIN_MS = 5_000; // a daemon that starts, or whose database is away
 const LOAD_ALL_AFTER_MS = 1_000; // what is looked at first comes first
+const AGO_EVERY_MS = 15_000; // "2 min ago" is never a minute wrong
 
 /**
  * What a page is given.
@@ -28,6 +30,7 @@ const LOAD_ALL_AFTER_MS = 1_000; // what is looked at first comes first
  * @typedef {object} Page
  * @property {string} title
  * @property {HTMLElement} element
+ * @property {string} [trouble] it stands for a page that couldn't be shown
  * @property {string[]} [topics] live data that it needs
  * @property {(params: Record<string, string>, query: URLSearchParams) => boolean} [update] takes another address
  *   without being built anew; false if it can't
@@ -65,8 +68,15 @@ async function show(anew = false) {
       await showLogin();
       return;
     }
-    page = { title: "It didn't work", element: h("div", {}, pageHead("It didn't work"), errorBox(error, () => show(true))) };
-    if (error instanceof Unreachable && !server.value) window.setTimeout(() => mine === turn && show(true), 3000);
+    const title = /** @type {any} */ (error).status === 404 ? "Not found" : "It didn't work";
+    const trouble = errorText(error);
+    page = { title, trouble, element: h("div", {}, pageHead(title), errorBox(error, () => show(true))) };
+    if (error instanceof Unreachable || /** @type {any} */ (error).status === 503) window.setTimeout(() => mine === turn && show(true), TRY_AGAIN_MS);
+    if (current?.route === place.route && current.page.trouble === trouble) {
+      controller.abort();
+      shell.setBusy(false); // as before: nothing moves, and nobody is told again
+      return;
+    }
   }
   if (mine !== turn) {
     controller.abort();
@@ -124,4 +134,5 @@ window.addEventListener("unhandledrejection", (event) => {
 });
 fill(/** @type {HTMLElement} */ (document.getElementById("shell")), shell.element);
 loadIcons();
+window.setInterval(refreshAgo, AGO_EVERY_MS);
 show();

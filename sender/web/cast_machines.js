@@ -72,9 +72,11 @@ export class CastMachines {
     this.orderedAt = -Infinity;
     this.timer = 0;
     this.body = h("tbody");
-    this.element = h("div", { class: "table-scroll machines-scroll", tabindex: 0, role: "region", "aria-label": "Machines of this cast" },
+    this.none = h("p", { class: "muted" }, "No machine has joined.");
+    this.table = h("div", { class: "table-scroll machines-scroll", tabindex: 0, role: "region", "aria-label": "Machines of this cast", hidden: true },
       h("table", { class: "machines-table" }, h("caption", { class: "visually-hidden" }, "Machines of this cast"),
         h("thead", {}, h("tr", {}, COLUMNS.map(([label, className]) => h("th", { scope: "col", class: className }, label)))), this.body));
+    this.element = h("div", {}, this.none, this.table);
   }
 
   /** @param {any[]} machines LiveMachine @param {boolean} full */
@@ -96,6 +98,8 @@ export class CastMachines {
 
   #draw() {
     let changed = false;
+    this.none.hidden = this.live.size > 0;
+    this.table.hidden = this.live.size === 0;
     for (const [key, row] of this.rows) {
       if (this.live.has(key)) continue;
       row.element.remove();

@@ -8,6 +8,8 @@ import { theme } from "./theme.js";
 
 const HEIGHT = 190;
 const TABLE_ROWS = 30;
+/** Steps of an axis of bits per second: each tick is the number that its label says. */
+const BIT_STEPS = Array.from({ length: 36 }, (_, index) => [1, 2, 5][index % 3] * 10 ** Math.floor(index / 3));
 
 /**
  * @typedef {object} Line
@@ -24,6 +26,7 @@ const TABLE_ROWS = 30;
  * @property {string} title
  * @property {Line[]} lines
  * @property {(value: number) => string} axis
+ * @property {number[]} [steps] of the left axis
  * @property {(value: number) => string} [rightAxis] of lines with scale "right"
  * @property {number} [most] of the left axis
  * @property {number} [least] that the left axis reaches, whatever the values: nothing must not look like something
@@ -91,11 +94,11 @@ class Chart {
     const text = colour("text-muted");
     const grid = { stroke: colour("border"), width: 1 };
     const font = `12px ${style.fontFamily}`;
-    const { lines, axis, rightAxis, most, least = 1e-9 } = this.options;
+    const { lines, axis, steps, rightAxis, most, least = 1e-9 } = this.options;
     const top = (/** @type {number} */ high) => most ?? Math.max(high * 1.1, least);
     const axes = [
       { stroke: text, grid: { show: false }, ticks: { show: false }, font, size: 30, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(axisTime) },
-      { stroke: text, grid, ticks: { show: false }, font, size: 74, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(axis) },
+      { stroke: text, grid, ticks: { show: false }, font, size: 74, ...(steps && { incrs: steps }), values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map(axis) },
     ];
     /** @type {Record<string, any>} */
     const scales = { x: { time: false }, y: { range: (/** @type {any} */ _, /** @type {number} */ _low, /** @type {number} */ high) => [0, top(high)] } };
@@ -134,6 +137,9 @@ class Chart {
   }
 }
 
+/** @param {number} bitsPerSecond */
+const bitRate = (bitsPerSecond) => formatRate(bitsPerSecond / 8);
+
 /** @param {number} seconds */
 function axisTime(seconds) {
   if (seconds < 60) return `${seconds} s`;
@@ -153,11 +159,12 @@ export function castCharts(signal) {
   const charts = [
     new Chart({
       title: "Rate and goodput",
-      least: 125_000, // 1 Mbit/s
-      axis: (value) => formatRate(value),
+      least: 1e6,
+      axis: bitRate,
+      steps: BIT_STEPS,
       lines: [
-        { label: "Rate", colour: "chart-1", value: (point) => point.rate_bytes_per_s, words: formatRate },
-        { label: "Goodput", colour: "chart-2", value: (point) => point.goodput_bytes_per_s, words: formatRate, dash: [7, 4] },
+        { label: "Rate", colour: "chart-1", value: (point) => point.rate_bytes_per_s * 8, words: bitRate },
+        { label: "Goodput", colour: "chart-2", value: (point) => point.goodput_bytes_per_s * 8, words: bitRate, dash: [7, 4] },
       ],
       summary: (points) => {
         const last = points[points.length - 1];

@@ -64,6 +64,9 @@ export function formatDateTime(at) {
   return `${DATE.format(date)}, ${SHORT_TIME.format(date)}`;
 }
 
+/** @returns {string} `Europe/Berlin`: the viewer's, in which times are shown */
+export const zoneHere = () => Intl.DateTimeFormat().resolvedOptions().timeZone;
+
 /**
  * @param {string | Date} at
  * @param {Date} [now]

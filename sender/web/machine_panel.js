@@ -4,9 +4,9 @@ import { all, change, get } from "./api.js";
 import { showDialog } from "./dialogs.js";
 import { fill, h, icon, setText } from "./dom.js";
 import { field, form, select } from "./forms.js";
-import { formatAgo, formatBytes, formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
+import { formatBytes, formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
 import { notice } from "./notices.js";
-import { badge, emptyState, Figures, ProgressBar, setBadge, timeElement } from "./parts.js";
+import { agoElement, badge, emptyState, Figures, ProgressBar, setBadge, timeElement } from "./parts.js";
 import { to } from "./router.js";
 import { mayOperate, roomName, roomNames } from "./store.js";
 import { isMoving, limiterWords, machineLook, trouble } from "./words.js";
@@ -32,6 +32,8 @@ export class MachinePanel {
     this.cast = h("p", { class: "panel-cast" });
     this.castShown = "";
     this.figures = new Figures([["rate", "Rate"], ["loss", "Loss"], ["eta", "To go"], ["limiter", "Limited by"]], "compact");
+    this.seen = h("span");
+    this.seenNow = /** @type {boolean | null} */ (null);
     this.heading = h(level, { tabindex: -1, class: "panel-title" }, machine.name);
     this.element = h("div", { class: "panel-content" },
       h("div", { class: "panel-head" },
@@ -41,7 +43,7 @@ export class MachinePanel {
           close && h("button", { type: "button", class: "icon-button", "aria-label": "Close", onclick: close }, icon("close")))),
       h("div", { class: "panel-state" }, this.badge, this.cast),
       this.trouble, this.progress, this.figures.element,
-      h("h3", {}, "Identity"), identity(machine),
+      h("h3", {}, "Identity"), identity(machine, this.seen),
       inventory(machine),
       h("h3", {}, "Its history"), historyList(history));
     this.update(null);
@@ -53,6 +55,12 @@ export class MachinePanel {
     const state = live?.state ?? (last && last.state !== "assigned" ? last.state : "offline");
     const look = machineLook(state);
     setBadge(this.badge, look);
+    const here = Boolean(live?.online);
+    if (here !== this.seenNow) {
+      // Its record is as old as this panel: of a machine that went away meanwhile the time is now.
+      fill(this.seen, here ? "just now: it is online" : agoElement(this.seenNow ? new Date().toISOString() : this.machine.last_seen_at));
+      this.seenNow = here;
+    }
     const castId = live?.cast_id ?? null;
     const castKey = `${castId}`;
     if (castKey !== this.castShown) {
@@ -100,15 +108,15 @@ export function troubleBox(told, look) {
     h("div", {}, h("p", { class: "trouble-reason" }, h("strong", {}, told.reason)), told.mend && h("p", { class: "trouble-mend" }, h("span", { class: "mend-label" }, "What to do: "), told.mend)));
 }
 
-/** @param {any} machine */
-function identity(machine) {
+/** @param {any} machine @param {Node} seen */
+function identity(machine, seen) {
   const rows = [
     ["Hardware addresses", machine.macs.join(", ")],
     ["Serial number", machine.serial],
     ["Asset tag", machine.asset_tag],
     ["Address", machine.address],
     ["Agent", machine.agent_version],
-    ["Last seen", machine.last_seen_at ? h("time", { datetime: machine.last_seen_at, title: timeElement(machine.last_seen_at).textContent }, formatAgo(machine.last_seen_at)) : "never"],
+    ["Last seen", seen],
     ["Note", machine.note],
   ];
   return pairs(rows.filter(([, value]) => value));

@@ -2,7 +2,8 @@
 
 import { ApiProblem } from "./api.js";
 import { append, h, icon, setAttribute, setIcon, setText } from "./dom.js";
-import { formatDateTime, formatPercent } from "./format.js";
+import { formatAgo, formatDateTime, formatPercent } from "./format.js";
+import { sentence } from "./words.js";
 
 /** @typedef {import("./words.js").Look} Look */
 
@@ -117,7 +118,7 @@ export function errorBox(error, again) {
   const request = error instanceof ApiProblem && error.requestId;
   return h("div", { class: "alert", "data-tone": "bad", role: "alert" }, icon("warning"),
     h("div", {},
-      h("p", {}, errorText(error)),
+      h("p", {}, sentence(errorText(error))),
       request && h("p", { class: "muted small" }, "In the log: request ", h("code", {}, request)),
       again && h("button", { type: "button", class: "button", onclick: again }, icon("refresh"), "Try again")));
 }
@@ -131,11 +132,26 @@ export function timeElement(at, missing = "–") {
 }
 
 /**
+ * How long ago something was; `refreshAgo` keeps it true while the page stays open.
+ * @param {string | null} at
+ * @param {string} [missing]
+ */
+export function agoElement(at, missing = "never") {
+  return at ? h("time", { datetime: at, title: formatDateTime(at), "data-ago": true }, formatAgo(at)) : missing;
+}
+
+/** Brings every `agoElement` of the page up to date. */
+export function refreshAgo() {
+  for (const element of document.querySelectorAll("time[data-ago]")) setText(element, formatAgo(/** @type {HTMLTimeElement} */ (element).dateTime));
+}
+
+/**
  * @typedef {object} Column
  * @property {string} label
  * @property {(item: any) => any} cell text or elements
  * @property {string} [class] `number`, `wide-only`, `main`
  * @property {boolean} [hideLabel] the heading is only for screen readers
+ * @property {boolean} [live] what it shows changes: `redraw` draws it anew
  */
 
 /**
@@ -143,9 +159,12 @@ export function timeElement(at, missing = "–") {
  * @param {string} caption
  * @param {Column[]} columns
  * @param {any[]} items
+ * @param {(item: any) => string} [key] by which `redraw` knows an item again
  */
-export function dataTable(caption, columns, items) {
+export function dataTable(caption, columns, items, key) {
   const body = h("tbody");
+  /** @type {Map<string, HTMLTableRowElement>} */
+  const rows = new Map();
   const element = h("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": caption },
     h("table", {},
       h("caption", { class: "visually-hidden" }, caption),
@@ -155,24 +174,37 @@ export function dataTable(caption, columns, items) {
   const add = (/** @type {any[]} */ more) => {
     const fragment = document.createDocumentFragment();
     for (const item of more) {
-      fragment.append(h("tr", {}, columns.map((column, index) =>
-        index === 0 ? h("th", { scope: "row", class: column.class }, column.cell(item)) : h("td", { class: column.class }, column.cell(item)))));
+      const row = h("tr", {}, columns.map((column, index) =>
+        index === 0 ? h("th", { scope: "row", class: column.class }, column.cell(item)) : h("td", { class: column.class }, column.cell(item))));
+      if (key) rows.set(key(item), row);
+      fragment.append(row);
     }
     append(body, [fragment]);
   };
+  /** @param {any} item as it is now @returns {boolean} whether it is in the table */
+  const redraw = (item) => {
+    const row = key && rows.get(key(item));
+    if (!row) return false;
+    columns.forEach((column, index) => {
+      if (!column.live) return;
+      const fresh = h("td", {}, column.cell(item));
+      if (fresh.textContent !== row.cells[index].textContent) row.cells[index].replaceChildren(...fresh.childNodes);
+    });
+    return true;
+  };
   add(items);
-  return { element, body, add };
+  return { element, add, redraw };
 }
 
 /**
  * A table that grows page by page.
- * @param {{caption: string, columns: Column[], load: (cursor: string | null) => Promise<{items: any[], next_cursor: string | null}>, empty: () => Node, report: (error: unknown) => void}} options
- * @returns {Promise<HTMLElement>}
+ * @param {{caption: string, columns: Column[], load: (cursor: string | null) => Promise<{items: any[], next_cursor: string | null}>, empty: () => Node, report: (error: unknown) => void, key?: (item: any) => string}} options
+ * @returns {Promise<{element: HTMLElement, redraw: (item: any) => boolean}>}
  */
-export async function pagedTable({ caption, columns, load, empty, report }) {
+export async function pagedTable({ caption, columns, load, empty, report, key }) {
   const first = await load(null);
-  if (!first.items.length) return /** @type {HTMLElement} */ (empty());
-  const table = dataTable(caption, columns, first.items);
+  if (!first.items.length) return { element: /** @type {HTMLElement} */ (empty()), redraw: () => false };
+  const table = dataTable(caption, columns, first.items, key);
   let cursor = first.next_cursor;
   const more = h("button", { type: "button", class: "button more-button", hidden: !cursor }, "Show more");
   more.addEventListener("click", async () => {
@@ -188,5 +220,5 @@ export async function pagedTable({ caption, columns, load, empty, report }) {
       more.disabled = false;
     }
   });
-  return h("div", {}, table.element, more);
+  return { element: h("div", {}, table.element, more), redraw: table.redraw };
 }

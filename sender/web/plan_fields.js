@@ -3,7 +3,7 @@
 import { all } from "./api.js";
 import { fill, h } from "./dom.js";
 import { choices, field, fieldProblem, select } from "./forms.js";
-import { formatBytes, formatCount, parseRate } from "./format.js";
+import { formatBytes, formatCount, parseRate, zoneHere } from "./format.js";
 import { roomNames } from "./store.js";
 
 /**
@@ -30,12 +30,12 @@ export function planFields({ images, rooms, preset, timed, signal }) {
     label: "Room", name: "room_id",
     input: select({ name: "room_id", value: preset.room ?? (rooms.length === 1 ? rooms[0].room_id : ""), options: [["", "Any machine that joins"], ...rooms.map((each) => /** @type {[string, string]} */ ([each.room_id, `${each.name || each.room_id} (${formatCount(each.machine_count, "machine")})`]))] }),
   });
-  const name = field({ label: "Name", name: "name", value: given.name ?? "", hint: "For people. Empty: the image's name.", attributes: { maxlength: 100 } });
+  const name = field({ label: timed ? "Name" : "Name of its casts", name: "name", value: given.name ?? "", hint: "For people. Empty: the image's name.", attributes: { maxlength: 64 } });
   const picker = machinePicker(room.input, new Set(preset.machines ?? given.machine_ids ?? []), signal);
 
   const waitFor = field({ label: "Machines that must have joined", name: "wait_for", type: "number", value: given.wait_for ?? "", hint: "Empty: all of the room.", attributes: { min: 1, max: 100000, inputmode: "numeric" } });
   const maxWait = field({ label: "Begin with whoever is there after (minutes)", name: "max_wait_s", type: "number", value: given.max_wait_s === null ? "" : (given.max_wait_s ?? 300) / 60, hint: "Empty: wait for ever.", attributes: { min: 0.1, max: 1440, step: "any", inputmode: "decimal" } });
-  const startAt = field({ label: "Time", name: "start_at", type: "datetime-local", hint: `In this device's time zone, ${Intl.DateTimeFormat().resolvedOptions().timeZone}.` });
+  const startAt = field({ label: "Time", name: "start_at", type: "datetime-local", hint: `In this device's time zone, ${zoneHere()}.` });
   const start = choices({
     legend: "Begin", name: "start", value: given.start ?? "joined",
     options: [
@@ -55,8 +55,8 @@ export function planFields({ images, rooms, preset, timed, signal }) {
     ],
   });
   const share = h("input", { type: "checkbox", name: "share", id: "plan-share", checked: Boolean(given.share) });
-  const below = field({ label: "Slow is below (per cent of the group)", name: "slow_below", type: "number", value: Math.round((given.slow_below ?? 0.5) * 100), attributes: { min: 1, max: 100 } });
-  const slowFor = field({ label: "for (seconds)", name: "slow_for_s", type: "number", value: given.slow_for_s ?? 5, attributes: { min: 1, max: 3600, step: "any" } });
+  const below = field({ label: "Slow is below (per cent of the group)", name: "slow_below", type: "number", value: Math.round((given.slow_below ?? 0.3) * 100), attributes: { min: 1, max: 90 } });
+  const slowFor = field({ label: "for (seconds)", name: "slow_for_s", type: "number", value: given.slow_for_s ?? 10, attributes: { min: 0.5, max: 3600, step: "any" } });
   const slow = choices({
     legend: "A machine that is much slower than the others", name: "slow", value: given.slow ?? "demote",
     options: [

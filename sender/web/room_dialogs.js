@@ -47,8 +47,8 @@ export async function changeRoom(room, done) {
   const path = `/rooms/${encodeURIComponent(room.room_id)}`;
   const wanted = await showDialog(`Edit ${room.name || room.room_id}`, (close) => {
     const fields = [
-      field({ label: "Name", name: "name", value: room.name, required: true, attributes: { "data-autofocus": true } }),
-      field({ label: "Description", name: "description", value: room.description }),
+      field({ label: "Name", name: "name", value: room.name, required: true, attributes: { "data-autofocus": true, maxlength: 64 } }),
+      field({ label: "Description", name: "description", value: room.description, attributes: { maxlength: 1000 } }),
       field({ label: "Site", name: "site", value: room.site, hint: "Only daemons that serve this site cast for the room." }),
       field({ label: "Network interface", name: "interface", value: room.interface, hint: "The sender's interface towards this room. Empty: the daemon's own choice." }),
     ];

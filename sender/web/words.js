@@ -65,7 +65,7 @@ export const inTrouble = (state) => IN_TROUBLE.has(state);
 
 /** @type {Record<string, string>} */
 const LIMITERS = {
-  network: "its network",
+  network: "what reaches it",
   socket: "its processor (socket)",
   decode: "its processor",
   disk: "its disk",

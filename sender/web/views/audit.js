@@ -1,36 +1,76 @@
 /** Audit: who did what, when. */
 
-import { get } from "../api.js";
-import { h, icon } from "../dom.js";
-import { noticeError } from "../notices.js";
-import { emptyState, pagedTable, pageHead, timeElement } from "../parts.js";
+import { detailWords, subjectAddress } from "../audit_words.js";
+import { h } from "../dom.js";
+import { field } from "../forms.js";
+import { timeElement } from "../parts.js";
+import { recordPage } from "../record_page.js";
+import { to } from "../router.js";
+
+const OFFERED_MAX = 200;
 
 /**
  * @param {import("../app.js").PageContext} context
  * @returns {Promise<import("../app.js").Page>}
  */
-export async function show({ signal }) {
-  const table = await pagedTable({
-    caption: "Audit",
-    columns: [
-      { label: "When", class: "main when", cell: (entry) => timeElement(entry.at) },
-      { label: "Who", cell: (entry) => entry.actor },
-      { label: "Did", cell: (entry) => h("code", {}, entry.action) },
-      { label: "To", cell: (entry) => entry.subject },
-      { label: "Detail", class: "wide-only", cell: (entry) => detail(entry.detail) },
-    ],
-    load: (cursor) => get("/audit", { cursor, limit: 50 }, signal),
-    empty: () => emptyState("audit", "Nobody has changed anything yet."),
-    report: noticeError,
-  });
-  return {
+export async function show(context) {
+  const who = offered({ label: "Who", name: "actor", hint: "A token's name, or the daemon's." });
+  const subject = offered({ label: "To", name: "subject", hint: "As in the table: cast 1a2b3c4d." });
+  return recordPage({
     title: "Audit",
-    element: h("div", {}, pageHead("Audit", { lead: "Who did what, when.", actions: h("a", { class: "button", href: "/api/v1/audit.csv", download: "audit.csv" }, icon("download"), "As CSV") }), h("div", { class: "card" }, table)),
-  };
+    lead: "Who did what, when.",
+    name: "audit",
+    fields: [who.field, subject.field, field({ label: "From", name: "since", type: "date" }), field({ label: "Until", name: "until", type: "date" })],
+    columns: columns(),
+    seen: (entries) => {
+      who.offer(entries.map((entry) => entry.actor));
+      subject.offer(entries.map((entry) => entry.subject));
+    },
+    nothing: "Audit has nothing like that.",
+  }, context);
 }
 
-/** @param {Record<string, any>} told */
-function detail(told) {
-  const words = Object.entries(told ?? {}).map(([name, value]) => `${name.replaceAll("_", " ")}: ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ");
-  return h("span", { class: "detail", title: words }, words || "–");
+/** A field that offers what the table has shown. @param {{label: string, name: string, hint: string}} options */
+function offered({ label, name, hint }) {
+  const list = h("datalist", { id: `offered-${name}` });
+  const made = field({ label, name, type: "search", hint, attributes: { list: list.id, maxlength: 200, spellcheck: "false" } });
+  made.element.append(list);
+  /** @type {Set<string>} */
+  const known = new Set();
+  const offer = (/** @type {string[]} */ values) => {
+    for (const value of values) {
+      if (known.has(value) || known.size >= OFFERED_MAX) continue;
+      known.add(value);
+      list.append(h("option", { value }));
+    }
+  };
+  return { field: made, offer };
+}
+
+/** @returns {import("../parts.js").Column[]} */
+function columns() {
+  return [
+    { label: "When", class: "when", cell: (entry) => timeElement(entry.at) },
+    { label: "Who", class: "wide-only", cell: who },
+    { label: "Did", cell: (entry) => [h("code", {}, entry.action), h("div", { class: "phone-only" }, h("p", { class: "small" }, subject(entry), " by ", who(entry)), detail(entry, null))] },
+    { label: "To", class: "wide-only nowrap", cell: subject },
+    { label: "Detail", class: "wide-only", cell: (entry) => detail(entry, "–") },
+  ];
+}
+
+/** @param {any} entry a link to all that they did */
+function who(entry) {
+  return h("a", { class: "quiet-link", href: to(["audit"], { actor: entry.actor }) }, entry.actor);
+}
+
+/** @param {any} entry */
+function subject(entry) {
+  const address = subjectAddress(entry.subject);
+  return address ? h("a", { href: address }, entry.subject) : entry.subject;
+}
+
+/** @param {any} entry @param {string | null} nothing */
+function detail(entry, nothing) {
+  const words = detailWords(entry.detail ?? {}) || nothing;
+  return words && h("span", { class: "detail" }, words);
 }

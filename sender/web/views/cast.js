@@ -33,6 +33,11 @@ export async function show({ params, signal, live: stream }) {
 
   const head = castHead(live);
   const charts = castCharts(signal);
+  const chartSection = section("Charts", { class: "card" }, h("div", { class: "charts" }, charts.elements));
+  const drawCharts = () => {
+    chartSection.hidden = !points.some((/** @type {any} */ point) => point.progress > 0 || point.rate_bytes_per_s > 0);
+    charts.update(points);
+  };
   const machines = new CastMachines();
   const events = eventList();
   const buttons = castButtons(path, (cast) => {
@@ -51,7 +56,7 @@ export async function show({ params, signal, live: stream }) {
     if (data.machines.length || data.full) machines.update(data.machines, data.full);
     if (data.full) events.reset(data.events);
     else events.add(data.events);
-    if (data.points.length || data.full) charts.update(points);
+    if (data.points.length || data.full) drawCharts();
     inNextFrame(head, () => {
       head.update(live);
       buttons.update(live.cast);
@@ -74,7 +79,7 @@ export async function show({ params, signal, live: stream }) {
   machines.update(first.machines, true);
   machines.setRecords(records.items);
   events.reset(timeline.events);
-  charts.update(points);
+  drawCharts();
   troubled = live.cast.failed_count;
 
   const { cast } = live;
@@ -86,7 +91,7 @@ export async function show({ params, signal, live: stream }) {
     }),
     head.element,
     section("Machines", {}, machines.element),
-    section("Charts", {}, h("div", { class: "charts" }, charts.elements)),
+    chartSection,
     h("div", { class: "two-columns" },
       section("What happened", {}, events.element),
       section("Its plan", {}, planList(cast))));
@@ -235,7 +240,7 @@ function planList(cast) {
     ["Rate", plan.rate_bytes_per_s ? `fixed at ${formatRate(plan.rate_bytes_per_s)}` : plan.rate_max_bytes_per_s ? `automatic, at most ${formatRate(plan.rate_max_bytes_per_s)}` : "automatic"],
     ["Other traffic", plan.share && "keeps its share"],
     ["Slow machines", slow],
-    ["Created", `${formatDateTime(cast.created_at)} by ${cast.created_by}`],
+    ["Created", [`${formatDateTime(cast.created_at)} by ${cast.created_by} · `, h("a", { href: to(["audit"], { subject: `cast ${cast.cast_id}` }) }, "who did what")]],
     ["Daemon", cast.owner],
     ["Group", cast.group && `${cast.group}, port ${cast.port}`],
     ["Daemon's runs", cast.run_count > 1 && String(cast.run_count)],

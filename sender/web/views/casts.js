@@ -7,7 +7,7 @@ import { noticeError } from "../notices.js";
 import { emptyState, pagedTable, pageHead } from "../parts.js";
 import { go, to } from "../router.js";
 import { overview, roomNames } from "../store.js";
-import { hasEnded, PHASES } from "../words.js";
+import { PHASES } from "../words.js";
 import { castColumns, newCastLink } from "./overview.js";
 
 /**
@@ -22,24 +22,36 @@ export async function show({ query, signal }) {
   phase.setAttribute("aria-label", "Phase");
   room.setAttribute("aria-label", "Room");
   const list = h("div", { class: "card" });
-  const load = () => pagedTable({
-    caption: "Casts",
-    columns: [...castColumns(), { label: "By", class: "wide-only", cell: (cast) => cast.created_by }],
-    load: (cursor) => get("/casts", { ...filters, cursor, limit: 50 }, signal),
-    empty: () => emptyState("cast", "No cast is like that."),
-    report: noticeError,
-  });
+  let redraw = (/** @type {any} */ _cast) => false;
+  const load = async () => {
+    const table = await pagedTable({
+      caption: "Casts",
+      columns: [...castColumns(), { label: "By", class: "wide-only", cell: (cast) => cast.created_by }],
+      load: (cursor) => get("/casts", { ...filters, cursor, limit: 50 }, signal),
+      empty: () => emptyState("cast", "No cast is like that."),
+      report: noticeError,
+      key: (cast) => cast.cast_id,
+    });
+    redraw = table.redraw;
+    fill(list, table.element);
+  };
   const filter = () => go(to(["casts"], { phase: phase.value, room_id: room.value }));
   phase.addEventListener("change", filter);
   room.addEventListener("change", filter);
-  fill(list, await load());
+  await load();
 
-  let shown = phasesKey(overview.value);
+  /** @type {Set<string>} */
+  const sought = new Set();
   overview.subscribe((value) => {
-    const key = phasesKey(value);
-    if (key === shown) return;
-    shown = key;
-    load().then((table) => fill(list, table), noticeError);
+    let others = false;
+    for (const { cast } of value?.casts ?? []) {
+      const belongs = (!filters.phase || filters.phase === cast.phase) && (!filters.room_id || filters.room_id === cast.plan.room_id);
+      const key = `${cast.cast_id} ${cast.phase}`;
+      // Once: it may also stand on a page of the list that wasn't asked for.
+      if (redraw(cast) !== belongs && !sought.has(key)) others = true;
+      sought.add(key);
+    }
+    if (others) load().catch(noticeError);
   }, signal);
 
   return {
@@ -50,13 +62,8 @@ export async function show({ query, signal }) {
       filters.room_id = next.get("room_id") ?? "";
       phase.value = filters.phase;
       room.value = filters.room_id;
-      load().then((table) => fill(list, table), noticeError);
+      load().catch(noticeError);
       return true;
     },
   };
-}
-
-/** @param {any} value the overview: when a cast begins or ends, the list is read anew */
-function phasesKey(value) {
-  return (value?.casts ?? []).map((/** @type {any} */ { cast }) => `${cast.cast_id}${hasEnded(cast.phase) ? "" : cast.phase}`).join();
 }

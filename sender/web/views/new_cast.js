@@ -4,11 +4,12 @@ import { all, create, get } from "../api.js";
 import { confirmDialog } from "../dialogs.js";
 import { h, icon } from "../dom.js";
 import { form } from "../forms.js";
-import { formatCount } from "../format.js";
+import { formatCount, formatDateTime } from "../format.js";
 import { emptyState, pageHead } from "../parts.js";
 import { planFields, readChoices } from "../plan_fields.js";
 import { go, to } from "../router.js";
 import { roomName } from "../store.js";
+import { startWords } from "../words.js";
 
 /**
  * @param {import("../app.js").PageContext} context
@@ -36,7 +37,7 @@ export async function show({ query, signal }) {
         const who = wanted.room_id ? `${count ? `${formatCount(count, "machine")} of ` : ""}${roomName(wanted.room_id)}` : "every machine that joins";
         const sure = await confirmDialog({
           title: "Start this cast?", yes: "Start the cast", no: "Not yet",
-          text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image), " goes to ", h("strong", {}, who), "."), h("p", {}, "What is on their target disks is overwritten.")],
+          text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image), " goes to ", h("strong", {}, who), "."), h("p", {}, `${wanted.start_at ? `Machines gather from ${formatDateTime(wanted.start_at)}, and it begins` : "It begins"} ${startWords(wanted)}.`), h("p", {}, "What is on their target disks is overwritten.")],
         });
         if (!sure) return;
         const cast = await create("/casts", wanted);

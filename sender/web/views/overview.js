@@ -3,9 +3,9 @@
 import { get } from "../api.js";
 import { CastCard } from "../cast_card.js";
 import { fill, h, icon } from "../dom.js";
-import { formatAgo, formatDuration } from "../format.js";
+import { formatDuration } from "../format.js";
 import { inNextFrame } from "../frames.js";
-import { badge, dataTable, emptyState, Figures, pageHead, section, timeElement } from "../parts.js";
+import { agoElement, badge, dataTable, emptyState, Figures, pageHead, section, timeElement } from "../parts.js";
 import { to } from "../router.js";
 import { mayOperate, overview, roomName, server } from "../store.js";
 import { castLook, hasEnded, problemWords } from "../words.js";
@@ -120,18 +120,17 @@ export function castColumns() {
   return [
     { label: "Cast", class: "main", cell: (cast) => h("a", { href: to(["casts", cast.cast_id]) }, cast.plan.name || cast.image_name) },
     { label: "Room", cell: (cast) => (cast.plan.room_id ? h("a", { href: to(["rooms", cast.plan.room_id]) }, roomName(cast.plan.room_id)) : "–") },
-    { label: "Result", cell: (cast) => badge(castLook(cast)) },
-    { label: "Machines", class: "number", cell: (cast) => machinesWords(cast) },
-    { label: "Took", class: "number wide-only", cell: (cast) => (cast.seconds ? formatDuration(cast.seconds) : "–") },
-    { label: "When", class: "wide-only", cell: (cast) => whenElement(cast) },
+    { label: "Result", live: true, cell: (cast) => badge(castLook(cast)) },
+    { label: "Machines", class: "number", live: true, cell: (cast) => machinesWords(cast) },
+    { label: "Took", class: "number wide-only", live: true, cell: (cast) => (cast.seconds ? formatDuration(cast.seconds) : "–") },
+    { label: "When", class: "wide-only", live: true, cell: (cast) => whenElement(cast) },
   ];
 }
 
 /** @param {any} cast */
 function whenElement(cast) {
   const at = cast.ended_at ?? cast.casting_at ?? cast.plan.start_at ?? cast.created_at;
-  const words = new Date(at) > new Date() ? `at ${timeElement(at).textContent}` : formatAgo(at);
-  return h("time", { datetime: at, title: timeElement(at).textContent }, words);
+  return new Date(at) > new Date() ? ["at ", timeElement(at)] : agoElement(at);
 }
 
 /** @param {any} cast */

@@ -78,6 +78,7 @@ export async function show({ params, query, signal, live, reload }) {
   grid.onchange = () => {
     tools.refresh();
     const total = grid.tiles.size;
+    tools.element.hidden = summary.hidden = total === 0;
     const shown = grid.shownCount;
     const away = grid.counts().get("offline") ?? 0;
     setText(summary, shown === total ? `${formatCount(total, "machine")}, ${total - away} online` : `${shown} of ${formatCount(total, "machine")} shown`);

@@ -53,9 +53,9 @@ function roomCard(room) {
 
 async function newRoom() {
   await showDialog("New room", (close) => {
-    const name = field({ label: "Name", name: "name", required: true, hint: "For people, e.g. Lab 2.", attributes: { "data-autofocus": true, maxlength: 100 } });
+    const name = field({ label: "Name", name: "name", required: true, hint: "For people, e.g. Lab 2.", attributes: { "data-autofocus": true, maxlength: 64 } });
     const id = field({ label: "Short name", name: "room_id", required: true, hint: "Lower case letters, digits and hyphens: for addresses, metrics and the command line.", attributes: { pattern: "[a-z0-9]([a-z0-9\\-]*[a-z0-9])?", maxlength: 63 } });
-    const description = field({ label: "Description", name: "description" });
+    const description = field({ label: "Description", name: "description", attributes: { maxlength: 1000 } });
     const site = field({ label: "Site", name: "site", hint: "Only daemons that serve this site cast for the room. Leave it empty if there is one daemon." });
     let typed = false;
     id.input.addEventListener("input", () => { typed = true; });

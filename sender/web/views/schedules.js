@@ -4,6 +4,7 @@ import { all, change, create, remove } from "../api.js";
 import { confirmDialog, showDialog } from "../dialogs.js";
 import { h, icon } from "../dom.js";
 import { field, form, select } from "../forms.js";
+import { zoneHere } from "../format.js";
 import { notice, noticeError } from "../notices.js";
 import { emptyState, pageHead, timeElement } from "../parts.js";
 import { planFields, readChoices } from "../plan_fields.js";
@@ -14,12 +15,17 @@ import { sentence } from "../words.js";
 /** @type {[string, string][]} */
 const DAYS = [["*", "every day"], ["1-5", "Monday to Friday"], ["1", "Mondays"], ["2", "Tuesdays"], ["3", "Wednesdays"], ["4", "Thursdays"], ["5", "Fridays"], ["6", "Saturdays"], ["0", "Sundays"]];
 
-/** @param {string} cron @returns {string} in words, where it is one of the usual kinds */
-export function cronWords(cron) {
+/** @param {string} cron @returns {{day: [string, string], time: string} | null} null if it isn't one of the usual kinds */
+function usualTime(cron) {
   const match = /^(\d{1,2}) (\d{1,2}) \* \* (\S+)$/.exec(cron.trim());
   const day = match && DAYS.find(([key]) => key === match[3]);
-  if (!match || !day) return cron;
-  return `${day[1]} at ${match[2].padStart(2, "0")}:${match[1].padStart(2, "0")}`;
+  return match && day ? { day, time: `${match[2].padStart(2, "0")}:${match[1].padStart(2, "0")}` } : null;
+}
+
+/** @param {string} cron @returns {string} in words, where it is one of the usual kinds */
+function cronWords(cron) {
+  const usual = usualTime(cron);
+  return usual ? `${usual.day[1]} at ${usual.time}` : cron;
 }
 
 /**
@@ -32,19 +38,18 @@ export async function show({ signal, reload }) {
   return {
     title: "Schedules",
     element: h("div", {},
-      pageHead("Schedules", { actions: mayOperate() && h("button", { type: "button", class: "button primary", onclick: () => newSchedule(images, rooms, signal, reload) }, icon("plus"), "New schedule") }),
+      pageHead("Schedules", { actions: mayOperate() && h("button", { type: "button", class: "button primary", onclick: () => editSchedule(null, images, rooms, signal, reload) }, icon("plus"), "New schedule") }),
       schedules.length
-        ? h("ul", { class: "schedule-cards", role: "list" }, schedules.map((schedule) => scheduleCard(schedule, names, reload)))
+        ? h("ul", { class: "schedule-cards", role: "list" }, schedules.map((schedule) => scheduleCard(schedule, names, () => editSchedule(schedule, images, rooms, signal, reload), reload)))
         : emptyState("schedule", "Nothing is scheduled.", h("p", {}, "A schedule casts an image to a room again and again: every night, every Friday."))),
   };
 }
 
-/** @param {any} schedule @param {Map<string, string>} names @param {() => void} done */
-function scheduleCard(schedule, names, done) {
-  const path = `/schedules/${encodeURIComponent(schedule.schedule_id)}`;
+/** @param {any} schedule @param {Map<string, string>} names @param {() => void} edit @param {() => void} done */
+function scheduleCard(schedule, names, edit, done) {
   const toggle = async () => {
     try {
-      await change(path, { enabled: !schedule.enabled });
+      await change(pathOf(schedule), { enabled: !schedule.enabled });
       notice(schedule.enabled ? `${schedule.name} rests` : `${schedule.name} is on`);
       done();
     } catch (error) {
@@ -54,7 +59,7 @@ function scheduleCard(schedule, names, done) {
   const drop = async () => {
     if (!(await confirmDialog({ title: `Remove ${schedule.name}?`, text: "It casts no more. Casts that it made stay in history.", yes: "Remove the schedule", danger: true }))) return;
     try {
-      await remove(path);
+      await remove(pathOf(schedule));
       notice(`${schedule.name} is removed`);
       done();
     } catch (error) {
@@ -68,42 +73,50 @@ function scheduleCard(schedule, names, done) {
     schedule.problem && h("div", { class: "alert", "data-tone": "bad" }, icon("warning"), h("p", {}, sentence(schedule.problem))),
     h("dl", { class: "pairs" },
       pair("When", [cronWords(schedule.cron), h("span", { class: "muted" }, ` · ${schedule.time_zone}`)]),
-      pair("Next", schedule.enabled ? timeElement(schedule.next_at) : "not while it is off"),
+      pair("Next", schedule.enabled ? [timeElement(schedule.next_at), schedule.next_at && schedule.time_zone !== zoneHere() && h("span", { class: "muted" }, ` · ${zoneHere()}`)] : "not while it is off"),
       schedule.last_cast_id && pair("Last cast", h("a", { href: to(["casts", schedule.last_cast_id]) }, schedule.last_cast_id))),
-    mayOperate() && h("div", { class: "actions" }, h("button", { type: "button", class: "button", onclick: drop }, icon("trash"), "Remove")));
+    mayOperate() && h("div", { class: "actions" }, h("button", { type: "button", class: "button", onclick: edit }, icon("edit"), "Edit"), h("button", { type: "button", class: "button", onclick: drop }, icon("trash"), "Remove")));
 }
+
+/** @param {any} schedule */
+const pathOf = (schedule) => `/schedules/${encodeURIComponent(schedule.schedule_id)}`;
 
 /** @param {string} label @param {any} value */
 function pair(label, value) {
   return h("div", {}, h("dt", {}, label), h("dd", {}, value));
 }
 
-/** @param {any[]} images @param {any[]} rooms @param {AbortSignal} signal @param {() => void} done */
-async function newSchedule(images, rooms, signal, done) {
-  await showDialog("New schedule", (close) => {
-    const title = field({ label: "Name", name: "name", required: true, hint: "For people, e.g. Friday refresh.", attributes: { "data-autofocus": true, maxlength: 100 } });
-    const day = field({ label: "Day", name: "day", input: select({ name: "day", options: [...DAYS, ["cron", "as a cron line"]], value: "1-5" }) });
-    const time = field({ label: "Time", name: "time", type: "time", value: "22:00", required: true });
-    const cron = field({ label: "Cron line", name: "cron", hint: "Five fields: minute, hour, day of month, month, day of week.", value: "0 22 * * 1-5", attributes: { spellcheck: "false" } });
-    const zone = field({ label: "Time zone", name: "time_zone", required: true, value: Intl.DateTimeFormat().resolvedOptions().timeZone, hint: "As in Europe/Berlin.", attributes: { spellcheck: "false" } });
-    cron.element.hidden = true;
-    day.input.addEventListener("change", () => {
+/** @param {any} known null: a new one @param {any[]} images @param {any[]} rooms @param {AbortSignal} signal @param {() => void} done */
+async function editSchedule(known, images, rooms, signal, done) {
+  await showDialog(known ? `Edit ${known.name}` : "New schedule", (close) => {
+    const usual = known ? usualTime(known.cron) : { day: DAYS[1], time: "22:00" };
+    const title = field({ label: "Name", name: "name", required: true, value: known?.name, hint: "For people, e.g. Friday refresh.", attributes: { "data-autofocus": true, maxlength: 64 } });
+    const day = field({ label: "Day", name: "day", input: select({ name: "day", options: [...DAYS, ["cron", "as a cron line"]], value: usual?.day[0] ?? "cron" }) });
+    const time = field({ label: "Time", name: "time", type: "time", value: usual?.time ?? "22:00", required: true });
+    const cron = field({ label: "Cron line", name: "cron", hint: "Five fields: minute, hour, day of month, month, day of week.", value: known?.cron ?? "0 22 * * 1-5", attributes: { spellcheck: "false" } });
+    const zone = field({ label: "Time zone", name: "time_zone", required: true, value: known?.time_zone ?? zoneHere(), hint: "As in Europe/Berlin.", attributes: { spellcheck: "false" } });
+    const showKind = () => {
       cron.element.hidden = day.input.value !== "cron";
       time.element.hidden = day.input.value === "cron";
-    });
-    const plan = planFields({ images, rooms, preset: {}, timed: false, signal });
+    };
+    showKind();
+    day.input.addEventListener("change", showKind);
+    const preset = known ? { image: known.plan.image_id, room: known.plan.room_id ?? "", plan: known.plan } : {};
+    const plan = planFields({ images, rooms, preset, timed: false, signal });
     return form({
       fields: [title, day, time, cron, zone, ...plan.fields],
       content: [title.element, h("div", { class: "field-row" }, day.element, time.element, cron.element, zone.element), plan.element],
-      submit: "Make the schedule",
-      cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, "Cancel"),
+      submit: known ? "Save" : "Make the schedule",
+      cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, known ? "Leave it" : "Cancel"),
       onsubmit: async () => {
         const [hour, minute] = time.input.value.split(":").map(Number);
         const line = day.input.value === "cron" ? cron.input.value.trim() : `${minute} ${hour} * * ${day.input.value}`;
         const { start_at: _, ...rest } = plan.read();
-        await create("/schedules", { name: title.input.value.trim(), cron: line, time_zone: zone.input.value.trim(), plan: rest, enabled: true });
+        const wanted = { name: title.input.value.trim(), cron: line, time_zone: zone.input.value.trim(), plan: rest };
+        if (known) await change(pathOf(known), wanted);
+        else await create("/schedules", { ...wanted, enabled: true });
         close(true);
-        notice("The schedule is made");
+        notice(known ? "The schedule is saved" : "The schedule is made");
         done();
       },
     });

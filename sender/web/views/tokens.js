@@ -4,9 +4,8 @@ import { all, create, remove } from "../api.js";
 import { confirmDialog, showDialog } from "../dialogs.js";
 import { h, icon } from "../dom.js";
 import { choices, field, form } from "../forms.js";
-import { formatAgo } from "../format.js";
 import { announce, notice, noticeError } from "../notices.js";
-import { dataTable, emptyState, pageHead, timeElement } from "../parts.js";
+import { agoElement, dataTable, emptyState, pageHead, timeElement } from "../parts.js";
 import { server } from "../store.js";
 
 /** @type {Record<string, string>} */
@@ -36,7 +35,7 @@ function columns(done) {
     { label: "Name", class: "main", cell: (token) => [token.name, token.expires_at && h("p", { class: "small muted phone-only" }, "until ", timeElement(token.expires_at))] },
     { label: "Role", cell: (token) => ROLES[token.role] ?? token.role },
     { label: "Expires", class: "wide-only", cell: (token) => timeElement(token.expires_at, "never") },
-    { label: "Last used", class: "wide-only", cell: (token) => (token.last_used_at ? formatAgo(token.last_used_at) : "never") },
+    { label: "Last used", class: "wide-only", cell: (token) => agoElement(token.last_used_at) },
     { label: "Created", class: "wide-only", cell: (token) => [timeElement(token.created_at), ` by ${token.created_by}`] },
     { label: "Revoke", hideLabel: true, cell: (token) => h("button", { type: "button", class: "button danger-outline", onclick: () => revoke(token, done) }, icon("trash"), "Revoke", h("span", { class: "visually-hidden" }, ` ${token.name}`)) },
   ];
@@ -58,7 +57,7 @@ async function revoke(token, done) {
 /** @param {() => void} done */
 async function newToken(done) {
   const made = await showDialog("New token", (close) => {
-    const name = field({ label: "Name", name: "name", required: true, hint: "Who or what uses it: it stands in audit.", attributes: { "data-autofocus": true, maxlength: 100 } });
+    const name = field({ label: "Name", name: "name", required: true, hint: "Who or what uses it: it stands in audit.", attributes: { "data-autofocus": true, maxlength: 64 } });
     const expires = field({ label: "Expires", name: "expires_at", type: "date", hint: "Empty: never." });
     const role = choices({
       legend: "Role", name: "role", value: "view",
