@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from protocol.block_masks import WINDOW_BLOCKS, windows
 from protocol.constants import INTERLEAVE_SYMBOLS, SYMBOLS_MAX
 from protocol.send_plan import SEGMENT_DTYPE
+from protocol.sequence import sequence_difference
 from protocol.wire.messages import FLAG_REPAIR
 
 _MOSTLY_LOST = 0.75
@@ -95,6 +96,7 @@ class Demand:
         self._next_esi = np.zeros(count, np.uint8)
         # Number after the block's last planned symbol: NACKs that were written before it was heard are stale.
         self._last_sequence = np.zeros(count, np.uint32)
+        self._next_sequence = 0  # of whatever is planned next, of this object or another
         self._ever_sent = np.zeros(count, np.bool_)
         self._whole_again = np.zeros(count, np.bool_)
         self._repairs: deque[int] = deque()
@@ -180,10 +182,14 @@ class Demand:
         return int(accepted.size)
 
     def _is_later(self, blocks: slice, sequence: int) -> NDArray[np.bool_]:
-        """Which blocks had symbols planned after ``sequence``."""
-        difference = self._last_sequence[blocks].astype(np.int64) - sequence
-        ahead = (difference + (1 << 31)) % (1 << 32) - (1 << 31)
-        later: NDArray[np.bool_] = self._ever_sent[blocks] & (ahead > 0)
+        """Which blocks had symbols planned after ``sequence``.
+
+        Compared by how long ago both were, since half of all numbers can lie between them: with 1440 bytes each, those
+        of an image of 3 TB. So whoever has heard everything is never taken for somebody who hasn't.
+        """
+        written_before = max(0, sequence_difference(self._next_sequence, sequence))
+        sent_before = np.uint32(self._next_sequence) - self._last_sequence[blocks]
+        later: NDArray[np.bool_] = self._ever_sent[blocks] & (sent_before < written_before)
         return later
 
     def plan_repairs(self, segments: SegmentList, sequence: int, loss: float) -> int:
@@ -223,6 +229,7 @@ class Demand:
             self._whole_again[block] = False
             self._repairs.popleft()
             self.repair_block_count -= 1
+        self._next_sequence = sequence
         return sequence
 
     def plan_pass(
@@ -262,6 +269,7 @@ class Demand:
             if self._swept and (self._stripe_left == 0 or swept.esi == swept.stop_esi):
                 self._turn %= len(self._swept)
                 self._begin_stripe()
+        self._next_sequence = sequence
         return sequence
 
     def _begin_stripe(self) -> None:

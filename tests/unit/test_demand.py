@@ -75,6 +75,32 @@ def test_a_nack_written_before_the_repair_was_heard_is_stale() -> None:
     assert demand.nack(0, 1, 2, later) == 1
 
 
+FAR = 5 << 29
+"""More numbers than serial arithmetic can order: symbols of an image of 4 TB."""
+
+
+def test_a_block_sent_terabytes_ago_is_still_repaired() -> None:
+    """A sender that has sent everything sends no further numbers: the NACK would be taken for an old one for ever."""
+    demand = _demand(10, 10)
+    demand.want(np.array([True, False]))
+    _plan(demand, 2**32 - 5)
+    demand.want(np.array([False, True]))
+    _, sequence = _plan(demand, FAR)
+    assert demand.nack(0, 1, 3, sequence) == 1
+    assert demand.nack(1, 1, 3, FAR) == 0, "written before its latest symbols were heard"
+    assert _plan(demand, sequence)[0] == [(FLAG_REPAIR, 0, 0, 10, 3)]
+
+
+def test_who_joins_terabytes_later_gets_what_was_sent_first() -> None:
+    demand = _demand(10, 10)
+    demand.want(np.array([True, False]))
+    _plan(demand)
+    demand.want(np.array([False, True]))
+    _, sequence = _plan(demand, FAR)
+    demand.want(None, heard_sequence=FAR + 2)
+    assert _plan(demand, sequence)[0] == [(0, 1, 0, 0, 10)]
+
+
 def test_blocks_that_the_pass_will_send_need_no_repair() -> None:
     demand = _demand(10, 10)
     demand.want(None)
