@@ -44,21 +44,6 @@ MACHINE_ID_KEY = "machine_id"
 STATE_IDLE = "idle"
 STATE_RECEIVING = "receiving"
 
-_OUTCOME_REPORT_FIELDS = (
-    "success",
-    "error",
-    "exit_code",
-    "raw_bytes_verified",
-    "raw_bytes_kept",
-    "blocks_rewritten",
-    "datagrams_expected",
-    "datagrams_received",
-    "socket_drops",
-    "nacks_sent",
-    "seconds_receiving",
-    "seconds_total",
-)
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastOutcome:
@@ -143,6 +128,10 @@ class CheckInAnswer:
     assignment: Assignment | None
     check_in_after_s: float
 
+
+_OUTCOME_REPORT_FIELDS = tuple(
+    field.name for field in dataclasses.fields(CastOutcome) if field.name != "cast_id"
+)
 
 CAST_OUTCOME: JsonRecord[CastOutcome] = JsonRecord(
     CastOutcome,
