@@ -7,6 +7,7 @@ import math
 
 from protocol.limiter import Cause
 from protocol.rate_control import RateSample
+from protocol.replay_window import ReplayWindow
 from protocol.session_records import CompletionReport, MachineIdentity, ReceiverId, ReceiverState
 from protocol.wire.messages import LIMITERS, Report
 
@@ -48,7 +49,8 @@ class ReceiverRecord:
     heard_at: float
     state: ReceiverState = ReceiverState.JOINED
     ready: bool = False
-    counter: int = 0
+    replay_window: ReplayWindow = dataclasses.field(default_factory=ReplayWindow)
+    report_counter: int = 0
     needed_at_join_count: int = 0
     needed_count: int | None = None
     verified_count: int = 0
@@ -149,7 +151,8 @@ class ReceiverRecord:
 
     def forget_counts(self) -> None:
         """A new run of the agent counts from zero again."""
-        self.counter = 0
+        self.replay_window = ReplayWindow()
+        self.report_counter = 0
         self.expected_count = self.received_count = self.loss_event_count = 0
         self.socket_drop_count = self.pool_drop_count = 0
         self.bytes_written = self.nacks_sent_count = self.parity_repaired_count = 0

@@ -386,17 +386,17 @@ class SenderSession:
         if record is None:
             raise WireError("unknown_receiver")
         check_feedback_mac(datagram, record.key)
-        if message.counter <= record.counter:
+        if not record.replay_window.accept(message.counter):
             raise WireError("replayed")
-        record.counter = message.counter
         record.heard_at = now
         if record.state is ReceiverState.LOST and self.state != STATE_ENDED:
             self._roster.move(record, ReceiverState.RECEIVING if record.ready else ReceiverState.JOINED)
             self._events.append(ReceiverReturned(record.receiver_id))
-        if isinstance(message, Report):
-            self._receive_report(record, message, now)
-        else:
+        if isinstance(message, Nack):
             self._receive_nack(record, message)
+        elif message.counter > record.report_counter:  # else how it was before what is known already
+            record.report_counter = message.counter
+            self._receive_report(record, message, now)
 
     def _receive_report(self, record: ReceiverRecord, report: Report, now: float) -> None:
         self.statistics.reports_received_count += 1

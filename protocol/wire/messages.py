@@ -161,7 +161,9 @@ class Nack:
     FIELDS: ClassVar[tuple[Field, ...]]
 
     receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
-    counter: Annotated[int, uint(32, "rises with every feedback datagram: replays are dropped", low=1)]
+    counter: Annotated[
+        int, uint(32, "rises with every feedback datagram; what comes twice is dropped", low=1)
+    ]
     object: Annotated[int, uint(8, "object", high=1)]
     sequence: Annotated[
         int, uint(32, "next datagram number expected: repairs numbered from here on were not seen")
@@ -189,7 +191,9 @@ class Report:
     FIELDS: ClassVar[tuple[Field, ...]]
 
     receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
-    counter: Annotated[int, uint(32, "rises with every feedback datagram: replays are dropped", low=1)]
+    counter: Annotated[
+        int, uint(32, "rises with every feedback datagram; what comes twice is dropped", low=1)
+    ]
     echo_us: Annotated[int, uint(64, "latest sent_at_us that was heard; 0 for none")]
     echo_delay_us: Annotated[int, uint(32, "time between hearing it and this report")]
     expected_count: Annotated[int, uint(64, "datagrams that the sequence numbers say were sent, since join")]

@@ -37,11 +37,13 @@ def test_a_machine_that_was_started_again_takes_its_old_place(roster: Roster, st
     record, _ = roster.admit(join_request("first run", name="pc"), 100.0)
     roster.move(record, state)
     record.error, record.finished_at = "gone", 105.0
-    record.counter, record.bytes_written = 17, 1 << 30
+    assert record.replay_window.accept(17)
+    record.report_counter, record.bytes_written = 17, 1 << 30
     again, rejoined = roster.admit(join_request("second run", name="pc"), 110.0)
     assert (again, rejoined) == (record, True)
     assert (again.state, again.error, again.finished_at) == (ReceiverState.JOINED, "", None)
-    assert (again.counter, again.bytes_written) == (0, 0), "its new run counts from zero"
+    assert (again.report_counter, again.bytes_written) == (0, 0), "its new run counts from zero"
+    assert again.replay_window.accept(1)
     assert roster.admit(join_request("second run", name="pc"), 111.0) == (record, True)
     assert roster.active_count == 1, "or the cast would wait for a machine that doesn't exist"
 

@@ -151,6 +151,40 @@ def test_bad_feedback_is_counted_by_reason() -> None:
     }  # fmt: skip
 
 
+def test_a_nack_that_a_report_has_overtaken_is_answered() -> None:
+    """Else it is lost, and on a path that reorders the block comes a round trip later each time."""
+    session, grant = _casting()
+    transmit_all(session, 100.2)
+    sequence = session._sequence
+    session.receive_feedback_untrusted(report(grant, 3, blocks_needed_count=0), 101.0)
+    session.receive_feedback_untrusted(nack(grant, 2, sequence, ((0, 10, 1),)), 101.1)
+    assert session.image_demand.repair_block_count > 0
+    asked_count = session.statistics.nacked_symbol_count
+    session.receive_feedback_untrusted(nack(grant, 2, sequence, ((0, 10, 2),)), 101.2)
+    assert session.statistics.nacked_symbol_count == asked_count
+    assert session.rejects == {"replayed": 1}
+
+
+def test_a_report_that_a_later_one_has_overtaken_changes_nothing() -> None:
+    """Else a machine's progress would go back, and its rate would jump."""
+    session, grant = _casting()
+    record = session.receivers[grant.receiver_id]
+    session.receive_feedback_untrusted(report(grant, 3, blocks_needed_count=2, bytes_written=9000), 101.0)
+    session.receive_feedback_untrusted(report(grant, 2, blocks_needed_count=5, bytes_written=4000), 101.1)
+    assert (record.needed_count, record.bytes_written) == (2, 9000)
+    assert session.rejects == {}
+    assert record.heard_at == 101.1
+
+
+def test_a_nack_after_the_end_is_not_taken_up() -> None:
+    session, grant = _casting()
+    transmit_all(session, 100.2)
+    sequence = session._sequence
+    session.end(END_CANCELLED, "by hand", 100.3)
+    session.receive_feedback_untrusted(nack(grant, 1, sequence, ((0, 10, 1),)), 100.4)
+    assert session.image_demand.idle
+
+
 def test_a_full_cast_refuses_and_says_so() -> None:
     session = new_session()
     for index in range(RECEIVER_COUNT_MAX):
