@@ -24,6 +24,16 @@ IMPURE = {
 ALLOWED_IMPURE = {"protocol/fec/isal.py": {"pathlib"}}
 """Finding the FEC kernel's shared library means looking at file names."""
 
+ROOMS = {
+    "sender/imaging": set(),
+    "sender/cast": {"sender/imaging", "sender/metrics"},
+    "sender/console": {"sender/cast", "sender/store"},
+    "receiver/disk": {"receiver/target"},
+    "receiver/target": {"receiver/disk"},
+    "receiver/reception": {"receiver/disk", "receiver/target"},
+}
+"""Which other rooms of its program a room may import, where docs/explanation/code.md promises something of it."""
+
 WEB_STACK = {
     "fastapi",
     "starlette",
@@ -36,14 +46,19 @@ WEB_STACK = {
 }
 
 
-def _imports(path: Path) -> set[str]:
+def _modules(path: Path) -> set[str]:
+    """Every module that a module imports, be it late, by its whole name."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names.add(node.module)
     return names
+
+
+def _imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in _modules(path)}
 
 
 def _relative(path: Path) -> str:
@@ -64,6 +79,15 @@ def test_layers(path: Path) -> None:
         assert other not in imports, f"{package} and {other} meet only in the protocol"
     if package == "receiver":
         assert not imports & WEB_STACK, "the agent lives in a RAM disk"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_one_way(room: str) -> None:
+    """A cast runs without a daemon, a client without a server, a disk without a network."""
+    for path in sorted((ROOT / room).rglob("*.py")):
+        rooms = {"/".join(name.split(".")[:2]) for name in _modules(path)}
+        own = {name for name in rooms if name.startswith(room.split("/")[0]) and (ROOT / name).is_dir()}
+        assert own <= ROOMS[room] | {room}, _relative(path)
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if "protocol" in p.parts], ids=_relative)
