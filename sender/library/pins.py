@@ -1,0 +1,66 @@
+"""Images in use by casts: their files stay, whatever the cache needs."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sender.store.records import Image
+
+
+class Pins:
+    """Which casts use which images; a cast may use an image several times."""
+
+    def __init__(self) -> None:
+        """Nothing is used."""
+        self._casts: dict[str, collections.Counter[str]] = {}
+
+    def add(self, image_id: str, cast_id: str) -> None:
+        """A cast uses an image once more."""
+        self._casts.setdefault(image_id, collections.Counter())[cast_id] += 1
+
+    def remove(self, image_id: str, cast_id: str) -> None:
+        """A cast uses an image once less."""
+        casts = self._casts[image_id]
+        casts[cast_id] -= 1
+        if not casts[cast_id]:
+            del casts[cast_id]
+        if not casts:
+            del self._casts[image_id]
+
+    def casts_of(self, image_id: str) -> tuple[str, ...]:
+        """The casts that use an image."""
+        return tuple(sorted(self._casts.get(image_id, ())))
+
+
+class OpenImage:
+    """An image in use by a cast: its file stays, whatever the cache needs. A context manager.
+
+    Attributes:
+        image: as it was when it was opened.
+        path: of the whole file, on this machine.
+    """
+
+    def __init__(self, image: Image, path: Path, release: Callable[[], None]) -> None:
+        """Use :meth:`sender.library.library.Library.open`."""
+        self.image = image
+        self.path = path
+        self._release = release
+        self._closed = False
+
+    def close(self) -> None:
+        """The cast doesn't need it any more; again is fine."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
