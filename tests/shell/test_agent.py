@@ -471,6 +471,37 @@ async def test_a_block_that_reads_back_wrong_once_is_sent_again(
     assert cast.image_symbols_sent > source_symbols(cast.image)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [(END_CANCELLED, CastCancelledError), (END_FAILED, CastFailedError), (END_COMPLETE, DroppedError)],
+)
+async def test_a_block_that_reads_back_wrong_after_the_end_ends_it_as_incomplete(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock, outcome: int, error: type[Exception]
+) -> None:
+    """All was here and only had to be verified: nobody sends it again, and it isn't complete without."""
+    cast.start_sender()
+
+    def end() -> None:
+        assert cast.sender is not None
+        cast.sender.end(outcome, "lunch", trio.current_time())
+
+    at_symbols(cast, source_symbols(cast.image), end)
+    with pytest.raises(error, match=r"lunch.*incomplete"):
+        await cast.receive(ForgetfulDisk)
+    assert cast.completions == []
+
+
+async def test_a_block_that_reads_back_wrong_when_the_sender_is_gone_ends_it(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nothing says that the cast has ended, and nothing that it goes on."""
+    cast.start_sender()
+    at_symbols(cast, source_symbols(cast.image), cast.stop_sender)
+    with pytest.raises(SenderLostError, match=r"nothing was heard.*incomplete"):
+        await cast.receive(ForgetfulDisk, sender_timeout_s=30.0)
+    assert 30.0 < autojump_clock.current_time() < 40.0
+
+
 async def test_a_block_that_reads_back_wrong_twice_ends_it(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
