@@ -278,7 +278,7 @@ def verdict(live: LiveRun, reason: str) -> tuple[CastPhase, str]:
         return CastPhase.FAILED, f"{len(wrong)} of {len(joined)} machines aren't complete ({named}{more})"
     if len(joined) < cast.required_count:
         names = ", ".join(row.name for row in absent[:_NAMED_MAX])
-        missing = f" ({names})" if names else ""
+        missing = f" (missing: {names})" if names else ""
         return CastPhase.FAILED, (
             f"only {len(joined)} of {cast.required_count} machines joined{missing}; those are complete: cast again for "
             "the others"
