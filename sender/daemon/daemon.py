@@ -153,7 +153,7 @@ async def _serve(
 def _doing(url: str, runs: Mapping[str, LiveRun]) -> str:
     """What ``systemctl status`` shows of a daemon that works."""
     casts = ", ".join(f"{cast_id} of {live.cast.image_name}" for cast_id, live in runs.items())
-    return f"serving {url}, {len(runs)} casts: {casts}" if casts else f"serving {url}"
+    return f"serving {url}, casting {casts}" if casts else f"serving {url}"
 
 
 async def _see_to_first_token(config: ServerConfig, store: Store, state: Path) -> None:

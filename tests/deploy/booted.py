@@ -1,0 +1,432 @@
+"""``python -m tests.deploy.booted``: deploy/ on a Debian of its own, installed as its README says and run by systemd.
+
+A minimal Debian is made and booted with systemd-nspawn, without a network; its shell is typed what ``deploy/README.md``
+and ``docs/how-to/upgrade-and-backup.md`` say. Casts to a loop device then go through what a deployment meets: a stop in
+the middle, a hang that the watchdog ends, an upgrade, a database put together again, a machine that reboots into its
+image. Nothing of it is on this machine afterwards. Needs root, mmdebstrap, systemd-container, and about ten minutes,
+less with ``--base`` and ``--wheels``; the first thing that is wrong ends it with exit code 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from tests.bench.terminal import run_command
+from tests.lab import LIMIT_S, LabError, run, wait_until
+from tests.power_cuts import loop_over_file
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+README: Final = ROOT / "deploy" / "README.md"
+UPGRADE: Final = ROOT / "docs" / "how-to" / "upgrade-and-backup.md"
+PROGRAMS: Final = ("losetup", "mmdebstrap", "nsenter", "systemd-nspawn")
+PACKAGES: Final = (
+    "systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv,iproute2,fdisk,gdisk,e2fsprogs,jq"
+)
+DISK_BYTES: Final = 1 << 30
+RATE: Final = "80M"
+"""Bits per second: a cast lasts long enough to be stopped in its middle."""
+IMAGE_MIB: Final = 96
+ARRIVED_BYTES: Final = 8 << 20
+REBOOT_EXIT: Final = 133
+"""What systemd-nspawn --keep-unit says of a machine that wants to start again."""
+_NAMESPACES: Final = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd")
+FULL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Machine:
+    """A Debian that is booted, typed to, and ends by itself or is ended."""
+
+    def __init__(self, root: Path, devices: list[Path]) -> None:
+        self.root = root
+        self._binds = [f"--bind={device}" for device in devices]
+        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._leader = 0
+
+    def boot(self) -> None:
+        """Return when everything that starts at boot has."""
+        command = [
+            "systemd-nspawn", "--boot", f"--directory={self.root}", "--private-network", "--register=no", "--keep-unit",
+            # Without its caps and calls a machine's own systemd can't keep devices from its units.
+            "--capability=CAP_BPF,CAP_NET_ADMIN", "--system-call-filter=bpf", "--console=pipe", *self._binds,
+        ]  # fmt: skip
+        environment = os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+        self._nspawn = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._leader = wait_until(self._find_leader)
+        wait_until(
+            lambda: self._shell("systemctl is-system-running").stdout.strip() in ("running", "degraded")
+        )
+
+    def _find_leader(self) -> int:
+        assert self._nspawn is not None
+        if self._nspawn.poll() is not None:
+            raise LabError(f"systemd-nspawn ended with {self._nspawn.returncode}")
+        pid = self._nspawn.pid
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            # Until it has become init it is a copy of systemd-nspawn.
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
+                    return int(child)
+        return 0
+
+    def _shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        command = ["nsenter", f"--target={self._leader}", *_NAMESPACES]
+        command += ["env", "-i", f"PATH={FULL_PATH}", "HOME=/root", "LANG=C.UTF-8", "bash", "-c", script]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=LIMIT_S, stdin=subprocess.DEVNULL
+        )
+
+    def type(self, script: str) -> str:
+        """What a shell of root's prints.
+
+        Raises:
+            LabError: its exit code isn't 0.
+        """
+        done = self._shell(script)
+        if done.returncode:
+            raise LabError(f"`{script}` ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def refuses(self, script: str) -> str:
+        """What is said by a command that must fail."""
+        done = self._shell(script)
+        if not done.returncode:
+            raise LabError(f"`{script}` should have been refused:\n{done.stdout}")
+        return done.stderr
+
+    def until(self, script: str) -> None:
+        """Wait until ``script`` ends well."""
+        wait_until(
+            lambda: self._shell(script).returncode == 0, describe=lambda: f"`{script}` never ended well"
+        )
+
+    def ended(self) -> int:
+        """Wait for it to end by itself; systemd-nspawn's exit code."""
+        assert self._nspawn is not None
+        return self._nspawn.wait(LIMIT_S)
+
+    def kill(self) -> None:
+        """Pull the plug."""
+        if self._nspawn is not None and self._nspawn.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._find_leader() or self._nspawn.pid, signal.SIGKILL)
+            try:
+                self._nspawn.wait(30)
+            except subprocess.TimeoutExpired:
+                self._nspawn.kill()
+                self._nspawn.wait()
+
+
+# -- making it -------------------------------------------------------------------------------------------------
+
+
+def make_root(folder: Path, base: Path | None, wheels: Path | None) -> Path:
+    """A Debian with this source tree and the locked packages in it; nothing of diskcast is installed yet."""
+    root = folder / "machine"
+    if base is None:
+        run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", root, timeout_s=1800)
+    else:
+        root.mkdir()
+        run("tar", "--extract", "--file", base, "--directory", root)
+    (root / "etc/hostname").write_text("caster\n")
+    (root / "etc/machine-id").write_text("")
+    target = root / "root/wheels"
+    if wheels is None:
+        options = ("--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement")
+        lock = ROOT / "requirements.lock"
+        run(sys.executable, "-m", "pip", "download", "--dest", target, *options, lock, timeout_s=1800)
+    else:
+        run("cp", "--recursive", wheels, target)
+    source = root / "root/source"
+    source.mkdir()
+    parts = ("deploy", "protocol", "receiver", "sender", "pyproject.toml", "README.md", "LICENSE")
+    files = run("git", "-C", ROOT, "ls-files", *parts).splitlines()
+    run("tar", "--create", "--directory", ROOT, "--file", folder / "source.tar", *files)
+    run("tar", "--extract", "--directory", source, "--file", folder / "source.tar")
+    return root
+
+
+def typed(page: Path, heading: str) -> str:
+    """The commands of root's in the first console block below a heading, for a machine without a network."""
+    text = page.read_text().partition(f"\n## {heading}\n")[2]
+    block = re.search(r"```console\n(.*?)```", text, re.DOTALL)
+    assert block is not None, heading
+    lines = [line.strip()[2:] for line in block[1].splitlines() if line.strip().startswith("# ")]
+    assert lines, heading
+    offline = "pip install --quiet --no-index --find-links /root/wheels"
+    return "set -ex; cd /root/source\n" + "\n".join(lines).replace("pip install", offline)
+
+
+# -- what is looked at -----------------------------------------------------------------------------------------
+
+
+def install(machine: Machine) -> None:
+    """As the README says it; the daemon is up, enabled, and where it says that things are."""
+    machine.type(typed(README, "The daemon"))
+    machine.type(typed(README, "Single casts and agents"))
+    machine.type("systemctl is-active diskcast && systemctl is-enabled diskcast diskcast-agent")
+    machine.type("test -f /var/lib/diskcast/diskcast.db && test ! -e /var/lib/diskcast/.local")
+    set_option(machine, "diskcast.toml", '#interface = ".*"', 'interface = "lo"')
+    set_option(machine, "diskcast.toml", '#rate_ceiling = ".*"', f'rate_ceiling = "{RATE}"')
+    machine.type("systemctl restart diskcast")
+    machine.type("runuser -u diskcast -- diskcast doctor --server --config /etc/diskcast/diskcast.toml")
+    make = f"head -c {IMAGE_MIB}M /dev/urandom > /root/disk.raw; printf 'label: gpt\\nsize=64M, type=L\\n' | sfdisk -q "
+    make += "/root/disk.raw; mkfs.ext4 -q -F -E offset=1048576 /root/disk.raw 48M"
+    machine.type(f"{make}; diskcast pack /root/disk.raw -o /var/lib/diskcast/images/lab.dci --name lab")
+    machine.until("diskcast images list | grep -q 'lab .* available'")
+
+
+def set_option(machine: Machine, name: str, pattern: str, line: str) -> None:
+    """Change a line of a file in /etc/diskcast, which must be there."""
+    path = machine.root / "etc/diskcast" / name
+    text, count = re.subn(rf"^{pattern}$", line.replace("\\", r"\\"), path.read_text(), flags=re.MULTILINE)
+    if count != 1:
+        raise LabError(f"{name} has {count} lines {pattern}")
+    path.write_text(text)
+
+
+def start_agent(machine: Machine, disk: Path, options: str) -> None:
+    """The agent's unit with these options, waiting for casts."""
+    if not (machine.root / "root/agents.token").exists():
+        machine.type("diskcast tokens create lab-agents --role enrol --output /root/agents.token")
+        token = (machine.root / "root/agents.token").read_text().strip()
+        values = {"TARGET": str(disk), "INTERFACE": "lo", "SERVER": "http://127.0.0.1:7400", "TOKEN": token}
+        for name, value in values.items():
+            set_option(machine, "agent.env", f"DISKCAST_{name}=.*", f"DISKCAST_{name}={value}")
+    options = f"--identity SN1 --name pc01 {options}".strip()
+    set_option(machine, "agent.env", "DISKCAST_AGENT_OPTIONS=.*", f"DISKCAST_AGENT_OPTIONS={options}")
+    machine.type("systemctl restart diskcast-agent")
+    machine.until("diskcast machines list --json | grep -q pc01 && systemctl is-active diskcast-agent")
+
+
+def empty(disk: Path) -> str:
+    """The command that leaves nothing of the image."""
+    return f"dd if=/dev/zero of={disk} bs=1M count={IMAGE_MIB} conv=fsync status=none"
+
+
+def same(disk: Path) -> str:
+    """The command that compares all but the partition table, whose copy moved to the end of the disk."""
+    return f"cmp --bytes={IMAGE_MIB - 2}M --ignore-initial=1M /root/disk.raw {disk}"
+
+
+def log_of(unit: str) -> str:
+    """The command that prints what the unit has said since its last start."""
+    return f"journalctl --boot --output=cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID {unit})"
+
+
+def begin_cast(machine: Machine, disk: Path) -> str:
+    """A cast to an empty disk, some of which has arrived; its id."""
+    machine.type("systemctl stop diskcast-agent")
+    machine.type(f"{empty(disk)}; systemctl start diskcast-agent")
+    cast = re.search(r"cast ([0-9a-f]{8}) ", machine.type("diskcast casts create lab --machine pc01"))
+    assert cast is not None
+    arrived = f'fromjson? | select(.event == "progress" and .bytes_received > {ARRIVED_BYTES})'
+    machine.until(f"{log_of('diskcast-agent')} | jq -R '{arrived}' | grep -q progress")
+    return cast[1]
+
+
+def await_cast(machine: Machine, cast: str, disk: Path) -> None:
+    """The cast is done and its image is on the disk."""
+    machine.until(f'diskcast casts list --json | grep {cast} | grep -q \'"phase": "done"\'')
+    machine.type(same(disk))
+
+
+def stop_in_the_middle(machine: Machine, disk: Path) -> None:
+    """A stop of the daemon is a pause of its casts, and systemd knows what runs."""
+    cast = begin_cast(machine, disk)
+    machine.until(f"systemctl show -P StatusText diskcast | grep -q 'casting {cast} of lab'")
+    machine.type("systemctl stop diskcast; test $(systemctl show -P Result diskcast) = success")
+    machine.type("systemctl start diskcast")
+    await_cast(machine, cast, disk)
+
+
+def hang_in_the_middle(machine: Machine, disk: Path) -> None:
+    """A daemon that hangs is ended with its threads in the journal, and its cast goes on."""
+    cast = begin_cast(machine, disk)
+    machine.type("kill -STOP $(systemctl show -P MainPID diskcast)")
+    machine.until("test $(systemctl show -P NRestarts diskcast) = 1 && systemctl is-active diskcast")
+    machine.type("journalctl -b -u diskcast -o cat | grep -q 'most recent call first'")
+    machine.type("journalctl -b -u diskcast -o cat | grep -q \"Failed with result 'watchdog'\"")
+    await_cast(machine, cast, disk)
+
+
+def upgrade_in_the_middle(machine: Machine, disk: Path) -> None:
+    """As the how-to says it, while a cast runs."""
+    cast = begin_cast(machine, disk)
+    machine.type(typed(UPGRADE, "Upgrade"))
+    machine.type("systemctl restart diskcast")
+    await_cast(machine, cast, disk)
+
+
+def back_up_and_restore(machine: Machine) -> None:
+    """As the how-to says it; root is told what it would break."""
+    machine.type(typed(UPGRADE, "Back up (SQLite)"))
+    said = machine.refuses("diskcast database backup")
+    if "runuser -u diskcast" not in said:
+        raise LabError(f"root isn't told how to back up: {said}")
+    machine.type("diskcast rooms create after-the-backup --name x")
+    machine.type("systemctl stop diskcast")
+    machine.type("printf damaged | dd of=/var/lib/diskcast/diskcast.db conv=notrunc status=none")
+    machine.refuses("systemctl start diskcast")
+    machine.type("test $(systemctl show -P ExecMainStatus diskcast) = 81")
+    machine.type(typed(UPGRADE, "Restore (SQLite)"))
+    machine.type("diskcast rooms list | grep -q after-the-backup")
+
+
+def read_the_journal(machine: Machine) -> None:
+    """The daemon's lines are JSON with its name, its levels are the journal's, and what is typed in the docs works."""
+    said = machine.type("journalctl --unit=diskcast --output=cat | jq -Rc 'fromjson?'").splitlines()
+    for line in map(json.loads, said):
+        if not {"time", "level", "event", "daemon"} <= line.keys():
+            raise LabError(f"a line of the journal lacks something: {line}")
+    wanted = {"info": "6", "warning": "4", "error": "3"}
+    level_of = "[.PRIORITY, (.MESSAGE | strings | fromjson? | .level)]"
+    seen = machine.type(f"journalctl --output=json _SYSTEMD_UNIT=diskcast.service | jq -c '{level_of}'")
+    for line in set(seen.splitlines()):
+        priority, level = json.loads(line)
+        if wanted.get(level, priority) != priority:
+            raise LabError(f"a line of level {level} has the journal's priority {priority}")
+
+
+def cast_without_a_daemon(machine: Machine, disk: Path) -> None:
+    """diskcast-send@ and diskcast-receive, each in its unit; stopping them is no failure."""
+    machine.type("systemctl stop diskcast diskcast-agent")
+    machine.type(empty(disk))
+    machine.type("install -Dm640 /root/source/deploy/systemd/receive.env.example /etc/diskcast/receive.env")
+    set_option(machine, "receive.env", "DISKCAST_TARGET=.*", f"DISKCAST_TARGET={disk}")
+    for name in ("receive.env", "send.env"):
+        set_option(machine, name, "DISKCAST_INTERFACE=.*", "DISKCAST_INTERFACE=lo")
+    set_option(
+        machine, "send.env", "DISKCAST_SEND_OPTIONS=.*", "DISKCAST_SEND_OPTIONS=--wait-for 1 --max-wait 120"
+    )
+    machine.type("systemctl start diskcast-send@lab && systemctl start diskcast-receive")
+    machine.until("! systemctl is-active diskcast-send@lab")
+    machine.type("test $(systemctl show -P Result diskcast-send@lab) = success")
+    machine.type(same(disk))
+    machine.type("systemctl start diskcast-send@lab")
+    machine.until(f"{log_of('diskcast-send@lab')} | grep -q event")
+    machine.type("systemctl stop diskcast-send@lab")
+    machine.refuses("systemctl is-failed diskcast-send@lab")
+    machine.type("systemctl start diskcast")
+
+
+def grow(machine: Machine, disk: Path) -> None:
+    """Only with the drop-in, and with it to the end of the disk."""
+    machine.type(
+        "install -Dm644 -t /etc/systemd/system/diskcast-agent.service.d /root/source/deploy/systemd/fit.conf"
+    )
+    machine.type("systemctl daemon-reload")
+    start_agent(machine, disk, "--grow")
+    machine.type("diskcast casts create lab --machine pc01 --watch")
+    if "was grown: its ext4 has 10" not in (
+        said := machine.type("journalctl -b -u diskcast-agent -o cat | tail -1")
+    ):
+        raise LabError(f"the filesystem wasn't grown: {said}")
+    machine.type("rm -r /etc/systemd/system/diskcast-agent.service.d && systemctl daemon-reload")
+
+
+def end_with(machine: Machine, disk: Path, action: str, exit_code: int) -> None:
+    """The machine does what it was told to do once it has its image."""
+    start_agent(machine, disk, f"--after-cast {action}")
+    machine.type("diskcast casts create lab --machine pc01")
+    if (code := machine.ended()) != exit_code:
+        raise LabError(f"after --after-cast {action} systemd-nspawn ended with {code}, not {exit_code}")
+
+
+def boots_by_itself(machine: Machine) -> None:
+    """What is enabled is there after a boot."""
+    machine.boot()
+    machine.until("systemctl is-active diskcast diskcast-agent")
+
+
+@contextlib.contextmanager
+def _step(text: str) -> Iterator[None]:
+    click.echo(f"{text} … ", nl=False)
+    started_s = time.monotonic()
+    yield
+    click.echo(f"{time.monotonic() - started_s:.0f} s")
+
+
+@click.command()
+@click.option(
+    "--base", type=click.Path(path_type=Path, exists=True), help="A Debian as tar, instead of a new one."
+)
+@click.option(
+    "--wheels",
+    type=click.Path(path_type=Path, exists=True),
+    help="The locked packages, instead of a download.",
+)
+def booted(base: Path | None, wheels: Path | None) -> int:
+    """Install and run deploy/ on a Debian of its own."""
+    if os.geteuid() != 0:
+        raise LabError("booting a machine needs root")
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        raise LabError(
+            f"not installed: {', '.join(missing)} (apt install mmdebstrap systemd-container util-linux)"
+        )
+    with tempfile.TemporaryDirectory(prefix="diskcast-booted-") as name:
+        folder = Path(name)
+        with _step("a Debian, the packages, the source"):
+            root = make_root(folder, base, wheels)
+        with (folder / "disk.img").open("wb") as file:
+            file.truncate(DISK_BYTES)
+        loops = [path for path in Path("/dev").glob("loop[0-9]*") if path.is_block_device()]
+        with loop_over_file(folder / "disk.img") as disk:
+            machine = Machine(root, [Path("/dev/loop-control"), *sorted({*loops, disk})])
+            try:
+                _go_through(machine, disk)
+            finally:
+                machine.kill()
+    return 0
+
+
+def _go_through(machine: Machine, disk: Path) -> None:
+    with _step("booted"):
+        machine.boot()
+    with _step("installed as deploy/README.md says"):
+        install(machine)
+    start_agent(machine, disk, "")
+    with _step("the daemon is stopped in the middle of a cast"):
+        stop_in_the_middle(machine, disk)
+    with _step("the daemon hangs in the middle of a cast"):
+        hang_in_the_middle(machine, disk)
+    with _step("an upgrade in the middle of a cast"):
+        upgrade_in_the_middle(machine, disk)
+    with _step("a backup, a damaged database, a restore"):
+        back_up_and_restore(machine)
+    with _step("the journal"):
+        read_the_journal(machine)
+    with _step("a cast without a daemon"):
+        cast_without_a_daemon(machine, disk)
+    with _step("--grow with fit.conf"):
+        grow(machine, disk)
+    with _step("--after-cast reboot"):
+        end_with(machine, disk, "reboot", REBOOT_EXIT)
+    with _step("everything is there after a boot"):
+        boots_by_itself(machine)
+    with _step("--after-cast poweroff"):
+        end_with(machine, disk, "poweroff", 0)
+
+
+if __name__ == "__main__":
+    run_command(booted)
