@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from protocol.errors import ConfigurationError
 from protocol.units import format_bytes, format_duration, format_rate
-from sender.console.command import api_command, list_options
+from sender.console.command import api_command, checked_cast, checked_room, list_options
 from sender.console.plan import PlanOptions, plan_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client
     from sender.console.output import Output
-    from sender.store.records import Cast, CastMachine
+    from sender.store.records import Cast, CastMachine, LiveMachine
 
 PHASES = ("planned", "gathering", "casting", "tail", "done", "failed", "cancelled")
 """As :class:`sender.store.records.CastPhase`; a test compares."""
@@ -31,7 +32,7 @@ def casts() -> None:
 
 @casts.command("list")
 @click.option("--phase", type=click.Choice(PHASES), help="Only casts that are there now.")
-@click.option("--room", "room_id", metavar="ROOM", help="Only this room's.")
+@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Only this room's.")
 @list_options
 @api_command
 def list_casts(
@@ -61,7 +62,7 @@ def list_casts(
 
 
 @casts.command()
-@click.argument("cast_id", metavar="CAST")
+@click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def show(client: Client, output: Output, cast_id: str) -> None:
     """Show one cast.
@@ -72,11 +73,14 @@ def show(client: Client, output: Output, cast_id: str) -> None:
     from sender.store.records import LiveCast
 
     live = client.get(path("casts", cast_id), LiveCast)
-    rate = format_rate(live.achieved_bytes_per_s) if live.cast.phase.live else ""
-    eta = "" if live.eta_s is None else f"{format_duration(live.eta_s)} to go"
     output.record(
         live.cast if not output.json_lines else live,
-        [*_fields(live.cast), ("rate", ", ".join(filter(None, (rate, live.limiter, eta))))],
+        [
+            *_fields(live.cast),
+            ("rate", format_rate(live.achieved_bytes_per_s) if live.cast.phase.live else ""),
+            ("limited by", live.limiter),
+            ("to go", "" if live.eta_s is None else format_duration(live.eta_s)),
+        ],
     )
 
 
@@ -141,7 +145,7 @@ def create(
 
 
 @casts.command()
-@click.argument("cast_id", metavar="CAST")
+@click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def start(client: Client, output: Output, cast_id: str) -> None:
     """Begin now, with those that have joined."""
@@ -149,7 +153,7 @@ def start(client: Client, output: Output, cast_id: str) -> None:
 
 
 @casts.command()
-@click.argument("cast_id", metavar="CAST")
+@click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def pause(client: Client, output: Output, cast_id: str) -> None:
     """Stop the data, keep the room.
@@ -160,7 +164,7 @@ def pause(client: Client, output: Output, cast_id: str) -> None:
 
 
 @casts.command()
-@click.argument("cast_id", metavar="CAST")
+@click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def resume(client: Client, output: Output, cast_id: str) -> None:
     """Go on with a paused cast."""
@@ -168,7 +172,7 @@ def resume(client: Client, output: Output, cast_id: str) -> None:
 
 
 @casts.command()
-@click.argument("cast_id", metavar="CAST")
+@click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @click.option("--reason", metavar="TEXT", help="What history and the machines are told.")
 @api_command
 def cancel(client: Client, output: Output, cast_id: str, *, reason: str | None) -> None:
@@ -180,7 +184,7 @@ def cancel(client: Client, output: Output, cast_id: str, *, reason: str | None) 
 
 
 @casts.command()
-@click.argument("cast_id", metavar="CAST")
+@click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def watch(client: Client, output: Output, cast_id: str) -> int:
     """Watch a cast until it ends.
@@ -194,34 +198,65 @@ def watch(client: Client, output: Output, cast_id: str) -> int:
 
 
 @casts.command()
-@click.argument("cast_id", metavar="CAST")
+@click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @list_options
 @api_command
 def machines(client: Client, output: Output, cast_id: str, *, limit: int, everything: bool) -> None:
     """Show what each machine got.
 
-    And why one isn't complete.
+    Those that aren't complete first, with the reason.
     """
+    from sender.console.live_records import CastNow
     from sender.console.lookup import path
     from sender.store.records import CastMachine
 
-    found = client.listed(path("casts", cast_id, "machines"), CastMachine)
+    now = client.get(path("casts", cast_id, "live"), CastNow)
+    found: Iterable[CastMachine] = client.listed(path("casts", cast_id, "machines"), CastMachine)
+    if not now.cast.phase.ended:
+        found = _as_now(found, now.machines)
     list_cast_machines(output, found, limit=None if everything else limit)
 
 
+def _as_now(found: Iterable[CastMachine], machines: Iterable[LiveMachine]) -> Iterator[CastMachine]:
+    """While a cast runs its record is seconds to minutes old: what its sender says counts."""
+    live = {machine.machine_id or machine.name: machine for machine in machines}
+    for machine in found:
+        now = live.get(machine.machine_id or machine.name)
+        if now is None:
+            yield machine
+        else:
+            yield dataclasses.replace(
+                machine,
+                state=now.state,
+                progress=now.progress,
+                rate_bytes_per_s=now.rate_bytes_per_s,
+                loss=now.loss,
+                limiter=now.limiter,
+                error=now.error or machine.error,
+            )
+
+
 def list_cast_machines(output: Output, found: Iterable[CastMachine], *, limit: int | None) -> None:
-    """A table of what a cast did to its machines."""
-    from sender.console.output import Column
+    """A table of what a cast did to its machines, those that aren't complete first."""
+    from sender.console.output import Column, natural_order
+
+    found = sorted(found, key=lambda machine: (machine.state == "complete", natural_order(machine.name)))
 
     columns: list[Column[CastMachine]] = [
         Column("machine", lambda machine: machine.name, cut=True),
         Column("state", lambda machine: machine.state),
         Column("", lambda machine: f"{machine.progress:.0%}", right=True),
-        Column("verified", lambda machine: format_bytes(machine.bytes_verified), right=True),
+        Column(
+            "verified",
+            lambda machine: format_bytes(machine.bytes_verified) if machine.ended_at else "",
+            right=True,
+        ),
         Column(
             "kept", lambda machine: format_bytes(machine.bytes_kept) if machine.bytes_kept else "", right=True
         ),
-        Column("took", lambda machine: format_duration(machine.seconds), right=True),
+        Column(
+            "took", lambda machine: format_duration(machine.seconds) if machine.ended_at else "", right=True
+        ),
         Column("loss", lambda machine: f"{machine.loss:.1%}", right=True),
         Column("exit", lambda machine: str(machine.exit_code) if machine.exit_code else "", right=True),
         Column("error", lambda machine: machine.error, cut=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +37,8 @@ _RETRY_DELAYS_S: Final = (0.25, 0.5, 1.0, 2.0)
 _ANSWER_BYTES_MAX: Final = 64 << 20
 """A page of 500 machines with their inventories takes some MB."""
 _FIELD_ERRORS_MAX: Final = 20
+_ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
+"""The system's number for what stands in words behind it."""
 
 
 class Client:
@@ -187,7 +190,8 @@ class Client:
         )
 
     def _unreachable(self, error: httpx.TransportError) -> ServerUnreachableError:
-        why = "it doesn't answer in time" if isinstance(error, httpx.TimeoutException) else str(error).strip()
+        timed_out = isinstance(error, httpx.TimeoutException)
+        why = "it doesn't answer in time" if timed_out else _ERRNO.sub("", str(error)).strip()
         return ServerUnreachableError(
             f"no answer from the daemon at {self.server} ({why or type(error).__name__}): check that `diskcast serve` "
             "runs there, or name another daemon by --server or DISKCAST_SERVER"
@@ -203,7 +207,7 @@ class Client:
         text = str(problem.get("detail") or problem.get("title") or f"HTTP {response.status_code}")
         errors = problem.get("errors")
         if isinstance(errors, list):
-            text = "; ".join([text, *_field_errors(errors)])
+            text = "; ".join([text, *(error for error in _field_errors(errors) if error not in text)])
         if response.status_code == httpx.codes.UNAUTHORIZED and not self._has_token:
             text += " (give a token by --token-file, DISKCAST_TOKEN_FILE or DISKCAST_TOKEN)"
         refused = ServerRefusedError(text)

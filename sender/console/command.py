@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -22,7 +23,27 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 SERVER_DEFAULT: Final = "http://127.0.0.1:7400"
 LIST_COUNT_DEFAULT: Final = 50
 _TOKEN_BYTES_MAX: Final = 4096
+ROOM_PATTERN: Final = "^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
+CAST_PATTERN: Final = "^[0-9a-f]{8}$"
+"""As the API has them; a test compares."""
 _NEEDED_MODULES: Final = ("httpx", "pydantic")
+
+
+def checked_room(_context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """A room's id; what can't be one is refused in words, before the daemon is asked."""
+    return _checked_id(parameter, text, ROOM_PATTERN, "a room's id: lower case letters, digits and hyphens")
+
+
+def checked_cast(_context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """A cast's id; as :func:`checked_room`."""
+    words = "a cast's id: eight hexadecimal digits, as `diskcast casts list` shows them"
+    return _checked_id(parameter, text, CAST_PATTERN, words)
+
+
+def _checked_id(parameter: click.Parameter, text: str | None, pattern: str, words: str) -> str | None:
+    if text is not None and re.search(pattern, text) is None:
+        raise click.BadParameter(f"{text!r} isn't {words}", param=parameter)
+    return text
 
 
 def api_command(function: Callable[..., Any]) -> Callable[..., Any]:

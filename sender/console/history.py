@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from protocol.errors import ConfigurationError
 from protocol.units import format_duration
-from sender.console.command import api_command, list_options
+from sender.console.command import api_command, checked_cast, checked_room, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client, Query
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _DETAIL_CHARACTERS_MAX = 80
 _COMPLETE: Final = "complete"
+_IMAGE_ID: Final = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+"""Its first digits say which, and `diskcast images` takes them."""
 _since_option = click.option(
     "--since", metavar="TIME", help="From then on: 2026-11-01, 2026-11-01T12:00, or 7d ago."
 )
@@ -34,10 +37,10 @@ _csv_option = click.option(
 
 
 @click.group(invoke_without_command=True)
-@click.option("--room", "room_id", metavar="ROOM", help="Only this room.")
+@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Only this room.")
 @click.option("--machine", metavar="MACHINE", help="Only this machine.")
 @click.option("--image", metavar="IMAGE", help="Only this image.")
-@click.option("--cast", "cast_id", metavar="CAST", help="Only this cast.")
+@click.option("--cast", "cast_id", metavar="CAST", callback=checked_cast, help="Only this cast.")
 @click.option("--failed", is_flag=True, help="Only machines that didn't end complete.")
 @_since_option
 @_until_option
@@ -91,6 +94,8 @@ def history(
 
 
 @history.command()
+@click.option("--who", metavar="NAME", help="Only this one's doing: a token's name, `local`, `daemon NAME`.")
+@click.option("--subject", metavar="SUBJECT", help="Only what was done to it: 'cast 1a2b3c4d', 'room lab-1'.")
 @_since_option
 @_until_option
 @_csv_option
@@ -100,17 +105,28 @@ def audit(
     client: Client,
     output: Output,
     *,
+    who: str | None,
+    subject: str | None,
     since: str | None,
     until: str | None,
     csv_path: Path | None,
     limit: int,
     everything: bool,
 ) -> None:
-    """Show who did what and what changed, the newest first."""
+    """Show who did what and what changed.
+
+    The newest first.
+
+    \b
+    Examples:
+      diskcast history audit --since 30d --csv audit.csv
+      diskcast history audit --who anna --since 2026-11-01
+      diskcast history audit --subject "cast 1a2b3c4d"
+    """  # noqa: D301
     from sender.console.output import Column, local_time
     from sender.store.records import AuditEntry
 
-    query = _period(since, until)
+    query = {"actor": who, "subject": subject, **_period(since, until)}
     if csv_path is not None:
         _write_csv(client, output, "/audit.csv", query, csv_path)
         return
@@ -123,7 +139,7 @@ def audit(
         Column("at", lambda entry: local_time(entry.at, seconds=True)),
         Column("who", lambda entry: entry.actor, cut=True),
         Column("did", lambda entry: entry.action),
-        Column("to", lambda entry: entry.subject, cut=True),
+        Column("to", lambda entry: _IMAGE_ID.sub(r"\1", entry.subject)),
         Column("detail", detail, cut=True),
     ]
     output.listed(
@@ -146,7 +162,7 @@ def list_lines(output: Output, lines: Iterable[HistoryLine], *, limit: int | Non
         Column("image", lambda line: line.image_name, cut=True),
         Column("cast", lambda line: line.cast_id),
         Column("state", lambda line: line.state),
-        Column("took", lambda line: format_duration(line.seconds) if line.seconds else "", right=True),
+        Column("took", lambda line: format_duration(line.seconds) if line.ended_at else "", right=True),
         Column("error", lambda line: line.error, cut=True),
     ]
     output.listed("history", lines, columns, limit=limit, nothing="no machine was imaged in that time")

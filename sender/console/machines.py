@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
-from sender.console.command import api_command, list_options
+from sender.console.command import api_command, checked_room, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -46,7 +46,7 @@ def _detail_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @machines.command("list")
-@click.option("--room", "room_id", metavar="ROOM", help="Only those of this room.")
+@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Only those of this room.")
 @list_options
 @api_command
 def list_machines(
@@ -104,7 +104,7 @@ def show(client: Client, output: Output, machine: str) -> None:
 
 @machines.command()
 @click.argument("name")
-@click.option("--room", "room_id", metavar="ROOM", help="The room that it stands in.")
+@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="The room that it stands in.")
 @_detail_options
 @api_command
 def add(
@@ -169,7 +169,9 @@ def change(
 
 @machines.command()
 @click.argument("machine", nargs=-1, required=True)
-@click.option("--room", "room_id", metavar="ROOM", help="Where they stand from now on.")
+@click.option(
+    "--room", "room_id", metavar="ROOM", callback=checked_room, help="Where they stand from now on."
+)
 @click.option("--no-room", is_flag=True, help="Take them out of their room.")
 @api_command
 def move(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -170,6 +171,12 @@ def say(text: str) -> None:
 def printable(text: str) -> str:
     """Without control characters: a machine that names itself by an escape sequence shall not steer the terminal."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def natural_order(text: str) -> list[tuple[int, str]]:
+    """A sorting key by which pc2 comes before pc10."""
+    pieces = re.split(r"(\d+)", text.casefold())
+    return [(int(piece), "") if index % 2 else (0, piece) for index, piece in enumerate(pieces)]
 
 
 def local_time(at: datetime | None, *, seconds: bool = False) -> str:

@@ -12,6 +12,7 @@ import click
 from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.units import parse_duration_s
 from sender.cast.options import Pace, pace_options
+from sender.console.command import checked_room
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -102,7 +103,11 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Only this machine; may be given several times.",
         ),
         click.option(
-            "--room", "room_id", metavar="ROOM", help="Whose machines are imaged.  [default: whoever joins]"
+            "--room",
+            "room_id",
+            metavar="ROOM",
+            callback=checked_room,
+            help="Whose machines are imaged.  [default: whoever joins]",
         ),
         click.argument("image"),
     ):

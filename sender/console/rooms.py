@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import click
 
 from protocol.errors import ConfigurationError, ServerRefusedError
-from sender.console.command import api_command, list_options
+from sender.console.command import api_command, checked_room, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -52,14 +52,14 @@ def list_rooms(client: Client, output: Output, *, limit: int, everything: bool) 
 
 
 @rooms.command()
-@click.argument("room_id", metavar="ROOM")
+@click.argument("room_id", metavar="ROOM", callback=checked_room)
 @api_command
 def show(client: Client, output: Output, room_id: str) -> None:
     """Show a room's machines as they are now."""
     from sender.console.client import to_json as json_of
     from sender.console.live_records import RoomNow
     from sender.console.lookup import path
-    from sender.console.output import Column, emit
+    from sender.console.output import Column, emit, natural_order
     from sender.store.records import LiveMachine
 
     now = client.get(path("rooms", room_id, "live"), RoomNow)
@@ -83,7 +83,15 @@ def show(client: Client, output: Output, room_id: str) -> None:
         + (f"; {now.room.description}" if now.room.description else "")
     )
     if now.machines:
-        output.table(sorted(now.machines, key=lambda machine: (machine.position, machine.name)), columns)
+        by_place = sorted(
+            now.machines,
+            key=lambda machine: (
+                not machine.position,
+                natural_order(machine.position),
+                natural_order(machine.name),
+            ),
+        )
+        output.table(by_place, columns)
 
 
 _details = (
@@ -95,7 +103,7 @@ _details = (
 
 
 @rooms.command()
-@click.argument("room_id", metavar="ROOM")
+@click.argument("room_id", metavar="ROOM", callback=checked_room)
 @_details[0]
 @_details[1]
 @_details[2]
@@ -116,7 +124,7 @@ def create(client: Client, output: Output, room_id: str, **details: str | None) 
 
 
 @rooms.command()
-@click.argument("room_id", metavar="ROOM")
+@click.argument("room_id", metavar="ROOM", callback=checked_room)
 @_details[0]
 @_details[1]
 @_details[2]
@@ -137,7 +145,7 @@ def change(client: Client, output: Output, room_id: str, **details: str | None) 
 
 
 @rooms.command()
-@click.argument("room_id", metavar="ROOM")
+@click.argument("room_id", metavar="ROOM", callback=checked_room)
 @api_command
 def remove(client: Client, output: Output, room_id: str) -> None:
     """Remove a room. History keeps its name."""
@@ -148,7 +156,7 @@ def remove(client: Client, output: Output, room_id: str) -> None:
 
 
 @rooms.command("import")
-@click.argument("room_id", metavar="ROOM")
+@click.argument("room_id", metavar="ROOM", callback=checked_room)
 @click.argument("csv_file", metavar="FILE.csv", type=click.File("rb"))
 @api_command
 def import_machines(client: Client, output: Output, room_id: str, csv_file: BinaryIO) -> None:

@@ -30,14 +30,15 @@ def schedules() -> None:
 def list_schedules(client: Client, output: Output, *, limit: int, everything: bool) -> None:
     """List schedules and when each comes next."""
     from sender.console.output import Column, local_time
-    from sender.store.records import Schedule
+    from sender.store.records import Image, Schedule
 
+    names = {image.image_id: image.name for image in client.listed("/images", Image)}
     columns: list[Column[Schedule]] = [
         Column("schedule", lambda schedule: schedule.name, cut=True),
         Column("cron", lambda schedule: schedule.cron),
         Column("zone", lambda schedule: schedule.time_zone, cut=True),
         Column("room", lambda schedule: schedule.plan.room_id or ""),
-        Column("image", lambda schedule: schedule.plan.image_id, cut=True),
+        Column("image", lambda schedule: names.get(schedule.plan.image_id, schedule.plan.image_id), cut=True),
         Column("next", lambda schedule: local_time(schedule.next_at) if schedule.enabled else "disabled"),
         Column("last cast", lambda schedule: schedule.last_cast_id or ""),
         Column("problem", lambda schedule: schedule.problem, cut=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -42,12 +42,17 @@ def watch_cast(client: Client, output: Output, cast_id: str) -> int:
         ServerUnreachableError: the daemon was away for too long.
         ServerRefusedError: there is no such cast, or it may not be watched.
     """
-    with _choose_view(output) as view:
-        seen = _Seen()
-        for change in _changes(client, cast_id):
-            for event in seen.take(change):
-                view.happened(event)
-            view.progress(seen.live, seen.machines)
+    try:
+        with _choose_view(output) as view:
+            seen = _Seen()
+            for change in _changes(client, cast_id, view.lost):
+                for event in seen.take(change):
+                    view.happened(event)
+                view.progress(seen.live, seen.machines)
+    except KeyboardInterrupt:
+        if not output.json_lines:
+            say(f"the cast goes on: `diskcast casts watch {cast_id}` shows it again")
+        raise
     cast = seen.live.cast
     if not output.json_lines:
         _show_end(client, output, cast)
@@ -91,17 +96,17 @@ class _Seen:
         return events
 
 
-def _changes(client: Client, cast_id: str) -> Iterator[CastChange]:
-    """The cast's changes until it has ended; the first and the last are full."""
+def _changes(client: Client, cast_id: str, lost: Callable[[str], None]) -> Iterator[CastChange]:
+    """The cast's changes until it has ended; the first and the last are full. An outage is told to ``lost``, once."""
     heard_at = time.monotonic()
-    known = False
+    known = told = False
     while True:
         try:
             now = client.get(path("casts", cast_id, "live"), CastNow)  # a refusal or an end is known at once
             if now.cast.phase.ended:
                 yield CastChange(cast_id, full=True, live=now.live, machines=now.machines)
                 return
-            known = True
+            known, told = True, False
             with client.stream(
                 "/events", {"topics": f"cast:{cast_id}"}, silence_s=EVENTS_SILENCE_S
             ) as response:
@@ -117,6 +122,9 @@ def _changes(client: Client, cast_id: str) -> Iterator[CastChange]:
             passing = isinstance(error, ServerUnreachableError) or error.details["status"] in _PASSING
             if not (known and passing) or time.monotonic() - heard_at > _SILENT_MAX_S:
                 raise
+            if not told:
+                told = True
+                lost(f"nothing new, asked again for {_SILENT_MAX_S:.0f} s: {error}")
             time.sleep(_RECONNECT_INTERVAL_S)
 
 
@@ -130,6 +138,8 @@ class _View(Protocol):
     ) -> None: ...
 
     def happened(self, event: CastEvent) -> None: ...
+
+    def lost(self, text: str) -> None: ...
 
     def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None: ...
 
@@ -160,6 +170,9 @@ class _JsonView(_QuietEnd):
         fields = to_json(event)
         emit(fields.pop("kind"), **fields)
 
+    def lost(self, text: str) -> None:
+        emit("daemon_away", text=text)
+
     def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
         if self._clock.due() or live.cast.phase.ended:
             emit("progress", **to_json(live), machines=[to_json(machine) for machine in machines])
@@ -171,6 +184,9 @@ class _PlainView(_QuietEnd):
 
     def happened(self, event: CastEvent) -> None:
         say(event.text or event.kind)
+
+    def lost(self, text: str) -> None:
+        say(text)
 
     def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
         if self._clock.due():
@@ -194,6 +210,9 @@ class _LiveView:
 
     def happened(self, event: CastEvent) -> None:
         self._console.print(Text(printable(event.text or event.kind)))
+
+    def lost(self, text: str) -> None:
+        self._console.print(Text(printable(text), style="yellow"))
 
     def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
         if not self._clock.due():

@@ -171,8 +171,10 @@ def test_a_machine_is_found_by_whatever_people_call_it_and_never_guessed(api: Ap
 
 
 def test_nothing_that_is_written_into_a_path_becomes_another_path(api: ApiDouble) -> None:
-    refused(api.run("rooms", "remove", "../machines/m1?x=1"))
-    assert [request.path for request in api.requests] == ["/api/v1/rooms/..%2Fmachines%2Fm1%3Fx%3D1"]
+    api.answers("GET /machines", page())
+    refused(api.run("machines", "show", "../rooms/lab-1?x=1"))
+    asked = [request.path for request in api.requests]
+    assert asked == ["/api/v1/machines/..%2Frooms%2Flab-1%3Fx%3D1", "/api/v1/machines"]
 
 
 def test_events_are_told_from_signs_of_life_and_from_what_is_not_ours() -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from sender.api import inputs
 from sender.console import casts as cast_commands
+from sender.console import command
 from sender.console.output import Column, Output
 from sender.console.plan import START_MODES
 from sender.console.tokens import ROLES
@@ -20,10 +22,13 @@ from tests.console.api_double import (
     Answer,
     ApiDouble,
     cast,
+    cast_machine,
     history_line,
     lines,
+    live_cast,
     live_machine,
     page,
+    problem,
     refused,
     room,
     succeeded,
@@ -96,7 +101,77 @@ def test_what_the_daemon_says_and_this_version_does_not_know_is_no_error(api: Ap
     succeeded(api.run("rooms", "list"))
 
 
+def test_a_running_casts_machines_are_shown_as_they_are_now_and_those_in_trouble_first(
+    api: ApiDouble,
+) -> None:
+    path = "GET /casts/1a2b3c4d"
+    kept = [cast_machine(name, "joined", progress=0.0, ended_at=None) for name in ("pc10", "pc2", "pc3")]
+    states = {"pc10": "complete", "pc2": "receiving", "pc3": "failed"}
+    machines = [live_machine(name, state, progress=0.25) for name, state in states.items()]
+    api.answers(f"{path}/machines", page(*kept))
+    api.answers(f"{path}/live", Answer({"live": live_cast(), "machines": machines}))
+    shown = succeeded(api.run("casts", "machines", "1a2b3c4d")).stdout.splitlines()
+    assert [row.split()[:3] for row in shown[1:]] == [
+        ["pc2", "receiving", "25%"],
+        ["pc3", "failed", "25%"],
+        ["pc10", "complete", "25%"],
+    ]
+    ended = cast("failed", ended_at=AT)
+    api.answers(f"{path}/live", Answer({"live": live_cast() | {"cast": ended}, "machines": machines}))
+    assert "joined" in succeeded(api.run("casts", "machines", "1a2b3c4d")).stdout
+
+
+def test_machines_stand_in_the_order_of_their_places(api: ApiDouble) -> None:
+    places = {"a": "row 1 seat 10", "b": "row 1 seat 2", "pc10": "", "pc2": ""}
+    machines = [live_machine(name, position=place) for name, place in places.items()]
+    api.answers("GET /rooms/lab-1/live", Answer({"room": room("lab-1"), "machines": machines}))
+    shown = succeeded(api.run("rooms", "show", "lab-1")).stdout.splitlines()
+    assert [row.split()[0] for row in shown[2:]] == ["b", "a", "pc2", "pc10"]
+
+
+def test_audit_is_asked_for_what_one_did_to_one_thing(api: ApiDouble) -> None:
+    entry = {
+        "entry_id": 1,
+        "at": AT,
+        "actor": "anna",
+        "action": "image.forget",
+        "request_id": "",
+        "detail": {},
+    }
+    api.answers("GET /audit", page(entry | {"subject": f"image {'ab' * 32}"}))
+    shown = succeeded(api.run("history", "audit", "--who", "anna", "--subject", "room lab-1")).stdout
+    asked = api.requests[-1].query
+    assert (asked["actor"], asked["subject"]) == ("anna", "room lab-1")
+    assert "image abababababab" in shown
+    assert "ab" * 7 not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("casts", "show", "zz"), "eight hexadecimal digits"),
+        (("history", "--cast", "1a2b3c4"), "eight hexadecimal digits"),
+        (("rooms", "create", "Lab 1"), "lower case letters, digits and hyphens"),
+        (("casts", "create", "lab", "--room", "Lab 1"), "lower case letters, digits and hyphens"),
+    ],
+)
+def test_what_cannot_be_an_id_is_said_in_words_before_the_daemon_is_asked(
+    api: ApiDouble, arguments: tuple[str, ...], words: str
+) -> None:
+    result = api.run(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not api.requests
+
+
+def test_what_is_wrong_with_a_field_is_said_once(api: ApiDouble) -> None:
+    wrong = problem(422, "name: too long", errors=[{"field": "name", "message": "too long"}])
+    api.answers("POST /rooms", wrong)
+    assert str(refused(api.run("rooms", "create", "lab-1"))) == "name: too long"
+
+
 def test_choices_are_those_of_the_records() -> None:
+    assert (command.ROOM_PATTERN, command.CAST_PATTERN) == (inputs.ROOM_ID_PATTERN, inputs.CAST_ID_PATTERN)
     assert tuple(Role) == ROLES
     assert tuple(StartMode) == START_MODES
     assert tuple(CastPhase) == cast_commands.PHASES

@@ -53,12 +53,21 @@ def test_a_restart_of_the_daemon_is_lived_through_and_nothing_is_told_twice(api:
     rows = lines(succeeded(api.run("casts", "watch", "1a2b3c4d", "--json")))
     assert [row["event"] for row in rows if row["event"] != "progress"] == [
         "receiver_joined",
+        "daemon_away",
         "taken_over",
         "result",
     ]
     assert rows[-1]["ok"]
     assert rows[-1]["phase"] == "done"
     assert {"machines", "cast", "eta_s"} <= rows[0].keys() | rows[1].keys()
+
+
+def test_who_watches_is_told_that_what_is_shown_is_old(api: ApiDouble) -> None:
+    api.answers(LIVE, now("casting"), BROKEN, BROKEN, problem(503, "starting"), now("done"))
+    api.answers("GET /events", events(change("casting"), broken=True))
+    api.answers("GET /casts/1a2b3c4d/machines", page())
+    told = succeeded(api.run("casts", "watch", "1a2b3c4d")).stderr
+    assert told.count("nothing new, asked again for 120 s: no answer from the daemon") == 1, "once an outage"
 
 
 def test_only_done_is_success(api: ApiDouble) -> None:
