@@ -1,11 +1,15 @@
-"""Lists as CSV for spreadsheets, streamed page by page: years of history need no memory."""
+"""Lists as CSV that a spreadsheet can open without running what a machine called itself; streamed page by page, so that
+years of history need no memory.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
@@ -13,10 +17,11 @@ from starlette.responses import StreamingResponse
 
 from protocol.errors import DiskcastError
 from sender.http_server import AnswerCutError
-from sender.store.csv_lines import csv_cell
 
 CSV_TYPE: Final = "text/csv; charset=utf-8"
 PAGE_ROWS: Final = 500
+FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What makes Excel, LibreOffice or Google Sheets read a cell as a formula (OWASP, CSV injection)."""
 
 FetchPage = Callable[[str | None, int], Awaitable[tuple[Sequence[Any], str | None]]]
 
@@ -60,3 +65,17 @@ def _lines(rows: Iterable[Sequence[str]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue().encode()
+
+
+def csv_cell(value: object) -> str:
+    """The text of a cell; text that a spreadsheet would take for a formula begins with an apostrophe."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, int | float):
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True) if isinstance(value, dict) else str(value)
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text

@@ -24,10 +24,9 @@ from sender.api.inputs import (
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.route import ActorOf, ServicesOf
 from sender.api.routes_rooms import RoomFilter
-from sender.daemon.requests import Actor, RequestRefused, invalid, not_found
+from sender.daemon.requests import RequestRefused, invalid, not_found
 from sender.daemon.scheduler import next_time
 from sender.daemon.services import Services
-from sender.store.audit import AuditNote
 from sender.store.records import (
     Cast,
     CastMachine,
@@ -139,7 +138,7 @@ async def add_schedule(services: ServicesOf, actor: ActorOf, body: ScheduleInput
         next_at=next_time(body.cron, body.time_zone, datetime.now(UTC)) if body.enabled else None,
         last_cast_id=None,
     )
-    return await services.store.run(services.store.schedules.add, schedule, audit=_note(actor))
+    return await services.store.run(services.store.schedules.add, schedule, audit=actor.note())
 
 
 async def get_schedule(services: ServicesOf, schedule_id: ScheduleIdPath) -> Schedule:
@@ -158,7 +157,7 @@ async def change_schedule(
     after = dataclasses.replace(before, **given)
     given["next_at"] = next_time(after.cron, after.time_zone, datetime.now(UTC)) if after.enabled else None
     schedule = await services.store.run(
-        services.store.schedules.change, schedule_id, audit=_note(actor), **given
+        services.store.schedules.change, schedule_id, audit=actor.note(), **given
     )
     if schedule is None:
         raise not_found("schedule", schedule_id)
@@ -167,7 +166,7 @@ async def change_schedule(
 
 async def remove_schedule(services: ServicesOf, actor: ActorOf, schedule_id: ScheduleIdPath) -> Response:
     """Remove a schedule; casts that it has planned stay."""
-    if not await services.store.run(services.store.schedules.remove, schedule_id, audit=_note(actor)):
+    if not await services.store.run(services.store.schedules.remove, schedule_id, audit=actor.note()):
         raise not_found("schedule", schedule_id)
     return Response(status_code=204)
 
@@ -195,10 +194,6 @@ def _plan(services: Services, body: PlanInput) -> CastPlan:
         slow_below=body.slow_below,
         slow_for_s=body.slow_for_s,
     )
-
-
-def _note(actor: Actor) -> AuditNote:
-    return AuditNote(actor.name, request_id=actor.request_id)
 
 
 async def _cast(services: Services, cast_id: str) -> Cast:

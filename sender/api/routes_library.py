@@ -13,7 +13,6 @@ from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit, page_of
 from sender.api.route import ActorOf, ServicesOf
 from sender.daemon.requests import Actor, not_found
 from sender.daemon.services import Services
-from sender.store.audit import AuditNote
 from sender.store.records import Image
 
 ImageIdPath = Annotated[str, Path(pattern=IMAGE_ID_PATTERN, max_length=80, examples=["9f86d081884c7d65" * 4])]
@@ -75,8 +74,3 @@ async def _note(
     await services.store.run(
         services.store.audit.add, actor.name, action, f"image {image_id}", detail, actor.request_id
     )
-
-
-def note_of(actor: Actor) -> AuditNote:
-    """How a change of the store's own is recorded."""
-    return AuditNote(actor.name, request_id=actor.request_id)

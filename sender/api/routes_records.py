@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 from starlette.responses import Response
 
 from sender.api.answers import NewToken, Page
-from sender.api.csv_download import csv_download
+from sender.api.csv_download import FetchPage, csv_download
 from sender.api.inputs import (
     CAST_ID_PATTERN,
     IMAGE_ID_PATTERN,
@@ -23,7 +23,7 @@ from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.route import ActorOf, ServicesOf
 from sender.api.routes_rooms import RoomFilter
 from sender.daemon.requests import not_found
-from sender.store.audit import AuditNote
+from sender.daemon.services import Services
 from sender.store.records import AuditEntry, HistoryLine, Token
 
 TokenIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]
@@ -45,7 +45,7 @@ async def add_token(services: ServicesOf, actor: ActorOf, body: TokenInput) -> N
         body.role,
         body.expires_at,
         created_by=actor.name,
-        audit=AuditNote(actor.name, request_id=actor.request_id),
+        audit=actor.note(),
     )
     return NewToken(token=token, secret=secret)
 
@@ -54,7 +54,7 @@ async def remove_token(
     services: ServicesOf, actor: ActorOf, token_id: TokenIdPath, request: Request
 ) -> Response:
     """Delete a token: whoever holds it is out within seconds."""
-    note = AuditNote(actor.name, request_id=actor.request_id)
+    note = actor.note()
     removed = await services.store.run(services.store.tokens.remove, token_id, audit=note)
     request.app.state.guard.forget(token_id)
     if not removed:
@@ -108,41 +108,35 @@ async def list_history(
     services: ServicesOf, filters: HistoryFilters, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
 ) -> Page[HistoryLine]:
     """List which image went to which machine with which result, the newest first."""
-    items, next_cursor = await services.store.run(
-        services.store.history.lines, **filters, after=cursor, limit=limit
-    )
-    return Page(items=items, next_cursor=next_cursor)
+    items, next_cursor = await _history(services, filters)(cursor, limit)
+    return Page(items=[*items], next_cursor=next_cursor)
 
 
 async def download_history(services: ServicesOf, filters: HistoryFilters) -> Response:
     """Download history as CSV."""
-
-    async def fetch(cursor: str | None, rows: int) -> tuple[Sequence[Any], str | None]:
-        page: tuple[Sequence[Any], str | None] = await services.store.run(
-            services.store.history.lines, **filters, after=cursor, limit=rows
-        )
-        return page
-
-    return await csv_download(HistoryLine, "diskcast-history", fetch)
+    return await csv_download(HistoryLine, "diskcast-history", _history(services, filters))
 
 
 async def list_audit(
     services: ServicesOf, filters: AuditFilters, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
 ) -> Page[AuditEntry]:
     """List who did what, the newest first."""
-    items, next_cursor = await services.store.run(
-        services.store.audit.list, **filters, after=cursor, limit=limit
-    )
-    return Page(items=items, next_cursor=next_cursor)
+    items, next_cursor = await _audit(services, filters)(cursor, limit)
+    return Page(items=[*items], next_cursor=next_cursor)
 
 
 async def download_audit(services: ServicesOf, filters: AuditFilters) -> Response:
     """Download the audit as CSV."""
+    return await csv_download(AuditEntry, "diskcast-audit", _audit(services, filters))
 
-    async def fetch(cursor: str | None, rows: int) -> tuple[Sequence[Any], str | None]:
-        page: tuple[Sequence[Any], str | None] = await services.store.run(
-            services.store.audit.list, **filters, after=cursor, limit=rows
-        )
-        return page
 
-    return await csv_download(AuditEntry, "diskcast-audit", fetch)
+def _history(services: Services, filters: Mapping[str, Any]) -> FetchPage:
+    return lambda after, rows: services.store.run(
+        services.store.history.lines, **filters, after=after, limit=rows
+    )
+
+
+def _audit(services: Services, filters: Mapping[str, Any]) -> FetchPage:
+    return lambda after, rows: services.store.run(
+        services.store.audit.list, **filters, after=after, limit=rows
+    )

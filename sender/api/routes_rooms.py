@@ -23,9 +23,8 @@ from sender.api.inputs import (
 )
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.route import ActorOf, ServicesOf
-from sender.daemon.requests import Actor, invalid, not_found
+from sender.daemon.requests import invalid, not_found
 from sender.daemon.services import Services
-from sender.store.audit import AuditNote
 from sender.store.records import HistoryLine, ImportResult, Machine, Room
 
 RoomIdPath = Annotated[str, Path(pattern=ROOM_ID_PATTERN, max_length=64, examples=["classroom-101"])]
@@ -51,7 +50,7 @@ async def add_room(services: ServicesOf, actor: ActorOf, body: RoomInput) -> Roo
         interface=body.interface,
         created_at=datetime.now(UTC),
     )
-    return await services.store.run(services.store.rooms.add, room, audit=_note(actor))
+    return await services.store.run(services.store.rooms.add, room, audit=actor.note())
 
 
 async def get_room(services: ServicesOf, room_id: RoomIdPath) -> Room:
@@ -61,7 +60,7 @@ async def get_room(services: ServicesOf, room_id: RoomIdPath) -> Room:
 
 async def change_room(services: ServicesOf, actor: ActorOf, room_id: RoomIdPath, body: RoomChange) -> Room:
     """Change what is given of a room."""
-    room = await services.store.run(services.store.rooms.change, room_id, audit=_note(actor), **body.given())
+    room = await services.store.run(services.store.rooms.change, room_id, audit=actor.note(), **body.given())
     services.rooms_now.forget(room_id)
     if room is None:
         raise not_found("room", room_id)
@@ -70,7 +69,7 @@ async def change_room(services: ServicesOf, actor: ActorOf, room_id: RoomIdPath,
 
 async def remove_room(services: ServicesOf, actor: ActorOf, room_id: RoomIdPath) -> Response:
     """Remove a room; its machines stay, without a room."""
-    if not await services.store.run(services.store.rooms.remove, room_id, audit=_note(actor)):
+    if not await services.store.run(services.store.rooms.remove, room_id, audit=actor.note()):
         raise not_found("room", room_id)
     _forget(services)
     return Response(status_code=204)
@@ -90,7 +89,7 @@ async def import_machines(
         text = (await request.body()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise invalid(f"the file isn't UTF-8 (byte {error.start}): save it as CSV UTF-8") from error
-    result = await services.store.run(services.store.machines.import_csv, room_id, text, audit=_note(actor))
+    result = await services.store.run(services.store.machines.import_csv, room_id, text, audit=actor.note())
     _forget(services)
     return result
 
@@ -130,7 +129,7 @@ async def add_machine(services: ServicesOf, actor: ActorOf, body: MachineInput) 
         created_at=datetime.now(UTC),
         last_seen_at=None,
     )
-    added: Machine = await services.store.run(services.store.machines.add, machine, audit=_note(actor))
+    added: Machine = await services.store.run(services.store.machines.add, machine, audit=actor.note())
     services.rooms_now.forget()
     return added
 
@@ -153,7 +152,7 @@ async def change_machine(
     if "macs" in given:
         given["macs"] = tuple(dict.fromkeys(given["macs"]))
     machine = await services.store.run(
-        services.store.machines.change, machine_id, audit=_note(actor), **given
+        services.store.machines.change, machine_id, audit=actor.note(), **given
     )
     if machine is None:
         raise not_found("machine", machine_id)
@@ -163,7 +162,7 @@ async def change_machine(
 
 async def remove_machine(services: ServicesOf, actor: ActorOf, machine_id: MachineIdPath) -> Response:
     """Forget a machine; its history stays."""
-    if not await services.store.run(services.store.machines.remove, machine_id, audit=_note(actor)):
+    if not await services.store.run(services.store.machines.remove, machine_id, audit=actor.note()):
         raise not_found("machine", machine_id)
     services.presence.forget(machine_id)
     _forget(services, machine_id)
@@ -193,10 +192,6 @@ def _id_of(name: str) -> str:
     """An id made of a name: ``Classroom 101`` is ``classroom-101``."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:64].strip("-") or f"room-{secrets.token_hex(3)}"
-
-
-def _note(actor: Actor) -> AuditNote:
-    return AuditNote(actor.name, request_id=actor.request_id)
 
 
 async def _room(services: Services, room_id: str) -> Room:

@@ -6,6 +6,7 @@ import dataclasses
 from http import HTTPStatus
 
 from protocol.errors import DiskcastError, ServerRefusedError
+from sender.store.audit import AuditNote
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,6 +20,10 @@ class Actor:
 
     name: str
     request_id: str = ""
+
+    def note(self, action: str = "", **detail: object) -> AuditNote:
+        """What audit keeps of a change that was asked for; without ``action`` the change's own name."""
+        return AuditNote(self.name, action, self.request_id, detail)
 
 
 class RequestRefused(ServerRefusedError):  # noqa: N818  it's what happened, as in JoinRefusedError

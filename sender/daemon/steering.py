@@ -13,7 +13,7 @@ from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import DatabaseError
 from sender.daemon.casting import LiveRun
 from sender.daemon.requests import Actor, RequestRefused, conflict, invalid, not_found
-from sender.store.audit import AuditNote, new_entry_key
+from sender.store.audit import new_entry_key
 from sender.store.records import Cast, CastPhase, CastPlan, Command, ImageState
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Steering:
             required_count=required_count,
             created_by=actor.name,
             schedule_id=schedule_id,
-            audit=AuditNote(actor.name, request_id=actor.request_id, detail={"machines": len(targets)}),
+            audit=actor.note(machines=len(targets)),
         )
         _log.info("cast_created", cast=cast_id, image=image.name, room=plan.room_id, by=actor.name)
         supervisor.unfinished[cast_id] = cast
@@ -113,7 +113,7 @@ class Steering:
             await self._audit(actor, command, cast_id, detail)
             self._obey(live, command, actor.name, reason)
             return live.cast
-        note = AuditNote(actor.name, f"cast.{command.value}", actor.request_id, detail)
+        note = actor.note(f"cast.{command.value}", **detail)
         if cast.phase is CastPhase.PLANNED and command is Command.CANCEL and not cast.owner:
             words = _cancel_words(actor.name, reason)
             changed = await store.run(

@@ -27,7 +27,6 @@ from sender.store.records import Image, ImageState, Problem
 if TYPE_CHECKING:
     from sender.daemon.config import LibrarySection
     from sender.daemon.requests import Actor
-    from sender.store.audit import AuditNote
     from sender.store.database import Store
 
 READY_S: Final = 30.0
@@ -267,7 +266,7 @@ class Library:
         watch = await self._remotes.look_at(url, name[:64])
         if watch.location.url not in self._remotes.watches:
             if self._store is not None:
-                note = _audit_note(actor, "image.add", None)
+                note = None if actor is None else actor.note("image.add")
                 await self._store.run(
                     self._store.images.add_remote, watch.location.url, watch.name, audit=note
                 )
@@ -312,7 +311,9 @@ class Library:
         for watch in watches:
             url = watch.location.url
             if self._store is not None:
-                note = _audit_note(actor, "image.forget", image)
+                note = (
+                    None if actor is None else actor.note("image.forget", image_id=image_id, name=image.name)
+                )
                 await self._store.run(self._store.images.remove_remote, url, audit=note)
             self._remotes.remove(url)
         if self._store is not None and not watches and actor is not None:
@@ -334,12 +335,3 @@ class Library:
         before, self._view = self._view, self._viewer.look()
         self._records.note(before.images, self._view.images)
         self.on_change()
-
-
-def _audit_note(actor: Actor | None, action: str, image: Image | None) -> AuditNote | None:
-    from sender.store.audit import AuditNote
-
-    if actor is None:
-        return None
-    detail = {"image_id": image.image_id, "name": image.name} if image is not None else {}
-    return AuditNote(actor.name, action, actor.request_id, detail)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +12,7 @@ import sqlalchemy as sa
 
 from sender.store import tables
 from sender.store.codec import to_data
-from sender.store.csv_lines import csv_lines
-from sender.store.paging import LIMIT_MAX, read_page
+from sender.store.paging import read_page
 from sender.store.records import AuditEntry
 from sender.store.transactions import Repository, reading, writing
 
@@ -105,28 +104,6 @@ class Audit(Repository):
         return read_page(
             self._connection, query, [_ENTRY.at, _ENTRY.entry_id], after, limit, _entry, newest_first=True
         )
-
-    def csv(
-        self,
-        *,
-        actor: str | None = None,
-        subject: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> Iterator[str]:
-        """All entries as lines of CSV, read page by page while they are taken."""
-
-        def pages() -> Iterator[AuditEntry]:
-            after: str | None = None
-            while True:
-                entries, after = self.list(
-                    actor=actor, subject=subject, since=since, until=until, after=after, limit=LIMIT_MAX
-                )
-                yield from entries
-                if after is None:
-                    return
-
-        return csv_lines(AuditEntry, pages())
 
 
 def _entry(row: sa.RowMapping | Mapping[str, Any]) -> AuditEntry:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
 import sqlalchemy as sa
 
 from sender.store import tables
-from sender.store.csv_lines import csv_lines
-from sender.store.paging import LIMIT_MAX, read_page
+from sender.store.paging import read_page
 from sender.store.records import HistoryLine
 from sender.store.transactions import Repository, reading
 
@@ -49,19 +47,6 @@ class History(Repository):
             _line,
             newest_first=True,
         )
-
-    def csv(self, **filters: Unpack[HistoryFilters]) -> Iterator[str]:
-        """All lines as CSV, with a header; read page by page while they are taken, so its size doesn't matter."""
-
-        def pages() -> Iterator[HistoryLine]:
-            after: str | None = None
-            while True:
-                lines, after = self.lines(after=after, limit=LIMIT_MAX, **filters)
-                yield from lines
-                if after is None:
-                    return
-
-        return csv_lines(HistoryLine, pages())
 
 
 def _query(filters: HistoryFilters) -> sa.Select[Any]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
 
-from sender.store.csv_lines import csv_cell
+from sender.api.csv_download import csv_cell, csv_download
 from sender.store.database import Store, open_database
 from sender.store.errors import CursorError
+from sender.store.records import AuditEntry, HistoryLine
 from tests.store.samples import START, Clock, add_cast, line, machine, room
 
 
@@ -83,13 +86,24 @@ def test_a_cursor_that_nobody_gave_out_is_refused(filled: Store, cursor: str) ->
         filled.history.lines(after=cursor)
 
 
+def download(record: type, page: Callable[[str | None, int], tuple[Sequence[Any], str | None]]) -> str:
+    async def fetch(after: str | None, rows: int) -> tuple[Sequence[Any], str | None]:
+        return page(after, rows)
+
+    async def read() -> bytes:
+        answer = await csv_download(record, "list", fetch)
+        return b"".join([bytes(part) async for part in answer.body_iterator])
+
+    return asyncio.run(read()).decode()
+
+
 def test_history_as_csv_is_what_the_list_shows_and_spreadsheets_run_none_of_it(store: Store) -> None:
     add_cast(store, name='=HYPERLINK("http://evil","x")')
     store.casts.put_machines(
         [line(name=f"pc-{n}", joined_at=START + timedelta(seconds=n)) for n in range(1200)]
         + [line(name='+cmd|" /C calc"!A0', error="a\nb", joined_at=START - timedelta(1))]
     )
-    text = "".join(store.history.csv(cast_id="00000001"))
+    text = download(HistoryLine, lambda after, rows: store.history.lines(after=after, limit=rows))
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["machine_name"] for row in rows[:1200]] == [f"pc-{n}" for n in reversed(range(1200))]
     assert rows[-1]["machine_name"] == '\'+cmd|" /C calc"!A0'
@@ -97,7 +111,8 @@ def test_history_as_csv_is_what_the_list_shows_and_spreadsheets_run_none_of_it(s
     assert rows[0]["cast_name"].startswith("'=HYPERLINK")
     assert rows[0]["joined_at"] == "2026-03-01T08:19:59.123Z"
     store.audit.add("anna", "x", "@y", {"a": 1})
-    assert '\'@y,"{""a"": 1}"' in "".join(store.audit.csv())
+    text = download(AuditEntry, lambda after, rows: store.audit.list(after=after, limit=rows))
+    assert '\'@y,"{""a"": 1}"' in text
 
 
 @pytest.mark.parametrize(
