@@ -70,6 +70,13 @@ def test_every_link_leads_somewhere(path: Path) -> None:
             assert anchor in _anchors(there.read_text()), f"{target}: no such heading"
 
 
+def test_every_page_is_in_the_contents() -> None:
+    contents = ROOT / "docs" / "README.md"
+    listed = {(contents.parent / target).resolve() for target in _LINK.findall(contents.read_text())}
+    pages = {path for path in DOCUMENTS if path.is_relative_to(contents.parent)} - {contents}
+    assert not pages - listed
+
+
 def test_every_picture_is_on_a_page() -> None:
     """One that nobody sees is made anew and checked in for nothing."""
     shown = {
