@@ -32,6 +32,7 @@ import rich.console
 import rich.table
 
 from protocol.constants import KIB, MIB
+from tests.lab import LIMIT_S
 from tests.load.machines import machine_of
 from tests.loopback_cast import pack
 from tests.serving import Daemon, wait_until
@@ -40,7 +41,7 @@ ROOM = "load"
 SCRAPE_INTERVAL_S = 5.0
 SAMPLE_INTERVAL_S = 0.5
 SETTLE_S = 2.0
-"""After the end of the cast: the last changes reach the watchers."""
+"""After the cast's beginning and before its end machines come and go, and watchers may begin anew."""
 
 DELAY_BAR_S = 1.0
 CPU_BAR = 1.0
@@ -130,12 +131,11 @@ def run_room(
         daemon.ask("POST", f"/casts/{cast_id}/start")
         cast = _wait_cast(daemon, cast_id, machines, seconds)
         cast_s, cast_cpu_s = time.monotonic() - began, _cpu_s(process) - cpu_before_s
-        machines.wait(60)
-        time.sleep(SETTLE_S)
-        scraper.stop()
-        watchers.stdin.write(b"\n")
+        machines.wait(LIMIT_S)
+        watchers.stdin.write(f"{machine_count}\n".encode())
         watchers.stdin.close()
-        watchers.wait(60)
+        watchers.wait(LIMIT_S)
+        scraper.stop()
         peak_bytes = _peak_bytes(process)
         said, shown = json.loads(machines_log.read_text()), json.loads(watchers_log.read_text())
     assert machines.returncode == 0
@@ -214,7 +214,7 @@ def _wait_cast(
         late = [row for row in rows.values() if row["state"] != "complete"][:3]
         return f"{states}; {late}; {daemon.describe()}"
 
-    cast = wait_until("the cast has ended", ended, 3 * seconds + 60, describe=describe)
+    cast = wait_until("the cast has ended", ended, 3 * seconds + LIMIT_S, describe=describe)
     assert cast["phase"] == "done", cast
     return cast
 
@@ -256,7 +256,7 @@ class Scraper:
         self._thread.join()
 
     def _scrape(self) -> None:
-        with httpx.Client(timeout=30.0, trust_env=False) as client:
+        with httpx.Client(timeout=LIMIT_S, trust_env=False) as client:
             while True:
                 begin = time.monotonic()
                 answer = client.get(self._url)

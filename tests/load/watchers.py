@@ -1,12 +1,14 @@
 """Browsers' worth of server-sent events in one process: ``python -m tests.load.watchers API_URL TOPICS COUNT LOG``.
 
-Each watcher has a connection of its own and reads all that comes. An event that came to several is parsed once. At a
-line on stdin LOG gets which machine's progress came when, to whom, and what was missed.
+Each watcher has a connection of its own and reads all that comes. An event that came to several is parsed once. A line
+on stdin says how many machines have completed; when every watcher has been shown all of them, or one still hasn't after
+a limit, LOG gets which machine's progress came when, to whom, and what was missed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -16,6 +18,10 @@ from typing import Any
 
 LINE_BYTES_MAX = 64 << 20
 _PARSED_KEPT = 32
+_TOPICS_OF_MACHINES = ("room", "cast")
+_LAST_WAIT_S = 120.0
+"""For the last changes: one that hasn't come by then is lost."""
+_POLL_S = 0.01
 
 
 class Watchers:
@@ -30,16 +36,23 @@ class Watchers:
         """Topic, whether it was full, and each named machine's progress."""
         self.arrivals: list[list[tuple[float, int]]] = [[] for _ in range(count)]
         self.byte_counts = [0] * count
+        self._completions: list[list[tuple[str, str]]] = []
+        """Of each event: topic and name of the machines that it shows to be complete."""
+        self._shown: list[set[tuple[str, str]]] = [set() for _ in range(count)]
         self.broken: list[str] = []
 
     async def run(self, log: Path) -> None:
-        """Until a line comes on stdin."""
+        """Until a line has come on stdin and what it says has been shown."""
         tasks = [asyncio.create_task(self._watch(index)) for index in range(self._count)]
         while not all(self.arrivals):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(_POLL_S)
         sys.stdout.write("watching\n")
         sys.stdout.flush()
-        await asyncio.to_thread(sys.stdin.readline)
+        machine_count = int(await asyncio.to_thread(sys.stdin.readline))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WAIT_S):
+                while any(len(shown) < machine_count * len(_TOPICS_OF_MACHINES) for shown in self._shown):
+                    await asyncio.sleep(_POLL_S)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -72,7 +85,9 @@ class Watchers:
                     name = line[6:].strip().decode()
                 elif line.startswith(b"data:"):
                     self.byte_counts[index] += len(line)
-                    self.arrivals[index].append((time.monotonic(), self._parse(name, line)))
+                    event_index = self._parse(name, line)
+                    self.arrivals[index].append((time.monotonic(), event_index))
+                    self._shown[index].update(self._completions[event_index])
             self.broken.append(f"watcher {index}: the stream ended")
         except OSError as error:
             self.broken.append(f"watcher {index}: {error}")
@@ -92,6 +107,8 @@ class Watchers:
                 "progress": {machine["name"]: machine["progress"] for machine in machines},
             }
         )
+        complete = (machine["name"] for machine in machines if machine["progress"] >= 1.0)
+        self._completions.append([(name, one) for one in complete if name in _TOPICS_OF_MACHINES])
         while len(self._parsed) >= _PARSED_KEPT:
             self._parsed.pop(next(iter(self._parsed)))
         self._parsed[line] = len(self.events) - 1

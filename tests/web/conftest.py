@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.disk_images import make_image
+from tests.lab import held
 from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
 from tests.web.browsing import DESKTOP, LIMIT_MS, PHONE, Visit, chromium, visit
 
@@ -35,6 +36,15 @@ class Lab:
         """Name to id."""
         return {row["name"]: row["machine_id"] for row in self.daemon.ask("GET", "/machines")["items"]}
 
+    @contextlib.contextmanager
+    def held_cast(self, cast_id: str) -> Iterator[None]:
+        """The cast has begun on every machine, and isn't over before this is: one agent stands still."""
+        self.daemon.wait_progress(cast_id, 0.05, MACHINES)
+        agent = self.agents[MACHINES[0]].program
+        assert agent is not None
+        with held(agent):
+            yield
+
     def empty_disks(self) -> None:
         """No cast runs, and every disk is empty again: whatever is cast next takes its time."""
         daemon = self.daemon
@@ -55,7 +65,9 @@ def open_lab(directory: Path) -> Iterator[Lab]:
     """A daemon with an image, a room and three machines that are switched on."""
     made = make_image("r" * BLOCK_COUNT, block_bytes=BLOCK_BYTES, seed=11, name=IMAGE)
     with contextlib.ExitStack() as stack:
-        daemon = stack.enter_context(Daemon(directory / "daemon", name="castle"))
+        # An agent that a test holds still isn't lost to its cast.
+        settings = {"casts": {"receiver_timeout_s": 3600}}
+        daemon = stack.enter_context(Daemon(directory / "daemon", name="castle", settings=settings))
         daemon.add_image(made.write(directory / f"{IMAGE}.dci"))
         daemon.ask("POST", "/rooms", {"name": ROOM_NAME, "room_id": ROOM, "description": "Second floor"})
         agents = {

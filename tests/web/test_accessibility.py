@@ -22,12 +22,12 @@ def furnished(lab: Lab) -> Iterator[dict[str, str]]:
     done = daemon.create_cast(IMAGE, room_id=ROOM)
     daemon.wait_phase(done, "done")
     lab.empty_disks()
-    running = daemon.create_cast(IMAGE, room_id=ROOM, rate_bytes_per_s=1.3e5)
-    daemon.wait_phase(running, "casting")
+    running = daemon.create_cast(IMAGE, room_id=ROOM, rate_bytes_per_s=1.3e6)
     plan = {"image": IMAGE, "room_id": ROOM}
     schedule = daemon.ask("POST", "/schedules", {"name": "Nightly", "cron": "0 3 * * *", "plan": plan})
     token = daemon.ask("POST", "/tokens", {"name": "grafana", "role": "view"})["token"]
-    yield {"done": done, "running": running, "machine": lab.machine_ids()["pc02"]}
+    with lab.held_cast(running):
+        yield {"done": done, "running": running, "machine": lab.machine_ids()["pc02"]}
     daemon.api.post(f"/casts/{running}/cancel")
     daemon.ask("DELETE", f"/schedules/{schedule['schedule_id']}")
     daemon.ask("DELETE", f"/tokens/{token['token_id']}")

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from protocol.units import format_bytes, format_duration, format_rate
-from tests.serving import Daemon
+from tests.serving import Daemon, wait_until
 from tests.web.browsing import DESKTOP, PHONE, Visit, visit
 from tests.web.conftest import IMAGE, ROOM, ROOM_NAME, Lab
 
@@ -62,7 +62,7 @@ def test_a_schedule_is_made_switched_off_and_removed(desktop: Visit, lab: Lab) -
     expect(switch).to_be_checked()
     switch.click()
     expect(page.locator(".schedule-card").get_by_role("switch")).not_to_be_checked()
-    assert not lab.daemon.ask("GET", "/schedules")["items"][0]["enabled"]
+    wait_until("the daemon knows", lambda: not lab.daemon.ask("GET", "/schedules")["items"][0]["enabled"])
     page.get_by_role("button", name="Remove").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove the schedule").click()
     expect(page.get_by_text("Nothing is scheduled.")).to_be_visible()
@@ -241,10 +241,10 @@ def test_an_image_can_be_cast_from_the_library(desktop: Visit) -> None:
 def _break_the_policy(browser: Browser, url: str) -> None:
     with visit(browser, url) as visiting:
         page = visiting.open("/")
-        page.evaluate(
-            "() => { const made = document.createElement('script'); made.text = '0'; document.body.append(made); }"
-        )
-        page.evaluate("() => new Promise(done => setTimeout(done))")
+        with page.expect_console_message(lambda message: "CSP" in message.text):
+            page.evaluate(
+                "() => { const made = document.createElement('script'); made.text = '0'; document.body.append(made); }"
+            )
 
 
 def test_these_tests_would_notice_a_breach_of_the_content_security_policy(browser: Browser, lab: Lab) -> None:
