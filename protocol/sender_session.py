@@ -21,19 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.cast_policy import CastPolicy
-from protocol.constants import (
-    ANNOUNCE_INTERVAL_S,
-    DATA_HEADER_BYTES,
-    EOT_COUNT,
-    EOT_INTERVAL_S,
-    FLUSH_INTERVAL_MAX_S,
-    FLUSH_INTERVAL_MIN_S,
-    MANIFEST_WAIT_S,
-    REPORTS_PER_TIMEOUT,
-    SOURCE_SYMBOLS_MAX,
-    STANDING_COUNT,
-    STANDING_INTERVAL_S,
-)
+from protocol.constants import DATA_HEADER_BYTES, REPORTS_PER_TIMEOUT, SOURCE_SYMBOLS_MAX
 from protocol.demand import Demand, SegmentList
 from protocol.errors import JoinRefusedError, WireError
 from protocol.events import (
@@ -49,6 +37,8 @@ from protocol.events import (
     SenderEvent,
 )
 from protocol.feedback_timing import report_interval_s
+from protocol.gathering import Attendance, Gathering
+from protocol.group_messages import GroupMessages, GroupState, Sweep
 from protocol.grtt import GrttEstimator
 from protocol.limiter import NOTHING, Cause, Limiter
 from protocol.main_group import MainGroup
@@ -60,7 +50,6 @@ from protocol.receiver_record import ReceiverRecord
 from protocol.roster import Roster
 from protocol.send_plan import SendPlan
 from protocol.sender_statistics import SenderStatistics
-from protocol.sequence import sequence_difference
 from protocol.session_records import (
     CastParameters,
     CompletionReport,
@@ -69,7 +58,8 @@ from protocol.session_records import (
     ReceiverId,
     ReceiverState,
 )
-from protocol.wire.codec import ControlMessage, check_feedback_mac, decode_feedback_untrusted, encode_control
+from protocol.transmission import Transmission
+from protocol.wire.codec import check_feedback_mac, decode_feedback_untrusted
 from protocol.wire.messages import (
     END_CANCELLED,
     END_COMPLETE,
@@ -78,23 +68,12 @@ from protocol.wire.messages import (
     STATE_CASTING,
     STATE_ENDED,
     STATE_GATHERING,
-    Announce,
-    EndOfTransmission,
-    Flush,
     Nack,
     Report,
-    Standing,
 )
 
-_ACHIEVED_SMOOTHING_S = 0.02
-_FLUSH_GROWTH = 1.5
 _TIMER_S = 0.1
 """Timeouts, stragglers, the group's loss and the limiter are looked at this often."""
-_NOBODY = Standing(b"", b"")
-_READ_STALLED_S = 0.5
-"""A read that hasn't returned for this long is a fault of the image's disk or server, not its usual pace."""
-_STARVED = 0.75
-"""Below this share of the rate it's the sender itself that doesn't keep up."""
 
 
 class SenderSession:
@@ -138,46 +117,36 @@ class SenderSession:
             share=policy.share,
             now=now,
         )
-        self.achieved_bytes_per_s = 0.0
         self._roster = Roster(secrets)
+        self._gathering = Gathering(policy, self._roster, now)
         self._main_group = MainGroup(policy, self._roster, self.rate_control, now)
         self._parity = ParityPlanner()
         source_symbol_count = int(manifest.source_symbols(parameters.symbol_bytes).sum(dtype=np.int64))
         frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         self._frame_bytes_per_raw = max(1, source_symbol_count) * frame_bytes / max(1, parameters.raw_bytes)
-        self._read_share = 0.0
-        self._read_stalled = False
-        self._standing: Standing | None = None
-        """As it was last told; None while there was nothing to tell."""
-        self._standing_at = math.inf
-        self._standing_left = 0
         self._grtt = GrttEstimator()
-        self._created_at = now
-        self._begin_asked = False
-        self._excused_count = 0
-        self._gathered_at: float | None = None
         self._events: list[SenderEvent] = []
         self._sequence = rng.getrandbits(32)
-        self._transmitted_sequence = self._sequence
-        self._transmitted_at = now
-        self._announce_at = now
+        self._transmission = Transmission(self._sequence, now)
+        self._messages = GroupMessages(parameters, self.statistics, now)
         self._timeouts_at = now + _TIMER_S
-        self._flush_at = now
-        self._flush_interval_s = FLUSH_INTERVAL_MIN_S
-        self._eot_at = math.inf
-        self._eot_left = 0
 
     # -- what the shell reads ---------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
         """Whether the cast has ended and every end of transmission was handed out."""
-        return self.state == STATE_ENDED and self._eot_left == 0
+        return self.state == STATE_ENDED and self._messages.end_left_count == 0
 
     @property
     def rate_bytes_per_s(self) -> float:
         """The rate to pace to now."""
         return self.rate_control.rate_bytes_per_s
+
+    @property
+    def achieved_bytes_per_s(self) -> float:
+        """The rate at which frames really leave."""
+        return self._transmission.achieved_bytes_per_s
 
     @property
     def grtt_s(self) -> float:
@@ -210,12 +179,11 @@ class SenderSession:
         """What sets the pace now, and who."""
         if self.state != STATE_CASTING or self.paused:
             return NOTHING
-        if self._read_stalled:
-            return Limiter(Cause.SOURCE)
-        if self.image_demand.idle:
+        if self.image_demand.idle and not self._transmission.read_stalled:
             return self._waited_for()
-        if self.achieved_bytes_per_s < _STARVED * self.rate_bytes_per_s:
-            return Limiter(Cause.SOURCE if self._read_share > 0.5 else Cause.SENDER)
+        starved_by = self._transmission.starved_by(self.rate_bytes_per_s)
+        if starved_by is not None:
+            return Limiter(starved_by)
         return self.rate_control.limiter
 
     @property
@@ -227,7 +195,7 @@ class SenderSession:
         """For how long data that could be sent hasn't been; 0 while there is none or the cast is paused."""
         if self.state != STATE_CASTING or self.paused or self.image_demand.idle:
             return 0.0
-        return now - max(self._transmitted_at, self.statistics.started_at or now)
+        return now - max(self._transmission.transmitted_at, self.statistics.started_at or now)
 
     def _waited_for(self) -> Limiter:
         """With nothing to send the cast waits for whoever has most in its buffers."""
@@ -334,11 +302,11 @@ class SenderSession:
 
     def begin(self) -> None:
         """Don't wait for more receivers: send image data as soon as one has joined."""
-        self._begin_asked = True
+        self._gathering.begin()
 
     def excuse(self, count: int) -> None:
         """So many of those that are waited for won't come: they said so before they joined."""
-        self._excused_count = count
+        self._gathering.excuse(count)
 
     def pause(self) -> None:
         """Send no more data until :meth:`resume`. The room hears that the sender lives, and keeps what it has."""
@@ -347,7 +315,7 @@ class SenderSession:
     def resume(self, now: float) -> None:
         """Go on where :meth:`pause` stopped."""
         self.paused = False
-        self._transmitted_at = now  # the pause says nothing about the rate that can be achieved
+        self._transmission.resume(now)
 
     def set_rate_ceiling(self, bytes_per_s: float) -> None:
         """Send no faster than this from now on, nor than the policy says."""
@@ -363,8 +331,7 @@ class SenderSession:
         self.statistics.ended_at = now
         self.manifest_demand.withdraw()
         self.image_demand.withdraw()
-        self._eot_left = EOT_COUNT
-        self._eot_at = now
+        self._messages.tell_end(outcome, reason, now)
         self._events.append(CastFinished(outcome, reason))
 
     # -- feedback datagrams -----------------------------------------------------------------------------------
@@ -450,7 +417,7 @@ class SenderSession:
             return None
         plan = SendPlan(segments.array(), self._sequence, symbols_max - segments.room)
         self._sequence = sequence
-        self._flush_interval_s = FLUSH_INTERVAL_MIN_S
+        self._messages.note_planned()
         assert plan.next_sequence == sequence
         return plan
 
@@ -465,26 +432,18 @@ class SenderSession:
             now: monotonic seconds.
             read_s: seconds that reading the image took for it.
         """
-        symbol_count = sequence_difference(next_sequence, self._transmitted_sequence)
-        elapsed_s = max(1e-6, now - self._transmitted_at)
-        weight = 1.0 - math.exp(-elapsed_s / _ACHIEVED_SMOOTHING_S)
-        self.achieved_bytes_per_s += weight * (byte_count / elapsed_s - self.achieved_bytes_per_s)
-        self._read_share += weight * (min(1.0, read_s / elapsed_s) - self._read_share)
-        self._transmitted_at = now
-        self._transmitted_sequence = next_sequence
+        symbol_count = self._transmission.mark(next_sequence, byte_count, now, read_s)
         self.statistics.symbols_transmitted_count += symbol_count
         self.statistics.bytes_transmitted += byte_count
-        self.rate_control.tick(self.achieved_bytes_per_s, now)
-        self._flush_at = now
+        self.rate_control.tick(self._transmission.achieved_bytes_per_s, now)
+        self._messages.note_transmitted(now)
 
     def note_read(self, waiting_s: float) -> None:
         """Say now and then for how long the read of the image that goes on now has lasted; 0 if none does.
 
         Nothing is transmitted while it lasts, and so nothing else would tell that the source has stalled.
         """
-        self._read_stalled = waiting_s >= _READ_STALLED_S
-        if self._read_stalled:
-            self.achieved_bytes_per_s = 0.0
+        self._transmission.note_read(waiting_s)
 
     def control_datagrams(self, now: float) -> list[bytes]:
         """The control datagrams that are due, to be multicast in this order; also runs the timeouts."""
@@ -492,81 +451,33 @@ class SenderSession:
             self._run_watch(now, now - self._timeouts_at + _TIMER_S)
             self._timeouts_at = now + _TIMER_S
         self._start_if_gathered(now)
-        datagrams = []
-        if now >= self._announce_at:
-            self._announce_at = now + ANNOUNCE_INTERVAL_S
-            datagrams.append(self._encode(self._announce(now), token=0))
-            if self._standing is not None:  # that nobody waits any more is news as well, and can get lost
-                self._standing_at = min(self._standing_at, now)
-        if now >= self._standing_at:
-            self._standing_left = max(0, self._standing_left - 1)
-            self._standing_at = now + STANDING_INTERVAL_S if self._standing_left else math.inf
-            assert self._standing is not None
-            datagrams.append(self._encode(self._standing))
-        if self._flush_due() and now >= self._flush_at:
-            self._flush_at = now + max(self._flush_interval_s, 2 * self.grtt_s)
-            self._flush_interval_s = min(self._flush_interval_s * _FLUSH_GROWTH, FLUSH_INTERVAL_MAX_S)
-            self.statistics.flushes_sent_count += 1
-            datagrams.append(self._encode(self._flush(now)))
-        if self._eot_left and now >= self._eot_at:
-            self._eot_at = now + EOT_INTERVAL_S
-            self._eot_left -= 1
-            reason = self.reason.encode()[:500].decode(errors="ignore")
-            datagrams.append(self._encode(EndOfTransmission(self.outcome, reason)))
-        return datagrams
+        group = GroupState(
+            state=self.state,
+            receiver_count=self.active_count,
+            rate_bytes_per_s=self.rate_bytes_per_s,
+            grtt_s=self.grtt_s,
+            report_interval_s=self._report_interval_s,
+        )
+        return self._messages.due(now, group, self._swept() if self._flush_due() else None)
 
     def next_timer(self, now: float) -> float:
         """When :meth:`control_datagrams` should be asked again, absolute monotonic seconds."""
-        times = [self._announce_at, self._timeouts_at, self._standing_at]
-        if self._flush_due():
-            times.append(self._flush_at)
-        if self._eot_left:
-            times.append(self._eot_at)
-        return max(now, min(times))
+        return max(now, min(self._timeouts_at, self._messages.next_at(flush_due=self._flush_due())))
 
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _flush_due(self) -> bool:
         """All that was asked for is on the wire, and somebody may still lack some of it."""
-        if self.state == STATE_ENDED or self.paused or self._transmitted_sequence != self._sequence:
+        if self.state == STATE_ENDED or self.paused or self._transmission.next_sequence != self._sequence:
             return False
         if self.state == STATE_GATHERING:
             return self.manifest_demand.idle and any(not record.ready for record in self._roster.active)
         return self.active_count > 0 and self.image_demand.idle and self.manifest_demand.idle
 
-    def _flush(self, now: float) -> Flush:
-        object_index = OBJECT_IMAGE if self.state == STATE_CASTING else OBJECT_MANIFEST
-        demand = self.image_demand if object_index == OBJECT_IMAGE else self.manifest_demand
-        return Flush(
-            object=object_index,
-            pass_index=demand.pass_index & 0xFF,
-            sequence=self._sequence,
-            receiver_count=self.active_count,
-            grtt_us=int(self.grtt_s * 1e6),
-            report_interval_ms=int(self._report_interval_s * 1e3),
-            sent_at_us=int(now * 1e6),
-        )
-
-    def _announce(self, now: float) -> Announce:
-        parameters = self.parameters
-        return Announce(
-            incarnation=parameters.incarnation,
-            state=self.state,
-            image_id=parameters.image_id,
-            image_name=parameters.image_name,
-            control_url=parameters.control_url,
-            symbol_bytes=parameters.symbol_bytes,
-            raw_bytes=parameters.raw_bytes,
-            receiver_count=self.active_count,
-            rate_bytes_per_s=int(self.rate_bytes_per_s),
-            grtt_us=int(self.grtt_s * 1e6),
-            report_interval_ms=int(self._report_interval_s * 1e3),
-            sent_at_us=int(now * 1e6),
-        )
-
-    def _encode(self, message: ControlMessage, token: int | None = None) -> bytes:
-        session_token = self.parameters.session_token if token is None else token
-        return encode_control(message, cast_id=self.parameters.cast_id, session_token=session_token)
+    def _swept(self) -> Sweep:
+        casting = self.state == STATE_CASTING
+        demand = self.image_demand if casting else self.manifest_demand
+        return Sweep(demand.object_index, demand.pass_index, self._sequence)
 
     @property
     def _report_interval_s(self) -> float:
@@ -593,11 +504,7 @@ class SenderSession:
             self._serve_who_is_left(now)
         capacities = self.rate_control.capacities.values()
         self._parity.update((item.usual_loss, item.loss_burst) for item in capacities if not item.exempt)
-        standing = self._main_group.standing(now)
-        if standing != (self._standing or _NOBODY):
-            self._standing = standing
-            self._standing_left = STANDING_COUNT
-            self._standing_at = now
+        self._messages.tell_standing(self._main_group.standing(now), now)
 
     def _serve_who_is_left(self, now: float) -> None:
         """Begin the tail when only stragglers are left, end the cast when nobody is."""
@@ -617,28 +524,14 @@ class SenderSession:
     def _start_if_gathered(self, now: float) -> None:
         if self.state != STATE_GATHERING:
             return
-        waited_s = now - self._created_at
-        wait_s = math.inf if self.policy.by_hand or self.policy.max_wait_s is None else self.policy.max_wait_s
-        overdue = self._begin_asked or waited_s >= wait_s
-        present_count = sum(
-            record.state.active or record.state is ReceiverState.COMPLETE
-            for record in self.receivers.values()
-        )
-        if waited_s >= wait_s and present_count == 0:
+        attendance = self._gathering.look(now)
+        if attendance is Attendance.NOBODY:
             self._events.append(GatheringTimedOut())
             self.end(END_CANCELLED, "no receiver joined in time", now)
-            return
-        enough = present_count + self._excused_count >= self.policy.wait_for and not self.policy.by_hand
-        if present_count == 0 or not (enough or overdue):
-            self._gathered_at = None
-            return
-        if self._gathered_at is None:
-            self._gathered_at = now
-        ready = all(record.ready for record in self.receivers.values() if record.state.active)
-        if ready or now - self._gathered_at >= MANIFEST_WAIT_S:
+        elif attendance is Attendance.GATHERED:
             self.state = STATE_CASTING
             self.statistics.started_at = now
-            self._announce_at = now
+            self._messages.announce_now(now)
             self._events.append(CastingStarted())
 
     def _check_need(self, need: NDArray[np.bool_] | None) -> None:
