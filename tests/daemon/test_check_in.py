@@ -10,14 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from protocol.check_in import STATE_IDLE, CheckIn
+from protocol.check_in import STATE_IDLE, CastOutcome, CheckIn
 from protocol.errors import DatabaseUnavailableError
+from protocol.session_records import CastId
 from sender.daemon import check_in as module
 from sender.daemon.check_in import CheckInDesk
 from sender.daemon.config import load_config
 from sender.daemon.signals import Changes
 from sender.store.database import Store, open_store
+from sender.store.machines import Enrolment
 from sender.store.records import Room
+from tests.store.samples import add_cast
 
 SAID = CheckIn(
     agent_id="0f" * 16,
@@ -46,7 +49,26 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def desk(store: Store, monkeypatch: pytest.MonkeyPatch) -> CheckInDesk:
     monkeypatch.setattr(module, "_READ_AGAIN_S", 0.0)
-    return CheckInDesk(SimpleNamespace(store=store, supervisor=SimpleNamespace(changes=Changes())))  # type: ignore[arg-type]
+    supervisor = SimpleNamespace(changes=Changes(), runs={})
+    return CheckInDesk(SimpleNamespace(store=store, supervisor=supervisor))  # type: ignore[arg-type]
+
+
+def outcome(cast_id: int, *, success: bool = True) -> CastOutcome:
+    return CastOutcome(
+        cast_id=CastId(cast_id),
+        success=success,
+        error="" if success else "the disk failed",
+        exit_code=0 if success else 5,
+        raw_bytes_verified=1,
+        raw_bytes_kept=0,
+        blocks_rewritten=0,
+        datagrams_expected=1,
+        datagrams_received=1,
+        socket_drops=0,
+        nacks_sent=0,
+        seconds_receiving=1.0,
+        seconds_total=1.0,
+    )
 
 
 def test_a_machine_moved_through_another_daemon_is_in_its_new_room(desk: CheckInDesk, store: Store) -> None:
@@ -80,3 +102,30 @@ def test_a_machine_that_is_known_takes_part_though_the_database_is_away(
         return await desk._machine(SAID, "10.0.0.7") == before
 
     assert asyncio.run(meet())
+
+
+def test_a_room_that_tells_its_results_at_once_is_on_record_each_machine_for_itself(
+    desk: CheckInDesk, store: Store
+) -> None:
+    for cast_id in (1, 2):
+        add_cast(store, f"{cast_id:08x}")
+    machines = store.machines.enrol(
+        [
+            Enrolment(f"pc{n}", (f"52:54:00:00:01:{n:02x}",), f"SN{n}", "", "10.0.0.9", "1", {})
+            for n in range(9)
+        ]
+    )
+    told = [(machine, outcome(1 + n % 3, success=n != 4)) for n, machine in enumerate(machines)]
+
+    async def tell() -> list[bool]:
+        return await asyncio.gather(*(desk._record(machine, result) for machine, result in told))
+
+    assert asyncio.run(tell()) == [True] * 9, "also of a cast that history has forgotten"
+    assert asyncio.run(tell()) == [True] * 9
+    rows = {cast_id: store.casts.machines(f"{cast_id:08x}") for cast_id in (1, 2)}
+    assert {row.name: row.state for row in rows[1]} == dict.fromkeys(("pc0", "pc3", "pc6"), "complete")
+    assert {row.name: (row.state, row.error) for row in rows[2]} == {
+        "pc1": ("complete", ""),
+        "pc4": ("failed", "the disk failed"),
+        "pc7": ("complete", ""),
+    }
