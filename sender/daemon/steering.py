@@ -111,7 +111,8 @@ class Steering:
         live = supervisor.runs.get(cast_id)
         if live is not None:
             await self._audit(actor, command, cast_id, detail)
-            self._obey(live, command, actor.name, reason)
+            if _is_needed(live.cast, command):  # it may have ended meanwhile, or somebody else was faster
+                self._obey(live, command, actor.name, reason)
             return live.cast
         note = actor.note(f"cast.{command.value}", **detail)
         if cast.phase is CastPhase.PLANNED and command is Command.CANCEL and not cast.owner:
@@ -119,11 +120,14 @@ class Steering:
             changed = await store.run(
                 store.casts.change,
                 cast_id,
+                lease="",
                 phase=CastPhase.CANCELLED,
                 reason=words,
                 ended_at=datetime.now(UTC),
                 audit=note,
             )
+            if changed is None:  # a daemon has leased it at this moment: that one is to be asked
+                return await self.command(cast_id, command, actor, reason)
             supervisor.unfinished.pop(cast_id, None)
         elif cast.phase is CastPhase.PLANNED and command is Command.START:
             plan = dataclasses.replace(cast.plan, start_at=None)
@@ -152,8 +156,10 @@ class Steering:
         """
         store, supervisor = self._services.store, self._services.supervisor
         for cast_id, command in await store.run(store.casts.requests, str(supervisor.owner)):
-            live = supervisor.runs.get(cast_id)
-            if live is not None and _is_needed_or_refused(live.cast, command):
+            live = supervisor.live_run(cast_id)
+            if live is None:  # it is leased and about to begin: the next look finds it
+                continue
+            if _is_needed_or_refused(live.cast, command):
                 self._obey(live, command, "the operator", "")
             await store.run(store.casts.clear_request, cast_id, command)
 
