@@ -43,6 +43,7 @@ IMAGE_MIB: Final = 96
 ARRIVED_BYTES: Final = 8 << 20
 REBOOT_EXIT: Final = 133
 """What systemd-nspawn --keep-unit says of a machine that wants to start again."""
+_PROPAGATED: Final = Path("/run/systemd/nspawn/propagate")
 _NAMESPACES: Final = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd")
 FULL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -55,13 +56,15 @@ class Machine:
         self._binds = [f"--bind={device}" for device in devices]
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._name = f"diskcast-{os.getpid()}"
 
     def boot(self) -> None:
         """Return when everything that starts at boot has."""
         command = [
-            "systemd-nspawn", "--boot", f"--directory={self.root}", "--private-network", "--register=no", "--keep-unit",
-            # Without its caps and calls a machine's own systemd can't keep devices from its units.
-            "--capability=CAP_BPF,CAP_NET_ADMIN", "--system-call-filter=bpf", "--console=pipe", *self._binds,
+            "systemd-nspawn", "--boot", f"--directory={self.root}", f"--machine={self._name}", "--private-network",
+            # By bpf its systemd keeps devices from units: DeviceAllow=.
+            "--capability=CAP_BPF,CAP_NET_ADMIN", "--system-call-filter=bpf",
+            "--register=no", "--keep-unit", "--console=pipe", *self._binds,
         ]  # fmt: skip
         environment = os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
         self._nspawn = subprocess.Popen(
@@ -71,10 +74,11 @@ class Machine:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._leader = wait_until(self._find_leader)
-        wait_until(
-            lambda: self._shell("systemctl is-system-running").stdout.strip() in ("running", "degraded")
-        )
+        self._leader = wait_until("init runs", self._find_leader)
+        wait_until("everything has started", lambda: self._state() in ("running", "degraded"))
+
+    def _state(self) -> str:
+        return self._shell("systemctl is-system-running").stdout.strip()
 
     def _find_leader(self) -> int:
         assert self._nspawn is not None
@@ -115,9 +119,7 @@ class Machine:
 
     def until(self, script: str) -> None:
         """Wait until ``script`` ends well."""
-        wait_until(
-            lambda: self._shell(script).returncode == 0, describe=lambda: f"`{script}` never ended well"
-        )
+        wait_until(f"`{script}` ends well", lambda: self._shell(script).returncode == 0)
 
     def ended(self) -> int:
         """Wait for it to end by itself; systemd-nspawn's exit code."""
@@ -134,6 +136,8 @@ class Machine:
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()
+        # systemd-nspawn itself removes that only where /run is a tmpfs.
+        shutil.rmtree(_PROPAGATED / self._name, ignore_errors=True)
 
 
 # -- making it -------------------------------------------------------------------------------------------------
@@ -299,7 +303,7 @@ def read_the_journal(machine: Machine) -> None:
         if not {"time", "level", "event", "daemon"} <= line.keys():
             raise LabError(f"a line of the journal lacks something: {line}")
     wanted = {"info": "6", "warning": "4", "error": "3"}
-    level_of = "[.PRIORITY, (.MESSAGE | strings | fromjson? | .level)]"
+    level_of = "[.PRIORITY, ((.MESSAGE | strings | fromjson? | objects | .level) // null)]"
     seen = machine.type(f"journalctl --output=json _SYSTEMD_UNIT=diskcast.service | jq -c '{level_of}'")
     for line in set(seen.splitlines()):
         priority, level = json.loads(line)
