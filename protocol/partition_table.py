@@ -20,7 +20,7 @@ Read = Callable[[int, int], bytes]
 """``read(offset, length)``: the disk's bytes there, fewer behind its end."""
 
 PARTITIONS_MAX: Final = 128
-"""What a GPT of the usual size holds, and all that metadata of :data:`METADATA_BYTES_MAX` is sure to have room for;
+"""What a GPT of the usual size holds, and all that metadata of ``METADATA_BYTES_MAX`` is sure to have room for;
 what lies in further partitions is treated as if it were outside of any."""
 
 BOOT_RECORDS_MAX: Final = 128

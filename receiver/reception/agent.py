@@ -192,7 +192,6 @@ class Agent:
         self._data: DataPort | None = None
         self._symbol_bytes = 0
         self._rejoin_count = 0
-        self._raw_bytes = 0
         # Its own reference, since metrics are read from a thread that trio doesn't know.
         self._clock = trio.lowlevel.current_clock()
         self._started_at = self._clock.current_time()

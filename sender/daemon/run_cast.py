@@ -97,7 +97,7 @@ async def conduct(
             policy = _policy(services, cast, len(waited_for) if went_before else None)
             run = await _open_run(services, live, image, opened.path, policy, interface, stack)
             live.run = run
-            if cast.paused:
+            if live.cast.paused:  # also since it was leased: fetching its image may have taken long
                 run.pause()
             on_change()
             result = await run.run()
