@@ -102,7 +102,7 @@ def _take(browser: Browser, daemon: Daemon) -> None:
         describe=daemon.describe,
     )
     _shoot(browser, daemon, "overview", "/")
-    _shoot(browser, daemon, "room", f"/rooms/{ROOM}")
+    _shoot(browser, daemon, "room", f"/rooms/{ROOM}", prepare=_see_its_cast)
     _shoot(browser, daemon, "cast-dark", f"/casts/{cast_id}", theme="dark")
     _shoot(
         browser, daemon, "room-phone", f"/rooms/{ROOM}", PHONE, prepare=lambda page: page.mouse.wheel(0, 330)
@@ -115,6 +115,10 @@ def _take(browser: Browser, daemon: Daemon) -> None:
     _shoot(browser, daemon, "cast", f"/casts/{cast_id}", full=True)
     _shoot(browser, daemon, "images", "/images")
     _shoot(browser, daemon, "history", "/history")
+
+
+def _see_its_cast(page: Page) -> None:
+    expect(page.locator(".cast-card")).to_be_visible()
 
 
 def _shoot(
