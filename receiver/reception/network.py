@@ -19,8 +19,6 @@ class Interface:
     address: str
     """The first address of the group's family, without a scope."""
     mtu_bytes: int
-    hardware_address: str
-    """MAC address; empty where there is none."""
 
 
 def find_interface(name: str, group: str) -> Interface:
@@ -47,12 +45,11 @@ def find_interface(name: str, group: str) -> Interface:
             f"interface {name} has no {version} address, which group {group} needs: "
             f"give it one with ip address add, or choose another group with --group"
         )
-    hardware = [entry.address for entry in own if entry.family == socket.AF_PACKET]
     try:
         index = socket.if_nametoindex(name)
     except OSError as error:
         raise InterfaceError(f"interface {name} disappeared: {error.strerror}") from error
-    return Interface(name, index, usable[0], states[name].mtu, hardware[0] if hardware else "")
+    return Interface(name, index, usable[0], states[name].mtu)
 
 
 def require_interface(name: str) -> None:

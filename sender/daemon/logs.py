@@ -1,18 +1,19 @@
 """The daemon's log: one JSON object a line for the journal, lines for people on a terminal, no secrets in either.
 
 Modules call ``structlog.get_logger()`` and log events: a short constant name in the past tense (``cast_started``) with
-what it is about as keywords. Nothing else of diskcast is set up here: ``diskcast send`` speaks by its own lines.
+what it is about as keywords. Lines of a cast also say ``cast``, those of an API call ``request_id``: who begins either
+binds that with structlog's context variables, which tasks inherit. Nothing else of diskcast is set up here: ``diskcast
+send`` speaks by its own lines.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -131,22 +132,6 @@ def configure_logging(
     for name, least in LIBRARY_LEVELS.items():
         logging.getLogger(name).setLevel(max(least, level))
     logging.captureWarnings(capture=True)
-
-
-def cast_context(cast_id: str) -> contextlib.AbstractContextManager[None]:
-    """Within it, and in tasks that are started within it, each line says ``cast``."""
-    return _context(cast=cast_id)
-
-
-def request_context(request_id: str, actor: str = "") -> contextlib.AbstractContextManager[None]:
-    """Within it each line says ``request_id``, as audit and the answer's X-Request-Id do, and who asked."""
-    return _context(request_id=request_id, **({"actor": actor} if actor else {}))
-
-
-@contextlib.contextmanager
-def _context(**values: str) -> Iterator[None]:
-    with structlog.contextvars.bound_contextvars(**values):
-        yield
 
 
 # -- processors ------------------------------------------------------------------------------------------------

@@ -153,14 +153,6 @@ class Store:
                 "What was asked for may still be done later"
             ) from error
 
-    async def run_long(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """As :meth:`run`, for what may take minutes in many short transactions: retention, a backup."""
-        return await asyncio.to_thread(functools.partial(function, *args, **kwargs))
-
-    def ping(self) -> None:
-        """Ask the database for nothing; raises if it can't answer."""
-        self._database.perform(lambda: self._database.connection.exec_driver_sql("SELECT 1"), writes=False)
-
     def back_up(self) -> Backup | None:
         """Copy the database beside itself and begin a new journal; None for PostgreSQL, which has its own ways."""
         if self._database.journal is None:

@@ -331,7 +331,7 @@ def test_a_port_held_by_another_program() -> None:
 
 
 def test_an_interface_that_is_gone() -> None:
-    interface = Interface("gone0", 2**30, "127.0.0.1", 1500, "")
+    interface = Interface("gone0", 2**30, "127.0.0.1", 1500)
     with pytest.raises(InterfaceError, match="gone0"):
         join_group(interface, GROUP_IPV4, free_port_range(1)[0], source=None)
 

@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from sender.daemon.config import LogSection
 from sender.daemon.logs import (
     LIBRARY_LEVELS,
     TEXT_CHARS_MAX,
     DaemonHandler,
-    cast_context,
     configure_logging,
     redact,
-    request_context,
 )
 
 
@@ -53,7 +52,7 @@ def _lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def test_a_line_is_one_object_that_names_time_level_event_daemon_cast_and_request() -> None:
     stream = _configured()
-    with cast_context("1a2b3c4d"), request_context("r-1", "alice"):
+    with bound_contextvars(cast="1a2b3c4d", request_id="r-1", actor="alice"):
         structlog.get_logger().info("cast_started", machines_count=30, text="two\nlines")
     structlog.get_logger().info("idle")
     started, idle = _lines(stream)
@@ -68,7 +67,7 @@ def test_a_line_is_one_object_that_names_time_level_event_daemon_cast_and_reques
 
 def test_libraries_come_the_same_way_with_the_cast_that_they_worked_for() -> None:
     stream = _configured()
-    with cast_context("1a2b3c4d"):
+    with bound_contextvars(cast="1a2b3c4d"):
         logging.getLogger("botocore.endpoint").warning("slow %s", "client")
     (line,) = _lines(stream)
     assert (line["event"], line["text"], line["cast"]) == ("library_message", "slow client", "1a2b3c4d")
