@@ -323,7 +323,9 @@ class Machines(Repository):
     def _update(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Change fields of machines, by id."""
         alike: dict[tuple[str, ...], builtins.list[dict[str, Any]]] = {}
-        for machine_id, changed in changes.items():
+        for machine_id, changed in sorted(
+            changes.items()
+        ):  # two daemons lock the same rows in the same order
             values = _with_keys({name: value for name, value in changed.items() if name != "macs"})
             if values:
                 alike.setdefault(tuple(sorted(values)), []).append({"the_machine_id": machine_id, **values})
