@@ -36,7 +36,7 @@ format: $(STAMP)  ## let ruff fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP)  ## generated pages: wire format, metrics, exit codes, command line
+docs: $(STAMP)  ## generated pages: reference, example configuration, Grafana dashboards
 	$(BIN)/python docs/generate.py
 
 docs-plots: $(STAMP)  ## traces and tables of docs/explanation/rate-control.md, simulated anew: minutes (NAMES=… for some)
@@ -63,6 +63,9 @@ bench-faults: $(STAMP)  ## what one bad disk costs the others of its room (root)
 bench-room: $(STAMP)  ## a daemon with 500 simulated machines and 20 browsers, held to its bounds (no root)
 	$(BIN)/python -m tests.load.room $(ARGS)
 
+deploy-booted: $(STAMP)  ## deploy/ on a Debian of its own, run by systemd: stop, hang, upgrade, reboot (root, mmdebstrap, systemd-container)
+	$(BIN)/python -m tests.deploy.booted $(ARGS)
+
 fuzz-api: $(STAMP)  ## schemathesis over the whole API, for minutes
 	$(BIN)/python -m tests.api.fuzz $(ARGS)
 
@@ -80,4 +83,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format docs docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room fuzz-api screenshots soak lock clean
+.PHONY: help demo test lint format docs docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz-api screenshots soak lock clean
