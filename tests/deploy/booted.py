@@ -37,8 +37,8 @@ PACKAGES: Final = (
     "systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv,iproute2,fdisk,gdisk,e2fsprogs,jq"
 )
 DISK_BYTES: Final = 1 << 30
-RATE: Final = "80M"
-"""Bits per second: a cast lasts long enough to be stopped in its middle."""
+RATE: Final = "20M"
+"""Bits per second: a cast lasts longer than what is done in its middle, and than its name takes into the status."""
 IMAGE_MIB: Final = 96
 ARRIVED_BYTES: Final = 8 << 20
 REBOOT_EXIT: Final = 133
