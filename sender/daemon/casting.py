@@ -65,6 +65,7 @@ class LiveRun:
         run: None until it speaks to the room, and when it no longer does.
         ended_at: monotonic; None while it runs.
         cancel_reason: why an operator cancelled it; None if nobody did.
+        begun_by_hand: an operator wants it to wait for nobody any more.
     """
 
     interval_s = VIEW_INTERVAL_S
@@ -95,6 +96,7 @@ class LiveRun:
         self.run: CastRun | None = None
         self.ended_at: float | None = None
         self.cancel_reason: str | None = None
+        self.begun_by_hand = False
         self._excused: set[str] = set()
         self._recorder = recorder
         self._owner = owner

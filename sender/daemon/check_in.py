@@ -19,7 +19,7 @@ from protocol.check_in import STATE_IDLE, Assignment, CastOutcome, CheckIn, Chec
 from protocol.errors import DatabaseError
 from protocol.session_records import CastId
 from sender.daemon.presence import Attendance
-from sender.daemon.run_cast import assigned_machine
+from sender.daemon.run_cast import ENDED_STATES, assigned_machine
 from sender.store.joint_calls import JointCalls
 from sender.store.machines import Enrolment
 from sender.store.records import Cast, CastMachine, Machine
@@ -38,8 +38,6 @@ _READ_AGAIN_S: Final = 10.0
 _ELSEWHERE_S: Final = 2.0
 _ELSEWHERE_MAX: Final = 256
 _DRAIN_S: Final = 1.0
-_ENDED_STATES: Final = ("complete", "failed", "dropped")
-"""After these a machine isn't asked to join the same cast again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -182,7 +180,7 @@ class CheckInDesk:
         live = self._services.supervisor.runs.get(cast.cast_id)
         if live is not None:
             row = live.machine_of(machine.machine_id)
-            return row is not None and row.state in _ENDED_STATES
+            return row is not None and row.state in ENDED_STATES
         return machine.machine_id in await self._ended_elsewhere(cast.cast_id)
 
     async def _ended_elsewhere(self, cast_id: str) -> set[str]:
@@ -196,7 +194,7 @@ class CheckInDesk:
         if known is None or time.monotonic() - known[0] > _ELSEWHERE_S:
             store = self._services.store
             rows = await store.run(store.casts.machines, cast_id)
-            ended = {row.machine_id for row in rows if row.machine_id and row.state in _ENDED_STATES}
+            ended = {row.machine_id for row in rows if row.machine_id and row.state in ENDED_STATES}
             if len(self._elsewhere) >= _ELSEWHERE_MAX:
                 self._elsewhere.clear()
             known = self._elsewhere[cast_id] = time.monotonic(), ended
@@ -247,7 +245,7 @@ class CheckInDesk:
 
 def _tells_more(outcome: CastOutcome, row: CastMachine | None) -> bool:
     """Whether what an agent says of its end is news: a cast that was cancelled ends before its machines do."""
-    if row is None or row.state not in _ENDED_STATES:
+    if row is None or row.state not in ENDED_STATES:
         return True
     return row.state == "failed" and row.exit_code is None and not outcome.success
 

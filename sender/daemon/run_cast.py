@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _NAMED_MAX: Final = 10
 """Machines that a reason names; history names all."""
 _RETRY_S: Final = 2.0
+ENDED_STATES: Final = ("complete", "failed", "dropped")
+"""After these a machine isn't asked to join the same cast again."""
 _NOT_HERE: Final = ("assigned", "absent")
 _Result = TypeVar("_Result")
 _log = structlog.get_logger(__name__)
@@ -94,10 +96,14 @@ async def conduct(
                     "file back"
                 )
             interface = (room.interface if room is not None else "") or _interface(services)
-            policy = _policy(services, cast, len(waited_for) if went_before else None)
+            still_to_come = cast.required_count - sum(row.state in ENDED_STATES for row in rows)
+            policy = _policy(services, cast, still_to_come, len(waited_for) if went_before else None)
             run = await _open_run(services, live, image, opened.path, policy, interface, stack)
             live.run = run
-            if live.cast.paused:  # also since it was leased: fetching its image may have taken long
+            # What was asked while its image was being fetched, which may have taken long.
+            if live.begun_by_hand:
+                run.begin()
+            if live.cast.paused:
                 run.pause()
             on_change()
             result = await run.run()
@@ -161,8 +167,15 @@ def _has_own_address(addresses: Collection[ipaddress.IPv4Address | ipaddress.IPv
     return any(not address.is_loopback and not address.is_link_local for address in addresses)
 
 
-def _policy(services: Services, cast: Cast, waited_for_count: int | None) -> CastPolicy:
-    """How the session is to run it; ``waited_for_count`` machines were in the middle when an earlier run ended."""
+def _policy(services: Services, cast: Cast, still_to_come: int, waited_for_count: int | None) -> CastPolicy:
+    """How the session is to run it.
+
+    Args:
+        services: the daemon.
+        cast: the record, as leased.
+        still_to_come: machines that are required and haven't ended, well or not, in an earlier run that was gathering.
+        waited_for_count: machines that were in the middle when an earlier run ended; None if none had begun.
+    """
     plan, casts = cast.plan, services.config.casts
     common = CastPolicy(
         receiver_timeout_s=casts.receiver_timeout_s,
@@ -177,7 +190,7 @@ def _policy(services: Services, cast: Cast, waited_for_count: int | None) -> Cas
         return dataclasses.replace(common, wait_for=max(1, waited_for_count), max_wait_s=casts.resume_wait_s)
     return dataclasses.replace(
         common,
-        wait_for=cast.required_count,
+        wait_for=max(1, still_to_come),
         max_wait_s=plan.max_wait_s,
         by_hand=plan.start is StartMode.MANUAL,
     )

@@ -167,6 +167,7 @@ class Steering:
         run, supervisor = live.run, self._services.supervisor
         match command:
             case Command.START:
+                live.begun_by_hand = True
                 if run is not None:
                     run.begin()
                 live.tell("begun_by_hand", f"{who} begins the data with those that have joined")

@@ -69,6 +69,31 @@ def test_a_daemon_killed_and_restarted_finishes_its_cast(
         assert daemon.stop() == 0, daemon.describe()
 
 
+def test_a_machine_that_failed_before_it_joined_is_not_waited_for_after_a_restart(
+    tmp_path: Path, image: GoldenImage, agents: Agents
+) -> None:
+    no_disk = tmp_path / "a-folder"
+    no_disk.mkdir()
+    with Daemon(tmp_path / "d") as daemon, ServiceAgent(tmp_path, "pc02", [daemon], target=no_disk):
+        daemon.add_image(image.path)
+        first, late = agents("pc01 pc03", daemon)
+        ids = wait_online(daemon, ("pc01", "pc02", "pc03"))
+        late.close()
+        cast_id = daemon.create_cast(image.image_id, machine_ids=list(ids.values()))
+
+        def waits_for_the_last() -> bool:
+            states = {line["machine_name"]: line["state"] for line in daemon.history(cast_id=cast_id)}
+            return states.get("pc01") == "joined" and states.get("pc02") == "failed"
+
+        wait_until("one has joined and one has failed", waits_for_the_last, describe=daemon.describe)
+        daemon.restart()
+        with late:
+            cast = daemon.wait_phase(cast_id, "failed")
+        assert (cast["complete_count"], cast["failed_count"]) == (2, 1)
+        for agent in (first, late):
+            image.assert_is_on(agent.target)
+
+
 def test_another_daemon_takes_the_cast_over_when_its_own_is_killed(
     tmp_path: Path,
     image: GoldenImage,
