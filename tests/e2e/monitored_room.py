@@ -72,7 +72,8 @@ class Scene:
     url: str
     daemon: Daemon
     instance: str
-    agent_instances: tuple[str, ...]
+    living_instances: tuple[str, ...]
+    """Of the agents that run all the time."""
     raw_bytes: int
     retention_s: float
     healthy_cast: str = ""
@@ -121,6 +122,12 @@ class Scene:
             (entry["metric"], [(at, float(v)) for at, v in entry["values"] if not math.isnan(float(v))])
             for entry in data["result"]
         ]
+
+    def missed(self) -> bool:
+        """Whether a program that ran didn't answer Prometheus in time, as when the machine stood still for a second: an
+        alert about that is right, another one began its waiting anew, and neither says anything of the programs.
+        """
+        return bool(self.over(f'up{{instance=~"{"|".join((self.instance, *self.living_instances))}"}} == 0'))
 
     def alert_expressions(self) -> dict[str, str]:
         """Of the rules that Prometheus has loaded, by the alert's name."""
@@ -214,7 +221,7 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
     prometheus_port, sender_port, *agent_ports = free_port_range(2 + len(HEALTHY) + len(TROUBLED))
     ports = dict(zip((*HEALTHY, *TROUBLED), agent_ports, strict=True))
     settings: dict[str, dict[str, object]] = {
-        "casts": {"receiver_timeout_s": 2.0, "resume_wait_s": 5},
+        "casts": {"receiver_timeout_s": 5.0, "resume_wait_s": 5},
         "metrics": {"retention_s": plan.retention_s},
         "log": {"level": "info"},
     }
@@ -229,7 +236,9 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
             url=stack.enter_context(_prometheus(configuration, prometheus_port)),
             daemon=daemon,
             instance=f"127.0.0.1:{daemon_port}",
-            agent_instances=tuple(f"127.0.0.1:{port}" for port in ports.values()),
+            living_instances=tuple(
+                f"127.0.0.1:{port}" for name, port in ports.items() if name not in (KILLED, LOSSY)
+            ),
             raw_bytes=len(made.raw),
             retention_s=plan.retention_s,
         )
