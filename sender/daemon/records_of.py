@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from protocol.check_in import MACHINE_ID_KEY
 from protocol.receiver_record import ReceiverRecord
@@ -57,16 +57,20 @@ def live_machine(
         rate_bytes_per_s=view.rate_bytes_per_s if view.active else 0.0,
         loss=view.loss,
         limiter=view.limiter if view.active else "",
-        eta_s=eta_s(view, row),
+        eta_s=eta_s(cast, view, row, datetime.now(UTC)),
         error=view.error,
     )
 
 
-def eta_s(view: ReceiverView, row: CastMachine) -> float | None:
-    """Until it is complete, at the pace since its join."""
-    if not view.active or not 0.0 < view.progress < 1.0:
+def eta_s(cast: Cast, view: ReceiverView, row: CastMachine, now: datetime) -> float | None:
+    """Until it is complete, at its pace since data flow to it; None if nobody knows."""
+    if cast.paused or not view.active or not 0.0 < view.progress < 1.0:
         return None
-    return round(row.seconds / view.progress - row.seconds, 1)
+    if cast.casting_at is None or row.joined_at is None:
+        return None
+    # Not the row's own seconds: those are as old as its last save.
+    seconds = (now - max(cast.casting_at, row.joined_at)).total_seconds()
+    return round(max(0.0, seconds) * (1.0 - view.progress) / view.progress, 1)
 
 
 def timeline_point(at_s: float, view: CastView, parity: float) -> TimelinePoint:
