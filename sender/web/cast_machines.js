@@ -6,6 +6,7 @@ import { inNextFrame } from "./frames.js";
 import { machineKey } from "./machine_grid.js";
 import { badge, ProgressBar, setBadge } from "./parts.js";
 import { to } from "./router.js";
+import { Sight } from "./sight.js";
 import { limiterWords, machineLook, trouble } from "./words.js";
 
 const REORDER_MS = 2_000; // rows that jump about can't be read
@@ -29,11 +30,27 @@ class Row {
     this.reason = h("p", { class: "row-reason" });
     this.mend = h("p", { class: "row-mend" });
     this.reasonRow = h("tr", { class: "reason-row", hidden: true }, h("td", { colspan: COLUMNS.length }, this.reason, this.mend));
+    this.record = /** @type {any} */ (null);
+    this.inSight = false;
+    this.drawn = /** @type {any} */ (null);
   }
 
   /** @param {any} live @param {any} record its CastMachine, if there is one yet */
   update(live, record) {
+    const urgent = !this.drawn || this.drawn.state !== live.state || record !== this.record;
     this.machine = live;
+    this.record = record;
+    if (urgent || this.inSight) this.draw();
+  }
+
+  get stale() {
+    return this.drawn !== this.machine;
+  }
+
+  /** Shows what it was told last. */
+  draw() {
+    const { machine: live, record } = this;
+    this.drawn = live;
     const look = machineLook(live.state);
     setBadge(this.badge, look);
     const progress = live.state === "complete" ? 1 : live.progress;
@@ -62,7 +79,8 @@ function cell(className) {
 
 /** The table. */
 export class CastMachines {
-  constructor() {
+  /** @param {AbortSignal} signal the page is left */
+  constructor(signal) {
     /** @type {Map<string, Row>} */
     this.rows = new Map();
     /** @type {Map<string, any>} */
@@ -71,6 +89,7 @@ export class CastMachines {
     this.records = new Map();
     this.orderedAt = -Infinity;
     this.timer = 0;
+    this.sight = new Sight(signal);
     this.body = h("tbody");
     this.none = h("p", { class: "muted" }, "No machine has joined.");
     this.table = h("div", { class: "table-scroll machines-scroll", tabindex: 0, role: "region", "aria-label": "Machines of this cast", hidden: true },
@@ -105,18 +124,21 @@ export class CastMachines {
       row.element.remove();
       row.reasonRow.remove();
       this.rows.delete(key);
+      this.sight.remove(row);
     }
     for (const [key, machine] of this.live) {
       let row = this.rows.get(key);
       if (!row) {
         row = new Row(machine);
         this.rows.set(key, row);
+        this.sight.add(row);
         changed = true;
       } else if (row.machine.state !== machine.state) {
         changed = true;
       }
       row.update(machine, this.records.get(key));
     }
+    this.sight.drawUnseen();
     if (!changed) return;
     const wait = this.orderedAt + REORDER_MS - performance.now();
     if (wait <= 0) this.#order();

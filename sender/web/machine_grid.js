@@ -1,8 +1,9 @@
-/** A room as a grid of tiles. An update touches the tiles that changed, and nothing else of the page. */
+/** A room as a grid of tiles. An update touches the tiles that changed, those in sight first, and nothing else of the page. */
 
 import { h, icon, setAttribute, setIcon, setText } from "./dom.js";
 import { formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
 import { inNextFrame } from "./frames.js";
+import { Sight } from "./sight.js";
 import { isMoving, limiterWords, machineLook } from "./words.js";
 
 const RESORT_MS = 2_000; // tiles that jump about can't be read, nor hit with a thumb
@@ -41,12 +42,26 @@ class Tile {
       this.detail);
     this.element = h("li", { class: "tile" }, this.link);
     this.permille = -1;
-    this.update(machine);
+    this.inSight = false;
+    this.drawn = /** @type {any} */ (null);
+    this.draw();
   }
 
   /** @param {any} machine */
   update(machine) {
+    const urgent = machine.state !== this.drawn.state;
     this.machine = machine;
+    if (urgent || this.inSight) this.draw();
+  }
+
+  get stale() {
+    return this.drawn !== this.machine;
+  }
+
+  /** Shows what it was told last. */
+  draw() {
+    const { machine } = this;
+    this.drawn = machine;
     const look = machineLook(machine.state);
     setAttribute(this.element, "data-tone", look.tone);
     setAttribute(this.element, "data-state", machine.state);
@@ -79,7 +94,8 @@ function percentWords(machine) {
 /** @param {any} machine @returns {string} the tile's last line */
 function detailWords(machine) {
   if (isMoving(machine.state)) {
-    const limiter = limiterWords(machine.limiter);
+    // Most take what arrives: that they do isn't worth the line.
+    const limiter = machine.limiter === "network" ? "" : limiterWords(machine.limiter);
     if (limiter) return `limited by ${limiter}`;
     return machine.eta_s === null ? "" : `${formatDuration(machine.eta_s)} to go`;
   }
@@ -91,9 +107,11 @@ export class MachineGrid {
   /**
    * @param {string} label
    * @param {(machine: any) => string} address where a tile leads to
+   * @param {AbortSignal} signal the page is left
    */
-  constructor(label, address) {
+  constructor(label, address, signal) {
     this.address = address;
+    this.sight = new Sight(signal);
     /** @type {Map<string, Tile>} */
     this.tiles = new Map();
     /** @type {Map<string, any>} */
@@ -140,6 +158,7 @@ export class MachineGrid {
         if (this.pending.has(key)) continue;
         tile.element.remove();
         this.tiles.delete(key);
+        this.sight.remove(tile);
         membersChanged = true;
       }
     }
@@ -152,12 +171,14 @@ export class MachineGrid {
       } else {
         const added = new Tile(machine, this.address(machine));
         this.tiles.set(key, added);
+        this.sight.add(added);
         this.#filterTile(added);
         membersChanged = true;
       }
     }
     this.pending.clear();
     this.pendingFull = false;
+    this.sight.drawUnseen();
     if (membersChanged) this.#order();
     else if (orderMayChange) this.#orderSoon();
     if (membersChanged || this.activeKey === null) this.#keepOneTabStop();

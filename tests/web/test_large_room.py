@@ -84,6 +84,21 @@ def test_an_update_of_one_machine_touches_one_tile_of_500(browser: Browser, rack
         )
 
 
+def test_what_changes_out_of_sight_is_there_before_somebody_comes_to_it(
+    browser: Browser, rack: Daemon
+) -> None:
+    with visit(browser, rack.url) as visiting:
+        page = visiting.open("/rooms/rack")
+        expect(page.locator(".connection")).to_have_text("Live")
+        [machine] = [
+            row for row in rack.ask("GET", "/machines", limit="500")["items"] if row["name"] == "node450"
+        ]
+        rack.ask("PATCH", f"/machines/{machine['machine_id']}", {"position": "unit 450, by the door"})
+        tile = page.locator(".tile", has_text="node450")
+        expect(tile.locator(".tile-detail")).to_have_text("unit 450, by the door")
+        assert tile.evaluate("element => element.getBoundingClientRect().top > innerHeight")
+
+
 def test_one_of_500_is_found_sorted_and_filtered(browser: Browser, rack: Daemon) -> None:
     _check_in(rack, ["node300"])
     with visit(browser, rack.url) as visiting:

@@ -38,7 +38,7 @@ export async function show({ params, signal, live: stream }) {
     chartSection.hidden = !points.some((/** @type {any} */ point) => point.progress > 0 || point.rate_bytes_per_s > 0);
     charts.update(points);
   };
-  const machines = new CastMachines();
+  const machines = new CastMachines(signal);
   const events = eventList();
   const buttons = castButtons(path, (cast) => {
     live = { ...live, cast };

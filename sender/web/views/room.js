@@ -27,7 +27,7 @@ export async function show({ params, query, signal, live, reload }) {
   const title = room.name || room.room_id;
 
   const grid = new MachineGrid(`Machines of ${title}`, (machine) =>
-    machine.machine_id ? to(["rooms", roomId, "machines", machine.machine_id]) : to(["casts", machine.cast_id ?? ""]));
+    machine.machine_id ? to(["rooms", roomId, "machines", machine.machine_id]) : to(["casts", machine.cast_id ?? ""]), signal);
   const empty = h("div");
   const summary = h("p", { class: "muted grid-summary" });
   const tools = toolbar(grid, query.get("state"));
