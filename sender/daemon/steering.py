@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import secrets
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 CASTS_WAITING_MAX: Final = 1000
 """Casts that haven't ended: more were made by a script that has gone wild."""
+AUDIT_S: Final = 1.0
+"""A cast that is to be cancelled waits no longer for its audit entry, which is then written when the database can."""
 
 _log = structlog.get_logger(__name__)
 
@@ -144,8 +147,9 @@ class Steering:
         told = (actor.name, f"cast.{command.value}", f"cast {cast_id}", detail, actor.request_id)
         once: dict[str, Any] = {"entry_key": key, "at": store.now()}
         try:
-            await store.run(store.audit.add, *told, **once)
-        except DatabaseError:
+            async with asyncio.timeout(AUDIT_S):
+                await store.run(store.audit.add, *told, **once)
+        except (DatabaseError, TimeoutError):  # it may have been written: with its key it stands there once
             self._services.recorder.put(("audit", key), "audit.add", *told, **once)
 
     async def obey_requests(self) -> None:

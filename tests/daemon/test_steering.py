@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from sender.daemon import steering
 from sender.daemon.casting import LiveRun
 from sender.daemon.leases import Owner
 from sender.daemon.requests import Actor, RequestRefused
@@ -115,3 +116,25 @@ def test_a_cast_that_has_ended_while_its_pause_was_audited_stays_as_it_ended(
     with pytest.raises(RequestRefused, match="has ended: done"):
         asyncio.run(pause())
     assert not live.cast.paused
+
+
+def test_a_cast_is_cancelled_though_the_database_hangs_and_the_audit_says_by_whom(
+    daemon: OneDaemon, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_cast(store)
+    [cast] = daemon.lease()
+    live = daemon.begin(cast)
+    before = daemon.recorder.pending_count
+
+    async def hangs(*_args: object, **_kwargs: object) -> None:
+        await asyncio.Event().wait()
+
+    async def found(_cast_id: str) -> Cast:
+        return live.cast
+
+    monkeypatch.setattr(store, "run", hangs)
+    monkeypatch.setattr(daemon, "find_cast", found)
+    monkeypatch.setattr(steering, "AUDIT_S", 0.01)
+    asyncio.run(daemon.steering.command(cast.cast_id, Command.CANCEL, OPERATOR))
+    assert live.cancel_reason == "cancelled by anna"
+    assert daemon.recorder.pending_count == before + 2, "the entry and the event"
