@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +38,7 @@ POINTS_MAX: Final = 1200
 EVENTS_MAX: Final = 5000
 """Events that are shown of a cast: five of each machine of the largest."""
 _IN_THE_MIDDLE: Final = ("assigned", "joined", "receiving")
+_WONT_COME: Final = ("failed", "dropped")
 SAVE_INTERVAL_S: Final = 5.0
 """How often a running cast's progress goes to the database, for other daemons and for a restart."""
 
@@ -66,6 +67,7 @@ class LiveRun:
         ended_at: monotonic; None while it runs.
         cancel_reason: why an operator cancelled it; None if nobody did.
         begun_by_hand: an operator wants it to wait for nobody any more.
+        targets: ids of the machines that were asked for; empty where whoever comes is welcome.
     """
 
     interval_s = VIEW_INTERVAL_S
@@ -97,7 +99,8 @@ class LiveRun:
         self.ended_at: float | None = None
         self.cancel_reason: str | None = None
         self.begun_by_hand = False
-        self._excused: set[str] = set()
+        self.targets: Collection[str] = ()
+        self._gone_before_count = self._gone_count
         self._recorder = recorder
         self._owner = owner
         self._log = _log.bind(cast=cast.cast_id)
@@ -168,6 +171,7 @@ class LiveRun:
             wait_for=introduction.wait_for,
             run=self.cast.run_count,
         )
+        self._excuse_gone()  # some failed while the image was being fetched
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
         """The session's event."""
@@ -246,16 +250,15 @@ class LiveRun:
         self._change_count += 1
         self._recorder.put(("machine", self.cast_id, row.name), "casts.put_machine", row, lease=self._owner)
         self._count_machines()
+        if row.state in _WONT_COME or (known is not None and known.state in _WONT_COME):
+            self._excuse_gone()
 
     def refuse_machine(self, row: CastMachine) -> None:
-        """A machine says itself how it ended, and the session doesn't know: it isn't waited for any more."""
+        """A machine says itself how it ended, and the session doesn't know."""
         known = self.machines.get(row.name)
-        self.put_machine(row)
         if known is None or known.joined_at is None:
-            self._excused.add(row.name)
             self.tell("machine_failed", f"{row.name} failed before it joined: {row.error}", row.name)
-            if self.run is not None:
-                self.run.excuse(len(self._excused))
+        self.put_machine(row)
 
     def end(self, phase: CastPhase, reason: str) -> None:
         """This was the cast's last run."""
@@ -277,6 +280,19 @@ class LiveRun:
     def machine_of(self, machine_id: str) -> CastMachine | None:
         """What this cast did to a machine of the database."""
         return next((row for row in self.machines.values() if row.machine_id == machine_id), None)
+
+    @property
+    def _gone_count(self) -> int:
+        return sum(self._states[state] for state in _WONT_COME)
+
+    def _excuse_gone(self) -> None:
+        """While the room gathers, machines that have failed aren't waited for; a daemon's machine doesn't try again."""
+        if self.run is None:
+            return
+        self.run.excuse(self._gone_count - self._gone_before_count)
+        gone = {row.machine_id for row in self.machines.values() if row.state in _WONT_COME}
+        if self.cast.phase is CastPhase.GATHERING and self.targets and gone.issuperset(self.targets):
+            self.run.cancel("every machine has failed")
 
     # -- for those who watch ----------------------------------------------------------------------------------
 

@@ -75,6 +75,7 @@ async def conduct(
     )
     runs[cast.cast_id] = live
     targets = await _patiently(lambda: _target_names(services, cast))
+    live.targets = targets.keys()
     went_before = cast.casting_at is not None
     unfinished = [row for row in rows if row.state in ("joined", "receiving")]
     waited_for = unfinished or [row for row in rows if row.state == "lost"]

@@ -1,0 +1,81 @@
+"""Whom a gathering room waits for: not for machines that have failed, and for nobody when all of them have."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from sender.daemon.casting import Earlier, LiveRun
+from sender.store.database import Store, open_database
+from sender.store.recorder import Recorder
+from sender.store.records import CastMachine, CastPhase
+from tests.store.samples import add_cast, line
+
+
+class AskedRun:
+    """What a cast in the network is asked for."""
+
+    def __init__(self) -> None:
+        self.excused_count = 0
+        self.cancelled = ""
+
+    def excuse(self, count: int) -> None:
+        self.excused_count = count
+
+    def cancel(self, reason: str) -> None:
+        self.cancelled = reason
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_database(sa.URL.create("sqlite", database=str(tmp_path / "diskcast.db")), upkeep=False)
+    yield opened
+    opened.close()
+
+
+def gathering(store: Store, directory: Path, *earlier: CastMachine) -> tuple[LiveRun, AskedRun]:
+    cast = dataclasses.replace(add_cast(store), phase=CastPhase.GATHERING)
+    live = LiveRun(cast, Recorder(store, directory), owner="here", earlier=Earlier(list(earlier), [], []))
+    run = AskedRun()
+    live.run = run  # type: ignore[assignment]
+    return live, run
+
+
+def row(name: str, state: str) -> CastMachine:
+    return line(name=name, machine_id=name, state=state)
+
+
+def test_a_machine_that_fails_while_the_room_gathers_is_not_waited_for_until_it_comes_again(
+    store: Store, tmp_path: Path
+) -> None:
+    live, run = gathering(store, tmp_path, row("pc00", "failed"))
+    live.put_machine(row("pc01", "joined"))
+    live.put_machine(row("pc02", "joined"))
+    assert run.excused_count == 0, (
+        "whoever failed in an earlier run isn't among those that this one waits for"
+    )
+    live.put_machine(row("pc01", "failed"))
+    live.refuse_machine(row("pc03", "failed"))
+    live.refuse_machine(dataclasses.replace(row("pc03", "failed"), error="no such disk"))
+    assert run.excused_count == 2
+    live.put_machine(row("pc01", "joined"))
+    assert run.excused_count == 1
+
+
+def test_a_room_whose_every_machine_has_failed_waits_for_nobody(store: Store, tmp_path: Path) -> None:
+    live, run = gathering(store, tmp_path, row("pc01", "failed"))
+    live.targets = ("pc01", "pc02")
+    live.put_machine(row("pc02", "joined"))
+    assert not run.cancelled
+    live.put_machine(row("pc02", "failed"))
+    assert run.cancelled == "every machine has failed"
+
+
+def test_a_cast_for_whoever_comes_goes_on_waiting(store: Store, tmp_path: Path) -> None:
+    live, run = gathering(store, tmp_path)
+    live.put_machine(row("pc01", "failed"))
+    assert not run.cancelled
