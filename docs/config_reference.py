@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from sender.daemon.config import Section, sections
+from sender.config.server_config import Section, sections
 
 PAGE = """# Configuration of the daemon
 

@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from protocol.errors import DatabaseError
-from sender.daemon.requests import Actor
 from sender.daemon.services import Services
+from sender.requests import Actor
 from sender.store.records import Role, Token
 
 SESSION_COOKIE: Final = "diskcast_session"

@@ -33,7 +33,7 @@ from sender.api.operations import OPERATIONS, TAGS
 from sender.api.problems import answer_error, ascii_json
 from sender.api.route import Entrance, Operation
 from sender.api.web_files import WebFiles
-from sender.daemon.config import ServerConfig
+from sender.config.server_config import ServerConfig
 from sender.daemon.services import Services
 
 _DESCRIPTION: Final = """\

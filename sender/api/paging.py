@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeVar
 
 from fastapi import Query
 
-from sender.daemon.requests import RequestRefused
+from sender.requests import RequestRefused
 
 LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 500

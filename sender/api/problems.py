@@ -23,7 +23,7 @@ from protocol.errors import (
     ImageError,
     ProtocolError,
 )
-from sender.daemon.requests import RequestRefused
+from sender.requests import RequestRefused
 from sender.store.errors import ConflictError
 
 DATABASE_RETRY_S: Final = 5

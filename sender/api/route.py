@@ -21,8 +21,8 @@ from starlette.responses import Response
 from sender.api.access import Access, Guard, Identity
 from sender.api.idempotency import KEY_HEADER, Idempotency
 from sender.api.problems import request_id_of
-from sender.daemon.requests import Actor
 from sender.daemon.services import Services
+from sender.requests import Actor
 
 JSON_BODY_BYTES_MAX: Final = 256 << 10
 """A thousand machine ids are 40 KB; a check-in with its inventory is less."""

@@ -24,9 +24,9 @@ from sender.api.inputs import (
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.route import ActorOf, ServicesOf
 from sender.api.routes_rooms import RoomFilter
-from sender.daemon.requests import RequestRefused, invalid, not_found
 from sender.daemon.scheduler import next_time
 from sender.daemon.services import Services
+from sender.requests import RequestRefused, invalid, not_found
 from sender.store.records import (
     Cast,
     CastMachine,

@@ -22,8 +22,8 @@ from sender.api.inputs import (
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.route import ActorOf, ServicesOf
 from sender.api.routes_rooms import RoomFilter
-from sender.daemon.requests import not_found
 from sender.daemon.services import Services
+from sender.requests import not_found
 from sender.store.records import AuditEntry, HistoryLine, Token
 
 TokenIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]

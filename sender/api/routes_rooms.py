@@ -23,8 +23,8 @@ from sender.api.inputs import (
 )
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.route import ActorOf, ServicesOf
-from sender.daemon.requests import invalid, not_found
 from sender.daemon.services import Services
+from sender.requests import invalid, not_found
 from sender.store.records import HistoryLine, ImportResult, Machine, Room
 
 RoomIdPath = Annotated[str, Path(pattern=ROOM_ID_PATTERN, max_length=64, examples=["classroom-101"])]

@@ -22,8 +22,8 @@ from sender.api.inputs import SessionInput
 from sender.api.problems import ascii_json
 from sender.api.route import IdentityOf, ServicesOf
 from sender.api.web_files import INDEX, WebFiles
-from sender.daemon.requests import RequestRefused, not_found
 from sender.daemon.services import Services
+from sender.requests import RequestRefused, not_found
 from sender.store.records import Role
 
 TOPICS_MAX: Final = 8

@@ -40,8 +40,8 @@ from sender.store.records import Role
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sender.config.server_config import ServerConfig
     from sender.daemon.casting import LiveRun
-    from sender.daemon.config import ServerConfig
     from sender.store.database import Store
 
 _DRAIN_S: Final = 5.0

@@ -21,7 +21,7 @@ import structlog
 
 from protocol.errors import DatabaseError
 from sender.daemon.casting import idle_cast
-from sender.daemon.requests import invalid, not_found
+from sender.requests import invalid, not_found
 from sender.store.records import Cast, CastEvent, LiveCast, LiveMachine, TimelinePoint
 
 if TYPE_CHECKING:

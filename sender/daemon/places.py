@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
-from typing import Final
 
 from protocol.errors import AddressInUseError
-
-GROUP_COUNT: Final = 256
-"""Groups from ``network.group_base`` on: many times the casts at once, so that two daemons that don't know of each
-other rarely choose the same."""
+from sender.config.server_config import GROUP_COUNT
 
 
 def choose_group(base: str, cast_id: str, taken: Collection[str]) -> str:

@@ -12,7 +12,7 @@ import structlog
 from cronsim import CronSim, CronSimError
 
 from protocol.errors import DatabaseError
-from sender.daemon.requests import Actor, RequestRefused, invalid
+from sender.requests import Actor, RequestRefused, invalid
 from sender.store.records import Schedule
 
 if TYPE_CHECKING:

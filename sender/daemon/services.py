@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from sender.store.records import Cast, CastEvent, Problem, TimelinePoint
 
 if TYPE_CHECKING:
+    from sender.config.server_config import ServerConfig
     from sender.daemon.check_in import CheckInDesk
-    from sender.daemon.config import ServerConfig
     from sender.daemon.live import LiveFeed
     from sender.daemon.presence import Presence
     from sender.daemon.rooms_now import RoomsNow

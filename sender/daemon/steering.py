@@ -13,7 +13,7 @@ import structlog
 from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import DatabaseError
 from sender.daemon.casting import LiveRun
-from sender.daemon.requests import Actor, RequestRefused, conflict, invalid, not_found
+from sender.requests import Actor, RequestRefused, conflict, invalid, not_found
 from sender.store.audit import new_entry_key
 from sender.store.records import Cast, CastPhase, CastPlan, Command, ImageState
 

@@ -115,8 +115,8 @@ def _serve_room(
     plan: DemoPlan, server: str, images: Path | None, room: str, token_file: Path | None, say: Say
 ) -> None:
     """Run a daemon's agents until somebody ends that."""
+    from sender.config.server_config import load_config
     from sender.console.command import connect
-    from sender.daemon.config import load_config
     from sender.demo.server import RoomPlan, run_room
 
     client, _ = connect(server, token_file, json_lines=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from protocol.findings import Finding, fail, ok, warn
 from protocol.units import format_bytes
-from sender.daemon.config import ServerConfig
+from sender.config.server_config import ServerConfig
 
 if TYPE_CHECKING:
     import sqlalchemy

@@ -27,7 +27,7 @@ from protocol.errors import ConfigurationError
 from protocol.findings import Finding, fail, ok, warn
 from protocol.units import format_bytes
 from sender.cast.network import parse_group
-from sender.daemon.config import ServerConfig, load_config
+from sender.config.server_config import ServerConfig, load_config
 from sender.daemon.descriptor_limit import DESCRIPTORS_NEEDED
 
 SERVER_MODULES = (

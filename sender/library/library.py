@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from protocol.errors import ImageDamagedError, ImageError
-from sender.daemon.requests import conflict, not_found
 from sender.library.cache import Cache
 from sender.library.copies import Copies
 from sender.library.fetch import BACK_OFF_S
@@ -22,11 +21,12 @@ from sender.library.remote import RemoteFiles
 from sender.library.remote_watch import INTERVAL_S, RemoteFile, RemoteWatch
 from sender.library.remotes import Remotes
 from sender.library.view import View, Viewer
+from sender.requests import conflict, not_found
 from sender.store.records import Image, ImageState, Problem
 
 if TYPE_CHECKING:
-    from sender.daemon.config import LibrarySection
-    from sender.daemon.requests import Actor
+    from sender.config.server_config import LibrarySection
+    from sender.requests import Actor
     from sender.store.database import Store
 
 READY_S: Final = 30.0

@@ -9,10 +9,10 @@ from typing import Final
 import structlog
 
 from protocol.errors import ConfigurationError
-from sender.daemon.requests import conflict, invalid
 from sender.library.location import Location, parse_location
 from sender.library.remote import RemoteFiles
 from sender.library.remote_watch import RemoteWatch
+from sender.requests import conflict, invalid
 
 ADDED_MAX: Final = 1000
 """Remote images that were added one by one; each costs a request a minute."""

@@ -20,7 +20,7 @@ from typing import ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from protocol.errors import ConfigurationError, DatabaseDamagedError, DatabaseError, DatabaseUnavailableError
-from sender.daemon.config import ServerConfig
+from sender.config.server_config import ServerConfig
 from sender.store.audit import Audit
 from sender.store.backup import (
     Backup,

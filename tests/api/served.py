@@ -14,7 +14,7 @@ import httpx
 
 from sender.api.application import create_application
 from sender.api.server import ApiServer
-from sender.daemon.config import load_config
+from sender.config.server_config import load_config
 from sender.daemon.daemon import make_services
 from sender.daemon.leases import StateDirectory
 from sender.daemon.services import Services

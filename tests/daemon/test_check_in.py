@@ -13,9 +13,9 @@ import pytest
 from protocol.check_in import STATE_IDLE, CastOutcome, CheckIn
 from protocol.errors import DatabaseUnavailableError
 from protocol.session_records import CastId
+from sender.config.server_config import load_config
 from sender.daemon import check_in as module
 from sender.daemon.check_in import CheckInDesk
-from sender.daemon.config import load_config
 from sender.daemon.signals import Changes
 from sender.store.database import Store, open_store
 from sender.store.machines import Enrolment

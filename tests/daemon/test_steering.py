@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sender.daemon import steering
 from sender.daemon.casting import LiveRun
 from sender.daemon.leases import Owner
-from sender.daemon.requests import Actor, RequestRefused
 from sender.daemon.steering import Steering
+from sender.requests import Actor, RequestRefused
 from sender.store.database import Store, open_database
 from sender.store.recorder import Recorder
 from sender.store.records import Cast, CastPhase, Command

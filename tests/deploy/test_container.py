@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sender.daemon.config import ServerConfig, load_config, sections
+from sender.config.server_config import ServerConfig, load_config, sections
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from protocol.constants import DATA_PORT_DEFAULT
-from sender.daemon.config import ServerConfig
+from sender.config.server_config import ServerConfig
 from tests.e2e.monitored_room import scaled_rules
 from tests.programs import require_program
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from protocol import errors
-from sender.daemon.config import load_config
+from sender.config.server_config import load_config
 from sender.daemon.descriptor_limit import DESCRIPTORS_NEEDED
 from tests.programs import require_program
 

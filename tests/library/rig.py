@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from sender.daemon.config import LibrarySection
+from sender.config.server_config import LibrarySection
 from sender.library.library import Library
 from tests.lab import LIMIT_S
 

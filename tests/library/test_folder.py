@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import ImageError
-from sender.daemon.requests import RequestRefused
 from sender.library import folder as folder_module
 from sender.library.folder import FolderWatch
 from sender.library.library import Library
+from sender.requests import RequestRefused
 from sender.store.records import ImageState
 from tests.disk_images import make_image
 from tests.library.rig import running, settings, until

@@ -10,10 +10,10 @@ import pytest
 
 from protocol.constants import KIB
 from protocol.errors import DiskcastError, ImageDamagedError, ImageError
-from sender.daemon.requests import RequestRefused
 from sender.library import fetch as fetch_module
 from sender.library.cache import Cache
 from sender.library.library import Library
+from sender.requests import RequestRefused
 from sender.store.records import Image, ImageState
 from tests.disk_images import MadeImage, make_image
 from tests.lab import LIMIT_S

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from sender.daemon.requests import Actor
 from sender.library.library import Library
+from sender.requests import Actor
 from sender.store.database import Store, open_database
 from sender.store.records import Image, ImageState
 from tests.disk_images import make_image

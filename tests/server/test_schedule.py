@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sender.daemon.config import load_config
+from sender.config.server_config import load_config
 from sender.store.database import open_store
 from tests.postgres import PostgresServer
 from tests.server.conftest import GoldenImage

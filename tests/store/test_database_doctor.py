@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from protocol.findings import Finding, Status
-from sender.daemon.config import ServerConfig, load_config
+from sender.config.server_config import ServerConfig, load_config
 from sender.doctor.database_doctor import examine_database
 from sender.store.database import open_store
 from sender.store.schema import head

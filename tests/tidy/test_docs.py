@@ -14,8 +14,7 @@ import pytest
 
 import receiver.cli
 import sender.cli
-from sender.daemon.config import ServerConfig
-from sender.daemon.places import GROUP_COUNT
+from sender.config.server_config import GROUP_COUNT, ServerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS: dict[str, click.Group] = {"diskcast": sender.cli.cli, "diskcast-agent": receiver.cli.cli}

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from sender.daemon.config import LogSection
+from sender.config.server_config import LogSection
 from sender.daemon.logs import (
     LIBRARY_LEVELS,
     TEXT_CHARS_MAX,

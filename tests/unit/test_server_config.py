@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import ConfigurationError
-from sender.daemon.config import ServerConfig, load_config
+from sender.config.server_config import ServerConfig, load_config
 
 
 def _written(tmp_path: Path, text: str) -> Path:

@@ -22,8 +22,8 @@ from protocol.constants import MIB, MULTICAST_TTL_DEFAULT, RECEIVER_TIMEOUT_S
 from protocol.errors import ConfigurationError
 from protocol.units import parse_rate_bytes_per_s, parse_size_bytes
 from sender.cast.network import parse_endpoint
-from sender.daemon.config_errors import explain
-from sender.daemon.config_values import (
+from sender.config.errors import explain
+from sender.config.values import (
     LISTEN_DEFAULT,
     LISTEN_PORT_DEFAULT,
     CacheSize,
@@ -41,11 +41,13 @@ from sender.daemon.config_values import (
     Seconds,
     port_range,
 )
-from sender.daemon.places import GROUP_COUNT
 
 CONFIG_BYTES_MAX = MIB
 """A configuration is a page of text; a disk image that was named by mistake isn't read into memory."""
 SECRET_FILE_BYTES_MAX = 4096
+GROUP_COUNT = 256
+"""Groups from ``network.group_base`` on: many times the casts at once, so that two daemons that don't know of each
+other rarely choose the same."""
 
 
 class Section(BaseModel):
