@@ -216,6 +216,7 @@ class LiveRun:
             seconds=round(self._earlier_seconds + summary.seconds, 3),
             bytes_sent=self._earlier_bytes_sent + summary.bytes_sent,
         )
+        self._point_at = 0.0  # the timeline shows the end, however short after its last point
         self.progress(self._look())
 
     def close(self) -> None:

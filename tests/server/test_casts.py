@@ -72,6 +72,8 @@ def test_a_cast_begun_by_hand_waits_for_the_hand(
     daemon.wait_phase(cast_id, "done")
     for agent in room.values():
         image.assert_is_on(agent.target)
+    end = daemon.ask("GET", f"/casts/{cast_id}/timeline")["points"][-1]
+    assert (end["progress"], end["complete_count"], end["active_count"]) == (1.0, 2, 0)
 
 
 def test_a_paused_cast_sends_nothing_and_goes_on_where_it_was(
