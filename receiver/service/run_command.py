@@ -104,12 +104,19 @@ def run(
         from receiver.service.server_client import DaemonRing, ServerClient
 
         token = read_token(token_file)
+        daemons = DaemonRing([ServerClient(url, token) for url in servers], random.Random())
+        identity = machine.identity()
+        if not any((identity.macs, identity.serial, identity.asset_tag)):
+            raise ConfigurationError(
+                f"nothing tells this machine from others: {machine.interface} has no hardware address, and the "
+                "firmware no serial number or asset tag; name it with --identity, for example --identity pc07"
+            )
         return Service(
-            DaemonRing([ServerClient(url, token) for url in servers], random.Random()),
+            daemons,
             About(
                 name=machine.name,
                 version=importlib.metadata.version("diskcast"),
-                identity=machine.identity(),
+                identity=identity,
                 inventory=describe_machine(machine.interface),
             ),
             CastOptions(

@@ -126,13 +126,24 @@ def test_an_agent_needs_the_token_of_an_enrolled_one_and_leaves_when_its_image_i
         for role, path in files.items():
             path.write_text(made[role]["secret"])
         target = tmp_path / "disk"
-        argv = ["run", "--server", daemon.url, "--interface", "lo", "--target", target, "--json"]
+        argv = [
+            "run",
+            "--server",
+            daemon.url,
+            "--interface",
+            "lo",
+            "--identity",
+            "SN-1",
+            "--target",
+            target,
+            "--json",
+        ]
         for options in (["--token-file", files["view"]], []):
             with Program(diskcast_agent(*argv, *options)) as stranger:
                 assert stranger.wait(LIMIT_S) == ServerRefusedError.exit_code, stranger.describe()
                 assert "enrol" in stranger.result["error"]
-        identity = ["--identity", "SN-1", "--name", "pc01", "--after-cast", "exit"]
-        with Program(diskcast_agent(*argv, *identity, "--token-file", files["enrol"])) as agent:
+        leaving = ["--name", "pc01", "--after-cast", "exit"]
+        with Program(diskcast_agent(*argv, *leaving, "--token-file", files["enrol"])) as agent:
             ids = list(wait_online(daemon, ["pc01"]).values())
             assert made["enrol"]["secret"].encode() not in Path(f"/proc/{agent.pid}/cmdline").read_bytes()
             cast_id = daemon.create_cast(image.image_id, machine_ids=ids)

@@ -113,12 +113,18 @@ def test_what_is_no_token_is_refused_without_showing_it(tmp_path: Path, content:
             ConfigurationError,
             "too little",
         ),
+        (
+            ["--interface", "lo", "--server", "http://127.0.0.1:1"],
+            ConfigurationError,
+            "nothing tells this machine from others",
+        ),
     ],
 )
 def test_what_can_never_work_ends_the_agent_at_once(
     arguments: list[str], error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DISKCAST_SERVER", raising=False)
+    monkeypatch.setattr("receiver.identity.read_identity", lambda _interface: MachineIdentity((), "", ""))
     result = CliRunner().invoke(cli, ["run", "--target", "t", *arguments])
     assert isinstance(result.exception, error)
     assert words in str(result.exception)
