@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, Unpack
 
@@ -166,6 +166,7 @@ class Machines(Repository):
         before = self._get(machine_id)
         if before is None:
             return False
+        self._lock([machine_id], ())
         self._connection.execute(sa.delete(tables.machine_macs).where(_OWNED.machine_id == machine_id))
         self._connection.execute(sa.delete(tables.machines).where(_MACHINE.machine_id == machine_id))
         detail = {"name": before.name, "room_id": before.room_id, "macs": builtins.list(before.macs)}
@@ -187,7 +188,11 @@ class Machines(Repository):
         """
         identities = [_identity(_valid_macs(told.macs), told.serial, told.asset_tag) for told in enrolments]
         machines: builtins.list[Machine] = []
-        for run in runs_apart(identities):
+        runs = builtins.list(runs_apart(identities))
+        if len(runs) > 1:  # each locks what it changes; together they'd do so in any order
+            found = find_machines(self._connection, identities)
+            self._lock([one for one in found if one], [mac for own in identities for mac in own.macs])
+        for run in runs:
             part = slice(run.start, run.stop)
             machines += self._enrol_apart(enrolments[part], identities[part])
         return machines
@@ -219,8 +224,7 @@ class Machines(Repository):
                     changes[before.machine_id] = changed
                 machine = dataclasses.replace(before, **changed)
             machines.append(machine)
-        self._insert(new)
-        self._update(changes)
+        self._write(new, changes)
         return machines
 
     @writing
@@ -286,8 +290,7 @@ class Machines(Repository):
                 unchanged_count += 1
         if problems:
             return ImportResult(0, 0, 0, tuple(sorted(problems, key=lambda problem: problem.line)))
-        self._insert(added)
-        self._update(changes)
+        self._write(added, changes)
         result = ImportResult(len(added), len(changes), unchanged_count, ())
         detail = {"added": result.added, "changed": result.changed, "unchanged": result.unchanged}
         self._audit.note(audit, "room.import", f"room {room_id}", detail)
@@ -312,6 +315,33 @@ class Machines(Repository):
             for row in rows
         ]
 
+    def _lock(self, machine_ids: Iterable[str], macs: Sequence[str]) -> None:
+        """Lock these machines' rows, and those of the machines that have these addresses, before any is changed.
+
+        All are locked in the one order that :meth:`touch` has too, so that of two daemons that change the same machines
+        the second waits, and neither has a row that the other waits for. SQLite has one writer at a time anyway.
+        """
+        if not self._database.is_postgresql:
+            return
+        wanted = set(machine_ids)
+        for part in parts(macs):
+            wanted |= set(
+                self._connection.execute(sa.select(_OWNED.machine_id).where(_OWNED.mac.in_(part))).scalars()
+            )
+        for part in parts(sorted(wanted)):
+            query = sa.select(_MACHINE.machine_id).where(_MACHINE.machine_id.in_(part))
+            query = query.order_by(_MACHINE.machine_id.collate("C"))  # as Python sorts
+            # As an update locks: what others add meanwhile and refers to these rows needn't wait.
+            self._connection.execute(query.with_for_update(key_share=True))
+
+    def _write(self, new: Sequence[Machine], changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add machines, and change others by id."""
+        macs = [mac for machine in new for mac in machine.macs]
+        macs += [mac for changed in changes.values() for mac in changed.get("macs", ())]
+        self._lock(changes, macs)
+        self._insert(new)
+        self._update(changes)
+
     def _insert(self, machines: Sequence[Machine]) -> None:
         """Add machines; whoever had one of their addresses loses it."""
         if machines:
@@ -323,9 +353,7 @@ class Machines(Repository):
     def _update(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Change fields of machines, by id."""
         alike: dict[tuple[str, ...], builtins.list[dict[str, Any]]] = {}
-        for machine_id, changed in sorted(
-            changes.items()
-        ):  # two daemons lock the same rows in the same order
+        for machine_id, changed in changes.items():
             values = _with_keys({name: value for name, value in changed.items() if name != "macs"})
             if values:
                 alike.setdefault(tuple(sorted(values)), []).append({"the_machine_id": machine_id, **values})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sqlite3
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -24,6 +26,7 @@ from protocol.errors import (
 from sender.store import database as database_module
 from sender.store.database import Store, open_database
 from sender.store.errors import Place
+from sender.store.machines import Enrolment
 from sender.store.records import Role
 from tests.devices import mounted
 from tests.postgres import PASSWORD, PostgresServer, postgres_server
@@ -154,6 +157,57 @@ def _cross(store: Store) -> None:
         "one was the deadlock's victim, and went through"
     )
     assert {item.name for item in store.rooms.list()[0]} == {"aa", "bb"}
+
+
+def test_two_daemons_that_change_the_same_machines_never_wait_in_a_ring(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("engine.LOCK_WAIT_S", "engine.STATEMENT_WAIT_S"):
+        monkeypatch.setattr(f"sender.store.{name}", BOUND_S)
+    url = sa.make_url(server.new_database())
+    with (
+        contextlib.closing(open_database(url, upkeep=False)) as store,
+        server.connect(str(url.database)) as holder,
+        server.connect(str(url.database)) as watcher,
+    ):
+        watcher.autocommit = True
+        agents = [Enrolment(f"pc{n}", (), f"SN{n}", "", "10.0.0.9", "1", {}) for n in range(3)]
+        machines = sorted(store.machines.enrol(agents), key=lambda machine: machine.machine_id)
+        first, second, third = (agents[int(machine.serial[-1])] for machine in machines)
+        first, third = (dataclasses.replace(agent, agent_version="2") for agent in (first, third))
+        second = dataclasses.replace(second, address="10.0.0.77")
+        failed: list[DatabaseError] = []
+
+        def enrol(*told: Enrolment) -> None:
+            try:
+                with store.transaction():  # which isn't tried again
+                    store.machines.enrol(told)
+            except DatabaseError as error:
+                failed.append(error)
+
+        # Each kind of change is one statement: the one would have the third before the second, the other after it.
+        one = threading.Thread(target=enrol, args=(first, second, third))
+        other = threading.Thread(target=enrol, args=(second, third))
+        with holder.transaction():
+            holder.execute(
+                "SELECT 1 FROM machines WHERE machine_id = %s FOR UPDATE", (machines[2].machine_id,)
+            )
+            for waiting_count, thread in enumerate((one, other), 1):
+                thread.start()
+                _until_waiting(watcher, waiting_count)
+        one.join(BOUND_S)
+        other.join(BOUND_S)
+        assert not failed
+        assert [machine.agent_version for machine in store.machines.list()[0]].count("2") == 2
+
+
+def _until_waiting(watcher: psycopg.Connection[tuple[object, ...]], count: int) -> None:
+    """Wait until so many transactions wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    give_up_at = time.monotonic() + BOUND_S
+    while watcher.execute(query).fetchone() != (count,):
+        assert time.monotonic() < give_up_at, f"{count} never wait"
+        time.sleep(0.01)
 
 
 def test_a_wrong_password_and_a_database_that_isnt_there_name_what_to_mend(server: PostgresServer) -> None:
