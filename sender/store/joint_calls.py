@@ -38,7 +38,7 @@ class _Waiting(Generic[_Request, _Answer]):
         with contextlib.suppress(asyncio.InvalidStateError):  # who asked has gone meanwhile
             self.answer.set_result(answer)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         with contextlib.suppress(asyncio.InvalidStateError):
             self.answer.set_exception(error)
 
@@ -72,9 +72,17 @@ class JointCalls(Generic[_Request, _Answer]):
             return await answer
 
     async def _write(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
-            await self._write_together([waiting for waiting in batch if not waiting.answer.done()])
+        batch: list[_Waiting[_Request, _Answer]] = []
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
+                await self._write_together([waiting for waiting in batch if not waiting.answer.done()])
+        except BaseException as error:
+            for waiting in (*batch, *self._waiting):  # nobody waits for a writer that is no more
+                waiting.fail(error)
+            self._waiting.clear()
+            if not isinstance(error, Exception):
+                raise
 
     async def _write_together(self, batch: list[_Waiting[_Request, _Answer]]) -> None:
         if not batch:
@@ -88,5 +96,6 @@ class JointCalls(Generic[_Request, _Answer]):
             for waiting in batch:
                 waiting.fail(error)
         else:
-            for waiting, answer in zip(batch, answers, strict=True):
+            # Each has its own answer or, by a mistake of the function's, nobody has one.
+            for waiting, answer in list(zip(batch, answers, strict=True)):
                 waiting.succeed(answer)

@@ -12,12 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from protocol.errors import DatabaseError, DatabaseFullError, DatabaseUnavailableError
-from sender.store import engine, joint_calls, journal
+from sender.store import database, engine, joint_calls, journal
 from sender.store.database import Store, open_database
 from sender.store.errors import ConflictError
 from sender.store.joint_calls import JointCalls
 from sender.store.machines import Enrolment
 from sender.store.records import Machine
+from tests.lab import LIMIT_S
 from tests.postgres import PostgresServer
 
 
@@ -118,6 +119,28 @@ def test_more_than_can_wait_are_refused_at_once(store: Store, monkeypatch: pytes
     )
     assert [isinstance(answer, DatabaseError) for answer in answers] == [False] * 3 + [True] * 2
     assert names(store) == ["pc000", "pc001", "pc002"]
+
+
+def test_nobody_waits_for_answers_that_cant_come(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_calls, "BATCH_MAX", 3)
+    short = False
+
+    def enrol(requests: Sequence[Enrolment]) -> list[Machine]:
+        return store.machines.enrol(requests)[: -1 if short else None]
+
+    async def ask_twice() -> tuple[list[Machine | BaseException], list[Machine | BaseException]]:
+        nonlocal short
+        calls = JointCalls(store, enrol)
+        short = True
+        first = await ask_all(calls, [told(index) for index in range(5)])
+        short = False
+        return first, await ask_all(calls, [told(index) for index in range(5)])
+
+    # The store's own patience would end the wait with another error.
+    monkeypatch.setattr(database, "RUN_WAIT_S", LIMIT_S)
+    failed, answers = asyncio.run(ask_twice())
+    assert [type(answer) for answer in failed] == [ValueError] * 5
+    assert all(isinstance(answer, Machine) for answer in answers)
 
 
 def test_who_goes_away_costs_the_others_nothing(store: Store) -> None:
