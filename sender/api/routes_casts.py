@@ -50,17 +50,20 @@ async def list_casts(
     cursor: Cursor = None,
 ) -> Page[Cast]:
     """List casts, the newest first."""
-    items, next_cursor = await services.store.run(
-        services.store.casts.list,
-        phase=phase,
-        room_id=room_id,
-        after=cursor,
-        limit=limit,
-        phases_now=services.supervisor.phases_now(),
-    )
-    casts = map(services.supervisor.cast_now, items)
-    # One that has moved on while the database was asked isn't in this phase any more.
-    return Page(items=[cast for cast in casts if phase in (None, cast.phase)], next_cursor=next_cursor)
+    casts: list[Cast] = []
+    while True:
+        items, cursor = await services.store.run(
+            services.store.casts.list,
+            phase=phase,
+            room_id=room_id,
+            after=cursor,
+            limit=limit - len(casts),
+            phases_now=services.supervisor.phases_now(),
+        )
+        # One that has moved on while the database was asked isn't in this phase any more; the next takes its place.
+        casts += [cast for cast in map(services.supervisor.cast_now, items) if phase in (None, cast.phase)]
+        if cursor is None or len(casts) == limit:
+            return Page(items=casts, next_cursor=cursor)
 
 
 async def add_cast(services: ServicesOf, actor: ActorOf, body: CastInput) -> Cast:
