@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 _DRAIN_S: Final = 5.0
 """What the database gets to take the last records; what it doesn't take waits in a file for the next start."""
+_OPENING_MAX_S: Final = 1800.0
+"""The service manager waits so long for the database: years of history are checked and migrated in minutes."""
 _BACKLOG: Final = 1024
 FIRST_OPERATOR_FILE: Final = "operator-token"
 FIRST_OPERATOR_NAME: Final = "first-operator"
@@ -100,11 +102,12 @@ async def _serve(
     config: ServerConfig, state: StateDirectory, listener: socket.socket, on_ready: Callable[[str], None]
 ) -> None:
     raise_descriptor_limit()
+    manager = ServiceManager.from_environment()
+    manager.extend_timeout(_OPENING_MAX_S)
     store = await asyncio.to_thread(open_store, config)
     await _see_to_first_token(config, store, state.path)
     recorder = Recorder(store, state.path)
     services = make_services(config, store, recorder, state)
-    manager = ServiceManager.from_environment()
     server = ApiServer(create_application(services), listener)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -62,7 +62,7 @@ class ServiceManager:
         return self._send(f"STOPPING=1\nSTATUS={_one_line(status)}", SEND_TIMEOUT_S)
 
     def extend_timeout(self, seconds: float) -> bool:
-        """Start-up or the end takes long for a good reason: ``seconds`` more from now, as for a large migration."""
+        """The start may take ``seconds`` from now, for a good reason: a large database is checked and migrated."""
         return self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}", SEND_TIMEOUT_S)
 
     def alive(self) -> bool:
