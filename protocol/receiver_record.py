@@ -39,7 +39,6 @@ class ReceiverRecord:
 
     receiver_id: ReceiverId
     agent_id: str
-    requested_name: str
     name: str
     address: str
     inventory: dict[str, str]

@@ -82,7 +82,6 @@ class ReceiverStatistics:
     blocks_verified_count: int = 0
     nacks_sent_count: int = 0
     nacked_symbol_count: int = 0
-    reports_sent_count: int = 0
     socket_drop_count: int = 0
     socket_fill: float = 0.0
     socket_buffer_bytes: int = 0
@@ -468,7 +467,6 @@ class ReceiverSession:
     def report(self, now: float) -> bytes:
         """A REPORT of how it goes at this moment."""
         statistics = self.statistics
-        statistics.reports_sent_count += 1
         self._reported_at = now
         self._reported_fill = self.fill
         queue_delay_s = self._arrival.queue_delay_s

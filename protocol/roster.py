@@ -80,7 +80,6 @@ class Roster:
         record = ReceiverRecord(
             receiver_id=ReceiverId(len(self.records)),
             agent_id=request.agent_id,
-            requested_name=request.name,
             name=self._unique_name(request.name),
             address=request.address,
             inventory=request.inventory,

@@ -389,7 +389,6 @@ class SenderSession:
             return
         for block, count, deficit in nack.deficits:
             accepted = demand.nack(block, count, deficit, nack.sequence)
-            self.statistics.nacked_block_count += accepted
             self.statistics.nacked_symbol_count += accepted * deficit
             record.nacked_symbol_count += accepted * deficit
 

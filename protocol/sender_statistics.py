@@ -12,7 +12,6 @@ class SenderStatistics:
     symbols_transmitted_count: int = 0
     bytes_transmitted: int = 0
     nacks_received_count: int = 0
-    nacked_block_count: int = 0
     nacked_symbol_count: int = 0
     reports_received_count: int = 0
     flushes_sent_count: int = 0

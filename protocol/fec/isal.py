@@ -135,8 +135,3 @@ def best_kernel() -> Kernel:
         except MissingDependencyError:
             continue
     return NumpyKernel()
-
-
-def kernel_name() -> str:
-    """Which kernel this machine uses, for ``doctor``: "numpy (slow)" when there is no ISA-L."""
-    return best_kernel().name

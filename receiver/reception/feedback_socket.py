@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from types import TracebackType
@@ -12,15 +13,10 @@ from receiver.reception.network import Interface
 
 
 class FeedbackSocket:
-    """Unicasts feedback to a cast's sender; a context manager.
-
-    Attributes:
-        unsent_count: datagrams that the kernel refused. Feedback is repeated anyway, so they are only counted.
-    """
+    """Unicasts feedback to a cast's sender; a context manager."""
 
     def __init__(self, interface: Interface, sender_address: str) -> None:
         """A socket of the family of ``sender_address``, which link-local addresses leave by ``interface``."""
-        self.unsent_count = 0
         self._interface = interface
         family = socket.AF_INET6 if ":" in sender_address else socket.AF_INET
         # Unconnected: a sender that is down for a moment mustn't turn into errors here.
@@ -35,13 +31,11 @@ class FeedbackSocket:
         self._socket.close()
 
     def send(self, parameters: CastParameters, datagram: bytes) -> None:
-        """Send one datagram to the sender of the cast, or count it as unsent."""
+        """Send one datagram to the sender of the cast. What the kernel refuses is lost: feedback is repeated anyway."""
         address = parameters.sender_address
         endpoint: tuple[str, int] | tuple[str, int, int, int] = (address, parameters.feedback_port)
         if ipaddress.ip_address(address).version == 6:
             scope = self._interface.index if ipaddress.ip_address(address).is_link_local else 0
             endpoint = (address, parameters.feedback_port, 0, scope)
-        try:
+        with contextlib.suppress(OSError):
             self._socket.sendto(datagram, endpoint)
-        except OSError:
-            self.unsent_count += 1

@@ -20,7 +20,6 @@ class FeedbackPort:
     def __init__(self, sock: socket.socket, shared: SharedSession) -> None:
         """Take over ``sock``, bound and non-blocking; :meth:`run` closes it."""
         self.received_count = 0
-        self.socket_error_count = 0
         self._socket = sock
         self._shared = shared
 
@@ -32,7 +31,6 @@ class FeedbackPort:
                 try:
                     datagram, _address = await stream.recv()
                 except OSError:  # an ICMP error that the kernel reports here; it concerns no datagram of ours
-                    self.socket_error_count += 1
                     continue
                 self.received_count += 1
                 with self._shared.change() as (session, now):

@@ -52,7 +52,7 @@ PARAMETERS = CastParameters(
 
 def record(name: str, state: ReceiverState) -> ReceiverRecord:
     return ReceiverRecord(
-        ReceiverId(0), name, name, name, "10.0.0.9", {}, None, bytes(32), joined_at=10.0, heard_at=12.0, state=state,
+        ReceiverId(0), name, name, "10.0.0.9", {}, None, bytes(32), joined_at=10.0, heard_at=12.0, state=state,
         verified_count=3, expected_count=1000, received_count=950, finished_at=14.0,
         error="on fire" if state is ReceiverState.FAILED else "",
     )  # fmt: skip
