@@ -171,7 +171,7 @@ class CheckInDesk:
             if check_in.state != STATE_IDLE:
                 if current:
                     return cast
-            elif is_target(cast, machine) and not await self._has_ended(cast, machine):
+            elif cast.plan.asks_for(machine) and not await self._has_ended(cast, machine):
                 return cast
         return None
 
@@ -248,14 +248,6 @@ def _tells_more(outcome: CastOutcome, row: CastMachine | None) -> bool:
     if row is None or row.state not in ENDED_STATES:
         return True
     return row.state == "failed" and row.exit_code is None and not outcome.success
-
-
-def is_target(cast: Cast, machine: Machine) -> bool:
-    """Whether a cast was planned for this machine."""
-    plan = cast.plan
-    if plan.machine_ids:
-        return machine.machine_id in plan.machine_ids
-    return plan.room_id is not None and machine.room_id == plan.room_id
 
 
 def outcome_row(machine: Machine, outcome: CastOutcome, row: CastMachine | None) -> CastMachine:

@@ -221,7 +221,7 @@ async def _open_run(
         address = find_interface(interface).address_for(ipaddress.ip_address(group))
     except InterfaceError as error:
         raise ConfigurationError(f"the cast can't begin: {error}") from error
-    recognition = Recognition(services.store, lambda: live.shared)
+    recognition = Recognition(services.store, live)
     ports = list(network.control_port_range)
     last_port = int(cast.control_url.rpartition(":")[2] or 0) if cast.control_url else 0
     if last_port in ports:

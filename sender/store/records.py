@@ -212,6 +212,12 @@ class CastPlan:
     slow_below: float = SLOW_BELOW_DEFAULT
     slow_for_s: float = SLOW_FOR_S_DEFAULT
 
+    def asks_for(self, machine: Machine) -> bool:
+        """Whether it was planned for this machine."""
+        if self.machine_ids:
+            return machine.machine_id in self.machine_ids
+        return self.room_id is not None and machine.room_id == self.room_id
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cast:

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,10 +16,12 @@ from protocol.errors import DatabaseUnavailableError
 from protocol.session_records import JoinRequest, MachineIdentity, ReceiverState
 from sender.cast.shared_session import SharedSession
 from sender.daemon import recognition
+from sender.daemon.casting import Earlier, LiveRun
 from sender.daemon.recognition import Recognition
 from sender.store.database import Store, open_database
+from sender.store.recorder import Recorder
 from sender.store.records import Machine
-from tests.store.samples import machine
+from tests.store.samples import add_cast, line, machine, room
 from tests.unit.sender_inputs import join_request, new_session
 
 MAC = "52:54:00:00:00:07"
@@ -41,15 +45,28 @@ def shared() -> SharedSession:
     return SharedSession(new_session(), lambda: None)
 
 
+def run_of(store: Store, shared: SharedSession, earlier: Earlier | None = None, **plan: Any) -> LiveRun:
+    """A run of a cast whose session is ``shared``."""
+    live = LiveRun(add_cast(store, **plan), Recorder(store, Path("unused")), owner="here/1", earlier=earlier)
+    live.run = SimpleNamespace(shared=shared)  # type: ignore[assignment]  # as much of it as is asked for
+    live.targets = live.cast.plan.machine_ids
+    return live
+
+
+@pytest.fixture
+def live(store: Store, shared: SharedSession, known: Machine) -> LiveRun:
+    return run_of(store, shared, machine_ids=(known.machine_id,))
+
+
 def says(identity: MachineIdentity | None, agent: str = "a", **changes: object) -> JoinRequest:
     fields = {"name": "debian", "inventory": {"host": "debian"}, "identity": identity}
     return join_request(agent, **(fields | changes))
 
 
-def joins(store: Store, shared: SharedSession, request: JoinRequest) -> tuple[str, str | None]:
+def joins(store: Store, live: LiveRun, request: JoinRequest) -> tuple[str, str | None]:
     """Under which name, and as which machine."""
-    recognised = asyncio.run(Recognition(store, lambda: shared).recognise(request))
-    with shared.change() as (session, now):
+    recognised = asyncio.run(Recognition(store, live).recognise(request))
+    with live.shared.change() as (session, now):
         record = session.receivers[session.join(recognised, now).receiver_id]
     return record.name, record.inventory.get("machine_id")
 
@@ -60,9 +77,9 @@ def joins(store: Store, shared: SharedSession, request: JoinRequest) -> tuple[st
     ids=["card", "serial number", "asset tag"],
 )
 def test_a_machine_of_the_list_joins_as_what_the_operator_calls_it(
-    store: Store, shared: SharedSession, known: Machine, identity: MachineIdentity
+    store: Store, live: LiveRun, known: Machine, identity: MachineIdentity
 ) -> None:
-    assert joins(store, shared, says(identity)) == ("pc-07", known.machine_id)
+    assert joins(store, live, says(identity)) == ("pc-07", known.machine_id)
 
 
 @pytest.mark.parametrize(
@@ -75,35 +92,99 @@ def test_a_machine_of_the_list_joins_as_what_the_operator_calls_it(
     ids=["an agent of an earlier version", "one that can't tell", "another machine"],
 )
 def test_a_machine_that_is_not_known_takes_part_under_its_own_name(
-    store: Store, shared: SharedSession, known: Machine, identity: MachineIdentity | None
+    store: Store, live: LiveRun, known: Machine, identity: MachineIdentity | None
 ) -> None:
-    assert joins(store, shared, says(identity)) == ("debian", None)
+    assert joins(store, live, says(identity)) == ("debian", None)
+
+
+def claims(machine_id: str, agent: str = "", **changes: object) -> JoinRequest:
+    """Of an agent that was told at a check-in who it is; ``agent`` isn't the machine's id."""
+    fields = {"name": "pc-07", "inventory": {"machine_id": machine_id}, "identity": None}
+    return join_request(agent or machine_id, **(fields | changes))
 
 
 def test_an_agent_that_was_told_who_it_is_is_not_looked_up_again(
-    store: Store, shared: SharedSession, known: Machine
+    store: Store, live: LiveRun, known: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = says(CARD, inventory={"machine_id": "m-other"}, name="pc-99")
-    assert joins(store, shared, request) == ("pc-99", "m-other")
+    monkeypatch.setattr(store, "run", None)
+    for _again in range(2):
+        assert joins(store, live, claims(known.machine_id)) == ("pc-07", known.machine_id)
+
+
+@pytest.mark.parametrize("state", [ReceiverState.RECEIVING, ReceiverState.COMPLETE, ReceiverState.LOST])
+def test_a_stranger_does_not_take_a_machines_line_in_history(
+    store: Store, live: LiveRun, known: Machine, state: ReceiverState
+) -> None:
+    joins(store, live, claims(known.machine_id))
+    live.put_machine(line(name="pc-07", machine_id=known.machine_id))
+    with live.shared.change() as (session, _now):
+        (record,) = session.receivers.values()
+        record.state = state
+    stranger = claims(known.machine_id, "clone", name="clone", address="10.0.0.66")
+    assert joins(store, live, stranger) == ("clone", None)
+    assert joins(store, live, claims(known.machine_id)) == ("pc-07", known.machine_id), "it comes back"
+
+
+@pytest.mark.parametrize("machine_id", ["m-nobody", "another"])
+def test_a_machine_that_the_cast_was_not_planned_for_is_not_taken_for_one_of_it(
+    store: Store, live: LiveRun, known: Machine, machine_id: str
+) -> None:
+    other = store.machines.add(machine("pc-08", serial="SN8"))
+    claimed = other.machine_id if machine_id == "another" else machine_id
+    assert joins(store, live, claims(claimed, name="debian")) == ("debian", None)
+
+
+def test_who_claims_another_machines_id_is_known_by_its_own_card(
+    store: Store, live: LiveRun, known: Machine
+) -> None:
+    assert joins(store, live, claims("m-nobody", identity=CARD)) == ("pc-07", known.machine_id)
+
+
+def test_a_machine_that_came_into_the_room_late_joins_though_another_daemon_told_it_to(
+    store: Store, shared: SharedSession
+) -> None:
+    store.rooms.add(room("lab"))
+    live = run_of(store, shared, room_id="lab")
+    late = store.machines.add(machine("pc-08", room_id="lab"))
+    assert joins(store, live, claims(late.machine_id, name="pc-08")) == ("pc-08", late.machine_id)
+
+
+@pytest.mark.parametrize(
+    ("who", "found"),
+    [
+        ({"agent": ""}, True),
+        ({"agent": "", "address": "10.0.0.10"}, True),
+        ({"agent": "an earlier version's"}, True),
+        ({"agent": "clone", "address": "10.0.0.66"}, False),
+        ({"agent": "clone", "name": "clone"}, False),
+    ],
+    ids=["itself", "at another address", "by name and address", "another address", "another name"],
+)
+def test_after_a_take_over_a_machine_finds_its_line_again_and_a_stranger_does_not(
+    store: Store, shared: SharedSession, known: Machine, who: dict[str, Any], found: bool
+) -> None:
+    row = line(name="pc-07", machine_id=known.machine_id, state="receiving")
+    live = run_of(store, shared, Earlier([row]), machine_ids=(known.machine_id,))
+    assert (joins(store, live, claims(known.machine_id, **who))[1] == known.machine_id) is found
 
 
 def test_a_machine_joins_at_once_though_the_database_is_away(
-    store: Store, shared: SharedSession, monkeypatch: pytest.MonkeyPatch
+    store: Store, live: LiveRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_identity: object) -> None:
         raise DatabaseUnavailableError("no answer")
 
     monkeypatch.setattr(store.machines, "find", away)
-    assert joins(store, shared, says(CARD)) == ("debian", None)
+    assert joins(store, live, says(CARD)) == ("debian", None)
 
 
 def test_a_machine_joins_soon_though_the_database_hangs(
-    store: Store, shared: SharedSession, monkeypatch: pytest.MonkeyPatch
+    store: Store, live: LiveRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
     monkeypatch.setattr(store.machines, "find", lambda *_identity: answers.wait())
     monkeypatch.setattr(recognition, "LOOK_UP_S", 0.05)
-    crowd = [Recognition(store, lambda: shared).recognise(says(CARD, f"agent {index}")) for index in range(3)]
+    crowd = [Recognition(store, live).recognise(says(CARD, f"agent {index}")) for index in range(3)]
 
     async def join_all() -> list[JoinRequest]:
         try:
@@ -114,33 +195,31 @@ def test_a_machine_joins_soon_though_the_database_hangs(
     assert {request.name for request in asyncio.run(join_all())} == {"debian"}
 
 
-def test_an_agent_that_rejoins_is_the_same_machine_again(
-    store: Store, shared: SharedSession, known: Machine
-) -> None:
-    assert joins(store, shared, says(CARD)) == joins(store, shared, says(CARD)) == ("pc-07", known.machine_id)
-    with shared.look() as (session, _now):
+def test_an_agent_that_rejoins_is_the_same_machine_again(store: Store, live: LiveRun, known: Machine) -> None:
+    assert joins(store, live, says(CARD)) == joins(store, live, says(CARD)) == ("pc-07", known.machine_id)
+    with live.shared.look() as (session, _now):
         assert len(session.receivers) == 1
 
 
 @pytest.mark.parametrize("state", [ReceiverState.RECEIVING, ReceiverState.COMPLETE])
 def test_a_second_disk_of_one_machine_has_a_line_of_its_own(
-    store: Store, shared: SharedSession, known: Machine, state: ReceiverState
+    store: Store, live: LiveRun, known: Machine, state: ReceiverState
 ) -> None:
-    joins(store, shared, says(CARD, "first disk"))
-    with shared.change() as (session, _now):
+    joins(store, live, says(CARD, "first disk"))
+    with live.shared.change() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
-    assert joins(store, shared, says(CARD, "second disk")) == ("debian", None)
+    assert joins(store, live, says(CARD, "second disk")) == ("debian", None)
 
 
 @pytest.mark.parametrize("state", [ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED])
 def test_a_machine_that_was_started_again_takes_its_old_place(
-    store: Store, shared: SharedSession, known: Machine, state: ReceiverState
+    store: Store, live: LiveRun, known: Machine, state: ReceiverState
 ) -> None:
-    joins(store, shared, says(CARD, "first run"))
-    with shared.change() as (session, _now):
+    joins(store, live, says(CARD, "first run"))
+    with live.shared.change() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
-    assert joins(store, shared, says(CARD, "second run")) == ("pc-07", known.machine_id)
-    with shared.look() as (session, _now):
+    assert joins(store, live, says(CARD, "second run")) == ("pc-07", known.machine_id)
+    with live.shared.look() as (session, _now):
         assert len(session.receivers) == 1

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+
+from protocol.control_messages import API_BASE, join_to_json
 from tests.lab import Program, diskcast_agent
 from tests.server.conftest import GoldenImage
-from tests.serving import Daemon
+from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+from tests.unit.sender_inputs import join_request
 
 
 def test_history_has_a_plain_agents_machine_as_the_operators_list_has_it(
@@ -38,3 +43,29 @@ def test_history_has_a_plain_agents_machine_as_the_operators_list_has_it(
         )
         assert (stranger["machine_id"], stranger["serial"]) == (None, "")
         assert [line["cast_id"] for line in daemon.history(machine_id=known["machine_id"])] == [cast_id]
+
+
+def test_a_stranger_that_says_it_is_another_machine_does_not_take_that_ones_line(
+    image: GoldenImage, tmp_path: Path, agents: Callable[..., list[ServiceAgent]]
+) -> None:
+    with Daemon(tmp_path / "daemon") as daemon:
+        daemon.add_image(image.path)
+        agents("pc07", daemon)
+        machine_id = wait_online(daemon, ["pc07"])["pc07"]
+        cast_id = daemon.create_cast(image.image_id, machine_ids=[machine_id], wait_for=3)
+        url = daemon.wait_phase(cast_id, "gathering")["control_url"]
+
+        def has_joined(name: str) -> None:
+            def joined() -> bool:
+                row = daemon.machines_of(cast_id).get(name)
+                return row is not None and row["joined_at"] is not None
+
+            wait_until(f"{name} has joined", joined, describe=daemon.describe)
+
+        has_joined("pc07")
+        clone = join_request("clone", name="clone", inventory={"machine_id": machine_id})
+        where = f"{url}{API_BASE}/casts/{cast_id}/receivers"
+        httpx.post(where, json=join_to_json(clone), trust_env=False).raise_for_status()
+        has_joined("clone")
+        lines = {line["machine_name"]: line["machine_id"] for line in daemon.history(cast_id=cast_id)}
+        assert lines == {"pc07": machine_id, "clone": None}
