@@ -15,7 +15,7 @@ from protocol.errors import DatabaseError
 from sender.daemon.casting import LiveRun
 from sender.requests import Actor, RequestRefused, conflict, invalid, not_found
 from sender.store.audit import new_entry_key
-from sender.store.records import Cast, CastPhase, CastPlan, Command, ImageState
+from sender.store.records import Cast, CastPhase, CastPlan, CastRequest, Command, ImageState
 
 if TYPE_CHECKING:
     from sender.daemon.services import Services
@@ -136,7 +136,9 @@ class Steering:
             plan = dataclasses.replace(cast.plan, start_at=None)
             changed = await store.run(store.casts.change, cast_id, plan=plan, audit=note)
         else:
-            await store.run(store.casts.request, cast_id, command, audit=note)
+            await store.run(
+                store.casts.request, CastRequest(cast_id, command, actor.name, reason), audit=note
+            )
             changed = cast
         supervisor.note_change()
         return changed or cast
@@ -159,13 +161,13 @@ class Steering:
             DatabaseError: it can't be asked.
         """
         store, supervisor = self._services.store, self._services.supervisor
-        for cast_id, command in await store.run(store.casts.requests, str(supervisor.owner)):
-            live = supervisor.live_run(cast_id)
+        for request in await store.run(store.casts.requests, str(supervisor.owner)):
+            live = supervisor.live_run(request.cast_id)
             if live is None:  # it is leased and about to begin: the next look finds it
                 continue
-            if _is_needed_or_refused(live.cast, command):
-                self._obey(live, command, "the operator", "")
-            await store.run(store.casts.clear_request, cast_id, command)
+            if _is_needed_or_refused(live.cast, request.command):
+                self._obey(live, request.command, request.actor, request.reason)
+            await store.run(store.casts.clear_request, request.cast_id, request.command)
 
     def _obey(self, live: LiveRun, command: Command, who: str, reason: str) -> None:
         run, supervisor = live.run, self._services.supervisor

@@ -24,6 +24,7 @@ from sender.store.records import (
     CastMachine,
     CastPhase,
     CastPlan,
+    CastRequest,
     Command,
     TimelinePoint,
 )
@@ -379,11 +380,12 @@ class Casts(Repository):
         return True
 
     @writing
-    def request(self, cast_id: str, command: Command, *, audit: AuditNote | None = None) -> bool:
+    def request(self, request: CastRequest, *, audit: AuditNote | None = None) -> bool:
         """Ask something of the daemon that runs the cast; False if the cast isn't there or has ended.
 
         What was asked before and is undone by it (pause and resume; everything by cancel) is forgotten.
         """
+        cast_id, command = request.cast_id, request.command
         query = sa.select(_CAST.phase).where(_CAST.cast_id == cast_id)
         phase = self._connection.execute(query).scalar_one_or_none()
         if phase is None or CastPhase(phase).ended:
@@ -393,22 +395,24 @@ class Casts(Repository):
         if command is not Command.CANCEL:
             undone = undone.where(asked.c.command == _OPPOSITE.get(command, ""))
         self._connection.execute(undone)
-        insert = self._database.insert(asked).values(cast_id=cast_id, command=command)
+        insert = self._database.insert(asked).values(
+            cast_id=cast_id, command=command, actor=request.actor, reason=request.reason
+        )
         self._connection.execute(insert.on_conflict_do_nothing(index_elements=["cast_id", "command"]))
         self._audit.note(audit, f"cast.{command}", f"cast {cast_id}")
         return True
 
     @reading
-    def requests(self, owner: str) -> builtins.list[tuple[str, Command]]:
+    def requests(self, owner: str) -> builtins.list[CastRequest]:
         """What is asked of the casts whose lease ``owner`` holds, in the order in which it was asked."""
         asked = tables.cast_requests.c
         rows = self._connection.execute(
-            sa.select(asked.cast_id, asked.command)
+            sa.select(asked.cast_id, asked.command, asked.actor, asked.reason)
             .join(tables.casts, _CAST.cast_id == asked.cast_id)
             .where(_CAST.lease_owner == owner)
             .order_by(asked.request_id)
         )
-        return [(row.cast_id, Command(row.command)) for row in rows]
+        return [CastRequest(row.cast_id, Command(row.command), row.actor, row.reason) for row in rows]
 
     @writing
     def clear_request(self, cast_id: str, command: Command | None = None) -> None:

@@ -352,6 +352,21 @@ class TimelinePoint:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CastRequest:
+    """What is asked of a cast that another daemon runs.
+
+    Attributes:
+        actor: who asks, as in audit.
+        reason: why, in the operator's words; empty for none.
+    """
+
+    cast_id: str
+    command: Command
+    actor: str
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class CastEvent:
     """Something that happened in a cast, for its timeline.
 

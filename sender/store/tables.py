@@ -203,6 +203,8 @@ cast_requests = sa.Table(
     sa.Column("request_id", Number64, primary_key=True, autoincrement=True),
     sa.Column("cast_id", CleanText(), sa.ForeignKey("casts.cast_id", ondelete="CASCADE"), nullable=False),
     _text("command"),
+    _text("actor", server_default="the operator"),
+    _text("reason", server_default=sa.text("''")),
     sa.Index(None, "cast_id", "command", unique=True),
     sqlite_autoincrement=True,
 )

@@ -93,7 +93,7 @@ def test_a_cast_that_is_cancelled_while_a_daemon_takes_it_does_not_run(
         return live
 
     live = asyncio.run(cancel())
-    assert live.cancel_reason is not None
+    assert live.cancel_reason == "cancelled by anna: the wrong image"
     assert store.casts.requests(str(HERE)) == []
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from datetime import timedelta
 
 from sender.store.database import Store
-from sender.store.records import CastEvent, CastPhase, Command, StartMode, TimelinePoint
+from sender.store.records import CastEvent, CastPhase, CastRequest, Command, StartMode, TimelinePoint
 from tests.store.samples import IMAGE_ID, START, Clock, add_cast, line, machine, room
 
 
@@ -157,22 +157,30 @@ def test_events_and_the_timeline_of_a_cast_can_be_written_twice_without_harm(sto
 
 
 def test_what_is_asked_of_a_cast_reaches_the_daemon_that_runs_it_in_order(store: Store) -> None:
+    def asks(command: Command, cast_id: str = "00000001") -> bool:
+        return store.casts.request(CastRequest(cast_id, command, "anna", "so"))
+
+    def asked() -> list[Command]:
+        requests = store.casts.requests("one/1")
+        assert {(request.actor, request.reason) for request in requests} == {("anna", "so")}
+        return [request.command for request in requests]
+
     add_cast(store)
-    assert not store.casts.request("ffffffff", Command.CANCEL)
-    assert store.casts.request("00000001", Command.START)
-    assert store.casts.request("00000001", Command.PAUSE)
-    assert store.casts.request("00000001", Command.PAUSE)
+    assert not asks(Command.CANCEL, "ffffffff")
+    assert asks(Command.START)
+    assert asks(Command.PAUSE)
+    assert asks(Command.PAUSE)
     store.leases.acquire("one/1", START, (), 1)
-    assert store.casts.requests("one/1") == [("00000001", Command.START), ("00000001", Command.PAUSE)]
+    assert asked() == [Command.START, Command.PAUSE]
     assert store.casts.requests("two/1") == []
-    store.casts.request("00000001", Command.RESUME)
-    assert store.casts.requests("one/1") == [("00000001", Command.START), ("00000001", Command.RESUME)]
+    asks(Command.RESUME)
+    assert asked() == [Command.START, Command.RESUME]
     store.casts.clear_request("00000001", Command.START)
-    store.casts.request("00000001", Command.CANCEL)
-    assert store.casts.requests("one/1") == [("00000001", Command.CANCEL)]
+    asks(Command.CANCEL)
+    assert asked() == [Command.CANCEL]
     store.casts.clear_request("00000001")
     store.casts.change("00000001", phase=CastPhase.CANCELLED)
-    assert not store.casts.request("00000001", Command.START), "it has ended"
+    assert not asks(Command.START), "it has ended"
 
 
 def test_retention_removes_what_is_old_and_says_so(store: Store, clock: Clock) -> None:

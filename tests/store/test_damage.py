@@ -30,7 +30,7 @@ from sender.store.database_command import database as database_command
 from sender.store.engine import make_engine
 from sender.store.errors import Place
 from sender.store.journal import find_segments
-from sender.store.records import CastEvent, CastPhase, Command, Role, TimelinePoint
+from sender.store.records import CastEvent, CastPhase, CastRequest, Command, Role, TimelinePoint
 from tests.store.samples import START, add_cast, enrol, image, line, machine, room, schedule
 
 NOTE = AuditNote("ci")
@@ -68,7 +68,7 @@ def fill(store: Store) -> None:
         store.casts.put_machines([line(f"{number:08x}", f"pc-{n}") for n in range(30)])
         store.casts.add_event(f"{number:08x}", CastEvent(START, "x", "", "y"))
         store.casts.put_timeline(f"{number:08x}", [TimelinePoint(1.0, 2.0, 3.0, 0, 0, 0, 1, 0, "x")])
-    store.casts.request("00000002", Command.PAUSE, audit=NOTE)
+    store.casts.request(CastRequest("00000002", Command.PAUSE, "anna"), audit=NOTE)
     store.leases.acquire("one/1", START, (), 9)
     store.casts.change("00000000", phase=CastPhase.DONE, ended_at=START, progress=1.0)
     store.casts.put_machine(line("00000000", "pc-0", state="complete", bytes_verified=5, ended_at=START))

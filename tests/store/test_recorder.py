@@ -16,7 +16,7 @@ from sender.store import recorder as recorder_module
 from sender.store.audit import new_entry_key
 from sender.store.database import Store, open_database
 from sender.store.recorder import RECORDABLE, SPOOL_NAME, Recorder, _signature
-from sender.store.records import Cast, CastEvent, CastPhase, Command, TimelinePoint
+from sender.store.records import Cast, CastEvent, CastPhase, CastRequest, Command, TimelinePoint
 from tests.lab import LIMIT_S
 from tests.postgres import PostgresServer, postgres_server
 from tests.store.samples import START, Clock, add_cast, image, line, machine
@@ -135,7 +135,7 @@ def test_what_an_ended_daemon_couldnt_write_the_next_one_does(
     points = tuple(TimelinePoint(float(n), 1, 2, 0, 0, 0, 1, 0, "x") for n in range(3))
     event = CastEvent(START, "x", "pc", "t")
     seen_at = START + timedelta(days=1)
-    remote.casts.request("00000001", Command.PAUSE)
+    remote.casts.request(CastRequest("00000001", Command.PAUSE, "anna"))
 
     async def work() -> None:
         server.stop()
