@@ -223,9 +223,14 @@ class Casts(Repository):
         """Replace what changes in a cast by what ``cast`` says; what was asked for (its plan) stays.
 
         The cast's ``run_count`` must still be the recorded one: a daemon that was cut off while another took the cast
-        over doesn't overwrite what that one has written. Returns whether it was.
+        over doesn't overwrite what that one has written. Returns whether it was. What was asked of a cast that has
+        ended is forgotten.
         """
-        return self._save(cast, _CHANGING)
+        saved = self._save(cast, _CHANGING)
+        if saved and cast.phase.ended:
+            asked = tables.cast_requests
+            self._connection.execute(sa.delete(asked).where(asked.c.cast_id == cast.cast_id))
+        return saved
 
     @writing
     def save_progress(self, cast: Cast) -> bool:
@@ -386,7 +391,8 @@ class Casts(Repository):
         What was asked before and is undone by it (pause and resume; everything by cancel) is forgotten.
         """
         cast_id, command = request.cast_id, request.command
-        query = sa.select(_CAST.phase).where(_CAST.cast_id == cast_id)
+        # Locked, so that the cast doesn't end meanwhile (ignored by SQLite, which has one writer at a time).
+        query = sa.select(_CAST.phase).where(_CAST.cast_id == cast_id).with_for_update()
         phase = self._connection.execute(query).scalar_one_or_none()
         if phase is None or CastPhase(phase).ended:
             return False

@@ -183,6 +183,16 @@ def test_what_is_asked_of_a_cast_reaches_the_daemon_that_runs_it_in_order(store:
     assert not asks(Command.START), "it has ended"
 
 
+def test_what_was_asked_of_a_cast_that_has_ended_is_not_kept(store: Store) -> None:
+    add_cast(store)
+    [cast] = store.leases.acquire("one/1", START, (), 1)
+    store.casts.request(CastRequest("00000001", Command.PAUSE, "anna"))
+    store.casts.save(dataclasses.replace(cast, phase=CastPhase.TAIL))
+    assert len(store.casts.requests("one/1")) == 1
+    store.casts.save(dataclasses.replace(cast, phase=CastPhase.DONE))
+    assert store.casts.requests("one/1") == []
+
+
 def test_retention_removes_what_is_old_and_says_so(store: Store, clock: Clock) -> None:
     add_cast(store, "0000000a")
     store.casts.put_machines([line("0000000a", f"pc-{i}") for i in range(2500)])
