@@ -20,8 +20,9 @@ from sender.store.database import open_database
 from sender.store.engine import WRITES, make_engine
 from sender.store.errors import Place
 from sender.store.journal import find_segments
+from sender.store.records import CastRequest, Command
 from tests.postgres import PostgresServer
-from tests.store.samples import START, room
+from tests.store.samples import START, add_cast, room
 
 
 def test_migrations_make_just_the_tables_that_the_code_uses(url: sa.URL) -> None:
@@ -64,6 +65,29 @@ def test_daemons_that_are_started_at_once_migrate_once(postgres: PostgresServer,
         store = open_database(url, upkeep=False)
         store.rooms.add(room())
         store.close()
+
+
+def test_what_was_asked_of_a_cast_before_a_migration_is_still_asked(
+    url: sa.URL, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if url.get_backend_name() == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = sa.make_url(server.new_database())
+    with monkeypatch.context() as first_version:
+        first_version.setattr(schema, "head", lambda: "0001")
+        store = open_database(url, upkeep=False)
+        cast = add_cast(store)
+        store.close()
+    engine = make_engine(url, pooled=False)
+    with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
+        connection.execute(
+            sa.text("INSERT INTO cast_requests (cast_id, command) VALUES ('00000001', 'cancel')")
+        )
+    engine.dispose()
+    store = open_database(url, upkeep=False)
+    store.leases.acquire("here", START, (), 1)
+    assert store.casts.requests("here") == [CastRequest(cast.cast_id, Command.CANCEL, "the operator")]
+    store.close()
 
 
 def test_a_backup_of_before_a_migration_is_brought_over_it(
