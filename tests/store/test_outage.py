@@ -136,18 +136,21 @@ def _cross(store: Store) -> None:
     """Two transactions change the same two rooms in opposite order."""
     for name in ("a", "b"):
         store.rooms.add(room(name))
-    met = threading.Barrier(2)
+    met, through = threading.Barrier(2), threading.Event()
     tries: list[str] = []
 
     def crosswise(first: str, second: str) -> None:
         def work() -> None:
             tries.append(first)
+            if tries.count(first) > 1:  # else the two may meet in the middle again
+                assert through.wait(BOUND_S)
             store.rooms.change(first, name=first + first)
-            if len(tries) <= 2:
+            if tries.count(first) == 1:
                 met.wait(BOUND_S)
             store.rooms.change(second, description=first)
 
         store._database.perform(work, writes=True)
+        through.set()
 
     other = threading.Thread(target=crosswise, args=("b", "a"))
     other.start()
