@@ -109,6 +109,7 @@ class LiveRun:
         self._point_every_s = POINT_INTERVAL_S
         self._viewed_at = -math.inf
         self._drawn: tuple[CastView | None, int, list[LiveMachine]] = (None, -1, [])
+        self._drawn_machines: dict[str, tuple[object, LiveMachine]] = {}
         self._change_count = 0
         self._point_at = 0.0
         self._saved_at = 0.0
@@ -334,7 +335,7 @@ class LiveRun:
         ):  # of an ended one its account counts: its session still hopes for everybody
             views = {receiver.name: receiver for receiver in self.view.receivers}
         machines = [
-            live_machine(self.cast, views[name], row, position="", online=False)
+            self._live_machine(views[name], row)
             if name in views
             else machine_of_history(row, self.cast.plan.room_id)
             for name, row in self.machines.items()
@@ -343,6 +344,15 @@ class LiveRun:
         return machines
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    def _live_machine(self, view: ReceiverView, row: CastMachine) -> LiveMachine:
+        """As it was, time to go included, until something else of it changes: only changes are sent to who watches."""
+        of = (view, row, self.cast.paused, self.cast.casting_at)
+        drawn = self._drawn_machines.get(row.name)
+        if drawn is None or drawn[0] != of:
+            drawn = of, live_machine(self.cast, view, row, position="", online=False)
+            self._drawn_machines[row.name] = drawn
+        return drawn[1]
 
     def _note_machine(self, receiver_id: ReceiverId) -> None:
         with self.shared.look() as (session, now):

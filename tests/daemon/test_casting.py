@@ -1,19 +1,22 @@
-"""Whom a gathering room waits for: not for machines that have failed, and for nobody when all of them have."""
+"""Whom a gathering room waits for: not for machines that have failed; and what of a cast is news to who watches."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
 
+from sender.cast.view import ReceiverView
 from sender.daemon.casting import Earlier, LiveRun
 from sender.store.database import Store, open_database
 from sender.store.recorder import Recorder
 from sender.store.records import CastMachine, CastPhase
-from tests.store.samples import add_cast, line
+from tests.store.samples import START, add_cast, line
 
 
 class AskedRun:
@@ -38,8 +41,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def gathering(store: Store, directory: Path, *earlier: CastMachine) -> tuple[LiveRun, AskedRun]:
-    cast = dataclasses.replace(add_cast(store), phase=CastPhase.GATHERING)
-    live = LiveRun(cast, Recorder(store, directory), owner="here", earlier=Earlier(list(earlier), [], []))
+    record = dataclasses.replace(add_cast(store), phase=CastPhase.GATHERING)
+    live = LiveRun(record, Recorder(store, directory), owner="here", earlier=Earlier(list(earlier), [], []))
     run = AskedRun()
     live.run = run  # type: ignore[assignment]
     return live, run
@@ -79,3 +82,24 @@ def test_a_cast_for_whoever_comes_goes_on_waiting(store: Store, tmp_path: Path) 
     live, run = gathering(store, tmp_path)
     live.put_machine(row("pc01", "failed"))
     assert not run.cancelled
+
+
+def test_a_machine_that_reports_nothing_new_is_not_sent_again_to_who_watches(
+    store: Store, tmp_path: Path
+) -> None:
+    live, _run = gathering(store, tmp_path)
+    live.change(phase=CastPhase.CASTING, casting_at=START)
+    live.put_machine(dataclasses.replace(row("pc01", "receiving"), joined_at=START))
+    live.put_machine(dataclasses.replace(row("pc02", "receiving"), joined_at=START))
+    views = [
+        ReceiverView(name, "receiving", 0.25, 1e6, 0.0, 0, "disk", False, False, None, 0.0, "")
+        for name in ("pc01", "pc02")
+    ]
+    shown = []
+    for progress in (0.25, 0.5):
+        views[1] = dataclasses.replace(views[1], progress=progress)
+        live.view = cast("Any", SimpleNamespace(receivers=tuple(views)))
+        shown.append({machine.name: machine for machine in live.live_machines()})
+    assert shown[0]["pc01"].eta_s
+    assert shown[0]["pc01"] is shown[1]["pc01"], "its time to go alone is no news"
+    assert shown[1]["pc02"].progress == 0.5
