@@ -292,8 +292,10 @@ class LiveRun:
         if self.run is None:
             return
         self.run.excuse(self._gone_count - self._gone_before_count)
+        if self.cast.phase is not CastPhase.GATHERING or not self.targets:
+            return
         gone = {row.machine_id for row in self.machines.values() if row.state in _WONT_COME}
-        if self.cast.phase is CastPhase.GATHERING and self.targets and gone.issuperset(self.targets):
+        if gone.issuperset(self.targets):
             self.run.cancel("every machine has failed")
 
     # -- for those who watch ----------------------------------------------------------------------------------
@@ -330,9 +332,8 @@ class LiveRun:
         if self.view is None or (view is self.view and change_count == self._change_count):
             return machines
         views: dict[str, ReceiverView] = {}
-        if (
-            not self.cast.phase.ended
-        ):  # of an ended one its account counts: its session still hopes for everybody
+        # Of an ended cast its account counts: its session still hopes for everybody.
+        if not self.cast.phase.ended:
             views = {receiver.name: receiver for receiver in self.view.receivers}
         machines = [
             self._live_machine(views[name], row)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pytest
-import sqlalchemy as sa
-
 from sender.cast.view import ReceiverView
 from sender.daemon.casting import Earlier, LiveRun
-from sender.store.database import Store, open_database
+from sender.store.database import Store
 from sender.store.recorder import Recorder
 from sender.store.records import CastMachine, CastPhase
 from tests.store.samples import START, add_cast, line
@@ -31,13 +27,6 @@ class AskedRun:
 
     def cancel(self, reason: str) -> None:
         self.cancelled = reason
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_database(sa.URL.create("sqlite", database=str(tmp_path / "diskcast.db")), upkeep=False)
-    yield opened
-    opened.close()
 
 
 def gathering(store: Store, directory: Path, *earlier: CastMachine) -> tuple[LiveRun, AskedRun]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from protocol.errors import DatabaseUnavailableError
 from protocol.session_records import JoinRequest, MachineIdentity, ReceiverState
@@ -18,7 +16,7 @@ from sender.cast.shared_session import SharedSession
 from sender.daemon import recognition
 from sender.daemon.casting import Earlier, LiveRun
 from sender.daemon.recognition import Recognition
-from sender.store.database import Store, open_database
+from sender.store.database import Store
 from sender.store.recorder import Recorder
 from sender.store.records import Machine
 from tests.store.samples import add_cast, line, machine, room
@@ -26,13 +24,6 @@ from tests.unit.sender_inputs import join_request, new_session
 
 MAC = "52:54:00:00:00:07"
 CARD = MachineIdentity((MAC,), "", "")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_database(sa.URL.create("sqlite", database=str(tmp_path / "diskcast.db")), upkeep=False)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

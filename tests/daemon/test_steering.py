@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from sender.daemon import steering
 from sender.daemon.casting import LiveRun
 from sender.daemon.leases import Owner
 from sender.daemon.steering import Steering
 from sender.requests import Actor, RequestRefused
-from sender.store.database import Store, open_database
+from sender.store.database import Store
 from sender.store.recorder import Recorder
 from sender.store.records import Cast, CastPhase, Command
 from tests.store.samples import add_cast
 
 HERE = Owner("here", "d1", "r1")
 OPERATOR = Actor("anna")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_database(sa.URL.create("sqlite", database=str(tmp_path / "diskcast.db")), upkeep=False)
-    yield opened
-    opened.close()
 
 
 class OneDaemon:
