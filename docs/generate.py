@@ -15,7 +15,9 @@ import receiver.cli
 import sender.cli
 from docs import api_reference, config_reference, log_reference
 from docs.dashboards import DASHBOARDS
-from protocol import errors, image_format
+from protocol import (
+    errors,
+)
 from protocol.constants import (
     CONTROL_DATAGRAM_BYTES_MAX,
     DATA_HEADER_BYTES,
@@ -23,8 +25,9 @@ from protocol.constants import (
     MSGPACK_NESTING_MAX,
     WIRE_VERSION,
 )
+from protocol.image import image_format
+from protocol.schema.binary_fields import Bitmap, Field, Octets, Rows, Text, UInt
 from protocol.wire.codec import PREFIX_BYTES, REJECT_REASONS
-from protocol.wire.fields import Bitmap, Field, Octets, Rows, Text, UInt
 from protocol.wire.messages import CONTROL_MESSAGES, FEEDBACK_MESSAGES, Prefix, SymbolHeader
 from receiver.reception.metrics import METRICS as AGENT_METRICS
 from sender.metrics.cast_metrics import METRICS
@@ -175,10 +178,10 @@ CAST_WORDS = """From `diskcast serve` for each of its casts, and from `diskcast 
 labels `cast` (eight hexadecimal digits, the same in logs and history), `image` (its name) and `room` (its id; empty for
 casts without one); below are the others. `machine` is the name that the machine joined with.
 
-Of a machine's states, limiters and causes there is a series only for the one of now, with the value 1:
+Of a machine's states, bottlenecks and causes there is a series only for the one of now, with the value 1:
 `diskcast_receiver_state{machine="pc07", state="receiving"} 1`. That keeps 500 machines small, and Prometheus sees that
-the other series have ended. What a machine reported last stays after its end; join with `diskcast_receiver_limiter` for
-those that a cast works for now, as the alerts do.
+the other series have ended. What a machine reported last stays after its end; join with
+`diskcast_receiver_bottleneck` for those that a cast works for now, as the alerts do.
 """
 
 FLEET_WORDS = """From `diskcast serve`, beside the casts' and `process_…` as of any program that Prometheus knows. What

@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from protocol.parity import ParityPlanner
+from protocol.sending.rate.parity import ParityPlanner
 from tests.simulation.plots import draw_rates
 from tests.simulation.rate_traces import COLUMNS, cells
 from tests.simulation.scenarios import BY_NAME, SCENARIOS

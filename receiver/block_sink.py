@@ -9,18 +9,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.block_codec import BlockDecoder, block_hash
-from protocol.block_masks import set_blocks
-from protocol.disk_layout import commit_blocks
+from protocol.disk.disk_layout import commit_blocks
 from protocol.errors import ImageDamagedError, VerificationError
-from protocol.manifest import BlockKind, Manifest
-from receiver.busy_clock import BusyClock
+from protocol.image.block_codec import BlockDecoder, block_hash
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.shared.block_masks import iter_set_blocks
 from receiver.closing import Closing
 from receiver.disk.commit import CommitLast
 from receiver.disk.scan import worth_scanning
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
-from receiver.target.opening import Target, require_compatible
+from receiver.target.open_target import Target, require_compatible
+from receiver.thread_time import BusyClock
 
 
 class Outcome(enum.Enum):
@@ -248,7 +248,7 @@ class BlockSink(Closing):
         # A disk that knows lives longer. Not at the edges: there it would give up the mark, or what was wiped.
         given_up = ~used
         given_up[commit_blocks(self.manifest)] = False
-        for unused in set_blocks(given_up):
+        for unused in iter_set_blocks(given_up):
             self._writer.discard_blocks(unused)
         if reread:
             others = used.copy()
@@ -257,7 +257,7 @@ class BlockSink(Closing):
         self.commit_last.commit(lambda: self._require_right(used))
 
     def _require_right(self, mask: NDArray[np.bool_]) -> None:
-        for blocks in set_blocks(mask):
+        for blocks in iter_set_blocks(mask):
             wrong = self.verify(blocks)
             if wrong.size == 0:
                 continue

@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 
 import click
 
-from protocol.command_line import CONTEXT_SETTINGS, Implementation, LazyGroup, run_program
+from protocol.program.command_line import CONTEXT_SETTINGS, Implementation, LazyGroup, run_program
 
 COMMANDS: Final = {
     "receive": Implementation(
@@ -16,11 +16,11 @@ COMMANDS: Final = {
         "receiver.service.run_command:run", "Wait for casts of a daemon, and receive each."
     ),
     "restore": Implementation(
-        "receiver.disk_commands:restore", "Write an image file to a disk, without a network."
+        "receiver.restore_commands:restore", "Write an image file to a disk, without a network."
     ),
-    "compare": Implementation("receiver.disk_commands:compare", "Compare a disk with an image file."),
+    "compare": Implementation("receiver.restore_commands:compare", "Compare a disk with an image file."),
     "disks": Implementation(
-        "receiver.disks_command:disks", "List the disks of this machine, and which may be written."
+        "receiver.list_disks_command:disks", "List the disks of this machine, and which may be written."
     ),
     "doctor": Implementation("receiver.doctor_command:doctor", "Try out what a receiver needs."),
 }

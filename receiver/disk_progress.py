@@ -11,7 +11,7 @@ from typing import Final, Protocol, Self
 
 import click
 
-from protocol.units import format_bytes
+from protocol.shared.units import format_bytes
 
 _JSON_INTERVAL_S: Final = 0.5
 

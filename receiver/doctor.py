@@ -23,7 +23,7 @@ from protocol.errors import (
     SessionError,
 )
 from protocol.fec.isal import best_kernel
-from protocol.findings import (
+from protocol.program.findings import (
     Finding,
     MediumFacts,
     SocketBuffer,
@@ -37,15 +37,15 @@ from protocol.findings import (
     ok,
     warn,
 )
-from protocol.units import format_bytes
-from receiver.disk.fit import fit_tools
-from receiver.http_exchange import Unreachable
+from protocol.shared.units import format_bytes
+from receiver.disk.fit.fit_target import fit_tools
+from receiver.http_client import Unreachable
 from receiver.reception.control_client import ControlClient, retry_until
+from receiver.reception.data_socket import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
 from receiver.reception.discovery import CastChoice, listen_for_cast
 from receiver.reception.network import Interface, find_interface
-from receiver.reception.transport import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
 from receiver.service.server_client import EXAMPLE_URL, ServerClient
-from receiver.target.opening import Target, open_target
+from receiver.target.open_target import Target, open_target
 from receiver.target.selection import choose_target
 
 MEMORY_BYTES_MAX = 300 * MIB

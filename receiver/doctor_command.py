@@ -8,8 +8,8 @@ import click
 import trio
 
 from protocol.constants import DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
-from protocol.findings import Finding
-from protocol.findings_report import report_findings
+from protocol.program.findings import Finding
+from protocol.program.findings_report import report_findings
 from receiver.doctor import examine
 from receiver.service.agent_token import read_token
 

@@ -12,8 +12,8 @@ from typing import Final
 import psutil  # type: ignore[import-untyped]
 
 from protocol.constants import HARDWARE_ADDRESSES_MAX
-from protocol.session_records import MachineIdentity
-from protocol.units import format_bytes
+from protocol.model.session_records import MachineIdentity
+from protocol.shared.units import format_bytes
 
 SYSTEM_ROOT: Final = Path("/sys")
 

@@ -8,16 +8,16 @@ from typing import Final
 
 from protocol.constants import MIB
 from protocol.errors import DiskcastError, ImageChangedError, ImageError, StorageError
-from protocol.image_format import (
+from protocol.image.image_format import (
     PAGE_BYTES,
     check_file_bytes,
     check_identity,
     parse_header_untrusted,
 )
-from protocol.manifest import Manifest
-from protocol.stored_manifest import StoredManifest
+from protocol.image.manifest import Manifest
+from protocol.image.stored_manifest import StoredManifest
 from receiver.closing import Closing
-from receiver.disk import calls
+from receiver.disk import syscalls
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
 """That of a disk of 120 GB, a tenth of the 300 MB that a receiver may have. Of a larger one 5 bytes a block are held
@@ -76,7 +76,7 @@ class ImageSource(Closing):
 
     def _read(self, offset_bytes: int, into: memoryview, thing: str) -> None:
         try:
-            count = calls.read_fully(self._fd, into, offset_bytes)
+            count = syscalls.read_fully(self._fd, into, offset_bytes)
         except OSError as error:
             raise StorageError(
                 f"{self.path}: {thing} at byte {offset_bytes} can't be read: {error.strerror}; check the disk that "

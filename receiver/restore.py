@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from protocol.constants import MIB
 from protocol.errors import ImageDamagedError, VerificationError
-from protocol.manifest import BlockKind, Manifest
-from protocol.units import format_bytes, format_duration
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.shared.units import format_bytes, format_duration
 from receiver.block_sink import BlockSink, Outcome
 from receiver.disk.commit import READ_BACK_FAILURES_MAX, read_back_error
-from receiver.disk.fit import check_fit, fit
+from receiver.disk.fit.fit_target import check_fit, fit
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.read_back import open_for_comparison
 from receiver.disk.verifier import READ_BYTES, Verifier

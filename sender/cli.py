@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 
 import click
 
-from protocol.command_line import CONTEXT_SETTINGS, Implementation, LazyGroup, run_program
+from protocol.program.command_line import CONTEXT_SETTINGS, Implementation, LazyGroup, run_program
 
 COMMANDS: Final = {
     "pack": Implementation("sender.imaging.image_commands:pack", "Pack a disk into an image."),

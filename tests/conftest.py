@@ -8,7 +8,7 @@ import signal
 import hypothesis
 import pytest
 
-from tests.lab import privileged_obstacle
+from tests.support.network.lab import privileged_obstacle
 
 # The same examples on every machine and every run: a failure seen once can be seen again, and none is a slow machine's.
 hypothesis.settings.register_profile(

@@ -128,9 +128,9 @@ def cast() -> Json:
                 unit="s",
             ),
             stat(
-                "Limiter",
+                "Bottleneck",
                 "What holds the rate down now and, where it is one machine's doing, which.",
-                [query(f"diskcast_limiter{{{C}}}", "{{cause}} {{machine}}")],
+                [query(f"diskcast_bottleneck{{{C}}}", "{{cause}} {{machine}}")],
                 size=(6, 3),
                 names_only=True,
             ),
@@ -240,7 +240,7 @@ def cast() -> Json:
                 "climbs, or there is nothing to send.",
                 [
                     query(
-                        f"max by (cause, machine) (rate(diskcast_limiter_seconds_total{{{C}}}[$__rate_interval]))",
+                        f"max by (cause, machine) (rate(diskcast_bottleneck_seconds_total{{{C}}}[$__rate_interval]))",
                         "{{cause}} {{machine}}",
                     )
                 ],

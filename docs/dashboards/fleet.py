@@ -25,7 +25,7 @@ TO_MACHINE = link("Open the machine", "machine", room=cell("Room"), machine=cell
 OF_CAST = "cast, image, room"
 WORST = (
     f"bottomk(20, max by ({OF_CAST}, machine) (diskcast_receiver_progress_ratio{{{R}}}) "
-    f"and on (cast, machine) diskcast_receiver_limiter{{{R}}})"
+    f"and on (cast, machine) diskcast_receiver_bottleneck{{{R}}})"
 )
 """Machines that a cast works for now, the furthest behind."""
 AMONG_WORST = f"and on (cast, machine) {WORST}"
@@ -150,7 +150,7 @@ def fleet() -> Json:
                 "for; none: the rate climbs, or there is nothing to send.",
                 [
                     query(
-                        f"sum by (cause) (rate(diskcast_limiter_seconds_total{{{R}}}[$__rate_interval]))",
+                        f"sum by (cause) (rate(diskcast_bottleneck_seconds_total{{{R}}}[$__rate_interval]))",
                         "{{cause}}",
                     )
                 ],
@@ -175,7 +175,7 @@ def fleet() -> Json:
             table(
                 "Machines that keep up worst",
                 "The twenty that are furthest behind in casts that run. Behind with a low loss and the "
-                "limiter disk: a slow "
+                "bottleneck disk: a slow "
                 "disk; with a high loss: a bad cable or port.",
                 [
                     (
@@ -189,7 +189,7 @@ def fleet() -> Json:
                         "percentunit",
                     ),
                     (
-                        f"max by ({OF_CAST}, machine, limiter) (diskcast_receiver_limiter{{{R}}}) {AMONG_WORST}",
+                        f"max by ({OF_CAST}, machine, bottleneck) (diskcast_receiver_bottleneck{{{R}}}) {AMONG_WORST}",
                         "",
                         "short",
                     ),
@@ -197,7 +197,7 @@ def fleet() -> Json:
                 {
                     "room": "Room",
                     "machine": "Machine",
-                    "limiter": "Limited by",
+                    "bottleneck": "Limited by",
                     "cast": "Cast",
                     "image": "Image",
                 },
@@ -220,7 +220,7 @@ def fleet() -> Json:
                 [
                     query(
                         f"topk(10, max by (machine, room) (diskcast_receiver_loss_ratio{{{R}}} "
-                        f"and on (cast, machine) diskcast_receiver_limiter{{{R}}}))",
+                        f"and on (cast, machine) diskcast_receiver_bottleneck{{{R}}}))",
                         "{{room}} {{machine}}",
                     )
                 ],

@@ -222,7 +222,7 @@ def machine() -> Json:
             chart(
                 "Limited by, share of the time",
                 "Share of the time for which each of these held it back.",
-                [query(of_agent("diskcast_agent_limited_seconds_total"), "{{limiter}}")],
+                [query(of_agent("diskcast_agent_limited_seconds_total"), "{{bottleneck}}")],
                 unit="percentunit",
                 stacked=True,
             ),

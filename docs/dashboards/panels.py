@@ -14,7 +14,7 @@ WIDTH = 24
 NAMES = {"fleet": "diskcast-fleet", "cast": "diskcast-cast", "machine": "diskcast-machine"}
 """Dashboards' uids: links hang on them."""
 
-LIMITERS = {"network": "green", "socket": "orange", "decode": "yellow", "disk": "red"}
+BOTTLENECKS = {"network": "green", "socket": "orange", "decode": "yellow", "disk": "red"}
 STATES = {
     "joined": "blue",
     "receiving": "super-light-blue",

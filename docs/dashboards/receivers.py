@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from docs.dashboards.panels import Json, chart, query, timeline
-from docs.dashboards.shared import FULL, LIMITER_VALUES, LOSS, STATE_VALUES, STRAGGLER, numbered
+from docs.dashboards.shared import BOTTLENECK_VALUES, FULL, LOSS, STATE_VALUES, STRAGGLER, numbered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +43,15 @@ class Receivers:
 
     def limited_by(self) -> Json:
         """Each machine's own answer."""
-        expression = numbered("diskcast_receiver_limiter", self.selector, "limiter", LIMITER_VALUES, self.by)
+        expression = numbered(
+            "diskcast_receiver_bottleneck", self.selector, "bottleneck", BOTTLENECK_VALUES, self.by
+        )
         return timeline(
             "Limited by",
             "What a machine says holds it back while data is cast to it: the network, its socket, decoding or its "
             "disk.",
             [self.line(expression)],
-            LIMITER_VALUES,
+            BOTTLENECK_VALUES,
             links=self.links,
         )
 

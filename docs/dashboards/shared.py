@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docs.dashboards.panels import LIMITERS, STATES, thresholds
+from docs.dashboards.panels import BOTTLENECKS, STATES, thresholds
 
 R = 'room=~"$room"'
 """Selects the rooms that the viewer chose."""
@@ -12,7 +12,7 @@ FULL = thresholds((None, "green"), (0.8, "yellow"), (0.95, "red"))
 PROGRESS = thresholds((None, "text"), (1, "green"))
 SLOW_S = thresholds((None, "green"), (0.1, "yellow"), (0.5, "red"))
 STRAGGLER = [(0, "keeps up", "green"), (1, "slow", "yellow"), (2, "straggler", "orange")]
-LIMITER_VALUES = [(number, name, color) for number, (name, color) in enumerate(LIMITERS.items(), 1)]
+BOTTLENECK_VALUES = [(number, name, color) for number, (name, color) in enumerate(BOTTLENECKS.items(), 1)]
 STATE_VALUES = [(number, name, color) for number, (name, color) in enumerate(STATES.items(), 1)]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import DATA_HEADER_BYTES, WIRE_MAGIC, WIRE_VERSION
-from protocol.wire.fields import UInt
+from protocol.schema.binary_fields import UInt
 from protocol.wire.messages import SymbolHeader
 
 HEADER_DTYPE: Final = np.dtype(

@@ -1,4 +1,4 @@
-"""Sets of small numbers as bytes, the way :class:`protocol.wire.fields.Bitmap` carries them."""
+"""Sets of small numbers as bytes, the way :class:`protocol.schema.binary_fields.Bitmap` carries them."""
 
 from __future__ import annotations
 

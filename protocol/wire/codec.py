@@ -20,7 +20,7 @@ from protocol.constants import (
     WIRE_VERSION,
 )
 from protocol.errors import WireError
-from protocol.wire.fields import STRUCT_CODES, Field, UInt
+from protocol.schema.binary_fields import STRUCT_CODES, Field, UInt
 from protocol.wire.messages import (
     CONTROL_MESSAGES,
     FEEDBACK_MESSAGES,

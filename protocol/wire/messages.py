@@ -21,8 +21,8 @@ from protocol.constants import (
     WIRE_MAGIC,
     WIRE_VERSION,
 )
-from protocol.limiter import Cause
-from protocol.wire.fields import Bitmap, Field, Octets, Rows, Text, message, uint
+from protocol.model.bottleneck import Cause
+from protocol.schema.binary_fields import Bitmap, Field, Octets, Rows, Text, message, uint
 
 OBJECT_MANIFEST = 0
 OBJECT_IMAGE = 1
@@ -209,7 +209,7 @@ class Report:
     pool_drop_count: Annotated[int, uint(64, "symbols dropped for want of a buffer, since join")]
     fill_permille: Annotated[int, uint(16, "share of the buffers in use", high=1000)]
     buffer_bytes: Annotated[int, uint(64, "size of the buffers that this is a share of")]
-    limiter: Annotated[int, uint(8, "0 network, 1 socket, 2 decode, 3 disk", high=3)]
+    bottleneck: Annotated[int, uint(8, "0 network, 1 socket, 2 decode, 3 disk", high=3)]
     blocks_verified_count: Annotated[int, uint(32, "blocks read back and right")]
     blocks_needed_count: Annotated[int, uint(32, "blocks not yet verified")]
     bytes_written: Annotated[int, uint(64, "bytes written to the target")]
@@ -217,7 +217,7 @@ class Report:
     parity_repaired_count: Annotated[int, uint(32, "blocks completed with repair symbols and without a NACK")]
 
 
-LIMITERS = (Cause.NETWORK, Cause.SOCKET, Cause.DECODE, Cause.DISK)
+BOTTLENECKS = (Cause.NETWORK, Cause.SOCKET, Cause.DECODE, Cause.DISK)
 """What a receiver may say limits it, by REPORT's number."""
 CONTROL_MESSAGES: tuple[type, ...] = (Announce, Flush, EndOfTransmission, Standing)
 FEEDBACK_MESSAGES: tuple[type, ...] = (Nack, Report)

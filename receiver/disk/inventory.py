@@ -1,7 +1,7 @@
 """The block devices of this machine as the kernel tells them in sysfs: what they are, and what is built on them.
 
 Nothing is opened here: a disk that is asleep stays asleep, and one that hangs doesn't hang the list. What uses a device
-is told by :mod:`receiver.disk.usage`, what is on it by :mod:`receiver.disk.contents`.
+is told by :mod:`receiver.disk.holders`, what is on it by :mod:`receiver.disk.disk_contents`.
 """
 
 from __future__ import annotations

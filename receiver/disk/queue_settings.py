@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from receiver.disk import sysfs as block_sysfs
-from receiver.target.opening import Target
+from receiver.target.open_target import Target
 
 SCHEDULER: Final = {"0": "none", "1": "mq-deadline"}
 """By ``queue/rotational``. Our writes are large and in order: there is nothing to sort on a disk without heads; on one

@@ -12,9 +12,9 @@ import stat
 from pathlib import Path
 
 from protocol.errors import StorageError, TargetError, TargetTooSmallError
-from protocol.units import format_bytes
+from protocol.shared.units import format_bytes
 from receiver.closing import Closing
-from receiver.disk.stall_watch import StallWatch
+from receiver.disk.hang_watchdog import StallWatch
 
 ALIGNMENT_BYTES = mmap.PAGESIZE
 """Of offsets, lengths and memory of direct reads: a multiple of every logical sector size up to the page's."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from protocol.block_masks import sample_set
-from protocol.incomplete_marker import parse_marker_untrusted
-from protocol.manifest import Manifest
+from protocol.image.incomplete_marker import parse_marker_untrusted
+from protocol.image.manifest import Manifest
+from protocol.shared.block_masks import sample_set
 from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
 from receiver.disk.verifier import Verifier

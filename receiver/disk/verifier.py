@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.block_codec import block_hash
 from protocol.constants import HASH_BYTES, MIB
 from protocol.errors import StorageError
-from protocol.manifest import BlockKind, Manifest
-from receiver.disk import calls
+from protocol.image.block_codec import block_hash
+from protocol.image.manifest import BlockKind, Manifest
+from receiver.disk import syscalls
 from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.block_runs import block_runs
 from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
@@ -162,10 +162,10 @@ class Verifier:
         for first, stop in block_runs(zeros):
             position = first * block_bytes
             while position < stop * block_bytes:
-                data = calls.next_data(fd, position)
+                data = syscalls.next_data(fd, position)
                 if data is None or data >= stop * block_bytes:
                     break
-                hole = calls.next_hole(fd, data)
+                hole = syscalls.next_hole(fd, data)
                 data_stop = min(-(-hole // block_bytes), stop)
                 yield data // block_bytes, data_stop
                 position = data_stop * block_bytes

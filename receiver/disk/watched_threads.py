@@ -12,7 +12,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from protocol.errors import StorageError
-from receiver.disk.stall_watch import TICK_S, StallWatch
+from receiver.disk.hang_watchdog import TICK_S, StallWatch
 
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")

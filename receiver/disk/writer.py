@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import BLOCK_BYTES_MAX, MIB
-from protocol.manifest import BlockKind, Manifest
+from protocol.image.manifest import BlockKind, Manifest
 from receiver.closing import Closing
-from receiver.disk import calls
+from receiver.disk import syscalls
 from receiver.disk.aligned_buffers import AlignedBuffers
 from receiver.disk.block_runs import block_runs
-from receiver.disk.clearing import Clearing
-from receiver.target.opening import Target
+from receiver.disk.zeroing import Clearing
+from receiver.target.open_target import Target
 
 BUFFER_BYTES: Final = BLOCK_BYTES_MAX
 """The longest run that is written with one call: at least one block of any size. Measured on a virtio disk: 1 MiB 2600
@@ -87,7 +87,7 @@ class DiskWriter(Closing):
 
     def _open_direct(self) -> None:
         """Open a descriptor for direct writes, if the kernel agrees; what it doesn't say the first write tells."""
-        alignment_bytes = calls.direct_alignment_bytes(self._target.fd)
+        alignment_bytes = syscalls.direct_alignment_bytes(self._target.fd)
         if alignment_bytes == 0:
             return
         # Never less than a page, so that a page of the cache and a direct write have nothing in common.
@@ -188,9 +188,9 @@ class DiskWriter(Closing):
             is_behind = len(self._writing_back) > WRITEBACK_WINDOWS_MAX
             oldest_start, oldest_stop = self._writing_back.popleft() if is_behind else (0, 0)
         # A range that spans scattered blocks costs no more: the kernel looks only at dirty pages.
-        calls.start_writeback(self._target.fd, start, stop - start)
+        syscalls.start_writeback(self._target.fd, start, stop - start)
         if is_behind:
-            calls.wait_for_writeback(self._target.fd, oldest_start, oldest_stop - oldest_start)
+            syscalls.wait_for_writeback(self._target.fd, oldest_start, oldest_stop - oldest_start)
 
     def zero_blocks(self, blocks: NDArray[np.int64]) -> None:
         """Make ``blocks`` (ascending), all of kind ZERO, read as zeros; as :meth:`zero_range`.

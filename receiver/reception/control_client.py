@@ -12,7 +12,7 @@ import trio
 from numpy.typing import NDArray
 
 from protocol.constants import METADATA_BYTES_MAX, MIB
-from protocol.control_messages import (
+from protocol.control.control_messages import (
     COMPLETION,
     CastDescription,
     JsonObject,
@@ -28,10 +28,10 @@ from protocol.errors import (
     ProtocolError,
     SessionError,
 )
-from protocol.manifest import ManifestLayout, block_count_of
-from protocol.manifest_reception import ManifestStore
-from protocol.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
-from receiver.http_exchange import HttpPeer, Unreachable
+from protocol.image.manifest import ManifestLayout, block_count_of
+from protocol.model.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
+from protocol.receiving.manifest_reception import ManifestStore
+from receiver.http_client import HttpPeer, Unreachable
 
 RETRY_FIRST_S: Final = 0.2
 RETRY_MAX_S: Final = 2.0

@@ -13,12 +13,12 @@ import trio
 
 from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX, DISCOVERY_SETTLE_S
 from protocol.errors import AmbiguousCastError, NoSenderError, WireError
-from protocol.session_records import CastId
+from protocol.model.session_records import CastId
 from protocol.wire.codec import decode_control_untrusted
 from protocol.wire.messages import STATE_ENDED, Announce
 from receiver.reception.control_client import ControlClient, retry_until
+from receiver.reception.data_socket import join_group
 from receiver.reception.network import Interface
-from receiver.reception.transport import join_group
 
 OFFERS_MAX: Final = 64
 """Different casts that are remembered while listening; whoever floods the group with more hides only casts that the

@@ -8,7 +8,7 @@ import socket
 from types import TracebackType
 from typing import Self
 
-from protocol.session_records import CastParameters
+from protocol.model.session_records import CastParameters
 from receiver.reception.network import Interface
 
 

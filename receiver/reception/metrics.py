@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from protocol.errors import AddressInUseError, ConfigurationError
 from protocol.wire.codec import REJECT_REASONS
-from protocol.wire.messages import LIMITERS
+from protocol.wire.messages import BOTTLENECKS
 from receiver.reception.status import ReceptionState, ReceptionStatus
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
@@ -52,12 +52,12 @@ def _states(status: ReceptionStatus) -> Samples:
     return [((state.value,), float(state is status.state)) for state in ReceptionState]
 
 
-def _limiters(status: ReceptionStatus) -> Samples:
-    return [((limiter,), float(limiter == status.limiter)) for limiter in LIMITERS]
+def _bottlenecks(status: ReceptionStatus) -> Samples:
+    return [((bottleneck,), float(bottleneck == status.bottleneck)) for bottleneck in BOTTLENECKS]
 
 
-def _limiter_seconds(status: ReceptionStatus) -> Samples:
-    return [((limiter,), seconds) for limiter, seconds in status.limiter_seconds.items()]
+def _bottleneck_seconds(status: ReceptionStatus) -> Samples:
+    return [((bottleneck,), seconds) for bottleneck, seconds in status.bottleneck_seconds.items()]
 
 
 def _rejected(status: ReceptionStatus) -> Samples:
@@ -71,18 +71,18 @@ def _repaired(status: ReceptionStatus) -> Samples:
 METRICS: Final[tuple[Metric, ...]] = (
     Metric("diskcast_agent_state", "gauge", "1 for what the agent is doing.", ("state",), _states),
     Metric(
-        "diskcast_agent_limiter",
+        "diskcast_agent_bottleneck",
         "gauge",
         "1 for what limits this receiver: the network, its socket, decoding or the disk.",
-        ("limiter",),
-        _limiters,
+        ("bottleneck",),
+        _bottlenecks,
     ),
     Metric(
         "diskcast_agent_limited_seconds_total",
         "counter",
         "Time for which each of these was what limits this receiver, since data began.",
-        ("limiter",),
-        _limiter_seconds,
+        ("bottleneck",),
+        _bottleneck_seconds,
     ),
     Metric(
         "diskcast_agent_demoted",

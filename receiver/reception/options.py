@@ -13,10 +13,10 @@ import click
 
 from protocol.constants import ASSEMBLY_BYTES_DEFAULT, MIB
 from protocol.errors import ConfigurationError
-from protocol.units import parse_size_bytes
+from protocol.shared.units import parse_size_bytes
 
 if TYPE_CHECKING:
-    from protocol.session_records import MachineIdentity
+    from protocol.model.session_records import MachineIdentity
     from receiver.reception.status import ReceptionStatus
 
 MEMORY_BYTES_MIN: Final = 4 * MIB
@@ -67,7 +67,7 @@ class ThisMachine:
 
     def identity(self) -> MachineIdentity:
         """By what a daemon's list of machines may know this one."""
-        from protocol.session_records import MachineIdentity
+        from protocol.model.session_records import MachineIdentity
         from receiver.identity import read_identity
 
         if self.stated_identity is not None:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 import click
 
 from protocol.errors import EXIT_INTERRUPTED
-from protocol.limiter import Cause
-from protocol.session_records import CastParameters
-from protocol.units import format_bytes, format_duration, format_rate
-from receiver.reception.limiter_watch import SLOW_PART
+from protocol.model.bottleneck import Cause
+from protocol.model.session_records import CastParameters
+from protocol.shared.units import format_bytes, format_duration, format_rate
+from receiver.reception.bottleneck_watch import SLOW_PART
 from receiver.reception.status import ReceptionState, ReceptionStatus
 
 if TYPE_CHECKING:
-    from receiver.reception.agent import Reception
+    from receiver.reception.cast_receiver import Reception
 
 JSON_INTERVAL_S: Final = 1.0
 PLAIN_INTERVAL_S: Final = 5.0
@@ -28,7 +28,7 @@ TERMINAL_INTERVAL_S: Final = 0.25
 
 
 class ReceptionObserver(Protocol):
-    """An :class:`receiver.reception.agent.Observer` that is also told the end; a context manager around all of it."""
+    """An observer that also receives the result; a context manager around the whole cast."""
 
     interval_s: float
 
@@ -123,8 +123,8 @@ class JsonObserver(_LineObserver):
         emit_line("silent", silent_s=round(silent_s, 1))
 
     def demoted(self, cause: Cause) -> None:
-        """``demoted``: with this machine's limiter."""
-        emit_line("demoted", limiter=cause.value)
+        """``demoted``: with this machine's bottleneck."""
+        emit_line("demoted", bottleneck=cause.value)
 
     def reinstated(self) -> None:
         """``reinstated``."""
@@ -270,13 +270,13 @@ def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:
     if status.scanned_share < 1:
         return f"{verified}, {status.scanned_share:.0%} of the target scanned, {rate}"
     lost = status.datagrams_lost / max(1, status.datagrams_expected)
-    return f"{verified}, {rate}, {lost:.1%} lost, limited by {status.limiter}"
+    return f"{verified}, {rate}, {lost:.1%} lost, limited by {status.bottleneck}"
 
 
 def _limits_text(status: ReceptionStatus) -> str:
     """The answer to "why was it slow?": the largest part first."""
-    total_s = sum(status.limiter_seconds.values())
-    shares = {name: seconds / total_s for name, seconds in status.limiter_seconds.items() if seconds}
+    total_s = sum(status.bottleneck_seconds.values())
+    shares = {name: seconds / total_s for name, seconds in status.bottleneck_seconds.items() if seconds}
     return ", ".join(
         f"{name} {shares[name]:.0%} of the time"
         for name in sorted(shares, key=shares.__getitem__, reverse=True)
@@ -296,8 +296,8 @@ def _status_fields(status: ReceptionStatus) -> dict[str, object]:
     rounded: dict[str, object] = {
         key: round(value, 6) for key, value in fields.items() if isinstance(value, float)
     }
-    limiter_seconds = {name: round(seconds, 3) for name, seconds in status.limiter_seconds.items()}
-    return {**fields, **rounded, "limiter_seconds": limiter_seconds}
+    bottleneck_seconds = {name: round(seconds, 3) for name, seconds in status.bottleneck_seconds.items()}
+    return {**fields, **rounded, "bottleneck_seconds": bottleneck_seconds}
 
 
 def emit_line(event: str, **fields: object) -> None:

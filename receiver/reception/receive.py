@@ -10,27 +10,27 @@ from collections.abc import Callable
 
 import trio
 
-from protocol.control_messages import CastDescription
+from protocol.control.control_messages import CastDescription
 from protocol.errors import CastFailedError
-from protocol.manifest import Manifest
+from protocol.image.manifest import Manifest
 from receiver.disk.queue_settings import tuned_queue
 from receiver.identity import describe_machine
 from receiver.nursery_errors import unless
-from receiver.reception.agent import Agent, AgentOptions, CastLink, Observer, Reception
-from receiver.reception.cast_place import CastPlace, Whereabouts
+from receiver.reception.cast_endpoint import CastPlace, Whereabouts
+from receiver.reception.cast_receiver import AgentOptions, CastLink, CastReceiver, Observer, Reception
 from receiver.reception.control_client import (
     ControlClient,
     require_plausible_manifest,
     retry_until,
 )
+from receiver.reception.data_socket import DataSocket
 from receiver.reception.discovery import CastChoice, CastOffer, ask_for_cast, listen_for_cast
 from receiver.reception.feedback_socket import FeedbackSocket
 from receiver.reception.manifest_store import manifest_store
 from receiver.reception.network import Interface, find_interface
-from receiver.reception.transport import DataSocket
 from receiver.target.dry_run import DryRun, dry_run
 from receiver.target.image import TargetImage
-from receiver.target.opening import Target
+from receiver.target.open_target import Target
 from receiver.target.options import TargetOptions, open_chosen
 
 
@@ -59,7 +59,7 @@ class ReceiveOptions:
 async def receive_image(
     options: ReceiveOptions,
     observer: Observer,
-    watch: Callable[[Agent], contextlib.AbstractContextManager[None]],
+    watch: Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
 ) -> Reception:
     """Receive one image.
 
@@ -71,7 +71,7 @@ async def receive_image(
         watch: entered while the agent runs: who reads its status, for metrics.
 
     Raises:
-        DiskcastError: as :meth:`receiver.reception.agent.Agent.run`, and all that finding the cast and opening
+        DiskcastError: as :meth:`receiver.reception.cast_receiver.Agent.run`, and all that finding the cast and opening
             the target raise.
     """
     interface = find_interface(options.cast_options.interface, options.group)
@@ -84,7 +84,7 @@ async def receive_cast(
     options: CastOptions,
     place: CastPlace,
     observer: Observer,
-    watch: Callable[[Agent], contextlib.AbstractContextManager[None]],
+    watch: Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
     whereabouts: Whereabouts | None = None,
 ) -> Reception:
     """Receive the image of a cast that is known.
@@ -99,7 +99,7 @@ async def receive_cast(
         whereabouts: where the cast is by then, if another daemon may take it over.
 
     Raises:
-        DiskcastError: as :meth:`receiver.reception.agent.Agent.run`, and all that opening the target raises.
+        DiskcastError: as :meth:`receiver.reception.cast_receiver.Agent.run`, and all that opening the target raises.
     """
     place, cast = await _describe(place, options.agent.join_timeout_s, whereabouts)
     with contextlib.ExitStack() as stack:
@@ -131,7 +131,7 @@ async def receive_cast(
             "target_bytes": str(target.size_bytes),
             **options.agent.inventory,
         }
-        agent = Agent(
+        agent = CastReceiver(
             cast.cast_id,
             image,
             link=connect(place, cast.sender_address),

@@ -17,12 +17,12 @@ from protocol.constants import (
     SENDER_TIMEOUT_S,
 )
 from protocol.errors import ConfigurationError
-from receiver.interruption import unless_interrupted
 from receiver.reception.options import ThisMachine, machine_options
+from receiver.signal_scope import unless_interrupted
 from receiver.target.options import TargetOptions, target_options
 
 if TYPE_CHECKING:
-    from receiver.reception.agent import Reception
+    from receiver.reception.cast_receiver import Reception
     from receiver.reception.progress import ReceptionObserver
     from receiver.reception.receive import ReceiveOptions
     from receiver.target.dry_run import DryRun
@@ -122,8 +122,8 @@ def receive(
     """
     import trio
 
-    from protocol.session_records import CastId
-    from receiver.reception.agent import AgentOptions
+    from protocol.model.session_records import CastId
+    from receiver.reception.cast_receiver import AgentOptions
     from receiver.reception.discovery import CastChoice
     from receiver.reception.progress import choose_observer
     from receiver.reception.receive import CastOptions, ReceiveOptions, try_receive

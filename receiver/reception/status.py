@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from protocol.receiver_session import ReceiverSession
-from protocol.session_records import CompletionReport
+from protocol.model.session_records import CompletionReport
+from protocol.receiving.receiver_session import ReceiverSession
 
 
 class ReceptionState(enum.StrEnum):
@@ -57,9 +57,9 @@ class ReceptionStatus:
     fill: float
     """Share of the assembly buffers in use, 0..1."""
     socket_queued_bytes: int
-    limiter: str
-    limiter_seconds: dict[str, float]
-    """For how long each has been the limiter since data began."""
+    bottleneck: str
+    bottleneck_seconds: dict[str, float]
+    """For how long each has been the bottleneck since data began."""
     demoted: bool
     """Whether this machine is so slow that it is finished after the others."""
     grtt_s: float
@@ -135,9 +135,9 @@ def completion_report(
 def idle_status() -> ReceptionStatus:
     """Of an agent that waits for its first cast: zeros."""
     values: dict[str, object] = {
-        field.name: {} if field.name in ("rejects", "limiter_seconds") else 0
+        field.name: {} if field.name in ("rejects", "bottleneck_seconds") else 0
         for field in dataclasses.fields(ReceptionStatus)
     }
     return ReceptionStatus(
-        **{**values, "state": ReceptionState.WAITING, "limiter": "none", "demoted": False}  # type: ignore[arg-type]
+        **{**values, "state": ReceptionState.WAITING, "bottleneck": "none", "demoted": False}  # type: ignore[arg-type]
     )

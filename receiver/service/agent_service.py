@@ -20,7 +20,8 @@ from typing import Final
 
 import trio
 
-from protocol.check_in import (
+from protocol.constants import CHECK_IN_WAIT_S_MAX
+from protocol.control.check_in import (
     MACHINE_ID_KEY,
     STATE_IDLE,
     STATE_RECEIVING,
@@ -30,14 +31,13 @@ from protocol.check_in import (
     CheckInAnswer,
     outcome_of,
 )
-from protocol.constants import CHECK_IN_WAIT_S_MAX
 from protocol.errors import DiskcastError, NoSenderError, SenderLostError, ServerRefusedError
-from protocol.session_records import CastId, MachineIdentity
-from protocol.units import format_duration
-from receiver.http_exchange import Unreachable
+from protocol.model.session_records import CastId, MachineIdentity
+from protocol.shared.units import format_duration
+from receiver.http_client import Unreachable
 from receiver.nursery_errors import single_error
-from receiver.reception.agent import Agent, Observer, Reception
-from receiver.reception.cast_place import CastPlace, Whereabouts, place_of
+from receiver.reception.cast_endpoint import CastPlace, Whereabouts, place_of
+from receiver.reception.cast_receiver import CastReceiver, Observer, Reception
 from receiver.reception.progress import ReceptionObserver
 from receiver.reception.receive import CastOptions
 from receiver.reception.status import (
@@ -76,7 +76,7 @@ Receive = Callable[
         CastOptions,
         CastPlace,
         Observer,
-        Callable[[Agent], contextlib.AbstractContextManager[None]],
+        Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
         Whereabouts,
     ],
     Awaitable[Reception],
@@ -128,7 +128,7 @@ class Service:
         self._retry_s = 0.0
         self._retry_at = 0.0
         self._known: tuple[str, str, str] | None = None
-        self._agent: Agent | None = None
+        self._agent: CastReceiver | None = None
         self._status = idle_status()
         self._silence = trio.Event()
 
@@ -284,7 +284,7 @@ class Service:
         self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
 
     @contextlib.contextmanager
-    def _watch(self, agent: Agent) -> Iterator[None]:
+    def _watch(self, agent: CastReceiver) -> Iterator[None]:
         self._agent = agent
         try:
             yield

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import click
 
-from protocol.check_in import Assignment
+from protocol.control.check_in import Assignment
 from protocol.errors import DiskcastError
-from protocol.session_records import CastId
-from protocol.units import format_bytes
-from receiver.reception.agent import Reception
+from protocol.model.session_records import CastId
+from protocol.shared.units import format_bytes
+from receiver.reception.cast_receiver import Reception
 from receiver.reception.progress import JsonObserver, PlainObserver, ReceptionObserver, emit_line
 
 

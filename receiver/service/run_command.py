@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from protocol.errors import ConfigurationError
-from receiver.interruption import unless_interrupted
 from receiver.reception.options import ThisMachine, machine_options
 from receiver.service.agent_token import TOKEN_VARIABLE, read_token
+from receiver.signal_scope import unless_interrupted
 from receiver.target.options import TargetOptions, writing_options
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run(
         import random
 
         from receiver.identity import describe_machine
-        from receiver.reception.agent import AgentOptions
+        from receiver.reception.cast_receiver import AgentOptions
         from receiver.reception.receive import CastOptions, receive_cast
         from receiver.service.agent_service import About, Service
         from receiver.service.server_client import DaemonRing, ServerClient
@@ -155,7 +155,7 @@ def _order(action: AfterCast) -> None:
     Raises:
         ConfigurationError: systemd doesn't take the order.
     """
-    from receiver.disk.fit_programs import StepError, run_program
+    from receiver.disk.fit.programs import StepError, run_program
 
     try:
         run_program(["systemctl", action.value], time_limit_s=ACTION_TIMEOUT_S)

@@ -7,10 +7,10 @@ import random
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from protocol.check_in import CHECK_IN, CHECK_IN_ANSWER, CHECK_IN_PATH, CheckIn, CheckInAnswer
+from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER, CHECK_IN_PATH, CheckIn, CheckInAnswer
 from protocol.errors import ProtocolError, ServerRefusedError
-from protocol.json_fields import PrintableText
-from receiver.http_exchange import HttpPeer, Unreachable
+from protocol.schema.json_fields import PrintableText
+from receiver.http_client import HttpPeer, Unreachable
 
 CHECK_IN_TIMEOUT_S: Final = 4.0
 """Beyond the wait that was asked for: a daemon whose machine is gone must be left soon enough for the next to take the

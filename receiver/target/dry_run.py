@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.block_masks import set_blocks
 from protocol.constants import MIB
-from protocol.manifest import BlockKind, Manifest
-from protocol.units import format_bytes
-from receiver.disk.fit import check_fit
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.shared.block_masks import iter_set_blocks
+from protocol.shared.units import format_bytes
+from receiver.disk.fit.fit_target import check_fit
 from receiver.disk.verifier import Verifier
-from receiver.target.opening import Target, require_compatible
+from receiver.target.open_target import Target, require_compatible
 from receiver.target.options import TargetOptions
 
 _STEP_BYTES: Final = 64 * MIB
@@ -83,4 +83,4 @@ def dry_run(
 
 
 def _raw_bytes_of(manifest: Manifest, mask: NDArray[np.bool_]) -> int:
-    return sum(map(manifest.raw_bytes_of, set_blocks(mask)))
+    return sum(map(manifest.raw_bytes_of, iter_set_blocks(mask)))

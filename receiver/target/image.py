@@ -11,21 +11,21 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.block_assembly import AssembledBlock
-from protocol.block_masks import first_set, sample_set
 from protocol.constants import MIB
 from protocol.errors import CastFailedError
 from protocol.fec.reed_solomon import decode_in_place
-from protocol.manifest import BlockKind, Manifest
-from protocol.session_records import CastParameters
-from protocol.stored_manifest import StoredManifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.stored_manifest import StoredManifest
+from protocol.model.session_records import CastParameters
+from protocol.receiving.block_assembly import AssembledBlock
+from protocol.shared.block_masks import first_set, sample_set
 from receiver.block_sink import BlockSink, Outcome
-from receiver.busy_clock import BusyClock
-from receiver.disk.fit import check_fit, fit
+from receiver.disk.fit.fit_target import check_fit, fit
 from receiver.disk.scan import SAMPLE_COUNT
 from receiver.disk.watched_threads import WatchedThreads
-from receiver.target.opening import Target
+from receiver.target.open_target import Target
 from receiver.target.options import DEFAULTS, TargetOptions
+from receiver.thread_time import BusyClock
 
 ZERO_STEP_BYTES: Final = 256 * MIB
 """Zeroed and verified in one step, after which the agent can still be stopped."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from receiver.disk.fit import NO_FIT, FitOptions
-from receiver.target.opening import Target, open_target
+from receiver.disk.fit.fit_target import NO_FIT, FitOptions
+from receiver.target.open_target import Target, open_target
 from receiver.target.selection import choose_target
 
 _Command = Callable[..., None]

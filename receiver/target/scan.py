@@ -10,9 +10,9 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from protocol.block_masks import set_blocks
 from protocol.constants import GIB
-from protocol.receiver_session import ReceiverSession
+from protocol.receiving.receiver_session import ReceiverSession
+from protocol.shared.block_masks import iter_set_blocks
 from receiver.target.image import TargetImage
 
 SCAN_THREADS_MAX: Final = 4
@@ -100,7 +100,7 @@ class TargetScan:
         if await image.threads.run_sync(image.seems_empty, image.sample_unscanned(start), limiter=limiter):
             self._cursor = image.unscanned.size
             # What other tasks have begun to read is left to them.
-            for rest in set_blocks(image.unscanned, start):
+            for rest in iter_set_blocks(image.unscanned, start):
                 self._take(rest[:0], rest)
 
     def _take(self, held: NDArray[np.int64], missing: NDArray[np.int64]) -> None:
@@ -127,10 +127,10 @@ class TargetScan:
 
     async def _tell(self) -> None:
         need, self._untold = self._untold, np.zeros_like(self._untold)
-        for missing in set_blocks(need):
+        for missing in iter_set_blocks(need):
             need[missing] = False
             need[self._session.not_arrived(missing)] = True
         await self._tell_need(need)
-        for missing in set_blocks(need):
+        for missing in iter_set_blocks(need):
             self._session.blocks_missing(missing)
         self._on_news()

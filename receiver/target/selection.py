@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import AmbiguousTargetError, ConfigurationError, TargetError
-from protocol.units import parse_size_bytes
+from protocol.shared.units import parse_size_bytes
+from receiver.disk.holders import LoopProbe, loop_file
 from receiver.disk.inventory import (
     SYSTEM_SOURCES,
     BlockDevice,
@@ -23,8 +24,7 @@ from receiver.disk.inventory import (
     normalized_wwn,
     read_inventory,
 )
-from receiver.disk.usage import LoopProbe, loop_file
-from receiver.target.verdict import NOTHING_WRITTEN, ImageNeeds, judge, with_candidates
+from receiver.target.eligibility import NOTHING_WRITTEN, ImageNeeds, judge, with_candidates
 
 _LOOKS_LIKE_SELECTOR: Final = re.compile(r"[A-Za-z_ -]+[=:]")
 

@@ -23,18 +23,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from protocol.control_messages import API_BASE
+from protocol.control.control_messages import API_BASE
 from protocol.errors import DiskcastError
-from sender.api.access import Guard
-from sender.api.document import complete_document
-from sender.api.gate import LOOPBACK_NAMES, Gate
+from sender.api.auth import Guard
+from sender.api.guarded_route import Entrance, Operation
 from sender.api.idempotency import Idempotency
-from sender.api.operations import OPERATIONS, TAGS
+from sender.api.middleware import LOOPBACK_NAMES, Gate
+from sender.api.openapi import complete_document
 from sender.api.problems import answer_error, ascii_json
-from sender.api.route import Entrance, Operation
-from sender.api.web_files import WebFiles
+from sender.api.route_table import OPERATIONS, TAGS
+from sender.api.static_files import WebFiles
 from sender.config.server_config import ServerConfig
-from sender.daemon.services import Services
+from sender.daemon.context import Services
 
 _DESCRIPTION: Final = """\
 Images, rooms, machines and casts of a diskcast daemon.

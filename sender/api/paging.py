@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeVar
 
 from fastapi import Query
 
-from sender.requests import RequestRefused
+from sender.refusals import RequestRefusedError
 
 LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 500
@@ -36,7 +36,7 @@ def page_of(
     """A page of what lies in memory, in the order of ``key``; what comes and goes meanwhile moves nothing else.
 
     Raises:
-        RequestRefused: 422, the cursor isn't one.
+        RequestRefusedError: 422, the cursor isn't one.
     """
     after = _decode(cursor) if cursor is not None else None
     rest = sorted((item for item in items if after is None or key(item) > after), key=key)
@@ -52,6 +52,6 @@ def _decode(cursor: str) -> str:
     try:
         return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError) as error:
-        raise RequestRefused(
+        raise RequestRefusedError(
             HTTPStatus.UNPROCESSABLE_ENTITY, "cursor: it isn't a next_cursor of this list: begin without one"
         ) from error

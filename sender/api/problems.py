@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.control_messages import PROBLEM_TYPE
+from protocol.control.control_messages import PROBLEM_TYPE
 from protocol.errors import (
     ConfigurationError,
     DatabaseError,
@@ -23,7 +23,7 @@ from protocol.errors import (
     ImageError,
     ProtocolError,
 )
-from sender.requests import RequestRefused
+from sender.refusals import RequestRefusedError
 from sender.store.errors import ConflictError
 
 DATABASE_RETRY_S: Final = 5
@@ -110,7 +110,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
             status, detail, headers = _status(error.status_code), str(error.detail), error.headers
         case RequestValidationError():
             status, detail, errors = _validation(error)
-        case RequestRefused():
+        case RequestRefusedError():
             status, detail = error.status, str(error)
         case DatabaseFullError():
             status, detail = HTTPStatus.INSUFFICIENT_STORAGE, str(error)

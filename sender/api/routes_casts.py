@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from fastapi import Path, Query
 from starlette.responses import Response
 
-from sender.api.answers import CastLive, CastTimeline, Page
-from sender.api.inputs import (
+from sender.api.guarded_route import ActorOf, ServicesOf
+from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
+from sender.api.request_models import (
     CAST_ID_PATTERN,
     PLAIN_ID_PATTERN,
     CancelInput,
@@ -21,12 +22,11 @@ from sender.api.inputs import (
     ScheduleChange,
     ScheduleInput,
 )
-from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.route import ActorOf, ServicesOf
+from sender.api.responses import CastLive, CastTimeline, Page
 from sender.api.routes_rooms import RoomFilter
+from sender.daemon.context import Services
 from sender.daemon.scheduler import next_time
-from sender.daemon.services import Services
-from sender.requests import RequestRefused, invalid, not_found
+from sender.refusals import RequestRefusedError, invalid, not_found
 from sender.store.records import (
     Cast,
     CastMachine,
@@ -178,7 +178,7 @@ def _plan(services: Services, body: PlanInput) -> CastPlan:
     """The plan of a body, its image found in the library."""
     try:
         image = services.library.resolve(body.image)
-    except RequestRefused as error:
+    except RequestRefusedError as error:
         if error.status is HTTPStatus.NOT_FOUND:
             raise invalid(error) from error  # it's the body that names nothing, not the path
         raise

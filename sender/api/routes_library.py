@@ -7,12 +7,13 @@ from typing import Annotated
 from fastapi import Path
 from starlette.responses import Response
 
-from sender.api.answers import Page, ScanStarted
-from sender.api.inputs import IMAGE_ID_PATTERN, ImageInput
+from sender.actors import Actor
+from sender.api.guarded_route import ActorOf, ServicesOf
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit, page_of
-from sender.api.route import ActorOf, ServicesOf
-from sender.daemon.services import Services
-from sender.requests import Actor, not_found
+from sender.api.request_models import IMAGE_ID_PATTERN, ImageInput
+from sender.api.responses import Page, ScanStarted
+from sender.daemon.context import Services
+from sender.refusals import not_found
 from sender.store.records import Image
 
 ImageIdPath = Annotated[str, Path(pattern=IMAGE_ID_PATTERN, max_length=80, examples=["9f86d081884c7d65" * 4])]

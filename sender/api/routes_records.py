@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request
 from starlette.responses import Response
 
-from sender.api.answers import NewToken, Page
 from sender.api.csv_download import FetchPage, csv_download
-from sender.api.inputs import (
+from sender.api.guarded_route import ActorOf, ServicesOf
+from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
+from sender.api.request_models import (
     CAST_ID_PATTERN,
     IMAGE_ID_PATTERN,
     MACHINE_ID_CHARACTERS_MAX,
@@ -19,11 +20,10 @@ from sender.api.inputs import (
     Time,
     TokenInput,
 )
-from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.route import ActorOf, ServicesOf
+from sender.api.responses import NewToken, Page
 from sender.api.routes_rooms import RoomFilter
-from sender.daemon.services import Services
-from sender.requests import not_found
+from sender.daemon.context import Services
+from sender.refusals import not_found
 from sender.store.records import AuditEntry, HistoryLine, Token
 
 TokenIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]

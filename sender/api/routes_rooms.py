@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from fastapi import Path, Query, Request
 from starlette.responses import Response
 
-from sender.api.answers import Page, RoomLive
-from sender.api.inputs import (
+from sender.api.guarded_route import ActorOf, ServicesOf
+from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
+from sender.api.request_models import (
     MACHINE_ID_CHARACTERS_MAX,
     PLAIN_ID_PATTERN,
     ROOM_ID_PATTERN,
@@ -21,10 +22,9 @@ from sender.api.inputs import (
     RoomChange,
     RoomInput,
 )
-from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.route import ActorOf, ServicesOf
-from sender.daemon.services import Services
-from sender.requests import invalid, not_found
+from sender.api.responses import Page, RoomLive
+from sender.daemon.context import Services
+from sender.refusals import invalid, not_found
 from sender.store.records import HistoryLine, ImportResult, Machine, Room
 
 RoomIdPath = Annotated[str, Path(pattern=ROOM_ID_PATTERN, max_length=64, examples=["classroom-101"])]

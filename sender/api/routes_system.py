@@ -12,18 +12,18 @@ from fastapi import Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from protocol.check_in import CHECK_IN, CHECK_IN_ANSWER
-from protocol.control_messages import parse_json_untrusted
+from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER
+from protocol.control.control_messages import parse_json_untrusted
 from protocol.errors import DatabaseError
-from sender.api.access import SESSION_COOKIE, Access, Guard
-from sender.api.answers import Health, ServerView, SessionView
+from sender.api.auth import SESSION_COOKIE, Access, Guard
 from sender.api.event_stream import STREAMS_MAX, event_stream
-from sender.api.inputs import SessionInput
+from sender.api.guarded_route import IdentityOf, ServicesOf
 from sender.api.problems import ascii_json
-from sender.api.route import IdentityOf, ServicesOf
-from sender.api.web_files import INDEX, WebFiles
-from sender.daemon.services import Services
-from sender.requests import RequestRefused, not_found
+from sender.api.request_models import SessionInput
+from sender.api.responses import Health, ServerView, SessionView
+from sender.api.static_files import INDEX, WebFiles
+from sender.daemon.context import Services
+from sender.refusals import RequestRefusedError, not_found
 from sender.store.records import Role
 
 TOPICS_MAX: Final = 8
@@ -111,7 +111,7 @@ async def watch_events(
     """
     state = request.app.state
     if state.stream_count >= STREAMS_MAX:
-        raise RequestRefused(
+        raise RequestRefusedError(
             HTTPStatus.SERVICE_UNAVAILABLE, f"{STREAMS_MAX} watchers are connected already: close some pages"
         )
     guard = _guard(request)

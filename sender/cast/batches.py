@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.send_plan import SendPlan
+from protocol.sending.send_plan import SendPlan
 
 QUEUE_BATCHES = 2
 """One to send and one in reserve while the next is encoded. More would only delay answers to NACKs; the frame

@@ -11,7 +11,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from protocol.constants import MIB
-from protocol.session_records import CastParameters
+from protocol.model.session_records import CastParameters
 from protocol.wire.messages import OBJECT_IMAGE
 from sender.imaging.image_file import ImageFile
 

@@ -1,8 +1,8 @@
 """The control API: HTTP on uvicorn inside the sender's event loop, on a socket that was bound before.
 
-Bodies are read with a limit and parsed by :mod:`protocol.control_messages`, which checks every field; errors are
-``application/problem+json`` (RFC 9457). What an outsider can make this program hold is bounded: connections, body
-bytes, time.
+Bodies are read with a limit and parsed by :mod:`protocol.control.control_messages`, which checks every field;
+errors are ``application/problem+json`` (RFC 9457). Connections, body bytes and time are bounded, so that
+outsiders can't exhaust this program.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from protocol.constants import (
     RECEIVER_COUNT_MAX,
     RECEIVER_KEY_BYTES,
 )
-from protocol.control_messages import (
+from protocol.control.control_messages import (
     API_BASE,
     COMPLETION,
     MANIFEST_TYPE,
@@ -41,12 +41,12 @@ from protocol.control_messages import (
     problem_to_json,
 )
 from protocol.errors import DiskcastError, JoinRefusedError, ProtocolError
-from protocol.json_fields import HexBytes
-from protocol.manifest import Manifest
-from protocol.sender_session import SenderSession
-from protocol.session_records import CastParameters, JoinRequest, ReceiverId
+from protocol.image.manifest import Manifest
+from protocol.model.session_records import CastParameters, JoinRequest, ReceiverId
+from protocol.schema.json_fields import HexBytes
+from protocol.sending.sender_session import SenderSession
 from sender.blocking_calls import start_blocking_call
-from sender.cast.shared_session import SharedSession
+from sender.cast.locked_session import SharedSession
 from sender.http_server import HttpServer
 
 _CONNECTIONS_MAX: Final = RECEIVER_COUNT_MAX + 64

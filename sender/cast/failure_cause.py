@@ -12,8 +12,8 @@ from protocol.errors import (
     TargetError,
     VerificationError,
 )
-from protocol.receiver_record import ReceiverRecord
-from protocol.session_records import ReceiverState
+from protocol.model.session_records import ReceiverState
+from protocol.sending.receiver_record import ReceiverRecord
 
 
 class FailureCause(enum.StrEnum):

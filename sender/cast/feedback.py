@@ -6,7 +6,7 @@ import socket
 
 import asyncio_dgram
 
-from sender.cast.shared_session import SharedSession
+from sender.cast.locked_session import SharedSession
 
 
 class FeedbackPort:

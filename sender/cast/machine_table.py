@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from protocol.units import format_rate
+from protocol.shared.units import format_rate
 
 STANDING_STYLES: Final = {
     "complete": "green",
@@ -56,7 +56,7 @@ class MachineRow(Protocol):
         """None where nobody knows."""
 
     @property
-    def limiter(self) -> str:
+    def bottleneck(self) -> str:
         """What limits it."""
 
     @property
@@ -108,5 +108,5 @@ def _cells(row: MachineRow, *, some_nacks: bool) -> tuple[Text | ProgressBar, ..
         Text(format_rate(row.rate_bytes_per_s)),
         Text(f"{row.loss:.1%}"),
         *([Text("" if row.nacks_count is None else str(row.nacks_count))] if some_nacks else []),
-        Text(row.limiter if row.active else row.error, no_wrap=True, overflow="ellipsis"),
+        Text(row.bottleneck if row.active else row.error, no_wrap=True, overflow="ellipsis"),
     )

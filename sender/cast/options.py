@@ -8,7 +8,6 @@ from typing import Any, Final, TypedDict
 
 import click
 
-from protocol.cast_policy import SlowPolicy
 from protocol.constants import (
     RATE_BYTES_PER_S_MAX,
     RATE_BYTES_PER_S_MIN,
@@ -20,7 +19,8 @@ from protocol.constants import (
     SLOW_FOR_S_MIN,
 )
 from protocol.errors import ConfigurationError
-from protocol.units import (
+from protocol.model.cast_policy import SlowPolicy
+from protocol.shared.units import (
     format_duration,
     format_rate,
     parse_duration_s,
@@ -68,7 +68,7 @@ _OPTIONS: Final = (
 
 
 class Pace(TypedDict):
-    """What the operator said of rate and stragglers: arguments of :class:`protocol.cast_policy.CastPolicy`."""
+    """What the operator said of rate and stragglers: arguments of :class:`protocol.model.cast_policy.CastPolicy`."""
 
     rate_bytes_per_s: float | None
     rate_max_bytes_per_s: float | None

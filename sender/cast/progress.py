@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from protocol.errors import EXIT_OK
-from protocol.events import (
+from protocol.model.session_records import CastParameters
+from protocol.sending.events import (
     CastFinished,
     CastingStarted,
     GatheringTimedOut,
@@ -32,18 +33,17 @@ from protocol.events import (
     ReceiverSlow,
     SenderEvent,
 )
-from protocol.session_records import CastParameters
-from protocol.units import format_bytes, format_duration, format_rate
-from sender.cast.limiter_view import limiters_text
-from sender.cast.machine_table import STANDING_STYLES, machine_table
-from sender.cast.progress_words import (
+from protocol.shared.units import format_bytes, format_duration, format_rate
+from sender.cast.bottleneck_view import bottlenecks_text
+from sender.cast.event_text import (
+    bottleneck_words,
     count_receivers,
     count_stragglers,
     event_words,
-    limiter_words,
     status_words,
 )
-from sender.cast.view import CastSummary, CastView, ReceiverSummary
+from sender.cast.machine_table import STANDING_STYLES, machine_table
+from sender.cast.snapshot import CastSummary, CastView, ReceiverSummary
 
 JSON_INTERVAL_S: Final = 1.0
 PLAIN_INTERVAL_S: Final = 5.0
@@ -195,7 +195,7 @@ class PlainReporter:
         if active and not view.gathering:
             slowest = min(active, key=lambda receiver: receiver.progress)
             parts[-1] += f", slowest {slowest.name} {slowest.progress:.0%}"
-        _say("; ".join([*parts, limiter_words(view)] if view.casting else parts))
+        _say("; ".join([*parts, bottleneck_words(view)] if view.casting else parts))
 
     def finished(self, summary: CastSummary) -> None:
         """A table of all receivers."""
@@ -240,7 +240,7 @@ class LiveReporter:
         room = max(1, self._console.height - _HEADER_LINES)
         parts: list[Text | Table] = [Text(self._title, style="bold"), Text(status_words(view))]
         if view.casting:
-            parts.append(Text(limiter_words(view)))
+            parts.append(Text(bottleneck_words(view)))
         parts.append(machine_table(view.receivers, room))
         if len(view.receivers) > room:
             parts.append(Text(f"… and {count_receivers(len(view.receivers) - room)} more"))
@@ -307,7 +307,7 @@ def _summary(summary: CastSummary) -> Group:
     if straggler_count and summary.main_group_seconds is not None:
         ended_after = format_duration(summary.main_group_seconds)
         lines.append(f"{count_stragglers(straggler_count)}; all others ended after {ended_after}")
-    lines.append(limiters_text(summary.limiter_seconds))
+    lines.append(bottlenecks_text(summary.bottleneck_seconds))
     errors = [f"{receiver.name}: {receiver.error}" for receiver in summary.receivers if receiver.error]
     return Group(
         *(Text(line) for line in lines if line),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from protocol.cast_policy import CastPolicy
 from protocol.constants import (
     CONTROL_PORT_DEFAULT,
     DATA_PORT_DEFAULT,
@@ -27,12 +26,13 @@ from protocol.errors import (
     DiskcastError,
     MissingDependencyError,
 )
-from protocol.session_records import CastId
-from protocol.units import parse_size_bytes
+from protocol.model.cast_policy import CastPolicy
+from protocol.model.session_records import CastId
+from protocol.shared.units import parse_size_bytes
 from sender.cast.options import Pace, pace_options
 
 if TYPE_CHECKING:
-    from sender.cast.run import CastOptions
+    from sender.cast.cast_runner import CastOptions
 
 _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 
@@ -149,7 +149,7 @@ def send(
         **pace,
     )
     _require_modules()
-    from sender.cast.run import CastOptions
+    from sender.cast.cast_runner import CastOptions
 
     options = CastOptions(
         image=image,
@@ -168,8 +168,8 @@ def send(
 
 
 def _run(options: CastOptions, *, json_lines: bool) -> int:
+    from sender.cast.cast_runner import run_cast
     from sender.cast.progress import choose_reporter, emit_result
-    from sender.cast.run import run_cast
 
     gc.freeze()
     gc.enable()
@@ -190,7 +190,7 @@ def _run(options: CastOptions, *, json_lines: bool) -> int:
 
 def _parse_cast_id(text: str) -> CastId:
     from protocol.errors import ProtocolError
-    from protocol.json_fields import HexInteger
+    from protocol.schema.json_fields import HexInteger
 
     try:
         return CastId(HexInteger().decode_untrusted("--cast-id", text))

@@ -12,14 +12,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.arrival import sent_at_ticks
 from protocol.constants import DATA_HEADER_BYTES
-from protocol.pacing import Pacer
-from protocol.session_records import CastParameters
+from protocol.model.session_records import CastParameters
+from protocol.receiving.arrival import sent_at_ticks
+from protocol.sending.pacing import Pacer
 from protocol.wire.batch import header_view
 from sender.cast.batches import BatchQueue
 from sender.cast.datagram_output import DatagramOutput, SendMode, typed_send_error
-from sender.cast.shared_session import SharedSession
+from sender.cast.locked_session import SharedSession
 from sender.cast.sockets import limit_pacing_rate
 
 LATENESS_BOUNDS_S: Final = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3)

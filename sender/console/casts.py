@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from protocol.errors import ConfigurationError
-from protocol.units import format_bytes, format_duration, format_rate
-from sender.console.command import api_command, checked_cast, checked_room, list_options
+from protocol.shared.units import format_bytes, format_duration, format_rate
+from sender.console.options import api_command, checked_cast, checked_room, list_options
 from sender.console.plan import PlanOptions, plan_options
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def show(client: Client, output: Output, cast_id: str) -> None:
         [
             *_fields(live.cast),
             ("rate", format_rate(live.achieved_bytes_per_s) if live.cast.phase.live else ""),
-            ("limited by", live.limiter),
+            ("limited by", live.bottleneck),
             ("to go", "" if live.eta_s is None else format_duration(live.eta_s)),
         ],
     )
@@ -117,8 +117,8 @@ def create(
     from datetime import UTC, datetime
 
     from sender.console.client import to_json as json_of
-    from sender.console.moments import parse_in, parse_start
     from sender.console.output import emit, local_time
+    from sender.console.time_parsing import parse_in, parse_start
     from sender.console.watch import watch_cast
     from sender.store.records import Cast
 
@@ -231,7 +231,7 @@ def _as_now(found: Iterable[CastMachine], machines: Iterable[LiveMachine]) -> It
                 progress=now.progress,
                 rate_bytes_per_s=now.rate_bytes_per_s,
                 loss=now.loss,
-                limiter=now.limiter,
+                bottleneck=now.bottleneck,
                 error=now.error or machine.error,
             )
 

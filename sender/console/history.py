@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from protocol.errors import ConfigurationError
-from protocol.units import format_duration
-from sender.console.command import api_command, checked_cast, checked_room, list_options
+from protocol.shared.units import format_duration
+from sender.console.options import api_command, checked_cast, checked_room, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client, Query
@@ -171,7 +171,7 @@ def list_lines(output: Output, lines: Iterable[HistoryLine], *, limit: int | Non
 def _period(since: str | None, until: str | None) -> dict[str, str | None]:
     from datetime import UTC, datetime
 
-    from sender.console.moments import parse_past
+    from sender.console.time_parsing import parse_past
 
     now = datetime.now(UTC)
     return {

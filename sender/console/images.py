@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from protocol.units import format_bytes
-from sender.console.command import api_command, list_options
+from protocol.shared.units import format_bytes
+from sender.console.options import api_command, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client

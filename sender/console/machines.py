@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
-from sender.console.command import api_command, checked_room, list_options
+from sender.console.options import api_command, checked_room, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client

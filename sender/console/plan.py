@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from protocol.constants import RECEIVER_COUNT_MAX
-from protocol.units import parse_duration_s
+from protocol.shared.units import parse_duration_s
 from sender.cast.options import Pace, pace_options
-from sender.console.command import checked_room
+from sender.console.options import checked_room
 
 if TYPE_CHECKING:
     from sender.console.client import Client

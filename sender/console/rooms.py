@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import click
 
 from protocol.errors import ConfigurationError, ServerRefusedError
-from sender.console.command import api_command, checked_room, list_options
+from sender.console.options import api_command, checked_room, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sender.console.command import api_command, list_options
+from sender.console.options import api_command, list_options
 from sender.console.plan import PlanOptions, plan_options
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from protocol.errors import ConfigurationError, StorageError
-from sender.console.command import api_command, list_options
+from sender.console.options import api_command, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -80,8 +80,8 @@ def create(
       diskcast tokens create lab-agents --role enrol --output agents.token
     """  # noqa: D301
     from sender.console.live_records import NewToken
-    from sender.console.moments import parse_in
     from sender.console.output import say
+    from sender.console.time_parsing import parse_in
 
     expires_at = None if expires is None else parse_in(expires, datetime.now(UTC))
     body = {"name": name, "role": role, "expires_at": None if expires_at is None else expires_at.isoformat()}

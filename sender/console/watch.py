@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from protocol.errors import EXIT_OK, CastNotDoneError, ServerRefusedError, ServerUnreachableError
-from protocol.units import format_bytes, format_duration, format_rate
+from protocol.shared.units import format_bytes, format_duration, format_rate
 from sender.cast.machine_table import machine_table
 from sender.cast.progress import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLAIN_INTERVAL_S, ProgressClock
 from sender.console.client import EVENTS_SILENCE_S, Client, server_events, to_json
@@ -220,8 +220,8 @@ class _LiveView:
         room = max(1, self._console.height - _HEADER_LINES)
         title = f"cast {live.cast.cast_id} of {live.cast.image_name} ({format_bytes(live.cast.raw_bytes)})"
         parts: list[object] = [Text(printable(title), style="bold"), Text(_status_words(live, len(machines)))]
-        if live.limiter and live.cast.phase.live:
-            parts.append(Text(printable(f"limited by {live.limiter}")))
+        if live.bottleneck and live.cast.phase.live:
+            parts.append(Text(printable(f"limited by {live.bottleneck}")))
         if machines:
             parts.append(machine_table([_Row.of(machine) for machine in machines], room, noun="machine"))
         if len(machines) > room:
@@ -239,7 +239,7 @@ class _Row:
     progress: float
     rate_bytes_per_s: float
     loss: float
-    limiter: str
+    bottleneck: str
     error: str
     nacks_count: int | None = None
 
@@ -252,7 +252,7 @@ class _Row:
             progress=machine.progress,
             rate_bytes_per_s=machine.rate_bytes_per_s,
             loss=machine.loss,
-            limiter=printable(machine.limiter),
+            bottleneck=printable(machine.bottleneck),
             error=printable(machine.error),
         )
 

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from protocol.check_in import STATE_IDLE, Assignment, CastOutcome, CheckIn, CheckInAnswer
+from protocol.control.check_in import STATE_IDLE, Assignment, CastOutcome, CheckIn, CheckInAnswer
 from protocol.errors import DatabaseError
-from protocol.session_records import CastId
+from protocol.model.session_records import CastId
+from sender.daemon.execute_cast import ENDED_STATES, assigned_machine
 from sender.daemon.presence import Attendance
-from sender.daemon.run_cast import ENDED_STATES, assigned_machine
-from sender.store.joint_calls import JointCalls
+from sender.store.group_commit import JointCalls
 from sender.store.machines import Enrolment
 from sender.store.records import Cast, CastMachine, Machine
 
 if TYPE_CHECKING:
-    from sender.daemon.services import Services
+    from sender.daemon.context import Services
 
 IDLE_AFTER_S: Final = 1.0
 """An idle agent asks again at once: it is the long poll that waits."""

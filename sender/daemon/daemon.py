@@ -19,29 +19,29 @@ import structlog
 from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError, leaf_errors
 from sender.api.application import create_application
 from sender.api.server import ApiServer
+from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInDesk
+from sender.daemon.context import Services
 from sender.daemon.descriptor_limit import raise_descriptor_limit
+from sender.daemon.event_feed import LiveFeed
 from sender.daemon.leases import StateDirectory
-from sender.daemon.live import LiveFeed
+from sender.daemon.live_state import RoomsNow
 from sender.daemon.presence import Presence
-from sender.daemon.rooms_now import RoomsNow
-from sender.daemon.scheduler import keep_history_short, run_schedules
-from sender.daemon.service_manager import ServiceManager, Watchdog
-from sender.daemon.services import Services
-from sender.daemon.steering import Steering
+from sender.daemon.scheduler import run_retention, run_schedules
 from sender.daemon.supervisor import Supervisor
+from sender.daemon.systemd_notify import ServiceManager, Watchdog
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import watch_daemon
 from sender.store.audit import AuditNote
 from sender.store.database import open_store
-from sender.store.recorder import Recorder
 from sender.store.records import Role
+from sender.store.write_behind import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sender.config.server_config import ServerConfig
-    from sender.daemon.casting import LiveRun
+    from sender.daemon.cast_job import CastJob
     from sender.store.database import Store
 
 _DRAIN_S: Final = 5.0
@@ -105,7 +105,7 @@ async def _serve(
     manager = ServiceManager.from_environment()
     manager.extend_timeout(_OPENING_MAX_S)
     store = await asyncio.to_thread(open_store, config)
-    await _see_to_first_token(config, store, state.path)
+    await _ensure_bootstrap_token(config, store, state.path)
     recorder = Recorder(store, state.path)
     services = make_services(config, store, recorder, state)
     server = ApiServer(create_application(services), listener)
@@ -124,7 +124,7 @@ async def _serve(
                 group.create_task(services.supervisor.run(), name="supervisor"),
                 group.create_task(services.live.run(), name="live feed"),
                 group.create_task(run_schedules(services), name="schedules"),
-                group.create_task(keep_history_short(services), name="retention"),
+                group.create_task(run_retention(services), name="retention"),
                 group.create_task(watch_daemon(services), name="metrics"),
                 group.create_task(
                     Watchdog(services.supervisor.stuck, describe, manager=manager).run(), name="watchdog"
@@ -153,13 +153,13 @@ async def _serve(
         store.close()
 
 
-def _doing(url: str, runs: Mapping[str, LiveRun]) -> str:
+def _doing(url: str, runs: Mapping[str, CastJob]) -> str:
     """What ``systemctl status`` shows of a daemon that works."""
     casts = ", ".join(f"{cast_id} of {live.cast.image_name}" for cast_id, live in runs.items())
     return f"serving {url}, casting {casts}" if casts else f"serving {url}"
 
 
-async def _see_to_first_token(config: ServerConfig, store: Store, state: Path) -> None:
+async def _ensure_bootstrap_token(config: ServerConfig, store: Store, state: Path) -> None:
     """Where tokens are demanded and nobody has one, leave the first one where only this daemon's user can read it."""
     if not config.server.tokens_required:
         return
@@ -195,7 +195,7 @@ def make_services(config: ServerConfig, store: Store, recorder: Recorder, state:
     services.library = Library(config.library, store)
     services.presence = Presence()
     services.supervisor = Supervisor(services, state.owner(config.server.name))
-    services.steering = Steering(services)
+    services.steering = CastCommands(services)
     services.rooms_now = RoomsNow(services)
     services.live = LiveFeed(services)
     services.desk = CheckInDesk(services)

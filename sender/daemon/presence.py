@@ -10,13 +10,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from protocol.check_in import STATE_IDLE, CheckIn
 from protocol.constants import CHECK_IN_WAIT_S_MAX
+from protocol.control.check_in import STATE_IDLE, CheckIn
 from protocol.errors import DatabaseError
 from sender.store.records import Machine
 
 if TYPE_CHECKING:
-    from sender.daemon.services import Services
+    from sender.daemon.context import Services
 
 ONLINE_S: Final = CHECK_IN_WAIT_S_MAX + 15.0
 """A machine is there for this long after its last word: a long poll, and a retry that was unlucky."""

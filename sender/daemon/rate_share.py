@@ -10,7 +10,7 @@ from protocol.constants import RATE_BYTES_PER_S_MIN
 from protocol.wire.messages import STATE_CASTING
 
 if TYPE_CHECKING:
-    from sender.daemon.services import Services
+    from sender.daemon.context import Services
 
 _INTERVAL_S: Final = 0.5
 HEADROOM: Final = 1.25

@@ -12,11 +12,12 @@ import structlog
 from cronsim import CronSim, CronSimError
 
 from protocol.errors import DatabaseError
-from sender.requests import Actor, RequestRefused, invalid
+from sender.actors import Actor
+from sender.refusals import RequestRefusedError, invalid
 from sender.store.records import Schedule
 
 if TYPE_CHECKING:
-    from sender.daemon.services import Services
+    from sender.daemon.context import Services
 
 LOOK_S: Final = 5.0
 """cron's unit is a minute; nobody notices five seconds."""
@@ -32,7 +33,7 @@ def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
     """When a schedule comes next, in UTC.
 
     Raises:
-        RequestRefused: no such expression or time zone.
+        RequestRefusedError: no such expression or time zone.
     """
     try:
         return next(CronSim(cron, after.astimezone(ZoneInfo(time_zone)))).astimezone(UTC)
@@ -56,7 +57,7 @@ async def _make(services: Services, schedule: Schedule) -> None:
     store, now = services.store, datetime.now(UTC)
     try:
         following = next_time(schedule.cron, schedule.time_zone, now)
-    except RequestRefused as error:
+    except RequestRefusedError as error:
         await store.run(store.schedules.change, schedule.schedule_id, enabled=False, problem=str(error))
         return
     if not await store.run(store.schedules.claim, schedule.schedule_id, schedule.next_at, following):
@@ -72,14 +73,14 @@ async def _make(services: Services, schedule: Schedule) -> None:
         cast = await services.steering.create(
             plan, Actor(f"schedule {schedule.name}"), schedule_id=schedule.schedule_id
         )
-    except RequestRefused as error:
+    except RequestRefusedError as error:
         _log.error("schedule_failed", schedule=schedule.name, error=str(error))
         await store.run(store.schedules.change, schedule.schedule_id, problem=str(error))
         return
     await store.run(store.schedules.change, schedule.schedule_id, last_cast_id=cast.cast_id, problem="")
 
 
-async def keep_history_short(services: Services) -> None:
+async def run_retention(services: Services) -> None:
     """Remove what is older than the configuration wants kept, now and a few times a day, until cancelled."""
     store, days = services.store, services.config.history.retention_days
     while days is not None:

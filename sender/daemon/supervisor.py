@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from protocol.check_in import CheckIn, CheckInAnswer
+from protocol.control.check_in import CheckIn, CheckInAnswer
 from protocol.errors import DatabaseError, DiskcastError
-from sender.daemon.casting import LiveRun
-from sender.daemon.lease_taker import LeaseTaker
+from sender.daemon.cast_job import CastJob
+from sender.daemon.change_notifier import Changes
+from sender.daemon.execute_cast import execute_cast
+from sender.daemon.lease_acquirer import LeaseTaker
 from sender.daemon.leases import Owner
 from sender.daemon.presence import save_presence
 from sender.daemon.rate_share import share_rates
-from sender.daemon.run_cast import conduct
-from sender.daemon.signals import Changes
 from sender.store.audit import new_entry_key
 from sender.store.leases import LEASE_BEAT_S
 from sender.store.records import Cast, CastPhase, Problem
 
 if TYPE_CHECKING:
-    from sender.daemon.services import Services
+    from sender.daemon.context import Services
 
 _STOP_S: Final = 5.0
 """What casts get to leave their rooms when the daemon ends."""
@@ -63,11 +63,11 @@ class Supervisor:
         """Prepare; ``services.supervisor`` is set to this by the caller."""
         self._services = services
         self.owner = owner
-        self.runs: dict[str, LiveRun] = {}
+        self.runs: dict[str, CastJob] = {}
         self.unfinished: dict[str, Cast] = {}
         self.changes = Changes()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._ended: deque[LiveRun] = deque(maxlen=_ENDED_RUNS_MAX)
+        self._ended: deque[CastJob] = deque(maxlen=_ENDED_RUNS_MAX)
         self._leases = LeaseTaker(services, owner)
         self._poke = asyncio.Event()
         self._stopping = False
@@ -140,7 +140,7 @@ class Supervisor:
         _log.error("cast_lost_to_another_daemon", cast=cast_id)
         self._abandon(live)
 
-    def _abandon(self, live: LiveRun) -> None:
+    def _abandon(self, live: CastJob) -> None:
         if live.run is not None:
             live.run.abandon()
         else:
@@ -160,7 +160,7 @@ class Supervisor:
         """One cast, from its lease to its end; whatever goes wrong is the cast's, not the daemon's."""
         with structlog.contextvars.bound_contextvars(cast=cast.cast_id):
             try:
-                await conduct(self._services, cast, self.runs, on_change=self.note_change)
+                await execute_cast(self._services, cast, self.runs, on_change=self.note_change)
             except asyncio.CancelledError:
                 live = self.runs.get(cast.cast_id)
                 if live is None or live.cancel_reason is None:
@@ -183,11 +183,11 @@ class Supervisor:
             reason = f"an error inside the daemon, please report it: {type(error).__name__}: {error}"
             _log.error("cast_internal_error", exc_info=error)
         if live is None:
-            live = self.runs[cast.cast_id] = LiveRun(cast, self._services.recorder, owner=str(self.owner))
+            live = self.runs[cast.cast_id] = CastJob(cast, self._services.recorder, owner=str(self.owner))
         live.tell("cast_failed", reason)
         live.end(CastPhase.FAILED, reason)
 
-    def _put_away(self, live: LiveRun) -> None:
+    def _put_away(self, live: CastJob) -> None:
         live.ended_at = time.monotonic()
         if live.cast.phase.ended:
             self.unfinished.pop(live.cast_id, None)
@@ -230,7 +230,7 @@ class Supervisor:
 
     # -- what others read -------------------------------------------------------------------------------------
 
-    def casting(self) -> list[LiveRun]:
+    def casting(self) -> list[CastJob]:
         """Runs with a session: those of now, and ended ones for as long as their metrics are kept."""
         retention_s = self._services.config.metrics.retention_s
         now = time.monotonic()
@@ -246,7 +246,7 @@ class Supervisor:
         ]
         return [*(live for live in self.runs.values() if live.run is not None), *ended]
 
-    def live_run(self, cast_id: str) -> LiveRun | None:
+    def live_run(self, cast_id: str) -> CastJob | None:
         """A run of now or of lately."""
         live = self.runs.get(cast_id)
         return live or next((ended for ended in reversed(self._ended) if ended.cast_id == cast_id), None)

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from protocol.errors import ConfigurationError, ReceiversIncompleteError
-from protocol.units import format_bytes, parse_size_bytes
+from protocol.shared.units import format_bytes, parse_size_bytes
 from sender.demo.image import IMAGE_BYTES_MIN
 from sender.demo.run import AGENT_COUNT_MAX, AgentRun, DemoPlan, DemoReport, Say, demo_directory, run_demo
 
@@ -116,7 +116,7 @@ def _serve_room(
 ) -> None:
     """Run a daemon's agents until somebody ends that."""
     from sender.config.server_config import load_config
-    from sender.console.command import connect
+    from sender.console.options import connect
     from sender.demo.server import RoomPlan, run_room
 
     client, _ = connect(server, token_file, json_lines=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from protocol.constants import MIB
 from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError, StorageError
-from protocol.units import format_bytes
+from protocol.shared.units import format_bytes
 from sender.demo.image import IMAGE_BYTES_MIN, DemoImage, find_mke2fs, make_demo_image, read_partition_table
 from sender.demo.programs import Program, Programs
 from sender.imaging.image_file import ImageFile

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from protocol.errors import ConfigurationError, ServerRefusedError, StorageError
-from protocol.units import format_duration
+from protocol.shared.units import format_duration
 from sender.demo.programs import Program, Programs
 from sender.demo.run import INTERFACE, DemoPlan, Say, make_packed
 from sender.store.records import Image, ImageState, Room

@@ -9,8 +9,8 @@ from click.core import ParameterSource
 
 from protocol.constants import CONTROL_PORT_DEFAULT, DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
 from protocol.errors import MissingDependencyError
-from protocol.findings import Finding
-from protocol.findings_report import report_findings
+from protocol.program.findings import Finding
+from protocol.program.findings_report import report_findings
 from sender.cast.network import parse_endpoint, parse_group
 from sender.doctor.sender_doctor import examine
 

@@ -9,8 +9,8 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protocol.findings import Finding, fail, ok, warn
-from protocol.units import format_bytes
+from protocol.program.findings import Finding, fail, ok, warn
+from protocol.shared.units import format_bytes
 from sender.config.server_config import ServerConfig
 
 if TYPE_CHECKING:

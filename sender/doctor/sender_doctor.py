@@ -17,7 +17,7 @@ import psutil  # type: ignore[import-untyped]
 from protocol.constants import DATA_HEADER_BYTES, MIB
 from protocol.errors import AddressInUseError, ConfigurationError, InterfaceError
 from protocol.fec.isal import best_kernel
-from protocol.findings import (
+from protocol.program.findings import (
     BridgeFacts,
     Finding,
     MediumFacts,

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import KIB
-from protocol.filesystem_magic import Read
-from sender.imaging.filesystem_heads import FilesystemHead, Range, UsageUnknownError, fat_geometry, read_head
+from protocol.disk.filesystem_magic import Read
+from sender.imaging.superblocks import FilesystemHead, Range, UsageUnknownError, fat_geometry, read_head
 from sender.imaging.system_tools import ToolError, find_tool, run_tool, tool_lines, tool_start
 
 
@@ -452,4 +452,4 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         "swap": Method((), "", _swap_ranges, takes_offset=True),
     }
 )
-"""One for each of :data:`protocol.filesystem_magic.FILESYSTEMS`."""
+"""One for each of :data:`protocol.disk.filesystem_magic.FILESYSTEMS`."""

@@ -13,11 +13,11 @@ from typing import NoReturn
 
 import click
 
-from protocol.block_codec import LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN
 from protocol.constants import BLOCK_BYTES_DEFAULT
-from protocol.disk_layout import TableKind, layout_of
-from protocol.manifest import FORMAT_VERSION, Manifest
-from protocol.units import format_bytes, format_duration, parse_size_bytes
+from protocol.disk.disk_layout import TableKind, layout_of
+from protocol.image.block_codec import LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN
+from protocol.image.manifest import FORMAT_VERSION, Manifest
+from protocol.shared.units import format_bytes, format_duration, parse_size_bytes
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_progress import emit, shown_progress
 from sender.imaging.image_verify import BadBlock, verify_image

@@ -17,14 +17,14 @@ from protocol.errors import (
     ImageError,
     StorageError,
 )
-from protocol.image_format import (
+from protocol.image.image_format import (
     PAGE_BYTES,
     check_file_bytes,
     check_identity,
     parse_header_untrusted,
 )
-from protocol.manifest import Manifest
-from protocol.stored_manifest import StoredManifest
+from protocol.image.manifest import Manifest
+from protocol.image.stored_manifest import StoredManifest
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 128 * MIB
 """The manifest of a disk of 480 GB, a third of the sender's 400 MB. Of a larger one 5 bytes a block are held and the

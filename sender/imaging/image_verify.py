@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.block_codec import BlockDecoder, block_hash, zero_hash
 from protocol.constants import HASH_BYTES
 from protocol.errors import ImageDamagedError
-from protocol.image_format import PAGE_BYTES
-from protocol.manifest import BlockKind, Manifest
+from protocol.image.block_codec import BlockDecoder, block_hash, zero_hash
+from protocol.image.image_format import PAGE_BYTES
+from protocol.image.manifest import BlockKind, Manifest
 from sender.imaging.image_file import ImageFile
 from sender.imaging.ordered_pipeline import SPAN_BYTES, job_count, ordered_map
 from sender.imaging.source_hash import SourceHash, source_sha256_of

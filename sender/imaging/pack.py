@@ -17,11 +17,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.block_codec import LEVEL_DEFAULT, BlockEncoder, block_hash, encoder_memory_bytes, zero_hash
 from protocol.constants import BLOCK_BYTES_DEFAULT, HASH_BYTES, IMAGE_NAME_BYTES_MAX, MIB
-from protocol.disk_layout import layout_metadata, parse_layout_untrusted
+from protocol.disk.disk_layout import layout_metadata, parse_layout_untrusted
 from protocol.errors import ConfigurationError
-from protocol.manifest import BlockKind, block_count_of, build_manifest_start, check_block_bytes
+from protocol.image.block_codec import (
+    LEVEL_DEFAULT,
+    BlockEncoder,
+    block_hash,
+    encoder_memory_bytes,
+    zero_hash,
+)
+from protocol.image.manifest import BlockKind, block_count_of, build_manifest_start, check_block_bytes
 from sender.imaging.image_writer import ImageWriter
 from sender.imaging.ordered_pipeline import SPAN_BYTES, job_count, ordered_map
 from sender.imaging.source import Source

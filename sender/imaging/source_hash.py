@@ -6,7 +6,7 @@ import hashlib
 from typing import Final
 
 from protocol.constants import MIB
-from protocol.manifest import Manifest
+from protocol.image.manifest import Manifest
 
 SHA256_BYTES: Final = 32
 

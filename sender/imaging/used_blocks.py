@@ -11,13 +11,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.disk_layout import DiskLayout, Partition, TableKind
-from protocol.filesystem_magic import Read, container_signature, detect_filesystem, filesystem_signatures
-from protocol.partition_table import reader_from
-from protocol.units import format_bytes
-from sender.imaging.filesystem_heads import UsageUnknownError
+from protocol.disk.disk_layout import DiskLayout, Partition, TableKind
+from protocol.disk.filesystem_magic import Read, container_signature, detect_filesystem, filesystem_signatures
+from protocol.disk.partition_table import reader_from
+from protocol.shared.units import format_bytes
 from sender.imaging.free_space import METHODS, Area, find_free_space
 from sender.imaging.source import Source
+from sender.imaging.superblocks import UsageUnknownError
 from sender.imaging.system_tools import ToolError, run_tool
 
 _SPREAD_TYPES: Final = frozenset(

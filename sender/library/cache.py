@@ -16,8 +16,8 @@ import structlog
 
 from protocol.constants import MIB
 from protocol.errors import DiskcastError, ImageError, StorageError
-from protocol.units import format_bytes
-from sender.library.found import SUFFIX, FoundImage, examine, printable
+from protocol.shared.units import format_bytes
+from sender.library.image_probe import SUFFIX, FoundImage, examine, printable
 
 _log = structlog.get_logger(__name__)
 

@@ -18,9 +18,15 @@ from protocol.errors import ImageDamagedError, ImageError, StorageError
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_verify import verify_image
 from sender.library.cache import Cache, Copy, Origin
-from sender.library.found import FoundImage, printable
+from sender.library.image_probe import FoundImage, printable
 from sender.library.location import Location
-from sender.library.remote import RemoteChangedError, RemoteError, RemoteFiles, RemoteReader, RemoteStatus
+from sender.library.remote_files import (
+    RemoteChangedError,
+    RemoteError,
+    RemoteFiles,
+    RemoteReader,
+    RemoteStatus,
+)
 
 _log = structlog.get_logger(__name__)
 

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.errors import ImageDamagedError, ImageError
 from sender.library.cache import Cache
-from sender.library.copies import Copies
+from sender.library.cached_copies import Copies
+from sender.library.catalogue import View, Viewer
 from sender.library.fetch import BACK_OFF_S
 from sender.library.folder import SETTLE_S, FolderWatch
-from sender.library.found import printable
+from sender.library.image_probe import printable
 from sender.library.image_records import ImageRecords
 from sender.library.pins import OpenImage, Pins
-from sender.library.remote import RemoteFiles
+from sender.library.remote_files import RemoteFiles
+from sender.library.remote_registry import Remotes
 from sender.library.remote_watch import INTERVAL_S, RemoteFile, RemoteWatch
-from sender.library.remotes import Remotes
-from sender.library.view import View, Viewer
-from sender.requests import conflict, not_found
+from sender.refusals import conflict, not_found
 from sender.store.records import Image, ImageState, Problem
 
 if TYPE_CHECKING:
+    from sender.actors import Actor
     from sender.config.server_config import LibrarySection
-    from sender.requests import Actor
     from sender.store.database import Store
 
 READY_S: Final = 30.0
@@ -143,7 +143,7 @@ class Library:
         """The image that is meant by an id, the start of one (8 digits or more), or a name.
 
         Raises:
-            RequestRefused: there is none (404), or several (409: the text lists them).
+            RequestRefusedError: there is none (404), or several (409: the text lists them).
         """
         if (exact := self._view.images.get(text)) is not None:
             return exact
@@ -260,7 +260,7 @@ class Library:
             The image, as far as its server answers now.
 
         Raises:
-            RequestRefused: the URL can't be used, or what is there isn't an image.
+            RequestRefusedError: the URL can't be used, or what is there isn't an image.
             DatabaseError: it can't be kept; nothing was added.
         """
         watch = await self._remotes.look_at(url, name[:64])
@@ -278,7 +278,7 @@ class Library:
         """Begin to fetch a remote image into the cache; returns at once.
 
         Raises:
-            RequestRefused: there is no such image, or it can't be fetched now.
+            RequestRefusedError: there is no such image, or it can't be fetched now.
         """
         image = self._known(image_id)
         if image_id not in self._view.paths:
@@ -293,8 +293,8 @@ class Library:
         """Drop the copy of a remote image, and forget the image if it was added by :meth:`add_remote`.
 
         Raises:
-            RequestRefused: there is no such image, a cast uses it, it is a file of a folder, or the configuration has
-                it and there is no copy.
+            RequestRefusedError: there is no such image, a cast uses it, it is a file of a folder, or the
+                configuration has it and there is no copy.
             DatabaseError: it can't be forgotten; nothing was changed.
         """
         image = self._known(image_id)

@@ -8,7 +8,7 @@ import urllib.parse
 from typing import Final
 
 from protocol.errors import ConfigurationError
-from sender.library.found import SUFFIX
+from sender.library.image_probe import SUFFIX
 
 SCHEMES: Final = ("http", "https", "s3")
 """Nothing that reads this machine's own files: whoever may add an image may not read them."""

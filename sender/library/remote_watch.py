@@ -13,9 +13,9 @@ import structlog
 
 from protocol.errors import ImageDamagedError, ImageError, ImageFormatError
 from sender.blocking_calls import start_blocking_call
-from sender.library.found import FoundImage, key_of
+from sender.library.image_probe import FoundImage, key_of
 from sender.library.location import Location
-from sender.library.remote import RemoteError, RemoteFiles, RemoteStatus
+from sender.library.remote_files import RemoteError, RemoteFiles, RemoteStatus
 from sender.store.records import Problem
 
 _log = structlog.get_logger(__name__)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.json_fields import STATE_NAMES
-from protocol.limiter import Cause, Limiter
-from protocol.sender_session import SenderSession
+from protocol.model.bottleneck import Bottleneck, Cause
+from protocol.schema.json_fields import STATE_NAMES
+from protocol.sending.sender_session import SenderSession
 from protocol.wire.codec import REJECT_REASONS
 from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, STATE_ENDED
 from sender.cast.transmitter import LATENESS_BOUNDS_S
@@ -57,21 +57,21 @@ def _rejected(sources: Sources) -> Samples:
     return [((reason,), sources.session.rejects.get(reason, 0)) for reason in REJECT_REASONS]
 
 
-def _limiter(sources: Sources) -> Samples:
+def _bottleneck(sources: Sources) -> Samples:
     """Only the one of now: a series that is no longer there has ended, for Prometheus."""
-    return [(_limiter_labels(sources.session, sources.session.limiter), 1.0)]
+    return [(_bottleneck_labels(sources.session, sources.session.bottleneck), 1.0)]
 
 
-def _limiter_seconds(sources: Sources) -> Samples:
+def _bottleneck_seconds(sources: Sources) -> Samples:
     """Causes that aren't one machine's are there from the start: a counter that appears has no first increase."""
     session = sources.session
-    seconds = {Limiter(cause, None): 0.0 for cause in Cause} | session.limiter_seconds
-    return [(_limiter_labels(session, limiter), value) for limiter, value in seconds.items()]
+    seconds = {Bottleneck(cause, None): 0.0 for cause in Cause} | session.bottleneck_seconds
+    return [(_bottleneck_labels(session, bottleneck), value) for bottleneck, value in seconds.items()]
 
 
-def _limiter_labels(session: SenderSession, limiter: Limiter) -> tuple[str, str]:
-    machine = "" if limiter.receiver_id is None else session.receivers[limiter.receiver_id].name
-    return limiter.cause.value, machine
+def _bottleneck_labels(session: SenderSession, bottleneck: Bottleneck) -> tuple[str, str]:
+    machine = "" if bottleneck.receiver_id is None else session.receivers[bottleneck.receiver_id].name
+    return bottleneck.cause.value, machine
 
 
 def _burst_lateness(sources: Sources) -> HistogramSample:
@@ -141,18 +141,18 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
         of_session(lambda s: 0.0 if s.state == STATE_ENDED else s.achieved_bytes_per_s),
     ),
     Metric(
-        "diskcast_limiter",
+        "diskcast_bottleneck",
         "gauge",
         "1; what holds the rate down now and, where it is one machine's doing, whose.",
         ("cause", "machine"),
-        _limiter,
+        _bottleneck,
     ),
     Metric(
-        "diskcast_limiter_seconds_total",
+        "diskcast_bottleneck_seconds_total",
         "counter",
         "Time for which the rate was held down, by cause and machine.",
         ("cause", "machine"),
-        _limiter_seconds,
+        _bottleneck_seconds,
     ),
     Metric("diskcast_grtt_seconds", "gauge", "Group round-trip time.", (), of_session(lambda s: s.grtt_s)),
     Metric(

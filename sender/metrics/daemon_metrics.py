@@ -37,7 +37,7 @@ from sender.metrics.metrics_server import CastsCollector, ObservedCast
 from sender.store.records import CastPhase
 
 if TYPE_CHECKING:
-    from sender.daemon.services import Services
+    from sender.daemon.context import Services
     from sender.store.database import Store
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
-from protocol.receiver_record import ReceiverRecord
-from protocol.sender_session import SenderSession
+from protocol.sending.receiver_record import ReceiverRecord
+from protocol.sending.sender_session import SenderSession
 from sender.cast.feedback import FeedbackPort
 from sender.cast.transmitter import TransmitterStatistics
 

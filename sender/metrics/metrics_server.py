@@ -14,9 +14,9 @@ from prometheus_client.metrics_core import Metric as MetricFamily
 from prometheus_client.registry import Collector
 
 from protocol.errors import AddressInUseError, ConfigurationError
-from protocol.sender_session import SenderSession
+from protocol.sending.sender_session import SenderSession
 from sender.cast.feedback import FeedbackPort
-from sender.cast.shared_session import SharedSession
+from sender.cast.locked_session import SharedSession
 from sender.cast.transmitter import TransmitterStatistics
 from sender.metrics.cast_metrics import METRICS
 from sender.metrics.metric import CAST_LABELS, HistogramSample, Metric, Samples, Sources

@@ -1,6 +1,6 @@
 """The metrics of each receiver of a cast, as its sender knows them.
 
-With 500 machines in a room it matters how many series each has: of a state and of a limiter there is only the one of
+With 500 machines in a room it matters how many series each has: of a state and of a bottleneck there is only the one of
 now, with the value 1. Prometheus sees that the others have ended.
 """
 
@@ -10,7 +10,7 @@ import bisect
 from collections import Counter
 from typing import Final
 
-from protocol.session_records import ReceiverState
+from protocol.model.session_records import ReceiverState
 from protocol.wire.messages import STATE_CASTING
 from sender.cast.failure_cause import FailureCause, failure_cause
 from sender.metrics.metric import Histogram, HistogramSample, Metric, Samples, Sources, per_machine
@@ -41,12 +41,12 @@ def _states(sources: Sources) -> Samples:
     return [((record.name, record.state.value), 1.0) for record in sources.session.receivers.values()]
 
 
-def _limiters(sources: Sources) -> Samples:
+def _bottlenecks(sources: Sources) -> Samples:
     """Of those that the cast works for now: alerts on what a machine reported hold only together with this."""
     if sources.session.state != STATE_CASTING:
         return []
     return [
-        ((record.name, record.limiter.value), 1.0)
+        ((record.name, record.bottleneck.value), 1.0)
         for record in sources.session.receivers.values()
         if record.state.active
     ]
@@ -90,11 +90,11 @@ RECEIVER_METRICS: Final[tuple[Metric | Histogram, ...]] = (
         _states,
     ),
     Metric(
-        "diskcast_receiver_limiter",
+        "diskcast_receiver_bottleneck",
         "gauge",
         "1; what limits a receiver that data is being cast to, and nothing else. Others have no such series.",
-        ("machine", "limiter"),
-        _limiters,
+        ("machine", "bottleneck"),
+        _bottlenecks,
     ),
     Metric(
         "diskcast_receiver_failed",

@@ -55,7 +55,7 @@ RUN_WAIT_S = 10.0
 """Nobody waits longer for the database; what runs then still ends by itself."""
 RUN_PENDING_MAX = 512
 """Calls that may wait: many more than four threads do in the time that anybody waits for a busy disk. More are refused
-at once. What a whole room asks at the same moment goes through :mod:`sender.store.joint_calls`."""
+at once. What a whole room asks at the same moment goes through :mod:`sender.store.group_commit`."""
 UPKEEP_INTERVAL_S = 60.0
 BACKUP_INTERVAL = timedelta(hours=24)
 JOURNAL_BYTES_MAX = 32 << 20

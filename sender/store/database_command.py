@@ -51,7 +51,7 @@ def check(config_path: Path | None, state_directory: Path | None, json_lines: bo
     The daemon may be running.
     """
     url = _url(config_path, state_directory)
-    from sender.store.check import check_database
+    from sender.store.integrity_check import check_database
 
     checked = check_database(url)
     if json_lines:

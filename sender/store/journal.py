@@ -27,7 +27,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from sender.store import tables
-from sender.store.checked_lines import pack_line, unpack_line, write_all
+from sender.store.crc_lines import pack_line, unpack_line, write_all
 
 LINE_BYTES_MAX = 64 << 20
 """An entry: an import of 10,000 machines takes 10 MB."""

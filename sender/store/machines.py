@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from protocol.errors import ConfigurationError
 from sender.store import tables
 from sender.store.audit import Audit, AuditNote
-from sender.store.columns import clean_json, clean_text
+from sender.store.column_types import clean_json, clean_text
 from sender.store.errors import ConflictError
 from sender.store.machine_identity import (
     MACS_MAX,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from sender.store.columns import UtcTime, clean_text
+from sender.store.column_types import UtcTime, clean_text
 from sender.store.errors import CursorError
 
 LIMIT_MAX = 1000

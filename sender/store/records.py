@@ -270,7 +270,7 @@ class CastMachine:
         machine_id: None for one that the database doesn't know.
         state: ``assigned`` and then as the cast's sender says: ``joined``, ``receiving``, ``complete``, ``failed``,
             ``lost``, ``dropped``.
-        limiter: what limited it last.
+        bottleneck: what limited it last.
         error: why it isn't complete; empty if it is.
         exit_code: the agent's, if it said one.
         bytes_verified: raw bytes read back from its disk and found right.
@@ -285,7 +285,7 @@ class CastMachine:
     state: str
     error: str
     exit_code: int | None
-    limiter: str
+    bottleneck: str
     progress: float
     bytes_verified: int
     bytes_kept: int
@@ -337,7 +337,7 @@ class TimelinePoint:
         loss: of the main group's machines, the mean, 0..1.
         parity: proactive repair symbols per source symbol.
         progress: as :attr:`Cast.progress`.
-        limiter: what set the rate, for people.
+        bottleneck: what set the rate, for people.
     """
 
     at_s: float
@@ -348,7 +348,7 @@ class TimelinePoint:
     progress: float
     active_count: int
     complete_count: int
-    limiter: str
+    bottleneck: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -476,7 +476,7 @@ class LiveMachine:
     progress: float
     rate_bytes_per_s: float
     loss: float
-    limiter: str
+    bottleneck: str
     eta_s: float | None
     error: str
 
@@ -486,7 +486,7 @@ class LiveCast:
     """A cast now: its record, and what only the daemon that runs it knows.
 
     Attributes:
-        limiter: what sets the rate, for people; empty if unknown here.
+        bottleneck: what sets the rate, for people; empty if unknown here.
         eta_s: until the main group is done; None if nobody knows.
         rate_bytes_per_s: what is paced to.
         achieved_bytes_per_s: what leaves.
@@ -501,4 +501,4 @@ class LiveCast:
     eta_s: float | None
     pass_index: int
     pass_progress: float
-    limiter: str
+    bottleneck: str

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sender.store.columns import CleanJson, CleanText, Number64, UtcTime
+from sender.store.column_types import CleanJson, CleanText, Number64, UtcTime
 
 FLEETING: dict[str, Any] = {"fleeting": True}
 
@@ -151,7 +151,7 @@ cast_machines = sa.Table(
     _text("state"),
     _text("error"),
     sa.Column("exit_code", sa.Integer()),
-    _text("limiter", info=FLEETING),
+    _text("bottleneck", info=FLEETING),
     _number("progress", info=FLEETING),
     _count("bytes_verified", info=FLEETING),
     _count("bytes_kept", info=FLEETING),

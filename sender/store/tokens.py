@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from protocol.errors import DatabaseError
 from sender.store import tables
 from sender.store.audit import Audit, AuditNote
-from sender.store.columns import clean_text
+from sender.store.column_types import clean_text
 from sender.store.errors import ConflictError
 from sender.store.paging import read_page
 from sender.store.records import Role, Token

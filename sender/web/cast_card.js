@@ -2,10 +2,10 @@
 
 import { h, setAttribute, setText } from "./dom.js";
 import { formatDateTime, formatDuration, formatPercent, formatRate } from "./format.js";
-import { badge, Figures, ProgressBar, setBadge } from "./parts.js";
+import { badge, Figures, ProgressBar, setBadge } from "./components.js";
 import { to } from "./router.js";
 import { roomName } from "./store.js";
-import { castLimiterWords, castLook, hasEnded, startWords } from "./words.js";
+import { castBottleneckWords, castLook, hasEnded, startWords } from "./words.js";
 
 /** @param {any} live @returns {number} what its bar shows, 0..1 */
 export function castProgress(live) {
@@ -40,12 +40,12 @@ export class CastCard {
     this.badge = badge(castLook(cast));
     this.bar = new ProgressBar(`Progress of ${cast.plan.name || cast.image_name}`);
     this.words = h("span", { class: "progress-words" });
-    this.limiter = h("p", { class: "limiter" });
+    this.bottleneck = h("p", { class: "bottleneck" });
     this.figures = new Figures([["rate", "Rate"], ["eta", "To go"], ["complete", "Complete"], ["failed", "Failed"]], "compact");
     this.element = h("article", { class: "card cast-card" },
       h("div", { class: "cast-card-head" }, h("div", {}, h("h3", {}, this.title), this.subtitle), this.badge),
       h("div", { class: "progress-row" }, this.bar.element, this.words),
-      this.limiter,
+      this.bottleneck,
       this.figures.element);
   }
 
@@ -58,7 +58,7 @@ export class CastCard {
     this.bar.set(castProgress(live), look.tone);
     setText(this.words, progressWords(live));
     const casting = cast.phase === "casting" || cast.phase === "tail";
-    setText(this.limiter, casting && live.limiter ? `Limited by ${castLimiterWords(live.limiter)}` : casting ? "" : `Begins ${startWords(cast.plan)}`);
+    setText(this.bottleneck, casting && live.bottleneck ? `Limited by ${castBottleneckWords(live.bottleneck)}` : casting ? "" : `Begins ${startWords(cast.plan)}`);
     this.figures.update({
       rate: casting ? formatRate(live.achieved_bytes_per_s) : "–",
       eta: casting && live.eta_s !== null ? formatDuration(live.eta_s) : "–",

@@ -2,12 +2,12 @@
 
 import { append, h, setAttribute, setText } from "./dom.js";
 import { formatBytes, formatLoss, formatPercent, formatRate } from "./format.js";
-import { inNextFrame } from "./frames.js";
+import { inNextFrame } from "./render_queue.js";
 import { machineKey } from "./machine_grid.js";
-import { badge, ProgressBar, setBadge } from "./parts.js";
+import { badge, ProgressBar, setBadge } from "./components.js";
 import { to } from "./router.js";
-import { Sight } from "./sight.js";
-import { limiterWords, machineLook, trouble } from "./words.js";
+import { Sight } from "./viewport.js";
+import { bottleneckWords, machineLook, trouble } from "./words.js";
 
 const REORDER_MS = 2_000; // rows that jump about can't be read
 const NATURAL = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
@@ -21,7 +21,7 @@ class Row {
     this.badge = badge(machineLook(machine.state));
     this.bar = new ProgressBar(`Progress of ${machine.name}`);
     this.percent = h("span", { class: "progress-words" });
-    this.cells = { rate: cell("number wide-only"), loss: cell("number wide-only"), limiter: cell("wide-only"), verified: cell("number wide-only") };
+    this.cells = { rate: cell("number wide-only"), loss: cell("number wide-only"), bottleneck: cell("wide-only"), verified: cell("number wide-only") };
     this.element = h("tr", {},
       h("th", { scope: "row", class: "main" }, address ? h("a", { href: address }, machine.name) : machine.name),
       h("td", {}, this.badge),
@@ -58,7 +58,7 @@ class Row {
     setText(this.percent, formatPercent(progress));
     setText(this.cells.rate, live.rate_bytes_per_s > 0 ? formatRate(live.rate_bytes_per_s) : "–");
     setText(this.cells.loss, formatLoss(live.loss));
-    setText(this.cells.limiter, limiterWords(live.limiter) || "–");
+    setText(this.cells.bottleneck, bottleneckWords(live.bottleneck) || "–");
     setText(this.cells.verified, record && record.bytes_verified > 0 ? formatBytes(record.bytes_verified) : "–");
     const told = trouble(live.state, live.error || record?.error || "", record?.exit_code ?? null);
     const hidden = told === null;

@@ -3,7 +3,7 @@
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 import { fill, h, setText } from "./dom.js";
 import { formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
-import { inNextFrame } from "./frames.js";
+import { inNextFrame } from "./render_queue.js";
 import { theme } from "./theme.js";
 
 const HEIGHT = 190;

@@ -1,4 +1,4 @@
-/** Sizes, rates and times as the command line writes them (protocol/units.py says the same in Python). */
+/** Sizes, rates and times as the command line writes them (protocol/shared/units.py says the same in Python). */
 
 /** @param {number} count @returns {string} `1.5 GiB` */
 export function formatBytes(count) {

@@ -2,7 +2,7 @@
 
 import { ApiProblem } from "./api.js";
 import { append, fill, freshId, h, icon } from "./dom.js";
-import { errorText } from "./parts.js";
+import { errorText } from "./components.js";
 
 /**
  * @typedef {object} Field

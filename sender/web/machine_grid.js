@@ -2,9 +2,9 @@
 
 import { h, icon, setAttribute, setIcon, setText } from "./dom.js";
 import { formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
-import { inNextFrame } from "./frames.js";
-import { Sight } from "./sight.js";
-import { isMoving, limiterWords, machineLook } from "./words.js";
+import { inNextFrame } from "./render_queue.js";
+import { Sight } from "./viewport.js";
+import { isMoving, bottleneckWords, machineLook } from "./words.js";
 
 const RESORT_MS = 2_000; // tiles that jump about can't be read, nor hit with a thumb
 const NATURAL = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
@@ -95,8 +95,8 @@ function percentWords(machine) {
 function detailWords(machine) {
   if (isMoving(machine.state)) {
     // Most take what arrives: that they do isn't worth the line.
-    const limiter = machine.limiter === "network" ? "" : limiterWords(machine.limiter);
-    if (limiter) return `limited by ${limiter}`;
+    const bottleneck = machine.bottleneck === "network" ? "" : bottleneckWords(machine.bottleneck);
+    if (bottleneck) return `limited by ${bottleneck}`;
     return machine.eta_s === null ? "" : `${formatDuration(machine.eta_s)} to go`;
   }
   return machine.error || machine.position || machine.address || "";

@@ -5,11 +5,11 @@ import { showDialog } from "./dialogs.js";
 import { fill, h, icon, setText } from "./dom.js";
 import { field, form, select } from "./forms.js";
 import { formatBytes, formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
-import { notice } from "./notices.js";
-import { agoElement, badge, emptyState, Figures, ProgressBar, setBadge, timeElement } from "./parts.js";
+import { notice } from "./toasts.js";
+import { agoElement, badge, emptyState, Figures, ProgressBar, setBadge, timeElement } from "./components.js";
 import { to } from "./router.js";
 import { mayOperate, roomName, roomNames } from "./store.js";
-import { isMoving, limiterWords, machineLook, trouble } from "./words.js";
+import { isMoving, bottleneckWords, machineLook, trouble } from "./words.js";
 
 const HISTORY_SHOWN = 20;
 
@@ -31,7 +31,7 @@ export class MachinePanel {
     this.progress = h("div", { class: "progress-row", hidden: true }, this.bar.element, this.percent);
     this.cast = h("p", { class: "panel-cast" });
     this.castShown = "";
-    this.figures = new Figures([["rate", "Rate"], ["loss", "Loss"], ["eta", "To go"], ["limiter", "Limited by"]], "compact");
+    this.figures = new Figures([["rate", "Rate"], ["loss", "Loss"], ["eta", "To go"], ["bottleneck", "Limited by"]], "compact");
     this.seen = h("span");
     this.seenNow = /** @type {boolean | null} */ (null);
     this.heading = h(level, { tabindex: -1, class: "panel-title" }, machine.name);
@@ -84,7 +84,7 @@ export class MachinePanel {
         rate: formatRate(live.rate_bytes_per_s),
         loss: formatLoss(live.loss),
         eta: live.eta_s === null ? "" : formatDuration(live.eta_s),
-        limiter: limiterWords(live.limiter) || "nothing",
+        bottleneck: bottleneckWords(live.bottleneck) || "nothing",
       });
     }
   }

@@ -2,8 +2,8 @@
 
 import { get, queryText } from "./api.js";
 import { fill, h, icon } from "./dom.js";
-import { announce, noticeError } from "./notices.js";
-import { emptyState, errorBox, pagedTable, pageHead } from "./parts.js";
+import { announce, noticeError } from "./toasts.js";
+import { emptyState, errorBox, pagedTable, pageHead } from "./components.js";
 import { go, to } from "./router.js";
 
 const PAGE_LINES = 50;
@@ -15,7 +15,7 @@ const PAGE_LINES = 50;
  * @property {string} name of the page's address and of the API's list: `history`
  * @property {import("./forms.js").Field[]} fields named as the API's filters; `since` and `until` are days
  * @property {string[]} [linked] filters without a field: links of other pages set them
- * @property {import("./parts.js").Column[]} columns
+ * @property {import("./components.js").Column[]} columns
  * @property {(items: any[]) => void} [seen] told of every line that is shown
  * @property {string} nothing said of an empty table
  */

@@ -5,7 +5,7 @@ import { confirmDialog, showDialog } from "./dialogs.js";
 import { fill, h, icon } from "./dom.js";
 import { field, form } from "./forms.js";
 import { formatCount } from "./format.js";
-import { notice, noticeError } from "./notices.js";
+import { notice, noticeError } from "./toasts.js";
 import { go } from "./router.js";
 
 /** @param {any} room @param {() => void} done */

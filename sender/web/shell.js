@@ -2,7 +2,7 @@
 
 import { fill, h, icon, setAttribute, setIcon, setText } from "./dom.js";
 import { formatTime } from "./format.js";
-import { announce } from "./notices.js";
+import { announce } from "./toasts.js";
 import { server } from "./store.js";
 import { themeChoice, turnTheme } from "./theme.js";
 

@@ -1,7 +1,7 @@
 /** Light, dark, or as the system says; the choice is kept in this browser. */
 
 import { Signal } from "./store.js";
-import { kept, keep } from "./kept.js";
+import { kept, keep } from "./preferences.js";
 
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 

@@ -58,13 +58,13 @@ export function castLook(cast) {
 export const hasEnded = (phase) => ENDED.has(phase);
 /** @param {string} phase */
 export const isLive = (phase) => LIVE.has(phase);
-/** @param {string} state whether bytes come in: its rate, loss and limiter mean something */
+/** @param {string} state whether bytes come in: its rate, loss and bottleneck mean something */
 export const isMoving = (state) => MOVING.has(state);
 /** @param {string} state */
 export const inTrouble = (state) => IN_TROUBLE.has(state);
 
 /** @type {Record<string, string>} */
-const LIMITERS = {
+const BOTTLENECKS = {
   network: "what reaches it",
   socket: "its processor (socket)",
   decode: "its processor",
@@ -74,22 +74,22 @@ const LIMITERS = {
   ceiling: "the rate limit",
 };
 
-/** @param {string} limiter as a machine says it @returns {string} empty if nothing limits it */
-export function limiterWords(limiter) {
-  if (!limiter || limiter === "none") return "";
-  return LIMITERS[limiter] ?? limiter;
+/** @param {string} bottleneck as a machine says it @returns {string} empty if nothing limits it */
+export function bottleneckWords(bottleneck) {
+  if (!bottleneck || bottleneck === "none") return "";
+  return BOTTLENECKS[bottleneck] ?? bottleneck;
 }
 
 /** The command line's words of what limits a cast, where they would puzzle somebody on another machine. @type {Record<string, string>} */
-const CAST_LIMITERS = {
+const CAST_BOTTLENECKS = {
   "--rate": "the rate that was chosen",
   "--max-rate": "the highest rate that was chosen",
   "this machine's processor": "the sender's processor",
   "nothing (climbing or idle)": "nothing: the rate still climbs",
 };
 
-/** @param {string} limiter as the daemon says it of a cast @returns {string} */
-export const castLimiterWords = (limiter) => CAST_LIMITERS[limiter] ?? limiter;
+/** @param {string} bottleneck as the daemon says it of a cast @returns {string} */
+export const castBottleneckWords = (bottleneck) => CAST_BOTTLENECKS[bottleneck] ?? bottleneck;
 
 /** What to do after an agent's exit code: docs/reference/exit-codes.md says what each means. @type {Record<number, string>} */
 const AFTER_EXIT_CODE = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from sender.api import access
+from sender.api import auth
 from sender.store.records import Role
 from tests.api.fuzzing import ENDLESS, Tally, fuzz, operations
 from tests.api.served import PREFIX, Served, serve
@@ -28,7 +28,7 @@ def main() -> int:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}, {seconds:g} s")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    access._FAILURES_BURST = 1_000_000_000  # wrong tokens are tried here all the time
+    auth._FAILURES_BURST = 1_000_000_000  # wrong tokens are tried here all the time
     with tempfile.TemporaryDirectory() as folder, serve(Path(folder), server__require_tokens=True) as served:
         with served.client() as client:
             for index in range(3):

@@ -21,10 +21,10 @@ from schemathesis import APIOperation, Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from sender.api.application import api_document
-from sender.api.inputs import URL_CHARACTERS_MAX, URL_PATTERN
+from sender.api.request_models import URL_CHARACTERS_MAX, URL_PATTERN
 from sender.store.records import Role
 from tests.api.served import Served
-from tests.lab import LIMIT_S
+from tests.support.network.lab import LIMIT_S
 
 CHECK_NAMES: Final = (
     "not_a_server_error",

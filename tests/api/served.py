@@ -15,14 +15,14 @@ import httpx
 from sender.api.application import create_application
 from sender.api.server import ApiServer
 from sender.config.server_config import load_config
+from sender.daemon.context import Services
 from sender.daemon.daemon import make_services
 from sender.daemon.leases import StateDirectory
-from sender.daemon.services import Services
 from sender.store.database import open_store
-from sender.store.recorder import Recorder
 from sender.store.records import Role
-from tests.disk_images import MadeImage, make_image
-from tests.lab import LIMIT_S
+from sender.store.write_behind import Recorder
+from tests.support.disks.disk_images import MadeImage, make_image
+from tests.support.network.lab import LIMIT_S
 
 T = TypeVar("T")
 PREFIX = "/api/v1"

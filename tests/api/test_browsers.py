@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sender.api.web_files import WEB_FOLDER, WebFiles
+from sender.api.static_files import WEB_FOLDER, WebFiles
 from sender.store.records import Role
 from tests.api.served import Served, serve
 from tests.api.test_refusals import check_problem

@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from docs import api_reference
-from protocol.control_messages import API_BASE, PROBLEM_TYPE
-from sender.api.access import Access
-from sender.api.operations import OPERATIONS
-from sender.api.route import Repeat
+from protocol.control.control_messages import API_BASE, PROBLEM_TYPE
+from sender.api.auth import Access
+from sender.api.guarded_route import Repeat
+from sender.api.route_table import OPERATIONS
 
 
 @pytest.fixture(scope="module")

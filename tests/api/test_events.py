@@ -12,11 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from sender.api import access, event_stream, routes_system
+from sender.api import (
+    auth,
+    event_stream,
+    routes_system,
+)
 from sender.store.records import Role
 from tests.api.served import PREFIX, Served, serve
 from tests.api.test_refusals import check_problem
-from tests.lab import LIMIT_S
+from tests.support.network.lab import LIMIT_S
 
 
 class Watcher:
@@ -101,7 +105,7 @@ def test_a_watcher_whose_token_is_deleted_sees_no_more(
     guarded: Served, operator: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "COMMENT_S", 0.05)
-    monkeypatch.setattr(access, "_KNOWN_FRESH_S", 0.0)
+    monkeypatch.setattr(auth, "_KNOWN_FRESH_S", 0.0)
     created = operator.post("/tokens", json={"name": "watcher", "role": "view"}).json()
     with (
         guarded.client(None, headers={"Authorization": f"Bearer {created['secret']}"}) as client,

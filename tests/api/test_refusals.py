@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from protocol.control_messages import PROBLEM_TYPE
+from protocol.control.control_messages import PROBLEM_TYPE
 from protocol.errors import DatabaseDamagedError, DatabaseFullError, DatabaseUnavailableError
-from sender.api import route
+from sender.api import guarded_route
 from tests.api.served import PREFIX, Served, serve
-from tests.lab import LIMIT_S
+from tests.support.network.lab import LIMIT_S
 
 
 def check_problem(response: httpx.Response, status: int) -> dict[str, object]:
@@ -45,12 +45,12 @@ def test_a_wrong_method_is_told_which_would_be_right(local: httpx.Client) -> Non
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(local: httpx.Client) -> None:
-    large = b" " * (route.JSON_BODY_BYTES_MAX + 1)
+    large = b" " * (guarded_route.JSON_BODY_BYTES_MAX + 1)
     headers = {"Content-Type": "application/json"}
     check_problem(local.post("/rooms", content=large, headers=headers), 413)
-    pieces = (b" " * 65536 for _ in range(1 + route.JSON_BODY_BYTES_MAX // 65536))
+    pieces = (b" " * 65536 for _ in range(1 + guarded_route.JSON_BODY_BYTES_MAX // 65536))
     check_problem(local.post("/rooms", content=pieces, headers=headers), 413)
-    table = b"name,mac\n" + b"x" * route.CSV_BODY_BYTES_MAX
+    table = b"name,mac\n" + b"x" * guarded_route.CSV_BODY_BYTES_MAX
     check_problem(local.post("/rooms/x/import", content=table, headers={"Content-Type": "text/csv"}), 413)
 
 
@@ -229,7 +229,7 @@ def test_a_peer_that_speaks_no_http_does_no_harm(local: httpx.Client, open_api: 
 def test_a_body_that_never_ends_is_given_up(
     open_api: Served, local: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(route, "BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(guarded_route, "BODY_TIMEOUT_S", 0.2)
     head = f"POST {PREFIX}/rooms HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", open_api.port), timeout=LIMIT_S) as peer:
         peer.sendall(head.encode() + b"Content-Length: 99\r\n\r\n{")

@@ -7,14 +7,14 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from protocol.control_messages import API_BASE, PROBLEM_TYPE
-from sender.api.access import Access
+from protocol.control.control_messages import API_BASE, PROBLEM_TYPE
+from sender.api.auth import Access
 from sender.api.event_stream import EVENTS_TYPE
-from sender.api.operations import OPERATIONS
-from sender.api.route import Body, Operation
+from sender.api.guarded_route import Body, Operation
+from sender.api.route_table import OPERATIONS
 from sender.store.records import Role
 from tests.api.served import Served, serve
-from tests.lab import LIMIT_S
+from tests.support.network.lab import LIMIT_S
 
 FITTING = {
     Access.OPEN: {None, *Role},

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from sender.daemon.casting import LiveRun
+from sender.daemon.cast_job import CastJob
 from sender.store.records import CastPhase, Role
 from tests.api.served import Served
 from tests.api.test_refusals import check_problem
@@ -125,7 +125,7 @@ def _plan(local: httpx.Client) -> str:
 def _casting(open_api: Served, cast_id: str) -> Iterator[None]:
     """The daemon casts it, which the database hasn't heard of."""
     cast = open_api.store(lambda store: store.casts.get, cast_id)
-    live = LiveRun(
+    live = CastJob(
         dataclasses.replace(cast, phase=CastPhase.CASTING), open_api.services.recorder, owner="lab"
     )
 

@@ -19,14 +19,14 @@ import click
 import rich.console
 
 from protocol.constants import MIB
-from protocol.units import parse_size_bytes
+from protocol.shared.units import parse_size_bytes
 from tests.bench import ours, peers, report
 from tests.bench.kept_memory import kept_memory, touch_memory
 from tests.bench.measurement import Measurement, Scenario, median, write_random_image
 from tests.bench.rates import SCENARIOS
 from tests.bench.rates import measure as measure_rates
 from tests.bench.terminal import run_command
-from tests.lab import Network, privileged_obstacle
+from tests.support.network.lab import Network, privileged_obstacle
 
 COMPONENTS = {
     "Erasure code": "tests.bench.components_fec",

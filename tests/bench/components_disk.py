@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.block_codec import BlockEncoder, block_hash
 from protocol.constants import BLOCK_BYTES_DEFAULT, MIB
-from protocol.manifest import BlockKind, Manifest, build_manifest
+from protocol.image.block_codec import BlockEncoder, block_hash
+from protocol.image.manifest import BlockKind, Manifest, build_manifest
 from receiver.block_sink import BlockSink
 from receiver.reception.pipeline import BLOCKS_PER_HOP
-from receiver.target.opening import open_target
+from receiver.target.open_target import open_target
 
 CONTENT_BYTES = 32 * MIB
 """More than the processor's caches hold."""

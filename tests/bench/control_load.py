@@ -13,17 +13,17 @@ import sys
 import time
 import urllib.parse
 
-from protocol.control_messages import (
+from protocol.control.control_messages import (
     COMPLETION,
     JsonObject,
     encode_need,
     grant_from_json_untrusted,
     join_to_json,
 )
-from protocol.session_records import CompletionReport, JoinGrant, JoinRequest, ReceiverState
+from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest, ReceiverState
 from sender.cast.control_api import ControlApi, ControlServer
+from sender.cast.locked_session import SharedSession
 from sender.cast.network import find_interface, parse_group
-from sender.cast.shared_session import SharedSession
 from sender.cast.sockets import bind_control_sockets
 from tests.simulation.cast import SimulatedCast
 from tests.simulation.scale import room

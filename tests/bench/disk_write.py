@@ -25,10 +25,10 @@ import click
 import numpy as np
 import rich.console
 
-from protocol.block_codec import block_hash
 from protocol.constants import BLOCK_BYTES_DEFAULT, MIB
-from protocol.manifest import BlockKind, Manifest, build_manifest
-from protocol.units import parse_size_bytes
+from protocol.image.block_codec import block_hash
+from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.shared.units import parse_size_bytes
 from receiver.block_sink import BlockSink, Outcome
 from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.queue_settings import tuned_queue
@@ -36,12 +36,12 @@ from receiver.disk.writer import BUFFER_BYTES, DiskWriter
 from receiver.parallel import run_parallel
 from receiver.reception.pipeline import BLOCKS_PER_HOP, VERIFY_BYTES, writer_count
 from receiver.target.image import VERIFY_THREADS
-from receiver.target.opening import Target, open_target
+from receiver.target.open_target import Target, open_target
 from tests.bench import report
 from tests.bench.figures import FAIL, Figure
 from tests.bench.kept_memory import kept_memory
 from tests.bench.terminal import run_command
-from tests.lab import privileged_obstacle, run
+from tests.support.network.lab import privileged_obstacle, run
 
 CONTENT_BYTES = 32 * MIB
 """Incompressible, over and over: more than the processor's caches hold, little beside what is measured."""

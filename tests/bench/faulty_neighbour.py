@@ -17,14 +17,14 @@ import click
 import rich.console
 
 from protocol.constants import MIB
-from protocol.units import parse_size_bytes
+from protocol.shared.units import parse_size_bytes
 from tests.bench import figures, report
 from tests.bench.figures import FAIL, Figure
 from tests.bench.kept_memory import kept_memory
 from tests.bench.room import Bench, CastRecord, Image, Target
 from tests.bench.terminal import run_command
-from tests.lab import LabError, Network, privileged_obstacle
-from tests.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+from tests.support.network.lab import LabError, Network, privileged_obstacle
 
 HEALTHY = range(3)
 FAULTY = 3

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from unittest import mock
 
 from protocol.wire.messages import Nack, Report
-from sender.cast import shared_session
+from sender.cast import locked_session
 from sender.cast.feedback import FeedbackPort
 from sender.cast.network import find_interface, parse_group
 from sender.cast.sockets import bind_control_sockets
@@ -80,7 +80,7 @@ def path_cost(cast: SimulatedCast) -> PathCost:
     # The recorded datagrams echo the recording's clock: the replay goes by it as well.
     shift_s = time.monotonic() + _LEAD_S - cast.start
     clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() - shift_s)
-    with mock.patch.object(shared_session, "time", clock):
+    with mock.patch.object(locked_session, "time", clock):
         return asyncio.run(_replay(cast, receiving, clock.monotonic))
 
 
@@ -88,7 +88,7 @@ async def _replay(cast: SimulatedCast, receiving: socket.socket, clock: Callable
     loop = asyncio.get_running_loop()
     wake, ended = asyncio.Event(), asyncio.Event()
     session = cast.make_session()
-    shared = shared_session.SharedSession(session, lambda: loop.call_soon_threadsafe(wake.set))
+    shared = locked_session.SharedSession(session, lambda: loop.call_soon_threadsafe(wake.set))
     port = FeedbackPort(receiving, shared)
     address = receiving.getsockname()
     task = asyncio.create_task(port.run())
@@ -115,7 +115,7 @@ async def _replay(cast: SimulatedCast, receiving: socket.socket, clock: Callable
 
 def _play(
     cast: SimulatedCast,
-    shared: shared_session.SharedSession,
+    shared: locked_session.SharedSession,
     address: tuple[str, int],
     clock: Callable[[], float],
 ) -> int:

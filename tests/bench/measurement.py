@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.lab import Usage
+from tests.support.network.lab import Usage
 
 _COMPARE_BYTES = 8 << 20
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tests.bench.figures import Figure
 from tests.bench.room import Bench, Cast, Image, lost_share
-from tests.lab import Network, PortCounters, Program
+from tests.support.network.lab import Network, PortCounters, Program
 
 RATE_MBIT_PER_S = 200
 STEP_MBIT_PER_S = 50

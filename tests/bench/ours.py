@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.bench.measurement import Measurement, failed, first_difference, measured
-from tests.lab import LabError, Network, Program, diskcast, receive, send, wait_for_udp_socket
+from tests.support.network.lab import LabError, Network, Program, diskcast, receive, send, wait_for_udp_socket
 
 DISKCAST = "diskcast"
 CAST_ID = "be9c4ca5"

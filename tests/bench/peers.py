@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.bench.measurement import Measurement, failed, first_difference, measured
-from tests.lab import INTERFACE, LabError, Network, run, wait_for_udp_socket
+from tests.support.network.lab import INTERFACE, LabError, Network, run, wait_for_udp_socket
 
 _UFTP_BUFFER_BYTES = "8388608"
 _UFTP_RATE_KBIT_PER_S = "1000000"

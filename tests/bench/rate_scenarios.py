@@ -10,7 +10,7 @@ from tests.bench.figures import Figure
 from tests.bench.kept_memory import touch_memory
 from tests.bench.measurement import Measurement
 from tests.bench.room import Bench, Image, lost_share
-from tests.lab import Network, PortCounters
+from tests.support.network.lab import Network, PortCounters
 
 RECEIVER_COUNT = 4
 SETTLING_S = 2.0

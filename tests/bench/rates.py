@@ -20,7 +20,7 @@ import click
 import rich.console
 
 from protocol.constants import MIB
-from protocol.units import parse_size_bytes
+from protocol.shared.units import parse_size_bytes
 from tests.bench import (
     figures,
     neighbour_scenarios,
@@ -33,7 +33,7 @@ from tests.bench.figures import FAIL, Figure
 from tests.bench.kept_memory import kept_memory
 from tests.bench.room import Bench, Image
 from tests.bench.terminal import run_command
-from tests.lab import LabError, privileged_obstacle
+from tests.support.network.lab import LabError, privileged_obstacle
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

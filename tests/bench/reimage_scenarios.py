@@ -11,7 +11,7 @@ from pathlib import Path
 from protocol.constants import BLOCK_BYTES_DEFAULT
 from tests.bench.figures import Figure
 from tests.bench.room import Bench, CastRecord, Image, Target
-from tests.lab import Network
+from tests.support.network.lab import Network
 
 RECEIVER_COUNT = 4
 RATE_MBIT_PER_S = 200

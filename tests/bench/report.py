@@ -13,7 +13,7 @@ from pathlib import Path
 import rich.console
 import rich.table
 
-from protocol.units import format_bytes
+from protocol.shared.units import format_bytes
 from tests.bench import figures
 from tests.bench.figures import Figure
 from tests.bench.measurement import Measurement, Scenario

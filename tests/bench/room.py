@@ -20,7 +20,15 @@ from protocol.constants import DATA_HEADER_BYTES
 from tests.bench import ours
 from tests.bench.kept_memory import touch_memory
 from tests.bench.measurement import first_difference, write_random_image
-from tests.lab import LabError, Network, PortCounters, Program, receive, send, wait_for_udp_socket
+from tests.support.network.lab import (
+    LabError,
+    Network,
+    PortCounters,
+    Program,
+    receive,
+    send,
+    wait_for_udp_socket,
+)
 
 START_LIMIT_S = 30.0
 """From the start of the sending program to its first image data: seventeen interpreters start on few cores."""
@@ -265,12 +273,12 @@ def _cast_line(cast: Cast, record: CastRecord) -> str:
     names = [receiver_name(index) for index in range(len(cast.agents))]
     losses = " ".join(f"{100 * loss_by_name.get(name, math.nan):.2f}" for name in names)
     ends = " ".join(f"{record.completed_s.get(index, math.nan):.1f}" for index in range(len(cast.agents)))
-    limiters = ", ".join(
-        f"{one['text']} {one['seconds']:.1f} s" for one in record.result.get("limiter_seconds", ())
+    bottlenecks = ", ".join(
+        f"{one['text']} {one['seconds']:.1f} s" for one in record.result.get("bottleneck_seconds", ())
     )
     return (
         f"  {record.seconds:.2f} s, exit codes {record.exit_code} {list(record.agent_exit_codes)}, sent "
         f"{record.symbols_sent_ratio:.3f} times the source symbols\n"
         f"    complete after {ends} s, lost {losses} %\n"
-        f"    limited by {limiters or 'nothing'}"
+        f"    limited by {bottlenecks or 'nothing'}"
     )

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from protocol.errors import DroppedError, ReceiversIncompleteError
-from protocol.limiter import Cause
+from protocol.model.bottleneck import Cause
 from tests.bench import peers
 from tests.bench.figures import Figure
 from tests.bench.room import Bench, CastRecord, Image, Target, receiver_name
-from tests.lab import Network
-from tests.slow_disk import Behaviour, slow_disk
+from tests.support.disks.slow_disk import Behaviour, slow_disk
+from tests.support.network.lab import Network
 
 OTHERS_COUNT = 7
 SLOW = OTHERS_COUNT
@@ -184,7 +184,7 @@ def slow_disk_named(bench: Bench, image: Image) -> Iterator[Figure]:
         at_least=1.0,
         note=", ".join(f"{receiver}: {cause}" for receiver, cause in sorted(told)) or "nobody named",
     )
-    times_s = [(one["receiver"], one["cause"], one["seconds"]) for one in record.result["limiter_seconds"]]
+    times_s = [(one["receiver"], one["cause"], one["seconds"]) for one in record.result["bottleneck_seconds"]]
     own_s = sum(seconds for receiver, cause, seconds in times_s if (receiver, cause) in wanted)
     yield Figure(
         name,

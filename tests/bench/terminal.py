@@ -8,7 +8,7 @@ import sys
 import click
 
 from protocol.errors import EXIT_INTERRUPTED
-from tests.lab import LabError
+from tests.support.network.lab import LabError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -221,7 +221,7 @@ def live_cast(phase: str = "casting", **fields: Any) -> dict[str, Any]:
         "eta_s": 2.0,
         "pass_index": 0,
         "pass_progress": 0.4,
-        "limiter": "pc07's disk",
+        "bottleneck": "pc07's disk",
     }
 
 
@@ -239,7 +239,7 @@ def live_machine(name: str, state: str = "receiving", **fields: Any) -> dict[str
         "progress": 0.5,
         "rate_bytes_per_s": 1e8,
         "loss": 0.0,
-        "limiter": "disk",
+        "bottleneck": "disk",
         "eta_s": None,
         "error": "",
         **fields,
@@ -256,7 +256,7 @@ def cast_machine(name: str, state: str = "complete", **fields: Any) -> dict[str,
         "state": state,
         "error": "",
         "exit_code": None,
-        "limiter": "",
+        "bottleneck": "",
         "progress": 1.0,
         "bytes_verified": 1 << 30,
         "bytes_kept": 0,

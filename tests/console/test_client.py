@@ -125,7 +125,7 @@ def test_the_token_comes_from_a_file_or_the_environment_and_never_from_the_comma
     for name, value in (("DISKCAST_TOKEN", "dct_view_said"), ("DISKCAST_TOKEN_FILE", str(file))):
         with monkeypatch.context() as patch:
             patch.setattr("os.environ", {name: value, "DISKCAST_SERVER": api.url})
-            from sender.console.command import find_token
+            from sender.console.options import find_token
 
             assert find_token(None) == ("dct_view_said" if name == "DISKCAST_TOKEN" else "dct_view_filed")
     assert [request.headers.get("Authorization") for request in api.requests] == ["Bearer dct_view_filed"]

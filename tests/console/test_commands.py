@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from protocol.errors import CastNotDoneError, ServerRefusedError
 from sender.cli import cli
 from tests.console.api_double import lines, refused, succeeded
-from tests.disk_images import make_image
-from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+from tests.support.disks.disk_images import make_image
+from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 
 Run = Callable[..., Result]
 

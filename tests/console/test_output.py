@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sender.api import inputs
+from sender.api import request_models
 from sender.console import casts as cast_commands
-from sender.console import command
+from sender.console import options
 from sender.console.output import Column, Output
 from sender.console.plan import START_MODES
 from sender.console.tokens import ROLES
@@ -171,7 +171,10 @@ def test_what_is_wrong_with_a_field_is_said_once(api: ApiDouble) -> None:
 
 
 def test_choices_are_those_of_the_records() -> None:
-    assert (command.ROOM_PATTERN, command.CAST_PATTERN) == (inputs.ROOM_ID_PATTERN, inputs.CAST_ID_PATTERN)
+    assert (options.ROOM_PATTERN, options.CAST_PATTERN) == (
+        request_models.ROOM_ID_PATTERN,
+        request_models.CAST_ID_PATTERN,
+    )
     assert tuple(Role) == ROLES
     assert tuple(StartMode) == START_MODES
     assert tuple(CastPhase) == cast_commands.PHASES

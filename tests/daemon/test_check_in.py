@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from protocol.check_in import STATE_IDLE, CastOutcome, CheckIn
+from protocol.control.check_in import STATE_IDLE, CastOutcome, CheckIn
 from protocol.errors import DatabaseUnavailableError
-from protocol.session_records import CastId
+from protocol.model.session_records import CastId
 from sender.config.server_config import load_config
 from sender.daemon import check_in as module
+from sender.daemon.change_notifier import Changes
 from sender.daemon.check_in import CheckInDesk
-from sender.daemon.signals import Changes
 from sender.store.database import Store, open_store
 from sender.store.machines import Enrolment
 from sender.store.records import Room

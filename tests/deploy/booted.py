@@ -26,8 +26,8 @@ from typing import Final
 import click
 
 from tests.bench.terminal import run_command
-from tests.lab import LIMIT_S, LabError, run, wait_until
-from tests.power_cuts import loop_over_file
+from tests.support.disks.power_cuts import loop_over_file
+from tests.support.network.lab import LIMIT_S, LabError, run, wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = ROOT / "deploy" / "README.md"

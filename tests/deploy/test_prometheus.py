@@ -11,7 +11,7 @@ import pytest
 from protocol.constants import DATA_PORT_DEFAULT
 from sender.config.server_config import ServerConfig
 from tests.e2e.monitored_room import scaled_rules
-from tests.programs import require_program
+from tests.support.programs.processes import require_program
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.lab import LIMIT_S
-from tests.ports import free_port_range
+from tests.support.network.lab import LIMIT_S
+from tests.support.network.ports import free_port_range
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "diskcast.service"

@@ -14,7 +14,7 @@ import pytest
 from protocol import errors
 from sender.config.server_config import load_config
 from sender.daemon.descriptor_limit import DESCRIPTORS_NEEDED
-from tests.programs import require_program
+from tests.support.programs.processes import require_program
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 UNITS = sorted(SYSTEMD.glob("*.service"), key=lambda path: path.name)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import LIMIT_S
-from tests.ports import free_port_range
-from tests.serving import wait_until
+from tests.support.network.lab import LIMIT_S
+from tests.support.network.ports import free_port_range
+from tests.support.programs.serving import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = (ROOT / "docs" / "tutorial" / "classroom.md").read_text()

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
-from protocol.units import format_bytes, format_rate
+from protocol.shared.units import format_bytes, format_rate
 from tests.e2e.monitored_room import (
     SCRAPE_INTERVAL_S,
     SLOW_DISK,

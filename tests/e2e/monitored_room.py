@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.constants import MIB
-from tests.disk_images import make_image
-from tests.lab import LIMIT_S, Program, diskcast_agent
-from tests.ports import free_port_range
-from tests.programs import require_program
-from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
-from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
+from tests.support.disks.disk_images import make_image
+from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent
+from tests.support.network.ports import free_port_range
+from tests.support.programs.processes import require_program
+from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 
 DEPLOY: Final = Path(__file__).resolve().parents[2] / "deploy"
 SCRAPE_INTERVAL_S: Final = 1.0

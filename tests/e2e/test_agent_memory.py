@@ -10,8 +10,8 @@ import pytest
 from protocol.constants import MIB, TIB
 from receiver.reception.manifest_store import MANIFEST_IN_MEMORY_BYTES_MAX as AGENT_MANIFEST_BYTES_MAX
 from sender.imaging.image_file import MANIFEST_IN_MEMORY_BYTES_MAX as SENDER_MANIFEST_BYTES_MAX
-from tests.lab import LIMIT_S, Network, receive, send
-from tests.loopback_cast import assert_memory_kept, pack
+from tests.support.network.lab import LIMIT_S, Network, receive, send
+from tests.support.network.loopback_cast import assert_memory_kept, pack
 
 pytestmark = pytest.mark.needs_root
 

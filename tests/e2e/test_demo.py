@@ -13,8 +13,8 @@ from protocol.constants import MIB
 from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, StorageError
 from sender.demo.image import Partition, write_partition_table
 from sender.demo.run import find_fault, plan_agents
-from tests.lab import LIMIT_S, Program, diskcast, wait_until
-from tests.serving import Daemon
+from tests.support.network.lab import LIMIT_S, Program, diskcast, wait_until
+from tests.support.programs.serving import Daemon
 
 
 def test_demo_clones_a_disk_to_agents_that_lose_datagrams_and_join_late(tmp_path: Path) -> None:

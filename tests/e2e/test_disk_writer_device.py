@@ -16,16 +16,16 @@ import pytest
 
 from protocol.constants import MIB
 from protocol.errors import StorageError
-from protocol.manifest import BlockKind
+from protocol.image.manifest import BlockKind
 from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter, WriteMode
-from receiver.target.opening import Target, open_target
-from tests.devices import loop_device, mounted
-from tests.disk_images import BLOCK_BYTES, allocated_bytes, make_image
-from tests.disk_writing import random_pieces, write_pieces, write_runs
-from tests.lab import run
+from receiver.target.open_target import Target, open_target
+from tests.support.disks.devices import loop_device, mounted
+from tests.support.disks.disk_images import BLOCK_BYTES, allocated_bytes, make_image
+from tests.support.disks.disk_writing import random_pieces, write_pieces, write_runs
+from tests.support.network.lab import run
 
 pytestmark = pytest.mark.needs_root
 
@@ -226,7 +226,7 @@ _WRITES_UNTIL_STOPPED = """
 import signal, sys
 from pathlib import Path
 from receiver.disk.queue_settings import tuned_queue
-from receiver.target.opening import open_target
+from receiver.target.open_target import open_target
 
 def stop(*_):
     raise SystemExit(3)

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import ReceiversIncompleteError, StorageError, VerificationError
-from protocol.incomplete_marker import parse_marker_untrusted
-from tests.bootable_disk import looks_bootable, make_bootable_disk
-from tests.lab import LIMIT_S, Program, diskcast_agent
-from tests.loopback_cast import LoopbackCast, assert_memory_kept
-from tests.power_cuts import BLOCK_BYTES, SmallImage, make_small_image
-from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, loop_over, slow_disk
+from protocol.image.incomplete_marker import parse_marker_untrusted
+from tests.support.disks.bootable_disk import looks_bootable, make_bootable_disk
+from tests.support.disks.power_cuts import BLOCK_BYTES, SmallImage, make_small_image
+from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, loop_over, slow_disk
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent
+from tests.support.network.loopback_cast import LoopbackCast, assert_memory_kept
 
 pytestmark = pytest.mark.needs_root
 

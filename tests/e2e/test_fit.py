@@ -22,15 +22,14 @@ import numpy as np
 import pytest
 
 from protocol.constants import MIB
-from protocol.disk_layout import layout_metadata, parse_layout_untrusted
+from protocol.disk.disk_layout import layout_metadata, parse_layout_untrusted
 from protocol.errors import ConfigurationError, FitError, MissingDependencyError, TargetError
-from protocol.manifest import BlockKind, Manifest, build_manifest
-from receiver.disk import fit_efi, fit_programs
-from receiver.disk.fit import NO_FIT, FitOptions, check_fit, fit
-from receiver.disk.fit_filesystem import GROWERS
-from receiver.target.opening import Target, open_target
-from tests.devices import loop_device
-from tests.lab import REPOSITORY, run, wait_until
+from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from receiver.disk.fit.filesystem import GROWERS
+from receiver.disk.fit.fit_target import NO_FIT, FitOptions, check_fit, efi, fit, programs
+from receiver.target.open_target import Target, open_target
+from tests.support.disks.devices import loop_device
+from tests.support.network.lab import REPOSITORY, run, wait_until
 
 pytestmark = pytest.mark.needs_root
 
@@ -432,7 +431,7 @@ def test_a_loop_device_goes_with_the_process_that_made_it(tmp_path: Path) -> Non
     """Killed while a tool has it: the disk can be claimed again at once."""
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=90)
     code = (
-        "import os, pathlib, sys; from receiver.disk.fit_loop import loop_device\n"
+        "import os, pathlib, sys; from receiver.disk.fit.loop_device import loop_device\n"
         "fd = os.open(sys.argv[1], os.O_RDWR | os.O_EXCL)\n"
         "with loop_device(fd, 1 << 20, 40 << 20, sector_bytes=512, name='x') as device:\n"
         "    print(device, pathlib.Path('/sys/class/block', device.name, 'size').read_text(), flush=True)\n"
@@ -514,7 +513,7 @@ def test_a_missing_tool_is_named_with_its_package_before_anything_is_written(
 ) -> None:
     disk = make_disk(tmp_path, [partition_of("ntfs")], size_mib=120)
     with disk_target(disk) as target, monkeypatch.context() as patch:
-        patch.setattr(fit_programs, "_SYSTEM_PATH", ())
+        patch.setattr(programs, "_SYSTEM_PATH", ())
         patch.setenv("PATH", str(tmp_path))
         with pytest.raises(MissingDependencyError, match=r"ntfsresize.*apt install fdisk ntfs-3g"):
             check_fit(GROW, target, disk.manifest)
@@ -526,7 +525,7 @@ def test_a_kernel_that_cannot_mount_it_is_named_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = make_disk(tmp_path, [partition_of("btrfs")], size_mib=200)
-    monkeypatch.setattr("receiver.disk.fit.has_driver", lambda _name: False)
+    monkeypatch.setattr("receiver.disk.fit.fit_target.has_driver", lambda _name: False)
     with disk_target(disk) as target, pytest.raises(MissingDependencyError, match="no driver"):
         check_fit(GROW, target, disk.manifest)
 
@@ -566,7 +565,7 @@ def test_a_filesystem_that_fails_its_check_after_growing_is_an_error(
         run("debugfs", "-w", "-R", "clri <2>", device)
 
     growers = {"ext4": dataclasses.replace(ext, grow=grow_badly)}
-    monkeypatch.setattr("receiver.disk.fit.GROWERS", growers)
+    monkeypatch.setattr("receiver.disk.fit.fit_target.GROWERS", growers)
     with pytest.raises(FitError, match=r"checking the grown.*e2fsck failed.*run the same command again"):
         disk.fit(GROW)
 
@@ -574,7 +573,7 @@ def test_a_filesystem_that_fails_its_check_after_growing_is_an_error(
 def test_a_filesystem_that_did_not_grow_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=120)
     idle = dataclasses.replace(GROWERS["ext4"], grow=lambda _device: None)
-    monkeypatch.setattr("receiver.disk.fit.GROWERS", {"ext4": idle})
+    monkeypatch.setattr("receiver.disk.fit.fit_target.GROWERS", {"ext4": idle})
     with pytest.raises(FitError, match=r"has 40\.0 MiB on the disk, and 118\.0 MiB are there"):
         disk.fit(GROW)
 
@@ -620,7 +619,7 @@ def firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "efi"
     (directory / "efivars").mkdir(parents=True)
     (directory / "fw_platform_size").write_text("64\n")
-    monkeypatch.setattr(fit_efi, "FIRMWARE", directory)
+    monkeypatch.setattr(efi, "FIRMWARE", directory)
     monkeypatch.setenv("EFIVARFS_PATH", f"{directory}/efivars/")
     make_entries(tmp_path, "Windows", option="--create-only")
     return directory
@@ -648,7 +647,7 @@ def loaded_disk(directory: Path, *, loader: str = "", mbr: bool = False) -> Disk
     image = f"{disk.backing}@@{MIB}"
     for name in ("::/EFI", "::/EFI/BOOT"):
         run("mmd", "-i", image, name)
-    name = loader or fit_efi.this_loader_name().lower()
+    name = loader or efi.this_loader_name().lower()
     run("mcopy", "-i", image, "/etc/hostname", f"::/EFI/BOOT/{name}")
     return disk
 
@@ -661,13 +660,13 @@ def test_a_boot_entry_is_made_once_and_not_again(tmp_path: Path) -> None:
     disk = loaded_disk(tmp_path)
     sentences = disk.fit(ENTRY)
     assert "boot entry Room 12" in sentences[1]
-    entries = fit_efi.list_entries()
+    entries = efi.list_entries()
     ours = [entry for entry in entries.entries if entry.label == "Room 12"]
     assert len(ours) == 1
     assert [entry.label for entry in entries.entries] == ["Windows", "Room 12"]
     assert entries.order[0] == ours[0].number
     assert disk.fit(ENTRY) == []
-    assert fit_efi.list_entries() == entries
+    assert efi.list_entries() == entries
 
 
 @pytest.mark.usefixtures("firmware")
@@ -677,7 +676,7 @@ def test_an_entry_of_the_same_label_is_replaced_and_keeps_its_place(tmp_path: Pa
     make_entries(tmp_path, "Room 12", "Room 12", "Network")
     disk = loaded_disk(tmp_path, mbr=mbr)
     assert "replaces 2 of that label" in disk.fit(ENTRY)[-1]
-    entries = fit_efi.list_entries()
+    entries = efi.list_entries()
     labels = {entry.number: entry.label for entry in entries.entries}
     # A file isn't cut when a shorter variable is written over it, as firmware does: numbers without an entry follow.
     assert [labels[number] for number in entries.order if number in labels][:2] == ["Network", "Room 12"]
@@ -694,10 +693,10 @@ def unique_guid(disk: Disk) -> str:
 @pytest.mark.usefixtures("firmware")
 def test_a_loader_that_is_not_there_gets_no_entry(tmp_path: Path) -> None:
     disk = loaded_disk(tmp_path, loader="OTHER.EFI")
-    before = fit_efi.list_entries()
+    before = efi.list_entries()
     with pytest.raises(FitError, match="isn't on the EFI system partition"):
         disk.fit(ENTRY)
-    assert fit_efi.list_entries() == before
+    assert efi.list_entries() == before
 
 
 @pytest.mark.usefixtures("firmware")
@@ -710,7 +709,7 @@ def test_an_image_without_a_system_partition_gets_no_entry(tmp_path: Path) -> No
 def test_a_machine_started_by_bios_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_efi, "FIRMWARE", tmp_path / "none")
+    monkeypatch.setattr(efi, "FIRMWARE", tmp_path / "none")
     disk = loaded_disk(tmp_path)
     digest = disk.digest()
     with pytest.raises(ConfigurationError, match=r"started by BIOS.*nothing was written"):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bootable_disk import make_bootable_disk
-from tests.power_cuts import (
+from tests.support.disks.bootable_disk import make_bootable_disk
+from tests.support.disks.power_cuts import (
     Recording,
     SmallImage,
     make_small_image,
@@ -20,7 +20,7 @@ from tests.power_cuts import (
     record_restore,
     with_changed_blocks,
 )
-from tests.write_log import PowerCut
+from tests.support.disks.write_log import PowerCut
 
 pytestmark = pytest.mark.needs_root
 

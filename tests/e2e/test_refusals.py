@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.disk_layout import DiskLayout, Partition, TableKind, layout_metadata
+from protocol.disk.disk_layout import DiskLayout, Partition, TableKind, layout_metadata
 from protocol.errors import (
     AmbiguousTargetError,
     DiskcastError,
@@ -28,13 +28,13 @@ from protocol.errors import (
 )
 from receiver.disk.inventory import BlockDevice, read_inventory
 from receiver.disk.read_back import open_read_back
-from receiver.target.opening import open_target
+from receiver.target.eligibility import ImageNeeds, judge
+from receiver.target.open_target import open_target
 from receiver.target.selection import choose_target
-from receiver.target.verdict import ImageNeeds, judge
-from tests.devices import loop_device, mounted
-from tests.disk_images import BLOCK_BYTES, make_image
-from tests.lab import LIMIT_S, Program, diskcast_agent, run
-from tests.ports import free_port_range
+from tests.support.disks.devices import loop_device, mounted
+from tests.support.disks.disk_images import BLOCK_BYTES, make_image
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent, run
+from tests.support.network.ports import free_port_range
 
 pytestmark = pytest.mark.needs_root
 

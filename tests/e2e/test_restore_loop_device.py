@@ -18,16 +18,16 @@ from protocol.errors import (
     TargetTooSmallError,
     VerificationError,
 )
-from protocol.manifest import BlockKind
+from protocol.image.manifest import BlockKind
 from receiver.block_sink import BlockSink, Outcome
 from receiver.disk.read_back import ReadBack, ReadBackMode, open_for_comparison
 from receiver.disk.verifier import Verifier
 from receiver.disk_progress import TextProgress
 from receiver.restore import compare, restore
-from receiver.target.opening import open_target
-from tests.devices import loop_device, mounted
-from tests.disk_images import BLOCK_BYTES, MadeImage, make_image
-from tests.lab import LIMIT_S, Program, diskcast_agent, run
+from receiver.target.open_target import open_target
+from tests.support.disks.devices import loop_device, mounted
+from tests.support.disks.disk_images import BLOCK_BYTES, MadeImage, make_image
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent, run
 
 pytestmark = pytest.mark.needs_root
 

@@ -26,11 +26,21 @@ from protocol.errors import (
     SourceError,
     StorageError,
 )
-from protocol.image_format import PAGE_BYTES
+from protocol.image.image_format import PAGE_BYTES
 from sender.imaging.image_file import ImageFile
 from tests.bench.measurement import first_difference
-from tests.lab import LIMIT_S, Network, Program, diskcast, held, receive, run, send, wait_until
-from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
+from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
+from tests.support.network.lab import (
+    LIMIT_S,
+    Network,
+    Program,
+    diskcast,
+    held,
+    receive,
+    run,
+    send,
+    wait_until,
+)
 
 pytestmark = pytest.mark.needs_root
 
@@ -280,9 +290,9 @@ def test_an_image_that_cannot_be_read_any_more_ends_the_cast_everywhere(
 
 
 def source_stalled(event: dict[str, object]) -> bool:
-    limiter = event["limiter"]
-    assert isinstance(limiter, dict)
-    return limiter["cause"] == "source" and event["achieved_bytes_per_s"] == 0
+    bottleneck = event["bottleneck"]
+    assert isinstance(bottleneck, dict)
+    return bottleneck["cause"] == "source" and event["achieved_bytes_per_s"] == 0
 
 
 def test_a_file_server_that_comes_back_is_waited_for_by_everybody(
@@ -304,7 +314,7 @@ def test_a_file_server_that_comes_back_is_waited_for_by_everybody(
     assert sender.wait(LIMIT_S) == 0, sender.describe()
     names = {event["event"] for event in sender.events}
     assert not names & {"receiver_lost", "receiver_demoted", "receiver_dropped"}
-    assert any(limiter["cause"] == "source" for limiter in sender.result["limiter_seconds"])
+    assert any(bottleneck["cause"] == "source" for bottleneck in sender.result["bottleneck_seconds"])
 
 
 ASK_CASTS = f"""

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from protocol.constants import KIB, MIB
-from protocol.disk_layout import TableKind, layout_of
+from protocol.disk.disk_layout import TableKind, layout_of
 from protocol.errors import EXIT_INTERRUPTED, SourceInUseError
-from protocol.manifest import BlockKind
+from protocol.image.manifest import BlockKind
 from sender.imaging.image_file import ImageFile
 from sender.imaging.pack import PackOptions, pack_image
-from tests.filesystems import (
+from tests.support.disks.filesystems import (
     FILESYSTEMS,
     Filesystem,
     Tree,
@@ -32,7 +32,7 @@ from tests.filesystems import (
     mounted_ntfs,
     partclone_free_ranges,
 )
-from tests.lab import LIMIT_S, Program, diskcast, diskcast_agent, run, wait_until
+from tests.support.network.lab import LIMIT_S, Program, diskcast, diskcast_agent, run, wait_until
 
 pytestmark = pytest.mark.needs_root
 

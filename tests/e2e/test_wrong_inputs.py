@@ -36,10 +36,10 @@ from protocol.errors import (
     TargetTooSmallError,
     VerificationError,
 )
-from protocol.manifest import FORMAT_VERSION
+from protocol.image.manifest import FORMAT_VERSION
 from sender.imaging.image_file import ImageFile
-from tests.devices import loop_device
-from tests.lab import LIMIT_S, Program, diskcast, diskcast_agent, run
+from tests.support.disks.devices import loop_device
+from tests.support.network.lab import LIMIT_S, Program, diskcast, diskcast_agent, run
 
 BLOCK_BYTES = 64 * 1024
 RAW_BYTES = 2 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sender.library import folder, library
-from tests.lab import LIMIT_S
+from tests.support.network.lab import LIMIT_S
 
 
 @pytest.fixture(autouse=True)

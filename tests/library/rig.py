@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sender.config.server_config import LibrarySection
 from sender.library.library import Library
-from tests.lab import LIMIT_S
+from tests.support.network.lab import LIMIT_S
 
 
 @contextlib.asynccontextmanager

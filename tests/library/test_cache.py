@@ -12,9 +12,9 @@ from protocol.errors import ImageError, StorageError
 from sender.library import cache as cache_module
 from sender.library.library import Library
 from sender.store.records import ImageState
-from tests.disk_images import MadeImage, make_image
 from tests.library.http_files import HttpFiles
 from tests.library.rig import running, settings, until
+from tests.support.disks.disk_images import MadeImage, make_image
 
 BLOCKS = 8
 IMAGE_KIB = 8 + 64 * BLOCKS

@@ -11,10 +11,10 @@ from protocol.errors import ImageError
 from sender.library import folder as folder_module
 from sender.library.folder import FolderWatch
 from sender.library.library import Library
-from sender.requests import RequestRefused
+from sender.refusals import RequestRefusedError
 from sender.store.records import ImageState
-from tests.disk_images import make_image
 from tests.library.rig import running, settings, until
+from tests.support.disks.disk_images import make_image
 
 
 def _named(library: Library) -> dict[str, ImageState]:
@@ -178,12 +178,12 @@ def test_images_are_meant_by_id_its_start_or_name(tmp_path: Path) -> None:
             for text in (image_id, image_id[:8], image_id[:9].upper(), "made"):
                 assert library.resolve(text).image_id == image_id
             for text in (image_id[:7], "mad", "", "0" * 64):
-                with pytest.raises(RequestRefused) as refused:
+                with pytest.raises(RequestRefusedError) as refused:
                     library.resolve(text)
                 assert refused.value.status == 404
             two.write(tmp_path / "images" / "two.dci")
             await until(library, lambda: len(library.images()) == 2)
-            with pytest.raises(RequestRefused) as refused:
+            with pytest.raises(RequestRefusedError) as refused:
                 library.resolve("made")
             assert refused.value.status == 409
             assert image_id[:12] in str(refused.value)

@@ -13,12 +13,12 @@ from protocol.errors import DiskcastError, ImageDamagedError, ImageError
 from sender.library import fetch as fetch_module
 from sender.library.cache import Cache
 from sender.library.library import Library
-from sender.requests import RequestRefused
+from sender.refusals import RequestRefusedError
 from sender.store.records import Image, ImageState
-from tests.disk_images import MadeImage, make_image
-from tests.lab import LIMIT_S
 from tests.library.http_files import HttpFiles
 from tests.library.rig import running, settings, until
+from tests.support.disks.disk_images import MadeImage, make_image
+from tests.support.network.lab import LIMIT_S
 
 PIECE_BYTES = 64 * KIB
 
@@ -365,7 +365,7 @@ def test_a_netrc_holds_credentials_for_urls_that_were_added(
         netrc.write_text("machine 127.0.0.1 login lab password geheim\n")
         netrc.chmod(0o600)
         async with running(_library(tmp_path)) as library:
-            with pytest.raises(RequestRefused, match="401"):
+            with pytest.raises(RequestRefusedError, match="401"):
                 await library.add_remote(f"{server.url}/lab.dci", "")
             monkeypatch.setenv("NETRC", str(netrc))
             await library.add_remote(f"{server.url}/lab.dci", "")
@@ -384,12 +384,12 @@ def test_an_image_can_be_added_fetched_and_forgotten(tmp_path: Path, server: Htt
             assert (await library.fetch(image.image_id)).state is ImageState.FETCHING
             await until(library, lambda: library.images()[0].state is ImageState.AVAILABLE)
             async with await library.open(image.image_id, "00000001"):
-                with pytest.raises(RequestRefused, match="used by cast 00000001"):
+                with pytest.raises(RequestRefusedError, match="used by cast 00000001"):
                     await library.forget(image.image_id)
             await library.forget(image.image_id)
             assert not library.images()
             assert not list((tmp_path / "cache").iterdir())
-            with pytest.raises(RequestRefused) as refused:
+            with pytest.raises(RequestRefusedError) as refused:
                 await library.forget(image.image_id)
             assert refused.value.status == 404
             assert made.manifest.image_id.hex() == image.image_id
@@ -422,7 +422,7 @@ def test_an_image_can_be_added_fetched_and_forgotten(tmp_path: Path, server: Htt
 def test_only_urls_of_images_are_taken(tmp_path: Path, url: str, said: str) -> None:
     async def check() -> None:
         library = _library(tmp_path)
-        with pytest.raises(RequestRefused, match=said) as refused:
+        with pytest.raises(RequestRefusedError, match=said) as refused:
             await library.add_remote(url, "")
         assert refused.value.status == 422
         for secret in ("secret", "sig=abc", "u:p"):

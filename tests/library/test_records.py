@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from sender.actors import Actor
 from sender.library.library import Library
-from sender.requests import Actor
 from sender.store.database import Store, open_database
 from sender.store.records import Image, ImageState
-from tests.disk_images import make_image
-from tests.lab import LIMIT_S
 from tests.library.http_files import HttpFiles
 from tests.library.rig import running, settings, until
+from tests.support.disks.disk_images import make_image
+from tests.support.network.lab import LIMIT_S
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from protocol.errors import ImageError
 from sender.library import fetch as fetch_module
 from sender.library.library import Library
 from sender.store.records import ImageState
-from tests.disk_images import make_image
-from tests.lab import LIMIT_S
 from tests.library.rig import running, settings, until
-from tests.ports import free_port_range
+from tests.support.disks.disk_images import make_image
+from tests.support.network.lab import LIMIT_S
+from tests.support.network.ports import free_port_range
 
 
 @pytest.fixture(scope="module")

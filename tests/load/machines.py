@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from protocol.check_in import (
+from protocol.constants import DATA_HEADER_BYTES, MIB
+from protocol.control.check_in import (
     CHECK_IN,
     CHECK_IN_ANSWER,
     CHECK_IN_PATH,
@@ -34,8 +35,7 @@ from protocol.check_in import (
     CheckInAnswer,
     outcome_of,
 )
-from protocol.constants import DATA_HEADER_BYTES, MIB
-from protocol.control_messages import (
+from protocol.control.control_messages import (
     API_BASE,
     COMPLETION,
     JsonObject,
@@ -43,15 +43,19 @@ from protocol.control_messages import (
     grant_from_json_untrusted,
     join_to_json,
 )
-from protocol.events import BlockAssembled, CastEnded, ManifestReceived
-from protocol.manifest import Manifest
-from protocol.receiver_session import ReceiverSession
-from protocol.session_records import CompletionReport, JoinGrant, JoinRequest
+from protocol.image.manifest import Manifest
+from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest
+from protocol.receiving.events import (
+    BlockAssembled,
+    CastEnded,
+    ManifestReceived,
+)
+from protocol.receiving.receiver_session import ReceiverSession
 from protocol.wire.batch import header_view
 from protocol.wire.codec import decode_feedback_untrusted, encode_feedback
 from protocol.wire.messages import OBJECT_IMAGE, Nack, Report
+from receiver.reception.data_socket import DataSocket
 from receiver.reception.network import find_interface
-from receiver.reception.transport import DataSocket
 
 POLL_S = 0.01
 """The group's socket is emptied this often; its buffer holds a second at 100 Mbit/s."""

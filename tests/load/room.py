@@ -32,10 +32,10 @@ import rich.console
 import rich.table
 
 from protocol.constants import KIB, MIB
-from tests.lab import LIMIT_S
 from tests.load.machines import machine_of
-from tests.loopback_cast import pack
-from tests.serving import Daemon, wait_until
+from tests.support.network.lab import LIMIT_S
+from tests.support.network.loopback_cast import pack
+from tests.support.programs.serving import Daemon, wait_until
 
 ROOM = "load"
 SCRAPE_INTERVAL_S = 5.0

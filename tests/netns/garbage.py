@@ -16,7 +16,7 @@ from pathlib import Path
 
 from protocol.constants import WIRE_MAGIC, WIRE_VERSION
 from protocol.wire.codec import PREFIX
-from tests.lab import wait_until
+from tests.support.network.lab import wait_until
 
 FRAME_BYTES = 1472
 DATAGRAM_INTERVAL_S = 0.0005

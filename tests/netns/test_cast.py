@@ -22,8 +22,19 @@ from protocol.errors import (
     SenderLostError,
 )
 from tests.bench.measurement import first_difference
-from tests.devices import loop_device
-from tests.lab import LIMIT_S, Host, Network, Program, diskcast, held, receive, run, send, wait_until
+from tests.support.disks.devices import loop_device
+from tests.support.network.lab import (
+    LIMIT_S,
+    Host,
+    Network,
+    Program,
+    diskcast,
+    held,
+    receive,
+    run,
+    send,
+    wait_until,
+)
 
 pytestmark = pytest.mark.needs_root
 

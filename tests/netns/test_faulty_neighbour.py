@@ -16,9 +16,9 @@ import pytest
 from protocol.constants import MIB
 from protocol.errors import ReceiversIncompleteError, StorageError, VerificationError
 from tests.bench.measurement import first_difference
-from tests.lab import LIMIT_S, Network, Program, diskcast, receive, send
-from tests.loopback_cast import assert_memory_kept
-from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
+from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
+from tests.support.network.lab import LIMIT_S, Network, Program, diskcast, receive, send
+from tests.support.network.loopback_cast import assert_memory_kept
 
 pytestmark = pytest.mark.needs_root
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from protocol.constants import MIB
-from receiver.disk import calls
-from tests.lab import wait_until
-from tests.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, loop_over, slow_disk
-from tests.write_log import Kind, PowerCut, PowerCuts, read_log
+from receiver.disk import syscalls
+from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, loop_over, slow_disk
+from tests.support.disks.write_log import Kind, PowerCut, PowerCuts, read_log
+from tests.support.network.lab import wait_until
 
 pytestmark = pytest.mark.needs_root
 
@@ -166,7 +166,7 @@ def test_the_log_rebuilds_what_a_power_cut_leaves(disk: SlowDisk, fd: int, tmp_p
     os.pwrite(fd, b"a" * 4096, 0)
     os.ftruncate(fd, 16384)
     os.fdatasync(fd)
-    calls.punch_hole(fd, 4096, 4096)
+    syscalls.punch_hole(fd, 4096, 4096)
     os.pwrite(fd, b"b" * 4096, 12288)
     entries = read_log(log_path)
     kinds = [Kind.WRITE, Kind.TRUNCATE, Kind.FLUSH, Kind.PUNCH, Kind.WRITE]

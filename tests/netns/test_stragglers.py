@@ -14,10 +14,10 @@ import pytest
 
 from protocol.constants import MIB
 from protocol.errors import DroppedError, ReceiversIncompleteError
-from protocol.limiter import Cause
+from protocol.model.bottleneck import Cause
 from tests.bench.measurement import first_difference
-from tests.lab import LIMIT_S, Network, Program, diskcast, receive, send
-from tests.slow_disk import Behaviour, slow_disk
+from tests.support.disks.slow_disk import Behaviour, slow_disk
+from tests.support.network.lab import LIMIT_S, Network, Program, diskcast, receive, send
 
 pytestmark = pytest.mark.needs_root
 

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.arrival import SENT_AT_TICK_S, ArrivalMeter, sent_at_ticks
-from protocol.sequence import LossCounter
+from protocol.receiving.arrival import SENT_AT_TICK_S, ArrivalMeter, sent_at_ticks
+from protocol.shared.sequence import LossCounter
 
 DELAYS_MS = st.lists(st.integers(0, 300), min_size=1, max_size=40)
 STEP_S = 0.02

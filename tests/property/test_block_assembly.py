@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.block_assembly import BufferPool
 from protocol.fec.reed_solomon import decode_in_place, encode_repair
+from protocol.receiving.block_assembly import BufferPool
 
 SYMBOL_BYTES = 16
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import check_in
-from protocol import control_messages as messages
+from protocol.control import check_in
+from protocol.control import control_messages as messages
 from protocol.errors import ProtocolError
-from protocol.json_fields import JsonRecord, Kind
+from protocol.schema.json_fields import JsonRecord, Kind
 
 SCALARS = (
     st.none()

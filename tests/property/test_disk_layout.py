@@ -6,11 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.constants import KIB
-from protocol.disk_layout import layout_metadata, layout_of, parse_layout_untrusted
+from protocol.disk.disk_layout import layout_metadata, layout_of, parse_layout_untrusted
+from protocol.disk.filesystem_magic import FILESYSTEMS, container_signature, is_hibernated
 from protocol.errors import ImageDamagedError
-from protocol.filesystem_magic import FILESYSTEMS, container_signature, is_hibernated
-from protocol.image_metadata import pack_metadata, parse_metadata_untrusted
-from tests.disk_layouts import gpt_entry, mbr_entry, put_boot_record, put_filesystem, put_gpt, reader
+from protocol.image.image_metadata import pack_metadata, parse_metadata_untrusted
+from tests.support.disks.disk_layouts import (
+    gpt_entry,
+    mbr_entry,
+    put_boot_record,
+    put_filesystem,
+    put_gpt,
+    reader,
+)
 
 DISK_BYTES = 512 * KIB
 sectors = st.integers(0, 2**32 - 1) | st.integers(0, 1100)

@@ -15,7 +15,7 @@ from protocol.constants import SOURCE_SYMBOLS_MAX, SYMBOLS_MAX
 from protocol.errors import DecodeError
 from protocol.fec.gf256 import Kernel, cauchy_rows, invert_matrix, multiply_matrices
 from protocol.fec.reed_solomon import decode_in_place, encode_repair
-from tests.fec_kernels import ISAL_KERNELS, KERNELS, ORACLE
+from tests.support.programs.fec_kernels import ISAL_KERNELS, KERNELS, ORACLE
 
 Bytes = NDArray[np.uint8]
 

@@ -16,12 +16,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocol.cast_policy import SlowPolicy
-from protocol.limiter import Cause
-from protocol.session_records import ReceiverState
+from protocol.model.bottleneck import Cause
+from protocol.model.cast_policy import SlowPolicy
+from protocol.model.session_records import ReceiverState
 from protocol.wire.messages import END_COMPLETE, STATE_ENDED, STATE_GATHERING
-from tests.completion_reports import completion
 from tests.simulation.world import Path, Scenario, SimulatedReceiver, World
+from tests.support.network.completion_reports import completion
 
 STEPS_MAX = 200_000
 """Actions of the simulation in which what is left must end: datagrams that arrive, timers, batches."""

@@ -11,7 +11,7 @@ from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX, DATA_HEADER_BYTES, ES
 from protocol.errors import WireError
 from protocol.wire import batch, codec
 from protocol.wire.messages import CONTROL_MESSAGES, FEEDBACK_MESSAGES, Nack, SymbolHeader
-from tests.strategies import messages_of, values_of
+from tests.support.strategies import messages_of, values_of
 
 KEY = bytes(range(32))
 CONTROL = st.one_of(*(messages_of(cls) for cls in CONTROL_MESSAGES))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk_images import make_image
-from tests.postgres import PostgresServer, postgres_server
-from tests.serving import Daemon, ServiceAgent
+from tests.support.disks.disk_images import make_image
+from tests.support.postgres.server import PostgresServer, postgres_server
+from tests.support.programs.serving import Daemon, ServiceAgent
 
 BLOCK_BYTES = 256 << 10
 RATE_BYTES_PER_S = 4e6

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import StorageError
-from protocol.units import parse_rate_bytes_per_s
-from tests.lab import LIMIT_S, Program, diskcast_agent
+from protocol.shared.units import parse_rate_bytes_per_s
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage, make_golden_image
-from tests.serving import Daemon, ServiceAgent, seconds_between, wait_online, wait_until
-from tests.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent
+from tests.support.programs.serving import Daemon, ServiceAgent, seconds_between, wait_online, wait_until
 
 CEILING = "64M"
 

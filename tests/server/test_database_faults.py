@@ -14,13 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from protocol.control_messages import PROBLEM_TYPE
+from protocol.control.control_messages import PROBLEM_TYPE
 from protocol.errors import EXIT_OK
-from tests.devices import mounted
-from tests.lab import LIMIT_S, Program, diskcast
-from tests.postgres import PASSWORD, postgres_server
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
-from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+from tests.support.disks.devices import mounted
+from tests.support.network.lab import LIMIT_S, Program, diskcast
+from tests.support.postgres.server import PASSWORD, postgres_server
+from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 
 Agents = Callable[..., list[ServiceAgent]]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 
-from protocol.control_messages import API_BASE, join_to_json
-from tests.lab import Program, diskcast_agent
+from protocol.control.control_messages import API_BASE, join_to_json
 from tests.server.conftest import GoldenImage
-from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
-from tests.unit.sender_inputs import join_request
+from tests.support.network.lab import Program, diskcast_agent
+from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
+from tests.unit.protocol.sending.sender_inputs import join_request
 
 
 def test_history_has_a_plain_agents_machine_as_the_operators_list_has_it(

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.postgres import PostgresServer
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
-from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+from tests.support.postgres.server import PostgresServer
+from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 
 TAKE_OVER_LIMIT_S = 60.0
 """Ten seconds are promised; machines that run tests are slow at times."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from sender.config.server_config import load_config
 from sender.store.database import open_store
-from tests.postgres import PostgresServer
 from tests.server.conftest import GoldenImage
-from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+from tests.support.postgres.server import PostgresServer
+from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 
 
 def test_a_schedule_whose_time_has_come_makes_one_cast_for_two_daemons(

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from protocol.errors import ServerRefusedError, TargetError
-from tests.lab import LIMIT_S, Program, diskcast_agent
-from tests.ports import free_port_range
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
-from tests.serving import Daemon, ServiceAgent, wait_online
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent
+from tests.support.network.ports import free_port_range
+from tests.support.programs.serving import Daemon, ServiceAgent, wait_online
 
 Agents = Callable[..., list[ServiceAgent]]
 

@@ -7,12 +7,12 @@ import random
 import time
 from pathlib import Path
 
-from protocol.cast_policy import CastPolicy
-from protocol.sender_session import SenderSession
-from protocol.session_records import CastId, CastParameters, JoinGrant, JoinRequest
-from sender.cast.shared_session import SharedSession
+from protocol.model.cast_policy import CastPolicy
+from protocol.model.session_records import CastId, CastParameters, JoinGrant, JoinRequest
+from protocol.sending.sender_session import SenderSession
+from sender.cast.locked_session import SharedSession
 from sender.imaging.image_file import ImageFile
-from tests.disk_images import MadeImage, make_image
+from tests.support.disks.disk_images import MadeImage, make_image
 
 SYMBOL_BYTES = 1440
 

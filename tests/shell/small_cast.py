@@ -17,25 +17,25 @@ import pytest
 import trio
 from numpy.typing import NDArray
 
-from protocol.block_codec import BlockEncoder, block_hash
-from protocol.cast_policy import CastPolicy
 from protocol.constants import DATA_HEADER_BYTES
-from protocol.control_messages import COMPLETION, CastDescription, cast_description
-from protocol.frame_encoder import FrameEncoder
-from protocol.limiter import Cause
-from protocol.manifest import BlockKind, Manifest, build_manifest
-from protocol.manifest_reception import ManifestStore
-from protocol.sender_session import SenderSession
-from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.control.control_messages import COMPLETION, CastDescription, cast_description
+from protocol.image.block_codec import BlockEncoder, block_hash
+from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.model.bottleneck import Cause
+from protocol.model.cast_policy import CastPolicy
+from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.receiving.manifest_reception import ManifestStore
+from protocol.sending.frame_encoder import FrameEncoder
+from protocol.sending.sender_session import SenderSession
 from protocol.wire.codec import ControlMessage, encode_control
-from receiver.http_exchange import Unreachable
+from receiver.http_client import Unreachable
 from receiver.nursery_errors import single_error
-from receiver.reception.agent import Agent, AgentOptions, CastLink, Reception
-from receiver.reception.receive_slab import Batch, SlabCounters
+from receiver.reception.cast_receiver import AgentOptions, CastLink, CastReceiver, Reception
+from receiver.reception.data_socket import SocketMemory
+from receiver.reception.recvmmsg import Batch, SlabCounters
 from receiver.reception.status import ReceptionStatus
-from receiver.reception.transport import SocketMemory
 from receiver.target.image import TargetImage
-from receiver.target.opening import Target, open_target
+from receiver.target.open_target import Target, open_target
 
 BLOCK_BYTES = 64 * 1024
 SYMBOL_BYTES = 1440
@@ -309,7 +309,7 @@ class SmallCast:
         link: CastLink | None = None,
         relocate: Callable[[], Awaitable[CastLink]] | None = None,
         **options: float,
-    ) -> Agent:
+    ) -> CastReceiver:
         """An agent that writes ``target``."""
         settings = {
             "join_timeout_s": 10.0,
@@ -317,7 +317,7 @@ class SmallCast:
             "assembly_bytes": 64 * BLOCK_BYTES,
             **options,
         }
-        return Agent(
+        return CastReceiver(
             CastId(7),
             image_class(target),
             link=link or self.link,

@@ -14,20 +14,20 @@ import httpx
 import numpy as np
 import pytest
 
-from protocol import control_messages as messages
 from protocol.constants import CONTROL_BODY_BYTES_MAX
+from protocol.control import control_messages as messages
 from protocol.errors import DiskcastError, ImageChangedError
-from protocol.image_format import PAGE_BYTES
-from protocol.session_records import JoinGrant, JoinRequest, ReceiverState
-from protocol.stored_manifest import StoredManifest
+from protocol.image.image_format import PAGE_BYTES
+from protocol.image.stored_manifest import StoredManifest
+from protocol.model.session_records import JoinGrant, JoinRequest, ReceiverState
 from protocol.wire.messages import END_CANCELLED, STATE_GATHERING
 from sender.cast import control_api
 from sender.cast.control_api import ControlApi, ControlServer
 from sender.cast.network import find_interface, parse_group
 from sender.cast.sockets import bind_control_sockets
-from tests.completion_reports import completion
-from tests.lab import LIMIT_S
 from tests.shell.sender_rig import Rig, make_rig
+from tests.support.network.completion_reports import completion
+from tests.support.network.lab import LIMIT_S
 
 CAST = "/api/v1/casts/1234abcd"
 

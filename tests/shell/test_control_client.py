@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from protocol.control_messages import CastDescription, cast_to_json, grant_to_json
+from protocol.control.control_messages import CastDescription, cast_to_json, grant_to_json
 from protocol.errors import (
     ConfigurationError,
     DiskcastError,
@@ -26,21 +26,21 @@ from protocol.errors import (
     ProtocolError,
     SessionError,
 )
-from protocol.manifest_reception import MemoryStore
-from protocol.session_records import (
+from protocol.model.session_records import (
     CastId,
     CastParameters,
     JoinGrant,
     JoinRequest,
     ReceiverId,
 )
+from protocol.receiving.manifest_reception import MemoryStore
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
-from receiver import http_exchange
-from receiver.http_exchange import ANSWER_BYTES_MAX, Unreachable
+from receiver import http_client
+from receiver.http_client import ANSWER_BYTES_MAX, Unreachable
 from receiver.reception.control_client import ControlClient, retry_until
 from receiver.reception.discovery import CastChoice, ask_for_cast
-from tests.completion_reports import completion
-from tests.lab import LIMIT_S
+from tests.support.network.completion_reports import completion
+from tests.support.network.lab import LIMIT_S
 
 CAST = CastDescription(
     cast_id=CastId(0xABCD),
@@ -226,7 +226,7 @@ async def test_a_server_that_speaks_something_else(server: Server) -> None:
 
 @pytest.mark.trio
 async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    monkeypatch.setattr(http_exchange, "EXCHANGE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(http_client, "EXCHANGE_TIMEOUT_S", 0.05)
     done = threading.Event()
     server.answers["/api/v1/casts"] = lambda _handler: done.wait(LIMIT_S) and None
     try:

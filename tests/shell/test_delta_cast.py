@@ -14,10 +14,10 @@ import trio
 import trio.testing
 from numpy.typing import NDArray
 
-from protocol.block_assembly import AssembledBlock
 from protocol.errors import StorageError
-from protocol.incomplete_marker import Marker, build_marker, parse_marker_untrusted
-from protocol.manifest import BlockKind
+from protocol.image.incomplete_marker import Marker, build_marker, parse_marker_untrusted
+from protocol.image.manifest import BlockKind
+from protocol.receiving.block_assembly import AssembledBlock
 from receiver.block_sink import Outcome
 from receiver.target import image as target_image
 from receiver.target import scan as target_scan

@@ -7,20 +7,20 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from protocol.session_records import JoinGrant, ReceiverState
+from protocol.model.session_records import JoinGrant, ReceiverState
 from protocol.wire.codec import encode_feedback
 from protocol.wire.messages import Nack, Report
 from sender.cast.feedback import FeedbackPort
 from sender.cast.network import find_interface, parse_group
 from sender.cast.sockets import bind_control_sockets
-from tests.lab import LIMIT_S
 from tests.shell.sender_rig import Rig, make_rig
+from tests.support.network.lab import LIMIT_S
 
 
 def report(grant: JoinGrant, counter: int, *, key: bytes | None = None) -> bytes:
     fields = {field.name: 0 for field in Report.FIELDS} | {
         "receiver_id": grant.receiver_id, "counter": counter, "expected_count": 100, "received_count": 90,
-        "socket_drop_count": 1, "pool_drop_count": 2, "fill_permille": 300, "limiter": 3, "blocks_verified_count": 4,
+        "socket_drop_count": 1, "pool_drop_count": 2, "fill_permille": 300, "bottleneck": 3, "blocks_verified_count": 4,
         "blocks_needed_count": 2, "bytes_written": 5000, "nacks_sent_count": 6, "parity_repaired_count": 7,
     }  # fmt: skip
     message = Report(**fields)
@@ -68,7 +68,7 @@ def test_a_report_reaches_its_receivers_record(tmp_path: Path) -> None:
     exchange(rig, [report(grant, 1)], lambda port: port.received_count == 1)
     record = rig.session.receivers[grant.receiver_id]
     assert record.state is ReceiverState.RECEIVING
-    assert (record.received_count, record.bytes_written, record.limiter) == (90, 5000, "disk")
+    assert (record.received_count, record.bytes_written, record.bottleneck) == (90, 5000, "disk")
 
 
 def test_a_nack_becomes_a_repair_and_wakes_the_event_loops_timers(tmp_path: Path) -> None:

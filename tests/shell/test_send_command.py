@@ -18,19 +18,19 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from protocol import control_messages as messages
+from protocol.control import control_messages as messages
 from protocol.errors import ImageChangedError, WireError
-from protocol.session_records import CompletionReport, JoinGrant, JoinRequest
+from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.codec import decode_control_untrusted, encode_control
 from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, Announce, EndOfTransmission
 from sender.cast.network import find_interface, parse_group
 from sender.cast.sockets import open_data_socket
 from sender.metrics.metric import CAST_LABELS
-from tests.completion_reports import completion
-from tests.disk_images import make_image
-from tests.lab import LIMIT_S, LabError, Program, diskcast
-from tests.ports import free_port_range
 from tests.shell.loopback import roomy
+from tests.support.disks.disk_images import make_image
+from tests.support.network.completion_reports import completion
+from tests.support.network.lab import LIMIT_S, LabError, Program, diskcast
+from tests.support.network.ports import free_port_range
 
 GROUP = parse_group("239.255.68.97")
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from protocol import check_in as messages
+from protocol.control import check_in as messages
 from protocol.errors import ConfigurationError, ServerRefusedError
-from receiver.http_exchange import Unreachable
+from receiver.http_client import Unreachable
 from receiver.service.server_client import DaemonRing, ServerClient
-from tests.lab import LIMIT_S
 from tests.shell.test_control_client import Server
-from tests.unit.test_check_in import ANSWER, CHECK_IN
+from tests.support.network.lab import LIMIT_S
+from tests.unit.protocol.control.test_check_in import ANSWER, CHECK_IN
 
 PATH = "/api/v1/check-in"
 SECRET = "dct_enrol_x"

@@ -18,7 +18,7 @@ import pytest
 import trio
 import trio.testing
 
-from protocol.check_in import STATE_IDLE, STATE_RECEIVING, Assignment, CheckIn, CheckInAnswer
+from protocol.control.check_in import STATE_IDLE, STATE_RECEIVING, Assignment, CheckIn, CheckInAnswer
 from protocol.errors import (
     DiskcastError,
     SenderLostError,
@@ -26,10 +26,10 @@ from protocol.errors import (
     StorageError,
     TargetInUseError,
 )
-from protocol.session_records import CastId, MachineIdentity
-from receiver.http_exchange import Unreachable
-from receiver.reception.agent import Agent, AgentOptions, Observer, Reception
-from receiver.reception.cast_place import CastPlace, Whereabouts
+from protocol.model.session_records import CastId, MachineIdentity
+from receiver.http_client import Unreachable
+from receiver.reception.cast_endpoint import CastPlace, Whereabouts
+from receiver.reception.cast_receiver import AgentOptions, CastReceiver, Observer, Reception
 from receiver.reception.progress import ReceptionObserver
 from receiver.reception.receive import CastOptions
 from receiver.reception.status import ReceptionState
@@ -37,8 +37,8 @@ from receiver.service.agent_service import About, Service
 from receiver.service.server_client import DaemonRing
 from receiver.target.options import DEFAULTS
 from tests.shell.small_cast import Recorder
-from tests.unit.test_check_in import ASSIGNMENT
-from tests.unit.test_receiver_progress import RECEPTION, STATUS
+from tests.unit.protocol.control.test_check_in import ASSIGNMENT
+from tests.unit.receiver.reception.test_progress import RECEPTION, STATUS
 
 pytestmark = pytest.mark.trio
 
@@ -123,7 +123,7 @@ class Receptions:
         options: CastOptions,
         place: CastPlace,
         observer: Observer,
-        watch: Callable[[Agent], contextlib.AbstractContextManager[None]],
+        watch: Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
         whereabouts: Whereabouts,
     ) -> Reception:
         self.begun.append((place, options))

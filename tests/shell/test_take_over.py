@@ -13,10 +13,10 @@ import trio
 import trio.testing
 
 from protocol.errors import JoinRefusedError, NoSenderError, SenderLostError
-from protocol.session_records import CastId, JoinGrant, JoinRequest
-from receiver.reception.agent import CastLink
+from protocol.model.session_records import CastId, JoinGrant, JoinRequest
+from receiver.reception.cast_receiver import CastLink
 from tests.shell.small_cast import Place, SmallCast, SmallImage, threads_in_place
-from tests.shell.test_agent import at_symbols, source_symbols
+from tests.shell.test_cast_receiver import at_symbols, source_symbols
 
 __all__ = ["threads_in_place"]
 pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("threads_in_place")]

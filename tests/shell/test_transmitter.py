@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocol.arrival import sent_at_ticks
-from protocol.cast_policy import CastPolicy
 from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
 from protocol.errors import AddressInUseError, ConfigurationError, ImageDamagedError, InterfaceError
-from protocol.frame_encoder import FrameEncoder
+from protocol.model.cast_policy import CastPolicy
+from protocol.receiving.arrival import sent_at_ticks
+from protocol.sending.frame_encoder import FrameEncoder
 from protocol.wire.batch import header_view
 from sender.cast.batches import Batch, BatchQueue
 from sender.cast.block_loader import BlockLoader
 from sender.cast.datagram_output import DatagramOutput, SendMode
-from sender.cast.encoding import Encoder
+from sender.cast.encoder_thread import Encoder
 from sender.cast.network import find_interface, parse_group
 from sender.cast.sockets import (
     bind_control_sockets,
@@ -33,9 +33,9 @@ from sender.cast.sockets import (
     open_data_socket,
 )
 from sender.cast.transmitter import LATENESS_BOUNDS_S, BurstLateness, Transmitter
-from tests.lab import LIMIT_S
 from tests.shell.loopback import roomy
 from tests.shell.sender_rig import SYMBOL_BYTES, Rig, make_rig
+from tests.support.network.lab import LIMIT_S
 
 GROUP = parse_group("239.255.68.98")
 FRAME_BYTES = DATA_HEADER_BYTES + SYMBOL_BYTES

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from protocol.errors import StorageError
-from receiver.disk.stall_watch import DISK_CALL_LIMIT_S, StallWatch
+from receiver.disk.hang_watchdog import DISK_CALL_LIMIT_S, StallWatch
 from receiver.disk.watched_threads import WatchedThreads
 from receiver.nursery_errors import single_error
 

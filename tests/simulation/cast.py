@@ -17,19 +17,21 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.arrival import sent_at_ticks
-from protocol.cast_policy import CastPolicy
 from protocol.constants import BLOCK_BYTES_DEFAULT, DATA_HEADER_BYTES, MIB, PLAN_SYMBOLS_MAX
-from protocol.events import SenderEvent
-from protocol.frame_encoder import FrameEncoder
-from protocol.manifest import BlockKind, Manifest, build_manifest
-from protocol.pacing import Pacer
-from protocol.send_plan import SendPlan
-from protocol.sender_session import SenderSession
-from protocol.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.model.cast_policy import CastPolicy
+from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.receiving.arrival import sent_at_ticks
+from protocol.sending.events import (
+    SenderEvent,
+)
+from protocol.sending.frame_encoder import FrameEncoder
+from protocol.sending.pacing import Pacer
+from protocol.sending.send_plan import SendPlan
+from protocol.sending.sender_session import SenderSession
 from protocol.wire.batch import header_view
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
-from sender.cast.encoding import BATCH_S
+from sender.cast.encoder_thread import BATCH_S
 from tests.simulation.links import WIRE_OVERHEAD_BYTES, Link, Port
 from tests.simulation.receivers import CastReceiver, ReceiverModel
 from tests.simulation.tcp_flow import TcpFlow

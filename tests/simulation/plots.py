@@ -46,13 +46,15 @@ def draw_rates(trace: Trace, title: str, path: Path) -> None:
     """Rate against limit, queues, losses and what limits, over the time of one cast."""
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     heights = {"height_ratios": [3, 1.3, 1.3, 0.25]}
-    rate_axes, queue_axes, loss_axes, limiter_axes = figure.subplots(4, 1, sharex=True, gridspec_kw=heights)
+    rate_axes, queue_axes, loss_axes, bottleneck_axes = figure.subplots(
+        4, 1, sharex=True, gridspec_kw=heights
+    )
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     _draw_rate(rate_axes, trace)
     _draw_queue(queue_axes, trace)
     _draw_loss(loss_axes, trace)
-    _draw_limiter(limiter_axes, trace)
-    limiter_axes.set_xlabel("seconds since image data began")
+    _draw_bottleneck(bottleneck_axes, trace)
+    bottleneck_axes.set_xlabel("seconds since image data began")
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
@@ -128,7 +130,7 @@ def _percent(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[n
     return percent
 
 
-def _draw_limiter(axes: Axes, trace: Trace) -> None:
+def _draw_bottleneck(axes: Axes, trace: Trace) -> None:
     samples = trace.samples
     names = [
         cause if who < 0 else f"{cause}, {who}"

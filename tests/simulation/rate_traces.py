@@ -23,7 +23,7 @@ COLUMNS = (
     ("90 % after", 11),
     ("TCP", 4),
     ("first, last but one, last end", 29),
-    ("limiters", 0),
+    ("bottlenecks", 0),
 )
 """Losses are those of the unluckiest receiver after the first two seconds."""
 
@@ -42,7 +42,7 @@ def cells(name: str, trace: Trace, summary: Summary) -> list[str]:
         " ".join(f"{seconds:.2f}" for seconds in summary.reached_s),
         f"{summary.tcp_share:.0%}" if trace.model.tcp else "",
         _ends(summary),
-        _limiters(trace),
+        _bottlenecks(trace),
     ]
 
 
@@ -57,7 +57,7 @@ def _ends(summary: Summary) -> str:
     return " ".join(dict.fromkeys(f"{seconds:.1f}{'' if complete else '!'}" for seconds, complete in shown))
 
 
-def _limiters(trace: Trace) -> str:
+def _bottlenecks(trace: Trace) -> str:
     """What limited for at least a tenth of the time, and whom."""
     shares: dict[str, int] = {}
     for cause, who in zip(trace.samples["cause"].tolist(), trace.samples["who"].tolist(), strict=True):

@@ -15,15 +15,21 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.block_assembly import AssembledBlock
 from protocol.constants import ASSEMBLY_BYTES_DEFAULT
-from protocol.events import BlockAssembled, CastEnded, Dropped, ManifestReceived, ManifestRejected
 from protocol.fec.reed_solomon import decode_in_place
-from protocol.manifest import Manifest
-from protocol.receiver_session import ReceiverSession
-from protocol.session_records import CompletionReport, JoinGrant
-from receiver.reception.incarnation import IDLE_MIN_S, POLL_BYTES
-from receiver.reception.transport import POLL_INTERVAL_MAX_S, POLL_INTERVAL_MIN_S
+from protocol.image.manifest import Manifest
+from protocol.model.session_records import CompletionReport, JoinGrant
+from protocol.receiving.block_assembly import AssembledBlock
+from protocol.receiving.events import (
+    BlockAssembled,
+    CastEnded,
+    Dropped,
+    ManifestReceived,
+    ManifestRejected,
+)
+from protocol.receiving.receiver_session import ReceiverSession
+from receiver.reception.cast_connection import IDLE_MIN_S, POLL_BYTES
+from receiver.reception.data_socket import POLL_INTERVAL_MAX_S, POLL_INTERVAL_MIN_S
 from tests.simulation.links import Link, Passage, Port
 from tests.simulation.timeline import Timeline
 
@@ -239,7 +245,7 @@ class CastReceiver:
 
     def _update_statistics(self, session: ReceiverSession) -> None:
         waits_for_disk = session.fill > _BUSY_FILL and self._disk_free_at > self._timeline.now
-        session.statistics.limiter = "disk" if waits_for_disk else "network"
+        session.statistics.bottleneck = "disk" if waits_for_disk else "network"
 
     def _send_feedback(self, datagram: bytes) -> None:
         self._timeline.at(

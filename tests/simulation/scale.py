@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from protocol.cast_policy import CastPolicy
+from protocol.model.cast_policy import CastPolicy
 from tests.simulation.cast import SYMBOL_BYTES, CastModel, SimulatedCast
 from tests.simulation.links import Port, shaped
 from tests.simulation.receivers import ReceiverModel

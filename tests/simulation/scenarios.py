@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from protocol.cast_policy import CastPolicy, SlowPolicy
 from protocol.constants import GIB, MIB
+from protocol.model.cast_policy import CastPolicy, SlowPolicy
 from tests.simulation.cast import CastModel, TcpModel
 from tests.simulation.links import BYTES_PER_S_OF_MBIT, Port, shaped, stepped
 from tests.simulation.receivers import ReceiverModel

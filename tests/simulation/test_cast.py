@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.session_records import ReceiverState
+from protocol.model.session_records import ReceiverState
 from tests.simulation.world import Path, Scenario, World
 
 SEEDS_PER_TEST = 150

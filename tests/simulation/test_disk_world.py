@@ -16,22 +16,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protocol.block_assembly import AssembledBlock
 from protocol.constants import MIB, SOURCE_SYMBOLS_MAX, SYMBOLS_MAX
 from protocol.errors import StorageError, TargetError
-from protocol.incomplete_marker import Marker, build_marker, parse_marker_untrusted
-from protocol.manifest import BlockKind
-from protocol.session_records import CastId, CastParameters
+from protocol.image.incomplete_marker import Marker, build_marker, parse_marker_untrusted
+from protocol.image.manifest import BlockKind
+from protocol.model.session_records import CastId, CastParameters
+from protocol.receiving.block_assembly import AssembledBlock
 from receiver.block_sink import Outcome
 from receiver.disk_progress import TextProgress
 from receiver.restore import restore
 from receiver.target import image as target_image
 from receiver.target.image import TargetImage
-from receiver.target.opening import open_target
+from receiver.target.open_target import open_target
 from receiver.target.options import TargetOptions
-from tests.bootable_disk import looks_bootable
-from tests.disk_images import MadeImage, make_image
-from tests.recorded_disk import RecordedDisk
+from tests.support.disks.bootable_disk import looks_bootable
+from tests.support.disks.disk_images import MadeImage, make_image
+from tests.support.disks.recorded_disk import RecordedDisk
 
 SEEDS = range(32)
 CUTS_PER_RUN = 24

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.cast_policy import SlowPolicy
-from protocol.events import CastEnded, SenderSilent
-from protocol.session_records import ReceiverState
+from protocol.model.cast_policy import SlowPolicy
+from protocol.model.session_records import ReceiverState
+from protocol.receiving.events import (
+    CastEnded,
+    SenderSilent,
+)
 from protocol.wire.messages import END_CANCELLED, END_COMPLETE, STATE_ENDED
-from tests.completion_reports import completion
 from tests.simulation.world import Path, Scenario, SimulatedReceiver, World
+from tests.support.network.completion_reports import completion
 
 BLOCKS = 40
 

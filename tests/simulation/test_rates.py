@@ -11,10 +11,14 @@ import functools
 
 import pytest
 
-from protocol.cast_policy import CastPolicy, SlowPolicy
 from protocol.constants import MIB
-from protocol.events import MainGroupFinished, ReceiverDropped, ReceiverSlow
-from protocol.limiter import Cause
+from protocol.model.bottleneck import Cause
+from protocol.model.cast_policy import CastPolicy, SlowPolicy
+from protocol.sending.events import (
+    MainGroupFinished,
+    ReceiverDropped,
+    ReceiverSlow,
+)
 from tests.simulation.cast import CastModel, SimulatedCast, TcpModel
 from tests.simulation.links import BYTES_PER_S_OF_MBIT, Port, shaped, stepped
 from tests.simulation.receivers import ReceiverModel

@@ -76,15 +76,15 @@ def record(model: CastModel) -> Trace:
         session, now = cast.session, cast.timeline.now
         if session.statistics.started_at is None:
             return
-        limiter = session.limiter
+        bottleneck = session.bottleneck
         rows.append(
             (
                 now - session.statistics.started_at,
                 session.rate_bytes_per_s,
                 cast.symbols_sent_count,
                 session.parity,
-                str(limiter.cause),
-                -1 if limiter.receiver_id is None else limiter.receiver_id,
+                str(bottleneck.cause),
+                -1 if bottleneck.receiver_id is None else bottleneck.receiver_id,
                 session.grtt_s,
                 sum(flow.delivered_bytes for flow in cast.tcp_flows),
             )

@@ -15,9 +15,12 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from protocol.cast_policy import CastPolicy
 from protocol.errors import JoinRefusedError
-from protocol.events import (
+from protocol.fec.reed_solomon import decode_in_place
+from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.model.cast_policy import CastPolicy
+from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinRequest
+from protocol.receiving.events import (
     BlockAssembled,
     CastEnded,
     Dropped,
@@ -25,15 +28,12 @@ from protocol.events import (
     ManifestRejected,
     SenderRestarted,
 )
-from protocol.fec.reed_solomon import decode_in_place
-from protocol.frame_encoder import FrameEncoder
-from protocol.manifest import BlockKind, Manifest, build_manifest
-from protocol.receiver_session import ReceiverSession
-from protocol.sender_session import SenderSession
-from protocol.session_records import CastId, CastParameters, CompletionReport, JoinRequest
+from protocol.receiving.receiver_session import ReceiverSession
+from protocol.sending.frame_encoder import FrameEncoder
+from protocol.sending.sender_session import SenderSession
 from protocol.wire.messages import STATE_ENDED
-from tests.completion_reports import completion
 from tests.simulation.timeline import Timeline
+from tests.support.network.completion_reports import completion
 
 SYMBOL_BYTES = 64
 BLOCK_BYTES = 64 * 1024

@@ -24,14 +24,14 @@ from typing import Any, Final
 import click
 
 from protocol.constants import MIB
-from protocol.incomplete_marker import parse_marker_untrusted
-from protocol.units import format_bytes, parse_size_bytes
+from protocol.image.incomplete_marker import parse_marker_untrusted
+from protocol.shared.units import format_bytes, parse_size_bytes
 from tests.bench.terminal import run_command
-from tests.bootable_disk import SECTOR_BYTES, looks_bootable
-from tests.lab import LIMIT_S, LabError, Program
-from tests.large_disk import LargeImage, make_large_image, make_old_disk
-from tests.loopback_cast import RECEIVER_BYTES_MAX, LoopbackCast
-from tests.power_cuts import loop_over_file
+from tests.support.disks.bootable_disk import SECTOR_BYTES, looks_bootable
+from tests.support.disks.large_disk import LargeImage, make_large_image, make_old_disk
+from tests.support.disks.power_cuts import loop_over_file
+from tests.support.network.lab import LIMIT_S, LabError, Program
+from tests.support.network.loopback_cast import RECEIVER_BYTES_MAX, LoopbackCast
 
 KILLS_PER_ROUND_MAX: Final = 3
 REFETCHED_BYTES_MAX: Final = 64 * MIB

@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 
 from tests.bench.terminal import run_command
-from tests.bootable_disk import make_bootable_disk
-from tests.power_cuts import (
+from tests.support.disks.bootable_disk import make_bootable_disk
+from tests.support.disks.power_cuts import (
     Recording,
     SmallImage,
     make_small_image,

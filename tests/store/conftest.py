@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from sender.store import tables
 from sender.store.database import Store, open_database
-from tests.postgres import PostgresServer, postgres
 from tests.store.samples import Clock
+from tests.support.postgres.server import PostgresServer, postgres
 
 __all__ = ["postgres"]
 

@@ -24,11 +24,11 @@ from protocol.errors import (
 from sender.store import tables
 from sender.store.audit import AuditNote
 from sender.store.backup import back_up, backup_path, restore
-from sender.store.check import check_database
 from sender.store.database import Store, open_database
 from sender.store.database_command import database as database_command
 from sender.store.engine import make_engine
 from sender.store.errors import Place
+from sender.store.integrity_check import check_database
 from sender.store.journal import find_segments
 from sender.store.records import CastEvent, CastPhase, CastRequest, Command, Role, TimelinePoint
 from tests.store.samples import START, add_cast, enrol, image, line, machine, room, schedule

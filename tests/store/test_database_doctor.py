@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from protocol.findings import Finding, Status
+from protocol.program.findings import Finding, Status
 from sender.config.server_config import ServerConfig, load_config
 from sender.doctor.database_doctor import examine_database
 from sender.store.database import open_store
 from sender.store.schema import head
-from tests.postgres import PASSWORD, PostgresServer
+from tests.support.postgres.server import PASSWORD, PostgresServer
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

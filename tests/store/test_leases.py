@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from sender.store.database import Store, open_database
 from sender.store.records import CastPhase
-from tests.lab import LIMIT_S
 from tests.store.samples import START, add_cast, room
+from tests.support.network.lab import LIMIT_S
 
 WORKERS = 2
 CASTS = 40

@@ -21,8 +21,8 @@ from sender.store.engine import WRITES, make_engine
 from sender.store.errors import Place
 from sender.store.journal import find_segments
 from sender.store.records import CastRequest, Command
-from tests.postgres import PostgresServer
 from tests.store.samples import START, add_cast, room
+from tests.support.postgres.server import PostgresServer
 
 
 def test_migrations_make_just_the_tables_that_the_code_uses(url: sa.URL) -> None:

@@ -28,10 +28,10 @@ from sender.store.database import Store, open_database
 from sender.store.errors import Place
 from sender.store.machines import Enrolment
 from sender.store.records import Role
-from tests.devices import mounted
-from tests.postgres import PASSWORD, PostgresServer, postgres_server
 from tests.store.samples import Clock, add_cast, line, room
 from tests.store.test_damage import lasting_rows
+from tests.support.disks.devices import mounted
+from tests.support.postgres.server import PASSWORD, PostgresServer, postgres_server
 
 BOUND_S = 60.0
 """Ten times the store's own limits, for a busy machine, and still not for ever."""

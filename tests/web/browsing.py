@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.lab import LIMIT_S
-from tests.programs import require_program
+from tests.support.network.lab import LIMIT_S
+from tests.support.programs.processes import require_program
 
 DESKTOP: Final = (1280, 800)
 PHONE: Final = (390, 844)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.disk_images import make_image
-from tests.lab import held
-from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
+from tests.support.disks.disk_images import make_image
+from tests.support.network.lab import held
+from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 from tests.web.browsing import DESKTOP, LIMIT_MS, PHONE, Visit, chromium, visit
 
 BLOCK_BYTES = 256 << 10

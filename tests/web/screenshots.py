@@ -17,9 +17,9 @@ from typing import Final
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from tests.disk_images import make_image
-from tests.serving import Daemon, ServiceAgent, wait_online, wait_until
-from tests.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+from tests.support.disks.disk_images import make_image
+from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 from tests.web.browsing import DESKTOP, LIMIT_MS, PHONE, chromium, visit
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "screenshots"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.serving import ServiceAgent, wait_online
-from tests.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
+from tests.support.programs.serving import ServiceAgent, wait_online
 from tests.web.browsing import Visit
 from tests.web.conftest import IMAGE, ROOM, ROOM_NAME, Lab
 

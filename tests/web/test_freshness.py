@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from protocol.constants import SLOW_BELOW_DEFAULT, SLOW_FOR_S_DEFAULT
-from tests.serving import Daemon
+from tests.support.programs.serving import Daemon
 from tests.web.browsing import Visit, visit
 from tests.web.conftest import IMAGE, ROOM, Lab
 

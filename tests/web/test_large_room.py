@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.serving import Daemon
+from tests.support.programs.serving import Daemon
 from tests.web.browsing import visit
 
 COUNT = 500

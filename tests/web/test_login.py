@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.serving import Daemon
+from tests.support.programs.serving import Daemon
 from tests.web.browsing import PHONE, Visit, visit
 
 
@@ -26,7 +26,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def _first_secret(daemon: Daemon) -> str:
-    from tests.serving import wait_until
+    from tests.support.programs.serving import wait_until
 
     path = daemon.state_directory / "operator-token"
 

@@ -7,8 +7,8 @@ import math
 import pytest
 from playwright.sync_api import Browser, expect
 
-from protocol.units import format_bytes, format_duration, format_rate
-from tests.serving import Daemon, wait_until
+from protocol.shared.units import format_bytes, format_duration, format_rate
+from tests.support.programs.serving import Daemon, wait_until
 from tests.web.browsing import DESKTOP, PHONE, Visit, visit
 from tests.web.conftest import IMAGE, ROOM, ROOM_NAME, Lab
 

@@ -3,7 +3,7 @@
 import { detailWords, subjectAddress } from "../audit_words.js";
 import { h } from "../dom.js";
 import { field } from "../forms.js";
-import { timeElement } from "../parts.js";
+import { timeElement } from "../components.js";
 import { recordPage } from "../record_page.js";
 import { to } from "../router.js";
 
@@ -47,7 +47,7 @@ function offered({ label, name, hint }) {
   return { field: made, offer };
 }
 
-/** @returns {import("../parts.js").Column[]} */
+/** @returns {import("../components.js").Column[]} */
 function columns() {
   return [
     { label: "When", class: "when", cell: (entry) => timeElement(entry.at) },

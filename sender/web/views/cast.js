@@ -7,12 +7,12 @@ import { castCharts } from "../charts.js";
 import { confirmDialog } from "../dialogs.js";
 import { fill, h, icon, setAttribute, setText } from "../dom.js";
 import { formatBytes, formatDateTime, formatDuration, formatRate, formatTime } from "../format.js";
-import { inNextFrame } from "../frames.js";
-import { announce, notice, noticeError } from "../notices.js";
-import { badge, Figures, pageHead, ProgressBar, section, setBadge } from "../parts.js";
+import { inNextFrame } from "../render_queue.js";
+import { announce, notice, noticeError } from "../toasts.js";
+import { badge, Figures, pageHead, ProgressBar, section, setBadge } from "../components.js";
 import { to } from "../router.js";
 import { mayOperate, roomName } from "../store.js";
-import { castLimiterWords, castLook, eventIcon, eventTone, hasEnded, inTrouble, isLive, sentence, startWords } from "../words.js";
+import { castBottleneckWords, castLook, eventIcon, eventTone, hasEnded, inTrouble, isLive, sentence, startWords } from "../words.js";
 
 const EVENTS_MAX = 1_000; // the newest are shown; history has all
 
@@ -103,7 +103,7 @@ function castHead(first) {
   const state = badge(castLook(first.cast));
   const bar = new ProgressBar("Progress of the cast");
   const words = h("span", { class: "progress-words big" });
-  const line = h("p", { class: "limiter" });
+  const line = h("p", { class: "bottleneck" });
   const reason = h("div");
   let reasonShown = "";
   const figures = new Figures([["rate", "Rate"], ["eta", "To go"], ["elapsed", "Elapsed"], ["complete", "Complete"], ["failed", "Failed"], ["sent", "Sent"]]);
@@ -141,7 +141,7 @@ function lineWords(live) {
   if (cast.paused) return "No data flows until it is resumed; machines keep what they have.";
   if (cast.phase === "planned") return cast.plan.start_at ? `Gathers from ${formatDateTime(cast.plan.start_at)}, then begins ${startWords(cast.plan)}` : "Waits for a daemon that is free";
   if (cast.phase === "gathering") return `Begins ${startWords(cast.plan)}`;
-  if (isLive(cast.phase)) return [`Pass ${live.pass_index + 1}`, live.limiter && `limited by ${castLimiterWords(live.limiter)}`].filter(Boolean).join(" · ");
+  if (isLive(cast.phase)) return [`Pass ${live.pass_index + 1}`, live.bottleneck && `limited by ${castBottleneckWords(live.bottleneck)}`].filter(Boolean).join(" · ");
   return cast.ended_at ? `Ended ${formatDateTime(cast.ended_at)}` : "";
 }
 

@@ -3,8 +3,8 @@
 import { get } from "../api.js";
 import { fill, h } from "../dom.js";
 import { select } from "../forms.js";
-import { noticeError } from "../notices.js";
-import { emptyState, pagedTable, pageHead } from "../parts.js";
+import { noticeError } from "../toasts.js";
+import { emptyState, pagedTable, pageHead } from "../components.js";
 import { go, to } from "../router.js";
 import { overview, roomNames } from "../store.js";
 import { PHASES } from "../words.js";

@@ -4,7 +4,7 @@ import { all } from "../api.js";
 import { h } from "../dom.js";
 import { field, select } from "../forms.js";
 import { formatBytes, formatDuration } from "../format.js";
-import { badge, timeElement } from "../parts.js";
+import { badge, timeElement } from "../components.js";
 import { recordPage } from "../record_page.js";
 import { to } from "../router.js";
 import { roomName, roomNames } from "../store.js";
@@ -50,7 +50,7 @@ function imageLink(line) {
   return h("a", { href: to(["casts", line.cast_id]) }, line.image_name);
 }
 
-/** @returns {import("../parts.js").Column[]} */
+/** @returns {import("../components.js").Column[]} */
 function columns() {
   return [
     { label: "Machine", class: "main", cell: (line) => [line.machine_id ? h("a", { href: to(["machines", line.machine_id]) }, line.machine_name) : line.machine_name, h("p", { class: "small muted phone-only" }, imageLink(line), line.ended_at && [" · ", timeElement(line.ended_at)]), line.error && h("p", { class: "small bad-text reason" }, line.error)] },

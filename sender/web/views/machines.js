@@ -2,8 +2,8 @@
 
 import { all, get } from "../api.js";
 import { h } from "../dom.js";
-import { noticeError } from "../notices.js";
-import { agoElement, emptyState, pagedTable, pageHead } from "../parts.js";
+import { noticeError } from "../toasts.js";
+import { agoElement, emptyState, pagedTable, pageHead } from "../components.js";
 import { to } from "../router.js";
 import { roomName } from "../store.js";
 

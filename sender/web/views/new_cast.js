@@ -5,7 +5,7 @@ import { confirmDialog } from "../dialogs.js";
 import { h, icon } from "../dom.js";
 import { form } from "../forms.js";
 import { formatCount, formatDateTime } from "../format.js";
-import { emptyState, pageHead } from "../parts.js";
+import { emptyState, pageHead } from "../components.js";
 import { planFields, readChoices } from "../plan_fields.js";
 import { go, to } from "../router.js";
 import { roomName } from "../store.js";

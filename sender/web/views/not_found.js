@@ -1,7 +1,7 @@
 /** An address that isn't a page. */
 
 import { h } from "../dom.js";
-import { emptyState, pageHead } from "../parts.js";
+import { emptyState, pageHead } from "../components.js";
 
 /** @returns {Promise<import("../app.js").Page>} */
 export async function show() {

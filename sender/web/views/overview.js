@@ -4,8 +4,8 @@ import { get } from "../api.js";
 import { CastCard } from "../cast_card.js";
 import { fill, h, icon } from "../dom.js";
 import { formatDuration } from "../format.js";
-import { inNextFrame } from "../frames.js";
-import { agoElement, badge, dataTable, emptyState, Figures, pageHead, section, timeElement } from "../parts.js";
+import { inNextFrame } from "../render_queue.js";
+import { agoElement, badge, dataTable, emptyState, Figures, pageHead, section, timeElement } from "../components.js";
 import { to } from "../router.js";
 import { mayOperate, overview, roomName, server } from "../store.js";
 import { castLook, hasEnded, problemWords } from "../words.js";
@@ -115,7 +115,7 @@ function recentTable(ended) {
   return dataTable("Casts that ended lately", castColumns(), ended.map((live) => live.cast)).element;
 }
 
-/** Columns of a list of casts. @returns {import("../parts.js").Column[]} */
+/** Columns of a list of casts. @returns {import("../components.js").Column[]} */
 export function castColumns() {
   return [
     { label: "Cast", class: "main", cell: (cast) => h("a", { href: to(["casts", cast.cast_id]) }, cast.plan.name || cast.image_name) },

@@ -5,7 +5,7 @@ import { showDialog } from "../dialogs.js";
 import { fill, h, icon } from "../dom.js";
 import { field, form } from "../forms.js";
 import { formatCount } from "../format.js";
-import { badge, emptyState, pageHead } from "../parts.js";
+import { badge, emptyState, pageHead } from "../components.js";
 import { go, to } from "../router.js";
 import { mayOperate, overview, roomNames } from "../store.js";
 import { castLook, hasEnded } from "../words.js";

@@ -4,8 +4,8 @@ import { all, create, remove } from "../api.js";
 import { confirmDialog, showDialog } from "../dialogs.js";
 import { h, icon } from "../dom.js";
 import { choices, field, form } from "../forms.js";
-import { announce, notice, noticeError } from "../notices.js";
-import { agoElement, dataTable, emptyState, pageHead, timeElement } from "../parts.js";
+import { announce, notice, noticeError } from "../toasts.js";
+import { agoElement, dataTable, emptyState, pageHead, timeElement } from "../components.js";
 import { server } from "../store.js";
 
 /** @type {Record<string, string>} */
@@ -29,7 +29,7 @@ export async function show({ signal, reload }) {
   };
 }
 
-/** @param {() => void} done @returns {import("../parts.js").Column[]} */
+/** @param {() => void} done @returns {import("../components.js").Column[]} */
 function columns(done) {
   return [
     { label: "Name", class: "main", cell: (token) => [token.name, token.expires_at && h("p", { class: "small muted phone-only" }, "until ", timeElement(token.expires_at))] },

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from sender.store.columns import CleanJson, CleanText, Number64, UtcTime
+from sender.store.column_types import CleanJson, CleanText, Number64, UtcTime
 
 revision = "0001"
 down_revision = None

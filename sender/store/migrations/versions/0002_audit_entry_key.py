@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from sender.store.columns import CleanText
+from sender.store.column_types import CleanText
 
 revision = "0002"
 down_revision = "0001"

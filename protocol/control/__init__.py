@@ -1,0 +1,1 @@
+"""Messages of the control API: join, completion and check-in."""

@@ -1,0 +1,186 @@
+"""Checking in: how an agent that waits for a cast and the daemon that has one for it talk, as JSON over HTTP.
+
+The agent posts a :class:`CheckIn` again and again to ``/api/v1/check-in``: who it is, what it does, and how its last
+cast went. The daemon answers who that is in its books, and which cast to join. An idle agent lets the daemon hold its
+answer until there is a cast (``wait_s``); one that receives doesn't wait. A cast that another daemon has taken over is
+assigned again, with the new daemon's addresses.
+
+Each message is one table of fields, from which both directions are derived, as in
+:mod:`protocol.control.control_messages`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from protocol.constants import (
+    CHECK_IN_AFTER_S_MAX,
+    CHECK_IN_WAIT_S_MAX,
+    HASH_BYTES,
+    IMAGE_BYTES_MAX,
+    MACHINE_ID_BYTES_MAX,
+    NAME_BYTES_MAX,
+)
+from protocol.control.control_messages import COMPLETION, IDENTITY
+from protocol.model.session_records import CastId, CompletionReport
+from protocol.schema.json_fields import (
+    Address,
+    Choice,
+    HexBytes,
+    HexInteger,
+    Integer,
+    Inventory,
+    JsonRecord,
+    Number,
+    Optional,
+    PrintableText,
+)
+
+CHECK_IN_PATH = "/check-in"
+"""Below ``API_BASE``."""
+
+MACHINE_ID_KEY = "machine_id"
+"""Where a join's inventory says which machine of the daemon's books it is."""
+
+STATE_IDLE = "idle"
+STATE_RECEIVING = "receiving"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastOutcome:
+    """How a cast went on one machine, in the fields of :class:`CompletionReport` that history keeps."""
+
+    cast_id: CastId
+    success: bool
+    error: str
+    exit_code: int
+    raw_bytes_verified: int
+    raw_bytes_kept: int
+    blocks_rewritten: int
+    datagrams_expected: int
+    datagrams_received: int
+    socket_drops: int
+    nacks_sent: int
+    seconds_receiving: float
+    seconds_total: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckIn:
+    """What an agent says of itself.
+
+    Attributes:
+        agent_id: one run of the agent's program.
+        name: for people: the host name unless the operator said otherwise.
+        version: of its program.
+        interface: network interface on which it receives.
+        macs: its network cards' hardware addresses, lower case with colons, the interface's own first.
+        serial: the machine's, as its firmware says it; empty if it can't be read.
+        asset_tag: the owner's mark in the firmware; empty if it can't be read.
+        state: ``STATE_IDLE`` or ``STATE_RECEIVING``.
+        cast_id: the cast that it receives.
+        last_result: how its last cast went, said until an answer says that it is recorded.
+        wait_s: how long the daemon may hold its answer for a cast to come.
+    """
+
+    agent_id: str
+    name: str
+    version: str
+    interface: str
+    macs: tuple[str, ...]
+    serial: str
+    asset_tag: str
+    inventory: dict[str, str]
+    state: str
+    cast_id: CastId | None
+    last_result: CastOutcome | None
+    wait_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Assignment:
+    """A cast that a machine is to join, and where: at first, and again when another daemon has taken it over."""
+
+    cast_id: CastId
+    image_name: str
+    image_id: bytes
+    raw_bytes: int
+    control_url: str
+    sender_address: str
+    group: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckInAnswer:
+    """What the daemon says.
+
+    Attributes:
+        machine_id: which machine of its books this is; the agent's joins carry it in their inventory.
+        name: what the operator calls that machine.
+        recorded_cast_id: the cast whose ``last_result`` is on record and needn't be said again.
+        assignment: the cast to join; None if there is none for this machine.
+        check_in_after_s: pause before the next check-in.
+    """
+
+    machine_id: str
+    name: str
+    recorded_cast_id: CastId | None
+    assignment: Assignment | None
+    check_in_after_s: float
+
+
+_OUTCOME_REPORT_FIELDS = tuple(
+    field.name for field in dataclasses.fields(CastOutcome) if field.name != "cast_id"
+)
+
+CAST_OUTCOME: JsonRecord[CastOutcome] = JsonRecord(
+    CastOutcome,
+    {"cast_id": HexInteger(), **{name: COMPLETION.fields[name] for name in _OUTCOME_REPORT_FIELDS}},
+)
+
+CHECK_IN: JsonRecord[CheckIn] = JsonRecord(
+    CheckIn,
+    {
+        "agent_id": PrintableText(NAME_BYTES_MAX, bytes_min=1),
+        "name": PrintableText(NAME_BYTES_MAX, bytes_min=1),
+        "version": PrintableText(NAME_BYTES_MAX),
+        "interface": PrintableText(NAME_BYTES_MAX),
+        **IDENTITY.fields,
+        "inventory": Inventory(),
+        "state": Choice((STATE_IDLE, STATE_RECEIVING)),
+        "cast_id": Optional(HexInteger()),
+        "last_result": Optional(CAST_OUTCOME),
+        "wait_s": Number(CHECK_IN_WAIT_S_MAX),
+    },
+)
+
+ASSIGNMENT: JsonRecord[Assignment] = JsonRecord(
+    Assignment,
+    {
+        "cast_id": HexInteger(),
+        "image_name": PrintableText(NAME_BYTES_MAX),
+        "image_id": HexBytes(HASH_BYTES),
+        "raw_bytes": Integer(1, IMAGE_BYTES_MAX),
+        "control_url": PrintableText(256, bytes_min=1),
+        "sender_address": Address(multicast=False),
+        "group": Address(multicast=True),
+        "port": Integer(1, 65535),
+    },
+)
+
+CHECK_IN_ANSWER: JsonRecord[CheckInAnswer] = JsonRecord(
+    CheckInAnswer,
+    {
+        "machine_id": PrintableText(MACHINE_ID_BYTES_MAX, bytes_min=1),
+        "name": PrintableText(NAME_BYTES_MAX),
+        "recorded_cast_id": Optional(HexInteger()),
+        "assignment": Optional(ASSIGNMENT),
+        "check_in_after_s": Number(CHECK_IN_AFTER_S_MAX),
+    },
+)
+
+
+def outcome_of(cast_id: CastId, report: CompletionReport) -> CastOutcome:
+    """The part of a receiver's account of itself that history keeps."""
+    return CastOutcome(cast_id, **{name: getattr(report, name) for name in _OUTCOME_REPORT_FIELDS})

@@ -1,0 +1,361 @@
+"""The control API's JSON: one table of fields a message, from which both directions are derived.
+
+The sender's API and the receiver's client convert records to JSON and back only here. What is named
+``*_untrusted`` takes what came from the network and raises only
+:class:`protocol.errors.ProtocolError`; what it returns has every field in its range.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import (
+    BLOCK_BYTES_MAX,
+    BLOCK_BYTES_MIN,
+    ERROR_TEXT_BYTES_MAX,
+    HARDWARE_ADDRESSES_MAX,
+    HASH_BYTES,
+    IMAGE_BYTES_MAX,
+    NAME_BYTES_MAX,
+    NEED_BODY_BYTES_MAX,
+    RECEIVER_COUNT_MAX,
+    RECEIVER_KEY_BYTES,
+    SOURCE_SYMBOLS_MAX,
+    SYMBOL_BYTES_MAX,
+    SYMBOL_BYTES_MIN,
+)
+from protocol.errors import ProtocolError
+from protocol.model.session_records import (
+    CastId,
+    CastParameters,
+    CompletionReport,
+    JoinGrant,
+    JoinRequest,
+    MachineIdentity,
+    ReceiverId,
+)
+from protocol.schema.json_fields import (
+    Address,
+    Boolean,
+    DecimalText,
+    HardwareAddresses,
+    HexBytes,
+    HexInteger,
+    Integer,
+    Inventory,
+    JsonRecord,
+    Kind,
+    Number,
+    Optional,
+    PrintableText,
+    StateName,
+    decode_fields_untrusted,
+    encode_fields,
+)
+
+API_BASE = "/api/v1"
+JSON_TYPE = "application/json"
+PROBLEM_TYPE = "application/problem+json"
+MANIFEST_TYPE = "application/octet-stream"
+
+JsonObject = dict[str, object]
+
+
+# -- the tables ----------------------------------------------------------------------------------------------
+
+_COUNT = Integer(0, 2**53 - 1)
+_PORT = Integer(1, 65535)
+
+CAST_FIELDS: dict[str, Kind] = {
+    "cast_id": HexInteger(),
+    "incarnation": Integer(0, 2**32 - 1),
+    "state": StateName(),
+    "image_id": HexBytes(HASH_BYTES),
+    "image_name": PrintableText(NAME_BYTES_MAX),
+    "raw_bytes": Integer(1, IMAGE_BYTES_MAX),
+    "block_bytes": Integer(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX),
+    "manifest_bytes": Integer(1, 2**40),
+    "symbol_bytes": Integer(SYMBOL_BYTES_MIN, SYMBOL_BYTES_MAX),
+    "group": Address(multicast=True),
+    "port": _PORT,
+    "sender_address": Address(multicast=False),
+    "feedback_port": _PORT,
+    "control_url": PrintableText(256, bytes_min=1),
+    "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
+}
+"""``CastDescription``: a cast as GET shows it and as a join's answer repeats it."""
+
+GRANT_FIELDS: dict[str, Kind] = {
+    "receiver_id": Integer(0, RECEIVER_COUNT_MAX - 1),
+    "key": HexBytes(RECEIVER_KEY_BYTES),
+    "session_token": DecimalText(),
+    "incarnation": Integer(0, 2**32 - 1),
+    "manifest_by_multicast": Boolean(),
+    "report_interval_s": Number(3600.0),
+    "grtt_s": Number(3600.0),
+    "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
+}
+"""The answer to a join, beside its ``cast``."""
+
+IDENTITY: JsonRecord[MachineIdentity] = JsonRecord(
+    MachineIdentity,
+    {
+        "macs": HardwareAddresses(HARDWARE_ADDRESSES_MAX),
+        "serial": PrintableText(NAME_BYTES_MAX),
+        "asset_tag": PrintableText(NAME_BYTES_MAX),
+    },
+)
+"""By what a machine may be known."""
+
+JOIN_FIELDS: dict[str, Kind] = {
+    "agent_id": PrintableText(NAME_BYTES_MAX, bytes_min=1),
+    "name": PrintableText(NAME_BYTES_MAX, bytes_min=1),
+    "inventory": Inventory(),
+    "has_manifest": Boolean(),
+    "identity": Optional(IDENTITY),
+}
+"""A request to join, beside its ``need``."""
+
+COMPLETION: JsonRecord[CompletionReport] = JsonRecord(
+    CompletionReport,
+    {
+        "success": Boolean(),
+        "error": PrintableText(ERROR_TEXT_BYTES_MAX),
+        "exit_code": Integer(0, 255),
+        "raw_bytes_verified": Integer(0, IMAGE_BYTES_MAX),
+        "raw_bytes_kept": Integer(0, IMAGE_BYTES_MAX),
+        "blocks_rewritten": _COUNT,
+        "bytes_received": _COUNT,
+        "bytes_written": _COUNT,
+        "datagrams_expected": _COUNT,
+        "datagrams_received": _COUNT,
+        "socket_drops": _COUNT,
+        "blocks_repaired_by_parity": _COUNT,
+        "blocks_repaired_by_nack": _COUNT,
+        "nacks_sent": _COUNT,
+        "seconds_receiving": Number(1e9),
+        "seconds_total": Number(1e9),
+    },
+)
+"""A receiver's account of itself at its end."""
+
+
+# -- JSON text -----------------------------------------------------------------------------------------------
+
+
+def parse_json_untrusted(body: bytes) -> object:
+    """The JSON value of a body whose length the caller has bounded.
+
+    Raises:
+        ProtocolError: it isn't JSON, or is nested too deeply.
+    """
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"not JSON: {error}") from error
+    return value
+
+
+def problem_to_json(title: str, detail: str) -> JsonObject:
+    """An error as RFC 9457 writes it."""
+    return {"title": title, "detail": detail}
+
+
+def problem_from_json_untrusted(body: bytes) -> str:
+    """The ``detail`` of an error's body, printable and bounded, or its ``title``; empty if it has neither."""
+    try:
+        value = parse_json_untrusted(body)
+    except ProtocolError:
+        return ""
+    if not isinstance(value, dict):
+        return ""
+    text = value.get("detail") or value.get("title") or ""
+    return str(PrintableText(ERROR_TEXT_BYTES_MAX).encode(text))
+
+
+# -- need-bitmaps --------------------------------------------------------------------------------------------
+
+
+def encode_need(need: NDArray[np.bool_] | None) -> str | None:
+    """A bitmap as base64 of zlib of its packed bits (most significant first); None, all blocks, stays None.
+
+    Costs about 1 ms per million blocks when most bits agree with their neighbours.
+    """
+    if need is None:
+        return None
+    return base64.b64encode(zlib.compress(np.packbits(need).tobytes(), 1)).decode("ascii")
+
+
+def decode_need_untrusted(value: object, block_count: int) -> NDArray[np.bool_] | None:
+    """The bitmap of :func:`encode_need`; it never inflates beyond ``block_count`` bits.
+
+    Returns:
+        ``bool[block_count]``, or None for all.
+
+    Raises:
+        ProtocolError: it isn't a bitmap of exactly this many blocks.
+    """
+    if value is None:
+        return None
+    if type(value) is not str or len(value) > NEED_BODY_BYTES_MAX:
+        raise ProtocolError("need: null or a base64 text expected")
+    packed_bytes = -(-block_count // 8)
+    inflater = zlib.decompressobj()
+    try:
+        packed = inflater.decompress(base64.b64decode(value, validate=True), packed_bytes + 1)
+    except (ValueError, zlib.error) as error:
+        raise ProtocolError(f"need: not base64 of a zlib stream: {error}") from error
+    if len(packed) != packed_bytes or not inflater.eof or inflater.unused_data:
+        raise ProtocolError(f"need: a bitmap of {block_count} blocks expected")
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8)).view(np.bool_)
+    if bits[block_count:].any():
+        raise ProtocolError(f"need: a bitmap of {block_count} blocks expected, this one has more")
+    return bits[:block_count]
+
+
+def need_from_json_untrusted(value: object, block_count: int) -> NDArray[np.bool_] | None:
+    """The bitmap of a body ``{"need": …}``.
+
+    Raises:
+        ProtocolError: as :func:`decode_need_untrusted`, or ``need`` is missing.
+    """
+    if not isinstance(value, dict) or "need" not in value:
+        raise ProtocolError("need: missing")
+    return decode_need_untrusted(value["need"], block_count)
+
+
+def need_to_json(need: NDArray[np.bool_], heard_sequence: int | None) -> JsonObject:
+    """The body that tells what a target lacks, and up to which datagram that takes into account what arrived."""
+    return {"need": encode_need(need), "heard_sequence": heard_sequence}
+
+
+def heard_sequence_from_json_untrusted(value: object) -> int | None:
+    """The sequence number of such a body; None for a receiver that has heard nothing.
+
+    Raises:
+        ProtocolError: it isn't one.
+    """
+    sequence = value.get("heard_sequence") if isinstance(value, dict) else None
+    if sequence is not None and (type(sequence) is not int or not 0 <= sequence < 1 << 32):
+        raise ProtocolError("heard_sequence: null or a number of 32 bits expected")
+    return sequence
+
+
+# -- messages ------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastDescription:
+    """A cast as anybody may see it: all but the session token."""
+
+    cast_id: CastId
+    incarnation: int
+    state: int
+    """One of ``STATE_GATHERING``, ``STATE_CASTING``, ``STATE_ENDED``."""
+    image_id: bytes
+    image_name: str
+    raw_bytes: int
+    block_bytes: int
+    manifest_bytes: int
+    symbol_bytes: int
+    group: str
+    port: int
+    sender_address: str
+    feedback_port: int
+    control_url: str
+    receiver_count: int
+
+
+def cast_description(parameters: CastParameters, *, state: int, receiver_count: int) -> CastDescription:
+    """What may be shown of a running cast."""
+    fields = {
+        name: getattr(parameters, name) for name in CAST_FIELDS if name not in ("state", "receiver_count")
+    }
+    return CastDescription(**fields, state=state, receiver_count=receiver_count)
+
+
+def cast_to_json(description: CastDescription) -> JsonObject:
+    """``CastDescription`` as JSON."""
+    return encode_fields(CAST_FIELDS, {name: getattr(description, name) for name in CAST_FIELDS})
+
+
+def cast_from_json_untrusted(value: object) -> CastDescription:
+    """The description of a cast.
+
+    Raises:
+        ProtocolError: a field is missing or out of range, or a block would have more than 224 symbols.
+    """
+    description = CastDescription(**decode_fields_untrusted(CAST_FIELDS, value))  # type: ignore[arg-type]
+    if description.block_bytes > SOURCE_SYMBOLS_MAX * description.symbol_bytes:
+        raise ProtocolError(
+            f"block_bytes: more than {SOURCE_SYMBOLS_MAX} symbols of {description.symbol_bytes}"
+        )
+    return description
+
+
+def casts_from_json_untrusted(value: object) -> list[CastDescription]:
+    """The descriptions of ``{"casts": […]}``.
+
+    Raises:
+        ProtocolError: as :func:`cast_from_json_untrusted`.
+    """
+    casts = value.get("casts") if isinstance(value, dict) else None
+    if not isinstance(casts, list):
+        raise ProtocolError("casts: a list expected")
+    return [cast_from_json_untrusted(item) for item in casts]
+
+
+def join_to_json(request: JoinRequest) -> JsonObject:
+    """A request to join; the address isn't said, the sender sees it."""
+    fields = {name: getattr(request, name) for name in JOIN_FIELDS}
+    return {**encode_fields(JOIN_FIELDS, fields), "need": encode_need(request.need)}
+
+
+def join_from_json_untrusted(value: object, *, block_count: int, address: str) -> JoinRequest:
+    """A request to join that came from ``address``.
+
+    Raises:
+        ProtocolError: a field is missing or out of range.
+    """
+    fields = decode_fields_untrusted(JOIN_FIELDS, value)
+    need = need_from_json_untrusted(value, block_count)
+    return JoinRequest(**fields, need=need, address=address)  # type: ignore[arg-type]
+
+
+def grant_to_json(grant: JoinGrant, *, state: int) -> JsonObject:
+    """The answer to a join: the grant, its secrets, and the cast in ``state``."""
+    parameters = grant.parameters
+    values = {
+        name: getattr(parameters if name in ("session_token", "incarnation") else grant, name)
+        for name in GRANT_FIELDS
+    }
+    description = cast_description(parameters, state=state, receiver_count=grant.receiver_count)
+    return {**encode_fields(GRANT_FIELDS, values), "cast": cast_to_json(description)}
+
+
+def grant_from_json_untrusted(value: object) -> JoinGrant:
+    """The grant of :func:`grant_to_json`.
+
+    Raises:
+        ProtocolError: a field is missing or out of range, or the incarnations contradict each other.
+    """
+    grant = decode_fields_untrusted(GRANT_FIELDS, value)
+    assert isinstance(value, dict)
+    cast = cast_from_json_untrusted(value.get("cast"))
+    if cast.incarnation != grant["incarnation"]:
+        raise ProtocolError("incarnation: the cast has another")
+    shared = {
+        field.name: getattr(cast, field.name)
+        for field in dataclasses.fields(CastParameters)
+        if field.name != "session_token"
+    }
+    parameters = CastParameters(session_token=grant["session_token"], **shared)  # type: ignore[arg-type]
+    own = {name: grant[name] for name in GRANT_FIELDS if name not in ("session_token", "incarnation")}
+    own["receiver_id"] = ReceiverId(own["receiver_id"])  # type: ignore[arg-type]
+    return JoinGrant(parameters=parameters, **own)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Disk structures as bytes: partition tables, filesystem signatures, layouts."""

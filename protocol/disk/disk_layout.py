@@ -1,0 +1,183 @@
+"""What an image keeps of its disk's layout, and which of its blocks make a disk bootable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import IMAGE_BYTES_MAX, MIB
+from protocol.disk.filesystem_magic import FILESYSTEMS, detect_filesystem
+from protocol.disk.partition_table import (
+    BOOT_RECORDS_MAX,
+    PARTITIONS_MAX,
+    DiskLayout,
+    Partition,
+    TableKind,
+    parse_layout_untrusted,
+)
+from protocol.errors import ImageDamagedError
+
+if TYPE_CHECKING:
+    from protocol.image.manifest import Manifest
+
+__all__ = [
+    "COMMIT_BYTES_MAX",
+    "DiskLayout",
+    "Partition",
+    "TableKind",
+    "commit_blocks",
+    "detect_filesystem",
+    "layout_metadata",
+    "layout_of",
+    "parse_layout_untrusted",
+]
+
+COMMIT_BYTES_MAX: Final = 32 * MIB
+"""Blocks that are written last are held in memory meanwhile."""
+
+_EDGE_BYTES: Final = MIB
+"""A partition table with all that boot loaders put around it, at both ends of the disk."""
+
+_TEXT_BYTES_MAX: Final = 128
+"""A GPT name has 36 UTF-16 units, at most 108 bytes of UTF-8."""
+
+
+def layout_metadata(layout: DiskLayout) -> dict[str, object]:
+    """``layout`` as plain values, for an image's metadata; :func:`layout_of` reads it."""
+    return {
+        "table": str(layout.table),
+        "sector_bytes": layout.sector_bytes,
+        "filesystem": layout.filesystem,
+        "boot_record_offsets": layout.boot_record_offsets,
+        "partitions": tuple(
+            {
+                "number": part.number,
+                "start_bytes": part.start_bytes,
+                "size_bytes": part.size_bytes,
+                "type": part.type,
+                "name": part.name,
+                "filesystem": part.filesystem,
+            }
+            for part in layout.partitions
+        ),
+    }
+
+
+def layout_of(metadata: Mapping[str, object]) -> DiskLayout | None:
+    """The layout from an image's metadata; None for an image that has none, because it is an older one.
+
+    Raises:
+        ImageDamagedError: it has one that isn't right; not from a parsed manifest, which was checked.
+    """
+    if "layout" not in metadata:
+        return None
+    return layout_of_untrusted(metadata["layout"])
+
+
+def layout_of_untrusted(value: object) -> DiskLayout:
+    """What :func:`layout_metadata` made; keys that aren't known are ignored.
+
+    Raises:
+        ImageDamagedError: anything is missing, of another type or out of its range.
+    """
+    fields = _map(value)
+    table = _text(fields, "table")
+    if table not in set(TableKind):
+        raise _damaged("table")
+    return DiskLayout(
+        TableKind(table),
+        _integer(fields, "sector_bytes", 512, 65536),
+        tuple(_partition(item) for item in _items(fields, "partitions", PARTITIONS_MAX)),
+        tuple(
+            _in_range("boot_record_offsets", offset, 0, IMAGE_BYTES_MAX)
+            for offset in _items(fields, "boot_record_offsets", BOOT_RECORDS_MAX)
+        ),
+        _filesystem(fields),
+    )
+
+
+def _partition(value: object) -> Partition:
+    fields = _map(value)
+    return Partition(
+        _integer(fields, "number", 1, 2**16),
+        _integer(fields, "start_bytes", 0, IMAGE_BYTES_MAX),
+        _integer(fields, "size_bytes", 1, IMAGE_BYTES_MAX),
+        _text(fields, "type"),
+        _text(fields, "name"),
+        _filesystem(fields),
+    )
+
+
+def _map(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise _damaged("map")
+    return value
+
+
+def _items(fields: dict[str, object], key: str, count_max: int) -> tuple[object, ...]:
+    value = fields.get(key)
+    if not isinstance(value, tuple) or len(value) > count_max:
+        raise _damaged(key)
+    return value
+
+
+def _integer(fields: dict[str, object], key: str, low: int, high: int) -> int:
+    return _in_range(key, fields.get(key), low, high)
+
+
+def _in_range(key: str, value: object, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise _damaged(key)
+    return value
+
+
+def _text(fields: dict[str, object], key: str) -> str:
+    value = fields.get(key)
+    if (
+        not isinstance(value, str)
+        or len(value.encode("utf-8", "surrogatepass")) > _TEXT_BYTES_MAX
+        or not value.isprintable()
+    ):
+        raise _damaged(key)
+    return value
+
+
+def _filesystem(fields: dict[str, object]) -> str:
+    # One that a later version knows is none to this one, no reason to refuse its images.
+    value = _text(fields, "filesystem")
+    return value if value in FILESYSTEMS else ""
+
+
+def _damaged(key: str) -> ImageDamagedError:
+    return ImageDamagedError(f"the manifest's metadata is damaged: the disk layout's {key} isn't right")
+
+
+def commit_blocks(manifest: Manifest) -> NDArray[np.int64]:
+    """``int64[n]``, ascending: the blocks without which nothing takes the disk for a whole one, to be written last.
+
+    Those that overlap the first and the last MiB, those with extended boot records, and the first of every partition:
+    partition tables, boot sectors, superblocks. At most :data:`COMMIT_BYTES_MAX` of raw bytes, chosen in that order.
+    """
+    blocks: dict[int, None] = {}
+    count_max = COMMIT_BYTES_MAX // manifest.block_bytes
+    for offset in _commit_offsets(manifest):
+        if len(blocks) == count_max:
+            break
+        if 0 <= offset < manifest.raw_bytes:
+            blocks[offset // manifest.block_bytes] = None
+    return np.array(sorted(blocks), np.int64)
+
+
+def _commit_offsets(manifest: Manifest) -> Iterator[int]:
+    """Bytes whose blocks are to be written last, the most important first."""
+    yield from range(0, min(_EDGE_BYTES, manifest.raw_bytes), manifest.block_bytes)
+    last_offset = manifest.raw_bytes - 1
+    first_of_end = max(0, manifest.raw_bytes - _EDGE_BYTES) // manifest.block_bytes * manifest.block_bytes
+    yield from range(first_of_end, last_offset + 1, manifest.block_bytes)
+    layout = layout_of(manifest.metadata)
+    if layout is not None:
+        yield from layout.boot_record_offsets
+        yield from (part.start_bytes for part in layout.partitions)

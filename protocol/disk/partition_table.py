@@ -1,0 +1,274 @@
+"""Partition tables as untrusted bytes: GPT with its backup, MBR with its chain of extended boot records.
+
+As the Linux kernel reads them (block/partitions/efi.c and msdos.c): what it wouldn't make partitions of, isn't one
+here. The structures are those of the UEFI specification 2.10, section 5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Final
+
+from protocol.constants import KIB, MIB
+from protocol.disk.filesystem_magic import detect_filesystem
+
+Read = Callable[[int, int], bytes]
+"""``read(offset, length)``: the disk's bytes there, fewer behind its end."""
+
+PARTITIONS_MAX: Final = 128
+"""What a GPT of the usual size holds, and all that metadata of ``METADATA_BYTES_MAX`` is sure to have room for;
+what lies in further partitions is treated as if it were outside of any."""
+
+BOOT_RECORDS_MAX: Final = 128
+"""A chain of extended boot records may be a loop or as long as the disk: one for each partition is enough."""
+
+SECTOR_BYTES_CHOICES: Final = (512, 4096)
+"""Logical sectors of all disks that are made; an image file doesn't say which it was made for."""
+
+_ENTRY_ARRAY_BYTES_MAX: Final = MIB
+"""64 times the usual size: read whole for its checksum."""
+
+_MBR_BYTES: Final = 512
+_MBR_ENTRY: Final = struct.Struct("<B3xB3xII")
+_PROTECTIVE: Final = 0xEE
+EXTENDED_TYPES: Final = frozenset({"0x05", "0x0F", "0x85"})
+"""MBR types of a partition that only holds others."""
+
+_GPT_HEADER: Final = struct.Struct("<8sIIIIQQQQ16sQIII")
+_GPT_SIGNATURE: Final = b"EFI PART"
+_GPT_HEADER_BYTES_MIN: Final = 92
+_GPT_ENTRY: Final = struct.Struct("<16s16sQQQ72s")
+
+
+class TableKind(enum.StrEnum):
+    """How a disk says what its partitions are."""
+
+    NONE = "none"
+    MBR = "mbr"
+    GPT = "gpt"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition, cut to the disk's end as the kernel does."""
+
+    number: int
+    """As the kernel and every tool count: the 1-based entry, logical partitions from 5."""
+    start_bytes: int
+    size_bytes: int
+    type: str
+    """GPT: the type's GUID in upper case; MBR: as ``0x83``."""
+    name: str = ""
+    """GPT only; made printable."""
+    filesystem: str = ""
+    """As :func:`~protocol.disk.filesystem_magic.detect_filesystem`."""
+
+    @property
+    def stop_bytes(self) -> int:
+        """Where the partition ends."""
+        return self.start_bytes + self.size_bytes
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether it only holds other partitions."""
+        return self.type in EXTENDED_TYPES
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DiskLayout:
+    """What a disk consists of."""
+
+    table: TableKind
+    sector_bytes: int
+    """The unit in which the table counts; 512 without a table."""
+    partitions: tuple[Partition, ...]
+    """In the order of their numbers; an extended partition and those within it are both there."""
+    boot_record_offsets: tuple[int, ...] = ()
+    """Where the extended boot records are, in bytes; MBR only."""
+    filesystem: str = ""
+    """The filesystem that lies on the disk itself when it has no table, as
+    :func:`~protocol.disk.filesystem_magic.detect_filesystem`."""
+
+
+def parse_layout_untrusted(read: Read, size_bytes: int, *, sector_bytes: int = 512) -> DiskLayout:
+    """What partitions a disk has; anything that isn't a whole, right table is :attr:`TableKind.NONE`.
+
+    A protective or hybrid MBR stands for the GPT, of which the backup is taken when the first is damaged; without one
+    a GPT is a leftover. A boot sector of FAT, exFAT or NTFS that looks like an MBR is none.
+
+    Args:
+        read: the disk's bytes; what it raises is passed on.
+        size_bytes: the disk's size.
+        sector_bytes: its logical sector size: the unit of an MBR, and where a GPT is looked for first.
+    """
+    filesystem = detect_filesystem(read)
+    none = DiskLayout(TableKind.NONE, 512, (), filesystem=filesystem)
+    record = read(0, _MBR_BYTES)
+    entries = _boot_record_entries(record)
+    if entries is None or filesystem in ("vfat", "exfat", "ntfs"):
+        return none
+    if any(kind == _PROTECTIVE for _, kind, _, _ in entries):
+        for unit_bytes in dict.fromkeys((sector_bytes, *SECTOR_BYTES_CHOICES)):
+            partitions = _gpt_partitions(read, size_bytes, unit_bytes)
+            if partitions is not None:
+                return DiskLayout(TableKind.GPT, unit_bytes, _with_filesystems(read, partitions))
+        return none
+    partitions, boot_record_offsets = _mbr_partitions(read, size_bytes, sector_bytes, entries)
+    if not partitions:
+        return none
+    return DiskLayout(
+        TableKind.MBR, sector_bytes, _with_filesystems(read, partitions), tuple(boot_record_offsets)
+    )
+
+
+def reader_from(read: Read, start_bytes: int, size_bytes: int) -> Read:
+    """A reader of one range of the disk alone, that counts from its start and ends with it."""
+
+    def read_within(offset: int, length: int) -> bytes:
+        length = min(length, size_bytes - offset)
+        return read(start_bytes + offset, length) if length > 0 else b""
+
+    return read_within
+
+
+def _with_filesystems(read: Read, partitions: list[Partition]) -> tuple[Partition, ...]:
+    return tuple(
+        part
+        if part.is_extended
+        else dataclasses.replace(
+            part, filesystem=detect_filesystem(reader_from(read, part.start_bytes, part.size_bytes))
+        )
+        for part in partitions
+    )
+
+
+# -- MBR ------------------------------------------------------------------------------------------------------
+
+
+def _boot_record_entries(record: bytes) -> list[tuple[int, int, int, int]] | None:
+    """The four entries of a master or extended boot record, (boot flag, type, start, size); None if it isn't one."""
+    if len(record) != _MBR_BYTES or record[510:] != b"\x55\xaa":
+        return None
+    entries = list(_MBR_ENTRY.iter_unpack(record[446:510]))
+    if any(flag not in (0, 0x80) for flag, _, _, _ in entries):  # boot code of a filesystem's boot sector
+        return None
+    return entries
+
+
+def _mbr_partition(number: int, kind: int, start_bytes: int, stop_bytes: int) -> Partition:
+    return Partition(number, start_bytes, stop_bytes - start_bytes, f"0x{kind:02X}")
+
+
+def _mbr_partitions(
+    read: Read, size_bytes: int, sector_bytes: int, entries: list[tuple[int, int, int, int]]
+) -> tuple[list[Partition], list[int]]:
+    """Primary and logical partitions, and the offsets of the extended boot records."""
+    partitions = []
+    for number, (_, kind, start, count) in enumerate(entries, start=1):
+        start_bytes, stop_bytes = start * sector_bytes, min(size_bytes, (start + count) * sector_bytes)
+        if kind and 0 < start_bytes < stop_bytes:
+            partitions.append(_mbr_partition(number, kind, start_bytes, stop_bytes))
+    boot_record_offsets: list[int] = []
+    for extended in [part for part in partitions if part.is_extended]:
+        _follow_boot_records(read, sector_bytes, extended, partitions, boot_record_offsets)
+    return partitions, boot_record_offsets
+
+
+def _follow_boot_records(
+    read: Read, sector_bytes: int, extended: Partition, partitions: list[Partition], offsets: list[int]
+) -> None:
+    """Add the logical partitions within ``extended`` and the offsets of the records that say so."""
+    number = max(4, *(part.number for part in partitions)) + 1
+    offset = extended.start_bytes
+    while offset not in offsets and len(offsets) < BOOT_RECORDS_MAX and len(partitions) < PARTITIONS_MAX:
+        entries = _boot_record_entries(read(offset, _MBR_BYTES))
+        if entries is None:
+            return
+        offsets.append(offset)
+        next_offset = None
+        for _, kind, start, count in entries:
+            if f"0x{kind:02X}" in EXTENDED_TYPES:
+                if next_offset is None and count:
+                    next_offset = extended.start_bytes + start * sector_bytes
+            elif kind and count and len(partitions) < PARTITIONS_MAX:
+                start_bytes = offset + start * sector_bytes
+                stop_bytes = min(extended.stop_bytes, start_bytes + count * sector_bytes)
+                if offset < start_bytes < stop_bytes:
+                    partitions.append(_mbr_partition(number, kind, start_bytes, stop_bytes))
+                    number += 1
+        if next_offset is None or not extended.start_bytes < next_offset < extended.stop_bytes:
+            return
+        offset = next_offset
+
+
+# -- GPT ------------------------------------------------------------------------------------------------------
+
+
+def _gpt_partitions(read: Read, size_bytes: int, sector_bytes: int) -> list[Partition] | None:
+    """The partitions of the first right copy of a GPT; None if there is none."""
+    for header_sector in (1, size_bytes // sector_bytes - 1):
+        partitions = _gpt_copy(read, size_bytes, sector_bytes, header_sector)
+        if partitions is not None:
+            return partitions
+    return None
+
+
+def _gpt_copy(read: Read, size_bytes: int, sector_bytes: int, header_sector: int) -> list[Partition] | None:
+    if header_sector < 1:
+        return None
+    sector = read(header_sector * sector_bytes, sector_bytes)
+    if len(sector) != sector_bytes:
+        return None
+    (
+        signature,
+        _,
+        header_bytes,
+        header_crc,
+        _,
+        own_sector,
+        *_,
+        entries_sector,
+        count,
+        entry_bytes,
+        array_crc,
+    ) = _GPT_HEADER.unpack_from(sector)
+    if (
+        signature != _GPT_SIGNATURE
+        or not _GPT_HEADER_BYTES_MIN <= header_bytes <= sector_bytes
+        or own_sector != header_sector
+        or zlib.crc32(sector[:16] + bytes(4) + sector[20:header_bytes]) != header_crc
+        or entry_bytes < _GPT_ENTRY.size
+        or entry_bytes > 4 * KIB
+        or count * entry_bytes > _ENTRY_ARRAY_BYTES_MAX
+        or entries_sector * sector_bytes >= size_bytes
+    ):
+        return None
+    array = read(entries_sector * sector_bytes, count * entry_bytes)
+    if len(array) != count * entry_bytes or zlib.crc32(array) != array_crc:
+        return None
+    partitions: list[Partition] = []
+    for index in range(count):
+        type_guid, _, first, last, _, name = _GPT_ENTRY.unpack_from(array, index * entry_bytes)
+        start_bytes, stop_bytes = first * sector_bytes, min(size_bytes, (last + 1) * sector_bytes)
+        if any(type_guid) and 0 < start_bytes < stop_bytes and len(partitions) < PARTITIONS_MAX:
+            partitions.append(
+                Partition(
+                    index + 1, start_bytes, stop_bytes - start_bytes, _guid_text(type_guid), _printable(name)
+                )
+            )
+    return partitions
+
+
+def _guid_text(guid: bytes) -> str:
+    """As every tool writes a GUID: the first three groups are little-endian."""
+    first, second, third = struct.unpack_from("<IHH", guid)
+    return f"{first:08X}-{second:04X}-{third:04X}-{guid[8:10].hex()}-{guid[10:].hex()}".upper()
+
+
+def _printable(name: bytes) -> str:
+    text = name.decode("utf-16-le", errors="replace").split("\0", 1)[0]
+    return "".join(letter if letter.isprintable() else "_" for letter in text)

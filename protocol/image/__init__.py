@@ -1,0 +1,1 @@
+"""The image format: manifest, block codec, file records, metadata."""

@@ -1,0 +1,151 @@
+"""A block's stored bytes and back: the one place that says what "stored" and "right" mean.
+
+Hashing and (de)compression release the GIL; an encoder or decoder belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+import zstandard
+from blake3 import blake3
+
+from protocol.errors import ConfigurationError, ImageDamagedError
+from protocol.image.manifest import BlockKind
+
+LEVEL_MIN: Final = 1
+LEVEL_MAX: Final = 22
+LEVEL_DEFAULT: Final = 3
+"""zstd's own default: on OS files, levels above 6 cost several times the time for a few percent."""
+
+_GAIN_SHIFT: Final = 6
+"""A block that compression doesn't shorten by 1/64 is stored raw: every receiver would pay the decompression."""
+
+_ZSTD_BLOCK_HEADER_BYTES: Final = 3
+_ZSTD_BLOCK_REPEATED_BYTE: Final = 1
+_ZSTD_CHECKSUM_BYTES: Final = 4
+
+
+def block_hash(data: bytes | memoryview) -> bytes:
+    """BLAKE3, 32 bytes, as in the manifest's columns."""
+    return blake3(data).digest()
+
+
+@functools.lru_cache(maxsize=4)
+def zero_hash(length: int) -> bytes:
+    """The hash of ``length`` zeros."""
+    return block_hash(bytes(length))
+
+
+def _parameters(level: int, block_bytes: int) -> zstandard.ZstdCompressionParameters:
+    if not LEVEL_MIN <= level <= LEVEL_MAX:
+        raise ConfigurationError(
+            f"compression level {level} doesn't exist: choose {LEVEL_MIN} to {LEVEL_MAX}; {LEVEL_DEFAULT} is usual"
+        )
+    return zstandard.ZstdCompressionParameters.from_level(
+        level, source_size=block_bytes, write_content_size=True, write_checksum=False, write_dict_id=False
+    )
+
+
+def encoder_memory_bytes(level: int, block_bytes: int) -> int:
+    """What one :class:`BlockEncoder` occupies: 1 MB at level 3, 68 MB at level 22 with 4 MiB blocks.
+
+    Raises:
+        ConfigurationError: there is no such level.
+    """
+    return _parameters(level, block_bytes).estimated_compression_context_size()
+
+
+class BlockEncoder:
+    """Compresses the blocks of one thread; the same input gives the same frame, whatever came before."""
+
+    def __init__(self, level: int, block_bytes: int) -> None:
+        self._compressor = zstandard.ZstdCompressor(compression_params=_parameters(level, block_bytes))
+
+    def encode(self, raw: memoryview) -> tuple[BlockKind, bytes | memoryview]:
+        """DATA and its frame, or RAW and ``raw`` itself where compression gains nothing."""
+        frame = self._compressor.compress(raw)
+        if len(frame) < len(raw) - (len(raw) >> _GAIN_SHIFT):
+            return BlockKind.DATA, frame
+        return BlockKind.RAW, raw
+
+
+class BlockDecoder:
+    """Decompresses the blocks of one thread."""
+
+    def __init__(self) -> None:
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def decode_untrusted(
+        self, kind: BlockKind, stored: bytes | memoryview, raw_length: int
+    ) -> bytes | memoryview:
+        """The raw bytes, exactly ``raw_length`` of them; ``stored`` itself for RAW.
+
+        Memory is bounded before anything is allocated: a frame must announce exactly ``raw_length``.
+
+        Raises:
+            ImageDamagedError: the stored bytes aren't that.
+        """
+        assert kind <= BlockKind.RAW
+        if kind == BlockKind.RAW:
+            if len(stored) != raw_length:
+                raise ImageDamagedError(f"{len(stored)} bytes stored, {raw_length} expected")
+            return stored
+        try:
+            announced = zstandard.get_frame_parameters(stored).content_size
+            if announced != raw_length:
+                raise ImageDamagedError(f"its frame announces {announced} bytes, {raw_length} expected")
+            raw = self._decompressor.decompress(stored, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise ImageDamagedError(f"it doesn't decompress: {error}") from error
+        if len(raw) != raw_length:
+            raise ImageDamagedError(f"it decompresses to {len(raw)} bytes, {raw_length} expected")
+        return raw
+
+    def decode_into_untrusted(self, kind: BlockKind, stored: bytes | memoryview, into: memoryview) -> None:
+        """Fill ``into`` with the raw bytes, exactly ``len(into)`` of them; RAW is copied.
+
+        No memory is allocated for them: a frame must announce exactly ``len(into)`` and be all that is stored, then
+        zstd decompresses straight into ``into``. Measured on OS files in blocks of 256 KiB and 4 MiB: 4 % faster than
+        :meth:`decode_untrusted` and a copy.
+
+        Raises:
+            ImageDamagedError: the stored bytes aren't that; what ``into`` holds then is arbitrary.
+        """
+        assert kind <= BlockKind.RAW
+        if kind == BlockKind.RAW:
+            if len(stored) != len(into):
+                raise ImageDamagedError(f"{len(stored)} bytes stored, {len(into)} expected")
+            into[:] = stored
+            return
+        try:
+            announced = zstandard.get_frame_parameters(stored).content_size
+            if announced != len(into):
+                raise ImageDamagedError(f"its frame announces {announced} bytes, {len(into)} expected")
+            frame_bytes = _frame_bytes_untrusted(stored)
+            if frame_bytes != len(stored):
+                raise ImageDamagedError(f"{len(stored)} bytes stored, its frame has {frame_bytes}")
+            # A whole frame and room for all of its content: zstd does it in one pass, without a window of its own.
+            count = self._decompressor.stream_reader(stored).readinto(into)
+        except zstandard.ZstdError as error:
+            raise ImageDamagedError(f"it doesn't decompress: {error}") from error
+        if count != len(into):
+            raise ImageDamagedError(f"it decompresses to {count} bytes, {len(into)} expected")
+
+
+def _frame_bytes_untrusted(stored: bytes | memoryview) -> int:
+    """Length of the frame that ``stored`` starts with, found by its blocks' headers (RFC 8878, 3.1.1).
+
+    It is more than there is when the frame is cut. zstd itself would take further frames behind it.
+    """
+    position = zstandard.frame_header_size(stored)
+    is_last = 0
+    while not is_last and position < len(stored):
+        header = int.from_bytes(stored[position : position + _ZSTD_BLOCK_HEADER_BYTES], "little")
+        is_last, is_repeated_byte = header & 1, header >> 1 & 3 == _ZSTD_BLOCK_REPEATED_BYTE
+        position += _ZSTD_BLOCK_HEADER_BYTES + (1 if is_repeated_byte else header >> 3)
+    if not is_last:
+        return position + _ZSTD_BLOCK_HEADER_BYTES
+    has_checksum: bool = zstandard.get_frame_parameters(stored).has_checksum
+    return position + (_ZSTD_CHECKSUM_BYTES if has_checksum else 0)

@@ -1,0 +1,197 @@
+"""The image file ``NAME.dci``: its header page and where its sections are.
+
+``docs/reference/image-format.md`` explains it.
+
+::
+
+    0                header page, 4096 bytes, ended by its own BLAKE3
+    4096             manifest (:mod:`protocol.image.manifest`), zero-padded to a page
+    payload_offset   stored bytes of every block of kind DATA or RAW, in block order, without gaps
+                     end of file
+
+The manifest comes first since its size follows from the disk's: a packer writes its rows while it goes, and needs no
+second copy of what can be 18 GiB.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, ClassVar, Final
+
+from blake3 import blake3
+
+from protocol.constants import HASH_BYTES, IMAGE_BYTES_MAX
+from protocol.errors import ImageDamagedError
+from protocol.image.file_records import fields_table, pack_record, record_struct, unpack_record_untrusted
+from protocol.image.image_metadata import metadata_table
+from protocol.image.manifest import (
+    FORMAT_VERSION,
+    BlockKind,
+    ManifestHead,
+    check_magic_and_version_untrusted,
+)
+from protocol.schema.binary_fields import Field, Octets, fields_of, uint
+
+IMAGE_MAGIC: Final = b"\x89DCI\r\n\x1a\n"
+PAGE_BYTES: Final = 4096
+"""Sections start on multiples of it: the page of most machines and the sector of large disks."""
+
+SIGNATURE_BYTES_MAX: Final = 3072
+"""Room for an Ed25519 signature (64 bytes) and for the post-quantum ML-DSA-44 (2420, FIPS 204)."""
+
+SIGNATURE_SCHEMES: Final = {0: "none"}
+
+_OFFSET_MAX: Final = 2 * IMAGE_BYTES_MAX
+"""No section of a valid image reaches beyond it, and sums of two offsets stay within 64 bits."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """The header page without its digest."""
+
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    magic: Annotated[bytes, Octets(8, "`89 44 43 49 0D 0A 1A 0A`")]
+    version: Annotated[int, uint(32, "format version", low=FORMAT_VERSION, high=FORMAT_VERSION)]
+    header_bytes: Annotated[int, uint(32, "size of this page", low=PAGE_BYTES, high=PAGE_BYTES)]
+    manifest_offset: Annotated[
+        int, uint(64, "start of the manifest, a multiple of 4096", low=PAGE_BYTES, high=_OFFSET_MAX)
+    ]
+    manifest_bytes: Annotated[int, uint(64, "size of the manifest without padding", low=1, high=_OFFSET_MAX)]
+    payload_offset: Annotated[
+        int, uint(64, "start of the payload, a multiple of 4096", low=PAGE_BYTES, high=_OFFSET_MAX)
+    ]
+    payload_bytes: Annotated[int, uint(64, "size of the payload; the file ends with it", high=_OFFSET_MAX)]
+    image_id: Annotated[bytes, Octets(HASH_BYTES, "BLAKE3 of the manifest")]
+    signature_scheme: Annotated[int, uint(32, "0: not signed; others are for later versions")]
+    signature_bytes: Annotated[int, uint(32, "bytes of `signature` in use", high=SIGNATURE_BYTES_MAX)]
+    signer: Annotated[bytes, Octets(32, "who signed `image_id`; zero when not signed")]
+    signature: Annotated[bytes, Octets(SIGNATURE_BYTES_MAX, "over `image_id`; zero-padded")]
+    reserved: Annotated[bytes, Octets(872, "zero; ignored on reading")]
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the whole file."""
+        return self.payload_offset + self.payload_bytes
+
+    @property
+    def signature_name(self) -> str:
+        """The signature's scheme for people; ``none`` when the image isn't signed."""
+        return SIGNATURE_SCHEMES.get(self.signature_scheme, f"unknown scheme {self.signature_scheme}")
+
+
+ImageHeader.FIELDS = fields_of(ImageHeader)
+assert record_struct(ImageHeader.FIELDS).size + HASH_BYTES == PAGE_BYTES
+
+
+def page_aligned(count: int) -> int:
+    """``count`` rounded up to a whole page."""
+    return -(-count // PAGE_BYTES) * PAGE_BYTES
+
+
+def payload_offset_of(manifest_bytes: int) -> int:
+    """Where the payload starts behind a manifest of this size."""
+    return PAGE_BYTES + page_aligned(manifest_bytes)
+
+
+def build_header(*, manifest_bytes: int, payload_bytes: int, image_id: bytes) -> bytes:
+    """The header page of an unsigned image."""
+    header = ImageHeader(
+        magic=IMAGE_MAGIC,
+        version=FORMAT_VERSION,
+        header_bytes=PAGE_BYTES,
+        manifest_offset=PAGE_BYTES,
+        manifest_bytes=manifest_bytes,
+        payload_offset=payload_offset_of(manifest_bytes),
+        payload_bytes=payload_bytes,
+        image_id=image_id,
+        signature_scheme=0,
+        signature_bytes=0,
+        signer=bytes(32),
+        signature=bytes(SIGNATURE_BYTES_MAX),
+        reserved=bytes(872),
+    )
+    record = pack_record(header, ImageHeader.FIELDS)
+    return record + blake3(record).digest()
+
+
+def parse_header_untrusted(data: bytes | memoryview) -> ImageHeader:
+    """The header from the first page of a file, which may be shorter than a page.
+
+    Raises:
+        ImageFormatError: this isn't an image, or one of a newer format.
+        ImageDamagedError: it is an image whose header is truncated or altered.
+    """
+    check_magic_and_version_untrusted(data, IMAGE_MAGIC, "file")
+    if len(data) < PAGE_BYTES:
+        raise ImageDamagedError(f"the file is truncated: {len(data)} bytes are less than the header")
+    record, digest = data[: PAGE_BYTES - HASH_BYTES], data[PAGE_BYTES - HASH_BYTES : PAGE_BYTES]
+    if blake3(record).digest() != bytes(digest):
+        raise ImageDamagedError("the header was altered: its own digest doesn't match")
+    header = unpack_record_untrusted(ImageHeader, ImageHeader.FIELDS, record, "header")
+    if header.manifest_offset != PAGE_BYTES or header.payload_offset != payload_offset_of(
+        header.manifest_bytes
+    ):
+        raise ImageDamagedError("the header is damaged: its sections aren't where they must be")
+    return header
+
+
+def check_file_bytes(header: ImageHeader, file_bytes: int) -> None:
+    """Raise :class:`ImageDamagedError` unless a file of ``file_bytes`` is all of the image and nothing else."""
+    if file_bytes < header.file_bytes:
+        raise ImageDamagedError(
+            f"the file is truncated: it has {file_bytes} of {header.file_bytes} bytes; copy it again"
+        )
+    if file_bytes > header.file_bytes:
+        raise ImageDamagedError(
+            f"the file has {file_bytes - header.file_bytes} bytes of something else behind the image, from offset "
+            f"{header.file_bytes}; copy it again"
+        )
+
+
+def check_identity(header: ImageHeader, image_id: bytes, payload_bytes: int) -> None:
+    """Compare the header with what the manifest says.
+
+    Args:
+        header: the file's header.
+        image_id: the manifest's digest as computed from its bytes.
+        payload_bytes: the sum of the manifest's stored sizes.
+
+    Raises:
+        ImageDamagedError: header and manifest don't belong together.
+    """
+    if image_id != header.image_id:
+        raise ImageDamagedError("the manifest was altered: its digest isn't the image's id")
+    if payload_bytes != header.payload_bytes:
+        raise ImageDamagedError(
+            "the header is damaged: its payload's size isn't the sum of the manifest's blocks"
+        )
+
+
+def tables() -> str:
+    """The generated part of ``docs/reference/image-format.md``: both records, the kinds and the metadata keys."""
+    kind_rows = {
+        BlockKind.DATA: ("one zstd frame with its content size and without checksum", "1 .. raw length - 1"),
+        BlockKind.RAW: ("the raw bytes", "raw length"),
+        BlockKind.ZERO: ("nothing: all raw bytes are zero", "0"),
+        BlockKind.UNUSED: ("nothing: the file system says free, the content doesn't matter", "0"),
+    }
+    kinds = ["| value | kind | stored | `stored_bytes` |", "|---:|---|---|---|"]
+    kinds += [
+        f"| {kind.value} | {kind.name.lower()} | {stored} | {size} |"
+        for kind, (stored, size) in kind_rows.items()
+    ]
+    digest_offset = PAGE_BYTES - HASH_BYTES
+    digest_row = f"| {digest_offset} | {HASH_BYTES} | `digest` | BLAKE3 of the {digest_offset} bytes before |"
+    return "\n\n".join(
+        [
+            "### Header page",
+            fields_table(ImageHeader.FIELDS) + "\n" + digest_row,
+            "### Manifest head",
+            fields_table(ManifestHead.FIELDS),
+            "### Block kinds",
+            "\n".join(kinds),
+            "### Metadata keys",
+            metadata_table(),
+        ]
+    )

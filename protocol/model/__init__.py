@@ -1,0 +1,1 @@
+"""Values that sender and receiver sessions share: identities, policy, bottleneck."""

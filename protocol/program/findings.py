@@ -1,0 +1,221 @@
+"""What a doctor found, and the judgements that both programs' doctors share.
+
+Pure: the shells try things and collect facts; what a fact means for a cast, and how to mend it, is said here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+
+from protocol.errors import DoctorFoundProblemsError
+from protocol.fec.gf256 import Kernel, NumpyKernel
+from protocol.shared.units import format_bytes
+
+USUAL_SPEED_MBIT_PER_S = 1000
+"""A wired port of the last twenty years; less is a bad cable or a forgotten setting."""
+
+
+class Status(enum.StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARN = "warn"
+    """A cast works, but slower or less comfortably than this machine could."""
+    FAIL = "fail"
+    """A cast would stop here."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was tried."""
+
+    check: str
+    status: Status
+    detail: str
+    mend: str = ""
+    """The command or action that mends it; never empty unless the status is ok."""
+
+    def __post_init__(self) -> None:
+        """Whoever reports a problem says how to mend it."""
+        assert self.mend or self.status is Status.OK, self.check
+
+    def to_json(self) -> dict[str, object]:
+        """One line of ``--json``."""
+        return {
+            "event": "finding",
+            "check": self.check,
+            "status": self.status.value,
+            "detail": self.detail,
+            "mend": self.mend,
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MediumFacts:
+    """What the kernel says about the link below an interface."""
+
+    interface_name: str
+    wireless: bool
+    speed_mbit_per_s: int
+    """0 where it isn't known, as for most virtual links."""
+    half_duplex: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SocketBuffer:
+    """A socket buffer that is asked to be larger than usual."""
+
+    check: str
+    sysctl_name: str
+    """The limit for processes without CAP_NET_ADMIN."""
+    consequence: str
+    """What a smaller one costs."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BridgeFacts:
+    """What ``/sys/class/net/BRIDGE/bridge`` says about multicast."""
+
+    name: str
+    snooping: bool
+    querier: bool
+
+
+def ok(check: str, detail: str) -> Finding:
+    """This works."""
+    return Finding(check, Status.OK, detail)
+
+
+def warn(check: str, detail: str, mend: str) -> Finding:
+    """This works less well than it could."""
+    return Finding(check, Status.WARN, detail, mend)
+
+
+def fail(check: str, detail: str, mend: str) -> Finding:
+    """This would stop a cast."""
+    return Finding(check, Status.FAIL, detail, mend)
+
+
+def plain_lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """The report for pipes, logs and e-mails: one line a finding, its mend indented below."""
+    for finding in findings:
+        yield f"{finding.status.value:<5}{finding.check}: {finding.detail}"
+        if finding.mend:
+            yield f"       mend: {finding.mend}"
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """``12 checks: 10 ok, 2 warnings, 0 failures``."""
+    counts = {status: sum(finding.status is status for finding in findings) for status in Status}
+    return (
+        f"{len(findings)} checks: {counts[Status.OK]} ok, {_plural(counts[Status.WARN], 'warning')}, "
+        f"{_plural(counts[Status.FAIL], 'failure')}"
+    )
+
+
+def result_json(findings: Sequence[Finding]) -> dict[str, object]:
+    """The last line of ``--json`` when nothing failed."""
+    return {
+        "event": "result",
+        "ok": True,
+        "exit_code": 0,
+        "checks": len(findings),
+        "warnings": [finding.check for finding in findings if finding.status is Status.WARN],
+    }
+
+
+def require_no_failure(findings: Sequence[Finding]) -> None:
+    """Raise :class:`DoctorFoundProblemsError` naming the failed checks, if there are any."""
+    failed = [finding.check for finding in findings if finding.status is Status.FAIL]
+    if failed:
+        raise DoctorFoundProblemsError(f"{_plural(len(failed), 'check')} failed: {', '.join(failed)}")
+
+
+def judge_reach(interface_name: str, address: str) -> list[Finding]:
+    """Whether a cast by this interface leaves the machine; nothing to say when it does."""
+    if not ipaddress.ip_address(address).is_loopback:
+        return []
+    detail = "only programs on this machine hear a cast on the loopback interface"
+    mend = "for a room, name the interface of its network with --interface: ip -brief address"
+    return [warn(f"reach of {interface_name}", detail, mend)]
+
+
+def judge_medium(facts: MediumFacts) -> list[Finding]:
+    """Whether the link itself is fit for multicast; nothing to say of links that don't say what they are."""
+    check = f"link of {facts.interface_name}"
+    if facts.wireless:
+        detail = "wireless: access points send multicast at their lowest rate and never repeat a lost frame"
+        return [warn(check, detail, "use a cable")]
+    if facts.speed_mbit_per_s == 0:
+        return []
+    detail = f"{facts.speed_mbit_per_s} Mbit/s, {'half' if facts.half_duplex else 'full'} duplex"
+    if facts.half_duplex or facts.speed_mbit_per_s < USUAL_SPEED_MBIT_PER_S:
+        mend = f"try another cable or switch port; ethtool {facts.interface_name} shows what both ends offer"
+        return [warn(check, detail, mend)]
+    return [ok(check, detail)]
+
+
+def judge_socket_buffer(buffer: SocketBuffer, *, granted_bytes: int, wanted_bytes: int) -> Finding:
+    """Whether the kernel granted the socket buffer that a program asks for.
+
+    Args:
+        buffer: which one.
+        granted_bytes: what the kernel reports; it doubles what was asked for (socket(7)).
+        wanted_bytes: what is asked for.
+    """
+    granted_bytes //= 2
+    if granted_bytes >= wanted_bytes:
+        return ok(buffer.check, f"{format_bytes(granted_bytes)}, all that is asked for")
+    return warn(
+        buffer.check,
+        f"{format_bytes(granted_bytes)} of {format_bytes(wanted_bytes)}: {buffer.consequence}",
+        f"sysctl -w {buffer.sysctl_name}={wanted_bytes}",
+    )
+
+
+def judge_memory(available_bytes: int, wanted_bytes: int) -> Finding:
+    """Whether the program's bounded memory fits what is available."""
+    detail = f"{format_bytes(available_bytes)} available, up to {format_bytes(wanted_bytes)} are used"
+    if available_bytes >= wanted_bytes:
+        return ok("memory", detail)
+    mend = "end other programs, or give the machine more memory (a live system in RAM counts too)"
+    if available_bytes < wanted_bytes // 2:
+        return fail("memory", detail, mend)
+    return warn("memory", detail, mend)
+
+
+def judge_bridge(facts: BridgeFacts) -> Finding:
+    """Whether a bridge of this machine keeps groups alive.
+
+    A bridge that snoops IGMP forgets a group's ports after 260 s (RFC 3376 section 8.4) unless a querier asks again,
+    so that a cast stops in the middle; the classic cause of "multicast works for four minutes".
+    """
+    check = f"IGMP on bridge {facts.name}"
+    if not facts.snooping:
+        return ok(check, "no snooping: the bridge floods the group to every port")
+    if facts.querier:
+        return ok(check, "snooping, and the bridge asks for members itself")
+    return warn(
+        check,
+        "snooping without a querier of its own: unless a router on that network queries, members are forgotten after "
+        "about four minutes",
+        f"ip link set {facts.name} type bridge mcast_querier 1",
+    )
+
+
+def judge_erasure_coding(kernel: Kernel) -> Finding:
+    """Whether the erasure code runs on a compiled kernel."""
+    if not isinstance(kernel, NumpyKernel):
+        return ok("erasure coding", kernel.name)
+    return warn(
+        "erasure coding",
+        f"{kernel.name}: no usable Intel ISA-L was found, coding is a hundred times slower",
+        "apt install libisal2, or reinstall the Python package pyeclib, which carries a copy",
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,371 @@
+"""A receiver's state of one object: what it needs, what the pass has gone by, what to ask for.
+
+Each block is in one of six stages, kept as one octet::
+
+    SETTLED   not needed: nothing stored for it, not asked for, or verified
+    UNSCANNED nobody knows yet whether the target holds it: taken if it comes, never asked for
+    WAITING   needed, and the pass hasn't gone by yet
+    LACKING   needed, and the pass has gone by (or FLUSH said so): to be NACKed
+    ASSEMBLED enough symbols are there; it is being decoded and written
+    WRITTEN   on its way to being verified
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import REORDER_DATAGRAM_COUNT
+from protocol.receiving.block_assembly import AssembledBlock, BufferPool
+from protocol.shared.block_masks import windows
+from protocol.shared.sequence import sequence_difference
+from protocol.wire.batch import block_runs
+from protocol.wire.messages import FLAG_REPAIR
+
+
+class Stage(IntEnum):
+    """See the module's docstring."""
+
+    SETTLED = 0
+    WAITING = 1
+    LACKING = 2
+    ASSEMBLED = 3
+    WRITTEN = 4
+    UNSCANNED = 5
+
+
+_RUN_SYMBOLS_MIN: Final = 12
+"""Shorter runs of one block than this, on average, are put together first."""
+
+# As plain integers: comparing enum members costs more than the rest of a run's bookkeeping.
+_WAITING: Final = int(Stage.WAITING)
+_LACKING: Final = int(Stage.LACKING)
+_UNSCANNED: Final = int(Stage.UNSCANNED)
+
+
+@dataclasses.dataclass(slots=True)
+class _PassedRange:
+    """Blocks that the pass went by; lost for certain once ``sequence`` has been reached."""
+
+    start: int
+    stop: int
+    sequence: int
+
+
+class ObjectReception:
+    """Reception of one object into blocks of a shared buffer pool.
+
+    Attributes:
+        stage: ``uint8[block_count]`` of :class:`Stage`.
+        pool_drop_count: symbols dropped for want of a buffer.
+    """
+
+    def __init__(
+        self,
+        object_index: int,
+        *,
+        source_symbols: NDArray[np.uint8],
+        stored_bytes: NDArray[np.uint32],
+        need: NDArray[np.bool_],
+        pool: BufferPool,
+        joined_before_start: bool,
+        unscanned: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Start to receive.
+
+        Args:
+            object_index: OBJECT_MANIFEST or OBJECT_IMAGE.
+            source_symbols: ``uint8[block_count]``, k of each block, 0 where nothing is stored.
+            stored_bytes: ``uint32[block_count]``.
+            need: ``bool[block_count]``: blocks that aren't on the target yet; not kept.
+            pool: where symbols are collected.
+            joined_before_start: the pass will begin at block 0, so that blocks before the first one seen are lost
+                rather than still to come.
+            unscanned: ``bool[block_count]``: blocks of which it isn't known yet whether they are on the target,
+                whatever ``need`` says of them; not kept.
+        """
+        self.object_index = object_index
+        self.stage = np.full(source_symbols.size, Stage.SETTLED, np.uint8)
+        for rows in windows(source_symbols.size):
+            stored = source_symbols[rows] > 0
+            self.stage[rows][need[rows] & stored] = Stage.WAITING
+            if unscanned is not None:
+                self.stage[rows][unscanned[rows] & stored] = Stage.UNSCANNED
+        self.pool_drop_count = 0
+        self._k = source_symbols
+        self._stored_bytes = stored_bytes
+        self._pool = pool
+        self._partial: dict[int, AssembledBlock] = {}
+        self._retry_at: dict[int, float] = {}
+        self._passed: deque[_PassedRange] = deque()
+        self._pass_index: int | None = None
+        self._frontier = 0
+        self._joined_before_start = joined_before_start
+        self._lacking_count = 0
+
+    @property
+    def block_count(self) -> int:
+        """Blocks of the object."""
+        return int(self.stage.shape[0])
+
+    @property
+    def unsettled_count(self) -> int:
+        """Blocks that aren't verified yet."""
+        return int(np.count_nonzero(self.stage))
+
+    @property
+    def incomplete_count(self) -> int:
+        """Blocks that hold a buffer and lack symbols."""
+        return len(self._partial)
+
+    @property
+    def lacking_count(self) -> int:
+        """Blocks to be NACKed, now or later."""
+        return self._lacking_count
+
+    # -- symbols ----------------------------------------------------------------------------------------------
+
+    def receive(
+        self,
+        headers: NDArray[np.void],
+        symbols: NDArray[np.uint8],
+        *,
+        hold_s: float,
+        now: float,
+    ) -> tuple[list[AssembledBlock], int]:
+        """Take accepted rows of this object.
+
+        Args:
+            headers: structured ``[n]`` of the wire's header dtype.
+            symbols: ``uint8[n, symbol_bytes]``.
+            hold_s: how long a block whose repair has begun to arrive isn't NACKed.
+            now: monotonic seconds.
+
+        Returns:
+            The blocks that became decodable, and how many rows had a block number or k that the image doesn't have.
+        """
+        block = headers["block"].astype(np.int64)
+        valid = block < self.block_count
+        valid[valid] = self._k[block[valid]] == headers["k"][valid]
+        invalid_count = int(block.size - np.count_nonzero(valid))
+        if invalid_count:
+            headers, symbols, block = headers[valid], symbols[valid], block[valid]
+            if block.size == 0:
+                return [], invalid_count
+        self._follow_pass(headers, block)
+        stage = self.stage[block]
+        # A few repairs of a block that may be there already would only hold a buffer.
+        fresh = (headers["flags"] & FLAG_REPAIR) == 0
+        useful = (stage == _WAITING) | (stage == _LACKING) | ((stage == _UNSCANNED) & fresh)
+        if not useful.all():
+            headers, symbols = headers[useful], symbols[useful]
+        runs = list(block_runs(headers))
+        if (len(runs) - 1) * _RUN_SYMBOLS_MIN > headers.shape[0]:
+            # Interleaved blocks: to copy all rows once more costs a fifth of handling every stripe by itself.
+            order = np.argsort(headers["block"].astype(np.int64), kind="stable")
+            headers, symbols = headers[order], symbols[order]
+            runs = list(block_runs(headers))
+        assembled = []
+        esi = headers["esi"]
+        for start, stop in runs:
+            done = self._receive_run(
+                int(headers["block"][start]), esi[start:stop], symbols[start:stop], now + hold_s
+            )
+            if done is not None:
+                assembled.append(done)
+        return assembled, invalid_count
+
+    def _receive_run(
+        self, block: int, esi: NDArray[np.uint8], symbols: NDArray[np.uint8], hold_until: float
+    ) -> AssembledBlock | None:
+        partial = self._partial.get(block)
+        if partial is None:
+            stage = self.stage[block]
+            if stage not in (_WAITING, _LACKING, _UNSCANNED):
+                return None  # completed by an earlier run of this batch
+            partial = self._start(block)
+            if partial is None:
+                self.pool_drop_count += symbols.shape[0]
+                return None
+        partial.add(esi, symbols)
+        if partial.lacking_count:
+            if self.stage[block] == _LACKING:  # its repair has begun to come, asked for by whomever
+                self._retry_at[block] = max(self._retry_at.get(block, 0.0), hold_until)
+            return None
+        del self._partial[block]
+        self._retry_at.pop(block, None)
+        self._move(block, Stage.ASSEMBLED)
+        return partial
+
+    def _follow_pass(self, headers: NDArray[np.void], block: NDArray[np.int64]) -> None:
+        """Move the frontier by the rows that are new data."""
+        fresh = (headers["flags"] & FLAG_REPAIR) == 0
+        if not fresh.any():
+            return
+        pass_index = headers["pass_index"]
+        lowest = block - headers["lag"]
+        last = int(np.flatnonzero(fresh)[-1])
+        newest_pass = int(pass_index[last])
+        sequence = int(headers["sequence"][last])
+        if self._pass_index is None:
+            first = int(block[np.flatnonzero(fresh)[0]])
+            self._pass_index = int(pass_index[np.flatnonzero(fresh)[0]])
+            # Who comes in the middle of a block gets it with the next pass: the sender would ignore a NACK for it.
+            self._frontier = 0 if self._joined_before_start else first + 1
+        if newest_pass != self._pass_index:
+            if (newest_pass - self._pass_index) % (1 << 8) >= 1 << 7:
+                return  # reordered from an earlier pass
+            self._pass_by(self._frontier, self.block_count, sequence)
+            self._pass_index = newest_pass
+            self._frontier = 0
+        in_pass = fresh & (pass_index == newest_pass)
+        frontier = int(lowest[in_pass].max())
+        if frontier > self._frontier:
+            self._pass_by(self._frontier, frontier, sequence)
+            self._frontier = frontier
+
+    def _pass_by(self, start: int, stop: int, sequence: int) -> None:
+        if self._passed and self._passed[-1].stop == start and self._passed[-1].sequence == sequence:
+            self._passed[-1].stop = stop
+        else:
+            self._passed.append(_PassedRange(start, stop, sequence))
+
+    # -- what is lacking --------------------------------------------------------------------------------------
+
+    def settle_losses(self, next_sequence: int) -> None:
+        """Call blocks LACKING that the pass went by longer ago than datagrams are reordered."""
+        while self._passed:
+            passed = self._passed[0]
+            if sequence_difference(next_sequence, passed.sequence) <= REORDER_DATAGRAM_COUNT:
+                return
+            self._passed.popleft()
+            self._mark_lacking(passed.start, passed.stop)
+
+    def pass_all(self, sequence: int) -> None:
+        """The pass has gone by everything before the datagram of this number: lost for certain soon after it."""
+        self._pass_by(0, self.block_count, sequence)
+
+    def flush(self) -> None:
+        """The sender has sent all that was demanded: whatever is needed is LACKING now."""
+        self._passed.clear()
+        self._mark_lacking(0, self.block_count)
+
+    def _mark_lacking(self, start: int, stop: int) -> None:
+        # The pass has gone by with less than all of them, and it isn't known whether the rest is worth asking for.
+        for block in [block for block in self._partial if start <= block < stop]:
+            if self.stage[block] == _UNSCANNED:
+                self._give_up(block)
+        for rows in windows(stop, start):
+            stage = self.stage[rows]
+            waiting = stage == _WAITING
+            count = int(np.count_nonzero(waiting))
+            if count:
+                stage[waiting] = _LACKING
+                self._lacking_count += count
+
+    def ask(self, blocks_max: int, *, retry_at: float, now: float) -> list[tuple[int, int]]:
+        """``(block, deficit)`` of what should be NACKed now, ascending; they aren't due again before ``retry_at``.
+
+        A block is asked for only with a buffer, which is taken here: otherwise new data would have taken it by the
+        time the repair comes, and what the whole room was sent again would be dropped again.
+        """
+        if self._lacking_count == 0:
+            return []
+        held = [block for block in self._partial if self.stage[block] == _LACKING]
+        # As many blocks as there are buffers, however many thousands are lacking.
+        first = self._first_lacking(self._pool.free_count + len(held))
+        due = []
+        for block in sorted({*held, *first}):
+            if self._retry_at.get(block, 0.0) > now:
+                continue
+            partial = self._partial.get(block) or self._start(block)
+            if partial is None:
+                continue
+            partial.nacked = True
+            self._retry_at[block] = retry_at
+            due.append((block, partial.lacking_count))
+            if len(due) == blocks_max:
+                break
+        return due
+
+    def _first_lacking(self, count_max: int) -> list[int]:
+        """The first LACKING blocks, found without a look at those behind them."""
+        found: list[int] = []
+        count = min(count_max, self._lacking_count)
+        for rows in windows(self.block_count):
+            if len(found) == count:
+                break
+            places = np.flatnonzero(self.stage[rows] == _LACKING)[: count - len(found)]
+            found += (places + rows.start).tolist()
+        return found
+
+    def abandon_lacking(self) -> None:
+        """Give back the buffers of blocks that this pass has gone by incomplete.
+
+        For a receiver whose repairs have to wait: what little it has of them would keep it from catching others whole.
+        """
+        lacking = [block for block in self._partial if self.stage[block] == _LACKING]
+        for block in [block for block in lacking if block < self._frontier]:
+            self._give_up(block)
+
+    def _give_up(self, block: int) -> None:
+        """Give an incomplete block's buffer back, if it has one."""
+        partial = self._partial.pop(block, None)
+        if partial is not None:
+            self._pool.give_back(partial)
+        self._retry_at.pop(block, None)
+
+    def _start(self, block: int) -> AssembledBlock | None:
+        """Begin to assemble a block; None without a free buffer."""
+        partial = self._pool.take(
+            self.object_index, block, int(self._k[block]), int(self._stored_bytes[block])
+        )
+        if partial is not None:
+            self._partial[block] = partial
+        return partial
+
+    # -- the scan's results -----------------------------------------------------------------------------------
+
+    def mark_held(self, blocks: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The target holds ``blocks`` already.
+
+        Returns:
+            Those that are settled by that. What came whole while it was being scanned isn't: it is written anyway.
+        """
+        held = np.asarray(blocks[self.stage[blocks] == _UNSCANNED], np.int64)
+        self.stage[held] = Stage.SETTLED
+        for block in [block for block in self._partial if self.stage[block] == Stage.SETTLED]:
+            self._give_up(block)
+        return held
+
+    def not_arrived(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of ``blocks`` that haven't come whole before anybody knew whether they are needed."""
+        lacking: NDArray[np.int64] = blocks[self.stage[blocks] == _UNSCANNED]
+        return lacking
+
+    def mark_missing(self, blocks: NDArray[np.integer]) -> None:
+        """The target doesn't hold ``blocks``, and the sender knows: they are awaited unless they came meanwhile."""
+        self.stage[blocks[self.stage[blocks] == _UNSCANNED]] = Stage.WAITING
+
+    # -- the pipeline's results -------------------------------------------------------------------------------
+
+    def mark_written(self, block: int) -> None:
+        """The block is on the target, not verified yet."""
+        self._move(block, Stage.WRITTEN)
+
+    def mark_settled(self, blocks: NDArray[np.integer]) -> None:
+        """The blocks are verified."""
+        self.stage[blocks] = Stage.SETTLED
+
+    def mark_rejected(self, block: int) -> None:
+        """What was assembled or written is wrong: ask for the whole block again."""
+        self._move(block, Stage.LACKING)
+
+    def _move(self, block: int, stage: Stage) -> None:
+        self._lacking_count += (stage == Stage.LACKING) - (int(self.stage[block]) == Stage.LACKING)
+        self.stage[block] = stage

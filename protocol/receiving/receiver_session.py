@@ -1,0 +1,564 @@
+"""The receiver's side of a cast, sans-IO: takes datagrams, gives assembled blocks, asks for what is lacking.
+
+The shell hands in batches of received frames and other datagrams, takes events, unicasts the feedback datagrams that
+are due, and says what became of each assembled block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import (
+    ANNOUNCE_INTERVAL_S,
+    DATA_HEADER_BYTES,
+    NACK_BLOCKS_PER_DATAGRAM_MAX,
+    NACK_DATAGRAMS_PER_ROUND_MAX,
+    NACK_RETRY_GRTT_COUNT,
+    NACK_RETRY_MIN_S,
+    QUEUE_DELAY_HIGH_S,
+    REPAIR_LATENCY_S,
+    REPORT_EARLY_FILL_STEP,
+    REPORT_EARLY_INTERVAL_S,
+    REPORT_EARLY_RATE_MAX,
+)
+from protocol.errors import WireError
+from protocol.image.manifest import Manifest
+from protocol.model.bottleneck import Cause
+from protocol.model.session_records import JoinGrant
+from protocol.receiving.arrival import ArrivalMeter
+from protocol.receiving.block_assembly import AssembledBlock, BufferPool
+from protocol.receiving.events import (
+    BlockAssembled,
+    CastEnded,
+    Demoted,
+    Dropped,
+    ManifestReceived,
+    ManifestRejected,
+    ReceiverEvent,
+    Reinstated,
+    SenderRestarted,
+    SenderSilent,
+)
+from protocol.receiving.manifest_reception import ManifestReception, ManifestStore, MemoryStore
+from protocol.receiving.object_reception import ObjectReception
+from protocol.shared.feedback_timing import nack_backoff_s
+from protocol.shared.sequence import LossCounter
+from protocol.wire.batch import HeaderFilter, header_view
+from protocol.wire.bitmap import bitmap_holds
+from protocol.wire.codec import decode_control_untrusted, encode_feedback
+from protocol.wire.messages import (
+    BOTTLENECKS,
+    OBJECT_IMAGE,
+    OBJECT_MANIFEST,
+    Announce,
+    EndOfTransmission,
+    Flush,
+    Nack,
+    Report,
+    Standing,
+)
+
+_SILENT_S = 3 * ANNOUNCE_INTERVAL_S
+"""Three announcements missed: worth telling."""
+
+_ROUND_PAUSE_MIN_S = 0.005
+"""Least time between two looks at what is lacking: bounds the work at the smallest round-trip times."""
+
+
+@dataclasses.dataclass(slots=True)
+class ReceiverStatistics:
+    """Plain counters since join, for metrics, reports and the summary."""
+
+    frames_received_count: int = 0
+    bytes_received: int = 0
+    blocks_assembled_count: int = 0
+    blocks_repaired_by_parity_count: int = 0
+    blocks_repaired_by_nack_count: int = 0
+    blocks_rejected_count: int = 0
+    blocks_verified_count: int = 0
+    nacks_sent_count: int = 0
+    nacked_symbol_count: int = 0
+    socket_drop_count: int = 0
+    socket_fill: float = 0.0
+    socket_buffer_bytes: int = 0
+    bytes_written: int = 0
+    bottleneck: Cause = Cause.NETWORK
+    first_data_at: float | None = None
+
+
+class ReceiverSession:
+    """See the module's docstring. Used from one thread."""
+
+    def __init__(
+        self,
+        grant: JoinGrant,
+        *,
+        assembly_bytes: int,
+        rng: random.Random,
+        now: float,
+        manifest_store: ManifestStore | None = None,
+    ) -> None:
+        """Begin as granted.
+
+        Args:
+            grant: the sender's answer to the join.
+            assembly_bytes: size of the buffer pool.
+            rng: for back-off.
+            now: monotonic seconds.
+            manifest_store: where a manifest that comes by multicast is collected; None for memory of its own.
+        """
+        parameters = grant.parameters
+        self.grant = grant
+        self.parameters = parameters
+        self.statistics = ReceiverStatistics()
+        self.rejects: dict[str, int] = {}
+        self.loss = LossCounter()
+        self.grtt_s = grant.grtt_s
+        self.receiver_count = grant.receiver_count
+        self.demoted = False
+        self._report_interval_s = grant.report_interval_s
+        self._pool = BufferPool(
+            pool_bytes=assembly_bytes,
+            symbols_per_block_max=-(-parameters.block_bytes // parameters.symbol_bytes),
+            symbol_bytes=parameters.symbol_bytes,
+        )
+        self._filter = HeaderFilter(cast_id=parameters.cast_id, session_token=parameters.session_token)
+        self._rng = rng
+        self._events: list[ReceiverEvent] = []
+        self._image: ObjectReception | None = None
+        self._manifest: ManifestReception | None = None
+        if grant.manifest_by_multicast:
+            store = MemoryStore(parameters.manifest_bytes) if manifest_store is None else manifest_store
+            self._manifest = ManifestReception(parameters, self._pool, store)
+        self._arrival = ArrivalMeter(DATA_HEADER_BYTES + parameters.symbol_bytes)
+        self._counter = 0
+        self._echo_us = 0
+        self._echo_heard_at = now
+        self._heard_at = now
+        self._silence_told_at = now
+        self._report_at = now
+        self._reported_at = now
+        self._reported_fill = 0.0
+        self._reported_queueing = False
+        self._dropped = False
+        self._round_at: float | None = None
+        self._ended = False
+
+    # -- what the shell reads ---------------------------------------------------------------------------------
+
+    @property
+    def fill(self) -> float:
+        """Share of the buffers that wait for this machine, 0..1: of the socket's or the assembly's."""
+        return max(self.backlog, self.statistics.socket_fill)
+
+    @property
+    def backlog(self) -> float:
+        """Share of the assembly's buffers whose blocks are being decoded or written.
+
+        Blocks that are still incomplete wait for the sender: to slow down would only make them wait longer.
+        """
+        incomplete_count = sum(reception.incomplete_count for reception in self._receptions())
+        used_count = self._pool.capacity - self._pool.free_count
+        return (used_count - incomplete_count) / self._pool.capacity
+
+    @property
+    def need(self) -> NDArray[np.bool_] | None:
+        """``bool[block_count]`` of blocks not verified yet; None before the manifest is there."""
+        return None if self._image is None else self._image.stage != 0
+
+    @property
+    def heard_sequence(self) -> int | None:
+        """Number after the last symbol that is taken into account; None while none was heard."""
+        return self.loss.next_sequence if self.loss.expected_count else None
+
+    @property
+    def needed_count(self) -> int:
+        """Blocks not verified yet; 0 before the manifest is there."""
+        return 0 if self._image is None else self._image.unsettled_count
+
+    @property
+    def lacking_count(self) -> int:
+        """Blocks that the pass has gone by and that aren't there."""
+        return 0 if self._image is None else self._image.lacking_count
+
+    @property
+    def pool_drop_count(self) -> int:
+        """Symbols dropped for want of a buffer."""
+        return sum(reception.pool_drop_count for reception in self._receptions())
+
+    def next_events(self) -> list[ReceiverEvent]:
+        """What happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    # -- receiving --------------------------------------------------------------------------------------------
+
+    def set_manifest(
+        self,
+        manifest: Manifest,
+        need: NDArray[np.bool_],
+        now: float,
+        *,
+        unscanned: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """The manifest is there: image blocks can be placed from now on.
+
+        Args:
+            manifest: the image's.
+            need: ``bool[block_count]`` of blocks that the target lacks, as the sender was told.
+            now: monotonic seconds.
+            unscanned: ``bool[block_count]`` of blocks of which it isn't known yet whether it does.
+        """
+        self._manifest = None
+        self._image = ObjectReception(
+            OBJECT_IMAGE,
+            source_symbols=manifest.source_symbols(self.parameters.symbol_bytes),
+            stored_bytes=manifest.stored_bytes,
+            need=need,
+            pool=self._pool,
+            joined_before_start=self.grant.manifest_by_multicast,
+            unscanned=unscanned,
+        )
+        self._report_at = now
+
+    def receive_frames_untrusted(
+        self,
+        frames: NDArray[np.uint8],
+        now: float,
+        *,
+        arrived_at: float | None = None,
+        arrived_row: int = -1,
+    ) -> None:
+        """Take datagrams that have exactly the size of a SYMBOL.
+
+        Args:
+            frames: ``uint8[n, 32 + symbol_bytes]``; copied from, so the caller may reuse it at once.
+            now: monotonic seconds.
+            arrived_at: when one of the last reached this machine, monotonic seconds; None if only ``now`` is known,
+                which tells more of this machine's own laziness than of queues on the way.
+            arrived_row: which.
+        """
+        if frames.shape[0] == 0:
+            return
+        accepted = self._filter.accept_untrusted(frames, self.rejects)
+        stamped = arrived_at is not None and accepted[arrived_row]
+        sent_at = int(header_view(frames)["sent_at"][arrived_row]) if stamped else None
+        if not accepted.all():
+            frames = frames[accepted]
+            if frames.shape[0] == 0:
+                return
+        headers = header_view(frames)
+        self._heard(now)
+        self.statistics.frames_received_count += frames.shape[0]
+        self.statistics.bytes_received += frames.size
+        self.loss.add(headers["sequence"])
+        self._arrival.add(self.loss, sent_at, now if arrived_at is None else arrived_at)
+        image_rows = headers["object"] == OBJECT_IMAGE
+        if self._manifest is not None and image_rows.any():
+            self._end_manifest_pass(int(headers["sequence"][image_rows][0]), now)
+        for reception, rows in (
+            (self._image, image_rows),
+            (self._manifest.reception if self._manifest else None, ~image_rows),
+        ):
+            if reception is not None and rows.any():
+                self._receive_object(reception, frames, headers, rows, now)
+        filling = self.fill > self._reported_fill + REPORT_EARLY_FILL_STEP
+        queueing = self._arrival.queue_delay_s > QUEUE_DELAY_HIGH_S
+        if filling or (queueing and not self._reported_queueing):
+            self._report_early(now, everybody=queueing)
+
+    def _report_early(self, now: float, *, everybody: bool) -> None:
+        """Bad news doesn't wait for its turn; news that the whole group has is spread over time."""
+        spread_s = self.receiver_count / REPORT_EARLY_RATE_MAX if everybody else 0.0
+        if self._report_at > self._reported_at + REPORT_EARLY_INTERVAL_S + spread_s:
+            self._report_at = max(now, self._reported_at + REPORT_EARLY_INTERVAL_S) + (
+                self._rng.uniform(0.0, spread_s) if self.receiver_count > 1 else 0.0
+            )
+        self._reported_queueing = everybody or self._reported_queueing
+
+    def _end_manifest_pass(self, sequence: int, now: float) -> None:
+        """Image data comes when all of the manifest has been sent: what still lacks of it won't come by itself."""
+        assert self._manifest is not None
+        self._manifest.end_pass(sequence)
+        self._manifest.reception.settle_losses(self.loss.next_sequence)
+        self._schedule_round(now)
+
+    def _receive_object(
+        self,
+        reception: ObjectReception,
+        frames: NDArray[np.uint8],
+        headers: NDArray[np.void],
+        rows: NDArray[np.bool_],
+        now: float,
+    ) -> None:
+        if not rows.all():
+            frames, headers = frames[rows], headers[rows]
+        if reception.object_index == OBJECT_IMAGE and self.statistics.first_data_at is None:
+            self.statistics.first_data_at = now
+        assembled, invalid_count = reception.receive(
+            headers, frames[:, DATA_HEADER_BYTES:], hold_s=self.grtt_s + REPAIR_LATENCY_S, now=now
+        )
+        if invalid_count:
+            self.rejects["bad_field"] = self.rejects.get("bad_field", 0) + invalid_count
+        reception.settle_losses(self.loss.next_sequence)
+        if self.demoted:
+            reception.abandon_lacking()
+        for block in assembled:
+            self._take_assembled(block)
+        if assembled and not any(item.lacking_count for item in self._receptions()):
+            self._round_at = None  # the next loss draws a back-off of its own
+        self._schedule_round(now)
+
+    def _take_assembled(self, block: AssembledBlock) -> None:
+        if block.object == OBJECT_MANIFEST:
+            self._take_manifest_block(block)
+            return
+        self.statistics.blocks_assembled_count += 1
+        if block.nacked:
+            self.statistics.blocks_repaired_by_nack_count += 1
+        elif block.erasure_count:
+            self.statistics.blocks_repaired_by_parity_count += 1
+        self._events.append(BlockAssembled(block))
+
+    def _take_manifest_block(self, block: AssembledBlock) -> None:
+        assert self._manifest is not None
+        self._manifest.take(block)
+        self.release(block)
+        if not self._manifest.complete:
+            return
+        data = self._manifest.received()
+        self._events.append(ManifestRejected() if data is None else ManifestReceived(data))
+        self._manifest = None
+
+    def receive_datagram_untrusted(self, datagram: bytes, now: float) -> None:
+        """Take a datagram of any other size; a bad one is counted in ``rejects`` and dropped."""
+        try:
+            self._receive_control_untrusted(datagram, now)
+        except WireError as error:
+            self.rejects[error.reason] = self.rejects.get(error.reason, 0) + 1
+
+    def _receive_control_untrusted(self, datagram: bytes, now: float) -> None:
+        prefix, message = decode_control_untrusted(datagram)
+        if prefix.cast_id != self.parameters.cast_id:
+            raise WireError("foreign_cast")
+        if isinstance(message, Announce):
+            self._receive_announce(message, now)
+            return
+        if prefix.session_token != self.parameters.session_token:
+            raise WireError("stale_session")
+        self._heard(now)
+        if isinstance(message, EndOfTransmission):
+            if not self._ended:
+                self._ended = True
+                self._events.append(CastEnded(message.outcome, message.reason))
+        elif isinstance(message, Standing):
+            self._receive_standing(message, now)
+        else:
+            self._receive_flush(message, now)
+
+    def _receive_standing(self, standing: Standing, now: float) -> None:
+        receiver_id = self.grant.receiver_id
+        demoted = bitmap_holds(standing.demoted, receiver_id)
+        if demoted != self.demoted:
+            self.demoted = demoted
+            self._events.append(Demoted() if demoted else Reinstated())
+            self._schedule_round(now)
+        if bitmap_holds(standing.dropped, receiver_id) and not self._dropped:
+            self._dropped = True
+            self._events.append(Dropped())
+
+    def _receive_announce(self, announce: Announce, now: float) -> None:
+        if announce.incarnation != self.parameters.incarnation:
+            self._events.append(SenderRestarted(announce))
+            return
+        self._heard(now)
+        self._take_group_state(announce, now)
+
+    def _receive_flush(self, flush: Flush, now: float) -> None:
+        self._take_group_state(flush, now)
+        self.loss.advance(flush.sequence)
+        for reception in self._receptions():
+            if reception.object_index <= flush.object:
+                reception.flush()
+        self._schedule_round(now)
+
+    def _take_group_state(self, message: Announce | Flush, now: float) -> None:
+        self._echo_us = message.sent_at_us
+        self._echo_heard_at = now
+        self.grtt_s = message.grtt_us / 1e6
+        self.receiver_count = message.receiver_count
+        self._report_interval_s = message.report_interval_ms / 1e3
+
+    def _heard(self, now: float) -> None:
+        self._heard_at = now
+        self._silence_told_at = now
+
+    # -- the scan's results -----------------------------------------------------------------------------------
+
+    def blocks_held(self, blocks: NDArray[np.integer]) -> None:
+        """The target holds these image blocks already; what came while it was being scanned is written anyway."""
+        assert self._image is not None
+        held = self._image.mark_held(blocks)
+        self.statistics.blocks_verified_count += int(held.size)
+
+    def not_arrived(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of ``blocks`` that haven't come whole while they were being scanned."""
+        assert self._image is not None
+        return self._image.not_arrived(blocks)
+
+    def blocks_missing(self, blocks: NDArray[np.integer]) -> None:
+        """The target doesn't hold these image blocks, and the sender has been told that they are needed."""
+        assert self._image is not None
+        self._image.mark_missing(blocks)
+
+    # -- the pipeline's results -------------------------------------------------------------------------------
+
+    def release(self, assembled: AssembledBlock) -> None:
+        """Give a block's buffer back: it was written or thrown away."""
+        self._pool.give_back(assembled)
+
+    def block_written(self, block: int) -> None:
+        """An image block is on the target, not verified yet."""
+        assert self._image is not None
+        self._image.mark_written(block)
+
+    def blocks_verified(self, blocks: NDArray[np.integer]) -> None:
+        """Image blocks were read back and are right."""
+        assert self._image is not None
+        self._image.mark_settled(blocks)
+        self.statistics.blocks_verified_count += int(blocks.size)
+
+    def block_rejected(self, block: int, now: float) -> None:
+        """An image block's content is wrong, as assembled or as read back: ask for all of it again."""
+        assert self._image is not None
+        self.statistics.blocks_rejected_count += 1
+        self._image.mark_rejected(block)
+        self._schedule_round(now)
+
+    # -- sending ----------------------------------------------------------------------------------------------
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """The NACKs and REPORTs that are due, for the sender's feedback port."""
+        datagrams = []
+        if now >= self._silence_told_at + _SILENT_S:
+            self._silence_told_at = now
+            self._events.append(SenderSilent(now - self._heard_at))
+        if self._round_at is not None and now >= self._round_at:
+            self._round_at = None
+            for reception in self._receptions():
+                datagrams.extend(self._nack_round(reception, now))
+            self._schedule_round(now)
+        if now >= self._report_at:
+            self._report_at = now + self._report_interval_s
+            datagrams.append(self.report(now))
+        return datagrams
+
+    def next_timer(self) -> float:
+        """When :meth:`datagrams_to_send` should be asked again, absolute monotonic seconds."""
+        times = [self._report_at, self._silence_told_at + _SILENT_S]
+        if self._round_at is not None:
+            times.append(self._round_at)
+        return min(times)
+
+    def report(self, now: float) -> bytes:
+        """A REPORT of how it goes at this moment."""
+        statistics = self.statistics
+        self._reported_at = now
+        self._reported_fill = self.fill
+        queue_delay_s = self._arrival.queue_delay_s
+        self._reported_queueing = queue_delay_s > QUEUE_DELAY_HIGH_S
+        recent_expected_count, recent_received_count = self._arrival.recent_counts
+        pool_is_fuller = self.backlog >= statistics.socket_fill
+        received_count = min(self.loss.received_count, self.loss.expected_count)
+        return self._encode(
+            Report(
+                receiver_id=self.grant.receiver_id,
+                counter=self._next_counter(),
+                echo_us=self._echo_us,
+                echo_delay_us=min(int((now - self._echo_heard_at) * 1e6), (1 << 32) - 1),
+                expected_count=self.loss.expected_count,
+                received_count=received_count,
+                loss_event_count=self.loss.loss_event_count,
+                recent_expected_count=recent_expected_count,
+                recent_received_count=recent_received_count,
+                arriving_bytes_per_s=int(self._arrival.rate_bytes_per_s(now)),
+                queue_delay_us=int(queue_delay_s * 1e6),
+                socket_drop_count=statistics.socket_drop_count,
+                pool_drop_count=self.pool_drop_count,
+                fill_permille=min(1000, int(self.fill * 1000)),
+                buffer_bytes=self._pool.size_bytes if pool_is_fuller else statistics.socket_buffer_bytes,
+                bottleneck=BOTTLENECKS.index(statistics.bottleneck),
+                blocks_verified_count=statistics.blocks_verified_count,
+                blocks_needed_count=self.needed_count,
+                bytes_written=statistics.bytes_written,
+                nacks_sent_count=statistics.nacks_sent_count,
+                parity_repaired_count=statistics.blocks_repaired_by_parity_count,
+            )
+        )
+
+    def _nack_round(self, reception: ObjectReception, now: float) -> list[bytes]:
+        if self.demoted and reception.object_index == OBJECT_IMAGE:
+            return []
+        blocks_max = NACK_BLOCKS_PER_DATAGRAM_MAX * NACK_DATAGRAMS_PER_ROUND_MAX
+        retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)
+        due = reception.ask(blocks_max, retry_at=now + retry_s, now=now)
+        if not due:
+            return []
+        rows = _as_runs(due)
+        datagrams = []
+        for start in range(0, len(rows), NACK_BLOCKS_PER_DATAGRAM_MAX):
+            nack = Nack(
+                receiver_id=self.grant.receiver_id,
+                counter=self._next_counter(),
+                object=reception.object_index,
+                sequence=self.loss.next_sequence,
+                deficits=tuple(rows[start : start + NACK_BLOCKS_PER_DATAGRAM_MAX]),
+            )
+            datagrams.append(self._encode(nack))
+        self.statistics.nacks_sent_count += len(datagrams)
+        self.statistics.nacked_symbol_count += sum(deficit for _, deficit in due)
+        return datagrams
+
+    def _schedule_round(self, now: float) -> None:
+        """Look at what is lacking after a random back-off, unless that is planned already."""
+        if self.demoted and self._manifest is None:
+            return  # its turn comes in the tail
+        if self._round_at is None and any(reception.lacking_count for reception in self._receptions()):
+            backoff_s = nack_backoff_s(self._rng, self.grtt_s, self.receiver_count)
+            self._round_at = now + max(_ROUND_PAUSE_MIN_S, backoff_s)
+
+    def _receptions(self) -> list[ObjectReception]:
+        receptions = []
+        if self._manifest is not None:
+            receptions.append(self._manifest.reception)
+        if self._image is not None:
+            receptions.append(self._image)
+        return receptions
+
+    def _next_counter(self) -> int:
+        self._counter += 1
+        return self._counter
+
+    def _encode(self, message: Nack | Report) -> bytes:
+        return encode_feedback(
+            message,
+            cast_id=self.parameters.cast_id,
+            session_token=self.parameters.session_token,
+            key=self.grant.key,
+        )
+
+
+def _as_runs(due: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """``(first block, count, deficit)`` of consecutive blocks with the same deficit."""
+    rows: list[tuple[int, int, int]] = []
+    for block, deficit in due:
+        if rows and rows[-1][0] + rows[-1][1] == block and rows[-1][2] == deficit:
+            first, count, _ = rows[-1]
+            rows[-1] = (first, count + 1, deficit)
+        else:
+            rows.append((block, 1, deficit))
+    return rows

@@ -1,0 +1,1 @@
+"""Declarative field tables for binary and JSON messages."""

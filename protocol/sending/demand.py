@@ -1,0 +1,321 @@
+"""The sender's demand for one object: which blocks the pass still has to send, and which repairs are asked for.
+
+Nothing here is kept per receiver. A block is wanted whole until the pass has sent it; after that it costs nothing
+unless somebody NACKs it. So a late joiner costs one more partial pass and a dead receiver costs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import INTERLEAVE_SYMBOLS, SYMBOLS_MAX
+from protocol.sending.send_plan import SEGMENT_DTYPE
+from protocol.shared.block_masks import WINDOW_BLOCKS, windows
+from protocol.shared.sequence import sequence_difference
+from protocol.wire.messages import FLAG_REPAIR
+
+_MOSTLY_LOST = 0.75
+_AGAIN_FACTOR = 2
+_AGAIN_SYMBOLS_MIN = 16
+"""When a block's symbols come round again nobody knows which of them are lacking."""
+
+_LAG_MAX = 255
+"""Blocks that are interleaved are no further apart than the header can say."""
+
+
+class SegmentList:
+    """Segments of one plan, collected as plain tuples and turned into an array once."""
+
+    def __init__(self, symbols_max: int) -> None:
+        self.room = symbols_max
+        self._rows: list[tuple[int, int, int, int, int, int, int, int]] = []
+
+    def add(
+        self,
+        object_index: int,
+        flags: int,
+        pass_index: int,
+        block: int,
+        k: int,
+        esi: int,
+        count: int,
+        *,
+        lag: int = 0,
+    ) -> None:
+        """Append ``count`` symbols of a block."""
+        assert 0 < count <= self.room
+        assert esi + count <= SYMBOLS_MAX
+        self.room -= count
+        self._rows.append((object_index, flags, pass_index & 0xFF, lag, block, k, esi, count))
+
+    def array(self) -> NDArray[np.void]:
+        """The segments as an array of SEGMENT_DTYPE."""
+        return np.array(self._rows, SEGMENT_DTYPE)
+
+
+@dataclasses.dataclass(slots=True)
+class _SweptBlock:
+    """A block that the pass is sending."""
+
+    block: int
+    k: int
+    esi: int
+    stop_esi: int
+
+
+class Demand:
+    """What receivers still need of one object.
+
+    Attributes:
+        wanted_count: blocks that the running or the next pass has to send whole.
+        pass_index: number of the running pass.
+        repair_block_count: blocks with repairs outstanding.
+        sent_source_count: source symbols planned in passes.
+        sent_parity_count: proactive repair symbols planned in passes.
+        sent_repair_count: symbols planned in answer to NACKs.
+    """
+
+    def __init__(self, object_index: int, source_symbols: NDArray[np.uint8]) -> None:
+        """Start with nothing wanted.
+
+        Args:
+            object_index: OBJECT_MANIFEST or OBJECT_IMAGE.
+            source_symbols: ``uint8[block_count]``, k of each block; 0 where nothing is stored.
+        """
+        count = source_symbols.shape[0]
+        self.object_index = object_index
+        self._k = source_symbols
+        self._wanted = np.zeros(count, np.bool_)
+        self._deficit = np.zeros(count, np.uint8)
+        self._next_esi = np.zeros(count, np.uint8)
+        # Number after the block's last planned symbol: NACKs that were written before it was heard are stale.
+        self._last_sequence = np.zeros(count, np.uint32)
+        self._next_sequence = 0  # of whatever is planned next, of this object or another
+        self._ever_sent = np.zeros(count, np.bool_)
+        self._whole_again = np.zeros(count, np.bool_)
+        self._repairs: deque[int] = deque()
+        self._cursor = 0
+        # Blocks that are being sent, ascending, and whose turn it is for how many symbols more.
+        self._swept: list[_SweptBlock] = []
+        self._turn = 0
+        self._stripe_left = 0
+        self.wanted_count = 0
+        self.pass_index = 0
+        self.repair_block_count = 0
+        self.sent_source_count = 0
+        self.sent_parity_count = 0
+        self.sent_repair_count = 0
+
+    @property
+    def block_count(self) -> int:
+        """Blocks of the object."""
+        return int(self._k.shape[0])
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was asked for has been planned."""
+        return self.wanted_count == 0 and self.repair_block_count == 0 and not self._swept
+
+    @property
+    def progress(self) -> float:
+        """How far the running pass has come, 0..1."""
+        return self._cursor / max(1, self.block_count)
+
+    def want(self, need: NDArray[np.bool_] | None, heard_sequence: int | None = None) -> None:
+        """Add blocks to what passes send.
+
+        Args:
+            need: ``bool[block_count]``; None for all.
+            heard_sequence: blocks whose symbols came after this number are on their way already, and are left out; who
+                loses some of them asks by NACK. None for who has heard nothing.
+        """
+        on_their_way = [] if heard_sequence is None else [swept.block for swept in self._swept]
+        wanted_before = self._wanted[on_their_way]
+        for rows in windows(self.block_count):
+            mask = self._k[rows] > 0
+            if need is not None:
+                mask &= need[rows]
+            if heard_sequence is not None and mask.any():
+                mask &= ~self._is_later(rows, heard_sequence)
+            self._wanted[rows] |= mask
+        self._wanted[on_their_way] = wanted_before
+        self.wanted_count = int(np.count_nonzero(self._wanted))
+
+    def withdraw(self) -> None:
+        """Forget all demand: nobody is left who needs anything."""
+        self._wanted[:] = False
+        self._deficit[:] = 0
+        self._repairs.clear()
+        self.wanted_count = 0
+        self.repair_block_count = 0
+        self._swept.clear()
+
+    def nack(self, block: int, count: int, deficit: int, sequence: int) -> int:
+        """Merge one run of a NACK: blocks ``block .. block + count`` each lack ``deficit`` symbols.
+
+        Blocks that a pass still has to send, and NACKs written before the block's latest symbols were heard, are
+        left out: the answer is already on its way.
+
+        Returns:
+            How many blocks were accepted.
+        """
+        stop = min(block + count, self.block_count)
+        if block >= stop:
+            return 0
+        blocks = np.arange(block, stop)
+        stale = self._is_later(slice(block, stop), sequence)
+        accepted = blocks[(self._k[block:stop] > 0) & ~self._wanted[block:stop] & ~stale]
+        for swept in self._swept:
+            accepted = accepted[accepted != swept.block]
+        if accepted.size == 0:
+            return 0
+        new = accepted[self._deficit[accepted] == 0]
+        self._deficit[accepted] = np.maximum(self._deficit[accepted], np.minimum(deficit, self._k[accepted]))
+        self._repairs.extend(new.tolist())
+        self.repair_block_count += int(new.size)
+        return int(accepted.size)
+
+    def _is_later(self, blocks: slice, sequence: int) -> NDArray[np.bool_]:
+        """Which blocks had symbols planned after ``sequence``.
+
+        Compared by how long ago both were, since half of all numbers can lie between them: with 1440 bytes each, those
+        of an image of 3 TB. So whoever has heard everything is never taken for somebody who hasn't.
+        """
+        written_before = max(0, sequence_difference(self._next_sequence, sequence))
+        sent_before = np.uint32(self._next_sequence) - self._last_sequence[blocks]
+        later: NDArray[np.bool_] = self._ever_sent[blocks] & (sent_before < written_before)
+        return later
+
+    def plan_repairs(self, segments: SegmentList, sequence: int, loss: float) -> int:
+        """Answer NACKs with symbols that nobody has seen yet, a little more of them than lost.
+
+        Args:
+            segments: the plan, added to.
+            sequence: sequence number of the next symbol.
+            loss: share of the group's datagrams that get lost: repairs get lost as well.
+
+        Returns:
+            The sequence number after the added symbols.
+        """
+        while self._repairs and segments.room:
+            block = self._repairs[0]
+            k = int(self._k[block])
+            deficit = int(self._deficit[block])
+            wanted = min(deficit + math.ceil(deficit * loss), SYMBOLS_MAX)
+            esi = int(self._next_esi[block])
+            if deficit > _MOSTLY_LOST * k and deficit > SYMBOLS_MAX - esi:
+                # Who has next to nothing is best served with the block itself, which needs no decoding.
+                esi = 0
+                self._whole_again[block] = True
+            elif esi < k and not self._whole_again[block]:
+                # n is used up, and most of what comes round again is known.
+                wanted = max(_AGAIN_FACTOR * wanted, _AGAIN_SYMBOLS_MIN)
+            count = min(wanted, SYMBOLS_MAX - esi, segments.room)
+            segments.add(self.object_index, FLAG_REPAIR, self.pass_index, block, k, esi, count)
+            sequence = (sequence + count) & 0xFFFFFFFF
+            self.sent_repair_count += count
+            self._next_esi[block] = (esi + count) % SYMBOLS_MAX
+            self._last_sequence[block] = sequence
+            if count < deficit:
+                self._deficit[block] = deficit - count
+                continue
+            self._deficit[block] = 0
+            self._whole_again[block] = False
+            self._repairs.popleft()
+            self.repair_block_count -= 1
+        self._next_sequence = sequence
+        return sequence
+
+    def plan_pass(
+        self, segments: SegmentList, sequence: int, parity: Callable[[int], int], depth: int = 1
+    ) -> int:
+        """Go on with the ascending sweep over the wanted blocks.
+
+        Args:
+            segments: the plan, added to.
+            sequence: sequence number of the next symbol.
+            parity: source symbols of a block to proactive repair symbols for it.
+            depth: blocks to send together in stripes, so that a burst of losses takes a little of each; 1 sends one
+                after the other.
+
+        Returns:
+            The sequence number after the added symbols.
+        """
+        while segments.room:
+            if not self._swept and not self._start_blocks(parity, depth):
+                break
+            swept = self._swept[self._turn]
+            lag = swept.block - self._swept[0].block
+            count = min(swept.stop_esi - swept.esi, self._stripe_left, segments.room)
+            segments.add(
+                self.object_index, 0, self.pass_index, swept.block, swept.k, swept.esi, count, lag=lag
+            )
+            sequence = (sequence + count) & 0xFFFFFFFF
+            source_count = max(0, min(swept.k - swept.esi, count))
+            self.sent_source_count += source_count
+            self.sent_parity_count += count - source_count
+            swept.esi += count
+            self._stripe_left -= count
+            if swept.esi == swept.stop_esi:
+                self._end_block(swept, sequence)
+            elif self._stripe_left == 0:
+                self._turn += 1
+            if self._swept and (self._stripe_left == 0 or swept.esi == swept.stop_esi):
+                self._turn %= len(self._swept)
+                self._begin_stripe()
+        self._next_sequence = sequence
+        return sequence
+
+    def _begin_stripe(self) -> None:
+        self._stripe_left = SYMBOLS_MAX if len(self._swept) == 1 else INTERLEAVE_SYMBOLS
+
+    def _end_block(self, swept: _SweptBlock, sequence: int) -> None:
+        block = swept.block
+        self._next_esi[block] = swept.esi % SYMBOLS_MAX
+        self._last_sequence[block] = sequence
+        self._ever_sent[block] = True
+        self._swept.remove(swept)
+
+    def _start_blocks(self, parity: Callable[[int], int], depth: int) -> bool:
+        """Move the sweep to the next wanted blocks; False when nothing is wanted."""
+        if self.wanted_count == 0:
+            return False
+        block = self._next_wanted()
+        if block < 0:
+            self.pass_index += 1
+            self._cursor = 0
+            block = self._next_wanted()
+        assert block >= 0
+        first = block
+        while block >= 0 and block - first <= _LAG_MAX and len(self._swept) < depth:
+            self._start_block(block, parity)
+            block = self._next_wanted()
+        self._turn = 0
+        self._begin_stripe()
+        return True
+
+    def _start_block(self, block: int, parity: Callable[[int], int]) -> None:
+        self._cursor = block + 1
+        self._wanted[block] = False
+        self.wanted_count -= 1
+        if self._deficit[block]:  # sent whole now, which covers the repair
+            self._deficit[block] = 0
+            self._repairs.remove(block)
+            self.repair_block_count -= 1
+        k = int(self._k[block])
+        self._swept.append(_SweptBlock(block, k, 0, k + min(parity(k), SYMBOLS_MAX - k)))
+
+    def _next_wanted(self) -> int:
+        start = self._cursor
+        while start < self.block_count:
+            found = np.flatnonzero(self._wanted[start : start + WINDOW_BLOCKS])
+            if found.size:
+                return start + int(found[0])
+            start += WINDOW_BLOCKS
+        return -1

@@ -1,0 +1,125 @@
+"""Events of a sender session: past-tense records that its shell takes with ``next_events()``."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from protocol.model.session_records import ReceiverId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverJoined:
+    """A receiver joined; ``rejoined`` if it took its old place."""
+
+    receiver_id: ReceiverId
+    rejoined: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverCompleted:
+    """A receiver verified every byte."""
+
+    receiver_id: ReceiverId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverFailed:
+    """A receiver ended with an error of its own."""
+
+    receiver_id: ReceiverId
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverLost:
+    """Nothing was heard from a receiver for the receiver timeout."""
+
+    receiver_id: ReceiverId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverReturned:
+    """A receiver that was lost is heard again."""
+
+    receiver_id: ReceiverId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverSlow:
+    """A receiver's sustainable rate has fallen far below the group's: it no longer limits the group's."""
+
+    receiver_id: ReceiverId
+    rate_bytes_per_s: float
+    group_rate_bytes_per_s: float
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverRecovered:
+    """A slow receiver keeps up again."""
+
+    receiver_id: ReceiverId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverDemoted:
+    """A receiver was slow for too long: it is finished after the others."""
+
+    receiver_id: ReceiverId
+    rate_bytes_per_s: float
+    group_rate_bytes_per_s: float
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiverDropped:
+    """A receiver was slow for too long: the cast goes on without it."""
+
+    receiver_id: ReceiverId
+    rate_bytes_per_s: float
+    group_rate_bytes_per_s: float
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MainGroupFinished:
+    """Everybody but the stragglers has ended, ``seconds`` after image data began."""
+
+    complete_count: int
+    straggler_count: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastingStarted:
+    """The room has gathered: image data begins."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GatheringTimedOut:
+    """Nobody joined before the deadline; the cast has ended."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastFinished:
+    """The cast has ended with ``outcome``: the ends of transmission follow."""
+
+    outcome: int
+    reason: str
+
+
+SenderEvent = (
+    ReceiverJoined
+    | ReceiverCompleted
+    | ReceiverFailed
+    | ReceiverLost
+    | ReceiverReturned
+    | ReceiverSlow
+    | ReceiverRecovered
+    | ReceiverDemoted
+    | ReceiverDropped
+    | MainGroupFinished
+    | CastingStarted
+    | GatheringTimedOut
+    | CastFinished
+)

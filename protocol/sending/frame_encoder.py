@@ -1,0 +1,62 @@
+"""From a plan to frames: headers as columns, source symbols by slice copies, repair symbols by the FEC kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
+from protocol.fec.reed_solomon import encode_repair
+from protocol.model.session_records import CastParameters
+from protocol.sending.send_plan import SendPlan
+from protocol.wire.batch import fill_constant_headers, header_view
+
+LoadBlock = Callable[[int, int], NDArray[np.uint8]]
+"""``(object, block)`` to the stored bytes, zero-padded: ``uint8[k, symbol_bytes]``."""
+
+
+class FrameEncoder:
+    """Builds the frames of one plan after the other in a small ring of reused buffers.
+
+    A returned array stays valid until ``ring_size - 1`` further plans were encoded.
+    """
+
+    def __init__(self, parameters: CastParameters, *, ring_size: int = 4) -> None:
+        frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
+        self._ring = [np.zeros((PLAN_SYMBOLS_MAX, frame_bytes), np.uint8) for _ in range(ring_size)]
+        for frames in self._ring:
+            fill_constant_headers(frames, cast_id=parameters.cast_id, session_token=parameters.session_token)
+        self._turn = 0
+
+    def encode(self, plan: SendPlan, load_block: LoadBlock) -> NDArray[np.uint8]:
+        """The plan's frames, ``uint8[symbol_count, 32 + symbol_bytes]``, contiguous."""
+        frames = self._ring[self._turn][: plan.symbol_count]
+        self._turn = (self._turn + 1) % len(self._ring)
+        self._fill_headers(frames, plan)
+        row = 0
+        for segment in plan.segments:
+            count = int(segment["count"])
+            k = int(segment["k"])
+            esi = int(segment["esi"])
+            source = load_block(int(segment["object"]), int(segment["block"]))
+            payloads = frames[row : row + count, DATA_HEADER_BYTES:]
+            source_count = max(0, min(count, k - esi))
+            if source_count:
+                payloads[:source_count] = source[esi : esi + source_count]
+            if source_count < count:
+                encode_repair(source, esi + source_count, payloads[source_count:])
+            row += count
+        return frames
+
+    @staticmethod
+    def _fill_headers(frames: NDArray[np.uint8], plan: SendPlan) -> None:
+        headers = header_view(frames)
+        counts = plan.segments["count"]
+        for name in ("object", "flags", "pass_index", "lag", "block", "k"):
+            headers[name] = np.repeat(plan.segments[name], counts)
+        position = np.arange(plan.symbol_count, dtype=np.int64)
+        starts = np.cumsum(counts, dtype=np.int64) - counts
+        headers["esi"] = position + np.repeat(plan.segments["esi"].astype(np.int64) - starts, counts)
+        headers["sequence"] = (position + plan.first_sequence) & 0xFFFFFFFF

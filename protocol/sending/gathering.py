@@ -1,0 +1,65 @@
+"""While the room gathers: who has to be there before image data begins, and for how long they are waited for."""
+
+from __future__ import annotations
+
+import enum
+import math
+
+from protocol.constants import MANIFEST_WAIT_S
+from protocol.model.cast_policy import CastPolicy
+from protocol.model.session_records import ReceiverState
+from protocol.sending.roster import Roster
+
+
+class Attendance(enum.Enum):
+    """What a look at the room says."""
+
+    AWAITED = "awaited"
+    """Somebody is still waited for."""
+    GATHERED = "gathered"
+    """Image data may begin."""
+    NOBODY = "nobody"
+    """The time is up, and nobody has come."""
+
+
+class Gathering:
+    """Watches the roster until image data may begin."""
+
+    def __init__(self, policy: CastPolicy, roster: Roster, now: float) -> None:
+        """Begin to wait for those that ``policy`` wants to be there."""
+        self._policy = policy
+        self._roster = roster
+        self._began_at = now
+        self._begin_asked = False
+        self._excused_count = 0
+        self._enough_at: float | None = None
+
+    def begin(self) -> None:
+        """Wait for nobody any more but for the first receiver."""
+        self._begin_asked = True
+
+    def excuse(self, count: int) -> None:
+        """So many of those that are waited for won't come."""
+        self._excused_count = count
+
+    def look(self, now: float) -> Attendance:
+        """Whether image data may begin: enough receivers are there, and hold the manifest or had time to get it."""
+        policy = self._policy
+        waited_s = now - self._began_at
+        wait_s = math.inf if policy.by_hand or policy.max_wait_s is None else policy.max_wait_s
+        overdue = self._begin_asked or waited_s >= wait_s
+        records = self._roster.records.values()
+        present_count = sum(
+            record.state.active or record.state is ReceiverState.COMPLETE for record in records
+        )
+        if waited_s >= wait_s and present_count == 0:
+            return Attendance.NOBODY
+        enough = present_count + self._excused_count >= policy.wait_for and not policy.by_hand
+        if present_count == 0 or not (enough or overdue):
+            self._enough_at = None
+            return Attendance.AWAITED
+        if self._enough_at is None:
+            self._enough_at = now
+        ready = all(record.ready for record in self._roster.active)
+        manifests_had_time = now - self._enough_at >= MANIFEST_WAIT_S
+        return Attendance.GATHERED if ready or manifests_had_time else Attendance.AWAITED

@@ -1,0 +1,173 @@
+"""What the sender multicasts beside data, and when: ANNOUNCE, STANDING, FLUSH and the end of transmission."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from protocol.constants import (
+    ANNOUNCE_INTERVAL_S,
+    EOT_COUNT,
+    EOT_INTERVAL_S,
+    FLUSH_INTERVAL_MAX_S,
+    FLUSH_INTERVAL_MIN_S,
+    STANDING_COUNT,
+    STANDING_INTERVAL_S,
+)
+from protocol.model.session_records import CastParameters
+from protocol.sending.sender_statistics import SenderStatistics
+from protocol.wire.codec import ControlMessage, encode_control
+from protocol.wire.messages import Announce, EndOfTransmission, Flush, Standing
+
+_FLUSH_GROWTH = 1.5
+_NOBODY = Standing(b"", b"")
+_REASON_BYTES_MAX = 500
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GroupState:
+    """What the group is told of the cast at this moment."""
+
+    state: int
+    receiver_count: int
+    rate_bytes_per_s: float
+    grtt_s: float
+    report_interval_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a FLUSH says was sent: an object, in which pass, before which number."""
+
+    object_index: int
+    pass_index: int
+    sequence: int
+
+
+class GroupMessages:
+    """Each message's turn, and how often it is repeated: any of them can get lost."""
+
+    def __init__(self, parameters: CastParameters, statistics: SenderStatistics, now: float) -> None:
+        """Announce at once; count in ``statistics``."""
+        self._parameters = parameters
+        self._statistics = statistics
+        self._announce_at = now
+        self._standing: Standing | None = None
+        """As it was last told; None while there was nothing to tell."""
+        self._standing_at = math.inf
+        self._standing_left = 0
+        self._flush_at = now
+        self._flush_interval_s = FLUSH_INTERVAL_MIN_S
+        self._end: EndOfTransmission | None = None
+        self._end_at = math.inf
+        self._end_left = 0
+
+    # -- what has happened ------------------------------------------------------------------------------------
+
+    def announce_now(self, now: float) -> None:
+        """What announcements say has changed."""
+        self._announce_at = now
+
+    def note_planned(self) -> None:
+        """There is data again: the FLUSH after it is urgent."""
+        self._flush_interval_s = FLUSH_INTERVAL_MIN_S
+
+    def note_transmitted(self, now: float) -> None:
+        """Data went onto the wire: FLUSH may follow at once if that was all."""
+        self._flush_at = now
+
+    def tell_standing(self, standing: Standing, now: float) -> None:
+        """Say who is too slow, if that is news."""
+        if standing != (self._standing or _NOBODY):
+            self._standing = standing
+            self._standing_left = STANDING_COUNT
+            self._standing_at = now
+
+    def tell_end(self, outcome: int, reason: str, now: float) -> None:
+        """Say that the cast is over."""
+        self._end = EndOfTransmission(outcome, reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore"))
+        self._end_at = now
+        self._end_left = EOT_COUNT
+
+    @property
+    def end_left_count(self) -> int:
+        """How often the end is still to be said."""
+        return self._end_left
+
+    # -- what is due ------------------------------------------------------------------------------------------
+
+    def due(self, now: float, group: GroupState, sweep: Sweep | None) -> list[bytes]:
+        """The datagrams whose time has come, in sending order.
+
+        Args:
+            now: monotonic seconds.
+            group: as it is.
+            sweep: all that was asked for is on the wire, and somebody may still lack some of it; None otherwise.
+        """
+        datagrams = []
+        if now >= self._announce_at:
+            self._announce_at = now + ANNOUNCE_INTERVAL_S
+            datagrams.append(self._encode(self._announce(now, group), token=0))
+            if self._standing is not None:  # that nobody waits any more is news as well, and can get lost
+                self._standing_at = min(self._standing_at, now)
+        if now >= self._standing_at:
+            self._standing_left = max(0, self._standing_left - 1)
+            self._standing_at = now + STANDING_INTERVAL_S if self._standing_left else math.inf
+            assert self._standing is not None
+            datagrams.append(self._encode(self._standing))
+        if sweep is not None and now >= self._flush_at:
+            self._flush_at = now + max(self._flush_interval_s, 2 * group.grtt_s)
+            self._flush_interval_s = min(self._flush_interval_s * _FLUSH_GROWTH, FLUSH_INTERVAL_MAX_S)
+            self._statistics.flushes_sent_count += 1
+            datagrams.append(self._encode(_flush(now, group, sweep)))
+        if self._end is not None and self._end_left and now >= self._end_at:
+            self._end_at = now + EOT_INTERVAL_S
+            self._end_left -= 1
+            datagrams.append(self._encode(self._end))
+        return datagrams
+
+    def next_at(self, *, flush_due: bool) -> float:
+        """When :meth:`due` should be asked again, absolute monotonic seconds.
+
+        Args:
+            flush_due: a FLUSH is to be said as soon as it is its turn.
+        """
+        at = min(self._announce_at, self._standing_at)
+        if flush_due:
+            at = min(at, self._flush_at)
+        return min(at, self._end_at) if self._end_left else at
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _announce(self, now: float, group: GroupState) -> Announce:
+        parameters = self._parameters
+        return Announce(
+            incarnation=parameters.incarnation,
+            state=group.state,
+            image_id=parameters.image_id,
+            image_name=parameters.image_name,
+            control_url=parameters.control_url,
+            symbol_bytes=parameters.symbol_bytes,
+            raw_bytes=parameters.raw_bytes,
+            receiver_count=group.receiver_count,
+            rate_bytes_per_s=int(group.rate_bytes_per_s),
+            grtt_us=int(group.grtt_s * 1e6),
+            report_interval_ms=int(group.report_interval_s * 1e3),
+            sent_at_us=int(now * 1e6),
+        )
+
+    def _encode(self, message: ControlMessage, token: int | None = None) -> bytes:
+        session_token = self._parameters.session_token if token is None else token
+        return encode_control(message, cast_id=self._parameters.cast_id, session_token=session_token)
+
+
+def _flush(now: float, group: GroupState, sweep: Sweep) -> Flush:
+    return Flush(
+        object=sweep.object_index,
+        pass_index=sweep.pass_index & 0xFF,
+        sequence=sweep.sequence,
+        receiver_count=group.receiver_count,
+        grtt_us=int(group.grtt_s * 1e6),
+        report_interval_ms=int(group.report_interval_s * 1e3),
+        sent_at_us=int(now * 1e6),
+    )

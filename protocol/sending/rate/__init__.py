@@ -1,0 +1,1 @@
+"""The sender's rate: capacity estimates, congestion response, parity, stragglers."""

@@ -1,0 +1,171 @@
+"""Who is too slow for the group, found by comparison and, where nobody knows what the others could do, by trial.
+
+A receiver is *slow* while the rate that it can sustain is below a share of the group's: the rate that at least half of
+its members can sustain. From the first moment it no longer limits the others, since a few seconds at a tenth of the
+rate cost a room more than one machine's repairs. Slow for long enough, it is demoted or dropped for good.
+
+When a receiver limits a group whose own limit nobody knows, a *trial* finds out: for a moment it doesn't count, and
+either the others prove to be much faster, or they meet a limit as well, or they don't and it counts again. The first
+trial is at the first sign of trouble, before a single machine has slowed anybody down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from protocol.model.bottleneck import Cause
+from protocol.model.cast_policy import SlowPolicy
+from protocol.model.session_records import ReceiverId
+from protocol.sending.rate.capacity import Capacity
+
+_RECOVERED: Final = 1.5
+"""Times the threshold: between the two a slow receiver stays slow, so that none changes sides with every report."""
+_TROUBLE_MEMORY_S: Final = 2.0
+_TRIAL_S: Final = 1.2
+"""Three doublings, and the reports of what arrived at the top."""
+_TRIAL_INTERVAL_S: Final = 10.0
+_TRIAL_INTERVAL_MAX_S: Final = 80.0
+_ALIKE: Final = 1.15
+
+
+class Change(enum.Enum):
+    """What happened to a receiver's standing."""
+
+    SLOW = "slow"
+    RECOVERED = "recovered"
+    OVERDUE = "overdue"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """A change and its grounds."""
+
+    receiver_id: ReceiverId
+    change: Change
+    rate_bytes_per_s: float
+    group_rate_bytes_per_s: float
+    cause: Cause
+
+    @property
+    def grounds(self) -> tuple[float, float, str]:
+        """What it sustains, what the group does, and what limits it: as the session's events tell it."""
+        return self.rate_bytes_per_s, self.group_rate_bytes_per_s, self.cause.value
+
+
+class StragglerWatch:
+    """Judges the members of the main group; the caller removes those that it demotes, drops or finishes."""
+
+    def __init__(self, policy: SlowPolicy, below: float, for_s: float) -> None:
+        self._policy = policy
+        self._below = below
+        self._for_s = for_s
+        self.slow_since: dict[ReceiverId, float] = {}
+        self.found: dict[ReceiverId, Verdict] = {}
+        """Of those that are slow or were: the latest grounds."""
+        self._overdue: set[ReceiverId] = set()
+        self._trial: frozenset[ReceiverId] = frozenset()
+        self._trial_started_at = -math.inf
+        self._trial_allowed_at = -math.inf
+        self._trial_interval_s = _TRIAL_INTERVAL_S
+
+    def judge(self, members: Mapping[ReceiverId, Capacity], now: float) -> list[Verdict]:
+        """Compare; sets who is exempt among ``members``.
+
+        Args:
+            members: those whose repairs don't wait for the tail.
+            now: monotonic seconds.
+        """
+        for gone in self.slow_since.keys() - members.keys():
+            del self.slow_since[gone]
+        if self._policy is SlowPolicy.WAIT or len(members) < 2:
+            return self._forgive(members)
+        group_rate = _upper_median([item.sustainable_bytes_per_s for item in members.values()])
+        verdicts = [
+            verdict
+            for receiver_id, capacity in members.items()
+            if (verdict := self._judge_one(receiver_id, capacity, group_rate, now)) is not None
+        ]
+        self._run_trial(members, now)
+        for receiver_id, capacity in members.items():
+            capacity.exempt = receiver_id in self.slow_since or receiver_id in self._trial
+        return verdicts
+
+    def _judge_one(
+        self, receiver_id: ReceiverId, capacity: Capacity, group_rate: float, now: float
+    ) -> Verdict | None:
+        sustainable = capacity.sustainable_bytes_per_s
+        threshold = self._below * group_rate
+        change = None
+        since = self.slow_since.get(receiver_id)
+        lossy = capacity.usual_loss > 1.0 - self._below
+        troubled = lossy or now - capacity.troubled_at < _TROUBLE_MEMORY_S
+        if since is None:
+            if troubled and sustainable < threshold:
+                self.slow_since[receiver_id] = now
+                self._overdue.discard(receiver_id)  # of an earlier time: it has left and is back
+                change = Change.SLOW
+        elif sustainable > _RECOVERED * threshold or not troubled:
+            del self.slow_since[receiver_id]
+            self._overdue.discard(receiver_id)
+            capacity.forget_knee()
+            change = Change.RECOVERED
+        elif now - since >= self._for_s and receiver_id not in self._overdue:
+            self._overdue.add(receiver_id)
+            change = Change.OVERDUE
+        if receiver_id not in self.slow_since and change is None:
+            return None
+        verdict = Verdict(receiver_id, change or Change.SLOW, sustainable, group_rate, capacity.cause)
+        self.found[receiver_id] = verdict
+        return verdict if change else None
+
+    def _forgive(self, members: Mapping[ReceiverId, Capacity]) -> list[Verdict]:
+        """Nobody can be slow in comparison any more."""
+        verdicts = [
+            Verdict(
+                receiver_id, Change.RECOVERED, members[receiver_id].sustainable_bytes_per_s, 0.0, Cause.NONE
+            )
+            for receiver_id in self.slow_since
+        ]
+        self.slow_since.clear()
+        self._trial = frozenset()
+        for capacity in members.values():
+            capacity.exempt = False
+        return verdicts
+
+    def start_over(self) -> None:
+        """The group is another one: nobody is slow in it yet."""
+        self.slow_since.clear()
+        self._overdue.clear()
+        self._trial = frozenset()
+        self._trial_allowed_at = -math.inf
+
+    # -- trials -----------------------------------------------------------------------------------------------
+
+    def _run_trial(self, members: Mapping[ReceiverId, Capacity], now: float) -> None:
+        counted = {key: item for key, item in members.items() if key not in self.slow_since}
+        knees = [item.knee_bytes_per_s for item in counted.values()]
+        least = min(knees, default=math.inf)
+        # What the majority could do is unknown, and a few limit it.
+        open_question = math.isfinite(least) and _upper_median(knees) == math.inf
+        limiting = {key for key, item in counted.items() if item.knee_bytes_per_s <= _ALIKE * least}
+        if not self._trial:
+            if open_question and now >= self._trial_allowed_at:
+                self._trial = frozenset(limiting)
+                self._trial_started_at = now
+        elif open_question and now - self._trial_started_at <= _TRIAL_S:
+            self._trial |= limiting
+        else:
+            proved = any(key in self.slow_since for key in self._trial)
+            self._trial = frozenset()
+            self._trial_allowed_at = now + self._trial_interval_s
+            if not proved:
+                self._trial_interval_s = min(2 * self._trial_interval_s, _TRIAL_INTERVAL_MAX_S)
+
+
+def _upper_median(values: list[float]) -> float:
+    """What at least half of them reach; of two the larger."""
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,158 @@
+"""What the sender knows of one receiver, and how a report changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from protocol.model.bottleneck import Cause
+from protocol.model.session_records import CompletionReport, MachineIdentity, ReceiverId, ReceiverState
+from protocol.sending.rate.rate_control import RateSample
+from protocol.sending.replay_window import ReplayWindow
+from protocol.wire.messages import BOTTLENECKS, Report
+
+_LOSS_SMOOTHING = 0.3
+_RATE_SMOOTHING_S = 1.0
+_BACKLOG_SHARE = 0.35
+"""With less of its buffers waiting for the machine itself, they ran out because of what it waits for."""
+
+
+@dataclasses.dataclass(slots=True)
+class ReceiverRecord:
+    """One receiver of the cast.
+
+    Attributes:
+        name: the requested name, made unique within the cast.
+        identity: by what its machine may be known, if its agent says that.
+        ready: it holds the manifest and has said what it needs.
+        needed_count: blocks it hasn't verified yet, as it says; None before it knows.
+        loss: smoothed share of datagrams that don't reach it, 0..1.
+        queue_delay_s: least time that datagrams lately spent in queues on the way.
+        sustainable_bytes_per_s: the rate that it is known to sustain, in bytes of frames; infinite while unknown.
+        slow_since: when it became much slower than the group; None if it isn't.
+        slow_cause: what made it so; of a straggler as long as the cast works for it.
+        demoted: it was too slow for too long.
+        deferred: its repairs wait for the tail, which hasn't begun.
+        rate_bytes_per_s: smoothed rate at which it writes.
+        nacked_symbol_count: symbols it asked for.
+    """
+
+    receiver_id: ReceiverId
+    agent_id: str
+    name: str
+    address: str
+    inventory: dict[str, str]
+    identity: MachineIdentity | None
+    key: bytes
+    joined_at: float
+    heard_at: float
+    state: ReceiverState = ReceiverState.JOINED
+    ready: bool = False
+    replay_window: ReplayWindow = dataclasses.field(default_factory=ReplayWindow)
+    report_counter: int = 0
+    needed_at_join_count: int = 0
+    needed_count: int | None = None
+    verified_count: int = 0
+    expected_count: int = 0
+    received_count: int = 0
+    loss_event_count: int = 0
+    socket_drop_count: int = 0
+    pool_drop_count: int = 0
+    bytes_written: int = 0
+    nacks_sent_count: int = 0
+    nacked_symbol_count: int = 0
+    parity_repaired_count: int = 0
+    loss: float = 0.0
+    queue_delay_s: float = 0.0
+    sustainable_bytes_per_s: float = math.inf
+    slow_since: float | None = None
+    slow_cause: Cause | None = None
+    demoted: bool = False
+    deferred: bool = False
+    fill: float = 0.0
+    rtt_s: float = 0.0
+    rate_bytes_per_s: float = 0.0
+    bottleneck: Cause = Cause.NETWORK
+    reported_at: float = 0.0
+    finished_at: float | None = None
+    error: str = ""
+    completion: CompletionReport | None = None
+
+    @property
+    def progress(self) -> float:
+        """Share of what it needed at join that it has verified, 0..1."""
+        if self.state is ReceiverState.COMPLETE:
+            return 1.0
+        # What a machine reported before it had the manifest says 0, and may arrive after it was found ready.
+        if self.needed_count is None or not self.needed_at_join_count:
+            return 0.0
+        return 1.0 - min(1.0, self.needed_count / self.needed_at_join_count)
+
+    @property
+    def loss_burst(self) -> float:
+        """Datagrams lost in a row, on average; 0 while none was lost."""
+        if not self.loss_event_count:
+            return 0.0
+        return max(1.0, (self.expected_count - self.received_count) / self.loss_event_count)
+
+    def apply_report(self, report: Report, frame_bytes_per_raw: float, now: float) -> RateSample:
+        """Take a report's totals; return what rate control needs of it.
+
+        Args:
+            report: the latest.
+            frame_bytes_per_raw: bytes of frames that the cast sends for each byte of the disk.
+            now: monotonic seconds.
+        """
+        fill = report.fill_permille / 1000
+        expected_count = report.expected_count - self.expected_count
+        lost_count = max(0, expected_count - (report.received_count - self.received_count))
+        # In large groups the last report is seconds old: what was lost in its first moments isn't how it is now.
+        recent_lost_count = report.recent_expected_count - report.recent_received_count
+        event_count = max(0, report.loss_event_count - self.loss_event_count)
+        if expected_count > 0:
+            self.loss += _LOSS_SMOOTHING * (min(1.0, lost_count / expected_count) - self.loss)
+        elapsed_s = now - self.reported_at
+        if self.reported_at and elapsed_s > 0:
+            rate = max(0, report.bytes_written - self.bytes_written) / elapsed_s
+            weight = 1.0 - math.exp(-elapsed_s / _RATE_SMOOTHING_S)
+            self.rate_bytes_per_s += weight * (rate - self.rate_bytes_per_s)
+        sample = RateSample(
+            expected_count=report.recent_expected_count,
+            received_count=report.recent_received_count,
+            local_drop_count=max(0, report.socket_drop_count - self.socket_drop_count)
+            + (max(0, report.pool_drop_count - self.pool_drop_count) if fill > _BACKLOG_SHARE else 0),
+            fill=fill,
+            loss_burst=lost_count / event_count
+            if event_count and recent_lost_count >= lost_count / 2
+            else 0.0,
+            arriving_bytes_per_s=report.arriving_bytes_per_s,
+            queue_delay_s=report.queue_delay_us / 1e6,
+            written_bytes_per_s=self.rate_bytes_per_s * frame_bytes_per_raw,
+            cause=BOTTLENECKS[report.bottleneck],
+        )
+        self.queue_delay_s = sample.queue_delay_s
+        self.reported_at = now
+        self.expected_count = report.expected_count
+        self.received_count = report.received_count
+        self.loss_event_count = report.loss_event_count
+        self.socket_drop_count = report.socket_drop_count
+        self.pool_drop_count = report.pool_drop_count
+        self.bytes_written = report.bytes_written
+        self.nacks_sent_count = report.nacks_sent_count
+        self.parity_repaired_count = report.parity_repaired_count
+        self.fill = sample.fill
+        self.bottleneck = sample.cause
+        if self.ready:
+            self.needed_count = report.blocks_needed_count
+            self.verified_count = report.blocks_verified_count
+            self.needed_at_join_count = max(self.needed_at_join_count, self.needed_count)
+        return sample
+
+    def forget_counts(self) -> None:
+        """A new run of the agent counts from zero again."""
+        self.replay_window = ReplayWindow()
+        self.report_counter = 0
+        self.expected_count = self.received_count = self.loss_event_count = 0
+        self.socket_drop_count = self.pool_drop_count = 0
+        self.bytes_written = self.nacks_sent_count = self.parity_repaired_count = 0
+        self.reported_at = 0.0

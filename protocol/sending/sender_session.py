@@ -1,0 +1,541 @@
+"""The sender's side of a cast, sans-IO: who takes part, what to send next, when to speak to the group.
+
+::
+
+    GATHERING ── enough receivers joined and hold the manifest ──► CASTING ── nobody is active any more ──► ENDED
+        │                                                             │                                       ▲
+        └───────────── nobody joined in time, cancelled, failed ──────┴───────────────────────────────────────┘
+
+The shell calls in from one thread at a time. It asks for plans as long as there are any, says what it has put on the
+wire, multicasts the control datagrams that are due, and hands in feedback and the control API's requests.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import random
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.constants import DATA_HEADER_BYTES, REPORTS_PER_TIMEOUT, SOURCE_SYMBOLS_MAX
+from protocol.errors import JoinRefusedError, WireError
+from protocol.image.manifest import Manifest
+from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
+from protocol.model.cast_policy import CastPolicy
+from protocol.model.session_records import (
+    CastParameters,
+    CompletionReport,
+    JoinGrant,
+    JoinRequest,
+    ReceiverId,
+    ReceiverState,
+)
+from protocol.receiving.manifest_reception import manifest_source_symbols
+from protocol.sending.demand import Demand, SegmentList
+from protocol.sending.events import (
+    CastFinished,
+    CastingStarted,
+    GatheringTimedOut,
+    MainGroupFinished,
+    ReceiverCompleted,
+    ReceiverFailed,
+    ReceiverJoined,
+    ReceiverLost,
+    ReceiverReturned,
+    SenderEvent,
+)
+from protocol.sending.gathering import Attendance, Gathering
+from protocol.sending.group_messages import GroupMessages, GroupState, Sweep
+from protocol.sending.grtt import GrttEstimator
+from protocol.sending.rate.main_group import MainGroup
+from protocol.sending.rate.parity import ParityPlanner
+from protocol.sending.rate.rate_control import RateController
+from protocol.sending.receiver_record import ReceiverRecord
+from protocol.sending.roster import Roster
+from protocol.sending.send_plan import SendPlan
+from protocol.sending.sender_statistics import SenderStatistics
+from protocol.sending.transmission import Transmission
+from protocol.shared.feedback_timing import report_interval_s
+from protocol.wire.codec import check_feedback_mac, decode_feedback_untrusted
+from protocol.wire.messages import (
+    END_CANCELLED,
+    END_COMPLETE,
+    OBJECT_IMAGE,
+    OBJECT_MANIFEST,
+    STATE_CASTING,
+    STATE_ENDED,
+    STATE_GATHERING,
+    Nack,
+    Report,
+)
+
+_TIMER_S = 0.1
+"""Timeouts, stragglers, the group's loss and the bottleneck are looked at this often."""
+
+
+class SenderSession:
+    """See the module's docstring. Not thread-safe: the shell holds one lock around every call."""
+
+    def __init__(
+        self,
+        parameters: CastParameters,
+        manifest: Manifest,
+        *,
+        policy: CastPolicy,
+        rng: random.Random,
+        secrets: Callable[[int], bytes],
+        now: float,
+    ) -> None:
+        """Begin to gather.
+
+        Args:
+            parameters: what every receiver is told.
+            manifest: the image's.
+            policy: the operator's wishes.
+            rng: for timing only.
+            secrets: ``n`` to ``n`` unpredictable bytes, for the receivers' keys.
+            now: monotonic seconds.
+        """
+        self.parameters = parameters
+        self.policy = policy
+        self.state = STATE_GATHERING
+        self.outcome = END_COMPLETE
+        self.reason = ""
+        self.paused = False
+        self.bottleneck_seconds: dict[Bottleneck, float] = {}
+        self.rejects: dict[str, int] = {}
+        self.statistics = SenderStatistics()
+        self.manifest_demand = Demand(OBJECT_MANIFEST, manifest_source_symbols(parameters))
+        self.image_demand = Demand(OBJECT_IMAGE, manifest.source_symbols(parameters.symbol_bytes))
+        self.rate_control = RateController(
+            fixed_bytes_per_s=policy.rate_bytes_per_s,
+            maximum_bytes_per_s=policy.rate_max_bytes_per_s,
+            frame_bytes=DATA_HEADER_BYTES + parameters.symbol_bytes,
+            share=policy.share,
+            now=now,
+        )
+        self._roster = Roster(secrets)
+        self._gathering = Gathering(policy, self._roster, now)
+        self._main_group = MainGroup(policy, self._roster, self.rate_control, now)
+        self._parity = ParityPlanner()
+        source_symbol_count = int(manifest.source_symbols(parameters.symbol_bytes).sum(dtype=np.int64))
+        frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
+        self._frame_bytes_per_raw = max(1, source_symbol_count) * frame_bytes / max(1, parameters.raw_bytes)
+        self._grtt = GrttEstimator()
+        self._events: list[SenderEvent] = []
+        self._sequence = rng.getrandbits(32)
+        self._transmission = Transmission(self._sequence, now)
+        self._messages = GroupMessages(parameters, self.statistics, now)
+        self._timeouts_at = now + _TIMER_S
+
+    # -- what the shell reads ---------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether the cast has ended and every end of transmission was handed out."""
+        return self.state == STATE_ENDED and self._messages.end_left_count == 0
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """The rate to pace to now."""
+        return self.rate_control.rate_bytes_per_s
+
+    @property
+    def achieved_bytes_per_s(self) -> float:
+        """The rate at which frames really leave."""
+        return self._transmission.achieved_bytes_per_s
+
+    @property
+    def grtt_s(self) -> float:
+        """The group's round-trip time."""
+        return self._grtt.grtt_s
+
+    @property
+    def receivers(self) -> Mapping[ReceiverId, ReceiverRecord]:
+        """Everybody who ever joined."""
+        return self._roster.records
+
+    @property
+    def active_count(self) -> int:
+        """Receivers that the cast still works for."""
+        return self._roster.active_count
+
+    @property
+    def parity(self) -> float:
+        """Proactive repair symbols per source symbol of a full block."""
+        k = -(-self.parameters.block_bytes // self.parameters.symbol_bytes)
+        return self._parity.symbols(min(k, SOURCE_SYMBOLS_MAX)) / k
+
+    @property
+    def interleave_depth(self) -> int:
+        """Blocks that are sent together, in stripes."""
+        return self._parity.interleave_depth
+
+    @property
+    def bottleneck(self) -> Bottleneck:
+        """What sets the pace now, and who."""
+        if self.state != STATE_CASTING or self.paused:
+            return NO_BOTTLENECK
+        if self.image_demand.idle and not self._transmission.read_stalled:
+            return self._waited_for()
+        starved_by = self._transmission.starved_by(self.rate_bytes_per_s)
+        if starved_by is not None:
+            return Bottleneck(starved_by)
+        return self.rate_control.bottleneck
+
+    @property
+    def held_by_ceiling(self) -> bool:
+        """Whether it could send faster if it were allowed to, as far as anybody knows."""
+        return self.bottleneck.cause in (Cause.CEILING, Cause.NONE)
+
+    def sending_overdue_s(self, now: float) -> float:
+        """For how long data that could be sent hasn't been; 0 while there is none or the cast is paused."""
+        if self.state != STATE_CASTING or self.paused or self.image_demand.idle:
+            return 0.0
+        return now - max(self._transmission.transmitted_at, self.statistics.started_at or now)
+
+    def _waited_for(self) -> Bottleneck:
+        """With nothing to send the cast waits for whoever has most in its buffers."""
+        busy = [record for record in self._roster.active if record.bottleneck != Cause.NETWORK]
+        if not busy:
+            return NO_BOTTLENECK
+        fullest = max(busy, key=lambda record: record.fill)
+        return Bottleneck(Cause(fullest.bottleneck), fullest.receiver_id)
+
+    def next_events(self) -> list[SenderEvent]:
+        """What happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    # -- the control API --------------------------------------------------------------------------------------
+
+    def join(self, request: JoinRequest, now: float) -> JoinGrant:
+        """Let a receiver in, or give it its old place back.
+
+        The old place is that of the same run of the agent or, for a machine that was started again, of a receiver of
+        the same name and address that was lost or failed.
+
+        Raises:
+            JoinRefusedError: the cast has ended or is full, or the need-bitmap doesn't fit the image.
+        """
+        if self.state == STATE_ENDED:
+            raise JoinRefusedError("the cast has ended: wait for the next one or start it again")
+        self._check_need(request.need)
+        record, rejoined = self._roster.admit(request, now)
+        if rejoined:
+            self._main_group.forget(record)
+        self.statistics.joins_count += 1
+        self._events.append(ReceiverJoined(record.receiver_id, rejoined))
+        by_multicast = self.state == STATE_GATHERING and not request.has_manifest
+        if by_multicast:
+            self.manifest_demand.want(None)
+        if request.has_manifest:
+            self.set_need(record.receiver_id, request.need, now)
+        return JoinGrant(
+            parameters=self.parameters,
+            receiver_id=record.receiver_id,
+            key=record.key,
+            manifest_by_multicast=by_multicast,
+            report_interval_s=self._report_interval_s,
+            grtt_s=self.grtt_s,
+            receiver_count=self.active_count,
+        )
+
+    def set_need(
+        self,
+        receiver_id: ReceiverId,
+        need: NDArray[np.bool_] | None,
+        now: float,
+        heard_sequence: int | None = None,
+    ) -> None:
+        """A receiver holds the manifest and says what it lacks.
+
+        While it still looks at its target it says so again and again, each time what it has found since.
+
+        Args:
+            receiver_id: who.
+            need: ``bool[block_count]``; None for all.
+            now: monotonic seconds.
+            heard_sequence: number after the last symbol that it had heard: what was sent since is on its way already.
+                None if it has heard none.
+
+        Raises:
+            JoinRefusedError: the bitmap doesn't fit the image.
+        """
+        self._check_need(need)
+        record = self.receivers[receiver_id]
+        record.heard_at = now
+        if not (record.state.active or record.state is ReceiverState.LOST):
+            return  # it is no longer served
+        record.ready = True
+        self._roster.move(record, ReceiverState.RECEIVING)
+        if self.state != STATE_ENDED:
+            self.image_demand.want(need, heard_sequence)
+
+    def check_key(self, receiver_id: ReceiverId, key: bytes) -> None:
+        """Raise :class:`JoinRefusedError` unless ``key`` is that receiver's."""
+        record = self.receivers.get(receiver_id)
+        if record is None or not hmac.compare_digest(record.key, key):
+            raise JoinRefusedError("unknown receiver or wrong key: join the cast again")
+
+    def complete(self, receiver_id: ReceiverId, report: CompletionReport, now: float) -> None:
+        """Take a receiver's account of its end, good or bad."""
+        record = self.receivers[receiver_id]
+        record.completion = report
+        record.finished_at = now
+        record.heard_at = now
+        if report.success:
+            record.needed_count = 0
+            record.error = ""
+            self._leave(record, ReceiverState.COMPLETE)
+            self._events.append(ReceiverCompleted(receiver_id))
+        elif record.state is not ReceiverState.DROPPED:  # of those it is known why they end
+            record.error = report.error
+            self._leave(record, ReceiverState.FAILED)
+            self._events.append(ReceiverFailed(receiver_id, report.error))
+        self._serve_who_is_left(now)
+
+    # -- the operator -----------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Don't wait for more receivers: send image data as soon as one has joined."""
+        self._gathering.begin()
+
+    def excuse(self, count: int) -> None:
+        """So many of those that are waited for won't come: they said so before they joined."""
+        self._gathering.excuse(count)
+
+    def pause(self) -> None:
+        """Send no more data until :meth:`resume`. The room hears that the sender lives, and keeps what it has."""
+        self.paused = True
+
+    def resume(self, now: float) -> None:
+        """Go on where :meth:`pause` stopped."""
+        self.paused = False
+        self._transmission.resume(now)
+
+    def set_rate_ceiling(self, bytes_per_s: float) -> None:
+        """Send no faster than this from now on, nor than the policy says."""
+        self.rate_control.set_maximum(min(bytes_per_s, self.policy.rate_max_bytes_per_s or math.inf))
+
+    def end(self, outcome: int, reason: str, now: float) -> None:
+        """End the cast, with END_COMPLETE, END_CANCELLED or END_FAILED; the first end counts."""
+        if self.state == STATE_ENDED:
+            return
+        self.state = STATE_ENDED
+        self.outcome = outcome
+        self.reason = reason
+        self.statistics.ended_at = now
+        self.manifest_demand.withdraw()
+        self.image_demand.withdraw()
+        self._messages.tell_end(outcome, reason, now)
+        self._events.append(CastFinished(outcome, reason))
+
+    # -- feedback datagrams -----------------------------------------------------------------------------------
+
+    def receive_feedback_untrusted(self, datagram: bytes, now: float) -> None:
+        """Take a datagram from the feedback port; a bad one is counted in ``rejects`` and dropped."""
+        try:
+            self._receive_feedback_untrusted(datagram, now)
+        except WireError as error:
+            self.rejects[error.reason] = self.rejects.get(error.reason, 0) + 1
+
+    def _receive_feedback_untrusted(self, datagram: bytes, now: float) -> None:
+        prefix, message = decode_feedback_untrusted(datagram)
+        if prefix.cast_id != self.parameters.cast_id:
+            raise WireError("foreign_cast")
+        if prefix.session_token != self.parameters.session_token:
+            raise WireError("stale_session")
+        record = self.receivers.get(ReceiverId(message.receiver_id))
+        if record is None:
+            raise WireError("unknown_receiver")
+        check_feedback_mac(datagram, record.key)
+        if not record.replay_window.accept(message.counter):
+            raise WireError("replayed")
+        record.heard_at = now
+        if record.state is ReceiverState.LOST and self.state != STATE_ENDED:
+            self._roster.move(record, ReceiverState.RECEIVING if record.ready else ReceiverState.JOINED)
+            self._events.append(ReceiverReturned(record.receiver_id))
+        if isinstance(message, Nack):
+            self._receive_nack(record, message)
+        elif message.counter > record.report_counter:  # else how it was before what is known already
+            record.report_counter = message.counter
+            self._receive_report(record, message, now)
+
+    def _receive_report(self, record: ReceiverRecord, report: Report, now: float) -> None:
+        self.statistics.reports_received_count += 1
+        sample = record.apply_report(report, self._frame_bytes_per_raw, now)
+        capacity = self.rate_control.capacities.get(record.receiver_id)
+        if report.echo_us:
+            record.rtt_s = now - (report.echo_us + report.echo_delay_us) / 1e6
+            if capacity is None or not capacity.exempt:  # the group doesn't wait for a straggler's answers
+                self._grtt.add(record.rtt_s, now, self._report_interval_s)
+        if record.state.active:
+            self.rate_control.add_sample(record.receiver_id, sample, self.grtt_s, now)
+            if self.state == STATE_CASTING:
+                self._events += self._main_group.judge(now)
+
+    def _receive_nack(self, record: ReceiverRecord, nack: Nack) -> None:
+        self.statistics.nacks_received_count += 1
+        if not record.state.active or self.state == STATE_ENDED:
+            return
+        if nack.object == OBJECT_IMAGE and (record.slow_since is not None or record.deferred):
+            return
+        demand = self.image_demand if nack.object == OBJECT_IMAGE else self.manifest_demand
+        if nack.object == OBJECT_IMAGE and not record.ready:
+            return
+        for block, count, deficit in nack.deficits:
+            accepted = demand.nack(block, count, deficit, nack.sequence)
+            self.statistics.nacked_symbol_count += accepted * deficit
+            record.nacked_symbol_count += accepted * deficit
+
+    # -- sending ----------------------------------------------------------------------------------------------
+
+    def next_plan(self, now: float, symbols_max: int) -> SendPlan | None:
+        """The next symbols to send, repairs before new data; None when there is nothing to send now.
+
+        Args:
+            now: monotonic seconds.
+            symbols_max: size limit of the plan.
+        """
+        if self.state == STATE_ENDED or self.paused:
+            return None
+        segments = SegmentList(symbols_max)
+        parity = self._parity
+        sequence = self.manifest_demand.plan_repairs(segments, self._sequence, parity.loss)
+        sequence = self.manifest_demand.plan_pass(segments, sequence, parity.symbols)
+        if self.state == STATE_CASTING:
+            sequence = self.image_demand.plan_repairs(segments, sequence, parity.loss)
+            sequence = self.image_demand.plan_pass(
+                segments, sequence, parity.symbols, parity.interleave_depth
+            )
+        if segments.room == symbols_max:
+            return None
+        plan = SendPlan(segments.array(), self._sequence, symbols_max - segments.room)
+        self._sequence = sequence
+        self._messages.note_planned()
+        assert plan.next_sequence == sequence
+        return plan
+
+    def mark_transmitted(
+        self, next_sequence: int, byte_count: int, now: float, *, read_s: float = 0.0
+    ) -> None:
+        """A batch is on the wire: FLUSH may follow, and the real rate is known.
+
+        Args:
+            next_sequence: everything before it is on the wire.
+            byte_count: the batch's, in frames.
+            now: monotonic seconds.
+            read_s: seconds that reading the image took for it.
+        """
+        symbol_count = self._transmission.mark(next_sequence, byte_count, now, read_s)
+        self.statistics.symbols_transmitted_count += symbol_count
+        self.statistics.bytes_transmitted += byte_count
+        self.rate_control.tick(self._transmission.achieved_bytes_per_s, now)
+        self._messages.note_transmitted(now)
+
+    def note_read(self, waiting_s: float) -> None:
+        """Say now and then for how long the read of the image that goes on now has lasted; 0 if none does.
+
+        Nothing is transmitted while it lasts, and so nothing else would tell that the source has stalled.
+        """
+        self._transmission.note_read(waiting_s)
+
+    def control_datagrams(self, now: float) -> list[bytes]:
+        """The control datagrams that are due, to be multicast in this order; also runs the timeouts."""
+        if now >= self._timeouts_at:
+            self._run_watch(now, now - self._timeouts_at + _TIMER_S)
+            self._timeouts_at = now + _TIMER_S
+        self._start_if_gathered(now)
+        group = GroupState(
+            state=self.state,
+            receiver_count=self.active_count,
+            rate_bytes_per_s=self.rate_bytes_per_s,
+            grtt_s=self.grtt_s,
+            report_interval_s=self._report_interval_s,
+        )
+        return self._messages.due(now, group, self._swept() if self._flush_due() else None)
+
+    def next_timer(self, now: float) -> float:
+        """When :meth:`control_datagrams` should be asked again, absolute monotonic seconds."""
+        return max(now, min(self._timeouts_at, self._messages.next_at(flush_due=self._flush_due())))
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _flush_due(self) -> bool:
+        """All that was asked for is on the wire, and somebody may still lack some of it."""
+        if self.state == STATE_ENDED or self.paused or self._transmission.next_sequence != self._sequence:
+            return False
+        if self.state == STATE_GATHERING:
+            return self.manifest_demand.idle and any(not record.ready for record in self._roster.active)
+        return self.active_count > 0 and self.image_demand.idle and self.manifest_demand.idle
+
+    def _swept(self) -> Sweep:
+        casting = self.state == STATE_CASTING
+        demand = self.image_demand if casting else self.manifest_demand
+        return Sweep(demand.object_index, demand.pass_index, self._sequence)
+
+    @property
+    def _report_interval_s(self) -> float:
+        return report_interval_s(self.active_count, self.rate_bytes_per_s)
+
+    # -- who takes part ---------------------------------------------------------------------------------------
+
+    def _leave(self, record: ReceiverRecord, state: ReceiverState) -> None:
+        self._roster.move(record, state)
+        self._main_group.forget(record)
+
+    def _run_watch(self, now: float, elapsed_s: float) -> None:
+        """What is looked at every ``_TIMER_S``."""
+        timeout_s = max(self.policy.receiver_timeout_s, REPORTS_PER_TIMEOUT * self._report_interval_s)
+        for record in [record for record in self._roster.active if now - record.heard_at > timeout_s]:
+            record.finished_at = now
+            record.error = f"silent for {timeout_s:.0f} s"
+            self._leave(record, ReceiverState.LOST)
+            self._events.append(ReceiverLost(record.receiver_id))
+        if self.state == STATE_CASTING:
+            bottleneck = self.bottleneck
+            self.bottleneck_seconds[bottleneck] = self.bottleneck_seconds.get(bottleneck, 0.0) + elapsed_s
+            self._events += self._main_group.judge(now, at_once=True)
+            self._serve_who_is_left(now)
+        capacities = self.rate_control.capacities.values()
+        self._parity.update((item.usual_loss, item.loss_burst) for item in capacities if not item.exempt)
+        self._messages.tell_standing(self._main_group.standing(now), now)
+
+    def _serve_who_is_left(self, now: float) -> None:
+        """Begin the tail when only stragglers are left, end the cast when nobody is."""
+        if self.state != STATE_CASTING:
+            return
+        if self.active_count and self._main_group.over:
+            if self.statistics.main_finished_at is None:
+                assert self.statistics.started_at is not None
+                self.statistics.main_finished_at = now
+                complete_count = sum(r.state is ReceiverState.COMPLETE for r in self.receivers.values())
+                seconds = now - self.statistics.started_at
+                self._events.append(MainGroupFinished(complete_count, self.active_count, seconds))
+            self._events += self._main_group.begin_tail(now)
+        if self.active_count == 0:
+            self.end(END_COMPLETE, "every receiver has ended", now)
+
+    def _start_if_gathered(self, now: float) -> None:
+        if self.state != STATE_GATHERING:
+            return
+        attendance = self._gathering.look(now)
+        if attendance is Attendance.NOBODY:
+            self._events.append(GatheringTimedOut())
+            self.end(END_CANCELLED, "no receiver joined in time", now)
+        elif attendance is Attendance.GATHERED:
+            self.state = STATE_CASTING
+            self.statistics.started_at = now
+            self._messages.announce_now(now)
+            self._events.append(CastingStarted())
+
+    def _check_need(self, need: NDArray[np.bool_] | None) -> None:
+        if need is not None and need.shape != (self.image_demand.block_count,):
+            raise JoinRefusedError(
+                f"the need-bitmap has {need.size} blocks, the image {self.image_demand.block_count}: "
+                "fetch the manifest again"
+            )

@@ -1,0 +1,60 @@
+"""Masks of blocks, gone through by windows: an array of all places at which one is set would have 8 bytes a block.
+
+A mask is ``bool[block_count]``, 4 MiB for a disk of a TiB; a window's temporaries have half a MiB.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_BLOCKS: Final = 1 << 16
+"""Looked through in 20 µs, beside which what Python does for each window is small."""
+
+
+def windows(block_count: int, start: int = 0) -> Iterator[slice]:
+    """Slices that cover the blocks from ``start`` on, ascending."""
+    for begin in range(start, block_count, WINDOW_BLOCKS):
+        yield slice(begin, min(begin + WINDOW_BLOCKS, block_count))
+
+
+def iter_set_blocks(mask: NDArray[np.bool_], start: int = 0) -> Iterator[NDArray[np.int64]]:
+    """The places from ``start`` on at which ``mask`` is set, ascending, window by window; no empty arrays.
+
+    The mask may change meanwhile: a window is looked at when its places are taken.
+    """
+    for window in windows(mask.size, start):
+        places = np.flatnonzero(mask[window])
+        if places.size:
+            yield places + window.start
+
+
+def first_set(mask: NDArray[np.bool_], start: int, count_max: int) -> NDArray[np.int64]:
+    """The first ``count_max`` places from ``start`` on at which ``mask`` is set, ascending."""
+    found: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    missing_count = count_max
+    for places in iter_set_blocks(mask, start):
+        if missing_count <= 0:
+            break
+        found.append(places[:missing_count])
+        missing_count -= found[-1].size
+    return np.concatenate(found)
+
+
+def sample_set(
+    mask: NDArray[np.bool_], count_max: int, rng: random.Random, start: int = 0
+) -> NDArray[np.int64]:
+    """``count_max`` random places from ``start`` on at which ``mask`` is set, or all if there are fewer; ascending."""
+    set_count = int(np.count_nonzero(mask[start:]))
+    ranks = np.array(sorted(rng.sample(range(set_count), min(count_max, set_count))), np.int64)
+    found: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    passed_count = 0
+    for places in iter_set_blocks(mask, start):
+        within = ranks[(ranks >= passed_count) & (ranks < passed_count + places.size)]
+        found.append(places[within - passed_count])
+        passed_count += places.size
+    return np.concatenate(found)

@@ -1,0 +1,208 @@
+"""Growing a filesystem to the end of its partition by its own tools, checked before and after by its own check.
+
+Each kind has three steps, each on a fresh loop device, so that nothing one of them left in a cache hides what is on the
+disk from the next:
+
+=======  =======================  =============================  ==========================
+kind     before, nothing grown    growing                        after
+=======  =======================  =============================  ==========================
+ext2-4   e2fsck -f -p             resize2fs                      e2fsck -f -n
+XFS      (mounting replays)       mounted, xfs_growfs            xfs_repair -n
+btrfs    (mounting replays)       mounted, filesystem resize     btrfs check --readonly
+NTFS     ntfsresize --no-action   ntfsresize                     ntfsresize --info
+=======  =======================  =============================  ==========================
+
+XFS and btrfs grow only while they are mounted; both keep their old size or the new one across a power cut, by their
+journal or by copy on write. resize2fs and ntfsresize have no such protection: after a power cut or a kill in the
+middle, the filesystem may be damaged, and the remedy is to run the same command again: what differs from the image is
+written anew, and the filesystem grown anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from protocol.constants import MIB
+from protocol.disk.partition_table import Read
+from protocol.shared.units import format_bytes
+from receiver.disk.fit.mount import mounted_privately
+from receiver.disk.fit.programs import FILESYSTEM_TIME_LIMIT_S, MOUNT_TIME_LIMIT_S, StepError, run_program
+
+SLACK_BYTES: Final = 16 * MIB
+"""What a grown filesystem may leave at the end of its partition: ext leaves out a last group too small for its tables,
+XFS one of less than 64 blocks."""
+
+_E2FSCK_CORRECTED: Final = (0, 1, 2)
+"""0 clean, 1 corrected, 2 corrected and a mounted one would need a reboot (e2fsck(8))."""
+_BTRFS_DEVICE: Final = re.compile(r"devid\s+(\d+)\s+size")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grower:
+    """How one kind of filesystem grows."""
+
+    programs: tuple[str, ...]
+    before: Callable[[Path], None]
+    grow: Callable[[Path], None]
+    after: Callable[[Path], None]
+    driver: str = ""
+    """The kernel's, where it has to be mounted."""
+
+
+def _run(*argv: str | Path, right_codes: tuple[int, ...] = (0,)) -> str:
+    return run_program(argv, time_limit_s=FILESYSTEM_TIME_LIMIT_S, right_codes=right_codes)
+
+
+def _before_ext(device: Path) -> None:
+    _run("e2fsck", "-f", "-p", device, right_codes=_E2FSCK_CORRECTED)
+
+
+def _grow_ext(device: Path) -> None:
+    _run("resize2fs", device)
+
+
+def _after_ext(device: Path) -> None:
+    _run("e2fsck", "-f", "-n", device)
+
+
+def _nothing(_device: Path) -> None:
+    pass
+
+
+def _grow_xfs(device: Path) -> None:
+    # This machine may have another disk of the same image mounted, and XFS refuses a second one of the same UUID.
+    with mounted_privately(device, "xfs", "nouuid") as point:
+        _run("xfs_growfs", "-d", point)
+
+
+def _after_xfs(device: Path) -> None:
+    _run("xfs_repair", "-n", device)
+
+
+def _grow_btrfs(device: Path) -> None:
+    try:
+        with mounted_privately(device, "btrfs") as point:
+            members = _BTRFS_DEVICE.findall(_run("btrfs", "filesystem", "show", point))
+            if len(members) != 1:
+                raise StepError(f"this btrfs has {len(members)} devices; one is expected")
+            _run("btrfs", "filesystem", "resize", f"{members[0]}:max", point)
+    finally:
+        # The kernel remembers where it saw which filesystem, and would look for this one on the loop device.
+        forget_btrfs(device)
+
+
+def forget_btrfs(*devices: Path) -> None:
+    """Let the kernel forget that it saw btrfs there.
+
+    It takes the copy of the higher generation for the right one: last week's, if the same image was on this disk then
+    and has been used since.
+    """
+    for device in devices:
+        with contextlib.suppress(StepError):  # it says so when it never saw one there
+            run_program(["btrfs", "device", "scan", "--forget", device], time_limit_s=MOUNT_TIME_LIMIT_S)
+
+
+def nodes_of_disk(number: int) -> list[Path]:
+    """The device nodes of a block device and of the partitions that the kernel still believes it to have."""
+    directory = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    names = [directory.resolve().name, *(path.parent.name for path in directory.glob("*/partition"))]
+    return [Path("/dev", name.replace("!", "/")) for name in names]
+
+
+def _after_btrfs(device: Path) -> None:
+    _run("btrfs", "check", "--readonly", device)
+
+
+_NTFSRESIZE: Final = ("ntfsresize", "--no-progress-bar")
+
+
+def _before_ntfs(device: Path) -> None:
+    # Without --force, one that is hibernated, dirty or due for chkdsk is refused here.
+    _run(*_NTFSRESIZE, "--no-action", device)
+
+
+def _grow_ntfs(device: Path) -> None:
+    # Once --force only answers the question whether one is sure; it takes two to pass over a dirty volume.
+    _run(*_NTFSRESIZE, "--force", device)
+
+
+def _after_ntfs(device: Path) -> None:
+    # Growing makes Windows look it over when it starts; ntfsresize takes that mark for dirt.
+    _run(*_NTFSRESIZE, "--info", "--force", device)
+
+
+GROWERS: Final[Mapping[str, Grower]] = MappingProxyType(
+    {
+        "ext4": Grower(("e2fsck", "resize2fs"), _before_ext, _grow_ext, _after_ext),
+        "xfs": Grower(
+            ("mount", "umount", "xfs_growfs", "xfs_repair"), _nothing, _grow_xfs, _after_xfs, "xfs"
+        ),
+        "btrfs": Grower(("mount", "umount", "btrfs"), _nothing, _grow_btrfs, _after_btrfs, "btrfs"),
+        "ntfs": Grower(("ntfsresize",), _before_ntfs, _grow_ntfs, _after_ntfs),
+    }
+)
+"""By the names of :func:`protocol.disk.filesystem_magic.detect_filesystem`."""
+
+
+def has_driver(name: str, *, proc: Path = Path("/proc"), modules: Path = Path("/lib/modules")) -> bool:
+    """Whether the running kernel can mount a kind of filesystem, at once or by loading its module."""
+    known = (proc / "filesystems").read_text().split()
+    if name in known:
+        return True
+    release = (proc / "sys/kernel/osrelease").read_text().strip()
+    return any(
+        f"/{name}.ko" in (modules / release / listing).read_text()
+        for listing in ("modules.dep", "modules.builtin")
+        if (modules / release / listing).exists()
+    )
+
+
+def filesystem_bytes_untrusted(read: Read, kind: str) -> int:
+    """How large a filesystem says that it is; 0 if that can't be told.
+
+    Args:
+        read: the bytes of its partition.
+        kind: one of :data:`GROWERS`.
+    """
+    if kind == "ext4":
+        block = read(1024, 1024)
+        if len(block) < 1024:
+            return 0
+        high = _little(block, 0x150, 4) if _little(block, 0x60, 4) & 0x80 else 0  # INCOMPAT_64BIT
+        return (high << 32 | _little(block, 4, 4)) << (10 + min(6, _little(block, 0x18, 4)))
+    if kind == "xfs":
+        block = read(0, 512)
+        return int.from_bytes(block[4:8]) * int.from_bytes(block[8:16])
+    if kind == "btrfs":
+        block = read(65536, 4096)
+        return _little(block, 0xC9 + 8, 8)  # dev_item.total_bytes: of this device
+    if kind == "ntfs":
+        block = read(0, 512)
+        return _little(block, 0x28, 8) * _little(block, 0x0B, 2)
+    return 0
+
+
+def _little(block: bytes, offset: int, length: int) -> int:
+    return int.from_bytes(block[offset : offset + length], "little")
+
+
+def check_size(read: Read, kind: str, size_bytes: int) -> int:
+    """The grown filesystem's size as it is on the disk.
+
+    Raises:
+        StepError: it doesn't fill what it was given.
+    """
+    now_bytes = filesystem_bytes_untrusted(read, kind)
+    if not size_bytes - SLACK_BYTES <= now_bytes <= size_bytes:
+        raise StepError(
+            f"its tool reported success, but the {kind} filesystem has {format_bytes(now_bytes)} on the disk, and "
+            f"{format_bytes(size_bytes)} are there for it"
+        )
+    return now_bytes

@@ -1,0 +1,117 @@
+"""A range of a claimed disk as a block device of its own, for tools that want one: a loop device over the descriptor.
+
+While a disk is held with ``O_EXCL``, nobody can mount or claim its partitions' nodes, and that is as it should be. A
+loop device over the held descriptor reaches the same bytes without letting go of the disk and without naming it anew.
+``losetup`` would open the disk by its name again and knows no autoclear, so the call is made here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from receiver.disk.fit.programs import StepError
+
+# linux/loop.h; LOOP_CONFIGURE is in Linux 5.8 and later.
+_LOOP_CTL_GET_FREE: Final = 0x4C82
+_LOOP_CONFIGURE: Final = 0x4C0A
+_AUTOCLEAR: Final = 4
+_DIRECT_IO: Final = 16
+_CONFIG: Final = struct.Struct("=II5Q4I64s64s32s2Q8Q")
+"""``struct loop_config`` with the ``struct loop_info64`` inside it."""
+
+_CONTROL: Final = Path("/dev/loop-control")
+_ATTEMPTS_MAX: Final = 64
+"""A device that is free may be taken by somebody else before it is configured."""
+_RELEASE_WAIT_S: Final = 10.0
+"""udev looks into every new block device for a moment, and so keeps it."""
+
+
+@contextlib.contextmanager
+def loop_device(
+    fd: int, start_bytes: int, size_bytes: int, *, sector_bytes: int, name: str
+) -> Iterator[Path]:
+    """A loop device over ``[start, start + size)`` of what ``fd`` is open on; gone afterwards, flushed.
+
+    It goes by itself when its last user closes it, even if this process was killed meanwhile.
+
+    Args:
+        fd: open for reading and writing.
+        start_bytes: first byte.
+        size_bytes: how many.
+        sector_bytes: its logical sector size, the disk's own.
+        name: what ``losetup`` shows as its file.
+
+    Raises:
+        StepError: there is none to be had, or what was written to it can't be flushed.
+    """
+    path, loop_fd = _attach(fd, start_bytes, size_bytes, sector_bytes, name)
+    attached = _attachment(path)
+    try:
+        yield path
+        try:
+            os.fsync(loop_fd)
+        except OSError as error:
+            raise StepError(f"flushing {path} failed: {error.strerror}") from error
+    finally:
+        os.close(loop_fd)
+        _wait_for_release(path, attached)
+
+
+def _attach(fd: int, start_bytes: int, size_bytes: int, sector_bytes: int, name: str) -> tuple[Path, int]:
+    config = _CONFIG.pack(
+        fd,
+        sector_bytes,
+        *(0, 0, 0, start_bytes, size_bytes),
+        *(0, 0, 0, _AUTOCLEAR | _DIRECT_IO),
+        *(name.encode()[:63], b"", b""),
+        *[0] * 10,
+    )
+    try:
+        for _ in range(_ATTEMPTS_MAX):
+            path = Path(f"/dev/loop{_free_number()}")
+            loop_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(loop_fd, _LOOP_CONFIGURE, config)
+            except OSError as error:
+                os.close(loop_fd)
+                if error.errno != errno.EBUSY:
+                    raise
+            else:
+                return path, loop_fd
+    except OSError as error:
+        raise StepError(
+            f"no loop device can be made over the disk: {error.strerror}; is the module loop there (modprobe loop)?"
+        ) from error
+    raise StepError("no loop device is free: see losetup --list")
+
+
+def _free_number() -> int:
+    control_fd = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return fcntl.ioctl(control_fd, _LOOP_CTL_GET_FREE)
+    finally:
+        os.close(control_fd)
+
+
+def _attachment(path: Path) -> tuple[str, ...]:
+    """What is attached to a loop device; empty for nothing."""
+    directory = Path("/sys/class/block", path.name, "loop")
+    try:
+        return tuple((directory / name).read_text() for name in ("backing_file", "offset", "sizelimit"))
+    except OSError:  # no such attributes
+        return ()
+
+
+def _wait_for_release(path: Path, attached: tuple[str, ...]) -> None:
+    """Wait a little for a device that somebody else still looks into: it keeps the disk claimed."""
+    deadline_s = time.monotonic() + _RELEASE_WAIT_S
+    while attached and _attachment(path) == attached and time.monotonic() < deadline_s:
+        time.sleep(0.02)

@@ -1,0 +1,47 @@
+"""Mounting where nobody else sees it: in a mount namespace of the calling thread."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from receiver.disk.fit.programs import MOUNT_TIME_LIMIT_S, StepError, run_program
+
+_CLONE_NEWNS: Final = 0x00020000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def mounted_privately(device: Path, filesystem: str, *options: str) -> Iterator[Path]:
+    """``device`` mounted in a directory that only the calling thread and the programs it starts see.
+
+    No desktop, no daemon and no ``lsblk`` meets it, and the kernel unmounts it when the last of them has ended, killed
+    or not. The thread stays in its namespace: call this only from one that ends with its work, never from the main one.
+
+    Raises:
+        StepError: it can't be mounted or unmounted.
+    """
+    assert threading.current_thread() is not threading.main_thread()
+    if _libc.unshare(_CLONE_NEWNS) != 0:
+        raise StepError(f"no private mount namespace can be made: {os.strerror(ctypes.get_errno())}")
+    # Or else a shared root would show the mount to everybody.
+    run_program(["mount", "--make-rprivate", "/"], time_limit_s=MOUNT_TIME_LIMIT_S)
+    directory = tempfile.mkdtemp(prefix="diskcast-fit-")
+    try:
+        all_options = ",".join(("nosuid", "nodev", "noexec", *options))
+        argv: list[str | Path] = ["mount", "-t", filesystem, "-o", all_options, device, directory]
+        run_program(argv, time_limit_s=MOUNT_TIME_LIMIT_S)
+        try:
+            yield Path(directory)
+        finally:
+            run_program(["umount", directory], time_limit_s=MOUNT_TIME_LIMIT_S)
+    finally:
+        # Only ever the empty directory itself: one that is still mounted has the operator's files in it.
+        with contextlib.suppress(OSError):
+            Path(directory).rmdir()

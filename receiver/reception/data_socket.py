@@ -1,0 +1,268 @@
+"""The data socket: joined to the cast's multicast group, read in batches.
+
+What is best here is tried first and replaced by the next best where the kernel refuses: source-specific join, then
+any-source; recvmmsg on a socket with UDP_GRO, then without, then one recv a datagram; the kernel's time stamps, then
+none; SO_RCVBUFFORCE, then SO_RCVBUF.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import ipaddress
+import socket
+import struct
+from typing import NamedTuple
+
+import trio
+
+from protocol.constants import MIB, RATE_BYTES_PER_S_MAX
+from protocol.errors import AddressInUseError, InterfaceError
+from receiver.reception.network import Interface
+from receiver.reception.recvmmsg import Batch, MessageSlab, PlainSlab, SlabCounters
+
+RECEIVE_BUFFER_BYTES = 16 * MIB
+"""The kernel doubles it for its bookkeeping: a tenth of a second at 2.4 Gbit/s, which rides out the pauses of a busy
+machine. Deeper queues would only make the answers to FLUSH late."""
+
+POLL_INTERVAL_MAX_S = 0.008
+"""While data flows the queue is emptied at intervals instead of at every arrival, since every look at it has a fixed
+cost of 0.2 ms of processor time. Longer intervals would show in the group's round-trip time."""
+
+POLL_INTERVAL_MIN_S = 0.002
+"""A shorter pause isn't worth its own cost; a queue that fills sooner is emptied without pause."""
+
+# Linux values that the socket module doesn't name: <linux/in.h>, <linux/in6.h>, <linux/udp.h>, <asm/socket.h>.
+_IP_MULTICAST_ALL = 49
+_IPV6_MULTICAST_ALL = 29
+_MCAST_JOIN_GROUP = 42
+_MCAST_JOIN_SOURCE_GROUP = 46
+_MCAST_LEAVE_SOURCE_GROUP = 47
+_SOL_UDP = 17
+_UDP_GRO = 104
+_SO_RCVBUFFORCE = 33
+_SO_TIMESTAMPNS = 35
+_SO_MEMINFO = 55
+_SOCKADDR_STORAGE_BYTES = 128
+
+_MEMINFO = struct.Struct("=9I")
+_MEMINFO_QUEUED, _MEMINFO_BUFFER, _MEMINFO_DROPS = 0, 1, 8
+
+
+class ReceiveMode(enum.StrEnum):
+    """How datagrams are taken from the kernel, the best first."""
+
+    GRO = "recvmmsg with UDP_GRO"
+    MMSG = "recvmmsg"
+    PLAIN = "recv"
+
+
+class SocketMemory(NamedTuple):
+    """What the kernel says about the socket's queue (SO_MEMINFO)."""
+
+    queued_bytes: int
+    buffer_bytes: int
+    drop_count: int
+    """Messages dropped because the queue was full; what the kernel had coalesced counts as one."""
+
+
+def join_group(
+    interface: Interface, group: str, port: int, *, source: str | None
+) -> tuple[socket.socket, bool]:
+    """A non-blocking socket bound to ``group`` and ``port`` that receives what comes in by ``interface``.
+
+    Bound to the group's address and not to any, so that other traffic to the port never arrives. Several agents on
+    one machine can have the same group and port: each gets every datagram.
+
+    Args:
+        interface: where to join.
+        group: multicast address.
+        port: UDP port.
+        source: the sender's address for a source-specific join (RFC 4607's filter, on any group); None for any.
+
+    Returns:
+        The socket, and whether only ``source`` is heard.
+
+    Raises:
+        InterfaceError: the interface can't join.
+        AddressInUseError: another program has the port for itself.
+    """
+    ipv6 = ":" in group
+    level = socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP
+    sock = socket.socket(
+        socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+    )
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Without this the socket would also get what other sockets of this machine have joined.
+        sock.setsockopt(level, _IPV6_MULTICAST_ALL if ipv6 else _IP_MULTICAST_ALL, 0)
+        sock.bind((group, port, 0, interface.index) if ipv6 else (group, port))
+        source_specific = source is not None and _join_source(sock, level, interface, group, source)
+        if not source_specific:
+            request = _group_request(interface.index, group)
+            sock.setsockopt(level, _MCAST_JOIN_GROUP, request)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUseError(
+                f"UDP port {port} of group {group} is held by another program that doesn't share it: "
+                f"see ss -lunp, or choose another with --port on both sides"
+            ) from error
+        raise InterfaceError(
+            f"interface {interface.name} can't join group {group} port {port}: {error.strerror}; "
+            f"see diskcast-agent doctor --interface {interface.name}"
+        ) from error
+    return sock, source_specific
+
+
+def _join_source(sock: socket.socket, level: int, interface: Interface, group: str, source: str) -> bool:
+    request = _group_request(interface.index, group) + _sockaddr_storage(source)
+    try:
+        sock.setsockopt(level, _MCAST_JOIN_SOURCE_GROUP, request)
+    except OSError:  # no source filters in this kernel, or too many: any source is the fallback
+        return False
+    return True
+
+
+def _group_request(interface_index: int, group: str) -> bytes:
+    """``struct group_req`` of RFC 3678 section 5.1; followed by the source it is a ``group_source_req``."""
+    # sockaddr_storage is aligned like a pointer.
+    return struct.pack("@I0P", interface_index) + _sockaddr_storage(group)
+
+
+def _sockaddr_storage(address: str) -> bytes:
+    packed = ipaddress.ip_address(address).packed
+    if len(packed) == 4:
+        sockaddr = struct.pack("=HH", socket.AF_INET, 0) + packed
+    else:
+        sockaddr = struct.pack("=HHI", socket.AF_INET6, 0, 0) + packed
+    return sockaddr.ljust(_SOCKADDR_STORAGE_BYTES, b"\0")
+
+
+class DataSocket:
+    """A joined socket with a big buffer, and the slab that its batches land in."""
+
+    def __init__(
+        self,
+        interface: Interface,
+        group: str,
+        port: int,
+        *,
+        source: str | None,
+        frame_bytes: int,
+        best_mode: ReceiveMode = ReceiveMode.GRO,
+    ) -> None:
+        """Join and prepare; arguments as :func:`join_group`.
+
+        Args:
+            interface: where to join.
+            group: multicast address.
+            port: UDP port.
+            source: the sender's address, or None.
+            frame_bytes: length of a data datagram: header and symbol.
+            best_mode: don't try anything better.
+
+        Raises:
+            InterfaceError: the interface can't join.
+            AddressInUseError: another program has the port for itself.
+        """
+        self.interface = interface
+        self._group = group
+        self._source = source
+        self.socket, self.source_specific = join_group(interface, group, port, source=source)
+        self._enlarge_buffer()
+        self.mode, self._slab = self._choose_mode(frame_bytes, best_mode)
+        # At the highest rate a small queue is full before that; the kernel's bookkeeping takes up to half of it.
+        fills_in_s = self.memory().buffer_bytes / 2 / RATE_BYTES_PER_S_MAX
+        self.poll_interval_max_s = (
+            min(fills_in_s, POLL_INTERVAL_MAX_S) if fills_in_s > POLL_INTERVAL_MIN_S else 0.0
+        )
+
+    def _enlarge_buffer(self) -> None:
+        for option in (_SO_RCVBUFFORCE, socket.SO_RCVBUF):
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER_BYTES)
+            except PermissionError:  # only root may exceed net.core.rmem_max
+                continue
+            return
+
+    def _choose_mode(
+        self, frame_bytes: int, best_mode: ReceiveMode
+    ) -> tuple[ReceiveMode, MessageSlab | PlainSlab]:
+        if best_mode is ReceiveMode.PLAIN:
+            return ReceiveMode.PLAIN, PlainSlab(frame_bytes)
+        coalesced = False
+        if best_mode is ReceiveMode.GRO:
+            try:
+                self.socket.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+                coalesced = True
+            except OSError:  # before Linux 5.0
+                coalesced = False
+        try:
+            slab = MessageSlab(frame_bytes, coalesced=coalesced, stamped=self._has_time_stamps())
+        except OSError:  # no recvmmsg in the C library
+            if coalesced:
+                self.socket.setsockopt(_SOL_UDP, _UDP_GRO, 0)
+            return ReceiveMode.PLAIN, PlainSlab(frame_bytes)
+        return ReceiveMode.GRO if coalesced else ReceiveMode.MMSG, slab
+
+    def _has_time_stamps(self) -> bool:
+        """Let the kernel say when each message came (socket(7)); whether it does."""
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        except OSError:  # a kernel for 32-bit machines without the option of this number
+            return False
+        return True
+
+    @property
+    def counters(self) -> SlabCounters:
+        """Datagrams that never reached a batch."""
+        return self._slab.counters
+
+    def receive_batch(self) -> Batch | None:
+        """Take what waits, up to a batch, valid until the next call; None when nothing waits.
+
+        Raises:
+            InterfaceError: the socket failed.
+        """
+        try:
+            return self._slab.receive(self.socket)
+        except OSError as error:
+            raise InterfaceError(
+                f"receiving on interface {self.interface.name} failed: {error.strerror}"
+            ) from error
+
+    def accept_any_source(self) -> None:
+        """Hear every sender of the group from now on: the datagrams may come from another address than was said.
+
+        Raises:
+            InterfaceError: the interface can't join.
+        """
+        if not self.source_specific or self._source is None:
+            return
+        level = socket.IPPROTO_IPV6 if ":" in self._group else socket.IPPROTO_IP
+        request = _group_request(self.interface.index, self._group)
+        try:
+            self.socket.setsockopt(
+                level, _MCAST_LEAVE_SOURCE_GROUP, request + _sockaddr_storage(self._source)
+            )
+            self.socket.setsockopt(level, _MCAST_JOIN_GROUP, request)
+        except OSError as error:
+            raise InterfaceError(
+                f"interface {self.interface.name} can't join group {self._group} again: {error.strerror}"
+            ) from error
+        self.source_specific = False
+
+    async def wait_readable(self) -> None:
+        """Wait until something is in the queue."""
+        await trio.lowlevel.wait_readable(self.socket)
+
+    def memory(self) -> SocketMemory:
+        """The queue's fill and drops, asked from the kernel: 1 µs."""
+        info = _MEMINFO.unpack(self.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+        return SocketMemory(info[_MEMINFO_QUEUED], info[_MEMINFO_BUFFER], info[_MEMINFO_DROPS])
+
+    def close(self) -> None:
+        """Leave the group and close; waiters are woken."""
+        trio.lowlevel.notify_closing(self.socket)
+        self.socket.close()

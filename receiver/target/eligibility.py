@@ -1,0 +1,325 @@
+"""Whether a disk may become a target, and if not, why and what mends that: one judgement for every command.
+
+What is said here comes from what the kernel tells in sysfs; when a target is opened, the kernel itself decides once
+more (open(2), O_EXCL).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from protocol.errors import (
+    TargetError,
+    TargetIncompatibleError,
+    TargetInUseError,
+    TargetIsImageError,
+    TargetIsSystemDiskError,
+    TargetReadOnlyError,
+    TargetTooSmallError,
+)
+from protocol.shared.units import format_bytes
+from receiver.disk.holders import (
+    LoopProbe,
+    Use,
+    devices_below,
+    devices_of_file,
+    loop_file,
+    system_devices,
+    uses_of,
+)
+from receiver.disk.inventory import BlockDevice, Inventory, Kind
+
+if TYPE_CHECKING:
+    from protocol.disk.disk_layout import DiskLayout
+    from protocol.image.manifest import Manifest
+
+NOTHING_WRITTEN: Final = "nothing was written"
+_USES_TOLD_MAX: Final = 3
+_CANDIDATES_TOLD_MAX: Final = 16
+
+_SECTOR_BOUND_FILESYSTEMS: Final = frozenset({"vfat", "exfat", "ntfs", "xfs"})
+"""Filesystems that count in sectors of their own size and can't be mounted from a device whose sectors are larger."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a target is refused."""
+
+    error_class: type[TargetError]
+    reason: str
+    mend: str
+
+    def error(self) -> TargetError:
+        """As it is raised."""
+        return self.error_class(f"{self.reason}: {self.mend}; {NOTHING_WRITTEN}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageNeeds:
+    """What an image asks of its target; nothing of it is known before the image is.
+
+    Attributes:
+        raw_bytes: its size.
+        layout: its disk's layout; None for older images.
+        sector_bytes: logical sectors of the disk that it was made of, or None.
+        path: the image file where it is on this machine.
+    """
+
+    raw_bytes: int = 0
+    layout: DiskLayout | None = None
+    sector_bytes: int | None = None
+    path: Path | None = None
+
+
+def needs_of(manifest: Manifest, path: Path | None = None) -> ImageNeeds:
+    """What the image of ``manifest`` asks of its target."""
+    from protocol.disk.disk_layout import layout_of
+
+    sector_bytes = manifest.metadata.get("logical_sector_bytes")
+    return ImageNeeds(
+        manifest.raw_bytes,
+        layout_of(manifest.metadata),
+        sector_bytes if isinstance(sector_bytes, int) else None,
+        path,
+    )
+
+
+def judge(
+    device: BlockDevice, inventory: Inventory, needs: ImageNeeds, *, probe: LoopProbe = loop_file
+) -> Refusal | None:
+    """The first reason why ``device`` can't be the target of an image; None if it can.
+
+    Whether the image's layout fits is another question: :func:`incompatibility`.
+
+    Args:
+        device: a disk or partition of ``inventory``.
+        inventory: of this machine, now.
+        needs: of the image; as far as they are known.
+        probe: asks loop devices for their files.
+    """
+    return (
+        _refuse_image(device, needs, probe)
+        or _refuse_system(device, inventory, probe)
+        or _refuse_below_image(device, inventory, needs, probe)
+        or refuse_uses(device.path, uses_of(device, inventory))
+        or _refuse_read_only(device)
+        or _refuse_size(device, needs)
+    )
+
+
+def with_candidates(
+    error: TargetError, inventory: Inventory, raw_bytes: int, *, probe: LoopProbe = loop_file
+) -> TargetError:
+    """``error`` with a line for each disk: what it is, and whether it could be the target instead."""
+    probe = functools.cache(probe)
+    lines: list[str] = []
+    for disk in inventory.disks():
+        refusal = judge(disk, inventory, ImageNeeds(raw_bytes), probe=probe)
+        if (
+            refusal is None or disk.kind is not Kind.LOOP
+        ):  # live systems are full of loop devices of their own
+            lines.append(f"  {_summary(disk)}: {verdict_text(disk, refusal)}")
+    if len(lines) > _CANDIDATES_TOLD_MAX:
+        lines = [*lines[:_CANDIDATES_TOLD_MAX], "  … and more: see diskcast-agent disks"]
+    listing = "\n".join(lines) or "  none"
+    return type(error)(f"{error}. The disks of this machine:\n{listing}")
+
+
+def verdict_text(disk: BlockDevice, refusal: Refusal | None) -> str:
+    """``usable``, or why not, without the path, which stands beside it."""
+    return "usable" if refusal is None else refusal.reason.removeprefix(f"{disk.path} ")
+
+
+def _summary(disk: BlockDevice) -> str:
+    facts = [str(disk.path), format_bytes(disk.size_bytes), disk.model]
+    facts += [f"serial {disk.serial}" if disk.serial else "", "removable" if disk.removable else ""]
+    return ", ".join(filter(None, facts))
+
+
+def file_refusal(
+    path: Path, status: os.stat_result, inventory: Inventory, *, probe: LoopProbe = loop_file
+) -> Refusal | None:
+    """Why a regular file can't be the target: it is the disk behind a loop device that is in use."""
+    for device in inventory.disks():
+        if device.kind is Kind.LOOP and device.label and _is_loop_over(device, status, probe):
+            uses = uses_of(device, inventory)
+            if uses:
+                return refuse_uses(path, uses)
+    return None
+
+
+def refuse_uses(path: Path, uses: Sequence[Use]) -> Refusal | None:
+    """The refusal of what is in use, if it is."""
+    if not uses:
+        return None
+    told = [use.state if use.held == path else f"{use.held} is {use.state}" for use in uses[:_USES_TOLD_MAX]]
+    if len(uses) > len(told):
+        told.append(f"and {len(uses) - len(told)} more")
+    mends = list(dict.fromkeys(use.mend for use in uses[:_USES_TOLD_MAX]))
+    return Refusal(
+        TargetInUseError,
+        f"{path} is in use: {', '.join(told)}",
+        f"release it first ({'; '.join(mends)}) or choose another target",
+    )
+
+
+def incompatibility(
+    needs: ImageNeeds, path: Path, sector_bytes: int, *, is_partition: bool
+) -> Refusal | None:
+    """Why an image can't work on a device of this kind, if it can't: nothing would boot, or find its partitions.
+
+    Args:
+        needs: of the image.
+        path: the device.
+        sector_bytes: its logical sectors.
+        is_partition: a partition rather than a whole disk.
+    """
+    from protocol.disk.disk_layout import TableKind
+
+    layout = needs.layout
+    has_table = layout is not None and layout.table is not TableKind.NONE
+    if has_table and is_partition:
+        return Refusal(
+            TargetIncompatibleError,
+            f"{path} is a partition, and the image is one of a whole disk with a partition table: inside a partition "
+            "nothing would find it",
+            "name the whole disk, or pack the partition alone and restore that",
+        )
+    counted_bytes = layout.sector_bytes if layout and has_table else needs.sector_bytes
+    if counted_bytes is not None and counted_bytes != sector_bytes and (has_table or layout is None):
+        what = f"the image's {layout.table.upper()}" if layout else "the image"
+        return Refusal(
+            TargetIncompatibleError,
+            f"{path} has logical sectors of {sector_bytes} bytes, {what} counts in sectors of {counted_bytes} bytes: "
+            "no partition would be found where it is",
+            _sector_mend(counted_bytes, sector_bytes),
+        )
+    if layout is not None and counted_bytes is not None and counted_bytes < sector_bytes:
+        filesystem = layout.filesystem
+        if filesystem in _SECTOR_BOUND_FILESYSTEMS:
+            return Refusal(
+                TargetIncompatibleError,
+                f"{path} has logical sectors of {sector_bytes} bytes, the image's {filesystem} filesystem has "
+                f"{counted_bytes}: it couldn't be mounted",
+                _sector_mend(counted_bytes, sector_bytes),
+            )
+    if needs.raw_bytes % sector_bytes:
+        return Refusal(
+            TargetIncompatibleError,
+            f"{path} has sectors of {sector_bytes} bytes, and the image's {needs.raw_bytes} bytes aren't a whole "
+            "number of them",
+            "lengthen the image's source to whole sectors (truncate --size=%4096) and pack it again",
+        )
+    return None
+
+
+def _sector_mend(wanted_bytes: int, sector_bytes: int) -> str:
+    return (
+        f"choose a disk with {wanted_bytes}-byte sectors, switch this one if it can (nvme format, sg_format: both "
+        f"erase it), or pack an image for {sector_bytes}-byte sectors"
+    )
+
+
+def _refuse_image(device: BlockDevice, needs: ImageNeeds, probe: LoopProbe) -> Refusal | None:
+    status = _image_status(needs)
+    if status is None:
+        return None
+    if stat.S_ISBLK(status.st_mode) and status.st_rdev == device.number:
+        return Refusal(
+            TargetIsImageError,
+            f"{device.path} is the image file {needs.path} itself",
+            "choose another target",
+        )
+    if device.kind is Kind.LOOP and device.label and _is_loop_over(device, status, probe):
+        return Refusal(
+            TargetIsImageError,
+            f"{device.path} is a loop device over the image file {needs.path} itself",
+            f"choose another target, or losetup --detach {device.path}",
+        )
+    return None
+
+
+def _is_loop_over(device: BlockDevice, status: os.stat_result, probe: LoopProbe) -> bool:
+    file = probe(device)
+    if file is not None and (file.filesystem_number, file.inode) == (status.st_dev, status.st_ino):
+        return True
+    try:
+        return os.path.samestat(Path(device.label).stat(), status)
+    except OSError:
+        return False
+
+
+def _refuse_below_image(
+    device: BlockDevice, inventory: Inventory, needs: ImageNeeds, probe: LoopProbe
+) -> Refusal | None:
+    status = _image_status(needs)
+    if status is None or needs.path is None:
+        return None
+    path = needs.path.resolve()
+    if stat.S_ISBLK(status.st_mode):
+        image_device = inventory.devices.get(status.st_rdev)
+        below = devices_below(image_device, inventory, probe) if image_device else frozenset()
+    else:
+        below = devices_of_file(path, inventory, filesystem_number=status.st_dev, probe=probe)
+    if device.number not in below:
+        return None
+    return Refusal(
+        TargetIsImageError,
+        f"{device.path} holds the image file {needs.path}",
+        "choose another target, or copy the image to another disk first",
+    )
+
+
+def _image_status(needs: ImageNeeds) -> os.stat_result | None:
+    if needs.path is None:
+        return None
+    try:
+        return needs.path.stat()
+    except OSError:
+        return None
+
+
+def _refuse_system(device: BlockDevice, inventory: Inventory, probe: LoopProbe) -> Refusal | None:
+    point = system_devices(inventory, probe).get(device.number)
+    if point is None:
+        return None
+    return Refusal(
+        TargetIsSystemDiskError,
+        f"{device.path} is what this machine runs from ({point} lies on it)",
+        "choose another disk, or start the machine from a live system to image this one",
+    )
+
+
+def _refuse_read_only(device: BlockDevice) -> Refusal | None:
+    if not device.read_only:
+        return None
+    return Refusal(
+        TargetReadOnlyError,
+        f"{device.path} is read-only",
+        f"see its write protection switch and blockdev --getro {device.path}; blockdev --setrw {device.path} where "
+        "only software protects it",
+    )
+
+
+def _refuse_size(device: BlockDevice, needs: ImageNeeds) -> Refusal | None:
+    if device.size_bytes == 0:
+        return Refusal(TargetError, f"{device.path} has no medium", "insert one or choose another target")
+    return refuse_size(device.path, device.size_bytes, needs.raw_bytes)
+
+
+def refuse_size(path: Path, size_bytes: int, raw_bytes: int) -> Refusal | None:
+    """The refusal of what is smaller than the image, if it is."""
+    if size_bytes >= raw_bytes:
+        return None
+    return Refusal(
+        TargetTooSmallError,
+        f"{path} has {format_bytes(size_bytes)} ({size_bytes} bytes), the image {format_bytes(raw_bytes)} "
+        f"({raw_bytes} bytes)",
+        "choose a larger one",
+    )

@@ -1,0 +1,285 @@
+"""The OpenAPI document's completion: what FastAPI doesn't know of routes that the entrance guards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from protocol.constants import INVENTORY_ENTRIES_MAX, INVENTORY_KEY_BYTES_MAX, INVENTORY_VALUE_BYTES_MAX
+from protocol.control.check_in import ASSIGNMENT, CAST_OUTCOME, CHECK_IN, CHECK_IN_ANSWER
+from protocol.control.control_messages import API_BASE, PROBLEM_TYPE
+from protocol.schema.json_fields import (
+    Address,
+    Boolean,
+    Choice,
+    HardwareAddresses,
+    HexBytes,
+    HexInteger,
+    Integer,
+    Inventory,
+    JsonRecord,
+    Kind,
+    Number,
+    Optional,
+    PrintableText,
+)
+from sender.api.auth import SESSION_COOKIE, Access
+from sender.api.guarded_route import Body, Operation, Repeat
+from sender.api.idempotency import KEY_HEADER, KEY_PATTERN, REPLAYED_HEADER
+from sender.api.problems import ProblemDocument
+
+_WORDS: Final = {
+    HTTPStatus.BAD_REQUEST: "The body isn't what it says it is.",
+    HTTPStatus.UNAUTHORIZED: "No token, or a wrong one.",
+    HTTPStatus.FORBIDDEN: "The token has another role, or a page of another site asks.",
+    HTTPStatus.NOT_FOUND: "There is no such thing.",
+    HTTPStatus.REQUEST_TIMEOUT: "The body didn't come.",
+    HTTPStatus.CONFLICT: "It can't be done in the state that things are in.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is of another type.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "A field can't be used as it is; errors tells which.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many wrong tokens came from this address.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "An error inside the daemon: its log tells it.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database doesn't answer, or the daemon ends; ask again.",
+    HTTPStatus.INSUFFICIENT_STORAGE: "The database's disk is full.",
+}
+_RETRIED: Final = frozenset(
+    {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE}
+)
+_REQUEST_ID_HEADER: Final = {
+    "X-Request-Id": {
+        "description": "The request's id: the client's own, if it sent a fit one.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    }
+}
+
+
+def complete_document(document: dict[str, Any], operations: Iterable[Operation]) -> dict[str, Any]:
+    """FastAPI's ``document`` with security, errors, headers, and bodies that aren't parsed by FastAPI."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    problem = ProblemDocument.model_json_schema(
+        ref_template="#/components/schemas/{model}", mode="serialization"
+    )
+    schemas.update(problem.pop("$defs", {}))
+    schemas["ProblemDocument"] = problem
+    schemas.update(_check_in_schemas())
+    document["components"]["responses"] = {_response_name(status): _problem(status) for status in _WORDS}
+    for schema in schemas.values():
+        _without_titles(schema)
+    document["components"]["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer", "description": "A token's secret."},
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": SESSION_COOKIE,
+            "description": "Set by POST /session: for the dashboard.",
+        },
+    }
+    for operation in operations:
+        if operation.tag:
+            path = operation.path if operation.own_path else API_BASE + operation.path
+            _complete(document["paths"][path][operation.method.lower()], operation, path)
+    return document
+
+
+def _complete(entry: dict[str, Any], operation: Operation, path: str) -> None:
+    _, _, text = (operation.endpoint.__doc__ or "").partition("\n")
+    text = " ".join(text.split()).replace("``", "`")
+    entry["description"] = f"{text}\n\nRole: {_role(operation.access)}.".strip()
+    entry["security"] = [] if operation.access is Access.OPEN else [{"token": []}, {"session": []}]
+    for parameter in entry.get("parameters", ()):
+        _complete_parameter(parameter)
+    responses = entry["responses"]
+    success = responses[str(int(operation.status))]
+    success["headers"] = dict(_REQUEST_ID_HEADER)
+    success["description"] = operation.status.phrase
+    if operation.answer != "application/json":
+        success["content"] = {operation.answer.partition(";")[0]: {"schema": {"type": "string"}}}
+    if operation.repeat is Repeat.SAME_ANSWER:
+        success["headers"][REPLAYED_HEADER] = {
+            "description": "true: this is the answer to an earlier request with the same key.",
+            "schema": {"type": "string", "enum": ["true"]},
+        }
+    if operation.repeat is not Repeat.UNGUARDED:
+        entry.setdefault("parameters", []).append(_key_parameter(operation.repeat))
+    _complete_body(entry, operation)
+    for status in _problems(operation, path):
+        responses[str(int(status))] = {"$ref": f"#/components/responses/{_response_name(status)}"}
+    entry["responses"] = dict(sorted(responses.items()))
+
+
+def _problems(operation: Operation, path: str) -> list[HTTPStatus]:
+    """What can go wrong with an operation."""
+    found = {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.FORBIDDEN, *operation.problems}
+    if operation.access is not Access.OPEN:
+        found |= {
+            HTTPStatus.UNAUTHORIZED,
+            HTTPStatus.TOO_MANY_REQUESTS,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+        }
+    if "{" in path:
+        found.add(HTTPStatus.NOT_FOUND)
+    if operation.body is not Body.NONE:
+        found |= {
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        }
+    if operation.method != "GET" and operation.access is not Access.OPEN:
+        found.add(HTTPStatus.INSUFFICIENT_STORAGE)
+    return sorted(found)
+
+
+def _problem(status: HTTPStatus) -> dict[str, Any]:
+    headers: dict[str, Any] = dict(_REQUEST_ID_HEADER)
+    if status in _RETRIED:
+        headers["Retry-After"] = {
+            "description": "Seconds until it is worth asking again.",
+            "schema": {"type": "string", "pattern": "^[0-9]+$"},
+        }
+    return {
+        "description": _WORDS[status],
+        "headers": headers,
+        "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    }
+
+
+def _response_name(status: HTTPStatus) -> str:
+    return f"{status.phrase.title().replace(' ', '').replace('-', '')}"
+
+
+def _complete_parameter(parameter: dict[str, Any]) -> None:
+    """A parameter that isn't given is missing; ``null`` is no word in a URL."""
+    schema = parameter["schema"]
+    kinds = [kind for kind in schema.pop("anyOf", ()) if kind != {"type": "null"}]
+    for kind in kinds:
+        schema.update(kind)
+    for name in ("description", "title"):
+        schema.pop(name, None)
+
+
+def _without_titles(schema: dict[str, Any]) -> None:
+    """Pydantic repeats each field's name as its title."""
+    for field in schema.get("properties", {}).values():
+        field.pop("title", None)
+
+
+def _key_parameter(repeat: Repeat) -> dict[str, Any]:
+    return {
+        "name": KEY_HEADER,
+        "in": "header",
+        "required": False,
+        "description": f"A text of the client's own. When the same is asked for again with it, {repeat.value}; another "
+        "request with it is refused.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": KEY_PATTERN},
+        "example": "d1f0c0de-7d1c-4a57-9a7c-0b1a2c3d4e5f",
+    }
+
+
+def _complete_body(entry: dict[str, Any], operation: Operation) -> None:
+    if operation.body is Body.CSV:
+        entry["requestBody"] = {
+            "required": True,
+            "content": {
+                "text/csv": {
+                    "schema": {"type": "string", "maxLength": 2 << 20},
+                    "example": 'name,mac,serial,asset_tag,position\npc-07,52:54:00:12:34:56,,,"row 2, seat 5"\n',
+                }
+            },
+        }
+    elif operation.endpoint.__name__ == "check_in":
+        reference = {"$ref": "#/components/schemas/CheckIn"}
+        entry["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
+        entry["responses"]["200"]["content"] = {
+            "application/json": {"schema": {"$ref": "#/components/schemas/CheckInAnswer"}}
+        }
+    elif operation.endpoint.__name__ == "get_document":
+        entry["responses"]["200"]["content"] = {"application/json": {"schema": {"type": "object"}}}
+
+
+def _role(access: Access) -> str:
+    return {
+        Access.VIEW: "`view`",
+        Access.METRICS: "`view`, or none with `metrics.public`",
+        Access.OPERATE: "`operate`",
+        Access.ENROL: "`enrol`",
+        Access.OPEN: "none",
+    }[access]
+
+
+# -- schemas of what protocol/ parses -----------------------------------------------------------------------------
+
+
+_RECORDS: Final = (
+    (CAST_OUTCOME, "CastOutcome", "How a cast went on one machine."),
+    (CHECK_IN, "CheckIn", "What an agent says of itself."),
+    (ASSIGNMENT, "Assignment", "A cast that a machine is to join, and where."),
+    (CHECK_IN_ANSWER, "CheckInAnswer", "Which machine this is, and which cast it is to join."),
+)
+
+
+def _check_in_schemas() -> dict[str, Any]:
+    schemas = {name: _table(record.fields, description) for record, name, description in _RECORDS}
+    schemas["CheckInAnswer"]["required"] = list(CHECK_IN_ANSWER.fields)  # who answers leaves nothing out
+    return schemas
+
+
+def _table(fields: Mapping[str, Kind], description: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": description,
+        "properties": {name: _schema(kind) for name, kind in fields.items()},
+        "required": [name for name, kind in fields.items() if not isinstance(kind, Optional)],
+    }
+
+
+def _schema(kind: Kind) -> dict[str, Any]:
+    """A field's kind as JSON Schema; texts' limits are bytes of UTF-8, which JSON Schema can't say exactly."""
+    match kind:
+        case Optional():
+            return {"anyOf": [_schema(kind.kind), {"type": "null"}]}
+        case JsonRecord():
+            name = next(name for record, name, _ in _RECORDS if record is kind)
+            return {"$ref": f"#/components/schemas/{name}"}
+        case Integer():
+            return {"type": "integer", "minimum": kind.low, "maximum": kind.high}
+        case Number():
+            return {"type": "number", "minimum": 0, "maximum": kind.high}
+        case Boolean():
+            return {"type": "boolean"}
+        case HexBytes() | HexInteger():
+            digits_count = 8 if isinstance(kind, HexInteger) else 2 * kind.bytes_exact
+            return {"type": "string", "pattern": f"^[0-9a-f]{{{digits_count}}}$"}
+        case Choice():
+            return {"type": "string", "enum": list(kind.words)}
+        case Address():
+            return {"type": "string", "description": "An IP address."}
+        case HardwareAddresses():
+            return {
+                "type": "array",
+                "maxItems": kind.count_max,
+                "items": {"type": "string", "pattern": "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"},
+            }
+        case Inventory():
+            return {
+                "type": "object",
+                "maxProperties": INVENTORY_ENTRIES_MAX,
+                "propertyNames": _schema(PrintableText(INVENTORY_KEY_BYTES_MAX, bytes_min=1)),
+                "additionalProperties": _schema(PrintableText(INVENTORY_VALUE_BYTES_MAX)),
+            }
+        case PrintableText():
+            return {
+                "type": "string",
+                "minLength": kind.bytes_min,
+                "maxLength": kind.bytes_max,
+                "pattern": "^[ -~]*$",
+            }
+        case _:
+            raise AssertionError(f"a new kind of field: {kind}")

@@ -1,0 +1,129 @@
+"""The table of all routes: method, path, what it demands, and who answers. There is no other way to get a route."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+from protocol.control.check_in import CHECK_IN_PATH
+from sender.api import routes_casts, routes_library, routes_records, routes_rooms, routes_system
+from sender.api.auth import Access
+from sender.api.csv_download import CSV_TYPE
+from sender.api.event_stream import EVENTS_TYPE
+from sender.api.guarded_route import Body, Endpoint, Operation, Repeat
+
+_OPEN, _VIEW, _OPERATE = Access.OPEN, Access.VIEW, Access.OPERATE
+_CREATED, _ACCEPTED, _NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
+_CONFLICT = (HTTPStatus.CONFLICT,)
+_METRICS_TYPE = "text/plain"
+
+TAGS: Final = {
+    "server": "The daemon itself, and signing in.",
+    "images": "The image library.",
+    "rooms": "Rooms, which are named sets of machines.",
+    "machines": "Machines, switched on or not.",
+    "casts": "One image to one room: planned → gathering → casting → tail → done, failed or cancelled.",
+    "schedules": "Casts that are planned again and again.",
+    "tokens": "Who may do what.",
+    "records": "History and audit: what was done, and by whom.",
+    "live": "What goes on now, as server-sent events.",
+    "agents": "For the agents on machines.",
+}
+
+
+def _read(
+    path: str,
+    endpoint: Endpoint,
+    tag: str,
+    access: Access = _VIEW,
+    *,
+    own_path: bool = False,
+    answer: str = "application/json",
+) -> Operation:
+    return Operation("GET", path, access, endpoint, tag, own_path=own_path, answer=answer)
+
+
+def _create(path: str, endpoint: Endpoint, tag: str, repeat: Repeat = Repeat.SAME_ANSWER) -> Operation:
+    return Operation(
+        "POST",
+        path,
+        _OPERATE,
+        endpoint,
+        tag,
+        _CREATED,
+        Body.JSON,
+        repeat,
+        problems=_CONFLICT,
+    )
+
+
+def _change(path: str, endpoint: Endpoint, tag: str) -> Operation:
+    return Operation("PATCH", path, _OPERATE, endpoint, tag, body=Body.JSON, problems=_CONFLICT)
+
+
+def _remove(path: str, endpoint: Endpoint, tag: str) -> Operation:
+    return Operation("DELETE", path, _OPERATE, endpoint, tag, _NO_CONTENT, problems=_CONFLICT)
+
+
+def _order(
+    path: str, endpoint: Endpoint, tag: str, status: HTTPStatus = HTTPStatus.OK, body: Body = Body.NONE
+) -> Operation:
+    return Operation("POST", path, _OPERATE, endpoint, tag, status, body, problems=_CONFLICT)
+
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    _read("/server", routes_system.get_server, "server"),
+    Operation("POST", "/session", _OPEN, routes_system.sign_in, "server", body=Body.JSON,
+              problems=(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)),
+    Operation("DELETE", "/session", _OPEN, routes_system.sign_out, "server", _NO_CONTENT),
+    _read("/openapi.json", routes_system.get_document, "server", _OPEN),
+    _read("/images", routes_library.list_images, "images"),
+    _create("/images", routes_library.add_image, "images"),
+    _order("/images/scan", routes_library.scan_images, "images", _ACCEPTED),
+    _read("/images/{image_id}", routes_library.get_image, "images"),
+    _remove("/images/{image_id}", routes_library.forget_image, "images"),
+    _order("/images/{image_id}/fetch", routes_library.fetch_image, "images", _ACCEPTED),
+    _read("/rooms", routes_rooms.list_rooms, "rooms"),
+    _create("/rooms", routes_rooms.add_room, "rooms"),
+    _read("/rooms/{room_id}", routes_rooms.get_room, "rooms"),
+    _change("/rooms/{room_id}", routes_rooms.change_room, "rooms"),
+    _remove("/rooms/{room_id}", routes_rooms.remove_room, "rooms"),
+    _order("/rooms/{room_id}/import", routes_rooms.import_machines, "rooms", body=Body.CSV),
+    _read("/rooms/{room_id}/live", routes_rooms.watch_room, "rooms"),
+    _read("/machines", routes_rooms.list_machines, "machines"),
+    _create("/machines", routes_rooms.add_machine, "machines"),
+    _read("/machines/{machine_id}", routes_rooms.get_machine, "machines"),
+    _change("/machines/{machine_id}", routes_rooms.change_machine, "machines"),
+    _remove("/machines/{machine_id}", routes_rooms.remove_machine, "machines"),
+    _read("/machines/{machine_id}/history", routes_rooms.list_machine_history, "machines"),
+    _read("/casts", routes_casts.list_casts, "casts"),
+    _create("/casts", routes_casts.add_cast, "casts"),
+    _read("/casts/{cast_id}", routes_casts.get_cast, "casts"),
+    _read("/casts/{cast_id}/machines", routes_casts.list_cast_machines, "casts"),
+    _read("/casts/{cast_id}/live", routes_casts.watch_cast, "casts"),
+    _read("/casts/{cast_id}/timeline", routes_casts.get_cast_timeline, "casts"),
+    _order("/casts/{cast_id}/start", routes_casts.start_cast, "casts"),
+    _order("/casts/{cast_id}/pause", routes_casts.pause_cast, "casts"),
+    _order("/casts/{cast_id}/resume", routes_casts.resume_cast, "casts"),
+    _order("/casts/{cast_id}/cancel", routes_casts.cancel_cast, "casts", body=Body.OPTIONAL_JSON),
+    _read("/schedules", routes_casts.list_schedules, "schedules"),
+    _create("/schedules", routes_casts.add_schedule, "schedules"),
+    _read("/schedules/{schedule_id}", routes_casts.get_schedule, "schedules"),
+    _change("/schedules/{schedule_id}", routes_casts.change_schedule, "schedules"),
+    _remove("/schedules/{schedule_id}", routes_casts.remove_schedule, "schedules"),
+    _read("/tokens", routes_records.list_tokens, "tokens", _OPERATE),
+    _create("/tokens", routes_records.add_token, "tokens", Repeat.REFUSED),
+    _remove("/tokens/{token_id}", routes_records.remove_token, "tokens"),
+    _read("/history", routes_records.list_history, "records"),
+    _read("/history.csv", routes_records.download_history, "records", answer=CSV_TYPE),
+    _read("/audit", routes_records.list_audit, "records"),
+    _read("/audit.csv", routes_records.download_audit, "records", answer=CSV_TYPE),
+    _read("/events", routes_system.watch_events, "live", answer=EVENTS_TYPE),
+    Operation("POST", CHECK_IN_PATH, Access.ENROL, routes_system.check_in, "agents", body=Body.JSON,
+              problems=_CONFLICT),
+    _read("/healthz", routes_system.get_health, "server", _OPEN, own_path=True),
+    _read("/metrics", routes_system.get_metrics, "server", Access.METRICS, own_path=True, answer=_METRICS_TYPE),
+    _read("/", routes_system.get_dashboard, "", _OPEN, own_path=True, answer="text/html"),
+    _read("/assets/{name:path}", routes_system.get_asset, "", _OPEN, own_path=True, answer="*/*"),
+)  # fmt: skip
+"""Routes without a tag aren't in the document."""

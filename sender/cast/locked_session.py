@@ -1,0 +1,81 @@
+"""The sender session between threads: one lock around it, and who is woken by a change.
+
+The event loop (feedback, joins, timers), the encoder thread and the transmitter thread all use the one session. Each
+change may give the encoder something to do, or move the next timer to an earlier time; both are looked after here, so
+that nobody polls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from protocol.sending.send_plan import SendPlan
+from protocol.sending.sender_session import SenderSession
+
+
+class SharedSession:
+    """See the module's docstring."""
+
+    def __init__(self, session: SenderSession, wake_timers: Callable[[], None]) -> None:
+        """Share ``session``.
+
+        Args:
+            session: used through this object only from now on.
+            wake_timers: called, from any thread, when a timer has become due earlier than the event loop knows.
+        """
+        self._session = session
+        self._wake_timers = wake_timers
+        self._changed = threading.Condition()
+        self._armed_at = math.inf
+        self._closed = False
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[tuple[SenderSession, float]]:
+        """The session and the current monotonic time, for a call that may change something."""
+        with self._changed:
+            now = time.monotonic()
+            try:
+                yield self._session, now
+            finally:
+                self._changed.notify()  # the encoder thread is the only one that waits
+                if self._session.next_timer(now) < self._armed_at:
+                    self._armed_at = -math.inf
+                    self._wake_timers()
+
+    @contextlib.contextmanager
+    def look(self) -> Iterator[tuple[SenderSession, float]]:
+        """The session and the current monotonic time, for reading only."""
+        with self._changed:
+            yield self._session, time.monotonic()
+
+    def arm_timer(self) -> float:
+        """Seconds until the next timer; from now on an earlier one wakes the event loop."""
+        with self._changed:
+            now = time.monotonic()
+            self._armed_at = self._session.next_timer(now)
+            return self._armed_at - now
+
+    def wait_for_plan(self, symbols_max: Callable[[float], int]) -> SendPlan | None:
+        """The next plan, waited for as long as there is nothing to send; None after :meth:`close`.
+
+        Args:
+            symbols_max: size limit of the plan at a rate in bytes per second.
+        """
+        with self._changed:
+            while not self._closed:
+                limit = symbols_max(self._session.rate_bytes_per_s)
+                plan = self._session.next_plan(time.monotonic(), limit)
+                if plan is not None:
+                    return plan
+                self._changed.wait()
+            return None
+
+    def close(self) -> None:
+        """Let the encoder thread go."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

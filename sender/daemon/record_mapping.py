@@ -1,0 +1,100 @@
+"""The session's figures as the daemon's records: what of a cast goes to the database and to those who watch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from protocol.control.check_in import MACHINE_ID_KEY
+from protocol.sending.receiver_record import ReceiverRecord
+from sender.cast.snapshot import CastView, ReceiverSummary, ReceiverView
+from sender.store.records import Cast, CastMachine, LiveMachine, TimelinePoint
+
+
+def cast_machine(
+    cast_id: str, record: ReceiverRecord, block_bytes: int, now: float, wall: datetime
+) -> CastMachine:
+    """The line that history keeps of a receiver, as it is at ``now``, which is ``wall``."""
+    summary = ReceiverSummary.of(record, block_bytes, now)
+    ended = record.finished_at if not record.state.active else None
+    return CastMachine(
+        cast_id=cast_id,
+        machine_id=record.inventory.get(MACHINE_ID_KEY) or None,
+        name=record.name,
+        address=record.address,
+        state=summary.state,
+        error="" if record.state.active else summary.error,
+        exit_code=record.completion.exit_code if record.completion else None,
+        bottleneck=record.bottleneck.value,
+        progress=round(record.progress, 4),
+        bytes_verified=summary.bytes_verified,
+        bytes_kept=summary.bytes_kept,
+        blocks_rewritten=summary.blocks_rewritten,
+        seconds=summary.seconds,
+        rate_bytes_per_s=summary.rate_bytes_per_s,
+        loss=summary.loss,
+        nacks_count=summary.nacks_count,
+        socket_drops_count=summary.socket_drops_count,
+        demoted=summary.demoted,
+        joined_at=wall - timedelta(seconds=now - record.joined_at),
+        ended_at=None if ended is None else wall - timedelta(seconds=now - ended),
+    )
+
+
+def live_machine(
+    cast: Cast, view: ReceiverView, row: CastMachine, *, position: str, online: bool
+) -> LiveMachine:
+    """A machine that a running cast works for, or has."""
+    return LiveMachine(
+        machine_id=row.machine_id,
+        name=view.name,
+        room_id=cast.plan.room_id,
+        position=position,
+        address=row.address,
+        online=online or view.active,
+        state=view.standing,
+        cast_id=cast.cast_id,
+        progress=view.progress,
+        rate_bytes_per_s=view.rate_bytes_per_s if view.active else 0.0,
+        loss=view.loss,
+        bottleneck=view.bottleneck if view.active else "",
+        eta_s=eta_s(cast, view, row, datetime.now(UTC)),
+        error=view.error,
+    )
+
+
+def eta_s(cast: Cast, view: ReceiverView, row: CastMachine, now: datetime) -> float | None:
+    """Until it is complete, at its pace since data flow to it; None if nobody knows."""
+    if cast.paused or not view.active or not 0.0 < view.progress < 1.0:
+        return None
+    if cast.casting_at is None or row.joined_at is None:
+        return None
+    # Not the row's own seconds: those are as old as its last save.
+    seconds = (now - max(cast.casting_at, row.joined_at)).total_seconds()
+    return round(max(0.0, seconds) * (1.0 - view.progress) / view.progress, 1)
+
+
+def timeline_point(at_s: float, view: CastView, parity: float) -> TimelinePoint:
+    """This second of a cast."""
+    active = [receiver for receiver in view.receivers if receiver.active]
+    main = [receiver for receiver in active if not receiver.demoted] or active
+    count = max(1, len(main))
+    return TimelinePoint(
+        at_s=round(at_s, 1),
+        rate_bytes_per_s=view.achieved_bytes_per_s,
+        goodput_bytes_per_s=round(sum(receiver.rate_bytes_per_s for receiver in main) / count),
+        loss=round(sum(receiver.loss for receiver in main) / count, 5),
+        parity=round(parity, 4),
+        progress=cast_progress(view),
+        active_count=len(active),
+        complete_count=sum(receiver.state == "complete" for receiver in view.receivers),
+        bottleneck=view.bottleneck.text if view.casting else "",
+    )
+
+
+def cast_progress(view: CastView) -> float:
+    """Of the machine that has least, stragglers aside while there are others."""
+    active = [receiver for receiver in view.receivers if receiver.active]
+    main = [receiver for receiver in active if not receiver.demoted] or active
+    if main:
+        return min(receiver.progress for receiver in main)
+    return 1.0 if any(receiver.state == "complete" for receiver in view.receivers) else 0.0

@@ -1,0 +1,147 @@
+"""The library's view: every image once, from what the folders, the cache and the remote locations say now."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from sender.library.cached_copies import Copies
+from sender.library.folder import FolderFile, FolderWatch
+from sender.library.image_probe import key_of, printable
+from sender.library.pins import Pins
+from sender.library.remote_watch import RemoteFile, RemoteWatch
+from sender.store.records import Image, ImageState
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """What there is, by image's id.
+
+    Attributes:
+        images: all of them, damaged ones too.
+        paths: of those whose whole file is on this machine.
+        sources: where the remote ones can be fetched from.
+    """
+
+    images: Mapping[str, Image]
+    paths: Mapping[str, Path]
+    sources: Mapping[str, RemoteFile]
+
+
+class Viewer:
+    """Makes views."""
+
+    def __init__(
+        self,
+        folders: Iterable[FolderWatch],
+        copies: Copies,
+        remotes: Mapping[str, RemoteWatch],
+        pins: Pins,
+        seen: Callable[[str], datetime],
+    ) -> None:
+        """Look at these.
+
+        Args:
+            folders: a file of an earlier one is preferred.
+            copies: of remote images.
+            remotes: by URL.
+            pins: who uses what.
+            seen: when an image was first seen.
+        """
+        self._folders = folders
+        self._copies = copies
+        self._remotes = remotes
+        self._pins = pins
+        self._seen = seen
+
+    def look(self) -> View:
+        """What there is now: a file of a folder rather than a copy, a copy rather than what is elsewhere."""
+        images: dict[str, Image] = {}
+        paths: dict[str, Path] = {}
+        self._add_folders(images, paths)
+        self._add_copies(images, paths)
+        sources = self._sources()
+        for image_id, file in sources.items():
+            if image_id not in images:
+                images[image_id] = self._remote_image(image_id, file)
+        return View(images, paths, sources)
+
+    def _add_folders(self, images: dict[str, Image], paths: dict[str, Path]) -> None:
+        for watch in self._folders:
+            for path, file in sorted(watch.files.items()):
+                image = self._folder_image(path, file)
+                if image.image_id in images:
+                    continue  # the same image again: one copy is enough
+                images[image.image_id] = image
+                if file.found is not None:
+                    paths[image.image_id] = path
+
+    def _add_copies(self, images: dict[str, Image], paths: dict[str, Path]) -> None:
+        for image_id, copy in self._copies.whole.items():
+            if image_id not in images:
+                seen = self._seen(image_id)
+                image = copy.found.as_image(copy.origin.location, "remote", ImageState.AVAILABLE, seen)
+                images[image_id] = dataclasses.replace(image, in_use_by=self._pins.casts_of(image_id))
+                paths[image_id] = copy.path
+
+    def _sources(self) -> dict[str, RemoteFile]:
+        sources: dict[str, RemoteFile] = {}
+        for watch in self._remotes.values():
+            files = list(watch.files.values())
+            if not files and not watch.location.is_prefix:  # it was never looked at
+                files = [RemoteFile(watch.location, "", None, "", passing=True)]
+            for file in files:
+                known = sources.get(file.image_id)
+                if known is None or (known.problem and not file.problem):
+                    sources[file.image_id] = file
+        return sources
+
+    def _remote_image(self, image_id: str, file: RemoteFile) -> Image:
+        problem, state = file.problem, ImageState.DAMAGED if file.damaged else ImageState.REMOTE
+        failure = self._copies.failures.get(image_id)
+        if failure is not None and (not failure.damaged or failure.version == file.version):
+            problem = problem or failure.text
+            state = ImageState.DAMAGED if failure.damaged else state
+        if file.found is None:
+            watch = self._remotes.get(file.location.url)
+            name = (watch.name if watch is not None else "") or file.location.file_name
+            return self._unread(image_id, name, file.location.shown, "remote", state, problem)
+        fetched_bytes = self._copies.fetched_bytes(image_id)
+        if fetched_bytes is not None:
+            state = ImageState.FETCHING
+        image = file.found.as_image(file.location.shown, "remote", state, self._seen(image_id))
+        return dataclasses.replace(
+            image, problem=problem, fetched_bytes=fetched_bytes or 0, in_use_by=self._pins.casts_of(image_id)
+        )
+
+    def _folder_image(self, path: Path, file: FolderFile) -> Image:
+        location = printable(path)
+        if file.found is not None:
+            image_id = file.found.image_id
+            image = file.found.as_image(location, "folder", ImageState.AVAILABLE, self._seen(image_id))
+            return dataclasses.replace(image, in_use_by=self._pins.casts_of(image_id))
+        name = printable(Path(path.stem))
+        return self._unread(
+            key_of("file", str(path)), name, location, "folder", ImageState.DAMAGED, file.problem
+        )
+
+    def _unread(
+        self, image_id: str, name: str, location: str, source: str, state: ImageState, problem: str
+    ) -> Image:
+        """The record of what couldn't be read."""
+        return Image(
+            image_id=image_id,
+            name=name,
+            location=location,
+            source=source,
+            state=state,
+            raw_bytes=0,
+            stored_bytes=0,
+            block_bytes=0,
+            fetched_bytes=0,
+            problem=problem,
+            packed_at=None,
+            first_seen_at=self._seen(image_id),
+        )

@@ -1,0 +1,216 @@
+"""Which machine a plain agent is: an auditor couldn't say which machine got the image, or it would be the wrong one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from protocol.errors import DatabaseUnavailableError
+from protocol.model.session_records import JoinRequest, MachineIdentity, ReceiverState
+from sender.cast.locked_session import SharedSession
+from sender.daemon import machine_matching
+from sender.daemon.cast_job import CastJob, Earlier
+from sender.daemon.machine_matching import Recognition
+from sender.store.database import Store
+from sender.store.records import Machine
+from sender.store.write_behind import Recorder
+from tests.store.samples import add_cast, line, machine, room
+from tests.unit.protocol.sending.sender_inputs import join_request, new_session
+
+MAC = "52:54:00:00:00:07"
+CARD = MachineIdentity((MAC,), "", "")
+
+
+@pytest.fixture
+def known(store: Store) -> Machine:
+    return store.machines.add(machine("pc-07", macs=(MAC,), serial="SN7", asset_tag="LAB-7"))
+
+
+@pytest.fixture
+def shared() -> SharedSession:
+    return SharedSession(new_session(), lambda: None)
+
+
+def run_of(store: Store, shared: SharedSession, earlier: Earlier | None = None, **plan: Any) -> CastJob:
+    """A run of a cast whose session is ``shared``."""
+    live = CastJob(add_cast(store, **plan), Recorder(store, Path("unused")), owner="here/1", earlier=earlier)
+    live.run = SimpleNamespace(shared=shared)  # type: ignore[assignment]  # as much of it as is asked for
+    live.targets = live.cast.plan.machine_ids
+    return live
+
+
+@pytest.fixture
+def live(store: Store, shared: SharedSession, known: Machine) -> CastJob:
+    return run_of(store, shared, machine_ids=(known.machine_id,))
+
+
+def says(identity: MachineIdentity | None, agent: str = "a", **changes: object) -> JoinRequest:
+    fields = {"name": "debian", "inventory": {"host": "debian"}, "identity": identity}
+    return join_request(agent, **(fields | changes))
+
+
+def joins(store: Store, live: CastJob, request: JoinRequest) -> tuple[str, str | None]:
+    """Under which name, and as which machine."""
+    recognised = asyncio.run(Recognition(store, live).recognise(request))
+    with live.shared.change() as (session, now):
+        record = session.receivers[session.join(recognised, now).receiver_id]
+    return record.name, record.inventory.get("machine_id")
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [CARD, MachineIdentity((), "sn7", ""), MachineIdentity((), "", "LAB-7")],
+    ids=["card", "serial number", "asset tag"],
+)
+def test_a_machine_of_the_list_joins_as_what_the_operator_calls_it(
+    store: Store, live: CastJob, known: Machine, identity: MachineIdentity
+) -> None:
+    assert joins(store, live, says(identity)) == ("pc-07", known.machine_id)
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        None,
+        MachineIdentity((), "", ""),
+        MachineIdentity(("52:54:00:00:00:08",), "SN8", "To be filled by O.E.M."),
+    ],
+    ids=["an agent of an earlier version", "one that can't tell", "another machine"],
+)
+def test_a_machine_that_is_not_known_takes_part_under_its_own_name(
+    store: Store, live: CastJob, known: Machine, identity: MachineIdentity | None
+) -> None:
+    assert joins(store, live, says(identity)) == ("debian", None)
+
+
+def claims(machine_id: str, agent: str = "", **changes: object) -> JoinRequest:
+    """Of an agent that was told at a check-in who it is; ``agent`` isn't the machine's id."""
+    fields = {"name": "pc-07", "inventory": {"machine_id": machine_id}, "identity": None}
+    return join_request(agent or machine_id, **(fields | changes))
+
+
+def test_an_agent_that_was_told_who_it_is_is_not_looked_up_again(
+    store: Store, live: CastJob, known: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "run", None)
+    for _again in range(2):
+        assert joins(store, live, claims(known.machine_id)) == ("pc-07", known.machine_id)
+
+
+@pytest.mark.parametrize("state", [ReceiverState.RECEIVING, ReceiverState.COMPLETE, ReceiverState.LOST])
+def test_a_stranger_does_not_take_a_machines_line_in_history(
+    store: Store, live: CastJob, known: Machine, state: ReceiverState
+) -> None:
+    joins(store, live, claims(known.machine_id))
+    live.put_machine(line(name="pc-07", machine_id=known.machine_id))
+    with live.shared.change() as (session, _now):
+        (record,) = session.receivers.values()
+        record.state = state
+    stranger = claims(known.machine_id, "clone", name="clone", address="10.0.0.66")
+    assert joins(store, live, stranger) == ("clone", None)
+    assert joins(store, live, claims(known.machine_id)) == ("pc-07", known.machine_id), "it comes back"
+
+
+@pytest.mark.parametrize("machine_id", ["m-nobody", "another"])
+def test_a_machine_that_the_cast_was_not_planned_for_is_not_taken_for_one_of_it(
+    store: Store, live: CastJob, known: Machine, machine_id: str
+) -> None:
+    other = store.machines.add(machine("pc-08", serial="SN8"))
+    claimed = other.machine_id if machine_id == "another" else machine_id
+    assert joins(store, live, claims(claimed, name="debian")) == ("debian", None)
+
+
+def test_who_claims_another_machines_id_is_known_by_its_own_card(
+    store: Store, live: CastJob, known: Machine
+) -> None:
+    assert joins(store, live, claims("m-nobody", identity=CARD)) == ("pc-07", known.machine_id)
+
+
+def test_a_machine_that_came_into_the_room_late_joins_though_another_daemon_told_it_to(
+    store: Store, shared: SharedSession
+) -> None:
+    store.rooms.add(room("lab"))
+    live = run_of(store, shared, room_id="lab")
+    late = store.machines.add(machine("pc-08", room_id="lab"))
+    assert joins(store, live, claims(late.machine_id, name="pc-08")) == ("pc-08", late.machine_id)
+
+
+@pytest.mark.parametrize(
+    ("who", "found"),
+    [
+        ({"agent": ""}, True),
+        ({"agent": "", "address": "10.0.0.10"}, True),
+        ({"agent": "an earlier version's"}, True),
+        ({"agent": "clone", "address": "10.0.0.66"}, False),
+        ({"agent": "clone", "name": "clone"}, False),
+    ],
+    ids=["itself", "at another address", "by name and address", "another address", "another name"],
+)
+def test_after_a_take_over_a_machine_finds_its_line_again_and_a_stranger_does_not(
+    store: Store, shared: SharedSession, known: Machine, who: dict[str, Any], found: bool
+) -> None:
+    row = line(name="pc-07", machine_id=known.machine_id, state="receiving")
+    live = run_of(store, shared, Earlier([row]), machine_ids=(known.machine_id,))
+    assert (joins(store, live, claims(known.machine_id, **who))[1] == known.machine_id) is found
+
+
+def test_a_machine_joins_at_once_though_the_database_is_away(
+    store: Store, live: CastJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_identity: object) -> None:
+        raise DatabaseUnavailableError("no answer")
+
+    monkeypatch.setattr(store.machines, "find", away)
+    assert joins(store, live, says(CARD)) == ("debian", None)
+
+
+def test_a_machine_joins_soon_though_the_database_hangs(
+    store: Store, live: CastJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(store.machines, "find", lambda *_identity: answers.wait())
+    monkeypatch.setattr(machine_matching, "LOOK_UP_S", 0.05)
+    crowd = [Recognition(store, live).recognise(says(CARD, f"agent {index}")) for index in range(3)]
+
+    async def join_all() -> list[JoinRequest]:
+        try:
+            return await asyncio.gather(*crowd)
+        finally:
+            answers.set()
+
+    assert {request.name for request in asyncio.run(join_all())} == {"debian"}
+
+
+def test_an_agent_that_rejoins_is_the_same_machine_again(store: Store, live: CastJob, known: Machine) -> None:
+    assert joins(store, live, says(CARD)) == joins(store, live, says(CARD)) == ("pc-07", known.machine_id)
+    with live.shared.look() as (session, _now):
+        assert len(session.receivers) == 1
+
+
+@pytest.mark.parametrize("state", [ReceiverState.RECEIVING, ReceiverState.COMPLETE])
+def test_a_second_disk_of_one_machine_has_a_line_of_its_own(
+    store: Store, live: CastJob, known: Machine, state: ReceiverState
+) -> None:
+    joins(store, live, says(CARD, "first disk"))
+    with live.shared.change() as (session, _now):
+        (record,) = session.receivers.values()
+        record.state = state
+    assert joins(store, live, says(CARD, "second disk")) == ("debian", None)
+
+
+@pytest.mark.parametrize("state", [ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED])
+def test_a_machine_that_was_started_again_takes_its_old_place(
+    store: Store, live: CastJob, known: Machine, state: ReceiverState
+) -> None:
+    joins(store, live, says(CARD, "first run"))
+    with live.shared.change() as (session, _now):
+        (record,) = session.receivers.values()
+        record.state = state
+    assert joins(store, live, says(CARD, "second run")) == ("pc-07", known.machine_id)
+    with live.shared.look() as (session, _now):
+        assert len(session.receivers) == 1

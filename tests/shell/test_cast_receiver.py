@@ -1,0 +1,524 @@
+"""The agent around real sessions, under a clock that jumps: deadlines, silence, restarts, bad disks, bad images.
+
+Lost if these fail: an agent that hangs, that calls an incomplete disk complete, or that starts over after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+from numpy.typing import NDArray
+
+from protocol.errors import (
+    CastCancelledError,
+    CastFailedError,
+    DroppedError,
+    JoinRefusedError,
+    NoSenderError,
+    SenderLostError,
+    StorageError,
+    VerificationError,
+)
+from protocol.model.bottleneck import Cause
+from protocol.receiving.block_assembly import AssembledBlock
+from protocol.wire.bitmap import bitmap_of
+from protocol.wire.codec import encode_control
+from protocol.wire.messages import (
+    END_CANCELLED,
+    END_COMPLETE,
+    END_FAILED,
+    STATE_CASTING,
+    Announce,
+    Standing,
+)
+from receiver.block_sink import Outcome
+from receiver.reception.status import ReceptionState
+from receiver.target.image import TargetImage
+from receiver.target.open_target import open_target
+from tests.shell.small_cast import SYMBOL_BYTES, SmallCast, SmallImage, threads_in_place
+
+__all__ = ["threads_in_place"]
+pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("threads_in_place")]
+
+
+@pytest.fixture
+def cast(tmp_path: Path) -> SmallCast:
+    return SmallCast(SmallImage(), tmp_path)
+
+
+def source_symbols(image: SmallImage) -> int:
+    return int(image.manifest.source_symbols(SYMBOL_BYTES).astype(int).sum())
+
+
+def at_symbols(cast: SmallCast, count: int, action: Callable[[], None]) -> None:
+    """Do ``action`` once, when the sender has sent ``count`` data symbols since it started."""
+    done = False
+
+    def watch(sent: int) -> None:
+        nonlocal done
+        if sent >= count and not done:
+            done = True
+            action()
+
+    cast.on_symbols = watch
+
+
+# -- what goes right ------------------------------------------------------------------------------------------
+
+
+async def test_an_image_arrives(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+    cast.start_sender()
+    reception = await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.image_symbols_sent == source_symbols(cast.image)
+    (report,) = cast.completions
+    assert report.success
+    assert report.raw_bytes_verified == len(cast.image.raw)
+    assert report.datagrams_received == report.datagrams_expected > source_symbols(cast.image)
+    assert 0 < report.seconds_receiving <= report.seconds_total
+    assert cast.observer.joins == [False]
+    assert reception.reported
+    assert reception.status.state is ReceptionState.REPORTING
+    assert reception.status.blocks_needed == 0
+    assert all(sock.closed for sock in cast.sockets)
+
+
+@pytest.mark.parametrize("loss", [0.05, 0.3])
+async def test_rehearsed_loss_is_repaired(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock, loss: float
+) -> None:
+    cast.start_sender()
+    reception = await cast.receive(rehearse_loss=loss, rehearse_seed=3)
+    assert cast.path.read_bytes() == cast.image.raw
+    status = reception.status
+    assert status.nacks_sent > 0
+    assert status.blocks_repaired_by_nack + status.blocks_repaired_by_parity > 0
+    assert status.datagrams_lost / status.datagrams_expected == pytest.approx(loss, rel=0.4)
+
+
+async def test_a_late_joiner_fetches_the_manifest(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    assert cast.sender is not None
+    cast.sender.state = 1
+    await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+
+
+async def test_an_image_of_zeros_needs_no_data(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast = SmallCast(SmallImage(zeros_only=True), tmp_path)
+    cast.path.write_bytes(b"old" * 200_000)
+    cast.start_sender()
+    reception = await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.image_symbols_sent == 0
+    assert reception.status.raw_bytes_verified == len(cast.image.raw)
+
+
+# -- the sender goes away -------------------------------------------------------------------------------------
+
+
+async def test_after_a_restart_only_the_rest_is_sent(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    half = source_symbols(cast.image) // 2
+    at_symbols(cast, half, cast.stop_sender)
+
+    async def start_again() -> None:
+        while cast.sender is not None:
+            await trio.sleep(0.1)
+        await trio.sleep(12.0)
+        cast.start_sender()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start_again)
+        reception = await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.observer.joins == [False, True]
+    assert cast.observer.silences[0] == pytest.approx(3.0, abs=0.2)
+    assert reception.status.rejoins == 1
+    need = cast.joins[1].need
+    assert need is not None
+    assert 0 < need.sum() < cast.image.manifest.stored_mask.sum()
+    # What a partly received block had is sent once more.
+    assert cast.image_symbols_sent <= source_symbols(cast.image) - half + 4 * 46
+    assert cast.completions[0].datagrams_received > source_symbols(cast.image)
+
+
+async def test_a_restart_with_other_symbols(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+    """The interface's MTU was changed: the agent's socket must take frames of the new size."""
+    cast.start_sender()
+
+    def restart() -> None:
+        cast.start_sender(symbol_bytes=1200)
+
+    at_symbols(cast, 100, restart)
+    await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.observer.joins == [False, True]
+    assert len(cast.sockets) == 2
+    assert cast.sockets[0].closed
+
+
+async def test_a_restart_with_another_image_ends_it(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    other = SmallImage(seed=2)
+    at_symbols(cast, 100, lambda: cast.start_sender(image=other))
+    with pytest.raises(CastFailedError, match="another image"):
+        await cast.receive()
+
+
+async def test_a_forged_announcement_costs_a_rejoin_and_no_more(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Anybody on the network can announce another image under this cast's id."""
+    cast.start_sender()
+
+    def forge() -> None:
+        announce = Announce(
+            incarnation=99,
+            state=STATE_CASTING,
+            image_id=b"x" * 32,
+            image_name="evil",
+            control_url="http://192.0.2.66:1",
+            symbol_bytes=64,
+            raw_bytes=1,
+            receiver_count=0,
+            rate_bytes_per_s=1,
+            grtt_us=1,
+            report_interval_ms=100,
+            sent_at_us=1,
+        )
+        datagram = encode_control(announce, cast_id=7, session_token=0)
+        cast.sockets[-1].put(np.empty((0, 32 + SYMBOL_BYTES), np.uint8), [datagram])
+
+    at_symbols(cast, 100, forge)
+    reception = await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert reception.status.rejoins == 1
+
+
+async def test_silence_ends_at_the_deadline(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+    cast.start_sender()
+    at_symbols(cast, 100, cast.stop_sender)
+    with pytest.raises(SenderLostError, match="start the same diskcast send again"):
+        await cast.receive(sender_timeout_s=30.0)
+    assert 30.0 <= autojump_clock.current_time() < 34.0
+    assert len(cast.observer.silences) == 9
+    assert ReceptionState.SILENT in {status.state for status in cast.observer.statuses}
+    assert not cast.sockets[-1].any_source, "it was heard before"
+
+
+async def test_a_sender_that_is_heard_again_in_time_goes_on(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+
+    def mute() -> None:
+        cast.muted = True
+
+    at_symbols(cast, 100, mute)
+
+    async def unmute() -> None:
+        await trio.sleep(9.0)
+        cast.muted = False
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(unmute)
+        await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.observer.joins == [False]
+
+
+async def test_without_a_word_the_source_filter_is_given_up(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    cast.muted = True
+    with pytest.raises(SenderLostError):
+        await cast.receive()
+    assert cast.sockets[-1].any_source
+
+
+async def test_a_restart_that_cannot_be_joined(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+
+    def restart() -> None:
+        cast.start_sender()
+        cast.unreachable = True
+
+    at_symbols(cast, 100, restart)
+    with pytest.raises(SenderLostError, match="connection refused"):
+        await cast.receive()
+
+
+# -- the sender ends it ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [(END_CANCELLED, CastCancelledError), (END_FAILED, CastFailedError), (END_COMPLETE, DroppedError)],
+)
+async def test_the_sender_ends_the_cast(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock, outcome: int, error: type[Exception]
+) -> None:
+    cast.start_sender()
+
+    def end() -> None:
+        assert cast.sender is not None
+        cast.sender.end(outcome, "lunch", trio.current_time())
+
+    at_symbols(cast, 100, end)
+    with pytest.raises(error, match=r"lunch.*incomplete"):
+        await cast.receive()
+    assert cast.completions == []
+
+
+async def test_a_cast_that_ends_after_the_last_symbol_is_complete_here(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whatever the sender thinks: what is here is verified first."""
+    cast.start_sender()
+
+    def end() -> None:
+        assert cast.sender is not None
+        cast.sender.end(END_CANCELLED, "lunch", trio.current_time())
+
+    at_symbols(cast, source_symbols(cast.image), end)
+    await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+
+
+# -- the others are much faster -------------------------------------------------------------------------------
+
+
+def standing(*, demoted: tuple[int, ...] = (), dropped: tuple[int, ...] = ()) -> Standing:
+    return Standing(demoted=bitmap_of(demoted), dropped=bitmap_of(dropped))
+
+
+async def test_a_demoted_machine_says_so_once(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It asks for nothing until its turn comes, however long that takes, and then completes like any other."""
+    cast.start_sender()
+    cast.observer.interval_s = 0.01
+    at_symbols(cast, 100, lambda: [cast.say(standing(demoted=(0,))) for _ in range(3)])
+
+    async def reinstate() -> None:
+        while not cast.observer.standings:
+            await trio.sleep(0.01)
+        await trio.sleep(60.0)
+        for _ in range(10):
+            cast.say(standing())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reinstate)
+        reception = await cast.receive(rehearse_loss=0.3, rehearse_seed=3)
+        nursery.cancel_scope.cancel()
+    assert cast.path.read_bytes() == cast.image.raw
+    assert cast.observer.standings == [Cause.NETWORK, None]
+    assert {status.demoted for status in cast.observer.statuses} == {False, True}
+    assert autojump_clock.current_time() > 60.0
+    assert not reception.status.demoted
+
+
+async def test_a_dropped_machine_ends_with_the_cause_and_the_mend(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    at_symbols(cast, 100, lambda: cast.say(standing(dropped=(0,))))
+    with pytest.raises(DroppedError, match=r"network connection.*incomplete.*--slow demote"):
+        await cast.receive()
+    assert cast.completions == [], "the sender knows"
+
+
+async def test_a_machine_that_is_dropped_with_all_it_needs_completes(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+
+    def drop_and_fall_silent() -> None:
+        cast.say(standing(dropped=(0,)))
+        cast.muted = True
+
+    at_symbols(cast, source_symbols(cast.image), drop_and_fall_silent)
+    await cast.receive()
+    assert cast.path.read_bytes() == cast.image.raw
+
+
+# -- joining and reporting ------------------------------------------------------------------------------------
+
+
+async def test_joining_is_retried_until_the_deadline(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def start_late() -> None:
+        await trio.sleep(7.0)
+        cast.start_sender()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start_late)
+        await cast.receive(join_timeout_s=10.0)
+    assert cast.path.read_bytes() == cast.image.raw
+
+
+async def test_no_sender_before_the_deadline(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(NoSenderError, match="connection refused"):
+        await cast.receive(join_timeout_s=10.0)
+    assert 7.0 <= autojump_clock.current_time() <= 10.0
+    assert not cast.path.exists(), "a new file isn't left behind"
+
+
+async def test_a_refused_join_is_not_retried(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+    cast.start_sender()
+    assert cast.sender is not None
+    cast.sender.end(END_COMPLETE, "over", trio.current_time())
+    with pytest.raises(JoinRefusedError):
+        await cast.receive()
+
+
+async def test_a_report_that_nobody_takes_changes_nothing_here(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+
+    def cut() -> None:
+        cast.unreachable = True
+
+    at_symbols(cast, source_symbols(cast.image), cut)
+    reception = await cast.receive()
+    assert not reception.reported
+    assert cast.path.read_bytes() == cast.image.raw
+
+
+async def test_an_interrupt_is_reported(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+    cast.start_sender()
+    scope = trio.CancelScope()
+    at_symbols(cast, 100, scope.cancel)
+    with open_target(cast.path, raw_bytes=len(cast.image.raw)) as target:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cast.run_sender)
+            with scope:
+                await cast.agent(target).run(SYMBOL_BYTES)
+            nursery.cancel_scope.cancel()
+    (report,) = cast.completions
+    assert (report.success, report.error, report.exit_code) == (False, "interrupted", 130)
+
+
+# -- disks and images that are bad ----------------------------------------------------------------------------
+
+
+class FullDisk(TargetImage):
+    """Has no room for what comes after the first blocks."""
+
+    def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[Outcome]:
+        if self.blocks_verified_count:
+            raise StorageError("the disk is full: make room")
+        return super().write_blocks(blocks)
+
+
+async def test_a_failed_write_is_reported_to_the_sender(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    with pytest.raises(StorageError, match="full"):
+        await cast.receive(FullDisk)
+    (report,) = cast.completions
+    assert (report.success, report.error, report.exit_code) == (False, "the disk is full: make room", 50)
+    assert report.bytes_written > 0
+
+
+class ForgetfulDisk(TargetImage):
+    """Reads one block back wrong, ``wrong_count`` times; not one of those that are written last."""
+
+    wrong_count = 1
+    block = 20
+
+    def sync_and_verify(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        wrong = super().sync_and_verify(blocks)
+        if self.wrong_count and self.block in blocks:
+            self.wrong_count -= 1
+            return np.array([self.block])
+        return wrong
+
+
+class BadDisk(ForgetfulDisk):
+    """Does it again."""
+
+    wrong_count = 2
+
+
+async def test_a_block_that_reads_back_wrong_once_is_sent_again(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    reception = await cast.receive(ForgetfulDisk)
+    assert cast.path.read_bytes() == cast.image.raw
+    assert reception.status.blocks_rejected == 1
+    assert cast.image_symbols_sent > source_symbols(cast.image)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [(END_CANCELLED, CastCancelledError), (END_FAILED, CastFailedError), (END_COMPLETE, DroppedError)],
+)
+async def test_a_block_that_reads_back_wrong_after_the_end_ends_it_as_incomplete(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock, outcome: int, error: type[Exception]
+) -> None:
+    """All was here and only had to be verified: nobody sends it again, and it isn't complete without."""
+    cast.start_sender()
+
+    def end() -> None:
+        assert cast.sender is not None
+        cast.sender.end(outcome, "lunch", trio.current_time())
+
+    at_symbols(cast, source_symbols(cast.image), end)
+    with pytest.raises(error, match=r"lunch.*incomplete"):
+        await cast.receive(ForgetfulDisk)
+    assert cast.completions == []
+
+
+async def test_a_block_that_reads_back_wrong_when_the_sender_is_gone_ends_it(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nothing says that the cast has ended, and nothing that it goes on."""
+    cast.start_sender()
+    at_symbols(cast, source_symbols(cast.image), cast.stop_sender)
+    with pytest.raises(SenderLostError, match=r"nothing was heard.*incomplete"):
+        await cast.receive(ForgetfulDisk, sender_timeout_s=30.0)
+    assert 30.0 < autojump_clock.current_time() < 40.0
+
+
+async def test_a_block_that_reads_back_wrong_twice_ends_it(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    with pytest.raises(
+        VerificationError, match=r"target\.img: block 20 \(byte 1310720\) read back 2 times.*replace the disk"
+    ):
+        await cast.receive(BadDisk)
+    assert cast.completions[0].exit_code == 51
+
+
+async def test_an_image_that_is_damaged_at_the_sender_ends_it(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    cast.start_sender()
+    stored = bytearray(cast.image.stored[0])
+    stored[100] ^= 1
+    cast.image.stored[0] = bytes(stored)
+    with pytest.raises(CastFailedError, match=r"block 0 arrived 5 times.*diskcast verify"):
+        await cast.receive()

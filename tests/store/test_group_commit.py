@@ -1,0 +1,196 @@
+"""A room that is switched on checks in within a few transactions, and each machine is answered for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from protocol.errors import DatabaseError, DatabaseFullError, DatabaseUnavailableError
+from sender.store import (
+    database,
+    engine,
+    group_commit,
+    journal,
+)
+from sender.store.database import Store, open_database
+from sender.store.errors import ConflictError
+from sender.store.group_commit import JointCalls
+from sender.store.machines import Enrolment
+from sender.store.records import Machine
+from tests.support.network.lab import LIMIT_S
+from tests.support.postgres.server import PostgresServer
+
+
+def told(index: int, **fields: object) -> Enrolment:
+    return Enrolment(
+        **{
+            "name": f"pc{index:03}", "macs": (f"52:54:00:00:00:{index:02x}",), "serial": f"SN{index}",
+            "asset_tag": "", "address": "10.0.0.9", "agent_version": "1", "inventory": {},
+            **fields,
+        }  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+class Enrolling:
+    """The store's own way, with its transactions counted, and what it is told to refuse."""
+
+    def __init__(self, store: Store, refused: str = "") -> None:
+        self.store = store
+        self.refused = refused
+        self.transactions_count = 0
+
+    def __call__(self, requests: Sequence[Enrolment]) -> list[Machine]:
+        self.transactions_count += 1
+        with self.store.transaction():
+            machines = self.store.machines.enrol(requests)
+            if any(request.name == self.refused for request in requests):
+                raise ConflictError(f"{self.refused} is refused")
+        return machines
+
+
+async def ask_all(
+    calls: JointCalls[Enrolment, Machine], requests: Sequence[Enrolment]
+) -> list[Machine | BaseException]:
+    return await asyncio.gather(*map(calls.ask, requests), return_exceptions=True)
+
+
+def names(store: Store) -> list[str]:
+    machines, _ = store.machines.list(limit=1000)
+    return [machine.name for machine in machines]
+
+
+def test_a_room_that_is_switched_on_costs_a_few_transactions(store: Store) -> None:
+    enrolling = Enrolling(store)
+    requests = [told(index) for index in range(200)]
+    answers = asyncio.run(ask_all(JointCalls(store, enrolling), requests))
+    assert [answer.name for answer in answers if isinstance(answer, Machine)] == [r.name for r in requests]
+    assert names(store) == [request.name for request in requests]
+    assert enrolling.transactions_count <= 3
+
+
+def test_a_machine_that_is_refused_fails_no_other(store: Store) -> None:
+    requests = [told(index) for index in range(5)]
+    answers = asyncio.run(ask_all(JointCalls(store, Enrolling(store, refused="pc002")), requests))
+    assert isinstance(answers[2], ConflictError)
+    assert [answer.name for answer in answers if isinstance(answer, Machine)] == names(store)
+    assert names(store) == ["pc000", "pc001", "pc003", "pc004"]
+
+
+def test_nobody_is_told_of_what_isnt_on_the_disk(file_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_database(file_url, upkeep=False)
+    calls = JointCalls(store, store.machines.enrol)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "fsync", full)
+        answers = asyncio.run(ask_all(calls, [told(index) for index in range(5)]))
+    assert [type(answer) for answer in answers] == [DatabaseFullError] * 5
+    assert names(store) == []
+    assert isinstance(asyncio.run(ask_all(calls, [told(0)]))[0], Machine)
+    store.close()
+
+
+def test_a_row_that_somebody_keeps_locked_holds_up_no_other_machine(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOCK_WAIT_S", 0.2)
+    store = open_database(sa.make_url(postgres.new_database()), upkeep=False)
+    [locked] = store.machines.enrol([told(0)])
+    other = sa.create_engine(store._database.engine.url)
+    with other.begin() as connection:
+        lock = "SELECT 1 FROM machines WHERE machine_id = %s FOR UPDATE"
+        connection.exec_driver_sql(lock, (locked.machine_id,))
+        requests = [told(index, address="10.0.0.77") for index in range(4)]
+        answers = asyncio.run(ask_all(JointCalls(store, store.machines.enrol), requests))
+    assert isinstance(answers[0], DatabaseUnavailableError)
+    assert all(isinstance(answer, Machine) for answer in answers[1:])
+    assert names(store) == ["pc000", "pc001", "pc002", "pc003"]
+    other.dispose()
+    store.close()
+
+
+def test_more_than_can_wait_are_refused_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "WAITING_MAX", 3)
+    answers = asyncio.run(
+        ask_all(JointCalls(store, store.machines.enrol), [told(index) for index in range(5)])
+    )
+    assert [isinstance(answer, DatabaseError) for answer in answers] == [False] * 3 + [True] * 2
+    assert names(store) == ["pc000", "pc001", "pc002"]
+
+
+def test_nobody_waits_for_answers_that_cant_come(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "BATCH_MAX", 3)
+    short = False
+
+    def enrol(requests: Sequence[Enrolment]) -> list[Machine]:
+        return store.machines.enrol(requests)[: -1 if short else None]
+
+    async def ask_twice() -> tuple[list[Machine | BaseException], list[Machine | BaseException]]:
+        nonlocal short
+        calls = JointCalls(store, enrol)
+        short = True
+        first = await ask_all(calls, [told(index) for index in range(5)])
+        short = False
+        return first, await ask_all(calls, [told(index) for index in range(5)])
+
+    # The store's own patience would end the wait with another error.
+    monkeypatch.setattr(database, "RUN_WAIT_S", LIMIT_S)
+    failed, answers = asyncio.run(ask_twice())
+    assert [type(answer) for answer in failed] == [ValueError] * 5
+    assert all(isinstance(answer, Machine) for answer in answers)
+
+
+def test_who_goes_away_costs_the_others_nothing(store: Store) -> None:
+    async def meet() -> list[Machine | BaseException]:
+        calls = JointCalls(store, store.machines.enrol)
+        asked = [asyncio.ensure_future(calls.ask(told(index))) for index in range(3)]
+        await asyncio.sleep(0)
+        asked[1].cancel()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, gone, last = asyncio.run(meet())
+    assert isinstance(gone, asyncio.CancelledError)
+    assert isinstance(first, Machine)
+    assert isinstance(last, Machine)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_machines_that_check_in_together_are_found_as_if_one_after_the_other(
+    seed: int, tmp_path: Path
+) -> None:
+    draw = random.Random(seed)
+    stores = []
+    for name in ("together", "alone"):
+        url = sa.URL.create("sqlite", database=str(tmp_path / f"{name}.db"))
+        stores.append(open_database(url, upkeep=False))
+    together, alone = stores
+    for _ in range(6):
+        requests = [
+            told(
+                index,
+                name=f"pc{draw.randrange(99)}",
+                macs=tuple(f"52:54:00:00:00:{draw.randrange(12):02x}" for _ in range(draw.randrange(3))),
+                serial=draw.choice(["", f"SN{draw.randrange(8)}"]),
+                asset_tag=draw.choice(["", f"TAG{draw.randrange(8)}"]),
+            )
+            for index in range(draw.randrange(1, 7))
+        ]
+        together.machines.enrol(requests)
+        for request in requests:
+            alone.machines.enrol([request])
+        assert books(together) == books(alone)
+    for store in stores:
+        store.close()
+
+
+def books(store: Store) -> list[tuple[str, frozenset[str], str, str]]:
+    machines, _ = store.machines.list(limit=1000)
+    return sorted((m.name, frozenset(m.macs), m.serial, m.asset_tag) for m in machines)

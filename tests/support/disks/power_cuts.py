@@ -1,0 +1,199 @@
+"""What a power cut leaves of a target that was being written, judged, and the same command run on it again.
+
+A run of a real program is recorded on the lab's disk (:mod:`tests.support.disks.slow_disk`);
+:class:`Recording` knows every disk that a cut during that run could have left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.image.incomplete_marker import parse_marker_untrusted
+from protocol.image.manifest import BlockKind
+from receiver.disk_progress import TextProgress
+from receiver.image_source import open_image
+from receiver.restore import restore
+from tests.support.disks.bootable_disk import looks_bootable, make_bootable_disk
+from tests.support.disks.slow_disk import Behaviour, loop_over, slow_disk
+from tests.support.disks.write_log import PowerCut, PowerCuts, read_log
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent, run
+from tests.support.network.loopback_cast import LoopbackCast, assert_memory_kept, pack
+
+BLOCK_BYTES: Final = 64 * 1024
+DEVICE_EVERY: Final = 8
+"""A run on a device takes three times that on a file, and differs only in what isn't judged here."""
+_SECTOR_BYTES: Final = 512
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SmallImage:
+    """A bootable disk of 80 blocks, packed."""
+
+    path: Path
+    raw: bytes = dataclasses.field(repr=False)
+    image_id: bytes
+    used: NDArray[np.bool_] = dataclasses.field(repr=False)
+    """``bool[byte]``: what the image says something about."""
+
+    def is_on(self, disk: bytes) -> bool:
+        """Whether every byte that the image says something about is there."""
+        if len(disk) < len(self.raw):
+            return False
+        found = np.frombuffer(disk, np.uint8, len(self.raw))
+        return bool(np.array_equal(found[self.used], np.frombuffer(self.raw, np.uint8)[self.used]))
+
+    def wrong_blocks(self, disk: bytes) -> list[int]:
+        """Blocks that aren't as the image says."""
+        size = len(self.raw)
+        found = np.frombuffer(disk[:size].ljust(size, b"\xff"), np.uint8)
+        wrong = (found != np.frombuffer(self.raw, np.uint8)) & self.used
+        return sorted(set((np.flatnonzero(wrong) // BLOCK_BYTES).tolist()))
+
+
+def make_small_image(folder: Path, seed: int = 1) -> SmallImage:
+    """Make the disk and pack it in ``folder``."""
+    raw = make_bootable_disk(folder / "disk.raw", seed)
+    path = pack(folder / "disk.raw", folder / "disk.dci", "--block-size", "64KiB")
+    with open_image(path) as image:
+        used = np.repeat(image.manifest.kind != BlockKind.UNUSED, BLOCK_BYTES)[: len(raw)]
+        return SmallImage(path, raw, image.manifest.image_id, used)
+
+
+def with_changed_blocks(disk: bytes, blocks: list[int], seed: int = 5) -> bytes:
+    """Last week's disk: some blocks are others."""
+    changed = bytearray(disk)
+    rng = np.random.default_rng(seed)
+    for block in blocks:
+        changed[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] = rng.bytes(BLOCK_BYTES)
+    return bytes(changed)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recording:
+    """One run on a target that began as ``base``, and all that reached it."""
+
+    image: SmallImage
+    base: bytes = dataclasses.field(repr=False)
+    is_device: bool
+    cuts: PowerCuts
+
+    def faults_of(self, disk: bytes) -> list[str]:
+        """What is wrong with such a disk: it was left alone, is complete, or else must say that it isn't."""
+        size = max(len(disk), len(self.base))
+        if disk.ljust(size, b"\0") == self.base.ljust(size, b"\0") or self.image.is_on(disk):
+            return []
+        faults = []
+        if looks_bootable(disk):
+            faults.append("it looks bootable")
+        marker = parse_marker_untrusted(disk[:_SECTOR_BYTES])
+        if marker is None or marker.image_id != self.image.image_id:
+            faults.append("it carries no mark of this image")
+        return faults
+
+    def judge(self, cuts: list[PowerCut], folder: Path) -> list[str]:
+        """All that is wrong with the disks that these cuts leave, and with what the next restore makes of them."""
+
+        def run_again(target: Path) -> str:
+            restore(self.image.path, target, _Silence())
+            return ""
+
+        found = []
+        for index, (cut, disk) in enumerate(self.cuts.disks(cuts)):
+            on_device = self.is_device and index % DEVICE_EVERY == 0
+            faults = [
+                *self.faults_of(disk),
+                *self._faults_of_next_run(disk, folder, run_again, on_device=on_device),
+            ]
+            found += [f"{cut}: {fault}" for fault in faults]
+        return found
+
+    def judge_by_cast(self, cuts: list[PowerCut], folder: Path) -> list[str]:
+        """The same by agents that receive a cast."""
+
+        def run_again(target: Path) -> str:
+            with LoopbackCast(self.image.path) as cast:
+                agent = cast.receive(target)
+                return agent.describe() if agent.wait(LIMIT_S) else ""
+
+        return [
+            f"{cut}: {fault}"
+            for cut, disk in self.cuts.disks(cuts)
+            for fault in self._faults_of_next_run(disk, folder, run_again, on_device=self.is_device)
+        ]
+
+    def _faults_of_next_run(
+        self, disk: bytes, folder: Path, run_again: Callable[[Path], str], *, on_device: bool
+    ) -> list[str]:
+        path = folder / "left"
+        path.write_bytes(disk)
+        with loop_over_file(path) if on_device else contextlib.nullcontext(path) as target:
+            failure = run_again(target)
+        wrong = self.image.wrong_blocks(path.read_bytes())
+        path.unlink()
+        faults = [f"the next run failed: {failure}"] if failure else []
+        return [*faults, f"the next run left blocks {wrong} wrong"] if wrong else faults
+
+
+class _Silence(TextProgress):
+    """Shows nothing."""
+
+    def result(self, fields: dict[str, object], text: str) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def loop_over_file(path: Path) -> Iterator[Path]:
+    """A loop device over an ordinary file."""
+    device = run("losetup", "--find", "--show", path).strip()
+    try:
+        yield Path(device)
+    finally:
+        run("losetup", "--detach", device)
+
+
+def record_restore(folder: Path, image: SmallImage, base: bytes, *, is_device: bool) -> Recording:
+    """``diskcast-agent restore``."""
+    with _log_disk(folder, base, is_device=is_device) as (target, log_path):
+        with Program(diskcast_agent("restore", image.path, "--target", target, "--json")) as program:
+            assert program.wait(LIMIT_S) == 0, program.describe()
+        assert_memory_kept([program])
+    return _recording(image, base, is_device, log_path)
+
+
+def record_cast(folder: Path, image: SmallImage, base: bytes, *, is_device: bool) -> Recording:
+    """``diskcast-agent receive`` of a cast on this machine."""
+    with _log_disk(folder, base, is_device=is_device) as (target, log_path):
+        with LoopbackCast(image.path) as cast:
+            agent = cast.receive(target)
+            assert agent.wait(LIMIT_S) == 0, agent.describe()
+        assert_memory_kept([agent])
+    return _recording(image, base, is_device, log_path)
+
+
+@contextlib.contextmanager
+def _log_disk(folder: Path, base: bytes, *, is_device: bool) -> Iterator[tuple[Path, Path]]:
+    log_path = folder / "log"
+    with slow_disk(folder, Behaviour()) as disk, contextlib.ExitStack() as stack:
+        target = disk.directory / "target"
+        if base or is_device:
+            (disk.storage / "target").write_bytes(base)
+        if is_device:
+            target = stack.enter_context(loop_over(target))
+        disk.set_behaviour(Behaviour(log_path=str(log_path)))
+        yield target, log_path
+        disk.set_behaviour(Behaviour())
+
+
+def _recording(image: SmallImage, base: bytes, is_device: bool, log_path: Path) -> Recording:
+    cuts = PowerCuts(base, read_log(log_path))
+    final = PowerCut(cuts.flush_count, tuple(range(cuts.unflushed_count)))
+    [(_, disk)] = cuts.disks([final])
+    assert image.is_on(disk), image.wrong_blocks(disk)
+    return Recording(image, base, is_device, cuts)

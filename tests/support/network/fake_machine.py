@@ -1,0 +1,130 @@
+"""A machine made of files: sysfs, proc and udev's database as the kernel writes them, for hardware that isn't here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from receiver.disk.holders import LoopFile
+from receiver.disk.inventory import BlockDevice, Inventory, Sources, read_inventory
+
+GIB = 1 << 30
+
+
+class FakeMachine:
+    """Add disks and what is built on them; ``sources`` is what :func:`read_inventory` reads."""
+
+    def __init__(self, root: Path) -> None:
+        self.sources = Sources(root / "sys", root / "proc", root / "dev", root / "udev")
+        for folder in (root / "sys/block", root / "proc/self", root / "dev", root / "udev"):
+            folder.mkdir(parents=True)
+        self._mounts: list[str] = []
+        self._swaps = ["Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority"]
+        self.loop_files: dict[str, LoopFile] = {}
+        self._write_proc()
+
+    def disk(
+        self,
+        name: str,
+        number: str,
+        *,
+        size_bytes: int = 64 * GIB,
+        tree: str = "pci0000:00/ata1/host0/target0:0:0/0:0:0:0",
+        files: dict[str, str] | None = None,
+        udev: dict[str, str] | None = None,
+    ) -> Path:
+        """A disk; ``files`` are written into its folder, over what every disk has."""
+        folder = self.sources.sys / "devices" / tree / "block" / name
+        usual = {
+            "dev": number,
+            "size": str(size_bytes // 512),
+            "ro": "0",
+            "removable": "0",
+            "diskseq": number.replace(":", ""),
+            "queue/logical_block_size": "512",
+            "queue/physical_block_size": "512",
+            "queue/rotational": "0",
+        }
+        _fill(folder, {**usual, **(files or {})})
+        for kind in ("holders", "slaves"):
+            (folder / kind).mkdir()
+        (self.sources.sys / "block" / name).symlink_to(folder)
+        if udev:
+            record = "".join(f"E:{key}={value}\n" for key, value in udev.items())
+            (self.sources.udev / f"b{number}").write_text(record)
+        return folder
+
+    def partition(self, disk: str, index: int, number: str, *, size_bytes: int = GIB, name: str = "") -> str:
+        """One of the kernel's partitions of ``disk``."""
+        name = name or (f"{disk}p{index}" if disk[-1].isdigit() else f"{disk}{index}")
+        folder = (self.sources.sys / "block" / disk).resolve() / name
+        _fill(folder, {"dev": number, "size": str(size_bytes // 512), "ro": "0", "partition": str(index)})
+        (folder / "holders").mkdir()
+        return name
+
+    def stacked(self, name: str, number: str, on: list[str], files: dict[str, str] | None = None) -> None:
+        """A device-mapper device or RAID on other devices."""
+        folder = self.disk(name, number, tree="virtual", files=files)
+        for below in on:
+            (folder / "slaves" / below).mkdir()
+            (self._folder(below) / "holders" / name).mkdir()
+
+    def loop(self, name: str, number: str, backing: str, filesystem: str = "0:0", inode: int = 0) -> None:
+        """A loop device; ``filesystem`` and ``inode`` are what the kernel says of its file."""
+        self.disk(name, number, tree="virtual", files={"loop/backing_file": backing})
+        self.loop_files[name] = LoopFile(device_number(filesystem), inode)
+
+    def mount(
+        self, number: str, point: str, *, filesystem: str = "ext4", source: str = "none", options: str = "rw"
+    ) -> None:
+        """A line of mountinfo, at the end."""
+        escaped = point.replace(" ", "\\040")
+        line = (
+            f"{len(self._mounts) + 20} 1 {number} / {escaped} rw shared:1 - {filesystem} {source} {options}"
+        )
+        self._mounts.append(line)
+        self._write_proc()
+
+    def swap(self, path: str) -> None:
+        """A line of swaps."""
+        self._swaps.append(f"{path} partition\t1048572\t0\t-2")
+        self._write_proc()
+
+    def node(self, name: str) -> str:
+        """The path of a device."""
+        return str(self.sources.dev / name)
+
+    def inventory(self) -> Inventory:
+        return read_inventory(self.sources)
+
+    def device(self, name: str) -> BlockDevice:
+        device = self.inventory().by_name(name)
+        assert device is not None, name
+        return device
+
+    def probe(self, device: BlockDevice) -> LoopFile | None:
+        """What asking a loop device for its file would say."""
+        return self.loop_files.get(device.name)
+
+    def _folder(self, name: str) -> Path:
+        direct = self.sources.sys / "block" / name
+        if direct.exists():
+            return direct
+        return next(disk / name for disk in (self.sources.sys / "block").iterdir() if (disk / name).exists())
+
+    def _write_proc(self) -> None:
+        (self.sources.proc / "self/mountinfo").write_text("".join(f"{line}\n" for line in self._mounts))
+        (self.sources.proc / "swaps").write_text("".join(f"{line}\n" for line in self._swaps))
+
+
+def device_number(text: str) -> int:
+    """``8:1`` as ``st_rdev``."""
+    major, minor = text.split(":")
+    return os.makedev(int(major), int(minor))
+
+
+def _fill(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")

@@ -1,0 +1,65 @@
+"""A cast between real programs on this machine's loopback interface: no namespaces, ports that nobody else has."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.network.lab import LIMIT_S, Program, diskcast, diskcast_agent
+from tests.support.network.ports import free_port_range
+
+RECEIVER_BYTES_MAX = 300_000_000
+"""Resident memory that no agent may exceed, whatever the image and the disk."""
+
+
+def pack(source: Path, image: Path, *options: str) -> Path:
+    """Run ``diskcast pack``."""
+    with Program(diskcast("pack", source, "-o", image, "--json", *options)) as program:
+        assert program.wait(LIMIT_S) == 0, program.describe()
+    return image
+
+
+class LoopbackCast:
+    """A started sender and the agents that are started for it; a context manager that ends them all.
+
+    Args:
+        image: to cast.
+        options: for ``diskcast send``.
+    """
+
+    def __init__(self, image: Path, *options: str) -> None:
+        self._exit = contextlib.ExitStack()
+        data_port, control_port = free_port_range(2)
+        where = ("--interface", "lo", "--port", str(data_port), "--control", f"127.0.0.1:{control_port}")
+        argv = diskcast("send", image, *where, "--symbol-size", "1440", "--json", *options)
+        self.sender = self._exit.enter_context(Program(argv))
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        try:
+            self.url = self.sender.wait_event("cast_started", LIMIT_S)["control_url"]
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def receive(self, target: Path, *options: str) -> Program:
+        """Start ``diskcast-agent receive``."""
+        where = ("--interface", "lo", "--sender", self.url)
+        argv = diskcast_agent("receive", "--target", target, *where, "--json", *options)
+        return self._exit.enter_context(Program(argv))
+
+
+def assert_memory_kept(programs: Sequence[Program]) -> None:
+    """Every ended agent kept to its memory."""
+    for program in programs:
+        assert program.usage is not None
+        assert program.usage.peak_bytes <= RECEIVER_BYTES_MAX, program.describe()

@@ -1,0 +1,28 @@
+"""Hypothesis strategies made from the wire tables: what the format allows is said once."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from protocol.schema.binary_fields import Bitmap, FieldKind, Octets, Rows, Text, UInt
+
+
+def values_of(kind: FieldKind) -> st.SearchStrategy[object]:
+    """Every value that a field may hold."""
+    match kind:
+        case UInt():
+            return st.integers(kind.low, kind.high)
+        case Text():
+            return st.text(max_size=kind.bytes_max // 4)
+        case Octets():
+            return st.binary(min_size=kind.bytes_exact, max_size=kind.bytes_exact)
+        case Bitmap():
+            return st.binary(max_size=kind.bytes_max)
+        case Rows():
+            row = st.tuples(*(values_of(column) for _, column in kind.columns))
+            return st.lists(row, max_size=kind.count_max).map(tuple)
+
+
+def messages_of(message: type) -> st.SearchStrategy[object]:
+    """Every instance of a wire message."""
+    return st.builds(message, **{field.name: values_of(field.kind) for field in message.FIELDS})

@@ -1,0 +1,212 @@
+"""Who is too slow: a room must not wait for one bad machine, and no good machine may be given up for a bad moment."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from protocol.model.bottleneck import Cause
+from protocol.model.cast_policy import SlowPolicy
+from protocol.model.session_records import ReceiverId
+from protocol.sending.rate.capacity import Capacity
+from protocol.sending.rate.stragglers import Change, StragglerWatch, Verdict
+
+FAST, SLOW = 25e6, 2.5e6
+FOR_S = 10.0
+
+
+class Room:
+    """Members with rates that the test sets, judged every tenth of a second."""
+
+    def __init__(self, *rates: float, policy: SlowPolicy = SlowPolicy.DEMOTE, below: float = 0.3) -> None:
+        self.watch = StragglerWatch(policy, below, FOR_S)
+        self.members = {ReceiverId(index): Capacity() for index in range(len(rates))}
+        self.now = 100.0
+        for index, rate in enumerate(rates):
+            self.set_rate(index, rate)
+
+    def set_rate(self, index: int, rate: float) -> None:
+        """Its knee is there, and it has just been met."""
+        capacity = self.members[ReceiverId(index)]
+        capacity.proven_bytes_per_s = 0.0
+        capacity.meet_knee(rate, 0.05, Cause.DISK, self.now)
+        capacity.troubled_at = self.now
+
+    def judge(self, seconds: float, troubled: tuple[int, ...] = ()) -> list[tuple[int, Change]]:
+        """Verdicts of so many seconds, during which ``troubled`` report trouble all the time."""
+        verdicts: list[Verdict] = []
+        for _ in range(round(seconds * 10)):
+            self.now += 0.1
+            for index in troubled:
+                self.members[ReceiverId(index)].troubled_at = self.now
+            verdicts += self.watch.judge(self.members, self.now)
+        return [(verdict.receiver_id, verdict.change) for verdict in verdicts]
+
+    @property
+    def exempt(self) -> list[int]:
+        """Who doesn't limit the group."""
+        return [key for key, capacity in self.members.items() if capacity.exempt]
+
+
+def test_a_straggler_stops_limiting_at_once_and_is_overdue_once_after_its_time() -> None:
+    room = Room(SLOW, FAST, FAST)
+    assert room.judge(0.1, (0,)) == [(0, Change.SLOW)]
+    assert room.exempt == [0]
+    assert room.judge(FOR_S - 0.2, (0,)) == []
+    assert room.judge(1.0, (0,)) == [(0, Change.OVERDUE)]
+    assert room.judge(20.0, (0,)) == [], "told once"
+    assert room.exempt == [0]
+
+
+def test_the_grounds_name_both_rates_and_the_cause() -> None:
+    """Otherwise nobody could see from the message whether the limits are set wrongly or the machine is bad."""
+    room = Room(SLOW, FAST, FAST)
+    room.now += 0.1
+    verdict = room.watch.judge(room.members, room.now)[0]
+    assert verdict == Verdict(ReceiverId(0), Change.SLOW, SLOW, FAST, Cause.DISK)
+
+
+def test_a_receiver_above_the_threshold_is_waited_for() -> None:
+    """At a third of the rate it costs less to go slower than to serve it twice."""
+    room = Room(0.31 * FAST, FAST, FAST)
+    assert room.judge(60.0, (0,)) == []
+    assert room.exempt == []
+
+
+@pytest.mark.parametrize("below", [0.1, 0.3, 0.8])
+def test_the_operators_threshold_counts(below: float) -> None:
+    assert Room(0.95 * below * FAST, FAST, FAST, below=below).judge(0.1) == [(0, Change.SLOW)]
+    assert Room(1.05 * below * FAST, FAST, FAST, below=below).judge(0.1) == []
+
+
+def test_waiting_means_waiting() -> None:
+    room = Room(SLOW, FAST, FAST, policy=SlowPolicy.WAIT)
+    assert room.judge(60.0, (0,)) == []
+    assert room.exempt == []
+
+
+def test_a_single_receiver_is_never_too_slow() -> None:
+    room = Room(SLOW)
+    assert room.judge(60.0, (0,)) == []
+    assert room.exempt == []
+
+
+def test_most_of_the_room_cannot_be_stragglers() -> None:
+    """One fast machine among slow ones mustn't have the rest demoted."""
+    room = Room(SLOW, SLOW, SLOW, FAST)
+    assert room.judge(60.0, (0, 1, 2)) == []
+
+
+def test_of_two_the_faster_one_is_the_group() -> None:
+    assert Room(SLOW, FAST).judge(0.1) == [(0, Change.SLOW)]
+
+
+def test_a_bad_moment_is_forgiven() -> None:
+    """A log-on script slows a machine down for seconds; to be demoted for that would cost it the main group."""
+    room = Room(SLOW, FAST, FAST)
+    room.judge(5.0, (0,))
+    assert room.judge(5.0) == [(0, Change.RECOVERED)]
+    assert room.exempt == []
+    assert not room.members[ReceiverId(0)].limited, "its old limit would hold the group down"
+    room.set_rate(0, SLOW)
+    assert room.judge(FOR_S + 1, (0,)) == [(0, Change.SLOW), (0, Change.OVERDUE)], "the time counts anew"
+
+
+def test_who_takes_much_more_again_has_recovered_and_does_not_change_sides_with_every_report() -> None:
+    room = Room(SLOW, FAST, FAST)
+    room.judge(1.0, (0,))
+    capacity = room.members[ReceiverId(0)]
+    capacity.proven_bytes_per_s = 0.35 * FAST
+    assert room.judge(1.0, (0,)) == [], "just above the threshold"
+    capacity.proven_bytes_per_s = 0.5 * FAST
+    assert room.judge(0.1, (0,)) == [(0, Change.RECOVERED)]
+
+
+def test_a_path_that_loses_nearly_everything_is_slow_without_any_queue() -> None:
+    """It takes the group's rate and gets a tenth of it."""
+    room = Room(FAST, FAST, FAST)
+    lossy = room.members[ReceiverId(0)]
+    lossy.forget_knee()
+    lossy.proven_bytes_per_s, lossy.usual_loss = 0.1 * FAST, 0.9
+    lossy.troubled_at = -math.inf
+    assert room.judge(FOR_S + 1) == [(0, Change.SLOW), (0, Change.OVERDUE)]
+
+
+def test_who_has_left_is_forgotten() -> None:
+    """A machine that was demoted, started again and is slow again must be demoted again."""
+    room = Room(SLOW, FAST, FAST)
+    room.judge(FOR_S + 1, (0,))
+    gone = room.members.pop(ReceiverId(0))
+    room.judge(1.0)
+    assert not room.watch.slow_since
+    room.members[ReceiverId(0)] = gone
+    assert room.judge(FOR_S + 1, (0,)) == [(0, Change.SLOW), (0, Change.OVERDUE)]
+
+
+def test_when_only_stragglers_are_left_they_are_the_group() -> None:
+    """In the tail they go at the pace of the best of them, and one much slower than that waits once more."""
+    room = Room(SLOW, SLOW, 0.1 * SLOW, FAST)
+    room.judge(1.0, (0, 1, 2))
+    del room.members[ReceiverId(3)]
+    room.watch.start_over()
+    assert room.judge(0.1, (0, 1, 2)) == [(2, Change.SLOW)]
+    assert room.exempt == [2]
+
+
+# -- trials --------------------------------------------------------------------------------------------------------
+
+
+def _held_back() -> Room:
+    """One at a tenth of what the others could do, if anybody had ever let them."""
+    room = Room(SLOW, FAST, FAST)
+    for index in (1, 2):
+        capacity = room.members[ReceiverId(index)]
+        capacity.forget_knee()
+        capacity.proven_bytes_per_s = SLOW
+    return room
+
+
+def test_a_group_that_was_never_let_go_faster_is_tried_and_its_straggler_found() -> None:
+    """A machine that is slow from the start would otherwise hold the room for the whole cast: nobody knows better."""
+    room = _held_back()
+    assert room.judge(0.1, (0,)) == []
+    assert room.exempt == [0], "before it has slowed anybody down"
+    for index in (1, 2):
+        room.members[ReceiverId(index)].proven_bytes_per_s = 4 * SLOW
+    assert room.judge(0.1, (0,)) == [(0, Change.SLOW)]
+    room.judge(5.0, (0,))
+    assert room.exempt == [0]
+
+
+def test_a_trial_that_proves_nothing_ends_soon_and_comes_back_ever_more_rarely() -> None:
+    """It floods the limiting receiver for a second: worth it now and then, not all the time."""
+    room = _held_back()
+    trials = []
+    for _ in range(1200):
+        before = bool(room.exempt)
+        room.judge(0.1, (0,))
+        if room.exempt and not before:
+            trials.append(room.now)
+    assert room.judge(0.1, (0,)) == []
+    pauses = [later - earlier for earlier, later in itertools.pairwise(trials)]
+    assert 3 <= len(trials) <= 6
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 1.5 * pauses[0]
+
+
+def test_a_trial_ends_when_another_meets_its_limit() -> None:
+    room = _held_back()
+    room.judge(1.2, (0,))
+    assert room.exempt == [0]
+    room.set_rate(1, 1.1 * SLOW)
+    room.judge(0.1, (0,))
+    assert room.exempt == []
+
+
+def test_a_room_behind_one_slow_link_is_not_tried() -> None:
+    """All meet the same limit: to let any of them not count would only lose datagrams."""
+    room = Room(*[SLOW] * 8)
+    assert room.judge(60.0, tuple(range(8))) == []
+    assert room.exempt == []

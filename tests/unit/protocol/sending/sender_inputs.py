@@ -1,0 +1,65 @@
+"""A small cast's sender session and all that a receiver may tell it: for tests that play the receivers by hand."""
+
+from __future__ import annotations
+
+import random
+
+from protocol.model.cast_policy import CastPolicy
+from protocol.model.session_records import JoinGrant, JoinRequest
+from protocol.sending.sender_session import SenderSession
+from protocol.wire.codec import encode_feedback
+from protocol.wire.messages import OBJECT_IMAGE, Nack, Report
+from tests.simulation.world import SYMBOL_BYTES, Scenario, World
+
+FRAME_BYTES = 32 + SYMBOL_BYTES
+
+
+def new_session(**policy: object) -> SenderSession:
+    """The session of a small world, at time 100, with nobody in it."""
+    world = World(Scenario(1, block_count=10))
+    return SenderSession(
+        world.parameters,
+        world.image.manifest,
+        policy=CastPolicy(**policy),  # type: ignore[arg-type]
+        rng=random.Random(1),
+        secrets=random.Random(2).randbytes,
+        now=100.0,
+    )
+
+
+def join_request(agent: str = "a", **changes: object) -> JoinRequest:
+    """Of a machine that holds the manifest and needs every block."""
+    fields = {
+        "agent_id": agent, "name": f"pc-{agent}", "inventory": {}, "has_manifest": True, "need": None,
+        "address": "10.0.0.9",
+    }  # fmt: skip
+    return JoinRequest(**(fields | changes))  # type: ignore[arg-type]
+
+
+def report(grant: JoinGrant, counter: int, **changes: int) -> bytes:
+    """A REPORT of zeros, but for ``changes`` and five blocks that are needed."""
+    fields = {field.name: 0 for field in Report.FIELDS}
+    fields |= {"receiver_id": grant.receiver_id, "counter": counter, "blocks_needed_count": 5}
+    return feedback(grant, Report(**(fields | changes)))
+
+
+def nack(grant: JoinGrant, counter: int, sequence: int, rows: tuple[tuple[int, int, int], ...]) -> bytes:
+    """A NACK for runs of image blocks."""
+    return feedback(grant, Nack(grant.receiver_id, counter, OBJECT_IMAGE, sequence, rows))
+
+
+def feedback(grant: JoinGrant, message: Nack | Report) -> bytes:
+    """The message as that receiver signs it."""
+    parameters = grant.parameters
+    return encode_feedback(
+        message, cast_id=parameters.cast_id, session_token=parameters.session_token, key=grant.key
+    )
+
+
+def transmit_all(session: SenderSession, now: float) -> int:
+    """Put everything that is planned on the wire; how many symbols that was."""
+    count = 0
+    while (plan := session.next_plan(now, 64)) is not None:
+        count += plan.symbol_count
+        session.mark_transmitted(plan.next_sequence, plan.symbol_count * FRAME_BYTES, now)
+    return count

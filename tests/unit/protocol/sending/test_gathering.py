@@ -1,0 +1,51 @@
+"""When image data begins: not before the room is there, and not never."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from protocol.constants import MANIFEST_WAIT_S
+from protocol.model.cast_policy import CastPolicy
+from protocol.model.session_records import ReceiverState
+from protocol.sending.gathering import Attendance, Gathering
+from protocol.sending.roster import Roster
+from tests.unit.protocol.sending.sender_inputs import join_request
+
+
+class Room:
+    def __init__(self, **policy: object) -> None:
+        self.roster = Roster(random.Random(1).randbytes)
+        self.gathering = Gathering(CastPolicy(**policy), self.roster, 100.0)  # type: ignore[arg-type]
+
+    def join(self, agent: str, *, ready: bool = True) -> None:
+        self.roster.admit(join_request(agent), 100.0)[0].ready = ready
+
+
+def test_somebody_who_leaves_before_the_start_is_waited_for_again() -> None:
+    """Else a manifest that comes much later would find that its time is up already."""
+    room = Room(wait_for=1)
+    room.join("a", ready=False)
+    assert room.gathering.look(101.0) is Attendance.AWAITED
+    room.roster.move(room.roster.records[0], ReceiverState.LOST)
+    assert room.gathering.look(200.0) is Attendance.AWAITED
+    room.join("b", ready=False)
+    assert room.gathering.look(201.0) is Attendance.AWAITED
+    assert room.gathering.look(201.0 + MANIFEST_WAIT_S) is Attendance.GATHERED
+
+
+@pytest.mark.parametrize(("by_hand", "attendance"), [(False, Attendance.NOBODY), (True, Attendance.AWAITED)])
+def test_nobody_comes_in_time(by_hand: bool, attendance: Attendance) -> None:
+    """A cast that waits for the operator's word has no time that could be up."""
+    room = Room(max_wait_s=30.0, by_hand=by_hand)
+    assert room.gathering.look(129.0) is Attendance.AWAITED
+    assert room.gathering.look(130.0) is attendance
+
+
+def test_excused_machines_count_as_there_but_nobody_casts_to_them_alone() -> None:
+    room = Room(wait_for=2)
+    room.gathering.excuse(2)
+    assert room.gathering.look(101.0) is Attendance.AWAITED
+    room.join("a")
+    assert room.gathering.look(101.0) is Attendance.GATHERED

@@ -1,0 +1,96 @@
+"""Who is who in a cast: a machine that is taken for another hangs the room or is reported as imaged when it isn't."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from protocol.constants import RECEIVER_COUNT_MAX
+from protocol.errors import JoinRefusedError
+from protocol.model.session_records import MachineIdentity, ReceiverState
+from protocol.sending.roster import Roster
+from tests.unit.protocol.sending.sender_inputs import join_request
+
+GONE = (ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED)
+THERE = (ReceiverState.JOINED, ReceiverState.RECEIVING, ReceiverState.COMPLETE)
+
+
+@pytest.fixture
+def roster() -> Roster:
+    return Roster(random.Random(1).randbytes)
+
+
+def test_the_same_run_keeps_its_number_and_gets_a_new_key(roster: Roster) -> None:
+    """An answer that got lost is asked for again: two records of one machine would never both end."""
+    first, rejoined = roster.admit(join_request("a"), 100.0)
+    key = first.key
+    again, rejoined_again = roster.admit(join_request("a"), 101.0)
+    assert again is first
+    assert (rejoined, rejoined_again) == (False, True)
+    assert again.key != key
+    assert len(roster.records) == 1
+
+
+@pytest.mark.parametrize("state", GONE)
+def test_a_machine_that_was_started_again_takes_its_old_place(roster: Roster, state: ReceiverState) -> None:
+    record, _ = roster.admit(join_request("first run", name="pc"), 100.0)
+    roster.move(record, state)
+    record.error, record.finished_at = "gone", 105.0
+    assert record.replay_window.accept(17)
+    record.report_counter, record.bytes_written = 17, 1 << 30
+    again, rejoined = roster.admit(join_request("second run", name="pc"), 110.0)
+    assert (again, rejoined) == (record, True)
+    assert (again.state, again.error, again.finished_at) == (ReceiverState.JOINED, "", None)
+    assert (again.report_counter, again.bytes_written) == (0, 0), "its new run counts from zero"
+    assert again.replay_window.accept(1)
+    assert roster.admit(join_request("second run", name="pc"), 111.0) == (record, True)
+    assert roster.active_count == 1, "or the cast would wait for a machine that doesn't exist"
+
+
+def test_what_a_machine_says_of_itself_when_it_comes_back_counts(roster: Roster) -> None:
+    roster.admit(join_request("a", inventory={"target": "/dev/sda"}), 100.0)
+    said = MachineIdentity((), "SN7", "")
+    record, _ = roster.admit(join_request("a", inventory={"target": "/dev/sdb"}, identity=said), 101.0)
+    assert (record.inventory, record.identity) == ({"target": "/dev/sdb"}, said)
+
+
+@pytest.mark.parametrize("state", THERE)
+def test_a_namesake_that_is_there_keeps_its_place(roster: Roster, state: ReceiverState) -> None:
+    """Live systems from one image often all have one name: none may take another's place."""
+    record, _ = roster.admit(join_request("a", name="live"), 100.0)
+    roster.move(record, state)
+    other, rejoined = roster.admit(join_request("b", name="live"), 101.0)
+    assert other is not record
+    assert not rejoined
+    assert (record.name, other.name) == ("live", "live-2")
+
+
+def test_a_machine_of_another_address_takes_nobodys_place(roster: Roster) -> None:
+    record, _ = roster.admit(join_request("a", name="live"), 100.0)
+    roster.move(record, ReceiverState.LOST)
+    other, rejoined = roster.admit(join_request("b", name="live", address="10.0.0.10"), 101.0)
+    assert (other is record, rejoined) == (False, False)
+
+
+def test_names_stay_unique_even_beside_one_that_looks_like_a_made_up_one(roster: Roster) -> None:
+    """Metrics and messages go by name."""
+    names = ["pc", "pc-2", "pc", "pc", "pc-2"]
+    given = [roster.admit(join_request(str(i), name=name), 100.0)[0].name for i, name in enumerate(names)]
+    assert given == ["pc", "pc-2", "pc-3", "pc-4", "pc-2-2"]
+
+
+def test_a_full_cast_still_takes_back_its_own(roster: Roster) -> None:
+    for index in range(RECEIVER_COUNT_MAX):
+        roster.admit(join_request(str(index)), 100.0)
+    with pytest.raises(JoinRefusedError, match="full"):
+        roster.admit(join_request("one more"), 100.0)
+    assert roster.admit(join_request("5"), 101.0)[1]
+    assert sorted(roster.records) == list(range(RECEIVER_COUNT_MAX))
+
+
+def test_only_those_that_still_receive_are_active(roster: Roster) -> None:
+    for index, state in enumerate(ReceiverState):
+        roster.move(roster.admit(join_request(str(index)), 100.0)[0], state)
+    assert roster.active_count == 2
+    assert {record.state for record in roster.active} == {ReceiverState.JOINED, ReceiverState.RECEIVING}

@@ -1,0 +1,344 @@
+"""The sender's session: every state takes every input, and each ends where the operator would expect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from protocol.constants import EOT_COUNT, MANIFEST_WAIT_S, RECEIVER_COUNT_MAX
+from protocol.errors import JoinRefusedError
+from protocol.model.bottleneck import Bottleneck, Cause
+from protocol.model.session_records import JoinGrant, ReceiverId, ReceiverState
+from protocol.sending import events
+from protocol.sending.sender_session import SenderSession
+from protocol.wire.codec import decode_control_untrusted
+from protocol.wire.messages import (
+    END_CANCELLED,
+    END_COMPLETE,
+    STATE_CASTING,
+    STATE_ENDED,
+    STATE_GATHERING,
+    Announce,
+    EndOfTransmission,
+    Flush,
+    Report,
+)
+from tests.support.network.completion_reports import completion
+from tests.unit.protocol.sending.sender_inputs import (
+    feedback,
+    join_request,
+    nack,
+    new_session,
+    report,
+    transmit_all,
+)
+
+
+def _gathering() -> tuple[SenderSession, JoinGrant]:
+    session = new_session(wait_for=2)
+    return session, session.join(join_request(), 100.0)
+
+
+def _casting() -> tuple[SenderSession, JoinGrant]:
+    session = new_session()
+    grant = session.join(join_request(), 100.0)
+    session.control_datagrams(100.1)
+    assert session.state == STATE_CASTING
+    return session, grant
+
+
+def _ended() -> tuple[SenderSession, JoinGrant]:
+    session, grant = _casting()
+    session.end(END_CANCELLED, "by hand", 100.2)
+    return session, grant
+
+
+STATES = {STATE_GATHERING: _gathering, STATE_CASTING: _casting, STATE_ENDED: _ended}
+
+BAD_END = completion(success=False, error="disk on fire")
+
+# Input to (how to give it, state afterwards by state before).
+G, C, E = STATE_GATHERING, STATE_CASTING, STATE_ENDED
+INPUTS: dict[str, tuple[Callable[[SenderSession, JoinGrant], object], dict[int, int]]] = {
+    "report": (lambda s, g: s.receive_feedback_untrusted(report(g, 1), 101.0), {G: G, C: C, E: E}),
+    "nack": (
+        lambda s, g: s.receive_feedback_untrusted(nack(g, 1, 0, ((0, 10, 3),)), 101.0),
+        {G: G, C: C, E: E},
+    ),
+    "garbage": (lambda s, _: s.receive_feedback_untrusted(b"x" * 40, 101.0), {G: G, C: C, E: E}),
+    "empty": (lambda s, _: s.receive_feedback_untrusted(b"", 101.0), {G: G, C: C, E: E}),
+    "need": (lambda s, g: s.set_need(g.receiver_id, np.ones(10, np.bool_), 101.0), {G: G, C: C, E: E}),
+    "completion": (lambda s, g: s.complete(g.receiver_id, completion(), 101.0), {G: G, C: E, E: E}),
+    "failure": (lambda s, g: s.complete(g.receiver_id, BAD_END, 101.0), {G: G, C: E, E: E}),
+    "plan": (lambda s, _: transmit_all(s, 101.0), {G: G, C: C, E: E}),
+    "timers": (lambda s, _: s.control_datagrams(101.0), {G: G, C: C, E: E}),
+    "silence": (lambda s, _: s.control_datagrams(200.0), {G: G, C: E, E: E}),
+    "cancel": (lambda s, _: s.end(END_CANCELLED, "", 101.0), {G: E, C: E, E: E}),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_state_takes_every_input(state: int, name: str) -> None:
+    session, grant = STATES[state]()
+    give, after = INPUTS[name]
+    give(session, grant)
+    assert session.state == after[state]
+    session.control_datagrams(201.0)
+    assert session.next_timer(201.0) >= 201.0
+    if session.state == STATE_ENDED:
+        assert session.next_plan(201.0, 64) is None
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_joining_in_every_state(state: int) -> None:
+    session, _ = STATES[state]()
+    if state == STATE_ENDED:
+        with pytest.raises(JoinRefusedError, match="ended"):
+            session.join(join_request("b"), 101.0)
+        return
+    grant = session.join(join_request("b", has_manifest=False), 101.0)
+    assert grant.manifest_by_multicast == (state == STATE_GATHERING)
+    assert session.active_count == 2
+
+
+def test_a_rejoin_takes_the_old_place_with_a_new_key() -> None:
+    session, grant = _casting()
+    again = session.join(join_request(), 101.0)
+    assert again.receiver_id == grant.receiver_id
+    assert again.key != grant.key
+    session.receive_feedback_untrusted(report(grant, 1), 101.0)
+    assert session.rejects == {"bad_mac": 1}
+    session.receive_feedback_untrusted(report(again, 1), 101.0)
+    assert session.statistics.reports_received_count == 1
+    assert [e.rejoined for e in session.next_events() if isinstance(e, events.ReceiverJoined)] == [
+        False,
+        True,
+    ]
+
+
+def test_a_machine_that_was_started_again_takes_the_place_of_its_lost_self() -> None:
+    """Otherwise a reboot in the middle of the cast would leave a lost receiver, and the cast would end as failed."""
+    session, grant = _casting()
+    other = session.join(join_request("b"), 100.2)
+    session.receive_feedback_untrusted(report(other, 1), 112.0)
+    session.control_datagrams(112.0)
+    again = session.join(join_request("new run", name="pc-a"), 120.0)
+    assert again.receiver_id == grant.receiver_id
+    assert session.receivers[grant.receiver_id].state is ReceiverState.RECEIVING
+    third = session.join(join_request("third", name="pc-a"), 120.0)
+    assert third.receiver_id not in (grant.receiver_id, other.receiver_id), "its namesake is alive"
+
+
+def test_receivers_that_need_nothing_count_as_present() -> None:
+    session = new_session(wait_for=2)
+    grants = [session.join(join_request(agent), 100.0) for agent in "ab"]
+    for grant in grants:
+        session.complete(grant.receiver_id, completion(), 100.1)
+    session.control_datagrams(100.2)
+    session.control_datagrams(100.4)
+    assert session.state == STATE_ENDED
+    assert session.outcome == END_COMPLETE
+
+
+def test_bad_feedback_is_counted_by_reason() -> None:
+    session, grant = _casting()
+    good = report(grant, 5)
+    foreign = good[:4] + b"\xff\xff\xff\xff" + good[8:]
+    stale = good[:8] + bytes(8) + good[16:]
+    for datagram in (good, good, b"", b"\0" * 64, foreign, stale, good[:-1] + bytes([good[-1] ^ 1])):
+        session.receive_feedback_untrusted(datagram, 101.0)
+    unknown = Report(**{f.name: 1 for f in Report.FIELDS} | {"receiver_id": 700, "counter": 9})
+    session.receive_feedback_untrusted(feedback(grant, unknown), 101.0)
+    assert session.rejects == {
+        "replayed": 1, "too_short": 1, "bad_magic": 1, "foreign_cast": 1, "stale_session": 1, "bad_mac": 1,
+        "unknown_receiver": 1,
+    }  # fmt: skip
+
+
+def test_a_nack_that_a_report_has_overtaken_is_answered() -> None:
+    """Else it is lost, and on a path that reorders the block comes a round trip later each time."""
+    session, grant = _casting()
+    transmit_all(session, 100.2)
+    sequence = session._sequence
+    session.receive_feedback_untrusted(report(grant, 3, blocks_needed_count=0), 101.0)
+    session.receive_feedback_untrusted(nack(grant, 2, sequence, ((0, 10, 1),)), 101.1)
+    assert session.image_demand.repair_block_count > 0
+    asked_count = session.statistics.nacked_symbol_count
+    session.receive_feedback_untrusted(nack(grant, 2, sequence, ((0, 10, 2),)), 101.2)
+    assert session.statistics.nacked_symbol_count == asked_count
+    assert session.rejects == {"replayed": 1}
+
+
+def test_a_report_that_a_later_one_has_overtaken_changes_nothing() -> None:
+    """Else a machine's progress would go back, and its rate would jump."""
+    session, grant = _casting()
+    record = session.receivers[grant.receiver_id]
+    session.receive_feedback_untrusted(report(grant, 3, blocks_needed_count=2, bytes_written=9000), 101.0)
+    session.receive_feedback_untrusted(report(grant, 2, blocks_needed_count=5, bytes_written=4000), 101.1)
+    assert (record.needed_count, record.bytes_written) == (2, 9000)
+    assert session.rejects == {}
+    assert record.heard_at == 101.1
+
+
+def test_a_nack_after_the_end_is_not_taken_up() -> None:
+    session, grant = _casting()
+    transmit_all(session, 100.2)
+    sequence = session._sequence
+    session.end(END_CANCELLED, "by hand", 100.3)
+    session.receive_feedback_untrusted(nack(grant, 1, sequence, ((0, 10, 1),)), 100.4)
+    assert session.image_demand.idle
+
+
+def test_a_full_cast_refuses_and_says_so() -> None:
+    session = new_session()
+    for index in range(RECEIVER_COUNT_MAX):
+        session.join(join_request(str(index)), 100.0)
+    with pytest.raises(JoinRefusedError, match="full"):
+        session.join(join_request("one more"), 100.0)
+
+
+def test_a_need_bitmap_of_another_image_is_refused() -> None:
+    session = new_session()
+    with pytest.raises(JoinRefusedError, match="bitmap"):
+        session.join(join_request(need=np.ones(11, np.bool_)), 100.0)
+    assert not session.receivers
+
+
+def test_two_machines_with_one_name_are_told_apart() -> None:
+    session = new_session()
+    for agent in "abc":
+        session.join(join_request(agent, name="pc"), 100.0)
+    assert [r.name for r in session.receivers.values()] == ["pc", "pc-2", "pc-3"]
+
+
+def test_waiting_for_the_room() -> None:
+    session = new_session(wait_for=2, max_wait_s=30.0)
+    session.join(join_request("a"), 100.0)
+    session.control_datagrams(105.0)
+    assert session.state == STATE_GATHERING
+    session.join(join_request("b"), 106.0)
+    session.control_datagrams(106.0)
+    assert session.state == STATE_CASTING
+
+
+def test_the_room_starts_with_those_present_when_time_is_up() -> None:
+    session = new_session(wait_for=9, max_wait_s=5.0)
+    session.join(join_request("a"), 100.0)
+    session.control_datagrams(105.0)
+    assert session.state == STATE_CASTING
+
+
+def test_nobody_came() -> None:
+    session = new_session(wait_for=1, max_wait_s=5.0)
+    session.control_datagrams(105.0)
+    assert session.state == STATE_ENDED
+    assert any(isinstance(e, events.GatheringTimedOut) for e in session.next_events())
+
+
+def test_a_slow_manifest_holds_the_start_for_a_bounded_time() -> None:
+    session = new_session()
+    session.join(join_request("a", has_manifest=False), 100.0)
+    session.control_datagrams(100.1)
+    assert session.state == STATE_GATHERING
+    assert transmit_all(session, 100.1) > 0, "the manifest is cast while the room gathers"
+    session.control_datagrams(100.1 + MANIFEST_WAIT_S)
+    assert session.state == STATE_CASTING
+
+
+def test_flush_follows_the_last_symbol_on_the_wire_and_not_before() -> None:
+    session, _ = _casting()
+    plan = session.next_plan(100.2, 10_000)
+    assert plan is not None
+    kinds = [type(decode_control_untrusted(d)[1]) for d in session.control_datagrams(100.3)]
+    assert Flush not in kinds, "the plan is still in the transmit queue"
+    session.mark_transmitted(plan.next_sequence, 1000, 100.4)
+    flush = [decode_control_untrusted(d)[1] for d in session.control_datagrams(100.4)][-1]
+    assert isinstance(flush, Flush)
+    assert flush.sequence == plan.next_sequence
+
+
+def test_the_end_is_told_several_times_and_then_it_is_finished() -> None:
+    session, grant = _casting()
+    session.complete(grant.receiver_id, completion(), 101.0)
+    assert session.outcome == END_COMPLETE
+    told = []
+    now = 101.0
+    while not session.finished:
+        told += [decode_control_untrusted(d)[1] for d in session.control_datagrams(now)]
+        now = max(now + 0.01, session.next_timer(now))
+    assert sum(isinstance(message, EndOfTransmission) for message in told) == EOT_COUNT
+
+
+def test_announcements_name_the_cast_but_not_its_secret() -> None:
+    session, _ = _casting()
+    datagram = session.control_datagrams(105.0)[0]
+    prefix, message = decode_control_untrusted(datagram)
+    assert isinstance(message, Announce)
+    assert prefix.session_token == 0
+    assert session.parameters.session_token.to_bytes(8, "big") not in datagram
+
+
+def test_a_lost_receiver_is_named_and_may_return() -> None:
+    session, grant = _casting()
+    other = session.join(join_request("b"), 100.2)
+    session.receive_feedback_untrusted(report(other, 1), 112.0)
+    session.control_datagrams(112.0)
+    assert session.receivers[grant.receiver_id].state is ReceiverState.LOST
+    assert session.state == STATE_CASTING
+    session.receive_feedback_untrusted(report(grant, 1), 113.0)
+    assert session.receivers[grant.receiver_id].state is ReceiverState.RECEIVING
+    kinds = [type(e) for e in session.next_events()]
+    assert kinds.index(events.ReceiverLost) < kinds.index(events.ReceiverReturned)
+
+
+def test_round_trip_time_and_progress_come_from_reports() -> None:
+    session, grant = _casting()
+    session.receive_feedback_untrusted(
+        report(grant, 1, echo_us=100_900_000, echo_delay_us=20_000, blocks_needed_count=8), 101.0
+    )
+    record = session.receivers[grant.receiver_id]
+    assert record.rtt_s == pytest.approx(0.08)
+    assert session.grtt_s == pytest.approx(0.08)
+    session.receive_feedback_untrusted(report(grant, 2, blocks_needed_count=2), 101.1)
+    assert record.progress == pytest.approx(0.75)
+
+
+def test_a_report_from_before_the_manifest_does_not_show_a_machine_as_done() -> None:
+    """It needs nothing yet as it doesn't know what there is; one that stalls at 100 % would wake nobody."""
+    session, grant = _casting()
+    record = session.receivers[grant.receiver_id]
+    session.receive_feedback_untrusted(report(grant, 1, blocks_needed_count=0), 101.0)
+    assert record.progress == 0.0
+    session.receive_feedback_untrusted(report(grant, 2, blocks_needed_count=8), 101.1)
+    session.receive_feedback_untrusted(report(grant, 3, blocks_needed_count=0), 101.2)
+    assert record.progress == 1.0
+
+
+def test_a_read_that_does_not_return_limits_the_cast_and_not_the_receivers() -> None:
+    """Nothing is transmitted meanwhile, and the figures of before would blame the network for hours."""
+    session, _grant = _casting()
+    plan = session.next_plan(100.2, 64)
+    assert plan is not None
+    session.mark_transmitted(plan.next_sequence, 10**6, 100.21)
+    assert session.next_plan(100.3, 64) is not None
+    session.note_read(0.1)
+    assert session.bottleneck.cause is not Cause.SOURCE
+    assert session.achieved_bytes_per_s > 0
+    session.note_read(3.0)
+    assert session.bottleneck == Bottleneck(Cause.SOURCE)
+    assert session.achieved_bytes_per_s == 0
+    session.control_datagrams(103.3)
+    assert session.bottleneck_seconds[Bottleneck(Cause.SOURCE)] > 3
+    session.note_read(0.0)
+    assert session.bottleneck.cause is not Cause.SOURCE
+
+
+def test_keys_are_checked() -> None:
+    session, grant = _casting()
+    session.check_key(grant.receiver_id, grant.key)
+    for receiver_id, key in ((grant.receiver_id, bytes(32)), (ReceiverId(9), grant.key)):
+        with pytest.raises(JoinRefusedError):
+            session.check_key(receiver_id, key)

@@ -1,0 +1,71 @@
+"""Loss by sequence number: wrong arithmetic at the wrap would report a dead network after 6 TB."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protocol.shared.sequence import LossCounter, sequence_difference
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "difference"),
+    [(5, 3, 2), (3, 5, -2), (1, 2**32 - 1, 2), (2**32 - 1, 1, -2), (2**31, 0, -(2**31))],
+)
+def test_difference(a: int, b: int, difference: int) -> None:
+    assert sequence_difference(a, b) == difference
+
+
+def test_loss_across_the_wrap() -> None:
+    counter = LossCounter()
+    sent = [(2**32 - 10 + i) % 2**32 for i in range(20)]
+    counter.add(np.array(sent[:5], np.uint32))
+    counter.add(np.array(sent[8:14], np.uint32))
+    counter.add(np.array([sent[6], sent[19]], np.uint32))
+    assert counter.expected_count == 20
+    assert counter.received_count == 13
+    assert counter.next_sequence == 10
+
+
+def test_flush_makes_a_lost_tail_count() -> None:
+    counter = LossCounter()
+    counter.add(np.array([7], np.uint32))
+    counter.advance(10)
+    counter.advance(9)
+    assert (counter.expected_count, counter.received_count, counter.next_sequence) == (3, 1, 10)
+
+
+def _events(*batches: list[int]) -> LossCounter:
+    counter = LossCounter()
+    for batch in batches:
+        counter.add(np.array(batch, np.uint32))
+    return counter
+
+
+def test_runs_of_lost_numbers_are_counted_once_each() -> None:
+    """How long they are decides whether blocks are interleaved."""
+    assert _events([0, 1, 2, 3]).loss_event_count == 0
+    assert _events([0, 1, 5, 6, 9]).loss_event_count == 2, "inside a batch"
+    assert _events([0, 1], [5, 6], [7], [12]).loss_event_count == 2, "between batches"
+    assert _events([2**32 - 2, 2**32 - 1, 3, 4]).loss_event_count == 1, "across the wrap"
+
+
+def test_what_comes_late_makes_no_second_event() -> None:
+    assert _events([0, 1, 4, 5], [2, 3]).loss_event_count == 1
+    assert _events([0, 1, 2], [1, 2], [3]).loss_event_count == 0, "doubled"
+
+
+def test_a_burst_that_flush_reveals_is_one_event() -> None:
+    """The last super-datagram of a pass has no successor that would show the gap."""
+    counter = _events([0, 1, 2])
+    counter.advance(47)
+    counter.advance(47)
+    assert (counter.loss_event_count, counter.expected_count - counter.received_count) == (1, 44)
+
+
+def test_a_receiver_that_hears_only_of_the_end_has_lost_nothing_yet() -> None:
+    """What was sent before it listened isn't its loss."""
+    counter = LossCounter()
+    counter.advance(1000)
+    counter.add(np.array([1000, 1001], np.uint32))
+    assert (counter.expected_count, counter.received_count, counter.loss_event_count) == (2, 2, 0)

@@ -1,0 +1,105 @@
+"""What is seen of an agent that waits: if it failed, nobody could tell why a machine isn't imaged."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+
+from protocol.errors import TargetInUseError
+from receiver import doctor
+from receiver.reception.metrics import serve_metrics
+from receiver.reception.status import idle_status
+from receiver.service.log import JsonServiceLog, PlainServiceLog, ServiceLog
+from tests.support.network.lab import LIMIT_S
+from tests.support.network.ports import free_port_range
+from tests.unit.protocol.control.test_check_in import ASSIGNMENT
+from tests.unit.receiver.reception.test_progress import RECEPTION
+
+
+def tell_all(log: ServiceLog) -> None:
+    log.waiting("http://10.0.0.1:7400", "m-17", "row 2, seat 5")
+    log.unanswered("http://10.0.0.1:7400: connection refused")
+    log.assigned(ASSIGNMENT)
+    log.moved(ASSIGNMENT)
+    log.failed(ASSIGNMENT.cast_id, TargetInUseError("/dev/sda is mounted"))
+    log.succeeded("/dev/sda", RECEPTION)
+    log.unrecorded([ASSIGNMENT.cast_id])
+    log.stopped()
+
+
+def test_json_lines_name_machine_cast_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_all(JsonServiceLog())
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [
+        "waiting",
+        "unanswered",
+        "assigned",
+        "moved",
+        "cast_result",
+        "cast_result",
+        "unrecorded",
+        "result",
+    ]
+    assert [line["event"] for line in lines] == names
+    waiting, _, assigned, _, failed, done, unrecorded, result = lines
+    assert (waiting["machine_id"], waiting["server"]) == ("m-17", "http://10.0.0.1:7400")
+    assert (assigned["cast_id"], assigned["port"]) == ("1a2b3c4d", 7420)
+    assert (failed["ok"], failed["exit_code"], failed["cast_id"]) == (False, 33, "1a2b3c4d")
+    assert (done["ok"], done["target"]) == (True, "/dev/sda")
+    assert unrecorded["cast_ids"] == ["1a2b3c4d"]
+    assert result == {"event": "result", "ok": True, "exit_code": 0}
+
+
+def test_plain_lines_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_all(PlainServiceLog())
+    text = capsys.readouterr().err
+    for words in (
+        "checked in with http://10.0.0.1:7400 as row 2, seat 5 (m-17)",
+        "no daemon answers, trying again until one does",
+        "cast 1a2b3c4d is for this machine: lab Windows 11, 50.0 GiB",
+        "goes on from http://10.77.0.1:7421",
+        "cast 1a2b3c4d failed on this machine: /dev/sda is mounted",
+        "every byte read back and verified",
+        "no daemon has taken this machine's result of cast 1a2b3c4d",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize("make_log", [JsonServiceLog, PlainServiceLog])
+def test_a_result_of_a_cast_is_not_the_programs(
+    make_log: Callable[[], ServiceLog], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with make_log().observer() as observer:
+        observer.finished("/dev/sda", RECEPTION)
+    assert '"event": "result"' not in capsys.readouterr().out
+
+
+def test_an_agent_without_a_cast_has_metrics() -> None:
+    [port] = free_port_range(1)
+    with (
+        serve_metrics(port, idle_status),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT_S) as answer,
+    ):
+        text = answer.read().decode()
+    assert 'diskcast_agent_state{state="waiting"} 1.0' in text
+    assert 'diskcast_agent_state{state="receiving"} 0.0' in text
+
+
+def test_the_doctor_names_the_packages_that_fitting_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = [("growing XFS", True, "xfsprogs"), ("growing NTFS", False, "ntfs-3g")]
+    monkeypatch.setattr(doctor, "fit_tools", lambda: tools)
+    there, lacking = doctor._judge_fitting()
+    assert (there.status, there.detail) == ("ok", "growing XFS")
+    assert (lacking.status, lacking.mend) == ("warn", "apt install ntfs-3g")
+    assert "growing NTFS" in lacking.detail
+
+
+@pytest.mark.trio
+async def test_the_doctor_says_that_a_daemon_does_not_answer() -> None:
+    [silent] = await doctor._try_daemon("http://127.0.0.1:1", "")
+    assert (silent.status, silent.check) == ("fail", "daemon http://127.0.0.1:1")
+    [wrong] = await doctor._try_daemon("nonsense", "")
+    assert (wrong.status, "http://" in wrong.mend) == ("fail", True)

@@ -1,0 +1,139 @@
+"""Stored bytes on their way to a target: what is wrong isn't written, what is packed wrongly ends it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from protocol.errors import ImageDamagedError
+from protocol.image.manifest import BlockKind
+from receiver.block_sink import BlockSink, Outcome
+from receiver.target.open_target import open_target
+from tests.support.disks.disk_images import BLOCK_BYTES, MadeImage, make_image
+from tests.support.programs.descriptors import descriptors
+
+FREE = 40
+"""A block far from both ends, which isn't held back until the end."""
+
+
+def _blocks(made: MadeImage, blocks: list[int]) -> list[tuple[int, memoryview]]:
+    return [(block, memoryview(made.stored[block])) for block in blocks]
+
+
+def test_wrong_stored_bytes_are_not_written(tmp_path: Path) -> None:
+    """A receiver asks for such a block again; the cast goes on."""
+    path = tmp_path / "target.raw"
+    made = make_image("d" * 40 + "dr" + "r" * 40)
+    with open_target(path, raw_bytes=len(made.raw)) as target, BlockSink(target, made.manifest) as sink:
+        sink.prepare()
+        for block in (0, FREE, FREE + 1):
+            right = np.frombuffer(made.stored[block], np.uint8)
+            altered = right.copy()
+            altered[-1] ^= 1
+            other = np.frombuffer(made.stored[FREE + 2], np.uint8)
+            for wrong in (altered, right[:-1], np.append(right, np.uint8(0)), right[:0], other):
+                assert sink.write_blocks([(block, wrong)]) == [Outcome.WRONG]
+        assert sink.bytes_written == 0
+        assert path.read_bytes() == bytes(len(made.raw))
+        wrong_between = [(FREE, made.stored[FREE]), (FREE + 1, b"wrong"), (FREE + 2, made.stored[FREE + 2])]
+        outcomes = sink.write_blocks([(block, memoryview(stored)) for block, stored in wrong_between])
+        assert outcomes == [Outcome.WRITTEN, Outcome.WRONG, Outcome.WRITTEN]
+        sink.sync()
+        assert sink.verify(np.arange(FREE, FREE + 3)).tolist() == [FREE + 1]
+
+
+def _frame(raw: bytes, *, content_size: bool = True) -> bytes:
+    return zstandard.ZstdCompressor(write_content_size=content_size).compress(raw)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        _frame(bytes(BLOCK_BYTES - 1)),
+        _frame(bytes(BLOCK_BYTES + 1)),
+        _frame(bytes(BLOCK_BYTES), content_size=False),
+        _frame(bytes(BLOCK_BYTES)) + b"more",
+        _frame(bytes(BLOCK_BYTES))[:-1],
+        b"no frame at all",
+    ],
+    ids=["shorter", "longer", "silent", "more", "cut", "none"],
+)
+@pytest.mark.parametrize("block", [1, FREE])
+def test_a_wrongly_packed_block_ends_it(tmp_path: Path, frame: bytes, block: int) -> None:
+    """Its hash is right, so asking for it again would go on for ever."""
+    made = make_image("d" * 80, frames={block: frame})
+    with (
+        open_target(tmp_path / "target.raw", raw_bytes=len(made.raw)) as target,
+        BlockSink(target, made.manifest) as sink,
+    ):
+        sink.prepare()
+        with pytest.raises(ImageDamagedError, match=rf"block {block} .* pack the image again"):
+            sink.write_blocks(_blocks(made, [block]))
+
+
+@pytest.mark.parametrize("kinds", ["d", "r", "z", "u", "dz", "zzr", "drzu" * 20, "u" * 40 + "drz" * 20])
+@pytest.mark.parametrize("tail_bytes", [600, 4097, BLOCK_BYTES])
+def test_the_image_is_there_after_the_commit(tmp_path: Path, kinds: str, tail_bytes: int) -> None:
+    made = make_image(kinds, tail_bytes=tail_bytes)
+    path = tmp_path / "target.raw"
+    manifest = made.manifest
+    with open_target(path, raw_bytes=len(made.raw)) as target, BlockSink(target, manifest) as sink:
+        sink.prepare()
+        sink.zero(np.flatnonzero(manifest.kind == BlockKind.ZERO))
+        stored = np.random.default_rng(1).permutation(np.flatnonzero(manifest.stored_mask)).tolist()
+        for start in range(0, len(stored), 16):
+            outcomes = sink.write_blocks(_blocks(made, stored[start : start + 16]))
+            assert Outcome.WRONG not in outcomes
+        sink.sync()
+        sink.commit()
+        assert sink.verify(np.flatnonzero(manifest.kind != BlockKind.UNUSED)).size == 0
+    if "u" not in kinds:
+        assert path.read_bytes() == made.raw
+
+
+def test_many_threads_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "target.raw"
+    made = make_image("drzd" * 80, tail_bytes=777)
+    manifest = made.manifest
+    stored = np.flatnonzero(manifest.stored_mask)
+    failures: list[BaseException] = []
+    with open_target(path, raw_bytes=len(made.raw)) as target, BlockSink(target, manifest) as sink:
+        sink.prepare()
+
+        def run(blocks: list[int]) -> None:
+            try:
+                for start in range(0, len(blocks), 7):
+                    assert Outcome.WRONG not in sink.write_blocks(_blocks(made, blocks[start : start + 7]))
+                sink.sync()
+                written = [block for block in sorted(blocks) if block not in sink.commit_last]
+                assert sink.verify(np.array(written)).size == 0
+            except BaseException as error:
+                failures.append(error)
+                raise
+
+        threads = [threading.Thread(target=run, args=(stored[part::4].tolist(),)) for part in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        sink.zero(np.flatnonzero(manifest.kind == BlockKind.ZERO))
+        sink.commit()
+    assert path.read_bytes() == made.raw
+
+
+def test_descriptors_are_closed(tmp_path: Path) -> None:
+    before = descriptors()
+    made = make_image("dzr")
+    with (
+        open_target(tmp_path / "target.raw", raw_bytes=len(made.raw)) as target,
+        BlockSink(target, made.manifest) as sink,
+    ):
+        sink.prepare()
+        sink.write_blocks(_blocks(made, [0, 2]))
+        sink.commit()
+    assert not descriptors() - before

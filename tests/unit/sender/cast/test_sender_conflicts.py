@@ -1,0 +1,93 @@
+"""Two senders on one group: the second of the same cast has to go, and other casts are told of once."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from protocol.errors import AddressInUseError
+from protocol.model.session_records import CastId, CastParameters
+from protocol.wire.codec import encode_control
+from protocol.wire.messages import STATE_CASTING, STATE_ENDED, Announce
+from sender.cast.sender_conflicts import RivalWatch
+
+PARAMETERS = CastParameters(
+    CastId(5),
+    100,
+    1,
+    bytes(32),
+    "lab",
+    1 << 30,
+    1 << 18,
+    1000,
+    1440,
+    "239.1.1.1",
+    7410,
+    "10.0.0.1",
+    7411,
+    "http://x",
+)
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.conflicts: list[AddressInUseError] = []
+        self.notes: list[str] = []
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+            self.watch = RivalWatch(
+                unused, PARAMETERS, on_conflict=self.conflicts.append, on_foreign=self.notes.append
+            )
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def announce(cast_id: int, incarnation: int, state: int = STATE_CASTING, name: str = "other") -> bytes:
+    message = Announce(incarnation, state, bytes(32), name, "http://10.0.0.2:7411", 1440, 1, 0, 0, 0, 100, 0)
+    return encode_control(message, cast_id=cast_id, session_token=0)
+
+
+def test_a_sender_hears_itself_without_harm(heard: Heard) -> None:
+    heard.watch.hear_untrusted(announce(5, 100), "10.0.0.1", 0.1)
+    assert not heard.conflicts
+    assert not heard.notes
+
+
+def test_the_second_sender_of_a_cast_learns_that_it_is_the_second(heard: Heard) -> None:
+    heard.watch.hear_untrusted(announce(5, 99), "10.0.0.1", 0.1)
+    assert "another sender on 10.0.0.1" in str(heard.conflicts[0])
+
+
+def test_a_sender_that_has_been_here_for_long_stays(heard: Heard) -> None:
+    heard.watch.hear_untrusted(announce(5, 99), "10.0.0.1", 60.0)
+    assert not heard.conflicts
+
+
+def test_the_last_words_of_a_cast_that_has_ended_are_no_conflict(heard: Heard) -> None:
+    heard.watch.hear_untrusted(announce(5, 99, STATE_ENDED), "10.0.0.1", 0.1)
+    heard.watch.hear_untrusted(announce(6, 99, STATE_ENDED), "10.0.0.2", 0.1)
+    assert not heard.conflicts
+    assert not heard.notes
+
+
+def test_other_casts_on_the_group_are_told_of_once_each_and_not_without_end(heard: Heard) -> None:
+    for cast_id in range(6, 100):
+        for _ in range(2):
+            heard.watch.hear_untrusted(announce(cast_id, 1), "10.0.0.2", 60.0)
+    assert len(heard.notes) == 16
+    assert "other is cast to the same group and port by 10.0.0.2" in heard.notes[0]
+
+
+@pytest.mark.parametrize("datagram", [b"", b"\xd1\x5c", bytes(1400), announce(6, 1)[:-1]])
+def test_garbage_is_ignored(heard: Heard, datagram: bytes) -> None:
+    heard.watch.hear_untrusted(datagram, "10.0.0.2", 0.1)
+    assert not heard.conflicts
+    assert not heard.notes
+
+
+def test_a_name_with_terminal_escapes_is_not_shown(heard: Heard) -> None:
+    heard.watch.hear_untrusted(announce(6, 1, name="\x1b[2Jx"), "10.0.0.2", 0.1)
+    assert heard.notes[0].isprintable()

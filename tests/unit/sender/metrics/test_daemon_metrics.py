@@ -1,0 +1,189 @@
+"""The daemon's own metrics: quick while its database is down, and bounded whatever it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from protocol.errors import DatabaseUnavailableError
+from sender.cast.transmitter import TransmitterStatistics
+from sender.daemon.context import Services
+from sender.metrics import daemon_metrics
+from sender.metrics.daemon_metrics import observe_request, render_metrics, watch_daemon
+from sender.store.records import CastPhase, Problem
+from tests.shell.sender_rig import Rig, make_rig
+from tests.support.network.lab import LIMIT_S
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = make_rig(tmp_path)
+    with made.image:
+        yield made
+
+
+class FailingStore:
+    """A database that has gone away."""
+
+    problem = Problem("database", "it is down", datetime.now(UTC))
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def run(self, _function: object, *_arguments: object) -> object:
+        self.asked.set()
+        raise DatabaseUnavailableError("it is down")
+
+
+def made_services(runs: list[Any]) -> Services:
+    """A daemon's parts, as far as its metrics look at them."""
+    image = SimpleNamespace(state=SimpleNamespace(value="available"), source="remote", fetched_bytes=5)
+    problems = [FailingStore.problem, Problem("disk", "full", datetime.now(UTC))]
+    parts = SimpleNamespace(
+        config=SimpleNamespace(server=SimpleNamespace(name="test"), library=SimpleNamespace(cache_bytes=100)),
+        store=FailingStore(),
+        recorder=SimpleNamespace(pending_count=3),
+        library=SimpleNamespace(images=lambda: [image]),
+        supervisor=SimpleNamespace(casting=lambda: runs),
+        presence=SimpleNamespace(
+            online=[SimpleNamespace(machine=SimpleNamespace(room_id=room)) for room in ("a", "a", None)]
+        ),
+        live=SimpleNamespace(subscriber_count=2),
+        problems=lambda: problems,
+    )
+    return cast("Services", parts)
+
+
+def made_run(rig: Rig, phase: CastPhase) -> Any:
+    return SimpleNamespace(
+        run=object(),
+        cast=SimpleNamespace(phase=phase),
+        room_id="a",
+        shared=rig.shared,
+        transmitter=TransmitterStatistics(),
+        feedback=SimpleNamespace(received_count=0),
+    )
+
+
+def watched(services: Services) -> None:
+    """Let the daemon's watch take its copies once."""
+
+    async def run() -> None:
+        task = asyncio.ensure_future(watch_daemon(services))
+        await asyncio.wait_for(cast("FailingStore", services.store).asked.wait(), LIMIT_S)
+        await asyncio.sleep(0)  # the copies are taken before the first wait
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+
+def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_a_scrape_tells_what_the_daemon_knows_while_its_database_is_down(rig: Rig) -> None:
+    rig.start_casting()
+    services = made_services([made_run(rig, CastPhase.CASTING)])
+    watched(services)
+    found = samples(render_metrics(services))
+    values = {name: value for (name, labels), value in found.items() if not labels}
+    assert values["diskcast_database_up"] == 0
+    assert values["diskcast_pending_writes"] == 3
+    assert values["diskcast_leases"] == 1
+    assert values["diskcast_event_clients"] == 2
+    assert (values["diskcast_image_cache_bytes"], values["diskcast_image_cache_limit_bytes"]) == (5, 100)
+    assert found["diskcast_machines_online", frozenset({("room", "a")})] == 2
+    assert found["diskcast_machines_online", frozenset({("room", "")})] == 1
+    problems = {dict(labels)["kind"]: v for (name, labels), v in found.items() if name == "diskcast_problems"}
+    assert problems == {"database": 1, "library": 0, "cast": 0, "disk": 1, "clock": 0}
+    assert {name for name, labels in found if ("machine", "pc-1") in labels} > {"diskcast_receiver_state"}
+    assert values["process_resident_memory_bytes"] > 0
+
+
+def test_what_was_sent_is_counted_on_when_a_cast_is_forgotten_or_runs_again(rig: Rig) -> None:
+    """A sum that fell would look like a restart, and rates would leap."""
+
+    def total() -> float:
+        watched(services)
+        return samples(render_metrics(services))["diskcast_daemon_sent_bytes_total", frozenset()]
+
+    runs = [made_run(rig, CastPhase.CASTING)]
+    services = made_services(runs)
+    before = total()
+    rig.session.statistics.bytes_transmitted = 1000
+    assert total() - before == 1000
+    assert total() - before == 1000
+    rig.session.statistics.bytes_transmitted = 1500
+    assert total() - before == 1500
+    runs.clear()
+    assert total() - before == 1500
+
+
+def test_a_cast_that_only_prepares_has_no_series_yet() -> None:
+    services = made_services([SimpleNamespace(run=None, cast=SimpleNamespace(phase=CastPhase.PLANNED))])
+    watched(services)
+    assert b'cast="' not in render_metrics(services)
+
+
+def test_requests_are_counted_by_route_and_never_by_path() -> None:
+    observe_request("/api/v1/casts/{cast_id}", "GET", 200, 0.01)
+    observe_request("", "BREW", 404, 0.01)
+    observe_request("/api/v1/check-in", "POST", 200, 20.0)
+    observe_request("/api/v1/casts", "POST", 0, 0.01)
+    found = samples(render_metrics(made_services([])))
+    counted = {
+        tuple(sorted(dict(labels).items())) for name, labels in found if name == "diskcast_api_requests_total"
+    }
+    assert (("method", "GET"), ("route", "/api/v1/casts/{cast_id}"), ("status", "2xx")) in counted
+    assert (("method", "other"), ("route", "none"), ("status", "4xx")) in counted
+    assert (("method", "POST"), ("route", "/api/v1/casts"), ("status", "none")) in counted
+    assert found["diskcast_check_ins_total", frozenset()] >= 1
+
+
+def test_somebody_who_makes_up_routes_makes_no_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_metrics, "_routes", {f"/{number}" for number in range(100)})
+    observe_request("/made-up", "GET", 200, 0.01)
+    routes = {
+        dict(labels)["route"]
+        for name, labels in samples(render_metrics(made_services([])))
+        if name == "diskcast_api_requests_total"
+    }
+    assert "other" in routes
+    assert "/made-up" not in routes
+
+
+def test_scrapes_in_several_threads_agree(rig: Rig) -> None:
+    """Two Prometheus servers scrape at once."""
+    rig.start_casting()
+    services = made_services([made_run(rig, CastPhase.CASTING)])
+    watched(services)
+    failures: list[BaseException] = []
+
+    def scrape() -> None:
+        try:
+            for _ in range(5):
+                samples(render_metrics(services))
+        except BaseException as error:  # noqa: BLE001  shown by the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=scrape) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
