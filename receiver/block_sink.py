@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,6 @@ from protocol.errors import ImageDamagedError, VerificationError
 from protocol.image.block_codec import BlockDecoder, block_hash
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.shared.block_masks import iter_set_blocks
-from receiver.closing import Closing
 from receiver.disk.commit import CommitLast
 from receiver.disk.scan import worth_scanning
 from receiver.disk.verifier import Verifier
@@ -34,7 +34,7 @@ class Outcome(enum.Enum):
     """They aren't the block's: get them again."""
 
 
-class BlockSink(Closing):
+class BlockSink:
     """Takes an image's blocks for one target. Thread-safe; every method blocks, so call it from worker threads.
 
     The order of use: :meth:`prepare`; :meth:`zero` and :meth:`write_blocks` in any order, at each watermark
@@ -60,6 +60,12 @@ class BlockSink(Closing):
         self.commit_last = CommitLast(target, manifest, self._writer, self._verifier)
         self._free_decoders: list[BlockDecoder] = []
         self._kinds = manifest.summary()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Give back what writing needed; the target stays open."""

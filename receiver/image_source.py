@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from protocol.constants import MIB
 from protocol.errors import DiskcastError, ImageChangedError, ImageError, StorageError
@@ -16,7 +16,6 @@ from protocol.image.image_format import (
 )
 from protocol.image.manifest import Manifest
 from protocol.image.stored_manifest import StoredManifest
-from receiver.closing import Closing
 from receiver.disk import syscalls
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
@@ -24,7 +23,7 @@ MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
 and the hashes are read as they are needed."""
 
 
-class ImageSource(Closing):
+class ImageSource:
     """An opened ``.dci``. Thread-safe; a context manager.
 
     Nothing is mapped: truncating a mapped file would end this program with SIGBUS in the middle of a restore.
@@ -53,6 +52,12 @@ class ImageSource(Closing):
             self._read(header.manifest_offset, manifest, "the manifest")
         self.manifest = Manifest.parse_untrusted(manifest)
         check_identity(header, self.manifest.image_id, self.manifest.payload_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file."""

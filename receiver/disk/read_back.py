@@ -10,10 +10,10 @@ import mmap
 import os
 import stat
 from pathlib import Path
+from typing import Self
 
 from protocol.errors import StorageError, TargetError, TargetTooSmallError
 from protocol.shared.units import format_bytes
-from receiver.closing import Closing
 from receiver.disk.hang_watchdog import StallWatch
 
 ALIGNMENT_BYTES = mmap.PAGESIZE
@@ -29,7 +29,7 @@ class ReadBackMode(enum.StrEnum):
     """The range's clean pages are dropped before each read; for filesystems without O_DIRECT."""
 
 
-class ReadBack(Closing):
+class ReadBack:
     """A reading descriptor of its own on a target. Thread-safe; a context manager.
 
     Attributes:
@@ -50,6 +50,12 @@ class ReadBack(Closing):
         self.is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
         self.stall_watch = StallWatch(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the descriptor."""

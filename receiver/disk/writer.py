@@ -16,14 +16,13 @@ import os
 import threading
 import weakref
 from collections import deque
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import BLOCK_BYTES_MAX, MIB
 from protocol.image.manifest import BlockKind, Manifest
-from receiver.closing import Closing
 from receiver.disk import syscalls
 from receiver.disk.aligned_buffers import AlignedBuffers
 from receiver.disk.block_runs import block_runs
@@ -58,7 +57,7 @@ class WriteMode(enum.StrEnum):
     """Through the page cache, with a bound on what is dirty; for filesystems and devices without O_DIRECT."""
 
 
-class DiskWriter(Closing):
+class DiskWriter:
     """Writes an image's blocks to a prepared target. Thread-safe; a context manager.
 
     Nothing is durable before :meth:`Target.sync`. A failed write poisons the target and is never tried again.
@@ -99,6 +98,12 @@ class DiskWriter(Closing):
             self._direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
             self._close_direct = weakref.finalize(self, os.close, self._direct_fd)
             self.write_mode = WriteMode.DIRECT
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Give back the buffers and the descriptor; nothing may be written any more."""

@@ -13,7 +13,7 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from protocol.errors import (
     StorageError,
@@ -24,7 +24,6 @@ from protocol.errors import (
 )
 from protocol.image.manifest import Manifest
 from protocol.shared.units import format_bytes
-from receiver.closing import Closing
 from receiver.disk import syscalls
 from receiver.disk.hang_watchdog import StallWatch
 from receiver.disk.holders import find_others
@@ -57,7 +56,7 @@ _STAT_BLOCK_BYTES = 512
 """Unit of ``st_blocks``, whatever the filesystem's own (stat(2))."""
 
 
-class Target(Closing):
+class Target:
     """An opened target. Thread-safe; a context manager.
 
     Opening changes nothing; :meth:`prepare` is where writing begins. After a failed write or flush the target is
@@ -202,6 +201,12 @@ class Target(Closing):
                     os.fdatasync(self.fd)
             except OSError as error:
                 self.fail(error, "flushing to the disk")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close it; a new file for which nothing was prepared is removed again.
