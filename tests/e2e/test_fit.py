@@ -25,8 +25,9 @@ from protocol.constants import MIB
 from protocol.disk.disk_layout import layout_metadata, parse_layout_untrusted
 from protocol.errors import ConfigurationError, FitError, MissingDependencyError, TargetError
 from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from receiver.disk.fit import efi, programs
 from receiver.disk.fit.filesystem import GROWERS
-from receiver.disk.fit.fit_target import NO_FIT, FitOptions, check_fit, efi, fit, programs
+from receiver.disk.fit.fit_target import NO_FIT, FitOptions, check_fit, fit
 from receiver.target.open_target import Target, open_target
 from tests.support.disks.devices import loop_device
 from tests.support.network.lab import REPOSITORY, run, wait_until
