@@ -10,9 +10,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.disk.disk_layout import commit_blocks
 from protocol.errors import ImageDamagedError, VerificationError
 from protocol.image.block_codec import BlockDecoder, block_hash
+from protocol.image.commit_blocks import commit_blocks
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.shared.block_masks import iter_set_blocks
 from receiver.disk.commit import CommitLast

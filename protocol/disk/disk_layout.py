@@ -1,14 +1,11 @@
-"""What an image keeps of its disk's layout, and which of its blocks make a disk bootable."""
+"""Disk layouts as plain values for an image's metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from protocol.constants import IMAGE_BYTES_MAX, MIB
+from protocol.constants import IMAGE_BYTES_MAX
 from protocol.disk.filesystem_magic import FILESYSTEMS, detect_filesystem
 from protocol.disk.partition_table import (
     BOOT_RECORDS_MAX,
@@ -20,26 +17,15 @@ from protocol.disk.partition_table import (
 )
 from protocol.errors import ImageDamagedError
 
-if TYPE_CHECKING:
-    from protocol.image.manifest import Manifest
-
 __all__ = [
-    "COMMIT_BYTES_MAX",
     "DiskLayout",
     "Partition",
     "TableKind",
-    "commit_blocks",
     "detect_filesystem",
     "layout_metadata",
     "layout_of",
     "parse_layout_untrusted",
 ]
-
-COMMIT_BYTES_MAX: Final = 32 * MIB
-"""Blocks that are written last are held in memory meanwhile."""
-
-_EDGE_BYTES: Final = MIB
-"""A partition table with all that boot loaders put around it, at both ends of the disk."""
 
 _TEXT_BYTES_MAX: Final = 128
 """A GPT name has 36 UTF-16 units, at most 108 bytes of UTF-8."""
@@ -153,31 +139,3 @@ def _filesystem(fields: dict[str, object]) -> str:
 
 def _damaged(key: str) -> ImageDamagedError:
     return ImageDamagedError(f"the manifest's metadata is damaged: the disk layout's {key} isn't right")
-
-
-def commit_blocks(manifest: Manifest) -> NDArray[np.int64]:
-    """``int64[n]``, ascending: the blocks without which nothing takes the disk for a whole one, to be written last.
-
-    Those that overlap the first and the last MiB, those with extended boot records, and the first of every partition:
-    partition tables, boot sectors, superblocks. At most :data:`COMMIT_BYTES_MAX` of raw bytes, chosen in that order.
-    """
-    blocks: dict[int, None] = {}
-    count_max = COMMIT_BYTES_MAX // manifest.block_bytes
-    for offset in _commit_offsets(manifest):
-        if len(blocks) == count_max:
-            break
-        if 0 <= offset < manifest.raw_bytes:
-            blocks[offset // manifest.block_bytes] = None
-    return np.array(sorted(blocks), np.int64)
-
-
-def _commit_offsets(manifest: Manifest) -> Iterator[int]:
-    """Bytes whose blocks are to be written last, the most important first."""
-    yield from range(0, min(_EDGE_BYTES, manifest.raw_bytes), manifest.block_bytes)
-    last_offset = manifest.raw_bytes - 1
-    first_of_end = max(0, manifest.raw_bytes - _EDGE_BYTES) // manifest.block_bytes * manifest.block_bytes
-    yield from range(first_of_end, last_offset + 1, manifest.block_bytes)
-    layout = layout_of(manifest.metadata)
-    if layout is not None:
-        yield from layout.boot_record_offsets
-        yield from (part.start_bytes for part in layout.partitions)

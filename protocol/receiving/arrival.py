@@ -13,16 +13,12 @@ from collections import deque
 from typing import Final
 
 from protocol.constants import QUEUE_DELAY_HIGH_S
+from protocol.shared.feedback_timing import ARRIVAL_WINDOW_S, SENT_AT_MODULUS, SENT_AT_TICK_S
 from protocol.shared.sequence import LossCounter
 
-SENT_AT_TICK_S: Final = 100e-6
-"""Fine enough for queues of a millisecond; 16 bits of it come round after 6.5 s, longer than any queue lasts."""
-_MODULUS: Final = 1 << 16
 _DRIFT_TICKS_PER_S: Final = 1.0
 """The least delay is forgotten at 100 ppm: twice what two crystals differ."""
 
-ARRIVAL_WINDOW_S: Final = 0.1
-"""What a report describes, however rarely a receiver of a large group may report."""
 _WINDOW_DATAGRAMS_MIN: Final = 100
 _WINDOW_MAX_S: Final = 1.0
 """At a few Mbit/s the window is longer, so that it holds enough datagrams to tell a loss."""
@@ -30,11 +26,6 @@ _SLOT_S: Final = 0.02
 _DELAY_SLOTS: Final = 3
 """Of these slots the least delay counts: long enough for a machine that was busy for a moment, short enough to see a
 queue that has just begun to stand."""
-
-
-def sent_at_ticks(now: float) -> int:
-    """The time stamp of a datagram that leaves at ``now``, monotonic seconds."""
-    return int(now / SENT_AT_TICK_S) % _MODULUS
 
 
 @dataclasses.dataclass(slots=True)
@@ -80,13 +71,13 @@ class ArrivalMeter:
             slots[-1].least_delay_ticks = min(slots[-1].least_delay_ticks, delay_ticks)
 
     def _delay_ticks(self, sent_at: int, arrived_at: float) -> float:
-        delay = (arrived_at / SENT_AT_TICK_S - sent_at) % _MODULUS
+        delay = (arrived_at / SENT_AT_TICK_S - sent_at) % SENT_AT_MODULUS
         if self._base_ticks is None:
             self._base_ticks = delay
         else:
             drift = max(0.0, arrived_at - self._newest_at) * _DRIFT_TICKS_PER_S
-            self._base_ticks = (self._base_ticks + drift) % _MODULUS
-        above = (delay - self._base_ticks + _MODULUS / 2) % _MODULUS - _MODULUS / 2
+            self._base_ticks = (self._base_ticks + drift) % SENT_AT_MODULUS
+        above = (delay - self._base_ticks + SENT_AT_MODULUS / 2) % SENT_AT_MODULUS - SENT_AT_MODULUS / 2
         if above < 0:
             self._base_ticks, above = delay, 0.0
         return above

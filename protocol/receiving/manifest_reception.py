@@ -8,25 +8,12 @@ import numpy as np
 from blake3 import blake3
 
 from protocol.fec.reed_solomon import decode_in_place
+from protocol.image.manifest_object import manifest_source_symbols, manifest_stored_bytes
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastParameters
 from protocol.receiving.block_assembly import AssembledBlock, BufferPool
 from protocol.receiving.object_reception import ObjectReception
 from protocol.wire.messages import OBJECT_MANIFEST
-
-
-def manifest_stored_bytes(parameters: CastParameters) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
-    """Length of each manifest block, ``uint32[n]``: pieces of ``block_bytes``, the last one shorter."""
-    count = parameters.manifest_block_count
-    lengths = np.full(count, parameters.block_bytes, np.uint32)
-    lengths[-1] = parameters.manifest_bytes - (count - 1) * parameters.block_bytes
-    return lengths
-
-
-def manifest_source_symbols(parameters: CastParameters) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """Source symbols of each manifest block, ``uint8[n]``."""
-    lengths = manifest_stored_bytes(parameters).astype(np.int64)
-    return (-(-lengths // parameters.symbol_bytes)).astype(np.uint8)
 
 
 class ManifestStore(Protocol):

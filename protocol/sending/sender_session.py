@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from protocol.constants import DATA_HEADER_BYTES, REPORTS_PER_TIMEOUT, SOURCE_SYMBOLS_MAX
 from protocol.errors import JoinRefusedError, WireError
 from protocol.image.manifest import Manifest
+from protocol.image.manifest_object import manifest_source_symbols
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import (
@@ -33,7 +34,6 @@ from protocol.model.session_records import (
     ReceiverId,
     ReceiverState,
 )
-from protocol.receiving.manifest_reception import manifest_source_symbols
 from protocol.sending.demand import Demand, SegmentList
 from protocol.sending.events import (
     CastFinished,
@@ -50,7 +50,7 @@ from protocol.sending.events import (
 from protocol.sending.gathering import Attendance, Gathering
 from protocol.sending.group_messages import GroupMessages, GroupState, Sweep
 from protocol.sending.grtt import GrttEstimator
-from protocol.sending.rate.main_group import MainGroup
+from protocol.sending.main_group import MainGroup
 from protocol.sending.rate.parity import ParityPlanner
 from protocol.sending.rate.rate_control import RateController
 from protocol.sending.receiver_record import ReceiverRecord

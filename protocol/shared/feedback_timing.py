@@ -1,9 +1,10 @@
-"""When receivers speak: report intervals and NACK back-off, both scaled by the group's size."""
+"""Timing of feedback: report intervals and NACK back-off by group size, datagram time stamps."""
 
 from __future__ import annotations
 
 import math
 import random
+from typing import Final
 
 from protocol.constants import (
     NACK_AT_ONCE_COUNT,
@@ -15,6 +16,20 @@ from protocol.constants import (
     REPORT_RATE_SHARE_MAX,
     REPORT_WIRE_BYTES,
 )
+
+ARRIVAL_WINDOW_S: Final = 0.1
+"""Period before a report whose arrivals it describes, however rarely a receiver of a large group may report."""
+
+SENT_AT_TICK_S: Final = 100e-6
+"""Unit of the time stamps in datagrams: fine enough for queues of a millisecond."""
+
+SENT_AT_MODULUS: Final = 1 << 16
+"""Ticks after which time stamps wrap: 6.5 s, longer than any queue lasts."""
+
+
+def sent_at_ticks(now: float) -> int:
+    """Return the time stamp of a datagram that leaves at ``now``, monotonic seconds."""
+    return int(now / SENT_AT_TICK_S) % SENT_AT_MODULUS
 
 
 def report_interval_s(receiver_count: int, rate_bytes_per_s: float) -> float:

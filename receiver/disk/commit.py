@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import MIB
-from protocol.disk.disk_layout import commit_blocks
 from protocol.errors import StorageError, VerificationError
+from protocol.image.commit_blocks import commit_blocks
 from protocol.image.incomplete_marker import Marker, build_marker
 from protocol.image.manifest import BlockKind, Manifest
 from receiver.disk.read_back import ALIGNMENT_BYTES
@@ -47,7 +47,7 @@ READ_BACK_FAILURES_MAX: Final = 2
 class CommitLast:
     """The blocks of one image that are held back until all others are verified. Thread-safe.
 
-    Memory: their raw bytes, at most :data:`protocol.disk.disk_layout.COMMIT_BYTES_MAX`.
+    Memory: their raw bytes, at most :data:`protocol.image.commit_blocks.COMMIT_BYTES_MAX`.
 
     Attributes:
         blocks: which these are, ascending: stored ones, and the first whatever it is, since the mark is in it.

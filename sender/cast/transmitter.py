@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from protocol.constants import DATA_HEADER_BYTES
 from protocol.model.session_records import CastParameters
-from protocol.receiving.arrival import sent_at_ticks
 from protocol.sending.pacing import Pacer
+from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from sender.cast.batches import BatchQueue
 from sender.cast.datagram_output import DatagramOutput, SendMode, typed_send_error

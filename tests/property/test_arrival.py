@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.receiving.arrival import SENT_AT_TICK_S, ArrivalMeter, sent_at_ticks
+from protocol.receiving.arrival import ArrivalMeter
+from protocol.shared.feedback_timing import SENT_AT_TICK_S, sent_at_ticks
 from protocol.shared.sequence import LossCounter
 
 DELAYS_MS = st.lists(st.integers(0, 300), min_size=1, max_size=40)

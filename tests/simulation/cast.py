@@ -21,7 +21,6 @@ from protocol.constants import BLOCK_BYTES_DEFAULT, DATA_HEADER_BYTES, MIB, PLAN
 from protocol.image.manifest import BlockKind, Manifest, build_manifest
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
-from protocol.receiving.arrival import sent_at_ticks
 from protocol.sending.events import (
     SenderEvent,
 )
@@ -29,6 +28,7 @@ from protocol.sending.frame_encoder import FrameEncoder
 from protocol.sending.pacing import Pacer
 from protocol.sending.send_plan import SendPlan
 from protocol.sending.sender_session import SenderSession
+from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
 from sender.cast.encoder_thread import BATCH_S

@@ -31,8 +31,8 @@ from protocol.constants import (
 )
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.session_records import ReceiverId
-from protocol.receiving.arrival import ARRIVAL_WINDOW_S
 from protocol.sending.rate.capacity import Capacity, FirstLoss
+from protocol.shared.feedback_timing import ARRIVAL_WINDOW_S
 
 _TICK_S: Final = 0.02
 _RATES_KEPT: Final = 10

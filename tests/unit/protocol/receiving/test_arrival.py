@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protocol.receiving.arrival import ArrivalMeter, sent_at_ticks
+from protocol.receiving.arrival import ArrivalMeter
+from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.shared.sequence import LossCounter
 
 FRAME_BYTES = 1472

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from protocol.constants import REORDER_DATAGRAM_COUNT
+from protocol.image.manifest_object import manifest_source_symbols
 from protocol.model.session_records import JoinGrant, ReceiverId
 from protocol.receiving import events
-from protocol.receiving.arrival import sent_at_ticks
-from protocol.receiving.manifest_reception import manifest_source_symbols
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.sending.frame_encoder import FrameEncoder
+from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from protocol.wire.bitmap import bitmap_of
 from protocol.wire.codec import decode_feedback_untrusted, encode_control
