@@ -1,9 +1,9 @@
-"""The daemon's API as an ASGI application: the table of routes behind the gate and the entrance.
+"""The daemon's API as an ASGI application: the table of routes behind the gate and the route_guard.
 
 ::
 
-    uvicorn ─► Gate: request id, Host, Origin, headers, what nobody expected
-                 └► route ─► Entrance: token and role, type and size of the body, Idempotency-Key
+    uvicorn ─► RequestMiddleware: request id, Host, Origin, headers, what nobody expected
+                 └► route ─► RouteGuard: token and role, type and size of the body, Idempotency-Key
                                 └► FastAPI: fields ─► endpoint ─► services
 """
 
@@ -25,14 +25,14 @@ from starlette.routing import Match, Route
 
 from protocol.control.control_messages import API_BASE
 from protocol.errors import DiskcastError
-from sender.api.auth import Guard
-from sender.api.guarded_route import Entrance, Operation
-from sender.api.idempotency import Idempotency
-from sender.api.middleware import LOOPBACK_NAMES, Gate
+from sender.api.auth import Authenticator
+from sender.api.guarded_route import Operation, RouteGuard
+from sender.api.idempotency import IdempotentResponses
+from sender.api.middleware import LOOPBACK_NAMES, RequestMiddleware
 from sender.api.openapi import complete_document
 from sender.api.problems import answer_error, ascii_json
 from sender.api.route_table import OPERATIONS, TAGS
-from sender.api.static_files import WebFiles
+from sender.api.static_files import DashboardFiles
 from sender.config.server_config import ServerConfig
 from sender.daemon.context import Services
 
@@ -56,20 +56,20 @@ def create_application(services: Services) -> FastAPI:
     :class:`sender.api.server.ApiServer` does.
     """
     open_to_all = not services.config.server.tokens_required
-    guard = Guard(services, open_to_all=open_to_all)
+    authenticator = Authenticator(services, open_to_all=open_to_all)
     plain_paths = [_path(operation) for operation in OPERATIONS if "{" not in operation.path]
-    entrance = Entrance(guard, Idempotency(services.store), plain_paths)
-    app = _routed(entrance.route_class)
+    route_guard = RouteGuard(authenticator, IdempotentResponses(services.store), plain_paths)
+    app = _routed(route_guard.route_class)
     app.state.services = services
-    app.state.guard = guard
+    app.state.authenticator = authenticator
     app.state.stopping = asyncio.Event()
     app.state.stream_count = 0
     app.state.machines_total = 0
     app.state.metrics_turn = asyncio.Semaphore(1)
-    app.state.web_files = WebFiles()
+    app.state.dashboard_files = DashboardFiles()
     app.state.document = ascii_json(complete_document(app.openapi(), OPERATIONS))
     app.add_middleware(
-        Gate,
+        RequestMiddleware,
         hosts=_hosts(services.config, open_to_all=open_to_all),
         origins=services.config.server.allowed_hosts,
     )

@@ -63,7 +63,7 @@ _ROLES: Final = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Identity:
+class Principal:
     """Who asks.
 
     Attributes:
@@ -83,8 +83,8 @@ class Identity:
         return Actor(self.name, request_id)
 
 
-NOBODY: Final = Identity("", None)
-_LOCAL: Final = Identity(LOCAL_NAME, None)
+NOBODY: Final = Principal("", None)
+_LOCAL: Final = Principal(LOCAL_NAME, None)
 
 
 class _Failures:
@@ -111,7 +111,7 @@ class _Failures:
         return min(float(_FAILURES_BURST), left + (self._now() - at) * _FAILURES_PER_S)
 
 
-class Guard:
+class Authenticator:
     """Finds out who asks.
 
     Secrets are compared by their SHA-256 (here as keys of a table, in the store as a unique column): how long a look-up
@@ -135,7 +135,7 @@ class Guard:
         self._writing: set[asyncio.Task[None]] = set()
         self._known: OrderedDict[bytes, tuple[Token, float]] = OrderedDict()
 
-    async def authorise(self, connection: HTTPConnection, access: Access) -> Identity:
+    async def authorise(self, connection: HTTPConnection, access: Access) -> Principal:
         """Who asks, if it may use a route of ``access``.
 
         Raises:
@@ -144,14 +144,14 @@ class Guard:
         """
         if access is Access.OPEN or (access is Access.METRICS and self._services.config.metrics.public):
             return NOBODY
-        identity = await self._identity(connection)
-        if not identity.may(access):
+        principal = await self._principal(connection)
+        if not principal.may(access):
             needed = " or ".join(sorted(role.value for role in _ROLES[access]))
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
-                f"the token {identity.name!r} has the role {identity.role}; this needs {needed}",
+                f"the token {principal.name!r} has the role {principal.role}; this needs {needed}",
             )
-        return identity
+        return principal
 
     async def check(self, secret: str, address: str) -> Token | None:
         """The token of a secret, None if there is none.
@@ -222,7 +222,7 @@ class Guard:
                 {"Retry-After": str(int(wait_s) + 1)},
             )
 
-    async def _identity(self, connection: HTTPConnection) -> Identity:
+    async def _principal(self, connection: HTTPConnection) -> Principal:
         address = connection.client.host if connection.client else ""
         scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
         if scheme:
@@ -230,7 +230,7 @@ class Guard:
             if token is None:
                 raise _unauthorised("the token isn't known, or has expired: ask an operator for a new one")
             # On an open daemon a token gives its name, for audit; what it may is everybody's.
-            return Identity(token.name, None if self.open_to_all else token.role)
+            return Principal(token.name, None if self.open_to_all else token.role)
         if self.open_to_all:
             return _LOCAL
         cookie = connection.cookies.get(SESSION_COOKIE)
@@ -239,7 +239,7 @@ class Guard:
         token = await self.check(cookie, address)
         if token is None:
             raise _unauthorised("the session has ended: sign in again")
-        return Identity(token.name, token.role)
+        return Principal(token.name, token.role)
 
 
 def _unauthorised(detail: str) -> HTTPException:

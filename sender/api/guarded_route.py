@@ -19,8 +19,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sender.actors import Actor
-from sender.api.auth import Access, Guard, Identity
-from sender.api.idempotency import KEY_HEADER, Idempotency
+from sender.api.auth import Access, Authenticator, Principal
+from sender.api.idempotency import KEY_HEADER, IdempotentResponses
 from sender.api.problems import request_id_of
 from sender.daemon.context import Services
 
@@ -76,31 +76,36 @@ class Operation:
     problems: tuple[HTTPStatus, ...] = ()
 
 
-class Entrance:
-    """What all routes share: the guard, and what was asked for before."""
+class RouteGuard:
+    """What all routes share: the authenticator, and what was asked for before."""
 
-    def __init__(self, guard: Guard, idempotency: Idempotency, plain_paths: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        idempotency: IdempotentResponses,
+        plain_paths: Collection[str] = (),
+    ) -> None:
         """Serve with these.
 
         Args:
-            guard: finds out who asks.
+            authenticator: finds out who asks.
             idempotency: keeps answers.
             plain_paths: paths without parameters, which another route's parameter can't stand for.
         """
         self._plain_paths = frozenset(plain_paths)
-        self._guard = guard
+        self._authenticator = authenticator
         self._idempotency = idempotency
 
     def route_class(self, operation: Operation) -> type[APIRoute]:
-        """The class of the route of ``operation``: FastAPI's own, behind the entrance."""
-        entrance = self
+        """The class of the route of ``operation``: FastAPI's own, behind the route_guard."""
+        route_guard = self
 
         class GuardedRoute(APIRoute):
             def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
                 inner = super().get_route_handler()
 
                 async def handle(request: Request) -> Response:
-                    return await entrance.enter(operation, request, inner)
+                    return await route_guard.enter(operation, request, inner)
 
                 return handle
 
@@ -112,8 +117,8 @@ class Entrance:
         """Serve one request of ``operation`` by ``inner``, or refuse it."""
         if "{" in operation.path and request.url.path in self._plain_paths:
             raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
-        identity = await self._guard.authorise(request, operation.access)
-        request.state.identity = identity
+        principal = await self._authenticator.authorise(request, operation.access)
+        request.state.principal = principal
         body = b""
         if operation.body is not Body.NONE:
             body = await _body_untrusted(request, operation.body)
@@ -124,7 +129,7 @@ class Entrance:
             return await inner(request)
         return await self._idempotency.once(
             key,
-            identity.name,
+            principal.name,
             operation=f"{operation.method} {request.url.path}",
             body=body,
             replay=operation.repeat is Repeat.SAME_ANSWER,
@@ -192,16 +197,16 @@ async def _services(request: Request) -> Services:
     return services
 
 
-async def _identity(request: Request) -> Identity:
-    identity = request.state.identity
-    assert isinstance(identity, Identity)
-    return identity
+async def _principal(request: Request) -> Principal:
+    principal = request.state.principal
+    assert isinstance(principal, Principal)
+    return principal
 
 
 async def _actor(request: Request) -> Actor:
-    return (await _identity(request)).actor(request_id_of(request))
+    return (await _principal(request)).actor(request_id_of(request))
 
 
 ServicesOf = Annotated[Services, Depends(_services)]
-IdentityOf = Annotated[Identity, Depends(_identity)]
+PrincipalOf = Annotated[Principal, Depends(_principal)]
 ActorOf = Annotated[Actor, Depends(_actor)]

@@ -31,7 +31,7 @@ _log = structlog.get_logger("diskcast.api")
 _KEY: Final = re.compile(KEY_PATTERN)
 
 
-class Idempotency:
+class IdempotentResponses:
     """Answers of creations by the one who asked and the key; the store keeps them, so that a restart forgets none."""
 
     def __init__(self, store: Store) -> None:

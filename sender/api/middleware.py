@@ -34,7 +34,7 @@ _HEADERS: Final = {
 _log = structlog.get_logger("diskcast.api")
 
 
-class Gate:
+class RequestMiddleware:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] | None, origins: Iterable[str] = ()) -> None:
@@ -125,7 +125,7 @@ class Gate:
             status=int(status),
             seconds=round(seconds, 4),
             client=client[0] if client else "",
-            actor=getattr(scope["state"].get("identity"), "name", ""),
+            actor=getattr(scope["state"].get("principal"), "name", ""),
         )
 
 

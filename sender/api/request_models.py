@@ -134,13 +134,13 @@ Cron = Annotated[
 Zone = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_zone)]
 
 
-class Input(BaseModel):
+class RequestBody(BaseModel):
     """A body: nothing unknown, JSON's types as they are."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class Change(Input):
+class PatchBody(RequestBody):
     """A body of PATCH: what isn't given stays as it is."""
 
     def given(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _given(kind: Callable[[], Any], **more: Any) -> Any:
     return Field(default_factory=kind, **more)
 
 
-class SessionInput(Input):
+class SessionInput(RequestBody):
     """A token, to be kept in the browser's cookie."""
 
     token: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!-~]+$")] = Field(
@@ -161,14 +161,14 @@ class SessionInput(Input):
     )
 
 
-class ImageInput(Input):
+class ImageInput(RequestBody):
     """An image elsewhere."""
 
     url: Url = Field(examples=["https://images.example/win11.dci"], description="http, https or s3.")
     name: ShortText = Field(default="", description="Until it has been read; then its own.")
 
 
-class RoomInput(Input):
+class RoomInput(RequestBody):
     """A new room."""
 
     name: Name = Field(examples=["Classroom 101"])
@@ -186,7 +186,7 @@ class RoomInput(Input):
     )
 
 
-class RoomChange(Change):
+class RoomChange(PatchBody):
     """What is to change of a room."""
 
     name: Name = _given(str)
@@ -195,7 +195,7 @@ class RoomChange(Change):
     interface: InterfaceName = _given(str)
 
 
-class MachineInput(Input):
+class MachineInput(RequestBody):
     """A new machine; something must tell it from others: a hardware address, a serial or an asset tag."""
 
     model_config = ConfigDict(
@@ -223,7 +223,7 @@ class MachineInput(Input):
         return self
 
 
-class MachineChange(Change):
+class MachineChange(PatchBody):
     """What is to change of a machine."""
 
     name: Name = _given(str)
@@ -235,7 +235,7 @@ class MachineChange(Change):
     note: Text = _given(str)
 
 
-class PlanInput(Input):
+class PlanInput(RequestBody):
     """What is to be cast, to whom and how."""
 
     image: ImageReference = Field(
@@ -286,13 +286,13 @@ class CastInput(PlanInput):
     start_at: Time | None = Field(default=None, description="It stays planned until then.")
 
 
-class CancelInput(Input):
+class CancelInput(RequestBody):
     """Why a cast is cancelled."""
 
     reason: Text = ""
 
 
-class ScheduleInput(Input):
+class ScheduleInput(RequestBody):
     """A cast that is to be planned again and again."""
 
     name: Name = Field(examples=["nightly refresh"])
@@ -304,7 +304,7 @@ class ScheduleInput(Input):
     enabled: bool = True
 
 
-class ScheduleChange(Change):
+class ScheduleChange(PatchBody):
     """What is to change of a schedule."""
 
     name: Name = _given(str)
@@ -314,7 +314,7 @@ class ScheduleChange(Change):
     enabled: bool = _given(bool)
 
 
-class TokenInput(Input):
+class TokenInput(RequestBody):
     """A new token."""
 
     name: Name = Field(examples=["grafana"])

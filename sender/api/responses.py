@@ -21,20 +21,20 @@ from sender.store.records import (
 ItemT = TypeVar("ItemT")
 
 
-class Answer(BaseModel):
+class ResponseBody(BaseModel):
     """A body that the daemon made."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Page(Answer, Generic[ItemT]):
+class Page(ResponseBody, Generic[ItemT]):
     """Some of a list; the rest by asking again with ``cursor``."""
 
     items: list[ItemT]
     next_cursor: str | None = Field(description="null: this was the last page.")
 
 
-class ServerView(Answer):
+class ServerView(ResponseBody):
     """The daemon itself."""
 
     name: str
@@ -50,49 +50,49 @@ class ServerView(Answer):
     rate_ceiling_bytes_per_s: float | None
 
 
-class SessionView(Answer):
+class SessionView(ResponseBody):
     """Who has signed in."""
 
     role: Role
     name: str
 
 
-class RoomLive(Answer):
+class RoomLive(ResponseBody):
     """A room and its machines now."""
 
     room: Room
     machines: list[LiveMachine]
 
 
-class CastLive(Answer):
+class CastLive(ResponseBody):
     """A cast and its machines now."""
 
     live: LiveCast
     machines: list[LiveMachine]
 
 
-class CastTimeline(Answer):
+class CastTimeline(ResponseBody):
     """A cast's charts and what happened in it."""
 
     points: list[TimelinePoint]
     events: list[CastEvent]
 
 
-class NewToken(Answer):
+class NewToken(ResponseBody):
     """A token and, this once, its secret."""
 
     token: Token
     secret: str = Field(description="Shown once; only its hash is kept.")
 
 
-class Health(Answer):
+class Health(ResponseBody):
     """Whether the daemon works."""
 
     status: Literal["ok"]
     database: Literal["ok", "failing"]
 
 
-class ScanStarted(Answer):
+class ScanStarted(ResponseBody):
     """The library's folders are looked at."""
 
     started: bool

@@ -39,7 +39,7 @@ class WebFile:
     etag: str
 
 
-class WebFiles:
+class DashboardFiles:
     """All files of the dashboard: a path is looked up in a table, so there is nothing to climb out of."""
 
     def __init__(self, folder: Path = WEB_FOLDER) -> None:

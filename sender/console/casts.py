@@ -208,13 +208,14 @@ def machines(client: Client, output: Output, cast_id: str, *, limit: int, everyt
     """
     from sender.console.live_records import CastNow
     from sender.console.lookup import path
+    from sender.console.tables import print_cast_machines
     from sender.store.records import CastMachine
 
     now = client.get(path("casts", cast_id, "live"), CastNow)
     found: Iterable[CastMachine] = client.listed(path("casts", cast_id, "machines"), CastMachine)
     if not now.cast.phase.ended:
         found = _as_now(found, now.machines)
-    list_cast_machines(output, found, limit=None if everything else limit)
+    print_cast_machines(output, found, limit=None if everything else limit)
 
 
 def _as_now(found: Iterable[CastMachine], machines: Iterable[LiveMachine]) -> Iterator[CastMachine]:
@@ -234,34 +235,6 @@ def _as_now(found: Iterable[CastMachine], machines: Iterable[LiveMachine]) -> It
                 bottleneck=now.bottleneck,
                 error=now.error or machine.error,
             )
-
-
-def list_cast_machines(output: Output, found: Iterable[CastMachine], *, limit: int | None) -> None:
-    """A table of what a cast did to its machines, those that aren't complete first."""
-    from sender.console.output import Column, natural_order
-
-    found = sorted(found, key=lambda machine: (machine.state == "complete", natural_order(machine.name)))
-
-    columns: list[Column[CastMachine]] = [
-        Column("machine", lambda machine: machine.name, cut=True),
-        Column("state", lambda machine: machine.state),
-        Column("", lambda machine: f"{machine.progress:.0%}", right=True),
-        Column(
-            "verified",
-            lambda machine: format_bytes(machine.bytes_verified) if machine.ended_at else "",
-            right=True,
-        ),
-        Column(
-            "kept", lambda machine: format_bytes(machine.bytes_kept) if machine.bytes_kept else "", right=True
-        ),
-        Column(
-            "took", lambda machine: format_duration(machine.seconds) if machine.ended_at else "", right=True
-        ),
-        Column("loss", lambda machine: f"{machine.loss:.1%}", right=True),
-        Column("exit", lambda machine: str(machine.exit_code) if machine.exit_code else "", right=True),
-        Column("error", lambda machine: machine.error, cut=True),
-    ]
-    output.listed("machine", found, columns, limit=limit, nothing="no machine has joined")
 
 
 def _command(

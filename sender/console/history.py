@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from protocol.errors import ConfigurationError
-from protocol.shared.units import format_duration
 from sender.console.options import api_command, checked_cast, checked_room, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client, Query
     from sender.console.output import Output
-    from sender.store.records import HistoryLine
 
 _DETAIL_CHARACTERS_MAX = 80
 _COMPLETE: Final = "complete"
@@ -75,6 +73,7 @@ def history(
     if click.get_current_context().invoked_subcommand is not None:
         return
     from sender.console.lookup import find_image, find_machine
+    from sender.console.tables import print_history
     from sender.store.records import HistoryLine
 
     query = {
@@ -90,7 +89,7 @@ def history(
     lines = client.listed("/history", HistoryLine, query)
     if failed:
         lines = (line for line in lines if line.ended_at is not None and line.state != _COMPLETE)
-    list_lines(output, lines, limit=None if everything else limit)
+    print_history(output, lines, limit=None if everything else limit)
 
 
 @history.command()
@@ -149,23 +148,6 @@ def audit(
         limit=None if everything else limit,
         nothing="nobody has done anything in that time",
     )
-
-
-def list_lines(output: Output, lines: Iterable[HistoryLine], *, limit: int | None) -> None:
-    """A table of history."""
-    from sender.console.output import Column, local_time
-
-    columns: list[Column[HistoryLine]] = [
-        Column("ended", lambda line: local_time(line.ended_at)),
-        Column("machine", lambda line: line.machine_name, cut=True),
-        Column("room", lambda line: line.room_id or ""),
-        Column("image", lambda line: line.image_name, cut=True),
-        Column("cast", lambda line: line.cast_id),
-        Column("state", lambda line: line.state),
-        Column("took", lambda line: format_duration(line.seconds) if line.ended_at else "", right=True),
-        Column("error", lambda line: line.error, cut=True),
-    ]
-    output.listed("history", lines, columns, limit=limit, nothing="no machine was imaged in that time")
 
 
 def _period(since: str | None, until: str | None) -> dict[str, str | None]:

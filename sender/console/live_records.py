@@ -37,7 +37,7 @@ class CastNow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class CastChange:
+class CastUpdate:
     """The event ``cast`` of ``/events``; ``full``: it replaces everything before."""
 
     cast_id: str
@@ -49,7 +49,7 @@ class CastChange:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class NewToken:
+class CreatedToken:
     """``/tokens``, once."""
 
     token: Token

@@ -218,13 +218,13 @@ def history(client: Client, output: Output, machine: str, *, limit: int, everyth
 
     One line a cast, the newest first, with how it went.
     """
-    from sender.console.history import list_lines
     from sender.console.lookup import find_machine, path
+    from sender.console.tables import print_history
     from sender.store.records import HistoryLine
 
     found = find_machine(client, machine)
     lines = client.listed(path("machines", found.machine_id, "history"), HistoryLine)
-    list_lines(output, lines, limit=None if everything else limit)
+    print_history(output, lines, limit=None if everything else limit)
 
 
 def _given(details: Details) -> dict[str, object]:

@@ -20,9 +20,10 @@ from protocol.shared.units import format_bytes, format_duration, format_rate
 from sender.cast.machine_table import machine_table
 from sender.cast.progress import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLAIN_INTERVAL_S, ProgressClock
 from sender.console.client import EVENTS_SILENCE_S, Client, server_events, to_json
-from sender.console.live_records import CastChange, CastNow
+from sender.console.live_records import CastNow, CastUpdate
 from sender.console.lookup import path
 from sender.console.output import Output, emit, new_console, printable, say
+from sender.console.tables import print_cast_machines
 from sender.store.records import Cast, CastEvent, CastMachine, CastPhase, LiveCast, LiveMachine
 
 _SILENT_MAX_S: Final = 120.0
@@ -82,7 +83,7 @@ class _Seen:
     def machines(self) -> list[LiveMachine]:
         return list(self._machines.values())
 
-    def take(self, change: CastChange) -> list[CastEvent]:
+    def take(self, change: CastUpdate) -> list[CastEvent]:
         """Take a change in; return the events that weren't seen yet."""
         self.live = change.live
         if change.full:
@@ -96,7 +97,7 @@ class _Seen:
         return events
 
 
-def _changes(client: Client, cast_id: str, lost: Callable[[str], None]) -> Iterator[CastChange]:
+def _changes(client: Client, cast_id: str, lost: Callable[[str], None]) -> Iterator[CastUpdate]:
     """The cast's changes until it has ended; the first and the last are full. An outage is told to ``lost``, once."""
     heard_at = time.monotonic()
     known = told = False
@@ -104,7 +105,7 @@ def _changes(client: Client, cast_id: str, lost: Callable[[str], None]) -> Itera
         try:
             now = client.get(path("casts", cast_id, "live"), CastNow)  # a refusal or an end is known at once
             if now.cast.phase.ended:
-                yield CastChange(cast_id, full=True, live=now.live, machines=now.machines)
+                yield CastUpdate(cast_id, full=True, live=now.live, machines=now.machines)
                 return
             known, told = True, False
             with client.stream(
@@ -114,7 +115,7 @@ def _changes(client: Client, cast_id: str, lost: Callable[[str], None]) -> Itera
                     heard_at = time.monotonic()
                     if event is None or event.name != "cast" or event.data.get("cast_id") != cast_id:
                         continue
-                    change = pydantic.TypeAdapter(CastChange).validate_python(event.data)
+                    change = pydantic.TypeAdapter(CastUpdate).validate_python(event.data)
                     if change.live.cast.phase.ended:
                         break
                     yield change
@@ -274,12 +275,10 @@ def _status_words(live: LiveCast, machine_count: int) -> str:
 
 
 def _show_end(client: Client, output: Output, cast: Cast) -> None:
-    from sender.console.casts import list_cast_machines
-
     took = f", {format_duration(cast.seconds)}" if cast.seconds else ""
     output.done(
         f"{cast.image_name}: {cast.phase.value}, {cast.complete_count} of {cast.required_count} machines complete{took}"
     )
     machines = list(client.listed(path("casts", cast.cast_id, "machines"), CastMachine))
     if machines:
-        list_cast_machines(output, machines, limit=None)
+        print_cast_machines(output, machines, limit=None)

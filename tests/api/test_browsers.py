@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sender.api.static_files import WEB_FOLDER, WebFiles
+from sender.api.static_files import WEB_FOLDER, DashboardFiles
 from sender.store.records import Role
 from tests.api.served import Served, serve
 from tests.api.test_refusals import check_problem
@@ -113,7 +113,7 @@ def test_the_dashboard_comes_from_memory_and_only_what_has_changed(
     assert local.head(f"{open_api.url}/").status_code == 200
     script = local.get(f"{open_api.url}/assets/app.js")
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
-    packed = local.get(f"{open_api.url}/assets/app.js", headers={"Accept-Encoding": "identity"})
+    packed = local.get(f"{open_api.url}/assets/app.js", headers={"Accept-Encoding": "principal"})
     assert packed.content == script.content == (WEB_FOLDER / "app.js").read_bytes()
 
 
@@ -136,7 +136,7 @@ def test_no_path_leads_out_of_the_dashboards_folder(open_api: Served, local: htt
 def test_a_hidden_file_or_a_program_is_not_served(tmp_path: Path) -> None:
     for name in (".env", "tool.py", "page.js"):
         (tmp_path / name).write_text("x" * 1000)
-    files = WebFiles(tmp_path)
+    files = DashboardFiles(tmp_path)
     assert set(files._files) == {"page.js"}
     packed = files._files["page.js"].packed
     assert packed is not None

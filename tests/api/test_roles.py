@@ -146,7 +146,7 @@ def test_guessing_is_slowed_down_and_holders_of_a_token_are_not(guarded: Served)
         last = wrong.get("/rooms", headers={"Authorization": f"Bearer dct_view_{99:043}"})
         assert int(last.headers["retry-after"]) >= 1
         assert right.get("/rooms").status_code == HTTPStatus.OK
-    guarded.application.state.guard._failures._buckets.clear()
+    guarded.application.state.authenticator._failures._buckets.clear()
 
 
 def test_a_deleted_token_is_worthless_at_once(guarded: Served, operator: httpx.Client) -> None:

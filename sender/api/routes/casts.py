@@ -23,7 +23,7 @@ from sender.api.request_models import (
     ScheduleInput,
 )
 from sender.api.responses import CastLive, CastTimeline, Page
-from sender.api.routes_rooms import RoomFilter
+from sender.api.routes.rooms import RoomFilter
 from sender.daemon.context import Services
 from sender.daemon.scheduler import next_time
 from sender.refusals import RequestRefusedError, invalid, not_found

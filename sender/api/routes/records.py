@@ -21,7 +21,7 @@ from sender.api.request_models import (
     TokenInput,
 )
 from sender.api.responses import NewToken, Page
-from sender.api.routes_rooms import RoomFilter
+from sender.api.routes.rooms import RoomFilter
 from sender.daemon.context import Services
 from sender.refusals import not_found
 from sender.store.records import AuditEntry, HistoryLine, Token
@@ -56,7 +56,7 @@ async def remove_token(
     """Delete a token: whoever holds it is out within seconds."""
     note = actor.note()
     removed = await services.store.run(services.store.tokens.remove, token_id, audit=note)
-    request.app.state.guard.forget(token_id)
+    request.app.state.authenticator.forget(token_id)
     if not removed:
         raise not_found("token", token_id)
     return Response(status_code=204)

@@ -15,13 +15,13 @@ from starlette.responses import Response
 from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER
 from protocol.control.control_messages import parse_json_untrusted
 from protocol.errors import DatabaseError
-from sender.api.auth import SESSION_COOKIE, Access, Guard
+from sender.api.auth import SESSION_COOKIE, Access, Authenticator
 from sender.api.event_stream import STREAMS_MAX, event_stream
-from sender.api.guarded_route import IdentityOf, ServicesOf
+from sender.api.guarded_route import PrincipalOf, ServicesOf
 from sender.api.problems import ascii_json
 from sender.api.request_models import SessionInput
 from sender.api.responses import Health, ServerView, SessionView
-from sender.api.static_files import INDEX, WebFiles
+from sender.api.static_files import INDEX, DashboardFiles
 from sender.daemon.context import Services
 from sender.refusals import RequestRefusedError, not_found
 from sender.store.records import Role
@@ -36,13 +36,13 @@ SESSION_S: Final = 12 * 3600
 """How long a browser stays signed in: a working day."""
 
 
-async def get_server(services: ServicesOf, identity: IdentityOf, request: Request) -> ServerView:
+async def get_server(services: ServicesOf, principal: PrincipalOf, request: Request) -> ServerView:
     """Show the daemon: what it is, what the one who asks may do, and what is wrong."""
     return ServerView(
         name=services.config.server.name,
         version=importlib.metadata.version("diskcast"),
-        role=identity.role or Role.OPERATE,
-        auth="open" if _guard(request).open_to_all else "token",
+        role=principal.role or Role.OPERATE,
+        auth="open" if _authenticator(request).open_to_all else "token",
         api="v1",
         started_at=services.started_at,
         problems=services.problems(),
@@ -55,10 +55,10 @@ async def get_server(services: ServicesOf, identity: IdentityOf, request: Reques
 
 async def sign_in(request: Request, response: Response, body: SessionInput) -> SessionView:
     """Keep a token in a cookie that scripts can't read: for the dashboard."""
-    guard = _guard(request)
-    if guard.open_to_all:
+    authenticator = _authenticator(request)
+    if authenticator.open_to_all:
         return SessionView(role=Role.OPERATE, name="local")
-    token = await guard.check(body.token, request.client.host if request.client else "")
+    token = await authenticator.check(body.token, request.client.host if request.client else "")
     if token is None:
         raise HTTPException(
             HTTPStatus.UNAUTHORIZED,
@@ -114,7 +114,7 @@ async def watch_events(
         raise RequestRefusedError(
             HTTPStatus.SERVICE_UNAVAILABLE, f"{STREAMS_MAX} watchers are connected already: close some pages"
         )
-    guard = _guard(request)
+    authenticator = _authenticator(request)
     names = tuple(dict.fromkeys(topics.split(",")))
     await services.live.check(names)
     state.stream_count += 1
@@ -125,7 +125,7 @@ async def watch_events(
     return event_stream(
         services.live.subscribe(names),
         stopping=state.stopping,
-        still_may=lambda: guard.authorise(request, Access.VIEW),
+        still_may=lambda: authenticator.authorise(request, Access.VIEW),
         on_end=forget,
     )
 
@@ -191,17 +191,17 @@ def _is_encrypted(request: Request) -> bool:
 
 
 def _file(request: Request, name: str) -> Response:
-    files: WebFiles = request.app.state.web_files
+    files: DashboardFiles = request.app.state.dashboard_files
     answer = files.answer(name, request)
     if answer is None:
         raise not_found("file", name[:100])
     return answer
 
 
-def _guard(request: Request) -> Guard:
-    guard = request.app.state.guard
-    assert isinstance(guard, Guard)
-    return guard
+def _authenticator(request: Request) -> Authenticator:
+    authenticator = request.app.state.authenticator
+    assert isinstance(authenticator, Authenticator)
+    return authenticator
 
 
 async def _machines_total(services: Services, request: Request) -> int:
