@@ -43,7 +43,7 @@ from receiver.http_client import Unreachable
 from receiver.reception.control_client import ControlClient, retry_until
 from receiver.reception.data_socket import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
 from receiver.reception.discovery import CastChoice, listen_for_cast
-from receiver.reception.network import Interface, find_interface
+from receiver.reception.network import ReceiveInterface, find_interface
 from receiver.service.server_client import EXAMPLE_URL, ServerClient
 from receiver.target.open_target import Target, open_target
 from receiver.target.selection import choose_target
@@ -126,7 +126,7 @@ def _medium_facts(interface_name: str) -> MediumFacts:
     )
 
 
-async def _try_group(interface: Interface, group: str, port: int) -> list[Finding]:
+async def _try_group(interface: ReceiveInterface, group: str, port: int) -> list[Finding]:
     headers_bytes = (IPV6_HEADER_BYTES if ":" in group else IPV4_HEADER_BYTES) + UDP_HEADER_BYTES
     frame_bytes = min(interface.mtu_bytes, TEST_MTU_BYTES_MAX) - headers_bytes
     check = f"group {group} port {port}"
@@ -209,7 +209,7 @@ async def _try_coalescing(data: DataSocket, group: str, port: int, frame_bytes: 
     return ok(check, f"UDP GRO: {largest_bytes // frame_bytes} datagrams came as one message")
 
 
-async def _try_sender(interface: Interface, group: str, port: int) -> Finding:
+async def _try_sender(interface: ReceiveInterface, group: str, port: int) -> Finding:
     """Whether a sender is heard, and if so, whether it can be reached: the two halves of the network's part."""
     check = "sender"
     try:
@@ -271,7 +271,7 @@ def _judge_fitting() -> list[Finding]:
     return findings
 
 
-def _route_command(interface: Interface, group: str) -> str:
+def _route_command(interface: ReceiveInterface, group: str) -> str:
     if ":" in group:
         return f"ip -6 route add multicast ff00::/8 dev {interface.name} table local"
     return f"ip route replace {group} dev {interface.name}"
@@ -282,7 +282,7 @@ def _test_frame(frame_bytes: int) -> bytes:
     return b"diskcast-agent doctor".ljust(frame_bytes, b".")
 
 
-def _send_frames(interface: Interface, group: str, port: int, frame: bytes) -> None:
+def _send_frames(interface: ReceiveInterface, group: str, port: int, frame: bytes) -> None:
     """Send the test datagrams, in one call where the kernel segments.
 
     Raises:
@@ -296,7 +296,7 @@ def _send_frames(interface: Interface, group: str, port: int, frame: bytes) -> N
         ) from error
 
 
-def _send_frames_unchecked(interface: Interface, group: str, port: int, frame: bytes) -> None:
+def _send_frames_unchecked(interface: ReceiveInterface, group: str, port: int, frame: bytes) -> None:
     ipv6 = ":" in group
     with socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         if ipv6:

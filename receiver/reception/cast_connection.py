@@ -50,7 +50,7 @@ from receiver.reception.bottleneck_watch import SLOW_PART, BottleneckWatch, Load
 from receiver.reception.data_socket import POLL_INTERVAL_MIN_S, SocketMemory
 from receiver.reception.loss_injection import RehearsedLoss
 from receiver.reception.pipeline import Pipeline
-from receiver.reception.recvmmsg import Batch, SlabCounters
+from receiver.reception.recvmmsg import DatagramBatch, SlabCounters
 from receiver.target.image import TargetImage
 from receiver.target.scan import TargetScan
 
@@ -73,7 +73,7 @@ class DataPort(Protocol):
     def counters(self) -> SlabCounters:
         """Datagrams that never reached a batch."""
 
-    def receive_batch(self) -> Batch | None:
+    def receive_batch(self) -> DatagramBatch | None:
         """What waits in the queue."""
 
     async def wait_readable(self) -> None:

@@ -114,7 +114,7 @@ class Observer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class AgentOptions:
+class CastReceiverOptions:
     """How this agent receives."""
 
     name: str
@@ -153,7 +153,7 @@ class CastReceiver:
         image: TargetImage,
         *,
         link: CastLink,
-        options: AgentOptions,
+        options: CastReceiverOptions,
         observer: Observer,
         rng: random.Random,
         relocate: Callable[[], Awaitable[CastLink]] | None = None,

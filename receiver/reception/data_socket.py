@@ -18,8 +18,8 @@ import trio
 
 from protocol.constants import MIB, RATE_BYTES_PER_S_MAX
 from protocol.errors import AddressInUseError, InterfaceError
-from receiver.reception.network import Interface
-from receiver.reception.recvmmsg import Batch, MessageSlab, PlainSlab, SlabCounters
+from receiver.reception.network import ReceiveInterface
+from receiver.reception.recvmmsg import DatagramBatch, MessageSlab, PlainSlab, SlabCounters
 
 RECEIVE_BUFFER_BYTES = 16 * MIB
 """The kernel doubles it for its bookkeeping: a tenth of a second at 2.4 Gbit/s, which rides out the pauses of a busy
@@ -67,7 +67,7 @@ class SocketMemory(NamedTuple):
 
 
 def join_group(
-    interface: Interface, group: str, port: int, *, source: str | None
+    interface: ReceiveInterface, group: str, port: int, *, source: str | None
 ) -> tuple[socket.socket, bool]:
     """A non-blocking socket bound to ``group`` and ``port`` that receives what comes in by ``interface``.
 
@@ -115,7 +115,9 @@ def join_group(
     return sock, source_specific
 
 
-def _join_source(sock: socket.socket, level: int, interface: Interface, group: str, source: str) -> bool:
+def _join_source(
+    sock: socket.socket, level: int, interface: ReceiveInterface, group: str, source: str
+) -> bool:
     request = _group_request(interface.index, group) + _sockaddr_storage(source)
     try:
         sock.setsockopt(level, _MCAST_JOIN_SOURCE_GROUP, request)
@@ -144,7 +146,7 @@ class DataSocket:
 
     def __init__(
         self,
-        interface: Interface,
+        interface: ReceiveInterface,
         group: str,
         port: int,
         *,
@@ -219,7 +221,7 @@ class DataSocket:
         """Datagrams that never reached a batch."""
         return self._slab.counters
 
-    def receive_batch(self) -> Batch | None:
+    def receive_batch(self) -> DatagramBatch | None:
         """Take what waits, up to a batch, valid until the next call; None when nothing waits.
 
         Raises:

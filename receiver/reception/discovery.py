@@ -18,7 +18,7 @@ from protocol.wire.codec import decode_control_untrusted
 from protocol.wire.messages import STATE_ENDED, Announce
 from receiver.reception.control_client import ControlClient, retry_until
 from receiver.reception.data_socket import join_group
-from receiver.reception.network import Interface
+from receiver.reception.network import ReceiveInterface
 
 OFFERS_MAX: Final = 64
 """Different casts that are remembered while listening; whoever floods the group with more hides only casts that the
@@ -82,7 +82,7 @@ def single_offer(offers: Sequence[CastOffer]) -> CastOffer:
 
 
 async def listen_for_cast(
-    interface: Interface, group: str, port: int, choice: CastChoice, *, wait_s: float
+    interface: ReceiveInterface, group: str, port: int, choice: CastChoice, *, wait_s: float
 ) -> CastOffer:
     """Listen on the group until the cast is known.
 
@@ -166,7 +166,12 @@ def _offer_untrusted(datagram: bytes, source: str) -> CastOffer | None:
 
 
 def _nothing_heard(
-    interface: Interface, group: str, port: int, choice: CastChoice, heard: Iterable[CastId], wait_s: float
+    interface: ReceiveInterface,
+    group: str,
+    port: int,
+    choice: CastChoice,
+    heard: Iterable[CastId],
+    wait_s: float,
 ) -> str:
     others = ", ".join(f"{cast_id:08x}" for cast_id in sorted(heard))
     if others:

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Self
 
 from protocol.model.session_records import CastParameters
-from receiver.reception.network import Interface
+from receiver.reception.network import ReceiveInterface
 
 
 class FeedbackSocket:
     """Unicasts feedback to a cast's sender; a context manager."""
 
-    def __init__(self, interface: Interface, sender_address: str) -> None:
+    def __init__(self, interface: ReceiveInterface, sender_address: str) -> None:
         """A socket of the family of ``sender_address``, which link-local addresses leave by ``interface``."""
         self._interface = interface
         family = socket.AF_INET6 if ":" in sender_address else socket.AF_INET

@@ -26,7 +26,7 @@ Samples = Iterable[tuple[tuple[str, ...], float]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Metric:
+class AgentMetric:
     """One row of the table.
 
     Attributes:
@@ -68,173 +68,173 @@ def _repaired(status: ReceptionStatus) -> Samples:
     return [(("parity",), status.blocks_repaired_by_parity), (("nack",), status.blocks_repaired_by_nack)]
 
 
-METRICS: Final[tuple[Metric, ...]] = (
-    Metric("diskcast_agent_state", "gauge", "1 for what the agent is doing.", ("state",), _states),
-    Metric(
+METRICS: Final[tuple[AgentMetric, ...]] = (
+    AgentMetric("diskcast_agent_state", "gauge", "1 for what the agent is doing.", ("state",), _states),
+    AgentMetric(
         "diskcast_agent_bottleneck",
         "gauge",
         "1 for what limits this receiver: the network, its socket, decoding or the disk.",
         ("bottleneck",),
         _bottlenecks,
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_limited_seconds_total",
         "counter",
         "Time for which each of these was what limits this receiver, since data began.",
         ("bottleneck",),
         _bottleneck_seconds,
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_demoted",
         "gauge",
         "1 while this machine is so slow that it is finished after the others.",
         (),
         _value(lambda s: s.demoted),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_image_bytes", "gauge", "Raw size of the image.", (), _value(lambda s: s.raw_bytes)
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_image_used_bytes",
         "gauge",
         "Raw bytes of the image that aren't unused: what there is to verify.",
         (),
         _value(lambda s: s.raw_bytes_used),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_verified_bytes",
         "gauge",
         "Raw bytes that were read back from the target and are right.",
         (),
         _value(lambda s: s.raw_bytes_verified),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_kept_bytes",
         "gauge",
         "Raw bytes of the image that the target held already.",
         (),
         _value(lambda s: s.raw_bytes_kept),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_scanned_ratio",
         "gauge",
         "How much of the target was looked at for what it holds already, 0 to 1.",
         (),
         _value(lambda s: s.scanned_share),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_rewritten_blocks_total",
         "counter",
         "Blocks that read back wrong from the target and were got again.",
         (),
         _value(lambda s: s.blocks_rewritten),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_needed_blocks",
         "gauge",
         "Blocks to be received that aren't verified on the target yet.",
         (),
         _value(lambda s: s.blocks_needed),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_received_bytes_total",
         "counter",
         "Bytes of data datagrams received, headers of UDP and below left out.",
         (),
         _value(lambda s: s.bytes_received),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_written_bytes_total",
         "counter",
         "Bytes written to the target.",
         (),
         _value(lambda s: s.bytes_written),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_expected_datagrams_total",
         "counter",
         "Data datagrams that were sent, by their sequence numbers.",
         (),
         _value(lambda s: s.datagrams_expected),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_received_datagrams_total",
         "counter",
         "Data datagrams received.",
         (),
         _value(lambda s: s.datagrams_received),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_rejected_datagrams_total",
         "counter",
         "Datagrams that were no use, by reason.",
         ("reason",),
         _rejected,
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_socket_drops_total",
         "counter",
         "Messages dropped at the socket because this program was too slow; what the kernel coalesced counts as one.",
         (),
         _value(lambda s: s.socket_drops),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_pool_drops_total",
         "counter",
         "Symbols dropped for want of a buffer: decoding or the disk was too slow.",
         (),
         _value(lambda s: s.pool_drops),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_socket_queue_bytes",
         "gauge",
         "Memory of the datagrams that wait at the socket, the kernel's bookkeeping included.",
         (),
         _value(lambda s: s.socket_queued_bytes),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_buffer_fill_ratio",
         "gauge",
         "Share of the assembly buffers in use, 0 to 1.",
         (),
         _value(lambda s: s.fill),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_repaired_blocks_total",
         "counter",
         "Blocks that needed repair symbols: parity that was sent anyway, or answers to NACKs.",
         ("by",),
         _repaired,
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_rejected_blocks_total",
         "counter",
         "Blocks that arrived or read back with a wrong content and were asked for again.",
         (),
         _value(lambda s: s.blocks_rejected),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_nacks_sent_total",
         "counter",
         "NACK datagrams sent.",
         (),
         _value(lambda s: s.nacks_sent),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_rejoins_total",
         "counter",
         "Times that the sender was started again and joined again.",
         (),
         _value(lambda s: s.rejoins),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_grtt_seconds",
         "gauge",
         "Group round-trip time as the sender says.",
         (),
         _value(lambda s: s.grtt_s),
     ),
-    Metric(
+    AgentMetric(
         "diskcast_agent_running_seconds",
         "gauge",
         "Time since the agent began to join.",

@@ -11,7 +11,7 @@ from protocol.errors import InterfaceError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Interface:
+class ReceiveInterface:
     """A network interface that is up and has an address of the group's family."""
 
     name: str
@@ -21,7 +21,7 @@ class Interface:
     mtu_bytes: int
 
 
-def find_interface(name: str, group: str) -> Interface:
+def find_interface(name: str, group: str) -> ReceiveInterface:
     """The interface called ``name``, fit to receive ``group``.
 
     Args:
@@ -49,7 +49,7 @@ def find_interface(name: str, group: str) -> Interface:
         index = socket.if_nametoindex(name)
     except OSError as error:
         raise InterfaceError(f"interface {name} disappeared: {error.strerror}") from error
-    return Interface(name, index, usable[0], states[name].mtu)
+    return ReceiveInterface(name, index, usable[0], states[name].mtu)
 
 
 def require_interface(name: str) -> None:

@@ -17,7 +17,7 @@ from receiver.disk.queue_settings import tuned_queue
 from receiver.identity import describe_machine
 from receiver.nursery_errors import unless
 from receiver.reception.cast_endpoint import CastPlace, Whereabouts
-from receiver.reception.cast_receiver import AgentOptions, CastLink, CastReceiver, Observer, Reception
+from receiver.reception.cast_receiver import CastLink, CastReceiver, CastReceiverOptions, Observer, Reception
 from receiver.reception.control_client import (
     ControlClient,
     require_plausible_manifest,
@@ -27,7 +27,7 @@ from receiver.reception.data_socket import DataSocket
 from receiver.reception.discovery import CastChoice, CastOffer, ask_for_cast, listen_for_cast
 from receiver.reception.feedback_socket import FeedbackSocket
 from receiver.reception.manifest_store import manifest_store
-from receiver.reception.network import Interface, find_interface
+from receiver.reception.network import ReceiveInterface, find_interface
 from receiver.target.dry_run import DryRun, dry_run
 from receiver.target.image import TargetImage
 from receiver.target.open_target import Target
@@ -35,20 +35,20 @@ from receiver.target.options import TargetOptions, open_chosen
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class CastOptions:
+class ReceiveOptions:
     """How to receive, whichever cast it is."""
 
     target: str
     target_options: TargetOptions
     interface: str
-    agent: AgentOptions
+    receiver: CastReceiverOptions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ReceiveOptions:
+class ReceiveRequest:
     """What the operator asked for: how to receive, and which cast."""
 
-    cast_options: CastOptions
+    options: ReceiveOptions
     sender_url: str | None
     group: str
     port: int
@@ -57,7 +57,7 @@ class ReceiveOptions:
 
 
 async def receive_image(
-    options: ReceiveOptions,
+    options: ReceiveRequest,
     observer: Observer,
     watch: Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
 ) -> Reception:
@@ -74,14 +74,14 @@ async def receive_image(
         DiskcastError: as :meth:`receiver.reception.cast_receiver.Agent.run`, and all that finding the cast and opening
             the target raise.
     """
-    interface = find_interface(options.cast_options.interface, options.group)
+    interface = find_interface(options.options.interface, options.group)
     client, offer = await _find_cast(options, interface)
     place = CastPlace(offer.cast_id, client.url, source=offer.source or "")
-    return await receive_cast(options.cast_options, place, observer, watch)
+    return await receive_cast(options.options, place, observer, watch)
 
 
 async def receive_cast(
-    options: CastOptions,
+    options: ReceiveOptions,
     place: CastPlace,
     observer: Observer,
     watch: Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
@@ -101,7 +101,7 @@ async def receive_cast(
     Raises:
         DiskcastError: as :meth:`receiver.reception.cast_receiver.Agent.run`, and all that opening the target raises.
     """
-    place, cast = await _describe(place, options.agent.join_timeout_s, whereabouts)
+    place, cast = await _describe(place, options.receiver.join_timeout_s, whereabouts)
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(await _open_target(options, cast))
         stack.enter_context(tuned_queue(target))
@@ -129,13 +129,13 @@ async def receive_cast(
             **describe_machine(options.interface),
             "target": str(target.path),
             "target_bytes": str(target.size_bytes),
-            **options.agent.inventory,
+            **options.receiver.inventory,
         }
         agent = CastReceiver(
             cast.cast_id,
             image,
             link=connect(place, cast.sender_address),
-            options=dataclasses.replace(options.agent, inventory=inventory),
+            options=dataclasses.replace(options.receiver, inventory=inventory),
             observer=observer,
             rng=random.Random(),
             relocate=None if whereabouts is None else relocate,
@@ -161,7 +161,7 @@ async def _describe(
             return dataclasses.replace(known, group=group, port=port), cast
 
 
-async def _find_cast(options: ReceiveOptions, interface: Interface) -> tuple[ControlClient, CastOffer]:
+async def _find_cast(options: ReceiveRequest, interface: ReceiveInterface) -> tuple[ControlClient, CastOffer]:
     if options.sender_url is not None:
         client = ControlClient(options.sender_url)
         return client, await ask_for_cast(client, options.choice, wait_s=options.wait_s)
@@ -171,26 +171,28 @@ async def _find_cast(options: ReceiveOptions, interface: Interface) -> tuple[Con
     return ControlClient(offer.control_url), offer
 
 
-def _open_data(interface: Interface, group: str, port: int, source: str, frame_bytes: int) -> DataSocket:
+def _open_data(
+    interface: ReceiveInterface, group: str, port: int, source: str, frame_bytes: int
+) -> DataSocket:
     return DataSocket(interface, group, port, source=source, frame_bytes=frame_bytes)
 
 
-async def _open_target(options: CastOptions, cast: CastDescription) -> Target:
+async def _open_target(options: ReceiveOptions, cast: CastDescription) -> Target:
     open_it = functools.partial(open_chosen, options.target, options.target_options, raw_bytes=cast.raw_bytes)
     return await trio.to_thread.run_sync(open_it)
 
 
-async def try_receive(options: ReceiveOptions) -> DryRun:
+async def try_receive(options: ReceiveRequest) -> DryRun:
     """Find the cast and say what receiving it would do to the target; nothing is changed, nobody joins.
 
     Raises:
         DiskcastError: what would be refused, or the sender can't be reached.
     """
-    interface = find_interface(options.cast_options.interface, options.group)
+    interface = find_interface(options.options.interface, options.group)
     client, offer = await _find_cast(options, interface)
     deadline = trio.current_time() + options.wait_s
     cast = await retry_until(deadline, functools.partial(client.cast, offer.cast_id))
-    with await _open_target(options.cast_options, cast) as target:
+    with await _open_target(options.options, cast) as target:
         require_plausible_manifest(cast.raw_bytes, cast.block_bytes, cast.manifest_bytes)
         store = manifest_store(cast.manifest_bytes)
         await retry_until(deadline, functools.partial(client.manifest, offer.cast_id, store))
@@ -199,4 +201,4 @@ async def try_receive(options: ReceiveOptions) -> DryRun:
             raise CastFailedError(
                 "the sender's manifest isn't that of the image it announces: start the cast again"
             )
-        return await trio.to_thread.run_sync(dry_run, target, manifest, options.cast_options.target_options)
+        return await trio.to_thread.run_sync(dry_run, target, manifest, options.options.target_options)

@@ -24,7 +24,7 @@ from receiver.target.options import TargetOptions, target_options
 if TYPE_CHECKING:
     from receiver.reception.cast_receiver import Reception
     from receiver.reception.progress import ReceptionObserver
-    from receiver.reception.receive import ReceiveOptions
+    from receiver.reception.receive import ReceiveRequest
     from receiver.target.dry_run import DryRun
 
 
@@ -123,17 +123,17 @@ def receive(
     import trio
 
     from protocol.model.session_records import CastId
-    from receiver.reception.cast_receiver import AgentOptions
+    from receiver.reception.cast_receiver import CastReceiverOptions
     from receiver.reception.discovery import CastChoice
     from receiver.reception.progress import choose_observer
-    from receiver.reception.receive import CastOptions, ReceiveOptions, try_receive
+    from receiver.reception.receive import ReceiveOptions, ReceiveRequest, try_receive
 
-    options = ReceiveOptions(
-        cast_options=CastOptions(
+    options = ReceiveRequest(
+        options=ReceiveOptions(
             target=target,
             target_options=target_options,
             interface=machine.interface,
-            agent=AgentOptions(
+            receiver=CastReceiverOptions(
                 name=machine.name,
                 inventory={},
                 assembly_bytes=machine.assembly_bytes,
@@ -185,7 +185,7 @@ def _multicast_group(text: str) -> str:
 
 
 async def _receive_unless_interrupted(
-    options: ReceiveOptions, observer: ReceptionObserver, machine: ThisMachine
+    options: ReceiveRequest, observer: ReceptionObserver, machine: ThisMachine
 ) -> Reception:
     """Receive; SIGINT and SIGTERM end it in an orderly way, so that the sender is told.
 

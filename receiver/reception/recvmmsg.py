@@ -91,7 +91,7 @@ class _StampControl(ctypes.Structure):
     )
 
 
-class Batch(NamedTuple):
+class DatagramBatch(NamedTuple):
     """What one call took from the socket; valid until the next call."""
 
     frames: NDArray[np.uint8]
@@ -230,7 +230,7 @@ class MessageSlab:
             _StampControl.from_buffer(controls.data, i * _CONTROL_BYTES) for i in range(SINGLE_MESSAGES)
         ]
 
-    def receive(self, sock: socket.socket) -> Batch | None:
+    def receive(self, sock: socket.socket) -> DatagramBatch | None:
         """Take what waits in the socket's queue, up to a batch; never blocks.
 
         Returns:
@@ -248,7 +248,7 @@ class MessageSlab:
             raise OSError(code, os.strerror(code))
         return self._batch(count, drained=count < limit)
 
-    def _batch(self, count: int, *, drained: bool) -> Batch:
+    def _batch(self, count: int, *, drained: bool) -> DatagramBatch:
         lengths = self._lengths[:count].astype(np.int64)
         frame_bytes = self._frame_bytes
         coalesced = self._control_lengths[:count] > self._stamp_bytes
@@ -271,8 +271,8 @@ class MessageSlab:
             age_s = self._age_s(message, drained=drained)
             aged_row = frame_count - int(frame_counts[message])
         if self._in_place and (frame_counts[:-1] == self._segments).all():
-            return Batch(self._rows[:frame_count], datagrams, drained, age_s, aged_row)
-        return Batch(self._compacted(frame_counts, frame_count), datagrams, drained, age_s, aged_row)
+            return DatagramBatch(self._rows[:frame_count], datagrams, drained, age_s, aged_row)
+        return DatagramBatch(self._compacted(frame_counts, frame_count), datagrams, drained, age_s, aged_row)
 
     def _age_s(self, message: int, *, drained: bool) -> float | None:
         if self._clock is None:
@@ -325,7 +325,7 @@ class PlainSlab:
         self._slab = np.empty((SINGLE_MESSAGES, max(frame_bytes, CONTROL_DATAGRAM_BYTES_MAX)), np.uint8)
         self._buffers = [row.data for row in self._slab]
 
-    def receive(self, sock: socket.socket) -> Batch | None:
+    def receive(self, sock: socket.socket) -> DatagramBatch | None:
         """As :meth:`MessageSlab.receive`."""
         datagrams: list[bytes] = []
         row = 0
@@ -348,4 +348,4 @@ class PlainSlab:
                 datagrams.append(bytes(buffer[:length]))
             else:
                 self.counters.surplus_count += 1
-        return Batch(np.ascontiguousarray(self._slab[:row, : self._frame_bytes]), datagrams, drained)
+        return DatagramBatch(np.ascontiguousarray(self._slab[:row, : self._frame_bytes]), datagrams, drained)

@@ -39,7 +39,7 @@ from receiver.nursery_errors import single_error
 from receiver.reception.cast_endpoint import CastPlace, Whereabouts, place_of
 from receiver.reception.cast_receiver import CastReceiver, Observer, Reception
 from receiver.reception.progress import ReceptionObserver
-from receiver.reception.receive import CastOptions
+from receiver.reception.receive import ReceiveOptions
 from receiver.reception.status import (
     ReceptionState,
     ReceptionStatus,
@@ -73,7 +73,7 @@ DELIVER_S: Final = 60.0
 
 Receive = Callable[
     [
-        CastOptions,
+        ReceiveOptions,
         CastPlace,
         Observer,
         Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
@@ -100,7 +100,7 @@ class Service:
         self,
         ring: DaemonRing,
         about: About,
-        options: CastOptions,
+        options: ReceiveOptions,
         *,
         receive: Receive,
         log: ServiceLog,
@@ -228,14 +228,14 @@ class Service:
         self._log.assigned(assignment)
         place = place_of(assignment)
         whereabouts = Whereabouts(place)
-        inventory = {**self._options.agent.inventory, MACHINE_ID_KEY: answer.machine_id}
-        agent_options = dataclasses.replace(
-            self._options.agent,
+        inventory = {**self._options.receiver.inventory, MACHINE_ID_KEY: answer.machine_id}
+        receiver_options = dataclasses.replace(
+            self._options.receiver,
             name=answer.name or self._about.name,
             inventory=inventory,
             agent_id=answer.machine_id,
         )
-        options = dataclasses.replace(self._options, agent=agent_options)
+        options = dataclasses.replace(self._options, receiver=receiver_options)
         self._silence = trio.Event()
         self._status = idle_status()
         reception: Reception | None = None

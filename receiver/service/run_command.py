@@ -98,8 +98,8 @@ def run(
         import random
 
         from receiver.identity import describe_machine
-        from receiver.reception.cast_receiver import AgentOptions
-        from receiver.reception.receive import CastOptions, receive_cast
+        from receiver.reception.cast_receiver import CastReceiverOptions
+        from receiver.reception.receive import ReceiveOptions, receive_cast
         from receiver.service.agent_service import About, Service
         from receiver.service.server_client import DaemonRing, ServerClient
 
@@ -119,11 +119,11 @@ def run(
                 identity=identity,
                 inventory=describe_machine(machine.interface),
             ),
-            CastOptions(
+            ReceiveOptions(
                 target=target,
                 target_options=target_options,
                 interface=machine.interface,
-                agent=AgentOptions(
+                receiver=CastReceiverOptions(
                     name=machine.name,
                     inventory={},
                     assembly_bytes=machine.assembly_bytes,

@@ -30,9 +30,9 @@ from protocol.sending.sender_session import SenderSession
 from protocol.wire.codec import ControlMessage, encode_control
 from receiver.http_client import Unreachable
 from receiver.nursery_errors import single_error
-from receiver.reception.cast_receiver import AgentOptions, CastLink, CastReceiver, Reception
+from receiver.reception.cast_receiver import CastLink, CastReceiver, CastReceiverOptions, Reception
 from receiver.reception.data_socket import SocketMemory
-from receiver.reception.recvmmsg import Batch, SlabCounters
+from receiver.reception.recvmmsg import DatagramBatch, SlabCounters
 from receiver.reception.status import ReceptionStatus
 from receiver.target.image import TargetImage
 from receiver.target.open_target import Target, open_target
@@ -91,7 +91,7 @@ class FakeData:
     poll_interval_max_s = 0.008
 
     def __init__(self) -> None:
-        self.queue: deque[Batch] = deque()
+        self.queue: deque[DatagramBatch] = deque()
         self.counters = SlabCounters()
         self.any_source = False
         self.closed = False
@@ -99,10 +99,10 @@ class FakeData:
 
     def put(self, frames: NDArray[np.uint8], datagrams: list[bytes]) -> None:
         """Something arrives."""
-        self.queue.append(Batch(frames, datagrams, drained=False))
+        self.queue.append(DatagramBatch(frames, datagrams, drained=False))
         self._arrived.set()
 
-    def receive_batch(self) -> Batch | None:
+    def receive_batch(self) -> DatagramBatch | None:
         return self.queue.popleft() if self.queue else None
 
     async def wait_readable(self) -> None:
@@ -322,7 +322,7 @@ class SmallCast:
             image_class(target),
             link=link or self.link,
             relocate=relocate,
-            options=AgentOptions(
+            options=CastReceiverOptions(
                 name="pc1",
                 inventory={},
                 **settings,  # type: ignore[arg-type]

@@ -17,13 +17,13 @@ import trio.testing
 from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX
 from protocol.errors import AddressInUseError, InterfaceError
 from receiver.reception.data_socket import DataSocket, ReceiveMode, join_group
-from receiver.reception.network import Interface, find_interface
+from receiver.reception.network import ReceiveInterface, find_interface
 from receiver.reception.recvmmsg import (
     COALESCED_MESSAGES,
     ODD_DATAGRAMS_MAX,
     SINGLE_MESSAGES,
     AgeClock,
-    Batch,
+    DatagramBatch,
     MessageSlab,
 )
 from tests.shell.loopback import GROUP_IPV4, LoopbackSender
@@ -331,7 +331,7 @@ def test_a_port_held_by_another_program() -> None:
 
 
 def test_an_interface_that_is_gone() -> None:
-    interface = Interface("gone0", 2**30, "127.0.0.1", 1500)
+    interface = ReceiveInterface("gone0", 2**30, "127.0.0.1", 1500)
     with pytest.raises(InterfaceError, match="gone0"):
         join_group(interface, GROUP_IPV4, free_port_range(1)[0], source=None)
 
@@ -371,6 +371,6 @@ def test_ipv6_multicast_on_loopback() -> None:
             data.socket.close()
             pytest.skip(f"no IPv6 multicast route on lo: {error}")
     batch = data.receive_batch()
-    assert isinstance(batch, Batch)
+    assert isinstance(batch, DatagramBatch)
     assert np.array_equal(batch.frames, sent)
     data.socket.close()

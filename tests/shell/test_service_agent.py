@@ -29,9 +29,9 @@ from protocol.errors import (
 from protocol.model.session_records import CastId, MachineIdentity
 from receiver.http_client import Unreachable
 from receiver.reception.cast_endpoint import CastPlace, Whereabouts
-from receiver.reception.cast_receiver import AgentOptions, CastReceiver, Observer, Reception
+from receiver.reception.cast_receiver import CastReceiver, CastReceiverOptions, Observer, Reception
 from receiver.reception.progress import ReceptionObserver
-from receiver.reception.receive import CastOptions
+from receiver.reception.receive import ReceiveOptions
 from receiver.reception.status import ReceptionState
 from receiver.service.agent_service import About, Service
 from receiver.service.server_client import DaemonRing
@@ -109,7 +109,7 @@ class Receptions:
     """Stands for receiving: what the test says happens."""
 
     def __init__(self) -> None:
-        self.begun: list[tuple[CastPlace, CastOptions]] = []
+        self.begun: list[tuple[CastPlace, ReceiveOptions]] = []
         self.results: list[DiskcastError | Reception] = []
         self.takes_s = 60.0
         self.whereabouts: Whereabouts | None = None
@@ -120,7 +120,7 @@ class Receptions:
 
     async def receive(
         self,
-        options: CastOptions,
+        options: ReceiveOptions,
         place: CastPlace,
         observer: Observer,
         watch: Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
@@ -173,11 +173,13 @@ class World:
         ]
         self.receptions = Receptions()
         self.log = Log()
-        agent = AgentOptions("pc1", {}, assembly_bytes=1 << 20, join_timeout_s=60.0, sender_timeout_s=300.0)
+        agent = CastReceiverOptions(
+            "pc1", {}, assembly_bytes=1 << 20, join_timeout_s=60.0, sender_timeout_s=300.0
+        )
         self.service = Service(
             DaemonRing(self.daemons, random.Random(4)),
             About("pc1", "1.0", MachineIdentity(("52:54:00:12:34:56",), "S1", "A1"), {"host": "pc1"}),
-            CastOptions("auto", DEFAULTS, "lo", agent),
+            ReceiveOptions("auto", DEFAULTS, "lo", agent),
             receive=self.receptions.receive,
             log=self.log,  # type: ignore[arg-type]
             one_cast=one_cast,
@@ -295,8 +297,8 @@ async def test_a_cast_is_received_and_its_result_said_until_it_is_on_record(
         await world.serve(400.0)
     [(place, options), *again] = world.receptions.begun
     assert place == CastPlace(ASSIGNMENT.cast_id, "http://10.77.0.1:7421", "10.77.0.1", "239.255.68.80", 7420)
-    assert options.agent.inventory["machine_id"] == "m-1", "the sender knows who joins"
-    assert (options.agent.name, options.agent.agent_id) == ("seat 1", "m-1")
+    assert options.receiver.inventory["machine_id"] == "m-1", "the sender knows who joins"
+    assert (options.receiver.name, options.receiver.agent_id) == ("seat 1", "m-1")
     begun_again = [at for at, _, check_in in world.books.heard if check_in.state == STATE_RECEIVING]
     assert again == [] or min(at for at in begun_again if at > 71.0) > 200.0, "not twice while it waits"
     said = [check_in.last_result for at, _, check_in in world.books.heard if 71.0 < at < 200.0]
