@@ -29,7 +29,7 @@ from protocol.image import image_format
 from protocol.schema.binary_fields import Bitmap, Field, Octets, Rows, Text, UInt
 from protocol.wire.codec import PREFIX_BYTES, REJECT_REASONS
 from protocol.wire.messages import CONTROL_MESSAGES, FEEDBACK_MESSAGES, Prefix, SymbolHeader
-from receiver.reception.metrics import METRICS as AGENT_METRICS
+from receiver.reception.reporting.metrics import METRICS as AGENT_METRICS
 from sender.metrics.cast_metrics import METRICS
 from sender.metrics.daemon_metrics import INSTRUMENTS
 from sender.metrics.fleet_metrics import FLEET_METRICS

@@ -47,10 +47,10 @@ from protocol.shared.units import format_duration
 from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
 from receiver.nursery_errors import single_error
 from receiver.reception.bottleneck_watch import SLOW_PART, BottleneckWatch, Load
-from receiver.reception.data_socket import POLL_INTERVAL_MIN_S, SocketMemory
 from receiver.reception.loss_injection import RehearsedLoss
+from receiver.reception.network.data_socket import POLL_INTERVAL_MIN_S, SocketMemory
+from receiver.reception.network.recvmmsg import DatagramBatch, SlabCounters
 from receiver.reception.pipeline import Pipeline
-from receiver.reception.recvmmsg import DatagramBatch, SlabCounters
 from receiver.target.image import TargetImage
 from receiver.target.scan import TargetScan
 
@@ -65,7 +65,7 @@ IDLE_MIN_S: Final = 0.0005
 
 
 class DataPort(Protocol):
-    """What the conversation needs of :class:`receiver.reception.data_socket.DataSocket`."""
+    """What the conversation needs of :class:`receiver.reception.network.data_socket.DataSocket`."""
 
     poll_interval_max_s: float
 

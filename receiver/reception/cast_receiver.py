@@ -43,10 +43,10 @@ from receiver.memory_budget import assembly_bytes_for
 from receiver.nursery_errors import single_error
 from receiver.reception.bottleneck_watch import BottleneckWatch
 from receiver.reception.cast_connection import CastConnection, DataPort
-from receiver.reception.control_client import require_plausible_manifest, retry_until
 from receiver.reception.loss_injection import RehearsedLoss
 from receiver.reception.manifest_store import manifest_store
-from receiver.reception.status import ReceptionState, ReceptionStatus, Totals, completion_report
+from receiver.reception.network.control_client import require_plausible_manifest, retry_until
+from receiver.reception.reporting.status import ReceptionState, ReceptionStatus, Totals, completion_report
 from receiver.target.image import TargetImage
 
 FAILURE_REPORT_S: Final = 5.0
@@ -59,7 +59,7 @@ _SILENCE_TOLD_S: Final = 3 * ANNOUNCE_INTERVAL_S
 
 
 class ControlPort(Protocol):
-    """What the agent needs of :class:`receiver.reception.control_client.ControlClient`."""
+    """What the agent needs of :class:`receiver.reception.network.control_client.ControlClient`."""
 
     async def cast(self, cast_id: CastId) -> CastDescription:
         """Describe the cast."""

@@ -17,14 +17,14 @@ from protocol.constants import (
     SENDER_TIMEOUT_S,
 )
 from protocol.errors import ConfigurationError
-from receiver.reception.options import ThisMachine, machine_options
+from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.signal_scope import unless_interrupted
 from receiver.target.options import TargetOptions, target_options
 
 if TYPE_CHECKING:
     from receiver.reception.cast_receiver import Reception
-    from receiver.reception.progress import ReceptionObserver
     from receiver.reception.receive import ReceiveRequest
+    from receiver.reception.reporting.progress import ReceptionObserver
     from receiver.target.dry_run import DryRun
 
 
@@ -102,7 +102,7 @@ class _CastIdText(click.ParamType[int]):
 def receive(
     target: str,
     target_options: TargetOptions,
-    machine: ThisMachine,
+    machine: MachineOptions,
     sender_url: str | None,
     group: str,
     port: int,
@@ -124,9 +124,9 @@ def receive(
 
     from protocol.model.session_records import CastId
     from receiver.reception.cast_receiver import CastReceiverOptions
-    from receiver.reception.discovery import CastChoice
-    from receiver.reception.progress import choose_observer
+    from receiver.reception.network.discovery import CastChoice
     from receiver.reception.receive import ReceiveOptions, ReceiveRequest, try_receive
+    from receiver.reception.reporting.progress import choose_observer
 
     options = ReceiveRequest(
         options=ReceiveOptions(
@@ -185,7 +185,7 @@ def _multicast_group(text: str) -> str:
 
 
 async def _receive_unless_interrupted(
-    options: ReceiveRequest, observer: ReceptionObserver, machine: ThisMachine
+    options: ReceiveRequest, observer: ReceptionObserver, machine: MachineOptions
 ) -> Reception:
     """Receive; SIGINT and SIGTERM end it in an orderly way, so that the sender is told.
 

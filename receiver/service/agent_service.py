@@ -34,13 +34,13 @@ from protocol.control.check_in import (
 from protocol.errors import DiskcastError, NoSenderError, SenderLostError, ServerRefusedError
 from protocol.model.session_records import CastId, MachineIdentity
 from protocol.shared.units import format_duration
-from receiver.http_client import Unreachable
 from receiver.nursery_errors import single_error
-from receiver.reception.cast_endpoint import CastPlace, Whereabouts, place_of
 from receiver.reception.cast_receiver import CastReceiver, Observer, Reception
-from receiver.reception.progress import ReceptionObserver
+from receiver.reception.network.cast_endpoint import CastPlace, Whereabouts, place_of
+from receiver.reception.network.http_client import Unreachable
 from receiver.reception.receive import ReceiveOptions
-from receiver.reception.status import (
+from receiver.reception.reporting.progress import ReceptionObserver
+from receiver.reception.reporting.status import (
     ReceptionState,
     ReceptionStatus,
     completion_report,

@@ -12,7 +12,7 @@ from protocol.errors import DiskcastError
 from protocol.model.session_records import CastId
 from protocol.shared.units import format_bytes
 from receiver.reception.cast_receiver import Reception
-from receiver.reception.progress import JsonObserver, PlainObserver, ReceptionObserver, emit_line
+from receiver.reception.reporting.progress import JsonObserver, PlainObserver, ReceptionObserver, emit_line
 
 
 class ServiceLog(Protocol):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from protocol.errors import ConfigurationError
-from receiver.reception.options import ThisMachine, machine_options
+from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.service.agent_token import TOKEN_VARIABLE, read_token
 from receiver.signal_scope import unless_interrupted
 from receiver.target.options import TargetOptions, writing_options
@@ -68,7 +68,7 @@ class AfterCast(enum.StrEnum):
 def run(
     target: str,
     target_options: TargetOptions,
-    machine: ThisMachine,
+    machine: MachineOptions,
     servers: tuple[str, ...],
     token_file: Path | None,
     after_cast: str,
@@ -82,7 +82,7 @@ def run(
     """
     import trio
 
-    from receiver.reception.network import require_interface
+    from receiver.reception.network.interface import require_interface
     from receiver.service.log import JsonServiceLog, PlainServiceLog
 
     if not servers:
@@ -97,8 +97,8 @@ def run(
     def make_service() -> Service:
         import random
 
-        from receiver.identity import describe_machine
         from receiver.reception.cast_receiver import CastReceiverOptions
+        from receiver.reception.machine_identity import describe_machine
         from receiver.reception.receive import ReceiveOptions, receive_cast
         from receiver.service.agent_service import About, Service
         from receiver.service.server_client import DaemonRing, ServerClient

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER, CHECK_IN_PATH, CheckIn, CheckInAnswer
 from protocol.errors import ProtocolError, ServerRefusedError
 from protocol.schema.json_fields import PrintableText
-from receiver.http_client import HttpPeer, Unreachable
+from receiver.reception.network.http_client import HttpPeer, Unreachable
 
 CHECK_IN_TIMEOUT_S: Final = 4.0
 """Beyond the wait that was asked for: a daemon whose machine is gone must be left soon enough for the next to take the

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from docs.dashboards import DASHBOARDS as SOURCES
-from receiver.reception.metrics import METRICS as AGENT_METRICS
+from receiver.reception.reporting.metrics import METRICS as AGENT_METRICS
 from sender.metrics.cast_metrics import METRICS
 from sender.metrics.daemon_metrics import INSTRUMENTS
 from sender.metrics.fleet_metrics import FLEET_METRICS

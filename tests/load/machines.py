@@ -54,8 +54,8 @@ from protocol.receiving.receiver_session import ReceiverSession
 from protocol.wire.batch import header_view
 from protocol.wire.codec import decode_feedback_untrusted, encode_feedback
 from protocol.wire.messages import OBJECT_IMAGE, Nack, Report
-from receiver.reception.data_socket import DataSocket
-from receiver.reception.network import find_interface
+from receiver.reception.network.data_socket import DataSocket
+from receiver.reception.network.interface import find_interface
 
 POLL_S = 0.01
 """The group's socket is emptied this often; its buffer holds a second at 100 Mbit/s."""

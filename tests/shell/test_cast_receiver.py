@@ -37,7 +37,7 @@ from protocol.wire.messages import (
     Standing,
 )
 from receiver.block_sink import Outcome
-from receiver.reception.status import ReceptionState
+from receiver.reception.reporting.status import ReceptionState
 from receiver.target.image import TargetImage
 from receiver.target.open_target import open_target
 from tests.shell.small_cast import SYMBOL_BYTES, SmallCast, SmallImage, threads_in_place

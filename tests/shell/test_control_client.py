@@ -35,10 +35,10 @@ from protocol.model.session_records import (
 )
 from protocol.receiving.manifest_reception import MemoryStore
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
-from receiver import http_client
-from receiver.http_client import ANSWER_BYTES_MAX, Unreachable
-from receiver.reception.control_client import ControlClient, retry_until
-from receiver.reception.discovery import CastChoice, ask_for_cast
+from receiver.reception.network import http_client
+from receiver.reception.network.control_client import ControlClient, retry_until
+from receiver.reception.network.discovery import CastChoice, ask_for_cast
+from receiver.reception.network.http_client import ANSWER_BYTES_MAX, Unreachable
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S
 

@@ -16,9 +16,9 @@ import trio.testing
 
 from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX
 from protocol.errors import AddressInUseError, InterfaceError
-from receiver.reception.data_socket import DataSocket, ReceiveMode, join_group
-from receiver.reception.network import ReceiveInterface, find_interface
-from receiver.reception.recvmmsg import (
+from receiver.reception.network.data_socket import DataSocket, ReceiveMode, join_group
+from receiver.reception.network.interface import ReceiveInterface, find_interface
+from receiver.reception.network.recvmmsg import (
     COALESCED_MESSAGES,
     ODD_DATAGRAMS_MAX,
     SINGLE_MESSAGES,
@@ -224,7 +224,7 @@ def test_other_groups_on_the_same_port_are_not_heard() -> None:
 def test_the_age_is_that_of_the_last_frame(mode: ReceiveMode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost: what waits for the program would look like what waits in the network, and a full link wouldn't be seen."""
     # On a busy machine a pause between two readings of the clocks looks like a clock that was set.
-    monkeypatch.setattr("receiver.reception.recvmmsg.CLOCK_STEP_S", float("inf"))
+    monkeypatch.setattr("receiver.reception.network.recvmmsg.CLOCK_STEP_S", float("inf"))
     link = Link(mode)
     frames = random_frames(2 * SEGMENTS)
     with link.sender:
@@ -252,7 +252,7 @@ def test_without_frames_or_time_stamps_there_is_no_age(monkeypatch: pytest.Monke
     assert batch is not None
     assert batch.age_s is None
 
-    monkeypatch.setattr("receiver.reception.data_socket._SO_TIMESTAMPNS", 9999)
+    monkeypatch.setattr("receiver.reception.network.data_socket._SO_TIMESTAMPNS", 9999)
     link = Link(ReceiveMode.GRO)
     sent = random_frames(SEGMENTS + 1)
     with link.sender:
@@ -294,7 +294,7 @@ def test_drops_are_counted_when_the_queue_is_full() -> None:
 
 def test_a_small_buffer_is_polled_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without privileges and with the kernel's default limit, two milliseconds would overflow the queue."""
-    monkeypatch.setattr("receiver.reception.data_socket.RECEIVE_BUFFER_BYTES", 200_000)
+    monkeypatch.setattr("receiver.reception.network.data_socket.RECEIVE_BUFFER_BYTES", 200_000)
     link = Link(ReceiveMode.GRO)
     assert link.data.poll_interval_max_s == 0.0
     link.sender.__exit__(None, None, None)
@@ -342,7 +342,7 @@ def test_no_recvmmsg_in_the_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise OSError(38, "recvmmsg isn't in this C library")
 
-    monkeypatch.setattr("receiver.reception.recvmmsg._find_recvmmsg", missing)
+    monkeypatch.setattr("receiver.reception.network.recvmmsg._find_recvmmsg", missing)
     link = Link(ReceiveMode.GRO)
     assert link.data.mode is ReceiveMode.PLAIN
     sent = random_frames(SEGMENTS)

@@ -16,8 +16,8 @@ from protocol.errors import AmbiguousCastError, NoSenderError
 from protocol.model.session_records import CastId
 from protocol.wire.codec import encode_control
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED, Announce
-from receiver.reception.discovery import OFFERS_MAX, CastChoice, CastOffer, listen_for_cast
-from receiver.reception.network import find_interface
+from receiver.reception.network.discovery import OFFERS_MAX, CastChoice, CastOffer, listen_for_cast
+from receiver.reception.network.interface import find_interface
 from tests.shell.loopback import GROUP_IPV4, LoopbackSender
 from tests.support.network.ports import free_port_range
 

@@ -15,7 +15,7 @@ import pytest
 from protocol.errors import StorageError
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastParameters
-from receiver.reception.status import ReceptionStatus
+from receiver.reception.reporting.status import ReceptionStatus
 from receiver.target.image import TargetImage
 from tests.shell.small_cast import BLOCK_BYTES, SmallCast, SmallImage
 from tests.support.network.lab import LIMIT_S

@@ -15,7 +15,7 @@ import trio
 
 from protocol.control import check_in as messages
 from protocol.errors import ConfigurationError, ServerRefusedError
-from receiver.http_client import Unreachable
+from receiver.reception.network.http_client import Unreachable
 from receiver.service.server_client import DaemonRing, ServerClient
 from tests.shell.test_control_client import Server
 from tests.support.network.lab import LIMIT_S

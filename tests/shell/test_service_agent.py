@@ -27,18 +27,18 @@ from protocol.errors import (
     TargetInUseError,
 )
 from protocol.model.session_records import CastId, MachineIdentity
-from receiver.http_client import Unreachable
-from receiver.reception.cast_endpoint import CastPlace, Whereabouts
 from receiver.reception.cast_receiver import CastReceiver, CastReceiverOptions, Observer, Reception
-from receiver.reception.progress import ReceptionObserver
+from receiver.reception.network.cast_endpoint import CastPlace, Whereabouts
+from receiver.reception.network.http_client import Unreachable
 from receiver.reception.receive import ReceiveOptions
-from receiver.reception.status import ReceptionState
+from receiver.reception.reporting.progress import ReceptionObserver
+from receiver.reception.reporting.status import ReceptionState
 from receiver.service.agent_service import About, Service
 from receiver.service.server_client import DaemonRing
 from receiver.target.options import DEFAULTS
 from tests.shell.small_cast import Recorder
 from tests.unit.protocol.control.test_check_in import ASSIGNMENT
-from tests.unit.receiver.reception.test_progress import RECEPTION, STATUS
+from tests.unit.receiver.reception.reporting.test_progress import RECEPTION, STATUS
 
 pytestmark = pytest.mark.trio
 

@@ -29,7 +29,7 @@ from protocol.receiving.events import (
 )
 from protocol.receiving.receiver_session import ReceiverSession
 from receiver.reception.cast_connection import IDLE_MIN_S, POLL_BYTES
-from receiver.reception.data_socket import POLL_INTERVAL_MAX_S, POLL_INTERVAL_MIN_S
+from receiver.reception.network.data_socket import POLL_INTERVAL_MAX_S, POLL_INTERVAL_MIN_S
 from tests.simulation.links import Link, Passage, Port
 from tests.simulation.timeline import Timeline
 

@@ -10,13 +10,13 @@ import pytest
 
 from protocol.errors import TargetInUseError
 from receiver import doctor
-from receiver.reception.metrics import serve_metrics
-from receiver.reception.status import idle_status
+from receiver.reception.reporting.metrics import serve_metrics
+from receiver.reception.reporting.status import idle_status
 from receiver.service.log import JsonServiceLog, PlainServiceLog, ServiceLog
 from tests.support.network.lab import LIMIT_S
 from tests.support.network.ports import free_port_range
 from tests.unit.protocol.control.test_check_in import ASSIGNMENT
-from tests.unit.receiver.reception.test_progress import RECEPTION
+from tests.unit.receiver.reception.reporting.test_progress import RECEPTION
 
 
 def tell_all(log: ServiceLog) -> None:

@@ -17,7 +17,7 @@ from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastParameters
 from protocol.shared.units import format_bytes, format_duration, format_rate
 from receiver.reception.bottleneck_watch import SLOW_PART
-from receiver.reception.status import ReceptionState, ReceptionStatus
+from receiver.reception.reporting.status import ReceptionState, ReceptionStatus
 
 if TYPE_CHECKING:
     from receiver.reception.cast_receiver import Reception

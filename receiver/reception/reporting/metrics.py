@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from protocol.errors import AddressInUseError, ConfigurationError
 from protocol.wire.codec import REJECT_REASONS
 from protocol.wire.messages import BOTTLENECKS
-from receiver.reception.status import ReceptionState, ReceptionStatus
+from receiver.reception.reporting.status import ReceptionState, ReceptionStatus
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
 """Label values and a value."""

@@ -18,8 +18,8 @@ import trio
 
 from protocol.constants import MIB, RATE_BYTES_PER_S_MAX
 from protocol.errors import AddressInUseError, InterfaceError
-from receiver.reception.network import ReceiveInterface
-from receiver.reception.recvmmsg import DatagramBatch, MessageSlab, PlainSlab, SlabCounters
+from receiver.reception.network.interface import ReceiveInterface
+from receiver.reception.network.recvmmsg import DatagramBatch, MessageSlab, PlainSlab, SlabCounters
 
 RECEIVE_BUFFER_BYTES = 16 * MIB
 """The kernel doubles it for its bookkeeping: a tenth of a second at 2.4 Gbit/s, which rides out the pauses of a busy

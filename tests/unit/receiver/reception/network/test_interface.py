@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from protocol.errors import InterfaceError
-from receiver.reception.network import find_interface
+from receiver.reception.network.interface import find_interface
 
 Address = namedtuple("Address", "family address")
 State = namedtuple("State", "isup mtu")

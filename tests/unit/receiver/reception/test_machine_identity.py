@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from protocol.errors import ConfigurationError, InterfaceError
 from protocol.model.session_records import MachineIdentity
-from receiver import identity
 from receiver.cli import cli
-from receiver.identity import describe_machine, read_identity
+from receiver.reception import machine_identity
+from receiver.reception.machine_identity import describe_machine, read_identity
 from receiver.service.agent_token import read_token
 
 ADDRESSES = {
@@ -34,7 +34,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         name: [SimpleNamespace(family=socket.AF_PACKET, address=address)]
         for name, address in ADDRESSES.items()
     }
-    monkeypatch.setattr(identity.psutil, "net_if_addrs", lambda: entries)
+    monkeypatch.setattr(machine_identity.psutil, "net_if_addrs", lambda: entries)
     return tmp_path
 
 
@@ -124,7 +124,9 @@ def test_what_can_never_work_ends_the_agent_at_once(
     arguments: list[str], error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DISKCAST_SERVER", raising=False)
-    monkeypatch.setattr("receiver.identity.read_identity", lambda _interface: MachineIdentity((), "", ""))
+    monkeypatch.setattr(
+        "receiver.reception.machine_identity.read_identity", lambda _interface: MachineIdentity((), "", "")
+    )
     result = CliRunner().invoke(cli, ["run", "--target", "t", *arguments])
     assert isinstance(result.exception, error)
     assert words in str(result.exception)

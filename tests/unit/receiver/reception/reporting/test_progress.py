@@ -16,9 +16,9 @@ from protocol.model.session_records import CastId, CastParameters
 from protocol.wire.codec import REJECT_REASONS
 from receiver.cli import cli
 from receiver.reception.cast_receiver import Reception
-from receiver.reception.metrics import METRICS, serve_metrics
-from receiver.reception.progress import JsonObserver, PlainObserver, RateMeter, TerminalObserver
-from receiver.reception.status import ReceptionState, ReceptionStatus
+from receiver.reception.reporting.metrics import METRICS, serve_metrics
+from receiver.reception.reporting.progress import JsonObserver, PlainObserver, RateMeter, TerminalObserver
+from receiver.reception.reporting.status import ReceptionState, ReceptionStatus
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S
 from tests.support.network.ports import free_port_range

@@ -16,9 +16,9 @@ from protocol.errors import AmbiguousCastError, NoSenderError, WireError
 from protocol.model.session_records import CastId
 from protocol.wire.codec import decode_control_untrusted
 from protocol.wire.messages import STATE_ENDED, Announce
-from receiver.reception.control_client import ControlClient, retry_until
-from receiver.reception.data_socket import join_group
-from receiver.reception.network import ReceiveInterface
+from receiver.reception.network.control_client import ControlClient, retry_until
+from receiver.reception.network.data_socket import join_group
+from receiver.reception.network.interface import ReceiveInterface
 
 OFFERS_MAX: Final = 64
 """Different casts that are remembered while listening; whoever floods the group with more hides only casts that the

@@ -31,7 +31,7 @@ from protocol.errors import (
 from protocol.image.manifest import ManifestLayout, block_count_of
 from protocol.model.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
 from protocol.receiving.manifest_reception import ManifestStore
-from receiver.http_client import HttpPeer, Unreachable
+from receiver.reception.network.http_client import HttpPeer, Unreachable
 
 RETRY_FIRST_S: Final = 0.2
 RETRY_MAX_S: Final = 2.0

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from protocol.model.session_records import CastParameters
-from receiver.reception.network import ReceiveInterface
+from receiver.reception.network.interface import ReceiveInterface
 
 
 class FeedbackSocket:

@@ -17,7 +17,7 @@ from protocol.shared.units import parse_size_bytes
 
 if TYPE_CHECKING:
     from protocol.model.session_records import MachineIdentity
-    from receiver.reception.status import ReceptionStatus
+    from receiver.reception.reporting.status import ReceptionStatus
 
 MEMORY_BYTES_MIN: Final = 4 * MIB
 """Eight blocks of the default size and some: less would drop most of what arrives."""
@@ -48,7 +48,7 @@ _OPTIONS: Final = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ThisMachine:
+class MachineOptions:
     """What the operator said of the machine that receives.
 
     Attributes:
@@ -68,7 +68,7 @@ class ThisMachine:
     def identity(self) -> MachineIdentity:
         """By what a daemon's list of machines may know this one."""
         from protocol.model.session_records import MachineIdentity
-        from receiver.identity import read_identity
+        from receiver.reception.machine_identity import read_identity
 
         if self.stated_identity is not None:
             return MachineIdentity((), self.stated_identity, "")
@@ -78,7 +78,7 @@ class ThisMachine:
         """Metrics of ``status`` are served within, if the operator wants them."""
         if self.metrics_port is None:
             return contextlib.nullcontext()
-        from receiver.reception.metrics import serve_metrics
+        from receiver.reception.reporting.metrics import serve_metrics
 
         return serve_metrics(self.metrics_port, status)
 
@@ -100,7 +100,7 @@ def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         metrics_port: int | None,
         **kwargs: object,
     ) -> object:
-        machine = ThisMachine(
+        machine = MachineOptions(
             interface, name or platform.node() or "unnamed", identity, _memory_bytes(memory), metrics_port
         )
         return function(*args, machine=machine, **kwargs)

@@ -1,0 +1,1 @@
+"""Status of a reception, and its presentation: progress lines, JSON lines, metrics."""
