@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sender.console.output import Output
 
 _DETAIL_CHARACTERS_MAX = 80
-_COMPLETE: Final = "complete"
 _IMAGE_ID: Final = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 """Its first digits say which, and `diskcast images` takes them."""
 _since_option = click.option(
@@ -74,7 +73,7 @@ def history(
         return
     from sender.console.lookup import find_image, find_machine
     from sender.console.tables import print_history
-    from sender.store.records import HistoryLine
+    from sender.store.records import HistoryLine, MachineState
 
     query = {
         "room_id": room_id,
@@ -88,7 +87,9 @@ def history(
         return
     lines = client.listed("/history", HistoryLine, query)
     if failed:
-        lines = (line for line in lines if line.ended_at is not None and line.state != _COMPLETE)
+        lines = (
+            line for line in lines if line.ended_at is not None and line.state is not MachineState.COMPLETE
+        )
     print_history(output, lines, limit=None if everything else limit)
 
 
@@ -163,7 +164,9 @@ def _period(since: str | None, until: str | None) -> dict[str, str | None]:
 
 
 def _ended_badly(row: dict[str, str]) -> bool:
-    return bool(row.get("ended_at")) and row.get("state") != _COMPLETE
+    from sender.store.records import MachineState
+
+    return bool(row.get("ended_at")) and row.get("state") != MachineState.COMPLETE
 
 
 def _rows_wanted(parts: Iterable[bytes], wanted: Callable[[dict[str, str]], bool]) -> Iterator[bytes]:

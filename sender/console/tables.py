@@ -6,12 +6,14 @@ from collections.abc import Iterable
 
 from protocol.shared.units import format_bytes, format_duration
 from sender.console.output import Column, Output, local_time, natural_order
-from sender.store.records import CastMachine, HistoryLine
+from sender.store.records import CastMachine, HistoryLine, MachineState
 
 
 def print_cast_machines(output: Output, found: Iterable[CastMachine], *, limit: int | None) -> None:
     """Print the result of each machine of a cast, incomplete machines first."""
-    found = sorted(found, key=lambda machine: (machine.state == "complete", natural_order(machine.name)))
+    found = sorted(
+        found, key=lambda machine: (machine.state is MachineState.COMPLETE, natural_order(machine.name))
+    )
 
     columns: list[Column[CastMachine]] = [
         Column("machine", lambda machine: machine.name, cut=True),

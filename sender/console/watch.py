@@ -24,7 +24,15 @@ from sender.console.live_records import CastNow, CastUpdate
 from sender.console.lookup import path
 from sender.console.output import Output, emit, new_console, printable, say
 from sender.console.tables import print_cast_machines
-from sender.store.records import Cast, CastEvent, CastMachine, CastPhase, LiveCast, LiveMachine
+from sender.store.records import (
+    ACTIVE_STATES,
+    Cast,
+    CastEvent,
+    CastMachine,
+    CastPhase,
+    LiveCast,
+    LiveMachine,
+)
 
 _SILENT_MAX_S: Final = 120.0
 """A daemon that is gone for longer isn't being restarted."""
@@ -32,7 +40,6 @@ _PASSING: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 """What a daemon answers while it starts, or while its database doesn't answer."""
 _RECONNECT_INTERVAL_S: Final = 1.0
 _HEADER_LINES: Final = 6
-_ACTIVE_STATES: Final = ("idle", "assigned", "joined", "receiving", "slow", "tail")
 
 
 def watch_cast(client: Client, output: Output, cast_id: str) -> int:
@@ -249,7 +256,7 @@ class _Row:
         return cls(
             name=printable(machine.name),
             standing=printable(machine.state),
-            active=machine.state in _ACTIVE_STATES,
+            active=machine.state in ACTIVE_STATES,
             progress=machine.progress,
             rate_bytes_per_s=machine.rate_bytes_per_s,
             loss=machine.loss,

@@ -28,7 +28,20 @@ from sender.cast.progress import EVENT_NAMES, CastIntroduction
 from sender.cast.snapshot import CastSummary, CastView, ReceiverView
 from sender.cast.transmitter import TransmitterStatistics
 from sender.daemon.record_mapping import cast_machine, cast_progress, live_machine, timeline_point
-from sender.store.records import Cast, CastEvent, CastMachine, CastPhase, LiveCast, LiveMachine, TimelinePoint
+from sender.store.records import (
+    GIVEN_UP_STATES,
+    NOT_JOINED_STATES,
+    UNFINISHED_STATES,
+    UNSUCCESSFUL_STATES,
+    Cast,
+    CastEvent,
+    CastMachine,
+    CastPhase,
+    LiveCast,
+    LiveMachine,
+    MachineState,
+    TimelinePoint,
+)
 
 if TYPE_CHECKING:
     from sender.store.write_behind import Recorder
@@ -42,8 +55,6 @@ POINTS_MAX: Final = 1200
 """Points of a timeline: twenty minutes in full; of a longer cast every second one is left out, again and again."""
 EVENTS_MAX: Final = 5000
 """Events that are shown of a cast: five of each machine of the largest."""
-_IN_THE_MIDDLE: Final = ("assigned", "joined", "receiving")
-_WONT_COME: Final = ("failed", "dropped")
 SAVE_INTERVAL_S: Final = 5.0
 """How often a running cast's progress goes to the database, for other daemons and for a restart."""
 
@@ -257,7 +268,7 @@ class CastJob:
         self._change_count += 1
         self._recorder.put(("machine", self.cast_id, row.name), "casts.put_machine", row, lease=self._owner)
         self._count_machines()
-        if row.state in _WONT_COME or (known is not None and known.state in _WONT_COME):
+        if row.state in GIVEN_UP_STATES or (known is not None and known.state in GIVEN_UP_STATES):
             self._excuse_gone()
 
     def refuse_machine(self, row: CastMachine) -> None:
@@ -290,7 +301,7 @@ class CastJob:
 
     @property
     def _gone_count(self) -> int:
-        return sum(self._states[state] for state in _WONT_COME)
+        return sum(self._states[state] for state in GIVEN_UP_STATES)
 
     def _excuse_gone(self) -> None:
         """While the room gathers, machines that have failed aren't waited for; a daemon's machine doesn't try again."""
@@ -299,7 +310,7 @@ class CastJob:
         self.run.excuse(self._gone_count - self._gone_before_count)
         if self.cast.phase is not CastPhase.GATHERING or not self.targets:
             return
-        gone = {row.machine_id for row in self.machines.values() if row.state in _WONT_COME}
+        gone = {row.machine_id for row in self.machines.values() if row.state in GIVEN_UP_STATES}
         if gone.issuperset(self.targets):
             self.run.cancel("every machine has failed")
 
@@ -379,10 +390,12 @@ class CastJob:
     def _end_machines(self, reason: str) -> None:
         """Nothing more becomes of those who were in the middle: history says so, and why."""
         for row in list(self.machines.values()):
-            if row.ended_at is None and row.state in _IN_THE_MIDDLE:
+            if row.ended_at is None and row.state in UNFINISHED_STATES:
                 why = row.error or reason
                 ended_at = datetime.now(UTC)
-                self.put_machine(dataclasses.replace(row, state="failed", error=why, ended_at=ended_at))
+                self.put_machine(
+                    dataclasses.replace(row, state=MachineState.FAILED, error=why, ended_at=ended_at)
+                )
 
     def _row(self, record: ReceiverRecord, block_bytes: int, now: float) -> CastMachine:
         row = cast_machine(self.cast_id, record, block_bytes, now, datetime.now(UTC))
@@ -405,9 +418,9 @@ class CastJob:
         states = self._states
         self.cast = dataclasses.replace(
             self.cast,
-            joined_count=states.total() - states["assigned"] - states["absent"],
-            complete_count=states["complete"],
-            failed_count=states["failed"] + states["lost"] + states["dropped"],
+            joined_count=states.total() - sum(states[state] for state in NOT_JOINED_STATES),
+            complete_count=states[MachineState.COMPLETE],
+            failed_count=sum(states[state] for state in UNSUCCESSFUL_STATES),
         )
 
     def _save_cast(self, *, lasting: bool) -> None:

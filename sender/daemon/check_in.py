@@ -18,11 +18,11 @@ import structlog
 from protocol.control.check_in import STATE_IDLE, Assignment, CastOutcome, CheckIn, CheckInAnswer
 from protocol.errors import DatabaseError
 from protocol.model.session_records import CastId
-from sender.daemon.execute_cast import ENDED_STATES, assigned_machine
+from sender.daemon.execute_cast import assigned_machine
 from sender.daemon.presence import Attendance
 from sender.store.group_commit import JointCalls
 from sender.store.machines import Enrolment
-from sender.store.records import Cast, CastMachine, Machine
+from sender.store.records import FINAL_STATES, Cast, CastMachine, Machine, MachineState
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services
@@ -180,7 +180,7 @@ class CheckInDesk:
         live = self._services.supervisor.runs.get(cast.cast_id)
         if live is not None:
             row = live.machine_of(machine.machine_id)
-            return row is not None and row.state in ENDED_STATES
+            return row is not None and row.state in FINAL_STATES
         return machine.machine_id in await self._ended_elsewhere(cast.cast_id)
 
     async def _ended_elsewhere(self, cast_id: str) -> set[str]:
@@ -194,7 +194,7 @@ class CheckInDesk:
         if known is None or time.monotonic() - known[0] > _ELSEWHERE_S:
             store = self._services.store
             rows = await store.run(store.casts.machines, cast_id)
-            ended = {row.machine_id for row in rows if row.machine_id and row.state in ENDED_STATES}
+            ended = {row.machine_id for row in rows if row.machine_id and row.state in FINAL_STATES}
             if len(self._elsewhere) >= _ELSEWHERE_MAX:
                 self._elsewhere.clear()
             known = self._elsewhere[cast_id] = time.monotonic(), ended
@@ -245,9 +245,9 @@ class CheckInDesk:
 
 def _tells_more(outcome: CastOutcome, row: CastMachine | None) -> bool:
     """Whether what an agent says of its end is news: a cast that was cancelled ends before its machines do."""
-    if row is None or row.state not in ENDED_STATES:
+    if row is None or row.state not in FINAL_STATES:
         return True
-    return row.state == "failed" and row.exit_code is None and not outcome.success
+    return row.state is MachineState.FAILED and row.exit_code is None and not outcome.success
 
 
 def outcome_row(machine: Machine, outcome: CastOutcome, row: CastMachine | None) -> CastMachine:
@@ -257,7 +257,7 @@ def outcome_row(machine: Machine, outcome: CastOutcome, row: CastMachine | None)
     return dataclasses.replace(
         base,
         address=base.address or machine.address,
-        state="complete" if outcome.success else "failed",
+        state=MachineState.COMPLETE if outcome.success else MachineState.FAILED,
         error=outcome.error,
         exit_code=outcome.exit_code,
         progress=1.0 if outcome.success else base.progress,

@@ -30,7 +30,17 @@ from sender.daemon.cast_job import CastJob, Earlier
 from sender.daemon.machine_matching import Recognition
 from sender.daemon.multicast_groups import choose_group
 from sender.imaging.image_file import ImageFile
-from sender.store.records import Cast, CastMachine, CastPhase, ImageState, StartMode
+from sender.store.records import (
+    CONNECTED_STATES,
+    FINAL_STATES,
+    NOT_JOINED_STATES,
+    Cast,
+    CastMachine,
+    CastPhase,
+    ImageState,
+    MachineState,
+    StartMode,
+)
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services
@@ -38,9 +48,6 @@ if TYPE_CHECKING:
 _NAMED_MAX: Final = 10
 """Machines that a reason names; history names all."""
 _RETRY_S: Final = 2.0
-ENDED_STATES: Final = ("complete", "failed", "dropped")
-"""After these a machine isn't asked to join the same cast again."""
-_NOT_HERE: Final = ("assigned", "absent")
 _Result = TypeVar("_Result")
 _log = structlog.get_logger(__name__)
 
@@ -77,8 +84,8 @@ async def execute_cast(
     targets = await _retry_until_available(lambda: _target_names(services, cast))
     live.targets = targets.keys()
     went_before = cast.casting_at is not None
-    unfinished = [row for row in rows if row.state in ("joined", "receiving")]
-    waited_for = unfinished or [row for row in rows if row.state == "lost"]
+    unfinished = [row for row in rows if row.state in CONNECTED_STATES]
+    waited_for = unfinished or [row for row in rows if row.state is MachineState.LOST]
     if cast.run_count > 1:
         live.tell("taken_over", f"goes on with daemon {services.config.server.name}, run {cast.run_count}")
     if went_before and not waited_for and rows:
@@ -97,7 +104,7 @@ async def execute_cast(
                     "file back"
                 )
             interface = (room.interface if room is not None else "") or _interface(services)
-            still_to_come = cast.required_count - sum(row.state in ENDED_STATES for row in rows)
+            still_to_come = cast.required_count - sum(row.state in FINAL_STATES for row in rows)
             policy = _policy(services, cast, still_to_come, len(waited_for) if went_before else None)
             run = await _open_run(services, live, image, opened.path, policy, interface, stack)
             live.run = run
@@ -251,21 +258,21 @@ async def _open_run(
 
 def _end(live: CastJob, targets: dict[str, str], *, reason: str) -> None:
     """Say who never came, and what all of it amounts to."""
-    here = {row.machine_id for row in live.machines.values() if row.state != "assigned"}
+    here = {row.machine_id for row in live.machines.values() if row.state is not MachineState.ASSIGNED}
     told = {
         row.machine_id: row.name
         for row in live.machines.values()
-        if row.machine_id and row.state == "assigned"
+        if row.machine_id and row.state is MachineState.ASSIGNED
     }
     for machine_id, name in (targets | told).items():
         if machine_id not in here:
             live.put_machine(absent_machine(live.cast.cast_id, machine_id, name))
     for row in list(live.machines.values()):
-        if row.state in ("joined", "receiving"):
+        if row.state in CONNECTED_STATES:
             live.put_machine(
                 dataclasses.replace(
                     row,
-                    state="lost",
+                    state=MachineState.LOST,
                     error=row.error or "it didn't come back after the sender was started again",
                     ended_at=datetime.now(UTC),
                 )
@@ -276,9 +283,9 @@ def _end(live: CastJob, targets: dict[str, str], *, reason: str) -> None:
 def verdict(live: CastJob, reason: str) -> tuple[CastPhase, str]:
     """Whether everybody who was asked for, and everybody who joined, verified every byte; and if not, who didn't."""
     cast = live.cast
-    joined = [row for row in live.machines.values() if row.state not in _NOT_HERE]
-    wrong = [row for row in joined if row.state != "complete"]
-    absent = [row for row in live.machines.values() if row.state == "absent"]
+    joined = [row for row in live.machines.values() if row.state not in NOT_JOINED_STATES]
+    wrong = [row for row in joined if row.state is not MachineState.COMPLETE]
+    absent = [row for row in live.machines.values() if row.state is MachineState.ABSENT]
     if not joined:
         waited_s = cast.plan.max_wait_s
         after = "" if waited_s is None else f" within {format_duration(waited_s)}"
@@ -306,16 +313,16 @@ def absent_machine(cast_id: str, machine_id: str, name: str) -> CastMachine:
     """A machine that was asked for and never came."""
     error = "it never joined: was it switched on, with its agent?"
     return dataclasses.replace(
-        _bare_machine(cast_id, machine_id, name, "absent", error), ended_at=datetime.now(UTC)
+        _bare_machine(cast_id, machine_id, name, MachineState.ABSENT, error), ended_at=datetime.now(UTC)
     )
 
 
 def assigned_machine(cast_id: str, machine_id: str, name: str) -> CastMachine:
     """A machine that was told to join."""
-    return _bare_machine(cast_id, machine_id, name, "assigned", "")
+    return _bare_machine(cast_id, machine_id, name, MachineState.ASSIGNED, "")
 
 
-def _bare_machine(cast_id: str, machine_id: str, name: str, state: str, error: str) -> CastMachine:
+def _bare_machine(cast_id: str, machine_id: str, name: str, state: MachineState, error: str) -> CastMachine:
     return CastMachine(
         cast_id=cast_id,
         machine_id=machine_id,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from protocol.errors import DatabaseError
 from sender.daemon.cast_job import idle_cast, machine_of_history
 from sender.daemon.presence import ONLINE_S
-from sender.store.records import Cast, CastMachine, LiveCast, LiveMachine, Machine
+from sender.store.records import Cast, CastMachine, LiveCast, LiveMachine, Machine, MachineState
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services
@@ -136,7 +136,7 @@ class RoomsNow:
                 position=machine.position,
                 address=machine.address,
                 online=online,
-                state="idle" if online else "offline",
+                state=MachineState.IDLE if online else MachineState.OFFLINE,
                 cast_id=row.cast_id if row is not None else None,
                 progress=0.0,
                 rate_bytes_per_s=0.0,

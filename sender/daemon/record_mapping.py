@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from protocol.control.check_in import MACHINE_ID_KEY
 from protocol.sending.receiver_record import ReceiverRecord
 from sender.cast.snapshot import CastView, ReceiverSummary, ReceiverView
-from sender.store.records import Cast, CastMachine, LiveMachine, TimelinePoint
+from sender.store.records import Cast, CastMachine, LiveMachine, MachineState, TimelinePoint
 
 
 def cast_machine(
@@ -21,7 +21,7 @@ def cast_machine(
         machine_id=record.inventory.get(MACHINE_ID_KEY) or None,
         name=record.name,
         address=record.address,
-        state=summary.state,
+        state=MachineState(summary.state),
         error="" if record.state.active else summary.error,
         exit_code=record.completion.exit_code if record.completion else None,
         bottleneck=record.bottleneck.value,
@@ -51,7 +51,7 @@ def live_machine(
         position=position,
         address=row.address,
         online=online or view.active,
-        state=view.standing,
+        state=MachineState(view.standing),
         cast_id=cast.cast_id,
         progress=view.progress,
         rate_bytes_per_s=view.rate_bytes_per_s if view.active else 0.0,
@@ -86,7 +86,7 @@ def timeline_point(at_s: float, view: CastView, parity: float) -> TimelinePoint:
         parity=round(parity, 4),
         progress=cast_progress(view),
         active_count=len(active),
-        complete_count=sum(receiver.state == "complete" for receiver in view.receivers),
+        complete_count=sum(receiver.state == MachineState.COMPLETE for receiver in view.receivers),
         bottleneck=view.bottleneck.text if view.casting else "",
     )
 
@@ -97,4 +97,4 @@ def cast_progress(view: CastView) -> float:
     main = [receiver for receiver in active if not receiver.demoted] or active
     if main:
         return min(receiver.progress for receiver in main)
-    return 1.0 if any(receiver.state == "complete" for receiver in view.receivers) else 0.0
+    return 1.0 if any(receiver.state == MachineState.COMPLETE for receiver in view.receivers) else 0.0

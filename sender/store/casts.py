@@ -26,6 +26,7 @@ from sender.store.records import (
     CastPlan,
     CastRequest,
     Command,
+    MachineState,
     TimelinePoint,
 )
 from sender.store.transactions import Database, Repository, reading, writing, writing_again
@@ -39,7 +40,6 @@ _CAST = tables.casts.c
 _LINE = tables.cast_machines.c
 OPEN_PHASES = tuple(phase.value for phase in CastPhase if not phase.ended)
 _OPPOSITE = {Command.PAUSE: Command.RESUME, Command.RESUME: Command.PAUSE}
-_COMPLETE = "complete"
 _IDENTITY = ("image_id", "room_id", "serial", "asset_tag", "at", "cast_id", "machine_key")
 """Columns of a line that stay as they were first written: what was imaged there and then."""
 
@@ -292,7 +292,9 @@ class Casts(Repository):
         for line in lines:
             line_id, state = there.get((line["cast_id"], line["machine_key"]), (None, ""))
             # A machine that has verified every byte has done so, whatever a daemon says that was cut off before.
-            if line_id is not None and (state != _COMPLETE or line["state"] == _COMPLETE):
+            if line_id is not None and (
+                state != MachineState.COMPLETE or line["state"] == MachineState.COMPLETE
+            ):
                 values = {name: value for name, value in line.items() if name not in _IDENTITY}
                 changed.append({"the_line_id": line_id, **values})
         if new:
@@ -465,4 +467,5 @@ def cast_of_row(row: sa.RowMapping) -> Cast:
 
 
 def _machine_of_row(row: sa.RowMapping) -> CastMachine:
-    return CastMachine(**{name: row[name] for name in CastMachine.__dataclass_fields__})
+    values = {name: row[name] for name in CastMachine.__dataclass_fields__ if name != "state"}
+    return CastMachine(state=MachineState(row["state"]), **values)

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 
 from sender.store import tables
 from sender.store.paging import read_page
-from sender.store.records import HistoryLine
+from sender.store.records import HistoryLine, MachineState
 from sender.store.transactions import Repository, reading
 
 _LINE = tables.cast_machines.c
 _CAST = tables.casts.c
-_NAMES = tuple(HistoryLine.__dataclass_fields__)
+_NAMES = tuple(name for name in HistoryLine.__dataclass_fields__ if name != "state")
 
 
 class HistoryFilters(TypedDict, total=False):
@@ -87,4 +87,4 @@ def _query(filters: HistoryFilters) -> sa.Select[Any]:
 
 
 def _line(row: sa.RowMapping) -> HistoryLine:
-    return HistoryLine(**{name: row[name] for name in _NAMES})
+    return HistoryLine(state=MachineState(row["state"]), **{name: row[name] for name in _NAMES})

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
 from protocol.constants import SLOW_BELOW_DEFAULT, SLOW_FOR_S_DEFAULT
 
@@ -79,6 +81,55 @@ class ImageState(enum.StrEnum):
     """``problem`` says what is wrong and how to mend it."""
     GONE = "gone"
     """History names it, nobody has it any more."""
+
+
+class MachineState(enum.StrEnum):
+    """A machine's state: in a cast, or between casts."""
+
+    OFFLINE = "offline"
+    IDLE = "idle"
+    """Its agent waits for a cast."""
+    ASSIGNED = "assigned"
+    """Told to join a cast; it hasn't joined yet."""
+    ABSENT = "absent"
+    """Wanted by a cast that has ended; it never joined."""
+    JOINED = "joined"
+    RECEIVING = "receiving"
+    SLOW = "slow"
+    """Receiving, and about to be demoted or dropped as a straggler."""
+    TAIL = "tail"
+    """Receiving as a demoted straggler, after the main group."""
+    COMPLETE = "complete"
+    """Every byte verified."""
+    FAILED = "failed"
+    LOST = "lost"
+    """Silent for too long; it may come back."""
+    DROPPED = "dropped"
+    """Dropped from the cast as a straggler."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, _source: object, handler: Callable[[type[str]], object]
+    ) -> dict[str, object]:
+        """Return pydantic's schema: plain text in the API's document, so that clients accept states added later."""
+        return {
+            "type": "function-after",
+            "function": {"type": "no-info", "function": cls},
+            "schema": handler(str),
+        }
+
+
+NOT_JOINED_STATES: Final = frozenset({MachineState.ASSIGNED, MachineState.ABSENT})
+CONNECTED_STATES: Final = frozenset({MachineState.JOINED, MachineState.RECEIVING})
+UNFINISHED_STATES: Final = CONNECTED_STATES | {MachineState.ASSIGNED}
+GIVEN_UP_STATES: Final = frozenset({MachineState.FAILED, MachineState.DROPPED})
+"""The cast no longer waits for these machines."""
+UNSUCCESSFUL_STATES: Final = GIVEN_UP_STATES | {MachineState.LOST}
+"""Counted as failed in :attr:`Cast.failed_count`."""
+FINAL_STATES: Final = GIVEN_UP_STATES | {MachineState.COMPLETE}
+"""A machine in one of these isn't assigned to the same cast again; a lost one is."""
+ACTIVE_STATES: Final = UNFINISHED_STATES | {MachineState.IDLE, MachineState.SLOW, MachineState.TAIL}
+"""Shown as working or ready."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -268,8 +319,8 @@ class CastMachine:
 
     Attributes:
         machine_id: None for one that the database doesn't know.
-        state: ``assigned`` and then as the cast's sender says: ``joined``, ``receiving``, ``complete``, ``failed``,
-            ``lost``, ``dropped``.
+        state: ``assigned``, ``absent``, or as the cast's sender reports: ``joined``, ``receiving``, ``complete``,
+            ``failed``, ``lost``, ``dropped``.
         bottleneck: what limited it last.
         error: why it isn't complete; empty if it is.
         exit_code: the agent's, if it said one.
@@ -282,7 +333,7 @@ class CastMachine:
     machine_id: str | None
     name: str
     address: str
-    state: str
+    state: MachineState
     error: str
     exit_code: int | None
     bottleneck: str
@@ -314,7 +365,7 @@ class HistoryLine:
     machine_name: str
     serial: str
     asset_tag: str
-    state: str
+    state: MachineState
     error: str
     exit_code: int | None
     bytes_verified: int
@@ -471,7 +522,7 @@ class LiveMachine:
     position: str
     address: str
     online: bool
-    state: str
+    state: MachineState
     cast_id: str | None
     progress: float
     rate_bytes_per_s: float

@@ -15,6 +15,7 @@ from sender.store.records import (
     Image,
     ImageState,
     Machine,
+    MachineState,
     Room,
     Schedule,
 )
@@ -63,7 +64,7 @@ def line(cast_id: str = "00000001", name: str = "pc-01", **fields: Any) -> CastM
         None,
         name,
         "10.0.0.9",
-        "joined",
+        MachineState.JOINED,
         "",
         None,
         "",
@@ -80,6 +81,8 @@ def line(cast_id: str = "00000001", name: str = "pc-01", **fields: Any) -> CastM
         START,
         None,
     )
+    if "state" in fields:
+        fields["state"] = MachineState(fields["state"])
     return dataclasses.replace(plain, **fields)
 
 
