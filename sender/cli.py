@@ -15,7 +15,7 @@ COMMANDS: Final = {
     "unpack": Implementation(
         "sender.imaging.image_commands:unpack", "Write an image to a disk or file, without a network."
     ),
-    "send": Implementation("sender.cast.send_command:send", "Cast an image to a room of machines."),
+    "send": Implementation("sender.send.command:send", "Cast an image to a room of machines."),
     "serve": Implementation(
         "sender.daemon.serve_command:serve", "Run the daemon: images, rooms, casts, dashboard, API."
     ),

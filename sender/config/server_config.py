@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from protocol.constants import MIB, MULTICAST_TTL_DEFAULT, RECEIVER_TIMEOUT_S
 from protocol.errors import ConfigurationError
 from protocol.shared.units import parse_rate_bytes_per_s, parse_size_bytes
-from sender.cast.network import parse_endpoint
+from sender.addresses import parse_endpoint
 from sender.config.errors import explain
 from sender.config.values import (
     LISTEN_DEFAULT,

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from protocol.constants import MIB, RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MIN
 from protocol.errors import ConfigurationError
 from protocol.shared.units import format_rate, parse_rate_bytes_per_s, parse_size_bytes
-from sender.cast.network import parse_endpoint, parse_group
+from sender.addresses import parse_endpoint, parse_group
 
 LISTEN_DEFAULT = "127.0.0.1:7400"
 LISTEN_PORT_DEFAULT = 7400

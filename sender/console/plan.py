@@ -11,7 +11,7 @@ import click
 
 from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.shared.units import parse_duration_s
-from sender.cast.options import Pace, pace_options
+from sender.cast.pace_options import Pace, pace_options
 from sender.console.options import checked_room
 
 if TYPE_CHECKING:

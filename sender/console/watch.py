@@ -17,8 +17,8 @@ from rich.text import Text
 
 from protocol.errors import EXIT_OK, CastNotDoneError, ServerRefusedError, ServerUnreachableError
 from protocol.shared.units import format_bytes, format_duration, format_rate
-from sender.cast.machine_table import machine_table
-from sender.cast.progress import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLAIN_INTERVAL_S, ProgressClock
+from sender.cast.reporting.machine_table import machine_table
+from sender.cast.reporting.reporter import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLAIN_INTERVAL_S, ProgressClock
 from sender.console.client import EVENTS_SILENCE_S, Client, server_events, to_json
 from sender.console.live_records import CastNow, CastUpdate
 from sender.console.lookup import path
@@ -239,7 +239,7 @@ class _LiveView:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Row:
-    """A machine as :class:`sender.cast.machine_table.MachineRow`."""
+    """A machine as :class:`sender.cast.reporting.machine_table.MachineRow`."""
 
     name: str
     standing: str

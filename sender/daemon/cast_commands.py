@@ -176,7 +176,7 @@ class CastCommands:
             case Command.START:
                 live.begun_by_hand = True
                 if run is not None:
-                    run.begin()
+                    run.start_now()
                 live.tell("begun_by_hand", f"{who} begins the data with those that have joined")
             case Command.PAUSE:
                 if run is not None:

@@ -20,13 +20,13 @@ from protocol.sending.events import (
     SenderEvent,
 )
 from protocol.sending.receiver_record import ReceiverRecord
-from sender.cast.cast_runner import CastRun
-from sender.cast.event_text import event_words
-from sender.cast.feedback import FeedbackPort
-from sender.cast.locked_session import SharedSession
-from sender.cast.progress import EVENT_NAMES, CastIntroduction
-from sender.cast.snapshot import CastSummary, CastView, ReceiverView
-from sender.cast.transmitter import TransmitterStatistics
+from sender.cast.cast_run import CastRun
+from sender.cast.reporting.event_text import EVENT_NAMES, event_words
+from sender.cast.reporting.reporter import CastIntroduction
+from sender.cast.reporting.snapshot import CastSummary, CastView, ReceiverView
+from sender.cast.session.feedback import FeedbackPort
+from sender.cast.session.locked_session import LockedSession
+from sender.cast.transmission.transmitter import TransmitterStatistics
 from sender.daemon.record_mapping import cast_machine, cast_progress, live_machine, timeline_point
 from sender.store.records import (
     GIVEN_UP_STATES,
@@ -71,7 +71,7 @@ class Earlier:
 
 
 class CastJob:
-    """One run of a cast; the reporter of its :class:`sender.cast.cast_runner.CastRun`.
+    """One run of a cast; the reporter of its :class:`sender.cast.cast_run.CastRun`.
 
     Attributes:
         cast: the record as it is now.
@@ -148,7 +148,7 @@ class CastJob:
         return self.cast.image_name
 
     @property
-    def shared(self) -> SharedSession:
+    def shared(self) -> LockedSession:
         """The session."""
         assert self.run is not None
         return self.run.shared
@@ -307,7 +307,7 @@ class CastJob:
         """While the room gathers, machines that have failed aren't waited for; a daemon's machine doesn't try again."""
         if self.run is None:
             return
-        self.run.excuse(self._gone_count - self._gone_before_count)
+        self.run.stop_waiting_for(self._gone_count - self._gone_before_count)
         if self.cast.phase is not CastPhase.GATHERING or not self.targets:
             return
         gone = {row.machine_id for row in self.machines.values() if row.state in GIVEN_UP_STATES}
@@ -322,7 +322,7 @@ class CastJob:
             self.progress(self._look())
 
     def _look(self) -> CastView:
-        with self.shared.look() as (session, now):
+        with self.shared.read() as (session, now):
             return CastView.of(session, now)
 
     def live_cast(self) -> LiveCast:
@@ -372,13 +372,13 @@ class CastJob:
         return drawn[1]
 
     def _note_machine(self, receiver_id: ReceiverId) -> None:
-        with self.shared.look() as (session, now):
+        with self.shared.read() as (session, now):
             record = session.receivers[receiver_id]
             row = self._row(record, session.parameters.block_bytes, now)
         self.put_machine(row)
 
     def _note_all_machines(self) -> None:
-        with self.shared.look() as (session, now):
+        with self.shared.read() as (session, now):
             block_bytes = session.parameters.block_bytes
             rows = [self._row(record, block_bytes, now) for record in session.receivers.values()]
         for row in rows:
@@ -430,7 +430,7 @@ class CastJob:
     def _add_point(self, view: CastView) -> None:
         gathering_at = self.cast.gathering_at
         at_s = 0.0 if gathering_at is None else (datetime.now(UTC) - gathering_at).total_seconds()
-        with self.shared.look() as (session, _now):
+        with self.shared.read() as (session, _now):
             parity = session.parity
         self.points.append(timeline_point(at_s, view, parity))
         if len(self.points) > POINTS_MAX:

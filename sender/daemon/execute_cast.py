@@ -24,8 +24,10 @@ from protocol.model.cast_policy import CastPolicy, SlowPolicy
 from protocol.model.session_records import CastId
 from protocol.shared.units import format_duration
 from sender.blocking_calls import start_blocking_call
-from sender.cast.cast_runner import CastOptions, CastRun, open_cast
-from sender.cast.network import find_interface, list_interfaces
+from sender.cast.cast_run import CastRun
+from sender.cast.cast_settings import CastSettings
+from sender.cast.network.interfaces import find_interface, list_interfaces
+from sender.cast.open_cast import open_cast
 from sender.daemon.cast_job import CastJob, Earlier
 from sender.daemon.machine_matching import Recognition
 from sender.daemon.multicast_groups import choose_group
@@ -110,7 +112,7 @@ async def execute_cast(
             live.run = run
             # What was asked while its image was being fetched, which may have taken long.
             if live.begun_by_hand:
-                run.begin()
+                run.start_now()
             if live.cast.paused:
                 run.pause()
             on_change()
@@ -236,7 +238,7 @@ async def _open_run(
         ports.insert(0, last_port)
     for port in ports:
         host = f"[{address}]" if address.version == 6 else str(address)
-        options = CastOptions(
+        options = CastSettings(
             image=path,
             interface=interface,
             policy=policy,

@@ -102,7 +102,7 @@ class Recognition:
 
     def _has_place(self, machine_id: str, agent_id: str) -> bool:
         """Whether another agent of that machine has a place in the cast that it won't give up."""
-        with self._live.shared.look() as (session, _now):
+        with self._live.shared.read() as (session, _now):
             return any(
                 record.inventory.get(MACHINE_ID_KEY) == machine_id
                 and record.agent_id != agent_id

@@ -53,7 +53,7 @@ async def share_rates(services: Services) -> None:
         sending = []
         for live in supervisor.runs.values():
             if live.run is not None and not live.cast.paused:
-                with live.run.shared.look() as (session, _now):
+                with live.run.shared.read() as (session, _now):
                     wish = 0.0
                     if session.state == STATE_CASTING:
                         wish = wish_bytes_per_s(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from protocol.control.check_in import MACHINE_ID_KEY
 from protocol.sending.receiver_record import ReceiverRecord
-from sender.cast.snapshot import CastView, ReceiverSummary, ReceiverView
+from sender.cast.reporting.snapshot import CastView, ReceiverSummary, ReceiverView
 from sender.store.records import Cast, CastMachine, LiveMachine, MachineState, TimelinePoint
 
 

@@ -278,7 +278,7 @@ class Supervisor:
             run = live.run
             if run is None or live.cast.paused or run.read_waiting_s > 1.0:
                 continue
-            with run.shared.look() as (session, now):
+            with run.shared.read() as (session, now):
                 if session.sending_overdue_s(now) > _STUCK_S:
                     return f"cast {live.cast_id}: the transmitter doesn't send"
         return None

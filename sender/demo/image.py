@@ -58,7 +58,7 @@ class DemoImage:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Partition:
+class DemoPartition:
     """One entry of a GUID partition table, in bytes."""
 
     name: str
@@ -93,7 +93,7 @@ def _make_demo_image(path: Path, raw_bytes: int, scratch: Path, mke2fs: str | No
     raw_bytes -= raw_bytes % MIB
     assert raw_bytes >= IMAGE_BYTES_MIN, raw_bytes
     size_bytes = raw_bytes - 2 * PARTITION_START_BYTES
-    partition = Partition("diskcast demo", PARTITION_START_BYTES, size_bytes)
+    partition = DemoPartition("diskcast demo", PARTITION_START_BYTES, size_bytes)
     with path.open("wb") as image:
         image.truncate(raw_bytes)
         write_partition_table(image.fileno(), raw_bytes, partition)
@@ -110,7 +110,7 @@ def _make_demo_image(path: Path, raw_bytes: int, scratch: Path, mke2fs: str | No
     return DemoImage(path, raw_bytes, "ext4" if mke2fs else "tar stream", len(files), content_bytes)
 
 
-def write_partition_table(fd: int, raw_bytes: int, partition: Partition) -> None:
+def write_partition_table(fd: int, raw_bytes: int, partition: DemoPartition) -> None:
     """Write a GUID partition table with one partition, its protective MBR and its backup at the disk's end."""
     sectors = raw_bytes // SECTOR_BYTES
     entry = _GPT_ENTRY.pack(
@@ -135,7 +135,7 @@ def write_partition_table(fd: int, raw_bytes: int, partition: Partition) -> None
     os.pwrite(fd, backup, (sectors - 1) * SECTOR_BYTES)
 
 
-def read_partition_table(path: Path) -> list[Partition]:
+def read_partition_table(path: Path) -> list[DemoPartition]:
     """The partitions of a disk or image, both copies of its table checked against their sums and each other.
 
     Raises:
@@ -152,7 +152,7 @@ def read_partition_table(path: Path) -> list[Partition]:
     ):
         raise ImageDamagedError(f"{path}: the partition table and its backup differ; write the disk again")
     return [
-        Partition(
+        DemoPartition(
             name.decode("utf-16-le").rstrip("\0"), first * SECTOR_BYTES, (last + 1 - first) * SECTOR_BYTES
         )
         for type_id, _, first, last, _, name in _GPT_ENTRY.iter_unpack(entries)
@@ -242,7 +242,7 @@ def _readable_size(path: Path) -> int:
 
 
 def _make_ext4(
-    mke2fs: str, path: Path, partition: Partition, files: list[tuple[Path, int]], scratch: Path
+    mke2fs: str, path: Path, partition: DemoPartition, files: list[tuple[Path, int]], scratch: Path
 ) -> None:
     stage = scratch / "stage"
     for source, _ in files:
@@ -257,7 +257,7 @@ def _make_ext4(
         raise SourceError(f"mke2fs couldn't make the demo's filesystem: {done.stderr.strip()}")
 
 
-def _write_tar(path: Path, partition: Partition, files: list[tuple[Path, int]]) -> None:
+def _write_tar(path: Path, partition: DemoPartition, files: list[tuple[Path, int]]) -> None:
     with path.open("r+b") as image:
         image.seek(partition.start_bytes)
         with tarfile.open(fileobj=image, mode="w|") as archive:

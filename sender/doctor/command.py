@@ -11,7 +11,7 @@ from protocol.constants import CONTROL_PORT_DEFAULT, DATA_PORT_DEFAULT, GROUP_IP
 from protocol.errors import MissingDependencyError
 from protocol.program.findings import Finding
 from protocol.program.findings_report import report_findings
-from sender.cast.network import parse_endpoint, parse_group
+from sender.addresses import parse_endpoint, parse_group
 from sender.doctor.sender_doctor import examine
 
 

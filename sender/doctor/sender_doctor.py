@@ -33,10 +33,16 @@ from protocol.program.findings import (
     warn,
 )
 from protocol.wire.messages import Announce
-from sender.cast.datagram_output import DatagramOutput, SendMode
-from sender.cast.network import Interface, IpAddress, find_interface, list_interfaces, symbol_bytes_for
-from sender.cast.queue_discipline import queue_disciplines
-from sender.cast.sockets import (
+from sender.addresses import IpAddress
+from sender.cast.network.datagram_output import DatagramOutput, SendMode
+from sender.cast.network.interfaces import (
+    MulticastInterface,
+    find_interface,
+    list_interfaces,
+    symbol_bytes_for,
+)
+from sender.cast.network.queue_discipline import queue_disciplines
+from sender.cast.network.sockets import (
     FEEDBACK_BUFFER_BYTES,
     SEND_BUFFER_BYTES,
     bind_control_sockets,
@@ -149,7 +155,7 @@ def judge_queue_disciplines(interface_name: str, kinds: Sequence[str]) -> list[F
 
 
 def _try_group(
-    interface: Interface, address: IpAddress, group: IpAddress, port: int, frame_bytes: int
+    interface: MulticastInterface, address: IpAddress, group: IpAddress, port: int, frame_bytes: int
 ) -> list[Finding]:
     """Send to the group as a cast would and count what comes back to an ear on this machine."""
     check = f"multicast on {interface.name}"
@@ -207,7 +213,7 @@ def _count_heard(ear: socket.socket, frame: bytes) -> int:
     return heard_count
 
 
-def _judge_send_mode(interface: Interface, mode: SendMode) -> Finding:
+def _judge_send_mode(interface: MulticastInterface, mode: SendMode) -> Finding:
     check = f"send offload on {interface.name}"
     if mode is SendMode.SEGMENTATION:
         return ok(check, f"UDP GSO: {TEST_DATAGRAM_COUNT} datagrams left in one call")
@@ -219,7 +225,7 @@ def _judge_send_mode(interface: Interface, mode: SendMode) -> Finding:
 
 
 def _try_ports(
-    interface: Interface, address: IpAddress, control: tuple[IpAddress | None, int]
+    interface: MulticastInterface, address: IpAddress, control: tuple[IpAddress | None, int]
 ) -> list[Finding]:
     host, port = control
     listen_address = host or address

@@ -26,7 +26,7 @@ from protocol.constants import GIB, MIB
 from protocol.errors import ConfigurationError
 from protocol.program.findings import Finding, fail, ok, warn
 from protocol.shared.units import format_bytes
-from sender.cast.network import parse_group
+from sender.addresses import parse_group
 from sender.config.server_config import ServerConfig, load_config
 from sender.daemon.descriptor_limit import DESCRIPTORS_NEEDED
 

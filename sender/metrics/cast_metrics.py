@@ -14,29 +14,37 @@ from protocol.schema.json_fields import STATE_NAMES
 from protocol.sending.sender_session import SenderSession
 from protocol.wire.codec import REJECT_REASONS
 from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, STATE_ENDED
-from sender.cast.transmitter import LATENESS_BOUNDS_S
-from sender.metrics.metric import Histogram, HistogramSample, Metric, Samples, Sources, of_session, value
+from sender.cast.transmission.transmitter import LATENESS_BOUNDS_S
+from sender.metrics.metric import (
+    Histogram,
+    HistogramSample,
+    Metric,
+    MetricSources,
+    Samples,
+    of_session,
+    value,
+)
 from sender.metrics.receiver_metrics import RECEIVER_METRICS
 
 OUTCOME_NAMES: Final = {END_COMPLETE: "complete", END_CANCELLED: "cancelled", END_FAILED: "failed"}
 """END_… in words. A cast that is complete has ended by itself: that isn't to say that every machine is complete."""
 
 
-def _cast_info(sources: Sources) -> Samples:
+def _cast_info(sources: MetricSources) -> Samples:
     parameters = sources.session.parameters
     return [((parameters.image_id.hex(), parameters.group), 1.0)]
 
 
-def _cast_state(sources: Sources) -> Samples:
+def _cast_state(sources: MetricSources) -> Samples:
     return [((name,), float(number == sources.session.state)) for number, name in STATE_NAMES.items()]
 
 
-def _cast_outcome(sources: Sources) -> Samples:
+def _cast_outcome(sources: MetricSources) -> Samples:
     session = sources.session
     return [((OUTCOME_NAMES[session.outcome],), 1.0)] if session.state == STATE_ENDED else []
 
 
-def _elapsed_s(sources: Sources) -> Samples:
+def _elapsed_s(sources: MetricSources) -> Samples:
     statistics = sources.session.statistics
     if statistics.started_at is None:
         return [((), 0.0)]
@@ -44,7 +52,7 @@ def _elapsed_s(sources: Sources) -> Samples:
     return [((), (sources.now if end is None else end) - statistics.started_at)]
 
 
-def _sent_symbols(sources: Sources) -> Samples:
+def _sent_symbols(sources: MetricSources) -> Samples:
     demands = (sources.session.manifest_demand, sources.session.image_demand)
     return [
         (("source",), sum(demand.sent_source_count for demand in demands)),
@@ -53,16 +61,16 @@ def _sent_symbols(sources: Sources) -> Samples:
     ]
 
 
-def _rejected(sources: Sources) -> Samples:
+def _rejected(sources: MetricSources) -> Samples:
     return [((reason,), sources.session.rejects.get(reason, 0)) for reason in REJECT_REASONS]
 
 
-def _bottleneck(sources: Sources) -> Samples:
+def _bottleneck(sources: MetricSources) -> Samples:
     """Only the one of now: a series that is no longer there has ended, for Prometheus."""
     return [(_bottleneck_labels(sources.session, sources.session.bottleneck), 1.0)]
 
 
-def _bottleneck_seconds(sources: Sources) -> Samples:
+def _bottleneck_seconds(sources: MetricSources) -> Samples:
     """Causes that aren't one machine's are there from the start: a counter that appears has no first increase."""
     session = sources.session
     seconds = {Bottleneck(cause, None): 0.0 for cause in Cause} | session.bottleneck_seconds
@@ -74,7 +82,7 @@ def _bottleneck_labels(session: SenderSession, bottleneck: Bottleneck) -> tuple[
     return bottleneck.cause.value, machine
 
 
-def _burst_lateness(sources: Sources) -> HistogramSample:
+def _burst_lateness(sources: MetricSources) -> HistogramSample:
     lateness = sources.transmitter.burst_lateness
     return HistogramSample(LATENESS_BOUNDS_S, tuple(lateness.bucket_counts), lateness.sum_s)
 

@@ -229,7 +229,7 @@ def _count_sent_bytes(casts: Iterable[ObservedCast]) -> None:
     with _lock:
         now = {}
         for cast in casts:
-            with cast.shared.look() as (session, _now):
+            with cast.shared.read() as (session, _now):
                 parameters = session.parameters
                 run = f"{parameters.cast_id:08x}-{parameters.incarnation:08x}"
                 now[run] = session.statistics.bytes_transmitted

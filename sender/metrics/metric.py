@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.sender_session import SenderSession
-from sender.cast.feedback import FeedbackPort
-from sender.cast.transmitter import TransmitterStatistics
+from sender.cast.session.feedback import FeedbackPort
+from sender.cast.transmission.transmitter import TransmitterStatistics
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
 """Label values and a value."""
@@ -34,7 +34,7 @@ class HistogramSample:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Sources:
+class MetricSources:
     """Where the values of one cast come from; read under the session's lock.
 
     Attributes:
@@ -63,7 +63,7 @@ class Metric:
     kind: Literal["counter", "gauge"]
     help: str
     labels: tuple[str, ...]
-    read: Callable[[Sources], Samples]
+    read: Callable[[MetricSources], Samples]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Histogram:
 
     name: str
     help: str
-    read: Callable[[Sources], HistogramSample]
+    read: Callable[[MetricSources], HistogramSample]
 
     @property
     def kind(self) -> Literal["histogram"]:
@@ -91,16 +91,16 @@ class Histogram:
         return ()
 
 
-def value(read: Callable[[Sources], float]) -> Callable[[Sources], Samples]:
+def value(read: Callable[[MetricSources], float]) -> Callable[[MetricSources], Samples]:
     """One sample without labels."""
     return lambda sources: [((), read(sources))]
 
 
-def of_session(read: Callable[[SenderSession], float]) -> Callable[[Sources], Samples]:
+def of_session(read: Callable[[SenderSession], float]) -> Callable[[MetricSources], Samples]:
     """One sample without labels that the session alone tells."""
     return lambda sources: [((), read(sources.session))]
 
 
-def per_machine(read: Callable[[ReceiverRecord], float]) -> Callable[[Sources], Samples]:
+def per_machine(read: Callable[[ReceiverRecord], float]) -> Callable[[MetricSources], Samples]:
     """A sample for each receiver, labelled with its name."""
     return lambda sources: [((record.name,), read(record)) for record in sources.session.receivers.values()]

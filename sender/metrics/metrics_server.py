@@ -15,11 +15,11 @@ from prometheus_client.registry import Collector
 
 from protocol.errors import AddressInUseError, ConfigurationError
 from protocol.sending.sender_session import SenderSession
-from sender.cast.feedback import FeedbackPort
-from sender.cast.locked_session import SharedSession
-from sender.cast.transmitter import TransmitterStatistics
+from sender.cast.session.feedback import FeedbackPort
+from sender.cast.session.locked_session import LockedSession
+from sender.cast.transmission.transmitter import TransmitterStatistics
 from sender.metrics.cast_metrics import METRICS
-from sender.metrics.metric import CAST_LABELS, HistogramSample, Metric, Samples, Sources
+from sender.metrics.metric import CAST_LABELS, HistogramSample, Metric, MetricSources, Samples
 
 _Row = list[tuple[tuple[str, ...], float]] | HistogramSample
 """What a row of the table said of one cast."""
@@ -33,7 +33,7 @@ class ObservedCast(Protocol):
         """Whose machines are imaged; None: whoever joins."""
 
     @property
-    def shared(self) -> SharedSession:
+    def shared(self) -> LockedSession:
         """Its session."""
 
     @property
@@ -78,8 +78,8 @@ class CastsCollector(Collector):
 
     @staticmethod
     def _copy(cast: ObservedCast) -> tuple[tuple[str, ...], list[_Row]]:
-        with cast.shared.look() as (session, now):
-            sources = Sources(session, cast.transmitter, cast.feedback, now)
+        with cast.shared.read() as (session, now):
+            sources = MetricSources(session, cast.transmitter, cast.feedback, now)
             rows = [_listed(metric.read(sources)) for metric in METRICS]
             return _cast_labels(session, cast.room_id), rows
 
@@ -99,7 +99,7 @@ class CastCollector(CastsCollector):
     room_id = None
 
     def __init__(
-        self, shared: SharedSession, transmitter: TransmitterStatistics, feedback: FeedbackPort
+        self, shared: LockedSession, transmitter: TransmitterStatistics, feedback: FeedbackPort
     ) -> None:
         """Read from these."""
         super().__init__(lambda: [self])

@@ -12,8 +12,8 @@ from typing import Final
 
 from protocol.model.session_records import ReceiverState
 from protocol.wire.messages import STATE_CASTING
-from sender.cast.failure_cause import FailureCause, failure_cause
-from sender.metrics.metric import Histogram, HistogramSample, Metric, Samples, Sources, per_machine
+from sender.cast.reporting.failure_cause import FailureCause, failure_cause
+from sender.metrics.metric import Histogram, HistogramSample, Metric, MetricSources, Samples, per_machine
 
 COMPLETION_BUCKETS_S: Final = (
     5.0,
@@ -32,16 +32,16 @@ COMPLETION_BUCKETS_S: Final = (
 """From a small image on a fast network to a large one on a slow network."""
 
 
-def _receivers(sources: Sources) -> Samples:
+def _receivers(sources: MetricSources) -> Samples:
     counts = Counter(record.state for record in sources.session.receivers.values())
     return [((state.value,), counts[state]) for state in ReceiverState]
 
 
-def _states(sources: Sources) -> Samples:
+def _states(sources: MetricSources) -> Samples:
     return [((record.name, record.state.value), 1.0) for record in sources.session.receivers.values()]
 
 
-def _bottlenecks(sources: Sources) -> Samples:
+def _bottlenecks(sources: MetricSources) -> Samples:
     """Of those that the cast works for now: alerts on what a machine reported hold only together with this."""
     if sources.session.state != STATE_CASTING:
         return []
@@ -52,25 +52,25 @@ def _bottlenecks(sources: Sources) -> Samples:
     ]
 
 
-def _behind(sources: Sources) -> Samples:
+def _behind(sources: MetricSources) -> Samples:
     for record in sources.session.receivers.values():
         if record.state.active and record.slow_cause is not None:
             yield (record.name, record.slow_cause.value), 1.0
 
 
-def _failed(sources: Sources) -> Samples:
+def _failed(sources: MetricSources) -> Samples:
     for record in sources.session.receivers.values():
         cause = failure_cause(record)
         if cause is not None:
             yield (record.name, cause.value), 1.0
 
 
-def _failures(sources: Sources) -> Samples:
+def _failures(sources: MetricSources) -> Samples:
     counts = Counter(failure_cause(record) for record in sources.session.receivers.values())
     return [((cause.value,), counts[cause]) for cause in FailureCause]
 
 
-def _completions(sources: Sources) -> HistogramSample:
+def _completions(sources: MetricSources) -> HistogramSample:
     counts = [0] * (len(COMPLETION_BUCKETS_S) + 1)
     total_s = 0.0
     for record in sources.session.receivers.values():

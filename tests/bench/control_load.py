@@ -21,10 +21,11 @@ from protocol.control.control_messages import (
     join_to_json,
 )
 from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest, ReceiverState
-from sender.cast.control_api import ControlApi, ControlServer
-from sender.cast.locked_session import SharedSession
-from sender.cast.network import find_interface, parse_group
-from sender.cast.sockets import bind_control_sockets
+from sender.addresses import parse_group
+from sender.cast.network.interfaces import find_interface
+from sender.cast.network.sockets import bind_control_sockets
+from sender.cast.session.control_api import ControlApi, ControlServer
+from sender.cast.session.locked_session import LockedSession
 from tests.simulation.cast import SimulatedCast
 from tests.simulation.scale import room
 
@@ -72,7 +73,7 @@ async def _measure(receiver_count: int) -> LoadFigures:
     session = cast.make_session(now=time.monotonic())
     lo = find_interface("lo")
     tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
-    api = ControlApi(SharedSession(session, lambda: None), session.parameters, cast.manifest)
+    api = ControlApi(LockedSession(session, lambda: None), session.parameters, cast.manifest)
     server = ControlServer(api.application(), tcp)
     base = f"http://127.0.0.1:{tcp.getsockname()[1]}/api/v1/casts/{session.parameters.cast_id:08x}"
     with udp, contextlib.ExitStack() as stack:

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from unittest import mock
 
 from protocol.wire.messages import Nack, Report
-from sender.cast import locked_session
-from sender.cast.feedback import FeedbackPort
-from sender.cast.network import find_interface, parse_group
-from sender.cast.sockets import bind_control_sockets
+from sender.addresses import parse_group
+from sender.cast.network.interfaces import find_interface
+from sender.cast.network.sockets import bind_control_sockets
+from sender.cast.session import locked_session
+from sender.cast.session.feedback import FeedbackPort
 from tests.simulation.cast import SimulatedCast
 
 _TYPE_OFFSET = 3
@@ -88,7 +89,7 @@ async def _replay(cast: SimulatedCast, receiving: socket.socket, clock: Callable
     loop = asyncio.get_running_loop()
     wake, ended = asyncio.Event(), asyncio.Event()
     session = cast.make_session()
-    shared = locked_session.SharedSession(session, lambda: loop.call_soon_threadsafe(wake.set))
+    shared = locked_session.LockedSession(session, lambda: loop.call_soon_threadsafe(wake.set))
     port = FeedbackPort(receiving, shared)
     address = receiving.getsockname()
     task = asyncio.create_task(port.run())
@@ -115,7 +116,7 @@ async def _replay(cast: SimulatedCast, receiving: socket.socket, clock: Callable
 
 def _play(
     cast: SimulatedCast,
-    shared: locked_session.SharedSession,
+    shared: locked_session.LockedSession,
     address: tuple[str, int],
     clock: Callable[[], float],
 ) -> int:
@@ -131,6 +132,6 @@ def _play(
                 sending.sendto(what, address)
                 sent_count += 1
             else:
-                with shared.change() as (session, now):
+                with shared.update() as (session, now):
                     what(session, now)
     return sent_count

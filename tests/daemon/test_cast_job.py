@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from sender.cast.snapshot import ReceiverView
+from sender.cast.reporting.snapshot import ReceiverView
 from sender.daemon.cast_job import CastJob, Earlier
 from sender.store.database import Store
 from sender.store.records import CastMachine, CastPhase
@@ -22,7 +22,7 @@ class AskedRun:
         self.excused_count = 0
         self.cancelled = ""
 
-    def excuse(self, count: int) -> None:
+    def stop_waiting_for(self, count: int) -> None:
         self.excused_count = count
 
     def cancel(self, reason: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from protocol.errors import DatabaseUnavailableError
 from protocol.model.session_records import JoinRequest, MachineIdentity, ReceiverState
-from sender.cast.locked_session import SharedSession
+from sender.cast.session.locked_session import LockedSession
 from sender.daemon import machine_matching
 from sender.daemon.cast_job import CastJob, Earlier
 from sender.daemon.machine_matching import Recognition
@@ -32,11 +32,11 @@ def known(store: Store) -> Machine:
 
 
 @pytest.fixture
-def shared() -> SharedSession:
-    return SharedSession(new_session(), lambda: None)
+def shared() -> LockedSession:
+    return LockedSession(new_session(), lambda: None)
 
 
-def run_of(store: Store, shared: SharedSession, earlier: Earlier | None = None, **plan: Any) -> CastJob:
+def run_of(store: Store, shared: LockedSession, earlier: Earlier | None = None, **plan: Any) -> CastJob:
     """A run of a cast whose session is ``shared``."""
     live = CastJob(add_cast(store, **plan), Recorder(store, Path("unused")), owner="here/1", earlier=earlier)
     live.run = SimpleNamespace(shared=shared)  # type: ignore[assignment]  # as much of it as is asked for
@@ -45,7 +45,7 @@ def run_of(store: Store, shared: SharedSession, earlier: Earlier | None = None, 
 
 
 @pytest.fixture
-def live(store: Store, shared: SharedSession, known: Machine) -> CastJob:
+def live(store: Store, shared: LockedSession, known: Machine) -> CastJob:
     return run_of(store, shared, machine_ids=(known.machine_id,))
 
 
@@ -57,7 +57,7 @@ def says(identity: MachineIdentity | None, agent: str = "a", **changes: object) 
 def joins(store: Store, live: CastJob, request: JoinRequest) -> tuple[str, str | None]:
     """Under which name, and as which machine."""
     recognised = asyncio.run(Recognition(store, live).recognise(request))
-    with live.shared.change() as (session, now):
+    with live.shared.update() as (session, now):
         record = session.receivers[session.join(recognised, now).receiver_id]
     return record.name, record.inventory.get("machine_id")
 
@@ -108,7 +108,7 @@ def test_a_stranger_does_not_take_a_machines_line_in_history(
 ) -> None:
     joins(store, live, claims(known.machine_id))
     live.put_machine(line(name="pc-07", machine_id=known.machine_id))
-    with live.shared.change() as (session, _now):
+    with live.shared.update() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
     stranger = claims(known.machine_id, "clone", name="clone", address="10.0.0.66")
@@ -132,7 +132,7 @@ def test_who_claims_another_machines_id_is_known_by_its_own_card(
 
 
 def test_a_machine_that_came_into_the_room_late_joins_though_another_daemon_told_it_to(
-    store: Store, shared: SharedSession
+    store: Store, shared: LockedSession
 ) -> None:
     store.rooms.add(room("lab"))
     live = run_of(store, shared, room_id="lab")
@@ -152,7 +152,7 @@ def test_a_machine_that_came_into_the_room_late_joins_though_another_daemon_told
     ids=["itself", "at another address", "by name and address", "another address", "another name"],
 )
 def test_after_a_take_over_a_machine_finds_its_line_again_and_a_stranger_does_not(
-    store: Store, shared: SharedSession, known: Machine, who: dict[str, Any], found: bool
+    store: Store, shared: LockedSession, known: Machine, who: dict[str, Any], found: bool
 ) -> None:
     row = line(name="pc-07", machine_id=known.machine_id, state="receiving")
     live = run_of(store, shared, Earlier([row]), machine_ids=(known.machine_id,))
@@ -188,7 +188,7 @@ def test_a_machine_joins_soon_though_the_database_hangs(
 
 def test_an_agent_that_rejoins_is_the_same_machine_again(store: Store, live: CastJob, known: Machine) -> None:
     assert joins(store, live, says(CARD)) == joins(store, live, says(CARD)) == ("pc-07", known.machine_id)
-    with live.shared.look() as (session, _now):
+    with live.shared.read() as (session, _now):
         assert len(session.receivers) == 1
 
 
@@ -197,7 +197,7 @@ def test_a_second_disk_of_one_machine_has_a_line_of_its_own(
     store: Store, live: CastJob, known: Machine, state: ReceiverState
 ) -> None:
     joins(store, live, says(CARD, "first disk"))
-    with live.shared.change() as (session, _now):
+    with live.shared.update() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
     assert joins(store, live, says(CARD, "second disk")) == ("debian", None)
@@ -208,9 +208,9 @@ def test_a_machine_that_was_started_again_takes_its_old_place(
     store: Store, live: CastJob, known: Machine, state: ReceiverState
 ) -> None:
     joins(store, live, says(CARD, "first run"))
-    with live.shared.change() as (session, _now):
+    with live.shared.update() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
     assert joins(store, live, says(CARD, "second run")) == ("pc-07", known.machine_id)
-    with live.shared.look() as (session, _now):
+    with live.shared.read() as (session, _now):
         assert len(session.receivers) == 1

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pydantic
 import pytest
 
-from sender.cast.snapshot import ReceiverView
+from sender.cast.reporting.snapshot import ReceiverView
 from sender.daemon.record_mapping import eta_s
 from sender.store.records import Cast, CastMachine
 from tests.console.api_double import AT, cast, cast_machine

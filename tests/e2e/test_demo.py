@@ -11,7 +11,7 @@ import pytest
 
 from protocol.constants import MIB
 from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, StorageError
-from sender.demo.image import Partition, write_partition_table
+from sender.demo.image import DemoPartition, write_partition_table
 from sender.demo.run import find_fault, plan_agents
 from tests.support.network.lab import LIMIT_S, Program, diskcast, wait_until
 from tests.support.programs.serving import Daemon
@@ -130,7 +130,7 @@ def test_a_clone_that_differs_in_one_byte_is_a_fault(tmp_path: Path) -> None:
     source, target = tmp_path / "disk.img", tmp_path / "agent.img"
     with source.open("wb") as disk:
         disk.truncate(16 * MIB)
-        write_partition_table(disk.fileno(), 16 * MIB, Partition("p", MIB, 14 * MIB))
+        write_partition_table(disk.fileno(), 16 * MIB, DemoPartition("p", MIB, 14 * MIB))
     target.write_bytes(source.read_bytes())
     assert find_fault(source, target) == ""
     with target.open("r+b") as disk:

@@ -10,7 +10,7 @@ from pathlib import Path
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId, CastParameters, JoinGrant, JoinRequest
 from protocol.sending.sender_session import SenderSession
-from sender.cast.locked_session import SharedSession
+from sender.cast.session.locked_session import LockedSession
 from sender.imaging.image_file import ImageFile
 from tests.support.disks.disk_images import MadeImage, make_image
 
@@ -25,19 +25,19 @@ class Rig:
     image: ImageFile
     parameters: CastParameters
     session: SenderSession
-    shared: SharedSession
+    shared: LockedSession
     wakes: list[float]
 
     def join(self, name: str = "pc-1", agent_id: str = "agent-1") -> JoinGrant:
         """Let in a receiver that holds the manifest and needs all blocks."""
         request = JoinRequest(agent_id, name, {}, True, None, "127.0.0.1")
-        with self.shared.change() as (session, now):
+        with self.shared.update() as (session, now):
             return session.join(request, now)
 
     def start_casting(self) -> JoinGrant:
         """Join one receiver and let the room be gathered."""
         grant = self.join()
-        with self.shared.change() as (session, now):
+        with self.shared.update() as (session, now):
             session.control_datagrams(now)
         return grant
 
@@ -78,5 +78,5 @@ def make_rig(
         now=time.monotonic(),
     )
     wakes: list[float] = []
-    shared = SharedSession(session, lambda: wakes.append(time.monotonic()))
+    shared = LockedSession(session, lambda: wakes.append(time.monotonic()))
     return Rig(made, image, parameters, session, shared, wakes)

@@ -21,10 +21,11 @@ from protocol.image.image_format import PAGE_BYTES
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import JoinGrant, JoinRequest, ReceiverState
 from protocol.wire.messages import END_CANCELLED, STATE_GATHERING
-from sender.cast import control_api
-from sender.cast.control_api import ControlApi, ControlServer
-from sender.cast.network import find_interface, parse_group
-from sender.cast.sockets import bind_control_sockets
+from sender.addresses import parse_group
+from sender.cast.network.interfaces import find_interface
+from sender.cast.network.sockets import bind_control_sockets
+from sender.cast.session import control_api
+from sender.cast.session.control_api import ControlApi, ControlServer
 from tests.shell.sender_rig import Rig, make_rig
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S
@@ -239,7 +240,7 @@ def test_a_cast_that_has_ended_refuses_newcomers(tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
 
     async def scenario(client: httpx.AsyncClient) -> None:
-        with rig.shared.change() as (session, now):
+        with rig.shared.update() as (session, now):
             session.end(END_CANCELLED, "test", now)
         check_problem(await client.post(f"{CAST}/receivers", content=join_body()), 409, "has ended")
 

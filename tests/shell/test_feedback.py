@@ -10,9 +10,10 @@ from pathlib import Path
 from protocol.model.session_records import JoinGrant, ReceiverState
 from protocol.wire.codec import encode_feedback
 from protocol.wire.messages import Nack, Report
-from sender.cast.feedback import FeedbackPort
-from sender.cast.network import find_interface, parse_group
-from sender.cast.sockets import bind_control_sockets
+from sender.addresses import parse_group
+from sender.cast.network.interfaces import find_interface
+from sender.cast.network.sockets import bind_control_sockets
+from sender.cast.session.feedback import FeedbackPort
 from tests.shell.sender_rig import Rig, make_rig
 from tests.support.network.lab import LIMIT_S
 
@@ -74,12 +75,12 @@ def test_a_report_reaches_its_receivers_record(tmp_path: Path) -> None:
 def test_a_nack_becomes_a_repair_and_wakes_the_event_loops_timers(tmp_path: Path) -> None:
     rig = make_rig(tmp_path, "rrrr")
     grant = rig.start_casting()
-    with rig.shared.change() as (session, now):
+    with rig.shared.update() as (session, now):
         while (plan := session.next_plan(now, 700)) is not None:
             session.mark_transmitted(plan.next_sequence, 1, now)
             sequence = plan.next_sequence
     exchange(rig, [nack(grant, 1, 2, 3, sequence)], lambda port: port.received_count == 1)
-    with rig.shared.change() as (session, now):
+    with rig.shared.update() as (session, now):
         plan = session.next_plan(now, 700)
     assert plan is not None
     assert plan.segments["block"].tolist() == [2]

@@ -23,8 +23,9 @@ from protocol.errors import ImageChangedError, WireError
 from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.codec import decode_control_untrusted, encode_control
 from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, Announce, EndOfTransmission
-from sender.cast.network import find_interface, parse_group
-from sender.cast.sockets import open_data_socket
+from sender.addresses import parse_group
+from sender.cast.network.interfaces import find_interface
+from sender.cast.network.sockets import open_data_socket
 from sender.metrics.metric import CAST_LABELS
 from tests.shell.loopback import roomy
 from tests.support.disks.disk_images import make_image

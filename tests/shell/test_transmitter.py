@@ -21,18 +21,19 @@ from protocol.model.cast_policy import CastPolicy
 from protocol.sending.frame_encoder import FrameEncoder
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
-from sender.cast.batches import Batch, BatchQueue
-from sender.cast.block_loader import BlockLoader
-from sender.cast.datagram_output import DatagramOutput, SendMode
-from sender.cast.encoder_thread import Encoder
-from sender.cast.network import find_interface, parse_group
-from sender.cast.sockets import (
+from sender.addresses import parse_group
+from sender.cast.network.datagram_output import DatagramOutput, SendMode
+from sender.cast.network.interfaces import find_interface
+from sender.cast.network.sockets import (
     bind_control_sockets,
     limit_pacing_rate,
     open_announce_listener,
     open_data_socket,
 )
-from sender.cast.transmitter import LATENESS_BOUNDS_S, BurstLateness, Transmitter
+from sender.cast.transmission.batches import BatchQueue, FrameBatch
+from sender.cast.transmission.block_loader import BlockLoader
+from sender.cast.transmission.encoder_thread import Encoder
+from sender.cast.transmission.transmitter import LATENESS_BOUNDS_S, BurstLateness, Transmitter
 from tests.shell.loopback import roomy
 from tests.shell.sender_rig import SYMBOL_BYTES, Rig, make_rig
 from tests.support.network.lab import LIMIT_S
@@ -81,7 +82,7 @@ def expected_frames(rig: Rig) -> NDArray[np.uint8]:
     encoder = FrameEncoder(rig.parameters)
     blocks = BlockLoader(rig.image, rig.parameters)
     parts = []
-    with rig.image, rig.shared.look() as (session, now):
+    with rig.image, rig.shared.read() as (session, now):
         while (plan := session.next_plan(now, 100)) is not None:
             parts.append(encoder.encode(plan, blocks.load).copy())
     return np.concatenate(parts)
@@ -130,7 +131,7 @@ def test_a_fixed_rate_is_held_in_bursts_that_suit_it_and_their_lateness_is_count
         plan = rig.session.next_plan(time.monotonic(), symbol_count)
         assert plan is not None
         frames = np.zeros((symbol_count, FRAME_BYTES), np.uint8)
-        batch = Batch(plan, frames, 0.0)
+        batch = FrameBatch(plan, frames, 0.0)
         statistics = transmitter.statistics
         batch_count = 0
         started_at = time.monotonic()
@@ -310,8 +311,8 @@ def test_datagrams_larger_than_the_mtu_end_the_transmitter_with_the_mend(tmp_pat
         rig.start_casting()
         plan = rig.session.next_plan(time.monotonic(), 1)
         assert plan is not None
-        queue.put(Batch(plan, np.zeros((1, 65500), np.uint8), 0.0))
-        queue.put(Batch(plan, np.zeros((1, 65510), np.uint8), 0.0))
+        queue.put(FrameBatch(plan, np.zeros((1, 65500), np.uint8), 0.0))
+        queue.put(FrameBatch(plan, np.zeros((1, 65510), np.uint8), 0.0))
         with rig.image, pytest.raises(ConfigurationError, match="--symbol-size"):
             transmitter.run()
 
@@ -322,7 +323,7 @@ def test_a_closed_queue_lets_both_ends_go() -> None:
     with running(lambda: results.append(queue.get()), queue.close):
         pass
     assert results == [None]
-    assert queue.put(Batch(None, np.zeros((1, 1), np.uint8), 0.0)) is False  # type: ignore[arg-type]
+    assert queue.put(FrameBatch(None, np.zeros((1, 1), np.uint8), 0.0)) is False  # type: ignore[arg-type]
 
 
 def test_an_idle_encoder_is_woken_by_a_join_and_by_nothing_else(tmp_path: Path) -> None:
@@ -349,9 +350,9 @@ def test_a_change_that_makes_a_timer_due_earlier_wakes_the_event_loop_once(tmp_p
         rig.start_casting()
         rig.shared.arm_timer()
         rig.wakes.clear()
-        with rig.shared.change() as (session, now):
+        with rig.shared.update() as (session, now):
             session.end(1, "test", now)  # an EOT is due at once
-        with rig.shared.change():
+        with rig.shared.update():
             pass
         assert len(rig.wakes) == 1
         assert rig.shared.arm_timer() <= 0.001

@@ -31,7 +31,7 @@ from protocol.sending.sender_session import SenderSession
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED
-from sender.cast.encoder_thread import BATCH_S
+from sender.cast.transmission.encoder_thread import BATCH_S
 from tests.simulation.links import WIRE_OVERHEAD_BYTES, Link, Port
 from tests.simulation.receivers import CastReceiver, ReceiverModel
 from tests.simulation.tcp_flow import TcpFlow

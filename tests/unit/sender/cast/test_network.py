@@ -8,21 +8,20 @@ import pytest
 
 from protocol.constants import SOURCE_SYMBOLS_MAX, SYMBOL_BYTES_MAX
 from protocol.errors import ConfigurationError, InterfaceError
-from sender.cast.cast_runner import derive_cast_id
-from sender.cast.network import (
-    Interface,
+from sender.addresses import parse_endpoint, parse_group
+from sender.cast.network.interfaces import (
+    MulticastInterface,
     choose_symbol_bytes,
     find_interface,
-    parse_endpoint,
-    parse_group,
     symbol_bytes_for,
 )
+from sender.cast.open_cast import derive_cast_id
 
 LO_ADDRESS = ipaddress.ip_address("127.0.0.1")
 
 
-def interface(mtu_bytes: int = 1500, *addresses: str) -> Interface:
-    return Interface("eth7", 7, True, mtu_bytes, tuple(map(ipaddress.ip_address, addresses)))
+def interface(mtu_bytes: int = 1500, *addresses: str) -> MulticastInterface:
+    return MulticastInterface("eth7", 7, True, mtu_bytes, tuple(map(ipaddress.ip_address, addresses)))
 
 
 def test_loopback_is_found_with_its_address_and_index() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from sender.cast.queue_discipline import parse_answer, queue_disciplines
+from sender.cast.network.queue_discipline import parse_answer, queue_disciplines
 
 ROOT = 0xFFFF_FFFF
 

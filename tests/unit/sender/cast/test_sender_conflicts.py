@@ -10,7 +10,7 @@ from protocol.errors import AddressInUseError
 from protocol.model.session_records import CastId, CastParameters
 from protocol.wire.codec import encode_control
 from protocol.wire.messages import STATE_CASTING, STATE_ENDED, Announce
-from sender.cast.sender_conflicts import RivalWatch
+from sender.cast.session.sender_conflicts import ConflictWatch
 
 PARAMETERS = CastParameters(
     CastId(5),
@@ -35,7 +35,7 @@ class Heard:
         self.conflicts: list[AddressInUseError] = []
         self.notes: list[str] = []
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
-            self.watch = RivalWatch(
+            self.watch = ConflictWatch(
                 unused, PARAMETERS, on_conflict=self.conflicts.append, on_foreign=self.notes.append
             )
 

@@ -25,10 +25,12 @@ from protocol.sending.events import (
     SenderEvent,
 )
 from protocol.sending.receiver_record import ReceiverRecord
-from sender.cast.bottleneck_view import BottleneckTime, BottleneckView, bottlenecks_text
-from sender.cast.event_text import event_words
-from sender.cast.progress import EVENT_NAMES, CastIntroduction, JsonReporter, LiveReporter, PlainReporter
-from sender.cast.snapshot import CastSummary, CastView, ReceiverSummary, ReceiverView
+from sender.cast.reporting.bottleneck_view import BottleneckTime, BottleneckView, bottlenecks_text
+from sender.cast.reporting.event_text import EVENT_NAMES, event_words
+from sender.cast.reporting.json_reporter import JsonReporter
+from sender.cast.reporting.reporter import CastIntroduction
+from sender.cast.reporting.snapshot import CastSummary, CastView, ReceiverSummary, ReceiverView
+from sender.cast.reporting.terminal_reporters import LiveReporter, PlainReporter
 from tests.shell.sender_rig import make_rig
 from tests.support.network.completion_reports import completion
 

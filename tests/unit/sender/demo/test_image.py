@@ -15,7 +15,7 @@ from protocol.errors import ImageDamagedError
 from sender.demo.image import (
     IMAGE_BYTES_MIN,
     SECTOR_BYTES,
-    Partition,
+    DemoPartition,
     find_mke2fs,
     make_demo_image,
     read_partition_table,
@@ -23,8 +23,8 @@ from sender.demo.image import (
 )
 
 
-def _disk_with_table(path: Path, disk_bytes: int) -> Partition:
-    partition = Partition("lab", MIB, disk_bytes - 2 * MIB)
+def _disk_with_table(path: Path, disk_bytes: int) -> DemoPartition:
+    partition = DemoPartition("lab", MIB, disk_bytes - 2 * MIB)
     with path.open("wb") as disk:
         disk.truncate(disk_bytes)
         write_partition_table(disk.fileno(), disk_bytes, partition)

@@ -14,7 +14,7 @@ from protocol.errors import ImageChangedError, ImageDamagedError
 from protocol.image.image_format import PAGE_BYTES
 from protocol.image.manifest import Manifest
 from receiver.image_source import ImageSource, open_image
-from sender.cast.block_loader import BlockLoader
+from sender.cast.transmission.block_loader import BlockLoader
 from sender.imaging.image_file import ImageFile
 from tests.shell.sender_rig import make_rig
 from tests.support.disks.disk_images import BLOCK_BYTES, make_image

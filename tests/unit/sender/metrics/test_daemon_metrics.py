@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.errors import DatabaseUnavailableError
-from sender.cast.transmitter import TransmitterStatistics
+from sender.cast.transmission.transmitter import TransmitterStatistics
 from sender.daemon.context import Services
 from sender.metrics import daemon_metrics
 from sender.metrics.daemon_metrics import observe_request, render_metrics, watch_daemon

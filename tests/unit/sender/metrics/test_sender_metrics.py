@@ -14,11 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from protocol.model.bottleneck import Bottleneck, Cause
 from protocol.model.session_records import ReceiverState
 from protocol.wire.messages import END_FAILED
-from sender.cast.feedback import FeedbackPort
-from sender.cast.locked_session import SharedSession
-from sender.cast.network import find_interface, parse_group
-from sender.cast.sockets import bind_control_sockets
-from sender.cast.transmitter import LATENESS_BOUNDS_S, TransmitterStatistics
+from sender.addresses import parse_group
+from sender.cast.network.interfaces import find_interface
+from sender.cast.network.sockets import bind_control_sockets
+from sender.cast.session.feedback import FeedbackPort
+from sender.cast.session.locked_session import LockedSession
+from sender.cast.transmission.transmitter import LATENESS_BOUNDS_S, TransmitterStatistics
 from sender.metrics.metric import CAST_LABELS
 from sender.metrics.metrics_server import CastCollector, CastsCollector
 from tests.shell.sender_rig import Rig, make_rig
@@ -102,7 +103,7 @@ def test_stragglers_are_marked_and_what_they_could_take_is_infinite_until_it_is_
 
 def test_histograms_are_cumulative_and_count_everything(rig: Rig, feedback: FeedbackPort) -> None:
     grant = rig.start_casting()
-    with rig.shared.change() as (session, now):
+    with rig.shared.update() as (session, now):
         session.complete(grant.receiver_id, completion(), now)
     transmitter = TransmitterStatistics()
     for late_s in (0.0, 75e-6, 1.0):
@@ -126,7 +127,7 @@ def test_why_a_machine_was_not_imaged_is_told_apart(rig: Rig, feedback: Feedback
     for name, exit_code in ends.items():
         grant = rig.join(name, name)
         report = dataclasses.replace(completion(success=False, error="no"), exit_code=exit_code)
-        with rig.shared.change() as (session, now):
+        with rig.shared.update() as (session, now):
             session.complete(grant.receiver_id, report, now)
     for name, state in (("pc-8", ReceiverState.LOST), ("pc-9", ReceiverState.DROPPED)):
         rig.session.receivers[rig.join(name, name).receiver_id].state = state
@@ -164,7 +165,7 @@ def test_an_ended_cast_says_how_it_ended_and_limits_nobody(rig: Rig, feedback: F
     assert value(running, "diskcast_receiver_bottleneck", machine="pc-1", bottleneck="network") == 1
     assert value(running, "diskcast_receiver_state", machine="pc-1", state="receiving") == 1
     assert "diskcast_cast_outcome" not in {name for name, _ in running}
-    with rig.shared.change() as (session, now):
+    with rig.shared.update() as (session, now):
         session.end(END_FAILED, "the image's disk", now)
     ended = scrape(rig, feedback)
     assert value(ended, "diskcast_cast_outcome", outcome="failed") == 1
@@ -178,7 +179,7 @@ def test_an_ended_cast_says_how_it_ended_and_limits_nobody(rig: Rig, feedback: F
 class OfRoom:
     """A cast among several of a daemon."""
 
-    shared: SharedSession
+    shared: LockedSession
     feedback: FeedbackPort
     room_id: str | None
     transmitter: TransmitterStatistics = dataclasses.field(default_factory=TransmitterStatistics)

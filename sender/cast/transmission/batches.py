@@ -17,7 +17,7 @@ encoder's ring of four buffers is these two, the one being sent and the one bein
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Batch:
+class FrameBatch:
     """One encoded plan.
 
     Attributes:
@@ -35,7 +35,7 @@ class BatchQueue:
     """A bounded queue between two threads that either end can close; a full queue makes the encoder wait."""
 
     def __init__(self, batches_max: int = QUEUE_BATCHES) -> None:
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[FrameBatch] = deque()
         self._batches_max = batches_max
         self._closed = False
         self._changed = threading.Condition()
@@ -45,7 +45,7 @@ class BatchQueue:
         """Whether :meth:`close` was called."""
         return self._closed
 
-    def put(self, batch: Batch) -> bool:
+    def put(self, batch: FrameBatch) -> bool:
         """Wait for room and append; False if the queue is closed and the batch was dropped."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._batches) < self._batches_max)
@@ -55,7 +55,7 @@ class BatchQueue:
             self._changed.notify_all()
             return True
 
-    def get(self) -> Batch | None:
+    def get(self) -> FrameBatch | None:
         """Wait for the oldest batch and take it; None once the queue is closed, whatever is left in it."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or bool(self._batches))

@@ -17,10 +17,10 @@ from protocol.model.session_records import CastParameters
 from protocol.sending.pacing import Pacer
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
-from sender.cast.batches import BatchQueue
-from sender.cast.datagram_output import DatagramOutput, SendMode, typed_send_error
-from sender.cast.locked_session import SharedSession
-from sender.cast.sockets import limit_pacing_rate
+from sender.cast.network.datagram_output import DatagramOutput, SendMode, typed_send_error
+from sender.cast.network.sockets import limit_pacing_rate
+from sender.cast.session.locked_session import LockedSession
+from sender.cast.transmission.batches import BatchQueue
 
 LATENESS_BOUNDS_S: Final = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3)
 """From the kernel's timer slack to the end of the pacer's credit: beyond 20 ms a delay costs rate."""
@@ -66,7 +66,7 @@ class Transmitter:
         self,
         sock: socket.socket,
         parameters: CastParameters,
-        shared: SharedSession,
+        shared: LockedSession,
         queue: BatchQueue,
         *,
         mode: SendMode | None = None,
@@ -100,14 +100,14 @@ class Transmitter:
             InterfaceError: the interface no longer sends.
             ConfigurationError: the datagrams are too large for the path.
         """
-        with self._shared.look() as (session, now):
+        with self._shared.read() as (session, now):
             pacer = Pacer(session.rate_bytes_per_s, now)
             ceiling = session.policy.rate_bytes_per_s or session.policy.rate_max_bytes_per_s
         if ceiling is not None:
             limit_pacing_rate(self._socket, ceiling)
         while (batch := self._queue.get()) is not None:
             self._send_paced(batch.frames, pacer)
-            with self._shared.change() as (session, now):
+            with self._shared.update() as (session, now):
                 session.mark_transmitted(
                     batch.plan.next_sequence, batch.frames.nbytes, now, read_s=batch.read_s
                 )

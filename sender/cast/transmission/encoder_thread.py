@@ -5,10 +5,10 @@ from __future__ import annotations
 from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
 from protocol.model.session_records import CastParameters
 from protocol.sending.frame_encoder import FrameEncoder
-from sender.cast.batches import Batch, BatchQueue
-from sender.cast.block_loader import BlockLoader
-from sender.cast.datagram_output import super_datagram_frames
-from sender.cast.locked_session import SharedSession
+from sender.cast.network.datagram_output import super_datagram_frames
+from sender.cast.session.locked_session import LockedSession
+from sender.cast.transmission.batches import BatchQueue, FrameBatch
+from sender.cast.transmission.block_loader import BlockLoader
 
 BATCH_S = 0.005
 """A batch holds about this much time's worth of data: repairs wait at most for the batches before them, some 15 ms, and
@@ -21,7 +21,7 @@ class Encoder:
     """Encodes plans until the session or the queue is closed."""
 
     def __init__(
-        self, parameters: CastParameters, shared: SharedSession, blocks: BlockLoader, queue: BatchQueue
+        self, parameters: CastParameters, shared: LockedSession, blocks: BlockLoader, queue: BatchQueue
     ) -> None:
         """Put into ``queue`` what ``shared`` plans, with the stored bytes from ``blocks``."""
         self._frames = FrameEncoder(parameters)
@@ -41,7 +41,7 @@ class Encoder:
         while (plan := self._shared.wait_for_plan(self._symbols_max)) is not None:
             read_s_before = self._blocks.read_s
             frames = self._frames.encode(plan, self._blocks.load)
-            if not self._queue.put(Batch(plan, frames, self._blocks.read_s - read_s_before)):
+            if not self._queue.put(FrameBatch(plan, frames, self._blocks.read_s - read_s_before)):
                 break
 
     def _symbols_max(self, rate_bytes_per_s: float) -> int:

@@ -17,7 +17,7 @@ from protocol.sending.send_plan import SendPlan
 from protocol.sending.sender_session import SenderSession
 
 
-class SharedSession:
+class LockedSession:
     """See the module's docstring."""
 
     def __init__(self, session: SenderSession, wake_timers: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class SharedSession:
         self._closed = False
 
     @contextlib.contextmanager
-    def change(self) -> Iterator[tuple[SenderSession, float]]:
+    def update(self) -> Iterator[tuple[SenderSession, float]]:
         """The session and the current monotonic time, for a call that may change something."""
         with self._changed:
             now = time.monotonic()
@@ -47,7 +47,7 @@ class SharedSession:
                     self._wake_timers()
 
     @contextlib.contextmanager
-    def look(self) -> Iterator[tuple[SenderSession, float]]:
+    def read(self) -> Iterator[tuple[SenderSession, float]]:
         """The session and the current monotonic time, for reading only."""
         with self._changed:
             yield self._session, time.monotonic()

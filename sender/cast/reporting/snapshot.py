@@ -11,7 +11,7 @@ from protocol.schema.json_fields import STATE_NAMES
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.sender_session import SenderSession
 from protocol.wire.messages import END_COMPLETE, STATE_CASTING, STATE_GATHERING
-from sender.cast.bottleneck_view import BottleneckTime, BottleneckView
+from sender.cast.reporting.bottleneck_view import BottleneckTime, BottleneckView
 
 _NAMED_MAX = 20
 """Receivers named in one error message; the summary names all."""

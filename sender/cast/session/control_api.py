@@ -46,7 +46,7 @@ from protocol.model.session_records import CastParameters, JoinRequest, Receiver
 from protocol.schema.json_fields import HexBytes
 from protocol.sending.sender_session import SenderSession
 from sender.blocking_calls import start_blocking_call
-from sender.cast.locked_session import SharedSession
+from sender.cast.session.locked_session import LockedSession
 from sender.http_server import HttpServer
 
 _CONNECTIONS_MAX: Final = RECEIVER_COUNT_MAX + 64
@@ -63,10 +63,10 @@ _SHUTDOWN_S: Final = 2
 _KEY: Final = HexBytes(RECEIVER_KEY_BYTES)
 
 
-Recognise = Callable[[JoinRequest], Awaitable[JoinRequest]]
+MatchMachine = Callable[[JoinRequest], Awaitable[JoinRequest]]
 
 
-async def as_said(request: JoinRequest) -> JoinRequest:
+async def no_matching(request: JoinRequest) -> JoinRequest:
     """A request to join, of a machine that nobody here knows more of."""
     return request
 
@@ -76,11 +76,11 @@ class ControlApi:
 
     def __init__(
         self,
-        shared: SharedSession,
+        shared: LockedSession,
         parameters: CastParameters,
         manifest: Manifest,
         on_failure: Callable[[DiskcastError], None] = lambda _error: None,
-        recognise: Recognise = as_said,
+        match_machine: MatchMachine = no_matching,
     ) -> None:
         """Serve the cast of ``parameters`` and ``manifest``, whose session is ``shared``.
 
@@ -89,10 +89,10 @@ class ControlApi:
             parameters: the cast's.
             manifest: the image's.
             on_failure: called in the event loop when the manifest can't be read any more, which ends the cast.
-            recognise: says who it is that joins, if that is known better than the machine itself knows it.
+            match_machine: says who it is that joins, if that is known better than the machine itself knows it.
         """
         self._shared = shared
-        self._recognise = recognise
+        self._match_machine = match_machine
         self._on_failure = on_failure
         self._parameters = parameters
         self._manifest = manifest
@@ -157,8 +157,8 @@ class ControlApi:
             block_count=self._manifest.block_count,
             address=request.client.host if request.client else "",
         )
-        join_request = await self._recognise(join_request)
-        with self._shared.change() as (session, now):
+        join_request = await self._match_machine(join_request)
+        with self._shared.update() as (session, now):
             grant = session.join(join_request, now)
             state = session.state
         return JSONResponse(grant_to_json(grant, state=state), status_code=HTTPStatus.CREATED)
@@ -169,7 +169,7 @@ class ControlApi:
         document = await self._document_untrusted(request, self._need_body_bytes_max)
         need = need_from_json_untrusted(document, self._manifest.block_count)
         heard_sequence = heard_sequence_from_json_untrusted(document)
-        with self._shared.change() as (session, now):
+        with self._shared.update() as (session, now):
             _check_key(session, receiver, key)  # it may have joined anew meanwhile
             session.set_need(receiver, need, now, heard_sequence)
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -179,7 +179,7 @@ class ControlApi:
         receiver, key = self._authorise_untrusted(receiver_id, request)
         document = await self._document_untrusted(request, CONTROL_BODY_BYTES_MAX)
         report = COMPLETION.decode_untrusted("completion", document)
-        with self._shared.change() as (session, now):
+        with self._shared.update() as (session, now):
             _check_key(session, receiver, key)
             session.complete(receiver, report, now)
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -199,7 +199,7 @@ class ControlApi:
                 raise  # there is no other way to end a response that has begun
 
     def _description(self) -> JsonObject:
-        with self._shared.look() as (session, _now):
+        with self._shared.read() as (session, _now):
             description = cast_description(
                 self._parameters, state=session.state, receiver_count=session.active_count
             )
@@ -217,7 +217,7 @@ class ControlApi:
         if scheme.lower() != "bearer":
             raise _unauthorised("the receiver's key is missing: Authorization: Bearer KEY")
         receiver, key = ReceiverId(receiver_id), _KEY.decode_untrusted("key", text)
-        with self._shared.look() as (session, _now):
+        with self._shared.read() as (session, _now):
             _check_key(session, receiver, key)
         return receiver, key
 

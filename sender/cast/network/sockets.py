@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import socket
 import struct
@@ -12,7 +13,8 @@ from typing import Final
 from protocol.constants import RECEIVER_COUNT_MAX, UDP_HEADER_BYTES
 from protocol.errors import AddressInUseError, ConfigurationError, InterfaceError
 from protocol.wire.messages import Announce
-from sender.cast.network import Interface, IpAddress
+from sender.addresses import IpAddress
+from sender.cast.network.interfaces import MulticastInterface
 
 SEND_BUFFER_BYTES: Final = 1 << 20
 """What may wait in the kernel: 10 ms at 1 Gbit/s. More would overflow an interface's queue of 1000 packets without a
@@ -41,6 +43,23 @@ _TYPE_OFFSET: Final = UDP_HEADER_BYTES + 3
 """Where a socket filter finds our message type: it sees the datagram from its UDP header on."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastSockets:
+    """The open sockets of one cast.
+
+    Attributes:
+        data: UDP, connected to the group.
+        control: TCP, listening.
+        feedback: UDP, on the port number of ``control``.
+        announcements: UDP, in the group; gets ANNOUNCEs only.
+    """
+
+    data: socket.socket
+    control: socket.socket
+    feedback: socket.socket
+    announcements: socket.socket
+
+
 def _ip_mreqn(group: IpAddress | None, address: IpAddress | None, index: int) -> bytes:
     """``struct ip_mreqn`` of ip(7)."""
     return struct.pack(
@@ -57,7 +76,7 @@ def _set_buffer(sock: socket.socket, force_option: int, option: int, buffer_byte
 
 
 def open_data_socket(
-    interface: Interface, address: IpAddress, group: IpAddress, port: int, *, ttl: int
+    interface: MulticastInterface, address: IpAddress, group: IpAddress, port: int, *, ttl: int
 ) -> socket.socket:
     """A blocking UDP socket connected to the group, which leaves by ``interface`` from ``address``.
 
@@ -116,7 +135,7 @@ def limit_pacing_rate(sock: socket.socket, rate_bytes_per_s: float) -> None:
 
 
 def bind_control_sockets(
-    host: IpAddress | None, port: int, interface: Interface, address: IpAddress
+    host: IpAddress | None, port: int, interface: MulticastInterface, address: IpAddress
 ) -> tuple[socket.socket, socket.socket]:
     """The control API's listening TCP socket and the feedback's UDP socket, on the same port number.
 
@@ -148,7 +167,7 @@ def bind_control_sockets(
         return tcp, udp
 
 
-def open_announce_listener(interface: Interface, group: IpAddress, port: int) -> socket.socket:
+def open_announce_listener(interface: MulticastInterface, group: IpAddress, port: int) -> socket.socket:
     """A socket in the group that is given only ANNOUNCE datagrams, however fast other casts' data comes.
 
     Raises:
@@ -195,7 +214,7 @@ def _accept_only_type(sock: socket.socket, wire_type: int) -> None:
     )
 
 
-def _bind(kind: int, address: IpAddress, port: int, interface: Interface) -> socket.socket:
+def _bind(kind: int, address: IpAddress, port: int, interface: MulticastInterface) -> socket.socket:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, kind)
     protocol = "TCP" if kind == socket.SOCK_STREAM else "UDP"
@@ -222,7 +241,7 @@ def _bind(kind: int, address: IpAddress, port: int, interface: Interface) -> soc
 
 
 def _endpoint(
-    address: IpAddress, port: int, interface: Interface
+    address: IpAddress, port: int, interface: MulticastInterface
 ) -> tuple[str, int] | tuple[str, int, int, int]:
     """The socket address; link-local IPv6 ones, unicast or multicast, exist once per interface."""
     if address.version == 4:

@@ -1,4 +1,4 @@
-"""``diskcast send``: one cast, from the command line to the exit code."""
+"""The command ``diskcast send``: one cast, from the command line to the exit code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -29,32 +28,29 @@ from protocol.errors import (
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId
 from protocol.shared.units import parse_size_bytes
-from sender.cast.options import Pace, pace_options
-
-if TYPE_CHECKING:
-    from sender.cast.cast_runner import CastOptions
+from sender.cast.cast_settings import CastSettings
+from sender.cast.pace_options import Pace, pace_options
 
 _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 
 
 @click.command()
 @click.argument("image", metavar="FILE.dci", type=click.Path(path_type=Path))
-@click.option(
-    "--interface", metavar="IF", required=True, help="Network interface of the room, for example eth1."
-)
+@click.option("--interface", metavar="IF", required=True, help="Network interface of the room, such as eth1.")
 @click.option(
     "--wait-for",
     metavar="N",
     type=click.IntRange(1, RECEIVER_COUNT_MAX),
     default=1,
     show_default=True,
-    help="Send image data once N receivers have joined; they must all be complete in the end.",
+    help="Start when N receivers have joined; all of them must complete.",
 )
 @click.option(
     "--max-wait",
     metavar="S",
     type=click.FloatRange(min=0),
-    help="After S seconds start with those that have joined, or give up if none has. Without it: wait for ever.",
+    show_default="no limit",
+    help="Start after S seconds with the receivers joined so far.",
 )
 @pace_options
 @click.option(
@@ -62,7 +58,7 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
     metavar="ADDRESS",
     default=GROUP_IPV4_DEFAULT,
     show_default=True,
-    help=f"Multicast group, for example {GROUP_IPV6_DEFAULT} for IPv6.",
+    help=f"Multicast group, such as {GROUP_IPV6_DEFAULT} for IPv6.",
 )
 @click.option(
     "--port",
@@ -77,21 +73,21 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
     metavar="HOST:PORT",
     default=f":{CONTROL_PORT_DEFAULT}",
     show_default=True,
-    help="Where the control API listens (TCP) and, on the same port number, feedback (UDP). "
-    "Without HOST: the interface's address.",
+    help="Address and port of the control API (TCP) and feedback (UDP).",
 )
 @click.option(
     "--metrics-port",
     metavar="P",
     type=click.IntRange(0, 65535),
-    help="Serve Prometheus metrics on this TCP port.",
+    show_default="no metrics",
+    help="Serve Prometheus metrics on this TCP port; 0 for any free port.",
 )
 @click.option(
     "--metrics-address",
     metavar="ADDRESS",
     default="0.0.0.0",  # noqa: S104
     show_default=True,
-    help="Address for --metrics-port; 127.0.0.1 keeps the metrics on this machine.",
+    help="Address of --metrics-port; 127.0.0.1 for this machine only.",
 )
 @click.option(
     "--ttl",
@@ -99,12 +95,13 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
     type=click.IntRange(0, 255),
     default=MULTICAST_TTL_DEFAULT,
     show_default=True,
-    help="Routers that datagrams may pass, plus one.",
+    help="Time to live: routers that datagrams may pass, plus one.",
 )
 @click.option(
     "--symbol-size",
     metavar="BYTES",
-    help="Payload of a datagram; default: what the interface's MTU allows, 1440 at MTU 1500.",
+    show_default="from the MTU, 1440 at 1500",
+    help="Payload bytes of a datagram.",
 )
 @click.option(
     "--receiver-timeout",
@@ -112,12 +109,17 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
     type=click.FloatRange(min=0.5),
     default=RECEIVER_TIMEOUT_S,
     show_default=True,
-    help="Give up a receiver that was silent for S seconds.",
+    help="Give up a receiver after S seconds of silence.",
 )
 @click.option(
-    "--cast-id", metavar="HEX", help="Eight hexadecimal digits; default: follows from image and addresses."
+    "--cast-id",
+    metavar="HEX",
+    show_default="from image and addresses",
+    help="Cast id of eight hexadecimal digits.",
 )
-@click.option("--json", "json_lines", is_flag=True, help="JSON lines on stdout; the last is the result.")
+@click.option(
+    "--json", "json_lines", is_flag=True, help="Write JSON lines to stdout; the last one is the result."
+)
 def send(
     image: Path,
     interface: str,
@@ -137,11 +139,17 @@ def send(
 ) -> int:
     """Cast an image to a room of machines.
 
-    Exit code 0 only if every receiver that joined, and at least as many as --wait-for asks for, verified every byte.
-    Ctrl-C cancels and tells the room; a second one doesn't wait for that. A sender that was killed can be started
-    again by the same command: its room goes on where it was.
-    """
-    gc.disable()  # what is imported here stays: collecting meanwhile costs a sixth of the start-up
+    Exits with 0 only if every receiver that joined, and at least --wait-for of them, verified every byte.
+    Ctrl-C cancels the cast and notifies the room; a second Ctrl-C exits at once. If the sender was killed, run the same
+    command again: the room continues where it was.
+
+    \b
+    Examples:
+      diskcast send lab.dci --interface eth1 --wait-for 30 --max-wait 300
+      diskcast send lab.dci --interface eth1 --rate 800M --slow drop
+      diskcast send lab.dci --interface eth1 --metrics-port 9100 --json
+    """  # noqa: D301  click needs the backspace
+    gc.disable()  # everything imported here stays; collections during the imports cost a sixth of the start-up
     policy = CastPolicy(
         wait_for=wait_for,
         max_wait_s=max_wait,
@@ -149,9 +157,7 @@ def send(
         **pace,
     )
     _require_modules()
-    from sender.cast.cast_runner import CastOptions
-
-    options = CastOptions(
+    settings = CastSettings(
         image=image,
         interface=interface,
         policy=policy,
@@ -161,19 +167,19 @@ def send(
         ttl=ttl,
         symbol_bytes=None if symbol_size is None else parse_size_bytes(symbol_size),
         cast_id=None if cast_id is None else _parse_cast_id(cast_id),
-        metrics_address=metrics_address,
-        metrics_port=metrics_port,
     )
-    return _run(options, json_lines=json_lines)
+    return _run(settings, metrics_address, metrics_port, json_lines=json_lines)
 
 
-def _run(options: CastOptions, *, json_lines: bool) -> int:
-    from sender.cast.cast_runner import run_cast
-    from sender.cast.progress import choose_reporter, emit_result
+def _run(settings: CastSettings, metrics_address: str, metrics_port: int | None, *, json_lines: bool) -> int:
+    from sender.cast.reporting.json_reporter import emit_result
+    from sender.cast.reporting.terminal_reporters import choose_reporter
+    from sender.send.run import run_cast
 
     gc.freeze()
     gc.enable()
-    result = run_cast(options, choose_reporter(json_lines=json_lines))
+    reporter = choose_reporter(json_lines=json_lines)
+    result = run_cast(settings, reporter, metrics_address=metrics_address, metrics_port=metrics_port)
     if result.cancelled:
         if json_lines:
             emit_result(result.summary, exit_code=EXIT_INTERRUPTED)
@@ -199,7 +205,7 @@ def _parse_cast_id(text: str) -> CastId:
 
 
 def _require_modules() -> None:
-    """The sender's own dependencies are an extra, which an agent's machine doesn't need.
+    """Check the sender's own dependencies: an extra, which an agent's machine doesn't need.
 
     Raises:
         MissingDependencyError: one of them isn't installed.

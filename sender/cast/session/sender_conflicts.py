@@ -21,7 +21,7 @@ _FOREIGN_MAX = 16
 """Foreign casts that are told of; more of them are an attack on the operator's terminal."""
 
 
-class RivalWatch:
+class ConflictWatch:
     """Tells of another sender of the same cast, which is an error, and of other casts, which agents must tell apart."""
 
     def __init__(

@@ -17,8 +17,7 @@ from protocol.constants import (
     UDP_HEADER_BYTES,
 )
 from protocol.errors import ConfigurationError, InterfaceError
-
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+from sender.addresses import IpAddress
 
 _ALIGNED_ABOVE_BYTES = 1440
 """Symbols up to Ethernet's usual size are used to the last byte: a 32-byte step would cost 2 % of every datagram."""
@@ -27,7 +26,7 @@ _SYMBOL_ALIGNMENT_BYTES = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Interface:
+class MulticastInterface:
     """One network interface of this machine.
 
     Attributes:
@@ -59,7 +58,7 @@ class Interface:
         return min(family, key=lambda address: address.is_link_local)
 
 
-def list_interfaces() -> dict[str, Interface]:
+def list_interfaces() -> dict[str, MulticastInterface]:
     """Every interface of this machine (of this network namespace) by name."""
     stats = psutil.net_if_stats()
     addresses = psutil.net_if_addrs()
@@ -72,7 +71,7 @@ def list_interfaces() -> dict[str, Interface]:
             for entry in addresses.get(name, ())
             if entry.family in (socket.AF_INET, socket.AF_INET6)
         ]
-        found[name] = Interface(
+        found[name] = MulticastInterface(
             name=name,
             index=index,
             up=stats[name].isup,
@@ -82,7 +81,7 @@ def list_interfaces() -> dict[str, Interface]:
     return found
 
 
-def find_interface(name: str) -> Interface:
+def find_interface(name: str) -> MulticastInterface:
     """The interface ``name``, which exists and is up.
 
     Raises:
@@ -107,44 +106,7 @@ def find_interface(name: str) -> Interface:
     return interface
 
 
-def parse_group(text: str) -> IpAddress:
-    """A multicast address.
-
-    Raises:
-        ConfigurationError: ``text`` isn't one.
-    """
-    advice = "use one of 239.0.0.0/8 (for example 239.255.68.67) or of ff12::/16 with --group"
-    try:
-        group = ipaddress.ip_address(text)
-    except ValueError as error:
-        raise ConfigurationError(f"the group {text!r} isn't an IP address: {advice}") from error
-    if not group.is_multicast:
-        raise ConfigurationError(f"the group {text} isn't a multicast address: {advice}")
-    return group
-
-
-def parse_endpoint(text: str, default_port: int) -> tuple[IpAddress | None, int]:
-    """``HOST:PORT``, ``HOST``, ``:PORT`` or ``[IPV6]:PORT`` as address (None for the interface's own) and port.
-
-    Raises:
-        ConfigurationError: it isn't of that form.
-    """
-    advice = f"write HOST:PORT with a numeric address, for example 10.0.0.1:{default_port} or [fd00::1]:{default_port}"
-    host, colon, port_text = text.rpartition(":")
-    if text.endswith("]") or not colon:
-        host, port_text = text, ""
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        address = ipaddress.ip_address(host) if host else None
-        port = int(port_text) if port_text else default_port
-    except ValueError as error:
-        raise ConfigurationError(f"{text!r} can't be used as an address: {advice}") from error
-    if not 0 <= port <= 65535:
-        raise ConfigurationError(f"{text!r}: ports go from 0 to 65535; {advice}")
-    return address, port
-
-
-def symbol_bytes_for(interface: Interface, ip_version: int) -> int:
+def symbol_bytes_for(interface: MulticastInterface, ip_version: int) -> int:
     """The largest useful symbol on this interface: 1440 bytes at the usual MTU of 1500 and IPv4.
 
     Raises:
@@ -162,7 +124,7 @@ def symbol_bytes_for(interface: Interface, ip_version: int) -> int:
     return min(room_bytes, SYMBOL_BYTES_MAX)
 
 
-def choose_symbol_bytes(interface: Interface, ip_version: int, wanted_bytes: int | None) -> int:
+def choose_symbol_bytes(interface: MulticastInterface, ip_version: int, wanted_bytes: int | None) -> int:
     """The symbol size of a cast: what the operator wants if it fits, else the largest useful.
 
     Raises:

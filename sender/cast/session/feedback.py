@@ -6,7 +6,7 @@ import socket
 
 import asyncio_dgram
 
-from sender.cast.locked_session import SharedSession
+from sender.cast.session.locked_session import LockedSession
 
 
 class FeedbackPort:
@@ -17,7 +17,7 @@ class FeedbackPort:
     the kernel keeps.
     """
 
-    def __init__(self, sock: socket.socket, shared: SharedSession) -> None:
+    def __init__(self, sock: socket.socket, shared: LockedSession) -> None:
         """Take over ``sock``, bound and non-blocking; :meth:`run` closes it."""
         self.received_count = 0
         self._socket = sock
@@ -33,7 +33,7 @@ class FeedbackPort:
                 except OSError:  # an ICMP error that the kernel reports here; it concerns no datagram of ours
                     continue
                 self.received_count += 1
-                with self._shared.change() as (session, now):
+                with self._shared.update() as (session, now):
                     session.receive_feedback_untrusted(datagram, now)
         finally:
             stream.close()

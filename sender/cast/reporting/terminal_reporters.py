@@ -1,13 +1,9 @@
-"""What the operator sees of a cast: a live table on a terminal, lines in a log, JSON lines for scripts."""
+"""Report a cast to the operator: a live table on a terminal, lines in a log."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import sys
-import time
-from typing import Final, Protocol
+from typing import Final
 
 import click
 from rich.console import Console, Group
@@ -15,57 +11,31 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from protocol.errors import EXIT_OK
-from protocol.model.session_records import CastParameters
 from protocol.sending.events import (
     CastFinished,
-    CastingStarted,
-    GatheringTimedOut,
     MainGroupFinished,
-    ReceiverCompleted,
     ReceiverDemoted,
     ReceiverDropped,
     ReceiverFailed,
-    ReceiverJoined,
     ReceiverLost,
-    ReceiverRecovered,
     ReceiverReturned,
-    ReceiverSlow,
     SenderEvent,
 )
 from protocol.shared.units import format_bytes, format_duration, format_rate
-from sender.cast.bottleneck_view import bottlenecks_text
-from sender.cast.event_text import (
+from sender.cast.reporting.bottleneck_view import bottlenecks_text
+from sender.cast.reporting.event_text import (
     bottleneck_words,
     count_receivers,
     count_stragglers,
     event_words,
     status_words,
 )
-from sender.cast.machine_table import STANDING_STYLES, machine_table
-from sender.cast.snapshot import CastSummary, CastView, ReceiverSummary
+from sender.cast.reporting.json_reporter import JsonReporter
+from sender.cast.reporting.machine_table import STANDING_STYLES, machine_table
+from sender.cast.reporting.reporter import LIVE_INTERVAL_S, PLAIN_INTERVAL_S, CastIntroduction, Reporter
+from sender.cast.reporting.snapshot import CastSummary, CastView, ReceiverSummary
 
-JSON_INTERVAL_S: Final = 1.0
-PLAIN_INTERVAL_S: Final = 5.0
-LIVE_INTERVAL_S: Final = 0.25
 _HEADER_LINES: Final = 7
-
-EVENT_NAMES: Final[dict[type, str]] = {
-    ReceiverJoined: "receiver_joined",
-    ReceiverCompleted: "receiver_completed",
-    ReceiverFailed: "receiver_failed",
-    ReceiverLost: "receiver_lost",
-    ReceiverReturned: "receiver_returned",
-    ReceiverSlow: "receiver_slow",
-    ReceiverRecovered: "receiver_recovered",
-    ReceiverDemoted: "receiver_demoted",
-    ReceiverDropped: "receiver_dropped",
-    MainGroupFinished: "main_group_finished",
-    CastingStarted: "casting_started",
-    GatheringTimedOut: "gathering_timed_out",
-    CastFinished: "cast_ended",
-}
-"""The session's events by their names in JSON lines."""
 
 _SAID_ABOVE_TABLE: Final = (
     ReceiverFailed,
@@ -78,96 +48,11 @@ _SAID_ABOVE_TABLE: Final = (
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class CastIntroduction:
-    """What is known when a cast begins to gather."""
-
-    parameters: CastParameters
-    interface: str
-    wait_for: int
-    send_mode: str
-    metrics_port: int | None
-
-
-class Reporter(Protocol):
-    """Where a cast tells how it goes; called from the event loop only."""
-
-    interval_s: float
-    """How often it wants :meth:`progress`."""
-
-    def started(self, introduction: CastIntroduction) -> None:
-        """The cast gathers its room."""
-
-    def happened(self, event: SenderEvent, receiver: str | None) -> None:
-        """The session's event, and the name of the receiver that it is about."""
-
-    def note(self, text: str) -> None:
-        """Something that the operator should know and that doesn't end the cast."""
-
-    def progress(self, view: CastView) -> None:
-        """The cast now."""
-
-    def finished(self, summary: CastSummary) -> None:
-        """The cast has ended, well or not."""
-
-    def close(self) -> None:
-        """Give the terminal back, whatever happened."""
-
-
 def choose_reporter(*, json_lines: bool) -> Reporter:
     """By what stderr is, and what the operator asked for."""
     if json_lines:
         return JsonReporter()
     return LiveReporter() if sys.stderr.isatty() else PlainReporter()
-
-
-class JsonReporter:
-    """One JSON object a line on stdout. The result line is left to whoever knows the exit code."""
-
-    interval_s = JSON_INTERVAL_S
-
-    def started(self, introduction: CastIntroduction) -> None:
-        """``cast_started``: what a script needs to send agents here."""
-        parameters = introduction.parameters
-        _emit(
-            "cast_started",
-            cast_id=f"{parameters.cast_id:08x}",
-            incarnation=parameters.incarnation,
-            image_name=parameters.image_name,
-            image_id=parameters.image_id.hex(),
-            raw_bytes=parameters.raw_bytes,
-            block_bytes=parameters.block_bytes,
-            symbol_bytes=parameters.symbol_bytes,
-            interface=introduction.interface,
-            group=parameters.group,
-            port=parameters.port,
-            sender_address=parameters.sender_address,
-            control_url=parameters.control_url,
-            wait_for=introduction.wait_for,
-            send_mode=introduction.send_mode,
-            metrics_port=introduction.metrics_port,
-        )
-
-    def happened(self, event: SenderEvent, receiver: str | None) -> None:
-        """The event by its name, with its own fields."""
-        fields = {key: value for key, value in dataclasses.asdict(event).items() if key != "receiver_id"}
-        if receiver is not None:
-            fields = {"receiver": receiver, **fields}
-        _emit(EVENT_NAMES[type(event)], **fields)
-
-    def note(self, text: str) -> None:
-        """``note``."""
-        _emit("note", text=text)
-
-    def progress(self, view: CastView) -> None:
-        """``progress``: everything that the live table shows."""
-        _emit("progress", **dataclasses.asdict(view))
-
-    def finished(self, summary: CastSummary) -> None:
-        """Nothing: the result line says it."""
-
-    def close(self) -> None:
-        """Nothing to give back."""
 
 
 class PlainReporter:
@@ -254,34 +139,6 @@ class LiveReporter:
     def close(self) -> None:
         """Show the cursor again."""
         self._live.stop()
-
-
-class ProgressClock:
-    """Says when it is time for :meth:`Reporter.progress` again."""
-
-    def __init__(self, interval_s: float) -> None:
-        self._interval_s = interval_s
-        self._next_at = -math.inf
-
-    def due(self) -> bool:
-        """True at most once an interval."""
-        now = time.monotonic()
-        if now < self._next_at:
-            return False
-        self._next_at = now + self._interval_s
-        return True
-
-
-def emit_result(summary: CastSummary, *, exit_code: int) -> None:
-    """The last JSON line of a cast that went well or was cancelled; an error's is written where errors end."""
-    cancelled: dict[str, object] = {}
-    if exit_code != EXIT_OK:
-        cancelled = {"error": summary.reason, "error_class": "KeyboardInterrupt"}
-    _emit("result", ok=exit_code == EXIT_OK, exit_code=exit_code, **cancelled, **dataclasses.asdict(summary))
-
-
-def _emit(event: str, **fields: object) -> None:
-    click.echo(json.dumps({"event": event, **fields}))
 
 
 def _say(line: str) -> None:

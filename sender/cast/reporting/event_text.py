@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from protocol.sending.events import (
     CastFinished,
     CastingStarted,
@@ -19,8 +21,25 @@ from protocol.sending.events import (
     SenderEvent,
 )
 from protocol.shared.units import format_duration, format_rate
-from sender.cast.bottleneck_view import part_of_receiver
-from sender.cast.snapshot import CastView
+from sender.cast.reporting.bottleneck_view import part_of_receiver
+from sender.cast.reporting.snapshot import CastView
+
+EVENT_NAMES: Final[dict[type, str]] = {
+    ReceiverJoined: "receiver_joined",
+    ReceiverCompleted: "receiver_completed",
+    ReceiverFailed: "receiver_failed",
+    ReceiverLost: "receiver_lost",
+    ReceiverReturned: "receiver_returned",
+    ReceiverSlow: "receiver_slow",
+    ReceiverRecovered: "receiver_recovered",
+    ReceiverDemoted: "receiver_demoted",
+    ReceiverDropped: "receiver_dropped",
+    MainGroupFinished: "main_group_finished",
+    CastingStarted: "casting_started",
+    GatheringTimedOut: "gathering_timed_out",
+    CastFinished: "cast_ended",
+}
+"""The session's events by their names in JSON lines."""
 
 
 def count_receivers(count: int) -> str:

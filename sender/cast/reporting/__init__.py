@@ -1,0 +1,1 @@
+"""Reports of a cast for the operator: snapshots, texts, tables and progress."""

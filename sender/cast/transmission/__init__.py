@@ -1,0 +1,1 @@
+"""The data path of a cast: load blocks, encode frames, transmit them at a given rate."""
