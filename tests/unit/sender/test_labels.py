@@ -1,0 +1,71 @@
+"""Labels: each value that the API can return has its text, so that no screen shows a raw identifier."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import pytest
+
+from protocol import errors
+from protocol.model.bottleneck import Cause
+from protocol.model.cast_policy import SlowPolicy
+from sender import labels
+from sender.store.records import (
+    UNSUCCESSFUL_STATES,
+    CastPhase,
+    ImageState,
+    MachineState,
+    Role,
+    StartMode,
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [
+        (labels.MACHINE_STATES, MachineState),
+        (labels.CAST_PHASES, CastPhase),
+        (labels.IMAGE_STATES, ImageState),
+        (labels.ROLES, Role),
+        (labels.START_MODES, StartMode),
+        (labels.SLOW_POLICIES, SlowPolicy),
+        (labels.MACHINE_BOTTLENECKS, Cause),
+    ],
+)
+def test_every_value_has_a_label(table: Mapping[enum.StrEnum, object], values: type[enum.StrEnum]) -> None:
+    assert set(table) == set(values)
+
+
+def test_a_machine_in_trouble_has_a_reason_and_a_next_step() -> None:
+    assert set(labels.MISSING_ERRORS) == set(labels.STATE_ADVICE)
+    assert set(labels.STATE_ADVICE) >= UNSUCCESSFUL_STATES
+
+
+def test_exit_codes_of_agents_have_advice() -> None:
+    advice = labels.exit_code_advice()
+    assert list(advice) == sorted(advice)
+    assert advice[errors.TargetTooSmallError.exit_code] == labels.ERROR_ADVICE[errors.TargetTooSmallError]
+    assert advice[errors.AddressInUseError.exit_code] == labels.ERROR_ADVICE[errors.ConfigurationError]
+    # Exit codes from 80 on belong to the operator's commands; 60 to 69 to the sender's.
+    reported = {
+        cls.exit_code
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, errors.DiskcastError)
+    }
+    assert {code for code in reported if 10 <= code < 60} <= set(advice)
+
+
+def test_advice_and_labels_are_sentences_and_words() -> None:
+    for text in (
+        *labels.ERROR_ADVICE.values(),
+        *labels.STATE_ADVICE.values(),
+        *labels.MISSING_ERRORS.values(),
+    ):
+        assert text[0].isupper()
+        assert text.endswith(".")
+
+
+def test_a_paused_cast_shows_that_it_is_paused_until_it_ends() -> None:
+    assert labels.cast_label(CastPhase.CASTING, paused=True) is labels.PAUSED
+    assert labels.cast_label(CastPhase.CANCELLED, paused=True) is labels.CAST_PHASES[CastPhase.CANCELLED]
