@@ -16,11 +16,14 @@ COMMANDS: Final = {
         "receiver.service.run_command:run", "Wait for casts of a daemon, and receive each."
     ),
     "restore": Implementation(
-        "receiver.restore_commands:restore", "Write an image file to a disk, without a network."
+        "receiver.restore.restore_commands:restore", "Write an image file to a disk, without a network."
     ),
-    "compare": Implementation("receiver.restore_commands:compare", "Compare a disk with an image file."),
+    "compare": Implementation(
+        "receiver.restore.restore_commands:compare", "Compare a disk with an image file."
+    ),
     "disks": Implementation(
-        "receiver.list_disks_command:disks", "List the disks of this machine, and which may be written."
+        "receiver.restore.list_disks_command:disks",
+        "List the disks of this machine, and which may be written.",
     ),
     "doctor": Implementation("receiver.doctor_command:doctor", "Try out what a receiver needs."),
 }

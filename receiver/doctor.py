@@ -39,13 +39,14 @@ from protocol.program.findings import (
 )
 from protocol.shared.units import format_bytes
 from receiver.disk.fit.fit_target import fit_tools
+from receiver.disk.target import Target
 from receiver.reception.network.control_client import ControlClient, retry_until
 from receiver.reception.network.data_socket import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
 from receiver.reception.network.discovery import CastChoice, listen_for_cast
 from receiver.reception.network.http_client import Unreachable
 from receiver.reception.network.interface import ReceiveInterface, find_interface
 from receiver.service.server_client import EXAMPLE_URL, ServerClient
-from receiver.target.open_target import Target, open_target
+from receiver.target.open_target import open_target
 from receiver.target.selection import choose_target
 
 MEMORY_BYTES_MAX = 300 * MIB

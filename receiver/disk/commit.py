@@ -30,9 +30,9 @@ from protocol.image.commit_blocks import commit_blocks
 from protocol.image.incomplete_marker import Marker, build_marker
 from protocol.image.manifest import BlockKind, Manifest
 from receiver.disk.read_back import ALIGNMENT_BYTES
+from receiver.disk.target import Target
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
-from receiver.target.open_target import Target
 
 EDGE_BYTES: Final = MIB
 """What is wiped at both ends: partition tables, boot loaders behind them, backup tables, RAID superblocks."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from receiver.disk import sysfs as block_sysfs
-from receiver.target.open_target import Target
+from receiver.disk.inventory import sysfs as block_sysfs
+from receiver.disk.target import Target
 
 SCHEDULER: Final = {"0": "none", "1": "mq-deadline"}
 """By ``queue/rotational``. Our writes are large and in order: there is nothing to sort on a disk without heads; on one

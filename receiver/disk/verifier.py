@@ -17,7 +17,7 @@ from receiver.disk import syscalls
 from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.block_runs import block_runs
 from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
-from receiver.parallel import run_parallel
+from receiver.shared.parallel import run_parallel
 
 READ_BYTES: Final = 4 * MIB
 """One read at most. Measured on a virtio disk, reading and hashing on one thread into huge pages: 1 MiB 910 MB/s, 4 MiB

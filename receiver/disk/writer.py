@@ -26,8 +26,8 @@ from protocol.image.manifest import BlockKind, Manifest
 from receiver.disk import syscalls
 from receiver.disk.aligned_buffers import AlignedBuffers
 from receiver.disk.block_runs import block_runs
+from receiver.disk.target import Target
 from receiver.disk.zeroing import Clearing
-from receiver.target.open_target import Target
 
 BUFFER_BYTES: Final = BLOCK_BYTES_MAX
 """The longest run that is written with one call: at least one block of any size. Measured on a virtio disk: 1 MiB 2600

@@ -13,8 +13,8 @@ from typing import Final
 from protocol.constants import MIB
 from receiver.disk import syscalls
 from receiver.disk.aligned_buffers import aligned_memory
-from receiver.disk.sysfs import DiscardUnit, discard_unit
-from receiver.target.open_target import Target
+from receiver.disk.inventory.sysfs import DiscardUnit, discard_unit
+from receiver.disk.target import Target
 
 STEP_BYTES_MIN: Final = 4 * MIB
 STEP_BYTES_MAX: Final = 256 * MIB

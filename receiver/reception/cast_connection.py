@@ -45,12 +45,12 @@ from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.block_masks import iter_set_blocks
 from protocol.shared.units import format_duration
 from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
-from receiver.nursery_errors import single_error
 from receiver.reception.bottleneck_watch import SLOW_PART, BottleneckWatch, Load
 from receiver.reception.loss_injection import RehearsedLoss
 from receiver.reception.network.data_socket import POLL_INTERVAL_MIN_S, SocketMemory
 from receiver.reception.network.recvmmsg import DatagramBatch, SlabCounters
 from receiver.reception.pipeline import Pipeline
+from receiver.shared.nursery_errors import single_error
 from receiver.target.image import TargetImage
 from receiver.target.scan import TargetScan
 

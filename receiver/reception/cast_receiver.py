@@ -39,14 +39,14 @@ from protocol.model.session_records import (
 from protocol.receiving.manifest_reception import ManifestStore
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.units import format_duration
-from receiver.memory_budget import assembly_bytes_for
-from receiver.nursery_errors import single_error
 from receiver.reception.bottleneck_watch import BottleneckWatch
 from receiver.reception.cast_connection import CastConnection, DataPort
 from receiver.reception.loss_injection import RehearsedLoss
 from receiver.reception.manifest_store import manifest_store
 from receiver.reception.network.control_client import require_plausible_manifest, retry_until
 from receiver.reception.reporting.status import ReceptionState, ReceptionStatus, Totals, completion_report
+from receiver.shared.memory_budget import assembly_bytes_for
+from receiver.shared.nursery_errors import single_error
 from receiver.target.image import TargetImage
 
 FAILURE_REPORT_S: Final = 5.0

@@ -23,8 +23,8 @@ from protocol.constants import BLOCK_BYTES_MIN, MIB
 from protocol.errors import CastFailedError
 from protocol.receiving.block_assembly import AssembledBlock
 from protocol.receiving.receiver_session import ReceiverSession
-from receiver.block_sink import Outcome
 from receiver.disk.commit import READ_BACK_FAILURES_MAX, read_back_error
+from receiver.target.block_sink import Outcome
 from receiver.target.image import TargetImage
 
 WRITERS_MAX: Final = 4

@@ -14,7 +14,7 @@ from protocol.control.control_messages import CastDescription
 from protocol.errors import CastFailedError
 from protocol.image.manifest import Manifest
 from receiver.disk.queue_settings import tuned_queue
-from receiver.nursery_errors import unless
+from receiver.disk.target import Target
 from receiver.reception.cast_receiver import CastLink, CastReceiver, CastReceiverOptions, Observer, Reception
 from receiver.reception.machine_identity import describe_machine
 from receiver.reception.manifest_store import manifest_store
@@ -28,9 +28,9 @@ from receiver.reception.network.data_socket import DataSocket
 from receiver.reception.network.discovery import CastChoice, CastOffer, ask_for_cast, listen_for_cast
 from receiver.reception.network.feedback_socket import FeedbackSocket
 from receiver.reception.network.interface import ReceiveInterface, find_interface
+from receiver.shared.nursery_errors import unless
 from receiver.target.dry_run import DryRun, dry_run
 from receiver.target.image import TargetImage
-from receiver.target.open_target import Target
 from receiver.target.options import TargetOptions, open_chosen
 
 

@@ -18,7 +18,7 @@ from protocol.constants import (
 )
 from protocol.errors import ConfigurationError
 from receiver.reception.machine_options import MachineOptions, machine_options
-from receiver.signal_scope import unless_interrupted
+from receiver.shared.signal_scope import unless_interrupted
 from receiver.target.options import TargetOptions, target_options
 
 if TYPE_CHECKING:

@@ -34,7 +34,6 @@ from protocol.control.check_in import (
 from protocol.errors import DiskcastError, NoSenderError, SenderLostError, ServerRefusedError
 from protocol.model.session_records import CastId, MachineIdentity
 from protocol.shared.units import format_duration
-from receiver.nursery_errors import single_error
 from receiver.reception.cast_receiver import CastReceiver, Observer, Reception
 from receiver.reception.network.cast_endpoint import CastPlace, Whereabouts, place_of
 from receiver.reception.network.http_client import Unreachable
@@ -48,6 +47,7 @@ from receiver.reception.reporting.status import (
 )
 from receiver.service.log import ServiceLog
 from receiver.service.server_client import BACK_OFF_IDLE_MAX_S, BACK_OFF_RECEIVING_MAX_S, DaemonRing
+from receiver.shared.nursery_errors import single_error
 
 PAUSE_MIN_S: Final = 0.5
 """Between two check-ins, whatever the daemon says: a thousand machines mustn't become a flood by its mistake."""

@@ -13,7 +13,7 @@ import click
 from protocol.errors import ConfigurationError
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.service.agent_token import TOKEN_VARIABLE, read_token
-from receiver.signal_scope import unless_interrupted
+from receiver.shared.signal_scope import unless_interrupted
 from receiver.target.options import TargetOptions, writing_options
 
 if TYPE_CHECKING:

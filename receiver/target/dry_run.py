@@ -14,8 +14,9 @@ from protocol.image.manifest import BlockKind, Manifest
 from protocol.shared.block_masks import iter_set_blocks
 from protocol.shared.units import format_bytes
 from receiver.disk.fit.fit_target import check_fit
+from receiver.disk.target import Target
 from receiver.disk.verifier import Verifier
-from receiver.target.open_target import Target, require_compatible
+from receiver.target.open_target import require_compatible
 from receiver.target.options import TargetOptions
 
 _STEP_BYTES: Final = 64 * MIB

@@ -24,7 +24,8 @@ from protocol.errors import (
     TargetTooSmallError,
 )
 from protocol.shared.units import format_bytes
-from receiver.disk.holders import (
+from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory
+from receiver.disk.inventory.holders import (
     LoopProbe,
     Use,
     devices_below,
@@ -33,7 +34,6 @@ from receiver.disk.holders import (
     system_devices,
     uses_of,
 )
-from receiver.disk.inventory import BlockDevice, Inventory, Kind
 
 if TYPE_CHECKING:
     from protocol.disk.disk_layout import DiskLayout
@@ -91,7 +91,7 @@ def needs_of(manifest: Manifest, path: Path | None = None) -> ImageNeeds:
 
 
 def judge(
-    device: BlockDevice, inventory: Inventory, needs: ImageNeeds, *, probe: LoopProbe = loop_file
+    device: BlockDevice, inventory: DiskInventory, needs: ImageNeeds, *, probe: LoopProbe = loop_file
 ) -> Refusal | None:
     """The first reason why ``device`` can't be the target of an image; None if it can.
 
@@ -114,7 +114,7 @@ def judge(
 
 
 def with_candidates(
-    error: TargetError, inventory: Inventory, raw_bytes: int, *, probe: LoopProbe = loop_file
+    error: TargetError, inventory: DiskInventory, raw_bytes: int, *, probe: LoopProbe = loop_file
 ) -> TargetError:
     """``error`` with a line for each disk: what it is, and whether it could be the target instead."""
     probe = functools.cache(probe)
@@ -122,7 +122,7 @@ def with_candidates(
     for disk in inventory.disks():
         refusal = judge(disk, inventory, ImageNeeds(raw_bytes), probe=probe)
         if (
-            refusal is None or disk.kind is not Kind.LOOP
+            refusal is None or disk.kind is not DeviceKind.LOOP
         ):  # live systems are full of loop devices of their own
             lines.append(f"  {_summary(disk)}: {verdict_text(disk, refusal)}")
     if len(lines) > _CANDIDATES_TOLD_MAX:
@@ -143,11 +143,11 @@ def _summary(disk: BlockDevice) -> str:
 
 
 def file_refusal(
-    path: Path, status: os.stat_result, inventory: Inventory, *, probe: LoopProbe = loop_file
+    path: Path, status: os.stat_result, inventory: DiskInventory, *, probe: LoopProbe = loop_file
 ) -> Refusal | None:
     """Why a regular file can't be the target: it is the disk behind a loop device that is in use."""
     for device in inventory.disks():
-        if device.kind is Kind.LOOP and device.label and _is_loop_over(device, status, probe):
+        if device.kind is DeviceKind.LOOP and device.label and _is_loop_over(device, status, probe):
             uses = uses_of(device, inventory)
             if uses:
                 return refuse_uses(path, uses)
@@ -236,7 +236,7 @@ def _refuse_image(device: BlockDevice, needs: ImageNeeds, probe: LoopProbe) -> R
             f"{device.path} is the image file {needs.path} itself",
             "choose another target",
         )
-    if device.kind is Kind.LOOP and device.label and _is_loop_over(device, status, probe):
+    if device.kind is DeviceKind.LOOP and device.label and _is_loop_over(device, status, probe):
         return Refusal(
             TargetIsImageError,
             f"{device.path} is a loop device over the image file {needs.path} itself",
@@ -256,7 +256,7 @@ def _is_loop_over(device: BlockDevice, status: os.stat_result, probe: LoopProbe)
 
 
 def _refuse_below_image(
-    device: BlockDevice, inventory: Inventory, needs: ImageNeeds, probe: LoopProbe
+    device: BlockDevice, inventory: DiskInventory, needs: ImageNeeds, probe: LoopProbe
 ) -> Refusal | None:
     status = _image_status(needs)
     if status is None or needs.path is None:
@@ -285,7 +285,7 @@ def _image_status(needs: ImageNeeds) -> os.stat_result | None:
         return None
 
 
-def _refuse_system(device: BlockDevice, inventory: Inventory, probe: LoopProbe) -> Refusal | None:
+def _refuse_system(device: BlockDevice, inventory: DiskInventory, probe: LoopProbe) -> Refusal | None:
     point = system_devices(inventory, probe).get(device.number)
     if point is None:
         return None

@@ -19,13 +19,13 @@ from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastParameters
 from protocol.receiving.block_assembly import AssembledBlock
 from protocol.shared.block_masks import first_set, sample_set
-from receiver.block_sink import BlockSink, Outcome
 from receiver.disk.fit.fit_target import check_fit, fit
-from receiver.disk.scan import SAMPLE_COUNT
+from receiver.disk.scan_heuristic import SAMPLE_COUNT
+from receiver.disk.target import Target
 from receiver.disk.watched_threads import WatchedThreads
-from receiver.target.open_target import Target
+from receiver.shared.thread_time import BusyClock
+from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.options import DEFAULTS, TargetOptions
-from receiver.thread_time import BusyClock
 
 ZERO_STEP_BYTES: Final = 256 * MIB
 """Zeroed and verified in one step, after which the agent can still be stopped."""

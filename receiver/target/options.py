@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from receiver.disk.fit.fit_target import NO_FIT, FitOptions
-from receiver.target.open_target import Target, open_target
+from receiver.disk.target import Target
+from receiver.target.open_target import open_target
 from receiver.target.selection import choose_target
 
 _Command = Callable[..., None]

@@ -13,17 +13,17 @@ from typing import Final
 
 from protocol.errors import AmbiguousTargetError, ConfigurationError, TargetError
 from protocol.shared.units import parse_size_bytes
-from receiver.disk.holders import LoopProbe, loop_file
-from receiver.disk.inventory import (
-    SYSTEM_SOURCES,
+from receiver.disk.inventory.block_devices import (
+    SYSTEM_PATHS,
     BlockDevice,
-    Identity,
-    Inventory,
-    Kind,
-    Sources,
+    DeviceIdentity,
+    DeviceKind,
+    DiskInventory,
+    SystemPaths,
     normalized_wwn,
     read_inventory,
 )
+from receiver.disk.inventory.holders import LoopProbe, loop_file
 from receiver.target.eligibility import NOTHING_WRITTEN, ImageNeeds, judge, with_candidates
 
 _LOOKS_LIKE_SELECTOR: Final = re.compile(r"[A-Za-z_ -]+[=:]")
@@ -49,11 +49,11 @@ class Rule:
 
     def admits(self, disk: BlockDevice) -> bool:
         """Whether the rule means ``disk`` too, refused or not."""
-        kind = str(disk.kind) if disk.kind is Kind.LOOP else disk.transport
+        kind = str(disk.kind) if disk.kind is DeviceKind.LOOP else disk.transport
         if self.transport:
             if kind != self.transport:
                 return False
-        elif disk.kind is not Kind.DISK:
+        elif disk.kind is not DeviceKind.DISK:
             return False
         carried = disk.removable and not self.removable and self.transport not in ("usb", "mmc")
         upper_bytes = disk.size_bytes if self.max_bytes is None else self.max_bytes
@@ -61,7 +61,7 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
+class DiskChoice:
     """A chosen target.
 
     Attributes:
@@ -70,7 +70,7 @@ class Choice:
     """
 
     path: Path
-    identity: Identity | None
+    identity: DeviceIdentity | None
 
 
 def choose_target(
@@ -78,9 +78,9 @@ def choose_target(
     *,
     partition: int | None,
     raw_bytes: int,
-    sources: Sources = SYSTEM_SOURCES,
+    sources: SystemPaths = SYSTEM_PATHS,
     probe: LoopProbe = loop_file,
-) -> Choice:
+) -> DiskChoice:
     """What ``--target`` and ``--partition`` mean.
 
     A path is taken as it is: opening it judges it. Anything else must mean exactly one disk that isn't refused;
@@ -104,7 +104,7 @@ def choose_target(
     if not is_rule and not is_name:
         _refuse_misspelt(text)
         if partition is None:
-            return Choice(Path(text), None)
+            return DiskChoice(Path(text), None)
     inventory = read_inventory(sources)
     probe = functools.cache(probe)
     try:
@@ -155,8 +155,8 @@ def parse_rule(text: str) -> Rule:
 
 
 def _choose_auto(
-    text: str, partition: int | None, raw_bytes: int, inventory: Inventory, probe: LoopProbe
-) -> Choice:
+    text: str, partition: int | None, raw_bytes: int, inventory: DiskInventory, probe: LoopProbe
+) -> DiskChoice:
     rule = parse_rule(text)
     usable = []
     for disk in inventory.disks():
@@ -186,9 +186,9 @@ def _choose_named(
     value: str,
     partition: int | None,
     raw_bytes: int,
-    inventory: Inventory,
+    inventory: DiskInventory,
     probe: LoopProbe,
-) -> Choice:
+) -> DiskChoice:
     matching = [disk for disk in inventory.disks() if _MATCHERS[kind](disk, value.strip())]
     devices = [_partition_of(disk, partition, inventory) if partition else disk for disk in matching]
     refusals = [judge(device, inventory, ImageNeeds(raw_bytes), probe=probe) for device in devices]
@@ -230,7 +230,7 @@ _MATCHERS: Final[dict[str, Callable[[BlockDevice, str], bool]]] = {
 }
 
 
-def _disk_at(path: Path, inventory: Inventory) -> BlockDevice:
+def _disk_at(path: Path, inventory: DiskInventory) -> BlockDevice:
     try:
         status = path.stat()
     except OSError as error:
@@ -247,11 +247,11 @@ def _disk_at(path: Path, inventory: Inventory) -> BlockDevice:
     return disk
 
 
-def _find_partition(disk: BlockDevice, number: int, inventory: Inventory) -> BlockDevice | None:
+def _find_partition(disk: BlockDevice, number: int, inventory: DiskInventory) -> BlockDevice | None:
     return next((each for each in inventory.partitions_of(disk) if each.partition_number == number), None)
 
 
-def _partition_of(disk: BlockDevice, number: int, inventory: Inventory) -> BlockDevice:
+def _partition_of(disk: BlockDevice, number: int, inventory: DiskInventory) -> BlockDevice:
     partition = _find_partition(disk, number, inventory)
     if partition is not None:
         return partition
@@ -262,5 +262,5 @@ def _partition_of(disk: BlockDevice, number: int, inventory: Inventory) -> Block
     )
 
 
-def _choice(device: BlockDevice) -> Choice:
-    return Choice(device.path, device.identity)
+def _choice(device: BlockDevice) -> DiskChoice:
+    return DiskChoice(device.path, device.identity)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from protocol.constants import BLOCK_BYTES_DEFAULT, MIB
 from protocol.image.block_codec import BlockEncoder, block_hash
 from protocol.image.manifest import BlockKind, Manifest, build_manifest
-from receiver.block_sink import BlockSink
 from receiver.reception.pipeline import BLOCKS_PER_HOP
+from receiver.target.block_sink import BlockSink
 from receiver.target.open_target import open_target
 
 CONTENT_BYTES = 32 * MIB

@@ -29,14 +29,15 @@ from protocol.constants import BLOCK_BYTES_DEFAULT, MIB
 from protocol.image.block_codec import block_hash
 from protocol.image.manifest import BlockKind, Manifest, build_manifest
 from protocol.shared.units import parse_size_bytes
-from receiver.block_sink import BlockSink, Outcome
 from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.queue_settings import tuned_queue
+from receiver.disk.target import Target
 from receiver.disk.writer import BUFFER_BYTES, DiskWriter
-from receiver.parallel import run_parallel
 from receiver.reception.pipeline import BLOCKS_PER_HOP, VERIFY_BYTES, writer_count
+from receiver.shared.parallel import run_parallel
+from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.image import VERIFY_THREADS
-from receiver.target.open_target import Target, open_target
+from receiver.target.open_target import open_target
 from tests.bench import report
 from tests.bench.figures import FAIL, Figure
 from tests.bench.kept_memory import kept_memory

@@ -19,9 +19,10 @@ from protocol.errors import StorageError
 from protocol.image.manifest import BlockKind
 from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.queue_settings import tuned_queue
+from receiver.disk.target import Target
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter, WriteMode
-from receiver.target.open_target import Target, open_target
+from receiver.target.open_target import open_target
 from tests.support.disks.devices import loop_device, mounted
 from tests.support.disks.disk_images import BLOCK_BYTES, allocated_bytes, make_image
 from tests.support.disks.disk_writing import random_pieces, write_pieces, write_runs

@@ -28,7 +28,8 @@ from protocol.image.manifest import BlockKind, Manifest, build_manifest
 from receiver.disk.fit import efi, programs
 from receiver.disk.fit.filesystem import GROWERS
 from receiver.disk.fit.fit_target import NO_FIT, FitOptions, check_fit, fit
-from receiver.target.open_target import Target, open_target
+from receiver.disk.target import Target
+from receiver.target.open_target import open_target
 from tests.support.disks.devices import loop_device
 from tests.support.network.lab import REPOSITORY, run, wait_until
 

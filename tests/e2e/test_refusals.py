@@ -26,7 +26,7 @@ from protocol.errors import (
     TargetReadOnlyError,
     TargetTooSmallError,
 )
-from receiver.disk.inventory import BlockDevice, read_inventory
+from receiver.disk.inventory.block_devices import BlockDevice, read_inventory
 from receiver.disk.read_back import open_read_back
 from receiver.target.eligibility import ImageNeeds, judge
 from receiver.target.open_target import open_target

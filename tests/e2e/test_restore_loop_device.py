@@ -19,11 +19,11 @@ from protocol.errors import (
     VerificationError,
 )
 from protocol.image.manifest import BlockKind
-from receiver.block_sink import BlockSink, Outcome
 from receiver.disk.read_back import ReadBack, ReadBackMode, open_for_comparison
 from receiver.disk.verifier import Verifier
-from receiver.disk_progress import TextProgress
-from receiver.restore import compare, restore
+from receiver.restore.disk_progress import TextProgress
+from receiver.restore.restore_image import compare, restore
+from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.open_target import open_target
 from tests.support.disks.devices import loop_device, mounted
 from tests.support.disks.disk_images import BLOCK_BYTES, MadeImage, make_image

@@ -28,14 +28,15 @@ from protocol.receiving.manifest_reception import ManifestStore
 from protocol.sending.frame_encoder import FrameEncoder
 from protocol.sending.sender_session import SenderSession
 from protocol.wire.codec import ControlMessage, encode_control
-from receiver.nursery_errors import single_error
+from receiver.disk.target import Target
 from receiver.reception.cast_receiver import CastLink, CastReceiver, CastReceiverOptions, Reception
 from receiver.reception.network.data_socket import SocketMemory
 from receiver.reception.network.http_client import Unreachable
 from receiver.reception.network.recvmmsg import DatagramBatch, SlabCounters
 from receiver.reception.reporting.status import ReceptionStatus
+from receiver.shared.nursery_errors import single_error
 from receiver.target.image import TargetImage
-from receiver.target.open_target import Target, open_target
+from receiver.target.open_target import open_target
 
 BLOCK_BYTES = 64 * 1024
 SYMBOL_BYTES = 1440

@@ -36,8 +36,8 @@ from protocol.wire.messages import (
     Announce,
     Standing,
 )
-from receiver.block_sink import Outcome
 from receiver.reception.reporting.status import ReceptionState
+from receiver.target.block_sink import Outcome
 from receiver.target.image import TargetImage
 from receiver.target.open_target import open_target
 from tests.shell.small_cast import SYMBOL_BYTES, SmallCast, SmallImage, threads_in_place

@@ -18,9 +18,9 @@ from protocol.errors import StorageError
 from protocol.image.incomplete_marker import Marker, build_marker, parse_marker_untrusted
 from protocol.image.manifest import BlockKind
 from protocol.receiving.block_assembly import AssembledBlock
-from receiver.block_sink import Outcome
 from receiver.target import image as target_image
 from receiver.target import scan as target_scan
+from receiver.target.block_sink import Outcome
 from receiver.target.image import TargetImage
 from receiver.target.options import TargetOptions
 from tests.shell.small_cast import BLOCK_BYTES, SYMBOL_BYTES, SmallCast, SmallImage, threads_in_place

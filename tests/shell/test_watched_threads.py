@@ -12,7 +12,7 @@ import trio.testing
 from protocol.errors import StorageError
 from receiver.disk.hang_watchdog import DISK_CALL_LIMIT_S, StallWatch
 from receiver.disk.watched_threads import WatchedThreads
-from receiver.nursery_errors import single_error
+from receiver.shared.nursery_errors import single_error
 
 pytestmark = pytest.mark.trio
 

@@ -17,11 +17,11 @@ import trio.testing
 from numpy.typing import NDArray
 
 from protocol.image.manifest import BlockKind
+from receiver.disk.target import Target
 from receiver.reception import pipeline
 from receiver.target import image as target_image
 from receiver.target import scan as target_scan
 from receiver.target.image import TargetImage
-from receiver.target.open_target import Target
 from receiver.target.options import TargetOptions
 from tests.shell.small_cast import SYMBOL_BYTES, SmallCast, SmallImage
 from tests.support.disks.disk_images import BLOCK_BYTES, make_image

@@ -22,10 +22,10 @@ from protocol.image.incomplete_marker import Marker, build_marker, parse_marker_
 from protocol.image.manifest import BlockKind
 from protocol.model.session_records import CastId, CastParameters
 from protocol.receiving.block_assembly import AssembledBlock
-from receiver.block_sink import Outcome
-from receiver.disk_progress import TextProgress
-from receiver.restore import restore
+from receiver.restore.disk_progress import TextProgress
+from receiver.restore.restore_image import restore
 from receiver.target import image as target_image
+from receiver.target.block_sink import Outcome
 from receiver.target.image import TargetImage
 from receiver.target.open_target import open_target
 from receiver.target.options import TargetOptions

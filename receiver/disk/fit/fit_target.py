@@ -44,7 +44,7 @@ from receiver.disk.fit.filesystem import (
 )
 from receiver.disk.fit.loop_device import loop_device
 from receiver.disk.fit.programs import PACKAGES, StepError, Undisturbed, missing_programs, require_programs
-from receiver.target.open_target import Target
+from receiver.disk.target import Target
 
 _BLKRRPART: Final = 0x125F
 """linux/fs.h."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from protocol.constants import MIB
 from protocol.image.manifest import BlockKind
-from receiver.image_source import open_image
+from receiver.restore.image_source import open_image
 from tests.support.disks.bootable_disk import SECTOR_BYTES
 from tests.support.network.lab import run
 from tests.support.network.loopback_cast import pack

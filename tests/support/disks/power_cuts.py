@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from protocol.image.incomplete_marker import parse_marker_untrusted
 from protocol.image.manifest import BlockKind
-from receiver.disk_progress import TextProgress
-from receiver.image_source import open_image
-from receiver.restore import restore
+from receiver.restore.disk_progress import TextProgress
+from receiver.restore.image_source import open_image
+from receiver.restore.restore_image import restore
 from tests.support.disks.bootable_disk import looks_bootable, make_bootable_disk
 from tests.support.disks.slow_disk import Behaviour, loop_over, slow_disk
 from tests.support.disks.write_log import PowerCut, PowerCuts, read_log

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from receiver.disk.holders import LoopFile
-from receiver.disk.inventory import BlockDevice, Inventory, Sources, read_inventory
+from receiver.disk.inventory.block_devices import BlockDevice, DiskInventory, SystemPaths, read_inventory
+from receiver.disk.inventory.holders import LoopFile
 
 GIB = 1 << 30
 
@@ -15,7 +15,7 @@ class FakeMachine:
     """Add disks and what is built on them; ``sources`` is what :func:`read_inventory` reads."""
 
     def __init__(self, root: Path) -> None:
-        self.sources = Sources(root / "sys", root / "proc", root / "dev", root / "udev")
+        self.sources = SystemPaths(root / "sys", root / "proc", root / "dev", root / "udev")
         for folder in (root / "sys/block", root / "proc/self", root / "dev", root / "udev"):
             folder.mkdir(parents=True)
         self._mounts: list[str] = []
@@ -94,7 +94,7 @@ class FakeMachine:
         """The path of a device."""
         return str(self.sources.dev / name)
 
-    def inventory(self) -> Inventory:
+    def inventory(self) -> DiskInventory:
         return read_inventory(self.sources)
 
     def device(self, name: str) -> BlockDevice:

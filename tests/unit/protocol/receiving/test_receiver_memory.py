@@ -18,7 +18,8 @@ from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastId, CastParameters, JoinGrant, ReceiverId
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.block_masks import iter_set_blocks
-from receiver.memory_budget import (
+from receiver.disk.target import Target
+from receiver.shared.memory_budget import (
     ASSEMBLY_BYTES_MIN,
     BASE_BYTES,
     BLOCK_MEMORY_BYTES,
@@ -26,7 +27,7 @@ from receiver.memory_budget import (
     assembly_bytes_for,
 )
 from receiver.target.image import TargetImage
-from receiver.target.open_target import Target, open_target
+from receiver.target.open_target import open_target
 from receiver.target.scan import TargetScan
 
 BLOCK_BYTES = 64 * KIB

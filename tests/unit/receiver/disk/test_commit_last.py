@@ -15,10 +15,10 @@ import pytest
 
 from protocol.constants import MIB
 from protocol.image.incomplete_marker import parse_marker_untrusted
-from receiver.block_sink import BlockSink
 from receiver.disk.read_back import ReadBack
-from receiver.disk_progress import TextProgress
-from receiver.restore import restore
+from receiver.restore.disk_progress import TextProgress
+from receiver.restore.restore_image import restore
+from receiver.target.block_sink import BlockSink
 from receiver.target.open_target import open_target
 from tests.support.disks.disk_images import BLOCK_BYTES, MadeImage, make_image
 from tests.support.disks.recorded_disk import RecordedDisk

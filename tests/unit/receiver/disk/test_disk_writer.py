@@ -18,6 +18,7 @@ from protocol.errors import StorageError
 from protocol.image.manifest import BlockKind
 from receiver.disk import syscalls, zeroing
 from receiver.disk.aligned_buffers import aligned_memory
+from receiver.disk.target import Target
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import (
     BUFFER_BYTES,
@@ -27,7 +28,7 @@ from receiver.disk.writer import (
     DiskWriter,
     WriteMode,
 )
-from receiver.target.open_target import Target, open_target
+from receiver.target.open_target import open_target
 from tests.support.disks.disk_images import BLOCK_BYTES, MadeImage, allocated_bytes, make_image
 from tests.support.disks.disk_writing import random_pieces, write_pieces, write_runs
 from tests.support.network.lab import LIMIT_S

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from receiver.disk.inventory.sysfs import DiscardUnit, discard_unit
 from receiver.disk.queue_settings import CACHE_SHARE_PERCENT, tuned_queue
-from receiver.disk.sysfs import DiscardUnit, discard_unit
-from receiver.target.open_target import Target
+from receiver.disk.target import Target
 
 
 @dataclasses.dataclass

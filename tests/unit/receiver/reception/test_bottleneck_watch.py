@@ -11,7 +11,7 @@ import pytest
 
 from protocol.model.bottleneck import Cause
 from receiver.reception.bottleneck_watch import HOLD_S, BottleneckWatch, Load
-from receiver.thread_time import BusyClock
+from receiver.shared.thread_time import BusyClock
 
 STEP_S = 0.1
 IDLE = Load(

@@ -16,7 +16,7 @@ from protocol.errors import (
     TargetReadOnlyError,
     TargetTooSmallError,
 )
-from receiver.disk.holders import LoopFile
+from receiver.disk.inventory.holders import LoopFile
 from receiver.target.eligibility import ImageNeeds, Refusal, file_refusal, incompatibility, judge
 from tests.support.network.fake_machine import GIB, FakeMachine
 

@@ -15,9 +15,9 @@ from protocol.errors import (
     TargetIsSystemDiskError,
     TargetTooSmallError,
 )
-from receiver.target.selection import Choice, Rule, choose_target, parse_rule
+from receiver.target.selection import DiskChoice, Rule, choose_target, parse_rule
 from tests.support.network.fake_machine import GIB, FakeMachine
-from tests.unit.receiver.disk.test_inventory import USB_TREE
+from tests.unit.receiver.disk.inventory.test_block_devices import USB_TREE
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_a_mounted_partition_is_refused(machine: FakeMachine) -> None:
 
 @pytest.mark.parametrize("text", ["/dev/sda", "disk.raw", "./auto", "/dev/disk/by-id/ata-model=x"])
 def test_a_path_is_taken_as_it_is(machine: FakeMachine, text: str) -> None:
-    assert choose_target(text, partition=None, raw_bytes=1, sources=machine.sources) == Choice(
+    assert choose_target(text, partition=None, raw_bytes=1, sources=machine.sources) == DiskChoice(
         Path(text), None
     )
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import receiver.image_source
+import receiver.restore.image_source
 import sender.imaging.image_file
 from protocol.errors import ImageChangedError, ImageDamagedError
 from protocol.image.image_format import PAGE_BYTES
 from protocol.image.manifest import Manifest
-from receiver.image_source import ImageSource, open_image
+from receiver.restore.image_source import ImageSource, open_image
 from sender.cast.transmission.block_loader import BlockLoader
 from sender.imaging.image_file import ImageFile
 from tests.shell.sender_rig import make_rig
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 def hold_at_most(limit_bytes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if limit_bytes is not None:
-        for module in (sender.imaging.image_file, receiver.image_source):
+        for module in (sender.imaging.image_file, receiver.restore.image_source):
             monkeypatch.setattr(module, "MANIFEST_IN_MEMORY_BYTES_MAX", limit_bytes)
 
 

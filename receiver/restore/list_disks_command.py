@@ -14,9 +14,9 @@ import click
 
 from protocol.errors import ConfigurationError, TargetIsSystemDiskError
 from protocol.shared.units import format_bytes, parse_size_bytes
-from receiver.disk.disk_contents import Contents, look
-from receiver.disk.holders import loop_file, mount_points
-from receiver.disk.inventory import BlockDevice, Inventory, Kind, read_inventory
+from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory, read_inventory
+from receiver.disk.inventory.disk_contents import Contents, look
+from receiver.disk.inventory.holders import loop_file, mount_points
 from receiver.target.eligibility import ImageNeeds, Refusal, incompatibility, judge, needs_of, verdict_text
 
 _READERS: Final = 8
@@ -62,7 +62,9 @@ def disks(image: Path | None, size: str | None, show_all: bool, as_json: bool) -
             )
         )
     else:
-        shown = [each for each in listed if show_all or not (each.disk.kind is Kind.LOOP and each.refusal)]
+        shown = [
+            each for each in listed if show_all or not (each.disk.kind is DeviceKind.LOOP and each.refusal)
+        ]
         _print_table(shown)
         if len(shown) < len(listed):
             click.echo(
@@ -74,14 +76,14 @@ def _needs(image: Path | None, size: str | None) -> ImageNeeds:
     if image is not None and size is not None:
         raise ConfigurationError("--for and --size both say how large the image is: give one of them")
     if image is not None:
-        from receiver.image_source import open_image
+        from receiver.restore.image_source import open_image
 
         with open_image(image) as source:
             return needs_of(source.manifest, image)
     return ImageNeeds(parse_size_bytes(size) if size is not None else 0)
 
 
-def _list_disks(inventory: Inventory, needs: ImageNeeds) -> list[_Listed]:
+def _list_disks(inventory: DiskInventory, needs: ImageNeeds) -> list[_Listed]:
     probe = functools.cache(loop_file)
 
     def examine(disk: BlockDevice) -> _Listed:
@@ -96,7 +98,7 @@ def _list_disks(inventory: Inventory, needs: ImageNeeds) -> list[_Listed]:
         return list(pool.map(examine, inventory.disks()))
 
 
-def _disk_json(listed: _Listed, inventory: Inventory) -> dict[str, object]:
+def _disk_json(listed: _Listed, inventory: DiskInventory) -> dict[str, object]:
     disk, refusal = listed.disk, listed.refusal
     return {
         "event": "disk",
@@ -163,7 +165,7 @@ def _print_table(listed: list[_Listed]) -> None:
 
 def _what(disk: BlockDevice) -> str:
     """The model, or what else the thing is."""
-    name = disk.model or (disk.kind.value if disk.kind is not Kind.DISK else "")
+    name = disk.model or (disk.kind.value if disk.kind is not DeviceKind.DISK else "")
     marks = [disk.transport] if disk.transport else []
     marks += ["removable"] if disk.removable else []
     return " ".join(filter(None, [name, f"({', '.join(marks)})" if marks else ""]))

@@ -16,15 +16,15 @@ from protocol.constants import MIB
 from protocol.errors import ImageDamagedError, VerificationError
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.shared.units import format_bytes, format_duration
-from receiver.block_sink import BlockSink, Outcome
 from receiver.disk.commit import READ_BACK_FAILURES_MAX, read_back_error
 from receiver.disk.fit.fit_target import check_fit, fit
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.read_back import open_for_comparison
 from receiver.disk.verifier import READ_BYTES, Verifier
-from receiver.disk_progress import Difference, DiskProgress
-from receiver.image_source import ImageSource, open_image
-from receiver.parallel import run_parallel, thread_count
+from receiver.restore.disk_progress import Difference, DiskProgress
+from receiver.restore.image_source import ImageSource, open_image
+from receiver.shared.parallel import run_parallel, thread_count
+from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.dry_run import dry_run
 from receiver.target.options import DEFAULTS, TargetOptions, open_chosen
 

@@ -11,7 +11,7 @@ import zstandard
 
 from protocol.errors import ImageDamagedError
 from protocol.image.manifest import BlockKind
-from receiver.block_sink import BlockSink, Outcome
+from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.open_target import open_target
 from tests.support.disks.disk_images import BLOCK_BYTES, MadeImage, make_image
 from tests.support.programs.descriptors import descriptors

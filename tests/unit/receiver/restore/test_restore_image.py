@@ -23,9 +23,9 @@ from protocol.image.block_codec import block_hash
 from protocol.image.incomplete_marker import parse_marker_untrusted
 from protocol.image.manifest import BlockKind
 from receiver.disk.verifier import UNREADABLE_MAX
-from receiver.disk_progress import Difference, TextProgress
-from receiver.image_source import open_image
-from receiver.restore import DIFFERENCES_SHOWN_MAX, compare, restore
+from receiver.restore.disk_progress import Difference, TextProgress
+from receiver.restore.image_source import open_image
+from receiver.restore.restore_image import DIFFERENCES_SHOWN_MAX, compare, restore
 from receiver.target.options import TargetOptions
 from tests.support.disks.disk_images import BLOCK_BYTES, allocated_bytes, make_image
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from protocol.image.incomplete_marker import Marker, build_marker
-from receiver.disk.disk_contents import contents_of
-from receiver.disk.inventory import Kind, normalized_wwn
-from receiver.disk.mounts import mount_of, parse_mounts, parse_swaps
+from receiver.disk.inventory.block_devices import DeviceKind, normalized_wwn
+from receiver.disk.inventory.disk_contents import contents_of
+from receiver.disk.inventory.mounts import mount_of, parse_mounts, parse_swaps
 from tests.support.network.fake_machine import GIB, FakeMachine
 
 
@@ -79,7 +79,7 @@ def test_an_nvme_disk_with_large_sectors_and_its_partitions(machine: FakeMachine
     partitions = inventory.partitions_of(disk)
     assert [partition.name for partition in partitions] == ["nvme0n1p2", "nvme0n1p10"]
     assert partitions[0].size_bytes == 3 * GIB
-    assert partitions[0].kind is Kind.PARTITION
+    assert partitions[0].kind is DeviceKind.PARTITION
     assert partitions[0].disk_number == disk.number
 
 

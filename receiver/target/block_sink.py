@@ -16,11 +16,12 @@ from protocol.image.commit_blocks import commit_blocks
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.shared.block_masks import iter_set_blocks
 from receiver.disk.commit import CommitLast
-from receiver.disk.scan import worth_scanning
+from receiver.disk.scan_heuristic import worth_scanning
+from receiver.disk.target import Target
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
-from receiver.target.open_target import Target, require_compatible
-from receiver.thread_time import BusyClock
+from receiver.shared.thread_time import BusyClock
+from receiver.target.open_target import require_compatible
 
 
 class Outcome(enum.Enum):

@@ -17,7 +17,7 @@ async def unless_interrupted(work: Callable[[], Awaitable[_Result]]) -> _Result 
     """
     import trio
 
-    from receiver.nursery_errors import unless
+    from receiver.shared.nursery_errors import unless
 
     async def interrupted() -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

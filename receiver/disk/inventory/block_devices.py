@@ -1,7 +1,7 @@
 """The block devices of this machine as the kernel tells them in sysfs: what they are, and what is built on them.
 
 Nothing is opened here: a disk that is asleep stays asleep, and one that hangs doesn't hang the list. What uses a device
-is told by :mod:`receiver.disk.holders`, what is on it by :mod:`receiver.disk.disk_contents`.
+is told by :mod:`receiver.disk.inventory.holders`, what is on it by :mod:`receiver.disk.inventory.disk_contents`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from receiver.disk.mounts import Mount, device_number, parse_mounts, parse_swaps
+from receiver.disk.inventory.mounts import Mount, device_number, parse_mounts, parse_swaps
 
 _SYSFS_SECTOR_BYTES: Final = 512
 """Unit of ``size`` in sysfs, whatever the device's own sectors (Documentation/ABI/stable/sysfs-block)."""
@@ -31,7 +31,7 @@ _WWN_PREFIX: Final = re.compile(r"^(0x|naa\.|eui\.|t10\.|uuid\.|nvme\.|wwn-)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Sources:
+class SystemPaths:
     """Where the kernel and udev tell what there is; other places in tests."""
 
     sys: Path = Path("/sys")
@@ -40,10 +40,10 @@ class Sources:
     udev: Path = Path("/run/udev/data")
 
 
-SYSTEM_SOURCES: Final = Sources()
+SYSTEM_PATHS: Final = SystemPaths()
 
 
-class Kind(enum.StrEnum):
+class DeviceKind(enum.StrEnum):
     """What stands behind a block device."""
 
     DISK = "disk"
@@ -55,7 +55,7 @@ class Kind(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Identity:
+class DeviceIdentity:
     """What makes a device this one: another disk under the same name has another."""
 
     number: int
@@ -74,8 +74,8 @@ class BlockDevice:
     name: str
     """The kernel's, as in ``/proc/partitions``."""
     path: Path
-    kind: Kind
-    identity: Identity
+    kind: DeviceKind
+    identity: DeviceIdentity
     removable: bool
     """Of a kind that is carried around: a card, a stick, anything on USB."""
     read_only: bool
@@ -113,7 +113,7 @@ class BlockDevice:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Inventory:
+class DiskInventory:
     """All block devices at one moment, with the mounts and swaps of that moment.
 
     Attributes:
@@ -160,10 +160,10 @@ class Inventory:
         return sorted(partitions, key=lambda partition: partition.partition_number or 0)
 
 
-def read_inventory(sources: Sources = SYSTEM_SOURCES) -> Inventory:
+def read_inventory(sources: SystemPaths = SYSTEM_PATHS) -> DiskInventory:
     """All block devices, mounts and swaps now; takes milliseconds and opens no device."""
     devices = {device.number: device for device in _read_devices(sources)}
-    return Inventory(
+    return DiskInventory(
         devices,
         parse_mounts(_read(sources.proc / "self/mountinfo")),
         parse_swaps(_read(sources.proc / "swaps")),
@@ -172,7 +172,7 @@ def read_inventory(sources: Sources = SYSTEM_SOURCES) -> Inventory:
 
 
 def disk_sequence(fd: int) -> int | None:
-    """:attr:`Identity.disk_sequence` of the disk that is really behind a descriptor; None before Linux 5.15."""
+    """:attr:`DeviceIdentity.disk_sequence` of the disk that is really behind a descriptor; None before Linux 5.15."""
     try:
         return int.from_bytes(fcntl.ioctl(fd, _BLKGETDISKSEQ, bytes(8)), sys.byteorder)
     except OSError:
@@ -184,7 +184,7 @@ def normalized_wwn(text: str) -> str:
     return _WWN_PREFIX.sub("", text.strip().lower())
 
 
-def _read_devices(sources: Sources) -> Iterator[BlockDevice]:
+def _read_devices(sources: SystemPaths) -> Iterator[BlockDevice]:
     root = sources.sys / "block"
     for name in sorted(_entries(root), key=_natural):
         folder = root / name
@@ -204,7 +204,7 @@ def _read_devices(sources: Sources) -> Iterator[BlockDevice]:
                     continue
 
 
-def _read_disk(folder: Path, sources: Sources) -> BlockDevice:
+def _read_disk(folder: Path, sources: SystemPaths) -> BlockDevice:
     name = folder.name
     real = folder.resolve()
     number = _number(folder)
@@ -215,7 +215,7 @@ def _read_disk(folder: Path, sources: Sources) -> BlockDevice:
     sequence = _read(folder / "diskseq")
     carried = transport == "usb" or (transport == "mmc" and _read(folder / "device/type") == "SD")
     sector_bytes = int(_read(queue / "logical_block_size") or _SYSFS_SECTOR_BYTES)
-    identity = Identity(
+    identity = DeviceIdentity(
         number=number,
         disk_sequence=int(sequence) if sequence.isdecimal() else None,
         size_bytes=_size_bytes(folder),
@@ -242,13 +242,13 @@ def _read_disk(folder: Path, sources: Sources) -> BlockDevice:
     )
 
 
-def _read_partition(disk: BlockDevice, folder: Path, index: int, sources: Sources) -> BlockDevice:
+def _read_partition(disk: BlockDevice, folder: Path, index: int, sources: SystemPaths) -> BlockDevice:
     identity = dataclasses.replace(disk.identity, number=_number(folder), size_bytes=_size_bytes(folder))
     return dataclasses.replace(
         disk,
         name=folder.name,
         path=_node(folder.name, sources),
-        kind=Kind.PARTITION,
+        kind=DeviceKind.PARTITION,
         identity=identity,
         read_only=disk.read_only or _read(folder / "ro") == "1",
         label="",
@@ -258,22 +258,27 @@ def _read_partition(disk: BlockDevice, folder: Path, index: int, sources: Source
     )
 
 
-def _kind(name: str) -> Kind:
-    prefixes = {"loop": Kind.LOOP, "dm-": Kind.MAPPED, "md": Kind.RAID, "sr": Kind.OPTICAL}
-    return next((kind for prefix, kind in prefixes.items() if name.startswith(prefix)), Kind.DISK)
+def _kind(name: str) -> DeviceKind:
+    prefixes = {
+        "loop": DeviceKind.LOOP,
+        "dm-": DeviceKind.MAPPED,
+        "md": DeviceKind.RAID,
+        "sr": DeviceKind.OPTICAL,
+    }
+    return next((kind for prefix, kind in prefixes.items() if name.startswith(prefix)), DeviceKind.DISK)
 
 
-def _label(folder: Path, kind: Kind) -> str:
-    if kind is Kind.MAPPED:
+def _label(folder: Path, kind: DeviceKind) -> str:
+    if kind is DeviceKind.MAPPED:
         return _read(folder / "dm/name")
-    if kind is Kind.LOOP:
+    if kind is DeviceKind.LOOP:
         return _read(folder / "loop/backing_file")
     return ""
 
 
 def _transport(real: Path, name: str, folder: Path, udev: Mapping[str, str]) -> str:
     """How the disk is attached, from where the kernel has put it in its tree of devices."""
-    if _kind(name) is not Kind.DISK:
+    if _kind(name) is not DeviceKind.DISK:
         return "multipath" if _read(folder / "dm/uuid").startswith("mpath-") else ""
     tree = str(real)
     marks = (
@@ -328,14 +333,14 @@ def _wwn(folder: Path, udev: Mapping[str, str]) -> str:
     return _printable(known or _read(folder / "wwid") or _read(folder / "device/wwid"))
 
 
-def _read_udev(number: int, sources: Sources) -> dict[str, str]:
+def _read_udev(number: int, sources: SystemPaths) -> dict[str, str]:
     """What udev found out by asking the disk itself; empty in systems without udev."""
     record = _read(sources.udev / f"b{os.major(number)}:{os.minor(number)}")
     pairs = (line[2:].partition("=") for line in record.splitlines() if line.startswith("E:"))
     return {key: value for key, _, value in pairs}
 
 
-def _read_pools(sources: Sources) -> dict[str, frozenset[str]]:
+def _read_pools(sources: SystemPaths) -> dict[str, frozenset[str]]:
     pools: dict[str, frozenset[str]] = {}
     for pool in _entries(sources.sys / "fs/btrfs"):
         members = frozenset(_entries(sources.sys / "fs/btrfs" / pool / "devices"))
@@ -352,7 +357,7 @@ def _size_bytes(folder: Path) -> int:
     return int(_read(folder / "size") or 0) * _SYSFS_SECTOR_BYTES
 
 
-def _node(name: str, sources: Sources) -> Path:
+def _node(name: str, sources: SystemPaths) -> Path:
     return sources.dev / name.replace("!", "/")  # as devtmpfs names them: cciss!c0d0 is /dev/cciss/c0d0
 
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from protocol.errors import StorageError
-from receiver.parallel import run_parallel
+from receiver.shared.parallel import run_parallel
 from tests.support.network.lab import LIMIT_S
 
 

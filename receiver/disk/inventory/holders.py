@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from receiver.disk.inventory import BlockDevice, Inventory, Kind, Sources
-from receiver.disk.mounts import Mount, is_system_point, mount_of, parse_mounts
+from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory, SystemPaths
+from receiver.disk.inventory.mounts import Mount, is_system_point, mount_of, parse_mounts
 
 _LOOP_GET_STATUS64: Final = 0x4C05  # linux/loop.h
 _LOOP_INFO_BYTES: Final = 232
@@ -60,7 +60,7 @@ def loop_file(device: BlockDevice) -> LoopFile | None:
     return None
 
 
-def uses_of(device: BlockDevice, inventory: Inventory) -> list[Use]:
+def uses_of(device: BlockDevice, inventory: DiskInventory) -> list[Use]:
     """All that holds ``device``: itself, one of its partitions, or the disk that it is a partition of."""
     uses = list(_direct_uses(device, inventory))
     for partition in inventory.partitions_of(device):
@@ -70,18 +70,18 @@ def uses_of(device: BlockDevice, inventory: Inventory) -> list[Use]:
     return list(dict.fromkeys(uses))
 
 
-def mount_points(device: BlockDevice, inventory: Inventory) -> list[str]:
+def mount_points(device: BlockDevice, inventory: DiskInventory) -> list[str]:
     """Where ``device`` is mounted, not by way of others."""
     return [mount.point for mount in inventory.mounts if device.number in _mounted_numbers(mount, inventory)]
 
 
-def is_swap(device: BlockDevice, inventory: Inventory) -> bool:
+def is_swap(device: BlockDevice, inventory: DiskInventory) -> bool:
     """Whether the kernel swaps to ``device`` itself."""
     found = (inventory.by_path(path) for path in inventory.swaps)
     return any(swap is not None and swap.number == device.number for swap in found)
 
 
-def system_devices(inventory: Inventory, probe: LoopProbe = loop_file) -> dict[int, str]:
+def system_devices(inventory: DiskInventory, probe: LoopProbe = loop_file) -> dict[int, str]:
     """Every device that the running system stands on, by number, with the mount point that says so.
 
     Found through partitions, device-mapper, RAID, loop devices and the layers of overlays: as live systems stack them.
@@ -94,13 +94,15 @@ def system_devices(inventory: Inventory, probe: LoopProbe = loop_file) -> dict[i
     return found
 
 
-def devices_below(device: BlockDevice, inventory: Inventory, probe: LoopProbe = loop_file) -> frozenset[int]:
+def devices_below(
+    device: BlockDevice, inventory: DiskInventory, probe: LoopProbe = loop_file
+) -> frozenset[int]:
     """``device`` and all that it lies on: its disk, the members of a RAID, the disk of a loop device's file."""
     return frozenset(_below(device.number, inventory, probe, 0))
 
 
 def devices_of_file(
-    path: Path, inventory: Inventory, *, filesystem_number: int = 0, probe: LoopProbe = loop_file
+    path: Path, inventory: DiskInventory, *, filesystem_number: int = 0, probe: LoopProbe = loop_file
 ) -> frozenset[int]:
     """All devices that the filesystem of a file lies on.
 
@@ -113,7 +115,7 @@ def devices_of_file(
     return frozenset(_devices_of_path(str(path), filesystem_number, inventory, probe, 0))
 
 
-def find_others(device: BlockDevice, inventory: Inventory, sources: Sources) -> list[Use]:
+def find_others(device: BlockDevice, inventory: DiskInventory, sources: SystemPaths) -> list[Use]:
     """Who else may hold a device that the kernel calls busy: other programs, mounts in other namespaces.
 
     Looks through every process: for the words of a refusal only.
@@ -142,7 +144,7 @@ def find_others(device: BlockDevice, inventory: Inventory, sources: Sources) -> 
     return list(dict.fromkeys(uses))
 
 
-def _direct_uses(device: BlockDevice, inventory: Inventory) -> Iterator[Use]:
+def _direct_uses(device: BlockDevice, inventory: DiskInventory) -> Iterator[Use]:
     for point in mount_points(device, inventory):
         yield Use(device.path, f"mounted at {point}", f"umount {shlex.quote(point)}")
     if is_swap(device, inventory):
@@ -151,20 +153,20 @@ def _direct_uses(device: BlockDevice, inventory: Inventory) -> Iterator[Use]:
         yield _use_by_holder(device, name, inventory)
     for other in inventory.devices.values():
         # The kernel doesn't claim what a loop device is set up over: O_EXCL wouldn't notice.
-        if other.kind is Kind.LOOP and _names(other.label, device, inventory):
+        if other.kind is DeviceKind.LOOP and _names(other.label, device, inventory):
             where = _where_mounted(other, inventory)
             state = f"what the loop device {other.path} is set up over{where}"
             yield Use(device.path, state, f"losetup --detach {other.path}")
 
 
-def _use_by_holder(device: BlockDevice, name: str, inventory: Inventory) -> Use:
+def _use_by_holder(device: BlockDevice, name: str, inventory: DiskInventory) -> Use:
     holder = inventory.by_name(name)
     if holder is None:
         return Use(device.path, f"part of {name}", f"release {name}")
     where = _where_mounted(holder, inventory)
-    if holder.kind is Kind.RAID:
+    if holder.kind is DeviceKind.RAID:
         return Use(device.path, f"part of the RAID {holder.path}{where}", f"mdadm --stop {holder.path}")
-    if holder.kind is Kind.MAPPED:
+    if holder.kind is DeviceKind.MAPPED:
         kind, mend = _mapper_words(holder)
         return Use(device.path, f"part of {kind} {holder.label} ({holder.path}){where}", mend)
     return Use(device.path, f"part of {holder.path}{where}", f"release {holder.path}")
@@ -183,7 +185,7 @@ def _mapper_words(holder: BlockDevice) -> tuple[str, str]:
     return "the device-mapper device", f"dmsetup remove {holder.label}"
 
 
-def _where_mounted(device: BlockDevice, inventory: Inventory) -> str:
+def _where_mounted(device: BlockDevice, inventory: DiskInventory) -> str:
     """``, mounted at /``: of the device, or of whatever is built on it."""
     for each in _above(device, inventory, 0):
         points = mount_points(each, inventory)
@@ -194,7 +196,7 @@ def _where_mounted(device: BlockDevice, inventory: Inventory) -> str:
     return ""
 
 
-def _above(device: BlockDevice, inventory: Inventory, depth: int) -> Iterator[BlockDevice]:
+def _above(device: BlockDevice, inventory: DiskInventory, depth: int) -> Iterator[BlockDevice]:
     yield device
     if depth < _DEPTH_MAX:
         held = (inventory.by_name(name) for name in device.holders)
@@ -203,7 +205,7 @@ def _above(device: BlockDevice, inventory: Inventory, depth: int) -> Iterator[Bl
                 yield from _above(upper, inventory, depth + 1)
 
 
-def _below(number: int, inventory: Inventory, probe: LoopProbe, depth: int) -> Iterator[int]:
+def _below(number: int, inventory: DiskInventory, probe: LoopProbe, depth: int) -> Iterator[int]:
     device = inventory.devices.get(number)
     if device is None or depth > _DEPTH_MAX:
         return
@@ -214,7 +216,7 @@ def _below(number: int, inventory: Inventory, probe: LoopProbe, depth: int) -> I
         slave = inventory.by_name(name)
         if slave is not None:
             yield from _below(slave.number, inventory, probe, depth + 1)
-    if device.kind is Kind.LOOP and device.label:
+    if device.kind is DeviceKind.LOOP and device.label:
         under = inventory.by_path(device.label)
         if under is not None:
             yield from _below(under.number, inventory, probe, depth + 1)
@@ -225,7 +227,7 @@ def _below(number: int, inventory: Inventory, probe: LoopProbe, depth: int) -> I
 
 
 def _devices_of_path(
-    path: str, filesystem_number: int, inventory: Inventory, probe: LoopProbe, depth: int
+    path: str, filesystem_number: int, inventory: DiskInventory, probe: LoopProbe, depth: int
 ) -> Iterator[int]:
     if filesystem_number in inventory.devices:
         yield from _below(filesystem_number, inventory, probe, depth)
@@ -238,7 +240,7 @@ def _devices_of_path(
         yield from _devices_of_mount(mount, inventory, probe, depth)
 
 
-def _devices_of_mount(mount: Mount, inventory: Inventory, probe: LoopProbe, depth: int) -> Iterator[int]:
+def _devices_of_mount(mount: Mount, inventory: DiskInventory, probe: LoopProbe, depth: int) -> Iterator[int]:
     if depth > _DEPTH_MAX:
         return
     for number in _mounted_numbers(mount, inventory):
@@ -252,7 +254,7 @@ def _devices_of_mount(mount: Mount, inventory: Inventory, probe: LoopProbe, dept
             yield from _devices_of_mount(under, inventory, probe, depth + 1)
 
 
-def _mounted_numbers(mount: Mount, inventory: Inventory) -> set[int]:
+def _mounted_numbers(mount: Mount, inventory: DiskInventory) -> set[int]:
     """Device numbers that a mount holds; a filesystem without one of its own says its device as its source."""
     if mount.number in inventory.devices:
         return {mount.number}
@@ -265,7 +267,7 @@ def _mounted_numbers(mount: Mount, inventory: Inventory) -> set[int]:
     return {device.number, *(member.number for member in members if member is not None)}
 
 
-def _names(path: str, device: BlockDevice, inventory: Inventory) -> bool:
+def _names(path: str, device: BlockDevice, inventory: DiskInventory) -> bool:
     found = inventory.by_path(path) if path.startswith("/") else None
     return found is not None and found.number == device.number
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from receiver.disk_progress import BarProgress, DiskProgress, JsonProgress, TextProgress
-from receiver.restore import compare as compare_disk
-from receiver.restore import restore as restore_disk
+from receiver.restore.disk_progress import BarProgress, DiskProgress, JsonProgress, TextProgress
+from receiver.restore.restore_image import compare as compare_disk
+from receiver.restore.restore_image import restore as restore_disk
 from receiver.target.options import TargetOptions, target_options
 
 _json_option = click.option(
