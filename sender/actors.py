@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sender.store.audit import AuditNote
+from sender.store.repositories.audit import AuditNote
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,7 +16,10 @@ from protocol import errors
 from protocol.errors import DiskcastError
 from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import SlowPolicy
-from sender.store.records import CastPhase, ImageState, MachineState, Role, StartMode
+from sender.store.records.access import Role
+from sender.store.records.casts import CastPhase, StartMode
+from sender.store.records.images import ImageState
+from sender.store.records.machine_states import MachineState
 
 
 class Tone(enum.StrEnum):
@@ -143,7 +146,7 @@ PROBLEM_KINDS: Final[Mapping[str, str]] = MappingProxyType(
         "clock": "Clock",
     }
 )
-"""By :attr:`sender.store.records.Problem.kind`."""
+"""By :attr:`sender.store.records.problems.Problem.kind`."""
 
 MISSING_ERRORS: Final[Mapping[MachineState, str]] = MappingProxyType(
     {

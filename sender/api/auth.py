@@ -21,7 +21,7 @@ from starlette.requests import HTTPConnection
 from protocol.errors import DatabaseError
 from sender.actors import Actor
 from sender.daemon.context import Services
-from sender.store.records import Role, Token
+from sender.store.records.access import Role, Token
 
 SESSION_COOKIE: Final = "diskcast_session"
 SECRET_CHARACTERS_MAX: Final = 128

@@ -18,10 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from protocol.errors import DatabaseError
-from sender.store.idempotency import ABANDONED_S, Remembered
+from sender.store.repositories.idempotency import ABANDONED_S, Remembered
 
 if TYPE_CHECKING:
-    from sender.store.database import Store
+    from sender.store.store import Store
 
 KEY_HEADER: Final = "Idempotency-Key"
 KEY_PATTERN: Final = "^[!-~](?:[ -~]{0,62}[!-~])?$"

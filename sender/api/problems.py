@@ -24,7 +24,7 @@ from protocol.errors import (
     ProtocolError,
 )
 from sender.refusals import RequestRefusedError
-from sender.store.errors import ConflictError
+from sender.store.database.errors import ConflictError
 
 DATABASE_RETRY_S: Final = 5
 """A client asks again after this time when the database doesn't answer."""

@@ -35,7 +35,8 @@ from protocol.constants import (
     SLOW_FOR_S_MAX,
     SLOW_FOR_S_MIN,
 )
-from sender.store.records import Role, StartMode
+from sender.store.records.access import Role
+from sender.store.records.casts import StartMode
 
 NAME_CHARACTERS_MAX: Final = 64
 TEXT_CHARACTERS_MAX: Final = 1000

@@ -7,16 +7,11 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sender.store.records import (
-    CastEvent,
-    LiveCast,
-    LiveMachine,
-    Problem,
-    Role,
-    Room,
-    TimelinePoint,
-    Token,
-)
+from sender.store.records.access import Role, Token
+from sender.store.records.casts import CastEvent, TimelinePoint
+from sender.store.records.live import LiveCast, LiveMachine
+from sender.store.records.machines import Room
+from sender.store.records.problems import Problem
 
 ItemT = TypeVar("ItemT")
 

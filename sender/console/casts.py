@@ -16,10 +16,11 @@ from sender.console.plan import PlanOptions, plan_options
 if TYPE_CHECKING:
     from sender.console.client import Client
     from sender.console.output import Output
-    from sender.store.records import Cast, CastMachine, LiveMachine
+    from sender.store.records.casts import Cast, CastMachine
+    from sender.store.records.live import LiveMachine
 
 PHASES = ("planned", "gathering", "casting", "tail", "done", "failed", "cancelled")
-"""As :class:`sender.store.records.CastPhase`; a test compares."""
+"""As :class:`sender.store.records.casts.CastPhase`; a test compares."""
 
 
 @click.group()
@@ -40,7 +41,7 @@ def list_casts(
 ) -> None:
     """List casts, the newest first."""
     from sender.console.output import Column, local_time
-    from sender.store.records import Cast
+    from sender.store.records.casts import Cast
 
     columns: list[Column[Cast]] = [
         Column("cast", lambda cast: cast.cast_id),
@@ -70,7 +71,7 @@ def show(client: Client, output: Output, cast_id: str) -> None:
     What was asked for, how far it is, how it ended.
     """
     from sender.console.lookup import path
-    from sender.store.records import LiveCast
+    from sender.store.records.live import LiveCast
 
     live = client.get(path("casts", cast_id), LiveCast)
     output.record(
@@ -120,7 +121,7 @@ def create(
     from sender.console.output import emit, local_time
     from sender.console.time_parsing import parse_in, parse_start
     from sender.console.watch import watch_cast
-    from sender.store.records import Cast
+    from sender.store.records.casts import Cast
 
     if start_at is not None and start_in is not None:
         raise ConfigurationError("--at and --in both say when to begin: leave one of the two out")
@@ -209,7 +210,7 @@ def machines(client: Client, output: Output, cast_id: str, *, limit: int, everyt
     from sender.console.live_records import CastNow
     from sender.console.lookup import path
     from sender.console.tables import print_cast_machines
-    from sender.store.records import CastMachine
+    from sender.store.records.casts import CastMachine
 
     now = client.get(path("casts", cast_id, "live"), CastNow)
     found: Iterable[CastMachine] = client.listed(path("casts", cast_id, "machines"), CastMachine)
@@ -246,7 +247,7 @@ def _command(
     body: dict[str, object] | None = None,
 ) -> None:
     from sender.console.lookup import path
-    from sender.store.records import Cast
+    from sender.store.records.casts import Cast
 
     cast = client.order(path("casts", cast_id, command), Cast, body)
     output.done(f"cast {cast.cast_id} of {cast.image_name} {done}", cast)

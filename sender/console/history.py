@@ -73,7 +73,8 @@ def history(
         return
     from sender.console.lookup import find_image, find_machine
     from sender.console.tables import print_history
-    from sender.store.records import HistoryLine, MachineState
+    from sender.store.records.casts import HistoryLine
+    from sender.store.records.machine_states import MachineState
 
     query = {
         "room_id": room_id,
@@ -124,7 +125,7 @@ def audit(
       diskcast history audit --subject "cast 1a2b3c4d"
     """  # noqa: D301
     from sender.console.output import Column, local_time
-    from sender.store.records import AuditEntry
+    from sender.store.records.access import AuditEntry
 
     query = {"actor": who, "subject": subject, **_period(since, until)}
     if csv_path is not None:
@@ -164,7 +165,7 @@ def _period(since: str | None, until: str | None) -> dict[str, str | None]:
 
 
 def _ended_badly(row: dict[str, str]) -> bool:
-    from sender.store.records import MachineState
+    from sender.store.records.machine_states import MachineState
 
     return bool(row.get("ended_at")) and row.get("state") != MachineState.COMPLETE
 

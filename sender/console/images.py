@@ -12,7 +12,7 @@ from sender.console.options import api_command, list_options
 if TYPE_CHECKING:
     from sender.console.client import Client
     from sender.console.output import Output
-    from sender.store.records import Image
+    from sender.store.records.images import Image
 
 _ID_LETTERS = 12
 
@@ -31,7 +31,7 @@ def images() -> None:
 def list_images(client: Client, output: Output, *, limit: int, everything: bool) -> None:
     """List the library."""
     from sender.console.output import Column, local_time
-    from sender.store.records import Image
+    from sender.store.records.images import Image
 
     columns: list[Column[Image]] = [
         Column("name", lambda image: image.name, cut=True),
@@ -76,7 +76,7 @@ def add(client: Client, output: Output, url: str, name: str | None) -> None:
 
     Example: diskcast images add https://images.example/lab.dci
     """
-    from sender.store.records import Image
+    from sender.store.records.images import Image
 
     image = client.create("/images", Image, {"url": url} | ({} if name is None else {"name": name}))
     output.done(f"{image.name} is known ({image.state.value})", image)
@@ -91,7 +91,7 @@ def fetch(client: Client, output: Output, image: str) -> None:
     It goes to the daemon's cache; `diskcast images show` says how far it has come.
     """
     from sender.console.lookup import find_image, path
-    from sender.store.records import Image
+    from sender.store.records.images import Image
 
     found = find_image(client, image)
     fetched = client.order(path("images", found.image_id, "fetch"), Image)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from sender.store.records import (
-    Cast,
-    CastEvent,
-    LiveCast,
-    LiveMachine,
-    Room,
-    TimelinePoint,
-    Token,
-)
+from sender.store.records.access import Token
+from sender.store.records.casts import Cast, CastEvent, TimelinePoint
+from sender.store.records.live import LiveCast, LiveMachine
+from sender.store.records.machines import Room
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

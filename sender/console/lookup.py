@@ -10,7 +10,10 @@ from urllib.parse import quote
 
 from protocol.errors import ServerRefusedError
 from sender.console.client import Client
-from sender.store.records import Image, ImageState, Machine, Schedule, Token
+from sender.store.records.access import Token
+from sender.store.records.casts import Schedule
+from sender.store.records.images import Image, ImageState
+from sender.store.records.machines import Machine
 
 T = TypeVar("T")
 

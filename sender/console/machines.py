@@ -12,7 +12,7 @@ from sender.console.options import api_command, checked_room, list_options
 if TYPE_CHECKING:
     from sender.console.client import Client
     from sender.console.output import Output
-    from sender.store.records import Machine
+    from sender.store.records.machines import Machine
 
 
 @click.group()
@@ -54,7 +54,7 @@ def list_machines(
 ) -> None:
     """List machines."""
     from sender.console.output import Column, local_time
-    from sender.store.records import Machine
+    from sender.store.records.machines import Machine
 
     columns: list[Column[Machine]] = [
         Column("machine", lambda machine: machine.name, cut=True),
@@ -125,7 +125,7 @@ def add(
 
     Example: diskcast machines add pc07 --room lab-1 --mac 52:54:00:12:34:07
     """
-    from sender.store.records import Machine
+    from sender.store.records.machines import Machine
 
     details = _given(Details(mac=mac, serial=serial, asset_tag=asset_tag, position=position, note=note))
     machine = client.create("/machines", Machine, {"name": name, "room_id": room_id} | details)
@@ -154,7 +154,7 @@ def change(
     --mac replaces all its addresses, an empty text clears.
     """
     from sender.console.lookup import find_machine, path
-    from sender.store.records import Machine
+    from sender.store.records.machines import Machine
 
     details = _given(Details(mac=mac, serial=serial, asset_tag=asset_tag, position=position, note=note))
     details |= {} if name is None else {"name": name}
@@ -184,7 +184,7 @@ def move(
     from sender.console.client import to_json as json_of
     from sender.console.lookup import find_machine, path
     from sender.console.output import emit
-    from sender.store.records import Machine
+    from sender.store.records.machines import Machine
 
     if (room_id is None) == (not no_room):
         raise click.UsageError("give either --room or --no-room")
@@ -220,7 +220,7 @@ def history(client: Client, output: Output, machine: str, *, limit: int, everyth
     """
     from sender.console.lookup import find_machine, path
     from sender.console.tables import print_history
-    from sender.store.records import HistoryLine
+    from sender.store.records.casts import HistoryLine
 
     found = find_machine(client, machine)
     lines = client.listed(path("machines", found.machine_id, "history"), HistoryLine)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NEVER: Final = "never"
 START_MODES: Final = ("joined", "manual")
-"""As :class:`sender.store.records.StartMode`; a test compares."""
+"""As :class:`sender.store.records.casts.StartMode`; a test compares."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

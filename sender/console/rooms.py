@@ -32,7 +32,7 @@ def rooms() -> None:
 def list_rooms(client: Client, output: Output, *, limit: int, everything: bool) -> None:
     """List the rooms."""
     from sender.console.output import Column
-    from sender.store.records import Room
+    from sender.store.records.machines import Room
 
     columns: list[Column[Room]] = [
         Column("room", lambda room: room.room_id),
@@ -60,7 +60,7 @@ def show(client: Client, output: Output, room_id: str) -> None:
     from sender.console.live_records import RoomNow
     from sender.console.lookup import path
     from sender.console.output import Column, emit, natural_order
-    from sender.store.records import LiveMachine
+    from sender.store.records.live import LiveMachine
 
     now = client.get(path("rooms", room_id, "live"), RoomNow)
     if output.json_lines:
@@ -114,7 +114,7 @@ def create(client: Client, output: Output, room_id: str, **details: str | None) 
 
     Example: diskcast rooms create lab-1 --name "Lab 1"
     """
-    from sender.store.records import Room
+    from sender.store.records.machines import Room
 
     room = client.create("/rooms", Room, {"room_id": room_id} | {"name": room_id} | _given(details))
     output.done(
@@ -133,7 +133,7 @@ def create(client: Client, output: Output, room_id: str, **details: str | None) 
 def change(client: Client, output: Output, room_id: str, **details: str | None) -> None:
     """Change what is said of a room; an empty text clears it."""
     from sender.console.lookup import path
-    from sender.store.records import Room
+    from sender.store.records.machines import Room
 
     given = _given(details)
     if not given:
@@ -174,7 +174,7 @@ def import_machines(client: Client, output: Output, room_id: str, csv_file: Bina
       pc02,52:54:00:12:34:02,"row 1, seat 2"
     """  # noqa: D301
     from sender.console.lookup import path
-    from sender.store.records import ImportResult
+    from sender.store.records.machines import ImportResult
 
     content = csv_file.read(_CSV_BYTES_MAX + 1)
     if len(content) > _CSV_BYTES_MAX:

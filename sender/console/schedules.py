@@ -30,7 +30,8 @@ def schedules() -> None:
 def list_schedules(client: Client, output: Output, *, limit: int, everything: bool) -> None:
     """List schedules and when each comes next."""
     from sender.console.output import Column, local_time
-    from sender.store.records import Image, Schedule
+    from sender.store.records.casts import Schedule
+    from sender.store.records.images import Image
 
     names = {image.image_id: image.name for image in client.listed("/images", Image)}
     columns: list[Column[Schedule]] = [
@@ -78,7 +79,7 @@ def create(
     Example: diskcast schedules create friday lab.dci --room lab-1 --cron "0 22 * * 5"
     """
     from sender.console.output import local_time
-    from sender.store.records import Schedule
+    from sender.store.records.casts import Schedule
 
     body = {
         "name": name,
@@ -123,7 +124,7 @@ def remove(client: Client, output: Output, schedule: str) -> None:
 def _switch(client: Client, output: Output, text: str, *, enabled: bool) -> None:
     from sender.console.lookup import find_schedule, path
     from sender.console.output import local_time
-    from sender.store.records import Schedule
+    from sender.store.records.casts import Schedule
 
     found = find_schedule(client, text)
     changed = client.change(path("schedules", found.schedule_id), Schedule, {"enabled": enabled})

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from protocol.shared.units import format_bytes, format_duration
 from sender.console.output import Column, Output, local_time, natural_order
-from sender.store.records import CastMachine, HistoryLine, MachineState
+from sender.store.records.casts import CastMachine, HistoryLine
+from sender.store.records.machine_states import MachineState
 
 
 def print_cast_machines(output: Output, found: Iterable[CastMachine], *, limit: int | None) -> None:

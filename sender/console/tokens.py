@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sender.console.output import Output
 
 ROLES = ("view", "operate", "enrol")
-"""As :class:`sender.store.records.Role`; a test compares."""
+"""As :class:`sender.store.records.access.Role`; a test compares."""
 
 
 @click.group()
@@ -36,7 +36,7 @@ def tokens() -> None:
 def list_tokens(client: Client, output: Output, *, limit: int, everything: bool) -> None:
     """List tokens; nobody can show their secrets again."""
     from sender.console.output import Column, local_time
-    from sender.store.records import Token
+    from sender.store.records.access import Token
 
     columns: list[Column[Token]] = [
         Column("token", lambda token: token.name, cut=True),

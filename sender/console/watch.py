@@ -24,15 +24,9 @@ from sender.console.live_records import CastNow, CastUpdate
 from sender.console.lookup import path
 from sender.console.output import Output, emit, new_console, printable, say
 from sender.console.tables import print_cast_machines
-from sender.store.records import (
-    ACTIVE_STATES,
-    Cast,
-    CastEvent,
-    CastMachine,
-    CastPhase,
-    LiveCast,
-    LiveMachine,
-)
+from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase
+from sender.store.records.live import LiveCast, LiveMachine
+from sender.store.records.machine_states import ACTIVE_STATES
 
 _SILENT_MAX_S: Final = 120.0
 """A daemon that is gone for longer isn't being restarted."""

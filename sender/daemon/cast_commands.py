@@ -15,8 +15,9 @@ from protocol.errors import DatabaseError
 from sender.actors import Actor
 from sender.daemon.cast_job import CastJob
 from sender.refusals import RequestRefusedError, conflict, invalid, not_found
-from sender.store.audit import new_entry_key
-from sender.store.records import Cast, CastPhase, CastPlan, CastRequest, Command, ImageState
+from sender.store.records.casts import Cast, CastPhase, CastPlan, CastRequest, Command
+from sender.store.records.images import ImageState
+from sender.store.repositories.audit import new_entry_key
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services

@@ -28,19 +28,14 @@ from sender.cast.session.feedback import FeedbackPort
 from sender.cast.session.locked_session import LockedSession
 from sender.cast.transmission.transmitter import TransmitterStatistics
 from sender.daemon.record_mapping import cast_machine, cast_progress, live_machine, timeline_point
-from sender.store.records import (
+from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase, TimelinePoint
+from sender.store.records.live import LiveCast, LiveMachine
+from sender.store.records.machine_states import (
     GIVEN_UP_STATES,
     NOT_JOINED_STATES,
     UNFINISHED_STATES,
     UNSUCCESSFUL_STATES,
-    Cast,
-    CastEvent,
-    CastMachine,
-    CastPhase,
-    LiveCast,
-    LiveMachine,
     MachineState,
-    TimelinePoint,
 )
 
 if TYPE_CHECKING:

@@ -21,8 +21,10 @@ from protocol.model.session_records import CastId
 from sender.daemon.execute_cast import assigned_machine
 from sender.daemon.presence import Attendance
 from sender.store.group_commit import JointCalls
-from sender.store.machines import Enrolment
-from sender.store.records import FINAL_STATES, Cast, CastMachine, Machine, MachineState
+from sender.store.machines.enrolment import Enrolment
+from sender.store.records.casts import Cast, CastMachine
+from sender.store.records.machine_states import FINAL_STATES, MachineState
+from sender.store.records.machines import Machine
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services

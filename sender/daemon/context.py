@@ -6,7 +6,8 @@ import dataclasses
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sender.store.records import Cast, CastEvent, Problem, TimelinePoint
+from sender.store.records.casts import Cast, CastEvent, TimelinePoint
+from sender.store.records.problems import Problem
 
 if TYPE_CHECKING:
     from sender.config.server_config import ServerConfig
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sender.daemon.presence import Presence
     from sender.daemon.supervisor import Supervisor
     from sender.library.library import Library
-    from sender.store.database import Store
+    from sender.store.store import Store
     from sender.store.write_behind import Recorder
 
 

@@ -32,9 +32,9 @@ from sender.daemon.supervisor import Supervisor
 from sender.daemon.systemd_notify import ServiceManager, Watchdog
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import watch_daemon
-from sender.store.audit import AuditNote
-from sender.store.database import open_store
-from sender.store.records import Role
+from sender.store.open_store import open_store
+from sender.store.records.access import Role
+from sender.store.repositories.audit import AuditNote
 from sender.store.write_behind import Recorder
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from sender.config.server_config import ServerConfig
     from sender.daemon.cast_job import CastJob
-    from sender.store.database import Store
+    from sender.store.store import Store
 
 _DRAIN_S: Final = 5.0
 """What the database gets to take the last records; what it doesn't take waits in a file for the next start."""

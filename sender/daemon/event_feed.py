@@ -22,7 +22,8 @@ import structlog
 from protocol.errors import DatabaseError
 from sender.daemon.cast_job import idle_cast
 from sender.refusals import invalid, not_found
-from sender.store.records import Cast, CastEvent, LiveCast, LiveMachine, TimelinePoint
+from sender.store.records.casts import Cast, CastEvent, TimelinePoint
+from sender.store.records.live import LiveCast, LiveMachine
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services

@@ -32,16 +32,13 @@ from sender.daemon.cast_job import CastJob, Earlier
 from sender.daemon.machine_matching import Recognition
 from sender.daemon.multicast_groups import choose_group
 from sender.imaging.image_file import ImageFile
-from sender.store.records import (
+from sender.store.records.casts import Cast, CastMachine, CastPhase, StartMode
+from sender.store.records.images import ImageState
+from sender.store.records.machine_states import (
     CONNECTED_STATES,
     FINAL_STATES,
     NOT_JOINED_STATES,
-    Cast,
-    CastMachine,
-    CastPhase,
-    ImageState,
     MachineState,
-    StartMode,
 )
 
 if TYPE_CHECKING:

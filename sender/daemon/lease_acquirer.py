@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sender.daemon.leases import BeatWatch, Owner
-from sender.store.records import Cast
+from sender.store.records.casts import Cast
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from protocol.errors import ConfigurationError
-from sender.store.leases import LEASE_STALE_S
+from sender.store.repositories.leases import LEASE_STALE_S
 
 _ID_BYTES: Final = 4
 
@@ -115,7 +115,7 @@ class BeatWatch:
             now: monotonic seconds.
 
         Returns:
-            Id, owner and beat of those whose beat has stood still for :data:`~sender.store.leases.LEASE_STALE_S`.
+            Id, owner and beat of those whose beat has stood still for :data:`LEASE_STALE_S`.
         """
         seen: dict[str, tuple[str, int, float]] = {}
         stale = []

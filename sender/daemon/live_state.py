@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Final
 from protocol.errors import DatabaseError
 from sender.daemon.cast_job import idle_cast, machine_of_history
 from sender.daemon.presence import ONLINE_S
-from sender.store.records import Cast, CastMachine, LiveCast, LiveMachine, Machine, MachineState
+from sender.store.records.casts import Cast, CastMachine
+from sender.store.records.live import LiveCast, LiveMachine
+from sender.store.records.machine_states import MachineState
+from sender.store.records.machines import Machine
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services

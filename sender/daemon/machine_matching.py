@@ -16,8 +16,8 @@ from protocol.model.session_records import JoinRequest
 
 if TYPE_CHECKING:
     from sender.daemon.cast_job import CastJob
-    from sender.store.database import Store
-    from sender.store.records import Machine
+    from sender.store.records.machines import Machine
+    from sender.store.store import Store
 
 LOOK_UP_S: Final = 5.0
 """A join waits no longer for the database: without it the machine takes part all the same, under its own name."""

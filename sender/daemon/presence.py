@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from protocol.constants import CHECK_IN_WAIT_S_MAX
 from protocol.control.check_in import STATE_IDLE, CheckIn
 from protocol.errors import DatabaseError
-from sender.store.records import Machine
+from sender.store.records.machines import Machine
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services

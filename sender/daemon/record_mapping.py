@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from protocol.control.check_in import MACHINE_ID_KEY
 from protocol.sending.receiver_record import ReceiverRecord
 from sender.cast.reporting.snapshot import CastView, ReceiverSummary, ReceiverView
-from sender.store.records import Cast, CastMachine, LiveMachine, MachineState, TimelinePoint
+from sender.store.records.casts import Cast, CastMachine, TimelinePoint
+from sender.store.records.live import LiveMachine
+from sender.store.records.machine_states import MachineState
 
 
 def cast_machine(

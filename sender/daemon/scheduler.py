@@ -14,7 +14,7 @@ from cronsim import CronSim, CronSimError
 from protocol.errors import DatabaseError
 from sender.actors import Actor
 from sender.refusals import RequestRefusedError, invalid
-from sender.store.records import Schedule
+from sender.store.records.casts import Schedule
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services

@@ -6,7 +6,7 @@
                     ▲                        │ beats every 2 s
                     └── a daemon that died ◄─┘ its casts are leased anew, and go on with what is still lacking
 
-The database is asked every :data:`~sender.store.leases.LEASE_BEAT_S`, and a cast that runs never waits for it:
+The database is asked every :data:`LEASE_BEAT_S`, and a cast that runs never waits for it:
 what it has to remember goes through the recorder.
 """
 
@@ -30,9 +30,10 @@ from sender.daemon.lease_acquirer import LeaseTaker
 from sender.daemon.leases import Owner
 from sender.daemon.presence import save_presence
 from sender.daemon.rate_share import share_rates
-from sender.store.audit import new_entry_key
-from sender.store.leases import LEASE_BEAT_S
-from sender.store.records import Cast, CastPhase, Problem
+from sender.store.records.casts import Cast, CastPhase
+from sender.store.records.problems import Problem
+from sender.store.repositories.audit import new_entry_key
+from sender.store.repositories.leases import LEASE_BEAT_S
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services

@@ -22,7 +22,8 @@ from protocol.errors import ConfigurationError, ServerRefusedError, StorageError
 from protocol.shared.units import format_duration
 from sender.demo.programs import Program, Programs
 from sender.demo.run import INTERFACE, DemoPlan, Say, make_packed
-from sender.store.records import Image, ImageState, Room
+from sender.store.records.images import Image, ImageState
+from sender.store.records.machines import Room
 
 if TYPE_CHECKING:
     from sender.console.client import Client

@@ -38,14 +38,14 @@ def examine_database(config: ServerConfig) -> list[Finding]:
 
 def newest_schema() -> str:
     """The migration that this version's schema ends with."""
-    from sender.store.schema import head
+    from sender.store.database.schema import head
 
     return head()
 
 
 def known_schemas() -> set[str]:
     """All migrations that this version knows."""
-    from sender.store.schema import scripts
+    from sender.store.database.schema import scripts
 
     return {script.revision for script in scripts().walk_revisions()}
 
@@ -107,8 +107,8 @@ def _examine_sqlite(path: Path) -> list[Finding]:
 
 def _journal(path: Path) -> Finding:
     """Whether what came after the last backup could be put back, and how much it has become."""
-    from sender.store.backup import backup_path
-    from sender.store.journal import find_segments
+    from sender.store.backup.backup import backup_path
+    from sender.store.backup.journal import find_segments
 
     check = "change journal"
     try:

@@ -12,7 +12,7 @@ from sender.library.folder import FolderFile, FolderWatch
 from sender.library.image_probe import key_of, printable
 from sender.library.pins import Pins
 from sender.library.remote_watch import RemoteFile, RemoteWatch
-from sender.store.records import Image, ImageState
+from sender.store.records.images import Image, ImageState
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import structlog
 from protocol.errors import DiskcastError, ImageDamagedError, ImageFormatError
 from sender.blocking_calls import start_blocking_call
 from sender.library.image_probe import SUFFIX, FoundImage, examine, printable
-from sender.store.records import Problem
+from sender.store.records.problems import Problem
 
 _log = structlog.get_logger(__name__)
 

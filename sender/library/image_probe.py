@@ -15,7 +15,7 @@ from protocol.errors import ImageDamagedError
 from protocol.image.block_codec import block_hash
 from protocol.image.manifest import Manifest
 from sender.imaging.image_file import ImageFile
-from sender.store.records import Image, ImageState
+from sender.store.records.images import Image, ImageState
 
 SUFFIX: Final = ".dci"
 

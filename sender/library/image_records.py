@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from protocol.errors import DiskcastError
-from sender.store.records import Image, ImageState
+from sender.store.records.images import Image, ImageState
 
 if TYPE_CHECKING:
-    from sender.store.database import Store
+    from sender.store.store import Store
 
 RECORDS_MAX: Final = 20_000
 """Images of the past that are looked through at the start: a few MB."""

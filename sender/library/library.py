@@ -22,12 +22,13 @@ from sender.library.remote_files import RemoteFiles
 from sender.library.remote_registry import Remotes
 from sender.library.remote_watch import INTERVAL_S, RemoteFile, RemoteWatch
 from sender.refusals import conflict, not_found
-from sender.store.records import Image, ImageState, Problem
+from sender.store.records.images import Image, ImageState
+from sender.store.records.problems import Problem
 
 if TYPE_CHECKING:
     from sender.actors import Actor
     from sender.config.server_config import LibrarySection
-    from sender.store.database import Store
+    from sender.store.store import Store
 
 READY_S: Final = 30.0
 """An image that isn't known is waited for so long after the start: until every folder was looked at."""

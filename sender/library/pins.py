@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sender.store.records import Image
+from sender.store.records.images import Image
 
 
 class Pins:

@@ -16,7 +16,7 @@ from sender.blocking_calls import start_blocking_call
 from sender.library.image_probe import FoundImage, key_of
 from sender.library.location import Location
 from sender.library.remote_files import RemoteError, RemoteFiles, RemoteStatus
-from sender.store.records import Problem
+from sender.store.records.problems import Problem
 
 _log = structlog.get_logger(__name__)
 

@@ -34,11 +34,11 @@ from prometheus_client import (
 from protocol.errors import DiskcastError
 from sender.metrics.fleet_metrics import Fleet, FleetCollector
 from sender.metrics.metrics_server import CastsCollector, ObservedCast
-from sender.store.records import CastPhase
+from sender.store.records.casts import CastPhase
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services
-    from sender.store.database import Store
+    from sender.store.store import Store
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

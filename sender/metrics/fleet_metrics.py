@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from sender.metrics.metric import Samples
 
 PROBLEM_KINDS: Final = ("database", "library", "cast", "disk", "clock")
-"""Those of :class:`sender.store.records.Problem`: all are there from the start, so that an alert sees a change."""
+"""Those of :class:`Problem`: all are there from the start, so that an alert sees a change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def check(config_path: Path | None, state_directory: Path | None, json_lines: bo
     The daemon may be running.
     """
     url = _url(config_path, state_directory)
-    from sender.store.integrity_check import check_database
+    from sender.store.backup.integrity_check import check_database
 
     checked = check_database(url)
     if json_lines:
@@ -75,7 +75,7 @@ def backup(config_path: Path | None, state_directory: Path | None, json_lines: b
     be safe from the loss of the disk.
     """
     url = _url(config_path, state_directory, file_only=True)
-    from sender.store.database import open_database
+    from sender.store.open_store import open_database
 
     store = open_database(url, upkeep=False)
     try:
@@ -103,8 +103,8 @@ def restore(config_path: Path | None, state_directory: Path | None, json_lines: 
     url = _url(config_path, state_directory, file_only=True)
     from datetime import UTC, datetime
 
-    from sender.store.backup import restore as restore_file
-    from sender.store.errors import Place
+    from sender.store.backup.backup import restore as restore_file
+    from sender.store.database.errors import Place
 
     done = restore_file(
         Place(url), datetime.now(UTC), lambda text: None if json_lines else click.echo(text, err=True)
@@ -126,7 +126,7 @@ def restore(config_path: Path | None, state_directory: Path | None, json_lines: 
 def _url(config_path: Path | None, state_directory: Path | None, *, file_only: bool = False) -> URL:
     from protocol.errors import ConfigurationError
     from sender.config.server_config import load_config
-    from sender.store.database import database_url
+    from sender.store.open_store import database_url
 
     if config_path is None and CONFIG_DEFAULT.exists():
         config_path = CONFIG_DEFAULT

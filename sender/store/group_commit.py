@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from sender.store.errors import stops_everybody
+from sender.store.database.errors import stops_everybody
 
 if TYPE_CHECKING:
-    from sender.store.database import Store
+    from sender.store.store import Store
 
 WAITING_MAX: Final = 4096
 """Requests that may wait: four rooms of the largest size, switched on at once. More are refused."""

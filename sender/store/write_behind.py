@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from protocol.errors import DatabaseError, DiskcastError
-from sender.store.audit import Audit
-from sender.store.casts import Casts
+from sender.store.backup.crc_lines import pack_line, unpack_line, write_all
+from sender.store.backup.journal import sync_directory
 from sender.store.codec import from_data, to_data
-from sender.store.crc_lines import pack_line, unpack_line, write_all
-from sender.store.database import Store
-from sender.store.images import Images
-from sender.store.journal import sync_directory
-from sender.store.leases import Leases
-from sender.store.machines import Machines
-from sender.store.records import Problem
+from sender.store.records.problems import Problem
+from sender.store.repositories.audit import Audit
+from sender.store.repositories.casts import Casts
+from sender.store.repositories.images import Images
+from sender.store.repositories.leases import Leases
+from sender.store.repositories.machines import Machines
+from sender.store.store import Store
 
 RECORDABLE = (
     "audit.add",

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import structlog
 
-from sender.store.records import Role
+from sender.store.records.access import Role
 from tests.api.served import Served, serve
 
 

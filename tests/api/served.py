@@ -18,8 +18,8 @@ from sender.config.server_config import load_config
 from sender.daemon.context import Services
 from sender.daemon.daemon import make_services
 from sender.daemon.leases import StateDirectory
-from sender.store.database import open_store
-from sender.store.records import Role
+from sender.store.open_store import open_store
+from sender.store.records.access import Role
 from sender.store.write_behind import Recorder
 from tests.support.disks.disk_images import MadeImage, make_image
 from tests.support.network.lab import LIMIT_S

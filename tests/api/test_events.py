@@ -14,7 +14,7 @@ import pytest
 
 from sender.api import auth, event_stream
 from sender.api.routes import system
-from sender.store.records import Role
+from sender.store.records.access import Role
 from tests.api.served import PREFIX, Served, serve
 from tests.api.test_refusals import check_problem
 from tests.support.network.lab import LIMIT_S

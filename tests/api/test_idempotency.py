@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from protocol.errors import DatabaseUnavailableError
-from sender.store.records import Role
+from sender.store.records.access import Role
 from tests.api.served import Served
 from tests.api.test_refusals import check_problem
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from sender.api import csv_download
-from sender.store.records import Role
+from sender.store.records.access import Role
 from tests.api.served import Served
 from tests.api.test_refusals import check_problem
 

@@ -12,7 +12,7 @@ from sender.api.auth import Access
 from sender.api.event_stream import EVENTS_TYPE
 from sender.api.guarded_route import Body, Operation
 from sender.api.route_table import OPERATIONS
-from sender.store.records import Role
+from sender.store.records.access import Role
 from tests.api.served import Served, serve
 from tests.support.network.lab import LIMIT_S
 

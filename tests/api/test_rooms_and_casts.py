@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from sender.daemon.cast_job import CastJob
-from sender.store.records import CastPhase, Role
+from sender.store.records.access import Role
+from sender.store.records.casts import CastPhase
 from tests.api.served import Served
 from tests.api.test_refusals import check_problem
 

@@ -16,7 +16,8 @@ from sender.console import options
 from sender.console.output import Column, Output
 from sender.console.plan import START_MODES
 from sender.console.tokens import ROLES
-from sender.store.records import CastPhase, Role, StartMode
+from sender.store.records.access import Role
+from sender.store.records.casts import CastPhase, StartMode
 from tests.console.api_double import (
     AT,
     Answer,

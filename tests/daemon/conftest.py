@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from sender.store.database import Store, open_database
+from sender.store.open_store import open_database
+from sender.store.store import Store
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from sender.daemon.cast_commands import CastCommands
 from sender.daemon.cast_job import CastJob
 from sender.daemon.leases import Owner
 from sender.refusals import RequestRefusedError
-from sender.store.database import Store
-from sender.store.records import Cast, CastPhase, Command
+from sender.store.records.casts import Cast, CastPhase, Command
+from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import add_cast
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from sender.cast.reporting.snapshot import ReceiverView
 from sender.daemon.cast_job import CastJob, Earlier
-from sender.store.database import Store
-from sender.store.records import CastMachine, CastPhase
+from sender.store.records.casts import CastMachine, CastPhase
+from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import START, add_cast, line
 

@@ -17,9 +17,10 @@ from sender.config.server_config import load_config
 from sender.daemon import check_in as module
 from sender.daemon.change_notifier import Changes
 from sender.daemon.check_in import CheckInDesk
-from sender.store.database import Store, open_store
-from sender.store.machines import Enrolment
-from sender.store.records import Room
+from sender.store.machines.enrolment import Enrolment
+from sender.store.open_store import open_store
+from sender.store.records.machines import Room
+from sender.store.store import Store
 from tests.store.samples import add_cast
 
 SAID = CheckIn(

@@ -16,8 +16,8 @@ from sender.cast.session.locked_session import LockedSession
 from sender.daemon import machine_matching
 from sender.daemon.cast_job import CastJob, Earlier
 from sender.daemon.machine_matching import Recognition
-from sender.store.database import Store
-from sender.store.records import Machine
+from sender.store.records.machines import Machine
+from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import add_cast, line, machine, room
 from tests.unit.protocol.sending.sender_inputs import join_request, new_session

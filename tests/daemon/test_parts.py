@@ -15,7 +15,7 @@ from sender.config.server_config import GROUP_COUNT
 from sender.daemon.leases import BeatWatch, StateDirectory
 from sender.daemon.multicast_groups import choose_group
 from sender.daemon.rate_share import share_rate, wish_bytes_per_s
-from sender.store.leases import LEASE_STALE_S
+from sender.store.repositories.leases import LEASE_STALE_S
 
 CEILING = 100e6
 WISHES = st.lists(st.floats(0, 1e9) | st.just(math.inf), max_size=16)

@@ -10,7 +10,7 @@ import pytest
 
 from sender.cast.reporting.snapshot import ReceiverView
 from sender.daemon.record_mapping import eta_s
-from sender.store.records import Cast, CastMachine
+from sender.store.records.casts import Cast, CastMachine
 from tests.console.api_double import AT, cast, cast_machine
 
 BEGAN = datetime.fromisoformat(AT)

@@ -11,7 +11,7 @@ import pytest
 from protocol.errors import ImageError, StorageError
 from sender.library import cache as cache_module
 from sender.library.library import Library
-from sender.store.records import ImageState
+from sender.store.records.images import ImageState
 from tests.library.http_files import HttpFiles
 from tests.library.rig import running, settings, until
 from tests.support.disks.disk_images import MadeImage, make_image

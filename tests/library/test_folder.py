@@ -12,7 +12,7 @@ from sender.library import folder as folder_module
 from sender.library.folder import FolderWatch
 from sender.library.library import Library
 from sender.refusals import RequestRefusedError
-from sender.store.records import ImageState
+from sender.store.records.images import ImageState
 from tests.library.rig import running, settings, until
 from tests.support.disks.disk_images import make_image
 

@@ -14,7 +14,7 @@ from sender.library import fetch as fetch_module
 from sender.library.cache import Cache
 from sender.library.library import Library
 from sender.refusals import RequestRefusedError
-from sender.store.records import Image, ImageState
+from sender.store.records.images import Image, ImageState
 from tests.library.http_files import HttpFiles
 from tests.library.rig import running, settings, until
 from tests.support.disks.disk_images import MadeImage, make_image

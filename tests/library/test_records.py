@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from sender.actors import Actor
 from sender.library.library import Library
-from sender.store.database import Store, open_database
-from sender.store.records import Image, ImageState
+from sender.store.open_store import open_database
+from sender.store.records.images import Image, ImageState
+from sender.store.store import Store
 from tests.library.http_files import HttpFiles
 from tests.library.rig import running, settings, until
 from tests.support.disks.disk_images import make_image

@@ -16,7 +16,7 @@ from protocol.constants import KIB
 from protocol.errors import ImageError
 from sender.library import fetch as fetch_module
 from sender.library.library import Library
-from sender.store.records import ImageState
+from sender.store.records.images import ImageState
 from tests.library.rig import running, settings, until
 from tests.support.disks.disk_images import make_image
 from tests.support.network.lab import LIMIT_S

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sender.config.server_config import load_config
-from sender.store.database import open_store
+from sender.store.open_store import open_store
 from tests.server.conftest import GoldenImage
 from tests.support.postgres.server import PostgresServer
 from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from sender.store import tables
-from sender.store.database import Store, open_database
+from sender.store.database import tables
+from sender.store.open_store import open_database
+from sender.store.store import Store
 from tests.store.samples import Clock
 from tests.support.postgres.server import PostgresServer, postgres
 

@@ -6,19 +6,12 @@ import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sender.store.database import Store
-from sender.store.machines import Enrolment
-from sender.store.records import (
-    Cast,
-    CastMachine,
-    CastPlan,
-    Image,
-    ImageState,
-    Machine,
-    MachineState,
-    Room,
-    Schedule,
-)
+from sender.store.machines.enrolment import Enrolment
+from sender.store.records.casts import Cast, CastMachine, CastPlan, Schedule
+from sender.store.records.images import Image, ImageState
+from sender.store.records.machine_states import MachineState
+from sender.store.records.machines import Machine, Room
+from sender.store.store import Store
 
 START = datetime(2026, 3, 1, 8, 0, 0, 123456, tzinfo=UTC)
 IMAGE_ID = "ab" * 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from datetime import timedelta
 
-from sender.store.database import Store
-from sender.store.records import CastEvent, CastPhase, CastRequest, Command, StartMode, TimelinePoint
+from sender.store.records.casts import CastEvent, CastPhase, CastRequest, Command, StartMode, TimelinePoint
+from sender.store.store import Store
 from tests.store.samples import IMAGE_ID, START, Clock, add_cast, line, machine, room
 
 

@@ -21,16 +21,18 @@ from protocol.errors import (
     DatabaseError,
     DatabaseUnavailableError,
 )
-from sender.store import tables
-from sender.store.audit import AuditNote
-from sender.store.backup import back_up, backup_path, restore
-from sender.store.database import Store, open_database
+from sender.store.backup.backup import back_up, backup_path, restore
+from sender.store.backup.integrity_check import check_database
+from sender.store.backup.journal import find_segments
+from sender.store.database import tables
+from sender.store.database.engine import make_engine
+from sender.store.database.errors import Place
 from sender.store.database_command import database as database_command
-from sender.store.engine import make_engine
-from sender.store.errors import Place
-from sender.store.integrity_check import check_database
-from sender.store.journal import find_segments
-from sender.store.records import CastEvent, CastPhase, CastRequest, Command, Role, TimelinePoint
+from sender.store.open_store import open_database
+from sender.store.records.access import Role
+from sender.store.records.casts import CastEvent, CastPhase, CastRequest, Command, TimelinePoint
+from sender.store.repositories.audit import AuditNote
+from sender.store.store import Store
 from tests.store.samples import START, add_cast, enrol, image, line, machine, room, schedule
 
 NOTE = AuditNote("ci")
@@ -232,7 +234,7 @@ def test_a_damaged_database_never_replaces_a_good_backup(file_url: sa.URL, tmp_p
 _WRITER = """
 import sys
 import sqlalchemy as sa
-from sender.store.database import open_database
+from sender.store.open_store import open_database
 from tests.store.samples import room
 store = open_database(sa.URL.create("sqlite", database=sys.argv[1]), upkeep=False)
 for number in range(100000):

@@ -9,8 +9,8 @@ import pytest
 from protocol.program.findings import Finding, Status
 from sender.config.server_config import ServerConfig, load_config
 from sender.doctor.database_doctor import examine_database
-from sender.store.database import open_store
-from sender.store.schema import head
+from sender.store.database.schema import head
+from sender.store.open_store import open_store
 from tests.support.postgres.server import PASSWORD, PostgresServer
 
 

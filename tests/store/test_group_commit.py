@@ -12,17 +12,16 @@ import pytest
 import sqlalchemy as sa
 
 from protocol.errors import DatabaseError, DatabaseFullError, DatabaseUnavailableError
-from sender.store import (
-    database,
-    engine,
-    group_commit,
-    journal,
-)
-from sender.store.database import Store, open_database
-from sender.store.errors import ConflictError
+from sender.store import group_commit
+from sender.store import store as store_module
+from sender.store.backup import journal
+from sender.store.database import engine
+from sender.store.database.errors import ConflictError
 from sender.store.group_commit import JointCalls
-from sender.store.machines import Enrolment
-from sender.store.records import Machine
+from sender.store.machines.enrolment import Enrolment
+from sender.store.open_store import open_database
+from sender.store.records.machines import Machine
+from sender.store.store import Store
 from tests.support.network.lab import LIMIT_S
 from tests.support.postgres.server import PostgresServer
 
@@ -142,7 +141,7 @@ def test_nobody_waits_for_answers_that_cant_come(store: Store, monkeypatch: pyte
         return first, await ask_all(calls, [told(index) for index in range(5)])
 
     # The store's own patience would end the wait with another error.
-    monkeypatch.setattr(database, "RUN_WAIT_S", LIMIT_S)
+    monkeypatch.setattr(store_module, "RUN_WAIT_S", LIMIT_S)
     failed, answers = asyncio.run(ask_twice())
     assert [type(answer) for answer in failed] == [ValueError] * 5
     assert all(isinstance(answer, Machine) for answer in answers)

@@ -9,8 +9,9 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from sender.store.database import Store, open_database
-from sender.store.records import CastPhase
+from sender.store.open_store import open_database
+from sender.store.records.casts import CastPhase
+from sender.store.store import Store
 from tests.store.samples import START, add_cast, room
 from tests.support.network.lab import LIMIT_S
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from protocol.errors import ConfigurationError
-from sender.store.audit import AuditNote
-from sender.store.database import Store
-from sender.store.errors import ConflictError
-from sender.store.machine_identity import identity_key, normal_mac
-from sender.store.machine_import import IMPORT_LINES_MAX, read_rows
+from sender.store.database.errors import ConflictError
+from sender.store.machines.csv_import import IMPORT_LINES_MAX, read_rows
+from sender.store.machines.identity import identity_key, normal_mac
+from sender.store.repositories.audit import AuditNote
+from sender.store.store import Store
 from tests.store.samples import enrol, machine, room
 
 

@@ -14,13 +14,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from protocol.errors import DatabaseError
-from sender.store import schema, tables
-from sender.store.backup import restore
-from sender.store.database import open_database
-from sender.store.engine import WRITES, make_engine
-from sender.store.errors import Place
-from sender.store.journal import find_segments
-from sender.store.records import CastRequest, Command
+from sender.store.backup.backup import restore
+from sender.store.backup.journal import find_segments
+from sender.store.database import schema, tables
+from sender.store.database.engine import WRITES, make_engine
+from sender.store.database.errors import Place
+from sender.store.open_store import open_database
+from sender.store.records.casts import CastRequest, Command
 from tests.store.samples import START, add_cast, room
 from tests.support.postgres.server import PostgresServer
 
@@ -113,7 +113,7 @@ def test_a_backup_of_before_a_migration_is_brought_over_it(
     schema.scripts.cache_clear()
     try:
         with monkeypatch.context() as cut:
-            cut.setattr("sender.store.database.back_up", lambda *_: None)
+            cut.setattr("sender.store.open_store.back_up", lambda *_: None)
             store = open_database(file_url, upkeep=False)
             store.rooms.add(room("cellar"))
             store.close()
@@ -129,7 +129,8 @@ def test_a_backup_of_before_a_migration_is_brought_over_it(
 
 def test_the_migrations_are_part_of_what_is_installed() -> None:
     code = (
-        "from sender.store import schema; print(schema.head(), len(list(schema.scripts().walk_revisions())))"
+        "from sender.store.database import schema\n"
+        "print(schema.head(), len(list(schema.scripts().walk_revisions())))"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd="/"

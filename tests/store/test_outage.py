@@ -23,11 +23,13 @@ from protocol.errors import (
     DatabaseFullError,
     DatabaseUnavailableError,
 )
-from sender.store import database as database_module
-from sender.store.database import Store, open_database
-from sender.store.errors import Place
-from sender.store.machines import Enrolment
-from sender.store.records import Role
+from sender.store import store as store_module
+from sender.store.backup.backup import restore
+from sender.store.database.errors import Place
+from sender.store.machines.enrolment import Enrolment
+from sender.store.open_store import open_database
+from sender.store.records.access import Role
+from sender.store.store import Store
 from tests.store.samples import Clock, add_cast, line, room
 from tests.store.test_damage import lasting_rows
 from tests.support.disks.devices import mounted
@@ -126,7 +128,11 @@ def test_a_transaction_that_lost_a_race_is_tried_again(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However long the other thread takes to come, it is the deadlock that ends the wait.
-    for name in ("engine.LOCK_WAIT_S", "engine.STATEMENT_WAIT_S", "transactions.RETRY_WITHIN_S"):
+    for name in (
+        "database.engine.LOCK_WAIT_S",
+        "database.engine.STATEMENT_WAIT_S",
+        "repositories.transactions.RETRY_WITHIN_S",
+    ):
         monkeypatch.setattr(f"sender.store.{name}", BOUND_S)
     with contextlib.closing(open_database(sa.make_url(server.new_database()), upkeep=False)) as store:
         _cross(store)
@@ -165,7 +171,7 @@ def _cross(store: Store) -> None:
 def test_two_daemons_that_change_the_same_machines_never_wait_in_a_ring(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("engine.LOCK_WAIT_S", "engine.STATEMENT_WAIT_S"):
+    for name in ("database.engine.LOCK_WAIT_S", "database.engine.STATEMENT_WAIT_S"):
         monkeypatch.setattr(f"sender.store.{name}", BOUND_S)
     url = sa.make_url(server.new_database())
     with (
@@ -226,7 +232,7 @@ def test_a_wrong_password_and_a_database_that_isnt_there_name_what_to_mend(serve
 
 
 def test_a_locked_file_is_told_and_used_again(file_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sender.store.engine.BUSY_WAIT_S", 0.05)
+    monkeypatch.setattr("sender.store.database.engine.BUSY_WAIT_S", 0.05)
     store = open_database(file_url, upkeep=False)
     with contextlib.closing(sqlite3.connect(str(file_url.database), isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -292,7 +298,7 @@ def test_a_full_disk_changes_nothing_and_is_over_when_there_is_room(tmp_path: Pa
         store.close()
         # The journal holds just what was confirmed: neither more nor less.
         Path(str(url.database)).write_bytes(b"damaged" * 1000)
-        database_module.restore(Place(url), Clock()())
+        restore(Place(url), Clock()())
         assert lasting_rows(url) == rows
 
 
@@ -304,7 +310,7 @@ async def _hang(store: Store, release: threading.Event) -> list[BaseException | 
             return error
         return None
 
-    calls = [asyncio.ensure_future(one()) for _ in range(database_module.RUN_PENDING_MAX + 1)]
+    calls = [asyncio.ensure_future(one()) for _ in range(store_module.RUN_PENDING_MAX + 1)]
     results = await asyncio.gather(*calls)
     release.set()
     return list(results)
@@ -313,15 +319,15 @@ async def _hang(store: Store, release: threading.Event) -> list[BaseException | 
 def test_a_database_that_hangs_holds_nobody_up_for_longer_than_the_bound(
     file_url: sa.URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "RUN_WAIT_S", 0.3)
+    monkeypatch.setattr(store_module, "RUN_WAIT_S", 0.3)
     store = open_database(file_url, upkeep=False)
     release = threading.Event()
     results = asyncio.run(_hang(store, release))
     assert all(isinstance(result, DatabaseUnavailableError) for result in results)
     assert sum("requests wait for it already" in str(result) for result in results) == 1
-    assert sum("no answer for 0.3 s" in str(result) for result in results) == database_module.RUN_PENDING_MAX
+    assert sum("no answer for 0.3 s" in str(result) for result in results) == store_module.RUN_PENDING_MAX
     assert store.problem is not None
-    monkeypatch.setattr(database_module, "RUN_WAIT_S", BOUND_S)
+    monkeypatch.setattr(store_module, "RUN_WAIT_S", BOUND_S)
     assert asyncio.run(store.run(store.rooms.list)) == ([], None)
     assert store.problem is None
     store.close()
@@ -331,7 +337,7 @@ def test_a_server_that_freezes_is_given_up_and_used_again(
     stopped_and_started: tuple[PostgresServer, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = stopped_and_started
-    monkeypatch.setattr(database_module, "RUN_WAIT_S", 0.5)
+    monkeypatch.setattr(store_module, "RUN_WAIT_S", 0.5)
     store.rooms.add(room())
     with server.connect() as connection:
         query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'diskcast' AND datname = %s"
@@ -343,8 +349,8 @@ def test_a_server_that_freezes_is_given_up_and_used_again(
         with pytest.raises(DatabaseUnavailableError, match="no answer for"):
             asyncio.run(store.run(store.rooms.list))
         # Its other processes accept new connections, and the thread that waited for the frozen one is free.
-        monkeypatch.setattr(database_module, "RUN_WAIT_S", BOUND_S)
-        for _ in range(database_module.THREADS_COUNT):
+        monkeypatch.setattr(store_module, "RUN_WAIT_S", BOUND_S)
+        for _ in range(store_module.THREADS_COUNT):
             assert len(asyncio.run(store.run(store.rooms.list))[0]) == 1
     finally:
         for pid in pids:

@@ -16,9 +16,11 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 
 from sender.api.csv_download import csv_cell, csv_download
-from sender.store.database import Store, open_database
-from sender.store.errors import CursorError
-from sender.store.records import AuditEntry, HistoryLine
+from sender.store.database.errors import CursorError
+from sender.store.open_store import open_database
+from sender.store.records.access import AuditEntry
+from sender.store.records.casts import HistoryLine
+from sender.store.store import Store
 from tests.store.samples import START, Clock, add_cast, line, machine, room
 
 

@@ -7,10 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from sender.store.audit import AuditNote
-from sender.store.database import Store
-from sender.store.errors import ConflictError
-from sender.store.records import CastPhase, CastPlan, ImageState, Role
+from sender.store.database.errors import ConflictError
+from sender.store.records.access import Role
+from sender.store.records.casts import CastPhase, CastPlan
+from sender.store.records.images import ImageState
+from sender.store.repositories.audit import AuditNote
+from sender.store.store import Store
 from tests.store.samples import IMAGE_ID, START, Clock, enrol, image, machine, room, schedule
 
 NOTE = AuditNote("ci", request_id="r-1")

@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from sender.store import write_behind as recorder_module
-from sender.store.audit import new_entry_key
-from sender.store.database import Store, open_database
-from sender.store.records import Cast, CastEvent, CastPhase, CastRequest, Command, TimelinePoint
+from sender.store.open_store import open_database
+from sender.store.records.casts import Cast, CastEvent, CastPhase, CastRequest, Command, TimelinePoint
+from sender.store.repositories.audit import new_entry_key
+from sender.store.store import Store
 from sender.store.write_behind import RECORDABLE, SPOOL_NAME, Recorder, _signature
 from tests.store.samples import START, Clock, add_cast, image, line, machine
 from tests.support.network.lab import LIMIT_S

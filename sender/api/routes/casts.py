@@ -27,16 +27,8 @@ from sender.api.routes.rooms import RoomFilter
 from sender.daemon.context import Services
 from sender.daemon.scheduler import next_time
 from sender.refusals import RequestRefusedError, invalid, not_found
-from sender.store.records import (
-    Cast,
-    CastMachine,
-    CastPhase,
-    CastPlan,
-    Command,
-    LiveCast,
-    Schedule,
-    StartMode,
-)
+from sender.store.records.casts import Cast, CastMachine, CastPhase, CastPlan, Command, Schedule, StartMode
+from sender.store.records.live import LiveCast
 
 CastIdPath = Annotated[str, Path(pattern=CAST_ID_PATTERN, examples=["1a2b3c4d"])]
 ScheduleIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]

@@ -14,7 +14,7 @@ from sender.api.request_models import IMAGE_ID_PATTERN, ImageInput
 from sender.api.responses import Page, ScanStarted
 from sender.daemon.context import Services
 from sender.refusals import not_found
-from sender.store.records import Image
+from sender.store.records.images import Image
 
 ImageIdPath = Annotated[str, Path(pattern=IMAGE_ID_PATTERN, max_length=80, examples=["9f86d081884c7d65" * 4])]
 

@@ -24,7 +24,8 @@ from sender.api.responses import NewToken, Page
 from sender.api.routes.rooms import RoomFilter
 from sender.daemon.context import Services
 from sender.refusals import not_found
-from sender.store.records import AuditEntry, HistoryLine, Token
+from sender.store.records.access import AuditEntry, Token
+from sender.store.records.casts import HistoryLine
 
 TokenIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]
 

@@ -25,7 +25,8 @@ from sender.api.request_models import (
 from sender.api.responses import Page, RoomLive
 from sender.daemon.context import Services
 from sender.refusals import invalid, not_found
-from sender.store.records import HistoryLine, ImportResult, Machine, Room
+from sender.store.records.casts import HistoryLine
+from sender.store.records.machines import ImportResult, Machine, Room
 
 RoomIdPath = Annotated[str, Path(pattern=ROOM_ID_PATTERN, max_length=64, examples=["classroom-101"])]
 MachineIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=MACHINE_ID_CHARACTERS_MAX)]

@@ -24,7 +24,7 @@ from sender.api.responses import Health, ServerView, SessionView
 from sender.api.static_files import INDEX, DashboardFiles
 from sender.daemon.context import Services
 from sender.refusals import RequestRefusedError, not_found
-from sender.store.records import Role
+from sender.store.records.access import Role
 
 TOPICS_MAX: Final = 8
 """Of one stream: a page shows one room or one cast, a wall a few."""

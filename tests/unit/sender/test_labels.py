@@ -11,14 +11,10 @@ from protocol import errors
 from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import SlowPolicy
 from sender import labels
-from sender.store.records import (
-    UNSUCCESSFUL_STATES,
-    CastPhase,
-    ImageState,
-    MachineState,
-    Role,
-    StartMode,
-)
+from sender.store.records.access import Role
+from sender.store.records.casts import CastPhase, StartMode
+from sender.store.records.images import ImageState
+from sender.store.records.machine_states import UNSUCCESSFUL_STATES, MachineState
 
 
 @pytest.mark.parametrize(

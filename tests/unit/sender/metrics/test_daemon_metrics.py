@@ -19,7 +19,8 @@ from sender.cast.transmission.transmitter import TransmitterStatistics
 from sender.daemon.context import Services
 from sender.metrics import daemon_metrics
 from sender.metrics.daemon_metrics import observe_request, render_metrics, watch_daemon
-from sender.store.records import CastPhase, Problem
+from sender.store.records.casts import CastPhase
+from sender.store.records.problems import Problem
 from tests.shell.sender_rig import Rig, make_rig
 from tests.support.network.lab import LIMIT_S
 

@@ -1,0 +1,1 @@
+"""Protection of a SQLite file: change journal, backups, restore and integrity check."""

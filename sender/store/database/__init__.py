@@ -1,0 +1,1 @@
+"""The database underneath: connections, tables, migrations and the translation of errors."""

@@ -1,0 +1,15 @@
+"""Audit entries that may be written twice, after an answer was lost, carry a key of their own and stand there once."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from sender.store.database.column_types import CleanText
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Add the key; entries of before have none."""
+    op.add_column("audit", sa.Column("entry_key", CleanText(), nullable=True))
+    op.create_index(op.f("ix_audit_entry_key"), "audit", ["entry_key"], unique=True)

@@ -1,0 +1,77 @@
+"""Migrations: bringing a database to the schema of this diskcast, or saying why that can't be."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from protocol.errors import DatabaseError
+from sender.store.database import tables
+from sender.store.database.errors import Place
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 0x6469736B63617374
+"""PostgreSQL's advisory lock of those who migrate: several daemons may be started at once."""
+
+
+@functools.cache
+def scripts() -> ScriptDirectory:
+    """The migrations."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return ScriptDirectory.from_config(config)
+
+
+def head() -> str:
+    """The newest migration's name."""
+    revision = scripts().get_current_head()
+    assert revision is not None
+    return revision
+
+
+def current_revision(connection: sa.Connection) -> str | None:
+    """The migration that a database is at; None for an empty one."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def migrate(connection: sa.Connection, place: Place, target: str | None = None) -> bool:
+    """Bring a database to ``target`` (None: the newest migration), in the transaction that ``connection`` is in.
+
+    Returns:
+        Whether anything was to be done.
+
+    Raises ``DatabaseError`` for a database that a newer diskcast has migrated.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    target = target or head()
+    current = current_revision(connection)
+    if current is not None and current not in {script.revision for script in scripts().walk_revisions()}:
+        raise DatabaseError(
+            f"database {place.text} was made by a newer diskcast (its schema is {current}, this one knows {head()}); "
+            "install that diskcast, or restore a backup of before"
+        )
+    if current == target:
+        return False
+    config = Config()
+    context = EnvironmentContext(
+        config, scripts(), fn=lambda revision, _: scripts()._upgrade_revs(target, revision)
+    )
+    with context:
+        context.configure(connection=connection, target_metadata=None)
+        with context.begin_transaction():
+            context.run_migrations()
+    if current is None:
+        values = {"row_id": 1, "database_id": secrets.token_hex(16), "sequence": 0, "segment": 1}
+        connection.execute(sa.insert(tables.store_state).values(**values))
+    return True

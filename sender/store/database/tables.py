@@ -1,0 +1,299 @@
+"""The tables, as they are after the newest migration.
+
+A column that is marked :data:`FLEETING` changes many times a second while a cast runs, and losing its last values with
+a damaged file costs nobody anything: such changes alone aren't written to SQLite's change journal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from sender.store.database.column_types import CleanJson, CleanText, Number64, UtcTime
+
+FLEETING: dict[str, Any] = {"fleeting": True}
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _text(name: str, **options: Any) -> sa.Column[str]:
+    return sa.Column(name, CleanText(), nullable=False, **options)
+
+
+def _count(name: str, **options: Any) -> sa.Column[int]:
+    return sa.Column(name, Number64, nullable=False, **options)
+
+
+def _number(name: str, **options: Any) -> sa.Column[float]:
+    return sa.Column(name, sa.Double(), nullable=False, **options)
+
+
+store_state = sa.Table(
+    "store_state",
+    metadata,
+    sa.Column("row_id", sa.Integer(), primary_key=True, autoincrement=False),
+    _text("database_id"),
+    _count("sequence"),
+    _count("segment"),
+)
+"""One row: which database this is, and where its change journal stands."""
+
+rooms = sa.Table(
+    "rooms",
+    metadata,
+    sa.Column("room_id", CleanText(), primary_key=True),
+    _text("name"),
+    _text("description"),
+    _text("site"),
+    _text("interface"),
+    sa.Column("created_at", UtcTime(), nullable=False),
+    sa.Index(None, "name", "room_id"),
+)
+
+machines = sa.Table(
+    "machines",
+    metadata,
+    sa.Column("machine_id", CleanText(), primary_key=True),
+    _text("name"),
+    sa.Column("room_id", CleanText(), sa.ForeignKey("rooms.room_id", ondelete="SET NULL")),
+    _text("serial"),
+    _text("serial_key"),
+    _text("asset_tag"),
+    _text("asset_key"),
+    _text("position"),
+    _text("note"),
+    _text("address"),
+    _text("agent_version"),
+    sa.Column("inventory", CleanJson(), nullable=False),
+    sa.Column("created_at", UtcTime(), nullable=False),
+    sa.Column("last_seen_at", UtcTime(), info=FLEETING),
+    sa.Index(None, "name", "machine_id"),
+    sa.Index(None, "room_id", "name", "machine_id"),
+    sa.Index(None, "serial_key"),
+    sa.Index(None, "asset_key"),
+)
+"""``serial_key`` and ``asset_key`` are what machines are found by: lower case, empty for placeholders."""
+
+machine_macs = sa.Table(
+    "machine_macs",
+    metadata,
+    sa.Column("mac", CleanText(), primary_key=True),
+    sa.Column(
+        "machine_id", CleanText(), sa.ForeignKey("machines.machine_id", ondelete="CASCADE"), nullable=False
+    ),
+    _count("order_index"),
+    sa.Index(None, "machine_id", "order_index"),
+)
+
+casts = sa.Table(
+    "casts",
+    metadata,
+    sa.Column("cast_id", CleanText(), primary_key=True),
+    sa.Column("plan", CleanJson(), nullable=False),
+    _text("image_id"),
+    sa.Column("room_id", CleanText()),
+    sa.Column("start_at", UtcTime()),
+    _text("image_name"),
+    _count("raw_bytes"),
+    _text("phase"),
+    sa.Column("paused", sa.Boolean(), nullable=False),
+    _text("owner"),
+    _text("group_address"),
+    _count("port"),
+    _text("control_url"),
+    _count("required_count"),
+    _count("run_count"),
+    sa.Column("created_at", UtcTime(), nullable=False),
+    _text("created_by"),
+    sa.Column("schedule_id", CleanText()),
+    sa.Column("gathering_at", UtcTime()),
+    sa.Column("casting_at", UtcTime()),
+    sa.Column("ended_at", UtcTime()),
+    _text("reason"),
+    _number("seconds", info=FLEETING),
+    _count("bytes_sent", info=FLEETING),
+    _number("progress", info=FLEETING),
+    _count("joined_count", info=FLEETING),
+    _count("complete_count", info=FLEETING),
+    _count("failed_count", info=FLEETING),
+    _text("lease_owner", info=FLEETING),
+    _count("lease_beat", info=FLEETING),
+    sa.Index(None, "created_at", "cast_id"),
+    sa.Index(None, "room_id", "created_at", "cast_id"),
+    sa.Index(None, "phase", "created_at", "cast_id"),
+    sa.Index(None, "ended_at"),
+)
+"""``image_id``, ``room_id`` and ``start_at`` repeat the plan's, for searching. The lease is part of the row that it
+protects, so that whoever locks the row sees the lease as it is."""
+
+cast_machines = sa.Table(
+    "cast_machines",
+    metadata,
+    sa.Column("line_id", Number64, primary_key=True, autoincrement=True),
+    sa.Column("cast_id", CleanText(), sa.ForeignKey("casts.cast_id", ondelete="CASCADE"), nullable=False),
+    _text("machine_key"),
+    sa.Column("machine_id", CleanText()),
+    _text("image_id"),
+    sa.Column("room_id", CleanText()),
+    _text("serial"),
+    _text("asset_tag"),
+    sa.Column("at", UtcTime(), nullable=False),
+    _text("name"),
+    _text("address"),
+    _text("state"),
+    _text("error"),
+    sa.Column("exit_code", sa.Integer()),
+    _text("bottleneck", info=FLEETING),
+    _number("progress", info=FLEETING),
+    _count("bytes_verified", info=FLEETING),
+    _count("bytes_kept", info=FLEETING),
+    _count("blocks_rewritten", info=FLEETING),
+    _number("seconds", info=FLEETING),
+    _number("rate_bytes_per_s", info=FLEETING),
+    _number("loss", info=FLEETING),
+    _count("nacks_count", info=FLEETING),
+    _count("socket_drops_count", info=FLEETING),
+    sa.Column("demoted", sa.Boolean(), nullable=False),
+    sa.Column("joined_at", UtcTime()),
+    sa.Column("ended_at", UtcTime()),
+    sa.Index(None, "cast_id", "machine_key", unique=True),
+    sa.Index(None, "at", "line_id"),
+    sa.Index(None, "machine_id", "at", "line_id"),
+    sa.Index(None, "image_id", "at", "line_id"),
+    sa.Index(None, "room_id", "at", "line_id"),
+    sa.Index(None, "cast_id", "at", "line_id"),
+    sa.Index(None, "state", "at", "line_id"),
+    sqlite_autoincrement=True,
+)
+"""A line of history each. What identified the machine then is copied: the machine may be renamed or removed. ``at`` is
+when the cast first named it."""
+
+cast_events = sa.Table(
+    "cast_events",
+    metadata,
+    sa.Column("event_id", Number64, primary_key=True, autoincrement=True),
+    sa.Column("cast_id", CleanText(), sa.ForeignKey("casts.cast_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("at", UtcTime(), nullable=False),
+    _text("kind"),
+    _text("machine"),
+    _text("text"),
+    sa.Index(None, "cast_id", "at", "kind", "machine", unique=True),
+    sqlite_autoincrement=True,
+)
+"""Unique, so that an event that is written again after a lost answer stands there once."""
+
+cast_timelines = sa.Table(
+    "cast_timelines",
+    metadata,
+    sa.Column("cast_id", CleanText(), sa.ForeignKey("casts.cast_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("points", sa.LargeBinary(), nullable=False),
+)
+
+cast_requests = sa.Table(
+    "cast_requests",
+    metadata,
+    sa.Column("request_id", Number64, primary_key=True, autoincrement=True),
+    sa.Column("cast_id", CleanText(), sa.ForeignKey("casts.cast_id", ondelete="CASCADE"), nullable=False),
+    _text("command"),
+    _text("actor", server_default="the operator"),
+    _text("reason", server_default=sa.text("''")),
+    sa.Index(None, "cast_id", "command", unique=True),
+    sqlite_autoincrement=True,
+)
+
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    sa.Column("schedule_id", CleanText(), primary_key=True),
+    _text("name"),
+    _text("cron"),
+    _text("time_zone"),
+    sa.Column("plan", CleanJson(), nullable=False),
+    sa.Column("enabled", sa.Boolean(), nullable=False),
+    sa.Column("created_at", UtcTime(), nullable=False),
+    sa.Column("next_at", UtcTime()),
+    sa.Column("last_cast_id", CleanText()),
+    _text("problem"),
+    sa.Index(None, "name", "schedule_id"),
+    sa.Index(None, "next_at"),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("token_id", CleanText(), primary_key=True),
+    _text("name"),
+    _text("role"),
+    _text("secret_hash"),
+    sa.Column("created_at", UtcTime(), nullable=False),
+    _text("created_by"),
+    sa.Column("expires_at", UtcTime()),
+    sa.Column("last_used_at", UtcTime(), info=FLEETING),
+    sa.Index(None, "name", unique=True),
+    sa.Index(None, "secret_hash", unique=True),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("entry_id", Number64, primary_key=True, autoincrement=True),
+    sa.Column("at", UtcTime(), nullable=False),
+    _text("actor"),
+    _text("action"),
+    _text("subject"),
+    sa.Column("detail", CleanJson(), nullable=False),
+    _text("request_id"),
+    sa.Column("entry_key", CleanText()),
+    sa.Index(None, "at", "entry_id"),
+    sa.Index(None, "entry_key", unique=True),
+    sa.Index(None, "actor", "at", "entry_id"),
+    sa.Index(None, "subject", "at", "entry_id"),
+    sqlite_autoincrement=True,
+)
+
+images = sa.Table(
+    "images",
+    metadata,
+    sa.Column("image_id", CleanText(), primary_key=True),
+    _text("name"),
+    _text("location"),
+    _text("source"),
+    _text("state"),
+    _count("raw_bytes"),
+    _count("stored_bytes"),
+    _count("block_bytes"),
+    _count("fetched_bytes", info=FLEETING),
+    _text("problem"),
+    sa.Column("packed_at", UtcTime()),
+    sa.Column("first_seen_at", UtcTime(), nullable=False),
+    sa.Index(None, "name", "image_id"),
+)
+
+remotes = sa.Table(
+    "remotes",
+    metadata,
+    sa.Column("url", CleanText(), primary_key=True),
+    _text("name"),
+    sa.Column("created_at", UtcTime(), nullable=False),
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("scope", CleanText(), primary_key=True),
+    sa.Column("key", CleanText(), primary_key=True),
+    _text("fingerprint"),
+    sa.Column("status", sa.Integer()),
+    sa.Column("headers", CleanJson(), nullable=False),
+    sa.Column("body", sa.LargeBinary(), nullable=False),
+    sa.Column("at", UtcTime(), nullable=False),
+    sa.Index(None, "at"),
+)

@@ -1,0 +1,1 @@
+"""Machine identity: hardware addresses, serial numbers, enrolment and CSV files of machines."""

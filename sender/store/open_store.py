@@ -1,0 +1,141 @@
+"""Open the daemon's database: check it, roll it forward, migrate it and see that it has a backup."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from protocol.errors import ConfigurationError, DatabaseDamagedError
+from sender.config.server_config import ServerConfig
+from sender.store.backup.backup import (
+    back_up,
+    backup_path,
+    check_connection,
+    new_segment,
+    opened,
+    roll_forward,
+)
+from sender.store.backup.journal import Journal, find_segments
+from sender.store.database.engine import WRITES, make_engine
+from sender.store.database.errors import Place, damaged_text, translate
+from sender.store.database.schema import current_revision, head, migrate
+from sender.store.repositories.transactions import Database
+from sender.store.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+def open_store(
+    config: ServerConfig, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), upkeep: bool = True
+) -> Store:
+    """Open the daemon's database, made and migrated as needed.
+
+    Args:
+        config: says which.
+        now: the time of records.
+        upkeep: have a thread that makes backups.
+
+    Raises the ``DatabaseError`` tree; a damaged file is left as it is.
+    """
+    return open_database(database_url(config), now=now, upkeep=upkeep)
+
+
+def database_url(config: ServerConfig) -> sa.URL:
+    """The database's URL, with its password."""
+    if not config.server.database:
+        return sa.URL.create("sqlite", database=str(config.server.state_directory / "diskcast.db"))
+    return sa.make_url(config.server.database)
+
+
+def open_database(
+    url: sa.URL, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), upkeep: bool = True
+) -> Store:
+    """:func:`open_store` for a URL."""
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            "a database in memory forgets everything; name a file: sqlite:////PATH/diskcast.db"
+        )
+    place = Place(url)
+    with contextlib.ExitStack() as stack:
+        try:
+            journal = None
+            if place.path is None:
+                _migrate_server(url, place)
+            else:
+                place.path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(opened(place.path, alone=False))
+                journal = _open_file(url, place)
+            engine = make_engine(url)
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
+            raise translate(error, place) from error
+        if journal is not None:
+            sa.event.listen(engine, "connect", journal.watch)
+        store = Store(Database(engine, place, now, journal), stack.pop_all())
+    if upkeep:
+        store.start_upkeep()
+    return store
+
+
+def _migrate_server(url: sa.URL, place: Place) -> None:
+    engine = make_engine(url, pooled=False)
+    with engine.connect() as connection:
+        if current_revision(connection) == head():
+            return
+        connection.rollback()
+        with connection.begin():
+            migrate(connection, place)
+
+
+def _open_file(url: sa.URL, place: Place) -> Journal:
+    """Check the file, carry out what only its journal has, migrate it, and see that it has a backup."""
+    path = place.path
+    assert path is not None
+    kept = backup_path(path).exists() or bool(find_segments(path))
+    if not path.exists() and kept:
+        raise DatabaseDamagedError(
+            f"database {path} is gone, but its backup or its journal is there. Run `diskcast database restore`; or, to "
+            f"begin with nothing, move {path.name}.* elsewhere"
+        )
+    engine = make_engine(url, pooled=False)
+    with engine.connect().execution_options(**{WRITES: True}) as connection:
+        driver_connection = connection.connection.driver_connection
+        assert driver_connection is not None
+        driver_connection.execute("PRAGMA foreign_keys = OFF")
+        verdict = check_connection(driver_connection, quick=True)
+        if verdict:
+            raise DatabaseDamagedError(damaged_text(place, verdict))
+        with connection.begin():
+            if current_revision(connection) is None and kept:
+                raise DatabaseDamagedError(damaged_text(place, "its tables are gone"))
+            if current_revision(connection) is not None:
+                changes_count = roll_forward(connection, path, place)
+                if changes_count:
+                    _log.warning("database %s: %d changes were taken from its journal", path, changes_count)
+            if migrate(connection, place) and kept:
+                # Rows of the new schema go into a file that says so.
+                new_segment(connection, path)
+            revision = current_revision(connection)
+        assert revision is not None
+        path.chmod(0o600)
+    if not _has_fresh_backup(path, revision):
+        back_up(engine, place)
+    return Journal(path, revision)
+
+
+def _has_fresh_backup(path: Path, revision: str) -> bool:
+    """Whether backup and journal are there, of the schema that the database has now."""
+    segments = find_segments(path)
+    if not segments or segments[-1].revision != revision or not backup_path(path).exists():
+        return False
+    with contextlib.closing(sqlite3.connect(f"file:{backup_path(path)}?mode=ro", uri=True)) as copy:
+        try:
+            found = copy.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.DatabaseError:
+            return False
+    return found is not None and found[0] == revision

@@ -1,0 +1,59 @@
+"""Snapshots of casts and machines as they are now."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sender.store.records.casts import Cast
+from sender.store.records.machine_states import MachineState
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LiveMachine:
+    """A machine now: a tile of a room's grid, a row of a cast's table.
+
+    Attributes:
+        machine_id: None for one that joined a cast without being known.
+        state: ``offline``, ``idle`` (its agent waits for a cast), ``assigned``, ``joined``, ``receiving``, ``slow``,
+            ``tail``, ``complete``, ``failed``, ``lost`` or ``dropped``; of its last cast while that is shown.
+        cast_id: the cast that it is in, or was in last.
+        eta_s: until it is complete; None if nobody knows.
+    """
+
+    machine_id: str | None
+    name: str
+    room_id: str | None
+    position: str
+    address: str
+    online: bool
+    state: MachineState
+    cast_id: str | None
+    progress: float
+    rate_bytes_per_s: float
+    loss: float
+    bottleneck: str
+    eta_s: float | None
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LiveCast:
+    """A cast now: its record, and what only the daemon that runs it knows.
+
+    Attributes:
+        bottleneck: what sets the rate, for people; empty if unknown here.
+        eta_s: until the main group is done; None if nobody knows.
+        rate_bytes_per_s: what is paced to.
+        achieved_bytes_per_s: what leaves.
+        local: whether this daemon runs it.
+    """
+
+    cast: Cast
+    local: bool
+    rate_bytes_per_s: float
+    achieved_bytes_per_s: float
+    elapsed_s: float
+    eta_s: float | None
+    pass_index: int
+    pass_progress: float
+    bottleneck: str

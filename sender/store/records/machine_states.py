@@ -1,0 +1,56 @@
+"""States of a machine, in a cast and between casts, and named sets of them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Final
+
+
+class MachineState(enum.StrEnum):
+    """A machine's state: in a cast, or between casts."""
+
+    OFFLINE = "offline"
+    IDLE = "idle"
+    """Its agent waits for a cast."""
+    ASSIGNED = "assigned"
+    """Told to join a cast; it hasn't joined yet."""
+    ABSENT = "absent"
+    """Wanted by a cast that has ended; it never joined."""
+    JOINED = "joined"
+    RECEIVING = "receiving"
+    SLOW = "slow"
+    """Receiving, and about to be demoted or dropped as a straggler."""
+    TAIL = "tail"
+    """Receiving as a demoted straggler, after the main group."""
+    COMPLETE = "complete"
+    """Every byte verified."""
+    FAILED = "failed"
+    LOST = "lost"
+    """Silent for too long; it may come back."""
+    DROPPED = "dropped"
+    """Dropped from the cast as a straggler."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, _source: object, handler: Callable[[type[str]], object]
+    ) -> dict[str, object]:
+        """Return pydantic's schema: plain text in the API's document, so that clients accept states added later."""
+        return {
+            "type": "function-after",
+            "function": {"type": "no-info", "function": cls},
+            "schema": handler(str),
+        }
+
+
+NOT_JOINED_STATES: Final = frozenset({MachineState.ASSIGNED, MachineState.ABSENT})
+CONNECTED_STATES: Final = frozenset({MachineState.JOINED, MachineState.RECEIVING})
+UNFINISHED_STATES: Final = CONNECTED_STATES | {MachineState.ASSIGNED}
+GIVEN_UP_STATES: Final = frozenset({MachineState.FAILED, MachineState.DROPPED})
+"""The cast no longer waits for these machines."""
+UNSUCCESSFUL_STATES: Final = GIVEN_UP_STATES | {MachineState.LOST}
+"""Counted as failed in :attr:`Cast.failed_count`."""
+FINAL_STATES: Final = GIVEN_UP_STATES | {MachineState.COMPLETE}
+"""A machine in one of these isn't assigned to the same cast again; a lost one is."""
+ACTIVE_STATES: Final = UNFINISHED_STATES | {MachineState.IDLE, MachineState.SLOW, MachineState.TAIL}
+"""Shown as working or ready."""

@@ -1,0 +1,1 @@
+"""Repositories: reading and changing the store's records, one transaction per call."""

@@ -1,0 +1,124 @@
+"""Schedules: casts that are planned again and again."""
+
+from __future__ import annotations
+
+import builtins
+from datetime import datetime
+from typing import Any, TypedDict, Unpack
+
+import sqlalchemy as sa
+
+from sender.store.codec import record_from, to_data
+from sender.store.database import tables
+from sender.store.database.errors import ConflictError
+from sender.store.records.casts import CastPlan, Schedule
+from sender.store.repositories.audit import Audit, AuditNote
+from sender.store.repositories.paging import read_page
+from sender.store.repositories.transactions import Database, Repository, reading, writing
+
+_SCHEDULE = tables.schedules.c
+DUE_MAX = 100
+"""Schedules that are handled in one look; the others are due in the next."""
+
+
+class ScheduleChange(TypedDict, total=False):
+    """What of a schedule can be changed."""
+
+    name: str
+    cron: str
+    time_zone: str
+    plan: CastPlan
+    enabled: bool
+    next_at: datetime | None
+    last_cast_id: str | None
+    problem: str
+
+
+class Schedules(Repository):
+    """The schedules."""
+
+    def __init__(self, database: Database, audit: Audit) -> None:
+        super().__init__(database)
+        self._audit = audit
+
+    @writing
+    def add(self, schedule: Schedule, *, audit: AuditNote | None = None) -> Schedule:
+        """Add a schedule; ``ConflictError`` if its id is taken."""
+        if self._get(schedule.schedule_id) is not None:
+            raise ConflictError(f"schedule {schedule.schedule_id} is there already; choose another id")
+        values = {name: getattr(schedule, name) for name in Schedule.__dataclass_fields__}
+        values["plan"] = to_data(schedule.plan)
+        self._connection.execute(sa.insert(tables.schedules).values(**values))
+        self._audit.note(audit, "schedule.create", f"schedule {schedule.schedule_id}", to_data(schedule))
+        return schedule
+
+    @reading
+    def get(self, schedule_id: str) -> Schedule | None:
+        """One schedule, or None."""
+        return self._get(schedule_id)
+
+    @reading
+    def list(self, after: str | None = None, limit: int = 50) -> tuple[builtins.list[Schedule], str | None]:
+        """Schedules by name."""
+        query = sa.select(tables.schedules)
+        return read_page(
+            self._connection, query, [_SCHEDULE.name, _SCHEDULE.schedule_id], after, limit, _schedule
+        )
+
+    @writing
+    def change(
+        self, schedule_id: str, *, audit: AuditNote | None = None, **fields: Unpack[ScheduleChange]
+    ) -> Schedule | None:
+        """Change some fields; None if there is no such schedule."""
+        before = self._get(schedule_id)
+        if before is None:
+            return None
+        changed: dict[str, Any] = {
+            name: value for name, value in fields.items() if getattr(before, name) != value
+        }
+        if changed:
+            values = {**changed, **({"plan": to_data(changed["plan"])} if "plan" in changed else {})}
+            query = sa.update(tables.schedules).where(_SCHEDULE.schedule_id == schedule_id)
+            self._connection.execute(query.values(**values))
+            detail = {"from": {name: getattr(before, name) for name in changed}, "to": changed}
+            self._audit.note(audit, "schedule.change", f"schedule {schedule_id}", to_data(detail))
+        return self._get(schedule_id)
+
+    @writing
+    def remove(self, schedule_id: str, *, audit: AuditNote | None = None) -> bool:
+        """Forget a schedule; the casts that it made stay. False if there is none."""
+        before = self._get(schedule_id)
+        if before is None:
+            return False
+        self._connection.execute(sa.delete(tables.schedules).where(_SCHEDULE.schedule_id == schedule_id))
+        self._audit.note(audit, "schedule.remove", f"schedule {schedule_id}", {"name": before.name})
+        return True
+
+    @reading
+    def due(self, now: datetime) -> builtins.list[Schedule]:
+        """Those whose time has come, the longest waiting first."""
+        query = sa.select(tables.schedules).where(_SCHEDULE.enabled, _SCHEDULE.next_at <= now)
+        rows = self._connection.execute(query.order_by(_SCHEDULE.next_at).limit(DUE_MAX))
+        return [_schedule(row) for row in rows.mappings()]
+
+    @writing
+    def claim(self, schedule_id: str, seen_at: datetime | None, next_at: datetime | None) -> bool:
+        """Move a schedule on from the time that was seen to its next one.
+
+        Of several daemons that see it due, just one gets True: that one makes the cast, best in the same
+        :meth:`Store.transaction`.
+        """
+        here = _SCHEDULE.next_at.is_(None) if seen_at is None else _SCHEDULE.next_at == seen_at
+        query = sa.update(tables.schedules).where(
+            _SCHEDULE.schedule_id == schedule_id, _SCHEDULE.enabled, here
+        )
+        return self._connection.execute(query.values(next_at=next_at)).rowcount == 1
+
+    def _get(self, schedule_id: str) -> Schedule | None:
+        query = sa.select(tables.schedules).where(_SCHEDULE.schedule_id == schedule_id)
+        row = self._connection.execute(query).mappings().first()
+        return None if row is None else _schedule(row)
+
+
+def _schedule(row: sa.RowMapping) -> Schedule:
+    return Schedule(**{**row, "plan": record_from(CastPlan, row["plan"])})
