@@ -20,7 +20,7 @@ from protocol.errors import DatabaseError
 from protocol.model.session_records import CastId
 from sender.daemon.execute_cast import assigned_machine
 from sender.daemon.presence import Attendance
-from sender.store.group_commit import JointCalls
+from sender.store.group_commit import GroupCommit
 from sender.store.machines.enrolment import Enrolment
 from sender.store.records.casts import Cast, CastMachine
 from sender.store.records.machine_states import FINAL_STATES, MachineState
@@ -59,8 +59,8 @@ class CheckInDesk:
     def __init__(self, services: Services) -> None:
         """Answer for ``services``."""
         self._services = services
-        self._enrolling = JointCalls(services.store, services.store.machines.enrol)
-        self._recording = JointCalls(services.store, self._write_outcomes)
+        self._enrolling = GroupCommit(services.store, services.store.machines.enrol)
+        self._recording = GroupCommit(services.store, self._write_outcomes)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._elsewhere: dict[str, tuple[float, set[str]]] = {}
 

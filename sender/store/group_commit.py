@@ -43,7 +43,7 @@ class _Waiting(Generic[_Request, _Answer]):
             self.answer.set_exception(error)
 
 
-class JointCalls(Generic[_Request, _Answer]):
+class GroupCommit(Generic[_Request, _Answer]):
     """Requests of one kind. It belongs to the event loop."""
 
     def __init__(self, store: Store, function: Callable[[list[_Request]], Sequence[_Answer]]) -> None:

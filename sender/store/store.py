@@ -26,7 +26,7 @@ from sender.store.records.problems import Problem
 from sender.store.repositories.audit import Audit
 from sender.store.repositories.casts import Casts
 from sender.store.repositories.history import History
-from sender.store.repositories.idempotency import Idempotency
+from sender.store.repositories.idempotency import IdempotencyKeys
 from sender.store.repositories.images import Images
 from sender.store.repositories.leases import Leases
 from sender.store.repositories.machines import Machines
@@ -72,7 +72,7 @@ class Store:
         self.tokens = Tokens(database, self.audit)
         self.history = History(database)
         self.images = Images(database, self.audit)
-        self.idempotency = Idempotency(database)
+        self.idempotency = IdempotencyKeys(database)
         self.retention = Retention(database, self.audit)
         self._threads = ThreadPoolExecutor(THREADS_COUNT, thread_name_prefix="database")
         self._pending_count = 0

@@ -17,7 +17,7 @@ from sender.store import store as store_module
 from sender.store.backup import journal
 from sender.store.database import engine
 from sender.store.database.errors import ConflictError
-from sender.store.group_commit import JointCalls
+from sender.store.group_commit import GroupCommit
 from sender.store.machines.enrolment import Enrolment
 from sender.store.open_store import open_database
 from sender.store.records.machines import Machine
@@ -54,7 +54,7 @@ class Enrolling:
 
 
 async def ask_all(
-    calls: JointCalls[Enrolment, Machine], requests: Sequence[Enrolment]
+    calls: GroupCommit[Enrolment, Machine], requests: Sequence[Enrolment]
 ) -> list[Machine | BaseException]:
     return await asyncio.gather(*map(calls.ask, requests), return_exceptions=True)
 
@@ -67,7 +67,7 @@ def names(store: Store) -> list[str]:
 def test_a_room_that_is_switched_on_costs_a_few_transactions(store: Store) -> None:
     enrolling = Enrolling(store)
     requests = [told(index) for index in range(200)]
-    answers = asyncio.run(ask_all(JointCalls(store, enrolling), requests))
+    answers = asyncio.run(ask_all(GroupCommit(store, enrolling), requests))
     assert [answer.name for answer in answers if isinstance(answer, Machine)] == [r.name for r in requests]
     assert names(store) == [request.name for request in requests]
     assert enrolling.transactions_count <= 3
@@ -75,7 +75,7 @@ def test_a_room_that_is_switched_on_costs_a_few_transactions(store: Store) -> No
 
 def test_a_machine_that_is_refused_fails_no_other(store: Store) -> None:
     requests = [told(index) for index in range(5)]
-    answers = asyncio.run(ask_all(JointCalls(store, Enrolling(store, refused="pc002")), requests))
+    answers = asyncio.run(ask_all(GroupCommit(store, Enrolling(store, refused="pc002")), requests))
     assert isinstance(answers[2], ConflictError)
     assert [answer.name for answer in answers if isinstance(answer, Machine)] == names(store)
     assert names(store) == ["pc000", "pc001", "pc003", "pc004"]
@@ -83,7 +83,7 @@ def test_a_machine_that_is_refused_fails_no_other(store: Store) -> None:
 
 def test_nobody_is_told_of_what_isnt_on_the_disk(file_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_database(file_url, upkeep=False)
-    calls = JointCalls(store, store.machines.enrol)
+    calls = GroupCommit(store, store.machines.enrol)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -108,7 +108,7 @@ def test_a_row_that_somebody_keeps_locked_holds_up_no_other_machine(
         lock = "SELECT 1 FROM machines WHERE machine_id = %s FOR UPDATE"
         connection.exec_driver_sql(lock, (locked.machine_id,))
         requests = [told(index, address="10.0.0.77") for index in range(4)]
-        answers = asyncio.run(ask_all(JointCalls(store, store.machines.enrol), requests))
+        answers = asyncio.run(ask_all(GroupCommit(store, store.machines.enrol), requests))
     assert isinstance(answers[0], DatabaseUnavailableError)
     assert all(isinstance(answer, Machine) for answer in answers[1:])
     assert names(store) == ["pc000", "pc001", "pc002", "pc003"]
@@ -119,7 +119,7 @@ def test_a_row_that_somebody_keeps_locked_holds_up_no_other_machine(
 def test_more_than_can_wait_are_refused_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "WAITING_MAX", 3)
     answers = asyncio.run(
-        ask_all(JointCalls(store, store.machines.enrol), [told(index) for index in range(5)])
+        ask_all(GroupCommit(store, store.machines.enrol), [told(index) for index in range(5)])
     )
     assert [isinstance(answer, DatabaseError) for answer in answers] == [False] * 3 + [True] * 2
     assert names(store) == ["pc000", "pc001", "pc002"]
@@ -134,7 +134,7 @@ def test_nobody_waits_for_answers_that_cant_come(store: Store, monkeypatch: pyte
 
     async def ask_twice() -> tuple[list[Machine | BaseException], list[Machine | BaseException]]:
         nonlocal short
-        calls = JointCalls(store, enrol)
+        calls = GroupCommit(store, enrol)
         short = True
         first = await ask_all(calls, [told(index) for index in range(5)])
         short = False
@@ -149,7 +149,7 @@ def test_nobody_waits_for_answers_that_cant_come(store: Store, monkeypatch: pyte
 
 def test_who_goes_away_costs_the_others_nothing(store: Store) -> None:
     async def meet() -> list[Machine | BaseException]:
-        calls = JointCalls(store, store.machines.enrol)
+        calls = GroupCommit(store, store.machines.enrol)
         asked = [asyncio.ensure_future(calls.ask(told(index))) for index in range(3)]
         await asyncio.sleep(0)
         asked[1].cancel()

@@ -10,7 +10,7 @@ from typing import Any
 
 from protocol.errors import ConfigurationError
 from sender.store.database.column_types import clean_json, clean_text
-from sender.store.machines.identity import MACS_MAX, Identity, identity_key, normal_mac
+from sender.store.machines.identity import MACS_MAX, MachineFingerprint, identity_key, normal_mac
 from sender.store.records.machines import Machine
 
 SEEN_AGAIN_S = 10.0
@@ -54,7 +54,7 @@ def new_machine(told: Enrolment, macs: Sequence[str], now: datetime) -> Machine:
 
 
 def check_in_changes(
-    told: Enrolment, identity: Identity, macs: tuple[str, ...], before: Machine, now: datetime
+    told: Enrolment, identity: MachineFingerprint, macs: tuple[str, ...], before: Machine, now: datetime
 ) -> dict[str, Any]:
     """The fields that change when a known machine checks in."""
     values = _told(told)
@@ -71,9 +71,9 @@ def check_in_changes(
     return changed
 
 
-def identity_of(macs: Sequence[str], serial: str, asset_tag: str) -> Identity:
+def fingerprint_of(macs: Sequence[str], serial: str, asset_tag: str) -> MachineFingerprint:
     """Return the forms of a machine's identifiers that are compared."""
-    return Identity(macs, identity_key(serial), identity_key(asset_tag))
+    return MachineFingerprint(macs, identity_key(serial), identity_key(asset_tag))
 
 
 def valid_macs(macs: Sequence[str]) -> tuple[str, ...]:

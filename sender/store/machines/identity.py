@@ -108,7 +108,7 @@ def parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Identity:
+class MachineFingerprint:
     """What a machine says of itself, in the forms that are compared: see :func:`normal_mac`, :func:`identity_key`."""
 
     macs: Sequence[str]
@@ -116,7 +116,7 @@ class Identity:
     asset_key: str
 
 
-def runs_apart(identities: Sequence[Identity]) -> Iterable[range]:
+def distinct_runs(identities: Sequence[MachineFingerprint]) -> Iterable[range]:
     """``identities`` in runs, of each of which no two have anything in common."""
     start, met = 0, set[tuple[str, str]]()
     for index, identity in enumerate(identities):
@@ -131,7 +131,7 @@ def runs_apart(identities: Sequence[Identity]) -> Iterable[range]:
         yield range(start, len(identities))
 
 
-def find_machines(connection: sa.Connection, identities: Sequence[Identity]) -> list[str | None]:
+def find_machines(connection: sa.Connection, identities: Sequence[MachineFingerprint]) -> list[str | None]:
     """For each of ``identities`` the id of the machine that has it, or None.
 
     A hardware address decides unless both serial numbers are known and differ: the address is then a USB adapter's or a
@@ -149,13 +149,13 @@ def find_machines(connection: sa.Connection, identities: Sequence[Identity]) -> 
     return [_decide(identity, owners, serials, tags) for identity in identities]
 
 
-def find_machine(connection: sa.Connection, identity: Identity) -> str | None:
+def find_machine(connection: sa.Connection, identity: MachineFingerprint) -> str | None:
     """:func:`find_machines` for one."""
     return find_machines(connection, [identity])[0]
 
 
 def _decide(
-    identity: Identity,
+    identity: MachineFingerprint,
     owners: Mapping[str, tuple[str, str]],
     serials: Mapping[str, list[str]],
     tags: Mapping[str, list[str]],

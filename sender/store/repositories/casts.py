@@ -49,7 +49,7 @@ _FIXED = ("cast_id", "plan", "created_at", "created_by", "schedule_id", "run_cou
 _CHANGING = tuple(name for name in Cast.__dataclass_fields__ if name not in _FIXED)
 
 
-class CastChange(TypedDict, total=False):
+class CastUpdate(TypedDict, total=False):
     """What of a cast changes, before it runs or while it does."""
 
     plan: CastPlan
@@ -194,7 +194,7 @@ class Casts(Repository):
         *,
         lease: str | None = None,
         audit: AuditNote | None = None,
-        **fields: Unpack[CastChange],
+        **fields: Unpack[CastUpdate],
     ) -> Cast | None:
         """Change some fields.
 

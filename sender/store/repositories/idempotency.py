@@ -37,7 +37,7 @@ class Remembered:
     body: bytes
 
 
-class Idempotency(Repository):
+class IdempotencyKeys(Repository):
     """Requests by scope (who asks for what) and the client's key."""
 
     @writing_again

@@ -17,20 +17,20 @@ from sender.store.machines.enrolment import (
     Enrolment,
     blank_machine,
     check_in_changes,
-    identity_of,
+    fingerprint_of,
     new_machine,
     new_machine_id,
     valid_macs,
 )
 from sender.store.machines.identity import (
     MACS_MAX,
-    Identity,
+    MachineFingerprint,
+    distinct_runs,
     find_machine,
     find_machines,
     identity_key,
     normal_mac,
     parts,
-    runs_apart,
 )
 from sender.store.records.machines import ImportProblem, ImportResult, Machine
 from sender.store.repositories.audit import Audit, AuditNote
@@ -46,7 +46,7 @@ _MACHINE = tables.machines.c
 _OWNED = tables.machine_macs.c
 
 
-class MachineChange(TypedDict, total=False):
+class MachineUpdate(TypedDict, total=False):
     """What of a machine can be changed."""
 
     name: str
@@ -127,7 +127,7 @@ class Machines(Repository):
 
     @writing
     def change(
-        self, machine_id: str, *, audit: AuditNote | None = None, **fields: Unpack[MachineChange]
+        self, machine_id: str, *, audit: AuditNote | None = None, **fields: Unpack[MachineUpdate]
     ) -> Machine | None:
         """Change some fields; None if there is no such machine, ``ConflictError`` as :meth:`add`."""
         before = self._get(machine_id)
@@ -162,7 +162,7 @@ class Machines(Repository):
     @reading
     def find(self, macs: Sequence[str], serial: str, asset_tag: str) -> Machine | None:
         """The machine that this is, as :func:`find_machine` decides; None for one that is new."""
-        machine_id = find_machine(self._connection, identity_of(valid_macs(macs), serial, asset_tag))
+        machine_id = find_machine(self._connection, fingerprint_of(valid_macs(macs), serial, asset_tag))
         return None if machine_id is None else self._get(machine_id)
 
     @writing_again
@@ -172,9 +172,11 @@ class Machines(Repository):
         A machine's name, room, position and note are the operator's: an agent only names a machine that is new. A
         hundred cost little more than one.
         """
-        identities = [identity_of(valid_macs(told.macs), told.serial, told.asset_tag) for told in enrolments]
+        identities = [
+            fingerprint_of(valid_macs(told.macs), told.serial, told.asset_tag) for told in enrolments
+        ]
         machines: builtins.list[Machine] = []
-        runs = builtins.list(runs_apart(identities))
+        runs = builtins.list(distinct_runs(identities))
         if len(runs) > 1:  # each locks what it changes; together they'd do so in any order
             found = find_machines(self._connection, identities)
             self._lock([one for one in found if one], [mac for own in identities for mac in own.macs])
@@ -184,7 +186,7 @@ class Machines(Repository):
         return machines
 
     def _enrol_apart(
-        self, enrolments: Sequence[Enrolment], identities: Sequence[Identity]
+        self, enrolments: Sequence[Enrolment], identities: Sequence[MachineFingerprint]
     ) -> builtins.list[Machine]:
         """:meth:`enrol` for what has no address, serial number or tag in common."""
         ids = find_machines(self._connection, identities)
@@ -239,7 +241,7 @@ class Machines(Repository):
         added: builtins.list[Machine] = []
         changes: dict[str, dict[str, Any]] = {}
         unchanged_count = 0
-        identities = [identity_of(row.macs, row.serial, row.asset_tag) for row in rows]
+        identities = [fingerprint_of(row.macs, row.serial, row.asset_tag) for row in rows]
         machine_ids = find_machines(self._connection, identities)
         known = {item.machine_id: item for item in self.get_many([one for one in machine_ids if one])}
         for row, machine_id in zip(rows, machine_ids, strict=True):

@@ -16,7 +16,7 @@ from sender.store.repositories.transactions import Database, Repository, reading
 _ROOM = tables.rooms.c
 
 
-class RoomChange(TypedDict, total=False):
+class RoomUpdate(TypedDict, total=False):
     """What of a room can be changed."""
 
     name: str
@@ -69,7 +69,7 @@ class Rooms(Repository):
 
     @writing
     def change(
-        self, room_id: str, *, audit: AuditNote | None = None, **fields: Unpack[RoomChange]
+        self, room_id: str, *, audit: AuditNote | None = None, **fields: Unpack[RoomUpdate]
     ) -> Room | None:
         """Change some fields; None if there is no such room."""
         before = self._get(room_id)

@@ -21,7 +21,7 @@ DUE_MAX = 100
 """Schedules that are handled in one look; the others are due in the next."""
 
 
-class ScheduleChange(TypedDict, total=False):
+class ScheduleUpdate(TypedDict, total=False):
     """What of a schedule can be changed."""
 
     name: str
@@ -67,7 +67,7 @@ class Schedules(Repository):
 
     @writing
     def change(
-        self, schedule_id: str, *, audit: AuditNote | None = None, **fields: Unpack[ScheduleChange]
+        self, schedule_id: str, *, audit: AuditNote | None = None, **fields: Unpack[ScheduleUpdate]
     ) -> Schedule | None:
         """Change some fields; None if there is no such schedule."""
         before = self._get(schedule_id)
