@@ -39,6 +39,9 @@ format: $(STAMP)  ## let ruff fix and format
 docs: $(STAMP)  ## generated pages: reference, example configuration, Grafana dashboards
 	$(BIN)/python docs/generate.py
 
+site: $(STAMP)  ## the documentation as a searchable offline site, in build/site
+	$(BIN)/python -m docs.site.build build/site
+
 docs-plots: $(STAMP)  ## traces and tables of docs/explanation/rate-control.md, simulated anew: minutes (NAMES=… for some)
 	$(BIN)/python -m docs.rate_plots $(NAMES)
 
@@ -83,4 +86,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format docs docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz-api screenshots soak lock clean
+.PHONY: help demo test lint format docs site docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz-api screenshots soak lock clean

@@ -1,0 +1,1 @@
+"""The documentation as a searchable site that works without a network."""
