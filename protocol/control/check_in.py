@@ -12,6 +12,7 @@ Each message is one table of fields, from which both directions are derived, as 
 from __future__ import annotations
 
 import dataclasses
+import enum
 
 from protocol.constants import (
     CHECK_IN_AFTER_S_MAX,
@@ -25,11 +26,11 @@ from protocol.control.control_messages import COMPLETION, IDENTITY
 from protocol.model.session_records import CastId, CompletionReport
 from protocol.schema.json_fields import (
     Address,
-    Choice,
+    ChoiceField,
     HexBytes,
     HexInteger,
     Integer,
-    Inventory,
+    InventoryField,
     JsonRecord,
     Number,
     Optional,
@@ -42,8 +43,12 @@ CHECK_IN_PATH = "/check-in"
 MACHINE_ID_KEY = "machine_id"
 """Where a join's inventory says which machine of the daemon's books it is."""
 
-STATE_IDLE = "idle"
-STATE_RECEIVING = "receiving"
+
+class AgentState(enum.StrEnum):
+    """State of an agent that checks in."""
+
+    IDLE = "idle"
+    RECEIVING = "receiving"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,7 +82,6 @@ class CheckIn:
         macs: its network cards' hardware addresses, lower case with colons, the interface's own first.
         serial: the machine's, as its firmware says it; empty if it can't be read.
         asset_tag: the owner's mark in the firmware; empty if it can't be read.
-        state: ``STATE_IDLE`` or ``STATE_RECEIVING``.
         cast_id: the cast that it receives.
         last_result: how its last cast went, said until an answer says that it is recorded.
         wait_s: how long the daemon may hold its answer for a cast to come.
@@ -91,7 +95,7 @@ class CheckIn:
     serial: str
     asset_tag: str
     inventory: dict[str, str]
-    state: str
+    state: AgentState
     cast_id: CastId | None
     last_result: CastOutcome | None
     wait_s: float
@@ -147,8 +151,8 @@ CHECK_IN: JsonRecord[CheckIn] = JsonRecord(
         "version": PrintableText(NAME_BYTES_MAX),
         "interface": PrintableText(NAME_BYTES_MAX),
         **IDENTITY.fields,
-        "inventory": Inventory(),
-        "state": Choice((STATE_IDLE, STATE_RECEIVING)),
+        "inventory": InventoryField(),
+        "state": ChoiceField({state.value: state for state in AgentState}),
         "cast_id": Optional(HexInteger()),
         "last_result": Optional(CAST_OUTCOME),
         "wait_s": Number(CHECK_IN_WAIT_S_MAX),

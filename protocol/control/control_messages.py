@@ -31,6 +31,7 @@ from protocol.constants import (
     SYMBOL_BYTES_MIN,
 )
 from protocol.errors import ProtocolError
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import (
     CastId,
     CastParameters,
@@ -43,18 +44,18 @@ from protocol.model.session_records import (
 from protocol.schema.json_fields import (
     Address,
     Boolean,
+    ChoiceField,
     DecimalText,
     HardwareAddresses,
     HexBytes,
     HexInteger,
     Integer,
-    Inventory,
+    InventoryField,
+    JsonField,
     JsonRecord,
-    Kind,
     Number,
     Optional,
     PrintableText,
-    StateName,
     decode_fields_untrusted,
     encode_fields,
 )
@@ -72,10 +73,10 @@ JsonObject = dict[str, object]
 _COUNT = Integer(0, 2**53 - 1)
 _PORT = Integer(1, 65535)
 
-CAST_FIELDS: dict[str, Kind] = {
+CAST_FIELDS: dict[str, JsonField] = {
     "cast_id": HexInteger(),
     "incarnation": Integer(0, 2**32 - 1),
-    "state": StateName(),
+    "state": ChoiceField({state.label: state for state in CastState}),
     "image_id": HexBytes(HASH_BYTES),
     "image_name": PrintableText(NAME_BYTES_MAX),
     "raw_bytes": Integer(1, IMAGE_BYTES_MAX),
@@ -91,7 +92,7 @@ CAST_FIELDS: dict[str, Kind] = {
 }
 """``CastDescription``: a cast as GET shows it and as a join's answer repeats it."""
 
-GRANT_FIELDS: dict[str, Kind] = {
+GRANT_FIELDS: dict[str, JsonField] = {
     "receiver_id": Integer(0, RECEIVER_COUNT_MAX - 1),
     "key": HexBytes(RECEIVER_KEY_BYTES),
     "session_token": DecimalText(),
@@ -113,10 +114,10 @@ IDENTITY: JsonRecord[MachineIdentity] = JsonRecord(
 )
 """By what a machine may be known."""
 
-JOIN_FIELDS: dict[str, Kind] = {
+JOIN_FIELDS: dict[str, JsonField] = {
     "agent_id": PrintableText(NAME_BYTES_MAX, bytes_min=1),
     "name": PrintableText(NAME_BYTES_MAX, bytes_min=1),
-    "inventory": Inventory(),
+    "inventory": InventoryField(),
     "has_manifest": Boolean(),
     "identity": Optional(IDENTITY),
 }
@@ -256,8 +257,7 @@ class CastDescription:
 
     cast_id: CastId
     incarnation: int
-    state: int
-    """One of ``STATE_GATHERING``, ``STATE_CASTING``, ``STATE_ENDED``."""
+    state: CastState
     image_id: bytes
     image_name: str
     raw_bytes: int
@@ -272,7 +272,7 @@ class CastDescription:
     receiver_count: int
 
 
-def cast_description(parameters: CastParameters, *, state: int, receiver_count: int) -> CastDescription:
+def cast_description(parameters: CastParameters, *, state: CastState, receiver_count: int) -> CastDescription:
     """What may be shown of a running cast."""
     fields = {
         name: getattr(parameters, name) for name in CAST_FIELDS if name not in ("state", "receiver_count")
@@ -328,7 +328,7 @@ def join_from_json_untrusted(value: object, *, block_count: int, address: str) -
     return JoinRequest(**fields, need=need, address=address)  # type: ignore[arg-type]
 
 
-def grant_to_json(grant: JoinGrant, *, state: int) -> JsonObject:
+def grant_to_json(grant: JoinGrant, *, state: CastState) -> JsonObject:
     """The answer to a join: the grant, its secrets, and the cast in ``state``."""
     parameters = grant.parameters
     values = {

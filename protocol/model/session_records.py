@@ -101,8 +101,8 @@ class ReceiverState(enum.StrEnum):
         return self in (ReceiverState.JOINED, ReceiverState.RECEIVING)
 
     @property
-    def gone(self) -> bool:
-        """Whether its machine may take the place again when it is started anew."""
+    def reclaimable(self) -> bool:
+        """Return whether a new agent on the same machine takes over this receiver's record."""
         return self in (ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED)
 
 

@@ -20,7 +20,7 @@ class AssembledBlock:
     """A block under assembly, and once ``lacking_count`` is zero, ready to be decoded.
 
     Attributes:
-        object: OBJECT_MANIFEST or OBJECT_IMAGE.
+        object: the object of the cast.
         block: block number.
         k: source symbols of the block.
         stored_bytes: length of the block as stored; the last symbol is zero-padded beyond it.

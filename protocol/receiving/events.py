@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from protocol.image.stored_manifest import StoredManifest
+from protocol.model.cast_state import SessionOutcome
 from protocol.receiving.block_assembly import AssembledBlock
 from protocol.wire.messages import Announce
 
@@ -30,9 +31,9 @@ class ManifestRejected:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastEnded:
-    """The sender ended the cast; ``outcome`` is one of END_COMPLETE, END_CANCELLED, END_FAILED."""
+    """The sender ended the cast."""
 
-    outcome: int
+    outcome: SessionOutcome
     reason: str
 
 

@@ -13,7 +13,7 @@ from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastParameters
 from protocol.receiving.block_assembly import AssembledBlock, BufferPool
 from protocol.receiving.object_reception import ObjectReception
-from protocol.wire.messages import OBJECT_MANIFEST
+from protocol.wire.messages import CastObject
 
 
 class ManifestStore(Protocol):
@@ -61,7 +61,7 @@ class ManifestReception:
         source_symbols = manifest_source_symbols(parameters)
         self._store = store
         self.reception = ObjectReception(
-            OBJECT_MANIFEST,
+            CastObject.MANIFEST,
             source_symbols=source_symbols,
             stored_bytes=manifest_stored_bytes(parameters),
             need=np.ones(source_symbols.shape, np.bool_),

@@ -25,7 +25,7 @@ from protocol.receiving.block_assembly import AssembledBlock, BufferPool
 from protocol.shared.block_masks import windows
 from protocol.shared.sequence import sequence_difference
 from protocol.wire.batch import block_runs
-from protocol.wire.messages import FLAG_REPAIR
+from protocol.wire.messages import FLAG_REPAIR, CastObject
 
 
 class Stage(IntEnum):
@@ -67,7 +67,7 @@ class ObjectReception:
 
     def __init__(
         self,
-        object_index: int,
+        object_index: CastObject,
         *,
         source_symbols: NDArray[np.uint8],
         stored_bytes: NDArray[np.uint32],
@@ -79,7 +79,7 @@ class ObjectReception:
         """Start to receive.
 
         Args:
-            object_index: OBJECT_MANIFEST or OBJECT_IMAGE.
+            object_index: the object of the cast.
             source_symbols: ``uint8[block_count]``, k of each block, 0 where nothing is stored.
             stored_bytes: ``uint32[block_count]``.
             need: ``bool[block_count]``: blocks that aren't on the target yet; not kept.

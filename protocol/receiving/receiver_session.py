@@ -45,6 +45,7 @@ from protocol.receiving.events import (
 )
 from protocol.receiving.manifest_reception import ManifestReception, ManifestStore, MemoryStore
 from protocol.receiving.object_reception import ObjectReception
+from protocol.receiving.phases import PHASES, ReceptionPhase, ReceptionTrigger
 from protocol.shared.feedback_timing import nack_backoff_s
 from protocol.shared.sequence import LossCounter
 from protocol.wire.batch import HeaderFilter, header_view
@@ -52,9 +53,8 @@ from protocol.wire.bitmap import bitmap_holds
 from protocol.wire.codec import decode_control_untrusted, encode_feedback
 from protocol.wire.messages import (
     BOTTLENECKS,
-    OBJECT_IMAGE,
-    OBJECT_MANIFEST,
     Announce,
+    CastObject,
     EndOfTransmission,
     Flush,
     Nack,
@@ -146,7 +146,7 @@ class ReceiverSession:
         self._reported_queueing = False
         self._dropped = False
         self._round_at: float | None = None
-        self._ended = False
+        self._phase = ReceptionPhase.AWAITING_MANIFEST
 
     # -- what the shell reads ---------------------------------------------------------------------------------
 
@@ -195,6 +195,14 @@ class ReceiverSession:
         events, self._events = self._events, []
         return events
 
+    def _advance(self, trigger: ReceptionTrigger) -> bool:
+        """Take a step of the transition table; return False, and stay, if the phase has none for ``trigger``."""
+        phase = PHASES[self._phase].get(trigger)
+        if phase is None:
+            return False
+        self._phase = phase
+        return True
+
     # -- receiving --------------------------------------------------------------------------------------------
 
     def set_manifest(
@@ -213,9 +221,11 @@ class ReceiverSession:
             now: monotonic seconds.
             unscanned: ``bool[block_count]`` of blocks of which it isn't known yet whether it does.
         """
+        legal = self._advance(ReceptionTrigger.MANIFEST_SET)
+        assert legal, "the manifest is set once"
         self._manifest = None
         self._image = ObjectReception(
-            OBJECT_IMAGE,
+            CastObject.IMAGE,
             source_symbols=manifest.source_symbols(self.parameters.symbol_bytes),
             stored_bytes=manifest.stored_bytes,
             need=need,
@@ -257,7 +267,7 @@ class ReceiverSession:
         self.statistics.bytes_received += frames.size
         self.loss.add(headers["sequence"])
         self._arrival.add(self.loss, sent_at, now if arrived_at is None else arrived_at)
-        image_rows = headers["object"] == OBJECT_IMAGE
+        image_rows = headers["object"] == CastObject.IMAGE
         if self._manifest is not None and image_rows.any():
             self._end_manifest_pass(int(headers["sequence"][image_rows][0]), now)
         for reception, rows in (
@@ -297,7 +307,7 @@ class ReceiverSession:
     ) -> None:
         if not rows.all():
             frames, headers = frames[rows], headers[rows]
-        if reception.object_index == OBJECT_IMAGE and self.statistics.first_data_at is None:
+        if reception.object_index == CastObject.IMAGE and self.statistics.first_data_at is None:
             self.statistics.first_data_at = now
         assembled, invalid_count = reception.receive(
             headers, frames[:, DATA_HEADER_BYTES:], hold_s=self.grtt_s + REPAIR_LATENCY_S, now=now
@@ -314,7 +324,7 @@ class ReceiverSession:
         self._schedule_round(now)
 
     def _take_assembled(self, block: AssembledBlock) -> None:
-        if block.object == OBJECT_MANIFEST:
+        if block.object == CastObject.MANIFEST:
             self._take_manifest_block(block)
             return
         self.statistics.blocks_assembled_count += 1
@@ -352,8 +362,7 @@ class ReceiverSession:
             raise WireError("stale_session")
         self._heard(now)
         if isinstance(message, EndOfTransmission):
-            if not self._ended:
-                self._ended = True
+            if self._advance(ReceptionTrigger.CAST_ENDED):
                 self._events.append(CastEnded(message.outcome, message.reason))
         elif isinstance(message, Standing):
             self._receive_standing(message, now)
@@ -501,7 +510,7 @@ class ReceiverSession:
         )
 
     def _nack_round(self, reception: ObjectReception, now: float) -> list[bytes]:
-        if self.demoted and reception.object_index == OBJECT_IMAGE:
+        if self.demoted and reception.object_index == CastObject.IMAGE:
             return []
         blocks_max = NACK_BLOCKS_PER_DATAGRAM_MAX * NACK_DATAGRAMS_PER_ROUND_MAX
         retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)

@@ -11,6 +11,7 @@ all read that one annotation.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
@@ -27,10 +28,12 @@ class UInt:
     meaning: str
     low: int
     high: int
+    members: type[enum.IntEnum] | None = None
+    """The enumeration that the numbers stand for, which has all of them."""
 
     def check(self, name: str, value: object) -> None:
-        """Raise :class:`WireError` unless ``value`` is an int in range."""
-        if type(value) is not int or not self.low <= value <= self.high:
+        """Raise :class:`WireError` unless ``value`` is an int, or a member of the enumeration, in range."""
+        if type(value) not in (int, self.members) or not self.low <= value <= self.high:  # type: ignore[operator]
             raise WireError("bad_field", f"{name}: {self.low}..{self.high} expected")
 
 
@@ -103,6 +106,11 @@ FieldKind = UInt | Text | Octets | Bitmap | Rows
 def uint(bits: int, meaning: str, *, low: int = 0, high: int | None = None) -> UInt:
     """An unsigned integer field; ``high`` defaults to all that ``bits`` can hold."""
     return UInt(bits, meaning, low, (1 << bits) - 1 if high is None else high)
+
+
+def enumeration(bits: int, members: type[enum.IntEnum], meaning: str) -> UInt:
+    """Return the kind of a field that holds one of ``members``, whose numbers have no gaps."""
+    return UInt(bits, meaning, min(members), max(members), members)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,15 +18,11 @@ from protocol.constants import (
     INVENTORY_VALUE_BYTES_MAX,
 )
 from protocol.errors import ProtocolError
-from protocol.wire.messages import STATE_CASTING, STATE_ENDED, STATE_GATHERING
 
 R = TypeVar("R")
 
-STATE_NAMES = {STATE_GATHERING: "gathering", STATE_CASTING: "casting", STATE_ENDED: "ended"}
-"""ANNOUNCE's states, in the API's words."""
 
-
-class Kind(Protocol):
+class JsonField(Protocol):
     """One kind of JSON value: how a record's value is written, and read back with every check."""
 
     def encode(self, value: object) -> object:
@@ -183,24 +179,7 @@ class Address:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class StateName:
-    """The cast's state by name."""
-
-    def encode(self, value: object) -> object:
-        """The name of ANNOUNCE's number."""
-        assert isinstance(value, int)
-        return STATE_NAMES[value]
-
-    def decode_untrusted(self, name: str, value: object) -> int:
-        """ANNOUNCE's number of the name."""
-        for number, known in STATE_NAMES.items():
-            if value == known:
-                return number
-        raise ProtocolError(f"{name}: one of {', '.join(STATE_NAMES.values())} expected")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Inventory:
+class InventoryField:
     """What a machine tells about itself: a small map of text to text."""
 
     def encode(self, value: object) -> object:
@@ -220,27 +199,27 @@ class Inventory:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
-    """One of a few words."""
+class ChoiceField:
+    """One of a few values, each with its text in JSON."""
 
-    words: tuple[str, ...]
+    choices: Mapping[str, object]
 
-    def encode(self, value: object) -> object:
-        """The word; a member of a ``StrEnum`` is one."""
-        return str(value)
+    def encode(self, value: object) -> str:
+        """Return the text of ``value``, which is one of the choices."""
+        return next(text for text, choice in self.choices.items() if choice == value)
 
-    def decode_untrusted(self, name: str, value: object) -> str:
-        """The word."""
-        if type(value) is not str or value not in self.words:
-            raise ProtocolError(f"{name}: one of {', '.join(self.words)} expected")
-        return value
+    def decode_untrusted(self, name: str, value: object) -> object:
+        """Return the choice of a text."""
+        if type(value) is not str or value not in self.choices:
+            raise ProtocolError(f"{name}: one of {', '.join(self.choices)} expected")
+        return self.choices[value]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Optional:
     """``null``, or what ``kind`` takes. In a table such a field may be missing: an earlier version didn't know it."""
 
-    kind: Kind
+    kind: JsonField
 
     def encode(self, value: object) -> object:
         """``null`` for None."""
@@ -285,12 +264,12 @@ def _is_hex(text: str) -> bool:
 # -- records --------------------------------------------------------------------------------------------------
 
 
-def encode_fields(table: Mapping[str, Kind], values: Mapping[str, object]) -> dict[str, object]:
+def encode_fields(table: Mapping[str, JsonField], values: Mapping[str, object]) -> dict[str, object]:
     """The JSON object of a table of fields, each with its value."""
     return {name: kind.encode(values[name]) for name, kind in table.items()}
 
 
-def decode_fields_untrusted(table: Mapping[str, Kind], value: object) -> dict[str, object]:
+def decode_fields_untrusted(table: Mapping[str, JsonField], value: object) -> dict[str, object]:
     """The values of a JSON object's fields; names that the table doesn't have are ignored, for later versions.
 
     Raises:
@@ -315,7 +294,7 @@ class JsonRecord(Generic[R]):
     """
 
     record_class: Callable[..., R]
-    fields: Mapping[str, Kind]
+    fields: Mapping[str, JsonField]
 
     def encode(self, value: object) -> dict[str, object]:
         """The JSON object; texts are cut to their limits."""

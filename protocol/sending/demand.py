@@ -18,7 +18,7 @@ from protocol.constants import INTERLEAVE_SYMBOLS, SYMBOLS_MAX
 from protocol.sending.send_plan import SEGMENT_DTYPE
 from protocol.shared.block_masks import WINDOW_BLOCKS, windows
 from protocol.shared.sequence import sequence_difference
-from protocol.wire.messages import FLAG_REPAIR
+from protocol.wire.messages import FLAG_REPAIR, CastObject
 
 _MOSTLY_LOST = 0.75
 _AGAIN_FACTOR = 2
@@ -81,11 +81,11 @@ class Demand:
         sent_repair_count: symbols planned in answer to NACKs.
     """
 
-    def __init__(self, object_index: int, source_symbols: NDArray[np.uint8]) -> None:
+    def __init__(self, object_index: CastObject, source_symbols: NDArray[np.uint8]) -> None:
         """Start with nothing wanted.
 
         Args:
-            object_index: OBJECT_MANIFEST or OBJECT_IMAGE.
+            object_index: the object of the cast.
             source_symbols: ``uint8[block_count]``, k of each block; 0 where nothing is stored.
         """
         count = source_symbols.shape[0]

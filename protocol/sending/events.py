@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from protocol.model.cast_state import SessionOutcome
 from protocol.model.session_records import ReceiverId
 
 
@@ -104,7 +105,7 @@ class GatheringTimedOut:
 class CastFinished:
     """The cast has ended with ``outcome``: the ends of transmission follow."""
 
-    outcome: int
+    outcome: SessionOutcome
     reason: str
 
 

@@ -14,10 +14,11 @@ from protocol.constants import (
     STANDING_COUNT,
     STANDING_INTERVAL_S,
 )
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import CastParameters
 from protocol.sending.sender_statistics import SenderStatistics
 from protocol.wire.codec import ControlMessage, encode_control
-from protocol.wire.messages import Announce, EndOfTransmission, Flush, Standing
+from protocol.wire.messages import Announce, CastObject, EndOfTransmission, Flush, Standing
 
 _FLUSH_GROWTH = 1.5
 _NOBODY = Standing(b"", b"")
@@ -28,7 +29,7 @@ _REASON_BYTES_MAX = 500
 class GroupState:
     """What the group is told of the cast at this moment."""
 
-    state: int
+    state: CastState
     receiver_count: int
     rate_bytes_per_s: float
     grtt_s: float
@@ -39,7 +40,7 @@ class GroupState:
 class Sweep:
     """What a FLUSH says was sent: an object, in which pass, before which number."""
 
-    object_index: int
+    object_index: CastObject
     pass_index: int
     sequence: int
 
@@ -83,7 +84,7 @@ class GroupMessages:
             self._standing_left = STANDING_COUNT
             self._standing_at = now
 
-    def tell_end(self, outcome: int, reason: str, now: float) -> None:
+    def tell_end(self, outcome: SessionOutcome, reason: str, now: float) -> None:
         """Say that the cast is over."""
         self._end = EndOfTransmission(outcome, reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore"))
         self._end_at = now

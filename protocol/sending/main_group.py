@@ -23,6 +23,7 @@ from protocol.sending.rate.rate_control import RateController
 from protocol.sending.rate.stragglers import Change, StragglerWatch, Verdict
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.roster import Roster
+from protocol.sending.transitions import ReceiverTrigger
 from protocol.shared.units import format_rate
 from protocol.wire.bitmap import bitmap_of
 from protocol.wire.messages import Standing
@@ -99,7 +100,7 @@ class MainGroup:
             f"dropped: it sustains {format_rate(found.rate_bytes_per_s)} ({found.cause}) where the group goes at "
             f"{format_rate(found.group_rate_bytes_per_s)}; cast to it alone, or with --slow demote"
         )
-        self._roster.move(record, ReceiverState.DROPPED)
+        self._roster.advance(record, ReceiverTrigger.DROPPED)
         self.forget(record)
         return ReceiverDropped(record.receiver_id, *found.grounds)
 

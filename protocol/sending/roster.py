@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 from protocol.constants import RECEIVER_COUNT_MAX, RECEIVER_KEY_BYTES
 from protocol.errors import JoinRefusedError
-from protocol.model.session_records import JoinRequest, ReceiverId, ReceiverState
+from protocol.model.session_records import JoinRequest, ReceiverId
 from protocol.sending.receiver_record import ReceiverRecord
+from protocol.sending.transitions import RECEIVER_TRANSITIONS, ReceiverTrigger
 
 
 class Roster:
@@ -53,24 +54,28 @@ class Roster:
             record.forget_counts()
         self._by_agent[record.agent_id] = record
         record.key = self._secrets(RECEIVER_KEY_BYTES)
-        self.move(record, ReceiverState.JOINED)
+        self.advance(record, ReceiverTrigger.JOINED)
         record.heard_at = now
         record.ready = False
         record.finished_at = None
         record.error = ""
         return record, rejoined
 
-    def move(self, record: ReceiverRecord, state: ReceiverState) -> None:
-        """Change a receiver's state."""
+    def advance(self, record: ReceiverRecord, trigger: ReceiverTrigger) -> bool:
+        """Take a step of the transition table; return False, and stay, if the state has none for ``trigger``."""
+        state = RECEIVER_TRANSITIONS[record.state].get(trigger)
+        if state is None:
+            return False
         self.active_count += state.active - record.state.active
         record.state = state
+        return True
 
     def _earlier(self, request: JoinRequest) -> ReceiverRecord | None:
         same_run = self._by_agent.get(request.agent_id)
         if same_run is not None:
             return same_run
         same_machine = self._by_machine.get((request.name, request.address), [])
-        return next((record for record in same_machine if record.state.gone), None)
+        return next((record for record in same_machine if record.state.reclaimable), None)
 
     def _enter(self, request: JoinRequest, now: float) -> ReceiverRecord:
         if len(self.records) >= RECEIVER_COUNT_MAX:

@@ -26,6 +26,7 @@ from protocol.image.manifest import Manifest
 from protocol.image.manifest_object import manifest_source_symbols
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.cast_policy import CastPolicy
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import (
     CastParameters,
     CompletionReport,
@@ -57,20 +58,11 @@ from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.roster import Roster
 from protocol.sending.send_plan import SendPlan
 from protocol.sending.sender_statistics import SenderStatistics
+from protocol.sending.transitions import CAST_TRANSITIONS, CastTrigger, ReceiverTrigger
 from protocol.sending.transmission import Transmission
 from protocol.shared.feedback_timing import report_interval_s
 from protocol.wire.codec import check_feedback_mac, decode_feedback_untrusted
-from protocol.wire.messages import (
-    END_CANCELLED,
-    END_COMPLETE,
-    OBJECT_IMAGE,
-    OBJECT_MANIFEST,
-    STATE_CASTING,
-    STATE_ENDED,
-    STATE_GATHERING,
-    Nack,
-    Report,
-)
+from protocol.wire.messages import CastObject, Nack, Report
 
 _TIMER_S = 0.1
 """Timeouts, stragglers, the group's loss and the bottleneck are looked at this often."""
@@ -101,15 +93,15 @@ class SenderSession:
         """
         self.parameters = parameters
         self.policy = policy
-        self.state = STATE_GATHERING
-        self.outcome = END_COMPLETE
+        self.state = CastState.GATHERING
+        self.outcome = SessionOutcome.COMPLETE
         self.reason = ""
         self.paused = False
         self.bottleneck_seconds: dict[Bottleneck, float] = {}
         self.rejects: dict[str, int] = {}
         self.statistics = SenderStatistics()
-        self.manifest_demand = Demand(OBJECT_MANIFEST, manifest_source_symbols(parameters))
-        self.image_demand = Demand(OBJECT_IMAGE, manifest.source_symbols(parameters.symbol_bytes))
+        self.manifest_demand = Demand(CastObject.MANIFEST, manifest_source_symbols(parameters))
+        self.image_demand = Demand(CastObject.IMAGE, manifest.source_symbols(parameters.symbol_bytes))
         self.rate_control = RateController(
             fixed_bytes_per_s=policy.rate_bytes_per_s,
             maximum_bytes_per_s=policy.rate_max_bytes_per_s,
@@ -136,7 +128,7 @@ class SenderSession:
     @property
     def finished(self) -> bool:
         """Whether the cast has ended and every end of transmission was handed out."""
-        return self.state == STATE_ENDED and self._messages.end_left_count == 0
+        return self.state is CastState.ENDED and self._messages.end_left_count == 0
 
     @property
     def rate_bytes_per_s(self) -> float:
@@ -177,7 +169,7 @@ class SenderSession:
     @property
     def bottleneck(self) -> Bottleneck:
         """What sets the pace now, and who."""
-        if self.state != STATE_CASTING or self.paused:
+        if self.state is not CastState.CASTING or self.paused:
             return NO_BOTTLENECK
         if self.image_demand.idle and not self._transmission.read_stalled:
             return self._waited_for()
@@ -193,7 +185,7 @@ class SenderSession:
 
     def sending_overdue_s(self, now: float) -> float:
         """For how long data that could be sent hasn't been; 0 while there is none or the cast is paused."""
-        if self.state != STATE_CASTING or self.paused or self.image_demand.idle:
+        if self.state is not CastState.CASTING or self.paused or self.image_demand.idle:
             return 0.0
         return now - max(self._transmission.transmitted_at, self.statistics.started_at or now)
 
@@ -221,7 +213,7 @@ class SenderSession:
         Raises:
             JoinRefusedError: the cast has ended or is full, or the need-bitmap doesn't fit the image.
         """
-        if self.state == STATE_ENDED:
+        if self.state is CastState.ENDED:
             raise JoinRefusedError("the cast has ended: wait for the next one or start it again")
         self._check_need(request.need)
         record, rejoined = self._roster.admit(request, now)
@@ -229,7 +221,7 @@ class SenderSession:
             self._main_group.forget(record)
         self.statistics.joins_count += 1
         self._events.append(ReceiverJoined(record.receiver_id, rejoined))
-        by_multicast = self.state == STATE_GATHERING and not request.has_manifest
+        by_multicast = self.state is CastState.GATHERING and not request.has_manifest
         if by_multicast:
             self.manifest_demand.want(None)
         if request.has_manifest:
@@ -268,11 +260,10 @@ class SenderSession:
         self._check_need(need)
         record = self.receivers[receiver_id]
         record.heard_at = now
-        if not (record.state.active or record.state is ReceiverState.LOST):
+        if not self._roster.advance(record, ReceiverTrigger.NEED_REPORTED):
             return  # it is no longer served
         record.ready = True
-        self._roster.move(record, ReceiverState.RECEIVING)
-        if self.state != STATE_ENDED:
+        if self.state is not CastState.ENDED:
             self.image_demand.want(need, heard_sequence)
 
     def check_key(self, receiver_id: ReceiverId, key: bytes) -> None:
@@ -290,11 +281,10 @@ class SenderSession:
         if report.success:
             record.needed_count = 0
             record.error = ""
-            self._leave(record, ReceiverState.COMPLETE)
+            self._leave(record, ReceiverTrigger.SUCCEEDED)
             self._events.append(ReceiverCompleted(receiver_id))
-        elif record.state is not ReceiverState.DROPPED:  # of those it is known why they end
+        elif self._leave(record, ReceiverTrigger.FAILED):
             record.error = report.error
-            self._leave(record, ReceiverState.FAILED)
             self._events.append(ReceiverFailed(receiver_id, report.error))
         self._serve_who_is_left(now)
 
@@ -321,11 +311,10 @@ class SenderSession:
         """Send no faster than this from now on, nor than the policy says."""
         self.rate_control.set_maximum(min(bytes_per_s, self.policy.rate_max_bytes_per_s or math.inf))
 
-    def end(self, outcome: int, reason: str, now: float) -> None:
-        """End the cast, with END_COMPLETE, END_CANCELLED or END_FAILED; the first end counts."""
-        if self.state == STATE_ENDED:
+    def end(self, outcome: SessionOutcome, reason: str, now: float) -> None:
+        """End the cast; the first end counts."""
+        if not self._advance(CastTrigger.FINISHED):
             return
-        self.state = STATE_ENDED
         self.outcome = outcome
         self.reason = reason
         self.statistics.ended_at = now
@@ -356,8 +345,9 @@ class SenderSession:
         if not record.replay_window.accept(message.counter):
             raise WireError("replayed")
         record.heard_at = now
-        if record.state is ReceiverState.LOST and self.state != STATE_ENDED:
-            self._roster.move(record, ReceiverState.RECEIVING if record.ready else ReceiverState.JOINED)
+        if self.state is not CastState.ENDED and self._roster.advance(record, ReceiverTrigger.HEARD_AGAIN):
+            if record.ready:
+                self._roster.advance(record, ReceiverTrigger.NEED_REPORTED)
             self._events.append(ReceiverReturned(record.receiver_id))
         if isinstance(message, Nack):
             self._receive_nack(record, message)
@@ -375,17 +365,17 @@ class SenderSession:
                 self._grtt.add(record.rtt_s, now, self._report_interval_s)
         if record.state.active:
             self.rate_control.add_sample(record.receiver_id, sample, self.grtt_s, now)
-            if self.state == STATE_CASTING:
+            if self.state is CastState.CASTING:
                 self._events += self._main_group.judge(now)
 
     def _receive_nack(self, record: ReceiverRecord, nack: Nack) -> None:
         self.statistics.nacks_received_count += 1
-        if not record.state.active or self.state == STATE_ENDED:
+        if not record.state.active or self.state is CastState.ENDED:
             return
-        if nack.object == OBJECT_IMAGE and (record.slow_since is not None or record.deferred):
+        if nack.object == CastObject.IMAGE and (record.slow_since is not None or record.deferred):
             return
-        demand = self.image_demand if nack.object == OBJECT_IMAGE else self.manifest_demand
-        if nack.object == OBJECT_IMAGE and not record.ready:
+        demand = self.image_demand if nack.object == CastObject.IMAGE else self.manifest_demand
+        if nack.object == CastObject.IMAGE and not record.ready:
             return
         for block, count, deficit in nack.deficits:
             accepted = demand.nack(block, count, deficit, nack.sequence)
@@ -401,13 +391,13 @@ class SenderSession:
             now: monotonic seconds.
             symbols_max: size limit of the plan.
         """
-        if self.state == STATE_ENDED or self.paused:
+        if self.state is CastState.ENDED or self.paused:
             return None
         segments = SegmentList(symbols_max)
         parity = self._parity
         sequence = self.manifest_demand.plan_repairs(segments, self._sequence, parity.loss)
         sequence = self.manifest_demand.plan_pass(segments, sequence, parity.symbols)
-        if self.state == STATE_CASTING:
+        if self.state is CastState.CASTING:
             sequence = self.image_demand.plan_repairs(segments, sequence, parity.loss)
             sequence = self.image_demand.plan_pass(
                 segments, sequence, parity.symbols, parity.interleave_depth
@@ -465,16 +455,24 @@ class SenderSession:
 
     # -- inside -----------------------------------------------------------------------------------------------
 
+    def _advance(self, trigger: CastTrigger) -> bool:
+        """Take a step of the transition table; return False, and stay, if the state has none for ``trigger``."""
+        state = CAST_TRANSITIONS[self.state].get(trigger)
+        if state is None:
+            return False
+        self.state = state
+        return True
+
     def _flush_due(self) -> bool:
         """All that was asked for is on the wire, and somebody may still lack some of it."""
-        if self.state == STATE_ENDED or self.paused or self._transmission.next_sequence != self._sequence:
+        if self.state is CastState.ENDED or self.paused or self._transmission.next_sequence != self._sequence:
             return False
-        if self.state == STATE_GATHERING:
+        if self.state is CastState.GATHERING:
             return self.manifest_demand.idle and any(not record.ready for record in self._roster.active)
         return self.active_count > 0 and self.image_demand.idle and self.manifest_demand.idle
 
     def _swept(self) -> Sweep:
-        casting = self.state == STATE_CASTING
+        casting = self.state is CastState.CASTING
         demand = self.image_demand if casting else self.manifest_demand
         return Sweep(demand.object_index, demand.pass_index, self._sequence)
 
@@ -484,9 +482,11 @@ class SenderSession:
 
     # -- who takes part ---------------------------------------------------------------------------------------
 
-    def _leave(self, record: ReceiverRecord, state: ReceiverState) -> None:
-        self._roster.move(record, state)
-        self._main_group.forget(record)
+    def _leave(self, record: ReceiverRecord, trigger: ReceiverTrigger) -> bool:
+        left = self._roster.advance(record, trigger)
+        if left:
+            self._main_group.forget(record)
+        return left
 
     def _run_watch(self, now: float, elapsed_s: float) -> None:
         """What is looked at every ``_TIMER_S``."""
@@ -494,9 +494,9 @@ class SenderSession:
         for record in [record for record in self._roster.active if now - record.heard_at > timeout_s]:
             record.finished_at = now
             record.error = f"silent for {timeout_s:.0f} s"
-            self._leave(record, ReceiverState.LOST)
+            self._leave(record, ReceiverTrigger.TIMED_OUT)
             self._events.append(ReceiverLost(record.receiver_id))
-        if self.state == STATE_CASTING:
+        if self.state is CastState.CASTING:
             bottleneck = self.bottleneck
             self.bottleneck_seconds[bottleneck] = self.bottleneck_seconds.get(bottleneck, 0.0) + elapsed_s
             self._events += self._main_group.judge(now, at_once=True)
@@ -507,7 +507,7 @@ class SenderSession:
 
     def _serve_who_is_left(self, now: float) -> None:
         """Begin the tail when only stragglers are left, end the cast when nobody is."""
-        if self.state != STATE_CASTING:
+        if self.state is not CastState.CASTING:
             return
         if self.active_count and self._main_group.over:
             if self.statistics.main_finished_at is None:
@@ -518,17 +518,17 @@ class SenderSession:
                 self._events.append(MainGroupFinished(complete_count, self.active_count, seconds))
             self._events += self._main_group.begin_tail(now)
         if self.active_count == 0:
-            self.end(END_COMPLETE, "every receiver has ended", now)
+            self.end(SessionOutcome.COMPLETE, "every receiver has ended", now)
 
     def _start_if_gathered(self, now: float) -> None:
-        if self.state != STATE_GATHERING:
+        if self.state is not CastState.GATHERING:
             return
         attendance = self._gathering.look(now)
         if attendance is Attendance.NOBODY:
             self._events.append(GatheringTimedOut())
-            self.end(END_CANCELLED, "no receiver joined in time", now)
+            self.end(SessionOutcome.CANCELLED, "no receiver joined in time", now)
         elif attendance is Attendance.GATHERED:
-            self.state = STATE_CASTING
+            self._advance(CastTrigger.GATHERED)
             self.statistics.started_at = now
             self._messages.announce_now(now)
             self._events.append(CastingStarted())

@@ -184,9 +184,14 @@ def _decode_body_untrusted(wire_type: int, body: bytes) -> object:
         raise WireError("bad_payload", str(error)) from error
     if type(values) is not tuple or len(values) != len(fields):
         raise WireError("bad_payload", f"{cls.__name__} has {len(fields)} fields")
-    for field, value in zip(fields, values, strict=True):
-        field.kind.check(field.name, value)
-    return cls(*values)
+    return cls(*map(_decode_field_untrusted, fields, values))
+
+
+def _decode_field_untrusted(field: Field, value: object) -> object:
+    field.kind.check(field.name, value)
+    if isinstance(field.kind, UInt) and field.kind.members is not None:
+        return field.kind.members(value)  # type: ignore[arg-type]
+    return value
 
 
 def _check_nesting_untrusted(body: bytes) -> None:

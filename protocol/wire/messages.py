@@ -8,6 +8,7 @@ messages are a fixed 16-byte prefix and a msgpack array of the fields in order; 
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Annotated, ClassVar
 
 from protocol.constants import (
@@ -22,21 +23,19 @@ from protocol.constants import (
     WIRE_VERSION,
 )
 from protocol.model.bottleneck import Cause
-from protocol.schema.binary_fields import Bitmap, Field, Octets, Rows, Text, message, uint
+from protocol.model.cast_state import CastState, SessionOutcome
+from protocol.schema.binary_fields import Bitmap, Field, Octets, Rows, Text, enumeration, message, uint
 
-OBJECT_MANIFEST = 0
-OBJECT_IMAGE = 1
+
+class CastObject(enum.IntEnum):
+    """Object of a cast that a symbol belongs to."""
+
+    MANIFEST = 0
+    IMAGE = 1
+
 
 FLAG_REPAIR = 0x01
 """This symbol answers a NACK: it doesn't move the pass's frontier."""
-
-STATE_GATHERING = 0
-STATE_CASTING = 1
-STATE_ENDED = 2
-
-END_COMPLETE = 0
-END_CANCELLED = 1
-END_FAILED = 2
 
 
 @message(0x00)
@@ -91,7 +90,7 @@ class Announce:
     FIELDS: ClassVar[tuple[Field, ...]]
 
     incarnation: Annotated[int, uint(32, "random for each start of the sender: a new one asks for a rejoin")]
-    state: Annotated[int, uint(8, "0 gathering, 1 casting, 2 ended", high=2)]
+    state: Annotated[CastState, enumeration(8, CastState, "0 gathering, 1 casting, 2 ended")]
     image_id: Annotated[bytes, Octets(32, "BLAKE3 of the manifest")]
     image_name: Annotated[str, Text(64, "for people")]
     control_url: Annotated[str, Text(256, "base URL of the control API")]
@@ -113,7 +112,8 @@ class Flush:
     FIELDS: ClassVar[tuple[Field, ...]]
 
     object: Annotated[
-        int, uint(8, "object that was swept; the manifest was as well when this is the image", high=1)
+        CastObject,
+        enumeration(8, CastObject, "object that was swept; the manifest was as well when this is the image"),
     ]
     pass_index: Annotated[int, uint(8, "the pass that ended")]
     sequence: Annotated[int, uint(32, "next datagram number: everything before it was sent")]
@@ -131,7 +131,7 @@ class EndOfTransmission:
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
 
-    outcome: Annotated[int, uint(8, "0 complete, 1 cancelled, 2 failed", high=2)]
+    outcome: Annotated[SessionOutcome, enumeration(8, SessionOutcome, "0 complete, 1 cancelled, 2 failed")]
     reason: Annotated[str, Text(512, "for people")]
 
 
@@ -164,7 +164,7 @@ class Nack:
     counter: Annotated[
         int, uint(32, "rises with every feedback datagram; what comes twice is dropped", low=1)
     ]
-    object: Annotated[int, uint(8, "object", high=1)]
+    object: Annotated[CastObject, enumeration(8, CastObject, "object")]
     sequence: Annotated[
         int, uint(32, "next datagram number expected: repairs numbered from here on were not seen")
     ]

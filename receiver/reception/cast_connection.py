@@ -29,6 +29,7 @@ from protocol.errors import (
 )
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.bottleneck import Cause
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.receiving.events import (
     BlockAssembled,
     CastEnded,
@@ -44,7 +45,6 @@ from protocol.receiving.events import (
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.block_masks import iter_set_blocks
 from protocol.shared.units import format_duration
-from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
 from receiver.reception.bottleneck_watch import SLOW_PART, BottleneckWatch, Load
 from receiver.reception.loss_injection import RehearsedLoss
 from receiver.reception.network.data_socket import POLL_INTERVAL_MIN_S, SocketMemory
@@ -301,7 +301,7 @@ class CastConnection:
                 self._on_standing(None)
             case Dropped():
                 self._dropped_for = self._bottleneck_watch.cause
-            case SenderRestarted(announce) if announce.state != STATE_ENDED:
+            case SenderRestarted(announce) if announce.state is not CastState.ENDED:
                 self._restarted = True
 
     def _on_sender_silent(self, silent_s: float) -> None:
@@ -328,9 +328,9 @@ class CastConnection:
             )
         assert self._ended is not None
         reason = self._ended.reason or "no reason given"
-        if self._ended.outcome == END_CANCELLED:
+        if self._ended.outcome is SessionOutcome.CANCELLED:
             raise CastCancelledError(f"the cast was cancelled: {reason}; the target is incomplete")
-        if self._ended.outcome == END_FAILED:
+        if self._ended.outcome is SessionOutcome.FAILED:
             raise CastFailedError(f"the sender ended the cast: {reason}; the target is incomplete")
         raise DroppedError(
             f"the sender ended the cast without this receiver ({reason}); the target is incomplete: cast again"

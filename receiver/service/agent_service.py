@@ -23,8 +23,7 @@ import trio
 from protocol.constants import CHECK_IN_WAIT_S_MAX
 from protocol.control.check_in import (
     MACHINE_ID_KEY,
-    STATE_IDLE,
-    STATE_RECEIVING,
+    AgentState,
     Assignment,
     CastOutcome,
     CheckIn,
@@ -149,7 +148,7 @@ class Service:
                 if await self._take_part(assignment, answer) and self._one_cast:
                     with trio.move_on_after(DELIVER_S):
                         while self._unrecorded:
-                            await self._check_in(STATE_IDLE)
+                            await self._check_in(AgentState.IDLE)
                             await trio.sleep(PAUSE_MIN_S)
                     return
         finally:
@@ -164,7 +163,7 @@ class Service:
             # Not before this machine is known and what happened is on record: both are wanted at once.
             # And a daemon that would have this machine begin again too soon mustn't be asked to wait for nothing.
             settled = self._known is not None and not self._unrecorded and not declined
-            answer = await self._check_in(STATE_IDLE, wait_s=CHECK_IN_WAIT_S_MAX if settled else 0.0)
+            answer = await self._check_in(AgentState.IDLE, wait_s=CHECK_IN_WAIT_S_MAX if settled else 0.0)
             assignment = answer.assignment
             if assignment is not None and self._takes(assignment):
                 return assignment, answer
@@ -178,7 +177,7 @@ class Service:
             return False  # it is here; the daemon hasn't taken note of that yet
         return assignment.cast_id != self._last_cast or trio.current_time() >= self._retry_at
 
-    async def _check_in(self, state: str, *, wait_s: float = 0.0) -> CheckInAnswer:
+    async def _check_in(self, state: AgentState, *, wait_s: float = 0.0) -> CheckInAnswer:
         """Check in until a daemon answers."""
         while True:
             answer = await self._try_check_in(state, None, wait_s)
@@ -186,7 +185,9 @@ class Service:
                 return answer
             await trio.sleep(self._ring.pause_s(BACK_OFF_IDLE_MAX_S))
 
-    async def _try_check_in(self, state: str, cast_id: CastId | None, wait_s: float) -> CheckInAnswer | None:
+    async def _try_check_in(
+        self, state: AgentState, cast_id: CastId | None, wait_s: float
+    ) -> CheckInAnswer | None:
         """Check in once; None without an answer."""
         about = self._about
         said = next(iter(self._unrecorded.values()), None)
@@ -307,7 +308,7 @@ class Service:
             answer: CheckInAnswer | None = None
             # A token that was taken back ends the service, not a cast that goes well.
             with contextlib.suppress(ServerRefusedError):
-                answer = await self._try_check_in(STATE_RECEIVING, cast_id, 0.0)
+                answer = await self._try_check_in(AgentState.RECEIVING, cast_id, 0.0)
             now = trio.current_time()
             silent = self.status().state in (
                 ReceptionState.WAITING,

@@ -12,14 +12,14 @@ from protocol.control.control_messages import API_BASE, PROBLEM_TYPE
 from protocol.schema.json_fields import (
     Address,
     Boolean,
-    Choice,
+    ChoiceField,
     HardwareAddresses,
     HexBytes,
     HexInteger,
     Integer,
-    Inventory,
+    InventoryField,
+    JsonField,
     JsonRecord,
-    Kind,
     Number,
     Optional,
     PrintableText,
@@ -231,7 +231,7 @@ def _check_in_schemas() -> dict[str, Any]:
     return schemas
 
 
-def _table(fields: Mapping[str, Kind], description: str) -> dict[str, Any]:
+def _table(fields: Mapping[str, JsonField], description: str) -> dict[str, Any]:
     return {
         "type": "object",
         "description": description,
@@ -240,7 +240,7 @@ def _table(fields: Mapping[str, Kind], description: str) -> dict[str, Any]:
     }
 
 
-def _schema(kind: Kind) -> dict[str, Any]:
+def _schema(kind: JsonField) -> dict[str, Any]:
     """A field's kind as JSON Schema; texts' limits are bytes of UTF-8, which JSON Schema can't say exactly."""
     match kind:
         case Optional():
@@ -257,8 +257,8 @@ def _schema(kind: Kind) -> dict[str, Any]:
         case HexBytes() | HexInteger():
             digits_count = 8 if isinstance(kind, HexInteger) else 2 * kind.bytes_exact
             return {"type": "string", "pattern": f"^[0-9a-f]{{{digits_count}}}$"}
-        case Choice():
-            return {"type": "string", "enum": list(kind.words)}
+        case ChoiceField():
+            return {"type": "string", "enum": list(kind.choices)}
         case Address():
             return {"type": "string", "description": "An IP address."}
         case HardwareAddresses():
@@ -267,7 +267,7 @@ def _schema(kind: Kind) -> dict[str, Any]:
                 "maxItems": kind.count_max,
                 "items": {"type": "string", "pattern": "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"},
             }
-        case Inventory():
+        case InventoryField():
             return {
                 "type": "object",
                 "maxProperties": INVENTORY_ENTRIES_MAX,

@@ -21,11 +21,11 @@ from typing import Final
 
 from protocol.constants import DATA_HEADER_BYTES
 from protocol.errors import DiskcastError
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import CastParameters
 from protocol.sending.events import CastingStarted, SenderEvent
 from protocol.sending.sender_session import SenderSession
 from protocol.shared.units import format_duration
-from protocol.wire.messages import END_CANCELLED, END_FAILED, STATE_ENDED
 from sender.blocking_calls import start_blocking_call
 from sender.cast.cast_settings import CastSettings
 from sender.cast.network.datagram_output import typed_send_error
@@ -167,7 +167,7 @@ class CastRun:
     def interrupt(self) -> None:
         """Cancel and notify the room; a second call stops without waiting for that."""
         with self.shared.read() as (session, _now):
-            ended = session.state == STATE_ENDED
+            ended = session.state is CastState.ENDED
         if self._cancelled or ended:
             self._aborted = True
             self._wake.set()
@@ -178,7 +178,7 @@ class CastRun:
         """End the cast and notify the room."""
         self._cancelled = True
         with self.shared.update() as (session, now):
-            session.end(END_CANCELLED, reason, now)
+            session.end(SessionOutcome.CANCELLED, reason, now)
         self._wake.set()
 
     def abandon(self) -> None:
@@ -236,7 +236,7 @@ class CastRun:
             self._wake.clear()
             with self.shared.update() as (session, now):
                 if self._aborted:
-                    session.end(END_CANCELLED, "cancelled by the operator", now)
+                    session.end(SessionOutcome.CANCELLED, "cancelled by the operator", now)
                     while not session.finished:  # send the remaining EOTs without pauses
                         self._multicast(session.control_datagrams(session.next_timer(now)))
                 session.note_read(self._blocks.waiting_s)
@@ -296,7 +296,7 @@ class CastRun:
         if self._failure is None:
             self._failure = error
             with self.shared.update() as (session, now):
-                session.end(END_FAILED, str(error), now)
+                session.end(SessionOutcome.FAILED, str(error), now)
 
     def _close(self) -> None:
         """Make both threads return."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from protocol.control.check_in import STATE_IDLE, Assignment, CastOutcome, CheckIn, CheckInAnswer
+from protocol.control.check_in import AgentState, Assignment, CastOutcome, CheckIn, CheckInAnswer
 from protocol.errors import DatabaseError
 from protocol.model.session_records import CastId
 from sender.daemon.execute_cast import assigned_machine
@@ -92,7 +92,7 @@ class CheckInDesk:
             name=machine.name,
             recorded_cast_id=recorded,
             assignment=None if cast is None else _assignment(cast),
-            check_in_after_s=IDLE_AFTER_S if check_in.state == STATE_IDLE else RECEIVING_AFTER_S,
+            check_in_after_s=IDLE_AFTER_S if check_in.state is AgentState.IDLE else RECEIVING_AFTER_S,
         )
 
     def forget(self, machine_id: str) -> None:
@@ -158,7 +158,7 @@ class CheckInDesk:
                 return None  # the machine was changed meanwhile: its agent checks in anew, as what it is now
             cast = await self._cast_for(machine, check_in)
             left_s = deadline - time.monotonic()
-            if cast is not None or left_s <= 0 or check_in.state != STATE_IDLE:
+            if cast is not None or left_s <= 0 or check_in.state is not AgentState.IDLE:
                 return cast
             await self._services.supervisor.changes.wait(left_s)
 
@@ -170,7 +170,7 @@ class CheckInDesk:
             if not (cast.phase.live and cast.control_url):
                 continue
             current = check_in.cast_id is not None and cast.cast_id == f"{check_in.cast_id:08x}"
-            if check_in.state != STATE_IDLE:
+            if check_in.state is not AgentState.IDLE:
                 if current:
                     return cast
             elif cast.plan.asks_for(machine) and not await self._has_ended(cast, machine):

@@ -106,6 +106,6 @@ class Recognition:
             return any(
                 record.inventory.get(MACHINE_ID_KEY) == machine_id
                 and record.agent_id != agent_id
-                and not record.state.gone
+                and not record.state.reclaimable
                 for record in session.receivers.values()
             )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from protocol.constants import CHECK_IN_WAIT_S_MAX
-from protocol.control.check_in import STATE_IDLE, CheckIn
+from protocol.control.check_in import AgentState, CheckIn
 from protocol.errors import DatabaseError
 from sender.store.records.machines import Machine
 
@@ -44,7 +44,7 @@ class Attendance:
     @property
     def idle(self) -> bool:
         """Whether it waits for a cast."""
-        return self.check_in.state == STATE_IDLE
+        return self.check_in.state is AgentState.IDLE
 
 
 class Presence:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from protocol.constants import RATE_BYTES_PER_S_MIN
-from protocol.wire.messages import STATE_CASTING
+from protocol.model.cast_state import CastState
 
 if TYPE_CHECKING:
     from sender.daemon.context import Services
@@ -55,7 +55,7 @@ async def share_rates(services: Services) -> None:
             if live.run is not None and not live.cast.paused:
                 with live.run.shared.read() as (session, _now):
                     wish = 0.0
-                    if session.state == STATE_CASTING:
+                    if session.state is CastState.CASTING:
                         wish = wish_bytes_per_s(
                             session.achieved_bytes_per_s, held_by_ceiling=session.held_by_ceiling
                         )

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 from protocol.model.bottleneck import Bottleneck, Cause
-from protocol.schema.json_fields import STATE_NAMES
+from protocol.model.cast_state import CastState
 from protocol.sending.sender_session import SenderSession
 from protocol.wire.codec import REJECT_REASONS
-from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, STATE_ENDED
 from sender.cast.transmission.transmitter import LATENESS_BOUNDS_S
 from sender.metrics.metric import (
     Histogram,
@@ -26,9 +25,6 @@ from sender.metrics.metric import (
 )
 from sender.metrics.receiver_metrics import RECEIVER_METRICS
 
-OUTCOME_NAMES: Final = {END_COMPLETE: "complete", END_CANCELLED: "cancelled", END_FAILED: "failed"}
-"""END_… in words. A cast that is complete has ended by itself: that isn't to say that every machine is complete."""
-
 
 def _cast_info(sources: MetricSources) -> Samples:
     parameters = sources.session.parameters
@@ -36,12 +32,12 @@ def _cast_info(sources: MetricSources) -> Samples:
 
 
 def _cast_state(sources: MetricSources) -> Samples:
-    return [((name,), float(number == sources.session.state)) for number, name in STATE_NAMES.items()]
+    return [((state.label,), float(state is sources.session.state)) for state in CastState]
 
 
 def _cast_outcome(sources: MetricSources) -> Samples:
     session = sources.session
-    return [((OUTCOME_NAMES[session.outcome],), 1.0)] if session.state == STATE_ENDED else []
+    return [((session.outcome.label,), 1.0)] if session.state is CastState.ENDED else []
 
 
 def _elapsed_s(sources: MetricSources) -> Samples:
@@ -139,14 +135,14 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
         "gauge",
         "Rate that is paced to; 0 when the cast has ended.",
         (),
-        of_session(lambda s: 0.0 if s.state == STATE_ENDED else s.rate_bytes_per_s),
+        of_session(lambda s: 0.0 if s.state is CastState.ENDED else s.rate_bytes_per_s),
     ),
     Metric(
         "diskcast_achieved_rate_bytes_per_second",
         "gauge",
         "Rate at which datagrams really left, smoothed; 0 when the cast has ended.",
         (),
-        of_session(lambda s: 0.0 if s.state == STATE_ENDED else s.achieved_bytes_per_s),
+        of_session(lambda s: 0.0 if s.state is CastState.ENDED else s.achieved_bytes_per_s),
     ),
     Metric(
         "diskcast_bottleneck",

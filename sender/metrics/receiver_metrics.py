@@ -10,8 +10,8 @@ import bisect
 from collections import Counter
 from typing import Final
 
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import ReceiverState
-from protocol.wire.messages import STATE_CASTING
 from sender.cast.reporting.failure_cause import FailureCause, failure_cause
 from sender.metrics.metric import Histogram, HistogramSample, Metric, MetricSources, Samples, per_machine
 
@@ -43,7 +43,7 @@ def _states(sources: MetricSources) -> Samples:
 
 def _bottlenecks(sources: MetricSources) -> Samples:
     """Of those that the cast works for now: alerts on what a machine reported hold only together with this."""
-    if sources.session.state != STATE_CASTING:
+    if sources.session.state is not CastState.CASTING:
         return []
     return [
         ((record.name, record.bottleneck.value), 1.0)

@@ -19,7 +19,7 @@ from protocol.wire.codec import (
     encode_control,
     encode_feedback,
 )
-from protocol.wire.messages import OBJECT_IMAGE, Announce, Nack
+from protocol.wire.messages import Announce, CastObject, Nack
 
 CAST_ID = 0x0BADCAFE
 SESSION_TOKEN = 0x0123456789ABCDEF
@@ -36,7 +36,7 @@ def _batch() -> NDArray[np.uint8]:
     headers = header_view(frames)
     index = np.arange(BATCH_SYMBOLS)
     headers["sequence"] = index
-    headers["object"] = OBJECT_IMAGE
+    headers["object"] = CastObject.IMAGE
     headers["block"] = index // BLOCK_SYMBOLS
     headers["k"] = BLOCK_SYMBOLS
     headers["esi"] = index % BLOCK_SYMBOLS
@@ -85,7 +85,7 @@ def run() -> list[dict[str, object]]:
         sent_at_us=1 << 40,
     )
     deficits = tuple((1000 + 3 * row, 1, 1 + row % 20) for row in range(NACK_BLOCKS_PER_DATAGRAM_MAX))
-    nack = Nack(receiver_id=7, counter=1, object=OBJECT_IMAGE, sequence=123_456, deficits=deficits)
+    nack = Nack(receiver_id=7, counter=1, object=CastObject.IMAGE, sequence=123_456, deficits=deficits)
     announced = encode_control(announce, cast_id=CAST_ID, session_token=0)
     nacked = encode_feedback(nack, cast_id=CAST_ID, session_token=SESSION_TOKEN, key=KEY)
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from protocol.control.check_in import STATE_IDLE, CastOutcome, CheckIn
+from protocol.control.check_in import AgentState, CastOutcome, CheckIn
 from protocol.errors import DatabaseUnavailableError
 from protocol.model.session_records import CastId
 from sender.config.server_config import load_config
@@ -32,7 +32,7 @@ SAID = CheckIn(
     serial="SN7",
     asset_tag="",
     inventory={},
-    state=STATE_IDLE,
+    state=AgentState.IDLE,
     cast_id=None,
     last_result=None,
     wait_s=0.0,

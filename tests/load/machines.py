@@ -28,8 +28,7 @@ from protocol.control.check_in import (
     CHECK_IN,
     CHECK_IN_ANSWER,
     CHECK_IN_PATH,
-    STATE_IDLE,
-    STATE_RECEIVING,
+    AgentState,
     Assignment,
     CheckIn,
     CheckInAnswer,
@@ -53,7 +52,7 @@ from protocol.receiving.events import (
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.wire.batch import header_view
 from protocol.wire.codec import decode_feedback_untrusted, encode_feedback
-from protocol.wire.messages import OBJECT_IMAGE, Nack, Report
+from protocol.wire.messages import CastObject, Nack, Report
 from receiver.reception.network.data_socket import DataSocket
 from receiver.reception.network.interface import find_interface
 
@@ -141,7 +140,7 @@ class Room:
     async def _live(self, machine: Machine) -> None:
         await asyncio.sleep(self._rng.uniform(0, len(self.machines) / 200))
         while machine.assignment is None:
-            answer = await self._check_in(machine, STATE_IDLE, wait_s=LONG_POLL_S)
+            answer = await self._check_in(machine, AgentState.IDLE, wait_s=LONG_POLL_S)
             machine.machine_id = answer.machine_id
             machine.assignment = answer.assignment
             if machine.assignment is None:
@@ -157,14 +156,14 @@ class Room:
         receiving.cancel()
         outcome = outcome_of(machine.assignment.cast_id, report)
         while True:
-            answer = await self._check_in(machine, STATE_IDLE, last=outcome)
+            answer = await self._check_in(machine, AgentState.IDLE, last=outcome)
             if answer.recorded_cast_id == outcome.cast_id:
                 return
             await asyncio.sleep(answer.check_in_after_s)
 
     async def _keep_checking_in(self, machine: Machine) -> None:
         while True:
-            answer = await self._check_in(machine, STATE_RECEIVING)
+            answer = await self._check_in(machine, AgentState.RECEIVING)
             await asyncio.sleep(answer.check_in_after_s)
 
     async def _join(self, machine: Machine) -> None:
@@ -214,7 +213,7 @@ class Room:
     async def _check_in(
         self, machine: Machine, state: str, *, wait_s: float = 0.0, last: object = None
     ) -> CheckInAnswer:
-        cast_id = machine.assignment.cast_id if machine.assignment and state == STATE_RECEIVING else None
+        cast_id = machine.assignment.cast_id if machine.assignment and state == AgentState.RECEIVING else None
         document = CHECK_IN.encode(
             CheckIn(
                 agent_id=f"agent-{machine.index}",
@@ -353,7 +352,9 @@ class Room:
         if not self._waiting:
             return
         headers = header_view(frames)
-        for block in set(headers["block"][headers["object"] == OBJECT_IMAGE].tolist()) & self._waiting.keys():
+        for block in (
+            set(headers["block"][headers["object"] == CastObject.IMAGE].tolist()) & self._waiting.keys()
+        ):
             for index in self._waiting.pop(block):
                 self.machines[index].lacking.pop(block, None)
 
@@ -388,7 +389,7 @@ class Room:
         sequence = self.ear.loss.next_sequence
         self._say(
             machine,
-            Nack(machine.grant.receiver_id, machine.counter, OBJECT_IMAGE, sequence, ((block, 1, 1),)),
+            Nack(machine.grant.receiver_id, machine.counter, CastObject.IMAGE, sequence, ((block, 1, 1),)),
         )
         heapq.heappush(self._asking, (now + NACK_RETRY_S, machine.index, block))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from protocol.control import check_in
 from protocol.control import control_messages as messages
 from protocol.errors import ProtocolError
-from protocol.schema.json_fields import JsonRecord, Kind
+from protocol.schema.json_fields import JsonField, JsonRecord
 
 SCALARS = (
     st.none()
@@ -31,7 +31,7 @@ JSON = st.recursive(
 )
 
 
-def objects_with(fields: Mapping[str, Kind], *more: str) -> st.SearchStrategy[object]:
+def objects_with(fields: Mapping[str, JsonField], *more: str) -> st.SearchStrategy[object]:
     """JSON that has the right names and anything as values, so that every field's check is reached."""
     return st.fixed_dictionaries({}, optional=dict.fromkeys((*fields, *more), JSON)) | JSON
 
@@ -84,7 +84,7 @@ def test_any_json_gives_a_record_or_a_protocol_error(index: int, data: st.DataOb
 )
 @given(value=JSON)
 def test_every_field_takes_or_refuses_any_value_and_keeps_what_it_took(
-    name: str, kind: Kind, value: object
+    name: str, kind: JsonField, value: object
 ) -> None:
     try:
         decoded = kind.decode_untrusted(name, value)

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import SlowPolicy
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import ReceiverState
-from protocol.wire.messages import END_COMPLETE, STATE_ENDED, STATE_GATHERING
 from tests.simulation.world import Path, Scenario, SimulatedReceiver, World
 from tests.support.network.completion_reports import completion
 
@@ -200,7 +200,7 @@ class OperatedCast(RuleBasedStateMachine):
     def begin(self) -> None:
         self.world.sender.begin()
 
-    @precondition(lambda self: self.world.sender.state != STATE_GATHERING)
+    @precondition(lambda self: self.world.sender.state != CastState.GATHERING)
     @happens(outcome=st.integers(0, 2))
     def end(self, outcome: int) -> None:
         if self.rng.random() < 0.1:
@@ -225,9 +225,9 @@ class OperatedCast(RuleBasedStateMachine):
         sender = self.world.sender
         records = sender.receivers.values()
         assert sender.active_count == sum(record.state.active for record in records)
-        if sender.paused or sender.state == STATE_ENDED:
+        if sender.paused or sender.state == CastState.ENDED:
             assert sender.next_plan(self.world.now, 8) is None
-        if sender.state == STATE_ENDED:
+        if sender.state == CastState.ENDED:
             assert sender.image_demand.idle
         assert sender.next_timer(self.world.now) >= self.world.now
 
@@ -273,7 +273,7 @@ def _assert_ended_well_or_told(receiver: SimulatedReceiver) -> None:
     given_up = _state(receiver) is ReceiverState.DROPPED or (
         _state(receiver) is ReceiverState.LOST and receiver.path.cut
     )
-    assert given_up or sender.outcome != END_COMPLETE or sender.reason == "the lesson begins", (
+    assert given_up or sender.outcome != SessionOutcome.COMPLETE or sender.reason == "the lesson begins", (
         f"receiver {receiver.index} didn't complete, {receiver.world.describe()}"
     )
 

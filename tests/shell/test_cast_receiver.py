@@ -25,17 +25,11 @@ from protocol.errors import (
     VerificationError,
 )
 from protocol.model.bottleneck import Cause
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.receiving.block_assembly import AssembledBlock
 from protocol.wire.bitmap import bitmap_of
 from protocol.wire.codec import encode_control
-from protocol.wire.messages import (
-    END_CANCELLED,
-    END_COMPLETE,
-    END_FAILED,
-    STATE_CASTING,
-    Announce,
-    Standing,
-)
+from protocol.wire.messages import Announce, Standing
 from receiver.reception.reporting.status import ReceptionState
 from receiver.target.block_sink import Outcome
 from receiver.target.image import TargetImage
@@ -106,7 +100,7 @@ async def test_a_late_joiner_fetches_the_manifest(
 ) -> None:
     cast.start_sender()
     assert cast.sender is not None
-    cast.sender.state = 1
+    cast.sender.state = CastState.CASTING
     await cast.receive()
     assert cast.path.read_bytes() == cast.image.raw
 
@@ -188,7 +182,7 @@ async def test_a_forged_announcement_costs_a_rejoin_and_no_more(
     def forge() -> None:
         announce = Announce(
             incarnation=99,
-            state=STATE_CASTING,
+            state=CastState.CASTING,
             image_id=b"x" * 32,
             image_name="evil",
             control_url="http://192.0.2.66:1",
@@ -270,7 +264,11 @@ async def test_a_restart_that_cannot_be_joined(
 
 @pytest.mark.parametrize(
     ("outcome", "error"),
-    [(END_CANCELLED, CastCancelledError), (END_FAILED, CastFailedError), (END_COMPLETE, DroppedError)],
+    [
+        (SessionOutcome.CANCELLED, CastCancelledError),
+        (SessionOutcome.FAILED, CastFailedError),
+        (SessionOutcome.COMPLETE, DroppedError),
+    ],
 )
 async def test_the_sender_ends_the_cast(
     cast: SmallCast, autojump_clock: trio.testing.MockClock, outcome: int, error: type[Exception]
@@ -295,7 +293,7 @@ async def test_a_cast_that_ends_after_the_last_symbol_is_complete_here(
 
     def end() -> None:
         assert cast.sender is not None
-        cast.sender.end(END_CANCELLED, "lunch", trio.current_time())
+        cast.sender.end(SessionOutcome.CANCELLED, "lunch", trio.current_time())
 
     at_symbols(cast, source_symbols(cast.image), end)
     await cast.receive()
@@ -385,7 +383,7 @@ async def test_no_sender_before_the_deadline(cast: SmallCast, autojump_clock: tr
 async def test_a_refused_join_is_not_retried(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
     cast.start_sender()
     assert cast.sender is not None
-    cast.sender.end(END_COMPLETE, "over", trio.current_time())
+    cast.sender.end(SessionOutcome.COMPLETE, "over", trio.current_time())
     with pytest.raises(JoinRefusedError):
         await cast.receive()
 
@@ -473,7 +471,11 @@ async def test_a_block_that_reads_back_wrong_once_is_sent_again(
 
 @pytest.mark.parametrize(
     ("outcome", "error"),
-    [(END_CANCELLED, CastCancelledError), (END_FAILED, CastFailedError), (END_COMPLETE, DroppedError)],
+    [
+        (SessionOutcome.CANCELLED, CastCancelledError),
+        (SessionOutcome.FAILED, CastFailedError),
+        (SessionOutcome.COMPLETE, DroppedError),
+    ],
 )
 async def test_a_block_that_reads_back_wrong_after_the_end_ends_it_as_incomplete(
     cast: SmallCast, autojump_clock: trio.testing.MockClock, outcome: int, error: type[Exception]

@@ -19,8 +19,8 @@ from protocol.control import control_messages as messages
 from protocol.errors import DiskcastError, ImageChangedError
 from protocol.image.image_format import PAGE_BYTES
 from protocol.image.stored_manifest import StoredManifest
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import JoinGrant, JoinRequest, ReceiverState
-from protocol.wire.messages import END_CANCELLED, STATE_GATHERING
 from sender.addresses import parse_group
 from sender.cast.network.interfaces import find_interface
 from sender.cast.network.sockets import bind_control_sockets
@@ -144,7 +144,7 @@ def test_a_receiver_joins_says_its_need_and_reports_its_completion(tmp_path: Pat
         assert record.state is ReceiverState.COMPLETE
 
         description = messages.cast_from_json_untrusted((await client.get(CAST)).json())
-        assert description.state == STATE_GATHERING
+        assert description.state == CastState.GATHERING
         assert description.receiver_count == 0
 
     with_client(rig, scenario)
@@ -241,7 +241,7 @@ def test_a_cast_that_has_ended_refuses_newcomers(tmp_path: Path) -> None:
 
     async def scenario(client: httpx.AsyncClient) -> None:
         with rig.shared.update() as (session, now):
-            session.end(END_CANCELLED, "test", now)
+            session.end(SessionOutcome.CANCELLED, "test", now)
         check_problem(await client.post(f"{CAST}/receivers", content=join_body()), 409, "has ended")
 
     with_client(rig, scenario)

@@ -26,6 +26,7 @@ from protocol.errors import (
     ProtocolError,
     SessionError,
 )
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import (
     CastId,
     CastParameters,
@@ -34,7 +35,6 @@ from protocol.model.session_records import (
     ReceiverId,
 )
 from protocol.receiving.manifest_reception import MemoryStore
-from protocol.wire.messages import STATE_CASTING, STATE_ENDED
 from receiver.reception.network import http_client
 from receiver.reception.network.control_client import ControlClient, retry_until
 from receiver.reception.network.discovery import CastChoice, ask_for_cast
@@ -45,7 +45,7 @@ from tests.support.network.lab import LIMIT_S
 CAST = CastDescription(
     cast_id=CastId(0xABCD),
     incarnation=1,
-    state=STATE_CASTING,
+    state=CastState.CASTING,
     image_id=bytes(32),
     image_name="lab",
     raw_bytes=1 << 20,
@@ -141,7 +141,7 @@ async def test_casts_and_one_cast(server: Server) -> None:
 @pytest.mark.trio
 async def test_join_need_and_completion(server: Server) -> None:
     base = "/api/v1/casts/0000abcd/receivers"
-    server.answers[base] = (201, as_json(grant_to_json(GRANT, state=STATE_CASTING)))
+    server.answers[base] = (201, as_json(grant_to_json(GRANT, state=CastState.CASTING)))
     server.answers[f"{base}/3/need"] = (204, b"")
     server.answers[f"{base}/3/completion"] = (204, b"")
     assert await server.client.join(CAST.cast_id, REQUEST) == GRANT
@@ -256,7 +256,7 @@ def test_what_is_not_a_senders_url(url: str) -> None:
 
 @pytest.mark.trio
 async def test_the_named_sender_is_asked(server: Server) -> None:
-    ended = dataclasses.replace(CAST, cast_id=CastId(1), state=STATE_ENDED)
+    ended = dataclasses.replace(CAST, cast_id=CastId(1), state=CastState.ENDED)
     server.answers["/api/v1/casts"] = (200, as_json({"casts": [cast_to_json(ended), cast_to_json(CAST)]}))
     offer = await ask_for_cast(server.client, CastChoice(), wait_s=1.0)
     assert (offer.cast_id, offer.source) == (CAST.cast_id, None)

@@ -13,9 +13,10 @@ import trio.testing
 
 from protocol.constants import DISCOVERY_SETTLE_S
 from protocol.errors import AmbiguousCastError, NoSenderError
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId
 from protocol.wire.codec import encode_control
-from protocol.wire.messages import STATE_CASTING, STATE_ENDED, Announce
+from protocol.wire.messages import Announce
 from receiver.reception.network.discovery import OFFERS_MAX, CastChoice, CastOffer, listen_for_cast
 from receiver.reception.network.interface import find_interface
 from tests.shell.loopback import GROUP_IPV4, LoopbackSender
@@ -24,7 +25,7 @@ from tests.support.network.ports import free_port_range
 pytestmark = pytest.mark.trio
 
 
-def announcement(cast_id: int, name: str, *, state: int = STATE_CASTING) -> bytes:
+def announcement(cast_id: int, name: str, *, state: int = CastState.CASTING) -> bytes:
     message = Announce(
         incarnation=5,
         state=state,
@@ -118,7 +119,7 @@ async def test_other_casts_than_the_chosen_are_named(mock_clock: trio.testing.Mo
         b"",
         b"x" * 1400,
         announcement(7, "lab")[:-1],
-        announcement(7, "ended", state=STATE_ENDED),
+        announcement(7, "ended", state=CastState.ENDED),
         announcement(7, "\x1b[2J"),
     ],
     ids=["empty", "noise", "truncated", "ended", "escapes"],

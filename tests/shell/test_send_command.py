@@ -20,9 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.control import control_messages as messages
 from protocol.errors import ImageChangedError, WireError
+from protocol.model.cast_state import SessionOutcome
 from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest
 from protocol.wire.codec import decode_control_untrusted, encode_control
-from protocol.wire.messages import END_CANCELLED, END_COMPLETE, END_FAILED, Announce, EndOfTransmission
+from protocol.wire.messages import Announce, EndOfTransmission
 from sender.addresses import parse_group
 from sender.cast.network.interfaces import find_interface
 from sender.cast.network.sockets import open_data_socket
@@ -139,7 +140,7 @@ def test_a_room_that_is_complete_is_success_and_every_receiver_is_accounted_for(
         program.wait_event("casting_started", LIMIT_S)
         first.report(completion())
         second.report(completion())
-        assert room.end_of_transmission().outcome == END_COMPLETE
+        assert room.end_of_transmission().outcome == SessionOutcome.COMPLETE
         result = result_of(program, 0)
     assert [receiver["name"] for receiver in result["receivers"]] == ["pc-1", "pc-2"]
     assert all(receiver["state"] == "complete" for receiver in result["receivers"])
@@ -198,7 +199,7 @@ def test_a_signal_cancels_and_the_room_is_told(room: Room, image: Path, number: 
         PlayedReceiver(program, "pc-1")
         program.wait_event("casting_started", LIMIT_S)
         program.signal(number)
-        assert room.end_of_transmission().outcome == END_CANCELLED
+        assert room.end_of_transmission().outcome == SessionOutcome.CANCELLED
         result = result_of(program, 130)
     assert result["receivers"][0]["state"] == "receiving"
 
@@ -210,7 +211,7 @@ def test_a_second_signal_does_not_wait_and_still_tells_the_room(room: Room, imag
         program.wait_event("cast_ended", LIMIT_S)
         program.signal(signal.SIGINT)
         result_of(program, 130)
-    assert [room.end_of_transmission().outcome for _ in range(5)] == [END_CANCELLED] * 5
+    assert [room.end_of_transmission().outcome for _ in range(5)] == [SessionOutcome.CANCELLED] * 5
 
 
 def test_an_image_that_is_altered_during_the_cast_ends_it_for_everybody_naming_the_block(
@@ -225,7 +226,7 @@ def test_an_image_that_is_altered_during_the_cast_ends_it_for_everybody_naming_t
         PlayedReceiver(program, "pc-1")
         heard = room.end_of_transmission()
         result = result_of(program, ImageChangedError.exit_code)
-    assert heard.outcome == END_FAILED
+    assert heard.outcome == SessionOutcome.FAILED
     assert "block 2" in heard.reason
     assert result["error_class"] == "ImageChangedError"
     assert result["receivers"][0]["name"] == "pc-1"

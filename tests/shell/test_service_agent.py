@@ -18,7 +18,7 @@ import pytest
 import trio
 import trio.testing
 
-from protocol.control.check_in import STATE_IDLE, STATE_RECEIVING, Assignment, CheckIn, CheckInAnswer
+from protocol.control.check_in import AgentState, Assignment, CheckIn, CheckInAnswer
 from protocol.errors import (
     DiskcastError,
     SenderLostError,
@@ -222,7 +222,7 @@ async def test_a_waiting_agent_says_who_it_is_and_lets_the_daemon_hold_its_answe
     assert check_in.macs == ("52:54:00:12:34:56",)
     assert (check_in.serial, check_in.asset_tag, check_in.name) == ("S1", "A1", "pc1")
     assert check_in.inventory == {"host": "pc1", "target": "auto"}
-    assert check_in.state == STATE_IDLE
+    assert check_in.state == AgentState.IDLE
     assert [check_in.wait_s for _, _, check_in in world.books.heard[:3]] == [0.0, 25.0, 25.0]
     assert world.log.lines == [("waiting", "http://10.0.0.0:7400", "m-1", "seat 1")]
     assert world.service.status().state is ReceptionState.WAITING
@@ -299,7 +299,7 @@ async def test_a_cast_is_received_and_its_result_said_until_it_is_on_record(
     assert place == CastPlace(ASSIGNMENT.cast_id, "http://10.77.0.1:7421", "10.77.0.1", "239.255.68.80", 7420)
     assert options.receiver.inventory["machine_id"] == "m-1", "the sender knows who joins"
     assert (options.receiver.name, options.receiver.agent_id) == ("seat 1", "m-1")
-    begun_again = [at for at, _, check_in in world.books.heard if check_in.state == STATE_RECEIVING]
+    begun_again = [at for at, _, check_in in world.books.heard if check_in.state == AgentState.RECEIVING]
     assert again == [] or min(at for at in begun_again if at > 71.0) > 200.0, "not twice while it waits"
     said = [check_in.last_result for at, _, check_in in world.books.heard if 71.0 < at < 200.0]
     assert len(said) > 50
@@ -315,10 +315,12 @@ async def test_a_machine_that_receives_is_seen_every_few_seconds(
     world.books.assign(ASSIGNMENT)
     world.books.check_in_after_s = 4.0
     await world.serve(60.0)
-    times = world.times(state=STATE_RECEIVING)
+    times = world.times(state=AgentState.RECEIVING)
     assert len(times) >= 14
     assert max(b - a for a, b in itertools.pairwise(times)) < 5.1
-    cast_ids = {check_in.cast_id for _, _, check_in in world.books.heard if check_in.state == STATE_RECEIVING}
+    cast_ids = {
+        check_in.cast_id for _, _, check_in in world.books.heard if check_in.state == AgentState.RECEIVING
+    }
     assert cast_ids == {ASSIGNMENT.cast_id}
 
 
@@ -425,7 +427,7 @@ async def test_silence_makes_the_agent_ask_at_once_and_often(
     async with trio.open_nursery() as nursery:
         world.after(nursery, 22.4, fall_silent)
         await world.serve(40.0)
-    times = [at for at in world.times(state=STATE_RECEIVING) if at >= 22.4]
+    times = [at for at in world.times(state=AgentState.RECEIVING) if at >= 22.4]
     assert times[0] == pytest.approx(22.4, abs=0.01)
     assert len(times) >= 16
 
@@ -443,7 +445,7 @@ async def test_a_cast_that_is_over_everywhere_sets_the_machine_free(
     assert world.receptions.cancelled
     (failed,) = [line for line in world.log.lines if line[0] == "failed"]
     assert isinstance(failed[2], SenderLostError)
-    assert 85.0 < max(world.times(state=STATE_RECEIVING)) < 100.0
+    assert 85.0 < max(world.times(state=AgentState.RECEIVING)) < 100.0
     assert world.books.outcomes == [], "who lost its sender joins again when it is told to"
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from protocol.constants import BLOCK_BYTES_DEFAULT, DATA_HEADER_BYTES, MIB, PLAN_SYMBOLS_MAX
 from protocol.image.manifest import BlockKind, Manifest, build_manifest
 from protocol.model.cast_policy import CastPolicy
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from protocol.sending.events import (
     SenderEvent,
@@ -30,7 +31,6 @@ from protocol.sending.send_plan import SendPlan
 from protocol.sending.sender_session import SenderSession
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
-from protocol.wire.messages import STATE_CASTING, STATE_ENDED
 from sender.cast.transmission.encoder_thread import BATCH_S
 from tests.simulation.links import WIRE_OVERHEAD_BYTES, Link, Port
 from tests.simulation.receivers import CastReceiver, ReceiverModel
@@ -222,7 +222,9 @@ class SimulatedCast:
     @property
     def over(self) -> bool:
         """Whether everybody has ended."""
-        return self.session.state == STATE_ENDED and all(r.finished_at is not None for r in self.receivers)
+        return self.session.state == CastState.ENDED and all(
+            r.finished_at is not None for r in self.receivers
+        )
 
     def describe(self) -> str:
         """The state, for a failure's message."""
@@ -237,7 +239,7 @@ class SimulatedCast:
 
     def receive_feedback(self, datagram: bytes) -> None:
         """A datagram came to the feedback port."""
-        if self.session.state == STATE_CASTING:
+        if self.session.state == CastState.CASTING:
             self.feedback_bytes += len(datagram) + WIRE_OVERHEAD_BYTES
         if self.log is not None:
             self.log.append((self.timeline.now, datagram))
@@ -335,7 +337,7 @@ class SimulatedCast:
         self._pacer.sent(piece.nbytes, now)
         header_view(piece)["sent_at"] = sent_at_ticks(now)
         self.symbols_sent_count += piece.shape[0]
-        if self.session.state == STATE_CASTING:
+        if self.session.state == CastState.CASTING:
             self.data_bytes += piece.shape[0] * (piece.shape[1] + WIRE_OVERHEAD_BYTES)
         passage = self.uplink.send(now, piece.shape[0], piece.shape[1])
         if passage is not None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import pytest
 
 from protocol.model.cast_policy import SlowPolicy
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import ReceiverState
 from protocol.receiving.events import (
     CastEnded,
     SenderSilent,
 )
-from protocol.wire.messages import END_CANCELLED, END_COMPLETE, STATE_ENDED
 from tests.simulation.world import Path, Scenario, SimulatedReceiver, World
 from tests.support.network.completion_reports import completion
 
@@ -70,7 +70,7 @@ def test_who_reported_that_it_needs_nothing_is_served_when_it_asks_again(
     world.run()
     assert first.complete
     assert first.holds_image()
-    assert world.sender.outcome == END_COMPLETE
+    assert world.sender.outcome == SessionOutcome.COMPLETE
 
 
 def test_it_is_served_after_a_report_that_still_says_that_it_needs_nothing() -> None:
@@ -193,14 +193,14 @@ def test_who_lacks_a_block_after_the_end_knows_that_the_cast_is_over() -> None:
     _until_all_say_that_they_need_nothing(world)
     second.lingers = False
     world.run_until(lambda: _state(second) is ReceiverState.COMPLETE)
-    world.sender.end(END_CANCELLED, "the lesson begins", world.now)
+    world.sender.end(SessionOutcome.CANCELLED, "the lesson begins", world.now)
     first.turn_bad(_first_stored(world))
     first.lingers = False
     world.run()
-    assert first.ended == CastEnded(END_CANCELLED, "the lesson begins")
+    assert first.ended == CastEnded(SessionOutcome.CANCELLED, "the lesson begins")
     assert not first.complete
     assert _state(first) is ReceiverState.RECEIVING
-    assert world.sender.state == STATE_ENDED
+    assert world.sender.state == CastState.ENDED
     assert world.sender.image_demand.idle, "nothing is planned any more"
 
 
@@ -210,7 +210,7 @@ def test_who_missed_the_end_notices_the_silence() -> None:
     (receiver,) = world.receivers
     _until_all_say_that_they_need_nothing(world)
     receiver.path.loss = 1.0
-    world.sender.end(END_CANCELLED, "", world.now)
+    world.sender.end(SessionOutcome.CANCELLED, "", world.now)
     receiver.turn_bad(_first_stored(world))
     world.run()
     session = receiver.session
@@ -224,8 +224,8 @@ def test_who_completes_after_all_is_recorded_though_the_cast_has_ended() -> None
     world = _world(0.0)
     (receiver,) = world.receivers
     _until_all_say_that_they_need_nothing(world)
-    world.sender.end(END_CANCELLED, "", world.now)
+    world.sender.end(SessionOutcome.CANCELLED, "", world.now)
     assert receiver.session is not None
     world.sender.complete(receiver.session.grant.receiver_id, completion(), world.now)
     assert _state(receiver) is ReceiverState.COMPLETE
-    assert world.run().sender.outcome == END_CANCELLED
+    assert world.run().sender.outcome == SessionOutcome.CANCELLED

@@ -19,6 +19,7 @@ from protocol.errors import JoinRefusedError
 from protocol.fec.reed_solomon import decode_in_place
 from protocol.image.manifest import BlockKind, Manifest, build_manifest
 from protocol.model.cast_policy import CastPolicy
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinRequest
 from protocol.receiving.events import (
     BlockAssembled,
@@ -31,7 +32,6 @@ from protocol.receiving.events import (
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.sending.frame_encoder import FrameEncoder
 from protocol.sending.sender_session import SenderSession
-from protocol.wire.messages import STATE_ENDED
 from tests.simulation.timeline import Timeline
 from tests.support.network.completion_reports import completion
 
@@ -216,7 +216,7 @@ class World(Timeline):
         self.at(self.now, lambda sender=self.sender: self._control(sender))
 
     def _restart_sender(self) -> None:
-        if self.sender.state != STATE_ENDED:
+        if self.sender.state != CastState.ENDED:
             # The operator runs the same command again, for those that are left.
             self._start_sender(sum(r.alive and not r.complete for r in self.receivers))
 
@@ -315,7 +315,7 @@ class SimulatedReceiver:
 
     def join(self) -> None:
         world = self.world
-        if not self.alive or self.complete or world.sender.state == STATE_ENDED:
+        if not self.alive or self.complete or world.sender.state == CastState.ENDED:
             return
         need = None if self.manifest is None or self.session is None else self.session.need
         request = JoinRequest(

@@ -13,9 +13,10 @@ import trio
 
 from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX, DISCOVERY_SETTLE_S
 from protocol.errors import AmbiguousCastError, NoSenderError, WireError
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId
 from protocol.wire.codec import decode_control_untrusted
-from protocol.wire.messages import STATE_ENDED, Announce
+from protocol.wire.messages import Announce
 from receiver.reception.network.control_client import ControlClient, retry_until
 from receiver.reception.network.data_socket import join_group
 from receiver.reception.network.interface import ReceiveInterface
@@ -145,7 +146,7 @@ async def ask_for_cast(client: ControlClient, choice: CastChoice, *, wait_s: flo
     offers = [
         CastOffer(cast.cast_id, cast.image_name, client.url, None)
         for cast in casts
-        if cast.state != STATE_ENDED and choice.fits(cast.cast_id, cast.image_name)
+        if cast.state is not CastState.ENDED and choice.fits(cast.cast_id, cast.image_name)
     ]
     if not offers:
         running = ", ".join(f"{cast.cast_id:08x} {cast.image_name!r}" for cast in casts) or "nothing"
@@ -158,7 +159,7 @@ def _offer_untrusted(datagram: bytes, source: str) -> CastOffer | None:
         prefix, message = decode_control_untrusted(datagram)
     except WireError:
         return None
-    if not isinstance(message, Announce) or message.state == STATE_ENDED:
+    if not isinstance(message, Announce) or message.state is CastState.ENDED:
         return None
     if not (message.image_name.isprintable() and message.control_url.isprintable()):
         return None  # it would be shown on a terminal

@@ -6,11 +6,10 @@ import dataclasses
 import math
 
 from protocol.errors import NotEnoughReceiversError, ReceiversIncompleteError
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import MachineIdentity, ReceiverState
-from protocol.schema.json_fields import STATE_NAMES
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.sender_session import SenderSession
-from protocol.wire.messages import END_COMPLETE, STATE_CASTING, STATE_GATHERING
 from sender.cast.reporting.bottleneck_view import BottleneckTime, BottleneckView
 
 _NAMED_MAX = 20
@@ -116,7 +115,7 @@ class CastView:
         waited_for = [view for view in active if not view.demoted] or active
         least = min((view.progress for view in waited_for), default=0.0)
         return cls(
-            state=STATE_NAMES[session.state],
+            state=session.state.label,
             elapsed_s=round(elapsed_s, 3),
             rate_bytes_per_s=round(session.rate_bytes_per_s),
             achieved_bytes_per_s=round(session.achieved_bytes_per_s),
@@ -124,7 +123,7 @@ class CastView:
             pass_index=session.image_demand.pass_index,
             pass_progress=round(session.image_demand.progress, 4),
             eta_s=round(elapsed_s / least - elapsed_s, 1)
-            if least and session.state == STATE_CASTING
+            if least and session.state is CastState.CASTING
             else None,
             bottleneck=BottleneckView.of(session, session.bottleneck),
             bottleneck_seconds=BottleneckTime.all_of(session),
@@ -135,12 +134,12 @@ class CastView:
     @property
     def gathering(self) -> bool:
         """Whether the room still gathers."""
-        return self.state == STATE_NAMES[STATE_GATHERING]
+        return self.state == CastState.GATHERING.label
 
     @property
     def casting(self) -> bool:
         """Whether image data flows."""
-        return self.state == STATE_NAMES[STATE_CASTING]
+        return self.state == CastState.CASTING.label
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -301,7 +300,7 @@ class CastSummary:
 def _main_group_seconds(session: SenderSession) -> float | None:
     statistics = session.statistics
     finished_at = statistics.main_finished_at
-    if finished_at is None and session.outcome == END_COMPLETE:
+    if finished_at is None and session.outcome is SessionOutcome.COMPLETE:
         finished_at = statistics.ended_at  # there were no stragglers
     if statistics.started_at is None or finished_at is None:
         return None

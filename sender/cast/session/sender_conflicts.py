@@ -10,9 +10,10 @@ import asyncio_dgram
 
 from protocol.constants import ANNOUNCE_INTERVAL_S
 from protocol.errors import AddressInUseError, WireError
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters
 from protocol.wire.codec import decode_control_untrusted
-from protocol.wire.messages import STATE_ENDED, Announce
+from protocol.wire.messages import Announce
 
 _CONFLICT_WINDOW_S = 3 * ANNOUNCE_INTERVAL_S
 """Who hears the same cast this soon after its own start is the second and has to go. A sender that has been here for
@@ -60,7 +61,7 @@ class ConflictWatch:
             prefix, message = decode_control_untrusted(datagram)
         except WireError:
             return
-        if not isinstance(message, Announce) or message.state == STATE_ENDED:
+        if not isinstance(message, Announce) or message.state is CastState.ENDED:
             return
         ours = self._parameters
         if prefix.cast_id != ours.cast_id:

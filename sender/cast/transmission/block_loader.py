@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from protocol.constants import MIB
 from protocol.model.session_records import CastParameters
-from protocol.wire.messages import OBJECT_IMAGE
+from protocol.wire.messages import CastObject
 from sender.imaging.image_file import ImageFile
 
 CACHE_BYTES: Final = 8 * MIB
@@ -55,7 +55,7 @@ class BlockLoader:
         """The stored bytes of a block, ``uint8[k, symbol_bytes]``, zero-padded.
 
         Args:
-            object_index: OBJECT_MANIFEST or OBJECT_IMAGE.
+            object_index: the object.
             block: its number.
 
         Raises:
@@ -83,7 +83,7 @@ class BlockLoader:
     def _fill(self, buffer: NDArray[np.uint8], object_index: int, block: int) -> int:
         started_at = self._reading_since = time.monotonic()
         try:
-            if object_index != OBJECT_IMAGE:
+            if object_index != CastObject.IMAGE:
                 start = block * self._block_bytes
                 piece = self._manifest.data[start : start + self._block_bytes]
                 buffer[: len(piece)] = piece

@@ -26,7 +26,7 @@ CHECK_IN = messages.CheckIn(
     serial="PF1XYZ",
     asset_tag="LAB-0007",
     inventory={"host": "pc-07"},
-    state=messages.STATE_IDLE,
+    state=messages.AgentState.IDLE,
     cast_id=None,
     last_result=OUTCOME,
     wait_s=25.0,
@@ -59,7 +59,9 @@ def through_text(value: object) -> object:
     [
         CHECK_IN,
         dataclasses.replace(CHECK_IN, last_result=None),
-        dataclasses.replace(CHECK_IN, state=messages.STATE_RECEIVING, cast_id=CAST_ID, wait_s=0.0, macs=()),
+        dataclasses.replace(
+            CHECK_IN, state=messages.AgentState.RECEIVING, cast_id=CAST_ID, wait_s=0.0, macs=()
+        ),
     ],
 )
 def test_a_check_in_arrives_as_it_was_said(check_in: messages.CheckIn) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from protocol.control import control_messages as messages
 from protocol.errors import ProtocolError
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import (
     CastId,
     CastParameters,
@@ -21,7 +22,6 @@ from protocol.model.session_records import (
     MachineIdentity,
     ReceiverId,
 )
-from protocol.wire.messages import STATE_CASTING, STATE_GATHERING
 from tests.support.network.completion_reports import completion
 
 PARAMETERS = CastParameters(
@@ -57,12 +57,12 @@ def through_text(value: object) -> object:
 
 
 def test_a_grant_arrives_as_it_was_given_with_all_64_bits_of_the_token() -> None:
-    document = through_text(messages.grant_to_json(GRANT, state=STATE_CASTING))
+    document = through_text(messages.grant_to_json(GRANT, state=CastState.CASTING))
     assert messages.grant_from_json_untrusted(document) == GRANT
 
 
 def test_a_cast_shows_everything_but_the_session_token() -> None:
-    description = messages.cast_description(PARAMETERS, state=STATE_GATHERING, receiver_count=2)
+    description = messages.cast_description(PARAMETERS, state=CastState.GATHERING, receiver_count=2)
     document = messages.cast_to_json(description)
     assert messages.cast_from_json_untrusted(through_text(document)) == description
     assert str(PARAMETERS.session_token) not in json.dumps(document)
@@ -70,7 +70,7 @@ def test_a_cast_shows_everything_but_the_session_token() -> None:
 
 
 def test_a_list_of_casts_arrives_in_order() -> None:
-    first = messages.cast_description(PARAMETERS, state=STATE_GATHERING, receiver_count=0)
+    first = messages.cast_description(PARAMETERS, state=CastState.GATHERING, receiver_count=0)
     second = dataclasses.replace(first, cast_id=CastId(1))
     document = through_text({"casts": [messages.cast_to_json(first), messages.cast_to_json(second)]})
     assert messages.casts_from_json_untrusted(document) == [first, second]
@@ -207,7 +207,7 @@ def test_a_missing_field_is_named() -> None:
 
 
 def test_a_grant_whose_cast_is_another_run_is_refused() -> None:
-    document = messages.grant_to_json(GRANT, state=STATE_CASTING)
+    document = messages.grant_to_json(GRANT, state=CastState.CASTING)
     with pytest.raises(ProtocolError, match="incarnation"):
         messages.grant_from_json_untrusted({**document, "incarnation": 1})
 
@@ -229,7 +229,7 @@ def test_a_problem_document_becomes_one_printable_line() -> None:
 def test_mutated_documents_raise_only_protocol_errors() -> None:
     generator = random.Random(20)
     documents = [
-        messages.grant_to_json(GRANT, state=STATE_CASTING),
+        messages.grant_to_json(GRANT, state=CastState.CASTING),
         messages.COMPLETION.encode(COMPLETION),
         messages.join_to_json(
             JoinRequest("a", "b", {"k": "v"}, True, np.ones(20, np.bool_), "::1", IDENTITY)

@@ -9,6 +9,7 @@ import pytest
 
 from protocol.constants import REORDER_DATAGRAM_COUNT
 from protocol.image.manifest_object import manifest_source_symbols
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import JoinGrant, ReceiverId
 from protocol.receiving import events
 from protocol.receiving.receiver_session import ReceiverSession
@@ -17,7 +18,7 @@ from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from protocol.wire.bitmap import bitmap_of
 from protocol.wire.codec import decode_feedback_untrusted, encode_control
-from protocol.wire.messages import END_CANCELLED, Announce, EndOfTransmission, Flush, Nack, Report, Standing
+from protocol.wire.messages import Announce, EndOfTransmission, Flush, Nack, Report, Standing
 from tests.simulation.world import Scenario, World
 
 
@@ -33,7 +34,7 @@ class Pair:
         self.receiver = ReceiverSession(grant, assembly_bytes=4 << 20, rng=random.Random(1), now=100.0)
         manifest = self.world.image.manifest
         self.receiver.set_manifest(manifest, np.asarray(manifest.stored_mask), 100.0)
-        self.sender.state = 1
+        self.sender.state = CastState.CASTING
         self.sender.image_demand.want(None)
 
     def frames(self) -> np.ndarray:
@@ -136,7 +137,7 @@ class Joining:
         sender.manifest_demand.want(None)
         self.manifest = self._next_frames(encoder, 10_000)
         sender.image_demand.want(None)
-        sender.state = 1
+        sender.state = CastState.CASTING
         self.image = self._next_frames(encoder, 200)
         assert self.image.shape[0] > REORDER_DATAGRAM_COUNT + 1
 
@@ -227,13 +228,13 @@ def test_end_restart_and_silence_are_told() -> None:
     pair = Pair()
     announce = Announce(pair.parameters.incarnation + 1, 0, bytes(32), "x", "u", 64, 1, 1, 1, 1, 100, 1)
     pair.control(announce, 100.1, token=0)
-    pair.control(EndOfTransmission(END_CANCELLED, "by hand"), 100.2)
-    pair.control(EndOfTransmission(END_CANCELLED, "by hand"), 100.3)
+    pair.control(EndOfTransmission(SessionOutcome.CANCELLED, "by hand"), 100.2)
+    pair.control(EndOfTransmission(SessionOutcome.CANCELLED, "by hand"), 100.3)
     pair.receiver.datagrams_to_send(104.0)
     told = pair.receiver.next_events()
     assert told == [
         events.SenderRestarted(announce),
-        events.CastEnded(END_CANCELLED, "by hand"),
+        events.CastEnded(SessionOutcome.CANCELLED, "by hand"),
         events.SenderSilent(pytest.approx(3.7)),  # type: ignore[arg-type]
     ]
 

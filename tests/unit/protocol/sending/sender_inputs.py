@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 
 from protocol.model.cast_policy import CastPolicy
-from protocol.model.session_records import JoinGrant, JoinRequest
+from protocol.model.session_records import JoinGrant, JoinRequest, ReceiverState
+from protocol.sending.receiver_record import ReceiverRecord
+from protocol.sending.roster import Roster
 from protocol.sending.sender_session import SenderSession
+from protocol.sending.transitions import ReceiverTrigger
 from protocol.wire.codec import encode_feedback
-from protocol.wire.messages import OBJECT_IMAGE, Nack, Report
+from protocol.wire.messages import CastObject, Nack, Report
 from tests.simulation.world import SYMBOL_BYTES, Scenario, World
 
 FRAME_BYTES = 32 + SYMBOL_BYTES
@@ -25,6 +28,23 @@ def new_session(**policy: object) -> SenderSession:
         secrets=random.Random(2).randbytes,
         now=100.0,
     )
+
+
+STEPS_TO = {
+    ReceiverState.JOINED: (),
+    ReceiverState.RECEIVING: (ReceiverTrigger.NEED_REPORTED,),
+    ReceiverState.COMPLETE: (ReceiverTrigger.SUCCEEDED,),
+    ReceiverState.FAILED: (ReceiverTrigger.FAILED,),
+    ReceiverState.LOST: (ReceiverTrigger.TIMED_OUT,),
+    ReceiverState.DROPPED: (ReceiverTrigger.DROPPED,),
+}
+"""Triggers that take a receiver that has just joined to each state."""
+
+
+def put_into(roster: Roster, record: ReceiverRecord, state: ReceiverState) -> None:
+    """Take a receiver that has just joined to ``state``."""
+    for trigger in STEPS_TO[state]:
+        assert roster.advance(record, trigger)
 
 
 def join_request(agent: str = "a", **changes: object) -> JoinRequest:
@@ -45,7 +65,7 @@ def report(grant: JoinGrant, counter: int, **changes: int) -> bytes:
 
 def nack(grant: JoinGrant, counter: int, sequence: int, rows: tuple[tuple[int, int, int], ...]) -> bytes:
     """A NACK for runs of image blocks."""
-    return feedback(grant, Nack(grant.receiver_id, counter, OBJECT_IMAGE, sequence, rows))
+    return feedback(grant, Nack(grant.receiver_id, counter, CastObject.IMAGE, sequence, rows))
 
 
 def feedback(grant: JoinGrant, message: Nack | Report) -> bytes:

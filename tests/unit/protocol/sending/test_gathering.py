@@ -11,7 +11,7 @@ from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import ReceiverState
 from protocol.sending.gathering import Attendance, Gathering
 from protocol.sending.roster import Roster
-from tests.unit.protocol.sending.sender_inputs import join_request
+from tests.unit.protocol.sending.sender_inputs import join_request, put_into
 
 
 class Room:
@@ -28,7 +28,7 @@ def test_somebody_who_leaves_before_the_start_is_waited_for_again() -> None:
     room = Room(wait_for=1)
     room.join("a", ready=False)
     assert room.gathering.look(101.0) is Attendance.AWAITED
-    room.roster.move(room.roster.records[0], ReceiverState.LOST)
+    put_into(room.roster, room.roster.records[0], ReceiverState.LOST)
     assert room.gathering.look(200.0) is Attendance.AWAITED
     room.join("b", ready=False)
     assert room.gathering.look(201.0) is Attendance.AWAITED

@@ -8,10 +8,11 @@ import math
 import pytest
 
 from protocol.constants import ANNOUNCE_INTERVAL_S, EOT_COUNT, FLUSH_INTERVAL_MAX_S, STANDING_COUNT
+from protocol.model.cast_state import SessionOutcome
 from protocol.sending.group_messages import GroupMessages, GroupState, Sweep
 from protocol.sending.sender_statistics import SenderStatistics
 from protocol.wire.codec import ControlMessage, decode_control_untrusted
-from protocol.wire.messages import END_CANCELLED, Announce, EndOfTransmission, Flush, Standing
+from protocol.wire.messages import Announce, EndOfTransmission, Flush, Standing
 from tests.simulation.world import Scenario, World
 
 GROUP = GroupState(state=1, receiver_count=3, rate_bytes_per_s=1e6, grtt_s=0.001, report_interval_s=0.1)
@@ -81,7 +82,7 @@ def test_a_standing_is_said_a_few_times_when_it_changes_and_with_each_announceme
 
 def test_the_end_is_said_a_few_times_and_a_long_reason_fits() -> None:
     group = Group()
-    group.messages.tell_end(END_CANCELLED, "ä" * 400, 100.0)
+    group.messages.tell_end(SessionOutcome.CANCELLED, "ä" * 400, 100.0)
     assert group.messages.end_left_count == EOT_COUNT
     group.listen(105.0)
     assert len(group.times(EndOfTransmission)) == EOT_COUNT

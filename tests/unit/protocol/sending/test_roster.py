@@ -10,7 +10,7 @@ from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import JoinRefusedError
 from protocol.model.session_records import MachineIdentity, ReceiverState
 from protocol.sending.roster import Roster
-from tests.unit.protocol.sending.sender_inputs import join_request
+from tests.unit.protocol.sending.sender_inputs import join_request, put_into
 
 GONE = (ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED)
 THERE = (ReceiverState.JOINED, ReceiverState.RECEIVING, ReceiverState.COMPLETE)
@@ -35,7 +35,7 @@ def test_the_same_run_keeps_its_number_and_gets_a_new_key(roster: Roster) -> Non
 @pytest.mark.parametrize("state", GONE)
 def test_a_machine_that_was_started_again_takes_its_old_place(roster: Roster, state: ReceiverState) -> None:
     record, _ = roster.admit(join_request("first run", name="pc"), 100.0)
-    roster.move(record, state)
+    put_into(roster, record, state)
     record.error, record.finished_at = "gone", 105.0
     assert record.replay_window.accept(17)
     record.report_counter, record.bytes_written = 17, 1 << 30
@@ -59,7 +59,7 @@ def test_what_a_machine_says_of_itself_when_it_comes_back_counts(roster: Roster)
 def test_a_namesake_that_is_there_keeps_its_place(roster: Roster, state: ReceiverState) -> None:
     """Live systems from one image often all have one name: none may take another's place."""
     record, _ = roster.admit(join_request("a", name="live"), 100.0)
-    roster.move(record, state)
+    put_into(roster, record, state)
     other, rejoined = roster.admit(join_request("b", name="live"), 101.0)
     assert other is not record
     assert not rejoined
@@ -68,7 +68,7 @@ def test_a_namesake_that_is_there_keeps_its_place(roster: Roster, state: Receive
 
 def test_a_machine_of_another_address_takes_nobodys_place(roster: Roster) -> None:
     record, _ = roster.admit(join_request("a", name="live"), 100.0)
-    roster.move(record, ReceiverState.LOST)
+    put_into(roster, record, ReceiverState.LOST)
     other, rejoined = roster.admit(join_request("b", name="live", address="10.0.0.10"), 101.0)
     assert (other is record, rejoined) == (False, False)
 
@@ -91,6 +91,6 @@ def test_a_full_cast_still_takes_back_its_own(roster: Roster) -> None:
 
 def test_only_those_that_still_receive_are_active(roster: Roster) -> None:
     for index, state in enumerate(ReceiverState):
-        roster.move(roster.admit(join_request(str(index)), 100.0)[0], state)
+        put_into(roster, roster.admit(join_request(str(index)), 100.0)[0], state)
     assert roster.active_count == 2
     assert {record.state for record in roster.active} == {ReceiverState.JOINED, ReceiverState.RECEIVING}

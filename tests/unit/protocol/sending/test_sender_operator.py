@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from protocol.constants import RATE_BYTES_PER_S_MAX
+from protocol.model.cast_state import CastState
 from protocol.sending.sender_session import SenderSession
 from protocol.wire.codec import decode_control_untrusted
-from protocol.wire.messages import STATE_CASTING, STATE_GATHERING, Announce, Flush
+from protocol.wire.messages import Announce, Flush
 from tests.unit.protocol.sending.sender_inputs import join_request, new_session, transmit_all
 
 
@@ -15,7 +16,7 @@ def _casting(**policy: object) -> SenderSession:
     session = new_session(**policy)
     session.join(join_request(), 100.0)
     session.control_datagrams(100.1)
-    assert session.state == STATE_CASTING
+    assert session.state == CastState.CASTING
     return session
 
 
@@ -23,30 +24,30 @@ def test_a_cast_begun_by_hand_waits_for_the_word_however_many_have_joined() -> N
     session = new_session(by_hand=True, max_wait_s=1.0)
     session.join(join_request(), 100.0)
     session.control_datagrams(103.0)
-    assert session.state == STATE_GATHERING
+    assert session.state == CastState.GATHERING
     session.begin()
     session.control_datagrams(103.1)
-    assert session.state == STATE_CASTING
+    assert session.state == CastState.CASTING
 
 
 def test_who_said_beforehand_that_it_won_t_come_is_not_waited_for() -> None:
     session = new_session(wait_for=3)
     session.join(join_request(), 100.0)
     session.control_datagrams(101.0)
-    assert session.state == STATE_GATHERING
+    assert session.state == CastState.GATHERING
     session.excuse(2)
     session.control_datagrams(101.1)
-    assert session.state == STATE_CASTING
+    assert session.state == CastState.CASTING
 
 
 def test_the_word_alone_begins_nothing_without_a_receiver() -> None:
     session = new_session()
     session.begin()
     session.control_datagrams(100.5)
-    assert session.state == STATE_GATHERING
+    assert session.state == CastState.GATHERING
     session.join(join_request(), 100.6)
     session.control_datagrams(100.7)
-    assert session.state == STATE_CASTING
+    assert session.state == CastState.CASTING
 
 
 def test_a_paused_cast_sends_nothing_but_its_announcements_and_then_goes_on() -> None:

@@ -10,21 +10,12 @@ import pytest
 from protocol.constants import EOT_COUNT, MANIFEST_WAIT_S, RECEIVER_COUNT_MAX
 from protocol.errors import JoinRefusedError
 from protocol.model.bottleneck import Bottleneck, Cause
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import JoinGrant, ReceiverId, ReceiverState
 from protocol.sending import events
 from protocol.sending.sender_session import SenderSession
 from protocol.wire.codec import decode_control_untrusted
-from protocol.wire.messages import (
-    END_CANCELLED,
-    END_COMPLETE,
-    STATE_CASTING,
-    STATE_ENDED,
-    STATE_GATHERING,
-    Announce,
-    EndOfTransmission,
-    Flush,
-    Report,
-)
+from protocol.wire.messages import Announce, EndOfTransmission, Flush, Report
 from tests.support.network.completion_reports import completion
 from tests.unit.protocol.sending.sender_inputs import (
     feedback,
@@ -45,22 +36,22 @@ def _casting() -> tuple[SenderSession, JoinGrant]:
     session = new_session()
     grant = session.join(join_request(), 100.0)
     session.control_datagrams(100.1)
-    assert session.state == STATE_CASTING
+    assert session.state == CastState.CASTING
     return session, grant
 
 
 def _ended() -> tuple[SenderSession, JoinGrant]:
     session, grant = _casting()
-    session.end(END_CANCELLED, "by hand", 100.2)
+    session.end(SessionOutcome.CANCELLED, "by hand", 100.2)
     return session, grant
 
 
-STATES = {STATE_GATHERING: _gathering, STATE_CASTING: _casting, STATE_ENDED: _ended}
+STATES = {CastState.GATHERING: _gathering, CastState.CASTING: _casting, CastState.ENDED: _ended}
 
 BAD_END = completion(success=False, error="disk on fire")
 
 # Input to (how to give it, state afterwards by state before).
-G, C, E = STATE_GATHERING, STATE_CASTING, STATE_ENDED
+G, C, E = CastState.GATHERING, CastState.CASTING, CastState.ENDED
 INPUTS: dict[str, tuple[Callable[[SenderSession, JoinGrant], object], dict[int, int]]] = {
     "report": (lambda s, g: s.receive_feedback_untrusted(report(g, 1), 101.0), {G: G, C: C, E: E}),
     "nack": (
@@ -75,7 +66,7 @@ INPUTS: dict[str, tuple[Callable[[SenderSession, JoinGrant], object], dict[int, 
     "plan": (lambda s, _: transmit_all(s, 101.0), {G: G, C: C, E: E}),
     "timers": (lambda s, _: s.control_datagrams(101.0), {G: G, C: C, E: E}),
     "silence": (lambda s, _: s.control_datagrams(200.0), {G: G, C: E, E: E}),
-    "cancel": (lambda s, _: s.end(END_CANCELLED, "", 101.0), {G: E, C: E, E: E}),
+    "cancel": (lambda s, _: s.end(SessionOutcome.CANCELLED, "", 101.0), {G: E, C: E, E: E}),
 }
 
 
@@ -88,19 +79,19 @@ def test_every_state_takes_every_input(state: int, name: str) -> None:
     assert session.state == after[state]
     session.control_datagrams(201.0)
     assert session.next_timer(201.0) >= 201.0
-    if session.state == STATE_ENDED:
+    if session.state == CastState.ENDED:
         assert session.next_plan(201.0, 64) is None
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_joining_in_every_state(state: int) -> None:
     session, _ = STATES[state]()
-    if state == STATE_ENDED:
+    if state == CastState.ENDED:
         with pytest.raises(JoinRefusedError, match="ended"):
             session.join(join_request("b"), 101.0)
         return
     grant = session.join(join_request("b", has_manifest=False), 101.0)
-    assert grant.manifest_by_multicast == (state == STATE_GATHERING)
+    assert grant.manifest_by_multicast == (state == CastState.GATHERING)
     assert session.active_count == 2
 
 
@@ -139,8 +130,8 @@ def test_receivers_that_need_nothing_count_as_present() -> None:
         session.complete(grant.receiver_id, completion(), 100.1)
     session.control_datagrams(100.2)
     session.control_datagrams(100.4)
-    assert session.state == STATE_ENDED
-    assert session.outcome == END_COMPLETE
+    assert session.state == CastState.ENDED
+    assert session.outcome == SessionOutcome.COMPLETE
 
 
 def test_bad_feedback_is_counted_by_reason() -> None:
@@ -187,7 +178,7 @@ def test_a_nack_after_the_end_is_not_taken_up() -> None:
     session, grant = _casting()
     transmit_all(session, 100.2)
     sequence = session._sequence
-    session.end(END_CANCELLED, "by hand", 100.3)
+    session.end(SessionOutcome.CANCELLED, "by hand", 100.3)
     session.receive_feedback_untrusted(nack(grant, 1, sequence, ((0, 10, 1),)), 100.4)
     assert session.image_demand.idle
 
@@ -218,23 +209,23 @@ def test_waiting_for_the_room() -> None:
     session = new_session(wait_for=2, max_wait_s=30.0)
     session.join(join_request("a"), 100.0)
     session.control_datagrams(105.0)
-    assert session.state == STATE_GATHERING
+    assert session.state == CastState.GATHERING
     session.join(join_request("b"), 106.0)
     session.control_datagrams(106.0)
-    assert session.state == STATE_CASTING
+    assert session.state == CastState.CASTING
 
 
 def test_the_room_starts_with_those_present_when_time_is_up() -> None:
     session = new_session(wait_for=9, max_wait_s=5.0)
     session.join(join_request("a"), 100.0)
     session.control_datagrams(105.0)
-    assert session.state == STATE_CASTING
+    assert session.state == CastState.CASTING
 
 
 def test_nobody_came() -> None:
     session = new_session(wait_for=1, max_wait_s=5.0)
     session.control_datagrams(105.0)
-    assert session.state == STATE_ENDED
+    assert session.state == CastState.ENDED
     assert any(isinstance(e, events.GatheringTimedOut) for e in session.next_events())
 
 
@@ -242,10 +233,10 @@ def test_a_slow_manifest_holds_the_start_for_a_bounded_time() -> None:
     session = new_session()
     session.join(join_request("a", has_manifest=False), 100.0)
     session.control_datagrams(100.1)
-    assert session.state == STATE_GATHERING
+    assert session.state == CastState.GATHERING
     assert transmit_all(session, 100.1) > 0, "the manifest is cast while the room gathers"
     session.control_datagrams(100.1 + MANIFEST_WAIT_S)
-    assert session.state == STATE_CASTING
+    assert session.state == CastState.CASTING
 
 
 def test_flush_follows_the_last_symbol_on_the_wire_and_not_before() -> None:
@@ -263,7 +254,7 @@ def test_flush_follows_the_last_symbol_on_the_wire_and_not_before() -> None:
 def test_the_end_is_told_several_times_and_then_it_is_finished() -> None:
     session, grant = _casting()
     session.complete(grant.receiver_id, completion(), 101.0)
-    assert session.outcome == END_COMPLETE
+    assert session.outcome == SessionOutcome.COMPLETE
     told = []
     now = 101.0
     while not session.finished:
@@ -287,7 +278,7 @@ def test_a_lost_receiver_is_named_and_may_return() -> None:
     session.receive_feedback_untrusted(report(other, 1), 112.0)
     session.control_datagrams(112.0)
     assert session.receivers[grant.receiver_id].state is ReceiverState.LOST
-    assert session.state == STATE_CASTING
+    assert session.state == CastState.CASTING
     session.receive_feedback_untrusted(report(grant, 1), 113.0)
     assert session.receivers[grant.receiver_id].state is ReceiverState.RECEIVING
     kinds = [type(e) for e in session.next_events()]

@@ -9,11 +9,12 @@ import pytest
 
 from protocol.model.bottleneck import Bottleneck, Cause
 from protocol.model.cast_policy import SlowPolicy
+from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import ReceiverId, ReceiverState
 from protocol.sending import events
 from protocol.wire.bitmap import bitmap_of
 from protocol.wire.codec import ControlMessage, decode_control_untrusted
-from protocol.wire.messages import END_COMPLETE, STATE_CASTING, STATE_ENDED, Announce, Flush, Standing
+from protocol.wire.messages import Announce, Flush, Standing
 from tests.support.network.completion_reports import completion
 from tests.unit.protocol.sending.sender_inputs import join_request, nack, new_session, report, transmit_all
 
@@ -35,7 +36,7 @@ class Cast:
         self.control: list[tuple[float, ControlMessage]] = []
         self._counters = [0] * len(agents)
         self._advance()
-        assert self.session.state == STATE_CASTING
+        assert self.session.state == CastState.CASTING
 
     def run(self, seconds: float, *, slow: bool = True) -> Cast:
         """Everybody who is still there reports; the first ones are slow, or aren't."""
@@ -129,9 +130,11 @@ def test_demoted_after_its_time_and_completed_in_the_tail() -> None:
     assert (record.demoted, record.deferred) == (True, False)
     cast.run(3.0)
     assert cast.session.rate_bytes_per_s == pytest.approx(SLOW_RATE, rel=0.5), "now it sets the rate"
-    assert cast.session.state == STATE_CASTING
+    assert cast.session.state == CastState.CASTING
     cast.complete(SLOW)
-    assert cast.told(events.CastFinished) == [events.CastFinished(END_COMPLETE, "every receiver has ended")]
+    assert cast.told(events.CastFinished) == [
+        events.CastFinished(SessionOutcome.COMPLETE, "every receiver has ended")
+    ]
     assert len(cast.told(events.MainGroupFinished)) == 1
 
 
@@ -148,7 +151,7 @@ def test_several_stragglers_share_the_tail() -> None:
         cast.nack(straggler)
         assert cast.session.image_demand.repair_block_count > 0
     cast.complete(FIRST, SLOW)
-    assert cast.session.state == STATE_ENDED
+    assert cast.session.state == CastState.ENDED
 
 
 def test_a_stragglers_questions_wait_and_the_others_do_not() -> None:
@@ -209,7 +212,7 @@ def test_waiting_keeps_all_together_and_names_who_is_waited_for() -> None:
     cast.complete(FIRST, SECOND)
     assert cast.told(events.MainGroupFinished) == []
     cast.complete(SLOW)
-    assert cast.session.state == STATE_ENDED
+    assert cast.session.state == CastState.ENDED
 
 
 def test_dropped_after_its_time_with_the_grounds_and_the_mend() -> None:
@@ -223,8 +226,8 @@ def test_dropped_after_its_time_with_the_grounds_and_the_mend() -> None:
     assert cast.session.active_count == 2
     assert cast.standings()[-1] == Standing(b"", bitmap_of([SLOW]))
     cast.complete(FIRST, SECOND)
-    assert cast.session.state == STATE_ENDED
-    assert cast.session.outcome == END_COMPLETE
+    assert cast.session.state == CastState.ENDED
+    assert cast.session.outcome == SessionOutcome.COMPLETE
 
 
 def test_why_it_was_dropped_outlives_its_own_last_words() -> None:
@@ -249,7 +252,7 @@ def test_with_drop_the_room_does_not_wait_for_the_rest_of_its_time() -> None:
     cast = Cast(slow_policy=SlowPolicy.DROP, slow_for_s=600.0).run(5.0)
     cast.complete(FIRST, SECOND)
     assert cast.session.receivers[SLOW].state is ReceiverState.DROPPED
-    assert cast.session.state == STATE_ENDED
+    assert cast.session.state == CastState.ENDED
     assert len(cast.told(events.MainGroupFinished)) == 1
 
 
@@ -280,7 +283,7 @@ def test_a_straggler_that_dies_in_the_tail_ends_the_cast() -> None:
     cast.complete(FIRST, SECOND)
     cast.session.control_datagrams(cast.now + 6.0)
     assert cast.session.receivers[SLOW].state is ReceiverState.LOST
-    assert cast.session.state == STATE_ENDED
+    assert cast.session.state == CastState.ENDED
 
 
 def test_who_joins_during_the_tail_is_served_and_the_main_group_ends_once() -> None:
@@ -289,10 +292,10 @@ def test_who_joins_during_the_tail_is_served_and_the_main_group_ends_once() -> N
     cast.grants.append(cast.session.join(join_request("late"), cast.now))
     cast._counters.append(0)
     cast.run(5.0)
-    assert cast.session.state == STATE_CASTING
+    assert cast.session.state == CastState.CASTING
     assert cast.session.rate_bytes_per_s > 10 * SLOW_RATE, "it needn't go at the straggler's pace"
     cast.complete(ReceiverId(3), SLOW)
-    assert cast.session.state == STATE_ENDED
+    assert cast.session.state == CastState.ENDED
     assert len(cast.told(events.MainGroupFinished)) == 1
 
 

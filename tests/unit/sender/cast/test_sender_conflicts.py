@@ -7,9 +7,10 @@ import socket
 import pytest
 
 from protocol.errors import AddressInUseError
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters
 from protocol.wire.codec import encode_control
-from protocol.wire.messages import STATE_CASTING, STATE_ENDED, Announce
+from protocol.wire.messages import Announce
 from sender.cast.session.sender_conflicts import ConflictWatch
 
 PARAMETERS = CastParameters(
@@ -45,7 +46,7 @@ def heard() -> Heard:
     return Heard()
 
 
-def announce(cast_id: int, incarnation: int, state: int = STATE_CASTING, name: str = "other") -> bytes:
+def announce(cast_id: int, incarnation: int, state: int = CastState.CASTING, name: str = "other") -> bytes:
     message = Announce(incarnation, state, bytes(32), name, "http://10.0.0.2:7411", 1440, 1, 0, 0, 0, 100, 0)
     return encode_control(message, cast_id=cast_id, session_token=0)
 
@@ -67,8 +68,8 @@ def test_a_sender_that_has_been_here_for_long_stays(heard: Heard) -> None:
 
 
 def test_the_last_words_of_a_cast_that_has_ended_are_no_conflict(heard: Heard) -> None:
-    heard.watch.hear_untrusted(announce(5, 99, STATE_ENDED), "10.0.0.1", 0.1)
-    heard.watch.hear_untrusted(announce(6, 99, STATE_ENDED), "10.0.0.2", 0.1)
+    heard.watch.hear_untrusted(announce(5, 99, CastState.ENDED), "10.0.0.1", 0.1)
+    heard.watch.hear_untrusted(announce(6, 99, CastState.ENDED), "10.0.0.2", 0.1)
     assert not heard.conflicts
     assert not heard.notes
 

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.model.bottleneck import Bottleneck, Cause
+from protocol.model.cast_state import SessionOutcome
 from protocol.model.session_records import ReceiverState
-from protocol.wire.messages import END_FAILED
 from sender.addresses import parse_group
 from sender.cast.network.interfaces import find_interface
 from sender.cast.network.sockets import bind_control_sockets
@@ -166,7 +166,7 @@ def test_an_ended_cast_says_how_it_ended_and_limits_nobody(rig: Rig, feedback: F
     assert value(running, "diskcast_receiver_state", machine="pc-1", state="receiving") == 1
     assert "diskcast_cast_outcome" not in {name for name, _ in running}
     with rig.shared.update() as (session, now):
-        session.end(END_FAILED, "the image's disk", now)
+        session.end(SessionOutcome.FAILED, "the image's disk", now)
     ended = scrape(rig, feedback)
     assert value(ended, "diskcast_cast_outcome", outcome="failed") == 1
     assert value(ended, "diskcast_cast_state", state="ended") == 1
