@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Final
 
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from protocol.errors import DatabaseError
 from sender.actors import Actor
@@ -240,6 +240,13 @@ class Authenticator:
         if token is None:
             raise _unauthorised("the session has ended: sign in again")
         return Principal(token.name, token.role)
+
+
+def authenticator_of(request: Request) -> Authenticator:
+    """Return the authenticator of the application that serves ``request``."""
+    authenticator = request.app.state.authenticator
+    assert isinstance(authenticator, Authenticator)
+    return authenticator
 
 
 def _unauthorised(detail: str) -> HTTPException:

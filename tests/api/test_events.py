@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from sender.api import auth, event_stream
-from sender.api.routes import system
+from sender.api.routes import events
 from sender.store.records.access import Role
 from tests.api.served import PREFIX, Served, serve
 from tests.api.test_refusals import check_problem
@@ -145,7 +145,7 @@ def test_there_is_an_end_to_watchers(
     open_api: Served, local: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     until_nobody_watches(open_api)
-    monkeypatch.setattr(system, "STREAMS_MAX", 1)
+    monkeypatch.setattr(events, "STREAMS_MAX", 1)
     with watch(local, "overview") as watcher:
         next(watcher.blocks())
         answer = local.get("/events")

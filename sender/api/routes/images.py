@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import Path
 from starlette.responses import Response
 
 from sender.actors import Actor
 from sender.api.guarded_route import ActorOf, ServicesOf
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit, page_of
-from sender.api.request_models import IMAGE_ID_PATTERN, ImageInput
+from sender.api.request_models import ImageInput
 from sender.api.responses import Page, ScanStarted
+from sender.api.routes.parameters import ImageIdPath
 from sender.daemon.context import Services
 from sender.refusals import not_found
 from sender.store.records.images import Image
-
-ImageIdPath = Annotated[str, Path(pattern=IMAGE_ID_PATTERN, max_length=80, examples=["9f86d081884c7d65" * 4])]
 
 
 async def list_images(

@@ -1,15 +1,15 @@
-"""Tokens, history and audit."""
+"""History and audit: lists and CSV downloads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Query
 from starlette.responses import Response
 
 from sender.api.csv_download import FetchPage, csv_download
-from sender.api.guarded_route import ActorOf, ServicesOf
+from sender.api.guarded_route import ServicesOf
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.request_models import (
     CAST_ID_PATTERN,
@@ -18,49 +18,12 @@ from sender.api.request_models import (
     PLAIN_ID_PATTERN,
     TEXT_PATTERN,
     Time,
-    TokenInput,
 )
-from sender.api.responses import NewToken, Page
-from sender.api.routes.rooms import RoomFilter
+from sender.api.responses import Page
+from sender.api.routes.parameters import RoomFilter
 from sender.daemon.context import Services
-from sender.refusals import not_found
-from sender.store.records.access import AuditEntry, Token
+from sender.store.records.access import AuditEntry
 from sender.store.records.casts import HistoryLine
-
-TokenIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]
-
-
-async def list_tokens(
-    services: ServicesOf, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
-) -> Page[Token]:
-    """List tokens, without their secrets."""
-    items, next_cursor = await services.store.run(services.store.tokens.list, after=cursor, limit=limit)
-    return Page(items=items, next_cursor=next_cursor)
-
-
-async def add_token(services: ServicesOf, actor: ActorOf, body: TokenInput) -> NewToken:
-    """Make a token; its secret is in this answer and nowhere else."""
-    token, secret = await services.store.run(
-        services.store.tokens.create,
-        body.name,
-        body.role,
-        body.expires_at,
-        created_by=actor.name,
-        audit=actor.note(),
-    )
-    return NewToken(token=token, secret=secret)
-
-
-async def remove_token(
-    services: ServicesOf, actor: ActorOf, token_id: TokenIdPath, request: Request
-) -> Response:
-    """Delete a token: whoever holds it is out within seconds."""
-    note = actor.note()
-    removed = await services.store.run(services.store.tokens.remove, token_id, audit=note)
-    request.app.state.authenticator.forget(token_id)
-    if not removed:
-        raise not_found("token", token_id)
-    return Response(status_code=204)
 
 
 def _history_filters(

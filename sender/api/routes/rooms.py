@@ -1,4 +1,4 @@
-"""Rooms and their machines."""
+"""Rooms: list, create, show, change and remove them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,19 @@ import re
 import secrets
 import unicodedata
 from datetime import UTC, datetime
-from typing import Annotated, Any
 
-from fastapi import Path, Query, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from sender.api.guarded_route import ActorOf, ServicesOf
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.request_models import (
-    MACHINE_ID_CHARACTERS_MAX,
-    PLAIN_ID_PATTERN,
-    ROOM_ID_PATTERN,
-    MachineChange,
-    MachineInput,
-    RoomChange,
-    RoomInput,
-)
+from sender.api.request_models import RoomChange, RoomInput
 from sender.api.responses import Page, RoomLive
+from sender.api.routes.machines import forget_cached
+from sender.api.routes.parameters import RoomIdPath
 from sender.daemon.context import Services
 from sender.refusals import invalid, not_found
-from sender.store.records.casts import HistoryLine
-from sender.store.records.machines import ImportResult, Machine, Room
-
-RoomIdPath = Annotated[str, Path(pattern=ROOM_ID_PATTERN, max_length=64, examples=["classroom-101"])]
-MachineIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=MACHINE_ID_CHARACTERS_MAX)]
-RoomFilter = Annotated[
-    str | None, Query(pattern=ROOM_ID_PATTERN, max_length=64, description="Only of this room.")
-]
+from sender.store.records.machines import ImportResult, Room
 
 
 async def list_rooms(services: ServicesOf, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None) -> Page[Room]:
@@ -72,7 +58,7 @@ async def remove_room(services: ServicesOf, actor: ActorOf, room_id: RoomIdPath)
     """Remove a room; its machines stay, without a room."""
     if not await services.store.run(services.store.rooms.remove, room_id, audit=actor.note()):
         raise not_found("room", room_id)
-    _forget(services)
+    forget_cached(services)
     return Response(status_code=204)
 
 
@@ -91,7 +77,7 @@ async def import_machines(
     except UnicodeDecodeError as error:
         raise invalid(f"the file isn't UTF-8 (byte {error.start}): save it as CSV UTF-8") from error
     result = await services.store.run(services.store.machines.import_csv, room_id, text, audit=actor.note())
-    _forget(services)
+    forget_cached(services)
     return result
 
 
@@ -99,94 +85,6 @@ async def watch_room(services: ServicesOf, room_id: RoomIdPath) -> RoomLive:
     """Show a room's machines as they are now."""
     room = await _room(services, room_id)
     return RoomLive(room=room, machines=await services.rooms_now.machines(room_id))
-
-
-async def list_machines(
-    services: ServicesOf, room_id: RoomFilter = None, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
-) -> Page[Machine]:
-    """List machines, by name."""
-    items, next_cursor = await services.store.run(
-        services.store.machines.list, room_id=room_id, after=cursor, limit=limit
-    )
-    return Page(items=items, next_cursor=next_cursor)
-
-
-async def add_machine(services: ServicesOf, actor: ActorOf, body: MachineInput) -> Machine:
-    """Add a machine; one that checks in by itself is added without a room."""
-    if body.room_id is not None:
-        await _room_given(services, body.room_id)
-    machine = Machine(
-        machine_id="",
-        name=body.name,
-        room_id=body.room_id,
-        macs=tuple(dict.fromkeys(body.macs)),
-        serial=body.serial,
-        asset_tag=body.asset_tag,
-        position=body.position,
-        note=body.note,
-        address="",
-        agent_version="",
-        inventory={},
-        created_at=datetime.now(UTC),
-        last_seen_at=None,
-    )
-    added: Machine = await services.store.run(services.store.machines.add, machine, audit=actor.note())
-    services.rooms_now.forget()
-    return added
-
-
-async def get_machine(services: ServicesOf, machine_id: MachineIdPath) -> Machine:
-    """Show a machine."""
-    machine = await services.store.run(services.store.machines.get, machine_id)
-    if machine is None:
-        raise not_found("machine", machine_id)
-    return machine
-
-
-async def change_machine(
-    services: ServicesOf, actor: ActorOf, machine_id: MachineIdPath, body: MachineChange
-) -> Machine:
-    """Change what is given of a machine."""
-    given: dict[str, Any] = body.given()
-    if given.get("room_id") is not None:
-        await _room_given(services, given["room_id"])
-    if "macs" in given:
-        given["macs"] = tuple(dict.fromkeys(given["macs"]))
-    machine = await services.store.run(
-        services.store.machines.change, machine_id, audit=actor.note(), **given
-    )
-    if machine is None:
-        raise not_found("machine", machine_id)
-    _forget(services, machine_id)
-    return machine
-
-
-async def remove_machine(services: ServicesOf, actor: ActorOf, machine_id: MachineIdPath) -> Response:
-    """Forget a machine; its history stays."""
-    if not await services.store.run(services.store.machines.remove, machine_id, audit=actor.note()):
-        raise not_found("machine", machine_id)
-    services.presence.forget(machine_id)
-    _forget(services, machine_id)
-    return Response(status_code=204)
-
-
-async def list_machine_history(
-    services: ServicesOf, machine_id: MachineIdPath, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
-) -> Page[HistoryLine]:
-    """List what was done to a machine, the newest first; also to one that was removed."""
-    items, next_cursor = await services.store.run(
-        services.store.history.lines, machine_id=machine_id, after=cursor, limit=limit
-    )
-    return Page(items=items, next_cursor=next_cursor)
-
-
-def _forget(services: Services, machine_id: str | None = None) -> None:
-    """What is kept in memory of a machine, or of all that are there, is looked up anew."""
-    services.rooms_now.forget()
-    for attendance in services.presence.online if machine_id is None else ():
-        services.desk.forget(attendance.machine.machine_id)
-    if machine_id is not None:
-        services.desk.forget(machine_id)
 
 
 def _id_of(name: str) -> str:
@@ -200,9 +98,3 @@ async def _room(services: Services, room_id: str) -> Room:
     if room is None:
         raise not_found("room", room_id)
     return room
-
-
-async def _room_given(services: Services, room_id: str) -> None:
-    """A room that a body names must be there."""
-    if await services.store.run(services.store.rooms.get, room_id) is None:
-        raise invalid(f"room_id: there is no room {room_id!r}")

@@ -1,0 +1,38 @@
+"""Check-ins of agents."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER
+from protocol.control.control_messages import parse_json_untrusted
+from sender.api.guarded_route import ServicesOf
+from sender.api.problems import ascii_json
+
+
+async def check_in(services: ServicesOf, request: Request) -> Response:
+    """Take an agent's word, and tell it which cast to join.
+
+    An idle agent may let the daemon hold its answer for ``wait_s`` seconds until there is a cast.
+    """
+    word = CHECK_IN.decode_untrusted("check-in", parse_json_untrusted(await request.body()))
+    address = request.client.host if request.client else ""
+    stopping: asyncio.Event = request.app.state.stopping
+    answer = asyncio.ensure_future(services.supervisor.check_in(word, address))
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait((answer, stop), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise HTTPException(
+                HTTPStatus.SERVICE_UNAVAILABLE, "the daemon ends: check in again", {"Retry-After": "1"}
+            )
+        document = CHECK_IN_ANSWER.encode(answer.result())
+    finally:
+        answer.cancel()
+        stop.cancel()
+    return Response(ascii_json(document), media_type="application/json")

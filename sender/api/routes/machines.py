@@ -1,0 +1,112 @@
+"""Machines: list, add, show, change and remove them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.responses import Response
+
+from sender.api.guarded_route import ActorOf, ServicesOf
+from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
+from sender.api.request_models import MachineChange, MachineInput
+from sender.api.responses import Page
+from sender.api.routes.parameters import MachineIdPath, RoomFilter
+from sender.daemon.context import Services
+from sender.refusals import invalid, not_found
+from sender.store.records.casts import HistoryLine
+from sender.store.records.machines import Machine
+
+
+async def list_machines(
+    services: ServicesOf, room_id: RoomFilter = None, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Page[Machine]:
+    """List machines, by name."""
+    items, next_cursor = await services.store.run(
+        services.store.machines.list, room_id=room_id, after=cursor, limit=limit
+    )
+    return Page(items=items, next_cursor=next_cursor)
+
+
+async def add_machine(services: ServicesOf, actor: ActorOf, body: MachineInput) -> Machine:
+    """Add a machine; one that checks in by itself is added without a room."""
+    if body.room_id is not None:
+        await _room_given(services, body.room_id)
+    machine = Machine(
+        machine_id="",
+        name=body.name,
+        room_id=body.room_id,
+        macs=tuple(dict.fromkeys(body.macs)),
+        serial=body.serial,
+        asset_tag=body.asset_tag,
+        position=body.position,
+        note=body.note,
+        address="",
+        agent_version="",
+        inventory={},
+        created_at=datetime.now(UTC),
+        last_seen_at=None,
+    )
+    added: Machine = await services.store.run(services.store.machines.add, machine, audit=actor.note())
+    services.rooms_now.forget()
+    return added
+
+
+async def get_machine(services: ServicesOf, machine_id: MachineIdPath) -> Machine:
+    """Show a machine."""
+    machine = await services.store.run(services.store.machines.get, machine_id)
+    if machine is None:
+        raise not_found("machine", machine_id)
+    return machine
+
+
+async def change_machine(
+    services: ServicesOf, actor: ActorOf, machine_id: MachineIdPath, body: MachineChange
+) -> Machine:
+    """Change what is given of a machine."""
+    given: dict[str, Any] = body.given()
+    if given.get("room_id") is not None:
+        await _room_given(services, given["room_id"])
+    if "macs" in given:
+        given["macs"] = tuple(dict.fromkeys(given["macs"]))
+    machine = await services.store.run(
+        services.store.machines.change, machine_id, audit=actor.note(), **given
+    )
+    if machine is None:
+        raise not_found("machine", machine_id)
+    forget_cached(services, machine_id)
+    return machine
+
+
+async def remove_machine(services: ServicesOf, actor: ActorOf, machine_id: MachineIdPath) -> Response:
+    """Forget a machine; its history stays."""
+    if not await services.store.run(services.store.machines.remove, machine_id, audit=actor.note()):
+        raise not_found("machine", machine_id)
+    services.presence.forget(machine_id)
+    forget_cached(services, machine_id)
+    return Response(status_code=204)
+
+
+async def list_machine_history(
+    services: ServicesOf, machine_id: MachineIdPath, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Page[HistoryLine]:
+    """List what was done to a machine, the newest first; also to one that was removed."""
+    items, next_cursor = await services.store.run(
+        services.store.history.lines, machine_id=machine_id, after=cursor, limit=limit
+    )
+    return Page(items=items, next_cursor=next_cursor)
+
+
+def forget_cached(services: Services, machine_id: str | None = None) -> None:
+    """What is kept in memory of a machine, or of all that are there, is looked up anew."""
+    services.rooms_now.forget()
+    for attendance in services.presence.online if machine_id is None else ():
+        services.desk.forget(attendance.machine.machine_id)
+    if machine_id is not None:
+        services.desk.forget(machine_id)
+
+
+async def _room_given(services: Services, room_id: str) -> None:
+    """A room that a body names must be there."""
+    if await services.store.run(services.store.rooms.get, room_id) is None:
+        raise invalid(f"room_id: there is no room {room_id!r}")

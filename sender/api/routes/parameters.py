@@ -1,0 +1,25 @@
+"""Path and query parameters that several endpoints take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path, Query
+
+from sender.api.request_models import (
+    CAST_ID_PATTERN,
+    IMAGE_ID_PATTERN,
+    MACHINE_ID_CHARACTERS_MAX,
+    PLAIN_ID_PATTERN,
+    ROOM_ID_PATTERN,
+)
+
+CastIdPath = Annotated[str, Path(pattern=CAST_ID_PATTERN, examples=["1a2b3c4d"])]
+ImageIdPath = Annotated[str, Path(pattern=IMAGE_ID_PATTERN, max_length=80, examples=["9f86d081884c7d65" * 4])]
+MachineIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=MACHINE_ID_CHARACTERS_MAX)]
+RoomIdPath = Annotated[str, Path(pattern=ROOM_ID_PATTERN, max_length=64, examples=["classroom-101"])]
+ScheduleIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]
+TokenIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]
+RoomFilter = Annotated[
+    str | None, Query(pattern=ROOM_ID_PATTERN, max_length=64, description="Only this room.")
+]

@@ -1,0 +1,39 @@
+"""Casts as clients plan them, turned into plans of the store."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from sender.api.request_models import PlanInput
+from sender.daemon.context import Services
+from sender.refusals import RequestRefusedError, invalid
+from sender.store.records.casts import CastPlan, StartMode
+
+
+def plan_of(services: Services, body: PlanInput) -> CastPlan:
+    """Return the plan that a request describes, with its image looked up in the library.
+
+    Raises:
+        RequestRefusedError: 422 if the library has no such image.
+    """
+    try:
+        image = services.library.resolve(body.image)
+    except RequestRefusedError as error:
+        if error.status is HTTPStatus.NOT_FOUND:
+            raise invalid(error) from error  # the body names the image, not the path: 422 instead of 404
+        raise
+    return CastPlan(
+        image_id=image.image_id,
+        room_id=body.room_id,
+        machine_ids=tuple(dict.fromkeys(body.machine_ids)),
+        name=body.name,
+        start=StartMode(body.start),
+        wait_for=body.wait_for,
+        max_wait_s=body.max_wait_s,
+        rate_bytes_per_s=body.rate_bytes_per_s,
+        rate_max_bytes_per_s=body.rate_max_bytes_per_s,
+        share=body.share,
+        slow=body.slow,
+        slow_below=body.slow_below,
+        slow_for_s=body.slow_for_s,
+    )

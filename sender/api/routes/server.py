@@ -1,0 +1,65 @@
+"""The daemon itself: its state, health, metrics and OpenAPI document."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+
+from fastapi import Request
+from starlette.responses import Response
+
+from protocol.errors import DatabaseError
+from sender.api.auth import authenticator_of
+from sender.api.guarded_route import PrincipalOf, ServicesOf
+from sender.api.responses import Health, ServerView
+from sender.daemon.context import Services
+from sender.store.records.access import Role
+
+
+async def get_server(services: ServicesOf, principal: PrincipalOf, request: Request) -> ServerView:
+    """Show the daemon: what it is, what the one who asks may do, and what is wrong."""
+    return ServerView(
+        name=services.config.server.name,
+        version=importlib.metadata.version("diskcast"),
+        role=principal.role or Role.OPERATE,
+        auth="open" if authenticator_of(request).open_to_all else "token",
+        api="v1",
+        started_at=services.started_at,
+        problems=services.problems(),
+        casts_live=sum(cast.phase.live for cast in services.supervisor.unfinished.values()),
+        machines_online=services.presence.online_count,
+        machines_total=await _machines_total(services, request),
+        rate_ceiling_bytes_per_s=services.config.network.rate_ceiling_bytes_per_s,
+    )
+
+
+async def get_document(request: Request) -> Response:
+    """Show this document."""
+    return Response(
+        request.app.state.document, media_type="application/json", headers={"Cache-Control": "no-cache"}
+    )
+
+
+async def get_health(services: ServicesOf) -> Health:
+    """Tell that the daemon works; the database's trouble is told, and isn't the daemon's."""
+    return Health(status="ok", database="ok" if services.store.problem is None else "failing")
+
+
+async def get_metrics(services: ServicesOf, request: Request) -> Response:
+    """Show metrics in Prometheus's text format."""
+    from sender.metrics.daemon_metrics import CONTENT_TYPE, render_metrics
+
+    # One at a time: several Prometheus servers wait for each other rather than take all threads.
+    async with request.app.state.metrics_turn:
+        body = await asyncio.to_thread(render_metrics, services)
+    return Response(body, headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _machines_total(services: Services, request: Request) -> int:
+    """From the database; what it said last while it doesn't answer, since this page is how one sees that."""
+    state = request.app.state
+    with contextlib.suppress(DatabaseError):
+        state.machines_total = await services.store.run(services.store.machines.count)
+    total: int = state.machines_total
+    return total
