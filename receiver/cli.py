@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NoReturn
 
-import click
-
-from protocol.program.command_line import CONTEXT_SETTINGS, Implementation, LazyGroup, run_program
+from protocol.program.command_line import Implementation, program, run_program
 
 COMMANDS: Final = {
     "receive": Implementation(
@@ -30,8 +28,7 @@ COMMANDS: Final = {
 """Each is imported when it is used: the agent starts within a second."""
 
 
-@click.group(cls=LazyGroup, implementations=COMMANDS, context_settings=CONTEXT_SETTINGS)
-@click.version_option(package_name="diskcast", prog_name="diskcast-agent")
+@program("diskcast-agent", COMMANDS)
 def cli() -> None:
     """Receive a disk image that is multicast to this machine, write it, verify it."""
 

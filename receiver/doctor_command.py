@@ -1,4 +1,4 @@
-"""``diskcast-agent doctor``: what works on this machine and what doesn't, and how to mend it."""
+"""``diskcast-agent doctor``: what works on this machine and what doesn't, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import trio
 
-from protocol.constants import DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
 from protocol.program.findings import Finding
 from protocol.program.findings_report import report_findings
+from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
 from receiver.doctor import examine
 from receiver.service.agent_token import read_token
 
@@ -26,15 +26,9 @@ from receiver.service.agent_token import read_token
     metavar="FILE",
     help="File that holds the agent's token, as with run.",
 )
-@click.option("--group", default=GROUP_IPV4_DEFAULT, show_default=True, help="Multicast group of the cast.")
-@click.option(
-    "--port",
-    type=click.IntRange(1, 65535),
-    default=DATA_PORT_DEFAULT,
-    show_default=True,
-    help="UDP port of the cast.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+@GROUP_OPTION
+@PORT_OPTION
+@JSON_OPTION
 def doctor(
     interface: str,
     target: str | None,
@@ -44,7 +38,7 @@ def doctor(
     port: int,
     as_json: bool,
 ) -> None:
-    """Try out what a receiver needs, and say how to mend what doesn't work. Changes nothing, needs no root."""
+    """Try out what a receiver needs, and say how to fix what doesn't work. Changes nothing, needs no root."""
     token = "" if server is None else read_token(token_file)
 
     async def run() -> list[Finding]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NoReturn
 
-import click
-
-from protocol.program.command_line import CONTEXT_SETTINGS, Implementation, LazyGroup, run_program
+from protocol.program.command_line import Implementation, program, run_program
 
 COMMANDS: Final = {
     "pack": Implementation("sender.imaging.image_commands:pack", "Pack a disk into an image."),
@@ -39,8 +37,7 @@ COMMANDS: Final = {
 """Each is imported when it is used: ``diskcast inspect`` doesn't wait for a web framework."""
 
 
-@click.group(cls=LazyGroup, implementations=COMMANDS, context_settings=CONTEXT_SETTINGS)
-@click.version_option(package_name="diskcast", prog_name="diskcast")
+@program("diskcast", COMMANDS)
 def cli() -> None:
     """Image a room of machines at once: pack a golden disk image, multicast it, know that it arrived."""
 

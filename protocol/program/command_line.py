@@ -6,14 +6,14 @@ import dataclasses
 import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import click
 
 from protocol.errors import EXIT_INTERRUPTED, DiskcastError, error_result
 
-CONTEXT_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_CONTEXT_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,6 +62,25 @@ class LazyGroup(click.Group):
         """The list of commands in the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, row.summary) for name, row in self._implementations.items()])
+
+
+def program(
+    name: str, implementations: Mapping[str, Implementation]
+) -> Callable[[Callable[[], None]], click.Group]:
+    """Make a function the command line of the program ``name``: its docstring heads the help.
+
+    Args:
+        name: the program's name, as its ``--version`` shows it.
+        implementations: its commands by name, in the order of the help.
+    """
+
+    def decorate(function: Callable[[], None]) -> click.Group:
+        versioned = click.version_option(package_name="diskcast", prog_name=name)(function)
+        return click.group(
+            cls=LazyGroup, implementations=implementations, context_settings=_CONTEXT_SETTINGS
+        )(versioned)
+
+    return decorate
 
 
 def run_program(cli: click.Group) -> NoReturn:

@@ -1,6 +1,6 @@
 """What a doctor found, and the judgements that both programs' doctors share.
 
-Pure: the shells try things and collect facts; what a fact means for a cast, and how to mend it, is said here.
+Pure: the shells try things and collect facts; what a fact means for a cast, and how to fix it, is said here.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Finding:
     check: str
     status: Status
     detail: str
-    mend: str = ""
-    """The command or action that mends it; never empty unless the status is ok."""
+    fix: str = ""
+    """The command or action that fixes it; never empty unless the status is ok."""
 
     def __post_init__(self) -> None:
-        """Whoever reports a problem says how to mend it."""
-        assert self.mend or self.status is Status.OK, self.check
+        """Whoever reports a problem says how to fix it."""
+        assert self.fix or self.status is Status.OK, self.check
 
     def to_json(self) -> dict[str, object]:
         """One line of ``--json``."""
@@ -49,7 +49,7 @@ class Finding:
             "check": self.check,
             "status": self.status.value,
             "detail": self.detail,
-            "mend": self.mend,
+            "fix": self.fix,
         }
 
 
@@ -89,22 +89,22 @@ def ok(check: str, detail: str) -> Finding:
     return Finding(check, Status.OK, detail)
 
 
-def warn(check: str, detail: str, mend: str) -> Finding:
+def warn(check: str, detail: str, fix: str) -> Finding:
     """This works less well than it could."""
-    return Finding(check, Status.WARN, detail, mend)
+    return Finding(check, Status.WARN, detail, fix)
 
 
-def fail(check: str, detail: str, mend: str) -> Finding:
+def fail(check: str, detail: str, fix: str) -> Finding:
     """This would stop a cast."""
-    return Finding(check, Status.FAIL, detail, mend)
+    return Finding(check, Status.FAIL, detail, fix)
 
 
 def plain_lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """The report for pipes, logs and e-mails: one line a finding, its mend indented below."""
+    """The report for pipes, logs and e-mails: one line a finding, its fix indented below."""
     for finding in findings:
         yield f"{finding.status.value:<5}{finding.check}: {finding.detail}"
-        if finding.mend:
-            yield f"       mend: {finding.mend}"
+        if finding.fix:
+            yield f"       fix: {finding.fix}"
 
 
 def summary(findings: Sequence[Finding]) -> str:
@@ -139,8 +139,8 @@ def judge_reach(interface_name: str, address: str) -> list[Finding]:
     if not ipaddress.ip_address(address).is_loopback:
         return []
     detail = "only programs on this machine hear a cast on the loopback interface"
-    mend = "for a room, name the interface of its network with --interface: ip -brief address"
-    return [warn(f"reach of {interface_name}", detail, mend)]
+    fix = "for a room, name the interface of its network with --interface: ip -brief address"
+    return [warn(f"reach of {interface_name}", detail, fix)]
 
 
 def judge_medium(facts: MediumFacts) -> list[Finding]:
@@ -153,8 +153,8 @@ def judge_medium(facts: MediumFacts) -> list[Finding]:
         return []
     detail = f"{facts.speed_mbit_per_s} Mbit/s, {'half' if facts.half_duplex else 'full'} duplex"
     if facts.half_duplex or facts.speed_mbit_per_s < USUAL_SPEED_MBIT_PER_S:
-        mend = f"try another cable or switch port; ethtool {facts.interface_name} shows what both ends offer"
-        return [warn(check, detail, mend)]
+        fix = f"try another cable or switch port; ethtool {facts.interface_name} shows what both ends offer"
+        return [warn(check, detail, fix)]
     return [ok(check, detail)]
 
 
@@ -181,10 +181,10 @@ def judge_memory(available_bytes: int, wanted_bytes: int) -> Finding:
     detail = f"{format_bytes(available_bytes)} available, up to {format_bytes(wanted_bytes)} are used"
     if available_bytes >= wanted_bytes:
         return ok("memory", detail)
-    mend = "end other programs, or give the machine more memory (a live system in RAM counts too)"
+    fix = "end other programs, or give the machine more memory (a live system in RAM counts too)"
     if available_bytes < wanted_bytes // 2:
-        return fail("memory", detail, mend)
-    return warn("memory", detail, mend)
+        return fail("memory", detail, fix)
+    return warn("memory", detail, fix)
 
 
 def judge_bridge(facts: BridgeFacts) -> Finding:

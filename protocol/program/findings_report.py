@@ -43,9 +43,9 @@ def _print_table(findings: Sequence[Finding]) -> None:
     table.add_column("found", overflow="fold")
     for finding in findings:
         style = _STYLES[finding.status]
-        mend = f"\n[bold]mend: {escape(finding.mend)}[/bold]" if finding.mend else ""
+        fix = f"\n[bold]fix: {escape(finding.fix)}[/bold]" if finding.fix else ""
         status = f"[{style}]{finding.status.value}[/{style}]"
-        table.add_row(status, escape(finding.check), escape(finding.detail) + mend)
+        table.add_row(status, escape(finding.check), escape(finding.detail) + fix)
     console = Console(highlight=False)
     console.print(table)
     console.print(summary(findings))

@@ -42,17 +42,6 @@ def _raise_errno() -> None:
     raise OSError(code, os.strerror(code))
 
 
-def read_fully(fd: int, into: memoryview, offset_bytes: int) -> int:
-    """Fill ``into`` from ``offset_bytes``; returns how much of it was filled, less only where the file ends."""
-    done = 0
-    while done < len(into):
-        count = os.preadv(fd, [into[done:]], offset_bytes + done)
-        if count == 0:
-            break
-        done += count
-    return done
-
-
 def punch_hole(fd: int, offset_bytes: int, length_bytes: int) -> None:
     """Make a range of a file a hole; its size stays (fallocate(2)).
 

@@ -10,9 +10,9 @@ from typing import Final, NoReturn
 from protocol.constants import MIB
 from protocol.errors import StorageError
 from protocol.image.stored_manifest import StoredManifest
+from protocol.program.positional_reads import read_at
 from protocol.receiving.manifest_reception import ManifestStore, MemoryStore
 from protocol.shared.units import format_bytes
-from receiver.disk import syscalls
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
 """That of a disk of 120 GB, a tenth of the 300 MB that a receiver may have. Of a larger one 5 bytes a block are held
@@ -66,7 +66,7 @@ class FileStore:
 
     def _read(self, offset_bytes: int, into: memoryview) -> None:
         try:
-            count = syscalls.read_fully(self._fd, into, offset_bytes)
+            count = read_at(self._fd, into, offset_bytes)
         except OSError as error:
             raise StorageError(
                 f"the image's manifest in {self._directory} can't be read back: {error.strerror}; set TMPDIR to a "

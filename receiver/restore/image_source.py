@@ -16,7 +16,7 @@ from protocol.image.image_format import (
 )
 from protocol.image.manifest import Manifest
 from protocol.image.stored_manifest import StoredManifest
-from receiver.disk import syscalls
+from protocol.program.positional_reads import read_at
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
 """That of a disk of 120 GB, a tenth of the 300 MB that a receiver may have. Of a larger one 5 bytes a block are held
@@ -81,7 +81,7 @@ class ImageSource:
 
     def _read(self, offset_bytes: int, into: memoryview, thing: str) -> None:
         try:
-            count = syscalls.read_fully(self._fd, into, offset_bytes)
+            count = read_at(self._fd, into, offset_bytes)
         except OSError as error:
             raise StorageError(
                 f"{self.path}: {thing} at byte {offset_bytes} can't be read: {error.strerror}; check the disk that "

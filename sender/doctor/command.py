@@ -1,4 +1,4 @@
-"""``diskcast doctor``: what works on this machine and what doesn't, and how to mend it."""
+"""``diskcast doctor``: what works on this machine and what doesn't, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from protocol.constants import CONTROL_PORT_DEFAULT, DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
+from protocol.constants import CONTROL_PORT_DEFAULT
 from protocol.errors import MissingDependencyError
 from protocol.program.findings import Finding
 from protocol.program.findings_report import report_findings
+from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
 from sender.addresses import parse_endpoint, parse_group
 from sender.doctor.sender_doctor import examine
 
@@ -19,14 +20,8 @@ from sender.doctor.sender_doctor import examine
 @click.option(
     "--interface", metavar="IF", help="Network interface of the room; all that could do if none is named."
 )
-@click.option("--group", default=GROUP_IPV4_DEFAULT, show_default=True, help="Multicast group of the cast.")
-@click.option(
-    "--port",
-    type=click.IntRange(1, 65535),
-    default=DATA_PORT_DEFAULT,
-    show_default=True,
-    help="UDP port of the cast.",
-)
+@GROUP_OPTION
+@PORT_OPTION
 @click.option(
     "--control",
     default=f":{CONTROL_PORT_DEFAULT}",
@@ -43,7 +38,7 @@ from sender.doctor.sender_doctor import examine
     type=click.Path(path_type=Path),
     help="With --server: the daemon's configuration, as for diskcast serve.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+@JSON_OPTION
 @click.pass_context
 def doctor(
     context: click.Context,
@@ -55,7 +50,7 @@ def doctor(
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Try out what a sender needs, and say how to mend what doesn't work. Changes nothing, needs no root."""
+    """Try out what a sender needs, and say how to fix what doesn't work. Changes nothing, needs no root."""
     _refuse_mixture(context, server=server)
     if server:
         findings = _examine_server(config, interface)

@@ -25,6 +25,7 @@ from protocol.image.image_format import (
 )
 from protocol.image.manifest import Manifest
 from protocol.image.stored_manifest import StoredManifest
+from protocol.program.positional_reads import PositionalReadError, read_at
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 128 * MIB
 """The manifest of a disk of 480 GB, a third of the sender's 400 MB. Of a larger one 5 bytes a block are held and the
@@ -124,20 +125,17 @@ class ImageFile:
 
     def read_file(self, offset: int, into: memoryview) -> None:
         """Fill ``into`` with the file's bytes from ``offset``; errors as :meth:`read_payload`."""
-        done = 0
-        while done < len(into):
-            try:
-                count = os.preadv(self._fd, [into[done:]], offset + done)
-            except OSError as error:
-                raise StorageError(
-                    f"{self.path}: can't read the image at offset {offset + done}: {error.strerror}; check the disk"
-                ) from error
-            if count == 0:
-                raise ImageChangedError(
-                    f"{self.path}: the image was truncated while it was in use: the file now ends before offset "
-                    f"{offset + done}; restore it from a good copy, and see that nothing writes to it"
-                )
-            done += count
+        try:
+            count = read_at(self._fd, into, offset)
+        except PositionalReadError as error:
+            raise StorageError(
+                f"{self.path}: can't read the image at offset {error.offset_bytes}: {error.strerror}; check the disk"
+            ) from error
+        if count < len(into):
+            raise ImageChangedError(
+                f"{self.path}: the image was truncated while it was in use: the file now ends before offset "
+                f"{offset + count}; restore it from a good copy, and see that nothing writes to it"
+            )
 
     def wrong_block(self, block: int) -> ImageDamagedError:
         """Why the stored bytes of ``block`` aren't what its hash says, as an error to raise.
@@ -192,9 +190,12 @@ def hash_file_range(fd: int, offset: int, count: int) -> bytes:
     buffer = memoryview(bytearray(min(_HASH_BUFFER_BYTES, count)))
     done = 0
     while done < count:
-        got = os.preadv(fd, [buffer[: count - done]], offset + done)
-        if got == 0:
-            raise ImageDamagedError(f"the file was truncated to {offset + done} bytes while it was read")
-        hasher.update(buffer[:got])
+        part = buffer[: count - done]
+        got = read_at(fd, part, offset + done)
+        if got < len(part):
+            raise ImageDamagedError(
+                f"the file was truncated to {offset + done + got} bytes while it was read"
+            )
+        hasher.update(part)
         done += got
     return hasher.digest()

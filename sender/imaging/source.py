@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from protocol.constants import GIB
 from protocol.errors import SourceError
+from protocol.program.positional_reads import PositionalReadError, read_at
 
 _BLKSSZGET: Final = 0x1268  # linux/fs.h: logical sector size, int
 _FILE_SECTOR_BYTES: Final = 512
@@ -122,18 +123,15 @@ class Source:
         Raises:
             SourceError: the source is shorter now, or can't be read there; the message names the offset.
         """
-        done = 0
-        while done < len(into):
-            try:
-                count = os.preadv(self._fd, [into[done:]], offset + done)
-            except OSError as error:
-                raise self._read_error(offset + done, error) from error
-            if count == 0:
-                raise SourceError(
-                    f"{self.path}: the source became shorter while it was packed: it had {self.raw_bytes} bytes and "
-                    f"now ends before offset {offset + done}; stop what changes it and pack again"
-                )
-            done += count
+        try:
+            count = read_at(self._fd, into, offset)
+        except PositionalReadError as error:
+            raise self._read_error(error.offset_bytes, error) from error
+        if count < len(into):
+            raise SourceError(
+                f"{self.path}: the source became shorter while it was packed: it had {self.raw_bytes} bytes and "
+                f"now ends before offset {offset + count}; stop what changes it and pack again"
+            )
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes from ``offset``, fewer than ``length`` where the source ends.

@@ -62,5 +62,5 @@ def test_a_wrong_password_is_said_without_it(postgres: PostgresServer) -> None:
     (finding,) = examine_database(load_config(None, {"server.database": url}))
     assert finding.status is Status.FAIL
     assert "password" in finding.detail
-    assert "hunter2" not in finding.detail + finding.mend
+    assert "hunter2" not in finding.detail + finding.fix
     assert PASSWORD not in finding.detail

@@ -93,7 +93,7 @@ def test_the_doctor_names_the_packages_that_fitting_lacks(monkeypatch: pytest.Mo
     monkeypatch.setattr(doctor, "fit_tools", lambda: tools)
     there, lacking = doctor._judge_fitting()
     assert (there.status, there.detail) == ("ok", "growing XFS")
-    assert (lacking.status, lacking.mend) == ("warn", "apt install ntfs-3g")
+    assert (lacking.status, lacking.fix) == ("warn", "apt install ntfs-3g")
     assert "growing NTFS" in lacking.detail
 
 
@@ -102,4 +102,4 @@ async def test_the_doctor_says_that_a_daemon_does_not_answer() -> None:
     [silent] = await doctor._try_daemon("http://127.0.0.1:1", "")
     assert (silent.status, silent.check) == ("fail", "daemon http://127.0.0.1:1")
     [wrong] = await doctor._try_daemon("nonsense", "")
-    assert (wrong.status, "http://" in wrong.mend) == ("fail", True)
+    assert (wrong.status, "http://" in wrong.fix) == ("fail", True)

@@ -1,4 +1,4 @@
-"""Both doctors try the real thing: what they call fine works, what they call broken is, and each problem has a mend."""
+"""Both doctors try the real thing: what they call fine works, what they call broken is, and each problem has a fix."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_an_unknown_interface_fails_and_the_others_are_named(command: list[str])
     assert result["error"] == "1 check failed: interface nosuch0"
     finding = findings["interface nosuch0"]
     assert finding["status"] == "fail"
-    assert "ip -brief address" in finding["mend"]
+    assert "ip -brief address" in finding["fix"]
 
 
 def test_a_taken_control_port_fails() -> None:
@@ -118,7 +118,7 @@ def test_a_target_that_no_image_can_be_written_to_fails(tmp_path: Path) -> None:
     assert code == DoctorFoundProblemsError.exit_code
     finding = findings[f"target {tmp_path}"]
     assert "directory" in finding["detail"]
-    assert finding["mend"].startswith("choose another: diskcast-agent disks")
+    assert finding["fix"].startswith("choose another: diskcast-agent disks")
 
 
 def test_agent_doctor_hears_a_sender_and_reaches_it(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_strict_reverse_path_filtering_is_a_warning() -> None:
     assert code == 0
     finding = findings["reverse path filter of a0"]
     assert finding["status"] == "warn"
-    assert "rp_filter=2" in finding["mend"]
+    assert "rp_filter=2" in finding["fix"]
 
 
 @pytest.mark.needs_root
@@ -226,7 +226,7 @@ def test_without_an_interface_named_all_usable_ones_are_tried_and_bridges_are_lo
     assert {"interface a0", "interface br0"} <= findings.keys()
     assert "interface lo" not in findings
     finding = findings["IGMP on bridge br0"]
-    assert (finding["status"], finding["mend"]) == ("warn", "ip link set br0 type bridge mcast_querier 1")
+    assert (finding["status"], finding["fix"]) == ("warn", "ip link set br0 type bridge mcast_querier 1")
 
 
 @pytest.mark.needs_root
@@ -239,7 +239,7 @@ def test_small_socket_buffers_are_a_warning_for_those_who_may_not_exceed_the_lim
     code, findings, _ = _run([*drop, *AGENT, "--interface", "lo"])
     assert code == 0
     assert findings["receive buffer"]["status"] == "warn"
-    assert findings["receive buffer"]["mend"].startswith("sysctl -w net.core.rmem_max=")
+    assert findings["receive buffer"]["fix"].startswith("sysctl -w net.core.rmem_max=")
 
 
 # -- the judgements ------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_buffers_compare_what_was_granted_without_the_kernels_doubling() -> None
     buffer = SocketBuffer("receive buffer", "net.core.rmem_max", "datagrams are lost")
     assert judge_socket_buffer(buffer, granted_bytes=2 * MIB, wanted_bytes=MIB).status is Status.OK
     finding = judge_socket_buffer(buffer, granted_bytes=2 * MIB - 2, wanted_bytes=MIB)
-    assert (finding.status, finding.mend) == (Status.WARN, "sysctl -w net.core.rmem_max=1048576")
+    assert (finding.status, finding.fix) == (Status.WARN, "sysctl -w net.core.rmem_max=1048576")
 
 
 def test_too_little_memory_warns_before_it_fails() -> None:
@@ -302,10 +302,10 @@ def test_report_names_what_failed_and_how_to_mend_it() -> None:
     findings = [
         ok("a", "fine"),
         warn("b", "slow", "faster"),
-        fail("c", "broken", "mend it"),
+        fail("c", "broken", "fix it"),
         fail("d", "no", "do"),
     ]
-    assert list(plain_lines(findings))[3:5] == ["fail c: broken", "       mend: mend it"]
+    assert list(plain_lines(findings))[3:5] == ["fail c: broken", "       fix: fix it"]
     assert summary(findings) == "4 checks: 1 ok, 1 warning, 2 failures"
     with pytest.raises(DoctorFoundProblemsError, match="2 checks failed: c, d"):
         require_no_failure(findings)
@@ -329,7 +329,7 @@ def test_filesystems_that_can_t_be_asked_are_a_warning_with_what_to_install(
     known, btrfs, *_ = judge_free_space()
     assert "ext4" in known.detail
     assert "btrfs" not in known.detail
-    assert (btrfs.status, btrfs.mend) == (Status.WARN, "apt install btrfs-progs")
+    assert (btrfs.status, btrfs.fix) == (Status.WARN, "apt install btrfs-progs")
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_a_damaged_database_is_found_and_its_mend_is_restore(tmp_path: Path, dat
     database.write_bytes(data)
     finding = examine_database(_config(tmp_path))[0]
     assert finding.status is Status.FAIL
-    assert "restore" in finding.mend
+    assert "restore" in finding.fix
     database.write_bytes(b"not a database" * 1000)
     assert examine_database(_config(tmp_path))[0].status is Status.FAIL
 
@@ -209,7 +209,7 @@ def test_a_database_server_that_is_not_there_is_a_failure_without_its_password(t
     config = _config(tmp_path, server__database=f"postgresql://u:hunter2@127.0.0.1:{port}/d")
     (finding,) = examine_database(config)
     assert finding.status is Status.FAIL
-    assert "hunter2" not in finding.detail + finding.mend
+    assert "hunter2" not in finding.detail + finding.fix
 
 
 # -- ports -----------------------------------------------------------------------------------------------------
