@@ -1,9 +1,9 @@
-"""What limits this receiver: the way to it, its processor or its disk; and for how long each of them did.
+"""This receiver's bottleneck: the network, its processor or its disk, and the time that each was it.
 
-Blocks on their way to the disk hold buffers. While these are few, the receiver keeps up with whatever comes. When they
-pile up, what the worker threads spend their time on is the limit: writing, or what comes before it. Symbols that find
-no buffer are then dropped by the assembly, not by the socket, since the conversation goes on. Only when the
-conversation itself doesn't get the processor does the socket's queue overflow.
+Blocks on their way to the disk hold buffers. While these are few, the receiver keeps up. When they pile up, the worker
+threads are the bottleneck: either writing, or decoding before it. Symbols that find no buffer are then dropped by the
+assembly, not at the socket, since the receive loop continues. The socket's queue overflows only when the receive loop
+itself doesn't get enough processor time.
 """
 
 from __future__ import annotations
@@ -13,44 +13,37 @@ import math
 from typing import Final
 
 from protocol.model.bottleneck import Cause
+from protocol.wire.messages import BOTTLENECKS
 
 BACKLOG_SHARE: Final = 0.35
-"""Share of the assembly buffers that hold blocks on their way to the disk from which on these are the limit: the sender
-climbs no further then. Busy worker threads have about a fifth of the default buffers in their hands."""
+"""Share of the assembly buffers held by blocks on their way to the disk at which these become the bottleneck; the
+sender then stops raising the rate. Busy worker threads hold about a fifth of the default buffers."""
 
 BACKLOG_OVER_SHARE: Final = 0.2
-"""Share at which that ends. It is enough, too, when buffers have run out, the rest being half-received blocks."""
+"""Share below which a backlog is over. The same share makes a backlog when the buffers have run out: incomplete blocks
+hold the rest."""
 
 QUEUE_SHARE: Final = 0.5
-"""Share of the socket's buffer that may be in use: it is read as soon as it holds a small part of that."""
+"""Share of the socket's buffer above which the receive loop is too slow: normally it is read far earlier."""
 
 WORK_WINDOW_S: Final = 0.5
-"""What the threads did is forgotten with this time constant."""
+"""Time constant of the moving average of the threads' work."""
 
 DOMINANT_SHARE: Final = 0.6
-"""Share of the threads' time that one kind of work must reach to be named instead of the other."""
+"""Share of the threads' time that the other kind of work must reach to become the bottleneck."""
 
 HOLD_S: Final = 2.0
-"""A limit is named for so long after its last sign: a sender that slowed down for it tries again within this time."""
-
-
-SLOW_PART: Final = {
-    Cause.NETWORK: "its network connection",
-    Cause.SOCKET: "its processor, which doesn't take in all that arrives",
-    Cause.DECODE: "its processor, which doesn't decode as fast",
-    Cause.DISK: "its disk",
-}
-"""What to call a machine's limit when it is told of itself."""
+"""Time for which a bottleneck is kept after its last sign: a sender that slowed down tries again within this time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Load:
-    """What the receiver is busy with at one moment."""
+class ReceiverLoad:
+    """The load of a receiver at one moment."""
 
     held_share: float
-    """Share of the assembly buffers that hold blocks on their way to the disk."""
+    """Share of the assembly buffers held by blocks on their way to the disk."""
     pool_drop_count: int
-    """Symbols dropped for want of a buffer so far."""
+    """Symbols dropped so far for lack of a buffer."""
     queue_share: float
     """Share of the socket's buffer in use before it was read."""
     socket_drop_count: int
@@ -59,39 +52,39 @@ class Load:
     """Thread-seconds spent on repairing, checking and decompressing blocks so far."""
     write_s: float
     """Thread-seconds spent in writing blocks so far."""
-    all_here: bool
-    """Whether nothing is awaited from the network any more."""
+    all_received: bool
+    """Whether every block has arrived."""
 
 
 class BottleneckWatch:
-    """Follows the load of a receiver. Pure: it is told the time.
+    """Detection of a receiver's bottleneck from its load. Pure: the time is an argument.
 
     Attributes:
-        cause: what limits the receiver now: ``NETWORK``, ``SOCKET``, ``DECODE`` or ``DISK``.
-        seconds: how long each of these has been it.
+        cause: the current bottleneck: ``NETWORK``, ``SOCKET``, ``DECODE`` or ``DISK``.
+        seconds: the time that each has been the bottleneck.
     """
 
     def __init__(self) -> None:
         self.cause = Cause.NETWORK
-        # All of them from the beginning: metrics are read by a thread, which mustn't see a dictionary grow.
-        self.seconds = dict.fromkeys(SLOW_PART, 0.0)
+        # All keys from the start: a thread reads the metrics, and the dictionary mustn't grow under it.
+        self.seconds: dict[Cause, float] = dict.fromkeys(BOTTLENECKS, 0.0)
         self._at: float | None = None
-        self._last: Load | None = None
+        self._last: ReceiverLoad | None = None
         self._decode_s = 0.0
         self._write_s = 0.0
         self._backlog = False
         self._sign_at = -math.inf
 
     def pause(self) -> None:
-        """Nothing is being received: the time until the next :meth:`update` isn't counted."""
+        """Don't count the time until the next :meth:`update`, because nothing is being received."""
         self._at = None
 
-    def update(self, now: float, load: Load) -> None:
-        """Look at the load again; the time since the last look counts for what is found.
+    def update(self, now: float, load: ReceiverLoad) -> None:
+        """Update the bottleneck; the time since the last update counts for the bottleneck found.
 
         Args:
             now: monotonic seconds.
-            load: the receiver's; its counters may begin anew, as they do with a sender that was started again.
+            load: the receiver's load; its counters restart at zero when the sender restarts.
         """
         last = self._last or load
         elapsed_s = 0.0 if self._at is None else now - self._at
@@ -107,20 +100,20 @@ class BottleneckWatch:
             self.cause = Cause.NETWORK
         self.seconds[self.cause] += elapsed_s
 
-    def _find(self, load: Load, last: Load) -> Cause | None:
-        """What there is a sign of; None for none of this receiver's own limits."""
+    def _find(self, load: ReceiverLoad, last: ReceiverLoad) -> Cause | None:
+        """Return the bottleneck that the load shows; None if this receiver keeps up."""
         ran_out = load.pool_drop_count > last.pool_drop_count
         enough = BACKLOG_OVER_SHARE if self._backlog or ran_out else BACKLOG_SHARE
         self._backlog = load.held_share >= enough
         if self._backlog:
             return self._dominant_work()
-        if load.all_here:
+        if load.all_received:
             return Cause.DISK if load.held_share == 0.0 else self._dominant_work()
         if load.socket_drop_count > last.socket_drop_count or load.queue_share > QUEUE_SHARE:
             return Cause.SOCKET
         return None
 
     def _dominant_work(self) -> Cause:
-        # Whoever was named already is named until the other clearly dominates.
+        # Hysteresis: the current bottleneck stays until the other kind of work clearly dominates.
         needed_share = {Cause.DECODE: DOMINANT_SHARE, Cause.DISK: 1.0 - DOMINANT_SHARE}.get(self.cause, 0.5)
         return Cause.DISK if self._write_s > needed_share * (self._write_s + self._decode_s) else Cause.DECODE

@@ -1,21 +1,21 @@
-"""Receiving from one run of the sender: the conversation with it, in the trio thread, around a session.
+"""Reception from one run of the sender: the receive loop, in the trio thread, around a session.
 
 ::
 
-    socket ─► converse ─► session ─► pipeline (decode, write, verify: worker threads)
-                 │            │
-                 │            └── what is lacking, what is wrong
-                 └── NACKs and REPORTs to the sender
+    socket ─► receive loop ─► session ─► pipeline (decode, write, verify: worker threads)
+                   │             │
+                   │             └── missing and damaged blocks
+                   └── NACKs and REPORTs to the sender
 
-The conversation never waits for the disk. Memory is bounded by the session's buffer pool: when the disk is slower
-than the network the pool runs empty, further symbols are dropped and counted, and the sender, told by REPORT, slows
-down or repairs later.
+The receive loop never waits for the disk. The session's buffer pool bounds the memory: when the disk is slower than the
+network the pool runs empty, further symbols are dropped and counted, and the sender, informed by REPORT, slows down or
+repairs later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import trio
@@ -45,52 +45,28 @@ from protocol.receiving.events import (
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.block_masks import iter_set_blocks
 from protocol.shared.units import format_duration
-from receiver.reception.bottleneck_watch import SLOW_PART, BottleneckWatch, Load
-from receiver.reception.loss_injection import RehearsedLoss
-from receiver.reception.network.data_socket import POLL_INTERVAL_MIN_S, SocketMemory
-from receiver.reception.network.recvmmsg import DatagramBatch, SlabCounters
+from receiver.reception.bottleneck_watch import BottleneckWatch, ReceiverLoad
+from receiver.reception.cast_link import DataPort
+from receiver.reception.loss_injection import LossInjector
+from receiver.reception.network.data_socket import POLL_INTERVAL_MIN_S
 from receiver.reception.pipeline import Pipeline
+from receiver.reception.reporting.status import BOTTLENECK_TEXTS
 from receiver.shared.nursery_errors import single_error
 from receiver.target.image import TargetImage
 from receiver.target.scan import TargetScan
 
 BATCHES_PER_POLL_MAX: Final = 8
-"""Batches taken from the socket before other tasks have their turn: a few milliseconds of work."""
+"""Batches taken from the socket before other tasks run: a few milliseconds of work."""
 
 POLL_BYTES: Final = 1 << 20
-"""What a look at the socket's queue should find while data flows: more wouldn't stay in the second-level cache."""
+"""Bytes that each poll should find while data flows: more wouldn't stay in the second-level cache."""
 
 IDLE_MIN_S: Final = 0.0005
-"""A timer that is due by a rounding error mustn't become a loop without a pause."""
-
-
-class DataPort(Protocol):
-    """What the conversation needs of :class:`receiver.reception.network.data_socket.DataSocket`."""
-
-    poll_interval_max_s: float
-
-    @property
-    def counters(self) -> SlabCounters:
-        """Datagrams that never reached a batch."""
-
-    def receive_batch(self) -> DatagramBatch | None:
-        """What waits in the queue."""
-
-    async def wait_readable(self) -> None:
-        """Wait until something is in the queue."""
-
-    def memory(self) -> SocketMemory:
-        """Fill and drops of the queue."""
-
-    def accept_any_source(self) -> None:
-        """Stop filtering by the sender's address."""
-
-    def close(self) -> None:
-        """Leave the group."""
+"""Shortest pause: a timer that is due by a rounding error mustn't become a busy loop."""
 
 
 class CastConnection:
-    """One joined session and its pipeline; :meth:`run` once."""
+    """One joined session with its socket and pipeline; :meth:`run` once."""
 
     def __init__(
         self,
@@ -100,43 +76,43 @@ class CastConnection:
         *,
         send_feedback: Callable[[bytes], None],
         fetch_manifest: Callable[[], Awaitable[memoryview | StoredManifest]],
-        tell_need: Callable[[NDArray[np.bool_], int | None], Awaitable[None]],
+        report_need: Callable[[NDArray[np.bool_], int | None], Awaitable[None]],
         on_silence: Callable[[float], None],
-        on_standing: Callable[[Cause | None], None],
+        on_demotion: Callable[[Cause | None], None],
         bottleneck_watch: BottleneckWatch,
         assembly_bytes: int,
         sender_timeout_s: float,
-        rehearsed_loss: RehearsedLoss | None,
+        loss_injector: LossInjector | None,
     ) -> None:
         """Prepare.
 
         Args:
-            session: as granted by the sender.
-            image: what is on the target; outlives this run of the sender.
+            session: the session that the sender granted.
+            image: the target; outlives this run of the sender.
             data: the joined socket.
             send_feedback: unicasts a datagram to the sender; never waits and never raises.
-            fetch_manifest: gets the manifest over the control API.
-            tell_need: tells the sender what the target lacks, as far as it is known, and up to which symbol that
-                takes into account what arrived.
-            on_silence: told for how long the sender has been silent.
-            on_standing: told what makes this machine so slow that it is finished after the others, None when it no
-                longer is.
-            bottleneck_watch: follows what limits this receiver.
+            fetch_manifest: fetches the manifest over the control API.
+            report_need: reports the missing blocks known so far to the sender, and the sequence number up to which
+                arrived datagrams are taken into account.
+            on_silence: called with the time for which the sender has been silent.
+            on_demotion: called with this machine's bottleneck when the sender demotes it, with None when it is
+                reinstated.
+            bottleneck_watch: detects this receiver's bottleneck.
             assembly_bytes: size of the session's buffer pool.
             sender_timeout_s: silence after which the sender is lost; noticed within three seconds.
-            rehearsed_loss: what drops datagrams on purpose, if anything.
+            loss_injector: drops datagrams on purpose; None for no injected loss.
         """
         self.session = session
         self._image = image
         self._data = data
         self._send_feedback = send_feedback
         self._fetch_manifest = fetch_manifest
-        self._tell_need = tell_need
+        self._report_need = report_need
         self._on_silence = on_silence
-        self._on_standing = on_standing
+        self._on_demotion = on_demotion
         self._bottleneck_watch = bottleneck_watch
         self._sender_timeout_s = sender_timeout_s
-        self._rehearsed_loss = rehearsed_loss
+        self._loss_injector = loss_injector
         self._pipeline = Pipeline(
             session,
             image,
@@ -149,46 +125,46 @@ class CastConnection:
         self._preparing = trio.CancelScope()
         self._scanning = trio.CancelScope()
         self._ended: CastEnded | None = None
-        self._dropped_for: Cause | None = None
+        self._dropped_because: Cause | None = None
         self._restarted = False
         self._drops_at_start = data.memory().drop_count
-        self._turned_away_at_start = data.counters.oversize_count, data.counters.surplus_count
+        self._discarded_at_start = data.counters.oversize_count, data.counters.surplus_count
         session.statistics.socket_buffer_bytes = data.memory().buffer_bytes
 
     async def run(self) -> bool:
-        """Receive until the image is verified on the target, or the sender was started again.
+        """Receive until the image is verified on the target, or the sender has restarted.
 
         Returns:
-            True when the image is complete; False when the sender was started again, everything received being
-            verified.
+            True when the image is complete; False when the sender has restarted or :meth:`leave` was called. All blocks
+            received until then are verified.
 
         Raises:
-            SenderLostError: the sender is silent for too long.
-            CastCancelledError, CastFailedError: the sender ended the cast, this target is incomplete.
-            DroppedError: it did so without this receiver, or goes on without it.
+            SenderLostError: the sender was silent for too long.
+            CastCancelledError, CastFailedError: the sender ended the cast; the target is incomplete.
+            DroppedError: the sender ended or continues the cast without this receiver.
             StorageError, TargetError, ImageError: as the pipeline raises.
         """
         self._bottleneck_watch.pause()
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._run_pipeline)
-                self._nursery.start_soon(self._converse)
+                self._nursery.start_soon(self._receive_loop)
                 if self._image.manifest is not None:
-                    self._place_manifest()
+                    self._start_data()
                 elif not self.session.grant.manifest_by_multicast:
-                    self._nursery.start_soon(self._prepare, None)
+                    self._nursery.start_soon(self._prepare_target, None)
         except BaseExceptionGroup as group:
             raise single_error(group) from group
         self._update_statistics(trio.current_time())
         return self._image.complete
 
     def leave(self) -> None:
-        """The sender is elsewhere: end :meth:`run` as if it had been started again."""
+        """End :meth:`run` as if the sender had restarted, because the cast has moved to another sender."""
         self._restarted = True
         self._wake()
 
     async def _run_pipeline(self) -> None:
-        """The pipeline, and beside it a watch over a disk that may hang."""
+        """Run the pipeline beside a watchdog for a disk that hangs."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._image.threads.watch_until_cancelled)
             await self._pipeline.run()
@@ -201,9 +177,9 @@ class CastConnection:
     def _wake(self) -> None:
         self._idle.cancel()
 
-    # -- the conversation -------------------------------------------------------------------------------------
+    # -- the receive loop ---------------------------------------------------------------------------------------
 
-    async def _converse(self) -> None:
+    async def _receive_loop(self) -> None:
         session, data, pipeline = self.session, self._data, self._pipeline
         pause_s = POLL_INTERVAL_MIN_S
         while not self._restarted:
@@ -217,7 +193,7 @@ class CastConnection:
                     self._send_feedback(datagram)
             for event in session.next_events():
                 self._handle(event, now)
-            linger_until = pipeline.hand_over_due(now)
+            linger_until = pipeline.flush_lingering(now)
             self._check_ended()
             if taken_bytes is not None:
                 pause_s *= POLL_BYTES / max(taken_bytes, 1)
@@ -234,8 +210,8 @@ class CastConnection:
         self._scanning.cancel()
 
     def _take_batches(self, now: float) -> int | None:
-        """Empty the socket's queue, or take a fair share of it; how many bytes of data, None if nothing was there."""
-        session, loss = self.session, self._rehearsed_loss
+        """Take batches from the socket; return the bytes of data, None if the queue was empty."""
+        session, loss = self.session, self._loss_injector
         taken_bytes: int | None = None
         for _ in range(BATCHES_PER_POLL_MAX):
             batch = self._data.receive_batch()
@@ -246,7 +222,7 @@ class CastConnection:
             arrived_at = None if batch.age_s is None else trio.current_time() - batch.age_s
             if loss is not None:
                 frames, datagrams = loss.filter_frames(frames), loss.filter_datagrams(datagrams)
-                arrived_at, aged_row = None, -1  # which row was the stamped one is lost as well
+                arrived_at, aged_row = None, -1  # the row with the time stamp may be gone
             session.receive_frames_untrusted(frames, now, arrived_at=arrived_at, arrived_row=aged_row)
             for datagram in datagrams:
                 session.receive_datagram_untrusted(datagram, now)
@@ -260,24 +236,24 @@ class CastConnection:
         self._watch_bottleneck(now, drop_count)
         statistics.socket_drop_count = drop_count
         statistics.bytes_written = self._image.bytes_written
-        # What the slab already turned away never reaches the session, which counts everything else by reason.
-        oversize_at_start, surplus_at_start = self._turned_away_at_start
-        turned_away = self._data.counters
-        self.session.rejects["too_long"] = turned_away.oversize_count - oversize_at_start
-        self.session.rejects["surplus"] = turned_away.surplus_count - surplus_at_start
+        # The slab discards some datagrams before the session, which counts all others by reason.
+        oversize_at_start, surplus_at_start = self._discarded_at_start
+        discarded = self._data.counters
+        self.session.rejects["too_long"] = discarded.oversize_count - oversize_at_start
+        self.session.rejects["surplus"] = discarded.surplus_count - surplus_at_start
 
     def _watch_bottleneck(self, now: float, socket_drop_count: int) -> None:
         session, image, pipeline = self.session, self._image, self._pipeline
-        if session.statistics.first_data_at is None and not pipeline.all_here:
-            return  # the room gathers
-        load = Load(
+        if session.statistics.first_data_at is None and not pipeline.all_received:
+            return  # receivers are still joining
+        load = ReceiverLoad(
             held_share=session.backlog,
             pool_drop_count=session.pool_drop_count,
             queue_share=session.statistics.socket_fill,
             socket_drop_count=socket_drop_count,
             decode_s=image.decode_s,
             write_s=image.write_s,
-            all_here=pipeline.all_here,
+            all_received=pipeline.all_received,
         )
         self._bottleneck_watch.update(now, load)
         session.statistics.bottleneck = self._bottleneck_watch.cause
@@ -288,43 +264,43 @@ class CastConnection:
             case BlockAssembled(assembled):
                 self._pipeline.submit(assembled, now)
             case ManifestReceived(data):
-                self._nursery.start_soon(self._prepare, data)
+                self._nursery.start_soon(self._prepare_target, data)
             case ManifestRejected():
-                self._nursery.start_soon(self._prepare, None)
+                self._nursery.start_soon(self._prepare_target, None)
             case CastEnded():
                 self._ended = event
             case SenderSilent(silent_s):
                 self._on_sender_silent(silent_s)
             case Demoted():
-                self._on_standing(self._bottleneck_watch.cause)
+                self._on_demotion(self._bottleneck_watch.cause)
             case Reinstated():
-                self._on_standing(None)
+                self._on_demotion(None)
             case Dropped():
-                self._dropped_for = self._bottleneck_watch.cause
+                self._dropped_because = self._bottleneck_watch.cause
             case SenderRestarted(announce) if announce.state is not CastState.ENDED:
                 self._restarted = True
 
     def _on_sender_silent(self, silent_s: float) -> None:
-        if self._ended is not None or self._dropped_for is not None:
-            return  # it has said what it had to say; what is here is being verified
-        if silent_s >= self._sender_timeout_s and not self._pipeline.all_here:
+        if self._ended is not None or self._dropped_because is not None:
+            return  # nothing more is expected; the received blocks are being verified
+        if silent_s >= self._sender_timeout_s and not self._pipeline.all_received:
             raise SenderLostError(
-                f"nothing was heard from the sender for {format_duration(silent_s)}: "
-                "start the same diskcast send again, then this command; the target is incomplete"
+                f"nothing heard from the sender for {format_duration(silent_s)}; the target is incomplete: "
+                "start the same diskcast send again, then this command"
             )
         self._on_silence(silent_s)
         if self.session.loss.received_count == 0:
             self._data.accept_any_source()
 
     def _check_ended(self) -> None:
-        """Raise if nothing more is sent for this receiver, and its target can't become complete with what is here."""
-        if (self._ended is None and self._dropped_for is None) or self._pipeline.all_here:
+        """Raise if the sender is done with this receiver and blocks are still missing."""
+        if (self._ended is None and self._dropped_because is None) or self._pipeline.all_received:
             return
-        if self._dropped_for is not None:
+        if self._dropped_because is not None:
             raise DroppedError(
-                f"this machine is much slower than the others because of {SLOW_PART[self._dropped_for]}, and the cast "
-                "goes on without it; what was verified stays on the target, which is incomplete: cast again for this "
-                "machine alone, or with --slow demote, which finishes slow machines after the others"
+                f"this machine is much slower than the others because of {BOTTLENECK_TEXTS[self._dropped_because]}, "
+                "and the cast continues without it; the verified blocks stay on the target, which is incomplete: cast "
+                "again for this machine alone, or with --slow demote, which finishes slow machines after the others"
             )
         assert self._ended is not None
         reason = self._ended.reason or "no reason given"
@@ -336,47 +312,47 @@ class CastConnection:
             f"the sender ended the cast without this receiver ({reason}); the target is incomplete: cast again"
         )
 
-    # -- the manifest -----------------------------------------------------------------------------------------
+    # -- the manifest -------------------------------------------------------------------------------------------
 
-    async def _prepare(self, data: memoryview | StoredManifest | None) -> None:
-        """Make the target ready for the manifest, fetched if it is None, and let the data come."""
+    async def _prepare_target(self, data: memoryview | StoredManifest | None) -> None:
+        """Prepare the target for the manifest, fetched if ``data`` is None, and start receiving data."""
         with self._preparing:
             if data is None:
                 data = await self._fetch_manifest()
             image = self._image
             await image.threads.run_sync(image.take_manifest, data, self.session.parameters)
             assert image.manifest is not None
-            self._place_manifest(untold=image.need)
-            # Until it has an answer the sender casts no data for this receiver; a scan gives it one.
+            self._start_data(unreported=image.need)
+            # The sender casts no data for this receiver before it knows the need; a scan reports it.
             if not image.scanning:
-                await self._tell_lacking(image.need)
+                await self._report_missing(image.need)
                 for missing in iter_set_blocks(image.need):
                     self.session.blocks_missing(missing)
 
-    def _place_manifest(self, untold: NDArray[np.bool_] | None = None) -> None:
-        """Let the data come.
+    def _start_data(self, unreported: NDArray[np.bool_] | None = None) -> None:
+        """Start receiving data.
 
         Args:
-            untold: what the sender doesn't know yet that the target lacks.
+            unreported: missing blocks that weren't reported to the sender yet.
         """
         assert self._nursery is not None
         session, image = self.session, self._image
         assert image.manifest is not None
-        unscanned = image.unscanned if untold is None else image.unscanned | untold
+        unscanned = image.unscanned if unreported is None else image.unscanned | unreported
         session.set_manifest(image.manifest, image.need, trio.current_time(), unscanned=unscanned)
         self._nursery.start_soon(self._pipeline.zero_blocks)
         if image.scanning:
-            self._nursery.start_soon(self._scan, untold)
-        self._pipeline.notice_progress()
+            self._nursery.start_soon(self._scan, unreported)
+        self._pipeline.check_progress()
         self._wake()
 
-    async def _tell_lacking(self, need: NDArray[np.bool_]) -> None:
-        await self._tell_need(need, self.session.heard_sequence)
+    async def _report_missing(self, need: NDArray[np.bool_]) -> None:
+        await self._report_need(need, self.session.heard_sequence)
 
-    async def _scan(self, untold: NDArray[np.bool_] | None) -> None:
-        notice = self._pipeline.notice_progress
+    async def _scan(self, unreported: NDArray[np.bool_] | None) -> None:
+        on_news = self._pipeline.check_progress
         scan = TargetScan(
-            self.session, self._image, tell_need=self._tell_lacking, on_news=notice, untold=untold
+            self.session, self._image, tell_need=self._report_missing, on_news=on_news, untold=unreported
         )
         with self._scanning:
             await scan.run()

@@ -1,4 +1,4 @@
-"""What a machine can say of itself: by what the operator's list knows it, and what he may want to know about it."""
+"""This machine's identity and inventory, as read from its firmware and its network interfaces."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SYSTEM_ROOT: Final = Path("/sys")
 
 _DMI: Final = "class/dmi/id"
 _DEVICE_TREE_SERIAL: Final = "firmware/devicetree/base/serial-number"
-"""Where boards without DMI, such as most ARM ones, have theirs."""
+"""Serial number of boards without DMI, such as most ARM boards."""
 
 _INVENTORY_DMI_FIELDS: Final = ("sys_vendor", "product_name", "product_serial")
 _NO_ADDRESS: Final = "00:00:00:00:00:00"
 
 
 def read_identity(interface: str, *, root: Path = SYSTEM_ROOT) -> MachineIdentity:
-    """This machine's.
+    """Return the identity by which a daemon recognises this machine.
 
     Args:
-        interface: the room's, as in ``ip link``.
-        root: instead of ``/sys``.
+        interface: the interface that casts arrive on, as in ``ip link``.
+        root: replaces ``/sys``.
     """
     serial = _text(root / _DMI / "product_serial") or _text(root / _DEVICE_TREE_SERIAL)
     asset_tag = _text(root / _DMI / "chassis_asset_tag") or _text(root / _DMI / "board_asset_tag")
@@ -38,7 +38,7 @@ def read_identity(interface: str, *, root: Path = SYSTEM_ROOT) -> MachineIdentit
 
 
 def describe_machine(interface: str, *, root: Path = SYSTEM_ROOT) -> dict[str, str]:
-    """What the operator may want to know about this machine; only what can be read without effort."""
+    """Return the inventory of this machine for the operator; only facts that are cheap to read."""
     entries = psutil.net_if_addrs().get(interface, [])
     hardware = [entry.address for entry in entries if entry.family == socket.AF_PACKET]
     addresses = [entry.address for entry in entries if entry.family in (socket.AF_INET, socket.AF_INET6)]
@@ -56,7 +56,7 @@ def describe_machine(interface: str, *, root: Path = SYSTEM_ROOT) -> dict[str, s
 
 
 def _hardware_addresses(interface: str, root: Path) -> tuple[str, ...]:
-    """Of ``interface`` and of the cards: bridges, containers' and virtual interfaces have made-up ones."""
+    """Return the addresses of ``interface`` and of all cards; bridges and other virtual interfaces have random ones."""
     found: list[str] = []
     entries = psutil.net_if_addrs()
     for name in sorted(entries, key=lambda name: (name != interface, name)):
@@ -70,7 +70,7 @@ def _hardware_addresses(interface: str, root: Path) -> tuple[str, ...]:
 
 
 def _text(path: Path) -> str:
-    """A firmware's text; empty where there is none, or not for us."""
+    """Return a firmware text; empty if there is none, or it isn't readable without root."""
     with contextlib.suppress(OSError):
         return path.read_text(errors="replace").strip(" \t\r\n\0")
     return ""

@@ -1,4 +1,4 @@
-"""The options of a machine that receives, the same for one cast (``receive``) and for all of a daemon's (``run``)."""
+"""Command-line options of the receiving machine, shared by ``receive`` and ``run``."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from protocol.shared.units import parse_size_bytes
 
 if TYPE_CHECKING:
     from protocol.model.session_records import MachineIdentity
+    from receiver.reception.options import ReceiveOptions
     from receiver.reception.reporting.status import ReceptionStatus
+    from receiver.target.options import TargetOptions
 
 MEMORY_BYTES_MIN: Final = 4 * MIB
-"""Eight blocks of the default size and some: less would drop most of what arrives."""
+"""A little more than eight blocks of the default size: with less, most of the data would be dropped."""
 
 _OPTIONS: Final = (
-    click.option("--interface", required=True, metavar="IF", help="Network interface that casts come in by."),
+    click.option("--interface", required=True, metavar="IF", help="Network interface to receive on."),
     click.option(
-        "--name",
-        metavar="NAME",
-        help="This machine's name, unless a daemon's operator has given it one.  [default: the host name]",
+        "--name", metavar="NAME", help="Name of this machine in lists and logs.  [default: host name]"
     ),
     click.option(
         "--identity",
         metavar="TEXT",
-        help="Say this as serial number, and no hardware addresses: for several agents on one machine.",
+        help="Serial number to report instead of this machine's identity.",
     ),
     click.option(
         "--memory",
@@ -42,21 +42,24 @@ _OPTIONS: Final = (
         help="Buffers for blocks on their way to the disk.",
     ),
     click.option(
-        "--metrics-port", type=click.IntRange(1, 65535), metavar="P", help="Serve Prometheus metrics here."
+        "--metrics-port",
+        type=click.IntRange(1, 65535),
+        metavar="P",
+        help="Serve Prometheus metrics on this TCP port.",
     ),
 )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MachineOptions:
-    """What the operator said of the machine that receives.
+    """Options of the receiving machine.
 
     Attributes:
-        interface: that casts come in by.
-        name: for people: the host name unless the operator said otherwise.
-        stated_identity: in place of what the machine itself would say; None for that.
-        assembly_bytes: buffers for blocks on their way to the disk.
-        metrics_port: where metrics are served; None for nowhere.
+        interface: the network interface to receive on.
+        name: name for people: the host name by default.
+        stated_identity: replaces the identity read from the machine; None to read it.
+        assembly_bytes: size of the buffers for blocks on their way to the disk.
+        metrics_port: TCP port of the metrics; None to serve none.
     """
 
     interface: str
@@ -66,7 +69,7 @@ class MachineOptions:
     metrics_port: int | None
 
     def identity(self) -> MachineIdentity:
-        """By what a daemon's list of machines may know this one."""
+        """Return the identity by which a daemon recognises this machine."""
         from protocol.model.session_records import MachineIdentity
         from receiver.reception.machine_identity import read_identity
 
@@ -74,8 +77,38 @@ class MachineOptions:
             return MachineIdentity((), self.stated_identity, "")
         return read_identity(self.interface)
 
-    def metrics(self, status: Callable[[], ReceptionStatus]) -> contextlib.AbstractContextManager[None]:
-        """Metrics of ``status`` are served within, if the operator wants them."""
+    def receive_options(
+        self,
+        target: str,
+        target_options: TargetOptions,
+        *,
+        join_timeout_s: float,
+        sender_timeout_s: float,
+        identity: MachineIdentity | None = None,
+        injected_loss: float = 0.0,
+        injected_loss_seed: int = 0,
+    ) -> ReceiveOptions:
+        """Return the options of a reception on this machine."""
+        from receiver.reception.options import CastReceiverOptions, ReceiveOptions
+
+        return ReceiveOptions(
+            target=target,
+            target_options=target_options,
+            interface=self.interface,
+            receiver=CastReceiverOptions(
+                name=self.name,
+                inventory={},
+                assembly_bytes=self.assembly_bytes,
+                join_timeout_s=join_timeout_s,
+                sender_timeout_s=sender_timeout_s,
+                injected_loss=injected_loss,
+                injected_loss_seed=injected_loss_seed,
+                identity=identity,
+            ),
+        )
+
+    def serve_metrics(self, status: Callable[[], ReceptionStatus]) -> contextlib.AbstractContextManager[None]:
+        """Return a context that serves the metrics of ``status`` if ``--metrics-port`` was given."""
         if self.metrics_port is None:
             return contextlib.nullcontext()
         from receiver.reception.reporting.metrics import serve_metrics
@@ -84,10 +117,10 @@ class MachineOptions:
 
 
 def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options ``--interface`` to ``--metrics-port``; it gets them as ``machine``.
+    """Add the options ``--interface`` to ``--metrics-port`` to a command, which gets them as ``machine``.
 
     Raises:
-        ConfigurationError: when the command runs, and ``--memory`` isn't a size or is too little.
+        ConfigurationError: when the command runs: ``--memory`` isn't a size or is too small.
     """
 
     @functools.wraps(function)
@@ -114,5 +147,5 @@ def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _memory_bytes(text: str) -> int:
     size_bytes = parse_size_bytes(text)
     if size_bytes < MEMORY_BYTES_MIN:
-        raise ConfigurationError(f"--memory {text} is too little: give at least {MEMORY_BYTES_MIN // MIB}MiB")
+        raise ConfigurationError(f"--memory {text} is too small: give at least {MEMORY_BYTES_MIN // MIB}MiB")
     return size_bytes

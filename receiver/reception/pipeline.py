@@ -1,12 +1,12 @@
-"""From assembled blocks to verified ones: worker threads that decode and write, then flush and read back.
+"""Pipeline from assembled to verified blocks: worker threads decode and write, then flush and read back.
 
 ::
 
     submit ─► (bounded channel) ─► write, several at once ─► verify at watermarks ─► commit ─► image complete
                                         └── held back until all else is verified ───────┘
 
-Stages tell the session what became of each block; it asks the sender again for what was wrong. Cancellation never
-interrupts a step in a thread: a block is written whole or not at all.
+The stages report each block's result to the session, which requests damaged blocks again. Cancellation never interrupts
+a step in a thread: a block is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -28,42 +28,41 @@ from receiver.target.block_sink import Outcome
 from receiver.target.image import TargetImage
 
 WRITERS_MAX: Final = 4
-"""Threads that decode and write, one more than processors: one of them waits for the disk, which takes the data out of
-its memory. With fewer processors decoding is the limit, with more the disk is."""
+"""Most threads that decode and write. There is one more than processors, since one waits for the disk. With fewer
+processors decoding is the bottleneck, with more the disk is."""
 
-BLOCKS_PER_HOP: Final = 16
-"""Blocks that go to a worker thread together: 4 MiB, whose hand-over (0.1 ms) is small beside the work (4 ms)."""
+BLOCKS_PER_BATCH: Final = 16
+"""Blocks that go to a worker thread together: for 4 MiB the thread switch (0.1 ms) is small beside the work (4 ms)."""
 
 LINGER_S: Final = 0.025
-"""An assembled block waits at most this long for company on its way to a worker thread."""
+"""Longest time that an assembled block waits for its batch to fill."""
 
 VERIFY_BYTES: Final = 64 * MIB
-"""Written bytes after which they are flushed and read back, while others are still being written."""
+"""Written bytes at which they are flushed and read back, while other blocks are still being written."""
 
 VERIFY_BYTES_MIN: Final = 8 * MIB
-"""Towards the end they are fewer, so that little is left to verify when the last block has come: a quarter of what is
-left, but not less than this."""
+"""Least such watermark. Towards the end it is a quarter of the remaining bytes, so that little is left to verify after
+the last block."""
 
 VERIFY_INTERVAL_S: Final = 2.0
-"""What was written is verified after this long however little it is: the sender sees progress, and a run that is cut
-short has less to send again."""
+"""Longest time between verifications: the sender sees progress, and after an interruption less is sent again."""
 
 BLOCK_REJECTIONS_MAX: Final = 5
-"""Times that a block may arrive wrong before the image at the sender, not the network, must be what is wrong."""
+"""Damaged arrivals of one block after which the sender's image is to blame, not the network."""
 
 _CHANNEL_SLACK: Final = 8
 
 
 def writer_count() -> int:
-    """Threads that decode and write on this machine."""
+    """Return the number of threads that decode and write on this machine."""
     return min(WRITERS_MAX, len(os.sched_getaffinity(0)) + 1)
 
 
 class Pipeline:
-    """The stages behind one session.
+    """The decode, write, verify and commit stages of one session.
 
     Attributes:
-        in_flight_count: blocks that were submitted and are neither verified nor rejected yet.
+        in_flight_count: submitted blocks that are neither verified nor rejected yet.
     """
 
     def __init__(
@@ -78,11 +77,11 @@ class Pipeline:
         """Prepare.
 
         Args:
-            session: is told what became of each block.
-            image: does the work.
+            session: gets each block's result.
+            image: the target to write and verify.
             assembly_bytes: size of the session's buffer pool.
-            on_rejected: the session has something new to ask for.
-            on_complete: every block of the image is verified.
+            on_rejected: called when the session has a block to request again.
+            on_complete: called when every block of the image is verified.
         """
         self.in_flight_count = 0
         self._session = session
@@ -90,14 +89,14 @@ class Pipeline:
         self._on_rejected = on_rejected
         self._on_complete = on_complete
         self._writer_count = writer_count()
-        # It is never full: every hop holds at least one buffer, and the pool has fewer than this.
-        hops_max = assembly_bytes // BLOCK_BYTES_MIN + _CHANNEL_SLACK
-        self._hops_in, self._hops_out = trio.open_memory_channel[list[AssembledBlock]](hops_max)
+        # The channel is never full: every batch holds at least one buffer, and the pool has fewer than this.
+        batches_max = assembly_bytes // BLOCK_BYTES_MIN + _CHANNEL_SLACK
+        self._batches_in, self._batches_out = trio.open_memory_channel[list[AssembledBlock]](batches_max)
         self._lingering: list[AssembledBlock] = []
         self._linger_until = 0.0
         self._written: list[int] = []
         self._verify_due = trio.Event()
-        self._writing_over = False
+        self._writing_done = False
         self._zeroing = trio.CancelScope()
         self._zeros_found = trio.Event()
         self._committing = False
@@ -106,62 +105,62 @@ class Pipeline:
         self._read_back_failures: Counter[int] = Counter()
 
     @property
-    def all_here(self) -> bool:
-        """Whether every block that isn't verified yet was submitted: nothing is awaited from the network."""
+    def all_received(self) -> bool:
+        """Whether every block that isn't verified yet was submitted."""
         return self._image.manifest is not None and self._image.needed_count == self.in_flight_count
 
-    # -- from the conversation --------------------------------------------------------------------------------
+    # -- called by the receive loop -----------------------------------------------------------------------------
 
     def submit(self, block: AssembledBlock, now: float) -> None:
-        """Take an assembled block; the session's buffer is given back when it is written."""
+        """Take an assembled block; its buffer is released to the session once it is written."""
         if not self._lingering:
             self._linger_until = now + LINGER_S
         self._lingering.append(block)
         self.in_flight_count += 1
         self._image.mark_arrived(block.block)
-        if len(self._lingering) >= BLOCKS_PER_HOP:
-            self._hand_over()
+        if len(self._lingering) >= BLOCKS_PER_BATCH:
+            self._submit_batch()
 
-    def hand_over_due(self, now: float) -> float:
-        """Hand over what has lingered long enough; returns when to call again, infinity for never."""
+    def flush_lingering(self, now: float) -> float:
+        """Submit a batch that has lingered long enough; return when to call again, infinity for never."""
         if self._lingering and now >= self._linger_until:
-            self._hand_over()
+            self._submit_batch()
         return self._linger_until if self._lingering else float("inf")
 
-    def _hand_over(self) -> None:
-        self._hops_in.send_nowait(self._lingering)
+    def _submit_batch(self) -> None:
+        self._batches_in.send_nowait(self._lingering)
         self._lingering = []
 
     def close(self) -> None:
-        """No block follows: :meth:`run` ends when those that were submitted are verified."""
+        """End the input: :meth:`run` returns once all submitted blocks are verified."""
         if self._lingering:
-            self._hand_over()
-        self._hops_in.close()
+            self._submit_batch()
+        self._batches_in.close()
         self._zeroing.cancel()
 
     # -- stages -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until closed.
+        """Run the stages until closed.
 
         Raises:
-            StorageError: writing, flushing or reading failed, or a block read back wrong twice.
+            StorageError: writing, flushing or reading failed, or a block failed read-back twice.
             ImageError: the image was packed wrongly.
-            CastFailedError: a block arrived wrong again and again.
+            CastFailedError: a block arrived damaged again and again.
         """
         limiter = trio.CapacityLimiter(self._writer_count)
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._verify_at_watermarks)
-            self.notice_progress()
+            self.check_progress()
             async with trio.open_nursery() as writers:
                 for _ in range(self._writer_count):
-                    writers.start_soon(self._write_hops, limiter)
-            self._writing_over = True
+                    writers.start_soon(self._write_batches, limiter)
+            self._writing_done = True
             self._verify_due.set()
         self._nursery = None
 
-    async def _write_hops(self, limiter: trio.CapacityLimiter) -> None:
-        async for blocks in self._hops_out:
+    async def _write_batches(self, limiter: trio.CapacityLimiter) -> None:
+        async for blocks in self._batches_out:
             outcomes = await self._image.threads.run_sync(self._image.write_blocks, blocks, limiter=limiter)
             for block, outcome in zip(blocks, outcomes, strict=True):
                 self._session.release(block)
@@ -174,15 +173,15 @@ class Pipeline:
                 else:
                     self._image.mark_held_back(block.block)
                     self.in_flight_count -= 1
-            self._notice_watermark()
-            self.notice_progress()
+            self._check_watermark()
+            self.check_progress()
 
     def _reject_arrived(self, block: int) -> None:
         self._rejections[block] += 1
         if self._rejections[block] >= BLOCK_REJECTIONS_MAX:
             raise CastFailedError(
-                f"block {block} arrived {BLOCK_REJECTIONS_MAX} times with another content than the image's manifest "
-                "says: check the image file at the sender with diskcast verify"
+                f"block {block} arrived {BLOCK_REJECTIONS_MAX} times with content that doesn't match the image's "
+                "manifest: check the image file at the sender with diskcast verify"
             )
         self._reject(block)
 
@@ -191,7 +190,7 @@ class Pipeline:
         self._session.block_rejected(block, trio.current_time())
         self._on_rejected()
 
-    def _notice_watermark(self) -> None:
+    def _check_watermark(self) -> None:
         manifest = self._image.manifest
         assert manifest is not None
         written_bytes = len(self._written) * manifest.block_bytes
@@ -201,7 +200,7 @@ class Pipeline:
             self._verify_due.set()
 
     async def _verify_at_watermarks(self) -> None:
-        while self._written or not self._writing_over:
+        while self._written or not self._writing_done:
             with trio.move_on_after(VERIFY_INTERVAL_S):
                 await self._verify_due.wait()
             self._verify_due = trio.Event()
@@ -219,15 +218,15 @@ class Pipeline:
         for block in wrong.tolist():
             self._count_read_back_failure(block)
             self._reject(block)
-        # The image's last blocks may have been written meanwhile: nothing else would wake their verification.
-        self._notice_watermark()
-        self.notice_progress()
+        # The last blocks may have been written during this verification, and nothing else would start theirs.
+        self._check_watermark()
+        self.check_progress()
 
     async def zero_blocks(self) -> None:
-        """Zero what the image has as zeros and the target doesn't, beside everything else, until closed.
+        """Write the zero blocks that the target misses, concurrently with the other stages, until closed.
 
         Raises:
-            StorageError: zeroing, flushing or reading failed, or a block read back wrong twice.
+            StorageError: zeroing, flushing or reading failed, or a block failed read-back twice.
         """
         with self._zeroing:
             while True:
@@ -237,7 +236,7 @@ class Pipeline:
                         self._count_read_back_failure(block)
                     if wrong.size == 0:
                         self._image.mark_zeroed(blocks)
-                self.notice_progress()
+                self.check_progress()
                 self._zeros_found = trio.Event()
                 await self._zeros_found.wait()
 
@@ -248,8 +247,8 @@ class Pipeline:
             assert self._image.manifest is not None
             raise read_back_error(self._image.target_path, self._image.manifest, block)
 
-    def notice_progress(self) -> None:
-        """Do what may have become due: zero more, commit when all else is verified, say that all is complete."""
+    def check_progress(self) -> None:
+        """Start steps that have become due: zero blocks, commit once all else is verified, signal completion."""
         if self._image.zeros_due:
             self._zeros_found.set()
         if self._image.complete:
@@ -261,4 +260,4 @@ class Pipeline:
     async def _commit(self) -> None:
         await self._image.threads.run_sync(self._image.commit)
         self._session.blocks_verified(self._image.mark_committed())
-        self.notice_progress()
+        self.check_progress()

@@ -1,4 +1,4 @@
-"""One ``diskcast-agent receive`` from beginning to end: find the cast, open the target, hand both to the agent."""
+"""One reception from start to end: find the cast, open the target, run a cast receiver."""
 
 from __future__ import annotations
 
@@ -15,114 +15,93 @@ from protocol.errors import CastFailedError
 from protocol.image.manifest import Manifest
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.target import Target
-from receiver.reception.cast_receiver import CastLink, CastReceiver, CastReceiverOptions, Observer, Reception
+from receiver.reception.cast_link import CastLink
+from receiver.reception.cast_receiver import CastReceiver
 from receiver.reception.machine_identity import describe_machine
 from receiver.reception.manifest_store import manifest_store
-from receiver.reception.network.cast_endpoint import CastPlace, Whereabouts
+from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker
 from receiver.reception.network.control_client import (
     ControlClient,
     require_plausible_manifest,
     retry_until,
 )
 from receiver.reception.network.data_socket import DataSocket
-from receiver.reception.network.discovery import CastChoice, CastOffer, ask_for_cast, listen_for_cast
+from receiver.reception.network.discovery import CastOffer, listen_for_cast, request_cast
 from receiver.reception.network.feedback_socket import FeedbackSocket
 from receiver.reception.network.interface import ReceiveInterface, find_interface
+from receiver.reception.options import ReceiveOptions, ReceiveRequest
+from receiver.reception.reporting.observer import Observer
+from receiver.reception.reporting.status import Reception
 from receiver.shared.nursery_errors import unless
 from receiver.target.dry_run import DryRun, dry_run
 from receiver.target.image import TargetImage
-from receiver.target.options import TargetOptions, open_chosen
+from receiver.target.options import open_chosen
+
+Monitor = Callable[[CastReceiver], contextlib.AbstractContextManager[None]]
+"""A context around a receiver's run, which reads the receiver's status."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ReceiveOptions:
-    """How to receive, whichever cast it is."""
-
-    target: str
-    target_options: TargetOptions
-    interface: str
-    receiver: CastReceiverOptions
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ReceiveRequest:
-    """What the operator asked for: how to receive, and which cast."""
-
-    options: ReceiveOptions
-    sender_url: str | None
-    group: str
-    port: int
-    choice: CastChoice
-    wait_s: float
-
-
-async def receive_image(
-    options: ReceiveRequest,
-    observer: Observer,
-    watch: Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
-) -> Reception:
-    """Receive one image.
-
-    The target is opened and checked before the agent joins, so that a refusal costs the room nothing.
+async def receive_image(request: ReceiveRequest, observer: Observer, monitor: Monitor) -> Reception:
+    """Find the requested cast and receive its image.
 
     Args:
-        options: what the operator asked for.
-        observer: is told how it goes.
-        watch: entered while the agent runs: who reads its status, for metrics.
+        request: the operator's request.
+        observer: notified of progress.
+        monitor: entered while the receiver runs.
 
     Raises:
-        DiskcastError: as :meth:`receiver.reception.cast_receiver.Agent.run`, and all that finding the cast and opening
-            the target raise.
+        DiskcastError: as :func:`receive_cast` raises, or no cast was found.
     """
-    interface = find_interface(options.options.interface, options.group)
-    client, offer = await _find_cast(options, interface)
-    place = CastPlace(offer.cast_id, client.url, source=offer.source or "")
-    return await receive_cast(options.options, place, observer, watch)
+    interface = find_interface(request.options.interface, request.group)
+    client, offer = await _find_cast(request, interface)
+    endpoint = CastEndpoint(offer.cast_id, client.url, source=offer.source or "")
+    return await receive_cast(request.options, endpoint, observer, monitor)
 
 
 async def receive_cast(
     options: ReceiveOptions,
-    place: CastPlace,
+    endpoint: CastEndpoint,
     observer: Observer,
-    watch: Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
-    whereabouts: Whereabouts | None = None,
+    monitor: Monitor,
+    tracker: EndpointTracker | None = None,
 ) -> Reception:
-    """Receive the image of a cast that is known.
+    """Receive the image of a known cast.
 
-    The target is opened and checked before the agent joins, so that a refusal costs the room nothing.
+    The target is opened and checked before the receiver joins, so that a refusal costs the other receivers nothing.
 
     Args:
-        options: what the operator asked for.
-        place: where the cast is.
-        observer: is told how it goes.
-        watch: entered while the agent runs: who reads its status.
-        whereabouts: where the cast is by then, if another daemon may take it over.
+        options: how to receive.
+        endpoint: the cast's endpoint.
+        observer: notified of progress.
+        monitor: entered while the receiver runs.
+        tracker: the cast's current endpoint, if another daemon may take it over.
 
     Raises:
-        DiskcastError: as :meth:`receiver.reception.cast_receiver.Agent.run`, and all that opening the target raises.
+        DiskcastError: as :meth:`receiver.reception.cast_receiver.CastReceiver.run` raises, or the target can't be
+            opened.
     """
-    place, cast = await _describe(place, options.receiver.join_timeout_s, whereabouts)
+    endpoint, cast = await _describe_cast(endpoint, options.receiver.join_timeout_s, tracker)
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(await _open_target(options, cast))
         stack.enter_context(tuned_queue(target))
         image = stack.enter_context(contextlib.closing(TargetImage(target, options.target_options)))
 
-        def connect(place: CastPlace, sender_address: str) -> CastLink:
-            interface = find_interface(options.interface, place.group)
+        def connect(endpoint: CastEndpoint, sender_address: str) -> CastLink:
+            interface = find_interface(options.interface, endpoint.group)
             feedback = stack.enter_context(FeedbackSocket(interface, sender_address))
-            source = place.source or sender_address
+            source = endpoint.source or sender_address
             return CastLink(
-                ControlClient(place.control_url),
-                functools.partial(_open_data, interface, place.group, place.port, source),
+                ControlClient(endpoint.control_url),
+                functools.partial(_open_data, interface, endpoint.group, endpoint.port, source),
                 feedback.send,
             )
 
-        known = place
+        known = endpoint
 
-        async def relocate() -> CastLink:
+        async def wait_for_takeover() -> CastLink:
             nonlocal known
-            assert whereabouts is not None
-            known = await whereabouts.elsewhere(known)
+            assert tracker is not None
+            known = await tracker.wait_for_change(known)
             return connect(known, known.source)
 
         inventory = {
@@ -131,42 +110,67 @@ async def receive_cast(
             "target_bytes": str(target.size_bytes),
             **options.receiver.inventory,
         }
-        agent = CastReceiver(
+        receiver = CastReceiver(
             cast.cast_id,
             image,
-            link=connect(place, cast.sender_address),
+            link=connect(endpoint, cast.sender_address),
             options=dataclasses.replace(options.receiver, inventory=inventory),
             observer=observer,
             rng=random.Random(),
-            relocate=None if whereabouts is None else relocate,
+            wait_for_takeover=None if tracker is None else wait_for_takeover,
         )
-        with watch(agent):
-            return await agent.run(cast.symbol_bytes)
+        with monitor(receiver):
+            return await receiver.run(cast.symbol_bytes)
 
 
-async def _describe(
-    place: CastPlace, wait_s: float, whereabouts: Whereabouts | None
-) -> tuple[CastPlace, CastDescription]:
-    """The cast, described by its sender, wherever that is by then; the place is known wholly afterwards."""
+async def try_receive(request: ReceiveRequest) -> DryRun:
+    """Return the effect that receiving the requested cast would have on the target; change nothing and don't join.
+
+    Raises:
+        DiskcastError: the cast or the target would be refused, or the sender can't be reached.
+    """
+    options = request.options
+    interface = find_interface(options.interface, request.group)
+    client, offer = await _find_cast(request, interface)
+    deadline = trio.current_time() + request.wait_s
+    cast = await retry_until(deadline, functools.partial(client.cast, offer.cast_id))
+    with await _open_target(options, cast) as target:
+        require_plausible_manifest(cast.raw_bytes, cast.block_bytes, cast.manifest_bytes)
+        store = manifest_store(cast.manifest_bytes)
+        await retry_until(deadline, functools.partial(client.manifest, offer.cast_id, store))
+        manifest = Manifest.parse_untrusted(store.collected())
+        if manifest.image_id != cast.image_id or manifest.raw_bytes != cast.raw_bytes:
+            raise CastFailedError(
+                "the sender's manifest doesn't match the image that it announces: start the cast again"
+            )
+        return await trio.to_thread.run_sync(dry_run, target, manifest, options.target_options)
+
+
+async def _describe_cast(
+    endpoint: CastEndpoint, timeout_s: float, tracker: EndpointTracker | None
+) -> tuple[CastEndpoint, CastDescription]:
+    """Request the cast's description, following takeovers; the endpoint returned has no empty field."""
     while True:
-        known = place if whereabouts is None else whereabouts.place
-        deadline = trio.current_time() + wait_s
-        ask = functools.partial(ControlClient(known.control_url).cast, known.cast_id)
-        tell = functools.partial(retry_until, deadline, ask)
+        known = endpoint if tracker is None else tracker.endpoint
+        deadline = trio.current_time() + timeout_s
+        request = functools.partial(ControlClient(known.control_url).cast, known.cast_id)
+        describe = functools.partial(retry_until, deadline, request)
         cast = await (
-            tell() if whereabouts is None else unless(functools.partial(whereabouts.elsewhere, known), tell)
+            describe()
+            if tracker is None
+            else unless(functools.partial(tracker.wait_for_change, known), describe)
         )
         if cast is not None:
             group, port = known.group or cast.group, known.port or cast.port
             return dataclasses.replace(known, group=group, port=port), cast
 
 
-async def _find_cast(options: ReceiveRequest, interface: ReceiveInterface) -> tuple[ControlClient, CastOffer]:
-    if options.sender_url is not None:
-        client = ControlClient(options.sender_url)
-        return client, await ask_for_cast(client, options.choice, wait_s=options.wait_s)
+async def _find_cast(request: ReceiveRequest, interface: ReceiveInterface) -> tuple[ControlClient, CastOffer]:
+    if request.sender_url is not None:
+        client = ControlClient(request.sender_url)
+        return client, await request_cast(client, request.choice, wait_s=request.wait_s)
     offer = await listen_for_cast(
-        interface, options.group, options.port, options.choice, wait_s=options.wait_s
+        interface, request.group, request.port, request.choice, wait_s=request.wait_s
     )
     return ControlClient(offer.control_url), offer
 
@@ -178,27 +182,7 @@ def _open_data(
 
 
 async def _open_target(options: ReceiveOptions, cast: CastDescription) -> Target:
-    open_it = functools.partial(open_chosen, options.target, options.target_options, raw_bytes=cast.raw_bytes)
-    return await trio.to_thread.run_sync(open_it)
-
-
-async def try_receive(options: ReceiveRequest) -> DryRun:
-    """Find the cast and say what receiving it would do to the target; nothing is changed, nobody joins.
-
-    Raises:
-        DiskcastError: what would be refused, or the sender can't be reached.
-    """
-    interface = find_interface(options.options.interface, options.group)
-    client, offer = await _find_cast(options, interface)
-    deadline = trio.current_time() + options.wait_s
-    cast = await retry_until(deadline, functools.partial(client.cast, offer.cast_id))
-    with await _open_target(options.options, cast) as target:
-        require_plausible_manifest(cast.raw_bytes, cast.block_bytes, cast.manifest_bytes)
-        store = manifest_store(cast.manifest_bytes)
-        await retry_until(deadline, functools.partial(client.manifest, offer.cast_id, store))
-        manifest = Manifest.parse_untrusted(store.collected())
-        if manifest.image_id != cast.image_id or manifest.raw_bytes != cast.raw_bytes:
-            raise CastFailedError(
-                "the sender's manifest isn't that of the image it announces: start the cast again"
-            )
-        return await trio.to_thread.run_sync(dry_run, target, manifest, options.options.target_options)
+    open_target = functools.partial(
+        open_chosen, options.target, options.target_options, raw_bytes=cast.raw_bytes
+    )
+    return await trio.to_thread.run_sync(open_target)

@@ -1,4 +1,4 @@
-"""The command ``receive``: its options, and the loop that they run in. What works is imported when it runs."""
+"""The command ``diskcast-agent receive``. Modules that do the work are imported when it runs."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from receiver.shared.signal_scope import unless_interrupted
 from receiver.target.options import TargetOptions, target_options
 
 if TYPE_CHECKING:
-    from receiver.reception.cast_receiver import Reception
-    from receiver.reception.receive import ReceiveRequest
-    from receiver.reception.reporting.progress import ReceptionObserver
+    from receiver.reception.options import ReceiveRequest
+    from receiver.reception.reporting.observer import ReceptionObserver
+    from receiver.reception.reporting.status import Reception
     from receiver.target.dry_run import DryRun
 
 
 class _Share(click.ParamType[float]):
-    """``5%`` or ``0.05``."""
+    """A share: ``5%`` or ``0.05``."""
 
     name = "share"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The share, 0..1 exclusive."""
+        """Return the share, in [0, 1)."""
         text = str(value)
         try:
             share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
@@ -46,12 +46,12 @@ class _Share(click.ParamType[float]):
 
 
 class _CastIdText(click.ParamType[int]):
-    """Eight hexadecimal digits."""
+    """A cast id: eight hexadecimal digits."""
 
     name = "cast"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The id."""
+        """Return the id."""
         if isinstance(value, int):
             return value
         text = str(value)
@@ -64,14 +64,18 @@ class _CastIdText(click.ParamType[int]):
 @target_options
 @machine_options
 @click.option(
-    "--sender", "sender_url", metavar="URL", help="The sender's control URL, instead of listening for it."
+    "--sender", "sender_url", metavar="URL", help="Control URL of the sender, instead of discovery."
 )
 @click.option("--group", default=GROUP_IPV4_DEFAULT, show_default=True, help="Multicast group to listen on.")
 @click.option(
-    "--port", default=DATA_PORT_DEFAULT, show_default=True, type=click.IntRange(1, 65535), help="UDP port."
+    "--port",
+    default=DATA_PORT_DEFAULT,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="UDP port to listen on.",
 )
-@click.option("--cast", "cast_id", type=_CastIdText(), metavar="ID", help="Join this cast and no other.")
-@click.option("--image-name", metavar="NAME", help="Join a cast of the image of this name and no other.")
+@click.option("--cast", "cast_id", type=_CastIdText(), metavar="ID", help="Join only the cast with this id.")
+@click.option("--image-name", metavar="NAME", help="Join only a cast of the image with this name.")
 @click.option(
     "--wait",
     "wait_s",
@@ -88,17 +92,23 @@ class _CastIdText(click.ParamType[int]):
     show_default=True,
     type=click.FloatRange(1),
     metavar="S",
-    help="Seconds of silence after which the sender is given up; one that is started again is rejoined.",
+    help="Seconds to wait for a silent sender to come back.",
 )
 @click.option(
     "--rehearse-loss",
     default="0",
+    show_default=True,
     type=_Share(),
     metavar="SHARE",
-    help="Drop this share of what arrives, for example 5%: to see how a bad network would do.",
+    help="Share of datagrams to drop, as on a lossy network (5% or 0.05).",
 )
-@click.option("--rehearse-seed", default=1, show_default=True, help="Which datagrams are dropped.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last.")
+@click.option(
+    "--rehearse-seed",
+    default=1,
+    show_default=True,
+    help="Seed that selects the datagrams to drop.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines to stdout, the result last.")
 def receive(
     target: str,
     target_options: TargetOptions,
@@ -114,35 +124,35 @@ def receive(
     rehearse_seed: int,
     as_json: bool,
 ) -> None:
-    """Receive an image that is cast to this machine, write it to a disk or file, read it back and verify it.
+    """Receive one cast, write its image to a disk or file, and verify it by reading it back.
 
-    All that is on the target and differs from the image is overwritten. A target that is in use is refused, and so is
-    one that is too small. After an interruption or a power cut the same command goes on. The exit code is 0 only if
+    Everything on the target that differs from the image is overwritten. A target that is in use or too small is
+    refused. After an interruption or a power cut, run the same command again: it resumes. The exit code is 0 only if
     every byte of the image was verified on the target.
-    """
+
+    \b
+    Examples:
+      diskcast-agent receive --target /dev/sda --interface eth0
+      diskcast-agent receive --target auto --interface eth0 --sender http://192.0.2.1:7411
+      diskcast-agent receive --target /dev/sda --interface eth0 --dry-run
+    """  # noqa: D301 - \b is click's mark
     import trio
 
     from protocol.model.session_records import CastId
-    from receiver.reception.cast_receiver import CastReceiverOptions
     from receiver.reception.network.discovery import CastChoice
-    from receiver.reception.receive import ReceiveOptions, ReceiveRequest, try_receive
+    from receiver.reception.options import ReceiveRequest
+    from receiver.reception.receive import try_receive
     from receiver.reception.reporting.progress import choose_observer
 
-    options = ReceiveRequest(
-        options=ReceiveOptions(
-            target=target,
-            target_options=target_options,
-            interface=machine.interface,
-            receiver=CastReceiverOptions(
-                name=machine.name,
-                inventory={},
-                assembly_bytes=machine.assembly_bytes,
-                join_timeout_s=wait_s,
-                sender_timeout_s=sender_timeout_s,
-                rehearse_loss=rehearse_loss,
-                rehearse_seed=rehearse_seed,
-                identity=machine.identity(),
-            ),
+    request = ReceiveRequest(
+        options=machine.receive_options(
+            target,
+            target_options,
+            join_timeout_s=wait_s,
+            sender_timeout_s=sender_timeout_s,
+            identity=machine.identity(),
+            injected_loss=rehearse_loss,
+            injected_loss_seed=rehearse_seed,
         ),
         sender_url=sender_url,
         group=_multicast_group(group),
@@ -151,19 +161,19 @@ def receive(
         wait_s=wait_s,
     )
     if target_options.dry_run:
-        _tell_dry_run(trio.run(try_receive, options), as_json=as_json)
+        _print_dry_run(trio.run(try_receive, request), as_json=as_json)
         return
-    gc.freeze()  # the modules stay: the collector needn't look at them again and again while data arrives
+    gc.freeze()  # imported modules live on: spare the collector from traversing them while data arrives
     with choose_observer(json_lines=as_json) as observer:
         try:
-            reception = trio.run(_receive_unless_interrupted, options, observer, machine)
+            reception = trio.run(_receive_unless_interrupted, request, observer, machine)
         except KeyboardInterrupt:
             observer.interrupted()
             raise
         observer.finished(target, reception)
 
 
-def _tell_dry_run(found: DryRun, *, as_json: bool) -> None:
+def _print_dry_run(found: DryRun, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"event": "result", "ok": True, "dry_run": True, **dataclasses.asdict(found)}))
     else:
@@ -176,27 +186,31 @@ def _multicast_group(text: str) -> str:
     try:
         group = ipaddress.ip_address(text)
     except ValueError as error:
-        raise ConfigurationError(f"--group {text!r} isn't an IP address") from error
+        raise ConfigurationError(
+            f"--group {text!r} isn't an IP address: give a multicast address such as {GROUP_IPV4_DEFAULT}"
+        ) from error
     if not group.is_multicast:
         raise ConfigurationError(
-            f"--group {text} isn't a multicast address: {GROUP_IPV4_DEFAULT} is the default"
+            f"--group {text} isn't a multicast address: give one such as {GROUP_IPV4_DEFAULT}, the default"
         )
     return str(group)
 
 
 async def _receive_unless_interrupted(
-    options: ReceiveRequest, observer: ReceptionObserver, machine: MachineOptions
+    request: ReceiveRequest, observer: ReceptionObserver, machine: MachineOptions
 ) -> Reception:
-    """Receive; SIGINT and SIGTERM end it in an orderly way, so that the sender is told.
+    """Receive; on SIGINT or SIGTERM notify the sender and stop.
 
     Raises:
-        KeyboardInterrupt: a signal came.
+        KeyboardInterrupt: a signal arrived.
         DiskcastError: as :func:`receiver.reception.receive.receive_image`.
     """
     from receiver.reception.receive import receive_image
 
     reception = await unless_interrupted(
-        functools.partial(receive_image, options, observer, lambda agent: machine.metrics(agent.status))
+        functools.partial(
+            receive_image, request, observer, lambda receiver: machine.serve_metrics(receiver.status)
+        )
     )
     if reception is None:
         raise KeyboardInterrupt

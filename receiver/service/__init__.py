@@ -1,1 +1,1 @@
-"""Service mode: the agent that announces its machine to a daemon and waits for casts."""
+"""Service mode: check in with a daemon, and receive the casts that it assigns."""

@@ -1,13 +1,13 @@
-"""Service mode: announce this machine to a daemon, wait for its cast, receive it, tell how it went, and wait again.
+"""Service mode: check in with a daemon, receive the cast that it assigns, report the result, and wait again.
 
 ::
 
               no cast                          a cast for this machine
-    ┌─► check in, and wait ───────────────────────────► receive ──► verified, or failed ──┐
-    │   (long poll; a daemon that is away               beside it: check in every few     │
-    │   is asked again and again, for ever)             seconds, follow the cast when     │
+    ┌─► check in, and wait ───────────────────────────► receive ──► verified or failed ───┐
+    │   (long poll; retried for ever while              meanwhile: check in every few     │
+    │   no daemon is available)                         seconds, follow the cast when     │
     │                                                   another daemon takes it over      │
-    └───────── each check-in says how the last cast went, until it is on record ◄─────────┘
+    └───────── each check-in reports the last result until a daemon has recorded it ◄─────┘
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from protocol.control.check_in import (
 from protocol.errors import DiskcastError, NoSenderError, SenderLostError, ServerRefusedError
 from protocol.model.session_records import CastId, MachineIdentity
 from protocol.shared.units import format_duration
-from receiver.reception.cast_receiver import CastReceiver, Observer, Reception
-from receiver.reception.network.cast_endpoint import CastPlace, Whereabouts, place_of
+from receiver.reception.cast_receiver import CastReceiver
+from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker, endpoint_of
 from receiver.reception.network.http_client import Unreachable
-from receiver.reception.receive import ReceiveOptions
-from receiver.reception.reporting.progress import ReceptionObserver
+from receiver.reception.options import ReceiveOptions
+from receiver.reception.receive import Monitor
+from receiver.reception.reporting.observer import Observer, ReceptionObserver
 from receiver.reception.reporting.status import (
+    Reception,
     ReceptionState,
     ReceptionStatus,
     completion_report,
@@ -49,42 +51,46 @@ from receiver.service.server_client import BACK_OFF_IDLE_MAX_S, BACK_OFF_RECEIVI
 from receiver.shared.nursery_errors import single_error
 
 PAUSE_MIN_S: Final = 0.5
-"""Between two check-ins, whatever the daemon says: a thousand machines mustn't become a flood by its mistake."""
+"""Shortest pause between check-ins, whatever the daemon requests: its mistake mustn't make machines flood it."""
 
 PAUSE_RECEIVING_MAX_S: Final = 5.0
+"""Longest pause between check-ins during a cast."""
+
 PAUSE_SILENT_S: Final = 1.0
-"""Between two check-ins while the cast's sender is silent: perhaps another daemon is taking the cast over."""
+"""Pause between check-ins while the cast's sender is silent: another daemon may be taking the cast over."""
 
 OVER_AFTER_S: Final = 30.0
-"""A cast whose sender is silent for so long, and that a daemon doesn't assign any more, is over. A daemon that was
-started again needs some seconds to find its casts."""
+"""Time after which a cast is over if its sender is silent and no daemon assigns it any more. A restarted daemon needs
+some seconds to find its casts."""
 
 RETRY_FIRST_S: Final = 5.0
 RETRY_MAX_S: Final = 120.0
-"""Before a cast that has ended here is begun again, if it is assigned again: a wrong target stays wrong, and a daemon
-may assign a cast once more before it has noticed that it is complete here."""
+"""Back-off before a cast that has ended here is received again if it is still assigned: a wrong target stays wrong, and
+a daemon may assign a cast again before it knows that the cast is complete here."""
 
 UNRECORDED_MAX: Final = 16
-"""Results that a daemon without its database hasn't taken: it begins no cast without one, so that two are rare."""
+"""Most results kept until a daemon records them. A daemon whose database is unavailable records none, but it starts no
+cast either: more than one is rare."""
 
 DELIVER_S: Final = 60.0
-"""How long the agent tries to get its result on record before it leaves."""
+"""Time allowed to get the last result recorded before the agent exits."""
 
 Receive = Callable[
     [
         ReceiveOptions,
-        CastPlace,
+        CastEndpoint,
         Observer,
-        Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
-        Whereabouts,
+        Monitor,
+        EndpointTracker,
     ],
     Awaitable[Reception],
 ]
+"""A function like :func:`receiver.reception.receive.receive_cast`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class About:
-    """What this machine and this program say of themselves."""
+class AgentDescription:
+    """The facts about this machine and this program that a check-in carries."""
 
     name: str
     version: str
@@ -92,60 +98,60 @@ class About:
     inventory: dict[str, str]
 
 
-class Service:
-    """An agent that waits for its casts; :meth:`run` once."""
+class AgentService:
+    """An agent in service mode; :meth:`run` once."""
 
     def __init__(
         self,
         ring: DaemonRing,
-        about: About,
+        description: AgentDescription,
         options: ReceiveOptions,
         *,
         receive: Receive,
         log: ServiceLog,
-        one_cast: bool = False,
+        exit_after_success: bool = False,
     ) -> None:
         """Prepare.
 
         Args:
             ring: the daemons to check in with.
-            about: what to say of this machine.
-            options: how to receive, whichever cast it is.
+            description: facts about this machine.
+            options: how to receive, the same for every cast.
             receive: receives a cast; :func:`receiver.reception.receive.receive_cast`.
-            log: is told what happens.
-            one_cast: end after a cast that put its image on the target.
+            log: notified of events.
+            exit_after_success: stop after a successful cast.
         """
         self._ring = ring
-        self._about = about
+        self._description = description
         self._options = options
         self._receive = receive
         self._log = log
-        self._one_cast = one_cast
+        self._exit_after_success = exit_after_success
         self._agent_id = secrets.token_hex(16)
         self._unrecorded: dict[CastId, CastOutcome] = {}
         self._last_cast: CastId | None = None
         self._retry_s = 0.0
         self._retry_at = 0.0
-        self._known: tuple[str, str, str] | None = None
-        self._agent: CastReceiver | None = None
+        self._registration: tuple[str, str, str] | None = None
+        self._receiver: CastReceiver | None = None
         self._status = idle_status()
         self._silence = trio.Event()
 
     def status(self) -> ReceptionStatus:
-        """How the cast goes, or how the last one went; from any thread."""
-        agent = self._agent
-        return self._status if agent is None else agent.status()
+        """Return the status of the current or else the last cast; may be called from any thread."""
+        receiver = self._receiver
+        return self._status if receiver is None else receiver.status()
 
     async def run(self) -> None:
         """Serve for ever; with ``one_cast`` until a cast has succeeded and that is on record, or nobody records it.
 
         Raises:
-            ServerRefusedError: a daemon doesn't take this agent's token.
+            ServerRefusedError: a daemon refuses this agent's token.
         """
         try:
             while True:
                 assignment, answer = await self._wait_for_cast()
-                if await self._take_part(assignment, answer) and self._one_cast:
+                if await self._receive_cast(assignment, answer) and self._exit_after_success:
                     with trio.move_on_after(DELIVER_S):
                         while self._unrecorded:
                             await self._check_in(AgentState.IDLE)
@@ -160,25 +166,25 @@ class Service:
     async def _wait_for_cast(self) -> tuple[Assignment, CheckInAnswer]:
         declined = False
         while True:
-            # Not before this machine is known and what happened is on record: both are wanted at once.
-            # And a daemon that would have this machine begin again too soon mustn't be asked to wait for nothing.
-            settled = self._known is not None and not self._unrecorded and not declined
+            # Long-poll only once this machine is registered and its results are recorded: both are urgent. And don't
+            # after declining an assignment, which the daemon would answer with at once.
+            settled = self._registration is not None and not self._unrecorded and not declined
             answer = await self._check_in(AgentState.IDLE, wait_s=CHECK_IN_WAIT_S_MAX if settled else 0.0)
             assignment = answer.assignment
-            if assignment is not None and self._takes(assignment):
+            if assignment is not None and self._accepts(assignment):
                 return assignment, answer
             declined = assignment is not None
             await trio.sleep(max(PAUSE_MIN_S, answer.check_in_after_s))
 
-    def _takes(self, assignment: Assignment) -> bool:
-        """Whether to receive it now."""
+    def _accepts(self, assignment: Assignment) -> bool:
+        """Return whether to receive the cast now."""
         outcome = self._unrecorded.get(assignment.cast_id)
         if outcome is not None and outcome.success:
-            return False  # it is here; the daemon hasn't taken note of that yet
+            return False  # the image is on the target; the daemon hasn't recorded that yet
         return assignment.cast_id != self._last_cast or trio.current_time() >= self._retry_at
 
     async def _check_in(self, state: AgentState, *, wait_s: float = 0.0) -> CheckInAnswer:
-        """Check in until a daemon answers."""
+        """Check in, retrying until a daemon answers."""
         while True:
             answer = await self._try_check_in(state, None, wait_s)
             if answer is not None:
@@ -188,21 +194,21 @@ class Service:
     async def _try_check_in(
         self, state: AgentState, cast_id: CastId | None, wait_s: float
     ) -> CheckInAnswer | None:
-        """Check in once; None without an answer."""
-        about = self._about
-        said = next(iter(self._unrecorded.values()), None)
+        """Check in once; return None if no daemon answers."""
+        description = self._description
+        result = next(iter(self._unrecorded.values()), None)
         check_in = CheckIn(
             agent_id=self._agent_id,
-            name=about.name,
-            version=about.version,
+            name=description.name,
+            version=description.version,
             interface=self._options.interface,
-            macs=about.identity.macs,
-            serial=about.identity.serial,
-            asset_tag=about.identity.asset_tag,
-            inventory={**about.inventory, "target": self._options.target},
+            macs=description.identity.macs,
+            serial=description.identity.serial,
+            asset_tag=description.identity.asset_tag,
+            inventory={**description.inventory, "target": self._options.target},
             state=state,
             cast_id=cast_id,
-            last_result=said,
+            last_result=result,
             wait_s=wait_s,
         )
         url = self._ring.url
@@ -210,29 +216,29 @@ class Service:
             answer = await self._ring.check_in(check_in)
         except Unreachable as error:
             if self._ring.failure_count == 1:
-                self._known = None
+                self._registration = None
                 self._log.unanswered(str(error))
             return None
-        known = (url, answer.machine_id, answer.name)
-        if known != self._known:
-            self._known = known
-            self._log.waiting(*known)
-        if said is not None and answer.recorded_cast_id == said.cast_id:
-            del self._unrecorded[said.cast_id]
+        registration = (url, answer.machine_id, answer.name)
+        if registration != self._registration:
+            self._registration = registration
+            self._log.waiting(*registration)
+        if result is not None and answer.recorded_cast_id == result.cast_id:
+            del self._unrecorded[result.cast_id]
         return answer
 
     # -- receiving --------------------------------------------------------------------------------------------
 
-    async def _take_part(self, assignment: Assignment, answer: CheckInAnswer) -> bool:
-        """Receive a cast; whether it is on the target."""
+    async def _receive_cast(self, assignment: Assignment, answer: CheckInAnswer) -> bool:
+        """Receive a cast; return whether it succeeded."""
         cast_id = assignment.cast_id
         self._log.assigned(assignment)
-        place = place_of(assignment)
-        whereabouts = Whereabouts(place)
+        endpoint = endpoint_of(assignment)
+        tracker = EndpointTracker(endpoint)
         inventory = {**self._options.receiver.inventory, MACHINE_ID_KEY: answer.machine_id}
         receiver_options = dataclasses.replace(
             self._options.receiver,
-            name=answer.name or self._about.name,
+            name=answer.name or self._description.name,
             inventory=inventory,
             agent_id=answer.machine_id,
         )
@@ -242,10 +248,10 @@ class Service:
         reception: Reception | None = None
         try:
             with self._log.observer() as observer:
-                told = _Told(observer, self._notice_silence)
+                forwarder = _SilenceForwarder(observer, self._on_silence)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._stay_in_touch, cast_id, whereabouts)
-                    reception = await self._receive(options, place, told, self._watch, whereabouts)
+                    nursery.start_soon(self._keep_checking_in, cast_id, tracker)
+                    reception = await self._receive(options, endpoint, forwarder, self._monitor, tracker)
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             error = single_error(group)
@@ -254,7 +260,7 @@ class Service:
             self._note_failure(cast_id, error)
             return False
         finally:
-            self._agent = None
+            self._receiver = None
         assert reception is not None
         self._keep_result(outcome_of(cast_id, reception.report))
         self._note_end(cast_id)
@@ -264,7 +270,7 @@ class Service:
     def _note_failure(self, cast_id: CastId, error: DiskcastError) -> None:
         self._log.failed(cast_id, error)
         self._note_end(cast_id)
-        # Who lost its sender has nothing final to say: it joins again when it is told to.
+        # A lost sender is no final result: the agent joins again when the cast is assigned again.
         if not isinstance(error, NoSenderError | SenderLostError):
             report = completion_report(
                 self._status, seconds_receiving=0.0, error=str(error), exit_code=error.exit_code
@@ -272,7 +278,7 @@ class Service:
             self._keep_result(outcome_of(cast_id, report))
 
     def _keep_result(self, outcome: CastOutcome) -> None:
-        """To be said until it is on record; the oldest one first."""
+        """Report the result at check-ins, the oldest first, until a daemon has recorded it."""
         self._unrecorded.pop(outcome.cast_id, None)
         self._unrecorded[outcome.cast_id] = outcome
         if len(self._unrecorded) > UNRECORDED_MAX:
@@ -285,28 +291,28 @@ class Service:
         self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
 
     @contextlib.contextmanager
-    def _watch(self, agent: CastReceiver) -> Iterator[None]:
-        self._agent = agent
+    def _monitor(self, receiver: CastReceiver) -> Iterator[None]:
+        self._receiver = receiver
         try:
             yield
         finally:
-            self._status = dataclasses.replace(agent.status(), state=ReceptionState.WAITING)
-            self._agent = None
+            self._status = dataclasses.replace(receiver.status(), state=ReceptionState.WAITING)
+            self._receiver = None
 
-    def _notice_silence(self) -> None:
+    def _on_silence(self) -> None:
         self._silence.set()
         self._silence = trio.Event()
 
-    async def _stay_in_touch(self, cast_id: CastId, whereabouts: Whereabouts) -> None:
-        """Check in beside the reception: follow the cast to another daemon, and notice that it is over.
+    async def _keep_checking_in(self, cast_id: CastId, tracker: EndpointTracker) -> None:
+        """Check in during a reception, to follow the cast to another daemon and to detect its end.
 
         Raises:
-            SenderLostError: the sender is gone, and no daemon has this cast for us.
+            SenderLostError: the sender is lost, and no daemon assigns this cast any more.
         """
-        heard_at = trio.current_time()
+        assigned_at = trio.current_time()
         while True:
             answer: CheckInAnswer | None = None
-            # A token that was taken back ends the service, not a cast that goes well.
+            # A revoked token ends the service, but not a running cast.
             with contextlib.suppress(ServerRefusedError):
                 answer = await self._try_check_in(AgentState.RECEIVING, cast_id, 0.0)
             now = trio.current_time()
@@ -317,15 +323,15 @@ class Service:
             )
             assignment = None if answer is None else answer.assignment
             if assignment is not None and assignment.cast_id == cast_id:
-                heard_at = now
-                if whereabouts.move(place_of(assignment)):
+                assigned_at = now
+                if tracker.update(endpoint_of(assignment)):
                     self._log.moved(assignment)
             elif answer is None or not silent:
-                heard_at = now
-            elif now - heard_at >= OVER_AFTER_S:
+                assigned_at = now
+            elif now - assigned_at >= OVER_AFTER_S:
                 raise SenderLostError(
-                    f"the sender has been silent for {format_duration(now - heard_at)}, and the daemon doesn't assign "
-                    "this cast any more: it is over; the target is incomplete"
+                    f"the sender has been silent for {format_duration(now - assigned_at)}, and the daemon no longer "
+                    "assigns this cast: it is over; the target is incomplete"
                 )
             await self._pause(answer, silent=silent)
 
@@ -339,8 +345,8 @@ class Service:
             await silence.wait()
 
 
-class _Told:
-    """An observer that also wakes who has to find out why the sender is silent."""
+class _SilenceForwarder:
+    """An observer that also triggers a check-in when the sender is silent."""
 
     def __init__(self, observer: ReceptionObserver, on_silence: Callable[[], None]) -> None:
         self.interval_s = observer.interval_s

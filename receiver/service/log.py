@@ -1,4 +1,4 @@
-"""What is seen of an agent in service mode: a line for the journal or a JSON line whenever something happens."""
+"""Event log of an agent in service mode: lines for the journal, or JSON lines."""
 
 from __future__ import annotations
 
@@ -11,70 +11,71 @@ from protocol.control.check_in import Assignment
 from protocol.errors import DiskcastError
 from protocol.model.session_records import CastId
 from protocol.shared.units import format_bytes
-from receiver.reception.cast_receiver import Reception
-from receiver.reception.reporting.progress import JsonObserver, PlainObserver, ReceptionObserver, emit_line
+from receiver.reception.reporting.observer import ReceptionObserver
+from receiver.reception.reporting.progress import JsonObserver, PlainObserver, emit_line
+from receiver.reception.reporting.status import Reception
 
 
 class ServiceLog(Protocol):
-    """Who is told what the service does."""
+    """A subscriber to the events of the service."""
 
     def observer(self) -> ReceptionObserver:
-        """Who is told how a reception goes."""
+        """Return an observer for one reception."""
 
     def waiting(self, url: str, machine_id: str, name: str) -> None:
-        """A daemon answers, and knows this machine by that id and name."""
+        """Note that a daemon answers, and knows this machine by that id and name."""
 
     def unanswered(self, reason: str) -> None:
-        """No daemon answers any more; told once until one does."""
+        """Note that no daemon answers; called once until one does."""
 
     def assigned(self, assignment: Assignment) -> None:
-        """This machine's cast has come."""
+        """Note that a cast was assigned to this machine."""
 
     def moved(self, assignment: Assignment) -> None:
-        """Another daemon has taken the cast over."""
+        """Note that another daemon has taken the cast over."""
 
     def succeeded(self, target: str, reception: Reception) -> None:
-        """Every byte is verified."""
+        """Note that every byte of the image is verified."""
 
     def failed(self, cast_id: CastId, error: DiskcastError) -> None:
-        """It didn't come to that."""
+        """Note that the cast failed on this machine."""
 
     def unrecorded(self, cast_ids: Sequence[CastId]) -> None:
-        """The service ends, and no daemon has taken the results of these casts."""
+        """Note that the service exits before a daemon has recorded the results of these casts."""
 
     def stopped(self) -> None:
-        """The service ends."""
+        """Note that the service exits."""
 
 
 class JsonServiceLog:
-    """One JSON object a line on stdout."""
+    """A log that prints JSON lines to stdout."""
 
     def observer(self) -> ReceptionObserver:
-        """JSON lines too; the result of a cast isn't the program's."""
+        """Return an observer with JSON lines, in which a cast's result isn't the program's."""
         return JsonObserver(result_event="cast_result")
 
     def waiting(self, url: str, machine_id: str, name: str) -> None:
-        """``waiting``."""
+        """Print ``waiting``."""
         emit_line("waiting", server=url, machine_id=machine_id, name=name)
 
     def unanswered(self, reason: str) -> None:
-        """``unanswered``."""
+        """Print ``unanswered``."""
         emit_line("unanswered", reason=reason)
 
     def assigned(self, assignment: Assignment) -> None:
-        """``assigned``."""
+        """Print ``assigned``."""
         emit_line("assigned", **_assignment_fields(assignment))
 
     def moved(self, assignment: Assignment) -> None:
-        """``moved``."""
+        """Print ``moved``."""
         emit_line("moved", **_assignment_fields(assignment))
 
     def succeeded(self, target: str, reception: Reception) -> None:
-        """``cast_result``."""
+        """Print ``cast_result``."""
         JsonObserver(result_event="cast_result").finished(target, reception)
 
     def failed(self, cast_id: CastId, error: DiskcastError) -> None:
-        """``cast_result``."""
+        """Print ``cast_result``."""
         emit_line(
             "cast_result",
             ok=False,
@@ -85,58 +86,60 @@ class JsonServiceLog:
         )
 
     def unrecorded(self, cast_ids: Sequence[CastId]) -> None:
-        """``unrecorded``."""
+        """Print ``unrecorded``."""
         emit_line("unrecorded", cast_ids=[f"{cast_id:08x}" for cast_id in cast_ids])
 
     def stopped(self) -> None:
-        """``result``."""
+        """Print ``result``."""
         emit_line("result", ok=True, exit_code=0)
 
 
 class PlainServiceLog:
-    """Lines on stderr."""
+    """A log that prints lines to stderr."""
 
     def observer(self) -> ReceptionObserver:
-        """Lines too."""
+        """Return an observer that prints lines."""
         return PlainObserver()
 
     def waiting(self, url: str, machine_id: str, name: str) -> None:
-        """Who this is to the daemon."""
-        self._say(f"checked in with {url} as {name or machine_id} ({machine_id}); waiting for a cast")
+        """Name the daemon and this machine."""
+        self._print(f"checked in with {url} as {name or machine_id} ({machine_id}); waiting for a cast")
 
     def unanswered(self, reason: str) -> None:
-        """That it goes on trying."""
-        self._say(f"no daemon answers, trying again until one does: {reason}")
+        """Print the reason."""
+        self._print(f"no daemon answers, retrying until one does: {reason}")
 
     def assigned(self, assignment: Assignment) -> None:
-        """Which cast."""
-        self._say(
+        """Name the cast."""
+        self._print(
             f"cast {assignment.cast_id:08x} is for this machine: {assignment.image_name}, "
             f"{format_bytes(assignment.raw_bytes)}, from {assignment.control_url}"
         )
 
     def moved(self, assignment: Assignment) -> None:
-        """Where to."""
-        self._say(f"cast {assignment.cast_id:08x} goes on from {assignment.control_url}")
+        """Print the new sender's URL."""
+        self._print(f"cast {assignment.cast_id:08x} continues from {assignment.control_url}")
 
     def succeeded(self, target: str, reception: Reception) -> None:
-        """The outcome."""
+        """Print the outcome."""
         PlainObserver().finished(target, reception)
 
     def failed(self, cast_id: CastId, error: DiskcastError) -> None:
-        """The error."""
-        self._say(f"cast {cast_id:08x} failed on this machine: {error}")
+        """Print the error."""
+        self._print(f"cast {cast_id:08x} failed on this machine: {error}")
 
     def unrecorded(self, cast_ids: Sequence[CastId]) -> None:
-        """Of which casts history may lack the result."""
+        """Name the casts."""
         named = ", ".join(f"{cast_id:08x}" for cast_id in cast_ids)
-        self._say(f"no daemon has taken this machine's result of cast {named}: history may lack it")
+        self._print(
+            f"no daemon has recorded this machine's result of cast {named}: it may be missing from the history"
+        )
 
     def stopped(self) -> None:
-        """That it ends."""
-        self._say("stopped")
+        """Print that the service has stopped."""
+        self._print("stopped")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         click.echo(text, err=True)
 
 

@@ -1,4 +1,4 @@
-"""The command ``run``: the agent in service mode. What works is imported when it runs."""
+"""The command ``diskcast-agent run``: the agent in service mode. Modules that do the work are imported when it runs."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from receiver.shared.signal_scope import unless_interrupted
 from receiver.target.options import TargetOptions, writing_options
 
 if TYPE_CHECKING:
-    from receiver.service.agent_service import Service
+    from receiver.service.agent_service import AgentService
+    from receiver.service.log import ServiceLog
 
 SERVER_VARIABLE: Final = "DISKCAST_SERVER"
 
 JOIN_TIMEOUT_S: Final = 60.0
 SENDER_TIMEOUT_S: Final = 300.0
-"""A daemon that is started again, or another one that takes its casts over, needs seconds; a rack's switch that is
-replaced needs minutes, after which nothing has to be scanned again."""
+"""A restarted daemon, or another one that takes its casts over, needs seconds; replacing a rack's switch takes minutes,
+after which nothing has to be scanned again."""
 
 ACTION_TIMEOUT_S: Final = 60.0
-"""For ``systemctl`` to take the order."""
+"""Time allowed for ``systemctl`` to accept the command."""
 
 
 class AfterCast(enum.StrEnum):
-    """What to do once a cast's image is on the target."""
+    """Action after a successful cast."""
 
     WAIT = "wait"
     EXIT = "exit"
@@ -48,23 +49,22 @@ class AfterCast(enum.StrEnum):
     multiple=True,
     envvar=SERVER_VARIABLE,
     metavar="URL",
-    help="A daemon's URL; several times for several daemons of one database: the first that answers is used.  "
-    f"[env: {SERVER_VARIABLE}, separated by spaces]",
+    help=f"URL of a daemon; repeat for several.  [env: {SERVER_VARIABLE}]",
 )
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help=f"File that holds a token of the role enrol.  [env: {TOKEN_VARIABLE}, the token itself]",
+    help=f"File with a token of the role enrol.  [env: {TOKEN_VARIABLE}]",
 )
 @click.option(
     "--after-cast",
     type=click.Choice([choice.value for choice in AfterCast]),
     default=AfterCast.WAIT.value,
     show_default=True,
-    help="What to do once an image is on the target, verified; after a cast that failed the agent waits for the next.",
+    help="Action after a successful cast.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines to stdout.")
 def run(
     target: str,
     target_options: TargetOptions,
@@ -74,12 +74,19 @@ def run(
     after_cast: str,
     as_json: bool,
 ) -> None:
-    """Wait for casts of a daemon, and receive each that is for this machine.
+    """Wait for casts of a daemon, and receive each one that is for this machine.
 
-    The agent checks in with the daemon (diskcast serve) and goes on doing so for ever: while it waits, while it
-    receives, and while the daemon is away. What it is told to receive is written to the target as receive would do it:
-    all that is there and differs from the image is overwritten. The target is looked for and judged before each cast.
-    """
+    The agent checks in with the daemon (diskcast serve) for ever: while it waits, while it receives, and while the
+    daemon is unavailable. Of several daemons of one database it uses the first that answers. Each cast is written as by
+    receive: everything on the target that differs from the image is overwritten. The target is chosen and checked
+    before each cast. After a failed cast the agent waits for the next one.
+
+    \b
+    Examples:
+      diskcast-agent run --target auto --interface eth0 --server http://192.0.2.1:7400
+      diskcast-agent run --target /dev/sda --interface eth0 --server http://192.0.2.1:7400 \\
+          --token-file /etc/diskcast/token --after-cast reboot
+    """  # noqa: D301 - \b is click's mark
     import trio
 
     from receiver.reception.network.interface import require_interface
@@ -94,66 +101,79 @@ def run(
     log = JsonServiceLog() if as_json else PlainServiceLog()
     action = AfterCast(after_cast)
 
-    def make_service() -> Service:
-        import random
-
-        from receiver.reception.cast_receiver import CastReceiverOptions
-        from receiver.reception.machine_identity import describe_machine
-        from receiver.reception.receive import ReceiveOptions, receive_cast
-        from receiver.service.agent_service import About, Service
-        from receiver.service.server_client import DaemonRing, ServerClient
-
-        token = read_token(token_file)
-        daemons = DaemonRing([ServerClient(url, token) for url in servers], random.Random())
-        identity = machine.identity()
-        if not any((identity.macs, identity.serial, identity.asset_tag)):
-            raise ConfigurationError(
-                f"nothing tells this machine from others: {machine.interface} has no hardware address, and the "
-                "firmware no serial number or asset tag; name it with --identity, for example --identity pc07"
-            )
-        return Service(
-            daemons,
-            About(
-                name=machine.name,
-                version=importlib.metadata.version("diskcast"),
-                identity=identity,
-                inventory=describe_machine(machine.interface),
-            ),
-            ReceiveOptions(
-                target=target,
-                target_options=target_options,
-                interface=machine.interface,
-                receiver=CastReceiverOptions(
-                    name=machine.name,
-                    inventory={},
-                    assembly_bytes=machine.assembly_bytes,
-                    join_timeout_s=JOIN_TIMEOUT_S,
-                    sender_timeout_s=SENDER_TIMEOUT_S,
-                ),
-            ),
-            receive=receive_cast,
-            log=log,
-            one_cast=action is not AfterCast.WAIT,
-        )
-
     async def serve() -> bool:
-        service = make_service()  # needs trio's clock
-        with machine.metrics(service.status):
+        # Built here, since it needs trio's clock.
+        service = _build_service(
+            machine,
+            target,
+            target_options,
+            servers,
+            read_token(token_file),
+            log,
+            exit_after_success=action is not AfterCast.WAIT,
+        )
+        with machine.serve_metrics(service.status):
             await service.run()
         return True
 
-    gc.freeze()  # the modules stay: the collector needn't look at them again and again while data arrives
+    gc.freeze()  # imported modules live on: spare the collector from traversing them while data arrives
     done = trio.run(unless_interrupted, serve)
     log.stopped()
     if done and action in (AfterCast.REBOOT, AfterCast.POWEROFF):
-        _order(action)
+        _run_systemctl(action)
 
 
-def _order(action: AfterCast) -> None:
-    """Reboot or switch off.
+def _build_service(
+    machine: MachineOptions,
+    target: str,
+    target_options: TargetOptions,
+    servers: tuple[str, ...],
+    token: str,
+    log: ServiceLog,
+    *,
+    exit_after_success: bool,
+) -> AgentService:
+    """Build the service.
 
     Raises:
-        ConfigurationError: systemd doesn't take the order.
+        ConfigurationError: a URL is invalid, or this machine has no identity.
+    """
+    import random
+
+    from receiver.reception.machine_identity import describe_machine
+    from receiver.reception.receive import receive_cast
+    from receiver.service.agent_service import AgentDescription, AgentService
+    from receiver.service.server_client import DaemonRing, ServerClient
+
+    ring = DaemonRing([ServerClient(url, token) for url in servers], random.Random())
+    identity = machine.identity()
+    if not any((identity.macs, identity.serial, identity.asset_tag)):
+        raise ConfigurationError(
+            f"this machine can't be told from others: {machine.interface} has no hardware address, and the firmware "
+            "no serial number or asset tag; name it with --identity, for example --identity pc07"
+        )
+    return AgentService(
+        ring,
+        AgentDescription(
+            name=machine.name,
+            version=importlib.metadata.version("diskcast"),
+            identity=identity,
+            inventory=describe_machine(machine.interface),
+        ),
+        machine.receive_options(
+            target, target_options, join_timeout_s=JOIN_TIMEOUT_S, sender_timeout_s=SENDER_TIMEOUT_S
+        ),
+        receive=receive_cast,
+        log=log,
+        exit_after_success=exit_after_success,
+    )
+
+
+def _run_systemctl(action: AfterCast) -> None:
+    """Reboot or power off.
+
+    Raises:
+        ConfigurationError: systemd refuses the command.
     """
     from receiver.disk.fit.programs import StepError, run_program
 
@@ -161,5 +181,5 @@ def _order(action: AfterCast) -> None:
         run_program(["systemctl", action.value], time_limit_s=ACTION_TIMEOUT_S)
     except StepError as error:
         raise ConfigurationError(
-            f"the image is on the target, but --after-cast {action.value} didn't work: {error}"
+            f"the image is on the target, but --after-cast {action.value} failed: {error}; run it by hand"
         ) from error

@@ -1,4 +1,4 @@
-"""The daemons' API as the agent calls it: checking in, at the first daemon that answers."""
+"""Client of the daemons' API: check in at the first daemon that answers."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from protocol.schema.json_fields import PrintableText
 from receiver.reception.network.http_client import HttpPeer, Unreachable
 
 CHECK_IN_TIMEOUT_S: Final = 4.0
-"""Beyond the wait that was asked for: a daemon whose machine is gone must be left soon enough for the next to take the
-cast over."""
+"""Timeout beyond the requested wait: an agent must leave a dead daemon soon enough for the next one to take the cast
+over."""
 
 BACK_OFF_FIRST_S: Final = 0.5
 BACK_OFF_IDLE_MAX_S: Final = 20.0
-"""A thousand machines that wait for their daemon ask it fifty times a second, and are all back 20 s after it is."""
+"""Longest back-off without a cast: a thousand waiting machines make fifty requests per second, and all are back 20 s
+after their daemon."""
 
 BACK_OFF_RECEIVING_MAX_S: Final = 2.0
-"""Who is in the middle of a cast is to hear of its taking over within seconds."""
+"""Longest back-off during a cast: the agent must notice a takeover within seconds."""
 
 EXAMPLE_URL: Final = "http://192.0.2.1:7400"
 
-
 HEALTH_PATH: Final = "/healthz"
-"""Beside the API: anybody may ask."""
+"""Path beside the API that needs no token."""
 
 
-class _Understood(Exception):  # noqa: N818 - what was to be seen
-    """An empty check-in was refused for being empty: it came from somebody who may check in."""
+class _TokenAccepted(Exception):  # noqa: N818 - not an error
+    """An empty check-in was refused only for being empty, after its token was accepted."""
 
 
 class Daemon(Protocol):
-    """What the service needs of :class:`ServerClient`."""
+    """The part of :class:`ServerClient` that the service uses."""
 
     url: str
 
@@ -44,24 +44,24 @@ class Daemon(Protocol):
 
 
 class ServerClient:
-    """Calls one daemon; every method is one exchange."""
+    """Client of one daemon; every method is one exchange."""
 
     def __init__(self, url: str, token: str) -> None:
-        """Take the daemon's URL as the operator says it, and a token of the role enrol; empty where none is needed.
+        """Parse the operator's URL; ``token`` has the role enrol, and is empty where none is needed.
 
         Raises:
-            ConfigurationError: it isn't such a URL.
+            ConfigurationError: the URL is invalid.
         """
-        self._peer = HttpPeer(url, of="a diskcast daemon", example=EXAMPLE_URL)
+        self._peer = HttpPeer(url, server_kind="a diskcast daemon", example=EXAMPLE_URL)
         self.url = self._peer.url
         self._token = token
 
     async def check_in(self, check_in: CheckIn) -> CheckInAnswer:
-        """Check in once; it is safe to repeat.
+        """Check in once; safe to repeat.
 
         Raises:
-            Unreachable: no answer, or none of a daemon.
-            ServerRefusedError: the token isn't right, which no waiting mends.
+            Unreachable: no answer, or not one of a daemon.
+            ServerRefusedError: the token is wrong, and retrying doesn't help.
         """
         try:
             answer = await self._peer.exchange_json(
@@ -75,58 +75,58 @@ class ServerClient:
             return CHECK_IN_ANSWER.decode_untrusted("answer", answer)
         except ProtocolError as error:
             raise Unreachable(
-                f"{self.url} doesn't answer as this version of diskcast expects: {error}"
+                f"{self.url} gives an answer that this version of diskcast doesn't understand: {error}"
             ) from error
 
     async def health(self) -> str:
-        """What the daemon says of itself: ``ok`` if all is well.
+        """Return the daemon's health status, ``ok`` if it is healthy.
 
         Raises:
-            Unreachable: no answer, or none of a daemon.
+            Unreachable: no answer, or not one of a daemon.
         """
-        peer = HttpPeer(self.url, of="a diskcast daemon", example=EXAMPLE_URL, base="")
+        peer = HttpPeer(self.url, server_kind="a diskcast daemon", example=EXAMPLE_URL, base="")
         try:
             answer = await peer.exchange_json("GET", HEALTH_PATH, refusal=self._refusal)
         except (ProtocolError, ServerRefusedError) as error:
             raise Unreachable(f"{self.url} isn't a diskcast daemon: {error}") from error
         status = answer.get("status") if isinstance(answer, dict) else None
         if not isinstance(status, str):
-            raise Unreachable(f"{self.url} isn't a diskcast daemon: it has no status")
+            raise Unreachable(f"{self.url} isn't a diskcast daemon: its answer has no status")
         return str(PrintableText(32).encode(status))
 
     async def try_token(self) -> None:
-        """See whether the token may check in, without doing so: the daemon asks who it is before it asks what for.
+        """Test the token without checking in: the daemon checks the token before the body, which is empty.
 
         Raises:
             Unreachable: no answer.
-            ServerRefusedError: it may not.
+            ServerRefusedError: the token is wrong.
         """
-        with contextlib.suppress(_Understood):
+        with contextlib.suppress(_TokenAccepted):
             await self._peer.exchange_json(
                 "POST", CHECK_IN_PATH, body={}, bearer=self._token, refusal=self._trial_refusal
             )
 
     def _trial_refusal(self, status: int, detail: str) -> Exception:
-        return _Understood() if status in (400, 422) else self._refusal(status, detail)
+        return _TokenAccepted() if status in (400, 422) else self._refusal(status, detail)
 
     def _refusal(self, status: int, detail: str) -> Exception:
         if status in (401, 403):
             return ServerRefusedError(
-                f"the daemon at {self.url} refused this agent ({status}): {detail}; give it a token of the role enrol, "
-                "made with diskcast tokens create, by --token-file or DISKCAST_TOKEN"
+                f"the daemon at {self.url} refused this agent ({status}): {detail}; create a token with "
+                "diskcast tokens create NAME --role enrol, and pass it by --token-file or DISKCAST_TOKEN"
             )
         return Unreachable(f"{self.url}: {status} {detail}")
 
 
 class DaemonRing:
-    """Several daemons of one database, any of which will do: the one that answered last, and the next if it doesn't.
+    """Several daemons of one database: the one that answered last is used until it fails, then the next one.
 
     Attributes:
-        failure_count: check-ins without an answer since the last one with.
+        failure_count: check-ins without an answer since the last answer.
     """
 
     def __init__(self, daemons: Sequence[Daemon], rng: random.Random) -> None:
-        """Take at least one daemon; ``rng`` spreads the tries of a room's machines."""
+        """Take at least one daemon; ``rng`` spreads the retries of many machines."""
         assert daemons
         self._daemons = list(daemons)
         self._rng = rng
@@ -134,15 +134,15 @@ class DaemonRing:
 
     @property
     def url(self) -> str:
-        """Of the daemon that is asked next."""
+        """URL of the daemon for the next check-in."""
         return self._daemons[0].url
 
     async def check_in(self, check_in: CheckIn) -> CheckInAnswer:
-        """Ask the present daemon once, and leave it for the next one if it doesn't answer.
+        """Check in once with the current daemon, and switch to the next one if it doesn't answer.
 
         Raises:
-            Unreachable: it didn't.
-            ServerRefusedError: the token isn't right.
+            Unreachable: the daemon didn't answer.
+            ServerRefusedError: the token is wrong.
         """
         try:
             answer = await self._daemons[0].check_in(check_in)
@@ -157,10 +157,10 @@ class DaemonRing:
         return answer
 
     def pause_s(self, max_s: float) -> float:
-        """How long to wait before the next try: next to nothing until all were tried, then longer and longer."""
+        """Return the pause before the next try: short until all daemons were tried, then growing."""
         rounds, tried_count = divmod(self.failure_count, len(self._daemons))
         if tried_count:
             return 0.1 * self._rng.uniform(0.5, 1.0)
-        # Bounded before it is raised: an agent may be without its daemon for months.
+        # The exponent is bounded: an agent may be without its daemon for months.
         longest_s = BACK_OFF_FIRST_S * 2.0 ** min(max(rounds - 1, 0), 16)
         return min(longest_s, max_s) * self._rng.uniform(0.5, 1.0)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from protocol.constants import BLOCK_BYTES_DEFAULT, MIB
 from protocol.image.block_codec import BlockEncoder, block_hash
 from protocol.image.manifest import BlockKind, Manifest, build_manifest
-from receiver.reception.pipeline import BLOCKS_PER_HOP
+from receiver.reception.pipeline import BLOCKS_PER_BATCH
 from receiver.target.block_sink import BlockSink
 from receiver.target.open_target import open_target
 
@@ -98,8 +98,8 @@ def _rounds(image: _Image, path: Path) -> tuple[list[float], list[float], list[f
             sink.prepare()
 
             def write(sink: BlockSink = sink) -> None:
-                for first in range(0, manifest.block_count, BLOCKS_PER_HOP):
-                    hop = range(first, min(first + BLOCKS_PER_HOP, manifest.block_count))
+                for first in range(0, manifest.block_count, BLOCKS_PER_BATCH):
+                    hop = range(first, min(first + BLOCKS_PER_BATCH, manifest.block_count))
                     sink.write_blocks([(block, stored[block % len(stored)]) for block in hop])
                 sink.sync()
                 sink.commit()

@@ -33,7 +33,7 @@ from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.target import Target
 from receiver.disk.writer import BUFFER_BYTES, DiskWriter
-from receiver.reception.pipeline import BLOCKS_PER_HOP, VERIFY_BYTES, writer_count
+from receiver.reception.pipeline import BLOCKS_PER_BATCH, VERIFY_BYTES, writer_count
 from receiver.shared.parallel import run_parallel
 from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.image import VERIFY_THREADS
@@ -120,13 +120,13 @@ def _write_blocks(image: _Image, sink: BlockSink, on_written: Callable[[list[int
     block_count = image.manifest.block_count
 
     def write(first: int) -> None:
-        blocks = range(first, min(first + BLOCKS_PER_HOP, block_count))
+        blocks = range(first, min(first + BLOCKS_PER_BATCH, block_count))
         outcomes = sink.write_blocks([(block, image.stored_of(block)) for block in blocks])
         on_written(
             [block for block, outcome in zip(blocks, outcomes, strict=True) if outcome is Outcome.WRITTEN]
         )
 
-    _in_threads(write, range(0, block_count, BLOCKS_PER_HOP))
+    _in_threads(write, range(0, block_count, BLOCKS_PER_BATCH))
 
 
 def _sink(image: _Image, target: Target) -> None:

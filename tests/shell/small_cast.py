@@ -29,11 +29,13 @@ from protocol.sending.frame_encoder import FrameEncoder
 from protocol.sending.sender_session import SenderSession
 from protocol.wire.codec import ControlMessage, encode_control
 from receiver.disk.target import Target
-from receiver.reception.cast_receiver import CastLink, CastReceiver, CastReceiverOptions, Reception
+from receiver.reception.cast_link import CastLink
+from receiver.reception.cast_receiver import CastReceiver
 from receiver.reception.network.data_socket import SocketMemory
 from receiver.reception.network.http_client import Unreachable
 from receiver.reception.network.recvmmsg import DatagramBatch, SlabCounters
-from receiver.reception.reporting.status import ReceptionStatus
+from receiver.reception.options import CastReceiverOptions
+from receiver.reception.reporting.status import Reception, ReceptionStatus
 from receiver.shared.nursery_errors import single_error
 from receiver.target.image import TargetImage
 from receiver.target.open_target import open_target
@@ -308,7 +310,7 @@ class SmallCast:
         image_class: type[TargetImage] = TargetImage,
         *,
         link: CastLink | None = None,
-        relocate: Callable[[], Awaitable[CastLink]] | None = None,
+        wait_for_takeover: Callable[[], Awaitable[CastLink]] | None = None,
         **options: float,
     ) -> CastReceiver:
         """An agent that writes ``target``."""
@@ -322,7 +324,7 @@ class SmallCast:
             CastId(7),
             image_class(target),
             link=link or self.link,
-            relocate=relocate,
+            wait_for_takeover=wait_for_takeover,
             options=CastReceiverOptions(
                 name="pc1",
                 inventory={},
@@ -338,7 +340,7 @@ class SmallCast:
         *,
         within_s: float = 300.0,
         link: CastLink | None = None,
-        relocate: Callable[[], Awaitable[CastLink]] | None = None,
+        wait_for_takeover: Callable[[], Awaitable[CastLink]] | None = None,
         **options: float,
     ) -> Reception:
         """One agent from join to end beside the sender."""
@@ -347,7 +349,9 @@ class SmallCast:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.run_sender)
-                    agent = self.agent(target, image_class, link=link, relocate=relocate, **options)
+                    agent = self.agent(
+                        target, image_class, link=link, wait_for_takeover=wait_for_takeover, **options
+                    )
                     reception = await agent.run(SYMBOL_BYTES)
                     nursery.cancel_scope.cancel()
             except BaseExceptionGroup as group:

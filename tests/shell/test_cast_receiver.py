@@ -87,7 +87,7 @@ async def test_rehearsed_loss_is_repaired(
     cast: SmallCast, autojump_clock: trio.testing.MockClock, loss: float
 ) -> None:
     cast.start_sender()
-    reception = await cast.receive(rehearse_loss=loss, rehearse_seed=3)
+    reception = await cast.receive(injected_loss=loss, injected_loss_seed=3)
     assert cast.path.read_bytes() == cast.image.raw
     status = reception.status
     assert status.nacks_sent > 0
@@ -324,7 +324,7 @@ async def test_a_demoted_machine_says_so_once(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reinstate)
-        reception = await cast.receive(rehearse_loss=0.3, rehearse_seed=3)
+        reception = await cast.receive(injected_loss=0.3, injected_loss_seed=3)
         nursery.cancel_scope.cancel()
     assert cast.path.read_bytes() == cast.image.raw
     assert cast.observer.standings == [Cause.NETWORK, None]
@@ -499,7 +499,7 @@ async def test_a_block_that_reads_back_wrong_when_the_sender_is_gone_ends_it(
     """Nothing says that the cast has ended, and nothing that it goes on."""
     cast.start_sender()
     at_symbols(cast, source_symbols(cast.image), cast.stop_sender)
-    with pytest.raises(SenderLostError, match=r"nothing was heard.*incomplete"):
+    with pytest.raises(SenderLostError, match=r"nothing heard.*incomplete"):
         await cast.receive(ForgetfulDisk, sender_timeout_s=30.0)
     assert 30.0 < autojump_clock.current_time() < 40.0
 

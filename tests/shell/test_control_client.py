@@ -37,7 +37,7 @@ from protocol.model.session_records import (
 from protocol.receiving.manifest_reception import MemoryStore
 from receiver.reception.network import http_client
 from receiver.reception.network.control_client import ControlClient, retry_until
-from receiver.reception.network.discovery import CastChoice, ask_for_cast
+from receiver.reception.network.discovery import CastChoice, request_cast
 from receiver.reception.network.http_client import ANSWER_BYTES_MAX, Unreachable
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S
@@ -168,7 +168,7 @@ async def test_the_manifest_is_read_into_place(server: Server) -> None:
 @pytest.mark.parametrize("length", [4999, 5001])
 async def test_a_manifest_of_another_length_is_refused(server: Server, length: int) -> None:
     server.answers["/api/v1/casts/0000abcd/manifest"] = (200, bytes(length))
-    with pytest.raises(ProtocolError, match=f"{length} bytes, announced were 5000"):
+    with pytest.raises(ProtocolError, match=f"{length} bytes, but announced 5000"):
         await server.client.manifest(CAST.cast_id, MemoryStore(5000))
 
 
@@ -258,10 +258,10 @@ def test_what_is_not_a_senders_url(url: str) -> None:
 async def test_the_named_sender_is_asked(server: Server) -> None:
     ended = dataclasses.replace(CAST, cast_id=CastId(1), state=CastState.ENDED)
     server.answers["/api/v1/casts"] = (200, as_json({"casts": [cast_to_json(ended), cast_to_json(CAST)]}))
-    offer = await ask_for_cast(server.client, CastChoice(), wait_s=1.0)
+    offer = await request_cast(server.client, CastChoice(), wait_s=1.0)
     assert (offer.cast_id, offer.source) == (CAST.cast_id, None)
     with pytest.raises(NoSenderError, match=r"doesn't cast an image named 'office'.*0000abcd 'lab'"):
-        await ask_for_cast(server.client, CastChoice(image_name="office"), wait_s=1.0)
+        await request_cast(server.client, CastChoice(image_name="office"), wait_s=1.0)
 
 
 @pytest.mark.trio

@@ -163,7 +163,7 @@ async def test_a_sender_that_is_started_again_finds_the_scan_where_it_was(
             cast.start_sender()
 
     cast.on_symbols = restart
-    await cast.receive(rehearse_loss=loss)
+    await cast.receive(injected_loss=loss)
     assert restarted
     assert cast.path.read_bytes() == cast.image.raw
     assert cast.completions[0].success

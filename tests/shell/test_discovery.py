@@ -109,7 +109,9 @@ async def test_silence_ends_at_the_deadline(mock_clock: trio.testing.MockClock) 
 
 async def test_other_casts_than_the_chosen_are_named(mock_clock: trio.testing.MockClock) -> None:
     choice = CastChoice(CastId(8), "lab")
-    with pytest.raises(NoSenderError, match=r"cast 00000008 with an image named 'lab'.*these were: 00000007"):
+    with pytest.raises(
+        NoSenderError, match=r"cast 00000008 with an image named 'lab'.*these casts were: 00000007"
+    ):
         await hear(mock_clock, [announcement(7, "lab")], choice)
 
 

@@ -27,13 +27,13 @@ from protocol.errors import (
     TargetInUseError,
 )
 from protocol.model.session_records import CastId, MachineIdentity
-from receiver.reception.cast_receiver import CastReceiver, CastReceiverOptions, Observer, Reception
-from receiver.reception.network.cast_endpoint import CastPlace, Whereabouts
+from receiver.reception.cast_receiver import CastReceiver
+from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker
 from receiver.reception.network.http_client import Unreachable
-from receiver.reception.receive import ReceiveOptions
-from receiver.reception.reporting.progress import ReceptionObserver
-from receiver.reception.reporting.status import ReceptionState
-from receiver.service.agent_service import About, Service
+from receiver.reception.options import CastReceiverOptions, ReceiveOptions
+from receiver.reception.reporting.observer import Observer, ReceptionObserver
+from receiver.reception.reporting.status import Reception, ReceptionState
+from receiver.service.agent_service import AgentDescription, AgentService
 from receiver.service.server_client import DaemonRing
 from receiver.target.options import DEFAULTS
 from tests.shell.small_cast import Recorder
@@ -109,10 +109,10 @@ class Receptions:
     """Stands for receiving: what the test says happens."""
 
     def __init__(self) -> None:
-        self.begun: list[tuple[CastPlace, ReceiveOptions]] = []
+        self.begun: list[tuple[CastEndpoint, ReceiveOptions]] = []
         self.results: list[DiskcastError | Reception] = []
         self.takes_s = 60.0
-        self.whereabouts: Whereabouts | None = None
+        self.tracker: EndpointTracker | None = None
         self.observer: Observer | None = None
         self.agent = FakeAgent()
         self.cancelled = False
@@ -121,13 +121,13 @@ class Receptions:
     async def receive(
         self,
         options: ReceiveOptions,
-        place: CastPlace,
+        place: CastEndpoint,
         observer: Observer,
         watch: Callable[[CastReceiver], contextlib.AbstractContextManager[None]],
-        whereabouts: Whereabouts,
+        tracker: EndpointTracker,
     ) -> Reception:
         self.begun.append((place, options))
-        self.whereabouts, self.observer = whereabouts, observer
+        self.tracker, self.observer = tracker, observer
         result = self.results.pop(0) if self.results else RECEPTION
         if isinstance(result, TargetInUseError):
             raise result  # before there is an agent
@@ -166,7 +166,7 @@ class Log:
 class World:
     """A service, its daemons, and the nursery that they live in."""
 
-    def __init__(self, *, daemon_count: int = 1, one_cast: bool = False) -> None:
+    def __init__(self, *, daemon_count: int = 1, exit_after_success: bool = False) -> None:
         self.books = Books()
         self.daemons = [
             FakeDaemon(self.books, f"http://10.0.0.{index}:7400") for index in range(daemon_count)
@@ -176,13 +176,15 @@ class World:
         agent = CastReceiverOptions(
             "pc1", {}, assembly_bytes=1 << 20, join_timeout_s=60.0, sender_timeout_s=300.0
         )
-        self.service = Service(
+        self.service = AgentService(
             DaemonRing(self.daemons, random.Random(4)),
-            About("pc1", "1.0", MachineIdentity(("52:54:00:12:34:56",), "S1", "A1"), {"host": "pc1"}),
+            AgentDescription(
+                "pc1", "1.0", MachineIdentity(("52:54:00:12:34:56",), "S1", "A1"), {"host": "pc1"}
+            ),
             ReceiveOptions("auto", DEFAULTS, "lo", agent),
             receive=self.receptions.receive,
             log=self.log,  # type: ignore[arg-type]
-            one_cast=one_cast,
+            exit_after_success=exit_after_success,
         )
 
     async def serve(self, seconds: float) -> None:
@@ -296,7 +298,9 @@ async def test_a_cast_is_received_and_its_result_said_until_it_is_on_record(
         world.after(nursery, 300.0, lambda: world.books.assign(None))
         await world.serve(400.0)
     [(place, options), *again] = world.receptions.begun
-    assert place == CastPlace(ASSIGNMENT.cast_id, "http://10.77.0.1:7421", "10.77.0.1", "239.255.68.80", 7420)
+    assert place == CastEndpoint(
+        ASSIGNMENT.cast_id, "http://10.77.0.1:7421", "10.77.0.1", "239.255.68.80", 7420
+    )
     assert options.receiver.inventory["machine_id"] == "m-1", "the sender knows who joins"
     assert (options.receiver.name, options.receiver.agent_id) == ("seat 1", "m-1")
     begun_again = [at for at, _, check_in in world.books.heard if check_in.state == AgentState.RECEIVING]
@@ -397,10 +401,10 @@ async def test_a_cast_that_is_taken_over_is_followed_within_seconds(
     moves: list[float] = []
 
     async def watch_moves() -> None:
-        while world.receptions.whereabouts is None:
+        while world.receptions.tracker is None:
             await trio.sleep(0.1)
-        whereabouts = world.receptions.whereabouts
-        assert (await whereabouts.elsewhere(whereabouts.place)).source == "10.77.0.2"
+        tracker = world.receptions.tracker
+        assert (await tracker.wait_for_change(tracker.endpoint)).source == "10.77.0.2"
         moves.append(trio.current_time())
 
     async with trio.open_nursery() as nursery:
@@ -478,7 +482,7 @@ async def test_a_daemon_that_forgets_a_cast_does_not_end_one_that_goes_well(
 async def test_an_agent_for_one_cast_leaves_when_its_result_is_on_record(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    world = World(one_cast=True)
+    world = World(exit_after_success=True)
     world.receptions.results = [StorageError("no disk"), RECEPTION]
     world.books.assign(ASSIGNMENT)
     world.books.records = False
@@ -499,7 +503,7 @@ async def test_an_agent_for_one_cast_leaves_when_its_result_is_on_record(
 async def test_an_agent_for_one_cast_does_not_wait_for_a_daemon_for_ever(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    world = World(one_cast=True)
+    world = World(exit_after_success=True)
     world.books.assign(ASSIGNMENT)
 
     def die() -> None:

@@ -14,7 +14,7 @@ import trio.testing
 
 from protocol.errors import JoinRefusedError, NoSenderError, SenderLostError
 from protocol.model.session_records import CastId, JoinGrant, JoinRequest
-from receiver.reception.cast_receiver import CastLink
+from receiver.reception.cast_link import CastLink
 from tests.shell.small_cast import Place, SmallCast, SmallImage, threads_in_place
 from tests.shell.test_cast_receiver import at_symbols, source_symbols
 
@@ -31,7 +31,7 @@ def once_at(place: Place, moment: trio.Event) -> Callable[[], Awaitable[CastLink
     """The cast is at ``place`` from ``moment`` on, for ever."""
     told = False
 
-    async def relocate() -> CastLink:
+    async def wait_for_takeover() -> CastLink:
         nonlocal told
         if told:
             await trio.sleep_forever()
@@ -39,7 +39,7 @@ def once_at(place: Place, moment: trio.Event) -> Callable[[], Awaitable[CastLink
         told = True
         return place.link
 
-    return relocate
+    return wait_for_takeover
 
 
 async def test_a_cast_that_another_daemon_takes_over_goes_on_with_the_rest(
@@ -62,7 +62,7 @@ async def test_a_cast_that_another_daemon_takes_over_goes_on_with_the_rest(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(take_over)
-        reception = await cast.receive(link=old.link, relocate=once_at(new, moved))
+        reception = await cast.receive(link=old.link, wait_for_takeover=once_at(new, moved))
     assert cast.path.read_bytes() == cast.image.raw
     assert cast.observer.joins == [False, True]
     need = cast.joins[1].need
@@ -89,7 +89,7 @@ async def test_an_agent_leaves_a_sender_that_still_speaks_when_the_daemon_says_s
         moved.set()
 
     at_symbols(cast, 100, take_over)
-    await cast.receive(link=old.link, relocate=once_at(new, moved))
+    await cast.receive(link=old.link, wait_for_takeover=once_at(new, moved))
     assert cast.path.read_bytes() == cast.image.raw
     assert cast.observer.silences == []
 
@@ -120,7 +120,7 @@ async def test_a_take_over_ends_the_wait_for_a_sender_that_cannot_be_joined(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(take_over)
-        await cast.receive(link=old.link, relocate=once_at(new, moved), sender_timeout_s=60.0)
+        await cast.receive(link=old.link, wait_for_takeover=once_at(new, moved), sender_timeout_s=60.0)
     assert cast.path.read_bytes() == cast.image.raw
     assert autojump_clock.current_time() < 30.0
 
@@ -139,7 +139,7 @@ async def test_a_take_over_before_the_first_join(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tell)
-        await cast.receive(link=old.link, relocate=once_at(new, moved), join_timeout_s=30.0)
+        await cast.receive(link=old.link, wait_for_takeover=once_at(new, moved), join_timeout_s=30.0)
     assert cast.path.read_bytes() == cast.image.raw
     assert cast.observer.joins == [False]
 
@@ -168,16 +168,18 @@ async def test_who_is_refused_at_the_old_place_waits_for_the_new_one(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tell)
-        await cast.receive(link=Refusing(cast).link, relocate=once_at(new, moved), join_timeout_s=30.0)
+        await cast.receive(
+            link=Refusing(cast).link, wait_for_takeover=once_at(new, moved), join_timeout_s=30.0
+        )
     assert cast.path.read_bytes() == cast.image.raw
 
 
 async def test_who_is_refused_everywhere_ends_at_the_deadline(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
-    relocate = once_at(Place(cast), trio.Event())
+    wait_for_takeover = once_at(Place(cast), trio.Event())
     with pytest.raises(JoinRefusedError):
-        await cast.receive(link=Refusing(cast).link, relocate=relocate, join_timeout_s=30.0)
+        await cast.receive(link=Refusing(cast).link, wait_for_takeover=wait_for_takeover, join_timeout_s=30.0)
     assert autojump_clock.current_time() == pytest.approx(30.0, abs=1.0)
 
 
@@ -187,7 +189,7 @@ async def test_without_a_take_over_silence_ends_at_the_deadline(
     cast.start_sender()
     at_symbols(cast, 100, cast.stop_sender)
     with pytest.raises(SenderLostError, match="no daemon has taken the cast over"):
-        await cast.receive(relocate=once_at(Place(cast), trio.Event()), sender_timeout_s=30.0)
+        await cast.receive(wait_for_takeover=once_at(Place(cast), trio.Event()), sender_timeout_s=30.0)
     assert 30.0 <= autojump_clock.current_time() < 34.0
 
 
@@ -201,7 +203,9 @@ async def test_a_result_that_no_sender_takes_doesnt_keep_the_agent(
         cast.unreachable = True
 
     at_symbols(cast, source_symbols(cast.image), cut)
-    reception = await cast.receive(relocate=once_at(Place(cast), trio.Event()), sender_timeout_s=300.0)
+    reception = await cast.receive(
+        wait_for_takeover=once_at(Place(cast), trio.Event()), sender_timeout_s=300.0
+    )
     assert not reception.reported
     assert autojump_clock.current_time() < 20.0
     assert cast.path.read_bytes() == cast.image.raw

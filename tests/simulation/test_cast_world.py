@@ -133,7 +133,7 @@ async def test_every_order_ends_right(
     cast.start_sender()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(start_again)
-        reception = await cast.receive(Remembered, rehearse_loss=loss)
+        reception = await cast.receive(Remembered, injected_loss=loss)
         nursery.cancel_scope.cancel()
     manifest = image.manifest
     used = np.repeat(manifest.kind != BlockKind.UNUSED, BLOCK_BYTES)[: len(image.raw)]

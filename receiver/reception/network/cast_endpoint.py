@@ -1,4 +1,4 @@
-"""Where a cast is: its sender and its group, which another daemon's taking over changes in the middle of the cast."""
+"""The network endpoint of a cast, which changes when another daemon takes the cast over."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from protocol.model.session_records import CastId
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class CastPlace:
-    """Where to join a cast.
+class CastEndpoint:
+    """The addresses at which to join a cast.
 
     Attributes:
         cast_id: the cast.
-        control_url: of its sender's control API.
-        source: address that its datagrams come from; empty if only the control API knows.
-        group: multicast address; empty likewise.
-        port: UDP port of the group; 0 likewise.
+        control_url: URL of its sender's control API.
+        source: source address of its datagrams; empty if only the control API knows it.
+        group: multicast address; empty if only the control API knows it.
+        port: UDP port of the group; 0 if only the control API knows it.
     """
 
     cast_id: CastId
@@ -29,9 +29,9 @@ class CastPlace:
     port: int = 0
 
 
-def place_of(assignment: Assignment) -> CastPlace:
-    """Where the daemon says that a cast is."""
-    return CastPlace(
+def endpoint_of(assignment: Assignment) -> CastEndpoint:
+    """Return the endpoint of the cast that a daemon has assigned."""
+    return CastEndpoint(
         assignment.cast_id,
         assignment.control_url,
         assignment.sender_address,
@@ -40,30 +40,30 @@ def place_of(assignment: Assignment) -> CastPlace:
     )
 
 
-class Whereabouts:
-    """A cast's place as it is known now, between who hears of it and who has to go there.
+class EndpointTracker:
+    """The current endpoint of a cast, updated by check-ins and awaited by the receiver.
 
     Attributes:
-        place: the latest.
+        endpoint: the latest endpoint.
     """
 
-    def __init__(self, place: CastPlace) -> None:
-        """Begin at ``place``."""
-        self.place = place
+    def __init__(self, endpoint: CastEndpoint) -> None:
+        """Start at ``endpoint``."""
+        self.endpoint = endpoint
         self._changed = trio.Event()
 
-    def move(self, place: CastPlace) -> bool:
-        """The cast is at ``place`` now; whether that is news."""
-        assert place.cast_id == self.place.cast_id
-        if place == self.place:
+    def update(self, endpoint: CastEndpoint) -> bool:
+        """Set the endpoint; return whether it has changed."""
+        assert endpoint.cast_id == self.endpoint.cast_id
+        if endpoint == self.endpoint:
             return False
-        self.place = place
+        self.endpoint = endpoint
         self._changed.set()
         self._changed = trio.Event()
         return True
 
-    async def elsewhere(self, known: CastPlace) -> CastPlace:
-        """The place, as soon as it is another one than ``known``."""
-        while self.place == known:
+    async def wait_for_change(self, known: CastEndpoint) -> CastEndpoint:
+        """Wait until the endpoint differs from ``known``, and return it."""
+        while self.endpoint == known:
             await self._changed.wait()
-        return self.place
+        return self.endpoint

@@ -1,4 +1,4 @@
-"""The sender's control API as the agent calls it: one HTTP exchange a call, repeated until there is an answer."""
+"""Client of a sender's control API: one HTTP exchange per call, and a helper that retries."""
 
 from __future__ import annotations
 
@@ -35,78 +35,78 @@ from receiver.reception.network.http_client import HttpPeer, Unreachable
 
 RETRY_FIRST_S: Final = 0.2
 RETRY_MAX_S: Final = 2.0
-"""Back-off between tries: short enough that a restarted sender finds its room back within seconds."""
+"""Longest pause between retries: receivers rejoin a restarted sender within seconds."""
 
 _READ_BYTES: Final = MIB
 _Result = TypeVar("_Result")
 
 
 class ControlClient:
-    """Calls the control API at one base URL; every method is one exchange, and :func:`retry_until` repeats it."""
+    """Client of the control API at one base URL; every method is one exchange, which :func:`retry_until` can repeat."""
 
     def __init__(self, url: str) -> None:
-        """Take ``http://HOST:PORT``, as ANNOUNCE or the operator says it.
+        """Parse the URL ``http://HOST:PORT``, from an ANNOUNCE or from the operator.
 
         Raises:
-            ConfigurationError: it isn't such a URL.
+            ConfigurationError: the URL is invalid.
         """
-        self._peer = HttpPeer(url, of="a sender", example="http://192.0.2.1:7411")
+        self._peer = HttpPeer(url, server_kind="a sender", example="http://192.0.2.1:7411")
         self.url = self._peer.url
 
     async def casts(self) -> list[CastDescription]:
-        """What this sender casts.
+        """Return the casts of this sender.
 
         Raises:
             Unreachable: no answer.
-            ProtocolError: not an answer of a diskcast sender.
+            ProtocolError: the answer isn't one of a diskcast sender.
         """
         return casts_from_json_untrusted(await self._json("GET", "/casts"))
 
     async def cast(self, cast_id: CastId) -> CastDescription:
-        """One cast.
+        """Return the description of a cast.
 
         Raises:
             Unreachable: no answer.
             NoSenderError: this sender has no such cast.
-            ProtocolError: not an answer of a diskcast sender.
+            ProtocolError: the answer isn't one of a diskcast sender.
         """
         return cast_from_json_untrusted(await self._json("GET", f"/casts/{cast_id:08x}"))
 
     async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
-        """Join, or take the old place again.
+        """Join, or rejoin in the same place.
 
         Raises:
             Unreachable: no answer; joining again with the same ``agent_id`` is safe.
-            JoinRefusedError: the sender doesn't want this receiver.
+            JoinRefusedError: the sender refuses this receiver.
             NoSenderError: this sender has no such cast.
-            ProtocolError: not an answer of a diskcast sender.
+            ProtocolError: the answer isn't one of a diskcast sender.
         """
         answer = await self._json("POST", f"/casts/{cast_id:08x}/receivers", body=join_to_json(request))
         return grant_from_json_untrusted(answer)
 
     async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
-        """Say what is needed, now that the manifest is there; only then does the sender cast it for this receiver.
+        """Report the blocks that the target needs; the sender casts nothing for this receiver before.
 
         Args:
-            grant: of the join.
+            grant: the grant of the join.
             need: ``bool[block_count]``.
             heard_sequence: number after the last datagram that was taken into account; None if none was heard.
 
         Raises:
-            Unreachable: no answer; saying it again is safe.
-            JoinRefusedError: the sender doesn't know this receiver any more.
-            SessionError: the sender doesn't take it.
+            Unreachable: no answer; reporting it again is safe.
+            JoinRefusedError: the sender no longer knows this receiver.
+            SessionError: the sender refuses the report.
         """
         await self._json(
             "PUT", f"{_receiver_path(grant)}/need", body=need_to_json(need, heard_sequence), key=grant.key
         )
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
-        """Tell the sender how it ended here.
+        """Report the end of the reception.
 
         Raises:
-            Unreachable: no answer; telling it again is safe.
-            SessionError: the sender doesn't take it.
+            Unreachable: no answer; reporting it again is safe.
+            SessionError: the sender refuses the report.
         """
         path = f"{_receiver_path(grant)}/completion"
         await self._json("POST", path, body=COMPLETION.encode(report), key=grant.key)
@@ -115,9 +115,9 @@ class ControlClient:
         """Fetch the manifest into a store of exactly its size.
 
         Raises:
-            Unreachable: no or half an answer.
-            ProtocolError: the sender sends another length.
-            StorageError: as the store raises.
+            Unreachable: no answer, or a truncated one.
+            ProtocolError: the manifest's length isn't the announced one.
+            StorageError: the store failed.
         """
         fetch = functools.partial(self._fetch_manifest, f"/casts/{cast_id:08x}/manifest", into)
         await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
@@ -135,7 +135,7 @@ class ControlClient:
         def read(response: http.client.HTTPResponse) -> None:
             if response.length is not None and response.length != len(into):
                 raise ProtocolError(
-                    f"{self.url} has a manifest of {response.length} bytes, announced were {len(into)}"
+                    f"{self.url} sends a manifest of {response.length} bytes, but announced {len(into)}"
                 )
             buffer = memoryview(bytearray(_READ_BYTES))
             done = 0
@@ -153,7 +153,7 @@ class ControlClient:
             case 404:
                 return NoSenderError(f"the sender at {self.url} doesn't have this cast: {detail}")
             case 401 | 403 | 409:
-                return JoinRefusedError(f"the sender at {self.url} refused: {detail}")
+                return JoinRefusedError(f"the sender at {self.url} refused this receiver: {detail}")
             case _:
                 return SessionError(f"the sender at {self.url} answered {status}: {detail}")
 
@@ -163,11 +163,11 @@ def _receiver_path(grant: JoinGrant) -> str:
 
 
 async def retry_until(deadline: float, exchange: Callable[[], Awaitable[_Result]]) -> _Result:
-    """Repeat ``exchange`` with growing pauses until it has an answer, whatever the answer is.
+    """Repeat ``exchange`` with growing pauses until there is an answer, and return or raise that.
 
     Args:
-        deadline: trio's clock.
-        exchange: a call of :class:`ControlClient`'s methods.
+        deadline: time by trio's clock.
+        exchange: calls a method of :class:`ControlClient`.
 
     Raises:
         NoSenderError: no answer before the deadline.
@@ -179,7 +179,7 @@ async def retry_until(deadline: float, exchange: Callable[[], Awaitable[_Result]
         except Unreachable as error:
             if trio.current_time() + pause_s > deadline:
                 raise NoSenderError(
-                    f"the sender doesn't answer: {error}; check that it runs and that no firewall blocks its "
+                    f"the sender doesn't answer: {error}; check that it is running and that no firewall blocks its "
                     "control port"
                 ) from error
         await trio.sleep(pause_s)
@@ -190,4 +190,6 @@ def require_plausible_manifest(raw_bytes: int, block_bytes: int, manifest_bytes:
     """Raise :class:`ProtocolError` unless an image of that size can have a manifest of that size."""
     count = block_count_of(raw_bytes, block_bytes)
     if manifest_bytes > ManifestLayout(count, METADATA_BYTES_MAX).manifest_bytes:
-        raise ProtocolError(f"the sender claims a manifest of {manifest_bytes} bytes for {count} blocks")
+        raise ProtocolError(
+            f"the sender announces an implausible manifest: {manifest_bytes} bytes for {count} blocks"
+        )

@@ -1,7 +1,7 @@
 """The data socket: joined to the cast's multicast group, read in batches.
 
-What is best here is tried first and replaced by the next best where the kernel refuses: source-specific join, then
-any-source; recvmmsg on a socket with UDP_GRO, then without, then one recv a datagram; the kernel's time stamps, then
+For each feature the best variant is tried first, with a fallback if the kernel refuses it: source-specific join, then
+any-source; recvmmsg on a socket with UDP_GRO, then without, then one recv per datagram; the kernel's time stamps, then
 none; SO_RCVBUFFORCE, then SO_RCVBUF.
 """
 
@@ -22,15 +22,15 @@ from receiver.reception.network.interface import ReceiveInterface
 from receiver.reception.network.recvmmsg import DatagramBatch, MessageSlab, PlainSlab, SlabCounters
 
 RECEIVE_BUFFER_BYTES = 16 * MIB
-"""The kernel doubles it for its bookkeeping: a tenth of a second at 2.4 Gbit/s, which rides out the pauses of a busy
-machine. Deeper queues would only make the answers to FLUSH late."""
+"""Requested receive buffer, which the kernel doubles for its overhead. It holds a tenth of a second at 2.4 Gbit/s,
+enough for the pauses of a busy machine. A deeper queue would only delay the answers to FLUSH."""
 
 POLL_INTERVAL_MAX_S = 0.008
-"""While data flows the queue is emptied at intervals instead of at every arrival, since every look at it has a fixed
-cost of 0.2 ms of processor time. Longer intervals would show in the group's round-trip time."""
+"""Longest interval between polls. While data flows the queue is polled instead of read at every arrival, since each
+poll costs 0.2 ms of processor time. Longer intervals would show in the group's round-trip time."""
 
 POLL_INTERVAL_MIN_S = 0.002
-"""A shorter pause isn't worth its own cost; a queue that fills sooner is emptied without pause."""
+"""Shortest interval worth its own cost; a queue that fills sooner is polled without a pause."""
 
 # Linux values that the socket module doesn't name: <linux/in.h>, <linux/in6.h>, <linux/udp.h>, <asm/socket.h>.
 _IP_MULTICAST_ALL = 49
@@ -50,7 +50,7 @@ _MEMINFO_QUEUED, _MEMINFO_BUFFER, _MEMINFO_DROPS = 0, 1, 8
 
 
 class ReceiveMode(enum.StrEnum):
-    """How datagrams are taken from the kernel, the best first."""
+    """System call and offload that read datagrams, the best first."""
 
     GRO = "recvmmsg with UDP_GRO"
     MMSG = "recvmmsg"
@@ -58,34 +58,34 @@ class ReceiveMode(enum.StrEnum):
 
 
 class SocketMemory(NamedTuple):
-    """What the kernel says about the socket's queue (SO_MEMINFO)."""
+    """Fill and drops of the socket's queue (SO_MEMINFO)."""
 
     queued_bytes: int
     buffer_bytes: int
     drop_count: int
-    """Messages dropped because the queue was full; what the kernel had coalesced counts as one."""
+    """Messages dropped because the queue was full; datagrams coalesced by the kernel count as one."""
 
 
 def join_group(
     interface: ReceiveInterface, group: str, port: int, *, source: str | None
 ) -> tuple[socket.socket, bool]:
-    """A non-blocking socket bound to ``group`` and ``port`` that receives what comes in by ``interface``.
+    """Open a non-blocking socket joined to ``group`` on ``interface`` and bound to the group's address and port.
 
-    Bound to the group's address and not to any, so that other traffic to the port never arrives. Several agents on
-    one machine can have the same group and port: each gets every datagram.
+    Binding to the group's address keeps other traffic to the port away. Several agents on one machine can share a
+    group and port: each gets every datagram.
 
     Args:
-        interface: where to join.
+        interface: the interface to join on.
         group: multicast address.
         port: UDP port.
-        source: the sender's address for a source-specific join (RFC 4607's filter, on any group); None for any.
+        source: the sender's address for a source-specific join (RFC 4607's filter, on any group); None for any source.
 
     Returns:
         The socket, and whether only ``source`` is heard.
 
     Raises:
         InterfaceError: the interface can't join.
-        AddressInUseError: another program has the port for itself.
+        AddressInUseError: another program uses the port exclusively.
     """
     ipv6 = ":" in group
     level = socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP
@@ -94,7 +94,7 @@ def join_group(
     )
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Without this the socket would also get what other sockets of this machine have joined.
+        # Without this the socket would also get the groups that other sockets of this machine have joined.
         sock.setsockopt(level, _IPV6_MULTICAST_ALL if ipv6 else _IP_MULTICAST_ALL, 0)
         sock.bind((group, port, 0, interface.index) if ipv6 else (group, port))
         source_specific = source is not None and _join_source(sock, level, interface, group, source)
@@ -105,12 +105,12 @@ def join_group(
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise AddressInUseError(
-                f"UDP port {port} of group {group} is held by another program that doesn't share it: "
-                f"see ss -lunp, or choose another with --port on both sides"
+                f"UDP port {port} of group {group} is in use by another program that doesn't share it: "
+                f"find it with ss -lunp, or choose another port with --port on both sides"
             ) from error
         raise InterfaceError(
             f"interface {interface.name} can't join group {group} port {port}: {error.strerror}; "
-            f"see diskcast-agent doctor --interface {interface.name}"
+            f"run diskcast-agent doctor --interface {interface.name}"
         ) from error
     return sock, source_specific
 
@@ -121,13 +121,13 @@ def _join_source(
     request = _group_request(interface.index, group) + _sockaddr_storage(source)
     try:
         sock.setsockopt(level, _MCAST_JOIN_SOURCE_GROUP, request)
-    except OSError:  # no source filters in this kernel, or too many: any source is the fallback
+    except OSError:  # the kernel has no source filters, or too many are in use: fall back to any source
         return False
     return True
 
 
 def _group_request(interface_index: int, group: str) -> bytes:
-    """``struct group_req`` of RFC 3678 section 5.1; followed by the source it is a ``group_source_req``."""
+    """Return a ``struct group_req`` (RFC 3678 section 5.1); with the source appended it is a ``group_source_req``."""
     # sockaddr_storage is aligned like a pointer.
     return struct.pack("@I0P", interface_index) + _sockaddr_storage(group)
 
@@ -142,7 +142,7 @@ def _sockaddr_storage(address: str) -> bytes:
 
 
 class DataSocket:
-    """A joined socket with a big buffer, and the slab that its batches land in."""
+    """A joined socket with a large buffer, and the slab that its batches land in."""
 
     def __init__(
         self,
@@ -154,19 +154,19 @@ class DataSocket:
         frame_bytes: int,
         best_mode: ReceiveMode = ReceiveMode.GRO,
     ) -> None:
-        """Join and prepare; arguments as :func:`join_group`.
+        """Join the group, and choose the best mode that the kernel supports.
 
         Args:
-            interface: where to join.
+            interface: the interface to join on.
             group: multicast address.
             port: UDP port.
-            source: the sender's address, or None.
+            source: the sender's address for a source-specific join; None for any source.
             frame_bytes: length of a data datagram: header and symbol.
-            best_mode: don't try anything better.
+            best_mode: the best mode to try.
 
         Raises:
             InterfaceError: the interface can't join.
-            AddressInUseError: another program has the port for itself.
+            AddressInUseError: another program uses the port exclusively.
         """
         self.interface = interface
         self._group = group
@@ -174,7 +174,7 @@ class DataSocket:
         self.socket, self.source_specific = join_group(interface, group, port, source=source)
         self._enlarge_buffer()
         self.mode, self._slab = self._choose_mode(frame_bytes, best_mode)
-        # At the highest rate a small queue is full before that; the kernel's bookkeeping takes up to half of it.
+        # At the highest rate a small queue fills sooner; the kernel's overhead takes up to half of it.
         fills_in_s = self.memory().buffer_bytes / 2 / RATE_BYTES_PER_S_MAX
         self.poll_interval_max_s = (
             min(fills_in_s, POLL_INTERVAL_MAX_S) if fills_in_s > POLL_INTERVAL_MIN_S else 0.0
@@ -209,20 +209,20 @@ class DataSocket:
         return ReceiveMode.GRO if coalesced else ReceiveMode.MMSG, slab
 
     def _has_time_stamps(self) -> bool:
-        """Let the kernel say when each message came (socket(7)); whether it does."""
+        """Enable the kernel's time stamps (socket(7)); return whether it has them."""
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        except OSError:  # a kernel for 32-bit machines without the option of this number
+        except OSError:  # 32-bit kernels use another option number
             return False
         return True
 
     @property
     def counters(self) -> SlabCounters:
-        """Datagrams that never reached a batch."""
+        """Counters of datagrams that were dropped before they reached a batch."""
         return self._slab.counters
 
     def receive_batch(self) -> DatagramBatch | None:
-        """Take what waits, up to a batch, valid until the next call; None when nothing waits.
+        """Return the waiting datagrams, up to one batch, valid until the next call; None if there are none.
 
         Raises:
             InterfaceError: the socket failed.
@@ -231,11 +231,12 @@ class DataSocket:
             return self._slab.receive(self.socket)
         except OSError as error:
             raise InterfaceError(
-                f"receiving on interface {self.interface.name} failed: {error.strerror}"
+                f"cannot receive on interface {self.interface.name}: {error.strerror}; "
+                f"run diskcast-agent doctor --interface {self.interface.name}"
             ) from error
 
     def accept_any_source(self) -> None:
-        """Hear every sender of the group from now on: the datagrams may come from another address than was said.
+        """Stop filtering by source: the datagrams may come from an address other than the announced one.
 
         Raises:
             InterfaceError: the interface can't join.
@@ -251,20 +252,21 @@ class DataSocket:
             self.socket.setsockopt(level, _MCAST_JOIN_GROUP, request)
         except OSError as error:
             raise InterfaceError(
-                f"interface {self.interface.name} can't join group {self._group} again: {error.strerror}"
+                f"interface {self.interface.name} can't rejoin group {self._group}: {error.strerror}; "
+                f"run diskcast-agent doctor --interface {self.interface.name}"
             ) from error
         self.source_specific = False
 
     async def wait_readable(self) -> None:
-        """Wait until something is in the queue."""
+        """Wait until a datagram is in the queue."""
         await trio.lowlevel.wait_readable(self.socket)
 
     def memory(self) -> SocketMemory:
-        """The queue's fill and drops, asked from the kernel: 1 µs."""
+        """Return the queue's fill and drop count from the kernel; takes 1 µs."""
         info = _MEMINFO.unpack(self.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
         return SocketMemory(info[_MEMINFO_QUEUED], info[_MEMINFO_BUFFER], info[_MEMINFO_DROPS])
 
     def close(self) -> None:
-        """Leave the group and close; waiters are woken."""
+        """Leave the group and close the socket; waiting tasks are woken."""
         trio.lowlevel.notify_closing(self.socket)
         self.socket.close()

@@ -1,4 +1,4 @@
-"""Finding the cast to join: by listening for ANNOUNCE on the group, or by asking a sender that the operator named."""
+"""Discovery of the cast to join: listen for ANNOUNCE on the group, or query a sender that the operator named."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from receiver.reception.network.data_socket import join_group
 from receiver.reception.network.interface import ReceiveInterface
 
 OFFERS_MAX: Final = 64
-"""Different casts that are remembered while listening; whoever floods the group with more hides only casts that the
-operator can still name with --cast."""
+"""Most casts remembered while listening. A flood of announcements can hide only casts that the operator can still name
+with --cast."""
 
 _SO_ATTACH_FILTER: Final = 26
 _TYPE_OFFSET: Final = 8 + 3
-"""Where a socket filter sees our message type: behind the UDP header, magic and version."""
+"""Offset of the message type for a socket filter: behind the UDP header, magic and version."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,37 +38,37 @@ class CastOffer:
     image_name: str
     control_url: str
     source: str | None
-    """Address that its datagrams come from; None while only its control API is known."""
+    """Source address of its datagrams; None if only its control API is known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastChoice:
-    """What the operator said about the cast to join; None is not said."""
+    """The operator's choice of the cast to join; a field that is None matches any cast."""
 
     cast_id: CastId | None = None
     image_name: str | None = None
 
     @property
-    def said(self) -> bool:
-        """Whether anything was said."""
+    def restricted(self) -> bool:
+        """Whether the operator chose anything."""
         return self.cast_id is not None or self.image_name is not None
 
-    def fits(self, cast_id: CastId, image_name: str) -> bool:
-        """Whether a cast is one of those that were meant."""
+    def matches(self, cast_id: CastId, image_name: str) -> bool:
+        """Return whether a cast matches the choice."""
         return self.cast_id in (None, cast_id) and self.image_name in (None, image_name)
 
     def __str__(self) -> str:
-        words = [] if self.cast_id is None else [f"cast {self.cast_id:08x}"]
+        parts = [] if self.cast_id is None else [f"cast {self.cast_id:08x}"]
         if self.image_name is not None:
-            words.append(f"an image named {self.image_name!r}")
-        return " with ".join(words) or "any cast"
+            parts.append(f"an image named {self.image_name!r}")
+        return " with ".join(parts) or "any cast"
 
 
 def single_offer(offers: Sequence[CastOffer]) -> CastOffer:
-    """The only one.
+    """Return the only offer.
 
     Raises:
-        AmbiguousCastError: there are several, and chance must not decide which image a disk gets.
+        AmbiguousCastError: there are several; chance mustn't decide which image a disk gets.
     """
     if len(offers) > 1:
         listing = "; ".join(
@@ -77,7 +77,7 @@ def single_offer(offers: Sequence[CastOffer]) -> CastOffer:
         )
         first = min(offer.cast_id for offer in offers)
         raise AmbiguousCastError(
-            f"{len(offers)} casts can be joined: {listing}. Choose one with --cast, for example --cast {first:08x}"
+            f"{len(offers)} casts can be joined: {listing}; choose one with --cast, for example --cast {first:08x}"
         )
     return offers[0]
 
@@ -85,20 +85,20 @@ def single_offer(offers: Sequence[CastOffer]) -> CastOffer:
 async def listen_for_cast(
     interface: ReceiveInterface, group: str, port: int, choice: CastChoice, *, wait_s: float
 ) -> CastOffer:
-    """Listen on the group until the cast is known.
+    """Listen on the group for a cast to join.
 
-    After the first ANNOUNCE others are waited for, for :data:`DISCOVERY_SETTLE_S`, unless the operator said which one.
+    Unless the operator chose a cast, wait :data:`DISCOVERY_SETTLE_S` for others after the first ANNOUNCE.
 
     Args:
-        interface: where to listen.
+        interface: the interface to listen on.
         group: multicast address.
         port: UDP port.
-        choice: what the operator said.
-        wait_s: how long to wait for the first.
+        choice: the operator's choice.
+        wait_s: time to wait for the first matching ANNOUNCE.
 
     Raises:
-        NoSenderError: nothing suitable was announced in time.
-        AmbiguousCastError: several were.
+        NoSenderError: no matching cast was announced in time.
+        AmbiguousCastError: several were announced.
         InterfaceError: the interface can't join the group.
         AddressInUseError: another program has the port.
     """
@@ -115,9 +115,9 @@ async def listen_for_cast(
                     continue
                 if len(heard) < OFFERS_MAX:
                     heard.add(offer.cast_id)
-                if not choice.fits(offer.cast_id, offer.image_name):
+                if not choice.matches(offer.cast_id, offer.image_name):
                     continue
-                if choice.said:
+                if choice.restricted:
                     return offer
                 if not offers:
                     scope.deadline = trio.current_time() + DISCOVERY_SETTLE_S
@@ -128,29 +128,31 @@ async def listen_for_cast(
     return single_offer(list(offers.values()))
 
 
-async def ask_for_cast(client: ControlClient, choice: CastChoice, *, wait_s: float) -> CastOffer:
-    """Ask a sender's control API which cast it has.
+async def request_cast(client: ControlClient, choice: CastChoice, *, wait_s: float) -> CastOffer:
+    """Request the cast to join from a sender's control API.
 
     Args:
-        client: of the sender that the operator named.
-        choice: what the operator said.
-        wait_s: how long to try.
+        client: client of the sender that the operator named.
+        choice: the operator's choice.
+        wait_s: time to retry.
 
     Raises:
-        NoSenderError: no answer in time, or it casts nothing suitable.
-        AmbiguousCastError: it casts several.
-        ProtocolError: it isn't a diskcast sender.
+        NoSenderError: no answer in time, or no matching cast.
+        AmbiguousCastError: several casts match.
+        ProtocolError: the server isn't a diskcast sender.
     """
     deadline = trio.current_time() + wait_s
     casts = await retry_until(deadline, client.casts)
     offers = [
         CastOffer(cast.cast_id, cast.image_name, client.url, None)
         for cast in casts
-        if cast.state is not CastState.ENDED and choice.fits(cast.cast_id, cast.image_name)
+        if cast.state is not CastState.ENDED and choice.matches(cast.cast_id, cast.image_name)
     ]
     if not offers:
         running = ", ".join(f"{cast.cast_id:08x} {cast.image_name!r}" for cast in casts) or "nothing"
-        raise NoSenderError(f"the sender at {client.url} doesn't cast {choice}; it has: {running}")
+        raise NoSenderError(
+            f"the sender at {client.url} doesn't cast {choice}; it casts {running}: check --cast and --image-name"
+        )
     return single_offer(offers)
 
 
@@ -162,7 +164,7 @@ def _offer_untrusted(datagram: bytes, source: str) -> CastOffer | None:
     if not isinstance(message, Announce) or message.state is CastState.ENDED:
         return None
     if not (message.image_name.isprintable() and message.control_url.isprintable()):
-        return None  # it would be shown on a terminal
+        return None  # these texts are shown on a terminal
     return CastOffer(CastId(prefix.cast_id), message.image_name, message.control_url, source)
 
 
@@ -176,25 +178,28 @@ def _nothing_heard(
 ) -> str:
     others = ", ".join(f"{cast_id:08x}" for cast_id in sorted(heard))
     if others:
-        return f"{choice} wasn't announced on {group} port {port} within {wait_s:g} s; these were: {others}"
+        return (
+            f"{choice} wasn't announced on {group} port {port} within {wait_s:g} s; these casts were: {others}; choose "
+            "one with --cast"
+        )
     return (
         f"no sender announced {choice} on {group} port {port} at {interface.name} within {wait_s:g} s: check that "
-        f"diskcast send runs on this network with the same --group and --port, name it with --sender URL, or see "
+        f"diskcast send runs on this network with the same --group and --port, name it with --sender URL, or run "
         f"diskcast-agent doctor --interface {interface.name}"
     )
 
 
 def _accept_announcements_only(sock: socket.socket) -> None:
-    """Let the kernel drop all but ANNOUNCE: the data of a running cast would keep this process busy for nothing.
+    """Let the kernel drop everything but ANNOUNCE: the data of a running cast would keep this process busy for nothing.
 
-    A classic BPF program (Linux' networking/filter.rst): load the type's octet, compare, accept or drop.
+    The filter is a classic BPF program (Linux' networking/filter.rst): load the type's octet, compare, accept or drop.
     """
-    load_octet, jump_if_equal, give = 0x30, 0x15, 0x06
+    load_octet, jump_if_equal, ret = 0x30, 0x15, 0x06
     program = (
         struct.pack("=HBBI", load_octet, 0, 0, _TYPE_OFFSET)
         + struct.pack("=HBBI", jump_if_equal, 0, 1, Announce.WIRE_TYPE)
-        + struct.pack("=HBBI", give, 0, 0, 0xFFFF)
-        + struct.pack("=HBBI", give, 0, 0, 0)
+        + struct.pack("=HBBI", ret, 0, 0, 0xFFFF)
+        + struct.pack("=HBBI", ret, 0, 0, 0)
     )
     buffer = ctypes.create_string_buffer(program, len(program))
     descriptor = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))

@@ -1,4 +1,4 @@
-"""Where NACKs and REPORTs leave: an unconnected UDP socket that never waits and never fails."""
+"""The socket that sends NACKs and REPORTs: unconnected UDP, which never waits and never fails."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from receiver.reception.network.interface import ReceiveInterface
 
 
 class FeedbackSocket:
-    """Unicasts feedback to a cast's sender; a context manager."""
+    """A socket that unicasts feedback to a cast's sender; a context manager."""
 
     def __init__(self, interface: ReceiveInterface, sender_address: str) -> None:
-        """A socket of the family of ``sender_address``, which link-local addresses leave by ``interface``."""
+        """Open a socket of the family of ``sender_address``; ``interface`` is the scope of link-local addresses."""
         self._interface = interface
         family = socket.AF_INET6 if ":" in sender_address else socket.AF_INET
-        # Unconnected: a sender that is down for a moment mustn't turn into errors here.
+        # Unconnected: a sender that is briefly down mustn't cause errors here.
         self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     def __enter__(self) -> Self:
@@ -31,7 +31,7 @@ class FeedbackSocket:
         self._socket.close()
 
     def send(self, parameters: CastParameters, datagram: bytes) -> None:
-        """Send one datagram to the sender of the cast. What the kernel refuses is lost: feedback is repeated anyway."""
+        """Send one datagram to the cast's sender; errors are ignored, since feedback is repeated anyway."""
         address = parameters.sender_address
         endpoint: tuple[str, int] | tuple[str, int, int, int] = (address, parameters.feedback_port)
         if ipaddress.ip_address(address).version == 6:

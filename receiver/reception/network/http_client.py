@@ -1,4 +1,4 @@
-"""HTTP exchanges of the agent: one connection each, bounded in time and size, in a thread, errors turned into ours."""
+"""HTTP client of the agent: one connection per exchange, bounded in time and size, in a thread."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ from protocol.errors import ConfigurationError, ProtocolError
 from protocol.shared.units import format_bytes
 
 EXCHANGE_TIMEOUT_S: Final = 10.0
-"""For connecting and for each read: a sender that transmits at full rate answers within milliseconds."""
+"""Timeout of connecting and of each read: even a sender that transmits at full rate answers within milliseconds."""
 
 ANSWER_BYTES_MAX: Final = MIB
-"""A thousand casts of a daemon in one list."""
+"""Longest answer: a daemon's list of a thousand casts."""
 
 _Result = TypeVar("_Result")
 
 Refusal = Callable[[int, str], Exception]
-"""The error of a status from 300 to 499 and its detail."""
+"""A function that returns the error for a status from 300 to 499 and its detail."""
 
 _CONNECTIONS: Final[Mapping[str, tuple[type[http.client.HTTPConnection], int]]] = {
     "http": (http.client.HTTPConnection, 80)
 }
-"""Scheme to connection and default port: where TLS has its place."""
+"""Connection class and default port by URL scheme; TLS would be added here."""
 
 
-class Unreachable(Exception):  # noqa: N818 - a state between tries, never shown as an error
-    """This try had no answer; a later one may have."""
+class Unreachable(Exception):  # noqa: N818 - a state between retries, never shown as an error
+    """A request without an answer; a retry may succeed."""
 
 
 class HttpPeer:
     """A server at one base URL."""
 
-    def __init__(self, url: str, *, of: str, example: str, base: str = API_BASE) -> None:
-        """Take ``SCHEME://HOST:PORT``, as the operator or another program says it.
+    def __init__(self, url: str, *, server_kind: str, example: str, base: str = API_BASE) -> None:
+        """Parse the base URL ``SCHEME://HOST:PORT``.
 
         Args:
-            url: it.
-            of: whose URL it should be, for the error.
-            example: a right one, for the error.
-            base: what every path begins with.
+            url: the URL, from the operator or from another program.
+            server_kind: the kind of server, for the error message.
+            example: a valid URL, for the error message.
+            base: prefix of every path.
 
         Raises:
-            ConfigurationError: it isn't such a URL.
+            ConfigurationError: the URL is invalid.
         """
         self.url = url.rstrip("/")
         try:
             parts = urllib.parse.urlsplit(self.url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise ConfigurationError(f"{url!r} isn't a URL: {error}") from error
+            raise ConfigurationError(f"{url!r} isn't a URL: {error}; write for example {example}") from error
         if parts.scheme not in _CONNECTIONS or not host or parts.path or parts.query or parts.username:
-            raise ConfigurationError(f"{url!r} isn't the URL of {of}: write for example {example}")
+            raise ConfigurationError(f"{url!r} isn't the URL of {server_kind}: write for example {example}")
         self._connection, default_port = _CONNECTIONS[parts.scheme]
         self._host = host
         self._base = base
@@ -81,18 +81,18 @@ class HttpPeer:
         bearer: str = "",
         timeout_s: float | None = None,
     ) -> object:
-        """One exchange of JSON.
+        """Send a request and return the answer, both as JSON.
 
         Args:
             method: GET, POST or PUT.
-            path: below the base.
-            refusal: makes the error of a refusal.
-            body: what to send.
-            bearer: a secret for ``Authorization``.
-            timeout_s: for connecting and for each read, instead of the usual time.
+            path: path below the base.
+            refusal: returns the error for a refusal.
+            body: the JSON to send.
+            bearer: secret for the ``Authorization`` header.
+            timeout_s: timeout of connecting and of each read; None for :data:`EXCHANGE_TIMEOUT_S`.
 
         Returns:
-            The JSON of the answer; None for an empty one.
+            The JSON of the answer; None if it is empty.
 
         Raises:
             Unreachable: no answer, or the server failed.
@@ -107,14 +107,14 @@ class HttpPeer:
         exchange = functools.partial(
             self.exchange, method, path, payload, headers, self._read, refusal=refusal, timeout_s=timeout_s
         )
-        # Cancelled, the agent doesn't wait for an answer that may take its full time to fail.
+        # A cancelled agent doesn't wait for an answer that may take its full timeout to fail.
         answer = await trio.to_thread.run_sync(exchange, abandon_on_cancel=True)
         return parse_json_untrusted(answer) if answer else None
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
         answer = response.read(ANSWER_BYTES_MAX + 1)
         if len(answer) > ANSWER_BYTES_MAX:
-            raise ProtocolError(f"{self.url} answers with more than {format_bytes(ANSWER_BYTES_MAX)}")
+            raise ProtocolError(f"the answer of {self.url} is longer than {format_bytes(ANSWER_BYTES_MAX)}")
         return answer
 
     def exchange(
@@ -128,7 +128,7 @@ class HttpPeer:
         refusal: Refusal,
         timeout_s: float | None = None,
     ) -> _Result:
-        """One exchange on a connection of its own; the edge where its errors become ours. Blocks.
+        """Run one exchange on a new connection, and translate its errors. Blocks.
 
         Raises:
             Unreachable: no answer, or the server failed.

@@ -1,9 +1,9 @@
-"""Taking many datagrams from a socket with one system call, into memory laid out as rows of frames.
+"""Batched receive: many datagrams with one system call, into memory laid out as rows of frames.
 
-A *message* is what one entry of recvmmsg(2) returns: one datagram, or, on a socket with UDP_GRO, up to 128
-datagrams of equal size that the kernel kept together. Message ``i`` lands at row ``i * segments`` of a slab
-``uint8[messages * segments, frame_bytes]``, so that messages that are full are consecutive rows: the batch is
-a view of the slab, without a copy and without a Python object per datagram.
+A *message* is one entry of recvmmsg(2): one datagram or, on a socket with UDP_GRO, up to 128 datagrams of equal size
+that the kernel coalesced. Message ``i`` lands at row ``i * segments`` of a slab
+``uint8[messages * segments, frame_bytes]``. Full messages are therefore consecutive rows, and a batch is a view of the
+slab, without a copy and without a Python object per datagram.
 """
 
 from __future__ import annotations
@@ -22,28 +22,27 @@ from numpy.typing import NDArray
 from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX
 
 SEGMENTS_MAX = 128
-"""UDP_MAX_SEGMENTS of Linux: datagrams that the kernel hands over in one message at most."""
+"""Most datagrams that the kernel coalesces into one message: UDP_MAX_SEGMENTS of Linux."""
 
 MESSAGE_BYTES_MAX = 65535
-"""A UDP length field's limit bounds coalesced messages too."""
+"""Longest message: the UDP length field's limit bounds coalesced messages too."""
 
 COALESCED_MESSAGES = 16
-"""Messages a call while they are coalesced: a megabyte of frames, which stays in the second-level cache between
-the kernel's copy and the copy into the blocks' buffers."""
+"""Messages per call while they are coalesced: a megabyte of frames, which stays in the second-level cache between the
+kernel's copy and the copy into the blocks' buffers."""
 
 SINGLE_MESSAGES = 256
-"""Messages a call while each is one datagram: the call's fixed cost is then 0.1 µs a datagram."""
+"""Messages per call while each is one datagram: the call's fixed cost is then 0.1 µs per datagram."""
 
 ODD_DATAGRAMS_MAX = 64
-"""Datagrams of other than frame size that one batch hands over; a cast has a few a second, a flood has more."""
+"""Most datagrams of other than frame size in one batch; a cast has a few per second, a flood has more."""
 
 CLOCK_STEP_S = 0.001
-"""By which the real-time clock's distance from the monotonic one changes when it is set: both are slewed alike. Two
-clocks can't be read at once, so that a pause between the readings may look like it, too, which does no harm."""
+"""Change of the offset between the real-time and the monotonic clock that means the clock was set; slewing moves both
+alike. A pause between the two readings may look like such a step too, which does no harm."""
 
 _CONTROL_BYTES = 64
-"""Room for the two control messages that the socket may ask for: 32 and 24 bytes with their padding on 64-bit
-machines."""
+"""Space for the two control messages that the socket may enable: 32 and 24 bytes with padding on 64-bit machines."""
 
 
 class _Iovec(ctypes.Structure):
@@ -69,7 +68,7 @@ class _Mmsghdr(ctypes.Structure):
 
 
 class _IntControl(ctypes.Structure):
-    """``struct cmsghdr`` with one int, the UDP_GRO control message of udp(7)."""
+    """A ``struct cmsghdr`` with one int, the UDP_GRO control message of udp(7)."""
 
     _fields_ = (
         ("len", ctypes.c_size_t),
@@ -80,7 +79,7 @@ class _IntControl(ctypes.Structure):
 
 
 class _StampControl(ctypes.Structure):
-    """``struct cmsghdr`` with the ``struct timespec`` of SO_TIMESTAMPNS (socket(7)); put before any other."""
+    """A ``struct cmsghdr`` with the ``struct timespec`` of SO_TIMESTAMPNS (socket(7)); precedes any other."""
 
     _fields_ = (
         ("len", ctypes.c_size_t),
@@ -92,27 +91,26 @@ class _StampControl(ctypes.Structure):
 
 
 class DatagramBatch(NamedTuple):
-    """What one call took from the socket; valid until the next call."""
+    """The datagrams taken from the socket by one call; valid until the next call."""
 
     frames: NDArray[np.uint8]
-    """``uint8[n, frame_bytes]``, contiguous: the datagrams of exactly frame size in order of arrival."""
+    """Datagrams of exactly frame size in order of arrival: ``uint8[n, frame_bytes]``, contiguous."""
     datagrams: list[bytes]
-    """Those of any other size that a control message could have, at most :data:`ODD_DATAGRAMS_MAX`."""
+    """Datagrams of any other size that a control message can have, at most :data:`ODD_DATAGRAMS_MAX`."""
     drained: bool
-    """Whether nothing was left in the queue: another call now would be one in vain."""
+    """Whether the queue was emptied, which makes another call now pointless."""
     age_s: float | None = None
-    """How long ago one of the last frames reached this machine, by the kernel's time stamp; None without frames or when
-    that can't be known."""
+    """Age of one of the last frames by the kernel's time stamp; None without frames or if it is unknown."""
     aged_row: int = -1
-    """Which of ``frames`` it was: the first of the last message, since coalesced datagrams have the time stamp
-    of the first of them, and may have been collected for milliseconds."""
+    """Row of ``frames`` to which ``age_s`` applies: the first of the last message. Coalesced datagrams carry the time
+    stamp of the first one, and may have been collected for milliseconds."""
 
 
 def _find_recvmmsg() -> Callable[[int, int, int, int, None], int]:
-    """The C library's recvmmsg; each call releases the interpreter's lock while the kernel copies.
+    """Return the C library's recvmmsg; each call releases the interpreter lock while the kernel copies.
 
     Raises:
-        OSError: there is none.
+        OSError: the C library has none.
     """
     try:
         function = ctypes.CDLL(None, use_errno=True).recvmmsg
@@ -124,10 +122,10 @@ def _find_recvmmsg() -> Callable[[int, int, int, int, None], int]:
 
 
 class AgeClock:
-    """How long ago the kernel put its time stamps, which are of the real-time clock.
+    """Ages of the kernel's time stamps, which are of the real-time clock.
 
-    A machine that has just booted may set that clock in the middle of a cast. Datagrams that waited meanwhile then seem
-    older or younger than they are, which would spoil the least delay ever seen for the rest of the cast.
+    A machine that has just booted may set that clock in the middle of a cast. The ages of datagrams queued at that
+    moment would be wrong, and would spoil the minimum delay for the rest of the cast.
     """
 
     def __init__(
@@ -135,50 +133,50 @@ class AgeClock:
     ) -> None:
         self._real_s = real_s
         self._monotonic_s = monotonic_s
-        self._distance_s = real_s() - monotonic_s()
+        self._offset_s = real_s() - monotonic_s()
         self._trusted = True
 
     def age_s(self, stamp_s: float, *, drained: bool) -> float | None:
-        """The age of a stamp that was just taken from the queue.
+        """Return the age of a time stamp that was just taken from the queue.
 
         Args:
             stamp_s: seconds of the real-time clock.
-            drained: whether nothing is left in the queue.
+            drained: whether the queue is empty now.
 
         Returns:
-            Seconds; None if the clock was set since that datagram came.
+            Seconds; None if the clock was set since that datagram arrived.
         """
         now_s = self._real_s()
-        distance_s = now_s - self._monotonic_s()
-        if abs(distance_s - self._distance_s) > CLOCK_STEP_S:
+        offset_s = now_s - self._monotonic_s()
+        if abs(offset_s - self._offset_s) > CLOCK_STEP_S:
             self._trusted = False
-        self._distance_s = distance_s
+        self._offset_s = offset_s
         age_s = max(0.0, now_s - stamp_s) if self._trusted else None
-        # Once the queue is empty, whatever comes is stamped by the clock as it is now.
+        # Once the queue is empty, all later datagrams are stamped by the clock as it is now.
         self._trusted = self._trusted or drained
         return age_s
 
 
 class SlabCounters:
-    """What never reached a batch."""
+    """Counters of datagrams that never reached a batch."""
 
     def __init__(self) -> None:
         self.oversize_count = 0
         """Datagrams longer than a frame and longer than a control message."""
         self.surplus_count = 0
-        """Datagrams of odd size beyond the bound of a batch."""
+        """Datagrams of other than frame size beyond :data:`ODD_DATAGRAMS_MAX` in a batch."""
 
 
 class MessageSlab:
-    """recvmmsg(2) into one preallocated slab; the memory of messages that never came is never touched."""
+    """Receive by recvmmsg(2) into one preallocated slab; the memory of messages that never arrive is never touched."""
 
     def __init__(self, frame_bytes: int, *, coalesced: bool, stamped: bool) -> None:
         """Prepare the arrays that the kernel fills.
 
         Args:
             frame_bytes: length of a frame.
-            coalesced: whether the socket has UDP_GRO, so that a message may be many datagrams.
-            stamped: whether it has SO_TIMESTAMPNS, so that every message says when it came.
+            coalesced: whether the socket has UDP_GRO, and a message may be many datagrams.
+            stamped: whether the socket has SO_TIMESTAMPNS, and every message carries its time of arrival.
 
         Raises:
             OSError: this C library or kernel has no recvmmsg.
@@ -231,10 +229,10 @@ class MessageSlab:
         ]
 
     def receive(self, sock: socket.socket) -> DatagramBatch | None:
-        """Take what waits in the socket's queue, up to a batch; never blocks.
+        """Take the waiting datagrams, up to one batch; never blocks.
 
         Returns:
-            None when nothing waits.
+            The batch; None if no datagram is waiting.
 
         Raises:
             OSError: the socket failed.
@@ -259,7 +257,7 @@ class MessageSlab:
         frame_counts = np.where(regular, lengths // frame_bytes, 0)
         frame_count = int(frame_counts.sum())
         if self._segments > 1:
-            # Wide slabs touch new memory with every message, so their calls are long only for single datagrams.
+            # Every message of a wide slab touches new memory: read many per call only while they are single datagrams.
             self._messages_per_call = COALESCED_MESSAGES if frame_count > 4 * count else SINGLE_MESSAGES
         odd = ~regular | (lengths != frame_counts * frame_bytes)
         datagrams = (
@@ -281,7 +279,7 @@ class MessageSlab:
         return self._clock.age_s(stamp.seconds + stamp.nanoseconds / 1e9, drained=drained)
 
     def _compacted(self, frame_counts: NDArray[np.int64], frame_count: int) -> NDArray[np.uint8]:
-        """Copy the rows that hold frames together: a cost of networks that coalesce unevenly or not at all."""
+        """Copy the rows that hold frames together, as needed on networks that coalesce unevenly or not at all."""
         if self._compact.shape[0] < frame_count:
             self._compact = np.empty((frame_count, self._frame_bytes), np.uint8)
         starts = np.arange(frame_counts.size) * self._segments
@@ -299,7 +297,7 @@ class MessageSlab:
         segment_sizes: NDArray[np.int64],
         truncated: NDArray[np.bool_],
     ) -> list[bytes]:
-        """The datagrams of other than frame size, each copied out; there are few of them in a cast."""
+        """Return copies of the datagrams of other than frame size, of which a cast has few."""
         datagrams: list[bytes] = []
         for message in messages.tolist():
             length, size = int(lengths[message]), int(segment_sizes[message])
@@ -317,7 +315,7 @@ class MessageSlab:
 
 
 class PlainSlab:
-    """One recv(2) a datagram, for kernels without recvmmsg: slow, but the same batches."""
+    """Receive by one recv(2) per datagram, for kernels without recvmmsg: slow, but with the same batches."""
 
     def __init__(self, frame_bytes: int) -> None:
         self.counters = SlabCounters()
@@ -326,14 +324,14 @@ class PlainSlab:
         self._buffers = [row.data for row in self._slab]
 
     def receive(self, sock: socket.socket) -> DatagramBatch | None:
-        """As :meth:`MessageSlab.receive`."""
+        """Take the waiting datagrams, as :meth:`MessageSlab.receive`."""
         datagrams: list[bytes] = []
         row = 0
         drained = False
         for taken in range(SINGLE_MESSAGES):
             buffer = self._buffers[row]
             try:
-                # MSG_TRUNC asks for the datagram's real length, so that an oversize one is known as such.
+                # MSG_TRUNC returns the datagram's real length, which exposes an oversize one.
                 length = sock.recv_into(buffer, 0, socket.MSG_DONTWAIT | socket.MSG_TRUNC)
             except (BlockingIOError, InterruptedError):
                 if taken == 0:

@@ -1,15 +1,16 @@
-"""Prometheus metrics of an agent: one table, read from plain counters when somebody scrapes.
+"""Prometheus metrics of an agent: one table, read from plain counters at each scrape.
 
-The data path pays nothing for them. Labels are bounded by fixed lists.
+They cost the data path nothing. Labels are bounded by fixed lists.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import errno
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Literal
+from typing import Final
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -22,7 +23,14 @@ from protocol.wire.messages import BOTTLENECKS
 from receiver.reception.reporting.status import ReceptionState, ReceptionStatus
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
-"""Label values and a value."""
+"""Pairs of label values and a value."""
+
+
+class AgentMetricKind(enum.StrEnum):
+    """Prometheus type of a metric."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,15 +38,15 @@ class AgentMetric:
     """One row of the table.
 
     Attributes:
-        name: as it is exposed, with unit and ``_total``.
+        name: the exposed name, with unit and ``_total``.
         kind: its Prometheus type.
-        help: what it says.
-        labels: their names.
-        read: the samples.
+        help: the exposed help text.
+        labels: the names of its labels.
+        read: returns the samples.
     """
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: AgentMetricKind
     help: str
     labels: tuple[str, ...]
     read: Callable[[ReceptionStatus], Samples]
@@ -69,175 +77,181 @@ def _repaired(status: ReceptionStatus) -> Samples:
 
 
 METRICS: Final[tuple[AgentMetric, ...]] = (
-    AgentMetric("diskcast_agent_state", "gauge", "1 for what the agent is doing.", ("state",), _states),
+    AgentMetric(
+        "diskcast_agent_state", AgentMetricKind.GAUGE, "1 for the agent's current state.", ("state",), _states
+    ),
     AgentMetric(
         "diskcast_agent_bottleneck",
-        "gauge",
-        "1 for what limits this receiver: the network, its socket, decoding or the disk.",
+        AgentMetricKind.GAUGE,
+        "1 for this receiver's bottleneck: network, socket, decode or disk.",
         ("bottleneck",),
         _bottlenecks,
     ),
     AgentMetric(
         "diskcast_agent_limited_seconds_total",
-        "counter",
-        "Time for which each of these was what limits this receiver, since data began.",
+        AgentMetricKind.COUNTER,
+        "Time for which each was this receiver's bottleneck, since the first data.",
         ("bottleneck",),
         _bottleneck_seconds,
     ),
     AgentMetric(
         "diskcast_agent_demoted",
-        "gauge",
-        "1 while this machine is so slow that it is finished after the others.",
+        AgentMetricKind.GAUGE,
+        "1 while the sender finishes this slow machine after the others.",
         (),
         _value(lambda s: s.demoted),
     ),
     AgentMetric(
-        "diskcast_agent_image_bytes", "gauge", "Raw size of the image.", (), _value(lambda s: s.raw_bytes)
+        "diskcast_agent_image_bytes",
+        AgentMetricKind.GAUGE,
+        "Raw size of the image.",
+        (),
+        _value(lambda s: s.raw_bytes),
     ),
     AgentMetric(
         "diskcast_agent_image_used_bytes",
-        "gauge",
-        "Raw bytes of the image that aren't unused: what there is to verify.",
+        AgentMetricKind.GAUGE,
+        "Raw bytes of the image to verify: all but unused blocks.",
         (),
         _value(lambda s: s.raw_bytes_used),
     ),
     AgentMetric(
         "diskcast_agent_verified_bytes",
-        "gauge",
-        "Raw bytes that were read back from the target and are right.",
+        AgentMetricKind.GAUGE,
+        "Raw bytes read back from the target and verified.",
         (),
         _value(lambda s: s.raw_bytes_verified),
     ),
     AgentMetric(
         "diskcast_agent_kept_bytes",
-        "gauge",
-        "Raw bytes of the image that the target held already.",
+        AgentMetricKind.GAUGE,
+        "Raw bytes of the image that were already on the target.",
         (),
         _value(lambda s: s.raw_bytes_kept),
     ),
     AgentMetric(
         "diskcast_agent_scanned_ratio",
-        "gauge",
-        "How much of the target was looked at for what it holds already, 0 to 1.",
+        AgentMetricKind.GAUGE,
+        "Share of the target scanned for blocks that it already holds, 0 to 1.",
         (),
         _value(lambda s: s.scanned_share),
     ),
     AgentMetric(
         "diskcast_agent_rewritten_blocks_total",
-        "counter",
-        "Blocks that read back wrong from the target and were got again.",
+        AgentMetricKind.COUNTER,
+        "Blocks that failed read-back and were requested again.",
         (),
         _value(lambda s: s.blocks_rewritten),
     ),
     AgentMetric(
         "diskcast_agent_needed_blocks",
-        "gauge",
-        "Blocks to be received that aren't verified on the target yet.",
+        AgentMetricKind.GAUGE,
+        "Stored blocks that aren't verified on the target yet.",
         (),
         _value(lambda s: s.blocks_needed),
     ),
     AgentMetric(
         "diskcast_agent_received_bytes_total",
-        "counter",
-        "Bytes of data datagrams received, headers of UDP and below left out.",
+        AgentMetricKind.COUNTER,
+        "Bytes of data datagrams received, without UDP and lower headers.",
         (),
         _value(lambda s: s.bytes_received),
     ),
     AgentMetric(
         "diskcast_agent_written_bytes_total",
-        "counter",
+        AgentMetricKind.COUNTER,
         "Bytes written to the target.",
         (),
         _value(lambda s: s.bytes_written),
     ),
     AgentMetric(
         "diskcast_agent_expected_datagrams_total",
-        "counter",
-        "Data datagrams that were sent, by their sequence numbers.",
+        AgentMetricKind.COUNTER,
+        "Data datagrams sent by the sender, by their sequence numbers.",
         (),
         _value(lambda s: s.datagrams_expected),
     ),
     AgentMetric(
         "diskcast_agent_received_datagrams_total",
-        "counter",
+        AgentMetricKind.COUNTER,
         "Data datagrams received.",
         (),
         _value(lambda s: s.datagrams_received),
     ),
     AgentMetric(
         "diskcast_agent_rejected_datagrams_total",
-        "counter",
-        "Datagrams that were no use, by reason.",
+        AgentMetricKind.COUNTER,
+        "Datagrams rejected, by reason.",
         ("reason",),
         _rejected,
     ),
     AgentMetric(
         "diskcast_agent_socket_drops_total",
-        "counter",
-        "Messages dropped at the socket because this program was too slow; what the kernel coalesced counts as one.",
+        AgentMetricKind.COUNTER,
+        "Messages dropped at the full socket queue; datagrams coalesced by the kernel count as one.",
         (),
         _value(lambda s: s.socket_drops),
     ),
     AgentMetric(
         "diskcast_agent_pool_drops_total",
-        "counter",
-        "Symbols dropped for want of a buffer: decoding or the disk was too slow.",
+        AgentMetricKind.COUNTER,
+        "Symbols dropped for lack of a buffer, because decoding or the disk was too slow.",
         (),
         _value(lambda s: s.pool_drops),
     ),
     AgentMetric(
         "diskcast_agent_socket_queue_bytes",
-        "gauge",
-        "Memory of the datagrams that wait at the socket, the kernel's bookkeeping included.",
+        AgentMetricKind.GAUGE,
+        "Memory of the datagrams queued at the socket, with the kernel's overhead.",
         (),
         _value(lambda s: s.socket_queued_bytes),
     ),
     AgentMetric(
         "diskcast_agent_buffer_fill_ratio",
-        "gauge",
+        AgentMetricKind.GAUGE,
         "Share of the assembly buffers in use, 0 to 1.",
         (),
         _value(lambda s: s.fill),
     ),
     AgentMetric(
         "diskcast_agent_repaired_blocks_total",
-        "counter",
-        "Blocks that needed repair symbols: parity that was sent anyway, or answers to NACKs.",
+        AgentMetricKind.COUNTER,
+        "Blocks repaired by proactive parity, or by symbols sent in answer to NACKs.",
         ("by",),
         _repaired,
     ),
     AgentMetric(
         "diskcast_agent_rejected_blocks_total",
-        "counter",
-        "Blocks that arrived or read back with a wrong content and were asked for again.",
+        AgentMetricKind.COUNTER,
+        "Blocks that arrived or read back damaged and were requested again.",
         (),
         _value(lambda s: s.blocks_rejected),
     ),
     AgentMetric(
         "diskcast_agent_nacks_sent_total",
-        "counter",
+        AgentMetricKind.COUNTER,
         "NACK datagrams sent.",
         (),
         _value(lambda s: s.nacks_sent),
     ),
     AgentMetric(
         "diskcast_agent_rejoins_total",
-        "counter",
-        "Times that the sender was started again and joined again.",
+        AgentMetricKind.COUNTER,
+        "Rejoins after the sender restarted or the cast moved.",
         (),
         _value(lambda s: s.rejoins),
     ),
     AgentMetric(
         "diskcast_agent_grtt_seconds",
-        "gauge",
-        "Group round-trip time as the sender says.",
+        AgentMetricKind.GAUGE,
+        "Group round-trip time as announced by the sender.",
         (),
         _value(lambda s: s.grtt_s),
     ),
     AgentMetric(
         "diskcast_agent_running_seconds",
-        "gauge",
-        "Time since the agent began to join.",
+        AgentMetricKind.GAUGE,
+        "Time since the agent started to join the cast.",
         (),
         _value(lambda s: s.seconds),
     ),
@@ -249,10 +263,10 @@ class _AgentCollector(Collector):
         self._status = status
 
     def collect(self) -> Iterator[MetricFamily]:
-        """Read everything once; counters may be a batch apart, as they aren't locked."""
+        """Read all metrics; counters may be one batch apart, since they aren't locked."""
         status = self._status()
         for metric in METRICS:
-            make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            make = CounterMetricFamily if metric.kind is AgentMetricKind.COUNTER else GaugeMetricFamily
             family = make(metric.name, metric.help, labels=metric.labels)
             for labels, value in metric.read(status):
                 family.add_metric(labels, value)
@@ -261,7 +275,7 @@ class _AgentCollector(Collector):
 
 @contextlib.contextmanager
 def serve_metrics(port: int, status: Callable[[], ReceptionStatus]) -> Iterator[None]:
-    """Serve the table on every address of this machine while the context lasts.
+    """Serve the table on all addresses of this machine within the context.
 
     Args:
         port: TCP port.
@@ -278,9 +292,11 @@ def serve_metrics(port: int, status: Callable[[], ReceptionStatus]) -> Iterator[
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise AddressInUseError(
-                f"TCP port {port} is taken, so metrics can't be served there: choose another --metrics-port"
+                f"cannot serve metrics on TCP port {port}: it is in use; choose another --metrics-port"
             ) from error
-        raise ConfigurationError(f"metrics can't be served on TCP port {port}: {error.strerror}") from error
+        raise ConfigurationError(
+            f"cannot serve metrics on TCP port {port}: {error.strerror}; choose another --metrics-port"
+        ) from error
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What is seen of a reception: a bar on a terminal, a line now and then in a log, JSON lines for programs."""
+"""Observers that show a reception: a bar on a terminal, lines in a log, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import Final, Self
 
 import click
 
@@ -16,61 +16,23 @@ from protocol.errors import EXIT_INTERRUPTED
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastParameters
 from protocol.shared.units import format_bytes, format_duration, format_rate
-from receiver.reception.bottleneck_watch import SLOW_PART
-from receiver.reception.reporting.status import ReceptionState, ReceptionStatus
-
-if TYPE_CHECKING:
-    from receiver.reception.cast_receiver import Reception
+from receiver.reception.reporting.observer import ReceptionObserver
+from receiver.reception.reporting.status import BOTTLENECK_TEXTS, Reception, ReceptionState, ReceptionStatus
 
 JSON_INTERVAL_S: Final = 1.0
 PLAIN_INTERVAL_S: Final = 5.0
 TERMINAL_INTERVAL_S: Final = 0.25
 
 
-class ReceptionObserver(Protocol):
-    """An observer that also receives the result; a context manager around the whole cast."""
-
-    interval_s: float
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop showing."""
-
-    def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
-        """The agent has joined."""
-
-    def silent(self, silent_s: float) -> None:
-        """Nothing has been heard from the sender for so long."""
-
-    def demoted(self, cause: Cause) -> None:
-        """This machine is much slower than the others because of ``cause``: it is finished after them."""
-
-    def reinstated(self) -> None:
-        """It no longer is."""
-
-    def progress(self, status: ReceptionStatus) -> None:
-        """How it goes now."""
-
-    def finished(self, target: str, reception: Reception) -> None:
-        """Every byte is verified."""
-
-    def interrupted(self) -> None:
-        """A signal ended it."""
-
-
 def choose_observer(*, json_lines: bool) -> ReceptionObserver:
-    """By what stderr is, and what the operator asked for."""
+    """Return the observer for the ``--json`` option and the kind of stderr."""
     if json_lines:
         return JsonObserver()
     return TerminalObserver() if sys.stderr.isatty() else PlainObserver()
 
 
 class RateMeter:
-    """The rate between two looks at a rising count."""
+    """The rate of a rising count between two calls."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -78,7 +40,7 @@ class RateMeter:
         self._count = 0
 
     def per_s(self, count: int) -> float:
-        """Since the last call."""
+        """Return the rate since the last call."""
         now = self._clock()
         rate = (count - self._count) / max(now - self._at, 1e-3)
         self._at, self._count = now, count
@@ -86,7 +48,7 @@ class RateMeter:
 
 
 class _LineObserver:
-    """Writes lines, and has nothing to stop at its end."""
+    """Base of the observers that write lines."""
 
     def __init__(self) -> None:
         self._rate = RateMeter()
@@ -97,21 +59,21 @@ class _LineObserver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Nothing to stop."""
+        """Do nothing: lines need no end."""
 
 
 class JsonObserver(_LineObserver):
-    """One JSON object a line on stdout."""
+    """An observer that prints JSON lines to stdout."""
 
     interval_s = JSON_INTERVAL_S
 
     def __init__(self, result_event: str = "result") -> None:
-        """``result_event`` is the name of the last line, which of several casts isn't the program's last."""
+        """Prepare; ``result_event`` names the outcome's event: ``result`` only if it is the program's last line."""
         super().__init__()
         self._result_event = result_event
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
-        """``joined`` or ``rejoined``: the cast and its image."""
+        """Print ``joined`` or ``rejoined`` with the cast and its image."""
         emit_line(
             "rejoined" if rejoined else "joined",
             **_cast_fields(parameters),
@@ -119,24 +81,24 @@ class JsonObserver(_LineObserver):
         )
 
     def silent(self, silent_s: float) -> None:
-        """``silent``."""
+        """Print ``silent``."""
         emit_line("silent", silent_s=round(silent_s, 1))
 
     def demoted(self, cause: Cause) -> None:
-        """``demoted``: with this machine's bottleneck."""
+        """Print ``demoted`` with this machine's bottleneck."""
         emit_line("demoted", bottleneck=cause.value)
 
     def reinstated(self) -> None:
-        """``reinstated``."""
+        """Print ``reinstated``."""
         emit_line("reinstated")
 
     def progress(self, status: ReceptionStatus) -> None:
-        """``progress``: the whole status, and the rate since the last one."""
+        """Print ``progress`` with the status and the rate since the last one."""
         rate_bytes_per_s = round(self._rate.per_s(status.bytes_received))
         emit_line("progress", **_status_fields(status), rate_bytes_per_s=rate_bytes_per_s)
 
     def finished(self, target: str, reception: Reception) -> None:
-        """``result``."""
+        """Print the result event."""
         emit_line(
             self._result_event,
             ok=True,
@@ -151,7 +113,7 @@ class JsonObserver(_LineObserver):
         )
 
     def interrupted(self) -> None:
-        """``result``, as every error has one."""
+        """Print ``result``, as for every error."""
         emit_line(
             "result",
             ok=False,
@@ -162,63 +124,62 @@ class JsonObserver(_LineObserver):
 
 
 class PlainObserver(_LineObserver):
-    """Lines on stderr: for logs."""
+    """An observer that prints lines to stderr, for logs."""
 
     interval_s = PLAIN_INTERVAL_S
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
-        """Which cast."""
-        self._say(
+        """Name the cast."""
+        self._print(
             f"joined cast {parameters.cast_id:08x}{' again' if rejoined else ''}: {parameters.image_name}, "
             f"{format_bytes(parameters.raw_bytes)}"
         )
 
     def silent(self, silent_s: float) -> None:
-        """That the agent waits."""
-        self._say(
-            f"nothing heard from the sender for {format_duration(silent_s)}; waiting for it to come back"
-        )
+        """Print the silence."""
+        self._print(f"nothing heard from the sender for {format_duration(silent_s)}; waiting for it")
 
     def demoted(self, cause: Cause) -> None:
-        """That it takes longer here, and why."""
-        self._say(
-            f"this machine is much slower than the others because of {SLOW_PART[cause]}: it will be finished after them"
+        """Print the demotion and its cause."""
+        self._print(
+            f"this machine is much slower than the others because of {BOTTLENECK_TEXTS[cause]}; "
+            "the sender will finish it after them"
         )
 
     def reinstated(self) -> None:
-        """That it doesn't after all."""
-        self._say("this machine keeps up with the others again")
+        """Print the end of the demotion."""
+        self._print("this machine keeps up with the others again")
 
     def progress(self, status: ReceptionStatus) -> None:
-        """One line."""
+        """Print one line."""
         if status.state is not ReceptionState.REPORTING:
-            self._say(_progress_text(status, self._rate.per_s(status.bytes_received)))
+            self._print(_progress_text(status, self._rate.per_s(status.bytes_received)))
 
     def finished(self, target: str, reception: Reception) -> None:
-        """The outcome."""
+        """Print the outcome."""
         status = reception.status
-        self._say(
+        self._print(
             f"{reception.parameters.image_name} ({format_bytes(status.raw_bytes)}) is on {target}, every byte read "
             f"back and verified, after {format_duration(status.seconds)}; {format_bytes(status.raw_bytes_kept)} were "
-            "there already"
+            "already there"
         )
         for sentence in reception.fitted:
-            self._say(sentence)
+            self._print(sentence)
         limits = _limits_text(status)
         if limits:
-            self._say(f"limited by {limits}")
+            self._print(f"limited by {limits}")
         if not reception.reported:
-            self._say("the sender didn't take the report of that: it may list this machine as lost")
+            self._print("the sender didn't take this machine's report: it may list the machine as lost")
 
     def interrupted(self) -> None:
-        """The command line says it."""
+        """Do nothing: the command line prints the interruption."""
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         click.echo(text, err=True)
 
 
 class TerminalObserver(PlainObserver):
-    """The same around a bar of what is verified."""
+    """An observer that shows a bar of the verified bytes, and prints lines above it."""
 
     interval_s = TERMINAL_INTERVAL_S
 
@@ -246,7 +207,7 @@ class TerminalObserver(PlainObserver):
         self._bar.stop()
 
     def progress(self, status: ReceptionStatus) -> None:
-        """Move the bar."""
+        """Update the bar."""
         text = _progress_text(status, self._rate.per_s(status.bytes_received))
         self._bar.update(
             self._task, total=status.raw_bytes_used, completed=status.raw_bytes_verified, text=text
@@ -254,11 +215,11 @@ class TerminalObserver(PlainObserver):
         self._bar.refresh()
 
     def finished(self, target: str, reception: Reception) -> None:
-        """The outcome, below the bar."""
+        """Print the outcome below the bar."""
         self._bar.stop()
         super().finished(target, reception)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)
 
 
@@ -274,7 +235,7 @@ def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:
 
 
 def _limits_text(status: ReceptionStatus) -> str:
-    """The answer to "why was it slow?": the largest part first."""
+    """Return the share of time of each bottleneck, the largest first: the answer to "why was it slow?"."""
     total_s = sum(status.bottleneck_seconds.values())
     shares = {name: seconds / total_s for name, seconds in status.bottleneck_seconds.items() if seconds}
     return ", ".join(

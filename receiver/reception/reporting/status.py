@@ -1,47 +1,57 @@
-"""How a reception goes, as one record: what progress, metrics and the completion report are made from."""
+"""Records of a reception: its status at one moment, its counters, and its outcome."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Final
 
-from protocol.model.session_records import CompletionReport
+from protocol.model.bottleneck import Cause
+from protocol.model.session_records import CastParameters, CompletionReport
 from protocol.receiving.receiver_session import ReceiverSession
+
+BOTTLENECK_TEXTS: Final = {
+    Cause.NETWORK: "its network connection",
+    Cause.SOCKET: "its processor, which is too slow to receive everything",
+    Cause.DECODE: "its processor, which is too slow to decode everything",
+    Cause.DISK: "its disk",
+}
+"""Bottlenecks of a machine as its own messages name them."""
 
 
 class ReceptionState(enum.StrEnum):
-    """What the agent is doing."""
+    """State of an agent."""
 
     WAITING = "waiting"
-    """For a cast, in service mode."""
+    """Waiting for a cast, in service mode."""
     JOINING = "joining"
     RECEIVING = "receiving"
     SILENT = "silent"
-    """Nothing is heard from the sender."""
+    """Receiving, but nothing is heard from the sender."""
     REPORTING = "reporting"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReceptionStatus:
-    """A snapshot; counts are since the agent joined first, over all runs of the sender."""
+    """A snapshot of a reception; counts cover all runs of the sender since the first join."""
 
     state: ReceptionState
     seconds: float
-    """Since the agent joined first."""
+    """Time since the first join was tried."""
     raw_bytes: int
     raw_bytes_used: int
-    """Those of the image that aren't unused: what there is to verify."""
+    """Bytes of the image that aren't unused, and so have to be verified."""
     raw_bytes_verified: int
     raw_bytes_kept: int
-    """Those of them that the target held already."""
+    """Verified bytes that were on the target before the cast."""
     scanned_share: float
-    """How much of the target was looked at for that, 0..1."""
+    """Share of the target that was scanned for such bytes, 0..1."""
     blocks_needed: int
-    """Stored blocks that aren't verified; 0 before the manifest is there."""
+    """Stored blocks that aren't verified; 0 before the manifest has arrived."""
     blocks_verified: int
     blocks_rejected: int
     blocks_rewritten: int
-    """Blocks that read back wrong and were got again."""
+    """Blocks that failed read-back and were requested again."""
     blocks_repaired_by_parity: int
     blocks_repaired_by_nack: int
     bytes_received: int
@@ -53,26 +63,39 @@ class ReceptionStatus:
     nacks_sent: int
     rejoins: int
     rejects: dict[str, int]
-    """Datagrams that were no use, by reason."""
+    """Rejected datagrams by reason."""
     fill: float
     """Share of the assembly buffers in use, 0..1."""
     socket_queued_bytes: int
-    bottleneck: str
-    bottleneck_seconds: dict[str, float]
-    """For how long each has been the bottleneck since data began."""
+    bottleneck: Cause
+    bottleneck_seconds: dict[Cause, float]
+    """Time for which each was the bottleneck, since the first data."""
     demoted: bool
-    """Whether this machine is so slow that it is finished after the others."""
+    """Whether the sender finishes this machine after the others because it is too slow."""
     grtt_s: float
 
     @property
     def datagrams_lost(self) -> int:
-        """What the sequence numbers say was sent and didn't arrive."""
+        """Return the number of datagrams that were sent, by their sequence numbers, but didn't arrive."""
         return max(0, self.datagrams_expected - self.datagrams_received)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reception:
+    """A successful reception: every byte is verified on the target."""
+
+    parameters: CastParameters
+    status: ReceptionStatus
+    report: CompletionReport
+    reported: bool
+    """Whether the sender took the report."""
+    fitted: tuple[str, ...]
+    """Steps that fitted the image to the target, one sentence each."""
+
+
 @dataclasses.dataclass(slots=True)
-class Totals:
-    """Counters of the sessions that have ended; a session's own begin at its join."""
+class SessionTotals:
+    """Counters summed over sessions; a session's own counters start at its join."""
 
     blocks_rejected: int = 0
     blocks_repaired_by_parity: int = 0
@@ -85,15 +108,15 @@ class Totals:
     nacks_sent: int = 0
     rejects: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def plus(self, session: ReceiverSession | None) -> Totals:
-        """The counters with those of one more session."""
+    def plus(self, session: ReceiverSession | None) -> SessionTotals:
+        """Return these counters plus those of ``session``."""
         if session is None:
             return dataclasses.replace(self, rejects=dict(self.rejects))
         statistics = session.statistics
         rejects = dict(self.rejects)
         for reason, count in session.rejects.items():
             rejects[reason] = rejects.get(reason, 0) + count
-        return Totals(
+        return SessionTotals(
             blocks_rejected=self.blocks_rejected + statistics.blocks_rejected_count,
             blocks_repaired_by_parity=self.blocks_repaired_by_parity
             + statistics.blocks_repaired_by_parity_count,
@@ -111,7 +134,7 @@ class Totals:
 def completion_report(
     status: ReceptionStatus, *, seconds_receiving: float, error: str, exit_code: int
 ) -> CompletionReport:
-    """A receiver's account of itself at its end; it went well unless there is an error."""
+    """Return the report of a reception's end; it succeeded if ``error`` is empty."""
     return CompletionReport(
         success=not error,
         error=error,
@@ -133,11 +156,11 @@ def completion_report(
 
 
 def idle_status() -> ReceptionStatus:
-    """Of an agent that waits for its first cast: zeros."""
+    """Return the status of an agent that waits for its first cast."""
     values: dict[str, object] = {
         field.name: {} if field.name in ("rejects", "bottleneck_seconds") else 0
         for field in dataclasses.fields(ReceptionStatus)
     }
     return ReceptionStatus(
-        **{**values, "state": ReceptionState.WAITING, "bottleneck": "none", "demoted": False}  # type: ignore[arg-type]
+        **{**values, "state": ReceptionState.WAITING, "bottleneck": Cause.NONE, "demoted": False}  # type: ignore[arg-type]
     )

@@ -10,18 +10,18 @@ import dataclasses
 import pytest
 
 from protocol.model.bottleneck import Cause
-from receiver.reception.bottleneck_watch import HOLD_S, BottleneckWatch, Load
+from receiver.reception.bottleneck_watch import HOLD_S, BottleneckWatch, ReceiverLoad
 from receiver.shared.thread_time import BusyClock
 
 STEP_S = 0.1
-IDLE = Load(
+IDLE = ReceiverLoad(
     held_share=0.1,
     pool_drop_count=0,
     queue_share=0.0,
     socket_drop_count=0,
     decode_s=0.0,
     write_s=0.0,
-    all_here=False,
+    all_received=False,
 )
 
 
@@ -121,7 +121,7 @@ def test_disk_and_processor_that_take_as_long_do_not_take_turns() -> None:
 def test_when_all_is_here_the_disk_is_waited_for() -> None:
     machine = Machine()
     machine.go(1.0)
-    assert machine.go(5.0, decoding=0.0, writing=0.0, held_share=0.0, all_here=1.0) == {Cause.DISK}
+    assert machine.go(5.0, decoding=0.0, writing=0.0, held_share=0.0, all_received=1.0) == {Cause.DISK}
 
 
 def test_a_sender_that_was_started_again() -> None:

@@ -89,9 +89,9 @@ def test_a_token_comes_from_file_or_environment(tmp_path: Path, monkeypatch: pyt
 def test_what_is_no_token_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "token"
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match="holds no token"):
+    with pytest.raises(ConfigurationError, match="contains no token"):
         read_token(path)
-    with pytest.raises(ConfigurationError, match="can't be read"):
+    with pytest.raises(ConfigurationError, match="cannot read"):
         read_token(tmp_path / "none")
 
 
@@ -111,12 +111,12 @@ def test_what_is_no_token_is_refused_without_showing_it(tmp_path: Path, content:
         (
             ["--interface", "lo", "--server", "http://127.0.0.1:1", "--memory", "1"],
             ConfigurationError,
-            "too little",
+            "too small",
         ),
         (
             ["--interface", "lo", "--server", "http://127.0.0.1:1"],
             ConfigurationError,
-            "nothing tells this machine from others",
+            "this machine can't be told from others",
         ),
     ],
 )

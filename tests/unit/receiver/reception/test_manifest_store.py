@@ -73,7 +73,7 @@ def test_the_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_no_room_is_noticed_before_the_cast() -> None:
-    with pytest.raises(StorageError, match=r"no room for the image's manifest .*TMPDIR"):
+    with pytest.raises(StorageError, match=r"cannot store the image's manifest .*TMPDIR"):
         FileStore(1 << 50)
 
 
@@ -107,5 +107,5 @@ def test_a_file_that_cannot_be_read_back_is_an_error(monkeypatch: pytest.MonkeyP
     store = FileStore(len(DATA))
     fill(store)
     monkeypatch.setattr(module.os, "preadv", fails)
-    with pytest.raises(StorageError, match="can't be read back: Input/output error; set TMPDIR"):
+    with pytest.raises(StorageError, match=r"cannot read back .*: Input/output error; set TMPDIR"):
         store.collected()

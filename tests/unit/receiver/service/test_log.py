@@ -58,12 +58,12 @@ def test_plain_lines_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().err
     for words in (
         "checked in with http://10.0.0.1:7400 as row 2, seat 5 (m-17)",
-        "no daemon answers, trying again until one does",
+        "no daemon answers, retrying until one does",
         "cast 1a2b3c4d is for this machine: lab Windows 11, 50.0 GiB",
-        "goes on from http://10.77.0.1:7421",
+        "continues from http://10.77.0.1:7421",
         "cast 1a2b3c4d failed on this machine: /dev/sda is mounted",
         "every byte read back and verified",
-        "no daemon has taken this machine's result of cast 1a2b3c4d",
+        "no daemon has recorded this machine's result of cast 1a2b3c4d",
     ):
         assert words in text
 

@@ -15,10 +15,9 @@ from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastId, CastParameters
 from protocol.wire.codec import REJECT_REASONS
 from receiver.cli import cli
-from receiver.reception.cast_receiver import Reception
 from receiver.reception.reporting.metrics import METRICS, serve_metrics
 from receiver.reception.reporting.progress import JsonObserver, PlainObserver, RateMeter, TerminalObserver
-from receiver.reception.reporting.status import ReceptionState, ReceptionStatus
+from receiver.reception.reporting.status import Reception, ReceptionState, ReceptionStatus
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S
 from tests.support.network.ports import free_port_range
@@ -64,8 +63,8 @@ STATUS = ReceptionStatus(
     rejects={"bad_magic": 9},
     fill=0.5,
     socket_queued_bytes=10,
-    bottleneck="disk",
-    bottleneck_seconds={"network": 2.0, "socket": 0.0, "decode": 0.0, "disk": 6.0000004},
+    bottleneck=Cause.DISK,
+    bottleneck_seconds={Cause.NETWORK: 2.0, Cause.SOCKET: 0.0, Cause.DECODE: 0.0, Cause.DISK: 6.0000004},
     demoted=True,
     grtt_s=0.01,
 )
@@ -122,14 +121,14 @@ def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         "joined cast 0000abcd again: lab, 1.0 GiB",
         "nothing heard from the sender for 1:05",
         "512.0 MiB of 1.0 GiB verified",
-        "1.0 MiB were there already",
+        "1.0 MiB were already there",
         "the backup GPT moved",
-        "much slower than the others because of its disk: it will be finished after them",
+        "much slower than the others because of its disk; the sender will finish it after them",
         "keeps up with the others again",
         "5.0% lost, limited by disk",
         "limited by disk 75% of the time, network 25% of the time",
         "lab (1.0 GiB) is on /dev/sda, every byte read back and verified",
-        "the sender didn't take the report",
+        "the sender didn't take this machine's report",
     ):
         assert words in text
 
