@@ -103,7 +103,7 @@ def restore(config_path: Path | None, state_directory: Path | None, json_lines: 
     url = _url(config_path, state_directory, file_only=True)
     from datetime import UTC, datetime
 
-    from sender.store.backup.backup import restore as restore_file
+    from sender.store.backup.restore import restore as restore_file
     from sender.store.database.errors import Place
 
     done = restore_file(

@@ -18,10 +18,10 @@ from sender.store.backup.backup import (
     backup_path,
     check_connection,
     new_segment,
-    opened,
-    roll_forward,
+    open_lock,
 )
 from sender.store.backup.journal import Journal, find_segments
+from sender.store.backup.restore import roll_forward
 from sender.store.database.engine import WRITES, make_engine
 from sender.store.database.errors import Place, damaged_text, translate
 from sender.store.database.schema import current_revision, head, migrate
@@ -69,7 +69,7 @@ def open_database(
                 _migrate_server(url, place)
             else:
                 place.path.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(opened(place.path, alone=False))
+                stack.enter_context(open_lock(place.path, exclusive=False))
                 journal = _open_file(url, place)
             engine = make_engine(url)
         except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:

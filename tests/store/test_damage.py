@@ -21,9 +21,10 @@ from protocol.errors import (
     DatabaseError,
     DatabaseUnavailableError,
 )
-from sender.store.backup.backup import back_up, backup_path, restore
+from sender.store.backup.backup import back_up, backup_path
 from sender.store.backup.integrity_check import check_database
 from sender.store.backup.journal import find_segments
+from sender.store.backup.restore import restore
 from sender.store.database import tables
 from sender.store.database.engine import make_engine
 from sender.store.database.errors import Place

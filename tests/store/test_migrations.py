@@ -14,8 +14,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from protocol.errors import DatabaseError
-from sender.store.backup.backup import restore
 from sender.store.backup.journal import find_segments
+from sender.store.backup.restore import restore
 from sender.store.database import schema, tables
 from sender.store.database.engine import WRITES, make_engine
 from sender.store.database.errors import Place

@@ -24,7 +24,7 @@ from protocol.errors import (
     DatabaseUnavailableError,
 )
 from sender.store import store as store_module
-from sender.store.backup.backup import restore
+from sender.store.backup.restore import restore
 from sender.store.database.errors import Place
 from sender.store.machines.enrolment import Enrolment
 from sender.store.open_store import open_database

@@ -1,15 +1,15 @@
-"""SQLite's change journal: every confirmed change stands in a second file before it is confirmed.
+"""SQLite's change journal: a second file that holds every change before it is confirmed.
 
 SQLite's write-ahead log protects from a crash, not from a damaged file. So each transaction's changed rows are appended
-to ``DATABASE.changes.NUMBER`` and synced before the transaction commits; a backup begins a new such file. The last
-backup and the files since then give every confirmed row again (:mod:`sender.store.backup.backup`).
+to ``DATABASE.changes.NUMBER``, a segment, and synced before the transaction commits; a backup starts a new segment. The
+last backup and the segments since then restore every confirmed row (:mod:`sender.store.backup.restore`).
 
-What changed is noted by temporary triggers of each connection, so no statement can forget it; changes of fleeting
-columns alone aren't noted. An entry holds the rows as they are at the end of the transaction, so applying entries twice
-does no harm. A line is ``CRC32 JSON``; one that isn't whole was never confirmed.
+Temporary triggers of each connection note the changes, so no statement can bypass them; changes of fleeting columns
+alone aren't noted. An entry holds the rows as they are at the end of the transaction, so applying it twice does no
+harm. A line is ``CRC32 JSON``; an incomplete one was never confirmed.
 
-The order is: sync the entry, then commit. An entry whose commit fails is cut off again; if the power fails between
-them, the entry is carried out at the next start, as nobody was told that it had failed.
+The order is: sync the entry, then commit. An entry whose commit fails is cut off again. If the power fails between the
+two, the entry is replayed at the next start: no caller was told that the change had failed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import dataclasses
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from sender.store.backup.crc_lines import pack_line, unpack_line, write_all
 from sender.store.database import tables
 
 LINE_BYTES_MAX = 64 << 20
-"""An entry: an import of 10,000 machines takes 10 MB."""
-_JOURNALLED = [table for table in tables.metadata.sorted_tables if table is not tables.store_state]
+"""Size of an entry: an import of 10,000 machines takes 10 MB."""
+_TABLES = {table.name: table for table in tables.metadata.sorted_tables if table is not tables.store_state}
+"""The journalled tables."""
 _NOTES = "journal_changes"
 
 
@@ -40,9 +41,9 @@ class State:
     """The row of ``store_state``.
 
     Attributes:
-        database_id: which database this is.
+        database_id: identity of the database.
         sequence: number of the last entry that is in the database.
-        segment: number of the file that the next entry goes to; the file's entries have this number or a higher one.
+        segment: number of the segment for the next entry; its entries have this number or a higher one.
     """
 
     database_id: str
@@ -52,7 +53,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A transaction: rows as they were at its end (None: removed), by table and key."""
+    """A transaction: rows at its end (None: removed), by table and key."""
 
     sequence: int
     changes: list[tuple[str, list[Any], dict[str, Any] | None]]
@@ -63,9 +64,11 @@ class Segment:
     """A file of entries, as read.
 
     Attributes:
-        database_id: whose it is; empty if its first line can't be read.
-        revision: of the schema that its entries were written with.
-        bad_line_count: lines that can't be read; an unfinished last line isn't one.
+        number: number of its first entry.
+        path: the file.
+        database_id: the database that it belongs to; empty if its first line is unreadable.
+        revision: revision of the schema that its entries were written with.
+        bad_line_count: unreadable lines; an unfinished last line isn't counted.
     """
 
     number: int
@@ -76,12 +79,12 @@ class Segment:
 
 
 def segment_path(database: Path, number: int) -> Path:
-    """The file of the entries from ``number`` on."""
+    """Return the path of the segment for entries from ``number`` on."""
     return database.with_name(f"{database.name}.changes.{number:012d}")
 
 
 def find_segments(database: Path) -> list[Segment]:
-    """The files beside ``database``, in order, with their first lines read."""
+    """Return the segments beside ``database``, in order, with their first lines read."""
     segments = []
     for path in database.parent.glob(f"{database.name}.changes.*"):
         number = path.name.rpartition(".")[2]
@@ -97,7 +100,7 @@ def find_segments(database: Path) -> list[Segment]:
 
 
 def read_entries(segment: Segment) -> Iterator[Entry]:
-    """The entries of a file that can be read; the others are counted in ``bad_line_count``."""
+    """Yield a segment's readable entries; count the unreadable lines in ``bad_line_count``."""
     with segment.path.open("rb") as file:
         segment.bad_line_count = 0 if segment.database_id else 1
         file.readline(LINE_BYTES_MAX)
@@ -112,7 +115,7 @@ def read_entries(segment: Segment) -> Iterator[Entry]:
 
 
 def start_segment(database: Path, state: State, revision: str) -> None:
-    """Begin the file of ``state.segment``, so that it survives the power; one that is there is emptied."""
+    """Create the file of ``state.segment`` durably; empty an existing one."""
     path = segment_path(database, state.segment)
     header = {"journal": 1, "database": state.database_id, "revision": revision}
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -125,7 +128,7 @@ def start_segment(database: Path, state: State, revision: str) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make new and renamed files of a folder survive the power."""
+    """Make a folder's new and renamed files survive a power failure."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -134,45 +137,34 @@ def sync_directory(directory: Path) -> None:
 
 
 def read_state(connection: sa.Connection) -> State:
-    """Where the journal stands, as the database says."""
+    """Return the journal's position as recorded in the database."""
     row = connection.exec_driver_sql("SELECT database_id, sequence, segment FROM store_state").one()
     return State(*row)
 
 
-def apply_entries(connection: sa.Connection, entries: Iterable[Entry], after: int) -> list[int]:
-    """Carry out the entries after number ``after``; returns their numbers, in order.
-
-    Of several entries with the same number the last one counts: the others' transactions failed. The connection has
-    foreign keys switched off and is in a transaction.
-    """
-    chosen: dict[int, Entry] = {}
-    for entry in entries:
-        if entry.sequence > after:
-            chosen[entry.sequence] = entry
-    names = {table.name: table for table in _JOURNALLED}
-    for _, entry in sorted(chosen.items()):
-        changes = [change for change in entry.changes if change[0] in names]
-        for name, key, _row in changes:
-            where = " AND ".join(f'"{column.name}" = ?' for column in names[name].primary_key)
-            connection.exec_driver_sql(f'DELETE FROM "{name}" WHERE {where}', tuple(key))  # noqa: S608
-        for name, _key, row in changes:
-            if row is not None:
-                columns = ", ".join(f'"{column}"' for column in row)
-                marks = ", ".join("?" * len(row))
-                connection.exec_driver_sql(
-                    f'INSERT OR REPLACE INTO "{name}" ({columns}) VALUES ({marks})',  # noqa: S608
-                    tuple(row.values()),
-                )
-        connection.exec_driver_sql("UPDATE store_state SET sequence = ?", (entry.sequence,))
-    return sorted(chosen)
+def apply_entry(connection: sa.Connection, entry: Entry) -> None:
+    """Write an entry's rows to the database, in the current transaction and with foreign keys switched off."""
+    changes = [change for change in entry.changes if change[0] in _TABLES]
+    for name, key, _row in changes:
+        where = " AND ".join(f'"{column.name}" = ?' for column in _TABLES[name].primary_key)
+        connection.exec_driver_sql(f'DELETE FROM "{name}" WHERE {where}', tuple(key))  # noqa: S608
+    for name, _key, row in changes:
+        if row is not None:
+            columns = ", ".join(f'"{column}"' for column in row)
+            marks = ", ".join("?" * len(row))
+            connection.exec_driver_sql(
+                f'INSERT OR REPLACE INTO "{name}" ({columns}) VALUES ({marks})',  # noqa: S608
+                tuple(row.values()),
+            )
+    connection.exec_driver_sql("UPDATE store_state SET sequence = ?", (entry.sequence,))
 
 
 class Journal:
-    """The writing side, for one open database. Thread-safe, as SQLite has one writer at a time, whose process it is.
+    """The writing side, for one open database. Thread-safe; SQLite itself admits one writer at a time.
 
     Args:
-        database: the file.
-        revision: of its schema.
+        database: file of the database.
+        revision: revision of its schema.
     """
 
     def __init__(self, database: Path, revision: str) -> None:
@@ -182,14 +174,14 @@ class Journal:
         self._descriptor = -1
         self._segment = -1
         self.entries_count = 0
-        """Entries that this process wrote and committed."""
+        """Entries that this process has written and committed."""
 
     def watch(self, connection: Any, _record: object = None) -> None:
-        """Note from now on what a new connection (of the driver) changes."""
+        """Note the changes of a new driver connection from now on."""
         cursor = connection.cursor()
         try:
             cursor.execute(f"CREATE TEMP TABLE {_NOTES} (name TEXT NOT NULL, key TEXT NOT NULL)")
-            for table in _JOURNALLED:
+            for table in _TABLES.values():
                 for statement in _triggers(table):
                     cursor.execute(statement)
         finally:
@@ -197,10 +189,9 @@ class Journal:
 
     @contextlib.contextmanager
     def written(self, connection: sa.Connection) -> Iterator[None]:
-        """Append what the connection's transaction changed; within the block it is committed.
+        """Append the changes of the connection's transaction, which the block then commits.
 
-        If the block fails, so that the transaction did, the entry is cut off again. Raises ``OSError``, and then
-        nothing was appended.
+        If the block fails, the entry is cut off again. Raises ``OSError`` if nothing could be appended.
         """
         noted = connection.exec_driver_sql(f"SELECT DISTINCT name, key FROM {_NOTES}").all()  # noqa: S608
         if not noted:
@@ -223,13 +214,13 @@ class Journal:
             self.entries_count += 1
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the segment."""
         with self._lock:
             self._close()
 
     def _append(self, state: State, line: bytes) -> int:
         if len(line) > LINE_BYTES_MAX:
-            raise OverflowError(f"one transaction changes {len(line) >> 20} MiB; ask for less at once")
+            raise OverflowError(f"one transaction changes {len(line) >> 20} MiB; change less at once")
         if self._segment != state.segment or not self._is_there():
             self._close()
             path = segment_path(self._database, state.segment)
@@ -239,7 +230,7 @@ class Journal:
             self._segment = state.segment
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            # What a process that was killed left of its last line.
+            # A killed process left an unfinished last line.
             line = b"\n" + line
         try:
             write_all(self._descriptor, line)
@@ -250,7 +241,7 @@ class Journal:
         return size
 
     def _is_there(self) -> bool:
-        """Whether the open file is still the one beside the database."""
+        """Return whether the open file is still the one beside the database."""
         try:
             named = segment_path(self._database, self._segment).stat()
         except FileNotFoundError:
@@ -259,7 +250,7 @@ class Journal:
         return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
     def _cut(self, size: int) -> None:
-        # If even that fails, the entry's number is used again by the next one, which then counts.
+        # If even this fails, the next entry gets the same number, and the later of the two counts.
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, size)
             os.fsync(self._descriptor)
@@ -271,11 +262,11 @@ class Journal:
 
 
 def _triggers(table: sa.Table) -> Iterator[str]:
-    """The statements that note what happens to a table's rows."""
+    """Yield the statements that note changes of a table's rows."""
     lasting = [column.name for column in table.columns if not column.info.get("fleeting")]
     changed = " OR ".join(f'OLD."{name}" IS NOT NEW."{name}"' for name in lasting)
     if "ended_at" in table.columns and len(lasting) < len(table.columns):
-        # The last word on something that has ended is no fleeting one.
+        # The final values of something that has ended are lasting.
         changed += " OR NEW.ended_at IS NOT NULL"
     for event, condition, rows in (
         ("INSERT", "", ("NEW",)),

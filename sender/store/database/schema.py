@@ -56,11 +56,13 @@ def migrate(connection: sa.Connection, place: Place, target: str | None = None) 
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     target = target or head()
     current = current_revision(connection)
-    if current is not None and current not in {script.revision for script in scripts().walk_revisions()}:
-        raise DatabaseError(
-            f"database {place.text} was made by a newer diskcast (its schema is {current}, this one knows {head()}); "
-            "install that diskcast, or restore a backup of before"
-        )
+    known = {None, *(script.revision for script in scripts().walk_revisions())}
+    for revision in (current, target):
+        if revision not in known:
+            raise DatabaseError(
+                f"database {place.text} was made by a newer diskcast (its schema is {revision}, this one knows "
+                f"{head()}); install that diskcast, or restore a backup from before the upgrade"
+            )
     if current == target:
         return False
     config = Config()

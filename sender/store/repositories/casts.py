@@ -363,7 +363,7 @@ class Casts(Repository):
         try:
             unpacked = zlib.decompressobj().decompress(packed, TIMELINE_BYTES_MAX)
             return [record_from(TimelinePoint, point) for point in json.loads(unpacked)]
-        except (zlib.error, ValueError, TypeError, KeyError) as error:
+        except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DatabaseDamagedError(
                 f"database {self._database.place.text}: the timeline of cast {cast_id} can't be read ({error}); run "
                 "`diskcast database check`"

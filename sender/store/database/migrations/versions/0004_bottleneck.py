@@ -31,9 +31,10 @@ def upgrade() -> None:
 
 
 def _renamed(packed: bytes) -> bytes | None:
-    """Return the packed points with the new key, or None if they can't be read: `database check` reports those."""
+    """Return the packed points with the new key; None for unreadable ones, which stay as they are."""
     try:
-        points = json.loads(zlib.decompress(packed))
+        # As Casts.timeline reads them: a stream without its end is readable as long as its text is complete.
+        points = json.loads(zlib.decompressobj().decompress(packed))
         for point in points:
             if "limiter" in point:
                 point["bottleneck"] = point.pop("limiter")
