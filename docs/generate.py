@@ -1,19 +1,16 @@
-"""Write the documentation pages that are derived from the code, or with ``--check`` name those that are stale."""
+"""Write the documentation pages that are derived from the code; ``--check`` names stale and orphaned pages instead."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import click
-
-import receiver.cli
-import sender.cli
-from docs import api_reference, config_reference, log_reference
+from docs import api_reference, command_reference, config_reference, log_reference
 from docs.dashboards import DASHBOARDS
 from protocol import (
     errors,
@@ -226,25 +223,6 @@ def dashboard_file(name: str) -> Callable[[], str]:
     return lambda: json.dumps(DASHBOARDS[name](), indent=1)
 
 
-def command_help(command: click.Command, path: str) -> list[str]:
-    context = click.Context(command, info_name=path, max_content_width=100)
-    text = inspect.cleandoc(command.get_help(context))
-    parts = [f"## `{path}`\n\n```text\n{text}\n```\n"]
-    if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
-            assert child is not None
-            parts += command_help(child, f"{path} {name}")
-    return parts
-
-
-def command_line() -> str:
-    parts = ["# Command line\n", "Exit codes are on [their own page](exit-codes.md).\n"]
-    parts += command_help(sender.cli.cli, "diskcast")
-    parts += command_help(receiver.cli.cli, "diskcast-agent")
-    return "\n".join(parts)
-
-
 def image_format_page() -> str:
     """The page is written by hand but for its tables."""
     page = (DOCS / "reference" / "image-format.md").read_text()
@@ -261,33 +239,55 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/wire-format.md": wire_format,
     "reference/exit-codes.md": exit_codes,
     "reference/metrics.md": metrics,
-    "reference/command-line.md": command_line,
     "reference/api.md": api_reference.render,
     "reference/configuration.md": config_reference.render,
     "reference/log-events.md": log_reference.render,
     "../deploy/diskcast.toml": config_reference.render_example,
     **{f"../deploy/grafana/dashboards/{name}.json": dashboard_file(name) for name in DASHBOARDS},
 }
+FOLDERS: dict[str, Callable[[], dict[str, str]]] = {"reference/command-line": command_reference.render_pages}
+"""Folders whose pages are all generated; any other file in them is an orphan."""
+
+
+def generated_files() -> dict[Path, str]:
+    """Return the text of every generated file by its path."""
+    files = {DOCS / name: _finished(name, make()) for name, make in PAGES.items()}
+    for folder, render in FOLDERS.items():
+        files |= {DOCS / folder / name: _finished(name, text) for name, text in render().items()}
+    return files
+
+
+def _finished(name: str, text: str) -> str:
+    marked = name.endswith(".md") and PAGES.get(name) is not image_format_page
+    return (MARK if marked else "") + text.rstrip() + "\n"
+
+
+def orphans(files: Iterable[Path]) -> list[Path]:
+    """Return the files in generated folders that nothing generates any more."""
+    present = {path for folder in FOLDERS for path in (DOCS / folder).glob("*")}
+    return sorted(present - set(files))
 
 
 def main() -> int:
+    """Write what has changed, or with ``--check`` name it and exit with 1."""
     check = sys.argv[1:] == ["--check"]
-    stale = []
-    for name, make in PAGES.items():
-        path = DOCS / name
-        text = make().rstrip() + "\n"
-        if make is not image_format_page and path.suffix == ".md":
-            text = MARK + text
-        if path.exists() and path.read_text() == text:
-            continue
-        if check:
-            stale.append(name)
-        else:
-            path.write_text(text)
-            print(f"wrote {path}")
-    if stale:
-        print(f"stale: {', '.join(stale)}: run `make docs`", file=sys.stderr)
-    return 1 if stale else 0
+    files = generated_files()
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
+    left_over = orphans(files)
+    if check:
+        for title, paths in (("stale", stale), ("no longer generated", left_over)):
+            if paths:
+                names = ", ".join(os.path.relpath(path, DOCS) for path in paths)
+                print(f"{title}: {names}: run `make docs`", file=sys.stderr)
+        return 1 if stale or left_over else 0
+    for path in stale:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(files[path])
+        print(f"wrote {path}")
+    for path in left_over:
+        path.unlink()
+        print(f"removed {path}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -80,9 +80,14 @@ def _broken_links(path: Path) -> Iterator[str]:
 
 def test_every_page_is_in_the_contents() -> None:
     contents = ROOT / "docs" / "README.md"
-    listed = {(contents.parent / target).resolve() for target in _LINK.findall(contents.read_text())}
+    listed = _linked_pages(contents)
+    listed |= {page for index in listed if index.name == "README.md" for page in _linked_pages(index)}
     pages = {path for path in DOCUMENTS if path.is_relative_to(contents.parent)} - {contents}
     assert not pages - listed
+
+
+def _linked_pages(path: Path) -> set[Path]:
+    return {(path.parent / target).resolve() for target in _LINK.findall(path.read_text())}
 
 
 def test_every_picture_is_on_a_page() -> None:
