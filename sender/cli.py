@@ -15,7 +15,7 @@ COMMANDS: Final = {
     ),
     "send": Implementation("sender.send.command:send", "Cast an image to a room of machines."),
     "serve": Implementation(
-        "sender.daemon.serve_command:serve", "Run the daemon: images, rooms, casts, dashboard, API."
+        "sender.serve.serve_command:serve", "Run the daemon: images, rooms, casts, dashboard, API."
     ),
     "images": Implementation("sender.console.images:images", "Images that the daemon can cast."),
     "rooms": Implementation("sender.console.rooms:rooms", "Rooms: named sets of machines."),

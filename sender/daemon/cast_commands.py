@@ -1,4 +1,4 @@
-"""What operators ask of casts, wherever they run: plan one, start, pause, resume, cancel it."""
+"""Commands of operators on casts, wherever they run: plan one, start, pause, resume, cancel it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import secrets
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
@@ -14,38 +14,45 @@ from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import DatabaseError
 from sender.actors import Actor
 from sender.daemon.cast_job import CastJob
+from sender.daemon.cast_registry import CastRegistry
+from sender.daemon.leases import Owner
+from sender.library.library import Library
 from sender.refusals import RequestRefusedError, conflict, invalid, not_found
 from sender.store.records.casts import Cast, CastPhase, CastPlan, CastRequest, Command
 from sender.store.records.images import ImageState
 from sender.store.repositories.audit import new_entry_key
-
-if TYPE_CHECKING:
-    from sender.daemon.context import Services
+from sender.store.store import Store
+from sender.store.write_behind import Recorder
 
 CASTS_WAITING_MAX: Final = 1000
-"""Casts that haven't ended: more were made by a script that has gone wild."""
+"""Casts that haven't ended: more come from a script that has gone wild."""
 AUDIT_S: Final = 1.0
-"""A cast that is to be cancelled waits no longer for its audit entry, which is then written when the database can."""
+"""A command waits no longer for its audit entry, which is then written when the database is available."""
 
 _log = structlog.get_logger(__name__)
 
 
 class CastCommands:
-    """See the module's docstring. It belongs to the event loop."""
+    """Carries out commands on casts. It belongs to the event loop."""
 
-    def __init__(self, services: Services) -> None:
-        """Steer the casts of ``services``."""
-        self._services = services
+    def __init__(
+        self, store: Store, library: Library, recorder: Recorder, registry: CastRegistry, owner: Owner
+    ) -> None:
+        self._store = store
+        self._library = library
+        self._recorder = recorder
+        self._registry = registry
+        self._owner = str(owner)
 
     async def create(self, plan: CastPlan, actor: Actor, schedule_id: str | None = None) -> Cast:
-        """Plan a cast; it begins when its time has come and a daemon is free.
+        """Plan a cast; it starts when it is due and a daemon has capacity.
 
         Raises:
-            RequestRefusedError: there is no such image, room or machine, or nothing to cast to.
-            DatabaseError: it can't be recorded; nothing was begun.
+            RequestRefusedError: the image, room or a machine is unknown, or there is nothing to cast to.
+            DatabaseError: the cast can't be recorded; nothing was started.
         """
-        store, supervisor = self._services.store, self._services.supervisor
-        image = self._services.library.get(plan.image_id)
+        store = self._store
+        image = self._library.get(plan.image_id)
         if image is None or image.state is ImageState.GONE:
             raise invalid(f"there is no image {plan.image_id!r}: see 'diskcast images list'")
         if image.state is ImageState.DAMAGED:
@@ -60,9 +67,9 @@ class CastCommands:
             raise invalid(
                 f"a cast has at most {RECEIVER_COUNT_MAX} machines, this one would have {required_count}"
             )
-        unfinished_count = len(supervisor.unfinished)
+        unfinished_count = len(self._registry.unfinished)
         if unfinished_count >= CASTS_WAITING_MAX:
-            raise conflict(f"{unfinished_count} casts haven't ended yet: cancel those that nobody needs")
+            raise conflict(f"{unfinished_count} casts haven't ended yet: cancel some of them first")
         cast_id = secrets.token_hex(4)
         cast: Cast = await store.run(
             store.casts.add,
@@ -76,12 +83,11 @@ class CastCommands:
             audit=actor.note(machines=len(targets)),
         )
         _log.info("cast_created", cast=cast_id, image=image.name, room=plan.room_id, by=actor.name)
-        supervisor.unfinished[cast_id] = cast
-        supervisor.note_change()
+        self._registry.add_planned(cast)
         return cast
 
     async def _targets(self, plan: CastPlan) -> tuple[str, ...]:
-        store = self._services.store
+        store = self._store
         in_room = None
         if plan.room_id is not None:
             in_room = {
@@ -98,42 +104,43 @@ class CastCommands:
         return plan.machine_ids or tuple(sorted(in_room or ()))
 
     async def command(self, cast_id: str, command: Command, actor: Actor, reason: str = "") -> Cast:
-        """Start, pause, resume or cancel a cast, wherever it runs. Asking for what is already so changes nothing.
+        """Start, pause, resume or cancel a cast, wherever it runs. A command without effect is accepted.
 
-        A cast of this daemon obeys at once, even while the database is away; another daemon's within two seconds.
+        A cast of this daemon obeys at once, even while the database is unavailable; another daemon's within two
+        seconds.
 
         Raises:
-            RequestRefusedError: there is no such cast, or it can't be done in the phase that it is in.
-            DatabaseError: the cast isn't this daemon's, and the database can't be asked.
+            RequestRefusedError: the cast is unknown, or its phase doesn't allow the command.
+            DatabaseError: the cast isn't this daemon's, and the database is unavailable.
         """
-        store, supervisor = self._services.store, self._services.supervisor
-        cast = await self._services.find_cast(cast_id)
+        store, registry = self._store, self._registry
+        known = registry.job(cast_id)
+        cast = known.cast if known is not None else await store.run(store.casts.get, cast_id)
         if cast is None:
             raise not_found("cast", cast_id)
-        if not _is_needed(cast, command):
+        if not _has_effect(cast, command):
             return cast
         detail: dict[str, object] = {"reason": reason} if reason else {}
-        live = supervisor.runs.get(cast_id)
-        if live is not None:
+        job = registry.jobs.get(cast_id)
+        if job is not None:
             await self._audit(actor, command, cast_id, detail)
-            if _is_needed(live.cast, command):  # it may have ended meanwhile, or somebody else was faster
-                self._obey(live, command, actor.name, reason)
-            return live.cast
+            if _has_effect(job.cast, command):  # meanwhile it may have ended or obeyed somebody else
+                self._obey(job, command, actor.name, reason)
+            return job.cast
         note = actor.note(f"cast.{command.value}", **detail)
         if cast.phase is CastPhase.PLANNED and command is Command.CANCEL and not cast.owner:
-            words = _cancel_words(actor.name, reason)
             changed = await store.run(
                 store.casts.change,
                 cast_id,
                 lease="",
                 phase=CastPhase.CANCELLED,
-                reason=words,
+                reason=_cancel_reason(actor.name, reason),
                 ended_at=datetime.now(UTC),
                 audit=note,
             )
-            if changed is None:  # a daemon has leased it at this moment: that one is to be asked
+            if changed is None:  # a daemon has just leased it: that one must obey
                 return await self.command(cast_id, command, actor, reason)
-            supervisor.unfinished.pop(cast_id, None)
+            registry.remove_planned(cast_id)
         elif cast.phase is CastPhase.PLANNED and command is Command.START:
             plan = dataclasses.replace(cast.plan, start_at=None)
             changed = await store.run(store.casts.change, cast_id, plan=plan, audit=note)
@@ -142,72 +149,60 @@ class CastCommands:
                 store.casts.request, CastRequest(cast_id, command, actor.name, reason), audit=note
             )
             changed = cast
-        supervisor.note_change()
+        registry.request_look()
         return changed or cast
 
     async def _audit(self, actor: Actor, command: Command, cast_id: str, detail: dict[str, object]) -> None:
-        """Who steers a cast of this daemon is written first if it can be, and in any case."""
-        store, key = self._services.store, new_entry_key()
-        told = (actor.name, f"cast.{command.value}", f"cast {cast_id}", detail, actor.request_id)
+        """Write the audit entry before the command is carried out if possible, and in any case."""
+        store, key = self._store, new_entry_key()
+        entry = (actor.name, f"cast.{command.value}", f"cast {cast_id}", detail, actor.request_id)
         once: dict[str, Any] = {"entry_key": key, "at": store.now()}
         try:
             async with asyncio.timeout(AUDIT_S):
-                await store.run(store.audit.add, *told, **once)
-        except (DatabaseError, TimeoutError):  # it may have been written: with its key it stands there once
-            self._services.recorder.put(("audit", key), "audit.add", *told, **once)
+                await store.run(store.audit.add, *entry, **once)
+        except (
+            DatabaseError,
+            TimeoutError,
+        ):  # it may have been written: its key keeps it from being there twice
+            self._recorder.put(("audit", key), "audit.add", *entry, **once)
 
     async def obey_requests(self) -> None:
-        """Do what was asked of this daemon's casts through the database, by way of another daemon.
+        """Carry out the commands that other daemons left in the database for this daemon's casts.
 
         Raises:
-            DatabaseError: it can't be asked.
+            DatabaseError: the database is unavailable.
         """
-        store, supervisor = self._services.store, self._services.supervisor
-        for request in await store.run(store.casts.requests, str(supervisor.owner)):
-            live = supervisor.live_run(request.cast_id)
-            if live is None:  # it is leased and about to begin: the next look finds it
+        store = self._store
+        for request in await store.run(store.casts.requests, self._owner):
+            job = self._registry.job(request.cast_id)
+            if job is None:  # it is leased and about to start: the next look finds it
                 continue
-            if _is_needed_or_refused(live.cast, request.command):
-                self._obey(live, request.command, request.actor, request.reason)
+            if _has_effect_and_is_allowed(job.cast, request.command):
+                self._obey(job, request.command, request.actor, request.reason)
             await store.run(store.casts.clear_request, request.cast_id, request.command)
 
-    def _obey(self, live: CastJob, command: Command, who: str, reason: str) -> None:
-        run, supervisor = live.run, self._services.supervisor
+    def _obey(self, job: CastJob, command: Command, actor_name: str, reason: str) -> None:
         match command:
             case Command.START:
-                live.begun_by_hand = True
-                if run is not None:
-                    run.start_now()
-                live.tell("begun_by_hand", f"{who} begins the data with those that have joined")
+                job.start_data(actor_name)
             case Command.PAUSE:
-                if run is not None:
-                    run.pause()
-                live.change(paused=True)
-                live.tell("paused", f"paused by {who}")
+                job.pause(actor_name)
             case Command.RESUME:
-                if run is not None:
-                    run.resume()
-                live.change(paused=False)
-                live.tell("resumed", f"resumed by {who}")
+                job.resume(actor_name)
             case Command.CANCEL:
-                live.cancel_reason = _cancel_words(who, reason)
-                live.tell("cancelled", live.cancel_reason)
-                if run is not None:
-                    run.cancel(live.cancel_reason)
-                else:
-                    supervisor.stop_waiting(live.cast_id)
-        supervisor.changes.tell()
+                job.cancel(_cancel_reason(actor_name, reason))
+        self._registry.changes.notify()
 
 
-def _cancel_words(who: str, reason: str) -> str:
-    return f"cancelled by {who}" + (f": {reason}" if reason else "")
+def _cancel_reason(actor_name: str, reason: str) -> str:
+    return f"cancelled by {actor_name}" + (f": {reason}" if reason else "")
 
 
-def _is_needed(cast: Cast, command: Command) -> bool:
-    """Whether the command changes anything.
+def _has_effect(cast: Cast, command: Command) -> bool:
+    """Return whether the command changes anything.
 
     Raises:
-        RequestRefusedError: it can't be obeyed in this phase.
+        RequestRefusedError: the cast's phase doesn't allow it.
     """
     if cast.phase.ended:
         if command is Command.CANCEL and cast.phase is CastPhase.CANCELLED:
@@ -220,7 +215,7 @@ def _is_needed(cast: Cast, command: Command) -> bool:
             return cast.phase in (CastPhase.PLANNED, CastPhase.GATHERING)
         case Command.PAUSE:
             if cast.phase is CastPhase.PLANNED:
-                raise conflict(f"cast {cast.cast_id} hasn't begun: cancel it, or plan it for later")
+                raise conflict(f"cast {cast.cast_id} hasn't started: cancel it, or plan it for later")
             return not cast.paused
         case Command.RESUME:
             return cast.paused
@@ -228,8 +223,8 @@ def _is_needed(cast: Cast, command: Command) -> bool:
             return True
 
 
-def _is_needed_or_refused(cast: Cast, command: Command) -> bool:
+def _has_effect_and_is_allowed(cast: Cast, command: Command) -> bool:
     try:
-        return _is_needed(cast, command)
+        return _has_effect(cast, command)
     except RequestRefusedError:
         return False

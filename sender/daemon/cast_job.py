@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
@@ -27,6 +28,7 @@ from sender.cast.reporting.snapshot import CastSummary, CastView, ReceiverView
 from sender.cast.session.feedback import FeedbackPort
 from sender.cast.session.locked_session import LockedSession
 from sender.cast.transmission.transmitter import TransmitterStatistics
+from sender.daemon.leases import Owner
 from sender.daemon.record_mapping import cast_machine, cast_progress, live_machine, timeline_point
 from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase, TimelinePoint
 from sender.store.records.live import LiveCast, LiveMachine
@@ -37,9 +39,8 @@ from sender.store.records.machine_states import (
     UNSUCCESSFUL_STATES,
     MachineState,
 )
-
-if TYPE_CHECKING:
-    from sender.store.write_behind import Recorder
+from sender.store.repositories.audit import new_entry_key
+from sender.store.write_behind import Recorder
 
 VIEW_INTERVAL_S: Final = 0.5
 """How often a cast is looked at while nobody watches it."""
@@ -77,8 +78,8 @@ class CastJob:
         run: None until it speaks to the room, and when it no longer does.
         ended_at: monotonic; None while it runs.
         cancel_reason: why an operator cancelled it; None if nobody did.
-        begun_by_hand: an operator wants it to wait for nobody any more.
-        targets: ids of the machines that were asked for; empty where whoever comes is welcome.
+        targets: names of the machines that it is for, by id; empty: any machine that joins.
+        task: runs it; cancelled while no session exists yet.
     """
 
     interval_s = VIEW_INTERVAL_S
@@ -88,7 +89,7 @@ class CastJob:
         cast: Cast,
         recorder: Recorder,
         *,
-        owner: str,
+        owner: Owner,
         earlier: Earlier | None = None,
     ) -> None:
         """Prepare a run.
@@ -96,7 +97,7 @@ class CastJob:
         Args:
             cast: the record, leased by this daemon.
             recorder: takes what is to be remembered, and never waits.
-            owner: what this daemon is called in the database; it writes only while the cast is its own.
+            owner: name of this daemon's run in the database; it writes only while it holds the cast's lease.
             earlier: what earlier runs of this cast did.
         """
         earlier = earlier or Earlier()
@@ -109,11 +110,12 @@ class CastJob:
         self.run: CastRun | None = None
         self.ended_at: float | None = None
         self.cancel_reason: str | None = None
-        self.begun_by_hand = False
-        self.targets: Collection[str] = ()
+        self.targets: Mapping[str, str] = {}
+        self.task: asyncio.Task[None] | None = None
+        self._started_by_hand = False
         self._gone_before_count = self._gone_count
         self._recorder = recorder
-        self._owner = owner
+        self.owner = owner
         self._log = _log.bind(cast=cast.cast_id)
         self._earlier_seconds = cast.seconds
         self._earlier_bytes_sent = cast.bytes_sent
@@ -124,6 +126,53 @@ class CastJob:
         self._change_count = 0
         self._point_at = 0.0
         self._saved_at = 0.0
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    def attach(self, run: CastRun) -> None:
+        """Use the session of ``run`` from now on; commands given while the image was fetched are passed to it."""
+        self.run = run
+        if self._started_by_hand:
+            run.start_now()
+        if self.cast.paused:
+            run.pause()
+
+    def start_data(self, actor_name: str) -> None:
+        """Start the data with the machines that have joined."""
+        self._started_by_hand = True
+        if self.run is not None:
+            self.run.start_now()
+        self.report("begun_by_hand", f"{actor_name} starts the data with the machines that have joined")
+
+    def pause(self, actor_name: str) -> None:
+        """Pause the cast."""
+        if self.run is not None:
+            self.run.pause()
+        self.change(paused=True)
+        self.report("paused", f"paused by {actor_name}")
+
+    def resume(self, actor_name: str) -> None:
+        """Resume a paused cast."""
+        if self.run is not None:
+            self.run.resume()
+        self.change(paused=False)
+        self.report("resumed", f"resumed by {actor_name}")
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the cast; its task ends it."""
+        self.cancel_reason = reason
+        self.report("cancelled", reason)
+        if self.run is not None:
+            self.run.cancel(reason)
+        elif self.task is not None:
+            self.task.cancel()
+
+    def abandon(self) -> None:
+        """Leave the cast silently, so that another daemon can resume it."""
+        if self.run is not None:
+            self.run.abandon()
+        elif self.task is not None:
+            self.task.cancel()
 
     # -- for metrics ------------------------------------------------------------------------------------------
 
@@ -188,7 +237,7 @@ class CastJob:
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
         """The session's event."""
         text = event_words(event, receiver)
-        self.tell(EVENT_NAMES[type(event)], text, receiver or "")
+        self.report(EVENT_NAMES[type(event)], text, receiver or "")
         receiver_id = getattr(event, "receiver_id", None)
         if receiver_id is not None:
             self._note_machine(receiver_id)
@@ -242,7 +291,7 @@ class CastJob:
         self._count_machines()
         self._save_cast(lasting=True)
 
-    def tell(self, kind: str, text: str, machine: str = "") -> None:
+    def report(self, kind: str, text: str, machine: str = "") -> None:
         """Something happened: into the timeline, the log and the database."""
         event = CastEvent(datetime.now(UTC), kind, machine, text)
         if len(self.events) < EVENTS_MAX:
@@ -261,16 +310,18 @@ class CastJob:
         self._states[row.state] += 1
         self.machines[row.name] = row
         self._change_count += 1
-        self._recorder.put(("machine", self.cast_id, row.name), "casts.put_machine", row, lease=self._owner)
+        self._recorder.put(
+            ("machine", self.cast_id, row.name), "casts.put_machine", row, lease=str(self.owner)
+        )
         self._count_machines()
         if row.state in GIVEN_UP_STATES or (known is not None and known.state in GIVEN_UP_STATES):
             self._excuse_gone()
 
-    def refuse_machine(self, row: CastMachine) -> None:
+    def record_failure(self, row: CastMachine) -> None:
         """A machine says itself how it ended, and the session doesn't know."""
         known = self.machines.get(row.name)
         if known is None or known.joined_at is None:
-            self.tell("machine_failed", f"{row.name} failed before it joined: {row.error}", row.name)
+            self.report("machine_failed", f"{row.name} failed before it joined: {row.error}", row.name)
         self.put_machine(row)
 
     def end(self, phase: CastPhase, reason: str) -> None:
@@ -288,6 +339,27 @@ class CastJob:
             complete=self.cast.complete_count,
             failed=self.cast.failed_count,
             seconds=self.cast.seconds,
+        )
+        self._audit_end()
+
+    def _audit_end(self) -> None:
+        cast, key = self.cast, new_entry_key()
+        detail = {
+            "image": cast.image_name,
+            "room": cast.plan.room_id,
+            "reason": cast.reason,
+            "complete": cast.complete_count,
+            "failed": cast.failed_count,
+        }
+        self._recorder.put(
+            ("audit", key),
+            "audit.add",
+            f"daemon {self.owner.name}",
+            f"cast.{cast.phase.value}",
+            f"cast {cast.cast_id}",
+            detail,
+            entry_key=key,
+            at=datetime.now(UTC),
         )
 
     def machine_of(self, machine_id: str) -> CastMachine | None:

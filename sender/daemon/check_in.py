@@ -1,4 +1,4 @@
-"""Agents that check in: which machine that is, how its last cast went, and which cast it should join."""
+"""Answers to agents' check-ins: match the machine, record its last result, assign a cast."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import urllib.parse
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from protocol.control.check_in import AgentState, Assignment, CastOutcome, CheckIn, CheckInAnswer
 from protocol.errors import DatabaseError
 from protocol.model.session_records import CastId
-from sender.daemon.execute_cast import assigned_machine
-from sender.daemon.presence import Attendance
+from sender.daemon.cast_registry import CastRegistry
+from sender.daemon.cast_verdict import assigned_machine
+from sender.daemon.presence import MachinePresence, Presence
 from sender.store.group_commit import GroupCommit
 from sender.store.machines.enrolment import Enrolment
 from sender.store.records.casts import Cast, CastMachine
 from sender.store.records.machine_states import FINAL_STATES, MachineState
 from sender.store.records.machines import Machine
-
-if TYPE_CHECKING:
-    from sender.daemon.context import Services
+from sender.store.store import Store
+from sender.store.write_behind import Recorder
 
 IDLE_AFTER_S: Final = 1.0
 """An idle agent asks again at once: it is the long poll that waits."""
 RECEIVING_AFTER_S: Final = 4.0
-"""How soon an agent that receives hears of a take-over: within the ten seconds that one may take altogether."""
+"""A receiving agent learns of a take-over this soon: within the ten seconds that a take-over may take."""
 _KNOWN_MAX: Final = 4096
-"""Agents whose identity needn't be looked up again: four rooms of the largest size."""
+"""Agents whose machines are kept in memory: four rooms of the largest size."""
 _READ_AGAIN_S: Final = 10.0
-"""A machine that was moved by another daemon is found in its new room after this time and one long poll."""
+"""A machine that another daemon moved is found in its new room after this time and one long poll."""
 _ELSEWHERE_S: Final = 2.0
 _ELSEWHERE_MAX: Final = 256
 _DRAIN_S: Final = 1.0
@@ -45,10 +45,15 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
-class _Known:
-    """Which machine an agent is: what it said of itself, what that was found to be, and when that was last read."""
+class _MatchedAgent:
+    """An agent and its machine.
 
-    said: str
+    Attributes:
+        identity_digest: of everything that the agent reported about itself.
+        read_at: monotonic seconds at which the machine was last read.
+    """
+
+    identity_digest: str
     machine: Machine
     read_at: float
 
@@ -56,37 +61,39 @@ class _Known:
 class CheckInDesk:
     """Answers check-ins. It belongs to the event loop."""
 
-    def __init__(self, services: Services) -> None:
-        """Answer for ``services``."""
-        self._services = services
-        self._enrolling = GroupCommit(services.store, services.store.machines.enrol)
-        self._recording = GroupCommit(services.store, self._write_outcomes)
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+    def __init__(self, store: Store, recorder: Recorder, registry: CastRegistry, presence: Presence) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._registry = registry
+        self._presence = presence
+        self._enrolling = GroupCommit(store, store.machines.enrol)
+        self._recording = GroupCommit(store, self._write_outcomes)
+        self._known: OrderedDict[str, _MatchedAgent] = OrderedDict()
         self._elsewhere: dict[str, tuple[float, set[str]]] = {}
 
     async def answer(self, check_in: CheckIn, address: str) -> CheckInAnswer:
-        """One check-in; waits up to ``wait_s`` for a cast, if the agent is idle.
+        """Answer one check-in; wait up to ``wait_s`` for a cast if the agent is idle.
 
         Args:
-            check_in: what the agent says, checked.
-            address: where it says so from.
+            check_in: the agent's message, checked.
+            address: its source.
 
         Raises:
-            DatabaseError: the machine isn't known yet and can't be looked up; the agent asks again.
+            DatabaseError: the machine isn't known yet and the database is unavailable; the agent retries.
         """
         machine = await self._machine(check_in, address)
-        attendance = self._services.presence.note(machine, check_in)
+        present = self._presence.note(machine, check_in)
         recorded = None
         if check_in.last_result is not None and await self._record(machine, check_in.last_result):
             recorded = check_in.last_result.cast_id
-        attendance.polls += 1
+        present.polls += 1
         try:
             cast = await self._await_cast(machine, check_in)
         finally:
-            attendance.polls -= 1
-            attendance.heard_at = time.monotonic()
+            present.polls -= 1
+            present.heard_at = time.monotonic()
         if cast is not None:
-            self._note_assigned(cast, machine, attendance)
+            self._note_assigned(cast, machine, present)
         return CheckInAnswer(
             machine_id=machine.machine_id,
             name=machine.name,
@@ -96,14 +103,14 @@ class CheckInDesk:
         )
 
     def forget(self, machine_id: str) -> None:
-        """A machine was changed or removed: look it up again."""
+        """Look a machine up again: it was changed or removed."""
         for agent_id in [key for key, known in self._known.items() if known.machine.machine_id == machine_id]:
             del self._known[agent_id]
-        self._services.supervisor.changes.tell()
+        self._registry.changes.notify()
 
     async def _machine(self, check_in: CheckIn, address: str) -> Machine:
-        """Who that is; asked of the database once for each run of an agent, and when it says something new."""
-        said = hashlib.blake2b(
+        """Return the agent's machine, looked up once per run of an agent and when its reported identity changes."""
+        digest = hashlib.blake2b(
             repr(
                 (
                     check_in.name,
@@ -117,7 +124,7 @@ class CheckInDesk:
             digest_size=16,
         ).hexdigest()
         known = self._known.get(check_in.agent_id)
-        if known is not None and known.said == said:
+        if known is not None and known.identity_digest == digest:
             self._known.move_to_end(check_in.agent_id)
             recorded = await self._recorded(known)
             if recorded is not None:
@@ -133,18 +140,20 @@ class CheckInDesk:
                 inventory=check_in.inventory,
             )
         )
-        self._known[check_in.agent_id] = _Known(said, machine, time.monotonic())
+        self._known[check_in.agent_id] = _MatchedAgent(digest, machine, time.monotonic())
         while len(self._known) > _KNOWN_MAX:
             self._known.popitem(last=False)
         _log.info("machine_checked_in", machine=machine.name, address=address, version=check_in.version)
         return machine
 
-    async def _recorded(self, known: _Known) -> Machine | None:
-        """The machine as it is recorded; another daemon of the same database may have moved or removed it."""
-        store, now = self._services.store, time.monotonic()
+    async def _recorded(self, known: _MatchedAgent) -> Machine | None:
+        """Return the machine as recorded, None if it is gone: another daemon may have moved or removed it."""
+        store, now = self._store, time.monotonic()
         if now - known.read_at >= _READ_AGAIN_S:
             known.read_at = now
-            with contextlib.suppress(DatabaseError):  # who is known takes part though the database is away
+            with contextlib.suppress(
+                DatabaseError
+            ):  # a known machine takes part while the database is unavailable
                 machine: Machine | None = await store.run(store.machines.get, known.machine.machine_id)
                 if machine is None:
                     return None
@@ -155,17 +164,17 @@ class CheckInDesk:
         deadline = time.monotonic() + check_in.wait_s
         while True:
             if check_in.agent_id not in self._known:
-                return None  # the machine was changed meanwhile: its agent checks in anew, as what it is now
+                return None  # the machine was changed meanwhile: its agent checks in again
             cast = await self._cast_for(machine, check_in)
             left_s = deadline - time.monotonic()
             if cast is not None or left_s <= 0 or check_in.state is not AgentState.IDLE:
                 return cast
-            await self._services.supervisor.changes.wait(left_s)
+            await self._registry.changes.wait(left_s)
 
     async def _cast_for(self, machine: Machine, check_in: CheckIn) -> Cast | None:
-        """The cast that it is to join: the one that it is in already, or else the oldest that asks for it."""
-        supervisor = self._services.supervisor
-        candidates = [supervisor.cast_now(cast) for cast in supervisor.unfinished.values()]
+        """Return the cast that a machine should join: its current one, else the oldest that is planned for it."""
+        registry = self._registry
+        candidates = [registry.latest(cast) for cast in registry.unfinished.values()]
         for cast in sorted(candidates, key=lambda cast: cast.created_at):
             if not (cast.phase.live and cast.control_url):
                 continue
@@ -178,23 +187,24 @@ class CheckInDesk:
         return None
 
     async def _has_ended(self, cast: Cast, machine: Machine) -> bool:
-        """Whether it was in this cast already, well or not."""
-        live = self._services.supervisor.runs.get(cast.cast_id)
-        if live is not None:
-            row = live.machine_of(machine.machine_id)
+        """Return whether the machine already ended in this cast, successfully or not."""
+        job = self._registry.jobs.get(cast.cast_id)
+        if job is not None:
+            row = job.machine_of(machine.machine_id)
             return row is not None and row.state in FINAL_STATES
         return machine.machine_id in await self._ended_elsewhere(cast.cast_id)
 
     async def _ended_elsewhere(self, cast_id: str) -> set[str]:
-        """Machines that another daemon's cast is done with, as the database said lately; this daemon's agents tell it
-        their own results before they ask for more.
+        """Return the machines that have ended in another daemon's cast, as of the last few seconds.
+
+        Results of this daemon's agents are recorded before they are assigned a cast again.
 
         Raises:
-            DatabaseError: it can't say; the agent asks again.
+            DatabaseError: the database is unavailable; the agent retries.
         """
         known = self._elsewhere.get(cast_id)
         if known is None or time.monotonic() - known[0] > _ELSEWHERE_S:
-            store = self._services.store
+            store = self._store
             rows = await store.run(store.casts.machines, cast_id)
             ended = {row.machine_id for row in rows if row.machine_id and row.state in FINAL_STATES}
             if len(self._elsewhere) >= _ELSEWHERE_MAX:
@@ -202,58 +212,58 @@ class CheckInDesk:
             known = self._elsewhere[cast_id] = time.monotonic(), ended
         return known[1]
 
-    def _note_assigned(self, cast: Cast, machine: Machine, attendance: Attendance) -> None:
-        live = self._services.supervisor.runs.get(cast.cast_id)
-        if live is not None and attendance.idle and live.machine_of(machine.machine_id) is None:
-            live.put_machine(assigned_machine(cast.cast_id, machine.machine_id, machine.name))
+    def _note_assigned(self, cast: Cast, machine: Machine, present: MachinePresence) -> None:
+        job = self._registry.jobs.get(cast.cast_id)
+        if job is not None and present.idle and job.machine_of(machine.machine_id) is None:
+            job.put_machine(assigned_machine(cast.cast_id, machine.machine_id, machine.name))
 
     async def _record(self, machine: Machine, outcome: CastOutcome) -> bool:
-        """Write down how a cast went, unless that is known from the cast itself; whether it is safe then.
+        """Record an agent's result, unless the cast knows it already; return whether it is in the database.
 
-        Never raises for want of a database: the agent says it again.
+        It doesn't raise while the database is unavailable: the agent reports the result again.
         """
         cast_id = f"{outcome.cast_id:08x}"
-        live = self._services.supervisor.runs.get(cast_id)
+        job = self._registry.jobs.get(cast_id)
         try:
-            if live is not None:
-                row = live.machine_of(machine.machine_id)
-                if _tells_more(outcome, row):
-                    live.refuse_machine(outcome_row(machine, outcome, row))
-                return await self._services.recorder.drain(_DRAIN_S)
+            if job is not None:
+                row = job.machine_of(machine.machine_id)
+                if _is_news(outcome, row):
+                    job.record_failure(outcome_row(machine, outcome, row))
+                return await self._recorder.drain(_DRAIN_S)
             await self._recording.ask((machine, outcome))
             self._elsewhere.pop(cast_id, None)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001  it is said again; what went wrong is the database's to tell
+        except Exception as error:  # noqa: BLE001  the agent reports it again; the store shows the cause
             _log.warning("result_not_recorded", cast=cast_id, error=str(error))
             return False
         return True
 
-    def _write_outcomes(self, told: Sequence[tuple[Machine, CastOutcome]]) -> list[None]:
-        """Write down how casts went that don't run here, as far as that isn't known; in a thread of the store."""
-        store = self._services.store
+    def _write_outcomes(self, results: Sequence[tuple[Machine, CastOutcome]]) -> list[None]:
+        """Record results of casts that don't run here, as far as they are news; in a thread of the store."""
+        store = self._store
         with store.transaction():
-            for cast_id in dict.fromkeys(outcome.cast_id for _, outcome in told):
+            for cast_id in dict.fromkeys(outcome.cast_id for _, outcome in results):
                 known = {row.machine_id: row for row in store.casts.machines(f"{cast_id:08x}")}
                 rows = [
                     outcome_row(machine, outcome, known.get(machine.machine_id))
-                    for machine, outcome in told
-                    if outcome.cast_id == cast_id and _tells_more(outcome, known.get(machine.machine_id))
+                    for machine, outcome in results
+                    if outcome.cast_id == cast_id and _is_news(outcome, known.get(machine.machine_id))
                 ]
                 if rows:
                     store.casts.put_machines(rows)
-        return [None] * len(told)
+        return [None] * len(results)
 
 
-def _tells_more(outcome: CastOutcome, row: CastMachine | None) -> bool:
-    """Whether what an agent says of its end is news: a cast that was cancelled ends before its machines do."""
+def _is_news(outcome: CastOutcome, row: CastMachine | None) -> bool:
+    """Return whether an agent's result adds to its line: a cancelled cast ends before its machines do."""
     if row is None or row.state not in FINAL_STATES:
         return True
     return row.state is MachineState.FAILED and row.exit_code is None and not outcome.success
 
 
 def outcome_row(machine: Machine, outcome: CastOutcome, row: CastMachine | None) -> CastMachine:
-    """A machine's line as its agent itself tells it."""
+    """Return a machine's line as its agent reports it."""
     base = row or assigned_machine(f"{outcome.cast_id:08x}", machine.machine_id, machine.name)
     lost = outcome.datagrams_expected - outcome.datagrams_received
     return dataclasses.replace(

@@ -1,47 +1,77 @@
-"""Which casts this daemon leases: those that are due, and those whose daemon is gone."""
+"""Lease casts for this daemon: those that are due, and those whose daemon has died."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Collection, Container
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import structlog
 
+from sender.daemon.cast_registry import CastRegistry
 from sender.daemon.leases import BeatWatch, Owner
 from sender.store.records.casts import Cast
-
-if TYPE_CHECKING:
-    from sender.daemon.context import Services
+from sender.store.store import Store
+from sender.store.write_behind import Recorder
 
 _log = structlog.get_logger(__name__)
 
 
-class LeaseTaker:
-    """Takes leases for one owner. It belongs to the event loop."""
+class LeaseAcquirer:
+    """The leases of one owner. It belongs to the event loop."""
 
-    def __init__(self, services: Services, owner: Owner) -> None:
-        """Take leases for ``owner``."""
-        self._services = services
+    def __init__(
+        self,
+        store: Store,
+        recorder: Recorder,
+        registry: CastRegistry,
+        owner: Owner,
+        *,
+        sites: Collection[str],
+    ) -> None:
+        """Acquire leases for ``owner``.
+
+        Args:
+            store: the database.
+            recorder: releases leases after everything that it wrote before.
+            registry: casts in memory.
+            owner: name of this daemon's run in the database.
+            sites: sites that this daemon serves; empty: any.
+        """
+        self._store = store
+        self._recorder = recorder
+        self._registry = registry
         self._owner = owner
+        self._sites = tuple(sites)
         self._watch = BeatWatch()
 
-    def blind(self) -> None:
-        """The database couldn't be asked: whoever seems to be silent gets all the time again."""
-        self._watch.blind()
+    def reset_after_outage(self) -> None:
+        """Give every daemon that seems silent the whole time again: the database was unavailable."""
+        self._watch.reset()
 
-    async def take(self, known: Container[str], free_count: int) -> list[Cast]:
-        """Lease what is due and what nobody runs any more, as far as there is room for it.
+    async def renew(self, cast_ids: Collection[str]) -> set[str]:
+        """Renew leases and return those that this daemon still holds.
+
+        Raises:
+            DatabaseError: the database is unavailable.
+        """
+        return await self._store.run(self._store.leases.renew, str(self._owner), cast_ids)
+
+    def release(self, cast_id: str) -> None:
+        """Release a lease, after every record of the cast is written."""
+        self._recorder.put(("lease", cast_id), "leases.release", str(self._owner), cast_id)
+
+    async def acquire(self, known: Container[str], free_count: int) -> list[Cast]:
+        """Lease casts that are due and casts of dead daemons, as far as there is capacity.
 
         Args:
             known: casts that this daemon runs, or that have just ended here.
-            free_count: casts that it could run besides.
+            free_count: number of casts that it could run in addition.
 
         Raises:
-            DatabaseError: it can't be asked.
+            DatabaseError: the database is unavailable.
         """
-        store, owner = self._services.store, str(self._owner)
+        store, owner = self._store, str(self._owner)
         beats = await store.run(store.leases.beats)
         stale = self._watch.look(
             {key: beat for key, beat in beats.items() if beat[0] != owner}, time.monotonic()
@@ -49,34 +79,32 @@ class LeaseTaker:
         for cast_id, (other, beat) in beats.items():
             if self._owner.was_me(other) or (store.exclusive and other != owner):
                 stale.append((cast_id, other, beat))
-        # Leased by an answer that was lost: ours, and not begun yet.
-        taken: list[Cast] = []
+        # Leased by an answer that was lost: ours, and not started yet.
+        acquired: list[Cast] = []
         for cast_id in [key for key, beat in beats.items() if beat[0] == owner]:
             if cast_id not in known:
                 cast = await store.run(store.casts.get, cast_id)
-                taken += [cast] if cast is not None else []
+                acquired += [cast] if cast is not None else []
         for cast_id, other, beat in dict.fromkeys(stale):
-            if len(taken) >= free_count or not await self._may_serve(cast_id):
+            if len(acquired) >= free_count or not await self._may_serve(cast_id):
                 continue
             if await store.run(store.leases.take_over, cast_id, other, beat, owner):
                 _log.warning("cast_taken_over", cast=cast_id, from_owner=other)
                 cast = await store.run(store.casts.get, cast_id)
-                taken += [cast] if cast is not None else []
-        if free_count > len(taken):
-            sites = self._services.config.server.sites
-            taken += await store.run(
-                store.leases.acquire, owner, datetime.now(UTC), sites, free_count - len(taken)
+                acquired += [cast] if cast is not None else []
+        if free_count > len(acquired):
+            acquired += await store.run(
+                store.leases.acquire, owner, datetime.now(UTC), self._sites, free_count - len(acquired)
             )
-        return taken
+        return acquired
 
     async def _may_serve(self, cast_id: str) -> bool:
-        """Whether the cast's room is at one of this daemon's sites."""
-        sites = self._services.config.server.sites
-        cast = self._services.supervisor.unfinished.get(cast_id)
-        store = self._services.store
+        """Return whether the cast's room is at one of this daemon's sites."""
+        store = self._store
+        cast = self._registry.unfinished.get(cast_id)
         if cast is None:
             cast = await store.run(store.casts.get, cast_id)
-        if not sites or cast is None or cast.plan.room_id is None:
+        if not self._sites or cast is None or cast.plan.room_id is None:
             return cast is not None
         room = await store.run(store.rooms.get, cast.plan.room_id)
-        return room is None or not room.site or room.site in sites
+        return room is None or not room.site or room.site in self._sites

@@ -130,6 +130,6 @@ class BeatWatch:
         self._seen = seen
         return stale
 
-    def blind(self) -> None:
+    def reset(self) -> None:
         """The look failed: whoever seemed to stand still may only have been out of sight."""
         self._seen = {}

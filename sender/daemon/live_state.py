@@ -1,4 +1,4 @@
-"""Rooms and casts as they are now: what the database knows, who is there, and what the casts that run say."""
+"""Rooms and casts as they are now: database rows, present machines and running casts combined."""
 
 from __future__ import annotations
 
@@ -7,90 +7,105 @@ import contextlib
 import dataclasses
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from protocol.errors import DatabaseError
 from sender.daemon.cast_job import idle_cast, machine_of_history
-from sender.daemon.presence import ONLINE_S
-from sender.store.records.casts import Cast, CastMachine
+from sender.daemon.cast_registry import CastRegistry
+from sender.daemon.presence import ONLINE_S, Presence
+from sender.store.records.casts import Cast, CastEvent, CastMachine, TimelinePoint
 from sender.store.records.live import LiveCast, LiveMachine
 from sender.store.records.machine_states import MachineState
 from sender.store.records.machines import Machine
-
-if TYPE_CHECKING:
-    from sender.daemon.context import Services
+from sender.store.store import Store
 
 FRESH_S: Final = 10.0
-"""How old may be what the database said of a room; what this daemon itself changes is seen at once."""
+"""Age at which the database rows of a room are read again; changes by this daemon are seen at once."""
 RESULT_SHOWN_S: Final = 3600.0
-"""For this long after its cast a machine shows how that went; then, whether it is there."""
+"""A machine shows the result of its cast for this long, and then whether it is online."""
 _ROOMS_MAX: Final = 64
-"""Rooms that are kept for those who watch."""
+"""Rooms kept in memory for subscribers."""
 
 
 @dataclasses.dataclass(slots=True)
-class _RoomBook:
+class _RoomRows:
     machines: list[Machine]
     latest: dict[str, CastMachine]
     read_at: float
 
 
-class RoomsNow:
-    """Answers how rooms and casts are. It belongs to the event loop."""
+class LiveState:
+    """The current state of rooms and casts. It belongs to the event loop."""
 
-    def __init__(self, services: Services) -> None:
-        """Look at ``services``."""
-        self._services = services
-        self._books: dict[str, _RoomBook] = {}
+    def __init__(self, store: Store, registry: CastRegistry, presence: Presence) -> None:
+        self._store = store
+        self._registry = registry
+        self._presence = presence
+        self._rooms: dict[str, _RoomRows] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._forgotten_count = 0
 
     def forget(self, room_id: str | None = None) -> None:
-        """A room, or all, changed in the database."""
+        """Read a room again, or all rooms: they changed in the database."""
         self._forgotten_count += 1
         if room_id is None:
-            self._books.clear()
+            self._rooms.clear()
         else:
-            self._books.pop(room_id, None)
+            self._rooms.pop(room_id, None)
 
     async def machines(self, room_id: str) -> list[LiveMachine]:
-        """A room's machines, by name.
+        """Return a room's machines, by name.
 
-        While the database is away it is what was known before.
+        While the database is unavailable they are as of the last read.
 
         Raises:
-            DatabaseError: it's away, and this room was never looked at.
+            DatabaseError: the database is unavailable, and this room was never read.
         """
-        book = await self._book(room_id)
-        here = {}
-        # Of several casts that have ended, the newest is how a machine is now.
-        for run in reversed(self._services.supervisor.casting()):
-            run.refresh()
-            for live in run.live_machines():
-                if live.machine_id is not None and (not run.cast.phase.ended or live.machine_id not in here):
+        rows = await self._rows(room_id)
+        here: dict[str, LiveMachine] = {}
+        # Of several ended casts, the latest shows a machine's current state.
+        for job in reversed(self._registry.jobs_with_session()):
+            job.refresh()
+            for live in job.live_machines():
+                if live.machine_id is not None and (not job.cast.phase.ended or live.machine_id not in here):
                     here[live.machine_id] = live
-        return [self._machine_now(machine, here.get(machine.machine_id), book) for machine in book.machines]
+        return [self._machine_now(machine, here.get(machine.machine_id), rows) for machine in rows.machines]
 
-    def live(self, cast: Cast) -> LiveCast:
-        """A cast, with what this daemon knows of it if it runs here."""
-        live = self._services.supervisor.live_run(cast.cast_id)
-        return live.live_cast() if live is not None else idle_cast(cast, local=False)
+    async def find_cast(self, cast_id: str) -> Cast | None:
+        """Return a cast, or None. One that runs here is found without the database."""
+        job = self._registry.job(cast_id)
+        return job.cast if job is not None else await self._store.run(self._store.casts.get, cast_id)
+
+    def live_cast(self, cast: Cast) -> LiveCast:
+        """Return a cast with its live figures, if it runs here."""
+        job = self._registry.job(cast.cast_id)
+        return job.live_cast() if job is not None else idle_cast(cast, local=False)
+
+    async def timeline(self, cast_id: str) -> tuple[list[TimelinePoint], list[CastEvent]]:
+        """Return a cast's charts and events."""
+        job = self._registry.job(cast_id)
+        if job is not None:
+            return list(job.points), list(job.events)
+        return (
+            await self._store.run(self._store.casts.timeline, cast_id),
+            await self._store.run(self._store.casts.events, cast_id),
+        )
 
     async def cast_machines(self, cast: Cast) -> list[LiveMachine]:
-        """A cast's machines.
+        """Return a cast's machines.
 
         Raises:
-            DatabaseError: it isn't this daemon's, and the database is away.
+            DatabaseError: the cast isn't this daemon's, and the database is unavailable.
         """
-        live = self._services.supervisor.live_run(cast.cast_id)
-        if live is None or live.view is None:
-            store = self._services.store
+        job = self._registry.job(cast.cast_id)
+        if job is None or job.view is None:
+            store = self._store
             rows = await store.run(store.casts.machines, cast.cast_id)
             machines = [machine_of_history(row, cast.plan.room_id) for row in rows]
         else:
-            live.refresh()
-            machines = live.live_machines()
-        presence = self._services.presence
+            job.refresh()
+            machines = job.live_machines()
+        presence = self._presence
         return [
             dataclasses.replace(machine, online=True)
             if machine.machine_id is not None and presence.of(machine.machine_id) is not None
@@ -98,37 +113,35 @@ class RoomsNow:
             for machine in machines
         ]
 
-    async def _book(self, room_id: str) -> _RoomBook:
-        """What the database says of a room. What is known but old is used, and read anew meanwhile: a picture doesn't
-        wait for the database.
-        """
-        book = self._books.get(room_id)
-        if book is None:
+    async def _rows(self, room_id: str) -> _RoomRows:
+        """Return the database rows of a room. Old rows are returned at once and read again in the background."""
+        rows = self._rooms.get(room_id)
+        if rows is None:
             return await self._read(room_id)
-        if time.monotonic() - book.read_at > FRESH_S and room_id not in self._reading:
+        if time.monotonic() - rows.read_at > FRESH_S and room_id not in self._reading:
             task = asyncio.create_task(self._read_again(room_id), name=f"room {room_id}")
             self._reading[room_id] = task
             task.add_done_callback(lambda _task: self._reading.pop(room_id, None))
-        return book
+        return rows
 
     async def _read_again(self, room_id: str) -> None:
-        with contextlib.suppress(DatabaseError):  # the operator is told by the store's own problem
+        with contextlib.suppress(DatabaseError):  # the store shows that as a problem
             await self._read(room_id)
 
-    async def _read(self, room_id: str) -> _RoomBook:
-        store, forgotten = self._services.store, self._forgotten_count
+    async def _read(self, room_id: str) -> _RoomRows:
+        store, forgotten = self._store, self._forgotten_count
         machines = await store.run(store.machines.of_room, room_id)
         latest = await store.run(store.casts.latest_of_machines, [machine.machine_id for machine in machines])
-        book = _RoomBook(sorted(machines, key=lambda machine: machine.name), latest, time.monotonic())
+        rows = _RoomRows(sorted(machines, key=lambda machine: machine.name), latest, time.monotonic())
         if forgotten == self._forgotten_count:
-            if len(self._books) >= _ROOMS_MAX:
-                self._books.clear()
-            self._books[room_id] = book
-        return book
+            if len(self._rooms) >= _ROOMS_MAX:
+                self._rooms.clear()
+            self._rooms[room_id] = rows
+        return rows
 
-    def _machine_now(self, machine: Machine, live: LiveMachine | None, book: _RoomBook) -> LiveMachine:
-        online = self._services.presence.of(machine.machine_id) is not None or _is_recent(machine)
-        row = book.latest.get(machine.machine_id)
+    def _machine_now(self, machine: Machine, live: LiveMachine | None, rows: _RoomRows) -> LiveMachine:
+        online = self._presence.of(machine.machine_id) is not None or _is_recent(machine)
+        row = rows.latest.get(machine.machine_id)
         if live is None and row is not None and self._is_shown(row):
             live = machine_of_history(row, machine.room_id)
         if live is None:
@@ -158,15 +171,15 @@ class RoomsNow:
         )
 
     def _is_shown(self, row: CastMachine) -> bool:
-        """Whether a machine's last line says more than whether it is there."""
-        if row.cast_id in self._services.supervisor.unfinished:
+        """Return whether a machine's last result is shown rather than whether it is online."""
+        if row.cast_id in self._registry.unfinished:
             return True
         ended_at = row.ended_at
         return ended_at is not None and (datetime.now(UTC) - ended_at).total_seconds() < RESULT_SHOWN_S
 
 
 def _is_recent(machine: Machine) -> bool:
-    """Whether it has checked in with another daemon lately, as the database has it."""
+    """Return whether the machine has checked in recently, with any daemon, as of its database row."""
     if machine.last_seen_at is None:
         return False
     return (datetime.now(UTC) - machine.last_seen_at).total_seconds() < ONLINE_S

@@ -1,11 +1,11 @@
-"""Which machine it is that joins a cast: what its agent was told at its check-in, or else by what it may be known."""
+"""Match a joining receiver with a machine of the database: by its check-in, or else by its hardware."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
@@ -13,39 +13,35 @@ from protocol.control.check_in import MACHINE_ID_KEY
 from protocol.control.control_messages import JOIN_FIELDS
 from protocol.errors import DatabaseError
 from protocol.model.session_records import JoinRequest
-
-if TYPE_CHECKING:
-    from sender.daemon.cast_job import CastJob
-    from sender.store.records.machines import Machine
-    from sender.store.store import Store
+from sender.daemon.cast_job import CastJob
+from sender.store.records.machines import Machine
+from sender.store.store import Store
 
 LOOK_UP_S: Final = 5.0
-"""A join waits no longer for the database: without it the machine takes part all the same, under its own name."""
+"""A join waits no longer for the database: without it the machine takes part under its own name."""
 LOOK_UPS_AT_ONCE_MAX: Final = 8
-"""Others wait for their turn, a millisecond each: a room that joins at once mustn't fill the database's queue."""
+"""Further look-ups wait, a millisecond each: a room that joins at once mustn't fill the database's queue."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Recognition:
-    """Recognises machines that join one cast. It belongs to the event loop."""
+class MachineMatcher:
+    """Matches receivers that join one cast. It belongs to the event loop."""
 
-    def __init__(self, store: Store, live: CastJob) -> None:
-        """Look into ``store``, for the cast that ``live`` runs."""
+    def __init__(self, store: Store, job: CastJob) -> None:
         self._store = store
-        self._live = live
+        self._job = job
         self._turns = asyncio.Semaphore(LOOK_UPS_AT_ONCE_MAX)
 
-    async def recognise(self, request: JoinRequest) -> JoinRequest:
-        """The request as the operator's list of machines has it, if that knows the machine; else as it is.
+    async def match(self, request: JoinRequest) -> JoinRequest:
+        """Return the request with the name and id of its machine; unchanged if the machine is unknown.
 
-        A machine that is in the cast already, or is complete, isn't recognised again: it images a second disk, which
-        has a line of its own in history. The caller joins at once, so that of two requests at the same moment one is
-        first.
+        A machine that is in the cast already, or is complete, isn't matched again: it images a second disk, which has
+        a history line of its own. The caller joins at once, so of two simultaneous requests one is first.
         """
         claimed = request.inventory.get(MACHINE_ID_KEY)
         if claimed is not None:
-            if await self._asks_for(claimed, request) and self._is_itself(claimed, request):
+            if await self._is_planned_for(claimed, request) and self._may_claim(claimed, request):
                 return request
             _log.warning(
                 "machine_id_not_honoured", machine=request.name, address=request.address, machine_id=claimed
@@ -67,33 +63,33 @@ class Recognition:
             inventory={**request.inventory, MACHINE_ID_KEY: machine.machine_id},
         )
 
-    async def _asks_for(self, machine_id: str, request: JoinRequest) -> bool:
-        """Whether the cast was planned for that machine, or has a line for it.
+    async def _is_planned_for(self, machine_id: str, request: JoinRequest) -> bool:
+        """Return whether the cast was planned for that machine, or has a line for it.
 
-        It may have been told to join by another daemon of the same database, after it was moved into the room.
+        Another daemon of the same database may have assigned it, after it was moved into the room.
         """
-        if machine_id in self._live.targets or self._live.machine_of(machine_id) is not None:
+        if machine_id in self._job.targets or self._job.machine_of(machine_id) is not None:
             return True
         machine = await self._look_up(request, lambda: self._store.machines.get(machine_id))
-        return machine is not None and self._live.cast.plan.asks_for(machine)
+        return machine is not None and self._job.cast.plan.asks_for(machine)
 
-    def _is_itself(self, machine_id: str, request: JoinRequest) -> bool:
-        """Whether no other machine would lose its line in history, which has one for each machine id.
+    def _may_claim(self, machine_id: str, request: JoinRequest) -> bool:
+        """Return whether the claim takes no other machine's history line, of which each machine id has one.
 
-        An agent that waits for casts joins under its machine's id, however often it is started.
+        An agent that waits for casts joins under its machine's id, even after a restart.
         """
         if self._has_place(machine_id, request.agent_id):
             return False
-        row = self._live.machine_of(machine_id)
+        row = self._job.machine_of(machine_id)
         if row is None or row.joined_at is None or request.agent_id == machine_id:
             return True
         return (row.name, row.address) == (request.name, request.address)
 
-    async def _look_up(self, request: JoinRequest, ask: Callable[[], Machine | None]) -> Machine | None:
-        """What the database says, or None if it doesn't answer soon."""
+    async def _look_up(self, request: JoinRequest, query: Callable[[], Machine | None]) -> Machine | None:
+        """Return the result of ``query``, or None if the database doesn't answer soon."""
         try:
             async with asyncio.timeout(LOOK_UP_S), self._turns:
-                machine: Machine | None = await self._store.run(ask)
+                machine: Machine | None = await self._store.run(query)
         except (DatabaseError, TimeoutError) as error:
             why = str(error) or f"no answer for {LOOK_UP_S:g} s"
             _log.warning("machine_not_looked_up", machine=request.name, address=request.address, error=why)
@@ -101,8 +97,8 @@ class Recognition:
         return machine
 
     def _has_place(self, machine_id: str, agent_id: str) -> bool:
-        """Whether another agent of that machine has a place in the cast that it won't give up."""
-        with self._live.shared.read() as (session, _now):
+        """Return whether another agent of that machine has a place in the cast and keeps it."""
+        with self._job.shared.read() as (session, _now):
             return any(
                 record.inventory.get(MACHINE_ID_KEY) == machine_id
                 and record.agent_id != agent_id

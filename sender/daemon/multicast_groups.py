@@ -1,4 +1,4 @@
-"""Where a cast takes place: a multicast group of its own."""
+"""Choose a multicast group of its own for each cast."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sender.config.server_config import GROUP_COUNT
 
 
 def choose_group(base: str, cast_id: str, taken: Collection[str]) -> str:
-    """A group of its own for a cast: the same whichever daemon runs it, unless that one is taken.
+    """Return a free group for a cast: the same one on every daemon, unless it is taken.
 
     Args:
         base: the first of the groups.
         cast_id: eight hexadecimal digits.
-        taken: groups of the other casts that run now, of all daemons that share a database.
+        taken: groups of the other running casts of all daemons that share the database.
 
     Raises:
         AddressInUseError: every group is taken.
@@ -26,6 +26,4 @@ def choose_group(base: str, cast_id: str, taken: Collection[str]) -> str:
         group = first + (start + step) % GROUP_COUNT
         if group.is_multicast and str(group) not in taken:
             return str(group)
-    raise AddressInUseError(
-        f"all {GROUP_COUNT} multicast groups from {base} on are taken by casts that run now"
-    )
+    raise AddressInUseError(f"all {GROUP_COUNT} multicast groups from {base} on are taken by running casts")

@@ -1,4 +1,4 @@
-"""Which machines are there: those whose agents have checked in lately."""
+"""Presence of machines: their agents have checked in recently."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ import dataclasses
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from protocol.constants import CHECK_IN_WAIT_S_MAX
 from protocol.control.check_in import AgentState, CheckIn
 from protocol.errors import DatabaseError
 from sender.store.records.machines import Machine
-
-if TYPE_CHECKING:
-    from sender.daemon.context import Services
+from sender.store.store import Store
 
 ONLINE_S: Final = CHECK_IN_WAIT_S_MAX + 15.0
-"""A machine is there for this long after its last word: a long poll, and a retry that was unlucky."""
-
+"""A machine counts as online for this long after its last check-in: a long poll and one failed retry."""
 _SAVE_INTERVAL_S: Final = 10.0
 _MACHINES_MAX: Final = 20_000
-"""Machines that are remembered at once; the database knows all, and this is ten times the largest site."""
+"""Machines in memory: ten times the largest site. The database has them all."""
 
 
 @dataclasses.dataclass(slots=True)
-class Attendance:
-    """One machine's agent, as it spoke last.
+class MachinePresence:
+    """A machine and the last check-in of its agent.
 
     Attributes:
         polls: check-ins that wait for their answer now.
-        heard_at: monotonic seconds.
+        heard_at: monotonic seconds of the last check-in.
+        seen_at: the same moment in UTC.
     """
 
     machine: Machine
@@ -43,70 +41,68 @@ class Attendance:
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for a cast."""
+        """Return whether its agent waits for a cast."""
         return self.check_in.state is AgentState.IDLE
 
 
 class Presence:
-    """Who is there; used from the event loop only."""
+    """Machines that are online at this daemon. It belongs to the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know nobody yet."""
         self._clock = clock
-        self._machines: dict[str, Attendance] = {}
+        self._machines: dict[str, MachinePresence] = {}
         self._unsaved: dict[str, datetime] = {}
 
-    def note(self, machine: Machine, check_in: CheckIn) -> Attendance:
-        """A machine has said something."""
+    def note(self, machine: Machine, check_in: CheckIn) -> MachinePresence:
+        """Record a check-in of a machine."""
         now = datetime.now(UTC)
-        attendance = self._machines.get(machine.machine_id)
-        if attendance is None:
+        found = self._machines.get(machine.machine_id)
+        if found is None:
             self._forget_the_oldest()
-            attendance = Attendance(machine, check_in, self._clock(), now)
-            self._machines[machine.machine_id] = attendance
-        attendance.machine = machine
-        attendance.check_in = check_in
-        attendance.heard_at = self._clock()
-        attendance.seen_at = now
+            found = MachinePresence(machine, check_in, self._clock(), now)
+            self._machines[machine.machine_id] = found
+        found.machine = machine
+        found.check_in = check_in
+        found.heard_at = self._clock()
+        found.seen_at = now
         self._unsaved[machine.machine_id] = now
-        return attendance
+        return found
 
-    def of(self, machine_id: str) -> Attendance | None:
-        """A machine that is there, or None."""
-        attendance = self._machines.get(machine_id)
-        return attendance if attendance is not None and self._is_online(attendance) else None
+    def of(self, machine_id: str) -> MachinePresence | None:
+        """Return a machine that is online, or None."""
+        found = self._machines.get(machine_id)
+        return found if found is not None and self._is_online(found) else None
 
     def forget(self, machine_id: str) -> None:
-        """The machine was removed."""
+        """Forget a machine that was removed."""
         self._machines.pop(machine_id, None)
 
     @property
-    def online(self) -> list[Attendance]:
-        """Everybody who is there."""
-        return [attendance for attendance in self._machines.values() if self._is_online(attendance)]
+    def online(self) -> list[MachinePresence]:
+        """Return the machines that are online."""
+        return [found for found in self._machines.values() if self._is_online(found)]
 
     @property
     def online_count(self) -> int:
-        """How many are there."""
+        """Return the number of machines that are online."""
         return len(self.online)
 
     def take_unsaved(self) -> dict[str, datetime]:
-        """When whom was seen since the last call, for the database."""
+        """Return the times of the last check-ins since the last call, by machine id."""
         unsaved, self._unsaved = self._unsaved, {}
         return unsaved
 
-    def _is_online(self, attendance: Attendance) -> bool:
-        return attendance.polls > 0 or self._clock() - attendance.heard_at < ONLINE_S
+    def _is_online(self, found: MachinePresence) -> bool:
+        return found.polls > 0 or self._clock() - found.heard_at < ONLINE_S
 
     def _forget_the_oldest(self) -> None:
         if len(self._machines) >= _MACHINES_MAX:
-            oldest = min(self._machines.values(), key=lambda attendance: attendance.heard_at)
+            oldest = min(self._machines.values(), key=lambda found: found.heard_at)
             del self._machines[oldest.machine.machine_id]
 
 
-async def save_presence(services: Services) -> None:
-    """Tell the database now and then who was seen, until cancelled."""
-    store, presence = services.store, services.presence
+async def save_presence(store: Store, presence: Presence) -> None:
+    """Write the times of the last check-ins to the database now and then, until cancelled."""
     while True:
         await asyncio.sleep(_SAVE_INTERVAL_S)
         unsaved = presence.take_unsaved()

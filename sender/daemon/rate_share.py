@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from protocol.constants import RATE_BYTES_PER_S_MIN
 from protocol.model.cast_state import CastState
-
-if TYPE_CHECKING:
-    from sender.daemon.context import Services
+from sender.daemon.cast_registry import CastRegistry
 
 _INTERVAL_S: Final = 0.5
 HEADROOM: Final = 1.25
-"""What a cast that something else limits gets beyond what it achieves, so that it can climb when that ends."""
+"""Headroom of a cast with another bottleneck, so that its rate can climb when that bottleneck ends."""
 
 
 def share_rate(ceiling_bytes_per_s: float, wishes_bytes_per_s: Sequence[float]) -> list[float]:
-    """Divide ``ceiling_bytes_per_s``: nobody gets more than its wish while another one lacks something.
+    """Divide ``ceiling_bytes_per_s``: no cast gets more than its wish while another one gets less than its own.
 
     Max-min fairness by progressive filling (Bertsekas and Gallager, Data Networks, section 6.5.2).
 
     Args:
-        ceiling_bytes_per_s: what all may send together.
-        wishes_bytes_per_s: what each could use; infinite if nobody knows.
+        ceiling_bytes_per_s: rate of all casts together.
+        wishes_bytes_per_s: rate that each cast could use; infinite if unknown.
 
     Returns:
-        A ceiling for each, in their order; what nobody wishes for is divided evenly, so that each may climb.
+        A ceiling for each, in their order; the rest is divided evenly, so that each may climb.
     """
     shares = [0.0] * len(wishes_bytes_per_s)
     left = ceiling_bytes_per_s
@@ -41,26 +39,24 @@ def share_rate(ceiling_bytes_per_s: float, wishes_bytes_per_s: Sequence[float]) 
 
 
 def wish_bytes_per_s(achieved_bytes_per_s: float, *, held_by_ceiling: bool) -> float:
-    """What a cast could use, by what it does: without bound if only its ceiling holds it."""
+    """Return the rate that a cast could use: infinite if only its ceiling limits it."""
     return math.inf if held_by_ceiling else HEADROOM * achieved_bytes_per_s
 
 
-async def share_rates(services: Services) -> None:
-    """Divide the configured ceiling between the casts that run, again and again, until cancelled."""
-    supervisor = services.supervisor
-    ceiling = services.config.network.rate_ceiling_bytes_per_s
-    while ceiling is not None:
+async def share_rates(registry: CastRegistry, ceiling_bytes_per_s: float | None) -> None:
+    """Divide the ceiling between the running casts, twice a second, until cancelled; return if there is none."""
+    while ceiling_bytes_per_s is not None:
         sending = []
-        for live in supervisor.runs.values():
-            if live.run is not None and not live.cast.paused:
-                with live.run.shared.read() as (session, _now):
+        for job in registry.jobs.values():
+            if job.run is not None and not job.cast.paused:
+                with job.run.shared.read() as (session, _now):
                     wish = 0.0
                     if session.state is CastState.CASTING:
                         wish = wish_bytes_per_s(
                             session.achieved_bytes_per_s, held_by_ceiling=session.held_by_ceiling
                         )
-                sending.append((live.run, wish))
-        shares = share_rate(ceiling, [wish for _run, wish in sending])
+                sending.append((job.run, wish))
+        shares = share_rate(ceiling_bytes_per_s, [wish for _run, wish in sending])
         for (run, _wish), share in zip(sending, shares, strict=True):
             run.set_rate_ceiling(share)
-        await supervisor.changes.wait(_INTERVAL_S)
+        await registry.changes.wait(_INTERVAL_S)

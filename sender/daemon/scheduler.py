@@ -1,11 +1,11 @@
-"""Casts that are planned again and again, and the daily tidying of history."""
+"""Plan scheduled casts when they are due, and remove old history."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
@@ -13,27 +13,25 @@ from cronsim import CronSim, CronSimError
 
 from protocol.errors import DatabaseError
 from sender.actors import Actor
+from sender.daemon.cast_commands import CastCommands
 from sender.refusals import RequestRefusedError, invalid
 from sender.store.records.casts import Schedule
-
-if TYPE_CHECKING:
-    from sender.daemon.context import Services
+from sender.store.store import Store
 
 LOOK_S: Final = 5.0
 """cron's unit is a minute; nobody notices five seconds."""
 LATE_S_MAX: Final = 3600.0
-"""A cast whose time was longer ago, because no daemon ran then, is left out: a room that is in use by now mustn't be
-imaged for last night's sake."""
+"""A cast that is later than this, because no daemon ran, is skipped: by now its room may be in use."""
 _RETENTION_S: Final = 6 * 3600.0
 
 _log = structlog.get_logger(__name__)
 
 
 def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
-    """When a schedule comes next, in UTC.
+    """Return the next time of a schedule, in UTC.
 
     Raises:
-        RequestRefusedError: no such expression or time zone.
+        RequestRefusedError: the expression or time zone is invalid.
     """
     try:
         return next(CronSim(cron, after.astimezone(ZoneInfo(time_zone)))).astimezone(UTC)
@@ -41,20 +39,19 @@ def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
         raise invalid(f"{cron!r} in {time_zone!r} isn't a schedule: {error}") from error
 
 
-async def run_schedules(services: Services) -> None:
-    """Make the casts of schedules whose time has come, until cancelled. Of several daemons one makes each."""
-    store = services.store
+async def run_schedules(store: Store, commands: CastCommands) -> None:
+    """Plan the casts of schedules that are due, until cancelled. Of several daemons, one plans each."""
     while True:
         try:
             for schedule in await store.run(store.schedules.due, datetime.now(UTC)):
-                await _make(services, schedule)
+                await _plan_due(store, commands, schedule)
         except DatabaseError as error:
             _log.warning("schedules_waiting", error=str(error))
         await asyncio.sleep(LOOK_S)
 
 
-async def _make(services: Services, schedule: Schedule) -> None:
-    store, now = services.store, datetime.now(UTC)
+async def _plan_due(store: Store, commands: CastCommands, schedule: Schedule) -> None:
+    now = datetime.now(UTC)
     try:
         following = next_time(schedule.cron, schedule.time_zone, now)
     except RequestRefusedError as error:
@@ -64,13 +61,13 @@ async def _make(services: Services, schedule: Schedule) -> None:
         return  # another daemon was faster
     late_s = (now - (schedule.next_at or now)).total_seconds()
     if late_s > LATE_S_MAX:
-        problem = f"left out at {schedule.next_at:%Y-%m-%d %H:%M} UTC: no daemon ran then"
+        problem = f"skipped at {schedule.next_at:%Y-%m-%d %H:%M} UTC: no daemon was running"
         _log.warning("schedule_left_out", schedule=schedule.name, late_s=round(late_s))
         await store.run(store.schedules.change, schedule.schedule_id, problem=problem)
         return
     plan = dataclasses.replace(schedule.plan, start_at=None, name=schedule.plan.name or schedule.name)
     try:
-        cast = await services.steering.create(
+        cast = await commands.create(
             plan, Actor(f"schedule {schedule.name}"), schedule_id=schedule.schedule_id
         )
     except RequestRefusedError as error:
@@ -80,9 +77,8 @@ async def _make(services: Services, schedule: Schedule) -> None:
     await store.run(store.schedules.change, schedule.schedule_id, last_cast_id=cast.cast_id, problem="")
 
 
-async def run_retention(services: Services) -> None:
-    """Remove what is older than the configuration wants kept, now and a few times a day, until cancelled."""
-    store, days = services.store, services.config.history.retention_days
+async def run_retention(store: Store, days: int | None) -> None:
+    """Remove history older than ``days``, now and a few times a day, until cancelled; None: keep everything."""
     while days is not None:
         try:
             removed = await store.run(store.retention.apply, days)

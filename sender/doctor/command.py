@@ -79,7 +79,7 @@ def _examine_server(config: Path | None, interface: str | None) -> list[Finding]
         raise MissingDependencyError(
             f"the daemon needs {error.name}, which isn't installed: pip install 'diskcast[server]'"
         ) from error
-    from sender.daemon.serve_command import CONFIG_DEFAULT
+    from sender.serve.serve_command import CONFIG_DEFAULT
 
     if config is None and CONFIG_DEFAULT.exists():
         config = CONFIG_DEFAULT

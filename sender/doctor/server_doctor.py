@@ -28,7 +28,7 @@ from protocol.program.findings import Finding, fail, ok, warn
 from protocol.shared.units import format_bytes
 from sender.addresses import parse_group
 from sender.config.server_config import ServerConfig, load_config
-from sender.daemon.descriptor_limit import DESCRIPTORS_NEEDED
+from sender.serve.descriptor_limit import DESCRIPTORS_NEEDED
 
 SERVER_MODULES = (
     "aiohttp",

@@ -1,12 +1,12 @@
-"""The daemon's ``/metrics``: its casts, what it looks after, its API and its process, in Prometheus' text format.
+"""The daemon's ``/metrics``: its casts, fleet, API and process, in Prometheus' text format.
 
 ::
 
-    event loop ── watch_daemon() ──► copies: casts, Fleet ─────┐
-    sessions, each under its own lock ─────────────────────────┼──► render_metrics(), in any thread
+    event loop ── DaemonMetrics.run() ──► copies: casts, Fleet ┐
+    sessions, each under its own lock ─────────────────────────┼──► DaemonMetrics.render(), in any thread
     counters of requests, check-ins, the loop's lag ───────────┘
 
-Counters are the process's, as is usual with Prometheus, so that whoever serves a request needs nothing but the module.
+Counters belong to the process, as is usual with Prometheus.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -35,30 +35,29 @@ from protocol.errors import DiskcastError
 from sender.metrics.fleet_metrics import Fleet, FleetCollector
 from sender.metrics.metrics_server import CastsCollector, ObservedCast
 from sender.store.records.casts import CastPhase
-
-if TYPE_CHECKING:
-    from sender.daemon.context import Services
-    from sender.store.store import Store
+from sender.store.records.images import Image
+from sender.store.records.problems import Problem
+from sender.store.store import Store
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 FLEET_INTERVAL_S: Final = 2.0
-"""How old the copy of what the daemon knows may be: younger than a scrape's interval."""
+"""Age of the fleet's copy, at most: less than a scrape's interval."""
 STORE_INTERVAL_S: Final = 10.0
-"""How often the database is asked for counts; machines and plans don't come and go faster."""
+"""Interval of counting rows in the database; machines and plans don't change faster."""
 LAG_INTERVAL_S: Final = 0.25
-"""How often the event loop's lag is looked at."""
+"""Interval of measuring the event loop's lag."""
 _LAG_BOUNDS_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _REQUEST_BOUNDS_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """From an answer out of memory to the end of a long poll."""
 _ROUTES_MAX: Final = 100
-"""Templates of routes that are told apart: the API has half of that. What comes after them is ``other``."""
+"""Route templates with series of their own: the API has half as many. Further ones are ``other``."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PAGE_COUNT: Final = 500
 
 _T = TypeVar("_T")
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a third more series, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they are a third more series, without use
 
 API_REQUESTS: Final = Counter(
     "diskcast_api_requests",
@@ -89,32 +88,51 @@ BUILD_INFO: Final = Gauge(
     "diskcast_build_info", "1; which diskcast this is.", ("version", "name"), registry=None
 )
 INSTRUMENTS: Final = (BUILD_INFO, API_REQUESTS, API_SECONDS, CHECK_INS, SENT_BYTES, LOOP_LAG)
-"""What is counted as it happens; all else is read when Prometheus scrapes."""
+"""Metrics counted as events happen; all others are read when Prometheus scrapes."""
 
 _process = ProcessCollector(registry=None)
 _lock = threading.Lock()
 _routes: set[str] = set()
 _sent_bytes: dict[str, int] = {}
-"""What each run of a cast had sent when it was last looked at."""
+"""Bytes sent by each run of a cast, as of the last scrape."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _StoreCounts:
-    """What the database counts: casts by phase, machines by room, schedules that fail."""
+    """Counts of database rows: casts by phase, machines by room, failing schedules."""
 
     casts: dict[str, int] = dataclasses.field(default_factory=dict)
     machines: dict[str, int] = dataclasses.field(default_factory=dict)
     failing_schedules: int = 0
 
 
-_counted: list[_StoreCounts] = [_StoreCounts()]
-_latest: list[Fleet] = [Fleet()]
-_casts: list[list[ObservedCast]] = [[]]
-"""Each the one copy of now, replaced as a whole."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class FleetSources:
+    """Functions that read the daemon's parts, called in the event loop.
+
+    Attributes:
+        casts: casts with a session, running or ended recently.
+        leases: number of casts that this daemon runs.
+        images: images of the library.
+        cache_limit_bytes: limit of copies of remote images.
+        online_room_ids: room of each machine that is online.
+        pending_writes: records that wait for the database.
+        problems: problems that an operator should look at.
+        event_clients: subscribers of live events.
+    """
+
+    casts: Callable[[], Iterable[ObservedCast]]
+    leases: Callable[[], int]
+    images: Callable[[], list[Image]]
+    cache_limit_bytes: int
+    online_room_ids: Callable[[], Iterable[str | None]]
+    pending_writes: Callable[[], int]
+    problems: Callable[[], list[Problem]]
+    event_clients: Callable[[], int]
 
 
 def observe_request(route: str, method: str, status: int, seconds: float) -> None:
-    """Count an answered request; from any thread.
+    """Count an answered request. Thread-safe.
 
     Args:
         route: the template, e.g. ``/api/v1/casts/{cast_id}``; empty if none matched. A path would be a series each.
@@ -130,76 +148,79 @@ def observe_request(route: str, method: str, status: int, seconds: float) -> Non
         CHECK_INS.inc()
 
 
-def render_metrics(services: Services) -> bytes:
-    """All that Prometheus scrapes, in its text format; waits for no database and is safe in any thread.
+class DaemonMetrics:
+    """The ``/metrics`` of one daemon."""
 
-    What it says is :func:`watch_daemon`'s copy, and what the casts' sessions say now. 500 machines in one cast take
-    50 ms and 0.9 MB: call it in a thread, so that the event loop goes on meanwhile.
-    """
-    fleet, casts = _latest[0], _casts[0]
-    _count_sent_bytes(casts)
-    BUILD_INFO.labels(importlib.metadata.version("diskcast"), services.config.server.name).set(1)
-    registry = CollectorRegistry(auto_describe=False)
-    for collector in (*INSTRUMENTS, _process, FleetCollector(fleet), CastsCollector(lambda: casts)):
-        registry.register(collector)
-    return generate_latest(registry)
+    def __init__(self, daemon_name: str, store: Store, sources: FleetSources) -> None:
+        self._daemon_name = daemon_name
+        self._store = store
+        self._sources = sources
+        self._counted = _StoreCounts()
+        self._fleet = Fleet()
+        self._casts: list[ObservedCast] = []
 
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus's text format. It never waits for the database and is thread-safe.
 
-async def watch_daemon(services: Services) -> None:
-    """Keep the copies fresh and watch the event loop's lag, until cancelled: a task of the daemon's."""
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_watch_casts(services))
-        group.create_task(_watch_store(services))
-        group.create_task(_watch_fleet(services))
+        They are the copies of :meth:`run` and the current figures of the casts' sessions. A cast of 500 machines takes
+        50 ms and 0.9 MB: call this in a thread, so that the event loop isn't blocked.
+        """
+        fleet, casts = self._fleet, self._casts
+        _count_sent_bytes(casts)
+        BUILD_INFO.labels(importlib.metadata.version("diskcast"), self._daemon_name).set(1)
+        registry = CollectorRegistry(auto_describe=False)
+        for collector in (*INSTRUMENTS, _process, FleetCollector(fleet), CastsCollector(lambda: casts)):
+            registry.register(collector)
+        return generate_latest(registry)
 
+    async def run(self) -> None:
+        """Refresh the copies and measure the event loop's lag, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_casts())
+            group.create_task(self._watch_store())
+            group.create_task(self._watch_fleet())
 
-async def _watch_casts(services: Services) -> None:
-    """Note which casts there are, and how late the event loop comes to it."""
-    while True:
-        _casts[0] = _observed(services)
-        due = time.monotonic() + LAG_INTERVAL_S
-        await asyncio.sleep(LAG_INTERVAL_S)
-        LOOP_LAG.observe(max(0.0, time.monotonic() - due))
+    async def _watch_casts(self) -> None:
+        """Copy the list of casts, and measure how late this task runs."""
+        while True:
+            self._casts = list(self._sources.casts())
+            due = time.monotonic() + LAG_INTERVAL_S
+            await asyncio.sleep(LAG_INTERVAL_S)
+            LOOP_LAG.observe(max(0.0, time.monotonic() - due))
 
+    async def _watch_store(self) -> None:
+        """Count rows in the database now and then; while it is unavailable, the last counts stay."""
+        while True:
+            with contextlib.suppress(DiskcastError):
+                self._counted = await self._store.run(_store_counts, self._store)
+            await asyncio.sleep(STORE_INTERVAL_S)
 
-async def _watch_store(services: Services) -> None:
-    """Ask the database now and then; while it fails, the last counts stay and the store shows its own problem."""
-    while True:
-        with contextlib.suppress(DiskcastError):
-            _counted[0] = await services.store.run(_store_counts, services.store)
-        await asyncio.sleep(STORE_INTERVAL_S)
+    async def _watch_fleet(self) -> None:
+        while True:
+            self._fleet = self._read_fleet()
+            await asyncio.sleep(FLEET_INTERVAL_S)
 
-
-async def _watch_fleet(services: Services) -> None:
-    while True:
-        _latest[0] = _fleet(services, _counted[0])
-        await asyncio.sleep(FLEET_INTERVAL_S)
-
-
-def _fleet(services: Services, counted: _StoreCounts) -> Fleet:
-    images = services.library.images()
-    return Fleet(
-        casts=counted.casts,
-        machines_known=counted.machines,
-        machines_online=_online(services),
-        images=Counts(image.state.value for image in images),
-        cache_bytes=sum(image.fetched_bytes for image in images if image.source == "remote"),
-        cache_limit_bytes=services.config.library.cache_bytes,
-        database_up=services.store.problem is None,
-        pending_writes=services.recorder.pending_count,
-        problems=Counts(problem.kind for problem in services.problems()),
-        leases=sum(not run.cast.phase.ended for run in services.supervisor.casting()),
-        schedule_failures=counted.failing_schedules,
-        event_clients=services.live.subscriber_count,
-    )
-
-
-def _online(services: Services) -> dict[str, int]:
-    return Counts(attendance.machine.room_id or "" for attendance in services.presence.online)
+    def _read_fleet(self) -> Fleet:
+        sources, counted = self._sources, self._counted
+        images = sources.images()
+        return Fleet(
+            casts=counted.casts,
+            machines_known=counted.machines,
+            machines_online=Counts(room_id or "" for room_id in sources.online_room_ids()),
+            images=Counts(image.state.value for image in images),
+            cache_bytes=sum(image.fetched_bytes for image in images if image.source == "remote"),
+            cache_limit_bytes=sources.cache_limit_bytes,
+            database_up=self._store.problem is None,
+            pending_writes=sources.pending_writes(),
+            problems=Counts(problem.kind for problem in sources.problems()),
+            leases=sources.leases(),
+            schedule_failures=counted.failing_schedules,
+            event_clients=sources.event_clients(),
+        )
 
 
 def _store_counts(store: Store) -> _StoreCounts:
-    """Casts by phase, machines by room, schedules that fail; in a thread of the store's."""
+    """Count casts by phase, machines by room and failing schedules; in a thread of the store."""
     casts = {}
     for phase in CastPhase:
         if not phase.ended:
@@ -210,7 +231,7 @@ def _store_counts(store: Store) -> _StoreCounts:
 
 
 def _all(list_page: Callable[..., tuple[list[_T], str | None]], **filters: object) -> Iterator[_T]:
-    """Everything of a list, page by page."""
+    """Yield all items of a list, page by page."""
     after = None
     while True:
         page, after = list_page(after=after, limit=_PAGE_COUNT, **filters)
@@ -219,13 +240,8 @@ def _all(list_page: Callable[..., tuple[list[_T], str | None]], **filters: objec
             return
 
 
-def _observed(services: Services) -> list[ObservedCast]:
-    """Casts that speak to their rooms, or did lately; one that only prepares has no session."""
-    return [run for run in services.supervisor.casting() if run.run is not None]
-
-
 def _count_sent_bytes(casts: Iterable[ObservedCast]) -> None:
-    """What was sent since the last look: a cast's own counter goes when the cast is forgotten, the sum stays."""
+    """Add the bytes sent since the last scrape: the sum stays when a cast and its counter are forgotten."""
     with _lock:
         now = {}
         for cast in casts:

@@ -1,7 +1,7 @@
-"""Metrics of what a daemon looks after: casts, machines, images, its database and its problems; one table.
+"""Metrics of a daemon's fleet: casts, machines, images, database and problems; one table.
 
-They are read from a :class:`Fleet`, a copy that the daemon's event loop makes every few seconds: a scrape then asks
-nobody anything. It is as quick while the database is down, which is when somebody looks.
+They are read from a :class:`Fleet`, a copy that the daemon's event loop makes every few seconds: a scrape waits for
+nothing, and is as quick while the database is unavailable.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from prometheus_client.registry import Collector
 from sender.metrics.metric import Samples
 
 PROBLEM_KINDS: Final = ("database", "library", "cast", "disk", "clock")
-"""Those of :class:`Problem`: all are there from the start, so that an alert sees a change."""
+"""Kinds of :class:`Problem`: all exist from the start, so that an alert sees a change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fleet:
-    """What a daemon knew when it was last asked.
+    """A copy of the daemon's figures.
 
     Attributes:
-        casts: by phase, those of all daemons of the database that haven't ended.
-        machines_known: in the database, by room's id.
-        machines_online: whose agents have checked in here lately, by room's id; ``""`` for those of no room.
-        images: by state.
-        cache_bytes: what copies of remote images take.
-        cache_limit_bytes: what they may take.
-        database_up: whether the last attempt to use the database succeeded.
-        pending_writes: records of running casts that the database hasn't taken yet.
-        problems: what an operator should look at, by kind.
-        leases: casts that are this daemon's.
+        casts: unfinished casts of all daemons of the database, by phase.
+        machines_known: machines in the database, by room id.
+        machines_online: machines that have checked in here recently, by room id; ``""`` for machines without a room.
+        images: images by state.
+        cache_bytes: size of copies of remote images.
+        cache_limit_bytes: limit of that size.
+        database_up: True if the last attempt to use the database succeeded.
+        pending_writes: records of running casts that wait for the database.
+        problems: problems that an operator should look at, by kind.
+        leases: casts that this daemon runs.
         schedule_failures: schedules whose last cast couldn't be planned.
-        event_clients: browsers and programs that follow live events.
+        event_clients: browsers and programs subscribed to live events.
     """
 
     casts: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -55,7 +55,7 @@ class Fleet:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetMetric:
-    """One row of the table: as :class:`sender.metrics.metric.Metric`, but read from a :class:`Fleet`."""
+    """A row of the table: a :class:`sender.metrics.metric.Metric` that is read from a :class:`Fleet`."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -95,7 +95,7 @@ FLEET_METRICS: Final[tuple[FleetMetric, ...]] = (
     FleetMetric(
         "diskcast_machines_online",
         "gauge",
-        "Machines whose agents have checked in at this daemon lately.",
+        "Machines whose agents have checked in at this daemon recently.",
         ("room",),
         _by_label(lambda f: f.machines_online),
     ),
@@ -103,14 +103,14 @@ FLEET_METRICS: Final[tuple[FleetMetric, ...]] = (
     FleetMetric(
         "diskcast_image_cache_bytes",
         "gauge",
-        "What copies of remote images take.",
+        "Size of copies of remote images.",
         (),
         _value(lambda f: f.cache_bytes),
     ),
     FleetMetric(
         "diskcast_image_cache_limit_bytes",
         "gauge",
-        "What copies of remote images may take.",
+        "Limit of the size of copies of remote images.",
         (),
         _value(lambda f: f.cache_limit_bytes),
     ),
@@ -124,12 +124,16 @@ FLEET_METRICS: Final[tuple[FleetMetric, ...]] = (
     FleetMetric(
         "diskcast_pending_writes",
         "gauge",
-        "Records of running casts that the database hasn't taken yet.",
+        "Records of running casts that wait for the database.",
         (),
         _value(lambda f: f.pending_writes),
     ),
     FleetMetric(
-        "diskcast_problems", "gauge", "What an operator should look at, by kind.", ("kind",), _problems
+        "diskcast_problems",
+        "gauge",
+        "Problems that an operator should look at, by kind.",
+        ("kind",),
+        _problems,
     ),
     FleetMetric("diskcast_leases", "gauge", "Casts that this daemon runs.", (), _value(lambda f: f.leases)),
     FleetMetric(
@@ -142,7 +146,7 @@ FLEET_METRICS: Final[tuple[FleetMetric, ...]] = (
     FleetMetric(
         "diskcast_event_clients",
         "gauge",
-        "Browsers and programs that follow live events.",
+        "Browsers and programs subscribed to live events.",
         (),
         _value(lambda f: f.event_clients),
     ),
@@ -150,14 +154,13 @@ FLEET_METRICS: Final[tuple[FleetMetric, ...]] = (
 
 
 class FleetCollector(Collector):
-    """Reads the table from the copy."""
+    """Reads the table from a copy."""
 
     def __init__(self, fleet: Fleet) -> None:
-        """Read from ``fleet``."""
         self._fleet = fleet
 
     def collect(self) -> Iterator[MetricFamily]:
-        """One family a row."""
+        """Yield a metric family for each row."""
         for metric in FLEET_METRICS:
             make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             family = make(metric.name, metric.help, labels=metric.labels)

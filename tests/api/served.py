@@ -16,8 +16,8 @@ from sender.api.application import create_application
 from sender.api.server import ApiServer
 from sender.config.server_config import load_config
 from sender.daemon.context import Services
-from sender.daemon.daemon import make_services
 from sender.daemon.leases import StateDirectory
+from sender.serve.composition import compose_daemon
 from sender.store.open_store import open_store
 from sender.store.records.access import Role
 from sender.store.write_behind import Recorder
@@ -38,6 +38,7 @@ class Served:
     """
 
     services: Services
+    recorder: Recorder
     server: ApiServer
 
     def __init__(self, folder: Path, **settings: object) -> None:
@@ -112,16 +113,16 @@ class Served:
         self.loop = asyncio.get_running_loop()
         with StateDirectory(self.config.server.state_directory) as state:
             store = open_store(self.config, upkeep=False)
-            recorder = Recorder(store, state.path)
+            self.recorder = recorder = Recorder(store, state.path)
             try:
                 for role in Role:
                     _token, self.secrets[role] = store.tokens.create(f"test-{role}", role)
-                self.services = make_services(self.config, store, recorder, state)
+                self.services = compose_daemon(self.config, store, recorder, state.owner("lab")).services
                 self.application = create_application(self.services)
                 self.server = ApiServer(self.application, self._listener)
                 tasks = [
                     asyncio.ensure_future(work)
-                    for work in (recorder.run(), self.services.library.run(), self.services.live.run())
+                    for work in (recorder.run(), self.services.library.run(), self.services.feed.run())
                 ]
                 serving = asyncio.ensure_future(self.server.run_until_stopped())
                 while not (self.server.started and self.services.library.images()):

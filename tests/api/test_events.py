@@ -54,7 +54,7 @@ def watch(client: httpx.Client, topics: str) -> Iterator[Watcher]:
 
 def until_nobody_watches(served: Served) -> None:
     """Each watcher is forgotten once its connection is found closed."""
-    feed, state = served.services.live, served.application.state
+    feed, state = served.services.feed, served.application.state
     give_up_at = time.monotonic() + LIMIT_S
     while state.stream_count or feed.subscriber_count:
         assert time.monotonic() < give_up_at, f"{state.stream_count} streams, {feed.subscriber_count} left"
@@ -136,7 +136,7 @@ def test_who_does_not_read_holds_up_nobody_and_costs_little(open_api: Served, lo
                 )
             while len(next(events)["machines"]) == 0:
                 pass
-        for subscriber in list(open_api.services.live._subscribers):  # the loop forgets some meanwhile
+        for subscriber in list(open_api.services.feed._subscribers):  # the loop forgets some meanwhile
             assert subscriber.queue.qsize() <= 16
     until_nobody_watches(open_api)
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from sender.daemon.cast_job import CastJob
+from sender.daemon.leases import Owner
 from sender.store.records.access import Role
 from sender.store.records.casts import CastPhase
 from tests.api.served import Served
@@ -127,14 +128,14 @@ def _casting(open_api: Served, cast_id: str) -> Iterator[None]:
     """The daemon casts it, which the database hasn't heard of."""
     cast = open_api.store(lambda store: store.casts.get, cast_id)
     live = CastJob(
-        dataclasses.replace(cast, phase=CastPhase.CASTING), open_api.services.recorder, owner="lab"
+        dataclasses.replace(cast, phase=CastPhase.CASTING), open_api.recorder, owner=Owner("lab", "d1", "r1")
     )
 
     async def show() -> None:
-        open_api.services.supervisor.runs[cast_id] = live
+        open_api.services.registry.jobs[cast_id] = live
 
     async def hide() -> None:
-        del open_api.services.supervisor.runs[cast_id]
+        del open_api.services.registry.jobs[cast_id]
 
     open_api.run(show())
     try:
@@ -159,7 +160,7 @@ def test_a_page_is_full_though_a_cast_moves_on_while_it_is_read(
     local: httpx.Client, open_api: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older, newer = _plan(local), _plan(local)
-    monkeypatch.setattr(open_api.services.supervisor, "phases_now", dict)  # asked a moment before
+    monkeypatch.setattr(open_api.services.registry, "phases", dict)  # asked a moment before
     with _casting(open_api, newer):
         assert _listed(local, phase="planned", limit=1) == [older]
 

@@ -1,4 +1,4 @@
-"""What an operator asks of a cast at the moment at which it begins or ends: a cancelled cast would write disks."""
+"""Commands at the moment at which a cast starts or ends. Without them a cancelled cast would write disks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +14,9 @@ from sender.actors import Actor
 from sender.daemon import cast_commands
 from sender.daemon.cast_commands import CastCommands
 from sender.daemon.cast_job import CastJob
+from sender.daemon.cast_registry import CastRegistry
 from sender.daemon.leases import Owner
+from sender.library.library import Library
 from sender.refusals import RequestRefusedError
 from sender.store.records.casts import Cast, CastPhase, Command
 from sender.store.store import Store
@@ -27,32 +28,21 @@ OPERATOR = Actor("anna")
 
 
 class OneDaemon:
-    """As much of a daemon as steering knows; ``live`` are its runs."""
+    """The parts of a daemon that commands need."""
 
     def __init__(self, store: Store, directory: Path) -> None:
         self.store = store
-        self.live: dict[str, CastJob] = {}
+        self.registry = CastRegistry(ended_kept_s=0.0)
         self.recorder = Recorder(store, directory)
-        self.supervisor = SimpleNamespace(
-            owner=HERE,
-            runs=self.live,
-            unfinished={},
-            live_run=self.live.get,
-            note_change=lambda: None,
-            changes=SimpleNamespace(tell=lambda: None),
-            stop_waiting=lambda _cast_id: None,
-        )
-        self.steering = CastCommands(self)  # type: ignore[arg-type]
-
-    async def find_cast(self, cast_id: str) -> Cast | None:
-        return self.store.casts.get(cast_id)
+        library = cast("Library", None)
+        self.commands = CastCommands(store, library, self.recorder, self.registry, HERE)
 
     def lease(self) -> list[Cast]:
         return self.store.leases.acquire(str(HERE), datetime.now(UTC), (), 1)
 
-    def begin(self, cast: Cast) -> CastJob:
-        self.live[cast.cast_id] = CastJob(cast, self.recorder, owner=str(HERE))
-        return self.live[cast.cast_id]
+    def start(self, leased: Cast) -> CastJob:
+        job = self.registry.jobs[leased.cast_id] = CastJob(leased, self.recorder, owner=HERE)
+        return job
 
 
 @pytest.fixture
@@ -75,14 +65,14 @@ def first(daemon: OneDaemon, happens: Callable[[], object]) -> Callable[..., Awa
 def test_a_cast_that_is_cancelled_while_a_daemon_takes_it_does_not_run(
     daemon: OneDaemon, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cast = add_cast(store)
+    planned = add_cast(store)
     monkeypatch.setattr(store, "run", first(daemon, daemon.lease))
 
     async def cancel() -> CastJob:
-        await daemon.steering.command(cast.cast_id, Command.CANCEL, OPERATOR, "the wrong image")
-        await daemon.steering.obey_requests()  # of a look at which it is leased and hasn't begun
-        live = daemon.begin(cast)
-        await daemon.steering.obey_requests()
+        await daemon.commands.command(planned.cast_id, Command.CANCEL, OPERATOR, "the wrong image")
+        await daemon.commands.obey_requests()  # it is leased and hasn't started
+        live = daemon.start(planned)
+        await daemon.commands.obey_requests()
         return live
 
     live = asyncio.run(cancel())
@@ -94,17 +84,13 @@ def test_a_cast_that_has_ended_while_its_pause_was_audited_stays_as_it_ended(
     daemon: OneDaemon, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_cast(store)
-    [cast] = daemon.lease()
-    live = daemon.begin(cast)
+    [leased] = daemon.lease()
+    live = daemon.start(leased)
 
     async def pause() -> None:
         live.change(phase=CastPhase.CASTING)
         monkeypatch.setattr(store, "run", first(daemon, lambda: live.end(CastPhase.DONE, "")))
-        monkeypatch.setattr(daemon, "find_cast", found)
-        await daemon.steering.command(cast.cast_id, Command.PAUSE, OPERATOR)
-
-    async def found(_cast_id: str) -> Cast:
-        return live.cast
+        await daemon.commands.command(leased.cast_id, Command.PAUSE, OPERATOR)
 
     with pytest.raises(RequestRefusedError, match="has ended: done"):
         asyncio.run(pause())
@@ -115,19 +101,15 @@ def test_a_cast_is_cancelled_though_the_database_hangs_and_the_audit_says_by_who
     daemon: OneDaemon, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_cast(store)
-    [cast] = daemon.lease()
-    live = daemon.begin(cast)
+    [leased] = daemon.lease()
+    live = daemon.start(leased)
     before = daemon.recorder.pending_count
 
     async def hangs(*_args: object, **_kwargs: object) -> None:
         await asyncio.Event().wait()
 
-    async def found(_cast_id: str) -> Cast:
-        return live.cast
-
     monkeypatch.setattr(store, "run", hangs)
-    monkeypatch.setattr(daemon, "find_cast", found)
     monkeypatch.setattr(cast_commands, "AUDIT_S", 0.01)
-    asyncio.run(daemon.steering.command(cast.cast_id, Command.CANCEL, OPERATOR))
+    asyncio.run(daemon.commands.command(leased.cast_id, Command.CANCEL, OPERATOR))
     assert live.cancel_reason == "cancelled by anna"
     assert daemon.recorder.pending_count == before + 2, "the entry and the event"

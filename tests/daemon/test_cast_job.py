@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from sender.cast.reporting.snapshot import ReceiverView
 from sender.daemon.cast_job import CastJob, Earlier
+from sender.daemon.leases import Owner
 from sender.store.records.casts import CastMachine, CastPhase
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
@@ -31,7 +32,12 @@ class AskedRun:
 
 def gathering(store: Store, directory: Path, *earlier: CastMachine) -> tuple[CastJob, AskedRun]:
     record = dataclasses.replace(add_cast(store), phase=CastPhase.GATHERING)
-    live = CastJob(record, Recorder(store, directory), owner="here", earlier=Earlier(list(earlier), [], []))
+    live = CastJob(
+        record,
+        Recorder(store, directory),
+        owner=Owner("here", "d1", "r1"),
+        earlier=Earlier(list(earlier), [], []),
+    )
     run = AskedRun()
     live.run = run  # type: ignore[assignment]
     return live, run
@@ -51,8 +57,8 @@ def test_a_machine_that_fails_while_the_room_gathers_is_not_waited_for_until_it_
         "whoever failed in an earlier run isn't among those that this one waits for"
     )
     live.put_machine(row("pc01", "failed"))
-    live.refuse_machine(row("pc03", "failed"))
-    live.refuse_machine(dataclasses.replace(row("pc03", "failed"), error="no such disk"))
+    live.record_failure(row("pc03", "failed"))
+    live.record_failure(dataclasses.replace(row("pc03", "failed"), error="no such disk"))
     assert run.excused_count == 2
     live.put_machine(row("pc01", "joined"))
     assert run.excused_count == 1
@@ -60,7 +66,7 @@ def test_a_machine_that_fails_while_the_room_gathers_is_not_waited_for_until_it_
 
 def test_a_room_whose_every_machine_has_failed_waits_for_nobody(store: Store, tmp_path: Path) -> None:
     live, run = gathering(store, tmp_path, row("pc01", "failed"))
-    live.targets = ("pc01", "pc02")
+    live.targets = dict.fromkeys(("pc01", "pc02"), "")
     live.put_machine(row("pc02", "joined"))
     assert not run.cancelled
     live.put_machine(row("pc02", "failed"))

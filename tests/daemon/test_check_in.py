@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,12 +14,14 @@ from protocol.errors import DatabaseUnavailableError
 from protocol.model.session_records import CastId
 from sender.config.server_config import load_config
 from sender.daemon import check_in as module
-from sender.daemon.change_notifier import Changes
+from sender.daemon.cast_registry import CastRegistry
 from sender.daemon.check_in import CheckInDesk
+from sender.daemon.presence import Presence
 from sender.store.machines.enrolment import Enrolment
 from sender.store.open_store import open_store
 from sender.store.records.machines import Room
 from sender.store.store import Store
+from sender.store.write_behind import Recorder
 from tests.store.samples import add_cast
 
 SAID = CheckIn(
@@ -48,10 +49,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def desk(store: Store, monkeypatch: pytest.MonkeyPatch) -> CheckInDesk:
+def desk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckInDesk:
     monkeypatch.setattr(module, "_READ_AGAIN_S", 0.0)
-    supervisor = SimpleNamespace(changes=Changes(), runs={})
-    return CheckInDesk(SimpleNamespace(store=store, supervisor=supervisor))  # type: ignore[arg-type]
+    return CheckInDesk(store, Recorder(store, tmp_path), CastRegistry(ended_kept_s=0.0), Presence())
 
 
 def outcome(cast_id: int, *, success: bool = True) -> CastOutcome:

@@ -15,7 +15,8 @@ from protocol.model.session_records import JoinRequest, MachineIdentity, Receive
 from sender.cast.session.locked_session import LockedSession
 from sender.daemon import machine_matching
 from sender.daemon.cast_job import CastJob, Earlier
-from sender.daemon.machine_matching import Recognition
+from sender.daemon.leases import Owner
+from sender.daemon.machine_matching import MachineMatcher
 from sender.store.records.machines import Machine
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
@@ -38,9 +39,14 @@ def shared() -> LockedSession:
 
 def run_of(store: Store, shared: LockedSession, earlier: Earlier | None = None, **plan: Any) -> CastJob:
     """A run of a cast whose session is ``shared``."""
-    live = CastJob(add_cast(store, **plan), Recorder(store, Path("unused")), owner="here/1", earlier=earlier)
+    live = CastJob(
+        add_cast(store, **plan),
+        Recorder(store, Path("unused")),
+        owner=Owner("here", "d1", "r1"),
+        earlier=earlier,
+    )
     live.run = SimpleNamespace(shared=shared)  # type: ignore[assignment]  # as much of it as is asked for
-    live.targets = live.cast.plan.machine_ids
+    live.targets = dict.fromkeys(live.cast.plan.machine_ids, "")
     return live
 
 
@@ -56,7 +62,7 @@ def says(identity: MachineIdentity | None, agent: str = "a", **changes: object) 
 
 def joins(store: Store, live: CastJob, request: JoinRequest) -> tuple[str, str | None]:
     """Under which name, and as which machine."""
-    recognised = asyncio.run(Recognition(store, live).recognise(request))
+    recognised = asyncio.run(MachineMatcher(store, live).match(request))
     with live.shared.update() as (session, now):
         record = session.receivers[session.join(recognised, now).receiver_id]
     return record.name, record.inventory.get("machine_id")
@@ -175,7 +181,7 @@ def test_a_machine_joins_soon_though_the_database_hangs(
     answers = threading.Event()
     monkeypatch.setattr(store.machines, "find", lambda *_identity: answers.wait())
     monkeypatch.setattr(machine_matching, "LOOK_UP_S", 0.05)
-    crowd = [Recognition(store, live).recognise(says(CARD, f"agent {index}")) for index in range(3)]
+    crowd = [MachineMatcher(store, live).match(says(CARD, f"agent {index}")) for index in range(3)]
 
     async def join_all() -> list[JoinRequest]:
         try:

@@ -53,7 +53,7 @@ def test_a_daemon_that_beats_keeps_its_cast_and_one_that_stopped_loses_it() -> N
 def test_an_outage_of_the_database_takes_no_cast_from_a_daemon_that_lives() -> None:
     watch = BeatWatch()
     assert watch.look({"a": ("alive", 7)}, 0.0) == []
-    watch.blind()
+    watch.reset()
     assert watch.look({"a": ("alive", 7)}, 100.0) == []
     assert watch.look({"a": ("alive", 8)}, 102.0) == []
     assert watch.look({"a": ("alive", 8)}, 102.0 + LEASE_STALE_S) == [("a", "alive", 8)]

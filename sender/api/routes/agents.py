@@ -23,7 +23,7 @@ async def check_in(services: ServicesOf, request: Request) -> Response:
     word = CHECK_IN.decode_untrusted("check-in", parse_json_untrusted(await request.body()))
     address = request.client.host if request.client else ""
     stopping: asyncio.Event = request.app.state.stopping
-    answer = asyncio.ensure_future(services.supervisor.check_in(word, address))
+    answer = asyncio.ensure_future(services.check_ins.answer(word, address))
     stop = asyncio.ensure_future(stopping.wait())
     try:
         await asyncio.wait((answer, stop), return_when=asyncio.FIRST_COMPLETED)

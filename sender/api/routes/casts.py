@@ -35,10 +35,10 @@ async def list_casts(
             room_id=room_id,
             after=cursor,
             limit=limit - len(casts),
-            phases_now=services.supervisor.phases_now(),
+            phases_now=services.registry.phases(),
         )
         # One that has moved on while the database was asked isn't in this phase any more; the next takes its place.
-        casts += [cast for cast in map(services.supervisor.cast_now, items) if phase in (None, cast.phase)]
+        casts += [cast for cast in map(services.registry.latest, items) if phase in (None, cast.phase)]
         if cursor is None or len(casts) == limit:
             return Page(items=casts, next_cursor=cursor)
 
@@ -46,12 +46,12 @@ async def list_casts(
 async def add_cast(services: ServicesOf, actor: ActorOf, body: CastInput) -> Cast:
     """Plan a cast; it begins as soon as its time has come and a daemon is free."""
     plan = dataclasses.replace(plan_of(services, body), start_at=body.start_at)
-    return await services.steering.create(plan, actor)
+    return await services.commands.create(plan, actor)
 
 
 async def get_cast(services: ServicesOf, cast_id: CastIdPath) -> LiveCast:
     """Show a cast as it is now."""
-    return services.rooms_now.live(await _cast(services, cast_id))
+    return services.live_state.live_cast(await _cast(services, cast_id))
 
 
 async def list_cast_machines(services: ServicesOf, cast_id: CastIdPath) -> Page[CastMachine]:
@@ -64,29 +64,31 @@ async def list_cast_machines(services: ServicesOf, cast_id: CastIdPath) -> Page[
 async def watch_cast(services: ServicesOf, cast_id: CastIdPath) -> CastLive:
     """Show a cast and its machines as they are now."""
     cast = await _cast(services, cast_id)
-    return CastLive(live=services.rooms_now.live(cast), machines=await services.rooms_now.cast_machines(cast))
+    return CastLive(
+        live=services.live_state.live_cast(cast), machines=await services.live_state.cast_machines(cast)
+    )
 
 
 async def get_cast_timeline(services: ServicesOf, cast_id: CastIdPath) -> CastTimeline:
     """Show a cast's charts and what happened in it."""
     await _cast(services, cast_id)
-    points, events = await services.timeline(cast_id)
+    points, events = await services.live_state.timeline(cast_id)
     return CastTimeline(points=points, events=events)
 
 
 async def start_cast(services: ServicesOf, actor: ActorOf, cast_id: CastIdPath) -> Cast:
     """Begin the data with the machines that have joined."""
-    return await services.steering.command(cast_id, Command.START, actor)
+    return await services.commands.command(cast_id, Command.START, actor)
 
 
 async def pause_cast(services: ServicesOf, actor: ActorOf, cast_id: CastIdPath) -> Cast:
     """Pause a cast; its machines wait."""
-    return await services.steering.command(cast_id, Command.PAUSE, actor)
+    return await services.commands.command(cast_id, Command.PAUSE, actor)
 
 
 async def resume_cast(services: ServicesOf, actor: ActorOf, cast_id: CastIdPath) -> Cast:
     """Let a paused cast go on."""
-    return await services.steering.command(cast_id, Command.RESUME, actor)
+    return await services.commands.command(cast_id, Command.RESUME, actor)
 
 
 async def cancel_cast(
@@ -94,12 +96,12 @@ async def cancel_cast(
 ) -> Cast:
     """Cancel a cast; machines that aren't complete stay marked incomplete."""
     reason = body.reason if body is not None else ""
-    return await services.steering.command(cast_id, Command.CANCEL, actor, reason)
+    return await services.commands.command(cast_id, Command.CANCEL, actor, reason)
 
 
 async def _cast(services: Services, cast_id: str) -> Cast:
     """A cast; one that runs here is known without the database."""
-    cast = await services.find_cast(cast_id)
+    cast = await services.live_state.find_cast(cast_id)
     if cast is None:
         raise not_found("cast", cast_id)
     return cast

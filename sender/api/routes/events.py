@@ -47,14 +47,14 @@ async def watch_events(
         )
     authenticator = authenticator_of(request)
     names = tuple(dict.fromkeys(topics.split(",")))
-    await services.live.check(names)
+    await services.feed.check(names)
     state.stream_count += 1
 
     def forget() -> None:
         state.stream_count -= 1
 
     return event_stream(
-        services.live.subscribe(names),
+        services.feed.subscribe(names),
         stopping=state.stopping,
         still_may=lambda: authenticator.authorise(request, Access.VIEW),
         on_end=forget,

@@ -48,7 +48,7 @@ async def add_machine(services: ServicesOf, actor: ActorOf, body: MachineInput) 
         last_seen_at=None,
     )
     added: Machine = await services.store.run(services.store.machines.add, machine, audit=actor.note())
-    services.rooms_now.forget()
+    services.live_state.forget()
     return added
 
 
@@ -99,11 +99,11 @@ async def list_machine_history(
 
 def forget_cached(services: Services, machine_id: str | None = None) -> None:
     """What is kept in memory of a machine, or of all that are there, is looked up anew."""
-    services.rooms_now.forget()
-    for attendance in services.presence.online if machine_id is None else ():
-        services.desk.forget(attendance.machine.machine_id)
+    services.live_state.forget()
+    for present in services.presence.online if machine_id is None else ():
+        services.check_ins.forget(present.machine.machine_id)
     if machine_id is not None:
-        services.desk.forget(machine_id)
+        services.check_ins.forget(machine_id)
 
 
 async def _room_given(services: Services, room_id: str) -> None:

@@ -48,7 +48,7 @@ async def get_room(services: ServicesOf, room_id: RoomIdPath) -> Room:
 async def change_room(services: ServicesOf, actor: ActorOf, room_id: RoomIdPath, body: RoomChange) -> Room:
     """Change what is given of a room."""
     room = await services.store.run(services.store.rooms.change, room_id, audit=actor.note(), **body.given())
-    services.rooms_now.forget(room_id)
+    services.live_state.forget(room_id)
     if room is None:
         raise not_found("room", room_id)
     return room
@@ -84,7 +84,7 @@ async def import_machines(
 async def watch_room(services: ServicesOf, room_id: RoomIdPath) -> RoomLive:
     """Show a room's machines as they are now."""
     room = await _room(services, room_id)
-    return RoomLive(room=room, machines=await services.rooms_now.machines(room_id))
+    return RoomLive(room=room, machines=await services.live_state.machines(room_id))
 
 
 def _id_of(name: str) -> str:

@@ -14,6 +14,7 @@ from sender.api.auth import authenticator_of
 from sender.api.guarded_route import PrincipalOf, ServicesOf
 from sender.api.responses import Health, ServerView
 from sender.daemon.context import Services
+from sender.metrics.daemon_metrics import CONTENT_TYPE
 from sender.store.records.access import Role
 
 
@@ -26,8 +27,8 @@ async def get_server(services: ServicesOf, principal: PrincipalOf, request: Requ
         auth="open" if authenticator_of(request).open_to_all else "token",
         api="v1",
         started_at=services.started_at,
-        problems=services.problems(),
-        casts_live=sum(cast.phase.live for cast in services.supervisor.unfinished.values()),
+        problems=services.health.problems(),
+        casts_live=sum(cast.phase.live for cast in services.registry.unfinished.values()),
         machines_online=services.presence.online_count,
         machines_total=await _machines_total(services, request),
         rate_ceiling_bytes_per_s=services.config.network.rate_ceiling_bytes_per_s,
@@ -48,11 +49,9 @@ async def get_health(services: ServicesOf) -> Health:
 
 async def get_metrics(services: ServicesOf, request: Request) -> Response:
     """Show metrics in Prometheus's text format."""
-    from sender.metrics.daemon_metrics import CONTENT_TYPE, render_metrics
-
     # One at a time: several Prometheus servers wait for each other rather than take all threads.
     async with request.app.state.metrics_turn:
-        body = await asyncio.to_thread(render_metrics, services)
+        body = await asyncio.to_thread(services.metrics.render)
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -293,7 +293,7 @@ def test_a_memory_limit_of_a_container_is_seen() -> None:
 def test_the_daemon_takes_as_many_descriptors_as_it_may() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 5000))\n"
-        "from sender.daemon.descriptor_limit import raise_descriptor_limit; print(raise_descriptor_limit())"
+        "from sender.serve.descriptor_limit import raise_descriptor_limit; print(raise_descriptor_limit())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ

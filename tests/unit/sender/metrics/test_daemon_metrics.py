@@ -16,11 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.errors import DatabaseUnavailableError
 from sender.cast.transmission.transmitter import TransmitterStatistics
-from sender.daemon.context import Services
 from sender.metrics import daemon_metrics
-from sender.metrics.daemon_metrics import observe_request, render_metrics, watch_daemon
+from sender.metrics.daemon_metrics import DaemonMetrics, FleetSources, observe_request
 from sender.store.records.casts import CastPhase
+from sender.store.records.images import Image
 from sender.store.records.problems import Problem
+from sender.store.store import Store
 from tests.shell.sender_rig import Rig, make_rig
 from tests.support.network.lab import LIMIT_S
 
@@ -45,23 +46,21 @@ class FailingStore:
         raise DatabaseUnavailableError("it is down")
 
 
-def made_services(runs: list[Any]) -> Services:
-    """A daemon's parts, as far as its metrics look at them."""
+def made_metrics(runs: list[Any]) -> DaemonMetrics:
+    """Return metrics of a daemon with these casts, whose database is unavailable."""
     image = SimpleNamespace(state=SimpleNamespace(value="available"), source="remote", fetched_bytes=5)
     problems = [FailingStore.problem, Problem("disk", "full", datetime.now(UTC))]
-    parts = SimpleNamespace(
-        config=SimpleNamespace(server=SimpleNamespace(name="test"), library=SimpleNamespace(cache_bytes=100)),
-        store=FailingStore(),
-        recorder=SimpleNamespace(pending_count=3),
-        library=SimpleNamespace(images=lambda: [image]),
-        supervisor=SimpleNamespace(casting=lambda: runs),
-        presence=SimpleNamespace(
-            online=[SimpleNamespace(machine=SimpleNamespace(room_id=room)) for room in ("a", "a", None)]
-        ),
-        live=SimpleNamespace(subscriber_count=2),
+    sources = FleetSources(
+        casts=lambda: runs,
+        leases=lambda: len(runs),
+        images=lambda: [cast("Image", image)],
+        cache_limit_bytes=100,
+        online_room_ids=lambda: ["a", "a", None],
+        pending_writes=lambda: 3,
         problems=lambda: problems,
+        event_clients=lambda: 2,
     )
-    return cast("Services", parts)
+    return DaemonMetrics("test", cast("Store", FailingStore()), sources)
 
 
 def made_run(rig: Rig, phase: CastPhase) -> Any:
@@ -75,12 +74,12 @@ def made_run(rig: Rig, phase: CastPhase) -> Any:
     )
 
 
-def watched(services: Services) -> None:
+def watched(metrics: DaemonMetrics) -> None:
     """Let the daemon's watch take its copies once."""
 
     async def run() -> None:
-        task = asyncio.ensure_future(watch_daemon(services))
-        await asyncio.wait_for(cast("FailingStore", services.store).asked.wait(), LIMIT_S)
+        task = asyncio.ensure_future(metrics.run())
+        await asyncio.wait_for(cast("FailingStore", metrics._store).asked.wait(), LIMIT_S)
         await asyncio.sleep(0)  # the copies are taken before the first wait
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -99,9 +98,9 @@ def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 def test_a_scrape_tells_what_the_daemon_knows_while_its_database_is_down(rig: Rig) -> None:
     rig.start_casting()
-    services = made_services([made_run(rig, CastPhase.CASTING)])
-    watched(services)
-    found = samples(render_metrics(services))
+    metrics = made_metrics([made_run(rig, CastPhase.CASTING)])
+    watched(metrics)
+    found = samples(metrics.render())
     values = {name: value for (name, labels), value in found.items() if not labels}
     assert values["diskcast_database_up"] == 0
     assert values["diskcast_pending_writes"] == 3
@@ -120,11 +119,11 @@ def test_what_was_sent_is_counted_on_when_a_cast_is_forgotten_or_runs_again(rig:
     """A sum that fell would look like a restart, and rates would leap."""
 
     def total() -> float:
-        watched(services)
-        return samples(render_metrics(services))["diskcast_daemon_sent_bytes_total", frozenset()]
+        watched(metrics)
+        return samples(metrics.render())["diskcast_daemon_sent_bytes_total", frozenset()]
 
     runs = [made_run(rig, CastPhase.CASTING)]
-    services = made_services(runs)
+    metrics = made_metrics(runs)
     before = total()
     rig.session.statistics.bytes_transmitted = 1000
     assert total() - before == 1000
@@ -135,18 +134,12 @@ def test_what_was_sent_is_counted_on_when_a_cast_is_forgotten_or_runs_again(rig:
     assert total() - before == 1500
 
 
-def test_a_cast_that_only_prepares_has_no_series_yet() -> None:
-    services = made_services([SimpleNamespace(run=None, cast=SimpleNamespace(phase=CastPhase.PLANNED))])
-    watched(services)
-    assert b'cast="' not in render_metrics(services)
-
-
 def test_requests_are_counted_by_route_and_never_by_path() -> None:
     observe_request("/api/v1/casts/{cast_id}", "GET", 200, 0.01)
     observe_request("", "BREW", 404, 0.01)
     observe_request("/api/v1/check-in", "POST", 200, 20.0)
     observe_request("/api/v1/casts", "POST", 0, 0.01)
-    found = samples(render_metrics(made_services([])))
+    found = samples(made_metrics([]).render())
     counted = {
         tuple(sorted(dict(labels).items())) for name, labels in found if name == "diskcast_api_requests_total"
     }
@@ -161,7 +154,7 @@ def test_somebody_who_makes_up_routes_makes_no_series(monkeypatch: pytest.Monkey
     observe_request("/made-up", "GET", 200, 0.01)
     routes = {
         dict(labels)["route"]
-        for name, labels in samples(render_metrics(made_services([])))
+        for name, labels in samples(made_metrics([]).render())
         if name == "diskcast_api_requests_total"
     }
     assert "other" in routes
@@ -171,14 +164,14 @@ def test_somebody_who_makes_up_routes_makes_no_series(monkeypatch: pytest.Monkey
 def test_scrapes_in_several_threads_agree(rig: Rig) -> None:
     """Two Prometheus servers scrape at once."""
     rig.start_casting()
-    services = made_services([made_run(rig, CastPhase.CASTING)])
-    watched(services)
+    metrics = made_metrics([made_run(rig, CastPhase.CASTING)])
+    watched(metrics)
     failures: list[BaseException] = []
 
     def scrape() -> None:
         try:
             for _ in range(5):
-                samples(render_metrics(services))
+                samples(metrics.render())
         except BaseException as error:  # noqa: BLE001  shown by the test
             failures.append(error)
 

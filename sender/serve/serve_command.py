@@ -1,4 +1,4 @@
-"""``diskcast serve``: its options, and the log that it begins with."""
+"""``diskcast serve``: its options, and its log."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def serve(
     """  # noqa: D301  \b is click's, for a paragraph that isn't wrapped
     _require_modules()
     from sender.config.server_config import load_config
-    from sender.daemon.daemon import run_daemon
-    from sender.daemon.logs import configure_logging
+    from sender.serve.daemon import run_daemon
+    from sender.serve.logs import configure_logging
 
     if config_path is None and CONFIG_DEFAULT.exists():
         config_path = CONFIG_DEFAULT

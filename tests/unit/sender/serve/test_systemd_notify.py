@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sender.daemon.systemd_notify import ServiceManager, Watchdog
+from sender.serve.systemd_notify import ServiceManager, Watchdog
 from tests.support.network.lab import LIMIT_S
 
 
@@ -148,6 +148,6 @@ def test_nobody_who_watches_is_no_reason_to_tick(change: dict[str, str]) -> None
 def test_a_program_of_its_own_is_heard(listener: tuple[socket.socket, str]) -> None:
     """As systemd starts it: the variables are in the environment."""
     sock, name = listener
-    code = "from sender.daemon.systemd_notify import ServiceManager; ServiceManager.from_environment().ready('up')"
+    code = "from sender.serve.systemd_notify import ServiceManager; ServiceManager.from_environment().ready('up')"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"NOTIFY_SOCKET": name}, check=True)
     assert sock.recv(4096) == b"READY=1\nSTATUS=up"

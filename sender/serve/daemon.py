@@ -1,4 +1,4 @@
-"""``diskcast serve``: everything it is made of, begun in order, ended in order."""
+"""Life of the daemon: start its parts in order, wait for a signal, stop them in order."""
 
 from __future__ import annotations
 
@@ -10,44 +10,34 @@ import gc
 import os
 import signal
 import socket
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError, leaf_errors
 from sender.api.application import create_application
 from sender.api.server import ApiServer
-from sender.daemon.cast_commands import CastCommands
-from sender.daemon.check_in import CheckInDesk
-from sender.daemon.context import Services
-from sender.daemon.descriptor_limit import raise_descriptor_limit
-from sender.daemon.event_feed import LiveFeed
+from sender.config.server_config import ServerConfig
+from sender.daemon.cast_job import CastJob
 from sender.daemon.leases import StateDirectory
-from sender.daemon.live_state import RoomsNow
-from sender.daemon.presence import Presence
+from sender.daemon.presence import save_presence
+from sender.daemon.rate_share import share_rates
 from sender.daemon.scheduler import run_retention, run_schedules
-from sender.daemon.supervisor import Supervisor
-from sender.daemon.systemd_notify import ServiceManager, Watchdog
-from sender.library.library import Library
-from sender.metrics.daemon_metrics import watch_daemon
+from sender.serve.composition import Daemon, compose_daemon
+from sender.serve.descriptor_limit import raise_descriptor_limit
+from sender.serve.systemd_notify import ServiceManager, Watchdog
 from sender.store.open_store import open_store
 from sender.store.records.access import Role
 from sender.store.repositories.audit import AuditNote
+from sender.store.store import Store
 from sender.store.write_behind import Recorder
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from sender.config.server_config import ServerConfig
-    from sender.daemon.cast_job import CastJob
-    from sender.store.store import Store
-
 _DRAIN_S: Final = 5.0
-"""What the database gets to take the last records; what it doesn't take waits in a file for the next start."""
+"""Time for writing the last records to the database; the rest waits in a file for the next start."""
 _OPENING_MAX_S: Final = 1800.0
-"""The service manager waits so long for the database: years of history are checked and migrated in minutes."""
+"""systemd waits this long for the database: years of history are checked and migrated in minutes."""
 _BACKLOG: Final = 1024
 FIRST_OPERATOR_FILE: Final = "operator-token"
 FIRST_OPERATOR_NAME: Final = "first-operator"
@@ -56,11 +46,11 @@ _log = structlog.get_logger(__name__)
 
 
 def run_daemon(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. Casts that run then go on in the next run.
+    """Serve until SIGTERM or SIGINT. Running casts resume after the next start.
 
     Args:
         config: checked.
-        on_ready: told the dashboard's URL when it can be used.
+        on_ready: called with the dashboard's URL when it can be used.
 
     Raises:
         ConfigurationError: the state directory, the address or another key can't be used.
@@ -91,7 +81,7 @@ def _listen(config: ServerConfig) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise AddressInUseError(
-                f"{config.server.listen} is taken by another program: end it, or choose another address with "
+                f"{config.server.listen} is taken by another program: stop it, or choose another address with "
                 "server.listen or --listen"
             ) from error
         raise ConfigurationError(f"can't listen on {config.server.listen}: {error.strerror}") from error
@@ -107,38 +97,33 @@ async def _serve(
     store = await asyncio.to_thread(open_store, config)
     await _ensure_bootstrap_token(config, store, state.path)
     recorder = Recorder(store, state.path)
-    services = make_services(config, store, recorder, state)
+    daemon = compose_daemon(config, store, recorder, state.owner(config.server.name))
+    services, supervisor = daemon.services, daemon.supervisor
     server = ApiServer(create_application(services), listener)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     url = _url(listener)
-    describe = functools.partial(_doing, url, services.supervisor.runs)
+    describe = functools.partial(_status, url, services.registry.jobs)
     try:
         async with asyncio.TaskGroup() as group:
             recording = group.create_task(recorder.run(), name="recorder")
             serving = group.create_task(server.run_until_stopped(), name="api")
+            watchdog = Watchdog(services.health.stuck, describe, manager=manager)
             work = [
-                group.create_task(services.library.run(), name="library"),
-                group.create_task(services.supervisor.run(), name="supervisor"),
-                group.create_task(services.live.run(), name="live feed"),
-                group.create_task(run_schedules(services), name="schedules"),
-                group.create_task(run_retention(services), name="retention"),
-                group.create_task(watch_daemon(services), name="metrics"),
-                group.create_task(
-                    Watchdog(services.supervisor.stuck, describe, manager=manager).run(), name="watchdog"
-                ),
+                group.create_task(work, name=name)
+                for name, work in {**_background(daemon), "watchdog": watchdog.run()}.items()
             ]
             gc.collect()
-            gc.freeze()  # what is imported stays: to look through it again and again takes tenths of a second each time
-            _log.info("daemon_ready", url=url, owner=str(services.supervisor.owner))
+            gc.freeze()  # imported modules stay: scanning them again takes tenths of a second each time
+            _log.info("daemon_ready", url=url, owner=str(daemon.owner))
             on_ready(url)
             manager.ready(describe())
             await stop.wait()
-            _log.info("daemon_ends", casts_left=len(services.supervisor.runs))
-            manager.stopping("casts go on after the next start")
-            await services.supervisor.leave()
+            _log.info("daemon_ends", casts_left=len(services.registry.jobs))
+            manager.stopping("casts resume after the next start")
+            await supervisor.leave()
             server.stop()
             for task in work:
                 task.cancel()
@@ -153,14 +138,30 @@ async def _serve(
         store.close()
 
 
-def _doing(url: str, runs: Mapping[str, CastJob]) -> str:
-    """What ``systemctl status`` shows of a daemon that works."""
-    casts = ", ".join(f"{cast_id} of {live.cast.image_name}" for cast_id, live in runs.items())
+def _background(daemon: Daemon) -> dict[str, Coroutine[None, None, None]]:
+    """Return the daemon's background tasks by name; each runs until cancelled."""
+    services = daemon.services
+    config, store = services.config, services.store
+    return {
+        "library": services.library.run(),
+        "supervisor": daemon.supervisor.run(),
+        "rates": share_rates(services.registry, config.network.rate_ceiling_bytes_per_s),
+        "presence": save_presence(store, services.presence),
+        "live feed": services.feed.run(),
+        "schedules": run_schedules(store, services.commands),
+        "retention": run_retention(store, config.history.retention_days),
+        "metrics": services.metrics.run(),
+    }
+
+
+def _status(url: str, jobs: Mapping[str, CastJob]) -> str:
+    """Return the text that ``systemctl status`` shows."""
+    casts = ", ".join(f"{cast_id} of {job.image_name}" for cast_id, job in jobs.items())
     return f"serving {url}, casting {casts}" if casts else f"serving {url}"
 
 
 async def _ensure_bootstrap_token(config: ServerConfig, store: Store, state: Path) -> None:
-    """Where tokens are demanded and nobody has one, leave the first one where only this daemon's user can read it."""
+    """Create the first token if tokens are required and none exists; only this daemon's user can read its file."""
     if not config.server.tokens_required:
         return
     tokens, _ = await store.run(store.tokens.list, limit=1)
@@ -178,32 +179,15 @@ async def _ensure_bootstrap_token(config: ServerConfig, store: Store, state: Pat
         os.fchmod(fd, 0o600)
         file.write(secret + "\n")
     _log.warning(
-        "first_token_made",
-        mend="operate with it, make others with 'diskcast tokens create', then revoke it",
+        "bootstrap_token_created",
+        fix="sign in with it, create other tokens with 'diskcast tokens create', then revoke it",
         token_file=str(path),
         name=token.name,
     )
 
 
-def make_services(config: ServerConfig, store: Store, recorder: Recorder, state: StateDirectory) -> Services:
-    """The daemon's parts, none of them begun; for tests as well."""
-    services = Services.__new__(Services)
-    services.config = config
-    services.store = store
-    services.recorder = recorder
-    services.started_at = datetime.now(UTC)
-    services.library = Library(config.library, store)
-    services.presence = Presence()
-    services.supervisor = Supervisor(services, state.owner(config.server.name))
-    services.steering = CastCommands(services)
-    services.rooms_now = RoomsNow(services)
-    services.live = LiveFeed(services)
-    services.desk = CheckInDesk(services)
-    return services
-
-
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104  every address: this machine's own name is one of them
+    if host in ("0.0.0.0", "::"):  # noqa: S104  all addresses: use this machine's name
         host = socket.gethostname()
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

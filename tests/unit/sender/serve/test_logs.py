@@ -13,7 +13,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from sender.config.server_config import LogSection
-from sender.daemon.logs import (
+from sender.serve.logs import (
     LIBRARY_LEVELS,
     TEXT_CHARS_MAX,
     DaemonHandler,

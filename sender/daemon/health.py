@@ -1,0 +1,59 @@
+"""The daemon's health: problems for the operator, and a stuck transmitter for systemd's watchdog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from sender.daemon.cast_registry import CastRegistry
+from sender.library.library import Library
+from sender.store.records.problems import Problem
+from sender.store.store import Store
+from sender.store.write_behind import Recorder
+
+_READ_WAITING_S: Final = 2.0
+_STUCK_S: Final = 30.0
+"""A transmitter that should send and hasn't for this long won't any more."""
+
+
+class Health:
+    """Problems of a running daemon. It belongs to the event loop."""
+
+    def __init__(self, store: Store, recorder: Recorder, library: Library, registry: CastRegistry) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._library = library
+        self._registry = registry
+
+    def problems(self) -> list[Problem]:
+        """Return the problems that an operator should look at, the longest-lasting first."""
+        found = [
+            self._store.problem,
+            self._recorder.problem,
+            *self._library.problems(),
+            *self._blocked_reads(),
+        ]
+        return sorted(
+            (problem for problem in found if problem is not None), key=lambda problem: problem.since
+        )
+
+    def stuck(self) -> str | None:
+        """Return a description of a transmitter that should send and doesn't; None if all is well."""
+        for job in self._registry.jobs.values():
+            run = job.run
+            if run is None or job.cast.paused or run.read_waiting_s > 1.0:
+                continue
+            with run.shared.read() as (session, now):
+                if session.sending_overdue_s(now) > _STUCK_S:
+                    return f"cast {job.cast_id}: the transmitter doesn't send"
+        return None
+
+    def _blocked_reads(self) -> Iterator[Problem]:
+        for job in self._registry.jobs.values():
+            if job.run is not None and job.run.read_waiting_s > _READ_WAITING_S:
+                text = (
+                    f"cast {job.cast_id}: a read of image {job.image_name!r} hasn't returned for "
+                    f"{job.run.read_waiting_s:.0f} s: check its disk or file server"
+                )
+                yield Problem("cast", text, datetime.now(UTC))

@@ -1,0 +1,1 @@
+"""``diskcast serve``: the program around the daemon. It builds the parts, starts and stops them."""

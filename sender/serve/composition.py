@@ -1,0 +1,90 @@
+"""The composition root of the daemon: every part is built here, in order, from its collaborators."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+
+from sender.config.server_config import ServerConfig
+from sender.daemon.cast_commands import CastCommands
+from sender.daemon.cast_job import CastJob, Earlier
+from sender.daemon.cast_registry import CastRegistry
+from sender.daemon.cast_session import SessionOpener
+from sender.daemon.check_in import CheckInDesk
+from sender.daemon.context import Services
+from sender.daemon.event_feed import EventFeed
+from sender.daemon.execute_cast import CastExecutor
+from sender.daemon.health import Health
+from sender.daemon.lease_acquirer import LeaseAcquirer
+from sender.daemon.leases import Owner
+from sender.daemon.live_state import LiveState
+from sender.daemon.presence import Presence
+from sender.daemon.supervisor import Supervisor
+from sender.library.library import Library
+from sender.metrics.daemon_metrics import DaemonMetrics, FleetSources
+from sender.store.records.casts import Cast
+from sender.store.store import Store
+from sender.store.write_behind import Recorder
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Daemon:
+    """The parts of a daemon, none of them started.
+
+    Attributes:
+        services: parts that the API serves.
+        supervisor: leases and runs casts.
+        owner: name of this run of the daemon in the database.
+    """
+
+    services: Services
+    supervisor: Supervisor
+    owner: Owner
+
+
+def compose_daemon(config: ServerConfig, store: Store, recorder: Recorder, owner: Owner) -> Daemon:
+    """Build the daemon's parts."""
+    registry = CastRegistry(ended_kept_s=config.metrics.retention_s)
+    library = Library(config.library, store)
+    presence = Presence()
+    health = Health(store, recorder, library, registry)
+    live_state = LiveState(store, registry, presence)
+    feed = EventFeed(store, registry, presence, live_state, health)
+    commands = CastCommands(store, library, recorder, registry, owner)
+
+    def make_job(cast: Cast, earlier: Earlier) -> CastJob:
+        return CastJob(cast, recorder, owner=owner, earlier=earlier)
+
+    sources = FleetSources(
+        casts=registry.jobs_with_session,
+        leases=lambda: sum(not job.cast.phase.ended for job in registry.jobs_with_session()),
+        images=library.images,
+        cache_limit_bytes=config.library.cache_bytes,
+        online_room_ids=lambda: [present.machine.room_id for present in presence.online],
+        pending_writes=lambda: recorder.pending_count,
+        problems=health.problems,
+        event_clients=lambda: feed.subscriber_count,
+    )
+    supervisor = Supervisor(
+        store,
+        registry,
+        LeaseAcquirer(store, recorder, registry, owner, sites=config.server.sites),
+        commands,
+        CastExecutor(store, library, registry, SessionOpener(config, store, registry), make_job),
+        casts_at_once=config.network.casts_at_once,
+    )
+    services = Services(
+        config=config,
+        store=store,
+        library=library,
+        registry=registry,
+        commands=commands,
+        presence=presence,
+        live_state=live_state,
+        feed=feed,
+        check_ins=CheckInDesk(store, recorder, registry, presence),
+        health=health,
+        metrics=DaemonMetrics(config.server.name, store, sources),
+        started_at=datetime.now(UTC),
+    )
+    return Daemon(services, supervisor, owner)
