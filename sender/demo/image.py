@@ -1,7 +1,7 @@
-"""The demo's disk image: a partition table, a filesystem and real files of this machine, with holes between.
+"""Make the demo's disk image: a partition table, a filesystem with real files of this machine, and holes.
 
-Needs no root. The partition table is written here; the filesystem is made by ``mke2fs -d`` where e2fsprogs is
-installed, and otherwise the partition holds a tar stream of the same files, which the returned record says.
+Needs no root. This module writes the partition table. ``mke2fs -d`` makes the filesystem if e2fsprogs is installed;
+otherwise the partition holds a tar stream of the same files.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ import sysconfig
 import tarfile
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from protocol.constants import MIB
 from protocol.errors import ImageDamagedError, SourceError, StorageError
+from protocol.shared.units import format_bytes
 
 SECTOR_BYTES = 512
 PARTITION_START_BYTES = MIB
-"""Where every partitioning tool starts the first partition: aligned for any disk."""
+"""Start of the first partition in every partitioning tool: aligned for any disk."""
 IMAGE_BYTES_MIN = 16 * MIB
 CONTENT_FRACTION = 0.3
-"""Data per image byte: a golden image is mostly free space, and the room below it is what mke2fs needs."""
+"""Content per image byte: a golden image is mostly free space, and mke2fs needs some for itself."""
 FILE_BYTES_MAX = 16 * MIB
-"""One huge file would be the whole demo; many files of all sizes are what a system disk looks like."""
+"""Larger files are skipped: a system disk holds many files of all sizes, not one huge file."""
 _FILESYSTEM_BLOCK_BYTES = 4096
-"""What a small file takes in ext4; a directory full of tiny ones must not outgrow the filesystem."""
+"""Space that a tiny file takes in ext4; many of them must not outgrow the filesystem."""
 
 LINUX_FILESYSTEM_TYPE = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
 """Linux filesystem data (Discoverable Partitions Specification)."""
@@ -47,7 +48,7 @@ _GPT_ENTRIES_SECTORS = _GPT_ENTRY_COUNT * _GPT_ENTRY.size // SECTOR_BYTES
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DemoImage:
-    """What was made."""
+    """A disk image and its content."""
 
     path: Path
     raw_bytes: int
@@ -67,29 +68,44 @@ class DemoPartition:
 
 
 def find_mke2fs() -> str | None:
-    """e2fsprogs' tool, also where a user's PATH doesn't look; it needs no root on a plain file."""
+    """Return the path of mke2fs, found in the system directories too; None if it isn't installed."""
     return shutil.which("mke2fs", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
 
 
-def make_demo_image(path: Path, raw_bytes: int, scratch: Path, *, mke2fs: str | None) -> DemoImage:
+def default_file_roots() -> list[Path]:
+    """Return directories of this machine that hold files for the image."""
+    return [Path(sysconfig.get_path("stdlib")), Path("/usr/share")]
+
+
+def make_demo_image(
+    path: Path, raw_bytes: int, scratch: Path, *, mke2fs: str | None, file_roots: Sequence[Path] | None = None
+) -> DemoImage:
     """Make a disk image of ``raw_bytes`` (rounded down to a MiB) at ``path``.
 
-    Costs about two seconds for 512 MiB; ``scratch`` is a directory for the staged files, removed again. Without
-    ``mke2fs`` the partition holds a tar stream.
+    Takes about two seconds for 512 MiB.
+
+    Args:
+        path: the image.
+        raw_bytes: size of the disk.
+        scratch: a directory for the staged files, which are removed again.
+        mke2fs: path of mke2fs; None for a tar stream instead of a filesystem.
+        file_roots: directories whose files are copied; None for :func:`default_file_roots`.
 
     Raises:
-        SourceError: mke2fs failed, or this machine has no readable files to fill the image with.
+        SourceError: mke2fs failed, or there are no readable files to fill the image with.
         StorageError: the image can't be written.
     """
     try:
-        return _make_demo_image(path, raw_bytes, scratch, mke2fs)
+        return _make_demo_image(path, raw_bytes, scratch, mke2fs, file_roots or default_file_roots())
     except OSError as error:
         raise StorageError(
-            f"the demo's image {path} couldn't be made: {error}; try --directory elsewhere"
+            f"can't make the demo's image {path}: {error}; name another directory with --directory"
         ) from error
 
 
-def _make_demo_image(path: Path, raw_bytes: int, scratch: Path, mke2fs: str | None) -> DemoImage:
+def _make_demo_image(
+    path: Path, raw_bytes: int, scratch: Path, mke2fs: str | None, file_roots: Sequence[Path]
+) -> DemoImage:
     raw_bytes -= raw_bytes % MIB
     assert raw_bytes >= IMAGE_BYTES_MIN, raw_bytes
     size_bytes = raw_bytes - 2 * PARTITION_START_BYTES
@@ -97,10 +113,11 @@ def _make_demo_image(path: Path, raw_bytes: int, scratch: Path, mke2fs: str | No
     with path.open("wb") as image:
         image.truncate(raw_bytes)
         write_partition_table(image.fileno(), raw_bytes, partition)
-    files = list(_choose_files(int(raw_bytes * CONTENT_FRACTION)))
+    files = list(_choose_files(file_roots, int(raw_bytes * CONTENT_FRACTION)))
     if not files:
         raise SourceError(
-            f"no readable files below {', '.join(map(str, _file_roots()))} to fill the demo's image with"
+            f"can't fill the demo's image: no readable files of at most {format_bytes(FILE_BYTES_MAX)} below "
+            f"{' and '.join(map(str, file_roots))}; run the demo as a user that may read them"
         )
     if mke2fs is None:
         _write_tar(path, partition, files)
@@ -111,7 +128,7 @@ def _make_demo_image(path: Path, raw_bytes: int, scratch: Path, mke2fs: str | No
 
 
 def write_partition_table(fd: int, raw_bytes: int, partition: DemoPartition) -> None:
-    """Write a GUID partition table with one partition, its protective MBR and its backup at the disk's end."""
+    """Write a GUID partition table with one partition, a protective MBR, and the backup at the end of the disk."""
     sectors = raw_bytes // SECTOR_BYTES
     entry = _GPT_ENTRY.pack(
         LINUX_FILESYSTEM_TYPE.bytes_le,
@@ -136,7 +153,7 @@ def write_partition_table(fd: int, raw_bytes: int, partition: DemoPartition) -> 
 
 
 def read_partition_table(path: Path) -> list[DemoPartition]:
-    """The partitions of a disk or image, both copies of its table checked against their sums and each other.
+    """Read the partitions of a disk or image, and check both copies of its table.
 
     Raises:
         ImageDamagedError: a copy is missing or damaged, or they differ.
@@ -201,20 +218,18 @@ def _gpt_header(
 
 
 def _protective_mbr(sectors: int) -> bytes:
-    """One partition of type 0xEE over the whole disk, so that old tools keep their hands off (UEFI 5.2.3)."""
+    """Return an MBR with one partition of type 0xEE over the whole disk, which old tools leave alone (UEFI 5.2.3)."""
     entry = struct.pack(
         "<B3sB3sII", 0, b"\x00\x02\x00", 0xEE, b"\xff\xff\xff", 1, min(sectors - 1, 0xFFFFFFFF)
     )
     return bytes(446) + entry.ljust(64, b"\0") + b"\x55\xaa"
 
 
-def _file_roots() -> list[Path]:
-    return [Path(sysconfig.get_path("stdlib")), Path("/usr/share")]
+def _choose_files(roots: Sequence[Path], budget_bytes: int) -> Iterator[tuple[Path, int]]:
+    """Yield readable regular files with their sizes, within an equal share of the budget for each root.
 
-
-def _choose_files(budget_bytes: int) -> Iterator[tuple[Path, int]]:
-    """Regular readable files with their sizes, half the budget from each root, the last taking what is left."""
-    roots = _file_roots()
+    The share that a root doesn't use goes to the roots after it.
+    """
     left_bytes = budget_bytes
     for index, root in enumerate(roots):
         share_bytes = left_bytes // (len(roots) - index)
@@ -233,7 +248,7 @@ def _choose_files(budget_bytes: int) -> Iterator[tuple[Path, int]]:
 
 
 def _readable_size(path: Path) -> int:
-    """Size of a regular file that this user can read, otherwise 0."""
+    """Return the size of a regular file that this user can read, otherwise 0."""
     try:
         status = path.lstat()
     except OSError:
@@ -254,7 +269,9 @@ def _make_ext4(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     shutil.rmtree(stage)
     if done.returncode != 0:
-        raise SourceError(f"mke2fs couldn't make the demo's filesystem: {done.stderr.strip()}")
+        raise SourceError(
+            f"mke2fs can't make the demo's filesystem: {done.stderr.strip()}; try another --size"
+        )
 
 
 def _write_tar(path: Path, partition: DemoPartition, files: list[tuple[Path, int]]) -> None:
