@@ -1,1 +1,1 @@
-"""``diskcast demo``: a whole cast on this machine, by hand or through a daemon."""
+"""The command ``diskcast demo``: a whole cast on this machine, alone or through a daemon."""

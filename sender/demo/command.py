@@ -1,4 +1,4 @@
-"""``diskcast demo``: a whole cast on this machine, and what it showed."""
+"""The command ``diskcast demo``: run a whole cast on this machine and show its results."""
 
 from __future__ import annotations
 
@@ -23,52 +23,62 @@ from sender.demo.image import IMAGE_BYTES_MIN
 from sender.demo.run import AGENT_COUNT_MAX, AgentRun, DemoPlan, DemoReport, Say, demo_directory, run_demo
 
 LOG_COLUMNS = 160
-"""Where there is no terminal, lines aren't broken early."""
+"""Width without a terminal, so that lines stay whole."""
 
 _Result = TypeVar("_Result")
 
 NEXT_STEPS = (
-    ("what works on this machine", "diskcast doctor"),
-    ("pack a disk that nothing writes to", "diskcast pack /dev/sdX -o lab.dci"),
+    ("check this machine", "diskcast doctor"),
+    ("pack a disk that isn't in use", "diskcast pack /dev/sdX -o lab.dci"),
     ("cast it to a room", "diskcast send lab.dci --interface IF --wait-for 30"),
-    ("on every machine, from a live system", "diskcast-agent receive --target /dev/sdX --interface IF"),
+    (
+        "receive it on every machine, from a live system",
+        "diskcast-agent receive --target /dev/sdX --interface IF",
+    ),
 )
 
 
 @click.command()
-@click.option("--size", default="512MiB", show_default=True, help="Size of the disk that is cloned.")
+@click.option("--size", default="512MiB", show_default=True, help="Size of the source disk.")
 @click.option(
     "--agents",
     type=click.IntRange(1, AGENT_COUNT_MAX),
     default=4,
     show_default=True,
-    help="Machines that receive it, each a process. The second loses datagrams, the last of three or more joins late.",
+    help="Number of agents, each a process of its own.",
 )
 @click.option(
     "--server",
     metavar="URL",
-    help="Instead of one cast: bring image, room and agents to the daemon that runs here, and wait for its casts.",
+    help="Give image, room and agents to the daemon at this URL instead.",
 )
 @click.option(
     "--images",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="With --server: the daemon's folder of images.  [default: that of a daemon without configuration]",
+    show_default="that of a daemon without configuration",
+    help="With --server: image folder of the daemon.",
 )
-@click.option("--room", default="demo", show_default=True, metavar="ROOM", help="With --server: its room.")
+@click.option(
+    "--room", default="demo", show_default=True, metavar="ROOM", help="With --server: id of the room."
+)
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --server: file that holds a token of the role operate, if the daemon asks for one.",
+    help="With --server: file with a token of the role operate.",
 )
-@click.option("--keep", is_flag=True, help="Keep the disk, the image and the targets.")
+@click.option("--keep", is_flag=True, help="Keep the source disk, the image and the targets.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the temporary directory is made.  [default: $TMPDIR or /var/tmp]",
+    metavar="DIR",
+    show_default="$TMPDIR or /var/tmp",
+    help="Parent of the temporary directory.",
 )
-@click.option("--json", "json_lines", is_flag=True, help="JSON lines on stdout; the last is the result.")
+@click.option(
+    "--json", "json_lines", is_flag=True, help="Write JSON lines to stdout; the last one is the result."
+)
 def demo(
     size: str,
     agents: int,
@@ -81,13 +91,20 @@ def demo(
     keep: bool,
     json_lines: bool,
 ) -> None:
-    """A whole cast on this machine: make a disk, pack it, cast it to agents, compare every byte.
+    """Run a whole cast on this machine: make a disk, pack it, cast it to agents, compare every byte.
 
-    Needs no root and no network: everything happens on the loopback interface, beside a cast that may be running.
+    Needs no root and no network: it uses the loopback interface and disturbs no running cast. The second agent loses
+    datagrams; the last of three or more joins late.
 
-    With --server URL it brings an image, a room and agents to a daemon (diskcast serve) on this machine instead, says
-    which command starts a cast, and runs the agents until Ctrl-C.
-    """
+    With --server, gives an image, a room and agents to a daemon (diskcast serve) on this machine instead, shows the
+    command that starts a cast, and runs the agents until Ctrl-C.
+
+    \b
+    Examples:
+      diskcast demo
+      diskcast demo --size 2GiB --agents 8
+      diskcast demo --server http://127.0.0.1:7400
+    """  # noqa: D301  click needs the backspace
     image_bytes = parse_size_bytes(size)
     if image_bytes < IMAGE_BYTES_MIN:
         raise ConfigurationError(
@@ -96,7 +113,7 @@ def demo(
     show_tables = sys.stderr.isatty() and not json_lines
     plan = DemoPlan(image_bytes, agents, directory, keep, show_tables)
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else LOG_COLUMNS)
-    say = _teller(console, json_lines=json_lines)
+    say = _step_printer(console, json_lines=json_lines)
     if server is not None:
         _serve_room(plan, server, images, room, token_file, say)
         if json_lines:
@@ -114,7 +131,7 @@ def demo(
 def _serve_room(
     plan: DemoPlan, server: str, images: Path | None, room: str, token_file: Path | None, say: Say
 ) -> None:
-    """Run a daemon's agents until somebody ends that."""
+    """Run the agents of a daemon until Ctrl-C."""
     from sender.config.server_config import load_config
     from sender.console.options import connect
     from sender.demo.server import RoomPlan, run_room
@@ -123,17 +140,17 @@ def _serve_room(
     folder = images or load_config(None, {}).library.folders[0]
     with client, demo_directory(plan) as workspace, contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_run_until_terminated(run_room(RoomPlan(plan, client, folder, room), workspace, say)))
-    say("Ended; image and room stay with the daemon")
+    say("Stopped; the daemon keeps image and room")
 
 
-def _teller(console: Console, *, json_lines: bool) -> Say:
+def _step_printer(console: Console, *, json_lines: bool) -> Say:
     if json_lines:
         return lambda text: click.echo(json.dumps({"event": "step", "text": text.strip()}))
     return lambda text: console.print(Text(text, style="" if text.startswith(" ") else "bold"))
 
 
 async def _run_until_terminated(demo: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run the demo; SIGTERM and a closed terminal clean up as Ctrl-C does."""
+    """Run the demo, and clean up after SIGTERM or SIGHUP as after Ctrl-C."""
     this_task = asyncio.current_task()
     assert this_task is not None
     loop = asyncio.get_running_loop()
@@ -147,7 +164,7 @@ async def _run_until_terminated(demo: Coroutine[Any, Any, _Result]) -> _Result:
 
 def _show(console: Console, plan: DemoPlan, report: DemoReport) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("agent", "its part", "its target"):
+    for column in ("agent", "role", "target"):
         table.add_column(column)
     for column in ("lost", "parity repairs", "NACK repairs"):
         table.add_column(column, justify="right")
@@ -158,10 +175,8 @@ def _show(console: Console, plan: DemoPlan, report: DemoReport) -> None:
     console.print()
     if report.ok:
         clones = f"{len(report.agents)} clone{'s' if len(report.agents) > 1 else ''}"
-        console.print(
-            f"[bold green]{clones}, every byte the same as on the disk that was packed.[/bold green]"
-        )
-        console.print("\nWhat to try next:")
+        console.print(f"[bold green]{clones}, every byte identical to the source disk.[/bold green]")
+        console.print("\nNext steps:")
         for purpose, command in NEXT_STEPS:
             console.print(Text.assemble(f"  {purpose}:\n    ", (command, "bold")))
     if plan.keep:
@@ -194,15 +209,15 @@ def _lost_fraction(status: dict[str, object]) -> float:
 
 
 def _require_success(report: DemoReport) -> None:
-    """Raise what the demo's exit code is, unless all went well."""
+    """Raise the error of a failed demo."""
     if report.ok:
         return
     faults = [f"{agent.name}: {agent.fault}" for agent in report.agents if not agent.ok]
     if report.sender_exit_code != 0:
         fault = f": {report.sender_fault}" if report.sender_fault else ""
-        faults.insert(0, f"diskcast send ended with exit code {report.sender_exit_code}{fault}")
+        faults.insert(0, f"diskcast send failed with exit code {report.sender_exit_code}{fault}")
     raise ReceiversIncompleteError(
-        f"the demo failed: {'; '.join(faults)}. See diskcast doctor --interface lo"
+        f"the demo failed: {'; '.join(faults)}; run diskcast doctor --interface lo"
     )
 
 

@@ -1,4 +1,4 @@
-"""Running diskcast's programs as processes of the demo: their JSON lines, their last words, and their end."""
+"""Run diskcast's programs as processes of the demo: read their JSON lines and error output, and stop them."""
 
 from __future__ import annotations
 
@@ -16,53 +16,54 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 TERMINAL_TIMEOUT_S = 1.0
-"""A program on the terminal has had the user's Ctrl-C already; a second one would cut its farewell short."""
+"""Time for a program on the terminal, which got the user's Ctrl-C itself; a second one would skip its clean-up."""
 STOP_TIMEOUT_S = 5.0
-"""How long a program may take to end itself when it is asked to."""
-LAST_WORDS_BYTES = 2000
+"""Time for a program to exit after SIGINT."""
+LOG_TAIL_BYTES = 2000
 
 OnEvent = Callable[[dict[str, object]], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Program:
-    """One started process."""
+    """A started process."""
 
     process: asyncio.subprocess.Process
     log: Path
     attached: bool
-    """It shows its own progress on this terminal and belongs to the terminal's process group."""
+    """True if it shows its progress on this terminal and belongs to the terminal's process group."""
 
     async def wait(self, on_event: OnEvent | None = None) -> int:
-        """Its exit code; meanwhile its JSON lines are handed over."""
+        """Pass its JSON lines to ``on_event`` and return its exit code."""
         if self.process.stdout is not None:
             async for line in self.process.stdout:
                 if on_event is not None and line.startswith(b"{"):
                     on_event(json.loads(line))
         return await self.process.wait()
 
-    def last_words(self) -> str:
-        """The end of what it wrote to its standard error; empty when that was the terminal."""
+    def last_error_line(self) -> str:
+        """Return the last line of its standard error; empty if that was the terminal."""
         if self.attached:
             return ""
-        lines = self.log.read_text(errors="replace")[-LAST_WORDS_BYTES:].strip().splitlines()
+        lines = self.log.read_text(errors="replace")[-LOG_TAIL_BYTES:].strip().splitlines()
         return lines[-1] if lines else ""
 
     def interrupt(self) -> None:
-        """Ask it to end, as Ctrl-C does."""
+        """Send SIGINT, as Ctrl-C does."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGINT)
 
 
 class Programs:
-    """The processes of one demo; leaving the context ends those that still run.
-
-    Args:
-        directory: for what they write to their standard error.
-        attach: whether programs may use this terminal.
-    """
+    """The processes of one demo; leaving the context stops those that still run."""
 
     def __init__(self, directory: Path, *, attach: bool) -> None:
+        """Start no process yet.
+
+        Args:
+            directory: for the logs, the programs' standard errors.
+            attach: allow programs to use this terminal.
+        """
         self._directory = directory
         self._attach = attach
         self._started: list[Program] = []
@@ -81,8 +82,8 @@ class Programs:
         Args:
             module: ``sender`` or ``receiver``.
             arguments: its command line.
-            name: for its log.
-            shown: it may show its progress on this terminal, if there is one; else it prints JSON lines.
+            name: name of its log.
+            shown: show its progress on this terminal, if there is one; otherwise it prints JSON lines.
             environment: added to this program's own.
         """
         attached = shown and self._attach
@@ -94,15 +95,15 @@ class Programs:
                 env={**os.environ, **environment},
                 stdout=subprocess.DEVNULL if attached else subprocess.PIPE,
                 stderr=None if attached else stderr,
-                # Ctrl-C ends the sender and the demo; the demo then ends these in its own order.
+                # Ctrl-C stops the sender and the demo; the demo then stops these programs in its own order.
                 start_new_session=not attached,
             )
         program = Program(process, log, attached)
         self._started.append(program)
         return program
 
-    async def end(self) -> None:
-        """End what still runs: politely, and after a while by force."""
+    async def stop(self) -> None:
+        """Stop the running programs by SIGINT, and those that don't exit in time by SIGKILL."""
         running = [program for program in self._started if program.process.returncode is None]
         await _wait_all([program for program in running if program.attached], TERMINAL_TIMEOUT_S)
         for program in running:
@@ -119,11 +120,11 @@ class Programs:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.end()
+        await self.stop()
 
 
 async def _wait_all(programs: list[Program], timeout_s: float) -> list[Program]:
-    """Wait for programs to end; those that still run after the timeout.
+    """Wait for programs to exit and return those that still run after the timeout.
 
     Works in a task that has been cancelled, where ``asyncio.timeout`` of Python 3.11 lets its own cancellation out.
     """

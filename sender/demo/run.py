@@ -1,6 +1,6 @@
-"""A whole cast on this machine: the very programs that a room runs, as separate processes over loopback multicast.
+"""Run a whole cast on this machine: the programs of a real room, as separate processes over loopback multicast.
 
-Needs no root, touches nothing but one directory of its own, and ends every process that it started.
+Needs no root, writes only to one directory of its own, and stops every process that it started.
 """
 
 from __future__ import annotations
@@ -28,28 +28,29 @@ INTERFACE = "lo"
 HOST = "127.0.0.1"
 
 AGENT_COUNT_MAX = 16
-"""Each is a Python process of its own; a laptop carries sixteen."""
+"""Each is a separate Python process; a laptop can run sixteen."""
 
 CAST_S_MAX = 10.0
 CAST_S_MIN = 5.0
 CAST_BYTES_PER_S = 64 * MIB
-"""A demo must last long enough to be watched, and for a late joiner to start: the rate is such that an image of
-512 MiB takes eight seconds, and a smaller one less."""
+"""A demo must last long enough to be watched, and for a late joiner to start: at this rate an image of 512 MiB takes
+eight seconds."""
 SENT_PER_STORED_BYTE = 1.3
-"""Headers, parity and repairs; what the late joiner missed comes on top of that."""
+"""Headers, parity and repairs; the blocks that the late joiner missed come on top."""
 
 LATE_JOIN_FRACTION = 1 / 3
 REHEARSED_LOSS = "5%"
 
 DISCOVERY_TIMEOUT_S = 25.0
 GATHER_TIMEOUT_S = 30.0
-"""Agents find their sender within four seconds, unless multicast doesn't work here; they say so before it gives up."""
+"""Agents find their sender within four seconds if multicast works here; otherwise they report that before the sender
+gives up."""
 
 CAST_TIMEOUT_S = 120.0
-"""Ten times what a cast takes: whoever shows a new user a program that hangs has shown him enough."""
+"""Ten times the duration of a cast: a demo must not hang."""
 
-FAREWELL_TIMEOUT_S = 10.0
-"""How long agents may take to end once their sender has; after a good cast they are done before it."""
+EXIT_TIMEOUT_S = 10.0
+"""Time for agents to exit after their sender; after a successful cast they exit before it."""
 COMPARE_BYTES = MIB
 
 Say = Callable[[str], None]
@@ -57,50 +58,50 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """What the user asked for."""
+    """The options of the demo."""
 
     image_bytes: int
     agent_count: int
     directory: Path | None
-    """Where the temporary directory is made; None for the system's place for large temporary files."""
+    """Parent of the temporary directory; None for the system's place for large temporary files."""
     keep: bool
     show_tables: bool
-    """Let the programs show their own progress on this terminal."""
+    """True to let the programs show their progress on this terminal."""
 
 
 @dataclasses.dataclass(slots=True)
 class AgentRun:
-    """One agent: its role, and what became of it."""
+    """One agent: its role and its result."""
 
     name: str
     target: Path
     joins_late: bool = False
     rehearses_loss: bool = False
     started_after_s: float = 0.0
-    """When it was started, counted from the sender's start."""
+    """Seconds from the sender's start to its own."""
     exit_code: int | None = None
     """None if it was never started."""
     result: dict[str, object] = dataclasses.field(default_factory=dict)
     """Its last JSON line."""
     fault: str = ""
-    """What went wrong or why its target isn't the source; empty when every byte is right."""
+    """The failure, or the difference between target and source; empty if every byte is right."""
 
     @property
     def role(self) -> str:
-        """What is special about it."""
+        """Its role, for the table."""
         if self.joins_late:
-            return "joins after a third"
-        return f"loses {REHEARSED_LOSS}" if self.rehearses_loss else "ordinary"
+            return "joins after a third of the data"
+        return f"loses {REHEARSED_LOSS} of its datagrams" if self.rehearses_loss else "ordinary"
 
     @property
     def ok(self) -> bool:
-        """Whether the agent said so and its target proves it."""
+        """True if the agent reported success and its target is a true clone."""
         return self.exit_code == 0 and not self.fault
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DemoReport:
-    """How the demo went."""
+    """The results of the demo."""
 
     directory: Path
     image: DemoImage
@@ -111,35 +112,37 @@ class DemoReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything worked."""
+        """True if the sender and every agent succeeded."""
         return self.sender_exit_code == 0 and all(agent.ok for agent in self.agents)
 
 
 @contextlib.contextmanager
 def demo_directory(plan: DemoPlan) -> Iterator[Path]:
-    """A fresh directory with room enough, removed afterwards unless it is to be kept.
+    """Make a temporary directory with enough free space, and remove it afterwards unless the user keeps it.
 
     Raises:
-        ConfigurationError: there is no such place.
-        StorageError: it is full or can't be written.
+        ConfigurationError: the parent directory doesn't exist.
+        StorageError: it is full or can't be written to.
     """
     # /tmp is often memory; /var/tmp is where large temporary files belong (Filesystem Hierarchy Standard).
     parent = plan.directory or Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
     if not parent.is_dir():
-        raise ConfigurationError(f"there is no directory {parent}: make it, or name another with --directory")
+        raise ConfigurationError(
+            f"the directory {parent} doesn't exist: create it, or name another with --directory"
+        )
     # The source, its packed form, and a target an agent; most of each is holes.
     wanted_bytes = plan.image_bytes * (plan.agent_count + 2) // 2
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < wanted_bytes:
         raise StorageError(
-            f"{parent} has {format_bytes(free_bytes)} free, the demo wants {format_bytes(wanted_bytes)}: "
-            "name a directory elsewhere with --directory, or a smaller image with --size"
+            f"{parent} has {format_bytes(free_bytes)} free, the demo needs {format_bytes(wanted_bytes)}: "
+            "name another directory with --directory, or choose a smaller --size"
         )
     try:
         directory = Path(tempfile.mkdtemp(prefix="diskcast-demo-", dir=parent))
     except OSError as error:
         raise StorageError(
-            f"{parent} can't be written: {error.strerror}; name another directory with --directory"
+            f"can't write to {parent}: {error.strerror}; name another directory with --directory"
         ) from error
     try:
         yield directory
@@ -149,21 +152,21 @@ def demo_directory(plan: DemoPlan) -> Iterator[Path]:
 
 
 async def run_demo(plan: DemoPlan, directory: Path, say: Say) -> DemoReport:
-    """Make an image, pack it, cast it to the agents, compare what they wrote.
+    """Make a disk, pack it, cast it to the agents, and compare their targets with it.
 
     Args:
-        plan: what the user asked for.
+        plan: the options of the demo.
         directory: an empty one; see :func:`demo_directory`.
-        say: told what goes on, a line at a time.
+        say: gets each step as a line of text.
 
     Raises:
-        DiskcastError: the demo couldn't be set up; a failed cast is in the report instead.
+        DiskcastError: the demo can't be set up; a failed cast is in the report instead.
     """
     assert 1 <= plan.agent_count <= AGENT_COUNT_MAX, plan.agent_count
     image, packed, payload_bytes = await make_packed(plan, directory, say)
     cast = _Cast(plan, packed, payload_bytes, plan_agents(directory, plan.agent_count), say)
     sender_exit_code = await cast.run()
-    say("Comparing every byte of every target with the disk that was cloned")
+    say("Comparing every target with the source disk, byte by byte")
     faults = [asyncio.to_thread(find_fault, image.path, agent.target) for agent in cast.agents]
     for agent, fault in zip(cast.agents, await asyncio.gather(*faults), strict=True):
         agent.fault = agent.fault or fault
@@ -171,37 +174,37 @@ async def run_demo(plan: DemoPlan, directory: Path, say: Say) -> DemoReport:
 
 
 async def make_packed(plan: DemoPlan, directory: Path, say: Say) -> tuple[DemoImage, Path, int]:
-    """Make a disk to clone and pack it.
+    """Make a disk and pack it.
 
     Args:
-        plan: what the user asked for.
-        directory: where both are put.
-        say: told what goes on, a line at a time.
+        plan: the options of the demo.
+        directory: the place for both files.
+        say: gets each step as a line of text.
 
     Returns:
-        The disk, its image, and how many bytes of that are to be sent.
+        The disk, its image, and the payload bytes of the image.
 
     Raises:
-        DiskcastError: it couldn't be made.
+        DiskcastError: one of them can't be made.
     """
     assert plan.image_bytes >= IMAGE_BYTES_MIN, plan.image_bytes
     say(f"Working in {directory}")
-    say("Making a disk to clone, with files of this machine on it")
+    say("Making a source disk with files of this machine")
     disk = directory / "disk.img"
     image = await asyncio.to_thread(make_demo_image, disk, plan.image_bytes, directory, mke2fs=find_mke2fs())
-    holds = f"{image.filesystem} with {image.file_count} files, {format_bytes(image.content_bytes)}"
-    say(f"  {format_bytes(image.raw_bytes)}, mostly free: {holds}")
+    content = f"{image.filesystem} with {image.file_count} files, {format_bytes(image.content_bytes)}"
+    say(f"  {format_bytes(image.raw_bytes)}, mostly free: {content}")
     if image.filesystem != "ext4":
         say("  (a tar stream instead of a filesystem, because mke2fs isn't installed)")
     packed = directory / "demo.dci"
     await _pack(plan, image, packed, say)
     payload_bytes = await asyncio.to_thread(_payload_bytes, packed)
-    say(f"  {format_bytes(payload_bytes)} are to be sent")
+    say(f"  {format_bytes(payload_bytes)} to send")
     return image, packed, payload_bytes
 
 
 def plan_agents(directory: Path, count: int) -> list[AgentRun]:
-    """The second loses datagrams, the last of three or more joins late."""
+    """Return the agents: the second loses datagrams, the last of three or more joins late."""
     agents = [
         AgentRun(f"agent-{number}", directory / f"agent-{number}.img") for number in range(1, count + 1)
     ]
@@ -213,9 +216,9 @@ def plan_agents(directory: Path, count: int) -> list[AgentRun]:
 
 
 def free_ports() -> tuple[int, int]:
-    """A UDP port for data, and a number that is free both as TCP and as UDP port, for control and feedback.
+    """Return a free UDP port for data, and a port number free for both TCP and UDP, for control and feedback.
 
-    They are free now: another program could still take one before the cast does, and the cast would say so.
+    Another program could still take one before the cast does; the cast would then fail with that error.
     """
     for _ in range(16):
         with (
@@ -232,11 +235,14 @@ def free_ports() -> tuple[int, int]:
             except OSError:  # the other protocol's port of that number is taken
                 continue
             return data.getsockname()[1], control_port
-    raise AddressInUseError("no port number is free for both TCP and UDP: end some programs and try again")
+    raise AddressInUseError("no port number is free for both TCP and UDP: stop some programs and try again")
 
 
 def find_fault(source: Path, target: Path) -> str:
-    """Why ``target`` isn't a clone of ``source``: compares every byte, then reads the clone's partition table."""
+    """Return why ``target`` isn't a clone of ``source``, or an empty string.
+
+    Compares every byte, then reads the clone's partition table.
+    """
     try:
         with source.open("rb") as expected, target.open("rb") as found:
             if os.fstat(expected.fileno()).st_size != os.fstat(found.fileno()).st_size:
@@ -262,11 +268,13 @@ async def _pack(plan: DemoPlan, image: DemoImage, packed: Path, say: Say) -> Non
         program = await programs.start("sender", arguments, name="pack", shown=True)
         code = await program.wait()
     if code != 0:
-        raise StorageError(f"diskcast pack ended with exit code {code}. {program.last_words()}".rstrip())
+        raise StorageError(
+            f"diskcast pack failed with exit code {code}. {program.last_error_line()}".rstrip()
+        )
 
 
 def _shown(arguments: list[str], directory: Path) -> str:
-    """A command line as it would be typed in the demo's directory."""
+    """Return a command line as a user would type it in the demo's directory."""
     return shlex.join(argument.removeprefix(f"{directory}/") for argument in arguments)
 
 
@@ -296,7 +304,7 @@ class _Cast:
         self._rate_mbit_per_s = max(1, round(payload_bytes * SENT_PER_STORED_BYTE / cast_s * 8e-6))
 
     async def run(self) -> int:
-        """Run the cast; the sender's exit code."""
+        """Run the cast and return the sender's exit code."""
         async with (
             Programs(self._packed.parent, attach=self._plan.show_tables) as programs,
             asyncio.TaskGroup() as tasks,
@@ -306,8 +314,8 @@ class _Cast:
             exit_code = await self._wait_for_end(programs, sender)
             self._sender_ended = True
             self._late_join.set()
-            await asyncio.wait(receptions, timeout=FAREWELL_TIMEOUT_S)
-            await programs.end()
+            await asyncio.wait(receptions, timeout=EXIT_TIMEOUT_S)
+            await programs.stop()
         return exit_code
 
     async def _start_sender(self, programs: Programs) -> Program:
@@ -324,7 +332,7 @@ class _Cast:
         arguments += ["--control", f"{HOST}:{self._control_port}"]
         self._say(f"Casting it:  diskcast {_shown(arguments, self._packed.parent)}")
         example = _shown(self._arguments(self.agents[0]), self._packed.parent)
-        self._say(f"Received by {len(self.agents)} agents:  diskcast-agent {example}")
+        self._say(f"Receiving it with {len(self.agents)} agents:  diskcast-agent {example}")
         for agent in self.agents:
             self._say(f"  {agent.name}: {agent.role}")
         return await programs.start("sender", arguments, name="send", shown=True)
@@ -335,10 +343,10 @@ class _Cast:
             async with asyncio.timeout(CAST_TIMEOUT_S):
                 exit_code = await sender.wait(result.update)
         except TimeoutError:
-            self.sender_fault = f"the cast hadn't ended after {CAST_TIMEOUT_S:.0f} s"
-            await programs.end()
+            self.sender_fault = f"the cast took longer than {CAST_TIMEOUT_S:.0f} s"
+            await programs.stop()
             return await sender.process.wait()
-        self.sender_fault = "" if exit_code == 0 else str(result.get("error") or sender.last_words())
+        self.sender_fault = "" if exit_code == 0 else str(result.get("error") or sender.last_error_line())
         return exit_code
 
     def _arguments(self, agent: AgentRun) -> list[str]:
@@ -354,7 +362,7 @@ class _Cast:
         if agent.rehearses_loss:
             arguments += ["--rehearse-loss", REHEARSED_LOSS]
         if agent.joins_late:
-            # Told where the sender is, it needn't listen for other casts first: the demo is short.
+            # With the sender's address it needn't listen for other casts first: the demo is short.
             arguments += ["--sender", f"http://{HOST}:{self._control_port}"]
         return arguments
 
@@ -375,10 +383,10 @@ class _Cast:
 
         agent.exit_code = await program.wait(take)
         if agent.exit_code != 0:
-            agent.fault = str(agent.result.get("error") or program.last_words() or "it was ended")
+            agent.fault = str(agent.result.get("error") or program.last_error_line() or "it was stopped")
 
     def _plan_late_join(self, received_bytes: int) -> None:
-        """Data flows, and at a known rate: agents tell how much came only once a second, which is too coarse."""
+        """Schedule the late join from the known rate: agents report received bytes only once a second, too coarse."""
         self._late_join_planned = True
         left_bytes = max(0.0, self._late_join_bytes - received_bytes)
         delay_s = left_bytes / (self._rate_mbit_per_s * 125_000)

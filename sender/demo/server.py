@@ -1,6 +1,6 @@
-"""``diskcast demo --server``: an image, a room and its machines for a daemon that runs on this machine.
+"""Give a daemon on this machine an image, a room and its agents: ``diskcast demo --server``.
 
-The daemon's part is its own: nothing is cast until somebody says so to it.
+The operator starts the casts, through the daemon.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 IMAGE_NAME: Final = "demo"
 LIBRARY_LIMIT_S: Final = 30.0
-"""The daemon looks into its folders every two seconds, and reads the whole of what is new."""
+"""The daemon scans its folders every two seconds, and reads new images completely."""
 LIBRARY_POLL_S: Final = 0.3
 READY_LIMIT_S: Final = 30.0
-"""For the agents to start, all at once on a small machine, and to check in."""
+"""Time for all agents to start, on a small machine, and to check in."""
 TOKEN_NAME: Final = "diskcast demo"  # noqa: S105 - a name
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoomPlan:
-    """What the user asked for.
+    """The options of the demo with a daemon.
 
     Attributes:
         demo: size, number of agents, directory.
-        client: of the daemon.
-        images: the daemon's folder of images.
+        client: connection to the daemon.
+        images: the daemon's image folder.
         room: id of the room.
     """
 
@@ -55,7 +55,7 @@ class RoomPlan:
 
 
 class _Machine:
-    """One agent and what is known of it."""
+    """One agent and its state."""
 
     def __init__(self, name: str, plan: RoomPlan, directory: Path) -> None:
         self.name = name
@@ -66,20 +66,20 @@ class _Machine:
 
 
 async def run_room(plan: RoomPlan, directory: Path, say: Say) -> None:
-    """Bring the daemon an image, a room and its machines, and run those until cancelled.
+    """Give the daemon an image and a room, and run the agents of its machines until cancelled.
 
     Args:
-        plan: what the user asked for.
+        plan: the options of the demo.
         directory: an empty one, for the disk and the agents' targets.
-        say: told what goes on, a line at a time.
+        say: gets each step as a line of text.
 
     Raises:
-        DiskcastError: the daemon doesn't answer or refuses, its folder can't be written, or an agent ended.
+        DiskcastError: the daemon doesn't answer or refuses, its folder can't be written to, or an agent exited.
     """
     client = plan.client
     _require_here(client.server)
     server = await asyncio.to_thread(client.get, "/server", dict[str, Any])
-    say(f"The daemon {server['name']} answers at {client.server}")
+    say(f"Connected to the daemon {server['name']} at {client.server}")
     await _bring_image(plan, directory, say)
     machines = [
         _Machine(f"agent-{number}", plan, directory) for number in range(1, plan.demo.agent_count + 1)
@@ -96,9 +96,9 @@ async def run_room(plan: RoomPlan, directory: Path, say: Say) -> None:
                         for machine in machines:
                             await machine.ready.wait()
                 online_count = sum(machine.ready.is_set() for machine in machines)
-                say(f"{online_count} of {len(machines)} agents have checked in and wait for a cast")
+                say(f"{online_count} of {len(machines)} agents have checked in and are waiting for a cast")
                 _say_next(plan, say)
-        except BaseExceptionGroup as group:  # one agent that ends is enough
+        except BaseExceptionGroup as group:  # one agent that exits is enough
             raise group.exceptions[0] from group
 
 
@@ -108,15 +108,15 @@ def _say_next(plan: RoomPlan, say: Say) -> None:
         command += ["--server", plan.client.server]
     say("Now, in another terminal, start a cast:")
     say(f"  {shlex.join(command)}")
-    say(f"and watch it at {plan.client.server}/ (with --rate 100M there is more time for that)")
-    say("Ctrl-C here ends the agents")
+    say(f"and watch it at {plan.client.server}/ (add --rate 100M for a slower cast)")
+    say("Press Ctrl-C here to stop the agents")
 
 
 def _require_here(server: str) -> None:
-    """The agents' network is the loopback interface.
+    """Check that the daemon is on this machine: the agents' network is the loopback interface.
 
     Raises:
-        ConfigurationError: the daemon is elsewhere.
+        ConfigurationError: it is on another machine.
     """
     host = urllib.parse.urlsplit(server).hostname or ""
     with contextlib.suppress(ValueError):
@@ -124,34 +124,34 @@ def _require_here(server: str) -> None:
             return
     if host != "localhost":
         raise ConfigurationError(
-            f"--server {server} isn't on this machine, whose loopback interface is the demo's network: "
-            "write for example --server http://127.0.0.1:7400"
+            f"--server {server} is another machine, and the demo works on the loopback interface of this one: "
+            "use --server http://127.0.0.1:7400"
         )
 
 
-# -- what the daemon is brought ---------------------------------------------------------------------------------
+# -- image and room ---------------------------------------------------------------------------------
 
 
 async def _bring_image(plan: RoomPlan, directory: Path, say: Say) -> None:
     path = plan.images / f"{IMAGE_NAME}.dci"
     if not plan.images.is_dir():
         raise ConfigurationError(
-            f"there is no folder {plan.images}: name one of the daemon's folders of images with --images DIR"
+            f"the folder {plan.images} doesn't exist: name one of the daemon's image folders with --images DIR"
         )
     if path.exists():
-        say(f"{path} is there already")
+        say(f"Using the existing image {path}")
     else:
         _, packed, _ = await make_packed(plan.demo, directory, say)
         await asyncio.to_thread(_put, packed, path)
-        say(f"Put into the daemon's folder: {path}")
+        say(f"Copied to the daemon's image folder: {path}")
     await _wait_for_image(plan)
 
 
 def _put(packed: Path, path: Path) -> None:
-    """Copy the image into the folder; the daemon sees it whole or not at all.
+    """Copy the image into the folder atomically.
 
     Raises:
-        StorageError: the folder can't be written.
+        StorageError: the folder can't be written to.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -159,7 +159,7 @@ def _put(packed: Path, path: Path) -> None:
         part.replace(path)
     except OSError as error:
         raise StorageError(
-            f"{path.parent} can't be written: {error.strerror}; name another of the daemon's folders with --images DIR"
+            f"can't write to {path.parent}: {error.strerror}; name another image folder of the daemon with --images DIR"
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -174,7 +174,7 @@ async def _wait_for_image(plan: RoomPlan) -> None:
             return
         damaged = [image.problem for image in mine if image.state is ImageState.DAMAGED]
         if damaged or time.monotonic() > deadline_s:
-            why = damaged[0] if damaged else "name one of the daemon's own folders with --images DIR"
+            why = damaged[0] if damaged else "name one of the daemon's image folders with --images DIR"
             raise ConfigurationError(
                 f"the daemon doesn't offer {plan.images / IMAGE_NAME}.dci within {LIBRARY_LIMIT_S:g} s: {why}"
             )
@@ -182,7 +182,7 @@ async def _wait_for_image(plan: RoomPlan) -> None:
 
 
 def _bring_room(plan: RoomPlan, machines: list[_Machine]) -> None:
-    """Make the room, or make it ours; blocks."""
+    """Create the room, or adapt an existing one to the demo; blocks."""
     client = plan.client
     try:
         room = client.get(f"/rooms/{plan.room}", Room)
@@ -199,7 +199,7 @@ def _bring_room(plan: RoomPlan, machines: list[_Machine]) -> None:
 
 @contextlib.contextmanager
 def _enrolment(client: Client, *, needed: bool) -> Iterator[dict[str, str]]:
-    """The agents' environment: a token of their own while they run, where the daemon asks for one."""
+    """Yield the agents' environment, with a temporary token if the daemon requires one."""
     if not needed:
         yield {}
         return
@@ -212,7 +212,7 @@ def _enrolment(client: Client, *, needed: bool) -> Iterator[dict[str, str]]:
             client.remove(f"/tokens/{token_id}")
 
 
-# -- its machines -----------------------------------------------------------------------------------------------
+# -- agents -----------------------------------------------------------------------------------------------
 
 
 async def _run_agent(
@@ -226,26 +226,26 @@ async def _run_agent(
     arguments = ["run", "--server", plan.client.server, "--interface", INTERFACE]
     arguments += ["--target", str(machine.target), "--name", machine.name, "--identity", machine.serial]
     program = await programs.start("receiver", arguments, name=machine.name, environment=environment)
-    code = await program.wait(lambda event: _hear(event, machine, machines, say))
-    raise StorageError(_why_ended(machine, program, code))
+    code = await program.wait(lambda event: _on_event(event, machine, machines, say))
+    raise StorageError(_exit_text(machine, program, code))
 
 
-def _hear(event: dict[str, object], machine: _Machine, machines: list[_Machine], say: Say) -> None:
+def _on_event(event: dict[str, object], machine: _Machine, machines: list[_Machine], say: Say) -> None:
     match event:
         case {"event": "waiting"}:
             machine.ready.set()
         case {"event": "moved", "control_url": url}:
-            say(f"  {machine.name}: follows its cast to {url}")
+            say(f"  {machine.name}: following its cast to {url}")
         case {"event": "unanswered"}:
-            say(f"  {machine.name}: the daemon doesn't answer; it goes on asking")
+            say(f"  {machine.name}: the daemon doesn't answer; retrying")
         case {"event": "cast_result", "ok": True, "cast_id": str(cast_id), "seconds_total": float(seconds)}:
             say(f"  {machine.name}: complete, every byte verified, in {format_duration(seconds)}")
             machine.done.add(cast_id)
             if all(cast_id in other.done for other in machines):
-                say(f"All {len(machines)} are complete; the next cast can come")
+                say(f"All {len(machines)} are complete; ready for the next cast")
         case {"event": "cast_result", "ok": False, "error": error}:
             say(f"  {machine.name}: failed: {error}")
 
 
-def _why_ended(machine: _Machine, program: Program, code: int) -> str:
-    return f"{machine.name} ended with exit code {code}. {program.last_words()}".rstrip()
+def _exit_text(machine: _Machine, program: Program, code: int) -> str:
+    return f"{machine.name} exited with code {code}. {program.last_error_line()}".rstrip()
