@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from sender.config.server_config import Section, sections
+from sender.config.sections import Section
+from sender.config.server_config import sections
 
 PAGE = """# Configuration of the daemon
 

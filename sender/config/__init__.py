@@ -1,1 +1,1 @@
-"""The daemon's configuration: its keys and limits, and what is said of a file that is wrong."""
+"""The daemon's configuration: keys, limits, the file, and the errors of a wrong file."""

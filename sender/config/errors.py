@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one message: file, key, cause and what to write instead."""
+"""Explain the errors of a configuration in one message: file, key, cause and fix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 
 PROBLEMS_SHOWN_MAX = 5
-"""What one message can name and still be read."""
+"""More problems in one message would be unreadable."""
 
 Tables = Mapping[str, type[pydantic.BaseModel]]
 """The tables of the file by name."""
@@ -18,7 +18,7 @@ Tables = Mapping[str, type[pydantic.BaseModel]]
 def explain(
     error: pydantic.ValidationError, tables: Tables, origin: str, overridden: Mapping[str, str]
 ) -> str:
-    """Every problem of a file in one message: where, what, and what to write instead."""
+    """Return the problems of a file, one a line: place, cause and fix."""
     lines = []
     for problem in error.errors(include_url=False, include_input=False)[:PROBLEMS_SHOWN_MAX]:
         names = [part for part in problem["loc"] if isinstance(part, str)]
@@ -36,11 +36,11 @@ def explain(
 
 
 def _cause(problem: Any, names: list[str], tables: Tables) -> str:
-    """What is wrong with one key, without pydantic's words where ours are plainer."""
+    """Return the cause of one problem, in plainer text than pydantic's where possible."""
     if problem["type"] == "extra_forbidden":
         return _unknown_key(names, tables)
     if problem["type"] == "model_type":
-        return f"it's a table: write [{names[0]}] and its keys below it"
+        return f"this is a table: write [{names[0]}] and its keys below it"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:] if message.startswith("Input") else message
 
@@ -54,14 +54,14 @@ def _unknown_key(names: list[str], tables: Tables) -> str:
 
 
 def _tables_with(key: str, tables: Tables) -> list[str]:
-    """Tables that have this key."""
+    """Return the tables that have this key."""
     return [name for name, section in tables.items() if key in section.model_fields]
 
 
-def _suggest(what: str, word: str, known: list[str], elsewhere: list[str]) -> str:
+def _suggest(problem: str, name: str, known: list[str], elsewhere: list[str]) -> str:
     if elsewhere:
-        return f"{what}; it belongs into [{elsewhere[0]}]"
-    close = difflib.get_close_matches(word, known, n=1)
+        return f"{problem}; it belongs in [{elsewhere[0]}]"
+    close = difflib.get_close_matches(name, known, n=1)
     if close:
-        return f"{what}; did you mean {close[0]}?"
-    return f"{what}; there are {', '.join(known)}"
+        return f"{problem}; did you mean {close[0]}?"
+    return f"{problem}; use one of {', '.join(known)}"

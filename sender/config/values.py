@@ -1,4 +1,4 @@
-"""Kinds of values in the daemon's configuration: what may be written, and what is said of what may not."""
+"""The types of values in the daemon's configuration, with their checks and errors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sender.addresses import parse_endpoint, parse_group
 LISTEN_DEFAULT = "127.0.0.1:7400"
 LISTEN_PORT_DEFAULT = 7400
 CASTS_AT_ONCE_MAX = 64
-"""Control ports that may be set aside: each running cast has a sending thread and up to 400 MB of memory."""
+"""Most control ports: each running cast has a sending thread and up to 400 MB of memory."""
 LIST_COUNT_MAX = 100
-"""Folders, remote images, hosts or sites in the file: more belong into one folder or prefix."""
+"""Most folders, remote images, hosts or sites in the file: more belong in one folder or prefix."""
 CACHE_BYTES_MIN = 64 * MIB
-"""Less than this holds no image that is worth casting."""
+"""A smaller cache holds no image that is worth casting."""
 
 
 def _checked(text: str, check: Callable[[str], object]) -> str:
-    """``text`` as it is, with a complaint of diskcast's own turned into one of pydantic's."""
+    """Return ``text`` if the check passes; turn its ConfigurationError into a ValueError for pydantic."""
     try:
         check(text)
     except ConfigurationError as error:
@@ -36,7 +36,9 @@ def _checked(text: str, check: Callable[[str], object]) -> str:
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
-        raise ValueError(f"{text!r} isn't a name: use 1 to 64 letters, digits, dots, hyphens and underscores")
+        raise ValueError(
+            f"{text!r} isn't a valid name: use 1 to 64 letters, digits, dots, hyphens and underscores"
+        )
     return text
 
 
@@ -44,7 +46,7 @@ def _listen(text: str) -> str:
     def check(value: str) -> None:
         if parse_endpoint(value, LISTEN_PORT_DEFAULT)[0] is None:
             raise ConfigurationError(
-                f"{value!r} names no address: write {LISTEN_DEFAULT} for this machine only, or 0.0.0.0:7400"
+                f"{value!r} has no address: write {LISTEN_DEFAULT} for this machine only, or 0.0.0.0:7400"
             )
 
     return _checked(text, check)
@@ -64,21 +66,25 @@ def _rate(text: str) -> str:
 
 def _cache_size(text: str) -> str:
     if parse_size_bytes(_checked(text, parse_size_bytes)) < CACHE_BYTES_MIN:
-        raise ValueError(f"{text!r} holds no image: give the cache at least {CACHE_BYTES_MIN // MIB}MiB")
+        raise ValueError(
+            f"{text!r} is too small for an image: give the cache at least {CACHE_BYTES_MIN // MIB}MiB"
+        )
     return text
 
 
 def port_range(text: str) -> range:
-    """``7421-7436`` or ``7421`` as ports; ``ValueError`` if it isn't a usable range."""
+    """Parse ``7421-7436`` or ``7421`` as ports.
+
+    Raises:
+        ValueError: it isn't a usable range.
+    """
     match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text.strip())
     ports = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
     if not ports or not 1 <= ports[0] <= ports[-1] <= 65535:
-        raise ValueError(
-            f"{text!r} isn't a range of ports: write for example 7421-7436, each from 1 to 65535"
-        )
+        raise ValueError(f"{text!r} isn't a range of ports: write ports from 1 to 65535, such as 7421-7436")
     if len(ports) > CASTS_AT_ONCE_MAX:
         raise ValueError(
-            f"{text!r} has {len(ports)} ports: at most {CASTS_AT_ONCE_MAX} casts can run at once"
+            f"{text!r} has {len(ports)} ports: use at most {CASTS_AT_ONCE_MAX}, one for each concurrent cast"
         )
     return ports
 
@@ -90,18 +96,16 @@ def _ports(text: str) -> str:
 
 def _host(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]{2,39}\]", text):
-        raise ValueError(
-            f"{text!r} isn't a host name: write it without scheme and port, for example images.lan"
-        )
+        raise ValueError(f"{text!r} isn't a host name: write it without scheme and port, such as images.lan")
     return text.lower()
 
 
 def _remote(text: str) -> str:
     parts = urllib.parse.urlsplit(text)
     if parts.scheme not in ("http", "https", "s3") or not parts.netloc:
-        raise ValueError(f"{text!r} isn't an image's address: it must begin with http://, https:// or s3://")
+        raise ValueError(f"{text!r} isn't an image's URL: it must start with http://, https:// or s3://")
     if not text.endswith(("/", ".dci")):
-        raise ValueError(f"{text!r} must end in .dci (one image) or in / (all images of a folder)")
+        raise ValueError(f"{text!r} must end in .dci (one image) or / (all images of a folder)")
     return text
 
 
@@ -120,7 +124,7 @@ def _database(text: str) -> str:
 
 
 def _path(value: object) -> object:
-    """``~`` is the home of whoever runs the daemon."""
+    """Expand ``~`` to the home of the daemon's user."""
     return Path(value).expanduser() if isinstance(value, str) and value else value
 
 

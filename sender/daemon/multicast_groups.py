@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Collection
 
 from protocol.errors import AddressInUseError
-from sender.config.server_config import GROUP_COUNT
+from sender.config.sections import GROUP_COUNT
 
 
 def choose_group(base: str, cast_id: str, taken: Collection[str]) -> str:

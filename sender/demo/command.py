@@ -132,7 +132,7 @@ def _serve_room(
     plan: DemoPlan, server: str, images: Path | None, room: str, token_file: Path | None, say: Say
 ) -> None:
     """Run the agents of a daemon until Ctrl-C."""
-    from sender.config.server_config import load_config
+    from sender.config.config_file import load_config
     from sender.console.options import connect
     from sender.demo.server import RoomPlan, run_room
 

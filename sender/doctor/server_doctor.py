@@ -27,7 +27,8 @@ from protocol.errors import ConfigurationError
 from protocol.program.findings import Finding, fail, ok, warn
 from protocol.shared.units import format_bytes
 from sender.addresses import parse_group
-from sender.config.server_config import ServerConfig, load_config
+from sender.config.config_file import load_config
+from sender.config.server_config import ServerConfig
 from sender.serve.descriptor_limit import DESCRIPTORS_NEEDED
 
 SERVER_MODULES = (

@@ -27,7 +27,7 @@ from sender.store.records.problems import Problem
 
 if TYPE_CHECKING:
     from sender.actors import Actor
-    from sender.config.server_config import LibrarySection
+    from sender.config.sections import LibrarySection
     from sender.store.store import Store
 
 READY_S: Final = 30.0

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from sender.config.server_config import LogSection
+from sender.config.sections import LogSection
 
 TEXT_CHARS_MAX = 4_000
 """journald cuts lines at 48 KiB (LineMax=), and a cut line isn't JSON; a longer text is an accident or an attack."""

@@ -76,7 +76,7 @@ def serve(
       diskcast serve --listen 0.0.0.0:7400 --interface eth1 --images /srv/images
     """  # noqa: D301  \b is click's, for a paragraph that isn't wrapped
     _require_modules()
-    from sender.config.server_config import load_config
+    from sender.config.config_file import load_config
     from sender.serve.daemon import run_daemon
     from sender.serve.logs import configure_logging
 

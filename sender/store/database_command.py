@@ -125,7 +125,7 @@ def restore(config_path: Path | None, state_directory: Path | None, json_lines: 
 
 def _url(config_path: Path | None, state_directory: Path | None, *, file_only: bool = False) -> URL:
     from protocol.errors import ConfigurationError
-    from sender.config.server_config import load_config
+    from sender.config.config_file import load_config
     from sender.store.open_store import database_url
 
     if config_path is None and CONFIG_DEFAULT.exists():

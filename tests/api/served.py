@@ -14,7 +14,7 @@ import httpx
 
 from sender.api.application import create_application
 from sender.api.server import ApiServer
-from sender.config.server_config import load_config
+from sender.config.config_file import load_config
 from sender.daemon.context import Services
 from sender.daemon.leases import StateDirectory
 from sender.serve.composition import compose_daemon

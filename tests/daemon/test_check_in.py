@@ -12,7 +12,7 @@ import pytest
 from protocol.control.check_in import AgentState, CastOutcome, CheckIn
 from protocol.errors import DatabaseUnavailableError
 from protocol.model.session_records import CastId
-from sender.config.server_config import load_config
+from sender.config.config_file import load_config
 from sender.daemon import check_in as module
 from sender.daemon.cast_registry import CastRegistry
 from sender.daemon.check_in import CheckInDesk

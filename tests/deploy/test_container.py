@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from sender.config.server_config import ServerConfig, load_config, sections
+from sender.config.config_file import load_config
+from sender.config.server_config import ServerConfig, sections
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

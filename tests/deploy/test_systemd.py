@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from protocol import errors
-from sender.config.server_config import load_config
+from sender.config.config_file import load_config
 from sender.serve.descriptor_limit import DESCRIPTORS_NEEDED
 from tests.support.programs.processes import require_program
 

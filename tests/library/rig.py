@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from sender.config.server_config import LibrarySection
+from sender.config.sections import LibrarySection
 from sender.library.library import Library
 from tests.support.network.lab import LIMIT_S
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sender.config.server_config import load_config
+from sender.config.config_file import load_config
 from sender.store.open_store import open_store
 from tests.server.conftest import GoldenImage
 from tests.support.postgres.server import PostgresServer

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from protocol.program.findings import Finding, Status
-from sender.config.server_config import ServerConfig, load_config
+from sender.config.config_file import load_config
+from sender.config.server_config import ServerConfig
 from sender.doctor.database_doctor import examine_database
 from sender.store.database.schema import head
 from sender.store.open_store import open_store

@@ -15,7 +15,8 @@ import pytest
 
 import receiver.cli
 import sender.cli
-from sender.config.server_config import GROUP_COUNT, ServerConfig
+from sender.config.sections import GROUP_COUNT
+from sender.config.server_config import ServerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS: dict[str, click.Group] = {"diskcast": sender.cli.cli, "diskcast-agent": receiver.cli.cli}

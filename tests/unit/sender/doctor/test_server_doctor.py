@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from protocol.program.findings import Finding, Status
-from sender.config.server_config import ServerConfig, load_config
+from sender.config.config_file import load_config
+from sender.config.server_config import ServerConfig
 from sender.doctor import database_doctor, server_doctor
 from sender.doctor.database_doctor import examine_database, judge_schema
 from sender.doctor.server_doctor import (

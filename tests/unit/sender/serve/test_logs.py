@@ -12,7 +12,7 @@ import pytest
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from sender.config.server_config import LogSection
+from sender.config.sections import LogSection
 from sender.serve.logs import (
     LIBRARY_LEVELS,
     TEXT_CHARS_MAX,
