@@ -1,8 +1,9 @@
-"""The receivers that set the cast's pace, and what becomes of those that can't keep up with them.
+"""The main group: the receivers that set the cast's rate, and the handling of stragglers.
 
-A slow receiver's NACKs are left unanswered from the moment that it is noticed: its repairs would cost the others more
-than it costs itself to get them later. It is told so when it stays slow, keeps what it catches, and is served in the
-*tail*, when everybody else has ended. The tail is a main group of its own: those in it are compared anew.
+The NACKs of a slow receiver stay unanswered from the moment that it is found to be slow: its repairs would cost the
+others more time than it loses by getting them later. If it stays slow, a STANDING message asks it to send no NACKs. It
+keeps the blocks that it receives, and gets the rest in the *tail*, after the others have finished. In the tail the
+stragglers are a main group of their own, and are compared with each other.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from protocol.sending.events import (
 )
 from protocol.sending.rate.capacity import Capacity
 from protocol.sending.rate.rate_control import RateController
-from protocol.sending.rate.stragglers import Change, StragglerWatch, Verdict
+from protocol.sending.rate.stragglers import StragglerChange, StragglerWatch, Verdict
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.roster import Roster
 from protocol.sending.transitions import ReceiverTrigger
@@ -29,13 +30,13 @@ from protocol.wire.bitmap import bitmap_of
 from protocol.wire.messages import Standing
 
 _TELL_SLOW_AFTER_S = 1.0
-"""A receiver that is slow only for a moment isn't told to stop asking."""
+"""A receiver that is slow only for a moment is not asked to stop its NACKs."""
 _JUDGE_S_PER_RECEIVER = 1e-4
-"""Comparing receivers costs a few microseconds for each of them: with this pause, a few per cent of a processor."""
+"""A comparison costs a few microseconds per receiver: with this pause, a few per cent of a processor."""
 
 
 class MainGroup:
-    """Carries out the operator's wishes about stragglers on the roster's records and the rate control."""
+    """The straggler policy of a cast, applied to the roster's records and the rate control."""
 
     def __init__(self, policy: CastPolicy, roster: Roster, rate_control: RateController, now: float) -> None:
         self._drops = policy.slow_policy is SlowPolicy.DROP
@@ -45,7 +46,7 @@ class MainGroup:
         self._judged_at = now
 
     def forget(self, record: ReceiverRecord) -> None:
-        """A receiver has left, or has come back as another."""
+        """Remove a receiver that has left, or has joined again."""
         self._rate_control.forget(record.receiver_id)
         record.slow_since = None
         record.slow_cause = None
@@ -53,11 +54,11 @@ class MainGroup:
         record.sustainable_bytes_per_s = math.inf
 
     def judge(self, now: float, *, at_once: bool = False) -> list[SenderEvent]:
-        """Find out who is too slow for the group, and act on it.
+        """Compare the members and act on the verdicts.
 
         Args:
             now: monotonic seconds.
-            at_once: even if that was done a moment ago.
+            at_once: also if the last comparison was a moment ago.
         """
         if not at_once and now - self._judged_at < self._roster.active_count * _JUDGE_S_PER_RECEIVER:
             return []
@@ -68,7 +69,7 @@ class MainGroup:
             for record in self._roster.active
             if record.ready and not record.deferred
         }
-        events = [self._carry_out(verdict, now) for verdict in self._watch.judge(members, now)]
+        events = [self._act_on(verdict, now) for verdict in self._watch.judge(members, now)]
         for receiver_id, capacity in members.items():
             record = self._roster.records[receiver_id]
             record.slow_since = self._watch.slow_since.get(receiver_id) if record.state.active else None
@@ -78,15 +79,15 @@ class MainGroup:
         self._rate_control.follow_group()
         return events
 
-    def _carry_out(self, verdict: Verdict, now: float) -> SenderEvent:
+    def _act_on(self, verdict: Verdict, now: float) -> SenderEvent:
         record = self._roster.records[verdict.receiver_id]
-        if verdict.change is not Change.RECOVERED:
+        if verdict.change is not StragglerChange.RECOVERED:
             record.slow_cause = verdict.cause
         elif not record.demoted:
             record.slow_cause = None
-        if verdict.change is Change.SLOW:
+        if verdict.change is StragglerChange.SLOW:
             return ReceiverSlow(record.receiver_id, *verdict.grounds)
-        if verdict.change is Change.RECOVERED:
+        if verdict.change is StragglerChange.RECOVERED:
             return ReceiverRecovered(record.receiver_id)
         if self._drops:
             return self._drop(record, now)
@@ -97,7 +98,7 @@ class MainGroup:
         found = self._watch.found[record.receiver_id]
         record.finished_at = now
         record.error = (
-            f"dropped: it sustains {format_rate(found.rate_bytes_per_s)} ({found.cause}) where the group goes at "
+            f"dropped: it sustains {format_rate(found.rate_bytes_per_s)} ({found.cause}) where the group sustains "
             f"{format_rate(found.group_rate_bytes_per_s)}; cast to it alone, or with --slow demote"
         )
         self._roster.advance(record, ReceiverTrigger.DROPPED)
@@ -106,11 +107,11 @@ class MainGroup:
 
     @property
     def over(self) -> bool:
-        """Whether only stragglers are left."""
+        """Only stragglers are left."""
         return all(record.deferred or record.slow_since is not None for record in self._roster.active)
 
-    def begin_tail(self, now: float) -> list[SenderEvent]:
-        """Serve the stragglers that are left, or do without them, as the operator wishes."""
+    def start_tail(self, now: float) -> list[SenderEvent]:
+        """Serve the remaining stragglers, or drop them if that is the policy."""
         left = list(self._roster.active)
         if self._drops:
             return [self._drop(record, now) for record in left]
@@ -118,11 +119,11 @@ class MainGroup:
             record.demoted = True
             record.deferred = False
             record.slow_since = None
-        self._watch.start_over()
+        self._watch.reset()
         return self.judge(now, at_once=True)
 
     def standing(self, now: float) -> Standing:
-        """Whose repairs wait, and whom the cast goes on without."""
+        """Return the receivers whose repairs wait and those that the cast has dropped."""
         waiting = (
             record.receiver_id
             for record in self._roster.active

@@ -516,7 +516,7 @@ class SenderSession:
                 complete_count = sum(r.state is ReceiverState.COMPLETE for r in self.receivers.values())
                 seconds = now - self.statistics.started_at
                 self._events.append(MainGroupFinished(complete_count, self.active_count, seconds))
-            self._events += self._main_group.begin_tail(now)
+            self._events += self._main_group.start_tail(now)
         if self.active_count == 0:
             self.end(SessionOutcome.COMPLETE, "every receiver has ended", now)
 

@@ -37,6 +37,7 @@ _HAND_OVER_S = 0.005
 """From an assembled block to a worker thread that has decoded it."""
 _CLOCK_OFFSET_S_MAX = 10_000.0
 _BUSY_FILL = 0.5
+_LATE_SHARE = 0.1
 _POLL_LATE = 1.1
 """Timers are late by a little, so that no two machines stay in step."""
 
@@ -48,12 +49,18 @@ class ReceiverModel:
     Attributes:
         port: its link.
         disk_bytes_per_s: raw bytes that its disk writes.
+        processor_bytes_per_s: bytes of frames that its processor takes from the socket.
+        socket_bytes: the socket's buffer; what arrives beyond it is dropped.
+        late_s: longest delay of a look at the socket, while another program has the processor; one look in ten.
         assembly_bytes: its buffers.
         feedback_delay_s: on the way to the sender.
     """
 
     port: Port
     disk_bytes_per_s: float = math.inf
+    processor_bytes_per_s: float = math.inf
+    socket_bytes: float = math.inf
+    late_s: float = 0.0
     assembly_bytes: int = ASSEMBLY_BYTES_DEFAULT
     feedback_delay_s: float = 0.0002
 
@@ -121,6 +128,7 @@ class CastReceiver:
         self._pause_s = POLL_INTERVAL_MIN_S
         self._pausing = False
         self._disk_free_at = 0.0
+        self._told_drop_count = 0
 
     @property
     def verified_count(self) -> int:
@@ -198,7 +206,11 @@ class CastReceiver:
         if taken_bytes is not None:
             pause_s = self._pause_s * POLL_BYTES / max(taken_bytes, 1)
             self._pause_s = min(max(pause_s, POLL_INTERVAL_MIN_S), POLL_INTERVAL_MAX_S)
-            self._set_turn(now + self._pause_s * self._rng.uniform(1.0, _POLL_LATE))
+            processing_s = taken_bytes / self.model.processor_bytes_per_s
+            pause_s = max(self._pause_s * self._rng.uniform(1.0, _POLL_LATE), processing_s)
+            if self.model.late_s and self._rng.random() < _LATE_SHARE:
+                pause_s += self._rng.uniform(0.0, self.model.late_s)
+            self._set_turn(now + pause_s)
         else:
             self._pause_s = POLL_INTERVAL_MIN_S
             wake_at = max(session.next_timer() - self._clock_offset_s, now + IDLE_MIN_S)
@@ -239,13 +251,20 @@ class CastReceiver:
     ) -> None:
         if pieces:
             frames = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            if frames.size > self.model.socket_bytes:
+                kept_count = int(self.model.socket_bytes // frames.shape[1])
+                session.statistics.socket_drop_count += frames.shape[0] - kept_count
+                frames = frames[:kept_count]
             session.receive_frames_untrusted(
                 frames, self._clock(), arrived_at=arrived_at + self._clock_offset_s
             )
 
     def _update_statistics(self, session: ReceiverSession) -> None:
         waits_for_disk = session.fill > _BUSY_FILL and self._disk_free_at > self._timeline.now
-        session.statistics.bottleneck = "disk" if waits_for_disk else "network"
+        statistics = session.statistics
+        dropped = statistics.socket_drop_count > self._told_drop_count
+        self._told_drop_count = statistics.socket_drop_count
+        statistics.bottleneck = "disk" if waits_for_disk else "socket" if dropped else "network"
 
     def _send_feedback(self, datagram: bytes) -> None:
         self._timeline.at(

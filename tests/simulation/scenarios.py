@@ -14,6 +14,10 @@ from tests.simulation.receivers import ReceiverModel
 _SWITCH_QUEUE_BYTES = 512_000
 """A port of a cheap gigabit switch."""
 _SHALLOW_QUEUE_BYTES = 100_000
+_LATE_S = 0.03
+"""As long as the scheduler may leave a thread waiting for a processor that other programs keep busy."""
+_FAR_DELAY_S = 0.02
+_SOCKET_BYTES = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,6 +62,22 @@ def _slow_disk(policy: SlowPolicy) -> CastModel:
     )
 
 
+def _one_of(count: int, port: Port, one: ReceiverModel, **changes: object) -> CastModel:
+    """``one`` and ``count - 1`` receivers that have nothing but their port."""
+    others = tuple(ReceiverModel(port) for _ in range(count - 1))
+    return CastModel((one, *others), **changes)  # type: ignore[arg-type]
+
+
+def _busy(port: Port) -> CastModel:
+    """Receivers whose threads wait for a processor now and then."""
+    return CastModel(tuple(ReceiverModel(port, late_s=_LATE_S) for _ in range(4)))
+
+
+def _far(port: Port) -> CastModel:
+    far = dataclasses.replace(port, delay_s=_FAR_DELAY_S)
+    return CastModel(tuple(ReceiverModel(far, feedback_delay_s=_FAR_DELAY_S) for _ in range(4)))
+
+
 def _tcp(share: bool) -> CastModel:
     return _group(1, shaped(200), policy=CastPolicy(share=share), tcp=(TcpModel(start_s=1.0),))
 
@@ -69,7 +89,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             f"4 receivers behind ports shaped to {mbit} Mbit/s",
             lambda mbit=mbit: _group(4, shaped(mbit), image_bytes=_shaped_image_bytes(mbit)),
         )
-        for mbit in (50, 200, 800)
+        for mbit in (10, 50, 200, 800)
     ),
     Scenario(
         "shaped-200-offload",
@@ -129,6 +149,41 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario("tcp", "one receiver at 200 Mbit/s, a TCP flow beside it", lambda: _tcp(False)),
     Scenario("tcp-share", "the same with --share", lambda: _tcp(True)),
+    Scenario(
+        "one-at-half",
+        "8 receivers, one of them at 100 instead of 200 Mbit/s",
+        lambda: _one_of(8, shaped(200), ReceiverModel(shaped(100)), image_bytes=256 * MIB),
+    ),
+    Scenario(
+        "slow-for-a-while",
+        "4 receivers at 200 Mbit/s, one of them at 20 from 2 s to 6 s",
+        lambda: _one_of(
+            4,
+            shaped(200),
+            ReceiverModel(stepped([(0.0, 200), (2.0, 20), (6.0, 200)])),
+            image_bytes=256 * MIB,
+        ),
+    ),
+    Scenario(
+        "slow-processor",
+        "4 receivers on a gigabit switch, one of them with a processor for 400 Mbit/s",
+        lambda: _one_of(
+            4,
+            gigabit(),
+            ReceiverModel(
+                gigabit(), processor_bytes_per_s=400 * BYTES_PER_S_OF_MBIT, socket_bytes=_SOCKET_BYTES
+            ),
+        ),
+    ),
+    Scenario(
+        "busy-threads",
+        "4 receivers on a gigabit switch, threads up to 30 ms late",
+        lambda: _busy(gigabit()),
+    ),
+    Scenario(
+        "busy-threads-200", "4 receivers at 200 Mbit/s, threads up to 30 ms late", lambda: _busy(shaped(200))
+    ),
+    Scenario("far-200", "4 receivers at 200 Mbit/s, 40 ms away", lambda: _far(shaped(200))),
     *(
         Scenario(
             f"group-{count}",
@@ -136,6 +191,11 @@ SCENARIOS: tuple[Scenario, ...] = (
             lambda count=count: _group(count, shaped(100), image_bytes=256 * MIB),
         )
         for count in (1, 16)
+    ),
+    Scenario(
+        "group-16-loss-5",
+        "16 receivers at 100 Mbit/s, 5 % random loss at each",
+        lambda: _group(16, shaped(100, loss=0.05), image_bytes=128 * MIB),
     ),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -1,12 +1,12 @@
-"""Who is too slow for the group, found by comparison and, where nobody knows what the others could do, by trial.
+"""Detection of stragglers: by comparison and, where the group's own limit is unknown, by trial.
 
-A receiver is *slow* while the rate that it can sustain is below a share of the group's: the rate that at least half of
-its members can sustain. From the first moment it no longer limits the others, since a few seconds at a tenth of the
-rate cost a room more than one machine's repairs. Slow for long enough, it is demoted or dropped for good.
+A receiver is *slow* while its sustainable rate is below a share of the group's rate, the rate that at least half of the
+members can sustain. From the first moment it no longer limits the others: a few seconds at a tenth of the rate cost a
+room more than the repairs of one machine. If it stays slow, it is demoted or dropped.
 
-When a receiver limits a group whose own limit nobody knows, a *trial* finds out: for a moment it doesn't count, and
-either the others prove to be much faster, or they meet a limit as well, or they don't and it counts again. The first
-trial is at the first sign of trouble, before a single machine has slowed anybody down.
+When a receiver limits a group whose own limit is unknown, a *trial* finds out: for a moment it doesn't count.
+Either the others prove to be much faster, or they meet a limit as well, or neither happens and it counts again. The
+first trial runs at the first sign of trouble, before a single machine has slowed the others down.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _TRIAL_INTERVAL_MAX_S: Final = 80.0
 _ALIKE: Final = 1.15
 
 
-class Change(enum.Enum):
-    """What happened to a receiver's standing."""
+class StragglerChange(enum.StrEnum):
+    """A change in a receiver's standing."""
 
     SLOW = "slow"
     RECOVERED = "recovered"
@@ -45,19 +45,24 @@ class Verdict:
     """A change and its grounds."""
 
     receiver_id: ReceiverId
-    change: Change
+    change: StragglerChange
     rate_bytes_per_s: float
     group_rate_bytes_per_s: float
     cause: Cause
 
     @property
     def grounds(self) -> tuple[float, float, str]:
-        """What it sustains, what the group does, and what limits it: as the session's events tell it."""
+        """The receiver's sustainable rate, the group's rate and the receiver's limit, as session events report them."""
         return self.rate_bytes_per_s, self.group_rate_bytes_per_s, self.cause.value
 
 
 class StragglerWatch:
-    """Judges the members of the main group; the caller removes those that it demotes, drops or finishes."""
+    """Comparison of the main group's members; the caller demotes, drops or finishes stragglers.
+
+    Attributes:
+        slow_since: start of the present slow period, by receiver.
+        found: latest verdict on each receiver that is or was slow.
+    """
 
     def __init__(self, policy: SlowPolicy, below: float, for_s: float) -> None:
         self._policy = policy
@@ -65,7 +70,6 @@ class StragglerWatch:
         self._for_s = for_s
         self.slow_since: dict[ReceiverId, float] = {}
         self.found: dict[ReceiverId, Verdict] = {}
-        """Of those that are slow or were: the latest grounds."""
         self._overdue: set[ReceiverId] = set()
         self._trial: frozenset[ReceiverId] = frozenset()
         self._trial_started_at = -math.inf
@@ -73,14 +77,14 @@ class StragglerWatch:
         self._trial_interval_s = _TRIAL_INTERVAL_S
 
     def judge(self, members: Mapping[ReceiverId, Capacity], now: float) -> list[Verdict]:
-        """Compare; sets who is exempt among ``members``.
+        """Compare ``members`` and set which of them are exempt; return the changes.
 
         Args:
-            members: those whose repairs don't wait for the tail.
+            members: receivers whose repairs don't wait for the tail.
             now: monotonic seconds.
         """
-        for gone in self.slow_since.keys() - members.keys():
-            del self.slow_since[gone]
+        for receiver_id in self.slow_since.keys() - members.keys():
+            del self.slow_since[receiver_id]
         if self._policy is SlowPolicy.WAIT or len(members) < 2:
             return self._forgive(members)
         group_rate = _upper_median([item.sustainable_bytes_per_s for item in members.values()])
@@ -106,27 +110,33 @@ class StragglerWatch:
         if since is None:
             if troubled and sustainable < threshold:
                 self.slow_since[receiver_id] = now
-                self._overdue.discard(receiver_id)  # of an earlier time: it has left and is back
-                change = Change.SLOW
+                self._overdue.discard(receiver_id)  # left over from before it left and returned
+                change = StragglerChange.SLOW
         elif sustainable > _RECOVERED * threshold or not troubled:
             del self.slow_since[receiver_id]
             self._overdue.discard(receiver_id)
             capacity.forget_knee()
-            change = Change.RECOVERED
+            change = StragglerChange.RECOVERED
         elif now - since >= self._for_s and receiver_id not in self._overdue:
             self._overdue.add(receiver_id)
-            change = Change.OVERDUE
+            change = StragglerChange.OVERDUE
         if receiver_id not in self.slow_since and change is None:
             return None
-        verdict = Verdict(receiver_id, change or Change.SLOW, sustainable, group_rate, capacity.cause)
+        verdict = Verdict(
+            receiver_id, change or StragglerChange.SLOW, sustainable, group_rate, capacity.cause
+        )
         self.found[receiver_id] = verdict
         return verdict if change else None
 
     def _forgive(self, members: Mapping[ReceiverId, Capacity]) -> list[Verdict]:
-        """Nobody can be slow in comparison any more."""
+        """Let every member count: there is nothing to compare with."""
         verdicts = [
             Verdict(
-                receiver_id, Change.RECOVERED, members[receiver_id].sustainable_bytes_per_s, 0.0, Cause.NONE
+                receiver_id,
+                StragglerChange.RECOVERED,
+                members[receiver_id].sustainable_bytes_per_s,
+                0.0,
+                Cause.NONE,
             )
             for receiver_id in self.slow_since
         ]
@@ -136,8 +146,8 @@ class StragglerWatch:
             capacity.exempt = False
         return verdicts
 
-    def start_over(self) -> None:
-        """The group is another one: nobody is slow in it yet."""
+    def reset(self) -> None:
+        """Start with another group, in which no receiver is slow yet."""
         self.slow_since.clear()
         self._overdue.clear()
         self._trial = frozenset()
@@ -149,14 +159,14 @@ class StragglerWatch:
         counted = {key: item for key, item in members.items() if key not in self.slow_since}
         knees = [item.knee_bytes_per_s for item in counted.values()]
         least = min(knees, default=math.inf)
-        # What the majority could do is unknown, and a few limit it.
-        open_question = math.isfinite(least) and _upper_median(knees) == math.inf
+        # A minority limits the group, and the majority's limit is unknown.
+        undecided = math.isfinite(least) and _upper_median(knees) == math.inf
         limiting = {key for key, item in counted.items() if item.knee_bytes_per_s <= _ALIKE * least}
         if not self._trial:
-            if open_question and now >= self._trial_allowed_at:
+            if undecided and now >= self._trial_allowed_at:
                 self._trial = frozenset(limiting)
                 self._trial_started_at = now
-        elif open_question and now - self._trial_started_at <= _TRIAL_S:
+        elif undecided and now - self._trial_started_at <= _TRIAL_S:
             self._trial |= limiting
         else:
             proved = any(key in self.slow_since for key in self._trial)
@@ -167,5 +177,5 @@ class StragglerWatch:
 
 
 def _upper_median(values: list[float]) -> float:
-    """What at least half of them reach; of two the larger."""
+    """Return the value that at least half of them reach; of two the larger."""
     return sorted(values)[len(values) // 2]

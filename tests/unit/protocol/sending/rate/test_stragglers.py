@@ -11,7 +11,7 @@ from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import SlowPolicy
 from protocol.model.session_records import ReceiverId
 from protocol.sending.rate.capacity import Capacity
-from protocol.sending.rate.stragglers import Change, StragglerWatch, Verdict
+from protocol.sending.rate.stragglers import StragglerChange, StragglerWatch, Verdict
 
 FAST, SLOW = 25e6, 2.5e6
 FOR_S = 10.0
@@ -34,7 +34,7 @@ class Room:
         capacity.meet_knee(rate, 0.05, Cause.DISK, self.now)
         capacity.troubled_at = self.now
 
-    def judge(self, seconds: float, troubled: tuple[int, ...] = ()) -> list[tuple[int, Change]]:
+    def judge(self, seconds: float, troubled: tuple[int, ...] = ()) -> list[tuple[int, StragglerChange]]:
         """Verdicts of so many seconds, during which ``troubled`` report trouble all the time."""
         verdicts: list[Verdict] = []
         for _ in range(round(seconds * 10)):
@@ -52,10 +52,10 @@ class Room:
 
 def test_a_straggler_stops_limiting_at_once_and_is_overdue_once_after_its_time() -> None:
     room = Room(SLOW, FAST, FAST)
-    assert room.judge(0.1, (0,)) == [(0, Change.SLOW)]
+    assert room.judge(0.1, (0,)) == [(0, StragglerChange.SLOW)]
     assert room.exempt == [0]
     assert room.judge(FOR_S - 0.2, (0,)) == []
-    assert room.judge(1.0, (0,)) == [(0, Change.OVERDUE)]
+    assert room.judge(1.0, (0,)) == [(0, StragglerChange.OVERDUE)]
     assert room.judge(20.0, (0,)) == [], "told once"
     assert room.exempt == [0]
 
@@ -65,7 +65,7 @@ def test_the_grounds_name_both_rates_and_the_cause() -> None:
     room = Room(SLOW, FAST, FAST)
     room.now += 0.1
     verdict = room.watch.judge(room.members, room.now)[0]
-    assert verdict == Verdict(ReceiverId(0), Change.SLOW, SLOW, FAST, Cause.DISK)
+    assert verdict == Verdict(ReceiverId(0), StragglerChange.SLOW, SLOW, FAST, Cause.DISK)
 
 
 def test_a_receiver_above_the_threshold_is_waited_for() -> None:
@@ -77,7 +77,7 @@ def test_a_receiver_above_the_threshold_is_waited_for() -> None:
 
 @pytest.mark.parametrize("below", [0.1, 0.3, 0.8])
 def test_the_operators_threshold_counts(below: float) -> None:
-    assert Room(0.95 * below * FAST, FAST, FAST, below=below).judge(0.1) == [(0, Change.SLOW)]
+    assert Room(0.95 * below * FAST, FAST, FAST, below=below).judge(0.1) == [(0, StragglerChange.SLOW)]
     assert Room(1.05 * below * FAST, FAST, FAST, below=below).judge(0.1) == []
 
 
@@ -100,18 +100,20 @@ def test_most_of_the_room_cannot_be_stragglers() -> None:
 
 
 def test_of_two_the_faster_one_is_the_group() -> None:
-    assert Room(SLOW, FAST).judge(0.1) == [(0, Change.SLOW)]
+    assert Room(SLOW, FAST).judge(0.1) == [(0, StragglerChange.SLOW)]
 
 
 def test_a_bad_moment_is_forgiven() -> None:
     """A log-on script slows a machine down for seconds; to be demoted for that would cost it the main group."""
     room = Room(SLOW, FAST, FAST)
     room.judge(5.0, (0,))
-    assert room.judge(5.0) == [(0, Change.RECOVERED)]
+    assert room.judge(5.0) == [(0, StragglerChange.RECOVERED)]
     assert room.exempt == []
     assert not room.members[ReceiverId(0)].limited, "its old limit would hold the group down"
     room.set_rate(0, SLOW)
-    assert room.judge(FOR_S + 1, (0,)) == [(0, Change.SLOW), (0, Change.OVERDUE)], "the time counts anew"
+    assert room.judge(FOR_S + 1, (0,)) == [(0, StragglerChange.SLOW), (0, StragglerChange.OVERDUE)], (
+        "a new period"
+    )
 
 
 def test_who_takes_much_more_again_has_recovered_and_does_not_change_sides_with_every_report() -> None:
@@ -121,7 +123,7 @@ def test_who_takes_much_more_again_has_recovered_and_does_not_change_sides_with_
     capacity.proven_bytes_per_s = 0.35 * FAST
     assert room.judge(1.0, (0,)) == [], "just above the threshold"
     capacity.proven_bytes_per_s = 0.5 * FAST
-    assert room.judge(0.1, (0,)) == [(0, Change.RECOVERED)]
+    assert room.judge(0.1, (0,)) == [(0, StragglerChange.RECOVERED)]
 
 
 def test_a_path_that_loses_nearly_everything_is_slow_without_any_queue() -> None:
@@ -131,7 +133,7 @@ def test_a_path_that_loses_nearly_everything_is_slow_without_any_queue() -> None
     lossy.forget_knee()
     lossy.proven_bytes_per_s, lossy.usual_loss = 0.1 * FAST, 0.9
     lossy.troubled_at = -math.inf
-    assert room.judge(FOR_S + 1) == [(0, Change.SLOW), (0, Change.OVERDUE)]
+    assert room.judge(FOR_S + 1) == [(0, StragglerChange.SLOW), (0, StragglerChange.OVERDUE)]
 
 
 def test_who_has_left_is_forgotten() -> None:
@@ -142,7 +144,7 @@ def test_who_has_left_is_forgotten() -> None:
     room.judge(1.0)
     assert not room.watch.slow_since
     room.members[ReceiverId(0)] = gone
-    assert room.judge(FOR_S + 1, (0,)) == [(0, Change.SLOW), (0, Change.OVERDUE)]
+    assert room.judge(FOR_S + 1, (0,)) == [(0, StragglerChange.SLOW), (0, StragglerChange.OVERDUE)]
 
 
 def test_when_only_stragglers_are_left_they_are_the_group() -> None:
@@ -150,8 +152,8 @@ def test_when_only_stragglers_are_left_they_are_the_group() -> None:
     room = Room(SLOW, SLOW, 0.1 * SLOW, FAST)
     room.judge(1.0, (0, 1, 2))
     del room.members[ReceiverId(3)]
-    room.watch.start_over()
-    assert room.judge(0.1, (0, 1, 2)) == [(2, Change.SLOW)]
+    room.watch.reset()
+    assert room.judge(0.1, (0, 1, 2)) == [(2, StragglerChange.SLOW)]
     assert room.exempt == [2]
 
 
@@ -175,7 +177,7 @@ def test_a_group_that_was_never_let_go_faster_is_tried_and_its_straggler_found()
     assert room.exempt == [0], "before it has slowed anybody down"
     for index in (1, 2):
         room.members[ReceiverId(index)].proven_bytes_per_s = 4 * SLOW
-    assert room.judge(0.1, (0,)) == [(0, Change.SLOW)]
+    assert room.judge(0.1, (0,)) == [(0, StragglerChange.SLOW)]
     room.judge(5.0, (0,))
     assert room.exempt == [0]
 

@@ -1,0 +1,358 @@
+"""Ablation of rate control: ``python -m tests.simulation.ablation [SWITCH]... | all``.
+
+Every switch replaces values in modules of :mod:`protocol.sending.rate` by neutral ones. The scenarios run with and
+without them; a switch that changes no figure for the worse names something that can be deleted. Figures are means over
+the seeds, and a difference counts if it is larger than the tolerance and the spread between the seeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import json
+import math
+import multiprocessing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+
+from tests.simulation.scenarios import BY_NAME, SCENARIOS
+from tests.simulation.traces import record, summarise
+
+ROOM: Final = "protocol.sending.rate."
+BOUND_TESTS: Final = "tests/unit/protocol/sending/rate"
+QUICK: Final = (
+    "shaped-10",
+    "shaped-50",
+    "shaped-200",
+    "shaped-800",
+    "shallow-200",
+    "gigabit",
+    "loss-5",
+    "step",
+    "slow-processor",
+    "busy-threads",
+    "far-200",
+    "burst-loss-gigabit",
+    "tcp",
+    "tcp-share",
+    "one-at-half",
+    "slow-disk-demote",
+)
+"""Scenarios of a first sieve: the others are missed for the same reasons, and take longer."""
+
+Figures = dict[str, float]
+Results = dict[str, list[Figures]]
+"""Figures of one run for each seed, by scenario."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Switch:
+    """A constant or special case, and the values that take its effect away, by ``module.NAME``."""
+
+    name: str
+    without: str
+    values: Mapping[str, object]
+
+
+def _switch(name: str, without: str, **values: object) -> Switch:
+    """A switch of one module: ``name`` is ``module.what``; ``__`` stands for a dot."""
+    module = name.partition(".")[0]
+    return Switch(
+        name, without, {f"{module}.{key.replace('__', '.')}": value for key, value in values.items()}
+    )
+
+
+def _always(value: object) -> object:
+    """An attribute that has this value whatever is assigned to it."""
+    return property(lambda _self: value, lambda _self, _value: None)
+
+
+def _never(*_arguments: object, **_more: object) -> bool:
+    return False
+
+
+def _at_once(*_arguments: object, **_more: object) -> bool:
+    return True
+
+
+SWITCHES: Final = (
+    _switch("rate_control.headroom", "the rate may exceed twice what is sent", _ACHIEVED_HEADROOM=math.inf),
+    _switch("rate_control.rates_kept", "the rate of now instead of the largest of 0.2 s", _RATES_KEPT=1),
+    _switch("rate_control.depth_min", "least depth", _DEPTH_MIN=0.0),
+    _switch(
+        "rate_control.depth_by_queue",
+        "depth 5 % whatever the queue",
+        _DEPTH_MIN=0.05,
+        _DEPTH_MAX=0.05,
+        _DEPTH_LOSS=0.05,
+    ),
+    _switch("rate_control.depth_max", "deepest cut 15 %", _DEPTH_MAX=0.9),
+    _switch("rate_control.depth_loss", "depth after loss is the least", _DEPTH_LOSS=0.012),
+    _switch("rate_control.depth_loss15", "depth after loss is the largest", _DEPTH_LOSS=0.15),
+    _switch("rate_control.depth_crowded", "depth beside others as after loss", _DEPTH_CROWDED=0.03),
+    _switch("rate_control.depth_crowded30", "depth beside others as shared", _DEPTH_CROWDED=0.3),
+    _switch("rate_control.depth_drops", "depth after socket drops 15 %", _DEPTH_DROPS=0.15),
+    _switch("rate_control.depth_fill", "depth of full buffers 15 %", _DEPTH_FILL=0.15),
+    _switch("rate_control.depth_own15", "own depths 15 %", _DEPTH_FILL=0.15, _DEPTH_DROPS=0.15),
+    _switch("rate_control.knee_share_min", "no least share of a knee", _KNEE_SHARE_MIN=0.0),
+    _switch("rate_control.own_knee_min", "no least share of an own knee", _OWN_KNEE_SHARE_MIN=0.0),
+    _switch("rate_control.own_knee_min05", "least share of an own knee 5 %", _OWN_KNEE_SHARE_MIN=0.05),
+    _switch("rate_control.own_knee_max", "no largest share of an own knee", _OWN_KNEE_SHARE_MAX=math.inf),
+    _switch("rate_control.step_down", "no second cut before the first has settled", _STEP_DOWN=0.0),
+    _switch("rate_control.fill_hold", "no stop of the climb at 35 % of the buffers", _FILL_HOLD=math.inf),
+    _switch("rate_control.fill_high", "own limit at 35 % of the buffers", _FILL_HIGH=0.35),
+    _switch("rate_control.fill_high50", "both at half of the buffers", _FILL_HIGH=0.5, _FILL_HOLD=0.5),
+    _switch(
+        "rate_control.emptying_share",
+        "writing faster than the rate does not count as emptying",
+        _EMPTYING_SHARE=-1.0,
+    ),
+    _switch("rate_control.fill_falling", "a falling fill does not count as emptying", _FILL_FALLING=math.inf),
+    _switch("rate_control.emptying", "no emptying at all", _FILL_FALLING=math.inf, _EMPTYING_SHARE=-1.0),
+    _switch("rate_control.local_settle", "own limits settle as the network's", _LOCAL_SETTLE_S=0.12),
+    _switch("rate_control.local_settle0", "own limits settle in a round trip", _LOCAL_SETTLE_S=0.0),
+    _switch("rate_control.loss_margin_crowded", "one margin of loss, 1.5 %", _LOSS_MARGIN_CROWDED=0.015),
+    _switch("rate_control.loss_margin", "one margin of loss, 0.2 %", _LOSS_MARGIN=0.002),
+    _switch("rate_control.delay_some", "one queue delay", _QUEUE_DELAY_SOME_S=0.003),
+    _switch("rate_control.sample_min", "any sample counts", _SAMPLE_DATAGRAMS_MIN=1),
+    _switch("rate_control.sample_min300", "one least sample, 300", _SAMPLE_DATAGRAMS_MIN=300),
+    _switch("rate_control.experiment_min", "one least sample, 50", _EXPERIMENT_DATAGRAMS_MIN=50),
+    _switch("rate_control.datagrams_per_delay", "one delay on all links", _DATAGRAMS_PER_HIGH_DELAY=0),
+    _switch("rate_control.surprise", "no leap of the usual loss", _SURPRISE_WEIGHT=0.0),
+    _switch(
+        "rate_control.climb_experiment",
+        "always an experiment, no comparison while climbing",
+        RateController___climb_tells=_at_once,
+    ),
+    _switch("rate_control.random_loss_max", "a quarter lost is not congestion at once", _RANDOM_LOSS_MAX=2.0),
+    _switch("rate_control.climbed", "any two samples of a climb are compared", _CLIMBED=1.0),
+    _switch("rate_control.lowered", "experiments need not have lowered the rate by 15 %", _LOWERED=1.0),
+    _switch("rate_control.believe", "no belief in others' experiments", _BELIEVE_S=0.0),
+    _switch(
+        "rate_control.others_queue", "other traffic is not recognised", RateController___is_stubborn=_never
+    ),
+    _switch("rate_control.stubborn", "other traffic after one cut", _STUBBORN_MAX=1),
+    _switch("rate_control.all_of_ours", "other traffic though not all of ours arrives", _ALL_OF_OURS=0.0),
+    _switch("rate_control.drained_min", "other traffic without a least drain", _DRAINED_MIN_S=0.0),
+    _switch("rate_control.crowded", "other traffic for a second", _CROWDED_S=1.0),
+    _switch(
+        "rate_control.cut_once",
+        "one queue is cut for by each report",
+        RateController___cut_at=_always(-math.inf),
+    ),
+    _switch("capacity.hiccup", "one cubic", _CUBIC_HICCUP_PER_S3=0.24),
+    _switch("capacity.same_knee", "every knee as measured", _SAME_KNEE=1.0),
+    _switch("capacity.escape", "no doubling beyond the knee", _ESCAPE=math.inf),
+    _switch(
+        "capacity.escape_doubling", "doubling beyond the knee as fast as the climb", _ESCAPE_DOUBLING_S=0.06
+    ),
+    _switch("capacity.escapes", "doubling beyond any knee", Capacity__escapes=_always(True)),
+    _switch("stragglers.recovered", "no hysteresis", _RECOVERED=1.0),
+    _switch("stragglers.trouble_memory", "trouble counts for 1 s", _TROUBLE_MEMORY_S=1.0),
+    _switch("stragglers.trial", "no trials", StragglerWatch___run_trial=_never),
+    _switch("stragglers.trial_backoff", "a trial every 10 s", _TRIAL_INTERVAL_MAX_S=10.0),
+    _switch("stragglers.alike", "only the least is tried", _ALIKE=1.0),
+    _switch("main_group.tell_after", "told at once", _TELL_SLOW_AFTER_S=0.0),
+    _switch("main_group.judge_pause", "compared with every report", _JUDGE_S_PER_RECEIVER=0.0),
+    _switch("parity.askers_bursty", "one bound of askers", _ASKERS_BURSTY_MAX=0.4),
+    _switch("parity.loss_min", "parity for any loss", _LOSS_MIN=1e-9),
+    _switch("parity.interleave_loss", "interleaving for any loss", _INTERLEAVE_LOSS_MIN=1e-9),
+    _switch("parity.interleave", "no interleaving", _INTERLEAVE_BURST_MIN=math.inf),
+    _switch("parity.levels", "hundred levels a decade", _LEVELS_PER_DECADE=100),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How much worse a figure may become: a share of it, or an amount."""
+
+    share: float = 0.0
+    amount: float = 0.0
+    sign: float = 1.0
+
+
+TOLERANCES: Final = {
+    "seconds": Tolerance(share=0.01, amount=0.05),
+    "main_seconds": Tolerance(share=0.01, amount=0.05),
+    "lost": Tolerance(amount=0.003),
+    "sent_ratio": Tolerance(share=0.01),
+    "reached_s": Tolerance(amount=0.2),
+    "tcp_share": Tolerance(amount=0.03, sign=-1.0),
+}
+_NEVER_S = 999.0
+
+
+def figures(name: str, scale: float, seed: int) -> Figures:
+    """Run one scenario; ``scale`` shortens images of links that don't change."""
+    model = BY_NAME[name].build()
+    if all(len(receiver.port.steps) == 1 for receiver in model.receivers):
+        model = dataclasses.replace(model, image_bytes=int(model.image_bytes * scale))
+    model = dataclasses.replace(model, seed=seed)
+    try:
+        summary = summarise(record(model))
+    except AssertionError:
+        return dict.fromkeys(TOLERANCES, math.inf)
+    ends = sorted(summary.finished_s)
+    return {
+        "seconds": summary.seconds,
+        "main_seconds": ends[max(0, len(ends) - 2)],
+        "lost": float(summary.lost_share),
+        "sent_ratio": summary.sent_ratio,
+        "reached_s": min(_NEVER_S, max(summary.reached_s, default=0.0)),
+        "tcp_share": summary.tcp_share,
+    }
+
+
+def differences(scenario: str, before: list[Figures], after: list[Figures]) -> list[tuple[bool, str]]:
+    """Whether a figure became worse, and its text, for all that have changed by more than noise."""
+    found = []
+    for key, tolerance in TOLERANCES.items():
+        old = [one[key] for one in before]
+        new = [one[key] for one in after]
+        mean = float(np.mean(old))
+        noise = max(old) - min(old)
+        change = float(np.mean(new)) - mean
+        if abs(change) > tolerance.share * abs(mean) + tolerance.amount + noise:
+            found.append((change * tolerance.sign > 0, f"{scenario} {key} {mean:.3g} → {mean + change:.3g}"))
+    return found
+
+
+def apply(values: Mapping[str, object]) -> None:
+    """Put values into their modules, and wherever those were imported to."""
+    for path, value in values.items():
+        module_name, _, name = path.partition(".")
+        owner: object = importlib.import_module(ROOM + module_name)
+        *outer, last = name.split(".")
+        for part in outer:
+            owner = getattr(owner, part)
+        assert hasattr(owner, last), f"{path} does not exist"
+        setattr(owner, last, value)
+
+
+def broken_bounds() -> list[str]:
+    """Run the rate's unit tests, fluid models of networks among them; return the names of those that fail."""
+    import pytest
+
+    failed: list[str] = []
+
+    class Collect:
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.failed:
+                failed.append(report.nodeid.rpartition("::")[2])
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        pytest.main(["-q", "-p", "no:cacheprovider", BOUND_TESTS], [Collect()])
+    return failed
+
+
+def in_child(call: Callable[[], object]) -> object:
+    """Run ``call`` in a forked process, so that nothing of its changes stays; return its result."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: theirs.send(call()))
+    child.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        return None
+    finally:
+        child.join()
+
+
+def _run(switches: Iterable[Switch], scenario: str, scale: float, seeds: int) -> list[Figures]:
+    def call() -> object:
+        for switch in switches:
+            apply(switch.values)
+        return [figures(scenario, scale, seed) for seed in range(1, seeds + 1)]
+
+    result = in_child(call)
+    return result if isinstance(result, list) else [dict.fromkeys(TOLERANCES, math.inf)]
+
+
+def _bounds(switches: Iterable[Switch]) -> list[str]:
+    def call() -> object:
+        for switch in switches:
+            apply(switch.values)
+        return broken_bounds()
+
+    result = in_child(call)
+    return result if isinstance(result, list) else ["the tests do not run"]
+
+
+def judge(
+    switches: list[Switch],
+    scenarios: Iterable[str],
+    baseline: Results,
+    scale: float,
+    seeds: int,
+    *,
+    all_of_them: bool,
+) -> tuple[list[str], list[str]]:
+    """Return the texts of what became worse and of what became better without ``switches``."""
+    worse = [f"test {name}" for name in _bounds(switches)]
+    better: list[str] = []
+    for scenario in scenarios:
+        if worse and not all_of_them:
+            break
+        after = _run(switches, scenario, scale, seeds)
+        for is_worse, text in differences(scenario, baseline[scenario], after):
+            (worse if is_worse else better).append(text)
+    return worse, better
+
+
+def _baseline(path: Path, scenarios: Iterable[str], scale: float, seeds: int) -> Results:
+    known: dict[str, Results] = json.loads(path.read_text()) if path.exists() else {}
+    results = known.setdefault(f"scale {scale} seeds {seeds}", {})
+    for scenario in scenarios:
+        if scenario not in results:
+            results[scenario] = _run([], scenario, scale, seeds)
+            path.write_text(json.dumps(known, indent=1) + "\n")
+            click.echo(f"  {scenario}: {results[scenario][0]}", err=True)
+    return results
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--together", is_flag=True, help="take all the switches out at once")
+@click.option(
+    "--scenario", "chosen", multiple=True, help="one of the scenarios, or all (default: a quick set)"
+)
+@click.option("--scale", default=0.25, show_default=True, help="size of the images")
+@click.option("--seeds", default=2, show_default=True, help="runs of each scenario")
+@click.option("--all-misses", is_flag=True, help="continue after the first figure that is worse")
+@click.option("--baseline", type=click.Path(path_type=Path), default="ablation.json", show_default=True)
+def main(
+    names: tuple[str, ...],
+    together: bool,
+    chosen: tuple[str, ...],
+    scale: float,
+    seeds: int,
+    all_misses: bool,
+    baseline: Path,
+) -> None:
+    """Simulate casts without a part of rate control, and print the figures that miss it."""
+    known = {switch.name: switch for switch in SWITCHES}
+    if not names:
+        raise click.UsageError(
+            "name switches, or all:\n" + "\n".join(f"  {key}: {s.without}" for key, s in known.items())
+        )
+    picked = [known[name] for name in (known if names == ("all",) else names)]
+    scenarios = [s.name for s in SCENARIOS] if chosen == ("all",) else list(chosen or QUICK)
+    before = _baseline(baseline, scenarios, scale, seeds)
+    for group in [picked] if together else [[switch] for switch in picked]:
+        worse, better = judge(group, scenarios, before, scale, seeds, all_of_them=all_misses)
+        title = ", ".join(f"{switch.name} ({switch.without})" for switch in group)
+        click.echo(f"{title}: {'missed by ' + '; '.join(worse) if worse else 'NOT MISSED'}")
+        if better:
+            click.echo(f"    better without: {'; '.join(better)}")
+
+
+if __name__ == "__main__":
+    main()
