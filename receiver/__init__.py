@@ -1,1 +1,1 @@
-"""The program ``diskcast-agent``: runs on the machine being imaged, receives, writes, verifies (trio)."""
+"""The program ``diskcast-agent``: runs on the machine being imaged; receives, writes and verifies (trio)."""

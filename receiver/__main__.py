@@ -1,4 +1,4 @@
-"""``python -m receiver`` is ``diskcast-agent``."""
+"""Run ``diskcast-agent`` by ``python -m receiver``."""
 
 from receiver.cli import main
 

@@ -1,4 +1,4 @@
-"""The ``diskcast-agent`` command line: its commands, and where each of them is."""
+"""The command line of ``diskcast-agent``: a table of its commands."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from protocol.program.command_line import Implementation, program, run_program
 
 COMMANDS: Final = {
     "receive": Implementation(
-        "receiver.reception.receive_command:receive", "Receive one cast, write it to a disk, verify it."
+        "receiver.reception.receive_command:receive", "Receive one cast, write it to a disk, and verify it."
     ),
     "run": Implementation(
-        "receiver.service.run_command:run", "Wait for casts of a daemon, and receive each."
+        "receiver.service.run_command:run", "Wait for casts of a daemon, and receive each one."
     ),
     "restore": Implementation(
-        "receiver.restore.restore_commands:restore", "Write an image file to a disk, without a network."
+        "receiver.restore.restore_commands:restore", "Write an image file to a disk without a network."
     ),
     "compare": Implementation(
         "receiver.restore.restore_commands:compare", "Compare a disk with an image file."
     ),
     "disks": Implementation(
         "receiver.restore.list_disks_command:disks",
-        "List the disks of this machine, and which may be written.",
+        "List this machine's disks and whether they can be targets.",
     ),
-    "doctor": Implementation("receiver.doctor_command:doctor", "Try out what a receiver needs."),
+    "doctor": Implementation("receiver.doctor.command:doctor", "Check that this machine can receive casts."),
 }
-"""Each is imported when it is used: the agent starts within a second."""
+"""Commands by name; each is imported only when it runs, so the agent starts within a second."""
 
 
 @program("diskcast-agent", COMMANDS)
 def cli() -> None:
-    """Receive a disk image that is multicast to this machine, write it, verify it."""
+    """Receive multicast disk images, write them to this machine's disk, and verify them."""
 
 
 def main() -> NoReturn:

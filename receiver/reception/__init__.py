@@ -1,1 +1,1 @@
-"""Receiving a cast: from finding it on the network to the report of its end."""
+"""Reception of a cast: from its discovery on the network to the report of its end."""

@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from protocol.constants import (
-    DATA_PORT_DEFAULT,
-    DISCOVERY_TIMEOUT_S,
-    GROUP_IPV4_DEFAULT,
-    SENDER_TIMEOUT_S,
-)
+from protocol.constants import DISCOVERY_TIMEOUT_S, GROUP_IPV4_DEFAULT, SENDER_TIMEOUT_S
 from protocol.errors import ConfigurationError
+from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.shared.signal_scope import unless_interrupted
 from receiver.target.options import TargetOptions, target_options
@@ -66,14 +62,8 @@ class _CastIdText(click.ParamType[int]):
 @click.option(
     "--sender", "sender_url", metavar="URL", help="Control URL of the sender, instead of discovery."
 )
-@click.option("--group", default=GROUP_IPV4_DEFAULT, show_default=True, help="Multicast group to listen on.")
-@click.option(
-    "--port",
-    default=DATA_PORT_DEFAULT,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="UDP port to listen on.",
-)
+@GROUP_OPTION
+@PORT_OPTION
 @click.option("--cast", "cast_id", type=_CastIdText(), metavar="ID", help="Join only the cast with this id.")
 @click.option("--image-name", metavar="NAME", help="Join only a cast of the image with this name.")
 @click.option(
@@ -108,7 +98,7 @@ class _CastIdText(click.ParamType[int]):
     show_default=True,
     help="Seed that selects the datagrams to drop.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines to stdout, the result last.")
+@JSON_OPTION
 def receive(
     target: str,
     target_options: TargetOptions,

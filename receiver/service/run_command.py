@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from protocol.errors import ConfigurationError
+from protocol.program.options import JSON_OPTION
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.service.agent_token import TOKEN_VARIABLE, read_token
 from receiver.shared.signal_scope import unless_interrupted
@@ -49,13 +50,13 @@ class AfterCast(enum.StrEnum):
     multiple=True,
     envvar=SERVER_VARIABLE,
     metavar="URL",
-    help=f"URL of a daemon; repeat for several.  [env: {SERVER_VARIABLE}]",
+    help=f"URL of a daemon; repeatable.  [env: {SERVER_VARIABLE}, space-separated]",
 )
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help=f"File with a token of the role enrol.  [env: {TOKEN_VARIABLE}]",
+    help=f"Token file (role enrol); {TOKEN_VARIABLE} may hold the token itself.",
 )
 @click.option(
     "--after-cast",
@@ -64,7 +65,7 @@ class AfterCast(enum.StrEnum):
     show_default=True,
     help="Action after a successful cast.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines to stdout.")
+@JSON_OPTION
 def run(
     target: str,
     target_options: TargetOptions,

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 
 from protocol.errors import TargetInUseError
-from receiver import doctor
 from receiver.reception.reporting.metrics import serve_metrics
 from receiver.reception.reporting.status import idle_status
 from receiver.service.log import JsonServiceLog, PlainServiceLog, ServiceLog
@@ -86,20 +85,3 @@ def test_an_agent_without_a_cast_has_metrics() -> None:
         text = answer.read().decode()
     assert 'diskcast_agent_state{state="waiting"} 1.0' in text
     assert 'diskcast_agent_state{state="receiving"} 0.0' in text
-
-
-def test_the_doctor_names_the_packages_that_fitting_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    tools = [("growing XFS", True, "xfsprogs"), ("growing NTFS", False, "ntfs-3g")]
-    monkeypatch.setattr(doctor, "fit_tools", lambda: tools)
-    there, lacking = doctor._judge_fitting()
-    assert (there.status, there.detail) == ("ok", "growing XFS")
-    assert (lacking.status, lacking.fix) == ("warn", "apt install ntfs-3g")
-    assert "growing NTFS" in lacking.detail
-
-
-@pytest.mark.trio
-async def test_the_doctor_says_that_a_daemon_does_not_answer() -> None:
-    [silent] = await doctor._try_daemon("http://127.0.0.1:1", "")
-    assert (silent.status, silent.check) == ("fail", "daemon http://127.0.0.1:1")
-    [wrong] = await doctor._try_daemon("nonsense", "")
-    assert (wrong.status, "http://" in wrong.fix) == ("fail", True)

@@ -1,4 +1,4 @@
-"""``diskcast-agent doctor``: what works on this machine and what doesn't, and how to fix it."""
+"""The command ``diskcast-agent doctor``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ import trio
 from protocol.program.findings import Finding
 from protocol.program.findings_report import report_findings
 from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
-from receiver.doctor import examine
+from receiver.doctor.receiver_doctor import examine
 from receiver.service.agent_token import read_token
 
 
 @click.command()
-@click.option(
-    "--interface", required=True, metavar="IF", help="Network interface of the room, as in ip link."
-)
-@click.option("--target", metavar="TARGET", help="What is to be written, as with receive.")
-@click.option("--server", metavar="URL", help="The daemon that diskcast-agent run would check in with.")
+@click.option("--interface", required=True, metavar="IF", help="Network interface to receive on.")
+@click.option("--target", metavar="TARGET", help="Target to check, as for receive.")
+@click.option("--server", metavar="URL", help="URL of a daemon to check, as for run.")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File that holds the agent's token, as with run.",
+    help="File with a token of the role enrol, as for run.",
 )
 @GROUP_OPTION
 @PORT_OPTION
@@ -38,7 +36,14 @@ def doctor(
     port: int,
     as_json: bool,
 ) -> None:
-    """Try out what a receiver needs, and say how to fix what doesn't work. Changes nothing, needs no root."""
+    """Check that this machine can receive casts, and suggest fixes. Changes nothing and needs no root.
+
+    \b
+    Examples:
+      diskcast-agent doctor --interface eth0
+      diskcast-agent doctor --interface eth0 --target /dev/sda
+      diskcast-agent doctor --interface eth0 --server http://192.0.2.1:7400 --token-file token
+    """  # noqa: D301 - \b is click's mark
     token = "" if server is None else read_token(token_file)
 
     async def run() -> list[Finding]:

@@ -1,0 +1,1 @@
+"""The agent's doctor: checks of this machine before it receives a cast."""
