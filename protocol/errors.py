@@ -1,6 +1,6 @@
 """Every error that diskcast raises on purpose, with its fixed exit code.
 
-One tree, rooted at :class:`DiskcastError`. A message names the thing, the cause and the mend. Exit codes are
+One tree, rooted at :class:`DiskcastError`. A message names the thing, the cause and the fix. Exit codes are
 a contract with scripts: they are never reused, and ``docs/reference/exit-codes.md`` is generated from this module.
 """
 
@@ -15,36 +15,36 @@ class DiskcastError(Exception):
     """An internal error: please report it.
 
     Attributes:
-        details: what the last JSON line says beside the error, for example how far each receiver came.
+        details: further fields of the last JSON line, for example the progress of each receiver.
     """
 
     exit_code: ClassVar[int] = 1
     details: Mapping[str, object] = MappingProxyType({})
 
 
-# -- configuration: what the operator asked for can't be done as asked ---------------------------------------
+# -- configuration: options, files and installation ----------------------------------------------------------
 
 
 class ConfigurationError(DiskcastError):
-    """An option or a combination of options can't work."""
+    """An option, a combination of options or a configuration file is invalid."""
 
     exit_code = 10
 
 
 class InterfaceError(ConfigurationError):
-    """The network interface doesn't exist, is down or has no usable address."""
+    """The network interface doesn't exist, is down or has no suitable address."""
 
     exit_code = 11
 
 
 class AddressInUseError(ConfigurationError):
-    """A port that diskcast needs is taken by another program."""
+    """Another program uses a port that diskcast needs."""
 
     exit_code = 12
 
 
 class MissingDependencyError(ConfigurationError):
-    """A part of diskcast that this command needs isn't installed."""
+    """A package or library that this command needs isn't installed."""
 
     exit_code = 13
 
@@ -53,7 +53,7 @@ class MissingDependencyError(ConfigurationError):
 
 
 class ImageError(DiskcastError):
-    """The source or the image file can't be used."""
+    """The image file or its source can't be used."""
 
     exit_code = 20
 
@@ -65,25 +65,25 @@ class SourceError(ImageError):
 
 
 class ImageDamagedError(ImageError):
-    """The image file is truncated or altered; the message names the block where there is one."""
+    """The image file is truncated or altered; the message names the damaged block if there is one."""
 
     exit_code = 22
 
 
 class ImageFormatError(ImageError):
-    """The file isn't a diskcast image, or was made by a newer diskcast."""
+    """The file isn't a diskcast image, or a newer version of diskcast created it."""
 
     exit_code = 23
 
 
 class ImageChangedError(ImageDamagedError):
-    """The image file was written to or cut short while it was in use; what was read before was right."""
+    """The image file was changed or truncated while it was in use; data read before that was correct."""
 
     exit_code = 24
 
 
 class SourceInUseError(SourceError):
-    """The source of ``pack`` is mounted writable or held otherwise: what is read of it may not fit together."""
+    """The source of ``pack`` is mounted writable or otherwise in use: an image of it could be inconsistent."""
 
     exit_code = 25
 
@@ -104,19 +104,19 @@ class TargetTooSmallError(TargetError):
 
 
 class TargetIsImageError(TargetError):
-    """The target is the image file itself, or what that file lies on; nothing was written."""
+    """The target is the image file itself or the disk that holds it; nothing was written."""
 
     exit_code = 32
 
 
 class TargetInUseError(TargetError):
-    """The target is mounted, swap, part of something larger or open elsewhere; nothing was written."""
+    """The target is mounted, swap, part of a RAID or volume group, or otherwise in use; nothing was written."""
 
     exit_code = 33
 
 
 class TargetIsSystemDiskError(TargetError):
-    """The target is the disk that this machine runs from; nothing was written."""
+    """The target is the disk that the running system is on; nothing was written."""
 
     exit_code = 34
 
@@ -128,28 +128,28 @@ class TargetReadOnlyError(TargetError):
 
 
 class AmbiguousTargetError(TargetError):
-    """More than one disk fits what was said of the target; nothing was written."""
+    """More than one disk matches the target; nothing was written."""
 
     exit_code = 36
 
 
 class TargetIncompatibleError(TargetError):
-    """The image can't work on this target: other sectors, or a partition for a whole disk; nothing was written."""
+    """The target's sector size differs, or it is a partition and the image a disk's; nothing was written."""
 
     exit_code = 37
 
 
 class FitError(DiskcastError):
-    """The image was written and verified, but fitting it to its disk or its machine's firmware failed."""
+    """The image was written and verified, but adapting it to the disk's size or the machine's firmware failed."""
 
     exit_code = 38
 
 
-# -- session: the cast as a conversation ----------------------------------------------------------------------
+# -- session: the exchange between a receiver and the sender --------------------------------------------------
 
 
 class SessionError(DiskcastError):
-    """The cast couldn't be joined or went wrong as a conversation."""
+    """The cast couldn't be joined, or the exchange with the sender failed."""
 
     exit_code = 40
 
@@ -161,7 +161,7 @@ class NoSenderError(SessionError):
 
 
 class SenderLostError(SessionError):
-    """The sender went silent and didn't come back before the deadline; the target is incomplete."""
+    """The sender went silent and didn't return before the deadline; the target is incomplete."""
 
     exit_code = 42
 
@@ -173,7 +173,7 @@ class CastCancelledError(SessionError):
 
 
 class CastFailedError(SessionError):
-    """The sender ended the cast because of an error on its side; the target is incomplete."""
+    """An error of the sender ended the cast; the target is incomplete."""
 
     exit_code = 44
 
@@ -185,18 +185,18 @@ class JoinRefusedError(SessionError):
 
 
 class AmbiguousCastError(SessionError):
-    """Several casts are announced on the group and none was chosen."""
+    """Several casts are announced on the multicast group, and no option selects one."""
 
     exit_code = 46
 
 
 class DroppedError(SessionError):
-    """The sender gave this receiver up; the target is incomplete."""
+    """The sender dropped this receiver, which was too slow or silent; the target is incomplete."""
 
     exit_code = 47
 
 
-# -- storage: reading and writing while the cast runs ---------------------------------------------------------
+# -- storage: reading and writing during the cast -------------------------------------------------------------
 
 
 class StorageError(DiskcastError):
@@ -206,7 +206,7 @@ class StorageError(DiskcastError):
 
 
 class VerificationError(StorageError):
-    """The target read back differs from the image; the message names the block."""
+    """The target, read back, differs from the image; the message names the block."""
 
     exit_code = 51
 
@@ -221,31 +221,31 @@ class ReceiversIncompleteError(DiskcastError):
 
 
 class NotEnoughReceiversError(DiskcastError):
-    """Fewer receivers joined before the deadline than were asked for."""
+    """Fewer receivers than required joined before the deadline."""
 
     exit_code = 61
 
 
 class DoctorFoundProblemsError(DiskcastError):
-    """The doctor found something that would stop a cast."""
+    """The doctor found a problem that would stop a cast."""
 
     exit_code = 62
 
 
-# -- protocol: what comes from the network is never trusted ----------------------------------------------------
+# -- protocol: input from the network is never trusted ---------------------------------------------------------
 
 
 class ProtocolError(DiskcastError):
-    """The protocol was broken by this program's own use of it, or by its peer."""
+    """The peer or this program violated the protocol."""
 
     exit_code = 70
 
 
 class WireError(ProtocolError):
-    """A datagram or message that doesn't follow the wire format; counted by ``reason`` and dropped.
+    """A datagram or message violates the wire format; it is counted by ``reason`` and dropped.
 
     Attributes:
-        reason: a short, bounded label for counting; one of :data:`protocol.wire.codec.REJECT_REASONS`.
+        reason: label of the counter; one of :data:`protocol.wire.codec.REJECT_REASONS`.
     """
 
     exit_code = 71
@@ -256,7 +256,7 @@ class WireError(ProtocolError):
 
 
 class DecodeError(ProtocolError):
-    """Too few or inconsistent symbols were given to the erasure decoder."""
+    """The erasure decoder received too few or inconsistent symbols."""
 
     exit_code = 72
 
@@ -265,25 +265,25 @@ class DecodeError(ProtocolError):
 
 
 class DatabaseError(DiskcastError):
-    """The daemon's database can't be used; the message says what to do."""
+    """The daemon's database can't be used; the message names the fix."""
 
     exit_code = 80
 
 
 class DatabaseDamagedError(DatabaseError):
-    """The database file is damaged; it was left as it is."""
+    """The database file is damaged; it wasn't changed."""
 
     exit_code = 81
 
 
 class DatabaseUnavailableError(DatabaseError):
-    """The database server doesn't answer, or the database file is locked by another program."""
+    """The database server doesn't answer, or another program has locked the database file."""
 
     exit_code = 82
 
 
 class DatabaseFullError(DatabaseError):
-    """The disk that the database lies on is full; nothing was changed."""
+    """The disk that holds the database is full; nothing was changed."""
 
     exit_code = 83
 
@@ -295,13 +295,13 @@ class ServerUnreachableError(DiskcastError):
 
 
 class ServerRefusedError(DiskcastError):
-    """The daemon's API refused what was asked: no such thing, not allowed, or not possible now."""
+    """The daemon's API refused the request: not found, not allowed, or not possible now."""
 
     exit_code = 86
 
 
 class CastNotDoneError(DiskcastError):
-    """The cast that was waited for ended, but not every machine that was asked for verified every byte."""
+    """The awaited cast ended, but not every requested machine verified every byte."""
 
     exit_code = 87
 
@@ -312,7 +312,7 @@ EXIT_INTERRUPTED = 130
 
 
 def error_result(error: BaseException) -> dict[str, object]:
-    """The last JSON line of a program that failed, the same from every command."""
+    """Return the last JSON line of a program that failed, the same for every command."""
     exit_code = error.exit_code if isinstance(error, DiskcastError) else DiskcastError.exit_code
     details = error.details if isinstance(error, DiskcastError) else {}
     return {
@@ -326,7 +326,7 @@ def error_result(error: BaseException) -> dict[str, object]:
 
 
 def leaf_errors(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    """The errors inside ``group`` and the groups within it, in their order."""
+    """Yield the errors inside ``group`` and its nested groups, in their order."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from leaf_errors(error)

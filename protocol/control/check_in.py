@@ -1,9 +1,9 @@
-"""Checking in: how an agent that waits for a cast and the daemon that has one for it talk, as JSON over HTTP.
+"""The check-in of waiting agents with the daemon, as JSON over HTTP.
 
-The agent posts a :class:`CheckIn` again and again to ``/api/v1/check-in``: who it is, what it does, and how its last
-cast went. The daemon answers who that is in its books, and which cast to join. An idle agent lets the daemon hold its
-answer until there is a cast (``wait_s``); one that receives doesn't wait. A cast that another daemon has taken over is
-assigned again, with the new daemon's addresses.
+The agent repeatedly posts a :class:`CheckIn` to ``/api/v1/check-in``: its identity, its state and the result of its
+last cast. The daemon answers with the name and id of the machine and with the cast to join. For an idle agent the
+daemon holds the answer until there is a cast (``wait_s``); for a receiving one it answers at once. A cast that another
+daemon has taken over is assigned again, with the new daemon's addresses.
 
 Each message is one table of fields, from which both directions are derived, as in
 :mod:`protocol.control.control_messages`.
@@ -38,10 +38,10 @@ from protocol.schema.json_fields import (
 )
 
 CHECK_IN_PATH = "/check-in"
-"""Below ``API_BASE``."""
+"""Path below ``API_BASE``."""
 
 MACHINE_ID_KEY = "machine_id"
-"""Where a join's inventory says which machine of the daemon's books it is."""
+"""Key of a join's inventory that holds the daemon's id of the machine."""
 
 
 class AgentState(enum.StrEnum):
@@ -53,7 +53,7 @@ class AgentState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastOutcome:
-    """How a cast went on one machine, in the fields of :class:`CompletionReport` that history keeps."""
+    """Result of a cast on one machine, in the fields of :class:`CompletionReport` that history keeps."""
 
     cast_id: CastId
     success: bool
@@ -72,19 +72,19 @@ class CastOutcome:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CheckIn:
-    """What an agent says of itself.
+    """An agent's message to the daemon.
 
     Attributes:
-        agent_id: one run of the agent's program.
-        name: for people: the host name unless the operator said otherwise.
-        version: of its program.
+        agent_id: id of one run of the agent.
+        name: name for people: the host name unless the operator set another.
+        version: version of the agent.
         interface: network interface on which it receives.
-        macs: its network cards' hardware addresses, lower case with colons, the interface's own first.
-        serial: the machine's, as its firmware says it; empty if it can't be read.
-        asset_tag: the owner's mark in the firmware; empty if it can't be read.
+        macs: hardware addresses of the network cards, lower case with colons, the interface's own first.
+        serial: the machine's serial number from its firmware; empty if unreadable.
+        asset_tag: the owner's asset tag from the firmware; empty if unreadable.
         cast_id: the cast that it receives.
-        last_result: how its last cast went, said until an answer says that it is recorded.
-        wait_s: how long the daemon may hold its answer for a cast to come.
+        last_result: result of its last cast, repeated until an answer confirms that it is recorded.
+        wait_s: time that the daemon may hold its answer until there is a cast.
     """
 
     agent_id: str
@@ -103,7 +103,7 @@ class CheckIn:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Assignment:
-    """A cast that a machine is to join, and where: at first, and again when another daemon has taken it over."""
+    """A cast for a machine to join, with its addresses; repeated when another daemon has taken the cast over."""
 
     cast_id: CastId
     image_name: str
@@ -117,12 +117,12 @@ class Assignment:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CheckInAnswer:
-    """What the daemon says.
+    """The daemon's answer.
 
     Attributes:
-        machine_id: which machine of its books this is; the agent's joins carry it in their inventory.
-        name: what the operator calls that machine.
-        recorded_cast_id: the cast whose ``last_result`` is on record and needn't be said again.
+        machine_id: the daemon's id of the machine; the agent's joins carry it in their inventory.
+        name: the operator's name of the machine.
+        recorded_cast_id: the cast whose ``last_result`` is recorded and need not be repeated.
         assignment: the cast to join; None if there is none for this machine.
         check_in_after_s: pause before the next check-in.
     """
@@ -186,5 +186,5 @@ CHECK_IN_ANSWER: JsonRecord[CheckInAnswer] = JsonRecord(
 
 
 def outcome_of(cast_id: CastId, report: CompletionReport) -> CastOutcome:
-    """The part of a receiver's account of itself that history keeps."""
+    """Return the part of a receiver's report that history keeps."""
     return CastOutcome(cast_id, **{name: getattr(report, name) for name in _OUTCOME_REPORT_FIELDS})

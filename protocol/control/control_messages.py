@@ -1,8 +1,8 @@
-"""The control API's JSON: one table of fields a message, from which both directions are derived.
+"""The control API's JSON: one table of fields per message, from which both directions are derived.
 
-The sender's API and the receiver's client convert records to JSON and back only here. What is named
-``*_untrusted`` takes what came from the network and raises only
-:class:`protocol.errors.ProtocolError`; what it returns has every field in its range.
+The sender's API and the receiver's client convert records to JSON and back only here. Functions named ``*_untrusted``
+take input from the network and raise only :class:`protocol.errors.ProtocolError`; their results have every field in
+its range.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ CAST_FIELDS: dict[str, JsonField] = {
     "control_url": PrintableText(256, bytes_min=1),
     "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
 }
-"""``CastDescription``: a cast as GET shows it and as a join's answer repeats it."""
+"""Fields of ``CastDescription``, which GET returns and a join's answer repeats."""
 
 GRANT_FIELDS: dict[str, JsonField] = {
     "receiver_id": Integer(0, RECEIVER_COUNT_MAX - 1),
@@ -102,7 +102,7 @@ GRANT_FIELDS: dict[str, JsonField] = {
     "grtt_s": Number(3600.0),
     "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
 }
-"""The answer to a join, beside its ``cast``."""
+"""Fields of the answer to a join, beside its ``cast``."""
 
 IDENTITY: JsonRecord[MachineIdentity] = JsonRecord(
     MachineIdentity,
@@ -112,7 +112,7 @@ IDENTITY: JsonRecord[MachineIdentity] = JsonRecord(
         "asset_tag": PrintableText(NAME_BYTES_MAX),
     },
 )
-"""By what a machine may be known."""
+"""A machine's identity."""
 
 JOIN_FIELDS: dict[str, JsonField] = {
     "agent_id": PrintableText(NAME_BYTES_MAX, bytes_min=1),
@@ -121,7 +121,7 @@ JOIN_FIELDS: dict[str, JsonField] = {
     "has_manifest": Boolean(),
     "identity": Optional(IDENTITY),
 }
-"""A request to join, beside its ``need``."""
+"""Fields of a request to join, beside its ``need``."""
 
 COMPLETION: JsonRecord[CompletionReport] = JsonRecord(
     CompletionReport,
@@ -144,14 +144,14 @@ COMPLETION: JsonRecord[CompletionReport] = JsonRecord(
         "seconds_total": Number(1e9),
     },
 )
-"""A receiver's account of itself at its end."""
+"""A receiver's completion report."""
 
 
 # -- JSON text -----------------------------------------------------------------------------------------------
 
 
 def parse_json_untrusted(body: bytes) -> object:
-    """The JSON value of a body whose length the caller has bounded.
+    """Return the JSON value of a body; the caller has bounded its length.
 
     Raises:
         ProtocolError: it isn't JSON, or is nested too deeply.
@@ -164,12 +164,12 @@ def parse_json_untrusted(body: bytes) -> object:
 
 
 def problem_to_json(title: str, detail: str) -> JsonObject:
-    """An error as RFC 9457 writes it."""
+    """Return an error in the form of RFC 9457."""
     return {"title": title, "detail": detail}
 
 
 def problem_from_json_untrusted(body: bytes) -> str:
-    """The ``detail`` of an error's body, printable and bounded, or its ``title``; empty if it has neither."""
+    """Return the ``detail`` or else the ``title`` of an error's body, printable and bounded; empty without either."""
     try:
         value = parse_json_untrusted(body)
     except ProtocolError:
@@ -184,7 +184,7 @@ def problem_from_json_untrusted(body: bytes) -> str:
 
 
 def encode_need(need: NDArray[np.bool_] | None) -> str | None:
-    """A bitmap as base64 of zlib of its packed bits (most significant first); None, all blocks, stays None.
+    """Encode a bitmap as base64 of zlib of its packed bits, most significant first; None, all blocks, stays None.
 
     Costs about 1 ms per million blocks when most bits agree with their neighbours.
     """
@@ -194,7 +194,7 @@ def encode_need(need: NDArray[np.bool_] | None) -> str | None:
 
 
 def decode_need_untrusted(value: object, block_count: int) -> NDArray[np.bool_] | None:
-    """The bitmap of :func:`encode_need`; it never inflates beyond ``block_count`` bits.
+    """Decode the bitmap of :func:`encode_need`; it never inflates beyond ``block_count`` bits.
 
     Returns:
         ``bool[block_count]``, or None for all.
@@ -205,7 +205,7 @@ def decode_need_untrusted(value: object, block_count: int) -> NDArray[np.bool_] 
     if value is None:
         return None
     if type(value) is not str or len(value) > NEED_BODY_BYTES_MAX:
-        raise ProtocolError("need: null or a base64 text expected")
+        raise ProtocolError("need: expected null or a base64 text")
     packed_bytes = -(-block_count // 8)
     inflater = zlib.decompressobj()
     try:
@@ -213,15 +213,15 @@ def decode_need_untrusted(value: object, block_count: int) -> NDArray[np.bool_] 
     except (ValueError, zlib.error) as error:
         raise ProtocolError(f"need: not base64 of a zlib stream: {error}") from error
     if len(packed) != packed_bytes or not inflater.eof or inflater.unused_data:
-        raise ProtocolError(f"need: a bitmap of {block_count} blocks expected")
+        raise ProtocolError(f"need: expected a bitmap of {block_count} blocks")
     bits = np.unpackbits(np.frombuffer(packed, np.uint8)).view(np.bool_)
     if bits[block_count:].any():
-        raise ProtocolError(f"need: a bitmap of {block_count} blocks expected, this one has more")
+        raise ProtocolError(f"need: expected a bitmap of {block_count} blocks, this one has more")
     return bits[:block_count]
 
 
 def need_from_json_untrusted(value: object, block_count: int) -> NDArray[np.bool_] | None:
-    """The bitmap of a body ``{"need": …}``.
+    """Decode the bitmap of a body ``{"need": …}``.
 
     Raises:
         ProtocolError: as :func:`decode_need_untrusted`, or ``need`` is missing.
@@ -232,19 +232,19 @@ def need_from_json_untrusted(value: object, block_count: int) -> NDArray[np.bool
 
 
 def need_to_json(need: NDArray[np.bool_], heard_sequence: int | None) -> JsonObject:
-    """The body that tells what a target lacks, and up to which datagram that takes into account what arrived."""
+    """Return the body that reports the missing blocks, and the datagram up to which received symbols are included."""
     return {"need": encode_need(need), "heard_sequence": heard_sequence}
 
 
 def heard_sequence_from_json_untrusted(value: object) -> int | None:
-    """The sequence number of such a body; None for a receiver that has heard nothing.
+    """Decode the sequence number of such a body; None for a receiver that has received nothing.
 
     Raises:
-        ProtocolError: it isn't one.
+        ProtocolError: it isn't a sequence number.
     """
     sequence = value.get("heard_sequence") if isinstance(value, dict) else None
     if sequence is not None and (type(sequence) is not int or not 0 <= sequence < 1 << 32):
-        raise ProtocolError("heard_sequence: null or a number of 32 bits expected")
+        raise ProtocolError("heard_sequence: expected null or a number of 32 bits")
     return sequence
 
 
@@ -253,7 +253,7 @@ def heard_sequence_from_json_untrusted(value: object) -> int | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastDescription:
-    """A cast as anybody may see it: all but the session token."""
+    """The public description of a cast: everything but the session token."""
 
     cast_id: CastId
     incarnation: int
@@ -273,7 +273,7 @@ class CastDescription:
 
 
 def cast_description(parameters: CastParameters, *, state: CastState, receiver_count: int) -> CastDescription:
-    """What may be shown of a running cast."""
+    """Return the public description of a running cast."""
     fields = {
         name: getattr(parameters, name) for name in CAST_FIELDS if name not in ("state", "receiver_count")
     }
@@ -281,12 +281,12 @@ def cast_description(parameters: CastParameters, *, state: CastState, receiver_c
 
 
 def cast_to_json(description: CastDescription) -> JsonObject:
-    """``CastDescription`` as JSON."""
+    """Return ``description`` as JSON."""
     return encode_fields(CAST_FIELDS, {name: getattr(description, name) for name in CAST_FIELDS})
 
 
 def cast_from_json_untrusted(value: object) -> CastDescription:
-    """The description of a cast.
+    """Decode the description of a cast.
 
     Raises:
         ProtocolError: a field is missing or out of range, or a block would have more than 224 symbols.
@@ -300,25 +300,25 @@ def cast_from_json_untrusted(value: object) -> CastDescription:
 
 
 def casts_from_json_untrusted(value: object) -> list[CastDescription]:
-    """The descriptions of ``{"casts": […]}``.
+    """Decode the descriptions of ``{"casts": […]}``.
 
     Raises:
         ProtocolError: as :func:`cast_from_json_untrusted`.
     """
     casts = value.get("casts") if isinstance(value, dict) else None
     if not isinstance(casts, list):
-        raise ProtocolError("casts: a list expected")
+        raise ProtocolError("casts: expected a list")
     return [cast_from_json_untrusted(item) for item in casts]
 
 
 def join_to_json(request: JoinRequest) -> JsonObject:
-    """A request to join; the address isn't said, the sender sees it."""
+    """Return a request to join as JSON, without its address, which the sender takes from the connection."""
     fields = {name: getattr(request, name) for name in JOIN_FIELDS}
     return {**encode_fields(JOIN_FIELDS, fields), "need": encode_need(request.need)}
 
 
 def join_from_json_untrusted(value: object, *, block_count: int, address: str) -> JoinRequest:
-    """A request to join that came from ``address``.
+    """Decode a request to join that arrived from ``address``.
 
     Raises:
         ProtocolError: a field is missing or out of range.
@@ -329,7 +329,7 @@ def join_from_json_untrusted(value: object, *, block_count: int, address: str) -
 
 
 def grant_to_json(grant: JoinGrant, *, state: CastState) -> JsonObject:
-    """The answer to a join: the grant, its secrets, and the cast in ``state``."""
+    """Return the answer to a join as JSON: the grant with its secrets, and the cast in ``state``."""
     parameters = grant.parameters
     values = {
         name: getattr(parameters if name in ("session_token", "incarnation") else grant, name)
@@ -340,7 +340,7 @@ def grant_to_json(grant: JoinGrant, *, state: CastState) -> JsonObject:
 
 
 def grant_from_json_untrusted(value: object) -> JoinGrant:
-    """The grant of :func:`grant_to_json`.
+    """Decode the grant of :func:`grant_to_json`.
 
     Raises:
         ProtocolError: a field is missing or out of range, or the incarnations contradict each other.
@@ -349,7 +349,7 @@ def grant_from_json_untrusted(value: object) -> JoinGrant:
     assert isinstance(value, dict)
     cast = cast_from_json_untrusted(value.get("cast"))
     if cast.incarnation != grant["incarnation"]:
-        raise ProtocolError("incarnation: the cast has another")
+        raise ProtocolError("incarnation: it differs from the cast's")
     shared = {
         field.name: getattr(cast, field.name)
         for field in dataclasses.fields(CastParameters)

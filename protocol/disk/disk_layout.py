@@ -32,7 +32,7 @@ _TEXT_BYTES_MAX: Final = 128
 
 
 def layout_metadata(layout: DiskLayout) -> dict[str, object]:
-    """``layout`` as plain values, for an image's metadata; :func:`layout_of` reads it."""
+    """Return ``layout`` as plain values for an image's metadata, which :func:`layout_of` reads."""
     return {
         "table": str(layout.table),
         "sector_bytes": layout.sector_bytes,
@@ -53,10 +53,10 @@ def layout_metadata(layout: DiskLayout) -> dict[str, object]:
 
 
 def layout_of(metadata: Mapping[str, object]) -> DiskLayout | None:
-    """The layout from an image's metadata; None for an image that has none, because it is an older one.
+    """Return the layout in an image's metadata; None for older images, which have none.
 
     Raises:
-        ImageDamagedError: it has one that isn't right; not from a parsed manifest, which was checked.
+        ImageDamagedError: the layout is invalid; never for a parsed manifest, which was checked.
     """
     if "layout" not in metadata:
         return None
@@ -64,10 +64,10 @@ def layout_of(metadata: Mapping[str, object]) -> DiskLayout | None:
 
 
 def layout_of_untrusted(value: object) -> DiskLayout:
-    """What :func:`layout_metadata` made; keys that aren't known are ignored.
+    """Return the layout of :func:`layout_metadata`'s values; unknown keys are ignored.
 
     Raises:
-        ImageDamagedError: anything is missing, of another type or out of its range.
+        ImageDamagedError: a value is missing, of another type or out of its range.
     """
     fields = _map(value)
     table = _text(fields, "table")
@@ -132,10 +132,10 @@ def _text(fields: dict[str, object], key: str) -> str:
 
 
 def _filesystem(fields: dict[str, object]) -> str:
-    # One that a later version knows is none to this one, no reason to refuse its images.
+    # A later version may know more filesystems: that is no reason to refuse its images.
     value = _text(fields, "filesystem")
     return value if value in FILESYSTEMS else ""
 
 
 def _damaged(key: str) -> ImageDamagedError:
-    return ImageDamagedError(f"the manifest's metadata is damaged: the disk layout's {key} isn't right")
+    return ImageDamagedError(f"the manifest's metadata is damaged: the disk layout's {key} is invalid")

@@ -1,4 +1,4 @@
-"""Which filesystem lies somewhere, told by its magic numbers, as libblkid tells it; untrusted bytes."""
+"""Detection of filesystems by their magic numbers, as libblkid does it; the bytes are untrusted."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from protocol.constants import KIB
 Read = Callable[[int, int], bytes]
 
 FILESYSTEMS: Final = ("ext4", "xfs", "btrfs", "ntfs", "vfat", "exfat", "swap")
-"""All that :func:`detect_filesystem` can say; ``ext4`` stands for ext2 and ext3 too, ``vfat`` for FAT12, 16 and 32."""
+"""Results of :func:`detect_filesystem`; ``ext4`` includes ext2 and ext3, ``vfat`` FAT12, 16 and 32."""
 
 _HEAD_BYTES: Final = 128 * KIB
-"""The furthest magic is btrfs's, at 64 KiB; 64 KiB is also the largest page whose end may carry swap's."""
+"""btrfs has the furthest magic, at 64 KiB; swap's is at the end of the first page, of at most 64 KiB."""
 
 _EXT_JOURNAL_DEVICE: Final = 0x8
-"""Incompatible feature of an ext superblock that heads a journal, not a filesystem."""
+"""Incompatible feature of an ext superblock of a journal device, which isn't a filesystem."""
 
 _SWAP_MAGICS: Final = (b"SWAPSPACE2", b"SWAP-SPACE")
 _HIBERNATION_MAGICS: Final = (b"S1SUSPEND\0", b"S2SUSPEND\0", b"ULSUSPEND\0", b"LINHIB0001")
 PAGE_BYTES_CHOICES: Final = (4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB, 64 * KIB)
-"""Page sizes of the machines that Linux runs on: swap's magic ends the first page."""
+"""Page sizes of Linux: swap's magic ends the first page."""
 
 
 def detect_filesystem(read: Read) -> str:
-    """The filesystem at the start of what ``read`` reads, one of :data:`FILESYSTEMS`.
+    """Return the filesystem at the start of the range that ``read`` reads, one of :data:`FILESYSTEMS`.
 
-    Empty if there is none that is known, or several: one of them is a leftover, and only people can say which.
+    Empty if none is found, or several: all but one are leftovers, and only the operator knows which.
     """
     found = filesystem_signatures(read)
     return found[0] if len(found) == 1 else ""
 
 
 def filesystem_signatures(read: Read) -> tuple[str, ...]:
-    """All filesystems whose magic is there."""
+    """Return all filesystems that have their magic there."""
     head = read(0, _HEAD_BYTES)
     checks = {
         "ext4": _is_ext(head),
@@ -49,7 +49,7 @@ def filesystem_signatures(read: Read) -> tuple[str, ...]:
 
 
 def swap_page_bytes(head: bytes) -> int:
-    """The page size of the swap area that ``head`` starts, hibernated or not; 0 if it is none."""
+    """Return the page size of the swap area that ``head`` starts, hibernated or not; 0 if it isn't one."""
     for page_bytes in PAGE_BYTES_CHOICES:
         if head[page_bytes - 10 : page_bytes] in (*_SWAP_MAGICS, *_HIBERNATION_MAGICS):
             return page_bytes
@@ -57,16 +57,16 @@ def swap_page_bytes(head: bytes) -> int:
 
 
 def is_hibernated(head: bytes) -> bool:
-    """Whether a swap area holds the memory of a machine that is asleep."""
+    """Return whether a swap area holds the memory of a hibernated machine."""
     page_bytes = swap_page_bytes(head)
     return page_bytes > 0 and head[page_bytes - 10 : page_bytes] in _HIBERNATION_MAGICS
 
 
 def container_signature(read: Read, size_bytes: int) -> str:
-    """What else than a filesystem claims a disk or partition; empty for nothing known.
+    """Return the container format that a disk or partition belongs to; empty if none is found.
 
-    A volume manager, encryption, or a RAID whose superblock is at the end, so that its first member looks like the
-    filesystem that is spread over all of them.
+    That is a volume manager, encryption, or a RAID. A RAID with its superblock at the end makes its first member look
+    like the filesystem that is spread over all members.
     """
     head = read(0, 8 * KIB)
     if any(head[sector * 512 : sector * 512 + 8] == b"LABELONE" for sector in range(4)):
@@ -101,7 +101,7 @@ def _is_ext(head: bytes) -> bool:
 
 
 def _is_fat(head: bytes) -> bool:
-    """A BIOS parameter block that holds together: FAT has no magic that everybody writes."""
+    """Return whether the BIOS parameter block is consistent: FAT has no magic that every tool writes."""
     if not _is_boot_sector(head) or head[0] not in (0xEB, 0xE9) or head[3:11] in (b"NTFS    ", b"EXFAT   "):
         return False
     sector_bytes = int.from_bytes(head[11:13], "little")

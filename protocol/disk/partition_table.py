@@ -1,7 +1,7 @@
 """Partition tables as untrusted bytes: GPT with its backup, MBR with its chain of extended boot records.
 
-As the Linux kernel reads them (block/partitions/efi.c and msdos.c): what it wouldn't make partitions of, isn't one
-here. The structures are those of the UEFI specification 2.10, section 5.
+The rules are the Linux kernel's (block/partitions/efi.c and msdos.c): entries that it ignores are ignored here. The
+structures are those of the UEFI specification 2.10, section 5.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from protocol.constants import KIB, MIB
 from protocol.disk.filesystem_magic import detect_filesystem
 
 Read = Callable[[int, int], bytes]
-"""``read(offset, length)``: the disk's bytes there, fewer behind its end."""
+"""``read(offset, length)`` returns the disk's bytes there, fewer at its end."""
 
 PARTITIONS_MAX: Final = 128
-"""What a GPT of the usual size holds, and all that metadata of ``METADATA_BYTES_MAX`` is sure to have room for;
-what lies in further partitions is treated as if it were outside of any."""
+"""Entries of a GPT of the usual size, and as many as surely fit in metadata of ``METADATA_BYTES_MAX``; further
+partitions are ignored."""
 
 BOOT_RECORDS_MAX: Final = 128
-"""A chain of extended boot records may be a loop or as long as the disk: one for each partition is enough."""
+"""A chain of extended boot records may be a loop or as long as the disk; one record per partition is enough."""
 
 SECTOR_BYTES_CHOICES: Final = (512, 4096)
-"""Logical sectors of all disks that are made; an image file doesn't say which it was made for."""
+"""Logical sector sizes of disks; an image file doesn't record the one that it was made for."""
 
 _ENTRY_ARRAY_BYTES_MAX: Final = MIB
-"""64 times the usual size: read whole for its checksum."""
+"""64 times the usual size; the array is read as a whole for its checksum."""
 
 _MBR_BYTES: Final = 512
 _MBR_ENTRY: Final = struct.Struct("<B3xB3xII")
 _PROTECTIVE: Final = 0xEE
 EXTENDED_TYPES: Final = frozenset({"0x05", "0x0F", "0x85"})
-"""MBR types of a partition that only holds others."""
+"""MBR types of a partition that only contains others."""
 
 _GPT_HEADER: Final = struct.Struct("<8sIIIIQQQQ16sQIII")
 _GPT_SIGNATURE: Final = b"EFI PART"
@@ -45,7 +45,7 @@ _GPT_ENTRY: Final = struct.Struct("<16s16sQQQ72s")
 
 
 class TableKind(enum.StrEnum):
-    """How a disk says what its partitions are."""
+    """Format of a disk's partition table."""
 
     NONE = "none"
     MBR = "mbr"
@@ -57,53 +57,53 @@ class Partition:
     """One partition, cut to the disk's end as the kernel does."""
 
     number: int
-    """As the kernel and every tool count: the 1-based entry, logical partitions from 5."""
+    """Number as the kernel counts: the 1-based entry, logical partitions from 5."""
     start_bytes: int
     size_bytes: int
     type: str
-    """GPT: the type's GUID in upper case; MBR: as ``0x83``."""
+    """GPT: the type's GUID in upper case; MBR: the type as in ``0x83``."""
     name: str = ""
     """GPT only; made printable."""
     filesystem: str = ""
-    """As :func:`~protocol.disk.filesystem_magic.detect_filesystem`."""
+    """Result of :func:`~protocol.disk.filesystem_magic.detect_filesystem`."""
 
     @property
     def stop_bytes(self) -> int:
-        """Where the partition ends."""
+        """Return the end of the partition."""
         return self.start_bytes + self.size_bytes
 
     @property
     def is_extended(self) -> bool:
-        """Whether it only holds other partitions."""
+        """Return whether it only contains other partitions."""
         return self.type in EXTENDED_TYPES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DiskLayout:
-    """What a disk consists of."""
+    """Partition table of a disk, or the filesystem that it has instead."""
 
     table: TableKind
     sector_bytes: int
-    """The unit in which the table counts; 512 without a table."""
+    """Unit of the table's numbers; 512 without a table."""
     partitions: tuple[Partition, ...]
-    """In the order of their numbers; an extended partition and those within it are both there."""
+    """Partitions by number; extended partitions and the logical ones within them are both included."""
     boot_record_offsets: tuple[int, ...] = ()
-    """Where the extended boot records are, in bytes; MBR only."""
+    """Offsets of the extended boot records; MBR only."""
     filesystem: str = ""
-    """The filesystem that lies on the disk itself when it has no table, as
+    """Filesystem on the disk itself when it has no table, a result of
     :func:`~protocol.disk.filesystem_magic.detect_filesystem`."""
 
 
 def parse_layout_untrusted(read: Read, size_bytes: int, *, sector_bytes: int = 512) -> DiskLayout:
-    """What partitions a disk has; anything that isn't a whole, right table is :attr:`TableKind.NONE`.
+    """Parse a disk's partition table; anything but a complete, valid table is :attr:`TableKind.NONE`.
 
-    A protective or hybrid MBR stands for the GPT, of which the backup is taken when the first is damaged; without one
-    a GPT is a leftover. A boot sector of FAT, exFAT or NTFS that looks like an MBR is none.
+    A protective or hybrid MBR announces a GPT; its backup is used when the first copy is damaged. A GPT without such an
+    MBR is a leftover. A boot sector of FAT, exFAT or NTFS that looks like an MBR isn't one.
 
     Args:
-        read: the disk's bytes; what it raises is passed on.
+        read: reads the disk; its errors propagate.
         size_bytes: the disk's size.
-        sector_bytes: its logical sector size: the unit of an MBR, and where a GPT is looked for first.
+        sector_bytes: its logical sector size: the unit of an MBR, and the first place to look for a GPT.
     """
     filesystem = detect_filesystem(read)
     none = DiskLayout(TableKind.NONE, 512, (), filesystem=filesystem)
@@ -126,7 +126,7 @@ def parse_layout_untrusted(read: Read, size_bytes: int, *, sector_bytes: int = 5
 
 
 def reader_from(read: Read, start_bytes: int, size_bytes: int) -> Read:
-    """A reader of one range of the disk alone, that counts from its start and ends with it."""
+    """Return a reader of one range of the disk: offsets count from its start, and it ends with the range."""
 
     def read_within(offset: int, length: int) -> bytes:
         length = min(length, size_bytes - offset)
@@ -150,7 +150,7 @@ def _with_filesystems(read: Read, partitions: list[Partition]) -> tuple[Partitio
 
 
 def _boot_record_entries(record: bytes) -> list[tuple[int, int, int, int]] | None:
-    """The four entries of a master or extended boot record, (boot flag, type, start, size); None if it isn't one."""
+    """Return the four entries of a boot record, (boot flag, type, start, size); None if it isn't one."""
     if len(record) != _MBR_BYTES or record[510:] != b"\x55\xaa":
         return None
     entries = list(_MBR_ENTRY.iter_unpack(record[446:510]))
@@ -166,7 +166,7 @@ def _mbr_partition(number: int, kind: int, start_bytes: int, stop_bytes: int) ->
 def _mbr_partitions(
     read: Read, size_bytes: int, sector_bytes: int, entries: list[tuple[int, int, int, int]]
 ) -> tuple[list[Partition], list[int]]:
-    """Primary and logical partitions, and the offsets of the extended boot records."""
+    """Return the primary and logical partitions, and the offsets of the extended boot records."""
     partitions = []
     for number, (_, kind, start, count) in enumerate(entries, start=1):
         start_bytes, stop_bytes = start * sector_bytes, min(size_bytes, (start + count) * sector_bytes)
@@ -181,7 +181,7 @@ def _mbr_partitions(
 def _follow_boot_records(
     read: Read, sector_bytes: int, extended: Partition, partitions: list[Partition], offsets: list[int]
 ) -> None:
-    """Add the logical partitions within ``extended`` and the offsets of the records that say so."""
+    """Add the logical partitions within ``extended`` and the offsets of their extended boot records."""
     number = max(4, *(part.number for part in partitions)) + 1
     offset = extended.start_bytes
     while offset not in offsets and len(offsets) < BOOT_RECORDS_MAX and len(partitions) < PARTITIONS_MAX:
@@ -209,7 +209,7 @@ def _follow_boot_records(
 
 
 def _gpt_partitions(read: Read, size_bytes: int, sector_bytes: int) -> list[Partition] | None:
-    """The partitions of the first right copy of a GPT; None if there is none."""
+    """Return the partitions of the first valid copy of a GPT; None if there is none."""
     for header_sector in (1, size_bytes // sector_bytes - 1):
         partitions = _gpt_copy(read, size_bytes, sector_bytes, header_sector)
         if partitions is not None:
@@ -264,7 +264,7 @@ def _gpt_copy(read: Read, size_bytes: int, sector_bytes: int, header_sector: int
 
 
 def _guid_text(guid: bytes) -> str:
-    """As every tool writes a GUID: the first three groups are little-endian."""
+    """Format a GUID in the usual way: its first three groups are little-endian."""
     first, second, third = struct.unpack_from("<IHH", guid)
     return f"{first:08X}-{second:04X}-{third:04X}-{guid[8:10].hex()}-{guid[10:].hex()}".upper()
 

@@ -1,4 +1,4 @@
-"""What holds a cast's rate down, and who: the answer to "why is it slow?"."""
+"""The bottleneck of a cast: the answer to "why is it slow?"."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from protocol.model.session_records import ReceiverId
 
 
 class Cause(enum.StrEnum):
-    """What sets the rate. The first four are a receiver's words, in REPORT's order."""
+    """Cause that limits the rate. The first four are a receiver's, in REPORT's order."""
 
     NETWORK = "network"
-    """The way to the receivers carries no more."""
+    """The path to the receivers carries no more."""
     SOCKET = "socket"
     """A receiver's processor doesn't empty its socket fast enough."""
     DECODE = "decode"
@@ -24,14 +24,14 @@ class Cause(enum.StrEnum):
     SENDER = "sender"
     """The sender's processor or interface doesn't send fast enough."""
     CEILING = "ceiling"
-    """The operator's limit, or the program's."""
+    """The operator's limit, or the program's own."""
     NONE = "none"
     """Nothing: the rate is still climbing, or there is nothing to send."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bottleneck:
-    """What sets the rate and, where it is one receiver's doing, which."""
+    """The cause that limits the rate and, if one receiver is responsible, its id."""
 
     cause: Cause
     receiver_id: ReceiverId | None = None

@@ -1,4 +1,4 @@
-"""How the operator wants a cast run."""
+"""The operator's policy for a cast: start conditions, rate and stragglers."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from protocol.constants import RECEIVER_TIMEOUT_S, SLOW_BELOW_DEFAULT, SLOW_FOR_
 
 
 class SlowPolicy(enum.StrEnum):
-    """What becomes of a receiver that is much slower than the group."""
+    """Treatment of a receiver that is much slower than the group."""
 
     WAIT = "wait"
-    """Everybody goes at its pace."""
+    """The group slows down to its rate."""
     DEMOTE = "demote"
-    """The group goes on at its own pace and finishes it afterwards, at its."""
+    """The group keeps its own rate; the receiver is finished afterwards, at its own."""
     DROP = "drop"
-    """The cast goes on without it."""
+    """The cast continues without it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastPolicy:
-    """How the operator wants the cast run.
+    """The operator's policy for a cast.
 
     Attributes:
         wait_for: receivers that must have joined before image data is sent.
-        max_wait_s: start with those that are there after this time; None waits for ever.
-        by_hand: image data waits for the operator's word instead of both.
-        receiver_timeout_s: a receiver silent for this long is lost.
+        max_wait_s: time after which the cast starts with the receivers that have joined; None for no limit.
+        by_hand: image data waits for the operator's start command instead of both.
+        receiver_timeout_s: silence after which a receiver is lost.
         rate_bytes_per_s: a fixed rate; None for automatic.
         rate_max_bytes_per_s: ceiling of the automatic rate; None for the program's own.
         share: leave other traffic its share of a common link, as TCP does.
-        slow_policy: what becomes of stragglers.
+        slow_policy: treatment of stragglers.
         slow_below: a straggler's sustainable rate is below this share of the group's, 0..1.
-        slow_for_s: it has been for this long before it is demoted or dropped for good.
+        slow_for_s: time that it has been slow before it is demoted or dropped.
     """
 
     wait_for: int = 1

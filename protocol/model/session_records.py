@@ -1,4 +1,4 @@
-"""What sender and receiver agree on at join, and what they tell each other at the end: plain records."""
+"""Plain records that sender and receiver exchange when a receiver joins and when it completes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ReceiverId = NewType("ReceiverId", int)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastParameters:
-    """All that is fixed for one run of a cast; every joined receiver holds the same."""
+    """Parameters of one run of a cast, the same for every joined receiver."""
 
     cast_id: CastId
     incarnation: int
@@ -34,18 +34,18 @@ class CastParameters:
 
     @property
     def manifest_block_count(self) -> int:
-        """Blocks of object 0: the manifest cut into pieces of ``block_bytes``."""
+        """Return the blocks of object 0: the manifest cut into pieces of ``block_bytes``."""
         return -(-self.manifest_bytes // self.block_bytes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MachineIdentity:
-    """By what a list of machines may know one; what can't be read is empty.
+    """Properties by which a list of machines recognises one; unreadable ones are empty.
 
     Attributes:
-        macs: its network cards' hardware addresses, lower case with colons, that of the room's interface first.
-        serial: the machine's, as its firmware says it.
-        asset_tag: the owner's mark in the firmware.
+        macs: hardware addresses of the network cards, lower case with colons, the one of the room's interface first.
+        serial: the machine's serial number from its firmware.
+        asset_tag: the owner's asset tag from the firmware.
     """
 
     macs: tuple[str, ...]
@@ -55,19 +55,19 @@ class MachineIdentity:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """Who wants to join and what it lacks."""
+    """A receiver's request to join a cast."""
 
     agent_id: str
-    """Stable for one run of the agent: a rejoin with the same id takes the old place."""
+    """Id of one run of the agent: a rejoin with the same id continues the receiver's record."""
     name: str
-    """For people and metrics: the host name unless the operator said otherwise."""
+    """Name for people and metrics: the host name unless the operator set another."""
     inventory: dict[str, str]
     has_manifest: bool
     need: NDArray[np.bool_] | None
     """``bool[block_count]`` of blocks still needed; None for all."""
     address: str
     identity: MachineIdentity | None = None
-    """None if the agent doesn't say: those of earlier versions."""
+    """None from agents of earlier versions."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,16 +77,16 @@ class JoinGrant:
     parameters: CastParameters
     receiver_id: ReceiverId
     key: bytes
-    """Authenticates this receiver's feedback datagrams and its completion report."""
+    """Key that authenticates this receiver's feedback datagrams and its completion report."""
     manifest_by_multicast: bool
-    """True while the room gathers: object 0 is being cast. False: fetch it over HTTP."""
+    """True while the room gathers: object 0 is being cast. False: fetch the manifest over HTTP."""
     report_interval_s: float
     grtt_s: float
     receiver_count: int
 
 
 class ReceiverState(enum.StrEnum):
-    """A receiver's life as the sender sees it."""
+    """State of a receiver for the sender; :mod:`protocol.sending.transitions` has its transitions."""
 
     JOINED = "joined"
     RECEIVING = "receiving"
@@ -97,7 +97,7 @@ class ReceiverState(enum.StrEnum):
 
     @property
     def active(self) -> bool:
-        """Whether the cast still works for this receiver."""
+        """Return whether the cast still serves this receiver."""
         return self in (ReceiverState.JOINED, ReceiverState.RECEIVING)
 
     @property
@@ -108,14 +108,14 @@ class ReceiverState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CompletionReport:
-    """A receiver's account of itself at its end, sent over the control API."""
+    """A receiver's summary of its own reception, sent over the control API when it ends."""
 
     success: bool
     error: str
     exit_code: int
     raw_bytes_verified: int
     raw_bytes_kept: int
-    """What the target held already."""
+    """Bytes that the target already held."""
     blocks_rewritten: int
     """Blocks that read back wrong and were written again."""
     bytes_received: int
@@ -127,5 +127,5 @@ class CompletionReport:
     blocks_repaired_by_nack: int
     nacks_sent: int
     seconds_receiving: float
-    """From the first data datagram to the last block verified."""
+    """Time from the first data datagram to the last verified block."""
     seconds_total: float

@@ -1,4 +1,4 @@
-"""Field kinds of the wire tables: each knows its range, its struct code and its words for the documentation.
+"""Field kinds of the wire tables: range, struct code and meaning for the documentation.
 
 A message is a frozen dataclass whose annotations carry these kinds::
 
@@ -29,12 +29,12 @@ class UInt:
     low: int
     high: int
     members: type[enum.IntEnum] | None = None
-    """The enumeration that the numbers stand for, which has all of them."""
+    """The enumeration whose members the numbers are; None for plain numbers."""
 
     def check(self, name: str, value: object) -> None:
         """Raise :class:`WireError` unless ``value`` is an int, or a member of the enumeration, in range."""
         if type(value) not in (int, self.members) or not self.low <= value <= self.high:  # type: ignore[operator]
-            raise WireError("bad_field", f"{name}: {self.low}..{self.high} expected")
+            raise WireError("bad_field", f"{name}: expected {self.low}..{self.high}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Text:
     def check(self, name: str, value: object) -> None:
         """Raise :class:`WireError` unless ``value`` is text within its limit."""
         if type(value) is not str or len(value.encode("utf-8", "surrogatepass")) > self.bytes_max:
-            raise WireError("bad_field", f"{name}: text of at most {self.bytes_max} bytes expected")
+            raise WireError("bad_field", f"{name}: expected text of at most {self.bytes_max} bytes")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Octets:
-    """Exactly ``bytes_exact`` bytes."""
+    """A fixed number of bytes."""
 
     bytes_exact: int
     meaning: str
@@ -60,7 +60,7 @@ class Octets:
     def check(self, name: str, value: object) -> None:
         """Raise :class:`WireError` unless ``value`` is bytes of the exact length."""
         if type(value) is not bytes or len(value) != self.bytes_exact:
-            raise WireError("bad_field", f"{name}: {self.bytes_exact} bytes expected")
+            raise WireError("bad_field", f"{name}: expected {self.bytes_exact} bytes")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,37 +74,37 @@ class Rows:
     def check(self, name: str, value: object) -> None:
         """Raise :class:`WireError` unless every row has every column in range."""
         if type(value) is not tuple or len(value) > self.count_max:
-            raise WireError("bad_field", f"{name}: at most {self.count_max} rows expected")
+            raise WireError("bad_field", f"{name}: expected at most {self.count_max} rows")
         for row in value:
             if type(row) is not tuple or len(row) != len(self.columns):
-                raise WireError("bad_field", f"{name}: rows of {len(self.columns)} expected")
+                raise WireError("bad_field", f"{name}: expected rows of {len(self.columns)}")
             for (column_name, kind), cell in zip(self.columns, row, strict=True):
                 kind.check(column_name, cell)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bitmap:
-    """A set of numbers below ``bit_count_max``: bit ``i % 8`` of byte ``i // 8``, without bytes of zeros at the end."""
+    """A set of numbers below ``bit_count_max``: bit ``i % 8`` of byte ``i // 8``, without trailing zero bytes."""
 
     bit_count_max: int
     meaning: str
 
     @property
     def bytes_max(self) -> int:
-        """Its longest encoding."""
+        """Return the length of the longest encoding."""
         return -(-self.bit_count_max // 8)
 
     def check(self, name: str, value: object) -> None:
         """Raise :class:`WireError` unless ``value`` is bytes within the limit."""
         if type(value) is not bytes or len(value) > self.bytes_max:
-            raise WireError("bad_field", f"{name}: at most {self.bytes_max} bytes expected")
+            raise WireError("bad_field", f"{name}: expected at most {self.bytes_max} bytes")
 
 
 FieldKind = UInt | Text | Octets | Bitmap | Rows
 
 
 def uint(bits: int, meaning: str, *, low: int = 0, high: int | None = None) -> UInt:
-    """An unsigned integer field; ``high`` defaults to all that ``bits`` can hold."""
+    """Return the kind of an unsigned integer field; ``high`` defaults to the largest number of ``bits``."""
     return UInt(bits, meaning, low, (1 << bits) - 1 if high is None else high)
 
 
@@ -115,7 +115,7 @@ def enumeration(bits: int, members: type[enum.IntEnum], meaning: str) -> UInt:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Field:
-    """One row of a message's table."""
+    """One row of a message's or record's table."""
 
     name: str
     kind: FieldKind
@@ -125,13 +125,13 @@ MessageClass = TypeVar("MessageClass", bound=type)
 
 
 def fields_of(message: type) -> tuple[Field, ...]:
-    """The table of ``message``: its annotated fields in wire order."""
+    """Return the table of ``message``: its annotated fields in wire order."""
     hints: dict[str, Any] = get_type_hints(message, include_extras=True)
     return tuple(Field(item.name, hints[item.name].__metadata__[0]) for item in dataclasses.fields(message))
 
 
 def message(wire_type: int) -> Callable[[MessageClass], MessageClass]:
-    """Give a frozen dataclass its wire type and field table."""
+    """Set the wire type and the field table of a frozen dataclass."""
 
     def decorate(cls: MessageClass) -> MessageClass:
         cls.WIRE_TYPE = wire_type  # type: ignore[attr-defined]

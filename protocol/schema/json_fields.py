@@ -1,7 +1,7 @@
-"""Field kinds of the control API's JSON: each writes a record's value and reads it back with every check.
+"""Field kinds of the control API's JSON: each encodes a record's value, and decodes it with every check.
 
-``decode_untrusted`` takes what came from the network and raises only :class:`protocol.errors.ProtocolError`,
-whose message names the field: numbers are in range, text is printable and bounded, addresses are addresses.
+``decode_untrusted`` takes input from the network and raises only :class:`protocol.errors.ProtocolError`, whose message
+names the field: numbers are in range, text is printable and bounded, addresses are addresses.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ R = TypeVar("R")
 
 
 class JsonField(Protocol):
-    """One kind of JSON value: how a record's value is written, and read back with every check."""
+    """A kind of JSON value."""
 
     def encode(self, value: object) -> object:
-        """The JSON value of a record's value."""
+        """Return the JSON value of a record's value."""
 
     def decode_untrusted(self, name: str, value: object) -> object:
-        """The record's value of a JSON value; raises :class:`ProtocolError` that names the field."""
+        """Return the record's value of a JSON value; raise :class:`ProtocolError` that names the field."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class Integer:
     high: int
 
     def encode(self, value: object) -> object:
-        """The number as it is."""
+        """Return the number unchanged."""
         return value
 
     def decode_untrusted(self, name: str, value: object) -> int:
-        """An int in range."""
+        """Return an int in range."""
         if type(value) is not int or not self.low <= value <= self.high:
-            raise ProtocolError(f"{name}: an integer {self.low}..{self.high} expected")
+            raise ProtocolError(f"{name}: expected an integer {self.low}..{self.high}")
         return value
 
 
@@ -57,13 +57,13 @@ class Number:
     high: float
 
     def encode(self, value: object) -> object:
-        """The number as it is."""
+        """Return the number unchanged."""
         return value
 
     def decode_untrusted(self, name: str, value: object) -> float:
-        """A float in range."""
+        """Return a float in range."""
         if type(value) not in (int, float) or not 0 <= value <= self.high:  # type: ignore[operator]
-            raise ProtocolError(f"{name}: a number 0..{self.high} expected")
+            raise ProtocolError(f"{name}: expected a number 0..{self.high}")
         return float(value)  # type: ignore[arg-type]
 
 
@@ -72,13 +72,13 @@ class Boolean:
     """``true`` or ``false``."""
 
     def encode(self, value: object) -> object:
-        """The truth value as it is."""
+        """Return the truth value unchanged."""
         return value
 
     def decode_untrusted(self, name: str, value: object) -> bool:
-        """A bool and nothing that merely looks true."""
+        """Return a bool; numbers and texts are refused."""
         if type(value) is not bool:
-            raise ProtocolError(f"{name}: true or false expected")
+            raise ProtocolError(f"{name}: expected true or false")
         return value
 
 
@@ -90,52 +90,52 @@ class PrintableText:
     bytes_min: int = 0
 
     def encode(self, value: object) -> object:
-        """The text in one printable line, cut to the limit: an error message may have come from anywhere."""
+        """Return the text as one printable line, cut to the limit: an error message may have any origin."""
         line = " ".join(str(value).split())
         printable = "".join(character if character.isprintable() else "?" for character in line)
         return printable.encode()[: self.bytes_max].decode(errors="ignore")
 
     def decode_untrusted(self, name: str, value: object) -> str:
-        """The text; it ends up on the operator's terminal and in metric labels."""
+        """Return the text, which is safe on a terminal and in metric labels."""
         if type(value) is not str or not value.isprintable():
-            raise ProtocolError(f"{name}: printable text expected")
+            raise ProtocolError(f"{name}: expected printable text")
         if not self.bytes_min <= len(value.encode()) <= self.bytes_max:
-            raise ProtocolError(f"{name}: text of {self.bytes_min}..{self.bytes_max} bytes expected")
+            raise ProtocolError(f"{name}: expected text of {self.bytes_min}..{self.bytes_max} bytes")
         return value
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HexBytes:
-    """Exactly ``bytes_exact`` bytes in hexadecimal."""
+    """A fixed number of bytes in hexadecimal."""
 
     bytes_exact: int
 
     def encode(self, value: object) -> object:
-        """Two lower-case digits a byte."""
+        """Return two lower-case digits per byte."""
         assert isinstance(value, bytes)
         assert len(value) == self.bytes_exact
         return value.hex()
 
     def decode_untrusted(self, name: str, value: object) -> bytes:
-        """The bytes; ``bytes.fromhex`` alone would also take spaces."""
+        """Return the bytes; ``bytes.fromhex`` alone would also accept spaces."""
         if type(value) is not str or len(value) != 2 * self.bytes_exact or not _is_hex(value):
-            raise ProtocolError(f"{name}: {2 * self.bytes_exact} hexadecimal digits expected")
+            raise ProtocolError(f"{name}: expected {2 * self.bytes_exact} hexadecimal digits")
         return bytes.fromhex(value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HexInteger:
-    """An unsigned 32-bit id in eight hexadecimal digits, as it stands in URLs and in messages to people."""
+    """An unsigned 32-bit id in eight hexadecimal digits, as in URLs and messages."""
 
     def encode(self, value: object) -> object:
-        """Eight digits."""
+        """Return eight digits."""
         assert isinstance(value, int)
         return f"{value:08x}"
 
     def decode_untrusted(self, name: str, value: object) -> int:
-        """The id."""
+        """Return the id."""
         if type(value) is not str or len(value) != 8 or not _is_hex(value):
-            raise ProtocolError(f"{name}: eight hexadecimal digits expected")
+            raise ProtocolError(f"{name}: expected eight hexadecimal digits")
         return int(value, 16)
 
 
@@ -144,13 +144,13 @@ class DecimalText:
     """An unsigned 64-bit number in decimal digits: many JSON readers would round it to 53 bits."""
 
     def encode(self, value: object) -> object:
-        """The digits."""
+        """Return the digits."""
         return str(value)
 
     def decode_untrusted(self, name: str, value: object) -> int:
-        """The number."""
+        """Return the number."""
         if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > 20:
-            raise ProtocolError(f"{name}: decimal digits expected")
+            raise ProtocolError(f"{name}: expected decimal digits")
         number = int(value)
         if number >= 1 << 64:
             raise ProtocolError(f"{name}: more than 64 bits")
@@ -159,39 +159,39 @@ class DecimalText:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Address:
-    """An IPv4 or IPv6 address in its usual text form, without a scope: interfaces are local."""
+    """An IPv4 or IPv6 address in its usual text form, without a scope, since interface names are local."""
 
     multicast: bool
 
     def encode(self, value: object) -> object:
-        """The address without the scope that only this machine understands."""
+        """Return the address without its scope."""
         return str(value).partition("%")[0]
 
     def decode_untrusted(self, name: str, value: object) -> str:
-        """The address, multicast or not as the field asks."""
+        """Return the address, which is multicast exactly if the field is."""
         try:
             address = ipaddress.ip_address(value if type(value) is str and "%" not in value else "")
         except ValueError as error:
-            raise ProtocolError(f"{name}: an IP address expected") from error
+            raise ProtocolError(f"{name}: expected an IP address") from error
         if address.is_multicast is not self.multicast:
-            raise ProtocolError(f"{name}: a {'multicast' if self.multicast else 'unicast'} address expected")
+            raise ProtocolError(f"{name}: expected a {'multicast' if self.multicast else 'unicast'} address")
         return str(address)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class InventoryField:
-    """What a machine tells about itself: a small map of text to text."""
+    """A machine's description of itself: a small map of text to text."""
 
     def encode(self, value: object) -> object:
-        """The map, every text made printable and cut to its limit."""
+        """Return the map, every text made printable and cut to its limit."""
         assert isinstance(value, Mapping)
         entries = list(value.items())[:INVENTORY_ENTRIES_MAX]
         return {_INVENTORY_KEY.encode(key): _INVENTORY_VALUE.encode(text) for key, text in entries}
 
     def decode_untrusted(self, name: str, value: object) -> dict[str, str]:
-        """The map, bounded in entries and lengths."""
+        """Return the map, bounded in entries and lengths."""
         if not isinstance(value, dict) or len(value) > INVENTORY_ENTRIES_MAX:
-            raise ProtocolError(f"{name}: an object of at most {INVENTORY_ENTRIES_MAX} texts expected")
+            raise ProtocolError(f"{name}: expected an object of at most {INVENTORY_ENTRIES_MAX} texts")
         return {
             _INVENTORY_KEY.decode_untrusted(name, key): _INVENTORY_VALUE.decode_untrusted(name, text)
             for key, text in value.items()
@@ -211,44 +211,44 @@ class ChoiceField:
     def decode_untrusted(self, name: str, value: object) -> object:
         """Return the choice of a text."""
         if type(value) is not str or value not in self.choices:
-            raise ProtocolError(f"{name}: one of {', '.join(self.choices)} expected")
+            raise ProtocolError(f"{name}: expected one of {', '.join(self.choices)}")
         return self.choices[value]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Optional:
-    """``null``, or what ``kind`` takes. In a table such a field may be missing: an earlier version didn't know it."""
+    """``null``, or a value of ``kind``. In a table the field may be missing: earlier versions don't send it."""
 
     kind: JsonField
 
     def encode(self, value: object) -> object:
-        """``null`` for None."""
+        """Return ``null`` for None."""
         return None if value is None else self.kind.encode(value)
 
     def decode_untrusted(self, name: str, value: object) -> object:
-        """None for ``null``."""
+        """Return None for ``null``."""
         return None if value is None else self.kind.decode_untrusted(name, value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HardwareAddresses:
-    """MAC addresses, six bytes each, at most ``count_max`` of them."""
+    """At most ``count_max`` MAC addresses of six bytes."""
 
     count_max: int
 
     def encode(self, value: object) -> object:
-        """In lower case with colons; what isn't one, such as InfiniBand's twenty bytes, is left out."""
+        """Return them in lower case with colons, without other addresses such as InfiniBand's twenty bytes."""
         assert isinstance(value, tuple)
         normal = [str(address).strip().lower().replace("-", ":") for address in value]
         return [address for address in normal if _HARDWARE_ADDRESS.fullmatch(address)][: self.count_max]
 
     def decode_untrusted(self, name: str, value: object) -> tuple[str, ...]:
-        """In lower case with colons, in their order."""
+        """Return them in lower case with colons, in their order."""
         if not isinstance(value, list) or len(value) > self.count_max:
-            raise ProtocolError(f"{name}: a list of at most {self.count_max} MAC addresses expected")
+            raise ProtocolError(f"{name}: expected a list of at most {self.count_max} MAC addresses")
         for address in value:
             if type(address) is not str or not _HARDWARE_ADDRESS.fullmatch(address.lower()):
-                raise ProtocolError(f"{name}: MAC addresses such as 52:54:00:12:34:56 expected")
+                raise ProtocolError(f"{name}: expected MAC addresses such as 52:54:00:12:34:56")
         return tuple(address.lower() for address in value)
 
 
@@ -265,18 +265,18 @@ def _is_hex(text: str) -> bool:
 
 
 def encode_fields(table: Mapping[str, JsonField], values: Mapping[str, object]) -> dict[str, object]:
-    """The JSON object of a table of fields, each with its value."""
+    """Return the JSON object of a table of fields and their values."""
     return {name: kind.encode(values[name]) for name, kind in table.items()}
 
 
 def decode_fields_untrusted(table: Mapping[str, JsonField], value: object) -> dict[str, object]:
-    """The values of a JSON object's fields; names that the table doesn't have are ignored, for later versions.
+    """Return the values of a JSON object's fields; names outside the table are ignored, for later versions.
 
     Raises:
         ProtocolError: it isn't an object, or a field is out of range, or missing though it isn't optional.
     """
     if not isinstance(value, dict):
-        raise ProtocolError("a JSON object expected")
+        raise ProtocolError("expected a JSON object")
     decoded = {}
     for name, kind in table.items():
         if name not in value and not isinstance(kind, Optional):
@@ -287,21 +287,21 @@ def decode_fields_untrusted(table: Mapping[str, JsonField], value: object) -> di
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JsonRecord(Generic[R]):
-    """Records of one class, as JSON objects with a table of fields; a record can be a field of another one.
+    """Records of one class as JSON objects with a table of fields; a record can be a field of another one.
 
     Attributes:
-        record_class: takes the fields by their names.
+        record_class: constructor that takes the fields by name.
     """
 
     record_class: Callable[..., R]
     fields: Mapping[str, JsonField]
 
     def encode(self, value: object) -> dict[str, object]:
-        """The JSON object; texts are cut to their limits."""
+        """Return the JSON object; texts are cut to their limits."""
         return encode_fields(self.fields, {name: getattr(value, name) for name in self.fields})
 
     def decode_untrusted(self, name: str, value: object) -> R:
-        """The record; raises :class:`ProtocolError` that names the first field that is missing or out of range."""
+        """Return the record; raise :class:`ProtocolError` that names a missing or wrong field."""
         if not isinstance(value, dict):
-            raise ProtocolError(f"{name}: a JSON object expected")
+            raise ProtocolError(f"{name}: expected a JSON object")
         return self.record_class(**decode_fields_untrusted(self.fields, value))

@@ -1,1 +1,1 @@
-"""Small helpers without a protocol of their own: units, sequence numbers, block masks, timing."""
+"""Small helpers: units, sequence numbers, block masks, feedback timing."""

@@ -1,4 +1,4 @@
-"""Masks of blocks, gone through by windows: an array of all places at which one is set would have 8 bytes a block.
+"""Iteration over masks of blocks by windows: an array of all set places would have 8 bytes per block.
 
 A mask is ``bool[block_count]``, 4 MiB for a disk of a TiB; a window's temporaries have half a MiB.
 """
@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 WINDOW_BLOCKS: Final = 1 << 16
-"""Looked through in 20 µs, beside which what Python does for each window is small."""
+"""Searched in 20 µs, much longer than Python's own work for each window."""
 
 
 def windows(block_count: int, start: int = 0) -> Iterator[slice]:
-    """Slices that cover the blocks from ``start`` on, ascending."""
-    for begin in range(start, block_count, WINDOW_BLOCKS):
-        yield slice(begin, min(begin + WINDOW_BLOCKS, block_count))
+    """Yield slices that cover the blocks from ``start`` on, ascending."""
+    for first in range(start, block_count, WINDOW_BLOCKS):
+        yield slice(first, min(first + WINDOW_BLOCKS, block_count))
 
 
 def iter_set_blocks(mask: NDArray[np.bool_], start: int = 0) -> Iterator[NDArray[np.int64]]:
-    """The places from ``start`` on at which ``mask`` is set, ascending, window by window; no empty arrays.
+    """Yield the places from ``start`` on at which ``mask`` is set, ascending, window by window; no empty arrays.
 
-    The mask may change meanwhile: a window is looked at when its places are taken.
+    The mask may change during the iteration: each window is read when its places are requested.
     """
     for window in windows(mask.size, start):
         places = np.flatnonzero(mask[window])
@@ -34,7 +34,7 @@ def iter_set_blocks(mask: NDArray[np.bool_], start: int = 0) -> Iterator[NDArray
 
 
 def first_set(mask: NDArray[np.bool_], start: int, count_max: int) -> NDArray[np.int64]:
-    """The first ``count_max`` places from ``start`` on at which ``mask`` is set, ascending."""
+    """Return the first ``count_max`` places from ``start`` on at which ``mask`` is set, ascending."""
     found: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     missing_count = count_max
     for places in iter_set_blocks(mask, start):
@@ -48,7 +48,7 @@ def first_set(mask: NDArray[np.bool_], start: int, count_max: int) -> NDArray[np
 def sample_set(
     mask: NDArray[np.bool_], count_max: int, rng: random.Random, start: int = 0
 ) -> NDArray[np.int64]:
-    """``count_max`` random places from ``start`` on at which ``mask`` is set, or all if there are fewer; ascending."""
+    """Return ``count_max`` random places from ``start`` on at which ``mask`` is set, or all of fewer; ascending."""
     set_count = int(np.count_nonzero(mask[start:]))
     ranks = np.array(sorted(rng.sample(range(set_count), min(count_max, set_count))), np.int64)
     found: list[NDArray[np.int64]] = [np.empty(0, np.int64)]

@@ -33,11 +33,11 @@ def sent_at_ticks(now: float) -> int:
 
 
 def report_interval_s(receiver_count: int, rate_bytes_per_s: float) -> float:
-    """Seconds between two reports of one receiver, so that the group's reports stay bounded.
+    """Return the seconds between two reports of one receiver, which bound the reports of the group.
 
     Args:
         receiver_count: receivers that report.
-        rate_bytes_per_s: the cast's rate, of which reports may take a small share.
+        rate_bytes_per_s: the cast's rate; reports may take a small share of it.
     """
     by_work_s = receiver_count / REPORT_GROUP_RATE_MAX
     by_rate_s = receiver_count * REPORT_WIRE_BYTES / (REPORT_RATE_SHARE_MAX * rate_bytes_per_s)
@@ -45,11 +45,11 @@ def report_interval_s(receiver_count: int, rate_bytes_per_s: float) -> float:
 
 
 def nack_backoff_s(rng: random.Random, grtt_s: float, receiver_count: int) -> float:
-    """A random wait before a NACK: truncated exponential (RFC 5401 section 4.2.1), spread as the group needs.
+    """Return a random wait before a NACK: a truncated exponential (RFC 5401 section 4.2.1), scaled by the group's size.
 
-    Few of a large group draw an early time, so that the repair that they cause silences the rest. With the density of
-    ``exp(L t / T)`` about ``exp(L d / T)`` of them have spoken before a repair that takes ``d`` is there; T follows
-    from how many may. A small group has nobody to wait for.
+    Few receivers of a large group draw an early time, and the repair that they cause silences the others. With a
+    density of ``exp(L t / T)``, about ``exp(L d / T)`` of them have sent a NACK before a repair that takes ``d``
+    arrives; T follows from how many may. A small group doesn't wait.
     """
     if receiver_count <= NACK_AT_ONCE_COUNT:
         return 0.0

@@ -1,4 +1,4 @@
-"""Sequence numbers modulo 2^32 (RFC 1982) and the loss that they count."""
+"""Sequence numbers modulo 2^32 (RFC 1982), and loss counted by them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _HALF = 1 << 31
 
 
 def sequence_difference(a: int, b: int) -> int:
-    """``a - b`` in serial number arithmetic: -2^31 .. 2^31 - 1."""
+    """Return ``a - b`` in serial number arithmetic: -2^31 .. 2^31 - 1."""
     return (a - b + _HALF) % _MODULUS - _HALF
 
 
 class LossCounter:
-    """Counts what the sequence numbers say was sent against what arrived.
+    """Counter of datagrams sent, according to their sequence numbers, and of those that arrived.
 
     Attributes:
-        expected_count: datagrams sent since the first that was seen, by number.
+        expected_count: datagrams sent since the first one seen, by number.
         received_count: datagrams that arrived, duplicates included.
         loss_event_count: runs of consecutive numbers that were missing when a later one arrived.
         next_sequence: the number after the highest one seen.
@@ -44,7 +44,7 @@ class LossCounter:
         self._move_to((self.next_sequence + int(ahead.max()) + 1) % _MODULUS)
 
     def advance(self, next_sequence: int) -> None:
-        """Everything before ``next_sequence`` was sent, whether or not it arrived."""
+        """Note that everything before ``next_sequence`` was sent, whether or not it arrived."""
         if not self._started:
             self._started = True
             self.next_sequence = next_sequence

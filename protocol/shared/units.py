@@ -1,4 +1,4 @@
-"""Sizes, rates, times and shares as people write and read them."""
+"""Parsing and formatting of sizes, rates, times and shares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
 
 
 def parse_size_bytes(text: str) -> int:
-    """``256KiB``, ``1M`` or ``4096`` as bytes; K, M, G, T are powers of 1024.
+    """Parse ``256KiB``, ``1M`` or ``4096`` as bytes; K, M, G, T are powers of 1024.
 
     Raises:
         ConfigurationError: ``text`` isn't a size.
@@ -29,7 +29,7 @@ def parse_size_bytes(text: str) -> int:
 
 
 def parse_rate_bytes_per_s(text: str) -> float:
-    """``800M`` (bits per second, decimal, as network rates are) as bytes per second.
+    """Parse ``800M`` (bits per second, decimal, as network rates are) as bytes per second.
 
     Raises:
         ConfigurationError: ``text`` isn't a rate.
@@ -41,7 +41,7 @@ def parse_rate_bytes_per_s(text: str) -> float:
 
 
 def parse_duration_s(text: str) -> float:
-    """``10s``, ``500ms``, ``2m``, ``1h`` or ``90d`` as seconds; a number alone is seconds.
+    """Parse ``10s``, ``500ms``, ``2m``, ``1h`` or ``90d`` as seconds; a number alone is seconds.
 
     Raises:
         ConfigurationError: ``text`` isn't a time.
@@ -53,7 +53,7 @@ def parse_duration_s(text: str) -> float:
 
 
 def parse_share(text: str) -> float:
-    """``30%`` or ``0.3`` as a number from 0 to 1.
+    """Parse ``30%`` or ``0.3`` as a number from 0 to 1.
 
     Raises:
         ConfigurationError: ``text`` isn't a share.
@@ -66,7 +66,7 @@ def parse_share(text: str) -> float:
 
 
 def format_bytes(count: float) -> str:
-    """``1.5 GiB``."""
+    """Format a size as ``1.5 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -75,7 +75,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_rate(bytes_per_s: float) -> str:
-    """``941 Mbit/s``: bits per second, as network people read it."""
+    """Format a rate as ``941 Mbit/s``: bits per second, as is usual for networks."""
     bits_per_s = bytes_per_s * 8
     for unit in ("bit/s", "kbit/s", "Mbit/s"):
         if abs(bits_per_s) < 1000:
@@ -85,7 +85,7 @@ def format_rate(bytes_per_s: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """``4.2 s``, ``3:05`` or ``1:02:03``."""
+    """Format a duration as ``4.2 s``, ``3:05`` or ``1:02:03``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, second = divmod(round(seconds), 60)

@@ -1,1 +1,1 @@
-"""The wire format: one annotated class a message is the table that everything else is derived from."""
+"""The wire format: one annotated class per message, from which codec, checks and documentation are derived."""

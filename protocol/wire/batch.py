@@ -27,7 +27,7 @@ assert HEADER_DTYPE.itemsize == DATA_HEADER_BYTES
 
 
 def header_view(frames: NDArray[np.uint8]) -> NDArray[np.void]:
-    """The headers of ``frames`` as a structured view of shape ``[n]``, without a copy.
+    """Return the headers of ``frames`` as a structured view of shape ``[n]``, without a copy.
 
     Args:
         frames: ``uint8[n, at least 32]``, rows contiguous.
@@ -38,7 +38,7 @@ def header_view(frames: NDArray[np.uint8]) -> NDArray[np.void]:
 
 
 def fill_constant_headers(frames: NDArray[np.uint8], *, cast_id: int, session_token: int) -> None:
-    """Write the columns that never change during a cast; the sender does it once for each reused buffer."""
+    """Write the columns that never change during a cast, once for each reused buffer of the sender."""
     headers = header_view(frames)
     headers["magic"] = WIRE_MAGIC
     headers["version"] = WIRE_VERSION
@@ -48,7 +48,7 @@ def fill_constant_headers(frames: NDArray[np.uint8], *, cast_id: int, session_to
 
 
 class HeaderFilter:
-    """Splits a batch of received frames into those of this session and the rejected, by reason."""
+    """Filter that splits a batch of received frames into those of a session and rejected ones."""
 
     def __init__(self, *, cast_id: int, session_token: int) -> None:
         constant = np.zeros(1, HEADER_DTYPE)
@@ -57,16 +57,16 @@ class HeaderFilter:
         constant["type"] = SymbolHeader.WIRE_TYPE
         constant["cast_id"] = cast_id
         constant["session_token"] = session_token
-        # Two 8-byte words hold all that is constant: two comparisons a row instead of five.
+        # Two 8-byte words hold all constant fields: two comparisons per row instead of five.
         self._words = constant.view(">u8").reshape(1, -1)[0, :2].copy()
         self._cast_id = cast_id
 
     def accept_untrusted(self, frames: NDArray[np.uint8], rejects: dict[str, int]) -> NDArray[np.bool_]:
-        """Which rows belong to this session with fields in range; the others are counted in ``rejects``.
+        """Return the rows that belong to this session and have their fields in range; count the others.
 
         Args:
             frames: ``uint8[n, 32 + symbol_bytes]``.
-            rejects: reason to count, added to.
+            rejects: counts by reason, added to.
 
         Returns:
             ``bool[n]``.
@@ -118,10 +118,9 @@ _RANGED_FIELDS = tuple(
 
 
 def block_runs(headers: NDArray[np.void]) -> Iterator[tuple[int, int]]:
-    """Half-open row ranges that belong to one block of one object.
+    """Yield half-open ranges of rows that belong to one block of one object.
 
-    A super-datagram of 44 symbols is one or two runs, so that Python's cost is per run, not per datagram, however
-    many of them got lost.
+    A super-datagram of 44 symbols is one or two runs: Python's cost is per run, not per datagram, even with losses.
     """
     n = headers.shape[0]
     if n == 0:

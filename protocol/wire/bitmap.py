@@ -1,4 +1,4 @@
-"""Sets of small numbers as bytes, the way :class:`protocol.schema.binary_fields.Bitmap` carries them."""
+"""Sets of small numbers as bytes, in the format of :class:`protocol.schema.binary_fields.Bitmap`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def bitmap_of(numbers: Iterable[int]) -> bytes:
-    """The bitmap that holds ``numbers``, without bytes of zeros at its end."""
+    """Return the bitmap of ``numbers``, without trailing zero bytes."""
     bits = 0
     for number in numbers:
         bits |= 1 << number
@@ -14,6 +14,6 @@ def bitmap_of(numbers: Iterable[int]) -> bytes:
 
 
 def bitmap_holds(bitmap: bytes, number: int) -> bool:
-    """Whether ``number`` is in the set."""
+    """Return whether ``number`` is in the set."""
     index = number // 8
     return index < len(bitmap) and bool(bitmap[index] >> number % 8 & 1)

@@ -1,4 +1,4 @@
-"""Encoding and decoding of every message but SYMBOL, and the reasons for which datagrams are rejected.
+"""Encoding and decoding of every message but SYMBOL, and the reasons for rejecting datagrams.
 
 ``decode_*`` functions take untrusted bytes and raise only :class:`protocol.errors.WireError`.
 """
@@ -48,7 +48,7 @@ REJECT_REASONS = (
     "replayed",
     "surplus",
 )
-"""Labels of the "datagrams rejected" metric: bounded, whatever the network sends."""
+"""Labels of the metric of rejected datagrams: bounded, whatever the network sends."""
 
 ControlMessage = Announce | Flush | EndOfTransmission | Standing
 FeedbackMessage = Nack | Report
@@ -78,7 +78,7 @@ def _pack(message: ControlMessage | FeedbackMessage, cast_id: int, session_token
 
 
 def encode_control(message: ControlMessage, *, cast_id: int, session_token: int) -> bytes:
-    """The datagram of a sender's message.
+    """Return the datagram of a sender's message.
 
     Raises:
         WireError: a field is out of its range, or the datagram would exceed the control limit.
@@ -90,7 +90,7 @@ def encode_control(message: ControlMessage, *, cast_id: int, session_token: int)
 
 
 def encode_feedback(message: FeedbackMessage, *, cast_id: int, session_token: int, key: bytes) -> bytes:
-    """The datagram of a receiver's message, ended by its keyed tag.
+    """Return the datagram of a receiver's message, which ends with its keyed tag.
 
     Raises:
         WireError: as :func:`encode_control`.
@@ -103,12 +103,12 @@ def encode_feedback(message: FeedbackMessage, *, cast_id: int, session_token: in
 
 
 def feedback_mac(body: bytes, key: bytes) -> bytes:
-    """Keyed BLAKE2s (RFC 7693 section 2.9) over prefix and body, truncated to 128 bits."""
+    """Return the keyed BLAKE2s (RFC 7693 section 2.9) of prefix and body, 128 bits."""
     return hashlib.blake2s(body, key=key, digest_size=FEEDBACK_MAC_BYTES).digest()
 
 
 def decode_prefix_untrusted(datagram: bytes) -> Prefix:
-    """The first 16 bytes, checked.
+    """Decode and check the first 16 bytes.
 
     Raises:
         WireError: ``too_short``, ``too_long``, ``bad_magic`` or ``bad_version``.
@@ -124,7 +124,7 @@ def decode_prefix_untrusted(datagram: bytes) -> Prefix:
 
 
 def decode_control_untrusted(datagram: bytes) -> tuple[Prefix, ControlMessage]:
-    """A sender's message; cast and token are for the caller to compare.
+    """Decode a sender's message; the caller compares cast and token.
 
     Raises:
         WireError: the datagram isn't a well-formed control message.
@@ -139,7 +139,7 @@ def decode_control_untrusted(datagram: bytes) -> tuple[Prefix, ControlMessage]:
 
 
 def decode_feedback_untrusted(datagram: bytes) -> tuple[Prefix, FeedbackMessage]:
-    """A receiver's message, its tag not yet checked: :func:`check_feedback_mac` needs the key of its receiver.
+    """Decode a receiver's message without checking its tag: :func:`check_feedback_mac` needs the receiver's key.
 
     Raises:
         WireError: the datagram isn't a well-formed feedback message.
@@ -195,9 +195,9 @@ def _decode_field_untrusted(field: Field, value: object) -> object:
 
 
 def _check_nesting_untrusted(body: bytes) -> None:
-    """Bound the depth before msgpack recurses: our messages nest an array of rows in an array.
+    """Bound the nesting before msgpack recurses: valid messages nest an array of rows in an array.
 
-    A run of array headers is what nests without payload between, so a prefix of them is enough to look at.
+    Only a run of array headers nests without payload in between, so checking the first headers is enough.
     """
     depth = 0
     for octet in body[: MSGPACK_NESTING_MAX + 1]:

@@ -1,4 +1,4 @@
-"""The messages of the wire, each one annotated class: the single source for codec, dtype, checks and docs.
+"""The messages of the wire, one annotated class each: the single source for codec, dtype, checks and documentation.
 
 A SYMBOL datagram is a fixed 32-byte header and one encoding symbol (RFC 5740 NORM_DATA in spirit). All other
 messages are a fixed 16-byte prefix and a msgpack array of the fields in order; those from a receiver end with a
@@ -35,7 +35,7 @@ class CastObject(enum.IntEnum):
 
 
 FLAG_REPAIR = 0x01
-"""This symbol answers a NACK: it doesn't move the pass's frontier."""
+"""Flag of a symbol that answers a NACK: it doesn't move the pass's frontier."""
 
 
 @message(0x00)
@@ -73,12 +73,15 @@ class SymbolHeader:
     flags: Annotated[int, uint(8, "bit 0: repair, answers a NACK", high=1)]
     pass_index: Annotated[int, uint(8, "sweep over the demanded blocks, modulo 2^8")]
     lag: Annotated[
-        int, uint(8, "blocks below block - lag have left the sweep: interleaved blocks end together")
+        int,
+        uint(
+            8, "blocks below block - lag are complete in this pass; more than 0 while blocks are interleaved"
+        ),
     ]
     block: Annotated[int, uint(32, "block number within the object", high=BLOCK_COUNT_MAX - 1)]
     k: Annotated[int, uint(8, "source symbols of the block", low=1, high=SOURCE_SYMBOLS_MAX)]
     esi: Annotated[int, uint(8, "encoding symbol; esi >= k is repair", high=SYMBOLS_MAX - 1)]
-    sent_at: Annotated[int, uint(16, "sender's clock as it was sent, in 100 microseconds, modulo 2^16")]
+    sent_at: Annotated[int, uint(16, "sender's clock at sending, in 100 microseconds, modulo 2^16")]
 
 
 @message(0x10)
@@ -89,7 +92,7 @@ class Announce:
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
 
-    incarnation: Annotated[int, uint(32, "random for each start of the sender: a new one asks for a rejoin")]
+    incarnation: Annotated[int, uint(32, "random for each start of the sender; a new one requests a rejoin")]
     state: Annotated[CastState, enumeration(8, CastState, "0 gathering, 1 casting, 2 ended")]
     image_id: Annotated[bytes, Octets(32, "BLAKE3 of the manifest")]
     image_name: Annotated[str, Text(64, "for people")]
@@ -106,14 +109,16 @@ class Announce:
 @message(0x11)
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flush:
-    """FLUSH, sender to group: all that was demanded has been sent; who lacks anything NACKs now."""
+    """FLUSH, sender to group: all demanded symbols were sent; receivers with missing blocks NACK now."""
 
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
 
     object: Annotated[
         CastObject,
-        enumeration(8, CastObject, "object that was swept; the manifest was as well when this is the image"),
+        enumeration(
+            8, CastObject, "object of the pass; the image implies that the manifest was sent as well"
+        ),
     ]
     pass_index: Annotated[int, uint(8, "the pass that ended")]
     sequence: Annotated[int, uint(32, "next datagram number: everything before it was sent")]
@@ -138,7 +143,7 @@ class EndOfTransmission:
 @message(0x13)
 @dataclasses.dataclass(frozen=True, slots=True)
 class Standing:
-    """STANDING, sender to group, when it changes and about once a second from then on: who is too slow."""
+    """STANDING, sender to group, on a change and about once a second from then on: the receivers that are too slow."""
 
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
@@ -146,16 +151,16 @@ class Standing:
     demoted: Annotated[
         bytes,
         Bitmap(
-            RECEIVER_COUNT_MAX, "receivers whose repairs wait for the tail: keep what you catch, don't NACK"
+            RECEIVER_COUNT_MAX, "receivers whose repairs wait for the tail: keep received symbols, don't NACK"
         ),
     ]
-    dropped: Annotated[bytes, Bitmap(RECEIVER_COUNT_MAX, "receivers that the cast goes on without")]
+    dropped: Annotated[bytes, Bitmap(RECEIVER_COUNT_MAX, "receivers that the cast continues without")]
 
 
 @message(0x20)
 @dataclasses.dataclass(frozen=True, slots=True)
 class Nack:
-    """NACK, receiver to sender, unicast: for each block, how many more symbols are needed."""
+    """NACK, receiver to sender, unicast: the number of symbols that each block still needs."""
 
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
@@ -166,7 +171,7 @@ class Nack:
     ]
     object: Annotated[CastObject, enumeration(8, CastObject, "object")]
     sequence: Annotated[
-        int, uint(32, "next datagram number expected: repairs numbered from here on were not seen")
+        int, uint(32, "next expected datagram number: repairs from this number on haven't arrived")
     ]
     deficits: Annotated[
         tuple[tuple[int, int, int], ...],
@@ -174,7 +179,7 @@ class Nack:
             (
                 ("block", uint(32, "first block", high=BLOCK_COUNT_MAX - 1)),
                 ("count", uint(32, "consecutive blocks", low=1, high=BLOCK_COUNT_MAX)),
-                ("deficit", uint(8, "symbols lacking in each", low=1, high=SOURCE_SYMBOLS_MAX)),
+                ("deficit", uint(8, "symbols missing in each", low=1, high=SOURCE_SYMBOLS_MAX)),
             ),
             NACK_BLOCKS_PER_DATAGRAM_MAX,
             "runs of blocks with the same deficit",
@@ -185,7 +190,7 @@ class Nack:
 @message(0x21)
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """REPORT, receiver to sender, unicast, periodic: how it goes here."""
+    """REPORT, receiver to sender, unicast, periodic: progress, loss and bottleneck of the receiver."""
 
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
@@ -194,23 +199,23 @@ class Report:
     counter: Annotated[
         int, uint(32, "rises with every feedback datagram; what comes twice is dropped", low=1)
     ]
-    echo_us: Annotated[int, uint(64, "latest sent_at_us that was heard; 0 for none")]
-    echo_delay_us: Annotated[int, uint(32, "time between hearing it and this report")]
-    expected_count: Annotated[int, uint(64, "datagrams that the sequence numbers say were sent, since join")]
+    echo_us: Annotated[int, uint(64, "latest sent_at_us received; 0 for none")]
+    echo_delay_us: Annotated[int, uint(32, "time between its arrival and this report")]
+    expected_count: Annotated[int, uint(64, "datagrams sent since join, by their sequence numbers")]
     received_count: Annotated[int, uint(64, "datagrams received, since join")]
-    loss_event_count: Annotated[int, uint(64, "runs of consecutive datagrams that are missing, since join")]
-    recent_expected_count: Annotated[int, uint(32, "datagrams that were sent in the last 100 ms")]
+    loss_event_count: Annotated[int, uint(64, "runs of consecutive missing datagrams, since join")]
+    recent_expected_count: Annotated[int, uint(32, "datagrams sent in the last 100 ms")]
     recent_received_count: Annotated[int, uint(32, "datagrams that arrived in the last 100 ms")]
     arriving_bytes_per_s: Annotated[int, uint(64, "rate at which they arrived; 0 unknown")]
     queue_delay_us: Annotated[
-        int, uint(32, "least delay on the way in the last 100 ms above the least ever seen, in microseconds")
+        int, uint(32, "smallest delay of the last 100 ms above the smallest ever measured, in microseconds")
     ]
     socket_drop_count: Annotated[int, uint(64, "datagrams dropped at this socket, since join")]
     pool_drop_count: Annotated[int, uint(64, "symbols dropped for want of a buffer, since join")]
     fill_permille: Annotated[int, uint(16, "share of the buffers in use", high=1000)]
-    buffer_bytes: Annotated[int, uint(64, "size of the buffers that this is a share of")]
+    buffer_bytes: Annotated[int, uint(64, "size of these buffers")]
     bottleneck: Annotated[int, uint(8, "0 network, 1 socket, 2 decode, 3 disk", high=3)]
-    blocks_verified_count: Annotated[int, uint(32, "blocks read back and right")]
+    blocks_verified_count: Annotated[int, uint(32, "blocks read back and found correct")]
     blocks_needed_count: Annotated[int, uint(32, "blocks not yet verified")]
     bytes_written: Annotated[int, uint(64, "bytes written to the target")]
     nacks_sent_count: Annotated[int, uint(32, "NACK datagrams sent, since join")]
@@ -218,6 +223,7 @@ class Report:
 
 
 BOTTLENECKS = (Cause.NETWORK, Cause.SOCKET, Cause.DECODE, Cause.DISK)
-"""What a receiver may say limits it, by REPORT's number."""
+"""Bottlenecks that a receiver may report, by REPORT's number."""
+
 CONTROL_MESSAGES: tuple[type, ...] = (Announce, Flush, EndOfTransmission, Standing)
 FEEDBACK_MESSAGES: tuple[type, ...] = (Nack, Report)

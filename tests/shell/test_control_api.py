@@ -179,9 +179,9 @@ def test_another_cast_is_not_found_and_ours_is_named(tmp_path: Path) -> None:
     ("body", "words"),
     [
         (b"{", "not JSON"),
-        (b"[]", "a JSON object expected"),
+        (b"[]", "expected a JSON object"),
         (b"{}", "agent_id: missing"),
-        (join_body(name="\x1b[31m"), "name: printable"),
+        (join_body(name="\x1b[31m"), "name: expected printable"),
         (join_body(need="AAAA"), "need"),
         (join_body(need=messages.encode_need(np.ones(7, np.bool_))), "bitmap of 6 blocks"),
         (join_body(inventory={"k": 1}), "inventory"),
