@@ -1,1 +1,1 @@
-"""``diskcast serve``: casts with a life of their own, leased from the database, watched and steered by many."""
+"""The daemon: casts that are leased from the database, and their operators, agents and subscribers."""

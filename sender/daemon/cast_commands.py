@@ -13,9 +13,9 @@ import structlog
 from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import DatabaseError
 from sender.actors import Actor
-from sender.daemon.cast_job import CastJob
-from sender.daemon.cast_registry import CastRegistry
-from sender.daemon.leases import Owner
+from sender.daemon.jobs.cast_job import CastJob
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.owner import Owner
 from sender.library.library import Library
 from sender.refusals import RequestRefusedError, conflict, invalid, not_found
 from sender.store.records.casts import Cast, CastPhase, CastPlan, CastRequest, Command

@@ -18,8 +18,8 @@ import structlog
 from protocol.control.check_in import AgentState, Assignment, CastOutcome, CheckIn, CheckInAnswer
 from protocol.errors import DatabaseError
 from protocol.model.session_records import CastId
-from sender.daemon.cast_registry import CastRegistry
-from sender.daemon.cast_verdict import assigned_machine
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.cast_verdict import assigned_machine
 from sender.daemon.presence import MachinePresence, Presence
 from sender.store.group_commit import GroupCommit
 from sender.store.machines.enrolment import Enrolment
@@ -190,7 +190,7 @@ class CheckInDesk:
         """Return whether the machine already ended in this cast, successfully or not."""
         job = self._registry.jobs.get(cast.cast_id)
         if job is not None:
-            row = job.machine_of(machine.machine_id)
+            row = job.records.machine_of(machine.machine_id)
             return row is not None and row.state in FINAL_STATES
         return machine.machine_id in await self._ended_elsewhere(cast.cast_id)
 
@@ -214,7 +214,7 @@ class CheckInDesk:
 
     def _note_assigned(self, cast: Cast, machine: Machine, present: MachinePresence) -> None:
         job = self._registry.jobs.get(cast.cast_id)
-        if job is not None and present.idle and job.machine_of(machine.machine_id) is None:
+        if job is not None and present.idle and job.records.machine_of(machine.machine_id) is None:
             job.put_machine(assigned_machine(cast.cast_id, machine.machine_id, machine.name))
 
     async def _record(self, machine: Machine, outcome: CastOutcome) -> bool:
@@ -226,7 +226,7 @@ class CheckInDesk:
         job = self._registry.jobs.get(cast_id)
         try:
             if job is not None:
-                row = job.machine_of(machine.machine_id)
+                row = job.records.machine_of(machine.machine_id)
                 if _is_news(outcome, row):
                     job.record_failure(outcome_row(machine, outcome, row))
                 return await self._recorder.drain(_DRAIN_S)

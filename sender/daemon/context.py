@@ -7,10 +7,10 @@ from datetime import datetime
 
 from sender.config.server_config import ServerConfig
 from sender.daemon.cast_commands import CastCommands
-from sender.daemon.cast_registry import CastRegistry
 from sender.daemon.check_in import CheckInDesk
 from sender.daemon.event_feed import EventFeed
 from sender.daemon.health import Health
+from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.live_state import LiveState
 from sender.daemon.presence import Presence
 from sender.library.library import Library

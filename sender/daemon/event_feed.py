@@ -20,9 +20,9 @@ from typing import Any, Final, Protocol
 import structlog
 
 from protocol.errors import DatabaseError
-from sender.daemon.cast_job import idle_cast
-from sender.daemon.cast_registry import CastRegistry
 from sender.daemon.health import Health
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.record_mapping import idle_cast
 from sender.daemon.live_state import LiveState
 from sender.daemon.presence import Presence
 from sender.refusals import invalid, not_found

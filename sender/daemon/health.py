@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from sender.daemon.cast_registry import CastRegistry
+from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.library.library import Library
 from sender.store.records.problems import Problem
 from sender.store.store import Store
@@ -53,7 +53,7 @@ class Health:
         for job in self._registry.jobs.values():
             if job.run is not None and job.run.read_waiting_s > _READ_WAITING_S:
                 text = (
-                    f"cast {job.cast_id}: a read of image {job.image_name!r} hasn't returned for "
+                    f"cast {job.cast_id}: a read of image {job.cast.image_name!r} hasn't returned for "
                     f"{job.run.read_waiting_s:.0f} s: check its disk or file server"
                 )
                 yield Problem("cast", text, datetime.now(UTC))

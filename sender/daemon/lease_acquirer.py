@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import structlog
 
-from sender.daemon.cast_registry import CastRegistry
-from sender.daemon.leases import BeatWatch, Owner
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.owner import Owner
+from sender.daemon.leases import BeatWatch
 from sender.store.records.casts import Cast
 from sender.store.store import Store
 from sender.store.write_behind import Recorder

@@ -1,13 +1,12 @@
-"""Which daemon runs which cast: identity, heartbeats, and when a silent daemon's casts are taken over.
+"""Leases of casts: the daemon's state directory, and the watch for daemons that stopped renewing.
 
-Nobody compares clocks. The owner of a cast counts a beat up every ``LEASE_BEAT_S``; a daemon that has itself looked
-again and again for ``LEASE_STALE_S``, and always found the same beat, takes the cast over. A look that fails (the
-database is away) starts that time anew, so that after an outage the owner, who beats at once, keeps its casts.
+Clocks are never compared. The owner of a cast increments its beat every ``LEASE_BEAT_S``. A daemon that has seen the
+same beat for ``LEASE_STALE_S`` takes the cast over. A failed look (the database is unavailable) restarts that time, so
+that after an outage the owner, which renews at once, keeps its casts.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
 import secrets
@@ -16,48 +15,25 @@ from pathlib import Path
 from typing import Final, Self
 
 from protocol.errors import ConfigurationError
+from sender.daemon.jobs.owner import Owner
 from sender.store.repositories.leases import LEASE_STALE_S
 
 _ID_BYTES: Final = 4
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Owner:
-    """Who owns a cast: one run of one daemon.
-
-    Attributes:
-        name: the daemon's, for people.
-        daemon_id: of its state directory, so that the daemon's next run knows its own casts.
-        run_id: of this process.
-    """
-
-    name: str
-    daemon_id: str
-    run_id: str
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.daemon_id}/{self.run_id}"
-
-    def was_me(self, owner: str) -> bool:
-        """Whether ``owner`` is an earlier run of this daemon, which has ended: it holds the directory's lock."""
-        _name, _, ids = owner.partition("/")
-        daemon_id, _, run_id = ids.partition("/")
-        return daemon_id == self.daemon_id and run_id != self.run_id
-
-
 class StateDirectory:
-    """The daemon's own folder, held by one process at a time.
+    """The daemon's own directory, locked by one process at a time.
 
     Attributes:
-        path: the folder.
-        daemon_id: kept in it.
+        path: the directory.
+        daemon_id: stored in it.
     """
 
     def __init__(self, path: Path) -> None:
-        """Make the folder if need be, and hold it.
+        """Create the directory if necessary, and lock it.
 
         Raises:
-            ConfigurationError: it can't be made or written, or another daemon has it.
+            ConfigurationError: it can't be created or written, or another daemon uses it.
         """
         self.path = path
         try:
@@ -73,7 +49,7 @@ class StateDirectory:
         except OSError as error:
             os.close(self._fd)
             raise ConfigurationError(
-                f"another diskcast daemon uses the state directory {path}: end it, or give this one a directory of "
+                f"another diskcast daemon uses the state directory {path}: stop it, or give this one a directory of "
                 "its own"
             ) from error
         self.daemon_id = self._read_id(path / "daemon-id")
@@ -90,7 +66,7 @@ class StateDirectory:
         return text
 
     def owner(self, name: str) -> Owner:
-        """What this process is called in the database."""
+        """Return the name of this process in the database."""
         return Owner(name, self.daemon_id, secrets.token_hex(_ID_BYTES))
 
     def __enter__(self) -> Self:
@@ -101,21 +77,20 @@ class StateDirectory:
 
 
 class BeatWatch:
-    """Finds the casts of others whose beat has stopped."""
+    """A watch for casts of other daemons whose beat has stopped."""
 
     def __init__(self) -> None:
-        """Know nobody's beat yet."""
         self._seen: dict[str, tuple[str, int, float]] = {}
 
     def look(self, beats: Mapping[str, tuple[str, int]], now: float) -> list[tuple[str, str, int]]:
-        """Compare with what was seen before.
+        """Compare the beats with those seen before.
 
         Args:
-            beats: owner and beat of every cast that somebody owns and that hasn't ended, by its id.
+            beats: owner and beat of every unfinished cast with an owner, by its id.
             now: monotonic seconds.
 
         Returns:
-            Id, owner and beat of those whose beat has stood still for :data:`LEASE_STALE_S`.
+            Id, owner and beat of the casts whose beat hasn't changed for :data:`LEASE_STALE_S`.
         """
         seen: dict[str, tuple[str, int, float]] = {}
         stale = []
@@ -131,5 +106,5 @@ class BeatWatch:
         return stale
 
     def reset(self) -> None:
-        """The look failed: whoever seemed to stand still may only have been out of sight."""
+        """Forget all beats: after a failed look, a beat that seems unchanged proves nothing."""
         self._seen = {}

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from protocol.errors import DatabaseError
-from sender.daemon.cast_job import idle_cast, machine_of_history
-from sender.daemon.cast_registry import CastRegistry
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.record_mapping import ended_machine, idle_cast
 from sender.daemon.presence import ONLINE_S, Presence
 from sender.store.records.casts import Cast, CastEvent, CastMachine, TimelinePoint
 from sender.store.records.live import LiveCast, LiveMachine
@@ -66,7 +66,7 @@ class LiveState:
         # Of several ended casts, the latest shows a machine's current state.
         for job in reversed(self._registry.jobs_with_session()):
             job.refresh()
-            for live in job.live_machines():
+            for live in job.snapshot.live_machines():
                 if live.machine_id is not None and (not job.cast.phase.ended or live.machine_id not in here):
                     here[live.machine_id] = live
         return [self._machine_now(machine, here.get(machine.machine_id), rows) for machine in rows.machines]
@@ -79,13 +79,13 @@ class LiveState:
     def live_cast(self, cast: Cast) -> LiveCast:
         """Return a cast with its live figures, if it runs here."""
         job = self._registry.job(cast.cast_id)
-        return job.live_cast() if job is not None else idle_cast(cast, local=False)
+        return job.snapshot.live_cast() if job is not None else idle_cast(cast, local=False)
 
     async def timeline(self, cast_id: str) -> tuple[list[TimelinePoint], list[CastEvent]]:
         """Return a cast's charts and events."""
         job = self._registry.job(cast_id)
         if job is not None:
-            return list(job.points), list(job.events)
+            return list(job.timeline.points), list(job.timeline.events)
         return (
             await self._store.run(self._store.casts.timeline, cast_id),
             await self._store.run(self._store.casts.events, cast_id),
@@ -98,13 +98,13 @@ class LiveState:
             DatabaseError: the cast isn't this daemon's, and the database is unavailable.
         """
         job = self._registry.job(cast.cast_id)
-        if job is None or job.view is None:
+        if job is None or job.snapshot.view is None:
             store = self._store
             rows = await store.run(store.casts.machines, cast.cast_id)
-            machines = [machine_of_history(row, cast.plan.room_id) for row in rows]
+            machines = [ended_machine(row, cast.plan.room_id) for row in rows]
         else:
             job.refresh()
-            machines = job.live_machines()
+            machines = job.snapshot.live_machines()
         presence = self._presence
         return [
             dataclasses.replace(machine, online=True)
@@ -143,7 +143,7 @@ class LiveState:
         online = self._presence.of(machine.machine_id) is not None or _is_recent(machine)
         row = rows.latest.get(machine.machine_id)
         if live is None and row is not None and self._is_shown(row):
-            live = machine_of_history(row, machine.room_id)
+            live = ended_machine(row, machine.room_id)
         if live is None:
             live = LiveMachine(
                 machine_id=machine.machine_id,

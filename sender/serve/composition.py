@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 
 from sender.config.server_config import ServerConfig
 from sender.daemon.cast_commands import CastCommands
-from sender.daemon.cast_job import CastJob, Earlier
-from sender.daemon.cast_registry import CastRegistry
-from sender.daemon.cast_session import SessionOpener
 from sender.daemon.check_in import CheckInDesk
 from sender.daemon.context import Services
 from sender.daemon.event_feed import EventFeed
-from sender.daemon.execute_cast import CastExecutor
 from sender.daemon.health import Health
+from sender.daemon.jobs.cast_executor import CastExecutor
+from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.owner import Owner
+from sender.daemon.jobs.session_opener import SessionOpener
 from sender.daemon.lease_acquirer import LeaseAcquirer
-from sender.daemon.leases import Owner
 from sender.daemon.live_state import LiveState
 from sender.daemon.presence import Presence
 from sender.daemon.supervisor import Supervisor
@@ -52,7 +52,7 @@ def compose_daemon(config: ServerConfig, store: Store, recorder: Recorder, owner
     feed = EventFeed(store, registry, presence, live_state, health)
     commands = CastCommands(store, library, recorder, registry, owner)
 
-    def make_job(cast: Cast, earlier: Earlier) -> CastJob:
+    def make_job(cast: Cast, earlier: EarlierRuns) -> CastJob:
         return CastJob(cast, recorder, owner=owner, earlier=earlier)
 
     sources = FleetSources(

@@ -20,10 +20,10 @@ from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError
 from sender.api.application import create_application
 from sender.api.server import ApiServer
 from sender.config.server_config import ServerConfig
-from sender.daemon.cast_job import CastJob
+from sender.daemon.jobs.cast_job import CastJob
+from sender.daemon.jobs.rate_share import share_rates
 from sender.daemon.leases import StateDirectory
 from sender.daemon.presence import save_presence
-from sender.daemon.rate_share import share_rates
 from sender.daemon.scheduler import run_retention, run_schedules
 from sender.serve.composition import Daemon, compose_daemon
 from sender.serve.descriptor_limit import raise_descriptor_limit
@@ -156,7 +156,7 @@ def _background(daemon: Daemon) -> dict[str, Coroutine[None, None, None]]:
 
 def _status(url: str, jobs: Mapping[str, CastJob]) -> str:
     """Return the text that ``systemctl status`` shows."""
-    casts = ", ".join(f"{cast_id} of {job.image_name}" for cast_id, job in jobs.items())
+    casts = ", ".join(f"{cast_id} of {job.cast.image_name}" for cast_id, job in jobs.items())
     return f"serving {url}, casting {casts}" if casts else f"serving {url}"
 
 

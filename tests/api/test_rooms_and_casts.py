@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from sender.daemon.cast_job import CastJob
-from sender.daemon.leases import Owner
+from sender.daemon.jobs.cast_job import CastJob
+from sender.daemon.jobs.owner import Owner
 from sender.store.records.access import Role
 from sender.store.records.casts import CastPhase
 from tests.api.served import Served

@@ -13,9 +13,9 @@ import pytest
 from sender.actors import Actor
 from sender.daemon import cast_commands
 from sender.daemon.cast_commands import CastCommands
-from sender.daemon.cast_job import CastJob
-from sender.daemon.cast_registry import CastRegistry
-from sender.daemon.leases import Owner
+from sender.daemon.jobs.cast_job import CastJob
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.owner import Owner
 from sender.library.library import Library
 from sender.refusals import RequestRefusedError
 from sender.store.records.casts import Cast, CastPhase, Command
@@ -88,7 +88,7 @@ def test_a_cast_that_has_ended_while_its_pause_was_audited_stays_as_it_ended(
     live = daemon.start(leased)
 
     async def pause() -> None:
-        live.change(phase=CastPhase.CASTING)
+        live.records.change(phase=CastPhase.CASTING)
         monkeypatch.setattr(store, "run", first(daemon, lambda: live.end(CastPhase.DONE, "")))
         await daemon.commands.command(leased.cast_id, Command.PAUSE, OPERATOR)
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from sender.cast.reporting.snapshot import ReceiverView
-from sender.daemon.cast_job import CastJob, Earlier
-from sender.daemon.leases import Owner
+from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
+from sender.daemon.jobs.owner import Owner
 from sender.store.records.casts import CastMachine, CastPhase
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
@@ -36,7 +36,7 @@ def gathering(store: Store, directory: Path, *earlier: CastMachine) -> tuple[Cas
         record,
         Recorder(store, directory),
         owner=Owner("here", "d1", "r1"),
-        earlier=Earlier(list(earlier), [], []),
+        earlier=EarlierRuns(list(earlier), [], []),
     )
     run = AskedRun()
     live.run = run  # type: ignore[assignment]
@@ -83,7 +83,7 @@ def test_a_machine_that_reports_nothing_new_is_not_sent_again_to_who_watches(
     store: Store, tmp_path: Path
 ) -> None:
     live, _run = gathering(store, tmp_path)
-    live.change(phase=CastPhase.CASTING, casting_at=START)
+    live.records.change(phase=CastPhase.CASTING, casting_at=START)
     live.put_machine(dataclasses.replace(row("pc01", "receiving"), joined_at=START))
     live.put_machine(dataclasses.replace(row("pc02", "receiving"), joined_at=START))
     views = [
@@ -93,8 +93,8 @@ def test_a_machine_that_reports_nothing_new_is_not_sent_again_to_who_watches(
     shown = []
     for progress in (0.25, 0.5):
         views[1] = dataclasses.replace(views[1], progress=progress)
-        live.view = cast("Any", SimpleNamespace(receivers=tuple(views)))
-        shown.append({machine.name: machine for machine in live.live_machines()})
+        live.snapshot.view = cast("Any", SimpleNamespace(receivers=tuple(views)))
+        shown.append({machine.name: machine for machine in live.snapshot.live_machines()})
     assert shown[0]["pc01"].eta_s
     assert shown[0]["pc01"] is shown[1]["pc01"], "its time to go alone is no news"
     assert shown[1]["pc02"].progress == 0.5

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from sender.daemon.cast_job import CastJob
-from sender.daemon.cast_registry import CastRegistry
-from sender.daemon.leases import Owner
+from sender.daemon.jobs.cast_job import CastJob
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.owner import Owner
 from sender.store.records.casts import CastPhase
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
@@ -45,7 +45,7 @@ def test_a_cast_that_only_prepares_has_no_metrics(registry: CastRegistry, job: C
 
 def test_an_ended_cast_keeps_its_lease_until_the_database_knows(registry: CastRegistry, job: CastJob) -> None:
     give_session(job)
-    job.cast = dataclasses.replace(job.cast, phase=CastPhase.DONE)
+    job.records.change(phase=CastPhase.DONE)
     registry.retire(job.cast_id)
     assert registry.leased_ids() == [job.cast_id]
     assert registry.job(job.cast_id) is job
@@ -62,7 +62,7 @@ def test_an_abandoned_cast_is_forgotten(registry: CastRegistry, job: CastJob) ->
 
 def test_a_running_cast_is_known_better_than_its_row(registry: CastRegistry, job: CastJob) -> None:
     recorded = job.cast
-    job.cast = dataclasses.replace(job.cast, phase=CastPhase.GATHERING)
+    job.records.change(phase=CastPhase.GATHERING)
     registry.replace_unfinished([recorded])
     assert registry.unfinished[job.cast_id].phase is CastPhase.GATHERING
     assert registry.latest(recorded) is job.cast

@@ -14,8 +14,8 @@ from protocol.errors import DatabaseUnavailableError
 from protocol.model.session_records import CastId
 from sender.config.config_file import load_config
 from sender.daemon import check_in as module
-from sender.daemon.cast_registry import CastRegistry
 from sender.daemon.check_in import CheckInDesk
+from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.presence import Presence
 from sender.store.machines.enrolment import Enrolment
 from sender.store.open_store import open_store

@@ -13,10 +13,10 @@ import pytest
 from protocol.errors import DatabaseUnavailableError
 from protocol.model.session_records import JoinRequest, MachineIdentity, ReceiverState
 from sender.cast.session.locked_session import LockedSession
-from sender.daemon import machine_matching
-from sender.daemon.cast_job import CastJob, Earlier
-from sender.daemon.leases import Owner
-from sender.daemon.machine_matching import MachineMatcher
+from sender.daemon.jobs import machine_matcher
+from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
+from sender.daemon.jobs.machine_matcher import MachineMatcher
+from sender.daemon.jobs.owner import Owner
 from sender.store.records.machines import Machine
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
@@ -37,7 +37,7 @@ def shared() -> LockedSession:
     return LockedSession(new_session(), lambda: None)
 
 
-def run_of(store: Store, shared: LockedSession, earlier: Earlier | None = None, **plan: Any) -> CastJob:
+def run_of(store: Store, shared: LockedSession, earlier: EarlierRuns | None = None, **plan: Any) -> CastJob:
     """A run of a cast whose session is ``shared``."""
     live = CastJob(
         add_cast(store, **plan),
@@ -161,7 +161,7 @@ def test_after_a_take_over_a_machine_finds_its_line_again_and_a_stranger_does_no
     store: Store, shared: LockedSession, known: Machine, who: dict[str, Any], found: bool
 ) -> None:
     row = line(name="pc-07", machine_id=known.machine_id, state="receiving")
-    live = run_of(store, shared, Earlier([row]), machine_ids=(known.machine_id,))
+    live = run_of(store, shared, EarlierRuns([row]), machine_ids=(known.machine_id,))
     assert (joins(store, live, claims(known.machine_id, **who))[1] == known.machine_id) is found
 
 
@@ -180,7 +180,7 @@ def test_a_machine_joins_soon_though_the_database_hangs(
 ) -> None:
     answers = threading.Event()
     monkeypatch.setattr(store.machines, "find", lambda *_identity: answers.wait())
-    monkeypatch.setattr(machine_matching, "LOOK_UP_S", 0.05)
+    monkeypatch.setattr(machine_matcher, "LOOK_UP_S", 0.05)
     crowd = [MachineMatcher(store, live).match(says(CARD, f"agent {index}")) for index in range(3)]
 
     async def join_all() -> list[JoinRequest]:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from protocol.constants import RATE_BYTES_PER_S_MIN
 from protocol.errors import AddressInUseError, ConfigurationError
 from sender.config.sections import GROUP_COUNT
+from sender.daemon.jobs.multicast_groups import choose_group
+from sender.daemon.jobs.rate_share import share_rate, wish_bytes_per_s
 from sender.daemon.leases import BeatWatch, StateDirectory
-from sender.daemon.multicast_groups import choose_group
-from sender.daemon.rate_share import share_rate, wish_bytes_per_s
 from sender.store.repositories.leases import LEASE_STALE_S
 
 CEILING = 100e6

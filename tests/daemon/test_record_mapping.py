@@ -9,7 +9,7 @@ import pydantic
 import pytest
 
 from sender.cast.reporting.snapshot import ReceiverView
-from sender.daemon.record_mapping import eta_s
+from sender.daemon.jobs.record_mapping import eta_s
 from sender.store.records.casts import Cast, CastMachine
 from tests.console.api_double import AT, cast, cast_machine
 

@@ -13,7 +13,7 @@ from protocol.control.check_in import MACHINE_ID_KEY
 from protocol.control.control_messages import JOIN_FIELDS
 from protocol.errors import DatabaseError
 from protocol.model.session_records import JoinRequest
-from sender.daemon.cast_job import CastJob
+from sender.daemon.jobs.cast_job import CastJob
 from sender.store.records.machines import Machine
 from sender.store.store import Store
 
@@ -68,7 +68,7 @@ class MachineMatcher:
 
         Another daemon of the same database may have assigned it, after it was moved into the room.
         """
-        if machine_id in self._job.targets or self._job.machine_of(machine_id) is not None:
+        if machine_id in self._job.targets or self._job.records.machine_of(machine_id) is not None:
             return True
         machine = await self._look_up(request, lambda: self._store.machines.get(machine_id))
         return machine is not None and self._job.cast.plan.asks_for(machine)
@@ -80,7 +80,7 @@ class MachineMatcher:
         """
         if self._has_place(machine_id, request.agent_id):
             return False
-        row = self._job.machine_of(machine_id)
+        row = self._job.records.machine_of(machine_id)
         if row is None or row.joined_at is None or request.agent_id == machine_id:
             return True
         return (row.name, row.address) == (request.name, request.address)

@@ -1,4 +1,4 @@
-"""The session's figures as the daemon's records: what of a cast goes to the database and to those who watch."""
+"""Map the session's figures to the daemon's records, for the database and for subscribers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from protocol.control.check_in import MACHINE_ID_KEY
 from protocol.sending.receiver_record import ReceiverRecord
 from sender.cast.reporting.snapshot import CastView, ReceiverSummary, ReceiverView
 from sender.store.records.casts import Cast, CastMachine, TimelinePoint
-from sender.store.records.live import LiveMachine
+from sender.store.records.live import LiveCast, LiveMachine
 from sender.store.records.machine_states import MachineState
 
 
 def cast_machine(
     cast_id: str, record: ReceiverRecord, block_bytes: int, now: float, wall: datetime
 ) -> CastMachine:
-    """The line that history keeps of a receiver, as it is at ``now``, which is ``wall``."""
+    """Return a receiver's history line, as of ``now`` (monotonic), which is ``wall`` (UTC)."""
     summary = ReceiverSummary.of(record, block_bytes, now)
     ended = record.finished_at if not record.state.active else None
     return CastMachine(
@@ -45,7 +45,7 @@ def cast_machine(
 def live_machine(
     cast: Cast, view: ReceiverView, row: CastMachine, *, position: str, online: bool
 ) -> LiveMachine:
-    """A machine that a running cast works for, or has."""
+    """Return a machine of a running cast."""
     return LiveMachine(
         machine_id=row.machine_id,
         name=view.name,
@@ -65,7 +65,7 @@ def live_machine(
 
 
 def eta_s(cast: Cast, view: ReceiverView, row: CastMachine, now: datetime) -> float | None:
-    """Until it is complete, at its pace since data flow to it; None if nobody knows."""
+    """Return the time until the machine is complete, at its average pace so far; None if unknown."""
     if cast.paused or not view.active or not 0.0 < view.progress < 1.0:
         return None
     if cast.casting_at is None or row.joined_at is None:
@@ -76,7 +76,7 @@ def eta_s(cast: Cast, view: ReceiverView, row: CastMachine, now: datetime) -> fl
 
 
 def timeline_point(at_s: float, view: CastView, parity: float) -> TimelinePoint:
-    """This second of a cast."""
+    """Return the timeline point of this second."""
     active = [receiver for receiver in view.receivers if receiver.active]
     main = [receiver for receiver in active if not receiver.demoted] or active
     count = max(1, len(main))
@@ -94,9 +94,44 @@ def timeline_point(at_s: float, view: CastView, parity: float) -> TimelinePoint:
 
 
 def cast_progress(view: CastView) -> float:
-    """Of the machine that has least, stragglers aside while there are others."""
+    """Return the progress of the machine with the least, without stragglers while there are others."""
     active = [receiver for receiver in view.receivers if receiver.active]
     main = [receiver for receiver in active if not receiver.demoted] or active
     if main:
         return min(receiver.progress for receiver in main)
     return 1.0 if any(receiver.state == MachineState.COMPLETE for receiver in view.receivers) else 0.0
+
+
+def idle_cast(cast: Cast, *, local: bool) -> LiveCast:
+    """Return a cast of which only the record is known: planned, ended, or another daemon's."""
+    return LiveCast(
+        cast=cast,
+        local=local,
+        rate_bytes_per_s=0.0,
+        achieved_bytes_per_s=0.0,
+        elapsed_s=cast.seconds,
+        eta_s=None,
+        pass_index=0,
+        pass_progress=0.0,
+        bottleneck="",
+    )
+
+
+def ended_machine(row: CastMachine, room_id: str | None) -> LiveMachine:
+    """Return a machine of which only the history line is known."""
+    return LiveMachine(
+        machine_id=row.machine_id,
+        name=row.name,
+        room_id=room_id,
+        position="",
+        address=row.address,
+        online=False,
+        state=row.state,
+        cast_id=row.cast_id,
+        progress=row.progress,
+        rate_bytes_per_s=0.0,
+        loss=row.loss,
+        bottleneck="",
+        eta_s=None,
+        error=row.error,
+    )

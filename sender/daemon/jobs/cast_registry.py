@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from sender.daemon.cast_job import CastJob
-from sender.daemon.change_notifier import ChangeNotifier
+from sender.daemon.jobs.cast_job import CastJob
+from sender.daemon.jobs.change_notifier import ChangeNotifier
 from sender.store.records.casts import Cast, CastPhase
 
 _ENDING_S: Final = 60.0

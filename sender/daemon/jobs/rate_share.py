@@ -8,7 +8,7 @@ from typing import Final
 
 from protocol.constants import RATE_BYTES_PER_S_MIN
 from protocol.model.cast_state import CastState
-from sender.daemon.cast_registry import CastRegistry
+from sender.daemon.jobs.cast_registry import CastRegistry
 
 _INTERVAL_S: Final = 0.5
 HEADROOM: Final = 1.25

@@ -13,10 +13,10 @@ import structlog
 
 from protocol.errors import DatabaseUnavailableError, ImageChangedError
 from sender.blocking_calls import start_blocking_call
-from sender.daemon.cast_job import CastJob, Earlier
-from sender.daemon.cast_registry import CastRegistry
-from sender.daemon.cast_session import SessionOpener
-from sender.daemon.cast_verdict import absent_machine, verdict
+from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.cast_verdict import absent_machine, verdict
+from sender.daemon.jobs.session_opener import SessionOpener
 from sender.imaging.image_file import ImageFile
 from sender.library.library import Library
 from sender.store.records.casts import Cast, CastMachine, CastPhase
@@ -39,7 +39,7 @@ class CastExecutor:
         library: Library,
         registry: CastRegistry,
         sessions: SessionOpener,
-        make_job: Callable[[Cast, Earlier], CastJob],
+        make_job: Callable[[Cast, EarlierRuns], CastJob],
     ) -> None:
         self._store = store
         self._library = library
@@ -47,9 +47,9 @@ class CastExecutor:
         self._sessions = sessions
         self._make_job = make_job
 
-    def add_job(self, cast: Cast, earlier: Earlier | None = None) -> CastJob:
+    def add_job(self, cast: Cast, earlier: EarlierRuns | None = None) -> CastJob:
         """Return a new job of ``cast``, which is shown from now on."""
-        job = self._make_job(cast, earlier or Earlier())
+        job = self._make_job(cast, earlier or EarlierRuns())
         self._registry.jobs[cast.cast_id] = job
         return job
 
@@ -64,19 +64,21 @@ class CastExecutor:
         points = await _retry_until_available(lambda: store.run(store.casts.timeline, cast.cast_id))
         events = await _retry_until_available(lambda: store.run(store.casts.events, cast.cast_id))
         room = await self._room(cast)
-        job = self.add_job(cast, Earlier(rows, points, events))
+        job = self.add_job(cast, EarlierRuns(rows, points, events))
         job.task = asyncio.current_task()
         job.targets = await _retry_until_available(lambda: self._target_names(cast))
         started_before = cast.casting_at is not None
         waited_for = _expected_back(rows)
         if cast.run_count > 1:
-            job.report("taken_over", f"continues with daemon {job.owner.name}, run {cast.run_count}")
+            job.timeline.add_event(
+                "taken_over", f"continues with daemon {job.owner.name}, run {cast.run_count}"
+            )
         if started_before and not waited_for and rows:
             _end(job, reason="")
             return
         known = self._library.get(cast.plan.image_id)
         if known is not None and known.state in (ImageState.REMOTE, ImageState.FETCHING):
-            job.report("image_awaited", f"the image is fetched from {known.location} first")
+            job.timeline.add_event("image_awaited", f"the image is fetched from {known.location} first")
             self._registry.request_look()
         expected = len(waited_for) if started_before else None
         still_required = cast.required_count - sum(row.state in FINAL_STATES for row in rows)
@@ -142,7 +144,7 @@ def _expected_back(rows: list[CastMachine]) -> list[CastMachine]:
 
 def _end(job: CastJob, *, reason: str) -> None:
     """End a cast: record machines that never joined or didn't come back, and the verdict."""
-    known = job.machines.values()
+    known = job.records.machines.values()
     here = {row.machine_id for row in known if row.state is not MachineState.ASSIGNED}
     assigned = {
         row.machine_id: row.name for row in known if row.machine_id and row.state is MachineState.ASSIGNED
@@ -156,4 +158,4 @@ def _end(job: CastJob, *, reason: str) -> None:
             job.put_machine(
                 dataclasses.replace(row, state=MachineState.LOST, error=error, ended_at=datetime.now(UTC))
             )
-    job.end(*verdict(job.cast, job.machines.values(), reason))
+    job.end(*verdict(job.cast, job.records.machines.values(), reason))

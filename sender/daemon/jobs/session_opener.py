@@ -16,10 +16,10 @@ from sender.cast.cast_settings import CastSettings
 from sender.cast.network.interfaces import find_interface, list_interfaces
 from sender.cast.open_cast import open_cast
 from sender.config.server_config import ServerConfig
-from sender.daemon.cast_job import CastJob
-from sender.daemon.cast_registry import CastRegistry
-from sender.daemon.machine_matching import MachineMatcher
-from sender.daemon.multicast_groups import choose_group
+from sender.daemon.jobs.cast_job import CastJob
+from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.machine_matcher import MachineMatcher
+from sender.daemon.jobs.multicast_groups import choose_group
 from sender.imaging.image_file import ImageFile
 from sender.store.records.casts import Cast, StartMode
 from sender.store.records.machines import Room
@@ -93,7 +93,7 @@ class SessionOpener:
                     cast_id=CastId(int(cast.cast_id, 16)),
                 )
                 try:
-                    run = stack.enter_context(open_cast(settings, image, job, matcher.match))
+                    run = stack.enter_context(open_cast(settings, image, job.reporter, matcher.match))
                 except AddressInUseError:
                     continue
                 yield run

@@ -1,0 +1,1 @@
+"""Casts that run in this daemon: their registry, sessions, records and events."""

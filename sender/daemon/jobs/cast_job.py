@@ -1,0 +1,223 @@
+"""A cast that this daemon runs: its records, timeline and snapshot, and the commands that it obeys.
+
+::
+
+    CastRun (session) ──► JobReporter ─┬─► CastRecords ───► database, by the recorder
+                                       ├─► CastTimeline ──► database and log
+                                       └─► JobSnapshot ───► live events
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from sender.cast.cast_run import CastRun
+from sender.cast.session.feedback import FeedbackPort
+from sender.cast.session.locked_session import LockedSession
+from sender.cast.transmission.transmitter import TransmitterStatistics
+from sender.daemon.jobs.cast_records import CastRecords
+from sender.daemon.jobs.cast_timeline import CastTimeline
+from sender.daemon.jobs.job_reporter import JobReporter
+from sender.daemon.jobs.job_snapshot import JobSnapshot
+from sender.daemon.jobs.owner import Owner
+from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase, TimelinePoint
+from sender.store.write_behind import Recorder
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EarlierRuns:
+    """Rows of a cast's earlier runs."""
+
+    machines: Sequence[CastMachine] = ()
+    points: Sequence[TimelinePoint] = ()
+    events: Sequence[CastEvent] = ()
+
+
+class CastJob:
+    """One run of a cast. It belongs to the event loop.
+
+    Attributes:
+        owner: name of this daemon's run in the database.
+        records: the record and the machines' lines.
+        timeline: points and events.
+        snapshot: the cast as subscribers see it.
+        reporter: reports the session's progress to the three above.
+        run: the cast's session; None until it is open.
+        ended_at: monotonic; None while it runs.
+        cancel_reason: an operator's reason; None if the cast isn't cancelled.
+        targets: names of the machines that it is for, by id; empty: any machine that joins.
+        task: runs it; cancelled while no session exists yet.
+    """
+
+    def __init__(
+        self, cast: Cast, recorder: Recorder, *, owner: Owner, earlier: EarlierRuns | None = None
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            cast: the record, leased by this daemon.
+            recorder: writes to the database, without waiting.
+            owner: name of this daemon's run; it writes only while it holds the cast's lease.
+            earlier: rows of earlier runs of this cast.
+        """
+        earlier = earlier or EarlierRuns()
+        self.owner = owner
+        self.records = CastRecords(cast, earlier.machines, recorder, owner)
+        self.timeline = CastTimeline(cast, earlier.points, earlier.events, recorder)
+        self.snapshot = JobSnapshot(self.records)
+        self.reporter = JobReporter(
+            self.records,
+            self.timeline,
+            self.snapshot,
+            put_machine=self.put_machine,
+            on_gathering=self._stop_waiting_for_given_up,
+        )
+        self.run: CastRun | None = None
+        self.ended_at: float | None = None
+        self.cancel_reason: str | None = None
+        self.targets: Mapping[str, str] = {}
+        self.task: asyncio.Task[None] | None = None
+        self._started_by_hand = False
+        self._given_up_before_count = self.records.given_up_count
+        self._log = _log.bind(cast=cast.cast_id)
+
+    @property
+    def cast(self) -> Cast:
+        """Return the record now."""
+        return self.records.cast
+
+    @property
+    def cast_id(self) -> str:
+        """Return the cast's id."""
+        return self.cast.cast_id
+
+    # -- for metrics ------------------------------------------------------------------------------------------
+
+    @property
+    def room_id(self) -> str | None:
+        """Return the room's id; None: any machine may join."""
+        return self.cast.plan.room_id
+
+    @property
+    def shared(self) -> LockedSession:
+        """Return the session."""
+        assert self.run is not None
+        return self.run.shared
+
+    @property
+    def transmitter(self) -> TransmitterStatistics:
+        """Return the transmitter's counters."""
+        assert self.run is not None
+        return self.run.transmitter.statistics
+
+    @property
+    def feedback(self) -> FeedbackPort:
+        """Return the feedback port's counters."""
+        assert self.run is not None
+        return self.run.feedback
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    def attach(self, run: CastRun) -> None:
+        """Use the session of ``run`` from now on; commands given while the image was fetched are passed to it."""
+        self.run = run
+        self.reporter.attach(run.shared)
+        if self._started_by_hand:
+            run.start_now()
+        if self.cast.paused:
+            run.pause()
+
+    def start_data(self, actor_name: str) -> None:
+        """Start the data with the machines that have joined."""
+        self._started_by_hand = True
+        if self.run is not None:
+            self.run.start_now()
+        self.timeline.add_event(
+            "begun_by_hand", f"{actor_name} starts the data with the machines that have joined"
+        )
+
+    def pause(self, actor_name: str) -> None:
+        """Pause the cast."""
+        if self.run is not None:
+            self.run.pause()
+        self.records.change(paused=True)
+        self.timeline.add_event("paused", f"paused by {actor_name}")
+
+    def resume(self, actor_name: str) -> None:
+        """Resume a paused cast."""
+        if self.run is not None:
+            self.run.resume()
+        self.records.change(paused=False)
+        self.timeline.add_event("resumed", f"resumed by {actor_name}")
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the cast; its task ends it."""
+        self.cancel_reason = reason
+        self.timeline.add_event("cancelled", reason)
+        if self.run is not None:
+            self.run.cancel(reason)
+        elif self.task is not None:
+            self.task.cancel()
+
+    def abandon(self) -> None:
+        """Leave the cast silently, so that another daemon can resume it."""
+        if self.run is not None:
+            self.run.abandon()
+        elif self.task is not None:
+            self.task.cancel()
+
+    def refresh(self) -> None:
+        """Take a view of a running session now, unless that was just done."""
+        if self.run is not None and self.ended_at is None:
+            self.reporter.refresh()
+
+    # -- machines and the end ---------------------------------------------------------------------------------
+
+    def put_machine(self, row: CastMachine) -> None:
+        """Change a machine's line; the cast stops waiting for machines that have failed."""
+        before = self.records.given_up_count
+        self.records.put_machine(row)
+        if self.records.given_up_count != before:
+            self._stop_waiting_for_given_up()
+
+    def record_failure(self, row: CastMachine) -> None:
+        """Record a result that an agent reported itself and that the session doesn't know."""
+        known = self.records.machines.get(row.name)
+        if known is None or known.joined_at is None:
+            text = f"{row.name} failed before it joined: {row.error}"
+            self.timeline.add_event("machine_failed", text, row.name)
+        self.put_machine(row)
+
+    def end(self, phase: CastPhase, reason: str) -> None:
+        """End the cast for good."""
+        if self.run is not None:
+            self.reporter.record_machines()
+        self.records.fail_unfinished(reason)
+        self.records.change(phase=phase, reason=reason, ended_at=datetime.now(UTC), paused=False)
+        self.timeline.save()
+        self.records.audit_end()
+        (self._log.info if phase is CastPhase.DONE else self._log.warning)(
+            "cast_over",
+            phase=phase.value,
+            reason=reason,
+            complete=self.cast.complete_count,
+            failed=self.cast.failed_count,
+            seconds=self.cast.seconds,
+        )
+
+    def _stop_waiting_for_given_up(self) -> None:
+        """While the room gathers, don't wait for machines that have failed; a daemon's machine doesn't retry."""
+        if self.run is None:
+            return
+        self.run.stop_waiting_for(self.records.given_up_count - self._given_up_before_count)
+        if self.cast.phase is not CastPhase.GATHERING or not self.targets:
+            return
+        if self.records.given_up_ids().issuperset(self.targets):
+            self.run.cancel("every machine has failed")
