@@ -1,4 +1,4 @@
-"""This receiver's bottleneck: the network, its processor or its disk, and the time that each was it.
+"""This receiver's bottleneck: the network, its processor or its disk, and the time spent in each.
 
 Blocks on their way to the disk hold buffers. While these are few, the receiver keeps up. When they pile up, the worker
 threads are the bottleneck: either writing, or decoding before it. Symbols that find no buffer are then dropped by the
@@ -43,7 +43,7 @@ class ReceiverLoad:
     held_share: float
     """Share of the assembly buffers held by blocks on their way to the disk."""
     pool_drop_count: int
-    """Symbols dropped so far for lack of a buffer."""
+    """Symbols dropped so far because no buffer was free."""
     queue_share: float
     """Share of the socket's buffer in use before it was read."""
     socket_drop_count: int
@@ -53,7 +53,7 @@ class ReceiverLoad:
     write_s: float
     """Thread-seconds spent in writing blocks so far."""
     all_received: bool
-    """Whether every block has arrived."""
+    """True once every block has arrived."""
 
 
 class BottleneckWatch:

@@ -49,12 +49,12 @@ class CastJoiner:
 
     @property
     def follows_takeovers(self) -> bool:
-        """Whether another daemon may take the cast over."""
+        """Return whether another daemon may take the cast over."""
         return self._wait_for_takeover is not None
 
     @property
     def takeover_pending(self) -> bool:
-        """Whether the cast has moved to a sender that isn't joined yet."""
+        """Return whether the cast has moved to a sender that isn't joined yet."""
         return self._next_link is not None
 
     async def follow_takeovers(self, on_takeover: Callable[[], None]) -> None:

@@ -106,7 +106,7 @@ class Pipeline:
 
     @property
     def all_received(self) -> bool:
-        """Whether every block that isn't verified yet was submitted."""
+        """Return whether every block that isn't verified yet was submitted."""
         return self._image.manifest is not None and self._image.needed_count == self.in_flight_count
 
     # -- called by the receive loop -----------------------------------------------------------------------------

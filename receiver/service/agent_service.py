@@ -166,8 +166,8 @@ class AgentService:
     async def _wait_for_cast(self) -> tuple[Assignment, CheckInAnswer]:
         declined = False
         while True:
-            # Long-poll only once this machine is registered and its results are recorded: both are urgent. And don't
-            # after declining an assignment, which the daemon would answer with at once.
+            # Long-poll only once this machine is registered and its results are recorded, since both are urgent.
+            # After a declined assignment a long poll would return at once.
             settled = self._registration is not None and not self._unrecorded and not declined
             answer = await self._check_in(AgentState.IDLE, wait_s=CHECK_IN_WAIT_S_MAX if settled else 0.0)
             assignment = answer.assignment
@@ -309,7 +309,7 @@ class AgentService:
         Raises:
             SenderLostError: the sender is lost, and no daemon assigns this cast any more.
         """
-        assigned_at = trio.current_time()
+        alive_at = trio.current_time()
         while True:
             answer: CheckInAnswer | None = None
             # A revoked token ends the service, but not a running cast.
@@ -323,14 +323,14 @@ class AgentService:
             )
             assignment = None if answer is None else answer.assignment
             if assignment is not None and assignment.cast_id == cast_id:
-                assigned_at = now
+                alive_at = now
                 if tracker.update(endpoint_of(assignment)):
                     self._log.moved(assignment)
             elif answer is None or not silent:
-                assigned_at = now
-            elif now - assigned_at >= OVER_AFTER_S:
+                alive_at = now
+            elif now - alive_at >= OVER_AFTER_S:
                 raise SenderLostError(
-                    f"the sender has been silent for {format_duration(now - assigned_at)}, and the daemon no longer "
+                    f"the sender has been silent for {format_duration(now - alive_at)}, and the daemon no longer "
                     "assigns this cast: it is over; the target is incomplete"
                 )
             await self._pause(answer, silent=silent)

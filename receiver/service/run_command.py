@@ -150,8 +150,8 @@ def _build_service(
     identity = machine.identity()
     if not any((identity.macs, identity.serial, identity.asset_tag)):
         raise ConfigurationError(
-            f"this machine can't be told from others: {machine.interface} has no hardware address, and the firmware "
-            "no serial number or asset tag; name it with --identity, for example --identity pc07"
+            f"this machine has no identity: {machine.interface} has no hardware address, and the firmware no serial "
+            "number or asset tag; name it with --identity, for example --identity pc07"
         )
     return AgentService(
         ring,

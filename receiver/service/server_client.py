@@ -34,7 +34,7 @@ class _TokenAccepted(Exception):  # noqa: N818 - not an error
     """An empty check-in was refused only for being empty, after its token was accepted."""
 
 
-class Daemon(Protocol):
+class DaemonClient(Protocol):
     """The part of :class:`ServerClient` that the service uses."""
 
     url: str
@@ -125,7 +125,7 @@ class DaemonRing:
         failure_count: check-ins without an answer since the last answer.
     """
 
-    def __init__(self, daemons: Sequence[Daemon], rng: random.Random) -> None:
+    def __init__(self, daemons: Sequence[DaemonClient], rng: random.Random) -> None:
         """Take at least one daemon; ``rng`` spreads the retries of many machines."""
         assert daemons
         self._daemons = list(daemons)

@@ -1,7 +1,7 @@
 """A cast in memory under trio's clock: a real sender session, real frames, a fake socket and a fake control API.
 
-Everything between the agent and the sender is here, so that tests can lose it, stop it and start it again; the disk is
-a real file. Threads are replaced by calls in place, which makes a test the same every time.
+Everything between the receiver and the sender is simulated here, and tests can drop, stop and restart it; the disk is a
+real file. Calls in place replace threads, which makes each test deterministic.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PLAN_SYMBOLS = 88
 
 
 class SmallImage:
-    """Raw content and the image packed of it: compressible, incompressible and zero blocks, the last one short."""
+    """Raw content and its packed image: compressible, incompressible and zero blocks, the last one short."""
 
     def __init__(self, seed: int = 1, block_count: int = 48, *, zeros_only: bool = False) -> None:
         rng = random.Random(seed)
@@ -78,7 +78,7 @@ class SmallImage:
         self.manifest = Manifest.parse_untrusted(data)
 
     def load(self, symbol_bytes: int, object_index: int, block: int) -> NDArray[np.uint8]:
-        """Stored bytes of a block as symbols."""
+        """Return the stored bytes of a block as symbols."""
         stored = (
             bytes(self.manifest.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
             if object_index == 0
@@ -88,8 +88,8 @@ class SmallImage:
         return np.frombuffer(stored.ljust(k * symbol_bytes, b"\0"), np.uint8).reshape(k, symbol_bytes)
 
 
-class FakeData:
-    """The data socket: a queue that the test fills."""
+class FakeDataSocket:
+    """A data socket whose queue the test fills."""
 
     poll_interval_max_s = 0.008
 
@@ -101,7 +101,7 @@ class FakeData:
         self._arrived = trio.Event()
 
     def put(self, frames: NDArray[np.uint8], datagrams: list[bytes]) -> None:
-        """Something arrives."""
+        """Put datagrams into the queue."""
         self.queue.append(DatagramBatch(frames, datagrams, drained=False))
         self._arrived.set()
 
@@ -124,11 +124,11 @@ class FakeData:
 
 
 class Recorder:
-    """An observer that remembers."""
+    """An observer that records its calls."""
 
     def __init__(self) -> None:
         self.interval_s = 1.0
-        self.standings: list[Cause | None] = []
+        self.demotions: list[Cause | None] = []
         self.joins: list[bool] = []
         self.silences: list[float] = []
         self.statuses: list[ReceptionStatus] = []
@@ -142,10 +142,10 @@ class Recorder:
         self.silences.append(silent_s)
 
     def demoted(self, cause: Cause) -> None:
-        self.standings.append(cause)
+        self.demotions.append(cause)
 
     def reinstated(self) -> None:
-        self.standings.append(None)
+        self.demotions.append(None)
 
     def progress(self, status: ReceptionStatus) -> None:
         self.statuses.append(status)
@@ -153,15 +153,15 @@ class Recorder:
 
 
 class SmallCast:
-    """The sender's side, and what stands between it and one agent.
+    """A sender, and the network between it and one receiver.
 
     Attributes:
         sender: the running session; None while the sender is down.
-        unreachable: the control API doesn't answer.
-        muted: nothing of the sender arrives.
+        unreachable: True while the control API doesn't answer.
+        muted: True while nothing from the sender arrives.
         completions: reports that the control API took.
-        place: where the sender is; None: everywhere.
-        image_symbols_sent: data sent since the sender was started last.
+        place: the sender's place; None for everywhere.
+        image_symbols_sent: data symbols sent since the sender's last start.
     """
 
     def __init__(self, image: SmallImage, directory: Path) -> None:
@@ -173,7 +173,7 @@ class SmallCast:
         self.completions: list[CompletionReport] = []
         self.joins: list[JoinRequest] = []
         self.image_symbols_sent = 0
-        self.sockets: list[FakeData] = []
+        self.sockets: list[FakeDataSocket] = []
         self.observer = Recorder()
         self.on_symbols: Callable[[int], None] = lambda _count: None
         self.place: Place | None = None
@@ -182,7 +182,7 @@ class SmallCast:
     # -- the sender -------------------------------------------------------------------------------------------
 
     def start_sender(self, *, image: SmallImage | None = None, symbol_bytes: int = SYMBOL_BYTES) -> None:
-        """Start it, or start it again after :meth:`stop_sender`."""
+        """Start the sender, or restart it after :meth:`stop_sender`."""
         self._starts += 1
         source = image or self.image
         self.image_symbols_sent = 0
@@ -219,11 +219,11 @@ class SmallCast:
         self._encoder = FrameEncoder(parameters)
 
     def stop_sender(self) -> None:
-        """It is killed: nothing is said any more."""
+        """Kill the sender."""
         self.sender = None
 
     async def run_sender(self) -> None:
-        """Send whatever the running session wants to send, for ever."""
+        """Send the running session's datagrams, for ever."""
         while True:
             sender = self.sender
             pause_s = 0.005
@@ -242,8 +242,8 @@ class SmallCast:
                     self.on_symbols(self.image_symbols_sent)
             await trio.sleep(pause_s)
 
-    def say(self, message: ControlMessage) -> None:
-        """A control message from the running sender arrives beside what it sends by itself."""
+    def inject(self, message: ControlMessage) -> None:
+        """Deliver a control message of the running sender, in addition to its own."""
         assert self.sender is not None
         parameters = self.sender.parameters
         datagram = encode_control(message, cast_id=parameters.cast_id, session_token=parameters.session_token)
@@ -257,54 +257,54 @@ class SmallCast:
     # -- the control API --------------------------------------------------------------------------------------
 
     async def cast(self, cast_id: CastId) -> CastDescription:
-        sender = await self._answering()
+        sender = await self._session()
         return cast_description(sender.parameters, state=sender.state, receiver_count=0)
 
     async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
-        sender = await self._answering()
+        sender = await self._session()
         assert cast_id == 7
         self.joins.append(request)
         return sender.join(request, trio.current_time())
 
     async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
-        sender = await self._answering()
+        sender = await self._session()
         sender.check_key(grant.receiver_id, grant.key)
         sender.set_need(grant.receiver_id, need, trio.current_time(), heard_sequence)
 
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
-        await self._answering()
+        await self._session()
         into.write(0, memoryview(self.image.manifest.data[:]))
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
-        sender = await self._answering()
+        sender = await self._session()
         sender.check_key(grant.receiver_id, grant.key)
         self.completions.append(COMPLETION.decode_untrusted("completion", COMPLETION.encode(report)))
         sender.complete(grant.receiver_id, report, trio.current_time())
 
-    async def _answering(self) -> SenderSession:
+    async def _session(self) -> SenderSession:
         await trio.sleep(0.001)
         if self.sender is None or self.unreachable:
             raise Unreachable("connection refused")
         return self.sender
 
-    # -- the agent --------------------------------------------------------------------------------------------
+    # -- the receiver -------------------------------------------------------------------------------------------
 
-    def open_data(self, frame_bytes: int) -> FakeData:
-        """The agent's socket."""
-        self.sockets.append(FakeData())
+    def open_data(self, frame_bytes: int) -> FakeDataSocket:
+        """Open a data socket for the receiver."""
+        self.sockets.append(FakeDataSocket())
         return self.sockets[-1]
 
     def take_feedback(self, parameters: CastParameters, datagram: bytes) -> None:
-        """The agent's feedback arrives."""
+        """Deliver the receiver's feedback."""
         if self.sender is not None and not self.muted:
             self.sender.receive_feedback_untrusted(datagram, trio.current_time())
 
     @property
     def link(self) -> CastLink:
-        """To the sender, wherever it is."""
+        """Return a link to the sender, wherever it is."""
         return CastLink(control=self, open_data=self.open_data, send_feedback=self.take_feedback)
 
-    def agent(
+    def receiver(
         self,
         target: Target,
         image_class: type[TargetImage] = TargetImage,
@@ -313,7 +313,7 @@ class SmallCast:
         wait_for_takeover: Callable[[], Awaitable[CastLink]] | None = None,
         **options: float,
     ) -> CastReceiver:
-        """An agent that writes ``target``."""
+        """Return a receiver that writes ``target``."""
         settings = {
             "join_timeout_s": 10.0,
             "sender_timeout_s": 30.0,
@@ -343,16 +343,16 @@ class SmallCast:
         wait_for_takeover: Callable[[], Awaitable[CastLink]] | None = None,
         **options: float,
     ) -> Reception:
-        """One agent from join to end beside the sender."""
+        """Run one receiver from join to end beside the sender."""
         reception: Reception | None = None
         with trio.fail_after(within_s), open_target(self.path, raw_bytes=len(self.image.raw)) as target:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.run_sender)
-                    agent = self.agent(
+                    receiver = self.receiver(
                         target, image_class, link=link, wait_for_takeover=wait_for_takeover, **options
                     )
-                    reception = await agent.run(SYMBOL_BYTES)
+                    reception = await receiver.run(SYMBOL_BYTES)
                     nursery.cancel_scope.cancel()
             except BaseExceptionGroup as group:
                 raise single_error(group) from group
@@ -361,39 +361,39 @@ class SmallCast:
 
 
 class Place:
-    """Where the sender may be: an agent that is linked to this place meets nobody while the sender is elsewhere."""
+    """A place where the sender may be; while it is elsewhere, links to this place reach nothing."""
 
     def __init__(self, cast: SmallCast) -> None:
-        self.socket: FakeData | None = None
+        self.socket: FakeDataSocket | None = None
         self._cast = cast
 
     @property
     def link(self) -> CastLink:
-        """To this place."""
+        """Return a link to this place."""
         return CastLink(control=self, open_data=self._open_data, send_feedback=self._take_feedback)
 
     async def cast(self, cast_id: CastId) -> CastDescription:
-        return await (await self._met()).cast(cast_id)
+        return await (await self._sender_here()).cast(cast_id)
 
     async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
-        return await (await self._met()).join(cast_id, request)
+        return await (await self._sender_here()).join(cast_id, request)
 
     async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
-        await (await self._met()).set_need(grant, need, heard_sequence)
+        await (await self._sender_here()).set_need(grant, need, heard_sequence)
 
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
-        await (await self._met()).manifest(cast_id, into)
+        await (await self._sender_here()).manifest(cast_id, into)
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
-        await (await self._met()).complete(grant, report)
+        await (await self._sender_here()).complete(grant, report)
 
-    async def _met(self) -> SmallCast:
+    async def _sender_here(self) -> SmallCast:
         await trio.sleep(0.001)
         if self._cast.place is not self:
             raise Unreachable("connection refused")
         return self._cast
 
-    def _open_data(self, frame_bytes: int) -> FakeData:
+    def _open_data(self, frame_bytes: int) -> FakeDataSocket:
         self.socket = self._cast.open_data(frame_bytes)
         return self.socket
 
@@ -414,5 +414,5 @@ async def _in_place(
 
 @pytest.fixture
 def threads_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would run in a worker thread runs at once: the clock can't jump over it."""
+    """Run worker threads' functions at once: the clock can't jump over them."""
     monkeypatch.setattr(trio.to_thread, "run_sync", _in_place)

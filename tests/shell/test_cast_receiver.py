@@ -1,6 +1,6 @@
-"""The agent around real sessions, under a clock that jumps: deadlines, silence, restarts, bad disks, bad images.
+"""A cast receiver around real sessions, under a clock that jumps: deadlines, silence, restarts, bad disks and images.
 
-Lost if these fail: an agent that hangs, that calls an incomplete disk complete, or that starts over after a restart.
+Lost if these fail: a receiver hangs, reports an incomplete disk as complete, or starts over after a restart.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def source_symbols(image: SmallImage) -> int:
 
 
 def at_symbols(cast: SmallCast, count: int, action: Callable[[], None]) -> None:
-    """Do ``action`` once, when the sender has sent ``count`` data symbols since it started."""
+    """Run ``action`` once, when the sender has sent ``count`` data symbols since its start."""
     done = False
 
     def watch(sent: int) -> None:
@@ -62,7 +62,7 @@ def at_symbols(cast: SmallCast, count: int, action: Callable[[], None]) -> None:
     cast.on_symbols = watch
 
 
-# -- what goes right ------------------------------------------------------------------------------------------
+# -- success --------------------------------------------------------------------------------------------------
 
 
 async def test_an_image_arrives(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
@@ -83,7 +83,7 @@ async def test_an_image_arrives(cast: SmallCast, autojump_clock: trio.testing.Mo
 
 
 @pytest.mark.parametrize("loss", [0.05, 0.3])
-async def test_rehearsed_loss_is_repaired(
+async def test_injected_loss_is_repaired(
     cast: SmallCast, autojump_clock: trio.testing.MockClock, loss: float
 ) -> None:
     cast.start_sender()
@@ -117,7 +117,7 @@ async def test_an_image_of_zeros_needs_no_data(
     assert reception.status.raw_bytes_verified == len(cast.image.raw)
 
 
-# -- the sender goes away -------------------------------------------------------------------------------------
+# -- the sender disappears ------------------------------------------------------------------------------------
 
 
 async def test_after_a_restart_only_the_rest_is_sent(
@@ -143,13 +143,13 @@ async def test_after_a_restart_only_the_rest_is_sent(
     need = cast.joins[1].need
     assert need is not None
     assert 0 < need.sum() < cast.image.manifest.stored_mask.sum()
-    # What a partly received block had is sent once more.
+    # The symbols of partly received blocks are sent once more.
     assert cast.image_symbols_sent <= source_symbols(cast.image) - half + 4 * 46
     assert cast.completions[0].datagrams_received > source_symbols(cast.image)
 
 
 async def test_a_restart_with_other_symbols(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
-    """The interface's MTU was changed: the agent's socket must take frames of the new size."""
+    """The interface's MTU was changed: the receiver's socket must take frames of the new size."""
     cast.start_sender()
 
     def restart() -> None:
@@ -211,10 +211,10 @@ async def test_silence_ends_at_the_deadline(cast: SmallCast, autojump_clock: tri
     assert 30.0 <= autojump_clock.current_time() < 34.0
     assert len(cast.observer.silences) == 9
     assert ReceptionState.SILENT in {status.state for status in cast.observer.statuses}
-    assert not cast.sockets[-1].any_source, "it was heard before"
+    assert not cast.sockets[-1].any_source, "the sender was heard before"
 
 
-async def test_a_sender_that_is_heard_again_in_time_goes_on(
+async def test_a_sender_that_is_heard_again_in_time_is_still_joined(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     cast.start_sender()
@@ -235,7 +235,7 @@ async def test_a_sender_that_is_heard_again_in_time_goes_on(
     assert cast.observer.joins == [False]
 
 
-async def test_without_a_word_the_source_filter_is_given_up(
+async def test_the_source_filter_is_removed_if_nothing_is_heard(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     cast.start_sender()
@@ -288,7 +288,7 @@ async def test_the_sender_ends_the_cast(
 async def test_a_cast_that_ends_after_the_last_symbol_is_complete_here(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Whatever the sender thinks: what is here is verified first."""
+    """The received blocks are verified first, whatever the sender reports."""
     cast.start_sender()
 
     def end() -> None:
@@ -307,40 +307,38 @@ def standing(*, demoted: tuple[int, ...] = (), dropped: tuple[int, ...] = ()) ->
     return Standing(demoted=bitmap_of(demoted), dropped=bitmap_of(dropped))
 
 
-async def test_a_demoted_machine_says_so_once(
-    cast: SmallCast, autojump_clock: trio.testing.MockClock
-) -> None:
-    """It asks for nothing until its turn comes, however long that takes, and then completes like any other."""
+async def test_a_demotion_is_reported_once(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+    """A demoted receiver requests nothing until its turn, however long that takes, and then completes."""
     cast.start_sender()
     cast.observer.interval_s = 0.01
-    at_symbols(cast, 100, lambda: [cast.say(standing(demoted=(0,))) for _ in range(3)])
+    at_symbols(cast, 100, lambda: [cast.inject(standing(demoted=(0,))) for _ in range(3)])
 
     async def reinstate() -> None:
-        while not cast.observer.standings:
+        while not cast.observer.demotions:
             await trio.sleep(0.01)
         await trio.sleep(60.0)
         for _ in range(10):
-            cast.say(standing())
+            cast.inject(standing())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reinstate)
         reception = await cast.receive(injected_loss=0.3, injected_loss_seed=3)
         nursery.cancel_scope.cancel()
     assert cast.path.read_bytes() == cast.image.raw
-    assert cast.observer.standings == [Cause.NETWORK, None]
+    assert cast.observer.demotions == [Cause.NETWORK, None]
     assert {status.demoted for status in cast.observer.statuses} == {False, True}
     assert autojump_clock.current_time() > 60.0
     assert not reception.status.demoted
 
 
-async def test_a_dropped_machine_ends_with_the_cause_and_the_mend(
+async def test_a_dropped_machine_ends_with_the_cause_and_the_fix(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     cast.start_sender()
-    at_symbols(cast, 100, lambda: cast.say(standing(dropped=(0,))))
+    at_symbols(cast, 100, lambda: cast.inject(standing(dropped=(0,))))
     with pytest.raises(DroppedError, match=r"network connection.*incomplete.*--slow demote"):
         await cast.receive()
-    assert cast.completions == [], "the sender knows"
+    assert cast.completions == [], "the sender already knows"
 
 
 async def test_a_machine_that_is_dropped_with_all_it_needs_completes(
@@ -349,7 +347,7 @@ async def test_a_machine_that_is_dropped_with_all_it_needs_completes(
     cast.start_sender()
 
     def drop_and_fall_silent() -> None:
-        cast.say(standing(dropped=(0,)))
+        cast.inject(standing(dropped=(0,)))
         cast.muted = True
 
     at_symbols(cast, source_symbols(cast.image), drop_and_fall_silent)
@@ -410,17 +408,17 @@ async def test_an_interrupt_is_reported(cast: SmallCast, autojump_clock: trio.te
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cast.run_sender)
             with scope:
-                await cast.agent(target).run(SYMBOL_BYTES)
+                await cast.receiver(target).run(SYMBOL_BYTES)
             nursery.cancel_scope.cancel()
     (report,) = cast.completions
     assert (report.success, report.error, report.exit_code) == (False, "interrupted", 130)
 
 
-# -- disks and images that are bad ----------------------------------------------------------------------------
+# -- bad disks and images -------------------------------------------------------------------------------------
 
 
 class FullDisk(TargetImage):
-    """Has no room for what comes after the first blocks."""
+    """A disk without room for more than the first blocks."""
 
     def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[Outcome]:
         if self.blocks_verified_count:
@@ -440,7 +438,7 @@ async def test_a_failed_write_is_reported_to_the_sender(
 
 
 class ForgetfulDisk(TargetImage):
-    """Reads one block back wrong, ``wrong_count`` times; not one of those that are written last."""
+    """A disk that reads one block back wrong, ``wrong_count`` times; not one of the blocks written last."""
 
     wrong_count = 1
     block = 20
@@ -454,7 +452,7 @@ class ForgetfulDisk(TargetImage):
 
 
 class BadDisk(ForgetfulDisk):
-    """Does it again."""
+    """A disk that reads the block back wrong twice."""
 
     wrong_count = 2
 
@@ -480,7 +478,7 @@ async def test_a_block_that_reads_back_wrong_once_is_sent_again(
 async def test_a_block_that_reads_back_wrong_after_the_end_ends_it_as_incomplete(
     cast: SmallCast, autojump_clock: trio.testing.MockClock, outcome: int, error: type[Exception]
 ) -> None:
-    """All was here and only had to be verified: nobody sends it again, and it isn't complete without."""
+    """Every block had arrived and only had to be verified: the damaged one isn't sent again."""
     cast.start_sender()
 
     def end() -> None:
@@ -496,7 +494,7 @@ async def test_a_block_that_reads_back_wrong_after_the_end_ends_it_as_incomplete
 async def test_a_block_that_reads_back_wrong_when_the_sender_is_gone_ends_it(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Nothing says that the cast has ended, and nothing that it goes on."""
+    """Nothing shows that the cast has ended, nor that it continues."""
     cast.start_sender()
     at_symbols(cast, source_symbols(cast.image), cast.stop_sender)
     with pytest.raises(SenderLostError, match=r"nothing heard.*incomplete"):

@@ -1,6 +1,6 @@
 """The control client against a real HTTP server that answers well, badly, late or not at all.
 
-Lost if these fail: an agent that a broken or hostile server can crash, fill or hang.
+Lost if these fail: a broken or hostile server can crash, fill or hang an agent.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ Answer = tuple[int, bytes] | Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server:
-    """Answers each path as the test says and remembers the requests."""
+    """An HTTP server that answers each path as the test sets it, and records the requests."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -106,7 +106,7 @@ class Server:
             do_GET = do_POST = do_PUT = _answer  # noqa: N815
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Quiet."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -173,7 +173,7 @@ async def test_a_manifest_of_another_length_is_refused(server: Server, length: i
 
 
 @pytest.mark.trio
-async def test_half_a_manifest_can_be_asked_for_again(server: Server) -> None:
+async def test_a_truncated_manifest_can_be_requested_again(server: Server) -> None:
     def cut(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", "5000")
@@ -198,7 +198,7 @@ async def test_half_a_manifest_can_be_asked_for_again(server: Server) -> None:
         (503, Unreachable),
     ],
 )
-async def test_refusals_carry_the_senders_words(server: Server, status: int, error: type[Exception]) -> None:
+async def test_refusals_carry_the_senders_text(server: Server, status: int, error: type[Exception]) -> None:
     body = as_json({"title": "Refused", "detail": "the cast is full"})
     server.answers["/api/v1/casts/0000abcd/receivers"] = (status, body)
     with pytest.raises(error, match="the cast is full"):
@@ -211,14 +211,14 @@ async def test_refusals_carry_the_senders_words(server: Server, status: int, err
     [b"", b"null", b"[]", b"{", b"[" * 100_000, b'{"casts": [{}]}', b"x" * (ANSWER_BYTES_MAX + 1)],
     ids=["empty", "null", "list", "truncated", "nested", "no cast", "huge"],
 )
-async def test_an_answer_that_is_not_one(server: Server, body: bytes) -> None:
+async def test_an_invalid_answer_is_refused(server: Server, body: bytes) -> None:
     server.answers["/api/v1/casts"] = (200, body)
     with pytest.raises(ProtocolError):
         await server.client.casts()
 
 
 @pytest.mark.trio
-async def test_a_server_that_speaks_something_else(server: Server) -> None:
+async def test_a_server_of_another_protocol(server: Server) -> None:
     server.answers["/api/v1/casts"] = lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
     with pytest.raises(Unreachable, match="SSH"):
         await server.client.casts()
@@ -249,13 +249,13 @@ async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, se
         "http://[::1",
     ],
 )
-def test_what_is_not_a_senders_url(url: str) -> None:
+def test_an_invalid_sender_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="URL"):
         ControlClient(url)
 
 
 @pytest.mark.trio
-async def test_the_named_sender_is_asked(server: Server) -> None:
+async def test_the_named_sender_is_queried(server: Server) -> None:
     ended = dataclasses.replace(CAST, cast_id=CastId(1), state=CastState.ENDED)
     server.answers["/api/v1/casts"] = (200, as_json({"casts": [cast_to_json(ended), cast_to_json(CAST)]}))
     offer = await request_cast(server.client, CastChoice(), wait_s=1.0)
@@ -265,7 +265,7 @@ async def test_the_named_sender_is_asked(server: Server) -> None:
 
 
 @pytest.mark.trio
-async def test_tries_back_off_until_the_deadline(autojump_clock: trio.testing.MockClock) -> None:
+async def test_retries_back_off_until_the_deadline(autojump_clock: trio.testing.MockClock) -> None:
     tried_at: list[float] = []
 
     async def fail() -> None:

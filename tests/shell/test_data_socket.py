@@ -1,6 +1,6 @@
-"""The data socket on real loopback multicast: what was sent arrives, whatever the receive mode.
+"""The data socket on real loopback multicast: datagrams arrive unchanged in every receive mode.
 
-Lost if these fail: symbols at offsets where they don't belong, or an agent that a stray datagram can crash.
+Lost if these fail: symbols end up at wrong offsets, or a stray datagram crashes an agent.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODES = list(ReceiveMode)
 
 
 class Link:
-    """A data socket and somebody who sends to it."""
+    """A data socket and a sender to it."""
 
     def __init__(
         self, mode: ReceiveMode, frame_bytes: int = FRAME_BYTES, source: str | None = "127.0.0.1"
@@ -48,7 +48,7 @@ class Link:
         self.sender = LoopbackSender(GROUP_IPV4, self.port)
 
     def receive_all(self) -> tuple[np.ndarray, list[bytes]]:
-        """Everything in the queue: loopback delivers before send() returns."""
+        """Return everything in the queue: loopback delivers before send() returns."""
         frames, datagrams = [], []
         while (batch := self.data.receive_batch()) is not None:
             assert batch.frames.flags.c_contiguous
@@ -71,7 +71,7 @@ def random_frames(count: int, frame_bytes: int = FRAME_BYTES, seed: int = 1) -> 
 
 
 def test_super_datagrams_arrive_identical(link: Link) -> None:
-    """Full ones, more than a batch of them, and a shorter one in the middle."""
+    """Full super-datagrams, more than a batch of them, and shorter ones in the middle."""
     counts = [SEGMENTS] * (COALESCED_MESSAGES + 3) + [7] + [SEGMENTS] * 2 + [1, 43]
     sent = random_frames(sum(counts))
     start = 0
@@ -93,7 +93,7 @@ def test_single_datagrams_arrive_identical(link: Link) -> None:
 
 
 def test_full_super_datagrams_are_not_copied() -> None:
-    """The batch is a view of the slab: a copy would cost a tenth of a second a gigabyte."""
+    """The batch is a view of the slab: a copy would cost a tenth of a second per gigabyte."""
     link = Link(ReceiveMode.GRO)
     with link.sender:
         sent = random_frames(3 * SEGMENTS)
@@ -137,7 +137,7 @@ def test_an_empty_datagram_alone(link: Link) -> None:
 
 
 def test_oversize_datagrams_are_counted_and_dropped(link: Link) -> None:
-    """Just too long, and longer than all the room there is."""
+    """One datagram a byte too long, and one longer than the buffer."""
     sent = random_frames(2)
     link.sender.send(sent[0].tobytes())
     link.sender.send(bytes(FRAME_BYTES + 1))
@@ -222,7 +222,7 @@ def test_other_groups_on_the_same_port_are_not_heard() -> None:
 
 @pytest.mark.parametrize("mode", [ReceiveMode.GRO, ReceiveMode.MMSG], ids=lambda mode: mode.name)
 def test_the_age_is_that_of_the_last_frame(mode: ReceiveMode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lost: what waits for the program would look like what waits in the network, and a full link wouldn't be seen."""
+    """Lost if this fails: delay in the program looks like delay in the network, and a full link goes unnoticed."""
     # On a busy machine a pause between two readings of the clocks looks like a clock that was set.
     monkeypatch.setattr("receiver.reception.network.recvmmsg.CLOCK_STEP_S", float("inf"))
     link = Link(mode)
@@ -265,8 +265,8 @@ def test_without_frames_or_time_stamps_there_is_no_age(monkeypatch: pytest.Monke
     assert np.array_equal(batch.frames, sent)
 
 
-def test_ages_are_not_told_across_a_change_of_the_clock() -> None:
-    """Lost: an agent whose clock is set in the middle of a cast would see a full queue for the rest of it."""
+def test_ages_are_unknown_across_a_change_of_the_clock() -> None:
+    """Lost if this fails: an agent whose clock is set in the middle of a cast sees a full queue until the end."""
     real_s, monotonic_s = 1000.0, 50.0
     clock = AgeClock(lambda: real_s, lambda: monotonic_s)
     assert clock.age_s(999.5, drained=False) == 0.5
@@ -302,7 +302,7 @@ def test_a_small_buffer_is_polled_without_pause(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.trio
-async def test_waiting_ends_when_something_comes_and_when_it_is_closed() -> None:
+async def test_waiting_ends_at_a_datagram_and_at_close() -> None:
     link = Link(ReceiveMode.GRO)
     with link.sender:
         async with trio.open_nursery() as nursery:
@@ -330,14 +330,14 @@ def test_a_port_held_by_another_program() -> None:
             join_group(interface, GROUP_IPV4, port, source=None)
 
 
-def test_an_interface_that_is_gone() -> None:
+def test_an_interface_that_was_removed() -> None:
     interface = ReceiveInterface("gone0", 2**30, "127.0.0.1", 1500)
     with pytest.raises(InterfaceError, match="gone0"):
         join_group(interface, GROUP_IPV4, free_port_range(1)[0], source=None)
 
 
 def test_no_recvmmsg_in_the_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then everything still works, one call a datagram, and nothing is coalesced any more."""
+    """Everything still works, with one call per datagram and without coalescing."""
 
     def missing() -> None:
         raise OSError(38, "recvmmsg isn't in this C library")

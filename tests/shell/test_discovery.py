@@ -1,6 +1,6 @@
-"""Finding a cast on real loopback multicast: the right one, or an error that says which there are.
+"""Discovery on real loopback multicast: the right cast, or an error that lists the casts.
 
-Lost if these fail: a classroom imaged with whichever image happened to be announced first.
+Lost if these fail: a classroom is imaged with the image that happened to be announced first.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def announcement(cast_id: int, name: str, *, state: int = CastState.CASTING) -> 
     return encode_control(message, cast_id=cast_id, session_token=0)
 
 
-async def hear(
+async def discover(
     clock: trio.testing.MockClock,
     datagrams: Iterable[bytes],
     choice: CastChoice | None = None,
     wait_s: float = 20.0,
 ) -> CastOffer:
-    """One discovery that is fed datagrams while it listens; afterwards the clock jumps to its deadline."""
+    """Run a discovery that is fed datagrams while it listens; afterwards the clock jumps to its deadline."""
     [port] = free_port_range(1)
     offers: list[CastOffer] = []
     errors: list[Exception] = []
@@ -69,7 +69,7 @@ async def hear(
         with LoopbackSender(GROUP_IPV4, port) as sender:
             for datagram in datagrams:
                 sender.send(datagram)
-                # Each is taken before the next, so that it isn't a queue's length that is tested.
+                # Each is taken before the next is sent: the test isn't about the queue's length.
                 await trio.testing.wait_all_tasks_blocked(0.001)
         clock.autojump_threshold = 0.0
     if errors:
@@ -78,14 +78,14 @@ async def hear(
 
 
 async def test_the_only_cast_is_found(mock_clock: trio.testing.MockClock) -> None:
-    offer = await hear(mock_clock, [announcement(7, "lab")] * 3)
+    offer = await discover(mock_clock, [announcement(7, "lab")] * 3)
     assert offer == CastOffer(CastId(7), "lab", "http://192.0.2.7:7411", "127.0.0.1")
     assert mock_clock.current_time() == pytest.approx(DISCOVERY_SETTLE_S)
 
 
 async def test_several_casts_are_never_chosen_from_by_chance(mock_clock: trio.testing.MockClock) -> None:
     with pytest.raises(AmbiguousCastError) as caught:
-        await hear(mock_clock, [announcement(9, "office"), announcement(7, "lab")])
+        await discover(mock_clock, [announcement(9, "office"), announcement(7, "lab")])
     for word in ("00000007 'lab' at http://192.0.2.7:7411", "00000009 'office'", "--cast 00000007"):
         assert word in str(caught.value)
 
@@ -94,7 +94,7 @@ async def test_several_casts_are_never_chosen_from_by_chance(mock_clock: trio.te
 async def test_a_chosen_cast_is_joined_at_once(
     mock_clock: trio.testing.MockClock, choice: CastChoice
 ) -> None:
-    offer = await hear(mock_clock, [announcement(9, "office"), announcement(7, "lab")], choice)
+    offer = await discover(mock_clock, [announcement(9, "office"), announcement(7, "lab")], choice)
     assert offer.cast_id == 7
     assert mock_clock.current_time() == 0.0
 
@@ -103,7 +103,7 @@ async def test_silence_ends_at_the_deadline(mock_clock: trio.testing.MockClock) 
     with pytest.raises(
         NoSenderError, match=r"any cast on .* within 20 s.*diskcast send.*doctor --interface lo"
     ):
-        await hear(mock_clock, [])
+        await discover(mock_clock, [])
     assert mock_clock.current_time() == pytest.approx(20.0)
 
 
@@ -112,7 +112,7 @@ async def test_other_casts_than_the_chosen_are_named(mock_clock: trio.testing.Mo
     with pytest.raises(
         NoSenderError, match=r"cast 00000008 with an image named 'lab'.*these casts were: 00000007"
     ):
-        await hear(mock_clock, [announcement(7, "lab")], choice)
+        await discover(mock_clock, [announcement(7, "lab")], choice)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ async def test_other_casts_than_the_chosen_are_named(mock_clock: trio.testing.Mo
     ],
     ids=["empty", "noise", "truncated", "ended", "escapes"],
 )
-async def test_what_is_no_offer_is_ignored(mock_clock: trio.testing.MockClock, datagram: bytes) -> None:
+async def test_other_datagrams_are_ignored(mock_clock: trio.testing.MockClock, datagram: bytes) -> None:
     with pytest.raises(NoSenderError):
-        await hear(mock_clock, [datagram])
+        await discover(mock_clock, [datagram])
 
 
 async def test_a_flood_of_casts_is_bounded(mock_clock: trio.testing.MockClock) -> None:
     with pytest.raises(AmbiguousCastError, match=f"{OFFERS_MAX} casts"):
-        await hear(mock_clock, [announcement(number, "x") for number in range(OFFERS_MAX + 20)])
+        await discover(mock_clock, [announcement(number, "x") for number in range(OFFERS_MAX + 20)])

@@ -1,6 +1,6 @@
-"""A receiver whose disk or processor stands still in real threads: what it says limits it, to people and to the sender.
+"""The bottleneck that a receiver with a stuck disk or processor reports to people and to the sender; real threads.
 
-Lost if these fail: the operator looks for a network fault while a disk is dying.
+Lost if these fail: the operator searches for a network fault while a disk is dying.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from tests.support.network.lab import LIMIT_S
 
 pytestmark = pytest.mark.trio
 
-LOOKS = 20
-"""Statuses that have to agree before the machine may go on."""
+STATUS_COUNT = 20
+"""Statuses that must agree before the machine continues."""
 
 HELD_S_MAX = 120.0
-"""A failed test mustn't wait for a thread that nobody lets go."""
+"""Longest time that a thread is held, in case a test fails."""
 
 
 class HeldImage(TargetImage):
-    """Waits in one step of every block until the gate is opened."""
+    """A target that waits in one step of every block until the gate opens."""
 
     gate: ClassVar[threading.Event]
 
@@ -50,7 +50,7 @@ class HeldImage(TargetImage):
 
 
 class StuckDisk(HeldImage):
-    """The disk takes no block."""
+    """A target whose disk takes no block."""
 
     def hold_step(self) -> None:
         assert self._sink is not None
@@ -58,7 +58,7 @@ class StuckDisk(HeldImage):
 
 
 class StuckProcessor(HeldImage):
-    """No block is decompressed."""
+    """A target whose blocks aren't decompressed."""
 
     def hold_step(self) -> None:
         assert self._sink is not None
@@ -66,7 +66,7 @@ class StuckProcessor(HeldImage):
 
 
 class StuckReadBack(HeldImage):
-    """Every block is written, none is read back."""
+    """A target whose blocks are written but not read back."""
 
     def hold_step(self) -> None:
         assert self._sink is not None
@@ -74,7 +74,7 @@ class StuckReadBack(HeldImage):
 
 
 class HungDisk(HeldImage):
-    """A write doesn't return, and the agent doesn't wait for minutes."""
+    """A target whose writes don't return, with a short limit for the watchdog."""
 
     def hold_step(self) -> None:
         assert self._sink is not None
@@ -98,34 +98,34 @@ def gate() -> Iterator[threading.Event]:
 async def test_the_bottleneck_is_named_and_stays_named(
     tmp_path: Path, gate: threading.Event, image_class: type[HeldImage], buffers: int, bottleneck: str
 ) -> None:
-    """With eight buffers they run out, and symbols are dropped for want of one: nobody blames network or socket."""
+    """Eight buffers run out and symbols are dropped: neither network nor socket may be named for that."""
     cast = SmallCast(SmallImage(), tmp_path)
     cast.observer.interval_s = 0.02
     named: list[str] = []
-    told: set[str] = set()
+    reported: set[str] = set()
 
-    def look(status: ReceptionStatus) -> None:
+    def check(status: ReceptionStatus) -> None:
         if status.bottleneck == bottleneck:
             assert cast.sender is not None
-            told.add(next(iter(cast.sender.receivers.values())).bottleneck)
+            reported.add(next(iter(cast.sender.receivers.values())).bottleneck)
         if named or status.bottleneck == bottleneck:
             named.append(status.bottleneck)
-        if len(named) >= LOOKS and bottleneck in told:
+        if len(named) >= STATUS_COUNT and bottleneck in reported:
             gate.set()
 
-    cast.observer.on_progress = look
+    cast.observer.on_progress = check
     cast.start_sender()
     reception = await cast.receive(image_class, within_s=LIMIT_S, assembly_bytes=buffers * BLOCK_BYTES)
     assert cast.path.read_bytes() == cast.image.raw
-    assert named[:LOOKS] == [bottleneck] * LOOKS
-    assert bottleneck in told
+    assert named[:STATUS_COUNT] == [bottleneck] * STATUS_COUNT
+    assert bottleneck in reported
     status = reception.status
     assert (status.pool_drops > 0) == (buffers == 8)
     assert status.bottleneck_seconds[bottleneck] > 0
 
 
 async def test_a_disk_that_hangs_for_good_ends_the_agent(tmp_path: Path, gate: threading.Event) -> None:
-    """And the operator at the sender is told: neither waits for a thread that nobody can interrupt."""
+    """The sender gets the report, and neither side waits for a thread that can't be interrupted."""
     cast = SmallCast(SmallImage(), tmp_path)
     cast.start_sender()
     with pytest.raises(StorageError, match=r"target\.img: writing .* hasn't returned for .* hangs"):

@@ -1,6 +1,6 @@
-"""Checking in over real HTTP, with a daemon that answers well, badly, late or not at all.
+"""Check-ins over real HTTP, with a daemon that answers well, badly, late or not at all.
 
-Lost if these fail: an agent that gives up on a daemon that is only being started again, or shows its token around.
+Lost if these fail: an agent gives up on a daemon that is only restarting, or discloses its token.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def test_a_check_in_arrives_with_the_token_and_is_answered(
 
 @pytest.mark.trio
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_wrong_token_is_told_with_the_mend_and_without_the_token(
+async def test_a_wrong_token_is_reported_with_the_fix_and_without_the_token(
     server: Server, client: ServerClient, status: int
 ) -> None:
     server.answers[PATH] = status, b'{"title": "x", "detail": "no such token"}'
@@ -70,20 +70,20 @@ async def test_a_wrong_token_is_told_with_the_mend_and_without_the_token(
     [(500, b""), (503, b"{}"), (404, b""), (422, b"{}"), (200, b"<html>"), (200, b"{}"), (200, b"")],
     ids=repr,
 )
-async def test_whatever_else_is_answered_is_tried_again(
+async def test_any_other_answer_is_retried(
     server: Server, client: ServerClient, answer: tuple[int, bytes]
 ) -> None:
-    """A proxy before a daemon that is being started again says anything."""
+    """A proxy in front of a restarting daemon may answer anything."""
     server.answers[PATH] = answer
     with pytest.raises(Unreachable):
         await client.check_in(QUICK)
 
 
 @pytest.mark.trio
-async def test_the_next_daemon_takes_over_from_one_that_is_gone(server: Server, client: ServerClient) -> None:
+async def test_the_next_daemon_replaces_a_dead_one(server: Server, client: ServerClient) -> None:
     server.answers[PATH] = 200, json_bytes(messages.CHECK_IN_ANSWER.encode(ANSWER))
-    gone = ServerClient("http://127.0.0.1:1", SECRET)
-    ring = DaemonRing([gone, client], random.Random(1))
+    dead = ServerClient("http://127.0.0.1:1", SECRET)
+    ring = DaemonRing([dead, client], random.Random(1))
     with pytest.raises(Unreachable):
         await ring.check_in(QUICK)
     assert ring.pause_s(20.0) <= 0.1
@@ -94,7 +94,7 @@ async def test_the_next_daemon_takes_over_from_one_that_is_gone(server: Server, 
 async def test_a_daemon_that_holds_its_answer_is_not_taken_for_dead(
     server: Server, client: ServerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is one that is dead waited for much longer than it may hold it."""
+    """Nor does the agent wait for a dead daemon much longer than a live one may hold its answer."""
     monkeypatch.setattr("receiver.service.server_client.CHECK_IN_TIMEOUT_S", 0.1)
     silent = trio.socket.socket()
     await silent.bind(("127.0.0.1", 0))
@@ -106,13 +106,13 @@ async def test_a_daemon_that_holds_its_answer_is_not_taken_for_dead(
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x/api", "http://user@x", "192.0.2.1:7400"])
-def test_what_is_no_url_of_a_daemon_is_refused_with_an_example(url: str) -> None:
+def test_an_invalid_daemon_url_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"http://192\.0\.2\.1:7400"):
         ServerClient(url, "")
 
 
 @pytest.mark.trio
-async def test_health_and_token_are_tried_without_checking_in(server: Server, client: ServerClient) -> None:
+async def test_health_and_token_are_tested_without_checking_in(server: Server, client: ServerClient) -> None:
     server.answers["/healthz"] = 200, b'{"status": "ok", "database": "ok"}'
     server.answers[PATH] = 422, b'{"title": "x", "detail": "agent_id: missing"}'
     assert await client.health() == "ok"

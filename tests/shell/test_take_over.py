@@ -1,4 +1,4 @@
-"""An agent whose cast another daemon takes over, under a clock that jumps.
+"""A receiver whose cast another daemon takes over, under a clock that jumps.
 
 Lost if these fail: a room that starts over, or never ends, because one daemon died.
 """
@@ -28,21 +28,21 @@ def cast(tmp_path: Path) -> SmallCast:
 
 
 def once_at(place: Place, moment: trio.Event) -> Callable[[], Awaitable[CastLink]]:
-    """The cast is at ``place`` from ``moment`` on, for ever."""
-    told = False
+    """Return a function that reports one takeover, by ``place`` at ``moment``."""
+    reported = False
 
     async def wait_for_takeover() -> CastLink:
-        nonlocal told
-        if told:
+        nonlocal reported
+        if reported:
             await trio.sleep_forever()
         await moment.wait()
-        told = True
+        reported = True
         return place.link
 
     return wait_for_takeover
 
 
-async def test_a_cast_that_another_daemon_takes_over_goes_on_with_the_rest(
+async def test_a_cast_that_another_daemon_takes_over_continues_with_the_rest(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     old, new = Place(cast), Place(cast)
@@ -74,10 +74,10 @@ async def test_a_cast_that_another_daemon_takes_over_goes_on_with_the_rest(
     assert reception.reported
 
 
-async def test_an_agent_leaves_a_sender_that_still_speaks_when_the_daemon_says_so(
+async def test_a_receiver_leaves_a_sender_that_still_sends_when_the_daemon_moves_the_cast(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """The daemon was started again with other ports, and somebody repeats its old announcements."""
+    """The daemon was restarted with other ports, and somebody repeats its old announcements."""
     old, new = Place(cast), Place(cast)
     cast.place = old
     cast.start_sender()
@@ -97,7 +97,7 @@ async def test_an_agent_leaves_a_sender_that_still_speaks_when_the_daemon_says_s
 async def test_a_take_over_ends_the_wait_for_a_sender_that_cannot_be_joined(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """It came back, said so, and died again before anybody had joined."""
+    """The sender came back, announced itself, and died again before anybody had joined."""
     old, new = Place(cast), Place(cast)
     cast.place = old
     cast.start_sender()
@@ -133,28 +133,28 @@ async def test_a_take_over_before_the_first_join(
     cast.start_sender()
     moved = trio.Event()
 
-    async def tell() -> None:
+    async def report_move() -> None:
         await trio.sleep(4.0)
         moved.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tell)
+        nursery.start_soon(report_move)
         await cast.receive(link=old.link, wait_for_takeover=once_at(new, moved), join_timeout_s=30.0)
     assert cast.path.read_bytes() == cast.image.raw
     assert cast.observer.joins == [False]
 
 
 class Refusing(Place):
-    """Its control port is another cast's by now."""
+    """A place whose control port serves another cast by now."""
 
     async def join(self, cast_id: CastId, request: JoinRequest) -> JoinGrant:
         raise JoinRefusedError("not here")
 
-    async def _met(self) -> SmallCast:
+    async def _sender_here(self) -> SmallCast:
         raise NoSenderError("no such cast")
 
 
-async def test_who_is_refused_at_the_old_place_waits_for_the_new_one(
+async def test_a_receiver_refused_at_the_old_place_waits_for_the_new_one(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     new = Place(cast)
@@ -162,19 +162,19 @@ async def test_who_is_refused_at_the_old_place_waits_for_the_new_one(
     cast.start_sender()
     moved = trio.Event()
 
-    async def tell() -> None:
+    async def report_move() -> None:
         await trio.sleep(10.0)
         moved.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tell)
+        nursery.start_soon(report_move)
         await cast.receive(
             link=Refusing(cast).link, wait_for_takeover=once_at(new, moved), join_timeout_s=30.0
         )
     assert cast.path.read_bytes() == cast.image.raw
 
 
-async def test_who_is_refused_everywhere_ends_at_the_deadline(
+async def test_a_receiver_refused_everywhere_ends_at_the_deadline(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     wait_for_takeover = once_at(Place(cast), trio.Event())
@@ -193,10 +193,10 @@ async def test_without_a_take_over_silence_ends_at_the_deadline(
     assert 30.0 <= autojump_clock.current_time() < 34.0
 
 
-async def test_a_result_that_no_sender_takes_doesnt_keep_the_agent(
+async def test_a_result_that_no_sender_takes_does_not_delay_the_receiver(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """The daemon hears it at the next check-in."""
+    """The daemon gets the result at the next check-in."""
     cast.start_sender()
 
     def cut() -> None:

@@ -1,4 +1,4 @@
-"""Disk work is never cut short by a cancellation, and never waited for when the disk has gone."""
+"""Cancellation never cuts disk work short, and never waits for a disk that hangs."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from receiver.shared.nursery_errors import single_error
 pytestmark = pytest.mark.trio
 
 
-def made() -> tuple[StallWatch, WatchedThreads]:
+def make_threads() -> tuple[StallWatch, WatchedThreads]:
     watch = StallWatch(Path("/dev/disk"), clock=trio.lowlevel.current_clock().current_time)
     return watch, WatchedThreads(watch)
 
 
 async def test_results_and_errors_arrive(autojump_clock: trio.testing.MockClock) -> None:
-    _watch, threads = made()
+    _watch, threads = make_threads()
     assert await threads.run_sync(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await threads.run_sync(divmod, 7, 0, limiter=trio.CapacityLimiter(1))
 
 
 async def test_a_cancellation_waits_for_the_block_that_is_being_written() -> None:
-    _watch, threads = made()
-    started, go_on, written = trio.Event(), threading.Event(), threading.Event()
+    _watch, threads = make_threads()
+    started, resume, written = trio.Event(), threading.Event(), threading.Event()
 
     def write() -> None:
         trio.from_thread.run_sync(started.set)
-        go_on.wait()
+        resume.wait()
         written.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(threads.run_sync, write)
         await started.wait()
         nursery.cancel_scope.cancel()
-        go_on.set()
+        resume.set()
     assert written.is_set()
 
 
-async def test_a_disk_that_has_gone_is_not_waited_for(mock_clock: trio.testing.MockClock) -> None:
-    watch, threads = made()
-    started, go_on = trio.Event(), threading.Event()
+async def test_a_hung_disk_is_not_waited_for(mock_clock: trio.testing.MockClock) -> None:
+    watch, threads = make_threads()
+    started, resume = trio.Event(), threading.Event()
 
     def write() -> None:
         with watch.call("writing", 42):
             trio.from_thread.run_sync(started.set)
-            go_on.wait()
+            resume.wait()
 
     async def work() -> None:
         async with trio.open_nursery() as nursery:
@@ -73,4 +73,4 @@ async def test_a_disk_that_has_gone_is_not_waited_for(mock_clock: trio.testing.M
         with pytest.raises(StorageError):
             await threads.run_sync(divmod, 7, 2)
     finally:
-        go_on.set()
+        resume.set()

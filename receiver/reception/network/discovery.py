@@ -50,7 +50,7 @@ class CastChoice:
 
     @property
     def restricted(self) -> bool:
-        """Whether the operator chose anything."""
+        """Return whether the operator chose anything."""
         return self.cast_id is not None or self.image_name is not None
 
     def matches(self, cast_id: CastId, image_name: str) -> bool:

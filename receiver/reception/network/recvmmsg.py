@@ -98,7 +98,7 @@ class DatagramBatch(NamedTuple):
     datagrams: list[bytes]
     """Datagrams of any other size that a control message can have, at most :data:`ODD_DATAGRAMS_MAX`."""
     drained: bool
-    """Whether the queue was emptied, which makes another call now pointless."""
+    """True if the queue was emptied, which makes another call now pointless."""
     age_s: float | None = None
     """Age of one of the last frames by the kernel's time stamp; None without frames or if it is unknown."""
     aged_row: int = -1

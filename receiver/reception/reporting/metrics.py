@@ -39,7 +39,7 @@ class AgentMetric:
 
     Attributes:
         name: the exposed name, with unit and ``_total``.
-        kind: its Prometheus type.
+        kind: the Prometheus type.
         help: the exposed help text.
         labels: the names of its labels.
         read: returns the samples.
@@ -195,7 +195,7 @@ METRICS: Final[tuple[AgentMetric, ...]] = (
     AgentMetric(
         "diskcast_agent_pool_drops_total",
         AgentMetricKind.COUNTER,
-        "Symbols dropped for lack of a buffer, because decoding or the disk was too slow.",
+        "Symbols dropped because decoding or the disk was too slow and no buffer was free.",
         (),
         _value(lambda s: s.pool_drops),
     ),

@@ -71,7 +71,7 @@ class ReceptionStatus:
     bottleneck_seconds: dict[Cause, float]
     """Time for which each was the bottleneck, since the first data."""
     demoted: bool
-    """Whether the sender finishes this machine after the others because it is too slow."""
+    """True while the sender finishes this machine after the others because it is too slow."""
     grtt_s: float
 
     @property
@@ -88,7 +88,7 @@ class Reception:
     status: ReceptionStatus
     report: CompletionReport
     reported: bool
-    """Whether the sender took the report."""
+    """True if the sender took the report."""
     fitted: tuple[str, ...]
     """Steps that fitted the image to the target, one sentence each."""
 

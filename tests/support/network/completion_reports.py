@@ -1,4 +1,4 @@
-"""A receiver's account of its end, for every test that needs one: good or bad, each figure another one."""
+"""Completion reports for tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from protocol.model.session_records import CompletionReport
 
 
 def completion(*, success: bool = True, error: str = "") -> CompletionReport:
-    """A receiver's account of its end; figures that differ, so that two that change places are noticed."""
+    """Return a completion report; all its figures differ, which exposes swapped fields."""
     return CompletionReport(
         success=success,
         error=error,

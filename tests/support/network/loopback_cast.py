@@ -1,4 +1,4 @@
-"""A cast between real programs on this machine's loopback interface: no namespaces, ports that nobody else has."""
+"""A cast between real programs on the loopback interface: without namespaces, on ports of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.network.lab import LIMIT_S, Program, diskcast, diskcast_agent
 from tests.support.network.ports import free_port_range
 
 RECEIVER_BYTES_MAX = 300_000_000
-"""Resident memory that no agent may exceed, whatever the image and the disk."""
+"""Most resident memory of an agent, whatever the image and the disk."""
 
 
 def pack(source: Path, image: Path, *options: str) -> Path:
@@ -23,11 +23,11 @@ def pack(source: Path, image: Path, *options: str) -> Path:
 
 
 class LoopbackCast:
-    """A started sender and the agents that are started for it; a context manager that ends them all.
+    """A running sender and its agents; a context manager that ends them all.
 
     Args:
-        image: to cast.
-        options: for ``diskcast send``.
+        image: the image to cast.
+        options: options of ``diskcast send``.
     """
 
     def __init__(self, image: Path, *options: str) -> None:
@@ -59,7 +59,7 @@ class LoopbackCast:
 
 
 def assert_memory_kept(programs: Sequence[Program]) -> None:
-    """Every ended agent kept to its memory."""
+    """Assert that every ended agent stayed within its memory limit."""
     for program in programs:
         assert program.usage is not None
         assert program.usage.peak_bytes <= RECEIVER_BYTES_MAX, program.describe()

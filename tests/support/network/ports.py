@@ -1,7 +1,7 @@
-"""Ports of this process alone, also when several test processes look for theirs at the same moment.
+"""Ports that belong to this test process alone, even if several test processes look for ports at the same time.
 
-A port that is found free and bound later may be somebody else's by then. So each process claims a region for as long as
-it lives, by a name that the kernel gives to one process at a time and takes back when that ends, however it ends.
+A port that is found free and bound later may be taken by then. So each process claims a region for its lifetime, by an
+abstract socket name, which the kernel gives to one process at a time and frees when that process ends.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Final
 from tests.support.network.lab import LabError
 
 _PORTS: Final = range(20000, 32000)
-"""Below what the kernel gives to those who don't choose."""
+"""Ports below the kernel's ephemeral ones."""
 _REGION_PORT_COUNT: Final = 250
-"""Forty-eight processes' worth; a process uses a few dozen ports at a time, and all in turn."""
+"""Ports per region: enough regions for 48 processes, each of which uses a few dozen ports at a time."""
 
 
 def free_port_range(count: int) -> range:
-    """Consecutive ports that nobody uses now, neither by TCP nor by UDP, and that no other test process is given.
+    """Return consecutive ports that are free for TCP and UDP and belong to this test process alone.
 
     Raises:
         LabError: there are none.
     """
-    turns = _turns()
+    rotation = _rotation()
     for _ in range(2 * _REGION_PORT_COUNT):
-        ports = turns.take(count)
+        ports = rotation.take(count)
         if all(map(_is_free, ports)):
             return ports
     raise LabError(f"no {count} free ports in a row")
 
 
-class _Turns:
-    """A region's ports, one after the other, so that one that was used lately comes last."""
+class _PortRotation:
+    """Ports of a region in rotation: a recently used one comes last."""
 
     def __init__(self, claim: socket.socket, ports: range) -> None:
         self._claim = claim  # for as long as this process lives
@@ -50,15 +50,17 @@ class _Turns:
 
 
 @functools.cache
-def _turns() -> _Turns:
+def _rotation() -> _PortRotation:
     for start in range(_PORTS.start, _PORTS.stop, _REGION_PORT_COUNT):
         claim = socket.socket(socket.AF_UNIX)
         try:
-            claim.bind(f"\0diskcast-tests-ports-{start}")  # abstract: in no folder, and gone with the process
+            claim.bind(
+                f"\0diskcast-tests-ports-{start}"
+            )  # abstract: in no directory, and freed with the process
         except OSError:
             claim.close()
             continue
-        return _Turns(claim, range(start, start + _REGION_PORT_COUNT))
+        return _PortRotation(claim, range(start, start + _REGION_PORT_COUNT))
     raise LabError("every region of ports is claimed: too many test processes at once")
 
 

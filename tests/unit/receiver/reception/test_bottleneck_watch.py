@@ -1,4 +1,4 @@
-"""What a receiver says limits it: the answer that an operator acts on.
+"""Bottleneck detection, whose answer operators act on.
 
 Lost if these fail: the wrong part is blamed, a network is slowed down for a disk, or the answer changes all the time.
 """
@@ -26,7 +26,7 @@ IDLE = ReceiverLoad(
 
 
 class Machine:
-    """A receiver whose load is described rather than made."""
+    """A receiver with a described load."""
 
     def __init__(self) -> None:
         self.watch = BottleneckWatch()
@@ -34,8 +34,10 @@ class Machine:
         self.load = IDLE
         self.watch.update(self.now, self.load)
 
-    def go(self, seconds: float, *, decoding: float = 0.2, writing: float = 0.1, **load: float) -> set[Cause]:
-        """Go on with this load and with so many threads at work; what was named meanwhile."""
+    def run_for(
+        self, seconds: float, *, decoding: float = 0.2, writing: float = 0.1, **load: float
+    ) -> set[Cause]:
+        """Continue with this load and this many threads at work; return the bottlenecks named."""
         named = set()
         pool_drops, socket_drops = load.pop("pool_drops", 0), load.pop("socket_drops", 0)
         self.load = dataclasses.replace(self.load, **load)  # type: ignore[arg-type]
@@ -55,83 +57,83 @@ class Machine:
 
 def test_a_receiver_that_keeps_up_is_limited_by_the_network() -> None:
     machine = Machine()
-    assert machine.go(5.0) == {Cause.NETWORK}
+    assert machine.run_for(5.0) == {Cause.NETWORK}
     assert machine.watch.seconds[Cause.NETWORK] == pytest.approx(5.0)
 
 
 def test_a_disk_that_stalls_is_named_until_its_backlog_is_worked_off() -> None:
     machine = Machine()
-    machine.go(5.0, decoding=1.0, writing=0.5)
-    machine.go(0.3, decoding=0.0, writing=4.0, held_share=0.2)
-    assert machine.go(10.0, decoding=0.0, writing=4.0, held_share=1.0) == {Cause.DISK}
-    assert machine.go(3.0, decoding=0.1, writing=3.0, held_share=0.3) == {Cause.DISK}
-    assert machine.go(HOLD_S - STEP_S, decoding=0.1, writing=0.3, held_share=0.05) == {Cause.DISK}
-    machine.go(2 * STEP_S)
+    machine.run_for(5.0, decoding=1.0, writing=0.5)
+    machine.run_for(0.3, decoding=0.0, writing=4.0, held_share=0.2)
+    assert machine.run_for(10.0, decoding=0.0, writing=4.0, held_share=1.0) == {Cause.DISK}
+    assert machine.run_for(3.0, decoding=0.1, writing=3.0, held_share=0.3) == {Cause.DISK}
+    assert machine.run_for(HOLD_S - STEP_S, decoding=0.1, writing=0.3, held_share=0.05) == {Cause.DISK}
+    machine.run_for(2 * STEP_S)
     assert machine.watch.cause is Cause.NETWORK
     assert machine.watch.seconds[Cause.DISK] == pytest.approx(13.0 + HOLD_S, abs=4 * STEP_S)
 
 
-def test_a_sender_that_tries_again_and_again_does_not_change_the_answer() -> None:
-    """Its rate swings around the disk's: full buffers for a moment, then none for a second."""
+def test_a_sender_that_keeps_probing_does_not_change_the_answer() -> None:
+    """The rate swings around the disk's: full buffers for a moment, then none for a second."""
     machine = Machine()
-    machine.go(1.0, decoding=0.2, writing=3.0, held_share=0.5)
+    machine.run_for(1.0, decoding=0.2, writing=3.0, held_share=0.5)
     for _ in range(5):
-        assert machine.go(1.0, decoding=0.2, writing=1.5, held_share=0.1) == {Cause.DISK}
-        assert machine.go(0.2, decoding=0.2, writing=3.0, held_share=0.4) == {Cause.DISK}
+        assert machine.run_for(1.0, decoding=0.2, writing=1.5, held_share=0.1) == {Cause.DISK}
+        assert machine.run_for(0.2, decoding=0.2, writing=3.0, held_share=0.4) == {Cause.DISK}
 
 
 def test_buffers_that_run_out_are_not_the_sockets_fault() -> None:
     """Most hold half-received blocks, and the processor is busy enough that the socket overflows now and then, too."""
     machine = Machine()
-    named = machine.go(3.0, decoding=0.2, writing=3.0, held_share=0.25, pool_drops=50, socket_drops=1)
+    named = machine.run_for(3.0, decoding=0.2, writing=3.0, held_share=0.25, pool_drops=50, socket_drops=1)
     assert named == {Cause.DISK}
 
 
 def test_half_received_blocks_in_all_buffers_are_the_networks_fault() -> None:
     machine = Machine()
-    assert machine.go(3.0, held_share=0.05, pool_drops=50) == {Cause.NETWORK}
+    assert machine.run_for(3.0, held_share=0.05, pool_drops=50) == {Cause.NETWORK}
 
 
 def test_a_processor_that_cannot_decode_as_fast() -> None:
     machine = Machine()
-    assert machine.go(3.0, decoding=3.0, writing=1.0, held_share=0.9) == {Cause.DECODE}
+    assert machine.run_for(3.0, decoding=3.0, writing=1.0, held_share=0.9) == {Cause.DECODE}
 
 
-def test_a_conversation_without_the_processor_overflows_the_socket() -> None:
+def test_a_receive_loop_without_processor_time_overflows_the_socket() -> None:
     machine = Machine()
-    assert machine.go(1.0, socket_drops=3) == {Cause.SOCKET}
-    assert machine.go(1.0, queue_share=0.8) == {Cause.SOCKET}
-    assert machine.go(HOLD_S - STEP_S, queue_share=0.1) == {Cause.SOCKET}
-    machine.go(2 * STEP_S)
+    assert machine.run_for(1.0, socket_drops=3) == {Cause.SOCKET}
+    assert machine.run_for(1.0, queue_share=0.8) == {Cause.SOCKET}
+    assert machine.run_for(HOLD_S - STEP_S, queue_share=0.1) == {Cause.SOCKET}
+    machine.run_for(2 * STEP_S)
     assert machine.watch.cause is Cause.NETWORK
 
 
 def test_disk_and_processor_that_take_as_long_do_not_take_turns() -> None:
     machine = Machine()
-    machine.go(2.0, decoding=1.0, writing=2.0, held_share=0.9)
+    machine.run_for(2.0, decoding=1.0, writing=2.0, held_share=0.9)
     named = set()
     for _ in range(10):
-        named |= machine.go(0.5, decoding=1.6, writing=1.4, held_share=0.9)
-        named |= machine.go(0.5, decoding=1.4, writing=1.6, held_share=0.9)
+        named |= machine.run_for(0.5, decoding=1.6, writing=1.4, held_share=0.9)
+        named |= machine.run_for(0.5, decoding=1.4, writing=1.6, held_share=0.9)
     assert named == {Cause.DISK}
-    assert machine.go(3.0, decoding=2.5, writing=0.5, held_share=0.9) == {Cause.DISK, Cause.DECODE}
+    assert machine.run_for(3.0, decoding=2.5, writing=0.5, held_share=0.9) == {Cause.DISK, Cause.DECODE}
     assert machine.watch.cause is Cause.DECODE
 
 
-def test_when_all_is_here_the_disk_is_waited_for() -> None:
+def test_once_everything_has_arrived_the_disk_is_the_bottleneck() -> None:
     machine = Machine()
-    machine.go(1.0)
-    assert machine.go(5.0, decoding=0.0, writing=0.0, held_share=0.0, all_received=1.0) == {Cause.DISK}
+    machine.run_for(1.0)
+    assert machine.run_for(5.0, decoding=0.0, writing=0.0, held_share=0.0, all_received=1.0) == {Cause.DISK}
 
 
-def test_a_sender_that_was_started_again() -> None:
-    """Counters begin anew, and the time without a sender is nobody's."""
+def test_a_restarted_sender() -> None:
+    """Counters restart at zero, and the time without a sender isn't counted."""
     machine = Machine()
-    machine.go(1.0, pool_drops=9, socket_drops=9, held_share=0.0)
+    machine.run_for(1.0, pool_drops=9, socket_drops=9, held_share=0.0)
     machine.watch.pause()
     machine.now += 60.0
     machine.load = IDLE
-    assert machine.go(HOLD_S) == {Cause.NETWORK}
+    assert machine.run_for(HOLD_S) == {Cause.NETWORK}
     assert sum(machine.watch.seconds.values()) == pytest.approx(1.0 + HOLD_S - STEP_S)
 
 

@@ -1,4 +1,4 @@
-"""What an agent says of its machine: if it failed, a machine wouldn't be found in the operator's list."""
+"""A machine's identity. Lost if these fail: the daemon doesn't find the machine in the operator's list."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADDRESSES = {
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A ``/sys`` with two cards, a bridge and what containers bring along."""
+    """Return a ``/sys`` with two cards, a bridge and a container's interface."""
     for name in ("eth0", "eth1"):
         (tmp_path / "class/net" / name / "device").mkdir(parents=True)
     entries = {
@@ -86,7 +86,7 @@ def test_a_token_comes_from_file_or_environment(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"two words", b"line\nline", b"\x00\xff" * 4000, "ü".encode()]
 )
-def test_what_is_no_token_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_token_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "token"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match="contains no token"):
@@ -95,7 +95,7 @@ def test_what_is_no_token_is_refused_without_showing_it(tmp_path: Path, content:
         read_token(tmp_path / "none")
 
 
-# -- what no waiting mends ------------------------------------------------------------------------------------
+# -- errors that retrying doesn't fix -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_what_is_no_token_is_refused_without_showing_it(tmp_path: Path, content:
         (
             ["--interface", "lo", "--server", "http://127.0.0.1:1"],
             ConfigurationError,
-            "this machine can't be told from others",
+            "this machine has no identity",
         ),
     ],
 )
-def test_what_can_never_work_ends_the_agent_at_once(
+def test_an_impossible_configuration_ends_the_agent_at_once(
     arguments: list[str], error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DISKCAST_SERVER", raising=False)

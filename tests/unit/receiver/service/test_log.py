@@ -1,4 +1,4 @@
-"""What is seen of an agent that waits: if it failed, nobody could tell why a machine isn't imaged."""
+"""The service's log. Lost if these fail: an administrator can't find out why a machine isn't imaged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.protocol.control.test_check_in import ASSIGNMENT
 from tests.unit.receiver.reception.reporting.test_progress import RECEPTION
 
 
-def tell_all(log: ServiceLog) -> None:
+def log_all(log: ServiceLog) -> None:
     log.waiting("http://10.0.0.1:7400", "m-17", "row 2, seat 5")
     log.unanswered("http://10.0.0.1:7400: connection refused")
     log.assigned(ASSIGNMENT)
@@ -30,7 +30,7 @@ def tell_all(log: ServiceLog) -> None:
 
 
 def test_json_lines_name_machine_cast_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    tell_all(JsonServiceLog())
+    log_all(JsonServiceLog())
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     names = [
         "waiting",
@@ -52,8 +52,8 @@ def test_json_lines_name_machine_cast_and_reason(capsys: pytest.CaptureFixture[s
     assert result == {"event": "result", "ok": True, "exit_code": 0}
 
 
-def test_plain_lines_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    tell_all(PlainServiceLog())
+def test_plain_lines_name_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    log_all(PlainServiceLog())
     text = capsys.readouterr().err
     for words in (
         "checked in with http://10.0.0.1:7400 as row 2, seat 5 (m-17)",
@@ -68,7 +68,7 @@ def test_plain_lines_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("make_log", [JsonServiceLog, PlainServiceLog])
-def test_a_result_of_a_cast_is_not_the_programs(
+def test_a_casts_result_is_not_the_programs(
     make_log: Callable[[], ServiceLog], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with make_log().observer() as observer:

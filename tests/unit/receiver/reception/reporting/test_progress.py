@@ -1,4 +1,4 @@
-"""What people and programs see of a reception, and what Prometheus reads."""
+"""Output of a reception for people, programs and Prometheus."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("observer_class", [PlainObserver, TerminalObserver])
-def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_on_stderr(observer_class: type[PlainObserver], capsys: pytest.CaptureFixture[str]) -> None:
     with observer_class() as observer:
         observer.joined(PARAMETERS, rejoined=True)
         observer.silent(65.0)
@@ -133,13 +133,13 @@ def test_words_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         assert words in text
 
 
-def test_while_the_target_is_scanned_it_says_how_far(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_scans_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with PlainObserver() as observer:
         observer.progress(dataclasses.replace(STATUS, scanned_share=0.25))
     assert "512.0 MiB of 1.0 GiB verified, 25% of the target scanned" in capsys.readouterr().err
 
 
-def test_rate_is_since_the_last_look() -> None:
+def test_the_rate_is_since_the_last_call() -> None:
     times = iter([0.0, 2.0, 3.0])
     meter = RateMeter(clock=lambda: next(times))
     assert meter.per_s(200) == 100.0
@@ -188,7 +188,7 @@ def test_metrics_are_scraped() -> None:
         (["--sender-timeout", "0"], "x>=1"),
     ],
 )
-def test_options_that_cannot_be(arguments: list[str], words: str) -> None:
+def test_invalid_options_are_refused(arguments: list[str], words: str) -> None:
     result = CliRunner().invoke(cli, ["receive", "--target", "t", "--interface", "lo", *arguments])
     assert result.exit_code == 2
     assert words in result.output
@@ -205,6 +205,6 @@ def test_options_that_cannot_be(arguments: list[str], words: str) -> None:
         (["--interface", "gone0"], "no interface 'gone0'"),
     ],
 )
-def test_what_the_operator_asked_for_cannot_work(arguments: list[str], words: str) -> None:
+def test_impossible_options_are_refused(arguments: list[str], words: str) -> None:
     result = CliRunner().invoke(cli, ["receive", "--target", "t", "--interface", "lo", *arguments])
     assert words in str(result.exception)
