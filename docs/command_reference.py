@@ -152,15 +152,12 @@ def _description(command: click.Command) -> tuple[list[str], list[str]]:
         title, *lines = paragraph.removeprefix("\b\n").splitlines()
         if not paragraph.startswith("\b\n"):
             text.append(_marked(" ".join(paragraph.split())) + "\n")
-        elif title.startswith("Example"):
+        else:
             lines = inspect.cleandoc("\n" + "\n".join(lines)).splitlines()
             is_shell = any(line.startswith(("diskcast", "sudo ")) for line in lines)
             shown = [f"$ {line}" if is_shell and not line.startswith(" ") else line for line in lines]
-            examples.append(
-                f"{title}\n\n```{'console' if is_shell else 'text'}\n" + "\n".join(shown) + "\n```\n"
-            )
-        else:
-            text.append("```text\n" + "\n".join([title, *lines]) + "\n```\n")
+            block = f"{title}\n\n```{'console' if is_shell else 'text'}\n" + "\n".join(shown) + "\n```\n"
+            (examples if title.startswith("Example") else text).append(block)
     return text, examples
 
 

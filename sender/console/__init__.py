@@ -1,1 +1,1 @@
-"""The commands that are clients of the daemon's API."""
+"""Commands that are clients of the daemon's API."""

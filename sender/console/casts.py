@@ -1,4 +1,4 @@
-"""``diskcast casts``: plan them, steer them, watch them."""
+"""``diskcast casts``: plan, control and watch casts."""
 
 from __future__ import annotations
 
@@ -14,40 +14,57 @@ from sender.console.options import api_command, checked_cast, checked_room, list
 from sender.console.plan import PlanOptions, plan_options
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from sender.console.client import Client
     from sender.console.output import Output
     from sender.store.records.casts import Cast, CastMachine
     from sender.store.records.live import LiveMachine
 
 PHASES = ("planned", "gathering", "casting", "tail", "done", "failed", "cancelled")
-"""As :class:`sender.store.records.casts.CastPhase`; a test compares."""
+"""The values of ``CastPhase``, so that ``--help`` needs no import; a test compares them."""
 
 
 @click.group()
 def casts() -> None:
-    """Casts: one image to a room of machines.
+    """Plan, control and watch casts of images to machines.
 
-    CAST is a cast's id, eight hexadecimal digits.
-    """
+    CAST is the id of a cast: eight hexadecimal digits, as `diskcast casts list` shows them.
+    A cast is planned, gathers its machines, casts, finishes stragglers, and ends as done, failed or cancelled.
+
+    \b
+    Examples:
+      diskcast casts create lab.dci --room lab-1 --watch
+      diskcast casts list --phase casting
+      diskcast casts machines 1a2b3c4d
+    """  # noqa: D301
 
 
 @casts.command("list")
-@click.option("--phase", type=click.Choice(PHASES), help="Only casts that are there now.")
-@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Only this room's.")
+@click.option("--phase", type=click.Choice(PHASES), help="Only casts in this phase.")
+@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Only casts of this room.")
 @list_options
 @api_command
 def list_casts(
     client: Client, output: Output, *, phase: str | None, room_id: str | None, limit: int, everything: bool
 ) -> None:
-    """List casts, the newest first."""
-    from sender.console.output import Column, local_time
+    """List casts, the newest first.
+
+    \b
+    Examples:
+      diskcast casts list
+      diskcast casts list --phase failed --limit 200
+      diskcast casts list --room lab-1 --json
+    """  # noqa: D301
+    from sender.console.output import Column, local_time, state_text
+    from sender.labels import cast_label
     from sender.store.records.casts import Cast
 
     columns: list[Column[Cast]] = [
         Column("cast", lambda cast: cast.cast_id),
         Column("image", lambda cast: cast.image_name, cut=True),
         Column("room", lambda cast: cast.plan.room_id or ""),
-        Column("phase", lambda cast: "paused" if cast.paused else cast.phase.value),
+        Column("phase", lambda cast: state_text(cast_label(cast.phase, paused=cast.paused))),
         Column("", lambda cast: f"{cast.progress:.0%}" if cast.phase.live else "", right=True),
         Column("complete", lambda cast: f"{cast.complete_count}/{cast.required_count}", right=True),
         Column("failed", lambda cast: str(cast.failed_count or ""), right=True),
@@ -58,7 +75,7 @@ def list_casts(
         client.listed("/casts", Cast, {"phase": phase, "room_id": room_id}),
         columns,
         limit=None if everything else limit,
-        nothing="no casts: `diskcast casts create IMAGE --room ROOM` plans one",
+        nothing="no casts: plan one with `diskcast casts create IMAGE --room ROOM`",
     )
 
 
@@ -66,10 +83,13 @@ def list_casts(
 @click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def show(client: Client, output: Output, cast_id: str) -> None:
-    """Show one cast.
+    """Show a cast: its plan, its progress and how it ended.
 
-    What was asked for, how far it is, how it ended.
-    """
+    \b
+    Examples:
+      diskcast casts show 1a2b3c4d
+      diskcast casts show 1a2b3c4d --json
+    """  # noqa: D301
     from sender.console.lookup import path
     from sender.store.records.live import LiveCast
 
@@ -80,18 +100,18 @@ def show(client: Client, output: Output, cast_id: str) -> None:
             *_fields(live.cast),
             ("rate", format_rate(live.achieved_bytes_per_s) if live.cast.phase.live else ""),
             ("limited by", live.bottleneck),
-            ("to go", "" if live.eta_s is None else format_duration(live.eta_s)),
+            ("ETA", "" if live.eta_s is None else format_duration(live.eta_s)),
         ],
     )
 
 
 @casts.command()
-@click.option("--name", metavar="NAME", default="", help="For people, for example 'Windows for the exam'.")
+@click.option("--name", metavar="NAME", default="", help="Name of the cast, such as 'Windows for the exam'.")
 @click.option(
-    "--at", "start_at", metavar="TIME", help="Begin then: 22:00, 2026-11-21T22:00 or 2026-11-21T22:00+01:00."
+    "--at", "start_at", metavar="TIME", help="Start at 22:00, 2026-11-21T22:00 or 2026-11-21T22:00+01:00."
 )
-@click.option("--in", "start_in", metavar="TIME", help="Begin after this time, for example 10m.")
-@click.option("--watch", is_flag=True, help="Go on as `diskcast casts watch`.")
+@click.option("--in", "start_in", metavar="TIME", help="Start after this time, such as 10m.")
+@click.option("--watch", is_flag=True, help="Watch the cast until it ends, as `diskcast casts watch` does.")
 @plan_options
 @api_command
 def create(
@@ -106,8 +126,8 @@ def create(
 ) -> int:
     """Plan a cast of an image to machines.
 
-    IMAGE is a name, the name of its file, or an id.
-    Machines whose agent waits (`diskcast-agent run`) join by themselves.
+    IMAGE is the name of an image, its file name or its id. Machines with a waiting agent (`diskcast-agent run`)
+    join automatically.
 
     \b
     Examples:
@@ -124,22 +144,26 @@ def create(
     from sender.store.records.casts import Cast
 
     if start_at is not None and start_in is not None:
-        raise ConfigurationError("--at and --in both say when to begin: leave one of the two out")
+        raise ConfigurationError("--at and --in both set the start time: leave one of them out")
     now = datetime.now(UTC)
-    begins = None
+    start_time = None
     if start_at is not None:
-        begins = parse_start(start_at, now)
+        start_time = parse_start(start_at, now)
     elif start_in is not None:
-        begins = parse_in(start_in, now)
-    body = plan.to_json(client) | {"name": name, "start_at": None if begins is None else begins.isoformat()}
+        start_time = parse_in(start_in, now)
+    body = plan.to_json(client) | {
+        "name": name,
+        "start_at": None if start_time is None else start_time.isoformat(),
+    }
     cast = client.create("/casts", Cast, body)
     if watch:
         if output.json_lines:
             emit("cast_created", **json_of(cast))
         return watch_cast(client, output, cast.cast_id)
-    when = f" at {local_time(begins)}" if begins is not None else ""
+    when = f" for {local_time(start_time)}" if start_time is not None else ""
     output.done(
-        f"cast {cast.cast_id} of {cast.image_name} is planned{when}: `diskcast casts watch {cast.cast_id}` shows it",
+        f"cast {cast.cast_id} of {cast.image_name} is planned{when}: "
+        f"watch it with `diskcast casts watch {cast.cast_id}`",
         cast,
     )
     return 0
@@ -149,18 +173,27 @@ def create(
 @click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def start(client: Client, output: Output, cast_id: str) -> None:
-    """Begin now, with those that have joined."""
-    _command(client, output, cast_id, "start", "begins")
+    """Start the data now, with the machines that have joined.
+
+    \b
+    Examples:
+      diskcast casts start 1a2b3c4d
+      diskcast casts start 1a2b3c4d --json
+    """  # noqa: D301
+    _command(client, output, cast_id, "start", "starts")
 
 
 @casts.command()
 @click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def pause(client: Client, output: Output, cast_id: str) -> None:
-    """Stop the data, keep the room.
+    """Pause a cast: its machines wait until `diskcast casts resume`.
 
-    `diskcast casts resume` goes on.
-    """
+    \b
+    Examples:
+      diskcast casts pause 1a2b3c4d
+      diskcast casts pause 1a2b3c4d --json
+    """  # noqa: D301
     _command(client, output, cast_id, "pause", "is paused")
 
 
@@ -168,19 +201,30 @@ def pause(client: Client, output: Output, cast_id: str) -> None:
 @click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def resume(client: Client, output: Output, cast_id: str) -> None:
-    """Go on with a paused cast."""
-    _command(client, output, cast_id, "resume", "goes on")
+    """Resume a paused cast.
+
+    \b
+    Examples:
+      diskcast casts resume 1a2b3c4d
+      diskcast casts resume 1a2b3c4d --json
+    """  # noqa: D301
+    _command(client, output, cast_id, "resume", "resumes")
 
 
 @casts.command()
 @click.argument("cast_id", metavar="CAST", callback=checked_cast)
-@click.option("--reason", metavar="TEXT", help="What history and the machines are told.")
+@click.option("--reason", metavar="TEXT", help="Reason to show in history and on the machines.")
 @api_command
 def cancel(client: Client, output: Output, cast_id: str, *, reason: str | None) -> None:
-    """End a cast.
+    """Cancel a cast.
 
-    Machines that aren't complete stay marked as incomplete, and won't boot.
-    """
+    Machines that aren't complete stay marked as incomplete and won't boot.
+
+    \b
+    Examples:
+      diskcast casts cancel 1a2b3c4d
+      diskcast casts cancel 1a2b3c4d --reason "wrong image"
+    """  # noqa: D301
     _command(client, output, cast_id, "cancel", "is cancelled", {"reason": reason} if reason else {})
 
 
@@ -190,9 +234,14 @@ def cancel(client: Client, output: Output, cast_id: str, *, reason: str | None) 
 def watch(client: Client, output: Output, cast_id: str) -> int:
     """Watch a cast until it ends.
 
-    Watching outlives restarts of the daemon. Exit code 0 only if the cast is done: every machine that was asked for
-    verified every byte. Ctrl-C ends the watching, not the cast.
-    """
+    Watching continues through restarts of the daemon. Exits with 0 only if the cast is done: every required machine
+    verified every byte. Ctrl-C stops watching; the cast continues.
+
+    \b
+    Examples:
+      diskcast casts watch 1a2b3c4d
+      diskcast casts watch 1a2b3c4d --json
+    """  # noqa: D301
     from sender.console.watch import watch_cast
 
     return watch_cast(client, output, cast_id)
@@ -203,10 +252,15 @@ def watch(client: Client, output: Output, cast_id: str) -> int:
 @list_options
 @api_command
 def machines(client: Client, output: Output, cast_id: str, *, limit: int, everything: bool) -> None:
-    """Show what each machine got.
+    """List the machines of a cast with their results.
 
-    Those that aren't complete first, with the reason.
-    """
+    Machines that aren't complete come first, with the reason.
+
+    \b
+    Examples:
+      diskcast casts machines 1a2b3c4d
+      diskcast casts machines 1a2b3c4d --all --json
+    """  # noqa: D301
     from sender.console.live_records import CastNow
     from sender.console.lookup import path
     from sender.console.tables import print_cast_machines
@@ -220,7 +274,7 @@ def machines(client: Client, output: Output, cast_id: str, *, limit: int, everyt
 
 
 def _as_now(found: Iterable[CastMachine], machines: Iterable[LiveMachine]) -> Iterator[CastMachine]:
-    """While a cast runs its record is seconds to minutes old: what its sender says counts."""
+    """Replace the state of each machine by its live state: records of a running cast are up to minutes old."""
     live = {machine.machine_id or machine.name: machine for machine in machines}
     for machine in found:
         now = live.get(machine.machine_id or machine.name)
@@ -253,27 +307,28 @@ def _command(
     output.done(f"cast {cast.cast_id} of {cast.image_name} {done}", cast)
 
 
-def _fields(cast: Cast) -> list[tuple[str, str]]:
-    from sender.console.output import local_time
+def _fields(cast: Cast) -> list[tuple[str, str | Text]]:
+    from sender.console.output import local_time, state_text
+    from sender.labels import cast_label
 
     plan = cast.plan
     machines = (
         f"{cast.joined_count} joined, {cast.complete_count} complete, {cast.failed_count} failed, "
-        f"{cast.required_count} asked for"
+        f"{cast.required_count} required"
     )
     return [
         ("cast", cast.cast_id),
         ("name", plan.name),
         ("image", f"{cast.image_name} ({format_bytes(cast.raw_bytes)})"),
         ("room", plan.room_id or ""),
-        ("phase", "paused" if cast.paused else cast.phase.value),
+        ("phase", state_text(cast_label(cast.phase, paused=cast.paused))),
         ("reason", cast.reason),
         ("progress", f"{cast.progress:.1%}"),
         ("machines", machines),
-        ("begins at", local_time(plan.start_at)),
-        ("begins by", "diskcast casts start" if plan.start.value == "manual" else ""),
+        ("starts at", local_time(plan.start_at)),
+        ("starts by", "diskcast casts start" if plan.start.value == "manual" else ""),
         ("created", f"{local_time(cast.created_at)} by {cast.created_by}"),
-        ("began", local_time(cast.casting_at)),
+        ("started", local_time(cast.casting_at)),
         ("ended", local_time(cast.ended_at)),
         ("took", format_duration(cast.seconds) if cast.seconds else ""),
         ("sent", format_bytes(cast.bytes_sent) if cast.bytes_sent else ""),

@@ -1,4 +1,4 @@
-"""A client of the daemon's API: one request after the other, errors translated, what breaks off asked again safely."""
+"""A client of the daemon's API: sequential requests, translated errors, safe retries."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ Query = Mapping[str, str | int | bool | None]
 
 API_PREFIX: Final = "/api/v1"
 PAGE_COUNT_MAX: Final = 500
-"""Items of one answer: the API's own limit."""
+"""Items per page: the API's own limit."""
 EVENTS_SILENCE_S: Final = 40.0
-"""A stream of events that is silent for this long is dead: the daemon says something every 15 s."""
+"""Silence after which a stream of events is dead: the daemon sends a comment every 15 s."""
 
 _CONNECT_TIMEOUT_S: Final = 5.0
-_ANSWER_TIMEOUT_S: Final = 30.0
-"""The daemon itself gives up waiting for its database after 10 s."""
+_RESPONSE_TIMEOUT_S: Final = 30.0
+"""Longer than the daemon's own timeout for its database, 10 s."""
 _RETRY_DELAYS_S: Final = (0.25, 0.5, 1.0, 2.0)
-"""A daemon that is restarted answers again within seconds."""
-_ANSWER_BYTES_MAX: Final = 64 << 20
-"""A page of 500 machines with their inventories takes some MB."""
+"""A restarted daemon responds within seconds."""
+_RESPONSE_BYTES_MAX: Final = 64 << 20
+"""A page of 500 machines with their inventories takes a few MB."""
 _FIELD_ERRORS_MAX: Final = 20
 _ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
-"""The system's number for what stands in words behind it."""
+"""The error number in front of the system's text for it."""
 
 
 class Client:
-    """The API of one daemon.
+    """A client of one daemon's API.
 
-    Every method raises :class:`ServerUnreachableError` if the daemon doesn't answer, or not as one, and
-    :class:`ServerRefusedError` if it refuses. Reading, replacing and removing are asked again when a connection breaks
-    off; creating is too, since it carries a key by which the daemon knows a repeated request.
+    Every method raises :class:`ServerUnreachableError` if there is no valid response, and :class:`ServerRefusedError`
+    if the daemon refuses. All requests are retried after a broken connection: reads, changes and removals are
+    idempotent, and a creation carries a key by which the daemon recognizes its repetition.
 
     Args:
         server: URL of the daemon, without a path.
-        token: its secret; None where the daemon asks for none.
+        token: secret of a token; None if the daemon requires none.
     """
 
     def __init__(self, server: str, token: str | None) -> None:
@@ -59,8 +59,8 @@ class Client:
         self._http = httpx.Client(
             base_url=self.server + API_PREFIX,
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(_ANSWER_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
-            # Proxies and .netrc of the environment are for the web: a token must go to the daemon and nowhere else.
+            timeout=httpx.Timeout(_RESPONSE_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            # Ignore proxies and .netrc of the environment: a token must go to the daemon and nowhere else.
             trust_env=False,
             follow_redirects=False,
         )
@@ -74,11 +74,11 @@ class Client:
         self._http.close()
 
     def get(self, path: str, kind: type[T], query: Query | None = None) -> T:
-        """One record."""
+        """Return one record."""
         return self._decode(kind, self._request("GET", path, query=query))
 
     def listed(self, path: str, kind: type[T], query: Query | None = None) -> Iterator[T]:
-        """The items of a list, asked for page by page as they are taken."""
+        """Yield the items of a list; pages are requested as they are consumed."""
         cursor: str | None = None
         while True:
             page = self._request(
@@ -98,27 +98,27 @@ class Client:
         *,
         csv: bytes | None = None,
     ) -> T:
-        """Create what ``body`` says, once, even if it takes several requests."""
-        answer = self._request("POST", path, body=body, csv=csv, key=uuid.uuid4().hex)
-        return self._decode(kind, answer)
+        """Create a record once, even if it takes several requests."""
+        response = self._request("POST", path, body=body, csv=csv, key=uuid.uuid4().hex)
+        return self._decode(kind, response)
 
     def order(self, path: str, kind: type[T], body: Mapping[str, object] | None = None) -> T:
-        """An order that does no more when it is given twice, such as to pause."""
+        """Send an idempotent command, such as to pause."""
         return self._decode(kind, self._request("POST", path, body=body))
 
     def change(self, path: str, kind: type[T], body: Mapping[str, object]) -> T:
-        """Change the fields that ``body`` names."""
+        """Change the fields in ``body``."""
         return self._decode(kind, self._request("PATCH", path, body=body))
 
     def remove(self, path: str) -> None:
-        """Remove a record. That it is gone already after a broken connection is what was wanted."""
-        self._request("DELETE", path, gone_is_fine=True)
+        """Remove a record; after a broken connection a missing record counts as removed."""
+        self._request("DELETE", path, accept_missing=True)
 
     @contextlib.contextmanager
     def stream(
-        self, path: str, query: Query | None = None, *, silence_s: float = _ANSWER_TIMEOUT_S
+        self, path: str, query: Query | None = None, *, silence_s: float = _RESPONSE_TIMEOUT_S
     ) -> Iterator[Any]:
-        """An answer that is read bit by bit: an ``httpx.Response`` that has begun."""
+        """Open a streamed response, an ``httpx.Response``."""
         timeout = httpx.Timeout(silence_s, connect=_CONNECT_TIMEOUT_S)
         try:
             with self._http.stream("GET", path, params=_parameters(query), timeout=timeout) as response:
@@ -137,12 +137,12 @@ class Client:
         body: Mapping[str, object] | None = None,
         csv: bytes | None = None,
         key: str | None = None,
-        gone_is_fine: bool = False,
+        accept_missing: bool = False,
     ) -> Any:
         headers = {} if key is None else {"Idempotency-Key": key}
         if csv is not None:
             headers["Content-Type"] = "text/csv; charset=utf-8"
-        broke_off = False
+        interrupted = False
         for delay_s in (*_RETRY_DELAYS_S, None):
             try:
                 with self._http.stream(
@@ -150,16 +150,16 @@ class Client:
                 ) as response:
                     content = _read_bounded(response)
             except httpx.TransportError as error:
-                # Nobody listens, and nothing was sent: better to say so than to wait.
-                nobody = isinstance(
+                # Without a listener nothing was sent: fail at once instead of waiting.
+                no_listener = isinstance(
                     error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol
                 )
-                if delay_s is None or (nobody and not broke_off):
+                if delay_s is None or (no_listener and not interrupted):
                     raise self._unreachable(error) from error
-                broke_off = True
+                interrupted = True
                 time.sleep(delay_s)
                 continue
-            if broke_off and gone_is_fine and response.status_code == httpx.codes.NOT_FOUND:
+            if interrupted and accept_missing and response.status_code == httpx.codes.NOT_FOUND:
                 return None
             if not response.is_success:
                 raise self._refusal(response, content)
@@ -172,29 +172,29 @@ class Client:
         try:
             return json.loads(content)
         except ValueError as error:
-            raise self._misunderstood("what isn't JSON") from error
+            raise self._invalid_response("not JSON") from error
 
     def _decode(self, kind: type[T], value: object) -> T:
         try:
             decoded: T = _adapter(kind).validate_python(value)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the answer"
-            raise self._misunderstood(f"{where}: {first['msg']}") from error
+            where = ".".join(map(str, first["loc"])) or "the response"
+            raise self._invalid_response(f"{where}: {first['msg']}") from error
         return decoded
 
-    def _misunderstood(self, what: str) -> ServerUnreachableError:
+    def _invalid_response(self, reason: str) -> ServerUnreachableError:
         return ServerUnreachableError(
-            f"{self.server} answers, but not as this diskcast understands ({what}): check that --server is a "
-            "diskcast daemon, and that it is of the same version as this command"
+            f"invalid response from {self.server} ({reason}): check that --server is a diskcast daemon of the same "
+            "version as this command"
         )
 
     def _unreachable(self, error: httpx.TransportError) -> ServerUnreachableError:
         timed_out = isinstance(error, httpx.TimeoutException)
-        why = "it doesn't answer in time" if timed_out else _ERRNO.sub("", str(error)).strip()
+        reason = "timed out" if timed_out else _ERRNO.sub("", str(error)).strip()
         return ServerUnreachableError(
-            f"no answer from the daemon at {self.server} ({why or type(error).__name__}): check that `diskcast serve` "
-            "runs there, or name another daemon by --server or DISKCAST_SERVER"
+            f"no response from the daemon at {self.server} ({reason or type(error).__name__}): check that "
+            "`diskcast serve` runs there, or choose another daemon with --server or DISKCAST_SERVER"
         )
 
     def _refusal(self, response: httpx.Response, content: bytes) -> DiskcastError:
@@ -203,13 +203,13 @@ class Client:
         except ValueError:
             problem = None
         if not isinstance(problem, dict):
-            return self._misunderstood(f"HTTP {response.status_code} without a reason")
+            return self._invalid_response(f"HTTP {response.status_code} without a reason")
         text = str(problem.get("detail") or problem.get("title") or f"HTTP {response.status_code}")
         errors = problem.get("errors")
         if isinstance(errors, list):
             text = "; ".join([text, *(error for error in _field_errors(errors) if error not in text)])
         if response.status_code == httpx.codes.UNAUTHORIZED and not self._has_token:
-            text += " (give a token by --token-file, DISKCAST_TOKEN_FILE or DISKCAST_TOKEN)"
+            text += " (set --token-file, DISKCAST_TOKEN_FILE or DISKCAST_TOKEN)"
         refused = ServerRefusedError(text)
         refused.details = {
             "status": response.status_code,
@@ -219,7 +219,7 @@ class Client:
 
 
 def to_json(record: object) -> Any:
-    """A record as the API shows it."""
+    """Return a record as the API's JSON."""
     return _adapter(type(record)).dump_python(record, mode="json")
 
 
@@ -227,7 +227,7 @@ _adapters: Final[dict[Any, pydantic.TypeAdapter[Any]]] = {}
 
 
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
-    """Made once a kind: making one takes milliseconds."""
+    """Return the cached adapter of a type; creating one takes milliseconds."""
     if kind not in _adapters:
         _adapters[kind] = pydantic.TypeAdapter(kind)
     return _adapters[kind]
@@ -237,10 +237,12 @@ def _checked_url(server: str) -> str:
     try:
         url = httpx.URL(server)
     except httpx.InvalidURL as error:
-        raise ConfigurationError(f"--server {server!r} isn't a URL: {error}") from error
+        raise ConfigurationError(
+            f"--server {server!r} isn't a URL ({error}): use http://HOST:PORT"
+        ) from error
     if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.userinfo:
         raise ConfigurationError(
-            f"--server {server!r} isn't a daemon's URL: write for example http://127.0.0.1:7400"
+            f"--server {server!r} isn't the URL of a daemon: use a URL such as http://127.0.0.1:7400"
         )
     return str(url).rstrip("/")
 
@@ -253,17 +255,18 @@ def _read_bounded(response: httpx.Response) -> bytes:
     content = bytearray()
     for part in response.iter_bytes():
         content += part
-        if len(content) > _ANSWER_BYTES_MAX:
+        if len(content) > _RESPONSE_BYTES_MAX:
             raise ServerUnreachableError(
-                f"{response.url.host} answered with more than {_ANSWER_BYTES_MAX >> 20} MiB: that is no diskcast daemon"
+                f"response of {response.url.host} exceeds {_RESPONSE_BYTES_MAX >> 20} MiB: "
+                "check that --server is a diskcast daemon"
             )
     return bytes(content)
 
 
 def _field_errors(errors: Iterable[object]) -> list[str]:
     rows = [error for error in errors if isinstance(error, dict)]
-    words = [f"{row.get('field', '')}: {row.get('message', '')}" for row in rows[:_FIELD_ERRORS_MAX]]
-    return words + ([f"and {len(rows) - _FIELD_ERRORS_MAX} more"] if len(rows) > _FIELD_ERRORS_MAX else [])
+    texts = [f"{row.get('field', '')}: {row.get('message', '')}" for row in rows[:_FIELD_ERRORS_MAX]]
+    return texts + ([f"and {len(rows) - _FIELD_ERRORS_MAX} more"] if len(rows) > _FIELD_ERRORS_MAX else [])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -275,16 +278,17 @@ class ServerEvent:
 
 
 def server_events(lines: Iterable[str]) -> Iterator[ServerEvent | None]:
-    """The events of a ``text/event-stream``; None for a sign of life without an event.
+    """Yield the events of a ``text/event-stream``; None for a keep-alive comment.
 
-    See the HTML standard, section 9.2.6. Only ``event`` and ``data`` matter here: who comes back gets the full state.
+    See the HTML standard, section 9.2.6. Only ``event`` and ``data`` are read: a reconnecting client gets the full
+    state, so ids don't matter.
     """
     name = ""
     data: list[str] = []
     for line in lines:
         if not line:
             if data:
-                with contextlib.suppress(ValueError):  # not ours
+                with contextlib.suppress(ValueError):  # not JSON: not an event of the daemon
                     parsed = json.loads("\n".join(data))
                     if isinstance(parsed, dict):
                         yield ServerEvent(name or "message", parsed)

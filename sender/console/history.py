@@ -1,4 +1,4 @@
-"""``diskcast history``: which image went to which machine with which result, and who did what."""
+"""``diskcast history``: the results of past casts, and the audit."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 _DETAIL_CHARACTERS_MAX = 80
 _IMAGE_ID: Final = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
-"""Its first digits say which, and `diskcast images` takes them."""
+"""The first digits identify an image, and `diskcast images` accepts them."""
 _since_option = click.option(
-    "--since", metavar="TIME", help="From then on: 2026-11-01, 2026-11-01T12:00, or 7d ago."
+    "--since", metavar="TIME", help="Not before 2026-11-01, 2026-11-01T12:00 or 7d (ago)."
 )
-_until_option = click.option("--until", metavar="TIME", help="Until then, as --since.")
+_until_option = click.option("--until", metavar="TIME", help="Before this time; the formats of --since.")
 _csv_option = click.option(
     "--csv",
     "csv_path",
     metavar="FILE",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="Write everything that fits as CSV instead; '-' is stdout.",
+    help="Write all matching lines as CSV to FILE; '-' for stdout.",
 )
 
 
@@ -38,7 +38,7 @@ _csv_option = click.option(
 @click.option("--machine", metavar="MACHINE", help="Only this machine.")
 @click.option("--image", metavar="IMAGE", help="Only this image.")
 @click.option("--cast", "cast_id", metavar="CAST", callback=checked_cast, help="Only this cast.")
-@click.option("--failed", is_flag=True, help="Only machines that didn't end complete.")
+@click.option("--failed", is_flag=True, help="Only machines that ended incomplete.")
 @_since_option
 @_until_option
 @_csv_option
@@ -59,9 +59,9 @@ def history(
     limit: int,
     everything: bool,
 ) -> None:
-    """Show what went to which machine.
+    """List which image went to which machine, with the result.
 
-    One line a machine and cast with its result, the newest first.
+    One line per machine and cast, the newest first.
 
     \b
     Examples:
@@ -95,8 +95,12 @@ def history(
 
 
 @history.command()
-@click.option("--who", metavar="NAME", help="Only this one's doing: a token's name, `local`, `daemon NAME`.")
-@click.option("--subject", metavar="SUBJECT", help="Only what was done to it: 'cast 1a2b3c4d', 'room lab-1'.")
+@click.option(
+    "--who", metavar="NAME", help="Only actions of this actor: a token's name, local, 'daemon NAME'."
+)
+@click.option(
+    "--subject", metavar="SUBJECT", help="Only actions on this subject: 'cast 1a2b3c4d', 'room lab-1'."
+)
 @_since_option
 @_until_option
 @_csv_option
@@ -114,9 +118,7 @@ def audit(
     limit: int,
     everything: bool,
 ) -> None:
-    """Show who did what and what changed.
-
-    The newest first.
+    """List the audit: operators' and daemons' actions, the newest first.
 
     \b
     Examples:
@@ -133,7 +135,7 @@ def audit(
         return
 
     def detail(entry: AuditEntry) -> str:
-        """What can be read in a line; --json has all of it."""
+        """Return the short fields; ``--json`` has all of them."""
         return ", ".join(f"{key}={value}" for key, value in entry.detail.items() if _is_short(value))
 
     columns: list[Column[AuditEntry]] = [
@@ -148,7 +150,7 @@ def audit(
         client.listed("/audit", AuditEntry, query),
         columns,
         limit=None if everything else limit,
-        nothing="nobody has done anything in that time",
+        nothing="no actions in that time",
     )
 
 
@@ -171,7 +173,7 @@ def _ended_badly(row: dict[str, str]) -> bool:
 
 
 def _rows_wanted(parts: Iterable[bytes], wanted: Callable[[dict[str, str]], bool]) -> Iterator[bytes]:
-    """The header and the rows that are wanted of a CSV file that comes in parts."""
+    """Yield the header and the wanted rows of a CSV file that arrives in parts."""
     import codecs
     import csv
     import io
@@ -207,11 +209,11 @@ def _write_csv(
     *,
     wanted: Callable[[dict[str, str]], bool] | None = None,
 ) -> None:
-    """Copy the daemon's CSV as it comes: years of history needn't fit into memory."""
+    """Copy the daemon's CSV as a stream: years of history may not fit into memory."""
     to_stdout = str(csv_path) == "-"
     if to_stdout and output.json_lines:
         raise ConfigurationError(
-            "--csv - and --json both want stdout: give a file's name, or leave one of the two out"
+            "--csv - and --json both write to stdout: name a file, or leave one of them out"
         )
     with client.stream(path, query) as response:
         parts = response.iter_bytes() if wanted is None else _rows_wanted(response.iter_bytes(), wanted)
@@ -226,8 +228,8 @@ def _write_csv(
                     file.write(part)
                 size_bytes = file.tell()
         except OSError as error:
-            raise ConfigurationError(f"{csv_path} can't be written: {error.strerror or error}") from error
-    output.done(f"{csv_path} is written", path=str(csv_path), size_bytes=size_bytes)
+            raise ConfigurationError(f"cannot write {csv_path}: {error.strerror or error}") from error
+    output.done(f"wrote {csv_path}", path=str(csv_path), size_bytes=size_bytes)
 
 
 def _is_short(value: object) -> bool:

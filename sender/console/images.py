@@ -1,4 +1,4 @@
-"""``diskcast images``: the daemon's library."""
+"""``diskcast images``: the daemon's image library."""
 
 from __future__ import annotations
 
@@ -19,24 +19,37 @@ _ID_LETTERS = 12
 
 @click.group()
 def images() -> None:
-    """Images that the daemon can cast: files of its folders, and remote ones by URL.
+    """Manage the daemon's image library: files in its folders, and remote images.
 
-    IMAGE is a name, the name of its file, an id, or the first 8 digits of an id or more.
-    """
+    IMAGE is the name of an image, its file name, its id, or the first 8 or more digits of its id.
+
+    \b
+    Examples:
+      diskcast images list
+      diskcast images show win11-lab
+      diskcast images add https://images.example/lab.dci
+    """  # noqa: D301
 
 
 @images.command("list")
 @list_options
 @api_command
 def list_images(client: Client, output: Output, *, limit: int, everything: bool) -> None:
-    """List the library."""
-    from sender.console.output import Column, local_time
+    """List the images of the library.
+
+    \b
+    Examples:
+      diskcast images list
+      diskcast images list --all --json
+    """  # noqa: D301
+    from sender.console.output import Column, local_time, state_text
+    from sender.labels import IMAGE_STATES
     from sender.store.records.images import Image
 
     columns: list[Column[Image]] = [
         Column("name", lambda image: image.name, cut=True),
         Column("id", lambda image: image.image_id[:_ID_LETTERS]),
-        Column("state", lambda image: image.state.value),
+        Column("state", lambda image: state_text(IMAGE_STATES[image.state])),
         Column("disk", lambda image: format_bytes(image.raw_bytes) if image.raw_bytes else "", right=True),
         Column(
             "file", lambda image: format_bytes(image.stored_bytes) if image.stored_bytes else "", right=True
@@ -48,7 +61,7 @@ def list_images(client: Client, output: Output, *, limit: int, everything: bool)
         client.listed("/images", Image),
         columns,
         limit=None if everything else limit,
-        nothing="no images: put NAME.dci files into the daemon's folder, or name a URL by `diskcast images add`",
+        nothing="no images: put NAME.dci files into the daemon's folder, or add a URL with `diskcast images add`",
     )
 
 
@@ -56,10 +69,13 @@ def list_images(client: Client, output: Output, *, limit: int, everything: bool)
 @click.argument("image")
 @api_command
 def show(client: Client, output: Output, image: str) -> None:
-    """Show one image.
+    """Show an image: its location, sizes and the casts that use it.
 
-    Where it is, what it holds, which casts use it.
-    """
+    \b
+    Examples:
+      diskcast images show win11-lab
+      diskcast images show 9f86d081 --json
+    """  # noqa: D301
     from sender.console.lookup import find_image
 
     _show(output, find_image(client, image))
@@ -67,62 +83,85 @@ def show(client: Client, output: Output, image: str) -> None:
 
 @images.command()
 @click.argument("url")
-@click.option("--name", metavar="NAME", help="What to call it until it was read.")
+@click.option("--name", metavar="NAME", help="Name to use until the image has been read.")
 @api_command
 def add(client: Client, output: Output, url: str, name: str | None) -> None:
-    """Make a remote image known by its URL.
+    """Add a remote image by its URL.
 
-    URL is http(s):// or s3:// and names a FILE.dci. It is fetched when a cast needs it, or by `diskcast images fetch`.
+    URL is http://, https:// or s3:// and names a FILE.dci. The image is fetched when a cast needs it, or with
+    `diskcast images fetch`.
 
-    Example: diskcast images add https://images.example/lab.dci
-    """
+    \b
+    Examples:
+      diskcast images add https://images.example/lab.dci
+      diskcast images add s3://images/lab.dci --name lab
+    """  # noqa: D301
+    from sender.labels import IMAGE_STATES
     from sender.store.records.images import Image
 
     image = client.create("/images", Image, {"url": url} | ({} if name is None else {"name": name}))
-    output.done(f"{image.name} is known ({image.state.value})", image)
+    output.done(f"added {image.name} ({IMAGE_STATES[image.state].text.lower()})", image)
 
 
 @images.command()
 @click.argument("image")
 @api_command
 def fetch(client: Client, output: Output, image: str) -> None:
-    """Fetch a remote image now.
+    """Fetch a remote image into the daemon's cache now.
 
-    It goes to the daemon's cache; `diskcast images show` says how far it has come.
-    """
+    `diskcast images show` shows the progress.
+
+    \b
+    Examples:
+      diskcast images fetch lab
+      diskcast images fetch lab --json
+    """  # noqa: D301
     from sender.console.lookup import find_image, path
+    from sender.labels import IMAGE_STATES
     from sender.store.records.images import Image
 
     found = find_image(client, image)
     fetched = client.order(path("images", found.image_id, "fetch"), Image)
-    output.done(f"{fetched.name}: {fetched.state.value}", fetched)
+    output.done(f"{fetched.name}: {IMAGE_STATES[fetched.state].text.lower()}", fetched)
 
 
 @images.command()
 @click.argument("image")
 @api_command
 def forget(client: Client, output: Output, image: str) -> None:
-    """Forget a remote image, drop its copy.
+    """Forget a remote image and delete its cached copy.
 
     History keeps its name.
-    """
+
+    \b
+    Examples:
+      diskcast images forget lab
+      diskcast images forget 9f86d081 --json
+    """  # noqa: D301
     from sender.console.lookup import find_image, path
 
     found = find_image(client, image)
     client.remove(path("images", found.image_id))
-    output.done(f"{found.name} is forgotten", image_id=found.image_id)
+    output.done(f"forgot {found.name}", image_id=found.image_id)
 
 
 @images.command()
 @api_command
 def scan(client: Client, output: Output) -> None:
-    """Look into the daemon's folders now."""
+    """Scan the daemon's image folders and remotes now.
+
+    \b
+    Examples:
+      diskcast images scan
+      diskcast images scan --json
+    """  # noqa: D301
     client.order("/images/scan", object)
-    output.done("the library's folders are looked through")
+    output.done("scanning the library")
 
 
 def _show(output: Output, image: Image) -> None:
-    from sender.console.output import local_time
+    from sender.console.output import local_time, state_text
+    from sender.labels import IMAGE_STATES
 
     fetched = ""
     if 0 < image.fetched_bytes < image.stored_bytes:
@@ -132,15 +171,15 @@ def _show(output: Output, image: Image) -> None:
         [
             ("name", image.name),
             ("id", image.image_id),
-            ("state", image.state.value),
+            ("state", state_text(IMAGE_STATES[image.state])),
             ("problem", image.problem),
             ("location", image.location),
             ("disk", format_bytes(image.raw_bytes) if image.raw_bytes else ""),
             ("file", format_bytes(image.stored_bytes) if image.stored_bytes else ""),
             ("fetched", fetched),
-            ("blocks of", format_bytes(image.block_bytes) if image.block_bytes else ""),
+            ("block size", format_bytes(image.block_bytes) if image.block_bytes else ""),
             ("packed", local_time(image.packed_at)),
-            ("known since", local_time(image.first_seen_at)),
+            ("added", local_time(image.first_seen_at)),
             ("casts now", " ".join(image.in_use_by)),
         ],
     )

@@ -1,4 +1,4 @@
-"""Answers of the API that are made of several records."""
+"""Responses of the API that combine several records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sender.store.records.machines import Room
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoomNow:
-    """``/rooms/ID/live``."""
+    """The response of ``/rooms/ID/live``."""
 
     room: Room
     machines: tuple[LiveMachine, ...]
@@ -20,20 +20,20 @@ class RoomNow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastNow:
-    """``/casts/ID/live``."""
+    """The response of ``/casts/ID/live``."""
 
     live: LiveCast
     machines: tuple[LiveMachine, ...]
 
     @property
     def cast(self) -> Cast:
-        """Its record."""
+        """The record of the cast."""
         return self.live.cast
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class CastUpdate:
-    """The event ``cast`` of ``/events``; ``full``: it replaces everything before."""
+class LiveCastUpdate:
+    """The event ``cast`` of ``/events``; with ``full`` it replaces all earlier ones."""
 
     cast_id: str
     full: bool
@@ -45,7 +45,7 @@ class CastUpdate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CreatedToken:
-    """``/tokens``, once."""
+    """The response to the creation of a token, the only one with its secret."""
 
     token: Token
     secret: str

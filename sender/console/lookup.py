@@ -1,4 +1,4 @@
-"""Things by the names that people give them, where the API asks for an id."""
+"""Lookup of records by the names that operators use, where the API requires an id."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from sender.store.records.machines import Machine
 T = TypeVar("T")
 
 _SEARCH_COUNT_MAX: Final = 20_000
-"""Records that are looked through for a name: more than any site has machines."""
+"""Records searched for a name: more than any site has machines."""
 _NAMED_MAX: Final = 5
 _PREFIX_LETTERS_MIN: Final = 8
 
 
 def path(*parts: str) -> str:
-    """``/rooms/lab-1/live``: whatever a part holds, it stays a part."""
+    """Return a path such as ``/rooms/lab-1/live``, each part quoted."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def find_machine(client: Client, text: str) -> Machine:
-    """By id, name, hardware address, serial number or asset tag.
+    """Find a machine by id, name, hardware address, serial number or asset tag.
 
     Raises:
-        ServerRefusedError: there is none, or several of that name.
+        ServerRefusedError: no machine matches, or several do.
     """
     try:
         return client.get(path("machines", text), Machine)
@@ -50,10 +50,10 @@ def find_machine(client: Client, text: str) -> Machine:
 
 
 def find_image(client: Client, text: str) -> Image:
-    """By name, file name, id, or the first eight digits of its id or more.
+    """Find an image by name, file name, id, or the first eight or more digits of its id.
 
     Raises:
-        ServerRefusedError: there is none, or several.
+        ServerRefusedError: no image matches, or several do.
     """
     images = list(_searched(client.listed("/images", Image)))
     ways: tuple[Callable[[Image], bool], ...] = (
@@ -68,10 +68,10 @@ def find_image(client: Client, text: str) -> Image:
 
 
 def find_schedule(client: Client, text: str) -> Schedule:
-    """By name or id.
+    """Find a schedule by name or id.
 
     Raises:
-        ServerRefusedError: there is none, or several.
+        ServerRefusedError: no schedule matches, or several do.
     """
     schedules = _searched(client.listed("/schedules", Schedule))
     found = [schedule for schedule in schedules if text in (schedule.name, schedule.schedule_id)]
@@ -79,10 +79,10 @@ def find_schedule(client: Client, text: str) -> Schedule:
 
 
 def find_token(client: Client, text: str) -> Token:
-    """By name or id.
+    """Find a token by name or id.
 
     Raises:
-        ServerRefusedError: there is none, or several.
+        ServerRefusedError: no token matches, or several do.
     """
     found = [
         token for token in _searched(client.listed("/tokens", Token)) if text in (token.name, token.token_id)
@@ -98,8 +98,8 @@ def _only(kind: str, text: str, found: list[T], named: Callable[[T], str]) -> T:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ServerRefusedError(f"there is no {kind} {text!r}: `diskcast {kind}s list` shows what there is")
+        raise ServerRefusedError(f"there is no {kind} {text!r}: `diskcast {kind}s list` lists them")
     several = ", ".join(named(record) for record in found[:_NAMED_MAX])
     raise ServerRefusedError(
-        f"{len(found)} {kind}s are called {text!r}: say which by its id, for example {several}"
+        f"{len(found)} {kind}s are called {text!r}: choose one by its id, such as {several}"
     )

@@ -1,4 +1,4 @@
-"""``diskcast machines``: what is imaged, whether it is switched on or not."""
+"""``diskcast machines``: known machines, online or not."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 
 @click.group()
 def machines() -> None:
-    """Machines, whether they are switched on or not.
+    """Manage machines, online or not.
 
-    MACHINE is a name, a hardware address, a serial number, an asset tag or an id.
-    """
+    MACHINE is the name, hardware address, serial number, asset tag or id of a machine.
+
+    \b
+    Examples:
+      diskcast machines list --room lab-1
+      diskcast machines show pc07
+      diskcast machines move pc07 pc08 --room lab-2
+    """  # noqa: D301
 
 
 class Details(TypedDict):
-    """What the options of ``add`` and ``change`` say; None or empty where they say nothing."""
+    """Values of the options that ``add`` and ``change`` share; None or empty for an option that isn't given."""
 
     mac: tuple[str, ...]
     serial: str | None
@@ -35,24 +41,36 @@ class Details(TypedDict):
 
 def _detail_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--note", metavar="TEXT", help="Anything."),
-        click.option("--position", metavar="TEXT", help="Where it stands, for people: 'row 2, seat 5'."),
-        click.option("--asset-tag", metavar="TAG", help="Asset tag, as its firmware says it."),
-        click.option("--serial", metavar="NUMBER", help="Serial number, as its firmware says it."),
-        click.option("--mac", metavar="MAC", multiple=True, help="Hardware address; once for each card."),
+        click.option("--note", metavar="TEXT", help="Free text."),
+        click.option("--position", metavar="TEXT", help="Place of the machine, such as 'row 2, seat 5'."),
+        click.option("--asset-tag", metavar="TAG", help="Asset tag, as in the machine's firmware."),
+        click.option("--serial", metavar="NUMBER", help="Serial number, as in the machine's firmware."),
+        click.option(
+            "--mac",
+            metavar="MAC",
+            multiple=True,
+            help="Hardware address; repeat it for each card.",
+        ),
     ):
         function = option(function)
     return function
 
 
 @machines.command("list")
-@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Only those of this room.")
+@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Only machines of this room.")
 @list_options
 @api_command
 def list_machines(
     client: Client, output: Output, *, room_id: str | None, limit: int, everything: bool
 ) -> None:
-    """List machines."""
+    """List machines, by name.
+
+    \b
+    Examples:
+      diskcast machines list
+      diskcast machines list --room lab-1 --all
+      diskcast machines list --json
+    """  # noqa: D301
     from sender.console.output import Column, local_time
     from sender.store.records.machines import Machine
 
@@ -69,7 +87,7 @@ def list_machines(
         client.listed("/machines", Machine, {"room_id": room_id}),
         columns,
         limit=None if everything else limit,
-        nothing="no machines: they appear when their agent checks in, or by `diskcast rooms import`",
+        nothing="no machines: start their agents, or import them with `diskcast rooms import`",
     )
 
 
@@ -77,7 +95,13 @@ def list_machines(
 @click.argument("machine")
 @api_command
 def show(client: Client, output: Output, machine: str) -> None:
-    """Show what is known of one machine."""
+    """Show a machine: its identity, room and inventory.
+
+    \b
+    Examples:
+      diskcast machines show pc07
+      diskcast machines show 52:54:00:12:34:07 --json
+    """  # noqa: D301
     from sender.console.lookup import find_machine
     from sender.console.output import local_time
 
@@ -96,7 +120,7 @@ def show(client: Client, output: Output, machine: str) -> None:
             ("address", found.address),
             ("agent", found.agent_version),
             ("last seen", local_time(found.last_seen_at)),
-            ("known since", local_time(found.created_at)),
+            ("added", local_time(found.created_at)),
             *((key, str(value)) for key, value in found.inventory.items()),
         ],
     )
@@ -104,7 +128,7 @@ def show(client: Client, output: Output, machine: str) -> None:
 
 @machines.command()
 @click.argument("name")
-@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="The room that it stands in.")
+@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Room of the machine.")
 @_detail_options
 @api_command
 def add(
@@ -119,22 +143,25 @@ def add(
     position: str | None,
     note: str | None,
 ) -> None:
-    """Add a machine before it is seen.
+    """Add a machine before its agent checks in.
 
-    Its agent is known by any of --mac, --serial and --asset-tag.
+    The daemon recognizes its agent by any of --mac, --serial and --asset-tag.
 
-    Example: diskcast machines add pc07 --room lab-1 --mac 52:54:00:12:34:07
-    """
+    \b
+    Examples:
+      diskcast machines add pc07 --room lab-1 --mac 52:54:00:12:34:07
+      diskcast machines add pc08 --serial PF1XYZ --position "row 2, seat 5"
+    """  # noqa: D301
     from sender.store.records.machines import Machine
 
     details = _given(Details(mac=mac, serial=serial, asset_tag=asset_tag, position=position, note=note))
     machine = client.create("/machines", Machine, {"name": name, "room_id": room_id} | details)
-    output.done(f"{machine.name} is added{_in_room(machine)}", machine)
+    output.done(f"added {machine.name}{_in_room(machine)}", machine)
 
 
 @machines.command()
 @click.argument("machine")
-@click.option("--name", metavar="NAME", help="A new name.")
+@click.option("--name", metavar="NAME", help="New name.")
 @_detail_options
 @api_command
 def change(
@@ -149,10 +176,15 @@ def change(
     position: str | None,
     note: str | None,
 ) -> None:
-    """Change what is said of a machine.
+    """Change the details of a machine.
 
-    --mac replaces all its addresses, an empty text clears.
-    """
+    --mac replaces all hardware addresses; an empty text clears a field.
+
+    \b
+    Examples:
+      diskcast machines change pc07 --name pc17
+      diskcast machines change pc07 --mac 52:54:00:12:34:07 --note ""
+    """  # noqa: D301
     from sender.console.lookup import find_machine, path
     from sender.store.records.machines import Machine
 
@@ -160,53 +192,62 @@ def change(
     details |= {} if name is None else {"name": name}
     if not details:
         raise click.UsageError(
-            "nothing to change: give --name, --mac, --serial, --asset-tag, --position or --note"
+            "nothing to change: use at least one of --name, --mac, --serial, --asset-tag, --position, --note"
         )
     found = find_machine(client, machine)
     changed = client.change(path("machines", found.machine_id), Machine, details)
-    output.done(f"{changed.name} is changed", changed)
+    output.done(f"changed {changed.name}", changed)
 
 
 @machines.command()
 @click.argument("machine", nargs=-1, required=True)
-@click.option(
-    "--room", "room_id", metavar="ROOM", callback=checked_room, help="Where they stand from now on."
-)
-@click.option("--no-room", is_flag=True, help="Take them out of their room.")
+@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="New room of the machines.")
+@click.option("--no-room", is_flag=True, help="Remove the machines from their room.")
 @api_command
 def move(
     client: Client, output: Output, machine: tuple[str, ...], *, room_id: str | None, no_room: bool
 ) -> None:
-    """Move machines to another room.
+    """Move machines to another room, or out of their room.
 
-    Example: diskcast machines move pc07 pc08 --room lab-2
-    """
+    \b
+    Examples:
+      diskcast machines move pc07 pc08 --room lab-2
+      diskcast machines move pc07 --no-room
+    """  # noqa: D301
     from sender.console.client import to_json as json_of
     from sender.console.lookup import find_machine, path
     from sender.console.output import emit
     from sender.store.records.machines import Machine
 
     if (room_id is None) == (not no_room):
-        raise click.UsageError("give either --room or --no-room")
-    found = [find_machine(client, text) for text in machine]  # all are known before the first is moved
+        raise click.UsageError("use either --room or --no-room")
+    found = [find_machine(client, text) for text in machine]  # look up all of them before moving the first
     for one in found:
         moved = client.change(path("machines", one.machine_id), Machine, {"room_id": room_id})
         if output.json_lines:
             emit("machine", **json_of(moved))
-    where = "are in no room now" if room_id is None else f"are in room {room_id} now"
-    output.done(f"{', '.join(one.name for one in found)} {where}", count=len(found))
+    where = "out of their room" if room_id is None else f"to room {room_id}"
+    output.done(f"moved {', '.join(one.name for one in found)} {where}", count=len(found))
 
 
 @machines.command()
 @click.argument("machine")
 @api_command
 def remove(client: Client, output: Output, machine: str) -> None:
-    """Remove a machine. History keeps its name; it comes back if its agent checks in again."""
+    """Remove a machine.
+
+    History keeps its name. If its agent checks in again, the machine is added again.
+
+    \b
+    Examples:
+      diskcast machines remove pc07
+      diskcast machines remove pc07 --json
+    """  # noqa: D301
     from sender.console.lookup import find_machine, path
 
     found = find_machine(client, machine)
     client.remove(path("machines", found.machine_id))
-    output.done(f"{found.name} is removed", machine_id=found.machine_id)
+    output.done(f"removed {found.name}", machine_id=found.machine_id)
 
 
 @machines.command()
@@ -214,10 +255,13 @@ def remove(client: Client, output: Output, machine: str) -> None:
 @list_options
 @api_command
 def history(client: Client, output: Output, machine: str, *, limit: int, everything: bool) -> None:
-    """Show what a machine was imaged with.
+    """List the casts to a machine with their results, the newest first.
 
-    One line a cast, the newest first, with how it went.
-    """
+    \b
+    Examples:
+      diskcast machines history pc07
+      diskcast machines history pc07 --all --json
+    """  # noqa: D301
     from sender.console.lookup import find_machine, path
     from sender.console.tables import print_history
     from sender.store.records.casts import HistoryLine
@@ -237,4 +281,4 @@ def _given(details: Details) -> dict[str, object]:
 
 
 def _in_room(machine: Machine) -> str:
-    return "" if machine.room_id is None else f" in room {machine.room_id}"
+    return "" if machine.room_id is None else f" to room {machine.room_id}"

@@ -1,4 +1,4 @@
-"""What the commands on the daemon have in common: how they find it, how they are decorated, how lists are asked for."""
+"""Options that the commands on the daemon share: server and token, list limits, checked ids."""
 
 from __future__ import annotations
 
@@ -25,29 +25,39 @@ LIST_COUNT_DEFAULT: Final = 50
 _TOKEN_BYTES_MAX: Final = 4096
 ROOM_PATTERN: Final = "^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
 CAST_PATTERN: Final = "^[0-9a-f]{8}$"
-"""As the API has them; a test compares."""
+"""The API's patterns, so that ``--help`` needs no import; a test compares them."""
 _NEEDED_MODULES: Final = ("httpx", "pydantic")
 
 
 def checked_room(_context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
-    """A room's id; what can't be one is refused in words, before the daemon is asked."""
-    return _checked_id(parameter, text, ROOM_PATTERN, "a room's id: lower case letters, digits and hyphens")
+    """Return a room's id after checking its form, so that a typo fails with a clear message.
+
+    Raises:
+        click.BadParameter: the text can't be a room's id.
+    """
+    return _checked_id(
+        parameter, text, ROOM_PATTERN, "a room's id: use lower case letters, digits and hyphens"
+    )
 
 
 def checked_cast(_context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
-    """A cast's id; as :func:`checked_room`."""
-    words = "a cast's id: eight hexadecimal digits, as `diskcast casts list` shows them"
-    return _checked_id(parameter, text, CAST_PATTERN, words)
+    """Return a cast's id after checking its form.
+
+    Raises:
+        click.BadParameter: the text can't be a cast's id.
+    """
+    form = "a cast's id: use eight hexadecimal digits, as `diskcast casts list` shows them"
+    return _checked_id(parameter, text, CAST_PATTERN, form)
 
 
-def _checked_id(parameter: click.Parameter, text: str | None, pattern: str, words: str) -> str | None:
+def _checked_id(parameter: click.Parameter, text: str | None, pattern: str, form: str) -> str | None:
     if text is not None and re.search(pattern, text) is None:
-        raise click.BadParameter(f"{text!r} isn't {words}", param=parameter)
+        raise click.BadParameter(f"{text!r} isn't {form}", param=parameter)
     return text
 
 
 def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options ``--server``, ``--token-file``, ``--json``; it gets a ``Client`` and an ``Output``."""
+    """Add ``--server``, ``--token-file`` and ``--json`` to a command and pass it a ``Client`` and an ``Output``."""
 
     @functools.wraps(function)
     def with_client(
@@ -60,13 +70,17 @@ def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
     decorated: Callable[..., Any] = with_client
     for option in (
         click.option(
-            "--json", "json_lines", is_flag=True, help="JSON lines on stdout; the last is the result."
+            "--json",
+            "json_lines",
+            is_flag=True,
+            help="Write JSON lines to stdout; the last one is the result.",
         ),
         click.option(
             "--token-file",
             metavar="FILE",
             type=click.Path(path_type=Path),
-            help="File that holds the token; else DISKCAST_TOKEN, or the file that DISKCAST_TOKEN_FILE names.",
+            show_default="$DISKCAST_TOKEN or $DISKCAST_TOKEN_FILE",
+            help="File with the API token.",
         ),
         click.option(
             "--server",
@@ -75,7 +89,7 @@ def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
             default=SERVER_DEFAULT,
             show_default=True,
             show_envvar=True,
-            help="The daemon.",
+            help="URL of the daemon.",
         ),
     ):
         decorated = option(decorated)
@@ -83,8 +97,8 @@ def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def list_options(function: Function) -> Function:
-    """Give a command that lists ``--limit`` and ``--all``, as ``limit`` and ``everything``."""
-    function = click.option("--all", "everything", is_flag=True, help="Everything, however much it is.")(
+    """Add ``--limit`` and ``--all`` to a command that lists, as ``limit`` and ``everything``."""
+    function = click.option("--all", "everything", is_flag=True, help="List everything, without a limit.")(
         function
     )
     return click.option(
@@ -93,21 +107,21 @@ def list_options(function: Function) -> Function:
         type=click.IntRange(1),
         default=LIST_COUNT_DEFAULT,
         show_default=True,
-        help="At most N lines.",
+        help="List at most N lines.",
     )(function)
 
 
 def connect(server: str, token_file: Path | None, *, json_lines: bool) -> tuple[Client, Output]:
-    """What ``--server``, ``--token-file`` and the environment say.
+    """Return a client and an output for ``--server``, ``--token-file`` and the environment.
 
     Raises:
-        ConfigurationError: a URL or a token's file can't be used.
-        MissingDependencyError: what a client needs isn't installed.
+        ConfigurationError: the URL or the token can't be used.
+        MissingDependencyError: a package that the client needs isn't installed.
     """
     missing = [name for name in _NEEDED_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
-            f"commands on the daemon need {', '.join(missing)}, not installed here: pip install 'diskcast[server]'"
+            f"cannot reach the daemon: {', '.join(missing)} is not installed; run pip install 'diskcast[server]'"
         )
     from sender.console.client import Client
     from sender.console.output import Output
@@ -116,10 +130,12 @@ def connect(server: str, token_file: Path | None, *, json_lines: bool) -> tuple[
 
 
 def find_token(token_file: Path | None) -> str | None:
-    """The token's secret; never taken from the command line, where every user of the machine can read it.
+    """Return the token's secret, or None.
+
+    It is never an argument of the command line, where every user of the machine could read it.
 
     Raises:
-        ConfigurationError: there is one to be had, but it can't be read.
+        ConfigurationError: the token's file can't be read, or holds no token.
     """
     if token_file is None:
         text = os.environ.get("DISKCAST_TOKEN", "")
@@ -132,7 +148,7 @@ def find_token(token_file: Path | None) -> str | None:
             content = file.read(_TOKEN_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigurationError(
-            f"the token's file {token_file} can't be read: {error.strerror or error}"
+            f"cannot read the token file {token_file}: {error.strerror or error}"
         ) from error
     return _checked_token(content.decode(errors="replace"), str(token_file))
 
@@ -146,6 +162,6 @@ def _checked_token(text: str, source: str) -> str:
         or " " in token
     ):
         raise ConfigurationError(
-            f"{source} holds no token: it should be one line like dct_operate_…, as `diskcast tokens create` gave it"
+            f"{source} holds no token: expected one line like dct_operate_…, as `diskcast tokens create` prints it"
         )
     return token

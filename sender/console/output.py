@@ -1,4 +1,4 @@
-"""What commands on the daemon print: tables on a terminal, plain columns in a pipe, JSON lines for scripts."""
+"""Output of the commands on the daemon: tables on a terminal, plain columns in a pipe, JSON lines for scripts."""
 
 from __future__ import annotations
 
@@ -18,30 +18,20 @@ from rich.text import Text
 
 from protocol.errors import EXIT_OK
 from sender.console.client import to_json
+from sender.labels import StateLabel, Tone
 
 T = TypeVar("T")
 
 _PIPE_COLUMNS: Final = 1000
-"""What isn't a terminal is as wide as its longest line."""
-STATE_STYLES: Final = {
-    "available": "green",
-    "complete": "green",
-    "done": "green",
-    "casting": "cyan",
-    "receiving": "cyan",
-    "fetching": "cyan",
-    "gathering": "yellow",
-    "joined": "yellow",
-    "slow": "yellow",
-    "tail": "yellow",
-    "paused": "yellow",
-    "cancelled": "yellow",
-    "failed": "red",
-    "lost": "red",
-    "dropped": "red",
-    "damaged": "red",
-    "offline": "dim",
-    "gone": "dim",
+"""Width of output that isn't a terminal: no line is cut."""
+_TONE_STYLES: Final = {
+    Tone.GOOD: "green",
+    Tone.BUSY: "cyan",
+    Tone.SOFT: "yellow",
+    Tone.CALM: "",
+    Tone.WARN: "yellow",
+    Tone.BAD: "red",
+    Tone.OFF: "dim",
 }
 
 
@@ -50,23 +40,23 @@ class Column(Generic[T]):
     """A column of a table.
 
     Attributes:
-        title: its heading.
-        text: of one record.
-        right: numbers stand on the right.
-        cut: it gives way where the terminal is too narrow.
+        title: the heading.
+        text: returns the cell of a record.
+        right: aligned to the right, for numbers.
+        cut: cut where the terminal is too narrow.
     """
 
     title: str
-    text: Callable[[T], str]
+    text: Callable[[T], str | Text]
     right: bool = False
     cut: bool = False
 
 
 class Output:
-    """Where a command's answer goes.
+    """The output of a command.
 
     Args:
-        json_lines: one object a line, the last with ``"event": "result"``.
+        json_lines: print one object per line, the last with ``"event": "result"``.
     """
 
     def __init__(self, *, json_lines: bool) -> None:
@@ -82,14 +72,14 @@ class Output:
         limit: int | None = None,
         nothing: str,
     ) -> None:
-        """A list as a table, or as one ``event`` a line.
+        """Print a list as a table, or as one ``event`` per line.
 
         Args:
-            event: name of a line's kind, for example ``room``.
-            records: taken one by one, at most one more than ``limit``.
-            columns: of the table.
-            limit: None: all of them.
-            nothing: what is said of an empty list.
+            event: the name of each JSON line, such as ``room``.
+            records: consumed lazily, at most one more than ``limit``.
+            columns: the table's columns.
+            limit: None for all records.
+            nothing: the message for an empty list.
         """
         taken = list(itertools.islice(records, None if limit is None else limit + 1))
         shown = taken[:limit]
@@ -104,11 +94,11 @@ class Output:
         else:
             say(nothing)
         if more:
-            say(f"the first {len(shown)}; there are more: --limit N or --all")
+            say(f"showing the first {len(shown)}; use --limit N or --all for more")
 
     def table(self, records: Iterable[T], columns: Sequence[Column[T]]) -> None:
-        """A table without frames; columns that are empty throughout are left out."""
-        rows = [[printable(column.text(record)) for column in columns] for record in records]
+        """Print a table without frames; columns without any text are left out."""
+        rows = [[_cell(column.text(record)) for column in columns] for record in records]
         kept = [index for index in range(len(columns)) if any(row[index] for row in rows)]
         table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
         for index in kept:
@@ -119,22 +109,21 @@ class Output:
                 no_wrap=not column.cut,
             )
         for row in rows:
-            table.add_row(*(_cell(row[index]) for index in kept))
+            table.add_row(*(row[index] for index in kept))
         self.console.print(table)
 
-    def record(self, record: object, fields: Sequence[tuple[str, str]]) -> None:
-        """One record: as the result line, or field by field; empty fields are left out."""
+    def record(self, record: object, fields: Sequence[tuple[str, str | Text]]) -> None:
+        """Print one record as the result line, or field by field; empty fields are left out."""
         if self.json_lines:
             emit("result", ok=True, exit_code=EXIT_OK, **to_json(record))
             return
-        shown = [(title, printable(text)) for title, text in fields if text]
+        shown = [(title, _cell(text)) for title, text in fields if text]
         width = max(len(title) for title, _ in shown)
         for title, text in shown:
-            style = STATE_STYLES.get(text, "")
-            self.console.print(Text.assemble(f"{title:<{width}}  ", (text, style)), soft_wrap=True)
+            self.console.print(Text.assemble(f"{title:<{width}}  ", text), soft_wrap=True)
 
     def done(self, text: str, record: object = None, **fields: object) -> None:
-        """What was done, in a sentence for people; ``record`` and ``fields`` for scripts."""
+        """Print the result of an action: ``text`` for people, ``record`` and ``fields`` for scripts."""
         if self.json_lines:
             emit(
                 "result",
@@ -147,13 +136,19 @@ class Output:
             self.console.print(Text(printable(text)), soft_wrap=True)
 
 
-def _cell(text: str) -> Text:
-    """One line: what is too long is cut, and only in the columns that give way."""
-    return Text(text, style=STATE_STYLES.get(text, ""), no_wrap=True, overflow="ellipsis")
+def state_text(label: StateLabel) -> Text:
+    """Return a state's label as the command line shows it: lower case, in the colour of its tone."""
+    return Text(label.text.lower(), style=_TONE_STYLES[label.tone])
+
+
+def _cell(text: str | Text) -> Text:
+    """Return text on one line, without control characters; long text is cut where its column allows it."""
+    plain, style = (text, "") if isinstance(text, str) else (text.plain, text.style)
+    return Text(printable(plain), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def new_console(*, stderr: bool = False) -> Console:
-    """A console that cuts to a terminal's width, and cuts nothing of what goes elsewhere."""
+    """Return a console that cuts lines to a terminal's width, and none elsewhere."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, width=None if terminal else _PIPE_COLUMNS, highlight=False)
 
@@ -164,23 +159,23 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A remark, on stderr: stdout is for what was asked for."""
+    """Print a message to stderr; stdout is for results."""
     click.echo(printable(text), err=True)
 
 
 def printable(text: str) -> str:
-    """Without control characters: a machine that names itself by an escape sequence shall not steer the terminal."""
+    """Return ``text`` with control characters replaced, since a machine's name may hold escape sequences."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def natural_order(text: str) -> list[tuple[int, str]]:
-    """A sorting key by which pc2 comes before pc10."""
+    """Return a sorting key that puts pc2 before pc10."""
     pieces = re.split(r"(\d+)", text.casefold())
     return [(int(piece), "") if index % 2 else (0, piece) for index, piece in enumerate(pieces)]
 
 
 def local_time(at: datetime | None, *, seconds: bool = False) -> str:
-    """``2026-11-21 22:00`` by this machine's clock; empty for None."""
+    """Return a time such as ``2026-11-21 22:00`` in this machine's time zone; empty for None."""
     if at is None:
         return ""
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 NEVER: Final = "never"
 START_MODES: Final = ("joined", "manual")
-"""As :class:`sender.store.records.casts.StartMode`; a test compares."""
+"""The values of ``StartMode``, so that ``--help`` needs no import; a test compares them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What the operator asked for, machines still by their names."""
+    """The options of a plan, machines still by their names."""
 
     image: str
     room_id: str | None
@@ -35,10 +35,10 @@ class PlanOptions:
     pace: Pace
 
     def to_json(self, client: Client) -> dict[str, object]:
-        """As the API takes it.
+        """Return the plan as the API takes it, with ids in place of names.
 
         Raises:
-            ServerRefusedError: there is no such image or machine.
+            ServerRefusedError: the image or a machine doesn't exist.
         """
         from sender.console.lookup import find_image, find_machine
 
@@ -56,7 +56,7 @@ class PlanOptions:
 
 
 def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument IMAGE and the options of a plan; it gets them as ``plan``."""
+    """Add the argument IMAGE and the options of a plan to a command, which gets them as ``plan``."""
 
     @functools.wraps(function)
     def with_plan(
@@ -81,33 +81,35 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="TIME",
             default="5m",
             show_default=True,
-            help=f"With --start joined: after this time start with those that have joined; '{NEVER}' waits for ever.",
+            help=f"Start after this time with the machines joined so far; or '{NEVER}'.",
         ),
         click.option(
             "--wait-for",
             metavar="N",
             type=click.IntRange(1, RECEIVER_COUNT_MAX),
-            help="Machines that must have joined.  [default: all that were asked for]",
+            show_default="all machines of the plan",
+            help="Start when N machines have joined.",
         ),
         click.option(
             "--start",
             type=click.Choice(START_MODES),
             default=START_MODES[0],
             show_default=True,
-            help="What begins the data. joined: --wait-for machines have joined. manual: `diskcast casts start`.",
+            help="Start when machines have joined, or with `diskcast casts start`.",
         ),
         click.option(
             "--machine",
             metavar="MACHINE",
             multiple=True,
-            help="Only this machine; may be given several times.",
+            help="Only this machine; repeat the option for several.",
         ),
         click.option(
             "--room",
             "room_id",
             metavar="ROOM",
             callback=checked_room,
-            help="Whose machines are imaged.  [default: whoever joins]",
+            show_default="any machine that joins",
+            help="Room of the machines to image.",
         ),
         click.argument("image"),
     ):

@@ -15,22 +15,34 @@ if TYPE_CHECKING:
     from sender.console.output import Output
 
 _CSV_BYTES_MAX: Final = 4 << 20
-"""A line takes some 100 bytes: tens of thousands of machines."""
+"""Tens of thousands of machines, at about 100 bytes per line."""
 
 
 @click.group()
 def rooms() -> None:
-    """Rooms: named sets of machines.
+    """Manage rooms, which are named sets of machines.
 
-    ROOM is a room's id: lower case letters, digits and hyphens.
-    """
+    ROOM is the id of a room: lower case letters, digits and hyphens.
+
+    \b
+    Examples:
+      diskcast rooms create lab-1 --name "Lab 1"
+      diskcast rooms import lab-1 machines.csv
+      diskcast rooms show lab-1
+    """  # noqa: D301
 
 
 @rooms.command("list")
 @list_options
 @api_command
 def list_rooms(client: Client, output: Output, *, limit: int, everything: bool) -> None:
-    """List the rooms."""
+    """List rooms.
+
+    \b
+    Examples:
+      diskcast rooms list
+      diskcast rooms list --all --json
+    """  # noqa: D301
     from sender.console.output import Column
     from sender.store.records.machines import Room
 
@@ -47,7 +59,7 @@ def list_rooms(client: Client, output: Output, *, limit: int, everything: bool) 
         client.listed("/rooms", Room),
         columns,
         limit=None if everything else limit,
-        nothing="no rooms: `diskcast rooms create ROOM` makes one",
+        nothing="no rooms: create one with `diskcast rooms create ROOM`",
     )
 
 
@@ -55,11 +67,18 @@ def list_rooms(client: Client, output: Output, *, limit: int, everything: bool) 
 @click.argument("room_id", metavar="ROOM", callback=checked_room)
 @api_command
 def show(client: Client, output: Output, room_id: str) -> None:
-    """Show a room's machines as they are now."""
+    """Show a room and the current state of its machines.
+
+    \b
+    Examples:
+      diskcast rooms show lab-1
+      diskcast rooms show lab-1 --json
+    """  # noqa: D301
     from sender.console.client import to_json as json_of
     from sender.console.live_records import RoomNow
     from sender.console.lookup import path
-    from sender.console.output import Column, emit, natural_order
+    from sender.console.output import Column, emit, natural_order, state_text
+    from sender.labels import MACHINE_STATES
     from sender.store.records.live import LiveMachine
 
     now = client.get(path("rooms", room_id, "live"), RoomNow)
@@ -71,7 +90,7 @@ def show(client: Client, output: Output, room_id: str) -> None:
     columns: list[Column[LiveMachine]] = [
         Column("machine", lambda machine: machine.name, cut=True),
         Column("position", lambda machine: machine.position, cut=True),
-        Column("state", lambda machine: machine.state),
+        Column("state", lambda machine: state_text(MACHINE_STATES[machine.state])),
         Column("cast", lambda machine: machine.cast_id or ""),
         Column("", lambda machine: f"{machine.progress:.0%}" if machine.cast_id else "", right=True),
         Column("address", lambda machine: machine.address),
@@ -95,10 +114,10 @@ def show(client: Client, output: Output, room_id: str) -> None:
 
 
 _details = (
-    click.option("--name", metavar="NAME", help="For people, for example 'Lab 1, first floor'."),
-    click.option("--description", metavar="TEXT", help="Anything."),
-    click.option("--site", metavar="SITE", help="Only daemons that serve this site cast for the room."),
-    click.option("--interface", metavar="IF", help="The daemon's network interface for this room."),
+    click.option("--name", metavar="NAME", help="Name of the room, such as 'Lab 1, first floor'."),
+    click.option("--description", metavar="TEXT", help="Free text."),
+    click.option("--site", metavar="SITE", help="Site whose daemons cast for the room."),
+    click.option("--interface", metavar="IF", help="Network interface of the daemon for this room."),
 )
 
 
@@ -112,13 +131,16 @@ _details = (
 def create(client: Client, output: Output, room_id: str, **details: str | None) -> None:
     """Create a room.
 
-    Example: diskcast rooms create lab-1 --name "Lab 1"
-    """
+    \b
+    Examples:
+      diskcast rooms create lab-1 --name "Lab 1"
+      diskcast rooms create rack-7 --site berlin --interface eth1
+    """  # noqa: D301
     from sender.store.records.machines import Room
 
     room = client.create("/rooms", Room, {"room_id": room_id} | {"name": room_id} | _given(details))
     output.done(
-        f"room {room.room_id} is there: bring its machines by `diskcast rooms import`",
+        f"created room {room.room_id}: add its machines with `diskcast rooms import`",
         room,
     )
 
@@ -131,28 +153,42 @@ def create(client: Client, output: Output, room_id: str, **details: str | None) 
 @_details[3]
 @api_command
 def change(client: Client, output: Output, room_id: str, **details: str | None) -> None:
-    """Change what is said of a room; an empty text clears it."""
+    """Change the details of a room; an empty text clears a field.
+
+    \b
+    Examples:
+      diskcast rooms change lab-1 --name "Lab 1, first floor"
+      diskcast rooms change lab-1 --interface eth2 --description ""
+    """  # noqa: D301
     from sender.console.lookup import path
     from sender.store.records.machines import Room
 
     given = _given(details)
     if not given:
         raise click.UsageError(
-            "nothing to change: give at least one of --name, --description, --site, --interface"
+            "nothing to change: use at least one of --name, --description, --site, --interface"
         )
     room = client.change(path("rooms", room_id), Room, given)
-    output.done(f"room {room.room_id} is changed", room)
+    output.done(f"changed room {room.room_id}", room)
 
 
 @rooms.command()
 @click.argument("room_id", metavar="ROOM", callback=checked_room)
 @api_command
 def remove(client: Client, output: Output, room_id: str) -> None:
-    """Remove a room. History keeps its name."""
+    """Remove a room.
+
+    Its machines stay, without a room. History keeps the room's name.
+
+    \b
+    Examples:
+      diskcast rooms remove lab-1
+      diskcast rooms remove lab-1 --json
+    """  # noqa: D301
     from sender.console.lookup import path
 
     client.remove(path("rooms", room_id))
-    output.done(f"room {room_id} is removed", room_id=room_id)
+    output.done(f"removed room {room_id}", room_id=room_id)
 
 
 @rooms.command("import")
@@ -160,18 +196,22 @@ def remove(client: Client, output: Output, room_id: str) -> None:
 @click.argument("csv_file", metavar="FILE.csv", type=click.File("rb"))
 @api_command
 def import_machines(client: Client, output: Output, room_id: str, csv_file: BinaryIO) -> None:
-    """Bring machines in from a CSV file.
+    """Import the machines of a room from a CSV file.
 
-    All lines are taken or none; FILE.csv may be '-' for stdin.
-
-    The first line names the columns: name, mac, serial, asset_tag, position. Machines that are known by any of
-    mac, serial and asset_tag are changed, not doubled.
+    FILE.csv may be '-' for stdin. Either all lines are imported or, after an error in any line, none.
+    The first line names the columns: name, mac, serial, asset_tag, position, note. A machine that is known by its
+    hardware address, serial number or asset tag is changed, not added again.
 
     \b
-    Example:
+    Format:
       name,mac,position
       pc01,52:54:00:12:34:01,"row 1, seat 1"
       pc02,52:54:00:12:34:02,"row 1, seat 2"
+
+    \b
+    Examples:
+      diskcast rooms import lab-1 machines.csv
+      diskcast rooms import lab-1 - < machines.csv
     """  # noqa: D301
     from sender.console.lookup import path
     from sender.store.records.machines import ImportResult
@@ -179,14 +219,14 @@ def import_machines(client: Client, output: Output, room_id: str, csv_file: Bina
     content = csv_file.read(_CSV_BYTES_MAX + 1)
     if len(content) > _CSV_BYTES_MAX:
         raise ConfigurationError(
-            f"{Path(csv_file.name).name} is larger than {_CSV_BYTES_MAX >> 20} MiB: no list of a room is"
+            f"{Path(csv_file.name).name} is larger than {_CSV_BYTES_MAX >> 20} MiB: split it into smaller files"
         )
     answer = client.create(path("rooms", room_id, "import"), ImportResult, csv=content)
     if answer.problems:
-        said = "; ".join(f"line {problem.line}: {problem.text}" for problem in answer.problems)
-        raise ServerRefusedError(f"nothing is imported: {said}")
+        problems = "; ".join(f"line {problem.line}: {problem.text}" for problem in answer.problems)
+        raise ServerRefusedError(f"nothing was imported: {problems}")
     output.done(
-        f"room {room_id}: {answer.added} machines added, {answer.changed} changed, {answer.unchanged} as they were",
+        f"room {room_id}: {answer.added} machines added, {answer.changed} changed, {answer.unchanged} unchanged",
         answer,
     )
 

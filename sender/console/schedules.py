@@ -1,4 +1,4 @@
-"""``diskcast schedules``: casts that are planned again and again."""
+"""``diskcast schedules``: casts that repeat."""
 
 from __future__ import annotations
 
@@ -18,17 +18,29 @@ if TYPE_CHECKING:
 
 @click.group()
 def schedules() -> None:
-    """Casts that are planned again and again.
+    """Manage schedules, which plan casts repeatedly.
 
-    SCHEDULE is a name or an id.
-    """
+    SCHEDULE is the name or id of a schedule.
+
+    \b
+    Examples:
+      diskcast schedules create friday lab.dci --room lab-1 --cron "0 22 * * 5"
+      diskcast schedules list
+      diskcast schedules disable friday
+    """  # noqa: D301
 
 
 @schedules.command("list")
 @list_options
 @api_command
 def list_schedules(client: Client, output: Output, *, limit: int, everything: bool) -> None:
-    """List schedules and when each comes next."""
+    """List schedules and the time of their next cast.
+
+    \b
+    Examples:
+      diskcast schedules list
+      diskcast schedules list --json
+    """  # noqa: D301
     from sender.console.output import Column, local_time
     from sender.store.records.casts import Schedule
     from sender.store.records.images import Image
@@ -49,19 +61,25 @@ def list_schedules(client: Client, output: Output, *, limit: int, everything: bo
         client.listed("/schedules", Schedule),
         columns,
         limit=None if everything else limit,
-        nothing="no schedules: `diskcast schedules create NAME IMAGE --cron …` makes one",
+        nothing="no schedules: create one with `diskcast schedules create NAME IMAGE --cron …`",
     )
 
 
 @schedules.command()
 @click.argument("name")
-@click.option("--cron", metavar="'M H D M W'", required=True, help="Five fields as in crontab: '0 22 * * 5'.")
+@click.option(
+    "--cron",
+    metavar="'M H D M W'",
+    required=True,
+    help="Times as in crontab, such as '0 22 * * 5'.",
+)
 @click.option(
     "--time-zone",
     metavar="ZONE",
-    help="In which --cron is read, for example Europe/Berlin.  [default: this machine's]",
+    show_default="of this machine",
+    help="Time zone of --cron, such as Europe/Berlin.",
 )
-@click.option("--disabled", is_flag=True, help="Don't let it begin yet.")
+@click.option("--disabled", is_flag=True, help="Create the schedule disabled.")
 @plan_options
 @api_command
 def create(
@@ -74,10 +92,13 @@ def create(
     disabled: bool,
     plan: PlanOptions,
 ) -> None:
-    """Cast IMAGE to a room again and again.
+    """Cast IMAGE repeatedly, at the times of --cron.
 
-    Example: diskcast schedules create friday lab.dci --room lab-1 --cron "0 22 * * 5"
-    """
+    \b
+    Examples:
+      diskcast schedules create friday lab.dci --room lab-1 --cron "0 22 * * 5"
+      diskcast schedules create nightly lab.dci --room lab-1 --cron "0 3 * * *" --time-zone UTC
+    """  # noqa: D301
     from sender.console.output import local_time
     from sender.store.records.casts import Schedule
 
@@ -89,15 +110,21 @@ def create(
         "plan": plan.to_json(client),
     }
     schedule = client.create("/schedules", Schedule, body)
-    comes = f"next on {local_time(schedule.next_at)}" if schedule.next_at else "not enabled"
-    output.done(f"schedule {schedule.name} is there, {comes}", schedule)
+    state = f"next cast at {local_time(schedule.next_at)}" if schedule.next_at else "disabled"
+    output.done(f"created schedule {schedule.name}: {state}", schedule)
 
 
 @schedules.command()
 @click.argument("schedule")
 @api_command
 def enable(client: Client, output: Output, schedule: str) -> None:
-    """Let a schedule plan casts."""
+    """Enable a schedule.
+
+    \b
+    Examples:
+      diskcast schedules enable friday
+      diskcast schedules enable friday --json
+    """  # noqa: D301
     _switch(client, output, schedule, enabled=True)
 
 
@@ -105,7 +132,13 @@ def enable(client: Client, output: Output, schedule: str) -> None:
 @click.argument("schedule")
 @api_command
 def disable(client: Client, output: Output, schedule: str) -> None:
-    """Keep a schedule, but let it plan nothing."""
+    """Disable a schedule: it is kept, but plans no casts.
+
+    \b
+    Examples:
+      diskcast schedules disable friday
+      diskcast schedules disable friday --json
+    """  # noqa: D301
     _switch(client, output, schedule, enabled=False)
 
 
@@ -113,12 +146,18 @@ def disable(client: Client, output: Output, schedule: str) -> None:
 @click.argument("schedule")
 @api_command
 def remove(client: Client, output: Output, schedule: str) -> None:
-    """Remove a schedule. Casts that it planned already stay."""
+    """Remove a schedule; casts that it planned stay.
+
+    \b
+    Examples:
+      diskcast schedules remove friday
+      diskcast schedules remove friday --json
+    """  # noqa: D301
     from sender.console.lookup import find_schedule, path
 
     found = find_schedule(client, schedule)
     client.remove(path("schedules", found.schedule_id))
-    output.done(f"schedule {found.name} is removed", schedule_id=found.schedule_id)
+    output.done(f"removed schedule {found.name}", schedule_id=found.schedule_id)
 
 
 def _switch(client: Client, output: Output, text: str, *, enabled: bool) -> None:
@@ -128,12 +167,12 @@ def _switch(client: Client, output: Output, text: str, *, enabled: bool) -> None
 
     found = find_schedule(client, text)
     changed = client.change(path("schedules", found.schedule_id), Schedule, {"enabled": enabled})
-    comes = f"enabled, next on {local_time(changed.next_at)}" if changed.enabled else "disabled"
-    output.done(f"schedule {changed.name} is {comes}", changed)
+    state = f"enabled, next cast at {local_time(changed.next_at)}" if changed.enabled else "disabled"
+    output.done(f"schedule {changed.name} is {state}", changed)
 
 
 def own_time_zone(localtime: Path = Path("/etc/localtime")) -> str:
-    """This machine's time zone by its IANA name, UTC if it has none."""
+    """Return the IANA name of this machine's time zone, UTC if it has none."""
     named = os.environ.get("TZ", "").removeprefix(":")
     if "/" in named and not named.startswith("/"):
         return named

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from protocol.shared.units import format_bytes, format_duration
-from sender.console.output import Column, Output, local_time, natural_order
+from sender.console.output import Column, Output, local_time, natural_order, state_text
+from sender.labels import MACHINE_STATES
 from sender.store.records.casts import CastMachine, HistoryLine
 from sender.store.records.machine_states import MachineState
 
@@ -18,7 +19,7 @@ def print_cast_machines(output: Output, found: Iterable[CastMachine], *, limit: 
 
     columns: list[Column[CastMachine]] = [
         Column("machine", lambda machine: machine.name, cut=True),
-        Column("state", lambda machine: machine.state),
+        Column("state", lambda machine: state_text(MACHINE_STATES[machine.state])),
         Column("", lambda machine: f"{machine.progress:.0%}", right=True),
         Column(
             "verified",
@@ -46,8 +47,8 @@ def print_history(output: Output, lines: Iterable[HistoryLine], *, limit: int | 
         Column("room", lambda line: line.room_id or ""),
         Column("image", lambda line: line.image_name, cut=True),
         Column("cast", lambda line: line.cast_id),
-        Column("state", lambda line: line.state),
+        Column("state", lambda line: state_text(MACHINE_STATES[line.state])),
         Column("took", lambda line: format_duration(line.seconds) if line.ended_at else "", right=True),
         Column("error", lambda line: line.error, cut=True),
     ]
-    output.listed("history", lines, columns, limit=limit, nothing="no machine was imaged in that time")
+    output.listed("history", lines, columns, limit=limit, nothing="no machines were imaged in that time")

@@ -1,4 +1,4 @@
-"""Moments as operators write them: a time of day, a date, how long ago, in how long."""
+"""Parsing of times as operators write them: a time of day, a date, a duration from now or ago."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from protocol.shared.units import parse_duration_s
 
 
 def parse_start(text: str, now: datetime) -> datetime:
-    """``22:00`` (the next one), ``2026-11-21 22:00`` or with a zone, ``2026-11-21T22:00+01:00``, as UTC.
+    """Parse ``22:00`` (the next one), ``2026-11-21 22:00`` or ``2026-11-21T22:00+01:00``; return UTC.
 
     Args:
-        text: what was written; without a zone it is this machine's time.
+        text: without a zone it is this machine's local time.
         now: aware.
 
     Raises:
-        ConfigurationError: it isn't a time, or is over.
+        ConfigurationError: the text isn't a time, or is in the past.
     """
     local = now.astimezone()
     try:
@@ -29,24 +29,26 @@ def parse_start(text: str, now: datetime) -> datetime:
         if at <= now:
             at = datetime.combine(local.date() + timedelta(days=1), of_day).astimezone()
     if at <= now:
-        raise ConfigurationError(f"{text} is over: name a time to come, or leave it out to begin now")
+        raise ConfigurationError(
+            f"{text} is in the past: choose a later time, or leave the option out to start now"
+        )
     return at.astimezone(UTC)
 
 
 def parse_in(text: str, now: datetime) -> datetime:
-    """``10m`` or ``2h`` from now, as UTC.
+    """Parse ``10m`` or ``2h`` from now; return UTC.
 
     Raises:
-        ConfigurationError: it isn't a time, or none that a calendar has.
+        ConfigurationError: the text isn't a duration, or is out of the calendar's range.
     """
     return _shifted(now, parse_duration_s(text), text)
 
 
 def parse_past(text: str, now: datetime) -> datetime:
-    """``7d`` (ago), ``2026-11-01`` or ``2026-11-01T12:00``, as UTC.
+    """Parse ``7d`` (ago), ``2026-11-01`` or ``2026-11-01T12:00``; return UTC.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: the text is neither a duration nor a date.
     """
     try:
         seconds = parse_duration_s(text)
@@ -59,11 +61,11 @@ def _parse_date(text: str, examples: str) -> datetime:
     try:
         return datetime.fromisoformat(text.strip()).astimezone()  # without a zone: this machine's
     except (ValueError, OverflowError) as error:
-        raise ConfigurationError(f"{text!r} isn't a time: write for example {examples}") from error
+        raise ConfigurationError(f"{text!r} isn't a time: use {examples}") from error
 
 
 def _shifted(now: datetime, seconds: float, text: str) -> datetime:
     try:
         return (now + timedelta(seconds=seconds)).astimezone(UTC)
     except OverflowError as error:
-        raise ConfigurationError(f"{text} is further away than a calendar goes") from error
+        raise ConfigurationError(f"{text} is out of the calendar's range: use a shorter time") from error

@@ -1,4 +1,4 @@
-"""``diskcast tokens``: who may do what."""
+"""``diskcast tokens``: API tokens."""
 
 from __future__ import annotations
 
@@ -19,22 +19,35 @@ if TYPE_CHECKING:
     from sender.console.output import Output
 
 ROLES = ("view", "operate", "enrol")
-"""As :class:`sender.store.records.access.Role`; a test compares."""
+"""The values of ``Role``, so that ``--help`` needs no import; a test compares them."""
 
 
 @click.group()
 def tokens() -> None:
-    """Tokens: who may do what.
+    """Manage API tokens.
 
-    Roles: view sees everything, operate changes it too, enrol is for agents and lets a machine check in, no more.
-    """
+    A token has a role. view: see everything. operate: see and change everything. enrol: for agents; check in a machine
+    and get its cast, nothing else.
+
+    \b
+    Examples:
+      diskcast tokens create anna --role operate --expires 90d --output anna.token
+      diskcast tokens list
+      diskcast tokens revoke anna
+    """  # noqa: D301
 
 
 @tokens.command("list")
 @list_options
 @api_command
 def list_tokens(client: Client, output: Output, *, limit: int, everything: bool) -> None:
-    """List tokens; nobody can show their secrets again."""
+    """List tokens, without their secrets.
+
+    \b
+    Examples:
+      diskcast tokens list
+      diskcast tokens list --json
+    """  # noqa: D301
     from sender.console.output import Column, local_time
     from sender.store.records.access import Token
 
@@ -51,28 +64,34 @@ def list_tokens(client: Client, output: Output, *, limit: int, everything: bool)
         client.listed("/tokens", Token),
         columns,
         limit=None if everything else limit,
-        nothing="no tokens: `diskcast tokens create NAME --role operate` makes one",
+        nothing="no tokens: create one with `diskcast tokens create NAME --role operate`",
     )
 
 
 @tokens.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), required=True, help="What its owner may do.")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="Role of the token.")
 @click.option(
-    "--expires", metavar="TIME", help="It ends after this time, for example 90d or 12h.  [default: never]"
+    "--expires",
+    metavar="TIME",
+    show_default="never",
+    help="Time until the token expires, such as 90d or 12h.",
 )
 @click.option(
     "--output",
     "secret_path",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write the secret to a new file that only you can read, instead of to stdout.",
+    show_default="stdout",
+    help="Write the secret to a new file that only you can read.",
 )
 @api_command
 def create(
     client: Client, output: Output, name: str, *, role: str, expires: str | None, secret_path: Path | None
 ) -> None:
-    """Create a token. Its secret is shown this once.
+    """Create a token.
+
+    Its secret is shown this once.
 
     \b
     Examples:
@@ -90,10 +109,10 @@ def create(
         if output.json_lines:
             output.done("", created.token, secret=created.secret)
             return
-        say(f"token {created.token.name} ({created.token.role.value}); its secret, shown this once:")
+        say(f"token {created.token.name} ({created.token.role.value}); its secret is shown only this once:")
         click.echo(created.secret)
         return
-    with _new_secret_file(secret_path) as write:  # first: a secret that can't be kept isn't asked for
+    with _new_secret_file(secret_path) as write:  # first: don't create a token whose secret can't be saved
         created = client.create("/tokens", CreatedToken, body)
         write(created.secret)
     output.done(
@@ -107,27 +126,33 @@ def create(
 @click.argument("token")
 @api_command
 def revoke(client: Client, output: Output, token: str) -> None:
-    """Revoke TOKEN, a name or an id: from now on nobody gets in by it."""
+    """Revoke a token, by its name or id: it stops working within seconds.
+
+    \b
+    Examples:
+      diskcast tokens revoke anna
+      diskcast tokens revoke 1a2b3c4d --json
+    """  # noqa: D301
     from sender.console.lookup import find_token, path
 
     found = find_token(client, token)
     client.remove(path("tokens", found.token_id))
-    output.done(f"token {found.name} is revoked", token_id=found.token_id)
+    output.done(f"revoked token {found.name}", token_id=found.token_id)
 
 
 @contextlib.contextmanager
 def _new_secret_file(path: Path) -> Iterator[Callable[[str], None]]:
-    """A new file of mode 0600, removed again if anything fails before it is written.
+    """Open a new file of mode 0600; remove it if anything fails before the secret is written.
 
     Raises:
-        ConfigurationError: it exists, or can't be made.
+        ConfigurationError: the file exists, or can't be created.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileExistsError as error:
-        raise ConfigurationError(f"--output {path} exists: choose a new file") from error
+        raise ConfigurationError(f"cannot create --output {path}: it exists; choose a new file") from error
     except OSError as error:
-        raise ConfigurationError(f"--output {path} can't be made: {error.strerror or error}") from error
+        raise ConfigurationError(f"cannot create --output {path}: {error.strerror or error}") from error
     try:
         with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123  a descriptor, not a path
 
@@ -138,8 +163,8 @@ def _new_secret_file(path: Path) -> Iterator[Callable[[str], None]]:
                     os.fsync(file.fileno())
                 except OSError as error:
                     raise StorageError(
-                        f"{path} can't be written ({error.strerror or error}), and the secret with it is lost: revoke "
-                        "the token and create another"
+                        f"cannot write the secret to {path}: {error.strerror or error}; the secret is lost: revoke the "
+                        "token and create another"
                     ) from error
 
             yield write

@@ -1,4 +1,4 @@
-"""A cast watched until it ends, through restarts of its daemon."""
+"""``diskcast casts watch``: a cast watched until it ends, through restarts of its daemon."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from protocol.shared.units import format_bytes, format_duration, format_rate
 from sender.cast.reporting.machine_table import machine_table
 from sender.cast.reporting.reporter import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLAIN_INTERVAL_S, ProgressClock
 from sender.console.client import EVENTS_SILENCE_S, Client, server_events, to_json
-from sender.console.live_records import CastNow, CastUpdate
+from sender.console.live_records import CastNow, LiveCastUpdate
 from sender.console.lookup import path
 from sender.console.output import Output, emit, new_console, printable, say
 from sender.console.tables import print_cast_machines
+from sender.labels import CAST_PHASES
 from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase
 from sender.store.records.live import LiveCast, LiveMachine
 from sender.store.records.machine_states import ACTIVE_STATES
 
 _SILENT_MAX_S: Final = 120.0
-"""A daemon that is gone for longer isn't being restarted."""
-_PASSING: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
-"""What a daemon answers while it starts, or while its database doesn't answer."""
+"""Longer than a restart of the daemon takes."""
+_TRANSIENT: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+"""Responses of a daemon that is starting, or whose database is unavailable."""
 _RECONNECT_INTERVAL_S: Final = 1.0
 _HEADER_LINES: Final = 6
 
@@ -41,28 +42,28 @@ def watch_cast(client: Client, output: Output, cast_id: str) -> int:
 
     Raises:
         CastNotDoneError: it ended, but isn't done.
-        ServerUnreachableError: the daemon was away for too long.
-        ServerRefusedError: there is no such cast, or it may not be watched.
+        ServerUnreachableError: the daemon was unavailable for too long.
+        ServerRefusedError: there is no such cast, or the token may not see it.
     """
     try:
         with _choose_view(output) as view:
-            seen = _Seen()
-            for change in _changes(client, cast_id, view.lost):
-                for event in seen.take(change):
-                    view.happened(event)
-                view.progress(seen.live, seen.machines)
+            watched = _WatchedCast()
+            for update in _updates(client, cast_id, view.show_outage):
+                for event in watched.apply(update):
+                    view.show_event(event)
+                view.show_progress(watched.live, watched.machines)
     except KeyboardInterrupt:
         if not output.json_lines:
-            say(f"the cast goes on: `diskcast casts watch {cast_id}` shows it again")
+            say(f"the cast continues: `diskcast casts watch {cast_id}` shows it again")
         raise
-    cast = seen.live.cast
+    cast = watched.live.cast
     if not output.json_lines:
         _show_end(client, output, cast)
     if cast.phase is not CastPhase.DONE:
         error = CastNotDoneError(
-            f"cast {cast.cast_id} of {cast.image_name} is {cast.phase.value}: {cast.reason or 'no reason is known'} "
-            f"({cast.complete_count} of {cast.required_count} machines are complete; `diskcast casts machines "
-            f"{cast.cast_id}` names the others and says why)"
+            f"cast {cast.cast_id} of {cast.image_name} is {cast.phase.value}: {cast.reason or 'no reason recorded'} "
+            f"({cast.complete_count} of {cast.required_count} machines complete; `diskcast casts machines "
+            f"{cast.cast_id}` lists the others with their errors)"
         )
         error.details = to_json(cast)
         raise error
@@ -71,8 +72,8 @@ def watch_cast(client: Client, output: Output, cast_id: str) -> int:
     return EXIT_OK
 
 
-class _Seen:
-    """What changes add up to."""
+class _WatchedCast:
+    """The state of a cast after all updates so far."""
 
     live: LiveCast
 
@@ -84,31 +85,32 @@ class _Seen:
     def machines(self) -> list[LiveMachine]:
         return list(self._machines.values())
 
-    def take(self, change: CastUpdate) -> list[CastEvent]:
-        """Take a change in; return the events that weren't seen yet."""
-        self.live = change.live
-        if change.full:
+    def apply(self, update: LiveCastUpdate) -> list[CastEvent]:
+        """Apply an update; return its new events."""
+        self.live = update.live
+        if update.full:
             self._machines.clear()
-        self._machines.update({machine.machine_id or machine.name: machine for machine in change.machines})
-        events = list(change.events)
-        if change.full and self._last_event in events:
+        self._machines.update({machine.machine_id or machine.name: machine for machine in update.machines})
+        events = list(update.events)
+        if update.full and self._last_event in events:
             events = events[events.index(self._last_event) + 1 :]
         if events:
             self._last_event = events[-1]
         return events
 
 
-def _changes(client: Client, cast_id: str, lost: Callable[[str], None]) -> Iterator[CastUpdate]:
-    """The cast's changes until it has ended; the first and the last are full. An outage is told to ``lost``, once."""
+def _updates(client: Client, cast_id: str, on_outage: Callable[[str], None]) -> Iterator[LiveCastUpdate]:
+    """Yield the cast's updates until it has ended; the first and the last are full. Report each outage once."""
     heard_at = time.monotonic()
-    known = told = False
+    known = reported = False
     while True:
         try:
-            now = client.get(path("casts", cast_id, "live"), CastNow)  # a refusal or an end is known at once
+            # A refused or ended cast is noticed at once.
+            now = client.get(path("casts", cast_id, "live"), CastNow)
             if now.cast.phase.ended:
-                yield CastUpdate(cast_id, full=True, live=now.live, machines=now.machines)
+                yield LiveCastUpdate(cast_id, full=True, live=now.live, machines=now.machines)
                 return
-            known, told = True, False
+            known, reported = True, False
             with client.stream(
                 "/events", {"topics": f"cast:{cast_id}"}, silence_s=EVENTS_SILENCE_S
             ) as response:
@@ -116,22 +118,22 @@ def _changes(client: Client, cast_id: str, lost: Callable[[str], None]) -> Itera
                     heard_at = time.monotonic()
                     if event is None or event.name != "cast" or event.data.get("cast_id") != cast_id:
                         continue
-                    change = pydantic.TypeAdapter(CastUpdate).validate_python(event.data)
-                    if change.live.cast.phase.ended:
+                    update = pydantic.TypeAdapter(LiveCastUpdate).validate_python(event.data)
+                    if update.live.cast.phase.ended:
                         break
-                    yield change
+                    yield update
         except (ServerUnreachableError, ServerRefusedError) as error:
-            passing = isinstance(error, ServerUnreachableError) or error.details["status"] in _PASSING
-            if not (known and passing) or time.monotonic() - heard_at > _SILENT_MAX_S:
+            transient = isinstance(error, ServerUnreachableError) or error.details["status"] in _TRANSIENT
+            if not (known and transient) or time.monotonic() - heard_at > _SILENT_MAX_S:
                 raise
-            if not told:
-                told = True
-                lost(f"nothing new, asked again for {_SILENT_MAX_S:.0f} s: {error}")
+            if not reported:
+                reported = True
+                on_outage(f"daemon unavailable, retrying for {_SILENT_MAX_S:.0f} s: {error}")
             time.sleep(_RECONNECT_INTERVAL_S)
 
 
 class _View(Protocol):
-    """Where a watched cast is shown."""
+    """A way to show a watched cast."""
 
     def __enter__(self) -> Self: ...
 
@@ -139,11 +141,11 @@ class _View(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    def happened(self, event: CastEvent) -> None: ...
+    def show_event(self, event: CastEvent) -> None: ...
 
-    def lost(self, text: str) -> None: ...
+    def show_outage(self, text: str) -> None: ...
 
-    def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None: ...
+    def show_progress(self, live: LiveCast, machines: list[LiveMachine]) -> None: ...
 
 
 def _choose_view(output: Output) -> _View:
@@ -152,8 +154,8 @@ def _choose_view(output: Output) -> _View:
     return _LiveView() if sys.stderr.isatty() else _PlainView()
 
 
-class _QuietEnd:
-    """A view that leaves nothing behind."""
+class _StreamView:
+    """A view that needs no cleanup."""
 
     def __enter__(self) -> Self:
         return self
@@ -164,35 +166,35 @@ class _QuietEnd:
         pass
 
 
-class _JsonView(_QuietEnd):
+class _JsonView(_StreamView):
     def __init__(self) -> None:
         self._clock = ProgressClock(JSON_INTERVAL_S)
 
-    def happened(self, event: CastEvent) -> None:
+    def show_event(self, event: CastEvent) -> None:
         fields = to_json(event)
         emit(fields.pop("kind"), **fields)
 
-    def lost(self, text: str) -> None:
+    def show_outage(self, text: str) -> None:
         emit("daemon_away", text=text)
 
-    def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
+    def show_progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
         if self._clock.due() or live.cast.phase.ended:
             emit("progress", **to_json(live), machines=[to_json(machine) for machine in machines])
 
 
-class _PlainView(_QuietEnd):
+class _PlainView(_StreamView):
     def __init__(self) -> None:
         self._clock = ProgressClock(PLAIN_INTERVAL_S)
 
-    def happened(self, event: CastEvent) -> None:
+    def show_event(self, event: CastEvent) -> None:
         say(event.text or event.kind)
 
-    def lost(self, text: str) -> None:
+    def show_outage(self, text: str) -> None:
         say(text)
 
-    def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
+    def show_progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
         if self._clock.due():
-            say(_status_words(live, len(machines)))
+            say(_status_text(live, len(machines)))
 
 
 class _LiveView:
@@ -210,18 +212,18 @@ class _LiveView:
     ) -> None:
         self._live.stop()
 
-    def happened(self, event: CastEvent) -> None:
+    def show_event(self, event: CastEvent) -> None:
         self._console.print(Text(printable(event.text or event.kind)))
 
-    def lost(self, text: str) -> None:
+    def show_outage(self, text: str) -> None:
         self._console.print(Text(printable(text), style="yellow"))
 
-    def progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
+    def show_progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
         if not self._clock.due():
             return
         room = max(1, self._console.height - _HEADER_LINES)
         title = f"cast {live.cast.cast_id} of {live.cast.image_name} ({format_bytes(live.cast.raw_bytes)})"
-        parts: list[object] = [Text(printable(title), style="bold"), Text(_status_words(live, len(machines)))]
+        parts: list[object] = [Text(printable(title), style="bold"), Text(_status_text(live, len(machines)))]
         if live.bottleneck and live.cast.phase.live:
             parts.append(Text(printable(f"limited by {live.bottleneck}")))
         if machines:
@@ -259,20 +261,21 @@ class _Row:
         )
 
 
-def _status_words(live: LiveCast, machine_count: int) -> str:
-    """``casting, 812 Mbit/s, pass 1 at 42%, 12.3 s, 20.0 s to go; 3 of 30 complete``."""
+def _status_text(live: LiveCast, machine_count: int) -> str:
+    """Return ``casting, 812 Mbit/s, pass 1 at 42%, 12.3 s, ETA 20.0 s; 3 of 30 complete``."""
     cast = live.cast
-    words = [f"{cast.phase.value}, paused" if cast.paused else cast.phase.value]
+    phase = CAST_PHASES[cast.phase].text.lower()
+    parts = [f"{phase}, paused" if cast.paused else phase]
     if cast.phase in (CastPhase.CASTING, CastPhase.TAIL):
-        words.append(format_rate(live.achieved_bytes_per_s))
-        words += [f"pass {live.pass_index + 1} at {live.pass_progress:.0%}", format_duration(live.elapsed_s)]
+        parts.append(format_rate(live.achieved_bytes_per_s))
+        parts += [f"pass {live.pass_index + 1} at {live.pass_progress:.0%}", format_duration(live.elapsed_s)]
         if live.eta_s is not None:
-            words.append(f"{format_duration(live.eta_s)} to go")
+            parts.append(f"ETA {format_duration(live.eta_s)}")
     required_count = max(cast.required_count, machine_count)
     if cast.phase is CastPhase.GATHERING:
-        return f"{', '.join(words)}; {cast.joined_count} of {required_count} joined"
+        return f"{', '.join(parts)}; {cast.joined_count} of {required_count} joined"
     failed = f", {cast.failed_count} failed" if cast.failed_count else ""
-    return f"{', '.join(words)}; {cast.complete_count} of {required_count} complete{failed}"
+    return f"{', '.join(parts)}; {cast.complete_count} of {required_count} complete{failed}"
 
 
 def _show_end(client: Client, output: Output, cast: Cast) -> None:

@@ -67,7 +67,9 @@ def test_who_watches_is_told_that_what_is_shown_is_old(api: ApiDouble) -> None:
     api.answers("GET /events", events(change("casting"), broken=True))
     api.answers("GET /casts/1a2b3c4d/machines", page())
     told = succeeded(api.run("casts", "watch", "1a2b3c4d")).stderr
-    assert told.count("nothing new, asked again for 120 s: no answer from the daemon") == 1, "once an outage"
+    assert told.count("daemon unavailable, retrying for 120 s: no response from the daemon") == 1, (
+        "once an outage"
+    )
 
 
 def test_only_done_is_success(api: ApiDouble) -> None:
