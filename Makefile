@@ -26,10 +26,11 @@ demo: $(STAMP)  ## a whole cast on this machine: pack, send, four agents, verify
 test: $(STAMP)  ## the test suite (tests that need root are skipped without it, and say so)
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
-lint: $(STAMP)  ## ruff, mypy, fresh generated docs
+lint: $(STAMP)  ## ruff, mypy, import contracts, style, fresh generated docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python docs/generate.py --check
 
 format: $(STAMP)  ## let ruff fix and format

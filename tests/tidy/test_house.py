@@ -1,8 +1,7 @@
-"""The house rules as tests over the source: layering, purity of the protocol, sizes, fresh documents, no addresses."""
+"""House rules outside of the code: lock file, top level, fresh generated documents, fast help."""
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 import subprocess
@@ -12,85 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("protocol", "receiver", "sender")
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-
-IMPURE = {
-    "asyncio", "fcntl", "http", "io", "logging", "multiprocessing", "os", "pathlib", "prometheus_client", "select",
-    "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "trio", "urllib",
-}  # fmt: skip
-"""What would let the protocol read a clock, wait, or touch a file or a socket."""
-
-ALLOWED_IMPURE = {"protocol/fec/isal.py": {"pathlib"}}
-"""Finding the FEC kernel's shared library means looking at file names."""
-
-ROOMS = {
-    "sender/imaging": set(),
-    "sender/cast": {"sender/imaging", "sender/metrics"},
-    "sender/console": {"sender/cast", "sender/store"},
-    "sender/config": {"sender/cast"},
-    "sender/store": {"sender/config"},
-    "sender/library": {"sender/config", "sender/imaging", "sender/store"},
-    "receiver/disk": {"receiver/target"},
-    "receiver/target": {"receiver/disk"},
-    "receiver/reception": {"receiver/disk", "receiver/target"},
-}
-"""Which other rooms of its program a room may import, where docs/explanation/code.md promises something of it."""
-
-WEB_STACK = {
-    "fastapi",
-    "starlette",
-    "uvicorn",
-    "pydantic",
-    "asyncio_dgram",
-    "sqlalchemy",
-    "sqlite3",
-    "asyncio",
-}
-
-
-def _modules(path: Path) -> set[str]:
-    """Every module that a module imports, be it late, by its whole name."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module)
-    return names
-
-
-def _imports(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in _modules(path)}
-
-
-def _relative(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=_relative)
-def test_layers(path: Path) -> None:
-    """``sender -> protocol <- receiver``, and the protocol is pure."""
-    imports = _imports(path)
-    package = path.relative_to(ROOT).parts[0]
-    if package == "protocol":
-        allowed = ALLOWED_IMPURE.get(_relative(path), set())
-        assert not imports & (IMPURE - allowed), "the protocol takes time, randomness and bytes as arguments"
-        assert not imports & {"sender", "receiver"}
-    else:
-        other = {"sender": "receiver", "receiver": "sender"}[package]
-        assert other not in imports, f"{package} and {other} meet only in the protocol"
-    if package == "receiver":
-        assert not imports & WEB_STACK, "the agent lives in a RAM disk"
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_import_one_way(room: str) -> None:
-    """A cast runs without a daemon, a client without a server, a disk without a network."""
-    program = room.partition("/")[0]
-    for path in sorted((ROOT / room).rglob("*.py")):
-        rooms = {"/".join(name.split(".")[:2]) for name in _modules(path) if name.startswith(f"{program}.")}
-        assert {name for name in rooms if (ROOT / name).is_dir()} <= ROOMS[room] | {room}, _relative(path)
 
 
 def _tracked() -> list[Path]:
