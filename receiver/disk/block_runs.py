@@ -1,4 +1,4 @@
-"""Runs of consecutive block numbers: what is one for the disk is one call."""
+"""Runs of consecutive block numbers, each of which the disk handles in one call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def block_runs(blocks: NDArray[np.int64], blocks_max: int | None = None) -> Iterator[tuple[int, int]]:
-    """Half-open runs of consecutive numbers in ``blocks`` (ascending, distinct), each at most ``blocks_max`` long."""
+    """Split ``blocks`` (ascending, distinct) into half-open runs of at most ``blocks_max`` consecutive numbers."""
     if blocks.size == 0:
         return
     starts = np.concatenate(([0], np.flatnonzero(np.diff(blocks) != 1) + 1))

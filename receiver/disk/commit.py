@@ -1,15 +1,16 @@
-"""Commit last: what makes a disk bootable is written when all else is verified; until then a mark stands in its place.
+"""Commit last: the blocks that make a disk bootable are written after all others are verified; until then it is marked.
 
 ::
 
-    first change of the target     everything else          all verified
-    ──────────────────────────     ───────────────          ─────────────────────────────────────────────────
-    mark in the first sector,      written, read back       held blocks but the first      ─► flush ─► read back
-    both edges wiped, flushed                               first block, still with mark   ─► flush
-                                                            its first page, without it     ─► flush ─► read back
+    first change of the target     all other blocks         all verified
+    ──────────────────────────     ────────────────         ──────────────────────────────────────────────────
+    marker in the first sector,    written, read back       held blocks except the first     ─► flush ─► read back
+    both edges wiped, flushed                               first block, still with marker   ─► flush
+                                                            its first page, without marker   ─► flush ─► read back
 
-A power cut leaves the mark, or the whole image: what the last write changes is one sector, which holds the partition
-table or boot sector, and a disk writes a sector as a whole. Pages are written because some disks take nothing less.
+A power cut leaves either the marker or the whole image: the last write changes one sector, which holds the partition
+table or boot sector, and a disk writes a sector as a whole. Whole pages are written because some disks accept nothing
+smaller.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
 
 EDGE_BYTES: Final = MIB
-"""What is wiped at both ends: partition tables, boot loaders behind them, backup tables, RAID superblocks."""
+"""Bytes wiped at both ends: partition tables, boot loaders behind them, backup tables, RAID superblocks."""
 
 _FIRST_BYTES: Final = 4096
-"""Written last of all: the largest sector, and what any disk takes past the page cache."""
+"""Bytes of the very last write: the largest sector size, and a size that every disk accepts past the page cache."""
 
 READ_BACK_FAILURES_MAX: Final = 2
-"""Times that a block may read back wrong: once may be a bit that fell over, twice is a disk that can't be trusted."""
+"""Wrong read-backs of a block before it fails: once may be a flipped bit, twice is a disk that can't be trusted."""
 
 
 class CommitLast:
@@ -50,8 +51,8 @@ class CommitLast:
     Memory: their raw bytes, at most :data:`protocol.image.commit_blocks.COMMIT_BYTES_MAX`.
 
     Attributes:
-        blocks: which these are, ascending: stored ones, and the first whatever it is, since the mark is in it.
-        rewritten_count: blocks that had to be written again because they read back wrong.
+        blocks: their numbers, ascending: stored blocks, and always block 0, which contains the marker.
+        rewritten_count: blocks that read back wrong and were written again.
     """
 
     def __init__(self, target: Target, manifest: Manifest, writer: DiskWriter, verifier: Verifier) -> None:
@@ -61,10 +62,10 @@ class CommitLast:
         self._writer = writer
         self._verifier = verifier
         self._lock = threading.Lock()
-        self._begin_lock = threading.Lock()
-        self._begun = False
+        self._start_lock = threading.Lock()
+        self._started = False
         members = commit_blocks(manifest)
-        # Zeros boot nothing, and what is unused needn't be right; only the mark itself has to go.
+        # Zero blocks boot nothing and unused blocks needn't be right; only the marker itself must be replaced.
         self.blocks: NDArray[np.int64] = members[manifest.are_stored(members) | (members == 0)]
         self._members = frozenset(self.blocks.tolist())
         self._held: dict[int, memoryview] = {}
@@ -75,22 +76,22 @@ class CommitLast:
                 self._changed.add(0)
 
     def __contains__(self, block: int) -> bool:
-        """Whether ``block`` is one of them."""
+        """Return whether ``block`` is held back."""
         return block in self._members
 
     @property
     def due(self) -> bool:
-        """Whether there is something to commit: the target carries the mark, or a held block isn't on it."""
-        return self._begun or bool(self._changed)
+        """Return whether a commit is needed: the target has the marker, or a held block isn't on it."""
+        return self._started or bool(self._changed)
 
     def keep_matching(self) -> NDArray[np.int64]:
-        """Read the blocks from the target and hold those that are right, before the mark overwrites some of them.
+        """Read the blocks from the target and hold those that are right, before the marker overwrites some of them.
 
         Returns:
-            Which are right, ascending; only stored ones.
+            The stored blocks that are right, ascending.
 
         Raises:
-            StorageError: the disk couldn't be read.
+            StorageError: the disk can't be read.
         """
         right = np.setdiff1d(self.blocks, self._verifier.missing_blocks(self.blocks), assume_unique=True)
         right_and_stored = right[self._manifest.are_stored(right)]
@@ -104,60 +105,60 @@ class CommitLast:
         return right_and_stored
 
     def hold(self, block: int, raw: memoryview) -> None:
-        """Hold a block that was received; ``raw`` is kept, not copied."""
+        """Hold a received block; ``raw`` is kept, not copied."""
         assert block in self._members
         with self._lock:
             self._held[block] = raw
             self._changed.add(block)
 
-    def begin(self) -> None:
-        """Mark the target before its first change; does nothing the second time.
+    def start(self) -> None:
+        """Mark the target before its first change; do nothing if it is marked already.
 
         Raises:
             StorageError: final, the target is poisoned.
         """
-        with self._begin_lock:
-            if self._begun:
+        with self._start_lock:
+            if self._started:
                 return
             raw_bytes, size_bytes = self._manifest.raw_bytes, self._target.size_bytes
-            self._lay_mark()
-            self._writer.zero_range(len(self._mark()), min(EDGE_BYTES, raw_bytes))
+            self._write_marker()
+            self._writer.zero_range(len(self._marker()), min(EDGE_BYTES, raw_bytes))
             self._writer.zero_range(max(_FIRST_BYTES, raw_bytes - EDGE_BYTES), raw_bytes)
             if self._target.is_device:
-                # The last image's backup GPT, or the superblock of an array that this disk was part of.
+                # The previous image's backup GPT, or the superblock of an array that this disk was part of.
                 self._writer.zero_range(max(raw_bytes, size_bytes - EDGE_BYTES), size_bytes)
             else:
                 self._target.cut_off()
             self._target.sync()
-            self._begun = True
+            self._started = True
 
-    def _lay_mark(self) -> None:
-        """On the disk before anything else is touched: of the page that is written only the first sector changes."""
-        length, mark = min(_FIRST_BYTES, self._manifest.raw_bytes), self._mark()
+    def _write_marker(self) -> None:
+        """Write and flush the marker before anything else; only the first sector of the written page changes."""
+        length, marker = min(_FIRST_BYTES, self._manifest.raw_bytes), self._marker()
         with self._writer.borrow_buffer() as buffer:
             self._target.read_back.read_into(buffer[:ALIGNMENT_BYTES], 0)
-            buffer[: len(mark)] = mark
+            buffer[: len(marker)] = marker
             self._writer.write(0, buffer[:length])
         self._target.sync()
 
-    def _mark(self) -> bytes:
-        """As much of it as the image has room for."""
+    def _marker(self) -> bytes:
+        """Return the marker, cut to the length of the image."""
         manifest = self._manifest
-        mark = build_marker(Marker(manifest.image_id, manifest.name, manifest.raw_bytes))
-        return mark[: manifest.raw_bytes]
+        marker = build_marker(Marker(manifest.image_id, manifest.name, manifest.raw_bytes))
+        return marker[: manifest.raw_bytes]
 
     def commit(self, require_all_right: Callable[[], None]) -> None:
-        """Write the held blocks, the first page last, and read all of them back; every other block is verified.
+        """Write the held blocks, the first page last, and read them back, after all other blocks are verified.
 
         Args:
             require_all_right: reads all blocks once more and raises ``VerificationError`` if one isn't right; called
-                if one of the held ones read back wrong at first, since its bytes may have landed on another.
+                if a held block read back wrong at first, since its bytes may have overwritten another block.
 
         Raises:
-            VerificationError: a block read back wrong twice, or isn't right any more; the mark is there again.
-            StorageError: final, the target is poisoned; the mark is there again if the disk still takes it.
+            VerificationError: a block read back wrong twice, or isn't right any more; the marker is restored.
+            StorageError: final, the target is poisoned; the marker is restored if the disk still accepts it.
         """
-        self.begin()
+        self.start()
         try:
             rest = [
                 block for block in self.blocks.tolist() if block in self._changed or self._is_wiped(block)
@@ -167,9 +168,9 @@ class CommitLast:
             if self.rewritten_count:
                 require_all_right()
         except StorageError:
-            self._mark_again()
+            self._restore_marker()
             raise
-        self._begun = False
+        self._started = False
         self._changed.clear()
 
     def _is_wiped(self, block: int) -> bool:
@@ -193,10 +194,10 @@ class CommitLast:
         self._write_held(block, 0, self._manifest.raw_length(block))
 
     def _write_first(self, block: int) -> None:
-        length, mark = self._manifest.raw_length(block), self._mark()
+        length, marker = self._manifest.raw_length(block), self._marker()
         with self._writer.borrow_buffer() as buffer:
             buffer[:length] = self._held[block]
-            buffer[: len(mark)] = mark
+            buffer[: len(marker)] = marker
             self._writer.write(0, buffer[:length])
         self._target.sync()
         self._write_held(block, 0, min(_FIRST_BYTES, length))
@@ -208,17 +209,16 @@ class CommitLast:
             buffer[: stop - start] = self._held[block][start:stop]
             self._writer.write(block * self._manifest.block_bytes + start, buffer[: stop - start])
 
-    def _mark_again(self) -> None:
-        """By the shortest way, since the target may be poisoned: it promises nothing, and nothing depends on it."""
+    def _restore_marker(self) -> None:
+        """Write the marker again by the shortest way, since the target may be poisoned; best effort."""
         with contextlib.suppress(OSError):
-            os.pwrite(self._target.fd, self._mark(), 0)
+            os.pwrite(self._target.fd, self._marker(), 0)
             os.fdatasync(self._target.fd)
 
 
 def read_back_error(path: Path, manifest: Manifest, block: int) -> VerificationError:
-    """The error for a block that a disk returned wrong too often."""
+    """Return the error for a block that read back wrong too often."""
     return VerificationError(
-        f"{path}: block {block} (byte {block * manifest.block_bytes}) read back {READ_BACK_FAILURES_MAX} times as "
-        "something else than was written; the target is incomplete: replace the disk, or check its cable and this "
-        "machine's memory"
+        f"{path}: block {block} (byte {block * manifest.block_bytes}) read back wrong {READ_BACK_FAILURES_MAX} "
+        "times; the target is incomplete: replace the disk, or check its cable and this machine's memory"
     )

@@ -1,7 +1,7 @@
-"""Which calls to the disk are running, since when, and when that is too long: a disk can hang for ever.
+"""A watchdog for disk calls that never return.
 
-A thread inside a system call can't be interrupted, so whoever watches has to end the program around it. A call that is
-merely slow mustn't end anything: kernels repeat what a disk doesn't answer, for minutes.
+A thread inside a system call can't be interrupted, so the program must end around it. A merely slow call mustn't end
+anything: kernels retry unanswered requests for minutes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from protocol.shared.units import format_bytes, format_duration
 
 DISK_CALL_LIMIT_S: Final = 300.0
 """Linux gives a SCSI command 30 s and repeats it five times, an NVMe command 30 s and then resets its controller, which
-may take two minutes: 180 s and more, after which a disk may be well again or the kernel says EIO. Beyond that nobody
-waits for it but us."""
+may take two minutes: after 180 s or more a disk may work again, or the kernel returns EIO. After 300 s neither will
+happen."""
 
 TICK_S: Final = 1.0
-"""How often :meth:`StallWatch.tick` should be called."""
+"""Interval at which to call :meth:`HangWatchdog.tick`."""
 
 _TICK_MAX_S: Final = 5.0
-"""More time than this between two ticks didn't pass for the disk: the program or its virtual machine was stopped."""
+"""Time that one tick counts at most: after a longer pause the program or its virtual machine was stopped."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class RunningCall:
     """A call that hasn't returned.
 
     Attributes:
-        action: what it does, as in "writing"; for people.
-        offset_bytes: where on the target; None for a flush, which is about all of it.
-        length_bytes: how much; 0 where that says nothing.
-        seconds: for how long it has been watched.
+        action: its name for people, such as "writing".
+        offset_bytes: offset on the target; None for a flush of the whole target.
+        length_bytes: length; 0 if it doesn't apply.
+        seconds: time for which the call has been watched.
     """
 
     action: str
@@ -46,15 +46,15 @@ class RunningCall:
     seconds: float
 
     def __str__(self) -> str:
-        what = f"{self.action} {format_bytes(self.length_bytes)}" if self.length_bytes else self.action
-        return what if self.offset_bytes is None else f"{what} at byte {self.offset_bytes}"
+        text = f"{self.action} {format_bytes(self.length_bytes)}" if self.length_bytes else self.action
+        return text if self.offset_bytes is None else f"{text} at byte {self.offset_bytes}"
 
 
-class StallWatch:
+class HangWatchdog:
     """A register of running calls. Thread-safe; half a microsecond a call.
 
-    Time passes for it only by :meth:`tick`, in steps of a bounded length: after the program was stopped, or its machine
-    was, no call is taken for one that hangs.
+    Its time passes only in :meth:`tick`, in steps of bounded length: after the program or its machine was stopped, no
+    call counts as hanging.
     """
 
     def __init__(
@@ -74,26 +74,26 @@ class StallWatch:
         self._ticked_at = clock()
 
     def call(self, action: str, offset_bytes: int | None = None, length_bytes: int = 0) -> _Call:
-        """Enter a call for the time of a ``with`` block; any number at once, also nested.
+        """Register a call for the ``with`` block; any number at once, also nested.
 
         Args:
-            action: what it does, as in "writing".
-            offset_bytes: where on the target.
-            length_bytes: how much.
+            action: its name for people, such as "writing".
+            offset_bytes: offset on the target.
+            length_bytes: length.
         """
         return _Call(self, action, offset_bytes, length_bytes)
 
     def tick(self) -> None:
-        """Let time pass; to be called every :data:`TICK_S` from one place."""
+        """Let time pass; call this every :data:`TICK_S` from one place."""
         now = self._clock()
         with self._lock:
             self._watched_s += min(now - self._ticked_at, _TICK_MAX_S)
             self._ticked_at = now
 
     def longest(self) -> RunningCall | None:
-        """The oldest call that is running."""
+        """Return the oldest running call."""
         with self._lock:
-            call = next(iter(self._calls.values()), None)  # entered in order
+            call = next(iter(self._calls.values()), None)  # in order of registration
             if call is None:
                 return None
             return RunningCall(
@@ -101,38 +101,38 @@ class StallWatch:
             )
 
     def longest_s(self) -> float:
-        """For how long the oldest call has been running, to a tick; 0 if none is."""
+        """Return the age of the oldest running call, to a tick; 0 if none is running."""
         call = self.longest()
         return 0.0 if call is None else call.seconds
 
     @property
     def stalled(self) -> bool:
-        """Whether a call takes longer than the limit."""
+        """Return whether a call has exceeded the limit."""
         return self.longest_s() >= self._limit_s
 
     def check(self) -> None:
-        """Return while no call takes longer than the limit.
+        """Raise if a call has exceeded the limit.
 
         Raises:
-            StorageError: one does; it will keep its thread, and may keep the process from ending, until the kernel
-                gives it up.
+            StorageError: a call hangs; it keeps its thread, and may keep the process from exiting, until the kernel
+                aborts it.
         """
         call = self.longest()
         if call is None or call.seconds < self._limit_s:
             return
         raise StorageError(
             f"{self._path}: {call} hasn't returned for {format_duration(call.seconds)}: the disk, its cable or its "
-            "controller hangs. Look at dmesg, switch the machine off and on, and run the same command again; the "
-            "target is incomplete"
+            "controller hangs. Check dmesg, power-cycle the machine, and run the same command again; the target is "
+            "incomplete"
         )
 
 
 class _Call:
-    """See :meth:`StallWatch.call`; entered once."""
+    """The context manager of :meth:`HangWatchdog.call`; entered once."""
 
     __slots__ = ("_watch", "action", "length_bytes", "offset_bytes", "since_s")
 
-    def __init__(self, watch: StallWatch, action: str, offset_bytes: int | None, length_bytes: int) -> None:
+    def __init__(self, watch: HangWatchdog, action: str, offset_bytes: int | None, length_bytes: int) -> None:
         self._watch = watch
         self.action = action
         self.offset_bytes = offset_bytes

@@ -1,4 +1,4 @@
-"""The kernel's settings for a target's disk while it is written, as they were again afterwards."""
+"""Kernel queue settings for the target's disk while it is written, restored afterwards."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from receiver.disk.inventory import sysfs as block_sysfs
 from receiver.disk.target import Target
 
 SCHEDULER: Final = {"0": "none", "1": "mq-deadline"}
-"""By ``queue/rotational``. Our writes are large and in order: there is nothing to sort on a disk without heads; on one
-with heads, what is read back mustn't starve behind the writes, nor be mixed with them request by request."""
+"""I/O schedulers by ``queue/rotational``. Our writes are large and in order, so a disk without heads needs no sorting.
+On a disk with heads, read-back mustn't starve behind the writes, nor alternate with them request by request."""
 
 CACHE_SHARE_PERCENT: Final = 10
-"""Most of the machine's dirty memory that a slow disk may have waiting for it, while it is written through the page
-cache: everything else on the machine would have to wait for that disk, too."""
+"""Largest share of the machine's dirty memory that a slow disk may hold while it is written through the page cache:
+otherwise everything else on the machine would wait for that disk."""
 
 
 @dataclasses.dataclass(slots=True)
 class QueueTuning:
-    """What :func:`tuned_queue` did; for the log and for tests.
+    """The changes of :func:`tuned_queue`, for the log and for tests.
 
     Attributes:
-        changed: files in /sys that were set, with what they said before.
-        failures: what couldn't be set or set back, and why.
+        changed: files in /sys that were changed, with their previous values.
+        failures: settings that couldn't be changed or restored, with the reasons.
     """
 
     changed: dict[Path, str] = dataclasses.field(default_factory=dict)
@@ -38,17 +38,17 @@ class QueueTuning:
 def tuned_queue(
     target: Target, *, page_cache: bool = False, sysfs: Path = block_sysfs.SYSFS
 ) -> Iterator[QueueTuning]:
-    """Set what suits writing an image for the ``with`` block, on the whole disk when the target is a partition.
+    """Tune the whole disk of the target for writing an image during the ``with`` block.
 
-    The scheduler as in :data:`SCHEDULER`, where the kernel has it. What can't be set stays as it is, silently: it is
-    about speed alone. Everything is set back at the end, also after an error or a signal that ends the block in an
-    orderly way; after SIGKILL or a power cut the scheduler and ratio stay until the next boot or until somebody sets
-    them, which harms nothing. A setting that somebody else changed meanwhile is left to them.
+    Sets the scheduler of :data:`SCHEDULER` if the kernel has it. A setting that can't be changed is skipped silently:
+    only speed depends on it. All settings are restored at the end of the block, also after an error or a handled
+    signal. After SIGKILL they stay until the next boot, which is harmless. A setting that another program changed in
+    between is left alone.
 
     Args:
-        target: nothing is done for a file.
-        page_cache: the target isn't written directly: bound its share of dirty memory, too.
-        sysfs: where /sys is.
+        target: the target; a file needs no tuning.
+        page_cache: the target is written through the page cache: limit its share of dirty memory as well.
+        sysfs: the directory /sys.
     """
     tuning = QueueTuning()
     with contextlib.ExitStack() as restore:
@@ -69,7 +69,7 @@ def _tune(
         return
     wanted = SCHEDULER.get(rotational)
     if before and wanted in available and wanted != before:
-        # Run last: choosing a scheduler gives it and the queue their defaults, whatever an administrator had set.
+        # Runs last: choosing a scheduler resets its and the queue's settings, whatever an administrator had set.
         restore.callback(_set_back_all, _read_all(disk / "queue"), tuning)
         _set(disk / "queue" / "scheduler", before, wanted, tuning, restore)
     if page_cache:
@@ -84,14 +84,14 @@ def _tune(
 
 
 def _schedulers(text: str) -> tuple[str, list[str]]:
-    """The scheduler in use and those there are, of ``none [mq-deadline] kyber``; "" where none can be chosen."""
+    """Parse ``none [mq-deadline] kyber`` into the scheduler in use ("" if there is no choice) and the available."""
     names = text.split()
     chosen = next((name.strip("[]") for name in names if name.startswith("[")), "")
     return chosen, [name.strip("[]") for name in names]
 
 
 def _set(path: Path, before: str, value: str, tuning: QueueTuning, restore: contextlib.ExitStack) -> None:
-    # Prepared first: an interrupt between the two would otherwise leave it set.
+    # Registered first: an interrupt between the two would otherwise leave the setting changed.
     restore.callback(_set_back, path, before, value, tuning)
     if _write(path, value, tuning):
         tuning.changed[path] = before
@@ -108,7 +108,7 @@ def _set_back(path: Path, before: str, value: str, tuning: QueueTuning) -> None:
 
 
 def _read_all(queue: Path) -> dict[Path, str]:
-    """What depends on the scheduler."""
+    """Read the settings that depend on the scheduler."""
     values = {}
     for path in (queue / "nr_requests", queue / "wbt_lat_usec", *sorted(queue.glob("iosched/*"))):
         with contextlib.suppress(OSError):
@@ -118,7 +118,7 @@ def _read_all(queue: Path) -> dict[Path, str]:
 
 def _set_back_all(values: dict[Path, str], tuning: QueueTuning) -> None:
     for path, value in values.items():
-        with contextlib.suppress(OSError):  # the disk is gone, or another scheduler was chosen meanwhile
+        with contextlib.suppress(OSError):  # the disk was unplugged, or another program chose a scheduler
             if path.read_text() != value:
                 _write(path, value, tuning)
 

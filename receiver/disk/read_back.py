@@ -1,4 +1,4 @@
-"""Reading what is really on a disk: past the page cache, which would only repeat what was just written to it."""
+"""Reading a disk past the page cache, which would only return the data that was just written."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from typing import Self
 
 from protocol.errors import StorageError, TargetError, TargetTooSmallError
 from protocol.shared.units import format_bytes
-from receiver.disk.hang_watchdog import StallWatch
+from receiver.disk.hang_watchdog import HangWatchdog
 
 ALIGNMENT_BYTES = mmap.PAGESIZE
-"""Of offsets, lengths and memory of direct reads: a multiple of every logical sector size up to the page's."""
+"""Alignment of offsets, lengths and memory in direct reads: a multiple of every logical sector size up to a page."""
 
 
 class ReadBackMode(enum.StrEnum):
-    """How the page cache is kept out of it."""
+    """The way in which reads avoid the page cache."""
 
     DIRECT = "direct"
     """O_DIRECT: the device transfers into our memory."""
     CACHE_DROPPED = "cache-dropped"
-    """The range's clean pages are dropped before each read; for filesystems without O_DIRECT."""
+    """Clean pages of the range are dropped before each read; for filesystems without O_DIRECT."""
 
 
 class ReadBack:
-    """A reading descriptor of its own on a target. Thread-safe; a context manager.
+    """A separate descriptor for reading a target. Thread-safe; a context manager.
 
     Attributes:
-        path: what was opened.
+        path: the opened path.
         fd: the descriptor.
-        mode: how the page cache is avoided. A filesystem that lives in memory (tmpfs) takes O_DIRECT without having
-            anything behind its cache.
+        mode: the way to avoid the page cache. A filesystem in memory (tmpfs) accepts O_DIRECT although it has nothing
+            but its cache.
         is_device: a block device rather than a regular file.
         size_bytes: size when it was opened.
-        stall_watch: knows which calls to this disk are running, those of whoever writes it as well.
+        hang_watchdog: the running calls to this disk, including writes through other descriptors.
     """
 
     def __init__(self, path: Path, fd: int, mode: ReadBackMode) -> None:
-        """Use :func:`open_read_back`."""
+        """DeviceUse :func:`open_read_back`."""
         self.path = path
         self.fd = fd
         self.mode = mode
         self.is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.size_bytes = os.lseek(fd, 0, os.SEEK_END)
-        self.stall_watch = StallWatch(path)
+        self.hang_watchdog = HangWatchdog(path)
 
     def __enter__(self) -> Self:
         return self
@@ -62,23 +62,23 @@ class ReadBack:
         os.close(self.fd)
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> int:
-        """Fill ``buffer`` from ``offset_bytes``, both page-aligned; what was written must have been flushed before.
+        """Fill ``buffer`` from ``offset_bytes``, both page-aligned; flush earlier writes first.
 
         Returns:
-            Bytes read, fewer than asked for only at the end of the target.
+            Bytes read, less than the buffer only at the end of the target.
 
         Raises:
-            StorageError: the device couldn't read.
+            StorageError: the device failed to read.
         """
         length = len(buffer)
         assert offset_bytes % ALIGNMENT_BYTES == 0
         assert length % ALIGNMENT_BYTES == 0
         done = 0
         try:
-            # In direct mode too: nobody reads these pages again, and a machine that is being imaged has better uses
-            # for its memory; some filesystems (btrfs) answer direct reads from the cache when they have to.
+            # In direct mode too: these pages aren't read again, and a machine that is being imaged has better uses for
+            # its memory; some filesystems (btrfs) fall back to the cache for direct reads.
             os.posix_fadvise(self.fd, offset_bytes, length, os.POSIX_FADV_DONTNEED)
-            with self.stall_watch.call("reading", offset_bytes, length):
+            with self.hang_watchdog.call("reading", offset_bytes, length):
                 while done < length:
                     count = self._read_once(buffer[done:], offset_bytes + done)
                     done += count
@@ -97,7 +97,7 @@ class ReadBack:
         except OSError as error:
             if error.errno != errno.EINVAL or self.mode is not ReadBackMode.DIRECT:
                 raise
-        # Some filesystems take O_DIRECT at open and refuse it here, and some devices want more than page alignment.
+        # Some filesystems accept O_DIRECT at open and refuse it here, and some devices need more than page alignment.
         fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_DIRECT)
         self.mode = ReadBackMode.CACHE_DROPPED
         return os.preadv(self.fd, [buffer], offset_bytes)
@@ -107,8 +107,8 @@ def open_read_back(path: Path, *, held_fd: int | None = None) -> ReadBack:
     """Open a file or block device for reading past the page cache.
 
     Args:
-        path: its name.
-        held_fd: a descriptor that is open on it: what that one is open on is opened, whatever the name leads to now.
+        path: its path.
+        held_fd: an open descriptor: its file or device is opened again, whatever is at ``path`` now.
 
     Raises:
         TargetError: it can't be opened or is neither a file nor a block device.
@@ -123,13 +123,13 @@ def open_read_back(path: Path, *, held_fd: int | None = None) -> ReadBack:
         raise TargetError(f"{path} can't be opened for reading: {error.strerror}") from error
     with contextlib.ExitStack() as undo, mmap.mmap(-1, ALIGNMENT_BYTES) as page, memoryview(page) as view:
         undo.callback(read_back.close)
-        read_back.read_into(view, 0)  # settles the mode
+        read_back.read_into(view, 0)  # determines the mode
         undo.pop_all()
     return read_back
 
 
 def open_for_comparison(path: Path, raw_bytes: int) -> ReadBack:
-    """Open what is to be compared with an image of ``raw_bytes``; nothing on it is changed.
+    """Open a target for comparison with an image of ``raw_bytes``; nothing on it is changed.
 
     Raises:
         TargetTooSmallError: it is smaller than the image.
@@ -143,7 +143,7 @@ def open_for_comparison(path: Path, raw_bytes: int) -> ReadBack:
 
 
 def too_small(path: Path, size_bytes: int, raw_bytes: int, consequence: str) -> TargetTooSmallError:
-    """The error for a target that is smaller than the image."""
+    """Return the error for a target that is smaller than the image."""
     return TargetTooSmallError(
         f"{path} has {format_bytes(size_bytes)} ({size_bytes} bytes), the image {format_bytes(raw_bytes)} "
         f"({raw_bytes} bytes): {consequence}"

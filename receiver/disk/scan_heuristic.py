@@ -1,6 +1,7 @@
-"""What of an image a target holds already: the whole of resume and of refreshing last week's image.
+"""The decision whether to scan a target for blocks of the image that it holds already.
 
-No journal says so, the content does: every block is read and compared with the manifest.
+A scan serves both resuming and refreshing an older image. It needs no journal: every block is read and compared with
+the manifest.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
 from receiver.disk.verifier import Verifier
 
 SAMPLE_COUNT: Final = 256
-"""Blocks looked at to decide whether a target is worth reading whole. If none of them is right, then with a
-probability of 99.4 % less than 2 % of all are, and reading a disk of which nothing can be kept would take its time from
-writing. On a hard disk that seeks for 10 ms, the sample takes less than 3 s."""
+"""Size of the sample that decides whether a target is scanned. If no block of it is right, then less than 2 % of all
+blocks are right, with a probability of 99.4 %, and a scan would only delay writing. On a hard disk with seeks of 10 ms,
+the sample takes less than 3 s."""
 
 
 def worth_scanning(read_back: ReadBack, verifier: Verifier, manifest: Manifest, rng: random.Random) -> bool:
-    """Whether to read all of the target: it carries the image's mark, or one of a few random blocks is right.
+    """Return whether the target has the image's marker or a random sample has a right block.
 
     Args:
         read_back: the target.
-        verifier: compares with ``manifest``.
-        manifest: the image's.
+        verifier: compares the target with ``manifest``.
+        manifest: manifest of the image.
         rng: draws the sample.
 
     Raises:
-        StorageError: the disk couldn't be read.
+        StorageError: the disk can't be read.
     """
     if read_back.size_bytes == 0:
         return False

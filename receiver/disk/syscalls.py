@@ -1,4 +1,4 @@
-"""Linux calls on files and block devices that Python's ``os`` doesn't have; each raises ``OSError`` as ``os`` does."""
+"""Linux calls on files and block devices that Python's ``os`` doesn't provide; all raise ``OSError`` as it does."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _STATX_BYTES: Final = 256
 _STATX_DIO_ALIGN_OFFSET: Final = 152
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# musl has only the 64-bit one and calls it by the plain name.
+# musl has only the 64-bit call, under the plain name.
 _fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-# Not in glibc before 2.28 nor in musl before 1.2.
+# Missing in glibc before 2.28 and in musl before 1.2.
 _statx = getattr(_libc, "statx", None)
 if _statx is not None:
     _statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
@@ -43,62 +43,62 @@ def _raise_errno() -> None:
 
 
 def punch_hole(fd: int, offset_bytes: int, length_bytes: int) -> None:
-    """Make a range of a file a hole; its size stays (fallocate(2)).
+    """Turn a range of a file into a hole; the file size stays (fallocate(2)).
 
     Raises:
-        OSError: EOPNOTSUPP where the filesystem has no holes.
+        OSError: EOPNOTSUPP if the filesystem has no holes.
     """
     if _fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset_bytes, length_bytes) != 0:
         _raise_errno()
 
 
 def start_writeback(fd: int, offset_bytes: int, length_bytes: int) -> None:
-    """Start writing a range's dirty pages without waiting for them (sync_file_range(2)).
+    """Start writing the dirty pages of a range without waiting for them (sync_file_range(2)).
 
-    It promises nothing about durability; it only makes the next flush short.
+    This promises nothing about durability; it only shortens the next flush.
     """
     if _sync_file_range(fd, offset_bytes, length_bytes, _SYNC_FILE_RANGE_WRITE) != 0:
         _raise_errno()
 
 
 def wait_for_writeback(fd: int, offset_bytes: int, length_bytes: int) -> None:
-    """Wait until those pages of a range whose writing was started are written (sync_file_range(2)).
+    """Wait for the writeback of a range that :func:`start_writeback` started (sync_file_range(2)).
 
-    It promises nothing about durability; it only bounds what is dirty.
+    This promises nothing about durability; it only bounds the dirty memory.
 
     Raises:
-        OSError: writing them failed. The kernel reports that once: the next flush may "succeed".
+        OSError: writing failed. The kernel reports that once: the next flush may "succeed".
     """
     if _sync_file_range(fd, offset_bytes, length_bytes, _SYNC_FILE_RANGE_WAIT_BEFORE) != 0:
         _raise_errno()
 
 
 def zero_file_range(fd: int, offset_bytes: int, length_bytes: int) -> None:
-    """Make a range of a file read as zeros, allocated but not written; its size stays (fallocate(2)).
+    """Make a range of a file read as zeros, allocated but not written; the file size stays (fallocate(2)).
 
     Raises:
-        OSError: EOPNOTSUPP where the filesystem can't.
+        OSError: EOPNOTSUPP if the filesystem doesn't support it.
     """
     if _fallocate(fd, _FALLOC_FL_ZERO_RANGE | _FALLOC_FL_KEEP_SIZE, offset_bytes, length_bytes) != 0:
         _raise_errno()
 
 
 def discard(fd: int, offset_bytes: int, length_bytes: int) -> None:
-    """Tell a block device that nobody needs what is in a range; both ends on sector boundaries.
+    """Discard a range of a block device; both ends on sector boundaries.
 
-    What is read there afterwards is undefined.
+    Reads of the range are undefined afterwards.
 
     Raises:
-        OSError: EOPNOTSUPP where the device doesn't care.
+        OSError: EOPNOTSUPP if the device doesn't discard.
     """
     fcntl.ioctl(fd, _BLKDISCARD, struct.pack("QQ", offset_bytes, length_bytes))
 
 
 def direct_alignment_bytes(fd: int) -> int | None:
-    """Alignment of direct transfers of a file or block device as the kernel tells it (statx(2), Linux 6.1 and later).
+    """Return the alignment that direct transfers need (statx(2), Linux 6.1 and later).
 
     Returns:
-        The larger one of memory's and offset's; 0: there are no direct transfers here; None: it isn't told.
+        The larger of the memory and offset alignments; 0 if direct transfers aren't supported, None if unknown.
     """
     if _statx is None:
         return None
@@ -111,7 +111,7 @@ def direct_alignment_bytes(fd: int) -> int | None:
 
 
 def zero_out(fd: int, offset_bytes: int, length_bytes: int) -> None:
-    """Zero a range of a block device, by its own command where it has one; both ends on sector boundaries.
+    """Zero a range of a block device, by the device's own command if it has one; both ends on sector boundaries.
 
     The kernel drops the range from the page cache and waits for the device.
     """
@@ -119,20 +119,20 @@ def zero_out(fd: int, offset_bytes: int, length_bytes: int) -> None:
 
 
 def logical_sector_bytes(fd: int) -> int:
-    """Smallest unit that a block device can address."""
+    """Return the smallest unit that a block device can address."""
     value: int = struct.unpack("i", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))[0]
     return value
 
 
 def is_read_only(fd: int) -> bool:
-    """Whether a block device refuses writes; a loop device, for one, is opened for writing all the same."""
+    """Return whether a block device refuses writes; a read-only loop device still opens for writing."""
     return bool(struct.unpack("i", fcntl.ioctl(fd, _BLKROGET, bytes(4)))[0])
 
 
 def next_data(fd: int, offset_bytes: int) -> int | None:
-    """First byte at or after ``offset_bytes`` that isn't in a hole; None when there is none up to the end.
+    """Return the first byte at or after ``offset_bytes`` that isn't in a hole; None if only holes follow.
 
-    A filesystem that can't tell calls everything data.
+    A filesystem that doesn't know its holes reports only data.
     """
     try:
         return os.lseek(fd, offset_bytes, os.SEEK_DATA)
@@ -143,5 +143,8 @@ def next_data(fd: int, offset_bytes: int) -> int | None:
 
 
 def next_hole(fd: int, offset_bytes: int) -> int:
-    """First byte at or after ``offset_bytes`` (which must be inside the file) that is in a hole; the end is one."""
+    """Return the first byte at or after ``offset_bytes``, which is inside the file, that is in a hole.
+
+    The end of the file counts as a hole.
+    """
     return os.lseek(fd, offset_bytes, os.SEEK_HOLE)

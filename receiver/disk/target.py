@@ -1,4 +1,4 @@
-"""An opened target: the one descriptor that holds it, its flushes, and the first failure, which is final."""
+"""An opened target: the descriptor that claims it, its flushes, and its first failure, which is final."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, NoReturn, Self
 from protocol.errors import StorageError, TargetError
 from protocol.shared.units import format_bytes
 from receiver.disk import syscalls
-from receiver.disk.hang_watchdog import StallWatch
+from receiver.disk.hang_watchdog import HangWatchdog
 from receiver.disk.inventory.block_devices import BlockDevice
 from receiver.disk.read_back import ReadBack, ReadBackMode
 
@@ -23,17 +23,17 @@ _STAT_BLOCK_BYTES: Final = 512
 class Target:
     """An opened target. Thread-safe; a context manager.
 
-    Opening changes nothing; :meth:`prepare` is where writing begins. After a failed write or flush the target is
+    Opening changes nothing; :meth:`prepare` makes the first change. After a failed write or flush the target is
     poisoned: the kernel reports lost pages once and then forgets them, so a later flush that "succeeds" proves nothing,
     and every later call raises the first failure again.
 
     Attributes:
-        path: as the operator named it.
+        path: the path as the operator named it.
         fd: descriptor for writing.
         raw_bytes: size of the image.
-        size_bytes: size of the target as it was found.
+        size_bytes: size of the target when it was opened.
         is_device: a block device rather than a regular file.
-        is_partition: of a disk, as the kernel has them.
+        is_partition: a partition that the kernel knows.
         sector_bytes: logical sector size of a device; 1 for a file.
         read_back: descriptor for reading past the page cache.
     """
@@ -48,7 +48,7 @@ class Target:
         created: bool,
         device: BlockDevice | None = None,
     ) -> None:
-        """Use :func:`receiver.target.open_target.open_target`."""
+        """DeviceUse :func:`receiver.target.open_target.open_target`."""
         self.path = path
         self.fd = fd
         self.read_back = read_back
@@ -62,25 +62,25 @@ class Target:
         self._sync_lock = threading.Lock()
 
     @property
-    def stall_watch(self) -> StallWatch:
-        """Knows which calls to this disk are running."""
-        return self.read_back.stall_watch
+    def hang_watchdog(self) -> HangWatchdog:
+        """Return the watchdog for calls to this disk."""
+        return self.read_back.hang_watchdog
 
     @property
     def readback_mode(self) -> ReadBackMode:
-        """How verification gets past the page cache here."""
+        """Return the way in which verification avoids the page cache."""
         return self.read_back.mode
 
     def prepare(self, data_bytes: int) -> None:
-        """Check that the image's data has room, then make a file at least as long as the image.
+        """Check that the image's data has room, then extend a file to at least the length of the image.
 
-        A longer one keeps its end until :meth:`cut_off`: without that an old disk would look whole and not be.
+        A longer file keeps its end until :meth:`cut_off`: cut earlier, an old disk image would look whole but isn't.
 
         Args:
-            data_bytes: raw bytes that will be written, zeros and unused blocks not counted.
+            data_bytes: raw bytes to write, without zeros and unused blocks.
 
         Raises:
-            TargetError: too little free space, or no file can be that long here; nothing was changed.
+            TargetError: too little free space, or the filesystem allows no file of this length; nothing was changed.
         """
         self.check()
         if self.is_device:
@@ -99,7 +99,7 @@ class Target:
         self._left_empty = False
 
     def cut_off(self) -> None:
-        """End a file where the image ends; does nothing to a device.
+        """Truncate a file to the length of the image; do nothing to a device.
 
         Raises:
             StorageError: final, the target is poisoned.
@@ -110,20 +110,20 @@ class Target:
         try:
             os.ftruncate(self.fd, self.raw_bytes)
         except OSError as error:
-            self.fail(error, f"cutting off what follows byte {self.raw_bytes}")
+            self.fail(error, f"truncating it to {self.raw_bytes} bytes")
 
     def _require_space(self, data_bytes: int) -> None:
         filesystem = os.statvfs(self.fd)
         if filesystem.f_blocks == 0:
-            return  # a filesystem that doesn't know its size, as tmpfs without a limit
+            return  # a filesystem that doesn't know its size, such as tmpfs without a limit
         free_blocks = filesystem.f_bfree if os.geteuid() == 0 else filesystem.f_bavail
         free_bytes = free_blocks * filesystem.f_frsize
-        # What the file holds already is overwritten, cut off or punched.
+        # The file's present blocks are overwritten, cut off or punched.
         available_bytes = free_bytes + os.fstat(self.fd).st_blocks * _STAT_BLOCK_BYTES
         if data_bytes > available_bytes:
             raise TargetError(
-                f"{self.path} would need {format_bytes(data_bytes)}, {format_bytes(available_bytes)} are available on "
-                "its filesystem: make room or choose another target; nothing was written"
+                f"{self.path} needs {format_bytes(data_bytes)}, but only {format_bytes(available_bytes)} are available "
+                "on its filesystem: make room or choose another target; nothing was written"
             )
 
     def check(self) -> None:
@@ -141,27 +141,29 @@ class Target:
         Raises:
             StorageError: always.
         """
-        mend = (
-            "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the kernel log for the disk"
+        fix = (
+            "make room"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "check the kernel log for the disk"
         )
         failure = StorageError(
-            f"{self.path}: {action} failed: {error.strerror}; the target is incomplete: {mend} and write it again"
+            f"{self.path}: {action} failed: {error.strerror}; the target is incomplete: {fix} and write it again"
         )
         if self._failure is None:
             self._failure = failure
         raise failure from error
 
     def sync(self) -> None:
-        """Wait until all that was written is on the disk (fdatasync: content, size, and a device's own cache).
+        """Wait until all writes are on the disk (fdatasync: content, size, and a device's own cache).
 
         Raises:
-            StorageError: it isn't, and never will be: final, the target is poisoned.
+            StorageError: some were lost: final, the target is poisoned.
         """
-        # One at a time: an error is reported to one caller only, and the others must see it, too.
+        # One at a time: the kernel reports an error to one caller only, and the others must see it, too.
         with self._sync_lock:
             self.check()
             try:
-                with self.stall_watch.call("flushing"):
+                with self.hang_watchdog.call("flushing"):
                     os.fdatasync(self.fd)
             except OSError as error:
                 self.fail(error, "flushing to the disk")
@@ -173,11 +175,11 @@ class Target:
         self.close()
 
     def close(self) -> None:
-        """Close it; a new file for which nothing was prepared is removed again.
+        """Close the target; remove a new file for which nothing was prepared.
 
-        A device that hangs stays open, since closing it would hang as well: the process' end closes it.
+        A hanging device stays open, since closing it would hang as well; it is closed when the process exits.
         """
-        if self.stall_watch.stalled:
+        if self.hang_watchdog.stalled:
             return
         if self._left_empty:
             remove_created_file(self.path, self.fd)

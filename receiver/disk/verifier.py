@@ -1,4 +1,4 @@
-"""Verification of what is on the disk: blocks are read back past the page cache and compared with the manifest."""
+"""Verification of blocks on a disk: they are read back past the page cache and compared with the manifest."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
 from receiver.shared.parallel import run_parallel
 
 READ_BYTES: Final = 4 * MIB
-"""One read at most. Measured on a virtio disk, reading and hashing on one thread into huge pages: 1 MiB 910 MB/s, 4 MiB
+"""Size of one read. Measured on a virtio disk, reading and hashing on one thread into huge pages: 1 MiB 910 MB/s, 4 MiB
 2220, 16 MiB 1980 (two threads: 1070, 2510, 2160; the disk alone 3060, ``dd`` with its small pages 1050)."""
 
-
-UNREADABLE_MAX: Final = 16
-"""Blocks of a target that may be unreadable before they are written: each takes a disk up to half a minute, three
-times, and one that has more of them is dying."""
+UNREADABLE_COUNT_MAX: Final = 16
+"""Unreadable blocks to tolerate before they are written: each costs up to three times half a minute, and a disk with
+more of them is dying."""
 
 
 class Verifier:
-    """Compares blocks of a target with a manifest. Thread-safe.
+    """A comparison of a target's blocks with a manifest. Thread-safe.
 
-    Memory: one buffer of ``max(READ_BYTES, block_bytes)`` (4 MiB) for each read at the same time, kept for the next.
+    Memory: one buffer of ``max(READ_BYTES, block_bytes)`` (4 MiB) for each concurrent read, kept for the next one.
     """
 
     def __init__(self, read_back: ReadBack, manifest: Manifest) -> None:
@@ -43,19 +42,19 @@ class Verifier:
         self._unreadable: set[int] = set()
 
     def verify_blocks(self, blocks: NDArray[np.int64], *, threads: int = 1) -> NDArray[np.int64]:
-        """Which of ``blocks`` (ascending, distinct) aren't on the disk as the manifest says; unused ones always are.
+        """Return those of ``blocks`` (ascending, distinct) that differ from the manifest; unused ones never do.
 
-        What was written must have been flushed before. A hole of a file is zeros by definition and isn't read.
+        Flush earlier writes first. A hole in a file is zeros by definition and isn't read.
 
         Args:
             blocks: block numbers.
-            threads: how many read and hash at the same time; with one, the disk idles while it hashes.
+            threads: number of threads that read and hash; with one, the disk idles while it hashes.
 
         Returns:
             Block numbers, ascending.
 
         Raises:
-            StorageError: the disk couldn't be read.
+            StorageError: the disk can't be read.
         """
         kind = self._manifest.kind[blocks]
         if self._read_back.is_device:
@@ -65,7 +64,7 @@ class Verifier:
             stops = np.minimum((zeros + 1) * self._manifest.block_bytes, self._manifest.raw_bytes)
             inside = (
                 stops <= os.fstat(self._read_back.fd).st_size
-            )  # what lies beyond the end is no hole: it is missing
+            )  # a block beyond the end is missing, not a hole
             not_holes = [np.arange(first, stop) for first, stop in self._zeros_with_data(zeros[inside])]
             to_read = np.sort(np.concatenate([blocks[kind <= BlockKind.RAW], zeros[~inside], *not_holes]))
         mismatching: list[int] = []
@@ -85,20 +84,20 @@ class Verifier:
         return np.sort(np.array(mismatching, np.int64))
 
     def missing_blocks(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which of ``blocks`` (ascending, distinct) the target doesn't hold, before anything is written.
+        """Return those of ``blocks`` (ascending, distinct) that the target doesn't hold, before anything is written.
 
-        Unreadable ones are among them: a sector that can't be read is often well once it has been written, and reading
-        back has the last word. They are found by reading less and less at once.
+        Unreadable blocks count as missing: writing a sector often repairs it, and read-back decides. They are found by
+        ever smaller reads.
 
         Raises:
-            StorageError: more than :data:`UNREADABLE_MAX` blocks couldn't be read.
+            StorageError: more than :data:`UNREADABLE_COUNT_MAX` blocks can't be read.
         """
         try:
             return self.verify_blocks(blocks)
         except StorageError:
             if blocks.size == 1:
                 self._unreadable.add(int(blocks[0]))
-                if len(self._unreadable) > UNREADABLE_MAX:
+                if len(self._unreadable) > UNREADABLE_COUNT_MAX:
                     raise
                 return blocks
         runs = list(block_runs(blocks, self._blocks_per_read))
@@ -110,17 +109,17 @@ class Verifier:
         return np.concatenate([self.missing_blocks(part) for part in parts])
 
     def read_block(self, block: int, into: memoryview) -> int:
-        """Read a block past the page cache, whatever the manifest says of it; flush before what was written.
+        """Read a block past the page cache without comparing it; flush earlier writes first.
 
         Args:
             block: block number.
-            into: room for its ``manifest.raw_length(block)`` bytes, aligned or not.
+            into: buffer for its ``manifest.raw_length(block)`` bytes, aligned or not.
 
         Returns:
-            Bytes read, fewer than the block has only when the target ends there.
+            Bytes read, less than the block only at the end of the target.
 
         Raises:
-            StorageError: the disk couldn't be read.
+            StorageError: the disk can't be read.
         """
         length = self._manifest.raw_length(block)
         buffer = self._take_buffer()
@@ -157,7 +156,7 @@ class Verifier:
                 yield block
 
     def _zeros_with_data(self, zeros: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-        """Runs of those zero blocks that aren't entirely holes of the file."""
+        """Return runs of the zero blocks that aren't entirely holes in the file."""
         fd, block_bytes = self._read_back.fd, self._manifest.block_bytes
         for first, stop in block_runs(zeros):
             position = first * block_bytes

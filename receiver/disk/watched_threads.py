@@ -1,7 +1,7 @@
-"""Disk work in threads that cancellation waits for, unless a call to the disk hangs for good.
+"""Disk work in threads that cancellation waits for, unless a disk call hangs.
 
-A block is written whole or not at all, so an agent that is stopped waits for its threads. Those of a disk that no
-longer answers would be waited for for ever: then they are left behind, and end with the process.
+A block is written whole or not at all, so a stopping agent waits for its threads. Threads that wait for a hanging disk
+would never return: they are abandoned and end with the process.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from protocol.errors import StorageError
-from receiver.disk.hang_watchdog import TICK_S, StallWatch
+from receiver.disk.hang_watchdog import TICK_S, HangWatchdog
 
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")
 
 
 class WatchedThreads:
-    """Runs functions that call the disk inside ``watch``; in the trio thread only."""
+    """A runner for functions that register their disk calls with ``watch``; use it in the trio thread only."""
 
-    def __init__(self, watch: StallWatch) -> None:
-        """``watch`` is ticked by :meth:`watch_until_cancelled`, which has to run beside the work."""
+    def __init__(self, watch: HangWatchdog) -> None:
+        """Watch the calls registered with ``watch``; :meth:`watch_until_cancelled` must run beside the work."""
         self._watch = watch
         self._running: set[trio.CancelScope] = set()
         self._stall: StorageError | None = None
@@ -33,10 +33,10 @@ class WatchedThreads:
         *arguments: *_Arguments,
         limiter: trio.CapacityLimiter | None = None,
     ) -> _Result:
-        """Run ``function`` in a thread, to its end whatever is cancelled meanwhile.
+        """Run ``function`` in a thread, to its end even if cancelled.
 
         Raises:
-            StorageError: a call to the disk hangs, this function's or another's.
+            StorageError: a disk call hangs, in this function or another.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True) as scope:
@@ -49,14 +49,14 @@ class WatchedThreads:
                 )
             finally:
                 self._running.discard(scope)
-        assert self._stall is not None  # nobody else cancels the scope
+        assert self._stall is not None  # nothing else cancels the scope
         raise self._stall
 
     async def watch_until_cancelled(self) -> None:
-        """Look after the calls.
+        """Watch the disk calls.
 
         Raises:
-            StorageError: one hangs; every :meth:`run_sync` has been let go.
+            StorageError: a call hangs; every :meth:`run_sync` has been abandoned.
         """
         while True:
             await trio.sleep(TICK_S)

@@ -1,9 +1,9 @@
-"""Writing to a target: positional, any order, from any thread, past the page cache where that works.
+"""Writing to a target: positional, in any order, from any thread, past the page cache where possible.
 
 Two descriptors lead to the target. Whole pages go through one with O_DIRECT, straight from our memory: nothing dirty
-stays behind, and a failed write is told to whoever made it. What isn't aligned goes through the page cache, and so does
-everything where direct writes aren't possible. The kernel keeps the two coherent: a direct write first writes back,
-then drops what the cache holds of its range.
+stays behind, and a failed write is reported to its caller. Unaligned parts go through the page cache, and so does
+everything if direct writes aren't possible. The kernel keeps the two coherent: a direct write first writes back and
+then drops the cached pages of its range.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ from receiver.disk import syscalls
 from receiver.disk.aligned_buffers import AlignedBuffers
 from receiver.disk.block_runs import block_runs
 from receiver.disk.target import Target
-from receiver.disk.zeroing import Clearing
+from receiver.disk.zeroing import RangeClearer
 
 BUFFER_BYTES: Final = BLOCK_BYTES_MAX
-"""The longest run that is written with one call: at least one block of any size. Measured on a virtio disk: 1 MiB 2600
-MB/s, 4 MiB 4200, 16 MiB 4000, on one, two or four threads alike; on a loop device and in memory they hardly differ."""
+"""Longest run for one write call: at least one block of any size. Measured on a virtio disk: 1 MiB 2600 MB/s, 4 MiB
+4200, 16 MiB 4000, on one, two or four threads alike; on a loop device and in memory they hardly differ."""
 
 BUFFER_COUNT_MAX: Final = 8
-"""Buffers on loan at the same time: one for each thread that decodes and writes."""
+"""Buffers lent at the same time: one for each thread that decodes and writes."""
 
 WRITEBACK_BYTES: Final = 8 * MIB
-"""Dirty bytes after which writing them to the disk is started: enough for large requests, little enough that a flush
-finds hardly anything left to wait for."""
+"""Dirty bytes after which writeback is started: enough for large requests, and few enough that a flush has little left
+to wait for."""
 
 WRITEBACK_WINDOWS_MAX: Final = 8
-"""Windows of that size that may be on their way: a disk slower than the network makes the writers wait here, rather
-than the flush at the end for as much as the memory holds."""
+"""Windows of that size in writeback: a disk slower than the network makes the writers wait here, rather than the final
+flush wait for as much as fits into memory."""
 
 _NOT_SUPPORTED: Final = (errno.EINVAL, errno.EOPNOTSUPP)
 _NO_START: Final = 1 << 63
 
 
 class WriteMode(enum.StrEnum):
-    """How whole pages are written."""
+    """The way in which whole pages are written."""
 
     DIRECT = "direct"
     """O_DIRECT: the device transfers from our memory."""
     PAGE_CACHE = "page-cache"
-    """Through the page cache, with a bound on what is dirty; for filesystems and devices without O_DIRECT."""
+    """Through the page cache, with a bound on dirty bytes; for filesystems and devices without O_DIRECT."""
 
 
 class DiskWriter:
-    """Writes an image's blocks to a prepared target. Thread-safe; a context manager.
+    """A writer of an image's blocks on a prepared target. Thread-safe; a context manager.
 
-    Nothing is durable before :meth:`Target.sync`. A failed write poisons the target and is never tried again.
+    Nothing is durable before :meth:`Target.sync`. A failed write poisons the target and is never retried.
 
     Memory: up to :data:`BUFFER_COUNT_MAX` buffers of :data:`BUFFER_BYTES`, as many as are borrowed at the same time.
 
     Attributes:
-        write_mode: how whole pages are written; ``PAGE_CACHE`` from the moment direct writing turned out impossible.
+        write_mode: the way to write whole pages; ``PAGE_CACHE`` once direct writing turned out impossible.
     """
 
     def __init__(self, target: Target, manifest: Manifest) -> None:
@@ -73,7 +73,7 @@ class DiskWriter:
         self._target = target
         self._manifest = manifest
         self._buffers = AlignedBuffers(BUFFER_BYTES, BUFFER_COUNT_MAX)
-        self._clearing = Clearing(target)
+        self._clearer = RangeClearer(target)
         self._lock = threading.Lock()
         self._bytes_written = 0
         self._dirty_bytes = 0
@@ -85,14 +85,14 @@ class DiskWriter:
         self._open_direct()
 
     def _open_direct(self) -> None:
-        """Open a descriptor for direct writes, if the kernel agrees; what it doesn't say the first write tells."""
+        """Open a descriptor for direct writes, if the kernel agrees; the first write settles the rest."""
         alignment_bytes = syscalls.direct_alignment_bytes(self._target.fd)
         if alignment_bytes == 0:
             return
-        # Never less than a page, so that a page of the cache and a direct write have nothing in common.
+        # At least a page, so that a cached page and a direct write never overlap.
         self._alignment_bytes = max(self._alignment_bytes, alignment_bytes or 0)
-        # By the descriptor that holds the claim, not by name: what the name leads to may have changed. Any error here
-        # leaves us the page cache.
+        # Through the descriptor that holds the claim, not by name, which may lead elsewhere now. After any error the
+        # page cache remains.
         with contextlib.suppress(OSError):
             path = f"/proc/self/fd/{self._target.fd}"
             self._direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
@@ -106,30 +106,30 @@ class DiskWriter:
         self.close()
 
     def close(self) -> None:
-        """Give back the buffers and the descriptor; nothing may be written any more."""
+        """Release the buffers and the descriptor; nothing may be written afterwards."""
         self._buffers.close()
         if self._close_direct is not None:
             self._close_direct()
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of content written so far, rewritten ones counted again."""
+        """Return the bytes of content written so far, counting rewritten ones again."""
         return self._bytes_written
 
     def borrow_buffer(self) -> contextlib.AbstractContextManager[memoryview]:
         """Lend a page-aligned buffer of :data:`BUFFER_BYTES` to fill and :meth:`write`, for the ``with`` block.
 
-        Waits when :data:`BUFFER_COUNT_MAX` are lent; a thread borrows one at a time.
+        Waits while :data:`BUFFER_COUNT_MAX` are lent; a thread borrows one at a time.
         """
         return self._buffers.borrow()
 
     def write(self, offset_bytes: int, data: memoryview) -> None:
         """Write ``data`` at ``offset_bytes``.
 
-        Past the page cache what of it is made of whole pages, at aligned offsets from aligned memory.
+        Whole pages at aligned offsets from aligned memory are written past the page cache.
 
         Args:
-            offset_bytes: place on the target.
+            offset_bytes: offset on the target.
             data: contiguous bytes; not copied, not kept.
 
         Raises:
@@ -138,7 +138,7 @@ class DiskWriter:
         self._target.check()
         start, stop = self._direct_part(offset_bytes, data)
         try:
-            with self._target.stall_watch.call("writing", offset_bytes, len(data)):
+            with self._target.hang_watchdog.call("writing", offset_bytes, len(data)):
                 self._write_cached(data[:start], offset_bytes)
                 start += self._write_direct(data[start:stop], offset_bytes + start)
                 self._write_cached(data[start:], offset_bytes + start)
@@ -148,7 +148,7 @@ class DiskWriter:
             self._bytes_written += len(data)
 
     def _direct_part(self, offset_bytes: int, data: memoryview) -> tuple[int, int]:
-        """Which bytes of ``data`` can be written directly; an empty range for none."""
+        """Return the range of ``data`` that can be written directly; empty if there is none."""
         if self.write_mode is not WriteMode.DIRECT:
             return 0, 0
         unit = self._alignment_bytes
@@ -158,7 +158,7 @@ class DiskWriter:
         return (start, stop) if start < stop and (address + start) % mmap.PAGESIZE == 0 else (0, 0)
 
     def _write_direct(self, data: memoryview, offset_bytes: int) -> int:
-        """Write aligned ``data``; returns the bytes written, fewer when the rest must go through the page cache."""
+        """Write aligned ``data`` and return the bytes written, fewer if the rest must go through the page cache."""
         done = 0
         while done < len(data) and self.write_mode is WriteMode.DIRECT:
             try:
@@ -166,8 +166,8 @@ class DiskWriter:
             except OSError as error:
                 if error.errno not in _NOT_SUPPORTED:
                     raise
-                # Refused, not failed: nothing was transferred. Some filesystems take O_DIRECT at open and refuse it
-                # here, and some devices want more than page alignment. The descriptor may be in use on other threads.
+                # Refused, not failed: nothing was transferred. Some filesystems accept O_DIRECT at open and refuse it
+                # here, and some devices need more than page alignment. Other threads may be using the descriptor.
                 self.write_mode = WriteMode.PAGE_CACHE
             if done % self._alignment_bytes:
                 break
@@ -192,13 +192,13 @@ class DiskWriter:
             self._writing_back.append((start, stop))
             is_behind = len(self._writing_back) > WRITEBACK_WINDOWS_MAX
             oldest_start, oldest_stop = self._writing_back.popleft() if is_behind else (0, 0)
-        # A range that spans scattered blocks costs no more: the kernel looks only at dirty pages.
+        # A range that spans scattered blocks costs no more: the kernel visits only dirty pages.
         syscalls.start_writeback(self._target.fd, start, stop - start)
         if is_behind:
             syscalls.wait_for_writeback(self._target.fd, oldest_start, oldest_stop - oldest_start)
 
     def zero_blocks(self, blocks: NDArray[np.int64]) -> None:
-        """Make ``blocks`` (ascending), all of kind ZERO, read as zeros; as :meth:`zero_range`.
+        """Make ``blocks`` (ascending), all of kind ZERO, read as zeros; see :meth:`zero_range`.
 
         Raises:
             StorageError: final, the target is poisoned.
@@ -210,25 +210,25 @@ class DiskWriter:
     def zero_range(self, start_bytes: int, stop_bytes: int) -> None:
         """Make the target read as zeros between two byte offsets.
 
-        In a file, data there becomes a hole and a hole stays one; a device zeroes by its own command where it has one.
-        Only what has to be written as zeros counts as written.
+        In a file, data becomes a hole and a hole stays one; a device zeroes by its own command if it has one. Only
+        zeros that must be written count as written.
 
         Raises:
             StorageError: final, the target is poisoned.
         """
-        self._clearing.zero(start_bytes, stop_bytes, self.write)
+        self._clearer.zero(start_bytes, stop_bytes, self.write)
 
     def discard_blocks(self, blocks: NDArray[np.int64]) -> None:
-        """Tell the device that nobody needs what is in ``blocks`` (ascending), all of kind UNUSED; holes in a file.
+        """Discard ``blocks`` (ascending), all of kind UNUSED; in a file they become holes.
 
-        As well as it can be done, and never an error. What is read there afterwards is undefined.
+        Best effort: a failure is no error. Reads of the blocks are undefined afterwards.
 
         Raises:
             StorageError: the target was poisoned before.
         """
         assert np.all(self._manifest.kind[blocks] == BlockKind.UNUSED)
         for first, stop in block_runs(blocks):
-            self._clearing.discard(*self._byte_range(first, stop))
+            self._clearer.discard(*self._byte_range(first, stop))
 
     def _byte_range(self, first: int, stop: int) -> tuple[int, int]:
         block_bytes = self._manifest.block_bytes

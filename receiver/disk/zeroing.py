@@ -1,4 +1,4 @@
-"""Ranges of a target that hold nothing: zeroed without writing zeros where that is possible, or given up."""
+"""Zeroing ranges of a target, without writing zeros where possible, and discarding unused ranges."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from receiver.disk.target import Target
 STEP_BYTES_MIN: Final = 4 * MIB
 STEP_BYTES_MAX: Final = 256 * MIB
 STEP_S: Final = 0.5
-"""Cleared in one call, and how long that should take: a device without a command for it has to write zeros, and the
-call can't be interrupted. 256 MiB at once would be half a minute on a slow stick."""
+"""Size and duration of one call: a device without a command for zeroing has to write zeros, and the call can't be
+interrupted. 256 MiB at once would take half a minute on a slow stick."""
 
 _ZEROS_BYTES: Final = 4 * MIB
 _NOT_SUPPORTED: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
 
 
-class Clearing:
-    """Clears ranges of one target. Thread-safe."""
+class RangeClearer:
+    """Zeroing and discarding on one target. Thread-safe."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._zeroing_pace = _Pace()
-        self._discarding_pace = _Pace()
-        # In order of preference; those that turn out impossible are dropped.
+        self._zeroing_steps = _StepSizer()
+        self._discarding_steps = _StepSizer()
+        # In order of preference; unsupported ones are dropped.
         self._zeroing: tuple[Callable[[int, int, int], None], ...]
         if target.is_device:
             self._zeroing = (syscalls.zero_out,)
@@ -50,7 +50,7 @@ class Clearing:
         Args:
             start: first byte.
             stop: the byte after the last.
-            write: writes bytes at an offset, for where zeros must be written.
+            write: writes bytes at an offset; used where zeros must be written.
 
         Raises:
             StorageError: final, the target is poisoned.
@@ -60,24 +60,24 @@ class Clearing:
         whole_start = min(-(-start // unit) * unit, stop)
         whole_stop = max(stop - stop % unit, whole_start)
         _write_zeros(start, whole_start, write)
-        for step_start, step_stop in self._zeroing_pace.steps(whole_start, whole_stop):
+        for step_start, step_stop in self._zeroing_steps.steps(whole_start, whole_stop):
             self._target.check()
             if not self._zero_step(step_start, step_stop):
                 _write_zeros(step_start, step_stop, write)
         _write_zeros(whole_stop, stop, write)
 
     def _zero_step(self, start: int, stop: int) -> bool:
-        """Zero without writing zeros; False where that isn't possible."""
+        """Zero a range without writing zeros; return False if that isn't possible."""
         target = self._target
         if not target.is_device:
             if self._is_hole(start, stop):
                 return True
             if stop >= os.fstat(target.fd).st_size:
-                # Beyond the end, so that the file's last page becomes a hole, too.
+                # Extended beyond the end, so that the file's last page becomes a hole, too.
                 stop += -stop % mmap.PAGESIZE
         for call in self._zeroing:
             try:
-                with target.stall_watch.call("zeroing", start, stop - start):
+                with target.hang_watchdog.call("zeroing", start, stop - start):
                     call(target.fd, start, stop - start)
             except OSError as error:
                 if error.errno not in _NOT_SUPPORTED:
@@ -93,11 +93,11 @@ class Clearing:
         except OSError as error:
             if error.errno in _NOT_SUPPORTED:
                 return False
-            self._target.fail(error, f"looking for data at byte {start}")
+            self._target.fail(error, f"searching for data at byte {start}")
         return data is None or data >= stop
 
     def discard(self, start: int, stop: int) -> None:
-        """Give up what lies between two byte offsets, in whole units of the device; never an error.
+        """Discard the bytes between two offsets, in whole units of the device; a failure is no error.
 
         Raises:
             StorageError: the target was poisoned before.
@@ -108,23 +108,23 @@ class Clearing:
             return
         whole_start = start + (offset - start) % unit
         whole_stop = stop - (stop - offset) % unit
-        for step_start, step_stop in self._discarding_pace.steps(whole_start, whole_stop, unit):
+        for step_start, step_stop in self._discarding_steps.steps(whole_start, whole_stop, unit):
             try:
-                with self._target.stall_watch.call("discarding", step_start, step_stop - step_start):
+                with self._target.hang_watchdog.call("discarding", step_start, step_stop - step_start):
                     self._discarding(self._target.fd, step_start, step_stop - step_start)
             except OSError:
-                self._discard_unit = DiscardUnit(0)  # it doesn't, whatever it said
+                self._discard_unit = DiscardUnit(0)  # it doesn't discard, despite its description
                 return
 
 
-class _Pace:
-    """Cuts ranges into steps that take about :data:`STEP_S` each, from how long the last ones took."""
+class _StepSizer:
+    """A divider of ranges into steps of about :data:`STEP_S` each, judged by the duration of earlier steps."""
 
     def __init__(self) -> None:
         self._step_bytes = STEP_BYTES_MIN
 
     def steps(self, start: int, stop: int, unit_bytes: int = 1) -> Iterator[tuple[int, int]]:
-        """Half-open ranges of whole units; the caller clears each before it takes the next."""
+        """Yield half-open ranges of whole units; the caller clears each before it takes the next."""
         while start < stop:
             step_bytes = max(self._step_bytes - self._step_bytes % unit_bytes, unit_bytes)
             step_stop = min(start + step_bytes, stop)
@@ -145,5 +145,5 @@ def _write_zeros(start: int, stop: int, write: Callable[[int, memoryview], None]
 
 @functools.cache
 def _zeros() -> memoryview:
-    """Zeros for any writer. Never written to, so the kernel backs all of it with its one zero page."""
+    """Return zeros for any writer. The memory is never written to, so the kernel backs it with its one zero page."""
     return aligned_memory(_ZEROS_BYTES)

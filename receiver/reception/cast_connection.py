@@ -352,7 +352,11 @@ class CastConnection:
     async def _scan(self, unreported: NDArray[np.bool_] | None) -> None:
         on_news = self._pipeline.check_progress
         scan = TargetScan(
-            self.session, self._image, tell_need=self._report_missing, on_news=on_news, untold=unreported
+            self.session,
+            self._image,
+            report_need=self._report_missing,
+            on_change=on_news,
+            unreported=unreported,
         )
         with self._scanning:
             await scan.run()

@@ -32,7 +32,7 @@ from receiver.reception.network.interface import ReceiveInterface, find_interfac
 from receiver.reception.options import ReceiveOptions, ReceiveRequest
 from receiver.reception.reporting.observer import Observer
 from receiver.reception.reporting.status import Reception
-from receiver.shared.nursery_errors import unless
+from receiver.shared.nursery_errors import run_until
 from receiver.target.dry_run import DryRun, dry_run
 from receiver.target.image import TargetImage
 from receiver.target.options import open_chosen
@@ -158,7 +158,7 @@ async def _describe_cast(
         cast = await (
             describe()
             if tracker is None
-            else unless(functools.partial(tracker.wait_for_change, known), describe)
+            else run_until(functools.partial(tracker.wait_for_change, known), describe)
         )
         if cast is not None:
             group, port = known.group or cast.group, known.port or cast.port

@@ -14,7 +14,7 @@ from protocol.constants import DISCOVERY_TIMEOUT_S, GROUP_IPV4_DEFAULT, SENDER_T
 from protocol.errors import ConfigurationError
 from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
 from receiver.reception.machine_options import MachineOptions, machine_options
-from receiver.shared.signal_scope import unless_interrupted
+from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions, target_options
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ async def _receive_unless_interrupted(
     """
     from receiver.reception.receive import receive_image
 
-    reception = await unless_interrupted(
+    reception = await run_until_signal(
         functools.partial(
             receive_image, request, observer, lambda receiver: machine.serve_metrics(receiver.status)
         )

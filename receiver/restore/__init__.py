@@ -1,1 +1,1 @@
-"""Commands that need no network: restore an image, compare a disk with one, list the disks."""
+"""Commands that need no network: restore an image, compare a disk with an image, list the disks."""

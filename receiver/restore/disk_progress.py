@@ -18,7 +18,7 @@ _JSON_INTERVAL_S: Final = 0.5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Difference:
-    """A block of a target that isn't as the image says."""
+    """A block of a target that differs from the image."""
 
     block: int
     offset_bytes: int
@@ -26,7 +26,7 @@ class Difference:
 
 
 class DiskProgress(Protocol):
-    """What the disk's commands tell while they work; a context manager around all of it."""
+    """The progress display of a command that works on a disk; a context manager around the work."""
 
     def __enter__(self) -> Self:
         """Start showing."""
@@ -36,17 +36,17 @@ class DiskProgress(Protocol):
     ) -> None:
         """Stop showing."""
 
-    def begin(self, phase: str, total_bytes: int) -> None:
-        """The next phase starts."""
+    def start_phase(self, phase: str, total_bytes: int) -> None:
+        """Start the next phase."""
 
     def advance(self, done_bytes: int) -> None:
-        """How far the phase is."""
+        """Show the progress of the phase."""
 
     def differences(self, count: int, first: Sequence[Difference]) -> None:
-        """``count`` blocks aren't as the image says; ``first`` are the first of them."""
+        """Show the number of differing blocks and the first of them."""
 
     def result(self, fields: dict[str, object], text: str) -> None:
-        """All went well: ``fields`` say how for programs, ``text`` for people."""
+        """Show the successful result: ``fields`` for programs, ``text`` for people."""
 
 
 class JsonProgress(DiskProgress):
@@ -63,9 +63,9 @@ class JsonProgress(DiskProgress):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
 
-    def begin(self, phase: str, total_bytes: int) -> None:  # noqa: D102
+    def start_phase(self, phase: str, total_bytes: int) -> None:  # noqa: D102
         self._phase, self._total_bytes, self._next_s = phase, total_bytes, 0.0
 
     def advance(self, done_bytes: int) -> None:  # noqa: D102
@@ -82,7 +82,7 @@ class JsonProgress(DiskProgress):
 
 
 class TextProgress(DiskProgress):
-    """Only the outcome, as text on stderr: for logs."""
+    """The outcome as text on stderr, without progress, for logs."""
 
     def __enter__(self) -> Self:
         return self
@@ -90,13 +90,13 @@ class TextProgress(DiskProgress):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
 
-    def begin(self, phase: str, total_bytes: int) -> None:
-        """Not shown."""
+    def start_phase(self, phase: str, total_bytes: int) -> None:
+        """Do nothing."""
 
     def advance(self, done_bytes: int) -> None:
-        """Not shown."""
+        """Do nothing."""
 
     def differences(self, count: int, first: Sequence[Difference]) -> None:  # noqa: D102
         for one in first:
@@ -110,7 +110,7 @@ class TextProgress(DiskProgress):
 
 
 class BarProgress(TextProgress):
-    """The same below one bar a phase, for terminals."""
+    """One progress bar a phase and the outcome as text on stderr, for terminals."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -133,7 +133,7 @@ class BarProgress(TextProgress):
     ) -> None:
         self._bars.stop()
 
-    def begin(self, phase: str, total_bytes: int) -> None:  # noqa: D102
+    def start_phase(self, phase: str, total_bytes: int) -> None:  # noqa: D102
         self._bars.add_task(phase, total=total_bytes)
 
     def advance(self, done_bytes: int) -> None:  # noqa: D102

@@ -1,4 +1,4 @@
-"""An image file on this machine as the source of a restore or a comparison."""
+"""An image file on this machine, the source of a restore or a comparison."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from protocol.image.stored_manifest import StoredManifest
 from protocol.program.positional_reads import read_at
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
-"""That of a disk of 120 GB, a tenth of the 300 MB that a receiver may have. Of a larger one 5 bytes a block are held
-and the hashes are read as they are needed."""
+"""Largest manifest to hold in memory, that of a disk of 120 GB: a tenth of a receiver's 300 MB. Of a larger manifest 5
+bytes a block are held, and hashes are read when they are needed."""
 
 
 class ImageSource:
     """An opened ``.dci``. Thread-safe; a context manager.
 
-    Nothing is mapped: truncating a mapped file would end this program with SIGBUS in the middle of a restore.
+    Nothing is mapped: truncating a mapped file would kill this program with SIGBUS in the middle of a restore.
 
     Attributes:
-        path: the file.
-        manifest: stays usable after :meth:`close` if it is held in memory.
+        path: path of the file.
+        manifest: its manifest; usable after :meth:`close` if it is held in memory.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
-        """Use :func:`open_image`."""
+        """DeviceUse :func:`open_image`."""
         self.path = path
         self._fd = fd
         header = parse_header_untrusted(os.pread(fd, PAGE_BYTES, 0))
@@ -66,14 +66,12 @@ class ImageSource:
     def read_stored(self, block: int, buffer: memoryview) -> memoryview:
         """Read a block's stored bytes, unchecked, into the start of ``buffer``, which has ``block_bytes`` or more.
 
-        Positional reads rather than a mapping: pages of a mapping would count as this program's memory.
-
         Returns:
-            The part of ``buffer`` that was filled.
+            The filled part of ``buffer``.
 
         Raises:
-            ImageChangedError: the file was truncated since it was opened.
-            StorageError: it couldn't be read.
+            ImageChangedError: the file was truncated after it was opened.
+            StorageError: the file can't be read.
         """
         view = buffer[: int(self.manifest.stored_bytes[block])]
         self._read(self._payload_offset + self.manifest.offset_of(block), view, f"block {block}")
@@ -85,26 +83,26 @@ class ImageSource:
         except OSError as error:
             raise StorageError(
                 f"{self.path}: {thing} at byte {offset_bytes} can't be read: {error.strerror}; check the disk that "
-                "the image is on"
+                "holds the image"
             ) from error
         if count < len(into):
             raise ImageChangedError(
                 f"{self.path} was truncated while it was read: {thing} ends early; restore the file from a good "
-                "copy, and see that nothing writes to it"
+                "copy, and let nothing write to it"
             )
 
 
 def open_image(path: Path) -> ImageSource:
-    """Open an image file, its header and manifest checked, its blocks not.
+    """Open an image file and check its header and manifest, but not its blocks.
 
     Raises:
         ImageError: the file can't be opened.
-        ImageFormatError: it isn't an image, or one of a newer format.
+        ImageFormatError: it isn't an image, or has a newer format.
         ImageDamagedError: it is truncated or altered.
         StorageError: its disk failed.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe must not block
     except OSError as error:
         raise ImageError(f"the image {path} can't be opened: {error.strerror}") from error
     try:

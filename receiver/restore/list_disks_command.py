@@ -1,4 +1,4 @@
-"""``diskcast-agent disks``: what could be written here, what not and why."""
+"""The command ``disks``: the disks of this machine, each with a verdict as a target."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import click
 from protocol.errors import ConfigurationError, TargetIsSystemDiskError
 from protocol.shared.units import format_bytes, parse_size_bytes
 from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory, read_inventory
-from receiver.disk.inventory.disk_contents import Contents, look
+from receiver.disk.inventory.disk_contents import DiskContents, read_contents
 from receiver.disk.inventory.holders import loop_file, mount_points
-from receiver.target.eligibility import ImageNeeds, Refusal, incompatibility, judge, needs_of, verdict_text
+from receiver.target.eligibility import ImageNeeds, Refusal, image_needs, incompatibility, judge, verdict_text
 
 _READERS: Final = 8
-"""Disks that are asleep wake up side by side."""
+"""Reader threads: sleeping disks wake up in parallel."""
 
 _PIPE_COLUMNS: Final = 200
-"""Lines for other programs aren't folded for a screen."""
+"""Width of the table in a pipe, where lines aren't folded for a screen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Listed:
     disk: BlockDevice
-    contents: Contents
+    contents: DiskContents
     refusal: Refusal | None
 
 
@@ -39,15 +39,23 @@ class _Listed:
     "image",
     type=click.Path(path_type=Path),
     metavar="FILE.dci",
-    help="Judge them as targets of this image.",
+    help="Judge the disks as targets of this image.",
 )
-@click.option("--size", metavar="SIZE", help="Judge them as targets of an image of this size, as 120G.")
-@click.option("--all", "show_all", is_flag=True, help="Also loop devices that are in use.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last.")
+@click.option("--size", metavar="SIZE", help="Judge the disks for an image of this size, such as 120G.")
+@click.option("--all", "show_all", is_flag=True, help="Also list loop devices that are in use.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a line on stdout, the result last."
+)
 def disks(image: Path | None, size: str | None, show_all: bool, as_json: bool) -> None:
-    """List the disks of this machine: what is on them, and whether one may be written, or why not.
+    r"""List the disks of this machine with their content and a verdict: usable or refused, with the reason.
 
-    Nothing is changed. "usable" means that nothing holds the disk now: all that is on it would be overwritten.
+    Changes nothing. "usable" means that nothing holds the disk now: writing an image would overwrite everything on it.
+
+    \b
+    Examples:
+      diskcast-agent disks
+      diskcast-agent disks --for lab.dci
+      diskcast-agent disks --size 120G --json
     """
     needs = _needs(image, size)
     listed = _list_disks(read_inventory(), needs)
@@ -68,18 +76,18 @@ def disks(image: Path | None, size: str | None, show_all: bool, as_json: bool) -
         _print_table(shown)
         if len(shown) < len(listed):
             click.echo(
-                f"Not shown: {len(listed) - len(shown)} loop devices that can't be targets; --all shows them."
+                f"Not listed: {len(listed) - len(shown)} loop devices that can't be targets; --all lists them."
             )
 
 
 def _needs(image: Path | None, size: str | None) -> ImageNeeds:
     if image is not None and size is not None:
-        raise ConfigurationError("--for and --size both say how large the image is: give one of them")
+        raise ConfigurationError("--for and --size both set the size of the image: give one of them")
     if image is not None:
         from receiver.restore.image_source import open_image
 
         with open_image(image) as source:
-            return needs_of(source.manifest, image)
+            return image_needs(source.manifest, image)
     return ImageNeeds(parse_size_bytes(size) if size is not None else 0)
 
 
@@ -91,8 +99,8 @@ def _list_disks(inventory: DiskInventory, needs: ImageNeeds) -> list[_Listed]:
             needs, disk.path, disk.sector_bytes, is_partition=False
         )
         if refusal is not None and refusal.error_class is TargetIsSystemDiskError:
-            return _Listed(disk, Contents("the running system"), refusal)
-        return _Listed(disk, look(disk.path, disk.size_bytes, disk.sector_bytes), refusal)
+            return _Listed(disk, DiskContents("the running system"), refusal)
+        return _Listed(disk, read_contents(disk.path, disk.size_bytes, disk.sector_bytes), refusal)
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(examine, inventory.disks()))
@@ -128,7 +136,7 @@ def _disk_json(listed: _Listed, inventory: DiskInventory) -> dict[str, object]:
         ],
         "verdict": "refused" if refusal else "usable",
         "reason": refusal.reason if refusal else "",
-        "mend": refusal.mend if refusal else "",
+        "mend": refusal.fix if refusal else "",
         "error_class": refusal.error_class.__name__ if refusal else "",
         "exit_code": refusal.error_class.exit_code if refusal else 0,
     }
@@ -152,19 +160,25 @@ def _print_table(listed: list[_Listed]) -> None:
     for each in listed:
         disk = each.disk
         verdict = "[red]refused[/red]" if each.refusal else "[green]usable[/green]"
-        cells = (disk.path, format_bytes(disk.size_bytes), _what(disk), disk.serial, each.contents.text)
+        cells = (
+            disk.path,
+            format_bytes(disk.size_bytes),
+            _description(disk),
+            disk.serial,
+            each.contents.text,
+        )
         table.add_row(*(escape(str(cell)) for cell in cells), verdict)
     console.print(table)
     for each in listed:
         if each.refusal is not None:
             console.print(
                 f"[bold]{escape(str(each.disk.path))}[/bold] {escape(verdict_text(each.disk, each.refusal))}: "
-                f"{escape(each.refusal.mend)}"
+                f"{escape(each.refusal.fix)}"
             )
 
 
-def _what(disk: BlockDevice) -> str:
-    """The model, or what else the thing is."""
+def _description(disk: BlockDevice) -> str:
+    """Return the model, or else the kind, with the transport."""
     name = disk.model or (disk.kind.value if disk.kind is not DeviceKind.DISK else "")
     marks = [disk.transport] if disk.transport else []
     marks += ["removable"] if disk.removable else []

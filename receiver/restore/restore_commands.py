@@ -1,6 +1,6 @@
-"""The commands ``restore`` and ``compare``: an image file and a disk of this machine, no network.
+"""The commands ``restore`` and ``compare``, which need an image file and a disk but no network.
 
-``diskcast unpack`` and ``diskcast verify --against`` end here, too: all that touches disks is in one program.
+``diskcast unpack`` and ``diskcast verify --against`` run them as well: only this program touches disks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from receiver.restore.restore_image import restore as restore_disk
 from receiver.target.options import TargetOptions, target_options
 
 _json_option = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object a line on stdout, the result last."
+    "--json", "as_json", is_flag=True, help="Print one JSON object a line on stdout, the result last."
 )
 _image_argument = click.argument("image", type=click.Path(path_type=Path))
 
@@ -32,10 +32,16 @@ def _progress(as_json: bool) -> DiskProgress:
 @target_options
 @_json_option
 def restore(image: Path, target: str, target_options: TargetOptions, as_json: bool) -> None:
-    """Write IMAGE to a disk or file, then read everything back and verify it.
+    r"""Write IMAGE to a disk or file, then read everything back and verify it.
 
-    All that is on the target and differs from the image is overwritten. A target that is in use is refused, and so is
-    one that is too small. After an interruption the same command goes on.
+    Overwrites everything on the target that differs from the image. Refuses a target that is in use or too small. Run
+    the same command again to resume after an interruption.
+
+    \b
+    Examples:
+      diskcast-agent restore lab.dci --target /dev/sdb
+      diskcast-agent restore lab.dci --target auto:min=100G,max=600G --grow
+      diskcast-agent restore lab.dci --target serial=S4EVNX0N --dry-run
     """
     with _progress(as_json) as progress:
         restore_disk(image, target, progress, target_options)
@@ -44,13 +50,18 @@ def restore(image: Path, target: str, target_options: TargetOptions, as_json: bo
 @click.command()
 @_image_argument
 @click.option(
-    "--target", required=True, type=click.Path(path_type=Path), help="A regular file or a block device."
+    "--target", required=True, type=click.Path(path_type=Path), help="File or block device to compare."
 )
 @_json_option
 def compare(image: Path, target: Path, as_json: bool) -> None:
-    """Read a disk or file and compare it with IMAGE; nothing is written.
+    r"""Read a disk or file and compare it with IMAGE; nothing is written.
 
-    What the image says is unused isn't compared, nor what follows the image's end on a larger disk.
+    Skips blocks that the image marks as unused, and the rest of a disk that is larger than the image.
+
+    \b
+    Examples:
+      diskcast-agent compare lab.dci --target /dev/sdb
+      diskcast-agent compare lab.dci --target disk.img --json
     """
     with _progress(as_json) as progress:
         compare_disk(image, target, progress)

@@ -1,4 +1,4 @@
-"""Restoring an image file to a disk of this machine, and comparing a disk with an image: no network."""
+"""Restoring an image file to a disk of this machine, and comparing a disk with an image, without a network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from receiver.target.dry_run import dry_run
 from receiver.target.options import DEFAULTS, TargetOptions, open_chosen
 
 _WRITE_STEP_BYTES: Final = 4 * MIB
-"""Raw bytes that a thread takes on at once: long enough to be sequential for the disk."""
+"""Raw bytes that a thread writes in one step: long enough to be sequential for the disk."""
 _VERIFY_STEP_BYTES: Final = 4 * READ_BYTES
 _ZERO_STEP_BYTES: Final = 256 * MIB
 DIFFERENCES_SHOWN_MAX: Final = 10
@@ -42,14 +42,14 @@ def restore(
 
     Args:
         image_path: the image.
-        selector: what names the target, as ``--target`` does.
-        progress: is told how it goes.
+        selector: the target, as in ``--target``.
+        progress: shows the progress and the result.
         options: see :class:`TargetOptions`.
 
     Raises:
         ImageError: the image can't be used, or one of its blocks is damaged.
         TargetError: the target can't be used; nothing was written.
-        StorageError: writing failed, or what was read back differs; the target is incomplete.
+        StorageError: writing failed, or the target read back wrong; it is incomplete.
         FitError: the image is on the target, but couldn't be fitted to it.
     """
     started_s = time.monotonic()
@@ -61,7 +61,7 @@ def restore(
     ):
         manifest = image.manifest
         if options.dry_run:
-            progress.begin("scan", manifest.raw_bytes)
+            progress.start_phase("scan", manifest.raw_bytes)
             found = dry_run(target, manifest, options, progress.advance)
             progress.result({"dry_run": True, **dataclasses.asdict(found)}, found.text())
             return
@@ -69,7 +69,7 @@ def restore(
         sink.prepare()
         missing = _missing_blocks(manifest, sink, progress, options)
         _write(image, sink, missing, progress)
-        progress.begin("flush", sink.bytes_written)
+        progress.start_phase("flush", sink.bytes_written)
         sink.sync()
         progress.advance(sink.bytes_written)
         written = np.setdiff1d(missing, sink.commit_last.blocks, assume_unique=True)
@@ -107,10 +107,10 @@ def _used_blocks(manifest: Manifest) -> NDArray[np.int64]:
 def _missing_blocks(
     manifest: Manifest, sink: BlockSink, progress: DiskProgress, options: TargetOptions
 ) -> NDArray[np.int64]:
-    """What the target lacks, ascending; all of the image if it isn't worth while to look."""
+    """Return the blocks that the target misses, ascending; all used blocks if a scan isn't worthwhile."""
     if not options.scans or not sink.worth_scanning(random.Random()):
         return _used_blocks(manifest)
-    # What is committed last is looked at once only: what isn't kept in memory must be written, whatever it is then.
+    # Blocks that are committed last are read only once: those not kept in memory must be written in any case.
     last = sink.commit_last.blocks[manifest.are_stored(sink.commit_last.blocks)]
     missing_last = np.setdiff1d(last, sink.commit_last.keep_matching(), assume_unique=True)
     others = np.setdiff1d(_used_blocks(manifest), last, assume_unique=True)
@@ -124,7 +124,7 @@ def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None
         ImageError: the image can't be used.
         TargetTooSmallError: the target is smaller than the image.
         TargetError: the target can't be read.
-        VerificationError: they differ; the message names the first block, ``progress`` has shown the first ones.
+        VerificationError: they differ; the message names the first block, ``progress`` has shown the first few.
     """
     started_s = time.monotonic()
     with (
@@ -139,7 +139,7 @@ def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None
             _show_differences(manifest, mismatching, progress)
             raise VerificationError(
                 f"{target_path} differs from {manifest.name} in {mismatching.size} of {blocks.size} blocks, "
-                f"first in {_place(manifest, int(mismatching[0]))}: restore it to mend that"
+                f"first in {_place(manifest, int(mismatching[0]))}: restore the image to fix it"
             )
         seconds = time.monotonic() - started_s
         progress.result(
@@ -169,12 +169,12 @@ def _write(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], progr
         buffer = memoryview(bytearray(int(manifest.stored_bytes[step].sum(dtype=np.int64))))
         return _write_step(image, sink, step, buffer)
 
-    zeros = blocks[(manifest.kind[blocks] == BlockKind.ZERO) & (blocks > 0)]  # the first is committed last
-    progress.begin("zero", manifest.raw_bytes_of(zeros))
+    zeros = blocks[(manifest.kind[blocks] == BlockKind.ZERO) & (blocks > 0)]  # block 0 is committed last
+    progress.start_phase("zero", manifest.raw_bytes_of(zeros))
     # One thread: the device or the filesystem does the work.
     run_parallel(_steps(manifest, zeros, _ZERO_STEP_BYTES), zero, threads=1, on_progress=progress.advance)
     stored = blocks[manifest.are_stored(blocks)]
-    progress.begin("write", manifest.raw_bytes_of(stored))
+    progress.start_phase("write", manifest.raw_bytes_of(stored))
     steps = _steps(manifest, stored, _WRITE_STEP_BYTES)
     run_parallel(steps, write, threads=thread_count(), on_progress=progress.advance)
 
@@ -189,7 +189,7 @@ def _write_step(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], 
         if outcome is Outcome.WRONG:
             raise ImageDamagedError(
                 f"{image.path}: {_place(manifest, block)} was altered: its stored bytes don't match its hash; copy "
-                f"the image again. {sink.target.path} is incomplete"
+                f"the image again; {sink.target.path} is incomplete"
             )
     return manifest.raw_bytes_of(blocks)
 
@@ -201,14 +201,14 @@ def _verify_all(
     progress: DiskProgress,
     phase: str,
 ) -> NDArray[np.int64]:
-    """Those of ``blocks`` that ``verify`` finds different, ascending."""
+    """Return those of ``blocks`` that ``verify`` finds different, ascending."""
     mismatching: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
 
     def work(step: NDArray[np.int64]) -> int:
         mismatching.append(verify(step))
         return manifest.raw_bytes_of(step)
 
-    progress.begin(phase, manifest.raw_bytes_of(blocks))
+    progress.start_phase(phase, manifest.raw_bytes_of(blocks))
     steps = _steps(manifest, blocks, _VERIFY_STEP_BYTES)
     run_parallel(steps, work, threads=thread_count(), on_progress=progress.advance)
     return np.sort(np.concatenate(mismatching))
@@ -217,11 +217,11 @@ def _verify_all(
 def _verify_written(
     image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], progress: DiskProgress
 ) -> int:
-    """Read back what was flushed and write again what is wrong; returns how many blocks that were.
+    """Read back the flushed blocks, write wrong ones again, and return the number of rewritten blocks.
 
     Raises:
         VerificationError: a block read back wrong again.
-        ImageDamagedError: not the disk is to blame, the image contradicts itself.
+        ImageDamagedError: the disk is right, but the image contradicts itself.
     """
     manifest, rewritten_count = image.manifest, 0
     for failure_count in range(READ_BACK_FAILURES_MAX):
@@ -238,7 +238,7 @@ def _verify_written(
 
 
 def _require_consistent(image: ImageSource, sink: BlockSink, block: int) -> None:
-    """A block that reads back wrong needn't be the disk's fault: the image may contradict itself."""
+    """Raise if a block read back wrong because the image contradicts itself, not because of the disk."""
     if image.manifest.kind[block] <= BlockKind.RAW:
         buffer = memoryview(bytearray(image.manifest.block_bytes))
         sink.require_raw_hash(block, image.read_stored(block, buffer))

@@ -14,7 +14,7 @@ from protocol.errors import ConfigurationError
 from protocol.program.options import JSON_OPTION
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.service.agent_token import TOKEN_VARIABLE, read_token
-from receiver.shared.signal_scope import unless_interrupted
+from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions, writing_options
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def run(
         return True
 
     gc.freeze()  # imported modules live on: spare the collector from traversing them while data arrives
-    done = trio.run(unless_interrupted, serve)
+    done = trio.run(run_until_signal, serve)
     log.stopped()
     if done and action in (AfterCast.REBOOT, AfterCast.POWEROFF):
         _run_systemctl(action)

@@ -1,1 +1,1 @@
-"""Helpers that every room of the receiver may use, and that use none of them."""
+"""Helpers for every part of the receiver; they import none of those parts."""

@@ -1,4 +1,4 @@
-"""Nurseries: the one error that an error group comes down to, and work that ends when something happens first."""
+"""Nursery helpers: the deliberate error inside an exception group, and work that an event cancels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _Result = TypeVar("_Result")
 
 
 def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The deliberate error inside ``group``, or the cancellation; ``group`` itself when anything in it is a bug.
+    """Return the deliberate error inside ``group``, or the cancellation; ``group`` itself if any error in it is a bug.
 
-    Several stages can fail of the same cause, a dying disk for one; the first one names it.
+    Several stages can fail for the same cause, such as a dying disk; the first error names it.
     """
     errors = [error for error in leaf_errors(group) if not isinstance(error, trio.Cancelled)]
     if not errors:
@@ -25,23 +25,23 @@ def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return group
 
 
-async def unless(
-    happens: Callable[[], Awaitable[object]], work: Callable[[], Awaitable[_Result]]
+async def run_until(
+    event: Callable[[], Awaitable[object]], work: Callable[[], Awaitable[_Result]]
 ) -> _Result | None:
-    """The result of ``work``; None when ``happens`` returned first, which cancels it.
+    """Run ``work`` and return its result, or cancel it and return None as soon as ``event`` returns.
 
     Raises:
-        DiskcastError: as either raises, and not a group of them.
+        DiskcastError: raised by either of them, never inside a group.
     """
     result: _Result | None = None
 
-    async def cancel_when_it_happens(scope: trio.CancelScope) -> None:
-        await happens()
+    async def cancel_on_event(scope: trio.CancelScope) -> None:
+        await event()
         scope.cancel()
 
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_when_it_happens, nursery.cancel_scope)
+            nursery.start_soon(cancel_on_event, nursery.cancel_scope)
             result = await work()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:

@@ -1,4 +1,4 @@
-"""One bounded way to spread blocking work over threads, with progress and an orderly end on errors."""
+"""Blocking work on a bounded number of threads, with progress reports and an orderly stop on errors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final, TypeVar
 _Item = TypeVar("_Item")
 
 THREAD_COUNT_MAX: Final = 8
-"""More don't help: the disk is the limit by then, and every thread has its buffers."""
+"""More threads don't help: the disk is the bottleneck by then, and every thread has its buffers."""
 
 _PROGRESS_INTERVAL_S: Final = 0.1
 
 
 def thread_count() -> int:
-    """Threads for disk and hash work: one for each processor that this process may use, within bounds."""
+    """Return the number of threads for disk and hash work: one per usable processor, up to the maximum."""
     return min(THREAD_COUNT_MAX, len(os.sched_getaffinity(0)))
 
 
@@ -28,19 +28,19 @@ def run_parallel(
     threads: int,
     on_progress: Callable[[int], None],
 ) -> int:
-    """Call ``work`` with every item, in order of start, on ``threads`` threads.
+    """Call ``work`` with every item, started in order, on ``threads`` threads.
 
-    Each thread takes the next item when it is done with one, so there is no queue. On an error or an interrupt no new
-    item is started and the running ones are finished before it is raised.
+    Each thread takes the next item when it has finished one, so there is no queue. After an error or an interrupt no
+    new item is started, and running items are finished before it is raised.
 
     Args:
         items: consumed by the threads, one at a time.
-        work: returns how much it did, in any unit.
-        threads: how many.
+        work: processes an item and returns the amount of work done, in any unit.
+        threads: number of threads.
         on_progress: called on the calling thread with the sum so far, about ten times a second and at the end.
 
     Returns:
-        The sum of what ``work`` returned.
+        The sum of all amounts.
     """
     iterator = iter(items)
     lock = threading.Lock()

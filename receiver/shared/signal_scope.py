@@ -1,4 +1,4 @@
-"""Ending in an orderly way when a signal comes: what runs is cancelled, and says goodbye to whom it talks."""
+"""Orderly shutdown on a signal: running work is cancelled and can still say goodbye to its peers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TypeVar
 _Result = TypeVar("_Result")
 
 
-async def unless_interrupted(work: Callable[[], Awaitable[_Result]]) -> _Result | None:
-    """The result of ``work``; None when SIGINT or SIGTERM came first, which cancels it.
+async def run_until_signal(work: Callable[[], Awaitable[_Result]]) -> _Result | None:
+    """Run ``work`` and return its result, or cancel it and return None on SIGINT or SIGTERM.
 
     Raises:
-        DiskcastError: as ``work`` raises, and not a group of them.
+        DiskcastError: raised by ``work``, never inside a group.
     """
     import trio
 
-    from receiver.shared.nursery_errors import unless
+    from receiver.shared.nursery_errors import run_until
 
     async def interrupted() -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 return
 
-    return await unless(interrupted, work)
+    return await run_until(interrupted, work)

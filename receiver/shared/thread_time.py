@@ -1,4 +1,4 @@
-"""How long threads have spent in a step, those that are still in it included."""
+"""Thread time spent in a step, threads that are still in it included."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Self
 
 
-class BusyClock:
-    """Counts thread-seconds inside ``with clock:``. Thread-safe; 1 µs a step.
+class ThreadTimer:
+    """A counter of thread-seconds inside ``with timer:``. Thread-safe; 1 µs a step.
 
-    A step that hangs counts while it hangs: a disk that takes a minute for one write is seen as slow at once.
+    A hanging step counts while it hangs: a disk that takes a minute for one write shows as slow at once.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -36,7 +36,7 @@ class BusyClock:
             self._inside_count -= 1
 
     def busy_s(self) -> float:
-        """Thread-seconds so far: two threads that have been inside for a second are two."""
+        """Return the thread-seconds so far: two threads that have been inside for one second count as two."""
         with self._lock:
             self._count()
             return self._busy_s

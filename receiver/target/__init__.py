@@ -1,1 +1,1 @@
-"""What a receiver writes to: chosen, judged, opened, looked at, and the image as far as it is there."""
+"""The target of an image: selection, eligibility, opening, scanning, and the image on it."""

@@ -1,4 +1,4 @@
-"""From a block's stored bytes to verified content on a target: what a cast's pipeline and a local restore share."""
+"""The path from stored bytes to verified content on a target, shared by casts and local restores."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from receiver.disk.scan_heuristic import worth_scanning
 from receiver.disk.target import Target
 from receiver.disk.verifier import Verifier
 from receiver.disk.writer import DiskWriter
-from receiver.shared.thread_time import BusyClock
+from receiver.shared.thread_time import ThreadTimer
 from receiver.target.open_target import require_compatible
 
 
 class Outcome(enum.Enum):
-    """What became of a block's stored bytes."""
+    """The result of writing a block's stored bytes."""
 
     WRITTEN = enum.auto()
-    """On the target; to be flushed and verified."""
+    """Written to the target; not yet flushed and verified."""
     HELD = enum.auto()
     """Held back until :meth:`BlockSink.commit`."""
     WRONG = enum.auto()
-    """They aren't the block's: get them again."""
+    """Not the block's bytes: fetch them again."""
 
 
 class BlockSink:
-    """Takes an image's blocks for one target. Thread-safe; every method blocks, so call it from worker threads.
+    """The sink for an image's blocks on one target. Thread-safe; every method blocks, so call it from worker threads.
 
-    The order of use: :meth:`prepare`; :meth:`zero` and :meth:`write_blocks` in any order, at each watermark
-    :meth:`sync` and then :meth:`verify` of what was written before it; at last :meth:`commit`.
+    Order of use: :meth:`prepare`; then :meth:`zero` and :meth:`write_blocks` in any order, at each watermark
+    :meth:`sync` and :meth:`verify` of the blocks written before it; finally :meth:`commit`.
 
-    Memory: for each thread that is inside at the same time a decoder and one write buffer, or one read-back buffer of
+    Memory: for each concurrent thread a decoder and one write buffer, or one read-back buffer of
     :data:`receiver.disk.verifier.READ_BYTES`; and the blocks that are committed last, 32 MiB at most.
 
     Attributes:
-        target: what is written.
-        manifest: the image's.
-        write_clock: the threads' time in writes.
-        commit_last: what is held back.
+        target: the target to write.
+        manifest: manifest of the image.
+        write_timer: thread time spent in writes.
+        commit_last: the held-back blocks.
     """
 
     def __init__(self, target: Target, manifest: Manifest) -> None:
         assert target.raw_bytes == manifest.raw_bytes
         self.target = target
         self.manifest = manifest
-        self.write_clock = BusyClock()
+        self.write_timer = ThreadTimer()
         self._writer = DiskWriter(target, manifest)
         self._verifier = Verifier(target.read_back, manifest)
         self.commit_last = CommitLast(target, manifest, self._writer, self._verifier)
@@ -69,37 +69,37 @@ class BlockSink:
         self.close()
 
     def close(self) -> None:
-        """Give back what writing needed; the target stays open."""
+        """Release the write buffers; the target stays open."""
         self._writer.close()
 
     @property
     def used_bytes(self) -> int:
-        """Raw bytes of the image that aren't unused."""
+        """Return the raw bytes of all blocks that aren't unused."""
         return self.manifest.raw_bytes - self._kinds[BlockKind.UNUSED].raw_bytes
 
     @property
     def bytes_written(self) -> int:
-        """Bytes written so far, rewritten ones counted again."""
+        """Return the bytes written so far, counting rewritten ones again."""
         return self._writer.bytes_written
 
     def prepare(self) -> None:
-        """Check that the image fits the target, and make a file as long as the image.
+        """Check that the image fits the target, and extend a file to the length of the image.
 
         Raises:
-            TargetError: it doesn't fit, or its data has no room there; nothing was changed.
-            StorageError: what was written to it earlier can't be flushed.
+            TargetError: the image doesn't fit, or the filesystem has no room for its data; nothing was changed.
+            StorageError: earlier writes to the target can't be flushed.
         """
         require_compatible(self.target, self.manifest)
         kinds = self._kinds
         self.target.prepare(kinds[BlockKind.DATA].raw_bytes + kinds[BlockKind.RAW].raw_bytes)
-        # An agent that was killed may have left the right bytes in a cache only; what is kept must be on the disk.
+        # A killed agent may have left right blocks in the page cache only; blocks that are kept must be on the disk.
         self.target.sync()
 
     def worth_scanning(self, rng: random.Random) -> bool:
-        """Whether the target seems to hold some of the image already.
+        """Return whether the target seems to hold some of the image already.
 
         Raises:
-            StorageError: the disk couldn't be read.
+            StorageError: the disk can't be read.
         """
         return worth_scanning(self.target.read_back, self._verifier, self.manifest, rng)
 
@@ -109,21 +109,21 @@ class BlockSink:
         Raises:
             StorageError: final, the target is poisoned.
         """
-        self.commit_last.begin()
+        self.commit_last.start()
         self._writer.zero_blocks(blocks)
 
     def write_blocks(self, blocks: Sequence[tuple[int, NDArray[np.uint8] | memoryview]]) -> list[Outcome]:
         """Check stored bytes, decompress them and write the result, neighbours together.
 
         Args:
-            blocks: numbers of stored blocks, distinct, and their stored bytes, contiguous, not kept.
+            blocks: distinct numbers of stored blocks, each with its stored bytes, contiguous; not kept.
 
         Returns:
-            What became of each, in the same order.
+            The outcome of each, in the same order.
 
         Raises:
             ImageDamagedError: these are the image's bytes, but they don't decompress to the block's size. Fetching
-                them again can't help, so it isn't told as WRONG.
+                them again can't help, so the outcome isn't WRONG.
             StorageError: final, the target is poisoned.
         """
         outcomes: dict[int, Outcome] = {}
@@ -139,8 +139,8 @@ class BlockSink:
                 right[block] = view
                 outcomes[block] = Outcome.WRITTEN
         if right:
-            with self.write_clock:
-                self.commit_last.begin()
+            with self.write_timer:
+                self.commit_last.start()
             with self._writer.borrow_buffer() as buffer:
                 for run in self._runs(sorted(right), len(buffer)):
                     self._write_run(run, right, buffer)
@@ -154,7 +154,7 @@ class BlockSink:
         )
 
     def _runs(self, blocks: list[int], room_bytes: int) -> Iterator[range]:
-        """Consecutive blocks that fit a buffer."""
+        """Split blocks into runs of consecutive numbers that fit a buffer."""
         blocks_max = room_bytes // self.manifest.block_bytes
         start = blocks[0]
         for before, block in zip(blocks, [*blocks[1:], -1], strict=True):
@@ -168,11 +168,11 @@ class BlockSink:
             length = self.manifest.raw_length(block)
             self._decode_into(block, stored[block], buffer[end : end + length])
             end += length
-        with self.write_clock:
+        with self.write_timer:
             self._writer.write(run.start * self.manifest.block_bytes, buffer[:end])
 
     def require_raw_hash(self, block: int, stored: memoryview) -> None:
-        """Raise unless ``stored``, the block's right stored bytes, unpack to what the manifest's raw hash says.
+        """Check that ``stored``, the right stored bytes of a block, decompress to content with the manifest's raw hash.
 
         Raises:
             ImageDamagedError: the image contradicts itself, or as :meth:`write_blocks`.
@@ -180,13 +180,12 @@ class BlockSink:
         self._decoded(block, stored)
 
     def _decoded(self, block: int, stored: memoryview) -> memoryview:
-        """A block in memory of its own, right by its raw hash as well."""
+        """Return a block's content in memory of its own, checked against its raw hash."""
         raw = memoryview(bytearray(self.manifest.raw_length(block)))
         self._decode_into(block, stored, raw)
         if block_hash(raw) != self.manifest.raw_hash[block].tobytes():
             raise ImageDamagedError(
-                f"image {self.manifest.name!r}: block {block} unpacks to something else than its raw hash says: pack "
-                "the image again"
+                f"image {self.manifest.name!r}: block {block} doesn't decompress to its raw hash: pack the image again"
             )
         return raw
 
@@ -199,13 +198,13 @@ class BlockSink:
             decoder.decode_into_untrusted(BlockKind(int(self.manifest.kind[block])), stored, into)
         except ImageDamagedError as error:
             raise ImageDamagedError(
-                f"image {self.manifest.name!r}: block {block} is what its manifest says, but was packed wrongly: "
-                f"{error}; pack the image again"
+                f"image {self.manifest.name!r}: block {block} matches its manifest, but was packed wrongly: {error}; "
+                "pack the image again"
             ) from error
         self._free_decoders.append(decoder)
 
     def sync(self) -> None:
-        """Wait until everything written so far is on the disk.
+        """Wait until all writes so far are on the disk.
 
         Raises:
             StorageError: final, the target is poisoned.
@@ -213,49 +212,51 @@ class BlockSink:
         self.target.sync()
 
     def verify(self, blocks: NDArray[np.int64], threads: int = 1) -> NDArray[np.int64]:
-        """Those of ``blocks`` (ascending, distinct) that read back wrong past the page cache; call :meth:`sync` first.
+        """Return those of ``blocks`` (ascending, distinct) that read back wrong past the page cache.
+
+        Call :meth:`sync` first.
 
         Args:
             blocks: block numbers.
-            threads: how many read and hash at the same time.
+            threads: number of threads that read and hash.
 
         Raises:
-            StorageError: the disk couldn't be read, or the target is poisoned.
+            StorageError: the disk can't be read, or the target is poisoned.
         """
         self.target.check()
         return self._verifier.verify_blocks(blocks, threads=threads)
 
     def missing(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of ``blocks`` (ascending, distinct) that the target doesn't hold, before they are written.
+        """Return those of ``blocks`` (ascending, distinct) that the target doesn't hold, before they are written.
 
         Raises:
-            StorageError: the disk can't be read in too many places, or the target is poisoned.
+            StorageError: the disk has too many unreadable blocks, or the target is poisoned.
         """
         self.target.check()
         return self._verifier.missing_blocks(blocks)
 
     def commit(self, *, reread: bool = False) -> None:
-        """Write what was held back, last of all, and verify it; a target that was right already is left as it is.
+        """Write the held-back blocks last and verify them; a target that was right already stays unchanged.
 
         Args:
-            reread: a block read back wrong at first. Its bytes may have landed on another that was right before, so
-                all are read once more.
+            reread: a block read back wrong at first. Its bytes may have overwritten another block, so all blocks are
+                read once more.
 
         Raises:
             VerificationError: a block read back wrong twice, or isn't right any more; the target is marked as
                 incomplete.
-            StorageError: it failed; the target is marked as incomplete.
+            StorageError: writing or reading failed; the target is marked as incomplete.
         """
         if not self.commit_last.due:
             self.target.cut_off()
             self.target.sync()
             return
-        self.commit_last.begin()
+        self.commit_last.start()
         used = self.manifest.kind != BlockKind.UNUSED
-        # A disk that knows lives longer. Not at the edges: there it would give up the mark, or what was wiped.
-        given_up = ~used
-        given_up[commit_blocks(self.manifest)] = False
-        for unused in iter_set_blocks(given_up):
+        # Discarding unused blocks spares the disk. Not at the edges: that could lose the marker or undo the wiping.
+        discardable = ~used
+        discardable[commit_blocks(self.manifest)] = False
+        for unused in iter_set_blocks(discardable):
             self._writer.discard_blocks(unused)
         if reread:
             others = used.copy()
@@ -270,7 +271,7 @@ class BlockSink:
                 continue
             block = int(wrong[0])
             raise VerificationError(
-                f"{self.target.path}: block {block} (byte {block * self.manifest.block_bytes}) was right and isn't any "
-                "more: the disk wrote there what belongs elsewhere; the target is incomplete: replace the disk, or "
-                "check its cable and this machine's memory"
+                f"{self.target.path}: block {block} (byte {block * self.manifest.block_bytes}) was verified, but has "
+                "changed: the disk wrote data to the wrong place; the target is incomplete: replace the disk, or check "
+                "its cable and this machine's memory"
             )

@@ -1,4 +1,4 @@
-"""What writing an image to a target would do, found out without doing it."""
+"""Dry run: the effect of writing an image to a target, computed without changing anything."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _STEP_BYTES: Final = 64 * MIB
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DryRun:
-    """What would be done."""
+    """The work that writing the image would take."""
 
     image_name: str
     target: str
     target_bytes: int
     raw_bytes: int
     raw_bytes_kept: int
-    """There already."""
+    """Bytes that the target holds already."""
     raw_bytes_to_zero: int
     raw_bytes_to_write: int
     blocks_to_receive: int
 
     def text(self) -> str:
-        """For people."""
+        """Return a summary for people."""
         return (
             f"nothing was written. {self.image_name} ({format_bytes(self.raw_bytes)}) would go onto {self.target} "
             f"({format_bytes(self.target_bytes)}): {format_bytes(self.raw_bytes_to_write)} would be written and "
@@ -51,11 +51,11 @@ def dry_run(
     options: TargetOptions,
     on_progress: Callable[[int], None] = lambda _done_bytes: None,
 ) -> DryRun:
-    """Check everything that is checked before writing, and compare the target with the image; blocks.
+    """Run every check that precedes writing, and compare the target with the image; blocks.
 
     Raises:
         TargetError: the target would be refused.
-        StorageError: it can't be read.
+        StorageError: the target can't be read.
     """
     require_compatible(target, manifest)
     check_fit(options.fit, target, manifest)

@@ -1,7 +1,6 @@
-"""Whether a disk may become a target, and if not, why and what mends that: one judgement for every command.
+"""Eligibility of a disk as a target: one judgement for every command, with the reason of a refusal and its fix.
 
-What is said here comes from what the kernel tells in sysfs; when a target is opened, the kernel itself decides once
-more (open(2), O_EXCL).
+The judgement rests on sysfs. When a target is opened, the kernel itself decides once more (open(2), O_EXCL).
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from protocol.errors import (
 from protocol.shared.units import format_bytes
 from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory
 from receiver.disk.inventory.holders import (
+    DeviceUse,
     LoopProbe,
-    Use,
     devices_below,
     devices_of_file,
     loop_file,
@@ -40,35 +39,35 @@ if TYPE_CHECKING:
     from protocol.image.manifest import Manifest
 
 NOTHING_WRITTEN: Final = "nothing was written"
-_USES_TOLD_MAX: Final = 3
-_CANDIDATES_TOLD_MAX: Final = 16
+_USES_SHOWN_MAX: Final = 3
+_CANDIDATES_SHOWN_MAX: Final = 16
 
 _SECTOR_BOUND_FILESYSTEMS: Final = frozenset({"vfat", "exfat", "ntfs", "xfs"})
-"""Filesystems that count in sectors of their own size and can't be mounted from a device whose sectors are larger."""
+"""Filesystems with a sector size of their own, which can't be mounted from a device with larger sectors."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a target is refused."""
+    """The reason for refusing a target, and the fix."""
 
     error_class: type[TargetError]
     reason: str
-    mend: str
+    fix: str
 
     def error(self) -> TargetError:
-        """As it is raised."""
-        return self.error_class(f"{self.reason}: {self.mend}; {NOTHING_WRITTEN}")
+        """Return the error to raise."""
+        return self.error_class(f"{self.reason}: {self.fix}; {NOTHING_WRITTEN}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageNeeds:
-    """What an image asks of its target; nothing of it is known before the image is.
+    """An image's requirements for its target; all empty until the image is known.
 
     Attributes:
-        raw_bytes: its size.
-        layout: its disk's layout; None for older images.
-        sector_bytes: logical sectors of the disk that it was made of, or None.
-        path: the image file where it is on this machine.
+        raw_bytes: size of the image.
+        layout: layout of the imaged disk; None for older images.
+        sector_bytes: logical sector size of the imaged disk, or None.
+        path: the image file, if it is on this machine.
     """
 
     raw_bytes: int = 0
@@ -77,8 +76,8 @@ class ImageNeeds:
     path: Path | None = None
 
 
-def needs_of(manifest: Manifest, path: Path | None = None) -> ImageNeeds:
-    """What the image of ``manifest`` asks of its target."""
+def image_needs(manifest: Manifest, path: Path | None = None) -> ImageNeeds:
+    """Return the requirements of the image of ``manifest``."""
     from protocol.disk.disk_layout import layout_of
 
     sector_bytes = manifest.metadata.get("logical_sector_bytes")
@@ -93,15 +92,15 @@ def needs_of(manifest: Manifest, path: Path | None = None) -> ImageNeeds:
 def judge(
     device: BlockDevice, inventory: DiskInventory, needs: ImageNeeds, *, probe: LoopProbe = loop_file
 ) -> Refusal | None:
-    """The first reason why ``device`` can't be the target of an image; None if it can.
+    """Return the first reason why ``device`` can't be the target of an image; None if it can.
 
-    Whether the image's layout fits is another question: :func:`incompatibility`.
+    See :func:`incompatibility` for the image's layout.
 
     Args:
         device: a disk or partition of ``inventory``.
-        inventory: of this machine, now.
-        needs: of the image; as far as they are known.
-        probe: asks loop devices for their files.
+        inventory: the current devices of this machine.
+        needs: requirements of the image, as far as they are known.
+        probe: returns the file of a loop device.
     """
     return (
         _refuse_image(device, needs, probe)
@@ -116,23 +115,23 @@ def judge(
 def with_candidates(
     error: TargetError, inventory: DiskInventory, raw_bytes: int, *, probe: LoopProbe = loop_file
 ) -> TargetError:
-    """``error`` with a line for each disk: what it is, and whether it could be the target instead."""
+    """Return ``error`` with a line for each disk that describes it and states whether it is usable."""
     probe = functools.cache(probe)
     lines: list[str] = []
     for disk in inventory.disks():
         refusal = judge(disk, inventory, ImageNeeds(raw_bytes), probe=probe)
         if (
             refusal is None or disk.kind is not DeviceKind.LOOP
-        ):  # live systems are full of loop devices of their own
+        ):  # live systems have many loop devices of their own
             lines.append(f"  {_summary(disk)}: {verdict_text(disk, refusal)}")
-    if len(lines) > _CANDIDATES_TOLD_MAX:
-        lines = [*lines[:_CANDIDATES_TOLD_MAX], "  … and more: see diskcast-agent disks"]
+    if len(lines) > _CANDIDATES_SHOWN_MAX:
+        lines = [*lines[:_CANDIDATES_SHOWN_MAX], "  … and more: see diskcast-agent disks"]
     listing = "\n".join(lines) or "  none"
     return type(error)(f"{error}. The disks of this machine:\n{listing}")
 
 
 def verdict_text(disk: BlockDevice, refusal: Refusal | None) -> str:
-    """``usable``, or why not, without the path, which stands beside it."""
+    """Return ``usable`` or the reason for the refusal, without the path, which is shown beside it."""
     return "usable" if refusal is None else refusal.reason.removeprefix(f"{disk.path} ")
 
 
@@ -145,7 +144,7 @@ def _summary(disk: BlockDevice) -> str:
 def file_refusal(
     path: Path, status: os.stat_result, inventory: DiskInventory, *, probe: LoopProbe = loop_file
 ) -> Refusal | None:
-    """Why a regular file can't be the target: it is the disk behind a loop device that is in use."""
+    """Refuse a regular file that is the backing file of a loop device in use."""
     for device in inventory.disks():
         if device.kind is DeviceKind.LOOP and device.label and _is_loop_over(device, status, probe):
             uses = uses_of(device, inventory)
@@ -154,31 +153,33 @@ def file_refusal(
     return None
 
 
-def refuse_uses(path: Path, uses: Sequence[Use]) -> Refusal | None:
-    """The refusal of what is in use, if it is."""
+def refuse_uses(path: Path, uses: Sequence[DeviceUse]) -> Refusal | None:
+    """Refuse a device that has uses; return None if there are none."""
     if not uses:
         return None
-    told = [use.state if use.held == path else f"{use.held} is {use.state}" for use in uses[:_USES_TOLD_MAX]]
-    if len(uses) > len(told):
-        told.append(f"and {len(uses) - len(told)} more")
-    mends = list(dict.fromkeys(use.mend for use in uses[:_USES_TOLD_MAX]))
+    shown = [
+        use.state if use.held == path else f"{use.held} is {use.state}" for use in uses[:_USES_SHOWN_MAX]
+    ]
+    if len(uses) > len(shown):
+        shown.append(f"and {len(uses) - len(shown)} more")
+    fixes = list(dict.fromkeys(use.fix for use in uses[:_USES_SHOWN_MAX]))
     return Refusal(
         TargetInUseError,
-        f"{path} is in use: {', '.join(told)}",
-        f"release it first ({'; '.join(mends)}) or choose another target",
+        f"{path} is in use: {', '.join(shown)}",
+        f"release it first ({'; '.join(fixes)}) or choose another target",
     )
 
 
 def incompatibility(
     needs: ImageNeeds, path: Path, sector_bytes: int, *, is_partition: bool
 ) -> Refusal | None:
-    """Why an image can't work on a device of this kind, if it can't: nothing would boot, or find its partitions.
+    """Refuse a device on which the image couldn't boot or its partitions wouldn't be found.
 
     Args:
-        needs: of the image.
+        needs: requirements of the image.
         path: the device.
-        sector_bytes: its logical sectors.
-        is_partition: a partition rather than a whole disk.
+        sector_bytes: logical sector size of the device.
+        is_partition: the device is a partition rather than a whole disk.
     """
     from protocol.disk.disk_layout import TableKind
 
@@ -187,18 +188,18 @@ def incompatibility(
     if has_table and is_partition:
         return Refusal(
             TargetIncompatibleError,
-            f"{path} is a partition, and the image is one of a whole disk with a partition table: inside a partition "
-            "nothing would find it",
+            f"{path} is a partition, and the image is of a whole disk with a partition table, which nothing would find "
+            "inside a partition",
             "name the whole disk, or pack the partition alone and restore that",
         )
     counted_bytes = layout.sector_bytes if layout and has_table else needs.sector_bytes
     if counted_bytes is not None and counted_bytes != sector_bytes and (has_table or layout is None):
-        what = f"the image's {layout.table.upper()}" if layout else "the image"
+        table = f"the image's {layout.table.upper()}" if layout else "the image"
         return Refusal(
             TargetIncompatibleError,
-            f"{path} has logical sectors of {sector_bytes} bytes, {what} counts in sectors of {counted_bytes} bytes: "
-            "no partition would be found where it is",
-            _sector_mend(counted_bytes, sector_bytes),
+            f"{path} has logical sectors of {sector_bytes} bytes, {table} counts in sectors of {counted_bytes} bytes: "
+            "its partitions would not be found",
+            _sector_fix(counted_bytes, sector_bytes),
         )
     if layout is not None and counted_bytes is not None and counted_bytes < sector_bytes:
         filesystem = layout.filesystem
@@ -207,7 +208,7 @@ def incompatibility(
                 TargetIncompatibleError,
                 f"{path} has logical sectors of {sector_bytes} bytes, the image's {filesystem} filesystem has "
                 f"{counted_bytes}: it couldn't be mounted",
-                _sector_mend(counted_bytes, sector_bytes),
+                _sector_fix(counted_bytes, sector_bytes),
             )
     if needs.raw_bytes % sector_bytes:
         return Refusal(
@@ -219,7 +220,7 @@ def incompatibility(
     return None
 
 
-def _sector_mend(wanted_bytes: int, sector_bytes: int) -> str:
+def _sector_fix(wanted_bytes: int, sector_bytes: int) -> str:
     return (
         f"choose a disk with {wanted_bytes}-byte sectors, switch this one if it can (nvme format, sg_format: both "
         f"erase it), or pack an image for {sector_bytes}-byte sectors"
@@ -291,7 +292,7 @@ def _refuse_system(device: BlockDevice, inventory: DiskInventory, probe: LoopPro
         return None
     return Refusal(
         TargetIsSystemDiskError,
-        f"{device.path} is what this machine runs from ({point} lies on it)",
+        f"{device.path} is the disk that this machine runs from ({point} is on it)",
         "choose another disk, or start the machine from a live system to image this one",
     )
 
@@ -302,8 +303,8 @@ def _refuse_read_only(device: BlockDevice) -> Refusal | None:
     return Refusal(
         TargetReadOnlyError,
         f"{device.path} is read-only",
-        f"see its write protection switch and blockdev --getro {device.path}; blockdev --setrw {device.path} where "
-        "only software protects it",
+        f"check its write protection switch and blockdev --getro {device.path}; if only software protects it, run "
+        f"blockdev --setrw {device.path}",
     )
 
 
@@ -314,7 +315,7 @@ def _refuse_size(device: BlockDevice, needs: ImageNeeds) -> Refusal | None:
 
 
 def refuse_size(path: Path, size_bytes: int, raw_bytes: int) -> Refusal | None:
-    """The refusal of what is smaller than the image, if it is."""
+    """Refuse a target that is smaller than the image; return None if it isn't."""
     if size_bytes >= raw_bytes:
         return None
     return Refusal(

@@ -1,4 +1,4 @@
-"""The image as far as it is on the target: its manifest, what is verified, and the blocking steps that get it there."""
+"""The image on its way to the target: its manifest, the state of its blocks, and the blocking steps of writing it."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ from receiver.disk.fit.fit_target import check_fit, fit
 from receiver.disk.scan_heuristic import SAMPLE_COUNT
 from receiver.disk.target import Target
 from receiver.disk.watched_threads import WatchedThreads
-from receiver.shared.thread_time import BusyClock
+from receiver.shared.thread_time import ThreadTimer
 from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.options import DEFAULTS, TargetOptions
 
 ZERO_STEP_BYTES: Final = 256 * MIB
-"""Zeroed and verified in one step, after which the agent can still be stopped."""
+"""Bytes zeroed and verified in one step; between two steps the agent can be stopped."""
 
 VERIFY_THREADS: Final = 2
-"""That read back what was written. One falls behind the writers at 1 GB/s: its reads queue behind several of theirs,
-and the disk has none of its own while it hashes."""
+"""Threads that read back written blocks. One falls behind the writers at 1 GB/s: its reads queue behind several writes,
+and it doesn't read while it hashes."""
 
 SCAN_STEP_BYTES: Final = 32 * MIB
-"""Read in one step: 0.3 s of a hard disk, so that what it finds is soon told."""
+"""Bytes scanned in one step: 0.3 s on a hard disk, so that findings are reported soon."""
 
 
 class TargetImage:
     """One image on its way to one target, over as many runs of the sender as it takes.
 
-    The methods that block say so; they are called from worker threads, all others from the trio thread.
+    Methods that block say so; they are called from worker threads, all others from the trio thread.
 
     Attributes:
         manifest: None until :meth:`take_manifest`.
-        need: ``bool[block_count]``: stored blocks that the target is known to lack.
-        unscanned: ``bool[block_count]``: stored and zero blocks of which it isn't known yet.
-        needed_count: stored blocks that are neither verified nor held back, unscanned ones counted.
-        raw_bytes_verified: raw bytes read back and right, zeros included.
-        raw_bytes_kept: those of them that the target held already.
-        blocks_verified_count: blocks read back and right, zeros included.
-        blocks_rewritten_count: blocks that read back wrong and were got again.
-        fitted: what was done to fit the image to the target, sentences for people.
-        threads: where the methods that block run.
+        need: ``bool[block_count]``: stored blocks that are known to be missing on the target.
+        unscanned: ``bool[block_count]``: stored and zero blocks that weren't scanned yet.
+        needed_count: stored blocks that are neither verified nor held back, including unscanned ones.
+        raw_bytes_verified: raw bytes read back and right, including zeros.
+        raw_bytes_kept: the part of them that the target held already.
+        blocks_verified_count: blocks read back and right, including zeros.
+        blocks_rewritten_count: blocks that read back wrong and were received again.
+        fitted: sentences for people about the changes that fitted the image to the target.
+        threads: the worker threads for blocking methods.
     """
 
     def __init__(
         self, target: Target, options: TargetOptions = DEFAULTS, *, rng: random.Random | None = None
     ) -> None:
-        """Prepare.
+        """Prepare an image without a manifest.
 
         Args:
             target: opened and checked.
-            options: whether to look first at what the target holds already, and how to fit the image to it.
-            rng: draws the sample by which it is decided whether looking is worth while.
+            options: whether to scan the target, and how to fit the image to it.
+            rng: draws the sample that decides whether a scan is worthwhile.
         """
         self.manifest: Manifest | None = None
         self.need: NDArray[np.bool_] = np.zeros(0, np.bool_)
@@ -75,69 +75,69 @@ class TargetImage:
         self.blocks_verified_count = 0
         self.blocks_rewritten_count = 0
         self.fitted: list[str] = []
-        self.threads = WatchedThreads(target.stall_watch)
+        self.threads = WatchedThreads(target.hang_watchdog)
         self._target = target
         self._options = options
         self._rng = rng or random.Random()
         self._sink: BlockSink | None = None
         self._zeros_due: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._zeros_due_count = 0
-        self._zeros_due_start = 0  # none is due before it
-        self._zeros_lock = threading.Lock()  # a step is chosen in its thread
+        self._zeros_due_start = 0  # no block before this one is due
+        self._zeros_lock = threading.Lock()  # a worker thread chooses its step
         self._unscanned_count = 0
         self._held_back: list[int] = []
         self._committed = False
-        self._block_clock = BusyClock()
+        self._block_timer = ThreadTimer()
 
     @property
     def target_path(self) -> Path:
-        """What is written, as the operator named it."""
+        """Return the target's path as the operator named it."""
         return self._target.path
 
     @property
     def raw_bytes(self) -> int:
-        """Size of the image that the target was opened for."""
+        """Return the size of the image that the target was opened for."""
         return self._target.raw_bytes
 
     @property
     def raw_bytes_used(self) -> int:
-        """Bytes of the image that aren't unused; all of it before the manifest is there."""
+        """Return the bytes of all blocks that aren't unused; the whole image until the manifest is known."""
         return self.raw_bytes if self._sink is None else self._sink.used_bytes
 
     @property
     def bytes_written(self) -> int:
-        """Bytes written to the target so far, rewritten ones counted again."""
+        """Return the bytes written to the target so far, counting rewritten ones again."""
         return 0 if self._sink is None else self._sink.bytes_written
 
     @property
     def write_s(self) -> float:
-        """Thread-seconds spent in writing blocks, those of writes that haven't returned included."""
-        return 0.0 if self._sink is None else self._sink.write_clock.busy_s()
+        """Return the thread-seconds spent writing blocks, including writes that haven't returned."""
+        return 0.0 if self._sink is None else self._sink.write_timer.busy_s()
 
     @property
     def decode_s(self) -> float:
-        """Thread-seconds spent on blocks before they were written: repairing, checking, decompressing."""
-        return max(0.0, self._block_clock.busy_s() - self.write_s)
+        """Return the thread-seconds spent on blocks before writing: repairing, checking, decompressing."""
+        return max(0.0, self._block_timer.busy_s() - self.write_s)
 
     @property
     def zeros_due(self) -> bool:
-        """Whether zero blocks wait to be zeroed and verified."""
+        """Return whether zero blocks wait to be zeroed and verified."""
         return self._zeros_due_count > 0
 
     @property
     def scanning(self) -> bool:
-        """Whether part of the target wasn't looked at yet."""
+        """Return whether part of the target is still unscanned."""
         return self._unscanned_count > 0
 
     @property
     def scanned_share(self) -> float:
-        """How much of the target was looked at, 0..1; 1 when there is no need to look."""
+        """Return the scanned share of the target, 0..1; 1 if no scan is needed."""
         count = self.unscanned.size
         return 1.0 - self._unscanned_count / count if count else 1.0
 
     @property
     def commit_due(self) -> bool:
-        """Whether all is verified but what is written last."""
+        """Return whether all blocks are verified except those that are written last."""
         return (
             self.manifest is not None
             and not self._committed
@@ -148,24 +148,24 @@ class TargetImage:
 
     @property
     def complete(self) -> bool:
-        """Whether every block is verified on the target."""
+        """Return whether every block is verified on the target."""
         return self._committed
 
     def close(self) -> None:
-        """Give back what writing needed; the target stays open."""
+        """Release the write buffers; the target stays open."""
         if self._sink is not None:
             self._sink.close()
 
     # -- blocking ---------------------------------------------------------------------------------------------
 
     def take_manifest(self, data: bytes | memoryview | StoredManifest, parameters: CastParameters) -> None:
-        """Check the manifest, make the target ready, and decide whether to look at what it holds. Blocks.
+        """Check the manifest, prepare the target, and decide whether to scan it. Blocks.
 
         Raises:
             CastFailedError: it isn't the manifest of the cast's image.
-            ImageError: it is, but is damaged or made by a newer diskcast.
+            ImageError: the manifest is damaged or made by a newer diskcast.
             TargetError: the image doesn't fit the target.
-            FitError: it can't be fitted to the target as wished.
+            FitError: it can't be fitted to the target as requested.
             StorageError: the target can't be read.
         """
         manifest = Manifest.parse_untrusted(data)
@@ -197,13 +197,13 @@ class TargetImage:
         self._sink = sink
         self.manifest = manifest
         if scanned:
-            # Before the first change of the target, which wipes its edges.
+            # Must precede the first change of the target, which wipes its edges.
             right = sink.commit_last.keep_matching()
             self.mark_held(right)
             self.mark_missing(np.setdiff1d(last, right, assume_unique=True))
 
     def scan(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which of ``blocks`` (ascending) the target doesn't hold. Blocks.
+        """Return those of ``blocks`` (ascending) that the target doesn't hold. Blocks.
 
         Raises:
             StorageError: the target can't be read.
@@ -212,7 +212,7 @@ class TargetImage:
         return self._sink.missing(blocks)
 
     def seems_empty(self, sample: NDArray[np.int64]) -> bool:
-        """Whether none of ``sample`` (ascending) is on the target: the rest needn't be read. Blocks.
+        """Return whether none of ``sample`` (ascending) is on the target, so that the rest needn't be read. Blocks.
 
         Raises:
             StorageError: the target can't be read.
@@ -224,14 +224,14 @@ class TargetImage:
         """Decode, check and write some blocks. Blocks.
 
         Returns:
-            For each what became of it.
+            The outcome of each.
 
         Raises:
             ImageDamagedError: the image was packed wrongly.
             StorageError: writing failed.
         """
         assert self._sink is not None
-        with self._block_clock:
+        with self._block_timer:
             for block in blocks:
                 decode_in_place(block.slots, block.slot_esi)
             return self._sink.write_blocks([(block.block, block.payload) for block in blocks])
@@ -268,7 +268,7 @@ class TargetImage:
         return blocks, self.sync_and_verify(blocks)
 
     def commit(self) -> None:
-        """Write what was held back and verify it, then fit the image to the target. Blocks.
+        """Write the held-back blocks and verify them, then fit the image to the target. Blocks.
 
         Raises:
             StorageError: it failed; the target is marked as incomplete again.
@@ -282,27 +282,27 @@ class TargetImage:
     # -- results ----------------------------------------------------------------------------------------------
 
     def next_scan_step(self, start: int) -> NDArray[np.int64]:
-        """The next unscanned blocks from ``start`` on, as many as are read in one step; empty when there are none."""
+        """Return the next unscanned blocks from ``start`` on, enough for one step; empty if there are none."""
         assert self.manifest is not None
         return first_set(self.unscanned, start, max(1, SCAN_STEP_BYTES // self.manifest.block_bytes))
 
     def sample_unscanned(self, start: int) -> NDArray[np.int64]:
-        """A few random ones of them, ascending, for :meth:`seems_empty`; stored ones, as zeros are right by chance."""
+        """Draw a few unscanned blocks, ascending, for :meth:`seems_empty`; stored ones, as zeros match by chance."""
         assert self.manifest is not None
         stored = sample_set(self.unscanned & self.manifest.stored_mask, SAMPLE_COUNT, self._rng, start)
         return stored if stored.size else sample_set(self.unscanned, SAMPLE_COUNT, self._rng, start)
 
     def mark_held(self, blocks: NDArray[np.int64]) -> None:
-        """The target holds these blocks: of unscanned ones nothing more is to be done."""
+        """Record that the target holds these unscanned blocks, which need no more work."""
         assert self.manifest is not None
-        self._forget_unscanned(blocks)
+        self._clear_unscanned(blocks)
         self.needed_count -= int(np.count_nonzero(self.manifest.are_stored(blocks)))
         self.raw_bytes_kept += self._count_verified(blocks)
 
     def mark_missing(self, blocks: NDArray[np.int64]) -> None:
-        """The target doesn't hold these unscanned blocks."""
+        """Record that the target doesn't hold these unscanned blocks."""
         assert self.manifest is not None
-        self._forget_unscanned(blocks)
+        self._clear_unscanned(blocks)
         zeros = blocks[self.manifest.kind[blocks] == BlockKind.ZERO]
         if zeros.size:
             with self._zeros_lock:
@@ -312,40 +312,40 @@ class TargetImage:
         self.need[blocks[self.manifest.are_stored(blocks)]] = True
 
     def mark_arrived(self, block: int) -> None:
-        """A block came: it is written whether or not it was scanned."""
+        """Record that a block arrived, which is written whether or not it was scanned."""
         if self.unscanned[block]:
             self.unscanned[block] = False
             self._unscanned_count -= 1
             self.need[block] = True
 
-    def _forget_unscanned(self, blocks: NDArray[np.int64]) -> None:
+    def _clear_unscanned(self, blocks: NDArray[np.int64]) -> None:
         assert self.unscanned[blocks].all()
         self.unscanned[blocks] = False
         self._unscanned_count -= int(blocks.size)
 
     def mark_zeroed(self, blocks: NDArray[np.int64]) -> None:
-        """A step's blocks are verified."""
+        """Record that the blocks of a :meth:`zero_step` are verified."""
         self._zeros_due[blocks] = False
         self._zeros_due_count -= int(blocks.size)
         self._count_verified(blocks)
 
     def mark_verified(self, blocks: NDArray[np.int64]) -> None:
-        """Stored blocks are verified."""
+        """Record that stored blocks are verified."""
         self.need[blocks] = False
         self.needed_count -= int(blocks.size)
         self._count_verified(blocks)
 
     def mark_held_back(self, block: int) -> None:
-        """A block is here, and is written when all others are verified."""
+        """Record that a block arrived that is written once all others are verified."""
         self.need[block] = False
         self.needed_count -= 1
         self._held_back.append(block)
 
     def mark_committed(self) -> NDArray[np.int64]:
-        """What was held back is verified, and with that the image.
+        """Record that the held-back blocks are verified, and with them the image.
 
         Returns:
-            The blocks that came and were held back, ascending.
+            The received blocks that were held back, ascending.
         """
         assert self._sink is not None
         assert self.manifest is not None

@@ -1,6 +1,6 @@
-"""Opening what a receiver writes, a file or a block device, and refusing what mustn't be written.
+"""Opening the target, a file or a block device, and refusing one that mustn't be written.
 
-A refusal changes nothing: an existing file keeps its content, a new one isn't left behind, a device isn't touched.
+A refusal changes nothing: an existing file keeps its content, a new file is removed again, a device isn't touched.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from receiver.disk.inventory.block_devices import (
     disk_sequence,
     read_inventory,
 )
-from receiver.disk.inventory.holders import find_others
+from receiver.disk.inventory.holders import find_other_holders
 from receiver.disk.inventory.mounts import device_number
 from receiver.disk.read_back import open_read_back
 from receiver.disk.target import Target, remove_created_file
@@ -39,9 +39,9 @@ from receiver.target.eligibility import (
     ImageNeeds,
     Refusal,
     file_refusal,
+    image_needs,
     incompatibility,
     judge,
-    needs_of,
     refuse_size,
     refuse_uses,
     with_candidates,
@@ -60,30 +60,30 @@ def open_target(
 ) -> Target:
     """Open ``path`` for an image of ``raw_bytes``; nothing on it is changed until :meth:`Target.prepare`.
 
-    A missing file is created in an existing directory, an existing one is reused in place. A block device is judged by
-    what the kernel says of it and then claimed: while anything else holds it or one of its partitions, the kernel
-    refuses (open(2), O_EXCL). From then on everything goes by the one descriptor: whatever is plugged in under the
-    same name later is another disk.
+    A missing file is created in an existing directory, an existing file is reused in place. A block device is judged by
+    its description in sysfs and then claimed: the kernel refuses while anything else holds the device or one of its
+    partitions (open(2), O_EXCL). From then on all access uses this descriptor, so a disk that is plugged in later under
+    the same name can't be mistaken for it.
 
     Args:
-        path: a regular file, a path where one can be made, or a block device.
+        path: a regular file, a path where one can be created, or a block device.
         raw_bytes: size of the image.
-        image_path: the image file where it is on this machine.
-        expected: the device that was chosen, when something else than ``path`` chose it.
-        sources: where the kernel tells of its devices.
+        image_path: the image file, if it is on this machine.
+        expected: identity of the chosen device, if a selector other than a path chose it.
+        sources: directories that describe the devices.
 
     Raises:
-        TargetIsImageError: it is the image itself, or the image lies on it.
+        TargetIsImageError: it is the image itself, or holds the image.
         TargetIsSystemDiskError: this machine runs from it.
-        TargetInUseError: it is mounted, or held in another way.
+        TargetInUseError: it is mounted or otherwise held.
         TargetReadOnlyError: it is write-protected.
         TargetTooSmallError: the device is smaller than the image.
-        TargetError: it can't be written, was replaced meanwhile, or is neither a file nor a block device.
+        TargetError: it can't be written, was replaced while opening it, or is neither a file nor a block device.
         StorageError: it can't be read.
     """
     inventory = read_inventory(sources)
     try:
-        return _open_judged(path, raw_bytes, image_path, expected, inventory, sources)
+        return _open_eligible(path, raw_bytes, image_path, expected, inventory, sources)
     except TargetError as error:
         if path.parent.is_relative_to(sources.dev) or device_number(str(path)) is not None:
             raise with_candidates(error, inventory, raw_bytes) from error
@@ -94,21 +94,21 @@ def open_target(
 
 
 def require_compatible(target: Target, manifest: Manifest) -> None:
-    """Refuse a target on which the image of ``manifest`` couldn't work although it has room for it.
+    """Refuse a target that is large enough but on which the image of ``manifest`` couldn't work.
 
     Raises:
-        TargetIncompatibleError: the image counts in other sectors than the device has, isn't a whole number of them,
-            or is a whole disk's while the target is a partition; nothing was written.
+        TargetIncompatibleError: the image counts in sectors of another size, isn't a whole number of the device's
+            sectors, or is of a whole disk while the target is a partition; nothing was written.
     """
     if target.is_device:
         _refuse(
             incompatibility(
-                needs_of(manifest), target.path, target.sector_bytes, is_partition=target.is_partition
+                image_needs(manifest), target.path, target.sector_bytes, is_partition=target.is_partition
             )
         )
 
 
-def _open_judged(
+def _open_eligible(
     path: Path,
     raw_bytes: int,
     image_path: Path | None,
@@ -123,7 +123,7 @@ def _open_judged(
         if image_path is not None:
             _refuse_image_itself(path, status, image_path)
         if stat.S_ISBLK(status.st_mode):
-            device = _judged(path, status, inventory, ImageNeeds(raw_bytes, path=image_path))
+            device = _judge_device(path, status, inventory, ImageNeeds(raw_bytes, path=image_path))
         else:
             _refuse(file_refusal(path, status, inventory))
     with contextlib.ExitStack() as undo:
@@ -132,7 +132,7 @@ def _open_judged(
         if status is None:
             undo.callback(remove_created_file, path, fd)
         if device is not None:
-            _keep_probes_away(fd)
+            _lock_out_udev(fd)
             _require_identity(path, fd, expected or device.identity, sources)
         read_back = open_read_back(path, held_fd=fd)
         undo.callback(read_back.close)
@@ -140,7 +140,7 @@ def _open_judged(
             raise _replaced(path)
         if read_back.is_device and syscalls.is_read_only(fd):
             raise TargetReadOnlyError(
-                f"{path} is read-only: see blockdev --getro and its write protection; {NOTHING_WRITTEN}"
+                f"{path} is read-only: check blockdev --getro and its write protection; {NOTHING_WRITTEN}"
             )
         if read_back.is_device:
             _refuse(refuse_size(path, read_back.size_bytes, raw_bytes))
@@ -154,19 +154,23 @@ def _refuse(refusal: Refusal | None) -> None:
         raise refusal.error()
 
 
-def _judged(
+def _judge_device(
     path: Path, status: os.stat_result, inventory: DiskInventory, needs: ImageNeeds
 ) -> BlockDevice | None:
-    """The device behind ``path`` by the kernel's name; None if the kernel tells nothing of it."""
+    """Return the device at ``path`` if it is eligible; None if the kernel doesn't describe it.
+
+    Raises:
+        TargetError: it is refused.
+    """
     device = inventory.devices.get(status.st_rdev)
     if device is not None:
-        device = dataclasses.replace(device, path=path)  # as the operator knows it
+        device = dataclasses.replace(device, path=path)  # the name that the operator used
         _refuse(judge(device, inventory, needs))
     return device
 
 
 def _require_identity(path: Path, fd: int, wanted: DeviceIdentity, sources: SystemPaths) -> None:
-    """Refuse a device that isn't the one that was judged: unplugged meanwhile, and another one in its place."""
+    """Refuse a device that isn't the judged one: that was unplugged, and another took its name."""
     device = read_inventory(sources).devices.get(os.fstat(fd).st_rdev)
     sequence = disk_sequence(fd)
     same_disk = sequence is None or wanted.disk_sequence is None or sequence == wanted.disk_sequence
@@ -174,19 +178,19 @@ def _require_identity(path: Path, fd: int, wanted: DeviceIdentity, sources: Syst
         raise _replaced(path)
 
 
-def _keep_probes_away(fd: int) -> None:
-    """Ask udev not to look at the disk until it is closed; it looks then (systemd, "Locking Block Device Access").
+def _lock_out_udev(fd: int) -> None:
+    """Keep udev from probing the disk until it is closed (systemd, "Locking Block Device Access").
 
-    A probe reads through the page cache; where that happens at the very moment of a direct write, the kernel calls what
-    is in there stale and the next flush failed (kiocb_invalidate_post_direct_write in mm/filemap.c).
+    A probe reads through the page cache. If it coincides with a direct write, the kernel finds stale pages there and
+    fails the next flush (kiocb_invalidate_post_direct_write in mm/filemap.c).
     """
-    with contextlib.suppress(OSError):  # somebody is looking right now
+    with contextlib.suppress(OSError):  # a probe is running right now
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _replaced(path: Path) -> TargetError:
     return TargetError(
-        f"{path} was replaced while it was being opened: try again when nobody else uses it; {NOTHING_WRITTEN}"
+        f"{path} was replaced while it was being opened: try again when nothing else uses it; {NOTHING_WRITTEN}"
     )
 
 
@@ -226,12 +230,12 @@ def _create(path: Path) -> int:
     parent = path.parent
     if not parent.is_dir():
         raise TargetError(
-            f"{path} can't be created: there is no directory {parent}; make it first; {NOTHING_WRITTEN}"
+            f"{path} can't be created: there is no directory {parent}; create it first; {NOTHING_WRITTEN}"
         )
-    # A mistyped disk name would fill the memory behind /dev with a file of that name.
+    # A mistyped disk name would create a file in /dev, which is kept in memory.
     inside_devices = parent.resolve().is_relative_to(_DEVICES)
     if inside_devices and parent.stat().st_dev == _DEVICES.stat().st_dev:
-        raise TargetError(f"there is no device {path}: name one that there is; {NOTHING_WRITTEN}")
+        raise TargetError(f"there is no device {path}: name an existing one; {NOTHING_WRITTEN}")
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
@@ -252,20 +256,20 @@ def _open_existing(path: Path, status: os.stat_result, inventory: DiskInventory,
 def _in_use(
     path: Path, status: os.stat_result, inventory: DiskInventory, sources: SystemPaths
 ) -> TargetError:
-    """The kernel says that something holds the device; sysfs didn't say what."""
+    """Return the error for a device that the kernel calls busy although sysfs shows no holder."""
     device = inventory.devices.get(status.st_rdev)
-    others = find_others(dataclasses.replace(device, path=path), inventory, sources) if device else []
+    others = find_other_holders(dataclasses.replace(device, path=path), inventory, sources) if device else []
     refusal = refuse_uses(path, others) or Refusal(
         TargetInUseError,
         f"{path} is in use: another program or the kernel has claimed it",
-        "see lsblk and fuser, release it, or choose another target",
+        "find it with lsblk or fuser and release it, or choose another target",
     )
     return refusal.error()
 
 
 def _reason(error: OSError) -> str:
     reasons = {
-        errno.EACCES: "permission denied, or the device is read-only; run as root or see blockdev --getro",
+        errno.EACCES: "permission denied, or the device is read-only; run as root or check blockdev --getro",
         errno.EROFS: "the filesystem or the device is read-only",
         errno.ETXTBSY: "it is in use as a program or as swap",
         errno.ENOMEDIUM: "there is no medium in the drive",

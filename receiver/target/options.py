@@ -1,4 +1,4 @@
-"""What an operator may say about a target, the same for a cast and for a restore."""
+"""Command-line options about the target, shared by casts and restores."""
 
 from __future__ import annotations
 
@@ -16,21 +16,18 @@ from receiver.target.selection import choose_target
 
 _Command = Callable[..., None]
 
-TARGET_HELP = (
-    "What to write: a file, a device, or a disk by serial=…, wwn=…, model=… or auto (the only one that isn't "
-    "removable; auto:smallest, auto:min=100G,max=600G). See diskcast-agent disks."
-)
+TARGET_HELP = "File, device, serial=…, wwn=…, model=… or auto[:RULES]; see disks."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TargetOptions:
-    """Beside what names the target.
+    """Options for writing the target, besides its name.
 
     Attributes:
-        partition: write this partition of it.
-        scans: look first at what it holds already, and write only what differs.
-        dry_run: say what would be done, and do nothing.
-        fit: what is done to it after the image is on it.
+        partition: number of the partition to write; None for the whole target.
+        scans: compare the target with the image first, and write only differing blocks.
+        dry_run: report the work to do, and change nothing.
+        fit: changes to make after the image is on the target.
     """
 
     partition: int | None = None
@@ -48,23 +45,23 @@ def open_chosen(
     """Choose the target and open it; nothing on it is changed.
 
     Raises:
-        ConfigurationError: the selector can't be understood.
-        TargetError: nothing fits, or what was chosen is refused.
-        StorageError: it can't be read.
+        ConfigurationError: the selector is invalid.
+        TargetError: no disk fits, or the chosen one is refused.
+        StorageError: the target can't be read.
     """
     choice = choose_target(str(selector), partition=options.partition, raw_bytes=raw_bytes)
     return open_target(choice.path, raw_bytes=raw_bytes, image_path=image_path, expected=choice.identity)
 
 
 def target_options(command: _Command) -> _Command:
-    """Give a command these options, as the arguments ``target`` and ``target_options``."""
-    return click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")(
+    """Add the options to a command, as its arguments ``target`` and ``target_options``."""
+    return click.option("--dry-run", is_flag=True, help="Report the work to do; change nothing.")(
         writing_options(command)
     )
 
 
 def writing_options(command: _Command) -> _Command:
-    """The same without ``--dry-run``: for a command that waits for what it will write."""
+    """Add the options without ``--dry-run``, for a command that doesn't know its image yet."""
 
     @functools.wraps(command)
     def with_options(
@@ -80,15 +77,17 @@ def writing_options(command: _Command) -> _Command:
         command(target_options=options, **others)
 
     for option in (
-        click.option("--efi-entry", "efi_label", metavar="LABEL", help="Make a firmware boot entry (UEFI)."),
         click.option(
-            "--grow", is_flag=True, help="Grow the last partition and its filesystem to the disk's end."
+            "--efi-entry", "efi_label", metavar="LABEL", help="Create a UEFI boot entry of this name."
         ),
         click.option(
-            "--full", is_flag=True, help="Write everything, without looking at what is there already."
+            "--grow", is_flag=True, help="Grow the last partition and its filesystem to fill the disk."
         ),
         click.option(
-            "--partition", type=click.IntRange(1), metavar="N", help="Write the target's partition N only."
+            "--full", is_flag=True, help="Write every block, even those that the target holds already."
+        ),
+        click.option(
+            "--partition", type=click.IntRange(1), metavar="N", help="Write only partition N of the target."
         ),
         click.option("--target", required=True, metavar="TARGET", help=TARGET_HELP),
     ):

@@ -1,4 +1,4 @@
-"""Looking at what the target holds while the cast goes on: what it lacks is told to the sender bit by bit."""
+"""Scan of the target during a cast: missing blocks are reported to the sender in portions."""
 
 from __future__ import annotations
 
@@ -16,63 +16,63 @@ from protocol.shared.block_masks import iter_set_blocks
 from receiver.target.image import TargetImage
 
 SCAN_THREADS_MAX: Final = 4
-"""Reads in flight: an SSD wants several, and hashing has a processor each."""
+"""Reads in flight: an SSD needs several, and each hashes on a processor of its own."""
 
-TELL_FIRST_S: Final = 0.25
-"""What was found is told after this long first: until then the sender waits for this receiver."""
+REPORT_FIRST_S: Final = 0.25
+"""Delay of the first report: until then the sender waits for this receiver."""
 
-TELL_INTERVAL_MAX_S: Final = 4.0
-"""Then at growing intervals up to this: a need-bitmap of a large image has some 100 KiB, times all receivers."""
+REPORT_INTERVAL_MAX_S: Final = 4.0
+"""Limit of the growing interval between reports: a large image's need bitmap has some 100 KiB, times all receivers."""
 
-
-FRUITLESS_BYTES: Final = GIB
-"""After so much of which nothing was right, a few blocks of what follows are tried: where an earlier run was cut short,
-the rest of the disk holds nothing of the image, and reading it would only hold up writing."""
+UNMATCHED_BYTES_MAX: Final = GIB
+"""Consecutive missing data after which a sample of the rest is read: after an interrupted run the rest of the disk
+holds nothing of the image, and reading it would only delay writing."""
 
 
 class TargetScan:
-    """The scan during one run of the sender; :meth:`run` once."""
+    """The scan during one run of the sender; call :meth:`run` once."""
 
     def __init__(
         self,
         session: ReceiverSession,
         image: TargetImage,
         *,
-        tell_need: Callable[[NDArray[np.bool_]], Awaitable[None]],
-        on_news: Callable[[], None],
-        untold: NDArray[np.bool_] | None,
+        report_need: Callable[[NDArray[np.bool_]], Awaitable[None]],
+        on_change: Callable[[], None],
+        unreported: NDArray[np.bool_] | None,
     ) -> None:
-        """Prepare.
+        """Prepare the scan.
 
         Args:
-            session: is told what is held and what is missing.
-            image: what knows the target.
-            tell_need: tells the sender, ``bool[block_count]`` of blocks that were found missing since the last time.
-            on_news: the image may have become complete, or there are zero blocks to write.
-            untold: ``bool[block_count]`` of blocks that are known to be missing, and that the sender wasn't told of.
+            session: receives the held and the missing blocks.
+            image: the image on the target.
+            report_need: reports blocks to the sender, as ``bool[block_count]``, that were found missing since the last
+                report.
+            on_change: called when the image may have become complete or there are zero blocks to write.
+            unreported: ``bool[block_count]`` of blocks that are known to be missing and not yet reported.
         """
         self._session = session
         self._image = image
-        self._tell_need = tell_need
-        self._on_news = on_news
+        self._report_need = report_need
+        self._on_change = on_change
         self._cursor = 0
-        self._fruitless_bytes = 0
-        self._untold = np.zeros_like(image.unscanned) if untold is None else untold.copy()
-        # While the rest is tried nobody begins to read some of it.
+        self._unmatched_bytes = 0
+        self._unreported = np.zeros_like(image.unscanned) if unreported is None else unreported.copy()
+        # No reader takes blocks while the remainder is sampled.
         self._choosing = trio.Lock()
         self._over = trio.Event()
 
     async def run(self) -> None:
-        """Read all that wasn't looked at yet, several blocks at once, ascending as passes go.
+        """Scan all unscanned blocks, several at once, in ascending order as passes do.
 
         Raises:
             StorageError: the target can't be read.
-            SessionError: the sender can't be told.
+            SessionError: the report doesn't reach the sender.
         """
         thread_count = min(SCAN_THREADS_MAX, len(os.sched_getaffinity(0)))
         limiter = trio.CapacityLimiter(thread_count)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_at_intervals)
+            nursery.start_soon(self._report_at_intervals)
             async with trio.open_nursery() as readers:
                 for _ in range(thread_count):
                     readers.start_soon(self._read, limiter)
@@ -82,55 +82,55 @@ class TargetScan:
         image = self._image
         while True:
             async with self._choosing:
-                if self._fruitless_bytes >= FRUITLESS_BYTES:
-                    await self._try_the_rest(limiter)
+                if self._unmatched_bytes >= UNMATCHED_BYTES_MAX:
+                    await self._sample_remainder(limiter)
                 blocks = image.next_scan_step(self._cursor)
                 if blocks.size == 0:
                     return
                 self._cursor = int(blocks[-1]) + 1
             missing = await image.threads.run_sync(image.scan, blocks, limiter=limiter)
-            # What came meanwhile is written whatever was there.
+            # Blocks that arrived during the read are written anyway.
             held = np.setdiff1d(blocks, missing, assume_unique=True)
             self._take(held[image.unscanned[held]], missing[image.unscanned[missing]])
 
-    async def _try_the_rest(self, limiter: trio.CapacityLimiter) -> None:
-        """Look at a few blocks of what is left; if none is right, all of it is missing."""
+    async def _sample_remainder(self, limiter: trio.CapacityLimiter) -> None:
+        """Read a sample of the remaining blocks; if none is right, take all of them as missing."""
         image, start = self._image, self._cursor
-        self._fruitless_bytes = 0
+        self._unmatched_bytes = 0
         if await image.threads.run_sync(image.seems_empty, image.sample_unscanned(start), limiter=limiter):
             self._cursor = image.unscanned.size
-            # What other tasks have begun to read is left to them.
+            # Blocks that other tasks are reading are left to them.
             for rest in iter_set_blocks(image.unscanned, start):
                 self._take(rest[:0], rest)
 
     def _take(self, held: NDArray[np.int64], missing: NDArray[np.int64]) -> None:
         assert self._image.manifest is not None
         scanned_bytes = missing.size * self._image.manifest.block_bytes
-        self._fruitless_bytes = 0 if held.size else self._fruitless_bytes + scanned_bytes
+        self._unmatched_bytes = 0 if held.size else self._unmatched_bytes + scanned_bytes
         self._session.blocks_held(held)
         self._image.mark_held(held)
         self._image.mark_missing(missing)
-        self._untold[missing] = True
-        self._on_news()
+        self._unreported[missing] = True
+        self._on_change()
 
-    async def _tell_at_intervals(self) -> None:
-        """Tell what was found; at last even if nothing was, since the sender counts on an answer."""
-        interval_s = TELL_FIRST_S
+    async def _report_at_intervals(self) -> None:
+        """Report missing blocks; the last report is sent even if empty, since the sender waits for it."""
+        interval_s = REPORT_FIRST_S
         while True:
             with trio.move_on_after(interval_s):
                 await self._over.wait()
-            interval_s = min(2 * interval_s, TELL_INTERVAL_MAX_S)
+            interval_s = min(2 * interval_s, REPORT_INTERVAL_MAX_S)
             over = self._over.is_set()
-            await self._tell()
+            await self._report()
             if over:
                 return
 
-    async def _tell(self) -> None:
-        need, self._untold = self._untold, np.zeros_like(self._untold)
+    async def _report(self) -> None:
+        need, self._unreported = self._unreported, np.zeros_like(self._unreported)
         for missing in iter_set_blocks(need):
             need[missing] = False
             need[self._session.not_arrived(missing)] = True
-        await self._tell_need(need)
+        await self._report_need(need)
         for missing in iter_set_blocks(need):
             self._session.blocks_missing(missing)
-        self._on_news()
+        self._on_change()

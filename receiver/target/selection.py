@@ -1,4 +1,4 @@
-"""Which disk ``--target`` means: a path, a serial number, a WWN, a model, or a rule that fits exactly one."""
+"""Selection of the disk that ``--target`` names: by path, serial number, WWN, model, or a rule that fits one disk."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _LOOKS_LIKE_SELECTOR: Final = re.compile(r"[A-Za-z_ -]+[=:]")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rule:
-    """What ``auto`` looks for.
+    """The rule behind ``auto``.
 
     Attributes:
-        order: ``smallest`` or ``largest`` of several, or empty: then there may be only one.
-        min_bytes: no smaller disk.
-        max_bytes: no larger disk.
-        transport: attached in this way only; ``loop`` for loop devices, which are never meant otherwise.
-        removable: cards, sticks and USB disks as well.
+        order: ``smallest`` or ``largest`` of several disks; empty if only one may fit.
+        min_bytes: smallest size to accept.
+        max_bytes: largest size to accept.
+        transport: transport to accept, empty for any; loop devices need ``loop``.
+        removable: accept cards, sticks and USB disks as well.
     """
 
     order: str = ""
@@ -48,16 +48,16 @@ class Rule:
     removable: bool = False
 
     def admits(self, disk: BlockDevice) -> bool:
-        """Whether the rule means ``disk`` too, refused or not."""
+        """Return whether the rule fits ``disk``, eligible or not."""
         kind = str(disk.kind) if disk.kind is DeviceKind.LOOP else disk.transport
         if self.transport:
             if kind != self.transport:
                 return False
         elif disk.kind is not DeviceKind.DISK:
             return False
-        carried = disk.removable and not self.removable and self.transport not in ("usb", "mmc")
+        excluded = disk.removable and not self.removable and self.transport not in ("usb", "mmc")
         upper_bytes = disk.size_bytes if self.max_bytes is None else self.max_bytes
-        return not carried and self.min_bytes <= disk.size_bytes <= upper_bytes
+        return not excluded and self.min_bytes <= disk.size_bytes <= upper_bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class DiskChoice:
     """A chosen target.
 
     Attributes:
-        path: what to open.
-        identity: the device's, to be compared once it is open; None for a path that the operator gave.
+        path: the path to open.
+        identity: identity of the device, checked again after opening; None for a path that the operator gave.
     """
 
     path: Path
@@ -81,22 +81,22 @@ def choose_target(
     sources: SystemPaths = SYSTEM_PATHS,
     probe: LoopProbe = loop_file,
 ) -> DiskChoice:
-    """What ``--target`` and ``--partition`` mean.
+    """Return the disk or partition that ``--target`` and ``--partition`` name.
 
-    A path is taken as it is: opening it judges it. Anything else must mean exactly one disk that isn't refused;
-    every error lists the disks that there are, with the verdict on each.
+    A path is returned unchecked: opening checks it. Any other selector must fit exactly one eligible disk; every error
+    lists the disks of this machine with a verdict on each.
 
     Args:
-        text: a path, ``serial=``, ``wwn=``, ``model=``, or ``auto`` with rules behind a colon.
-        partition: number of a partition of that disk, if not the whole disk is meant.
-        raw_bytes: size of the image; 0 while it isn't known.
-        sources: where the kernel tells of its devices.
-        probe: asks loop devices for their files.
+        text: a path, ``serial=``, ``wwn=``, ``model=``, or ``auto`` with rules after a colon.
+        partition: number of a partition; None for the whole disk.
+        raw_bytes: size of the image; 0 if it isn't known yet.
+        sources: directories that describe the devices.
+        probe: returns the file of a loop device.
 
     Raises:
         ConfigurationError: ``text`` isn't a selector.
         AmbiguousTargetError: several disks fit.
-        TargetError: none fits, or the only one is refused; the class says why.
+        TargetError: no disk fits, or the only one is refused; the class states the reason.
     """
     kind, separator, value = text.partition("=")
     is_rule = text == "auto" or text.startswith("auto:")
@@ -119,19 +119,19 @@ def choose_target(
 
 
 def _refuse_misspelt(text: str) -> None:
-    """``serail=X`` mustn't become a file of that name, which a live system would hold in its memory."""
+    """Refuse a misspelt selector: ``serail=X`` mustn't become a file, which a live system would keep in memory."""
     if _LOOKS_LIKE_SELECTOR.match(text) and not Path(text).exists():
         raise ConfigurationError(
-            f"--target {text} is neither there nor a selector: write a path, serial=…, wwn=…, model=… or auto:RULES; "
-            f"for a new file of that name write ./{text}"
+            f"--target {text} is neither an existing file nor a selector: write a path, serial=…, wwn=…, model=… or "
+            f"auto:RULES; for a new file of that name write ./{text}"
         )
 
 
 def parse_rule(text: str) -> Rule:
-    """``auto:smallest,min=100G`` as a rule.
+    """Parse a rule such as ``auto:smallest,min=100G``.
 
     Raises:
-        ConfigurationError: a part of it isn't known.
+        ConfigurationError: a part of it is unknown.
     """
     rule = Rule()
     for part in filter(None, text.removeprefix("auto").removeprefix(":").split(",")):
@@ -162,7 +162,7 @@ def _choose_auto(
     for disk in inventory.disks():
         if rule.admits(disk) and (partition is None or _find_partition(disk, partition, inventory)):
             device = _find_partition(disk, partition, inventory) if partition else disk
-            # With --partition, too, a rule never means the disk that the machine runs from.
+            # A rule never selects the disk that the machine runs from, not even for one partition of it.
             refusal = judge(disk, inventory, ImageNeeds(0 if partition else raw_bytes), probe=probe)
             if device is not None and refusal is None:
                 refusal = judge(device, inventory, ImageNeeds(raw_bytes), probe=probe)
@@ -194,8 +194,8 @@ def _choose_named(
     refusals = [judge(device, inventory, ImageNeeds(raw_bytes), probe=probe) for device in devices]
     usable = [device for device, refusal in zip(devices, refusals, strict=True) if refusal is None]
     if not matching:
-        raise TargetError(f"no disk has {text}: name one of those that there are; {NOTHING_WRITTEN}")
-    # A serial number or WWN means one disk: where two have it, refusing one doesn't make the other the right one.
+        raise TargetError(f"no disk has {text}: name one of the disks of this machine; {NOTHING_WRITTEN}")
+    # A serial number or WWN names one disk. If two disks have it, refusing one doesn't make the other the right one.
     if len(usable) > 1 or (len(devices) > 1 and kind != "model"):
         raise _ambiguous(text, devices if kind != "model" else usable)
     if not usable:
@@ -257,7 +257,7 @@ def _partition_of(disk: BlockDevice, number: int, inventory: DiskInventory) -> B
         return partition
     there = ", ".join(str(each.partition_number) for each in inventory.partitions_of(disk)) or "none"
     raise TargetError(
-        f"{disk.path} has no partition {number} (there are: {there}): choose one of these, or see partx --update "
+        f"{disk.path} has no partition {number} (existing ones: {there}): choose one of these, or run partx --update "
         f"{disk.path} if the table was just changed; {NOTHING_WRITTEN}"
     )
 

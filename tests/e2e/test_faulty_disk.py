@@ -88,7 +88,10 @@ CASES = {
         on_victim(
             Operation.WRITE, Action.MISDIRECT, count=1, shift_bytes=(RIGHT_ALREADY - VICTIM) * BLOCK_BYTES
         ),
-        Ending(VerificationError.exit_code, (f"block {RIGHT_ALREADY}", "isn't any more", "incomplete")),
+        Ending(
+            VerificationError.exit_code,
+            (f"block {RIGHT_ALREADY}", "was verified, but has changed", "incomplete"),
+        ),
     ),
     "write misdirected, always": (
         on_victim(Operation.WRITE, Action.MISDIRECT, shift_bytes=(RIGHT_ALREADY - VICTIM) * BLOCK_BYTES),
@@ -103,7 +106,10 @@ CASES = {
     "boot sector refused, once": (on_boot_sector(Action.ERROR, count=1), FAILED),
     "boot sector misdirected, once": (
         on_boot_sector(Action.MISDIRECT, count=1, shift_bytes=RIGHT_ALREADY * BLOCK_BYTES),
-        Ending(VerificationError.exit_code, (f"block {RIGHT_ALREADY}", "isn't any more", "incomplete")),
+        Ending(
+            VerificationError.exit_code,
+            (f"block {RIGHT_ALREADY}", "was verified, but has changed", "incomplete"),
+        ),
     ),
 }
 

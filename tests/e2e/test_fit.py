@@ -380,7 +380,7 @@ def test_a_filesystem_without_a_partition_table_grows_alone(tmp_path: Path, kind
     disk.grow_to(260)
     sentences = disk.fit(GROW)
     assert len(sentences) == 1
-    assert sentences[0].startswith("Its filesystem was grown")
+    assert sentences[0].startswith("The filesystem was grown")
     filesystem_check(disk, kind, 0)
     with opened(disk, kind, 0, tmp_path / "look") as point:
         assert room_bytes(point) > 0.85 * 260 * MIB
@@ -471,7 +471,7 @@ def test_btrfs_grows_on_a_disk_where_this_machine_saw_a_newer_copy_of_it(tmp_pat
     ("last", "reason"),
     [
         (Part(34, LINUX, "vfat"), r"partition \(2\), the filesystem is vfat"),
-        (Part(8, LINUX), r"partition \(2\), the filesystem isn't known"),
+        (Part(8, LINUX), r"partition \(2\), the filesystem is unknown"),
         (Part(8, SWAP, "swap"), r"partition \(2\) is swap"),
         (Part(8, LINUX, "swap"), r"partition \(2\), the content is swap"),
         (Part(40, RECOVERY, "ntfs"), r"partition \(2\) is a Windows recovery partition"),
@@ -576,7 +576,7 @@ def test_a_filesystem_that_did_not_grow_is_an_error(tmp_path: Path, monkeypatch:
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=120)
     idle = dataclasses.replace(GROWERS["ext4"], grow=lambda _device: None)
     monkeypatch.setattr("receiver.disk.fit.fit_target.GROWERS", {"ext4": idle})
-    with pytest.raises(FitError, match=r"has 40\.0 MiB on the disk, and 118\.0 MiB are there"):
+    with pytest.raises(FitError, match=r"has 40\.0 MiB instead of 118\.0 MiB"):
         disk.fit(GROW)
 
 
@@ -649,7 +649,7 @@ def loaded_disk(directory: Path, *, loader: str = "", mbr: bool = False) -> Disk
     image = f"{disk.backing}@@{MIB}"
     for name in ("::/EFI", "::/EFI/BOOT"):
         run("mmd", "-i", image, name)
-    name = loader or efi.this_loader_name().lower()
+    name = loader or efi.local_loader_name().lower()
     run("mcopy", "-i", image, "/etc/hostname", f"::/EFI/BOOT/{name}")
     return disk
 
@@ -677,7 +677,7 @@ def test_an_entry_of_the_same_label_is_replaced_and_keeps_its_place(tmp_path: Pa
     """A room that starts from the network first goes on doing so."""
     make_entries(tmp_path, "Room 12", "Room 12", "Network")
     disk = loaded_disk(tmp_path, mbr=mbr)
-    assert "replaces 2 of that label" in disk.fit(ENTRY)[-1]
+    assert "replaces 2 with that label" in disk.fit(ENTRY)[-1]
     entries = efi.list_entries()
     labels = {entry.number: entry.label for entry in entries.entries}
     # A file isn't cut when a shorter variable is written over it, as firmware does: numbers without an entry follow.
@@ -714,6 +714,6 @@ def test_a_machine_started_by_bios_is_refused_before_anything_is_written(
     monkeypatch.setattr(efi, "FIRMWARE", tmp_path / "none")
     disk = loaded_disk(tmp_path)
     digest = disk.digest()
-    with pytest.raises(ConfigurationError, match=r"started by BIOS.*nothing was written"):
+    with pytest.raises(ConfigurationError, match=r"booted by BIOS.*nothing was written"):
         disk.fit(ENTRY)
     assert disk.digest() == digest

@@ -326,7 +326,7 @@ def test_the_disk_that_this_machine_runs_from() -> None:
         refusal = judge(inventory.devices[number], inventory, ImageNeeds())
         assert refusal is not None
         assert refusal.error_class is TargetIsSystemDiskError
-        assert "live system" in refusal.mend
+        assert "live system" in refusal.fix
 
 
 def test_a_directory_and_a_character_device(tmp_path: Path, image: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_partitions_image_goes_into_that_partition_alone(partition_image: Path
             partition_image,
             device,
             TargetError,
-            "has no partition 7 (there are: 1)",
+            "has no partition 7 (existing ones: 1)",
             options=("--partition", "7"),
         )
         assert backing.read_bytes() == before

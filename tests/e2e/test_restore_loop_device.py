@@ -239,7 +239,7 @@ class _FillsUp(TextProgress):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begin(self, phase: str, total_bytes: int) -> None:
+    def start_phase(self, phase: str, total_bytes: int) -> None:
         if phase == "write":
             with contextlib.suppress(OSError), self.path.open("wb", buffering=0) as file:
                 for _ in range(1000):

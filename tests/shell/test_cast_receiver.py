@@ -507,7 +507,8 @@ async def test_a_block_that_reads_back_wrong_twice_ends_it(
 ) -> None:
     cast.start_sender()
     with pytest.raises(
-        VerificationError, match=r"target\.img: block 20 \(byte 1310720\) read back 2 times.*replace the disk"
+        VerificationError,
+        match=r"target\.img: block 20 \(byte 1310720\) read back wrong 2 times.*replace the disk",
     ):
         await cast.receive(BadDisk)
     assert cast.completions[0].exit_code == 51

@@ -205,7 +205,7 @@ async def test_after_a_cut_the_same_command_goes_on(
 async def test_where_an_earlier_run_ended_it_stops_looking(
     cast: SmallCast, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(target_scan, "FRUITLESS_BYTES", 16 * BLOCK_BYTES)
+    monkeypatch.setattr(target_scan, "UNMATCHED_BYTES_MAX", 16 * BLOCK_BYTES)
     manifest = cast.image.manifest
     content = bytearray(random.Random(5).randbytes(len(cast.image.raw)))
     content[: 30 * BLOCK_BYTES] = cast.image.raw[: 30 * BLOCK_BYTES]

@@ -78,7 +78,7 @@ class HungDisk(HeldImage):
 
     def hold_step(self) -> None:
         assert self._sink is not None
-        writer, watch = self._sink._writer, self._sink.target.stall_watch
+        writer, watch = self._sink._writer, self._sink.target.hang_watchdog
         writer._write_direct = self.hold(writer._write_direct)  # type: ignore[method-assign,assignment]
         writer._write_cached = self.hold(writer._write_cached)  # type: ignore[method-assign,assignment]
         watch._limit_s = 0.5

@@ -10,15 +10,15 @@ import trio
 import trio.testing
 
 from protocol.errors import StorageError
-from receiver.disk.hang_watchdog import DISK_CALL_LIMIT_S, StallWatch
+from receiver.disk.hang_watchdog import DISK_CALL_LIMIT_S, HangWatchdog
 from receiver.disk.watched_threads import WatchedThreads
 from receiver.shared.nursery_errors import single_error
 
 pytestmark = pytest.mark.trio
 
 
-def make_threads() -> tuple[StallWatch, WatchedThreads]:
-    watch = StallWatch(Path("/dev/disk"), clock=trio.lowlevel.current_clock().current_time)
+def make_threads() -> tuple[HangWatchdog, WatchedThreads]:
+    watch = HangWatchdog(Path("/dev/disk"), clock=trio.lowlevel.current_clock().current_time)
     return watch, WatchedThreads(watch)
 
 

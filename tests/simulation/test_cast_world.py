@@ -112,7 +112,7 @@ async def test_every_order_ends_right(
     monkeypatch.setattr(target_image, "SCAN_STEP_BYTES", rng.choice([1, 3, 10]) * BLOCK_BYTES)
     monkeypatch.setattr(target_image, "ZERO_STEP_BYTES", rng.choice([1, 3, 64]) * BLOCK_BYTES)
     fruitless_count = rng.choice([4, 1000])
-    monkeypatch.setattr(target_scan, "FRUITLESS_BYTES", fruitless_count * BLOCK_BYTES)
+    monkeypatch.setattr(target_scan, "UNMATCHED_BYTES_MAX", fruitless_count * BLOCK_BYTES)
     monkeypatch.setattr(pipeline, "VERIFY_BYTES_MIN", rng.choice([1, 8, 200]) * BLOCK_BYTES)
     images: list[TargetImage] = []
     scans, loss = rng.random() < 0.85, rng.choice([0.0, 0.0, 0.05, 0.3])

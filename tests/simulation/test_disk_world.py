@@ -214,7 +214,7 @@ class _Receiving:
 
 
 class _Silence(TextProgress):
-    def begin(self, phase: str, total_bytes: int) -> None:
+    def start_phase(self, phase: str, total_bytes: int) -> None:
         pass
 
     def advance(self, done_bytes: int) -> None:

@@ -1,1 +1,1 @@
-"""Fit a verified image to its disk: backup GPT, partition growth, firmware entry."""
+"""Fitting a verified image to its disk: backup GPT, partition growth, firmware boot entry."""

@@ -1,8 +1,8 @@
-r"""A firmware boot entry for the disk's EFI system partition, by ``efibootmgr``.
+r"""A firmware boot entry for the disk's EFI system partition, managed by ``efibootmgr``.
 
-The entry names the partition by its GUID and the loader that every installer leaves there for removable media,
-``\EFI\BOOT\BOOTX64.EFI`` or its like; what a vendor's own loader would add is not known here. One that is already right
-is left alone: a reimaged disk has the image's GUIDs, and the firmware's store wears out.
+The entry names the partition by its GUID, and the loader that every installer leaves there for removable media,
+``\EFI\BOOT\BOOTX64.EFI`` or the like; a vendor's own loader and its options aren't known here. An entry that is right
+already is left alone: a reimaged disk has the image's GUIDs, and the firmware's store wears out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from receiver.disk.fit.table import EFI_SYSTEM_TYPES
 
 FIRMWARE: Final = Path("/sys/firmware/efi")
 LABEL_CHARS_MAX: Final = 64
-"""Boot menus show about as much, and some firmwares cut or drop longer ones."""
+"""Longest label: boot menus show about as much, and some firmware cuts or drops longer ones."""
 
 PROGRAMS: Final = ("efibootmgr", "mdir")
 
@@ -32,7 +32,7 @@ _LOADERS: Final = {
     ("riscv64", 64): "BOOTRISCV64.EFI",
     ("loongarch64", 64): "BOOTLOONGARCH64.EFI",
 }
-"""UEFI specification 2.10, table 3.2; by machine and the firmware's own word size."""
+"""Loader names by machine and the firmware's word size (UEFI specification 2.10, table 3.2)."""
 
 _ENTRY: Final = re.compile(r"^Boot([0-9A-Fa-f]{4})([* ]) ?(.*)$", re.MULTILINE)
 _ORDER: Final = re.compile(r"^BootOrder: *([0-9A-Fa-f,]+)", re.MULTILINE)
@@ -47,19 +47,19 @@ class BootEntry:
     active: bool
     label: str
     path: str
-    """The device path as text; empty where this version doesn't show it."""
+    """The device path as text; empty if this version of efibootmgr doesn't show it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BootEntries:
-    """What the firmware would boot."""
+    """The firmware's boot entries and boot order."""
 
     entries: tuple[BootEntry, ...]
     order: tuple[str, ...]
 
 
 def parse_entries(output: str) -> BootEntries:
-    """The output of ``efibootmgr --verbose`` of any version: label and path are divided by a tab."""
+    """Parse the output of ``efibootmgr --verbose`` of any version; a tab separates label and path."""
     entries = []
     for match in _ENTRY.finditer(output):
         label, _, path = match[3].partition("\t")
@@ -71,18 +71,18 @@ def parse_entries(output: str) -> BootEntries:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WantedEntry:
-    """The entry that is to be there."""
+    """The boot entry to ensure."""
 
     label: str
     partition: Partition
     partition_guid: str
-    """Empty on a disk with an MBR, whose entries are always made anew."""
+    """Empty on a disk with an MBR, whose entries are always created again."""
     loader: str
-    """As ``\\EFI\\BOOT\\BOOTX64.EFI``."""
+    """Path of the loader, such as ``\\EFI\\BOOT\\BOOTX64.EFI``."""
     sector_bytes: int
 
-    def is_met_by(self, entry: BootEntry) -> bool:
-        """Whether ``entry`` boots just that."""
+    def matches(self, entry: BootEntry) -> bool:
+        """Return whether ``entry`` is active and boots the wanted loader from the wanted partition."""
         part = self.partition
         node = (
             f"hd({part.number},gpt,{self.partition_guid},0x{part.start_bytes // self.sector_bytes:x},"
@@ -98,14 +98,14 @@ class WantedEntry:
         )
 
 
-def is_there(wanted: WantedEntry, listing: BootEntries) -> bool:
-    """Whether the entry is there, in the boot order, and the only one of its label."""
+def has_entry(wanted: WantedEntry, listing: BootEntries) -> bool:
+    """Return whether the entry exists, is in the boot order, and is the only one with its label."""
     same = [entry for entry in listing.entries if entry.label == wanted.label]
-    return len(same) == 1 and wanted.is_met_by(same[0]) and same[0].number in listing.order
+    return len(same) == 1 and wanted.matches(same[0]) and same[0].number in listing.order
 
 
 def create_argv(disk: Path, wanted: WantedEntry) -> list[str]:
-    """The command that adds the entry, first in the boot order."""
+    """Return the command that adds the entry, first in the boot order."""
     return [
         "efibootmgr", "--create", "--disk", str(disk), "--part", str(wanted.partition.number),
         "--label", wanted.label, "--loader", wanted.loader,
@@ -113,24 +113,24 @@ def create_argv(disk: Path, wanted: WantedEntry) -> list[str]:
 
 
 def delete_argv(number: str) -> list[str]:
-    """The command that removes an entry, also from the boot order."""
+    """Return the command that removes an entry, also from the boot order."""
     return ["efibootmgr", "--bootnum", number, "--delete-bootnum"]
 
 
 def order_argv(order: tuple[str, ...]) -> list[str]:
-    """The command that sets the boot order."""
+    """Return the command that sets the boot order."""
     return ["efibootmgr", "--bootorder", ",".join(order)]
 
 
 def new_order(before: BootEntries, after: BootEntries, label: str) -> tuple[str, ...] | None:
-    """The boot order in which the new entry stands where the first of its label stood; None if it already does.
+    """Return the boot order with the new entry at the place of the first old one; None if it is there already.
 
-    A room's machines often have the network first: a replaced entry mustn't change that.
+    A room's machines often boot from the network first: a replaced entry mustn't change that.
 
     Args:
-        before: when the entry wasn't made yet.
-        after: when it was, and the old ones of its label were removed.
-        label: the entry's.
+        before: entries before the new one was created.
+        after: entries after it was created and the old ones with its label were removed.
+        label: label of the entry.
     """
     old = {entry.number for entry in before.entries if entry.label == label}
     new = [entry.number for entry in after.entries if entry.label == label]
@@ -144,22 +144,22 @@ def new_order(before: BootEntries, after: BootEntries, label: str) -> tuple[str,
 
 
 def loader_name(machine: str, firmware_bits: int) -> str:
-    """The file that this machine's firmware starts from removable media.
+    """Return the file that the firmware starts from removable media.
 
     Raises:
-        ConfigurationError: a kind of machine that isn't known.
+        ConfigurationError: the kind of machine is unknown.
     """
     name = _LOADERS.get((machine, firmware_bits))
     if name is None:
         raise ConfigurationError(
-            f"no boot loader's name is known for {machine} with a {firmware_bits}-bit firmware: make the entry with "
-            "efibootmgr --create --loader yourself"
+            f"no boot loader is known for {machine} with {firmware_bits}-bit firmware: create the entry yourself with "
+            "efibootmgr --create --loader"
         )
     return name
 
 
-def this_loader_name() -> str:
-    """:func:`loader_name` of this machine."""
+def local_loader_name() -> str:
+    """Return the :func:`loader_name` of this machine."""
     try:
         bits = int((FIRMWARE / "fw_platform_size").read_text())
     except (OSError, ValueError):
@@ -168,15 +168,15 @@ def this_loader_name() -> str:
 
 
 def find_efi_partition(layout: DiskLayout) -> Partition | None:
-    """The first EFI system partition."""
+    """Return the first EFI system partition; None if there is none."""
     return next((part for part in layout.partitions if part.type in EFI_SYSTEM_TYPES), None)
 
 
 def check_label(label: str) -> None:
-    """Refuse what can't be an entry's label.
+    """Refuse an invalid label.
 
     Raises:
-        ConfigurationError: it is empty, too long or not printable.
+        ConfigurationError: the label is empty, too long or not printable.
     """
     if not label.strip() or label != label.strip() or len(label) > LABEL_CHARS_MAX or not label.isprintable():
         raise ConfigurationError(
@@ -185,40 +185,40 @@ def check_label(label: str) -> None:
 
 
 def check_firmware() -> None:
-    """Refuse a machine that wasn't started by UEFI.
+    """Refuse a machine that wasn't booted by UEFI.
 
     Raises:
-        ConfigurationError: it was started by BIOS, or its firmware's variables can't be reached.
+        ConfigurationError: it was booted by BIOS, or its firmware variables are unavailable.
     """
     if not FIRMWARE.is_dir():
         raise ConfigurationError(
-            "this machine was started by BIOS (there is no /sys/firmware/efi): start it by UEFI, or run without "
+            "this machine was booted by BIOS (there is no /sys/firmware/efi): boot it by UEFI, or run without "
             "--efi-entry; nothing was written"
         )
     variables = FIRMWARE / "efivars"
     if not variables.is_dir() or not any(variables.iterdir()):
         raise ConfigurationError(
-            "the firmware's variables aren't there: mount -t efivarfs efivarfs /sys/firmware/efi/efivars, or run "
+            "the firmware variables are unavailable: mount -t efivarfs efivarfs /sys/firmware/efi/efivars, or run "
             "without --efi-entry; nothing was written"
         )
-    this_loader_name()
+    local_loader_name()
 
 
-def make_entry(disk: Path, layout: DiskLayout, label: str) -> str:
-    """See to it that there is exactly one entry ``label``, and that it boots this disk.
+def ensure_entry(disk: Path, layout: DiskLayout, label: str) -> str:
+    """Ensure that exactly one entry has this label, and that it boots this disk.
 
-    The new one is made before the old ones are removed: at no time there is none.
+    The new entry is created before the old ones are removed, so that there is always one.
 
     Returns:
-        What was done, empty if nothing.
+        A sentence about the change; empty if nothing was changed.
 
     Raises:
-        StepError: there is no system partition, no loader in it, or the firmware doesn't take the entry.
+        StepError: there is no system partition, no loader on it, or the firmware doesn't accept the entry.
     """
     part = find_efi_partition(layout)
     if part is None:
         raise StepError("the disk has no EFI system partition")
-    name = this_loader_name()
+    name = local_loader_name()
     _find_loader(disk, part, name)
     guid = ""
     if layout.table is TableKind.GPT:
@@ -226,7 +226,7 @@ def make_entry(disk: Path, layout: DiskLayout, label: str) -> str:
         guid = run_program(argv, time_limit_s=TABLE_TIME_LIMIT_S).strip()
     wanted = WantedEntry(label, part, guid, f"\\EFI\\BOOT\\{name}", layout.sector_bytes)
     before = list_entries()
-    if is_there(wanted, before):
+    if has_entry(wanted, before):
         return ""
     _change(create_argv(disk, wanted))
     stale = [entry.number for entry in before.entries if entry.label == label]
@@ -237,21 +237,19 @@ def make_entry(disk: Path, layout: DiskLayout, label: str) -> str:
     if order is not None:
         _change(order_argv(order))
         after = list_entries()
-    if not (is_there(wanted, after) if guid else any(entry.label == label for entry in after.entries)):
+    if not (has_entry(wanted, after) if guid else any(entry.label == label for entry in after.entries)):
         raise StepError(
-            "efibootmgr reported success, but the firmware doesn't have the entry: its store may be full"
+            "efibootmgr reported success, but the firmware has no such entry: its store may be full"
         )
-    replaced = f", which replaces {len(stale)} of that label" if stale else ""
-    return (
-        f"The firmware has the boot entry {label} for {wanted.loader} on partition {part.number}{replaced}."
-    )
+    replaced = f", which replaces {len(stale)} with that label" if stale else ""
+    return f"The firmware now has the boot entry {label} for {wanted.loader} on partition {part.number}{replaced}."
 
 
 def list_entries() -> BootEntries:
-    """What the firmware has now.
+    """Return the firmware's current entries.
 
     Raises:
-        StepError: it can't be asked.
+        StepError: efibootmgr failed.
     """
     return parse_entries(run_program(["efibootmgr", "--verbose"], time_limit_s=FIRMWARE_TIME_LIMIT_S))
 

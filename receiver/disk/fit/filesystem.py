@@ -1,7 +1,6 @@
-"""Growing a filesystem to the end of its partition by its own tools, checked before and after by its own check.
+"""Growing a filesystem to the end of its partition with its own tools, and checking it before and after.
 
-Each kind has three steps, each on a fresh loop device, so that nothing one of them left in a cache hides what is on the
-disk from the next:
+Each kind has three steps, each on a new loop device, so that no step sees another's cached data instead of the disk:
 
 =======  =======================  =============================  ==========================
 kind     before, nothing grown    growing                        after
@@ -12,10 +11,10 @@ btrfs    (mounting replays)       mounted, filesystem resize     btrfs check --r
 NTFS     ntfsresize --no-action   ntfsresize                     ntfsresize --info
 =======  =======================  =============================  ==========================
 
-XFS and btrfs grow only while they are mounted; both keep their old size or the new one across a power cut, by their
-journal or by copy on write. resize2fs and ntfsresize have no such protection: after a power cut or a kill in the
-middle, the filesystem may be damaged, and the remedy is to run the same command again: what differs from the image is
-written anew, and the filesystem grown anew.
+XFS and btrfs grow only while they are mounted. Thanks to their journal or copy on write, both have either the old or
+the new size after a power cut. resize2fs and ntfsresize have no such protection: a power cut or a kill may damage
+the filesystem. The fix is to run the same command again: blocks that differ from the image are written again, and the
+filesystem is grown again.
 """
 
 from __future__ import annotations
@@ -36,32 +35,32 @@ from receiver.disk.fit.mount import mounted_privately
 from receiver.disk.fit.programs import FILESYSTEM_TIME_LIMIT_S, MOUNT_TIME_LIMIT_S, StepError, run_program
 
 SLACK_BYTES: Final = 16 * MIB
-"""What a grown filesystem may leave at the end of its partition: ext leaves out a last group too small for its tables,
-XFS one of less than 64 blocks."""
+"""Space that a grown filesystem may leave at the end of its partition: ext skips a last group that is too small for its
+tables, XFS a group of less than 64 blocks."""
 
 _E2FSCK_CORRECTED: Final = (0, 1, 2)
-"""0 clean, 1 corrected, 2 corrected and a mounted one would need a reboot (e2fsck(8))."""
+"""Exit codes of success: 0 clean, 1 corrected, 2 corrected and, if mounted, in need of a reboot (e2fsck(8))."""
 _BTRFS_DEVICE: Final = re.compile(r"devid\s+(\d+)\s+size")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Grower:
-    """How one kind of filesystem grows."""
+    """The tools and steps that grow one kind of filesystem."""
 
     programs: tuple[str, ...]
     before: Callable[[Path], None]
     grow: Callable[[Path], None]
     after: Callable[[Path], None]
     driver: str = ""
-    """The kernel's, where it has to be mounted."""
+    """The kernel driver, if the filesystem must be mounted."""
 
 
-def _run(*argv: str | Path, right_codes: tuple[int, ...] = (0,)) -> str:
-    return run_program(argv, time_limit_s=FILESYSTEM_TIME_LIMIT_S, right_codes=right_codes)
+def _run(*argv: str | Path, success_codes: tuple[int, ...] = (0,)) -> str:
+    return run_program(argv, time_limit_s=FILESYSTEM_TIME_LIMIT_S, success_codes=success_codes)
 
 
 def _before_ext(device: Path) -> None:
-    _run("e2fsck", "-f", "-p", device, right_codes=_E2FSCK_CORRECTED)
+    _run("e2fsck", "-f", "-p", device, success_codes=_E2FSCK_CORRECTED)
 
 
 def _grow_ext(device: Path) -> None:
@@ -77,7 +76,7 @@ def _nothing(_device: Path) -> None:
 
 
 def _grow_xfs(device: Path) -> None:
-    # This machine may have another disk of the same image mounted, and XFS refuses a second one of the same UUID.
+    # XFS refuses to mount a second filesystem with the same UUID, and another disk of this image may be mounted.
     with mounted_privately(device, "xfs", "nouuid") as point:
         _run("xfs_growfs", "-d", point)
 
@@ -94,23 +93,23 @@ def _grow_btrfs(device: Path) -> None:
                 raise StepError(f"this btrfs has {len(members)} devices; one is expected")
             _run("btrfs", "filesystem", "resize", f"{members[0]}:max", point)
     finally:
-        # The kernel remembers where it saw which filesystem, and would look for this one on the loop device.
+        # The kernel remembers where it saw a filesystem, and would search for this one on the loop device.
         forget_btrfs(device)
 
 
 def forget_btrfs(*devices: Path) -> None:
-    """Let the kernel forget that it saw btrfs there.
+    """Make the kernel forget that it saw btrfs on these devices.
 
-    It takes the copy of the higher generation for the right one: last week's, if the same image was on this disk then
-    and has been used since.
+    It prefers the copy with the higher generation: an older one, if the same image was on this disk before and has been
+    used since.
     """
     for device in devices:
-        with contextlib.suppress(StepError):  # it says so when it never saw one there
+        with contextlib.suppress(StepError):  # the command fails if the kernel saw no btrfs there
             run_program(["btrfs", "device", "scan", "--forget", device], time_limit_s=MOUNT_TIME_LIMIT_S)
 
 
 def nodes_of_disk(number: int) -> list[Path]:
-    """The device nodes of a block device and of the partitions that the kernel still believes it to have."""
+    """Return the device nodes of a block device and of its partitions as the kernel last read them."""
     directory = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
     names = [directory.resolve().name, *(path.parent.name for path in directory.glob("*/partition"))]
     return [Path("/dev", name.replace("!", "/")) for name in names]
@@ -124,17 +123,17 @@ _NTFSRESIZE: Final = ("ntfsresize", "--no-progress-bar")
 
 
 def _before_ntfs(device: Path) -> None:
-    # Without --force, one that is hibernated, dirty or due for chkdsk is refused here.
+    # Without --force, ntfsresize refuses a volume that is hibernated, dirty or due for chkdsk.
     _run(*_NTFSRESIZE, "--no-action", device)
 
 
 def _grow_ntfs(device: Path) -> None:
-    # Once --force only answers the question whether one is sure; it takes two to pass over a dirty volume.
+    # One --force only answers the confirmation prompt; it takes two to accept a dirty volume.
     _run(*_NTFSRESIZE, "--force", device)
 
 
 def _after_ntfs(device: Path) -> None:
-    # Growing makes Windows look it over when it starts; ntfsresize takes that mark for dirt.
+    # Growing schedules a check by Windows; ntfsresize takes that mark for a dirty volume.
     _run(*_NTFSRESIZE, "--info", "--force", device)
 
 
@@ -148,11 +147,11 @@ GROWERS: Final[Mapping[str, Grower]] = MappingProxyType(
         "ntfs": Grower(("ntfsresize",), _before_ntfs, _grow_ntfs, _after_ntfs),
     }
 )
-"""By the names of :func:`protocol.disk.filesystem_magic.detect_filesystem`."""
+"""Growers by the names of :func:`protocol.disk.filesystem_magic.detect_filesystem`."""
 
 
 def has_driver(name: str, *, proc: Path = Path("/proc"), modules: Path = Path("/lib/modules")) -> bool:
-    """Whether the running kernel can mount a kind of filesystem, at once or by loading its module."""
+    """Return whether the running kernel can mount a kind of filesystem, possibly by loading its module."""
     known = (proc / "filesystems").read_text().split()
     if name in known:
         return True
@@ -165,11 +164,11 @@ def has_driver(name: str, *, proc: Path = Path("/proc"), modules: Path = Path("/
 
 
 def filesystem_bytes_untrusted(read: Read, kind: str) -> int:
-    """How large a filesystem says that it is; 0 if that can't be told.
+    """Return the size that a filesystem claims; 0 if unknown.
 
     Args:
-        read: the bytes of its partition.
-        kind: one of :data:`GROWERS`.
+        read: reads its partition.
+        kind: a key of :data:`GROWERS`.
     """
     if kind == "ext4":
         block = read(1024, 1024)
@@ -194,15 +193,15 @@ def _little(block: bytes, offset: int, length: int) -> int:
 
 
 def check_size(read: Read, kind: str, size_bytes: int) -> int:
-    """The grown filesystem's size as it is on the disk.
+    """Return the grown filesystem's size as it is on the disk.
 
     Raises:
-        StepError: it doesn't fill what it was given.
+        StepError: it doesn't fill its partition.
     """
     now_bytes = filesystem_bytes_untrusted(read, kind)
     if not size_bytes - SLACK_BYTES <= now_bytes <= size_bytes:
         raise StepError(
-            f"its tool reported success, but the {kind} filesystem has {format_bytes(now_bytes)} on the disk, and "
-            f"{format_bytes(size_bytes)} are there for it"
+            f"its tool reported success, but the {kind} filesystem on the disk has {format_bytes(now_bytes)} instead "
+            f"of {format_bytes(size_bytes)}"
         )
     return now_bytes

@@ -1,18 +1,18 @@
-"""Fitting a verified image to disk and machine: the GPT's end, ``--grow``, a firmware boot entry, the kernel's view.
+"""Fitting a verified image to disk and machine: GPT backup, ``--grow``, firmware boot entry, kernel partition table.
 
 ::
 
-    check_fit   before anything is written: every reason known in advance why a wish can't be met
+    check_fit   before anything is written: every known reason why a request can't be met
     fit         after the image was verified and committed, the disk still claimed by ``Target.fd``
 
-Programs are handed ``/proc/PID/fd/N``, which is the claimed descriptor's own device whatever its name has become; the
+Programs get the path ``/proc/PID/fd/N``, the device of the claimed descriptor even if its name has changed; the
 filesystem tools work on loop devices over it (:mod:`receiver.disk.fit.loop_device`).
 
-Ctrl-C is answered between two programs, never in the middle of one. After a power cut or a kill, run the same command
-again: the image has its own table and filesystem sizes, so what had been changed differs from it, is written anew and
-fitted anew. What a cut leaves until then: before the partition was grown, a right first table with its backup at the
-image's end or at the disk's; after it, a larger partition around a filesystem of the old size, which works; within
-resize2fs or ntfsresize, perhaps a damaged filesystem.
+Ctrl-C stops the work between two programs, never in the middle of one. After a power cut or a kill, run the same
+command again: the image has its own table and filesystem sizes, so changed blocks differ from it, are written again and
+fitted again. Until then a power cut leaves: before the partition is grown, a valid primary table with its backup at the
+end of the image or of the disk; afterwards, a larger partition around a filesystem of the old size, which works; within
+resize2fs or ntfsresize, possibly a damaged filesystem.
 """
 
 from __future__ import annotations
@@ -43,47 +43,53 @@ from receiver.disk.fit.filesystem import (
     nodes_of_disk,
 )
 from receiver.disk.fit.loop_device import loop_device
-from receiver.disk.fit.programs import PACKAGES, StepError, Undisturbed, missing_programs, require_programs
+from receiver.disk.fit.programs import (
+    PACKAGES,
+    StepError,
+    UninterruptedWork,
+    missing_programs,
+    require_programs,
+)
 from receiver.disk.target import Target
 
 _BLKRRPART: Final = 0x125F
 """linux/fs.h."""
 
 _NO_PARTITIONS: Final = (errno.EINVAL, errno.ENOTTY)
-"""Of devices on which the kernel has no partitions to show: a partition, or a loop device made without them."""
+"""Errors of devices that have no partitions: a partition, or a loop device created without them."""
 
-_UNHARMED: Final = "the image is complete and verified on it all the same"
-_HARMED: Final = (
-    "the image was complete and verified before that, what the tool left is not: run the same command again, which "
-    "writes what differs from the image anew, or without --grow"
+_IMAGE_INTACT: Final = "the image on it is complete and verified"
+_IMAGE_DAMAGED: Final = (
+    "the image was complete and verified before that, but the tool may have damaged it: run the same command again, "
+    "which rewrites what differs from the image, or run it without --grow"
 )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FitOptions:
-    """What is wished beyond the image itself."""
+    """Requested changes beyond the image itself."""
 
     grow: bool = False
-    """Grow the last partition and its filesystem to the disk's end."""
+    """Grow the last partition and its filesystem to the end of the disk."""
     efi_label: str | None = None
-    """Make a firmware boot entry of this label."""
+    """Label of the firmware boot entry to create; None for none."""
 
 
 NO_FIT: Final = FitOptions()
-"""Nothing but what every image needs: a GPT's backup at its disk's end, and the kernel's view of the table."""
+"""Only the changes that every image needs: the GPT's backup at the end of the disk, and rereading the table."""
 
 
 def check_fit(options: FitOptions, target: Target, manifest: Manifest) -> None:
-    """Refuse what :func:`fit` couldn't do; nothing is changed.
+    """Refuse requests that :func:`fit` couldn't meet; nothing is changed.
 
-    An image that doesn't know its layout (an older one) is only looked at when it is on the disk. A disk as large as
-    the image has nothing to grow: then nothing stands in the way of ``--grow``.
+    An older image without a layout is only checked once it is on the disk. On a disk as large as the image ``--grow``
+    has nothing to do and is never refused.
 
     Raises:
         MissingDependencyError: a program isn't installed; the message names its Debian package.
         TargetError: ``--grow`` or ``--efi-entry`` for a file, or the entry for a partition.
         ConfigurationError: the image's last partition can't grow, there is no EFI system partition, or this machine
-            wasn't started by UEFI.
+            wasn't booted by UEFI.
     """
     layout = layout_of(manifest.metadata)
     _check_kind(options, target)
@@ -102,15 +108,16 @@ def check_fit(options: FitOptions, target: Target, manifest: Manifest) -> None:
 
 
 def _check_kind(options: FitOptions, target: Target) -> None:
-    wishes = {"--grow": options.grow, "--efi-entry": options.efi_label is not None}
-    wished = " and ".join(name for name, is_wished in wishes.items() if is_wished)
-    if wished and not target.is_device:
+    requests = {"--grow": options.grow, "--efi-entry": options.efi_label is not None}
+    requested = " and ".join(name for name, is_requested in requests.items() if is_requested)
+    if requested and not target.is_device:
         raise TargetError(
-            f"{target.path} is a file, which becomes as long as the image: {wished} is for disks; nothing was written"
+            f"{target.path} is a file: {requested} is for disks; run without it; nothing was written"
         )
     if options.efi_label is not None and target.is_partition:
         raise TargetError(
-            f"{target.path} is a partition: a boot entry is for a whole disk; nothing was written"
+            f"{target.path} is a partition: a boot entry is for a whole disk; run without --efi-entry; nothing was "
+            "written"
         )
 
 
@@ -127,8 +134,8 @@ def _check_growth(target: Target, manifest: Manifest, layout: DiskLayout | None)
         require_programs(programs, f"growing {growth.name}")
         if grower.driver and not has_driver(grower.driver):
             raise MissingDependencyError(
-                f"growing {growth.name} needs it mounted for a moment, and this kernel has no driver for it: use a "
-                "live system that has, or run without --grow; nothing was written"
+                f"growing {growth.name} needs to mount it for a moment, and this kernel has no driver for it: use a "
+                "live system with the driver, or run without --grow; nothing was written"
             )
     elif _has_room(target, manifest):
         raise ConfigurationError(
@@ -153,21 +160,21 @@ def fit(
 ) -> list[str]:
     """Fit the image on ``target`` to the disk and the machine; blocks, for hours on a huge filesystem.
 
-    Doing it again changes nothing and says nothing.
+    A second call changes nothing and returns no sentences.
 
     Args:
         target: holds the whole image, verified and committed; stays open.
-        manifest: the image's.
-        options: what is wished.
-        on_step: is told what begins, in a few words; from another thread.
+        manifest: manifest of the image.
+        options: requested changes.
+        on_step: called with the name of each step that starts, from another thread.
 
     Returns:
-        What was done, and what couldn't be but does no harm: sentences for people.
+        Sentences for people about changes made and harmless failures.
 
     Raises:
         FitError: something failed; the image was complete and verified before that.
         StorageError: the disk can't be read or flushed.
-        KeyboardInterrupt: Ctrl-C; what was under way has ended.
+        KeyboardInterrupt: Ctrl-C was pressed; the current step has finished.
     """
     if not target.is_device:
         return []
@@ -179,14 +186,14 @@ def fit(
 
         return _Fit(target, manifest, options, begin).run()
 
-    return Undisturbed(work).run()
+    return UninterruptedWork(work).run()
 
 
 def reread_partition_table(target: Target) -> str:
-    """Let the kernel read the partition table of the claimed disk anew.
+    """Make the kernel reread the partition table of the claimed disk.
 
     Returns:
-        A sentence if it couldn't; empty if it did, or has no partitions to show for such a device.
+        A sentence if that failed; empty if it succeeded or such a device has no partitions.
     """
     try:
         fcntl.ioctl(target.fd, _BLKRRPART)
@@ -194,7 +201,7 @@ def reread_partition_table(target: Target) -> str:
         if error.errno in _NO_PARTITIONS:
             return ""
         return (
-            f"The kernel still has the old partition table of {target.path} ({error.strerror}): reboot before you use "
+            f"The kernel still has the old partition table of {target.path} ({error.strerror}): reboot before using "
             "it."
         )
     return ""
@@ -209,7 +216,7 @@ class _Fit:
         self._target = target
         self._manifest = manifest
         self._options = options
-        self._begin = begin
+        self._on_step = begin
         self._read = table.direct_reader(target.read_back)
         self._disk = Path(f"/proc/{os.getpid()}/fd/{target.fd}")
         self._done: list[str] = []
@@ -225,16 +232,16 @@ class _Fit:
             if self._options.grow:
                 self._grow(layout)
         finally:
-            # The kernel's idea of the table is older than the image, whatever became of the rest.
+            # The kernel's copy of the table is older than the image, even if a step failed.
             complaint = reread_partition_table(self._target)
         if complaint:
             self._done.append(complaint)
         return self._done
 
     @contextlib.contextmanager
-    def _step(self, name: str, consequence: str = _UNHARMED) -> Iterator[None]:
-        """One step, its errors in words that say what they mean for the image."""
-        self._begin(name)
+    def _step(self, name: str, consequence: str = _IMAGE_INTACT) -> Iterator[None]:
+        """Run one step; its errors state the consequence for the image."""
+        self._on_step(name)
         try:
             yield
         except StepError as error:
@@ -252,18 +259,18 @@ class _Fit:
         with self._step("moving the backup partition table"):
             if layout.sector_bytes != self._target.sector_bytes:
                 raise StepError(
-                    f"the table counts sectors of {layout.sector_bytes} bytes, the disk {self._target.sector_bytes}"
+                    f"the table counts sectors of {layout.sector_bytes} bytes, the disk has {self._target.sector_bytes}"
                 )
             table.move_backup(self._disk)
             self._target.sync()
             if not self._has_backup_at_end(layout) or self._read_layout().partitions != layout.partitions:
-                raise StepError("sfdisk reported success, but what is read back from the disk isn't right")
+                raise StepError("sfdisk reported success, but the table reads back wrong")
             table.check_table(self._disk)
         self._done.append("The backup of the partition table was moved to the end of the disk.")
 
     def _make_entry(self, layout: DiskLayout, label: str) -> None:
-        with self._step("making the boot entry"):
-            sentence = efi.make_entry(self._disk, layout, label)
+        with self._step("creating the boot entry"):
+            sentence = efi.ensure_entry(self._disk, layout, label)
         if sentence:
             self._done.append(sentence)
 
@@ -283,29 +290,29 @@ class _Fit:
         if not growth.grows_partition and old_bytes > growth.size_bytes - SLACK_BYTES:
             return
         grower = GROWERS[growth.filesystem]
-        # Before the partition: one with a filesystem that can't grow had better stay as it came.
+        # Checked before the partition grows: if the filesystem can't grow, the partition stays as it is.
         with self._step(f"checking {growth.name}"):
             container = container_signature(self._reader(growth), growth.old_stop_bytes - growth.start_bytes)
             if container:
-                raise StepError(f"it belongs to {container}, which no tool here grows")
+                raise StepError(f"it belongs to {container}, which can't be grown here")
             with self._loop(growth) as device:
                 grower.before(device)
         if growth.grows_partition:
             with self._step(f"growing {growth.name}"):
                 self._grow_partition(layout, growth)
-        with self._step(f"growing the filesystem of {growth.name}", _HARMED):
+        with self._step(f"growing the filesystem of {growth.name}", _IMAGE_DAMAGED):
             if growth.filesystem == "btrfs":
                 forget_btrfs(*nodes_of_disk(os.fstat(self._target.fd).st_rdev))
             with self._loop(growth) as device:
                 grower.grow(device)
             self._target.sync()
-        with self._step(f"checking the grown {growth.name}", _HARMED):
+        with self._step(f"checking the grown {growth.name}", _IMAGE_DAMAGED):
             with self._loop(growth) as device:
                 grower.after(device)
             now_bytes = check_size(self._reader(growth), growth.filesystem, growth.size_bytes)
-        what = "Its filesystem" if growth.partition is None else f"Partition {growth.partition.number}"
+        grown = "The filesystem" if growth.partition is None else f"Partition {growth.partition.number}"
         self._done.append(
-            f"{what} was grown: its {growth.filesystem} has {format_bytes(now_bytes)} now, {format_bytes(old_bytes)} "
+            f"{grown} was grown: its {growth.filesystem} has {format_bytes(now_bytes)} now, {format_bytes(old_bytes)} "
             "before, and passes its own check."
         )
 
@@ -330,7 +337,7 @@ class _Fit:
 
 
 def fit_tools() -> list[tuple[str, bool, str]]:
-    """For the doctor: what each program is for, whether all of it is installed, and the Debian package."""
+    """Return for each purpose, for the doctor, whether its programs are installed, and their Debian package."""
     purposes = {
         "moving a GPT's backup, growing partitions": ("sfdisk",),
         "checking a GPT a second time (optional)": ("sgdisk",),

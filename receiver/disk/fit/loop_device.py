@@ -1,8 +1,8 @@
-"""A range of a claimed disk as a block device of its own, for tools that want one: a loop device over the descriptor.
+"""A loop device over a range of a claimed disk, for tools that need a block device.
 
-While a disk is held with ``O_EXCL``, nobody can mount or claim its partitions' nodes, and that is as it should be. A
-loop device over the held descriptor reaches the same bytes without letting go of the disk and without naming it anew.
-``losetup`` would open the disk by its name again and knows no autoclear, so the call is made here.
+While a disk is held with ``O_EXCL``, its partitions' nodes can't be mounted or claimed, as intended. A loop device over
+the held descriptor reaches the same bytes without releasing the disk or naming it again. ``losetup`` would open the
+disk by name and knows no autoclear, so the ioctl is called here.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ _CONFIG: Final = struct.Struct("=II5Q4I64s64s32s2Q8Q")
 
 _CONTROL: Final = Path("/dev/loop-control")
 _ATTEMPTS_MAX: Final = 64
-"""A device that is free may be taken by somebody else before it is configured."""
+"""Attempts to get a device: another program may take a free one before it is configured."""
 _RELEASE_WAIT_S: Final = 10.0
-"""udev looks into every new block device for a moment, and so keeps it."""
+"""Time to wait for udev, which probes every new block device for a moment and so keeps it open."""
 
 
 @contextlib.contextmanager
 def loop_device(
     fd: int, start_bytes: int, size_bytes: int, *, sector_bytes: int, name: str
 ) -> Iterator[Path]:
-    """A loop device over ``[start, start + size)`` of what ``fd`` is open on; gone afterwards, flushed.
+    """Provide a loop device over ``[start, start + size)`` of the file open on ``fd``; flush and remove it afterwards.
 
-    It goes by itself when its last user closes it, even if this process was killed meanwhile.
+    The kernel removes it when its last user closes it, even if this process is killed.
 
     Args:
         fd: open for reading and writing.
         start_bytes: first byte.
-        size_bytes: how many.
-        sector_bytes: its logical sector size, the disk's own.
-        name: what ``losetup`` shows as its file.
+        size_bytes: length.
+        sector_bytes: logical sector size of the device, that of the disk.
+        name: name that ``losetup`` shows as its file.
 
     Raises:
-        StepError: there is none to be had, or what was written to it can't be flushed.
+        StepError: no loop device is available, or flushing it failed.
     """
     path, loop_fd = _attach(fd, start_bytes, size_bytes, sector_bytes, name)
     attached = _attachment(path)
@@ -88,7 +88,7 @@ def _attach(fd: int, start_bytes: int, size_bytes: int, sector_bytes: int, name:
                 return path, loop_fd
     except OSError as error:
         raise StepError(
-            f"no loop device can be made over the disk: {error.strerror}; is the module loop there (modprobe loop)?"
+            f"no loop device can be created over the disk: {error.strerror}; load the loop module (modprobe loop)"
         ) from error
     raise StepError("no loop device is free: see losetup --list")
 
@@ -102,7 +102,7 @@ def _free_number() -> int:
 
 
 def _attachment(path: Path) -> tuple[str, ...]:
-    """What is attached to a loop device; empty for nothing."""
+    """Return the attributes of a loop device's file; empty if none is attached."""
     directory = Path("/sys/class/block", path.name, "loop")
     try:
         return tuple((directory / name).read_text() for name in ("backing_file", "offset", "sizelimit"))
@@ -111,7 +111,7 @@ def _attachment(path: Path) -> tuple[str, ...]:
 
 
 def _wait_for_release(path: Path, attached: tuple[str, ...]) -> None:
-    """Wait a little for a device that somebody else still looks into: it keeps the disk claimed."""
+    """Wait briefly for a loop device that another program still probes: it keeps the disk claimed."""
     deadline_s = time.monotonic() + _RELEASE_WAIT_S
     while attached and _attachment(path) == attached and time.monotonic() < deadline_s:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Mounting where nobody else sees it: in a mount namespace of the calling thread."""
+"""Private mounts, in a mount namespace of the calling thread."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def mounted_privately(device: Path, filesystem: str, *options: str) -> Iterator[Path]:
-    """``device`` mounted in a directory that only the calling thread and the programs it starts see.
+    """Mount ``device`` in a directory that only the calling thread and its child processes see.
 
-    No desktop, no daemon and no ``lsblk`` meets it, and the kernel unmounts it when the last of them has ended, killed
-    or not. The thread stays in its namespace: call this only from one that ends with its work, never from the main one.
+    Desktops, daemons and ``lsblk`` don't see it, and the kernel unmounts it when the last of these processes has
+    exited, killed or not. The thread stays in its namespace: call this only from a thread that ends with its work,
+    never from the main thread.
 
     Raises:
-        StepError: it can't be mounted or unmounted.
+        StepError: mounting or unmounting failed.
     """
     assert threading.current_thread() is not threading.main_thread()
     if _libc.unshare(_CLONE_NEWNS) != 0:
-        raise StepError(f"no private mount namespace can be made: {os.strerror(ctypes.get_errno())}")
-    # Or else a shared root would show the mount to everybody.
+        raise StepError(f"no private mount namespace can be created: {os.strerror(ctypes.get_errno())}")
+    # Otherwise a shared root would propagate the mount to all processes.
     run_program(["mount", "--make-rprivate", "/"], time_limit_s=MOUNT_TIME_LIMIT_S)
     directory = tempfile.mkdtemp(prefix="diskcast-fit-")
     try:
@@ -42,6 +43,6 @@ def mounted_privately(device: Path, filesystem: str, *options: str) -> Iterator[
         finally:
             run_program(["umount", directory], time_limit_s=MOUNT_TIME_LIMIT_S)
     finally:
-        # Only ever the empty directory itself: one that is still mounted has the operator's files in it.
+        # rmdir, never a recursive removal: a directory that is still mounted holds the operator's files.
         with contextlib.suppress(OSError):
             Path(directory).rmdir()

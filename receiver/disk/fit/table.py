@@ -1,7 +1,7 @@
-"""A partition table on a disk larger than the image's: the GPT's backup at the end, the last partition grown.
+"""The partition table on a disk that is larger than its image: moving the GPT's backup, growing the last partition.
 
-What may grow and how far is decided by pure functions; ``sfdisk`` changes the table, and what the disk then has is
-read back past the page cache.
+Pure functions decide what may grow and how far. ``sfdisk`` changes the table, which is then read back past the page
+cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from receiver.disk.fit.programs import TABLE_TIME_LIMIT_S, StepError, find_progr
 from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
 
 ALIGNMENT: Final = MIB
-"""Where partitions begin and end: a multiple of every disk's inner unit."""
+"""Alignment of partition boundaries: a multiple of every disk's internal unit."""
 
 GROWABLE: Final = ("ext4", "xfs", "btrfs", "ntfs")
 
@@ -41,22 +41,21 @@ _FIXED_TYPES: Final = {
     "0x8E": "an LVM physical volume",
     "0xFD": "a member of a RAID",
 }
-"""Types that have a reason to be as large as they are, or whose content no tool here grows (UEFI specification 2.10
-table 5.7, Discoverable Partitions Specification, MBR types as the kernel and sfdisk know them)."""
+"""Partition types of fixed size, or whose content can't be grown here (UEFI specification 2.10 table 5.7, Discoverable
+Partitions Specification, MBR types as in the kernel and sfdisk)."""
 
 EFI_SYSTEM_TYPES: Final = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "0xEF")
 
 _MBR_SECTORS_MAX: Final = 2**32
-"""Start and size are 32-bit numbers of sectors: 2 TiB of 512-byte ones."""
+"""Limit of the 32-bit start and size fields: 2 TiB with 512-byte sectors."""
 _GPT_BACKUP_SECTORS: Final = 1
 _GPT_ENTRIES_BYTES: Final = 16 * KIB
 _GPT_HEADER: Final = struct.Struct("<8sIIIIQQQQ")
 _GPT_HEADER_BYTES_MIN: Final = 92
 _GPT_SIGNATURE: Final = b"EFI PART"
 
-# The kernel would refuse to read a claimed disk's table again for anybody but the claim's holder, who does it at the
-# end; sfdisk's own question whether the disk is in use is answered by the claim.
-# Signatures that it finds are the image's, none of which may be wiped.
+# The kernel rereads a claimed disk's table only for the holder of the claim, which is this process and does so at the
+# end. The claim also proves that the disk isn't in use. Signatures on the disk are the image's and mustn't be wiped.
 _QUIET: Final = (
     "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "--wipe-partitions", "never",
 )  # fmt: skip
@@ -64,12 +63,12 @@ _QUIET: Final = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Growth:
-    """What is to be grown, and where it will end."""
+    """The partition or filesystem to grow, and its new end."""
 
     partition: Partition | None
-    """None: the filesystem lies on the target itself."""
+    """None if the filesystem is on the target itself, without a table."""
     container: Partition | None
-    """The extended partition that has to grow with a logical one."""
+    """The extended partition that must grow with a logical one."""
     filesystem: str
     start_bytes: int
     old_stop_bytes: int
@@ -77,22 +76,22 @@ class Growth:
 
     @property
     def size_bytes(self) -> int:
-        """Of the range when it has grown."""
+        """Return the size of the range after growing."""
         return self.stop_bytes - self.start_bytes
 
     @property
     def grows_partition(self) -> bool:
-        """Whether the table has to be changed."""
+        """Return whether the table must be changed."""
         return self.partition is not None and self.stop_bytes > self.old_stop_bytes
 
     @property
     def name(self) -> str:
-        """``partition 2 (ext4)``."""
+        """Return a name such as ``partition 2 (ext4)``."""
         return f"partition {self.partition.number} ({self.filesystem})" if self.partition else self.filesystem
 
 
 def growth_obstacle(layout: DiskLayout) -> str:
-    """Why nothing of this disk can be grown; empty if something can."""
+    """Return the reason why nothing on this disk can be grown; empty if something can."""
     if layout.table is TableKind.NONE:
         if layout.filesystem in GROWABLE:
             return ""
@@ -103,19 +102,19 @@ def growth_obstacle(layout: DiskLayout) -> str:
     if last.is_extended:
         return f"the last partition ({last.number}) is an extended one with nothing at its end"
     if last.type in _FIXED_TYPES:
-        return f"the last partition ({last.number}) is {_FIXED_TYPES[last.type]}, which isn't to grow"
+        return f"the last partition ({last.number}) is {_FIXED_TYPES[last.type]}, which is never grown"
     if last.filesystem not in GROWABLE:
-        return f"of the last partition ({last.number}), {_cannot_grow(last.filesystem)}"
+        return f"in the last partition ({last.number}), {_cannot_grow(last.filesystem)}"
     return ""
 
 
 def plan_growth(layout: DiskLayout, size_bytes: int, *, usable_stop_bytes: int | None = None) -> Growth:
-    """How far what is last on the disk can grow; it may be that it already reaches there.
+    """Compute how far the last partition or filesystem can grow; it may reach there already.
 
     Args:
-        layout: one without a :func:`growth_obstacle`.
-        size_bytes: the disk's size.
-        usable_stop_bytes: where the GPT's own copy begins at the end of the disk, if that is known exactly.
+        layout: a layout without a :func:`growth_obstacle`.
+        size_bytes: size of the disk.
+        usable_stop_bytes: end of the sectors that the GPT allows for partitions, if it is known exactly.
     """
     if layout.table is TableKind.NONE:
         return Growth(None, None, layout.filesystem, 0, size_bytes, size_bytes)
@@ -125,7 +124,7 @@ def plan_growth(layout: DiskLayout, size_bytes: int, *, usable_stop_bytes: int |
         usual_stop_bytes = size_bytes - _GPT_ENTRIES_BYTES - _GPT_BACKUP_SECTORS * layout.sector_bytes
         limit_bytes = usable_stop_bytes if usable_stop_bytes is not None else usual_stop_bytes
     else:
-        # A partition that starts near 2 TiB could end beyond it, but few firmwares follow.
+        # A partition that starts below 2 TiB could end beyond, but little firmware supports that.
         limit_bytes = min(size_bytes, _MBR_SECTORS_MAX * layout.sector_bytes)
     stop_bytes = max(last.stop_bytes, limit_bytes // ALIGNMENT * ALIGNMENT)
     container = next(
@@ -140,7 +139,7 @@ def plan_growth(layout: DiskLayout, size_bytes: int, *, usable_stop_bytes: int |
 
 
 def _last_partition(layout: DiskLayout) -> Partition | None:
-    """The one that ends last; of a logical partition and the extended one around it, the logical one."""
+    """Return the partition that ends last; a logical partition rather than the extended one around it."""
     return max(
         layout.partitions,
         key=lambda part: (part.start_bytes if part.is_extended else part.stop_bytes, not part.is_extended),
@@ -150,20 +149,19 @@ def _last_partition(layout: DiskLayout) -> Partition | None:
 
 def _cannot_grow(filesystem: str) -> str:
     if not filesystem:
-        return "the filesystem isn't known"
+        return "the filesystem is unknown"
     if filesystem == "swap":
         return "the content is swap"
-    return f"the filesystem is {filesystem}, which no tool here grows"
+    return f"the filesystem is {filesystem}, which can't be grown here"
 
 
-# -- what is on the disk ---------------------------------------------------------------------------------------
+# -- reading the table -----------------------------------------------------------------------------------------
 
 
 def direct_reader(read_back: ReadBack) -> Read:
-    """Reads any range past the page cache; a range beyond the end is shorter.
+    """Return a function that reads any range past the page cache, shorter at the end of the disk.
 
-    Raises:
-        StorageError: (each call) the disk can't read.
+    The function raises ``StorageError`` if the disk can't be read.
     """
 
     def read(offset: int, length: int) -> bytes:
@@ -180,14 +178,14 @@ def direct_reader(read_back: ReadBack) -> Read:
 
 
 def read_layout(read_back: ReadBack, sector_bytes: int) -> DiskLayout:
-    """The layout that the disk has now, past the page cache."""
+    """Read the disk's current layout past the page cache."""
     return parse_layout_untrusted(
         direct_reader(read_back), read_back.size_bytes, sector_bytes=max(512, sector_bytes)
     )
 
 
 def has_backup_at_end_untrusted(read: Read, size_bytes: int, sector_bytes: int) -> bool:
-    """Whether a GPT's backup is in the disk's last sector, right, and the first header says so."""
+    """Return whether a valid GPT backup is in the last sector and the primary header points to it."""
     last_sector = size_bytes // sector_bytes - 1
     first = _gpt_header_untrusted(read, 1, sector_bytes)
     copy = _gpt_header_untrusted(read, last_sector, sector_bytes)
@@ -195,13 +193,13 @@ def has_backup_at_end_untrusted(read: Read, size_bytes: int, sector_bytes: int) 
 
 
 def usable_stop_bytes_untrusted(read: Read, sector_bytes: int) -> int | None:
-    """Where the last sector that a GPT has for partitions ends; None if its first header isn't right."""
+    """Return the end of the sectors that a GPT allows for partitions; None if its primary header is invalid."""
     first = _gpt_header_untrusted(read, 1, sector_bytes)
     return first[1] if first else None
 
 
 def _gpt_header_untrusted(read: Read, sector: int, sector_bytes: int) -> tuple[int, int] | None:
-    """The other copy's sector and where the usable sectors end; None if there is no right header for ``sector``."""
+    """Return the other header's sector and the end of the usable sectors; None if the header is invalid."""
     header = read(sector * sector_bytes, sector_bytes)
     if len(header) < sector_bytes:
         return None
@@ -214,41 +212,41 @@ def _gpt_header_untrusted(read: Read, sector: int, sector_bytes: int) -> tuple[i
     return other, (last_usable + 1) * sector_bytes
 
 
-# -- changing it -----------------------------------------------------------------------------------------------
+# -- changing the table ----------------------------------------------------------------------------------------
 
 
 def move_backup_argv(disk: Path) -> list[str]:
-    """The command that writes a GPT's backup to the end of ``disk``, and the protective MBR's size with it."""
+    """Return the command that moves a GPT's backup to the end of ``disk`` and adjusts the protective MBR."""
     return ["sfdisk", *_QUIET, "--relocate", "gpt-bak-std", str(disk)]
 
 
 def resize_argv(disk: Path, number: int) -> list[str]:
-    """The command that changes one partition to what :func:`resize_text` says; all else about it stays."""
+    """Return the command that changes the place of one partition to its input, see :func:`resize_text`."""
     return ["sfdisk", *_QUIET, "-N", str(number), str(disk)]
 
 
 def resize_text(start_bytes: int, stop_bytes: int, sector_bytes: int) -> str:
-    """A partition's place as sfdisk reads it from its input, in sectors."""
+    """Return a partition's place in sectors, as sfdisk reads it from its input."""
     return f"start={start_bytes // sector_bytes}, size={(stop_bytes - start_bytes) // sector_bytes}\n"
 
 
 def move_backup(disk: Path) -> None:
     """Move a GPT's backup to the disk's end.
 
-    Power cut: sfdisk writes the backup first, then the table itself, so that one of them is right; whatever it is, the
-    next run of the same command writes the image's table anew and comes back here.
+    Power cut: sfdisk writes the backup first, then the primary table, so that one of them is valid; in either case the
+    next run of the same command writes the image's table again and repeats this step.
 
     Raises:
-        StepError: it failed.
+        StepError: sfdisk failed.
     """
     run_program(move_backup_argv(disk), time_limit_s=TABLE_TIME_LIMIT_S)
 
 
 def grow_partition(disk: Path, growth: Growth, sector_bytes: int) -> None:
-    """Move the partition's end; a logical one's extended partition first.
+    """Move the partition's end, first that of the extended partition around a logical one.
 
     Raises:
-        StepError: it failed.
+        StepError: sfdisk failed.
     """
     assert growth.partition is not None
     for part in (growth.container, growth.partition):
@@ -261,30 +259,30 @@ def grow_partition(disk: Path, growth: Growth, sector_bytes: int) -> None:
 
 
 def check_table(disk: Path) -> None:
-    """Let ``sfdisk``, and ``sgdisk`` where it is installed, check a GPT.
+    """Check a GPT with ``sfdisk``, and with ``sgdisk`` if it is installed.
 
     Raises:
-        StepError: one of them finds something wrong.
+        StepError: one of them reports an error.
     """
     output = run_program(["sfdisk", "--verify", str(disk)], time_limit_s=TABLE_TIME_LIMIT_S)
     if "No errors detected" not in output:
-        raise StepError(f"sfdisk --verify isn't content with the partition table: {last_lines(output)}")
+        raise StepError(f"sfdisk --verify reports errors in the partition table: {last_lines(output)}")
     if find_program("sgdisk") is None:
         return
     output = run_program(["sgdisk", "--verify", str(disk)], time_limit_s=TABLE_TIME_LIMIT_S)
-    if "No problems found" not in output:  # its exit code is 0 all the same
-        raise StepError(f"sgdisk --verify isn't content with the partition table: {last_lines(output)}")
+    if "No problems found" not in output:  # its exit code is 0 in any case
+        raise StepError(f"sgdisk --verify reports errors in the partition table: {last_lines(output)}")
 
 
 def check_grown(layout: DiskLayout, growth: Growth) -> None:
-    """Compare what the disk now has with what was asked for.
+    """Compare the disk's current partition with the planned one.
 
     Raises:
-        StepError: the partition isn't there or ends elsewhere.
+        StepError: the partition is missing or ends elsewhere.
     """
     assert growth.partition is not None
     number = growth.partition.number
     now = next((part for part in layout.partitions if part.number == number), None)
     if now is None or (now.start_bytes, now.stop_bytes) != (growth.start_bytes, growth.stop_bytes):
-        place = f"ends at {format_bytes(now.stop_bytes)}" if now else "is gone"
+        place = f"ends at {format_bytes(now.stop_bytes)}" if now else "is missing"
         raise StepError(f"sfdisk reported success, but on the disk partition {number} {place}")

@@ -1,1 +1,1 @@
-"""The block devices of this machine, what uses them, and what is on them, as the kernel reports them."""
+"""Block devices of this machine as the kernel reports them: identity, holders, content."""

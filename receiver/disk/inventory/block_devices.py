@@ -1,7 +1,8 @@
-"""The block devices of this machine as the kernel tells them in sysfs: what they are, and what is built on them.
+"""Block devices of this machine as sysfs reports them: identity, properties, and the devices built on them.
 
-Nothing is opened here: a disk that is asleep stays asleep, and one that hangs doesn't hang the list. What uses a device
-is told by :mod:`receiver.disk.inventory.holders`, what is on it by :mod:`receiver.disk.inventory.disk_contents`.
+No device is opened here: a sleeping disk stays asleep, and a hanging disk doesn't block the list. See
+:mod:`receiver.disk.inventory.holders` for a device's users and :mod:`receiver.disk.inventory.disk_contents` for its
+content.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _SYSFS_SECTOR_BYTES: Final = 512
 _BLKGETDISKSEQ: Final = 0x80081280  # linux/fs.h
 
 _VIRTUAL_NAME: Final = re.compile(r"ram\d+|zram\d+|fd\d+|mmcblk\d+(boot\d+|rpmb)")
-"""Memory, floppy disks and an eMMC's boot areas: nothing that a disk's image goes to."""
+"""RAM disks, floppy disks and an eMMC's boot areas: never the target of an image."""
 
 _WWN_PREFIX: Final = re.compile(r"^(0x|naa\.|eui\.|t10\.|uuid\.|nvme\.|wwn-)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SystemPaths:
-    """Where the kernel and udev tell what there is; other places in tests."""
+    """Directories in which the kernel and udev describe the devices; tests use others."""
 
     sys: Path = Path("/sys")
     proc: Path = Path("/proc")
@@ -44,7 +45,7 @@ SYSTEM_PATHS: Final = SystemPaths()
 
 
 class DeviceKind(enum.StrEnum):
-    """What stands behind a block device."""
+    """The kind of a block device."""
 
     DISK = "disk"
     PARTITION = "partition"
@@ -56,12 +57,12 @@ class DeviceKind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeviceIdentity:
-    """What makes a device this one: another disk under the same name has another."""
+    """The identity of a device: another disk under the same name has a different one."""
 
     number: int
     """Device number, as ``st_rdev``."""
     disk_sequence: int | None
-    """Counts every disk that this kernel has seen, so that none has another's; None before Linux 5.15."""
+    """A number that the kernel never gives to a second disk; None before Linux 5.15."""
     size_bytes: int
     serials: tuple[str, ...]
     wwn: str
@@ -69,59 +70,59 @@ class DeviceIdentity:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDevice:
-    """A disk, a partition or what the kernel makes of other devices."""
+    """A disk, a partition, or a device that the kernel builds from others."""
 
     name: str
-    """The kernel's, as in ``/proc/partitions``."""
+    """The kernel's name, as in ``/proc/partitions``."""
     path: Path
     kind: DeviceKind
     identity: DeviceIdentity
     removable: bool
-    """Of a kind that is carried around: a card, a stick, anything on USB."""
+    """A portable medium: a card, a stick, anything on USB."""
     read_only: bool
     sector_bytes: int
     physical_sector_bytes: int
     rotational: bool
     transport: str
-    """``sata``, ``nvme``, ``usb`` …; empty where it isn't known."""
+    """``sata``, ``nvme``, ``usb`` …; empty if unknown."""
     model: str
     label: str = ""
-    """The name of a device-mapper device, a RAID's, or the file of a loop device."""
+    """The name of a device-mapper device or RAID, or the file of a loop device."""
     mapper_uuid: str = ""
     partition_number: int | None = None
     disk_number: int
-    """Device number of the whole disk; a disk's own."""
+    """Device number of the whole disk; for a disk, its own."""
     holders: tuple[str, ...]
-    """Names of the devices that are built on it."""
+    """Names of the devices that are built on this one."""
     slaves: tuple[str, ...]
-    """Names of the devices that it is built on."""
+    """Names of the devices that this one is built on."""
 
     @property
     def number(self) -> int:
-        """Device number, as ``st_rdev``."""
+        """Return the device number, as ``st_rdev``."""
         return self.identity.number
 
     @property
     def size_bytes(self) -> int:
-        """Size, 0 without a medium."""
+        """Return the size; 0 without a medium."""
         return self.identity.size_bytes
 
     @property
     def serial(self) -> str:
-        """The serial number that is shown; empty where there is none."""
+        """Return the serial number to show; empty if there is none."""
         return self.identity.serials[0] if self.identity.serials else ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DiskInventory:
-    """All block devices at one moment, with the mounts and swaps of that moment.
+    """A snapshot of all block devices, mounts and swap areas.
 
     Attributes:
         devices: by device number.
-        mounts: of this process's mount namespace.
-        swaps: paths of what is swapped to.
-        pool_members: device names behind a filesystem that has several or no number of its own (btrfs), by the
-            name of any of them.
+        mounts: mounts in this process's mount namespace.
+        swaps: paths of swap devices and swap files.
+        pool_members: device names of a filesystem without a device number of its own (btrfs), by the name of each
+            member.
     """
 
     devices: Mapping[int, BlockDevice]
@@ -130,20 +131,20 @@ class DiskInventory:
     pool_members: Mapping[str, frozenset[str]]
 
     def by_name(self, name: str) -> BlockDevice | None:
-        """The device that the kernel calls so."""
+        """Return the device with this kernel name."""
         return next((device for device in self.devices.values() if device.name == name), None)
 
     def by_path(self, path: str) -> BlockDevice | None:
-        """The device whose node is at ``path``, or that a link there leads to."""
+        """Return the device whose node is at ``path``, or that a link there leads to."""
         for device in self.devices.values():
             if str(device.path) == path:
                 return device
-        # Links as /dev/mapper/NAME and /dev/disk/by-id/…, and nodes of other names.
+        # Links such as /dev/mapper/NAME and /dev/disk/by-id/…, and nodes with other names.
         number = device_number(path)
         return None if number is None else self.devices.get(number)
 
     def disks(self) -> list[BlockDevice]:
-        """Everything that isn't a partition and has a size, in the order of the names."""
+        """Return every device that has a size and isn't a partition, ordered by name."""
         return [
             device
             for device in self.devices.values()
@@ -151,7 +152,7 @@ class DiskInventory:
         ]
 
     def partitions_of(self, disk: BlockDevice) -> list[BlockDevice]:
-        """The kernel's partitions of a disk, by number."""
+        """Return the partitions that the kernel has for ``disk``, ordered by number."""
         partitions = [
             device
             for device in self.devices.values()
@@ -161,7 +162,7 @@ class DiskInventory:
 
 
 def read_inventory(sources: SystemPaths = SYSTEM_PATHS) -> DiskInventory:
-    """All block devices, mounts and swaps now; takes milliseconds and opens no device."""
+    """Read all block devices, mounts and swap areas; takes milliseconds and opens no device."""
     devices = {device.number: device for device in _read_devices(sources)}
     return DiskInventory(
         devices,
@@ -172,7 +173,7 @@ def read_inventory(sources: SystemPaths = SYSTEM_PATHS) -> DiskInventory:
 
 
 def disk_sequence(fd: int) -> int | None:
-    """:attr:`DeviceIdentity.disk_sequence` of the disk that is really behind a descriptor; None before Linux 5.15."""
+    """Return the :attr:`DeviceIdentity.disk_sequence` of the disk open on ``fd``; None before Linux 5.15."""
     try:
         return int.from_bytes(fcntl.ioctl(fd, _BLKGETDISKSEQ, bytes(8)), sys.byteorder)
     except OSError:
@@ -180,7 +181,7 @@ def disk_sequence(fd: int) -> int | None:
 
 
 def normalized_wwn(text: str) -> str:
-    """A world wide name without the prefixes and the case in which tools differ."""
+    """Return a world wide name without the prefixes and letter case in which tools differ."""
     return _WWN_PREFIX.sub("", text.strip().lower())
 
 
@@ -277,7 +278,7 @@ def _label(folder: Path, kind: DeviceKind) -> str:
 
 
 def _transport(real: Path, name: str, folder: Path, udev: Mapping[str, str]) -> str:
-    """How the disk is attached, from where the kernel has put it in its tree of devices."""
+    """Return how the disk is attached, judged by its place in the kernel's device tree."""
     if _kind(name) is not DeviceKind.DISK:
         return "multipath" if _read(folder / "dm/uuid").startswith("mpath-") else ""
     tree = str(real)
@@ -297,7 +298,7 @@ def _transport(real: Path, name: str, folder: Path, udev: Mapping[str, str]) -> 
 
 
 def _model(folder: Path, udev: Mapping[str, str]) -> str:
-    # udev's is whole where the kernel's SCSI layer keeps 16 letters of an ATA disk's.
+    # The kernel's SCSI layer cuts an ATA disk's model after 16 letters; udev has all of it.
     model = udev.get("ID_MODEL_ENC", "") or _read(folder / "device/model") or _read(folder / "device/name")
     model = re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), model)
     vendor = _read(folder / "device/vendor")
@@ -307,8 +308,8 @@ def _model(folder: Path, udev: Mapping[str, str]) -> str:
 
 
 def _serials(folder: Path, real: Path, udev: Mapping[str, str]) -> tuple[str, ...]:
-    """Every serial number that a tool may show for this disk, the one that lsblk shows first."""
-    page = _read_bytes(folder / "device/vpd_pg80")  # SCSI: unit serial number behind four bytes of header
+    """Return every serial number that a tool may show for this disk, first the one that lsblk shows."""
+    page = _read_bytes(folder / "device/vpd_pg80")  # SCSI unit serial number after a header of four bytes
     candidates = [
         udev.get("ID_SCSI_SERIAL", ""),
         udev.get("ID_SERIAL_SHORT", ""),
@@ -334,7 +335,7 @@ def _wwn(folder: Path, udev: Mapping[str, str]) -> str:
 
 
 def _read_udev(number: int, sources: SystemPaths) -> dict[str, str]:
-    """What udev found out by asking the disk itself; empty in systems without udev."""
+    """Return udev's properties of a device, which it asked the disk for; empty without udev."""
     record = _read(sources.udev / f"b{os.major(number)}:{os.minor(number)}")
     pairs = (line[2:].partition("=") for line in record.splitlines() if line.startswith("E:"))
     return {key: value for key, _, value in pairs}
@@ -375,16 +376,16 @@ def _read(path: Path) -> str:
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # not every device tells everything, and any may go away
+    except OSError:  # not every device has every file, and any device may be unplugged
         return b""
 
 
 def _printable(text: str) -> str:
-    """What a disk says of itself, safe for a terminal."""
+    """Return a disk's own text without control characters, safe for a terminal."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 @functools.cache
 def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    """``sda2`` before ``sda10``."""
+    """Return a sort key that puts ``sda2`` before ``sda10``."""
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name))

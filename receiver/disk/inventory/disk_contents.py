@@ -1,4 +1,4 @@
-"""What is on a disk, told by reading its first and last bytes: for people who choose one, never to refuse one."""
+"""A disk's content, judged by its first and last bytes: helps people choose a disk, never refuses one."""
 
 from __future__ import annotations
 
@@ -17,53 +17,53 @@ _Read = Callable[[int, int], bytes]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Contents:
-    """What was found."""
+class DiskContents:
+    """A summary of a disk's content."""
 
     text: str
-    """``GPT: vfat, ext4, swap``."""
+    """Text for people, such as ``GPT: vfat, ext4, swap``."""
     incomplete_image: str = ""
-    """The name of the image that a restore or cast began to write and didn't finish."""
+    """The name of an image whose restore or cast was started and not finished."""
     layout: DiskLayout | None = None
 
 
-def look(path: Path, size_bytes: int, sector_bytes: int) -> Contents:
-    """Read what is on a disk; one that can't be read says so."""
+def read_contents(path: Path, size_bytes: int, sector_bytes: int) -> DiskContents:
+    """Read a disk and summarise its content; for an unreadable disk the summary states the error."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        return Contents(f"can't be read: {error.strerror}")
+        return DiskContents(f"can't be read: {error.strerror}")
     try:
-        return contents_of(lambda offset, length: os.pread(fd, length, offset), size_bytes, sector_bytes)
+        return parse_contents(lambda offset, length: os.pread(fd, length, offset), size_bytes, sector_bytes)
     except OSError as error:
-        return Contents(f"can't be read: {error.strerror}")
+        return DiskContents(f"can't be read: {error.strerror}")
     finally:
         os.close(fd)
 
 
-def contents_of(read: _Read, size_bytes: int, sector_bytes: int) -> Contents:
-    """What the bytes of a disk mean.
+def parse_contents(read: _Read, size_bytes: int, sector_bytes: int) -> DiskContents:
+    """Summarise a disk's content.
 
     Args:
-        read: its bytes at an offset, by length; what it raises is passed on.
-        size_bytes: the disk's.
-        sector_bytes: its logical sectors.
+        read: returns the bytes at an offset, by length; its errors are passed on.
+        size_bytes: size of the disk.
+        sector_bytes: logical sector size of the disk.
     """
     marker = parse_marker_untrusted(read(0, MARKER_BYTES))
     if marker is not None:
-        return Contents(f"incomplete image {marker.image_name}", marker.image_name)
+        return DiskContents(f"incomplete image {marker.image_name}", marker.image_name)
     layout = parse_layout_untrusted(read, size_bytes, sector_bytes=sector_bytes)
     if layout.table is TableKind.NONE:
         found = layout.filesystem or container_signature(read, size_bytes) or "nothing known"
-        return Contents(found, layout=layout)
+        return DiskContents(found, layout=layout)
     inside = Counter(
         _describe(partition, read) for partition in layout.partitions if not partition.is_extended
     )
     listed = ", ".join(name if count == 1 else f"{count} {name}" for name, count in inside.items())
-    return Contents(f"{layout.table.upper()}: {listed or 'no partitions'}", layout=layout)
+    return DiskContents(f"{layout.table.upper()}: {listed or 'no partitions'}", layout=layout)
 
 
 def _describe(partition: Partition, read: _Read) -> str:
     within = reader_from(read, partition.start_bytes, partition.size_bytes)
-    # A RAID member may look like the filesystem that is spread over all of them.
+    # A RAID member may look like the filesystem on the whole array.
     return container_signature(within, partition.size_bytes) or partition.filesystem or "unknown"

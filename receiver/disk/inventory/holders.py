@@ -1,6 +1,7 @@
-"""What uses a block device, in words, and which devices something lies on: up and down the kernel's stack.
+"""Holders of a block device, and the devices below a device, file or mount.
 
-The kernel alone decides whether a device is free (open(2), O_EXCL); this says by whom it isn't, and how to release it.
+The kernel alone decides whether a device is free (open(2), O_EXCL). This module names the holders, for the text of a
+refusal, and the command that releases each.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from receiver.disk.inventory.mounts import Mount, is_system_point, mount_of, par
 _LOOP_GET_STATUS64: Final = 0x4C05  # linux/loop.h
 _LOOP_INFO_BYTES: Final = 232
 _DEPTH_MAX: Final = 16
-"""Devices above devices; the kernel's own stacks are far lower."""
+"""Levels of stacked devices; real stacks are far lower."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Use:
-    """Something that holds a device."""
+class DeviceUse:
+    """A use that keeps a device from being written."""
 
     held: Path
-    """The device, or one of its partitions, or the disk that it is a partition of."""
+    """The device in use: the device itself, one of its partitions, or its whole disk."""
     state: str
-    """What that is: ``mounted at /mnt``."""
-    mend: str
-    """The command that ends it."""
+    """Its state, such as ``mounted at /mnt``."""
+    fix: str
+    """The command that releases it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoopFile:
-    """The file behind a loop device, as the kernel knows it: also where no path leads to it any more."""
+    """The file behind a loop device as the kernel knows it, even if no path leads to it any more."""
 
     filesystem_number: int
     inode: int
@@ -48,7 +49,7 @@ LoopProbe = Callable[[BlockDevice], LoopFile | None]
 
 
 def loop_file(device: BlockDevice) -> LoopFile | None:
-    """Ask a loop device for its file; None if it can't be asked (needs root)."""
+    """Return a loop device's file; None if the device can't be queried (needs root)."""
     with contextlib.suppress(OSError):
         fd = os.open(device.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -60,8 +61,8 @@ def loop_file(device: BlockDevice) -> LoopFile | None:
     return None
 
 
-def uses_of(device: BlockDevice, inventory: DiskInventory) -> list[Use]:
-    """All that holds ``device``: itself, one of its partitions, or the disk that it is a partition of."""
+def uses_of(device: BlockDevice, inventory: DiskInventory) -> list[DeviceUse]:
+    """Return every use of ``device``, of its partitions, and of the disk that it is a partition of."""
     uses = list(_direct_uses(device, inventory))
     for partition in inventory.partitions_of(device):
         uses += _direct_uses(partition, inventory)
@@ -71,20 +72,20 @@ def uses_of(device: BlockDevice, inventory: DiskInventory) -> list[Use]:
 
 
 def mount_points(device: BlockDevice, inventory: DiskInventory) -> list[str]:
-    """Where ``device`` is mounted, not by way of others."""
+    """Return the mount points of ``device`` itself, without those of devices built on it."""
     return [mount.point for mount in inventory.mounts if device.number in _mounted_numbers(mount, inventory)]
 
 
 def is_swap(device: BlockDevice, inventory: DiskInventory) -> bool:
-    """Whether the kernel swaps to ``device`` itself."""
+    """Return whether the kernel swaps to ``device`` itself."""
     found = (inventory.by_path(path) for path in inventory.swaps)
     return any(swap is not None and swap.number == device.number for swap in found)
 
 
 def system_devices(inventory: DiskInventory, probe: LoopProbe = loop_file) -> dict[int, str]:
-    """Every device that the running system stands on, by number, with the mount point that says so.
+    """Return every device that the running system needs, by number, with a mount point that proves it.
 
-    Found through partitions, device-mapper, RAID, loop devices and the layers of overlays: as live systems stack them.
+    The search follows partitions, device-mapper, RAID, loop devices and overlay layers, which live systems stack.
     """
     found: dict[int, str] = {}
     for mount in inventory.mounts:
@@ -97,40 +98,42 @@ def system_devices(inventory: DiskInventory, probe: LoopProbe = loop_file) -> di
 def devices_below(
     device: BlockDevice, inventory: DiskInventory, probe: LoopProbe = loop_file
 ) -> frozenset[int]:
-    """``device`` and all that it lies on: its disk, the members of a RAID, the disk of a loop device's file."""
+    """Return ``device`` and every device below it: its disk, RAID members, the disk of a loop device's file."""
     return frozenset(_below(device.number, inventory, probe, 0))
 
 
 def devices_of_file(
     path: Path, inventory: DiskInventory, *, filesystem_number: int = 0, probe: LoopProbe = loop_file
 ) -> frozenset[int]:
-    """All devices that the filesystem of a file lies on.
+    """Return every device below the filesystem that holds a file.
 
     Args:
-        path: the file, absolute.
-        inventory: of this machine.
-        filesystem_number: its ``st_dev``, which is right where ``path`` is one of another mount namespace.
-        probe: asks loop devices.
+        path: absolute path of the file.
+        inventory: the devices of this machine.
+        filesystem_number: the file's ``st_dev``, which is right even if ``path`` is of another mount namespace.
+        probe: returns the file of a loop device.
     """
     return frozenset(_devices_of_path(str(path), filesystem_number, inventory, probe, 0))
 
 
-def find_others(device: BlockDevice, inventory: DiskInventory, sources: SystemPaths) -> list[Use]:
-    """Who else may hold a device that the kernel calls busy: other programs, mounts in other namespaces.
+def find_other_holders(
+    device: BlockDevice, inventory: DiskInventory, sources: SystemPaths
+) -> list[DeviceUse]:
+    """Find other holders of a device that the kernel calls busy: programs, and mounts in other namespaces.
 
-    Looks through every process: for the words of a refusal only.
+    Searches every process, so it is only used for the text of a refusal.
     """
     family = {device.number, device.disk_number}
     family |= {partition.number for partition in inventory.partitions_of(device)}
     paths = {str(inventory.devices[number].path) for number in family if number in inventory.devices}
-    uses: list[Use] = []
+    uses: list[DeviceUse] = []
     seen_namespaces: set[str] = {_link(sources.proc / "self/ns/mnt")}
     for folder in _processes(sources.proc):
         process_id = folder.name
         command = _text(folder / "comm").strip()
         if int(process_id) != os.getpid() and any(target in paths for target in _open_files(folder)):
             state = f"open in process {process_id} ({command})"
-            uses.append(Use(device.path, state, f"end process {process_id}"))
+            uses.append(DeviceUse(device.path, state, f"end process {process_id}"))
         namespace = _link(folder / "ns/mnt")
         if namespace not in seen_namespaces:
             seen_namespaces.add(namespace)
@@ -139,43 +142,43 @@ def find_others(device: BlockDevice, inventory: DiskInventory, sources: SystemPa
                     state = (
                         f"mounted at {mount.point} in the mount namespace of process {process_id} ({command})"
                     )
-                    mend = f"nsenter --mount --target {process_id} umount {shlex.quote(mount.point)}"
-                    uses.append(Use(inventory.devices[mount.number].path, state, mend))
+                    fix = f"nsenter --mount --target {process_id} umount {shlex.quote(mount.point)}"
+                    uses.append(DeviceUse(inventory.devices[mount.number].path, state, fix))
     return list(dict.fromkeys(uses))
 
 
-def _direct_uses(device: BlockDevice, inventory: DiskInventory) -> Iterator[Use]:
+def _direct_uses(device: BlockDevice, inventory: DiskInventory) -> Iterator[DeviceUse]:
     for point in mount_points(device, inventory):
-        yield Use(device.path, f"mounted at {point}", f"umount {shlex.quote(point)}")
+        yield DeviceUse(device.path, f"mounted at {point}", f"umount {shlex.quote(point)}")
     if is_swap(device, inventory):
-        yield Use(device.path, "used as swap", f"swapoff {device.path}")
+        yield DeviceUse(device.path, "used as swap", f"swapoff {device.path}")
     for name in device.holders:
         yield _use_by_holder(device, name, inventory)
     for other in inventory.devices.values():
-        # The kernel doesn't claim what a loop device is set up over: O_EXCL wouldn't notice.
+        # The kernel doesn't claim the device below a loop device: O_EXCL wouldn't notice.
         if other.kind is DeviceKind.LOOP and _names(other.label, device, inventory):
             where = _where_mounted(other, inventory)
-            state = f"what the loop device {other.path} is set up over{where}"
-            yield Use(device.path, state, f"losetup --detach {other.path}")
+            state = f"used by the loop device {other.path}{where}"
+            yield DeviceUse(device.path, state, f"losetup --detach {other.path}")
 
 
-def _use_by_holder(device: BlockDevice, name: str, inventory: DiskInventory) -> Use:
+def _use_by_holder(device: BlockDevice, name: str, inventory: DiskInventory) -> DeviceUse:
     holder = inventory.by_name(name)
     if holder is None:
-        return Use(device.path, f"part of {name}", f"release {name}")
+        return DeviceUse(device.path, f"part of {name}", f"release {name}")
     where = _where_mounted(holder, inventory)
     if holder.kind is DeviceKind.RAID:
-        return Use(device.path, f"part of the RAID {holder.path}{where}", f"mdadm --stop {holder.path}")
+        return DeviceUse(device.path, f"part of the RAID {holder.path}{where}", f"mdadm --stop {holder.path}")
     if holder.kind is DeviceKind.MAPPED:
-        kind, mend = _mapper_words(holder)
-        return Use(device.path, f"part of {kind} {holder.label} ({holder.path}){where}", mend)
-    return Use(device.path, f"part of {holder.path}{where}", f"release {holder.path}")
+        kind, fix = _mapper_text(holder)
+        return DeviceUse(device.path, f"part of {kind} {holder.label} ({holder.path}){where}", fix)
+    return DeviceUse(device.path, f"part of {holder.path}{where}", f"release {holder.path}")
 
 
-def _mapper_words(holder: BlockDevice) -> tuple[str, str]:
+def _mapper_text(holder: BlockDevice) -> tuple[str, str]:
     kind, _, _ = holder.mapper_uuid.partition("-")
     if kind == "LVM":
-        # Device-mapper doubles the dashes within the names: "my--group-root" is root of my-group.
+        # Device-mapper doubles the dashes inside names: "my--group-root" is the volume root of my-group.
         group = holder.label.replace("--", "\0").partition("-")[0].replace("\0", "-")
         return "the LVM volume", f"vgchange --activate n {group}"
     if kind == "CRYPT":
@@ -186,7 +189,7 @@ def _mapper_words(holder: BlockDevice) -> tuple[str, str]:
 
 
 def _where_mounted(device: BlockDevice, inventory: DiskInventory) -> str:
-    """``, mounted at /``: of the device, or of whatever is built on it."""
+    """Return ``, mounted at /`` for the device or a device built on it; empty if none is mounted."""
     for each in _above(device, inventory, 0):
         points = mount_points(each, inventory)
         if points:
@@ -248,14 +251,14 @@ def _devices_of_mount(mount: Mount, inventory: DiskInventory, probe: LoopProbe, 
     others = [other for other in inventory.mounts if other is not mount]
     for layer in mount.layers:
         under = mount_of(layer, others)
-        # A layer's path is one of the namespace that made the overlay, often an initramfs that is gone: where
-        # nothing but the root contains it, it isn't known.
+        # A layer's path belongs to the namespace that created the overlay, often an initramfs that is gone. If only
+        # the root mount contains it, its device is unknown.
         if under is not None and under.point != mount.point:
             yield from _devices_of_mount(under, inventory, probe, depth + 1)
 
 
 def _mounted_numbers(mount: Mount, inventory: DiskInventory) -> set[int]:
-    """Device numbers that a mount holds; a filesystem without one of its own says its device as its source."""
+    """Return the device numbers of a mount; a filesystem without a number of its own names its device as source."""
     if mount.number in inventory.devices:
         return {mount.number}
     if os.major(mount.number) != 0 or not mount.source.startswith("/"):
@@ -282,7 +285,7 @@ def _processes(proc: Path) -> Iterable[Path]:
 def _open_files(folder: Path) -> Iterator[str]:
     try:
         links = list((folder / "fd").iterdir())
-    except OSError:  # another user's, or it has ended
+    except OSError:  # another user's process, or it has exited
         return
     for link in links:
         yield _link(link)

@@ -1,4 +1,4 @@
-"""What the kernel has mounted and swaps to, from ``/proc``: which block devices the running system stands on."""
+"""Mounts and swap areas from ``/proc``, and the mount points of the running system."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SYSTEM_POINTS: Final = (
     "/var",
     "/nix/store",
 )
-"""Where a running system keeps itself; a disk below one of these is never a target."""
+"""Mount points of a running system; a disk below one of these is never a target."""
 
 LIVE_MEDIA_POINTS: Final = (
     "/run/live",
@@ -40,7 +40,7 @@ LIVE_MEDIA_POINTS: Final = (
     "/iso",
     "/mnt/livemedia",
 )
-"""Below these, live systems mount the medium that they run from: live-boot, archiso, dracut, casper, NixOS."""
+"""Directories in which live systems mount their own medium: live-boot, archiso, dracut, casper, NixOS."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,17 +48,17 @@ class Mount:
     """One line of ``/proc/self/mountinfo`` (proc_pid_mountinfo(5))."""
 
     number: int
-    """Device number; of a filesystem without a device of its own (overlay, btrfs, tmpfs), the major one is 0."""
+    """Device number; its major number is 0 for a filesystem without a device of its own (overlay, btrfs, tmpfs)."""
     point: str
     filesystem: str
     source: str
-    """What was named when it was mounted."""
+    """The source as it was named in the mount command."""
     layers: tuple[str, ...]
     """The directories of an overlay."""
 
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:
-    """The mounts of a mountinfo file, in the kernel's order: a later one covers an earlier one at the same place."""
+    """Parse a mountinfo file, in the kernel's order: a later mount covers an earlier one at the same point."""
     return tuple(_parse_lines(text))
 
 
@@ -84,22 +84,22 @@ def _parse_lines(text: str) -> Iterator[Mount]:
 def _overlay_layers(options: str) -> Iterator[str]:
     for match in _OVERLAY_LAYERS.finditer(options):
         for path in _UNESCAPED_COLON.split(match[1]):
-            if path:  # two colons in a row divide the layers of data from the others
+            if path:  # two colons in a row separate the data layers from the others
                 yield path.replace("\\:", ":").replace("\\,", ",").replace("\\\\", "\\")
 
 
 def _unescape(text: str) -> str:
-    """The kernel writes blanks and backslashes as octal numbers."""
+    """Decode the octal numbers that the kernel writes for blanks and backslashes."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 def parse_swaps(text: str) -> tuple[str, ...]:
-    """The paths of a ``/proc/swaps`` file: partitions, disks and files."""
+    """Return the paths in a ``/proc/swaps`` file: partitions, disks and files."""
     return tuple(_unescape(line.split()[0]) for line in text.splitlines()[1:] if line.strip())
 
 
 def mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
-    """The mount that an absolute path lies on: the longest that contains it, the last of equally long ones."""
+    """Return the mount that holds an absolute path: the deepest one, and the latest of those at the same point."""
     wanted = PurePosixPath(path)
     found: Mount | None = None
     for mount in mounts:
@@ -109,13 +109,13 @@ def mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
 
 
 def is_system_point(point: str) -> bool:
-    """Whether what is mounted there is the running system, or the medium that it runs from."""
+    """Return whether a mount point belongs to the running system or to its live medium."""
     path = PurePosixPath(point)
     return point in SYSTEM_POINTS or any(path.is_relative_to(parent) for parent in LIVE_MEDIA_POINTS)
 
 
 def device_number(path: str) -> int | None:
-    """The number of the block device at ``path``, if that is one."""
+    """Return the number of the block device at ``path``; None if there is none."""
     with contextlib.suppress(OSError, ValueError):
         status = Path(path).stat()
         if stat.S_ISBLK(status.st_mode):

@@ -1,4 +1,4 @@
-"""What the kernel says about a block device in /sys (Documentation/ABI/stable/sysfs-block)."""
+"""Block device attributes in /sys (Documentation/ABI/stable/sysfs-block)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ SYSFS: Final = Path("/sys")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DiscardUnit:
-    """What a device discards as a whole: offsets ``offset_bytes + n * unit_bytes``; ``unit_bytes`` 0: it doesn't."""
+    """The discard granularity of a device: boundaries at ``offset_bytes + n * unit_bytes``.
+
+    ``unit_bytes`` is 0 for a device that doesn't discard.
+    """
 
     unit_bytes: int
     offset_bytes: int = 0
 
 
 def device_folder(device_number: int, sysfs: Path = SYSFS) -> Path:
-    """The folder of a disk or partition (``st_rdev`` of its node)."""
+    """Return the sysfs folder of a disk or partition (``st_rdev`` of its node)."""
     return sysfs / "dev" / "block" / f"{os.major(device_number)}:{os.minor(device_number)}"
 
 
 def disk_folder(device_number: int, sysfs: Path = SYSFS) -> Path:
-    """The folder of the whole disk that a device is, or that it is a partition of.
+    """Return the sysfs folder of the whole disk that a device is or belongs to.
 
     Raises:
-        OSError: there is none.
+        OSError: no such device.
     """
     folder = device_folder(device_number, sysfs).resolve(strict=True)
     return folder.parent if (folder / "partition").exists() else folder
 
 
 def discard_unit(device_number: int, sysfs: Path = SYSFS) -> DiscardUnit:
-    """What a disk or partition discards as a whole."""
+    """Return the discard granularity of a disk or partition."""
     try:
         queue = disk_folder(device_number, sysfs) / "queue"
         if int((queue / "discard_max_bytes").read_text()) == 0:

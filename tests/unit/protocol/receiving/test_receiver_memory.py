@@ -96,7 +96,7 @@ def find_nothing(held: Held) -> None:
     receive(held)
     assert held.image.scanning
     held.image.sample_unscanned(0)
-    scan = TargetScan(held.session, held.image, tell_need=None, on_news=lambda: None, untold=None)  # type: ignore[arg-type]
+    scan = TargetScan(held.session, held.image, report_need=None, on_change=lambda: None, unreported=None)  # type: ignore[arg-type]
     for missing in iter_set_blocks(held.image.unscanned):
         scan._take(missing[:0], missing)
     assert not held.image.scanning

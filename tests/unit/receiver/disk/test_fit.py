@@ -23,7 +23,7 @@ from receiver.disk.fit.efi import (
     WantedEntry,
     create_argv,
     delete_argv,
-    is_there,
+    has_entry,
     loader_name,
     new_order,
     order_argv,
@@ -33,7 +33,7 @@ from receiver.disk.fit.filesystem import check_size, filesystem_bytes_untrusted,
 from receiver.disk.fit.fit_target import fit_tools
 from receiver.disk.fit.programs import (
     StepError,
-    Undisturbed,
+    UninterruptedWork,
     last_lines,
     require_programs,
     run_program,
@@ -120,7 +120,7 @@ def test_a_filesystem_without_a_table_takes_the_whole_target() -> None:
     ("layout", "reason"),
     [
         (gpt(), "no partition"),
-        (DiskLayout(TableKind.NONE, 512, ()), "no partition table, and the filesystem isn't known"),
+        (DiskLayout(TableKind.NONE, 512, ()), "no partition table, and the filesystem is unknown"),
         (DiskLayout(TableKind.NONE, 512, (), filesystem="exfat"), "the filesystem is exfat"),
         (gpt(ROOT, Partition(3, 2 * GIB, GIB, "E6D6D379-F507-44C2-A23C-238F2A3DF928")), "LVM"),
         (gpt(ROOT, Partition(3, 2 * GIB, GIB, "CA7D7CCB-63ED-4C53-861C-1742536059CC")), "LUKS"),
@@ -207,7 +207,7 @@ def test_a_size_is_read_from_any_bytes(kind: str, content: bytes) -> None:
 def test_a_filesystem_that_does_not_fill_its_place_is_not_grown() -> None:
     block = bytearray(2048)
     struct.pack_into("<I", block, 1024 + 4, 10 * 1024)  # blocks of 1 KiB
-    with pytest.raises(StepError, match=r"has 10\.0 MiB on the disk, and 100\.0 MiB"):
+    with pytest.raises(StepError, match=r"has 10\.0 MiB instead of 100\.0 MiB"):
         check_size(lambda at, n: bytes(block[at : at + n]), "ext4", 100 * MIB)
     assert check_size(lambda at, n: bytes(block[at : at + n]), "ext4", 11 * MIB) == 10 * MIB
 
@@ -262,7 +262,7 @@ def test_the_entry_that_is_there_is_recognised(output: str) -> None:
     assert listing.order[:2] == ("0003", "0001")
     entry = next(entry for entry in listing.entries if entry.number == "0001")
     assert (entry.label, entry.active) == ("My lab", True)
-    assert is_there(WANTED, listing)
+    assert has_entry(WANTED, listing)
 
 
 def test_labels_and_inactive_entries_are_read_as_they_are() -> None:
@@ -291,13 +291,13 @@ def test_firmware_without_any_entry() -> None:
 )
 def test_an_entry_that_boots_something_else_or_nothing_is_made_anew(change: tuple[str, str]) -> None:
     assert change[0] in VERSION_17
-    assert not is_there(WANTED, parse_entries(VERSION_17.replace(*change)))
+    assert not has_entry(WANTED, parse_entries(VERSION_17.replace(*change)))
 
 
 def test_an_entry_of_an_mbr_is_always_made_anew() -> None:
     """Its signature doesn't tell partitions of cloned disks apart."""
     wanted = WantedEntry(WANTED.label, WANTED.partition, "", WANTED.loader, 512)
-    assert not is_there(wanted, parse_entries(VERSION_17))
+    assert not has_entry(wanted, parse_entries(VERSION_17))
 
 
 def test_efibootmgr_is_told_disk_partition_label_and_loader_without_a_shell() -> None:
@@ -368,7 +368,7 @@ def test_a_tool_that_fails_is_named_with_its_last_lines() -> None:
 
 
 def test_a_tool_that_hangs_is_ended() -> None:
-    with pytest.raises(StepError, match=r"didn't end within 0\.1 s: "):
+    with pytest.raises(StepError, match=r"didn't finish within 0\.1 s: "):
         run_program(_python("import time; print('begun', flush=True); time.sleep(600)"), time_limit_s=0.1)
 
 
@@ -415,7 +415,7 @@ def test_a_tool_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pyte
 def test_last_lines_are_those_a_person_can_read() -> None:
     output = "1 percent\r2 percent\r\n\x1b[1mbold\x1b[0m\n\n  end\b\b \n"
     assert last_lines(output) == "1 percent / 2 percent / bold / end"
-    assert last_lines("\n\n") == "it said nothing"
+    assert last_lines("\n\n") == "no output"
     assert len(last_lines("x" * 10_000)) == 400
 
 
@@ -433,18 +433,18 @@ def test_ctrl_c_ends_the_work_between_two_steps() -> None:
 
     give_up_at = time.monotonic() + LIMIT_S
     with pytest.raises(KeyboardInterrupt):
-        Undisturbed(work).run()
+        UninterruptedWork(work).run()
     assert steps == ["one"]
 
 
 def test_work_hands_back_its_result_and_its_errors() -> None:
-    assert Undisturbed(lambda _check: 5).run() == 5
+    assert UninterruptedWork(lambda _check: 5).run() == 5
 
     def fails(_check: Callable[[], None]) -> None:
         raise StepError("why")
 
     with pytest.raises(StepError, match="why"):
-        Undisturbed(fails).run()
+        UninterruptedWork(fails).run()
 
 
 def test_the_doctor_is_told_every_purpose_with_its_package() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import StorageError
-from receiver.disk.hang_watchdog import DISK_CALL_LIMIT_S, StallWatch
+from receiver.disk.hang_watchdog import DISK_CALL_LIMIT_S, HangWatchdog
 
 PATH = Path("/dev/disk")
 
@@ -18,7 +18,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.watch = StallWatch(PATH, clock=lambda: self.now)
+        self.watch = HangWatchdog(PATH, clock=lambda: self.now)
 
     def pass_s(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -104,7 +104,7 @@ def test_a_call_that_fails_is_over(clock: Clock) -> None:
 
 
 def test_calls_of_many_threads_are_all_taken_out_again() -> None:
-    watch = StallWatch(PATH)
+    watch = HangWatchdog(PATH)
 
     def work() -> None:
         for offset in range(2000):

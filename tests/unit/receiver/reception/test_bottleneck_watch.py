@@ -11,7 +11,7 @@ import pytest
 
 from protocol.model.bottleneck import Cause
 from receiver.reception.bottleneck_watch import HOLD_S, BottleneckWatch, ReceiverLoad
-from receiver.shared.thread_time import BusyClock
+from receiver.shared.thread_time import ThreadTimer
 
 STEP_S = 0.1
 IDLE = ReceiverLoad(
@@ -139,7 +139,7 @@ def test_a_restarted_sender() -> None:
 
 def test_a_step_that_hangs_is_counted_while_it_hangs() -> None:
     now = 5.0
-    clock = BusyClock(lambda: now)
+    clock = ThreadTimer(lambda: now)
     with clock:
         now = 7.0
         assert clock.busy_s() == 2.0
@@ -153,7 +153,7 @@ def test_a_step_that_hangs_is_counted_while_it_hangs() -> None:
 
 def test_a_step_that_fails_is_counted_as_over() -> None:
     now = 0.0
-    clock = BusyClock(lambda: now)
+    clock = ThreadTimer(lambda: now)
     try:
         with clock:
             now = 1.0

@@ -22,7 +22,7 @@ from protocol.errors import (
 from protocol.image.block_codec import block_hash
 from protocol.image.incomplete_marker import parse_marker_untrusted
 from protocol.image.manifest import BlockKind
-from receiver.disk.verifier import UNREADABLE_MAX
+from receiver.disk.verifier import UNREADABLE_COUNT_MAX
 from receiver.restore.disk_progress import Difference, TextProgress
 from receiver.restore.image_source import open_image
 from receiver.restore.restore_image import DIFFERENCES_SHOWN_MAX, compare, restore
@@ -43,7 +43,7 @@ class Recorder(TextProgress):
         self.shown: tuple[int, Sequence[Difference]] | None = None
         self.fields: dict[str, object] = {}
 
-    def begin(self, phase: str, total_bytes: int) -> None:
+    def start_phase(self, phase: str, total_bytes: int) -> None:
         if self.done_bytes:
             assert self.done_bytes[-1] == self.total_bytes
         self.phases.append(phase)
@@ -104,7 +104,9 @@ def test_corruption_after_writing_is_found(tmp_path: Path, image: Path) -> None:
     """A disk that loses what it confirmed: without reading back, the machine would fail weeks later."""
     target = tmp_path / "target.raw"
     recorder = Recorder(lambda phase: _flip(target, 80 * BLOCK_BYTES + 7) if phase == "verify" else None)
-    with pytest.raises(VerificationError, match=rf"block 80 \(byte {80 * BLOCK_BYTES}\) read back 2 times"):
+    with pytest.raises(
+        VerificationError, match=rf"block 80 \(byte {80 * BLOCK_BYTES}\) read back wrong 2 times"
+    ):
         restore(image, target, recorder)
     assert recorder.shown == (1, [Difference(80, 80 * BLOCK_BYTES, BLOCK_BYTES)])
     assert not recorder.fields
@@ -270,7 +272,7 @@ def test_what_cannot_be_read_before_it_is_written_is_written(
 
     monkeypatch.setattr("receiver.disk.read_back.os.preadv", failing_read)
     monkeypatch.setattr("receiver.disk.writer.os.pwrite", healing_write)
-    if unreadable_count > UNREADABLE_MAX:
+    if unreadable_count > UNREADABLE_COUNT_MAX:
         with pytest.raises(StorageError, match="Input/output error"):
             restore(image, target, Recorder())
         assert not written

@@ -275,7 +275,7 @@ def test_a_table_of_small_sectors_is_refused_on_a_disk_of_large_ones(layout: Dis
     assert refusal is not None
     assert refusal.error_class is TargetIncompatibleError
     assert "4096" in refusal.reason
-    assert "nvme format" in refusal.mend
+    assert "nvme format" in refusal.fix
 
 
 def test_a_table_of_large_sectors_is_refused_on_a_disk_of_small_ones() -> None:
@@ -288,7 +288,7 @@ def test_a_table_of_large_sectors_is_refused_on_a_disk_of_small_ones() -> None:
 def test_a_whole_disk_is_refused_inside_a_partition() -> None:
     refusal = _incompatible(ImageNeeds(1 << 20, GPT_512, 512), 512, is_partition=True)
     assert refusal is not None
-    assert "whole disk" in refusal.mend
+    assert "whole disk" in refusal.fix
 
 
 @pytest.mark.parametrize(
@@ -305,5 +305,5 @@ def test_an_image_that_ends_inside_a_sector_is_refused() -> None:
     needs = ImageNeeds(1000)
     refusal = _incompatible(needs, 512)
     assert refusal is not None
-    assert "truncate" in refusal.mend
+    assert "truncate" in refusal.fix
     assert _incompatible(ImageNeeds(1024), 512) is None

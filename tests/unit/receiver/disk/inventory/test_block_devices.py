@@ -8,7 +8,7 @@ import pytest
 
 from protocol.image.incomplete_marker import Marker, build_marker
 from receiver.disk.inventory.block_devices import DeviceKind, normalized_wwn
-from receiver.disk.inventory.disk_contents import contents_of
+from receiver.disk.inventory.disk_contents import parse_contents
 from receiver.disk.inventory.mounts import mount_of, parse_mounts, parse_swaps
 from tests.support.network.fake_machine import GIB, FakeMachine
 
@@ -159,7 +159,7 @@ def test_swaps_with_blanks() -> None:
 
 def test_an_interrupted_restore_is_recognised_on_the_disk() -> None:
     content = build_marker(Marker(bytes(32), "lab-2024", 1 << 20)).ljust(1 << 20, b"\0")
-    contents = contents_of(lambda offset, length: content[offset : offset + length], len(content), 512)
+    contents = parse_contents(lambda offset, length: content[offset : offset + length], len(content), 512)
     assert contents.incomplete_image == "lab-2024"
     assert "lab-2024" in contents.text
 
@@ -176,5 +176,5 @@ def test_an_interrupted_restore_is_recognised_on_the_disk() -> None:
 def test_sleeping_volume_groups_and_raids_are_noted(offset: int, magic: bytes, words: str) -> None:
     content = bytearray(1 << 20)
     content[offset : offset + len(magic)] = magic
-    contents = contents_of(lambda start, length: bytes(content[start : start + length]), len(content), 512)
+    contents = parse_contents(lambda start, length: bytes(content[start : start + length]), len(content), 512)
     assert words in contents.text
