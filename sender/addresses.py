@@ -10,12 +10,12 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_group(text: str) -> IpAddress:
-    """A multicast address.
+    """Parse a multicast address.
 
     Raises:
         ConfigurationError: ``text`` isn't one.
     """
-    advice = "use one of 239.0.0.0/8 (for example 239.255.68.67) or of ff12::/16 with --group"
+    advice = "choose one in 239.0.0.0/8, such as 239.255.68.67, or in ff12::/16 with --group"
     try:
         group = ipaddress.ip_address(text)
     except ValueError as error:
@@ -26,12 +26,17 @@ def parse_group(text: str) -> IpAddress:
 
 
 def parse_endpoint(text: str, default_port: int) -> tuple[IpAddress | None, int]:
-    """``HOST:PORT``, ``HOST``, ``:PORT`` or ``[IPV6]:PORT`` as address (None for the interface's own) and port.
+    """Parse ``HOST:PORT``, ``HOST``, ``:PORT`` or ``[IPV6]:PORT``.
+
+    Returns:
+        Address and port; the address is None without HOST.
 
     Raises:
-        ConfigurationError: it isn't of that form.
+        ConfigurationError: ``text`` isn't of that form.
     """
-    advice = f"write HOST:PORT with a numeric address, for example 10.0.0.1:{default_port} or [fd00::1]:{default_port}"
+    advice = (
+        f"write HOST:PORT with a numeric address, such as 10.0.0.1:{default_port} or [fd00::1]:{default_port}"
+    )
     host, colon, port_text = text.rpartition(":")
     if text.endswith("]") or not colon:
         host, port_text = text, ""
@@ -40,7 +45,7 @@ def parse_endpoint(text: str, default_port: int) -> tuple[IpAddress | None, int]
         address = ipaddress.ip_address(host) if host else None
         port = int(port_text) if port_text else default_port
     except ValueError as error:
-        raise ConfigurationError(f"{text!r} can't be used as an address: {advice}") from error
+        raise ConfigurationError(f"{text!r} isn't a valid address: {advice}") from error
     if not 0 <= port <= 65535:
-        raise ConfigurationError(f"{text!r}: ports go from 0 to 65535; {advice}")
+        raise ConfigurationError(f"{text!r}: the port must be from 0 to 65535; {advice}")
     return address, port

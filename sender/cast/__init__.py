@@ -1,1 +1,1 @@
-"""One cast: from an image to the wire and back, and what the operator sees of it."""
+"""One cast: its settings, network, session, transmission and reporting."""

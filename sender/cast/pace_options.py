@@ -1,4 +1,4 @@
-"""The options of a cast's pace, the same wherever a cast is asked for: ``send`` and ``casts create``."""
+"""Command line options for rate and stragglers, shared by ``send`` and ``casts create``."""
 
 from __future__ import annotations
 
@@ -36,39 +36,41 @@ _OPTIONS: Final = (
         metavar="RATE",
         default=AUTOMATIC,
         show_default=True,
-        help="'auto' follows what the room can take; 800M is a fixed rate in bits per second.",
+        help="'auto' adapts to the room; 800M is a fixed rate in bits per second.",
     ),
-    click.option("--max-rate", metavar="RATE", help="Ceiling of the automatic rate, for example 500M."),
     click.option(
-        "--share", is_flag=True, help="Leave other traffic on the same links its share, as TCP would."
+        "--max-rate",
+        metavar="RATE",
+        show_default="no limit",
+        help="Limit of the automatic rate, such as 500M.",
     ),
+    click.option("--share", is_flag=True, help="Share links with other traffic, as TCP does."),
     click.option(
         "--slow",
         type=click.Choice([policy.value for policy in SlowPolicy]),
         default=SlowPolicy.DEMOTE.value,
         show_default=True,
-        help="What becomes of a machine that is far slower than the others. wait: all go at its pace. demote: the "
-        "others go at theirs, and it's finished after them. drop: the cast goes on without it, and it fails.",
+        help="How to handle stragglers: slow down, finish them last, or drop them.",
     ),
     click.option(
         "--slow-below",
         metavar="SHARE",
         default=f"{SLOW_BELOW_DEFAULT:.0%}",
         show_default=True,
-        help="A machine is slow if it can take less than this share of what the others can.",
+        help="A machine is slow below this share of the group's rate.",
     ),
     click.option(
         "--slow-for",
         metavar="TIME",
         default=f"{SLOW_FOR_S_DEFAULT:g}s",
         show_default=True,
-        help="--slow is applied to a machine that has been slow for this long, for example 30s or 2m.",
+        help="Apply --slow to a machine that is slow for this time, such as 2m.",
     ),
 )
 
 
 class Pace(TypedDict):
-    """What the operator said of rate and stragglers: arguments of :class:`protocol.model.cast_policy.CastPolicy`."""
+    """The parsed options: arguments of :class:`protocol.model.cast_policy.CastPolicy`."""
 
     rate_bytes_per_s: float | None
     rate_max_bytes_per_s: float | None
@@ -79,10 +81,10 @@ class Pace(TypedDict):
 
 
 def pace_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options ``--rate`` to ``--slow-for``; it gets their parsed values as ``pace``.
+    """Add the options ``--rate`` to ``--slow-for`` to a command, which gets their parsed values as ``pace``.
 
     Raises:
-        ConfigurationError: when the command runs, and a value or a combination can't work.
+        ConfigurationError: when the command runs, for an invalid value or combination.
     """
 
     @functools.wraps(function)
@@ -97,11 +99,12 @@ def pace_options(function: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: object,
     ) -> object:
         if rate != AUTOMATIC and max_rate is not None:
-            raise ConfigurationError("--max-rate is the ceiling of --rate auto: leave one of the two out")
+            raise ConfigurationError(
+                "--max-rate limits --rate auto and can't be used with a fixed --rate: remove one of them"
+            )
         if rate != AUTOMATIC and share:
             raise ConfigurationError(
-                "--share makes --rate auto give way to other traffic, which a fixed rate can't: leave one of the two "
-                "out"
+                "--share makes --rate auto yield to other traffic, which a fixed --rate can't: remove one of them"
             )
         pace = Pace(
             rate_bytes_per_s=None if rate == AUTOMATIC else _parse_rate("--rate", rate),

@@ -259,8 +259,8 @@ def test_a_sender_that_hears_its_own_cast_announced_by_another_goes(room: Room, 
         (("--symbol-size", "64"), 10, "--block-size"),
         (("--symbol-size", "9000"), 10, "from 64 to 8928"),
         (("--rate", "10k"), 10, "out of range"),
-        (("--rate", "800M", "--max-rate", "900M"), 10, "leave one of the two out"),
-        (("--rate", "800M", "--share"), 10, "leave one of the two out"),
+        (("--rate", "800M", "--max-rate", "900M"), 10, "remove one of them"),
+        (("--rate", "800M", "--share"), 10, "remove one of them"),
         (("--slow-below", "95%"), 10, "from 1% to 90%"),
         (("--slow-below", "thirty"), 10, "write for example 30%"),
         (("--slow-for", "0.1s"), 10, "from 0.5 s to 1:00:00"),
@@ -269,7 +269,7 @@ def test_a_sender_that_hears_its_own_cast_announced_by_another_goes(room: Room, 
         (("--control", "elsewhere:1"), 10, "HOST:PORT"),
     ],
 )
-def test_options_that_cannot_work_are_refused_with_the_mend(
+def test_options_that_cannot_work_are_refused_with_the_fix(
     room: Room, image: Path, options: tuple[str, ...], exit_code: int, words: str
 ) -> None:
     with sending(room, image, *options) as program:

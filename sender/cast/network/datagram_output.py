@@ -1,7 +1,7 @@
-"""Handing many datagrams to the kernel in one call, in the fastest way that this machine has.
+"""Send many datagrams in one system call, with the fastest method of this machine.
 
-Three ways with the same result on the wire: one ``sendmsg`` whose buffer the kernel or the card cuts into datagrams
-(UDP_SEGMENT, since Linux 4.18), ``sendmmsg``, and one call a datagram.
+Three methods have the same result on the wire: one ``sendmsg`` with a buffer that the kernel or the card segments
+(UDP_SEGMENT, since Linux 4.18), ``sendmmsg``, and one call per datagram.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from protocol.errors import ConfigurationError, DiskcastError, InterfaceError
 
 _SOL_UDP: Final = 17
 _UDP_SEGMENT: Final = 103
-"""linux/udp.h: datagram size of a buffer that holds many."""
+"""Socket option of linux/udp.h: size of the datagrams into which a buffer is segmented."""
 
 _UDP_PAYLOAD_BYTES_MAX: Final = 65507
-"""65535 - 20 IPv4 - 8 UDP: a super-datagram is one IP packet until it is cut (for IPv6 it could be 20 longer)."""
+"""65535 - 20 IPv4 - 8 UDP: a super-datagram is one IP packet until segmented (with IPv6 it could be 20 longer)."""
 _SEGMENTS_MAX: Final = 64
 """UDP_MAX_SEGMENTS of kernels before 6.9."""
 _SENDMMSG_MAX: Final = 64
-"""Longer calls would only make the pacing coarser."""
+"""More datagrams per call would only make the pacing coarser."""
 
 _SEGMENTATION_REFUSED: Final = frozenset({errno.EIO, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
-"""What UDP_SEGMENT fails with on interfaces without checksum offload and in kernels that don't know it."""
+"""Errors of UDP_SEGMENT on interfaces without checksum offload and in older kernels."""
 
 _IOVEC = np.dtype([("base", np.uintp), ("length", np.uintp)])
 _MSGHDR = np.dtype(
@@ -47,7 +47,7 @@ _MSGHDR = np.dtype(
 
 
 class SendMode(enum.StrEnum):
-    """How datagrams are handed to the kernel, the fastest first."""
+    """A method of sending, the fastest first."""
 
     SEGMENTATION = "segmentation"
     SENDMMSG = "sendmmsg"
@@ -66,26 +66,26 @@ def _libc_sendmmsg() -> Callable[[int, int, int, int], int] | None:
 
 
 def super_datagram_frames(frame_bytes: int) -> int:
-    """Most datagrams of this size that one call may hand over to be cut; at least 1, however large they are."""
+    """Return how many datagrams of this size fit in one segmented call; at least 1."""
     return max(1, min(_SEGMENTS_MAX, _UDP_PAYLOAD_BYTES_MAX // frame_bytes))
 
 
 def typed_send_error(error: OSError, destination: str, frame_bytes: int) -> DiskcastError:
-    """What a failed send means to the operator.
+    """Translate a failed send into an error for the operator.
 
     Args:
-        error: of sendmsg(2) or its like.
+        error: raised by a send call.
         destination: group and port, for the message.
         frame_bytes: size of the datagrams.
     """
     if error.errno == errno.EMSGSIZE:
         return ConfigurationError(
-            f"datagrams of {frame_bytes} bytes are too large for the way to {destination}: choose a smaller "
+            f"datagrams of {frame_bytes} bytes are too large for the path to {destination}: choose a smaller "
             "--symbol-size, or raise the interface's MTU"
         )
     advice = "check the interface's state (ip address show)"
     if error.errno == errno.EPERM:
-        advice = "let this machine's firewall pass outgoing UDP to the group (nft list ruleset)"
+        advice = "allow outgoing UDP to the group in this machine's firewall (nft list ruleset)"
     return InterfaceError(f"can't send to {destination}: {error.strerror}; {advice}")
 
 
@@ -98,12 +98,12 @@ class DatagramOutput:
     """
 
     def __init__(self, sock: socket.socket, frame_bytes: int, mode: SendMode | None = None) -> None:
-        """Find out what works here.
+        """Detect the fastest working method.
 
         Args:
             sock: connected, blocking, with a send timeout.
             frame_bytes: size of every datagram.
-            mode: use this way and no faster one.
+            mode: use this method and no faster one.
         """
         self._socket = sock
         self._frame_bytes = frame_bytes
@@ -116,29 +116,29 @@ class DatagramOutput:
         self._headers["iovlen"] = 1
         self._row_offsets = np.arange(_SENDMMSG_MAX, dtype=np.uintp) * np.uintp(frame_bytes)
         self.mode = mode or SendMode.SEGMENTATION
-        if self.mode is SendMode.SEGMENTATION and not self._segmentation_known():
+        if self.mode is SendMode.SEGMENTATION and not self._supports_segmentation():
             self.mode = SendMode.SENDMMSG
         if self.mode is SendMode.SENDMMSG and self._sendmmsg is None:
             self.mode = SendMode.SENDTO
 
     @property
     def frames_per_call(self) -> int:
-        """At least 1, however large the frames."""
+        """Most frames that one call of :meth:`send` takes; at least 1."""
         if self.mode is SendMode.SEGMENTATION:
             return super_datagram_frames(self._frame_bytes)
         return _SENDMMSG_MAX
 
     def send(self, frames: NDArray[np.uint8]) -> int:
-        """Send as many of the first rows as the kernel takes in one go.
+        """Send as many of the first rows as the kernel takes in one call.
 
         Args:
             frames: ``uint8[1..frames_per_call, frame_bytes]``, contiguous.
 
         Returns:
-            How many rows were sent; 0 if the way had to be changed, so that the call can be repeated.
+            Number of rows sent; 0 if the method had to change and the call can be repeated.
 
         Raises:
-            OSError: as sendmsg(2); BlockingIOError when there was no room within the send timeout.
+            OSError: as sendmsg(2); BlockingIOError if the buffer stayed full for the send timeout.
         """
         assert frames.flags.c_contiguous
         if self.mode is SendMode.SEGMENTATION:
@@ -148,7 +148,7 @@ class DatagramOutput:
         self._socket.send(frames[0].data)
         return 1
 
-    def _segmentation_known(self) -> bool:
+    def _supports_segmentation(self) -> bool:
         try:
             self._socket.getsockopt(_SOL_UDP, _UDP_SEGMENT)
         except OSError:

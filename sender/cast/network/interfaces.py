@@ -1,4 +1,4 @@
-"""What the operator names on the command line, made sure of: interface, group, symbol size, endpoint."""
+"""Find network interfaces and derive the symbol size from their MTU."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from protocol.errors import ConfigurationError, InterfaceError
 from sender.addresses import IpAddress
 
 _ALIGNED_ABOVE_BYTES = 1440
-"""Symbols up to Ethernet's usual size are used to the last byte: a 32-byte step would cost 2 % of every datagram."""
+"""Up to Ethernet's usual size, symbols use every byte: a 32-byte step would cost 2 % of each datagram."""
 _SYMBOL_ALIGNMENT_BYTES = 32
-"""The widest vector that the FEC kernels load."""
+"""Width of the largest vector that the FEC kernels load."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MulticastInterface:
-    """One network interface of this machine.
+    """A network interface of this machine.
 
     Attributes:
         name: as ``ip link`` shows it.
-        index: the kernel's number of it.
-        up: whether it carries datagrams.
+        index: the kernel's number.
+        up: True if the interface is up.
         mtu_bytes: largest IP packet.
         addresses: in the kernel's order, the primary one first; without scope.
     """
@@ -44,27 +44,27 @@ class MulticastInterface:
     addresses: tuple[IpAddress, ...]
 
     def address_for(self, group: IpAddress) -> IpAddress:
-        """The address to send to ``group`` from: of its family, link-local only if there is no other.
+        """Return the source address for ``group``: of its family, link-local only if there is no other.
 
         Raises:
-            InterfaceError: there is none.
+            InterfaceError: the interface has no such address.
         """
         family = [address for address in self.addresses if address.version == group.version]
         if not family:
             raise InterfaceError(
-                f"interface {self.name} has no IPv{group.version} address, which the group {group} needs: give it one "
-                f"(ip address add ADDRESS/LENGTH dev {self.name}) or choose a group of the other family"
+                f"interface {self.name} has no IPv{group.version} address, which the group {group} needs: add one "
+                f"(ip address add ADDRESS/LENGTH dev {self.name}) or choose a group of the other family with --group"
             )
         return min(family, key=lambda address: address.is_link_local)
 
 
 def list_interfaces() -> dict[str, MulticastInterface]:
-    """Every interface of this machine (of this network namespace) by name."""
+    """Return the interfaces of this network namespace by name."""
     stats = psutil.net_if_stats()
     addresses = psutil.net_if_addrs()
     found = {}
     for index, name in socket.if_nameindex():
-        if name not in stats:  # removed since, or hidden
+        if name not in stats:  # removed in between, or hidden
             continue
         texts = [
             entry.address.partition("%")[0]
@@ -82,10 +82,10 @@ def list_interfaces() -> dict[str, MulticastInterface]:
 
 
 def find_interface(name: str) -> MulticastInterface:
-    """The interface ``name``, which exists and is up.
+    """Return the interface ``name``, which exists and is up.
 
     Raises:
-        InterfaceError: it doesn't or isn't; the message lists those that would do.
+        InterfaceError: it is missing or down; the message lists usable ones.
     """
     interfaces = list_interfaces()
     usable = ", ".join(
@@ -107,10 +107,10 @@ def find_interface(name: str) -> MulticastInterface:
 
 
 def symbol_bytes_for(interface: MulticastInterface, ip_version: int) -> int:
-    """The largest useful symbol on this interface: 1440 bytes at the usual MTU of 1500 and IPv4.
+    """Return the largest useful symbol size of an interface: 1440 bytes for IPv4 at the usual MTU of 1500.
 
     Raises:
-        InterfaceError: its MTU is too small for a datagram of ours.
+        InterfaceError: its MTU is too small for any symbol.
     """
     header_bytes = IPV4_HEADER_BYTES if ip_version == 4 else IPV6_HEADER_BYTES
     room_bytes = interface.mtu_bytes - header_bytes - UDP_HEADER_BYTES - DATA_HEADER_BYTES
@@ -125,7 +125,7 @@ def symbol_bytes_for(interface: MulticastInterface, ip_version: int) -> int:
 
 
 def choose_symbol_bytes(interface: MulticastInterface, ip_version: int, wanted_bytes: int | None) -> int:
-    """The symbol size of a cast: what the operator wants if it fits, else the largest useful.
+    """Return the symbol size of a cast: ``wanted_bytes`` if it fits, or the largest useful one for None.
 
     Raises:
         ConfigurationError: ``wanted_bytes`` is out of range for this interface.
@@ -136,7 +136,7 @@ def choose_symbol_bytes(interface: MulticastInterface, ip_version: int, wanted_b
         return largest_bytes
     if not SYMBOL_BYTES_MIN <= wanted_bytes <= largest_bytes:
         raise ConfigurationError(
-            f"a symbol size of {wanted_bytes} bytes can't be used on {interface.name}, whose MTU is "
+            f"a symbol size of {wanted_bytes} bytes doesn't fit {interface.name} with an MTU of "
             f"{interface.mtu_bytes}: choose --symbol-size from {SYMBOL_BYTES_MIN} to {largest_bytes}"
         )
     return wanted_bytes

@@ -1,4 +1,4 @@
-"""Which queue disciplines an interface sends through, asked of the kernel by rtnetlink(7)."""
+"""Read the queue disciplines of an interface from the kernel through rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REQUEST_DUMP: Final = 0x301
 _TCA_KIND: Final = 1
 _TC_H_ROOT: Final = 0xFFFF_FFFF
 _TC_H_INGRESS: Final = 0xFFFF_FFF1
-"""Parent of ingress and clsact, which no datagram is queued in."""
+"""Parent of ingress and clsact, which queue no datagrams."""
 
 _MESSAGE: Final = struct.Struct("=IHHII")
 """``struct nlmsghdr``: length, type, flags, sequence, port."""
@@ -31,7 +31,7 @@ _ANSWER_TIMEOUT_S: Final = 1.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class QueueDiscipline:
-    """One row of ``tc qdisc show``; ``parent`` is the kernel's number of its place."""
+    """One row of ``tc qdisc show``; ``parent`` is the kernel's handle of the parent class."""
 
     interface_index: int
     parent: int
@@ -39,12 +39,12 @@ class QueueDiscipline:
 
 
 def queue_disciplines(interface_index: int) -> tuple[str, ...]:
-    """The kinds of an interface's queue disciplines, the root's first; no privilege is needed.
+    """Return the kinds of an interface's queue disciplines, the root's first; needs no privilege.
 
-    An interface with several hardware queues has ``mq`` as its root and what really queues, ``fq`` perhaps, below it.
+    An interface with several hardware queues has ``mq`` as its root and one discipline per queue below it.
 
     Returns:
-        Such as ``("mq", "fq", "fq")``; empty if the kernel doesn't say.
+        Such as ``("mq", "fq", "fq")``; empty if the kernel doesn't answer.
     """
     request = _TRAFFIC.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     header = _MESSAGE.pack(_MESSAGE.size + len(request), _RTM_GETQDISC, _REQUEST_DUMP, 1, 0)
@@ -57,7 +57,7 @@ def queue_disciplines(interface_index: int) -> tuple[str, ...]:
             while not complete:
                 rows, complete = parse_answer(sock.recv(_ANSWER_BYTES_MAX))
                 found += rows
-    except OSError:  # containers without rtnetlink, or a filter on system calls
+    except OSError:  # a container without rtnetlink, or with a system call filter
         return ()
     queueing = [
         row for row in found if row.interface_index == interface_index and row.parent != _TC_H_INGRESS
@@ -67,7 +67,7 @@ def queue_disciplines(interface_index: int) -> tuple[str, ...]:
 
 
 def parse_answer(answer: bytes) -> tuple[list[QueueDiscipline], bool]:
-    """One datagram of the kernel's answer: what it lists, and whether it was the last."""
+    """Parse one datagram of the kernel's answer; return its rows, and True if it is the last datagram."""
     found: list[QueueDiscipline] = []
     offset = 0
     while offset + _MESSAGE.size <= len(answer):

@@ -1,4 +1,4 @@
-"""The sender's sockets: data out to the group, control and feedback in, and an ear on the group's ANNOUNCEs."""
+"""Open the sender's sockets: data to the group, control and feedback from receivers, ANNOUNCEs of other senders."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sender.addresses import IpAddress
 from sender.cast.network.interfaces import MulticastInterface
 
 SEND_BUFFER_BYTES: Final = 1 << 20
-"""What may wait in the kernel: 10 ms at 1 Gbit/s. More would overflow an interface's queue of 1000 packets without a
-word; a full buffer makes the transmitter wait instead."""
+"""Bytes that may wait in the kernel: 10 ms at 1 Gbit/s. More would silently overflow an interface's queue of 1000
+packets; a full buffer makes the transmitter wait instead."""
 SEND_TIMEOUT_S: Final = 0.2
-"""How long one send may wait for room: a cable pulled out must not hold the thread for ever."""
+"""Timeout of one send: an unplugged cable must not block the thread for ever."""
 FEEDBACK_BUFFER_BYTES: Final = 4 << 20
-"""A room of 1024 that answers one FLUSH at once: 4 datagrams each of up to 1.4 KB, at the kernel's accounting."""
+"""Room for 1024 receivers that answer a FLUSH at once, with 4 datagrams of up to 1.4 KB each as the kernel counts."""
 PACING_HEADROOM: Final = 2.0
-"""A limit of the kernel's above the cast's own: headers below UDP are counted there, and arrears have to be made up."""
+"""Kernel's pacing limit over the cast's rate: the kernel also counts lower headers, and late bursts catch up."""
 _ANNOUNCE_BUFFER_BYTES: Final = 64 << 10
 _PORT_TRIES: Final = 16
 
@@ -40,7 +40,7 @@ _SO_ATTACH_FILTER: Final = 26
 _SO_MAX_PACING_RATE: Final = 47
 
 _TYPE_OFFSET: Final = UDP_HEADER_BYTES + 3
-"""Where a socket filter finds our message type: it sees the datagram from its UDP header on."""
+"""Offset of our message type in a socket filter, which sees datagrams from their UDP header on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,14 +61,14 @@ class CastSockets:
 
 
 def _ip_mreqn(group: IpAddress | None, address: IpAddress | None, index: int) -> bytes:
-    """``struct ip_mreqn`` of ip(7)."""
+    """Pack ``struct ip_mreqn`` of ip(7)."""
     return struct.pack(
         "=4s4si", group.packed if group else bytes(4), address.packed if address else bytes(4), index
     )
 
 
 def _set_buffer(sock: socket.socket, force_option: int, option: int, buffer_bytes: int) -> None:
-    """As large as asked for with CAP_NET_ADMIN, else as large as the system's limit lets it be."""
+    """Set a buffer size; without CAP_NET_ADMIN the system's limit applies."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, force_option, buffer_bytes)
     except PermissionError:
@@ -78,10 +78,10 @@ def _set_buffer(sock: socket.socket, force_option: int, option: int, buffer_byte
 def open_data_socket(
     interface: MulticastInterface, address: IpAddress, group: IpAddress, port: int, *, ttl: int
 ) -> socket.socket:
-    """A blocking UDP socket connected to the group, which leaves by ``interface`` from ``address``.
+    """Open a blocking UDP socket connected to the group, for sending through ``interface`` from ``address``.
 
-    Datagrams are never fragmented, programs on this machine hear them too, and drops in the interface's own queue
-    come back as ENOBUFS (IP_RECVERR of ip(7)) instead of passing for loss on the network.
+    Datagrams are never fragmented and are looped back to programs on this machine. Drops in the interface's own queue
+    are reported as ENOBUFS (IP_RECVERR of ip(7)), so that they don't look like loss on the network.
 
     Raises:
         InterfaceError: the kernel refuses the interface or the group.
@@ -120,16 +120,15 @@ def open_data_socket(
 
 
 def limit_pacing_rate(sock: socket.socket, rate_bytes_per_s: float) -> None:
-    """Let the fq queue discipline space bursts that leave together, where an interface has it (tc-fq(8), socket(7)).
+    """Let the fq queue discipline of an interface pace bursts (tc-fq(8), socket(7)); other disciplines ignore it.
 
-    Other disciplines ignore it. For the highest rate that the socket will ever have: except for TCP, which sets its
-    own, the kernel takes the least of all limits that a socket was ever given (seen in TCP_INFO of Linux 6.18 before
-    connect; SO_MAX_PACING_RATE in net/core/sock.c), so that one that followed a rate could only ever fall.
+    Pass the highest rate that the socket will ever have. For sockets other than TCP the kernel applies the lowest limit
+    ever set (SO_MAX_PACING_RATE in net/core/sock.c), so a limit that followed the rate could only fall.
     """
     limit = int(PACING_HEADROOM * rate_bytes_per_s)
-    # 32 bits are understood by every kernel, and beyond 17 Gbit/s nothing needs a limit.
+    # Every kernel takes 32 bits, and above 17 Gbit/s no limit is needed.
     if limit < 0xFFFF_FFFF:
-        # A kernel that refuses it sends just the same.
+        # A kernel without this option sends unpaced bursts; the transmitter paces anyway.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=I", limit))
 
@@ -137,13 +136,13 @@ def limit_pacing_rate(sock: socket.socket, rate_bytes_per_s: float) -> None:
 def bind_control_sockets(
     host: IpAddress | None, port: int, interface: MulticastInterface, address: IpAddress
 ) -> tuple[socket.socket, socket.socket]:
-    """The control API's listening TCP socket and the feedback's UDP socket, on the same port number.
+    """Bind the control API's TCP socket and the feedback's UDP socket, on the same port number.
 
     Args:
-        host: where the control API listens; None for ``address``.
-        port: 0 for any that is free.
+        host: address of the control API; None for ``address``.
+        port: 0 for any free port.
         interface: the cast's interface.
-        address: the sender's address, to which receivers send feedback.
+        address: the sender's address, the destination of feedback.
 
     Raises:
         AddressInUseError: another program has the port.
@@ -168,7 +167,7 @@ def bind_control_sockets(
 
 
 def open_announce_listener(interface: MulticastInterface, group: IpAddress, port: int) -> socket.socket:
-    """A socket in the group that is given only ANNOUNCE datagrams, however fast other casts' data comes.
+    """Open a socket in the group that gets only ANNOUNCE datagrams, however fast the data of other casts arrives.
 
     Raises:
         InterfaceError: the kernel refuses to join the group there.
@@ -196,18 +195,18 @@ def open_announce_listener(interface: MulticastInterface, group: IpAddress, port
 
 
 def _accept_only_type(sock: socket.socket, wire_type: int) -> None:
-    """A classic BPF program (Linux Documentation/networking/filter.rst) that drops every other message type."""
-    load_octet, jump_if_equal, give = 0x30, 0x15, 0x06
+    """Attach a classic BPF program that drops other message types (Linux Documentation/networking/filter.rst)."""
+    load_octet, jump_if_equal, accept = 0x30, 0x15, 0x06
     program = b"".join(
         struct.pack("=HBBI", code, if_true, if_false, operand)
         for code, if_true, if_false, operand in (
             (load_octet, 0, 0, _TYPE_OFFSET),
             (jump_if_equal, 0, 1, wire_type),
-            (give, 0, 0, 0xFFFF),
-            (give, 0, 0, 0),
+            (accept, 0, 0, 0xFFFF),
+            (accept, 0, 0, 0),
         )
     )
-    # The kernel copies the program during the call, so the buffer need only live that long.
+    # The kernel copies the program during the call; the buffer must live until then.
     buffer = ctypes.create_string_buffer(program, len(program))
     sock.setsockopt(
         socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
@@ -221,7 +220,7 @@ def _bind(kind: int, address: IpAddress, port: int, interface: MulticastInterfac
     try:
         sock.setblocking(False)
         if kind == socket.SOCK_STREAM:
-            # A sender started again at once mustn't wait for its predecessor's connections to time out.
+            # A restarted sender mustn't wait until its predecessor's connections time out.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(_endpoint(address, port, interface))
         if kind == socket.SOCK_STREAM:
@@ -230,8 +229,8 @@ def _bind(kind: int, address: IpAddress, port: int, interface: MulticastInterfac
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise AddressInUseError(
-                f"{protocol} port {port} of {address} is taken, perhaps by another cast: end that program "
-                f"(ss -lp 'sport = :{port}' names it) or choose another port with --control {address}:PORT"
+                f"{protocol} port {port} of {address} is in use, perhaps by another cast: stop that program "
+                f"(ss -lp 'sport = :{port}' shows it) or choose another port with --control {address}:PORT"
             ) from error
         raise ConfigurationError(
             f"can't listen on {protocol} port {port} of {address}: {error.strerror}; choose an address of this "
@@ -243,7 +242,7 @@ def _bind(kind: int, address: IpAddress, port: int, interface: MulticastInterfac
 def _endpoint(
     address: IpAddress, port: int, interface: MulticastInterface
 ) -> tuple[str, int] | tuple[str, int, int, int]:
-    """The socket address; link-local IPv6 ones, unicast or multicast, exist once per interface."""
+    """Return the socket address; IPv6 link-local and multicast addresses need the interface as scope."""
     if address.version == 4:
         return str(address), port
     scoped = address.is_link_local or address.is_multicast

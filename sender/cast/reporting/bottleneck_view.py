@@ -1,4 +1,4 @@
-"""What limits a cast and who, as the operator reads it: "limited by pc07's disk"."""
+"""Describe the bottleneck of a cast for the operator: "limited by pc07's disk"."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from protocol.model.cast_policy import CastPolicy
 from protocol.sending.sender_session import SenderSession
 from protocol.shared.units import format_rate
 
-_RECEIVERS_PART: Final = {
+_RECEIVER_TEXTS: Final = {
     Cause.NETWORK: ("the network to {}", "the network", "its link"),
     Cause.SOCKET: ("{}'s socket", "the receivers' sockets", "its socket"),
     Cause.DECODE: ("{}'s processor", "the receivers' processors", "its processor"),
     Cause.DISK: ("{}'s disk", "the receivers' disks", "its disk"),
 }
-"""Of one receiver by name, of nobody in particular, of one that was just named."""
-_SENDERS_PART: Final = {
+"""Texts for a named receiver, for receivers in general, and for a receiver that was just named."""
+_SENDER_TEXTS: Final = {
     Cause.SOURCE: "reading the image",
     Cause.SENDER: "this machine's processor",
-    Cause.NONE: "nothing (climbing or idle)",
+    Cause.NONE: "nothing (rate climbing, or idle)",
 }
 _NAMED_MAX: Final = 4
-"""Bottlenecks in one sentence; JSON lines have all."""
+"""Most bottlenecks in one sentence; JSON lines have all of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BottleneckView:
-    """What sets the rate.
+    """The bottleneck of a cast.
 
     Attributes:
         cause: one of :class:`protocol.model.bottleneck.Cause`.
-        receiver: the name of the receiver whose doing it is; None if it isn't one's.
-        text: both in words, to follow "limited by".
+        receiver: name of the receiver that causes it; None if no single one does.
+        text: cause and receiver in words, to follow "limited by".
     """
 
     cause: str
@@ -44,7 +44,7 @@ class BottleneckView:
 
     @classmethod
     def of(cls, session: SenderSession, bottleneck: Bottleneck) -> BottleneckView:
-        """``bottleneck`` with its receiver's name."""
+        """Return ``bottleneck`` with its receiver's name."""
         receiver = None
         if bottleneck.receiver_id is not None:
             receiver = session.receivers[bottleneck.receiver_id].name
@@ -53,13 +53,13 @@ class BottleneckView:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BottleneckTime(BottleneckView):
-    """What has set the rate, and for how long altogether."""
+    """A bottleneck and its total time."""
 
     seconds: float
 
     @classmethod
     def all_of(cls, session: SenderSession) -> tuple[BottleneckTime, ...]:
-        """The bottlenecks of the cast so far, the longest first."""
+        """Return the bottlenecks of the cast so far, the longest first."""
         views = [
             (BottleneckView.of(session, bottleneck), seconds)
             for bottleneck, seconds in session.bottleneck_seconds.items()
@@ -69,10 +69,10 @@ class BottleneckTime(BottleneckView):
 
 
 def bottlenecks_text(times: Sequence[BottleneckTime]) -> str:
-    """``limited 92% of the time by the network to pc03, 5% by pc07's disk``; empty if nothing is known.
+    """Return such as ``limited 92% of the time by the network to pc03, 5% by pc07's disk``; empty without any.
 
     Args:
-        times: the longest first. Those of less than a per cent, and those after the fourth, are left out.
+        times: the longest first. Times below one per cent, and those after the fourth, are left out.
     """
     total_s = sum(time.seconds for time in times)
     shares = [(time.seconds / total_s, time.text) for time in times if time.seconds >= 0.01 * total_s > 0]
@@ -82,17 +82,17 @@ def bottlenecks_text(times: Sequence[BottleneckTime]) -> str:
     )
 
 
-def part_of_receiver(cause: str) -> str:
-    """What of a receiver that was just named a cause is: ``its disk``."""
-    return _RECEIVERS_PART[Cause(cause)][2]
+def receiver_cause_text(cause: str) -> str:
+    """Return the text of a cause at a receiver that was just named, such as ``its disk``."""
+    return _RECEIVER_TEXTS[Cause(cause)][2]
 
 
 def _text(cause: Cause, receiver: str | None, policy: CastPolicy) -> str:
-    if cause in _RECEIVERS_PART:
-        of_one, of_nobody, _of_it = _RECEIVERS_PART[cause]
-        return of_nobody if receiver is None else of_one.format(receiver)
-    if cause in _SENDERS_PART:
-        return _SENDERS_PART[cause]
+    if cause in _RECEIVER_TEXTS:
+        named, general, _pronoun = _RECEIVER_TEXTS[cause]
+        return general if receiver is None else named.format(receiver)
+    if cause in _SENDER_TEXTS:
+        return _SENDER_TEXTS[cause]
     if policy.rate_bytes_per_s is not None:
         return "--rate"
     if policy.rate_max_bytes_per_s is not None:

@@ -1,4 +1,4 @@
-"""What happens in a cast, in sentences for the operator."""
+"""Describe the events and the state of a cast in sentences for the operator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from protocol.sending.events import (
     SenderEvent,
 )
 from protocol.shared.units import format_duration, format_rate
-from sender.cast.reporting.bottleneck_view import part_of_receiver
+from sender.cast.reporting.bottleneck_view import receiver_cause_text
 from sender.cast.reporting.snapshot import CastView
 
 EVENT_NAMES: Final[dict[type, str]] = {
@@ -39,47 +39,47 @@ EVENT_NAMES: Final[dict[type, str]] = {
     GatheringTimedOut: "gathering_timed_out",
     CastFinished: "cast_ended",
 }
-"""The session's events by their names in JSON lines."""
+"""Names of the session's events in JSON lines."""
 
 
 def count_receivers(count: int) -> str:
-    """``1 receiver``, ``2 receivers``."""
+    """Return ``1 receiver``, ``2 receivers`` and so on."""
     return f"{count} receiver{'' if count == 1 else 's'}"
 
 
 def count_stragglers(count: int) -> str:
-    """``1 straggler``, ``2 stragglers``."""
+    """Return ``1 straggler``, ``2 stragglers`` and so on."""
     return f"{count} straggler{'' if count == 1 else 's'}"
 
 
-def status_words(view: CastView) -> str:
-    """``casting, 812 Mbit/s, pass 1 at 42%, 12.3 s, 20.0 s to go``."""
+def status_text(view: CastView) -> str:
+    """Return such as ``casting, 812 Mbit/s, pass 1 at 42%, 12.3 s, ETA 20.0 s``."""
     state = view.state
     if view.casting and view.main_group_seconds is not None:
         state = f"finishing {count_stragglers(sum(receiver.active for receiver in view.receivers))}"
-    words = [state, format_rate(view.achieved_bytes_per_s)]
+    parts = [state, format_rate(view.achieved_bytes_per_s)]
     if not view.gathering:
-        words += [f"pass {view.pass_index + 1} at {view.pass_progress:.0%}", format_duration(view.elapsed_s)]
+        parts += [f"pass {view.pass_index + 1} at {view.pass_progress:.0%}", format_duration(view.elapsed_s)]
     if view.eta_s is not None:
-        words.append(f"{format_duration(view.eta_s)} to go")
-    return ", ".join(words)
+        parts.append(f"ETA {format_duration(view.eta_s)}")
+    return ", ".join(parts)
 
 
-def bottleneck_words(view: CastView) -> str:
-    """``limited by pc07's disk; 1 slow, 2 in the tail``; empty unless the cast runs."""
+def bottleneck_text(view: CastView) -> str:
+    """Return such as ``limited by pc07's disk; 1 slow, 2 in the tail``; empty unless data flows."""
     if not view.casting:
         return ""
     standings = [receiver.standing for receiver in view.receivers]
     marks = [
-        f"{standings.count(standing)} {words}"
-        for standing, words in (("slow", "slow"), ("tail", "in the tail"))
+        f"{standings.count(standing)} {text}"
+        for standing, text in (("slow", "slow"), ("tail", "in the tail"))
         if standing in standings
     ]
     return f"limited by {view.bottleneck.text}" + (f"; {', '.join(marks)}" if marks else "")
 
 
-def event_words(event: SenderEvent, receiver: str | None) -> str:
-    """The event as a sentence about ``receiver``."""
+def event_text(event: SenderEvent, receiver: str | None) -> str:
+    """Return the event as a sentence about ``receiver``."""
     match event:
         case ReceiverJoined(rejoined=rejoined):
             return f"{receiver} joined{' again' if rejoined else ''}"
@@ -88,26 +88,26 @@ def event_words(event: SenderEvent, receiver: str | None) -> str:
         case ReceiverFailed(error=error):
             return f"{receiver} failed: {error}"
         case ReceiverLost():
-            return f"{receiver} is lost: nothing heard from it"
+            return f"{receiver} is lost: it stopped sending reports"
         case ReceiverReturned():
             return f"{receiver} is back"
         case ReceiverSlow() | ReceiverRecovered() | ReceiverDemoted() | ReceiverDropped():
-            return f"{receiver} {_slow_words(event)}"
+            return f"{receiver} {_slow_text(event)}"
         case MainGroupFinished():
-            return _main_group_words(event)
+            return _main_group_text(event)
         case CastingStarted():
-            return "the room has gathered: image data begins"
+            return "the room has gathered: casting starts"
         case GatheringTimedOut():
-            return "nobody joined in time"
+            return "no receiver joined in time"
         case CastFinished(reason=reason):
-            return f"the cast has ended: {reason}"
+            return f"the cast ended: {reason}"
 
 
-def _slow_words(event: ReceiverSlow | ReceiverRecovered | ReceiverDemoted | ReceiverDropped) -> str:
+def _slow_text(event: ReceiverSlow | ReceiverRecovered | ReceiverDemoted | ReceiverDropped) -> str:
     if isinstance(event, ReceiverRecovered):
         return "keeps up again"
     rates = (
-        f"{part_of_receiver(event.cause)} takes {format_rate(event.rate_bytes_per_s)}, "
+        f"{receiver_cause_text(event.cause)} takes {format_rate(event.rate_bytes_per_s)}, "
         f"the group {format_rate(event.group_rate_bytes_per_s)}"
     )
     match event:
@@ -119,7 +119,7 @@ def _slow_words(event: ReceiverSlow | ReceiverRecovered | ReceiverDemoted | Rece
             return f"is dropped: {rates}"
 
 
-def _main_group_words(event: MainGroupFinished) -> str:
-    words = f"{count_receivers(event.complete_count)} complete after {format_duration(event.seconds)}"
-    follow = "follows at its" if event.straggler_count == 1 else "follow at their"
-    return f"{words}; {count_stragglers(event.straggler_count)} {follow} own rate"
+def _main_group_text(event: MainGroupFinished) -> str:
+    complete = f"{count_receivers(event.complete_count)} complete after {format_duration(event.seconds)}"
+    verb = "follows at its" if event.straggler_count == 1 else "follow at their"
+    return f"{complete}; {count_stragglers(event.straggler_count)} {verb} own rate"

@@ -1,4 +1,4 @@
-"""Why a machine wasn't imaged, in a few words that alerts and dashboards can count by."""
+"""Classify failures of receivers by cause, for alerts and dashboards."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from protocol.sending.receiver_record import ReceiverRecord
 
 
 class FailureCause(enum.StrEnum):
-    """The mend differs from one to the next; what exactly went wrong is in the cast's account and in the log."""
+    """The cause of a failure: each needs a different fix. Details are in the summary of the cast and in the log."""
 
     VERIFICATION = "verification"
-    """What its disk reads back isn't the image, however often it is written."""
+    """The disk reads back wrong data, even after rewrites."""
     STORAGE = "storage"
-    """Its disk failed, or didn't answer, while it was written or read back."""
+    """The disk failed, or didn't answer, while it was written or read back."""
     TARGET = "target"
-    """Its disk was refused before anything was written: too small, in use, the wrong one. Or fitting it failed."""
+    """The disk was refused before the first write (too small, in use, the wrong one), or fitting it failed."""
     SESSION = "session"
-    """The cast as a conversation went wrong: the sender was lost, or refused it."""
+    """The session failed: the sender was lost, or refused the receiver."""
     LOST = "lost"
-    """It went silent: switched off, unplugged, its agent killed."""
+    """The receiver went silent: switched off, unplugged, or its agent was killed."""
     DROPPED = "dropped"
-    """It was given up for being too slow, as the operator wished."""
+    """The receiver was too slow and was dropped by the operator's policy."""
     CANCELLED = "cancelled"
     """The operator cancelled the cast."""
     OTHER = "other"
@@ -42,7 +42,7 @@ _TENS = {
     SessionError.exit_code // 10: FailureCause.SESSION,
     StorageError.exit_code // 10: FailureCause.STORAGE,
 }
-"""Exit codes of a family of errors share their tens."""
+"""Causes by the tens of the exit code, which a family of errors shares."""
 _OF_EXIT_CODE = {
     VerificationError.exit_code: FailureCause.VERIFICATION,
     CastCancelledError.exit_code: FailureCause.CANCELLED,
@@ -51,7 +51,7 @@ _OF_EXIT_CODE = {
 
 
 def failure_cause(record: ReceiverRecord) -> FailureCause | None:
-    """Why a receiver has ended without all of the image; None if it hasn't."""
+    """Return why a receiver ended without the whole image; None if it didn't."""
     if record.state in _OF_STATE:
         return _OF_STATE[record.state]
     if record.state is not ReceiverState.FAILED:
@@ -60,7 +60,7 @@ def failure_cause(record: ReceiverRecord) -> FailureCause | None:
 
 
 def cause_of_exit_code(exit_code: int | None) -> FailureCause:
-    """What an agent's exit code other than 0 says; None if it said none."""
+    """Return the cause for an agent's exit code other than 0, or OTHER if it sent none."""
     if exit_code is None:
         return FailureCause.OTHER
     return _OF_EXIT_CODE.get(exit_code) or _TENS.get(exit_code // 10, FailureCause.OTHER)

@@ -15,12 +15,12 @@ from sender.cast.reporting.snapshot import CastSummary, CastView
 
 
 class JsonReporter:
-    """One JSON object a line on stdout. The command writes the result line."""
+    """A reporter that writes one JSON object per line to stdout. The command writes the result line."""
 
     interval_s = JSON_INTERVAL_S
 
     def started(self, introduction: CastIntroduction) -> None:
-        """``cast_started``: what a script needs to send agents here."""
+        """Write ``cast_started``, with everything that a script needs to start agents."""
         parameters = introduction.parameters
         _emit(
             "cast_started",
@@ -42,29 +42,29 @@ class JsonReporter:
         )
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
-        """The event by its name, with its own fields."""
+        """Write the event under its name, with its fields."""
         fields = {key: value for key, value in dataclasses.asdict(event).items() if key != "receiver_id"}
         if receiver is not None:
             fields = {"receiver": receiver, **fields}
         _emit(EVENT_NAMES[type(event)], **fields)
 
     def note(self, text: str) -> None:
-        """``note``."""
+        """Write a ``note``."""
         _emit("note", text=text)
 
     def progress(self, view: CastView) -> None:
-        """``progress``: everything that the live table shows."""
+        """Write ``progress``, with everything in the live table."""
         _emit("progress", **dataclasses.asdict(view))
 
     def finished(self, summary: CastSummary) -> None:
-        """Nothing: the result line says it."""
+        """Write nothing: the result line follows."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no terminal to release."""
 
 
 def emit_result(summary: CastSummary, *, exit_code: int) -> None:
-    """The last JSON line of a cast that went well or was cancelled; an error's is written where errors end."""
+    """Write the result line of a successful or cancelled cast; the program's error handler writes that of a failure."""
     cancelled: dict[str, object] = {}
     if exit_code != EXIT_OK:
         cancelled = {"error": summary.reason, "error_class": "KeyboardInterrupt"}

@@ -1,4 +1,4 @@
-"""The live table of a cast's machines, wherever it is watched: those that need attention first."""
+"""Draw the live table of a cast's machines, with those that need attention first."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ STANDING_STYLES: Final = {
     "tail": "yellow",
 }
 _BAR_COLUMNS: Final = 12
-"""So that the table fits 80 columns."""
+"""Narrow enough for a table of 80 columns."""
 
 
 class MachineRow(Protocol):
-    """What the table shows of one machine."""
+    """The values of one machine in the table."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name of the machine."""
 
     @property
     def standing(self) -> str:
-        """Its state or, while the cast works for it, ``tail`` or ``slow``."""
+        """State of the machine; ``tail`` or ``slow`` for an active straggler."""
 
     @property
     def active(self) -> bool:
-        """Whether the cast still works for it."""
+        """True until the machine has completed, failed or been given up."""
 
     @property
     def progress(self) -> float:
-        """0..1."""
+        """Share of the needed blocks that is verified, 0..1."""
 
     @property
     def rate_bytes_per_s(self) -> float:
-        """What it writes."""
+        """Write rate."""
 
     @property
     def loss(self) -> float:
-        """0..1."""
+        """Share of datagrams lost, 0..1."""
 
     @property
     def nacks_count(self) -> int | None:
-        """None where nobody knows."""
+        """NACK datagrams sent; None if unknown."""
 
     @property
     def bottleneck(self) -> str:
-        """What limits it."""
+        """Bottleneck of the machine."""
 
     @property
     def error(self) -> str:
-        """Why it isn't complete, once it has ended."""
+        """Failure of a machine that ended incomplete."""
 
 
 def machine_table(rows: Sequence[MachineRow], line_count: int, *, noun: str = "receiver") -> Table:
-    """A table of at most ``line_count`` machines: active ones, the slowest first; then failed ones; then complete ones.
+    """Return a table of at most ``line_count`` machines: active ones, slowest first, then failed, then complete ones.
 
     Args:
         rows: all machines.
-        line_count: that the terminal has.
-        noun: heading of their names.
+        line_count: free lines of the terminal.
+        noun: heading of the name column.
     """
     shown = sorted(rows, key=_attention)[:line_count]
     some_nacks = any(row.nacks_count is not None for row in shown)
@@ -99,7 +99,7 @@ def _attention(row: MachineRow) -> tuple[int, float]:
 
 
 def _cells(row: MachineRow, *, some_nacks: bool) -> tuple[Text | ProgressBar, ...]:
-    """One line: a name or an error that is too long is cut, since other columns would shrink to nothing for it."""
+    """Return one line; long names and errors are truncated, because the other columns would shrink to nothing."""
     return (
         Text(row.name, no_wrap=True, overflow="ellipsis"),
         Text(row.standing, style=STANDING_STYLES.get(row.standing, "")),

@@ -1,4 +1,4 @@
-"""A cast as people look at it: copies of the session's figures while it runs, and the account of its end."""
+"""Snapshots of a running cast, copied from the session, and the summary of an ended one."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from protocol.sending.sender_session import SenderSession
 from sender.cast.reporting.bottleneck_view import BottleneckTime, BottleneckView
 
 _NAMED_MAX = 20
-"""Receivers named in one error message; the summary names all."""
+"""Most receivers named in an error message; the summary names all of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReceiverView:
-    """One receiver now.
+    """A snapshot of one receiver.
 
     Attributes:
-        bottleneck: what limits it, as it says itself.
-        demoted: the others don't wait for it; it is finished after them.
-        slow: it falls behind the group so far that it is about to be demoted or dropped.
-        sustainable_bytes_per_s: what it could take; None while nobody knows.
+        bottleneck: its own bottleneck, as it reports it.
+        demoted: True for a straggler, which is finished after the other receivers.
+        slow: True while it is so far behind the group that it is about to be demoted or dropped.
+        sustainable_bytes_per_s: rate that it could take; None while unknown.
         queue_delay_s: time that datagrams to it spend in queues on the way.
     """
 
@@ -43,7 +43,7 @@ class ReceiverView:
 
     @classmethod
     def of(cls, record: ReceiverRecord) -> ReceiverView:
-        """A copy of what ``record`` says."""
+        """Return a snapshot of ``record``."""
         sustainable = record.sustainable_bytes_per_s
         return cls(
             name=record.name,
@@ -62,12 +62,12 @@ class ReceiverView:
 
     @property
     def active(self) -> bool:
-        """Whether the cast still works for it."""
+        """True until the receiver has completed, failed or been given up."""
         return ReceiverState(self.state).active
 
     @property
     def standing(self) -> str:
-        """Its state or, while the cast works for it, ``tail`` or ``slow``."""
+        """State of the receiver; ``tail`` or ``slow`` for an active straggler."""
         if self.active and self.demoted:
             return "tail"
         return "slow" if self.active and self.slow else self.state
@@ -75,21 +75,21 @@ class ReceiverView:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastView:
-    """The cast now.
+    """A snapshot of the cast.
 
     Attributes:
         state: ``gathering``, ``casting`` or ``ended``.
-        elapsed_s: since image data began; 0 before.
-        rate_bytes_per_s: the rate that is paced to.
-        achieved_bytes_per_s: what really left lately.
-        bytes_sent: data datagrams since the start.
-        pass_index: sweep over the image, 0 the first.
-        pass_progress: how far it has come, 0..1.
-        eta_s: time until the slowest active receiver has everything, at the pace so far; None if nobody knows.
-            Stragglers count only when no others are left.
-        bottleneck: what sets the rate.
-        bottleneck_seconds: what has set it so far, and how long.
-        main_group_seconds: when everybody but the stragglers had ended, since image data began; None before.
+        elapsed_s: time since the first image data; 0 before.
+        rate_bytes_per_s: the paced rate.
+        achieved_bytes_per_s: the recent rate on the wire.
+        bytes_sent: bytes of data datagrams since the start.
+        pass_index: current pass over the image, 0 for the first.
+        pass_progress: progress of the pass, 0..1.
+        eta_s: estimated time until the slowest active receiver is complete; None while unknown. Stragglers count only
+            if no other receiver is left.
+        bottleneck: the current bottleneck.
+        bottleneck_seconds: all bottlenecks so far, with their times.
+        main_group_seconds: time from the first image data to the end of all receivers but the stragglers; None before.
     """
 
     state: str
@@ -107,7 +107,7 @@ class CastView:
 
     @classmethod
     def of(cls, session: SenderSession, now: float) -> CastView:
-        """A copy of what ``session`` says at ``now``."""
+        """Return a snapshot of ``session`` at ``now``."""
         started_at = session.statistics.started_at
         elapsed_s = 0.0 if started_at is None else (session.statistics.ended_at or now) - started_at
         receivers = tuple(ReceiverView.of(record) for record in session.receivers.values())
@@ -133,33 +133,33 @@ class CastView:
 
     @property
     def gathering(self) -> bool:
-        """Whether the room still gathers."""
+        """True while the room gathers."""
         return self.state == CastState.GATHERING.label
 
     @property
     def casting(self) -> bool:
-        """Whether image data flows."""
+        """True while image data flows."""
         return self.state == CastState.CASTING.label
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReceiverSummary:
-    """How it went for one receiver.
+    """The result of one receiver.
 
     Attributes:
-        bytes_verified: raw bytes of the image that were read back and are right.
-        bytes_kept: those of them that its target held already.
-        blocks_rewritten: blocks that read back wrong from its disk and were sent again.
-        seconds: from its join to its end.
+        bytes_verified: raw bytes of the image, read back and correct.
+        bytes_kept: part of ``bytes_verified`` that was on its target before.
+        blocks_rewritten: blocks that read back wrong and were sent again.
+        seconds: time from its join to its end.
         rate_bytes_per_s: ``bytes_verified`` over ``seconds``.
         loss: share of the datagrams that didn't arrive, 0..1.
-        blocks_repaired_by_parity: completed with repair symbols that nobody had to ask for.
-        blocks_repaired_by_nack: completed after it asked.
-        nacks_count: NACK datagrams it sent.
-        socket_drops_count: datagrams that reached its socket and were dropped there.
-        demoted: it was finished after the others, or was to be.
-        error: empty if all is well.
-        identity: by what its machine is known, if its agent said that.
+        blocks_repaired_by_parity: blocks completed with proactive repair symbols.
+        blocks_repaired_by_nack: blocks completed after a NACK.
+        nacks_count: NACK datagrams that it sent.
+        socket_drops_count: datagrams dropped at its socket.
+        demoted: True for a straggler.
+        error: the failure; empty for a complete receiver.
+        identity: identity of its machine, if its agent sent one.
     """
 
     name: str
@@ -181,7 +181,7 @@ class ReceiverSummary:
 
     @classmethod
     def of(cls, record: ReceiverRecord, block_bytes: int, now: float) -> ReceiverSummary:
-        """From its completion report, or from its last REPORT if it never sent one."""
+        """Return the result from its completion report, or from its last REPORT if there is none."""
         done = record.completion
         seconds = (record.finished_at or now) - record.joined_at
         bytes_verified = done.raw_bytes_verified if done else record.verified_count * block_bytes
@@ -210,21 +210,21 @@ class ReceiverSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether it verified every byte."""
+        """True if it verified every byte."""
         return self.state == ReceiverState.COMPLETE.value
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastSummary:
-    """The account of a cast that has ended.
+    """The summary of an ended cast.
 
     Attributes:
-        seconds: from the first image data to the end.
-        main_group_seconds: from the first image data until everybody but the stragglers had ended; None if the cast
-            ended before.
-        bottleneck_seconds: what has set the rate, and how long.
-        required_count: receivers that were waited for.
-        reason: why it ended, for people.
+        seconds: time from the first image data to the end.
+        main_group_seconds: time from the first image data to the end of all receivers but the stragglers; None if the
+            cast ended before.
+        bottleneck_seconds: all bottlenecks, with their times.
+        required_count: receivers that the cast waited for.
+        reason: why it ended, as text.
     """
 
     cast_id: str
@@ -242,7 +242,7 @@ class CastSummary:
 
     @classmethod
     def of(cls, session: SenderSession, now: float) -> CastSummary:
-        """Of an ended session."""
+        """Return the summary of an ended session."""
         parameters = session.parameters
         statistics = session.statistics
         started_at = statistics.started_at
@@ -267,33 +267,33 @@ class CastSummary:
 
     @property
     def complete_count(self) -> int:
-        """Receivers that verified every byte."""
+        """Number of receivers that verified every byte."""
         return sum(receiver.complete for receiver in self.receivers)
 
     def require_success(self) -> None:
-        """Return if every receiver that joined, and at least as many as were waited for, verified every byte.
+        """Check that every receiver that joined, and at least the required number, verified every byte.
 
         Raises:
-            NotEnoughReceiversError: too few joined, though those that did are complete.
-            ReceiversIncompleteError: some that joined aren't complete; the message names them.
+            NotEnoughReceiversError: too few joined, though all of them are complete.
+            ReceiversIncompleteError: some receivers aren't complete; the message names them.
         """
         incomplete = [receiver for receiver in self.receivers if not receiver.complete]
         if not self.receivers:
             raise NotEnoughReceiversError(
                 f"no receiver joined before the deadline (--wait-for {self.required_count}): check that agents run on "
-                "the same network (diskcast-agent doctor), and that multicast passes the switch"
+                "the same network (diskcast-agent doctor), and that the switch forwards multicast"
             )
         if incomplete:
             names = "; ".join(f"{receiver.name}: {receiver.error}" for receiver in incomplete[:_NAMED_MAX])
             more = f"; and {len(incomplete) - _NAMED_MAX} more" if len(incomplete) > _NAMED_MAX else ""
             raise ReceiversIncompleteError(
                 f"{len(incomplete)} of {len(self.receivers)} receivers aren't complete ({names}{more}): run the same "
-                "command again for them, they ask only for what they lack"
+                "command again; they request only their missing blocks"
             )
         if len(self.receivers) < self.required_count:
             raise NotEnoughReceiversError(
-                f"only {len(self.receivers)} of {self.required_count} receivers joined before the deadline; those are "
-                "complete: run the same command again for the others"
+                f"only {len(self.receivers)} of {self.required_count} receivers joined before the deadline, and those "
+                "are complete: run the same command again for the others"
             )
 
 
@@ -301,7 +301,7 @@ def _main_group_seconds(session: SenderSession) -> float | None:
     statistics = session.statistics
     finished_at = statistics.main_finished_at
     if finished_at is None and session.outcome is SessionOutcome.COMPLETE:
-        finished_at = statistics.ended_at  # there were no stragglers
+        finished_at = statistics.ended_at  # no stragglers
     if statistics.started_at is None or finished_at is None:
         return None
     return round(finished_at - statistics.started_at, 3)

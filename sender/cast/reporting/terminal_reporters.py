@@ -24,11 +24,11 @@ from protocol.sending.events import (
 from protocol.shared.units import format_bytes, format_duration, format_rate
 from sender.cast.reporting.bottleneck_view import bottlenecks_text
 from sender.cast.reporting.event_text import (
-    bottleneck_words,
+    bottleneck_text,
     count_receivers,
     count_stragglers,
-    event_words,
-    status_words,
+    event_text,
+    status_text,
 )
 from sender.cast.reporting.json_reporter import JsonReporter
 from sender.cast.reporting.machine_table import STANDING_STYLES, machine_table
@@ -37,7 +37,7 @@ from sender.cast.reporting.snapshot import CastSummary, CastView, ReceiverSummar
 
 _HEADER_LINES: Final = 7
 
-_SAID_ABOVE_TABLE: Final = (
+_EVENTS_ABOVE_TABLE: Final = (
     ReceiverFailed,
     ReceiverLost,
     ReceiverReturned,
@@ -49,56 +49,58 @@ _SAID_ABOVE_TABLE: Final = (
 
 
 def choose_reporter(*, json_lines: bool) -> Reporter:
-    """By what stderr is, and what the operator asked for."""
+    """Return JSON lines if requested, a live table on a terminal, and plain lines otherwise."""
     if json_lines:
         return JsonReporter()
     return LiveReporter() if sys.stderr.isatty() else PlainReporter()
 
 
 class PlainReporter:
-    """Lines on stderr: for logs."""
+    """A reporter that writes lines to stderr, for logs."""
 
     interval_s = PLAIN_INTERVAL_S
 
     def started(self, introduction: CastIntroduction) -> None:
-        """Where agents can join."""
-        _say(_headline(introduction))
-        _say(f"waiting for {count_receivers(introduction.wait_for)} at {introduction.parameters.control_url}")
+        """Print the headline and the URL for agents."""
+        _print(_headline(introduction))
+        _print(
+            f"waiting for {count_receivers(introduction.wait_for)} at {introduction.parameters.control_url}"
+        )
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
-        """Joins and ends, one a line."""
-        _say(event_words(event, receiver))
+        """Print the event as a line."""
+        _print(event_text(event, receiver))
 
     def note(self, text: str) -> None:
-        """A remark."""
-        _say(f"note: {text}")
+        """Print the note."""
+        _print(f"note: {text}")
 
     def progress(self, view: CastView) -> None:
-        """The cast in one line."""
+        """Print the state of the cast as a line."""
         active = [receiver for receiver in view.receivers if receiver.active]
-        parts = [status_words(view), f"{len(active)} of {count_receivers(len(view.receivers))} active"]
+        parts = [status_text(view), f"{len(active)} of {count_receivers(len(view.receivers))} active"]
         if active and not view.gathering:
             slowest = min(active, key=lambda receiver: receiver.progress)
             parts[-1] += f", slowest {slowest.name} {slowest.progress:.0%}"
-        _say("; ".join([*parts, bottleneck_words(view)] if view.casting else parts))
+        _print("; ".join([*parts, bottleneck_text(view)] if view.casting else parts))
 
     def finished(self, summary: CastSummary) -> None:
-        """A table of all receivers."""
+        """Print the summary with all receivers."""
         Console(stderr=True, width=140).print(_summary(summary))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: lines need no clean-up."""
 
 
 class LiveReporter:
-    """A table on the terminal that is drawn again a few times a second."""
+    """A reporter that redraws a table on the terminal a few times a second."""
 
     interval_s = LIVE_INTERVAL_S
 
     def __init__(self, console: Console | None = None) -> None:
         """Draw on ``console``, by default on stderr."""
         self._console = console or Console(stderr=True)
-        # Refreshed by us only: rich's own thread would take processor time from the transmitter.
+        # Only `progress` refreshes: rich's own thread would take processor time from the transmitter.
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._title = ""
 
@@ -112,36 +114,36 @@ class LiveReporter:
         self._live.update(Group(Text(self._title, style="bold"), Text(waiting)), refresh=True)
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
-        """Ends that aren't good and what becomes of stragglers stay above the table; the rest is in it."""
-        if isinstance(event, _SAID_ABOVE_TABLE):
-            self._console.print(Text(event_words(event, receiver)))
+        """Print failures and events of stragglers above the table; the table shows all others."""
+        if isinstance(event, _EVENTS_ABOVE_TABLE):
+            self._console.print(Text(event_text(event, receiver)))
 
     def note(self, text: str) -> None:
-        """A remark above the table."""
+        """Print the note above the table."""
         self._console.print(Text(f"note: {text}", style="yellow"))
 
     def progress(self, view: CastView) -> None:
-        """Draw the table: those that need attention first, as many as the terminal has lines for."""
+        """Draw the table, as many machines as the terminal has lines for."""
         room = max(1, self._console.height - _HEADER_LINES)
-        parts: list[Text | Table] = [Text(self._title, style="bold"), Text(status_words(view))]
+        parts: list[Text | Table] = [Text(self._title, style="bold"), Text(status_text(view))]
         if view.casting:
-            parts.append(Text(bottleneck_words(view)))
+            parts.append(Text(bottleneck_text(view)))
         parts.append(machine_table(view.receivers, room))
         if len(view.receivers) > room:
             parts.append(Text(f"… and {count_receivers(len(view.receivers) - room)} more"))
         self._live.update(Group(*parts), refresh=True)
 
     def finished(self, summary: CastSummary) -> None:
-        """Close the live display and leave the summary."""
+        """Replace the live display by the summary."""
         self._live.stop()
         self._console.print(_summary(summary))
 
     def close(self) -> None:
-        """Show the cursor again."""
+        """Stop the live display and show the cursor."""
         self._live.stop()
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     click.echo(line, err=True)
 
 
@@ -175,7 +177,7 @@ def _summary(summary: CastSummary) -> Group:
 
 def _summary_table(receivers: tuple[ReceiverSummary, ...]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-    # What is rare has a column only where it happened.
+    # Rare values get a column only if they occurred.
     some_kept = any(receiver.bytes_kept for receiver in receivers)
     some_rewritten = any(receiver.blocks_rewritten for receiver in receivers)
     columns = ["receiver", "state", "verified", *(["kept"] if some_kept else [])]

@@ -1,8 +1,8 @@
-"""The control API: HTTP on uvicorn inside the sender's event loop, on a socket that was bound before.
+"""Serve the control API of one cast: HTTP on uvicorn in the sender's event loop.
 
-Bodies are read with a limit and parsed by :mod:`protocol.control.control_messages`, which checks every field;
-errors are ``application/problem+json`` (RFC 9457). Connections, body bytes and time are bounded, so that
-outsiders can't exhaust this program.
+:mod:`protocol.control.control_messages` parses the bodies and checks every field; errors are
+``application/problem+json`` (RFC 9457). Connections, body bytes and time are bounded, so that clients can't exhaust
+the sender.
 """
 
 from __future__ import annotations
@@ -50,24 +50,24 @@ from sender.cast.session.locked_session import LockedSession
 from sender.http_server import HttpServer
 
 _CONNECTIONS_MAX: Final = RECEIVER_COUNT_MAX + 64
-"""Every receiver at once, and the operator's tools."""
+"""All receivers at once, and the operator's tools."""
 _BODY_TIMEOUT_S: Final = 30.0
-"""A body that takes longer comes from a stalled or hostile peer."""
+"""A slower body comes from a stalled or hostile client."""
 _LARGE_BODIES_MAX: Final = 4
-"""Bodies above CONTROL_BODY_BYTES_MAX that are read at the same time; others wait in their connections' buffers."""
+"""Most bodies above CONTROL_BODY_BYTES_MAX read at the same time; others wait in their connections' buffers."""
 _MANIFEST_READS_MAX: Final = 2
-"""Threads that read the manifest of a large image, and hang if its disk does; late joiners take turns."""
+"""Most threads that read the manifest of a large image, and hang if its disk does; late joiners take turns."""
 MANIFEST_PIECE_BYTES: Final = 256 << 10
 _KEEP_ALIVE_S: Final = 5
 _SHUTDOWN_S: Final = 2
 _KEY: Final = HexBytes(RECEIVER_KEY_BYTES)
 
-
 MatchMachine = Callable[[JoinRequest], Awaitable[JoinRequest]]
+"""Replaces the identity in a request to join by that of a known machine."""
 
 
 async def no_matching(request: JoinRequest) -> JoinRequest:
-    """A request to join, of a machine that nobody here knows more of."""
+    """Return the request unchanged: a sender without a daemon knows no machines."""
     return request
 
 
@@ -82,28 +82,28 @@ class ControlApi:
         on_failure: Callable[[DiskcastError], None] = lambda _error: None,
         match_machine: MatchMachine = no_matching,
     ) -> None:
-        """Serve the cast of ``parameters`` and ``manifest``, whose session is ``shared``.
+        """Prepare the endpoints.
 
         Args:
             shared: the session.
-            parameters: the cast's.
-            manifest: the image's.
+            parameters: the parameters of the cast.
+            manifest: the manifest of the image.
             on_failure: called in the event loop when the manifest can't be read any more, which ends the cast.
-            match_machine: says who it is that joins, if that is known better than the machine itself knows it.
+            match_machine: replaces the identity in a request to join by that of a known machine.
         """
         self._shared = shared
         self._match_machine = match_machine
         self._on_failure = on_failure
         self._parameters = parameters
         self._manifest = manifest
-        # base64 makes four characters of three octets; zlib adds a little to bits that it can't shorten.
+        # base64 takes four characters for three octets; zlib adds a little to incompressible bits.
         bitmap_bytes = -(-manifest.block_count // 8) * 3 // 2
         self._need_body_bytes_max = min(NEED_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX + bitmap_bytes)
         self._large_bodies = asyncio.Semaphore(_LARGE_BODIES_MAX)
         self._manifest_reads = asyncio.Semaphore(_MANIFEST_READS_MAX)
 
     def application(self) -> FastAPI:
-        """The ASGI application."""
+        """Return the ASGI application."""
         app = FastAPI(
             title="diskcast sender", openapi_url=f"{API_BASE}/openapi.json", docs_url=None, redoc_url=None
         )
@@ -114,9 +114,9 @@ class ControlApi:
         app.get(cast, dependencies=ours)(self.describe)
         app.get(f"{cast}/manifest", dependencies=ours)(self.send_manifest)
         app.post(f"{cast}/receivers", dependencies=ours, status_code=HTTPStatus.CREATED)(self.join)
-        app.put(f"{receiver}/need", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(self.take_need)
+        app.put(f"{receiver}/need", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(self.set_need)
         app.post(f"{receiver}/completion", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(
-            self.take_completion
+            self.complete
         )
         for error_class in (
             ProtocolError,
@@ -131,15 +131,15 @@ class ControlApi:
     # -- endpoints --------------------------------------------------------------------------------------------
 
     async def list_casts(self) -> JSONResponse:
-        """All casts of this sender: one."""
+        """List the casts of this sender: exactly one."""
         return JSONResponse({"casts": [self._description()]})
 
     async def describe(self) -> JSONResponse:
-        """The cast as anybody may see it."""
+        """Describe the cast."""
         return JSONResponse(self._description())
 
     async def send_manifest(self) -> StreamingResponse:
-        """The manifest's bytes, in pieces: a slow reader holds one of them, not a copy of all."""
+        """Send the manifest in pieces, so that a slow client holds one piece in memory and not a copy of the whole."""
         data = self._manifest.data
 
         async def pieces() -> AsyncIterator[memoryview]:
@@ -150,7 +150,7 @@ class ControlApi:
         return StreamingResponse(pieces(), media_type=MANIFEST_TYPE, headers=headers)
 
     async def join(self, request: Request) -> JSONResponse:
-        """Let a receiver in."""
+        """Admit a receiver."""
         document = await self._document_untrusted(request, self._need_body_bytes_max)
         join_request = join_from_json_untrusted(
             document,
@@ -163,19 +163,19 @@ class ControlApi:
             state = session.state
         return JSONResponse(grant_to_json(grant, state=state), status_code=HTTPStatus.CREATED)
 
-    async def take_need(self, receiver_id: int, request: Request) -> Response:
-        """A receiver holds the manifest and says what it lacks."""
+    async def set_need(self, receiver_id: int, request: Request) -> Response:
+        """Set the missing blocks of a receiver that has the manifest."""
         receiver, key = self._authorise_untrusted(receiver_id, request)
         document = await self._document_untrusted(request, self._need_body_bytes_max)
         need = need_from_json_untrusted(document, self._manifest.block_count)
         heard_sequence = heard_sequence_from_json_untrusted(document)
         with self._shared.update() as (session, now):
-            _check_key(session, receiver, key)  # it may have joined anew meanwhile
+            _check_key(session, receiver, key)  # it may have joined again in the meantime
             session.set_need(receiver, need, now, heard_sequence)
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
-    async def take_completion(self, receiver_id: int, request: Request) -> Response:
-        """A receiver's account of its end."""
+    async def complete(self, receiver_id: int, request: Request) -> Response:
+        """Accept the completion report of a receiver."""
         receiver, key = self._authorise_untrusted(receiver_id, request)
         document = await self._document_untrusted(request, CONTROL_BODY_BYTES_MAX)
         report = COMPLETION.decode_untrusted("completion", document)
@@ -187,7 +187,7 @@ class ControlApi:
     # -- inside -----------------------------------------------------------------------------------------------
 
     async def _manifest_piece(self, part: slice) -> memoryview:
-        """A part of the manifest, waited for beside the event loop if it is read from the image's disk."""
+        """Return a part of the manifest; read it in a thread if it is on the image's disk."""
         data = self._manifest.data
         if isinstance(data, memoryview):
             return data[part]
@@ -196,7 +196,7 @@ class ControlApi:
                 return await start_blocking_call(lambda: data[part], "manifest")
             except DiskcastError as error:
                 self._on_failure(error)
-                raise  # there is no other way to end a response that has begun
+                raise  # the only way to abort a response that has started
 
     def _description(self) -> JsonObject:
         with self._shared.read() as (session, _now):
@@ -208,9 +208,7 @@ class ControlApi:
     async def _check_cast(self, cast_id: str) -> None:
         ours = f"{self._parameters.cast_id:08x}"
         if cast_id != ours:
-            raise HTTPException(
-                HTTPStatus.NOT_FOUND, f"this sender has no cast {cast_id[:8]!r}; its cast is {ours}"
-            )
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"this sender has no cast {cast_id[:8]!r}; use {ours}")
 
     def _authorise_untrusted(self, receiver_id: int, request: Request) -> tuple[ReceiverId, bytes]:
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
@@ -222,13 +220,13 @@ class ControlApi:
         return receiver, key
 
     async def _document_untrusted(self, request: Request, bytes_max: int) -> object:
-        """The body as JSON; large ones are read a few at a time and parsed beside the event loop."""
+        """Return the parsed JSON body; a few large ones at a time, parsed in threads."""
         length = request.headers.get("content-length", "")
         if not (length.isascii() and length.isdigit()):
-            raise HTTPException(HTTPStatus.LENGTH_REQUIRED, "a Content-Length is needed")
+            raise HTTPException(HTTPStatus.LENGTH_REQUIRED, "Content-Length is required")
         if len(length) > 12 or int(length) > bytes_max:
             raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {bytes_max} bytes here"
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {bytes_max} bytes"
             )
         if int(length) <= CONTROL_BODY_BYTES_MAX:
             return parse_json_untrusted(await _body_untrusted(request))
@@ -237,10 +235,10 @@ class ControlApi:
 
 
 class ControlServer(HttpServer):
-    """Serves one cast's control API."""
+    """The HTTP server of one cast's control API."""
 
     def __init__(self, application: FastAPI, listener: socket.socket) -> None:
-        """Serve ``application`` on ``listener``, which is taken over."""
+        """Serve ``application`` on ``listener``; the server closes it."""
         super().__init__(
             application,
             listener,
@@ -262,20 +260,22 @@ def _unauthorised(detail: str) -> HTTPException:
 
 
 async def _body_untrusted(request: Request) -> bytes:
-    """The body; its length was checked, and HTTP sees to it that no more than that is read."""
+    """Return the body; its Content-Length was checked, and the HTTP server enforces that."""
     try:
         async with asyncio.timeout(_BODY_TIMEOUT_S):
             return await request.body()
     except TimeoutError as error:
-        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"no whole body in {_BODY_TIMEOUT_S:g} s") from error
+        raise HTTPException(
+            HTTPStatus.REQUEST_TIMEOUT, f"the body didn't arrive within {_BODY_TIMEOUT_S:g} s"
+        ) from error
     except ClientDisconnect as error:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "the connection ended within the body") from error
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the connection closed within the body") from error
 
 
 async def _answer_problem(_request: Request, error: Exception) -> JSONResponse:
-    """Every error as RFC 9457 writes it."""
+    """Return an error as problem details of RFC 9457."""
     headers: Mapping[str, str] | None = None
-    status, detail = HTTPStatus.INTERNAL_SERVER_ERROR, "an error inside the sender: see its own output"
+    status, detail = HTTPStatus.INTERNAL_SERVER_ERROR, "internal error of the sender: see its output"
     match error:
         case HTTPException():
             status, detail, headers = HTTPStatus(error.status_code), error.detail, error.headers
@@ -284,7 +284,7 @@ async def _answer_problem(_request: Request, error: Exception) -> JSONResponse:
         case ProtocolError():
             status, detail = HTTPStatus.BAD_REQUEST, str(error)
         case RequestValidationError():
-            status, detail = HTTPStatus.BAD_REQUEST, "the path isn't one of this API"
+            status, detail = HTTPStatus.BAD_REQUEST, "the path isn't part of this API"
     return JSONResponse(
         problem_to_json(status.phrase, detail), status_code=status, headers=headers, media_type=PROBLEM_TYPE
     )

@@ -1,4 +1,4 @@
-"""The feedback socket: every datagram that receivers send goes to the session as it is."""
+"""Receive feedback datagrams and pass them to the session."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from sender.cast.session.locked_session import LockedSession
 
 
 class FeedbackPort:
-    """Receives NACKs and REPORTs on a bound UDP socket.
+    """The UDP port for NACKs and REPORTs.
 
-    asyncio-dgram's own queue has no bound, but it holds no more than one datagram: asyncio reads one a turn of the
-    loop, and :meth:`run` awaits nothing but the next one. What comes faster waits in the socket's buffer, whose bound
-    the kernel keeps.
+    asyncio-dgram's own queue is unbounded, but holds at most one datagram: asyncio reads one per turn of the loop, and
+    :meth:`run` awaits only the next one. More datagrams wait in the socket's bounded buffer.
     """
 
     def __init__(self, sock: socket.socket, shared: LockedSession) -> None:
@@ -30,7 +29,9 @@ class FeedbackPort:
             while True:
                 try:
                     datagram, _address = await stream.recv()
-                except OSError:  # an ICMP error that the kernel reports here; it concerns no datagram of ours
+                except (
+                    OSError
+                ):  # an ICMP error that the kernel reports here; it concerns none of our datagrams
                     continue
                 self.received_count += 1
                 with self._shared.update() as (session, now):

@@ -1,8 +1,8 @@
-"""The sender session between threads: one lock around it, and who is woken by a change.
+"""Share the sender session between threads: one lock, and wake-ups after updates.
 
-The event loop (feedback, joins, timers), the encoder thread and the transmitter thread all use the one session. Each
-change may give the encoder something to do, or move the next timer to an earlier time; both are looked after here, so
-that nobody polls.
+The event loop (feedback, joins, timers), the encoder thread and the transmitter thread use the same session. An update
+may give the encoder work or move the next timer to an earlier time. This module wakes the encoder or the event loop
+then, so that neither polls.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from protocol.sending.sender_session import SenderSession
 
 
 class LockedSession:
-    """See the module's docstring."""
+    """A sender session behind a lock."""
 
     def __init__(self, session: SenderSession, wake_timers: Callable[[], None]) -> None:
         """Share ``session``.
 
         Args:
-            session: used through this object only from now on.
-            wake_timers: called, from any thread, when a timer has become due earlier than the event loop knows.
+            session: from now on used only through this object.
+            wake_timers: called, from any thread, when a timer has moved to before the time that :meth:`arm_timer` gave.
         """
         self._session = session
         self._wake_timers = wake_timers
@@ -35,7 +35,7 @@ class LockedSession:
 
     @contextlib.contextmanager
     def update(self) -> Iterator[tuple[SenderSession, float]]:
-        """The session and the current monotonic time, for a call that may change something."""
+        """Yield the session and the current monotonic time, for calls that may change something."""
         with self._changed:
             now = time.monotonic()
             try:
@@ -48,22 +48,22 @@ class LockedSession:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[tuple[SenderSession, float]]:
-        """The session and the current monotonic time, for reading only."""
+        """Yield the session and the current monotonic time, for reading only."""
         with self._changed:
             yield self._session, time.monotonic()
 
     def arm_timer(self) -> float:
-        """Seconds until the next timer; from now on an earlier one wakes the event loop."""
+        """Return the seconds until the next timer; an earlier one wakes the event loop."""
         with self._changed:
             now = time.monotonic()
             self._armed_at = self._session.next_timer(now)
             return self._armed_at - now
 
     def wait_for_plan(self, symbols_max: Callable[[float], int]) -> SendPlan | None:
-        """The next plan, waited for as long as there is nothing to send; None after :meth:`close`.
+        """Wait for the next plan; return None after :meth:`close`.
 
         Args:
-            symbols_max: size limit of the plan at a rate in bytes per second.
+            symbols_max: returns the size limit of a plan for a rate in bytes per second.
         """
         with self._changed:
             while not self._closed:
@@ -75,7 +75,7 @@ class LockedSession:
             return None
 
     def close(self) -> None:
-        """Let the encoder thread go."""
+        """Make the encoder thread return."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Listening for other senders on the group while the room gathers."""
+"""Detect other senders on the group while the room gathers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from protocol.wire.codec import decode_control_untrusted
 from protocol.wire.messages import Announce
 
 _CONFLICT_WINDOW_S = 3 * ANNOUNCE_INTERVAL_S
-"""Who hears the same cast this soon after its own start is the second and has to go. A sender that has been here for
-longer stays: otherwise both would end."""
+"""A sender that hears its own cast within this time after its start is the second one and stops. An older sender
+continues: otherwise both would stop."""
 _FOREIGN_MAX = 16
-"""Foreign casts that are told of; more of them are an attack on the operator's terminal."""
+"""Most foreign casts to report: more could be an attack on the operator's terminal."""
 
 
 class ConflictWatch:
-    """Tells of another sender of the same cast, which is an error, and of other casts, which agents must tell apart."""
+    """A watch for another sender of the same cast, which is an error, and for other casts on the same group."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class ConflictWatch:
         on_conflict: Callable[[AddressInUseError], None],
         on_foreign: Callable[[str], None],
     ) -> None:
-        """Listen on ``sock``, in the group, which :meth:`run` closes."""
+        """Prepare to listen on ``sock``, a member of the group; :meth:`run` closes it."""
         self._socket = sock
         self._parameters = parameters
         self._on_conflict = on_conflict
@@ -51,12 +51,12 @@ class ConflictWatch:
                 except OSError:  # an ICMP error that the kernel reports here
                     continue
                 host = str(address[0]) if isinstance(address, tuple) else str(address)
-                self.hear_untrusted(datagram, host, time.monotonic() - started_at)
+                self.check_untrusted(datagram, host, time.monotonic() - started_at)
         finally:
             stream.close()
 
-    def hear_untrusted(self, datagram: bytes, address: str, age_s: float) -> None:
-        """Judge one datagram that came from ``address`` when this sender was ``age_s`` old."""
+    def check_untrusted(self, datagram: bytes, address: str, age_s: float) -> None:
+        """Check one datagram from ``address``, received ``age_s`` after the start of this sender."""
         try:
             prefix, message = decode_control_untrusted(datagram)
         except WireError:
@@ -65,21 +65,21 @@ class ConflictWatch:
             return
         ours = self._parameters
         if prefix.cast_id != ours.cast_id:
-            self._hear_foreign(CastId(prefix.cast_id), message, address)
+            self._note_foreign(CastId(prefix.cast_id), message, address)
         elif message.incarnation != ours.incarnation and age_s < _CONFLICT_WINDOW_S:
             self._on_conflict(
                 AddressInUseError(
                     f"this image is already being cast to {ours.group} port {ours.port} by another sender on "
-                    f"{address}: end that one, or choose another --group or --port"
+                    f"{address}: stop that one, or choose another --group or --port"
                 )
             )
 
-    def _hear_foreign(self, cast_id: CastId, announce: Announce, address: str) -> None:
+    def _note_foreign(self, cast_id: CastId, announce: Announce, address: str) -> None:
         if cast_id in self._foreign or len(self._foreign) >= _FOREIGN_MAX:
             return
         self._foreign.add(cast_id)
         name = announce.image_name if announce.image_name.isprintable() else "an image"
         self._on_foreign(
-            f"{name} is cast to the same group and port by {address}: agents started without --sender will refuse to "
-            "choose; give one of the casts another --group or --port"
+            f"{address} casts {name} to the same group and port: agents without --sender can't choose a cast; give one "
+            "of the casts another --group or --port"
         )

@@ -1,4 +1,4 @@
-"""Batches of frames on their way from the encoder thread to the transmitter thread."""
+"""Pass batches of frames from the encoder thread to the transmitter thread."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from protocol.sending.send_plan import SendPlan
 
 QUEUE_BATCHES = 2
-"""One to send and one in reserve while the next is encoded. More would only delay answers to NACKs; the frame
-encoder's ring of four buffers is these two, the one being sent and the one being encoded."""
+"""One batch to send next and one in reserve. More would only delay answers to NACKs. The frame encoder's ring of four
+buffers holds these two, the batch being sent and the batch being encoded."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrameBatch:
-    """One encoded plan.
+    """The frames of one encoded plan.
 
     Attributes:
-        plan: what it holds.
+        plan: the symbols in it.
         frames: ``uint8[plan.symbol_count, frame_bytes]``.
-        read_s: time that reading the image file took for it.
+        read_s: time spent reading the image file for it.
     """
 
     plan: SendPlan
@@ -32,7 +32,7 @@ class FrameBatch:
 
 
 class BatchQueue:
-    """A bounded queue between two threads that either end can close; a full queue makes the encoder wait."""
+    """A bounded queue between two threads; either can close it. A full queue makes the encoder wait."""
 
     def __init__(self, batches_max: int = QUEUE_BATCHES) -> None:
         self._batches: deque[FrameBatch] = deque()
@@ -42,11 +42,11 @@ class BatchQueue:
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
+        """True after :meth:`close`."""
         return self._closed
 
     def put(self, batch: FrameBatch) -> bool:
-        """Wait for room and append; False if the queue is closed and the batch was dropped."""
+        """Wait for space and append; return False if the queue is closed and the batch was dropped."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._batches) < self._batches_max)
             if self._closed:
@@ -56,7 +56,7 @@ class BatchQueue:
             return True
 
     def get(self) -> FrameBatch | None:
-        """Wait for the oldest batch and take it; None once the queue is closed, whatever is left in it."""
+        """Wait for the oldest batch and take it; return None once the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or bool(self._batches))
             if self._closed:
@@ -66,7 +66,7 @@ class BatchQueue:
             return batch
 
     def close(self) -> None:
-        """Let both ends go."""
+        """Drop all batches and make both threads return."""
         with self._changed:
             self._closed = True
             self._batches.clear()

@@ -1,4 +1,4 @@
-"""Stored blocks as zero-padded source symbols, checked, from a small cache of reused buffers."""
+"""Load stored blocks as source symbols: verified, zero-padded, cached in reused buffers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,22 @@ from protocol.wire.messages import CastObject
 from sender.imaging.image_file import ImageFile
 
 CACHE_BYTES: Final = 8 * MIB
-"""NACKs ask for blocks of the last round trip: 80 ms at 100 MB/s are answered without reading again, and older blocks
-are in the page cache. With 32 MiB the sender took 8 % more processor time, since every block came into cold memory."""
+"""NACKs ask for blocks of the last round trip. This holds 80 ms at 100 MB/s; older blocks are in the page cache. With
+32 MiB the sender took 8 % more processor time, because every block went into cold memory."""
 _BLOCKS_MIN: Final = 2
 
 
 class BlockLoader:
-    """Gives the frame encoder its source symbols; used by one thread.
-
-    A returned array is valid until the next call.
+    """The source symbols for the frame encoder; used by one thread.
 
     Attributes:
-        read_s: time spent waiting for the image file so far.
+        read_s: total time spent waiting for the image file.
     """
 
     def __init__(
         self, image: ImageFile, parameters: CastParameters, *, cache_bytes: int = CACHE_BYTES
     ) -> None:
-        """Allocate the cache's buffers; they cost memory as they are used."""
+        """Allocate the buffers of the cache; they take memory only when used."""
         self.read_s = 0.0
         self._reading_since: float | None = None
         self._image = image
@@ -47,20 +45,23 @@ class BlockLoader:
 
     @property
     def waiting_s(self) -> float:
-        """For how long the read that goes on now has lasted, 0 if none does; from any thread."""
+        """Seconds that the current read has taken so far, 0 without one; readable from any thread."""
         since = self._reading_since
         return 0.0 if since is None else time.monotonic() - since
 
     def load(self, object_index: int, block: int) -> NDArray[np.uint8]:
-        """The stored bytes of a block, ``uint8[k, symbol_bytes]``, zero-padded.
+        """Return the stored bytes of a block, zero-padded.
 
         Args:
             object_index: the object.
-            block: its number.
+            block: number of the block.
+
+        Returns:
+            ``uint8[k, symbol_bytes]``, valid until the next call.
 
         Raises:
-            ImageDamagedError: the block isn't what was packed, which the message names; ImageChangedError if the file
-                was written to or truncated since it was opened.
+            ImageDamagedError: the stored hash doesn't match; ImageChangedError if the file was written to or truncated
+                since it was opened.
             StorageError: the disk failed.
         """
         key = (object_index, block)
@@ -93,7 +94,7 @@ class BlockLoader:
         finally:
             self._reading_since = None
             self.read_s += time.monotonic() - started_at
-        # A receiver would find out as well, and would ask for the same bad bytes again and again.
+        # Receivers would detect it too, but would request the same bad bytes for ever.
         if blake3(buffer[:count].data).digest() != stored_hash:
             raise self._image.wrong_block(block)
         return count

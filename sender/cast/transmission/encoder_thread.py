@@ -1,4 +1,4 @@
-"""The encoder thread: asks the session what to send next, turns plans into frames, one batch ahead of the wire."""
+"""Run the encoder thread: take plans from the session and encode them into frames, ahead of the transmitter."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sender.cast.transmission.batches import BatchQueue, FrameBatch
 from sender.cast.transmission.block_loader import BlockLoader
 
 BATCH_S = 0.005
-"""A batch holds about this much time's worth of data: repairs wait at most for the batches before them, some 15 ms, and
-a batch is still so large that what Python does for each doesn't count."""
+"""Duration of a batch. Short enough that repairs wait only some 15 ms for the batches before them; long enough that
+Python's cost per batch is negligible."""
 _BATCH_SYMBOLS_MIN = 4
-"""At a few Mbit/s a batch is rather longer than 5 ms than a single datagram."""
+"""At a few Mbit/s a batch takes longer than 5 ms rather than hold fewer datagrams."""
 
 
 class Encoder:
-    """Encodes plans until the session or the queue is closed."""
+    """The encoder of one cast; runs until the session or the queue is closed."""
 
     def __init__(
         self, parameters: CastParameters, shared: LockedSession, blocks: BlockLoader, queue: BatchQueue
     ) -> None:
-        """Put into ``queue`` what ``shared`` plans, with the stored bytes from ``blocks``."""
+        """Encode the plans of ``shared`` with stored bytes from ``blocks`` into ``queue``."""
         self._frames = FrameEncoder(parameters)
         self._frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         self._frames_per_call = super_datagram_frames(self._frame_bytes)
@@ -32,7 +32,7 @@ class Encoder:
         self._queue = queue
 
     def run(self) -> None:
-        """The thread's function.
+        """Encode until closed; the function of the thread.
 
         Raises:
             ImageDamagedError: a block of the image file has changed.
@@ -46,6 +46,6 @@ class Encoder:
 
     def _symbols_max(self, rate_bytes_per_s: float) -> int:
         symbols = rate_bytes_per_s * BATCH_S / self._frame_bytes
-        # Whole super-datagrams where the rate allows: the last call of a batch would be short otherwise.
+        # Whole super-datagrams if the rate allows it: otherwise the last call of a batch would be short.
         unit = self._frames_per_call if symbols >= self._frames_per_call else _BATCH_SYMBOLS_MIN
         return max(unit, min(round(symbols / unit) * unit, PLAN_SYMBOLS_MAX // unit * unit))

@@ -1,4 +1,4 @@
-"""The transmitter thread: takes encoded batches and puts them on the wire at the session's rate."""
+"""Run the transmitter thread: send encoded batches at the session's rate."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ from sender.cast.session.locked_session import LockedSession
 from sender.cast.transmission.batches import BatchQueue
 
 LATENESS_BOUNDS_S: Final = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3)
-"""From the kernel's timer slack to the end of the pacer's credit: beyond 20 ms a delay costs rate."""
+"""Bounds from the kernel's timer slack to the end of the pacer's credit: a delay above 20 ms costs rate."""
 _SLEEP_MIN_S = 50e-6
-"""Shorter waits than the kernel's timer slack aren't worth a system call; the pacer remembers the debt."""
+"""Waits shorter than the kernel's timer slack aren't worth a system call; the pacer keeps the debt."""
 _FULL_QUEUE_WAIT_S = 0.001
 
 
 @dataclasses.dataclass(slots=True)
 class BurstLateness:
-    """How late bursts left that had to wait for their turn: the transmitter's jitter."""
+    """The lateness of bursts that waited for their turn: the transmitter's jitter."""
 
     sum_s: float = 0.0
     bucket_counts: list[int] = dataclasses.field(default_factory=lambda: [0] * (len(LATENESS_BOUNDS_S) + 1))
-    """Bursts between a bound of LATENESS_BOUNDS_S and the one before it; the last bucket has no bound."""
+    """Bursts between each bound of LATENESS_BOUNDS_S and the bound before it; the last bucket has no bound."""
 
     @property
     def count(self) -> int:
-        """Bursts altogether."""
+        """Bursts in all buckets."""
         return sum(self.bucket_counts)
 
     def add(self, late_s: float) -> None:
-        """Count a burst that left this much after its time."""
+        """Count a burst that was sent ``late_s`` after its time."""
         self.bucket_counts[bisect.bisect_left(LATENESS_BOUNDS_S, late_s)] += 1
         self.sum_s += late_s
 
 
 @dataclasses.dataclass(slots=True)
 class TransmitterStatistics:
-    """Plain counters of the transmitter thread; others read them without a lock."""
+    """Counters of the transmitter thread; other threads read them without a lock."""
 
     datagrams_sent_count: int = 0
     send_calls_count: int = 0
     full_queue_count: int = 0
-    """Sends that found the socket's buffer or the interface's queue full and were repeated."""
+    """Sends that were repeated because the socket's buffer or the interface's queue was full."""
     burst_lateness: BurstLateness = dataclasses.field(default_factory=BurstLateness)
 
 
 class Transmitter:
-    """Sends batches until its queue is closed."""
+    """The transmitter of one cast; runs until its queue is closed."""
 
     def __init__(
         self,
@@ -71,14 +71,14 @@ class Transmitter:
         *,
         mode: SendMode | None = None,
     ) -> None:
-        """Find the fastest way to send.
+        """Find the fastest method of sending.
 
         Args:
             sock: the data socket, connected to the group.
-            parameters: the cast's.
-            shared: told what is on the wire; says the rate.
-            queue: where batches come from.
-            mode: use this way of sending and no faster one.
+            parameters: the parameters of the cast.
+            shared: the session; gives the rate and is updated after each batch.
+            queue: source of the batches.
+            mode: use this method of sending and no faster one.
         """
         self.statistics = TransmitterStatistics()
         self._frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
@@ -90,11 +90,11 @@ class Transmitter:
 
     @property
     def mode(self) -> SendMode:
-        """The way of sending in use."""
+        """The current method of sending."""
         return self._output.mode
 
     def run(self) -> None:
-        """The thread's function.
+        """Send until closed; the function of the thread.
 
         Raises:
             InterfaceError: the interface no longer sends.
@@ -139,11 +139,11 @@ class Transmitter:
         while frames.shape[0] and not self._queue.closed:
             try:
                 sent_count = self._output.send(frames[: self._output.frames_per_call])
-            except InterruptedError:  # a signal of the process that happened to arrive on this thread
+            except InterruptedError:  # a signal to the process that arrived on this thread
                 continue
             except BlockingIOError:
                 self.statistics.full_queue_count += 1
-                continue  # the socket itself has waited
+                continue  # the send itself has waited
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise typed_send_error(error, self._destination, self._frame_bytes) from error

@@ -12,7 +12,7 @@ import structlog
 from protocol.model.session_records import ReceiverId
 from protocol.sending.events import CastFinished, CastingStarted, MainGroupFinished, SenderEvent
 from protocol.sending.receiver_record import ReceiverRecord
-from sender.cast.reporting.event_text import EVENT_NAMES, event_words
+from sender.cast.reporting.event_text import EVENT_NAMES, event_text
 from sender.cast.reporting.reporter import CastIntroduction
 from sender.cast.reporting.snapshot import CastSummary, CastView
 from sender.cast.session.locked_session import LockedSession
@@ -93,7 +93,7 @@ class JobReporter:
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
         """Record an event of the session."""
-        self._timeline.add_event(EVENT_NAMES[type(event)], event_words(event, receiver), receiver or "")
+        self._timeline.add_event(EVENT_NAMES[type(event)], event_text(event, receiver), receiver or "")
         receiver_id = getattr(event, "receiver_id", None)
         if receiver_id is not None:
             self._record_machine(receiver_id)

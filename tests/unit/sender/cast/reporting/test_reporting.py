@@ -26,7 +26,7 @@ from protocol.sending.events import (
 )
 from protocol.sending.receiver_record import ReceiverRecord
 from sender.cast.reporting.bottleneck_view import BottleneckTime, BottleneckView, bottlenecks_text
-from sender.cast.reporting.event_text import EVENT_NAMES, event_words
+from sender.cast.reporting.event_text import EVENT_NAMES, event_text
 from sender.cast.reporting.json_reporter import JsonReporter
 from sender.cast.reporting.reporter import CastIntroduction
 from sender.cast.reporting.snapshot import CastSummary, CastView, ReceiverSummary, ReceiverView
@@ -62,7 +62,7 @@ def record(name: str, state: ReceiverState) -> ReceiverRecord:
 
 LIMITED = (
     BottleneckTime("network", "pc-1", "the network to pc-1", 3.7),
-    BottleneckTime("none", None, "nothing (climbing or idle)", 0.27),
+    BottleneckTime("none", None, "nothing (rate climbing, or idle)", 0.27),
     BottleneckTime("disk", "pc-0", "pc-0's disk", 0.03),
 )
 
@@ -199,13 +199,13 @@ def test_plain_lines_name_the_slowest_receiver_and_what_limits_the_cast(
 ) -> None:
     PlainReporter().progress(VIEW)
     assert capsys.readouterr().err == (
-        "casting, 720 Mbit/s, pass 2 at 50%, 10.0 s, 30.0 s to go; 10 of 30 receivers active, slowest pc-2[bold] 40%; "
+        "casting, 720 Mbit/s, pass 2 at 50%, 10.0 s, ETA 30.0 s; 10 of 30 receivers active, slowest pc-2[bold] 40%; "
         "limited by pc-2[bold]'s disk; 1 slow, 1 in the tail\n"
     )
 
 
 def live_text(view: CastView, *, width: int) -> str:
-    """What stands on a terminal of ``width`` columns, every line as it is drawn."""
+    """Return every line drawn on a terminal of ``width`` columns."""
     output = io.StringIO()
     reporter = LiveReporter(
         Console(file=output, force_terminal=True, color_system=None, width=width, height=50)
@@ -244,7 +244,7 @@ def test_the_tail_says_that_only_stragglers_are_left_and_a_gathering_room_names_
     assert "limited by pc-2" not in live_text(gathering, width=80)
 
 
-def test_the_time_to_go_is_that_of_the_group_and_not_of_its_stragglers(tmp_path: Path) -> None:
+def test_the_eta_is_that_of_the_group_without_its_stragglers(tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
     with rig.image:
         rig.start_casting()
@@ -280,7 +280,7 @@ def test_what_nobody_knows_is_null_in_json_and_never_infinity() -> None:
         (Cause.DISK, "pc-1's disk", "the receivers' disks"),
         (Cause.SOURCE, "reading the image", "reading the image"),
         (Cause.SENDER, "this machine's processor", "this machine's processor"),
-        (Cause.NONE, "nothing (climbing or idle)", "nothing (climbing or idle)"),
+        (Cause.NONE, "nothing (rate climbing, or idle)", "nothing (rate climbing, or idle)"),
     ],
 )
 def test_every_bottleneck_has_its_words(tmp_path: Path, cause: Cause, of_one: str, of_nobody: str) -> None:
@@ -308,7 +308,7 @@ def test_a_ceiling_is_named_by_the_option_that_set_it(tmp_path: Path, policy: Ca
 
 def test_the_summary_says_what_limited_the_cast_and_who_was_finished_in_the_tail() -> None:
     assert bottlenecks_text(LIMITED) == (
-        "limited 92% of the time by the network to pc-1, 7% by nothing (climbing or idle)"
+        "limited 92% of the time by the network to pc-1, 7% by nothing (rate climbing, or idle)"
     )
     assert bottlenecks_text(()) == ""
     output = io.StringIO()
@@ -359,7 +359,7 @@ def test_errors_are_read_in_full_on_a_narrow_terminal() -> None:
     ],
 )
 def test_what_becomes_of_stragglers_is_said_in_a_sentence(event: SenderEvent, words: str) -> None:
-    assert event_words(event, "pc07") == words
+    assert event_text(event, "pc07") == words
     assert len(words) <= 80
 
 

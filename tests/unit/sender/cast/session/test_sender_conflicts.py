@@ -1,4 +1,4 @@
-"""Two senders on one group: the second of the same cast has to go, and other casts are told of once."""
+"""Two senders on one group: the second sender of a cast stops, and other casts are reported once."""
 
 from __future__ import annotations
 
@@ -51,44 +51,44 @@ def announce(cast_id: int, incarnation: int, state: int = CastState.CASTING, nam
     return encode_control(message, cast_id=cast_id, session_token=0)
 
 
-def test_a_sender_hears_itself_without_harm(heard: Heard) -> None:
-    heard.watch.hear_untrusted(announce(5, 100), "10.0.0.1", 0.1)
+def test_a_sender_ignores_its_own_datagrams(heard: Heard) -> None:
+    heard.watch.check_untrusted(announce(5, 100), "10.0.0.1", 0.1)
     assert not heard.conflicts
     assert not heard.notes
 
 
-def test_the_second_sender_of_a_cast_learns_that_it_is_the_second(heard: Heard) -> None:
-    heard.watch.hear_untrusted(announce(5, 99), "10.0.0.1", 0.1)
+def test_the_second_sender_of_a_cast_stops(heard: Heard) -> None:
+    heard.watch.check_untrusted(announce(5, 99), "10.0.0.1", 0.1)
     assert "another sender on 10.0.0.1" in str(heard.conflicts[0])
 
 
-def test_a_sender_that_has_been_here_for_long_stays(heard: Heard) -> None:
-    heard.watch.hear_untrusted(announce(5, 99), "10.0.0.1", 60.0)
+def test_the_first_sender_of_a_cast_continues(heard: Heard) -> None:
+    heard.watch.check_untrusted(announce(5, 99), "10.0.0.1", 60.0)
     assert not heard.conflicts
 
 
-def test_the_last_words_of_a_cast_that_has_ended_are_no_conflict(heard: Heard) -> None:
-    heard.watch.hear_untrusted(announce(5, 99, CastState.ENDED), "10.0.0.1", 0.1)
-    heard.watch.hear_untrusted(announce(6, 99, CastState.ENDED), "10.0.0.2", 0.1)
+def test_an_ended_cast_is_no_conflict(heard: Heard) -> None:
+    heard.watch.check_untrusted(announce(5, 99, CastState.ENDED), "10.0.0.1", 0.1)
+    heard.watch.check_untrusted(announce(6, 99, CastState.ENDED), "10.0.0.2", 0.1)
     assert not heard.conflicts
     assert not heard.notes
 
 
-def test_other_casts_on_the_group_are_told_of_once_each_and_not_without_end(heard: Heard) -> None:
+def test_other_casts_on_the_group_are_reported_once_and_up_to_a_limit(heard: Heard) -> None:
     for cast_id in range(6, 100):
         for _ in range(2):
-            heard.watch.hear_untrusted(announce(cast_id, 1), "10.0.0.2", 60.0)
+            heard.watch.check_untrusted(announce(cast_id, 1), "10.0.0.2", 60.0)
     assert len(heard.notes) == 16
-    assert "other is cast to the same group and port by 10.0.0.2" in heard.notes[0]
+    assert "10.0.0.2 casts other to the same group and port" in heard.notes[0]
 
 
 @pytest.mark.parametrize("datagram", [b"", b"\xd1\x5c", bytes(1400), announce(6, 1)[:-1]])
 def test_garbage_is_ignored(heard: Heard, datagram: bytes) -> None:
-    heard.watch.hear_untrusted(datagram, "10.0.0.2", 0.1)
+    heard.watch.check_untrusted(datagram, "10.0.0.2", 0.1)
     assert not heard.conflicts
     assert not heard.notes
 
 
 def test_a_name_with_terminal_escapes_is_not_shown(heard: Heard) -> None:
-    heard.watch.hear_untrusted(announce(6, 1, name="\x1b[2Jx"), "10.0.0.2", 0.1)
+    heard.watch.check_untrusted(announce(6, 1, name="\x1b[2Jx"), "10.0.0.2", 0.1)
     assert heard.notes[0].isprintable()
