@@ -1,1 +1,1 @@
-"""Disk structures as bytes: partition tables, filesystem signatures, layouts."""
+"""Structures of disks as bytes: partition tables, filesystem signatures, layouts."""

@@ -1,6 +1,6 @@
-"""Intel ISA-L through ctypes: finding a copy that can be trusted, and multiplying numpy rows without copying them.
+"""Intel ISA-L through ctypes: search for a working copy, and multiplication of numpy rows without copying them.
 
-``ctypes`` releases the GIL for the length of a foreign call, so blocks are encoded and decoded on several cores.
+``ctypes`` releases the GIL during a foreign call: blocks are encoded and decoded on several cores.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from protocol.errors import MissingDependencyError
 from protocol.fec.gf256 import EXP, ORDER, Kernel, NumpyKernel, multiply_matrices
 
 _TABLE_BYTES_MAX: Final = 32
-"""Per coefficient: two nibble tables of 16 products; with GFNI, copies of an 8 x 8 bit matrix."""
+"""Table of one coefficient: two nibble tables of 16 products; with GFNI, copies of an 8 x 8 bit matrix."""
 
 _INDEX: Final = np.arange(256, dtype=np.int64)
 
 
 class IsalKernel:
-    """ISA-L's ``ec_encode_data``, with the table of every coefficient prepared once.
+    """Kernel of ISA-L's ``ec_encode_data``; the table of every coefficient is prepared once.
 
     Gathering prepared tables by coefficient is four times as fast as ``ec_init_tables`` (18 x 182 coefficients:
-    5 against 16 to 26 us), and a decoder needs new ones for every set of missing symbols.
+    5 against 16 to 26 us), and a decoder needs new tables for every set of missing symbols.
     """
 
     def __init__(self, library: str, name: str) -> None:
-        """Load ``library`` (a path or a name for the dynamic linker) and check that it computes our code.
+        """Load ``library`` (a path or a name for the dynamic linker) and check the symbols that it computes.
 
         Raises:
-            MissingDependencyError: it can't be loaded, isn't ISA-L, or computes something else.
+            MissingDependencyError: it can't be loaded, isn't ISA-L, or computes other symbols.
         """
         self.name = name
         try:
@@ -57,10 +57,10 @@ class IsalKernel:
             )
 
     def _tables_by_logarithm(self) -> NDArray[np.uint8]:
-        """Every coefficient's table as ``ec_encode_data`` on this processor wants it, ``[LOGARITHM_SPAN, bytes]``.
+        """Return every coefficient's table for ``ec_encode_data`` on this processor, ``[LOGARITHM_SPAN, bytes]``.
 
-        Since version 2.31 the layout depends on the processor, so the library is asked: what it writes whatever
-        was in the buffer before is the table. Empty if that isn't the same size for every coefficient.
+        Since version 2.31 the layout depends on the processor. The library reveals it: the bytes that it writes are
+        the same for two differently filled buffers. Empty if the size isn't the same for every coefficient.
         """
         prepared = []
         for fill in (0x00, 0xFF):
@@ -78,7 +78,7 @@ class IsalKernel:
         rng = np.random.default_rng(0)
         cases = ((1, 2, 64), (2, 17, 96), (3, 5, 100), (4, 4, 127), (5, 51, 65), (12, 9, 1440))
         for rows, k, symbol_bytes in cases:
-            # 5 x 51 is every coefficient there is
+            # 5 x 51 covers every coefficient
             logarithms = np.resize(rng.permutation(ORDER), (rows, k)).astype(np.int16)
             source = rng.integers(0, 256, (k, symbol_bytes), dtype=np.uint8)
             out = np.zeros((rows, symbol_bytes), np.uint8)
@@ -88,11 +88,11 @@ class IsalKernel:
         return True
 
     def expand(self, logarithms: NDArray[np.int16]) -> NDArray[np.uint8]:
-        """ISA-L's tables, ``uint8[rows, k, table_bytes]``, contiguous."""
+        """Return ISA-L's tables, ``uint8[rows, k, table_bytes]``, contiguous."""
         return self._tables.take(logarithms, axis=0)
 
     def multiply(self, tables: NDArray[np.uint8], source: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        """``out = coefficients x source``; see :class:`protocol.fec.gf256.Kernel`. The caller checked the shapes."""
+        """Compute ``out = coefficients x source``, as in :class:`protocol.fec.gf256.Kernel`; shapes aren't checked."""
         rows, symbol_bytes = out.shape
         source_pointers = _row_pointers(source)
         out_pointers = _row_pointers(out)
@@ -107,17 +107,16 @@ class IsalKernel:
 
 
 def _row_pointers(rows: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The address of each row, as the array of pointers that C takes."""
+    """Return the address of each row, as an array of C pointers."""
     pointers = _INDEX[: rows.shape[0]] * rows.strides[0]
     pointers += rows.ctypes.data
     return pointers
 
 
 def libraries() -> Iterator[tuple[str, str]]:
-    """Where ISA-L may be, as ``(library, name for people)``, the preferred first.
+    """Yield the places of ISA-L as ``(library, name for people)``, the preferred first.
 
-    The system's copy is the one that the distribution keeps safe; the pyeclib wheel carries its own for x86_64 and
-    aarch64.
+    The distribution maintains the system's copy; the pyeclib wheel contains its own for x86_64 and aarch64.
     """
     yield "libisal.so.2", "isal (system libisal.so.2)"
     pyeclib = importlib.util.find_spec("pyeclib")
@@ -128,7 +127,7 @@ def libraries() -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def best_kernel() -> Kernel:
-    """The kernel of this machine, chosen once: the first ISA-L that can be used, else numpy."""
+    """Return the kernel of this machine, chosen once: the first usable ISA-L, else numpy."""
     for library, name in libraries():
         try:
             return IsalKernel(library, name)

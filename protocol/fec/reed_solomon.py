@@ -3,13 +3,13 @@
 Decoding in one multiplication. Repair symbol r is ``c(r) = sum over j of s(j) / (r + j)``: multiplied by the product
 of all ``(r + j)`` it is a polynomial in r of degree below k, whose value at a source index j is ``s(j)`` times a
 constant. The code is thus a generalised Reed-Solomon code, and a missing source symbol is found by Lagrange
-interpolation. Let M be the missing source indices, R the repair symbols at hand (as many), X all symbols at hand:
+interpolation. Let M be the missing source indices, R as many available repair symbols, X all available symbols:
 
     s(m) = sum over x in X of  a(m) b(x) / (m + x) * symbol(x)
     b(x) = product over M of (x + m')  /  product over R without x of (x + r)
     a(m) = product over R of (m + r)   /  product over M without m of (m + m')
 
-which equals eliminating the known symbols from the repair symbols and multiplying by the inverse of the Cauchy
+This equals eliminating the known symbols from the repair symbols and multiplying by the inverse of the Cauchy
 submatrix of R and M (Blömer et al., ICSI TR-95-048, section 4), but costs one row of k coefficients for each
 missing symbol: exactly as much as encoding that many, and no matrix is inverted. With the convention log 0 = 0
 both products are one sum of logarithms, ``f(x) = sum over M of log(x + m) - sum over R of log(x + r)``:
@@ -39,23 +39,22 @@ def encode_repair(
 ) -> None:
     """Compute the repair symbols ``esi_start`` to ``esi_start + m`` of a block.
 
-    Thread-safe. Costs m * k * symbol_bytes multiplications in the field, made without the GIL where the kernel is
-    ISA-L.
+    Thread-safe. Costs m * k * symbol_bytes multiplications in the field, without the GIL if the kernel is ISA-L.
 
     Args:
         source: ``uint8[k, symbol_bytes]``, the block's source symbols; rows may lie apart (``frames[:, 32:]``), but the
             bytes of a row must be contiguous.
         esi_start: at least ``k``; ``esi_start + m`` is at most 255.
         out: ``uint8[m, symbol_bytes]``, filled; rows as in ``source``, with which it shares no memory.
-        kernel: instead of :func:`best_kernel`.
+        kernel: None for :func:`best_kernel`.
 
     Raises:
-        ProtocolError: shapes, types or the range of esi don't fit.
+        ProtocolError: shapes, types or the range of esi are wrong.
     """
     if not (_rows_usable(source) and _rows_usable(out) and source.shape[1] == out.shape[1]):
         raise ProtocolError(
             f"symbols {source.dtype}{source.shape} can't be encoded into {out.dtype}{out.shape}: "
-            "both must be rows of as many contiguous bytes"
+            "both must be rows of the same number of contiguous bytes"
         )
     if not out.flags.writeable:
         raise ProtocolError("repair symbols can't be written into a read-only array")
@@ -68,8 +67,8 @@ def encode_repair(
         kernel.multiply(_encoding_tables(kernel, k, esi_start, count), source, out)
 
 
-# 64 is what a run of compressed blocks of varying k keeps in use; the largest table (k = 128, all 127 repair
-# symbols) is 520 KB, the usual one a fifth of that, and making one again adds a tenth to an encoding.
+# A run of compressed blocks of varying k uses about 64 tables; the largest (k = 128, all 127 repair symbols) has
+# 520 KB, the usual one a fifth of that, and computing one again adds a tenth to an encoding.
 @functools.lru_cache(maxsize=64)
 def _encoding_tables(kernel: Kernel, k: int, esi_start: int, count: int) -> NDArray[np.uint8]:
     return kernel.expand(ORDER - _LOG_SUM[esi_start : esi_start + count, :k])
@@ -81,18 +80,18 @@ def decode_in_place(
     """Recover a block's missing source symbols from the repair symbols in their places.
 
     Thread-safe for distinct blocks. Costs e * k * symbol_bytes multiplications for e missing symbols: nothing when
-    none is missing, otherwise what encoding e repair symbols costs and some 10 to 20 us of preparation.
+    none is missing, otherwise as much as encoding e repair symbols, and 10 to 20 us of preparation.
 
     Args:
         slots: ``uint8[k, symbol_bytes]``; ``slots[i]`` holds the encoding symbol ``slot_esi[i]``. A source symbol is in
             the slot of its own number; the slot of a missing one holds any repair symbol. Afterwards ``slots[j]`` is
             source symbol j for every j.
         slot_esi: ``uint8[k]``; afterwards ``slot_esi[j] == j``.
-        kernel: instead of :func:`best_kernel`.
+        kernel: None for :func:`best_kernel`.
 
     Raises:
         DecodeError: an esi occurs twice, a source symbol is in another's slot, a slot is empty (``ESI_NONE``), or
-            shapes and types don't fit; nothing was changed.
+            shapes or types are wrong; nothing was changed.
     """
     if not _rows_usable(slots) or not 0 < len(slots) <= SOURCE_SYMBOLS_MAX:
         raise DecodeError(
@@ -116,7 +115,7 @@ def decode_in_place(
 
 
 def _rows_usable(rows: NDArray[np.uint8]) -> bool:
-    """Whether a kernel may be given the addresses of these rows."""
+    """Return whether a kernel can work on these rows by their addresses."""
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] == 0:
         return False
     return rows.strides[1] == 1 or len(rows) == 0  # numpy gives empty arrays any strides
@@ -136,11 +135,11 @@ def _check_repair(missing: NDArray[np.intp], repair: NDArray[np.uint8], k: int) 
 def _decoding_logarithms(
     missing: NDArray[np.intp], repair: NDArray[np.uint8], slot_esi: NDArray[np.uint8]
 ) -> NDArray[np.int16]:
-    """Logarithms of a(m) b(x) / (m + x), ``int16[e, k]`` in ``range(LOGARITHM_SPAN)``; see the module's docstring.
+    """Return logarithms of a(m) b(x) / (m + x), ``int16[e, k]`` in ``range(LOGARITHM_SPAN)``; see the module.
 
-    This is what a decode costs beyond its multiplication (6 us for one missing symbol, 11 us for 18), hence 16 bits,
-    in which f fits: at most 127 symbols can be missing and replaced, and 127 * 254 < 2^15. ``take`` is several
-    times as fast as ``[]`` on so few rows.
+    This is the cost of a decode beyond its multiplication (6 us for one missing symbol, 11 us for 18), hence 16 bits:
+    f fits them, since at most 127 symbols can be missing and replaced, and 127 * 254 < 2^15. ``take`` is several times
+    as fast as ``[]`` on so few rows.
     """
     log_missing = _LOG_SUM.take(missing, axis=0)
     f = np.add.reduce(log_missing - _LOG_SUM.take(repair, axis=0), axis=0, dtype=np.int16)

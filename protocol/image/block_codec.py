@@ -1,6 +1,6 @@
-"""A block's stored bytes and back: the one place that says what "stored" and "right" mean.
+"""Compression, decompression and hashing of blocks.
 
-Hashing and (de)compression release the GIL; an encoder or decoder belongs to one thread.
+All three release the GIL; an encoder or decoder belongs to one thread.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from protocol.image.manifest import BlockKind
 LEVEL_MIN: Final = 1
 LEVEL_MAX: Final = 22
 LEVEL_DEFAULT: Final = 3
-"""zstd's own default: on OS files, levels above 6 cost several times the time for a few percent."""
+"""zstd's own default: on OS files, levels above 6 take several times as long for a few percent."""
 
 _GAIN_SHIFT: Final = 6
-"""A block that compression doesn't shorten by 1/64 is stored raw: every receiver would pay the decompression."""
+"""A block that compression doesn't shorten by 1/64 is stored raw, which saves every receiver the decompression."""
 
 _ZSTD_BLOCK_HEADER_BYTES: Final = 3
 _ZSTD_BLOCK_REPEATED_BYTE: Final = 1
@@ -28,13 +28,13 @@ _ZSTD_CHECKSUM_BYTES: Final = 4
 
 
 def block_hash(data: bytes | memoryview) -> bytes:
-    """BLAKE3, 32 bytes, as in the manifest's columns."""
+    """Return the BLAKE3 of ``data``, 32 bytes, as in the manifest's columns."""
     return blake3(data).digest()
 
 
 @functools.lru_cache(maxsize=4)
 def zero_hash(length: int) -> bytes:
-    """The hash of ``length`` zeros."""
+    """Return the hash of ``length`` zeros."""
     return block_hash(bytes(length))
 
 
@@ -49,22 +49,22 @@ def _parameters(level: int, block_bytes: int) -> zstandard.ZstdCompressionParame
 
 
 def encoder_memory_bytes(level: int, block_bytes: int) -> int:
-    """What one :class:`BlockEncoder` occupies: 1 MB at level 3, 68 MB at level 22 with 4 MiB blocks.
+    """Return the memory of one :class:`BlockEncoder`: 1 MB at level 3, 68 MB at level 22 with 4 MiB blocks.
 
     Raises:
-        ConfigurationError: there is no such level.
+        ConfigurationError: the level doesn't exist.
     """
     return _parameters(level, block_bytes).estimated_compression_context_size()
 
 
 class BlockEncoder:
-    """Compresses the blocks of one thread; the same input gives the same frame, whatever came before."""
+    """Compressor of the blocks of one thread; equal blocks give equal frames, whatever was compressed before."""
 
     def __init__(self, level: int, block_bytes: int) -> None:
         self._compressor = zstandard.ZstdCompressor(compression_params=_parameters(level, block_bytes))
 
     def encode(self, raw: memoryview) -> tuple[BlockKind, bytes | memoryview]:
-        """DATA and its frame, or RAW and ``raw`` itself where compression gains nothing."""
+        """Return DATA and the frame, or RAW and ``raw`` itself where compression gains nothing."""
         frame = self._compressor.compress(raw)
         if len(frame) < len(raw) - (len(raw) >> _GAIN_SHIFT):
             return BlockKind.DATA, frame
@@ -72,7 +72,7 @@ class BlockEncoder:
 
 
 class BlockDecoder:
-    """Decompresses the blocks of one thread."""
+    """Decompressor of the blocks of one thread."""
 
     def __init__(self) -> None:
         self._decompressor = zstandard.ZstdDecompressor()
@@ -80,12 +80,12 @@ class BlockDecoder:
     def decode_untrusted(
         self, kind: BlockKind, stored: bytes | memoryview, raw_length: int
     ) -> bytes | memoryview:
-        """The raw bytes, exactly ``raw_length`` of them; ``stored`` itself for RAW.
+        """Return the ``raw_length`` raw bytes; ``stored`` itself for RAW.
 
-        Memory is bounded before anything is allocated: a frame must announce exactly ``raw_length``.
+        Memory is bounded before it is allocated: a frame must announce exactly ``raw_length``.
 
         Raises:
-            ImageDamagedError: the stored bytes aren't that.
+            ImageDamagedError: the stored bytes don't decode to exactly ``raw_length``.
         """
         assert kind <= BlockKind.RAW
         if kind == BlockKind.RAW:
@@ -104,14 +104,15 @@ class BlockDecoder:
         return raw
 
     def decode_into_untrusted(self, kind: BlockKind, stored: bytes | memoryview, into: memoryview) -> None:
-        """Fill ``into`` with the raw bytes, exactly ``len(into)`` of them; RAW is copied.
+        """Fill ``into`` with exactly ``len(into)`` raw bytes; RAW is copied.
 
         No memory is allocated for them: a frame must announce exactly ``len(into)`` and be all that is stored, then
-        zstd decompresses straight into ``into``. Measured on OS files in blocks of 256 KiB and 4 MiB: 4 % faster than
+        zstd decompresses directly into ``into``. Measured on OS files in blocks of 256 KiB and 4 MiB: 4 % faster than
         :meth:`decode_untrusted` and a copy.
 
         Raises:
-            ImageDamagedError: the stored bytes aren't that; what ``into`` holds then is arbitrary.
+            ImageDamagedError: the stored bytes don't decode to ``len(into)`` bytes; the content of ``into`` is then
+                undefined.
         """
         assert kind <= BlockKind.RAW
         if kind == BlockKind.RAW:
@@ -126,7 +127,7 @@ class BlockDecoder:
             frame_bytes = _frame_bytes_untrusted(stored)
             if frame_bytes != len(stored):
                 raise ImageDamagedError(f"{len(stored)} bytes stored, its frame has {frame_bytes}")
-            # A whole frame and room for all of its content: zstd does it in one pass, without a window of its own.
+            # With a whole frame and room for its content zstd decodes in one pass, without a window of its own.
             count = self._decompressor.stream_reader(stored).readinto(into)
         except zstandard.ZstdError as error:
             raise ImageDamagedError(f"it doesn't decompress: {error}") from error
@@ -135,9 +136,9 @@ class BlockDecoder:
 
 
 def _frame_bytes_untrusted(stored: bytes | memoryview) -> int:
-    """Length of the frame that ``stored`` starts with, found by its blocks' headers (RFC 8878, 3.1.1).
+    """Return the length of the frame at the start of ``stored``, by its blocks' headers (RFC 8878, 3.1.1).
 
-    It is more than there is when the frame is cut. zstd itself would take further frames behind it.
+    The result exceeds ``len(stored)`` when the frame is truncated. zstd itself would accept further frames behind it.
     """
     position = zstandard.frame_header_size(stored)
     is_last = 0

@@ -16,14 +16,14 @@ _Record = TypeVar("_Record")
 
 
 def field_bytes(field: Field) -> int:
-    """The width of ``field`` in a fixed record; only integers and exact octets have one."""
+    """Return the width of ``field`` in a fixed record; only integers and exact octets have one."""
     kind = field.kind
     assert isinstance(kind, UInt | Octets)
     return kind.bits // 8 if isinstance(kind, UInt) else kind.bytes_exact
 
 
 def record_struct(fields: tuple[Field, ...]) -> struct.Struct:
-    """The unpadded little-endian layout of ``fields``."""
+    """Return the unpadded little-endian layout of ``fields``."""
     codes = [
         STRUCT_CODES[field.kind.bits] if isinstance(field.kind, UInt) else f"{field_bytes(field)}s"
         for field in fields
@@ -32,7 +32,7 @@ def record_struct(fields: tuple[Field, ...]) -> struct.Struct:
 
 
 def pack_record(record: object, fields: tuple[Field, ...]) -> bytes:
-    """``record`` as bytes; its values are the caller's own and must be in range."""
+    """Pack ``record``; its values must be in range."""
     values = [getattr(record, field.name) for field in fields]
     for field, value in zip(fields, values, strict=True):
         field.kind.check(field.name, value)
@@ -42,13 +42,13 @@ def pack_record(record: object, fields: tuple[Field, ...]) -> bytes:
 def unpack_record_untrusted(
     cls: type[_Record], fields: tuple[Field, ...], data: bytes | memoryview, thing: str
 ) -> _Record:
-    """A record from the start of ``data``, every field within its range.
+    """Unpack a record from the start of ``data`` and check the range of every field.
 
     Args:
         cls: the dataclass that ``fields`` describe.
         fields: its table.
         data: at least as many bytes as the record has.
-        thing: what the record is, for the error message.
+        thing: name of the record, for the error message.
 
     Raises:
         ImageDamagedError: a field is out of its range.
@@ -63,7 +63,7 @@ def unpack_record_untrusted(
 
 
 def fields_table(fields: tuple[Field, ...]) -> str:
-    """A Markdown table of a record: offset, bytes, field, meaning."""
+    """Return a Markdown table of a record: offset, bytes, field, meaning."""
     rows = ["| offset | bytes | field | meaning |", "|---:|---:|---|---|"]
     offset = 0
     for field in fields:

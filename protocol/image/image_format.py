@@ -1,6 +1,6 @@
-"""The image file ``NAME.dci``: its header page and where its sections are.
+"""The image file ``NAME.dci``: its header page and the offsets of its sections.
 
-``docs/reference/image-format.md`` explains it.
+``docs/reference/image-format.md`` describes the format.
 
 ::
 
@@ -9,8 +9,8 @@
     payload_offset   stored bytes of every block of kind DATA or RAW, in block order, without gaps
                      end of file
 
-The manifest comes first since its size follows from the disk's: a packer writes its rows while it goes, and needs no
-second copy of what can be 18 GiB.
+The manifest comes first since its size follows from the disk's: a packer writes its rows as it proceeds, without a
+second copy of up to 18 GiB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from protocol.schema.binary_fields import Field, Octets, fields_of, uint
 
 IMAGE_MAGIC: Final = b"\x89DCI\r\n\x1a\n"
 PAGE_BYTES: Final = 4096
-"""Sections start on multiples of it: the page of most machines and the sector of large disks."""
+"""Alignment of the sections: the page size of most machines and the sector size of large disks."""
 
 SIGNATURE_BYTES_MAX: Final = 3072
 """Room for an Ed25519 signature (64 bytes) and for the post-quantum ML-DSA-44 (2420, FIPS 204)."""
@@ -42,7 +42,7 @@ SIGNATURE_BYTES_MAX: Final = 3072
 SIGNATURE_SCHEMES: Final = {0: "none"}
 
 _OFFSET_MAX: Final = 2 * IMAGE_BYTES_MAX
-"""No section of a valid image reaches beyond it, and sums of two offsets stay within 64 bits."""
+"""No section of a valid image extends beyond it, and sums of two offsets fit 64 bits."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,18 +65,18 @@ class ImageHeader:
     image_id: Annotated[bytes, Octets(HASH_BYTES, "BLAKE3 of the manifest")]
     signature_scheme: Annotated[int, uint(32, "0: not signed; others are for later versions")]
     signature_bytes: Annotated[int, uint(32, "bytes of `signature` in use", high=SIGNATURE_BYTES_MAX)]
-    signer: Annotated[bytes, Octets(32, "who signed `image_id`; zero when not signed")]
+    signer: Annotated[bytes, Octets(32, "key that signed `image_id`; zero when not signed")]
     signature: Annotated[bytes, Octets(SIGNATURE_BYTES_MAX, "over `image_id`; zero-padded")]
     reserved: Annotated[bytes, Octets(872, "zero; ignored on reading")]
 
     @property
     def file_bytes(self) -> int:
-        """Size of the whole file."""
+        """Return the size of the whole file."""
         return self.payload_offset + self.payload_bytes
 
     @property
     def signature_name(self) -> str:
-        """The signature's scheme for people; ``none`` when the image isn't signed."""
+        """Return the name of the signature's scheme; ``none`` when the image isn't signed."""
         return SIGNATURE_SCHEMES.get(self.signature_scheme, f"unknown scheme {self.signature_scheme}")
 
 
@@ -85,17 +85,17 @@ assert record_struct(ImageHeader.FIELDS).size + HASH_BYTES == PAGE_BYTES
 
 
 def page_aligned(count: int) -> int:
-    """``count`` rounded up to a whole page."""
+    """Return ``count`` rounded up to a whole page."""
     return -(-count // PAGE_BYTES) * PAGE_BYTES
 
 
 def payload_offset_of(manifest_bytes: int) -> int:
-    """Where the payload starts behind a manifest of this size."""
+    """Return the start of the payload behind a manifest of this size."""
     return PAGE_BYTES + page_aligned(manifest_bytes)
 
 
 def build_header(*, manifest_bytes: int, payload_bytes: int, image_id: bytes) -> bytes:
-    """The header page of an unsigned image."""
+    """Return the header page of an unsigned image."""
     header = ImageHeader(
         magic=IMAGE_MAGIC,
         version=FORMAT_VERSION,
@@ -116,11 +116,11 @@ def build_header(*, manifest_bytes: int, payload_bytes: int, image_id: bytes) ->
 
 
 def parse_header_untrusted(data: bytes | memoryview) -> ImageHeader:
-    """The header from the first page of a file, which may be shorter than a page.
+    """Parse the header in the first page of a file, or in fewer bytes of a shorter file.
 
     Raises:
-        ImageFormatError: this isn't an image, or one of a newer format.
-        ImageDamagedError: it is an image whose header is truncated or altered.
+        ImageFormatError: the file isn't an image, or has a newer format.
+        ImageDamagedError: the header is truncated or altered.
     """
     check_magic_and_version_untrusted(data, IMAGE_MAGIC, "file")
     if len(data) < PAGE_BYTES:
@@ -132,29 +132,29 @@ def parse_header_untrusted(data: bytes | memoryview) -> ImageHeader:
     if header.manifest_offset != PAGE_BYTES or header.payload_offset != payload_offset_of(
         header.manifest_bytes
     ):
-        raise ImageDamagedError("the header is damaged: its sections aren't where they must be")
+        raise ImageDamagedError("the header is damaged: the offsets of its sections are wrong")
     return header
 
 
 def check_file_bytes(header: ImageHeader, file_bytes: int) -> None:
-    """Raise :class:`ImageDamagedError` unless a file of ``file_bytes`` is all of the image and nothing else."""
+    """Raise :class:`ImageDamagedError` unless the image's file has exactly ``file_bytes``."""
     if file_bytes < header.file_bytes:
         raise ImageDamagedError(
             f"the file is truncated: it has {file_bytes} of {header.file_bytes} bytes; copy it again"
         )
     if file_bytes > header.file_bytes:
         raise ImageDamagedError(
-            f"the file has {file_bytes - header.file_bytes} bytes of something else behind the image, from offset "
+            f"the file has {file_bytes - header.file_bytes} bytes of other data behind the image, from offset "
             f"{header.file_bytes}; copy it again"
         )
 
 
 def check_identity(header: ImageHeader, image_id: bytes, payload_bytes: int) -> None:
-    """Compare the header with what the manifest says.
+    """Compare the header with the manifest.
 
     Args:
         header: the file's header.
-        image_id: the manifest's digest as computed from its bytes.
+        image_id: the digest computed from the manifest's bytes.
         payload_bytes: the sum of the manifest's stored sizes.
 
     Raises:
@@ -169,12 +169,12 @@ def check_identity(header: ImageHeader, image_id: bytes, payload_bytes: int) -> 
 
 
 def tables() -> str:
-    """The generated part of ``docs/reference/image-format.md``: both records, the kinds and the metadata keys."""
+    """Return the generated part of ``docs/reference/image-format.md``: both records, kinds and metadata keys."""
     kind_rows = {
         BlockKind.DATA: ("one zstd frame with its content size and without checksum", "1 .. raw length - 1"),
         BlockKind.RAW: ("the raw bytes", "raw length"),
         BlockKind.ZERO: ("nothing: all raw bytes are zero", "0"),
-        BlockKind.UNUSED: ("nothing: the file system says free, the content doesn't matter", "0"),
+        BlockKind.UNUSED: ("nothing: free according to the filesystem, the content doesn't matter", "0"),
     }
     kinds = ["| value | kind | stored | `stored_bytes` |", "|---:|---|---|---|"]
     kinds += [

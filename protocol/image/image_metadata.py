@@ -1,4 +1,4 @@
-"""What an image says about its source beside its blocks: a small, extensible msgpack map."""
+"""An image's metadata about its source: a small, extensible msgpack map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from protocol.schema.binary_fields import Octets, UInt, uint
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LayoutMap:
-    """A disk layout, as :func:`protocol.disk.disk_layout.layout_metadata` makes it."""
+    """Kind of a disk layout in the form of :func:`protocol.disk.disk_layout.layout_metadata`."""
 
     meaning: str
 
@@ -36,15 +36,15 @@ METADATA_FIELDS: Final[Mapping[str, UInt | Octets | LayoutMap]] = MappingProxyTy
             "without one, the `filesystem` on the disk itself"
         ),
         "source_sha256": Octets(
-            HASH_BYTES, "SHA-256 of the whole source disk; only in images of which every byte is kept"
+            HASH_BYTES, "SHA-256 of the whole source disk; only in images that keep every byte"
         ),
     }
 )
-"""Keys that this version knows and checks; readers ignore the others, so that later versions can add some."""
+"""Keys that this version knows and checks; readers ignore others, which later versions may add."""
 
 
 def pack_metadata(metadata: Mapping[str, object]) -> bytes:
-    """The map packed with sorted keys, so that equal maps give equal images.
+    """Pack the map with sorted keys: equal maps give equal images.
 
     Raises:
         ConfigurationError: a reader would refuse it.
@@ -58,11 +58,11 @@ def pack_metadata(metadata: Mapping[str, object]) -> bytes:
 
 
 def parse_metadata_untrusted(packed: bytes | memoryview) -> dict[str, object]:
-    """The map from its packed bytes; lists become tuples.
+    """Unpack the map; lists become tuples.
 
     Raises:
-        ImageDamagedError: it isn't a map of text to plain values, it is too large or too deep, or a known key has
-            a value out of its range.
+        ImageDamagedError: it isn't a map of text to plain values, it is too large or nested too deeply, or a known key
+            has a value out of its range.
     """
     if len(packed) > METADATA_BYTES_MAX:
         raise ImageDamagedError(f"metadata of {len(packed)} bytes, at most {METADATA_BYTES_MAX} expected")
@@ -105,7 +105,7 @@ def _check_plain_untrusted(value: object, depth: int) -> None:
 
 
 def metadata_table() -> str:
-    """A Markdown table of the known keys."""
+    """Return a Markdown table of the known keys."""
     rows = ["| key | meaning | value |", "|---|---|---|"]
     for name, kind in METADATA_FIELDS.items():
         match kind:

@@ -1,7 +1,7 @@
-"""The mark in the first sector of a target that isn't complete: firmware doesn't boot it, diskcast knows it.
+"""The marker in the first sector of an incomplete target: firmware doesn't boot it, and diskcast recognises it.
 
-It stands where a partition table or boot sector would, from before the first change of a target until everything is
-verified. It has no boot signature (0x55AA at byte 510), without which a BIOS doesn't run a sector and UEFI firmware
+It takes the place of the partition table or boot sector from before the first change of a target until everything is
+verified. It has no boot signature (0x55AA at byte 510): without one, a BIOS doesn't run the sector, and UEFI firmware
 doesn't look for a GPT behind it (UEFI specification 2.10, section 5.2.3: the protective MBR).
 """
 
@@ -16,13 +16,13 @@ from protocol.image.file_records import pack_record, record_struct, unpack_recor
 from protocol.schema.binary_fields import Field, Octets, fields_of, uint
 
 MARKER_BYTES: Final = 512
-"""The smallest sector: what any disk writes as a whole."""
+"""The smallest sector, which every disk writes as a whole."""
 
 MARKER_VERSION: Final = 1
 _MAGIC: Final = b"\x89DCI-incomplete\n"
 _TEXT: Final = (
-    b"\nThis disk is being imaged by diskcast, or the imaging was cut short. It isn't complete.\n"
-    b"Run the same diskcast-agent command again: what is right here is kept.\n"
+    b"\nThis disk is being imaged by diskcast, or the imaging was interrupted. It isn't complete.\n"
+    b"Run the same diskcast-agent command again: correct blocks are kept.\n"
 )
 
 
@@ -30,8 +30,8 @@ _TEXT: Final = (
 class _MarkerRecord:
     FIELDS: ClassVar[tuple[Field, ...]]
 
-    magic: Annotated[bytes, Octets(16, "what it is known by")]
-    version: Annotated[int, uint(32, "version of the mark", low=1, high=MARKER_VERSION)]
+    magic: Annotated[bytes, Octets(16, "signature of the marker")]
+    version: Annotated[int, uint(32, "version of the marker", low=1, high=MARKER_VERSION)]
     reserved: Annotated[int, uint(32, "zero", high=0)]
     image_id: Annotated[bytes, Octets(HASH_BYTES, "the image that is being written")]
     raw_bytes: Annotated[int, uint(64, "its size")]
@@ -45,7 +45,7 @@ assert _RECORD_BYTES + len(_TEXT) <= MARKER_BYTES - 2  # the last two would be t
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Marker:
-    """What the mark says."""
+    """Content of the marker: the image that was being written."""
 
     image_id: bytes
     image_name: str
@@ -53,7 +53,7 @@ class Marker:
 
 
 def build_marker(marker: Marker) -> bytes:
-    """The first sector's 512 bytes."""
+    """Return the 512 bytes of the first sector."""
     record = _MarkerRecord(
         magic=_MAGIC,
         version=MARKER_VERSION,
@@ -66,7 +66,7 @@ def build_marker(marker: Marker) -> bytes:
 
 
 def parse_marker_untrusted(sector: bytes | memoryview) -> Marker | None:
-    """What a disk's first bytes say if they are the mark, else None; never raises."""
+    """Parse the marker from a disk's first bytes; None if there is none. Never raises."""
     if bytes(sector[: len(_MAGIC)]) != _MAGIC or len(sector) < _RECORD_BYTES:
         return None
     try:

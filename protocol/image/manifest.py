@@ -1,4 +1,4 @@
-"""The manifest: what an image consists of, one row per block, as columns that are used in place.
+"""The manifest: an image's description, one row per block, as columns that are used in place.
 
 A manifest is one run of bytes, the same in the image file and on the wire (object 0); its BLAKE3 digest is the
 ``image_id``. Layout::
@@ -10,8 +10,8 @@ A manifest is one run of bytes, the same in the image file and on the wire (obje
     stored_hash    u8[N, 32]   BLAKE3 of the stored bytes; zeros where nothing is stored
     raw_hash       u8[N, 32]   BLAKE3 of the raw bytes; zeros for kind UNUSED
 
-Columns rather than rows: opening an image looks at the first two, 5 bytes a block, and leaves the 64 bytes of hashes
-unread until a block is used. One image has exactly one manifest: everything that isn't information must be zero.
+Columns rather than rows: opening an image reads the first two, 5 bytes per block, and leaves the 64 bytes of hashes
+unread until a block is used. An image has exactly one valid manifest: all padding must be zero.
 """
 
 from __future__ import annotations
@@ -46,32 +46,32 @@ from protocol.shared.block_masks import windows
 from protocol.shared.units import format_bytes
 
 MANIFEST_MAGIC: Final = b"\x89DCM\r\n\x1a\n"
-"""As PNG's signature: the high bit and both line ends show a transfer that took the file for text."""
+"""Like PNG's signature: the high bit and both line ends reveal a transfer in text mode."""
 
 FORMAT_VERSION: Final = 1
-"""Of header and manifest together; a reader refuses newer ones."""
+"""Version of header and manifest together; a reader refuses newer ones."""
 
 COLUMN_ALIGNMENT: Final = 64
-"""A cache line: columns never share one, and any vector load is aligned."""
+"""A cache line: columns never share one, and vector loads are aligned."""
 
 _ROWS_PER_STEP: Final = 1 << 20
-"""Checks and sums go through the columns in steps, so that their temporaries stay below 32 MB."""
+"""Checks and sums process the columns in steps, which keeps their temporaries below 32 MB."""
 
 _OFFSET_STEP: Final = 1 << 10
-"""The offset of every so many-th block is kept; from there a block's own is a sum of a microsecond."""
+"""Distance of the blocks with a precomputed offset; from there, any block's offset is a sum of a microsecond."""
 
 
 class BlockKind(enum.IntEnum):
-    """How a block is kept."""
+    """Kind of a block: the form of its stored bytes."""
 
     DATA = 0
     """One zstd frame."""
     RAW = 1
-    """As it is: compression gained nothing."""
+    """The raw bytes: compression gained nothing."""
     ZERO = 2
     """All zeros; nothing is stored."""
     UNUSED = 3
-    """The file system says free: the content doesn't matter; nothing is stored."""
+    """Free according to the filesystem: the content doesn't matter; nothing is stored."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,40 +107,40 @@ def _padded(count: int) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ManifestLayout:
-    """Where each part of a manifest is; offsets in bytes from the manifest's start."""
+    """Offsets of the parts of a manifest, in bytes from its start."""
 
     block_count: int
     metadata_bytes: int
 
     @property
     def stored_bytes_offset(self) -> int:
-        """Column ``stored_bytes``."""
+        """Return the offset of column ``stored_bytes``."""
         return HEAD_BYTES + _padded(self.metadata_bytes)
 
     @property
     def kind_offset(self) -> int:
-        """Column ``kind``."""
+        """Return the offset of column ``kind``."""
         return self.stored_bytes_offset + _padded(4 * self.block_count)
 
     @property
     def stored_hash_offset(self) -> int:
-        """Column ``stored_hash``."""
+        """Return the offset of column ``stored_hash``."""
         return self.kind_offset + _padded(self.block_count)
 
     @property
     def raw_hash_offset(self) -> int:
-        """Column ``raw_hash``."""
+        """Return the offset of column ``raw_hash``."""
         return self.stored_hash_offset + _padded(HASH_BYTES * self.block_count)
 
     @property
     def manifest_bytes(self) -> int:
-        """Size of the whole."""
+        """Return the size of the manifest."""
         return self.raw_hash_offset + _padded(HASH_BYTES * self.block_count)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KindSummary:
-    """The blocks of one kind."""
+    """Number and size of the blocks of one kind."""
 
     block_count: int
     raw_bytes: int
@@ -148,7 +148,7 @@ class KindSummary:
 
 
 def block_count_of(raw_bytes: int, block_bytes: int) -> int:
-    """Blocks of a disk of ``raw_bytes``; the last may be short."""
+    """Return the number of blocks of a disk of ``raw_bytes``; the last may be short."""
     return -(-raw_bytes // block_bytes)
 
 
@@ -164,7 +164,7 @@ def check_block_bytes(block_bytes: int) -> None:
 def check_name(name: str) -> None:
     """Raise :class:`ConfigurationError` unless ``name`` can name an image.
 
-    It is shown on terminals and in metrics, so control characters are refused.
+    Control characters are refused, since the name is shown on terminals and in metrics.
     """
     if not name or not name.isprintable() or len(name.encode()) > IMAGE_NAME_BYTES_MAX:
         raise ConfigurationError(
@@ -175,17 +175,17 @@ def check_name(name: str) -> None:
 def build_manifest_start(
     name: str, raw_bytes: int, block_bytes: int, metadata: Mapping[str, object]
 ) -> tuple[bytes, ManifestLayout]:
-    """All of a manifest before its columns, with its padding, and where the columns go.
+    """Return the part of a manifest before its columns, padded, and the layout of the columns.
 
     Raises:
-        ConfigurationError: the name, the block size, the disk's size or the metadata is out of its limits.
+        ConfigurationError: the name, the block size, the disk's size or the metadata exceeds its limits.
     """
     check_name(name)
     check_block_bytes(block_bytes)
     block_count = block_count_of(raw_bytes, block_bytes)
     if not 0 < raw_bytes <= IMAGE_BYTES_MAX or block_count > BLOCK_COUNT_MAX:
         raise ConfigurationError(
-            f"a disk of {format_bytes(raw_bytes)} in blocks of {format_bytes(block_bytes)} is beyond the limits of "
+            f"a disk of {format_bytes(raw_bytes)} in blocks of {format_bytes(block_bytes)} exceeds the limits of "
             f"{format_bytes(IMAGE_BYTES_MAX)} and {BLOCK_COUNT_MAX} blocks: choose a larger block size"
         )
     packed = pack_metadata(metadata)
@@ -213,7 +213,7 @@ def build_manifest(
     raw_hash: NDArray[np.uint8],
     metadata: Mapping[str, object],
 ) -> bytes:
-    """A manifest from whole columns: ``kind[N]``, ``stored_bytes[N]``, ``stored_hash[N, 32]``, ``raw_hash[N, 32]``.
+    """Build a manifest of columns ``kind[N]``, ``stored_bytes[N]``, ``stored_hash[N, 32]``, ``raw_hash[N, 32]``.
 
     Raises:
         ConfigurationError: as :func:`build_manifest_start`.
@@ -234,9 +234,9 @@ def build_manifest(
 
 
 class Manifest:
-    """An image's description, immutable, in place on the bytes that it was parsed from.
+    """A parsed manifest: immutable, a view of the bytes that it was parsed from.
 
-    On a :class:`StoredManifest` the hashes, and ``data`` itself, are read when they are used, and raise as it does.
+    With a :class:`StoredManifest`, the hashes and ``data`` itself are read at each use, and raise as it does.
 
     Attributes:
         data: the whole manifest.
@@ -244,7 +244,7 @@ class Manifest:
         raw_bytes: size of the disk.
         block_bytes: raw size of every block but the last.
         block_count: N.
-        metadata: what else is known of the source; unknown keys are to be ignored.
+        metadata: further facts about the source; callers ignore unknown keys.
         kind: ``uint8[N]`` of :class:`BlockKind`.
         stored_bytes: ``uint32[N]``, 0 where nothing is stored.
         stored_hash: ``uint8[N, 32]``.
@@ -291,18 +291,18 @@ class Manifest:
     def parse_untrusted(
         cls, data: bytes | bytearray | memoryview | StoredManifest, *, image_id: bytes | None = None
     ) -> Manifest:
-        """A manifest on ``data``, without a copy; ``data`` must not change while the manifest is used.
+        """Parse a manifest without copying ``data``, which must not change while the manifest is used.
 
-        Every limit and the kinds' size rules are checked, vectorised: 4 million rows (1 TiB) take milliseconds.
-        Hashes aren't looked at: comparing :attr:`image_id` with the expected one is the caller's.
+        All limits and the size rules of the kinds are checked, vectorised: 4 million rows (1 TiB) take milliseconds.
+        Hashes aren't checked: the caller compares :attr:`image_id` with the expected one.
 
         Args:
             data: the whole manifest.
-            image_id: BLAKE3 of ``data`` if the caller has computed it already, so that it isn't computed twice.
+            image_id: BLAKE3 of ``data`` if the caller has already computed it.
 
         Raises:
-            ImageFormatError: these bytes aren't a manifest, or one of a newer format.
-            ImageDamagedError: they are one, but broken.
+            ImageFormatError: the bytes aren't a manifest, or have a newer format.
+            ImageDamagedError: the manifest is damaged.
         """
         if isinstance(data, StoredManifest):
             view: memoryview | StoredManifest = data
@@ -342,17 +342,17 @@ class Manifest:
 
     @functools.cached_property
     def image_id(self) -> bytes:
-        """BLAKE3 of the whole manifest, 32 bytes; the first use reads it all (0.1 s per TiB of image)."""
+        """Return the BLAKE3 of the whole manifest, 32 bytes; the first use reads it all (0.1 s per TiB of image)."""
         if self._image_id is not None:
             return self._image_id
-        assert isinstance(self.data, memoryview)  # a stored one has said its digest
+        assert isinstance(self.data, memoryview)  # a stored one came with its digest
         return blake3(self.data, max_threads=blake3.AUTO).digest()
 
     @functools.cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """``int64[N + 1]``: where each block's stored bytes start in the payload; the last is the payload's size.
+        """Return ``int64[N + 1]``: the start of each block's stored bytes in the payload, then the payload's size.
 
-        Made at first use: 8 bytes a block.
+        Computed at the first use; 8 bytes per block.
         """
         offsets = np.zeros(self.block_count + 1, np.int64)
         np.cumsum(self.stored_bytes, dtype=np.int64, out=offsets[1:])
@@ -361,43 +361,43 @@ class Manifest:
 
     @functools.cached_property
     def _step_offsets(self) -> NDArray[np.int64]:
-        """``int64``: the offset of every ``_OFFSET_STEP``-th block."""
+        """Return ``int64``: the offset of every ``_OFFSET_STEP``-th block."""
         starts = np.arange(0, self.block_count, _OFFSET_STEP)
         sums = np.add.reduceat(self.stored_bytes, starts, dtype=np.int64)
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(sums)])
 
     def offset_of(self, block: int) -> int:
-        """``offsets[block]`` without the memory of :attr:`offsets`."""
+        """Return ``offsets[block]`` without the memory of :attr:`offsets`."""
         step = block // _OFFSET_STEP
         before = self.stored_bytes[step * _OFFSET_STEP : block].sum(dtype=np.int64)
         return int(self._step_offsets[step] + before)
 
     @property
     def payload_bytes(self) -> int:
-        """Sum of all stored bytes."""
+        """Return the sum of all stored bytes."""
         return int(self.stored_bytes.sum(dtype=np.int64))
 
     @property
     def stored_mask(self) -> NDArray[np.bool_]:
-        """``bool[N]``: blocks of kind DATA or RAW, those that are cast; made anew each time, 3 ms for a TiB."""
+        """Return ``bool[N]``: blocks of kind DATA or RAW, which are cast; computed at each use, 3 ms for a TiB."""
         return self.kind <= BlockKind.RAW
 
     def are_stored(self, blocks: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """``stored_mask[blocks]``, without a look at all others."""
+        """Return ``stored_mask[blocks]`` without computing the whole mask."""
         return self.kind[blocks] <= BlockKind.RAW
 
     def raw_length(self, block: int) -> int:
-        """Raw bytes of ``block``: ``block_bytes`` but for the last."""
+        """Return the raw bytes of ``block``: ``block_bytes``, or less for the last."""
         return min(self.block_bytes, self.raw_bytes - block * self.block_bytes)
 
     def raw_bytes_of(self, blocks: NDArray[np.int64]) -> int:
-        """Raw bytes of ``blocks`` (ascending, distinct); only the image's last one can be short."""
+        """Return the raw bytes of ``blocks`` (ascending, distinct); only the image's last one can be short."""
         if blocks.size == 0:
             return 0
         return int(blocks.size - 1) * self.block_bytes + self.raw_length(int(blocks[-1]))
 
     def source_symbols(self, symbol_bytes: int) -> NDArray[np.uint8]:
-        """``uint8[N]``: k of each block, 0 where nothing is stored.
+        """Return ``uint8[N]``: k of each block, 0 where nothing is stored.
 
         Raises:
             ConfigurationError: a block has more symbols than the code can carry.
@@ -410,12 +410,12 @@ class Manifest:
             )
         symbols = np.empty(self.block_count, np.uint8)
         for rows in windows(self.block_count):
-            # In 32 bits: the sum stays far below 2^32 since a block has at most 4 MiB.
+            # 32 bits are enough: a block has at most 4 MiB.
             symbols[rows] = (self.stored_bytes[rows] + np.uint32(symbol_bytes - 1)) // symbol_bytes
         return symbols
 
     def summary(self) -> dict[BlockKind, KindSummary]:
-        """Counts and sizes of every kind."""
+        """Return counts and sizes of every kind."""
         counts = dict.fromkeys(BlockKind, 0)
         stored = dict.fromkeys(BlockKind, 0)
         for rows in self._steps():
@@ -436,17 +436,17 @@ class Manifest:
 
 
 def check_magic_and_version_untrusted(data: bytes | memoryview, magic: bytes, thing: str) -> None:
-    """The first 12 bytes of header and manifest, the part that every version keeps.
+    """Check the first 12 bytes of a header or manifest, which have the same form in every version.
 
     Raises:
-        ImageFormatError: not ours, or newer.
+        ImageFormatError: the signature is wrong, or the version is newer.
     """
     if bytes(data[: len(magic)]) != magic:
-        raise ImageFormatError(f"the {thing} isn't diskcast's: it doesn't start with its signature")
+        raise ImageFormatError(f"the {thing} isn't diskcast's: its signature is missing")
     version = int.from_bytes(data[len(magic) : len(magic) + 4], "little")
     if version > FORMAT_VERSION:
         raise ImageFormatError(
-            f"the {thing} was made by a newer diskcast: it has format version {version}, this one reads up to "
+            f"the {thing} was made by a newer diskcast: it has format version {version}, this version reads up to "
             f"{FORMAT_VERSION}; update diskcast"
         )
 
@@ -454,7 +454,7 @@ def check_magic_and_version_untrusted(data: bytes | memoryview, magic: bytes, th
 def _breaks_size_rules(
     kind: NDArray[np.uint8], stored_bytes: NDArray[np.uint32], raw_length: int
 ) -> NDArray[np.bool_]:
-    """``bool[n]``: rows, all of blocks of ``raw_length``, whose stored size doesn't fit their kind."""
+    """Return ``bool[n]``: the rows, all of blocks of ``raw_length``, with a stored size that their kind can't have."""
     stores = kind <= BlockKind.RAW
     bad = (stored_bytes > 0) != stores
     bad |= stored_bytes > raw_length
@@ -479,11 +479,11 @@ def _check_padding_untrusted(
 
 
 def parse_head_untrusted(start: bytes | memoryview) -> tuple[ManifestHead, str]:
-    """The head and the image's name from the first :data:`HEAD_BYTES` of a manifest, which may be shorter.
+    """Parse the head and the image's name from the first :data:`HEAD_BYTES` of a manifest, or fewer.
 
     Raises:
-        ImageFormatError: these bytes aren't a manifest's, or one of a newer format's.
-        ImageDamagedError: they are, but broken.
+        ImageFormatError: the bytes aren't a manifest's, or have a newer format.
+        ImageDamagedError: the head is truncated or damaged.
     """
     if len(start) < HEAD_BYTES:
         raise ImageDamagedError(f"the manifest is truncated: {len(start)} bytes are less than its head")
@@ -494,9 +494,7 @@ def parse_head_untrusted(start: bytes | memoryview) -> tuple[ManifestHead, str]:
             f"the manifest is damaged: block_bytes {head.block_bytes} isn't a power of two"
         )
     if head.block_count != block_count_of(head.raw_bytes, head.block_bytes):
-        raise ImageDamagedError(
-            "the manifest is damaged: its block count doesn't follow from the disk's size"
-        )
+        raise ImageDamagedError("the manifest is damaged: its block count contradicts the disk's size")
     return head, _parse_name_untrusted(head.name)
 
 

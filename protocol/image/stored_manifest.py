@@ -1,7 +1,7 @@
-"""A manifest too large for memory: its bytes stay in their file, are read when they are used, and checked each time.
+"""A manifest too large for memory: its bytes stay in their file and are read and checked at each use.
 
-A mapping would do the same with less code, but whoever truncates a mapped file, or pulls out its disk, ends this
-program with SIGBUS. A read that fails is an error that can be told to a room.
+A mapping would need less code, but truncating a mapped file, or removing its disk, kills the program with SIGBUS. A
+read that fails is an error that the sender can report.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from protocol.constants import HASH_BYTES, KIB, MIB
 from protocol.errors import DiskcastError, ImageChangedError
 
 PIECE_BYTES: Final = 64 * KIB
-"""Read and checked as a whole: 2048 hashes, 40 µs, less than a block of data takes. The digests of all pieces are a
-2000th of the manifest: 9 MB for the largest."""
+"""Unit of reading and checking: 2048 hashes, 40 µs, less than for a block of data. The digests of all pieces take
+1/2000 of the manifest: 9 MB for the largest."""
 
 _SWEEP_BYTES: Final = 4 * MIB
 """Large enough for BLAKE3 to use all CPUs."""
 
 _SLOTS: Final = 16
-"""Pieces kept, a megabyte: several threads, each at its own place in two columns."""
+"""Pieces in memory, a megabyte: for several threads, each at its own place in two columns."""
 
 ReadAt = Callable[[int, memoryview], None]
-"""Fills the memory with the manifest's bytes from an offset; raises ImageError or StorageError when it can't."""
+"""Function that fills the memory with the manifest's bytes from an offset, or raises ImageError or StorageError."""
 
 
 class HashRows(Protocol):
-    """``uint8[N, 32]``, as far as both an array and :class:`StoredRows` can be used."""
+    """Common interface of an array ``uint8[N, 32]`` and of :class:`StoredRows`."""
 
     def __getitem__(self, rows: int | slice | NDArray[np.int64], /) -> NDArray[np.uint8]:
-        """One row, ``uint8[32]``, or those of a slice without step or of an array, ``uint8[n, 32]``."""
+        """Return one row, ``uint8[32]``, or the rows of a slice without step or of an array, ``uint8[n, 32]``."""
 
 
 class StoredManifest:
-    """The bytes, to be sliced like a ``memoryview``; from any thread.
+    """The bytes of a manifest in a file, sliced like a ``memoryview``, from any thread.
 
-    What a slice holds is what was there when the object was made, or the slice raises.
+    A slice returns the bytes of the time when the object was created, or raises.
 
     Attributes:
         digest: BLAKE3 of the whole.
@@ -60,9 +60,9 @@ class StoredManifest:
 
         Args:
             byte_count: the manifest's size.
-            read: used from now on, from any thread.
-            name: the file's, for error messages.
-            changed: the error for bytes from an offset that aren't any more what they were; None for an image's file.
+            read: reads the file, from any thread.
+            name: the file's name, for error messages.
+            changed: returns the error for bytes from an offset that have changed; None for an image's file.
 
         Raises:
             ImageError, StorageError: as ``read`` raises.
@@ -71,7 +71,7 @@ class StoredManifest:
         self._read = read
         self._changed = changed or functools.partial(_image_changed, name)
         self._piece_digests: list[bytes] = []
-        # Whatever thread puts a piece into its slot, a pair is replaced as a whole: no lock is needed.
+        # Threads need no lock: a slot's pair is replaced as a whole.
         self._slots: list[tuple[int, memoryview] | None] = [None] * _SLOTS
         whole = blake3(max_threads=blake3.AUTO)
         buffer = memoryview(bytearray(min(_SWEEP_BYTES, byte_count)))
@@ -88,10 +88,10 @@ class StoredManifest:
         return self._byte_count
 
     def __getitem__(self, part: slice) -> memoryview:
-        """The bytes of a slice without step.
+        """Return the bytes of a slice without step.
 
         Raises:
-            ImageChangedError: they aren't any more what they were; another error if the owner said which.
+            ImageChangedError: the bytes have changed; the error of ``changed`` if the owner passed one.
             ImageError, StorageError: as the reader raises.
         """
         start, stop, step = part.indices(self._byte_count)
@@ -101,9 +101,9 @@ class StoredManifest:
             return self._piece(first)[start - first * PIECE_BYTES : max(start, stop) - first * PIECE_BYTES]
         gathered = memoryview(bytearray(stop - start))
         for index in range(first, last + 1):
-            begin, end = max(start, index * PIECE_BYTES), min(stop, (index + 1) * PIECE_BYTES)
-            gathered[begin - start : end - start] = self._piece(index)[
-                begin - index * PIECE_BYTES : end - index * PIECE_BYTES
+            low, high = max(start, index * PIECE_BYTES), min(stop, (index + 1) * PIECE_BYTES)
+            gathered[low - start : high - start] = self._piece(index)[
+                low - index * PIECE_BYTES : high - index * PIECE_BYTES
             ]
         return gathered
 
@@ -124,21 +124,21 @@ class StoredManifest:
 def _image_changed(name: str, start: int) -> ImageChangedError:
     return ImageChangedError(
         f"{name}: the image's manifest was written to while it was in use (from byte {start} of the manifest): "
-        "restore the file from a good copy, and see that nothing writes to it"
+        "restore the file from a good copy, and make sure that nothing writes to it"
     )
 
 
 class StoredRows:
-    """A column of hashes, read when it is used; see :class:`HashRows`."""
+    """A column of hashes that is read at each use; see :class:`HashRows`."""
 
     def __init__(self, data: StoredManifest, offset: int, row_count: int) -> None:
-        """The column of ``row_count`` hashes that starts at byte ``offset`` of ``data``."""
+        """Use the column of ``row_count`` hashes that starts at byte ``offset`` of ``data``."""
         self._data = data
         self._offset = offset
         self._row_count = row_count
 
     def __getitem__(self, rows: int | slice | NDArray[np.int64], /) -> NDArray[np.uint8]:
-        """See :meth:`HashRows.__getitem__`; raises as :meth:`StoredManifest.__getitem__`."""
+        """Return rows as :meth:`HashRows.__getitem__` does; raise as :meth:`StoredManifest.__getitem__` does."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(self._row_count)
             assert step == 1
@@ -157,11 +157,11 @@ class StoredRows:
         if rows.size == 0:
             return np.empty((0, HASH_BYTES), np.uint8)
         found = np.empty((rows.size, HASH_BYTES), np.uint8)
-        # One read for rows that share a piece: those of a pass over an image do.
+        # One read for rows that share a piece, as the rows of a pass over an image do.
         pieces = (self._offset + rows * HASH_BYTES) // PIECE_BYTES
         starts = [0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), rows.size]
-        for begin, end in itertools.pairwise(starts):
-            some = rows[begin:end]
+        for start, stop in itertools.pairwise(starts):
+            some = rows[start:stop]
             low = int(some.min())
-            found[begin:end] = self._span(low, int(some.max()) + 1)[some - low]
+            found[start:stop] = self._span(low, int(some.max()) + 1)[some - low]
         return found

@@ -1,1 +1,1 @@
-"""Shared parts of the two programs that are not sans-IO: command lines, findings, reports."""
+"""Shared parts of both programs that aren't sans-IO: command lines, options, findings, file reads."""

@@ -1,4 +1,4 @@
-"""What both programs' command lines share: commands imported when they run, and errors that become exit codes."""
+"""The common command line of both programs: commands imported at their first use, errors turned into exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONTEXT_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Implementation:
-    """Where a command is, and what the list of commands says of it.
+    """Location of a command, and its line in the list of commands.
 
     Attributes:
         path: ``module:attribute``.
@@ -29,28 +29,28 @@ class Implementation:
     summary: str
 
     def load(self) -> click.Command:
-        """Import it."""
+        """Import the command."""
         module_name, attribute = self.path.split(":")
         command: click.Command = getattr(importlib.import_module(module_name), attribute)
         return command
 
 
 class LazyGroup(click.Group):
-    """A command group that imports a command's module only when that command runs, and none to list them."""
+    """A command group that imports a command's module only when that command runs."""
 
     def __init__(self, *args: Any, implementations: Mapping[str, Implementation], **options: Any) -> None:
-        """Takes what :class:`click.Group` does, and where the commands are.
+        """Create the group.
 
         Args:
             *args: as for :class:`click.Group`.
-            implementations: by the commands' names, in the order of the help.
+            implementations: commands by name, in the order of the help.
             **options: as for :class:`click.Group`.
         """
         super().__init__(*args, **options)
         self._implementations = implementations
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands, in the order that they were given in."""
+        """Return the names of the commands, in the order of the help."""
         return list(self._implementations)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
         return None if implementation is None else implementation.load()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands in the help."""
+        """Write the list of commands for the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, row.summary) for name, row in self._implementations.items()])
 
@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
 def program(
     name: str, implementations: Mapping[str, Implementation]
 ) -> Callable[[Callable[[], None]], click.Group]:
-    """Make a function the command line of the program ``name``: its docstring heads the help.
+    """Return a decorator that turns a function into a program's command line; its docstring heads the help.
 
     Args:
         name: the program's name, as its ``--version`` shows it.
@@ -84,7 +84,7 @@ def program(
 
 
 def run_program(cli: click.Group) -> NoReturn:
-    """Run a command line; every deliberate error ends here with its documented exit code."""
+    """Run a command line and exit; a :class:`DiskcastError` exits with its documented code."""
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -1,6 +1,6 @@
-"""What a doctor found, and the judgements that both programs' doctors share.
+"""Findings of a doctor, and the judgements that both programs' doctors share.
 
-Pure: the shells try things and collect facts; what a fact means for a cast, and how to fix it, is said here.
+Pure: the doctors run checks and collect facts; the functions here judge the facts and name the fixes.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from protocol.fec.gf256 import Kernel, NumpyKernel
 from protocol.shared.units import format_bytes
 
 USUAL_SPEED_MBIT_PER_S = 1000
-"""A wired port of the last twenty years; less is a bad cable or a forgotten setting."""
+"""Speed of a wired port of the last twenty years; less means a bad cable or a wrong setting."""
 
 
 class Status(enum.StrEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
-    """A cast works, but slower or less comfortably than this machine could."""
+    """A cast works, but slower or less conveniently than possible."""
     FAIL = "fail"
-    """A cast would stop here."""
+    """A cast would fail."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was tried."""
+    """Result of one check."""
 
     check: str
     status: Status
     detail: str
     fix: str = ""
-    """The command or action that fixes it; never empty unless the status is ok."""
+    """Command or action that fixes the problem; empty only if the status is ok."""
 
     def __post_init__(self) -> None:
-        """Whoever reports a problem says how to fix it."""
+        """Check that a problem comes with its fix."""
         assert self.fix or self.status is Status.OK, self.check
 
     def to_json(self) -> dict[str, object]:
-        """One line of ``--json``."""
+        """Return the finding's line of ``--json``."""
         return {
             "event": "finding",
             "check": self.check,
@@ -55,29 +55,29 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MediumFacts:
-    """What the kernel says about the link below an interface."""
+    """The kernel's facts about the link below an interface."""
 
     interface_name: str
     wireless: bool
     speed_mbit_per_s: int
-    """0 where it isn't known, as for most virtual links."""
+    """0 where the kernel doesn't know it, as for most virtual links."""
     half_duplex: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SocketBuffer:
-    """A socket buffer that is asked to be larger than usual."""
+    """A socket buffer that a program requests larger than usual."""
 
     check: str
     sysctl_name: str
-    """The limit for processes without CAP_NET_ADMIN."""
+    """Limit for processes without CAP_NET_ADMIN."""
     consequence: str
-    """What a smaller one costs."""
+    """Disadvantage of a smaller buffer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BridgeFacts:
-    """What ``/sys/class/net/BRIDGE/bridge`` says about multicast."""
+    """Multicast settings of a bridge, from ``/sys/class/net/BRIDGE/bridge``."""
 
     name: str
     snooping: bool
@@ -85,22 +85,22 @@ class BridgeFacts:
 
 
 def ok(check: str, detail: str) -> Finding:
-    """This works."""
+    """Return a finding of a check that passed."""
     return Finding(check, Status.OK, detail)
 
 
 def warn(check: str, detail: str, fix: str) -> Finding:
-    """This works less well than it could."""
+    """Return a finding of a check that passed with a disadvantage."""
     return Finding(check, Status.WARN, detail, fix)
 
 
 def fail(check: str, detail: str, fix: str) -> Finding:
-    """This would stop a cast."""
+    """Return a finding of a check that failed."""
     return Finding(check, Status.FAIL, detail, fix)
 
 
 def plain_lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """The report for pipes, logs and e-mails: one line a finding, its fix indented below."""
+    """Yield the report for pipes, logs and e-mails: one line per finding, with its fix indented below."""
     for finding in findings:
         yield f"{finding.status.value:<5}{finding.check}: {finding.detail}"
         if finding.fix:
@@ -108,7 +108,7 @@ def plain_lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """``12 checks: 10 ok, 2 warnings, 0 failures``."""
+    """Return a line as ``12 checks: 10 ok, 2 warnings, 0 failures``."""
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
     return (
         f"{len(findings)} checks: {counts[Status.OK]} ok, {_plural(counts[Status.WARN], 'warning')}, "
@@ -117,7 +117,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def result_json(findings: Sequence[Finding]) -> dict[str, object]:
-    """The last line of ``--json`` when nothing failed."""
+    """Return the last line of ``--json`` when nothing failed."""
     return {
         "event": "result",
         "ok": True,
@@ -135,19 +135,19 @@ def require_no_failure(findings: Sequence[Finding]) -> None:
 
 
 def judge_reach(interface_name: str, address: str) -> list[Finding]:
-    """Whether a cast by this interface leaves the machine; nothing to say when it does."""
+    """Warn if a cast on this interface doesn't leave the machine; no findings otherwise."""
     if not ipaddress.ip_address(address).is_loopback:
         return []
-    detail = "only programs on this machine hear a cast on the loopback interface"
+    detail = "only programs on this machine receive a cast on the loopback interface"
     fix = "for a room, name the interface of its network with --interface: ip -brief address"
     return [warn(f"reach of {interface_name}", detail, fix)]
 
 
 def judge_medium(facts: MediumFacts) -> list[Finding]:
-    """Whether the link itself is fit for multicast; nothing to say of links that don't say what they are."""
+    """Judge whether the link suits multicast; no findings for links of unknown speed."""
     check = f"link of {facts.interface_name}"
     if facts.wireless:
-        detail = "wireless: access points send multicast at their lowest rate and never repeat a lost frame"
+        detail = "wireless: access points send multicast at their lowest rate and never resend a lost frame"
         return [warn(check, detail, "use a cable")]
     if facts.speed_mbit_per_s == 0:
         return []
@@ -159,16 +159,16 @@ def judge_medium(facts: MediumFacts) -> list[Finding]:
 
 
 def judge_socket_buffer(buffer: SocketBuffer, *, granted_bytes: int, wanted_bytes: int) -> Finding:
-    """Whether the kernel granted the socket buffer that a program asks for.
+    """Judge whether the kernel granted the requested socket buffer.
 
     Args:
-        buffer: which one.
-        granted_bytes: what the kernel reports; it doubles what was asked for (socket(7)).
-        wanted_bytes: what is asked for.
+        buffer: the buffer.
+        granted_bytes: size that the kernel reports, twice the usable one (socket(7)).
+        wanted_bytes: requested size.
     """
     granted_bytes //= 2
     if granted_bytes >= wanted_bytes:
-        return ok(buffer.check, f"{format_bytes(granted_bytes)}, all that is asked for")
+        return ok(buffer.check, f"{format_bytes(granted_bytes)}, as requested")
     return warn(
         buffer.check,
         f"{format_bytes(granted_bytes)} of {format_bytes(wanted_bytes)}: {buffer.consequence}",
@@ -177,43 +177,43 @@ def judge_socket_buffer(buffer: SocketBuffer, *, granted_bytes: int, wanted_byte
 
 
 def judge_memory(available_bytes: int, wanted_bytes: int) -> Finding:
-    """Whether the program's bounded memory fits what is available."""
-    detail = f"{format_bytes(available_bytes)} available, up to {format_bytes(wanted_bytes)} are used"
+    """Judge whether the program's bounded memory is available."""
+    detail = f"{format_bytes(available_bytes)} available, up to {format_bytes(wanted_bytes)} used"
     if available_bytes >= wanted_bytes:
         return ok("memory", detail)
-    fix = "end other programs, or give the machine more memory (a live system in RAM counts too)"
+    fix = "stop other programs, or give the machine more memory (a live system in RAM counts too)"
     if available_bytes < wanted_bytes // 2:
         return fail("memory", detail, fix)
     return warn("memory", detail, fix)
 
 
 def judge_bridge(facts: BridgeFacts) -> Finding:
-    """Whether a bridge of this machine keeps groups alive.
+    """Judge whether a bridge of this machine keeps groups alive.
 
-    A bridge that snoops IGMP forgets a group's ports after 260 s (RFC 3376 section 8.4) unless a querier asks again,
-    so that a cast stops in the middle; the classic cause of "multicast works for four minutes".
+    A bridge that snoops IGMP forgets a group's ports after 260 s (RFC 3376 section 8.4) without a querier, and the cast
+    stops: the classic cause of "multicast works for four minutes".
     """
     check = f"IGMP on bridge {facts.name}"
     if not facts.snooping:
         return ok(check, "no snooping: the bridge floods the group to every port")
     if facts.querier:
-        return ok(check, "snooping, and the bridge asks for members itself")
+        return ok(check, "snooping, and the bridge is a querier itself")
     return warn(
         check,
-        "snooping without a querier of its own: unless a router on that network queries, members are forgotten after "
-        "about four minutes",
+        "snooping without a querier of its own: unless a router on that network queries, the bridge forgets members "
+        "after about four minutes",
         f"ip link set {facts.name} type bridge mcast_querier 1",
     )
 
 
 def judge_erasure_coding(kernel: Kernel) -> Finding:
-    """Whether the erasure code runs on a compiled kernel."""
+    """Judge whether the erasure code runs on a compiled kernel."""
     if not isinstance(kernel, NumpyKernel):
         return ok("erasure coding", kernel.name)
     return warn(
         "erasure coding",
-        f"{kernel.name}: no usable Intel ISA-L was found, coding is a hundred times slower",
-        "apt install libisal2, or reinstall the Python package pyeclib, which carries a copy",
+        f"{kernel.name}: no usable Intel ISA-L was found; coding is a hundred times slower",
+        "apt install libisal2, or reinstall the Python package pyeclib, which contains a copy",
     )
 
 

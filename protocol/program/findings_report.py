@@ -1,4 +1,4 @@
-"""A doctor's findings as both programs print them: a table on a terminal, lines in a pipe, JSON for programs."""
+"""Output of a doctor's findings: a table on a terminal, lines in a pipe, JSON for programs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _STYLES: Final = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold 
 
 
 def report_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
-    """Print all findings, then how it ends.
+    """Print all findings and a summary.
 
     Raises:
-        DoctorFoundProblemsError: something that was tried failed.
+        DoctorFoundProblemsError: a check failed.
     """
     if as_json:
         for finding in findings:

@@ -85,7 +85,7 @@ def test_a_file_that_is_being_copied_is_neither_offered_nor_called_damaged(tmp_p
     ("harm", "said"),
     [
         (lambda data: data[:-1], "truncated"),
-        (lambda data: data + b"x", "something else behind"),
+        (lambda data: data + b"x", "other data behind"),
         (lambda data: data[:100] + b"x" + data[101:], "header was altered"),
         (lambda data: data[:4200] + bytes([data[4200] ^ 1]) + data[4201:], "the manifest is damaged"),
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "last block"),
