@@ -1,1 +1,1 @@
-"""What Prometheus is told of casts, receivers, the fleet and the daemon."""
+"""Prometheus metrics of casts, receivers, the fleet and the daemon."""

@@ -1,8 +1,8 @@
-"""Prometheus metrics of a cast: one table, read from the session's plain counters when somebody scrapes.
+"""Prometheus metrics of a cast: one table, read from the session's counters on each scrape.
 
-It serves ``diskcast send`` with its one cast and the daemon with its several. The data path pays nothing for them.
-Labels are bounded: by the casts that a daemon runs at once and has run lately, by the receivers of a cast
-(RECEIVER_COUNT_MAX), by the reasons for which datagrams are rejected, or by fixed lists.
+``diskcast send`` and the daemon use the same table; the data path does no work for it. Labels are bounded: by the
+running and recent casts of a daemon, by the receivers of a cast (RECEIVER_COUNT_MAX), by the reasons for rejected
+datagrams, or by fixed lists.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def _rejected(sources: MetricSources) -> Samples:
 
 
 def _bottleneck(sources: MetricSources) -> Samples:
-    """Only the one of now: a series that is no longer there has ended, for Prometheus."""
+    """Return only the current bottleneck: for Prometheus, a series that disappears has ended."""
     return [(_bottleneck_labels(sources.session, sources.session.bottleneck), 1.0)]
 
 
 def _bottleneck_seconds(sources: MetricSources) -> Samples:
-    """Causes that aren't one machine's are there from the start: a counter that appears has no first increase."""
+    """Return all times, with causes without a machine from the start: a counter that appears has no first increase."""
     session = sources.session
     seconds = {Bottleneck(cause, None): 0.0 for cause in Cause} | session.bottleneck_seconds
     return [(_bottleneck_labels(session, bottleneck), value) for bottleneck, value in seconds.items()]
@@ -85,76 +85,86 @@ def _burst_lateness(sources: MetricSources) -> HistogramSample:
 
 METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
-        "diskcast_cast_info", "gauge", "1; what is cast, and where to.", ("image_id", "group"), _cast_info
+        "diskcast_cast_info",
+        "gauge",
+        "1; the image and the multicast group of the cast.",
+        ("image_id", "group"),
+        _cast_info,
     ),
-    Metric("diskcast_cast_state", "gauge", "1 for the state that the cast is in.", ("state",), _cast_state),
+    Metric(
+        "diskcast_cast_state",
+        "gauge",
+        "1 for the current state of the cast, 0 for the others.",
+        ("state",),
+        _cast_state,
+    ),
     Metric(
         "diskcast_cast_paused",
         "gauge",
-        "1 while the operator has paused it.",
+        "1 while the cast is paused by the operator.",
         (),
         of_session(lambda s: float(s.paused)),
     ),
     Metric(
         "diskcast_cast_outcome",
         "gauge",
-        "1; how a cast ended: complete, cancelled, or failed by an error of the sender's. None before.",
+        "1; outcome of an ended cast: complete, cancelled, or failed by an error of the sender. Absent before.",
         ("outcome",),
         _cast_outcome,
     ),
     Metric(
         "diskcast_cast_elapsed_seconds",
         "gauge",
-        "Time since image data began to be sent, until the cast's end.",
+        "Time from the first image data to now, or to the end of the cast.",
         (),
         _elapsed_s,
     ),
     Metric(
         "diskcast_pass_index",
         "gauge",
-        "Sweep over the image.",
+        "Current pass over the image, 0 for the first.",
         (),
         of_session(lambda s: s.image_demand.pass_index),
     ),
     Metric(
         "diskcast_pass_progress_ratio",
         "gauge",
-        "How far the running sweep over the image has come, 0 to 1.",
+        "Progress of the current pass over the image, 0 to 1.",
         (),
         of_session(lambda s: s.image_demand.progress),
     ),
     Metric(
         "diskcast_wanted_blocks",
         "gauge",
-        "Blocks that a sweep has still to send.",
+        "Blocks still to send in the current pass.",
         (),
         of_session(lambda s: s.image_demand.wanted_count + s.manifest_demand.wanted_count),
     ),
     Metric(
         "diskcast_rate_bytes_per_second",
         "gauge",
-        "Rate that is paced to; 0 when the cast has ended.",
+        "Paced rate; 0 after the end of the cast.",
         (),
         of_session(lambda s: 0.0 if s.state is CastState.ENDED else s.rate_bytes_per_s),
     ),
     Metric(
         "diskcast_achieved_rate_bytes_per_second",
         "gauge",
-        "Rate at which datagrams really left, smoothed; 0 when the cast has ended.",
+        "Measured rate of data datagrams, smoothed; 0 after the end of the cast.",
         (),
         of_session(lambda s: 0.0 if s.state is CastState.ENDED else s.achieved_bytes_per_s),
     ),
     Metric(
         "diskcast_bottleneck",
         "gauge",
-        "1; what holds the rate down now and, where it is one machine's doing, whose.",
+        "1 for the current bottleneck: its cause and, if a single machine causes it, that machine.",
         ("cause", "machine"),
         _bottleneck,
     ),
     Metric(
         "diskcast_bottleneck_seconds_total",
         "counter",
-        "Time for which the rate was held down, by cause and machine.",
+        "Time for which each bottleneck limited the rate, by cause and machine.",
         ("cause", "machine"),
         _bottleneck_seconds,
     ),
@@ -169,21 +179,21 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_interleave_depth_blocks",
         "gauge",
-        "Blocks that are sent at the same time, so that a lost burst costs each of them little.",
+        "Blocks that are interleaved, so that a lost burst costs each of them little.",
         (),
         of_session(lambda s: s.interleave_depth),
     ),
     Metric(
         "diskcast_sent_bytes_total",
         "counter",
-        "Bytes of data datagrams sent, headers of UDP and below left out.",
+        "Bytes of data datagrams sent, without UDP and lower headers.",
         (),
         of_session(lambda s: s.statistics.bytes_transmitted),
     ),
     Metric(
         "diskcast_sent_symbols_total",
         "counter",
-        "Symbols planned for sending: of the image, proactive parity, or answers to NACKs.",
+        "Symbols planned, by cause: source symbols, proactive parity, or repair for NACKs.",
         ("cause",),
         _sent_symbols,
     ),
@@ -197,7 +207,7 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_send_calls_total",
         "counter",
-        "System calls that took them: far fewer where segmentation works.",
+        "System calls for sending them: far fewer with segmentation offload.",
         (),
         value(lambda sources: sources.transmitter.send_calls_count),
     ),
@@ -210,7 +220,7 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
     ),
     Histogram(
         "diskcast_burst_lateness_seconds",
-        "How much after its time a burst left that had to wait for its turn: the pacing's jitter.",
+        "Delay of paced bursts after their scheduled time: the jitter of the pacing.",
         _burst_lateness,
     ),
     Metric(
@@ -237,7 +247,7 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_nacked_symbols_total",
         "counter",
-        "Symbols that NACKs asked for: the deficits, summed.",
+        "Symbols requested by NACKs: the sum of the deficits.",
         (),
         of_session(lambda s: s.statistics.nacked_symbol_count),
     ),
@@ -258,7 +268,7 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_joins_total",
         "counter",
-        "Joins, those of returning receivers included.",
+        "Joins, including rejoins.",
         (),
         of_session(lambda s: s.statistics.joins_count),
     ),

@@ -32,8 +32,8 @@ from prometheus_client import (
 )
 
 from protocol.errors import DiskcastError
+from sender.metrics.cast_collector import CastsCollector, ObservedCast
 from sender.metrics.fleet_metrics import Fleet, FleetCollector
-from sender.metrics.metrics_server import CastsCollector, ObservedCast
 from sender.store.records.casts import CastPhase
 from sender.store.records.images import Image
 from sender.store.records.problems import Problem

@@ -1,4 +1,4 @@
-"""One row of the table of a cast's metrics: a name, what it says, and where its value comes from."""
+"""Define the metrics of a cast: name, help text, and the function that reads the value."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sender.cast.session.feedback import FeedbackPort
 from sender.cast.transmission.transmitter import TransmitterStatistics
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
-"""Label values and a value."""
+"""Pairs of label values and a value."""
 
 CAST_LABELS: Final = ("cast", "image", "room")
-"""Labels of every series of a cast, before its own: eight hexadecimal digits, the image's name, the room's id."""
+"""First labels of every series of a cast: eight hexadecimal digits, name of the image, id of the room."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HistogramSample:
-    """What was observed so far.
+    """The observations of a histogram so far.
 
     Attributes:
-        bounds: upper bounds of the buckets but the last, which has none.
-        bucket_counts: observations in each bucket, those of the buckets before it left out; one more than ``bounds``.
-        total: all observations, summed.
+        bounds: upper bounds of the buckets; the last bucket has none.
+        bucket_counts: observations in each bucket, not cumulative; one more than ``bounds``.
+        total: sum of all observations.
     """
 
     bounds: tuple[float, ...]
@@ -35,7 +35,7 @@ class HistogramSample:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MetricSources:
-    """Where the values of one cast come from; read under the session's lock.
+    """The sources of the values of one cast; read under the lock of the session.
 
     Attributes:
         now: monotonic seconds.
@@ -52,11 +52,11 @@ class Metric:
     """A counter or a gauge.
 
     Attributes:
-        name: as it is exposed, with unit and ``_total``.
-        kind: its Prometheus type.
-        help: what it says.
-        labels: their names, :data:`CAST_LABELS` left out.
-        read: the samples of one cast.
+        name: exposed name, with unit and ``_total``.
+        kind: Prometheus type.
+        help: help text.
+        labels: names of the labels after :data:`CAST_LABELS`.
+        read: returns the samples of one cast.
     """
 
     name: str
@@ -71,9 +71,9 @@ class Histogram:
     """A histogram without labels of its own.
 
     Attributes:
-        name: as it is exposed, with unit; its series end in ``_bucket``, ``_sum`` and ``_count``.
-        help: what it says.
-        read: the observations.
+        name: exposed name, with unit; its series end in ``_bucket``, ``_sum`` and ``_count``.
+        help: help text.
+        read: returns the observations.
     """
 
     name: str
@@ -82,25 +82,25 @@ class Histogram:
 
     @property
     def kind(self) -> Literal["histogram"]:
-        """Its Prometheus type."""
+        """Prometheus type."""
         return "histogram"
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """None but :data:`CAST_LABELS` and a bucket's ``le``."""
+        """No labels besides :data:`CAST_LABELS` and ``le``."""
         return ()
 
 
 def value(read: Callable[[MetricSources], float]) -> Callable[[MetricSources], Samples]:
-    """One sample without labels."""
+    """Return a reader of one sample without labels."""
     return lambda sources: [((), read(sources))]
 
 
 def of_session(read: Callable[[SenderSession], float]) -> Callable[[MetricSources], Samples]:
-    """One sample without labels that the session alone tells."""
+    """Return a reader of one sample without labels, from the session alone."""
     return lambda sources: [((), read(sources.session))]
 
 
 def per_machine(read: Callable[[ReceiverRecord], float]) -> Callable[[MetricSources], Samples]:
-    """A sample for each receiver, labelled with its name."""
+    """Return a reader of one sample per receiver, labelled with its name."""
     return lambda sources: [((record.name,), read(record)) for record in sources.session.receivers.values()]

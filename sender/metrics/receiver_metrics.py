@@ -1,7 +1,7 @@
-"""The metrics of each receiver of a cast, as its sender knows them.
+"""Prometheus metrics of the receivers of a cast, as the sender knows them.
 
-With 500 machines in a room it matters how many series each has: of a state and of a bottleneck there is only the one of
-now, with the value 1. Prometheus sees that the others have ended.
+With 500 machines in a room the number of series per machine matters. States and bottlenecks therefore have only a
+series for the current one, with the value 1; Prometheus sees that the others have ended.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COMPLETION_BUCKETS_S: Final = (
     3600.0,
     7200.0,
 )
-"""From a small image on a fast network to a large one on a slow network."""
+"""Bounds from a small image on a fast network to a large image on a slow network."""
 
 
 def _receivers(sources: MetricSources) -> Samples:
@@ -42,7 +42,7 @@ def _states(sources: MetricSources) -> Samples:
 
 
 def _bottlenecks(sources: MetricSources) -> Samples:
-    """Of those that the cast works for now: alerts on what a machine reported hold only together with this."""
+    """Return only those of active receivers: alerts on reported values depend on this."""
     if sources.session.state is not CastState.CASTING:
         return []
     return [
@@ -85,42 +85,42 @@ RECEIVER_METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_receiver_state",
         "gauge",
-        "1; the state that a receiver is in, and no other.",
+        "1 for the current state of a receiver; other states have no series.",
         ("machine", "state"),
         _states,
     ),
     Metric(
         "diskcast_receiver_bottleneck",
         "gauge",
-        "1; what limits a receiver that data is being cast to, and nothing else. Others have no such series.",
+        "1 for the current bottleneck of a receiver that data is cast to; others have no series.",
         ("machine", "bottleneck"),
         _bottlenecks,
     ),
     Metric(
         "diskcast_receiver_failed",
         "gauge",
-        "1 for a receiver that has ended without all of the image, by cause. Others have no such series.",
+        "1 for a receiver that ended without the whole image, by cause; others have no series.",
         ("machine", "cause"),
         _failed,
     ),
     Metric(
         "diskcast_receiver_failures",
         "gauge",
-        "Receivers that have ended without all of the image, by cause.",
+        "Receivers that ended without the whole image, by cause.",
         ("cause",),
         _failures,
     ),
     Metric(
         "diskcast_receiver_rewritten_blocks",
         "gauge",
-        "Blocks that read back wrong from its disk and were written again; known when it has ended.",
+        "Blocks that read back wrong and were written again; known after the receiver has ended.",
         ("machine",),
         per_machine(lambda r: r.completion.blocks_rewritten if r.completion else 0),
     ),
     Metric(
         "diskcast_receiver_progress_ratio",
         "gauge",
-        "Share of the blocks needed at join that are verified, 0 to 1.",
+        "Verified share of the blocks that were needed at the join, 0 to 1.",
         ("machine",),
         per_machine(lambda r: r.progress),
     ),
@@ -134,21 +134,21 @@ RECEIVER_METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_receiver_loss_burst_datagrams",
         "gauge",
-        "Datagrams lost in a row, on average since it joined; 0 while none was lost.",
+        "Average length of loss bursts since the join; 0 without loss.",
         ("machine",),
         per_machine(lambda r: r.loss_burst),
     ),
     Metric(
         "diskcast_receiver_queue_delay_seconds",
         "gauge",
-        "Time that datagrams to it lately spent in queues on the way.",
+        "Recent delay of datagrams in queues on the way to the receiver.",
         ("machine",),
         per_machine(lambda r: r.queue_delay_s),
     ),
     Metric(
         "diskcast_receiver_sustainable_rate_bytes_per_second",
         "gauge",
-        "Rate of data datagrams that it could take; infinite while nothing has limited it.",
+        "Rate of data datagrams that the receiver could take; infinite while unlimited.",
         ("machine",),
         per_machine(lambda r: r.sustainable_bytes_per_s),
     ),
@@ -162,29 +162,29 @@ RECEIVER_METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_receiver_demoted",
         "gauge",
-        "1 for a straggler, which is finished after the others.",
+        "1 for a straggler, which is finished after the other receivers.",
         ("machine",),
         per_machine(lambda r: float(r.demoted)),
     ),
     Metric(
         "diskcast_receiver_behind",
         "gauge",
-        "1 for an active receiver that is much slower than the group, or a straggler, by what made it so: its disk, "
-        "the network to it, its processor. Others have no such series.",
+        "1 for an active receiver that is much slower than the group, or a straggler, by cause: its disk, the network "
+        "to it, its processor. Others have no series.",
         ("machine", "cause"),
         _behind,
     ),
     Metric(
         "diskcast_receiver_buffer_fill_ratio",
         "gauge",
-        "Share of its buffers that is in use.",
+        "Used share of the buffers.",
         ("machine",),
         per_machine(lambda r: r.fill),
     ),
     Metric(
         "diskcast_receiver_rtt_seconds",
         "gauge",
-        "Its round-trip time.",
+        "Round-trip time.",
         ("machine",),
         per_machine(lambda r: r.rtt_s),
     ),
@@ -198,34 +198,34 @@ RECEIVER_METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_receiver_socket_drops_total",
         "counter",
-        "Datagrams dropped at its socket: the program was too slow.",
+        "Datagrams dropped at the socket: the agent was too slow.",
         ("machine",),
         per_machine(lambda r: r.socket_drop_count),
     ),
     Metric(
         "diskcast_receiver_pool_drops_total",
         "counter",
-        "Symbols dropped for want of a buffer: decoding or the disk was too slow.",
+        "Symbols dropped without a free buffer: decoding or the disk was too slow.",
         ("machine",),
         per_machine(lambda r: r.pool_drop_count),
     ),
     Metric(
         "diskcast_receiver_nacks_total",
         "counter",
-        "NACK datagrams that it sent.",
+        "NACK datagrams sent by the receiver.",
         ("machine",),
         per_machine(lambda r: r.nacks_sent_count),
     ),
     Metric(
         "diskcast_receiver_nacked_symbols_total",
         "counter",
-        "Symbols that it asked for.",
+        "Symbols requested by the NACKs of the receiver.",
         ("machine",),
         per_machine(lambda r: r.nacked_symbol_count),
     ),
     Histogram(
         "diskcast_receiver_completion_seconds",
-        "Time from a receiver's join to its last verified block.",
+        "Time from the join of a receiver to its last verified block.",
         _completions,
     ),
 )

@@ -11,7 +11,8 @@ from sender.cast.cast_settings import CastSettings
 from sender.cast.open_cast import open_cast
 from sender.cast.reporting.reporter import Reporter
 from sender.imaging.image_file import ImageFile
-from sender.metrics.metrics_server import CastCollector, metrics_server
+from sender.metrics.cast_collector import SingleCastCollector
+from sender.metrics.metrics_server import metrics_server
 
 
 def run_cast(
@@ -40,7 +41,7 @@ async def _run_interruptible(
         image = stack.enter_context(ImageFile.open(settings.image))
         cast = stack.enter_context(open_cast(settings, image, reporter))
         if metrics_port is not None:
-            collector = CastCollector(cast.shared, cast.transmitter.statistics, cast.feedback)
+            collector = SingleCastCollector(cast.shared, cast.transmitter.statistics, cast.feedback)
             metrics_port = stack.enter_context(metrics_server(collector, metrics_address, metrics_port))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

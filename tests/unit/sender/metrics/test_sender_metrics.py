@@ -20,8 +20,8 @@ from sender.cast.network.sockets import bind_control_sockets
 from sender.cast.session.feedback import FeedbackPort
 from sender.cast.session.locked_session import LockedSession
 from sender.cast.transmission.transmitter import LATENESS_BOUNDS_S, TransmitterStatistics
+from sender.metrics.cast_collector import CastsCollector, SingleCastCollector
 from sender.metrics.metric import CAST_LABELS
-from sender.metrics.metrics_server import CastCollector, CastsCollector
 from tests.shell.sender_rig import Rig, make_rig
 from tests.support.network.completion_reports import completion
 
@@ -47,7 +47,7 @@ def feedback(rig: Rig) -> Iterator[FeedbackPort]:
 def scrape(rig: Rig, feedback: FeedbackPort, transmitter: TransmitterStatistics | None = None) -> Scrape:
     """Every sample that Prometheus would read."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(CastCollector(rig.shared, transmitter or TransmitterStatistics(), feedback))
+    registry.register(SingleCastCollector(rig.shared, transmitter or TransmitterStatistics(), feedback))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     found = {}
     for family in families:
