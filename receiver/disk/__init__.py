@@ -1,1 +1,1 @@
-"""A target's disk: what is there, writing it, reading back what is really on it."""
+"""A target's disk: inventory, writing, read-back, verification and commit."""

@@ -69,7 +69,7 @@ def _tune(
         return
     wanted = SCHEDULER.get(rotational)
     if before and wanted in available and wanted != before:
-        # Runs last: choosing a scheduler resets its and the queue's settings, whatever an administrator had set.
+        # Runs last: choosing a scheduler resets its and the queue's settings to defaults.
         restore.callback(_set_back_all, _read_all(disk / "queue"), tuning)
         _set(disk / "queue" / "scheduler", before, wanted, tuning, restore)
     if page_cache:

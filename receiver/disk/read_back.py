@@ -108,7 +108,7 @@ def open_read_back(path: Path, *, held_fd: int | None = None) -> ReadBack:
 
     Args:
         path: its path.
-        held_fd: an open descriptor: its file or device is opened again, whatever is at ``path`` now.
+        held_fd: an open descriptor: its file or device is opened again, even if ``path`` leads elsewhere now.
 
     Raises:
         TargetError: it can't be opened or is neither a file nor a block device.

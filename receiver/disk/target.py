@@ -17,7 +17,7 @@ from receiver.disk.inventory.block_devices import BlockDevice
 from receiver.disk.read_back import ReadBack, ReadBackMode
 
 _STAT_BLOCK_BYTES: Final = 512
-"""Unit of ``st_blocks``, whatever the filesystem's own (stat(2))."""
+"""Unit of ``st_blocks``, independent of the filesystem's block size (stat(2))."""
 
 
 class Target:
@@ -93,7 +93,7 @@ class Target:
                 _sync_directory(self.path.parent)
         except OSError as error:
             raise TargetError(
-                f"{self.path} can't be made {format_bytes(self.raw_bytes)} long: {error.strerror}; "
+                f"{self.path} can't be extended to {format_bytes(self.raw_bytes)}: {error.strerror}; "
                 "choose a target on another filesystem"
             ) from error
         self._left_empty = False

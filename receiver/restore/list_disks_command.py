@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from protocol.errors import ConfigurationError, TargetIsSystemDiskError
+from protocol.program.options import JSON_OPTION
 from protocol.shared.units import format_bytes, parse_size_bytes
 from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory, read_inventory
 from receiver.disk.inventory.disk_contents import DiskContents, read_contents
@@ -43,11 +44,9 @@ class _Listed:
 )
 @click.option("--size", metavar="SIZE", help="Judge the disks for an image of this size, such as 120G.")
 @click.option("--all", "show_all", is_flag=True, help="Also list loop devices that are in use.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object a line on stdout, the result last."
-)
+@JSON_OPTION
 def disks(image: Path | None, size: str | None, show_all: bool, as_json: bool) -> None:
-    r"""List the disks of this machine with their content and a verdict: usable or refused, with the reason.
+    """List the disks of this machine with their content and a verdict: usable or refused, with the reason.
 
     Changes nothing. "usable" means that nothing holds the disk now: writing an image would overwrite everything on it.
 
@@ -56,7 +55,7 @@ def disks(image: Path | None, size: str | None, show_all: bool, as_json: bool) -
       diskcast-agent disks
       diskcast-agent disks --for lab.dci
       diskcast-agent disks --size 120G --json
-    """
+    """  # noqa: D301 - \b is click's mark
     needs = _needs(image, size)
     listed = _list_disks(read_inventory(), needs)
     if as_json:

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import click
 
+from protocol.program.options import JSON_OPTION
 from receiver.restore.disk_progress import BarProgress, DiskProgress, JsonProgress, TextProgress
 from receiver.restore.restore_image import compare as compare_disk
 from receiver.restore.restore_image import restore as restore_disk
 from receiver.target.options import TargetOptions, target_options
 
-_json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object a line on stdout, the result last."
-)
 _image_argument = click.argument("image", type=click.Path(path_type=Path))
 
 
@@ -30,9 +28,9 @@ def _progress(as_json: bool) -> DiskProgress:
 @click.command()
 @_image_argument
 @target_options
-@_json_option
+@JSON_OPTION
 def restore(image: Path, target: str, target_options: TargetOptions, as_json: bool) -> None:
-    r"""Write IMAGE to a disk or file, then read everything back and verify it.
+    """Write IMAGE to a disk or file, then read everything back and verify it.
 
     Overwrites everything on the target that differs from the image. Refuses a target that is in use or too small. Run
     the same command again to resume after an interruption.
@@ -42,7 +40,7 @@ def restore(image: Path, target: str, target_options: TargetOptions, as_json: bo
       diskcast-agent restore lab.dci --target /dev/sdb
       diskcast-agent restore lab.dci --target auto:min=100G,max=600G --grow
       diskcast-agent restore lab.dci --target serial=S4EVNX0N --dry-run
-    """
+    """  # noqa: D301 - \b is click's mark
     with _progress(as_json) as progress:
         restore_disk(image, target, progress, target_options)
 
@@ -52,9 +50,9 @@ def restore(image: Path, target: str, target_options: TargetOptions, as_json: bo
 @click.option(
     "--target", required=True, type=click.Path(path_type=Path), help="File or block device to compare."
 )
-@_json_option
+@JSON_OPTION
 def compare(image: Path, target: Path, as_json: bool) -> None:
-    r"""Read a disk or file and compare it with IMAGE; nothing is written.
+    """Read a disk or file and compare it with IMAGE; nothing is written.
 
     Skips blocks that the image marks as unused, and the rest of a disk that is larger than the image.
 
@@ -62,6 +60,6 @@ def compare(image: Path, target: Path, as_json: bool) -> None:
     Examples:
       diskcast-agent compare lab.dci --target /dev/sdb
       diskcast-agent compare lab.dci --target disk.img --json
-    """
+    """  # noqa: D301 - \b is click's mark
     with _progress(as_json) as progress:
         compare_disk(image, target, progress)

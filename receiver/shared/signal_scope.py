@@ -1,4 +1,4 @@
-"""Orderly shutdown on a signal: running work is cancelled and can still say goodbye to its peers."""
+"""Orderly shutdown on a signal: running work is cancelled and can still notify its peers."""
 
 from __future__ import annotations
 

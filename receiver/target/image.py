@@ -163,7 +163,7 @@ class TargetImage:
 
         Raises:
             CastFailedError: it isn't the manifest of the cast's image.
-            ImageError: the manifest is damaged or made by a newer diskcast.
+            ImageError: the manifest is damaged or from a newer diskcast.
             TargetError: the image doesn't fit the target.
             FitError: it can't be fitted to the target as requested.
             StorageError: the target can't be read.

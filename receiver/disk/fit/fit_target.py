@@ -180,11 +180,11 @@ def fit(
         return []
 
     def work(check: Callable[[], None]) -> list[str]:
-        def begin(step: str) -> None:
+        def start_step(step: str) -> None:
             check()
             on_step(step)
 
-        return _Fit(target, manifest, options, begin).run()
+        return _Fit(target, manifest, options, start_step).run()
 
     return UninterruptedWork(work).run()
 
@@ -211,12 +211,12 @@ class _Fit:
     """One run of :func:`fit`."""
 
     def __init__(
-        self, target: Target, manifest: Manifest, options: FitOptions, begin: Callable[[str], None]
+        self, target: Target, manifest: Manifest, options: FitOptions, on_step: Callable[[str], None]
     ) -> None:
         self._target = target
         self._manifest = manifest
         self._options = options
-        self._on_step = begin
+        self._on_step = on_step
         self._read = table.direct_reader(target.read_back)
         self._disk = Path(f"/proc/{os.getpid()}/fd/{target.fd}")
         self._done: list[str] = []

@@ -21,7 +21,7 @@ from typing import Final
 from receiver.disk.inventory.mounts import Mount, device_number, parse_mounts, parse_swaps
 
 _SYSFS_SECTOR_BYTES: Final = 512
-"""Unit of ``size`` in sysfs, whatever the device's own sectors (Documentation/ABI/stable/sysfs-block)."""
+"""Unit of ``size`` in sysfs, independent of the device's sectors (Documentation/ABI/stable/sysfs-block)."""
 
 _BLKGETDISKSEQ: Final = 0x80081280  # linux/fs.h
 
