@@ -20,7 +20,7 @@ from sender.library.library import Library
 from sender.refusals import RequestRefusedError, conflict, invalid, not_found
 from sender.store.records.casts import Cast, CastPhase, CastPlan, CastRequest, Command
 from sender.store.records.images import ImageState
-from sender.store.repositories.audit import new_entry_key
+from sender.store.repositories.audit import Audit, new_entry_key
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 
@@ -164,7 +164,7 @@ class CastCommands:
             DatabaseError,
             TimeoutError,
         ):  # it may have been written: its key keeps it from being there twice
-            self._recorder.put(("audit", key), "audit.add", *entry, **once)
+            self._recorder.put(("audit", key), Audit.add, *entry, **once)
 
     async def obey_requests(self) -> None:
         """Carry out the commands that other daemons left in the database for this daemon's casts.

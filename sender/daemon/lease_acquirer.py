@@ -12,6 +12,7 @@ from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.owner import Owner
 from sender.daemon.leases import BeatWatch
 from sender.store.records.casts import Cast
+from sender.store.repositories.leases import Leases
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 
@@ -60,7 +61,7 @@ class LeaseAcquirer:
 
     def release(self, cast_id: str) -> None:
         """Release a lease, after every record of the cast is written."""
-        self._recorder.put(("lease", cast_id), "leases.release", str(self._owner), cast_id)
+        self._recorder.put(("lease", cast_id), Leases.release, str(self._owner), cast_id)
 
     async def acquire(self, known: Container[str], free_count: int) -> list[Cast]:
         """Lease casts that are due and casts of dead daemons, as far as there is capacity.

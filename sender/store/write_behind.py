@@ -1,8 +1,8 @@
-"""The recorder: what a running cast writes down never waits for the database.
+"""The recorder: running casts write to the database without waiting for it.
 
-What is to be written is given as data (a method of the store and its arguments), so that it can be kept in a file: what
-an ended daemon couldn't write, the next one does. A record that is put under the key of an unwritten one takes its
-place, so what waits is bounded by what there is to tell of, not by how long the database is away.
+A record is data (a method of the store and its arguments), so that it can be kept in a file, the spool: the next start
+writes the records that a stopped daemon couldn't. A record replaces an unwritten one with the same key, so the number
+of waiting records is bounded by the number of things, not by the length of an outage.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import threading
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, Final, ParamSpec
+
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from protocol.errors import DatabaseError, DiskcastError
 from sender.store.backup.crc_lines import pack_line, unpack_line, write_all
 from sender.store.backup.journal import sync_directory
-from sender.store.codec import from_data, to_data
 from sender.store.records.problems import Problem
 from sender.store.repositories.audit import Audit
 from sender.store.repositories.casts import Casts
@@ -33,61 +35,60 @@ from sender.store.repositories.leases import Leases
 from sender.store.repositories.machines import Machines
 from sender.store.store import Store
 
-RECORDABLE = (
-    "audit.add",
-    "casts.add_event",
-    "casts.clear_request",
-    "casts.put_machine",
-    "casts.put_machines",
-    "casts.put_timeline",
-    "casts.save",
-    "casts.save_progress",
-    "images.put",
-    "leases.release",
-    "machines.touch",
-)
-"""Methods that may be recorded: those that do no harm when they are called again, after an answer was lost. (An audit
-entry needs its key for that.)"""
+RECORDABLE: Final[dict[str, Callable[..., object]]] = {
+    "audit.add": Audit.add,
+    "casts.add_event": Casts.add_event,
+    "casts.clear_request": Casts.clear_request,
+    "casts.put_machine": Casts.put_machine,
+    "casts.put_machines": Casts.put_machines,
+    "casts.put_timeline": Casts.put_timeline,
+    "casts.save": Casts.save,
+    "casts.save_progress": Casts.save_progress,
+    "images.put": Images.put,
+    "leases.release": Leases.release,
+    "machines.touch": Machines.touch,
+}
+"""Methods that may be recorded, by their names in the spool: calling one again, after an answer was lost, does no harm.
+(An audit entry needs its key for that.)"""
 PENDING_MAX = 20_000
-"""Records that may wait: 16 casts with 1000 machines each, and their events. More would be memory without end."""
+"""Waiting records, at most: 16 casts with 1000 machines each, and their events. The limit bounds memory."""
 BATCH_MAX = 200
 """Records of a transaction, some tens of milliseconds."""
 GATHER_S = 0.05
-"""How long the first record of a batch waits for others: each transaction costs two syncs of the disk."""
+"""The first record of a batch waits this long for others: each transaction costs two syncs of the disk."""
 RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 5.0
 SPOOL_NAME = "recorder.spool"
 SPOOL_LINE_BYTES_MAX = 8 << 20
 
-_REPOSITORIES: dict[str, type] = {
-    "audit": Audit,
-    "casts": Casts,
-    "images": Images,
-    "leases": Leases,
-    "machines": Machines,
-}
+_NAMES: Final = {method: name for name, method in RECORDABLE.items()}
+_Arguments = ParamSpec("_Arguments")
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Write:
-    """A call of one of the store's methods."""
+    """A call of a method of the store.
+
+    Attributes:
+        method: name in :data:`RECORDABLE`.
+    """
 
     method: str
     args: tuple[Any, ...]
     options: dict[str, Any]
 
     def do(self, store: Store) -> None:
-        """Call it."""
+        """Call the method."""
         operator.attrgetter(self.method)(store)(*self.args, **self.options)
 
 
 class Recorder:
-    """Writes records to the store, in order, and keeps them as long as that isn't possible.
+    """Writes records to the store, in order, and keeps them while the store is unavailable.
 
     Args:
-        store: where to.
-        state_directory: for the spool.
+        store: gets the records.
+        state_directory: holds the spool.
     """
 
     def __init__(self, store: Store, state_directory: Path) -> None:
@@ -103,49 +104,56 @@ class Recorder:
         self._idle = asyncio.Event()
         self._spooled = False
         self.dropped_count = 0
-        """Records that were given up: refused by the database's rules, or too many."""
+        """Records that were dropped: refused by the database's rules, or too many."""
         self._load()
 
     @property
     def pending_count(self) -> int:
-        """Records that aren't written yet."""
+        """Return the number of records that aren't written yet."""
         with self._lock:
             return len(self._waiting.keys() | self._writing.keys())
 
     @property
     def problem(self) -> Problem | None:
-        """Why records wait; None if they don't."""
+        """Return the problem that makes records wait, or None."""
         return self._full_since or self._problem
 
-    def put(self, key: tuple[str, ...], method: str, *args: Any, **options: Any) -> None:
-        """Have ``method`` called soon, in place of an unwritten call with the same key. Never waits; from any thread.
+    def put(
+        self,
+        key: tuple[str, ...],
+        method: Callable[Concatenate[Any, _Arguments], object],
+        *args: _Arguments.args,
+        **options: _Arguments.kwargs,
+    ) -> None:
+        """Have ``method`` called soon, in place of an unwritten call with the same key. Never waits; thread-safe.
 
         Args:
-            key: of what the record tells.
-            method: one of :data:`RECORDABLE`.
+            key: of the thing that the record is about.
+            method: one of :data:`RECORDABLE`, e.g. ``Casts.save``.
             args: its arguments, records or plain values; not changed afterwards.
             options: its keyword arguments.
         """
-        if method not in RECORDABLE:
-            raise ValueError(f"{method} can't be recorded: a second call might do harm")
+        name = _NAMES.get(method)
+        if name is None:
+            raise ValueError(f"{method.__qualname__} can't be recorded: a second call might do harm")
         with self._lock:
-            # At the end, also in another's place: what was put before it is written before it.
+            # At the end, even if it replaces one: records put before it are written before it.
             self._waiting.pop(key, None)
             if len(self._waiting) + len(self._writing) >= PENDING_MAX:
                 self.dropped_count += 1
                 if self._full_since is None:
                     text = (
-                        f"{PENDING_MAX} records wait for the database {self._store.place} and no more can: what casts "
-                        "tell from now on is lost. Mend the database"
+                        f"{PENDING_MAX} records wait for the database {self._store.place}: further records of casts "
+                        "are lost; fix the database"
                     )
                     self._full_since = Problem("database", text, self._store.now())
                 return
-            self._waiting[key] = Write(method, args, options)
+            self._waiting[key] = Write(name, args, options)
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def run(self) -> None:
-        """Write what is put, until cancelled."""
+        """Write records until cancelled."""
         self._loop = asyncio.get_running_loop()
         retry_s = RETRY_FIRST_S
         while True:
@@ -159,7 +167,7 @@ class Recorder:
                 await self._write_waiting()
             except DatabaseError as error:
                 await self._failed(error)
-                # Not woken earlier by new records: the database has its own pace.
+                # New records don't shorten the wait: the database needs time to recover.
                 await asyncio.sleep(retry_s)
                 retry_s = min(RETRY_MAX_S, retry_s * 2)
             else:
@@ -169,7 +177,7 @@ class Recorder:
                     self._forget_spool()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until all is written, but not for longer; returns whether it is."""
+        """Wait until all records are written; return False if that takes longer than ``timeout_s``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self.pending_count:
@@ -178,7 +186,7 @@ class Recorder:
         return not self.pending_count
 
     def close(self) -> None:
-        """Keep what isn't written in the spool, for the next start. Call it after :meth:`run` has ended."""
+        """Keep unwritten records in the spool for the next start. Call it after :meth:`run` has ended."""
         if self.pending_count:
             self._save()
             _log.warning("%d records are kept in %s for the next start", self.pending_count, self._spool)
@@ -186,9 +194,9 @@ class Recorder:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     async def _write_waiting(self) -> None:
-        """Write all that waits now; what is put meanwhile waits for the next time, so that nothing starves."""
+        """Write the records that wait now; those put meanwhile wait for the next time, so that none starves."""
         with self._lock:
-            # What failed before is older, unless something newer took its place.
+            # Records that failed before are older, unless a newer one replaced them.
             self._writing = {
                 **{key: write for key, write in self._writing.items() if key not in self._waiting},
                 **self._waiting,
@@ -201,7 +209,7 @@ class Recorder:
                 await self._store.run(self._write_together, [write for _, write in batch])
             except DatabaseError:
                 raise
-            except Exception:  # noqa: BLE001  one of them is at fault: the others shall not be lost with it
+            except Exception:  # noqa: BLE001  one of them is at fault: the others must not be lost with it
                 for _key, write in batch:
                     await self._write_alone(write)
             with self._lock:
@@ -218,7 +226,7 @@ class Recorder:
             await self._store.run(write.do, self._store)
         except DatabaseError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever it is, those behind it must be written
+        except Exception as error:  # noqa: BLE001  the records behind it must be written
             self.dropped_count += 1
             _log.exception("a record can't be written and is dropped: %s: %s", write.method, error)
 
@@ -233,7 +241,7 @@ class Recorder:
     # -- the spool -------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """Keep what waits in a file, so that even a kill loses nothing of it."""
+        """Keep the waiting records in a file, so that even a kill loses none."""
         with self._lock:
             todo = {
                 **{key: write for key, write in self._writing.items() if key not in self._waiting},
@@ -245,7 +253,7 @@ class Recorder:
             try:
                 for key, write in todo.items():
                     line = {"key": list(key), "method": write.method}
-                    line |= {"args": to_data(write.args), "options": to_data(write.options)}
+                    line |= to_jsonable_python({"args": write.args, "options": write.options})
                     write_all(descriptor, pack_line(line))
                 os.fsync(descriptor)
             finally:
@@ -254,10 +262,10 @@ class Recorder:
             sync_directory(self._spool.parent)
             self._spooled = True
         except OSError as error:
-            _log.error("records that wait can't be kept in %s: %s", self._spool, error)
+            _log.error("waiting records can't be kept in %s: %s", self._spool, error)
 
     def _load(self) -> None:
-        """Take up what an earlier run kept."""
+        """Take over the records that an earlier run kept."""
         try:
             with self._spool.open("rb") as file:
                 self._spooled = True
@@ -282,7 +290,7 @@ class Recorder:
 
 
 def _joined(batch: list[Write]) -> list[Write]:
-    """The same calls, those for machines of one cast that follow each other as one: all of them cost little more."""
+    """Return the same calls, with consecutive ones for machines of one cast joined: together they cost little more."""
     joined: list[Write] = []
     for write in batch:
         before = joined[-1] if joined else None
@@ -294,25 +302,40 @@ def _joined(batch: list[Write]) -> list[Write]:
             and before.options == write.options
             and before.args[0][0].cast_id == write.args[0].cast_id
         ):
-            before.args[0].append(write.args[0])
+            joined[-1] = dataclasses.replace(before, args=([*before.args[0], write.args[0]],))
         else:
             joined.append(Write("casts.put_machines", ([write.args[0]],), write.options))
     return joined
 
 
 def _write_of(data: dict[str, Any]) -> Write:
-    """A line of the spool as a call, its records of the types that the method wants."""
-    if data["method"] not in RECORDABLE:
-        raise ValueError(f"unknown method {data['method']!r}")
-    names, hints = _signature(data["method"])
-    args = tuple(from_data(hints[name], value) for name, value in zip(names, data["args"], strict=False))
-    options = {name: from_data(hints[name], value) for name, value in data["options"].items()}
+    """Return a line of the spool as a call, with arguments of the method's types."""
+    parameters = _parameters(data["method"])
+    values = _renamed(data["args"]), _renamed(data["options"])
+    args = tuple(
+        adapter.validate_python(value) for adapter, value in zip(parameters.values(), values[0], strict=False)
+    )
+    options = {name: parameters[name].validate_python(value) for name, value in values[1].items()}
     return Write(data["method"], args, options)
 
 
+def _renamed(data: Any) -> Any:
+    """Return data of a spool of version 0.1.0, where the field ``bottleneck`` was called ``limiter``."""
+    if isinstance(data, list):
+        return [_renamed(part) for part in data]
+    if isinstance(data, dict):
+        return {"bottleneck" if name == "limiter" else name: _renamed(part) for name, part in data.items()}
+    return data
+
+
 @functools.cache
-def _signature(method: str) -> tuple[list[str], dict[str, Any]]:
-    part, _, name = method.partition(".")
-    function: Callable[..., object] = getattr(_REPOSITORIES[part], name)
+def _parameters(method: str) -> dict[str, TypeAdapter[Any]]:
+    """Return the parameters of a recordable method, with their types' adapters.
+
+    Raises:
+        KeyError: no recordable method has this name.
+    """
+    function = RECORDABLE[method]
+    hints = typing.get_type_hints(function)
     names = [name for name in inspect.signature(function).parameters if name != "self"]
-    return names, typing.get_type_hints(function)
+    return {name: TypeAdapter(hints[name]) for name in names}

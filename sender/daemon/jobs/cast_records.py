@@ -16,7 +16,8 @@ from sender.store.records.machine_states import (
     UNSUCCESSFUL_STATES,
     MachineState,
 )
-from sender.store.repositories.audit import new_entry_key
+from sender.store.repositories.audit import Audit, new_entry_key
+from sender.store.repositories.casts import Casts
 from sender.store.write_behind import Recorder
 
 
@@ -63,7 +64,7 @@ class CastRecords:
         self.cast = dataclasses.replace(self.cast, **fields)  # type: ignore[arg-type]  # Cast's own fields
         self._count_machines()
         self.change_count += 1
-        self._recorder.put(("cast", self.cast.cast_id, "casts.save"), "casts.save", self.cast)
+        self._recorder.put(("cast", self.cast.cast_id, "casts.save"), Casts.save, self.cast)
 
     def set_progress(self, *, seconds: float, bytes_sent: int, progress: float | None = None) -> None:
         """Change the record's progress in memory; :meth:`save_progress` writes it."""
@@ -76,8 +77,7 @@ class CastRecords:
 
     def save_progress(self) -> None:
         """Have the record's progress written."""
-        method = "casts.save_progress"
-        self._recorder.put(("cast", self.cast.cast_id, method), method, self.cast)
+        self._recorder.put(("cast", self.cast.cast_id, "casts.save_progress"), Casts.save_progress, self.cast)
 
     def put_machine(self, row: CastMachine) -> None:
         """Change a machine's line, and have it written."""
@@ -90,7 +90,7 @@ class CastRecords:
         self.machines[row.name] = row
         self.change_count += 1
         key = ("machine", self.cast.cast_id, row.name)
-        self._recorder.put(key, "casts.put_machine", row, lease=str(self._owner))
+        self._recorder.put(key, Casts.put_machine, row, lease=str(self._owner))
         self._count_machines()
 
     def merge(self, row: CastMachine) -> CastMachine:
@@ -122,7 +122,7 @@ class CastRecords:
     def audit_end(self) -> None:
         """Have the audit entry of the cast's end written."""
         cast, key = self.cast, new_entry_key()
-        detail = {
+        detail: dict[str, object] = {
             "image": cast.image_name,
             "room": cast.plan.room_id,
             "reason": cast.reason,
@@ -131,7 +131,7 @@ class CastRecords:
         }
         self._recorder.put(
             ("audit", key),
-            "audit.add",
+            Audit.add,
             f"daemon {self._owner.name}",
             f"cast.{cast.phase.value}",
             f"cast {cast.cast_id}",

@@ -11,6 +11,7 @@ import structlog
 from sender.cast.reporting.snapshot import CastView
 from sender.daemon.jobs.record_mapping import timeline_point
 from sender.store.records.casts import Cast, CastEvent, TimelinePoint
+from sender.store.repositories.casts import Casts
 from sender.store.write_behind import Recorder
 
 POINT_INTERVAL_S: Final = 1.0
@@ -48,7 +49,7 @@ class CastTimeline:
         if len(self.events) < EVENTS_MAX:
             self.events.append(event)
             key = ("event", self._cast_id, str(self._run_count), str(len(self.events)))
-            self._recorder.put(key, "casts.add_event", self._cast_id, event)
+            self._recorder.put(key, Casts.add_event, self._cast_id, event)
         self._log.info(kind, machine=machine or None, text=text)
 
     def is_due(self, now: float) -> bool:
@@ -70,6 +71,4 @@ class CastTimeline:
 
     def save(self) -> None:
         """Have the points written: the cast has ended."""
-        self._recorder.put(
-            ("timeline", self._cast_id), "casts.put_timeline", self._cast_id, tuple(self.points)
-        )
+        self._recorder.put(("timeline", self._cast_id), Casts.put_timeline, self._cast_id, tuple(self.points))

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import to_jsonable_python
 
-from sender.store.codec import to_data
 from sender.store.database import tables
 from sender.store.records.access import AuditEntry
 from sender.store.repositories.paging import read_page
@@ -66,7 +66,7 @@ class Audit(Repository):
             actor=actor,
             action=action,
             subject=subject,
-            detail=to_data(detail or {}),
+            detail=to_jsonable_python(detail or {}),
             request_id=request_id,
             entry_key=entry_key,
         )

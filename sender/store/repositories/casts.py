@@ -7,12 +7,13 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from protocol.errors import DatabaseDamagedError
-from sender.store.codec import record_from, to_data
 from sender.store.database import tables
 from sender.store.database.errors import ConflictError
 from sender.store.machines.identity import parts, serial_and_tag
@@ -36,6 +37,8 @@ EVENTS_MAX = 5000
 TIMELINE_BYTES_MAX = 16 << 20
 """An unpacked timeline: 1200 points are a few hundred kB."""
 
+PLAN_ADAPTER: Final = TypeAdapter(CastPlan)
+_POINTS: Final = TypeAdapter(list[TimelinePoint])
 _CAST = tables.casts.c
 _LINE = tables.cast_machines.c
 OPEN_PHASES = tuple(phase.value for phase in CastPhase if not phase.ended)
@@ -105,7 +108,7 @@ class Casts(Repository):
         self._connection.execute(
             sa.insert(tables.casts).values(
                 cast_id=cast_id,
-                plan=to_data(plan),
+                plan=to_jsonable_python(plan),
                 image_id=plan.image_id,
                 room_id=plan.room_id,
                 start_at=plan.start_at,
@@ -133,7 +136,11 @@ class Casts(Repository):
                 lease_beat=0,
             )
         )
-        detail = {"plan": to_data(plan), "image_name": image_name, "required_count": required_count}
+        detail = {
+            "plan": to_jsonable_python(plan),
+            "image_name": image_name,
+            "required_count": required_count,
+        }
         self._audit.note(audit, "cast.create", f"cast {cast_id}", detail)
         added = self._get(cast_id)
         assert added is not None
@@ -206,7 +213,7 @@ class Casts(Repository):
             values["group_address"] = values.pop("group")
         if "plan" in values:
             plan = values["plan"]
-            values |= {"plan": to_data(plan), "image_id": plan.image_id, "room_id": plan.room_id}
+            values |= {"plan": to_jsonable_python(plan), "image_id": plan.image_id, "room_id": plan.room_id}
             values["start_at"] = plan.start_at
         query = sa.update(tables.casts).where(_CAST.cast_id == cast_id)
         if lease is not None:
@@ -215,7 +222,7 @@ class Casts(Repository):
         query = query.values(**(values or {"cast_id": cast_id}))
         if self._connection.execute(query).rowcount == 0:
             return None
-        self._audit.note(audit, "cast.change", f"cast {cast_id}", to_data(dict(fields)))
+        self._audit.note(audit, "cast.change", f"cast {cast_id}", to_jsonable_python(dict(fields)))
         return self._get(cast_id)
 
     @writing
@@ -362,7 +369,7 @@ class Casts(Repository):
             return []
         try:
             unpacked = zlib.decompressobj().decompress(packed, TIMELINE_BYTES_MAX)
-            return [record_from(TimelinePoint, point) for point in json.loads(unpacked)]
+            return _POINTS.validate_python(json.loads(unpacked))
         except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DatabaseDamagedError(
                 f"database {self._database.place.text}: the timeline of cast {cast_id} can't be read ({error}); run "
@@ -379,7 +386,9 @@ class Casts(Repository):
         ).scalar_one_or_none()
         if owner is None or lease not in (None, owner):
             return False
-        packed = zlib.compress(json.dumps(to_data(builtins.list(points)), separators=(",", ":")).encode())
+        packed = zlib.compress(
+            json.dumps(to_jsonable_python(builtins.list(points)), separators=(",", ":")).encode()
+        )
         insert = self._database.insert(tables.cast_timelines).values(cast_id=cast_id, points=packed)
         self._connection.execute(
             insert.on_conflict_do_update(index_elements=["cast_id"], set_={"points": insert.excluded.points})
@@ -459,7 +468,7 @@ def cast_of_row(row: sa.RowMapping) -> Cast:
     """The record of a row of ``casts``."""
     values = {name: row[name] for name in Cast.__dataclass_fields__ if name not in ("plan", "phase", "group")}
     return Cast(
-        plan=record_from(CastPlan, row["plan"]),
+        plan=PLAN_ADAPTER.validate_python(row["plan"]),
         phase=CastPhase(row["phase"]),
         group=row["group_address"],
         **values,

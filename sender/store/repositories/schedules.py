@@ -7,12 +7,13 @@ from datetime import datetime
 from typing import Any, TypedDict, Unpack
 
 import sqlalchemy as sa
+from pydantic_core import to_jsonable_python
 
-from sender.store.codec import record_from, to_data
 from sender.store.database import tables
 from sender.store.database.errors import ConflictError
 from sender.store.records.casts import CastPlan, Schedule
 from sender.store.repositories.audit import Audit, AuditNote
+from sender.store.repositories.casts import PLAN_ADAPTER
 from sender.store.repositories.paging import read_page
 from sender.store.repositories.transactions import Database, Repository, reading, writing
 
@@ -47,9 +48,11 @@ class Schedules(Repository):
         if self._get(schedule.schedule_id) is not None:
             raise ConflictError(f"schedule {schedule.schedule_id} is there already; choose another id")
         values = {name: getattr(schedule, name) for name in Schedule.__dataclass_fields__}
-        values["plan"] = to_data(schedule.plan)
+        values["plan"] = to_jsonable_python(schedule.plan)
         self._connection.execute(sa.insert(tables.schedules).values(**values))
-        self._audit.note(audit, "schedule.create", f"schedule {schedule.schedule_id}", to_data(schedule))
+        self._audit.note(
+            audit, "schedule.create", f"schedule {schedule.schedule_id}", to_jsonable_python(schedule)
+        )
         return schedule
 
     @reading
@@ -77,11 +80,14 @@ class Schedules(Repository):
             name: value for name, value in fields.items() if getattr(before, name) != value
         }
         if changed:
-            values = {**changed, **({"plan": to_data(changed["plan"])} if "plan" in changed else {})}
+            values = {
+                **changed,
+                **({"plan": to_jsonable_python(changed["plan"])} if "plan" in changed else {}),
+            }
             query = sa.update(tables.schedules).where(_SCHEDULE.schedule_id == schedule_id)
             self._connection.execute(query.values(**values))
             detail = {"from": {name: getattr(before, name) for name in changed}, "to": changed}
-            self._audit.note(audit, "schedule.change", f"schedule {schedule_id}", to_data(detail))
+            self._audit.note(audit, "schedule.change", f"schedule {schedule_id}", to_jsonable_python(detail))
         return self._get(schedule_id)
 
     @writing
@@ -121,4 +127,4 @@ class Schedules(Repository):
 
 
 def _schedule(row: sa.RowMapping) -> Schedule:
-    return Schedule(**{**row, "plan": record_from(CastPlan, row["plan"])})
+    return Schedule(**{**row, "plan": PLAN_ADAPTER.validate_python(row["plan"])})
