@@ -1,14 +1,17 @@
-"""What every test module shares: the skip rule of privileged tests, hypothesis's profile, and how SIGINT is taken."""
+"""Shared by every test module: order, the skip rule of privileged tests, hypothesis's profile, handling of SIGINT."""
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 from tests.support.network.lab import privileged_obstacle
+
+FOLDER = Path(__file__).parent
 
 # The same examples on every machine and every run: a failure seen once can be seen again, and none is a slow machine's.
 hypothesis.settings.register_profile(
@@ -27,9 +30,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SLOW_FIRST = ("e2e", "netns", "server", "simulation", "web", "deploy", "load", "property")
+"""Folders whose files take seconds to minutes, the slowest first: one that came last would keep a single process busy."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slow folders first; within a folder the order stays."""
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(FOLDER).parts[0]
+        return SLOW_FIRST.index(folder) if folder in SLOW_FIRST else len(SLOW_FIRST)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def privileged_obstacle_text() -> str | None:
-    """Why privileged tests can't run here, found out once."""
+    """Return the reason that privileged tests can't run here, determined once, or None."""
     return privileged_obstacle()
 
 
