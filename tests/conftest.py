@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 SLOW_FIRST = ("e2e", "netns", "server", "simulation", "web", "deploy", "load", "property")
-"""Folders whose files take seconds to minutes, the slowest first: one that came last would keep a single process busy."""
+"""Folders with slow files, the slowest first: a slow file at the end would keep a single process busy."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
