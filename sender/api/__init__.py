@@ -1,1 +1,1 @@
-"""The daemon's REST API under ``/api/v1``, its live events and its metrics."""
+"""The daemon's REST API under ``/api/v1``, with its live events and metrics."""

@@ -1,8 +1,8 @@
-"""The daemon's API as an ASGI application: the table of routes behind the gate and the route_guard.
+"""The daemon's API as an ASGI application: the table of routes behind the middleware and the route guard.
 
 ::
 
-    uvicorn ─► RequestMiddleware: request id, Host, Origin, headers, what nobody expected
+    uvicorn ─► RequestMiddleware: request id, Host, Origin, headers, unexpected errors
                  └► route ─► RouteGuard: token and role, type and size of the body, Idempotency-Key
                                 └► FastAPI: fields ─► endpoint ─► services
 """
@@ -39,21 +39,20 @@ from sender.daemon.context import Services
 _DESCRIPTION: Final = """\
 Images, rooms, machines and casts of a diskcast daemon.
 
-Sizes are bytes, rates bytes a second, times RFC 3339 in UTC, ratios 0 to 1. Errors are `application/problem+json`
-(RFC 9457); their `instance` is the request's id, which every answer has in `X-Request-Id`, and which the daemon's log
-and audit name too. Lists come in pages: ask again with `cursor` until `next_cursor` is null. A creation with an
-`Idempotency-Key` can be repeated safely.
+Sizes are in bytes, rates in bytes per second, times in UTC (RFC 3339), ratios from 0 to 1. Errors are
+`application/problem+json` (RFC 9457). Their `instance` is the request id, which every response has in `X-Request-Id`
+and which also appears in the daemon's log and audit. Lists are paged: repeat the request with `cursor` until
+`next_cursor` is null. A creation with an `Idempotency-Key` can be retried safely.
 
-A token goes into `Authorization: Bearer TOKEN`. `view` sees, `operate` also changes, `enrol` is for agents. A daemon
-that listens on the loopback address only asks for no token unless it is told to.
+Send a token in `Authorization: Bearer TOKEN`. The role `view` reads, `operate` also changes, `enrol` is for agents. A
+daemon that listens on the loopback address only requires no token unless its configuration demands one.
 """
 
 
 def create_application(services: Services) -> FastAPI:
-    """The application that serves ``services``.
+    """Return the application that serves ``services``.
 
-    Its ``state.stopping`` is an event that ends streams and waiting check-ins when it is set, which
-    :class:`sender.api.server.ApiServer` does.
+    Setting the event ``state.stopping`` ends streams and waiting check-ins; :class:`sender.api.server.ApiServer` does.
     """
     open_to_all = not services.config.server.tokens_required
     authenticator = Authenticator(services, open_to_all=open_to_all)
@@ -80,12 +79,12 @@ def create_application(services: Services) -> FastAPI:
 
 
 def api_document() -> dict[str, Any]:
-    """The OpenAPI document, of no daemon in particular."""
+    """Return the OpenAPI document, without a running daemon."""
     return complete_document(_routed(lambda _operation: APIRoute).openapi(), OPERATIONS)
 
 
 def _routed(route_class: Callable[[Operation], type[APIRoute]]) -> FastAPI:
-    """The routes of the table, and nothing else."""
+    """Return an application with the routes of the table and no others."""
     app = FastAPI(
         title="diskcast",
         version=importlib.metadata.version("diskcast"),
@@ -121,10 +120,10 @@ def _path(operation: Operation) -> str:
 
 
 def _hosts(config: ServerConfig, *, open_to_all: bool) -> frozenset[str] | None:
-    """Host headers that are let in; None: any.
+    """Return the allowed Host headers; None allows any.
 
-    Without tokens the name is what tells a browser's own page from one of another site whose name was made to point
-    here. With tokens such a page has none, and machines may call the daemon as they like.
+    Without tokens, the name is the only defence against DNS rebinding: a page of another site whose name was made to
+    resolve to this daemon. With tokens such a page has no token, and clients may use any name.
     """
     if not open_to_all:
         return None
@@ -133,18 +132,18 @@ def _hosts(config: ServerConfig, *, open_to_all: bool) -> frozenset[str] | None:
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
-    """Starlette's and our own refusals; 405 names all methods that the path has, not only the first route's."""
+    """Return the response to an HTTP error; 405 names the methods of all routes of the path, not only the first."""
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         routes = [route for route in request.app.router.routes if isinstance(route, Route)]
-        # To the router /images/scan is also an image of that name.
+        # /images/scan also matches the route of an image of that name: prefer exact paths.
         here = [route for route in routes if route.path == request.url.path] or [
             route for route in routes if route.matches(request.scope)[0] is not Match.NONE
         ]
         allowed = {method for route in here for method in route.methods or ()}
         error = HTTPException(
             error.status_code,
-            f"{request.method} isn't possible here; possible: {', '.join(sorted(allowed))}",
+            f"{request.method} is not allowed here; use {', '.join(sorted(allowed))}",
             {"Allow": ", ".join(sorted(allowed))},
         )
     elif error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:

@@ -1,4 +1,4 @@
-"""Who asks, and whether it may: bearer tokens, the dashboard's session cookie, and the open loopback."""
+"""Authentication and authorisation: bearer tokens, the dashboard's session cookie, and the open loopback."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from sender.store.records.access import Role, Token
 SESSION_COOKIE: Final = "diskcast_session"
 SECRET_CHARACTERS_MAX: Final = 128
 LOCAL_NAME: Final = "local"
-"""Who asks on the loopback when no tokens are demanded."""
+"""The principal of requests on the loopback when no tokens are required."""
 
 _KNOWN_FRESH_S: Final = 5.0
-"""A token that another daemon of the same database deleted is good here for this long."""
+"""Lifetime of a cached token: one that another daemon deleted works here for this long."""
 _KNOWN_STALE_S: Final = 900.0
-"""While the database doesn't answer, tokens that were right so recently still are: operators can watch the mending."""
-_USED_AGAIN: Final = timedelta(minutes=1)
+"""Lifetime of a cached token while the database is unavailable, so that operators can watch the repair."""
+_USE_NOTED_EVERY: Final = timedelta(minutes=1)
 _KNOWN_COUNT_MAX: Final = 2048
-"""Tokens remembered: every machine could have one of its own."""
+"""Cached tokens: every machine may have its own."""
 _FAILURES_BURST: Final = 10
 _FAILURES_PER_S: Final = 0.5
-"""Wrong tokens from one address; a token has 256 bits, so this bounds load and log rather than guessing."""
+"""Rate of wrong tokens from one address. A token has 256 bits: this bounds load and log, not guessing."""
 _ADDRESSES_MAX: Final = 1024
-"""Addresses whose failures are remembered; the one longest quiet is forgotten first."""
+"""Addresses whose failures are remembered; the least recent is forgotten first."""
 
 
 class Access(enum.Enum):
-    """What a route demands."""
+    """The access that a route requires."""
 
     OPEN = "open"
-    """Nothing: it says nothing that isn't public, or it is how one gets in."""
+    """None: the route is public, or is the way to sign in."""
     VIEW = "view"
     OPERATE = "operate"
     ENROL = "enrol"
     METRICS = "metrics"
-    """As ``VIEW``, unless ``metrics.public`` is set."""
+    """``VIEW``, or none if ``metrics.public`` is set."""
 
 
 _ROLES: Final = {
@@ -64,22 +64,22 @@ _ROLES: Final = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks.
+    """The client on whose behalf a request runs.
 
     Attributes:
-        name: of the token, or ``local``.
-        role: None if it may everything, as on the open loopback.
+        name: the token's name, or ``local``.
+        role: None for full access, as on the open loopback.
     """
 
     name: str
     role: Role | None
 
     def may(self, access: Access) -> bool:
-        """Whether it may use a route of ``access``."""
+        """Return whether this principal may use a route of ``access``."""
         return access is Access.OPEN or self.role is None or self.role in _ROLES[access]
 
     def actor(self, request_id: str) -> Actor:
-        """As audit writes it."""
+        """Return the actor that the audit records."""
         return Actor(self.name, request_id)
 
 
@@ -88,19 +88,19 @@ _LOCAL: Final = Principal(LOCAL_NAME, None)
 
 
 class _Failures:
-    """Wrong tokens of each address: a bucket that empties by one each and fills with time."""
+    """A token bucket of permitted failures per address."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait_s(self, address: str) -> float:
-        """Seconds until this address may present an unknown token again; 0 if it may now."""
+        """Return the seconds until this address may present an unknown token again; 0 for now."""
         left = self._left(address)
         return 0.0 if left >= 1 else (1 - left) / _FAILURES_PER_S
 
     def count(self, address: str) -> None:
-        """A token of this address was wrong."""
+        """Count a wrong token of this address."""
         self._buckets[address] = (max(0.0, self._left(address) - 1), self._now())
         self._buckets.move_to_end(address)
         while len(self._buckets) > _ADDRESSES_MAX:
@@ -112,20 +112,20 @@ class _Failures:
 
 
 class Authenticator:
-    """Finds out who asks.
+    """Authenticates requests by token or session cookie.
 
-    Secrets are compared by their SHA-256 (here as keys of a table, in the store as a unique column): how long a look-up
-    takes says nothing about a secret of 256 random bits.
+    Secrets are compared by their SHA-256 (here as keys of a table, in the store as a unique column), so the time of a
+    lookup reveals nothing about a secret of 256 random bits.
     """
 
     def __init__(
         self, services: Services, *, open_to_all: bool, now: Callable[[], float] = time.monotonic
     ) -> None:
-        """Ask the tokens of ``services``.
+        """Authenticate by the tokens in the store of ``services``.
 
         Args:
-            services: the daemon's.
-            open_to_all: no token is demanded.
+            services: the daemon's services.
+            open_to_all: require no token.
             now: monotonic seconds.
         """
         self._services = services
@@ -136,11 +136,11 @@ class Authenticator:
         self._known: OrderedDict[bytes, tuple[Token, float]] = OrderedDict()
 
     async def authorise(self, connection: HTTPConnection, access: Access) -> Principal:
-        """Who asks, if it may use a route of ``access``.
+        """Return the principal of a request if it may use a route of ``access``.
 
         Raises:
-            HTTPException: 401 without a right token, 403 with one of the wrong role, 429 after too many wrong ones.
-            DatabaseError: the token isn't known here, and the database doesn't answer.
+            HTTPException: 401 without a valid token, 403 for the wrong role, 429 after too many wrong tokens.
+            DatabaseError: the token isn't cached and the database is unavailable.
         """
         if access is Access.OPEN or (access is Access.METRICS and self._services.config.metrics.public):
             return NOBODY
@@ -149,16 +149,16 @@ class Authenticator:
             needed = " or ".join(sorted(role.value for role in _ROLES[access]))
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
-                f"the token {principal.name!r} has the role {principal.role}; this needs {needed}",
+                f"the token {principal.name!r} has the role {principal.role}; use a token of role {needed}",
             )
         return principal
 
     async def check(self, secret: str, address: str) -> Token | None:
-        """The token of a secret, None if there is none.
+        """Return the token of a secret, or None.
 
         Raises:
-            HTTPException: 429 after too many wrong ones from this address.
-            DatabaseError: it isn't known here, and the database doesn't answer.
+            HTTPException: 429 after too many wrong tokens from this address.
+            DatabaseError: the token isn't cached and the database is unavailable.
         """
         if not 0 < len(secret) <= SECRET_CHARACTERS_MAX or not secret.isascii():
             self._fail(_network(address))
@@ -166,18 +166,18 @@ class Authenticator:
         key = hashlib.sha256(secret.encode()).digest()
         known = self._known.get(key)
         if known is not None and self._now() - known[1] < _KNOWN_FRESH_S:
-            return known[0] if _in_time(known[0]) else None
+            return known[0] if _is_valid(known[0]) else None
         if known is not None and self._services.store.problem is not None and self._is_recent(known[1]):
-            return known[0] if _in_time(known[0]) else None  # asking would take its whole time-out
+            return known[0] if _is_valid(known[0]) else None  # a query would take its whole timeout
         network = _network(address)
         if known is None:
-            self._demand_patience(network)
+            self._limit_failures(network)
         try:
             token: Token | None = await self._services.store.run(self._services.store.tokens.find, secret)
         except DatabaseError:
             if known is None or not self._is_recent(known[1]):
                 raise
-            return known[0] if _in_time(known[0]) else None
+            return known[0] if _is_valid(known[0]) else None
         if token is None:
             self._known.pop(key, None)
             self._fail(network)
@@ -190,13 +190,13 @@ class Authenticator:
         return token
 
     def forget(self, token_id: str) -> None:
-        """A token was deleted."""
+        """Drop a deleted token from the cache."""
         for key in [key for key, (token, _) in self._known.items() if token.token_id == token_id]:
             del self._known[key]
 
     def _note_use(self, token: Token) -> None:
-        """Have it noted beside the request, which doesn't wait for that, once a minute at most."""
-        if token.last_used_at is None or datetime.now(UTC) - token.last_used_at > _USED_AGAIN:
+        """Record the time of use in the background, at most once a minute."""
+        if token.last_used_at is None or datetime.now(UTC) - token.last_used_at > _USE_NOTED_EVERY:
             task = asyncio.ensure_future(self._write_use(token.token_id))
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)
@@ -209,16 +209,16 @@ class Authenticator:
         return self._now() - at < _KNOWN_STALE_S
 
     def _fail(self, network: str) -> None:
-        """A wrong token: counted, or refused for having been the last of too many."""
-        self._demand_patience(network)
+        """Count a wrong token, or refuse it after too many."""
+        self._limit_failures(network)
         self._failures.count(network)
 
-    def _demand_patience(self, network: str) -> None:
+    def _limit_failures(self, network: str) -> None:
         wait_s = self._failures.wait_s(network)
         if wait_s > 0:
             raise HTTPException(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                "too many wrong tokens came from your address: check the token and try again in a while",
+                "too many wrong tokens from this address: check the token, then retry later",
                 {"Retry-After": str(int(wait_s) + 1)},
             )
 
@@ -228,17 +228,17 @@ class Authenticator:
         if scheme:
             token = await self.check(secret.strip(), address) if scheme.lower() == "bearer" else None
             if token is None:
-                raise _unauthorised("the token isn't known, or has expired: ask an operator for a new one")
-            # On an open daemon a token gives its name, for audit; what it may is everybody's.
+                raise _unauthorised("the token is unknown or has expired: ask an operator for a new one")
+            # On an open daemon a token only names the actor for the audit; access is the same for all.
             return Principal(token.name, None if self.open_to_all else token.role)
         if self.open_to_all:
             return _LOCAL
         cookie = connection.cookies.get(SESSION_COOKIE)
         if cookie is None:
-            raise _unauthorised("a token is needed: Authorization: Bearer TOKEN")
+            raise _unauthorised("a token is required: send Authorization: Bearer TOKEN")
         token = await self.check(cookie, address)
         if token is None:
-            raise _unauthorised("the session has ended: sign in again")
+            raise _unauthorised("the session has expired: sign in again")
         return Principal(token.name, token.role)
 
 
@@ -253,12 +253,12 @@ def _unauthorised(detail: str) -> HTTPException:
     return HTTPException(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
 
 
-def _in_time(token: Token) -> bool:
+def _is_valid(token: Token) -> bool:
     return token.expires_at is None or datetime.now(UTC) < token.expires_at
 
 
 def _network(address: str) -> str:
-    """Whose failures are counted together: an IPv6 host has 2^64 addresses of its own."""
+    """Return the address whose failures are counted together: an IPv6 host has a whole /64."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

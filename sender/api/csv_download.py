@@ -1,6 +1,4 @@
-"""Lists as CSV that a spreadsheet can open without running what a machine called itself; streamed page by page, so that
-years of history need no memory.
-"""
+"""Lists as CSV downloads, streamed page by page, with cells that a spreadsheet can't run as formulas."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from sender.http_server import AnswerCutError
 CSV_TYPE: Final = "text/csv; charset=utf-8"
 PAGE_ROWS: Final = 500
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What makes Excel, LibreOffice or Google Sheets read a cell as a formula (OWASP, CSV injection)."""
+"""First characters by which Excel, LibreOffice or Google Sheets read a cell as a formula (OWASP, CSV injection)."""
 
 FetchPage = Callable[[str | None, int], Awaitable[tuple[Sequence[Any], str | None]]]
 
@@ -29,15 +27,15 @@ _log = structlog.get_logger("diskcast.api")
 
 
 async def csv_download(record: type, name: str, fetch: FetchPage) -> StreamingResponse:
-    """All of a list as an attachment.
+    """Return a whole list as an attachment.
 
-    The first page is fetched before the answer begins, so that an error then is an error. One that comes later cuts the
-    answer, which clients notice: a list that ends early isn't taken for a whole one.
+    The first page is fetched before the response starts, so that its error gets an error response. A later error cuts
+    the response off, which clients notice: a partial list isn't mistaken for a complete one.
 
     Args:
-        record: the dataclass of its rows; the columns are its fields.
-        name: of the file, without ``.csv``.
-        fetch: a page of it, after a cursor, of so many rows.
+        record: the dataclass of the rows; its fields are the columns.
+        name: the file's name without ``.csv``.
+        fetch: returns a page after a cursor, of at most so many rows.
     """
     columns = [field.name for field in dataclasses.fields(record)]
     first = await fetch(None, PAGE_ROWS)
@@ -68,7 +66,7 @@ def _lines(rows: Iterable[Sequence[str]]) -> bytes:
 
 
 def csv_cell(value: object) -> str:
-    """The text of a cell; text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Return the text of a cell; an apostrophe precedes text that a spreadsheet would run as a formula."""
     if value is None:
         return ""
     if isinstance(value, bool):

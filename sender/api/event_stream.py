@@ -1,6 +1,6 @@
-"""Live state as server-sent events: the live feed's stream as an answer, ended with its token's time and the daemon.
+"""Server-sent events: a subscription to the live feed as a response that ends with its token or the daemon.
 
-The feed encodes an event once for all who watch, and keeps little for who doesn't read; here are the connections.
+The feed encodes each event once for all subscribers and bounds their queues; this module serves the connections.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from starlette.types import Receive, Scope, Send
 from protocol.errors import DatabaseError
 
 STREAMS_MAX: Final = 256
-"""Watchers at once: a wall of screens and every operator's tabs."""
+"""Streams at the same time: a wall of screens and every operator's tabs."""
 COMMENT_S: Final = 15.0
-"""Proxies end what is silent for a minute, and a lost connection is noticed only by writing to it. The token is looked
-at as often: one that was deleted sees no more than this."""
+"""Interval of keep-alive comments: proxies close a connection after a minute of silence, and a lost connection is only
+noticed on writing. The token is checked as often: after its deletion a stream ends within this time."""
 _RETRY: Final = b"retry: 2000\n\n"
 _COMMENT: Final = b": still here\n\n"
 EVENTS_TYPE: Final = "text/event-stream"
@@ -30,31 +30,31 @@ def event_stream(
     events: AsyncIterator[bytes],
     *,
     stopping: asyncio.Event,
-    still_may: Callable[[], Awaitable[object]],
+    authorise: Callable[[], Awaitable[object]],
     on_end: Callable[[], None],
 ) -> StreamingResponse:
-    """``events`` as an answer that lasts until the client, its token or the daemon ends.
+    """Return a response that streams ``events`` until the client disconnects, its token expires or the daemon stops.
 
     Args:
-        events: encoded already.
-        stopping: set when the daemon ends.
-        still_may: raises HTTPException when the token isn't good any more.
+        events: encoded events.
+        stopping: set when the daemon stops.
+        authorise: raises HTTPException when the token is no longer valid.
         on_end: called once, when the stream has ended.
     """
-    return _EventResponse(_stream(events, stopping, still_may), on_end)
+    return _EventResponse(_stream(events, stopping, authorise), on_end)
 
 
 class _EventResponse(StreamingResponse):
-    """A stream that tells its end, even if it never began."""
+    """A streaming response that reports its end, even if it never started."""
 
     def __init__(self, content: AsyncIterator[bytes], on_end: Callable[[], None]) -> None:
-        # X-Accel-Buffering: nginx would gather events into pages.
+        # X-Accel-Buffering: nginx would buffer events.
         super().__init__(content, media_type=EVENTS_TYPE, headers={"X-Accel-Buffering": "no"})
         self._content = content
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """Send the response."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -65,7 +65,7 @@ class _EventResponse(StreamingResponse):
 
 
 async def _stream(
-    events: AsyncIterator[bytes], stopping: asyncio.Event, still_may: Callable[[], Awaitable[object]]
+    events: AsyncIterator[bytes], stopping: asyncio.Event, authorise: Callable[[], Awaitable[object]]
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     comment_at = loop.time() + COMMENT_S
@@ -84,11 +84,11 @@ async def _stream(
             if loop.time() >= comment_at:
                 comment_at = loop.time() + COMMENT_S
                 try:
-                    await still_may()
+                    await authorise()
                 except HTTPException:
                     return
                 except DatabaseError:
-                    pass  # nobody can say: it was good when it began
+                    pass  # keep the stream: the token was valid when it started
                 yield _COMMENT
             if following.done():
                 event = following.result()
@@ -108,5 +108,5 @@ async def _stream(
 
 
 async def _next(events: AsyncIterator[bytes]) -> bytes:
-    """The next event; empty at the end."""
+    """Return the next event, or nothing at the end."""
     return await anext(events, b"")

@@ -1,5 +1,6 @@
-"""One way through which every request reaches its endpoint: who asks, what kind of body and how much of it, and whether
-the same was asked for before. All that comes before anything of the body is looked at.
+"""The guard of every route: authorisation, the body's type and size, and idempotency keys.
+
+All of these are checked before the body is parsed.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from sender.daemon.context import Services
 JSON_BODY_BYTES_MAX: Final = 256 << 10
 """A thousand machine ids are 40 KB; a check-in with its inventory is less."""
 CSV_BODY_BYTES_MAX: Final = 2 << 20
-"""Ten thousand machines, generously described."""
+"""Ten thousand machines with long descriptions."""
 BODY_TIMEOUT_S: Final = 30.0
-"""A body that takes longer comes from a stalled or hostile peer."""
+"""A slower body comes from a stalled or hostile client."""
 
 
 Endpoint = Callable[..., Awaitable[Any]]
 
 
 class Body(enum.Enum):
-    """What a route reads."""
+    """The body that a route accepts."""
 
     NONE = ""
     JSON = "application/json"
@@ -45,22 +46,22 @@ class Body(enum.Enum):
 
 
 class Repeat(enum.Enum):
-    """What becomes of a creation that is asked for again with the same Idempotency-Key."""
+    """The handling of a creation that is repeated with the same Idempotency-Key; the value completes a sentence."""
 
-    UNGUARDED = "nothing is remembered"
-    SAME_ANSWER = "the first answer is given again"
-    REFUSED = "it is refused: the first answer held a secret, which is kept nowhere"
+    UNGUARDED = "is handled like any other request"
+    SAME_ANSWER = "gets the response to the first request"
+    REFUSED = "is refused, since the first response held a secret that isn't stored"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Operation:
-    """A route: one row of the table of all (:mod:`sender.api.route_table`).
+    """A route: one row of :mod:`sender.api.route_table`.
 
     Attributes:
-        path: below ``API_BASE`` unless it begins with ``//``.
-        endpoint: its name is the operation's id, its docstring what the document says, its annotations the rest.
-        answer: media type of what it answers, where that isn't JSON.
-        own_path: the path as it stands, not below ``API_BASE``.
+        path: relative to ``API_BASE`` unless ``own_path``.
+        endpoint: its name is the operation's id, its docstring the summary and description in the OpenAPI document.
+        answer: media type of the response.
+        own_path: ``path`` is absolute.
     """
 
     method: str
@@ -77,7 +78,7 @@ class Operation:
 
 
 class RouteGuard:
-    """What all routes share: the authenticator, and what was asked for before."""
+    """The checks that all routes share."""
 
     def __init__(
         self,
@@ -85,19 +86,19 @@ class RouteGuard:
         idempotency: IdempotentResponses,
         plain_paths: Collection[str] = (),
     ) -> None:
-        """Serve with these.
+        """Guard routes.
 
         Args:
-            authenticator: finds out who asks.
-            idempotency: keeps answers.
-            plain_paths: paths without parameters, which another route's parameter can't stand for.
+            authenticator: authorises requests.
+            idempotency: stores responses by idempotency key.
+            plain_paths: paths without parameters, which no path parameter of another route may match.
         """
         self._plain_paths = frozenset(plain_paths)
         self._authenticator = authenticator
         self._idempotency = idempotency
 
     def route_class(self, operation: Operation) -> type[APIRoute]:
-        """The class of the route of ``operation``: FastAPI's own, behind the route_guard."""
+        """Return the class of the route of ``operation``: FastAPI's own, behind this guard."""
         route_guard = self
 
         class GuardedRoute(APIRoute):
@@ -105,16 +106,16 @@ class RouteGuard:
                 inner = super().get_route_handler()
 
                 async def handle(request: Request) -> Response:
-                    return await route_guard.enter(operation, request, inner)
+                    return await route_guard.serve(operation, request, inner)
 
                 return handle
 
         return GuardedRoute
 
-    async def enter(
+    async def serve(
         self, operation: Operation, request: Request, inner: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        """Serve one request of ``operation`` by ``inner``, or refuse it."""
+        """Check one request of ``operation`` and serve it by ``inner``, or refuse it."""
         if "{" in operation.path and request.url.path in self._plain_paths:
             raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
         principal = await self._authenticator.authorise(request, operation.access)
@@ -138,7 +139,7 @@ class RouteGuard:
 
 
 async def _body_untrusted(request: Request, kind: Body) -> bytes:
-    """The body, of the right kind and not too long; it is kept in the request for FastAPI."""
+    """Read the body after checking its type and size; leave it in the request for FastAPI."""
     bytes_max = CSV_BODY_BYTES_MAX if kind is Body.CSV else JSON_BODY_BYTES_MAX
     length = request.headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()) or len(length) > 12 or int(length) > bytes_max:
@@ -153,9 +154,13 @@ async def _body_untrusted(request: Request, kind: Body) -> bytes:
                     raise _too_large(bytes_max)
                 pieces.append(piece)
     except TimeoutError as error:
-        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"no whole body in {BODY_TIMEOUT_S:g} s") from error
+        raise HTTPException(
+            HTTPStatus.REQUEST_TIMEOUT, f"incomplete body after {BODY_TIMEOUT_S:g} s: retry"
+        ) from error
     except ClientDisconnect as error:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "the connection ended within the body") from error
+        raise HTTPException(
+            HTTPStatus.BAD_REQUEST, "the connection was closed before the body was complete"
+        ) from error
     body = b"".join(pieces)
     if not (kind is Body.OPTIONAL_JSON and not body):
         wanted = "text/csv" if kind is Body.CSV else "application/json"
@@ -165,7 +170,7 @@ async def _body_untrusted(request: Request, kind: Body) -> bytes:
 
 
 def _demand_type(request: Request, wanted: str) -> None:
-    # A form of another site can send neither of the two types without asking first (CORS), which nobody here allows.
+    # A form of another site can't send either type without a CORS preflight, which no route allows.
     message = email.message.Message()
     message["content-type"] = request.headers.get("content-type", "")
     if message.get_content_type() != wanted or not request.headers.get("content-type"):
@@ -176,19 +181,19 @@ def _demand_type(request: Request, wanted: str) -> None:
 
 
 def _too_large(bytes_max: int) -> HTTPException:
-    # What is left of the body isn't read, so the connection can't be used again.
+    # The rest of the body isn't read, so the connection can't be reused.
     return HTTPException(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body may have at most {bytes_max} bytes here",
+        f"the body is too large: at most {bytes_max} bytes are accepted here",
         {"Connection": "close"},
     )
 
 
-# -- what endpoints ask for ---------------------------------------------------------------------------------------
+# -- dependencies of endpoints ---------------------------------------------------------------------------------------
 
 
-# Coroutines, though they wait for nothing: FastAPI calls plain functions in threads, three for each of 125 check-ins a
-# second of a room of 500.
+# Coroutines, though they wait for nothing: FastAPI runs plain functions in threads, which would be three threads for
+# each of the 125 check-ins per second of a room of 500.
 
 
 async def _services(request: Request) -> Services:

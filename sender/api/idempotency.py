@@ -1,6 +1,4 @@
-"""Creations that may be asked for twice: a client whose connection broke repeats them with the same key and gets the
-first answer, not a second cast.
-"""
+"""Idempotent creations: a client that retries with the same key gets the first response, not a second cast."""
 
 from __future__ import annotations
 
@@ -32,10 +30,10 @@ _KEY: Final = re.compile(KEY_PATTERN)
 
 
 class IdempotentResponses:
-    """Answers of creations by the one who asked and the key; the store keeps them, so that a restart forgets none."""
+    """Responses to creations by client and key, kept in the store so that they survive a restart."""
 
     def __init__(self, store: Store) -> None:
-        """Keep answers in ``store``."""
+        """Keep responses in ``store``."""
         self._store = store
         self._running: dict[tuple[str, str], asyncio.Lock] = {}
 
@@ -49,20 +47,21 @@ class IdempotentResponses:
         replay: bool,
         answer: Callable[[], Awaitable[Response]],
     ) -> Response:
-        """The answer of the first request with ``key``, asked for now or earlier.
+        """Return the response to the first request with ``key``, now or earlier.
 
-        Only a success is kept: what was refused can be asked for again with the same key.
+        Only a success is stored: a refused request can be repeated with the same key.
 
         Args:
-            key: the client's.
-            scope: whose keys these are.
+            key: the client's idempotency key.
+            scope: the client; keys of different clients don't collide.
             operation: method and path.
-            body: of this request; another one with the same key is a client's error.
-            replay: give the kept answer again; otherwise it held a secret, wasn't kept, and the repetition is refused.
-            answer: makes the first one.
+            body: must be the same in each request with this key.
+            replay: return the stored response; False if it held a secret, so that it isn't stored and a repetition is
+                refused.
+            answer: returns the first response.
 
         Raises:
-            HTTPException: 422 for another request with a key that is used, 409 if another daemon is at it now.
+            HTTPException: 422 if the key was used for another request, 409 if another daemon is processing it now.
         """
         if not _KEY.fullmatch(key):
             raise RequestValidationError(
@@ -70,11 +69,11 @@ class IdempotentResponses:
                     {
                         "type": "value_error",
                         "loc": ("header", KEY_HEADER),
-                        "msg": "1 to 64 printable ASCII characters expected",
+                        "msg": "expected 1 to 64 printable ASCII characters",
                     }
                 ]
             )
-        # Two of one client at once: the second waits for the first; tables of locks end with their requests.
+        # Of two simultaneous requests with one key the second waits for the first. The lock goes with the last of them.
         lock = self._running.setdefault((scope, key), asyncio.Lock())
         try:
             async with lock:
@@ -97,12 +96,12 @@ class IdempotentResponses:
         store = self._store
         earlier = await store.run(store.idempotency.begin, scope, key, fingerprint)
         if earlier is not None:
-            return _again(earlier, fingerprint, replay=replay)
+            return _repeated(earlier, fingerprint, replay=replay)
         try:
             response = await answer()
         except BaseException:
-            # Refused or failed: nothing was created, and the key is free again. If even this can't be written the
-            # store frees the key by itself after a while.
+            # Refused or failed: nothing was created, so free the key. While the database is unavailable, the key
+            # stays: the store frees it after a timeout.
             with contextlib.suppress(DatabaseError):
                 await asyncio.shield(store.run(store.idempotency.abandon, scope, key))
             raise
@@ -111,26 +110,26 @@ class IdempotentResponses:
         try:
             await store.run(store.idempotency.finish, scope, key, response.status_code, kept, headers)
         except DatabaseError as error:
-            # It's done, and the client shall know. A repetition is refused until the store frees the key.
+            # The creation succeeded, so return its response. A repetition is refused until the store frees the key.
             _log.warning("answer_not_kept", reason=str(error))
         return response
 
 
-def _again(earlier: Remembered, fingerprint: str, *, replay: bool) -> Response:
+def _repeated(earlier: Remembered, fingerprint: str, *, replay: bool) -> Response:
     if earlier.fingerprint != fingerprint:
         raise HTTPException(
             HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"the {KEY_HEADER} was used for another request: take a new one for each creation",
+            f"the {KEY_HEADER} was used for another request: use a new key for each creation",
         )
     if earlier.status is None:
         raise HTTPException(
             HTTPStatus.CONFLICT,
-            "the same request is being worked on, or was cut off a moment ago: ask again in a minute",
+            "the same request is still being processed, or was interrupted: retry in a minute",
             {"Retry-After": str(int(ABANDONED_S))},
         )
     if not replay:
         raise HTTPException(
             HTTPStatus.CONFLICT,
-            "this was done already, and the secret in its answer is kept nowhere: create another",
+            "this request succeeded before, and the secret in its response isn't stored: create another one",
         )
     return Response(earlier.body, earlier.status, {**earlier.headers, REPLAYED_HEADER: "true"})

@@ -1,6 +1,4 @@
-"""What every request passes before anything else: its id, the host that it names, where it comes from, and the answer's
-security headers; and where an error that nobody expected becomes an answer.
-"""
+"""The outermost middleware: request ids, checks of Host and Origin, security headers, logging, unexpected errors."""
 
 from __future__ import annotations
 
@@ -38,14 +36,13 @@ class RequestMiddleware:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] | None, origins: Iterable[str] = ()) -> None:
-        """Let requests through to ``app``.
+        """Pass checked requests to ``app``.
 
         Args:
             app: the application.
-            hosts: names that a Host header may have, without port; None: any. A page of another site whose name was
-                made to point here (DNS rebinding) names itself, and a browser sends that name.
-            origins: names of our own pages besides the one that a request's Host says, which a reverse proxy may have
-                changed.
+            hosts: allowed names in the Host header, without port; None allows any. Against DNS rebinding: a browser
+                sends the name of the attacker's site.
+            origins: allowed names in the Origin header besides the request's Host, which a reverse proxy may change.
         """
         self._origins = frozenset(origin.lower() for origin in origins)
         self._app = app
@@ -60,7 +57,7 @@ class RequestMiddleware:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
-        begun = time.monotonic()
+        started_at = time.monotonic()
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -83,38 +80,44 @@ class RequestMiddleware:
                     await problem_response(*refusal, request_id)(scope, receive, send_with_headers)
             except Exception as error:
                 if status:
-                    raise  # an answer that has begun can only be cut
+                    raise  # a started response can only be cut off
                 response = await answer_error(Request(scope), error)
                 await response(scope, receive, send_with_headers)
             finally:
-                self._tell(scope, status, time.monotonic() - begun)
+                self._log_request(scope, status, time.monotonic() - started_at)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[HTTPStatus, str] | None:
         host = headers.get("host", "").lower()
         if self._hosts is not None and _without_port(host) not in self._hosts:
             return (
                 HTTPStatus.FORBIDDEN,
-                f"this daemon isn't {host[:100]!r}: use localhost, or list the name under server.allowed_hosts",
+                f"unknown host {host[:100]!r}: use localhost, or add the name to server.allowed_hosts",
             )
         if scope["method"] in _SAFE_METHODS:
             return None
         origin = headers.get("origin")
         if origin is not None and not self._is_ours(_netloc(origin), host):
-            return HTTPStatus.FORBIDDEN, f"a page of {origin[:100]!r} may change nothing here"
+            return (
+                HTTPStatus.FORBIDDEN,
+                (
+                    f"cross-site request from {origin[:100]!r} rejected: "
+                    "if the site is yours, add its name to server.allowed_hosts"
+                ),
+            )
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            return HTTPStatus.FORBIDDEN, "a page of another site may change nothing here"
+            return HTTPStatus.FORBIDDEN, "cross-site request rejected"
         return None
 
     def _is_ours(self, origin: str, host: str) -> bool:
         return bool(origin) and (origin == host or _without_port(origin) in self._origins)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        """One line about a request that changed something or went wrong; what comes all the time is debug."""
+    def _log_request(self, scope: Scope, status: int, seconds: float) -> None:
+        """Log a request: failures as warnings, changes as information, everything frequent as debug."""
         method, path = scope["method"], scope["path"]
         observe_request(getattr(scope.get("route"), "path", ""), method, status, seconds)
         checks_in = path.endswith("/check-in")
         changes = method not in _SAFE_METHODS and not checks_in
-        # At the daemon's end each agent that waits is sent away by a 503, and comes back by itself.
+        # A stopping daemon answers waiting agents with 503; they reconnect automatically.
         failed = status >= 500 and not (checks_in and status == HTTPStatus.SERVICE_UNAVAILABLE)
         level = "warning" if failed else "info" if changes else "debug"
         client = scope.get("client")

@@ -1,4 +1,4 @@
-"""The OpenAPI document's completion: what FastAPI doesn't know of routes that the entrance guards."""
+"""Completion of the OpenAPI document with the checks of the route guard, which FastAPI doesn't know."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ from sender.api.guarded_route import Body, Operation, Repeat
 from sender.api.idempotency import KEY_HEADER, KEY_PATTERN, REPLAYED_HEADER
 from sender.api.problems import ProblemDocument
 
-_WORDS: Final = {
-    HTTPStatus.BAD_REQUEST: "The body isn't what it says it is.",
-    HTTPStatus.UNAUTHORIZED: "No token, or a wrong one.",
-    HTTPStatus.FORBIDDEN: "The token has another role, or a page of another site asks.",
-    HTTPStatus.NOT_FOUND: "There is no such thing.",
-    HTTPStatus.REQUEST_TIMEOUT: "The body didn't come.",
-    HTTPStatus.CONFLICT: "It can't be done in the state that things are in.",
+_MEANINGS: Final = {
+    HTTPStatus.BAD_REQUEST: "The body can't be parsed.",
+    HTTPStatus.UNAUTHORIZED: "The token is missing, unknown or expired.",
+    HTTPStatus.FORBIDDEN: "The token's role doesn't allow this, or the request is cross-site.",
+    HTTPStatus.NOT_FOUND: "The resource doesn't exist.",
+    HTTPStatus.REQUEST_TIMEOUT: "The body didn't arrive in time.",
+    HTTPStatus.CONFLICT: "The current state doesn't allow this.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is of another type.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "A field can't be used as it is; errors tells which.",
-    HTTPStatus.TOO_MANY_REQUESTS: "Too many wrong tokens came from this address.",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "An error inside the daemon: its log tells it.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "The database doesn't answer, or the daemon ends; ask again.",
-    HTTPStatus.INSUFFICIENT_STORAGE: "The database's disk is full.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body has the wrong type.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "A field is invalid; `errors` names it.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many wrong tokens from this address.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Internal error; see the daemon's log.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database is unavailable, or the daemon is stopping; retry.",
+    HTTPStatus.INSUFFICIENT_STORAGE: "The disk of the database is full.",
 }
 _RETRIED: Final = frozenset(
     {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE}
 )
 _REQUEST_ID_HEADER: Final = {
     "X-Request-Id": {
-        "description": "The request's id: the client's own, if it sent a fit one.",
+        "description": "Request id: the client's, if it sent a valid one.",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
     }
 }
 
 
 def complete_document(document: dict[str, Any], operations: Iterable[Operation]) -> dict[str, Any]:
-    """FastAPI's ``document`` with security, errors, headers, and bodies that aren't parsed by FastAPI."""
+    """Add security, errors, headers and the bodies that FastAPI doesn't parse to FastAPI's ``document``."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
@@ -66,16 +66,16 @@ def complete_document(document: dict[str, Any], operations: Iterable[Operation])
     schemas.update(problem.pop("$defs", {}))
     schemas["ProblemDocument"] = problem
     schemas.update(_check_in_schemas())
-    document["components"]["responses"] = {_response_name(status): _problem(status) for status in _WORDS}
+    document["components"]["responses"] = {_response_name(status): _problem(status) for status in _MEANINGS}
     for schema in schemas.values():
         _without_titles(schema)
     document["components"]["securitySchemes"] = {
-        "token": {"type": "http", "scheme": "bearer", "description": "A token's secret."},
+        "token": {"type": "http", "scheme": "bearer", "description": "The secret of a token."},
         "session": {
             "type": "apiKey",
             "in": "cookie",
             "name": SESSION_COOKIE,
-            "description": "Set by POST /session: for the dashboard.",
+            "description": "Cookie for the dashboard, set by `POST /session`.",
         },
     }
     for operation in operations:
@@ -100,7 +100,7 @@ def _complete(entry: dict[str, Any], operation: Operation, path: str) -> None:
         success["content"] = {operation.answer.partition(";")[0]: {"schema": {"type": "string"}}}
     if operation.repeat is Repeat.SAME_ANSWER:
         success["headers"][REPLAYED_HEADER] = {
-            "description": "true: this is the answer to an earlier request with the same key.",
+            "description": "true: the response to an earlier request with the same key.",
             "schema": {"type": "string", "enum": ["true"]},
         }
     if operation.repeat is not Repeat.UNGUARDED:
@@ -112,7 +112,7 @@ def _complete(entry: dict[str, Any], operation: Operation, path: str) -> None:
 
 
 def _problems(operation: Operation, path: str) -> list[HTTPStatus]:
-    """What can go wrong with an operation."""
+    """Return the errors that an operation can return."""
     found = {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.FORBIDDEN, *operation.problems}
     if operation.access is not Access.OPEN:
         found |= {
@@ -141,11 +141,11 @@ def _problem(status: HTTPStatus) -> dict[str, Any]:
     headers: dict[str, Any] = dict(_REQUEST_ID_HEADER)
     if status in _RETRIED:
         headers["Retry-After"] = {
-            "description": "Seconds until it is worth asking again.",
+            "description": "Seconds to wait before a retry.",
             "schema": {"type": "string", "pattern": "^[0-9]+$"},
         }
     return {
-        "description": _WORDS[status],
+        "description": _MEANINGS[status],
         "headers": headers,
         "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
     }
@@ -156,7 +156,7 @@ def _response_name(status: HTTPStatus) -> str:
 
 
 def _complete_parameter(parameter: dict[str, Any]) -> None:
-    """A parameter that isn't given is missing; ``null`` is no word in a URL."""
+    """Remove ``null`` from a parameter's types: an optional parameter is left out of the URL."""
     schema = parameter["schema"]
     kinds = [kind for kind in schema.pop("anyOf", ()) if kind != {"type": "null"}]
     for kind in kinds:
@@ -166,7 +166,7 @@ def _complete_parameter(parameter: dict[str, Any]) -> None:
 
 
 def _without_titles(schema: dict[str, Any]) -> None:
-    """Pydantic repeats each field's name as its title."""
+    """Remove the titles by which pydantic repeats each field's name."""
     for field in schema.get("properties", {}).values():
         field.pop("title", None)
 
@@ -176,8 +176,8 @@ def _key_parameter(repeat: Repeat) -> dict[str, Any]:
         "name": KEY_HEADER,
         "in": "header",
         "required": False,
-        "description": f"A text of the client's own. When the same is asked for again with it, {repeat.value}; another "
-        "request with it is refused.",
+        "description": f"A unique text that the client chooses. A repeated request with the same key {repeat.value}; a "
+        "different request with it is refused.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": KEY_PATTERN},
         "example": "d1f0c0de-7d1c-4a57-9a7c-0b1a2c3d4e5f",
     }
@@ -214,20 +214,20 @@ def _role(access: Access) -> str:
     }[access]
 
 
-# -- schemas of what protocol/ parses -----------------------------------------------------------------------------
+# -- schemas of records that protocol/ parses --------------------------------------------------------------------------
 
 
 _RECORDS: Final = (
-    (CAST_OUTCOME, "CastOutcome", "How a cast went on one machine."),
-    (CHECK_IN, "CheckIn", "What an agent says of itself."),
-    (ASSIGNMENT, "Assignment", "A cast that a machine is to join, and where."),
-    (CHECK_IN_ANSWER, "CheckInAnswer", "Which machine this is, and which cast it is to join."),
+    (CAST_OUTCOME, "CastOutcome", "Result of a cast on one machine."),
+    (CHECK_IN, "CheckIn", "Report of an agent about itself."),
+    (ASSIGNMENT, "Assignment", "The cast that a machine joins, and its control URL."),
+    (CHECK_IN_ANSWER, "CheckInAnswer", "The machine's id, and the cast that it joins."),
 )
 
 
 def _check_in_schemas() -> dict[str, Any]:
     schemas = {name: _table(record.fields, description) for record, name, description in _RECORDS}
-    schemas["CheckInAnswer"]["required"] = list(CHECK_IN_ANSWER.fields)  # who answers leaves nothing out
+    schemas["CheckInAnswer"]["required"] = list(CHECK_IN_ANSWER.fields)  # the daemon sends every field
     return schemas
 
 
@@ -241,7 +241,7 @@ def _table(fields: Mapping[str, JsonField], description: str) -> dict[str, Any]:
 
 
 def _schema(kind: JsonField) -> dict[str, Any]:
-    """A field's kind as JSON Schema; texts' limits are bytes of UTF-8, which JSON Schema can't say exactly."""
+    """Return the JSON Schema of a field's kind; limits of texts are UTF-8 bytes there, characters here."""
     match kind:
         case Optional():
             return {"anyOf": [_schema(kind.kind), {"type": "null"}]}
@@ -282,4 +282,4 @@ def _schema(kind: JsonField) -> dict[str, Any]:
                 "pattern": "^[ -~]*$",
             }
         case _:
-            raise AssertionError(f"a new kind of field: {kind}")
+            raise AssertionError(f"unknown kind of field: {kind}")

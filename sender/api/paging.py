@@ -1,4 +1,4 @@
-"""Lists in pages: the two parameters that each list takes, and pages of what lies in memory."""
+"""Pages of lists: the parameters of every list, and pages of lists in memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 500
 CURSOR_CHARACTERS_MAX: Final = 2048
 
-Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Items of a page, at most.")]
+Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Maximum number of items on the page.")]
 Cursor = Annotated[
     str | None,
     Query(
         min_length=1,
         max_length=CURSOR_CHARACTERS_MAX,
         pattern="^[A-Za-z0-9_=-]+$",
-        description="next_cursor of the page before.",
+        description="`next_cursor` of the previous page.",
     ),
 ]
 
@@ -33,10 +33,10 @@ ItemT = TypeVar("ItemT")
 def page_of(
     items: Iterable[ItemT], key: Callable[[ItemT], str], cursor: str | None, limit: int
 ) -> tuple[list[ItemT], str | None]:
-    """A page of what lies in memory, in the order of ``key``; what comes and goes meanwhile moves nothing else.
+    """Return a page of ``items`` in the order of ``key``; items added or removed between requests don't shift pages.
 
     Raises:
-        RequestRefusedError: 422, the cursor isn't one.
+        RequestRefusedError: 422 if the cursor is invalid.
     """
     after = _decode(cursor) if cursor is not None else None
     rest = sorted((item for item in items if after is None or key(item) > after), key=key)
@@ -53,5 +53,5 @@ def _decode(cursor: str) -> str:
         return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError) as error:
         raise RequestRefusedError(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "cursor: it isn't a next_cursor of this list: begin without one"
+            HTTPStatus.UNPROCESSABLE_ENTITY, "cursor: not a next_cursor of this list; start without a cursor"
         ) from error

@@ -1,4 +1,4 @@
-"""Every error of the API as RFC 9457 writes it: ``application/problem+json``, with the request's id in it."""
+"""Error responses: ``application/problem+json`` (RFC 9457) with the request id."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from sender.refusals import RequestRefusedError
 from sender.store.database.errors import ConflictError
 
 DATABASE_RETRY_S: Final = 5
-"""A client asks again after this time when the database doesn't answer."""
+"""Retry-After while the database is unavailable."""
 _FIELD_PROBLEMS_MAX: Final = 20
-"""What is wrong with a body, in one answer; a body of a thousand wrong fields is answered with the first ones."""
+"""Field errors in one response; a body with a thousand wrong fields gets the first of them."""
 _TEXT_CHARACTERS_MAX: Final = 2000
-"""Of a detail: it may quote what the client sent."""
+"""Limit of a detail, since it may quote the request."""
 
 _log = structlog.get_logger("diskcast.api")
 
 
 class FieldProblem(BaseModel):
-    """What is wrong with one field of a request."""
+    """An error in one field of a request."""
 
-    field: str = Field(examples=["wait_for"], description="Where it stands; dots lead into objects.")
+    field: str = Field(examples=["wait_for"], description="Path of the field; dots separate nested objects.")
     message: str = Field(examples=["Input should be greater than or equal to 1"])
 
 
@@ -47,17 +47,13 @@ class ProblemDocument(BaseModel):
     """An error (RFC 9457)."""
 
     type: str = Field(examples=["about:blank"])
-    title: str = Field(examples=["Conflict"], description="The status in words.")
+    title: str = Field(examples=["Conflict"], description="Phrase of the HTTP status.")
     status: int = Field(examples=[409])
-    detail: str = Field(
-        examples=["cast 1a2b3c4d has ended"], description="The thing, the cause and the mend."
-    )
+    detail: str = Field(examples=["cast 1a2b3c4d has ended"], description="The thing, the cause and the fix.")
     instance: str = Field(
-        examples=["9f86d081884c7d65"], description="The request's id, as in the log and in audit."
+        examples=["9f86d081884c7d65"], description="Request id, as in the log and the audit."
     )
-    errors: list[FieldProblem] = Field(
-        default_factory=list, description="With status 422: the fields that can't be used as they are."
-    )
+    errors: list[FieldProblem] = Field(default_factory=list, description="Invalid fields, with status 422.")
 
 
 def problem_response(
@@ -68,14 +64,14 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     errors: Sequence[Mapping[str, str]] = (),
 ) -> Response:
-    """One error as an answer.
+    """Return an error response.
 
     Args:
-        status: of HTTP.
-        detail: the thing, the cause and the mend.
-        request_id: of the request.
-        headers: beside those that every answer has.
-        errors: the fields that are wrong, each with ``field`` and ``message``.
+        status: the HTTP status.
+        detail: the thing, the cause and the fix.
+        request_id: the id of the request.
+        headers: additional headers.
+        errors: invalid fields, each with ``field`` and ``message``.
     """
     document: dict[str, object] = {
         "type": "about:blank",
@@ -92,17 +88,17 @@ def problem_response(
 
 
 def ascii_json(document: object) -> bytes:
-    """JSON in ASCII with escapes: quoted text may hold half a surrogate pair, which UTF-8 can't write."""
+    """Return JSON as ASCII: quoted text may hold half a surrogate pair, which UTF-8 can't encode."""
     return json.dumps(document, ensure_ascii=True).encode("ascii")
 
 
 def request_id_of(request: Request) -> str:
-    """The id of a request, the same in its answer, the log and audit."""
+    """Return the id of a request, as in its response, the log and the audit."""
     return str(request.scope.get("state", {}).get("request_id", ""))
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
-    """The answer to a request that ended in ``error``; what isn't expected is logged whole and told in general."""
+    """Return the response to a request that failed with ``error``; log unexpected errors, but don't show them."""
     headers: Mapping[str, str] | None = None
     errors: list[dict[str, str]] = []
     match error:
@@ -131,7 +127,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
         case _:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             detail = (
-                str(error) if isinstance(error, DiskcastError) else "an error inside the daemon: see its log"
+                str(error) if isinstance(error, DiskcastError) else "internal error: see the daemon's log"
             )
             _log.error("request_failed", exc_info=error)
     if headers is None and status is HTTPStatus.SERVICE_UNAVAILABLE:
@@ -147,7 +143,7 @@ def _status(code: int) -> HTTPStatus:
 
 
 def _validation(error: RequestValidationError) -> tuple[HTTPStatus, str, list[dict[str, str]]]:
-    """What pydantic found, in the words of the API's users: field names without ``body`` and ``query``."""
+    """Return pydantic's errors with field names as clients know them, without ``body`` and ``query``."""
     found = error.errors()
     if found and found[0].get("type") == "json_invalid":
         return HTTPStatus.BAD_REQUEST, f"the body isn't JSON: {found[0].get('ctx', {}).get('error', '')}", []
@@ -158,6 +154,6 @@ def _validation(error: RequestValidationError) -> tuple[HTTPStatus, str, list[di
             place = place[1:] or place
         message = str(problem.get("msg", "")).removeprefix("Value error, ")[:300]
         errors.append({"field": ".".join(place), "message": message})
-    first = errors[0] if errors else {"field": "request", "message": "it can't be read"}
+    first = errors[0] if errors else {"field": "request", "message": "invalid"}
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return HTTPStatus.UNPROCESSABLE_ENTITY, f"{first['field']}: {first['message']}{more}", errors

@@ -1,6 +1,6 @@
-"""What clients may send: pydantic models, strict, with a bound on everything, so that what is stored and shown is sane.
+"""Request models: strict pydantic models with a limit on every field.
 
-JSON's types are taken as they are: ``"5"`` isn't a number. Text is printable, in one line, since it ends up on
+JSON types aren't coerced: ``"5"`` isn't a number. Text must be printable and on one line, since it is shown on
 terminals, in metric labels and in spreadsheets.
 """
 
@@ -46,9 +46,9 @@ MACS_MAX: Final = 16
 """Network cards of one machine."""
 WAIT_S_MAX: Final = 7 * 86_400.0
 _YEARS: Final = range(2, 9999)
-"""Times near the calendar's ends overflow when a time zone is added."""
+"""Times near the calendar's ends overflow when converted to another time zone."""
 
-# Control characters, invisible ones, and those that turn the writing direction round: names could lie with them.
+# Control characters, invisible characters and direction overrides, which could disguise a name.
 _UNPRINTABLE: Final = (
     r"\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\uffff"
 )
@@ -76,7 +76,7 @@ Url = Annotated[str, StringConstraints(min_length=8, max_length=URL_CHARACTERS_M
 def _mac(text: str) -> str:
     plain = text.lower().replace("-", ":")
     if plain in ("00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff"):
-        raise ValueError(f"{text} is no machine's address")
+        raise ValueError(f"{text} isn't the address of a machine")
     return plain
 
 
@@ -84,9 +84,9 @@ Mac = Annotated[str, StringConstraints(pattern=MAC_PATTERN), AfterValidator(_mac
 
 
 def _time_text(value: object) -> object:
-    """Only RFC 3339 text: pydantic alone would take seconds since 1970 too."""
+    """Accept RFC 3339 text only: pydantic alone would also accept seconds since 1970."""
     if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", value):
-        raise ValueError("a time such as 2030-01-31T18:00:00Z expected")
+        raise ValueError("expected a time such as 2030-01-31T18:00:00Z")
     return value
 
 
@@ -102,9 +102,9 @@ Rate = Annotated[float, Field(ge=RATE_BYTES_PER_S_MIN, le=RATE_BYTES_PER_S_MAX, 
 
 
 def _whole(value: object) -> object:
-    """JSON has one kind of number: 3.0 is 3. Texts and truth are none."""
+    """Accept 3.0 as 3, since JSON has one type of number, but no text or boolean."""
     if isinstance(value, str | bool):
-        raise ValueError("a number expected")
+        raise ValueError("expected a number")
     return value
 
 
@@ -113,18 +113,18 @@ MachineCount = Annotated[int, Field(strict=False, ge=1, le=RECEIVER_COUNT_MAX), 
 
 def _cron(text: str) -> str:
     if len(text.split()) != 5:
-        raise ValueError("five fields expected: minute, hour, day of month, month, day of week")
+        raise ValueError("expected five fields: minute, hour, day of month, month, day of week")
     try:
         next(CronSim(text, datetime(2024, 1, 1, tzinfo=UTC)))
     except (CronSimError, StopIteration) as error:
-        raise ValueError(f"{text!r} never comes or can't be read: {error}") from error
+        raise ValueError(f"{text!r} is invalid or never occurs: {error}") from error
     return text
 
 
 def _zone(text: str) -> str:
     # Only listed names: ZoneInfo would look for a file of any relative path.
     if text not in zoneinfo.available_timezones():
-        raise ValueError(f"{text!r} isn't a time zone: write for example Europe/Berlin or UTC")
+        raise ValueError(f"{text!r} isn't a time zone: use a name such as Europe/Berlin or UTC")
     return text
 
 
@@ -136,26 +136,26 @@ Zone = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValid
 
 
 class RequestBody(BaseModel):
-    """A body: nothing unknown, JSON's types as they are."""
+    """The base of request bodies: no unknown fields, no type coercion."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class PatchBody(RequestBody):
-    """A body of PATCH: what isn't given stays as it is."""
+    """The base of PATCH bodies: fields that aren't given stay unchanged."""
 
     def given(self) -> dict[str, Any]:
-        """The fields that the client sent."""
+        """Return the fields that the client sent."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 def _given(kind: Callable[[], Any], **more: Any) -> Any:
-    """A field that may be missing but not null; its default is never used, and the API's document doesn't show one."""
+    """Return a field that may be missing but not null; its default is never used and isn't in the OpenAPI document."""
     return Field(default_factory=kind, **more)
 
 
 class SessionInput(RequestBody):
-    """A token, to be kept in the browser's cookie."""
+    """A token to store in the session cookie."""
 
     token: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!-~]+$")] = Field(
         examples=["dct_view_…"]
@@ -163,10 +163,12 @@ class SessionInput(RequestBody):
 
 
 class ImageInput(RequestBody):
-    """An image elsewhere."""
+    """A remote image."""
 
-    url: Url = Field(examples=["https://images.example/win11.dci"], description="http, https or s3.")
-    name: ShortText = Field(default="", description="Until it has been read; then its own.")
+    url: Url = Field(
+        examples=["https://images.example/win11.dci"], description="URL of the image: http, https or s3."
+    )
+    name: ShortText = Field(default="", description="Name to use until the image has been read.")
 
 
 class RoomInput(RequestBody):
@@ -174,21 +176,21 @@ class RoomInput(RequestBody):
 
     name: Name = Field(examples=["Classroom 101"])
     room_id: RoomId | None = Field(
-        default=None, examples=["classroom-101"], description="Made of the name if it isn't given."
+        default=None, examples=["classroom-101"], description="Derived from the name by default."
     )
     description: Text = ""
     site: ShortText = Field(
-        default="", description="Only daemons of this site cast for it; empty: any daemon."
+        default="", description="Site whose daemons cast for the room; empty for any daemon."
     )
     interface: InterfaceName = Field(
         default="",
         examples=["eth1"],
-        description="The sender's network interface; empty: the daemon's choice.",
+        description="Network interface of the daemon; empty for its default.",
     )
 
 
 class RoomChange(PatchBody):
-    """What is to change of a room."""
+    """Changes to a room."""
 
     name: Name = _given(str)
     description: Text = _given(str)
@@ -197,7 +199,7 @@ class RoomChange(PatchBody):
 
 
 class MachineInput(RequestBody):
-    """A new machine; something must tell it from others: a hardware address, a serial or an asset tag."""
+    """A new machine, identified by a hardware address, serial number or asset tag."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -220,12 +222,12 @@ class MachineInput(RequestBody):
     @model_validator(mode="after")
     def _check_identity(self) -> MachineInput:
         if not (self.macs or self.serial or self.asset_tag):
-            raise ValueError("something must tell it from others: give macs, serial or asset_tag")
+            raise ValueError("a machine needs an identity: give macs, serial or asset_tag")
         return self
 
 
 class MachineChange(PatchBody):
-    """What is to change of a machine."""
+    """Changes to a machine."""
 
     name: Name = _given(str)
     room_id: RoomId | None = None
@@ -237,68 +239,73 @@ class MachineChange(PatchBody):
 
 
 class PlanInput(RequestBody):
-    """What is to be cast, to whom and how."""
+    """The plan of a cast: image, machines, start, rate and stragglers."""
 
     image: ImageReference = Field(
         examples=["win11-lab"],
-        description="Its id, the beginning of it (8 digits or more) if only one has it, or its name.",
+        description="Name or id of the image, or a unique prefix of the id of 8 or more digits.",
     )
-    room_id: RoomId | None = Field(default=None, description="Whose machines; null: whoever joins.")
+    room_id: RoomId | None = Field(
+        default=None, description="Room to image; null for any machine that joins."
+    )
     machine_ids: list[MachineId] = Field(
-        default=[], max_length=RECEIVER_COUNT_MAX, description="Only these; empty: all of the room."
+        default=[], max_length=RECEIVER_COUNT_MAX, description="Machines to image; empty for the whole room."
     )
-    name: ShortText = Field(default="", description="For people.")
+    name: ShortText = Field(default="", description="Name of the cast, for people.")
     start: Annotated[StartMode, Field(strict=False)] = Field(
         default=StartMode.JOINED,
-        description="joined: when wait_for machines have; manual: when somebody says so.",
+        description="joined: start when wait_for machines have joined. manual: start on request.",
     )
     wait_for: MachineCount | None = Field(
-        default=None, description="Machines that must have joined; null: all."
+        default=None, description="Number of machines that must join before the start; null for all."
     )
     max_wait_s: Seconds | None = Field(
         default=300.0,
-        description="With start=joined: begin with whoever is there after this time; null: never.",
+        description="With start=joined: start after this time with the machines joined so far; null for never.",
     )
-    rate_bytes_per_s: Rate | None = Field(default=None, description="A fixed rate; null: automatic.")
-    rate_max_bytes_per_s: Rate | None = Field(default=None, description="Ceiling of the automatic rate.")
-    share: bool = Field(default=False, description="Leave other traffic its share.")
+    rate_bytes_per_s: Rate | None = Field(default=None, description="Fixed rate; null for automatic.")
+    rate_max_bytes_per_s: Rate | None = Field(default=None, description="Maximum of the automatic rate.")
+    share: bool = Field(default=False, description="Share the link with other traffic, as TCP does.")
     slow: Literal["wait", "demote", "drop"] = Field(
-        default="demote", description="What becomes of a machine that is much slower than the others."
+        default="demote",
+        description="How to handle stragglers: wait for them, finish them last (demote) or drop them.",
     )
     slow_below: float = Field(
         default=SLOW_BELOW_DEFAULT,
         ge=SLOW_BELOW_MIN,
         le=SLOW_BELOW_MAX,
         allow_inf_nan=False,
-        description="A machine is slow if it can take less than this share of what the others can.",
+        description="A machine below this share of the group's rate is a straggler.",
     )
     slow_for_s: float = Field(
         default=SLOW_FOR_S_DEFAULT,
         ge=SLOW_FOR_S_MIN,
         le=SLOW_FOR_S_MAX,
         allow_inf_nan=False,
-        description="What slow says is done to a machine that has been slow for this long.",
+        description="Time a machine must be slow before slow applies to it.",
     )
 
 
 class CastInput(PlanInput):
     """A new cast."""
 
-    start_at: Time | None = Field(default=None, description="It stays planned until then.")
+    start_at: Time | None = Field(
+        default=None, description="Time to start; the cast stays planned until then."
+    )
 
 
 class CancelInput(RequestBody):
-    """Why a cast is cancelled."""
+    """The reason for cancelling a cast."""
 
     reason: Text = ""
 
 
 class ScheduleInput(RequestBody):
-    """A cast that is to be planned again and again."""
+    """A new schedule."""
 
     name: Name = Field(examples=["nightly refresh"])
     cron: Cron = Field(
-        examples=["0 3 * * 1-5"], description="Minute, hour, day of month, month, day of week."
+        examples=["0 3 * * 1-5"], description="Five fields: minute, hour, day of month, month, day of week."
     )
     time_zone: Zone = Field(default="UTC", examples=["Europe/Berlin"])
     plan: PlanInput
@@ -306,7 +313,7 @@ class ScheduleInput(RequestBody):
 
 
 class ScheduleChange(PatchBody):
-    """What is to change of a schedule."""
+    """Changes to a schedule."""
 
     name: Name = _given(str)
     cron: Cron = _given(str)
@@ -320,4 +327,4 @@ class TokenInput(RequestBody):
 
     name: Name = Field(examples=["grafana"])
     role: Annotated[Role, Field(strict=False)]
-    expires_at: Time | None = Field(default=None, description="null: it is good until it is deleted.")
+    expires_at: Time | None = Field(default=None, description="Time when the token expires; null for never.")

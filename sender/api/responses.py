@@ -1,4 +1,4 @@
-"""What the API answers beside the store's records themselves: pages, and things that are put together."""
+"""Response models: pages, and combinations of the store's records."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ ItemT = TypeVar("ItemT")
 
 
 class ResponseBody(BaseModel):
-    """A body that the daemon made."""
+    """The base of response bodies."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Page(ResponseBody, Generic[ItemT]):
-    """Some of a list; the rest by asking again with ``cursor``."""
+    """A page of a list; request the next one with ``cursor``."""
 
     items: list[ItemT]
-    next_cursor: str | None = Field(description="null: this was the last page.")
+    next_cursor: str | None = Field(description="Cursor of the next page; null on the last page.")
 
 
 class ServerView(ResponseBody):
-    """The daemon itself."""
+    """The daemon."""
 
     name: str
     version: str
-    role: Role = Field(description="What the one who asks may do.")
+    role: Role = Field(description="Role of the client.")
     auth: Literal["open", "token"]
     api: Literal["v1"]
     started_at: datetime
-    problems: list[Problem] = Field(description="What an operator should look at now.")
+    problems: list[Problem] = Field(description="Problems that need an operator's attention now.")
     casts_live: int
     machines_online: int
     machines_total: int
@@ -46,48 +46,48 @@ class ServerView(ResponseBody):
 
 
 class SessionView(ResponseBody):
-    """Who has signed in."""
+    """The signed-in user."""
 
     role: Role
     name: str
 
 
 class RoomLive(ResponseBody):
-    """A room and its machines now."""
+    """A room and the current state of its machines."""
 
     room: Room
     machines: list[LiveMachine]
 
 
 class CastLive(ResponseBody):
-    """A cast and its machines now."""
+    """A cast and the current state of its machines."""
 
     live: LiveCast
     machines: list[LiveMachine]
 
 
 class CastTimeline(ResponseBody):
-    """A cast's charts and what happened in it."""
+    """A cast's chart points and events."""
 
     points: list[TimelinePoint]
     events: list[CastEvent]
 
 
 class NewToken(ResponseBody):
-    """A token and, this once, its secret."""
+    """A new token with its secret."""
 
     token: Token
-    secret: str = Field(description="Shown once; only its hash is kept.")
+    secret: str = Field(description="Secret of the token. Shown only once; the daemon stores its hash.")
 
 
 class Health(ResponseBody):
-    """Whether the daemon works."""
+    """The daemon's health."""
 
     status: Literal["ok"]
     database: Literal["ok", "failing"]
 
 
 class ScanStarted(ResponseBody):
-    """The library's folders are looked at."""
+    """The start of a library scan."""
 
     started: bool

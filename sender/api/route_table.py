@@ -1,4 +1,4 @@
-"""The table of all routes: method, path, what it demands, and who answers. There is no other way to get a route."""
+"""The table of all routes: method, path, required access and endpoint. There are no other routes."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _CONFLICT = (HTTPStatus.CONFLICT,)
 _METRICS_TYPE = "text/plain"
 
 TAGS: Final = {
-    "server": "The daemon itself, and signing in.",
+    "server": "The daemon, and signing in.",
     "images": "The image library.",
-    "rooms": "Rooms, which are named sets of machines.",
-    "machines": "Machines, switched on or not.",
+    "rooms": "Rooms: named sets of machines.",
+    "machines": "Machines, online or not.",
     "casts": "One image to one room: planned → gathering → casting → tail → done, failed or cancelled.",
-    "schedules": "Casts that are planned again and again.",
-    "tokens": "Who may do what.",
-    "records": "History and audit: what was done, and by whom.",
-    "live": "What goes on now, as server-sent events.",
-    "agents": "For the agents on machines.",
+    "schedules": "Schedules: casts that are planned repeatedly.",
+    "tokens": "API tokens and their roles.",
+    "records": "History of casts, and the audit of all changes.",
+    "live": "Live state as server-sent events.",
+    "agents": "Check-ins of the agents on machines.",
 }
 
 
@@ -139,4 +139,4 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _read("/", dashboard.get_dashboard, "", _OPEN, own_path=True, answer="text/html"),
     _read("/assets/{name:path}", dashboard.get_asset, "", _OPEN, own_path=True, answer="*/*"),
 )  # fmt: skip
-"""Routes without a tag aren't in the document."""
+"""Routes without a tag aren't in the OpenAPI document."""

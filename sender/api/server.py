@@ -12,17 +12,17 @@ from protocol.constants import RECEIVER_COUNT_MAX
 from sender.http_server import HttpServer
 
 _CONNECTIONS_MAX: Final = 4 * RECEIVER_COUNT_MAX
-"""Agents that wait for a cast in several rooms, watchers, and clients; more are answered 503."""
+"""Waiting agents of several rooms, event streams and clients; further connections get 503."""
 _KEEP_ALIVE_S: Final = 30
-"""Longer than an agent's or Prometheus's usual pause, so that it needn't connect anew each time."""
+"""Longer than the usual interval of agents and Prometheus, so that they reuse their connection."""
 _SHUTDOWN_S: Final = 3
 
 
 class ApiServer(HttpServer):
-    """Serves what :func:`sender.api.application.create_application` makes."""
+    """A server of the application that :func:`sender.api.application.create_application` returns."""
 
     def __init__(self, application: FastAPI, listener: socket.socket) -> None:
-        """Serve ``application`` on ``listener``, which is taken over."""
+        """Serve ``application`` on ``listener``, and close it at the end."""
         super().__init__(
             application,
             listener,
@@ -33,6 +33,6 @@ class ApiServer(HttpServer):
         self._stopping: asyncio.Event = application.state.stopping
 
     def stop(self) -> None:
-        """Begin to end: watchers' streams and waiting check-ins end at once, so that this takes tenths of a second."""
+        """Start to stop: event streams and waiting check-ins end at once, so this takes tenths of a second."""
         self._stopping.set()
         super().stop()

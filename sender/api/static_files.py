@@ -1,4 +1,4 @@
-"""The dashboard's files: read once, answered from memory with an ETag, compressed where that is understood."""
+"""The dashboard's files: read once, served from memory with an ETag, compressed where the browser accepts it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _TYPES: Final = {
     ".webmanifest": "application/manifest+json",
     ".txt": "text/plain; charset=utf-8",
 }
-"""The system's own table may lack or mistake some, and a script of the wrong type isn't run."""
+"""The system's table may miss types or get them wrong, and browsers don't run a script of the wrong type."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WebFile:
-    """A file as it is answered."""
+    """A file as it is served."""
 
     data: bytes
     packed: bytes | None
@@ -40,10 +40,10 @@ class WebFile:
 
 
 class DashboardFiles:
-    """All files of the dashboard: a path is looked up in a table, so there is nothing to climb out of."""
+    """All files of the dashboard in a table by path, so that no path can leave the folder."""
 
     def __init__(self, folder: Path = WEB_FOLDER) -> None:
-        """Read everything below ``folder``."""
+        """Read all files in ``folder``."""
         self._files: dict[str, WebFile] = {}
         paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
         for path in paths[:_FILES_MAX]:
@@ -56,11 +56,11 @@ class DashboardFiles:
             self._files[path.relative_to(folder).as_posix()] = _read(path)
 
     def answer(self, name: str, request: Request) -> Response | None:
-        """The file ``name``, or that the browser's copy is still right; None if there is none."""
+        """Return the file ``name``, or 304 if the browser's copy is current; None if there is no such file."""
         file = self._files.get(name)
         if file is None:
             return None
-        # Always asked for again: a new diskcast has new files, and an old script would misread the new API.
+        # Always revalidated: after an upgrade an old script would misread the new API.
         headers = {"ETag": file.etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
         if file.etag in [
             tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")

@@ -16,20 +16,20 @@ from sender.api.problems import ascii_json
 
 
 async def check_in(services: ServicesOf, request: Request) -> Response:
-    """Take an agent's word, and tell it which cast to join.
+    """Check in a machine and return the cast that it joins.
 
-    An idle agent may let the daemon hold its answer for ``wait_s`` seconds until there is a cast.
+    An idle agent may set ``wait_s``: the daemon delays its response for so many seconds until there is a cast.
     """
-    word = CHECK_IN.decode_untrusted("check-in", parse_json_untrusted(await request.body()))
+    report = CHECK_IN.decode_untrusted("check-in", parse_json_untrusted(await request.body()))
     address = request.client.host if request.client else ""
     stopping: asyncio.Event = request.app.state.stopping
-    answer = asyncio.ensure_future(services.check_ins.answer(word, address))
+    answer = asyncio.ensure_future(services.check_ins.answer(report, address))
     stop = asyncio.ensure_future(stopping.wait())
     try:
         await asyncio.wait((answer, stop), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             raise HTTPException(
-                HTTPStatus.SERVICE_UNAVAILABLE, "the daemon ends: check in again", {"Retry-After": "1"}
+                HTTPStatus.SERVICE_UNAVAILABLE, "the daemon is stopping: check in again", {"Retry-After": "1"}
             )
         document = CHECK_IN_ANSWER.encode(answer.result())
     finally:

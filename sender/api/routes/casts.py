@@ -21,12 +21,12 @@ from sender.store.records.live import LiveCast
 
 async def list_casts(
     services: ServicesOf,
-    phase: Annotated[CastPhase | None, Query(description="Only those in this phase.")] = None,
+    phase: Annotated[CastPhase | None, Query(description="Only casts in this phase.")] = None,
     room_id: RoomFilter = None,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Page[Cast]:
-    """List casts, the newest first."""
+    """List casts, newest first."""
     casts: list[Cast] = []
     while True:
         items, cursor = await services.store.run(
@@ -37,32 +37,38 @@ async def list_casts(
             limit=limit - len(casts),
             phases_now=services.registry.phases(),
         )
-        # One that has moved on while the database was asked isn't in this phase any more; the next takes its place.
+        # A cast may have left the phase since the query; the next page then fills its place.
         casts += [cast for cast in map(services.registry.latest, items) if phase in (None, cast.phase)]
         if cursor is None or len(casts) == limit:
             return Page(items=casts, next_cursor=cursor)
 
 
 async def add_cast(services: ServicesOf, actor: ActorOf, body: CastInput) -> Cast:
-    """Plan a cast; it begins as soon as its time has come and a daemon is free."""
+    """Plan a cast.
+
+    It starts at its time, or now, when a daemon is free.
+    """
     plan = dataclasses.replace(plan_of(services, body), start_at=body.start_at)
     return await services.commands.create(plan, actor)
 
 
 async def get_cast(services: ServicesOf, cast_id: CastIdPath) -> LiveCast:
-    """Show a cast as it is now."""
+    """Show a cast with its live state."""
     return services.live_state.live_cast(await _cast(services, cast_id))
 
 
 async def list_cast_machines(services: ServicesOf, cast_id: CastIdPath) -> Page[CastMachine]:
-    """List what a cast did to each machine, on one page."""
+    """List a cast's machines with their results.
+
+    The list is a single page.
+    """
     await _cast(services, cast_id)
     items = await services.store.run(services.store.casts.machines, cast_id)
     return Page(items=items, next_cursor=None)
 
 
 async def watch_cast(services: ServicesOf, cast_id: CastIdPath) -> CastLive:
-    """Show a cast and its machines as they are now."""
+    """Show a cast and its machines with their live state."""
     cast = await _cast(services, cast_id)
     return CastLive(
         live=services.live_state.live_cast(cast), machines=await services.live_state.cast_machines(cast)
@@ -70,37 +76,43 @@ async def watch_cast(services: ServicesOf, cast_id: CastIdPath) -> CastLive:
 
 
 async def get_cast_timeline(services: ServicesOf, cast_id: CastIdPath) -> CastTimeline:
-    """Show a cast's charts and what happened in it."""
+    """Show a cast's chart points and events."""
     await _cast(services, cast_id)
     points, events = await services.live_state.timeline(cast_id)
     return CastTimeline(points=points, events=events)
 
 
 async def start_cast(services: ServicesOf, actor: ActorOf, cast_id: CastIdPath) -> Cast:
-    """Begin the data with the machines that have joined."""
+    """Start a cast's data with the machines that have joined."""
     return await services.commands.command(cast_id, Command.START, actor)
 
 
 async def pause_cast(services: ServicesOf, actor: ActorOf, cast_id: CastIdPath) -> Cast:
-    """Pause a cast; its machines wait."""
+    """Pause a cast.
+
+    Its machines wait until it is resumed.
+    """
     return await services.commands.command(cast_id, Command.PAUSE, actor)
 
 
 async def resume_cast(services: ServicesOf, actor: ActorOf, cast_id: CastIdPath) -> Cast:
-    """Let a paused cast go on."""
+    """Resume a paused cast."""
     return await services.commands.command(cast_id, Command.RESUME, actor)
 
 
 async def cancel_cast(
     services: ServicesOf, actor: ActorOf, cast_id: CastIdPath, body: CancelInput | None = None
 ) -> Cast:
-    """Cancel a cast; machines that aren't complete stay marked incomplete."""
+    """Cancel a cast.
+
+    Machines that aren't complete stay marked incomplete.
+    """
     reason = body.reason if body is not None else ""
     return await services.commands.command(cast_id, Command.CANCEL, actor, reason)
 
 
 async def _cast(services: Services, cast_id: str) -> Cast:
-    """A cast; one that runs here is known without the database."""
+    """Return a cast; one that runs here needs no query."""
     cast = await services.live_state.find_cast(cast_id)
     if cast is None:
         raise not_found("cast", cast_id)

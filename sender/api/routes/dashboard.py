@@ -10,12 +10,12 @@ from sender.refusals import not_found
 
 
 async def get_dashboard(request: Request) -> Response:
-    """The dashboard."""
+    """Return the dashboard's page."""
     return _file(request, INDEX)
 
 
 async def get_asset(request: Request, name: str) -> Response:
-    """A file of the dashboard."""
+    """Return a file of the dashboard."""
     return _file(request, name)
 
 

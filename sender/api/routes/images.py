@@ -1,4 +1,4 @@
-"""Images, as the library knows them."""
+"""Images of the library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def list_images(
 ) -> Page[Image]:
     """List the library's images, by name.
 
-    Damaged files are among them; ``problem`` says what is wrong.
+    Damaged files are included; ``problem`` explains the damage.
     """
     items, next_cursor = page_of(
         services.library.images(), lambda image: f"{image.name.casefold()}\n{image.image_id}", cursor, limit
@@ -29,7 +29,10 @@ async def list_images(
 
 
 async def get_image(services: ServicesOf, image_id: ImageIdPath) -> Image:
-    """Show an image, even one that is gone but was cast once."""
+    """Show an image.
+
+    An image that was cast stays visible after its file is gone.
+    """
     image = services.library.get(image_id)
     if image is None:
         image = await services.store.run(services.store.images.get, image_id)
@@ -39,28 +42,34 @@ async def get_image(services: ServicesOf, image_id: ImageIdPath) -> Image:
 
 
 async def add_image(services: ServicesOf, actor: ActorOf, body: ImageInput) -> Image:
-    """Take a remote image into the library.
+    """Add a remote image to the library.
 
-    It is fetched when a cast needs it, or when somebody asks for that.
+    It is fetched when a cast needs it, or on request.
     """
     return await services.library.add_remote(body.url, body.name, actor)
 
 
 async def fetch_image(services: ServicesOf, actor: ActorOf, image_id: ImageIdPath) -> Image:
-    """Begin to fetch a remote image into the cache; answers at once."""
+    """Start to fetch a remote image into the cache.
+
+    The response doesn't wait for the fetch.
+    """
     image = await services.library.fetch(image_id)
     await _note(services, actor, "image.fetch", image_id, {"name": image.name})
     return image
 
 
 async def forget_image(services: ServicesOf, actor: ActorOf, image_id: ImageIdPath) -> Response:
-    """Forget a remote image and drop its copy; an image in a folder goes with its file."""
+    """Forget a remote image and delete its cached copy.
+
+    An image in a folder is removed by removing its file.
+    """
     await services.library.forget(image_id, actor)
     return Response(status_code=204)
 
 
 async def scan_images(services: ServicesOf) -> ScanStarted:
-    """Look at the library's folders and remotes now."""
+    """Scan the library's folders and remotes now."""
     await services.library.scan()
     return ScanStarted(started=True)
 

@@ -29,7 +29,10 @@ async def list_machines(
 
 
 async def add_machine(services: ServicesOf, actor: ActorOf, body: MachineInput) -> Machine:
-    """Add a machine; one that checks in by itself is added without a room."""
+    """Add a machine.
+
+    An unknown machine that checks in is added automatically, without a room.
+    """
     if body.room_id is not None:
         await _room_given(services, body.room_id)
     machine = Machine(
@@ -63,7 +66,7 @@ async def get_machine(services: ServicesOf, machine_id: MachineIdPath) -> Machin
 async def change_machine(
     services: ServicesOf, actor: ActorOf, machine_id: MachineIdPath, body: MachineChange
 ) -> Machine:
-    """Change what is given of a machine."""
+    """Change the given fields of a machine."""
     given: dict[str, Any] = body.given()
     if given.get("room_id") is not None:
         await _room_given(services, given["room_id"])
@@ -90,7 +93,10 @@ async def remove_machine(services: ServicesOf, actor: ActorOf, machine_id: Machi
 async def list_machine_history(
     services: ServicesOf, machine_id: MachineIdPath, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
 ) -> Page[HistoryLine]:
-    """List what was done to a machine, the newest first; also to one that was removed."""
+    """List the casts to a machine, newest first.
+
+    The history of a removed machine is kept.
+    """
     items, next_cursor = await services.store.run(
         services.store.history.lines, machine_id=machine_id, after=cursor, limit=limit
     )
@@ -98,7 +104,7 @@ async def list_machine_history(
 
 
 def forget_cached(services: Services, machine_id: str | None = None) -> None:
-    """What is kept in memory of a machine, or of all that are there, is looked up anew."""
+    """Drop cached data of a machine, or of all online machines."""
     services.live_state.forget()
     for present in services.presence.online if machine_id is None else ():
         services.check_ins.forget(present.machine.machine_id)
@@ -107,6 +113,6 @@ def forget_cached(services: Services, machine_id: str | None = None) -> None:
 
 
 async def _room_given(services: Services, room_id: str) -> None:
-    """A room that a body names must be there."""
+    """Refuse a body that names an unknown room."""
     if await services.store.run(services.store.rooms.get, room_id) is None:
         raise invalid(f"room_id: there is no room {room_id!r}")

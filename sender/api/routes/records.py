@@ -36,10 +36,15 @@ def _history_filters(
     cast_id: Annotated[str | None, Query(pattern=CAST_ID_PATTERN)] = None,
     state: Annotated[
         str | None,
-        Query(pattern="^[a-z]+$", max_length=32, examples=["failed"], description="Of the machine."),
+        Query(
+            pattern="^[a-z]+$",
+            max_length=32,
+            examples=["failed"],
+            description="Only machines in this state.",
+        ),
     ] = None,
-    since: Annotated[Time | None, Query(description="Not before.")] = None,
-    until: Annotated[Time | None, Query(description="Before.")] = None,
+    since: Annotated[Time | None, Query(description="Only entries from this time on.")] = None,
+    until: Annotated[Time | None, Query(description="Only entries before this time.")] = None,
 ) -> dict[str, Any]:
     return {
         "machine_id": machine_id,
@@ -58,8 +63,8 @@ def _audit_filters(
     subject: Annotated[
         str | None, Query(pattern=TEXT_PATTERN, max_length=200, examples=["cast 1a2b3c4d"])
     ] = None,
-    since: Annotated[Time | None, Query(description="Not before.")] = None,
-    until: Annotated[Time | None, Query(description="Before.")] = None,
+    since: Annotated[Time | None, Query(description="Only entries from this time on.")] = None,
+    until: Annotated[Time | None, Query(description="Only entries before this time.")] = None,
 ) -> dict[str, Any]:
     return {"actor": actor, "subject": subject, "since": since, "until": until}
 
@@ -71,20 +76,20 @@ AuditFilters = Annotated[Mapping[str, Any], Depends(_audit_filters)]
 async def list_history(
     services: ServicesOf, filters: HistoryFilters, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
 ) -> Page[HistoryLine]:
-    """List which image went to which machine with which result, the newest first."""
+    """List which image went to which machine, with the result, newest first."""
     items, next_cursor = await _history(services, filters)(cursor, limit)
     return Page(items=[*items], next_cursor=next_cursor)
 
 
 async def download_history(services: ServicesOf, filters: HistoryFilters) -> Response:
-    """Download history as CSV."""
+    """Download the history as CSV."""
     return await csv_download(HistoryLine, "diskcast-history", _history(services, filters))
 
 
 async def list_audit(
     services: ServicesOf, filters: AuditFilters, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
 ) -> Page[AuditEntry]:
-    """List who did what, the newest first."""
+    """List actions of operators and daemons, newest first."""
     items, next_cursor = await _audit(services, filters)(cursor, limit)
     return Page(items=[*items], next_cursor=next_cursor)
 

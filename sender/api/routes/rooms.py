@@ -46,7 +46,7 @@ async def get_room(services: ServicesOf, room_id: RoomIdPath) -> Room:
 
 
 async def change_room(services: ServicesOf, actor: ActorOf, room_id: RoomIdPath, body: RoomChange) -> Room:
-    """Change what is given of a room."""
+    """Change the given fields of a room."""
     room = await services.store.run(services.store.rooms.change, room_id, audit=actor.note(), **body.given())
     services.live_state.forget(room_id)
     if room is None:
@@ -55,7 +55,10 @@ async def change_room(services: ServicesOf, actor: ActorOf, room_id: RoomIdPath,
 
 
 async def remove_room(services: ServicesOf, actor: ActorOf, room_id: RoomIdPath) -> Response:
-    """Remove a room; its machines stay, without a room."""
+    """Remove a room.
+
+    Its machines stay, without a room.
+    """
     if not await services.store.run(services.store.rooms.remove, room_id, audit=actor.note()):
         raise not_found("room", room_id)
     forget_cached(services)
@@ -67,9 +70,9 @@ async def import_machines(
 ) -> ImportResult:
     """Import a room's machines from CSV.
 
-    The first line names the columns: ``name``, ``mac``, ``serial``, ``asset_tag``, ``position``, ``note``; a machine
-    that is known by its address, serial, tag or name is changed, others are added. With a problem in any line nothing
-    is changed, and the answer lists them.
+    The first line names the columns: ``name``, ``mac``, ``serial``, ``asset_tag``, ``position``, ``note``. A machine
+    that is known by its address, serial, tag or name is changed; others are added. After an error in any line nothing
+    is changed, and the response lists the errors.
     """
     await _room(services, room_id)
     try:
@@ -82,13 +85,13 @@ async def import_machines(
 
 
 async def watch_room(services: ServicesOf, room_id: RoomIdPath) -> RoomLive:
-    """Show a room's machines as they are now."""
+    """Show a room and the live state of its machines."""
     room = await _room(services, room_id)
     return RoomLive(room=room, machines=await services.live_state.machines(room_id))
 
 
 def _id_of(name: str) -> str:
-    """An id made of a name: ``Classroom 101`` is ``classroom-101``."""
+    """Return an id derived from a name: ``classroom-101`` for ``Classroom 101``."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:64].strip("-") or f"room-{secrets.token_hex(3)}"
 

@@ -30,7 +30,7 @@ async def list_schedules(
 
 
 async def add_schedule(services: ServicesOf, actor: ActorOf, body: ScheduleInput) -> Schedule:
-    """Plan a cast again and again."""
+    """Add a schedule, which plans a cast repeatedly."""
     schedule = Schedule(
         schedule_id=secrets.token_hex(4),
         name=body.name,
@@ -53,7 +53,10 @@ async def get_schedule(services: ServicesOf, schedule_id: ScheduleIdPath) -> Sch
 async def change_schedule(
     services: ServicesOf, actor: ActorOf, schedule_id: ScheduleIdPath, body: ScheduleChange
 ) -> Schedule:
-    """Change what is given of a schedule; its next time is worked out anew."""
+    """Change the given fields of a schedule.
+
+    Its next time is computed again.
+    """
     before = await _schedule(services, schedule_id)
     given: dict[str, Any] = body.given()
     if "plan" in given:
@@ -69,7 +72,10 @@ async def change_schedule(
 
 
 async def remove_schedule(services: ServicesOf, actor: ActorOf, schedule_id: ScheduleIdPath) -> Response:
-    """Remove a schedule; casts that it has planned stay."""
+    """Remove a schedule.
+
+    Casts that it has planned stay.
+    """
     if not await services.store.run(services.store.schedules.remove, schedule_id, audit=actor.note()):
         raise not_found("schedule", schedule_id)
     return Response(status_code=204)

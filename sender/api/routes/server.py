@@ -19,7 +19,7 @@ from sender.store.records.access import Role
 
 
 async def get_server(services: ServicesOf, principal: PrincipalOf, request: Request) -> ServerView:
-    """Show the daemon: what it is, what the one who asks may do, and what is wrong."""
+    """Show the daemon, the client's role and current problems."""
     return ServerView(
         name=services.config.server.name,
         version=importlib.metadata.version("diskcast"),
@@ -36,27 +36,30 @@ async def get_server(services: ServicesOf, principal: PrincipalOf, request: Requ
 
 
 async def get_document(request: Request) -> Response:
-    """Show this document."""
+    """Show this OpenAPI document."""
     return Response(
         request.app.state.document, media_type="application/json", headers={"Cache-Control": "no-cache"}
     )
 
 
 async def get_health(services: ServicesOf) -> Health:
-    """Tell that the daemon works; the database's trouble is told, and isn't the daemon's."""
+    """Report the daemon's health.
+
+    A failing database is reported, but doesn't make the daemon unhealthy.
+    """
     return Health(status="ok", database="ok" if services.store.problem is None else "failing")
 
 
 async def get_metrics(services: ServicesOf, request: Request) -> Response:
-    """Show metrics in Prometheus's text format."""
-    # One at a time: several Prometheus servers wait for each other rather than take all threads.
+    """Return metrics in Prometheus's text format."""
+    # One at a time: several Prometheus servers wait for each other instead of taking all threads.
     async with request.app.state.metrics_turn:
         body = await asyncio.to_thread(services.metrics.render)
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _machines_total(services: Services, request: Request) -> int:
-    """From the database; what it said last while it doesn't answer, since this page is how one sees that."""
+    """Return the number of machines, or the last known one while the database is unavailable."""
     state = request.app.state
     with contextlib.suppress(DatabaseError):
         state.machines_total = await services.store.run(services.store.machines.count)

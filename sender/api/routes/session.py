@@ -15,11 +15,11 @@ from sender.api.responses import SessionView
 from sender.store.records.access import Role
 
 SESSION_S: Final = 12 * 3600
-"""How long a browser stays signed in: a working day."""
+"""Lifetime of a session: a working day."""
 
 
 async def sign_in(request: Request, response: Response, body: SessionInput) -> SessionView:
-    """Keep a token in a cookie that scripts can't read: for the dashboard."""
+    """Sign in to the dashboard: store a token in a cookie that scripts can't read."""
     authenticator = authenticator_of(request)
     if authenticator.open_to_all:
         return SessionView(role=Role.OPERATE, name="local")
@@ -27,12 +27,12 @@ async def sign_in(request: Request, response: Response, body: SessionInput) -> S
     if token is None:
         raise HTTPException(
             HTTPStatus.UNAUTHORIZED,
-            "the token isn't known, or has expired: ask an operator for a new one",
+            "the token is unknown or has expired: ask an operator for a new one",
             {"WWW-Authenticate": "Bearer"},
         )
     if token.role is Role.ENROL:
         raise HTTPException(
-            HTTPStatus.FORBIDDEN, f"the token {token.name!r} is for agents: use one that may view or operate"
+            HTTPStatus.FORBIDDEN, f"the token {token.name!r} is for agents: use one of role view or operate"
         )
     response.set_cookie(
         SESSION_COOKIE,
@@ -47,7 +47,7 @@ async def sign_in(request: Request, response: Response, body: SessionInput) -> S
 
 
 async def sign_out(request: Request) -> Response:
-    """Forget the cookie."""
+    """Sign out: delete the cookie."""
     response = Response(status_code=HTTPStatus.NO_CONTENT)
     response.delete_cookie(
         SESSION_COOKIE, path="/", secure=_is_encrypted(request), httponly=True, samesite="strict"
@@ -56,5 +56,8 @@ async def sign_out(request: Request) -> Response:
 
 
 def _is_encrypted(request: Request) -> bool:
-    """Whether the browser's side is TLS, here or at a proxy before us; a false word harms only its sender's cookie."""
+    """Return whether the browser uses TLS, to the daemon or to a proxy.
+
+    A forged header only affects the cookie of its sender.
+    """
     return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", "").lower())

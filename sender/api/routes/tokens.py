@@ -23,7 +23,10 @@ async def list_tokens(
 
 
 async def add_token(services: ServicesOf, actor: ActorOf, body: TokenInput) -> NewToken:
-    """Make a token; its secret is in this answer and nowhere else."""
+    """Create a token.
+
+    Its secret is in this response and isn't stored.
+    """
     token, secret = await services.store.run(
         services.store.tokens.create,
         body.name,
@@ -38,7 +41,10 @@ async def add_token(services: ServicesOf, actor: ActorOf, body: TokenInput) -> N
 async def remove_token(
     services: ServicesOf, actor: ActorOf, token_id: TokenIdPath, request: Request
 ) -> Response:
-    """Delete a token: whoever holds it is out within seconds."""
+    """Delete a token.
+
+    It stops working within seconds.
+    """
     note = actor.note()
     removed = await services.store.run(services.store.tokens.remove, token_id, audit=note)
     request.app.state.authenticator.forget(token_id)
