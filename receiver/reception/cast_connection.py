@@ -14,7 +14,7 @@ repairs later.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -46,17 +46,14 @@ from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.block_masks import iter_set_blocks
 from protocol.shared.units import format_duration
 from receiver.reception.bottleneck_watch import BottleneckWatch, ReceiverLoad
-from receiver.reception.cast_link import DataPort
-from receiver.reception.loss_injection import LossInjector
+from receiver.reception.datagram_intake import DatagramIntake
+from receiver.reception.joined_sender import JoinedSender
 from receiver.reception.network.data_socket import POLL_INTERVAL_MIN_S
 from receiver.reception.pipeline import Pipeline
 from receiver.reception.reporting.status import BOTTLENECK_TEXTS
 from receiver.shared.nursery_errors import single_error
 from receiver.target.image import TargetImage
 from receiver.target.scan import TargetScan
-
-BATCHES_PER_POLL_MAX: Final = 8
-"""Batches taken from the socket before other tasks run: a few milliseconds of work."""
 
 POLL_BYTES: Final = 1 << 20
 """Bytes that each poll should find while data flows: more wouldn't stay in the second-level cache."""
@@ -66,53 +63,43 @@ IDLE_MIN_S: Final = 0.0005
 
 
 class CastConnection:
-    """One joined session with its socket and pipeline; :meth:`run` once."""
+    """One joined session between its socket and its pipeline; :meth:`run` once."""
 
     def __init__(
         self,
         session: ReceiverSession,
         image: TargetImage,
-        data: DataPort,
+        intake: DatagramIntake,
+        sender: JoinedSender,
         *,
-        send_feedback: Callable[[bytes], None],
-        fetch_manifest: Callable[[], Awaitable[memoryview | StoredManifest]],
-        report_need: Callable[[NDArray[np.bool_], int | None], Awaitable[None]],
         on_silence: Callable[[float], None],
         on_demotion: Callable[[Cause | None], None],
         bottleneck_watch: BottleneckWatch,
         assembly_bytes: int,
         sender_timeout_s: float,
-        loss_injector: LossInjector | None,
     ) -> None:
         """Prepare.
 
         Args:
             session: the session that the sender granted.
             image: the target; outlives this run of the sender.
-            data: the joined socket.
-            send_feedback: unicasts a datagram to the sender; never waits and never raises.
-            fetch_manifest: fetches the manifest over the control API.
-            report_need: reports the missing blocks known so far to the sender, and the sequence number up to which
-                arrived datagrams are taken into account.
+            intake: the joined data socket.
+            sender: the joined sender.
             on_silence: called with the time for which the sender has been silent.
             on_demotion: called with this machine's bottleneck when the sender demotes it, with None when it is
                 reinstated.
             bottleneck_watch: detects this receiver's bottleneck.
             assembly_bytes: size of the session's buffer pool.
             sender_timeout_s: silence after which the sender is lost; noticed within three seconds.
-            loss_injector: drops datagrams on purpose; None for no injected loss.
         """
         self.session = session
         self._image = image
-        self._data = data
-        self._send_feedback = send_feedback
-        self._fetch_manifest = fetch_manifest
-        self._report_need = report_need
+        self._intake = intake
+        self._sender = sender
         self._on_silence = on_silence
         self._on_demotion = on_demotion
         self._bottleneck_watch = bottleneck_watch
         self._sender_timeout_s = sender_timeout_s
-        self._loss_injector = loss_injector
         self._pipeline = Pipeline(
             session,
             image,
@@ -127,9 +114,6 @@ class CastConnection:
         self._ended: CastEnded | None = None
         self._dropped_because: Cause | None = None
         self._restarted = False
-        self._drops_at_start = data.memory().drop_count
-        self._discarded_at_start = data.counters.oversize_count, data.counters.surplus_count
-        session.statistics.socket_buffer_bytes = data.memory().buffer_bytes
 
     async def run(self) -> bool:
         """Receive until the image is verified on the target, or the sender has restarted.
@@ -180,83 +164,54 @@ class CastConnection:
     # -- the receive loop ---------------------------------------------------------------------------------------
 
     async def _receive_loop(self) -> None:
-        session, data, pipeline = self.session, self._data, self._pipeline
+        session, intake, pipeline = self.session, self._intake, self._pipeline
         pause_s = POLL_INTERVAL_MIN_S
         while not self._restarted:
             now = trio.current_time()
-            memory = data.memory()
-            session.statistics.socket_fill = min(1.0, memory.queued_bytes / memory.buffer_bytes)
-            taken_bytes = self._take_batches(now)
+            taken_bytes = intake.take_batches(now)
             if now >= session.next_timer():
                 self._update_statistics(now)
                 for datagram in session.datagrams_to_send(now):
-                    self._send_feedback(datagram)
+                    self._sender.send_feedback(datagram)
             for event in session.next_events():
                 self._handle(event, now)
             linger_until = pipeline.flush_lingering(now)
             self._check_ended()
             if taken_bytes is not None:
                 pause_s *= POLL_BYTES / max(taken_bytes, 1)
-                pause_s = min(max(pause_s, POLL_INTERVAL_MIN_S), data.poll_interval_max_s)
+                pause_s = min(max(pause_s, POLL_INTERVAL_MIN_S), intake.poll_interval_max_s)
                 await trio.sleep(pause_s)
             else:
                 pause_s = POLL_INTERVAL_MIN_S
                 wake_at = min(session.next_timer(), linger_until)
                 self._idle = trio.CancelScope(deadline=max(wake_at, now + IDLE_MIN_S))
                 with self._idle:
-                    await data.wait_readable()
+                    await intake.wait_readable()
         pipeline.close()
         self._preparing.cancel()
         self._scanning.cancel()
 
-    def _take_batches(self, now: float) -> int | None:
-        """Take batches from the socket; return the bytes of data, None if the queue was empty."""
-        session, loss = self.session, self._loss_injector
-        taken_bytes: int | None = None
-        for _ in range(BATCHES_PER_POLL_MAX):
-            batch = self._data.receive_batch()
-            if batch is None:
-                break
-            taken_bytes = (taken_bytes or 0) + batch.frames.size
-            frames, datagrams, aged_row = batch.frames, batch.datagrams, batch.aged_row
-            arrived_at = None if batch.age_s is None else trio.current_time() - batch.age_s
-            if loss is not None:
-                frames, datagrams = loss.filter_frames(frames), loss.filter_datagrams(datagrams)
-                arrived_at, aged_row = None, -1  # the row with the time stamp may be gone
-            session.receive_frames_untrusted(frames, now, arrived_at=arrived_at, arrived_row=aged_row)
-            for datagram in datagrams:
-                session.receive_datagram_untrusted(datagram, now)
-            if batch.drained:
-                break
-        return taken_bytes
-
     def _update_statistics(self, now: float) -> None:
-        statistics = self.session.statistics
-        drop_count = self._data.memory().drop_count - self._drops_at_start
-        self._watch_bottleneck(now, drop_count)
-        statistics.socket_drop_count = drop_count
-        statistics.bytes_written = self._image.bytes_written
-        # The slab discards some datagrams before the session, which counts all others by reason.
-        oversize_at_start, surplus_at_start = self._discarded_at_start
-        discarded = self._data.counters
-        self.session.rejects["too_long"] = discarded.oversize_count - oversize_at_start
-        self.session.rejects["surplus"] = discarded.surplus_count - surplus_at_start
+        self._intake.update_statistics()
+        self.session.statistics.bytes_written = self._image.bytes_written
+        self._watch_bottleneck(now)
 
-    def _watch_bottleneck(self, now: float, socket_drop_count: int) -> None:
+    def _watch_bottleneck(self, now: float) -> None:
         session, image, pipeline = self.session, self._image, self._pipeline
-        if session.statistics.first_data_at is None and not pipeline.all_received:
+        statistics = session.statistics
+        if statistics.first_data_at is None and not pipeline.all_received:
             return  # receivers are still joining
         load = ReceiverLoad(
             held_share=session.backlog,
             pool_drop_count=session.pool_drop_count,
-            queue_share=session.statistics.socket_fill,
-            socket_drop_count=socket_drop_count,
+            queue_share=statistics.socket_fill,
+            socket_drop_count=statistics.socket_drop_count,
             decode_s=image.decode_s,
             write_s=image.write_s,
             all_received=pipeline.all_received,
         )
         self._bottleneck_watch.update(now, load)
-        session.statistics.bottleneck = self._bottleneck_watch.cause
+        statistics.bottleneck = self._bottleneck_watch.cause
 
     def _handle(self, event: ReceiverEvent, now: float) -> None:
         assert self._nursery is not None
@@ -290,7 +245,7 @@ class CastConnection:
             )
         self._on_silence(silent_s)
         if self.session.loss.received_count == 0:
-            self._data.accept_any_source()
+            self._intake.accept_any_source()
 
     def _check_ended(self) -> None:
         """Raise if the sender is done with this receiver and blocks are still missing."""
@@ -318,7 +273,7 @@ class CastConnection:
         """Prepare the target for the manifest, fetched if ``data`` is None, and start receiving data."""
         with self._preparing:
             if data is None:
-                data = await self._fetch_manifest()
+                data = await self._sender.fetch_manifest()
             image = self._image
             await image.threads.run_sync(image.take_manifest, data, self.session.parameters)
             assert image.manifest is not None
@@ -347,7 +302,7 @@ class CastConnection:
         self._wake()
 
     async def _report_missing(self, need: NDArray[np.bool_]) -> None:
-        await self._report_need(need, self.session.heard_sequence)
+        await self._sender.report_need(need, self.session.heard_sequence)
 
     async def _scan(self, unreported: NDArray[np.bool_] | None) -> None:
         on_news = self._pipeline.check_progress

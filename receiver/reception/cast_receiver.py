@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import numpy as np
 import trio
-from numpy.typing import NDArray
 
-from protocol.constants import ANNOUNCE_INTERVAL_S
 from protocol.errors import (
     EXIT_INTERRUPTED,
     DiskcastError,
-    JoinRefusedError,
-    ProtocolError,
     SenderLostError,
     SessionError,
 )
 from protocol.image.manifest import block_count_of
-from protocol.image.stored_manifest import StoredManifest
 from protocol.model.bottleneck import Cause
-from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinGrant
+from protocol.model.session_records import CastId, CompletionReport, JoinGrant
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.units import format_duration
 from receiver.reception.bottleneck_watch import BottleneckWatch
 from receiver.reception.cast_connection import CastConnection
 from receiver.reception.cast_joiner import CastJoiner
 from receiver.reception.cast_link import CastLink
+from receiver.reception.datagram_intake import DatagramIntake
+from receiver.reception.joined_sender import SILENCE_INTERVAL_S, JoinedSender
 from receiver.reception.loss_injection import LossInjector
 from receiver.reception.manifest_store import manifest_store
-from receiver.reception.network.control_client import retry_until
 from receiver.reception.options import CastReceiverOptions
 from receiver.reception.reporting.observer import Observer
 from receiver.reception.reporting.status import (
@@ -52,9 +46,6 @@ FAILURE_REPORT_S: Final = 5.0
 
 SERVICE_REPORT_S: Final = 10.0
 """Time allowed to report to the sender of a daemon's cast: the daemon gets the result at the next check-in anyway."""
-
-_SILENCE_INTERVAL_S: Final = 3 * ANNOUNCE_INTERVAL_S
-"""Interval at which the session reports a silent sender."""
 
 
 class CastReceiver:
@@ -151,7 +142,7 @@ class CastReceiver:
         timeout_s = self._options.sender_timeout_s
         if self._joiner.follows_takeovers:
             timeout_s = min(timeout_s, SERVICE_REPORT_S)
-        reported = await self._report_completion(grant, report, timeout_s)
+        reported = await self._joined_sender(grant).report_completion(report, timeout_s)
         return Reception(grant.parameters, self.status(), report, reported, tuple(self._image.fitted))
 
     async def _rejoin(self, previous: JoinGrant) -> JoinGrant:
@@ -165,7 +156,7 @@ class CastReceiver:
         """Receive from one run of the sender; return True if the image is complete, False to rejoin."""
         if self._joiner.takeover_pending:
             return False
-        parameters, link, data = grant.parameters, self._joiner.link, self._joiner.data
+        parameters, data = grant.parameters, self._joiner.data
         assert data is not None
         block_count = block_count_of(parameters.raw_bytes, parameters.block_bytes)
         assembly_bytes = assembly_bytes_for(self._options.assembly_bytes, block_count)
@@ -181,16 +172,13 @@ class CastReceiver:
         self._connection = connection = CastConnection(
             session,
             self._image,
-            data,
-            send_feedback=functools.partial(link.send_feedback, parameters),
-            fetch_manifest=functools.partial(self._fetch_manifest, parameters),
-            report_need=functools.partial(self._report_need, grant),
+            DatagramIntake(session, data, self._loss),
+            self._joined_sender(grant),
             on_silence=self._on_silence,
             on_demotion=self._on_demotion,
             bottleneck_watch=self._bottleneck_watch,
             assembly_bytes=assembly_bytes,
             sender_timeout_s=self._options.sender_timeout_s,
-            loss_injector=self._loss,
         )
         self._silent_until = 0.0
         self._state = ReceptionState.RECEIVING
@@ -213,41 +201,13 @@ class CastReceiver:
         if self._connection is not None:
             self._connection.leave()
 
-    # -- calls of the control API -------------------------------------------------------------------------------
-
-    async def _fetch_manifest(self, parameters: CastParameters) -> memoryview | StoredManifest:
-        store = manifest_store(parameters.manifest_bytes)
-        fetch = functools.partial(self._joiner.link.control.manifest, parameters.cast_id, store)
-        await retry_until(trio.current_time() + self._options.sender_timeout_s, fetch)
-        return await trio.to_thread.run_sync(store.collected)
-
-    async def _report_need(
-        self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None
-    ) -> None:
-        deadline = trio.current_time() + self._options.sender_timeout_s
-        set_need = functools.partial(self._joiner.link.control.set_need, grant, need, heard_sequence)
-        try:
-            await retry_until(deadline, set_need)
-        except JoinRefusedError:
-            # A sender that has just restarted doesn't know this receiver; its ANNOUNCE ends this wait.
-            await trio.sleep(_SILENCE_INTERVAL_S)
-            raise
-
     async def _report_failure(self, grant: JoinGrant, error: str, exit_code: int) -> None:
         self._state = ReceptionState.REPORTING
         report = self.completion_report(error=error, exit_code=exit_code)
-        await self._report_completion(grant, report, FAILURE_REPORT_S)
+        await self._joined_sender(grant).report_completion(report, FAILURE_REPORT_S)
 
-    async def _report_completion(self, grant: JoinGrant, report: CompletionReport, timeout_s: float) -> bool:
-        """Report the end; return whether the sender took the report, on which the target doesn't depend."""
-        complete = functools.partial(self._joiner.link.control.complete, grant, report)
-        with trio.move_on_after(timeout_s):
-            try:
-                await retry_until(trio.current_time() + timeout_s, complete)
-            except (SessionError, ProtocolError):
-                return False
-            return True
-        return False
+    def _joined_sender(self, grant: JoinGrant) -> JoinedSender:
+        return JoinedSender(self._joiner.link, grant, timeout_s=self._options.sender_timeout_s)
 
     # -- status -------------------------------------------------------------------------------------------------
 
@@ -295,7 +255,7 @@ class CastReceiver:
 
     def _on_silence(self, silent_s: float) -> None:
         # The session reports the silence again while it lasts.
-        self._silent_until = trio.current_time() + 1.1 * _SILENCE_INTERVAL_S
+        self._silent_until = trio.current_time() + 1.1 * SILENCE_INTERVAL_S
         self._observer.silent(silent_s)
 
     def _on_demotion(self, cause: Cause | None) -> None:

@@ -143,7 +143,7 @@ class AgentService:
         return self._status if receiver is None else receiver.status()
 
     async def run(self) -> None:
-        """Serve for ever; with ``one_cast`` until a cast has succeeded and that is on record, or nobody records it.
+        """Run for ever; with ``exit_after_success`` until a cast has succeeded and its result is recorded or timed out.
 
         Raises:
             ServerRefusedError: a daemon refuses this agent's token.

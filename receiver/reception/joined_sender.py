@@ -1,0 +1,75 @@
+"""The sender of a joined cast: feedback to it, and calls of its control API that are retried."""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from protocol.constants import ANNOUNCE_INTERVAL_S
+from protocol.errors import JoinRefusedError, ProtocolError, SessionError
+from protocol.image.stored_manifest import StoredManifest
+from protocol.model.session_records import CompletionReport, JoinGrant
+from receiver.reception.cast_link import CastLink
+from receiver.reception.manifest_store import manifest_store
+from receiver.reception.network.control_client import retry_until
+
+SILENCE_INTERVAL_S: Final = 3 * ANNOUNCE_INTERVAL_S
+"""Interval at which the session reports a silent sender."""
+
+
+class JoinedSender:
+    """The sender that granted one join."""
+
+    def __init__(self, link: CastLink, grant: JoinGrant, *, timeout_s: float) -> None:
+        """Prepare.
+
+        Args:
+            link: the connections to the sender.
+            grant: the grant of the join.
+            timeout_s: time to retry calls of the control API.
+        """
+        self._link = link
+        self._grant = grant
+        self._timeout_s = timeout_s
+
+    def send_feedback(self, datagram: bytes) -> None:
+        """Unicast a datagram; never waits, never raises."""
+        self._link.send_feedback(self._grant.parameters, datagram)
+
+    async def fetch_manifest(self) -> memoryview | StoredManifest:
+        """Fetch the manifest over the control API."""
+        parameters = self._grant.parameters
+        store = manifest_store(parameters.manifest_bytes)
+        fetch = functools.partial(self._link.control.manifest, parameters.cast_id, store)
+        await retry_until(trio.current_time() + self._timeout_s, fetch)
+        return await trio.to_thread.run_sync(store.collected)
+
+    async def report_need(self, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
+        """Report the missing blocks known so far.
+
+        Args:
+            need: ``bool[block_count]``.
+            heard_sequence: number after the last datagram that was taken into account; None if none was heard.
+        """
+        set_need = functools.partial(self._link.control.set_need, self._grant, need, heard_sequence)
+        try:
+            await retry_until(trio.current_time() + self._timeout_s, set_need)
+        except JoinRefusedError:
+            # A sender that has just restarted doesn't know this receiver; its ANNOUNCE ends this wait.
+            await trio.sleep(SILENCE_INTERVAL_S)
+            raise
+
+    async def report_completion(self, report: CompletionReport, timeout_s: float) -> bool:
+        """Report the end; return whether the sender took the report, on which the target doesn't depend."""
+        complete = functools.partial(self._link.control.complete, self._grant, report)
+        with trio.move_on_after(timeout_s):
+            try:
+                await retry_until(trio.current_time() + timeout_s, complete)
+            except (SessionError, ProtocolError):
+                return False
+            return True
+        return False
