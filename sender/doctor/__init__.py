@@ -1,1 +1,1 @@
-"""``diskcast doctor``: trying out on this machine what a sender, a daemon and its database need."""
+"""The command ``diskcast doctor``: checks of the sender, the daemon and its database."""

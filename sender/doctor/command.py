@@ -1,4 +1,4 @@
-"""``diskcast doctor``: what works on this machine and what doesn't, and how to fix it."""
+"""The command ``diskcast doctor``: check this machine and show how to fix problems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sender.doctor.sender_doctor import examine
 
 @click.command()
 @click.option(
-    "--interface", metavar="IF", help="Network interface of the room; all that could do if none is named."
+    "--interface", metavar="IF", show_default="all usable ones", help="Network interface of the room."
 )
 @GROUP_OPTION
 @PORT_OPTION
@@ -27,16 +27,17 @@ from sender.doctor.sender_doctor import examine
     default=f":{CONTROL_PORT_DEFAULT}",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where the control API would listen.",
+    help="Address and port of the control API.",
 )
 @click.option(
-    "--server", is_flag=True, help="What the daemon needs: configuration, database, folders, ports, limits."
+    "--server", is_flag=True, help="Check the daemon: configuration, database, folders, ports, limits."
 )
 @click.option(
     "--config",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="With --server: the daemon's configuration, as for diskcast serve.",
+    show_default="as for diskcast serve",
+    help="With --server: configuration file of the daemon.",
 )
 @JSON_OPTION
 @click.pass_context
@@ -50,8 +51,17 @@ def doctor(
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Try out what a sender needs, and say how to fix what doesn't work. Changes nothing, needs no root."""
-    _refuse_mixture(context, server=server)
+    """Check what a sender needs on this machine, and show how to fix problems.
+
+    Changes nothing and needs no root. Test datagrams never leave this machine.
+
+    \b
+    Examples:
+      diskcast doctor
+      diskcast doctor --interface eth1
+      diskcast doctor --server --config /etc/diskcast/diskcast.toml
+    """  # noqa: D301  click needs the backspace
+    _reject_options_of_other_mode(context, server=server)
     if server:
         findings = _examine_server(config, interface)
     else:
@@ -60,15 +70,15 @@ def doctor(
     report_findings(findings, as_json=as_json)
 
 
-def _refuse_mixture(context: click.Context, *, server: bool) -> None:
-    """The daemon's group and ports are in its configuration, and only the daemon has one."""
+def _reject_options_of_other_mode(context: click.Context, *, server: bool) -> None:
+    """Reject options of the other mode: the daemon's group and ports are in its configuration."""
     misplaced = ("group", "port", "control") if server else ("config",)
     for name in misplaced:
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise click.UsageError(
-                f"--{name} goes without --server: the daemon's is in its configuration"
+                f"--{name} can't be used with --server: the daemon's is in its configuration"
                 if server
-                else f"--{name} goes with --server"
+                else f"--{name} needs --server"
             )
 
 

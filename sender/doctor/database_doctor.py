@@ -1,4 +1,4 @@
-"""Whether the daemon's database can be used, without touching it: a file is opened for reading only."""
+"""Check the daemon's database without changing it: a file is opened read-only."""
 
 from __future__ import annotations
 
@@ -17,64 +17,62 @@ if TYPE_CHECKING:
     import sqlalchemy
 
 CHECK_BYTES_MAX = 4 << 30
-"""A larger file isn't read through: quick_check reads all of it."""
+"""Largest file to run quick_check on, which reads all of it."""
 JOURNAL_BYTES_MAX = 1 << 30
-"""Some minutes of a restore."""
+"""Journal that a restore replays in a few minutes."""
 CONNECT_TIMEOUT_S = 5
 CLOCK_DIFFERENCE_S_MAX = 2.0
-"""Daemons that share a database compare nothing with its clock, but an operator who reads two logs does."""
+"""Daemons don't depend on the database's clock, but operators compare the logs of both."""
 
 _CHECK = "database"
-_RESTORE = "stop the daemon and run diskcast database restore, which rebuilds it from backup and journal"
+_RESTORE = "stop the daemon and run diskcast database restore, which uses backup and journal"
 _HARMLESS = ("-wal", "-shm")
 
 
 def examine_database(config: ServerConfig) -> list[Finding]:
-    """Open it as it is and look."""
+    """Open the database of a configuration and check it."""
     if config.server.database.startswith("sqlite"):
         return _examine_sqlite(Path(config.server.database.removeprefix("sqlite:///")))
     return _examine_postgresql(config)
 
 
 def newest_schema() -> str:
-    """The migration that this version's schema ends with."""
+    """Return the latest migration of this version."""
     from sender.store.database.schema import head
 
     return head()
 
 
 def known_schemas() -> set[str]:
-    """All migrations that this version knows."""
+    """Return all migrations that this version knows."""
     from sender.store.database.schema import scripts
 
     return {script.revision for script in scripts().walk_revisions()}
 
 
 def judge_schema(revision: str | None, newest: str, known: set[str]) -> Finding:
-    """Whether this version can use a database of that schema."""
+    """Check that this version can use a database with that schema."""
     check = "database schema"
     if revision == newest:
-        return ok(check, f"{revision}, the newest")
+        return ok(check, f"{revision}, the latest")
     if revision is None or revision in known:
-        return ok(check, f"{revision or 'none yet'}: brought to {newest} at the next start")
-    detail = f"{revision} was made by a newer diskcast than this one"
-    return fail(
-        check, detail, "install that version again, or restore the backup that was made before the upgrade"
-    )
+        return ok(check, f"{revision or 'none yet'}: upgraded to {newest} at the next start")
+    detail = f"{revision} is from a newer version of diskcast"
+    return fail(check, detail, "install that version again, or restore the backup from before the upgrade")
 
 
 def _examine_sqlite(path: Path) -> list[Finding]:
     if not path.exists():
-        return [ok(_CHECK, f"{path}, made at the first start")]
+        return [ok(_CHECK, f"{path}, created at the first start")]
     if not os.access(path, os.R_OK | os.W_OK):
         return [
             fail(
                 _CHECK,
-                f"{path} can't be read and written",
+                f"can't read and write {path}",
                 f"ls -l {path}: it must belong to the daemon's user",
             )
         ]
-    # Without its two companions SQLite would have to make them: then the file alone is the whole truth.
+    # Without both companions SQLite would have to create them; then the file alone is complete anyway.
     mode = "mode=ro" if all(Path(f"{path}{end}").exists() for end in _HARMLESS) else "mode=ro&immutable=1"
     try:
         connection = sqlite3.connect(
@@ -93,20 +91,20 @@ def _examine_sqlite(path: Path) -> list[Finding]:
         return [fail(_CHECK, f"{path} is damaged: {error}", _RESTORE)]
     if answer != "ok":
         return [fail(_CHECK, f"{path} is damaged: {answer.splitlines()[0]}", _RESTORE)]
-    checked = "every page is sound" if whole else "too large to be read through here"
+    checked = "all pages are intact" if whole else "too large for a check here"
     found = [ok(_CHECK, f"SQLite, {path}, {format_bytes(size_bytes)}, {checked}")]
     found.append(judge_schema(revision, newest_schema(), known_schemas()))
     found.append(_journal(path))
     needed_bytes = 2 * size_bytes
     free_bytes = shutil.disk_usage(path.parent).free
     if free_bytes < needed_bytes:
-        detail = f"{format_bytes(free_bytes)} free, and a backup beside its database needs {format_bytes(needed_bytes)}"
-        found.append(warn("space for a backup", detail, f"df -h {path.parent}"))
+        detail = f"{format_bytes(free_bytes)} free, a backup next to its database needs {format_bytes(needed_bytes)}"
+        found.append(warn("space for a backup", detail, f"free some space: df -h {path.parent}"))
     return found
 
 
 def _journal(path: Path) -> Finding:
-    """Whether what came after the last backup could be put back, and how much it has become."""
+    """Check that the changes since the last backup could be restored, and how large they are."""
     from sender.store.backup.backup import backup_path
     from sender.store.backup.journal import find_segments
 
@@ -116,11 +114,11 @@ def _journal(path: Path) -> Finding:
         backup = backup_path(path).exists()
     except OSError as error:
         return fail(
-            check, f"it can't be read: {error}", f"ls -l {path}.*: they must belong to the daemon's user"
+            check, f"can't read it: {error}", f"ls -l {path}.*: they must belong to the daemon's user"
         )
     detail = f"{format_bytes(size_bytes)} of changes since {'the last backup' if backup else 'the beginning'}"
     if size_bytes > JOURNAL_BYTES_MAX:
-        return warn(check, f"{detail}: a restore would take long", "diskcast database backup")
+        return warn(check, f"{detail}: a restore would take long", "run diskcast database backup")
     return ok(check, detail)
 
 
@@ -140,14 +138,14 @@ def _examine_postgresql(config: ServerConfig) -> list[Finding]:
             poolclass=sa.NullPool,
         )
         with engine.connect() as connection:
-            return _ask_postgresql(connection, config.server.database_shown)
+            return _query_postgresql(connection, config.server.database_shown)
     except sa.exc.SQLAlchemyError as error:
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        mend = "is the server up, does its pg_hba.conf admit this user, is the password right: psql tries the same"
-        return [fail(_CHECK, f"{config.server.database_shown} doesn't open: {cause}", mend)]
+        fix = "check the server, the user in its pg_hba.conf, and the password; psql connects in the same way"
+        return [fail(_CHECK, f"can't connect to {config.server.database_shown}: {cause}", fix)]
 
 
-def _ask_postgresql(connection: sqlalchemy.Connection, shown: str) -> list[Finding]:
+def _query_postgresql(connection: sqlalchemy.Connection, shown: str) -> list[Finding]:
     import sqlalchemy as sa
 
     before = datetime.datetime.now(datetime.UTC)
@@ -160,7 +158,7 @@ def _ask_postgresql(connection: sqlalchemy.Connection, shown: str) -> list[Findi
     found = [ok(_CHECK, f"PostgreSQL {version}, {shown}")]
     if not writable:
         found.append(
-            fail("database is writable", "it's a standby or read-only", "name the primary in server.database")
+            fail("database is writable", "it's a standby or read-only", "set server.database to the primary")
         )
     exists = connection.scalar(sa.text("SELECT to_regclass('alembic_version') IS NOT NULL"))
     revision = connection.scalar(sa.text("SELECT version_num FROM alembic_version")) if exists else None
@@ -168,10 +166,10 @@ def _ask_postgresql(connection: sqlalchemy.Connection, shown: str) -> list[Findi
     if not exists and not connection.scalar(
         sa.text("SELECT has_schema_privilege(current_user, current_schema(), 'CREATE')")
     ):
-        mend = "GRANT CREATE ON SCHEMA public TO its user, or make that user the database's owner"
-        found.append(fail("database privileges", "this user may not make tables", mend))
+        fix = "GRANT CREATE ON SCHEMA public TO this user, or make it the owner of the database"
+        found.append(fail("database privileges", "this user can't create tables", fix))
     difference_s = abs((now - before).total_seconds())
     if difference_s > CLOCK_DIFFERENCE_S_MAX:
-        detail = f"{difference_s:.0f} s apart: history of several daemons is hard to read"
+        detail = f"{difference_s:.0f} s apart, which makes the history of several daemons hard to read"
         found.append(warn("clocks of daemon and database", detail, "timedatectl set-ntp true on both"))
     return found

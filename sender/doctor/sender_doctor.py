@@ -1,4 +1,4 @@
-"""Trying out on this machine what a sender needs: the group, the fast path, the ports, memory."""
+"""Check what a sender needs on this machine: the group, send offload, ports, memory."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ from sender.imaging.free_space import METHODS
 from sender.imaging.system_tools import find_tool
 
 MEMORY_BYTES_MAX = 400 * MIB
-"""The sender's bound, whatever the image."""
+"""Memory limit of the sender, for any image."""
 
 ANSWER_TIMEOUT_S = 1.0
-"""What is looped back on this machine arrives within microseconds; a second is for a machine that swaps."""
+"""Looped-back datagrams arrive within microseconds; a second allows for a machine that swaps."""
 
 TEST_DATAGRAM_COUNT = 8
 TEST_FRAME_BYTES_MAX = 1472
-"""Eight datagrams of a loopback interface's size would overflow the small buffer of the ear on the group."""
+"""Eight datagrams of a loopback interface's size would overflow the small buffer of the listener."""
 
 SENDER_MODULES = ("fastapi", "uvicorn", "asyncio_dgram")
-"""What the control API needs beyond what the agent has."""
+"""Modules that the control API needs besides those of the agent."""
 
 _NETWORK_DEVICES = Path("/sys/class/net")
 _LOOP_CONTROL = Path("/dev/loop-control")
@@ -72,15 +72,15 @@ _LOOP_CONTROL = Path("/dev/loop-control")
 def examine(
     interface_name: str | None, *, group: IpAddress, port: int, control: tuple[IpAddress | None, int]
 ) -> list[Finding]:
-    """Try everything that can be tried; takes a second an interface at most and changes nothing.
+    """Run all checks; takes at most a second per interface and changes nothing.
 
     The test datagrams have a time to live of 0: they never leave this machine.
 
     Args:
-        interface_name: as in ``ip link``; None for every interface that could carry the cast.
+        interface_name: as in ``ip link``; None for all usable interfaces.
         group: multicast address.
         port: UDP port of the data.
-        control: where the control API would listen: address (None for the interface's own) and port.
+        control: address (None for that of the interface) and port of the control API.
     """
     findings = []
     for name in [interface_name] if interface_name else _usable_names(group):
@@ -94,7 +94,7 @@ def examine(
 
 
 def _usable_names(group: IpAddress) -> list[str]:
-    """Interfaces that are up with an address of the group's family, or else the loopback interface."""
+    """Return interfaces that are up with an address of the group's family, or else the loopback interface."""
     names = [
         interface.name
         for interface in list_interfaces().values()
@@ -138,64 +138,64 @@ def _medium_facts(interface_name: str) -> MediumFacts:
 
 
 def judge_queue_disciplines(interface_name: str, kinds: Sequence[str]) -> list[Finding]:
-    """Whether the kernel helps to space the datagrams; any discipline will do, and nothing to say where it isn't known.
+    """Report whether the kernel helps to pace datagrams; any discipline works. Return no finding if it is unknown.
 
     Args:
         interface_name: as in ``ip link``.
-        kinds: of its queue disciplines, the root's first.
+        kinds: kinds of its queue disciplines, the root's first.
     """
     if not kinds:
         return []
     check = f"queue discipline of {interface_name}"
-    queueing = set(kinds[1:] or kinds)  # below mq, one for each queue of the card
+    queueing = set(kinds[1:] or kinds)  # below mq there is one for each queue of the card
     if queueing == {"fq"}:
-        return [ok(check, "fq: the kernel, too, spaces the bursts of a cast with --rate or --max-rate")]
+        return [ok(check, "fq: the kernel also paces the bursts of a cast with --rate or --max-rate")]
     names = ", ".join(sorted(queueing))
-    return [ok(check, f"{names}: the sender spaces bursts alone; fq would help with --rate or --max-rate")]
+    return [ok(check, f"{names}: only the sender paces bursts; fq would help with --rate or --max-rate")]
 
 
 def _try_group(
     interface: MulticastInterface, address: IpAddress, group: IpAddress, port: int, frame_bytes: int
 ) -> list[Finding]:
-    """Send to the group as a cast would and count what comes back to an ear on this machine."""
+    """Send to the group as a cast does, and count the datagrams that a listener on this machine receives."""
     check = f"multicast on {interface.name}"
     try:
         with (
-            open_announce_listener(interface, group, port) as ear,
+            open_announce_listener(interface, group, port) as listener,
             open_data_socket(interface, address, group, port, ttl=0) as sock,
         ):
             frame = _test_frame(frame_bytes)
             mode = _send_frames(sock, frame)
-            heard_count = _count_heard(ear, frame)
+            received_count = _count_received(listener, frame)
             send_buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     except InterfaceError as error:
         return [fail(check, str(error), f"ip route replace {group} dev {interface.name}")]
     except OSError as error:
         blocked = error.errno == errno.EPERM
-        reason = "a firewall forbids it" if blocked else os.strerror(error.errno or 0)
-        mend = f"allow UDP to {group} port {port} by {interface.name}: see nft list ruleset"
-        return [fail(check, f"sending to {group} failed: {reason}", mend)]
-    if heard_count < TEST_DATAGRAM_COUNT:
-        detail = f"{heard_count} of {TEST_DATAGRAM_COUNT} datagrams sent to {group} came back: a firewall drops them?"
-        mend = f"allow UDP port {port} to {group} by {interface.name}: see nft list ruleset"
-        return [fail(check, detail, mend)]
+        reason = "a firewall blocks it" if blocked else os.strerror(error.errno or 0)
+        fix = f"allow UDP to {group} port {port} through {interface.name}: nft list ruleset"
+        return [fail(check, f"can't send to {group}: {reason}", fix)]
+    if received_count < TEST_DATAGRAM_COUNT:
+        detail = f"received {received_count} of {TEST_DATAGRAM_COUNT} datagrams sent to {group}: is there a firewall?"
+        fix = f"allow UDP port {port} to {group} through {interface.name}: nft list ruleset"
+        return [fail(check, detail, fix)]
     buffer = SocketBuffer(
         "send buffer", "net.core.wmem_max", "the sending thread waits for the kernel more often"
     )
     return [
-        ok(check, f"{TEST_DATAGRAM_COUNT} datagrams sent to {group} port {port} came back"),
+        ok(check, f"received all {TEST_DATAGRAM_COUNT} datagrams sent to {group} port {port}"),
         _judge_send_mode(interface, mode),
         judge_socket_buffer(buffer, granted_bytes=send_buffer_bytes, wanted_bytes=SEND_BUFFER_BYTES),
     ]
 
 
 def _test_frame(frame_bytes: int) -> bytes:
-    """A datagram that no cast takes for its own, with the type that the ear lets through but without the magic."""
+    """Return a datagram that no cast accepts: with the type that the listener accepts, but without the magic."""
     return (b"\0\0\0" + bytes([Announce.WIRE_TYPE]) + b"diskcast doctor").ljust(frame_bytes, b".")
 
 
 def _send_frames(sock: socket.socket, frame: bytes) -> SendMode:
-    """Send the test datagrams through the transmitter's own output and return the way that worked."""
+    """Send the test datagrams through the transmitter's output and return the method that worked."""
     frames = np.frombuffer(frame * TEST_DATAGRAM_COUNT, np.uint8).reshape(TEST_DATAGRAM_COUNT, len(frame))
     output = DatagramOutput(sock, len(frame))
     sent_count = 0
@@ -204,13 +204,13 @@ def _send_frames(sock: socket.socket, frame: bytes) -> SendMode:
     return output.mode
 
 
-def _count_heard(ear: socket.socket, frame: bytes) -> int:
-    heard_count = 0
+def _count_received(listener: socket.socket, frame: bytes) -> int:
+    received_count = 0
     deadline = time.monotonic() + ANSWER_TIMEOUT_S
-    while heard_count < TEST_DATAGRAM_COUNT and (left_s := deadline - time.monotonic()) > 0:
-        if select.select([ear], [], [], left_s)[0]:
-            heard_count += ear.recv(len(frame) + 1) == frame
-    return heard_count
+    while received_count < TEST_DATAGRAM_COUNT and (left_s := deadline - time.monotonic()) > 0:
+        if select.select([listener], [], [], left_s)[0]:
+            received_count += listener.recv(len(frame) + 1) == frame
+    return received_count
 
 
 def _judge_send_mode(interface: MulticastInterface, mode: SendMode) -> Finding:
@@ -219,8 +219,8 @@ def _judge_send_mode(interface: MulticastInterface, mode: SendMode) -> Finding:
         return ok(check, f"UDP GSO: {TEST_DATAGRAM_COUNT} datagrams left in one call")
     return warn(
         check,
-        f"no UDP GSO: datagrams leave by {mode}, which costs several times the processor time",
-        f"a kernel of version 4.18 or later, and checksum offload: ethtool -K {interface.name} tx on",
+        f"no UDP GSO: sending by {mode} costs several times the processor time",
+        f"use kernel 4.18 or later, and checksum offload: ethtool -K {interface.name} tx on",
     )
 
 
@@ -235,15 +235,15 @@ def _try_ports(
     except AddressInUseError as error:
         return [fail(check, str(error), f"ss -lptun 'sport = :{port}'")]
     except ConfigurationError as error:
-        return [fail(check, str(error), f"choose another with --control {address}:PORT")]
+        return [fail(check, str(error), f"choose another one with --control {address}:PORT")]
     with tcp, udp:
         granted_bytes = udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     findings = [ok(check, "TCP for joins and UDP for feedback are free")]
     if listen_address.is_loopback and not address.is_loopback:
         detail = "receivers on other machines can't join through the loopback address"
-        findings.append(warn(f"reach of {listen_address}", detail, f"--control {address}:{port}"))
+        findings.append(warn(f"reach of {listen_address}", detail, f"use --control {address}:{port}"))
     buffer = SocketBuffer(
-        "feedback buffer", "net.core.rmem_max", "a large room's answers may be lost and repeated"
+        "feedback buffer", "net.core.rmem_max", "feedback of a large room may be lost and repeated"
     )
     findings.append(
         judge_socket_buffer(buffer, granted_bytes=granted_bytes, wanted_bytes=FEEDBACK_BUFFER_BYTES)
@@ -252,7 +252,7 @@ def _try_ports(
 
 
 def _bridges() -> list[BridgeFacts]:
-    """This machine's bridges, for receivers that are virtual machines or containers behind them."""
+    """Return the bridges of this machine, which may connect virtual machines or containers as receivers."""
     facts = []
     for settings in sorted(_NETWORK_DEVICES.glob("*/bridge")):
         try:
@@ -267,29 +267,29 @@ def _bridges() -> list[BridgeFacts]:
 def _try_modules() -> Finding:
     missing = [name for name in SENDER_MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        detail = f"the control API needs what isn't installed: {', '.join(missing)}"
+        detail = f"not installed: {', '.join(missing)}"
         return fail("control API", detail, "pip install 'diskcast[sender]'")
-    return ok("control API", "everything it needs is installed")
+    return ok("control API", "all required modules are installed")
 
 
 def judge_free_space() -> list[Finding]:
-    """Which filesystems can be asked what they don't use; what can't be is packed whole, so nothing here is fatal."""
+    """Check for which filesystems `pack` can skip free space; it packs others completely, so no check fails."""
     missing = {filesystem: method.missing_tools() for filesystem, method in METHODS.items()}
     known = ", ".join(filesystem for filesystem, tools in missing.items() if not tools)
-    findings = [ok("free space", f"not packed of {known}")]
+    findings = [ok("free space", f"skipped when packing {known}")]
     for filesystem, tools in missing.items():
         if tools:
-            detail = f"packed too, for lack of {' and '.join(tools)}"
+            detail = f"packed as well: {' and '.join(tools)} not installed"
             findings.append(
                 warn(f"free space of {filesystem}", detail, f"apt install {METHODS[filesystem].packages}")
             )
     check = "free space in partitions"
     if find_tool("losetup") is None:
-        detail = "losetup, which shows tools a partition alone, isn't installed"
+        detail = "losetup, which gives tools access to a single partition, isn't installed"
         findings.append(warn(check, detail, "apt install mount util-linux"))
     elif os.geteuid() != 0:
         alone = ", ".join(filesystem for filesystem, method in METHODS.items() if method.takes_offset)
-        findings.append(ok(check, f"not packed of {alone}; of all others when `diskcast pack` runs as root"))
+        findings.append(ok(check, f"skipped for {alone}; for all others if `diskcast pack` runs as root"))
     elif not _LOOP_CONTROL.exists():
         findings.append(warn(check, "this kernel or container has no loop devices", "modprobe loop"))
     return findings

@@ -41,7 +41,7 @@ def test_a_database_in_use_is_well_and_up_to_date(config: ServerConfig) -> None:
     finally:
         store.close()
     assert {finding.status for finding in found.values()} == {Status.OK}, found
-    assert found["database schema"].detail == f"{head()}, the newest"
+    assert found["database schema"].detail == f"{head()}, the latest"
     assert {finding.status for finding in examine_database(config)} == {Status.OK}, "and when it was closed"
 
 

@@ -262,10 +262,10 @@ def test_fq_is_named_with_what_it_does_and_another_discipline_is_no_problem() ->
         assert finding.status is Status.OK
         return finding.detail
 
-    assert detail("fq").startswith("fq: the kernel, too, spaces the bursts")
+    assert detail("fq").startswith("fq: the kernel also paces the bursts")
     assert detail("mq", "fq", "fq") == detail("fq")
-    assert detail("fq_codel").startswith("fq_codel: the sender spaces bursts alone")
-    assert detail("mq", "fq", "pfifo_fast").startswith("fq, pfifo_fast: the sender spaces")
+    assert detail("fq_codel").startswith("fq_codel: only the sender paces bursts")
+    assert detail("mq", "fq", "pfifo_fast").startswith("fq, pfifo_fast: only the sender paces")
     assert judge_queue_disciplines("if0", ()) == [], "the kernel doesn't say"
 
 

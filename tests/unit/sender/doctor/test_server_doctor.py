@@ -1,4 +1,4 @@
-"""What the daemon's doctor calls fine works, what it calls broken is, and nothing is changed."""
+"""The daemon's doctor finds the problems of a machine, and only those, and changes nothing."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ from sender.config.config_file import load_config
 from sender.config.server_config import ServerConfig
 from sender.doctor import database_doctor, server_doctor
 from sender.doctor.database_doctor import examine_database, judge_schema
-from sender.doctor.server_doctor import (
+from sender.doctor.files_doctor import judge_library, judge_permissions, judge_state_directory
+from sender.doctor.server_doctor import examine_server, judge_ports
+from sender.doctor.system_doctor import (
     cgroup_memory_bytes,
     clock_is_synchronised,
-    examine_server,
     judge_clock,
-    judge_library,
-    judge_permissions,
-    judge_ports,
-    judge_state_directory,
     parse_unit_limits,
 )
 from tests.support.network.lab import LIMIT_S
@@ -53,7 +50,7 @@ def _schemas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_doctor, "known_schemas", lambda: {"0001", "0002"})
 
 
-def test_the_command_reports_a_machine_that_never_ran_a_daemon_and_makes_nothing(tmp_path: Path) -> None:
+def test_the_command_checks_a_machine_without_a_daemon_and_creates_nothing(tmp_path: Path) -> None:
     listen, first = free_port_range(2)
     path = tmp_path / "diskcast.toml"
     path.write_text(
@@ -97,7 +94,7 @@ def test_a_state_directory_that_others_can_write_is_a_failure(tmp_path: Path) ->
     tmp_path.chmod(0o750)
     assert {finding.status for finding in judge_state_directory(tmp_path)} == {Status.OK}
     assert not (tmp_path / "a").exists()
-    assert "made at the first start" in judge_state_directory(tmp_path / "a" / "b")[0].detail
+    assert "created at the first start" in judge_state_directory(tmp_path / "a" / "b")[0].detail
 
 
 def test_a_file_in_the_place_of_the_state_directory_is_a_failure(tmp_path: Path) -> None:
@@ -132,7 +129,7 @@ def test_a_configuration_with_a_password_is_a_secret_too(tmp_path: Path) -> None
     assert "hunter2" not in finding.detail
 
 
-def test_images_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_image_folders_are_failures(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     (finding,) = judge_library(_config(tmp_path))
     assert finding.status is Status.OK
@@ -170,11 +167,11 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_sound_database_is_sound_and_stays_as_it_is(tmp_path: Path, database: Path) -> None:
+def test_an_intact_database_is_ok_and_stays_unchanged(tmp_path: Path, database: Path) -> None:
     before = database.read_bytes()
     found = _by_check(examine_database(_config(tmp_path)))
     assert found["database"].status is Status.OK
-    assert found["database schema"].detail == "0002, the newest"
+    assert found["database schema"].detail == "0002, the latest"
     assert database.read_bytes() == before
     assert list(tmp_path.iterdir()) == [database]
 
@@ -186,10 +183,10 @@ def test_a_database_that_a_daemon_uses_can_be_examined(tmp_path: Path, database:
     found = _by_check(examine_database(_config(tmp_path)))
     connection.close()
     assert found["database"].status is Status.OK
-    assert found["database schema"].detail == "0001: brought to 0002 at the next start"
+    assert found["database schema"].detail == "0001: upgraded to 0002 at the next start"
 
 
-def test_a_damaged_database_is_found_and_its_mend_is_restore(tmp_path: Path, database: Path) -> None:
+def test_the_fix_of_a_damaged_database_is_a_restore(tmp_path: Path, database: Path) -> None:
     data = bytearray(database.read_bytes())
     data[8192:12288] = b"\xff" * 4096
     database.write_bytes(data)
@@ -205,7 +202,7 @@ def test_a_database_of_a_newer_version_is_refused() -> None:
     assert judge_schema(None, "0002", {"0001", "0002"}).status is Status.OK
 
 
-def test_a_database_server_that_is_not_there_is_a_failure_without_its_password(tmp_path: Path) -> None:
+def test_an_unavailable_database_is_a_failure_that_hides_the_password(tmp_path: Path) -> None:
     [port] = free_port_range(1)
     config = _config(tmp_path, server__database=f"postgresql://u:hunter2@127.0.0.1:{port}/d")
     (finding,) = examine_database(config)
@@ -233,7 +230,7 @@ def test_ports_of_another_program_are_a_failure(tmp_path: Path) -> None:
 
 @pytest.fixture
 def web_server() -> Iterator[tuple[int, list[bytes]]]:
-    """A server whose answer to everything is the first of a list."""
+    """Run a server that answers every request with the first item of a list."""
     answers = [b"{}"]
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -253,7 +250,7 @@ def web_server() -> Iterator[tuple[int, list[bytes]]]:
         thread.join()
 
 
-def test_a_daemon_that_runs_is_told_from_any_web_server(
+def test_a_running_daemon_is_distinguished_from_other_web_servers(
     tmp_path: Path, web_server: tuple[int, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_doctor, "HEALTH_TIMEOUT_S", LIMIT_S)
@@ -271,7 +268,7 @@ def test_a_daemon_that_runs_is_told_from_any_web_server(
 # -- system ----------------------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_nobody_keeps_is_a_warning() -> None:
+def test_an_unsynchronised_clock_is_a_warning() -> None:
     assert judge_clock(synchronised=False).status is Status.WARN
     assert judge_clock(synchronised=True).status is Status.OK
     assert judge_clock(synchronised=None).status is Status.OK
@@ -287,11 +284,11 @@ def test_limits_of_the_unit_are_read_as_systemd_prints_them() -> None:
     assert parse_unit_limits(["LoadState=not-found", "LimitNOFILE=1024"]) is None
 
 
-def test_a_memory_limit_of_a_container_is_seen() -> None:
+def test_the_memory_limit_of_a_container_is_read() -> None:
     assert cgroup_memory_bytes() > 0
 
 
-def test_the_daemon_takes_as_many_descriptors_as_it_may() -> None:
+def test_the_daemon_raises_its_descriptor_limit() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 5000))\n"
         "from sender.serve.descriptor_limit import raise_descriptor_limit; print(raise_descriptor_limit())"
