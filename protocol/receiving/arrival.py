@@ -45,7 +45,7 @@ class ArrivalMeter:
         self._slots: deque[_Slot] = deque()
         self._expected = 0
         self._received = 0
-        self._newest_at = 0.0
+        self._latest_at = 0.0
         self._base_ticks: float | None = None
 
     def add(self, loss: LossCounter, sent_at: int | None, arrived_at: float) -> None:
@@ -58,7 +58,7 @@ class ArrivalMeter:
         """
         self._expected, self._received = loss.expected_count, loss.received_count
         delay_ticks = math.inf if sent_at is None else self._delay_ticks(sent_at, arrived_at)
-        self._newest_at = max(self._newest_at, arrived_at)
+        self._latest_at = max(self._latest_at, arrived_at)
         slots = self._slots
         if not slots or arrived_at >= slots[-1].started_at + _SLOT_S:
             slots.append(_Slot(arrived_at, self._expected, self._received, delay_ticks))
@@ -75,7 +75,7 @@ class ArrivalMeter:
         if self._base_ticks is None:
             self._base_ticks = delay
         else:
-            drift = max(0.0, arrived_at - self._newest_at) * _DRIFT_TICKS_PER_S
+            drift = max(0.0, arrived_at - self._latest_at) * _DRIFT_TICKS_PER_S
             self._base_ticks = (self._base_ticks + drift) % SENT_AT_MODULUS
         above = (delay - self._base_ticks + SENT_AT_MODULUS / 2) % SENT_AT_MODULUS - SENT_AT_MODULUS / 2
         if above < 0:
@@ -84,17 +84,17 @@ class ArrivalMeter:
 
     def rate_bytes_per_s(self, now: float) -> float:
         """The rate at which data arrives; 0 when too little came lately to tell."""
-        if not self._slots or now - self._newest_at > ARRIVAL_WINDOW_S:
+        if not self._slots or now - self._latest_at > ARRIVAL_WINDOW_S:
             return 0.0
         first = self._slots[0]
         # Once a queue stands, only what has arrived since then is the link's rate.
         for slot in reversed(self._slots):
             if slot.least_delay_ticks * SENT_AT_TICK_S < QUEUE_DELAY_HIGH_S:
                 break
-            if self._newest_at - slot.started_at >= ARRIVAL_WINDOW_S / 2:
+            if self._latest_at - slot.started_at >= ARRIVAL_WINDOW_S / 2:
                 first = slot
                 break
-        elapsed_s = self._newest_at - first.started_at
+        elapsed_s = self._latest_at - first.started_at
         if elapsed_s < ARRIVAL_WINDOW_S / 2:
             return 0.0
         return (self._received - first.received_at_start) * self._frame_bytes / elapsed_s

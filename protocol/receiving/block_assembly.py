@@ -17,7 +17,7 @@ from protocol.constants import ESI_NONE, SYMBOLS_MAX
 
 @dataclasses.dataclass(slots=True)
 class AssembledBlock:
-    """A block under assembly, and once ``lacking_count`` is zero, ready to be decoded.
+    """A block under assembly, and once ``missing_count`` is zero, ready to be decoded.
 
     Attributes:
         object: the object of the cast.
@@ -28,7 +28,7 @@ class AssembledBlock:
         slot_esi: ``uint8[k]``: which encoding symbol each slot holds, ESI_NONE when empty.
         seen: ``bool[255]``: encoding symbols that are in a slot.
         buffer_index: place in the pool.
-        lacking_count: distinct symbols still needed: the deficit.
+        missing_count: distinct symbols still needed: the deficit.
         nacked: whether this receiver asked for repair of it.
     """
 
@@ -40,7 +40,7 @@ class AssembledBlock:
     slot_esi: NDArray[np.uint8]
     seen: NDArray[np.bool_]
     buffer_index: int
-    lacking_count: int
+    missing_count: int
     nacked: bool = False
 
     @property
@@ -69,11 +69,11 @@ class AssembledBlock:
         source_count = int(np.searchsorted(esi, self.k))
         if source_count:
             self._add_source(esi[:source_count], symbols[:source_count])
-        if source_count < esi.size and self.lacking_count:
+        if source_count < esi.size and self.missing_count:
             self._add_repair(esi[source_count:], symbols[source_count:])
 
     def _add_source(self, esi: NDArray[np.uint8], symbols: NDArray[np.uint8]) -> None:
-        esi = esi[: self.lacking_count]
+        esi = esi[: self.missing_count]
         if esi.size == 0:
             return
         occupied = self.slot_esi[esi] != ESI_NONE
@@ -86,7 +86,7 @@ class AssembledBlock:
             self.slots[esi] = symbols[: esi.size]
         self.slot_esi[esi] = esi
         self.seen[esi] = True
-        self.lacking_count -= esi.size
+        self.missing_count -= esi.size
 
     def _move_occupants(self, slots: NDArray[np.uint8], arriving: NDArray[np.uint8]) -> None:
         """Repair symbols give way to arriving source symbols; there is an empty slot for each of them."""
@@ -95,12 +95,12 @@ class AssembledBlock:
         self.slot_esi[empty] = self.slot_esi[slots]
 
     def _add_repair(self, esi: NDArray[np.uint8], symbols: NDArray[np.uint8]) -> None:
-        esi = esi[: self.lacking_count]
+        esi = esi[: self.missing_count]
         slots = np.flatnonzero(self.slot_esi == ESI_NONE)[-esi.size :]
         self.slots[slots] = symbols[: esi.size]
         self.slot_esi[slots] = esi
         self.seen[esi] = True
-        self.lacking_count -= esi.size
+        self.missing_count -= esi.size
 
 
 class BufferPool:
@@ -144,10 +144,10 @@ class BufferPool:
             slot_esi=np.full(k, ESI_NONE, np.uint8),
             seen=np.zeros(SYMBOLS_MAX, np.bool_),
             buffer_index=index,
-            lacking_count=k,
+            missing_count=k,
         )
 
-    def give_back(self, block: AssembledBlock) -> None:
+    def release(self, block: AssembledBlock) -> None:
         """Return a block's buffer; the block must not be used afterwards."""
         assert block.buffer_index not in self._free[-1:]
         self._free.append(block.buffer_index)

@@ -5,7 +5,7 @@ Each block is in one of six stages, kept as one octet::
     SETTLED   not needed: nothing stored for it, not asked for, or verified
     UNSCANNED nobody knows yet whether the target holds it: taken if it comes, never asked for
     WAITING   needed, and the pass hasn't gone by yet
-    LACKING   needed, and the pass has gone by (or FLUSH said so): to be NACKed
+    MISSING   needed, and the pass has gone by (or FLUSH said so): to be NACKed
     ASSEMBLED enough symbols are there; it is being decoded and written
     WRITTEN   on its way to being verified
 """
@@ -33,7 +33,7 @@ class Stage(IntEnum):
 
     SETTLED = 0
     WAITING = 1
-    LACKING = 2
+    MISSING = 2
     ASSEMBLED = 3
     WRITTEN = 4
     UNSCANNED = 5
@@ -44,7 +44,7 @@ _RUN_SYMBOLS_MIN: Final = 12
 
 # As plain integers: comparing enum members costs more than the rest of a run's bookkeeping.
 _WAITING: Final = int(Stage.WAITING)
-_LACKING: Final = int(Stage.LACKING)
+_MISSING: Final = int(Stage.MISSING)
 _UNSCANNED: Final = int(Stage.UNSCANNED)
 
 
@@ -106,7 +106,7 @@ class ObjectReception:
         self._pass_index: int | None = None
         self._frontier = 0
         self._joined_before_start = joined_before_start
-        self._lacking_count = 0
+        self._missing_count = 0
 
     @property
     def block_count(self) -> int:
@@ -124,9 +124,9 @@ class ObjectReception:
         return len(self._partial)
 
     @property
-    def lacking_count(self) -> int:
+    def missing_count(self) -> int:
         """Blocks to be NACKed, now or later."""
-        return self._lacking_count
+        return self._missing_count
 
     # -- symbols ----------------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class ObjectReception:
         stage = self.stage[block]
         # A few repairs of a block that may be there already would only hold a buffer.
         fresh = (headers["flags"] & FLAG_REPAIR) == 0
-        useful = (stage == _WAITING) | (stage == _LACKING) | ((stage == _UNSCANNED) & fresh)
+        useful = (stage == _WAITING) | (stage == _MISSING) | ((stage == _UNSCANNED) & fresh)
         if not useful.all():
             headers, symbols = headers[useful], symbols[useful]
         runs = list(block_runs(headers))
@@ -186,15 +186,15 @@ class ObjectReception:
         partial = self._partial.get(block)
         if partial is None:
             stage = self.stage[block]
-            if stage not in (_WAITING, _LACKING, _UNSCANNED):
+            if stage not in (_WAITING, _MISSING, _UNSCANNED):
                 return None  # completed by an earlier run of this batch
             partial = self._start(block)
             if partial is None:
                 self.pool_drop_count += symbols.shape[0]
                 return None
         partial.add(esi, symbols)
-        if partial.lacking_count:
-            if self.stage[block] == _LACKING:  # its repair has begun to come, asked for by whomever
+        if partial.missing_count:
+            if self.stage[block] == _MISSING:  # its repair has begun to come, asked for by whomever
                 self._retry_at[block] = max(self._retry_at.get(block, 0.0), hold_until)
             return None
         del self._partial[block]
@@ -238,47 +238,47 @@ class ObjectReception:
     # -- what is lacking --------------------------------------------------------------------------------------
 
     def settle_losses(self, next_sequence: int) -> None:
-        """Call blocks LACKING that the pass went by longer ago than datagrams are reordered."""
+        """Call blocks MISSING that the pass went by longer ago than datagrams are reordered."""
         while self._passed:
             passed = self._passed[0]
             if sequence_difference(next_sequence, passed.sequence) <= REORDER_DATAGRAM_COUNT:
                 return
             self._passed.popleft()
-            self._mark_lacking(passed.start, passed.stop)
+            self._mark_missing(passed.start, passed.stop)
 
     def pass_all(self, sequence: int) -> None:
         """The pass has gone by everything before the datagram of this number: lost for certain soon after it."""
         self._pass_by(0, self.block_count, sequence)
 
     def flush(self) -> None:
-        """The sender has sent all that was demanded: whatever is needed is LACKING now."""
+        """The sender has sent all that was demanded: whatever is needed is MISSING now."""
         self._passed.clear()
-        self._mark_lacking(0, self.block_count)
+        self._mark_missing(0, self.block_count)
 
-    def _mark_lacking(self, start: int, stop: int) -> None:
+    def _mark_missing(self, start: int, stop: int) -> None:
         # The pass has gone by with less than all of them, and it isn't known whether the rest is worth asking for.
         for block in [block for block in self._partial if start <= block < stop]:
             if self.stage[block] == _UNSCANNED:
-                self._give_up(block)
+                self._abandon(block)
         for rows in windows(stop, start):
             stage = self.stage[rows]
             waiting = stage == _WAITING
             count = int(np.count_nonzero(waiting))
             if count:
-                stage[waiting] = _LACKING
-                self._lacking_count += count
+                stage[waiting] = _MISSING
+                self._missing_count += count
 
-    def ask(self, blocks_max: int, *, retry_at: float, now: float) -> list[tuple[int, int]]:
+    def take_due_nacks(self, blocks_max: int, *, retry_at: float, now: float) -> list[tuple[int, int]]:
         """``(block, deficit)`` of what should be NACKed now, ascending; they aren't due again before ``retry_at``.
 
         A block is asked for only with a buffer, which is taken here: otherwise new data would have taken it by the
         time the repair comes, and what the whole room was sent again would be dropped again.
         """
-        if self._lacking_count == 0:
+        if self._missing_count == 0:
             return []
-        held = [block for block in self._partial if self.stage[block] == _LACKING]
+        held = [block for block in self._partial if self.stage[block] == _MISSING]
         # As many blocks as there are buffers, however many thousands are lacking.
-        first = self._first_lacking(self._pool.free_count + len(held))
+        first = self._first_missing(self._pool.free_count + len(held))
         due = []
         for block in sorted({*held, *first}):
             if self._retry_at.get(block, 0.0) > now:
@@ -288,36 +288,36 @@ class ObjectReception:
                 continue
             partial.nacked = True
             self._retry_at[block] = retry_at
-            due.append((block, partial.lacking_count))
+            due.append((block, partial.missing_count))
             if len(due) == blocks_max:
                 break
         return due
 
-    def _first_lacking(self, count_max: int) -> list[int]:
-        """The first LACKING blocks, found without a look at those behind them."""
+    def _first_missing(self, count_max: int) -> list[int]:
+        """The first MISSING blocks, found without a look at those behind them."""
         found: list[int] = []
-        count = min(count_max, self._lacking_count)
+        count = min(count_max, self._missing_count)
         for rows in windows(self.block_count):
             if len(found) == count:
                 break
-            places = np.flatnonzero(self.stage[rows] == _LACKING)[: count - len(found)]
+            places = np.flatnonzero(self.stage[rows] == _MISSING)[: count - len(found)]
             found += (places + rows.start).tolist()
         return found
 
-    def abandon_lacking(self) -> None:
+    def abandon_missing(self) -> None:
         """Give back the buffers of blocks that this pass has gone by incomplete.
 
         For a receiver whose repairs have to wait: what little it has of them would keep it from catching others whole.
         """
-        lacking = [block for block in self._partial if self.stage[block] == _LACKING]
+        lacking = [block for block in self._partial if self.stage[block] == _MISSING]
         for block in [block for block in lacking if block < self._frontier]:
-            self._give_up(block)
+            self._abandon(block)
 
-    def _give_up(self, block: int) -> None:
+    def _abandon(self, block: int) -> None:
         """Give an incomplete block's buffer back, if it has one."""
         partial = self._partial.pop(block, None)
         if partial is not None:
-            self._pool.give_back(partial)
+            self._pool.release(partial)
         self._retry_at.pop(block, None)
 
     def _start(self, block: int) -> AssembledBlock | None:
@@ -340,7 +340,7 @@ class ObjectReception:
         held = np.asarray(blocks[self.stage[blocks] == _UNSCANNED], np.int64)
         self.stage[held] = Stage.SETTLED
         for block in [block for block in self._partial if self.stage[block] == Stage.SETTLED]:
-            self._give_up(block)
+            self._abandon(block)
         return held
 
     def not_arrived(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -348,7 +348,7 @@ class ObjectReception:
         lacking: NDArray[np.int64] = blocks[self.stage[blocks] == _UNSCANNED]
         return lacking
 
-    def mark_missing(self, blocks: NDArray[np.integer]) -> None:
+    def mark_needed(self, blocks: NDArray[np.integer]) -> None:
         """The target doesn't hold ``blocks``, and the sender knows: they are awaited unless they came meanwhile."""
         self.stage[blocks[self.stage[blocks] == _UNSCANNED]] = Stage.WAITING
 
@@ -364,8 +364,8 @@ class ObjectReception:
 
     def mark_rejected(self, block: int) -> None:
         """What was assembled or written is wrong: ask for the whole block again."""
-        self._move(block, Stage.LACKING)
+        self._move(block, Stage.MISSING)
 
     def _move(self, block: int, stage: Stage) -> None:
-        self._lacking_count += (stage == Stage.LACKING) - (int(self.stage[block]) == Stage.LACKING)
+        self._missing_count += (stage == Stage.MISSING) - (int(self.stage[block]) == Stage.MISSING)
         self.stage[block] = stage

@@ -139,7 +139,7 @@ class ReceiverSession:
         self._echo_us = 0
         self._echo_heard_at = now
         self._heard_at = now
-        self._silence_told_at = now
+        self._silence_reported_at = now
         self._report_at = now
         self._reported_at = now
         self._reported_fill = 0.0
@@ -181,9 +181,9 @@ class ReceiverSession:
         return 0 if self._image is None else self._image.unsettled_count
 
     @property
-    def lacking_count(self) -> int:
+    def missing_count(self) -> int:
         """Blocks that the pass has gone by and that aren't there."""
-        return 0 if self._image is None else self._image.lacking_count
+        return 0 if self._image is None else self._image.missing_count
 
     @property
     def pool_drop_count(self) -> int:
@@ -262,7 +262,7 @@ class ReceiverSession:
             if frames.shape[0] == 0:
                 return
         headers = header_view(frames)
-        self._heard(now)
+        self._note_heard(now)
         self.statistics.frames_received_count += frames.shape[0]
         self.statistics.bytes_received += frames.size
         self.loss.add(headers["sequence"])
@@ -279,16 +279,16 @@ class ReceiverSession:
         filling = self.fill > self._reported_fill + REPORT_EARLY_FILL_STEP
         queueing = self._arrival.queue_delay_s > QUEUE_DELAY_HIGH_S
         if filling or (queueing and not self._reported_queueing):
-            self._report_early(now, everybody=queueing)
+            self._report_early(now, whole_group=queueing)
 
-    def _report_early(self, now: float, *, everybody: bool) -> None:
+    def _report_early(self, now: float, *, whole_group: bool) -> None:
         """Bad news doesn't wait for its turn; news that the whole group has is spread over time."""
-        spread_s = self.receiver_count / REPORT_EARLY_RATE_MAX if everybody else 0.0
+        spread_s = self.receiver_count / REPORT_EARLY_RATE_MAX if whole_group else 0.0
         if self._report_at > self._reported_at + REPORT_EARLY_INTERVAL_S + spread_s:
             self._report_at = max(now, self._reported_at + REPORT_EARLY_INTERVAL_S) + (
                 self._rng.uniform(0.0, spread_s) if self.receiver_count > 1 else 0.0
             )
-        self._reported_queueing = everybody or self._reported_queueing
+        self._reported_queueing = whole_group or self._reported_queueing
 
     def _end_manifest_pass(self, sequence: int, now: float) -> None:
         """Image data comes when all of the manifest has been sent: what still lacks of it won't come by itself."""
@@ -316,10 +316,10 @@ class ReceiverSession:
             self.rejects["bad_field"] = self.rejects.get("bad_field", 0) + invalid_count
         reception.settle_losses(self.loss.next_sequence)
         if self.demoted:
-            reception.abandon_lacking()
+            reception.abandon_missing()
         for block in assembled:
             self._take_assembled(block)
-        if assembled and not any(item.lacking_count for item in self._receptions()):
+        if assembled and not any(item.missing_count for item in self._receptions()):
             self._round_at = None  # the next loss draws a back-off of its own
         self._schedule_round(now)
 
@@ -360,7 +360,7 @@ class ReceiverSession:
             return
         if prefix.session_token != self.parameters.session_token:
             raise WireError("stale_session")
-        self._heard(now)
+        self._note_heard(now)
         if isinstance(message, EndOfTransmission):
             if self._advance(ReceptionTrigger.CAST_ENDED):
                 self._events.append(CastEnded(message.outcome, message.reason))
@@ -384,7 +384,7 @@ class ReceiverSession:
         if announce.incarnation != self.parameters.incarnation:
             self._events.append(SenderRestarted(announce))
             return
-        self._heard(now)
+        self._note_heard(now)
         self._take_group_state(announce, now)
 
     def _receive_flush(self, flush: Flush, now: float) -> None:
@@ -402,9 +402,9 @@ class ReceiverSession:
         self.receiver_count = message.receiver_count
         self._report_interval_s = message.report_interval_ms / 1e3
 
-    def _heard(self, now: float) -> None:
+    def _note_heard(self, now: float) -> None:
         self._heard_at = now
-        self._silence_told_at = now
+        self._silence_reported_at = now
 
     # -- the scan's results -----------------------------------------------------------------------------------
 
@@ -422,13 +422,13 @@ class ReceiverSession:
     def blocks_missing(self, blocks: NDArray[np.integer]) -> None:
         """The target doesn't hold these image blocks, and the sender has been told that they are needed."""
         assert self._image is not None
-        self._image.mark_missing(blocks)
+        self._image.mark_needed(blocks)
 
     # -- the pipeline's results -------------------------------------------------------------------------------
 
     def release(self, assembled: AssembledBlock) -> None:
         """Give a block's buffer back: it was written or thrown away."""
-        self._pool.give_back(assembled)
+        self._pool.release(assembled)
 
     def block_written(self, block: int) -> None:
         """An image block is on the target, not verified yet."""
@@ -453,8 +453,8 @@ class ReceiverSession:
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """The NACKs and REPORTs that are due, for the sender's feedback port."""
         datagrams = []
-        if now >= self._silence_told_at + _SILENT_S:
-            self._silence_told_at = now
+        if now >= self._silence_reported_at + _SILENT_S:
+            self._silence_reported_at = now
             self._events.append(SenderSilent(now - self._heard_at))
         if self._round_at is not None and now >= self._round_at:
             self._round_at = None
@@ -468,7 +468,7 @@ class ReceiverSession:
 
     def next_timer(self) -> float:
         """When :meth:`datagrams_to_send` should be asked again, absolute monotonic seconds."""
-        times = [self._report_at, self._silence_told_at + _SILENT_S]
+        times = [self._report_at, self._silence_reported_at + _SILENT_S]
         if self._round_at is not None:
             times.append(self._round_at)
         return min(times)
@@ -514,7 +514,7 @@ class ReceiverSession:
             return []
         blocks_max = NACK_BLOCKS_PER_DATAGRAM_MAX * NACK_DATAGRAMS_PER_ROUND_MAX
         retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)
-        due = reception.ask(blocks_max, retry_at=now + retry_s, now=now)
+        due = reception.take_due_nacks(blocks_max, retry_at=now + retry_s, now=now)
         if not due:
             return []
         rows = _as_runs(due)
@@ -536,7 +536,7 @@ class ReceiverSession:
         """Look at what is lacking after a random back-off, unless that is planned already."""
         if self.demoted and self._manifest is None:
             return  # its turn comes in the tail
-        if self._round_at is None and any(reception.lacking_count for reception in self._receptions()):
+        if self._round_at is None and any(reception.missing_count for reception in self._receptions()):
             backoff_s = nack_backoff_s(self._rng, self.grtt_s, self.receiver_count)
             self._round_at = now + max(_ROUND_PAUSE_MIN_S, backoff_s)
 

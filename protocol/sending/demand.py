@@ -268,11 +268,11 @@ class Demand:
                 self._turn += 1
             if self._swept and (self._stripe_left == 0 or swept.esi == swept.stop_esi):
                 self._turn %= len(self._swept)
-                self._begin_stripe()
+                self._start_stripe()
         self._next_sequence = sequence
         return sequence
 
-    def _begin_stripe(self) -> None:
+    def _start_stripe(self) -> None:
         self._stripe_left = SYMBOLS_MAX if len(self._swept) == 1 else INTERLEAVE_SYMBOLS
 
     def _end_block(self, swept: _SweptBlock, sequence: int) -> None:
@@ -297,7 +297,7 @@ class Demand:
             self._start_block(block, parity)
             block = self._next_wanted()
         self._turn = 0
-        self._begin_stripe()
+        self._start_stripe()
         return True
 
     def _start_block(self, block: int, parity: Callable[[int], int]) -> None:

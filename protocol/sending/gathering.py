@@ -14,7 +14,7 @@ from protocol.sending.roster import Roster
 class Attendance(enum.Enum):
     """What a look at the room says."""
 
-    AWAITED = "awaited"
+    WAITING = "waiting"
     """Somebody is still waited for."""
     GATHERED = "gathered"
     """Image data may begin."""
@@ -29,37 +29,37 @@ class Gathering:
         """Begin to wait for those that ``policy`` wants to be there."""
         self._policy = policy
         self._roster = roster
-        self._began_at = now
-        self._begin_asked = False
-        self._excused_count = 0
+        self._started_at = now
+        self._start_requested = False
+        self._absent_count = 0
         self._enough_at: float | None = None
 
-    def begin(self) -> None:
+    def start_now(self) -> None:
         """Wait for nobody any more but for the first receiver."""
-        self._begin_asked = True
+        self._start_requested = True
 
-    def excuse(self, count: int) -> None:
+    def stop_waiting_for(self, count: int) -> None:
         """So many of those that are waited for won't come."""
-        self._excused_count = count
+        self._absent_count = count
 
-    def look(self, now: float) -> Attendance:
+    def check(self, now: float) -> Attendance:
         """Whether image data may begin: enough receivers are there, and hold the manifest or had time to get it."""
         policy = self._policy
-        waited_s = now - self._began_at
+        waited_s = now - self._started_at
         wait_s = math.inf if policy.by_hand or policy.max_wait_s is None else policy.max_wait_s
-        overdue = self._begin_asked or waited_s >= wait_s
+        overdue = self._start_requested or waited_s >= wait_s
         records = self._roster.records.values()
         present_count = sum(
             record.state.active or record.state is ReceiverState.COMPLETE for record in records
         )
         if waited_s >= wait_s and present_count == 0:
             return Attendance.NOBODY
-        enough = present_count + self._excused_count >= policy.wait_for and not policy.by_hand
+        enough = present_count + self._absent_count >= policy.wait_for and not policy.by_hand
         if present_count == 0 or not (enough or overdue):
             self._enough_at = None
-            return Attendance.AWAITED
+            return Attendance.WAITING
         if self._enough_at is None:
             self._enough_at = now
         ready = all(record.ready for record in self._roster.active)
         manifests_had_time = now - self._enough_at >= MANIFEST_WAIT_S
-        return Attendance.GATHERED if ready or manifests_had_time else Attendance.AWAITED
+        return Attendance.GATHERED if ready or manifests_had_time else Attendance.WAITING

@@ -77,14 +77,14 @@ class GroupMessages:
         """Data went onto the wire: FLUSH may follow at once if that was all."""
         self._flush_at = now
 
-    def tell_standing(self, standing: Standing, now: float) -> None:
+    def send_standing(self, standing: Standing, now: float) -> None:
         """Say who is too slow, if that is news."""
         if standing != (self._standing or _NOBODY):
             self._standing = standing
             self._standing_left = STANDING_COUNT
             self._standing_at = now
 
-    def tell_end(self, outcome: SessionOutcome, reason: str, now: float) -> None:
+    def send_end(self, outcome: SessionOutcome, reason: str, now: float) -> None:
         """Say that the cast is over."""
         self._end = EndOfTransmission(outcome, reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore"))
         self._end_at = now

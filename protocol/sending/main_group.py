@@ -29,7 +29,7 @@ from protocol.shared.units import format_rate
 from protocol.wire.bitmap import bitmap_of
 from protocol.wire.messages import Standing
 
-_TELL_SLOW_AFTER_S = 1.0
+_NOTIFY_SLOW_AFTER_S = 1.0
 """A receiver that is slow only for a moment is not asked to stop its NACKs."""
 _JUDGE_S_PER_RECEIVER = 1e-4
 """A comparison costs a few microseconds per receiver: with this pause, a few per cent of a processor."""
@@ -128,7 +128,7 @@ class MainGroup:
             record.receiver_id
             for record in self._roster.active
             if record.deferred
-            or (record.slow_since is not None and now - record.slow_since > _TELL_SLOW_AFTER_S)
+            or (record.slow_since is not None and now - record.slow_since > _NOTIFY_SLOW_AFTER_S)
         )
         records = self._roster.records.items()
         dropped = (key for key, record in records if record.state is ReceiverState.DROPPED)

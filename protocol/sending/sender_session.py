@@ -172,7 +172,7 @@ class SenderSession:
         if self.state is not CastState.CASTING or self.paused:
             return NO_BOTTLENECK
         if self.image_demand.idle and not self._transmission.read_stalled:
-            return self._waited_for()
+            return self._receiver_bottleneck()
         starved_by = self._transmission.starved_by(self.rate_bytes_per_s)
         if starved_by is not None:
             return Bottleneck(starved_by)
@@ -189,7 +189,7 @@ class SenderSession:
             return 0.0
         return now - max(self._transmission.transmitted_at, self.statistics.started_at or now)
 
-    def _waited_for(self) -> Bottleneck:
+    def _receiver_bottleneck(self) -> Bottleneck:
         """With nothing to send the cast waits for whoever has most in its buffers."""
         busy = [record for record in self._roster.active if record.bottleneck != Cause.NETWORK]
         if not busy:
@@ -286,17 +286,17 @@ class SenderSession:
         elif self._leave(record, ReceiverTrigger.FAILED):
             record.error = report.error
             self._events.append(ReceiverFailed(receiver_id, report.error))
-        self._serve_who_is_left(now)
+        self._serve_remaining(now)
 
     # -- the operator -----------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def start_casting(self) -> None:
         """Don't wait for more receivers: send image data as soon as one has joined."""
-        self._gathering.begin()
+        self._gathering.start_now()
 
-    def excuse(self, count: int) -> None:
+    def stop_waiting_for(self, count: int) -> None:
         """So many of those that are waited for won't come: they said so before they joined."""
-        self._gathering.excuse(count)
+        self._gathering.stop_waiting_for(count)
 
     def pause(self) -> None:
         """Send no more data until :meth:`resume`. The room hears that the sender lives, and keeps what it has."""
@@ -320,7 +320,7 @@ class SenderSession:
         self.statistics.ended_at = now
         self.manifest_demand.withdraw()
         self.image_demand.withdraw()
-        self._messages.tell_end(outcome, reason, now)
+        self._messages.send_end(outcome, reason, now)
         self._events.append(CastFinished(outcome, reason))
 
     # -- feedback datagrams -----------------------------------------------------------------------------------
@@ -437,7 +437,7 @@ class SenderSession:
     def control_datagrams(self, now: float) -> list[bytes]:
         """The control datagrams that are due, to be multicast in this order; also runs the timeouts."""
         if now >= self._timeouts_at:
-            self._run_watch(now, now - self._timeouts_at + _TIMER_S)
+            self._run_timers(now, now - self._timeouts_at + _TIMER_S)
             self._timeouts_at = now + _TIMER_S
         self._start_if_gathered(now)
         group = GroupState(
@@ -488,7 +488,7 @@ class SenderSession:
             self._main_group.forget(record)
         return left
 
-    def _run_watch(self, now: float, elapsed_s: float) -> None:
+    def _run_timers(self, now: float, elapsed_s: float) -> None:
         """What is looked at every ``_TIMER_S``."""
         timeout_s = max(self.policy.receiver_timeout_s, REPORTS_PER_TIMEOUT * self._report_interval_s)
         for record in [record for record in self._roster.active if now - record.heard_at > timeout_s]:
@@ -500,12 +500,12 @@ class SenderSession:
             bottleneck = self.bottleneck
             self.bottleneck_seconds[bottleneck] = self.bottleneck_seconds.get(bottleneck, 0.0) + elapsed_s
             self._events += self._main_group.judge(now, at_once=True)
-            self._serve_who_is_left(now)
+            self._serve_remaining(now)
         capacities = self.rate_control.capacities.values()
         self._parity.update((item.usual_loss, item.loss_burst) for item in capacities if not item.exempt)
-        self._messages.tell_standing(self._main_group.standing(now), now)
+        self._messages.send_standing(self._main_group.standing(now), now)
 
-    def _serve_who_is_left(self, now: float) -> None:
+    def _serve_remaining(self, now: float) -> None:
         """Begin the tail when only stragglers are left, end the cast when nobody is."""
         if self.state is not CastState.CASTING:
             return
@@ -523,7 +523,7 @@ class SenderSession:
     def _start_if_gathered(self, now: float) -> None:
         if self.state is not CastState.GATHERING:
             return
-        attendance = self._gathering.look(now)
+        attendance = self._gathering.check(now)
         if attendance is Attendance.NOBODY:
             self._events.append(GatheringTimedOut())
             self.end(SessionOutcome.CANCELLED, "no receiver joined in time", now)

@@ -190,13 +190,13 @@ class CastRun:
     def start_now(self) -> None:
         """Start casting without waiting for more receivers."""
         with self.shared.update() as (session, _now):
-            session.begin()
+            session.start_casting()
         self._wake.set()
 
     def stop_waiting_for(self, count: int) -> None:
         """Wait for ``count`` receivers fewer."""
         with self.shared.update() as (session, _now):
-            session.excuse(count)
+            session.stop_waiting_for(count)
         self._wake.set()
 
     def pause(self) -> None:

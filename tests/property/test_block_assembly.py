@@ -25,7 +25,7 @@ def test_any_order_of_symbols_assembles_the_block(k: int, repair_count: int, see
     block = pool.take(1, 0, k, k * SYMBOL_BYTES)
     assert block is not None
     seen: set[int] = set()
-    while block.lacking_count:
+    while block.missing_count:
         count = int(rng.integers(1, n + 1)) if len(seen) < k + 20 else n
         if rng.random() < 0.5:
             esi = rng.integers(0, n, count, dtype=np.uint8)
@@ -35,9 +35,9 @@ def test_any_order_of_symbols_assembles_the_block(k: int, repair_count: int, see
         block.add(esi, symbols[esi])
         seen |= set(esi.tolist())
         held = {int(e) for e in block.slot_esi if e != 255}
-        assert len(held) == k - block.lacking_count
+        assert len(held) == k - block.missing_count
         assert held <= seen
-        assert block.lacking_count == max(0, k - len(seen)), "a distinct symbol was thrown away"
+        assert block.missing_count == max(0, k - len(seen)), "a distinct symbol was thrown away"
     decode_in_place(block.slots, block.slot_esi)
     assert np.array_equal(block.slots, symbols[:k])
 
@@ -48,8 +48,8 @@ def test_the_pool_is_bounded_and_reused() -> None:
     assert pool.fill == 1.0
     assert pool.take(1, 99, 4, 64) is None
     assert blocks[0] is not None
-    pool.give_back(blocks[0])
+    pool.release(blocks[0])
     again = pool.take(1, 99, 2, 32)
     assert again is not None
     assert again.buffer_index == blocks[0].buffer_index
-    assert again.lacking_count == 2
+    assert again.missing_count == 2

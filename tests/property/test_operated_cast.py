@@ -194,11 +194,11 @@ class OperatedCast(RuleBasedStateMachine):
 
     @happens(count=st.integers(0, RECEIVERS_MAX))
     def excuse(self, count: int) -> None:
-        self.world.sender.excuse(count)
+        self.world.sender.stop_waiting_for(count)
 
     @happens()
     def begin(self) -> None:
-        self.world.sender.begin()
+        self.world.sender.start_casting()
 
     @precondition(lambda self: self.world.sender.state != CastState.GATHERING)
     @happens(outcome=st.integers(0, 2))
@@ -244,7 +244,7 @@ class OperatedCast(RuleBasedStateMachine):
             receiver.lingers = False
             if receiver.session is None:
                 receiver.join()
-        sender.begin()
+        sender.start_casting()
         sender.resume(world.now)
         sender.set_rate_ceiling(1e9)
         for _ in range(STEPS_MAX):

@@ -103,7 +103,7 @@ def _assembled(made: MadeImage, block: int, stored: bytes) -> AssembledBlock:
         slot_esi=np.arange(k, dtype=np.uint64).astype(np.uint8),
         seen=np.ones(SYMBOLS_MAX, np.bool_),
         buffer_index=0,
-        lacking_count=0,
+        missing_count=0,
     )
 
 

@@ -175,7 +175,7 @@ class World(Timeline):
     def describe(self) -> str:
         """The state, for a failure's message."""
         states = [(r.name, r.state.value, r.needed_count) for r in self.sender.receivers.values()]
-        return f"{states} lacking {[r.session and r.session.lacking_count for r in self.receivers]}"
+        return f"{states} lacking {[r.session and r.session.missing_count for r in self.receivers]}"
 
     # -- sender -----------------------------------------------------------------------------------------------
 

@@ -48,15 +48,15 @@ class Receiver:
             assert invalid_count == 0
             self.reception.settle_losses(int(batch["sequence"].max()) + 1)
             if demoted:
-                self.reception.abandon_lacking()
+                self.reception.abandon_missing()
             for block in assembled:
-                self.pool.give_back(block)
+                self.pool.release(block)
                 self.reception.mark_settled(np.array([block.block]))
                 self.verified.append(block.block)
 
     def ask(self, now: float = 100.0) -> dict[int, int]:
         """Deficits by block."""
-        return dict(self.reception.ask(1000, retry_at=now + 0.1, now=now))
+        return dict(self.reception.take_due_nacks(1000, retry_at=now + 0.1, now=now))
 
 
 def _demand() -> Demand:
@@ -88,7 +88,7 @@ def test_blocks_that_are_sent_together_are_not_taken_for_lost_while_they_last(de
     assert depth * K > REORDER_DATAGRAM_COUNT or depth < 3, "longer open than datagrams are reordered"
     for start in range(0, headers.size, BATCH):
         receiver.take(headers[start : start + BATCH])
-        assert receiver.reception.lacking_count == 0
+        assert receiver.reception.missing_count == 0
     assert sorted(receiver.verified) == list(range(BLOCK_COUNT))
 
 
@@ -152,7 +152,7 @@ def test_what_was_abandoned_is_asked_for_whole_when_its_turn_comes() -> None:
     receiver.take(np.delete(headers, slice(5 * K, 5 * K + 20)), demoted=True)
     assert receiver.pool.fill == 0.0
     assert receiver.ask() == {5: K}
-    assert receiver.reception.stage[5] == Stage.LACKING
+    assert receiver.reception.stage[5] == Stage.MISSING
     assert receiver.reception.incomplete_count == 1, "the buffer for the answer"
 
 
@@ -193,7 +193,7 @@ def test_what_the_target_holds_is_settled_and_what_it_lacks_is_awaited() -> None
     need = np.zeros(BLOCK_COUNT, np.bool_)
     need[lacking] = True
     demand.want(need)
-    receiver.reception.mark_missing(lacking)
+    receiver.reception.mark_needed(lacking)
     headers = _pass(demand, depth=1)
     assert headers.size == 2 * K
     receiver.take(headers[:-7])
@@ -208,9 +208,9 @@ def test_a_block_that_came_while_it_was_scanned_is_written_whatever_the_scan_say
         headers, np.zeros((K, SYMBOL_BYTES), np.uint8), hold_s=0.05, now=1.0
     )
     assert receiver.reception.mark_held(np.array([0, 1])).tolist() == [1]
-    receiver.reception.mark_missing(np.array([0]))
+    receiver.reception.mark_needed(np.array([0]))
     assert receiver.reception.stage[0] == Stage.ASSEMBLED
-    receiver.pool.give_back(assembled)
+    receiver.pool.release(assembled)
 
 
 def test_a_block_that_is_found_on_the_target_halfway_gives_its_buffer_back() -> None:

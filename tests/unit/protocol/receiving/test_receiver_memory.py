@@ -87,7 +87,7 @@ def lose_all(held: Held) -> None:
         held.session.blocks_missing(missing)
     assert held.session._image is not None
     held.session._image.flush()
-    assert held.session.lacking_count == held.parameters.raw_bytes // BLOCK_BYTES
+    assert held.session.missing_count == held.parameters.raw_bytes // BLOCK_BYTES
     assert held.session.datagrams_to_send(1.0)
 
 

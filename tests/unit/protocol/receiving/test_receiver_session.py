@@ -297,8 +297,8 @@ def test_standing_that_is_said_again_or_of_others_is_no_news() -> None:
 def test_who_does_not_know_the_session_can_demote_or_drop_nobody() -> None:
     """One forged datagram would silence the room."""
     pair = Pair()
-    everybody = bitmap_of(range(1024))
-    pair.control(Standing(everybody, everybody), 100.1, token=0)
+    whole_group = bitmap_of(range(1024))
+    pair.control(Standing(whole_group, whole_group), 100.1, token=0)
     assert pair.receiver.next_events() == []
     assert not pair.receiver.demoted
     assert pair.receiver.rejects == {"stale_session": 1}

@@ -27,25 +27,25 @@ def test_somebody_who_leaves_before_the_start_is_waited_for_again() -> None:
     """Else a manifest that comes much later would find that its time is up already."""
     room = Room(wait_for=1)
     room.join("a", ready=False)
-    assert room.gathering.look(101.0) is Attendance.AWAITED
+    assert room.gathering.check(101.0) is Attendance.WAITING
     put_into(room.roster, room.roster.records[0], ReceiverState.LOST)
-    assert room.gathering.look(200.0) is Attendance.AWAITED
+    assert room.gathering.check(200.0) is Attendance.WAITING
     room.join("b", ready=False)
-    assert room.gathering.look(201.0) is Attendance.AWAITED
-    assert room.gathering.look(201.0 + MANIFEST_WAIT_S) is Attendance.GATHERED
+    assert room.gathering.check(201.0) is Attendance.WAITING
+    assert room.gathering.check(201.0 + MANIFEST_WAIT_S) is Attendance.GATHERED
 
 
-@pytest.mark.parametrize(("by_hand", "attendance"), [(False, Attendance.NOBODY), (True, Attendance.AWAITED)])
+@pytest.mark.parametrize(("by_hand", "attendance"), [(False, Attendance.NOBODY), (True, Attendance.WAITING)])
 def test_nobody_comes_in_time(by_hand: bool, attendance: Attendance) -> None:
     """A cast that waits for the operator's word has no time that could be up."""
     room = Room(max_wait_s=30.0, by_hand=by_hand)
-    assert room.gathering.look(129.0) is Attendance.AWAITED
-    assert room.gathering.look(130.0) is attendance
+    assert room.gathering.check(129.0) is Attendance.WAITING
+    assert room.gathering.check(130.0) is attendance
 
 
 def test_excused_machines_count_as_there_but_nobody_casts_to_them_alone() -> None:
     room = Room(wait_for=2)
-    room.gathering.excuse(2)
-    assert room.gathering.look(101.0) is Attendance.AWAITED
+    room.gathering.stop_waiting_for(2)
+    assert room.gathering.check(101.0) is Attendance.WAITING
     room.join("a")
-    assert room.gathering.look(101.0) is Attendance.GATHERED
+    assert room.gathering.check(101.0) is Attendance.GATHERED

@@ -69,11 +69,11 @@ def test_while_data_flows_there_is_no_flush() -> None:
 
 def test_a_standing_is_said_a_few_times_when_it_changes_and_with_each_announcement() -> None:
     group = Group()
-    group.messages.tell_standing(Standing(b"", b""), 100.0)
+    group.messages.send_standing(Standing(b"", b""), 100.0)
     group.listen(102.5)
     assert group.times(Standing) == [], "nobody is too slow: no news"
-    group.messages.tell_standing(SLOW, 102.5)
-    group.messages.tell_standing(SLOW, 102.6)
+    group.messages.send_standing(SLOW, 102.5)
+    group.messages.send_standing(SLOW, 102.6)
     group.listen(102.9)
     assert len(group.times(Standing)) == STANDING_COUNT
     group.listen(104.5)
@@ -82,7 +82,7 @@ def test_a_standing_is_said_a_few_times_when_it_changes_and_with_each_announceme
 
 def test_the_end_is_said_a_few_times_and_a_long_reason_fits() -> None:
     group = Group()
-    group.messages.tell_end(SessionOutcome.CANCELLED, "ä" * 400, 100.0)
+    group.messages.send_end(SessionOutcome.CANCELLED, "ä" * 400, 100.0)
     assert group.messages.end_left_count == EOT_COUNT
     group.listen(105.0)
     assert len(group.times(EndOfTransmission)) == EOT_COUNT

@@ -25,24 +25,24 @@ def test_a_cast_begun_by_hand_waits_for_the_word_however_many_have_joined() -> N
     session.join(join_request(), 100.0)
     session.control_datagrams(103.0)
     assert session.state == CastState.GATHERING
-    session.begin()
+    session.start_casting()
     session.control_datagrams(103.1)
     assert session.state == CastState.CASTING
 
 
-def test_who_said_beforehand_that_it_won_t_come_is_not_waited_for() -> None:
+def test_who_said_beforehand_that_it_won_t_come_is_not_receiver_bottleneck() -> None:
     session = new_session(wait_for=3)
     session.join(join_request(), 100.0)
     session.control_datagrams(101.0)
     assert session.state == CastState.GATHERING
-    session.excuse(2)
+    session.stop_waiting_for(2)
     session.control_datagrams(101.1)
     assert session.state == CastState.CASTING
 
 
 def test_the_word_alone_begins_nothing_without_a_receiver() -> None:
     session = new_session()
-    session.begin()
+    session.start_casting()
     session.control_datagrams(100.5)
     assert session.state == CastState.GATHERING
     session.join(join_request(), 100.6)

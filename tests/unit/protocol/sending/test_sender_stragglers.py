@@ -199,7 +199,7 @@ def test_a_bad_moment_is_over_when_it_is_over() -> None:
     assert cast.session.image_demand.repair_block_count > 0
 
 
-def test_waiting_keeps_all_together_and_names_who_is_waited_for() -> None:
+def test_waiting_keeps_all_together_and_names_the_receiver_that_holds_it() -> None:
     cast = Cast(slow_policy=SlowPolicy.WAIT).run(20.0)
     assert cast.told(*VERDICTS) == []
     assert cast.standings() == []
