@@ -1,4 +1,4 @@
-"""Writing real block devices and filesystems: past the page cache, coherent with it, as tuned and set back."""
+"""Writing real block devices and filesystems: past the page cache, coherent with it, with queue settings restored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DISK_BYTES = len(MADE.raw) // 4096 * 4096 + MIB
 
 @pytest.fixture
 def backing(tmp_path: Path) -> Path:
-    """A disk larger than the image, full of something else."""
+    """Create a disk that is larger than the image and full of other data."""
     path = tmp_path / "disk"
     path.write_bytes(b"\xa5" * DISK_BYTES)
     return path
@@ -70,7 +70,7 @@ def test_a_device_is_written_past_the_page_cache(backing: Path, options: tuple[s
 @pytest.mark.parametrize("sector_bytes", [512, 4096, 16384])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_any_bytes_at_any_place_of_a_device(tmp_path: Path, sector_bytes: int, seed: int) -> None:
-    """Direct writes, the page cache's and the device's own zeroing lie beside and over each other."""
+    """Direct writes, cached writes and the device's own zeroing lie beside and over each other."""
     rng = random.Random(seed)
     size = 3 * MIB
     path = tmp_path / "disk"
@@ -85,7 +85,7 @@ def test_any_bytes_at_any_place_of_a_device(tmp_path: Path, sector_bytes: int, s
     ):
         for _ in range(6):
             write_pieces(writer, content, random_pieces(rng, size, 40), rng)
-            # As udev's probes do: what they leave in the cache must not survive the next write.
+            # Like udev's probes: pages that they leave in the cache must not survive the next write.
             assert os.pread(other.fileno(), size, 0) == content
             target.sync()
             assert target.read_back.read_into(memory, 0) == size
@@ -96,7 +96,7 @@ def test_any_bytes_at_any_place_of_a_device(tmp_path: Path, sector_bytes: int, s
 
 @pytest.mark.parametrize("filesystem", ["ext4", "xfs", "btrfs", "tmpfs", "ramfs"])
 def test_a_file_is_written_on_any_filesystem(tmp_path: Path, filesystem: str) -> None:
-    """Directly or not, as the filesystem can: it is right and stays sparse."""
+    """Written directly or not, the file is right and stays sparse."""
     point, disk = tmp_path / "mounted", tmp_path / "disk"
     with contextlib.ExitStack() as stack:
         if filesystem in ("tmpfs", "ramfs"):
@@ -123,7 +123,7 @@ def test_a_file_is_written_on_any_filesystem(tmp_path: Path, filesystem: str) ->
 
 
 def test_unused_blocks_are_given_back_to_the_device(backing: Path) -> None:
-    """A thin disk or an SSD gets back what the image doesn't need, and nothing else."""
+    """A thin disk or an SSD gets back the unused blocks and nothing else."""
     with (
         loop_device(backing) as device,
         open_target(device, raw_bytes=len(MADE.raw)) as target,
@@ -140,7 +140,7 @@ def test_unused_blocks_are_given_back_to_the_device(backing: Path) -> None:
 
 
 def test_a_disk_that_is_full_behind_the_device_is_a_failed_write(tmp_path: Path) -> None:
-    """A thin disk whose pool has run out: a direct write tells at once, and nothing is called written after it."""
+    """The pool of a thin disk is exhausted: a direct write fails at once, and nothing counts as written after it."""
     made = make_image("r" * 128)
     with mounted("none", tmp_path / "thin", "-t", "tmpfs", "-o", "size=2m") as point:
         backing = point / "disk"
@@ -170,7 +170,7 @@ def _chosen(device: Path) -> str:
 
 @contextlib.contextmanager
 def _tunable_device(backing: Path) -> Iterator[tuple[Path, str, str]]:
-    """A loop device with another scheduler than the one that suits it; and the two."""
+    """Provide a loop device with an unsuitable scheduler, and the names of both."""
     with loop_device(backing) as device:
         names = _scheduler(device).read_text().replace("[", "").replace("]", "").split()
         rotational = (_scheduler(device).parent / "rotational").read_text().strip()
@@ -203,7 +203,7 @@ def test_a_partition_s_settings_are_its_disk_s(tmp_path: Path) -> None:
     with backing.open("wb") as file:
         file.truncate(16 * MIB)
     with _tunable_device(backing) as (device, before, suits):
-        # The kernel may be without parsers of partition tables; it takes partitions that it is told of.
+        # The kernel may have no parsers of partition tables, but accepts explicit partitions.
         run("addpart", device, "1", "2048", "8192")
         try:
             partition = Path(f"{device}p1")

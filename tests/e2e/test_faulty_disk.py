@@ -26,14 +26,14 @@ from tests.support.network.loopback_cast import LoopbackCast, assert_memory_kept
 pytestmark = pytest.mark.needs_root
 
 VICTIM = 42
-"""A block in the middle of the image's data, which is written once in an undisturbed run."""
+"""A block in the middle of the image's data, written once in a run without faults."""
 RIGHT_ALREADY = 44
-"""A block that the target has before the run begins."""
+"""A block that the target holds before the run."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run has to end."""
+    """The required end of a run."""
 
     exit_code: int = 0
     says: tuple[str, ...] = ()
@@ -47,13 +47,13 @@ WRONG_TWICE = Ending(
 
 
 def on_victim(operation: Operation, action: Action, **fields: int | str) -> Fault:
-    """A fault of one block."""
+    """Return a fault of one block."""
     where = {"start_bytes": VICTIM * BLOCK_BYTES, "stop_bytes": (VICTIM + 1) * BLOCK_BYTES}
     return Fault(operation, action, **{**where, **fields})  # type: ignore[arg-type]
 
 
 on_boot_sector = functools.partial(Fault, Operation.WRITE, start_bytes=446, stop_bytes=510, after_count=2)
-"""Of the partition table, when it's written: the mark stood there twice before."""
+"""The write of the partition table: the third write there, after two of the marker."""
 
 CASES = {
     "no space": (
@@ -127,7 +127,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> SmallImage:
 
 @pytest.fixture(scope="module")
 def base(image: SmallImage, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Another system, with one block that happens to be as the image wants it."""
+    """Return another system's disk with one block that matches the image."""
     other = bytearray(make_bootable_disk(tmp_path_factory.mktemp("other") / "disk.raw", seed=2))
     same = slice(RIGHT_ALREADY * BLOCK_BYTES, (RIGHT_ALREADY + 1) * BLOCK_BYTES)
     other[same] = image.raw[same]
@@ -144,14 +144,14 @@ class Bed:
         self.target = target
 
     def content(self) -> bytes:
-        """What is really on the disk."""
+        """Return the content of the disk itself."""
         return (self.disk.storage / "target").read_bytes()
 
     def restore(self) -> Program:
         return Program(diskcast_agent("restore", self.image.path, "--target", self.target, "--json"))
 
     def assert_ended(self, agent: Program, ending: Ending) -> None:
-        """The agent ended so, and what it says of the target is true."""
+        """Check the agent's exit code and message, and that its statement about the target is true."""
         assert agent.wait(LIMIT_S) == ending.exit_code, agent.describe()
         result, content = agent.result, self.content()
         assert result["ok"] is (ending.exit_code == 0)
@@ -207,18 +207,18 @@ def test_restore_to_a_faulty_device(device_bed: Bed, case: str) -> None:
     "case", ["no space", "read-back error", "bit flipped, once", "bit flipped, always", "write lost, once"]
 )
 def test_restore_to_a_faulty_file(file_bed: Bed, case: str) -> None:
-    """Between a file and its disk there is a page cache: what it says doesn't count."""
+    """Between a file and its disk is the page cache, whose success doesn't count."""
     restore_with(file_bed, *CASES[case])
 
 
 def test_restore_with_short_writes(file_bed: Bed) -> None:
-    """Each call does half of what it was asked for: of a file, where the kernel doesn't go on by itself."""
+    """Each call does half of its work; on a file, since for a device the kernel continues on its own."""
     restore_with(file_bed, Fault(Operation.WRITE, Action.SHORT), RIGHT)
 
 
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 def test_restore_loses_zeros(image: SmallImage, base: bytes, tmp_path: Path, always: bool) -> None:
-    """Holes that are made, and aren't there when they're read back: the zeros are written instead, or it is told."""
+    """Punched holes that read back as data: the zeros are written instead, or the run fails."""
     with bed(image, base, tmp_path, is_device=False) as made:
         fault = Fault(Operation.PUNCH, Action.LOSE, count=None if always else 1)
         made.disk.set_behaviour(Behaviour(faults=(fault,)))
@@ -231,9 +231,9 @@ def test_restore_loses_zeros(image: SmallImage, base: bytes, tmp_path: Path, alw
 
 
 def test_no_failed_flush_is_retried_into_success(image: SmallImage, base: bytes, tmp_path: Path) -> None:
-    """Whichever of a run's flushes fails, once: the kernel says so once only, and has forgotten the pages."""
+    """Any one flush of a run fails: the kernel reports it only once and has forgotten the pages."""
     with bed(image, base, tmp_path, is_device=True) as made:
-        before_count = made.disk.counts()["flush_count"]  # making the loop device flushes, too
+        before_count = made.disk.counts()["flush_count"]  # creating the loop device flushes, too
         with made.restore() as agent:
             made.assert_ended(agent, RIGHT)
         flush_count = made.disk.counts()["flush_count"] - before_count
@@ -270,9 +270,7 @@ def test_cast_to_a_faulty_disk(device_bed: Bed, case: str) -> None:
     with LoopbackCast(device_bed.image.path) as cast:
         agent = cast.receive(device_bed.target)
         device_bed.assert_ended(agent, ending)
-        if (
-            device_bed.content() != device_bed.base
-        ):  # else the sender goes on waiting for a machine that is fit
+        if device_bed.content() != device_bed.base:  # otherwise the sender waits for a machine that works
             sender_code = ReceiversIncompleteError.exit_code if ending.exit_code else 0
             assert cast.sender.wait(LIMIT_S) == sender_code, cast.sender.describe()
     assert device_bed.disk.counts()["struck"] > 0
@@ -287,7 +285,7 @@ def test_cast_with_short_writes(file_bed: Bed) -> None:
 
 @pytest.mark.parametrize("operation", HANGS)
 def test_cast_waits_for_a_disk_that_hangs(device_bed: Bed, operation: Operation) -> None:
-    """The agent stays in touch with the sender meanwhile: it isn't given up, however long it takes."""
+    """The agent stays in contact with the sender, which never gives it up."""
     fault = HANGS[operation]
     device_bed.disk.set_behaviour(Behaviour(faults=(fault,)))
     with LoopbackCast(device_bed.image.path, "--receiver-timeout", "3") as cast:

@@ -1,4 +1,4 @@
-"""Images on larger disks, with the real tools: the GPT's end, partitions and filesystems grown, boot entries made.
+"""Fitting images to larger disks with the real tools: GPT backup, grown partitions and filesystems, boot entries.
 
 The disk is claimed by its target all the while, as when the agent has just committed an image on it.
 """
@@ -55,7 +55,7 @@ BLOCK_BYTES = 256 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One partition of a made image."""
+    """One partition of a test image."""
 
     size_mib: int
     type: str
@@ -65,7 +65,7 @@ class Part:
 
 @dataclasses.dataclass
 class Disk:
-    """A disk with an image on it that is smaller than the disk."""
+    """A disk with an image that is smaller than the disk."""
 
     backing: Path
     image_bytes: int
@@ -101,7 +101,7 @@ class Disk:
         return {"id": table["id"], "partitions": table["partitions"]}
 
     def span(self, number: int) -> tuple[int, int]:
-        """Start and size of a partition in bytes."""
+        """Return the start and size of a partition in bytes."""
         part = next(part for part in self.table()["partitions"] if part["node"] == f"p{number}")
         return part["start"] * self.sector_bytes, part["size"] * self.sector_bytes
 
@@ -115,7 +115,7 @@ class Disk:
             yield device
 
     def fit(self, options: FitOptions, manifest: Manifest | None = None) -> list[str]:
-        """What the agent does, from the claim to the end; nothing of it may be left."""
+        """Fit as the agent does, from claiming the disk to the end, and leave nothing behind."""
         manifest = manifest or self.manifest
         with self.device() as device, open_target(device, raw_bytes=self.image_bytes) as target:
 
@@ -147,14 +147,14 @@ def loops_over(device: Path) -> list[str]:
 
 
 def require_no_loops_over(device: Path) -> None:
-    """They go with the program that made them, unless another one looks at all disks of this machine just now."""
+    """Wait until loop devices are gone: another program that probes disks may keep them open for a moment."""
     wait_until(f"no loop device over {device}", lambda: not loops_over(device))
 
 
 def make_filesystem(path: Path, kind: str, size_bytes: int, sector_bytes: int) -> None:
     with path.open("wb") as file:
         file.truncate(size_bytes)
-    # On a loop device, as on a disk: the tools ask it for its sectors.
+    # On a loop device, as on a disk: the tools query its sector size.
     with loop_device(path, "--sector-size", str(sector_bytes)) as device:
         run(*MKFS[kind], device)
 
@@ -162,7 +162,7 @@ def make_filesystem(path: Path, kind: str, size_bytes: int, sector_bytes: int) -
 def make_disk(
     directory: Path, parts: list[Part], *, size_mib: int, table: str = "gpt", sector_bytes: int = 512
 ) -> Disk:
-    """An image with filesystems, whose last partition ends a MiB before it does; on a disk of just its size."""
+    """Create an image with filesystems, whose last partition ends a MiB before its end, on a disk of its size."""
     backing = directory / "disk"
     image_bytes = (1 + sum(part.size_mib for part in parts) + 1) * MIB
     with backing.open("wb") as file:
@@ -193,7 +193,7 @@ def place(path: Path, backing: Path, offset_bytes: int) -> None:
 
 @contextlib.contextmanager
 def opened(disk: Disk, kind: str, number: int, point: Path, *, write: bool = False) -> Iterator[Path]:
-    """A partition's filesystem, mounted for a look."""
+    """Mount a partition's filesystem for inspection."""
     start, size = disk.span(number) if number else (0, disk.backing.stat().st_size)
     place_options = ("--offset", str(start), "--sizelimit", str(size))
     with loop_device(disk.backing, *place_options, "--sector-size", str(disk.sector_bytes)) as device:
@@ -229,7 +229,7 @@ def room_bytes(point: Path) -> int:
 
 
 def require_right_gpt(disk: Disk) -> None:
-    """By sgdisk's judgement, through a device of the disk's sectors, and the copy in the very last sector."""
+    """Require that sgdisk accepts the GPT and that its backup is in the last sector."""
     with disk.device() as device:
         assert "No problems found" in run("sgdisk", "--verify", device)
         assert "No errors detected" in run("sfdisk", "--verify", device)
@@ -311,7 +311,7 @@ def test_a_larger_disk_gets_the_backup_table_at_its_end_and_nothing_else_changes
 
 
 def test_a_hybrid_mbr_stays_one(tmp_path: Path) -> None:
-    """As some machines that start both ways have it: its entries are nobody's to change."""
+    """Machines that boot both ways have a hybrid MBR: its entries must not change."""
     disk = make_disk(tmp_path, [partition_of("ext4"), Part(8, LINUX)], size_mib=90)
     os.truncate(disk.backing, disk.image_bytes)
     with disk.device() as device:
@@ -327,7 +327,7 @@ def test_a_hybrid_mbr_stays_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [NO_FIT, GROW])
 def test_a_disk_of_the_images_size_is_left_alone(tmp_path: Path, options: FitOptions) -> None:
-    """Also when its last partition couldn't grow: the same command serves a room of different disks."""
+    """Even if its last partition couldn't grow: one command serves a room of different disks."""
     disk = make_disk(tmp_path, [partition_of("ext4"), Part(8, RECOVERY)], size_mib=50)
     assert disk.backing.stat().st_size == disk.image_bytes
     digest = disk.digest()
@@ -373,7 +373,7 @@ def test_a_logical_partition_grows_with_the_extended_one_around_it(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
 def test_a_filesystem_without_a_partition_table_grows_alone(tmp_path: Path, kind: str) -> None:
-    """As when the image of a partition is written to a larger partition."""
+    """The image of a partition is written to a larger partition."""
     size_bytes = SMALLEST_MIB[kind] * MIB
     make_filesystem(tmp_path / "disk", kind, size_bytes, 512)
     disk = Disk(tmp_path / "disk", size_bytes)
@@ -388,7 +388,7 @@ def test_a_filesystem_without_a_partition_table_grows_alone(tmp_path: Path, kind
 
 
 def fit_until_killed(backing: str, image_bytes: str, steps: str) -> None:
-    """In a process of its own: end it by SIGKILL before step number ``steps``, or within the growing."""
+    """Fit in a process of its own, and kill it before step number ``steps`` or while growing."""
     disk = Disk(Path(backing), int(image_bytes))
     left = int(steps)
 
@@ -430,7 +430,7 @@ def test_a_kill_between_any_two_steps_leaves_a_working_disk_that_the_next_run_fi
 
 
 def test_a_loop_device_goes_with_the_process_that_made_it(tmp_path: Path) -> None:
-    """Killed while a tool has it: the disk can be claimed again at once."""
+    """After a kill while a tool uses the loop device, the disk can be claimed again at once."""
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=90)
     code = (
         "import os, pathlib, sys; from receiver.disk.fit.loop_device import loop_device\n"
@@ -449,7 +449,7 @@ def test_a_loop_device_goes_with_the_process_that_made_it(tmp_path: Path) -> Non
 
 
 def test_btrfs_grows_on_a_disk_where_this_machine_saw_a_newer_copy_of_it(tmp_path: Path) -> None:
-    """The disk of last week's class: the kernel remembers the same filesystem with a higher generation."""
+    """The kernel remembers an older use of the disk: the same filesystem with a higher generation."""
     disk = make_disk(tmp_path, [partition_of("btrfs")], size_mib=300)
     point = tmp_path / "look"
     golden = tmp_path / "golden"
@@ -487,7 +487,7 @@ def test_what_must_not_grow_is_refused_before_anything_is_written(
     with pytest.raises(ConfigurationError, match=f"{reason}.*without --grow; nothing was written"):
         disk.fit(GROW)
     assert disk.digest() == digest
-    # An image that doesn't say what is on it is looked at when it is on the disk.
+    # An image without a layout is checked once it is on the disk.
     old = disk.manifest_with(layout=False)
     with pytest.raises(FitError, match=f"{reason}.*complete and verified"):
         disk.fit(GROW, old)
@@ -536,8 +536,10 @@ def test_an_ntfs_that_is_due_for_chkdsk_keeps_its_partition(tmp_path: Path) -> N
     disk = make_disk(tmp_path, [partition_of("ntfs")], size_mib=120)
     start, size = disk.span(1)
     with loop_device(disk.backing, "--offset", str(start), "--sizelimit", str(size)) as device:
-        run("ntfsresize", "--force", "--size", "30M", device)  # which leaves that mark
-    with pytest.raises(FitError, match=r"ntfsresize failed.*chkdsk.*the image is complete and verified"):
+        run("ntfsresize", "--force", "--size", "30M", device)  # which schedules chkdsk
+    with pytest.raises(
+        FitError, match=r"ntfsresize failed.*chkdsk.*the image on it is complete and verified"
+    ):
         disk.fit(GROW)
     assert disk.span(1) == (start, size)
     require_right_gpt(disk)
@@ -549,7 +551,7 @@ def test_an_ext4_that_e2fsck_will_not_mend_by_itself_keeps_its_partition(tmp_pat
     with loop_device(disk.backing, "--offset", str(before[0]), "--sizelimit", str(before[1])) as device:
         run("debugfs", "-w", "-R", "clri <2>", device)
     with pytest.raises(
-        FitError, match=r"e2fsck failed \(exit code 4\): .*the image is complete and verified"
+        FitError, match=r"e2fsck failed \(exit code 4\): .*the image on it is complete and verified"
     ):
         disk.fit(GROW)
     assert disk.span(1) == before
@@ -558,7 +560,7 @@ def test_an_ext4_that_e2fsck_will_not_mend_by_itself_keeps_its_partition(tmp_pat
 def test_a_filesystem_that_fails_its_check_after_growing_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Growing went wrong without the tool's noticing: never a success."""
+    """Growing failed unnoticed by the tool: that is never a success."""
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=120)
     ext = GROWERS["ext4"]
 
@@ -581,7 +583,7 @@ def test_a_filesystem_that_did_not_grow_is_an_error(tmp_path: Path, monkeypatch:
 
 
 def test_a_linux_raid_member_is_not_grown(tmp_path: Path) -> None:
-    """Its superblock is at its end, so that it looks like the filesystem inside it."""
+    """A RAID superblock is at the end, so that the member looks like the filesystem inside."""
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=120)
     before = disk.span(1)
     with disk.backing.open("r+b") as file:
@@ -606,14 +608,14 @@ def test_a_partition_that_somebody_reads_means_a_reboot_and_no_error(tmp_path: P
         finally:
             os.close(fd)
         assert len(sentences) == 2
-        assert "reboot before you use it" in sentences[1]
+        assert "reboot before using it" in sentences[1]
         assert fit(target, disk.manifest, NO_FIT) == []
         assert (
             not node.exists()
-        )  # what the kernel believed is gone; this one has no parsers to see the new one
+        )  # the kernel's old partitions are gone; this kernel has no parser for the new table
 
 
-# -- firmware: nothing here has any, but efibootmgr takes a directory for it -----------------------------------
+# -- firmware: test machines have none, but efibootmgr accepts a directory instead -----------------------------
 
 
 @pytest.fixture
@@ -628,7 +630,7 @@ def firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_entries(directory: Path, *labels: str, option: str = "--create") -> None:
-    """Entries of another disk; the last one made is the first one started."""
+    """Create entries of another disk; the last one created is first in the boot order."""
     path = directory / "other"
     with path.open("wb") as file:
         file.truncate(8 * MIB)
@@ -674,7 +676,7 @@ def test_a_boot_entry_is_made_once_and_not_again(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("firmware")
 @pytest.mark.parametrize("mbr", [False, True])
 def test_an_entry_of_the_same_label_is_replaced_and_keeps_its_place(tmp_path: Path, mbr: bool) -> None:
-    """A room that starts from the network first goes on doing so."""
+    """A room that boots from the network first continues to do so."""
     make_entries(tmp_path, "Room 12", "Room 12", "Network")
     disk = loaded_disk(tmp_path, mbr=mbr)
     assert "replaces 2 with that label" in disk.fit(ENTRY)[-1]

@@ -1,4 +1,4 @@
-"""What must not be written is refused by the real program, with reason and mend, and isn't changed by a byte."""
+"""The real program refuses targets that mustn't be written, with reason and fix, and doesn't change a byte."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ MIB = 1 << 20
 _LOOP_CTL_ADD = 0x4C80
 _LOOP_CTL_REMOVE = 0x4C81
 _LOOP_NUMBER = 4711 + os.getpid() % 30_000
-"""Of this test process alone, as the size below."""
+"""Prefix of this test process, like the size below."""
 
 SPARE_BYTES = MIB + (13 + os.getpid() % 499) * 4096
-"""Makes a size that no other loop device of this machine has, not even another run's: rules choose by it."""
+"""A size that no other loop device on this machine has, not even of another test run: rules select by it."""
 
 LAYOUT = DiskLayout(TableKind.GPT, 512, (Partition(1, MIB, MIB, "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),))
 MADE = make_image("drzd" * 16, metadata={"layout": layout_metadata(LAYOUT), "logical_sector_bytes": 512})
-"""A disk with a partition table of 512-byte sectors; the table itself doesn't matter here."""
+"""A disk with a partition table of 512-byte sectors; the table itself doesn't matter."""
 PARTITION_MADE = make_image("drzd" * 16)
 DISK_BYTES = len(MADE.raw) + SPARE_BYTES
 
@@ -72,7 +72,7 @@ def partition_image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def backing(tmp_path: Path) -> Path:
-    """A disk with room enough, full of something precious."""
+    """Create a disk that is large enough and full of valuable data."""
     path = tmp_path / "precious"
     path.write_bytes(b"\xa5" * DISK_BYTES)
     return path
@@ -85,7 +85,7 @@ def _refuses(
     *words: str,
     options: tuple[str, ...] = (),
 ) -> str:
-    """Restore must end with this error; its message."""
+    """Run a restore that must fail with this error, and return its message."""
     argv = diskcast_agent("restore", image, "--target", target, *options, "--json")
     with Program(argv) as program:
         assert program.wait(LIMIT_S) == error_class.exit_code, program.describe()
@@ -98,7 +98,7 @@ def _refuses(
 
 @contextlib.contextmanager
 def _partition(device: Path, *, start_bytes: int, size_bytes: int) -> Iterator[Path]:
-    """A partition that the kernel knows, whatever the disk's table says."""
+    """Add a partition to the kernel's list, independent of the disk's table."""
     run("addpart", device, "1", str(start_bytes // 512), str(size_bytes // 512))
     try:
         yield Path(f"{device}p1")
@@ -108,7 +108,7 @@ def _partition(device: Path, *, start_bytes: int, size_bytes: int) -> Iterator[P
 
 @contextlib.contextmanager
 def _claimed(device: Path) -> Iterator[int]:
-    """Another program has the device open for itself; its process id."""
+    """Run a program that has the device open exclusively, and yield its process id."""
     code = (
         "import os, sys\n"
         f"os.open({str(device)!r}, os.O_RDWR | os.O_EXCL)\n"
@@ -164,7 +164,7 @@ def test_a_disk_of_which_one_partition_is_mounted(tmp_path: Path, image: Path, b
 
 
 def test_a_disk_in_a_pool_of_two(tmp_path: Path, image: Path) -> None:
-    """btrfs tells neither disk's device number, and names only one of them."""
+    """btrfs reports neither disk's device number, and names only one of them."""
     with contextlib.ExitStack() as stack:
         devices = []
         for name in ("one", "two"):
@@ -185,7 +185,7 @@ def test_a_disk_that_is_swapped_to(image: Path, backing: Path) -> None:
     with loop_device(backing) as device:
         run("swapon", device)
         try:
-            # Behind the first page the kernel itself may write: it is swap.
+            # After the first page the kernel may write: it is swap.
             before = backing.read_bytes()[:4096]
             _refuses(image, device, TargetInUseError, "in use: used as swap", f"swapoff {device}")
             assert backing.read_bytes()[:4096] == before
@@ -203,7 +203,7 @@ def test_a_disk_that_another_program_has_for_itself(image: Path, backing: Path) 
 def test_a_disk_that_is_mounted_where_this_program_cannot_see_it(
     tmp_path: Path, image: Path, backing: Path
 ) -> None:
-    """In another mount namespace, as a container's or a service's: only the kernel knows."""
+    """The mount is in another namespace, such as a container's or a service's: only the kernel knows it."""
     run("mkfs.ext4", "-q", backing)
     (tmp_path / "hidden").mkdir()
     with loop_device(backing) as device:
@@ -229,7 +229,7 @@ def test_a_disk_that_is_mounted_where_this_program_cannot_see_it(
 
 
 def test_a_disk_below_a_loop_device(tmp_path: Path, image: Path, backing: Path) -> None:
-    """The kernel lets anybody claim what a loop device is set up over."""
+    """The kernel lets any program claim the device below a loop device."""
     before = _digest(backing)
     with loop_device(backing) as device, loop_device(device) as upper:
         _refuses(image, device, TargetInUseError, f"the loop device {upper}", f"losetup --detach {upper}")
@@ -317,7 +317,7 @@ def test_the_disk_on_which_the_image_lies(tmp_path: Path) -> None:
 
 
 def test_the_disk_that_this_machine_runs_from() -> None:
-    """Judged only: this test never opens it."""
+    """This test only judges the disk and never opens it."""
     inventory = read_inventory()
     device = inventory.devices.get(Path("/").stat().st_dev)
     if device is None:
@@ -356,7 +356,7 @@ def test_a_rule_that_no_disk_fits_and_names_that_no_disk_has(image: Path) -> Non
 
 
 def test_the_only_disk_that_fits_is_written(tmp_path: Path, image: Path, backing: Path) -> None:
-    """Of three, one is in use and one is too large for the rule."""
+    """One of three disks is in use, and one is too large for the rule."""
     held, large = tmp_path / "held", tmp_path / "large"
     held.write_bytes(backing.read_bytes())
     run("mkfs.ext4", "-q", held)
@@ -404,7 +404,7 @@ def test_a_partitions_image_goes_into_that_partition_alone(partition_image: Path
 
 
 def test_a_disk_that_was_exchanged_after_it_was_chosen(tmp_path: Path, backing: Path) -> None:
-    """Another disk of the same size under the same name and number: the kernel counts every disk it sees."""
+    """Another disk has the same size, name and number: only the kernel's disk sequence number differs."""
     other = tmp_path / "other"
     other.write_bytes(backing.read_bytes())
     before = _digest(other)
@@ -424,7 +424,7 @@ def test_a_disk_that_was_exchanged_after_it_was_chosen(tmp_path: Path, backing: 
 
 @contextlib.contextmanager
 def _reserved_loop_device() -> Iterator[Path]:
-    """One with a number that ``losetup --find`` reaches last: detached, it isn't taken by somebody else at once."""
+    """Return a loop device with a high number, which ``losetup --find`` doesn't give to another program at once."""
     device = Path(f"/dev/loop{_LOOP_NUMBER}")
     with Path("/dev/loop-control").open("rb") as control:
         fcntl.ioctl(control, _LOOP_CTL_ADD, _LOOP_NUMBER)

@@ -1,4 +1,4 @@
-"""Real block devices: sizes, sectors, mounts, lost flushes, and read-back that isn't fooled by the page cache."""
+"""Restoring to real block devices: sizes, sectors, mounts, lost flushes, and read-back past the page cache."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def backing(tmp_path: Path) -> Path:
-    """A disk larger than the image, full of something else."""
+    """Create a disk that is larger than the image and full of other data."""
     path = tmp_path / "disk"
     path.write_bytes(b"\xa5" * (len(MADE.raw) // 4096 * 4096 + (3 << 20)))
     return path
@@ -111,7 +111,7 @@ def test_a_device_that_another_restore_writes_is_refused(image: Path, backing: P
 
 
 def test_device_managers_are_kept_from_looking_while_it_is_written(backing: Path) -> None:
-    """As udev asks: a probe that reads at the moment of a direct write can make the next flush fail."""
+    """A probe that reads at the moment of a direct write can make the next flush fail."""
     with loop_device(backing) as device, device.open("rb") as probe:
         with open_target(device, raw_bytes=len(MADE.raw)), pytest.raises(BlockingIOError):
             fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -159,7 +159,7 @@ def _write_and_sync(made: MadeImage, sink: BlockSink) -> None:
 
 @pytest.mark.parametrize("mode", ReadBackMode)
 def test_read_back_sees_the_disk_and_not_the_page_cache(backing: Path, mode: ReadBackMode) -> None:
-    """The cache still has what was written while the disk has something else: only the disk counts."""
+    """The cache has the written data while the disk has other data: only the disk counts."""
     with (
         loop_device(backing) as device,
         open_target(device, raw_bytes=len(MADE.raw)) as target,
@@ -195,7 +195,7 @@ def test_a_zero_block_of_a_device_is_read_back(backing: Path) -> None:
 
 
 def test_a_failed_flush_is_final(tmp_path: Path) -> None:
-    """A disk that can't keep what the page cache took: no later flush may call that a success."""
+    """The disk can't store the cached pages: no later flush may report success."""
     made = make_image("r" * 128)
     with mounted("none", tmp_path / "thin", "-t", "tmpfs", "-o", "size=2m") as point:
         backing = point / "disk"
@@ -225,7 +225,7 @@ def test_a_filesystem_without_room_is_refused_before_writing(tmp_path: Path, ima
 
 
 def test_an_old_file_counts_as_room(tmp_path: Path, image: Path) -> None:
-    """Refreshing last week's copy works on a filesystem that has no room for a second one."""
+    """Refreshing an old copy works on a filesystem that has no room for a second one."""
     with mounted("none", tmp_path / "full", "-t", "tmpfs", "-o", "size=3m") as point:
         path = point / "old.raw"
         path.write_bytes(b"\xff" * (5 << 19))
@@ -234,7 +234,7 @@ def test_an_old_file_counts_as_room(tmp_path: Path, image: Path) -> None:
 
 
 class _FillsUp(TextProgress):
-    """Somebody else takes all room between the check and the writing."""
+    """Another program fills the filesystem between the check and the writing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

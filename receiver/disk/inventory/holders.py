@@ -32,9 +32,9 @@ class DeviceUse:
     held: Path
     """The device in use: the device itself, one of its partitions, or its whole disk."""
     state: str
-    """Its state, such as ``mounted at /mnt``."""
+    """State of the device, such as ``mounted at /mnt``."""
     fix: str
-    """The command that releases it."""
+    """Command that releases it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,6 +1,4 @@
-"""A small disk as an operator would image it: boot code, a GPT, a filesystem with files, data and emptiness; and what
-firmware makes of a disk's first sectors.
-"""
+"""A small disk as an operator would image it, with boot code, a GPT and a filesystem, and a bootability check."""
 
 from __future__ import annotations
 
@@ -23,18 +21,18 @@ FILESYSTEM_START_BYTES: Final = MIB
 FILESYSTEM_BYTES: Final = MIB * 3 // 2
 DATA_START_BYTES: Final = FILESYSTEM_START_BYTES + FILESYSTEM_BYTES
 DISK_BYTES: Final = 5 * MIB
-"""The first and last MiB hold the table and its copy; less than three are left for everything else."""
+"""Size of the filesystem. The first and last MiB hold the table and its backup; less than three are left for it."""
 
 
 def make_bootable_disk(path: Path, seed: int) -> bytes:
-    """Make the file ``path`` and return its content; two seeds have no block with data in common."""
+    """Create the file ``path`` and return its content; disks of two seeds have no data block in common."""
     rng = np.random.default_rng(seed)
     folder = path.with_name(f"{path.name}-files")
     folder.mkdir()
     for name in ("kernel", "settings", "log"):
         (folder / name).write_bytes(rng.bytes(int(rng.integers(20_000, 150_000))))
     filesystem = path.with_name(f"{path.name}-filesystem")
-    filesystem.write_bytes(rng.bytes(FILESYSTEM_BYTES))  # what old files leave behind in unused blocks
+    filesystem.write_bytes(rng.bytes(FILESYSTEM_BYTES))  # old files leave such content in unused blocks
     extended = f"nodiscard,lazy_itable_init=0,hash_seed={_uuid(rng)}"
     mkfs = require_program("mkfs.ext4")
     run(mkfs, "-q", "-O", "^has_journal", "-E", extended, "-U", _uuid(rng), "-d", folder, filesystem)
@@ -65,10 +63,10 @@ def _uuid(rng: np.random.Generator) -> str:
 
 
 def looks_bootable(disk: bytes) -> bool:
-    """Whether a BIOS would run the first sector, or UEFI firmware believe the partition table behind it.
+    """Return whether a BIOS would run the first sector, or UEFI firmware accept the partition table behind it.
 
-    Stricter than firmware is: a GPT counts as soon as an entry of the first sector protects it, with or without the
-    signature that makes that sector one.
+    Stricter than firmware: a GPT counts as soon as an entry of the first sector protects it, even without the boot
+    signature of that sector.
     """
     if disk[510:512] == b"\x55\xaa":
         return True

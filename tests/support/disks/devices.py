@@ -1,4 +1,4 @@
-"""Loop devices and mounts of the tests' own, which are gone when the ``with`` block ends."""
+"""Loop devices and mounts for tests, removed at the end of the ``with`` block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.network.lab import run
 
 @contextlib.contextmanager
 def loop_device(backing: Path, *options: str) -> Iterator[Path]:
-    """A loop device over a file; ``options`` are losetup's."""
+    """Provide a loop device over a file; ``options`` are those of losetup."""
     device = run("losetup", "--find", "--show", *options, backing).strip()
     try:
         yield Path(device)
@@ -21,7 +21,7 @@ def loop_device(backing: Path, *options: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def mounted(source: str | Path, point: Path, *options: str) -> Iterator[Path]:
-    """What mount(8) mounts."""
+    """Mount a filesystem with mount(8)."""
     point.mkdir(exist_ok=True)
     run("mount", *options, source, point)
     try:

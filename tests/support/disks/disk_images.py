@@ -19,12 +19,12 @@ class MadeImage:
     """An image in memory."""
 
     raw: bytes
-    """The disk's content; what lies in unused blocks is arbitrary."""
+    """The disk's content; unused blocks have arbitrary content."""
     manifest: Manifest
     stored: list[bytes]
 
     def write(self, path: Path) -> Path:
-        """Make the file ``NAME.dci``."""
+        """Create the file ``NAME.dci``."""
         manifest_bytes = len(self.manifest.data)
         header = build_header(
             manifest_bytes=manifest_bytes,
@@ -36,7 +36,7 @@ class MadeImage:
         return path
 
     def stored_offset(self, block: int) -> int:
-        """Where a block's stored bytes start in the file."""
+        """Return the offset of a block's stored bytes in the file."""
         return payload_offset_of(len(self.manifest.data)) + int(self.manifest.offsets[block])
 
 
@@ -51,7 +51,7 @@ def make_image(
     metadata: dict[str, object] | None = None,
     name: str = "made",
 ) -> MadeImage:
-    """An image with one block for each letter: ``d`` data, ``r`` raw, ``z`` zero, ``u`` unused.
+    """Create an image with one block for each letter: ``d`` data, ``r`` raw, ``z`` zero, ``u`` unused.
 
     Args:
         kinds: the letters.
@@ -103,5 +103,5 @@ def _rows(hashes: list[bytes]) -> np.ndarray:
 
 
 def allocated_bytes(path: Path) -> int:
-    """What a file occupies; its holes don't count."""
+    """Return the bytes that a file occupies, without its holes."""
     return path.stat().st_blocks * 512

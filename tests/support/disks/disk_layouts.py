@@ -1,4 +1,4 @@
-"""Partition tables and filesystem magic made byte by byte, for tests without tools."""
+"""Partition tables and filesystem signatures built byte by byte, for tests without tools."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ EFI_GUID = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 
 
 def reader(disk: bytes | bytearray) -> Callable[[int, int], bytes]:
-    """``read(offset, length)`` of a disk in memory."""
+    """Return a ``read(offset, length)`` function for a disk in memory."""
     return lambda offset, length: bytes(disk[offset : offset + length])
 
 
 def mbr_entry(kind: int, start: int, count: int, flag: int = 0) -> bytes:
-    """One entry of a boot record, in sectors."""
+    """Return one entry of a boot record, in sectors."""
     return struct.pack("<B3xB3xII", flag, kind, start, count)
 
 
 def put_boot_record(disk: bytearray, offset: int, *entries: bytes) -> None:
-    """A master or extended boot record."""
+    """Return a master or extended boot record."""
     disk[offset + 446 : offset + 510] = b"".join(entries).ljust(64, b"\0")
     disk[offset + 510 : offset + 512] = b"\x55\xaa"
 
 
 def gpt_entry(first: int, last: int, name: str = "", guid: str = LINUX_GUID) -> bytes:
-    """One entry of a GPT, in sectors, the last one included."""
+    """Return one entry of a GPT, in sectors, including the last one."""
     return struct.pack(
         "<16s16sQQQ72s",
         uuid.UUID(guid).bytes_le,
@@ -48,7 +48,7 @@ def put_gpt(
     entry_count: int = 128,
     hybrid: bytes = b"",
 ) -> None:
-    """A protective MBR and both copies of a GPT."""
+    """Return a disk with a protective MBR and both copies of a GPT."""
     sectors = len(disk) // sector_bytes
     put_boot_record(disk, 0, mbr_entry(0xEE, 1, min(sectors - 1, 0xFFFFFFFF)), hybrid)
     array = b"".join(entries).ljust(entry_count * 128, b"\0")
@@ -67,7 +67,7 @@ def put_gpt_header(
     entry_count: int,
     array_crc: int,
 ) -> None:
-    """One copy's header with its checksum."""
+    """Return the header of one copy with its checksum."""
 
     def packed(crc: int) -> bytes:
         return struct.pack(
@@ -80,7 +80,7 @@ def put_gpt_header(
 
 
 def put_filesystem(disk: bytearray, offset: int, filesystem: str) -> None:
-    """Just enough to be taken for one."""
+    """Write just enough of a filesystem to be detected as one."""
     if filesystem == "ext4":
         disk[offset + 1080 : offset + 1082] = b"\x53\xef"
     elif filesystem == "xfs":

@@ -1,4 +1,4 @@
-"""What the tests of the disk writer share: a written range beside what it should hold, and images written in runs."""
+"""Helpers for tests of the disk writer: random writes with their expected content, and images written in runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.disks.disk_images import MadeImage
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One write: where, how much, and how far its memory is off a page boundary."""
+    """One write: its offset, its length, and the distance of its memory from a page boundary."""
 
     offset_bytes: int
     length: int
@@ -24,7 +24,7 @@ class Piece:
 
 
 def random_pieces(rng: random.Random, size_bytes: int, count: int) -> Iterator[Piece]:
-    """Writes all over a target, whole pages and odd ones, from memory that is aligned and that isn't."""
+    """Return writes all over a target, of whole pages and odd lengths, from aligned and unaligned memory."""
     for _ in range(count):
         unit = rng.choice([1, 512, 4096, 65536])
         offset_bytes = rng.randrange(size_bytes // unit) * unit
@@ -33,7 +33,7 @@ def random_pieces(rng: random.Random, size_bytes: int, count: int) -> Iterator[P
 
 
 def write_pieces(writer: DiskWriter, content: bytearray, pieces: Iterator[Piece], rng: random.Random) -> None:
-    """Write random bytes and note in ``content`` what the target should hold then; now and then zeros."""
+    """Write random bytes, sometimes zeros, and update ``content``, the expected content of the target."""
     for piece in pieces:
         start, stop = piece.offset_bytes, piece.offset_bytes + piece.length
         if rng.randrange(4) == 0:

@@ -1,4 +1,4 @@
-"""Files in the root of an exFAT volume, without a driver: written, deleted and read back as the specification says."""
+"""Files in the root of an exFAT volume, written, deleted and read back without a driver, by the specification."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def write_files(path: Path, files: dict[str, bytes]) -> None:
 
 
 def delete_files(path: Path, names: set[str]) -> None:
-    """Free files, whose content stays behind as garbage."""
+    """Delete files; their content stays behind as garbage."""
     volume = _opened(bytearray(path.read_bytes()))
     for offset, name, first, length in _files(volume):
         if name in names:
@@ -110,7 +110,7 @@ def delete_files(path: Path, names: set[str]) -> None:
 
 
 def read_files(data: bytes) -> dict[str, bytes]:
-    """All files of the root."""
+    """Return all files in the root."""
     volume = _opened(bytearray(data))
     found = {}
     for _, name, first, length in _files(volume):
@@ -120,7 +120,7 @@ def read_files(data: bytes) -> dict[str, bytes]:
 
 
 def _files(volume: _Volume) -> list[tuple[int, str, int, int]]:
-    """Entry offset, name, first cluster, length."""
+    """Yield the entry offset, name, first cluster and length of each file."""
     found = []
     for offset in range(volume.root_offset, volume.root_offset + volume.cluster_bytes, 32):
         if volume.data[offset] == _FILE:

@@ -1,4 +1,4 @@
-"""Real filesystems in image files: made, filled, half emptied again, checked and compared by their own tools."""
+"""Real filesystems in image files: created, filled, half emptied, checked and compared with their own tools."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.support.disks.devices import loop_device
 from tests.support.network.lab import run
 
 Tree = dict[str, str]
-"""What a filesystem holds: path to what it is, content as a digest."""
+"""Content of a filesystem: kind of each path, and a digest of each file."""
 
 
 @contextlib.contextmanager
 def mounted(image: Path, *options: str, program: str = "mount") -> Iterator[Path]:
-    """A filesystem mounted beside its image, by the kernel or by another ``program``."""
+    """Mount a filesystem beside its image, by the kernel or by another ``program``."""
     point = image.with_name(f"{image.name}.mounted")
     point.mkdir(exist_ok=True)
     with loop_device(image) as device:
@@ -40,7 +40,7 @@ mounted_ntfs = functools.partial(mounted, program="ntfs-3g")
 
 
 def contents(seed: int, total_bytes: int) -> dict[str, bytes]:
-    """Files of all sizes, some of which compress; about ``total_bytes`` in all."""
+    """Create files of all sizes, some compressible, of about ``total_bytes`` in total."""
     rng = np.random.default_rng(seed)
     files: dict[str, bytes] = {}
     left = total_bytes
@@ -53,7 +53,7 @@ def contents(seed: int, total_bytes: int) -> dict[str, bytes]:
 
 
 def _fill_folder(folder: Path, seed: int, total_bytes: int) -> None:
-    """Write twice as much as wanted and delete every other file: free space is in pieces and full of garbage."""
+    """Write twice the wanted data and delete every other file, so that free space is fragmented and full of garbage."""
     for index, (name, content) in enumerate(contents(seed, 2 * total_bytes).items()):
         place = folder / f"folder{index % 7}"
         place.mkdir(exist_ok=True)
@@ -65,7 +65,7 @@ def _fill_folder(folder: Path, seed: int, total_bytes: int) -> None:
 
 
 def tree_of(folder: Path) -> Tree:
-    """A recursive hash of all files."""
+    """Return a recursive hash of all files."""
     tree: Tree = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -80,7 +80,7 @@ def tree_of(folder: Path) -> Tree:
 
 @dataclasses.dataclass(frozen=True)
 class Filesystem:
-    """How to make, fill, check and read one kind."""
+    """The tools that create, fill, check and read one kind of filesystem."""
 
     name: str
     size_bytes: int
@@ -91,7 +91,7 @@ class Filesystem:
     partclone: str = ""
 
     def create(self, path: Path) -> None:
-        """Make and fill it in a new file."""
+        """Create the filesystem in a new file and fill it."""
         with path.open("wb") as file:
             file.truncate(self.size_bytes)
         run(*self.make, path)
@@ -105,7 +105,7 @@ def _fill_kernel(image: Path) -> None:
 
 
 def _fill_btrfs(image: Path) -> None:
-    """With a subvolume, its snapshot, and compressed extents; the snapshot keeps what is deleted in its origin."""
+    """Fill a btrfs with a subvolume, its snapshot, and compressed extents; the snapshot keeps deleted files."""
     with mounted(image, "-o", "compress-force=zstd") as point:
         run("btrfs", "subvolume", "create", point / "sub")
         _fill_folder(point / "sub", 2, 4 * MIB)
@@ -167,7 +167,7 @@ def _check_xfs(image: Path) -> None:
 
 
 def _check_btrfs(image: Path) -> None:
-    """With all copies of everything, which ``btrfs check`` doesn't look at."""
+    """Check a btrfs including all copies of its blocks, which ``btrfs check`` skips."""
     run("btrfs", "check", "--check-data-csum", image)
     with mounted(image) as point:
         said = run("btrfs", "scrub", "start", "-B", point)
@@ -283,7 +283,7 @@ FILESYSTEMS = {
 
 
 def partclone_free_ranges(kind: Filesystem, image: Path) -> list[tuple[int, int]]:
-    """What partclone itself calls free, in bytes."""
+    """Return the free bytes that partclone itself reports."""
     command = [kind.partclone, "-D", "-q", "-s", str(image), "-o", "-", "-L", "/dev/null"]
     said = subprocess.run(
         command, capture_output=True, check=True, text=True, stdin=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""A directory served through /dev/fuse, so that a program can stand between a target and its storage.
+"""A directory served through /dev/fuse by a program between a target and its storage.
 
 The kernel's own protocol (linux/fuse.h), no library: one flat directory of regular files. Requests that touch data
 (READ, WRITE, FSYNC, and what makes holes or another size) go one after the other through a :class:`DataPath`, in a
@@ -25,7 +25,7 @@ from typing import Final, NamedTuple, Protocol
 
 
 class Opcode(enum.IntEnum):
-    """Requests that are served; others are answered with ENOSYS, which the kernel remembers."""
+    """Requests that are served; others get ENOSYS, which the kernel remembers."""
 
     LOOKUP = 1
     FORGET = 2
@@ -81,36 +81,36 @@ _ROOT_ID: Final = 1
 _MS_NOSUID, _MS_NODEV = 2, 4
 _MNT_DETACH: Final = 2
 _HOLE_MODES: Final = frozenset({0x03, 0x11})
-"""PUNCH_HOLE and ZERO_RANGE, both with KEEP_SIZE: what fallocate(2) is asked to turn into zeros."""
+"""Modes of fallocate(2) that make zeros: PUNCH_HOLE and ZERO_RANGE, both with KEEP_SIZE."""
 _OPEN_FLAGS_DROPPED: Final = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_DIRECT | os.O_APPEND
-"""What the kernel has done itself; our own reads and writes needn't be aligned."""
+"""Flags that the kernel has handled itself; our own reads and writes needn't be aligned."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DataPath(Protocol):
-    """What stands before the storage: it may wait, raise ``OSError``, or do less than was asked for."""
+    """The layer in front of the storage: it may wait, raise ``OSError``, or do less than requested."""
 
     def read(self, fd: int, offset_bytes: int, length: int) -> bytes:
-        """Content of the range."""
+        """Return the content of the range."""
 
     def write(self, fd: int, offset_bytes: int, data: memoryview) -> int:
-        """Bytes written."""
+        """Write and return the bytes written."""
 
     def punch(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
-        """Make the range a hole; the file's size stays."""
+        """Turn the range into a hole; the file size stays."""
 
     def truncate(self, path: Path, size_bytes: int) -> None:
-        """Give the storage's file ``path`` this size."""
+        """Set the size of the storage's file ``path``."""
 
     def flush(self, fd: int) -> None:
-        """All that was written is on the storage."""
+        """Flush all writes to the storage."""
 
     def configure(self, text: bytes) -> None:
-        """What was set as the mounted directory's extended attribute; ``OSError`` refuses it."""
+        """Take a new value of the directory's extended attribute; ``OSError`` refuses it."""
 
     def describe(self) -> bytes:
-        """What the extended attribute says."""
+        """Return the value of the extended attribute."""
 
 
 class _Request(NamedTuple):
@@ -121,7 +121,7 @@ class _Request(NamedTuple):
 
 
 class FuseServer:
-    """Serves ``storage`` at ``mountpoint`` through ``path`` until it is unmounted.
+    """A server of ``storage`` at ``mountpoint`` through ``path``, until it is unmounted.
 
     Args:
         attribute: extended attribute of the mounted directory by which ``path`` is configured and asked.
@@ -166,7 +166,7 @@ class FuseServer:
             raise OSError(code, os.strerror(code), str(mountpoint))
 
     def serve(self) -> None:
-        """Answer requests; returns when the directory has been unmounted."""
+        """Answer requests until the directory is unmounted."""
         threading.Thread(target=self._serve_data, name="disk", daemon=True).start()
         buffer = bytearray(_REQUEST_BYTES_MAX)
         while True:
@@ -178,7 +178,7 @@ class FuseServer:
                 if error.errno in (
                     errno.ENOENT,
                     errno.EINTR,
-                ):  # whoever asked was interrupted before we read it
+                ):  # the caller was interrupted before we read its request
                     continue
                 raise
             _, opcode, unique, node_id = _IN_HEADER.unpack_from(buffer)
@@ -205,7 +205,7 @@ class FuseServer:
             except OSError as error:
                 code = error.errno or errno.EIO
         header = _OUT_HEADER.pack(_OUT_HEADER.size + len(payload), -code, request.unique)
-        with contextlib.suppress(OSError):  # whoever asked was interrupted, or the directory unmounted
+        with contextlib.suppress(OSError):  # the caller was interrupted, or the directory unmounted
             os.writev(self._fd, [header, payload])
 
     # -- files ------------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ class FuseServer:
 
 
 def unmount(mountpoint: Path) -> None:
-    """Take the directory away, also from under programs that use it or after its server has died."""
+    """Unmount the directory, even if programs use it or its server has died."""
     if _libc.umount2(os.fsencode(mountpoint), _MNT_DETACH):
         code = ctypes.get_errno()
         if code != errno.EINVAL:  # it isn't mounted

@@ -1,4 +1,4 @@
-"""A disk large enough to be killed in the middle of, and what of an image is missing on a target."""
+"""A disk large enough for a kill in the middle of a run, and the blocks of its image that a target misses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PIECE_BYTES: Final = 8 * MIB
 
 
 def make_large_disk(path: Path, size_bytes: int, seed: int) -> None:
-    """A partition table, and behind it stretches of random bytes, of text and of nothing."""
+    """Return a partition table followed by stretches of random bytes, of text and of zeros."""
     rng = np.random.default_rng(seed)
     text = (b"line %d of the text\n" % seed) * (_PIECE_BYTES // 16)
     with path.open("wb") as file:
@@ -37,7 +37,7 @@ def make_large_disk(path: Path, size_bytes: int, seed: int) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LargeImage:
-    """Such a disk, packed."""
+    """The packed disk."""
 
     raw_path: Path
     path: Path
@@ -47,7 +47,7 @@ class LargeImage:
     stored_bytes: np.ndarray
 
     def wrong_blocks(self, target: Path) -> np.ndarray:
-        """Blocks of the file ``target`` that aren't as the image says."""
+        """Return the blocks of the file ``target`` that differ from the image."""
         expected = np.memmap(self.raw_path, np.uint8, "r")
         found = np.memmap(target, np.uint8, "r", shape=expected.shape)
         starts = range(0, expected.size, self.block_bytes)
@@ -60,12 +60,12 @@ class LargeImage:
         return np.flatnonzero(~np.array(equal) & (self.kind != BlockKind.UNUSED))
 
     def missing_bytes(self, target: Path) -> int:
-        """Stored bytes of the blocks that ``target`` lacks: what has to be fetched at least."""
+        """Return the stored bytes of the blocks that ``target`` misses, the least that must be fetched."""
         return int(self.stored_bytes[self.wrong_blocks(target)].sum())
 
 
 def make_large_image(folder: Path, size_bytes: int, seed: int) -> LargeImage:
-    """Make the disk and pack it in ``folder``."""
+    """Create the disk and pack it in ``folder``."""
     make_large_disk(folder / "disk.raw", size_bytes, seed)
     path = pack(folder / "disk.raw", folder / "disk.dci")
     with open_image(path) as image:
@@ -78,7 +78,7 @@ def make_large_image(folder: Path, size_bytes: int, seed: int) -> LargeImage:
 
 
 def make_old_disk(path: Path, image: LargeImage, right_share: float, seed: int) -> None:
-    """A target of the image's size: blocks of the image at random, rubbish between them, and another system's table."""
+    """Create a target of the image's size with random blocks of the image, garbage between, and a foreign table."""
     rng = np.random.default_rng(seed)
     size_bytes = image.raw_path.stat().st_size
     with image.raw_path.open("rb") as raw, path.open("wb") as old:

@@ -1,4 +1,4 @@
-"""What a power cut leaves of a target that was being written, judged, and the same command run on it again.
+"""Power cuts while a target is written: checks of the disks they leave, and of the same command run again.
 
 A run of a real program is recorded on the lab's disk (:mod:`tests.support.disks.slow_disk`);
 :class:`Recording` knows every disk that a cut during that run could have left.
@@ -28,7 +28,7 @@ from tests.support.network.loopback_cast import LoopbackCast, assert_memory_kept
 
 BLOCK_BYTES: Final = 64 * 1024
 DEVICE_EVERY: Final = 8
-"""A run on a device takes three times that on a file, and differs only in what isn't judged here."""
+"""Cuts on a device: a run takes three times as long as on a file, and the difference isn't checked here."""
 _SECTOR_BYTES: Final = 512
 
 
@@ -40,17 +40,17 @@ class SmallImage:
     raw: bytes = dataclasses.field(repr=False)
     image_id: bytes
     used: NDArray[np.bool_] = dataclasses.field(repr=False)
-    """``bool[byte]``: what the image says something about."""
+    """``bool[byte]``: bytes that the image defines."""
 
     def is_on(self, disk: bytes) -> bool:
-        """Whether every byte that the image says something about is there."""
+        """Return whether every byte that the image defines is on ``disk``."""
         if len(disk) < len(self.raw):
             return False
         found = np.frombuffer(disk, np.uint8, len(self.raw))
         return bool(np.array_equal(found[self.used], np.frombuffer(self.raw, np.uint8)[self.used]))
 
     def wrong_blocks(self, disk: bytes) -> list[int]:
-        """Blocks that aren't as the image says."""
+        """Return the blocks that differ from the image."""
         size = len(self.raw)
         found = np.frombuffer(disk[:size].ljust(size, b"\xff"), np.uint8)
         wrong = (found != np.frombuffer(self.raw, np.uint8)) & self.used
@@ -58,7 +58,7 @@ class SmallImage:
 
 
 def make_small_image(folder: Path, seed: int = 1) -> SmallImage:
-    """Make the disk and pack it in ``folder``."""
+    """Create the disk and pack it in ``folder``."""
     raw = make_bootable_disk(folder / "disk.raw", seed)
     path = pack(folder / "disk.raw", folder / "disk.dci", "--block-size", "64KiB")
     with open_image(path) as image:
@@ -67,7 +67,7 @@ def make_small_image(folder: Path, seed: int = 1) -> SmallImage:
 
 
 def with_changed_blocks(disk: bytes, blocks: list[int], seed: int = 5) -> bytes:
-    """Last week's disk: some blocks are others."""
+    """Return an older version of the disk, with some blocks changed."""
     changed = bytearray(disk)
     rng = np.random.default_rng(seed)
     for block in blocks:
@@ -77,7 +77,7 @@ def with_changed_blocks(disk: bytes, blocks: list[int], seed: int = 5) -> bytes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recording:
-    """One run on a target that began as ``base``, and all that reached it."""
+    """One run on a target that started as ``base``, and all its writes."""
 
     image: SmallImage
     base: bytes = dataclasses.field(repr=False)
@@ -85,7 +85,7 @@ class Recording:
     cuts: PowerCuts
 
     def faults_of(self, disk: bytes) -> list[str]:
-        """What is wrong with such a disk: it was left alone, is complete, or else must say that it isn't."""
+        """Return the faults of a disk that is neither untouched nor complete nor marked as incomplete."""
         size = max(len(disk), len(self.base))
         if disk.ljust(size, b"\0") == self.base.ljust(size, b"\0") or self.image.is_on(disk):
             return []
@@ -98,7 +98,7 @@ class Recording:
         return faults
 
     def judge(self, cuts: list[PowerCut], folder: Path) -> list[str]:
-        """All that is wrong with the disks that these cuts leave, and with what the next restore makes of them."""
+        """Return the faults of the disks that these cuts leave, and of the next restore on each."""
 
         def run_again(target: Path) -> str:
             restore(self.image.path, target, _Silence())
@@ -115,7 +115,7 @@ class Recording:
         return found
 
     def judge_by_cast(self, cuts: list[PowerCut], folder: Path) -> list[str]:
-        """The same by agents that receive a cast."""
+        """Return the faults as above, with agents that receive a cast."""
 
         def run_again(target: Path) -> str:
             with LoopbackCast(self.image.path) as cast:
@@ -142,7 +142,7 @@ class Recording:
 
 
 class _Silence(TextProgress):
-    """Shows nothing."""
+    """Progress that shows nothing."""
 
     def result(self, fields: dict[str, object], text: str) -> None:
         pass
@@ -150,7 +150,7 @@ class _Silence(TextProgress):
 
 @contextlib.contextmanager
 def loop_over_file(path: Path) -> Iterator[Path]:
-    """A loop device over an ordinary file."""
+    """Provide a loop device over an ordinary file."""
     device = run("losetup", "--find", "--show", path).strip()
     try:
         yield Path(device)
@@ -159,7 +159,7 @@ def loop_over_file(path: Path) -> Iterator[Path]:
 
 
 def record_restore(folder: Path, image: SmallImage, base: bytes, *, is_device: bool) -> Recording:
-    """``diskcast-agent restore``."""
+    """Record a run of ``diskcast-agent restore``."""
     with _log_disk(folder, base, is_device=is_device) as (target, log_path):
         with Program(diskcast_agent("restore", image.path, "--target", target, "--json")) as program:
             assert program.wait(LIMIT_S) == 0, program.describe()
@@ -168,7 +168,7 @@ def record_restore(folder: Path, image: SmallImage, base: bytes, *, is_device: b
 
 
 def record_cast(folder: Path, image: SmallImage, base: bytes, *, is_device: bool) -> Recording:
-    """``diskcast-agent receive`` of a cast on this machine."""
+    """Record a run of ``diskcast-agent receive`` with a cast on this machine."""
     with _log_disk(folder, base, is_device=is_device) as (target, log_path):
         with LoopbackCast(image.path) as cast:
             agent = cast.receive(target)

@@ -1,6 +1,6 @@
-"""A file of which all is recorded that this process does to it, and what a power cut would have left of it.
+"""A file with a record of all changes by this process, and the contents that a power cut would leave.
 
-Quicker than :mod:`tests.support.disks.slow_disk`, which records whole programs: hundreds of runs take seconds.
+Faster than :mod:`tests.support.disks.slow_disk`, which records whole programs: hundreds of runs take seconds.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class RecordedDisk:
 
     Attributes:
         path: the file.
-        durable: what there was for certain before ``log``.
-        log: all that was done to it.
-        fails_at: the entry of the log that isn't done but fails.
+        durable: the durable content before ``log``.
+        log: all changes.
+        fails_at: index of the change that fails instead.
     """
 
     def __init__(self, path: Path, content: bytes) -> None:
@@ -38,7 +38,7 @@ class RecordedDisk:
 
     @contextlib.contextmanager
     def recorded(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """All that this process does to it while the context lasts."""
+        """Record all changes by this process during the ``with`` block."""
         with monkeypatch.context() as patch:
             self._patch(patch)
             yield
@@ -89,7 +89,7 @@ class RecordedDisk:
         self.log.append(Entry(kind, offset, length, data))
 
     def cut_at(self, index: int, rng: random.Random) -> bytes:
-        """What a power cut before entry ``index`` leaves: of what wasn't flushed any part, sector by sector."""
+        """Return the content after a power cut before entry ``index``: any sectors of the unflushed data."""
         flushes = [at for at in range(index) if self.log[at].kind is Kind.FLUSH]
         flushed = flushes[-1] if flushes else 0
         left = bytearray(self.durable)

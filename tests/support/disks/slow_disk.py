@@ -1,8 +1,8 @@
 """A target on a slow or faulty disk, as a program: ``python -m tests.support.disks.slow_disk STORAGE MOUNTPOINT``.
 
 :func:`slow_disk` starts it, mounts and unmounts. The disk's behaviour is :class:`Behaviour`, set at any time as JSON in
-an extended attribute of the mounted directory; the same attribute read says what the disk has done. A file on it is a
-target, or the backing of a loop device that is one: :func:`loop_over` lets nothing of it be cached in between.
+an extended attribute of the mounted directory; reading the attribute returns its counters. A file on it is a target, or
+the backing file of a loop device that is one: :func:`loop_over` prevents caching in between.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ _SECTOR_BYTES = 512
 
 
 class Operation(enum.StrEnum):
-    """What a fault befalls."""
+    """The kind of calls that a fault affects."""
 
     READ = "read"
     WRITE = "write"
     PUNCH = "punch"
-    """Making a hole, or zeros by command."""
+    """Punching a hole, or zeroing by command."""
     FLUSH = "flush"
 
 
 class Action(enum.StrEnum):
-    """What a fault does."""
+    """The effect of a fault."""
 
     ERROR = "error"
     """The call fails with ``error``."""
     SHORT = "short"
-    """Half of it is done, in whole sectors, and the call says so."""
+    """Half of the call is done, in whole sectors, and reported so."""
     LOSE = "lose"
-    """A write, hole or flush that isn't done, though the call says it is; of a write only what is in the range."""
+    """A write, hole or flush isn't done but reports success; of a write only the part in the range is lost."""
     FLIP = "flip"
-    """A write of which one bit, at a seeded place, arrives on the medium as the other."""
+    """One bit of a write, at a seeded place, arrives flipped on the medium."""
     MISDIRECT = "misdirect"
-    """A write of which what is in the range lands ``shift_bytes`` further on, though the call says it doesn't."""
+    """The part of a write in the range lands ``shift_bytes`` further on, but the call reports success."""
     HANG = "hang"
-    """Nothing happens, to this and all later calls, until the behaviour is set anew."""
+    """This and all later calls hang until the behaviour is set again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that goes wrong.
+    """A fault of the disk.
 
     Attributes:
-        operation: with which calls.
-        action: what happens.
+        operation: the affected calls.
+        action: the effect.
         error: name of the error code, for :attr:`Action.ERROR`.
         after_bytes: from this many bytes of that operation on (for flushes and holes: bytes written).
         after_count: not with so many calls that it would befall otherwise.
@@ -87,17 +87,17 @@ class Fault:
     seed: int = 0
 
     def touches(self, offset_bytes: int, length_bytes: int) -> bool:
-        """Whether ``[offset, offset + length)`` has a byte that the fault is about."""
+        """Return whether ``[offset, offset + length)`` overlaps the range of the fault."""
         stop_bytes = offset_bytes + length_bytes if self.stop_bytes is None else self.stop_bytes
         return offset_bytes < stop_bytes and offset_bytes + length_bytes > self.start_bytes
 
     def part(self, offset_bytes: int, length_bytes: int) -> tuple[int, int]:
-        """Which of so many bytes at an offset the fault is about, counted from the first of them."""
+        """Return the affected part of a range, relative to its start."""
         stop = length_bytes if self.stop_bytes is None else min(length_bytes, self.stop_bytes - offset_bytes)
         return max(0, self.start_bytes - offset_bytes), stop
 
     def flipped(self, data: memoryview, offset_bytes: int, rng: random.Random) -> bytearray:
-        """A copy of what is written at ``offset_bytes`` with one bit flipped where the fault is."""
+        """Return a copy of ``data`` with one bit flipped in the range of the fault."""
         copy = bytearray(data)
         copy[rng.randrange(*self.part(offset_bytes, len(copy)))] ^= 1 << rng.randrange(8)
         return copy
@@ -105,13 +105,13 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How the disk behaves. Reads and writes share its one arm: they wait for each other.
+    """The behaviour of the disk. Reads and writes share its one arm and wait for each other.
 
     Attributes:
-        write_bytes_per_s: None for as fast as it goes.
-        read_bytes_per_s: the same for reading.
-        faults: what goes wrong; the first that befalls a call counts.
-        log_path: where all that reaches the medium is logged (:mod:`tests.support.disks.write_log`), for
+        write_bytes_per_s: write rate; None for no limit.
+        read_bytes_per_s: read rate; None for no limit.
+        faults: faults; the first that affects a call applies.
+        log_path: file where all that reaches the medium is logged (:mod:`tests.support.disks.write_log`), for
             disks with one file; a new log begins whenever a path is set.
     """
 
@@ -121,12 +121,12 @@ class Behaviour:
     log_path: str | None = None
 
     def to_json(self) -> bytes:
-        """As the extended attribute takes it."""
+        """Return the value for the extended attribute."""
         return json.dumps(dataclasses.asdict(self)).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Behaviour:
-        """The reverse; ``ValueError``, ``TypeError`` or ``KeyError`` if it isn't one."""
+        """Parse a value of the extended attribute; ``ValueError``, ``TypeError`` or ``KeyError`` if it is invalid."""
         fields = json.loads(text)
         faults = tuple(
             Fault(**{**fault, "operation": Operation(fault["operation"]), "action": Action(fault["action"])})
@@ -137,37 +137,37 @@ class Behaviour:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SlowDisk:
-    """A mounted one.
+    """A mounted slow disk.
 
     Attributes:
-        directory: where targets are made.
-        storage: where their content is found at full speed.
+        directory: directory for targets.
+        storage: directory with their content, at full speed.
     """
 
     directory: Path
     storage: Path
 
     def set_behaviour(self, behaviour: Behaviour) -> None:
-        """From now on; faults are counted anew, and what hung goes on."""
+        """Set a new behaviour: fault counters start again, and hanging calls continue."""
         os.setxattr(self.directory, ATTRIBUTE, behaviour.to_json())
 
     def counts(self) -> dict[str, int]:
-        """What was done so far: bytes by operation (``read``, …), calls (``read_count``, …), faults that befell a call
-        (``struck``), and ``hanging``: calls that hang now.
+        """Return counters: bytes by operation (``read``, …), calls (``read_count``, …), faults that affected a call
+        (``struck``), and calls that hang now (``hanging``).
         """
         counted: dict[str, int] = json.loads(os.getxattr(self.directory, ATTRIBUTE))
         return counted
 
     def wait_hanging(self, program: Program) -> None:
-        """Wait until a call hangs; ``program`` is what makes it.
+        """Wait until a call of ``program`` hangs.
 
         Raises:
-            LabError: it ended instead.
+            LabError: the program exited instead.
         """
 
         def hangs() -> bool:
             if program.exit_code is not None:
-                raise LabError(f"it ended before a call hung: {program.describe()}")
+                raise LabError(f"it exited before a call hung: {program.describe()}")
             return self.counts()["hanging"] > 0
 
         wait_until("a call hangs", hangs, describe=program.describe)
@@ -175,7 +175,7 @@ class SlowDisk:
 
 @contextlib.contextmanager
 def slow_disk(folder: Path, behaviour: Behaviour) -> Iterator[SlowDisk]:
-    """A slow disk whose storage and mount point are made in ``folder``; unmounted at the end, whoever still uses it.
+    """Mount a slow disk with its storage and mount point in ``folder``; unmount it at the end, even if it is in use.
 
     Raises:
         LabError: it can't be mounted.
@@ -201,7 +201,7 @@ def slow_disk(folder: Path, behaviour: Behaviour) -> Iterator[SlowDisk]:
 
 @contextlib.contextmanager
 def loop_over(backing: Path) -> Iterator[Path]:
-    """A loop device over a file of the disk, past the page cache, so that faults are a block device's."""
+    """Provide a loop device over a file of the disk, past the page cache, so that its faults are a device's."""
     device = run("losetup", "--find", "--show", "--direct-io=on", backing).strip()
     try:
         yield Path(device)
@@ -262,7 +262,7 @@ class _Arm:
                 self._log.write(offset_bytes, data)
 
     def _note_written(self, offset_bytes: int, length_bytes: int) -> None:
-        """Faults that wait for a write of their range are armed."""
+        """Arm faults that wait for a write of their range."""
         with self._changed:
             for index, fault in enumerate(self._behaviour.faults):
                 if fault.touches(offset_bytes, length_bytes):
@@ -315,7 +315,7 @@ class _Arm:
             return json.dumps({**self._done_bytes, **counts, **own}).encode()
 
     def _strike(self, operation: Operation, offset_bytes: int, length_bytes: int) -> Fault | None:
-        """The fault that befalls this call, if one does; an error is raised, a hang waited out."""
+        """Return the fault that affects this call, if any; raise its error, or wait for the end of its hang."""
         counted = operation if operation in (Operation.READ, Operation.WRITE) else Operation.WRITE
         with self._changed:
             for index, fault in enumerate(self._behaviour.faults):
@@ -344,13 +344,13 @@ class _Arm:
         return None
 
     def _generator(self, fault: Fault) -> random.Random:
-        """Where the fault's next bit is drawn from."""
+        """Return the random generator for the fault's next bit."""
         with self._changed:
             faults = self._behaviour.faults
             return self._generators[faults.index(fault)] if fault in faults else random.Random(fault.seed)
 
     def _pass(self, operation: Operation, byte_count: int, bytes_per_s: float | None) -> None:
-        """Take the arm's time for so many bytes."""
+        """Wait for the time that the arm needs for these bytes."""
         with self._changed:
             self._done_bytes[operation] += byte_count
             self._done_counts[operation] += 1
@@ -365,7 +365,7 @@ class _Arm:
 
 
 def _half(length: int) -> int:
-    """Never nothing, so that who goes on with the rest comes to an end."""
+    """Return the length of a short call, never 0, so that a caller that continues comes to an end."""
     return max(length // 2 // _SECTOR_BYTES * _SECTOR_BYTES, min(length, _SECTOR_BYTES))
 
 

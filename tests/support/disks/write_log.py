@@ -1,8 +1,8 @@
-"""All that reached a disk, in order, and the disks that a power cut in between would have left.
+"""A log of all writes to a disk, and the disks that a power cut in between would have left.
 
-A disk may keep what it was sent in a cache of its own until it is flushed: a cut leaves everything up to the last
-flush, and of what followed any part. Linux's dm-log-writes and the ALICE study of crash consistency (Pillai et al.,
-OSDI 2014) look at filesystems in the same way.
+A disk may keep writes in a cache of its own until it is flushed: a cut leaves everything up to the last flush, and any
+part of the later writes. Linux's dm-log-writes and the ALICE study of crash consistency (Pillai et al.,
+OSDI 2014) check filesystems in the same way.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Final
 
 _HEADER: Final = struct.Struct("<BQQ")
 TEAR_BYTES: Final = 512
-"""What a disk writes as a whole: a larger write may be cut anywhere between two of these."""
+"""Unit that a disk writes as a whole: a larger write may be cut between any two of these."""
 
 
 class Kind(enum.IntEnum):
-    """What was done."""
+    """The kind of a log entry."""
 
     WRITE = 1
     PUNCH = 2
@@ -31,7 +31,7 @@ class Kind(enum.IntEnum):
 
 
 class LogWriter:
-    """Appends to a log file; every entry is in the file when the call returns."""
+    """A writer of a log file; every entry is in the file when the call returns."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb", buffering=0)
@@ -59,7 +59,7 @@ class LogWriter:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that was done."""
+    """One change of the disk."""
 
     kind: Kind
     offset_bytes: int
@@ -67,7 +67,7 @@ class Entry:
     data: bytes
 
     def apply(self, disk: bytearray, data_bytes: int | None = None) -> None:
-        """Do it to ``disk``; of a write perhaps only the first ``data_bytes``."""
+        """Apply the change to ``disk``; of a write optionally only the first ``data_bytes``."""
         start, stop = self.offset_bytes, self.offset_bytes + self.length_bytes
         match self.kind:
             case Kind.WRITE:
@@ -85,7 +85,7 @@ class Entry:
 
 
 def read_log(path: Path) -> list[Entry]:
-    """All entries; one that was cut short by the end of the file is left out."""
+    """Return all entries, without one that is cut off by the end of the file."""
     text, entries, at = path.read_bytes(), [], 0
     while at + _HEADER.size <= len(text):
         kind, offset_bytes, length_bytes = _HEADER.unpack_from(text, at)
@@ -100,12 +100,12 @@ def read_log(path: Path) -> list[Entry]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PowerCut:
-    """A moment, and what of the disk's cache survived it.
+    """A power cut, and the part of the disk's cache that survived it.
 
     Attributes:
-        flush_index: everything up to this flush is there; 0 is before the first, so only the base is.
-        kept: positions, behind that flush, of entries that got onto the medium.
-        torn_bytes: of the last of them, if it is a write, only so much.
+        flush_index: everything up to this flush is on the medium; 0 is before the first flush.
+        kept: positions, after that flush, of entries that reached the medium.
+        torn_bytes: bytes of the last of them, if it is a torn write.
     """
 
     flush_index: int
@@ -121,7 +121,7 @@ class PowerCuts:
     """The disks that power cuts would have left.
 
     Args:
-        base: the disk's content before the first entry; a file that wasn't there is empty.
+        base: the disk's content before the first entry; empty for a missing file.
         entries: the log.
     """
 
@@ -136,27 +136,27 @@ class PowerCuts:
 
     @property
     def flush_count(self) -> int:
-        """How many flushes there are."""
+        """Return the number of flushes."""
         return len(self._epochs) - 1
 
     @property
     def entry_count(self) -> int:
-        """How many entries there are beside them."""
+        """Return the number of entries other than flushes."""
         return sum(map(len, self._epochs))
 
     @property
     def unflushed_count(self) -> int:
-        """How many entries follow the last flush."""
+        """Return the number of entries after the last flush."""
         return len(self._epochs[-1])
 
     def at_flushes(self) -> list[PowerCut]:
-        """One cut right after each flush, and one before anything was done; flushes of nothing are skipped."""
+        """Return a cut after each flush and one before the first entry; empty flushes are skipped."""
         return [PowerCut(0, ())] + [
             PowerCut(index, ()) for index in range(1, self.flush_count + 1) if self._epochs[index - 1]
         ]
 
     def suffixes_dropped(self) -> list[PowerCut]:
-        """Every prefix, not empty, of what followed a flush."""
+        """Return a cut for every non-empty prefix of the entries after each flush."""
         return [
             PowerCut(index, tuple(range(count)))
             for index, epoch in enumerate(self._epochs)
@@ -164,7 +164,7 @@ class PowerCuts:
         ]
 
     def torn(self, rng: random.Random, count_per_epoch: int) -> list[PowerCut]:
-        """Prefixes whose last write is itself cut between two sectors."""
+        """Return cuts for prefixes whose last write is torn between two sectors."""
         cuts = []
         for index, epoch in enumerate(self._epochs):
             tearable = [at for at, entry in enumerate(epoch) if len(entry.data) > TEAR_BYTES]
@@ -174,7 +174,7 @@ class PowerCuts:
         return cuts
 
     def reordered(self, rng: random.Random, count_per_epoch: int) -> list[PowerCut]:
-        """Random parts of what followed a flush: a cache writes in whatever order it likes."""
+        """Return cuts with random parts of the entries after a flush: a cache writes in any order."""
         cuts = []
         for index, epoch in enumerate(self._epochs):
             if len(epoch) < 2:
@@ -185,7 +185,7 @@ class PowerCuts:
         return cuts
 
     def disks(self, cuts: Collection[PowerCut]) -> Iterator[tuple[PowerCut, bytes]]:
-        """Each cut with the disk that it leaves, in the order of flushes."""
+        """Yield each cut with the disk that it leaves, in the order of flushes."""
         disk, done = bytearray(self._base), 0
         for cut in sorted(cuts, key=lambda cut: cut.flush_index):
             for epoch in self._epochs[done : cut.flush_index]:

@@ -1,4 +1,4 @@
-"""Runs of consecutive blocks: every block in exactly one run."""
+"""Runs of consecutive blocks: every block is in exactly one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a disk bootable comes last, and nothing before it makes it look whole: in the order of the writes.
+"""Commit last: no write before the commit makes a disk look bootable, in the order of the writes.
 
 Lost if these fail: a machine that was switched off in the middle boots half an image, or one that was called complete
 isn't after the next power cut.
@@ -44,7 +44,7 @@ def recorded_restore(
 
 
 def prefixes(disk: RecordedDisk) -> Iterator[bytes]:
-    """What was there after each entry."""
+    """Return the content after each entry."""
     content = bytearray(disk.durable)
     for entry in disk.log:
         entry.apply(content)
@@ -54,7 +54,7 @@ def prefixes(disk: RecordedDisk) -> Iterator[bytes]:
 def test_what_an_agent_that_was_killed_left_in_a_cache_is_flushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it is right, so nothing is written; that doesn't make it outlast a power cut."""
+    """All blocks are right, so nothing is written; but they might be only in the page cache."""
     made = make_image("drzd" * 12)
     disk = RecordedDisk(tmp_path / "target", made.raw)
     with (
@@ -70,7 +70,7 @@ def test_what_an_agent_that_was_killed_left_in_a_cache_is_flushed(
 
 
 def test_a_target_is_flushed_before_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where O_DIRECT isn't possible a page that is still dirty would be read instead of the disk."""
+    """Without O_DIRECT a dirty page would be read instead of the disk."""
     made = make_image("drzd" * 12)
     disk = RecordedDisk(tmp_path / "target", made.raw)
     logs = []
@@ -117,7 +117,7 @@ def test_a_longer_file_that_holds_the_image_is_only_cut_off(
 def test_a_torn_write_of_the_mark_changes_nothing_but_the_first_sector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of it would leave the old boot sector in front of a boot loader that is gone."""
+    """A half-written marker would leave the old boot sector in front of a wiped boot loader."""
     made = make_image("drzd" * 12)
     old = OLD[: len(made.raw)]
     disk = recorded_restore(made, old, tmp_path, monkeypatch)
@@ -142,7 +142,7 @@ def test_giving_up_what_is_unused_leaves_the_mark(
 
 
 def test_an_edge_that_reads_wrong_once_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bit that fell over while the target was looked at."""
+    """A bit flipped while the target was scanned."""
     made = make_image("drdd" * 12)
     read_into, wrong = ReadBack.read_into, iter([3, len(made.raw) // BLOCK_BYTES - 2])
 

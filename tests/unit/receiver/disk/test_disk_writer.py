@@ -1,4 +1,4 @@
-"""Bytes on their way to a file: the right ones at the right place, holes where zeros are, no failure overlooked."""
+"""Writing to a file: the right bytes at the right place, holes for zeros, and no failure overlooked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KINDS = "drzzzrdzuurdddzdzr"
 
 @pytest.fixture(params=WriteMode)
 def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> WriteMode:
-    """Both ways of writing, as far as the filesystem of temporary files has them."""
+    """Return each way of writing that the filesystem of temporary files supports."""
     mode: WriteMode = request.param
     if mode is WriteMode.PAGE_CACHE:
         monkeypatch.setattr(syscalls, "direct_alignment_bytes", lambda _fd: 0)
@@ -47,7 +47,7 @@ def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Wri
 
 
 def _write(made: MadeImage, path: Path) -> None:
-    """All of an image, flushed and verified."""
+    """Write, flush and verify a whole image."""
     manifest = made.manifest
     with open_target(path, raw_bytes=manifest.raw_bytes) as target, DiskWriter(target, manifest) as writer:
         target.prepare(0)
@@ -89,7 +89,7 @@ def test_large_blocks(tmp_path: Path, block_bytes: int) -> None:
 @pytest.mark.usefixtures("mode")
 @pytest.mark.parametrize("seed", range(4))
 def test_any_bytes_at_any_place(tmp_path: Path, seed: int) -> None:
-    """Direct writes and the page cache's lie beside and over each other, and none may bring back older bytes."""
+    """Direct and cached writes lie beside and over each other, and none may bring back older bytes."""
     rng = random.Random(seed)
     size = 3 * MIB + rng.randrange(8192)
     made = make_image("z", tail_bytes=1000)
@@ -119,7 +119,7 @@ def test_a_sparse_image_stays_sparse(tmp_path: Path) -> None:
 
 
 def test_zeros_replace_what_an_old_file_held(tmp_path: Path) -> None:
-    """Last week's content must not shine through where this week's image is empty; its space is given back."""
+    """Old content must not remain where the new image has zeros; its space is released."""
     path = tmp_path / "target.raw"
     made = make_image("z" * 20 + "rdz", tail_bytes=1000)
     path.write_bytes(b"\xff" * len(made.raw))
@@ -129,7 +129,7 @@ def test_zeros_replace_what_an_old_file_held(tmp_path: Path) -> None:
 
 
 def test_no_byte_beyond_the_zeros_is_touched(tmp_path: Path) -> None:
-    """A file that is longer than the image keeps its end as long as it is that long."""
+    """A file that is longer than the image keeps its end until it is cut off."""
     path = tmp_path / "target.raw"
     made = make_image("zz", tail_bytes=1000)
     path.write_bytes(b"\xff" * (3 * BLOCK_BYTES))
@@ -142,7 +142,7 @@ def test_no_byte_beyond_the_zeros_is_touched(tmp_path: Path) -> None:
 
 
 def test_a_hole_isn_t_written(tmp_path: Path) -> None:
-    """Zeroing an empty file costs nothing, whatever its size."""
+    """Zeroing an empty file costs nothing at any size."""
     path = tmp_path / "target.raw"
     made = make_image("z" * 50)
     _write(made, path)
@@ -201,7 +201,7 @@ def test_a_filesystem_without_holes_gets_zeros(
 
 
 def test_a_slow_device_is_zeroed_in_short_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel doesn't let go of a program while it zeroes: nobody could stop the agent for minutes."""
+    """A zeroing call can't be interrupted: a long one would keep the agent from stopping for minutes."""
     size, now_s, rate = 2048 * MIB, 0.0, 1000.0 * MIB
     lengths: list[int] = []
 
@@ -232,7 +232,7 @@ def test_a_slow_device_is_zeroed_in_short_calls(tmp_path: Path, monkeypatch: pyt
 
 
 class _Disk:
-    """Stands between the writer and the kernel's ``pwrite``."""
+    """A layer between the writer and the kernel's ``pwrite``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, target: Target) -> None:
         self.calls: list[tuple[bool, int, int]] = []
@@ -264,7 +264,7 @@ def _all_at_once(writer: DiskWriter, made: MadeImage) -> None:
 def test_short_writes_go_on(
     tmp_path: Path, made: MadeImage, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-    """A device that takes less than it was given gets the rest."""
+    """A device that accepts only a part of a write gets the rest."""
     path = tmp_path / "target.raw"
     with (
         open_target(path, raw_bytes=len(made.raw)) as target,
@@ -273,7 +273,7 @@ def test_short_writes_go_on(
         target.prepare(0)
         disk = _Disk(monkeypatch, target)
         if length < 4096:
-            # A direct write can't end within a page: what is left then goes through the page cache.
+            # A direct write can't end within a page: the rest goes through the page cache.
             disk.answer = lambda direct, wanted, _offset: None if direct else min(wanted, length)
         else:
             disk.answer = lambda _direct, wanted, _offset: min(wanted, length // 4096 * 4096)
@@ -335,7 +335,7 @@ def test_a_filesystem_that_refuses_direct_writes_gets_them_through_the_cache(
 def test_a_failed_write_is_final(
     tmp_path: Path, made: MadeImage, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Trying again could "succeed" over a disk that lost what came before."""
+    """A retry could "succeed" on a disk that lost earlier writes."""
     with (
         open_target(tmp_path / "target.raw", raw_bytes=len(made.raw)) as target,
         DiskWriter(target, made.manifest) as writer,
@@ -369,7 +369,7 @@ def test_a_failed_write_is_final(
 def test_a_slow_disk_never_has_minutes_of_dirty_pages_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The flush at the end finds little to do: writers wait for what was written long before."""
+    """The final flush finds little to do: writers wait for earlier writeback."""
     monkeypatch.setattr(syscalls, "direct_alignment_bytes", lambda _fd: 0)
     started: list[tuple[int, int]] = []
     waited: list[tuple[int, int]] = []
@@ -397,7 +397,7 @@ def test_a_slow_disk_never_has_minutes_of_dirty_pages_waiting(
 def test_pages_that_were_lost_on_their_way_are_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Waiting for them is where the kernel tells, and it tells once."""
+    """The kernel reports lost pages once, to the caller that waits for them."""
 
     def lost(*_arguments: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -419,7 +419,7 @@ def test_pages_that_were_lost_on_their_way_are_a_failure(
             target.sync()
 
 
-# -- many threads, and what is left behind --------------------------------------------------------------------
+# -- threads and resources ------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("mode")
@@ -458,7 +458,7 @@ def test_many_threads_at_once(tmp_path: Path) -> None:
 
 
 def test_more_threads_than_buffers_wait_for_one(tmp_path: Path) -> None:
-    """The receiver's memory has a bound however many threads there are."""
+    """The receiver's memory is bounded for any number of threads."""
     made = make_image("r")
     lent: set[int] = set()
     with (
@@ -507,5 +507,5 @@ def test_descriptors_are_closed(tmp_path: Path, made: MadeImage) -> None:
     _write(made, tmp_path / "target.raw")
     assert not descriptors() - before
     with open_target(tmp_path / "target.raw", raw_bytes=len(made.raw)) as target:
-        DiskWriter(target, made.manifest)  # forgotten
+        DiskWriter(target, made.manifest)  # never closed explicitly
     assert not descriptors() - before

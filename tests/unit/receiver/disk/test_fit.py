@@ -1,4 +1,4 @@
-"""Fitting an image to disk and machine: what is decided, what is said to the tools, and what is read from them."""
+"""Fitting an image to disk and machine: decisions, commands for the tools, and parsing of their output."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ ROOT = Partition(2, 100 * MIB, 900 * MIB, LINUX, filesystem="ext4")
 SYSTEM = Partition(1, MIB, 99 * MIB, ESP, filesystem="vfat")
 
 
-# -- how far what is last can grow ------------------------------------------------------------------------------
+# -- growth of the last partition -------------------------------------------------------------------------------
 
 
 def test_a_partition_grows_to_the_last_whole_mebibyte_before_the_backup_table() -> None:
@@ -140,7 +140,7 @@ def test_what_must_not_grow_has_a_reason(layout: DiskLayout, reason: str) -> Non
     assert reason in growth_obstacle(layout)
 
 
-# -- what the tools are told ------------------------------------------------------------------------------------
+# -- commands for the tools -------------------------------------------------------------------------------------
 
 
 def test_sfdisk_neither_asks_the_kernel_nor_tells_it_and_wipes_nothing() -> None:
@@ -195,7 +195,7 @@ def test_garbage_says_nothing_of_a_gpt() -> None:
     assert usable_stop_bytes_untrusted(_disk_with({1: _header(1, 199, 166)}, 200), 512) == 167 * 512
 
 
-# -- how large a filesystem says that it is ------------------------------------------------------------------------
+# -- size of a filesystem --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "ntfs", "vfat"])
@@ -295,7 +295,7 @@ def test_an_entry_that_boots_something_else_or_nothing_is_made_anew(change: tupl
 
 
 def test_an_entry_of_an_mbr_is_always_made_anew() -> None:
-    """Its signature doesn't tell partitions of cloned disks apart."""
+    """An MBR's signature doesn't distinguish the partitions of cloned disks."""
     wanted = WantedEntry(WANTED.label, WANTED.partition, "", WANTED.loader, 512)
     assert not has_entry(wanted, parse_entries(VERSION_17))
 
@@ -398,7 +398,7 @@ def test_a_tool_is_out_of_reach_of_the_terminals_ctrl_c() -> None:
 
 
 def test_a_tool_goes_on_when_its_reader_was_killed() -> None:
-    """Printing into a pipe that nobody reads any more would end it in the middle of its work."""
+    """Printing into a closed pipe would kill the tool in the middle of its work."""
     ignored = run_program(["grep", "SigIgn", "/proc/self/status"], time_limit_s=60).split()[1]
     assert int(ignored, 16) >> (signal.SIGPIPE - 1) & 1
 

@@ -1,4 +1,4 @@
-"""A disk that hangs for ever ends its agent with a reason; one that is slow, or a program that was stopped, doesn't."""
+"""A hanging disk ends its agent with a reason; a slow disk or a stopped program doesn't."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATH = Path("/dev/disk")
 
 
 class Clock:
-    """Time that passes when it is told to, second by second as the agent watches."""
+    """A fake clock that advances in steps of a second, as the agent ticks."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -88,7 +88,7 @@ def test_the_oldest_counts_whatever_ends_around_it(clock: Clock) -> None:
 
 
 def test_a_program_that_was_stopped_blames_no_disk(clock: Clock) -> None:
-    """Or its virtual machine: the call may have returned at once."""
+    """A stopped virtual machine is the same: the call may have returned at once."""
     with clock.watch.call("writing", 0):
         clock.now += 3600
         clock.watch.tick()

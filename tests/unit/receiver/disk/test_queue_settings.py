@@ -1,4 +1,4 @@
-"""A disk's settings while it is written: on the whole disk, as they were again afterwards, never in the way."""
+"""Queue settings of a disk while it is written: on the whole disk, restored afterwards, and never an obstacle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from receiver.disk.target import Target
 
 @dataclasses.dataclass
 class _Device(Target):
-    """Something with a device number; nothing is written to it."""
+    """A target with a device number; nothing is written to it."""
 
     fd: int
     is_device: bool = True
@@ -38,7 +38,7 @@ def _sysfs(
     ratio: str = "100",
     partition: bool = False,
 ) -> Path:
-    """A disk's folder, with /sys/dev/block/1:3 (the number of /dev/null) leading to it or to its first partition."""
+    """Create a disk's folder; /sys/dev/block/1:3 (the number of /dev/null) leads to it or to its first partition."""
     disk = root / "devices" / "pci0" / "sda"
     for name, text in {
         "queue/scheduler": scheduler,
@@ -82,7 +82,7 @@ def test_the_disk_gets_the_scheduler_that_suits_it(
         assert path.read_text().strip() == (expected or scheduler)
         assert list(tuning.changed) == ([path] if expected else [])
         if expected:
-            path.write_text(f"bfq [{expected}]\n")  # as the kernel shows what it was told
+            path.write_text(f"bfq [{expected}]\n")  # the format in which the kernel shows its choice
     assert tuning.failures == []
     assert (disk / "bdi" / "max_ratio").read_text() == "100\n"
     if expected:
@@ -124,7 +124,7 @@ def test_a_tighter_bound_on_the_cache_is_kept(tmp_path: Path, device: _Device) -
 
 
 def test_a_kernel_that_shows_no_settings_is_no_obstacle(tmp_path: Path, device: _Device) -> None:
-    """In a container /sys may be missing: the disk is written all the same."""
+    """In a container /sys may be missing: the disk is written anyway."""
     with tuned_queue(device, page_cache=True, sysfs=tmp_path) as tuning:
         assert tuning.changed == {}
     assert tuning.failures
@@ -166,7 +166,7 @@ def test_a_file_has_no_settings(tmp_path: Path, device: _Device) -> None:
 
 
 def test_a_partition_discards_in_its_disk_s_units(tmp_path: Path, device: _Device) -> None:
-    """A unit that is discarded in part isn't discarded; one that reaches beyond the range must not be."""
+    """A partly covered unit isn't discarded by the device; a unit that reaches beyond the range must not be."""
     number = os.fstat(device.fd).st_rdev
     assert discard_unit(number, tmp_path) == DiscardUnit(0)
     disk = _sysfs(tmp_path, partition=True)

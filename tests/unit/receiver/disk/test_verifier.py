@@ -1,4 +1,4 @@
-"""Read-back verification: every difference is found and named, and nothing else is."""
+"""Read-back verification: every difference is found and named, and nothing else."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_blocks_as_large_as_the_buffer(tmp_path: Path, block_bytes: int) -> None
 @pytest.mark.parametrize("mode", ReadBackMode)
 @pytest.mark.parametrize("skew_bytes", [0, 1])
 def test_a_block_is_read_as_it_is(target: Path, mode: ReadBackMode, skew_bytes: int) -> None:
-    """What is held back until the end comes from the target where that has it already."""
+    """Held-back blocks that the target holds already are read from it."""
     _overwrite(target, 3 * BLOCK_BYTES + 5, b"other")
     content = target.read_bytes()
     with _open(target, mode) as read_back:

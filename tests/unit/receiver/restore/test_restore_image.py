@@ -1,4 +1,4 @@
-"""Restore and compare as whole flows on files: what is reported as good is good, and what isn't is named."""
+"""Restore and compare on files: a reported success is true, and every difference is named."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MADE = make_image("drzz" * 40 + "urd", tail_bytes=1234)
 
 
 class Recorder(TextProgress):
-    """Keeps what it is told, and does something when a phase begins."""
+    """Progress that records its calls and runs an action when a phase starts."""
 
     def __init__(self, on_begin: Callable[[str], None] = lambda _phase: None) -> None:
         self.on_begin = on_begin
@@ -101,7 +101,7 @@ def test_an_altered_block_is_named(tmp_path: Path, image: Path) -> None:
 
 
 def test_corruption_after_writing_is_found(tmp_path: Path, image: Path) -> None:
-    """A disk that loses what it confirmed: without reading back, the machine would fail weeks later."""
+    """A disk loses a confirmed write: without read-back, the machine would fail weeks later."""
     target = tmp_path / "target.raw"
     recorder = Recorder(lambda phase: _flip(target, 80 * BLOCK_BYTES + 7) if phase == "verify" else None)
     with pytest.raises(
@@ -251,7 +251,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path, imag
 def test_what_cannot_be_read_before_it_is_written_is_written(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, unreadable_count: int
 ) -> None:
-    """An old sector that can't be read any more is well once it's written; a disk full of them is dying."""
+    """An old unreadable sector recovers once it is written; a disk full of them is dying."""
     target = tmp_path / "target.raw"
     restore(image, target, Recorder())
     bad = {40 + 4 * index for index in range(unreadable_count)}

@@ -1,4 +1,4 @@
-"""Work spread over threads: all of it is done once, an error ends it in order, progress is told."""
+"""Work on several threads: every item is done once, an error stops it in order, progress is reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_items_run_at_the_same_time() -> None:
 
 
 def test_an_error_stops_new_items_and_lets_running_ones_end() -> None:
-    """A block that is half written is finished before the error ends the program; the items never run out."""
+    """A half-written block is finished before the error ends the program; the items never run out."""
     failed = threading.Event()
     started: list[int] = []
     ended: list[int] = []

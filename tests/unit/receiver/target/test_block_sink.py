@@ -1,4 +1,4 @@
-"""Stored bytes on their way to a target: what is wrong isn't written, what is packed wrongly ends it."""
+"""The block sink: wrong stored bytes aren't written, a wrongly packed block fails the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _blocks(made: MadeImage, blocks: list[int]) -> list[tuple[int, memoryview]]:
 
 
 def test_wrong_stored_bytes_are_not_written(tmp_path: Path) -> None:
-    """A receiver asks for such a block again; the cast goes on."""
+    """A receiver requests such a block again; the cast continues."""
     path = tmp_path / "target.raw"
     made = make_image("d" * 40 + "dr" + "r" * 40)
     with open_target(path, raw_bytes=len(made.raw)) as target, BlockSink(target, made.manifest) as sink:
@@ -64,7 +64,7 @@ def _frame(raw: bytes, *, content_size: bool = True) -> bytes:
 )
 @pytest.mark.parametrize("block", [1, FREE])
 def test_a_wrongly_packed_block_ends_it(tmp_path: Path, frame: bytes, block: int) -> None:
-    """Its hash is right, so asking for it again would go on for ever."""
+    """A block with the right hash that is requested again would never end."""
     made = make_image("d" * 80, frames={block: frame})
     with (
         open_target(tmp_path / "target.raw", raw_bytes=len(made.raw)) as target,

@@ -1,4 +1,4 @@
-"""What holds a disk is found however it is stacked, and said with the way to release it."""
+"""Every holder of a disk is found in any stack of devices, and reported with the command that releases it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_swap_holds(machine: FakeMachine) -> None:
 
 
 def test_a_pool_without_a_number_of_its_own_holds_all_its_members(machine: FakeMachine) -> None:
-    """btrfs over two disks: mountinfo names one of them, and that with an invented device number."""
+    """With btrfs over two disks, mountinfo names one of them, with an invented device number."""
     for name in ("sda2", "sdb"):
         (machine.sources.sys / "fs/btrfs/1234-abcd/devices" / name).mkdir(parents=True)
     machine.mount("0:42", "/srv", filesystem="btrfs", source=machine.node("sda2"))
@@ -156,7 +156,7 @@ def test_a_system_on_encrypted_lvm_on_a_raid(machine: FakeMachine) -> None:
 
 
 def test_a_live_system_from_a_stick(machine: FakeMachine) -> None:
-    """As live-boot does it: an overlay over a squashfs in a loop device whose file lies on the stick."""
+    """live-boot mounts an overlay over a squashfs in a loop device whose file is on the stick."""
     machine.mount("0:2", "/", filesystem="rootfs", source="rootfs")
     machine.mount("8:17", "/run/live/medium", filesystem="vfat", source="/dev/sdb1")
     machine.partition("sdb", 1, "8:17")
@@ -175,7 +175,7 @@ def test_a_live_system_from_a_stick(machine: FakeMachine) -> None:
 
 
 def test_a_live_system_whose_medium_only_the_kernel_still_knows(machine: FakeMachine) -> None:
-    """The initramfs mounted the medium where no path leads any more; the loop device knows its file's filesystem."""
+    """The initramfs mounted the medium at a lost path; the loop device knows its file's filesystem."""
     machine.partition("sdb", 1, "8:17")
     machine.loop("loop0", "7:0", "/live/medium/filesystem.squashfs", filesystem="8:17")
     machine.stacked("dm-0", "252:0", ["loop0"], {"dm/name": "live-rw", "dm/uuid": ""})
@@ -243,7 +243,7 @@ def test_a_loop_device_over_the_image_file(machine: FakeMachine, tmp_path: Path)
 
 
 def test_a_file_behind_a_mounted_loop_device(machine: FakeMachine, tmp_path: Path) -> None:
-    """Writing the file would write below a mounted filesystem."""
+    """Writing the file would change a mounted filesystem from below."""
     backing = tmp_path / "disk.raw"
     backing.write_bytes(b"x")
     machine.loop("loop0", "7:0", str(backing))
@@ -268,7 +268,7 @@ def _incompatible(needs: ImageNeeds, sector_bytes: int, *, is_partition: bool = 
 
 @pytest.mark.parametrize("layout", [GPT_512, None], ids=["a table", "an older image without a layout"])
 def test_a_table_of_small_sectors_is_refused_on_a_disk_of_large_ones(layout: DiskLayout | None) -> None:
-    """Every partition would be looked for at eight times its place."""
+    """Every partition would be searched at eight times its offset."""
     needs = ImageNeeds(1 << 20, layout, 512)
     assert _incompatible(needs, 512) is None
     refusal = _incompatible(needs, 4096)
@@ -280,7 +280,7 @@ def test_a_table_of_small_sectors_is_refused_on_a_disk_of_large_ones(layout: Dis
 
 def test_a_table_of_large_sectors_is_refused_on_a_disk_of_small_ones() -> None:
     layout = DiskLayout(TableKind.GPT, 4096, ())
-    # A file says 512 of itself whatever it was made for: the table counts.
+    # A file always reports 512-byte sectors: the table counts.
     assert _incompatible(ImageNeeds(1 << 20, layout, 512), 4096) is None
     assert _incompatible(ImageNeeds(1 << 20, layout, 512), 512) is not None
 

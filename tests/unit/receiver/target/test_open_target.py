@@ -1,4 +1,4 @@
-"""Opening and refusing: what must never be overwritten stays as it was."""
+"""Opening targets and refusing: a target that mustn't be overwritten stays unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def existing(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unprivileged() -> Iterator[None]:
-    """As a user whom permissions bind, also where the tests run as root."""
+    """Run as a user without root's privileges, even if the tests run as root."""
     if os.geteuid() != 0:
         yield
         return
@@ -90,7 +90,7 @@ def test_the_image_itself_is_refused(tmp_path: Path, existing: Path, alias: str)
 
 @pytest.fixture
 def write_protected(existing: Path) -> Path:
-    """A file that not even its owner may write."""
+    """Create a file that not even its owner may write."""
     existing.chmod(0o444)
     return existing
 
@@ -101,7 +101,7 @@ def test_a_file_without_write_permission_is_refused(write_protected: Path, unpri
 
 
 def test_opening_alone_changes_nothing(tmp_path: Path, existing: Path) -> None:
-    """A cast that can't be joined after all must not have cost the old content."""
+    """A cast that can't be joined must not cost the old content."""
     new = tmp_path / "new.raw"
     with open_target(existing, raw_bytes=RAW_BYTES), open_target(new, raw_bytes=RAW_BYTES):
         assert existing.read_bytes() == b"precious" * 1000
@@ -151,14 +151,14 @@ def test_a_new_file_stays_once_it_was_prepared(tmp_path: Path) -> None:
 
 
 def test_after_a_failed_write_nothing_succeeds_any_more(tmp_path: Path) -> None:
-    """The kernel reports lost pages once: a flush after a failed one may "succeed" over a disk full of gaps."""
+    """The kernel reports lost pages once: a flush after a failed one may "succeed" on a disk full of gaps."""
     made = make_image("rrr")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_target(tmp_path / "target.raw", raw_bytes=RAW_BYTES) as target:
         target.prepare(data_bytes=RAW_BYTES)
         writer = DiskWriter(target, made.manifest)
         writer.write(0, memoryview(made.stored[0]))
-        # The limit lies within block 1: the kernel writes a part of it and then refuses.
+        # The limit is within block 1: the kernel writes a part of it and then refuses.
         resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK_BYTES + 1000, limits[1]))
         try:
             with pytest.raises(StorageError, match=os.strerror(errno.EFBIG)):

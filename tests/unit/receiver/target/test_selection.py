@@ -1,4 +1,4 @@
-"""``--target`` means exactly one disk or none: a machine with two disks never loses the wrong one."""
+"""``--target`` selects exactly one disk or none: a machine with two disks never loses the wrong one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.unit.receiver.disk.inventory.test_block_devices import USB_TREE
 
 @pytest.fixture
 def machine(tmp_path: Path) -> FakeMachine:
-    """A usual one: the system on SATA, a larger NVMe disk, a USB disk."""
+    """A typical machine: the system on SATA, a larger NVMe disk, a USB disk."""
     machine = FakeMachine(tmp_path)
     machine.disk(
         "sda",
@@ -155,7 +155,7 @@ def test_a_model_of_which_one_is_in_use_means_the_other(machine: FakeMachine) ->
 
 
 def test_two_disks_of_one_serial_are_ambiguous_even_if_one_is_refused(machine: FakeMachine) -> None:
-    """The one in use may be the one that was meant: the other one isn't taken instead."""
+    """The operator may have meant the disk in use: the other one isn't taken instead."""
     _add_disk(machine, "sdc", 32, serial="S1")
     with pytest.raises(AmbiguousTargetError, match=r"sda, .*sdc"):
         _choose(machine, "serial=S1")

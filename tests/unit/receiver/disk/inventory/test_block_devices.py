@@ -1,4 +1,4 @@
-"""Disks are known for what they are, on machines of every kind: an operator who names one gets that one."""
+"""Disks are identified correctly on every kind of machine, so that an operator gets the disk that was named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USB_TREE = "pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host6/target6:0:0/6:0:0:0"
 
 
 def test_a_sata_disk_without_udev(machine: FakeMachine) -> None:
-    """A live system without udev knows the disk by what the disk itself says to the kernel."""
+    """A live system without udev has only the disk's own data from the kernel."""
     folder = machine.disk(
         "sda",
         "8:0",
@@ -94,7 +94,7 @@ def test_single_paths_of_multipath_memory_and_boot_areas_are_no_disks(machine: F
 
 @pytest.mark.parametrize("removable", ["0", "1"])
 def test_whatever_hangs_on_usb_is_carried_around(machine: FakeMachine, removable: str) -> None:
-    """A USB disk's bit says that its medium is fixed; it is somebody's backup disk all the same."""
+    """A USB disk reports a fixed medium, although it is portable and may be a backup disk."""
     machine.disk("sdb", "8:16", tree=USB_TREE, files={"removable": removable})
     stick = machine.sources.sys / "devices/pci0000:00/0000:00:14.0/usb2/2-1"
     (stick / "idVendor").write_text("0781\n")
