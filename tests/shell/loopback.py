@@ -1,4 +1,4 @@
-"""Real multicast on the loopback interface, without privileges: a sending socket and a port that nobody else has."""
+"""Real multicast on the loopback interface, without privileges."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ GROUP_IPV4 = "239.255.68.99"
 
 
 def roomy(sock: socket.socket) -> None:
-    """Let it keep what a test sends until a busy machine comes to read it."""
+    """Enlarge the receive buffer for a busy machine that reads a test's datagrams late."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 4 << 20)
-    except PermissionError:  # then the system's limit holds
+    except PermissionError:  # the system's limit applies then
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
 
 
 class LoopbackSender:
-    """Sends to a group through ``lo`` from 127.0.0.1."""
+    """A sender to a group through ``lo`` from 127.0.0.1."""
 
     def __init__(self, group: str, port: int, source: str = "127.0.0.1") -> None:
         self._destination = (group, port)
@@ -42,10 +42,10 @@ class LoopbackSender:
         self._socket.close()
 
     def send(self, datagram: bytes) -> None:
-        """One datagram."""
+        """Send one datagram."""
         self._socket.sendto(datagram, self._destination)
 
     def send_segmented(self, data: bytes, segment_bytes: int) -> None:
-        """One super-datagram that the kernel cuts into datagrams of ``segment_bytes``; the last may be shorter."""
+        """Send a super-datagram that the kernel splits into datagrams of ``segment_bytes``; the last may be shorter."""
         ancillary = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment_bytes))]
         self._socket.sendmsg([data], ancillary, 0, self._destination)

@@ -1,4 +1,4 @@
-"""A machine made of files: sysfs, proc and udev's database as the kernel writes them, for hardware that isn't here."""
+"""A fake machine made of files: sysfs, proc and udev's database as the kernel writes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GIB = 1 << 30
 
 
 class FakeMachine:
-    """Add disks and what is built on them; ``sources`` is what :func:`read_inventory` reads."""
+    """A machine to which a test adds disks; :func:`read_inventory` reads its ``sources``."""
 
     def __init__(self, root: Path) -> None:
         self.sources = SystemPaths(root / "sys", root / "proc", root / "dev", root / "udev")
@@ -33,7 +33,7 @@ class FakeMachine:
         files: dict[str, str] | None = None,
         udev: dict[str, str] | None = None,
     ) -> Path:
-        """A disk; ``files`` are written into its folder, over what every disk has."""
+        """Add a disk; ``files`` are written into its folder, and replace the usual ones."""
         folder = self.sources.sys / "devices" / tree / "block" / name
         usual = {
             "dev": number,
@@ -55,7 +55,7 @@ class FakeMachine:
         return folder
 
     def partition(self, disk: str, index: int, number: str, *, size_bytes: int = GIB, name: str = "") -> str:
-        """One of the kernel's partitions of ``disk``."""
+        """Add a partition of ``disk``."""
         name = name or (f"{disk}p{index}" if disk[-1].isdigit() else f"{disk}{index}")
         folder = (self.sources.sys / "block" / disk).resolve() / name
         _fill(folder, {"dev": number, "size": str(size_bytes // 512), "ro": "0", "partition": str(index)})
@@ -63,21 +63,21 @@ class FakeMachine:
         return name
 
     def stacked(self, name: str, number: str, on: list[str], files: dict[str, str] | None = None) -> None:
-        """A device-mapper device or RAID on other devices."""
+        """Add a device-mapper device or RAID on other devices."""
         folder = self.disk(name, number, tree="virtual", files=files)
         for below in on:
             (folder / "slaves" / below).mkdir()
             (self._folder(below) / "holders" / name).mkdir()
 
     def loop(self, name: str, number: str, backing: str, filesystem: str = "0:0", inode: int = 0) -> None:
-        """A loop device; ``filesystem`` and ``inode`` are what the kernel says of its file."""
+        """Add a loop device; ``filesystem`` and ``inode`` identify its backing file."""
         self.disk(name, number, tree="virtual", files={"loop/backing_file": backing})
         self.loop_files[name] = LoopFile(device_number(filesystem), inode)
 
     def mount(
         self, number: str, point: str, *, filesystem: str = "ext4", source: str = "none", options: str = "rw"
     ) -> None:
-        """A line of mountinfo, at the end."""
+        """Append a line to mountinfo."""
         escaped = point.replace(" ", "\\040")
         line = (
             f"{len(self._mounts) + 20} 1 {number} / {escaped} rw shared:1 - {filesystem} {source} {options}"
@@ -86,12 +86,12 @@ class FakeMachine:
         self._write_proc()
 
     def swap(self, path: str) -> None:
-        """A line of swaps."""
+        """Append a line to swaps."""
         self._swaps.append(f"{path} partition\t1048572\t0\t-2")
         self._write_proc()
 
     def node(self, name: str) -> str:
-        """The path of a device."""
+        """Return the path of a device."""
         return str(self.sources.dev / name)
 
     def inventory(self) -> DiskInventory:
@@ -103,7 +103,7 @@ class FakeMachine:
         return device
 
     def probe(self, device: BlockDevice) -> LoopFile | None:
-        """What asking a loop device for its file would say."""
+        """Return the backing file of a loop device."""
         return self.loop_files.get(device.name)
 
     def _folder(self, name: str) -> Path:
@@ -118,7 +118,7 @@ class FakeMachine:
 
 
 def device_number(text: str) -> int:
-    """``8:1`` as ``st_rdev``."""
+    """Return a number such as ``8:1`` as ``st_rdev``."""
     major, minor = text.split(":")
     return os.makedev(int(major), int(minor))
 

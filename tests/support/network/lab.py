@@ -1,8 +1,8 @@
-"""A network of namespaces to cast in, and programs that run there, measured.
+"""A network of namespaces for casts, and programs that run there and are measured.
 
-``Network`` makes a sender, N receivers and a switch, each a network namespace of this process's own;
-``Program`` is one started process whose JSON lines are collected and whose processor time and peak memory are
-known when it ends. Both are context managers that leave nothing behind, and end only what they started.
+``Network`` creates a sender, N receivers and a switch, each a network namespace of this process. ``Program`` runs a
+process, collects its JSON lines and measures its processor time and peak memory. Both are context managers that leave
+nothing behind, and end only processes that they started.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ from typing import Any, Final, Self, TypeVar
 REPOSITORY = Path(__file__).resolve().parents[3]
 INTERFACE = "eth0"
 LIMIT_S: Final = 300.0
-"""Longer than anything takes that is waited for, also on a machine that has other things to do: what is waited for is
-an event, never time.
-"""
+"""Timeout of every wait, also on a busy machine; tests wait for events, never for time."""
 
 T = TypeVar("T")
 
@@ -43,12 +41,12 @@ _serial = itertools.count()
 
 
 class LabError(Exception):
-    """A command that builds the network failed, or a program didn't do what was waited for."""
+    """A command that builds the network failed, or an awaited event didn't happen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Usage:
-    """What one ended program cost.
+    """The resources that an ended program used.
 
     ``peak_bytes`` is the largest resident set. It is sampled from ``VmHWM`` every 50 ms, because ``ru_maxrss``
     of a child also counts the memory of the process that started it (exec keeps the larger of both).
@@ -68,12 +66,12 @@ class Program:
 
     Args:
         argv: the command.
-        prefix: what runs ``argv`` elsewhere by ``exec``, e.g. ``("ip", "netns", "exec", NAME)``.
-        environment: added to this process's environment.
+        prefix: a command that runs ``argv`` elsewhere by ``exec``, e.g. ``("ip", "netns", "exec", NAME)``.
+        environment: variables added to this process's environment.
 
     Attributes:
         events: the JSON lines so far.
-        arrivals: when each of them came (monotonic).
+        arrivals: the time of arrival of each line (monotonic).
     """
 
     def __init__(
@@ -117,13 +115,13 @@ class Program:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative when a signal ended it."""
+        """Return the exit code: None while it runs, negative if a signal ended it."""
         with self._changed:
             return self._exit_code
 
     @property
     def result(self) -> dict[str, Any]:
-        """The last JSON line, which has to be the result."""
+        """Return the last JSON line, which must be the result."""
         with self._changed:
             last = self.events[-1] if self.events else {}
         if last.get("event") != "result":
@@ -131,22 +129,22 @@ class Program:
         return last
 
     def stderr_text(self) -> str:
-        """What it wrote to stderr so far, at most the last 8 KiB."""
+        """Return its output to stderr so far, at most the last 8 KiB."""
         if self._stderr.closed:
             return ""
         size = os.fstat(self._stderr.fileno()).st_size
         return os.pread(self._stderr.fileno(), 8192, max(0, size - 8192)).decode(errors="replace")
 
     def describe(self) -> str:
-        """Command, state and the end of stderr: what a failed test wants to show."""
+        """Return the command, state and end of stderr, for a failed test."""
         state = "running" if self.exit_code is None else f"exit code {self.exit_code}"
         return f"`{' '.join(self.argv[-12:])}` ({state})\n{self.stderr_text()[-2000:]}"
 
     def wait(self, timeout_s: float) -> int:
-        """The exit code.
+        """Wait for the end, and return the exit code.
 
         Raises:
-            LabError: it still runs after ``timeout_s``.
+            LabError: the program still runs after ``timeout_s``.
         """
         with self._changed:
             ended = self._changed.wait_for(lambda: self._exit_code is not None, timeout_s)
@@ -158,7 +156,7 @@ class Program:
     def wait_event(
         self, name: str, timeout_s: float, matches: Callable[[dict[str, Any]], bool] = lambda _event: True
     ) -> dict[str, Any]:
-        """The first JSON line whose ``event`` is ``name`` and that ``matches``, waited for.
+        """Wait for the first JSON line whose ``event`` is ``name`` and that ``matches``, and return it.
 
         Raises:
             LabError: the program ended without it, or ``timeout_s`` passed.
@@ -175,7 +173,7 @@ class Program:
         return event
 
     def timeline(self) -> list[tuple[float, dict[str, Any]]]:
-        """Every JSON line with the time (monotonic) at which it came."""
+        """Return every JSON line with its time of arrival (monotonic)."""
         with self._changed:
             return list(zip(self.arrivals, self.events, strict=True))
 
@@ -186,7 +184,7 @@ class Program:
                 os.killpg(self.pid, number)
 
     def close(self, grace_s: float = 20.0) -> None:
-        """End it: SIGTERM, and SIGKILL after ``grace_s``: what it has to put back, it can, on a busy machine too."""
+        """Send SIGTERM, and SIGKILL after ``grace_s``, which leaves time to clean up even on a busy machine."""
         self.signal(signal.SIGTERM)
         try:
             self.wait(grace_s)
@@ -247,7 +245,7 @@ class Program:
 
 @contextlib.contextmanager
 def held(program: Program) -> Iterator[None]:
-    """The program stands still meanwhile: a cast that waits for an agent isn't over before something has happened."""
+    """Stop the program within the context, which keeps a cast that waits for it from ending."""
     program.signal(signal.SIGSTOP)
     try:
         yield
@@ -265,34 +263,34 @@ class Host:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Runs a command in the namespace; it replaces itself, so that the process id is the program's."""
+        """Prefix that runs a command in the namespace by exec, with the same process id."""
         return ("ip", "netns", "exec", self.namespace)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PortCounters:
-    """What the switch has done at one port to a host.
+    """Counters of the switch at one port to a host.
 
     ``passed_bytes`` and ``offered_bytes`` count a super-datagram's headers once, ``link_bytes`` in every datagram, as a
     cable would carry them: use the first two for shares that got lost, the last for rates.
     """
 
     offered_bytes: int
-    """What the sender's port took in: nearly all of it is flooded to every other port."""
+    """Bytes that arrived from the sender; nearly all of them are flooded to every other port."""
     passed_bytes: int
-    """What left by this port."""
+    """Bytes sent through this port."""
     link_bytes: int
-    """What left by this port's shaper; 0 without one."""
+    """Bytes sent through this port's shaper; 0 without one."""
     queued_bytes: int
-    """What waits in the shaper."""
+    """Bytes queued in the shaper."""
 
 
 class Network:
-    """A sender and ``receiver_count`` receivers on one switch, all in namespaces of this process's own.
+    """A sender and ``receiver_count`` receivers on one switch, in namespaces of this process.
 
-    Names hold the process id, a serial number and chance, and every interface lives inside a namespace, so that any
-    number of test runs can go on at once with the same addresses: 10.77.0.1 the sender, 10.77.0.2 the first
-    receiver; and what a run that was killed left behind isn't in the way when its process id comes again.
+    Names contain the process id, a serial number and a random part, and every interface lives inside a namespace. Any
+    number of test runs can therefore use the same addresses at once: 10.77.0.1 for the sender, 10.77.0.2 for the first
+    receiver. The leftovers of a killed run don't disturb a later process with the same id.
     """
 
     def __init__(self, receiver_count: int) -> None:
@@ -325,14 +323,14 @@ class Network:
     def start(
         self, host: Host, argv: Sequence[str | Path], *, environment: dict[str, str] | None = None
     ) -> Program:
-        """Start a program in ``host``'s namespace; the network ends it if nobody else did."""
+        """Start a program in ``host``'s namespace; the network ends it if it is still running at the end."""
         program = Program(argv, prefix=host.prefix, environment=environment)
         self._programs.append(program)
         return program
 
     def set_offload(self, enabled: bool) -> None:
-        """Whether super-datagrams (UDP_SEGMENT) cross the network whole, as between good cards, or as single
-        datagrams, cut by the sender's kernel.
+        """Let super-datagrams (UDP_SEGMENT) cross the network whole, as between good cards, or have the sender's kernel
+        split them.
         """
         state = "on" if enabled else "off"
         run(*self.sender.prefix, "ethtool", "-K", INTERFACE, "tx-udp-segmentation", state)
@@ -340,14 +338,14 @@ class Network:
     def set_loss(
         self, permille: int, hosts: Sequence[Host] | None = None, *, keep_filter: bool = False
     ) -> None:
-        """Random loss of UDP packets that arrive at each of ``hosts`` (default: the receivers); 0 ends it.
+        """Drop arriving UDP packets at random at each of ``hosts`` (default: the receivers); 0 ends it.
 
         A super-datagram counts as one packet: turn the offload off for loss of single datagrams.
 
         Args:
-            permille: share to lose.
-            hosts: where.
-            keep_filter: with 0, look at each packet all the same: what that costs is then no part of a comparison.
+            permille: share to drop.
+            hosts: the hosts that drop.
+            keep_filter: with 0, still filter each packet, so that the filter's cost is the same in a comparison.
         """
         loses = permille or keep_filter
         condition = f"numgen random mod 1000 {f'< {permille}' if permille else '> 999'}" if loses else ""
@@ -368,7 +366,7 @@ class Network:
                 run("tc", "-n", self.switch, "qdisc", "del", *device)
 
     def port_counters(self, hosts: Sequence[Host] | None = None) -> list[PortCounters]:
-        """The switch's counters at the ports to ``hosts`` (default: the receivers), all of one moment."""
+        """Return the switch's counters at the ports to ``hosts`` (default: the receivers), all of one moment."""
         links = json.loads(run("ip", "-s", "-j", "-n", self.switch, "link", "show"))
         qdiscs = json.loads(run("tc", "-s", "-j", "-n", self.switch, "qdisc", "show"))
         totals = {link["ifname"]: link["stats64"] for link in links}
@@ -424,16 +422,16 @@ class Network:
 
 
 def wait_until(
-    what: str,
+    description: str,
     condition: Callable[[], T],
     timeout_s: float = LIMIT_S,
     *,
     describe: Callable[[], str] = str,
 ) -> T:
-    """The first value of ``condition`` that is true.
+    """Wait until ``condition`` returns a true value, and return that.
 
     Raises:
-        LabError: there was none within ``timeout_s``.
+        LabError: it didn't within ``timeout_s``.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -441,7 +439,7 @@ def wait_until(
         if value:
             return value
         if time.monotonic() > deadline_s:
-            raise LabError(f"not within {timeout_s:g} s: {what}; {describe()}")
+            raise LabError(f"not within {timeout_s:g} s: {description}; {describe()}")
         time.sleep(_POLL_INTERVAL_S)
 
 
@@ -458,12 +456,12 @@ def run(*argv: str | Path, text: str | None = None, timeout_s: float = LIMIT_S) 
 
 
 def diskcast(*arguments: str | Path) -> list[str]:
-    """The command line of ``diskcast`` under this interpreter."""
+    """Return the command line of ``diskcast`` under this interpreter."""
     return [sys.executable, "-m", "sender", *map(str, arguments)]
 
 
 def diskcast_agent(*arguments: str | Path) -> list[str]:
-    """The command line of ``diskcast-agent`` under this interpreter."""
+    """Return the command line of ``diskcast-agent`` under this interpreter."""
     return [sys.executable, "-m", "receiver", *map(str, arguments)]
 
 
@@ -483,12 +481,12 @@ def wait_for_udp_socket(programs: Sequence[Program], timeout_s: float = LIMIT_S)
     """Wait until each program's namespace, in which nothing else may run, has a bound UDP socket.
 
     Raises:
-        LabError: one hasn't within ``timeout_s``.
+        LabError: one has none within ``timeout_s``.
     """
 
     def is_bound(program: Program) -> bool:
         if program.exit_code is not None:
-            raise LabError(f"it has ended without a UDP socket: {program.describe()}")
+            raise LabError(f"the program ended without a UDP socket: {program.describe()}")
         return len(Path(f"/proc/{program.pid}/net/udp").read_text().splitlines()) >= 2
 
     for program in programs:
@@ -496,7 +494,7 @@ def wait_for_udp_socket(programs: Sequence[Program], timeout_s: float = LIMIT_S)
 
 
 def privileged_obstacle() -> str | None:
-    """Why namespaces or loop devices can't be used here, or None when they can."""
+    """Return the reason why namespaces or loop devices are unavailable here; None if they are available."""
     if os.geteuid() != 0:
         return "not root"
     try:

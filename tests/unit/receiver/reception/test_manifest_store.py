@@ -1,4 +1,4 @@
-"""A received manifest: whole from parts in any order, in a file when it is large, checked whenever it is read."""
+"""The store of a received manifest: parts arrive in any order, a large one goes to a file, every read is checked."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_file_stays_as_long_as_the_manifest_is_used() -> None:
 
 
 def test_the_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent that is killed leaves nothing behind."""
+    """A killed agent leaves no file behind."""
     monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
     store = FileStore(len(DATA))
     assert list(tmp_path.iterdir()) == []
@@ -88,7 +88,7 @@ def test_a_disk_that_is_full_after_all_is_an_error(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_file_that_lost_bytes_is_an_error_of_this_machine() -> None:
-    """Not of the image at the sender, which is right."""
+    """The error blames this machine, not the image at the sender."""
     store = FileStore(len(DATA))
     fill(store)
     data = store.collected()

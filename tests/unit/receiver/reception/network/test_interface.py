@@ -1,4 +1,4 @@
-"""Choosing the interface: an operator who mistypes it learns which ones exist."""
+"""Lookup of the interface. Lost if these fail: an operator who mistypes it doesn't see the existing ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ State = namedtuple("State", "isup mtu")
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose interfaces have the states that matter; only names and indexes are the real ones of lo."""
+    """Fake a machine with interfaces in all states; only lo's name and index are real."""
     addresses = {
         "lo": [Address(socket.AF_INET, "127.0.0.1"), Address(socket.AF_INET6, "::1")],
         "eth0": [
