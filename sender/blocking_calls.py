@@ -1,7 +1,7 @@
-"""Blocking calls in threads that the program can end without: a read from a dead file server never returns.
+"""Blocking calls in threads that don't keep the program from exiting: a read from a dead server never returns.
 
-A :class:`~concurrent.futures.ThreadPoolExecutor` can't be used for such calls: the interpreter joins its threads before
-it ends, and so Ctrl-C would wait for the file server. Threads of this module die with the process.
+A :class:`~concurrent.futures.ThreadPoolExecutor` can't be used: the interpreter joins its threads before it exits, and
+so Ctrl-C would wait for the file server. Threads of this module die with the process.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _Result = TypeVar("_Result")
 
 
 def start_blocking_call(function: Callable[[], _Result], name: str) -> asyncio.Future[_Result]:
-    """Run ``function`` in a daemon thread of its own; call it from a running event loop.
+    """Run ``function`` in a daemon thread. Call this from a running event loop.
 
     Returns:
-        Its result or exception. Cancelling the future doesn't end the call, it leaves the thread behind.
+        A future of its result or exception. Cancelling the future abandons the thread, the call continues.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
@@ -30,15 +30,15 @@ def start_blocking_call(function: Callable[[], _Result], name: str) -> asyncio.F
         if error is not None:
             future.set_exception(error)
         else:
-            future.set_result(result)  # type: ignore[arg-type]  # what function returned
+            future.set_result(result)  # type: ignore[arg-type]  # the result of function
 
     def run() -> None:
         result, failure = None, None
         try:
             result = function()
-        except BaseException as error:  # noqa: BLE001  whoever awaits the future gets it
+        except BaseException as error:  # noqa: BLE001  the future's awaiter gets it
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended without this thread
+        with contextlib.suppress(RuntimeError):  # the loop has stopped meanwhile
             loop.call_soon_threadsafe(finish, result, failure)
 
     threading.Thread(target=run, name=name, daemon=True).start()

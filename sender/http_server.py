@@ -1,4 +1,4 @@
-"""uvicorn for one application on a socket that was bound before; signals stay with the program that runs it."""
+"""uvicorn for one application on a bound socket; the program handles signals itself."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from protocol.errors import DiskcastError
 _HEADER_BYTES_MAX: Final = 32 << 10
 
 
-class AnswerCutError(Exception):
-    """An answer that had begun can't be finished, and the client must see that; it was logged where it happened."""
+class ResponseAbortedError(Exception):
+    """A started response can't be completed: the connection is cut, so that the client notices. The cause is logged."""
 
 
 class HttpServer(uvicorn.Server):
-    """A server inside an event loop of ours."""
+    """An HTTP server inside a running event loop."""
 
     def __init__(
         self,
@@ -33,16 +33,16 @@ class HttpServer(uvicorn.Server):
         keep_alive_s: int,
         shutdown_s: int,
     ) -> None:
-        """Serve ``application`` on ``listener``, which is taken over.
+        """Serve ``application`` on ``listener``, which this server closes.
 
-        TLS will be an argument of uvicorn's here, or a proxy's: nothing else knows which it is.
+        TLS would be an argument of uvicorn here, or a proxy's task: nothing else depends on it.
 
         Args:
-            application: what answers.
+            application: handles requests.
             listener: bound; it needn't listen yet.
-            connections_max: more are answered 503.
-            keep_alive_s: how long a connection may wait for its next request.
-            shutdown_s: what running requests get to end.
+            connections_max: further connections get 503.
+            keep_alive_s: time that a connection may wait for its next request.
+            shutdown_s: time for running requests to finish when the server stops.
         """
         super().__init__(
             uvicorn.Config(
@@ -63,29 +63,29 @@ class HttpServer(uvicorn.Server):
                 h11_max_incomplete_event_size=_HEADER_BYTES_MAX,
             )
         )
-        # Accepted sockets inherit it. asyncio sets it only on sockets that were made with IPPROTO_TCP by name; without
-        # it a small answer on a kept connection takes 48 ms instead of 5, for the peer's delayed acknowledgement.
+        # Accepted sockets inherit it. asyncio sets it only on sockets created with IPPROTO_TCP by name; without it a
+        # small response on a kept connection takes 48 ms instead of 5, because of the peer's delayed acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._listener = listener
-        logging.getLogger("uvicorn.error").addFilter(_is_news)
+        logging.getLogger("uvicorn.error").addFilter(_is_not_logged_elsewhere)
 
     async def run_until_stopped(self) -> None:
-        """Serve until :meth:`stop`; running requests are finished first."""
+        """Serve until :meth:`stop`; running requests finish first."""
         try:
             await self.serve(sockets=[self._listener])
         finally:
             self._listener.close()
 
     def stop(self) -> None:
-        """Begin to end; :meth:`run_until_stopped` returns within a few tenths of a second."""
+        """Start to stop; :meth:`run_until_stopped` returns within a few tenths of a second."""
         self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave SIGINT and SIGTERM alone: the program has its own way to end."""
+        """Leave SIGINT and SIGTERM to the program."""
         yield
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether uvicorn's log says what we don't say ourselves."""
-    return not (record.exc_info and isinstance(record.exc_info[1], (DiskcastError, AnswerCutError)))
+def _is_not_logged_elsewhere(record: logging.LogRecord) -> bool:
+    """Return whether a record of uvicorn's log isn't logged by diskcast itself."""
+    return not (record.exc_info and isinstance(record.exc_info[1], (DiskcastError, ResponseAbortedError)))

@@ -8,10 +8,10 @@ from protocol.errors import DiskcastError, ServerRefusedError
 
 
 class RequestRefusedError(ServerRefusedError):
-    """What was asked can't be done; the text says why and what can be.
+    """The request can't be carried out; the text gives the reason and the fix.
 
     Attributes:
-        status: how HTTP says it.
+        status: the HTTP status.
     """
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
@@ -20,15 +20,15 @@ class RequestRefusedError(ServerRefusedError):
 
 
 def not_found(kind: str, key: str) -> RequestRefusedError:
-    """There is no such thing."""
+    """Return the refusal of a request about an unknown thing."""
     return RequestRefusedError(HTTPStatus.NOT_FOUND, f"there is no {kind} {key!r}")
 
 
 def conflict(text: str) -> RequestRefusedError:
-    """It can't be done in the state that things are in."""
+    """Return the refusal of a request that the current state doesn't allow."""
     return RequestRefusedError(HTTPStatus.CONFLICT, text)
 
 
 def invalid(error: DiskcastError | str) -> RequestRefusedError:
-    """It can't ever be done as it was asked."""
+    """Return the refusal of a request that could never be carried out."""
     return RequestRefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))

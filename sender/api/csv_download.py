@@ -14,7 +14,7 @@ import structlog
 from starlette.responses import StreamingResponse
 
 from protocol.errors import DiskcastError
-from sender.http_server import AnswerCutError
+from sender.http_server import ResponseAbortedError
 
 CSV_TYPE: Final = "text/csv; charset=utf-8"
 PAGE_ROWS: Final = 500
@@ -56,7 +56,7 @@ async def _rows(
             items, cursor = await fetch(cursor, PAGE_ROWS)
         except DiskcastError as error:
             _log.warning("download_cut", reason=str(error))
-            raise AnswerCutError from error
+            raise ResponseAbortedError from error
 
 
 def _lines(rows: Iterable[Sequence[str]]) -> bytes:

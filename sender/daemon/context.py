@@ -9,7 +9,7 @@ from sender.config.server_config import ServerConfig
 from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInDesk
 from sender.daemon.event_feed import EventFeed
-from sender.daemon.health import Health
+from sender.daemon.health import HealthMonitor
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.live_state import LiveState
 from sender.daemon.presence import Presence
@@ -41,6 +41,6 @@ class Services:
     live_state: LiveState
     feed: EventFeed
     check_ins: CheckInDesk
-    health: Health
+    health: HealthMonitor
     metrics: DaemonMetrics
     started_at: datetime

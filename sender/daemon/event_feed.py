@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from protocol.errors import DatabaseError
-from sender.daemon.health import Health
+from sender.daemon.health import HealthMonitor
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.record_mapping import idle_cast
 from sender.daemon.live_state import LiveState
@@ -111,7 +111,7 @@ class EventFeed:
         registry: CastRegistry,
         presence: Presence,
         live_state: LiveState,
-        health: Health,
+        health: HealthMonitor,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -228,7 +228,7 @@ class _Overview:
         registry: CastRegistry,
         presence: Presence,
         live_state: LiveState,
-        health: Health,
+        health: HealthMonitor,
     ) -> None:
         self._store = store
         self._registry = registry

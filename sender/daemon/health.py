@@ -17,7 +17,7 @@ _STUCK_S: Final = 30.0
 """A transmitter that should send and hasn't for this long won't any more."""
 
 
-class Health:
+class HealthMonitor:
     """Problems of a running daemon. It belongs to the event loop."""
 
     def __init__(self, store: Store, recorder: Recorder, library: Library, registry: CastRegistry) -> None:

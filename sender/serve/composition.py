@@ -10,7 +10,7 @@ from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInDesk
 from sender.daemon.context import Services
 from sender.daemon.event_feed import EventFeed
-from sender.daemon.health import Health
+from sender.daemon.health import HealthMonitor
 from sender.daemon.jobs.cast_executor import CastExecutor
 from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
 from sender.daemon.jobs.cast_registry import CastRegistry
@@ -47,7 +47,7 @@ def compose_daemon(config: ServerConfig, store: Store, recorder: Recorder, owner
     registry = CastRegistry(ended_kept_s=config.metrics.retention_s)
     library = Library(config.library, store)
     presence = Presence()
-    health = Health(store, recorder, library, registry)
+    health = HealthMonitor(store, recorder, library, registry)
     live_state = LiveState(store, registry, presence)
     feed = EventFeed(store, registry, presence, live_state, health)
     commands = CastCommands(store, library, recorder, registry, owner)

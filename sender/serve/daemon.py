@@ -27,7 +27,7 @@ from sender.daemon.presence import save_presence
 from sender.daemon.scheduler import run_retention, run_schedules
 from sender.serve.composition import Daemon, compose_daemon
 from sender.serve.descriptor_limit import raise_descriptor_limit
-from sender.serve.systemd_notify import ServiceManager, Watchdog
+from sender.serve.systemd_notify import SystemdNotifier, Watchdog
 from sender.store.open_store import open_store
 from sender.store.records.access import Role
 from sender.store.repositories.audit import AuditNote
@@ -39,8 +39,8 @@ _DRAIN_S: Final = 5.0
 _OPENING_MAX_S: Final = 1800.0
 """systemd waits this long for the database: years of history are checked and migrated in minutes."""
 _BACKLOG: Final = 1024
-FIRST_OPERATOR_FILE: Final = "operator-token"
-FIRST_OPERATOR_NAME: Final = "first-operator"
+BOOTSTRAP_FILE: Final = "operator-token"
+BOOTSTRAP_NAME: Final = "first-operator"
 
 _log = structlog.get_logger(__name__)
 
@@ -84,7 +84,10 @@ def _listen(config: ServerConfig) -> socket.socket:
                 f"{config.server.listen} is taken by another program: stop it, or choose another address with "
                 "server.listen or --listen"
             ) from error
-        raise ConfigurationError(f"can't listen on {config.server.listen}: {error.strerror}") from error
+        raise ConfigurationError(
+            f"can't listen on {config.server.listen}: {error.strerror}; choose another address with server.listen or "
+            "--listen"
+        ) from error
     return listener
 
 
@@ -92,8 +95,8 @@ async def _serve(
     config: ServerConfig, state: StateDirectory, listener: socket.socket, on_ready: Callable[[str], None]
 ) -> None:
     raise_descriptor_limit()
-    manager = ServiceManager.from_environment()
-    manager.extend_timeout(_OPENING_MAX_S)
+    notifier = SystemdNotifier.from_environment()
+    notifier.extend_timeout(_OPENING_MAX_S)
     store = await asyncio.to_thread(open_store, config)
     await _ensure_bootstrap_token(config, store, state.path)
     recorder = Recorder(store, state.path)
@@ -110,19 +113,19 @@ async def _serve(
         async with asyncio.TaskGroup() as group:
             recording = group.create_task(recorder.run(), name="recorder")
             serving = group.create_task(server.run_until_stopped(), name="api")
-            watchdog = Watchdog(services.health.stuck, describe, manager=manager)
+            watchdog = Watchdog(services.health.stuck, describe, notifier=notifier)
             work = [
-                group.create_task(work, name=name)
-                for name, work in {**_background(daemon), "watchdog": watchdog.run()}.items()
+                group.create_task(task, name=name)
+                for name, task in {**_background(daemon), "watchdog": watchdog.run()}.items()
             ]
             gc.collect()
             gc.freeze()  # imported modules stay: scanning them again takes tenths of a second each time
             _log.info("daemon_ready", url=url, owner=str(daemon.owner))
             on_ready(url)
-            manager.ready(describe())
+            notifier.ready(describe())
             await stop.wait()
             _log.info("daemon_ends", casts_left=len(services.registry.jobs))
-            manager.stopping("casts resume after the next start")
+            notifier.stopping("casts resume after the next start")
             await supervisor.leave()
             server.stop()
             for task in work:
@@ -167,10 +170,10 @@ async def _ensure_bootstrap_token(config: ServerConfig, store: Store, state: Pat
     tokens, _ = await store.run(store.tokens.list, limit=1)
     if tokens:
         return
-    path = state / FIRST_OPERATOR_FILE
+    path = state / BOOTSTRAP_FILE
     token, secret = await store.run(
         store.tokens.create,
-        FIRST_OPERATOR_NAME,
+        BOOTSTRAP_NAME,
         Role.OPERATE,
         audit=AuditNote(f"daemon {config.server.name}"),
     )

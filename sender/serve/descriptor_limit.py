@@ -1,4 +1,4 @@
-"""How many files and sockets this process may have open."""
+"""The limit of open files and sockets of this process."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import contextlib
 import resource
 
 DESCRIPTORS_WANTED = 65_536
-"""Each waiting agent, each browser and each room's feedback is one: a thousand machines, and as many that reconnect
-before their old connection is known to be dead, fit many times over."""
+"""Each waiting agent, browser and feedback socket is one. A thousand machines, and as many that reconnect before their
+old connections time out, fit many times over."""
 
 DESCRIPTORS_NEEDED = 4_096
-"""Below this a daemon of one large room may run out: 1024 agents that wait, 1024 that report, and the rest."""
+"""With fewer, a daemon of one large room may run out: 1024 agents wait, 1024 report, and there is the rest."""
 
 
 def raise_descriptor_limit() -> int:
-    """Take as many as the system allows without asking; the new limit.
+    """Raise the limit as far as possible without privileges; return the new limit.
 
-    systemd's default is 1024 with a hard limit of 524288, because select(2) fails beyond 1024: nothing here uses it on
-    descriptors that it didn't just open.
+    systemd's default is 1024 with a hard limit of 524288, because select(2) fails beyond 1024. The daemon doesn't use
+    select(2) for descriptors that it hasn't just opened.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)

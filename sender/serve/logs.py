@@ -1,9 +1,8 @@
 """The daemon's log: one JSON object a line for the journal, lines for people on a terminal, no secrets in either.
 
 Modules call ``structlog.get_logger()`` and log events: a short constant name in the past tense (``cast_started``) with
-what it is about as keywords. Lines of a cast also say ``cast``, those of an API call ``request_id``: who begins either
-binds that with structlog's context variables, which tasks inherit. Nothing else of diskcast is set up here: ``diskcast
-send`` speaks by its own lines.
+keywords. Lines of a cast also have ``cast``, those of an API call ``request_id``; they are bound by structlog's context
+variables, which tasks inherit. Only the daemon uses this log: ``diskcast send`` prints its own lines.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from sender.config.sections import LogSection
 TEXT_CHARS_MAX = 4_000
 """journald cuts lines at 48 KiB (LineMax=), and a cut line isn't JSON; a longer text is an accident or an attack."""
 TRACEBACK_CHARS_MAX = 16_000
-"""Its end is kept: that is where the error is."""
+"""A longer traceback keeps its end, where the error is."""
 NESTING_MAX = 4
 
 HIDDEN = "***"
@@ -44,11 +43,11 @@ LIBRARY_LEVELS: Mapping[str, int] = {
     "uvicorn": logging.WARNING,
     "uvicorn.access": logging.ERROR,
 }
-"""The least important that libraries may say, at every log level of ours: at lower ones botocore writes the headers
-that sign a request, SQLAlchemy every value, and uvicorn a line for each of 500 agents' polls."""
+"""Lowest level of libraries' messages, at every log level of ours: at lower ones botocore logs the headers that sign a
+request, SQLAlchemy every value, and uvicorn a line for each of 500 agents' polls."""
 
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
-"""syslog's, which journald reads from a ``<N>`` before the line: ``journalctl -p warning`` works."""
+"""syslog priorities, which journald reads from a ``<N>`` before the line: ``journalctl -p warning`` works."""
 _OUR_PACKAGES = ("protocol", "sender")
 _FIRST_KEYS = ("time", "level", "event", "daemon", "cast", "request_id")
 
@@ -71,12 +70,12 @@ _SECRETS = (
     (re.compile(r"([?&](?:[a-z-]*(?:signature|token|credential|secret|password|sig))=)[^&\s\"']+", re.IGNORECASE),
      rf"\1{HIDDEN}"),
 )  # fmt: skip
-"""Passwords in URLs, tokens of ours, what follows in an Authorization header, and what signs a URL."""
+"""Passwords in URLs, diskcast's tokens, values of Authorization headers, and signatures in URLs."""
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class DaemonHandler(logging.StreamHandler[TextIO]):
-    """The one handler that :func:`configure_logging` puts in; calling it again replaces it."""
+    """The handler that :func:`configure_logging` installs; calling it again replaces it."""
 
 
 def configure_logging(
@@ -86,15 +85,15 @@ def configure_logging(
     stream: TextIO | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Send everything that is logged in this process, by diskcast or its libraries, to one place in one form.
+    """Send all log messages of this process, of diskcast and its libraries, to one place in one format.
 
-    uvicorn must be started with ``log_config=None``, or it takes its lines elsewhere.
+    uvicorn must be started with ``log_config=None``, or it logs elsewhere.
 
     Args:
         log: format and level.
         daemon: this daemon's name, in every line.
-        stream: where to; standard error by default.
-        environment: where systemd says that the stream is the journal's.
+        stream: gets the lines; standard error by default.
+        environment: in it, systemd marks the journal's stream.
     """
     out = sys.stderr if stream is None else stream
     as_json = log.format == "json" or (log.format == "auto" and not out.isatty())
@@ -138,14 +137,14 @@ def configure_logging(
 
 
 def _named_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A library's line has no name of its own: it's ``library_message`` with a ``text``."""
+    """Rename a library's message, which is no event name, to ``library_message`` with a ``text``."""
     if str(event.get("logger", "")).partition(".")[0] in _OUR_PACKAGES:
         return event
     return {**event, "text": event["event"], "event": "library_message"}
 
 
 class _Finish:
-    """Name the daemon, take secrets out, keep texts short, put first what is read first."""
+    """Adds the daemon's name, removes secrets, shortens texts and orders the keys."""
 
     def __init__(self, daemon: str) -> None:
         self._daemon = daemon
@@ -159,12 +158,12 @@ class _Finish:
 
 
 def redact(value: object, key: str = "", *, nesting: int = 0) -> Any:
-    """``value`` without what nobody may read in a log, whatever it is and however deep.
+    """Return ``value`` without secrets, at any depth.
 
     Args:
         value: of a log line's field.
-        key: its name, which may say that all of it is secret.
-        nesting: how deep it lies.
+        key: the field's name; it may mark the whole value as secret.
+        nesting: depth of the value.
     """
     if isinstance(value, bool | int | float) or value is None:
         return value  # require_tokens=True and the like
@@ -188,7 +187,7 @@ def _is_secret(key: str) -> bool:
 
 
 def _is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Whether ``stream`` goes to the journal: ``$JOURNAL_STREAM`` has its device and inode, systemd.exec(5)."""
+    """Return whether ``stream`` is the journal: ``$JOURNAL_STREAM`` has its device and inode, systemd.exec(5)."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):  # a buffer in memory
@@ -206,7 +205,7 @@ def _json_renderers(for_journal: bool) -> list[Processor]:
 
 def _console_renderers(stream: TextIO) -> list[Processor]:
     def plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """A machine's name can't move the operator's cursor."""
+        """Replace control characters: a machine's name must not move the operator's cursor."""
         return {key: _visible(value) for key, value in event.items()}
 
     def without_logger(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -28,30 +28,52 @@ CONFIG_DEFAULT = Path("/etc/diskcast/diskcast.toml")
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help=f"Configuration file (TOML).  [default: {CONFIG_DEFAULT} if it is there]",
+    show_default=f"{CONFIG_DEFAULT} if it exists",
+    help="Configuration file (TOML).",
 )
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Where dashboard and API listen.  [default: 127.0.0.1:7400]"
+    "--listen",
+    metavar="HOST:PORT",
+    show_default="127.0.0.1:7400",
+    help="Address of the dashboard and the API.",
 )
-@click.option("--interface", metavar="IF", help="Network interface of the rooms, for example eth1.")
+@click.option(
+    "--interface",
+    metavar="IF",
+    show_default="the only one",
+    help="Network interface of the rooms, e.g. eth1.",
+)
 @click.option(
     "--images",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of images, watched; may be given several times.",
+    help="Folder of images, watched; repeat for several.",
 )
 @click.option(
     "--state-directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where the daemon keeps what it knows.",
+    show_default="/var/lib/diskcast, or ~/.local/state/diskcast",
+    help="Directory for the database and other state of the daemon.",
 )
-@click.option("--database", metavar="URL", help="postgresql://… instead of SQLite in the state directory.")
-@click.option("--rate-ceiling", metavar="RATE", help="What all casts together may send, for example 900M.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged.")
 @click.option(
-    "--json", "json_lines", is_flag=True, help="Log JSON lines, and say on stdout, as JSON, when it is ready."
+    "--database", metavar="URL", show_default="SQLite", help="PostgreSQL database, as postgresql://… URL."
+)
+@click.option(
+    "--rate-ceiling",
+    metavar="RATE",
+    show_default="none",
+    help="Limit of the rate of all casts together, e.g. 900M.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    show_default="info",
+    help="Lowest level of messages in the log.",
+)
+@click.option(
+    "--json", "json_lines", is_flag=True, help="Log JSON lines, and report readiness as JSON on stdout."
 )
 def serve(
     config_path: Path | None,
@@ -64,15 +86,16 @@ def serve(
     log_level: str | None,
     json_lines: bool,
 ) -> int:
-    """Serve images, rooms and casts: a dashboard, an API, metrics, history.
+    """Run the daemon: images, rooms and casts, with dashboard, API, metrics and history.
 
-    Options override the configuration file. On the loopback address everybody on this machine may operate; any other
-    address demands tokens (diskcast tokens create). Ctrl-C or SIGTERM ends the daemon; casts that run then go on when
-    it is started again.
+    Options override the configuration file. On the loopback address every user of this machine may operate; any other
+    address requires tokens (diskcast tokens create). Ctrl-C or SIGTERM stops the daemon; running casts resume when it
+    is started again.
 
     \b
     Examples:
       diskcast serve
+      diskcast serve --images /srv/images --interface eth1
       diskcast serve --listen 0.0.0.0:7400 --interface eth1 --images /srv/images
     """  # noqa: D301  \b is click's, for a paragraph that isn't wrapped
     _require_modules()
@@ -97,15 +120,15 @@ def serve(
     )
     configure_logging(config.log, daemon=config.server.name)
 
-    def tell(url: str) -> None:
+    def report_ready(url: str) -> None:
         if json_lines:
             click.echo(json.dumps({"event": "ready", "url": url}))
         else:
             click.echo(
-                f"diskcast serves {url}  (Ctrl-C ends it; casts go on when it is started again)", err=True
+                f"diskcast serves {url}  (Ctrl-C stops it; casts resume when it is started again)", err=True
             )
 
-    run_daemon(config, tell)
+    run_daemon(config, report_ready)
     if json_lines:
         click.echo(json.dumps({"event": "result", "ok": True, "exit_code": 0}))
     return 0

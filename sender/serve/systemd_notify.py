@@ -1,7 +1,7 @@
-"""Telling systemd how the daemon is: ready, busy with what, alive, stopping.
+"""Notify systemd of the daemon's state: ready, status, alive, stopping.
 
 The protocol is a datagram of ``KEY=VALUE`` lines to the socket in ``$NOTIFY_SOCKET``, sd_notify(3). Without that
-variable everything here does nothing, so that the daemon needn't know how it was started.
+variable all functions do nothing, so the daemon needn't know how it was started.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Self
 import structlog
 
 SEND_TIMEOUT_S = 5.0
-"""A service manager that reads nothing for this long isn't told; the daemon's work goes on."""
+"""A message that systemd doesn't read within this time is dropped."""
 STATUS_CHARS_MAX = 200
 LOOK_AGAIN_SHARE = 0.1
-"""Of the watchdog's time: how soon to look again at what is stuck, so that one that recovers isn't killed."""
+"""Share of the watchdog's time after which a stuck daemon is checked again: one that recovers isn't killed."""
 
 log = structlog.get_logger()
 
 
-class ServiceManager:
-    """The end of the notification socket.
+class SystemdNotifier:
+    """A sender of notifications.
 
     Args:
-        address: path of a Unix datagram socket, ``@NAME`` for an abstract one; None: nobody listens.
+        address: path of a Unix datagram socket, ``@NAME`` for an abstract one; None: send nothing.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -41,36 +41,36 @@ class ServiceManager:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """The one that started this process."""
+        """Return a notifier of the systemd that started this process."""
         return cls(environment.get("NOTIFY_SOCKET") or None)
 
     @property
     def present(self) -> bool:
-        """Whether somebody listens."""
+        """Return whether systemd listens."""
         return self._address is not None
 
     def ready(self, status: str) -> bool:
-        """Start-up is complete: units ordered after this one may start."""
+        """Report that start-up is complete: units ordered after this one may start."""
         return self._send(f"READY=1\nSTATUS={_one_line(status)}", SEND_TIMEOUT_S)
 
     def status(self, text: str) -> bool:
-        """What ``systemctl status`` shows, for people."""
+        """Set the text that ``systemctl status`` shows."""
         return self._send(f"STATUS={_one_line(text)}", 0)
 
     def stopping(self, status: str = "stopping") -> bool:
-        """The end has begun."""
+        """Report that the daemon is stopping."""
         return self._send(f"STOPPING=1\nSTATUS={_one_line(status)}", SEND_TIMEOUT_S)
 
     def extend_timeout(self, seconds: float) -> bool:
-        """The start may take ``seconds`` from now, for a good reason: a large database is checked and migrated."""
+        """Ask for ``seconds`` from now for the start: a large database is checked and migrated."""
         return self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}", SEND_TIMEOUT_S)
 
     def alive(self) -> bool:
-        """Keep the watchdog quiet for another round; never waits."""
+        """Report that the daemon is alive; never waits."""
         return self._send("WATCHDOG=1", 0)
 
     def _send(self, message: str, timeout_s: float) -> bool:
-        """Whether it was taken; that it wasn't is never a reason to stop working."""
+        """Send a message; return False if that failed, which is no error of the daemon."""
         if self._address is None:
             return False
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
@@ -82,24 +82,23 @@ class ServiceManager:
 
 
 def _one_line(text: str) -> str:
-    """A line break would be another assignment."""
+    """Return ``text`` in one line: a line break would start another assignment."""
     return " ".join(text.split())[:STATUS_CHARS_MAX]
 
 
 class Watchdog:
-    """Tells the service manager that the daemon is alive, but only while its work progresses.
+    """Reports to systemd that the daemon is alive, but only while its work progresses.
 
-    systemd ends (SIGABRT, which prints where every thread is) and restarts a daemon whose watchdog was silent for
-    ``WatchdogSec=``; casts go on after a restart, so a short outage beats a daemon that hangs.
+    systemd aborts (SIGABRT, which prints the stack of every thread) and restarts a daemon whose watchdog was silent for
+    ``WatchdogSec=``. Casts resume after a restart, so a short outage is better than a daemon that hangs.
 
     Args:
-        check: None if all is well, or what is stuck, for the log. It must not wait. It runs in the event loop, so that
-            a loop that is stuck is noticed without it.
-        describe: what the daemon does, for ``systemctl status``: as at the start, it was told with ``ready`` already;
-            asked at each tick.
-        manager: who is told.
-        environment: where systemd says how often it wants to hear.
-        sleep: how to wait.
+        check: returns None if all is well, or a description of the stuck part, for the log. It must not wait. It runs
+            in the event loop, so a blocked loop is noticed as well.
+        describe: returns the text for ``systemctl status``, at each tick; the first was sent with ``ready``.
+        notifier: sends the notifications.
+        environment: in it, systemd sets the watchdog's interval.
+        sleep: waits.
     """
 
     def __init__(
@@ -107,18 +106,18 @@ class Watchdog:
         check: Callable[[], str | None],
         describe: Callable[[], str],
         *,
-        manager: ServiceManager | None = None,
+        notifier: SystemdNotifier | None = None,
         environment: Mapping[str, str] = os.environ,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._check = check
         self._describe = describe
-        self._manager = manager or ServiceManager.from_environment(environment)
+        self._notifier = notifier or SystemdNotifier.from_environment(environment)
         self._sleep = sleep
-        self.timeout_s = _watchdog_s(environment) if self._manager.present else None
+        self.timeout_s = _watchdog_s(environment) if self._notifier.present else None
 
     async def run(self) -> None:
-        """Tick until cancelled, twice within the time allowed; returns at once if nobody wants to hear."""
+        """Report until cancelled, twice per interval; return at once if systemd has set none."""
         if self.timeout_s is None:
             return
         if not faulthandler.is_enabled():
@@ -133,14 +132,14 @@ class Watchdog:
                 log.error("watchdog_stuck", problem=problem, killed_after_s=self.timeout_s)
             stuck = problem
             text = self._describe() if problem is None else f"stuck: {problem}"
-            if text != shown and self._manager.status(text):
+            if text != shown and self._notifier.status(text):
                 shown = text
-            told = problem is None and self._manager.alive()
-            await self._sleep(self.timeout_s * (0.5 if told else LOOK_AGAIN_SHARE))
+            reported = problem is None and self._notifier.alive()
+            await self._sleep(self.timeout_s * (0.5 if reported else LOOK_AGAIN_SHARE))
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """The time that systemd allows between ticks, None if it doesn't watch this process: sd_watchdog_enabled(3)."""
+    """Return the longest time between reports, None if systemd doesn't watch this process: sd_watchdog_enabled(3)."""
     try:
         microseconds = int(environment.get("WATCHDOG_USEC", ""))
         process = int(environment.get("WATCHDOG_PID") or os.getpid())

@@ -2,8 +2,8 @@
 
 ::
 
-    CastRun (session) ──► JobReporter ─┬─► CastRecords ───► database, by the recorder
-                                       ├─► CastTimeline ──► database and log
+    CastRun (session) ──► JobReporter ─┬─► JobRecords ───► database, by the recorder
+                                       ├─► JobTimeline ──► database and log
                                        └─► JobSnapshot ───► live events
 """
 
@@ -20,10 +20,10 @@ from sender.cast.cast_run import CastRun
 from sender.cast.session.feedback import FeedbackPort
 from sender.cast.session.locked_session import LockedSession
 from sender.cast.transmission.transmitter import TransmitterStatistics
-from sender.daemon.jobs.cast_records import CastRecords
-from sender.daemon.jobs.cast_timeline import CastTimeline
+from sender.daemon.jobs.job_records import JobRecords
 from sender.daemon.jobs.job_reporter import JobReporter
 from sender.daemon.jobs.job_snapshot import JobSnapshot
+from sender.daemon.jobs.job_timeline import JobTimeline
 from sender.daemon.jobs.owner import Owner
 from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase, TimelinePoint
 from sender.store.write_behind import Recorder
@@ -69,8 +69,8 @@ class CastJob:
         """
         earlier = earlier or EarlierRuns()
         self.owner = owner
-        self.records = CastRecords(cast, earlier.machines, recorder, owner)
-        self.timeline = CastTimeline(cast, earlier.points, earlier.events, recorder)
+        self.records = JobRecords(cast, earlier.machines, recorder, owner)
+        self.timeline = JobTimeline(cast, earlier.points, earlier.events, recorder)
         self.snapshot = JobSnapshot(self.records)
         self.reporter = JobReporter(
             self.records,

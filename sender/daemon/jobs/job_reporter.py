@@ -16,9 +16,9 @@ from sender.cast.reporting.event_text import EVENT_NAMES, event_text
 from sender.cast.reporting.reporter import CastIntroduction
 from sender.cast.reporting.snapshot import CastSummary, CastView
 from sender.cast.session.locked_session import LockedSession
-from sender.daemon.jobs.cast_records import CastRecords
-from sender.daemon.jobs.cast_timeline import CastTimeline
+from sender.daemon.jobs.job_records import JobRecords
 from sender.daemon.jobs.job_snapshot import JobSnapshot
+from sender.daemon.jobs.job_timeline import JobTimeline
 from sender.daemon.jobs.record_mapping import cast_machine, cast_progress
 from sender.store.records.casts import CastMachine, CastPhase
 
@@ -37,8 +37,8 @@ class JobReporter:
 
     def __init__(
         self,
-        records: CastRecords,
-        timeline: CastTimeline,
+        records: JobRecords,
+        timeline: JobTimeline,
         snapshot: JobSnapshot,
         *,
         put_machine: Callable[[CastMachine], None],

@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from sender.cast.reporting.snapshot import CastView, ReceiverView
-from sender.daemon.jobs.cast_records import CastRecords
+from sender.daemon.jobs.job_records import JobRecords
 from sender.daemon.jobs.record_mapping import ended_machine, idle_cast, live_machine
 from sender.store.records.casts import CastMachine
 from sender.store.records.live import LiveCast, LiveMachine
@@ -23,7 +23,7 @@ class JobSnapshot:
         view: the latest view of the session; None before the first.
     """
 
-    def __init__(self, records: CastRecords) -> None:
+    def __init__(self, records: JobRecords) -> None:
         self.view: CastView | None = None
         self._records = records
         self._viewed_at = -math.inf

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sender.serve.systemd_notify import ServiceManager, Watchdog
+from sender.serve.systemd_notify import SystemdNotifier, Watchdog
 from tests.support.network.lab import LIMIT_S
 
 
@@ -38,12 +38,12 @@ def _heard(sock: socket.socket) -> list[str]:
 
 def test_systemd_hears_ready_status_and_stopping(listener: tuple[socket.socket, str]) -> None:
     sock, name = listener
-    manager = ServiceManager.from_environment({"NOTIFY_SOCKET": name})
-    assert manager.present
-    assert manager.ready("listening on 127.0.0.1:7400")
-    assert manager.status("2 casts\nREADY=0")
-    assert manager.extend_timeout(2.5)
-    assert manager.stopping()
+    notifier = SystemdNotifier.from_environment({"NOTIFY_SOCKET": name})
+    assert notifier.present
+    assert notifier.ready("listening on 127.0.0.1:7400")
+    assert notifier.status("2 casts\nREADY=0")
+    assert notifier.extend_timeout(2.5)
+    assert notifier.stopping()
     assert _heard(sock) == [
         "READY=1\nSTATUS=listening on 127.0.0.1:7400",
         "STATUS=2 casts READY=0",
@@ -56,9 +56,9 @@ def test_systemd_hears_ready_status_and_stopping(listener: tuple[socket.socket, 
     "address", [None, "", "relative", "vsock:2:1", "/nowhere/notify", "@nobody-listens-here"]
 )
 def test_without_systemd_the_daemon_just_works(address: str | None) -> None:
-    manager = ServiceManager.from_environment({} if address is None else {"NOTIFY_SOCKET": address})
-    assert not manager.ready("x")
-    assert not manager.alive()
+    notifier = SystemdNotifier.from_environment({} if address is None else {"NOTIFY_SOCKET": address})
+    assert not notifier.ready("x")
+    assert not notifier.alive()
 
 
 def _watched(name: str, **more: str) -> dict[str, str]:
@@ -148,6 +148,6 @@ def test_nobody_who_watches_is_no_reason_to_tick(change: dict[str, str]) -> None
 def test_a_program_of_its_own_is_heard(listener: tuple[socket.socket, str]) -> None:
     """As systemd starts it: the variables are in the environment."""
     sock, name = listener
-    code = "from sender.serve.systemd_notify import ServiceManager; ServiceManager.from_environment().ready('up')"
+    code = "from sender.serve.systemd_notify import SystemdNotifier; SystemdNotifier.from_environment().ready('up')"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"NOTIFY_SOCKET": name}, check=True)
     assert sock.recv(4096) == b"READY=1\nSTATUS=up"

@@ -23,7 +23,7 @@ EVENTS_MAX: Final = 5000
 _log = structlog.get_logger(__name__)
 
 
-class CastTimeline:
+class JobTimeline:
     """The points and events of one cast, those of earlier runs included. It belongs to the event loop.
 
     Attributes:

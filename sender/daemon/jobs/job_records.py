@@ -21,7 +21,7 @@ from sender.store.repositories.casts import Casts
 from sender.store.write_behind import Recorder
 
 
-class CastRecords:
+class JobRecords:
     """The rows of one cast, current in memory and soon in the database. It belongs to the event loop.
 
     Attributes:
