@@ -1,1 +1,1 @@
-"""What the daemon remembers: rooms, machines, casts, history, tokens, in SQLite or PostgreSQL."""
+"""Records of the daemon: rooms, machines, casts, history, schedules, tokens, audit log and images."""

@@ -1,4 +1,4 @@
-"""``diskcast database``: see whether the daemon's database is sound, copy it, put it together again."""
+"""``diskcast database``: check, back up and restore the daemon's database."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ _CONFIG = click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help=f"The daemon's configuration file.  [default: {CONFIG_DEFAULT} if it is there]",
+    help=f"The daemon's configuration file.  [default: {CONFIG_DEFAULT}]",
 )
 _STATE_DIRECTORY = click.option(
     "--state-directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where the daemon keeps what it knows, if the configuration doesn't say it.",
+    help="The daemon's state directory; overrides the configuration file.",
 )
-_JSON = click.option("--json", "json_lines", is_flag=True, help="One JSON object a line on stdout.")
+_JSON = click.option("--json", "json_lines", is_flag=True, help="Print one JSON object per line.")
 
 
 @click.group()
 def database() -> None:
-    """See whether the daemon's database is sound, copy it, put a damaged one together again.
+    """Check, back up and restore the daemon's database.
 
-    Run them as the daemon's user: what root writes there the daemon couldn't open.
+    Run these commands as the daemon's user: the daemon couldn't open files that root creates.
 
-    These commands are for SQLite, the default. PostgreSQL has tools of its own (pg_dump, pg_basebackup); `check` looks
-    whether it answers.
-    """
+    They are for SQLite, the default. PostgreSQL has its own tools (pg_dump, pg_basebackup); for PostgreSQL, `check`
+    tests whether the server answers.
+
+    \b
+    Examples:
+      diskcast database check
+      diskcast database backup --state-directory /var/lib/diskcast
+      diskcast database restore
+    """  # noqa: D301
 
 
 @database.command()
@@ -46,10 +52,15 @@ def database() -> None:
 @_STATE_DIRECTORY
 @_JSON
 def check(config_path: Path | None, state_directory: Path | None, json_lines: bool) -> int:
-    """Read all of the database, its backup and its journal, and say whether they are sound.
+    """Check the database, its backup and its journal by reading all of them.
 
     The daemon may be running.
-    """
+
+    \b
+    Examples:
+      diskcast database check
+      diskcast database check --json
+    """  # noqa: D301
     url = _url(config_path, state_directory)
     from sender.store.backup.integrity_check import check_database
 
@@ -69,11 +80,16 @@ def check(config_path: Path | None, state_directory: Path | None, json_lines: bo
 @_STATE_DIRECTORY
 @_JSON
 def backup(config_path: Path | None, state_directory: Path | None, json_lines: bool) -> int:
-    """Copy the database beside itself, as FILE.backup, and begin a new journal.
+    """Copy the database to FILE.backup beside it, and start a new journal.
 
-    The daemon does this itself once a day; it may be running. Copy FILE.backup and FILE.changes.* to another machine to
-    be safe from the loss of the disk.
-    """
+    The daemon does this once a day, and may be running. Copy FILE.backup and FILE.changes.* to another machine as a
+    protection from the loss of the disk.
+
+    \b
+    Examples:
+      diskcast database backup
+      diskcast database backup --config /etc/diskcast/lab.toml
+    """  # noqa: D301
     url = _url(config_path, state_directory, file_only=True)
     from sender.store.open_store import open_database
 
@@ -86,7 +102,7 @@ def backup(config_path: Path | None, state_directory: Path | None, json_lines: b
     if json_lines:
         click.echo(json.dumps({"event": "backed_up", "path": str(made.path), "bytes": made.bytes_count}))
     else:
-        click.echo(f"{made.path}: {made.bytes_count} bytes, whole and checked")
+        click.echo(f"{made.path}: {made.bytes_count} bytes, complete and checked")
     _result(json_lines)
     return 0
 
@@ -96,10 +112,15 @@ def backup(config_path: Path | None, state_directory: Path | None, json_lines: b
 @_STATE_DIRECTORY
 @_JSON
 def restore(config_path: Path | None, state_directory: Path | None, json_lines: bool) -> int:
-    """Put the database together again, from its backup and every change since then.
+    """Restore the database from its backup and every change since then.
 
-    Stop the daemon first. The damaged files are kept, as FILE.damaged-TIME.
-    """
+    Stop the daemon first. The damaged files are kept as FILE.damaged-TIME.
+
+    \b
+    Examples:
+      systemctl stop diskcast && diskcast database restore
+      diskcast database restore --state-directory /var/lib/diskcast
+    """  # noqa: D301
     url = _url(config_path, state_directory, file_only=True)
     from datetime import UTC, datetime
 
@@ -116,9 +137,9 @@ def restore(config_path: Path | None, state_directory: Path | None, json_lines: 
     else:
         click.echo(f"{done.path}: restored, with {done.changes_count} changes since the backup")
         for path in done.kept:
-            click.echo(f"  what was there before is now {path}")
+            click.echo(f"  the damaged file is kept as {path}")
         if done.missing_count:
-            click.echo(f"  {done.missing_count} changes are lost: the journal is damaged as well", err=True)
+            click.echo(f"  {done.missing_count} changes are lost: the journal is damaged too", err=True)
     _result(json_lines)
     return 0
 
@@ -142,16 +163,12 @@ def _url(config_path: Path | None, state_directory: Path | None, *, file_only: b
 
 
 def _refuse_root_where_others_write(folder: Path) -> None:
-    """Files that root makes are closed to the daemon, which couldn't start any more.
-
-    Raises:
-        ConfigurationError: this is root, and the database is another user's.
-    """
+    """Raise ``ConfigurationError`` for root if the database belongs to another user, who couldn't open root's files."""
     from protocol.errors import ConfigurationError
 
     try:
         owner_id = folder.stat().st_uid
-    except OSError:  # what is wrong with it is said by whoever opens the database
+    except OSError:  # opening the database reports the error
         return
     if os.geteuid() != 0 or owner_id == 0:
         return
@@ -160,8 +177,8 @@ def _refuse_root_where_others_write(folder: Path) -> None:
     except KeyError:
         owner = str(owner_id)
     raise ConfigurationError(
-        f"{folder} belongs to {owner}, and the daemon couldn't open what root writes there: run this as its owner, "
-        f"runuser -u {owner} -- diskcast database"
+        f"{folder} belongs to {owner}, and the daemon couldn't open files that root creates there: run this as its "
+        f"owner, runuser -u {owner} -- diskcast database"
     )
 
 

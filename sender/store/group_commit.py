@@ -1,9 +1,10 @@
-"""What many ask of the store at the same moment is written in one transaction: a room that is switched on costs a few
-syncs of the disk, not two for each machine.
+"""Group commit: concurrent requests share a transaction.
 
-While one transaction is being written the next requests gather, so nobody waits for company: one that comes alone is
-written alone. Each is answered when its transaction is on the disk, never before. If a transaction fails and one of its
-requests may be at fault, each of them has one of its own.
+Switching on a room then costs a few disk syncs, not two per machine.
+
+Requests that arrive while a transaction is being written share the next one, so no request waits for others to arrive.
+Each is answered when its transaction is on the disk. If a shared transaction fails and one of its requests may be the
+cause, each request is retried in a transaction of its own.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from sender.store.database.errors import stops_everybody
+from sender.store.database.errors import fails_every_call
 
 if TYPE_CHECKING:
     from sender.store.store import Store
 
 WAITING_MAX: Final = 4096
-"""Requests that may wait: four rooms of the largest size, switched on at once. More are refused."""
+"""Waiting requests: four rooms of the largest size, switched on at once. More are refused."""
 BATCH_MAX: Final = 128
-"""Requests of a transaction, some tens of milliseconds, for which others who write must wait."""
+"""Requests of a transaction. It takes some tens of milliseconds, and other writers wait that long."""
 
 _Request = TypeVar("_Request")
 _Answer = TypeVar("_Answer")
@@ -35,7 +36,7 @@ class _Waiting(Generic[_Request, _Answer]):
     answer: asyncio.Future[_Answer]
 
     def succeed(self, answer: _Answer) -> None:
-        with contextlib.suppress(asyncio.InvalidStateError):  # who asked has gone meanwhile
+        with contextlib.suppress(asyncio.InvalidStateError):  # the caller was cancelled
             self.answer.set_result(answer)
 
     def fail(self, error: BaseException) -> None:
@@ -44,15 +45,15 @@ class _Waiting(Generic[_Request, _Answer]):
 
 
 class GroupCommit(Generic[_Request, _Answer]):
-    """Requests of one kind. It belongs to the event loop."""
+    """A queue for requests of one kind. Not thread-safe: use it on the event loop."""
 
     def __init__(self, store: Store, function: Callable[[list[_Request]], Sequence[_Answer]]) -> None:
-        """Gather what is asked of ``function``.
+        """Create a queue.
 
         Args:
-            store: in whose threads it runs.
+            store: runs ``function`` in its threads.
             function: carries out several requests in one transaction of the store, all or none of them, and returns
-                their answers. Requests that failed together are asked for again, one by one.
+                their answers. Requests that failed together are retried one by one.
         """
         self._store = store
         self._function = function
@@ -60,15 +61,15 @@ class GroupCommit(Generic[_Request, _Answer]):
         self._writer: asyncio.Task[None] | None = None
 
     async def ask(self, request: _Request) -> _Answer:
-        """Have a request carried out, with those that wait at the same time.
+        """Carry out a request together with other waiting ones.
 
-        Raises what the function raises, and ``DatabaseUnavailableError`` as :meth:`Store.run` does.
+        Raises the exceptions of the function, and ``DatabaseUnavailableError`` as :meth:`Store.run` does.
         """
         answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        async with self._store.patience(len(self._waiting), WAITING_MAX):
+        async with self._store.limited_wait(len(self._waiting), WAITING_MAX):
             self._waiting.append(_Waiting(request, answer))
             if self._writer is None or self._writer.done():
-                self._writer = asyncio.create_task(self._write(), name="joint calls")
+                self._writer = asyncio.create_task(self._write(), name="group commit")
             return await answer
 
     async def _write(self) -> None:
@@ -78,7 +79,7 @@ class GroupCommit(Generic[_Request, _Answer]):
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
                 await self._write_together([waiting for waiting in batch if not waiting.answer.done()])
         except BaseException as error:
-            for waiting in (*batch, *self._waiting):  # nobody waits for a writer that is no more
+            for waiting in (*batch, *self._waiting):  # no request may wait for a dead writer
                 waiting.fail(error)
             self._waiting.clear()
             if not isinstance(error, Exception):
@@ -89,13 +90,13 @@ class GroupCommit(Generic[_Request, _Answer]):
             return
         try:
             answers = await self._store.run(self._function, [waiting.request for waiting in batch])
-        except Exception as error:  # noqa: BLE001  whatever it is, those who wait must be told
-            if len(batch) > 1 and not stops_everybody(error):
+        except Exception as error:  # noqa: BLE001  every waiting request must get an answer
+            if len(batch) > 1 and not fails_every_call(error):
                 await asyncio.gather(*(self._write_together([waiting]) for waiting in batch))
                 return
             for waiting in batch:
                 waiting.fail(error)
         else:
-            # Each has its own answer or, by a mistake of the function's, nobody has one.
+            # The list makes zip fail before the first answer if the function returned the wrong number.
             for waiting, answer in list(zip(batch, answers, strict=True)):
                 waiting.succeed(answer)

@@ -1,4 +1,4 @@
-"""Open the daemon's database: check it, roll it forward, migrate it and see that it has a backup."""
+"""Open the daemon's database: check it, roll it forward, migrate it and ensure that it has a backup."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _log = logging.getLogger(__name__)
 def open_store(
     config: ServerConfig, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), upkeep: bool = True
 ) -> Store:
-    """Open the daemon's database, made and migrated as needed.
+    """Open the daemon's database; create and migrate it as necessary.
 
     Args:
-        config: says which.
-        now: the time of records.
-        upkeep: have a thread that makes backups.
+        config: the daemon's configuration, which names the database.
+        now: clock of the records.
+        upkeep: start the thread that makes backups.
 
     Raises the ``DatabaseError`` tree; a damaged file is left as it is.
     """
@@ -47,7 +47,7 @@ def open_store(
 
 
 def database_url(config: ServerConfig) -> sa.URL:
-    """The database's URL, with its password."""
+    """Return the database's URL, with its password."""
     if not config.server.database:
         return sa.URL.create("sqlite", database=str(config.server.state_directory / "diskcast.db"))
     return sa.make_url(config.server.database)
@@ -56,10 +56,10 @@ def database_url(config: ServerConfig) -> sa.URL:
 def open_database(
     url: sa.URL, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), upkeep: bool = True
 ) -> Store:
-    """:func:`open_store` for a URL."""
+    """Open a database by its URL, as :func:`open_store` does."""
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise ConfigurationError(
-            "a database in memory forgets everything; name a file: sqlite:////PATH/diskcast.db"
+            "database sqlite:// is in memory and would lose every record; name a file: sqlite:////PATH/diskcast.db"
         )
     place = Place(url)
     with contextlib.ExitStack() as stack:
@@ -93,32 +93,34 @@ def _migrate_server(url: sa.URL, place: Place) -> None:
 
 
 def _open_file(url: sa.URL, place: Place) -> Journal:
-    """Check the file, carry out what only its journal has, migrate it, and see that it has a backup."""
+    """Check the file, replay changes that only its journal has, migrate it, and ensure that it has a backup."""
     path = place.path
     assert path is not None
     kept = backup_path(path).exists() or bool(find_segments(path))
     if not path.exists() and kept:
         raise DatabaseDamagedError(
-            f"database {path} is gone, but its backup or its journal is there. Run `diskcast database restore`; or, to "
-            f"begin with nothing, move {path.name}.* elsewhere"
+            f"database {path} is missing, but its backup or journal exists. Run `diskcast database restore`; or, to "
+            f"start with an empty database, move {path.name}.* elsewhere"
         )
     engine = make_engine(url, pooled=False)
     with engine.connect().execution_options(**{WRITES: True}) as connection:
         driver_connection = connection.connection.driver_connection
         assert driver_connection is not None
         driver_connection.execute("PRAGMA foreign_keys = OFF")
-        verdict = check_connection(driver_connection, quick=True)
-        if verdict:
-            raise DatabaseDamagedError(damaged_text(place, verdict))
+        problem = check_connection(driver_connection, quick=True)
+        if problem:
+            raise DatabaseDamagedError(damaged_text(place, problem))
         with connection.begin():
             if current_revision(connection) is None and kept:
-                raise DatabaseDamagedError(damaged_text(place, "its tables are gone"))
+                raise DatabaseDamagedError(damaged_text(place, "its tables are missing"))
             if current_revision(connection) is not None:
                 changes_count = roll_forward(connection, path, place)
                 if changes_count:
-                    _log.warning("database %s: %d changes were taken from its journal", path, changes_count)
+                    _log.warning(
+                        "database %s: %d changes were replayed from its journal", path, changes_count
+                    )
             if migrate(connection, place) and kept:
-                # Rows of the new schema go into a file that says so.
+                # A segment names the schema of its rows.
                 new_segment(connection, path)
             revision = current_revision(connection)
         assert revision is not None
@@ -129,7 +131,7 @@ def _open_file(url: sa.URL, place: Place) -> Journal:
 
 
 def _has_fresh_backup(path: Path, revision: str) -> bool:
-    """Whether backup and journal are there, of the schema that the database has now."""
+    """Return whether backup and journal exist and have the database's current schema."""
     segments = find_segments(path)
     if not segments or segments[-1].revision != revision or not backup_path(path).exists():
         return False

@@ -39,14 +39,14 @@ from sender.store.repositories.transactions import Database
 THREADS_COUNT = 4
 """Threads of :meth:`Store.run`; a transaction takes milliseconds, so four do hundreds a second."""
 RUN_WAIT_S = 10.0
-"""Nobody waits longer for the database; what runs then still ends by itself."""
+"""Timeout of a call; a running transaction still finishes after it."""
 RUN_PENDING_MAX = 512
-"""Calls that may wait: many more than four threads do in the time that anybody waits for a busy disk. More are refused
-at once. What a whole room asks at the same moment goes through :mod:`sender.store.group_commit`."""
+"""Waiting calls: many more than four threads complete before the timeout on a busy disk. More are refused at once.
+Simultaneous requests of a whole room go through :mod:`sender.store.group_commit`."""
 UPKEEP_INTERVAL_S = 60.0
 BACKUP_INTERVAL = timedelta(hours=24)
 JOURNAL_BYTES_MAX = 32 << 20
-"""A longer journal is exchanged for a new backup: putting it together again takes seconds, not minutes."""
+"""Size of the journal that triggers a backup: replaying so much takes seconds, not minutes."""
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -54,10 +54,9 @@ _log = logging.getLogger(__name__)
 
 
 class Store:
-    """All that is kept. Thread-safe. Made by :func:`open_store`.
+    """All records of a daemon. Thread-safe. Opened by :func:`sender.store.open_store.open_store`.
 
-    Attributes:
-        rooms: and so on: the parts, whose methods are one transaction each.
+    The attributes are the repositories; each call of their methods is a transaction.
     """
 
     def __init__(self, database: Database, guard: contextlib.ExitStack) -> None:
@@ -82,7 +81,7 @@ class Store:
 
     @property
     def problem(self) -> Problem | None:
-        """What the last attempt to use the database failed with, or the last backup; None if all is well."""
+        """Failure of the last use of the database, or of the last backup; None without one."""
         return self._database.problem or self._upkeep_problem
 
     @property
@@ -92,26 +91,26 @@ class Store:
 
     @property
     def exclusive(self) -> bool:
-        """Whether no other daemon can share it: a file is one daemon's."""
+        """True if no other daemon can share the database: a file belongs to one daemon."""
         return self._database.place.path is not None
 
     def now(self) -> datetime:
-        """The time that records get."""
+        """Return the time for new records."""
         return self._database.now()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Let several calls of this thread be one transaction: all of them or, when one raises, none."""
+        """Run this thread's calls in one transaction: all of them or, if the block raises, none."""
         with self._database.transaction():
             yield
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a method of the store, or a function that calls several, in one of the store's own threads.
 
-        Raises what it raises, and ``DatabaseUnavailableError`` when that takes longer than :data:`RUN_WAIT_S` or when
-        too many calls wait already. A call that is given up may still be carried out.
+        Raises the function's exceptions, and ``DatabaseUnavailableError`` after :data:`RUN_WAIT_S` or if too many calls
+        wait already. A call that timed out may still be carried out.
         """
-        async with self.patience(self._pending_count, RUN_PENDING_MAX):
+        async with self.limited_wait(self._pending_count, RUN_PENDING_MAX):
             self._pending_count += 1
             try:
                 loop = asyncio.get_running_loop()
@@ -120,14 +119,14 @@ class Store:
                 self._pending_count -= 1
 
     @contextlib.asynccontextmanager
-    async def patience(self, waiting_count: int, waiting_max: int) -> AsyncIterator[None]:
-        """The limits of every wait for the database: of how many wait already, and of :data:`RUN_WAIT_S`.
+    async def limited_wait(self, waiting_count: int, waiting_max: int) -> AsyncIterator[None]:
+        """Limit a wait for the database to :data:`RUN_WAIT_S`, and the number of waiting requests to ``waiting_max``.
 
-        Raises ``DatabaseUnavailableError`` beyond them.
+        Raises ``DatabaseUnavailableError`` beyond these limits.
         """
         if waiting_count >= waiting_max:
-            raise self._told(
-                f"database {self.place}: {waiting_max} requests wait for it already; see whether its disk or its "
+            raise self._unavailable(
+                f"database {self.place}: {waiting_max} requests wait for it already; check whether its disk or its "
                 "server is overloaded"
             )
         try:
@@ -135,19 +134,19 @@ class Store:
                 yield
         except TimeoutError as error:
             self._database.hang_up()
-            raise self._told(
-                f"database {self.place}: no answer for {RUN_WAIT_S:g} s; see whether its disk or its server hangs. "
-                "What was asked for may still be done later"
+            raise self._unavailable(
+                f"database {self.place}: no answer for {RUN_WAIT_S:g} s; check whether its disk or its server hangs. "
+                "The request may still be carried out later"
             ) from error
 
     def back_up(self) -> Backup | None:
-        """Copy the database beside itself and begin a new journal; None for PostgreSQL, which has its own ways."""
+        """Back up the database beside itself and start a new journal; return None for PostgreSQL, which has tools."""
         if self._database.journal is None:
             return None
         return back_up(self._database.engine, self._database.place)
 
     def upkeep(self) -> None:
-        """What is to be done now and then: a backup that is due, old answers forgotten. Done by a thread of its own."""
+        """Do the periodic work: remove expired answers, and make a backup if one is due."""
         self.idempotency.expire()
         path = self._database.place.path
         if self._database.journal is None or path is None:
@@ -161,7 +160,7 @@ class Store:
             self.back_up()
 
     def close(self) -> None:
-        """End the threads and close the database; what is being written is finished."""
+        """Finish running transactions, stop the threads and close the database."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -174,7 +173,7 @@ class Store:
         self._guard.close()
 
     def start_upkeep(self) -> None:
-        """Begin the thread that does :meth:`upkeep`."""
+        """Start the thread that calls :meth:`upkeep` periodically."""
         self._upkeep.start()
 
     def _keep_up(self) -> None:
@@ -185,9 +184,9 @@ class Store:
             except DatabaseError as error:
                 before = self._upkeep_problem
                 self._upkeep_problem = Problem("database", str(error), before.since if before else self.now())
-                _log.warning("the database's upkeep failed: %s", error)
+                _log.warning("database upkeep failed: %s", error)
 
-    def _told(self, text: str) -> DatabaseUnavailableError:
+    def _unavailable(self, text: str) -> DatabaseUnavailableError:
         error = DatabaseUnavailableError(text)
         self._database.note_problem(error)
         return error

@@ -157,10 +157,10 @@ def test_a_file_that_is_gone_or_empty_isnt_quietly_begun_anew(file_url: sa.URL, 
     store.close()
     before = lasting_rows(file_url)
     path.unlink()
-    with pytest.raises(DatabaseDamagedError, match="is gone"):
+    with pytest.raises(DatabaseDamagedError, match="is missing"):
         open_database(file_url, upkeep=False)
     path.touch()
-    with pytest.raises(DatabaseDamagedError, match="tables are gone"):
+    with pytest.raises(DatabaseDamagedError, match="tables are missing"):
         open_database(file_url, upkeep=False)
     restore(Place(file_url), START)
     assert lasting_rows(file_url) == before

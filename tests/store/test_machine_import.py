@@ -51,9 +51,9 @@ def test_each_line_that_is_wrong_is_told_with_its_number_and_nothing_is_changed(
     told = {problem.line: problem.text for problem in result.problems}
     assert told.keys() == {3, 4, 5, 7, 8, 10, 11}
     assert "isn't a hardware address: write it as" in told[3]
-    assert told[4] == "hardware address aa:bb:cc:00:00:02 stands in line 2 too"
-    assert told[5] == "the name 'pc-01' stands in line 2 too"
-    assert "group" in told[7]
+    assert told[4] == "hardware address aa:bb:cc:00:00:02 is in line 2 too: remove one of the lines"
+    assert told[5] == "name pc-01 is in line 2 too: remove one of the lines"
+    assert "multicast" in told[7]
     assert "4 cells under 3 column names" in told[10]
     assert store.machines.list() == ([], None)
 
@@ -62,8 +62,8 @@ def test_each_line_that_is_wrong_is_told_with_its_number_and_nothing_is_changed(
     ("text", "problem"),
     [
         ("", "the file is empty"),
-        ("foo,bar\n1,2\n", "no column names machines"),
-        ("name,host\n1,2\n", "two columns mean name"),
+        ("foo,bar\n1,2\n", "no column identifies machines"),
+        ("name,host\n1,2\n", "two columns stand for name"),
         ('name,mac\n"pc-01,aa\n', "isn't CSV"),
         ("name\n" + "".join(f"pc-{n}\n" for n in range(IMPORT_LINES_MAX + 1)), "more than 10000 machines"),
         ("name\n" + "x" * (9 << 20), "larger than 8 MiB"),

@@ -226,7 +226,7 @@ def test_a_wrong_password_and_a_database_that_isnt_there_name_what_to_mend(serve
     assert "not-that-one" not in str(caught.value)
     with pytest.raises(DatabaseUnavailableError, match="nowhere"):
         open_database(url.set(database="nowhere"), upkeep=False)
-    with pytest.raises(ConfigurationError, match="forgets everything"):
+    with pytest.raises(ConfigurationError, match="in memory and would lose every record"):
         open_database(sa.make_url("sqlite://"), upkeep=False)
     assert "secret" not in Place(sa.make_url("postgresql+psycopg://u@h/d?password=secret")).text
 

@@ -84,7 +84,7 @@ def test_rows_that_come_while_somebody_reads_shift_no_page(store: Store) -> None
     ],
 )
 def test_a_cursor_that_nobody_gave_out_is_refused(filled: Store, cursor: str) -> None:
-    with pytest.raises(CursorError, match="wasn't given out"):
+    with pytest.raises(CursorError, match="isn't one of this list"):
         filled.history.lines(after=cursor)
 
 

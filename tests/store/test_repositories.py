@@ -25,7 +25,7 @@ def test_rooms_keep_what_they_were_given_and_count_their_machines(store: Store) 
     assert store.rooms.get("lab").machine_count == 1
     assert store.rooms.change("lab", name="Lab 2", audit=NOTE).name == "Lab 2"
     assert store.rooms.change("nowhere", name="x") is None
-    with pytest.raises(ConflictError, match="room 'lab' is there already"):
+    with pytest.raises(ConflictError, match="room 'lab' exists already"):
         store.rooms.add(room())
     assert store.rooms.remove("lab", audit=NOTE)
     assert not store.rooms.remove("lab")
@@ -124,7 +124,7 @@ def test_tokens_are_found_by_their_secret_until_they_expire_or_are_removed(
     used_at = store.tokens.get(token.token_id).last_used_at
     store.tokens.used(token.token_id)
     assert store.tokens.get(token.token_id).last_used_at == used_at is not None
-    with pytest.raises(ConflictError, match="token 'ci' already"):
+    with pytest.raises(ConflictError, match="token 'ci' exists already"):
         store.tokens.create("ci", Role.VIEW)
     clock.time += timedelta(hours=2)
     assert store.tokens.find(secret) is None

@@ -1,4 +1,4 @@
-"""Files of JSON lines that say themselves whether they are whole: ``CRC32 JSON``."""
+"""Files of JSON lines with a checksum each: ``CRC32 JSON``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import zlib
 
 
 def pack_line(data: object) -> bytes:
-    """One line."""
+    """Return ``data`` as a line."""
     body = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
 def unpack_line(line: bytes) -> object:
-    """What a line says; None if it isn't as it was written."""
+    """Return the data of a line; None for a damaged line."""
     checksum, _, body = line.rstrip(b"\n").partition(b" ")
     try:
         if int(checksum, 16) != zlib.crc32(body):
@@ -26,7 +26,7 @@ def unpack_line(line: bytes) -> object:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of ``data``, however little the system takes at once."""
+    """Write all of ``data``, in as many calls as necessary."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -1,4 +1,4 @@
-"""Whether the database, its backup and its journal are sound: everything is read, nothing is changed."""
+"""Integrity check of the database, its backup and its journal, by reading all of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sender.store.database.schema import current_revision
 
 
 def check_database(url: sa.URL) -> list[tuple[str, str]]:
-    """What was looked at, and what was found, for people; a running daemon isn't disturbed.
+    """Check a database and return what was checked with the result, as texts; a running daemon isn't disturbed.
 
-    Raises the ``DatabaseError`` tree for what isn't sound.
+    Raises the ``DatabaseError`` tree for damage.
     """
     place = Place(url)
     try:
@@ -42,26 +42,28 @@ def _check_file(place: Place) -> list[tuple[str, str]]:
     assert path is not None
     if not path.exists():
         if backup_path(path).exists():
-            raise DatabaseDamagedError(damaged_text(place, "the file is gone"))
-        raise DatabaseUnavailableError(f"there is no database {path} yet; diskcast serve makes it")
+            raise DatabaseDamagedError(damaged_text(place, "the file is missing"))
+        raise DatabaseUnavailableError(
+            f"there is no database {path} yet; run `diskcast serve`, which creates it"
+        )
     found = []
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        verdict = check_connection(connection, quick=False)
-        if verdict:
-            raise DatabaseDamagedError(damaged_text(place, verdict))
+        problem = check_connection(connection, quick=False)
+        if problem:
+            raise DatabaseDamagedError(damaged_text(place, problem))
         broken = len(connection.execute("PRAGMA foreign_key_check").fetchall())
         if broken:
-            raise DatabaseDamagedError(damaged_text(place, f"{broken} rows name rows that aren't there"))
+            raise DatabaseDamagedError(damaged_text(place, f"{broken} rows refer to rows that don't exist"))
         database_id, sequence = connection.execute("SELECT database_id, sequence FROM store_state").fetchone()
         found.append(("database", f"{path} is sound, after {sequence} changes"))
     saved = backup_path(path)
     if not saved.exists():
         raise DatabaseDamagedError(f"database {path} has no backup {saved}; run `diskcast database backup`")
     with contextlib.closing(sqlite3.connect(f"file:{saved}?mode=ro&immutable=1", uri=True)) as copy:
-        verdict = _verdict(copy)
-        if verdict:
+        problem = _problem(copy)
+        if problem:
             raise DatabaseDamagedError(
-                f"backup {saved} is damaged ({verdict}), the database is not; run `diskcast database backup`"
+                f"backup {saved} is damaged ({problem}), the database is not; run `diskcast database backup`"
             )
         first: int = copy.execute("SELECT sequence FROM store_state").fetchone()[0]
         found.append(("backup", f"{saved} is sound, after {first} changes"))
@@ -74,14 +76,14 @@ def _check_file(place: Place) -> list[tuple[str, str]]:
     missing = set(range(first + 1, sequence + 1)) - numbers
     if missing or bad_line_count:
         raise DatabaseDamagedError(
-            f"the journal of database {path} lacks {len(missing)} changes ({bad_line_count} lines can't be read), the "
-            "database itself is sound; run `diskcast database backup`, which begins a new journal"
+            f"{len(missing)} changes are missing from the journal of database {path} ({bad_line_count} lines are "
+            "unreadable), the database itself is sound; run `diskcast database backup`, which starts a new journal"
         )
-    found.append(("journal", f"whole, with {sequence - first} changes since the backup"))
+    found.append(("journal", f"complete, with {sequence - first} changes since the backup"))
     return found
 
 
-def _verdict(connection: sqlite3.Connection) -> str:
+def _problem(connection: sqlite3.Connection) -> str:
     try:
         return check_connection(connection, quick=False)
     except sqlite3.DatabaseError as error:

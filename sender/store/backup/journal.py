@@ -9,7 +9,7 @@ alone aren't noted. An entry holds the rows as they are at the end of the transa
 harm. A line is ``CRC32 JSON``; an incomplete one was never confirmed.
 
 The order is: sync the entry, then commit. An entry whose commit fails is cut off again. If the power fails between the
-two, the entry is replayed at the next start: no caller was told that the change had failed.
+two, the entry is replayed at the next start: no caller got an error for the change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Column types that keep the same values in SQLite and in PostgreSQL."""
+"""Column types that store the same values in SQLite and in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ISO_MICROSECONDS = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 def clean_text(text: str) -> str:
-    """``text`` without what PostgreSQL can't keep: NUL characters and halves of surrogate pairs become U+FFFD."""
+    """Return ``text`` with U+FFFD for characters that PostgreSQL can't store: NUL and lone surrogates."""
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
     try:
@@ -26,7 +26,7 @@ def clean_text(text: str) -> str:
 
 
 def clean_json(value: object) -> object:
-    """``value`` with clean texts, and null for numbers that JSON doesn't have."""
+    """Return ``value`` with clean texts, and with None for numbers that JSON can't express."""
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -39,14 +39,14 @@ def clean_json(value: object) -> object:
 
 
 class CleanText(TypeDecorator[str]):
-    """Text of any length; what a machine says of itself can't make a transaction fail."""
+    """Text of any length and content: no text that an agent sends can make a transaction fail."""
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Clean it."""
-        # An enum's member becomes the text that it is: drivers have ideas of their own about enums.
+        """Clean the text."""
+        # Convert members of StrEnum to plain text: drivers treat enums specially.
         return None if value is None else clean_text(str(value))
 
 
@@ -57,28 +57,28 @@ class CleanJson(TypeDecorator[Any]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """``jsonb`` where there is one."""
+        """Use ``jsonb`` in PostgreSQL."""
         return dialect.type_descriptor(postgresql.JSONB() if dialect.name == "postgresql" else sa.JSON())
 
     def process_bind_param(self, value: object, dialect: Dialect) -> object:
-        """Clean it."""
+        """Clean the document."""
         return clean_json(value)
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware time in UTC: ``timestamptz`` in PostgreSQL; in SQLite text of one width, so that it sorts by time."""
+    """An aware time in UTC: ``timestamptz`` in PostgreSQL, text of a fixed width in SQLite, which sorts by time."""
 
     impl = sa.String
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """``timestamptz`` where there is one."""
+        """Use ``timestamptz`` in PostgreSQL."""
         if dialect.name == "postgresql":
             return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
         return dialect.type_descriptor(sa.String(27))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """Refuse a time without a zone: nobody could say later when it was."""
+        """Refuse a time without a zone: it is ambiguous."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -87,7 +87,7 @@ class UtcTime(TypeDecorator[datetime]):
         return value if dialect.name == "postgresql" else value.strftime(_ISO_MICROSECONDS).rjust(27, "0")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """An aware time again."""
+        """Return an aware time."""
         if value is None:
             return None
         if isinstance(value, datetime):
@@ -96,4 +96,4 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 Number64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-"""A 64-bit integer, which SQLite only numbers by itself when it is declared INTEGER."""
+"""A 64-bit integer; SQLite autoincrements only columns that are declared INTEGER."""

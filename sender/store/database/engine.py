@@ -9,25 +9,25 @@ from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
 BUSY_WAIT_S = 4.0
-"""How long SQLite waits for another transaction's lock: those of the daemon take milliseconds."""
+"""Timeout of SQLite for another transaction's lock: the daemon's own transactions take milliseconds."""
 CONNECT_WAIT_S = 2
-"""How long PostgreSQL may take to accept a connection; libpq allows no less."""
+"""Timeout for a connection to PostgreSQL; the minimum of libpq."""
 STATEMENT_WAIT_S = 4.0
-"""How long PostgreSQL may work on one statement: lists are indexed and take milliseconds."""
+"""Timeout of PostgreSQL for a statement: lists are indexed and take milliseconds."""
 LOCK_WAIT_S = 3.0
 POOL_WAIT_S = 2.0
 CONNECTIONS_MAX = 8
-"""The store's own threads and some of the web server's; what is beyond waits :data:`POOL_WAIT_S`."""
+"""Connections for the store's own threads and some of the web server's; more callers wait :data:`POOL_WAIT_S`."""
 WRITES = "diskcast_writes"
-"""Execution option: this transaction will write, so SQLite takes the lock at its begin and can't fail half-way."""
+"""Execution option of writing transactions: SQLite takes the lock at their start, so that they can't fail half-way."""
 
 
 def make_engine(url: sa.URL, *, pooled: bool = True) -> sa.Engine:
-    """An engine for ``url``; nothing is opened yet.
+    """Create an engine for ``url``; it opens no connection yet.
 
     Args:
         url: sqlite or postgresql+psycopg.
-        pooled: keep connections; False for programs that need one for a moment.
+        pooled: keep connections open; False for programs that need one for a moment.
     """
     options: dict[str, Any] = (
         {"pool_size": CONNECTIONS_MAX, "max_overflow": 0, "pool_timeout": POOL_WAIT_S}
@@ -44,7 +44,7 @@ def make_engine(url: sa.URL, *, pooled: bool = True) -> sa.Engine:
     settings = {
         "statement_timeout": int(STATEMENT_WAIT_S * 1000),
         "lock_timeout": int(LOCK_WAIT_S * 1000),
-        # A daemon that hangs inside a transaction must not hold rows that others wait for.
+        # A daemon that hangs inside a transaction must not keep rows locked.
         "idle_in_transaction_session_timeout": 10_000,
         "timezone": "UTC",
     }
@@ -52,7 +52,7 @@ def make_engine(url: sa.URL, *, pooled: bool = True) -> sa.Engine:
         "connect_timeout": CONNECT_WAIT_S,
         "application_name": "diskcast",
         "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
-        # A server whose machine is gone says nothing at all: the kernel must give up for us.
+        # A server whose machine has crashed sends nothing at all: only the kernel can detect that.
         "keepalives": 1,
         "keepalives_idle": 5,
         "keepalives_interval": 2,
@@ -63,20 +63,20 @@ def make_engine(url: sa.URL, *, pooled: bool = True) -> sa.Engine:
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
-    # The driver's own idea of when a transaction begins is switched off: _begin_sqlite says it.
+    # Switch off the driver's implicit transactions: _begin_sqlite starts them.
     connection.isolation_level = None
     cursor = connection.cursor()
     try:
         if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:
-            # Only for a new file: said of an old one it is a write, even if that is so already.
+            # Only for a new file: on an existing one this pragma writes, even if it changes nothing.
             cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
         cursor.execute("PRAGMA journal_mode = WAL")
-        # FULL: a commit is on the disk when it is confirmed; WAL's default would lose the last ones with the power.
+        # FULL: a confirmed commit is on the disk. WAL's default would lose the last commits in a power failure.
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA temp_store = MEMORY")
         cursor.execute("PRAGMA journal_size_limit = 67108864")
-        # A damaged page is told when it is read, rather than believed.
+        # Report a damaged page when it is read.
         cursor.execute("PRAGMA cell_size_check = ON")
     finally:
         cursor.close()

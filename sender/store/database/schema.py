@@ -1,4 +1,4 @@
-"""Migrations: bringing a database to the schema of this diskcast, or saying why that can't be."""
+"""Migrations of a database to the schema of this version."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sender.store.database.errors import Place
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x6469736B63617374
-"""PostgreSQL's advisory lock of those who migrate: several daemons may be started at once."""
+"""PostgreSQL's advisory lock of a migration: several daemons may start at once."""
 
 
 @functools.cache
 def scripts() -> ScriptDirectory:
-    """The migrations."""
+    """Return the migrations."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
@@ -31,24 +31,24 @@ def scripts() -> ScriptDirectory:
 
 
 def head() -> str:
-    """The newest migration's name."""
+    """Return the revision of the latest migration."""
     revision = scripts().get_current_head()
     assert revision is not None
     return revision
 
 
 def current_revision(connection: sa.Connection) -> str | None:
-    """The migration that a database is at; None for an empty one."""
+    """Return the revision of a database; None for an empty one."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def migrate(connection: sa.Connection, place: Place, target: str | None = None) -> bool:
-    """Bring a database to ``target`` (None: the newest migration), in the transaction that ``connection`` is in.
+    """Migrate a database to ``target`` (None: the latest revision), in the current transaction of ``connection``.
 
     Returns:
-        Whether anything was to be done.
+        False if the database was at ``target`` already.
 
-    Raises ``DatabaseError`` for a database that a newer diskcast has migrated.
+    Raises ``DatabaseError`` if a newer diskcast has migrated the database, or written ``target``.
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")

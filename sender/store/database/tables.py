@@ -1,7 +1,7 @@
-"""The tables, as they are after the newest migration.
+"""The tables, as they are after the latest migration.
 
-A column that is marked :data:`FLEETING` changes many times a second while a cast runs, and losing its last values with
-a damaged file costs nobody anything: such changes alone aren't written to SQLite's change journal.
+A column that is marked :data:`FLEETING` changes many times a second while a cast runs, and its last values may be lost
+with a damaged file: changes of such columns alone aren't written to SQLite's change journal.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ store_state = sa.Table(
     _count("sequence"),
     _count("segment"),
 )
-"""One row: which database this is, and where its change journal stands."""
+"""One row: identity of the database and position of its change journal."""
 
 rooms = sa.Table(
     "rooms",
@@ -80,7 +80,7 @@ machines = sa.Table(
     sa.Index(None, "serial_key"),
     sa.Index(None, "asset_key"),
 )
-"""``serial_key`` and ``asset_key`` are what machines are found by: lower case, empty for placeholders."""
+"""Machines are found by ``serial_key`` and ``asset_key``: lower case, empty for placeholders."""
 
 machine_macs = sa.Table(
     "machine_macs",
@@ -132,7 +132,7 @@ casts = sa.Table(
     sa.Index(None, "ended_at"),
 )
 """``image_id``, ``room_id`` and ``start_at`` repeat the plan's, for searching. The lease is part of the row that it
-protects, so that whoever locks the row sees the lease as it is."""
+protects, so that a locked row has the current lease."""
 
 cast_machines = sa.Table(
     "cast_machines",
@@ -173,8 +173,8 @@ cast_machines = sa.Table(
     sa.Index(None, "state", "at", "line_id"),
     sqlite_autoincrement=True,
 )
-"""A line of history each. What identified the machine then is copied: the machine may be renamed or removed. ``at`` is
-when the cast first named it."""
+"""One line of history per row. The machine's identifiers are copied, as it can be renamed or removed later. ``at`` is
+the time at which the cast first named the machine."""
 
 cast_events = sa.Table(
     "cast_events",
@@ -188,7 +188,7 @@ cast_events = sa.Table(
     sa.Index(None, "cast_id", "at", "kind", "machine", unique=True),
     sqlite_autoincrement=True,
 )
-"""Unique, so that an event that is written again after a lost answer stands there once."""
+"""Unique, so that an event that is written again after a lost answer is recorded once."""
 
 cast_timelines = sa.Table(
     "cast_timelines",

@@ -1,4 +1,4 @@
-"""Reading a CSV file of machines, as spreadsheets and inventory systems write it."""
+"""CSV files of machines, as spreadsheets and inventory systems write them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sender.store.machines.identity import MACS_MAX, normal_mac
 from sender.store.records.machines import ImportProblem
 
 IMPORT_LINES_MAX = 10_000
-"""Lines of a file: ten times the largest room, one transaction of a few seconds."""
+"""Lines of a file: ten times the largest room, a transaction of a few seconds."""
 IMPORT_BYTES_MAX = 8 << 20
 PROBLEMS_MAX = 100
-"""Problems that are told at once: the hundredth says nothing new."""
+"""Problems of a file that are reported at once."""
 CELL_LETTERS_MAX = 256
 
 _HEADERS = {
@@ -31,7 +31,7 @@ _COLUMN_OF = {header: column for column, headers in _HEADERS.items() for header 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImportRow:
-    """A line that could be read; ``line`` is its number in the file, from 1."""
+    """A valid line; ``line`` is its number in the file, from 1."""
 
     line: int
     name: str
@@ -43,10 +43,10 @@ class ImportRow:
 
 
 def read_rows(text: str) -> tuple[list[ImportRow], list[ImportProblem]]:
-    """The rows of a CSV file, and what is wrong with the others.
+    """Return the valid rows of a CSV file, and the problems of the other lines.
 
-    The first line names the columns, in any order and in the usual ways (``MAC address``, ``Serial number`` …); columns
-    of other names are ignored. Cells are separated by commas, semicolons or tabs. A cell may hold several hardware
+    The first line names the columns, in any order and with the usual names (``MAC address``, ``Serial number`` …).
+    Other columns are ignored. Cells are separated by commas, semicolons or tabs. A cell can hold several hardware
     addresses, separated by spaces, ``;`` or ``|``.
     """
     if len(text.encode(errors="replace")) > IMPORT_BYTES_MAX:
@@ -80,9 +80,8 @@ def read_rows(text: str) -> tuple[list[ImportRow], list[ImportProblem]]:
             except ConfigurationError as error:
                 problems.append(ImportProblem(line, str(error)))
             if len(problems) >= PROBLEMS_MAX:
-                problems.append(
-                    ImportProblem(line, f"the first {PROBLEMS_MAX} problems are told; mend them first")
-                )
+                text = f"the first {PROBLEMS_MAX} problems are shown; fix them first"
+                problems.append(ImportProblem(line, text))
                 break
     except csv.Error as error:
         problems.append(ImportProblem(reader.line_num, f"this isn't CSV: {error}; check the quotation marks"))
@@ -100,10 +99,10 @@ def _header_problem(columns: list[str | None], cells: list[str]) -> str:
     known = [column for column in columns if column]
     twice = sorted({column for column in known if known.count(column) > 1})
     if twice:
-        return f"two columns mean {twice[0]}: leave one of them out"
+        return f"two columns stand for {twice[0]}: remove one of them"
     if not {"name", "mac", "serial", "asset_tag"} & set(known):
         shown = ", ".join(cell.strip()[:40] for cell in cells[:6])
-        return f"no column names machines ({shown}): the first line must be like name,mac,serial,asset_tag,position"
+        return f"no column identifies machines ({shown}): start with a line like name,mac,serial,asset_tag,position"
     return ""
 
 
@@ -122,14 +121,13 @@ def _row(line: int, columns: list[str | None], cells: list[str], seen: dict[str,
     name = values.get("name", "") or values.get("asset_tag", "") or values.get("serial", "")
     name = name or (macs[0] if macs else "")
     if not name:
-        raise ConfigurationError("nothing says which machine this is: give it a name or a hardware address")
-    for what in (f"hardware address {mac}" for mac in macs):
-        if what in seen:
-            raise ConfigurationError(f"{what} stands in line {seen[what]} too")
-        seen[what] = line
-    if f"name {name}" in seen:
-        raise ConfigurationError(f"the name {name!r} stands in line {seen[f'name {name}']} too")
-    seen[f"name {name}"] = line
+        raise ConfigurationError("the line identifies no machine: add a name or a hardware address")
+    for identifier in (*(f"hardware address {mac}" for mac in macs), f"name {name}"):
+        if identifier in seen:
+            raise ConfigurationError(
+                f"{identifier} is in line {seen[identifier]} too: remove one of the lines"
+            )
+        seen[identifier] = line
     return ImportRow(
         line,
         name,
@@ -152,5 +150,7 @@ def _macs(cell: str) -> tuple[str, ...]:
             raise
     macs = tuple(dict.fromkeys(normal_mac(piece) for piece in pieces))
     if len(macs) > MACS_MAX:
-        raise ConfigurationError(f"a machine has at most {MACS_MAX} hardware addresses")
+        raise ConfigurationError(
+            f"{len(macs)} hardware addresses are too many for a machine: give at most {MACS_MAX}"
+        )
     return macs

@@ -1,4 +1,4 @@
-"""Enrolment: which fields of a machine change when its agent checks in."""
+"""Enrolment: the fields of a machine that change when its agent checks in."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from sender.store.database.column_types import clean_json, clean_text
 from sender.store.machines.identity import MACS_MAX, MachineFingerprint, identity_key, normal_mac
 from sender.store.records.machines import Machine
 
-SEEN_AGAIN_S = 10.0
-"""A check-in that brings nothing new is noted this often at most; :meth:`Machines.touch` does the rest, in one go."""
+LAST_SEEN_INTERVAL_S = 10.0
+"""Shortest interval between two updates of ``last_seen_at`` by check-ins without other changes. In between,
+:meth:`Machines.touch` updates all machines together."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What a machine that checks in says of itself."""
+    """A machine as its agent describes it at a check-in."""
 
     name: str
     macs: Sequence[str]
@@ -29,55 +30,67 @@ class Enrolment:
     agent_version: str
     inventory: Mapping[str, str]
 
+    @property
+    def fingerprint(self) -> MachineFingerprint:
+        """The machine's identifiers, without addresses that can't identify it."""
+        return fingerprint_of(valid_macs(self.macs), self.serial, self.asset_tag)
+
 
 def new_machine_id() -> str:
-    """An id that no other machine has."""
+    """Return a unique machine id."""
     return f"m{secrets.token_hex(6)}"
 
 
 def blank_machine(now: datetime) -> Machine:
-    """A new machine of which nothing is known."""
+    """Return a new machine without a name or any other field."""
     return Machine(new_machine_id(), "", None, (), "", "", "", "", "", "", {}, now, None)
 
 
-def new_machine(told: Enrolment, macs: Sequence[str], now: datetime) -> Machine:
+def new_machine(enrolment: Enrolment, macs: Sequence[str], now: datetime) -> Machine:
     """Return the record of a machine that checks in for the first time."""
     return dataclasses.replace(
         blank_machine(now),
-        **_told(told),
-        name=clean_text(told.name),
+        **_agent_fields(enrolment),
+        name=clean_text(enrolment.name),
         macs=tuple(macs),
-        serial=clean_text(told.serial),
-        asset_tag=clean_text(told.asset_tag),
+        serial=clean_text(enrolment.serial),
+        asset_tag=clean_text(enrolment.asset_tag),
         last_seen_at=now,
     )
 
 
 def check_in_changes(
-    told: Enrolment, identity: MachineFingerprint, macs: tuple[str, ...], before: Machine, now: datetime
+    enrolment: Enrolment,
+    fingerprint: MachineFingerprint,
+    macs: tuple[str, ...],
+    before: Machine,
+    now: datetime,
 ) -> dict[str, Any]:
-    """The fields that change when a known machine checks in."""
-    values = _told(told)
-    if identity.serial_key:
-        values["serial"] = clean_text(told.serial)
-    if identity.asset_key:
-        values["asset_tag"] = clean_text(told.asset_tag)
+    """Return the fields that change when a known machine checks in.
+
+    Name, room, position and note belong to the operator. An agent only names a machine that is new.
+    """
+    values = _agent_fields(enrolment)
+    if fingerprint.serial_key:
+        values["serial"] = clean_text(enrolment.serial)
+    if fingerprint.asset_key:
+        values["asset_tag"] = clean_text(enrolment.asset_tag)
     if set(macs) != set(before.macs):
         values["macs"] = macs
     changed = {key: value for key, value in values.items() if getattr(before, key) != value}
     last = before.last_seen_at
-    if changed or last is None or now - last > timedelta(seconds=SEEN_AGAIN_S):
+    if changed or last is None or now - last > timedelta(seconds=LAST_SEEN_INTERVAL_S):
         changed["last_seen_at"] = now
     return changed
 
 
 def fingerprint_of(macs: Sequence[str], serial: str, asset_tag: str) -> MachineFingerprint:
-    """Return the forms of a machine's identifiers that are compared."""
+    """Return a machine's identifiers in comparable form; ``macs`` are normal already."""
     return MachineFingerprint(macs, identity_key(serial), identity_key(asset_tag))
 
 
 def valid_macs(macs: Sequence[str]) -> tuple[str, ...]:
-    """Those of an agent's addresses that can identify it."""
+    """Return those of an agent's addresses that can identify the machine, in normal form."""
     valid: dict[str, None] = {}
     for mac in macs:
         try:
@@ -87,10 +100,10 @@ def valid_macs(macs: Sequence[str]) -> tuple[str, ...]:
     return tuple(valid)[:MACS_MAX]
 
 
-def _told(told: Enrolment) -> dict[str, Any]:
-    """The fields that are always an agent's own."""
+def _agent_fields(enrolment: Enrolment) -> dict[str, Any]:
+    """Return the fields that the agent alone decides."""
     return {
-        "address": clean_text(told.address),
-        "agent_version": clean_text(told.agent_version),
-        "inventory": clean_json(dict(told.inventory)),
+        "address": clean_text(enrolment.address),
+        "agent_version": clean_text(enrolment.agent_version),
+        "inventory": clean_json(dict(enrolment.inventory)),
     }

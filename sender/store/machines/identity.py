@@ -1,4 +1,4 @@
-"""What a machine is recognised by: hardware addresses, its serial number, its asset tag, and what doesn't count."""
+"""Identification of machines by hardware addresses, serial number and asset tag."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sender.store.database import tables
 MACS_MAX = 16
 """Hardware addresses of a machine: servers have that many ports, hardly more."""
 IN_LIST_MAX = 500
-"""Values asked for in one statement: SQLite allows thousands, plans stay small."""
+"""Values of an IN list: SQLite allows thousands, but query plans stay small."""
 
 _PLACEHOLDERS = {
     "0123456789",
@@ -51,13 +51,14 @@ _PLACEHOLDERS = {
     "unknown",
     "unspecified",
 }
-"""What vendors leave in the firmware's tables, the same in every machine of a model (dmidecode's and fwupd's lists)."""
+"""Placeholders that vendors leave in firmware tables, the same in every machine of a model (lists of dmidecode and
+fwupd)."""
 
 _MACHINE = tables.machines.c
 
 
 def identity_key(text: str) -> str:
-    """What a serial number or an asset tag is compared by; empty if it identifies nothing."""
+    """Return the form in which serial numbers and asset tags are compared; empty for a placeholder."""
     key = " ".join(text.split()).lower()
     letters = re.sub(r"[^a-z0-9]", "", key)
     if key in _PLACEHOLDERS or len(set(letters)) < 2 < len(key) or not letters:
@@ -66,9 +67,9 @@ def identity_key(text: str) -> str:
 
 
 def normal_mac(text: str) -> str:
-    """A hardware address as ``aa:bb:cc:dd:ee:ff``, from any of the usual ways to write it.
+    """Return a hardware address as ``aa:bb:cc:dd:ee:ff``, from any of the usual notations.
 
-    Raises ``ConfigurationError`` for what isn't one, and for those that don't belong to one machine: zero, and groups'.
+    Raises ``ConfigurationError`` for other texts, and for addresses that belong to no single machine: zero, multicast.
     """
     digits = text.strip().lower()
     if not re.fullmatch(
@@ -81,91 +82,98 @@ def normal_mac(text: str) -> str:
         )
     digits = re.sub(r"[^0-9a-f]", "", digits)
     if digits == "0" * 12 or int(digits[1], 16) & 1:
-        raise ConfigurationError(f"{text.strip()!r} is no machine's own address (it is zero, or a group's)")
+        raise ConfigurationError(
+            f"{text.strip()!r} can't identify a machine (it is zero, or a multicast address): use the address of its "
+            "network adapter"
+        )
     return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
 
 
 def serial_and_tag(
     connection: sa.Connection, machine_ids: Iterable[str]
 ) -> dict[str, tuple[str, str, str | None]]:
-    """Serial number, asset tag and room of those machines that are known."""
-    wanted = list(dict.fromkeys(machine_ids))
+    """Return serial number, asset tag and room of the known ones among these machines, by id."""
     found: dict[str, tuple[str, str, str | None]] = {}
-    for part in parts(wanted):
+    for chunk in chunks(list(dict.fromkeys(machine_ids))):
         rows = connection.execute(
             sa.select(_MACHINE.machine_id, _MACHINE.serial, _MACHINE.asset_tag, _MACHINE.room_id).where(
-                _MACHINE.machine_id.in_(part)
+                _MACHINE.machine_id.in_(chunk)
             )
         )
         found |= {row.machine_id: (row.serial, row.asset_tag, row.room_id) for row in rows}
     return found
 
 
-def parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
-    """``values`` in pieces that one statement can ask for."""
+def chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    """Yield ``values`` in chunks that fit an IN list."""
     for start in range(0, len(values), IN_LIST_MAX):
         yield values[start : start + IN_LIST_MAX]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MachineFingerprint:
-    """What a machine says of itself, in the forms that are compared: see :func:`normal_mac`, :func:`identity_key`."""
+    """A machine's identifiers in comparable form: see :func:`normal_mac` and :func:`identity_key`."""
 
     macs: Sequence[str]
     serial_key: str
     asset_key: str
 
 
-def distinct_runs(identities: Sequence[MachineFingerprint]) -> Iterable[range]:
-    """``identities`` in runs, of each of which no two have anything in common."""
+def distinct_runs(fingerprints: Sequence[MachineFingerprint]) -> Iterable[range]:
+    """Divide ``fingerprints`` into runs without a common identifier within a run; yield their index ranges."""
     start, met = 0, set[tuple[str, str]]()
-    for index, identity in enumerate(identities):
-        marks = {("mac", mac) for mac in identity.macs}
-        marks |= {("serial", identity.serial_key), ("tag", identity.asset_key)}
-        marks -= {("serial", ""), ("tag", "")}
-        if met & marks:
+    for index, fingerprint in enumerate(fingerprints):
+        identifiers = {("mac", mac) for mac in fingerprint.macs}
+        identifiers |= {("serial", fingerprint.serial_key), ("tag", fingerprint.asset_key)}
+        identifiers -= {("serial", ""), ("tag", "")}
+        if met & identifiers:
             yield range(start, index)
             start, met = index, set()
-        met |= marks
-    if start < len(identities):
-        yield range(start, len(identities))
+        met |= identifiers
+    if start < len(fingerprints):
+        yield range(start, len(fingerprints))
 
 
-def find_machines(connection: sa.Connection, identities: Sequence[MachineFingerprint]) -> list[str | None]:
-    """For each of ``identities`` the id of the machine that has it, or None.
+def find_machines(connection: sa.Connection, fingerprints: Sequence[MachineFingerprint]) -> list[str | None]:
+    """Return the id of the matching machine, or None, for each of ``fingerprints``.
 
-    A hardware address decides unless both serial numbers are known and differ: the address is then a USB adapter's or a
-    docking station's that has moved. After that a serial number, and then an asset tag, if just one machine has it.
+    A hardware address decides, unless both serial numbers are known and differ: the address is then that of a USB
+    adapter or a docking station that has moved. Otherwise a serial number decides, and then an asset tag, if exactly
+    one machine has it.
     """
     owned = tables.machine_macs.c
     owners: dict[str, tuple[str, str]] = {}
-    for part in parts(list(dict.fromkeys(mac for identity in identities for mac in identity.macs))):
+    for chunk in chunks(list(dict.fromkeys(mac for fingerprint in fingerprints for mac in fingerprint.macs))):
         query = sa.select(owned.mac, _MACHINE.machine_id, _MACHINE.serial_key)
         query = query.join(tables.machine_macs, owned.machine_id == _MACHINE.machine_id)
-        for row in connection.execute(query.where(owned.mac.in_(part))):
+        for row in connection.execute(query.where(owned.mac.in_(chunk))):
             owners[row.mac] = (row.machine_id, row.serial_key)
-    serials = _by_key(connection, _MACHINE.serial_key, [identity.serial_key for identity in identities])
-    tags = _by_key(connection, _MACHINE.asset_key, [identity.asset_key for identity in identities])
-    return [_decide(identity, owners, serials, tags) for identity in identities]
+    serials = _by_key(
+        connection, _MACHINE.serial_key, [fingerprint.serial_key for fingerprint in fingerprints]
+    )
+    tags = _by_key(connection, _MACHINE.asset_key, [fingerprint.asset_key for fingerprint in fingerprints])
+    return [_match(fingerprint, owners, serials, tags) for fingerprint in fingerprints]
 
 
-def find_machine(connection: sa.Connection, identity: MachineFingerprint) -> str | None:
-    """:func:`find_machines` for one."""
-    return find_machines(connection, [identity])[0]
+def find_machine(connection: sa.Connection, fingerprint: MachineFingerprint) -> str | None:
+    """Return the id of the matching machine, or None, as :func:`find_machines` does."""
+    return find_machines(connection, [fingerprint])[0]
 
 
-def _decide(
-    identity: MachineFingerprint,
+def _match(
+    fingerprint: MachineFingerprint,
     owners: Mapping[str, tuple[str, str]],
     serials: Mapping[str, list[str]],
     tags: Mapping[str, list[str]],
 ) -> str | None:
-    found = [owners[mac] for mac in identity.macs if mac in owners]
-    same = [machine_id for machine_id, key in found if identity.serial_key and key == identity.serial_key]
-    open_to = [machine_id for machine_id, key in found if not identity.serial_key or not key]
-    if same or open_to:
-        return (same or open_to)[0]
-    for machine_ids in (serials.get(identity.serial_key, []), tags.get(identity.asset_key, [])):
+    by_mac = [owners[mac] for mac in fingerprint.macs if mac in owners]
+    same_serial = [
+        machine_id for machine_id, key in by_mac if fingerprint.serial_key and key == fingerprint.serial_key
+    ]
+    unknown_serial = [machine_id for machine_id, key in by_mac if not fingerprint.serial_key or not key]
+    if same_serial or unknown_serial:
+        return (same_serial or unknown_serial)[0]
+    for machine_ids in (serials.get(fingerprint.serial_key, []), tags.get(fingerprint.asset_key, [])):
         if len(machine_ids) == 1:
             return machine_ids[0]
     return None
@@ -174,11 +182,11 @@ def _decide(
 def _by_key(
     connection: sa.Connection, column: sa.ColumnElement[str], keys: Iterable[str]
 ) -> dict[str, list[str]]:
-    """The machines that have each of ``keys``; that none has the empty one is part of its meaning."""
+    """Return the ids of the machines with each of ``keys``; no machine counts as having the empty key."""
     found: dict[str, list[str]] = {}
-    for part in parts([key for key in dict.fromkeys(keys) if key]):
+    for chunk in chunks([key for key in dict.fromkeys(keys) if key]):
         for machine_id, key in connection.execute(
-            sa.select(_MACHINE.machine_id, column).where(column.in_(part))
+            sa.select(_MACHINE.machine_id, column).where(column.in_(chunk))
         ):
             found.setdefault(key, []).append(machine_id)
     return found

@@ -8,19 +8,19 @@ from datetime import datetime
 
 
 class Role(enum.StrEnum):
-    """What the owner of a token may do."""
+    """Permissions of a token."""
 
     VIEW = "view"
-    """See everything but tokens' secrets."""
+    """Read everything except tokens' secrets."""
     OPERATE = "operate"
-    """See and change everything."""
+    """Read and change everything."""
     ENROL = "enrol"
-    """Check a machine in and get its cast, nothing else: the agents' role."""
+    """Check a machine in and receive its cast, nothing else: the role of agents."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Token:
-    """A token, without its secret, which nobody knows but its owner."""
+    """A token without its secret, which isn't stored."""
 
     token_id: str
     name: str
@@ -33,14 +33,14 @@ class Token:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Who did what, when.
+    """A recorded action.
 
     Attributes:
         actor: name of the token, ``local``, ``schedule NAME`` or ``daemon NAME``.
-        action: e.g. ``cast.create``, ``cast.cancel``, ``cast.done``, ``room.import``, ``token.create``.
-        subject: what it was done to, e.g. ``cast 1a2b3c4d``.
-        detail: what changed.
-        request_id: of the API call; the same in the log.
+        action: for example ``cast.create``, ``cast.cancel``, ``cast.done``, ``room.import``, ``token.create``.
+        subject: object of the action, for example ``cast 1a2b3c4d``.
+        detail: changed fields and other details.
+        request_id: id of the API call, as in the log.
     """
 
     entry_id: int

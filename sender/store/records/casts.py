@@ -12,41 +12,41 @@ from sender.store.records.machines import Machine
 
 
 class CastPhase(enum.StrEnum):
-    """A cast's life."""
+    """Phase of a cast."""
 
     PLANNED = "planned"
-    """It waits for its time, or for a daemon that is free."""
+    """Waiting for its start time, or for a free daemon."""
     GATHERING = "gathering"
     CASTING = "casting"
     TAIL = "tail"
     """Only stragglers are left."""
     DONE = "done"
-    """Every machine that was asked for verified every byte."""
+    """Every required machine has verified every byte."""
     FAILED = "failed"
     CANCELLED = "cancelled"
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """True for the final phases."""
         return self in (CastPhase.DONE, CastPhase.FAILED, CastPhase.CANCELLED)
 
     @property
     def live(self) -> bool:
-        """Whether a daemon speaks to the room."""
+        """True while a daemon communicates with the room."""
         return self in (CastPhase.GATHERING, CastPhase.CASTING, CastPhase.TAIL)
 
 
 class StartMode(enum.StrEnum):
-    """What begins the data, once the cast gathers."""
+    """Condition for the start of the data after gathering."""
 
     JOINED = "joined"
     """``wait_for`` machines have joined, or ``max_wait_s`` is over."""
     MANUAL = "manual"
-    """The operator says so."""
+    """The operator starts it."""
 
 
 class Command(enum.StrEnum):
-    """What an operator asks of a cast; kept in the database until the daemon that runs the cast has obeyed."""
+    """An operator's command for a cast; stored until the daemon that runs the cast has carried it out."""
 
     START = "start"
     PAUSE = "pause"
@@ -56,17 +56,17 @@ class Command(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastPlan:
-    """What somebody asked for.
+    """A cast as requested.
 
     Attributes:
-        image_id: what is cast.
-        room_id: whose machines are imaged; None: whoever joins.
-        machine_ids: only these of the room (or of all rooms); empty: all of it.
-        name: for people.
-        start: what begins the data.
-        start_at: it stays planned until then.
+        image_id: image to cast.
+        room_id: room of the machines; None: any machine that joins.
+        machine_ids: only these machines of the room (or of all rooms); empty: all of them.
+        name: name for people.
+        start: condition for the start of the data.
+        start_at: the cast stays planned until then.
         wait_for: machines that must have joined; None: all of the room or of ``machine_ids`` (1 if there are neither).
-        max_wait_s: with ``start=joined``: begin with whoever is there after this time; None: wait for ever.
+        max_wait_s: with ``start=joined``: start after this time with the machines that have joined; None: no limit.
         rate_bytes_per_s: a fixed rate; None: automatic.
         rate_max_bytes_per_s: ceiling of the automatic rate.
         share: leave other traffic its share.
@@ -89,7 +89,7 @@ class CastPlan:
     slow_for_s: float = SLOW_FOR_S_DEFAULT
 
     def asks_for(self, machine: Machine) -> bool:
-        """Whether it was planned for this machine."""
+        """Return whether the cast is planned for this machine."""
         if self.machine_ids:
             return machine.machine_id in self.machine_ids
         return self.room_id is not None and machine.room_id == self.room_id
@@ -97,18 +97,18 @@ class CastPlan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cast:
-    """A cast: its plan, how far it has come, and in the end its account.
+    """A cast: its plan, its progress and, at the end, its summary.
 
     Attributes:
-        cast_id: eight hexadecimal digits: the same on the wire, in logs, metrics and file names.
-        image_name: kept here, so that history can tell it when the image is gone.
-        required_count: machines that must verify every byte for it to be done.
-        owner: daemon that runs or ran it; empty while nobody has taken it.
+        cast_id: eight hexadecimal digits, the same on the wire, in logs, metrics and file names.
+        image_name: name of the image, kept for history.
+        required_count: machines that must verify every byte for the cast to be done.
+        owner: daemon that runs or ran the cast; empty before a daemon has taken it.
         created_by: name of the token, ``local``, or ``schedule NAME``.
-        run_count: daemons' runs it took; 2 or more after a restart or a take-over.
-        seconds: from the first image data to the end, those of earlier runs included.
-        progress: of the machine that has least, stragglers aside, 0..1.
-        reason: why it ended, for people.
+        run_count: number of daemons' runs; 2 or more after a restart or a take-over.
+        seconds: time from the first image data to the end, earlier runs included.
+        progress: progress of the slowest machine, stragglers aside, 0..1.
+        reason: reason for its end, for people.
     """
 
     cast_id: str
@@ -140,18 +140,18 @@ class Cast:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastMachine:
-    """What a cast did to one machine: the line that history keeps.
+    """Result of a cast on one machine: a line of history.
 
     Attributes:
-        machine_id: None for one that the database doesn't know.
+        machine_id: None for an unknown machine.
         state: ``assigned``, ``absent``, or as the cast's sender reports: ``joined``, ``receiving``, ``complete``,
             ``failed``, ``lost``, ``dropped``.
-        bottleneck: what limited it last.
-        error: why it isn't complete; empty if it is.
-        exit_code: the agent's, if it said one.
-        bytes_verified: raw bytes read back from its disk and found right.
-        bytes_kept: those of them that its disk held already.
-        seconds: from its join to its end.
+        bottleneck: its last bottleneck.
+        error: reason for an incomplete result; empty for a complete one.
+        exit_code: exit code of the agent, if it reported one.
+        bytes_verified: raw bytes that were read back from its disk and verified.
+        bytes_kept: verified bytes that its disk had before the cast.
+        seconds: time from its join to its end.
     """
 
     cast_id: str
@@ -178,7 +178,7 @@ class CastMachine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HistoryLine:
-    """A :class:`CastMachine` with what the cast was: one line of the record that auditors ask for."""
+    """A :class:`CastMachine` with the description of its cast: a line of the record for auditors."""
 
     cast_id: str
     cast_name: str
@@ -207,13 +207,13 @@ class TimelinePoint:
     """A second of a cast, for charts.
 
     Attributes:
-        at_s: seconds since it began to gather.
-        rate_bytes_per_s: what left the sender.
-        goodput_bytes_per_s: bytes written by its machines, on average.
-        loss: of the main group's machines, the mean, 0..1.
+        at_s: seconds since the start of gathering.
+        rate_bytes_per_s: rate of sent bytes.
+        goodput_bytes_per_s: rate of written bytes, the mean of the machines.
+        loss: loss of the machines of the main group, the mean, 0..1.
         parity: proactive repair symbols per source symbol.
         progress: as :attr:`Cast.progress`.
-        bottleneck: what set the rate, for people.
+        bottleneck: cause of the rate, for people.
     """
 
     at_s: float
@@ -229,11 +229,11 @@ class TimelinePoint:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastRequest:
-    """What is asked of a cast that another daemon runs.
+    """A command for a cast that another daemon runs.
 
     Attributes:
-        actor: who asks, as in audit.
-        reason: why, in the operator's words; empty for none.
+        actor: requester, as in :attr:`AuditEntry.actor`.
+        reason: the operator's reason; empty for none.
     """
 
     cast_id: str
@@ -244,12 +244,12 @@ class CastRequest:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastEvent:
-    """Something that happened in a cast, for its timeline.
+    """An event of a cast, for its timeline.
 
     Attributes:
         kind: as in the JSON lines of ``diskcast send``: ``receiver_joined``, ``casting_started`` …, and ``paused``,
             ``resumed``, ``taken_over``, ``cancelled``.
-        machine: its name, or empty.
+        machine: name of the machine, or empty.
     """
 
     at: datetime
@@ -264,9 +264,9 @@ class Schedule:
 
     Attributes:
         cron: five fields, as cron(5).
-        time_zone: IANA name, in which ``cron`` is read.
-        plan: its ``start_at`` isn't used.
-        next_at: None while it isn't enabled.
+        time_zone: IANA name of the time zone for ``cron``.
+        plan: plan of each cast; its ``start_at`` isn't used.
+        next_at: time of the next cast; None while the schedule is disabled.
     """
 
     schedule_id: str

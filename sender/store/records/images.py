@@ -8,17 +8,17 @@ from datetime import datetime
 
 
 class ImageState(enum.StrEnum):
-    """Where an image is."""
+    """Availability of an image."""
 
     AVAILABLE = "available"
-    """On this daemon's disk, checked."""
+    """Checked, on the daemon's disk."""
     REMOTE = "remote"
-    """Known, and fetched when a cast needs it."""
+    """Fetched when a cast needs it."""
     FETCHING = "fetching"
     DAMAGED = "damaged"
-    """``problem`` says what is wrong and how to mend it."""
+    """``problem`` has the cause and the fix."""
     GONE = "gone"
-    """History names it, nobody has it any more."""
+    """Named by history only."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,15 +26,15 @@ class Image:
     """An image of the library.
 
     Attributes:
-        image_id: digest of its manifest, 64 hexadecimal digits; for a remote one that was never read, ``url:`` and a
+        image_id: digest of its manifest, 64 hexadecimal digits; for a remote image that was never read, ``url:`` and a
             digest of its URL; for a damaged file, ``file:`` and a digest of its path.
-        name: as packed.
-        location: path or URL, credentials left out.
-        source: ``folder``, ``remote`` or ``""`` when it is gone.
+        name: name from the packing.
+        location: path or URL, without credentials.
+        source: ``folder``, ``remote`` or ``""`` for a gone image.
         stored_bytes: length of the file.
-        packed_at: when the file was last written, the best that is known.
-        fetched_bytes: how far a fetch has come.
-        in_use_by: casts that use it now.
+        packed_at: modification time of the file, the best approximation.
+        fetched_bytes: progress of a fetch.
+        in_use_by: ids of the casts that use it now.
     """
 
     image_id: str

@@ -13,11 +13,11 @@ class LiveMachine:
     """A machine now: a tile of a room's grid, a row of a cast's table.
 
     Attributes:
-        machine_id: None for one that joined a cast without being known.
+        machine_id: None for an unknown machine that joined a cast.
         state: ``offline``, ``idle`` (its agent waits for a cast), ``assigned``, ``joined``, ``receiving``, ``slow``,
             ``tail``, ``complete``, ``failed``, ``lost`` or ``dropped``; of its last cast while that is shown.
-        cast_id: the cast that it is in, or was in last.
-        eta_s: until it is complete; None if nobody knows.
+        cast_id: its current cast, or its last one.
+        eta_s: seconds until it is complete; None if unknown.
     """
 
     machine_id: str | None
@@ -38,14 +38,14 @@ class LiveMachine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LiveCast:
-    """A cast now: its record, and what only the daemon that runs it knows.
+    """A cast now: its record, and live values that only the daemon that runs the cast knows.
 
     Attributes:
-        bottleneck: what sets the rate, for people; empty if unknown here.
-        eta_s: until the main group is done; None if nobody knows.
-        rate_bytes_per_s: what is paced to.
-        achieved_bytes_per_s: what leaves.
-        local: whether this daemon runs it.
+        bottleneck: cause of the current rate, for people; empty if unknown here.
+        eta_s: seconds until the main group is done; None if unknown.
+        rate_bytes_per_s: target rate of the pacing.
+        achieved_bytes_per_s: rate of sent bytes.
+        local: true if this daemon runs the cast.
     """
 
     cast: Cast

@@ -13,8 +13,8 @@ class Room:
     Attributes:
         room_id: lower case letters, digits and hyphens.
         site: daemons cast only for rooms of the sites that they serve; empty: any daemon.
-        interface: the sender's network interface for this room; empty: the daemon's own choice.
-        machine_count: machines that are in it.
+        interface: network interface of the sender for this room; empty: chosen by the daemon.
+        machine_count: number of its machines.
     """
 
     room_id: str
@@ -28,15 +28,15 @@ class Room:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine, whether it is switched on or not.
+    """A machine, switched on or not.
 
     Attributes:
-        machine_id: chosen by the store.
+        machine_id: id that the store has created.
         macs: hardware addresses, lower case with colons.
-        address: where it was last seen.
-        inventory: what it said of itself.
-        agent_version: of its agent; empty before it was ever seen.
-        position: for people, e.g. ``row 2, seat 5``.
+        address: last known network address.
+        inventory: hardware and software as its agent describes it.
+        agent_version: version of its agent; empty before its first check-in.
+        position: place for people, for example ``row 2, seat 5``.
     """
 
     machine_id: str
@@ -56,7 +56,7 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImportProblem:
-    """Why a line of an imported file can't be taken; lines count from 1."""
+    """A problem in a line of an imported file; lines count from 1."""
 
     line: int
     text: str
@@ -64,7 +64,7 @@ class ImportProblem:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What an import did: all lines of a file, or nothing if there are ``problems``."""
+    """Result of an import: all lines of a file, or nothing if there are ``problems``."""
 
     added: int
     changed: int

@@ -8,11 +8,11 @@ from datetime import datetime
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that an operator should look at, while it lasts.
+    """A current problem for the operator.
 
     Attributes:
-        kind: bounded: ``database``, ``library``, ``cast``, ``disk``, ``clock``.
-        text: the thing, the cause and the mend.
+        kind: one of ``database``, ``library``, ``cast``, ``disk``, ``clock``.
+        text: the thing, the cause and the fix.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Who did what, when: entries are only ever added, in the transaction of what they tell."""
+"""The audit log: entries are only ever added, in the transaction of the change that they record."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pydantic_core import to_jsonable_python
 from sender.store.database import tables
 from sender.store.records.access import AuditEntry
 from sender.store.repositories.paging import read_page
-from sender.store.repositories.transactions import Repository, reading, writing
+from sender.store.repositories.transactions import Database, Repository, reading, writing
 
 _ENTRY = tables.audit.c
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditNote:
-    """What a change is to be recorded as; it is written with the change, or neither is.
+    """An audit entry for a change, written in the same transaction as the change.
 
     Attributes:
         actor: as :attr:`AuditEntry.actor`.
-        action: e.g. ``room.change``; empty: the method's own name for it.
-        request_id: of the API call.
-        detail: more than the method itself tells.
+        action: for example ``room.change``; empty: the default action of the method.
+        request_id: id of the API call.
+        detail: details beyond those that the method records itself.
     """
 
     actor: str
@@ -37,12 +37,12 @@ class AuditNote:
 
 
 def new_entry_key() -> str:
-    """A key that no other entry has."""
+    """Return a unique key for :meth:`Audit.add`."""
     return secrets.token_hex(16)
 
 
 class Audit(Repository):
-    """The audit's entries."""
+    """Repository of audit entries."""
 
     @writing
     def add(
@@ -56,10 +56,16 @@ class Audit(Repository):
         entry_key: str | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Add an entry that belongs to no change of the store's own, e.g. ``cast.done``.
+        """Add an entry that belongs to no change of the store's own, for example ``cast.done``.
 
-        Of several with the same ``entry_key``, from :func:`new_entry_key`, the first stands there alone: an entry whose
-        answer was lost may be added again. ``at`` is when it was done; None: now.
+        Args:
+            actor: as :attr:`AuditEntry.actor`.
+            action: as :attr:`AuditEntry.action`.
+            subject: as :attr:`AuditEntry.subject`.
+            detail: as :attr:`AuditEntry.detail`.
+            request_id: id of the API call.
+            entry_key: from :func:`new_entry_key`; makes it safe to add the entry again after an answer was lost.
+            at: time of the action; None: now.
         """
         insert = self._database.insert(tables.audit).values(
             at=at or self._now(),
@@ -75,10 +81,10 @@ class Audit(Repository):
     def note(
         self, note: AuditNote | None, action: str, subject: str, detail: Mapping[str, object] | None = None
     ) -> None:
-        """Write ``note`` within the change that it tells; None: nobody asked for it."""
+        """Write ``note`` in the transaction of its change; do nothing for None."""
         if note is not None:
-            told = {**(detail or {}), **note.detail}
-            self.add(note.actor, note.action or action, subject, told, note.request_id)
+            full_detail = {**(detail or {}), **note.detail}
+            self.add(note.actor, note.action or action, subject, full_detail, note.request_id)
 
     @reading
     def list(
@@ -91,7 +97,7 @@ class Audit(Repository):
         after: str | None = None,
         limit: int = 50,
     ) -> tuple[list[AuditEntry], str | None]:
-        """Entries, the newest first; ``since`` is included, ``until`` isn't."""
+        """Return a page of entries, the latest first, from ``since`` (included) to ``until`` (excluded)."""
         query = sa.select(*(_ENTRY[name] for name in AuditEntry.__dataclass_fields__))
         if actor is not None:
             query = query.where(_ENTRY.actor == actor)
@@ -104,6 +110,14 @@ class Audit(Repository):
         return read_page(
             self._connection, query, [_ENTRY.at, _ENTRY.entry_id], after, limit, _entry, newest_first=True
         )
+
+
+class AuditedRepository(Repository):
+    """A repository whose changes are audited."""
+
+    def __init__(self, database: Database, audit: Audit) -> None:
+        super().__init__(database)
+        self._audit = audit
 
 
 def _entry(row: sa.RowMapping | Mapping[str, Any]) -> AuditEntry:

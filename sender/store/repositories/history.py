@@ -1,4 +1,4 @@
-"""History: what every cast did to every machine, searched along indexes."""
+"""History: the results of all casts on all machines, searched along indexes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = tuple(name for name in HistoryLine.__dataclass_fields__ if name != "sta
 
 
 class HistoryFilters(TypedDict, total=False):
-    """Which lines; ``since`` is included, ``until`` isn't, both of the time when the cast met the machine."""
+    """Conditions on history lines. The cast first named the machine at ``since`` or later, before ``until``."""
 
     machine_id: str | None
     image_id: str | None
@@ -32,13 +32,13 @@ class HistoryFilters(TypedDict, total=False):
 
 
 class History(Repository):
-    """The record that auditors ask for."""
+    """Read-only repository of history lines, the record for auditors."""
 
     @reading
     def lines(
         self, *, after: str | None = None, limit: int = 50, **filters: Unpack[HistoryFilters]
     ) -> tuple[builtins.list[HistoryLine], str | None]:
-        """Lines, the newest first."""
+        """Return a page of lines, the latest first."""
         return read_page(
             self._connection,
             _query(filters),

@@ -1,4 +1,4 @@
-"""Answers that were given, so that a request that is sent again gets the same one and does nothing twice."""
+"""Answers by idempotency key: a repeated request gets the first answer and changes nothing."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import sqlalchemy as sa
 from sender.store.database import tables
 from sender.store.repositories.transactions import Repository, reading, writing, writing_again
 
-REMEMBERED_S = 24 * 3600.0
-"""How long an answer is kept: a client that tries again later than a day means a new request."""
+ANSWER_KEPT_S = 24 * 3600.0
+"""Lifetime of an answer: a client that sends a key again after a day means a new request."""
 ABANDONED_S = 60.0
-"""A request that got no answer for this long was cut off, by a crash for instance: its key may be used again."""
+"""Age at which an unanswered request counts as cut off, for example by a crash: its key can be used again."""
 ANSWER_BYTES_MAX = 1 << 20
-"""A creation's answer is one record; more isn't kept."""
+"""Size of an answer at most: the answer to a creation is one record."""
 
-_KEPT = tables.idempotency.c
+_ANSWER = tables.idempotency.c
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Remembered:
-    """A request that came before with the same key.
+    """An earlier request with the same key.
 
     Attributes:
-        fingerprint: of its content; if it isn't the same now, the key is being used for something else.
-        status: of its answer; None while it is still being worked on.
-        headers: of its answer.
-        body: of its answer.
+        fingerprint: digest of the content; a different one now means that the key is used for another request.
+        status: status of the answer; None while the request is in progress.
+        headers: headers of the answer.
+        body: body of the answer.
     """
 
     fingerprint: str
@@ -38,17 +38,17 @@ class Remembered:
 
 
 class IdempotencyKeys(Repository):
-    """Requests by scope (who asks for what) and the client's key."""
+    """Repository of answers, by scope (client and operation) and the client's key."""
 
     @writing_again
     def begin(self, scope: str, key: str, fingerprint: str) -> Remembered | None:
-        """None: go ahead, and call :meth:`finish` or :meth:`abandon`. Else what came before."""
-        here = (_KEPT.scope == scope, _KEPT.key == key)
+        """Return the earlier request with this key; None: continue, then call :meth:`finish` or :meth:`abandon`."""
+        here = (_ANSWER.scope == scope, _ANSWER.key == key)
         row = self._connection.execute(sa.select(tables.idempotency).where(*here)).first()
         now = self._now()
         if row is not None:
             age_s = (now - row.at).total_seconds()
-            if age_s < (ABANDONED_S if row.status is None else REMEMBERED_S):
+            if age_s < (ABANDONED_S if row.status is None else ANSWER_KEPT_S):
                 return Remembered(row.fingerprint, row.status, dict(row.headers), bytes(row.body))
             self._connection.execute(sa.delete(tables.idempotency).where(*here))
         values = {"scope": scope, "key": key, "fingerprint": fingerprint, "status": None}
@@ -59,29 +59,30 @@ class IdempotencyKeys(Repository):
     def finish(
         self, scope: str, key: str, status: int, body: bytes, headers: dict[str, str] | None = None
     ) -> None:
-        """Keep the answer; one that is too large to keep is forgotten."""
+        """Store the answer, unless it is larger than :data:`ANSWER_BYTES_MAX`."""
         if len(body) > ANSWER_BYTES_MAX:
             self.abandon(scope, key)
             return
-        query = sa.update(tables.idempotency).where(_KEPT.scope == scope, _KEPT.key == key)
+        query = sa.update(tables.idempotency).where(_ANSWER.scope == scope, _ANSWER.key == key)
         self._connection.execute(
             query.values(status=status, body=body, headers=headers or {}, at=self._now())
         )
 
     @writing
     def abandon(self, scope: str, key: str) -> None:
-        """Nothing was done: the key may be used again."""
-        self._connection.execute(sa.delete(tables.idempotency).where(_KEPT.scope == scope, _KEPT.key == key))
+        """Release a key whose request changed nothing."""
+        here = (_ANSWER.scope == scope, _ANSWER.key == key)
+        self._connection.execute(sa.delete(tables.idempotency).where(*here))
 
     @writing
     def expire(self) -> int:
-        """Forget what is older than :data:`REMEMBERED_S`; returns how many."""
-        old = self._now() - timedelta(seconds=REMEMBERED_S)
-        return self._connection.execute(sa.delete(tables.idempotency).where(_KEPT.at < old)).rowcount
+        """Remove answers older than :data:`ANSWER_KEPT_S`; return their number."""
+        oldest = self._now() - timedelta(seconds=ANSWER_KEPT_S)
+        return self._connection.execute(sa.delete(tables.idempotency).where(_ANSWER.at < oldest)).rowcount
 
     @reading
     def count(self) -> int:
-        """Answers that are kept."""
+        """Return the number of stored answers."""
         return self._connection.execute(
             sa.select(sa.func.count()).select_from(tables.idempotency)
         ).scalar_one()

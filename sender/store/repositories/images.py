@@ -1,4 +1,4 @@
-"""Images that the library knows or knew, and the addresses of remote ones that operators added."""
+"""Images that the library knows or knew, and URLs of remote images that operators added."""
 
 from __future__ import annotations
 
@@ -8,52 +8,48 @@ import sqlalchemy as sa
 
 from sender.store.database import tables
 from sender.store.records.images import Image, ImageState
-from sender.store.repositories.audit import Audit, AuditNote
+from sender.store.repositories.audit import AuditedRepository, AuditNote
 from sender.store.repositories.paging import read_page
-from sender.store.repositories.transactions import Database, Repository, reading, writing
+from sender.store.repositories.transactions import reading, writing
 
 REMOTES_MAX = 10_000
-"""Addresses that are read at once."""
+"""Remote images that one call reads."""
 
 _IMAGE = tables.images.c
 _REMOTE = tables.remotes.c
-_KEPT = [name for name in Image.__dataclass_fields__ if name != "in_use_by"]
+_STORED = [name for name in Image.__dataclass_fields__ if name != "in_use_by"]
 
 
-class Images(Repository):
-    """The images."""
-
-    def __init__(self, database: Database, audit: Audit) -> None:
-        super().__init__(database)
-        self._audit = audit
+class Images(AuditedRepository):
+    """Repository of images."""
 
     @writing
     def put(self, image: Image, *, audit: AuditNote | None = None) -> None:
-        """Add or replace an image; when it was first seen stays. ``in_use_by`` isn't kept."""
-        values = {name: getattr(image, name) for name in _KEPT}
+        """Add or replace an image, keeping its first ``first_seen_at``; ``in_use_by`` isn't stored."""
+        values = {name: getattr(image, name) for name in _STORED}
         insert = self._database.insert(tables.images).values(**values)
         replaced = {
-            name: insert.excluded[name] for name in _KEPT if name not in ("image_id", "first_seen_at")
+            name: insert.excluded[name] for name in _STORED if name not in ("image_id", "first_seen_at")
         }
         self._connection.execute(insert.on_conflict_do_update(index_elements=["image_id"], set_=replaced))
         self._audit.note(audit, "image.change", f"image {image.image_id}", {"name": image.name})
 
     @reading
     def get(self, image_id: str) -> Image | None:
-        """One image, or None."""
+        """Return an image, or None."""
         query = sa.select(tables.images).where(_IMAGE.image_id == image_id)
         row = self._connection.execute(query).mappings().first()
         return None if row is None else _image(row)
 
     @reading
     def list(self, after: str | None = None, limit: int = 50) -> tuple[builtins.list[Image], str | None]:
-        """Images by name."""
+        """Return a page of images, by name."""
         query = sa.select(tables.images)
         return read_page(self._connection, query, [_IMAGE.name, _IMAGE.image_id], after, limit, _image)
 
     @writing
     def remove(self, image_id: str, *, audit: AuditNote | None = None) -> bool:
-        """Forget an image; history keeps its id and name. False if there is none."""
+        """Remove an image; history keeps its id and name. Return False if it doesn't exist."""
         query = sa.delete(tables.images).where(_IMAGE.image_id == image_id)
         found = self._connection.execute(query).rowcount == 1
         if found:
@@ -62,13 +58,13 @@ class Images(Repository):
 
     @reading
     def remotes(self) -> builtins.list[tuple[str, str]]:
-        """Address and name (may be empty) of the remote images that were added by :meth:`add_remote`."""
+        """Return URL and name (possibly empty) of each remote image that :meth:`add_remote` added."""
         query = sa.select(_REMOTE.url, _REMOTE.name).order_by(_REMOTE.created_at, _REMOTE.url)
         return [(row.url, row.name) for row in self._connection.execute(query.limit(REMOTES_MAX))]
 
     @writing
     def add_remote(self, url: str, name: str = "", *, audit: AuditNote | None = None) -> None:
-        """Remember where a remote image is; the same address again gives it another name."""
+        """Add the URL of a remote image, or rename it if it is known."""
         insert = self._database.insert(tables.remotes).values(url=url, name=name, created_at=self._now())
         self._connection.execute(
             insert.on_conflict_do_update(index_elements=["url"], set_={"name": insert.excluded.name})
@@ -77,7 +73,7 @@ class Images(Repository):
 
     @writing
     def remove_remote(self, url: str, *, audit: AuditNote | None = None) -> bool:
-        """Forget an address; False if it isn't known."""
+        """Remove the URL of a remote image; return False if it isn't known."""
         found = self._connection.execute(sa.delete(tables.remotes).where(_REMOTE.url == url)).rowcount == 1
         if found:
             self._audit.note(audit, "image.remove", f"image {url}", {"url": url})

@@ -1,8 +1,8 @@
-"""Leases: which daemon runs which cast, without anybody comparing clocks.
+"""Leases: exclusive ownership of casts by daemons, without comparing clocks.
 
-A daemon that holds a cast's lease counts its beat up again and again. Another one takes the cast over when it has seen
-the same owner and the same beat for :data:`LEASE_STALE_S`, all its looks having succeeded. While the database doesn't
-answer, nobody's time runs: neither does the owner beat nor do the others look.
+The daemon that holds a cast's lease keeps incrementing its beat. Another daemon takes the cast over when it has read
+the same owner and the same beat for :data:`LEASE_STALE_S`, without a failed read in between. While the database is
+unavailable, leases don't age: the owner can't beat, and the others can't read.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from sender.store.repositories.casts import OPEN_PHASES, cast_of_row
 from sender.store.repositories.transactions import Repository, reading, writing
 
 LEASE_BEAT_S = 2.0
-"""How often an owner beats and the others look."""
+"""Interval at which an owner beats and the other daemons read the beats."""
 LEASE_STALE_S = 6.0
-"""Three beats: one may be late and one may be lost. Take-over is done within ten seconds of a daemon's end."""
+"""Three beats: one may be late and one may be lost. A take-over completes within ten seconds of a daemon's crash."""
 
 _CAST = tables.casts.c
 
 
 class Leases(Repository):
-    """Who runs which cast. An owner's name is that of one run of a daemon: ``NAME/RANDOM``."""
+    """Repository of leases. An owner is one run of a daemon: ``NAME/RANDOM``."""
 
     @writing
     def acquire(self, owner: str, now: datetime, sites: Iterable[str], capacity: int) -> list[Cast]:
-        """Take casts that nobody runs: due, not ended, the longest waiting first.
+        """Take casts that no daemon runs: due, not ended, the longest waiting first.
 
         Args:
-            owner: who takes them.
+            owner: the new owner.
             now: a cast is due when its ``start_at`` has passed.
-            sites: take only casts of rooms of these sites, of rooms without a site, and of no room; empty: any.
-            capacity: take so many at most.
+            sites: take only casts for rooms of these sites, for rooms without a site, and for no room; empty: any.
+            capacity: number of casts at most.
         """
         if capacity <= 0:
             return []
@@ -47,18 +47,18 @@ class Leases(Repository):
             .order_by(_CAST.created_at, _CAST.cast_id)
             .limit(capacity)
         )
-        served = list(sites)
-        if served:
+        served_sites = list(sites)
+        if served_sites:
             room = tables.rooms.c
-            elsewhere = sa.select(room.room_id).where(room.site != "", room.site.not_in(served))
+            elsewhere = sa.select(room.room_id).where(room.site != "", room.site.not_in(served_sites))
             query = query.where(sa.or_(_CAST.room_id.is_(None), _CAST.room_id.not_in(elsewhere)))
-        # Rows that another daemon is just taking aren't waited for (ignored by SQLite, which has one writer at a time).
+        # Skip rows that another daemon is taking now. SQLite ignores this: it has one writer at a time.
         cast_ids = self._connection.execute(query.with_for_update(skip_locked=True)).scalars().all()
         return self._take(owner, cast_ids)
 
     @writing
     def renew(self, owner: str, cast_ids: Iterable[str]) -> set[str]:
-        """Beat; returns those of ``cast_ids`` that are still ``owner``'s. The others must be stopped at once."""
+        """Beat; return the casts that ``owner`` still holds. The caller must stop the others at once."""
         wanted = list(cast_ids)
         if not wanted:
             return set()
@@ -72,7 +72,7 @@ class Leases(Repository):
 
     @reading
     def beats(self) -> dict[str, tuple[str, int]]:
-        """Owner and beat of every cast that hasn't ended and is somebody's."""
+        """Return owner and beat of every leased cast that hasn't ended."""
         rows = self._connection.execute(
             sa.select(_CAST.cast_id, _CAST.lease_owner, _CAST.lease_beat).where(
                 _CAST.phase.in_(OPEN_PHASES), _CAST.lease_owner != ""
@@ -82,7 +82,7 @@ class Leases(Repository):
 
     @writing
     def release(self, owner: str, cast_id: str) -> bool:
-        """Give a cast back; False if it wasn't ``owner``'s any more."""
+        """Release a cast; return False if ``owner`` no longer held it."""
         result = self._connection.execute(
             sa.update(tables.casts)
             .where(_CAST.cast_id == cast_id, _CAST.lease_owner == owner)
@@ -92,7 +92,7 @@ class Leases(Repository):
 
     @writing
     def take_over(self, cast_id: str, from_owner: str, beat: int, owner: str) -> bool:
-        """Take a cast whose owner is gone; False if the owner beat, released it or lost it in the meantime."""
+        """Take a cast from a dead owner; return False if the owner beat, released it or lost it in the meantime."""
         found = self._connection.execute(
             sa.select(_CAST.cast_id)
             .where(

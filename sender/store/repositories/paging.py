@@ -1,4 +1,4 @@
-"""Pages of a list: opaque cursors that say where a page ended, and the query that goes on there."""
+"""Pages of a list: opaque cursors that mark the end of a page, and the query that continues there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sender.store.database.column_types import UtcTime, clean_text
 from sender.store.database.errors import CursorError
 
 LIMIT_MAX = 1000
-"""Rows of a page: a room is at most that, and an answer stays below a few MB."""
+"""Rows of a page: the largest room fits, and an answer stays below a few MB."""
 CURSOR_BYTES_MAX = 2048
 _INTEGER_MAX = 2**63 - 1
 
@@ -23,13 +23,13 @@ _T = TypeVar("_T")
 
 
 def encode_cursor(values: Sequence[object]) -> str:
-    """The cursor of a row whose sort columns have these values."""
+    """Return the cursor of a row whose sort columns have these values."""
     data = [value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value for value in values]
     return base64.urlsafe_b64encode(json.dumps(data).encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, columns: Sequence[sa.ColumnElement[Any]]) -> list[Any]:
-    """The sort columns' values in ``cursor``; :class:`CursorError` if it can't be one of this list."""
+    """Return the sort columns' values in ``cursor``; raise :class:`CursorError` for one of another list."""
     try:
         if len(cursor) > CURSOR_BYTES_MAX:
             raise ValueError("too long")
@@ -39,9 +39,7 @@ def decode_cursor(cursor: str, columns: Sequence[sa.ColumnElement[Any]]) -> list
             raise ValueError("other columns")
         return [_value(part, column) for part, column in zip(data, columns, strict=True)]
     except (ValueError, OverflowError, binascii.Error, RecursionError) as error:
-        raise CursorError(
-            "this cursor wasn't given out by this list; begin at its start, without one"
-        ) from error
+        raise CursorError("the cursor isn't one of this list; start again without a cursor") from error
 
 
 def _value(part: object, column: sa.ColumnElement[Any]) -> object:
@@ -69,16 +67,16 @@ def read_page(
     *,
     newest_first: bool = False,
 ) -> tuple[list[_T], str | None]:
-    """One page, and the cursor of the next one.
+    """Return a page and the cursor of the next one, None at the end.
 
     Args:
-        connection: to read with.
+        connection: connection to read with.
         query: selects the rows, with all of ``columns`` among its columns, unsorted.
-        columns: sort order; together unique, so that no row is shown twice or left out.
+        columns: sort order; together unique, so that no row is repeated or left out.
         after: cursor, or None for the first page.
         limit: rows at most; silently cut to :data:`LIMIT_MAX`.
-        record: what a row becomes.
-        newest_first: sort downwards.
+        record: turns a row into a record.
+        newest_first: sort in descending order.
     """
     limit = max(1, min(limit, LIMIT_MAX))
     if after is not None:

@@ -1,4 +1,4 @@
-"""Retention: what is older than the operator wants to keep is removed, a little at a time."""
+"""Retention: removal of casts, history and audit entries beyond the configured age, in small steps."""
 
 from __future__ import annotations
 
@@ -9,40 +9,36 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from sender.store.database import tables
-from sender.store.repositories.audit import Audit
-from sender.store.repositories.transactions import Database, Repository, reading, writing
+from sender.store.repositories.audit import AuditedRepository
+from sender.store.repositories.transactions import reading, writing
 
 BATCH_ROWS = 1000
-"""Rows of a transaction: it takes some tens of milliseconds, so a running cast's own writes hardly wait."""
+"""Rows of a transaction: it takes some tens of milliseconds, so that the writes of running casts hardly wait."""
 RUN_S = 5.0
-"""A run ends after this time: it is called as everything else is, and nobody waits for the database more than ten."""
+"""Duration of a run: half of what :meth:`Store.run` allows a call."""
 
 _CAST = tables.casts.c
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Removed:
-    """What a run removed."""
+    """Counts of removed rows."""
 
     casts_count: int
     lines_count: int
     audit_count: int
     unfinished: bool = False
-    """There is more to remove: call it again."""
+    """More rows remain to be removed by another call."""
 
 
-class Retention(Repository):
-    """Removal of old history and audit."""
-
-    def __init__(self, database: Database, audit: Audit) -> None:
-        super().__init__(database)
-        self._audit = audit
+class Retention(AuditedRepository):
+    """Removal of old casts, history and audit entries."""
 
     def apply(self, days: int | None, limit_s: float = RUN_S) -> Removed:
-        """Remove casts that ended more than ``days`` ago, with all that belongs to them, and audit entries of that age.
+        """Remove casts that ended more than ``days`` ago, all their rows, and audit entries of that age.
 
-        What was removed is itself an audit entry. Each of its transactions is short, and it ends after ``limit_s``, if
-        need be unfinished. None: keep everything.
+        The removal itself is recorded in the audit log. It runs in short transactions and stops after ``limit_s``,
+        finished or not. None: keep everything.
         """
         if days is None:
             return Removed(0, 0, 0)

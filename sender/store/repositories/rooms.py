@@ -9,15 +9,15 @@ import sqlalchemy as sa
 from sender.store.database import tables
 from sender.store.database.errors import ConflictError
 from sender.store.records.machines import Room
-from sender.store.repositories.audit import Audit, AuditNote
+from sender.store.repositories.audit import AuditedRepository, AuditNote
 from sender.store.repositories.paging import read_page
-from sender.store.repositories.transactions import Database, Repository, reading, writing
+from sender.store.repositories.transactions import reading, writing
 
 _ROOM = tables.rooms.c
 
 
 class RoomUpdate(TypedDict, total=False):
-    """What of a room can be changed."""
+    """Fields of a room that can change."""
 
     name: str
     description: str
@@ -25,18 +25,14 @@ class RoomUpdate(TypedDict, total=False):
     interface: str
 
 
-class Rooms(Repository):
-    """The rooms that machines are in."""
-
-    def __init__(self, database: Database, audit: Audit) -> None:
-        super().__init__(database)
-        self._audit = audit
+class Rooms(AuditedRepository):
+    """Repository of rooms."""
 
     @writing
     def add(self, room: Room, *, audit: AuditNote | None = None) -> Room:
-        """Add a room; ``ConflictError`` if its id is taken. Returns it as recorded."""
+        """Add a room and return it as recorded; raise ``ConflictError`` if its id is taken."""
         if self._get(room.room_id) is not None:
-            raise ConflictError(f"room {room.room_id!r} is there already; choose another id")
+            raise ConflictError(f"room {room.room_id!r} exists already; choose another id")
         values = {
             "room_id": room.room_id,
             "name": room.name,
@@ -52,12 +48,12 @@ class Rooms(Repository):
 
     @reading
     def get(self, room_id: str) -> Room | None:
-        """One room, or None."""
+        """Return a room, or None."""
         return self._get(room_id)
 
     @reading
     def list(self, after: str | None = None, limit: int = 50) -> tuple[list[Room], str | None]:
-        """Rooms by name."""
+        """Return a page of rooms, by name."""
         return read_page(
             self._connection,
             _with_count(),
@@ -71,7 +67,7 @@ class Rooms(Repository):
     def change(
         self, room_id: str, *, audit: AuditNote | None = None, **fields: Unpack[RoomUpdate]
     ) -> Room | None:
-        """Change some fields; None if there is no such room."""
+        """Change some fields and return the changed room; None if it doesn't exist."""
         before = self._get(room_id)
         if before is None:
             return None
@@ -82,13 +78,13 @@ class Rooms(Repository):
             self._connection.execute(
                 sa.update(tables.rooms).where(_ROOM.room_id == room_id).values(**changed)
             )
-            was = {name: getattr(before, name) for name in changed}
-            self._audit.note(audit, "room.change", f"room {room_id}", {"from": was, "to": changed})
+            old_values = {name: getattr(before, name) for name in changed}
+            self._audit.note(audit, "room.change", f"room {room_id}", {"from": old_values, "to": changed})
         return self._get(room_id)
 
     @writing
     def remove(self, room_id: str, *, audit: AuditNote | None = None) -> bool:
-        """Forget a room; its machines stay, without a room. False if there is none."""
+        """Remove a room and keep its machines, without a room; return False if it doesn't exist."""
         before = self._get(room_id)
         if before is None:
             return False

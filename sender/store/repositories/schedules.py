@@ -12,18 +12,19 @@ from pydantic_core import to_jsonable_python
 from sender.store.database import tables
 from sender.store.database.errors import ConflictError
 from sender.store.records.casts import CastPlan, Schedule
-from sender.store.repositories.audit import Audit, AuditNote
+from sender.store.repositories.audit import AuditedRepository, AuditNote
 from sender.store.repositories.casts import PLAN_ADAPTER
 from sender.store.repositories.paging import read_page
-from sender.store.repositories.transactions import Database, Repository, reading, writing
+from sender.store.repositories.transactions import reading, writing
+
+DUE_MAX = 100
+"""Due schedules that one call returns; the rest are due at the next call."""
 
 _SCHEDULE = tables.schedules.c
-DUE_MAX = 100
-"""Schedules that are handled in one look; the others are due in the next."""
 
 
 class ScheduleUpdate(TypedDict, total=False):
-    """What of a schedule can be changed."""
+    """Fields of a schedule that can change."""
 
     name: str
     cron: str
@@ -35,18 +36,14 @@ class ScheduleUpdate(TypedDict, total=False):
     problem: str
 
 
-class Schedules(Repository):
-    """The schedules."""
-
-    def __init__(self, database: Database, audit: Audit) -> None:
-        super().__init__(database)
-        self._audit = audit
+class Schedules(AuditedRepository):
+    """Repository of schedules."""
 
     @writing
     def add(self, schedule: Schedule, *, audit: AuditNote | None = None) -> Schedule:
-        """Add a schedule; ``ConflictError`` if its id is taken."""
+        """Add a schedule; raise ``ConflictError`` if its id is taken."""
         if self._get(schedule.schedule_id) is not None:
-            raise ConflictError(f"schedule {schedule.schedule_id} is there already; choose another id")
+            raise ConflictError(f"schedule {schedule.schedule_id} exists already; choose another id")
         values = {name: getattr(schedule, name) for name in Schedule.__dataclass_fields__}
         values["plan"] = to_jsonable_python(schedule.plan)
         self._connection.execute(sa.insert(tables.schedules).values(**values))
@@ -57,12 +54,12 @@ class Schedules(Repository):
 
     @reading
     def get(self, schedule_id: str) -> Schedule | None:
-        """One schedule, or None."""
+        """Return a schedule, or None."""
         return self._get(schedule_id)
 
     @reading
     def list(self, after: str | None = None, limit: int = 50) -> tuple[builtins.list[Schedule], str | None]:
-        """Schedules by name."""
+        """Return a page of schedules, by name."""
         query = sa.select(tables.schedules)
         return read_page(
             self._connection, query, [_SCHEDULE.name, _SCHEDULE.schedule_id], after, limit, _schedule
@@ -72,7 +69,7 @@ class Schedules(Repository):
     def change(
         self, schedule_id: str, *, audit: AuditNote | None = None, **fields: Unpack[ScheduleUpdate]
     ) -> Schedule | None:
-        """Change some fields; None if there is no such schedule."""
+        """Change some fields and return the changed schedule; None if it doesn't exist."""
         before = self._get(schedule_id)
         if before is None:
             return None
@@ -92,7 +89,7 @@ class Schedules(Repository):
 
     @writing
     def remove(self, schedule_id: str, *, audit: AuditNote | None = None) -> bool:
-        """Forget a schedule; the casts that it made stay. False if there is none."""
+        """Remove a schedule and keep the casts that it created; return False if it doesn't exist."""
         before = self._get(schedule_id)
         if before is None:
             return False
@@ -102,21 +99,21 @@ class Schedules(Repository):
 
     @reading
     def due(self, now: datetime) -> builtins.list[Schedule]:
-        """Those whose time has come, the longest waiting first."""
+        """Return the schedules that are due, the longest overdue first."""
         query = sa.select(tables.schedules).where(_SCHEDULE.enabled, _SCHEDULE.next_at <= now)
         rows = self._connection.execute(query.order_by(_SCHEDULE.next_at).limit(DUE_MAX))
         return [_schedule(row) for row in rows.mappings()]
 
     @writing
     def claim(self, schedule_id: str, seen_at: datetime | None, next_at: datetime | None) -> bool:
-        """Move a schedule on from the time that was seen to its next one.
+        """Move a due schedule on from ``seen_at``, the time that the caller has read, to ``next_at``.
 
-        Of several daemons that see it due, just one gets True: that one makes the cast, best in the same
-        :meth:`Store.transaction`.
+        Of several daemons that see the schedule due, exactly one gets True. That one creates the cast, preferably in
+        the same :meth:`Store.transaction`.
         """
-        here = _SCHEDULE.next_at.is_(None) if seen_at is None else _SCHEDULE.next_at == seen_at
+        unchanged = _SCHEDULE.next_at.is_(None) if seen_at is None else _SCHEDULE.next_at == seen_at
         query = sa.update(tables.schedules).where(
-            _SCHEDULE.schedule_id == schedule_id, _SCHEDULE.enabled, here
+            _SCHEDULE.schedule_id == schedule_id, _SCHEDULE.enabled, unchanged
         )
         return self._connection.execute(query.values(next_at=next_at)).rowcount == 1
 

@@ -1,4 +1,4 @@
-"""Tokens: who may do what. A token's secret is shown once and never kept; what is kept is its SHA-256."""
+"""Access tokens. A token's secret is shown once; only its SHA-256 is stored."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from sender.store.database import tables
 from sender.store.database.column_types import clean_text
 from sender.store.database.errors import ConflictError
 from sender.store.records.access import Role, Token
-from sender.store.repositories.audit import Audit, AuditNote
+from sender.store.repositories.audit import Audit, AuditedRepository, AuditNote
 from sender.store.repositories.paging import read_page
-from sender.store.repositories.transactions import Database, Repository, reading, writing
+from sender.store.repositories.transactions import Database, reading, writing
 
 SECRET_BYTES = 32
-"""256 bits of chance: SHA-256 is enough to keep it by, nothing can be tried out."""
-USED_AGAIN_S = 60.0
-"""A token's use is noted this often at most."""
-REMEMBERED_MAX = 1000
-"""Tokens that are known while the database doesn't answer."""
+"""256 random bits can't be guessed, so a plain SHA-256 protects them."""
+LAST_USED_INTERVAL_S = 60.0
+"""Shortest interval between two updates of a token's ``last_used_at``."""
+CACHED_MAX = 1000
+"""Tokens that stay valid while the database is unavailable."""
 
 _TOKEN = tables.tokens.c
 _SECRET = re.compile(r"dct_(view|operate|enrol)_[A-Za-z0-9_-]{43}")
 
 
-class Tokens(Repository):
-    """The tokens."""
+class Tokens(AuditedRepository):
+    """Repository of tokens."""
 
     def __init__(self, database: Database, audit: Audit) -> None:
-        super().__init__(database)
-        self._audit = audit
-        self._remembered: OrderedDict[str, Token] = OrderedDict()
+        super().__init__(database, audit)
+        self._cached: OrderedDict[str, Token] = OrderedDict()
         self._lock = threading.Lock()
 
     @writing
@@ -51,11 +50,11 @@ class Tokens(Repository):
         created_by: str = "local",
         audit: AuditNote | None = None,
     ) -> tuple[Token, str]:
-        """A new token and its secret, which can't be had again; ``ConflictError`` if the name is taken."""
+        """Create a token; return it and its secret, which isn't stored. Raises ``ConflictError`` for a taken name."""
         if self._connection.execute(
             sa.select(_TOKEN.token_id).where(_TOKEN.name == clean_text(name))
         ).first():
-            raise ConflictError(f"there is a token {name!r} already; choose another name, or remove that one")
+            raise ConflictError(f"token {name!r} exists already; choose another name, or remove that token")
         secret = f"dct_{role}_{secrets.token_urlsafe(SECRET_BYTES)}"
         token = Token(
             f"t{secrets.token_hex(6)}", clean_text(name), role, self._now(), created_by, expires, None
@@ -67,10 +66,9 @@ class Tokens(Repository):
         return token, secret
 
     def find(self, secret: str) -> Token | None:
-        """The token of a secret; None if there is none or its time is over.
+        """Return the token of a secret; None if there is none or it has expired.
 
-        While the database doesn't answer, tokens that were used before are still known, so that operators and agents
-        aren't locked out by it.
+        While the database is unavailable, recently used tokens remain valid: it locks out no operator and no agent.
         """
         if not _SECRET.fullmatch(secret):
             return None
@@ -79,52 +77,52 @@ class Tokens(Repository):
             token = self._find(key)
         except DatabaseError:
             with self._lock:
-                token = self._remembered.get(key)
+                token = self._cached.get(key)
             if token is None:
                 raise
         now = self._now()
         if token is None or (token.expires_at is not None and token.expires_at <= now):
             with self._lock:
-                self._remembered.pop(key, None)
+                self._cached.pop(key, None)
             return None
         with self._lock:
-            self._remembered[key] = token
-            self._remembered.move_to_end(key)
-            while len(self._remembered) > REMEMBERED_MAX:
-                self._remembered.popitem(last=False)
+            self._cached[key] = token
+            self._cached.move_to_end(key)
+            while len(self._cached) > CACHED_MAX:
+                self._cached.popitem(last=False)
         return token
 
     @writing
     def used(self, token_id: str) -> None:
-        """Note that a token was used now, if that wasn't noted lately."""
+        """Record a token's use, at most once in :data:`LAST_USED_INTERVAL_S`."""
         now = self._now()
-        lately = now - timedelta(seconds=USED_AGAIN_S)
+        outdated = now - timedelta(seconds=LAST_USED_INTERVAL_S)
         query = sa.update(tables.tokens).where(
-            _TOKEN.token_id == token_id, sa.or_(_TOKEN.last_used_at.is_(None), _TOKEN.last_used_at < lately)
+            _TOKEN.token_id == token_id, sa.or_(_TOKEN.last_used_at.is_(None), _TOKEN.last_used_at < outdated)
         )
         self._connection.execute(query.values(last_used_at=now))
 
     @reading
     def get(self, token_id: str) -> Token | None:
-        """One token, or None."""
+        """Return a token, or None."""
         return self._get(token_id)
 
     @reading
     def list(self, after: str | None = None, limit: int = 50) -> tuple[builtins.list[Token], str | None]:
-        """Tokens by name, those whose time is over too."""
+        """Return a page of tokens, expired ones included, by name."""
         return read_page(self._connection, _query(), [_TOKEN.name, _TOKEN.token_id], after, limit, _token)
 
     @writing
     def remove(self, token_id: str, *, audit: AuditNote | None = None) -> bool:
-        """Make a token worthless; False if there is none."""
+        """Revoke a token; return False if it doesn't exist."""
         token = self._get(token_id)
         if token is None:
             return False
         self._connection.execute(sa.delete(tables.tokens).where(_TOKEN.token_id == token_id))
         self._audit.note(audit, "token.remove", f"token {token_id}", {"name": token.name})
         with self._lock:
-            for key in [key for key, known in self._remembered.items() if known.token_id == token_id]:
-                del self._remembered[key]
+            for key in [key for key, cached in self._cached.items() if cached.token_id == token_id]:
+                del self._cached[key]
         return True
 
     @reading

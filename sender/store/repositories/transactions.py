@@ -1,7 +1,7 @@
-"""Transactions: short, bounded in time, translated errors, one retry where a retry is right, and a joint journal.
+"""Transactions: short and bounded in time, with translated errors, a retry where it is safe, and the change journal.
 
-A repository's public method is marked :func:`reading` or :func:`writing`; called on its own it is one transaction,
-called inside of :meth:`Database.transaction` it is part of that one.
+A repository's public methods are decorated with :func:`reading` or :func:`writing`. Such a call is a transaction of its
+own or, inside :meth:`Database.transaction`, part of that transaction.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from protocol.errors import DatabaseError, DatabaseFullError, DiskcastError
 from sender.store.backup.journal import Journal
 from sender.store.database.engine import WRITES
-from sender.store.database.errors import Place, is_integrity, is_passing, translate
+from sender.store.database.errors import Place, is_integrity, is_transient, translate
 from sender.store.records.problems import Problem
 
 RETRY_WITHIN_S = 3.0
-"""A transaction is tried again only if its failure came fast, so that nobody waits for both in vain. PostgreSQL takes a
-second to notice a deadlock."""
+"""A transaction is retried only if it failed within this time: its caller would wait too long for both attempts.
+PostgreSQL takes a second to detect a deadlock."""
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -38,13 +38,13 @@ _R = TypeVar("_R", bound="Repository")
 
 
 class Database:
-    """An engine, the journal beside it, and how transactions are done with them. Thread-safe.
+    """Transactions on an engine and its change journal. Thread-safe.
 
     Args:
         engine: from :func:`sender.store.database.engine.make_engine`.
-        place: what messages call it.
-        now: the time of records.
-        journal: of confirmed changes; None for PostgreSQL, which has its own.
+        place: name of the database in messages.
+        now: clock of the records.
+        journal: journal of confirmed changes; None for PostgreSQL, which has its own.
     """
 
     def __init__(
@@ -63,58 +63,58 @@ class Database:
 
     @property
     def problem(self) -> Problem | None:
-        """What the last attempt failed with; None if it succeeded."""
+        """Failure of the last attempt; None if it succeeded."""
         return self._problem
 
     @property
     def connection(self) -> sa.Connection:
-        """The connection of this thread's transaction."""
+        """Connection of this thread's transaction."""
         connection: sa.Connection | None = getattr(self._local, "connection", None)
-        assert connection is not None, "no transaction has begun in this thread"
+        assert connection is not None, "this thread has no open transaction"
         return connection
 
     @property
     def is_postgresql(self) -> bool:
-        """Whether it is a server, which others write to at the same time."""
+        """True for PostgreSQL: a server with other writers at the same time."""
         return self.engine.dialect.name == "postgresql"
 
     def perform(self, work: Callable[[], _T], *, writes: bool, retry_conflict: bool = False) -> _T:
-        """Run ``work`` in a transaction of its own, or as part of the one that this thread is in.
+        """Run ``work`` in a transaction of its own, or as part of this thread's open transaction.
 
         Args:
-            work: uses :attr:`connection`; may run twice, so it keeps nothing outside of the database.
-            writes: it changes something.
-            retry_conflict: try again once when a rule of the tables was broken, because somebody else was faster.
+            work: uses :attr:`connection`; may run twice, so it has no effect outside of the database.
+            writes: ``work`` changes something.
+            retry_conflict: retry once after an integrity error: another writer may have added the same row first.
 
-        Raises the :class:`DatabaseError` tree, and ``ConflictError`` for what contradicts what is recorded.
+        Raises the :class:`DatabaseError` tree, and ``ConflictError`` for a contradiction to existing records.
         """
         if getattr(self._local, "connection", None) is not None:
             return work()
-        began = time.monotonic()
+        started_at = time.monotonic()
         for last in (False, True):
             try:
-                with self._begun(writes=writes):
+                with self._started(writes=writes):
                     return work()
             except (sa.exc.SQLAlchemyError, sqlite3.Error, OverflowError, OSError) as error:
-                again = (retry_conflict and is_integrity(error)) or (
-                    is_passing(error) and not self._local.committing
+                retry = (retry_conflict and is_integrity(error)) or (
+                    is_transient(error) and not self._local.committing
                 )
-                if not last and again and time.monotonic() - began < RETRY_WITHIN_S:
+                if not last and retry and time.monotonic() - started_at < RETRY_WITHIN_S:
                     continue
                 raise self._failed(error) from error
         raise AssertionError("the second attempt returns or raises")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """Several writing calls as one transaction: all of them or none. Not tried again by itself."""
+        """Run the calls of a block in one transaction, all or none; without retries."""
         try:
-            with self._begun(writes=True) as connection:
+            with self._started(writes=True) as connection:
                 yield connection
         except (sa.exc.SQLAlchemyError, sqlite3.Error, OverflowError, OSError) as error:
             raise self._failed(error) from error
 
     @contextlib.contextmanager
-    def _begun(self, *, writes: bool) -> Iterator[sa.Connection]:
+    def _started(self, *, writes: bool) -> Iterator[sa.Connection]:
         local = self._local
         assert getattr(local, "connection", None) is None, "transactions aren't nested"
         local.committing = False
@@ -136,16 +136,16 @@ class Database:
                 raise
             finally:
                 local.connection = None
-        # Reading from a full disk works: only what was written proves that there is room again.
+        # Reads succeed on a full disk: only a write proves that there is space again.
         if not self._full or (self.journal is not None and self.journal.entries_count != entries_count):
             self._problem = None
             self._full = False
 
     def _failed(self, error: BaseException) -> DiskcastError:
-        told = translate(error, self.place)
-        if isinstance(told, DatabaseError):
-            self.note_problem(told)
-        return told
+        translated = translate(error, self.place)
+        if isinstance(translated, DatabaseError):
+            self.note_problem(translated)
+        return translated
 
     def note_problem(self, error: DatabaseError) -> None:
         """Show ``error`` as :attr:`problem` until an attempt succeeds."""
@@ -155,9 +155,9 @@ class Database:
         self._problem = Problem("database", str(error), since)
 
     def hang_up(self) -> None:
-        """End what waits for a server that says nothing, so that the threads are free for when it does again.
+        """Shut down the connections that wait for a silent server, to free their threads.
 
-        Neither PostgreSQL's own limits nor TCP's help when the server is frozen but its kernel isn't.
+        Neither PostgreSQL's timeouts nor TCP's apply when the server is frozen but its kernel isn't.
         """
         for connection in list(self._opened):
             with contextlib.suppress(psycopg.Error, OSError):
@@ -166,12 +166,12 @@ class Database:
                         copy.shutdown(socket.SHUT_RDWR)
 
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-        """An insert that knows ON CONFLICT, in this database's words."""
+        """Return an insert with ON CONFLICT, in the database's dialect."""
         return postgresql.insert(table) if self.is_postgresql else sqlite.insert(table)
 
 
 class Repository:
-    """A part of the store: methods over some tables."""
+    """Base of the repositories: methods over some tables."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -197,15 +197,15 @@ def _transacted(
 
 
 def reading(method: Callable[Concatenate[_R, _P], _T]) -> Callable[Concatenate[_R, _P], _T]:
-    """A method that only reads, as a transaction."""
+    """Run a method that only reads in a transaction."""
     return _transacted(method, writes=False)
 
 
 def writing(method: Callable[Concatenate[_R, _P], _T]) -> Callable[Concatenate[_R, _P], _T]:
-    """A method that changes something, as a transaction."""
+    """Run a method that changes something in a transaction."""
     return _transacted(method, writes=True)
 
 
 def writing_again(method: Callable[Concatenate[_R, _P], _T]) -> Callable[Concatenate[_R, _P], _T]:
-    """As :func:`writing`, and tried once more when somebody else was faster to add the same thing."""
+    """Run a method as :func:`writing` does, with a retry if another writer added the same row first."""
     return _transacted(method, writes=True, retry_conflict=True)

@@ -10,7 +10,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make all tables."""
+    """Create all tables."""
     op.create_table(
         "audit",
         sa.Column("entry_id", Number64, autoincrement=True, nullable=False),
