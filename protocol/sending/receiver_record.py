@@ -7,7 +7,7 @@ import math
 
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CompletionReport, MachineIdentity, ReceiverId, ReceiverState
-from protocol.sending.rate.rate_control import RateSample
+from protocol.sending.rate.rate_sample import RateSample
 from protocol.sending.replay_window import ReplayWindow
 from protocol.wire.messages import BOTTLENECKS, Report
 

@@ -77,94 +77,46 @@ def _never(*_arguments: object, **_more: object) -> bool:
     return False
 
 
-def _at_once(*_arguments: object, **_more: object) -> bool:
-    return True
-
-
 SWITCHES: Final = (
-    _switch("rate_control.headroom", "the rate may exceed twice what is sent", _ACHIEVED_HEADROOM=math.inf),
-    _switch("rate_control.rates_kept", "the rate of now instead of the largest of 0.2 s", _RATES_KEPT=1),
-    _switch("rate_control.depth_min", "least depth", _DEPTH_MIN=0.0),
-    _switch(
-        "rate_control.depth_by_queue",
-        "depth 5 % whatever the queue",
-        _DEPTH_MIN=0.05,
-        _DEPTH_MAX=0.05,
-        _DEPTH_LOSS=0.05,
-    ),
-    _switch("rate_control.depth_max", "deepest cut 15 %", _DEPTH_MAX=0.9),
-    _switch("rate_control.depth_loss", "depth after loss is the least", _DEPTH_LOSS=0.012),
-    _switch("rate_control.depth_loss15", "depth after loss is the largest", _DEPTH_LOSS=0.15),
-    _switch("rate_control.depth_crowded", "depth beside others as after loss", _DEPTH_CROWDED=0.03),
-    _switch("rate_control.depth_crowded30", "depth beside others as shared", _DEPTH_CROWDED=0.3),
-    _switch("rate_control.depth_drops", "depth after socket drops 15 %", _DEPTH_DROPS=0.15),
-    _switch("rate_control.depth_fill", "depth of full buffers 15 %", _DEPTH_FILL=0.15),
-    _switch("rate_control.depth_own15", "own depths 15 %", _DEPTH_FILL=0.15, _DEPTH_DROPS=0.15),
-    _switch("rate_control.knee_share_min", "no least share of a knee", _KNEE_SHARE_MIN=0.0),
-    _switch("rate_control.own_knee_min", "no least share of an own knee", _OWN_KNEE_SHARE_MIN=0.0),
-    _switch("rate_control.own_knee_min05", "least share of an own knee 5 %", _OWN_KNEE_SHARE_MIN=0.05),
-    _switch("rate_control.own_knee_max", "no largest share of an own knee", _OWN_KNEE_SHARE_MAX=math.inf),
-    _switch("rate_control.step_down", "no second cut before the first has settled", _STEP_DOWN=0.0),
-    _switch("rate_control.fill_hold", "no stop of the climb at 35 % of the buffers", _FILL_HOLD=math.inf),
-    _switch("rate_control.fill_high", "own limit at 35 % of the buffers", _FILL_HIGH=0.35),
-    _switch("rate_control.fill_high50", "both at half of the buffers", _FILL_HIGH=0.5, _FILL_HOLD=0.5),
-    _switch(
-        "rate_control.emptying_share",
-        "writing faster than the rate does not count as emptying",
-        _EMPTYING_SHARE=-1.0,
-    ),
-    _switch("rate_control.fill_falling", "a falling fill does not count as emptying", _FILL_FALLING=math.inf),
-    _switch("rate_control.emptying", "no emptying at all", _FILL_FALLING=math.inf, _EMPTYING_SHARE=-1.0),
-    _switch("rate_control.local_settle", "own limits settle as the network's", _LOCAL_SETTLE_S=0.12),
-    _switch("rate_control.local_settle0", "own limits settle in a round trip", _LOCAL_SETTLE_S=0.0),
-    _switch("rate_control.loss_margin_crowded", "one margin of loss, 1.5 %", _LOSS_MARGIN_CROWDED=0.015),
-    _switch("rate_control.loss_margin", "one margin of loss, 0.2 %", _LOSS_MARGIN=0.002),
-    _switch("rate_control.delay_some", "one queue delay", _QUEUE_DELAY_SOME_S=0.003),
+    _switch("rate_control.climb", "slow start at a third of its pace", _CLIMB_DOUBLING_S=0.18),
+    _switch("rate_control.headroom", "the rate may exceed twice what is sent", _HEADROOM=math.inf),
+    _switch("rate_control.near", "receivers are probed at any rate", _NEAR=0.0),
+    _switch("rate_control.backoff", "no distance below the knee", _BACKOFF=0.0),
+    _switch("rate_control.fill_high", "full buffers are no limit", _FILL_HIGH=1.0),
     _switch("rate_control.sample_min", "any sample counts", _SAMPLE_DATAGRAMS_MIN=1),
-    _switch("rate_control.sample_min300", "one least sample, 300", _SAMPLE_DATAGRAMS_MIN=300),
-    _switch("rate_control.experiment_min", "one least sample, 50", _EXPERIMENT_DATAGRAMS_MIN=50),
     _switch("rate_control.datagrams_per_delay", "one delay on all links", _DATAGRAMS_PER_HIGH_DELAY=0),
-    _switch("rate_control.surprise", "no leap of the usual loss", _SURPRISE_WEIGHT=0.0),
+    _switch("rate_control.loss_margin", "no margin of loss", _LOSS_MARGIN=0.0),
+    _switch("loss_experiment.experiment", "unusual loss is random", LossExperiment__add_loss=_never),
+    _switch("loss_experiment.lower", "no lower rate for an experiment", LossExperiment__lower=_never),
     _switch(
-        "rate_control.climb_experiment",
-        "always an experiment, no comparison while climbing",
-        RateController___climb_tells=_at_once,
+        "loss_experiment.overload",
+        "slow start continues at any loss",
+        LossExperiment__overload=_always(False),
     ),
-    _switch("rate_control.random_loss_max", "a quarter lost is not congestion at once", _RANDOM_LOSS_MAX=2.0),
-    _switch("rate_control.climbed", "any two samples of a climb are compared", _CLIMBED=1.0),
-    _switch("rate_control.lowered", "experiments need not have lowered the rate by 15 %", _LOWERED=1.0),
-    _switch("rate_control.believe", "no belief in others' experiments", _BELIEVE_S=0.0),
+    _switch("loss_experiment.ratio_min", "any two samples are compared", _RATIO_MIN=1.0),
     _switch(
-        "rate_control.others_queue", "other traffic is not recognised", RateController___is_stubborn=_never
+        "competing_traffic.queue", "other traffic is not recognised", CompetingTraffic__queue_seen=_never
     ),
-    _switch("rate_control.stubborn", "other traffic after one cut", _STUBBORN_MAX=1),
-    _switch("rate_control.all_of_ours", "other traffic though not all of ours arrives", _ALL_OF_OURS=0.0),
-    _switch("rate_control.drained_min", "other traffic without a least drain", _DRAINED_MIN_S=0.0),
-    _switch("rate_control.crowded", "other traffic for a second", _CROWDED_S=1.0),
-    _switch(
-        "rate_control.cut_once",
-        "one queue is cut for by each report",
-        RateController___cut_at=_always(-math.inf),
-    ),
-    _switch("capacity.hiccup", "one cubic", _CUBIC_HICCUP_PER_S3=0.24),
+    _switch("competing_traffic.undrained_max", "other traffic after one cut", _UNDRAINED_MAX=1),
+    _switch("competing_traffic.drained_share", "any queue that falls is the cast's", _DRAINED_SHARE=0.0),
+    _switch("competing_traffic.competing", "control by loss for a second", _COMPETING_S=1.0),
+    _switch("competing_traffic.grows", "a queue's growth after a cut", CompetingTraffic__queue_grows=_never),
     _switch("capacity.same_knee", "every knee as measured", _SAME_KNEE=1.0),
     _switch("capacity.escape", "no doubling beyond the knee", _ESCAPE=math.inf),
-    _switch(
-        "capacity.escape_doubling", "doubling beyond the knee as fast as the climb", _ESCAPE_DOUBLING_S=0.06
-    ),
+    _switch("capacity.escape_doubling", "doubling beyond the knee as in slow start", _ESCAPE_DOUBLING_S=0.06),
     _switch("capacity.escapes", "doubling beyond any knee", Capacity__escapes=_always(True)),
     _switch("stragglers.recovered", "no hysteresis", _RECOVERED=1.0),
     _switch("stragglers.trouble_memory", "trouble counts for 1 s", _TROUBLE_MEMORY_S=1.0),
     _switch("stragglers.trial", "no trials", StragglerWatch___run_trial=_never),
     _switch("stragglers.trial_backoff", "a trial every 10 s", _TRIAL_INTERVAL_MAX_S=10.0),
-    _switch("stragglers.alike", "only the least is tried", _ALIKE=1.0),
+    _switch("stragglers.alike", "only the least is tried", ALIKE=1.0),
     _switch("main_group.tell_after", "told at once", _TELL_SLOW_AFTER_S=0.0),
     _switch("main_group.judge_pause", "compared with every report", _JUDGE_S_PER_RECEIVER=0.0),
-    _switch("parity.askers_bursty", "one bound of askers", _ASKERS_BURSTY_MAX=0.4),
+    _switch("parity.nacks_bursty", "one number of NACKs", _NACKS_PER_BLOCK_BURSTY_MAX=0.4),
     _switch("parity.loss_min", "parity for any loss", _LOSS_MIN=1e-9),
     _switch("parity.interleave_loss", "interleaving for any loss", _INTERLEAVE_LOSS_MIN=1e-9),
     _switch("parity.interleave", "no interleaving", _INTERLEAVE_BURST_MIN=math.inf),
-    _switch("parity.levels", "hundred levels a decade", _LEVELS_PER_DECADE=100),
+    _switch("parity.levels", "five levels a decade", _LEVELS_PER_DECADE=5),
 )
 
 
@@ -343,12 +295,12 @@ def main(
         raise click.UsageError(
             "name switches, or all:\n" + "\n".join(f"  {key}: {s.without}" for key, s in known.items())
         )
-    picked = [known[name] for name in (known if names == ("all",) else names)]
+    picked = [known[name] for name in (known if names == ("all",) else names) if name != "nothing"]
     scenarios = [s.name for s in SCENARIOS] if chosen == ("all",) else list(chosen or QUICK)
     before = _baseline(baseline, scenarios, scale, seeds)
-    for group in [picked] if together else [[switch] for switch in picked]:
+    for group in [picked] if together or not picked else [[switch] for switch in picked]:
         worse, better = judge(group, scenarios, before, scale, seeds, all_of_them=all_misses)
-        title = ", ".join(f"{switch.name} ({switch.without})" for switch in group)
+        title = ", ".join(f"{switch.name} ({switch.without})" for switch in group) or "nothing"
         click.echo(f"{title}: {'missed by ' + '; '.join(worse) if worse else 'NOT MISSED'}")
         if better:
             click.echo(f"    better without: {'; '.join(better)}")

@@ -58,6 +58,16 @@ def draw_rates(trace: Trace, title: str, path: Path) -> None:
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
+def draw_outline(trace: Trace, title: str, path: Path) -> None:
+    """Draw only the rate of one cast against its limit, small enough to stand beside another."""
+    figure = Figure(figsize=(4.6, 2.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=8, loc="left")
+    _draw_rate(axes, trace)
+    axes.get_legend().remove()
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+
+
 def _drawn(trace: Trace) -> list[int]:
     """Ports that are worth a line: every different model once, the first eight."""
     models = trace.model.receivers

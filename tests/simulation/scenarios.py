@@ -176,6 +176,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         ),
     ),
     Scenario(
+        "disks-60",
+        "4 receivers on a gigabit switch, all of them with disks of 60 MB/s",
+        lambda: CastModel(tuple(ReceiverModel(gigabit(), disk_bytes_per_s=60e6) for _ in range(4))),
+    ),
+    Scenario(
         "busy-threads",
         "4 receivers on a gigabit switch, threads up to 30 ms late",
         lambda: _busy(gigabit()),

@@ -20,7 +20,7 @@ from typing import Final
 from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import SlowPolicy
 from protocol.model.session_records import ReceiverId
-from protocol.sending.rate.capacity import Capacity
+from protocol.sending.rate.capacity import ALIKE, Capacity
 
 _RECOVERED: Final = 1.5
 """Times the threshold: between the two a slow receiver stays slow, so that none changes sides with every report."""
@@ -29,7 +29,6 @@ _TRIAL_S: Final = 1.2
 """Three doublings, and the reports of what arrived at the top."""
 _TRIAL_INTERVAL_S: Final = 10.0
 _TRIAL_INTERVAL_MAX_S: Final = 80.0
-_ALIKE: Final = 1.15
 
 
 class StragglerChange(enum.StrEnum):
@@ -161,7 +160,7 @@ class StragglerWatch:
         least = min(knees, default=math.inf)
         # A minority limits the group, and the majority's limit is unknown.
         undecided = math.isfinite(least) and _upper_median(knees) == math.inf
-        limiting = {key for key, item in counted.items() if item.knee_bytes_per_s <= _ALIKE * least}
+        limiting = {key for key, item in counted.items() if item.knee_bytes_per_s <= ALIKE * least}
         if not self._trial:
             if undecided and now >= self._trial_allowed_at:
                 self._trial = frozenset(limiting)

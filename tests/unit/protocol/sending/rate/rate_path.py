@@ -14,7 +14,8 @@ import numpy as np
 
 from protocol.model.bottleneck import Bottleneck, Cause
 from protocol.model.session_records import ReceiverId
-from protocol.sending.rate.rate_control import RateController, RateSample
+from protocol.sending.rate.rate_control import RateController
+from protocol.sending.rate.rate_sample import RateSample
 
 FRAME_BYTES = 1472
 STEP_S = 0.01

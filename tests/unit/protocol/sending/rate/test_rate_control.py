@@ -7,7 +7,8 @@ import pytest
 from protocol.constants import RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MIN, RATE_BYTES_PER_S_START
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.session_records import ReceiverId
-from protocol.sending.rate.rate_control import RateController, RateSample
+from protocol.sending.rate.rate_control import RateController
+from protocol.sending.rate.rate_sample import RateSample
 from tests.unit.protocol.sending.rate.rate_path import FRAME_BYTES, GRTT_S, MBIT, Drive, Path, link
 
 FIRST, SECOND = ReceiverId(0), ReceiverId(1)
