@@ -1,0 +1,168 @@
+"""The partition table: growth of the last partition, commands for sfdisk, and a GPT's backup."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from protocol.constants import MIB
+from protocol.disk.disk_layout import DiskLayout, Partition, TableKind
+from receiver.disk.fit.table import (
+    growth_obstacle,
+    has_backup_at_end_untrusted,
+    move_backup_argv,
+    plan_growth,
+    resize_argv,
+    resize_text,
+    usable_stop_bytes_untrusted,
+)
+
+GIB = 1024 * MIB
+LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+
+ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+DISK = Path("/proc/12/fd/7")
+
+
+def gpt(*partitions: Partition, sector_bytes: int = 512) -> DiskLayout:
+    return DiskLayout(TableKind.GPT, sector_bytes, partitions)
+
+
+def mbr(*partitions: Partition) -> DiskLayout:
+    return DiskLayout(TableKind.MBR, 512, partitions)
+
+
+ROOT = Partition(2, 100 * MIB, 900 * MIB, LINUX, filesystem="ext4")
+SYSTEM = Partition(1, MIB, 99 * MIB, ESP, filesystem="vfat")
+
+
+# -- growth of the last partition -------------------------------------------------------------------------------
+
+
+def test_a_partition_grows_to_the_last_whole_mebibyte_before_the_backup_table() -> None:
+    growth = plan_growth(gpt(SYSTEM, ROOT), 8 * GIB)
+    assert (growth.partition, growth.stop_bytes) == (ROOT, 8 * GIB - MIB)
+    assert growth.grows_partition
+    assert growth.name == "partition 2 (ext4)"
+
+
+def test_a_partition_grows_no_further_than_the_table_allows() -> None:
+    growth = plan_growth(gpt(SYSTEM, ROOT), 8 * GIB, usable_stop_bytes=6 * GIB + 77)
+    assert growth.stop_bytes == 6 * GIB
+
+
+def test_a_partition_that_already_ends_behind_the_last_whole_mebibyte_is_not_shortened() -> None:
+    stop_bytes = GIB - 34 * 512
+    last = Partition(2, 100 * MIB, stop_bytes - 100 * MIB, LINUX, filesystem="ext4")
+    growth = plan_growth(gpt(last), GIB)
+    assert not growth.grows_partition
+    assert growth.stop_bytes == stop_bytes
+
+
+def test_the_last_partition_is_the_one_that_ends_last_whatever_its_number() -> None:
+    late = Partition(1, 2 * GIB, GIB, LINUX, filesystem="xfs")
+    assert plan_growth(gpt(late, ROOT), 8 * GIB).partition == late
+
+
+def test_an_mbr_partition_ends_where_its_numbers_do() -> None:
+    growth = plan_growth(mbr(Partition(1, MIB, GIB, "0x83", filesystem="ext4")), 4096 * GIB)
+    assert growth.stop_bytes == 2048 * GIB
+
+
+def test_a_logical_partition_takes_the_extended_one_along() -> None:
+    extended = Partition(2, GIB, 3 * GIB, "0x05")
+    logical = Partition(5, GIB + MIB, 3 * GIB - MIB, "0x83", filesystem="ext4")
+    layout = mbr(Partition(1, MIB, GIB - MIB, "0x83", filesystem="ext4"), extended, logical)
+    assert growth_obstacle(layout) == ""
+    growth = plan_growth(layout, 8 * GIB)
+    assert (growth.partition, growth.container, growth.stop_bytes) == (logical, extended, 8 * GIB)
+
+
+def test_a_filesystem_without_a_table_takes_the_whole_target() -> None:
+    layout = DiskLayout(TableKind.NONE, 512, (), filesystem="xfs")
+    growth = plan_growth(layout, GIB + 512)
+    assert (growth.partition, growth.start_bytes, growth.size_bytes) == (None, 0, GIB + 512)
+    assert not growth.grows_partition
+
+
+@pytest.mark.parametrize(
+    ("layout", "reason"),
+    [
+        (gpt(), "no partition"),
+        (DiskLayout(TableKind.NONE, 512, ()), "no partition table, and the filesystem is unknown"),
+        (DiskLayout(TableKind.NONE, 512, (), filesystem="exfat"), "the filesystem is exfat"),
+        (gpt(ROOT, Partition(3, 2 * GIB, GIB, "E6D6D379-F507-44C2-A23C-238F2A3DF928")), "LVM"),
+        (gpt(ROOT, Partition(3, 2 * GIB, GIB, "CA7D7CCB-63ED-4C53-861C-1742536059CC")), "LUKS"),
+        (
+            gpt(ROOT, Partition(3, 2 * GIB, GIB, "DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", filesystem="ntfs")),
+            "recovery",
+        ),
+        (mbr(Partition(1, MIB, GIB, "0x27", filesystem="ntfs")), "recovery"),
+        (mbr(Partition(1, MIB, GIB, "0x82", filesystem="swap")), "swap"),
+        (
+            mbr(Partition(1, MIB, GIB, "0x83", filesystem="ext4"), Partition(2, 2 * GIB, GIB, "0x05")),
+            "extended",
+        ),
+    ],
+)
+def test_what_must_not_grow_has_a_reason(layout: DiskLayout, reason: str) -> None:
+    assert reason in growth_obstacle(layout)
+
+
+# -- commands for the tools -------------------------------------------------------------------------------------
+
+
+def test_sfdisk_neither_asks_the_kernel_nor_tells_it_and_wipes_nothing() -> None:
+    never = ["--wipe", "never", "--wipe-partitions", "never"]
+    quiet = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", *never]
+    assert move_backup_argv(DISK) == [*quiet, "--relocate", "gpt-bak-std", "/proc/12/fd/7"]
+    assert resize_argv(DISK, 3) == [*quiet, "-N", "3", "/proc/12/fd/7"]
+
+
+def test_a_partitions_place_is_said_in_the_disks_own_sectors() -> None:
+    assert resize_text(MIB, 3 * MIB, 512) == "start=2048, size=4096\n"
+    assert resize_text(MIB, 3 * MIB, 4096) == "start=256, size=512\n"
+
+
+# -- a GPT's ends -------------------------------------------------------------------------------------------------
+
+
+def _header(own: int, other: int, last_usable: int) -> bytes:
+    sectors = (own, other, 34, last_usable)
+    fields = struct.pack(
+        "<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, 0, 0, *sectors, bytes(16), 2, 128, 128, 0
+    )
+    return (fields[:16] + struct.pack("<I", zlib.crc32(fields)) + fields[20:]).ljust(512, b"\0")
+
+
+def _disk_with(headers: dict[int, bytes], sectors: int) -> Callable[[int, int], bytes]:
+    content = bytearray(sectors * 512)
+    for sector, header in headers.items():
+        content[sector * 512 : sector * 512 + 512] = header
+    return lambda offset, length: bytes(content[offset : offset + length])
+
+
+@pytest.mark.parametrize(
+    ("headers", "at_end"),
+    [
+        ({1: _header(1, 199, 166), 199: _header(199, 1, 166)}, True),
+        ({1: _header(1, 99, 66), 99: _header(99, 1, 66)}, False),  # at the image's end
+        ({1: _header(1, 99, 66), 199: _header(199, 1, 166)}, False),  # of what was on the disk before
+        ({1: _header(1, 199, 166)}, False),
+        ({1: _header(1, 199, 166), 199: _header(198, 1, 166)}, False),
+        ({1: _header(1, 199, 166), 199: b"EFI PART" + bytes(504)}, False),
+        ({199: _header(199, 1, 166)}, False),
+    ],
+)
+def test_a_backup_counts_only_where_it_belongs(headers: dict[int, bytes], at_end: bool) -> None:
+    assert has_backup_at_end_untrusted(_disk_with(headers, 200), 200 * 512, 512) is at_end
+
+
+def test_garbage_says_nothing_of_a_gpt() -> None:
+    assert usable_stop_bytes_untrusted(_disk_with({}, 200), 512) is None
+    assert usable_stop_bytes_untrusted(lambda _offset, _length: b"", 512) is None
+    assert usable_stop_bytes_untrusted(_disk_with({1: _header(1, 199, 166)}, 200), 512) == 167 * 512
