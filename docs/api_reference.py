@@ -1,4 +1,4 @@
-"""The page about the daemon's API, drawn from its OpenAPI document."""
+"""The reference page of the daemon's API, rendered from its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def render() -> str:
         ]
         parts.append(f"## {tag['name'].capitalize()}\n\n{tag['description']}\n")
         parts += [_operation(document, *operation) for operation in operations]
-    parts.append("## Records\n\nFields of what is sent and answered.\n")
+    parts.append("## Records\n\nFields of request and response bodies.\n")
     parts += [
         _record(name, schema)
         for name, schema in sorted(document["components"]["schemas"].items())
@@ -33,7 +33,7 @@ def render() -> str:
 
 
 INTRODUCTION = """
-The same as a machine-readable document: `GET /api/v1/openapi.json` (OpenAPI 3.1).
+As a machine-readable document: `GET /api/v1/openapi.json` (OpenAPI 3.1).
 
 ```
 $ curl -s http://127.0.0.1:7400/api/v1/rooms
@@ -54,7 +54,7 @@ def _overview(document: dict[str, Any]) -> str:
                 role = entry["description"].rpartition("Role: ")[2].removesuffix(".")
                 anchor = entry["operationId"].replace("_", "-")
                 rows.append([f"`{method.upper()}`", f"[`{path}`](#{anchor})", role, entry["summary"]])
-    return _table(["method", "path", "role", "what it does"], rows)
+    return _table(["method", "path", "role", "purpose"], rows)
 
 
 def _operation(document: dict[str, Any], path: str, method: str, entry: dict[str, Any]) -> str:
@@ -76,20 +76,20 @@ def _operation(document: dict[str, Any], path: str, method: str, entry: dict[str
         parts.append(_table(["parameter", "in", "kind", "meaning"], rows))
     if "requestBody" in entry:
         (media_type, body), *_ = entry["requestBody"]["content"].items()
-        optional = "" if entry["requestBody"].get("required") else ", may be missing"
+        optional = "" if entry["requestBody"].get("required") else ", optional"
         parts.append(f"Body: {_kind(body['schema'])} (`{media_type}`{optional})\n")
-    answers = []
-    refusals = []
+    responses = []
+    errors = []
     for status, response in entry["responses"].items():
         if "$ref" in response:
-            refusals.append(status)
+            errors.append(status)
             continue
         content = response.get("content", {})
         kinds = ", ".join(
             f"{_kind(media['schema'])} (`{media_type}`)" for media_type, media in content.items()
         )
-        answers.append(f"{status} {kinds or 'nothing'}")
-    parts.append(f"Answers: {'; '.join(answers)}. Refusals: {', '.join(refusals)}.\n")
+        responses.append(f"{status} {kinds or 'nothing'}")
+    parts.append(f"Responses: {'; '.join(responses)}. Errors: {', '.join(errors)}.\n")
     return "\n".join(parts)
 
 
@@ -113,7 +113,7 @@ def _record(name: str, schema: dict[str, Any]) -> str:
 
 
 def _attributes(description: str) -> dict[str, str]:
-    """What a record's docstring says of its attributes."""
+    """Return the texts of a record's attributes from its docstring."""
     _, _, text = description.partition("Attributes:")
     found: dict[str, str] = {}
     name = ""
@@ -135,7 +135,7 @@ def _sentence(text: str) -> str:
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """A schema in a few words."""
+    """Return a schema as a short text."""
     return _composed(schema) or _plain(schema)
 
 

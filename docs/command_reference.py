@@ -194,7 +194,7 @@ def _option_table(options: Sequence[click.Option], context: click.Context) -> st
 
 
 def _default(text: str) -> str:
-    """Return a value as code, and click's ``(words about it)`` as words."""
+    """Return a value as code; keep click's ``(text)`` as text."""
     return text.strip("()") if not text or text.startswith("(") else f"`{text}`"
 
 

@@ -1,1 +1,1 @@
-"""The operator's program ``diskcast``: packs images, casts them, answers the control API (asyncio)."""
+"""The operator's program ``diskcast``: packing, casting, the daemon and its clients (asyncio)."""

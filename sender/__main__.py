@@ -1,4 +1,4 @@
-"""``python -m sender`` is ``diskcast``."""
+"""Run ``diskcast`` as ``python -m sender``."""
 
 from sender.cli import main
 
