@@ -194,7 +194,7 @@ class CastRun:
         self._wake.set()
 
     def stop_waiting_for(self, count: int) -> None:
-        """Wait for ``count`` receivers fewer."""
+        """Wait for ``count`` receivers fewer than the policy requires."""
         with self.shared.update() as (session, _now):
             session.stop_waiting_for(count)
         self._wake.set()

@@ -20,7 +20,15 @@ from rich.text import Text
 from protocol.errors import ConfigurationError, ReceiversIncompleteError
 from protocol.shared.units import format_bytes, parse_size_bytes
 from sender.demo.image import IMAGE_BYTES_MIN
-from sender.demo.run import AGENT_COUNT_MAX, AgentRun, DemoPlan, DemoReport, Say, demo_directory, run_demo
+from sender.demo.run import (
+    AGENT_COUNT_MAX,
+    AgentRun,
+    DemoPlan,
+    DemoReport,
+    PrintStep,
+    demo_directory,
+    run_demo,
+)
 
 LOG_COLUMNS = 160
 """Width without a terminal, so that lines stay whole."""
@@ -113,14 +121,14 @@ def demo(
     show_tables = sys.stderr.isatty() and not json_lines
     plan = DemoPlan(image_bytes, agents, directory, keep, show_tables)
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else LOG_COLUMNS)
-    say = _step_printer(console, json_lines=json_lines)
+    print_step = _step_printer(console, json_lines=json_lines)
     if server is not None:
-        _serve_room(plan, server, images, room, token_file, say)
+        _serve_room(plan, server, images, room, token_file, print_step)
         if json_lines:
             click.echo(json.dumps({"event": "result", "ok": True, "exit_code": 0}))
         return
     with demo_directory(plan) as workspace:
-        report = asyncio.run(_run_until_terminated(run_demo(plan, workspace, say)))
+        report = asyncio.run(_run_until_terminated(run_demo(plan, workspace, print_step)))
         if not json_lines:
             _show(console, plan, report)
     _require_success(report)
@@ -129,7 +137,12 @@ def demo(
 
 
 def _serve_room(
-    plan: DemoPlan, server: str, images: Path | None, room: str, token_file: Path | None, say: Say
+    plan: DemoPlan,
+    server: str,
+    images: Path | None,
+    room: str,
+    token_file: Path | None,
+    print_step: PrintStep,
 ) -> None:
     """Run the agents of a daemon until Ctrl-C."""
     from sender.config.config_file import load_config
@@ -139,11 +152,13 @@ def _serve_room(
     client, _ = connect(server, token_file, json_lines=False)
     folder = images or load_config(None, {}).library.folders[0]
     with client, demo_directory(plan) as workspace, contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_run_until_terminated(run_room(RoomPlan(plan, client, folder, room), workspace, say)))
-    say("Stopped; the daemon keeps image and room")
+        asyncio.run(
+            _run_until_terminated(run_room(RoomPlan(plan, client, folder, room), workspace, print_step))
+        )
+    print_step("Stopped; the daemon keeps image and room")
 
 
-def _step_printer(console: Console, *, json_lines: bool) -> Say:
+def _step_printer(console: Console, *, json_lines: bool) -> PrintStep:
     if json_lines:
         return lambda text: click.echo(json.dumps({"event": "step", "text": text.strip()}))
     return lambda text: console.print(Text(text, style="" if text.startswith(" ") else "bold"))

@@ -53,7 +53,7 @@ EXIT_TIMEOUT_S = 10.0
 """Time for agents to exit after their sender; after a successful cast they exit before it."""
 COMPARE_BYTES = MIB
 
-Say = Callable[[str], None]
+PrintStep = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,13 +82,13 @@ class AgentRun:
     exit_code: int | None = None
     """None if it was never started."""
     result: dict[str, object] = dataclasses.field(default_factory=dict)
-    """Its last JSON line."""
+    """Last JSON line of the agent."""
     fault: str = ""
     """The failure, or the difference between target and source; empty if every byte is right."""
 
     @property
     def role(self) -> str:
-        """Its role, for the table."""
+        """Role in the demo, for the table."""
         if self.joins_late:
             return "joins after a third of the data"
         return f"loses {REHEARSED_LOSS} of its datagrams" if self.rehearses_loss else "ordinary"
@@ -130,7 +130,7 @@ def demo_directory(plan: DemoPlan) -> Iterator[Path]:
         raise ConfigurationError(
             f"the directory {parent} doesn't exist: create it, or name another with --directory"
         )
-    # The source, its packed form, and a target an agent; most of each is holes.
+    # The source, its packed form, and a target an agent; each consists mostly of holes.
     wanted_bytes = plan.image_bytes * (plan.agent_count + 2) // 2
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < wanted_bytes:
@@ -151,35 +151,35 @@ def demo_directory(plan: DemoPlan) -> Iterator[Path]:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-async def run_demo(plan: DemoPlan, directory: Path, say: Say) -> DemoReport:
+async def run_demo(plan: DemoPlan, directory: Path, print_step: PrintStep) -> DemoReport:
     """Make a disk, pack it, cast it to the agents, and compare their targets with it.
 
     Args:
         plan: the options of the demo.
         directory: an empty one; see :func:`demo_directory`.
-        say: gets each step as a line of text.
+        print_step: gets each step as a line of text.
 
     Raises:
         DiskcastError: the demo can't be set up; a failed cast is in the report instead.
     """
     assert 1 <= plan.agent_count <= AGENT_COUNT_MAX, plan.agent_count
-    image, packed, payload_bytes = await make_packed(plan, directory, say)
-    cast = _Cast(plan, packed, payload_bytes, plan_agents(directory, plan.agent_count), say)
+    image, packed, payload_bytes = await make_packed(plan, directory, print_step)
+    cast = _Cast(plan, packed, payload_bytes, plan_agents(directory, plan.agent_count), print_step)
     sender_exit_code = await cast.run()
-    say("Comparing every target with the source disk, byte by byte")
+    print_step("Comparing every target with the source disk, byte by byte")
     faults = [asyncio.to_thread(find_fault, image.path, agent.target) for agent in cast.agents]
     for agent, fault in zip(cast.agents, await asyncio.gather(*faults), strict=True):
         agent.fault = agent.fault or fault
     return DemoReport(directory, image, payload_bytes, sender_exit_code, cast.sender_fault, cast.agents)
 
 
-async def make_packed(plan: DemoPlan, directory: Path, say: Say) -> tuple[DemoImage, Path, int]:
+async def make_packed(plan: DemoPlan, directory: Path, print_step: PrintStep) -> tuple[DemoImage, Path, int]:
     """Make a disk and pack it.
 
     Args:
         plan: the options of the demo.
         directory: the place for both files.
-        say: gets each step as a line of text.
+        print_step: gets each step as a line of text.
 
     Returns:
         The disk, its image, and the payload bytes of the image.
@@ -188,18 +188,18 @@ async def make_packed(plan: DemoPlan, directory: Path, say: Say) -> tuple[DemoIm
         DiskcastError: one of them can't be made.
     """
     assert plan.image_bytes >= IMAGE_BYTES_MIN, plan.image_bytes
-    say(f"Working in {directory}")
-    say("Making a source disk with files of this machine")
+    print_step(f"Working in {directory}")
+    print_step("Making a source disk with files of this machine")
     disk = directory / "disk.img"
     image = await asyncio.to_thread(make_demo_image, disk, plan.image_bytes, directory, mke2fs=find_mke2fs())
     content = f"{image.filesystem} with {image.file_count} files, {format_bytes(image.content_bytes)}"
-    say(f"  {format_bytes(image.raw_bytes)}, mostly free: {content}")
+    print_step(f"  {format_bytes(image.raw_bytes)}, mostly free: {content}")
     if image.filesystem != "ext4":
-        say("  (a tar stream instead of a filesystem, because mke2fs isn't installed)")
+        print_step("  (a tar stream instead of a filesystem, because mke2fs isn't installed)")
     packed = directory / "demo.dci"
-    await _pack(plan, image, packed, say)
+    await _pack(plan, image, packed, print_step)
     payload_bytes = await asyncio.to_thread(_payload_bytes, packed)
-    say(f"  {format_bytes(payload_bytes)} to send")
+    print_step(f"  {format_bytes(payload_bytes)} to send")
     return image, packed, payload_bytes
 
 
@@ -261,9 +261,9 @@ def find_fault(source: Path, target: Path) -> str:
     return ""
 
 
-async def _pack(plan: DemoPlan, image: DemoImage, packed: Path, say: Say) -> None:
+async def _pack(plan: DemoPlan, image: DemoImage, packed: Path, print_step: PrintStep) -> None:
     arguments = ["pack", str(image.path), "-o", str(packed), "--name", "demo"]
-    say(f"Packing it:  diskcast {_shown(arguments, packed.parent)}")
+    print_step(f"Packing it:  diskcast {_shown(arguments, packed.parent)}")
     async with Programs(packed.parent, attach=plan.show_tables) as programs:
         program = await programs.start("sender", arguments, name="pack", shown=True)
         code = await program.wait()
@@ -287,14 +287,14 @@ class _Cast:
     """The sender and its agents, from the first start to the last exit."""
 
     def __init__(
-        self, plan: DemoPlan, packed: Path, payload_bytes: int, agents: list[AgentRun], say: Say
+        self, plan: DemoPlan, packed: Path, payload_bytes: int, agents: list[AgentRun], print_step: PrintStep
     ) -> None:
         self.agents = agents
         self.sender_fault = ""
         self._plan = plan
         self._packed = packed
         self._late_join_bytes = payload_bytes * LATE_JOIN_FRACTION
-        self._say = say
+        self._print_step = print_step
         self._data_port, self._control_port = free_ports()
         self._late_join = asyncio.Event()
         self._late_join_planned = False
@@ -330,11 +330,11 @@ class _Cast:
             str(self._data_port),
         ]
         arguments += ["--control", f"{HOST}:{self._control_port}"]
-        self._say(f"Casting it:  diskcast {_shown(arguments, self._packed.parent)}")
+        self._print_step(f"Casting it:  diskcast {_shown(arguments, self._packed.parent)}")
         example = _shown(self._arguments(self.agents[0]), self._packed.parent)
-        self._say(f"Receiving it with {len(self.agents)} agents:  diskcast-agent {example}")
+        self._print_step(f"Receiving it with {len(self.agents)} agents:  diskcast-agent {example}")
         for agent in self.agents:
-            self._say(f"  {agent.name}: {agent.role}")
+            self._print_step(f"  {agent.name}: {agent.role}")
         return await programs.start("sender", arguments, name="send", shown=True)
 
     async def _wait_for_end(self, programs: Programs, sender: Program) -> int:

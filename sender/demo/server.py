@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from protocol.errors import ConfigurationError, ServerRefusedError, StorageError
 from protocol.shared.units import format_duration
 from sender.demo.programs import Program, Programs
-from sender.demo.run import INTERFACE, DemoPlan, Say, make_packed
+from sender.demo.run import INTERFACE, DemoPlan, PrintStep, make_packed
 from sender.store.records.images import Image, ImageState
 from sender.store.records.machines import Room
 
@@ -65,13 +65,13 @@ class _Machine:
         self.done: set[str] = set()
 
 
-async def run_room(plan: RoomPlan, directory: Path, say: Say) -> None:
+async def run_room(plan: RoomPlan, directory: Path, print_step: PrintStep) -> None:
     """Give the daemon an image and a room, and run the agents of its machines until cancelled.
 
     Args:
         plan: the options of the demo.
         directory: an empty one, for the disk and the agents' targets.
-        say: gets each step as a line of text.
+        print_step: gets each step as a line of text.
 
     Raises:
         DiskcastError: the daemon doesn't answer or refuses, its folder can't be written to, or an agent exited.
@@ -79,37 +79,39 @@ async def run_room(plan: RoomPlan, directory: Path, say: Say) -> None:
     client = plan.client
     _require_here(client.server)
     server = await asyncio.to_thread(client.get, "/server", dict[str, Any])
-    say(f"Connected to the daemon {server['name']} at {client.server}")
-    await _bring_image(plan, directory, say)
+    print_step(f"Connected to the daemon {server['name']} at {client.server}")
+    await _bring_image(plan, directory, print_step)
     machines = [
         _Machine(f"agent-{number}", plan, directory) for number in range(1, plan.demo.agent_count + 1)
     ]
     await asyncio.to_thread(_bring_room, plan, machines)
-    say(f"Room {plan.room!r} has {len(machines)} machines")
+    print_step(f"Room {plan.room!r} has {len(machines)} machines")
     with _enrolment(client, needed=server["auth"] != "open") as environment:
         try:
             async with Programs(directory, attach=False) as programs, asyncio.TaskGroup() as tasks:
                 for machine in machines:
-                    tasks.create_task(_run_agent(plan, machine, machines, programs, environment, say))
+                    tasks.create_task(_run_agent(plan, machine, machines, programs, environment, print_step))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(READY_LIMIT_S):
                         for machine in machines:
                             await machine.ready.wait()
                 online_count = sum(machine.ready.is_set() for machine in machines)
-                say(f"{online_count} of {len(machines)} agents have checked in and are waiting for a cast")
-                _say_next(plan, say)
+                print_step(
+                    f"{online_count} of {len(machines)} agents have checked in and are waiting for a cast"
+                )
+                _print_next_steps(plan, print_step)
         except BaseExceptionGroup as group:  # one agent that exits is enough
             raise group.exceptions[0] from group
 
 
-def _say_next(plan: RoomPlan, say: Say) -> None:
+def _print_next_steps(plan: RoomPlan, print_step: PrintStep) -> None:
     command = ["diskcast", "casts", "create", IMAGE_NAME, "--room", plan.room]
     if plan.client.server != "http://127.0.0.1:7400":
         command += ["--server", plan.client.server]
-    say("Now, in another terminal, start a cast:")
-    say(f"  {shlex.join(command)}")
-    say(f"and watch it at {plan.client.server}/ (add --rate 100M for a slower cast)")
-    say("Press Ctrl-C here to stop the agents")
+    print_step("Now, in another terminal, start a cast:")
+    print_step(f"  {shlex.join(command)}")
+    print_step(f"and watch it at {plan.client.server}/ (add --rate 100M for a slower cast)")
+    print_step("Press Ctrl-C here to stop the agents")
 
 
 def _require_here(server: str) -> None:
@@ -132,18 +134,18 @@ def _require_here(server: str) -> None:
 # -- image and room ---------------------------------------------------------------------------------
 
 
-async def _bring_image(plan: RoomPlan, directory: Path, say: Say) -> None:
+async def _bring_image(plan: RoomPlan, directory: Path, print_step: PrintStep) -> None:
     path = plan.images / f"{IMAGE_NAME}.dci"
     if not plan.images.is_dir():
         raise ConfigurationError(
             f"the folder {plan.images} doesn't exist: name one of the daemon's image folders with --images DIR"
         )
     if path.exists():
-        say(f"Using the existing image {path}")
+        print_step(f"Using the existing image {path}")
     else:
-        _, packed, _ = await make_packed(plan.demo, directory, say)
+        _, packed, _ = await make_packed(plan.demo, directory, print_step)
         await asyncio.to_thread(_put, packed, path)
-        say(f"Copied to the daemon's image folder: {path}")
+        print_step(f"Copied to the daemon's image folder: {path}")
     await _wait_for_image(plan)
 
 
@@ -221,30 +223,32 @@ async def _run_agent(
     machines: list[_Machine],
     programs: Programs,
     environment: dict[str, str],
-    say: Say,
+    print_step: PrintStep,
 ) -> None:
     arguments = ["run", "--server", plan.client.server, "--interface", INTERFACE]
     arguments += ["--target", str(machine.target), "--name", machine.name, "--identity", machine.serial]
     program = await programs.start("receiver", arguments, name=machine.name, environment=environment)
-    code = await program.wait(lambda event: _on_event(event, machine, machines, say))
+    code = await program.wait(lambda event: _on_event(event, machine, machines, print_step))
     raise StorageError(_exit_text(machine, program, code))
 
 
-def _on_event(event: dict[str, object], machine: _Machine, machines: list[_Machine], say: Say) -> None:
+def _on_event(
+    event: dict[str, object], machine: _Machine, machines: list[_Machine], print_step: PrintStep
+) -> None:
     match event:
         case {"event": "waiting"}:
             machine.ready.set()
         case {"event": "moved", "control_url": url}:
-            say(f"  {machine.name}: following its cast to {url}")
+            print_step(f"  {machine.name}: following its cast to {url}")
         case {"event": "unanswered"}:
-            say(f"  {machine.name}: the daemon doesn't answer; retrying")
+            print_step(f"  {machine.name}: the daemon doesn't answer; retrying")
         case {"event": "cast_result", "ok": True, "cast_id": str(cast_id), "seconds_total": float(seconds)}:
-            say(f"  {machine.name}: complete, every byte verified, in {format_duration(seconds)}")
+            print_step(f"  {machine.name}: complete, every byte verified, in {format_duration(seconds)}")
             machine.done.add(cast_id)
             if all(cast_id in other.done for other in machines):
-                say(f"All {len(machines)} are complete; ready for the next cast")
+                print_step(f"All {len(machines)} are complete; ready for the next cast")
         case {"event": "cast_result", "ok": False, "error": error}:
-            say(f"  {machine.name}: failed: {error}")
+            print_step(f"  {machine.name}: failed: {error}")
 
 
 def _exit_text(machine: _Machine, program: Program, code: int) -> str:

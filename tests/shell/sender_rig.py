@@ -1,4 +1,4 @@
-"""A small cast in memory for tests of the sender's shell: image file, parameters, session, and who may wake whom."""
+"""A small cast in memory for tests of the sender's shell: image file, parameters, session and wake-ups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SYMBOL_BYTES = 1440
 
 @dataclasses.dataclass
 class Rig:
-    """The pieces; ``wakes`` counts how often the event loop would have been woken."""
+    """The parts of the cast; ``wakes`` counts the wake-ups of the event loop."""
 
     made: MadeImage
     image: ImageFile
@@ -29,13 +29,13 @@ class Rig:
     wakes: list[float]
 
     def join(self, name: str = "pc-1", agent_id: str = "agent-1") -> JoinGrant:
-        """Let in a receiver that holds the manifest and needs all blocks."""
+        """Join a receiver that has the manifest and needs all blocks."""
         request = JoinRequest(agent_id, name, {}, True, None, "127.0.0.1")
         with self.shared.update() as (session, now):
             return session.join(request, now)
 
     def start_casting(self) -> JoinGrant:
-        """Join one receiver and let the room be gathered."""
+        """Join one receiver, which completes the room."""
         grant = self.join()
         with self.shared.update() as (session, now):
             session.control_datagrams(now)
@@ -50,7 +50,7 @@ def make_rig(
     port: int = 7410,
     policy: CastPolicy | None = None,
 ) -> Rig:
-    """A cast of an image with one block a letter."""
+    """Return a cast of an image with one block per letter."""
     made = make_image(kinds)
     image = ImageFile.open(made.write(folder / "image.dci"))
     parameters = CastParameters(

@@ -1,4 +1,4 @@
-"""The control API over real HTTP: if it failed, nobody could join, or anybody could speak for a receiver."""
+"""The control API over real HTTP: if it failed, no receiver could join, or anyone could impersonate a receiver."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CAST = "/api/v1/casts/1234abcd"
 async def served(
     rig: Rig, on_failure: Callable[[DiskcastError], None] = lambda _: None
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a real server, which has ended when the context does."""
+    """Yield a client of a real server, which stops with the context."""
     lo = find_interface("lo")
     tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
     api = ControlApi(rig.shared, rig.parameters, rig.image.manifest, on_failure)
@@ -84,12 +84,12 @@ async def join(client: httpx.AsyncClient) -> tuple[JoinGrant, dict[str, str]]:
 
 
 def stored_rig(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """Of an image whose manifest is too large to be held in memory."""
+    """The control API of an image whose manifest is too large for memory."""
     monkeypatch.setattr("sender.imaging.image_file.MANIFEST_IN_MEMORY_BYTES_MAX", 0)
     return make_rig(folder)
 
 
-def test_a_manifest_that_is_read_as_needed_is_served_as_any_other(
+def test_a_manifest_read_from_disk_is_served_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = stored_rig(tmp_path, monkeypatch)
@@ -100,7 +100,7 @@ def test_a_manifest_that_is_read_as_needed_is_served_as_any_other(
     with_client(rig, scenario)
 
 
-def test_a_manifest_that_has_changed_ends_the_cast_and_is_not_served(
+def test_an_altered_manifest_ends_the_cast_and_is_not_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = stored_rig(tmp_path, monkeypatch)
@@ -118,7 +118,7 @@ def test_a_manifest_that_has_changed_ends_the_cast_and_is_not_served(
     assert not caplog.records, "the cast says it itself"
 
 
-def test_a_receiver_joins_says_its_need_and_reports_its_completion(tmp_path: Path) -> None:
+def test_a_receiver_joins_sends_its_need_and_reports_completion(tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
 
     async def scenario(client: httpx.AsyncClient) -> None:
@@ -164,7 +164,7 @@ def test_the_manifest_is_served_byte_for_byte(tmp_path: Path, monkeypatch: pytes
     with_client(rig, scenario)
 
 
-def test_another_cast_is_not_found_and_ours_is_named(tmp_path: Path) -> None:
+def test_the_error_of_an_unknown_cast_names_the_running_one(tmp_path: Path) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         for method, path in (("GET", ""), ("GET", "/manifest"), ("POST", "/receivers")):
             response = await client.request(method, f"/api/v1/casts/ffffffff{path}")
@@ -210,7 +210,7 @@ def test_bodies_are_bounded_before_they_are_read(tmp_path: Path) -> None:
     with_client(make_rig(tmp_path), scenario)
 
 
-def test_only_the_holder_of_a_receivers_key_speaks_for_it(tmp_path: Path) -> None:
+def test_requests_of_a_receiver_need_its_key(tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
 
     async def scenario(client: httpx.AsyncClient) -> None:
@@ -227,7 +227,7 @@ def test_only_the_holder_of_a_receivers_key_speaks_for_it(tmp_path: Path) -> Non
         )
         check_problem(await client.post(f"{CAST}/receivers/x/completion", content=body), 400, "path")
         assert rig.session.receivers[grant.receiver_id].state is ReceiverState.JOINED
-        # A rejoin gives a new key; the old one is worth nothing from then on.
+        # A rejoin gives a new key, and the old one becomes invalid.
         await join(client)
         check_problem(
             await client.post(path, content=body, headers=authorization), 401, "join the cast again"
@@ -236,7 +236,7 @@ def test_only_the_holder_of_a_receivers_key_speaks_for_it(tmp_path: Path) -> Non
     with_client(rig, scenario)
 
 
-def test_a_cast_that_has_ended_refuses_newcomers(tmp_path: Path) -> None:
+def test_an_ended_cast_refuses_joins(tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
 
     async def scenario(client: httpx.AsyncClient) -> None:
@@ -247,7 +247,7 @@ def test_a_cast_that_has_ended_refuses_newcomers(tmp_path: Path) -> None:
     with_client(rig, scenario)
 
 
-def test_a_hundred_receivers_join_at_once_and_each_gets_its_own_place(tmp_path: Path) -> None:
+def test_a_hundred_receivers_can_join_at_once(tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
 
     async def scenario(client: httpx.AsyncClient) -> None:
@@ -261,7 +261,7 @@ def test_a_hundred_receivers_join_at_once_and_each_gets_its_own_place(tmp_path: 
     with_client(rig, scenario)
 
 
-def test_the_server_leaves_the_programs_signal_handlers_alone(tmp_path: Path) -> None:
+def test_the_server_keeps_the_programs_signal_handlers(tmp_path: Path) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         before = signal.getsignal(signal.SIGTERM)
         await client.get(CAST)

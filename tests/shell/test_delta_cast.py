@@ -1,7 +1,7 @@
-"""Casting to a target that holds some of the image: what is right there isn't sent again, and nothing else is lost.
+"""Cast to a target that holds a part of the image: correct blocks aren't sent again, and all others are.
 
-Lost if these fail: a room that is refreshed every week receives the nine tenths that it has, and a power cut starts
-over.
+If these failed, a weekly refresh would send the nine tenths that the room already has, and a power cut would mean
+starting over.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["threads_in_place"]
 
 BLOCK_COUNT = 96
 EDGE_COUNT = 16
-"""Blocks that are committed last, at each end."""
+"""Return the blocks that are committed last, at each end."""
 
 
 @pytest.fixture
 def cast(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SmallCast:
-    # Some steps, so that much of it comes while the rest is still unknown.
+    # In several steps, so that much arrives while the rest is still unknown.
     monkeypatch.setattr(target_image, "SCAN_STEP_BYTES", 8 * BLOCK_BYTES)
     return SmallCast(SmallImage(block_count=BLOCK_COUNT), tmp_path)
 
@@ -54,14 +54,16 @@ def middle_blocks(cast: SmallCast, kind: BlockKind) -> list[int]:
 
 
 def spoil(cast: SmallCast, blocks: list[int]) -> None:
-    """The target holds the image but for ``blocks``."""
+    """Write the image to the target, except for ``blocks``."""
     content = bytearray(cast.image.raw)
     for block in blocks:
         content[block * BLOCK_BYTES + 5] ^= 0xFF
     cast.path.write_bytes(content)
 
 
-async def test_only_what_differs_is_sent(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+async def test_only_different_blocks_are_sent(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
     wrong = [*middle_blocks(cast, BlockKind.RAW)[:2], middle_blocks(cast, BlockKind.DATA)[0]]
     spoil(cast, [*wrong, middle_blocks(cast, BlockKind.ZERO)[0]])
     cast.start_sender()
@@ -74,7 +76,7 @@ async def test_only_what_differs_is_sent(cast: SmallCast, autojump_clock: trio.t
     assert cast.completions[0].raw_bytes_kept == status.raw_bytes_kept
 
 
-async def test_a_target_that_is_right_is_left_alone(
+async def test_a_correct_target_is_not_written(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     spoil(cast, [])
@@ -86,7 +88,7 @@ async def test_a_target_that_is_right_is_left_alone(
     assert cast.completions[0].success
 
 
-async def test_a_wrong_partition_table_is_mended(
+async def test_a_wrong_partition_table_is_fixed(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     spoil(cast, [0])
@@ -96,10 +98,10 @@ async def test_a_wrong_partition_table_is_mended(
     assert cast.image_symbols_sent == symbols_of(cast, [0]), "the other edge blocks were kept in memory"
 
 
-async def test_a_strange_disk_is_not_read_to_its_end(
+async def test_a_disk_with_other_content_is_not_scanned_completely(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """What holds nothing of the image is written: to read it all first would take its time from that."""
+    """A disk with other content is written at once: reading it first would only cost time."""
     cast.path.write_bytes(random.Random(5).randbytes(len(cast.image.raw)))
     cast.start_sender()
     reception = await cast.receive()
@@ -108,10 +110,10 @@ async def test_a_strange_disk_is_not_read_to_its_end(
     assert cast.image_symbols_sent == symbols_of(cast, stored_blocks(cast))
 
 
-async def test_the_mark_of_this_image_makes_it_look(
+async def test_the_mark_of_the_image_causes_a_full_scan(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A machine that was switched off early on: the sample of a few blocks would miss what is there."""
+    """After an early power cut a sample of a few blocks would miss the correct ones."""
     manifest = cast.image.manifest
     content = bytearray(random.Random(5).randbytes(len(cast.image.raw)))
     content[:512] = build_marker(Marker(manifest.image_id, "small", manifest.raw_bytes))
@@ -122,7 +124,7 @@ async def test_the_mark_of_this_image_makes_it_look(
     cast.start_sender()
 
     class Unlucky(TargetImage):
-        """Draws a sample in which nothing is right."""
+        """A random generator whose samples contain no correct block."""
 
         def __init__(self, target: target_image.Target) -> None:
             super().__init__(target, rng=random.Random(1))
@@ -133,7 +135,7 @@ async def test_the_mark_of_this_image_makes_it_look(
     assert cast.image_symbols_sent == symbols_of(cast, stored_blocks(cast)) - symbols_of(cast, [block])
 
 
-async def test_full_asks_for_all(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
+async def test_full_requests_all_blocks(cast: SmallCast, autojump_clock: trio.testing.MockClock) -> None:
     spoil(cast, [])
 
     class Full(TargetImage):
@@ -147,7 +149,7 @@ async def test_full_asks_for_all(cast: SmallCast, autojump_clock: trio.testing.M
 
 @pytest.mark.parametrize("loss", [0.0, 0.1])
 @pytest.mark.parametrize("restart_after", [0, 40, 300])
-async def test_a_sender_that_is_started_again_finds_the_scan_where_it_was(
+async def test_a_restarted_sender_gets_the_progress_of_the_scan(
     cast: SmallCast, autojump_clock: trio.testing.MockClock, restart_after: int, loss: float
 ) -> None:
     wrong = middle_blocks(cast, BlockKind.RAW)[:12]
@@ -170,7 +172,7 @@ async def test_a_sender_that_is_started_again_finds_the_scan_where_it_was(
 
 
 @pytest.mark.parametrize("hops", [1, 2, 3, 5])
-async def test_after_a_cut_the_same_command_goes_on(
+async def test_after_a_power_cut_the_same_command_resumes(
     cast: SmallCast, autojump_clock: trio.testing.MockClock, hops: int
 ) -> None:
     class Cut(TargetImage):
@@ -202,7 +204,7 @@ async def test_after_a_cut_the_same_command_goes_on(
     assert cast.image_symbols_sent == symbols_of(cast, lacking)
 
 
-async def test_where_an_earlier_run_ended_it_stops_looking(
+async def test_the_scan_stops_where_an_earlier_run_ended(
     cast: SmallCast, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target_scan, "UNMATCHED_BYTES_MAX", 16 * BLOCK_BYTES)
@@ -226,14 +228,14 @@ async def test_where_an_earlier_run_ended_it_stops_looking(
 
 
 class Faulty(TargetImage):
-    """Says of some blocks, while scanning, that they are wrong although they are right."""
+    """A scan that reports some correct blocks as wrong."""
 
     def scan(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         wrong = set(super().scan(blocks).tolist()) | set(blocks[::3].tolist())
         return np.array(sorted(wrong), np.int64)
 
 
-async def test_what_is_found_bit_by_bit_is_asked_for_once(
+async def test_blocks_found_step_by_step_are_requested_once(
     cast: SmallCast, autojump_clock: trio.testing.MockClock
 ) -> None:
     spoil(cast, [])

@@ -1,4 +1,4 @@
-"""The feedback port and what it changes: if it failed, a receiver's NACKs would be lost or anybody's be believed."""
+"""The feedback port: if it failed, NACKs of receivers would be lost, or forged ones accepted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _encode(grant: JoinGrant, message: Nack | Report, key: bytes | None) -> byte
 
 
 def exchange(rig: Rig, datagrams: list[bytes], until: Callable[[FeedbackPort], bool]) -> FeedbackPort:
-    """Send ``datagrams`` to a real feedback port and let it run until it has taken them."""
+    """Send ``datagrams`` to a real feedback port and run it until it has received them."""
     lo = find_interface("lo")
     tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
     destination = udp.getsockname()

@@ -1,6 +1,6 @@
-"""``diskcast send`` as an operator's script sees it: events, exit codes and the last word to the room.
+"""``diskcast send`` as an operator's script sees it: events, exit codes and the notification of the room.
 
-Receivers are played over the real control API and the real group on lo; no privileges are needed.
+The tests act as receivers over the real control API and the real group on lo; no privileges are needed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GROUP = parse_group("239.255.68.97")
 
 
 class Room:
-    """A group on lo of this test's own: its port, and an ear in it."""
+    """A multicast group on lo for one test: its port, and a listener in it."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -54,7 +54,7 @@ class Room:
         self._socket.close()
 
     def end_of_transmission(self) -> EndOfTransmission:
-        """The first EOT that is heard."""
+        """Return the first EOT received."""
         while True:
             try:
                 _prefix, message = decode_control_untrusted(self._socket.recv(65536))
@@ -64,14 +64,14 @@ class Room:
                 return message
 
     def announce(self, cast_id: int, *, incarnation: int) -> None:
-        """Say what another sender of the cast would say."""
+        """Send an ANNOUNCE of another sender of the cast."""
         message = Announce(incarnation, 0, bytes(32), "made", "http://127.0.0.1:1", 1440, 1, 0, 0, 0, 100, 0)
         lo = find_interface("lo")
         with open_data_socket(lo, lo.address_for(GROUP), GROUP, self.port, ttl=1) as sock:
             sock.send(encode_control(message, cast_id=cast_id, session_token=0))
 
     def is_silent(self) -> bool:
-        """Whether nothing at all was heard."""
+        """Return True if nothing was received."""
         self._socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             self._socket.recv(65536)
@@ -102,7 +102,7 @@ def sending(room: Room, image: Path, *options: str) -> Iterator[Program]:
 
 
 def result_of(program: Program, exit_code: int) -> dict[str, Any]:
-    """The last line, once the program has ended with ``exit_code``."""
+    """Return the last line after the program exited with ``exit_code``."""
     assert program.wait(LIMIT_S) == exit_code, program.describe()
     result = program.events[-1]
     assert result["event"] == "result"
@@ -112,7 +112,7 @@ def result_of(program: Program, exit_code: int) -> dict[str, Any]:
 
 
 class PlayedReceiver:
-    """Joins over HTTP and says what a test wants it to say."""
+    """A receiver that joins over HTTP and sends the messages of a test."""
 
     def __init__(self, program: Program, name: str) -> None:
         started = program.wait_event("cast_started", LIMIT_S)
@@ -132,9 +132,7 @@ class PlayedReceiver:
         assert response.status_code == 204, response.text
 
 
-def test_a_room_that_is_complete_is_success_and_every_receiver_is_accounted_for(
-    room: Room, image: Path
-) -> None:
+def test_a_complete_room_is_success_and_every_receiver_is_in_the_summary(room: Room, image: Path) -> None:
     with sending(room, image, "--wait-for", "2") as program:
         first, second = PlayedReceiver(program, "pc-1"), PlayedReceiver(program, "pc-2")
         program.wait_event("casting_started", LIMIT_S)
@@ -151,7 +149,7 @@ def test_a_room_that_is_complete_is_success_and_every_receiver_is_accounted_for(
     assert program.stderr_text() == ""
 
 
-def test_a_receiver_that_failed_fails_the_cast_and_is_named_with_its_error(room: Room, image: Path) -> None:
+def test_a_failed_receiver_fails_the_cast_and_is_named_with_its_error(room: Room, image: Path) -> None:
     with sending(room, image, "--wait-for", "2") as program:
         first, second = PlayedReceiver(program, "pc-1"), PlayedReceiver(program, "pc-2")
         program.wait_event("casting_started", LIMIT_S)
@@ -163,7 +161,7 @@ def test_a_receiver_that_failed_fails_the_cast_and_is_named_with_its_error(room:
     assert [receiver["state"] for receiver in result["receivers"]] == ["complete", "failed"]
 
 
-def test_a_receiver_that_falls_silent_is_lost_and_does_not_hold_the_room(room: Room, image: Path) -> None:
+def test_a_silent_receiver_is_lost_and_does_not_delay_the_room(room: Room, image: Path) -> None:
     with sending(room, image, "--receiver-timeout", "0.5") as program:
         PlayedReceiver(program, "pc-1")
         program.wait_event("receiver_lost", LIMIT_S)
@@ -171,13 +169,16 @@ def test_a_receiver_that_falls_silent_is_lost_and_does_not_hold_the_room(room: R
     assert "pc-1: silent" in result["error"]
 
 
-def test_too_few_receivers_by_the_deadline_start_and_the_exit_code_says_so(room: Room, image: Path) -> None:
+def test_too_few_receivers_by_the_deadline_start_and_set_the_exit_code(room: Room, image: Path) -> None:
     error = ""
     for max_wait in ("1.5", "15", "150"):
         with sending(room, image, "--wait-for", "2", "--max-wait", max_wait) as program:
             try:
                 only = PlayedReceiver(program, "pc-1")
-            except (LabError, httpx.HTTPError):  # a busy machine: none could join before the deadline
+            except (
+                LabError,
+                httpx.HTTPError,
+            ):  # on a busy machine no receiver could join before the deadline
                 continue
             program.wait_event("casting_started", LIMIT_S)
             only.report(completion())
@@ -186,7 +187,7 @@ def test_too_few_receivers_by_the_deadline_start_and_the_exit_code_says_so(room:
     assert "only 1 of 2" in error
 
 
-def test_nobody_by_the_deadline_ends_without_image_data(room: Room, image: Path) -> None:
+def test_a_cast_without_receivers_ends_at_the_deadline(room: Room, image: Path) -> None:
     with sending(room, image, "--max-wait", "0.2") as program:
         result = result_of(program, 61)
     assert "no receiver joined" in result["error"]
@@ -194,7 +195,9 @@ def test_nobody_by_the_deadline_ends_without_image_data(room: Room, image: Path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_cancels_and_the_room_is_told(room: Room, image: Path, number: signal.Signals) -> None:
+def test_a_signal_cancels_the_cast_and_notifies_the_room(
+    room: Room, image: Path, number: signal.Signals
+) -> None:
     with sending(room, image, "--rate", "1M") as program:
         PlayedReceiver(program, "pc-1")
         program.wait_event("casting_started", LIMIT_S)
@@ -204,7 +207,7 @@ def test_a_signal_cancels_and_the_room_is_told(room: Room, image: Path, number: 
     assert result["receivers"][0]["state"] == "receiving"
 
 
-def test_a_second_signal_does_not_wait_and_still_tells_the_room(room: Room, image: Path) -> None:
+def test_a_second_signal_does_not_wait_and_still_notifies_the_room(room: Room, image: Path) -> None:
     with sending(room, image) as program:
         PlayedReceiver(program, "pc-1")
         program.signal(signal.SIGINT)
@@ -214,7 +217,7 @@ def test_a_second_signal_does_not_wait_and_still_tells_the_room(room: Room, imag
     assert [room.end_of_transmission().outcome for _ in range(5)] == [SessionOutcome.CANCELLED] * 5
 
 
-def test_an_image_that_is_altered_during_the_cast_ends_it_for_everybody_naming_the_block(
+def test_an_image_altered_during_the_cast_ends_it_with_an_error_that_names_the_block(
     room: Room, image: Path
 ) -> None:
     made = make_image("rdrzur")
@@ -232,7 +235,7 @@ def test_an_image_that_is_altered_during_the_cast_ends_it_for_everybody_naming_t
     assert result["receivers"][0]["name"] == "pc-1"
 
 
-def test_a_taken_port_is_refused_before_a_word_is_said_to_the_group(room: Room, image: Path) -> None:
+def test_a_port_in_use_is_an_error_before_anything_is_sent_to_the_group(room: Room, image: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -243,7 +246,7 @@ def test_a_taken_port_is_refused_before_a_word_is_said_to_the_group(room: Room, 
     assert room.is_silent()
 
 
-def test_a_sender_that_hears_its_own_cast_announced_by_another_goes(room: Room, image: Path) -> None:
+def test_a_sender_stops_if_another_one_announces_the_same_cast(room: Room, image: Path) -> None:
     with sending(room, image) as program:
         started = program.wait_event("cast_started", LIMIT_S)
         room.announce(int(started["cast_id"], 16), incarnation=started["incarnation"] ^ 1)
@@ -278,7 +281,7 @@ def test_options_that_cannot_work_are_refused_with_the_fix(
     assert room.is_silent()
 
 
-def test_metrics_show_the_cast_and_its_receivers_while_it_runs(room: Room, image: Path) -> None:
+def test_metrics_show_the_running_cast_and_its_receivers(room: Room, image: Path) -> None:
     with sending(
         room, image, "--metrics-port", "0", "--metrics-address", "127.0.0.1", "--wait-for", "2"
     ) as program:

@@ -1,4 +1,4 @@
-"""Encoder and transmitter threads against real sockets: if these failed, receivers would get other bytes or none."""
+"""Encoder and transmitter threads with real sockets: if they failed, receivers would get wrong bytes or none."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ KINDS = "drzudrrrrr"
 
 @contextlib.contextmanager
 def group_member() -> Iterator[tuple[socket.socket, int]]:
-    """A socket in the group on lo that keeps whole what a test sends, and its port."""
+    """A socket in the group on lo with a large receive buffer, and its port."""
     lo = find_interface("lo")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         roomy(sock)
@@ -65,7 +65,7 @@ def data_socket(port: int) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def running(function: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
-    """``function`` in a thread that ends with the context."""
+    """Run ``function`` in a thread that ends with the context."""
     thread = threading.Thread(target=function)
     thread.start()
     try:
@@ -77,7 +77,7 @@ def running(function: Callable[[], None], stop: Callable[[], None]) -> Iterator[
 
 
 def expected_frames(rig: Rig) -> NDArray[np.uint8]:
-    """The frames of the whole first pass, encoded in one thread."""
+    """Return the frames of the first pass, encoded in one thread."""
     rig.start_casting()
     encoder = FrameEncoder(rig.parameters)
     blocks = BlockLoader(rig.image, rig.parameters)
@@ -89,7 +89,7 @@ def expected_frames(rig: Rig) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("mode", list(SendMode))
-def test_every_way_of_sending_puts_the_same_datagrams_on_the_wire(tmp_path: Path, mode: SendMode) -> None:
+def test_every_method_of_sending_sends_the_same_datagrams(tmp_path: Path, mode: SendMode) -> None:
     policy = CastPolicy(rate_bytes_per_s=50e6)
     expected = expected_frames(make_rig(tmp_path, KINDS, policy=policy))
     started_at = time.monotonic()
@@ -108,7 +108,7 @@ def test_every_way_of_sending_puts_the_same_datagrams_on_the_wire(tmp_path: Path
             rig.start_casting()
             received = [member.recv(65536) for _ in range(expected.shape[0])]
     got = np.frombuffer(b"".join(received), np.uint8).reshape(-1, FRAME_BYTES).copy()
-    # The stamps begin anew every 6.6 s: a busy machine may take longer for the whole, though not for a step.
+    # The timestamps wrap every 6.6 s: a busy machine may take longer for all steps, but not for one.
     stamps = header_view(got)["sent_at"].astype(int)
     steps = np.diff(stamps, prepend=sent_at_ticks(started_at)) % 2**16
     assert (steps[1:] < 2**15).all(), "datagrams are stamped as they leave, in this order"
@@ -120,7 +120,7 @@ def test_every_way_of_sending_puts_the_same_datagrams_on_the_wire(tmp_path: Path
     assert rig.session.statistics.bytes_transmitted == expected.nbytes
 
 
-def test_a_fixed_rate_is_held_in_bursts_that_suit_it_and_their_lateness_is_counted(tmp_path: Path) -> None:
+def test_a_fixed_rate_is_kept_in_suitable_bursts_and_their_lateness_is_counted(tmp_path: Path) -> None:
     rate = 12.5e6  # 100 Mbit/s
     symbol_count = 88
     with group_member() as (member, port), data_socket(port) as sock:
@@ -136,7 +136,7 @@ def test_a_fixed_rate_is_held_in_bursts_that_suit_it_and_their_lateness_is_count
         batch_count = 0
         started_at = time.monotonic()
         with rig.image, running(transmitter.run, queue.close):
-            # Where every burst was late already, none had to wait for its turn.
+            # If every burst was late, none had to wait.
             while not statistics.burst_lateness.count:
                 for _ in range(10):
                     queue.put(batch)
@@ -146,12 +146,12 @@ def test_a_fixed_rate_is_held_in_bursts_that_suit_it_and_their_lateness_is_count
         elapsed_s = time.monotonic() - started_at
     assert statistics.datagrams_sent_count == batch_count * symbol_count
     assert statistics.send_calls_count == batch_count * 11, "a millisecond's worth is 8 datagrams"
-    # A slow machine may need longer, and none may be faster.
+    # A slow machine may need longer; none may be faster.
     assert batch_count * frames.nbytes <= rate * elapsed_s + 8 * FRAME_BYTES + rate * 0.02
     assert 0 < statistics.burst_lateness.count <= statistics.send_calls_count
 
 
-def test_lateness_is_counted_up_to_and_with_each_bound() -> None:
+def test_lateness_buckets_include_their_bound() -> None:
     lateness = BurstLateness()
     for late_s in (0.0, LATENESS_BOUNDS_S[0], LATENESS_BOUNDS_S[0] * 1.01, LATENESS_BOUNDS_S[-1], 1.0):
         lateness.add(late_s)
@@ -170,7 +170,7 @@ def test_lateness_is_counted_up_to_and_with_each_bound() -> None:
     ],
     ids=["rate", "max-rate", "automatic"],
 )
-def test_the_kernel_may_space_bursts_only_where_no_higher_rate_can_follow(
+def test_the_kernel_paces_bursts_only_if_no_higher_rate_can_follow(
     tmp_path: Path, policy: CastPolicy, limit: int
 ) -> None:
     with group_member() as (_member, port), data_socket(port) as sock:
@@ -187,18 +187,18 @@ def pacing_limit(sock: socket.socket) -> int:
     return value
 
 
-def test_a_limit_beyond_32_bits_is_left_out_and_a_refused_one_harms_nobody() -> None:
+def test_a_limit_beyond_32_bits_is_skipped_and_a_refused_one_is_ignored() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         limit_pacing_rate(sock, 2**31)
         assert pacing_limit(sock) == 0xFFFF_FFFF
     limit_pacing_rate(sock, 1e6)  # closed
 
 
-def test_the_kernel_never_raises_what_a_socket_is_paced_to() -> None:
-    """Why the limit doesn't follow an automatic rate; if this fails, the kernel has changed and it could."""
+def test_the_kernel_never_raises_the_pacing_limit_of_a_socket() -> None:
+    """The limit therefore doesn't follow an automatic rate; if this fails, the kernel has changed and it could."""
     with socket.socket(
         socket.AF_INET, socket.SOCK_STREAM
-    ) as sock:  # a TCP socket can be asked what UDP can't
+    ) as sock:  # TCP sockets report this value, UDP sockets don't
         for rate, paced in ((10_000_000, 10_000_000), (5_000_000, 5_000_000), (100_000_000, 5_000_000)):
             sock.setsockopt(socket.SOL_SOCKET, 47, struct.pack("=I", rate))
             (pacing_rate,) = struct.unpack_from(
@@ -211,7 +211,7 @@ def test_the_kernel_never_raises_what_a_socket_is_paced_to() -> None:
     ("mbit_per_s", "symbols"),
     [(1, 4), (5, 4), (10, 4), (50, 20), (100, 44), (200, 88), (1000, 440), (10_000, PLAN_SYMBOLS_MAX)],
 )
-def test_batches_are_whole_super_datagrams_where_the_rate_allows(
+def test_batches_are_whole_super_datagrams_if_the_rate_allows_it(
     tmp_path: Path, mbit_per_s: float, symbols: int
 ) -> None:
     rig = make_rig(tmp_path, "r" * 30, policy=CastPolicy(rate_bytes_per_s=mbit_per_s * 1e6 / 8))
@@ -224,7 +224,7 @@ def test_batches_are_whole_super_datagrams_where_the_rate_allows(
     assert batch.plan.symbol_count == symbols
 
 
-def test_the_time_that_reading_took_is_told_for_each_batch(tmp_path: Path) -> None:
+def test_each_batch_carries_the_time_spent_reading_for_it(tmp_path: Path) -> None:
     policy = CastPolicy(rate_bytes_per_s=20e6)
     whole_pass = len(expected_frames(make_rig(tmp_path, "r" * 4, policy=policy)))
     rig = make_rig(tmp_path, "r" * 4, policy=policy)
@@ -254,9 +254,9 @@ def test_segmentation_sends_many_datagrams_with_one_call() -> None:
         assert [member.recv(65536)[0] for _ in range(44)] == list(range(44))
 
 
-def test_an_interface_that_refuses_segmentation_is_sent_to_by_sendmmsg_without_losing_a_frame() -> None:
+def test_sendmmsg_replaces_a_refused_segmentation_without_losing_a_frame() -> None:
     with group_member() as (member, port), data_socket(port) as sock:
-        # Datagrams that the kernel cuts must carry checksums (udp(7)): without them it refuses as such cards do.
+        # Segmented datagrams need checksums (udp(7)): without them the kernel refuses, as such cards do.
         sock.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
         output = DatagramOutput(sock, FRAME_BYTES)
         frames = np.arange(20, dtype=np.uint8).repeat(FRAME_BYTES).reshape(20, FRAME_BYTES)
@@ -266,7 +266,7 @@ def test_an_interface_that_refuses_segmentation_is_sent_to_by_sendmmsg_without_l
         assert [member.recv(65536)[0] for _ in range(20)] == list(range(20))
 
 
-def test_an_altered_block_ends_the_encoder_and_is_named(tmp_path: Path) -> None:
+def test_an_altered_block_ends_the_encoder_with_an_error_that_names_it(tmp_path: Path) -> None:
     rig = make_rig(tmp_path, "rrr")
     path = tmp_path / "image.dci"
     content = bytearray(path.read_bytes())
@@ -303,7 +303,7 @@ def test_a_block_is_padded_with_zeros_also_in_a_buffer_that_held_a_longer_one(tm
         assert manifest.rstrip(b"\0") == bytes(rig.image.manifest.data).rstrip(b"\0")
 
 
-def test_datagrams_larger_than_the_mtu_end_the_transmitter_with_the_mend(tmp_path: Path) -> None:
+def test_datagrams_larger_than_the_mtu_end_the_transmitter_with_the_fix(tmp_path: Path) -> None:
     with group_member() as (_member, port), data_socket(port) as sock:
         rig = make_rig(tmp_path, port=port)
         queue = BatchQueue()
@@ -317,7 +317,7 @@ def test_datagrams_larger_than_the_mtu_end_the_transmitter_with_the_mend(tmp_pat
             transmitter.run()
 
 
-def test_a_closed_queue_lets_both_ends_go() -> None:
+def test_a_closed_queue_releases_both_threads() -> None:
     queue = BatchQueue(1)
     results: list[object] = []
     with running(lambda: results.append(queue.get()), queue.close):
@@ -344,7 +344,7 @@ def test_an_idle_encoder_is_woken_by_a_join_and_by_nothing_else(tmp_path: Path) 
     assert plans[0] is not None
 
 
-def test_a_change_that_makes_a_timer_due_earlier_wakes_the_event_loop_once(tmp_path: Path) -> None:
+def test_an_update_that_makes_a_timer_due_earlier_wakes_the_event_loop_once(tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
     with rig.image:
         rig.start_casting()
@@ -358,7 +358,7 @@ def test_a_change_that_makes_a_timer_due_earlier_wakes_the_event_loop_once(tmp_p
         assert rig.shared.arm_timer() <= 0.001
 
 
-def test_a_taken_control_port_is_refused_before_anything_is_sent_naming_the_option() -> None:
+def test_a_control_port_in_use_is_an_error_that_names_the_option() -> None:
     lo = find_interface("lo")
     address = lo.address_for(GROUP)
     tcp, udp = bind_control_sockets(None, 0, lo, address)
@@ -379,7 +379,7 @@ def test_a_control_address_of_another_machine_is_refused() -> None:
         bind_control_sockets(ipaddress.ip_address("192.0.2.77"), 0, lo, lo.address_for(GROUP))
 
 
-def test_a_group_that_the_interface_cannot_reach_is_refused_with_the_route_that_mends_it() -> None:
+def test_the_error_of_an_unreachable_group_shows_the_missing_route() -> None:
     lo = find_interface("lo")
     group = parse_group("ff12::d15c")
     try:
@@ -390,7 +390,7 @@ def test_a_group_that_the_interface_cannot_reach_is_refused_with_the_route_that_
         stack.enter_context(open_data_socket(lo, address, group, 9, ttl=1))
 
 
-def test_the_listener_hears_announcements_and_is_spared_the_data() -> None:
+def test_the_announce_listener_gets_announcements_and_no_data() -> None:
     with open_announce_listener(find_interface("lo"), GROUP, 0) as listener:
         with data_socket(listener.getsockname()[1]) as sock:
             sock.send(bytes([0xD1, 0x5C, 1, 0x01]) + bytes(100))

@@ -90,10 +90,10 @@ def typed_send_error(error: OSError, destination: str, frame_bytes: int) -> Disk
 
 
 class DatagramOutput:
-    """Sends rows of frames through a connected socket.
+    """An output for rows of frames through a connected socket.
 
     Attributes:
-        mode: the way in use; it changes for the slower once, when the interface refuses the faster.
+        mode: the current method; a slower one takes over if the interface refuses the first.
         frames_per_call: most rows that :meth:`send` takes.
     """
 

@@ -1,4 +1,4 @@
-"""Both doctors try the real thing: what they call fine works, what they call broken is, and each problem has a fix."""
+"""Both doctors check the real system: they find its problems, and only those, each with a fix."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ AGENT = [sys.executable, "-m", "receiver", "doctor", "--port", str(DATA_PORT)]
 
 
 def _run(command: list[str]) -> tuple[int, dict[str, dict[str, str]], dict[str, object]]:
-    """Exit code, findings by check, and the result line."""
+    """Return the exit code, the findings by check, and the result line."""
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, cwd=REPOSITORY)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines, done.stderr
@@ -54,10 +54,10 @@ def _run(command: list[str]) -> tuple[int, dict[str, dict[str, str]], dict[str, 
     return done.returncode, {line["check"]: line for line in lines[:-1]}, lines[-1]
 
 
-# -- the real thing, without root ------------------------------------------------------------------------------
+# -- the real system, without root ------------------------------------------------------------------------------
 
 
-def test_sender_doctor_hears_its_own_datagrams_on_the_loopback_interface() -> None:
+def test_sender_doctor_receives_its_own_datagrams_on_the_loopback_interface() -> None:
     code, findings, result = _run([*SENDER, "--interface", "lo"])
     assert (code, result["ok"]) == (0, True)
     assert findings["multicast on lo"]["status"] == "ok"
@@ -85,7 +85,7 @@ def test_agent_doctor_leaves_an_existing_target_as_it_is(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("command", [SENDER, AGENT], ids=["sender", "agent"])
-def test_an_unknown_interface_fails_and_the_others_are_named(command: list[str]) -> None:
+def test_an_unknown_interface_is_a_failure(command: list[str]) -> None:
     code, findings, result = _run([*command, "--interface", "nosuch0"])
     assert code == DoctorFoundProblemsError.exit_code == result["exit_code"]
     assert result["error"] == "1 check failed: interface nosuch0"
@@ -102,7 +102,7 @@ def test_a_taken_control_port_fails() -> None:
     assert findings[f"control port {port} of 127.0.0.1"]["status"] == "fail"
 
 
-def test_a_data_port_that_another_program_keeps_for_itself_fails() -> None:
+def test_a_data_port_that_another_program_holds_exclusively_fails() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
         holder.bind(("", 0))
         port = holder.getsockname()[1]
@@ -121,7 +121,7 @@ def test_a_target_that_no_image_can_be_written_to_fails(tmp_path: Path) -> None:
     assert finding["fix"].startswith("choose another: diskcast-agent disks")
 
 
-def test_agent_doctor_hears_a_sender_and_reaches_it(tmp_path: Path) -> None:
+def test_agent_doctor_finds_a_sender_and_reaches_it(tmp_path: Path) -> None:
     source, image = tmp_path / "disk.raw", tmp_path / "disk.dci"
     source.write_bytes(bytes(range(256)) * 4096)
     with Program(diskcast("pack", source, "-o", image, "--name", "lab", "--json")) as packer:
@@ -130,7 +130,7 @@ def test_agent_doctor_hears_a_sender_and_reaches_it(tmp_path: Path) -> None:
     send = ["send", image, "--interface", "lo", "--port", str(DATA_PORT), "--control", address, "--json"]
     with Program(diskcast(*send)) as sender:
         sender.wait_event("cast_started", LIMIT_S)
-        for _ in range(10):  # it listens for a moment only, in which a busy machine may announce nothing
+        for _ in range(10):  # it listens only briefly, and a busy machine may send no ANNOUNCE in that time
             code, findings, _ = _run([*AGENT, "--interface", "lo"])
             if "answers" in findings["sender"]["detail"]:
                 break
@@ -147,7 +147,7 @@ def test_without_json_a_pipe_gets_plain_lines() -> None:
     assert done.stderr == ""
 
 
-# -- the real thing, in a namespace of its own -------------------------------------------------------------------
+# -- the real system, in a network namespace -------------------------------------------------------------------
 
 
 def _in_namespace(
@@ -214,7 +214,7 @@ def test_strict_reverse_path_filtering_is_a_warning() -> None:
 
 
 @pytest.mark.needs_root
-def test_without_an_interface_named_all_usable_ones_are_tried_and_bridges_are_looked_at() -> None:
+def test_without_an_interface_all_usable_ones_and_bridges_are_checked() -> None:
     bridge = (
         "ip link add br0 type bridge mcast_snooping 1 mcast_querier 0; ip link set br0 up; "
         "ip address add 10.0.1.1/24 dev br0; mount -t sysfs sysfs /sys"
@@ -231,7 +231,7 @@ def test_without_an_interface_named_all_usable_ones_are_tried_and_bridges_are_lo
 
 @pytest.mark.needs_root
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="util-linux's setpriv isn't installed")
-def test_small_socket_buffers_are_a_warning_for_those_who_may_not_exceed_the_limit() -> None:
+def test_small_socket_buffers_are_a_warning_without_cap_net_admin() -> None:
     limit_bytes = int(Path("/proc/sys/net/core/rmem_max").read_text())
     if limit_bytes >= 16 * MIB:
         pytest.skip("net.core.rmem_max is large enough here")
@@ -242,7 +242,7 @@ def test_small_socket_buffers_are_a_warning_for_those_who_may_not_exceed_the_lim
     assert findings["receive buffer"]["fix"].startswith("sysctl -w net.core.rmem_max=")
 
 
-# -- the judgements ------------------------------------------------------------------------------------------------
+# -- judgements ------------------------------------------------------------------------------------------------
 
 
 def test_a_wireless_or_slow_link_is_a_warning() -> None:
@@ -256,7 +256,7 @@ def test_a_wireless_or_slow_link_is_a_warning() -> None:
     assert status(speed=0) == [], "virtual links don't say"
 
 
-def test_fq_is_named_with_what_it_does_and_another_discipline_is_no_problem() -> None:
+def test_fq_is_explained_and_another_discipline_is_no_problem() -> None:
     def detail(*kinds: str) -> str:
         (finding,) = judge_queue_disciplines("if0", kinds)
         assert finding.status is Status.OK
@@ -298,7 +298,7 @@ def test_the_slow_erasure_code_is_a_warning() -> None:
     assert judge_erasure_coding(best_kernel()).detail == best_kernel().name
 
 
-def test_report_names_what_failed_and_how_to_mend_it() -> None:
+def test_the_report_names_failures_and_fixes() -> None:
     findings = [
         ok("a", "fine"),
         warn("b", "slow", "faster"),
@@ -312,7 +312,7 @@ def test_report_names_what_failed_and_how_to_mend_it() -> None:
     require_no_failure(findings[:2])
 
 
-def test_a_problem_without_a_mend_is_a_bug() -> None:
+def test_a_problem_without_a_fix_is_a_bug() -> None:
     with pytest.raises(AssertionError):
         Finding("check", Status.FAIL, "broken")
 
@@ -320,7 +320,7 @@ def test_a_problem_without_a_mend_is_a_bug() -> None:
 # -- free space -----------------------------------------------------------------------------------------------
 
 
-def test_filesystems_that_can_t_be_asked_are_a_warning_with_what_to_install(
+def test_filesystems_without_their_tools_are_a_warning_with_the_packages_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
@@ -340,7 +340,7 @@ def test_filesystems_that_can_t_be_asked_are_a_warning_with_what_to_install(
         (1000, "/sbin/losetup", True, Status.OK, "as root"),
     ],
 )
-def test_what_partitions_need_is_said(
+def test_requirements_for_free_space_in_partitions_are_shown(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     uid: int,

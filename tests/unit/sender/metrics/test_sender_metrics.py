@@ -1,4 +1,4 @@
-"""Metrics of a cast say what the session knows: an operator's alarm on a straggler hangs on them."""
+"""Metrics of a cast match its session: an operator's alerts depend on them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def feedback(rig: Rig) -> Iterator[FeedbackPort]:
 
 
 def scrape(rig: Rig, feedback: FeedbackPort, transmitter: TransmitterStatistics | None = None) -> Scrape:
-    """Every sample that Prometheus would read."""
+    """Return every sample of a scrape."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(SingleCastCollector(rig.shared, transmitter or TransmitterStatistics(), feedback))
     families = text_string_to_metric_families(generate_latest(registry).decode())
@@ -80,7 +80,7 @@ def test_the_bottleneck_is_named_with_its_receiver_and_its_time_counted(
     assert from_the_start == set(Cause), "a counter that appears later has no first increase"
 
 
-def test_stragglers_are_marked_and_what_they_could_take_is_infinite_until_it_is_known(
+def test_stragglers_are_marked_and_an_unknown_sustainable_rate_is_infinite(
     rig: Rig, feedback: FeedbackPort
 ) -> None:
     rig.start_casting()
@@ -120,8 +120,8 @@ def test_histograms_are_cumulative_and_count_everything(rig: Rig, feedback: Feed
     assert value(samples, "diskcast_receiver_completion_seconds_bucket", le="10.0") == 1
 
 
-def test_why_a_machine_was_not_imaged_is_told_apart(rig: Rig, feedback: FeedbackPort) -> None:
-    """An alarm names the mend: a new disk, a larger one, or a cable."""
+def test_failures_of_machines_are_distinguished_by_cause(rig: Rig, feedback: FeedbackPort) -> None:
+    """Each cause needs a different fix: a new disk, a larger one, or a cable."""
     rig.start_casting()
     ends = {"pc-2": 51, "pc-3": 50, "pc-4": 31, "pc-5": 42, "pc-6": 43, "pc-7": 1}
     for name, exit_code in ends.items():
@@ -158,8 +158,8 @@ def test_why_a_machine_was_not_imaged_is_told_apart(rig: Rig, feedback: Feedback
     }
 
 
-def test_an_ended_cast_says_how_it_ended_and_limits_nobody(rig: Rig, feedback: FeedbackPort) -> None:
-    """What a machine reported last stays; alerts look whether a cast works for it."""
+def test_an_ended_cast_has_an_outcome_and_no_bottleneck(rig: Rig, feedback: FeedbackPort) -> None:
+    """The last report of a machine stays; alerts check that the machine is active."""
     rig.start_casting()
     running = scrape(rig, feedback)
     assert value(running, "diskcast_receiver_bottleneck", machine="pc-1", bottleneck="network") == 1
@@ -177,7 +177,7 @@ def test_an_ended_cast_says_how_it_ended_and_limits_nobody(rig: Rig, feedback: F
 
 @dataclasses.dataclass
 class OfRoom:
-    """A cast among several of a daemon."""
+    """One of several casts of a daemon."""
 
     shared: LockedSession
     feedback: FeedbackPort
@@ -185,8 +185,8 @@ class OfRoom:
     transmitter: TransmitterStatistics = dataclasses.field(default_factory=TransmitterStatistics)
 
 
-def test_several_casts_are_one_table_each_with_its_own_labels(rig: Rig, feedback: FeedbackPort) -> None:
-    """Two values of one family in two places would be an error that ends the scrape."""
+def test_several_casts_share_families_with_their_own_labels(rig: Rig, feedback: FeedbackPort) -> None:
+    """A family that occurs twice would be an error that ends the scrape."""
     rig.start_casting()
     casts = [OfRoom(rig.shared, feedback, "lab-1"), OfRoom(rig.shared, feedback, None)]
     registry = CollectorRegistry(auto_describe=False)
@@ -201,7 +201,7 @@ def test_several_casts_are_one_table_each_with_its_own_labels(rig: Rig, feedback
 
 
 def test_a_room_of_five_hundred_in_four_casts_fits_into_a_scrape(rig: Rig, feedback: FeedbackPort) -> None:
-    """Prometheus gives up on what is too large; 5 MB is what was promised."""
+    """Prometheus drops scrapes that are too large; the documented limit is 5 MB."""
     rig.start_casting()
     for number in range(2, 501):
         rig.join(f"lab-2-machine-{number:03}", f"agent-{number}")

@@ -1,4 +1,4 @@
-"""What the operator names: if these failed, a cast would go nowhere, or an error wouldn't say how to mend it."""
+"""Interfaces and addresses: if these failed, a cast would go nowhere, or an error wouldn't show its fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_loopback_is_found_with_its_address_and_index() -> None:
     assert found.address_for(parse_group("239.255.68.67")) == LO_ADDRESS
 
 
-def test_an_unknown_interface_is_refused_with_those_that_exist() -> None:
+def test_the_error_of_an_unknown_interface_lists_the_usable_ones() -> None:
     with pytest.raises(
         InterfaceError, match=r"no network interface 'eth99'.*--interface: .*lo \(127\.0\.0\.1\)"
     ):
@@ -61,18 +61,18 @@ def test_the_default_block_fits_the_default_symbol() -> None:
     assert SOURCE_SYMBOLS_MAX * symbol_bytes_for(interface(1500), 4) >= 256 << 10
 
 
-def test_an_mtu_that_holds_no_symbol_is_refused_with_the_command_that_mends_it() -> None:
+def test_the_error_of_a_too_small_mtu_shows_the_command_that_fixes_it() -> None:
     with pytest.raises(InterfaceError, match="ip link set eth7 mtu 1500"):
         symbol_bytes_for(interface(123), 4)
 
 
-def test_a_symbol_size_beyond_the_mtu_is_refused_with_the_range() -> None:
+def test_the_error_of_a_symbol_size_beyond_the_mtu_shows_the_range() -> None:
     assert choose_symbol_bytes(interface(1500), 4, 1000) == 1000
     with pytest.raises(ConfigurationError, match="from 64 to 1440"):
         choose_symbol_bytes(interface(1500), 4, 1441)
 
 
-def test_a_global_address_goes_before_a_link_local_one() -> None:
+def test_a_global_address_is_preferred_to_a_link_local_one() -> None:
     both = interface(1500, "fe80::1", "fd00::7", "10.0.0.1")
     assert str(both.address_for(parse_group("ff12::d15c"))) == "fd00::7"
     assert str(both.address_for(parse_group("239.1.1.1"))) == "10.0.0.1"
@@ -84,7 +84,7 @@ def test_an_interface_without_an_address_of_the_groups_family_is_refused() -> No
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1", "fd00::1", "all-hosts", "", "239.1.1"])
-def test_a_group_that_is_not_multicast_is_refused_with_one_that_is(text: str) -> None:
+def test_the_error_of_a_group_that_is_not_multicast_shows_a_valid_one(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"239\.255\.68\.67"):
         parse_group(text)
 
@@ -100,18 +100,18 @@ def test_a_group_that_is_not_multicast_is_refused_with_one_that_is(text: str) ->
         (":0", None, 0),
     ],
 )
-def test_an_endpoint_names_host_and_port_or_either(text: str, host: str | None, port: int) -> None:
+def test_an_endpoint_has_host_and_port_or_either(text: str, host: str | None, port: int) -> None:
     address, found_port = parse_endpoint(text, 7411)
     assert (None if address is None else str(address), found_port) == (host, port)
 
 
 @pytest.mark.parametrize("text", ["host:7411", "10.0.0.1:http", ":70000", "10.0.0.1:-1", "[fd00::1]x:1"])
-def test_an_endpoint_that_is_none_is_refused_with_an_example(text: str) -> None:
+def test_the_error_of_an_invalid_endpoint_shows_an_example(text: str) -> None:
     with pytest.raises(ConfigurationError, match="HOST:PORT"):
         parse_endpoint(text, 7411)
 
 
-def test_the_same_command_again_is_the_same_cast_and_another_group_is_another() -> None:
+def test_the_cast_id_depends_on_image_and_addresses_only() -> None:
     image_id = bytes(32)
     group = parse_group("239.255.68.67")
     first = derive_cast_id(image_id, group, 7410, LO_ADDRESS)

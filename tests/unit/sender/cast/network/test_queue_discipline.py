@@ -1,4 +1,4 @@
-"""The kernel's answer about queue disciplines: without it the doctor would be silent or wrong about fq."""
+"""The kernel's answer about queue disciplines: if it were misread, the doctor would be wrong about fq."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = 0xFFFF_FFFF
 
 
 def row(index: int, parent: int, kind: bytes, *, message_type: int = 36) -> bytes:
-    """One RTM_NEWQDISC, laid out as linux/rtnetlink.h says: kind, an attribute of options, one of odd length."""
+    """Return an RTM_NEWQDISC in the layout of linux/rtnetlink.h: kind, an attribute of options, one of odd length."""
     kind_attribute = struct.pack("=HH", 4 + len(kind) + 1, 1) + kind + b"\0"
     attributes = struct.pack("=HHI", 8, 2, 7) + kind_attribute.ljust(-(-len(kind_attribute) // 4) * 4, b"\0")
     attributes += struct.pack("=HHB3x", 5, 12, 0)
@@ -22,7 +22,7 @@ def row(index: int, parent: int, kind: bytes, *, message_type: int = 36) -> byte
 DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 77, 0)
 
 
-def test_an_answer_is_read_row_by_row_to_its_end() -> None:
+def test_an_answer_is_parsed_to_its_end() -> None:
     rows, complete = parse_answer(row(1, ROOT, b"noqueue") + row(2, ROOT, b"mq") + row(2, 0x8001_0001, b"fq"))
     assert not complete
     assert [(found.interface_index, found.parent, found.kind) for found in rows] == [
@@ -34,7 +34,7 @@ def test_an_answer_is_read_row_by_row_to_its_end() -> None:
     assert parse_answer(row(3, ROOT, b"fq") + DONE)[1]
 
 
-def test_a_refusal_ends_the_answer_and_other_messages_are_passed_over() -> None:
+def test_an_error_ends_the_answer_and_other_messages_are_skipped() -> None:
     refusal = struct.pack("=IHHIIi", 20, 2, 0, 1, 77, -1) + bytes(16)
     assert parse_answer(refusal) == ([], True)
     rows, complete = parse_answer(row(4, ROOT, b"htb", message_type=16) + row(4, ROOT, b"fq"))

@@ -1,4 +1,4 @@
-"""The account of a cast: exit code 0 must mean that every required receiver verified every byte, and nothing less."""
+"""Reports of a cast: success must mean that every required receiver verified every byte."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ LIMITED = (
 )
 
 
-def test_the_account_of_a_cast_says_by_what_a_machine_is_known() -> None:
+def test_the_summary_contains_the_identity_of_machines() -> None:
     receiver = record("pc-1", ReceiverState.COMPLETE)
     receiver.identity = MachineIdentity(("52:54:00:12:34:56",), "PF1XYZ", "")
     told = json.loads(json.dumps(dataclasses.asdict(ReceiverSummary.of(receiver, 1 << 18, 20.0))))
@@ -108,12 +108,12 @@ def test_every_receiver_complete_is_success() -> None:
         ReceiverState.RECEIVING,
     ],
 )
-def test_one_receiver_that_is_not_complete_fails_the_cast_and_is_named(state: ReceiverState) -> None:
+def test_one_incomplete_receiver_fails_the_cast_and_is_named(state: ReceiverState) -> None:
     with pytest.raises(ReceiversIncompleteError, match=r"1 of 2 receivers aren't complete .pc-1: "):
         summary(ReceiverState.COMPLETE, state).require_success()
 
 
-def test_fewer_than_were_waited_for_is_no_success_though_all_are_complete() -> None:
+def test_fewer_receivers_than_required_are_a_failure_even_if_all_are_complete() -> None:
     with pytest.raises(NotEnoughReceiversError, match="only 1 of 3"):
         summary(ReceiverState.COMPLETE, required_count=3).require_success()
     with pytest.raises(NotEnoughReceiversError, match="no receiver joined"):
@@ -126,7 +126,7 @@ def test_a_message_about_a_large_room_stays_readable() -> None:
     assert len(str(caught.value)) < 1000
 
 
-def test_a_receiver_without_a_completion_is_accounted_for_by_its_last_report() -> None:
+def test_the_result_of_a_receiver_without_a_completion_is_from_its_last_report() -> None:
     view = ReceiverSummary.of(record("pc", ReceiverState.LOST), 1 << 18, 20.0)
     assert (view.bytes_verified, view.seconds, view.loss) == (3 << 18, 4.0, 0.05)
     assert view.error == "not complete"
@@ -194,7 +194,7 @@ def test_the_live_table_shows_the_slowest_first_and_no_more_than_fit() -> None:
     assert "on fire" in text
 
 
-def test_plain_lines_name_the_slowest_receiver_and_what_limits_the_cast(
+def test_plain_lines_name_the_slowest_receiver_and_the_bottleneck(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     PlainReporter().progress(VIEW)
@@ -236,7 +236,7 @@ def test_a_long_name_or_error_takes_no_room_from_the_other_columns() -> None:
     assert len(row) <= 80
 
 
-def test_the_tail_says_that_only_stragglers_are_left_and_a_gathering_room_names_no_bottleneck() -> None:
+def test_the_status_shows_the_tail_and_a_gathering_room_shows_no_bottleneck() -> None:
     receivers = VIEW.receivers[:3]
     tail = dataclasses.replace(VIEW, main_group_seconds=9.0, receivers=receivers)
     assert "finishing 1 straggler, 720 Mbit/s" in live_text(tail, width=80)
@@ -259,7 +259,7 @@ def test_the_eta_is_that_of_the_group_without_its_stragglers(tmp_path: Path) -> 
         assert CastView.of(rig.session, started_at + 8.0).eta_s == pytest.approx(72.0)
 
 
-def test_what_nobody_knows_is_null_in_json_and_never_infinity() -> None:
+def test_unknown_values_are_null_in_json_and_never_infinity() -> None:
     unknown = record("pc", ReceiverState.RECEIVING)
     assert ReceiverView.of(unknown).sustainable_bytes_per_s is None
     unknown.sustainable_bytes_per_s, unknown.slow_since = 1234.5, 3.0
@@ -283,7 +283,7 @@ def test_what_nobody_knows_is_null_in_json_and_never_infinity() -> None:
         (Cause.NONE, "nothing (rate climbing, or idle)", "nothing (rate climbing, or idle)"),
     ],
 )
-def test_every_bottleneck_has_its_words(tmp_path: Path, cause: Cause, of_one: str, of_nobody: str) -> None:
+def test_every_bottleneck_has_a_text(tmp_path: Path, cause: Cause, of_one: str, of_nobody: str) -> None:
     rig = make_rig(tmp_path)
     with rig.image:
         grant = rig.join("pc-1")
@@ -300,13 +300,13 @@ def test_every_bottleneck_has_its_words(tmp_path: Path, cause: Cause, of_one: st
         (CastPolicy(), "diskcast's own ceiling of 10.00 Gbit/s"),
     ],
 )
-def test_a_ceiling_is_named_by_the_option_that_set_it(tmp_path: Path, policy: CastPolicy, text: str) -> None:
+def test_the_text_of_a_rate_limit_names_its_option(tmp_path: Path, policy: CastPolicy, text: str) -> None:
     rig = make_rig(tmp_path, policy=policy)
     with rig.image:
         assert BottleneckView.of(rig.session, Bottleneck(Cause.CEILING)).text == text
 
 
-def test_the_summary_says_what_limited_the_cast_and_who_was_finished_in_the_tail() -> None:
+def test_the_summary_shows_the_bottlenecks_and_the_stragglers() -> None:
     assert bottlenecks_text(LIMITED) == (
         "limited 92% of the time by the network to pc-1, 7% by nothing (rate climbing, or idle)"
     )
@@ -323,7 +323,7 @@ def test_the_summary_says_what_limited_the_cast_and_who_was_finished_in_the_tail
     assert all(len(line) <= 80 for line in lines)
 
 
-def test_errors_are_read_in_full_on_a_narrow_terminal() -> None:
+def test_errors_are_shown_in_full_on_a_narrow_terminal() -> None:
     output = io.StringIO()
     account = summary(ReceiverState.COMPLETE, ReceiverState.DROPPED)
     error = "dropped: it sustains 4 Mbit/s (network) where the group goes at 53 Mbit/s"
@@ -358,12 +358,12 @@ def test_errors_are_read_in_full_on_a_narrow_terminal() -> None:
         ),
     ],
 )
-def test_what_becomes_of_stragglers_is_said_in_a_sentence(event: SenderEvent, words: str) -> None:
+def test_events_of_stragglers_have_a_sentence(event: SenderEvent, words: str) -> None:
     assert event_text(event, "pc07") == words
     assert len(words) <= 80
 
 
-def test_what_is_decided_about_stragglers_stays_above_the_table() -> None:
+def test_events_of_stragglers_stay_above_the_table() -> None:
     output = io.StringIO()
     reporter = LiveReporter(Console(file=output, width=80))
     reporter.happened(ReceiverSlow(ReceiverId(0), 1e6, 1e8, "disk"), "pc07")
@@ -372,6 +372,6 @@ def test_what_is_decided_about_stragglers_stays_above_the_table() -> None:
     assert output.getvalue().startswith("7 receivers complete after 20.1 s; 1 straggler")
 
 
-def test_every_event_of_the_session_has_a_name_of_its_own() -> None:
+def test_every_event_of_the_session_has_a_unique_name() -> None:
     assert len(set(EVENT_NAMES.values())) == len(EVENT_NAMES)
     assert all(dataclasses.is_dataclass(event) for event in EVENT_NAMES)
