@@ -20,6 +20,7 @@ from sender.store.records.access import Role
 from sender.store.records.casts import CastPhase, StartMode
 from sender.store.records.images import ImageState
 from sender.store.records.machine_states import MachineState
+from sender.store.records.problems import ProblemKind
 
 
 class Tone(enum.StrEnum):
@@ -137,16 +138,15 @@ MACHINE_BOTTLENECKS: Final[Mapping[Cause, str]] = MappingProxyType(
 )
 """Follows "limited by"; empty if nothing limits the machine."""
 
-PROBLEM_KINDS: Final[Mapping[str, str]] = MappingProxyType(
+PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
     {
-        "database": "Database",
-        "library": "Image library",
-        "cast": "Cast",
-        "disk": "Disk",
-        "clock": "Clock",
+        ProblemKind.DATABASE: "Database",
+        ProblemKind.LIBRARY: "Image library",
+        ProblemKind.CAST: "Cast",
+        ProblemKind.DISK: "Disk",
+        ProblemKind.CLOCK: "Clock",
     }
 )
-"""By :attr:`sender.store.records.problems.Problem.kind`."""
 
 MISSING_ERRORS: Final[Mapping[MachineState, str]] = MappingProxyType(
     {

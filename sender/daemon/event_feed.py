@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import enum
 import json
 import math
 import operator
@@ -40,6 +41,14 @@ _ENDED_SHOWN: Final = 10
 _READ_INTERVAL_S: Final = 2.0
 
 _log = structlog.get_logger(__name__)
+
+
+class TopicKind(enum.StrEnum):
+    """Kinds of topics, which are also the names of their events."""
+
+    OVERVIEW = "overview"
+    ROOM = "room"
+    CAST = "cast"
 
 
 class _Topic(Protocol):
@@ -158,13 +167,13 @@ class EventFeed:
             kind, _, key = name.partition(":")
             store = self._store
             match kind:
-                case "overview" if not key:
+                case TopicKind.OVERVIEW if not key:
                     continue
-                case "room" if await store.run(store.rooms.get, key) is not None:
+                case TopicKind.ROOM if await store.run(store.rooms.get, key) is not None:
                     continue
-                case "cast" if await self._live_state.find_cast(key) is not None:
+                case TopicKind.CAST if await self._live_state.find_cast(key) is not None:
                     continue
-                case "room" | "cast":
+                case TopicKind.ROOM | TopicKind.CAST:
                     raise not_found(kind, key)
                 case _:
                     raise invalid(f"there is no topic {name!r}: watch overview, room:ID or cast:ID")
@@ -207,9 +216,9 @@ class EventFeed:
             kind, _, key = name.partition(":")
             topic: _Topic
             match kind:
-                case "room":
+                case TopicKind.ROOM:
                     topic = _RoomTopic(self._live_state, key)
-                case "cast":
+                case TopicKind.CAST:
                     topic = _CastTopic(self._live_state, self._registry, key)
                 case _:
                     topic = _Overview(
@@ -367,7 +376,7 @@ def _changed(
 
 
 def _plain_as(record_class: type) -> Callable[[Any], dict[str, Any]]:
-    """:func:`dataclasses.asdict` for a flat record, at a tenth of its cost: a room has hundreds of them."""
+    """Return :func:`dataclasses.asdict` for a flat record, at a tenth of its cost: a room has hundreds of them."""
     names = tuple(field.name for field in dataclasses.fields(record_class))
     values = operator.attrgetter(*names)
     return lambda record: dict(zip(names, values(record), strict=True))

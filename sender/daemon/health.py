@@ -8,7 +8,7 @@ from typing import Final
 
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.library.library import Library
-from sender.store.records.problems import Problem
+from sender.store.records.problems import Problem, ProblemKind
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 
@@ -56,4 +56,4 @@ class HealthMonitor:
                     f"cast {job.cast_id}: a read of image {job.cast.image_name!r} hasn't returned for "
                     f"{job.run.read_waiting_s:.0f} s: check its disk or file server"
                 )
-                yield Problem("cast", text, datetime.now(UTC))
+                yield Problem(ProblemKind.CAST, text, datetime.now(UTC))

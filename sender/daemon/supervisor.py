@@ -22,6 +22,7 @@ from protocol.errors import DatabaseError, DiskcastError
 from sender.daemon.cast_commands import CastCommands
 from sender.daemon.jobs.cast_executor import CastExecutor
 from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.job_timeline import JobEvent
 from sender.daemon.lease_acquirer import LeaseAcquirer
 from sender.store.records.casts import Cast, CastPhase
 from sender.store.repositories.leases import LEASE_BEAT_S
@@ -128,5 +129,5 @@ class Supervisor:
             reason = f"an error inside the daemon, please report it: {type(error).__name__}: {error}"
             _log.error("cast_internal_error", exc_info=error)
         job = self._registry.jobs.get(cast.cast_id) or self._executor.add_job(cast)
-        job.timeline.add_event("cast_failed", reason)
+        job.timeline.add_event(JobEvent.CAST_FAILED, reason)
         job.end(CastPhase.FAILED, reason)

@@ -22,7 +22,7 @@ import structlog
 from protocol.errors import DiskcastError, ImageDamagedError, ImageFormatError
 from sender.blocking_calls import start_blocking_call
 from sender.library.image_probe import SUFFIX, FoundImage, examine, printable
-from sender.store.records.problems import Problem
+from sender.store.records.problems import Problem, ProblemKind
 
 _log = structlog.get_logger(__name__)
 
@@ -197,7 +197,7 @@ class FolderWatch:
 
     def _set_problem(self, text: str) -> None:
         if self.problem is None or self.problem.text != text:
-            self.problem = Problem("library", text, datetime.now(UTC))
+            self.problem = Problem(ProblemKind.LIBRARY, text, datetime.now(UTC))
             _log.warning("image_folder_unreadable", problem=text)
             self._on_change()
 

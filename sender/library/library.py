@@ -23,7 +23,7 @@ from sender.library.remote_registry import Remotes
 from sender.library.remote_watch import INTERVAL_S, RemoteFile, RemoteWatch
 from sender.refusals import conflict, not_found
 from sender.store.records.images import Image, ImageState
-from sender.store.records.problems import Problem
+from sender.store.records.problems import Problem, ProblemKind
 
 if TYPE_CHECKING:
     from sender.actors import Actor
@@ -176,7 +176,7 @@ class Library:
             texts.append(self._copies.problem)
         now = datetime.now(UTC)
         self._problem_since = {text: self._problem_since.get(text, now) for text in texts}
-        found += [Problem("library", text, since) for text, since in self._problem_since.items()]
+        found += [Problem(ProblemKind.LIBRARY, text, since) for text, since in self._problem_since.items()]
         return [problem for problem in found if problem is not None]
 
     async def scan(self) -> None:

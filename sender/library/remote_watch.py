@@ -16,7 +16,7 @@ from sender.blocking_calls import start_blocking_call
 from sender.library.image_probe import FoundImage, key_of
 from sender.library.location import Location
 from sender.library.remote_files import RemoteError, RemoteFiles, RemoteStatus
-from sender.store.records.problems import Problem
+from sender.store.records.problems import Problem, ProblemKind
 
 _log = structlog.get_logger(__name__)
 
@@ -130,7 +130,7 @@ class RemoteWatch:
     def _set_problem(self, text: str) -> None:
         if text == (self.problem.text if self.problem is not None else ""):
             return
-        self.problem = Problem("library", text, datetime.now(UTC)) if text else None
+        self.problem = Problem(ProblemKind.LIBRARY, text, datetime.now(UTC)) if text else None
         if text:
             _log.warning("remote_location_unreadable", location=self.location.shown, reason=text)
         self._on_change()

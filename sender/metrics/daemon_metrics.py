@@ -61,31 +61,34 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # they are a third m
 
 API_REQUESTS: Final = Counter(
     "diskcast_api_requests",
-    "Requests that were answered, by the route's template and the status's class.",
+    "Answered requests, by route template and class of the status.",
     ("method", "route", "status"),
     registry=None,
 )
 API_SECONDS: Final = Histogram(
     "diskcast_api_request_seconds",
-    "Time from a request to the end of its answer. Check-ins wait on purpose, live events as long as they are read.",
+    "Time from a request to the end of its response. Check-ins wait on purpose, live events until the client leaves.",
     ("method", "route"),
     buckets=_REQUEST_BOUNDS_S,
     registry=None,
 )
-CHECK_INS: Final = Counter("diskcast_check_ins", "Check-ins of agents that were answered.", registry=None)
+CHECK_INS: Final = Counter("diskcast_check_ins", "Answered check-ins of agents.", registry=None)
 SENT_BYTES: Final = Counter(
     "diskcast_daemon_sent_bytes",
-    "Bytes of data datagrams that this daemon has sent, in all casts since its start.",
+    "Bytes of data datagrams sent by this daemon, in all casts since its start.",
     registry=None,
 )
 LOOP_LAG: Final = Histogram(
     "diskcast_event_loop_lag_seconds",
-    "How much later than it should the event loop came to a task of no work, looked at four times a second.",
+    "Delay of the event loop, measured four times a second by a task without work.",
     buckets=_LAG_BOUNDS_S,
     registry=None,
 )
 BUILD_INFO: Final = Gauge(
-    "diskcast_build_info", "1; which diskcast this is.", ("version", "name"), registry=None
+    "diskcast_build_info",
+    "Always 1; the labels are the version and the name of the daemon.",
+    ("version", "name"),
+    registry=None,
 )
 INSTRUMENTS: Final = (BUILD_INFO, API_REQUESTS, API_SECONDS, CHECK_INS, SENT_BYTES, LOOP_LAG)
 """Metrics counted as events happen; all others are read when Prometheus scrapes."""

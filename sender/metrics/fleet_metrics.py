@@ -15,9 +15,7 @@ from prometheus_client.metrics_core import Metric as MetricFamily
 from prometheus_client.registry import Collector
 
 from sender.metrics.metric import Samples
-
-PROBLEM_KINDS: Final = ("database", "library", "cast", "disk", "clock")
-"""Kinds of :class:`Problem`: all exist from the start, so that an alert sees a change."""
+from sender.store.records.problems import ProblemKind
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,7 +71,8 @@ def _by_label(read: Callable[[Fleet], Mapping[str, int]]) -> Callable[[Fleet], S
 
 
 def _problems(fleet: Fleet) -> Samples:
-    kinds = dict.fromkeys(PROBLEM_KINDS, 0) | dict(fleet.problems)
+    # All kinds exist from the start, so that an alert sees a change.
+    kinds: dict[str, int] = dict.fromkeys(ProblemKind, 0) | dict(fleet.problems)
     return [((kind,), count) for kind, count in kinds.items()]
 
 

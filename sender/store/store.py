@@ -22,7 +22,7 @@ from sender.store.backup.backup import (
     backup_path,
 )
 from sender.store.backup.journal import find_segments
-from sender.store.records.problems import Problem
+from sender.store.records.problems import Problem, ProblemKind
 from sender.store.repositories.audit import Audit
 from sender.store.repositories.casts import Casts
 from sender.store.repositories.history import History
@@ -183,7 +183,9 @@ class Store:
                 self._upkeep_problem = None
             except DatabaseError as error:
                 before = self._upkeep_problem
-                self._upkeep_problem = Problem("database", str(error), before.since if before else self.now())
+                self._upkeep_problem = Problem(
+                    ProblemKind.DATABASE, str(error), before.since if before else self.now()
+                )
                 _log.warning("database upkeep failed: %s", error)
 
     def _unavailable(self, text: str) -> DatabaseUnavailableError:

@@ -27,7 +27,7 @@ from pydantic_core import to_jsonable_python
 from protocol.errors import DatabaseError, DiskcastError
 from sender.store.backup.crc_lines import pack_line, unpack_line, write_all
 from sender.store.backup.journal import sync_directory
-from sender.store.records.problems import Problem
+from sender.store.records.problems import Problem, ProblemKind
 from sender.store.repositories.audit import Audit
 from sender.store.repositories.casts import Casts
 from sender.store.repositories.images import Images
@@ -146,7 +146,7 @@ class Recorder:
                         f"{PENDING_MAX} records wait for the database {self._store.place}: further records of casts "
                         "are lost; fix the database"
                     )
-                    self._full_since = Problem("database", text, self._store.now())
+                    self._full_since = Problem(ProblemKind.DATABASE, text, self._store.now())
                 return
             self._waiting[key] = Write(name, args, options)
         if self._loop is not None:
@@ -235,7 +235,7 @@ class Recorder:
         if self._problem is None:
             _log.error("records wait for the database: %s", error)
         text = f"{self.pending_count} records wait until the database works again: {error}"
-        self._problem = Problem("database", text, since)
+        self._problem = Problem(ProblemKind.DATABASE, text, since)
         await asyncio.to_thread(self._save)
 
     # -- the spool -------------------------------------------------------------------------------------------------

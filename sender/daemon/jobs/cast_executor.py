@@ -16,6 +16,7 @@ from sender.blocking_calls import start_blocking_call
 from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.cast_verdict import absent_machine, verdict
+from sender.daemon.jobs.job_timeline import JobEvent
 from sender.daemon.jobs.session_opener import SessionOpener
 from sender.imaging.image_file import ImageFile
 from sender.library.library import Library
@@ -71,14 +72,16 @@ class CastExecutor:
         waited_for = _expected_back(rows)
         if cast.run_count > 1:
             job.timeline.add_event(
-                "taken_over", f"continues with daemon {job.owner.name}, run {cast.run_count}"
+                JobEvent.TAKEN_OVER, f"continues with daemon {job.owner.name}, run {cast.run_count}"
             )
         if started_before and not waited_for and rows:
             _end(job, reason="")
             return
         known = self._library.get(cast.plan.image_id)
         if known is not None and known.state in (ImageState.REMOTE, ImageState.FETCHING):
-            job.timeline.add_event("image_awaited", f"the image is fetched from {known.location} first")
+            job.timeline.add_event(
+                JobEvent.IMAGE_AWAITED, f"the image is fetched from {known.location} first"
+            )
             self._registry.request_look()
         expected = len(waited_for) if started_before else None
         still_required = cast.required_count - sum(row.state in FINAL_STATES for row in rows)

@@ -23,7 +23,7 @@ from sender.cast.transmission.transmitter import TransmitterStatistics
 from sender.daemon.jobs.job_records import JobRecords
 from sender.daemon.jobs.job_reporter import JobReporter
 from sender.daemon.jobs.job_snapshot import JobSnapshot
-from sender.daemon.jobs.job_timeline import JobTimeline
+from sender.daemon.jobs.job_timeline import JobEvent, JobTimeline
 from sender.daemon.jobs.owner import Owner
 from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase, TimelinePoint
 from sender.store.write_behind import Recorder
@@ -140,7 +140,7 @@ class CastJob:
         if self.run is not None:
             self.run.start_now()
         self.timeline.add_event(
-            "begun_by_hand", f"{actor_name} starts the data with the machines that have joined"
+            JobEvent.STARTED_BY_HAND, f"{actor_name} starts the data with the machines that have joined"
         )
 
     def pause(self, actor_name: str) -> None:
@@ -148,19 +148,19 @@ class CastJob:
         if self.run is not None:
             self.run.pause()
         self.records.change(paused=True)
-        self.timeline.add_event("paused", f"paused by {actor_name}")
+        self.timeline.add_event(JobEvent.PAUSED, f"paused by {actor_name}")
 
     def resume(self, actor_name: str) -> None:
         """Resume a paused cast."""
         if self.run is not None:
             self.run.resume()
         self.records.change(paused=False)
-        self.timeline.add_event("resumed", f"resumed by {actor_name}")
+        self.timeline.add_event(JobEvent.RESUMED, f"resumed by {actor_name}")
 
     def cancel(self, reason: str) -> None:
         """Cancel the cast; its task ends it."""
         self.cancel_reason = reason
-        self.timeline.add_event("cancelled", reason)
+        self.timeline.add_event(JobEvent.CANCELLED, reason)
         if self.run is not None:
             self.run.cancel(reason)
         elif self.task is not None:
@@ -192,7 +192,7 @@ class CastJob:
         known = self.records.machines.get(row.name)
         if known is None or known.joined_at is None:
             text = f"{row.name} failed before it joined: {row.error}"
-            self.timeline.add_event("machine_failed", text, row.name)
+            self.timeline.add_event(JobEvent.MACHINE_FAILED, text, row.name)
         self.put_machine(row)
 
     def end(self, phase: CastPhase, reason: str) -> None:

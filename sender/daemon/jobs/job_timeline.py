@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
@@ -21,6 +22,19 @@ EVENTS_MAX: Final = 5000
 """Events of a cast that are shown: five of each machine of the largest."""
 
 _log = structlog.get_logger(__name__)
+
+
+class JobEvent(enum.StrEnum):
+    """Kinds of events that a daemon adds to those of the session (:data:`EVENT_NAMES`)."""
+
+    TAKEN_OVER = "taken_over"
+    IMAGE_AWAITED = "image_awaited"
+    STARTED_BY_HAND = "begun_by_hand"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    CANCELLED = "cancelled"
+    MACHINE_FAILED = "machine_failed"
+    CAST_FAILED = "cast_failed"
 
 
 class JobTimeline:
@@ -44,7 +58,14 @@ class JobTimeline:
         self._log = _log.bind(cast=cast.cast_id)
 
     def add_event(self, kind: str, text: str, machine: str = "") -> None:
-        """Add an event, and have it logged and written."""
+        """Add an event, and have it logged and written.
+
+        Args:
+            kind: a :class:`JobEvent`, or the name of an event of the session.
+            text: for people.
+            machine: name of the machine, if the event concerns one.
+        """
+        kind = str(kind)
         event = CastEvent(datetime.now(UTC), kind, machine, text)
         if len(self.events) < EVENTS_MAX:
             self.events.append(event)

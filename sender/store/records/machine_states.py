@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable
 from typing import Final
 
+from sender.store.records.open_enum import OpenStrEnum
 
-class MachineState(enum.StrEnum):
+
+class MachineState(OpenStrEnum):
     """A machine's state: in a cast, or between casts."""
 
     OFFLINE = "offline"
@@ -30,17 +30,6 @@ class MachineState(enum.StrEnum):
     """Silent for too long; it may come back."""
     DROPPED = "dropped"
     """Dropped from the cast as a straggler."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, _source: object, handler: Callable[[type[str]], object]
-    ) -> dict[str, object]:
-        """Return pydantic's schema: plain text in the API's document, so that clients accept states added later."""
-        return {
-            "type": "function-after",
-            "function": {"type": "no-info", "function": cls},
-            "schema": handler(str),
-        }
 
 
 NOT_JOINED_STATES: Final = frozenset({MachineState.ASSIGNED, MachineState.ABSENT})

@@ -5,6 +5,18 @@ from __future__ import annotations
 import dataclasses
 from datetime import datetime
 
+from sender.store.records.open_enum import OpenStrEnum
+
+
+class ProblemKind(OpenStrEnum):
+    """The part of the daemon that has a problem."""
+
+    DATABASE = "database"
+    LIBRARY = "library"
+    CAST = "cast"
+    DISK = "disk"
+    CLOCK = "clock"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Problem:
@@ -15,6 +27,6 @@ class Problem:
         text: the thing, the cause and the fix.
     """
 
-    kind: str
+    kind: ProblemKind
     text: str
     since: datetime

@@ -26,7 +26,7 @@ from protocol.errors import DatabaseError, DatabaseFullError, DiskcastError
 from sender.store.backup.journal import Journal
 from sender.store.database.engine import WRITES
 from sender.store.database.errors import Place, is_integrity, is_transient, translate
-from sender.store.records.problems import Problem
+from sender.store.records.problems import Problem, ProblemKind
 
 RETRY_WITHIN_S = 3.0
 """A transaction is retried only if it failed within this time: its caller would wait too long for both attempts.
@@ -152,7 +152,7 @@ class Database:
         before = self._problem
         since = before.since if before is not None else self.now()
         self._full = self.journal is not None and isinstance(error, DatabaseFullError)
-        self._problem = Problem("database", str(error), since)
+        self._problem = Problem(ProblemKind.DATABASE, str(error), since)
 
     def hang_up(self) -> None:
         """Shut down the connections that wait for a silent server, to free their threads.

@@ -20,7 +20,7 @@ from sender.metrics import daemon_metrics
 from sender.metrics.daemon_metrics import DaemonMetrics, FleetSources, observe_request
 from sender.store.records.casts import CastPhase
 from sender.store.records.images import Image
-from sender.store.records.problems import Problem
+from sender.store.records.problems import Problem, ProblemKind
 from sender.store.store import Store
 from tests.shell.sender_rig import Rig, make_rig
 from tests.support.network.lab import LIMIT_S
@@ -36,7 +36,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 class FailingStore:
     """A database that has gone away."""
 
-    problem = Problem("database", "it is down", datetime.now(UTC))
+    problem = Problem(ProblemKind.DATABASE, "it is down", datetime.now(UTC))
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -49,7 +49,7 @@ class FailingStore:
 def made_metrics(runs: list[Any]) -> DaemonMetrics:
     """Return metrics of a daemon with these casts, whose database is unavailable."""
     image = SimpleNamespace(state=SimpleNamespace(value="available"), source="remote", fetched_bytes=5)
-    problems = [FailingStore.problem, Problem("disk", "full", datetime.now(UTC))]
+    problems = [FailingStore.problem, Problem(ProblemKind.DISK, "full", datetime.now(UTC))]
     sources = FleetSources(
         casts=lambda: runs,
         leases=lambda: len(runs),
