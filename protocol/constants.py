@@ -251,8 +251,8 @@ BURST_SYMBOLS = 44
 
 INTERLEAVE_BLOCKS = 4
 INTERLEAVE_SYMBOLS = 11
-"""Where losses come in bursts, so many blocks are sent together, in stripes of so many symbols: a super-datagram
-holds a stripe of each block, and its loss costs each block one stripe."""
+"""Blocks that are sent together in stripes of so many symbols when losses come in bursts: a super-datagram holds a
+stripe of each block, and its loss costs each block one stripe."""
 
 PARITY_FRACTION_MAX = 0.30
 """Most proactive repair symbols per source symbol; beyond it NACKs are cheaper than parity for the whole group."""

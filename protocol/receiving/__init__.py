@@ -1,1 +1,1 @@
-"""The receiver's half of the protocol: session, block assembly, feedback."""
+"""The receiving half of the protocol: session, block assembly, feedback."""

@@ -1,8 +1,8 @@
-"""How data arrives at one receiver: its rate, and the time it spent in queues on the way.
+"""Measurement of arriving data: its rate, and its time in queues on the way.
 
-Sender and receiver have different clocks, so that only differences of the one-way delay mean anything: what it is
-above the least ever seen is time spent in queues (as in LEDBAT, RFC 6817 section 3.2). A full link shows there before
-it drops anything.
+Sender and receiver have different clocks, so only differences of the one-way delay are meaningful: the delay above the
+smallest one measured is time in queues (as in LEDBAT, RFC 6817 section 3.2). A full link shows there before it drops
+datagrams.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from protocol.shared.feedback_timing import ARRIVAL_WINDOW_S, SENT_AT_MODULUS, S
 from protocol.shared.sequence import LossCounter
 
 _DRIFT_TICKS_PER_S: Final = 1.0
-"""The least delay is forgotten at 100 ppm: twice what two crystals differ."""
+"""Rise of the smallest delay, 100 ppm: twice the difference of two crystals."""
 
 _WINDOW_DATAGRAMS_MIN: Final = 100
 _WINDOW_MAX_S: Final = 1.0
-"""At a few Mbit/s the window is longer, so that it holds enough datagrams to tell a loss."""
+"""At a few Mbit/s the window is longer, to contain enough datagrams for a loss rate."""
 _SLOT_S: Final = 0.02
 _DELAY_SLOTS: Final = 3
-"""Of these slots the least delay counts: long enough for a machine that was busy for a moment, short enough to see a
-queue that has just begun to stand."""
+"""Latest slots of which the smallest delay counts: enough to ignore a machine that was busy for a moment, few enough to
+notice a new standing queue at once."""
 
 
 @dataclasses.dataclass(slots=True)
 class _Slot:
     started_at: float
     expected_at_start: int
-    """As counted when the slot began, its first batch included."""
+    """Count at the start of the slot, its first batch included."""
     received_at_start: int
     least_delay_ticks: float
 
 
 class ArrivalMeter:
-    """Rate and loss of the last :data:`ARRIVAL_WINDOW_S`, and the queueing delay."""
+    """Meter of the rate and loss of the last :data:`ARRIVAL_WINDOW_S`, and of the queueing delay."""
 
     def __init__(self, frame_bytes: int) -> None:
         self._frame_bytes = frame_bytes
@@ -49,11 +49,11 @@ class ArrivalMeter:
         self._base_ticks: float | None = None
 
     def add(self, loss: LossCounter, sent_at: int | None, arrived_at: float) -> None:
-        """Take a batch.
+        """Record a batch.
 
         Args:
-            loss: has counted the batch.
-            sent_at: time stamp of one of its newest datagrams, in ticks modulo 2^16; None if its delay can't be known.
+            loss: counter that has counted the batch.
+            sent_at: time stamp of one of its latest datagrams, in ticks modulo 2^16; None if its delay is unknown.
             arrived_at: when that datagram reached this machine, monotonic seconds.
         """
         self._expected, self._received = loss.expected_count, loss.received_count
@@ -83,11 +83,11 @@ class ArrivalMeter:
         return above
 
     def rate_bytes_per_s(self, now: float) -> float:
-        """The rate at which data arrives; 0 when too little came lately to tell."""
+        """Return the rate at which data arrives; 0 when too little has arrived recently."""
         if not self._slots or now - self._latest_at > ARRIVAL_WINDOW_S:
             return 0.0
         first = self._slots[0]
-        # Once a queue stands, only what has arrived since then is the link's rate.
+        # With a standing queue, the data that arrived since it formed shows the link's rate.
         for slot in reversed(self._slots):
             if slot.least_delay_ticks * SENT_AT_TICK_S < QUEUE_DELAY_HIGH_S:
                 break
@@ -101,7 +101,7 @@ class ArrivalMeter:
 
     @property
     def recent_counts(self) -> tuple[int, int]:
-        """Datagrams that were sent in the window, as their numbers say, and those of them that arrived."""
+        """Return the datagrams sent in the window, by their numbers, and those of them that arrived."""
         if not self._slots:
             return 0, 0
         expected_count = self._expected - self._slots[0].expected_at_start
@@ -109,7 +109,7 @@ class ArrivalMeter:
 
     @property
     def queue_delay_s(self) -> float:
-        """The least queueing delay of late: a queue that was never empty."""
+        """Return the smallest recent queueing delay: more than 0 means a queue that was never empty."""
         recent = list(self._slots)[-_DELAY_SLOTS:]
         least_ticks = min((slot.least_delay_ticks for slot in recent), default=0.0)
         return least_ticks * SENT_AT_TICK_S if math.isfinite(least_ticks) else 0.0

@@ -1,8 +1,8 @@
-"""Collecting the symbols of blocks: a bounded pool of buffers, copies by array, deficits.
+"""Collection of the symbols of blocks in a bounded pool of buffers.
 
-A block of k source symbols is decodable from any k distinct symbols, so its buffer has exactly k slots. A source
-symbol lives in the slot of its own number; a repair symbol waits in the slot of some source symbol that is still
-missing and moves on if that one arrives after all.
+A block of k source symbols decodes from any k distinct symbols, so its buffer has exactly k slots. A source symbol is
+in the slot of its own number; a repair symbol waits in the slot of a missing source symbol, and moves to another slot
+if that symbol arrives.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from protocol.constants import ESI_NONE, SYMBOLS_MAX
 
 @dataclasses.dataclass(slots=True)
 class AssembledBlock:
-    """A block under assembly, and once ``missing_count`` is zero, ready to be decoded.
+    """A block under assembly; ready to be decoded once ``missing_count`` is zero.
 
     Attributes:
         object: the object of the cast.
@@ -25,11 +25,11 @@ class AssembledBlock:
         k: source symbols of the block.
         stored_bytes: length of the block as stored; the last symbol is zero-padded beyond it.
         slots: ``uint8[k, symbol_bytes]``, a view of the pool.
-        slot_esi: ``uint8[k]``: which encoding symbol each slot holds, ESI_NONE when empty.
+        slot_esi: ``uint8[k]``: the encoding symbol in each slot, ESI_NONE when empty.
         seen: ``bool[255]``: encoding symbols that are in a slot.
-        buffer_index: place in the pool.
+        buffer_index: index of the buffer in the pool.
         missing_count: distinct symbols still needed: the deficit.
-        nacked: whether this receiver asked for repair of it.
+        nacked: whether this receiver requested repair of the block.
     """
 
     object: int
@@ -45,16 +45,16 @@ class AssembledBlock:
 
     @property
     def payload(self) -> NDArray[np.uint8]:
-        """The stored bytes, once the slots are decoded: a contiguous ``uint8[stored_bytes]`` view."""
+        """Return the stored bytes once the slots are decoded: a contiguous ``uint8[stored_bytes]`` view."""
         return self.slots.reshape(-1)[: self.stored_bytes]
 
     @property
     def erasure_count(self) -> int:
-        """Source symbols that aren't in their slot: what decoding has to solve for."""
+        """Return the number of source symbols that aren't in their slot, which decoding has to recover."""
         return int(np.count_nonzero(self.slot_esi >= self.k))
 
     def add(self, esi: NDArray[np.uint8], symbols: NDArray[np.uint8]) -> None:
-        """Take encoding symbols of this block; duplicates and surplus are ignored.
+        """Add encoding symbols of this block; duplicates and surplus are ignored.
 
         Args:
             esi: ``uint8[n]``, numbers of the symbols, n > 0.
@@ -89,7 +89,7 @@ class AssembledBlock:
         self.missing_count -= esi.size
 
     def _move_occupants(self, slots: NDArray[np.uint8], arriving: NDArray[np.uint8]) -> None:
-        """Repair symbols give way to arriving source symbols; there is an empty slot for each of them."""
+        """Move repair symbols out of the slots of arriving source symbols; each has an empty slot to move to."""
         empty = np.setdiff1d(np.flatnonzero(self.slot_esi == ESI_NONE), arriving)[-slots.size :]
         self.slots[empty] = self.slots[slots]
         self.slot_esi[empty] = self.slot_esi[slots]
@@ -104,34 +104,34 @@ class AssembledBlock:
 
 
 class BufferPool:
-    """A fixed number of equal buffers; memory that was never used is never touched."""
+    """A fixed number of equal buffers; unused memory is never touched."""
 
     def __init__(self, *, pool_bytes: int, symbols_per_block_max: int, symbol_bytes: int) -> None:
         self._symbol_bytes = symbol_bytes
         buffer_bytes = symbols_per_block_max * symbol_bytes
-        # Eight blocks are the least that keep reading, decoding and writing busy at once.
+        # Reading, decoding and writing at the same time need at least eight blocks.
         self.capacity = max(8, pool_bytes // buffer_bytes)
         self._memory = np.empty((self.capacity, symbols_per_block_max, symbol_bytes), np.uint8)
-        # Last in, first out: the resident set is what was in use at once, not what was ever used.
+        # Last in, first out: the resident set is the largest number of buffers in use at the same time.
         self._free = list(range(self.capacity - 1, -1, -1))
 
     @property
     def size_bytes(self) -> int:
-        """All buffers together."""
+        """Return the size of all buffers."""
         return int(self._memory.nbytes)
 
     @property
     def fill(self) -> float:
-        """Share of the buffers in use, 0..1."""
+        """Return the share of the buffers in use, 0..1."""
         return 1.0 - len(self._free) / self.capacity
 
     @property
     def free_count(self) -> int:
-        """Buffers that aren't in use."""
+        """Return the number of free buffers."""
         return len(self._free)
 
     def take(self, object_index: int, block: int, k: int, stored_bytes: int) -> AssembledBlock | None:
-        """An empty block, or None when all buffers are in use."""
+        """Return an empty block, or None when all buffers are in use."""
         if not self._free:
             return None
         index = self._free.pop()
@@ -148,6 +148,6 @@ class BufferPool:
         )
 
     def release(self, block: AssembledBlock) -> None:
-        """Return a block's buffer; the block must not be used afterwards."""
+        """Release a block's buffer; the block must not be used afterwards."""
         assert block.buffer_index not in self._free[-1:]
         self._free.append(block.buffer_index)

@@ -1,4 +1,4 @@
-"""Events of a receiver session: past-tense records that its shell takes with ``next_events()``."""
+"""Events of a receiver session, which its shell takes with ``next_events()``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from protocol.wire.messages import Announce
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BlockAssembled:
-    """Enough symbols of an image block are there: decode, check and write it, then release its buffer."""
+    """Enough symbols of an image block have arrived: decode, check and write it, then release its buffer."""
 
     assembled: AssembledBlock
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ManifestReceived:
-    """The manifest came by multicast and its digest is the image's id."""
+    """The manifest arrived by multicast, and its digest is the image's id."""
 
     data: memoryview | StoredManifest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ManifestRejected:
-    """The manifest came by multicast with a wrong digest: fetch it over the control API."""
+    """The manifest arrived by multicast with a wrong digest: fetch it over the control API."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class CastEnded:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SenderSilent:
-    """Nothing was heard from the sender for ``silent_s`` seconds; more may follow."""
+    """The sender has been silent for ``silent_s`` seconds; more of these events may follow."""
 
     silent_s: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SenderRestarted:
-    """The cast is announced by a new incarnation of its sender: join again with what is still needed."""
+    """A new incarnation of the sender announces the cast: join again with the blocks that are still needed."""
 
     announce: Announce
 
@@ -63,7 +63,7 @@ class Reinstated:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dropped:
-    """This receiver is much slower than the group, and the cast goes on without it."""
+    """This receiver is much slower than the group, and the cast continues without it."""
 
 
 ReceiverEvent = (

@@ -1,4 +1,4 @@
-"""Receiving the manifest as object 0: its blocks are decoded here and the whole is checked against the image id."""
+"""Reception of the manifest as object 0: its blocks are decoded here, and the whole is checked against the image id."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from protocol.wire.messages import CastObject
 
 
 class ManifestStore(Protocol):
-    """Where a manifest is collected, in any order; as long as it is from the beginning."""
+    """Storage that collects a manifest in any order; it has the full size from the start."""
 
     def __len__(self) -> int:
-        """Bytes of the whole manifest."""
+        """Return the size of the whole manifest in bytes."""
 
     def write(self, offset_bytes: int, data: memoryview) -> None:
-        """Put a part into its place, instead of what may have been there; may raise StorageError."""
+        """Write a part at its offset, over any earlier content; may raise StorageError."""
 
     def collected(self) -> memoryview | StoredManifest:
-        """The whole, now that every part is there; nothing is written any more. May raise StorageError."""
+        """Return the whole manifest once every part is written; may raise StorageError."""
 
 
 class MemoryStore:
     """A :class:`ManifestStore` in memory."""
 
     def __init__(self, manifest_bytes: int) -> None:
-        """Take the memory for ``manifest_bytes``."""
+        """Allocate ``manifest_bytes``."""
         self._data = memoryview(bytearray(manifest_bytes))
 
     def __len__(self) -> int:
         return len(self._data)
 
     def write(self, offset_bytes: int, data: memoryview) -> None:
-        """See :meth:`ManifestStore.write`."""
+        """Write a part, as :meth:`ManifestStore.write` does."""
         self._data[offset_bytes : offset_bytes + len(data)] = data
 
     def collected(self) -> memoryview:
-        """See :meth:`ManifestStore.collected`."""
+        """Return the manifest, as :meth:`ManifestStore.collected` does."""
         return self._data.toreadonly()
 
 
 class ManifestReception:
-    """Collects object 0 into a store.
+    """Reception of object 0 into a store.
 
     Attributes:
-        reception: the object's block states.
+        reception: the states of the object's blocks.
     """
 
     def __init__(self, parameters: CastParameters, pool: BufferPool, store: ManifestStore) -> None:
@@ -73,17 +73,17 @@ class ManifestReception:
 
     @property
     def complete(self) -> bool:
-        """Whether every block is in the store."""
+        """Return whether every block is in the store."""
         return self.reception.unsettled_count == 0
 
     def end_pass(self, sequence: int) -> None:
-        """Everything was sent before the datagram of this number; said once, it needn't be said again."""
+        """Note that the pass ended before the datagram of this number; later calls are ignored."""
         if not self._pass_over:
             self._pass_over = True
             self.reception.pass_all(sequence)
 
     def take(self, assembled: AssembledBlock) -> None:
-        """Decode one assembled block into the store; its buffer can be given back afterwards.
+        """Decode one assembled block into the store; its buffer can be released afterwards.
 
         Raises:
             StorageError: as the store raises.
@@ -93,7 +93,7 @@ class ManifestReception:
         self.reception.mark_settled(np.array([assembled.block]))
 
     def received(self) -> memoryview | StoredManifest | None:
-        """What was collected, if it is the manifest that the image id names.
+        """Return the collected manifest, or None if its digest isn't the image id.
 
         Raises:
             StorageError: as the store raises.

@@ -1,13 +1,13 @@
-"""A receiver's state of one object: what it needs, what the pass has gone by, what to ask for.
+"""A receiver's state of one object: needed blocks, missing blocks, and the NACKs for them.
 
 Each block is in one of six stages, kept as one octet::
 
-    SETTLED   not needed: nothing stored for it, not asked for, or verified
-    UNSCANNED nobody knows yet whether the target holds it: taken if it comes, never asked for
-    WAITING   needed, and the pass hasn't gone by yet
-    MISSING   needed, and the pass has gone by (or FLUSH said so): to be NACKed
-    ASSEMBLED enough symbols are there; it is being decoded and written
-    WRITTEN   on its way to being verified
+    SETTLED   not needed: nothing is stored for it, it wasn't requested, or it is verified
+    UNSCANNED not compared with the target yet: collected if it arrives, never NACKed
+    WAITING   needed, and the pass hasn't reached it yet
+    MISSING   needed, and the pass has moved beyond it, or a FLUSH arrived: to be NACKed
+    ASSEMBLED enough symbols have arrived; it is being decoded and written
+    WRITTEN   written, not verified yet
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from protocol.wire.messages import FLAG_REPAIR, CastObject
 
 
 class Stage(IntEnum):
-    """See the module's docstring."""
+    """Stage of a block; the module describes each."""
 
     SETTLED = 0
     WAITING = 1
@@ -40,9 +40,9 @@ class Stage(IntEnum):
 
 
 _RUN_SYMBOLS_MIN: Final = 12
-"""Shorter runs of one block than this, on average, are put together first."""
+"""Runs of one block that are shorter than this on average are gathered first."""
 
-# As plain integers: comparing enum members costs more than the rest of a run's bookkeeping.
+# As plain integers: comparing enum members takes longer than the rest of a run's bookkeeping.
 _WAITING: Final = int(Stage.WAITING)
 _MISSING: Final = int(Stage.MISSING)
 _UNSCANNED: Final = int(Stage.UNSCANNED)
@@ -50,7 +50,7 @@ _UNSCANNED: Final = int(Stage.UNSCANNED)
 
 @dataclasses.dataclass(slots=True)
 class _PassedRange:
-    """Blocks that the pass went by; lost for certain once ``sequence`` has been reached."""
+    """Blocks that the pass moved beyond; their missing symbols are lost once ``sequence`` is well exceeded."""
 
     start: int
     stop: int
@@ -62,7 +62,7 @@ class ObjectReception:
 
     Attributes:
         stage: ``uint8[block_count]`` of :class:`Stage`.
-        pool_drop_count: symbols dropped for want of a buffer.
+        pool_drop_count: symbols dropped without a free buffer.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class ObjectReception:
             source_symbols: ``uint8[block_count]``, k of each block, 0 where nothing is stored.
             stored_bytes: ``uint32[block_count]``.
             need: ``bool[block_count]``: blocks that aren't on the target yet; not kept.
-            pool: where symbols are collected.
-            joined_before_start: the pass will begin at block 0, so that blocks before the first one seen are lost
-                rather than still to come.
-            unscanned: ``bool[block_count]``: blocks of which it isn't known yet whether they are on the target,
-                whatever ``need`` says of them; not kept.
+            pool: buffers for the symbols.
+            joined_before_start: the first pass starts at block 0: blocks before the first one seen are lost, not
+                still to come.
+            unscanned: ``bool[block_count]``: blocks that haven't been compared with the target yet, whatever ``need``
+                has for them; not kept.
         """
         self.object_index = object_index
         self.stage = np.full(source_symbols.size, Stage.SETTLED, np.uint8)
@@ -110,22 +110,22 @@ class ObjectReception:
 
     @property
     def block_count(self) -> int:
-        """Blocks of the object."""
+        """Return the blocks of the object."""
         return int(self.stage.shape[0])
 
     @property
     def unsettled_count(self) -> int:
-        """Blocks that aren't verified yet."""
+        """Return the number of blocks that aren't verified yet."""
         return int(np.count_nonzero(self.stage))
 
     @property
     def incomplete_count(self) -> int:
-        """Blocks that hold a buffer and lack symbols."""
+        """Return the number of blocks with a buffer and missing symbols."""
         return len(self._partial)
 
     @property
     def missing_count(self) -> int:
-        """Blocks to be NACKed, now or later."""
+        """Return the number of blocks to be NACKed, now or later."""
         return self._missing_count
 
     # -- symbols ----------------------------------------------------------------------------------------------
@@ -138,16 +138,16 @@ class ObjectReception:
         hold_s: float,
         now: float,
     ) -> tuple[list[AssembledBlock], int]:
-        """Take accepted rows of this object.
+        """Process accepted rows of this object.
 
         Args:
             headers: structured ``[n]`` of the wire's header dtype.
             symbols: ``uint8[n, symbol_bytes]``.
-            hold_s: how long a block whose repair has begun to arrive isn't NACKed.
+            hold_s: time without a NACK for a block after symbols of its repair arrived.
             now: monotonic seconds.
 
         Returns:
-            The blocks that became decodable, and how many rows had a block number or k that the image doesn't have.
+            The blocks that became decodable, and the number of rows with an invalid block number or k.
         """
         block = headers["block"].astype(np.int64)
         valid = block < self.block_count
@@ -159,14 +159,14 @@ class ObjectReception:
                 return [], invalid_count
         self._follow_pass(headers, block)
         stage = self.stage[block]
-        # A few repairs of a block that may be there already would only hold a buffer.
+        # A few repair symbols of a block that may be on the target already would only occupy a buffer.
         fresh = (headers["flags"] & FLAG_REPAIR) == 0
         useful = (stage == _WAITING) | (stage == _MISSING) | ((stage == _UNSCANNED) & fresh)
         if not useful.all():
             headers, symbols = headers[useful], symbols[useful]
         runs = list(block_runs(headers))
         if (len(runs) - 1) * _RUN_SYMBOLS_MIN > headers.shape[0]:
-            # Interleaved blocks: to copy all rows once more costs a fifth of handling every stripe by itself.
+            # Interleaved blocks: copying all rows once more costs a fifth of handling each stripe separately.
             order = np.argsort(headers["block"].astype(np.int64), kind="stable")
             headers, symbols = headers[order], symbols[order]
             runs = list(block_runs(headers))
@@ -194,7 +194,7 @@ class ObjectReception:
                 return None
         partial.add(esi, symbols)
         if partial.missing_count:
-            if self.stage[block] == _MISSING:  # its repair has begun to come, asked for by whomever
+            if self.stage[block] == _MISSING:  # its repair is arriving, requested by any receiver
                 self._retry_at[block] = max(self._retry_at.get(block, 0.0), hold_until)
             return None
         del self._partial[block]
@@ -203,7 +203,7 @@ class ObjectReception:
         return partial
 
     def _follow_pass(self, headers: NDArray[np.void], block: NDArray[np.int64]) -> None:
-        """Move the frontier by the rows that are new data."""
+        """Move the frontier by the rows of new data."""
         fresh = (headers["flags"] & FLAG_REPAIR) == 0
         if not fresh.any():
             return
@@ -215,7 +215,7 @@ class ObjectReception:
         if self._pass_index is None:
             first = int(block[np.flatnonzero(fresh)[0]])
             self._pass_index = int(pass_index[np.flatnonzero(fresh)[0]])
-            # Who comes in the middle of a block gets it with the next pass: the sender would ignore a NACK for it.
+            # A receiver that starts within a block gets it in the next pass: the sender ignores a NACK for it.
             self._frontier = 0 if self._joined_before_start else first + 1
         if newest_pass != self._pass_index:
             if (newest_pass - self._pass_index) % (1 << 8) >= 1 << 7:
@@ -235,10 +235,10 @@ class ObjectReception:
         else:
             self._passed.append(_PassedRange(start, stop, sequence))
 
-    # -- what is lacking --------------------------------------------------------------------------------------
+    # -- missing blocks ---------------------------------------------------------------------------------------
 
     def settle_losses(self, next_sequence: int) -> None:
-        """Call blocks MISSING that the pass went by longer ago than datagrams are reordered."""
+        """Mark blocks as MISSING that the pass moved beyond longer ago than datagrams are reordered."""
         while self._passed:
             passed = self._passed[0]
             if sequence_difference(next_sequence, passed.sequence) <= REORDER_DATAGRAM_COUNT:
@@ -247,16 +247,16 @@ class ObjectReception:
             self._mark_missing(passed.start, passed.stop)
 
     def pass_all(self, sequence: int) -> None:
-        """The pass has gone by everything before the datagram of this number: lost for certain soon after it."""
+        """Note that the pass sent all blocks before the datagram of this number; unreceived ones count as lost soon."""
         self._pass_by(0, self.block_count, sequence)
 
     def flush(self) -> None:
-        """The sender has sent all that was demanded: whatever is needed is MISSING now."""
+        """Mark all needed blocks as MISSING: the sender has sent everything that was demanded."""
         self._passed.clear()
         self._mark_missing(0, self.block_count)
 
     def _mark_missing(self, start: int, stop: int) -> None:
-        # The pass has gone by with less than all of them, and it isn't known whether the rest is worth asking for.
+        # An unscanned block is incomplete after the pass; the target may hold it, so it isn't worth a NACK yet.
         for block in [block for block in self._partial if start <= block < stop]:
             if self.stage[block] == _UNSCANNED:
                 self._abandon(block)
@@ -269,15 +269,15 @@ class ObjectReception:
                 self._missing_count += count
 
     def take_due_nacks(self, blocks_max: int, *, retry_at: float, now: float) -> list[tuple[int, int]]:
-        """``(block, deficit)`` of what should be NACKed now, ascending; they aren't due again before ``retry_at``.
+        """Return ``(block, deficit)`` of the blocks to NACK now, ascending; they are due again at ``retry_at``.
 
-        A block is asked for only with a buffer, which is taken here: otherwise new data would have taken it by the
-        time the repair comes, and what the whole room was sent again would be dropped again.
+        A block is NACKed only with a buffer, which is taken here. Otherwise new data could occupy the last buffer
+        before the repair arrives, and the repair, sent to the whole room, would be dropped.
         """
         if self._missing_count == 0:
             return []
         held = [block for block in self._partial if self.stage[block] == _MISSING]
-        # As many blocks as there are buffers, however many thousands are lacking.
+        # At most as many blocks as there are buffers, even if many thousands are missing.
         first = self._first_missing(self._pool.free_count + len(held))
         due = []
         for block in sorted({*held, *first}):
@@ -294,7 +294,7 @@ class ObjectReception:
         return due
 
     def _first_missing(self, count_max: int) -> list[int]:
-        """The first MISSING blocks, found without a look at those behind them."""
+        """Return the first MISSING blocks, without searching the blocks behind them."""
         found: list[int] = []
         count = min(count_max, self._missing_count)
         for rows in windows(self.block_count):
@@ -305,23 +305,23 @@ class ObjectReception:
         return found
 
     def abandon_missing(self) -> None:
-        """Give back the buffers of blocks that this pass has gone by incomplete.
+        """Release the buffers of incomplete blocks that this pass has moved beyond.
 
-        For a receiver whose repairs have to wait: what little it has of them would keep it from catching others whole.
+        For a receiver whose repairs have to wait: these buffers serve blocks that it can still receive completely.
         """
-        lacking = [block for block in self._partial if self.stage[block] == _MISSING]
-        for block in [block for block in lacking if block < self._frontier]:
+        missing = [block for block in self._partial if self.stage[block] == _MISSING]
+        for block in [block for block in missing if block < self._frontier]:
             self._abandon(block)
 
     def _abandon(self, block: int) -> None:
-        """Give an incomplete block's buffer back, if it has one."""
+        """Release the buffer of an incomplete block, if it has one."""
         partial = self._partial.pop(block, None)
         if partial is not None:
             self._pool.release(partial)
         self._retry_at.pop(block, None)
 
     def _start(self, block: int) -> AssembledBlock | None:
-        """Begin to assemble a block; None without a free buffer."""
+        """Start to assemble a block; return None without a free buffer."""
         partial = self._pool.take(
             self.object_index, block, int(self._k[block]), int(self._stored_bytes[block])
         )
@@ -329,13 +329,13 @@ class ObjectReception:
             self._partial[block] = partial
         return partial
 
-    # -- the scan's results -----------------------------------------------------------------------------------
+    # -- results of the scan ----------------------------------------------------------------------------------
 
     def mark_held(self, blocks: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The target holds ``blocks`` already.
+        """Note that the target already holds ``blocks``.
 
         Returns:
-            Those that are settled by that. What came whole while it was being scanned isn't: it is written anyway.
+            The blocks that this settles. Blocks that were received completely during the scan are written anyway.
         """
         held = np.asarray(blocks[self.stage[blocks] == _UNSCANNED], np.int64)
         self.stage[held] = Stage.SETTLED
@@ -344,26 +344,26 @@ class ObjectReception:
         return held
 
     def not_arrived(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of ``blocks`` that haven't come whole before anybody knew whether they are needed."""
-        lacking: NDArray[np.int64] = blocks[self.stage[blocks] == _UNSCANNED]
-        return lacking
+        """Return those of ``blocks`` that weren't received completely during the scan."""
+        unscanned: NDArray[np.int64] = blocks[self.stage[blocks] == _UNSCANNED]
+        return unscanned
 
     def mark_needed(self, blocks: NDArray[np.integer]) -> None:
-        """The target doesn't hold ``blocks``, and the sender knows: they are awaited unless they came meanwhile."""
+        """Note that the target misses ``blocks``, as the sender knows: wait for those that haven't arrived yet."""
         self.stage[blocks[self.stage[blocks] == _UNSCANNED]] = Stage.WAITING
 
-    # -- the pipeline's results -------------------------------------------------------------------------------
+    # -- results of the pipeline ------------------------------------------------------------------------------
 
     def mark_written(self, block: int) -> None:
-        """The block is on the target, not verified yet."""
+        """Note that the block is on the target, not verified yet."""
         self._move(block, Stage.WRITTEN)
 
     def mark_settled(self, blocks: NDArray[np.integer]) -> None:
-        """The blocks are verified."""
+        """Note that the blocks are verified."""
         self.stage[blocks] = Stage.SETTLED
 
     def mark_rejected(self, block: int) -> None:
-        """What was assembled or written is wrong: ask for the whole block again."""
+        """Note that the block, as assembled or written, is wrong: NACK all of it again."""
         self._move(block, Stage.MISSING)
 
     def _move(self, block: int, stage: Stage) -> None:

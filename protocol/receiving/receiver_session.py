@@ -1,7 +1,7 @@
-"""The receiver's side of a cast, sans-IO: takes datagrams, gives assembled blocks, asks for what is lacking.
+"""The receiver's side of a cast, sans-IO: datagrams come in; assembled blocks and feedback go out.
 
-The shell hands in batches of received frames and other datagrams, takes events, unicasts the feedback datagrams that
-are due, and says what became of each assembled block.
+The shell passes in batches of received frames and other datagrams, takes events, unicasts the feedback datagrams that
+are due, and reports the result of each assembled block.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ from protocol.wire.messages import (
 )
 
 _SILENT_S = 3 * ANNOUNCE_INTERVAL_S
-"""Three announcements missed: worth telling."""
+"""Silence of the sender until a :class:`SenderSilent` event: three missed announcements."""
 
 _ROUND_PAUSE_MIN_S = 0.005
-"""Least time between two looks at what is lacking: bounds the work at the smallest round-trip times."""
+"""Shortest time between two NACK rounds: bounds the work at the smallest round-trip times."""
 
 
 @dataclasses.dataclass(slots=True)
 class ReceiverStatistics:
-    """Plain counters since join, for metrics, reports and the summary."""
+    """Counters since the join, for metrics, reports and the summary."""
 
     frames_received_count: int = 0
     bytes_received: int = 0
@@ -91,7 +91,7 @@ class ReceiverStatistics:
 
 
 class ReceiverSession:
-    """See the module's docstring. Used from one thread."""
+    """One receiver's part in a cast; used from one thread."""
 
     def __init__(
         self,
@@ -102,14 +102,14 @@ class ReceiverSession:
         now: float,
         manifest_store: ManifestStore | None = None,
     ) -> None:
-        """Begin as granted.
+        """Start with the sender's grant.
 
         Args:
             grant: the sender's answer to the join.
             assembly_bytes: size of the buffer pool.
-            rng: for back-off.
+            rng: randomness for the back-off.
             now: monotonic seconds.
-            manifest_store: where a manifest that comes by multicast is collected; None for memory of its own.
+            manifest_store: storage for a manifest that arrives by multicast; None for memory.
         """
         parameters = grant.parameters
         self.grant = grant
@@ -148,18 +148,18 @@ class ReceiverSession:
         self._round_at: float | None = None
         self._phase = ReceptionPhase.AWAITING_MANIFEST
 
-    # -- what the shell reads ---------------------------------------------------------------------------------
+    # -- state for the shell ----------------------------------------------------------------------------------
 
     @property
     def fill(self) -> float:
-        """Share of the buffers that wait for this machine, 0..1: of the socket's or the assembly's."""
+        """Return the share of the buffers that wait for this machine, 0..1: the socket's or the assembly's."""
         return max(self.backlog, self.statistics.socket_fill)
 
     @property
     def backlog(self) -> float:
-        """Share of the assembly's buffers whose blocks are being decoded or written.
+        """Return the share of the assembly's buffers whose blocks are being decoded or written.
 
-        Blocks that are still incomplete wait for the sender: to slow down would only make them wait longer.
+        Incomplete blocks aren't included: they wait for the sender, and slowing it down would make them wait longer.
         """
         incomplete_count = sum(reception.incomplete_count for reception in self._receptions())
         used_count = self._pool.capacity - self._pool.free_count
@@ -167,31 +167,31 @@ class ReceiverSession:
 
     @property
     def need(self) -> NDArray[np.bool_] | None:
-        """``bool[block_count]`` of blocks not verified yet; None before the manifest is there."""
+        """Return ``bool[block_count]`` of blocks not verified yet; None before the manifest is set."""
         return None if self._image is None else self._image.stage != 0
 
     @property
     def heard_sequence(self) -> int | None:
-        """Number after the last symbol that is taken into account; None while none was heard."""
+        """Return the number after the last received symbol; None before the first."""
         return self.loss.next_sequence if self.loss.expected_count else None
 
     @property
     def needed_count(self) -> int:
-        """Blocks not verified yet; 0 before the manifest is there."""
+        """Return the number of blocks not verified yet; 0 before the manifest is set."""
         return 0 if self._image is None else self._image.unsettled_count
 
     @property
     def missing_count(self) -> int:
-        """Blocks that the pass has gone by and that aren't there."""
+        """Return the number of blocks that the pass moved beyond and that are incomplete."""
         return 0 if self._image is None else self._image.missing_count
 
     @property
     def pool_drop_count(self) -> int:
-        """Symbols dropped for want of a buffer."""
+        """Return the number of symbols dropped without a free buffer."""
         return sum(reception.pool_drop_count for reception in self._receptions())
 
     def next_events(self) -> list[ReceiverEvent]:
-        """What happened since the last call."""
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events
 
@@ -213,13 +213,13 @@ class ReceiverSession:
         *,
         unscanned: NDArray[np.bool_] | None = None,
     ) -> None:
-        """The manifest is there: image blocks can be placed from now on.
+        """Set the manifest: from now on, image blocks can be placed.
 
         Args:
-            manifest: the image's.
-            need: ``bool[block_count]`` of blocks that the target lacks, as the sender was told.
+            manifest: the image's manifest.
+            need: ``bool[block_count]`` of blocks that the target misses, as reported to the sender.
             now: monotonic seconds.
-            unscanned: ``bool[block_count]`` of blocks of which it isn't known yet whether it does.
+            unscanned: ``bool[block_count]`` of blocks that haven't been compared with the target yet.
         """
         legal = self._advance(ReceptionTrigger.MANIFEST_SET)
         assert legal, "the manifest is set once"
@@ -243,14 +243,14 @@ class ReceiverSession:
         arrived_at: float | None = None,
         arrived_row: int = -1,
     ) -> None:
-        """Take datagrams that have exactly the size of a SYMBOL.
+        """Process datagrams that have exactly the size of a SYMBOL.
 
         Args:
-            frames: ``uint8[n, 32 + symbol_bytes]``; copied from, so the caller may reuse it at once.
+            frames: ``uint8[n, 32 + symbol_bytes]``; copied from, the caller may reuse it at once.
             now: monotonic seconds.
-            arrived_at: when one of the last reached this machine, monotonic seconds; None if only ``now`` is known,
-                which tells more of this machine's own laziness than of queues on the way.
-            arrived_row: which.
+            arrived_at: arrival of one of the last datagrams at this machine, monotonic seconds; None if only ``now`` is
+                known, which includes the delay of this machine itself.
+            arrived_row: row of that datagram.
         """
         if frames.shape[0] == 0:
             return
@@ -282,7 +282,7 @@ class ReceiverSession:
             self._report_early(now, whole_group=queueing)
 
     def _report_early(self, now: float, *, whole_group: bool) -> None:
-        """Bad news doesn't wait for its turn; news that the whole group has is spread over time."""
+        """Report trouble before the regular time; trouble of the whole group is spread over time."""
         spread_s = self.receiver_count / REPORT_EARLY_RATE_MAX if whole_group else 0.0
         if self._report_at > self._reported_at + REPORT_EARLY_INTERVAL_S + spread_s:
             self._report_at = max(now, self._reported_at + REPORT_EARLY_INTERVAL_S) + (
@@ -291,7 +291,7 @@ class ReceiverSession:
         self._reported_queueing = whole_group or self._reported_queueing
 
     def _end_manifest_pass(self, sequence: int, now: float) -> None:
-        """Image data comes when all of the manifest has been sent: what still lacks of it won't come by itself."""
+        """End the manifest's pass: image data follows the whole manifest, so its missing symbols need NACKs."""
         assert self._manifest is not None
         self._manifest.end_pass(sequence)
         self._manifest.reception.settle_losses(self.loss.next_sequence)
@@ -345,7 +345,7 @@ class ReceiverSession:
         self._manifest = None
 
     def receive_datagram_untrusted(self, datagram: bytes, now: float) -> None:
-        """Take a datagram of any other size; a bad one is counted in ``rejects`` and dropped."""
+        """Process a datagram of any other size; a bad one is counted in ``rejects`` and dropped."""
         try:
             self._receive_control_untrusted(datagram, now)
         except WireError as error:
@@ -406,43 +406,43 @@ class ReceiverSession:
         self._heard_at = now
         self._silence_reported_at = now
 
-    # -- the scan's results -----------------------------------------------------------------------------------
+    # -- results of the scan ----------------------------------------------------------------------------------
 
     def blocks_held(self, blocks: NDArray[np.integer]) -> None:
-        """The target holds these image blocks already; what came while it was being scanned is written anyway."""
+        """Note that the target already holds these image blocks; those received during the scan are written anyway."""
         assert self._image is not None
         held = self._image.mark_held(blocks)
         self.statistics.blocks_verified_count += int(held.size)
 
     def not_arrived(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of ``blocks`` that haven't come whole while they were being scanned."""
+        """Return those of ``blocks`` that weren't received completely during the scan."""
         assert self._image is not None
         return self._image.not_arrived(blocks)
 
     def blocks_missing(self, blocks: NDArray[np.integer]) -> None:
-        """The target doesn't hold these image blocks, and the sender has been told that they are needed."""
+        """Note that the target misses these image blocks, after that was reported to the sender."""
         assert self._image is not None
         self._image.mark_needed(blocks)
 
-    # -- the pipeline's results -------------------------------------------------------------------------------
+    # -- results of the pipeline ------------------------------------------------------------------------------
 
     def release(self, assembled: AssembledBlock) -> None:
-        """Give a block's buffer back: it was written or thrown away."""
+        """Release a block's buffer after the block was written or discarded."""
         self._pool.release(assembled)
 
     def block_written(self, block: int) -> None:
-        """An image block is on the target, not verified yet."""
+        """Note that an image block is on the target, not verified yet."""
         assert self._image is not None
         self._image.mark_written(block)
 
     def blocks_verified(self, blocks: NDArray[np.integer]) -> None:
-        """Image blocks were read back and are right."""
+        """Note that image blocks were read back and found correct."""
         assert self._image is not None
         self._image.mark_settled(blocks)
         self.statistics.blocks_verified_count += int(blocks.size)
 
     def block_rejected(self, block: int, now: float) -> None:
-        """An image block's content is wrong, as assembled or as read back: ask for all of it again."""
+        """Note that an image block is wrong, as assembled or as read back: NACK all of it again."""
         assert self._image is not None
         self.statistics.blocks_rejected_count += 1
         self._image.mark_rejected(block)
@@ -451,7 +451,7 @@ class ReceiverSession:
     # -- sending ----------------------------------------------------------------------------------------------
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
-        """The NACKs and REPORTs that are due, for the sender's feedback port."""
+        """Return the NACKs and REPORTs that are due, for the sender's feedback port."""
         datagrams = []
         if now >= self._silence_reported_at + _SILENT_S:
             self._silence_reported_at = now
@@ -467,14 +467,14 @@ class ReceiverSession:
         return datagrams
 
     def next_timer(self) -> float:
-        """When :meth:`datagrams_to_send` should be asked again, absolute monotonic seconds."""
+        """Return the time of the next call of :meth:`datagrams_to_send`, absolute monotonic seconds."""
         times = [self._report_at, self._silence_reported_at + _SILENT_S]
         if self._round_at is not None:
             times.append(self._round_at)
         return min(times)
 
     def report(self, now: float) -> bytes:
-        """A REPORT of how it goes at this moment."""
+        """Return a REPORT of the current state."""
         statistics = self.statistics
         self._reported_at = now
         self._reported_fill = self.fill
@@ -533,7 +533,7 @@ class ReceiverSession:
         return datagrams
 
     def _schedule_round(self, now: float) -> None:
-        """Look at what is lacking after a random back-off, unless that is planned already."""
+        """Plan a NACK round after a random back-off, unless one is planned already."""
         if self.demoted and self._manifest is None:
             return  # its turn comes in the tail
         if self._round_at is None and any(reception.missing_count for reception in self._receptions()):
@@ -562,7 +562,7 @@ class ReceiverSession:
 
 
 def _as_runs(due: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """``(first block, count, deficit)`` of consecutive blocks with the same deficit."""
+    """Return ``(first block, count, deficit)`` of consecutive blocks with the same deficit."""
     rows: list[tuple[int, int, int]] = []
     for block, deficit in due:
         if rows and rows[-1][0] + rows[-1][1] == block and rows[-1][2] == deficit:

@@ -1,1 +1,1 @@
-"""The sender's half of the protocol: session, demand, pacing and the datagrams to the group."""
+"""The sending half of the protocol: session, demand, pacing and the datagrams to the group."""

@@ -1,7 +1,7 @@
-"""The sender's demand for one object: which blocks the pass still has to send, and which repairs are asked for.
+"""The sender's demand for one object: blocks that the pass still has to send, and requested repairs.
 
-Nothing here is kept per receiver. A block is wanted whole until the pass has sent it; after that it costs nothing
-unless somebody NACKs it. So a late joiner costs one more partial pass and a dead receiver costs nothing.
+No state is kept per receiver. A block is wanted whole until the pass has sent it; after that it costs nothing without a
+NACK. Hence a late joiner costs one more partial pass, and a dead receiver costs nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from protocol.wire.messages import FLAG_REPAIR, CastObject
 _MOSTLY_LOST = 0.75
 _AGAIN_FACTOR = 2
 _AGAIN_SYMBOLS_MIN = 16
-"""When a block's symbols come round again nobody knows which of them are lacking."""
+"""When all symbols of a block have been sent, the sender doesn't know which of them are missing, and sends more."""
 
 _LAG_MAX = 255
-"""Blocks that are interleaved are no further apart than the header can say."""
+"""Largest distance of interleaved blocks: the header's field has one octet."""
 
 
 class SegmentList:
-    """Segments of one plan, collected as plain tuples and turned into an array once."""
+    """Segments of one plan, collected as tuples and converted into an array once."""
 
     def __init__(self, symbols_max: int) -> None:
         self.room = symbols_max
@@ -55,7 +55,7 @@ class SegmentList:
         self._rows.append((object_index, flags, pass_index & 0xFF, lag, block, k, esi, count))
 
     def array(self) -> NDArray[np.void]:
-        """The segments as an array of SEGMENT_DTYPE."""
+        """Return the segments as an array of SEGMENT_DTYPE."""
         return np.array(self._rows, SEGMENT_DTYPE)
 
 
@@ -70,11 +70,11 @@ class _SweptBlock:
 
 
 class Demand:
-    """What receivers still need of one object.
+    """The receivers' demand for one object.
 
     Attributes:
-        wanted_count: blocks that the running or the next pass has to send whole.
-        pass_index: number of the running pass.
+        wanted_count: blocks that the current or the next pass has to send whole.
+        pass_index: number of the current pass.
         repair_block_count: blocks with repairs outstanding.
         sent_source_count: source symbols planned in passes.
         sent_parity_count: proactive repair symbols planned in passes.
@@ -94,14 +94,14 @@ class Demand:
         self._wanted = np.zeros(count, np.bool_)
         self._deficit = np.zeros(count, np.uint8)
         self._next_esi = np.zeros(count, np.uint8)
-        # Number after the block's last planned symbol: NACKs that were written before it was heard are stale.
+        # Number after the block's last planned symbol: NACKs from before its arrival are stale.
         self._last_sequence = np.zeros(count, np.uint32)
-        self._next_sequence = 0  # of whatever is planned next, of this object or another
+        self._next_sequence = 0  # of the next planned symbol, of this object or another
         self._ever_sent = np.zeros(count, np.bool_)
         self._whole_again = np.zeros(count, np.bool_)
         self._repairs: deque[int] = deque()
         self._cursor = 0
-        # Blocks that are being sent, ascending, and whose turn it is for how many symbols more.
+        # Blocks that are being sent, ascending; the one whose turn it is, and the symbols left of its turn.
         self._swept: list[_SweptBlock] = []
         self._turn = 0
         self._stripe_left = 0
@@ -114,26 +114,26 @@ class Demand:
 
     @property
     def block_count(self) -> int:
-        """Blocks of the object."""
+        """Return the blocks of the object."""
         return int(self._k.shape[0])
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was asked for has been planned."""
+        """Return whether all demand has been planned."""
         return self.wanted_count == 0 and self.repair_block_count == 0 and not self._swept
 
     @property
     def progress(self) -> float:
-        """How far the running pass has come, 0..1."""
+        """Return the progress of the current pass, 0..1."""
         return self._cursor / max(1, self.block_count)
 
     def want(self, need: NDArray[np.bool_] | None, heard_sequence: int | None = None) -> None:
-        """Add blocks to what passes send.
+        """Add blocks for passes to send.
 
         Args:
             need: ``bool[block_count]``; None for all.
-            heard_sequence: blocks whose symbols came after this number are on their way already, and are left out; who
-                loses some of them asks by NACK. None for who has heard nothing.
+            heard_sequence: blocks sent after this number are on their way to the receiver already and are left out; it
+                NACKs the ones that it loses. None for a receiver that has received nothing.
         """
         on_their_way = [] if heard_sequence is None else [swept.block for swept in self._swept]
         wanted_before = self._wanted[on_their_way]
@@ -148,7 +148,7 @@ class Demand:
         self.wanted_count = int(np.count_nonzero(self._wanted))
 
     def withdraw(self) -> None:
-        """Forget all demand: nobody is left who needs anything."""
+        """Remove all demand: no receiver needs anything any more."""
         self._wanted[:] = False
         self._deficit[:] = 0
         self._repairs.clear()
@@ -157,13 +157,13 @@ class Demand:
         self._swept.clear()
 
     def nack(self, block: int, count: int, deficit: int, sequence: int) -> int:
-        """Merge one run of a NACK: blocks ``block .. block + count`` each lack ``deficit`` symbols.
+        """Merge one run of a NACK: blocks ``block .. block + count`` each miss ``deficit`` symbols.
 
-        Blocks that a pass still has to send, and NACKs written before the block's latest symbols were heard, are
-        left out: the answer is already on its way.
+        Blocks that a pass still has to send, and NACKs from before the arrival of the block's latest symbols, are
+        ignored: the symbols are already on their way.
 
         Returns:
-            How many blocks were accepted.
+            The number of accepted blocks.
         """
         stop = min(block + count, self.block_count)
         if block >= stop:
@@ -182,10 +182,10 @@ class Demand:
         return int(accepted.size)
 
     def _is_later(self, blocks: slice, sequence: int) -> NDArray[np.bool_]:
-        """Which blocks had symbols planned after ``sequence``.
+        """Return the blocks with symbols planned after ``sequence``.
 
-        Compared by how long ago both were, since half of all numbers can lie between them: with 1440 bytes each, those
-        of an image of 3 TB. So whoever has heard everything is never taken for somebody who hasn't.
+        Compared by age, since more than half of all numbers can lie between them: with 1440 bytes each, those of an
+        image of 3 TB. A receiver that has received everything is thus never mistaken for one that hasn't.
         """
         written_before = max(0, sequence_difference(self._next_sequence, sequence))
         sent_before = np.uint32(self._next_sequence) - self._last_sequence[blocks]
@@ -193,12 +193,12 @@ class Demand:
         return later
 
     def plan_repairs(self, segments: SegmentList, sequence: int, loss: float) -> int:
-        """Answer NACKs with symbols that nobody has seen yet, a little more of them than lost.
+        """Answer NACKs with symbols that were never sent before, a few more than were lost.
 
         Args:
             segments: the plan, added to.
             sequence: sequence number of the next symbol.
-            loss: share of the group's datagrams that get lost: repairs get lost as well.
+            loss: share of the group's datagrams that get lost, repairs included.
 
         Returns:
             The sequence number after the added symbols.
@@ -210,11 +210,11 @@ class Demand:
             wanted = min(deficit + math.ceil(deficit * loss), SYMBOLS_MAX)
             esi = int(self._next_esi[block])
             if deficit > _MOSTLY_LOST * k and deficit > SYMBOLS_MAX - esi:
-                # Who has next to nothing is best served with the block itself, which needs no decoding.
+                # A receiver with almost nothing of it gets the block itself, which needs no decoding.
                 esi = 0
                 self._whole_again[block] = True
             elif esi < k and not self._whole_again[block]:
-                # n is used up, and most of what comes round again is known.
+                # All n symbols were sent, and the receiver has most of those that are sent again.
                 wanted = max(_AGAIN_FACTOR * wanted, _AGAIN_SYMBOLS_MIN)
             count = min(wanted, SYMBOLS_MAX - esi, segments.room)
             segments.add(self.object_index, FLAG_REPAIR, self.pass_index, block, k, esi, count)
@@ -235,14 +235,14 @@ class Demand:
     def plan_pass(
         self, segments: SegmentList, sequence: int, parity: Callable[[int], int], depth: int = 1
     ) -> int:
-        """Go on with the ascending sweep over the wanted blocks.
+        """Continue the ascending pass over the wanted blocks.
 
         Args:
             segments: the plan, added to.
             sequence: sequence number of the next symbol.
             parity: source symbols of a block to proactive repair symbols for it.
-            depth: blocks to send together in stripes, so that a burst of losses takes a little of each; 1 sends one
-                after the other.
+            depth: blocks to send together in stripes, which spreads a burst of losses over them; 1 for one after the
+                other.
 
         Returns:
             The sequence number after the added symbols.
@@ -283,7 +283,7 @@ class Demand:
         self._swept.remove(swept)
 
     def _start_blocks(self, parity: Callable[[int], int], depth: int) -> bool:
-        """Move the sweep to the next wanted blocks; False when nothing is wanted."""
+        """Move the pass to the next wanted blocks; return False when nothing is wanted."""
         if self.wanted_count == 0:
             return False
         block = self._next_wanted()

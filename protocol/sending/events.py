@@ -1,4 +1,4 @@
-"""Events of a sender session: past-tense records that its shell takes with ``next_events()``."""
+"""Events of a sender session, which its shell takes with ``next_events()``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from protocol.model.session_records import ReceiverId
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReceiverJoined:
-    """A receiver joined; ``rejoined`` if it took its old place."""
+    """A receiver joined; ``rejoined`` if it continues its earlier record."""
 
     receiver_id: ReceiverId
     rejoined: bool
@@ -33,14 +33,14 @@ class ReceiverFailed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReceiverLost:
-    """Nothing was heard from a receiver for the receiver timeout."""
+    """A receiver was silent for the receiver timeout."""
 
     receiver_id: ReceiverId
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReceiverReturned:
-    """A receiver that was lost is heard again."""
+    """A lost receiver has sent a datagram again."""
 
     receiver_id: ReceiverId
 
@@ -74,7 +74,7 @@ class ReceiverDemoted:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReceiverDropped:
-    """A receiver was slow for too long: the cast goes on without it."""
+    """A receiver was slow for too long: the cast continues without it."""
 
     receiver_id: ReceiverId
     rate_bytes_per_s: float
@@ -84,7 +84,7 @@ class ReceiverDropped:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MainGroupFinished:
-    """Everybody but the stragglers has ended, ``seconds`` after image data began."""
+    """All receivers but the stragglers have ended, ``seconds`` after the first image data."""
 
     complete_count: int
     straggler_count: int
@@ -93,12 +93,12 @@ class MainGroupFinished:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastingStarted:
-    """The room has gathered: image data begins."""
+    """The room has gathered: image data starts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GatheringTimedOut:
-    """Nobody joined before the deadline; the cast has ended."""
+    """No receiver joined before the deadline; the cast has ended."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

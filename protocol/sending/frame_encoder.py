@@ -1,4 +1,4 @@
-"""From a plan to frames: headers as columns, source symbols by slice copies, repair symbols by the FEC kernel."""
+"""Encoding of plans into frames: headers as columns, source symbols by slice copies, repair symbols by FEC."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from protocol.sending.send_plan import SendPlan
 from protocol.wire.batch import fill_constant_headers, header_view
 
 LoadBlock = Callable[[int, int], NDArray[np.uint8]]
-"""``(object, block)`` to the stored bytes, zero-padded: ``uint8[k, symbol_bytes]``."""
+"""Function from ``(object, block)`` to the stored bytes, zero-padded: ``uint8[k, symbol_bytes]``."""
 
 
 class FrameEncoder:
-    """Builds the frames of one plan after the other in a small ring of reused buffers.
+    """Encoder of one plan after the other into a small ring of reused buffers.
 
-    A returned array stays valid until ``ring_size - 1`` further plans were encoded.
+    A returned array stays valid until ``ring_size - 1`` further plans are encoded.
     """
 
     def __init__(self, parameters: CastParameters, *, ring_size: int = 4) -> None:
@@ -31,7 +31,7 @@ class FrameEncoder:
         self._turn = 0
 
     def encode(self, plan: SendPlan, load_block: LoadBlock) -> NDArray[np.uint8]:
-        """The plan's frames, ``uint8[symbol_count, 32 + symbol_bytes]``, contiguous."""
+        """Return the plan's frames, ``uint8[symbol_count, 32 + symbol_bytes]``, contiguous."""
         frames = self._ring[self._turn][: plan.symbol_count]
         self._turn = (self._turn + 1) % len(self._ring)
         self._fill_headers(frames, plan)

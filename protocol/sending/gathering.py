@@ -1,4 +1,4 @@
-"""While the room gathers: who has to be there before image data begins, and for how long they are waited for."""
+"""The start of a cast: the receivers that image data waits for, and for how long."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from protocol.sending.roster import Roster
 
 
 class Attendance(enum.Enum):
-    """What a look at the room says."""
+    """Result of a check of the room."""
 
     WAITING = "waiting"
-    """Somebody is still waited for."""
+    """Receivers are missing."""
     GATHERED = "gathered"
-    """Image data may begin."""
+    """Image data may start."""
     NOBODY = "nobody"
-    """The time is up, and nobody has come."""
+    """The time is up, and no receiver has joined."""
 
 
 class Gathering:
-    """Watches the roster until image data may begin."""
+    """Check of the roster against the policy's start conditions."""
 
     def __init__(self, policy: CastPolicy, roster: Roster, now: float) -> None:
-        """Begin to wait for those that ``policy`` wants to be there."""
+        """Start to wait for the receivers that ``policy`` requires."""
         self._policy = policy
         self._roster = roster
         self._started_at = now
@@ -35,15 +35,15 @@ class Gathering:
         self._enough_at: float | None = None
 
     def start_now(self) -> None:
-        """Wait for nobody any more but for the first receiver."""
+        """Wait only for the first receiver from now on."""
         self._start_requested = True
 
     def stop_waiting_for(self, count: int) -> None:
-        """So many of those that are waited for won't come."""
+        """Don't wait for ``count`` of the required receivers, which won't join."""
         self._absent_count = count
 
     def check(self, now: float) -> Attendance:
-        """Whether image data may begin: enough receivers are there, and hold the manifest or had time to get it."""
+        """Check whether enough receivers have joined, and hold the manifest or had time to receive it."""
         policy = self._policy
         waited_s = now - self._started_at
         wait_s = math.inf if policy.by_hand or policy.max_wait_s is None else policy.max_wait_s

@@ -1,4 +1,4 @@
-"""What the sender multicasts beside data, and when: ANNOUNCE, STANDING, FLUSH and the end of transmission."""
+"""The schedule of the sender's control messages: ANNOUNCE, STANDING, FLUSH and the end of transmission."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REASON_BYTES_MAX = 500
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GroupState:
-    """What the group is told of the cast at this moment."""
+    """State of the cast for ANNOUNCE and FLUSH."""
 
     state: CastState
     receiver_count: int
@@ -38,7 +38,7 @@ class GroupState:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a FLUSH says was sent: an object, in which pass, before which number."""
+    """Content of a FLUSH: an object whose pass was sent before a datagram number."""
 
     object_index: CastObject
     pass_index: int
@@ -46,7 +46,7 @@ class Sweep:
 
 
 class GroupMessages:
-    """Each message's turn, and how often it is repeated: any of them can get lost."""
+    """Schedule of the control messages; each is repeated, since any datagram can get lost."""
 
     def __init__(self, parameters: CastParameters, statistics: SenderStatistics, now: float) -> None:
         """Announce at once; count in ``statistics``."""
@@ -54,7 +54,7 @@ class GroupMessages:
         self._statistics = statistics
         self._announce_at = now
         self._standing: Standing | None = None
-        """As it was last told; None while there was nothing to tell."""
+        """Latest STANDING; None before the first."""
         self._standing_at = math.inf
         self._standing_left = 0
         self._flush_at = now
@@ -63,53 +63,53 @@ class GroupMessages:
         self._end_at = math.inf
         self._end_left = 0
 
-    # -- what has happened ------------------------------------------------------------------------------------
+    # -- notifications ----------------------------------------------------------------------------------------
 
     def announce_now(self, now: float) -> None:
-        """What announcements say has changed."""
+        """Send the next ANNOUNCE at once, since its content has changed."""
         self._announce_at = now
 
     def note_planned(self) -> None:
-        """There is data again: the FLUSH after it is urgent."""
+        """Note that data was planned: the FLUSH after it is urgent."""
         self._flush_interval_s = FLUSH_INTERVAL_MIN_S
 
     def note_transmitted(self, now: float) -> None:
-        """Data went onto the wire: FLUSH may follow at once if that was all."""
+        """Note that data is on the wire: a FLUSH may follow at once if no more is planned."""
         self._flush_at = now
 
     def send_standing(self, standing: Standing, now: float) -> None:
-        """Say who is too slow, if that is news."""
+        """Send the slow receivers, if they have changed."""
         if standing != (self._standing or _NOBODY):
             self._standing = standing
             self._standing_left = STANDING_COUNT
             self._standing_at = now
 
     def send_end(self, outcome: SessionOutcome, reason: str, now: float) -> None:
-        """Say that the cast is over."""
+        """Send the end of the cast."""
         self._end = EndOfTransmission(outcome, reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore"))
         self._end_at = now
         self._end_left = EOT_COUNT
 
     @property
     def end_left_count(self) -> int:
-        """How often the end is still to be said."""
+        """Return the number of ends of transmission still to send."""
         return self._end_left
 
-    # -- what is due ------------------------------------------------------------------------------------------
+    # -- schedule ---------------------------------------------------------------------------------------------
 
     def due(self, now: float, group: GroupState, sweep: Sweep | None) -> list[bytes]:
-        """The datagrams whose time has come, in sending order.
+        """Return the datagrams that are due, in sending order.
 
         Args:
             now: monotonic seconds.
-            group: as it is.
-            sweep: all that was asked for is on the wire, and somebody may still lack some of it; None otherwise.
+            group: current state of the cast.
+            sweep: the last pass if all demand is on the wire and receivers may miss some of it; None otherwise.
         """
         datagrams = []
         if now >= self._announce_at:
             self._announce_at = now + ANNOUNCE_INTERVAL_S
             datagrams.append(self._encode(self._announce(now, group), token=0))
-            if self._standing is not None:  # that nobody waits any more is news as well, and can get lost
+            if self._standing is not None:  # an empty STANDING can get lost, too
                 self._standing_at = min(self._standing_at, now)
         if now >= self._standing_at:
             self._standing_left = max(0, self._standing_left - 1)
@@ -128,10 +128,10 @@ class GroupMessages:
         return datagrams
 
     def next_at(self, *, flush_due: bool) -> float:
-        """When :meth:`due` should be asked again, absolute monotonic seconds.
+        """Return the time of the next call of :meth:`due`, absolute monotonic seconds.
 
         Args:
-            flush_due: a FLUSH is to be said as soon as it is its turn.
+            flush_due: whether a FLUSH waits for its time.
         """
         at = min(self._announce_at, self._standing_at)
         if flush_due:

@@ -1,4 +1,4 @@
-"""What the sender knows of one receiver, and how a report changes it."""
+"""The sender's record of one receiver, and its updates by reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from protocol.wire.messages import BOTTLENECKS, Report
 _LOSS_SMOOTHING = 0.3
 _RATE_SMOOTHING_S = 1.0
 _BACKLOG_SHARE = 0.35
-"""With less of its buffers waiting for the machine itself, they ran out because of what it waits for."""
+"""Share of the buffers with blocks that the machine itself works on; below it, the buffers are full of incomplete
+blocks that wait for the sender, and drops aren't the machine's own."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -23,18 +24,18 @@ class ReceiverRecord:
 
     Attributes:
         name: the requested name, made unique within the cast.
-        identity: by what its machine may be known, if its agent says that.
-        ready: it holds the manifest and has said what it needs.
-        needed_count: blocks it hasn't verified yet, as it says; None before it knows.
+        identity: identity of its machine, if its agent reports it.
+        ready: it holds the manifest and has reported the blocks that it needs.
+        needed_count: blocks that it hasn't verified yet, by its report; None before the first.
         loss: smoothed share of datagrams that don't reach it, 0..1.
-        queue_delay_s: least time that datagrams lately spent in queues on the way.
+        queue_delay_s: smallest recent time of datagrams in queues on the way.
         sustainable_bytes_per_s: the rate that it is known to sustain, in bytes of frames; infinite while unknown.
-        slow_since: when it became much slower than the group; None if it isn't.
-        slow_cause: what made it so; of a straggler as long as the cast works for it.
+        slow_since: time when it became much slower than the group; None if it isn't.
+        slow_cause: cause of its slowness; kept for a straggler as long as the cast serves it.
         demoted: it was too slow for too long.
-        deferred: its repairs wait for the tail, which hasn't begun.
+        deferred: its repairs wait for the tail, which hasn't started.
         rate_bytes_per_s: smoothed rate at which it writes.
-        nacked_symbol_count: symbols it asked for.
+        nacked_symbol_count: symbols that it requested.
     """
 
     receiver_id: ReceiverId
@@ -80,33 +81,33 @@ class ReceiverRecord:
 
     @property
     def progress(self) -> float:
-        """Share of what it needed at join that it has verified, 0..1."""
+        """Return the verified share of the blocks that it needed at join, 0..1."""
         if self.state is ReceiverState.COMPLETE:
             return 1.0
-        # What a machine reported before it had the manifest says 0, and may arrive after it was found ready.
+        # A report from before the manifest has 0 needed blocks, and may arrive after the receiver became ready.
         if self.needed_count is None or not self.needed_at_join_count:
             return 0.0
         return 1.0 - min(1.0, self.needed_count / self.needed_at_join_count)
 
     @property
     def loss_burst(self) -> float:
-        """Datagrams lost in a row, on average; 0 while none was lost."""
+        """Return the average number of datagrams lost in a row; 0 while none was lost."""
         if not self.loss_event_count:
             return 0.0
         return max(1.0, (self.expected_count - self.received_count) / self.loss_event_count)
 
     def apply_report(self, report: Report, frame_bytes_per_raw: float, now: float) -> RateSample:
-        """Take a report's totals; return what rate control needs of it.
+        """Update the record by a report; return its sample for rate control.
 
         Args:
-            report: the latest.
+            report: the latest report.
             frame_bytes_per_raw: bytes of frames that the cast sends for each byte of the disk.
             now: monotonic seconds.
         """
         fill = report.fill_permille / 1000
         expected_count = report.expected_count - self.expected_count
         lost_count = max(0, expected_count - (report.received_count - self.received_count))
-        # In large groups the last report is seconds old: what was lost in its first moments isn't how it is now.
+        # In large groups the last report is seconds old: losses right after it don't describe the present.
         recent_lost_count = report.recent_expected_count - report.recent_received_count
         event_count = max(0, report.loss_event_count - self.loss_event_count)
         if expected_count > 0:
@@ -149,7 +150,7 @@ class ReceiverRecord:
         return sample
 
     def forget_counts(self) -> None:
-        """A new run of the agent counts from zero again."""
+        """Reset the counters: a new run of the agent counts from zero."""
         self.replay_window = ReplayWindow()
         self.report_counter = 0
         self.expected_count = self.received_count = self.loss_event_count = 0

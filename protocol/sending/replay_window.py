@@ -1,27 +1,27 @@
-"""Which of a receiver's feedback datagrams were taken already: each once, in whatever order networks deliver them."""
+"""Replay protection: each of a receiver's feedback datagrams is accepted once, in any order of arrival."""
 
 from __future__ import annotations
 
 from typing import Final
 
 _WINDOW: Final = 64
-"""As IPsec has it (RFC 4303 section 3.4.3): more than a receiver sends in the time by which networks reorder."""
+"""IPsec's size (RFC 4303 section 3.4.3): more than a receiver sends in the time by which networks reorder."""
 
 
 class ReplayWindow:
-    """Remembers the highest counter and which of the few below it came.
+    """The highest counter received, and the received ones of the few below it.
 
-    A datagram that another one has overtaken is as good as before; one that comes twice is somebody's recording.
+    A datagram that arrives late is accepted; one that arrives twice is a replay.
     """
 
     __slots__ = ("_highest", "_seen")
 
     def __init__(self) -> None:
         self._highest = 0
-        self._seen = 1  # bit n: whether the highest less n came; counters begin at 1
+        self._seen = 1  # bit n: whether the highest less n has arrived; counters start at 1
 
     def accept(self, counter: int) -> bool:
-        """Whether ``counter`` comes for the first time, as far as that is known; from now on it has come."""
+        """Record ``counter``; return whether it arrives for the first time. Counters below the window don't."""
         behind = self._highest - counter
         if behind < 0:
             self._seen = (self._seen << -behind | 1) & ((1 << _WINDOW) - 1) if -behind < _WINDOW else 1

@@ -1,4 +1,4 @@
-"""The receivers of a cast: who joined, who came back, who is who."""
+"""The receivers of a cast: joins, rejoins and the recognition of returning machines."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from protocol.sending.transitions import RECEIVER_TRANSITIONS, ReceiverTrigger
 
 
 class Roster:
-    """Records by number, and their number by what a returning machine says of itself.
+    """Records of receivers by id, by agent and by machine.
 
     Attributes:
-        records: everybody who ever joined.
-        active_count: receivers that the cast still works for.
+        records: all receivers that ever joined.
+        active_count: receivers that the cast still serves.
     """
 
     def __init__(self, secrets: Callable[[int], bytes]) -> None:
-        """Start empty; ``secrets`` gives unpredictable bytes for the receivers' keys."""
+        """Start empty; ``secrets`` returns unpredictable bytes for the receivers' keys."""
         self.records: dict[ReceiverId, ReceiverRecord] = {}
         self._secrets = secrets
         self._by_agent: dict[str, ReceiverRecord] = {}
@@ -30,14 +30,14 @@ class Roster:
 
     @property
     def active(self) -> Iterator[ReceiverRecord]:
-        """Receivers that the cast still works for."""
+        """Return the receivers that the cast still serves."""
         return (record for record in self.records.values() if record.state.active)
 
     def admit(self, request: JoinRequest, now: float) -> tuple[ReceiverRecord, bool]:
-        """A new record, or the old one of the same run of the agent or of a machine that was started again.
+        """Return a new record, or the earlier one of the same run of the agent or of a restarted machine.
 
         Returns:
-            The record in state JOINED with a fresh key, and whether it is an old one.
+            The record in state JOINED with a fresh key, and whether it is an earlier one.
 
         Raises:
             JoinRefusedError: the cast is full.

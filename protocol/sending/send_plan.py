@@ -1,4 +1,4 @@
-"""What the sender session decides to send next: segments of consecutive symbols, as one structured array."""
+"""A plan of symbols to send: segments of consecutive symbols as one structured array."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEGMENT_DTYPE: Final = np.dtype(
         ("count", "u1"),
     ]
 )
-"""``count`` encoding symbols of one block from ``esi`` on."""
+"""A segment: ``count`` encoding symbols of one block from ``esi`` on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,5 +39,5 @@ class SendPlan:
 
     @property
     def next_sequence(self) -> int:
-        """Sequence number after the last symbol."""
+        """Return the sequence number after the last symbol."""
         return (self.first_sequence + self.symbol_count) & 0xFFFFFFFF

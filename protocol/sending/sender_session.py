@@ -1,13 +1,13 @@
-"""The sender's side of a cast, sans-IO: who takes part, what to send next, when to speak to the group.
+"""The sender's side of a cast, sans-IO: receivers, plans of symbols to send, and control messages to the group.
 
 ::
 
-    GATHERING ── enough receivers joined and hold the manifest ──► CASTING ── nobody is active any more ──► ENDED
-        │                                                             │                                       ▲
-        └───────────── nobody joined in time, cancelled, failed ──────┴───────────────────────────────────────┘
+    GATHERING ── enough receivers joined and hold the manifest ──► CASTING ── no receiver is active ──► ENDED
+        │                                                             │                                   ▲
+        └──────── no receiver joined in time, cancelled, failed ──────┴───────────────────────────────────┘
 
-The shell calls in from one thread at a time. It asks for plans as long as there are any, says what it has put on the
-wire, multicasts the control datagrams that are due, and hands in feedback and the control API's requests.
+The shell calls from one thread at a time. It requests plans as long as there are any, reports transmitted batches,
+multicasts the control datagrams that are due, and passes in feedback and the control API's requests.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ from protocol.wire.codec import check_feedback_mac, decode_feedback_untrusted
 from protocol.wire.messages import CastObject, Nack, Report
 
 _TIMER_S = 0.1
-"""Timeouts, stragglers, the group's loss and the bottleneck are looked at this often."""
+"""Interval of the checks for timeouts, stragglers, loss and bottleneck."""
 
 
 class SenderSession:
-    """See the module's docstring. Not thread-safe: the shell holds one lock around every call."""
+    """The sender's session of one cast. Not thread-safe: the shell holds one lock around every call."""
 
     def __init__(
         self,
@@ -81,14 +81,14 @@ class SenderSession:
         secrets: Callable[[int], bytes],
         now: float,
     ) -> None:
-        """Begin to gather.
+        """Start to gather receivers.
 
         Args:
-            parameters: what every receiver is told.
-            manifest: the image's.
-            policy: the operator's wishes.
-            rng: for timing only.
-            secrets: ``n`` to ``n`` unpredictable bytes, for the receivers' keys.
+            parameters: the parameters that every receiver gets.
+            manifest: the image's manifest.
+            policy: the operator's policy.
+            rng: randomness for the first sequence number.
+            secrets: function from ``n`` to ``n`` unpredictable bytes, for the receivers' keys.
             now: monotonic seconds.
         """
         self.parameters = parameters
@@ -123,52 +123,52 @@ class SenderSession:
         self._messages = GroupMessages(parameters, self.statistics, now)
         self._timeouts_at = now + _TIMER_S
 
-    # -- what the shell reads ---------------------------------------------------------------------------------
+    # -- state for the shell ----------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
-        """Whether the cast has ended and every end of transmission was handed out."""
+        """Return whether the cast has ended and every end of transmission was returned for sending."""
         return self.state is CastState.ENDED and self._messages.end_left_count == 0
 
     @property
     def rate_bytes_per_s(self) -> float:
-        """The rate to pace to now."""
+        """Return the current rate to pace to."""
         return self.rate_control.rate_bytes_per_s
 
     @property
     def achieved_bytes_per_s(self) -> float:
-        """The rate at which frames really leave."""
+        """Return the measured rate of frames."""
         return self._transmission.achieved_bytes_per_s
 
     @property
     def grtt_s(self) -> float:
-        """The group's round-trip time."""
+        """Return the group's round-trip time."""
         return self._grtt.grtt_s
 
     @property
     def receivers(self) -> Mapping[ReceiverId, ReceiverRecord]:
-        """Everybody who ever joined."""
+        """Return all receivers that ever joined."""
         return self._roster.records
 
     @property
     def active_count(self) -> int:
-        """Receivers that the cast still works for."""
+        """Return the number of receivers that the cast still serves."""
         return self._roster.active_count
 
     @property
     def parity(self) -> float:
-        """Proactive repair symbols per source symbol of a full block."""
+        """Return the proactive repair symbols per source symbol of a full block."""
         k = -(-self.parameters.block_bytes // self.parameters.symbol_bytes)
         return self._parity.symbols(min(k, SOURCE_SYMBOLS_MAX)) / k
 
     @property
     def interleave_depth(self) -> int:
-        """Blocks that are sent together, in stripes."""
+        """Return the number of blocks that are sent together, in stripes."""
         return self._parity.interleave_depth
 
     @property
     def bottleneck(self) -> Bottleneck:
-        """What sets the pace now, and who."""
+        """Return the current bottleneck."""
         if self.state is not CastState.CASTING or self.paused:
             return NO_BOTTLENECK
         if self.image_demand.idle and not self._transmission.read_stalled:
@@ -180,17 +180,17 @@ class SenderSession:
 
     @property
     def held_by_ceiling(self) -> bool:
-        """Whether it could send faster if it were allowed to, as far as anybody knows."""
+        """Return whether only the operator's ceiling, or no known bottleneck, limits the rate."""
         return self.bottleneck.cause in (Cause.CEILING, Cause.NONE)
 
     def sending_overdue_s(self, now: float) -> float:
-        """For how long data that could be sent hasn't been; 0 while there is none or the cast is paused."""
+        """Return for how many seconds available data hasn't been sent; 0 without data or while paused."""
         if self.state is not CastState.CASTING or self.paused or self.image_demand.idle:
             return 0.0
         return now - max(self._transmission.transmitted_at, self.statistics.started_at or now)
 
     def _receiver_bottleneck(self) -> Bottleneck:
-        """With nothing to send the cast waits for whoever has most in its buffers."""
+        """Return the bottleneck with nothing to send: the receiver with the fullest buffers."""
         busy = [record for record in self._roster.active if record.bottleneck != Cause.NETWORK]
         if not busy:
             return NO_BOTTLENECK
@@ -198,17 +198,17 @@ class SenderSession:
         return Bottleneck(Cause(fullest.bottleneck), fullest.receiver_id)
 
     def next_events(self) -> list[SenderEvent]:
-        """What happened since the last call."""
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events
 
     # -- the control API --------------------------------------------------------------------------------------
 
     def join(self, request: JoinRequest, now: float) -> JoinGrant:
-        """Let a receiver in, or give it its old place back.
+        """Admit a receiver, with a new record or its earlier one.
 
-        The old place is that of the same run of the agent or, for a machine that was started again, of a receiver of
-        the same name and address that was lost or failed.
+        The earlier record is the one of the same run of the agent or, for a restarted machine, of a receiver of the
+        same name and address that was lost, failed or was dropped.
 
         Raises:
             JoinRefusedError: the cast has ended or is full, or the need-bitmap doesn't fit the image.
@@ -243,16 +243,16 @@ class SenderSession:
         now: float,
         heard_sequence: int | None = None,
     ) -> None:
-        """A receiver holds the manifest and says what it lacks.
+        """Set the needed blocks of a receiver that holds the manifest.
 
-        While it still looks at its target it says so again and again, each time what it has found since.
+        While it scans its target it calls this repeatedly, each time with the blocks found since.
 
         Args:
-            receiver_id: who.
+            receiver_id: the receiver.
             need: ``bool[block_count]``; None for all.
             now: monotonic seconds.
-            heard_sequence: number after the last symbol that it had heard: what was sent since is on its way already.
-                None if it has heard none.
+            heard_sequence: number after the last symbol that it had received: symbols sent since are on their way
+                already. None if it had received none.
 
         Raises:
             JoinRefusedError: the bitmap doesn't fit the image.
@@ -273,7 +273,7 @@ class SenderSession:
             raise JoinRefusedError("unknown receiver or wrong key: join the cast again")
 
     def complete(self, receiver_id: ReceiverId, report: CompletionReport, now: float) -> None:
-        """Take a receiver's account of its end, good or bad."""
+        """Record a receiver's completion report, of success or failure."""
         record = self.receivers[receiver_id]
         record.completion = report
         record.finished_at = now
@@ -291,24 +291,24 @@ class SenderSession:
     # -- the operator -----------------------------------------------------------------------------------------
 
     def start_casting(self) -> None:
-        """Don't wait for more receivers: send image data as soon as one has joined."""
+        """Wait for no more receivers: send image data as soon as one has joined."""
         self._gathering.start_now()
 
     def stop_waiting_for(self, count: int) -> None:
-        """So many of those that are waited for won't come: they said so before they joined."""
+        """Wait for ``count`` receivers fewer: machines that reported before joining that they cannot."""
         self._gathering.stop_waiting_for(count)
 
     def pause(self) -> None:
-        """Send no more data until :meth:`resume`. The room hears that the sender lives, and keeps what it has."""
+        """Send no more data until :meth:`resume`. Announcements continue, and receivers keep their blocks."""
         self.paused = True
 
     def resume(self, now: float) -> None:
-        """Go on where :meth:`pause` stopped."""
+        """Continue where :meth:`pause` stopped."""
         self.paused = False
         self._transmission.resume(now)
 
     def set_rate_ceiling(self, bytes_per_s: float) -> None:
-        """Send no faster than this from now on, nor than the policy says."""
+        """Limit the rate from now on, in addition to the policy's limit."""
         self.rate_control.set_maximum(min(bytes_per_s, self.policy.rate_max_bytes_per_s or math.inf))
 
     def end(self, outcome: SessionOutcome, reason: str, now: float) -> None:
@@ -326,7 +326,7 @@ class SenderSession:
     # -- feedback datagrams -----------------------------------------------------------------------------------
 
     def receive_feedback_untrusted(self, datagram: bytes, now: float) -> None:
-        """Take a datagram from the feedback port; a bad one is counted in ``rejects`` and dropped."""
+        """Process a datagram from the feedback port; a bad one is counted in ``rejects`` and dropped."""
         try:
             self._receive_feedback_untrusted(datagram, now)
         except WireError as error:
@@ -351,7 +351,7 @@ class SenderSession:
             self._events.append(ReceiverReturned(record.receiver_id))
         if isinstance(message, Nack):
             self._receive_nack(record, message)
-        elif message.counter > record.report_counter:  # else how it was before what is known already
+        elif message.counter > record.report_counter:  # older reports are outdated
             record.report_counter = message.counter
             self._receive_report(record, message, now)
 
@@ -385,7 +385,7 @@ class SenderSession:
     # -- sending ----------------------------------------------------------------------------------------------
 
     def next_plan(self, now: float, symbols_max: int) -> SendPlan | None:
-        """The next symbols to send, repairs before new data; None when there is nothing to send now.
+        """Return the next symbols to send, repairs before new data; None when there is nothing to send.
 
         Args:
             now: monotonic seconds.
@@ -413,13 +413,13 @@ class SenderSession:
     def mark_transmitted(
         self, next_sequence: int, byte_count: int, now: float, *, read_s: float = 0.0
     ) -> None:
-        """A batch is on the wire: FLUSH may follow, and the real rate is known.
+        """Note that a batch is on the wire, which updates the measured rate and allows a FLUSH.
 
         Args:
             next_sequence: everything before it is on the wire.
-            byte_count: the batch's, in frames.
+            byte_count: size of the batch's frames.
             now: monotonic seconds.
-            read_s: seconds that reading the image took for it.
+            read_s: seconds of reading the image for the batch.
         """
         symbol_count = self._transmission.mark(next_sequence, byte_count, now, read_s)
         self.statistics.symbols_transmitted_count += symbol_count
@@ -428,14 +428,14 @@ class SenderSession:
         self._messages.note_transmitted(now)
 
     def note_read(self, waiting_s: float) -> None:
-        """Say now and then for how long the read of the image that goes on now has lasted; 0 if none does.
+        """Note the duration of the current read of the image, from time to time; 0 if there is none.
 
-        Nothing is transmitted while it lasts, and so nothing else would tell that the source has stalled.
+        Nothing is transmitted during a read, so this is the only sign of a stalled source.
         """
         self._transmission.note_read(waiting_s)
 
     def control_datagrams(self, now: float) -> list[bytes]:
-        """The control datagrams that are due, to be multicast in this order; also runs the timeouts."""
+        """Return the control datagrams that are due, in sending order; also run the timeouts."""
         if now >= self._timeouts_at:
             self._run_timers(now, now - self._timeouts_at + _TIMER_S)
             self._timeouts_at = now + _TIMER_S
@@ -450,7 +450,7 @@ class SenderSession:
         return self._messages.due(now, group, self._swept() if self._flush_due() else None)
 
     def next_timer(self, now: float) -> float:
-        """When :meth:`control_datagrams` should be asked again, absolute monotonic seconds."""
+        """Return the time of the next call of :meth:`control_datagrams`, absolute monotonic seconds."""
         return max(now, min(self._timeouts_at, self._messages.next_at(flush_due=self._flush_due())))
 
     # -- inside -----------------------------------------------------------------------------------------------
@@ -464,7 +464,7 @@ class SenderSession:
         return True
 
     def _flush_due(self) -> bool:
-        """All that was asked for is on the wire, and somebody may still lack some of it."""
+        """Return whether all demand is on the wire and receivers may still miss some of it."""
         if self.state is CastState.ENDED or self.paused or self._transmission.next_sequence != self._sequence:
             return False
         if self.state is CastState.GATHERING:
@@ -480,7 +480,7 @@ class SenderSession:
     def _report_interval_s(self) -> float:
         return report_interval_s(self.active_count, self.rate_bytes_per_s)
 
-    # -- who takes part ---------------------------------------------------------------------------------------
+    # -- receivers --------------------------------------------------------------------------------------------
 
     def _leave(self, record: ReceiverRecord, trigger: ReceiverTrigger) -> bool:
         left = self._roster.advance(record, trigger)
@@ -489,7 +489,7 @@ class SenderSession:
         return left
 
     def _run_timers(self, now: float, elapsed_s: float) -> None:
-        """What is looked at every ``_TIMER_S``."""
+        """Run the checks of every ``_TIMER_S``."""
         timeout_s = max(self.policy.receiver_timeout_s, REPORTS_PER_TIMEOUT * self._report_interval_s)
         for record in [record for record in self._roster.active if now - record.heard_at > timeout_s]:
             record.finished_at = now
@@ -506,7 +506,7 @@ class SenderSession:
         self._messages.send_standing(self._main_group.standing(now), now)
 
     def _serve_remaining(self, now: float) -> None:
-        """Begin the tail when only stragglers are left, end the cast when nobody is."""
+        """Start the tail when only stragglers are left; end the cast when no receiver is."""
         if self.state is not CastState.CASTING:
             return
         if self.active_count and self._main_group.over:

@@ -1,4 +1,4 @@
-"""The sender's plain counters of a whole cast, for metrics and the summary."""
+"""The sender's counters of a whole cast, for metrics and the summary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(slots=True)
 class SenderStatistics:
-    """Counted by the session; times are monotonic seconds, None while something hasn't happened."""
+    """Counters of a sender session; times are monotonic seconds, None before the event."""
 
     symbols_transmitted_count: int = 0
     bytes_transmitted: int = 0
@@ -17,7 +17,7 @@ class SenderStatistics:
     flushes_sent_count: int = 0
     joins_count: int = 0
     started_at: float | None = None
-    """When image data began."""
+    """Time of the first image data."""
     main_finished_at: float | None = None
-    """When everybody but the stragglers had ended."""
+    """Time when all receivers but the stragglers had ended."""
     ended_at: float | None = None

@@ -1,8 +1,8 @@
 """Transition tables of a cast and of its receivers, as the sender keeps them.
 
-Everything that changes one of these states is in this module: ``TABLE[state][event]`` is the next state. An event that
-a state's row doesn't have is ignored, since it comes too late: a report of a receiver that was dropped, for example, or
-the operator's cancellation of a cast that has ended.
+Everything that changes one of these states is in this module: ``TABLE[state][trigger]`` is the next state. A trigger
+that a state's row doesn't have is ignored, since it is late: for example a failure report of a dropped receiver, or the
+cancellation of a cast that has ended.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class ReceiverTrigger(enum.Enum):
     """Event in the life of a receiver."""
 
     JOINED = enum.auto()
-    """Its agent joined, or joined again: after a lost answer, a restart or a failure."""
+    """The agent joined, or joined again: after a lost answer, a restart or a failure."""
     NEED_REPORTED = enum.auto()
-    """It holds the manifest and reported the blocks that it needs."""
+    """The receiver holds the manifest and reported the blocks that it needs."""
     TIMED_OUT = enum.auto()
-    """It was silent for too long."""
+    """The receiver was silent for too long."""
     HEARD_AGAIN = enum.auto()
     """A datagram of a lost receiver arrived."""
     SUCCEEDED = enum.auto()
-    """It reported that it verified every byte."""
+    """The receiver reported that it verified every byte."""
     FAILED = enum.auto()
-    """It reported an error."""
+    """The receiver reported an error."""
     DROPPED = enum.auto()
-    """It was too slow, and the policy is to drop stragglers."""
+    """The receiver was too slow, and the policy is to drop stragglers."""
 
 
 CAST_TRANSITIONS: Final[Mapping[CastState, Mapping[CastTrigger, CastState]]] = MappingProxyType(

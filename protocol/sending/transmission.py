@@ -1,4 +1,4 @@
-"""How data really leaves the sender: up to where, how fast, and whether the image's source keeps it waiting."""
+"""Measurement of the transmission: progress, achieved rate, and waits for the image's source."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from protocol.shared.sequence import sequence_difference
 
 _ACHIEVED_SMOOTHING_S = 0.02
 _READ_STALLED_S = 0.5
-"""A read that hasn't returned for this long is a fault of the image's disk or server, not its usual pace."""
+"""Duration after which a read is a fault of the image's disk or server, not its usual speed."""
 _STARVED = 0.75
-"""Below this share of the rate it's the sender itself that doesn't keep up."""
+"""Share of the rate below which the sender itself is the bottleneck."""
 
 
 class Transmission:
-    """What the transmitter thread has told.
+    """State of the transmission, as the transmitter thread reports it.
 
     Attributes:
         next_sequence: everything before it is on the wire.
-        transmitted_at: when the last of it was, monotonic seconds.
+        transmitted_at: time of the last batch, monotonic seconds.
         achieved_bytes_per_s: the smoothed rate of frames.
-        read_stalled: a read of the image hangs.
+        read_stalled: whether a read of the image hangs.
     """
 
     def __init__(self, next_sequence: int, now: float) -> None:
-        """Nothing is on the wire yet; ``next_sequence`` will be the first."""
+        """Start with nothing on the wire; ``next_sequence`` will be the first."""
         self.next_sequence = next_sequence
         self.transmitted_at = now
         self.achieved_bytes_per_s = 0.0
@@ -33,16 +33,16 @@ class Transmission:
         self._read_share = 0.0
 
     def mark(self, next_sequence: int, byte_count: int, now: float, read_s: float) -> int:
-        """A batch is on the wire.
+        """Note that a batch is on the wire.
 
         Args:
-            next_sequence: everything before it is.
-            byte_count: the batch's, in frames.
+            next_sequence: everything before it is on the wire.
+            byte_count: size of the batch's frames.
             now: monotonic seconds.
-            read_s: seconds that reading the image took for it.
+            read_s: seconds of reading the image for the batch.
 
         Returns:
-            The batch's symbols.
+            The number of symbols in the batch.
         """
         symbol_count = sequence_difference(next_sequence, self.next_sequence)
         elapsed_s = max(1e-6, now - self.transmitted_at)
@@ -54,17 +54,17 @@ class Transmission:
         return symbol_count
 
     def resume(self, now: float) -> None:
-        """After a pause, which says nothing about the rate that can be achieved."""
+        """Restart the measurement after a pause, which doesn't count for the achieved rate."""
         self.transmitted_at = now
 
     def note_read(self, waiting_s: float) -> None:
-        """A read of the image goes on for so long; 0 if none does."""
+        """Note the duration of the current read of the image; 0 if there is none."""
         self.read_stalled = waiting_s >= _READ_STALLED_S
         if self.read_stalled:
             self.achieved_bytes_per_s = 0.0
 
     def starved_by(self, rate_bytes_per_s: float) -> Cause | None:
-        """What at this machine keeps it from reaching that rate; None if it does reach it."""
+        """Return the cause, on this machine, of not reaching the rate; None if it is reached."""
         if self.read_stalled:
             return Cause.SOURCE
         if self.achieved_bytes_per_s >= _STARVED * rate_bytes_per_s:
