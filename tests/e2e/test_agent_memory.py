@@ -1,4 +1,4 @@
-"""A whole cast of a disk of a TiB: neither side needs more memory than it promises, though the manifest is 285 MB."""
+"""A whole cast of a disk of 1 TiB: both sides keep their memory limits, although the manifest has 285 MB."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIECE_COUNT = 64
 
 
 def make_thin_disk(path: Path) -> None:
-    """A TiB with a MiB of data here and there; its manifest has as many rows as that of a full one."""
+    """Create a sparse disk of 1 TiB; its manifest has as many rows as that of a full one."""
     rng = np.random.default_rng(3)
     with path.open("wb") as file:
         file.truncate(TIB)

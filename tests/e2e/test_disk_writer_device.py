@@ -122,7 +122,7 @@ def test_a_file_is_written_on_any_filesystem(tmp_path: Path, filesystem: str) ->
             assert allocated_bytes(path) <= stored_bytes + BLOCK_BYTES
 
 
-def test_unused_blocks_are_given_back_to_the_device(backing: Path) -> None:
+def test_unused_blocks_are_discarded_on_the_device(backing: Path) -> None:
     """A thin disk or an SSD gets back the unused blocks and nothing else."""
     with (
         loop_device(backing) as device,

@@ -429,7 +429,7 @@ def test_a_kill_between_any_two_steps_leaves_a_working_disk_that_the_next_run_fi
         assert disk.fit(GROW) == []
 
 
-def test_a_loop_device_goes_with_the_process_that_made_it(tmp_path: Path) -> None:
+def test_a_loop_device_disappears_with_its_process(tmp_path: Path) -> None:
     """After a kill while a tool uses the loop device, the disk can be claimed again at once."""
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=90)
     code = (
@@ -479,7 +479,7 @@ def test_btrfs_grows_on_a_disk_where_this_machine_saw_a_newer_copy_of_it(tmp_pat
     ],
     ids=lambda value: f"{value.type[:8]}-{value.filesystem}" if isinstance(value, Part) else "",
 )
-def test_what_must_not_grow_is_refused_before_anything_is_written(
+def test_growth_with_an_obstacle_is_refused_before_anything_is_written(
     tmp_path: Path, last: Part, reason: str
 ) -> None:
     disk = make_disk(tmp_path, [partition_of("ext4"), last], size_mib=120)
@@ -495,7 +495,7 @@ def test_what_must_not_grow_is_refused_before_anything_is_written(
     assert disk.fit(NO_FIT, old) == []
 
 
-def test_an_image_that_does_not_know_its_layout_grows_all_the_same(tmp_path: Path) -> None:
+def test_an_image_without_a_layout_grows_too(tmp_path: Path) -> None:
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=120)
     assert "Partition 1 was grown" in disk.fit(GROW, disk.manifest_with(layout=False))[1]
 
@@ -545,7 +545,7 @@ def test_an_ntfs_that_is_due_for_chkdsk_keeps_its_partition(tmp_path: Path) -> N
     require_right_gpt(disk)
 
 
-def test_an_ext4_that_e2fsck_will_not_mend_by_itself_keeps_its_partition(tmp_path: Path) -> None:
+def test_an_ext4_that_e2fsck_cannot_fix_automatically_keeps_its_partition(tmp_path: Path) -> None:
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=120)
     before = disk.span(1)
     with loop_device(disk.backing, "--offset", str(before[0]), "--sizelimit", str(before[1])) as device:
@@ -594,7 +594,7 @@ def test_a_linux_raid_member_is_not_grown(tmp_path: Path) -> None:
     assert disk.span(1) == before
 
 
-def test_a_partition_that_somebody_reads_means_a_reboot_and_no_error(tmp_path: Path) -> None:
+def test_a_partition_in_use_means_a_reboot_and_no_error(tmp_path: Path) -> None:
     disk = make_disk(tmp_path, [partition_of("ext4")], size_mib=120)
     with (
         loop_device(disk.backing, "--partscan") as device,
@@ -710,7 +710,7 @@ def test_an_image_without_a_system_partition_gets_no_entry(tmp_path: Path) -> No
         disk.fit(ENTRY)
 
 
-def test_a_machine_started_by_bios_is_refused_before_anything_is_written(
+def test_a_machine_booted_by_bios_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(efi, "FIRMWARE", tmp_path / "none")

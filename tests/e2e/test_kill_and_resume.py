@@ -1,8 +1,8 @@
-"""The agent is killed, and the same command is run again while the sender goes on.
+"""Kills of the agent, after which the same command runs again while the sender continues.
 
-Lost if these fail: a machine that has to be imaged from the beginning after a crash, or that ends with wrong bytes. The
-disk stops at a chosen call, the agent is killed there, and the disk goes on: the same moments in every run. A hundred
-random ones are for ``python -m tests.soak.kill``.
+A failure here means a machine that must be imaged from the start after a crash, or that ends with wrong bytes. The disk
+hangs at a chosen call, the agent is killed there, and the disk continues: every run uses the same moments.
+``python -m tests.soak.kill`` takes a hundred random ones.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ KILLS = {
     "before the first block": Fault(Operation.WRITE, Action.HANG, start_bytes=4096, stop_bytes=65536),
     "before the boot sector": Fault(Operation.WRITE, Action.HANG, stop_bytes=512, after_count=1),
 }
-"""The call in which the agent is killed."""
+"""The disk call during which the agent is killed."""
 REFETCHED_BYTES_MAX = 4 * BLOCK_BYTES
-"""What a run may receive beyond what its target lacked: headers and what others ask for, in an image of this size."""
+"""Bytes that a run may receive beyond the missing ones: headers and repairs for others, for an image of this size."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def other_disk(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 class Bed:
-    """A target that begins as another system."""
+    """A target that starts with another system's content."""
 
     def __init__(self, image: SmallImage, disk: SlowDisk, device: Path) -> None:
         self.image = image
@@ -75,17 +75,17 @@ class Bed:
         assert_memory_kept([agent])
 
     def missing_inside(self) -> set[int]:
-        """Blocks that the target lacks, but for those that are written last anyway."""
+        """Return the blocks that the target misses, without those that are always written last."""
         edge_blocks = EDGE_BYTES // BLOCK_BYTES
         inside = range(edge_blocks, DISK_BYTES // BLOCK_BYTES - edge_blocks)
         return {block for block in self.image.wrong_blocks(self.content()) if block in inside}
 
     def missing_bytes(self) -> int:
-        """Raw bytes of the blocks that the target lacks."""
+        """Return the raw bytes of the blocks that the target misses."""
         return len(self.image.wrong_blocks(self.content())) * BLOCK_BYTES
 
     def finish(self, cast: LoopbackCast) -> None:
-        """Run once more; it ends well, and hasn't received much more than was missing."""
+        """Run again; the run must succeed and receive little more than the missing blocks."""
         missing_bytes = self.missing_bytes()
         agent = cast.receive(self.device)
         assert agent.wait(LIMIT_S) == 0, agent.describe()
@@ -114,7 +114,7 @@ def test_an_agent_killed_anywhere_is_finished_by_the_next_one(target: Bed, momen
 
 
 def test_an_agent_killed_again_and_again_loses_nothing(target: Bed) -> None:
-    """Each run goes on where the one before it stopped."""
+    """Each run continues where the previous one stopped."""
     rng = random.Random(3)
     with LoopbackCast(target.image.path) as cast:
         missing = [target.missing_inside()]

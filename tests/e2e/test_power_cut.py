@@ -1,7 +1,6 @@
-"""Power is cut in the middle of imaging, and the disk loses what was in its cache.
+"""Power cuts in the middle of imaging, after which the disk has lost its cache.
 
-Lost if these fail: a half-imaged machine that boots into whatever is there, or one that can't be finished by running
-the same command again.
+A failure here means a half-imaged machine that boots, or one that the same command can't finish.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from tests.support.disks.write_log import PowerCut
 pytestmark = pytest.mark.needs_root
 
 PREFIX_COUNT = 24
-"""Prefixes drawn of each recording; the soak test takes all of them."""
+"""Prefixes drawn from each recording; the soak test checks all of them."""
 CHANGED_BLOCKS = [3, 17, 25, 26, 40, 79]
-"""Of last week's image: in the first MiB, in a filesystem, in the data, and the table's copy."""
+"""Changed blocks of an older image: in the first MiB, in a filesystem, in the data, and in the backup table."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> SmallImage:
 
 @pytest.fixture(scope="module")
 def other_disk(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Another system, which boots."""
+    """Return another system's bootable disk."""
     return make_bootable_disk(tmp_path_factory.mktemp("other") / "disk.raw", seed=2)
 
 

@@ -193,7 +193,7 @@ def test_a_disk_that_is_swapped_to(image: Path, backing: Path) -> None:
             run("swapoff", device)
 
 
-def test_a_disk_that_another_program_has_for_itself(image: Path, backing: Path) -> None:
+def test_a_disk_that_another_program_opened_exclusively(image: Path, backing: Path) -> None:
     before = _digest(backing)
     with loop_device(backing) as device, _claimed(device) as process_id:
         _refuses(image, device, TargetInUseError, f"open in process {process_id}", "release it first")
@@ -304,7 +304,7 @@ def test_the_image_file_itself(image: Path) -> None:
     assert _digest(image) == before
 
 
-def test_the_disk_on_which_the_image_lies(tmp_path: Path) -> None:
+def test_the_disk_that_holds_the_image(tmp_path: Path) -> None:
     backing = tmp_path / "disk"
     backing.write_bytes(bytes(32 * MIB))
     run("mkfs.ext4", "-q", backing)
@@ -435,7 +435,7 @@ def _reserved_loop_device() -> Iterator[Path]:
             fcntl.ioctl(control, _LOOP_CTL_REMOVE, _LOOP_NUMBER)
 
 
-def test_what_is_read_back_is_what_was_written_whatever_the_name_means_now(
+def test_read_back_uses_the_written_device_even_if_its_name_leads_elsewhere(
     tmp_path: Path, backing: Path
 ) -> None:
     other, link = tmp_path / "other", tmp_path / "link"
@@ -464,7 +464,7 @@ def _disks(*options: str | Path) -> dict[str, dict[str, object]]:
     return listed
 
 
-def test_the_list_of_disks_says_what_restoring_would_say(tmp_path: Path, image: Path, backing: Path) -> None:
+def test_the_list_of_disks_agrees_with_restore(tmp_path: Path, image: Path, backing: Path) -> None:
     run("mkfs.ext4", "-q", backing)
     before = _digest(backing)
     with loop_device(backing) as device:
@@ -483,9 +483,7 @@ def test_the_list_of_disks_says_what_restoring_would_say(tmp_path: Path, image: 
     assert _digest(backing) == before
 
 
-def test_the_doctor_says_of_a_target_what_restoring_would_say(
-    tmp_path: Path, image: Path, backing: Path
-) -> None:
+def test_the_doctor_agrees_with_restore_about_a_target(tmp_path: Path, image: Path, backing: Path) -> None:
     run("mkfs.ext4", "-q", backing)
     with loop_device(backing) as device, mounted(device, tmp_path / "mounted", "-o", "ro,noload"):
         where = ("--interface", "lo", "--port", str(free_port_range(1)[0]))

@@ -110,7 +110,7 @@ def test_a_device_that_another_restore_writes_is_refused(image: Path, backing: P
             restore(image, device, TextProgress())
 
 
-def test_device_managers_are_kept_from_looking_while_it_is_written(backing: Path) -> None:
+def test_udev_does_not_probe_the_device_while_it_is_written(backing: Path) -> None:
     """A probe that reads at the moment of a direct write can make the next flush fail."""
     with loop_device(backing) as device, device.open("rb") as probe:
         with open_target(device, raw_bytes=len(MADE.raw)), pytest.raises(BlockingIOError):
@@ -247,7 +247,7 @@ class _FillsUp(TextProgress):
 
 
 @pytest.mark.parametrize("filesystem", ["tmpfs", "ext4"])
-def test_a_disk_that_fills_up_meanwhile_is_reported(tmp_path: Path, image: Path, filesystem: str) -> None:
+def test_a_disk_that_fills_up_while_writing_is_reported(tmp_path: Path, image: Path, filesystem: str) -> None:
     point = tmp_path / "full"
     with contextlib.ExitStack() as stack:
         if filesystem == "tmpfs":

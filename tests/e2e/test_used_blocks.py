@@ -1,7 +1,7 @@
-"""Packing used blocks only: what a filesystem doesn't use isn't kept, and nothing that it needs is ever lost.
+"""Packing used blocks only: free blocks are left out, and no block that a filesystem needs is lost.
 
-Every target is full of something else before, and what an image calls unused is overwritten once more after it was
-restored: a filesystem must be whole without those blocks, whatever they hold.
+Every target is full of other data before the restore, and unused blocks are overwritten with garbage afterwards: a
+filesystem must be intact with any content in those blocks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GARBAGE = b"\xff" * MIB
 
 
 def deployed(image: Path, target: Path) -> Path:
-    """Restore ``image`` to a file full of garbage, and put garbage into what is unused."""
+    """Restore ``image`` to a file full of garbage, and overwrite its unused blocks with garbage."""
     with ImageFile.open(image) as opened:
         manifest = opened.manifest
         with target.open("wb") as file:
@@ -73,7 +73,7 @@ def whole_blocks(ranges: Sequence[tuple[int, int]], offset: int = 0) -> set[int]
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where filesystems are made once for all tests."""
+    """Return the folder in which filesystems are created once for all tests."""
     return tmp_path_factory.mktemp("sources")
 
 
@@ -81,7 +81,7 @@ _trees: dict[str, Tree] = {}
 
 
 def source_of(kind: Filesystem, sources: Path) -> tuple[Path, Tree]:
-    """A filled filesystem and what it holds; the file is not to be changed."""
+    """Return a filled filesystem and its content; the file must not be changed."""
     path = sources / kind.name
     if path.exists():
         return path, _trees[kind.name]
@@ -107,7 +107,7 @@ def test_a_filesystem_is_whole_without_its_free_blocks(
     kept_bytes = kind.size_bytes - len(unused) * BLOCK_BYTES
     print(f"{kind.name}: {area.used_bytes} used by {area.learnt_by}, {kept_bytes} kept of {kind.size_bytes}")
     if kind.name == "btrfs":
-        # Of metadata partclone keeps one copy of two, and free space that has the address of something used.
+        # partclone keeps one of two copies of metadata, and free space that has the address of used space.
         expected = whole_blocks(partclone_free_ranges(kind, source))
         assert abs(len(expected) - len(unused)) * BLOCK_BYTES < 4 * MIB
     elif kind.name == "fat12":
@@ -150,13 +150,13 @@ GPT_PARTITIONS = (
     ("0700", "ntfs"),
     ("8300", "unknown"),
 )
-"""As a machine with two systems has them: GRUB's own partition, the ESP, Linux, swap, Windows, the unknown."""
+"""Partitions of a machine with two systems: GRUB, the ESP, Linux, swap, Windows, unknown data."""
 
 
 def gpt_disk(
     path: Path, sources: Path, partitions: Sequence[tuple[str, str]] = GPT_PARTITIONS, sector_bytes: int = 512
 ) -> dict[int, tuple[str, int, int]]:
-    """A whole disk full of garbage between its partitions; number to (what, offset, size)."""
+    """Create a disk with garbage between its partitions; return (kind, offset, size) by partition number."""
     rng = np.random.default_rng(7)
     sizes = [FILESYSTEMS[name].size_bytes if name in FILESYSTEMS else MIB for _, name in partitions]
     total = sum(sizes) + (len(sizes) + 2) * MIB
@@ -170,7 +170,7 @@ def gpt_disk(
         places[number] = (name, offset, size)
         first, last = offset // sector_bytes, (offset + size) // sector_bytes - 1
         arguments += ["-n", f"{number}:{first}:{last}", "-t", f"{number}:{code}"]
-        offset += size + MIB  # a gap with garbage in it
+        offset += size + MIB  # a gap with garbage
     with loop_device(path, "--sector-size", str(sector_bytes)) as device:
         run("sgdisk", "--zap-all", device)
         run("sgdisk", "--set-alignment=1", *arguments, device)
@@ -275,7 +275,7 @@ def test_logical_partitions_of_an_mbr_disk(sources: Path, tmp_path: Path) -> Non
     )
 
 
-# -- what isn't to be believed --------------------------------------------------------------------------------
+# -- filesystems that aren't trusted --------------------------------------------------------------------------
 
 
 def kept_whole(source: Path, folder: Path) -> str:
@@ -289,7 +289,7 @@ def kept_whole(source: Path, folder: Path) -> str:
 
 @pytest.mark.parametrize("name", ["ext4", "xfs"])
 def test_a_filesystem_whose_power_was_cut_is_kept_whole(name: str, sources: Path, tmp_path: Path) -> None:
-    """Its journal holds what its books don't know yet."""
+    """The journal holds changes that the metadata doesn't have yet."""
     source = tmp_path / "source"
     run("cp", "--sparse=always", source_of(FILESYSTEMS[name], sources)[0], source)
     with mounted(source) as point:
@@ -314,7 +314,7 @@ def test_windows_volumes_that_are_not_shut_down_are_kept_whole(sources: Path, tm
 
 
 def _open_journal(path: Path) -> Path:
-    """A $LogFile whose newest restart page has a client at work."""
+    """Create a $LogFile whose latest restart page has an active client."""
     page = bytearray(b"RSTR".ljust(4096, b"\0"))
     page[4:8] = (0x1E).to_bytes(2, "little") + (9).to_bytes(2, "little")
     page[16:26] = b"\0\x10\0\0\0\x10\0\0\x30\0"
@@ -329,7 +329,7 @@ def _open_journal(path: Path) -> Path:
 
 @contextlib.contextmanager
 def in_use(kind: str, source: Path) -> Iterator[Path]:
-    """A source that is mounted writable, and what to pack."""
+    """Mount a source writable, and yield the path to pack."""
     if kind == "device":
         with loop_device(source) as device:
             point = source.with_name("point")
@@ -392,7 +392,7 @@ def test_no_loop_device_is_left_behind(sources: Path, tmp_path: Path) -> None:
 
 
 def test_a_disk_one_partition_of_which_is_mounted_writable_is_refused(sources: Path, tmp_path: Path) -> None:
-    """The system's own disk, for example."""
+    """The source may be the disk of the running system."""
     disk, point = tmp_path / "disk", tmp_path / "point"
     point.mkdir()
     places = gpt_disk(disk, sources, [("8300", "ext2"), ("8200", "swap")])
@@ -414,7 +414,7 @@ def test_a_disk_one_partition_of_which_is_mounted_writable_is_refused(sources: P
 
 
 def test_a_device_that_somebody_else_holds_is_refused(sources: Path, tmp_path: Path) -> None:
-    """In another container, for example, whose mounts can't be seen."""
+    """The mount may be in another container, where it can't be seen."""
     with loop_device(source_of(FILESYSTEMS["ext2"], sources)[0]) as device:
         holder = os.open(device, os.O_RDONLY | os.O_EXCL)
         try:

@@ -51,7 +51,7 @@ def prefixes(disk: RecordedDisk) -> Iterator[bytes]:
         yield bytes(content)
 
 
-def test_what_an_agent_that_was_killed_left_in_a_cache_is_flushed(
+def test_pages_that_a_killed_agent_left_in_the_cache_are_flushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All blocks are right, so nothing is written; but they might be only in the page cache."""
@@ -69,7 +69,7 @@ def test_what_an_agent_that_was_killed_left_in_a_cache_is_flushed(
     assert {entry.kind for entry in disk.log} == {Kind.FLUSH}
 
 
-def test_a_target_is_flushed_before_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_is_flushed_before_it_is_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without O_DIRECT a dirty page would be read instead of the disk."""
     made = make_image("drzd" * 12)
     disk = RecordedDisk(tmp_path / "target", made.raw)
@@ -85,7 +85,7 @@ def test_a_target_is_flushed_before_it_is_looked_at(tmp_path: Path, monkeypatch:
     assert logs == [[Kind.FLUSH]]
 
 
-def test_zeros_that_a_file_lacks_at_its_end_are_flushed(
+def test_zeros_missing_at_the_end_of_a_file_are_flushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_image("drdd" * 12 + "zz")
@@ -95,7 +95,7 @@ def test_zeros_that_a_file_lacks_at_its_end_are_flushed(
 
 
 @pytest.mark.parametrize("kinds", ["drzd" * 12, "d"])
-def test_a_longer_file_keeps_its_end_until_the_mark_is_there(
+def test_a_longer_file_keeps_its_end_until_the_marker_is_written(
     kinds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_image(kinds)
@@ -114,7 +114,7 @@ def test_a_longer_file_that_holds_the_image_is_only_cut_off(
     assert [entry.kind for entry in disk.log if entry.kind is not Kind.FLUSH] == [Kind.TRUNCATE]
 
 
-def test_a_torn_write_of_the_mark_changes_nothing_but_the_first_sector(
+def test_a_torn_write_of_the_marker_changes_only_the_first_sector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A half-written marker would leave the old boot sector in front of a wiped boot loader."""
@@ -129,7 +129,7 @@ def test_a_torn_write_of_the_mark_changes_nothing_but_the_first_sector(
 
 
 @pytest.mark.parametrize("kinds", ["u" + "drzd" * 12, "u" * 20 + "drzd" * 12, "ur", "uz"])
-def test_giving_up_what_is_unused_leaves_the_mark(
+def test_discarding_unused_blocks_keeps_the_marker(
     kinds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_image(kinds)

@@ -118,7 +118,7 @@ def test_a_sparse_image_stays_sparse(tmp_path: Path) -> None:
     assert allocated_bytes(path) <= 2 * BLOCK_BYTES
 
 
-def test_zeros_replace_what_an_old_file_held(tmp_path: Path) -> None:
+def test_zeros_replace_the_content_of_an_old_file(tmp_path: Path) -> None:
     """Old content must not remain where the new image has zeros; its space is released."""
     path = tmp_path / "target.raw"
     made = make_image("z" * 20 + "rdz", tail_bytes=1000)
@@ -149,7 +149,7 @@ def test_a_hole_isn_t_written(tmp_path: Path) -> None:
     assert allocated_bytes(path) == 0
 
 
-def test_unused_blocks_are_left_alone_or_given_up(tmp_path: Path) -> None:
+def test_unused_blocks_are_left_alone_or_discarded(tmp_path: Path) -> None:
     path = tmp_path / "target.raw"
     made = make_image("ruur")
     path.write_bytes(b"\xee" * len(made.raw))
@@ -164,7 +164,7 @@ def test_unused_blocks_are_left_alone_or_given_up(tmp_path: Path) -> None:
     assert allocated_bytes(path) <= 2 * BLOCK_BYTES
 
 
-def test_only_unused_blocks_are_given_up_and_only_zeros_zeroed(tmp_path: Path) -> None:
+def test_only_unused_blocks_are_discarded_and_only_zero_blocks_zeroed(tmp_path: Path) -> None:
     made = make_image("ruzd")
     with (
         open_target(tmp_path / "target.raw", raw_bytes=len(made.raw)) as target,
@@ -261,7 +261,7 @@ def _all_at_once(writer: DiskWriter, made: MadeImage) -> None:
 
 @pytest.mark.usefixtures("mode")
 @pytest.mark.parametrize("length", [512, 4096, 5000, 65536])
-def test_short_writes_go_on(
+def test_short_writes_are_continued(
     tmp_path: Path, made: MadeImage, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     """A device that accepts only a part of a write gets the rest."""
@@ -282,7 +282,7 @@ def test_short_writes_go_on(
     assert path.read_bytes() == made.raw
 
 
-def test_a_direct_write_that_ends_within_a_page_goes_on_through_the_cache(
+def test_a_direct_write_that_ends_within_a_page_continues_through_the_cache(
     tmp_path: Path, made: MadeImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "target.raw"

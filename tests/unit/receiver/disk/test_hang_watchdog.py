@@ -71,7 +71,7 @@ def test_many_short_calls_are_no_long_one(clock: Clock) -> None:
             clock.watch.check()
 
 
-def test_the_oldest_counts_whatever_ends_around_it(clock: Clock) -> None:
+def test_the_oldest_call_counts_while_others_return(clock: Clock) -> None:
     first, second, third = (clock.watch.call("writing", offset) for offset in range(3))
     with second:
         clock.pass_s(10)

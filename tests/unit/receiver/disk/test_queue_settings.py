@@ -108,7 +108,7 @@ def test_settings_are_set_back_after_a_failure(tmp_path: Path, device: _Device) 
     assert (disk / "queue" / "nr_requests").read_text() == "64\n"
 
 
-def test_what_somebody_else_set_meanwhile_stays(tmp_path: Path, device: _Device) -> None:
+def test_a_setting_changed_by_another_program_stays(tmp_path: Path, device: _Device) -> None:
     disk = _sysfs(tmp_path)
     with tuned_queue(device, page_cache=True, sysfs=tmp_path):
         (disk / "queue" / "scheduler").write_text("mq-deadline [kyber] none\n")
@@ -145,7 +145,7 @@ def test_settings_that_can_t_be_changed_are_no_obstacle(
     assert len(tuning.failures) == 2
 
 
-def test_a_disk_that_is_unplugged_meanwhile_is_no_error(tmp_path: Path, device: _Device) -> None:
+def test_a_disk_that_is_unplugged_while_written_is_no_error(tmp_path: Path, device: _Device) -> None:
     disk = _sysfs(tmp_path)
     with tuned_queue(device, page_cache=True, sysfs=tmp_path) as tuning:
         for path in (

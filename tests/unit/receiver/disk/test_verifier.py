@@ -82,12 +82,12 @@ def test_a_target_that_became_shorter_differs_from_there_on(target: Path) -> Non
     assert _mismatching(target, MADE) == [block for block in range(50, len(KINDS)) if KINDS[block] != "u"]
 
 
-def test_what_follows_the_image_does_not_matter(target: Path) -> None:
+def test_content_after_the_image_does_not_matter(target: Path) -> None:
     _overwrite(target, len(MADE.raw), b"a larger disk")
     assert _mismatching(target, MADE) == []
 
 
-def test_only_the_blocks_asked_for_are_looked_at(target: Path) -> None:
+def test_only_the_requested_blocks_are_read(target: Path) -> None:
     _overwrite(target, 0, b"wrong")
     _overwrite(target, 3 * BLOCK_BYTES, b"wrong")
     with open_read_back(target) as read_back:

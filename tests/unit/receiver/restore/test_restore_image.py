@@ -75,7 +75,7 @@ def _flip(path: Path, offset_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("old", [None, b"", b"\xff" * (len(MADE.raw) // 2), b"\xff" * (len(MADE.raw) * 2)])
-def test_restored_is_what_was_packed(tmp_path: Path, image: Path, old: bytes | None) -> None:
+def test_a_restored_disk_equals_the_packed_one(tmp_path: Path, image: Path, old: bytes | None) -> None:
     target = tmp_path / "target.raw"
     if old is not None:
         target.write_bytes(old)
@@ -113,7 +113,7 @@ def test_corruption_after_writing_is_found(tmp_path: Path, image: Path) -> None:
     assert parse_marker_untrusted(target.read_bytes()[:512]) is not None, "it can't be taken for a whole disk"
 
 
-def test_a_bit_that_falls_over_once_is_written_again(tmp_path: Path, image: Path) -> None:
+def test_a_bit_that_flips_once_is_written_again(tmp_path: Path, image: Path) -> None:
     target = tmp_path / "target.raw"
     flips = iter([80 * BLOCK_BYTES + 7])
 
@@ -127,7 +127,7 @@ def test_a_bit_that_falls_over_once_is_written_again(tmp_path: Path, image: Path
     compare(image, target, Recorder())
 
 
-def test_what_the_target_holds_is_not_written_again(tmp_path: Path, image: Path) -> None:
+def test_blocks_on_the_target_are_not_written_again(tmp_path: Path, image: Path) -> None:
     target = tmp_path / "target.raw"
     restore(image, target, Recorder())
     again = Recorder()
@@ -143,7 +143,7 @@ def test_what_the_target_holds_is_not_written_again(tmp_path: Path, image: Path)
     compare(image, target, Recorder())
 
 
-def test_all_is_written_where_nobody_looks_first(tmp_path: Path, image: Path) -> None:
+def test_without_a_scan_every_block_is_written(tmp_path: Path, image: Path) -> None:
     target = tmp_path / "target.raw"
     restore(image, target, Recorder())
     again = Recorder()
@@ -152,7 +152,7 @@ def test_all_is_written_where_nobody_looks_first(tmp_path: Path, image: Path) ->
     assert int(str(again.fields["bytes_written"])) >= MADE.manifest.summary()[BlockKind.RAW].raw_bytes
 
 
-def test_a_restore_that_was_cut_short_goes_on(tmp_path: Path, image: Path) -> None:
+def test_an_interrupted_restore_resumes(tmp_path: Path, image: Path) -> None:
     target = tmp_path / "target.raw"
 
     def interrupt(phase: str) -> None:
@@ -204,7 +204,7 @@ def test_comparison_with_something_smaller(tmp_path: Path, image: Path) -> None:
         compare(image, target, Recorder())
 
 
-def test_comparison_ignores_what_follows_the_image(tmp_path: Path, image: Path) -> None:
+def test_comparison_ignores_content_after_the_image(tmp_path: Path, image: Path) -> None:
     target = tmp_path / "target.raw"
     target.write_bytes(MADE.raw + b"a larger disk")
     recorder = Recorder()
@@ -231,7 +231,7 @@ def test_opening_an_image_checks_it(tmp_path: Path, image: Path) -> None:
         open_image(image)
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path, image: Path) -> None:
+def test_a_dry_run_reports_the_work_and_changes_nothing(tmp_path: Path, image: Path) -> None:
     target = tmp_path / "target.raw"
     recorder = Recorder()
     restore(image, target, recorder, TargetOptions(dry_run=True))
@@ -248,7 +248,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path, imag
 
 
 @pytest.mark.parametrize("unreadable_count", [1, 16, 17])
-def test_what_cannot_be_read_before_it_is_written_is_written(
+def test_blocks_that_are_unreadable_before_writing_are_written(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, unreadable_count: int
 ) -> None:
     """An old unreadable sector recovers once it is written; a disk full of them is dying."""

@@ -77,7 +77,7 @@ def test_a_wrongly_packed_block_ends_it(tmp_path: Path, frame: bytes, block: int
 
 @pytest.mark.parametrize("kinds", ["d", "r", "z", "u", "dz", "zzr", "drzu" * 20, "u" * 40 + "drz" * 20])
 @pytest.mark.parametrize("tail_bytes", [600, 4097, BLOCK_BYTES])
-def test_the_image_is_there_after_the_commit(tmp_path: Path, kinds: str, tail_bytes: int) -> None:
+def test_the_image_is_complete_after_the_commit(tmp_path: Path, kinds: str, tail_bytes: int) -> None:
     made = make_image(kinds, tail_bytes=tail_bytes)
     path = tmp_path / "target.raw"
     manifest = made.manifest

@@ -123,7 +123,7 @@ def test_a_loop_device_over_a_disk_is_found_although_the_kernel_claims_nothing(m
     _refused(machine, "sdb", TargetInUseError, machine.node("loop3"), "losetup --detach")
 
 
-def test_many_uses_are_told_shortly(machine: FakeMachine) -> None:
+def test_many_uses_are_summarised(machine: FakeMachine) -> None:
     for index in range(9):
         machine.mount("8:1", f"/mnt/{index}")
     refusal = _refused(machine, "sda", TargetInUseError, "and 6 more")

@@ -46,7 +46,7 @@ def _make_fifo(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "kind"), [(Path.mkdir, "directory"), (_make_fifo, "pipe")])
-def test_what_is_no_disk_is_refused(tmp_path: Path, make, kind: str) -> None:
+def test_a_path_that_is_no_disk_is_refused(tmp_path: Path, make, kind: str) -> None:
     path = tmp_path / "target"
     make(path)
     with pytest.raises(TargetError, match=kind):
@@ -176,7 +176,7 @@ def test_after_a_failed_write_nothing_succeeds_any_more(tmp_path: Path) -> None:
                 call()
 
 
-def test_comparison_refuses_what_is_smaller(existing: Path) -> None:
+def test_comparison_refuses_a_smaller_target(existing: Path) -> None:
     with pytest.raises(TargetTooSmallError, match=rf"\(8000 bytes\).*\({RAW_BYTES} bytes\)"):
         open_for_comparison(existing, RAW_BYTES)
 

@@ -58,7 +58,7 @@ def _add_disk(machine: FakeMachine, name: str, minor: int, **facts: str) -> None
     machine.disk(name, f"8:{minor}", size_bytes=300 * GIB, files=files)
 
 
-def test_auto_is_the_only_disk_that_is_neither_carried_around_nor_in_use(machine: FakeMachine) -> None:
+def test_auto_selects_the_only_disk_that_is_neither_removable_nor_in_use(machine: FakeMachine) -> None:
     assert _choose(machine, "auto") == "nvme0n1"
 
 
@@ -107,7 +107,7 @@ def test_a_rule_that_nothing_fits(machine: FakeMachine, rule: str) -> None:
         _choose(machine, rule)
 
 
-def test_auto_means_no_loop_device_unless_that_is_said(machine: FakeMachine) -> None:
+def test_auto_selects_loop_devices_only_on_request(machine: FakeMachine) -> None:
     machine.loop("loop0", "7:0", "/srv/disk.raw")
     assert _choose(machine, "auto") == "nvme0n1"
     assert _choose(machine, "auto:transport=loop") == "loop0"
@@ -135,7 +135,7 @@ def test_an_empty_rule_is_auto() -> None:
         "model=*980?PRO",
     ],
 )
-def test_by_what_the_disk_is_called(machine: FakeMachine, text: str) -> None:
+def test_selection_by_serial_wwn_and_model(machine: FakeMachine, text: str) -> None:
     assert _choose(machine, text) == "nvme0n1"
 
 
@@ -161,7 +161,7 @@ def test_two_disks_of_one_serial_are_ambiguous_even_if_one_is_refused(machine: F
         _choose(machine, "serial=S1")
 
 
-def test_too_small_is_told_apart(machine: FakeMachine) -> None:
+def test_a_disk_that_is_too_small_has_its_own_error(machine: FakeMachine) -> None:
     with pytest.raises(TargetTooSmallError):
         _choose(machine, "serial=S2", raw_bytes=501 * GIB)
 

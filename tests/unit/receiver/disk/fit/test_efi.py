@@ -55,7 +55,7 @@ WANTED = WantedEntry(
 
 
 @pytest.mark.parametrize("output", [VERSION_17, VERSION_18])
-def test_the_entry_that_is_there_is_recognised(output: str) -> None:
+def test_an_existing_entry_is_recognised(output: str) -> None:
     listing = parse_entries(output)
     assert listing.order[:2] == ("0003", "0001")
     entry = next(entry for entry in listing.entries if entry.number == "0001")
@@ -87,18 +87,18 @@ def test_firmware_without_any_entry() -> None:
         ("Boot0002  Floppy", "Boot0002* My lab"),
     ],
 )
-def test_an_entry_that_boots_something_else_or_nothing_is_made_anew(change: tuple[str, str]) -> None:
+def test_an_entry_that_boots_something_else_or_nothing_is_replaced(change: tuple[str, str]) -> None:
     assert change[0] in VERSION_17
     assert not has_entry(WANTED, parse_entries(VERSION_17.replace(*change)))
 
 
-def test_an_entry_of_an_mbr_is_always_made_anew() -> None:
+def test_an_entry_of_an_mbr_is_always_replaced() -> None:
     """An MBR's signature doesn't distinguish the partitions of cloned disks."""
     wanted = WantedEntry(WANTED.label, WANTED.partition, "", WANTED.loader, 512)
     assert not has_entry(wanted, parse_entries(VERSION_17))
 
 
-def test_efibootmgr_is_told_disk_partition_label_and_loader_without_a_shell() -> None:
+def test_efibootmgr_gets_disk_partition_label_and_loader_without_a_shell() -> None:
     assert create_argv(DISK, WANTED) == [
         "efibootmgr", "--create", "--disk", "/proc/12/fd/7", "--part", "1", "--label", "My lab",
         "--loader", r"\EFI\BOOT\BOOTX64.EFI",

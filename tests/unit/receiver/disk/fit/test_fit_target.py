@@ -5,7 +5,7 @@ from __future__ import annotations
 from receiver.disk.fit.fit_target import fit_tools
 
 
-def test_the_doctor_is_told_every_purpose_with_its_package() -> None:
+def test_every_purpose_has_its_package() -> None:
     tools = fit_tools()
     assert {package for _, _, package in tools} == {
         "fdisk", "gdisk", "e2fsprogs", "xfsprogs", "btrfs-progs", "ntfs-3g", "efibootmgr", "mtools",

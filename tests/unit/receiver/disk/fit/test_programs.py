@@ -35,12 +35,12 @@ def test_a_tool_that_fails_is_named_with_its_last_lines() -> None:
         )
 
 
-def test_a_tool_that_hangs_is_ended() -> None:
+def test_a_tool_that_hangs_is_stopped() -> None:
     with pytest.raises(StepError, match=r"didn't finish within 0\.1 s: "):
         run_program(_python("import time; print('begun', flush=True); time.sleep(600)"), time_limit_s=0.1)
 
 
-def test_a_tool_ended_by_a_signal_has_failed() -> None:
+def test_a_tool_killed_by_a_signal_has_failed() -> None:
     with pytest.raises(StepError, match="signal 9"):
         run_program(_python("import os; os.kill(os.getpid(), 9)"), time_limit_s=60)
 
@@ -65,7 +65,7 @@ def test_a_tool_is_out_of_reach_of_the_terminals_ctrl_c() -> None:
     assert run_program(_python("import os; print(os.getsid(0))"), time_limit_s=60) != f"{os.getsid(0)}\n"
 
 
-def test_a_tool_goes_on_when_its_reader_was_killed() -> None:
+def test_a_tool_continues_when_its_reader_was_killed() -> None:
     """Printing into a closed pipe would kill the tool in the middle of its work."""
     ignored = run_program(["grep", "SigIgn", "/proc/self/status"], time_limit_s=60).split()[1]
     assert int(ignored, 16) >> (signal.SIGPIPE - 1) & 1

@@ -63,7 +63,7 @@ def test_a_partition_that_already_ends_behind_the_last_whole_mebibyte_is_not_sho
     assert growth.stop_bytes == stop_bytes
 
 
-def test_the_last_partition_is_the_one_that_ends_last_whatever_its_number() -> None:
+def test_the_last_partition_is_the_one_that_ends_last() -> None:
     late = Partition(1, 2 * GIB, GIB, LINUX, filesystem="xfs")
     assert plan_growth(gpt(late, ROOT), 8 * GIB).partition == late
 
@@ -109,21 +109,21 @@ def test_a_filesystem_without_a_table_takes_the_whole_target() -> None:
         ),
     ],
 )
-def test_what_must_not_grow_has_a_reason(layout: DiskLayout, reason: str) -> None:
+def test_every_obstacle_to_growth_has_a_reason(layout: DiskLayout, reason: str) -> None:
     assert reason in growth_obstacle(layout)
 
 
 # -- commands for the tools -------------------------------------------------------------------------------------
 
 
-def test_sfdisk_neither_asks_the_kernel_nor_tells_it_and_wipes_nothing() -> None:
+def test_sfdisk_does_not_involve_the_kernel_and_wipes_nothing() -> None:
     never = ["--wipe", "never", "--wipe-partitions", "never"]
     quiet = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", *never]
     assert move_backup_argv(DISK) == [*quiet, "--relocate", "gpt-bak-std", "/proc/12/fd/7"]
     assert resize_argv(DISK, 3) == [*quiet, "-N", "3", "/proc/12/fd/7"]
 
 
-def test_a_partitions_place_is_said_in_the_disks_own_sectors() -> None:
+def test_a_partitions_place_is_given_in_the_disks_sectors() -> None:
     assert resize_text(MIB, 3 * MIB, 512) == "start=2048, size=4096\n"
     assert resize_text(MIB, 3 * MIB, 4096) == "start=256, size=512\n"
 
@@ -162,7 +162,7 @@ def test_a_backup_counts_only_where_it_belongs(headers: dict[int, bytes], at_end
     assert has_backup_at_end_untrusted(_disk_with(headers, 200), 200 * 512, 512) is at_end
 
 
-def test_garbage_says_nothing_of_a_gpt() -> None:
+def test_garbage_is_no_gpt() -> None:
     assert usable_stop_bytes_untrusted(_disk_with({}, 200), 512) is None
     assert usable_stop_bytes_untrusted(lambda _offset, _length: b"", 512) is None
     assert usable_stop_bytes_untrusted(_disk_with({1: _header(1, 199, 166)}, 200), 512) == 167 * 512

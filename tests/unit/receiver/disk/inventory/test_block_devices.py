@@ -93,7 +93,7 @@ def test_single_paths_of_multipath_memory_and_boot_areas_are_no_disks(machine: F
 
 
 @pytest.mark.parametrize("removable", ["0", "1"])
-def test_whatever_hangs_on_usb_is_carried_around(machine: FakeMachine, removable: str) -> None:
+def test_every_usb_disk_is_removable(machine: FakeMachine, removable: str) -> None:
     """A USB disk reports a fixed medium, although it is portable and may be a backup disk."""
     machine.disk("sdb", "8:16", tree=USB_TREE, files={"removable": removable})
     stick = machine.sources.sys / "devices/pci0000:00/0000:00:14.0/usb2/2-1"
@@ -104,7 +104,7 @@ def test_whatever_hangs_on_usb_is_carried_around(machine: FakeMachine, removable
     assert (disk.transport, disk.serial) == ("usb", "4C530001")
 
 
-def test_cards_are_carried_around_and_soldered_memory_is_not(machine: FakeMachine) -> None:
+def test_cards_are_removable_and_soldered_memory_is_not(machine: FakeMachine) -> None:
     for index, kind in enumerate(("SD", "MMC")):
         tree = f"platform/mmc{index}/mmc{index}:0001"
         machine.disk(f"mmcblk{index}", f"179:{index}", tree=tree, files={"device/type": kind})
@@ -117,13 +117,13 @@ def test_a_controller_with_a_slash_in_its_names(machine: FakeMachine) -> None:
     assert str(machine.device("cciss!c0d0").path) == machine.node("cciss/c0d0")
 
 
-def test_what_a_disk_says_of_itself_cannot_drive_a_terminal(machine: FakeMachine) -> None:
+def test_text_from_a_disk_cannot_control_a_terminal(machine: FakeMachine) -> None:
     machine.disk("sda", "8:0", files={"device/model": "evil\x1b]0;x\x07 disk", "device/serial": "\x9b31m\tA"})
     assert machine.device("sda").model == "evil ]0;x disk"
     assert machine.device("sda").serial.isprintable()
 
 
-def test_a_disk_that_is_unplugged_meanwhile_is_left_out(machine: FakeMachine) -> None:
+def test_a_disk_that_is_unplugged_while_listing_is_left_out(machine: FakeMachine) -> None:
     folder = machine.disk("sda", "8:0")
     machine.disk("sdb", "8:16")
     (folder / "dev").unlink()
