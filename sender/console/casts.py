@@ -99,7 +99,7 @@ def show(client: Client, output: Output, cast_id: str) -> None:
         [
             *_fields(live.cast),
             ("rate", format_rate(live.achieved_bytes_per_s) if live.cast.phase.live else ""),
-            ("limited by", live.bottleneck),
+            ("bottleneck", live.bottleneck),
             ("ETA", "" if live.eta_s is None else format_duration(live.eta_s)),
         ],
     )

@@ -225,7 +225,7 @@ class _LiveView:
         title = f"cast {live.cast.cast_id} of {live.cast.image_name} ({format_bytes(live.cast.raw_bytes)})"
         parts: list[object] = [Text(printable(title), style="bold"), Text(_status_text(live, len(machines)))]
         if live.bottleneck and live.cast.phase.live:
-            parts.append(Text(printable(f"limited by {live.bottleneck}")))
+            parts.append(Text(printable(f"bottleneck: {live.bottleneck}")))
         if machines:
             parts.append(machine_table([_Row.of(machine) for machine in machines], room, noun="machine"))
         if len(machines) > room:

@@ -167,7 +167,7 @@ class PlainObserver(_LineObserver):
             self._print(sentence)
         limits = _limits_text(status)
         if limits:
-            self._print(f"limited by {limits}")
+            self._print(f"bottlenecks: {limits}")
         if not reception.reported:
             self._print("the sender didn't take this machine's report: it may list the machine as lost")
 
@@ -231,7 +231,7 @@ def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:
     if status.scanned_share < 1:
         return f"{verified}, {status.scanned_share:.0%} of the target scanned, {rate}"
     lost = status.datagrams_lost / max(1, status.datagrams_expected)
-    return f"{verified}, {rate}, {lost:.1%} lost, limited by {status.bottleneck}"
+    return f"{verified}, {rate}, {lost:.1%} lost, bottleneck: {status.bottleneck}"
 
 
 def _limits_text(status: ReceptionStatus) -> str:
@@ -239,8 +239,7 @@ def _limits_text(status: ReceptionStatus) -> str:
     total_s = sum(status.bottleneck_seconds.values())
     shares = {name: seconds / total_s for name, seconds in status.bottleneck_seconds.items() if seconds}
     return ", ".join(
-        f"{name} {shares[name]:.0%} of the time"
-        for name in sorted(shares, key=shares.__getitem__, reverse=True)
+        f"{name} {shares[name]:.0%}" for name in sorted(shares, key=shares.__getitem__, reverse=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Describe the bottleneck of a cast for the operator: "limited by pc07's disk"."""
+"""Describe the bottleneck of a cast for the operator: ``bottleneck: pc07's disk``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RECEIVER_TEXTS: Final = {
 _SENDER_TEXTS: Final = {
     Cause.SOURCE: "reading the image",
     Cause.SENDER: "this machine's processor",
-    Cause.NONE: "nothing (rate climbing, or idle)",
+    Cause.NONE: "nothing (climbing or idle)",
 }
 _NAMED_MAX: Final = 4
 """Most bottlenecks in one sentence; JSON lines have all of them."""
@@ -35,7 +35,7 @@ class BottleneckView:
     Attributes:
         cause: one of :class:`protocol.model.bottleneck.Cause`.
         receiver: name of the receiver that causes it; None if no single one does.
-        text: cause and receiver in words, to follow "limited by".
+        text: cause and receiver in words, such as ``pc07's disk``.
     """
 
     cause: str
@@ -69,17 +69,16 @@ class BottleneckTime(BottleneckView):
 
 
 def bottlenecks_text(times: Sequence[BottleneckTime]) -> str:
-    """Return such as ``limited 92% of the time by the network to pc03, 5% by pc07's disk``; empty without any.
+    """Return such as ``bottlenecks: the network to pc03 92%, pc07's disk 5%``, shares of the time; empty without any.
 
     Args:
-        times: the longest first. Times below one per cent, and those after the fourth, are left out.
+        times: the longest first. Shares below one per cent, and those after the fourth, are left out.
     """
     total_s = sum(time.seconds for time in times)
     shares = [(time.seconds / total_s, time.text) for time in times if time.seconds >= 0.01 * total_s > 0]
-    return ", ".join(
-        f"{share:.0%} by {text}" if index else f"limited {share:.0%} of the time by {text}"
-        for index, (share, text) in enumerate(shares[:_NAMED_MAX])
-    )
+    if not shares:
+        return ""
+    return "bottlenecks: " + ", ".join(f"{text} {share:.0%}" for share, text in shares[:_NAMED_MAX])
 
 
 def receiver_cause_text(cause: str) -> str:

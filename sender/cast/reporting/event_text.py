@@ -66,7 +66,7 @@ def status_text(view: CastView) -> str:
 
 
 def bottleneck_text(view: CastView) -> str:
-    """Return such as ``limited by pc07's disk; 1 slow, 2 in the tail``; empty unless data flows."""
+    """Return such as ``bottleneck: pc07's disk; 1 slow, 2 in the tail``; empty unless data flows."""
     if not view.casting:
         return ""
     standings = [receiver.standing for receiver in view.receivers]
@@ -75,7 +75,7 @@ def bottleneck_text(view: CastView) -> str:
         for standing, text in (("slow", "slow"), ("tail", "in the tail"))
         if standing in standings
     ]
-    return f"limited by {view.bottleneck.text}" + (f"; {', '.join(marks)}" if marks else "")
+    return f"bottleneck: {view.bottleneck.text}" + (f"; {', '.join(marks)}" if marks else "")
 
 
 def event_text(event: SenderEvent, receiver: str | None) -> str:

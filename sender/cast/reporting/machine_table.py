@@ -83,10 +83,10 @@ def machine_table(rows: Sequence[MachineRow], line_count: int, *, noun: str = "r
         "writes",
         "loss",
         *(["NACKs"] if some_nacks else []),
-        "limited by",
+        "bottleneck",
     ):
         right = column in ("", "writes", "loss", "NACKs")
-        cut = column in (noun, "limited by")
+        cut = column in (noun, "bottleneck")
         table.add_column(column, justify="right" if right else "left", no_wrap=not cut)
     for row in shown:
         table.add_row(*_cells(row, some_nacks=some_nacks))

@@ -125,8 +125,8 @@ def test_lines_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         "the backup GPT moved",
         "much slower than the others because of its disk; the sender will finish it after them",
         "keeps up with the others again",
-        "5.0% lost, limited by disk",
-        "limited by disk 75% of the time, network 25% of the time",
+        "5.0% lost, bottleneck: disk",
+        "bottlenecks: disk 75%, network 25%",
         "lab (1.0 GiB) is on /dev/sda, every byte read back and verified",
         "the sender didn't take this machine's report",
     ):

@@ -62,7 +62,7 @@ def record(name: str, state: ReceiverState) -> ReceiverRecord:
 
 LIMITED = (
     BottleneckTime("network", "pc-1", "the network to pc-1", 3.7),
-    BottleneckTime("none", None, "nothing (rate climbing, or idle)", 0.27),
+    BottleneckTime("none", None, "nothing (climbing or idle)", 0.27),
     BottleneckTime("disk", "pc-0", "pc-0's disk", 0.03),
 )
 
@@ -200,7 +200,7 @@ def test_plain_lines_name_the_slowest_receiver_and_the_bottleneck(
     PlainReporter().progress(VIEW)
     assert capsys.readouterr().err == (
         "casting, 720 Mbit/s, pass 2 at 50%, 10.0 s, ETA 30.0 s; 10 of 30 receivers active, slowest pc-2[bold] 40%; "
-        "limited by pc-2[bold]'s disk; 1 slow, 1 in the tail\n"
+        "bottleneck: pc-2[bold]'s disk; 1 slow, 1 in the tail\n"
     )
 
 
@@ -218,7 +218,7 @@ def live_text(view: CastView, *, width: int) -> str:
 
 def test_the_bottleneck_and_stragglers_fit_80_columns() -> None:
     text = live_text(VIEW, width=80)
-    assert "limited by pc-2[bold]'s disk; 1 slow, 1 in the tail" in text.splitlines()
+    assert "bottleneck: pc-2[bold]'s disk; 1 slow, 1 in the tail" in text.splitlines()
     rows = [line.split() for line in text.splitlines() if line.startswith("pc-")]
     marks = {row[0]: (row[1], row[-1]) for row in rows}
     assert marks["pc-2[bold]"] == ("tail", "disk")
@@ -241,7 +241,7 @@ def test_the_status_shows_the_tail_and_a_gathering_room_shows_no_bottleneck() ->
     tail = dataclasses.replace(VIEW, main_group_seconds=9.0, receivers=receivers)
     assert "finishing 1 straggler, 720 Mbit/s" in live_text(tail, width=80)
     gathering = dataclasses.replace(VIEW, state="gathering", receivers=receivers)
-    assert "limited by pc-2" not in live_text(gathering, width=80)
+    assert "bottleneck: pc-2" not in live_text(gathering, width=80)
 
 
 def test_the_eta_is_that_of_the_group_without_its_stragglers(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_unknown_values_are_null_in_json_and_never_infinity() -> None:
         (Cause.DISK, "pc-1's disk", "the receivers' disks"),
         (Cause.SOURCE, "reading the image", "reading the image"),
         (Cause.SENDER, "this machine's processor", "this machine's processor"),
-        (Cause.NONE, "nothing (rate climbing, or idle)", "nothing (rate climbing, or idle)"),
+        (Cause.NONE, "nothing (climbing or idle)", "nothing (climbing or idle)"),
     ],
 )
 def test_every_bottleneck_has_a_text(tmp_path: Path, cause: Cause, of_one: str, of_nobody: str) -> None:
@@ -308,7 +308,7 @@ def test_the_text_of_a_rate_limit_names_its_option(tmp_path: Path, policy: CastP
 
 def test_the_summary_shows_the_bottlenecks_and_the_stragglers() -> None:
     assert bottlenecks_text(LIMITED) == (
-        "limited 92% of the time by the network to pc-1, 7% by nothing (rate climbing, or idle)"
+        "bottlenecks: the network to pc-1 92%, nothing (climbing or idle) 7%"
     )
     assert bottlenecks_text(()) == ""
     output = io.StringIO()
@@ -318,7 +318,7 @@ def test_the_summary_shows_the_bottlenecks_and_the_stragglers() -> None:
     reporter.finished(dataclasses.replace(account, receivers=(account.receivers[0], straggler)))
     lines = output.getvalue().splitlines()
     assert "1 straggler; all others ended after 3.0 s" in lines
-    assert any(line.startswith("limited 92% of the time by the network to pc-1,") for line in lines)
+    assert any(line.startswith("bottlenecks: the network to pc-1 92%,") for line in lines)
     assert any(line.startswith("pc-1") and "complete, tail" in line for line in lines)
     assert all(len(line) <= 80 for line in lines)
 
