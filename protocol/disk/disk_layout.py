@@ -6,26 +6,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from protocol.constants import IMAGE_BYTES_MAX
-from protocol.disk.filesystem_magic import FILESYSTEMS, detect_filesystem
+from protocol.disk.filesystem_magic import FILESYSTEMS
 from protocol.disk.partition_table import (
     BOOT_RECORDS_MAX,
     PARTITIONS_MAX,
     DiskLayout,
     Partition,
     TableKind,
-    parse_layout_untrusted,
 )
 from protocol.errors import ImageDamagedError
-
-__all__ = [
-    "DiskLayout",
-    "Partition",
-    "TableKind",
-    "detect_filesystem",
-    "layout_metadata",
-    "layout_of",
-    "parse_layout_untrusted",
-]
 
 _TEXT_BYTES_MAX: Final = 128
 """A GPT name has 36 UTF-16 units, at most 108 bytes of UTF-8."""

@@ -21,7 +21,7 @@ def read_at(fd: int, into: memoryview, offset_bytes: int) -> int:
     """Fill ``into`` with the bytes from ``offset_bytes``; the file's position is neither used nor changed.
 
     Returns:
-        Bytes read, fewer than asked for only at the end of the file.
+        Bytes read, fewer than requested only at the end of the file.
 
     Raises:
         PositionalReadError: the disk failed; what was read before it is in ``into``.

@@ -295,7 +295,7 @@ class SenderSession:
         self._gathering.start_now()
 
     def stop_waiting_for(self, count: int) -> None:
-        """Wait for ``count`` receivers fewer: machines that reported before joining that they cannot."""
+        """Wait for ``count`` receivers fewer, for machines that failed before they joined."""
         self._gathering.stop_waiting_for(count)
 
     def pause(self) -> None:

@@ -166,9 +166,7 @@ class Nack:
     FIELDS: ClassVar[tuple[Field, ...]]
 
     receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
-    counter: Annotated[
-        int, uint(32, "rises with every feedback datagram; what comes twice is dropped", low=1)
-    ]
+    counter: Annotated[int, uint(32, "rises with every feedback datagram; repeated ones are dropped", low=1)]
     object: Annotated[CastObject, enumeration(8, CastObject, "object")]
     sequence: Annotated[
         int, uint(32, "next expected datagram number: repairs from this number on haven't arrived")
@@ -196,9 +194,7 @@ class Report:
     FIELDS: ClassVar[tuple[Field, ...]]
 
     receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
-    counter: Annotated[
-        int, uint(32, "rises with every feedback datagram; what comes twice is dropped", low=1)
-    ]
+    counter: Annotated[int, uint(32, "rises with every feedback datagram; repeated ones are dropped", low=1)]
     echo_us: Annotated[int, uint(64, "latest sent_at_us received; 0 for none")]
     echo_delay_us: Annotated[int, uint(32, "time between its arrival and this report")]
     expected_count: Annotated[int, uint(64, "datagrams sent since join, by their sequence numbers")]

@@ -35,7 +35,7 @@ from receiver.disk.inventory.holders import (
 )
 
 if TYPE_CHECKING:
-    from protocol.disk.disk_layout import DiskLayout
+    from protocol.disk.partition_table import DiskLayout
     from protocol.image.manifest import Manifest
 
 NOTHING_WRITTEN: Final = "nothing was written"
@@ -181,7 +181,7 @@ def incompatibility(
         sector_bytes: logical sector size of the device.
         is_partition: the device is a partition rather than a whole disk.
     """
-    from protocol.disk.disk_layout import TableKind
+    from protocol.disk.partition_table import TableKind
 
     layout = needs.layout
     has_table = layout is not None and layout.table is not TableKind.NONE

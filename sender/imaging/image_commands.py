@@ -14,7 +14,8 @@ from typing import NoReturn
 import click
 
 from protocol.constants import BLOCK_BYTES_DEFAULT
-from protocol.disk.disk_layout import TableKind, layout_of
+from protocol.disk.disk_layout import layout_of
+from protocol.disk.partition_table import TableKind
 from protocol.image.block_codec import LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN
 from protocol.image.manifest import FORMAT_VERSION, Manifest
 from protocol.shared.units import format_bytes, format_duration, parse_size_bytes

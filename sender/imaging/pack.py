@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import BLOCK_BYTES_DEFAULT, HASH_BYTES, IMAGE_NAME_BYTES_MAX, MIB
-from protocol.disk.disk_layout import layout_metadata, parse_layout_untrusted
+from protocol.disk.disk_layout import layout_metadata
+from protocol.disk.partition_table import parse_layout_untrusted
 from protocol.errors import ConfigurationError
 from protocol.image.block_codec import (
     LEVEL_DEFAULT,

@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 
 from protocol.constants import MIB
-from protocol.disk.disk_layout import layout_metadata, parse_layout_untrusted
+from protocol.disk.disk_layout import layout_metadata
+from protocol.disk.partition_table import parse_layout_untrusted
 from protocol.errors import ConfigurationError, FitError, MissingDependencyError, TargetError
 from protocol.image.manifest import BlockKind, Manifest, build_manifest
 from receiver.disk.fit import efi, programs

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from protocol.disk.disk_layout import DiskLayout, Partition, TableKind, layout_metadata
+from protocol.disk.disk_layout import layout_metadata
+from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from protocol.errors import (
     AmbiguousTargetError,
     DiskcastError,

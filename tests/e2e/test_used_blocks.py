@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from protocol.constants import KIB, MIB
-from protocol.disk.disk_layout import TableKind, layout_of
+from protocol.disk.disk_layout import layout_of
+from protocol.disk.partition_table import TableKind
 from protocol.errors import EXIT_INTERRUPTED, SourceInUseError
 from protocol.image.manifest import BlockKind
 from sender.imaging.image_file import ImageFile

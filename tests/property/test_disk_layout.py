@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.constants import KIB
-from protocol.disk.disk_layout import layout_metadata, layout_of, parse_layout_untrusted
+from protocol.disk.disk_layout import layout_metadata, layout_of
 from protocol.disk.filesystem_magic import FILESYSTEMS, container_signature, is_hibernated
+from protocol.disk.partition_table import parse_layout_untrusted
 from protocol.errors import ImageDamagedError
 from protocol.image.image_metadata import pack_metadata, parse_metadata_untrusted
 from tests.support.disks.disk_layouts import (

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from protocol.disk.disk_layout import DiskLayout, Partition, TableKind
+from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from protocol.errors import ConfigurationError
 from receiver.disk.fit.programs import FIRMWARE_TIME_LIMIT_S, TABLE_TIME_LIMIT_S, StepError, run_program
 from receiver.disk.fit.table import EFI_SYSTEM_TYPES

@@ -26,9 +26,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from protocol.disk.disk_layout import DiskLayout, TableKind, layout_of
+from protocol.disk.disk_layout import layout_of
 from protocol.disk.filesystem_magic import container_signature
-from protocol.disk.partition_table import Read, reader_from
+from protocol.disk.partition_table import DiskLayout, Read, TableKind, reader_from
 from protocol.errors import ConfigurationError, FitError, MissingDependencyError, TargetError
 from protocol.image.manifest import Manifest
 from protocol.shared.units import format_bytes

@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 
 from protocol.constants import KIB, MIB
-from protocol.disk.disk_layout import (
+from protocol.disk.disk_layout import layout_metadata, layout_of
+from protocol.disk.filesystem_magic import FILESYSTEMS, container_signature, detect_filesystem, is_hibernated
+from protocol.disk.partition_table import (
+    PARTITIONS_MAX,
     DiskLayout,
     Partition,
     TableKind,
-    detect_filesystem,
-    layout_metadata,
-    layout_of,
     parse_layout_untrusted,
 )
-from protocol.disk.filesystem_magic import FILESYSTEMS, container_signature, is_hibernated
-from protocol.disk.partition_table import PARTITIONS_MAX
 from protocol.errors import ImageDamagedError
 from protocol.image.image_metadata import pack_metadata, parse_metadata_untrusted
 from tests.support.disks.disk_layouts import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.disk.disk_layout import DiskLayout, Partition, TableKind
+from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from protocol.errors import (
     TargetError,
     TargetIncompatibleError,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.constants import KIB, MIB
-from protocol.disk.disk_layout import parse_layout_untrusted
+from protocol.disk.partition_table import parse_layout_untrusted
 from sender.imaging import source_use
 from sender.imaging.free_space import Area, FreeSpace
 from sender.imaging.source import Source

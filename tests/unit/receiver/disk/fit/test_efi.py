@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from protocol.constants import MIB
-from protocol.disk.disk_layout import Partition
+from protocol.disk.partition_table import Partition
 from protocol.errors import ConfigurationError
 from receiver.disk.fit import efi
 from receiver.disk.fit.efi import (

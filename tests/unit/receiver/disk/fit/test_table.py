@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from protocol.constants import MIB
-from protocol.disk.disk_layout import DiskLayout, Partition, TableKind
+from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from receiver.disk.fit.table import (
     growth_obstacle,
     has_backup_at_end_untrusted,
