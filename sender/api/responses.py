@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sender.store.records.access import Role, Token
 from sender.store.records.casts import CastEvent, TimelinePoint
-from sender.store.records.live import LiveCast, LiveMachine
-from sender.store.records.machines import Room
 from sender.store.records.problems import Problem
 
 ItemT = TypeVar("ItemT")
@@ -50,20 +48,6 @@ class SessionView(ResponseBody):
 
     role: Role
     name: str
-
-
-class RoomLive(ResponseBody):
-    """A room and the current state of its machines."""
-
-    room: Room
-    machines: list[LiveMachine]
-
-
-class CastLive(ResponseBody):
-    """A cast and the current state of its machines."""
-
-    live: LiveCast
-    machines: list[LiveMachine]
 
 
 class CastTimeline(ResponseBody):

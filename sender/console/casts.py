@@ -261,14 +261,14 @@ def machines(client: Client, output: Output, cast_id: str, *, limit: int, everyt
       diskcast casts machines 1a2b3c4d
       diskcast casts machines 1a2b3c4d --all --json
     """  # noqa: D301
-    from sender.console.live_records import CastNow
     from sender.console.lookup import path
     from sender.console.tables import print_cast_machines
     from sender.store.records.casts import CastMachine
+    from sender.store.records.live import CastLive
 
-    now = client.get(path("casts", cast_id, "live"), CastNow)
+    now = client.get(path("casts", cast_id, "live"), CastLive)
     found: Iterable[CastMachine] = client.listed(path("casts", cast_id, "machines"), CastMachine)
-    if not now.cast.phase.ended:
+    if not now.live.cast.phase.ended:
         found = _as_now(found, now.machines)
     print_cast_machines(output, found, limit=None if everything else limit)
 

@@ -75,13 +75,12 @@ def show(client: Client, output: Output, room_id: str) -> None:
       diskcast rooms show lab-1 --json
     """  # noqa: D301
     from sender.console.client import to_json as json_of
-    from sender.console.live_records import RoomNow
     from sender.console.lookup import path
     from sender.console.output import Column, emit, natural_order, state_text
     from sender.labels import MACHINE_STATES
-    from sender.store.records.live import LiveMachine
+    from sender.store.records.live import LiveMachine, RoomLive
 
-    now = client.get(path("rooms", room_id, "live"), RoomNow)
+    now = client.get(path("rooms", room_id, "live"), RoomLive)
     if output.json_lines:
         for machine in now.machines:
             emit("machine", **json_of(machine))

@@ -20,13 +20,13 @@ from protocol.shared.units import format_bytes, format_duration, format_rate
 from sender.cast.reporting.machine_table import machine_table
 from sender.cast.reporting.reporter import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLAIN_INTERVAL_S, ProgressClock
 from sender.console.client import EVENTS_SILENCE_S, Client, server_events, to_json
-from sender.console.live_records import CastNow, LiveCastUpdate
+from sender.console.live_records import LiveCastUpdate
 from sender.console.lookup import path
 from sender.console.output import Output, emit, new_console, printable, say
 from sender.console.tables import print_cast_machines
 from sender.labels import CAST_PHASES
 from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase
-from sender.store.records.live import LiveCast, LiveMachine
+from sender.store.records.live import CastLive, LiveCast, LiveMachine
 from sender.store.records.machine_states import ACTIVE_STATES
 
 _SILENT_MAX_S: Final = 120.0
@@ -106,8 +106,8 @@ def _updates(client: Client, cast_id: str, on_outage: Callable[[str], None]) -> 
     while True:
         try:
             # A refused or ended cast is noticed at once.
-            now = client.get(path("casts", cast_id, "live"), CastNow)
-            if now.cast.phase.ended:
+            now = client.get(path("casts", cast_id, "live"), CastLive)
+            if now.live.cast.phase.ended:
                 yield LiveCastUpdate(cast_id, full=True, live=now.live, machines=now.machines)
                 return
             known, reported = True, False

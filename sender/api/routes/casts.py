@@ -10,13 +10,13 @@ from fastapi import Query
 from sender.api.guarded_route import ActorOf, ServicesOf
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.request_models import CancelInput, CastInput
-from sender.api.responses import CastLive, CastTimeline, Page
+from sender.api.responses import CastTimeline, Page
 from sender.api.routes.parameters import CastIdPath, RoomFilter
 from sender.api.routes.plans import plan_of
 from sender.daemon.context import Services
 from sender.refusals import not_found
 from sender.store.records.casts import Cast, CastMachine, CastPhase, Command
-from sender.store.records.live import LiveCast
+from sender.store.records.live import CastLive, LiveCast
 
 
 async def list_casts(
@@ -71,7 +71,8 @@ async def watch_cast(services: ServicesOf, cast_id: CastIdPath) -> CastLive:
     """Show a cast and its machines with their live state."""
     cast = await _cast(services, cast_id)
     return CastLive(
-        live=services.live_state.live_cast(cast), machines=await services.live_state.cast_machines(cast)
+        live=services.live_state.live_cast(cast),
+        machines=tuple(await services.live_state.cast_machines(cast)),
     )
 
 

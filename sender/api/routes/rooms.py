@@ -13,11 +13,12 @@ from starlette.responses import Response
 from sender.api.guarded_route import ActorOf, ServicesOf
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.request_models import RoomChange, RoomInput
-from sender.api.responses import Page, RoomLive
+from sender.api.responses import Page
 from sender.api.routes.machines import forget_cached
 from sender.api.routes.parameters import RoomIdPath
 from sender.daemon.context import Services
 from sender.refusals import invalid, not_found
+from sender.store.records.live import RoomLive
 from sender.store.records.machines import ImportResult, Room
 
 
@@ -87,7 +88,7 @@ async def import_machines(
 async def watch_room(services: ServicesOf, room_id: RoomIdPath) -> RoomLive:
     """Show a room and the live state of its machines."""
     room = await _room(services, room_id)
-    return RoomLive(room=room, machines=await services.live_state.machines(room_id))
+    return RoomLive(room=room, machines=tuple(await services.live_state.machines(room_id)))
 
 
 def _id_of(name: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+from sender.store.records.api_schema import ClosedObject
 from sender.store.records.casts import Cast
 from sender.store.records.machine_states import MachineState
+from sender.store.records.machines import Room
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class LiveMachine:
+class LiveMachine(ClosedObject):
     """A machine now: a tile of a room's grid, a row of a cast's table.
 
     Attributes:
@@ -57,3 +59,19 @@ class LiveCast:
     pass_index: int
     pass_progress: float
     bottleneck: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoomLive(ClosedObject):
+    """A room and the current state of its machines."""
+
+    room: Room
+    machines: tuple[LiveMachine, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CastLive(ClosedObject):
+    """A cast and the current state of its machines."""
+
+    live: LiveCast
+    machines: tuple[LiveMachine, ...]

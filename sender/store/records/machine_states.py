@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sender.store.records.open_enum import OpenStrEnum
+from sender.store.records.api_schema import OpenStrEnum
 
 
 class MachineState(OpenStrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import datetime
 
-from sender.store.records.open_enum import OpenStrEnum
+from sender.store.records.api_schema import OpenStrEnum
 
 
 class ProblemKind(OpenStrEnum):
