@@ -15,9 +15,10 @@ import click
 from protocol.errors import ConfigurationError, TargetIsSystemDiskError
 from protocol.program.options import JSON_OPTION
 from protocol.shared.units import format_bytes, parse_size_bytes
-from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory, read_inventory
+from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory
 from receiver.disk.inventory.disk_contents import DiskContents, read_contents
 from receiver.disk.inventory.holders import loop_file, mount_points
+from receiver.disk.inventory.read_devices import read_inventory
 from receiver.target.eligibility import ImageNeeds, Refusal, image_needs, incompatibility, judge, verdict_text
 
 _READERS: Final = 8

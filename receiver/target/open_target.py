@@ -27,11 +27,10 @@ from receiver.disk.inventory.block_devices import (
     DeviceIdentity,
     DiskInventory,
     SystemPaths,
-    disk_sequence,
-    read_inventory,
 )
 from receiver.disk.inventory.holders import find_other_holders
 from receiver.disk.inventory.mounts import device_number
+from receiver.disk.inventory.read_devices import disk_sequence, read_inventory
 from receiver.disk.read_back import open_read_back
 from receiver.disk.target import Target, remove_created_file
 from receiver.target.eligibility import (
@@ -56,7 +55,7 @@ def open_target(
     raw_bytes: int,
     image_path: Path | None = None,
     expected: DeviceIdentity | None = None,
-    sources: SystemPaths = SYSTEM_PATHS,
+    system_paths: SystemPaths = SYSTEM_PATHS,
 ) -> Target:
     """Open ``path`` for an image of ``raw_bytes``; nothing on it is changed until :meth:`Target.prepare`.
 
@@ -70,7 +69,7 @@ def open_target(
         raw_bytes: size of the image.
         image_path: the image file, if it is on this machine.
         expected: identity of the chosen device, if a selector other than a path chose it.
-        sources: directories that describe the devices.
+        system_paths: directories that describe the devices.
 
     Raises:
         TargetIsImageError: it is the image itself, or holds the image.
@@ -81,11 +80,11 @@ def open_target(
         TargetError: it can't be written, was replaced while opening it, or is neither a file nor a block device.
         StorageError: it can't be read.
     """
-    inventory = read_inventory(sources)
+    inventory = read_inventory(system_paths)
     try:
-        return _open_eligible(path, raw_bytes, image_path, expected, inventory, sources)
+        return _open_eligible(path, raw_bytes, image_path, expected, inventory, system_paths)
     except TargetError as error:
-        if path.parent.is_relative_to(sources.dev) or device_number(str(path)) is not None:
+        if path.parent.is_relative_to(system_paths.dev) or device_number(str(path)) is not None:
             raise with_candidates(error, inventory, raw_bytes) from error
         raise
     except OSError as error:
@@ -114,7 +113,7 @@ def _open_eligible(
     image_path: Path | None,
     expected: DeviceIdentity | None,
     inventory: DiskInventory,
-    sources: SystemPaths,
+    system_paths: SystemPaths,
 ) -> Target:
     status = _status(path)
     device: BlockDevice | None = None
@@ -127,13 +126,13 @@ def _open_eligible(
         else:
             _refuse(file_refusal(path, status, inventory))
     with contextlib.ExitStack() as undo:
-        fd = _create(path) if status is None else _open_existing(path, status, inventory, sources)
+        fd = _create(path) if status is None else _open_existing(path, status, inventory, system_paths)
         undo.callback(os.close, fd)
         if status is None:
             undo.callback(remove_created_file, path, fd)
         if device is not None:
             _lock_out_udev(fd)
-            _require_identity(path, fd, expected or device.identity, sources)
+            _require_identity(path, fd, expected or device.identity, system_paths)
         read_back = open_read_back(path, held_fd=fd)
         undo.callback(read_back.close)
         if not os.path.samestat(os.fstat(fd), os.fstat(read_back.fd)):
@@ -169,9 +168,9 @@ def _judge_device(
     return device
 
 
-def _require_identity(path: Path, fd: int, wanted: DeviceIdentity, sources: SystemPaths) -> None:
+def _require_identity(path: Path, fd: int, wanted: DeviceIdentity, system_paths: SystemPaths) -> None:
     """Refuse a device that isn't the judged one: that was unplugged, and another took its name."""
-    device = read_inventory(sources).devices.get(os.fstat(fd).st_rdev)
+    device = read_inventory(system_paths).devices.get(os.fstat(fd).st_rdev)
     sequence = disk_sequence(fd)
     same_disk = sequence is None or wanted.disk_sequence is None or sequence == wanted.disk_sequence
     if device is None or device.identity != wanted or not same_disk:
@@ -239,13 +238,15 @@ def _create(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
-def _open_existing(path: Path, status: os.stat_result, inventory: DiskInventory, sources: SystemPaths) -> int:
+def _open_existing(
+    path: Path, status: os.stat_result, inventory: DiskInventory, system_paths: SystemPaths
+) -> int:
     claim = os.O_EXCL if stat.S_ISBLK(status.st_mode) else 0
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | claim)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise _in_use(path, status, inventory, sources) from error
+            raise _in_use(path, status, inventory, system_paths) from error
         raise
     if not os.path.samestat(os.fstat(fd), status):
         os.close(fd)
@@ -254,11 +255,13 @@ def _open_existing(path: Path, status: os.stat_result, inventory: DiskInventory,
 
 
 def _in_use(
-    path: Path, status: os.stat_result, inventory: DiskInventory, sources: SystemPaths
+    path: Path, status: os.stat_result, inventory: DiskInventory, system_paths: SystemPaths
 ) -> TargetError:
     """Return the error for a device that the kernel calls busy although sysfs shows no holder."""
     device = inventory.devices.get(status.st_rdev)
-    others = find_other_holders(dataclasses.replace(device, path=path), inventory, sources) if device else []
+    others = (
+        find_other_holders(dataclasses.replace(device, path=path), inventory, system_paths) if device else []
+    )
     refusal = refuse_uses(path, others) or Refusal(
         TargetInUseError,
         f"{path} is in use: another program or the kernel has claimed it",

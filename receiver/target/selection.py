@@ -21,9 +21,9 @@ from receiver.disk.inventory.block_devices import (
     DiskInventory,
     SystemPaths,
     normalized_wwn,
-    read_inventory,
 )
 from receiver.disk.inventory.holders import LoopProbe, loop_file
+from receiver.disk.inventory.read_devices import read_inventory
 from receiver.target.eligibility import NOTHING_WRITTEN, ImageNeeds, judge, with_candidates
 
 _LOOKS_LIKE_SELECTOR: Final = re.compile(r"[A-Za-z_ -]+[=:]")
@@ -78,7 +78,7 @@ def choose_target(
     *,
     partition: int | None,
     raw_bytes: int,
-    sources: SystemPaths = SYSTEM_PATHS,
+    system_paths: SystemPaths = SYSTEM_PATHS,
     probe: LoopProbe = loop_file,
 ) -> DiskChoice:
     """Return the disk or partition that ``--target`` and ``--partition`` name.
@@ -90,7 +90,7 @@ def choose_target(
         text: a path, ``serial=``, ``wwn=``, ``model=``, or ``auto`` with rules after a colon.
         partition: number of a partition; None for the whole disk.
         raw_bytes: size of the image; 0 if it isn't known yet.
-        sources: directories that describe the devices.
+        system_paths: directories that describe the devices.
         probe: returns the file of a loop device.
 
     Raises:
@@ -105,7 +105,7 @@ def choose_target(
         _refuse_misspelt(text)
         if partition is None:
             return DiskChoice(Path(text), None)
-    inventory = read_inventory(sources)
+    inventory = read_inventory(system_paths)
     probe = functools.cache(probe)
     try:
         if is_rule:

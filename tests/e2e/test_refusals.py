@@ -27,7 +27,8 @@ from protocol.errors import (
     TargetReadOnlyError,
     TargetTooSmallError,
 )
-from receiver.disk.inventory.block_devices import BlockDevice, read_inventory
+from receiver.disk.inventory.block_devices import BlockDevice
+from receiver.disk.inventory.read_devices import read_inventory
 from receiver.disk.read_back import open_read_back
 from receiver.target.eligibility import ImageNeeds, judge
 from receiver.target.open_target import open_target

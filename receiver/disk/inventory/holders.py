@@ -117,7 +117,7 @@ def devices_of_file(
 
 
 def find_other_holders(
-    device: BlockDevice, inventory: DiskInventory, sources: SystemPaths
+    device: BlockDevice, inventory: DiskInventory, system_paths: SystemPaths
 ) -> list[DeviceUse]:
     """Find other holders of a device that the kernel calls busy: programs, and mounts in other namespaces.
 
@@ -127,8 +127,8 @@ def find_other_holders(
     family |= {partition.number for partition in inventory.partitions_of(device)}
     paths = {str(inventory.devices[number].path) for number in family if number in inventory.devices}
     uses: list[DeviceUse] = []
-    seen_namespaces: set[str] = {_link(sources.proc / "self/ns/mnt")}
-    for folder in _processes(sources.proc):
+    seen_namespaces: set[str] = {_link(system_paths.proc / "self/ns/mnt")}
+    for folder in _processes(system_paths.proc):
         process_id = folder.name
         command = _text(folder / "comm").strip()
         if int(process_id) != os.getpid() and any(target in paths for target in _open_files(folder)):

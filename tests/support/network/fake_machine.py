@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from receiver.disk.inventory.block_devices import BlockDevice, DiskInventory, SystemPaths, read_inventory
+from receiver.disk.inventory.block_devices import BlockDevice, DiskInventory, SystemPaths
 from receiver.disk.inventory.holders import LoopFile
+from receiver.disk.inventory.read_devices import read_inventory
 
 GIB = 1 << 30
 
 
 class FakeMachine:
-    """A machine to which a test adds disks; :func:`read_inventory` reads its ``sources``."""
+    """A machine to which a test adds disks; :func:`read_inventory` reads its ``system_paths``."""
 
     def __init__(self, root: Path) -> None:
-        self.sources = SystemPaths(root / "sys", root / "proc", root / "dev", root / "udev")
+        self.system_paths = SystemPaths(root / "sys", root / "proc", root / "dev", root / "udev")
         for folder in (root / "sys/block", root / "proc/self", root / "dev", root / "udev"):
             folder.mkdir(parents=True)
         self._mounts: list[str] = []
@@ -34,7 +35,7 @@ class FakeMachine:
         udev: dict[str, str] | None = None,
     ) -> Path:
         """Add a disk; ``files`` are written into its folder, and replace the usual ones."""
-        folder = self.sources.sys / "devices" / tree / "block" / name
+        folder = self.system_paths.sys / "devices" / tree / "block" / name
         usual = {
             "dev": number,
             "size": str(size_bytes // 512),
@@ -48,16 +49,16 @@ class FakeMachine:
         _fill(folder, {**usual, **(files or {})})
         for kind in ("holders", "slaves"):
             (folder / kind).mkdir()
-        (self.sources.sys / "block" / name).symlink_to(folder)
+        (self.system_paths.sys / "block" / name).symlink_to(folder)
         if udev:
             record = "".join(f"E:{key}={value}\n" for key, value in udev.items())
-            (self.sources.udev / f"b{number}").write_text(record)
+            (self.system_paths.udev / f"b{number}").write_text(record)
         return folder
 
     def partition(self, disk: str, index: int, number: str, *, size_bytes: int = GIB, name: str = "") -> str:
         """Add a partition of ``disk``."""
         name = name or (f"{disk}p{index}" if disk[-1].isdigit() else f"{disk}{index}")
-        folder = (self.sources.sys / "block" / disk).resolve() / name
+        folder = (self.system_paths.sys / "block" / disk).resolve() / name
         _fill(folder, {"dev": number, "size": str(size_bytes // 512), "ro": "0", "partition": str(index)})
         (folder / "holders").mkdir()
         return name
@@ -92,10 +93,10 @@ class FakeMachine:
 
     def node(self, name: str) -> str:
         """Return the path of a device."""
-        return str(self.sources.dev / name)
+        return str(self.system_paths.dev / name)
 
     def inventory(self) -> DiskInventory:
-        return read_inventory(self.sources)
+        return read_inventory(self.system_paths)
 
     def device(self, name: str) -> BlockDevice:
         device = self.inventory().by_name(name)
@@ -107,14 +108,16 @@ class FakeMachine:
         return self.loop_files.get(device.name)
 
     def _folder(self, name: str) -> Path:
-        direct = self.sources.sys / "block" / name
+        direct = self.system_paths.sys / "block" / name
         if direct.exists():
             return direct
-        return next(disk / name for disk in (self.sources.sys / "block").iterdir() if (disk / name).exists())
+        return next(
+            disk / name for disk in (self.system_paths.sys / "block").iterdir() if (disk / name).exists()
+        )
 
     def _write_proc(self) -> None:
-        (self.sources.proc / "self/mountinfo").write_text("".join(f"{line}\n" for line in self._mounts))
-        (self.sources.proc / "swaps").write_text("".join(f"{line}\n" for line in self._swaps))
+        (self.system_paths.proc / "self/mountinfo").write_text("".join(f"{line}\n" for line in self._mounts))
+        (self.system_paths.proc / "swaps").write_text("".join(f"{line}\n" for line in self._swaps))
 
 
 def device_number(text: str) -> int:

@@ -80,7 +80,7 @@ def test_swap_holds(machine: FakeMachine) -> None:
 def test_a_pool_without_a_number_of_its_own_holds_all_its_members(machine: FakeMachine) -> None:
     """With btrfs over two disks, mountinfo names one of them, with an invented device number."""
     for name in ("sda2", "sdb"):
-        (machine.sources.sys / "fs/btrfs/1234-abcd/devices" / name).mkdir(parents=True)
+        (machine.system_paths.sys / "fs/btrfs/1234-abcd/devices" / name).mkdir(parents=True)
     machine.mount("0:42", "/srv", filesystem="btrfs", source=machine.node("sda2"))
     _refused(machine, "sda", TargetInUseError, "mounted at /srv")
     _refused(machine, "sdb", TargetInUseError, "mounted at /srv")

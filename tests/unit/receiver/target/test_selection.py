@@ -47,7 +47,7 @@ def machine(tmp_path: Path) -> FakeMachine:
 
 def _choose(machine: FakeMachine, text: str, *, partition: int | None = None, raw_bytes: int = 0) -> str:
     choice = choose_target(
-        text, partition=partition, raw_bytes=raw_bytes, sources=machine.sources, probe=machine.probe
+        text, partition=partition, raw_bytes=raw_bytes, system_paths=machine.system_paths, probe=machine.probe
     )
     assert choice.identity == machine.device(choice.path.name).identity
     return choice.path.name
@@ -183,7 +183,7 @@ def test_a_mounted_partition_is_refused(machine: FakeMachine) -> None:
 
 @pytest.mark.parametrize("text", ["/dev/sda", "disk.raw", "./auto", "/dev/disk/by-id/ata-model=x"])
 def test_a_path_is_taken_as_it_is(machine: FakeMachine, text: str) -> None:
-    assert choose_target(text, partition=None, raw_bytes=1, sources=machine.sources) == DiskChoice(
+    assert choose_target(text, partition=None, raw_bytes=1, system_paths=machine.system_paths) == DiskChoice(
         Path(text), None
     )
 
@@ -191,7 +191,7 @@ def test_a_path_is_taken_as_it_is(machine: FakeMachine, text: str) -> None:
 @pytest.mark.parametrize("text", ["serail=S2", "Serial=S2", "auto=smallest", "smallest:auto", "size=3G"])
 def test_a_misspelt_selector_does_not_become_a_file(machine: FakeMachine, text: str) -> None:
     with pytest.raises(ConfigurationError, match="neither an existing file nor a selector"):
-        choose_target(text, partition=None, raw_bytes=0, sources=machine.sources)
+        choose_target(text, partition=None, raw_bytes=0, system_paths=machine.system_paths)
 
 
 def test_a_file_that_looks_like_a_selector_is_a_file(
@@ -200,7 +200,9 @@ def test_a_file_that_looks_like_a_selector_is_a_file(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "disk=1.raw").touch()
     for text in ("disk=1.raw", "./disk=2.raw"):
-        assert choose_target(text, partition=None, raw_bytes=0, sources=machine.sources).path == Path(text)
+        assert choose_target(
+            text, partition=None, raw_bytes=0, system_paths=machine.system_paths
+        ).path == Path(text)
 
 
 def test_a_partition_of_a_file_is_refused(machine: FakeMachine, tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_a_partition_of_a_file_is_refused(machine: FakeMachine, tmp_path: Path) 
     path.touch()
     for each in (path, tmp_path / "missing", Path(os.devnull)):
         with pytest.raises(TargetError, match=f"{each}.*nothing was written"):
-            choose_target(str(each), partition=1, raw_bytes=0, sources=machine.sources)
+            choose_target(str(each), partition=1, raw_bytes=0, system_paths=machine.system_paths)
 
 
 def test_a_machine_without_disks(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_single_paths_of_multipath_memory_and_boot_areas_are_no_disks(machine: F
 def test_every_usb_disk_is_removable(machine: FakeMachine, removable: str) -> None:
     """A USB disk reports a fixed medium, although it is portable and may be a backup disk."""
     machine.disk("sdb", "8:16", tree=USB_TREE, files={"removable": removable})
-    stick = machine.sources.sys / "devices/pci0000:00/0000:00:14.0/usb2/2-1"
+    stick = machine.system_paths.sys / "devices/pci0000:00/0000:00:14.0/usb2/2-1"
     (stick / "idVendor").write_text("0781\n")
     (stick / "serial").write_text("4C530001\n")
     disk = machine.device("sdb")
