@@ -1,6 +1,6 @@
-"""Daemons' APIs for a module: one that demands tokens, one that is open on the loopback address.
+"""The daemons' APIs of a test module: one that requires tokens, one open on the loopback address.
 
-No longer than that: their threads come and go, and other tests of the same process count theirs.
+Module scope, because other tests of the same process count threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _drop(_logger: object, _method: str, _event: structlog.typing.EventDict) -> 
 
 @pytest.fixture(autouse=True, scope="module")
 def _quiet() -> Iterator[None]:
-    """Thousands of requests are told, and tracebacks drawn, which nobody reads here."""
+    """Drop log lines: thousands of requests and their tracebacks would be rendered."""
     before = structlog.get_config()
     structlog.configure(processors=[_drop])
     yield

@@ -1,6 +1,6 @@
-"""A longer look for a wrong answer of the API: ``python -m tests.api.fuzz [SECONDS] [SEED]``.
+"""A longer fuzz test of the API: ``python -m tests.api.fuzz [SECONDS] [SEED]``.
 
-First the same as the test, with other examples until the time is over, then schemathesis' own run with all its phases
+First the test with other examples until the time is over, then schemathesis' own run with all its phases
 (coverage of each limit, chains of requests) for as long again.
 """
 
@@ -28,7 +28,7 @@ def main() -> int:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}, {seconds:g} s")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    auth._FAILURES_BURST = 1_000_000_000  # wrong tokens are tried here all the time
+    auth._FAILURES_BURST = 1_000_000_000  # fuzzing sends wrong tokens all the time
     with tempfile.TemporaryDirectory() as folder, serve(Path(folder), server__require_tokens=True) as served:
         with served.client() as client:
             for index in range(3):
@@ -47,12 +47,12 @@ def main() -> int:
                     break
             turn += 1
         statuses = ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items()))
-        print(f"{tally.count} requests in {turn} turns, every answer as documented; {statuses}")
+        print(f"{tally.count} requests in {turn} turns, every response as documented; {statuses}")
         return _whole_run(served, seconds / 2, seed)
 
 
 def _whole_run(served: Served, seconds: float, seed: int) -> int:
-    """schemathesis as its users run it; 0 if it has found nothing."""
+    """Run schemathesis as its users do; return 0 if it found nothing."""
     command = [
         Path(sys.executable).parent / "schemathesis",
         "run",
@@ -60,11 +60,11 @@ def _whole_run(served: Served, seconds: float, seed: int) -> int:
         f"--header=Authorization: Bearer {served.secrets[Role.OPERATE]}",
         f"--seed={seed}",
         f"--max-time={seconds:g}",
-        # An operator's token isn't an agent's; made-up URLs aren't fetched; what is valid may still be of nothing.
+        # The operator's token can't check in, random URLs aren't fetched, and valid ids may be unknown.
         "--exclude-path=/api/v1/check-in",
         "--exclude-operation-id=add_image",
         "--exclude-operation-id=import_machines",  # any text may be CSV
-        "--exclude-operation-id=list_machine_history",  # it outlives the machine, on purpose
+        "--exclude-operation-id=list_machine_history",  # history outlives its machine
         *(f"--exclude-operation-id={name}" for name in ENDLESS),
         "--exclude-checks=positive_data_acceptance",
     ]

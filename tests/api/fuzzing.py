@@ -1,7 +1,7 @@
-"""Requests made up from the API's own document, right ones and wrong ones, on a real socket.
+"""Valid and invalid requests generated from the OpenAPI document, sent over a real socket.
 
-schemathesis draws them and checks the answers: no server error, only documented statuses, types, headers and bodies,
-nothing wrong taken, nothing right refused.
+schemathesis generates them and checks the responses: no server error; only documented statuses, types, headers and
+bodies; no invalid request accepted, no valid one refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHECK_NAMES: Final = (
     "negative_data_rejection",
 )
 ENDLESS: Final = ("watch_events",)
-"""Streams: tests of their own read them."""
+"""Streams, which have their own tests."""
 BEYOND_SCHEMA: Final = {
     "cron",
     "time_zone",
@@ -48,21 +48,21 @@ BEYOND_SCHEMA: Final = {
     "topics",
     "macs",
 }
-"""Fields whose right values a schema can't tell from wrong ones."""
+"""Fields whose validity a schema can't express."""
 
 
 @dataclasses.dataclass
 class Tally:
-    """What was asked."""
+    """Counts of requests and statuses."""
 
     count: int = 0
     statuses: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 def operations(document: dict[str, Any] | None = None) -> Iterator[APIOperation[Any, Any, Any]]:
-    """All operations that come to an end."""
+    """Yield the operations whose response ends."""
     document = copy.deepcopy(document or api_document())
-    # Tokens have tests of their own; here each request has the right one.
+    # Tokens have their own tests; each request has a valid one.
     document["components"].pop("securitySchemes")
     for item in document["paths"].values():
         for entry in item.values():
@@ -81,7 +81,7 @@ def fuzz(
     seed_number: int,
     tally: Tally,
 ) -> None:
-    """Ask one operation in right and wrong ways; raises with the request to repeat if an answer is wrong."""
+    """Send valid and invalid requests to an operation; on a wrong response raise with the request to repeat."""
     for mode in GenerationMode:
         check = _checker(served, tally)
         drawn = given(case=operation.as_strategy(generation_mode=mode), choice=st.integers(0, 7))(check)
@@ -118,7 +118,7 @@ def _checker(served: Served, tally: Tally) -> Callable[..., None]:
             and case.meta is not None
             and case.meta.generation.mode.is_positive
         ):
-            # Made-up ids are mostly of nothing: most of the time something is there.
+            # Generated ids are mostly unknown: replace most of them by known ones.
             case.path_parameters.update({name: real[name] for name in case.path_parameters if name in real})
         role = Role.ENROL if case.path.endswith("/check-in") else Role.OPERATE
         headers = {"Authorization": f"Bearer {served.secrets[role]}"}
@@ -132,7 +132,7 @@ def _checker(served: Served, tally: Tally) -> Callable[..., None]:
 
 
 def _check_refusal(case: Case, response: Any) -> None:
-    """What the document allows isn't refused for its form."""
+    """Check that no request that the document allows is refused for its form."""
     if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code < 400:
         return
     assert response.status_code in (401, 403, 404, 409, 422, 429), response.text
@@ -141,7 +141,7 @@ def _check_refusal(case: Case, response: Any) -> None:
 
 
 def _keep_to_this_machine(case: Case) -> None:
-    """Nothing is fetched from a made-up host, and no check-in waits."""
+    """Fetch nothing from a generated host, and let no check-in wait."""
     if not isinstance(case.body, dict):
         return
     if case.path.endswith("/check-in"):
@@ -154,7 +154,7 @@ def _keep_to_this_machine(case: Case) -> None:
 
 
 def _plain_numbers(value: Any) -> Any:
-    """Agents write whole numbers without a fraction, and the daemon takes no others from them."""
+    """Return whole numbers without a fraction, as agents send them and the daemon requires."""
     match value:
         case dict():
             return {key: _plain_numbers(item) for key, item in value.items()}

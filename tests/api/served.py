@@ -1,4 +1,4 @@
-"""The API on a real socket, with the real store, library and live feed; no cast is begun, so that nothing is sent."""
+"""The API on a real socket, with the real store, library and live feed, but without the supervisor: no cast starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PREFIX = "/api/v1"
 
 
 class Served:
-    """A daemon's API in a thread of its own.
+    """A daemon's API in its own thread.
 
     Attributes:
         services: use them in the loop only, by :meth:`run`.
@@ -81,7 +81,7 @@ class Served:
             raise self._error
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something in the daemon's event loop."""
+        """Run a coroutine in the daemon's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(LIMIT_S)
 
     def store(self, choose: Callable[[Any], Callable[..., T]], *args: Any, **more: Any) -> T:
@@ -89,7 +89,7 @@ class Served:
         return choose(self.services.store)(*args, **more)
 
     def client(self, role: Role | None = Role.OPERATE, **more: Any) -> httpx.Client:
-        """A client with a token of ``role``, or without one."""
+        """Return a client with a token of ``role``, or without one."""
         headers = {} if role is None else {"Authorization": f"Bearer {self.secrets[role]}"}
         headers |= more.pop("headers", {})
         return httpx.Client(
@@ -97,7 +97,7 @@ class Served:
             headers=headers,
             timeout=LIMIT_S,
             trust_env=False,
-            verify=False,  # no TLS here; a client's own list of authorities takes a tenth of a second to load
+            verify=False,  # no TLS here; loading the list of authorities takes a tenth of a second
             **more,
         )
 
@@ -140,7 +140,7 @@ class Served:
 
 @contextlib.contextmanager
 def serve(folder: Path, **settings: object) -> Iterator[Served]:
-    """The API, served meanwhile; keys of the configuration with two underscores for the dot."""
+    """Serve the API; settings are configuration keys with two underscores for the dot."""
     served = Served(folder, **settings)
     served.start()
     try:

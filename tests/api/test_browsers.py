@@ -1,4 +1,4 @@
-"""What a page of another site, opened by an operator's browser, could do to a daemon on its machine: nothing."""
+"""Protection of a local daemon against pages of other sites in the operator's browser."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.api.test_refusals import check_problem
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:7400", "localhost.evil.example", "127.0.0.1.nip.io", ""]
 )
-def test_a_name_that_was_made_to_point_here_is_refused(local: httpx.Client, host: str) -> None:
+def test_dns_rebinding_is_refused(local: httpx.Client, host: str) -> None:
     check_problem(local.get("/rooms", headers={"Host": host}), 403)
     check_problem(local.post("/rooms", json={"name": "x"}, headers={"Host": host}), 403)
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:7400", "127.0.0.1:1", "[::1]:7400", "LOCALHOST"])
-def test_this_machine_has_several_names(local: httpx.Client, host: str) -> None:
+def test_all_loopback_names_are_accepted(local: httpx.Client, host: str) -> None:
     assert local.get("/rooms", headers={"Host": host}).status_code == 200
 
 
-def test_a_proxys_name_can_be_let_in(tmp_path: Path) -> None:
+def test_the_name_of_a_proxy_can_be_allowed(tmp_path: Path) -> None:
     with serve(tmp_path, server__allowed_hosts=("images.lan",)) as served, served.client(None) as client:
         assert client.get("/rooms", headers={"Host": "images.lan"}).status_code == 200
         assert client.get("/rooms", headers={"Host": "other.lan"}).status_code == 403
@@ -44,7 +44,7 @@ def test_a_proxys_name_can_be_let_in(tmp_path: Path) -> None:
             assert made.status_code == 403
 
 
-def test_with_tokens_machines_may_call_the_daemon_as_they_like(guarded: Served) -> None:
+def test_with_tokens_any_host_name_is_accepted(guarded: Served) -> None:
     with guarded.client(Role.ENROL) as agent:
         for host in ("10.0.0.1:7400", "images.lan", "whatever"):
             assert agent.get("/server", headers={"Host": host}).status_code == 403, "for its role"
@@ -62,7 +62,7 @@ def test_with_tokens_machines_may_call_the_daemon_as_they_like(guarded: Served) 
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_a_page_of_another_site_changes_nothing(
+def test_cross_site_requests_are_rejected(
     local: httpx.Client, guarded: Served, headers: dict[str, str]
 ) -> None:
     for method, path in (
@@ -76,12 +76,12 @@ def test_a_page_of_another_site_changes_nothing(
         check_problem(browser.post("/rooms", headers=headers, json={"name": "x"}), 403)
 
 
-def test_the_dashboards_own_page_may(open_api: Served, local: httpx.Client) -> None:
+def test_the_dashboards_own_requests_are_accepted(open_api: Served, local: httpx.Client) -> None:
     headers = {"Origin": open_api.url, "Sec-Fetch-Site": "same-origin"}
     assert local.post("/images/scan", headers=headers).status_code == 202
 
 
-def test_nobody_else_may_read_or_frame_what_is_answered(open_api: Served, local: httpx.Client) -> None:
+def test_other_sites_can_neither_read_nor_frame_responses(open_api: Served, local: httpx.Client) -> None:
     for url in (f"{open_api.url}/", f"{open_api.url}/api/v1/rooms", f"{open_api.url}/nothing"):
         answer = local.get(url, headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in answer.headers
@@ -93,8 +93,8 @@ def test_nobody_else_may_read_or_frame_what_is_answered(open_api: Served, local:
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_the_page_keeps_to_its_own_policy() -> None:
-    """An inline script or a script from elsewhere would silently not run."""
+def test_the_dashboard_follows_its_content_security_policy() -> None:
+    """Inline scripts and scripts of other sites would silently not run."""
     for page in WEB_FOLDER.rglob("*.html"):
         text = page.read_text()
         assert not re.search(r"<script(?![^>]*\bsrc=)", text), page
@@ -102,9 +102,7 @@ def test_the_page_keeps_to_its_own_policy() -> None:
         assert not re.search(r"""(?:src|href)=["']https?:""", text), page
 
 
-def test_the_dashboard_comes_from_memory_and_only_what_has_changed(
-    open_api: Served, local: httpx.Client
-) -> None:
+def test_dashboard_files_have_an_etag_and_are_compressed(open_api: Served, local: httpx.Client) -> None:
     page = local.get(f"{open_api.url}/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.headers["cache-control"] == "no-cache"
@@ -129,11 +127,11 @@ def test_the_dashboard_comes_from_memory_and_only_what_has_changed(
         "%00",
     ],
 )
-def test_no_path_leads_out_of_the_dashboards_folder(open_api: Served, local: httpx.Client, path: str) -> None:
+def test_no_path_leaves_the_dashboards_folder(open_api: Served, local: httpx.Client, path: str) -> None:
     check_problem(local.get(f"{open_api.url}/assets/{path}"), 404)
 
 
-def test_a_hidden_file_or_a_program_is_not_served(tmp_path: Path) -> None:
+def test_hidden_and_python_files_are_not_served(tmp_path: Path) -> None:
     for name in (".env", "tool.py", "page.js"):
         (tmp_path / name).write_text("x" * 1000)
     files = DashboardFiles(tmp_path)

@@ -1,3 +1,5 @@
+"""The OpenAPI document and the reference page made from it."""
+
 from __future__ import annotations
 
 import json
@@ -27,7 +29,7 @@ def test_the_daemon_serves_the_document(local: httpx.Client, document: dict[str,
     assert answer.json()["openapi"].startswith("3.1")
 
 
-def test_each_operation_says_what_it_does_needs_and_answers(document: dict[str, Any]) -> None:
+def test_each_operation_is_documented(document: dict[str, Any]) -> None:
     seen = set()
     for operation in OPERATIONS:
         if not operation.tag:
@@ -52,7 +54,7 @@ def test_each_operation_says_what_it_does_needs_and_answers(document: dict[str, 
         assert list(response["content"]) == [PROBLEM_TYPE]
 
 
-def test_every_reference_leads_somewhere_and_nothing_is_left_over(document: dict[str, Any]) -> None:
+def test_every_reference_resolves_and_every_component_is_used(document: dict[str, Any]) -> None:
     text = json.dumps(document)
     for reference in set(re.findall(r'"#/components/(\w+)/(\w+)"', text)):
         assert reference[1] in document["components"][reference[0]]

@@ -1,3 +1,5 @@
+"""Live events as server-sent events."""
+
 from __future__ import annotations
 
 import contextlib
@@ -21,13 +23,13 @@ from tests.support.network.lab import LIMIT_S
 
 
 class Watcher:
-    """Reads a stream's events, as a browser does."""
+    """A reader of a stream's events, as a browser reads them."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._lines = response.iter_lines()
 
     def blocks(self) -> Iterator[dict[str, str]]:
-        """Fields of each block that ends with an empty line; comments under an empty name."""
+        """Yield the fields of each block; comments have an empty name."""
         block: dict[str, str] = {}
         for line in self._lines:
             if line:
@@ -52,8 +54,8 @@ def watch(client: httpx.Client, topics: str) -> Iterator[Watcher]:
         yield Watcher(response)
 
 
-def until_nobody_watches(served: Served) -> None:
-    """Each watcher is forgotten once its connection is found closed."""
+def wait_for_no_subscribers(served: Served) -> None:
+    """Wait until every subscription of a closed connection is removed."""
     feed, state = served.services.feed, served.application.state
     give_up_at = time.monotonic() + LIMIT_S
     while state.stream_count or feed.subscriber_count:
@@ -61,7 +63,7 @@ def until_nobody_watches(served: Served) -> None:
         time.sleep(0.02)
 
 
-def test_a_watcher_sees_all_at_first_and_then_each_change(local: httpx.Client) -> None:
+def test_a_stream_starts_with_full_state_and_continues_with_changes(local: httpx.Client) -> None:
     local.post("/rooms", json={"name": "Watched"})
     with watch(local, "overview,room:watched") as watcher:
         blocks = watcher.blocks()
@@ -79,14 +81,14 @@ def test_a_watcher_sees_all_at_first_and_then_each_change(local: httpx.Client) -
     local.post(f"/casts/{cast_id}/cancel", json={"reason": "seen"}).raise_for_status()
 
 
-def test_a_topic_that_is_not_there_is_refused_before_the_stream_begins(local: httpx.Client) -> None:
+def test_an_unknown_topic_is_refused_before_the_stream_starts(local: httpx.Client) -> None:
     check_problem(local.get("/events", params={"topics": "room:nowhere"}), 404)
     check_problem(local.get("/events", params={"topics": "cast:00000000"}), 404)
     for topics in ("", "all", "room:", "overview,", "room:a b", ",".join(["overview"] * 9), "cast:xyz"):
         check_problem(local.get("/events", params={"topics": topics}), 422)
 
 
-def test_a_stream_that_is_silent_is_kept_alive(local: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_stream_is_kept_alive(local: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "COMMENT_S", 0.05)
     local.post("/rooms", json={"name": "Silent"})
     with watch(local, "room:silent") as watcher:
@@ -98,7 +100,7 @@ def test_a_stream_that_is_silent_is_kept_alive(local: httpx.Client, monkeypatch:
     raise AssertionError("the stream ended")
 
 
-def test_a_watcher_whose_token_is_deleted_sees_no_more(
+def test_a_stream_ends_when_its_token_is_deleted(
     guarded: Served, operator: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "COMMENT_S", 0.05)
@@ -112,10 +114,10 @@ def test_a_watcher_whose_token_is_deleted_sees_no_more(
         next(blocks)
         operator.delete(f"/tokens/{created['token']['token_id']}").raise_for_status()
         for _block in blocks:
-            pass  # until the daemon ends it
+            pass  # until the daemon closes it
 
 
-def test_who_does_not_read_holds_up_nobody_and_costs_little(open_api: Served, local: httpx.Client) -> None:
+def test_a_client_that_does_not_read_delays_no_other(open_api: Served, local: httpx.Client) -> None:
     local.post("/rooms", json={"name": "Slow"})
     with contextlib.ExitStack() as stack:
         for _ in range(20):
@@ -136,15 +138,15 @@ def test_who_does_not_read_holds_up_nobody_and_costs_little(open_api: Served, lo
                 )
             while len(next(events)["machines"]) == 0:
                 pass
-        for subscriber in list(open_api.services.feed._subscribers):  # the loop forgets some meanwhile
+        for subscriber in list(open_api.services.feed._subscribers):  # the loop may remove some in between
             assert subscriber.queue.qsize() <= 16
-    until_nobody_watches(open_api)
+    wait_for_no_subscribers(open_api)
 
 
-def test_there_is_an_end_to_watchers(
+def test_the_number_of_streams_is_limited(
     open_api: Served, local: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    until_nobody_watches(open_api)
+    wait_for_no_subscribers(open_api)
     monkeypatch.setattr(events, "STREAMS_MAX", 1)
     with watch(local, "overview") as watcher:
         next(watcher.blocks())
@@ -153,7 +155,7 @@ def test_there_is_an_end_to_watchers(
         assert "retry-after" in answer.headers
 
 
-def test_the_daemon_ends_without_waiting_for_watchers_and_agents(tmp_path: Path) -> None:
+def test_the_daemon_stops_without_waiting_for_streams_and_agents(tmp_path: Path) -> None:
     check_in = {
         "agent_id": "a1", "name": "pc-1", "version": "1", "interface": "eth0", "macs": ["52:54:00:00:00:01"],
         "serial": "", "asset_tag": "", "inventory": {}, "state": "idle", "cast_id": None, "last_result": None,

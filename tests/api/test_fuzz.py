@@ -1,3 +1,5 @@
+"""Generated requests to every operation."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -25,5 +27,5 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("operation", list(operations()), ids=lambda operation: operation.label)
-def test_whatever_is_asked_the_answer_is_as_documented(fuzzed: Served, operation: object) -> None:
+def test_every_response_is_as_documented(fuzzed: Served, operation: object) -> None:
     fuzz(fuzzed, operation, examples_count=EXAMPLES, seed_number=SEED, tally=Tally())  # type: ignore[arg-type]

@@ -1,3 +1,5 @@
+"""Pages of lists, and CSV downloads."""
+
 from __future__ import annotations
 
 import csv
@@ -14,7 +16,7 @@ from tests.api.test_refusals import check_problem
 
 
 def walk(client: httpx.Client, path: str, limit: int, **query: object) -> list[list[dict[str, Any]]]:
-    """All pages of a list."""
+    """Return all pages of a list."""
     pages = []
     cursor = None
     while True:
@@ -40,7 +42,7 @@ def room_ids(guarded: Served) -> list[str]:
     return [f"paged-{index}" for index in range(7)]
 
 
-def test_a_list_in_pages_has_everything_once(operator: httpx.Client, room_ids: list[str]) -> None:
+def test_paging_returns_every_item_once(operator: httpx.Client, room_ids: list[str]) -> None:
     pages = walk(operator, "/rooms", 3)
     found = [room["room_id"] for page in pages for room in page]
     assert len(found) == len(set(found))
@@ -52,7 +54,7 @@ def test_a_list_in_pages_has_everything_once(operator: httpx.Client, room_ids: l
     assert machines == [f"paged-{index}" for index in range(7)]
 
 
-def test_what_is_added_meanwhile_moves_nothing(operator: httpx.Client, room_ids: list[str]) -> None:
+def test_items_added_between_pages_shift_nothing(operator: httpx.Client, room_ids: list[str]) -> None:
     first = operator.get("/rooms", params={"limit": 4}).json()
     operator.post("/rooms", json={"name": "AAA earlier than all"}).raise_for_status()
     rest = operator.get("/rooms", params={"cursor": first["next_cursor"], "limit": 500}).json()["items"]
@@ -64,7 +66,7 @@ def test_what_is_added_meanwhile_moves_nothing(operator: httpx.Client, room_ids:
 @pytest.mark.parametrize(
     "path", ["/rooms", "/machines", "/casts", "/images", "/schedules", "/tokens", "/history", "/audit"]
 )
-def test_a_page_has_bounds_and_a_cursor_is_not_made_up(operator: httpx.Client, path: str) -> None:
+def test_page_limits_and_cursors_are_validated(operator: httpx.Client, path: str) -> None:
     for limit in ("0", "501", "-1", "x", "1e3", "9" * 30):
         check_problem(operator.get(path, params={"limit": limit}), 422)
     for cursor in ("x", "!", "e30=", "W10=", "eyJhIjoxfQ==", "A" * 2048, "A" * 3000, ""):
@@ -75,7 +77,7 @@ def test_a_page_has_bounds_and_a_cursor_is_not_made_up(operator: httpx.Client, p
     assert operator.get(path, params={"limit": 500}).status_code == 200
 
 
-def test_history_and_audit_are_there_for_spreadsheets(
+def test_history_and_audit_can_be_downloaded_as_csv(
     guarded: Served, operator: httpx.Client, room_ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(csv_download, "PAGE_ROWS", 5)
@@ -96,7 +98,7 @@ def test_history_and_audit_are_there_for_spreadsheets(
     check_problem(operator.get("/history.csv", params={"cast_id": "x"}), 422)
 
 
-def test_what_was_done_names_who_did_it_and_by_which_request(operator: httpx.Client) -> None:
+def test_the_audit_names_actor_and_request(operator: httpx.Client) -> None:
     made = operator.post("/rooms", json={"name": "Traced"}, headers={"X-Request-Id": "trace-1"})
     assert made.status_code == 201
     entries = operator.get("/audit", params={"subject": "room traced"}).json()["items"]

@@ -1,3 +1,5 @@
+"""Refused requests, and errors of the daemon."""
+
 from __future__ import annotations
 
 import json
@@ -17,7 +19,7 @@ from tests.support.network.lab import LIMIT_S
 
 
 def check_problem(response: httpx.Response, status: int) -> dict[str, object]:
-    """That a client which knows only RFC 9457 can tell its user what is wrong."""
+    """Check that a response is a problem document (RFC 9457); return it."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == PROBLEM_TYPE
     problem: dict[str, object] = response.json()
@@ -28,14 +30,14 @@ def check_problem(response: httpx.Response, status: int) -> dict[str, object]:
     return problem
 
 
-def test_what_is_not_there_is_a_problem_document(local: httpx.Client, open_api: Served) -> None:
+def test_an_unknown_path_gets_a_problem_document(local: httpx.Client, open_api: Served) -> None:
     for path in ("/nothing", "/rooms/", "/rooms/a/b", "/casts/00000000", "/rooms/none", "/machines/none"):
         check_problem(local.get(path), 404)
     for path in ("/nothing", "/assets/nothing.js", "/favicon.ico", "/api", "//api/v1/rooms"):
         check_problem(local.get(open_api.url + path), 404)
 
 
-def test_a_wrong_method_is_told_which_would_be_right(local: httpx.Client) -> None:
+def test_a_wrong_method_gets_the_allowed_methods(local: httpx.Client) -> None:
     answer = local.put("/rooms")
     assert "GET, POST" in str(check_problem(answer, 405)["detail"])
     assert answer.headers["allow"] == "GET, POST"
@@ -44,7 +46,7 @@ def test_a_wrong_method_is_told_which_would_be_right(local: httpx.Client) -> Non
         assert local.request(method, "/images/scan").headers["allow"] == "POST"
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(local: httpx.Client) -> None:
+def test_a_large_body_is_refused_before_it_is_read(local: httpx.Client) -> None:
     large = b" " * (guarded_route.JSON_BODY_BYTES_MAX + 1)
     headers = {"Content-Type": "application/json"}
     check_problem(local.post("/rooms", content=large, headers=headers), 413)
@@ -54,7 +56,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(local: httpx.Clie
     check_problem(local.post("/rooms/x/import", content=table, headers={"Content-Type": "text/csv"}), 413)
 
 
-def test_a_body_of_another_type_is_refused(local: httpx.Client) -> None:
+def test_a_body_of_the_wrong_type_is_refused(local: httpx.Client) -> None:
     body = json.dumps({"name": "x"})
     for kind in (
         "text/plain",
@@ -91,7 +93,7 @@ def test_a_body_of_another_type_is_refused(local: httpx.Client) -> None:
         (b'{"name": NaN}', 422),
     ],
 )
-def test_nonsense_is_refused_and_says_where(local: httpx.Client, body: bytes, status: int) -> None:
+def test_an_invalid_body_is_refused_with_its_field(local: httpx.Client, body: bytes, status: int) -> None:
     problem = check_problem(
         local.post("/rooms", content=body, headers={"Content-Type": "application/json"}), status
     )
@@ -113,9 +115,7 @@ def test_nonsense_is_refused_and_says_where(local: httpx.Client, body: bytes, st
         ({"room_id": "x"}, "image"),
     ],
 )
-def test_a_cast_that_makes_no_sense_is_not_planned(
-    local: httpx.Client, fields: dict[str, object], field: str
-) -> None:
+def test_an_invalid_plan_is_refused(local: httpx.Client, fields: dict[str, object], field: str) -> None:
     before = local.get("/casts").content
     problem = check_problem(local.post("/casts", json=fields), 422)
     assert isinstance(problem["errors"], list)
@@ -134,12 +134,12 @@ def test_a_cast_that_makes_no_sense_is_not_planned(
         ("0 3 * * *", "../../etc/passwd"),
     ],
 )
-def test_a_schedule_that_never_comes_is_refused(local: httpx.Client, cron: str, zone: str) -> None:
+def test_a_schedule_that_never_occurs_is_refused(local: httpx.Client, cron: str, zone: str) -> None:
     body = {"name": "nightly", "cron": cron, "time_zone": zone, "plan": {"image": "lab"}}
     check_problem(local.post("/schedules", json=body), 422)
 
 
-def test_an_error_of_ours_says_nothing_of_its_inside(
+def test_an_internal_error_reveals_no_details(
     local: httpx.Client, open_api: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
@@ -153,7 +153,7 @@ def test_an_error_of_ours_says_nothing_of_its_inside(
 
 
 def test_each_request_is_counted_once_under_its_route(local: httpx.Client, open_api: Served) -> None:
-    """Series of made-up paths would grow without end."""
+    """Series per path would grow without bound."""
 
     def counts() -> dict[str, float]:
         lines = local.get(f"{open_api.url}/metrics").text.splitlines()
@@ -173,7 +173,7 @@ def test_each_request_is_counted_once_under_its_route(local: httpx.Client, open_
     }
 
 
-def test_a_request_keeps_the_id_that_a_client_gave_it_unless_it_is_unfit(local: httpx.Client) -> None:
+def test_a_valid_request_id_of_the_client_is_kept(local: httpx.Client) -> None:
     assert local.get("/rooms", headers={"X-Request-Id": "ci.job-7_1"}).headers["x-request-id"] == "ci.job-7_1"
     for unfit in ("x" * 65, "a b", "a;b", ""):
         assert local.get("/rooms", headers={"X-Request-Id": unfit}).headers["x-request-id"] != unfit
@@ -187,7 +187,7 @@ def test_a_request_keeps_the_id_that_a_client_gave_it_unless_it_is_unfit(local: 
         (DatabaseFullError("database x.db: its disk is full; make space"), 507),
     ],
 )
-def test_the_databases_trouble_is_told_with_its_mend(
+def test_database_errors_are_reported_with_their_fix(
     local: httpx.Client, open_api: Served, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
 ) -> None:
     def fail(*_args: object, **_more: object) -> None:
@@ -199,7 +199,7 @@ def test_the_databases_trouble_is_told_with_its_mend(
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_locked_database_stops_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
+def test_a_locked_database_fails_only_the_requests_that_need_it(tmp_path: Path) -> None:
     with serve(tmp_path, server__require_tokens=True) as served, served.client() as client:
         client.post("/rooms", json={"name": "Before"}).raise_for_status()
         with sqlite3.connect(served.folder / "state" / "diskcast.db", timeout=LIMIT_S) as other:
@@ -208,15 +208,15 @@ def test_a_locked_database_stops_what_needs_it_and_nothing_else(tmp_path: Path) 
             assert "lock" in str(problem["detail"])
             assert client.get(f"{served.url}/healthz").json() == {"status": "ok", "database": "failing"}
             assert client.get("/images").status_code == 200, "images lie in memory, the token is known"
-            told = client.get("/server").json()["problems"]
-            assert [entry["kind"] for entry in told] == ["database"]
+            problems = client.get("/server").json()["problems"]
+            assert [entry["kind"] for entry in problems] == ["database"]
             other.rollback()
         client.post("/rooms", json={"name": "After"}).raise_for_status()
         assert client.get(f"{served.url}/healthz").json()["database"] == "ok"
         assert {room["name"] for room in client.get("/rooms").json()["items"]} >= {"Before", "After"}
 
 
-def test_a_peer_that_speaks_no_http_does_no_harm(local: httpx.Client, open_api: Served) -> None:
+def test_a_peer_that_speaks_no_http_is_harmless(local: httpx.Client, open_api: Served) -> None:
     for rubbish in (b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", b"A" * 100_000 + b"\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", open_api.port), timeout=LIMIT_S) as peer:
             peer.sendall(rubbish)
@@ -226,7 +226,7 @@ def test_a_peer_that_speaks_no_http_does_no_harm(local: httpx.Client, open_api: 
     assert local.get("/rooms").status_code == 200
 
 
-def test_a_body_that_never_ends_is_given_up(
+def test_a_body_that_never_ends_times_out(
     open_api: Served, local: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guarded_route, "BODY_TIMEOUT_S", 0.2)

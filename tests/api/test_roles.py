@@ -1,3 +1,5 @@
+"""Tokens, roles, and access to every route."""
+
 from __future__ import annotations
 
 import re
@@ -39,7 +41,7 @@ def _name(operation: Operation) -> str:
 
 
 def _ask(served: Served, operation: Operation, headers: dict[str, str]) -> httpx.Response:
-    """A request that the route can't do anything with, but for which it has to be let in."""
+    """Send a request that, with the right role, fails only after authorisation."""
     path = re.sub(r"\{([^}]+)\}", lambda match: KEYS[match[1]], operation.path)
     url = served.url + ("" if operation.own_path else API_BASE) + path
     content = None
@@ -74,7 +76,7 @@ def test_no_route_can_be_used_without_its_role(guarded: Served, operation: Opera
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=_name)
-def test_a_made_up_token_opens_nothing(guarded: Served, operation: Operation) -> None:
+def test_an_unknown_token_is_refused_everywhere(guarded: Served, operation: Operation) -> None:
     if operation.access is Access.OPEN:
         return
     for value in (
@@ -88,7 +90,7 @@ def test_a_made_up_token_opens_nothing(guarded: Served, operation: Operation) ->
 
 
 def test_the_table_has_every_route(guarded: Served) -> None:
-    """A route that isn't in the table would be a door without a lock."""
+    """A route outside of the table would have no access check."""
     served = {
         (method, route.path)
         for route in guarded.application.router.routes
@@ -104,13 +106,13 @@ def test_the_table_has_every_route(guarded: Served) -> None:
     assert len(guarded.application.router.routes) == len(OPERATIONS)
 
 
-def test_what_changes_something_needs_more_than_to_view() -> None:
+def test_every_change_requires_more_than_the_role_view() -> None:
     for operation in OPERATIONS:
         if operation.method != "GET" and operation.path != "/session":
             assert operation.access in (Access.OPERATE, Access.ENROL), _name(operation)
 
 
-def test_metrics_can_be_made_public_and_nothing_else_is_then(
+def test_only_metrics_can_be_made_public(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with (
@@ -121,20 +123,20 @@ def test_metrics_can_be_made_public_and_nothing_else_is_then(
         assert client.get("/server").status_code == HTTPStatus.UNAUTHORIZED
 
 
-def test_on_the_loopback_everybody_is_an_operator_and_an_agent(open_api: Served) -> None:
+def test_on_the_open_loopback_every_route_is_allowed(open_api: Served) -> None:
     for operation in OPERATIONS:
         response = _ask(open_api, operation, {})
         assert response.status_code not in (401, 403), _name(operation)
 
 
-def test_a_token_gives_its_name_on_an_open_daemon_too(open_api: Served) -> None:
+def test_a_token_names_its_actor_on_an_open_daemon(open_api: Served) -> None:
     with open_api.client(Role.VIEW) as client:
         client.post("/rooms", json={"name": "Named by its token"}).raise_for_status()
         entries = client.get("/audit", params={"subject": "room named-by-its-token"}).json()["items"]
     assert [entry["actor"] for entry in entries] == ["test-view"]
 
 
-def test_guessing_is_slowed_down_and_holders_of_a_token_are_not(guarded: Served) -> None:
+def test_wrong_tokens_are_rate_limited_and_known_ones_are_not(guarded: Served) -> None:
     with guarded.client(Role.VIEW) as right, guarded.client(None) as wrong:
         right.get("/rooms").raise_for_status()
         statuses = [
@@ -149,7 +151,7 @@ def test_guessing_is_slowed_down_and_holders_of_a_token_are_not(guarded: Served)
     guarded.application.state.authenticator._failures._buckets.clear()
 
 
-def test_a_deleted_token_is_worthless_at_once(guarded: Served, operator: httpx.Client) -> None:
+def test_a_deleted_token_stops_working_at_once(guarded: Served, operator: httpx.Client) -> None:
     created = operator.post("/tokens", json={"name": "passing", "role": "view"})
     assert created.status_code == HTTPStatus.CREATED
     headers = {"Authorization": f"Bearer {created.json()['secret']}"}

@@ -1,3 +1,5 @@
+"""Rooms, machines, casts, schedules, images and check-ins."""
+
 from __future__ import annotations
 
 import contextlib
@@ -36,7 +38,7 @@ def check_in(name: str, mac: str, more: dict[str, object] | None = None) -> dict
     }
 
 
-def test_a_room_lives_as_its_operator_wants(local: httpx.Client) -> None:
+def test_rooms_are_created_changed_and_removed(local: httpx.Client) -> None:
     made = local.post("/rooms", json={"name": "Räum 7 / Ost", "site": "north"})
     assert made.status_code == 201
     room = made.json()
@@ -54,7 +56,7 @@ def test_a_room_lives_as_its_operator_wants(local: httpx.Client) -> None:
     assert nameless["room_id"].startswith("room-")
 
 
-def test_a_machine_must_be_told_from_others(local: httpx.Client) -> None:
+def test_a_machine_needs_an_identity(local: httpx.Client) -> None:
     check_problem(local.post("/machines", json={"name": "nobody"}), 422)
     check_problem(local.post("/machines", json={"name": "pc", "macs": ["52:54:00:00:00"]}), 422)
     check_problem(local.post("/machines", json={"name": "pc", "macs": ["ff:ff:ff:ff:ff:ff"]}), 422)
@@ -71,7 +73,7 @@ def test_a_machine_must_be_told_from_others(local: httpx.Client) -> None:
     check_problem(local.get(machine), 404)
 
 
-def test_a_spreadsheet_of_machines_is_taken_whole_or_not_at_all(local: httpx.Client) -> None:
+def test_a_csv_file_is_imported_completely_or_not_at_all(local: httpx.Client) -> None:
     local.post("/rooms", json={"name": "Imported"}).raise_for_status()
     kind = {"Content-Type": "text/csv; charset=utf-8"}
     wrong = b"\xef\xbb\xbfname,mac,serial\r\npc-1,52:54:00:bb:00:01,\r\npc-2,nonsense,\r\n"
@@ -125,7 +127,7 @@ def _plan(local: httpx.Client) -> str:
 
 @contextlib.contextmanager
 def _casting(open_api: Served, cast_id: str) -> Iterator[None]:
-    """The daemon casts it, which the database hasn't heard of."""
+    """Let a cast run in the daemon while the database still has it planned."""
     cast = open_api.store(lambda store: store.casts.get, cast_id)
     live = CastJob(
         dataclasses.replace(cast, phase=CastPhase.CASTING), open_api.recorder, owner=Owner("lab", "d1", "r1")
@@ -148,7 +150,7 @@ def _listed(local: httpx.Client, **query: object) -> list[str]:
     return [item["cast_id"] for item in local.get("/casts", params=query).json()["items"]]
 
 
-def test_a_list_by_phase_says_what_the_casts_own_page_says(local: httpx.Client, open_api: Served) -> None:
+def test_a_list_by_phase_agrees_with_the_cast_itself(local: httpx.Client, open_api: Served) -> None:
     cast_id = _plan(local)
     with _casting(open_api, cast_id):
         assert local.get(f"/casts/{cast_id}").json()["cast"]["phase"] == "casting"
@@ -156,7 +158,7 @@ def test_a_list_by_phase_says_what_the_casts_own_page_says(local: httpx.Client, 
         assert cast_id not in _listed(local, phase="planned")
 
 
-def test_a_page_is_full_though_a_cast_moves_on_while_it_is_read(
+def test_a_page_is_full_even_if_a_cast_changes_phase_during_the_query(
     local: httpx.Client, open_api: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older, newer = _plan(local), _plan(local)
@@ -165,7 +167,7 @@ def test_a_page_is_full_though_a_cast_moves_on_while_it_is_read(
         assert _listed(local, phase="planned", limit=1) == [older]
 
 
-def test_a_schedule_comes_at_its_rooms_own_time(local: httpx.Client) -> None:
+def test_a_schedule_uses_its_own_time_zone(local: httpx.Client) -> None:
     body = {
         "name": "nightly",
         "cron": "30 3 * * *",
@@ -192,7 +194,7 @@ def test_a_schedule_comes_at_its_rooms_own_time(local: httpx.Client) -> None:
     check_problem(local.get(path), 404)
 
 
-def test_an_image_in_a_folder_goes_with_its_file(local: httpx.Client, open_api: Served) -> None:
+def test_an_image_in_a_folder_disappears_with_its_file(local: httpx.Client, open_api: Served) -> None:
     [image] = local.get("/images").json()["items"]
     assert (image["name"], image["state"], image["source"]) == ("made", "available", "folder")
     assert local.get(f"/images/{image['image_id']}").json() == image
@@ -203,18 +205,18 @@ def test_an_image_in_a_folder_goes_with_its_file(local: httpx.Client, open_api: 
     assert local.post("/images/scan").json() == {"started": True}
 
 
-def test_an_agent_that_checks_in_is_known_from_then_on(guarded: Served, operator: httpx.Client) -> None:
+def test_a_check_in_registers_its_machine(guarded: Served, operator: httpx.Client) -> None:
     with guarded.client(Role.ENROL) as agent:
         answer = agent.post("/check-in", json=check_in("new-pc", "52:54:00:cc:00:01"))
         assert answer.status_code == 200, answer.text
-        told = answer.json()
-        assert (told["name"], told["assignment"]) == ("new-pc", None)
-        machine = operator.get(f"/machines/{told['machine_id']}").json()
+        known = answer.json()
+        assert (known["name"], known["assignment"]) == ("new-pc", None)
+        machine = operator.get(f"/machines/{known['machine_id']}").json()
         assert (machine["macs"], machine["inventory"]) == (["52:54:00:cc:00:01"], {"memory": "8 GiB"})
-        renamed = operator.patch(f"/machines/{told['machine_id']}", json={"name": "desk-9"})
+        renamed = operator.patch(f"/machines/{known['machine_id']}", json={"name": "desk-9"})
         assert renamed.status_code == 200
         again = agent.post("/check-in", json=check_in("new-pc", "52:54:00:cc:00:01")).json()
-        assert (again["machine_id"], again["name"]) == (told["machine_id"], "desk-9")
+        assert (again["machine_id"], again["name"]) == (known["machine_id"], "desk-9")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_an_agent_that_checks_in_is_known_from_then_on(guarded: Served, operator
         {"agent_id": "\u202e"},
     ],
 )
-def test_an_agents_nonsense_is_refused(guarded: Served, wrong: dict[str, object]) -> None:
+def test_an_invalid_check_in_is_refused(guarded: Served, wrong: dict[str, object]) -> None:
     with guarded.client(Role.ENROL) as agent:
         problem = check_problem(agent.post("/check-in", json=check_in("pc", "52:54:00:cc:00:02", wrong)), 422)
     assert problem["errors"]

@@ -1,4 +1,4 @@
-"""An API that answers from a script: for what a real daemon does only when something goes wrong."""
+"""An API with scripted responses, for the failures that a real daemon rarely shows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT: Final = "2026-11-21T10:00:00Z"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """What came."""
+    """A received request."""
 
     method: str
     path: str
@@ -32,7 +32,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What is answered: ``body`` as JSON unless it is bytes; ``broken``: the connection ends after it, too early."""
+    """A response: ``body`` as JSON unless it is bytes; with ``broken`` the connection ends too early."""
 
     body: Any = None
     status: int = 200
@@ -41,11 +41,11 @@ class Answer:
 
 
 BROKEN: Final = Answer(b"", broken=True)
-"""The connection ends before a word is said."""
+"""A connection that ends without a response."""
 
 
 def problem(status: int, detail: str, **more: Any) -> Answer:
-    """A refusal as the daemon writes it."""
+    """Return a problem document as the daemon sends it."""
     document = {
         "type": "about:blank",
         "title": "No",
@@ -58,18 +58,18 @@ def problem(status: int, detail: str, **more: Any) -> Answer:
 
 
 def page(*items: dict[str, Any], cursor: str | None = None) -> Answer:
-    """One page of a list."""
+    """Return one page of a list."""
     return Answer({"items": list(items), "next_cursor": cursor})
 
 
 def events(*rows: tuple[str, dict[str, Any]], broken: bool = False) -> Answer:
-    """A stream of events that ends."""
+    """Return a stream of events that ends."""
     text = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in rows)
     return Answer(f": hello\n\n{text}".encode(), content_type="text/event-stream", broken=broken)
 
 
 class ApiDouble:
-    """Answers ``METHOD /path`` by the next of its answers; the last is given again and again."""
+    """An API that serves ``METHOD /path`` with its scripted responses in turn, the last one repeatedly."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -105,15 +105,15 @@ class ApiDouble:
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     def answers(self, operation: str, *answers: Answer | Callable[[Request], Answer]) -> None:
-        """What ``operation``, e.g. ``GET /rooms``, is answered from now on."""
+        """Script the responses to ``operation``, such as ``GET /rooms``."""
         self._answers[operation] = list(answers)
 
     def asked(self, operation: str) -> list[Request]:
-        """The requests of one kind so far."""
+        """Return the requests to ``operation`` so far."""
         return [r for r in self.requests if f"{r.method} {r.path.removeprefix('/api/v1')}" == operation]
 
     def run(self, *arguments: str) -> Result:
-        """A command against this API; ``Result.exception`` is what would become the exit code."""
+        """Run a command against this API; ``Result.exception`` has the error and its exit code."""
         environment = {"DISKCAST_SERVER": self.url, "DISKCAST_TOKEN": None, "DISKCAST_TOKEN_FILE": None}
         return CliRunner().invoke(cli, arguments, env=environment)
 
@@ -127,7 +127,7 @@ class ApiDouble:
 
 @contextlib.contextmanager
 def api_double() -> Iterator[ApiDouble]:
-    """A running one."""
+    """Run an API with scripted responses."""
     double = ApiDouble()
     thread = threading.Thread(target=double._http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -140,31 +140,31 @@ def api_double() -> Iterator[ApiDouble]:
 
 
 def lines(result: Result) -> list[dict[str, Any]]:
-    """Standard output as JSON lines."""
+    """Return stdout's JSON lines."""
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def succeeded(result: Result) -> Result:
-    """``result``, unless it is an error."""
+    """Check that a command succeeded; return its result."""
     if result.exception is not None:
         raise AssertionError(result.output) from result.exception
     return result
 
 
 def refused(result: Result) -> DiskcastError:
-    """The error that the command ended with."""
+    """Check that a command failed; return its error."""
     assert isinstance(result.exception, DiskcastError), (result.output, result.exception)
     return result.exception
 
 
 def room(room_id: str, **fields: Any) -> dict[str, Any]:
-    """A room's record."""
+    """Return the record of a room."""
     basic = {"room_id": room_id, "name": room_id, "description": "", "site": "", "interface": ""}
     return {**basic, "created_at": AT, "machine_count": 0, **fields}
 
 
 def image(name: str, **fields: Any) -> dict[str, Any]:
-    """An image's record."""
+    """Return the record of an image."""
     sizes = dict.fromkeys(("raw_bytes", "stored_bytes", "block_bytes", "fetched_bytes"), 1 << 20)
     basic = {"image_id": name.encode().hex().ljust(64, "0"), "name": name, "location": f"/images/{name}.dci"}
     more = {"source": "folder", "state": "available", "problem": "", "packed_at": None, "first_seen_at": AT}
@@ -172,14 +172,14 @@ def image(name: str, **fields: Any) -> dict[str, Any]:
 
 
 def machine(name: str, **fields: Any) -> dict[str, Any]:
-    """A machine's record."""
+    """Return the record of a machine."""
     texts = dict.fromkeys(("serial", "asset_tag", "position", "note", "address", "agent_version"), "")
     more = {"room_id": None, "macs": [], "inventory": {}, "created_at": AT, "last_seen_at": None}
     return {"machine_id": f"m-{name}", "name": name, **texts, **more, **fields}
 
 
 def cast(phase: str = "casting", **fields: Any) -> dict[str, Any]:
-    """A cast's record."""
+    """Return the record of a cast."""
     return {
         "cast_id": "1a2b3c4d",
         "plan": {"image_id": "ab" * 32, "room_id": "lab-1"},
@@ -211,7 +211,7 @@ def cast(phase: str = "casting", **fields: Any) -> dict[str, Any]:
 
 
 def live_cast(phase: str = "casting", **fields: Any) -> dict[str, Any]:
-    """A cast as it is now."""
+    """Return the live state of a cast."""
     return {
         "cast": cast(phase, **fields),
         "local": True,
@@ -226,7 +226,7 @@ def live_cast(phase: str = "casting", **fields: Any) -> dict[str, Any]:
 
 
 def live_machine(name: str, state: str = "receiving", **fields: Any) -> dict[str, Any]:
-    """A machine as it is now."""
+    """Return the live state of a machine."""
     return {
         "machine_id": f"m-{name}",
         "name": name,
@@ -247,7 +247,7 @@ def live_machine(name: str, state: str = "receiving", **fields: Any) -> dict[str
 
 
 def cast_machine(name: str, state: str = "complete", **fields: Any) -> dict[str, Any]:
-    """A line of a cast's account."""
+    """Return a cast's result on a machine."""
     return {
         "cast_id": "1a2b3c4d",
         "machine_id": f"m-{name}",
@@ -274,7 +274,7 @@ def cast_machine(name: str, state: str = "complete", **fields: Any) -> dict[str,
 
 
 def history_line(name: str, state: str) -> dict[str, Any]:
-    """A line of history."""
+    """Return a line of history."""
     same = (
         "cast_id",
         "machine_id",

@@ -1,4 +1,4 @@
-"""Every test has an API of its own."""
+"""A scripted API for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An operator's command does what was asked once, or says why it didn't, whatever becomes of the connection."""
+"""The API client: requests take effect once or fail with a reason, even over a broken connection."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.console.api_double import (
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sender.console.client._RETRY_DELAYS_S", (0.0, 0.0))
 
 
-def test_a_connection_that_breaks_off_creates_no_second_cast(api: ApiDouble) -> None:
-    """The same key each time: the daemon knows the request again."""
+def test_a_retried_creation_creates_no_second_cast(api: ApiDouble) -> None:
+    """Each attempt sends the same key, by which the daemon recognizes the request."""
     api.answers("POST /casts", BROKEN, Answer(b"{", broken=True), Answer(cast("planned"), 201))
     result = succeeded(api.run("casts", "create", "lab", "--room", "lab-1"))
     keys = [request.headers["Idempotency-Key"] for request in api.asked("POST /casts")]
@@ -41,30 +41,30 @@ def test_a_connection_that_breaks_off_creates_no_second_cast(api: ApiDouble) -> 
     assert "1a2b3c4d" in result.stdout
 
 
-def test_two_creations_are_two(api: ApiDouble) -> None:
+def test_two_creations_have_two_keys(api: ApiDouble) -> None:
     api.answers("POST /rooms", Answer(room("lab-1"), 201))
     for _ in range(2):
         succeeded(api.run("rooms", "create", "lab-1"))
     assert len({request.headers["Idempotency-Key"] for request in api.asked("POST /rooms")}) == 2
 
 
-def test_an_order_whose_answer_got_lost_is_given_again_and_says_so_in_the_end(api: ApiDouble) -> None:
+def test_a_command_is_retried_and_fails_after_the_last_attempt(api: ApiDouble) -> None:
     api.answers("POST /casts/1a2b3c4d/pause", BROKEN)
     error = refused(api.run("casts", "pause", "1a2b3c4d"))
     assert isinstance(error, ServerUnreachableError)
     assert len(api.asked("POST /casts/1a2b3c4d/pause")) == 3
 
 
-def test_removing_what_a_lost_answer_had_removed_is_no_error(api: ApiDouble) -> None:
+def test_a_missing_record_after_a_retried_removal_is_no_error(api: ApiDouble) -> None:
     api.answers("DELETE /rooms/lab-1", BROKEN, problem(404, "there is no room 'lab-1'"))
     succeeded(api.run("rooms", "remove", "lab-1"))
 
 
-def test_removing_what_was_never_there_is_an_error(api: ApiDouble) -> None:
+def test_removing_an_unknown_record_is_an_error(api: ApiDouble) -> None:
     assert "lab-1" in str(refused(api.run("rooms", "remove", "lab-1")))
 
 
-def test_no_daemon_is_said_at_once_with_what_to_do() -> None:
+def test_a_missing_daemon_fails_at_once_with_a_fix() -> None:
     double = ApiDouble()
     double._http.server_close()
     error = refused(double.run("rooms", "list"))
@@ -74,7 +74,7 @@ def test_no_daemon_is_said_at_once_with_what_to_do() -> None:
         assert words in str(error)
 
 
-def test_a_refusal_says_what_the_daemon_said_and_which_fields(api: ApiDouble) -> None:
+def test_a_refusal_shows_the_daemons_reason_and_the_fields(api: ApiDouble) -> None:
     fields = [{"field": "wait_for", "message": "Input should be less than 3"}]
     api.answers("POST /casts", problem(422, "the plan can't work", errors=fields))
     error = refused(api.run("casts", "create", "lab", "--wait-for", "5"))
@@ -84,7 +84,7 @@ def test_a_refusal_says_what_the_daemon_said_and_which_fields(api: ApiDouble) ->
     assert error.details == {"status": 422, "request_id": "r1"}
 
 
-def test_who_gave_no_token_is_told_how_to(api: ApiDouble) -> None:
+def test_a_missing_token_fails_with_a_fix(api: ApiDouble) -> None:
     api.answers("GET /rooms", problem(401, "a token is needed"))
     assert "--token-file" in str(refused(api.run("rooms", "list")))
 
@@ -100,7 +100,7 @@ def test_who_gave_no_token_is_told_how_to(api: ApiDouble) -> None:
         Answer("", status=302),
     ],
 )
-def test_another_web_server_is_not_taken_for_a_daemon(api: ApiDouble, answer: Answer) -> None:
+def test_another_web_server_is_not_mistaken_for_a_daemon(api: ApiDouble, answer: Answer) -> None:
     api.answers("GET /rooms", answer)
     error = refused(api.run("rooms", "list"))
     assert isinstance(error, ServerUnreachableError)
@@ -111,11 +111,11 @@ def test_another_web_server_is_not_taken_for_a_daemon(api: ApiDouble, answer: An
     "server",
     ["127.0.0.1:7400", "ftp://lab", "http://", "http://lab/api/v1", "http://user:secret@lab", "http://[::1"],
 )
-def test_what_is_no_daemons_url_is_refused_before_anything_is_sent(api: ApiDouble, server: str) -> None:
+def test_an_invalid_url_is_refused_before_anything_is_sent(api: ApiDouble, server: str) -> None:
     assert isinstance(refused(api.run("rooms", "list", "--server", server)), ConfigurationError)
 
 
-def test_the_token_comes_from_a_file_or_the_environment_and_never_from_the_command_line(
+def test_the_token_is_read_from_a_file_or_the_environment(
     api: ApiDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.answers("GET /rooms", page())
@@ -133,7 +133,7 @@ def test_the_token_comes_from_a_file_or_the_environment_and_never_from_the_comma
 
 
 @pytest.mark.parametrize("content", ["", "two words", "two\nlines", "é", "x" * 5000])
-def test_a_file_that_holds_no_token_is_named(api: ApiDouble, tmp_path: Path, content: str) -> None:
+def test_a_file_without_a_token_is_named(api: ApiDouble, tmp_path: Path, content: str) -> None:
     file = tmp_path / "token"
     file.write_text(content)
     error = refused(api.run("rooms", "list", "--token-file", str(file)))
@@ -142,7 +142,7 @@ def test_a_file_that_holds_no_token_is_named(api: ApiDouble, tmp_path: Path, con
     assert not content or content not in str(error)
 
 
-def test_lists_are_read_to_their_end_only_as_far_as_they_are_wanted(api: ApiDouble) -> None:
+def test_pages_are_requested_only_as_needed(api: ApiDouble) -> None:
     api.answers(
         "GET /rooms",
         lambda request: (
@@ -161,7 +161,7 @@ def test_lists_are_read_to_their_end_only_as_far_as_they_are_wanted(api: ApiDoub
     assert [row.get("room_id") for row in rows] == ["a", "b", "c", "d", None]
 
 
-def test_a_machine_is_found_by_whatever_people_call_it_and_never_guessed(api: ApiDouble) -> None:
+def test_a_machine_is_found_by_each_of_its_names_and_never_guessed(api: ApiDouble) -> None:
     twins = [machine("pc08", machine_id="m1"), machine("pc08", machine_id="m2")]
     api.answers("GET /machines", page(machine("pc07", macs=["52:54:00:00:00:07"], serial="SN7"), *twins))
     for text in ("pc07", "PC07", "52:54:00:00:00:07", "sn7"):
@@ -170,21 +170,21 @@ def test_a_machine_is_found_by_whatever_people_call_it_and_never_guessed(api: Ap
     assert "diskcast machines list" in str(refused(api.run("machines", "show", "pc09")))
 
 
-def test_nothing_that_is_written_into_a_path_becomes_another_path(api: ApiDouble) -> None:
+def test_parts_of_paths_are_quoted(api: ApiDouble) -> None:
     api.answers("GET /machines", page())
     refused(api.run("machines", "show", "../rooms/lab-1?x=1"))
     asked = [request.path for request in api.requests]
     assert asked == ["/api/v1/machines/..%2Frooms%2Flab-1%3Fx%3D1", "/api/v1/machines"]
 
 
-def test_events_are_told_from_signs_of_life_and_from_what_is_not_ours() -> None:
+def test_events_are_parsed_and_foreign_data_is_ignored() -> None:
     data = json.dumps({"a": 1})
     text = f": hello\n\nretry: 2000\n\nevent: cast\ndata: {data}\nid: 7\n\ndata:{data}\n\ndata: not JSON\n\ndata: 1\n\n"
     found = [event for event in server_events(text.split("\n")) if event is not None]
     assert found == [ServerEvent("cast", {"a": 1}), ServerEvent("message", {"a": 1})]
 
 
-def test_a_list_of_machines_with_a_wrong_line_is_refused_by_that_line(api: ApiDouble, tmp_path: Path) -> None:
+def test_an_import_error_names_its_line(api: ApiDouble, tmp_path: Path) -> None:
     file = tmp_path / "room.csv"
     file.write_text("name,mac\npc01,5\n")
     counts = {"added": 0, "changed": 0, "unchanged": 0}
@@ -201,7 +201,7 @@ def test_a_list_of_machines_with_a_wrong_line_is_refused_by_that_line(api: ApiDo
     assert request.headers["Content-Type"].startswith("text/csv")
 
 
-def test_an_image_is_found_by_name_file_or_the_beginning_of_its_id_and_never_guessed(api: ApiDouble) -> None:
+def test_an_image_is_found_by_name_file_or_prefix_and_never_guessed(api: ApiDouble) -> None:
     win = image("win", location="s3://images/golden.dci")
     broken = image("win", image_id="ff" * 32, state="damaged", problem="cut short")
     api.answers("GET /images", page(win, broken, image("lab"), image("lab", image_id="ee" * 32)))

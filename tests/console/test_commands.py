@@ -1,4 +1,4 @@
-"""Every command once against a real daemon: what the one says is what the other understands."""
+"""Every command once against a real daemon."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(daemon: Daemon) -> Run:
 
 @pytest.fixture
 def answer(run: Run) -> Callable[..., dict[str, Any]]:
-    """The result line of a command that has to succeed."""
+    """Return the result line of a command that must succeed."""
 
     def command(*arguments: str, **more: Any) -> dict[str, Any]:
         return lines(succeeded(run(*arguments, "--json", **more)))[-1]
@@ -97,7 +97,7 @@ def test_a_cast_from_its_plan_to_its_history(
             "casts", "create", image, "--machine", "pc07", "--start", "manual", "--name", "by hand"
         )["cast_id"]
         daemon.wait_phase(cast_id, "gathering")
-        wait_until(  # the database is told a moment later
+        wait_until(  # the database is updated a moment later
             "the cast is listed", lambda: cast_id in run("casts", "list", "--phase", "gathering").stdout
         )
         assert "diskcast casts start" in succeeded(run("casts", "show", cast_id)).stdout
@@ -145,7 +145,7 @@ def test_schedules(run: Run, answer: Answers) -> None:
     assert "cron" in str(refused(run("schedules", "create", "never", image, "--cron", "61 * * * *")))
 
 
-def test_tokens_let_their_owners_do_what_their_role_allows_until_they_are_revoked(tmp_path: Path) -> None:
+def test_a_token_allows_its_role_until_it_is_revoked(tmp_path: Path) -> None:
     with Daemon(tmp_path / "d", settings={"server": {"require_tokens": True}}) as daemon:
 
         def run(token: Path, *arguments: str) -> Result:

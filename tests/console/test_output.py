@@ -1,4 +1,4 @@
-"""What operators and their scripts read: tables that fit, pipes that lose nothing, no tricks of a machine's."""
+"""The output of commands: tables that fit, complete pipes, and no control characters from names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def table_text(width: int) -> str:
     return text.getvalue()
 
 
-def test_a_table_fits_80_columns_and_cuts_only_what_gives_way() -> None:
+def test_a_table_fits_80_columns_and_cuts_only_some_columns() -> None:
     head, *rows = table_text(80).splitlines()
     assert "none" not in head
     assert len(rows) == 2
@@ -62,14 +62,14 @@ def test_a_table_fits_80_columns_and_cuts_only_what_gives_way() -> None:
         assert "…" in row
 
 
-def test_a_pipe_gets_everything(api: ApiDouble) -> None:
+def test_output_to_a_pipe_is_not_cut(api: ApiDouble) -> None:
     api.answers("GET /rooms", page(room("lab-1", name=LONG, description=LONG)))
     result = succeeded(api.run("rooms", "list"))
     assert result.stdout.count(LONG.strip()) == 2
     assert "\x1b" not in result.stdout
 
 
-def test_a_machine_cannot_steer_the_terminal_by_its_name(api: ApiDouble) -> None:
+def test_control_characters_in_a_name_are_replaced(api: ApiDouble) -> None:
     evil = "pc\x1b]0;owned\x07\x1b[2J\r\n"
     api.answers("GET /rooms/lab-1/live", Answer({"room": room("lab-1"), "machines": [live_machine(evil)]}))
     result = succeeded(api.run("rooms", "show", "lab-1"))
@@ -78,14 +78,14 @@ def test_a_machine_cannot_steer_the_terminal_by_its_name(api: ApiDouble) -> None
     assert len(result.stdout.splitlines()) == 3
 
 
-def test_an_empty_list_says_how_to_fill_it_and_leaves_stdout_empty(api: ApiDouble) -> None:
+def test_an_empty_list_prints_a_hint_to_stderr(api: ApiDouble) -> None:
     api.answers("GET /rooms", page())
     result = succeeded(api.run("rooms", "list"))
     assert result.stdout == ""
     assert "diskcast rooms create" in result.stderr
 
 
-def test_scripts_get_the_record_as_the_daemon_has_it(api: ApiDouble) -> None:
+def test_json_output_is_the_daemons_record(api: ApiDouble) -> None:
     api.answers("POST /casts/1a2b3c4d/cancel", Answer(cast("cancelled", ended_at=AT, reason="wrong image")))
     (result,) = lines(succeeded(api.run("casts", "cancel", "1a2b3c4d", "--reason", "wrong image", "--json")))
     assert (result["event"], result["ok"], result["phase"], result["ended_at"]) == (
@@ -97,12 +97,12 @@ def test_scripts_get_the_record_as_the_daemon_has_it(api: ApiDouble) -> None:
     assert api.asked("POST /casts/1a2b3c4d/cancel")[0].body == b'{"reason":"wrong image"}'
 
 
-def test_what_the_daemon_says_and_this_version_does_not_know_is_no_error(api: ApiDouble) -> None:
+def test_unknown_fields_of_a_newer_daemon_are_ignored(api: ApiDouble) -> None:
     api.answers("GET /rooms", page(room("lab-1", colour="red")))
     succeeded(api.run("rooms", "list"))
 
 
-def test_a_running_casts_machines_are_shown_as_they_are_now_and_those_in_trouble_first(
+def test_a_running_casts_machines_have_their_live_state_failures_first(
     api: ApiDouble,
 ) -> None:
     path = "GET /casts/1a2b3c4d"
@@ -122,7 +122,7 @@ def test_a_running_casts_machines_are_shown_as_they_are_now_and_those_in_trouble
     assert "joined" in succeeded(api.run("casts", "machines", "1a2b3c4d")).stdout
 
 
-def test_machines_stand_in_the_order_of_their_places(api: ApiDouble) -> None:
+def test_machines_are_sorted_by_position(api: ApiDouble) -> None:
     places = {"a": "row 1 seat 10", "b": "row 1 seat 2", "pc10": "", "pc2": ""}
     machines = [live_machine(name, position=place) for name, place in places.items()]
     api.answers("GET /rooms/lab-1/live", Answer({"room": room("lab-1"), "machines": machines}))
@@ -130,7 +130,7 @@ def test_machines_stand_in_the_order_of_their_places(api: ApiDouble) -> None:
     assert [row.split()[0] for row in shown[2:]] == ["b", "a", "pc2", "pc10"]
 
 
-def test_audit_is_asked_for_what_one_did_to_one_thing(api: ApiDouble) -> None:
+def test_the_audit_is_filtered_by_actor_and_subject(api: ApiDouble) -> None:
     entry = {
         "entry_id": 1,
         "at": AT,
@@ -156,7 +156,7 @@ def test_audit_is_asked_for_what_one_did_to_one_thing(api: ApiDouble) -> None:
         (("casts", "create", "lab", "--room", "Lab 1"), "lower case letters, digits and hyphens"),
     ],
 )
-def test_what_cannot_be_an_id_is_said_in_words_before_the_daemon_is_asked(
+def test_an_invalid_id_is_refused_without_a_request(
     api: ApiDouble, arguments: tuple[str, ...], words: str
 ) -> None:
     result = api.run(*arguments)
@@ -165,13 +165,13 @@ def test_what_cannot_be_an_id_is_said_in_words_before_the_daemon_is_asked(
     assert not api.requests
 
 
-def test_what_is_wrong_with_a_field_is_said_once(api: ApiDouble) -> None:
+def test_a_field_error_is_shown_once(api: ApiDouble) -> None:
     wrong = problem(422, "name: too long", errors=[{"field": "name", "message": "too long"}])
     api.answers("POST /rooms", wrong)
     assert str(refused(api.run("rooms", "create", "lab-1"))) == "name: too long"
 
 
-def test_choices_are_those_of_the_records() -> None:
+def test_choices_equal_the_enums_of_the_records() -> None:
     assert (options.ROOM_PATTERN, options.CAST_PATTERN) == (
         request_models.ROOM_ID_PATTERN,
         request_models.CAST_ID_PATTERN,
@@ -181,7 +181,7 @@ def test_choices_are_those_of_the_records() -> None:
     assert tuple(CastPhase) == cast_commands.PHASES
 
 
-def test_a_token_in_a_file_is_for_its_owner_only(api: ApiDouble, tmp_path: Path) -> None:
+def test_a_token_file_is_readable_by_its_owner_only(api: ApiDouble, tmp_path: Path) -> None:
     token = {"token_id": "t1", "name": "anna", "role": "view", "created_at": AT, "created_by": "local"}
     token |= {"expires_at": None, "last_used_at": None}
     api.answers("POST /tokens", Answer({"token": token, "secret": "dct_view_x"}, 201))
@@ -190,7 +190,7 @@ def test_a_token_in_a_file_is_for_its_owner_only(api: ApiDouble, tmp_path: Path)
     assert file.read_text() == "dct_view_x\n"
     assert file.stat().st_mode & 0o777 == 0o600
     assert "dct_view_x" not in result.output
-    # Nothing is created whose secret couldn't be kept, and no other secret is overwritten.
+    # No token is created whose secret can't be saved, and no existing file is overwritten.
     count = len(api.requests)
     assert "exists" in str(
         refused(api.run("tokens", "create", "bert", "--role", "view", "--output", str(file)))
@@ -206,7 +206,7 @@ def test_a_refused_token_leaves_no_file(api: ApiDouble, tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_history_of_failures_has_no_successes_and_no_machines_that_are_still_at_it(api: ApiDouble) -> None:
+def test_failed_history_excludes_successes_and_running_machines(api: ApiDouble) -> None:
     rows = b"cast_id,state,error,ended_at\r\n"
     rows += b'a,complete,,T\r\nb,failed,"disk ""x"", full",T\r\nc,receiving,,\r\nd,lost,\xc3\xa9,T'
     api.answers("GET /history.csv", Answer(rows, content_type="text/csv"))
@@ -224,7 +224,7 @@ def test_history_of_failures_has_no_successes_and_no_machines_that_are_still_at_
     assert [row.get("machine_name") for row in found] == ["pc02", None]
 
 
-def test_history_as_csv_is_the_daemons_own(api: ApiDouble, tmp_path: Path) -> None:
+def test_csv_history_is_copied_from_the_daemon(api: ApiDouble, tmp_path: Path) -> None:
     api.answers(
         "GET /history.csv", Answer(b"cast_id,state\r\n1a2b3c4d,complete\r\n", content_type="text/csv")
     )
@@ -237,7 +237,7 @@ def test_history_as_csv_is_the_daemons_own(api: ApiDouble, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("group", ["images", "rooms", "machines", "casts", "schedules", "tokens", "history"])
-def test_help_does_not_wait_for_what_only_commands_need(group: str) -> None:
+def test_help_imports_nothing_heavy(group: str) -> None:
     code = f"import sys, sender.console.{group}; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(loaded.stdout.split()) & {"httpx", "pydantic", "rich", "fastapi", "sqlalchemy", "numpy"}

@@ -1,4 +1,4 @@
-"""A cast begins when the operator meant it to, on the right day and in the right zone."""
+"""Times on the command line: the right day, in the right time zone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sender.console.schedules import own_time_zone
 from sender.console.time_parsing import parse_in, parse_past, parse_start
 
 NOW = datetime(2026, 3, 28, 20, 0, tzinfo=UTC)
-"""21:00 in Berlin, hours before summer time begins."""
+"""21:00 in Berlin, hours before summer time starts."""
 
 
 @pytest.fixture(autouse=True)
@@ -37,19 +37,19 @@ def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("2026-04-01T06:30-05:00", "2026-04-01T11:30"),
     ],
 )
-def test_times_to_come(text: str, expected: str) -> None:
+def test_start_times_are_parsed(text: str, expected: str) -> None:
     assert parse_start(text, NOW) == datetime.fromisoformat(f"{expected}:00+00:00")
 
 
 @pytest.mark.parametrize(
     "text", ["", "25:00", "noon", "22", "2026-13-01T00:00", "2026-03-28 20:59", "0001-01-01"]
 )
-def test_what_is_no_time_to_come_is_refused(text: str) -> None:
+def test_an_invalid_or_past_start_time_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"isn't a time|is in the past"):
         parse_start(text, NOW)
 
 
-def test_in_and_ago() -> None:
+def test_durations_from_now_and_ago_are_parsed() -> None:
     assert parse_in("90m", NOW) == datetime(2026, 3, 28, 21, 30, tzinfo=UTC)
     assert parse_past("7d", NOW) == datetime(2026, 3, 21, 20, 0, tzinfo=UTC)
     assert parse_past("2026-03-01", NOW) == datetime(2026, 2, 28, 23, 0, tzinfo=UTC)
@@ -58,7 +58,7 @@ def test_in_and_ago() -> None:
             parse("99999999d", NOW)
 
 
-def test_a_schedule_is_read_in_this_machines_zone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_machines_time_zone_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert own_time_zone() == "Europe/Berlin"
     monkeypatch.delenv("TZ")
     (tmp_path / "zoneinfo" / "Asia").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Who watches a cast sees its end, whatever the daemon goes through, and scripts get it as an exit code."""
+"""``casts watch``: it continues through outages of the daemon until the cast ends, and returns its exit code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIVE = "GET /casts/1a2b3c4d/live"
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sender.console.client._RETRY_DELAYS_S", (0.0,))
     monkeypatch.setattr("sender.console.watch._RECONNECT_INTERVAL_S", 0.0)
     monkeypatch.setattr("sender.console.watch.JSON_INTERVAL_S", 0.0)
@@ -42,7 +42,7 @@ def change(phase: str, *happened: str, full: bool = True) -> tuple[str, dict[str
     return "cast", {**data, "events": rows}
 
 
-def test_a_restart_of_the_daemon_is_lived_through_and_nothing_is_told_twice(api: ApiDouble) -> None:
+def test_watching_survives_a_restart_and_repeats_no_event(api: ApiDouble) -> None:
     starting = problem(503, "the database doesn't answer")
     api.answers(LIVE, now("casting"), BROKEN, BROKEN, starting, now("casting"), now("done"))
     api.answers(
@@ -62,13 +62,13 @@ def test_a_restart_of_the_daemon_is_lived_through_and_nothing_is_told_twice(api:
     assert {"machines", "cast", "eta_s"} <= rows[0].keys() | rows[1].keys()
 
 
-def test_who_watches_is_told_that_what_is_shown_is_old(api: ApiDouble) -> None:
+def test_an_outage_is_reported_once(api: ApiDouble) -> None:
     api.answers(LIVE, now("casting"), BROKEN, BROKEN, problem(503, "starting"), now("done"))
     api.answers("GET /events", events(change("casting"), broken=True))
     api.answers("GET /casts/1a2b3c4d/machines", page())
-    told = succeeded(api.run("casts", "watch", "1a2b3c4d")).stderr
-    assert told.count("daemon unavailable, retrying for 120 s: no response from the daemon") == 1, (
-        "once an outage"
+    shown = succeeded(api.run("casts", "watch", "1a2b3c4d")).stderr
+    assert shown.count("daemon unavailable, retrying for 120 s: no response from the daemon") == 1, (
+        "once per outage"
     )
 
 
@@ -86,23 +86,23 @@ def test_only_done_is_success(api: ApiDouble) -> None:
     assert "disk full" in result.stdout
 
 
-def test_a_cast_that_is_not_there_is_not_waited_for(api: ApiDouble) -> None:
+def test_an_unknown_cast_fails_at_once(api: ApiDouble) -> None:
     assert isinstance(refused(api.run("casts", "watch", "00000000")), ServerRefusedError)
 
 
-def test_a_daemon_that_never_answered_is_not_waited_for(api: ApiDouble) -> None:
+def test_a_daemon_that_never_responded_fails_at_once(api: ApiDouble) -> None:
     api.answers(LIVE, BROKEN)
     assert isinstance(refused(api.run("casts", "watch", "1a2b3c4d")), ServerUnreachableError)
 
 
-def test_a_daemon_that_stays_away_is_given_up(api: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_outage_ends_the_watching(api: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sender.console.watch._SILENT_MAX_S", 0.0)
     api.answers(LIVE, now("casting"), BROKEN)
     api.answers("GET /events", BROKEN)
     assert isinstance(refused(api.run("casts", "watch", "1a2b3c4d")), ServerUnreachableError)
 
 
-def test_logs_get_a_line_for_what_happens(api: ApiDouble) -> None:
+def test_plain_output_has_a_line_per_event(api: ApiDouble) -> None:
     api.answers(LIVE, now("gathering"), now("done", complete_count=2))
     api.answers("GET /events", events(change("casting", "receiver_joined"), change("done", full=False)))
     api.answers("GET /casts/1a2b3c4d/machines", page(cast_machine("pc07"), cast_machine("pc08")))
