@@ -1,8 +1,8 @@
-"""Sends datagrams that no diskcast made to an address: ``python -m tests.netns.garbage ADDRESS PORT COUNT SIGN``.
+"""Send invalid datagrams to an address: ``python -m tests.netns.garbage ADDRESS PORT COUNT SIGN``.
 
-Seeded: random bytes of every size, and well-made prefixes with nonsense behind them. Multicast leaves by the
-interface that the route says. Says that it is ready, waits until the file SIGN is there, and says how many it has sent
-of each kind; as JSON lines.
+The datagrams come from a seed: random bytes of every size, and valid prefixes followed by random bytes. Multicast
+leaves through the interface of its route. The program prints that it is ready, waits for the file SIGN, sends, and
+prints the number of datagrams of each kind, as JSON lines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KINDS = ("empty", "random", "frame_sized", "newer_version", "unknown_type", "bad
 
 
 def datagram(kind: str, rng: random.Random) -> bytes:
-    """One datagram of ``kind``."""
+    """Return one datagram of ``kind``."""
     match kind:
         case "empty":
             return b""

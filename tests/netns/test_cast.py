@@ -1,7 +1,6 @@
-"""Whole casts with both programs over real multicast between namespaces: loss, crashes, strangers, late comers.
+"""Whole casts with both programs over real multicast between namespaces: loss, crashes, garbage, late joins.
 
-A test that waits, waits for an event of the program under test; the rate is fixed where something has to happen
-while data flows, so that there is time for it.
+Tests wait only for events of the programs. The rate is fixed where something must happen while data flows.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ from tests.support.network.lab import (
 pytestmark = pytest.mark.needs_root
 
 SLOW_RATE = "48M"
-"""6 MB/s: the image takes four seconds, and something can happen in the middle."""
+"""6 MB/s: the image takes four seconds, enough for events in the middle."""
 
 
 STORED_BYTES = 22 * MIB
-"""Random bytes of the image, which neither compression nor zeros make smaller."""
+"""Incompressible bytes of the image."""
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disk of every kind of block, its last one short; packed beside it."""
+    """A disk with every kind of block and a short last one, and its image."""
     folder = tmp_path_factory.mktemp("cast")
     rng = np.random.default_rng(11)
     text = (b"compressible " * (2 * MIB // 13)).ljust(2 * MIB, b".")
@@ -80,7 +79,7 @@ CAST_ID = "00c0ffee"
 
 
 def send_named(network: Network, image: Path, *options: str) -> Program:
-    """A cast whose agents needn't listen 2.5 s for others, since they know its id."""
+    """Return a cast whose agents know its id, so that they needn't listen 2.5 s for others."""
     return send(network, image, "--cast-id", CAST_ID, *options)
 
 
@@ -89,7 +88,7 @@ def join(network: Network, index: int, target: Path, *options: str) -> Program:
 
 
 def assert_complete(program: Program, source: Path, target: Path) -> None:
-    """The agent ended well, and its target is the disk, byte for byte."""
+    """Check that the agent succeeded and its target equals the disk."""
     assert program.wait(LIMIT_S) == 0, program.describe()
     assert program.result["ok"] is True
     assert first_difference(source, target) is None
@@ -101,7 +100,7 @@ def assert_failed(program: Program, exit_code: int) -> None:
 
 
 def wait_progress(sender: Program, share: float) -> None:
-    """Wait until the first sweep over the image has come further than ``share``, and hasn't ended."""
+    """Wait until the first pass over the image has progressed beyond ``share`` and hasn't ended."""
     sender.wait_event("progress", LIMIT_S, lambda event: share < event["pass_progress"] < 1)
 
 
@@ -126,7 +125,7 @@ def test_three_receivers_get_every_byte(
 
 
 def test_feedback_is_lost_too(image: Path, tmp_path: Path) -> None:
-    """A NACK or REPORT that never arrives costs time, not the cast."""
+    """A lost NACK or REPORT costs time, but doesn't fail the cast."""
     with Network(2) as network:
         network.set_offload(False)
         network.set_loss(50)
@@ -164,10 +163,10 @@ def test_loop_device_is_imaged(image: Path, tmp_path: Path) -> None:
     assert not any(content[-MIB:]), "old backup tables at the disk's end come back to life"
 
 
-# -- coming and going -------------------------------------------------------------------------------------------
+# -- joins and losses --------------------------------------------------------------------------------
 
 
-def test_late_joiner_gets_what_it_missed(image: Path, tmp_path: Path) -> None:
+def test_late_joiner_gets_the_missed_blocks(image: Path, tmp_path: Path) -> None:
     with Network(2) as network:
         early = join(network, 0, tmp_path / "early", "--name", "early")
         patient = ("--rate", SLOW_RATE, "--receiver-timeout", str(LIMIT_S))
@@ -182,7 +181,7 @@ def test_late_joiner_gets_what_it_missed(image: Path, tmp_path: Path) -> None:
         assert sender.wait(LIMIT_S) == 0, sender.describe()
 
 
-def test_killed_receiver_does_not_hold_the_room(image: Path, tmp_path: Path) -> None:
+def test_killed_receiver_does_not_delay_the_room(image: Path, tmp_path: Path) -> None:
     with Network(2) as network:
         agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
         sender = send_named(
@@ -195,8 +194,8 @@ def test_killed_receiver_does_not_hold_the_room(image: Path, tmp_path: Path) -> 
         sender.wait_event("receiver_lost", 0.0)
 
 
-def test_receiver_started_again_is_served(image: Path, tmp_path: Path) -> None:
-    """Power was cut and came back in the middle of the cast: a new agent on the same disk."""
+def test_restarted_receiver_completes(image: Path, tmp_path: Path) -> None:
+    """After a power cut in the middle of the cast, a new agent continues on the same disk."""
     with Network(1) as network:
         first = join(network, 0, tmp_path / "target")
         sender = send_named(network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE)
@@ -207,7 +206,7 @@ def test_receiver_started_again_is_served(image: Path, tmp_path: Path) -> None:
         assert_complete(second, image, tmp_path / "target")
 
 
-def test_killed_sender_is_noticed(image: Path, tmp_path: Path) -> None:
+def test_killed_sender_is_detected(image: Path, tmp_path: Path) -> None:
     with Network(1) as network:
         agent = join(network, 0, tmp_path / "target", "--sender-timeout", "6")
         sender = send_named(network, packed(image), "--wait-for", "1", "--rate", SLOW_RATE)
@@ -216,7 +215,7 @@ def test_killed_sender_is_noticed(image: Path, tmp_path: Path) -> None:
         assert_failed(agent, SenderLostError.exit_code)
 
 
-def test_sender_started_again_goes_on(image: Path, tmp_path: Path) -> None:
+def test_restarted_sender_continues(image: Path, tmp_path: Path) -> None:
     """The same command after a crash is the same cast: agents rejoin with what they have."""
     with Network(2) as network:
         agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
@@ -256,14 +255,14 @@ def test_unplugged_cable_is_only_a_pause(image: Path, tmp_path: Path) -> None:
         assert sender.wait(LIMIT_S) == 0, sender.describe()
 
 
-# -- strangers --------------------------------------------------------------------------------------------------
+# -- garbage and other casts --------------------------------------------------------------------------------
 
 
 GARBAGE_COUNT = 700
 
 
 def start_garbage(network: Network, host: Host, address: str, port: int, sign: Path) -> Program:
-    """A program that is ready to send it, and does when the file ``sign`` is made."""
+    """Start a program that sends garbage once the file ``sign`` exists."""
     argv = [sys.executable, "-m", "tests.netns.garbage", address, str(port), str(GARBAGE_COUNT), sign]
     program = network.start(host, argv)
     program.wait_event("ready", LIMIT_S)
@@ -271,8 +270,8 @@ def start_garbage(network: Network, host: Host, address: str, port: int, sign: P
 
 
 def test_garbage_is_counted_and_changes_nothing(image: Path, tmp_path: Path) -> None:
-    """Random and half-right datagrams: at the feedback port from a stranger, at the group from a stranger, which
-    a source-specific membership doesn't even let in, and from the sender's own machine.
+    """Random and partly valid datagrams arrive at the feedback port and at the group, from another machine, which a
+    source-specific membership filters out, and from the sender's own machine.
     """
     with Network(3) as network:
         feedback = (network.sender.address, CONTROL_PORT_DEFAULT)
@@ -312,14 +311,14 @@ print(urllib.request.urlopen("http://127.0.0.1:9100/metrics", timeout=60).read()
 
 
 def rejects_of_sender(network: Network) -> dict[str, int]:
-    """Reasons for which the sender has rejected datagrams, and how many."""
+    """Return the number of datagrams that the sender rejected, by reason."""
     metrics = run(*network.sender.prefix, sys.executable, "-c", READ_METRICS)
     found = re.findall(r'^diskcast_rejected_datagrams_total\{.*reason="(\w+)".*\} (\S+)$', metrics, re.M)
     return {reason: int(float(count)) for reason, count in found if float(count)}
 
 
-def test_two_casts_on_one_group_are_told_apart(image: Path, other_image: Path, tmp_path: Path) -> None:
-    """Chance must not decide which image a disk gets; named, both run side by side."""
+def test_two_casts_on_one_group_are_distinguished(image: Path, other_image: Path, tmp_path: Path) -> None:
+    """Chance must not decide which image a disk gets; with their ids, both casts run side by side."""
     with Network(3) as network:
         first = send(network, packed(image), "--wait-for", "1")
         second_argv = diskcast(

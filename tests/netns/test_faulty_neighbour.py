@@ -1,7 +1,7 @@
-"""One machine's disk fails, lies or hangs, and the others of its room don't mind.
+"""One disk fails, returns wrong data or hangs, and the other machines of the room complete.
 
-Lost if these fail: a room of thirty that isn't imaged because of one bad disk. How little the others are slowed down is
-measured by ``python -m tests.bench.faulty_neighbour``.
+If these failed, one bad disk would keep a room of thirty from being imaged. ``python -m tests.bench.faulty_neighbour``
+measures the slowdown of the other machines.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IMAGE_BYTES = 16 * MIB
 HEALTHY = range(3)
 FAULTY = 3
 fault_inside = functools.partial(Fault, start_bytes=9 * MIB, stop_bytes=10 * MIB)
-"""In the middle of the cast, and of nothing that is written last."""
+"""In the middle of the cast, and not among the blocks that are committed last."""
 
 FAILING = {
     "no space": (Fault(Operation.WRITE, Action.ERROR, error="ENOSPC", after_bytes=4 * MIB), StorageError),
@@ -51,7 +51,7 @@ PASSING = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random bytes, and packed beside."""
+    """A disk of random bytes, and its image."""
     source = tmp_path_factory.mktemp("neighbour") / "disk.raw"
     source.write_bytes(np.random.default_rng(17).bytes(IMAGE_BYTES))
     with Program(diskcast("pack", source, "-o", source.with_suffix(".dci"), "--json")) as program:
@@ -60,7 +60,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Room:
-    """Three healthy machines and one whose disk isn't, in the middle of a cast."""
+    """Yield three healthy machines and one with a faulty disk, in the middle of a cast."""
 
     def __init__(self, network: Network, disk: SlowDisk, source: Path, folder: Path) -> None:
         self.disk = disk
@@ -78,12 +78,12 @@ class Room:
         return self.agents[FAULTY]
 
     def assert_others_complete(self) -> None:
-        """The healthy ones ended well, with the right bytes."""
+        """Check that the healthy machines succeeded with correct targets."""
         for index in HEALTHY:
             self._assert_complete(self.agents[index], self._targets[index])
 
     def assert_all_complete(self) -> None:
-        """So did the faulty one."""
+        """Check that the faulty machine succeeded too."""
         self.assert_others_complete()
         self._assert_complete(self.faulty, self.disk.storage / "target")
         assert self.sender.wait(LIMIT_S) == 0, self.sender.describe()
@@ -126,7 +126,7 @@ def test_one_disk_errs_and_all_complete(room: Room) -> None:
     "room", [Fault(Operation.WRITE, Action.HANG, after_bytes=4 * MIB)], ids=["hang"], indirect=True
 )
 def test_one_disk_hangs_and_completes_after_the_others(room: Room) -> None:
-    """It goes on only when the others have long ended: what it couldn't take meanwhile is sent again."""
+    """The disk recovers long after the others have ended: the blocks that it missed are sent again."""
     room.disk.wait_hanging(room.faulty)
     room.assert_others_complete()
     assert room.disk.counts()["hanging"]

@@ -1,4 +1,4 @@
-"""The lab's slow disk does what the tests on it take for granted."""
+"""The lab's slow disk behaves as the tests that use it assume."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def disk(tmp_path: Path) -> Iterator[SlowDisk]:
 
 @pytest.fixture
 def fd(disk: SlowDisk) -> Iterator[int]:
-    """A new file on the disk, opened for writing."""
+    """Open a new file on the disk for writing."""
     fd = os.open(disk.directory / "file", os.O_RDWR | os.O_CREAT | os.O_EXCL)
     yield fd
     os.close(fd)
 
 
-def test_it_is_a_plain_directory_otherwise(disk: SlowDisk, fd: int) -> None:
+def test_without_a_behaviour_it_is_a_plain_directory(disk: SlowDisk, fd: int) -> None:
     assert os.pwrite(fd, CONTENT, 0) == MIB
     os.ftruncate(fd, 4 * MIB)
     os.fdatasync(fd)
@@ -89,13 +89,13 @@ def test_hang_ends_when_the_behaviour_is_set(disk: SlowDisk, fd: int) -> None:
     assert (counts["write"], counts["write_count"], counts["struck"], counts["hanging"]) == (MIB, 1, 1, 0)
 
 
-def test_nonsense_is_refused(disk: SlowDisk) -> None:
+def test_invalid_behaviours_are_refused(disk: SlowDisk) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         os.setxattr(disk.directory, "user.behaviour", b'{"speed": 1}')
 
 
 def read_direct(path: Path, length: int) -> bytes:
-    """What is on the medium, past the page cache."""
+    """Read the medium, bypassing the page cache."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
     try:
         with mmap.mmap(-1, length) as page_aligned:
@@ -110,7 +110,7 @@ def differing_bits(one: bytes, other: bytes) -> list[int]:
 
 
 def test_a_flipped_bit_is_on_the_medium_and_not_in_the_page_cache(disk: SlowDisk, fd: int) -> None:
-    """A read-back that were answered from the cache would find everything right."""
+    """A read-back answered from the page cache would hide the fault."""
     fault = Fault(Operation.WRITE, Action.FLIP, count=1, start_bytes=5000, stop_bytes=5002, seed=3)
     disk.set_behaviour(Behaviour(faults=(fault,)))
     os.pwrite(fd, CONTENT, 0)
@@ -131,8 +131,8 @@ def test_a_misdirected_write_lands_elsewhere(disk: SlowDisk, fd: int) -> None:
     assert read_direct(disk.directory / "file", 2 * MIB) == bytes(MIB) + CONTENT
 
 
-def test_faults_befall_only_what_they_are_about(disk: SlowDisk, fd: int) -> None:
-    """A range of the disk, and not before so many calls."""
+def test_faults_affect_only_their_range_and_calls(disk: SlowDisk, fd: int) -> None:
+    """Faults are limited to a range of the disk and start after a number of calls."""
     os.ftruncate(fd, 2 * MIB)
     fault = Fault(Operation.WRITE, Action.ERROR, after_count=1, start_bytes=MIB)
     disk.set_behaviour(Behaviour(faults=(fault,)))
@@ -143,7 +143,7 @@ def test_faults_befall_only_what_they_are_about(disk: SlowDisk, fd: int) -> None
     assert disk.counts()["struck"] == 1
 
 
-def test_faults_are_those_of_a_block_device_over_it(disk: SlowDisk, fd: int) -> None:
+def test_a_block_device_on_the_disk_has_the_same_faults(disk: SlowDisk, fd: int) -> None:
     os.ftruncate(fd, MIB)
     fault = Fault(Operation.WRITE, Action.FLIP, start_bytes=4096, stop_bytes=8192)
     with loop_over(disk.directory / "file") as device:
@@ -158,7 +158,7 @@ def test_faults_are_those_of_a_block_device_over_it(disk: SlowDisk, fd: int) -> 
             os.fsync(opened.fileno())
 
 
-def test_the_log_rebuilds_what_a_power_cut_leaves(disk: SlowDisk, fd: int, tmp_path: Path) -> None:
+def test_the_log_rebuilds_the_state_after_a_power_cut(disk: SlowDisk, fd: int, tmp_path: Path) -> None:
     os.pwrite(fd, b"old" * 4096, 0)
     base = (disk.storage / "file").read_bytes()
     log_path = tmp_path / "log"

@@ -1,7 +1,7 @@
-"""Whole casts in which one machine is far slower than the others, or the link changes while they run.
+"""Whole casts in which one machine is far slower than the others, or the link changes in the middle.
 
-Rates are small and capped, so that there is time for things to happen; once a test has seen what it waits for, it makes
-the slow machine fast, so that nobody waits for the rest.
+Rates are low, so that there is time for events. After the expected event a test makes the slow machine fast, to end
+soon.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SLOW_MBIT_PER_S = 4
 SLOW_DISK_BYTES_PER_S = 500e3
 SLOW_FOR = "500ms"
 SLOW = 2
-"""Index of the slow one of three."""
+"""Index of the slow machine among three."""
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 MiB of random bytes, packed beside."""
+    """A disk of 24 MiB of random bytes, and its image."""
     source = tmp_path_factory.mktemp("stragglers") / "disk.raw"
     source.write_bytes(np.random.default_rng(13).bytes(24 * MIB))
     with Program(diskcast("pack", source, "-o", packed(source), "--json")) as program:
@@ -65,7 +65,7 @@ def assert_complete(program: Program, source: Path, target: Path) -> None:
 
 
 def test_slow_link_is_demoted_and_completes(image: Path, tmp_path: Path) -> None:
-    """By default the slow one waits for the tail, where it gets the rest."""
+    """By default the slow machine becomes a straggler and gets the rest in the tail."""
     with Network(3) as network:
         network.set_rate(SLOW_MBIT_PER_S, [network.receivers[SLOW]])
         targets = [tmp_path / str(index) for index in range(3)]
@@ -100,7 +100,7 @@ def test_slow_link_is_dropped_with_its_exit_codes(image: Path, tmp_path: Path) -
 
 
 def test_slow_disk_is_named(image: Path, tmp_path: Path) -> None:
-    """The operator is told which machine it is, and that its disk is the reason."""
+    """The operator sees which machine is slow, and that its disk is the reason."""
     behaviour = Behaviour(write_bytes_per_s=SLOW_DISK_BYTES_PER_S)
     with slow_disk(tmp_path, behaviour) as disk, Network(3) as network:
         agents = [join(network, index, tmp_path / str(index)) for index in range(SLOW)]
@@ -118,7 +118,7 @@ def test_slow_disk_is_named(image: Path, tmp_path: Path) -> None:
 
 
 def test_link_that_slows_down_and_recovers(image: Path, tmp_path: Path) -> None:
-    """A step of everybody's link, down and up again, is no reason to lose or demote anybody."""
+    """A slower link for all machines, for a while, must not lose or demote any of them."""
     with Network(2) as network:
         network.set_rate(60)
         agents = [join(network, index, tmp_path / str(index)) for index in range(2)]
