@@ -1,4 +1,4 @@
-"""The cache: local copies of remote images, within a size, the longest unused going first."""
+"""The cache: local copies of remote images, limited in size, with eviction of the least recently used."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ PARTIAL: Final = ".partial"
 ORIGIN: Final = ".json"
 
 ORIGIN_BYTES_MAX: Final = 64 * 1024
-"""A URL and a few words."""
+"""Size of an origin file, a URL and a version, at most."""
 
 DISK_RESERVE_BYTES: Final = 256 * MIB
-"""Left free on the cache's disk: the database is often on the same."""
+"""Space left free on the cache's disk, which often holds the database too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a copy comes from.
+    """Origin of a copy.
 
     Attributes:
         location: the URL without credentials.
-        version: what the server said of the file: size, and its tag or time of change.
+        version: version of the file: its size, and its tag or modification time.
     """
 
     location: str
@@ -46,7 +46,7 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Copy:
-    """A whole copy."""
+    """A complete copy."""
 
     path: Path
     found: FoundImage
@@ -54,30 +54,30 @@ class Copy:
 
 
 class Cache:
-    """The copies of one folder that belongs to this daemon; every method blocks and may be called from any thread.
+    """The copies in one folder, which belongs to this daemon. Thread-safe; all methods block.
 
-    A copy is ``ID.dci``; what was fetched of one so far ``ID.partial``; ``ID.json`` says where it comes from.
+    ``ID.dci`` is a complete copy, ``ID.partial`` an incomplete one, and ``ID.json`` has its origin.
     """
 
     def __init__(self, directory: Path, limit_bytes: int) -> None:
-        """Nothing is touched before a method is called."""
+        """Use ``directory``, without accessing it yet."""
         self.directory = directory
         self.limit_bytes = limit_bytes
 
     def path_of(self, image_id: str) -> Path:
-        """Where a whole copy is or would be."""
+        """Return the path of the complete copy of an image."""
         assert len(image_id) == 64 and image_id.isalnum(), image_id  # noqa: PT018  it becomes a file's name
         return self.directory / f"{image_id}{SUFFIX}"
 
     def partial_of(self, image_id: str) -> Path:
-        """Where a copy is made."""
+        """Return the path of the incomplete copy of an image."""
         return self.path_of(image_id).with_suffix(PARTIAL)
 
     def load(self) -> dict[str, Copy]:
-        """The whole copies that are there; damaged ones are removed, since they can be fetched again.
+        """Return the complete copies by image id; remove damaged ones, which can be fetched again.
 
         Raises:
-            StorageError: the folder can't be made or read.
+            StorageError: the folder can't be created or read.
         """
         with self._translated():
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -95,16 +95,16 @@ class Cache:
         return copies
 
     def origin(self, image_id: str) -> Origin:
-        """Where a copy or a part of one comes from; empty when that isn't known."""
+        """Return the origin of a copy, complete or not; an empty one if it is unknown."""
         try:
             with self.path_of(image_id).with_suffix(ORIGIN).open("rb") as file:
-                said = json.loads(file.read(ORIGIN_BYTES_MAX))
-            return Origin(str(said["location"]), str(said["version"]))
+                data = json.loads(file.read(ORIGIN_BYTES_MAX))
+            return Origin(str(data["location"]), str(data["version"]))
         except (OSError, ValueError, KeyError, TypeError):
             return Origin("", "")
 
     def set_origin(self, image_id: str, origin: Origin) -> None:
-        """Note where a copy that begins comes from.
+        """Record the origin of a new copy.
 
         Raises:
             StorageError: the disk is full or failed.
@@ -116,20 +116,20 @@ class Cache:
             temporary.replace(path)
 
     def touch(self, image_id: str) -> None:
-        """It is used now. The time of its last change stays: whoever has it open judges by that."""
+        """Record a use of a copy in its access time. The modification time stays: open readers check it."""
         path = self.path_of(image_id)
         with contextlib.suppress(OSError):
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
     def remove(self, image_id: str) -> None:
-        """Remove a copy and what was fetched of one; nothing happens if there is none."""
+        """Remove the complete and the incomplete copy of an image, if they exist."""
         path = self.path_of(image_id)
         for suffix in (SUFFIX, PARTIAL, ORIGIN):
             with contextlib.suppress(OSError):
                 path.with_suffix(suffix).unlink(missing_ok=True)
 
     def used_bytes(self) -> int:
-        """What copies and parts of copies occupy.
+        """Return the size of all copies, complete or not.
 
         Raises:
             StorageError: the folder can't be read.
@@ -143,15 +143,15 @@ class Cache:
         promised_bytes: int,
         may_evict: Callable[[str], bool],
     ) -> None:
-        """Remove the longest unused copies until ``found`` fits into the cache and onto its disk.
+        """Remove the least recently used copies until ``found`` fits into the cache and onto its disk.
 
         Args:
-            found: about to be fetched, or fetched in part.
-            promised_bytes: what other fetches will still need.
-            may_evict: asked for each image before its copy is removed; False if it is in use or being fetched.
+            found: image that is about to be fetched, or is fetched in part.
+            promised_bytes: bytes that other running fetches still need.
+            may_evict: returns False for an image whose copy is in use or being fetched.
 
         Raises:
-            ImageError: it is larger than the cache, or what may not go leaves too little of it or of the disk.
+            ImageError: the image is larger than the cache, or doesn't fit beside the copies in use.
             StorageError: the folder can't be read.
         """
         if found.stored_bytes > self.limit_bytes:
@@ -191,7 +191,7 @@ class Cache:
             return shutil.disk_usage(self.directory).free
 
     def _by_age(self) -> dict[str, tuple[float, int]]:
-        """When each was used last, and what it occupies, in part or whole."""
+        """Return time of the last use and size of each copy, complete or not, by image id."""
         found: dict[str, tuple[float, int]] = {}
         with self._translated(), os.scandir(self.directory) as entries:
             for entry in entries:
@@ -201,7 +201,7 @@ class Cache:
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat()
                     used_at, size = found.get(image_id, (0.0, 0))
-                    # A part is written by pwrite: what it occupies is what was fetched.
+                    # A fetch appends to its file, so the size is the count of fetched bytes.
                     found[image_id] = max(used_at, status.st_atime), size + status.st_size
         return found
 
@@ -211,6 +211,6 @@ class Cache:
             yield
         except OSError as error:
             raise StorageError(
-                f"the image cache {printable(self.directory)} can't be used: {error.strerror}; mend it, or correct "
+                f"the image cache {printable(self.directory)} is unusable: {error.strerror}; check its disk or correct "
                 "library.cache_directory"
             ) from error

@@ -1,4 +1,4 @@
-"""Local copies of remote images while the daemon runs: which are whole, which are on their way, which are in use."""
+"""Cached copies of remote images at run time: complete ones, running fetches, and pins."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from sender.library.remote_watch import RemoteFile
 _log = structlog.get_logger(__name__)
 
 FETCHES_MAX: Final = 2
-"""At once; others wait. More would share the same line, and check two images with two CPUs."""
+"""Concurrent fetches; others wait. More would share the same network link, and verify with the same CPUs."""
 
 PROGRESS_S: Final = 0.5
-"""Between two steps of a fetch that are shown."""
+"""Interval between updates of a fetch's progress."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """Why the last fetch of an image failed.
+    """Failure of the last fetch of an image.
 
     Attributes:
-        damaged: what is at its source isn't the whole image, as long as it has this version.
+        text: the error.
+        damaged: the file at its source isn't a complete image, as long as it has this version.
+        version: version of the file.
     """
 
     text: str
@@ -43,29 +45,30 @@ class Failure:
 
 @dataclasses.dataclass(slots=True)
 class _Running:
-    """A fetch on its way.
+    """A running fetch.
 
     Attributes:
-        waiters: casts that wait for it.
-        asked: somebody asked for it, cast or no cast.
-        has_room: the cache has room for all of it.
+        waiters: number of casts that wait for it.
+        unconditional: it was started by :meth:`CachedCopies.start`, and continues without waiters.
+        has_space: the cache has reserved space for all of it.
+        done_bytes: fetched bytes.
     """
 
     fetch: Fetch
     task: asyncio.Task[Copy]
     waiters: int = 0
-    asked: bool = False
-    has_room: bool = False
+    unconditional: bool = False
+    has_space: bool = False
     done_bytes: int = 0
 
 
-class Copies:
-    """Call from the event loop.
+class CachedCopies:
+    """The copies of remote images. Use it on the event loop.
 
     Attributes:
-        whole: by image's id.
-        failures: of the last fetches, by image's id.
-        problem: why the cache can't be used; empty if it can.
+        complete: complete copies, by image id.
+        failures: failures of the last fetches, by image id.
+        problem: reason for which the cache is unusable; empty if it is usable.
     """
 
     def __init__(
@@ -76,8 +79,8 @@ class Copies:
         on_change: Callable[[], None],
         back_off_s: float = BACK_OFF_S,
     ) -> None:
-        """Nothing is there before :meth:`load`."""
-        self.whole: dict[str, Copy] = {}
+        """Use ``cache``; call ``on_change`` after every change of the attributes or of a fetch's progress."""
+        self.complete: dict[str, Copy] = {}
         self.failures: dict[str, Failure] = {}
         self.problem = ""
         self._cache = cache
@@ -87,87 +90,87 @@ class Copies:
         self._running: dict[str, _Running] = {}
         self._pins: collections.Counter[str] = collections.Counter()
         self._pins_lock = threading.Lock()  # the cache evicts in a thread
-        self._room_lock = asyncio.Lock()
+        self._eviction_lock = asyncio.Lock()
         self._slots = asyncio.Semaphore(FETCHES_MAX)
 
     async def load(self) -> None:
-        """Find the copies of earlier runs; raises nothing."""
+        """Load the copies of earlier runs; report an error as :attr:`problem`."""
         try:
-            self.whole = await start_blocking_call(self._cache.load, "library cache")
+            self.complete = await start_blocking_call(self._cache.load, "library cache")
         except StorageError as error:
             self.problem = str(error)
             _log.warning("cache_unusable", reason=self.problem)
         self._on_change()
 
     def fetched_bytes(self, image_id: str) -> int | None:
-        """How far a fetch has come; None if there is none."""
+        """Return the count of bytes that a running fetch has; None without a fetch."""
         running = self._running.get(image_id)
         return running.done_bytes if running is not None else None
 
     def pin(self, image_id: str) -> None:
-        """The copy, there or yet to come, stays until :meth:`unpin`."""
+        """Protect the present or future copy of an image from eviction until :meth:`unpin`."""
         with self._pins_lock:
             self._pins[image_id] += 1
 
     def unpin(self, image_id: str) -> None:
-        """The copy may be evicted again."""
+        """Allow eviction again."""
         with self._pins_lock:
             self._pins[image_id] -= 1
             if not self._pins[image_id]:
                 del self._pins[image_id]
 
     def touch(self, image_id: str) -> None:
-        """A copy that is used now goes last; nothing happens if there is none."""
-        if image_id in self.whole:
+        """Record a use of a copy, if it exists."""
+        if image_id in self.complete:
             self._cache.touch(image_id)
 
     async def wait_for(self, file: RemoteFile) -> Copy:
-        """A whole copy of an image that the caller has pinned, fetched if need be.
+        """Return a complete copy of an image that the caller has pinned; fetch it if necessary.
 
-        A fetch that nobody waits for any more ends, unless it was asked for by :meth:`start`; what it fetched stays.
+        A fetch stops without waiters, unless :meth:`start` has started it. Fetched data is kept.
 
         Raises:
-            ImageError: it can't be had, or doesn't fit.
+            ImageError: the image is unavailable, or doesn't fit.
             StorageError: the cache's disk failed.
         """
         assert file.found is not None
         image_id = file.found.image_id
-        if (copy := self.whole.get(image_id)) is not None:
+        if (copy := self.complete.get(image_id)) is not None:
             return copy
-        running = self._begin(file)
+        running = self._start(file)
         running.waiters += 1
         try:
             return await asyncio.shield(running.task)
         finally:
             running.waiters -= 1
-            if not running.waiters and not running.asked:
+            if not running.waiters and not running.unconditional:
                 running.fetch.stopped.set()
 
     def start(self, file: RemoteFile) -> None:
-        """Fetch an image, whether anybody waits for it or not."""
+        """Start to fetch an image, with or without waiters."""
         assert file.found is not None
-        if file.found.image_id not in self.whole:
-            self._begin(file).asked = True
+        if file.found.image_id not in self.complete:
+            self._start(file).unconditional = True
 
     async def drop(self, image_id: str) -> None:
-        """End a fetch of an image that isn't pinned, and remove what is there of it."""
+        """Stop the fetch of an image that isn't pinned, and remove its copy."""
         if (running := self._running.get(image_id)) is not None:
             running.fetch.stopped.set()
             await asyncio.wait({running.task})
-        self.whole.pop(image_id, None)
+        self.complete.pop(image_id, None)
         self.failures.pop(image_id, None)
         await start_blocking_call(functools.partial(self._cache.remove, image_id), "library cache")
         self._on_change()
 
     async def stop(self) -> None:
-        """End all fetches; what they fetched stays. Their threads end by themselves."""
+        """Stop all fetches, keeping fetched data; their threads exit soon after."""
         for running in list(self._running.values()):
             running.fetch.stopped.set()
             running.task.cancel()
         if self._running:
             await asyncio.wait({running.task for running in self._running.values()})
 
-    def _begin(self, file: RemoteFile) -> _Running:
+    def _start(self, file: RemoteFile) -> _Running:
         assert file.found is not None
         image_id = file.found.image_id
         running = self._running.get(image_id)
@@ -187,7 +190,9 @@ class Copies:
         )
         before = running.task if running is not None else None
         task = asyncio.create_task(self._fetch(fetch, file.version, before))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told by failures
+        task.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # failures has the exception
         self._running[image_id] = running = _Running(fetch, task)
         self._on_change()
         return running
@@ -206,10 +211,10 @@ class Copies:
                 if fetch.stopped.is_set():
                     raise FetchStoppedError(f"the fetch of {fetch.found.name} was stopped")
                 self.failures.pop(image_id, None)
-                async with self._room_lock:
+                async with self._eviction_lock:
                     await self._make_room(fetch)
                 copy = await start_blocking_call(fetch.run, "library fetch")
-            self.whole[image_id] = copy
+            self.complete[image_id] = copy
         except FetchStoppedError:
             raise
         except DiskcastError as error:
@@ -217,7 +222,7 @@ class Copies:
             _log.warning("fetch_failed", image_id=image_id, location=fetch.location.shown, reason=str(error))
             raise
         finally:
-            fetch.stopped.set()  # a thread that was left behind ends soon
+            fetch.stopped.set()  # if this task was cancelled, its thread exits soon
             running = self._running.get(image_id)
             if running is not None and running.fetch is fetch:
                 del self._running[image_id]
@@ -225,18 +230,18 @@ class Copies:
         return copy
 
     async def _make_room(self, fetch: Fetch) -> None:
-        others = [running for running in self._running.values() if running.has_room]
+        others = [running for running in self._running.values() if running.has_space]
         promised = sum(max(0, other.fetch.found.stored_bytes - other.done_bytes) for other in others)
         make = functools.partial(
             self._cache.make_room, fetch.found, promised_bytes=promised, may_evict=self._may_evict
         )
         await start_blocking_call(make, "library cache")
         if (running := self._running.get(fetch.found.image_id)) is not None:
-            running.has_room = True
+            running.has_space = True
 
     def _may_evict(self, image_id: str) -> bool:
         with self._pins_lock:
             if image_id in self._pins or image_id in self._running:
                 return False
-            self.whole.pop(image_id, None)
+            self.complete.pop(image_id, None)
             return True

@@ -1,4 +1,4 @@
-"""The library's view: every image once, from what the folders, the cache and the remote locations say now."""
+"""The catalogue: every image once, from the current state of the folders, the cache and the remote locations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from sender.library.cached_copies import Copies
+from sender.library.cached_copies import CachedCopies
 from sender.library.folder import FolderFile, FolderWatch
 from sender.library.image_probe import key_of, printable
 from sender.library.pins import Pins
@@ -16,13 +16,13 @@ from sender.store.records.images import Image, ImageState
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class View:
-    """What there is, by image's id.
+class Catalogue:
+    """The library's images, by id.
 
     Attributes:
-        images: all of them, damaged ones too.
-        paths: of those whose whole file is on this machine.
-        sources: where the remote ones can be fetched from.
+        images: all images, damaged ones included.
+        paths: complete files on this machine.
+        sources: remote files to fetch images from.
     """
 
     images: Mapping[str, Image]
@@ -30,25 +30,25 @@ class View:
     sources: Mapping[str, RemoteFile]
 
 
-class Viewer:
-    """Makes views."""
+class CatalogueBuilder:
+    """Builds catalogues."""
 
     def __init__(
         self,
         folders: Iterable[FolderWatch],
-        copies: Copies,
+        copies: CachedCopies,
         remotes: Mapping[str, RemoteWatch],
         pins: Pins,
         seen: Callable[[str], datetime],
     ) -> None:
-        """Look at these.
+        """Use these sources.
 
         Args:
-            folders: a file of an earlier one is preferred.
-            copies: of remote images.
-            remotes: by URL.
-            pins: who uses what.
-            seen: when an image was first seen.
+            folders: watched folders; a file of an earlier one is preferred.
+            copies: cached copies of remote images.
+            remotes: watched remote locations, by URL.
+            pins: images in use.
+            seen: returns the time at which an image was first seen.
         """
         self._folders = folders
         self._copies = copies
@@ -56,8 +56,8 @@ class Viewer:
         self._pins = pins
         self._seen = seen
 
-    def look(self) -> View:
-        """What there is now: a file of a folder rather than a copy, a copy rather than what is elsewhere."""
+    def build(self) -> Catalogue:
+        """Return the current catalogue; it prefers files of folders to copies, and copies to remote files."""
         images: dict[str, Image] = {}
         paths: dict[str, Path] = {}
         self._add_folders(images, paths)
@@ -66,20 +66,20 @@ class Viewer:
         for image_id, file in sources.items():
             if image_id not in images:
                 images[image_id] = self._remote_image(image_id, file)
-        return View(images, paths, sources)
+        return Catalogue(images, paths, sources)
 
     def _add_folders(self, images: dict[str, Image], paths: dict[str, Path]) -> None:
         for watch in self._folders:
             for path, file in sorted(watch.files.items()):
                 image = self._folder_image(path, file)
                 if image.image_id in images:
-                    continue  # the same image again: one copy is enough
+                    continue  # another file of the same image
                 images[image.image_id] = image
                 if file.found is not None:
                     paths[image.image_id] = path
 
     def _add_copies(self, images: dict[str, Image], paths: dict[str, Path]) -> None:
-        for image_id, copy in self._copies.whole.items():
+        for image_id, copy in self._copies.complete.items():
             if image_id not in images:
                 seen = self._seen(image_id)
                 image = copy.found.as_image(copy.origin.location, "remote", ImageState.AVAILABLE, seen)
@@ -90,8 +90,8 @@ class Viewer:
         sources: dict[str, RemoteFile] = {}
         for watch in self._remotes.values():
             files = list(watch.files.values())
-            if not files and not watch.location.is_prefix:  # it was never looked at
-                files = [RemoteFile(watch.location, "", None, "", passing=True)]
+            if not files and not watch.location.is_prefix:  # not scanned yet
+                files = [RemoteFile(watch.location, "", None, "", transient=True)]
             for file in files:
                 known = sources.get(file.image_id)
                 if known is None or (known.problem and not file.problem):
@@ -130,7 +130,7 @@ class Viewer:
     def _unread(
         self, image_id: str, name: str, location: str, source: str, state: ImageState, problem: str
     ) -> Image:
-        """The record of what couldn't be read."""
+        """Return the record of an unreadable image."""
         return Image(
             image_id=image_id,
             name=name,

@@ -1,6 +1,6 @@
-"""A watched folder: which images its files are, looked at again and again.
+"""A watched folder: periodic scans for image files.
 
-Looking rather than being notified: a file server notifies nobody, and a look at a thousand names costs milliseconds.
+Scans rather than notifications: a file server sends none, and a scan of a thousand names costs milliseconds.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from sender.store.records.problems import Problem, ProblemKind
 _log = structlog.get_logger(__name__)
 
 FILES_MAX: Final = 10_000
-"""Of one folder: what a library can show and a look can pay for; the others are named in a problem."""
+"""Files of a folder, as many as a library can show and a scan can read; more are reported as a problem."""
 
 SETTLE_S: Final = 10.0
-"""A file that isn't a whole image and didn't change for so long isn't being written: it is damaged."""
+"""Time without a change after which an incomplete image counts as damaged rather than being written."""
 
 OLD_S: Final = 60.0
-"""A file last written so long ago isn't being written either, when it is first seen."""
+"""Age at which an incomplete image counts as damaged when it is first seen."""
 
 RETRY_S: Final = 30.0
-"""A file that couldn't be read at all (permissions, a failing disk) is tried again after this time."""
+"""Interval between attempts to read an unreadable file (permissions, a failing disk)."""
 
 ANSWER_S: Final = 10.0
-"""A folder that takes longer is reported; a call to it goes on, and no second one is started."""
+"""Time after which a silent folder is reported; the call continues, and no second one is started."""
 
 PUBLISH_S: Final = 1.0
-"""The first look at a large library shows what it has found so far, this often."""
+"""Interval at which the first scan of a large library shows its progress."""
 
 _Result = TypeVar("_Result")
 
 _Signature = tuple[int, int, int, int, int]
-"""Device, inode, size, and times of the last change in ns: what is the same is the same file with the same bytes."""
+"""Device, inode, size, and times of the last changes in ns: the same signature means the same content."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ class FolderFile:
     """A file of the folder.
 
     Attributes:
-        found: None while it is no usable image.
-        problem: what is wrong with it; empty for a good one, and for one that is being written.
+        path: path of the file.
+        found: the image; None while the file isn't a usable one.
+        problem: the fault of the file; empty for a good image, and for a file that is being written.
     """
 
     path: Path
@@ -66,33 +67,36 @@ class FolderFile:
 
 @dataclasses.dataclass(slots=True)
 class _Known:
-    """What the last look found."""
+    """State of a file after the last scan."""
 
     signature: _Signature
     found: FoundImage | None
     failure: str
-    """Why it isn't an image, said or not yet."""
-    retried: bool
-    """Its failure may pass without a change of the file."""
+    """Reason for which it isn't an image, reported once it has settled."""
+    transient: bool
+    """The failure may go away without a change of the file."""
     since: float
-    """When it was first seen with this signature."""
+    """Time at which this signature was first seen."""
     examined: float
+    """Time of the last attempt to read the file."""
     settled: bool
+    """The file isn't being written any more."""
 
     def as_file(self, path: Path) -> FolderFile:
         return FolderFile(path, self.found, self.failure if self.settled else "")
 
 
 class FolderWatch:
-    """Looks at one folder; call from the event loop.
+    """Scans one folder. Use it on the event loop.
 
     Attributes:
-        files: by path, good and damaged ones; files that are still being written are left out.
-        problem: why the folder can't be looked at, or not in full.
+        folder: path of the folder.
+        files: good and damaged images, by path; files that are being written are left out.
+        problem: reason for which the folder can't be scanned, or not completely; None without a problem.
     """
 
     def __init__(self, folder: Path, *, on_change: Callable[[], None], settle_s: float = SETTLE_S) -> None:
-        """Watch ``folder``; ``on_change`` is called whenever :attr:`files` or :attr:`problem` is another."""
+        """Watch ``folder``; call ``on_change`` after every change of :attr:`files` or :attr:`problem`."""
         self.folder = folder
         self.files: dict[Path, FolderFile] = {}
         self.problem: Problem | None = None
@@ -103,15 +107,15 @@ class FolderWatch:
         self._published = 0.0
 
     async def watch(self, interval_s: float) -> None:
-        """Look every ``interval_s``, for ever."""
+        """Scan every ``interval_s``, until cancelled."""
         while True:
-            await self.look()
+            await self.scan()
             await asyncio.sleep(interval_s)
 
-    async def look(self) -> None:
-        """One look; raises nothing.
+    async def scan(self) -> None:
+        """Scan the folder once; raise nothing.
 
-        Waits for as long as the folder doesn't answer. Cancelling leaves at most one thread behind.
+        Waits while the folder doesn't answer. Cancelling leaves at most one thread behind.
         """
         async with self._lock:
             try:
@@ -120,8 +124,8 @@ class FolderWatch:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     self._known.clear()
                 self._set_problem(
-                    f"the image folder {printable(self.folder)} can't be read: {error.strerror}; make it, mount it, or "
-                    "correct library.folders"
+                    f"the image folder {printable(self.folder)} can't be read: {error.strerror}; create it, mount it, "
+                    "or correct library.folders"
                 )
                 self._publish()
                 return
@@ -129,56 +133,56 @@ class FolderWatch:
             if too_many > 0:
                 signatures = dict(sorted(signatures.items())[:FILES_MAX])
                 self._set_problem(
-                    f"the image folder {printable(self.folder)} has {too_many} files more than the {FILES_MAX} that "
-                    "are looked at: split it"
+                    f"the image folder {printable(self.folder)} has {too_many} files more than the limit of "
+                    f"{FILES_MAX}: split it"
                 )
             for path in self._known.keys() - signatures.keys():
                 del self._known[path]
             for path, signature in signatures.items():
-                await self._look_at(path, signature)
+                await self._scan_file(path, signature)
             if too_many <= 0:
                 self._clear_problem()
             self._publish()
 
-    async def _look_at(self, path: Path, signature: _Signature) -> None:
+    async def _scan_file(self, path: Path, signature: _Signature) -> None:
         known = self._known.get(path)
         now = time.monotonic()
         if known is not None and known.signature == signature:
             if known.found is not None:
                 return
             known.settled = known.settled or now - known.since >= self._settle_s
-            if not (known.retried and now - known.examined >= RETRY_S):
+            if not (known.transient and now - known.examined >= RETRY_S):
                 return
         else:
             old = time.time() - signature[3] / 1e9 >= OLD_S
             self._known[path] = known = _Known(
-                signature, None, "", retried=False, since=now, examined=now, settled=old
+                signature, None, "", transient=False, since=now, examined=now, settled=old
             )
         known.examined = now
         try:
             known.found, known.failure = await self._answer(functools.partial(examine, path)), ""
         except DiskcastError as error:
-            known.failure = _with_mend(str(error))
-            known.retried = not isinstance(error, ImageDamagedError | ImageFormatError)
-        except OSError as error:  # it vanished, or its server did, after it was opened
-            known.failure, known.retried = f"{printable(path)}: {error.strerror}", True
+            known.failure = _with_fix(str(error))
+            known.transient = not isinstance(error, ImageDamagedError | ImageFormatError)
+        except OSError as error:  # the file or its server vanished after it was opened
+            known.failure, known.transient = f"{printable(path)}: {error.strerror}", True
         if known.found is not None and now - self._published >= PUBLISH_S:
             self._publish()
 
     async def _answer(self, function: Callable[[], _Result]) -> _Result:
-        """What ``function`` returns; a problem is shown while the folder's server doesn't answer."""
+        """Return the result of ``function``; report a problem while the folder's server doesn't answer."""
         call = start_blocking_call(function, f"library {self.folder.name}")
         try:
             done, _ = await asyncio.wait({call}, timeout=ANSWER_S)
             if not done:
                 self._set_problem(
-                    f"the image folder {printable(self.folder)} doesn't answer: its images are shown as they were; "
+                    f"the image folder {printable(self.folder)} doesn't answer: its last known images are shown; "
                     "check its file server or disk"
                 )
                 await asyncio.wait({call})
                 self._clear_problem()
         finally:
-            call.cancel()  # nobody waits for it any more, if it hasn't ended
+            call.cancel()
         return call.result()
 
     def _publish(self) -> None:
@@ -208,7 +212,7 @@ class FolderWatch:
 
 
 def _signatures(folder: Path) -> dict[Path, _Signature]:
-    """The images' files of a folder; blocks.
+    """Return the signatures of a folder's image files. Blocks.
 
     Raises:
         OSError: the folder can't be read.
@@ -219,8 +223,8 @@ def _signatures(folder: Path) -> dict[Path, _Signature]:
             if not entry.name.endswith(SUFFIX) or entry.name.startswith("."):
                 continue
             try:
-                status = entry.stat()  # follows links: a link to an image is one
-            except OSError:  # it vanished, or leads nowhere
+                status = entry.stat()  # follows links to images
+            except OSError:  # the file vanished, or is a broken link
                 continue
             if stat.S_ISREG(status.st_mode):
                 signatures[folder / entry.name] = (
@@ -233,5 +237,5 @@ def _signatures(folder: Path) -> dict[Path, _Signature]:
     return signatures
 
 
-def _with_mend(text: str) -> str:
+def _with_fix(text: str) -> str:
     return text if "copy it again" in text else f"{text}; replace the file, or remove it"

@@ -1,4 +1,4 @@
-"""What an image's file says of itself, wherever the file is."""
+"""Header and manifest data of an image's file, local or remote."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from sender.store.records.images import Image, ImageState
 SUFFIX: Final = ".dci"
 
 _ROWS_PER_STEP: Final = 1 << 20
-"""Of the column that is searched from its end for a stored block; the first step nearly always has one."""
+"""Rows per step of the search for the last stored block; the first step nearly always finds one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image whose header and manifest's head were read.
+    """An image, as described by its header and the head of its manifest.
 
     Attributes:
-        packed_at: when its file was last written, the best that is known.
+        packed_at: modification time of the file, the best approximation.
     """
 
     image_id: str
@@ -39,7 +39,7 @@ class FoundImage:
     packed_at: datetime | None
 
     def as_image(self, location: str, source: str, state: ImageState, first_seen_at: datetime) -> Image:
-        """Its record."""
+        """Return the image's record."""
         return Image(
             image_id=self.image_id,
             name=self.name,
@@ -57,12 +57,12 @@ class FoundImage:
 
 
 def examine(path: Path) -> FoundImage:
-    """Open an image's file, check all but its payload, and of that the end; blocks.
+    """Read an image's file; check all of it except the payload, and the payload's last block. Blocks.
 
-    A copy that was given its whole length before its bytes passes every check but that of the last block.
+    Only the check of the last block detects an incomplete copy whose file has its full length already.
 
     Raises:
-        DiskcastError: as :meth:`ImageFile.open` raises, or the file's end isn't there yet.
+        DiskcastError: as :meth:`ImageFile.open` raises, or the end of the file is missing.
     """
     with ImageFile.open(path) as image:
         _check_last_block(image)
@@ -85,8 +85,8 @@ def _check_last_block(image: ImageFile) -> None:
     image.read_stored(block, stored)
     if block_hash(stored) != image.manifest.stored_hash[block].tobytes():
         raise ImageDamagedError(
-            f"{image.path}: its last block doesn't have the bytes that were packed: the copy isn't complete, or was "
-            "altered; copy it again (diskcast verify checks it all)"
+            f"{image.path}: its last block differs from the packed one: the copy is incomplete or was altered; copy it "
+            "again (diskcast verify checks all of it)"
         )
 
 
@@ -100,11 +100,11 @@ def _last_stored_block(manifest: Manifest) -> int | None:
 
 
 def key_of(prefix: str, text: str) -> str:
-    """An id for what has no image's id: a damaged file, or a URL that was never read."""
+    """Return an id for an image without one: a damaged file, or a URL that was never read."""
     return f"{prefix}:{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
 
 
 def printable(path: Path) -> str:
-    """A path as text that JSON, a database and a terminal can hold, whatever bytes are in it."""
+    """Return a path as text that is valid in JSON, a database and a terminal, whatever bytes it contains."""
     text = os.fsencode(path).decode("utf-8", "replace")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -1,4 +1,4 @@
-"""What the store remembers of the library's images: those of before this start, and those that are gone."""
+"""Records of images in the store: images of earlier runs, and images that are gone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sender.store.store import Store
 
 RECORDS_MAX: Final = 20_000
-"""Images of the past that are looked through at the start: a few MB."""
+"""Records that are read at the start: a few MB."""
 
 _RECORDS_PAGE: Final = 500
 _STORE_RETRY_S: Final = 5.0
@@ -27,10 +27,10 @@ _log = structlog.get_logger(__name__)
 
 
 class ImageRecords:
-    """Keeps the store's records, best effort: the files themselves are the truth. It belongs to the event loop."""
+    """Writes the store's records on a best-effort basis; the files are authoritative. Use it on the event loop."""
 
     def __init__(self, store: Store | None) -> None:
-        """Keep records in ``store``; None: nowhere."""
+        """Use ``store``; None: keep no records."""
         self._store = store
         self._recorded: list[Image] = []
         self._first_seen: dict[str, datetime] = {}
@@ -38,13 +38,13 @@ class ImageRecords:
         self._write = asyncio.Event()
 
     def seen(self, image_id: str) -> datetime:
-        """When an image was first seen; now, if nobody ever did."""
+        """Return the time at which an image was first seen; now for a new image."""
         return self._first_seen.setdefault(image_id, datetime.now(UTC))
 
     async def load(self) -> list[tuple[str, str]]:
-        """Read what was known before this start; URLs and names of the remote images that were added then.
+        """Read the records of earlier runs; return URLs and names of the remote images that were added.
 
-        Nothing is known while the database is away.
+        Return an empty list if the database is unavailable.
         """
         if self._store is None:
             return []
@@ -68,11 +68,11 @@ class ImageRecords:
         return images
 
     def note_gone(self, folders: Collection[str], images: Mapping[str, Image]) -> None:
-        """Have the store told of the files that vanished from ``folders`` while no daemon ran.
+        """Record the files that vanished from ``folders`` while no daemon ran.
 
         Args:
-            folders: those that could be read.
-            images: that are there.
+            folders: readable folders.
+            images: existing images, by id.
         """
         for image in self._recorded:
             ours = image.source == "folder" and str(Path(image.location).parent) in folders
@@ -82,7 +82,7 @@ class ImageRecords:
         self._write.set()
 
     def note(self, before: Mapping[str, Image], images: Mapping[str, Image]) -> None:
-        """Have the store told what isn't as it was."""
+        """Record the changes between two states of the library."""
         for image_id, image in images.items():
             old = before.get(image_id)
             if ":" in image_id:  # a damaged file, or a URL that was never read: history can't name it
@@ -96,7 +96,7 @@ class ImageRecords:
             self._write.set()
 
     async def write(self) -> None:
-        """Write what is noted, until cancelled."""
+        """Write noted changes to the store, until cancelled."""
         while True:
             await self._write.wait()
             self._write.clear()
@@ -104,7 +104,7 @@ class ImageRecords:
                 image_id, image = next(iter(self._unwritten.items()))
                 try:
                     await self._store.run(self._store.images.put, image)
-                except DiskcastError:  # the store shows its own problem
+                except DiskcastError:  # the store reports its own problem
                     await asyncio.sleep(_STORE_RETRY_S)
                     continue
                 if self._unwritten.get(image_id) is image:
@@ -113,5 +113,5 @@ class ImageRecords:
 
 
 def _durable(image: Image) -> Image:
-    """What of an image is worth a row of the database: not its users of the moment, nor a fetch's progress."""
+    """Return the image without its transient fields: current users and progress of a fetch."""
     return dataclasses.replace(image, in_use_by=(), fetched_bytes=0)

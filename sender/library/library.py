@@ -1,4 +1,4 @@
-"""The daemon's images by id: what the folders, the remote locations and the cache have, in one view."""
+"""The library: the daemon's images, from the folders, the remote locations and the cache."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.errors import ImageDamagedError, ImageError
 from sender.library.cache import Cache
-from sender.library.cached_copies import Copies
-from sender.library.catalogue import View, Viewer
+from sender.library.cached_copies import CachedCopies
+from sender.library.catalogue import Catalogue, CatalogueBuilder
 from sender.library.fetch import BACK_OFF_S
 from sender.library.folder import SETTLE_S, FolderWatch
 from sender.library.image_probe import printable
 from sender.library.image_records import ImageRecords
 from sender.library.pins import OpenImage, Pins
 from sender.library.remote_files import RemoteFiles
-from sender.library.remote_registry import Remotes
+from sender.library.remote_registry import RemoteRegistry
 from sender.library.remote_watch import INTERVAL_S, RemoteFile, RemoteWatch
 from sender.refusals import conflict, not_found
 from sender.store.records.images import Image, ImageState
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
     from sender.store.store import Store
 
 READY_S: Final = 30.0
-"""An image that isn't known is waited for so long after the start: until every folder was looked at."""
+"""Time limit for the first scan of the folders, during which :meth:`Library.open` waits for an unknown image."""
 
 SCAN_S: Final = 10.0
-"""A look that was asked for is waited for so long; a slow file server's goes on."""
+"""Time limit of :meth:`Library.scan`; the scan of a slow file server continues after it."""
 
 ID_PREFIX_MIN: Final = 8
-"""Digits of an image's id that may stand for it."""
+"""Digits of an abbreviated image id."""
 
 _NAMED_MAX: Final = 8
 """Images that an error lists."""
 
 _KNOWN_POLL_S: Final = 0.05
-"""Only in the first moments after the start."""
+"""Polling interval during the first scans."""
 
 
 class Library:
-    """All images; call from the event loop.
+    """All images. Use it on the event loop.
 
     Attributes:
-        on_change: called whenever :meth:`images` or :meth:`problems` has changed; may be set at any time.
+        on_change: called after every change of :meth:`images` or :meth:`problems`; can be set at any time.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class Library:
         remote_interval_s: float = INTERVAL_S,
         back_off_s: float = BACK_OFF_S,
     ) -> None:
-        """Nothing is looked at before :meth:`run`.
+        """Create the library; :meth:`run` starts the scans.
 
         Args:
             config: the section ``library``.
-            store: keeps what was known over restarts; the library works while it fails.
-            settle_s: a file that isn't a whole image may still be written for so long after its last change.
-            remote_interval_s: between two looks at what is remote.
-            back_off_s: before the first repetition of a fetch that failed.
+            store: keeps records of images across restarts; the library works without it.
+            settle_s: time without a change after which an incomplete file counts as damaged.
+            remote_interval_s: interval between scans of remote locations.
+            back_off_s: delay before the first retry of a failed fetch.
 
         Raises:
-            ConfigurationError: one of ``config.remotes`` can't be used.
+            ConfigurationError: one of ``config.remotes`` is invalid.
         """
         self.on_change: Callable[[], None] = lambda: None
         self._config = config
@@ -81,31 +81,31 @@ class Library:
             FolderWatch(folder, on_change=self._rebuild, settle_s=settle_s) for folder in config.folders
         ]
         self._remote_files = RemoteFiles()
-        self._copies = Copies(
+        self._copies = CachedCopies(
             Cache(config.cache_directory, config.cache_bytes),
             self._remote_files,
             on_change=self._rebuild,
             back_off_s=back_off_s,
         )
-        self._remotes = Remotes(self._remote_files, remote_interval_s, on_change=self._rebuild)
+        self._remotes = RemoteRegistry(self._remote_files, remote_interval_s, on_change=self._rebuild)
         for url in config.remotes:
             self._remotes.configure(url)
         self._pins = Pins()
         self._records = ImageRecords(store)
-        self._viewer = Viewer(
+        self._builder = CatalogueBuilder(
             self._folders, self._copies, self._remotes.watches, self._pins, self._records.seen
         )
-        self._view = View({}, {}, {})
+        self._catalogue = Catalogue({}, {}, {})
         self._problem_since: dict[str, datetime] = {}
         self._ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Watch until cancelled."""
-        self._make_own_folder()
+        """Scan all locations, until cancelled."""
+        self._create_own_folder()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._records.write())
-                first = [group.create_task(watch.look()) for watch in self._folders]
+                first = [group.create_task(watch.scan()) for watch in self._folders]
                 for watch in self._folders:
                     group.create_task(watch.watch(self._config.scan_interval_s))
                 for url, name in await self._records.load():
@@ -117,40 +117,44 @@ class Library:
                     await asyncio.wait(first, timeout=READY_S)
                 self._ready.set()
                 readable = {printable(watch.folder) for watch in self._folders if watch.problem is None}
-                self._records.note_gone(readable, self._view.images)
+                self._records.note_gone(readable, self._catalogue.images)
         finally:
             self._remotes.stop()
             await self._copies.stop()
             self._remote_files.close()
 
-    def _make_own_folder(self) -> None:
-        """Make the default folder, which lies beside the cache; any other may be a mount that is missing."""
+    def _create_own_folder(self) -> None:
+        """Create the default folder beside the cache; any other folder may be a missing mount."""
         for watch in self._folders:
             if watch.folder.parent == self._config.cache_directory.parent:
-                with contextlib.suppress(OSError):  # its watch says what is wrong
+                with contextlib.suppress(OSError):  # its watch reports the error
                     watch.folder.mkdir(parents=True, exist_ok=True)
 
-    # -- what there is ------------------------------------------------------------------------------------------
+    # -- catalogue ------------------------------------------------------------------------------------------------
 
     def images(self) -> list[Image]:
-        """All of them by name, damaged ones too."""
-        return sorted(self._view.images.values(), key=lambda image: (image.name.casefold(), image.image_id))
+        """Return all images by name, damaged ones included."""
+        return sorted(
+            self._catalogue.images.values(), key=lambda image: (image.name.casefold(), image.image_id)
+        )
 
     def get(self, image_id: str) -> Image | None:
-        """One by its whole id."""
-        return self._view.images.get(image_id)
+        """Return an image by its full id, or None."""
+        return self._catalogue.images.get(image_id)
 
     def resolve(self, text: str) -> Image:
-        """The image that is meant by an id, the start of one (8 digits or more), or a name.
+        """Return the image with this id, start of an id (8 digits or more), or name.
 
         Raises:
-            RequestRefusedError: there is none (404), or several (409: the text lists them).
+            RequestRefusedError: no image matches (404), or several do (409; the text lists them).
         """
-        if (exact := self._view.images.get(text)) is not None:
+        if (exact := self._catalogue.images.get(text)) is not None:
             return exact
-        named = [image for image in self._view.images.values() if image.name == text]
+        named = [image for image in self._catalogue.images.values() if image.name == text]
         if not named and len(text) >= ID_PREFIX_MIN:
-            named = [image for image in self._view.images.values() if image.image_id.startswith(text.lower())]
+            named = [
+                image for image in self._catalogue.images.values() if image.image_id.startswith(text.lower())
+            ]
         # A damaged copy beside the good one doesn't make its name ambiguous.
         usable = [image for image in named if image.state is not ImageState.DAMAGED]
         match usable or named:
@@ -163,15 +167,13 @@ class Library:
                     f"{image.name} ({image.image_id[:12]}, {image.location})"
                     for image in several[:_NAMED_MAX]
                 )
-                raise conflict(
-                    f"{text!r} may be any of {len(several)} images: {listed}; say the start of its id"
-                )
+                raise conflict(f"{text!r} matches {len(several)} images: {listed}; use the start of an id")
 
     def problems(self) -> list[Problem]:
-        """What an operator should look at."""
+        """Return the current problems of all locations and images."""
         found = [watch.problem for watch in self._folders]
         found += [watch.problem for watch in self._remotes.watches.values()]
-        texts = [image.problem for image in self._view.images.values() if image.problem]
+        texts = [image.problem for image in self._catalogue.images.values() if image.problem]
         if self._copies.problem:
             texts.append(self._copies.problem)
         now = datetime.now(UTC)
@@ -180,26 +182,26 @@ class Library:
         return [problem for problem in found if problem is not None]
 
     async def scan(self) -> None:
-        """Look at everything now; returns when that is done, or after :data:`SCAN_S`."""
+        """Scan all locations now; return when the scans are finished, or after :data:`SCAN_S`."""
         watches: list[FolderWatch | RemoteWatch] = [*self._folders, *self._remotes.watches.values()]
-        looks = [asyncio.ensure_future(watch.look()) for watch in watches]
+        scans = [asyncio.ensure_future(watch.scan()) for watch in watches]
         try:
-            if looks:
-                await asyncio.wait(looks, timeout=SCAN_S)
+            if scans:
+                await asyncio.wait(scans, timeout=SCAN_S)
         finally:
-            for look in looks:
-                look.cancel()
+            for scan in scans:
+                scan.cancel()
 
     # -- use ------------------------------------------------------------------------------------------------------
 
     async def open(self, image_id: str, cast_id: str) -> OpenImage:
-        """Pin an image for a cast, so that nothing evicts it; a remote one is fetched first, and checked.
+        """Pin an image for a cast, which protects it from eviction; fetch and verify a remote one first.
 
         Returns:
-            To be closed when the cast doesn't need the image any more.
+            The open image. Close it to unpin the image.
 
         Raises:
-            ImageError: there is no such image, it is damaged, can't be fetched, or doesn't fit into the cache.
+            ImageError: the image doesn't exist, is damaged, can't be fetched, or doesn't fit into the cache.
             StorageError: the cache's disk failed.
         """
         await self._wait_until_known(image_id)
@@ -207,41 +209,41 @@ class Library:
         self._copies.pin(image_id)
         try:
             self._rebuild()
-            path = self._view.paths.get(image_id)
+            path = self._catalogue.paths.get(image_id)
             if path is None:
                 path = (await self._copies.wait_for(self._source(image_id))).path
             self._copies.touch(image_id)
             release = functools.partial(self._unpin, image_id, cast_id)
-            return OpenImage(self._view.images[image_id], path, release)
+            return OpenImage(self._catalogue.images[image_id], path, release)
         except BaseException:
             self._unpin(image_id, cast_id)
             raise
 
     async def _wait_until_known(self, image_id: str) -> None:
-        """At the start an image may be found a moment later."""
+        """Wait for an image that the first scans may still find."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_S):
-                while image_id not in self._view.paths and not self._ready.is_set():
+                while image_id not in self._catalogue.paths and not self._ready.is_set():
                     await asyncio.sleep(_KNOWN_POLL_S)
-                while image_id not in self._view.images and not self._remotes.looked:
+                while image_id not in self._catalogue.images and not self._remotes.scanned:
                     await asyncio.sleep(_KNOWN_POLL_S)
 
     def _source(self, image_id: str) -> RemoteFile:
-        """Where an image that isn't here can be fetched from.
+        """Return the remote file to fetch an image from.
 
         Raises:
-            ImageError: nowhere.
+            ImageError: the image has no usable source.
         """
-        image = self._view.images.get(image_id)
+        image = self._catalogue.images.get(image_id)
         if image is None:
             raise ImageError(
                 f"the image {image_id} isn't in the library: put its file back into a folder of library.folders"
             )
-        source = self._view.sources.get(image_id)
+        source = self._catalogue.sources.get(image_id)
         if source is None or source.damaged:
             raise ImageDamagedError(image.problem)
         if source.found is None:
-            raise ImageError(image.problem or f"{image.location} wasn't read yet: try again in a moment")
+            raise ImageError(image.problem or f"{image.location} hasn't been read yet: try again in a moment")
         return source
 
     def _unpin(self, image_id: str, cast_id: str) -> None:
@@ -250,21 +252,21 @@ class Library:
         self._rebuild()
 
     async def add_remote(self, url: str, name: str = "", actor: Actor | None = None) -> Image:
-        """Take the image behind a URL into the library.
+        """Add the image behind a URL to the library.
 
         Args:
-            url: of one image; a prefix belongs into ``library.remotes``.
-            name: what it is called until it could be read.
-            actor: who asks, for audit.
+            url: URL of one image; a prefix belongs into ``library.remotes``.
+            name: name of the image until it is readable.
+            actor: requester, for the audit log.
 
         Returns:
-            The image, as far as its server answers now.
+            The image, described as far as its server answers now.
 
         Raises:
-            RequestRefusedError: the URL can't be used, or what is there isn't an image.
-            DatabaseError: it can't be kept; nothing was added.
+            RequestRefusedError: the URL is invalid, or the file there isn't an image.
+            DatabaseError: the image can't be recorded; nothing was added.
         """
-        watch = await self._remotes.look_at(url, name[:64])
+        watch = await self._remotes.probe(url, name[:64])
         if watch.location.url not in self._remotes.watches:
             if self._store is not None:
                 note = None if actor is None else actor.note("image.add")
@@ -276,13 +278,13 @@ class Library:
         return self._known(self._remotes.watches[watch.location.url].image_id)
 
     async def fetch(self, image_id: str) -> Image:
-        """Begin to fetch a remote image into the cache; returns at once.
+        """Start to fetch a remote image into the cache; return at once.
 
         Raises:
-            RequestRefusedError: there is no such image, or it can't be fetched now.
+            RequestRefusedError: the image doesn't exist, or can't be fetched now.
         """
         image = self._known(image_id)
-        if image_id not in self._view.paths:
+        if image_id not in self._catalogue.paths:
             try:
                 self._copies.start(self._source(image_id))
             except ImageError as error:
@@ -291,12 +293,12 @@ class Library:
         return image
 
     async def forget(self, image_id: str, actor: Actor | None = None) -> None:
-        """Drop the copy of a remote image, and forget the image if it was added by :meth:`add_remote`.
+        """Remove the copy of a remote image, and the image itself if :meth:`add_remote` added it.
 
         Raises:
-            RequestRefusedError: there is no such image, a cast uses it, it is a file of a folder, or the
-                configuration has it and there is no copy.
-            DatabaseError: it can't be forgotten; nothing was changed.
+            RequestRefusedError: the image doesn't exist, is in use, is a file of a folder, or is configured and has no
+                copy.
+            DatabaseError: the removal can't be recorded; nothing was changed.
         """
         image = self._known(image_id)
         if image.source == "folder":
@@ -306,8 +308,8 @@ class Library:
                 f"{image.name} is used by cast {', '.join(image.in_use_by)}: wait for its end, or cancel it"
             )
         watches = self._remotes.added_of(image_id)
-        held = image_id in self._copies.whole or self._copies.fetched_bytes(image_id) is not None
-        if not watches and not held:
+        has_copy = image_id in self._copies.complete or self._copies.fetched_bytes(image_id) is not None
+        if not watches and not has_copy:
             raise conflict(f"{image.location} is in library.remotes of the configuration: remove it there")
         for watch in watches:
             url = watch.location.url
@@ -326,13 +328,13 @@ class Library:
         self._rebuild()
 
     def _known(self, image_id: str) -> Image:
-        image = self._view.images.get(image_id)
+        image = self._catalogue.images.get(image_id)
         if image is None:
             raise not_found("image", image_id)
         return image
 
     def _rebuild(self) -> None:
-        """Make the view anew."""
-        before, self._view = self._view, self._viewer.look()
-        self._records.note(before.images, self._view.images)
+        """Build the catalogue again, and record its changes."""
+        before, self._catalogue = self._catalogue, self._builder.build()
+        self._records.note(before.images, self._catalogue.images)
         self.on_change()

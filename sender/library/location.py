@@ -1,4 +1,4 @@
-"""Where an image can be fetched from: URLs of an allow-list of schemes, shown without their credentials."""
+"""Checked URLs of remote images: an allow-list of schemes, and a form without credentials."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from protocol.errors import ConfigurationError
 from sender.library.image_probe import SUFFIX
 
 SCHEMES: Final = ("http", "https", "s3")
-"""Nothing that reads this machine's own files: whoever may add an image may not read them."""
+"""No scheme reads this machine's own files: a user who may add images may not read them."""
 
 URL_CHARS_MAX: Final = 4096
-"""As long as servers take them; S3 keys have 1024 bytes."""
+"""Length that servers accept; S3 keys have 1024 bytes."""
 
 _HARMLESS: Final = "%/:?#[]@!$&'()*+,;=~-._"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Location:
-    """A URL that was checked.
+    """A checked URL.
 
     Attributes:
-        url: with its credentials, if it has any; never to be shown.
-        shown: without user and password.
+        url: the URL with its credentials, if any; never shown.
+        shown: the URL without user and password.
     """
 
     url: str = dataclasses.field(repr=False)
@@ -33,17 +33,17 @@ class Location:
 
     @property
     def scheme(self) -> str:
-        """One of :data:`SCHEMES`."""
+        """Scheme, one of :data:`SCHEMES`."""
         return self.url.partition(":")[0]
 
     @property
     def is_prefix(self) -> bool:
-        """Whether it stands for all images below it."""
+        """True if the URL stands for all images below it."""
         return self.shown.endswith("/")
 
     @property
     def file_name(self) -> str:
-        """The last part of its path, for people, without the suffix."""
+        """Last part of its path, for people, without the suffix."""
         name = self.shown.rstrip("/").rpartition("/")[2].removesuffix(SUFFIX)
         if self.scheme != "s3":
             name = urllib.parse.unquote(name)
@@ -54,11 +54,11 @@ def parse_location(url: str) -> Location:
     """Check a URL.
 
     Raises:
-        ConfigurationError: it can't be one of an image, or of a prefix.
+        ConfigurationError: it isn't a valid URL of an image or a prefix.
     """
     if len(url) > URL_CHARS_MAX or not url.isprintable():
         raise ConfigurationError(
-            f"this isn't an image's URL: write at most {URL_CHARS_MAX} printable characters"
+            f"the URL is too long or contains control characters: use at most {URL_CHARS_MAX} printable characters"
         )
     try:
         parts = urllib.parse.urlsplit(url)
@@ -68,23 +68,23 @@ def parse_location(url: str) -> Location:
     shown = urllib.parse.urlunsplit((parts.scheme, shown_host, parts.path, "", ""))
     if parts.scheme not in SCHEMES:
         raise ConfigurationError(
-            f"{shown!r} can't be an image's URL: write one that begins with http://, https:// or s3://; a file of this "
-            "machine goes into a folder of library.folders"
+            f"{shown!r} isn't an image's URL: use http://, https:// or s3://; a file of this machine belongs into a "
+            "folder of library.folders"
         )
     if not shown_host:
-        raise ConfigurationError(f"{shown!r} names no {'bucket' if parts.scheme == 's3' else 'server'}")
+        raise ConfigurationError(
+            f"{shown!r} has no {'bucket' if parts.scheme == 's3' else 'server'}: write one after ://"
+        )
     if not parts.path.endswith((SUFFIX, "/")):
         raise ConfigurationError(
             f"{shown} must end in {SUFFIX}, for one image, or in /, for all images below it"
         )
     if parts.fragment or parts.query or "?" in url:
-        raise ConfigurationError(
-            f"{shown}: leave out what follows it: a query or a signature can't be kept safely"
-        )
+        raise ConfigurationError(f"{shown}: remove the query or fragment: a signature can't be stored safely")
     if parts.scheme == "s3" and "@" in parts.netloc:
         raise ConfigurationError(
-            f"{shown}: leave the keys out of the URL; they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from "
-            "~/.aws, or from the machine's role"
+            f"{shown}: remove the keys from the URL; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, use ~/.aws, or "
+            "use the machine's role"
         )
     return Location(url if parts.scheme == "s3" else urllib.parse.quote(url, safe=_HARMLESS), shown)
 
@@ -92,7 +92,7 @@ def parse_location(url: str) -> Location:
 def _without_user(parts: urllib.parse.SplitResult) -> str:
     host = parts.netloc.rpartition("@")[2]
     if parts.scheme != "s3":
-        assert parts.port is None or parts.port >= 0  # raises ValueError for what isn't a port
+        assert parts.port is None or parts.port >= 0  # raises ValueError for an invalid port
         if not parts.hostname:
             return ""
     elif not re.fullmatch(r"[a-z0-9.-]{3,63}", host):
@@ -101,10 +101,10 @@ def _without_user(parts: urllib.parse.SplitResult) -> str:
 
 
 def below(prefix: Location, link: str) -> Location | None:
-    """The image that a link on the page of ``prefix`` means; None unless it lies directly below it."""
+    """Return the location of a link on the page of ``prefix``; None unless it is an image directly below it."""
     try:
         url = urllib.parse.urljoin(prefix.url, link)
-        if not url.startswith(prefix.url):  # credentials of the page go nowhere else
+        if not url.startswith(prefix.url):  # the page's credentials are sent to no other place
             shown = urllib.parse.urljoin(prefix.shown, link)
             if not shown.startswith(prefix.shown):
                 return None

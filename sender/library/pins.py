@@ -1,4 +1,4 @@
-"""Images in use by casts: their files stay, whatever the cache needs."""
+"""Pins: images in use by casts, which aren't evicted from the cache."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from sender.store.records.images import Image
 
 
 class Pins:
-    """Which casts use which images; a cast may use an image several times."""
+    """Counts of uses of images by casts; a cast may use an image several times."""
 
     def __init__(self) -> None:
-        """Nothing is used."""
         self._casts: dict[str, collections.Counter[str]] = {}
 
     def add(self, image_id: str, cast_id: str) -> None:
-        """A cast uses an image once more."""
+        """Count a use of an image by a cast."""
         self._casts.setdefault(image_id, collections.Counter())[cast_id] += 1
 
     def remove(self, image_id: str, cast_id: str) -> None:
-        """A cast uses an image once less."""
+        """Release a use of an image by a cast."""
         casts = self._casts[image_id]
         casts[cast_id] -= 1
         if not casts[cast_id]:
@@ -32,16 +31,16 @@ class Pins:
             del self._casts[image_id]
 
     def casts_of(self, image_id: str) -> tuple[str, ...]:
-        """The casts that use an image."""
+        """Return the ids of the casts that use an image."""
         return tuple(sorted(self._casts.get(image_id, ())))
 
 
 class OpenImage:
-    """An image in use by a cast: its file stays, whatever the cache needs. A context manager.
+    """A pinned image in use by a cast. A context manager.
 
     Attributes:
-        image: as it was when it was opened.
-        path: of the whole file, on this machine.
+        image: record of the image when it was opened.
+        path: path of the complete file on this machine.
     """
 
     def __init__(self, image: Image, path: Path, release: Callable[[], None]) -> None:
@@ -52,7 +51,7 @@ class OpenImage:
         self._closed = False
 
     def close(self) -> None:
-        """The cast doesn't need it any more; again is fine."""
+        """Unpin the image; idempotent."""
         if not self._closed:
             self._closed = True
             self._release()

@@ -1,4 +1,4 @@
-"""The remote locations: those of the configuration, and images that were added one by one; each watched by a task."""
+"""The remote locations, each scanned by a task: those of the configuration, and images that were added by URL."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from sender.library.remote_watch import RemoteWatch
 from sender.refusals import conflict, invalid
 
 ADDED_MAX: Final = 1000
-"""Remote images that were added one by one; each costs a request a minute."""
+"""Images that were added by URL; each costs a request per minute."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Remotes:
-    """See the module's docstring. It belongs to the event loop.
+class RemoteRegistry:
+    """The remote locations. Use it on the event loop.
 
     Attributes:
-        watches: by URL.
-        added: URLs that aren't in the configuration.
+        watches: watches of all locations, by URL.
+        added: URLs of added images, which aren't in the configuration.
     """
 
     def __init__(self, files: RemoteFiles, interval_s: float, *, on_change: Callable[[], None]) -> None:
-        """Look every ``interval_s`` by way of ``files``."""
+        """Scan every ``interval_s`` with ``files``, and call ``on_change`` after every change."""
         self.watches: dict[str, RemoteWatch] = {}
         self.added: set[str] = set()
         self._files = files
@@ -38,16 +38,16 @@ class Remotes:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def configure(self, url: str) -> None:
-        """Take a location of the configuration.
+        """Register a location of the configuration.
 
         Raises:
-            ConfigurationError: it can't be used.
+            ConfigurationError: the URL is invalid.
         """
         location = parse_location(url)
         self.watches[location.url] = self._new_watch(location, "")
 
     def restore(self, url: str, name: str) -> None:
-        """Take an image that was added before this start."""
+        """Register an image that was added in an earlier run."""
         try:
             location = parse_location(url)
         except ConfigurationError as error:
@@ -58,44 +58,44 @@ class Remotes:
             self.watches[location.url] = self._new_watch(location, name)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start all scans."""
         for watch in self.watches.values():
             self._start(watch)
 
     def stop(self) -> None:
-        """End all looking."""
+        """Stop all scans."""
         for task in self._tasks.values():
             task.cancel()
 
     @property
-    def looked(self) -> bool:
-        """Whether each was looked at."""
-        return all(watch.looked.is_set() for watch in self.watches.values())
+    def scanned(self) -> bool:
+        """True after the first scan of every location."""
+        return all(watch.scanned.is_set() for watch in self.watches.values())
 
-    async def look_at(self, url: str, name: str) -> RemoteWatch:
-        """Look at an image that is to be added; one that is known already isn't looked at again.
+    async def probe(self, url: str, name: str) -> RemoteWatch:
+        """Scan an image before it is added; return the existing watch of a known one.
 
         Args:
-            url: of one image.
-            name: what it is called until it could be read.
+            url: URL of one image.
+            name: name of the image until it is readable.
 
         Raises:
-            RequestRefusedError: the URL can't be used, or what is there isn't an image.
+            RequestRefusedError: the URL is invalid, or the file there isn't an image.
         """
-        location = _of_one_image(url)
+        location = _single_image_location(url)
         if location.url in self.watches:
             return self.watches[location.url]
         if len(self.added) >= ADDED_MAX:
-            raise conflict(f"{ADDED_MAX} images were added by URL: forget some, or configure their prefix")
+            raise conflict(f"{ADDED_MAX} images were added by URL: remove some, or configure their prefix")
         watch = self._new_watch(location, name)
-        await watch.look()
+        await watch.scan()
         file = watch.files[location.url]
-        if file.problem and not file.passing:
+        if file.problem and not file.transient:
             raise invalid(file.problem)
         return watch
 
     def add(self, watch: RemoteWatch) -> None:
-        """Keep what :meth:`look_at` has found, unless somebody else was faster."""
+        """Register a watch from :meth:`probe`, unless its URL has been registered in the meantime."""
         url = watch.location.url
         if url not in self.watches:
             self.added.add(url)
@@ -103,12 +103,12 @@ class Remotes:
             self._start(watch)
 
     def added_of(self, image_id: str) -> list[RemoteWatch]:
-        """Those that were added for an image."""
+        """Return the watches of added URLs of an image."""
         watches = [self.watches[url] for url in self.added]
         return [watch for watch in watches if watch.image_id == image_id]
 
     def remove(self, url: str) -> None:
-        """Forget one that was added."""
+        """Unregister an added image."""
         self.added.discard(url)
         self.watches.pop(url, None)
         if (task := self._tasks.pop(url, None)) is not None:
@@ -118,15 +118,15 @@ class Remotes:
         return RemoteWatch(self._files, location, name=name, on_change=self._on_change)
 
     def _start(self, watch: RemoteWatch) -> None:
-        if watch.location.url not in self._tasks:  # it may have been added before the others are begun
+        if watch.location.url not in self._tasks:  # an image can be added before start() is called
             self._tasks[watch.location.url] = asyncio.create_task(watch.watch(self._interval_s))
 
 
-def _of_one_image(url: str) -> Location:
-    """Where an image is that an operator wants to add.
+def _single_image_location(url: str) -> Location:
+    """Check the URL of an image to add.
 
     Raises:
-        RequestRefusedError: the URL can't be used.
+        RequestRefusedError: the URL is invalid, has credentials, or is a prefix.
     """
     try:
         location = parse_location(url)
@@ -134,7 +134,7 @@ def _of_one_image(url: str) -> Location:
         raise invalid(error) from error
     if "@" in location.url.partition("://")[2].partition("/")[0]:
         raise invalid(
-            f"{location.shown}: leave user and password out: they belong into ~/.netrc of the daemon's user"
+            f"{location.shown}: remove user and password: they belong into ~/.netrc of the daemon's user"
         )
     if location.is_prefix:
         raise invalid(

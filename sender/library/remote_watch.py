@@ -1,4 +1,4 @@
-"""A remote location that is looked at again and again: one image, or all images of a prefix."""
+"""Periodic scans of a remote location: one image, or all images of a prefix."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from protocol.errors import ImageDamagedError, ImageError, ImageFormatError
 from sender.blocking_calls import start_blocking_call
 from sender.library.image_probe import FoundImage, key_of
 from sender.library.location import Location
-from sender.library.remote_files import RemoteError, RemoteFiles, RemoteStatus
+from sender.library.remote_errors import RemoteError
+from sender.library.remote_files import RemoteFiles
+from sender.library.remote_reader import RemoteStatus
 from sender.store.records.problems import Problem, ProblemKind
 
 _log = structlog.get_logger(__name__)
 
 INTERVAL_S: Final = 60.0
-"""Between two looks. Each costs a request for every image; a cast looks again when it needs one."""
+"""Interval between scans. Each costs a request per image; a cast scans again when it needs an image."""
 
 _Result = TypeVar("_Result")
 
@@ -31,11 +33,11 @@ class RemoteFile:
     """A file behind a URL.
 
     Attributes:
-        version: what the server said of it when it was read.
-        found: what it was when it could be read last; None if it never could.
-        problem: why it can't be read now; empty if it could.
-        damaged: it isn't a whole image, and only whoever put it there can mend that.
-        passing: the problem may pass by itself.
+        version: version of the file when it was read.
+        found: the image when it was last readable; None if it never was.
+        problem: reason for which the file is unreadable now; empty if it is readable.
+        damaged: the file isn't a complete image, and must be replaced at its source.
+        transient: the problem may go away without a change of the file.
     """
 
     location: Location
@@ -43,57 +45,59 @@ class RemoteFile:
     found: FoundImage | None
     problem: str
     damaged: bool = False
-    passing: bool = False
+    transient: bool = False
 
     @property
     def image_id(self) -> str:
-        """Of the image, or what stands for it."""
+        """Id of the image, or a substitute."""
         return self.found.image_id if self.found is not None else key_of("url", self.location.url)
 
 
 class RemoteWatch:
-    """Looks at one location; call from the event loop.
+    """Scans one location. Use it on the event loop.
 
     Attributes:
-        files: by URL.
-        problem: why the location can't be listed.
-        looked: set after the first look.
+        location: the location.
+        name: name of the image until it is readable.
+        files: files of the location, by URL.
+        problem: reason for which the location can't be listed, or None.
+        scanned: set after the first scan.
     """
 
     def __init__(
         self, files: RemoteFiles, location: Location, *, name: str, on_change: Callable[[], None]
     ) -> None:
-        """Watch ``location``; ``name`` is what its image is called until it could be read."""
+        """Watch ``location``, and call ``on_change`` after every change."""
         self.location = location
         self.name = name
         self.files: dict[str, RemoteFile] = {}
         self.problem: Problem | None = None
-        self.looked = asyncio.Event()
+        self.scanned = asyncio.Event()
         self._remote = files
         self._on_change = on_change
         self._lock = asyncio.Lock()
 
     @property
     def image_id(self) -> str:
-        """Of the image of a location that is no prefix."""
+        """Id of the image, for a location that isn't a prefix."""
         file = self.files.get(self.location.url) or RemoteFile(self.location, "", None, "")
         return file.image_id
 
     async def watch(self, interval_s: float) -> None:
-        """Look every ``interval_s``, for ever."""
+        """Scan every ``interval_s``, until cancelled."""
         while True:
-            await self.look()
+            await self.scan()
             await asyncio.sleep(interval_s)
 
-    async def look(self) -> None:
-        """One look; raises nothing. What can't be read now stays as it was, with the reason."""
+    async def scan(self) -> None:
+        """Scan the location once; raise nothing. Unreadable files keep their last state, with the reason."""
         async with self._lock:
             try:
-                await self._look()
+                await self._scan()
             finally:
-                self.looked.set()
+                self.scanned.set()
 
-    async def _look(self) -> None:
+    async def _scan(self) -> None:
         locations = [self.location]
         if self.location.is_prefix:
             try:
@@ -108,7 +112,7 @@ class RemoteWatch:
             self._publish(kept)
         for location in locations:
             file = await self._call(
-                functools.partial(_look_at, self._remote, location, self.files.get(location.url))
+                functools.partial(_read, self._remote, location, self.files.get(location.url))
             )
             if file != self.files.get(location.url):
                 if file.problem:
@@ -136,8 +140,8 @@ class RemoteWatch:
         self._on_change()
 
 
-def _look_at(remote: RemoteFiles, location: Location, known: RemoteFile | None) -> RemoteFile:
-    """What a file is now; blocks."""
+def _read(remote: RemoteFiles, location: Location, known: RemoteFile | None) -> RemoteFile:
+    """Return the current state of a file, from ``known`` if it is unchanged. Blocks."""
     found = known.found if known is not None else None
     version = known.version if known is not None else ""
     try:
@@ -147,7 +151,7 @@ def _look_at(remote: RemoteFiles, location: Location, known: RemoteFile | None) 
         version = status.version
         return RemoteFile(location, version, remote.describe(location, status), "")
     except (ImageDamagedError, ImageFormatError) as error:
-        return RemoteFile(location, version, None, f"{error}; put a whole image there", damaged=True)
+        return RemoteFile(location, version, None, f"{error}; replace it by a complete image", damaged=True)
     except ImageError as error:
-        passing = not isinstance(error, RemoteError) or error.passing
-        return RemoteFile(location, version, found, str(error), passing=passing)
+        transient = not isinstance(error, RemoteError) or error.transient
+        return RemoteFile(location, version, found, str(error), transient=transient)

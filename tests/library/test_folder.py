@@ -260,7 +260,7 @@ def test_the_first_look_at_a_folder_shows_images_while_it_goes_on(
             make_image("d", seed=seed).write(tmp_path / "images" / f"{seed}.dci")
         counts: list[int] = []
         watch = FolderWatch(config.folders[0], on_change=lambda: counts.append(len(watch.files)))
-        await watch.look()
+        await watch.scan()
         assert counts == [1, 2, 3, 4]
 
     asyncio.run(check())

@@ -128,8 +128,8 @@ def test_what_s3_refuses_is_told_with_the_mend(
             return library.problems()[0].text
 
     bucket.touch("images/empty.dci")
-    assert "isn't there" in asyncio.run(problem_of("s3://images/none.dci"))
-    assert "isn't there" in asyncio.run(problem_of("s3://nowhere/lab/"))
+    assert "doesn't exist" in asyncio.run(problem_of("s3://images/none.dci"))
+    assert "doesn't exist" in asyncio.run(problem_of("s3://nowhere/lab/"))
     assert "s3://images/empty.dci" in asyncio.run(problem_of("s3://images/empty.dci"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port_range(1)[0]}")
     monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
