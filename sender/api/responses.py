@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sender.store.records.access import Role, Token
+from sender.store.records.access import Role
 from sender.store.records.casts import CastEvent, TimelinePoint
 from sender.store.records.problems import Problem
 
@@ -55,13 +55,6 @@ class CastTimeline(ResponseBody):
 
     points: list[TimelinePoint]
     events: list[CastEvent]
-
-
-class NewToken(ResponseBody):
-    """A new token with its secret."""
-
-    token: Token
-    secret: str = Field(description="Secret of the token. Shown only once; the daemon stores its hash.")
 
 
 class Health(ResponseBody):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from sender.store.records.access import Token
 from sender.store.records.casts import CastEvent, TimelinePoint
 from sender.store.records.live import LiveCast, LiveMachine
 
@@ -19,11 +18,3 @@ class LiveCastUpdate:
     machines: tuple[LiveMachine, ...]
     events: tuple[CastEvent, ...] = ()
     points: tuple[TimelinePoint, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CreatedToken:
-    """The response to the creation of a token, the only one with its secret."""
-
-    token: Token
-    secret: str

@@ -8,10 +8,10 @@ from starlette.responses import Response
 from sender.api.guarded_route import ActorOf, ServicesOf
 from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.request_models import TokenInput
-from sender.api.responses import NewToken, Page
+from sender.api.responses import Page
 from sender.api.routes.parameters import TokenIdPath
 from sender.refusals import not_found
-from sender.store.records.access import Token
+from sender.store.records.access import NewToken, Token
 
 
 async def list_tokens(

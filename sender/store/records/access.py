@@ -6,6 +6,8 @@ import dataclasses
 import enum
 from datetime import datetime
 
+from sender.store.records.api_schema import ClosedObject
+
 
 class Role(enum.StrEnum):
     """Permissions of a token."""
@@ -29,6 +31,17 @@ class Token:
     created_by: str
     expires_at: datetime | None
     last_used_at: datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NewToken(ClosedObject):
+    """A new token with its secret."""
+
+    __pydantic_config__ = {"use_attribute_docstrings": True}  # noqa: RUF012  read by pydantic
+
+    token: Token
+    secret: str
+    """Secret of the token. Shown only once; the daemon stores its hash."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
