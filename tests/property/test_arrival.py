@@ -1,4 +1,4 @@
-"""Queueing delay from time stamps, whatever the clocks show: a wrong one would slow the cast down or flood it."""
+"""Queueing delay from time stamps of any two clocks: a wrong delay would slow the cast or overload the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE_S = 3 * SENT_AT_TICK_S + 100e-6 * STEP_S * 40
 
 @given(DELAYS_MS, st.floats(0, 1e6), st.floats(0, 1e6))
 def test_no_queue_is_overstated(delays_ms: list[int], sender_clock: float, receiver_clock: float) -> None:
-    """The cast would slow down for a queue that isn't there."""
+    """A wrong delay would make the cast slow down for a queue that doesn't exist."""
     meter, loss = ArrivalMeter(1000), LossCounter()
     arrived_s = least_s = math.inf
     for index, delay_ms in enumerate(delays_ms):
@@ -51,8 +51,8 @@ def test_a_queue_is_measured_to_a_tick(
         max_size=60,
     )
 )
-def test_whatever_the_network_says_the_figures_are_sane(batches: list[tuple[float, int, int, int]]) -> None:
-    """Time stamps come from datagrams that any member of the group could forge."""
+def test_the_figures_are_plausible_for_any_time_stamps(batches: list[tuple[float, int, int, int]]) -> None:
+    """Any member of the group could forge the time stamps."""
     meter, loss = ArrivalMeter(1000), LossCounter()
     now, sequence = 50.0, 0
     for elapsed_s, sent_at, count, lost_count in batches:

@@ -1,4 +1,4 @@
-"""Who is demoted or dropped travels as a bitmap: a wrong bit would silence the wrong machine."""
+"""The bitmaps of demoted and dropped receivers: a wrong bit would silence the wrong machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_bitmap_holds_its_numbers_and_no_others(numbers: set[int]) -> None:
 
 @given(NUMBERS)
 def test_equal_sets_are_equal_bytes_that_the_wire_takes(numbers: set[int]) -> None:
-    """A change of somebody's standing is noticed by comparing them."""
+    """Bitmaps are compared to notice changes of STANDING."""
     bitmap = bitmap_of(numbers)
     assert bitmap == bitmap_of(sorted(numbers, reverse=True))
     assert not bitmap.endswith(b"\0")
@@ -30,7 +30,7 @@ def test_equal_sets_are_equal_bytes_that_the_wire_takes(numbers: set[int]) -> No
 
 @given(st.binary(max_size=200), st.integers(0, 4096))
 def test_any_bytes_are_a_set(data: bytes, number: int) -> None:
-    """They come from the network: none may crash a receiver."""
+    """Bitmaps come from the network: none may crash a receiver."""
     held = {n for n in range(8 * len(data)) if bitmap_holds(data, n)}
     assert bitmap_holds(data, number) == (number in held)
     assert bitmap_of(held) == data.rstrip(b"\0")

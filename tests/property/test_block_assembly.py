@@ -1,4 +1,4 @@
-"""Assembly: whatever order symbols come in, any k distinct ones make the block, and no slot is ever wrong."""
+"""Block assembly: any k distinct symbols in any order complete the block, and no slot is ever wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SYMBOL_BYTES = 16
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 2**32 - 1))
 def test_any_order_of_symbols_assembles_the_block(k: int, repair_count: int, seed: int) -> None:
-    """The order is drawn from one seed: drawing every batch by itself took hypothesis 40 s."""
+    """One seed draws the order: drawing every batch separately took hypothesis 40 s."""
     n = min(255, k + repair_count)
     rng = np.random.default_rng(seed)
     symbols = np.zeros((n, SYMBOL_BYTES), np.uint8)

@@ -32,7 +32,7 @@ JSON = st.recursive(
 
 
 def objects_with(fields: Mapping[str, JsonField], *more: str) -> st.SearchStrategy[object]:
-    """JSON that has the right names and anything as values, so that every field's check is reached."""
+    """Return JSON with the right names and arbitrary values, which reaches every field's check."""
     return st.fixed_dictionaries({}, optional=dict.fromkeys((*fields, *more), JSON)) | JSON
 
 
@@ -83,7 +83,7 @@ def test_any_json_gives_a_record_or_a_protocol_error(index: int, data: st.DataOb
     ],
 )
 @given(value=JSON)
-def test_every_field_takes_or_refuses_any_value_and_keeps_what_it_took(
+def test_every_field_accepts_or_refuses_any_value_and_keeps_it(
     name: str, kind: JsonField, value: object
 ) -> None:
     try:

@@ -1,4 +1,4 @@
-"""Disks may hold anything: reading their layout never fails, and never finds a partition outside of the disk."""
+"""Disks with any content: reading their layout never fails, and never finds a partition outside the disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ sectors = st.integers(0, 2**32 - 1) | st.integers(0, 1100)
 
 @st.composite
 def disks(draw: st.DrawFn) -> bytearray:
-    """A disk with right structures in odd places, some of them altered."""
+    """Return a disk with valid structures in odd places, some of them altered."""
     disk = bytearray(DISK_BYTES)
     for _ in range(draw(st.integers(0, 2))):
         entries = [mbr_entry(draw(st.integers(0, 255)), draw(sectors), draw(sectors)) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Any k of n symbols make the block, whichever they are, byte for byte as plain matrix algebra says."""
+"""Any k of n symbols decode to the block, byte for byte as in plain matrix algebra."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Bytes = NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Loss:
-    """A block and which of its symbols arrived."""
+    """Return a block and the numbers of its symbols that arrived."""
 
     source: Bytes
     missing: NDArray[np.intp]
     repair_esi: NDArray[np.intp]
-    """As many as are missing, in any order."""
+    """Return as many repair symbols as source symbols are missing, in any order."""
 
     def slots(self) -> tuple[Bytes, Bytes]:
         k = len(self.source)
@@ -52,7 +52,7 @@ def losses(draw: st.DrawFn) -> Loss:
 
 
 def _eliminated(slots: Bytes, slot_esi: Bytes) -> Bytes:
-    """The missing symbols by elimination: repair minus what is known of it, times the inverse of the rest."""
+    """Recover the missing symbols by elimination: repair minus known symbols, times the inverse of the rest."""
     k = len(slots)
     missing = np.flatnonzero(slot_esi != np.arange(k))
     present = np.flatnonzero(slot_esi == np.arange(k))
@@ -76,7 +76,7 @@ def test_any_k_symbols_make_the_block(kernel: Kernel, loss: Loss) -> None:
 @pytest.mark.parametrize("kernel", ISAL_KERNELS)
 @given(loss=losses(), data=st.data())
 def test_kernels_make_the_same_repair_symbols(kernel: Kernel, loss: Loss, data: st.DataObject) -> None:
-    """A sender with ISA-L and a receiver without it are in one cast."""
+    """A sender with ISA-L and a receiver without it take part in one cast."""
     k, symbol_bytes = loss.source.shape
     esi_start = data.draw(st.integers(k, SYMBOLS_MAX - 1))
     count = data.draw(st.integers(0, SYMBOLS_MAX - esi_start))
@@ -117,7 +117,7 @@ def test_rows_may_lie_anywhere(kernel: Kernel, loss: Loss, before: int, after: i
 def test_a_description_is_decoded_or_refused_whole(
     drawn: Bytes, changes: list[tuple[int, int]], from_order: bool
 ) -> None:
-    """Anything at all in ``slot_esi``, or what is right but for a few slots: no crash, no half-done work."""
+    """Arbitrary or slightly wrong ``slot_esi`` neither crash nor leave a half-decoded block."""
     slot_esi = np.arange(len(drawn), dtype=np.uint8) if from_order else drawn.copy()
     k = len(slot_esi)
     for slot, esi in changes:

@@ -1,5 +1,6 @@
-"""Manifests come from files and from the network: none may be read differently than it was written, and bytes that are
-no manifest may raise only what callers expect."""
+"""Manifests come from files and from the network: each must be read as it was written, and other bytes may raise only
+documented errors.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ plain = st.recursive(
 
 @st.composite
 def manifests(draw: st.DrawFn) -> bytes:
-    """A right manifest of up to 40 blocks."""
+    """Return a valid manifest of up to 40 blocks."""
     block_bytes = draw(st.sampled_from([64 * 1024, 256 * 1024, 4 * MIB]))
     raw_bytes = draw(st.integers(1, 40 * block_bytes))
     n = block_count_of(raw_bytes, block_bytes)

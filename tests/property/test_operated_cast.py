@@ -1,8 +1,8 @@
-"""A cast of real sessions that an operator and a bad network interfere with in any order: safe always, over in the end.
+"""A cast of real sessions with interventions of an operator and a bad network in any order: always safe, and it ends.
 
-Datagrams are lost, doubled, reordered and altered; machines join, go, come back and find blocks bad that they had
-verified; the operator pauses, goes on, moves the ceiling, excuses machines and begins by hand. Hypothesis draws what
-happens and shortens what fails.
+Datagrams are lost, doubled, reordered and altered; machines join, leave, return and find verified blocks damaged; the
+operator pauses, resumes, moves the ceiling, stops waiting for machines and starts by hand. Hypothesis draws the
+events and shortens failing sequences.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.simulation.world import Path, Scenario, SimulatedReceiver, World
 from tests.support.network.completion_reports import completion
 
 STEPS_MAX = 200_000
-"""Actions of the simulation in which what is left must end: datagrams that arrive, timers, batches."""
+"""Actions of the simulation that must end with the cast: arriving datagrams, timers, batches."""
 
 RECEIVERS_MAX = 3
 whichever = st.integers(0, RECEIVERS_MAX - 1)
@@ -33,7 +33,7 @@ _seconds = st.sampled_from([0.003, 0.03, 0.1, 0.3, 1.0, 3.5])
 
 
 def happens(**drawn: st.SearchStrategy) -> Callable[[Callable], Callable]:
-    """A rule, and some time after it."""
+    """Return a rule that is followed by some time."""
 
     def make_rule(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -48,13 +48,13 @@ def happens(**drawn: st.SearchStrategy) -> Callable[[Callable], Callable]:
 
 @dataclasses.dataclass(slots=True)
 class CutPath(Path):
-    """Remembers whether so much was lost that nobody could blame the sender for thinking that the machine is gone."""
+    """Watch whether so much was lost that the sender may consider the machine lost."""
 
     cut: bool = False
 
 
 class OperatedCast(RuleBasedStateMachine):
-    """One cast; the last word is a network that works and an operator who lets it go on."""
+    """One cast; at the end the network works and the operator lets the cast continue."""
 
     @initialize(
         seed=st.integers(0, 2**16),
@@ -115,7 +115,7 @@ class OperatedCast(RuleBasedStateMachine):
 
     @happens(index=whichever)
     def start_again(self, index: int) -> None:
-        """The machine is switched off and on: what is on its disk is found by its scan."""
+        """Restart the machine: its scan finds the blocks on its disk."""
         receiver = self.world.receivers[index]
         if receiver.session is None or receiver.complete:
             return
@@ -150,7 +150,7 @@ class OperatedCast(RuleBasedStateMachine):
 
     @happens(index=whichever)
     def turn_out_too_slow(self, index: int) -> None:
-        """As reports of a bad link would have shown by and by."""
+        """Set the loss that reports of a bad link would have shown after a while."""
         receiver, sender = self.world.receivers[index], self.world.sender
         if receiver.session is not None:
             capacity = sender.rate_control.capacities.get(receiver.session.grant.receiver_id)
@@ -193,23 +193,23 @@ class OperatedCast(RuleBasedStateMachine):
         self.world.sender.set_rate_ceiling(ceiling)
 
     @happens(count=st.integers(0, RECEIVERS_MAX))
-    def excuse(self, count: int) -> None:
+    def stop_waiting_for(self, count: int) -> None:
         self.world.sender.stop_waiting_for(count)
 
     @happens()
-    def begin(self) -> None:
+    def start_casting(self) -> None:
         self.world.sender.start_casting()
 
     @precondition(lambda self: self.world.sender.state != CastState.GATHERING)
-    @happens(outcome=st.integers(0, 2))
-    def end(self, outcome: int) -> None:
+    @happens(outcome=st.sampled_from(SessionOutcome))
+    def end(self, outcome: SessionOutcome) -> None:
         if self.rng.random() < 0.1:
             self.world.sender.end(outcome, "the lesson begins", self.world.now)
 
-    # -- what holds -------------------------------------------------------------------------------------------
+    # -- invariants ------------------------------------------------------------------------------------------
 
     @invariant()
-    def who_is_complete_holds_the_image(self) -> None:
+    def a_complete_receiver_holds_the_image(self) -> None:
         if not hasattr(self, "world"):
             return
         for receiver in self.world.receivers:
@@ -219,7 +219,7 @@ class OperatedCast(RuleBasedStateMachine):
             assert state is not ReceiverState.COMPLETE or receiver.complete, f"receiver {receiver.index}"
 
     @invariant()
-    def the_session_agrees_with_itself(self) -> None:
+    def the_session_is_consistent(self) -> None:
         if not hasattr(self, "world"):
             return
         sender = self.world.sender
@@ -232,7 +232,7 @@ class OperatedCast(RuleBasedStateMachine):
         assert sender.next_timer(self.world.now) >= self.world.now
 
     def teardown(self) -> None:
-        """The network works again, as far as networks do, and the operator lets it go on."""
+        """Let the network work again, and the cast continue."""
         if not hasattr(self, "world"):
             return
         world = self.world
@@ -251,22 +251,22 @@ class OperatedCast(RuleBasedStateMachine):
             if sender.finished or not world.step():
                 break
         assert sender.finished, f"not over after {STEPS_MAX} steps: {world.describe()}"
-        self.who_is_complete_holds_the_image()
+        self.a_complete_receiver_holds_the_image()
         for receiver in world.receivers:
             if receiver.alive and receiver.session is not None:
-                _assert_ended_well_or_told(receiver)
+                _assert_completed_or_notified(receiver)
 
 
 def _state(receiver: SimulatedReceiver) -> ReceiverState | None:
     if receiver.session is None:
         return None
     record = receiver.world.sender.receivers[receiver.session.grant.receiver_id]
-    ours = record.key == receiver.session.grant.key  # else another run of it has taken its place
+    ours = record.key == receiver.session.grant.key  # else another run of the agent has taken over the record
     return record.state if ours else None
 
 
-def _assert_ended_well_or_told(receiver: SimulatedReceiver) -> None:
-    """Who stays completes, unless the operator has ended the cast or dropped it, which it is told."""
+def _assert_completed_or_notified(receiver: SimulatedReceiver) -> None:
+    """A machine that stays completes, unless the operator ended the cast or the cast notified it that it is dropped."""
     sender = receiver.world.sender
     if receiver.complete:
         return

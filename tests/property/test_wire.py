@@ -1,4 +1,4 @@
-"""The wire: what is encoded is decoded, what is garbage is rejected by a known reason and nothing else."""
+"""The wire format: encoded messages decode to the same, and garbage is rejected for a known reason."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_feedback_survives_the_wire_and_its_tag_is_checked(message: object) -> N
 
 
 def test_the_largest_nack_fits_its_limit() -> None:
-    """Otherwise a receiver that lost much could never ask for it."""
+    """Otherwise a receiver with many losses could never NACK them."""
     rows = next(field.kind for field in Nack.FIELDS if field.name == "deficits")
     largest = tuple(column.high for _, column in rows.columns)
     nack = Nack(1023, 2**32 - 1, 1, 2**32 - 1, (largest,) * rows.count_max)
@@ -93,7 +93,7 @@ def test_symbol_headers_survive_as_columns(headers: list[dict[str, int]]) -> Non
 
 @given(st.integers(0, DATA_HEADER_BYTES - 1), st.integers(1, 255))
 def test_a_header_with_one_wrong_byte_is_never_mistaken(position: int, change: int) -> None:
-    """Every reason is one of the known ones, and what is accepted is in range."""
+    """Every reason is a known one, and accepted fields are in range."""
     frames = np.zeros((1, DATA_HEADER_BYTES + 8), np.uint8)
     batch.fill_constant_headers(frames, cast_id=5, session_token=6)
     batch.header_view(frames)["k"] = 8

@@ -1,4 +1,4 @@
-"""Check-ins as JSON: if it failed, a machine couldn't get its cast, or its result wouldn't reach history."""
+"""Check-ins as JSON: a failure would keep a machine from its cast, or its result from history."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def through_text(value: object) -> object:
         ),
     ],
 )
-def test_a_check_in_arrives_as_it_was_said(check_in: messages.CheckIn) -> None:
+def test_a_check_in_arrives_as_it_was_sent(check_in: messages.CheckIn) -> None:
     document = through_text(messages.CHECK_IN.encode(check_in))
     assert messages.CHECK_IN.decode_untrusted("check-in", document) == check_in
 
@@ -77,7 +77,7 @@ def test_an_answer_arrives_as_it_was_given(answer: messages.CheckInAnswer) -> No
     assert messages.CHECK_IN_ANSWER.decode_untrusted("answer", document) == answer
 
 
-def test_the_outcome_of_a_cast_says_what_the_completion_report_said() -> None:
+def test_the_outcome_of_a_cast_repeats_the_completion_report() -> None:
     report = completion(success=False, error="x")
     outcome = messages.outcome_of(CAST_ID, report)
     for field in dataclasses.fields(outcome):

@@ -1,4 +1,4 @@
-"""The control API's JSON: if it failed, a receiver couldn't join, or a forged body could crash the sender."""
+"""The control API's JSON: after a failure receivers couldn't join, or a forged body could crash the sender."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def joined(document: object) -> JoinRequest:
 
 
 @pytest.mark.parametrize("identity", [IDENTITY, MachineIdentity((), "", ""), None])
-def test_a_join_says_by_what_its_machine_is_known(identity: MachineIdentity | None) -> None:
+def test_a_join_includes_the_machines_identity(identity: MachineIdentity | None) -> None:
     document = through_text(messages.join_to_json(dataclasses.replace(JOIN, identity=identity)))
     assert joined(document).identity == identity
 
@@ -124,7 +124,7 @@ def test_an_agent_of_an_earlier_version_joins_without_an_identity() -> None:
     assert joined(document) == dataclasses.replace(JOIN, identity=None)
 
 
-def test_an_agent_of_a_later_version_may_say_more() -> None:
+def test_an_agent_of_a_later_version_may_send_more_fields() -> None:
     document = messages.join_to_json(JOIN)
     more = {**document, "colour": "red", "identity": {**messages.IDENTITY.encode(IDENTITY), "wwn": [7]}}
     assert joined(more) == JOIN
@@ -215,7 +215,7 @@ def test_a_grant_whose_cast_is_another_run_is_refused() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[" * 100_000, b'{"a": 1' + b"0" * 5000 + b"}", b"\xff\xfe\xfa"]
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
+def test_invalid_json_is_refused(body: bytes) -> None:
     with pytest.raises(ProtocolError, match="not JSON"):
         messages.parse_json_untrusted(body)
 

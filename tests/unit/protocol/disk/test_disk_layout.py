@@ -1,4 +1,4 @@
-"""A layout read wrongly would have used blocks taken for free, or a disk that boots half written."""
+"""Disk layouts: a wrong one would treat used blocks as free, or let a half-written disk boot."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def parsed(disk: bytearray, **options: int) -> DiskLayout:
 
 @pytest.mark.parametrize("sector_bytes", [512, 4096])
 @pytest.mark.parametrize("hint_bytes", [512, 4096])
-def test_a_gpt_is_found_whatever_the_sectors_of_the_disk_that_it_was_made_for(
-    sector_bytes: int, hint_bytes: int
-) -> None:
+def test_a_gpt_is_found_with_any_sector_size(sector_bytes: int, hint_bytes: int) -> None:
     disk = bytearray(4 * MIB)
     first, last = MIB // sector_bytes, 3 * MIB // sector_bytes - 1
     put_gpt(disk, [gpt_entry(first, last, "Daten ä", EFI_GUID)], sector_bytes=sector_bytes)
@@ -144,7 +142,7 @@ def test_an_empty_disk_and_a_tiny_one_have_no_table() -> None:
 
 
 @pytest.mark.parametrize("filesystem", FILESYSTEMS)
-def test_each_filesystem_is_told_by_its_magic(filesystem: str) -> None:
+def test_each_filesystem_is_detected_by_its_magic(filesystem: str) -> None:
     disk = bytearray(MIB)
     put_filesystem(disk, 0, filesystem)
     assert detect_filesystem(reader(disk)) == filesystem
@@ -166,7 +164,7 @@ def test_an_external_journal_is_no_filesystem() -> None:
 
 
 @pytest.mark.parametrize("page_bytes", [4 * KIB, 16 * KIB, 64 * KIB])
-def test_swap_is_told_with_every_page_size_and_a_hibernated_one_apart(page_bytes: int) -> None:
+def test_swap_is_detected_with_every_page_size_and_hibernation(page_bytes: int) -> None:
     disk = bytearray(MIB)
     disk[page_bytes - 10 : page_bytes] = b"SWAPSPACE2"
     assert (detect_filesystem(reader(disk)), is_hibernated(bytes(disk))) == ("swap", False)
@@ -188,7 +186,7 @@ def test_swap_is_told_with_every_page_size_and_a_hibernated_one_apart(page_bytes
         (0, b"", ""),
     ],
 )
-def test_a_member_of_something_larger_is_told(offset: int, magic: bytes, says: str) -> None:
+def test_a_member_of_a_container_is_detected(offset: int, magic: bytes, says: str) -> None:
     disk = bytearray(MIB)
     disk[offset : offset + len(magic)] = magic
     found = container_signature(reader(disk), len(disk))

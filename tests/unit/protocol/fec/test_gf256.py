@@ -1,4 +1,4 @@
-"""The field's arithmetic, against multiplication as school teaches it: every other FEC test leans on it."""
+"""The field's arithmetic against schoolbook multiplication: every other FEC test depends on it."""
 
 from __future__ import annotations
 

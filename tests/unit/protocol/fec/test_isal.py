@@ -1,4 +1,4 @@
-"""The ISA-L binding: a copy that computes other symbols would silently spoil every block that lost a datagram."""
+"""The ISA-L binding: a copy that computes other symbols would silently corrupt every block with a lost datagram."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_installed_dependency_carries_a_usable_copy() -> None:
 
 @pytest.mark.parametrize("kernel", ISAL_KERNELS)
 def test_products_agree_with_the_oracle(kernel: IsalKernel) -> None:
-    """Whatever mixture of vector widths, tails and rows at once the library chooses."""
+    """The symbols are right for every mixture of vector widths, tails and numbers of rows."""
     rng = np.random.default_rng(3)
     for symbol_bytes in (1, 15, 16, 31, 33, 63, 64, 65, 127, 191, 1000, 1440, 8928):
         for rows, k in ((1, 1), (2, 3), (3, 224), (4, 2), (5, 9), (6, 4), (7, 31), (31, 5)):
@@ -37,7 +37,7 @@ def test_products_agree_with_the_oracle(kernel: IsalKernel) -> None:
 
 @pytest.mark.parametrize(("library", "name"), BUNDLED)
 def test_coefficients_are_those_that_isal_itself_makes(library: str, name: str) -> None:
-    """Another program that uses ISA-L's Cauchy matrix understands our repair symbols."""
+    """Another program with ISA-L's Cauchy matrix decodes the repair symbols."""
     generate = ctypes.CDLL(library).gf_gen_cauchy1_matrix
     generate.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
     generate.restype = None

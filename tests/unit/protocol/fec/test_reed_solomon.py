@@ -1,4 +1,4 @@
-"""Blocks through every kernel: at the limits, in strided rows, in threads, and with descriptions that can't be true."""
+"""Blocks through every kernel: at the limits, in strided rows, in threads, and with impossible descriptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Bytes = NDArray[np.uint8]
 
 
 def _lossy_block(k: int, e: int, symbol_bytes: int, seed: int) -> tuple[Bytes, Bytes, Bytes]:
-    """A block's source symbols, and slots with ``slot_esi`` in which ``e`` are missing."""
+    """Return a block's source symbols, and slots with ``slot_esi`` in which ``e`` are missing."""
     rng = np.random.default_rng(seed)
     source = rng.integers(0, 256, (k, symbol_bytes), dtype=np.uint8)
     repair = multiply_matrices(cauchy_rows(k, k, 255 - k), source)

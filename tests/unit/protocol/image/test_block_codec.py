@@ -1,4 +1,4 @@
-"""A block's stored bytes into a given place: exactly that many, or an error before memory is spent on them."""
+"""Decoding of stored bytes into a given buffer: exactly its length, or an error before memory is allocated."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_wrong_frame_is_refused(frame: bytes) -> None:
 
 
 def test_a_frame_altered_anywhere_never_does_more_than_fail() -> None:
-    """Nor does it write beyond its place; what it says is checked by hash beforehand and afterwards."""
+    """The decoder doesn't write beyond the buffer either; hashes check the content before and after."""
     rng = random.Random(5)
     frame = _frame(_content(1, 20_000))
     decoder = BlockDecoder()

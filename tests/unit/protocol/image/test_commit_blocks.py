@@ -1,4 +1,4 @@
-"""A disk that looks bootable before it is complete would lose the user's trust, and maybe the machine."""
+"""Blocks that are written last: a disk that looks bootable too early would be trusted and booted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_image_smaller_than_both_ends_is_written_last_as_a_whole() -> None:
     assert commit_blocks(manifest_of(MIB + 1, 64 * KIB, None)).tolist() == list(range(17))
 
 
-def test_what_is_written_last_is_bounded_and_both_ends_are_always_in_it() -> None:
+def test_commit_blocks_are_bounded_and_include_both_ends() -> None:
     parts = tuple(Partition(i + 1, (i + 1) * 5 * MIB, MIB, "x") for i in range(100))
     manifest = manifest_of(600 * MIB, 4 * MIB, DiskLayout(TableKind.GPT, 512, parts))
     blocks = commit_blocks(manifest)

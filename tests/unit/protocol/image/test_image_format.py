@@ -1,4 +1,4 @@
-"""The header page: whatever happened to a file on its way is noticed before anything of it is used."""
+"""The header page: damage to the file is noticed before any of it is used."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ROOT = Path(__file__).resolve().parents[4]
 
 
 def sealed(**changes: object) -> bytes:
-    """A header page with other fields and a right digest."""
+    """Return a header page with other fields and a valid digest."""
     record = pack_record(dataclasses.replace(HEADER, **changes), ImageHeader.FIELDS)  # type: ignore[arg-type]
     return record + blake3(record).digest()
 
 
-def test_sections_are_where_the_document_says() -> None:
+def test_sections_are_at_the_documented_offsets() -> None:
     assert (HEADER.manifest_offset, HEADER.payload_offset) == (4096, 4096 + 8192)
     assert HEADER.file_bytes == 4096 + 8192 + 12_345
     assert HEADER.signature_name == "none"
@@ -53,7 +53,7 @@ def test_a_truncated_header_is_damage(length: int) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89DCI", bytes(PAGE_BYTES), b"PK\3\4" * 2000])
-def test_other_files_are_told_from_damaged_images(data: bytes) -> None:
+def test_other_files_are_distinguished_from_damaged_images(data: bytes) -> None:
     with pytest.raises(ImageFormatError, match="isn't diskcast's"):
         parse_header_untrusted(data)
 
@@ -74,7 +74,7 @@ def test_a_newer_version_is_named() -> None:
     ],
 )
 def test_sections_elsewhere_are_refused(changes: dict[str, object]) -> None:
-    """One place for each section: none can overlap another or hide bytes between two."""
+    """Each section has one place: sections can't overlap, and no bytes can hide between them."""
     with pytest.raises(ImageDamagedError, match="sections"):
         parse_header_untrusted(sealed(**changes))
 

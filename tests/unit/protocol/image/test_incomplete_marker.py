@@ -1,4 +1,4 @@
-"""The mark of an incomplete target: recognised by diskcast, by no firmware."""
+"""The marker of an incomplete target: recognised by diskcast, by no firmware."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from protocol.image.incomplete_marker import MARKER_BYTES, Marker, build_marker,
 MARKER = Marker(bytes(range(32)), "Übungsraum 3", 500 << 30)
 
 
-def test_what_is_marked_is_recognised() -> None:
+def test_a_marked_target_is_recognised() -> None:
     assert parse_marker_untrusted(build_marker(MARKER)) == MARKER
     assert parse_marker_untrusted(build_marker(MARKER) + bytes(4096)) == MARKER
 

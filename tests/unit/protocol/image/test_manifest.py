@@ -1,4 +1,4 @@
-"""The manifest: a wrong one must be refused, and a huge one must open at once."""
+"""The manifest: invalid ones must be refused, and huge ones must open at once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def layout_of(data: bytes) -> ManifestLayout:
     return ManifestLayout(*struct.unpack_from("<II", data, 24))
 
 
-def test_what_was_built_is_what_is_parsed() -> None:
+def test_a_built_manifest_is_parsed_to_the_same() -> None:
     data = made(metadata={"logical_sector_bytes": 4096})
     manifest = Manifest.parse_untrusted(data)
     assert (manifest.name, manifest.raw_bytes, manifest.block_bytes) == ("golden", RAW_BYTES, BLOCK_BYTES)
@@ -146,7 +146,7 @@ def test_a_terabyte_opens_without_a_step_per_block(tmp_path: Path) -> None:
 
 
 def test_unknown_metadata_is_kept_and_ignored() -> None:
-    """A later version must be able to say more about a source without locking out this one."""
+    """Later versions must be able to add metadata without excluding this version."""
     extra = {"filesystems": ({"type": "ext4", "free": 7},), "zone": None, "logical_sector_bytes": 512}
     assert Manifest.parse_untrusted(made(metadata=extra)).metadata == extra
 
@@ -249,12 +249,12 @@ def test_a_broken_head_is_refused(name: str, value: bytes) -> None:
         Manifest.parse_untrusted(with_field(name, value))
 
 
-def test_a_newer_format_says_so() -> None:
+def test_a_newer_format_is_named() -> None:
     with pytest.raises(ImageFormatError, match="newer"):
         Manifest.parse_untrusted(with_field("version", struct.pack("<I", 2)))
 
 
-def test_what_is_no_manifest_says_so() -> None:
+def test_other_bytes_are_no_manifest() -> None:
     with pytest.raises(ImageFormatError, match="isn't"):
         Manifest.parse_untrusted(bytes(1000))
 
@@ -273,7 +273,7 @@ def test_a_manifest_shorter_than_its_head_is_refused() -> None:
 
 
 def test_padding_must_be_zero() -> None:
-    """Every image has one manifest: an id can't be changed by bytes that mean nothing."""
+    """An image has one manifest: meaningless bytes can't change its id."""
     layout = layout_of(made())
     n = len(KINDS)
     for offset in (

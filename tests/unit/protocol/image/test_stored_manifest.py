@@ -1,4 +1,4 @@
-"""A manifest too large for memory: used as any other, and never believed when its file has changed."""
+"""A manifest too large for memory: used like any other, and never trusted after its file has changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from protocol.image.stored_manifest import PIECE_BYTES, StoredManifest
 
 BLOCK_BYTES = 64 * 1024
 BLOCK_COUNT = 10_000
-"""Five pieces of each column of hashes, and none of the columns starts with a piece."""
+"""Create a manifest with five pieces of each column of hashes, none of which starts with a piece."""
 
 
 def _columns() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -59,7 +59,7 @@ def test_slices_are_those_of_the_bytes(size_bytes: int) -> None:
             assert taken[start:stop] == data[start:stop], (start, stop)
 
 
-def test_a_manifest_on_it_says_the_same_as_one_in_memory() -> None:
+def test_a_stored_manifest_equals_one_in_memory() -> None:
     expected, manifest = Manifest.parse_untrusted(DATA), Manifest.parse_untrusted(stored())
     assert manifest.image_id == expected.image_id
     assert manifest.summary() == expected.summary()
@@ -77,7 +77,7 @@ def test_a_manifest_on_it_says_the_same_as_one_in_memory() -> None:
             column[BLOCK_COUNT]
 
 
-def test_a_block_has_one_offset_however_it_is_asked_for() -> None:
+def test_every_way_to_a_blocks_offset_agrees() -> None:
     manifest = Manifest.parse_untrusted(DATA)
     for block in (0, 1, 1023, 1024, 1025, 4096, BLOCK_COUNT - 1):
         assert manifest.offset_of(block) == manifest.offsets[block]

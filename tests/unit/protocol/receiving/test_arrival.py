@@ -1,4 +1,4 @@
-"""What a receiver sees of the network: a queue that isn't seen is a full switch, one that isn't there a slow cast."""
+"""Arrival at a receiver: a queue that is missed fills a switch, an imaginary one slows the cast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stream:
         self._sequence = 0
 
     def send(self, seconds: float, *, every_s: float = 0.005, delay_s: float = 0.0, lost: int = 0) -> None:
-        """Batches that leave every ``every_s``, each delayed by ``delay_s`` and without ``lost`` of its datagrams."""
+        """Pass in batches that leave every ``every_s``, each delayed by ``delay_s`` and without ``lost`` datagrams."""
         for _ in range(round(seconds / every_s)):
             self.now += every_s
             numbers = np.arange(self._sequence, self._sequence + BATCH, dtype=np.uint32)
@@ -54,7 +54,7 @@ def test_a_cast_of_hours_outlives_the_time_stamps_wrap() -> None:
 
 
 def test_a_queue_that_empties_now_and_then_is_none() -> None:
-    """A busy machine, or a burst that waits for the one before it: slowing down would only cost time."""
+    """After a busy moment, or a burst behind another one, slowing down would only cost time."""
     stream = Stream()
     stream.send(0.5)
     for _ in range(50):
@@ -63,8 +63,8 @@ def test_a_queue_that_empties_now_and_then_is_none() -> None:
     assert stream.meter.queue_delay_s < 0.0005
 
 
-def test_a_queue_that_has_just_begun_is_seen_soon() -> None:
-    """For an early report: at 4 Gbit/s a tenth of a second is 50 MB."""
+def test_a_new_queue_is_noticed_soon() -> None:
+    """Early reports depend on it: at 4 Gbit/s a tenth of a second is 50 MB."""
     stream = Stream()
     stream.send(0.5)
     stream.send(0.03, delay_s=0.008)
@@ -92,8 +92,8 @@ def test_a_way_that_has_become_shorter_is_the_new_measure() -> None:
 
 
 @pytest.mark.parametrize("every_s", [0.0005, 0.005, 0.012])
-def test_the_arriving_rate_is_that_of_what_arrives(every_s: float) -> None:
-    """It becomes the rate of the cast when a queue stands."""
+def test_the_arriving_rate_counts_arrived_datagrams(every_s: float) -> None:
+    """With a standing queue it becomes the rate of the cast."""
     stream = Stream()
     stream.send(1.0, every_s=every_s, lost=10)
     rate = (BATCH - 10) * FRAME_BYTES / every_s
@@ -107,8 +107,8 @@ def test_the_rate_follows_a_change_within_its_window() -> None:
     assert stream.meter.rate_bytes_per_s(stream.now) == pytest.approx(BATCH * FRAME_BYTES / 0.008, rel=0.1)
 
 
-def test_what_is_too_little_to_tell_is_unknown_not_slow() -> None:
-    """A rate of nearly nothing, believed, would bring the cast to its floor."""
+def test_too_few_datagrams_mean_an_unknown_rate() -> None:
+    """A rate of almost nothing would lower the cast to its minimum."""
     stream = Stream()
     assert stream.meter.rate_bytes_per_s(stream.now) == 0.0
     assert stream.meter.queue_delay_s == 0.0

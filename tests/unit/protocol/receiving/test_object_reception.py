@@ -1,6 +1,6 @@
-"""What a receiver makes of a pass: a block called lost too soon is sent twice to the room, one too late hangs it.
+"""Reception of passes: a block that counts as lost too soon is sent twice to the room, one too late hangs it.
 
-The passes are those of a real :class:`Demand`, their headers as the transmitter numbers them.
+The passes are those of a real :class:`Demand`, with headers as the transmitter numbers them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH = 44
 
 
 class Receiver:
-    """A reception and its pool; what becomes whole is written and verified at once."""
+    """A reception and its pool; complete blocks are written and verified at once."""
 
     def __init__(self, *, pool_blocks: int = 64, from_start: bool = True, unscanned: bool = False) -> None:
         self.pool = BufferPool(
@@ -40,7 +40,7 @@ class Receiver:
         self.verified: list[int] = []
 
     def take(self, headers: NDArray[np.void], now: float = 100.0, *, demoted: bool = False) -> None:
-        """Receive in batches as the kernel gives them."""
+        """Receive in batches as the kernel returns them."""
         for start in range(0, headers.size, BATCH):
             batch = headers[start : start + BATCH]
             symbols = np.zeros((batch.size, SYMBOL_BYTES), np.uint8)
@@ -55,7 +55,7 @@ class Receiver:
                 self.verified.append(block.block)
 
     def ask(self, now: float = 100.0) -> dict[int, int]:
-        """Deficits by block."""
+        """Return the deficits by block."""
         return dict(self.reception.take_due_nacks(1000, retry_at=now + 0.1, now=now))
 
 
@@ -66,7 +66,7 @@ def _demand() -> Demand:
 
 
 def _pass(demand: Demand, *, depth: int, parity: int = 0, sequence: int = 0) -> NDArray[np.void]:
-    """Headers of all that is demanded now."""
+    """Return the headers of everything that is demanded now."""
     segments = SegmentList(1 << 16)
     demand.plan_repairs(segments, sequence, 0.0)
     demand.plan_pass(segments, sequence, lambda _: parity, depth)
@@ -82,7 +82,7 @@ def _pass(demand: Demand, *, depth: int, parity: int = 0, sequence: int = 0) -> 
 
 @pytest.mark.parametrize("depth", [1, 3, INTERLEAVE_BLOCKS])
 def test_blocks_that_are_sent_together_are_not_taken_for_lost_while_they_last(depth: int) -> None:
-    """Each of eight open blocks would be asked for while it is on its way: the room would get it twice."""
+    """Otherwise each of eight open blocks would be NACKed while it is on its way, and sent twice."""
     receiver = Receiver()
     headers = _pass(_demand(), depth=depth)
     assert depth * K > REORDER_DATAGRAM_COUNT or depth < 3, "longer open than datagrams are reordered"
@@ -93,7 +93,7 @@ def test_blocks_that_are_sent_together_are_not_taken_for_lost_while_they_last(de
 
 
 @pytest.mark.parametrize("depth", [1, INTERLEAVE_BLOCKS])
-def test_what_a_lost_super_datagram_held_is_asked_for_to_the_symbol(depth: int) -> None:
+def test_a_lost_super_datagram_is_nacked_to_the_symbol(depth: int) -> None:
     receiver = Receiver()
     headers = _pass(_demand(), depth=depth)
     lost = headers[200 : 200 + BATCH]
@@ -112,8 +112,8 @@ def test_parity_closes_the_gaps_of_a_lost_super_datagram_without_a_question() ->
     assert sorted(receiver.verified) == list(range(BLOCK_COUNT))
 
 
-def test_who_comes_late_does_not_ask_for_what_went_by_before() -> None:
-    """The pass that its join causes brings it anyway."""
+def test_a_late_receiver_does_not_nack_earlier_blocks() -> None:
+    """The pass that its join causes sends the block anyway."""
     receiver = Receiver(from_start=False)
     headers = _pass(_demand(), depth=1)
     receiver.take(headers[10 * K :])
@@ -121,8 +121,8 @@ def test_who_comes_late_does_not_ask_for_what_went_by_before() -> None:
     assert sorted(receiver.verified) == list(range(10, BLOCK_COUNT))
 
 
-def test_a_repair_that_has_begun_to_come_silences_who_has_not_asked_yet() -> None:
-    """In a large room one asks for all: the others' turn to ask comes in the middle of the repair."""
+def test_an_arriving_repair_silences_receivers_that_have_not_nacked_yet() -> None:
+    """In a large room one receiver NACKs for all: the others' time comes in the middle of the repair."""
     receiver, demand = Receiver(), _demand()
     headers = _pass(demand, depth=1)
     receiver.take(np.delete(headers, slice(5 * K, 5 * K + 20)))
@@ -135,8 +135,8 @@ def test_a_repair_that_has_begun_to_come_silences_who_has_not_asked_yet() -> Non
     assert sorted(receiver.verified) == list(range(BLOCK_COUNT))
 
 
-def test_a_demoted_receiver_keeps_its_buffers_for_what_it_can_catch_whole() -> None:
-    """With every buffer held by a block that has gone by incomplete, it would catch nothing more until the tail."""
+def test_a_demoted_receiver_keeps_its_buffers_for_complete_blocks() -> None:
+    """With every buffer held by an incomplete block it would receive nothing more until the tail."""
     headers = _pass(_demand(), depth=1)
     holes = np.concatenate([np.arange(block * K, block * K + 5) for block in range(20)])
     demoted, waiting = Receiver(pool_blocks=8), Receiver(pool_blocks=8)
@@ -146,7 +146,7 @@ def test_a_demoted_receiver_keeps_its_buffers_for_what_it_can_catch_whole() -> N
     assert waiting.verified == [], "its buffers wait for repairs"
 
 
-def test_what_was_abandoned_is_asked_for_whole_when_its_turn_comes() -> None:
+def test_abandoned_blocks_are_nacked_whole_in_the_tail() -> None:
     receiver = Receiver()
     headers = _pass(_demand(), depth=1)
     receiver.take(np.delete(headers, slice(5 * K, 5 * K + 20)), demoted=True)
@@ -156,8 +156,8 @@ def test_what_was_abandoned_is_asked_for_whole_when_its_turn_comes() -> None:
     assert receiver.reception.incomplete_count == 1, "the buffer for the answer"
 
 
-def test_a_demoted_receiver_catches_what_a_late_joiners_pass_brings() -> None:
-    """Thrown away with every batch because an earlier pass had left it incomplete, it would come a third time."""
+def test_a_demoted_receiver_collects_the_pass_of_a_late_joiner() -> None:
+    """If every batch discarded it, because an earlier pass left it incomplete, it would be sent a third time."""
     demand, receiver = _demand(), Receiver()
     first = _pass(demand, depth=1)
     receiver.take(np.delete(first, slice(5 * K, 15 * K)), demoted=True)
@@ -166,8 +166,8 @@ def test_a_demoted_receiver_catches_what_a_late_joiners_pass_brings() -> None:
     assert sorted(receiver.verified) == list(range(BLOCK_COUNT))
 
 
-def test_what_comes_before_it_is_scanned_is_taken_and_never_asked_for() -> None:
-    """Others need it; this machine may hold it already: to ask would send the room what nobody lacks."""
+def test_unscanned_blocks_are_collected_and_never_nacked() -> None:
+    """Others need the block; this machine may hold it already: a NACK would repeat it for nothing."""
     receiver = Receiver(unscanned=True)
     headers = _pass(_demand(), depth=1)
     receiver.take(np.delete(headers, slice(5 * K, 5 * K + 20)))
@@ -185,7 +185,7 @@ def test_repairs_for_others_take_no_buffers_of_a_machine_that_is_still_scanning(
     assert receiver.pool.free_count == receiver.pool.capacity
 
 
-def test_what_the_target_holds_is_settled_and_what_it_lacks_is_awaited() -> None:
+def test_held_blocks_are_settled_and_missing_ones_awaited() -> None:
     receiver, demand = Receiver(unscanned=True), Demand(1, np.full(BLOCK_COUNT, K, np.uint8))
     everything = np.arange(BLOCK_COUNT)
     lacking = np.array([3, 17])
@@ -201,7 +201,7 @@ def test_what_the_target_holds_is_settled_and_what_it_lacks_is_awaited() -> None
     assert receiver.ask() == {17: 7}, "from now on it is a block like any other"
 
 
-def test_a_block_that_came_while_it_was_scanned_is_written_whatever_the_scan_says() -> None:
+def test_a_block_received_during_its_scan_is_written_anyway() -> None:
     receiver = Receiver(unscanned=True)
     headers = _pass(_demand(), depth=1)[:K]
     (assembled,), _ = receiver.reception.receive(

@@ -1,4 +1,4 @@
-"""What an agent holds of each block of a large image, and what that leaves for its buffers."""
+"""An agent's memory for each block of a large image, and the rest for its buffers."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from receiver.target.scan import TargetScan
 
 BLOCK_BYTES = 64 * KIB
 COUNTS = 1 << 18, 1 << 20
-"""The difference is what the blocks take; buffers are there once."""
+"""Measure the memory of the blocks by the difference; buffers exist once."""
 
 
 class Held:
-    """An agent's image and session as they are while a full disk is received."""
+    """Create an agent's image and session in the state of receiving a full disk."""
 
     def __init__(self, block_count: int, path: Path, *, resumes: bool) -> None:
         raw_bytes = block_count * BLOCK_BYTES
@@ -81,7 +81,7 @@ def receive(held: Held) -> None:
 
 
 def lose_all(held: Held) -> None:
-    """Nothing is on the target, and nothing of the first pass arrives."""
+    """The target is empty, and nothing of the first pass arrives."""
     receive(held)
     for missing in iter_set_blocks(held.image.need):
         held.session.blocks_missing(missing)
@@ -92,7 +92,7 @@ def lose_all(held: Held) -> None:
 
 
 def find_nothing(held: Held) -> None:
-    """The target carries the image's mark, and the scan finds that nothing but that is on it."""
+    """The target has the image's marker, and the scan finds nothing else."""
     receive(held)
     assert held.image.scanning
     held.image.sample_unscanned(0)
@@ -103,10 +103,10 @@ def find_nothing(held: Held) -> None:
 
 
 @pytest.mark.parametrize("course", [lose_all, find_nothing])
-def test_a_block_of_a_full_disk_takes_no_more_than_is_said(
+def test_a_block_of_a_full_disk_takes_its_documented_memory(
     course: Callable[[Held], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a machine with little memory dies in the middle of a cast, however large its disk is."""
+    """Otherwise a machine with little memory fails in the middle of a cast, whatever the size of its disk."""
     monkeypatch.setattr(Target, "_require_space", lambda _target, _data_bytes: None)
     peaks_bytes = []
     for block_count in COUNTS:
@@ -134,7 +134,7 @@ def test_large_images_leave_less_for_buffers() -> None:
     assert assembly_bytes_for(default, 16 * TIB // (256 * KIB)) == ASSEMBLY_BYTES_MIN
 
 
-def test_what_was_asked_for_is_taken_from_no_further_than_needed() -> None:
+def test_nacks_search_no_further_than_needed() -> None:
     large = 2 * TIB // (256 * KIB)
     assert assembly_bytes_for(GIB, large) == GIB - (
         need_bytes(0) + BLOCK_MEMORY_BYTES * large - MEMORY_BYTES_MAX

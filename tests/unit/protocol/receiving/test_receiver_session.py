@@ -1,4 +1,4 @@
-"""The receiver's session: gaps are noticed, asked for once, and never asked for when the repair is on its way."""
+"""The receiver's session: losses are noticed and NACKed once, and not while the repair is on its way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.simulation.world import Scenario, World
 
 
 class Pair:
-    """A sender's session and one receiver's, with the frames between them in the test's hands."""
+    """A sender's session and one receiver's, with the frames between them under the test's control."""
 
     def __init__(self, receiver_count: int = 1) -> None:
         self.world = World(Scenario(3, block_count=30))
@@ -38,7 +38,7 @@ class Pair:
         self.sender.image_demand.want(None)
 
     def frames(self) -> np.ndarray:
-        """The whole pass."""
+        """Return the frames of the whole pass."""
         parts = []
         while (plan := self.sender.next_plan(100.0, 200)) is not None:
             parts.append(self.encoder.encode(plan, self.world.image.load).copy())
@@ -64,7 +64,7 @@ class Pair:
         self.control(Standing(bitmap_of(demoted), bitmap_of(dropped)), now)
 
     def stream(self, frames: np.ndarray, now: float, *, delay_s: float = 0.0) -> float:
-        """Four frames every 5 ms, each ``delay_s`` in a queue; when the last of them came."""
+        """Send four frames every 5 ms, each ``delay_s`` in a queue; return the arrival of the last."""
         for start in range(0, frames.shape[0], 4):
             now += 0.005
             batch = frames[start : start + 4]
@@ -80,7 +80,7 @@ def _assembled(pair: Pair) -> list[int]:
     return [e.assembled.block for e in pair.receiver.next_events() if isinstance(e, events.BlockAssembled)]
 
 
-def test_a_clean_pass_assembles_everything_in_order_and_asks_for_nothing() -> None:
+def test_a_clean_pass_assembles_everything_in_order_without_nacks() -> None:
     pair = Pair()
     pair.receiver.receive_frames_untrusted(pair.frames(), 100.1)
     blocks = _assembled(pair)
@@ -89,7 +89,7 @@ def test_a_clean_pass_assembles_everything_in_order_and_asks_for_nothing() -> No
     assert pair.nacks(105.0) == []
 
 
-def test_a_gap_is_asked_for_after_the_reorder_window() -> None:
+def test_a_gap_is_nacked_after_the_reorder_window() -> None:
     pair = Pair()
     frames = pair.frames()
     stored = np.flatnonzero(pair.world.image.manifest.stored_mask)
@@ -106,7 +106,7 @@ def test_a_gap_is_asked_for_after_the_reorder_window() -> None:
     assert [n.deficits for n in pair.nacks(100.5)] == [((lost, 1, k),)], "asked again when no repair came"
 
 
-def test_flush_asks_at_once_and_a_partial_block_names_its_deficit() -> None:
+def test_a_flush_is_answered_at_once_with_the_deficits() -> None:
     pair = Pair()
     frames = pair.frames()
     pair.receiver.receive_frames_untrusted(frames[:-3], 100.1)
@@ -126,7 +126,7 @@ def test_repair_that_arrives_during_the_back_off_silences_it() -> None:
 
 
 class Joining:
-    """A receiver that collects the manifest, and what a room that goes on without it is sent."""
+    """Return a receiver that collects the manifest, and the frames of a room that continues without it."""
 
     def __init__(self) -> None:
         self.world = World(Scenario(3, block_count=300))
@@ -152,10 +152,10 @@ class Joining:
 
 
 @pytest.mark.parametrize("arrived_share", [0.0, 0.6, 1.0])
-def test_what_lacks_of_the_manifest_is_asked_for_when_the_room_goes_on_to_the_image(
+def test_missing_manifest_symbols_are_nacked_when_image_data_starts(
     arrived_share: float,
 ) -> None:
-    """No FLUSH comes for the manifest any more, and the receiver would wait for it until the cast is over."""
+    """No FLUSH for the manifest follows, and the receiver would wait for one until the cast ends."""
     joining = Joining()
     count = int((joining.manifest.shape[0] - 2) * arrived_share)
     joining.receiver.receive_frames_untrusted(joining.manifest[:count], 100.1)
@@ -168,7 +168,7 @@ def test_what_lacks_of_the_manifest_is_asked_for_when_the_room_goes_on_to_the_im
 
 
 def test_the_images_flush_is_the_manifests_as_well() -> None:
-    """With nobody else to send to it is all that comes."""
+    """Without other receivers nothing else arrives."""
     joining = Joining()
     joining.receiver.receive_frames_untrusted(joining.manifest[:-1], 100.1)
     flush = Flush(1, 0, joining.world.sender._sequence, 1, 10_000, 100, 5)
@@ -204,7 +204,7 @@ def test_a_block_number_beyond_the_image_is_refused() -> None:
     assert _assembled(pair) == []
 
 
-def test_a_rejected_block_is_asked_for_whole() -> None:
+def test_a_rejected_block_is_nacked_whole() -> None:
     pair = Pair()
     pair.receiver.receive_frames_untrusted(pair.frames(), 100.1)
     assembled = next(e.assembled for e in pair.receiver.next_events() if isinstance(e, events.BlockAssembled))
@@ -213,7 +213,7 @@ def test_a_rejected_block_is_asked_for_whole() -> None:
     assert [n.deficits for n in pair.nacks(100.3)] == [((assembled.block, 1, assembled.k),)]
 
 
-def test_without_buffers_symbols_are_dropped_and_asked_for_when_there_is_room() -> None:
+def test_without_buffers_symbols_are_dropped_and_nacked_later() -> None:
     pair = Pair()
     pair.receiver._pool._free.clear()
     pair.receiver.receive_frames_untrusted(pair.frames(), 100.1)
@@ -224,7 +224,7 @@ def test_without_buffers_symbols_are_dropped_and_asked_for_when_there_is_room() 
     assert sum(count for n in pair.nacks(100.6) for _, count, _ in n.deficits) == 2
 
 
-def test_end_restart_and_silence_are_told() -> None:
+def test_end_restart_and_silence_are_events() -> None:
     pair = Pair()
     announce = Announce(pair.parameters.incarnation + 1, 0, bytes(32), "x", "u", 64, 1, 1, 1, 1, 100, 1)
     pair.control(announce, 100.1, token=0)
@@ -251,7 +251,7 @@ def test_reports_echo_the_senders_clock() -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_late_joiner_waits_for_its_pass(late: bool) -> None:
-    """Blocks from before the join come with the next pass: NACKing them would send them twice."""
+    """Blocks from before the join are sent in the next pass: NACKing them would send them twice."""
     pair = Pair()
     frames = pair.frames()
     image = pair.receiver._image
@@ -267,8 +267,8 @@ def test_a_late_joiner_waits_for_its_pass(late: bool) -> None:
 # -- standing ------------------------------------------------------------------------------------------------------
 
 
-def test_a_demoted_receiver_is_silent_until_its_turn_and_then_asks_at_once() -> None:
-    """Its repairs would hold up the room; never asked for, they would hang the cast."""
+def test_a_demoted_receiver_sends_no_nacks_until_the_tail() -> None:
+    """Its repairs would delay the room; without any NACK they would hang the cast."""
     pair = Pair()
     frames = pair.frames()
     pair.receiver.receive_frames_untrusted(frames[:-3], 100.1)
@@ -282,7 +282,7 @@ def test_a_demoted_receiver_is_silent_until_its_turn_and_then_asks_at_once() -> 
     assert told == [events.Demoted(), events.Reinstated()]
 
 
-def test_standing_that_is_said_again_or_of_others_is_no_news() -> None:
+def test_repeated_or_foreign_standing_is_no_event() -> None:
     pair = Pair()
     pair.standing(100.1, demoted=(3,), dropped=(5,))
     assert pair.receiver.next_events() == []
@@ -294,7 +294,7 @@ def test_standing_that_is_said_again_or_of_others_is_no_news() -> None:
     assert pair.receiver.next_events() == [events.Reinstated(), events.Dropped()]
 
 
-def test_who_does_not_know_the_session_can_demote_or_drop_nobody() -> None:
+def test_an_outsider_can_demote_or_drop_no_receiver() -> None:
     """One forged datagram would silence the room."""
     pair = Pair()
     whole_group = bitmap_of(range(1024))
@@ -307,8 +307,8 @@ def test_who_does_not_know_the_session_can_demote_or_drop_nobody() -> None:
 # -- reports -------------------------------------------------------------------------------------------------------
 
 
-def test_a_queue_that_begins_to_stand_is_reported_at_once_and_once() -> None:
-    """At a gigabit a tenth of a second later is 12 MB too much for the switch."""
+def test_a_standing_queue_is_reported_at_once_and_once() -> None:
+    """At a gigabit, a tenth of a second later is 12 MB too much for the switch."""
     pair = Pair()
     frames = pair.frames()
     now = pair.stream(frames[:80], 100.0)
@@ -323,7 +323,7 @@ def test_a_queue_that_begins_to_stand_is_reported_at_once_and_once() -> None:
 
 
 def test_news_that_everybody_has_is_spread_over_time() -> None:
-    """A thousand reports at once, whenever the common link is full, would drown the sender."""
+    """A thousand simultaneous reports of a full common link would overload the sender."""
     due = []
     for seed in range(40):
         pair = Pair(receiver_count=1000)
@@ -351,7 +351,7 @@ def test_buffers_that_fill_are_reported_before_they_overflow() -> None:
 
 
 def test_blocks_that_wait_for_the_sender_are_no_sign_of_a_slow_machine() -> None:
-    """The sender would slow down, and they would wait all the longer."""
+    """The sender would slow down, and the blocks would wait even longer."""
     pair = Pair()
     frames = pair.frames()
     esi = header_view(frames)["esi"]
@@ -362,7 +362,7 @@ def test_blocks_that_wait_for_the_sender_are_no_sign_of_a_slow_machine() -> None
 
 
 def test_the_senders_wish_how_often_to_report_is_followed() -> None:
-    """It grows with the group: a thousand receivers at ten a second would be the load."""
+    """The interval grows with the group: a thousand receivers at ten reports a second would be the load."""
     pair = Pair()
     pair.control(Flush(1, 0, 0, 900, 10_000, 4500, 5), 100.0)
     assert len(pair.reports(100.0)) == 1
@@ -370,8 +370,8 @@ def test_the_senders_wish_how_often_to_report_is_followed() -> None:
     assert len(pair.reports(104.6)) == 1
 
 
-def test_a_report_says_what_came_and_in_how_large_pieces_it_was_lost() -> None:
-    """Rate, parity and interleaving follow from these figures."""
+def test_a_report_counts_arrivals_and_loss_bursts() -> None:
+    """Rate, parity and interleaving depend on these figures."""
     pair = Pair()
     frames = pair.frames()
     keep = np.ones(frames.shape[0], np.bool_)

@@ -1,4 +1,4 @@
-"""A small cast's sender session and all that a receiver may tell it: for tests that play the receivers by hand."""
+"""A small cast's sender session and the messages of its receivers, for tests that play the receivers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FRAME_BYTES = 32 + SYMBOL_BYTES
 
 
 def new_session(**policy: object) -> SenderSession:
-    """The session of a small world, at time 100, with nobody in it."""
+    """Return the session of a small world, at time 100, without receivers."""
     world = World(Scenario(1, block_count=10))
     return SenderSession(
         world.parameters,
@@ -48,7 +48,7 @@ def put_into(roster: Roster, record: ReceiverRecord, state: ReceiverState) -> No
 
 
 def join_request(agent: str = "a", **changes: object) -> JoinRequest:
-    """Of a machine that holds the manifest and needs every block."""
+    """Return the request of a machine that holds the manifest and needs every block."""
     fields = {
         "agent_id": agent, "name": f"pc-{agent}", "inventory": {}, "has_manifest": True, "need": None,
         "address": "10.0.0.9",
@@ -57,19 +57,19 @@ def join_request(agent: str = "a", **changes: object) -> JoinRequest:
 
 
 def report(grant: JoinGrant, counter: int, **changes: int) -> bytes:
-    """A REPORT of zeros, but for ``changes`` and five blocks that are needed."""
+    """Return a REPORT of zeros with five needed blocks, changed by ``changes``."""
     fields = {field.name: 0 for field in Report.FIELDS}
     fields |= {"receiver_id": grant.receiver_id, "counter": counter, "blocks_needed_count": 5}
     return feedback(grant, Report(**(fields | changes)))
 
 
 def nack(grant: JoinGrant, counter: int, sequence: int, rows: tuple[tuple[int, int, int], ...]) -> bytes:
-    """A NACK for runs of image blocks."""
+    """Return a NACK for runs of image blocks."""
     return feedback(grant, Nack(grant.receiver_id, counter, CastObject.IMAGE, sequence, rows))
 
 
 def feedback(grant: JoinGrant, message: Nack | Report) -> bytes:
-    """The message as that receiver signs it."""
+    """Return the message with that receiver's tag."""
     parameters = grant.parameters
     return encode_feedback(
         message, cast_id=parameters.cast_id, session_token=parameters.session_token, key=grant.key
@@ -77,7 +77,7 @@ def feedback(grant: JoinGrant, message: Nack | Report) -> bytes:
 
 
 def transmit_all(session: SenderSession, now: float) -> int:
-    """Put everything that is planned on the wire; how many symbols that was."""
+    """Transmit everything that is planned; return the number of symbols."""
     count = 0
     while (plan := session.next_plan(now, 64)) is not None:
         count += plan.symbol_count

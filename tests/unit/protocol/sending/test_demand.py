@@ -1,4 +1,4 @@
-"""The sender's demand: what is sent twice without need costs the whole room, what isn't sent again hangs it."""
+"""The sender's demand: symbols sent twice without need cost the whole room, missing ones hang it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_pass_sends_each_stored_block_once_in_order() -> None:
     assert _plan(demand, sequence)[0] == []
 
 
-def test_a_block_goes_on_in_the_next_plan() -> None:
+def test_a_block_continues_in_the_next_plan() -> None:
     demand = _demand(5)
     demand.want(None)
     assert _plan(demand, 0, room=3)[0] == [(0, 0, 0, 0, 3)]
@@ -80,7 +80,7 @@ FAR = 5 << 29
 
 
 def test_a_block_sent_terabytes_ago_is_still_repaired() -> None:
-    """A sender that has sent everything sends no further numbers: the NACK would be taken for an old one for ever."""
+    """A sender that has sent everything sends no further numbers: the NACK would look old for ever."""
     demand = _demand(10, 10)
     demand.want(np.array([True, False]))
     _plan(demand, 2**32 - 5)
@@ -91,7 +91,7 @@ def test_a_block_sent_terabytes_ago_is_still_repaired() -> None:
     assert _plan(demand, sequence)[0] == [(FLAG_REPAIR, 0, 0, 10, 3)]
 
 
-def test_who_joins_terabytes_later_gets_what_was_sent_first() -> None:
+def test_a_receiver_that_joins_terabytes_later_gets_the_first_blocks() -> None:
     demand = _demand(10, 10)
     demand.want(np.array([True, False]))
     _plan(demand)
@@ -141,8 +141,8 @@ def test_withdrawn_demand_sends_nothing() -> None:
     assert _plan(demand, sequence)[0] == []
 
 
-def test_interleaved_blocks_end_together_and_say_what_is_still_open() -> None:
-    """One lost super-datagram takes a stripe of each; nobody takes a block for passed by that is still being sent."""
+def test_interleaved_blocks_end_together_and_lag_shows_the_open_ones() -> None:
+    """One lost super-datagram costs a stripe of each block; no receiver considers an unfinished block passed."""
     demand = _demand(*[20] * 10)
     demand.want(None)
     segments = SegmentList(1000)
@@ -175,8 +175,8 @@ def test_a_nack_for_a_block_that_is_being_sent_waits() -> None:
     assert demand.nack(0, 3, 1, sequence) == 0
 
 
-def test_what_was_sent_since_its_asker_listened_is_not_sent_again() -> None:
-    """A room that scans at different speeds finds the same blocks missing at different moments."""
+def test_symbols_on_their_way_to_the_receiver_are_not_sent_again() -> None:
+    """Machines that scan at different speeds report the same missing blocks at different times."""
     demand = _demand(4, 4, 4, 4)
     demand.want(np.array([True, True, False, False]))
     _, sequence = _plan(demand)
@@ -184,7 +184,7 @@ def test_what_was_sent_since_its_asker_listened_is_not_sent_again() -> None:
     assert _plan(demand, sequence)[0] == [(0, 0, 2, 0, 4), (0, 1, 0, 0, 4)]
 
 
-def test_a_block_that_is_being_sent_is_not_sent_again_to_who_asks_meanwhile() -> None:
+def test_a_block_that_is_being_sent_is_not_sent_again_for_a_nack() -> None:
     demand = _demand(6)
     demand.want(None)
     _, sequence = _plan(demand, room=3)

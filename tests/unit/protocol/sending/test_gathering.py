@@ -1,4 +1,4 @@
-"""When image data begins: not before the room is there, and not never."""
+"""The start of image data: not before the room has gathered, and not never."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Room:
         self.roster.admit(join_request(agent), 100.0)[0].ready = ready
 
 
-def test_somebody_who_leaves_before_the_start_is_waited_for_again() -> None:
-    """Else a manifest that comes much later would find that its time is up already."""
+def test_the_cast_waits_again_for_a_receiver_that_leaves_before_the_start() -> None:
+    """Otherwise the time of a much later manifest would be up at once."""
     room = Room(wait_for=1)
     room.join("a", ready=False)
     assert room.gathering.check(101.0) is Attendance.WAITING
@@ -36,14 +36,14 @@ def test_somebody_who_leaves_before_the_start_is_waited_for_again() -> None:
 
 
 @pytest.mark.parametrize(("by_hand", "attendance"), [(False, Attendance.NOBODY), (True, Attendance.WAITING)])
-def test_nobody_comes_in_time(by_hand: bool, attendance: Attendance) -> None:
-    """A cast that waits for the operator's word has no time that could be up."""
+def test_no_receiver_joins_in_time(by_hand: bool, attendance: Attendance) -> None:
+    """A cast that waits for the operator has no time limit."""
     room = Room(max_wait_s=30.0, by_hand=by_hand)
     assert room.gathering.check(129.0) is Attendance.WAITING
     assert room.gathering.check(130.0) is attendance
 
 
-def test_excused_machines_count_as_there_but_nobody_casts_to_them_alone() -> None:
+def test_machines_that_wont_join_count_as_present_but_not_alone() -> None:
     room = Room(wait_for=2)
     room.gathering.stop_waiting_for(2)
     assert room.gathering.check(101.0) is Attendance.WAITING

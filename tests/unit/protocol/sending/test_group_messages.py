@@ -1,4 +1,4 @@
-"""What the group is told: each message at its time, often enough, and no more often."""
+"""Control messages to the group: each at its time, often enough, and no more often."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLOW = Standing(b"\1", b"")
 
 
 class Group:
-    """Hears everything that is due, at the moment when it is."""
+    """Collect every message when it is due."""
 
     def __init__(self) -> None:
         self.statistics = SenderStatistics()
@@ -38,14 +38,14 @@ class Group:
         return [at for at, message in self.heard if isinstance(message, kind)]
 
 
-def test_announcements_go_on_whatever_else_happens() -> None:
+def test_announcements_continue_in_every_state() -> None:
     group = Group()
     group.listen(110.5)
     assert group.times(Announce) == pytest.approx([100.0 + n * ANNOUNCE_INTERVAL_S for n in range(11)])
 
 
 def test_flush_comes_at_once_and_then_less_and_less_often() -> None:
-    """Each asks the whole room to answer; a receiver that hangs must not cost it the network."""
+    """Each one makes the whole room answer; a receiver that hangs must not cost it the network."""
     group = Group()
     group.listen(130.0, SWEEP)
     times = group.times(Flush)
@@ -67,7 +67,7 @@ def test_while_data_flows_there_is_no_flush() -> None:
     assert group.times(Flush) == []
 
 
-def test_a_standing_is_said_a_few_times_when_it_changes_and_with_each_announcement() -> None:
+def test_standing_is_sent_a_few_times_on_a_change_and_with_each_announcement() -> None:
     group = Group()
     group.messages.send_standing(Standing(b"", b""), 100.0)
     group.listen(102.5)
@@ -80,7 +80,7 @@ def test_a_standing_is_said_a_few_times_when_it_changes_and_with_each_announceme
     assert len(group.times(Standing)) == STANDING_COUNT + 2
 
 
-def test_the_end_is_said_a_few_times_and_a_long_reason_fits() -> None:
+def test_the_end_is_sent_a_few_times_and_a_long_reason_fits() -> None:
     group = Group()
     group.messages.send_end(SessionOutcome.CANCELLED, "ä" * 400, 100.0)
     assert group.messages.end_left_count == EOT_COUNT

@@ -1,6 +1,6 @@
 """Pacing: a burst beyond the allowance overflows a switch, and a rate that isn't held leaves a link unused.
 
-A clock of numbers stands for the transmitter thread's: it sleeps too long, like a real one, by as much as a test says.
+A simulated clock replaces the transmitter thread's: it sleeps too long, like a real one, by the test's amount.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FRAME_BYTES: Final = 1472
 FRAMES_PER_CALL: Final = 44
 SLEEP_MIN_S: Final = 50e-6
 CALL_S: Final = 15e-6
-"""What a call takes by itself."""
+"""Advance by the duration of a call."""
 
 Oversleep = Callable[[random.Random], float]
 Bursts = list[tuple[float, int]]
-"""When bursts left, and their bytes."""
+"""Times and bytes of the bursts."""
 
 
 def mbit(number: float) -> float:
@@ -43,7 +43,7 @@ def noisy(rng: random.Random) -> float:
 
 
 def usual(rng: random.Random) -> float:
-    """The kernel's timer slack, and now and then another program's turn of up to 5 ms."""
+    """Sleep with the kernel's timer slack, and sometimes another program's turn of up to 5 ms."""
     return 60e-6 + (rng.uniform(0.0, 0.005) if rng.random() < 0.02 else rng.expovariate(1 / 50e-6))
 
 
@@ -70,12 +70,12 @@ def transmit(pacer: Pacer, now: float, until: float, oversleep: Oversleep, seed:
 
 
 def rate_of(bursts: Bursts) -> float:
-    """Bytes a second from the first burst to the last, which stands for the end."""
+    """Return the rate from the first burst to the last, which marks the end."""
     return sum(count for _at, count in bursts[:-1]) / (bursts[-1][0] - bursts[0][0])
 
 
 def most_in(bursts: Sequence[tuple[float, int]], window_s: float) -> int:
-    """The most bytes that left in any window of this length."""
+    """Return the most bytes that left in any window of this length."""
     most = inside = first = 0
     for at, count in bursts:
         inside += count
@@ -165,7 +165,7 @@ def test_beyond_gigabit_a_late_thread_makes_up_for_it_without_another_wait() -> 
     assert pacer.wait_s(now) == pytest.approx(0.5 * count / rate)
 
 
-def test_what_was_sent_too_early_is_kept_in_bytes_when_the_rate_changes() -> None:
+def test_bytes_sent_too_early_are_kept_when_the_rate_changes() -> None:
     pacer = Pacer(1000.0, 0.0)
     pacer.sent(1000, 0.0)
     pacer.set_rate(2000.0, 0.0)
@@ -175,7 +175,7 @@ def test_what_was_sent_too_early_is_kept_in_bytes_when_the_rate_changes() -> Non
 
 
 def test_arrears_shrink_with_the_rate() -> None:
-    """A cut must not be followed by a flood of what the old rate would have allowed."""
+    """A flood at the old rate must not follow a cut."""
     pacer = Pacer(mbit(800), 0.0)
     pacer.set_rate(mbit(8), 1.0)
     bursts = transmit(pacer, 1.0, 2.0, never)
@@ -184,7 +184,7 @@ def test_arrears_shrink_with_the_rate() -> None:
 
 @pytest.mark.parametrize("step", [1.25, 1 / 1.25])
 def test_the_rate_is_held_while_it_changes_all_the_time(step: float) -> None:
-    """Automatic rates change every 20 ms: arrears mustn't be lost each time."""
+    """Automatic rates change every 20 ms: arrears must not be lost each time."""
     rng = random.Random(3)
     low, high = mbit(60), mbit(60) * step
     pacer = Pacer(low, 0.0)

@@ -1,4 +1,4 @@
-"""Feedback that a network reorders is taken, feedback that somebody plays again isn't."""
+"""Replay protection: reordered feedback is accepted, repeated feedback isn't."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from protocol.sending.replay_window import ReplayWindow
 
 
-def test_whatever_the_order_each_counts_once() -> None:
-    """Otherwise a NACK that a REPORT has overtaken is lost, and the block comes a round trip later."""
+def test_each_counts_once_in_any_order() -> None:
+    """Otherwise a NACK behind a REPORT is lost, and the block arrives a round trip later."""
     rng = random.Random(1)
     window = ReplayWindow()
     coming = list(range(1, 2000))
@@ -23,7 +23,7 @@ def test_whatever_the_order_each_counts_once() -> None:
 
 
 @pytest.mark.parametrize("jump", [1, 63, 64, 65, 2**31, 2**32 - 101])
-def test_what_is_older_than_the_window_is_never_taken(jump: int) -> None:
+def test_a_counter_below_the_window_is_refused(jump: int) -> None:
     window = ReplayWindow()
     assert window.accept(100)
     assert window.accept(100 + jump)

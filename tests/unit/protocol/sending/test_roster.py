@@ -1,4 +1,4 @@
-"""Who is who in a cast: a machine that is taken for another hangs the room or is reported as imaged when it isn't."""
+"""Recognition of machines: a mistaken one hangs the room or is reported as imaged when it isn't."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def roster() -> Roster:
 
 
 def test_the_same_run_keeps_its_number_and_gets_a_new_key(roster: Roster) -> None:
-    """An answer that got lost is asked for again: two records of one machine would never both end."""
+    """After a lost answer the agent joins again: two records of one machine would never both end."""
     first, rejoined = roster.admit(join_request("a"), 100.0)
     key = first.key
     again, rejoined_again = roster.admit(join_request("a"), 101.0)
@@ -48,7 +48,7 @@ def test_a_machine_that_was_started_again_takes_its_old_place(roster: Roster, st
     assert roster.active_count == 1, "or the cast would wait for a machine that doesn't exist"
 
 
-def test_what_a_machine_says_of_itself_when_it_comes_back_counts(roster: Roster) -> None:
+def test_a_returning_machine_updates_its_description(roster: Roster) -> None:
     roster.admit(join_request("a", inventory={"target": "/dev/sda"}), 100.0)
     said = MachineIdentity((), "SN7", "")
     record, _ = roster.admit(join_request("a", inventory={"target": "/dev/sdb"}, identity=said), 101.0)
@@ -57,7 +57,7 @@ def test_what_a_machine_says_of_itself_when_it_comes_back_counts(roster: Roster)
 
 @pytest.mark.parametrize("state", THERE)
 def test_a_namesake_that_is_there_keeps_its_place(roster: Roster, state: ReceiverState) -> None:
-    """Live systems from one image often all have one name: none may take another's place."""
+    """Live systems from one image often share a name: none may take another's record."""
     record, _ = roster.admit(join_request("a", name="live"), 100.0)
     put_into(roster, record, state)
     other, rejoined = roster.admit(join_request("b", name="live"), 101.0)
@@ -66,7 +66,7 @@ def test_a_namesake_that_is_there_keeps_its_place(roster: Roster, state: Receive
     assert (record.name, other.name) == ("live", "live-2")
 
 
-def test_a_machine_of_another_address_takes_nobodys_place(roster: Roster) -> None:
+def test_a_machine_of_another_address_takes_no_record(roster: Roster) -> None:
     record, _ = roster.admit(join_request("a", name="live"), 100.0)
     put_into(roster, record, ReceiverState.LOST)
     other, rejoined = roster.admit(join_request("b", name="live", address="10.0.0.10"), 101.0)
@@ -74,7 +74,7 @@ def test_a_machine_of_another_address_takes_nobodys_place(roster: Roster) -> Non
 
 
 def test_names_stay_unique_even_beside_one_that_looks_like_a_made_up_one(roster: Roster) -> None:
-    """Metrics and messages go by name."""
+    """Metrics and messages use names."""
     names = ["pc", "pc-2", "pc", "pc", "pc-2"]
     given = [roster.admit(join_request(str(i), name=name), 100.0)[0].name for i, name in enumerate(names)]
     assert given == ["pc", "pc-2", "pc-3", "pc-4", "pc-2-2"]

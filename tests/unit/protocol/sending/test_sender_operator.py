@@ -1,4 +1,4 @@
-"""What an operator asks of a running cast: begin now, pause, go on, another ceiling."""
+"""The operator's commands to a running cast: start now, pause, resume, another ceiling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _casting(**policy: object) -> SenderSession:
     return session
 
 
-def test_a_cast_begun_by_hand_waits_for_the_word_however_many_have_joined() -> None:
+def test_a_cast_started_by_hand_waits_for_the_operator() -> None:
     session = new_session(by_hand=True, max_wait_s=1.0)
     session.join(join_request(), 100.0)
     session.control_datagrams(103.0)
@@ -30,7 +30,7 @@ def test_a_cast_begun_by_hand_waits_for_the_word_however_many_have_joined() -> N
     assert session.state == CastState.CASTING
 
 
-def test_who_said_beforehand_that_it_won_t_come_is_not_receiver_bottleneck() -> None:
+def test_the_cast_does_not_wait_for_machines_that_wont_join() -> None:
     session = new_session(wait_for=3)
     session.join(join_request(), 100.0)
     session.control_datagrams(101.0)
@@ -40,7 +40,7 @@ def test_who_said_beforehand_that_it_won_t_come_is_not_receiver_bottleneck() -> 
     assert session.state == CastState.CASTING
 
 
-def test_the_word_alone_begins_nothing_without_a_receiver() -> None:
+def test_the_start_command_does_nothing_without_a_receiver() -> None:
     session = new_session()
     session.start_casting()
     session.control_datagrams(100.5)
@@ -50,7 +50,7 @@ def test_the_word_alone_begins_nothing_without_a_receiver() -> None:
     assert session.state == CastState.CASTING
 
 
-def test_a_paused_cast_sends_nothing_but_its_announcements_and_then_goes_on() -> None:
+def test_a_paused_cast_sends_only_announcements_and_then_continues() -> None:
     session = _casting()
     assert session.next_plan(100.2, 10) is not None
     session.pause()

@@ -111,7 +111,7 @@ def test_a_rejoin_takes_the_old_place_with_a_new_key() -> None:
 
 
 def test_a_machine_that_was_started_again_takes_the_place_of_its_lost_self() -> None:
-    """Otherwise a reboot in the middle of the cast would leave a lost receiver, and the cast would end as failed."""
+    """Otherwise a reboot in the middle of the cast would leave a lost receiver, and the cast would fail."""
     session, grant = _casting()
     other = session.join(join_request("b"), 100.2)
     session.receive_feedback_untrusted(report(other, 1), 112.0)
@@ -150,7 +150,7 @@ def test_bad_feedback_is_counted_by_reason() -> None:
 
 
 def test_a_nack_that_a_report_has_overtaken_is_answered() -> None:
-    """Else it is lost, and on a path that reorders the block comes a round trip later each time."""
+    """Otherwise it is lost, and on a path that reorders the block arrives a round trip later each time."""
     session, grant = _casting()
     transmit_all(session, 100.2)
     sequence = session._sequence
@@ -164,7 +164,7 @@ def test_a_nack_that_a_report_has_overtaken_is_answered() -> None:
 
 
 def test_a_report_that_a_later_one_has_overtaken_changes_nothing() -> None:
-    """Else a machine's progress would go back, and its rate would jump."""
+    """Otherwise a machine's progress would go back, and its rate would jump."""
     session, grant = _casting()
     record = session.receivers[grant.receiver_id]
     session.receive_feedback_untrusted(report(grant, 3, blocks_needed_count=2, bytes_written=9000), 101.0)
@@ -183,7 +183,7 @@ def test_a_nack_after_the_end_is_not_taken_up() -> None:
     assert session.image_demand.idle
 
 
-def test_a_full_cast_refuses_and_says_so() -> None:
+def test_a_full_cast_refuses_with_the_reason() -> None:
     session = new_session()
     for index in range(RECEIVER_COUNT_MAX):
         session.join(join_request(str(index)), 100.0)
@@ -198,7 +198,7 @@ def test_a_need_bitmap_of_another_image_is_refused() -> None:
     assert not session.receivers
 
 
-def test_two_machines_with_one_name_are_told_apart() -> None:
+def test_two_machines_with_one_name_are_distinguished() -> None:
     session = new_session()
     for agent in "abc":
         session.join(join_request(agent, name="pc"), 100.0)
@@ -222,7 +222,7 @@ def test_the_room_starts_with_those_present_when_time_is_up() -> None:
     assert session.state == CastState.CASTING
 
 
-def test_nobody_came() -> None:
+def test_no_receiver_joined() -> None:
     session = new_session(wait_for=1, max_wait_s=5.0)
     session.control_datagrams(105.0)
     assert session.state == CastState.ENDED
@@ -251,7 +251,7 @@ def test_flush_follows_the_last_symbol_on_the_wire_and_not_before() -> None:
     assert flush.sequence == plan.next_sequence
 
 
-def test_the_end_is_told_several_times_and_then_it_is_finished() -> None:
+def test_the_end_is_sent_several_times_and_then_the_session_is_finished() -> None:
     session, grant = _casting()
     session.complete(grant.receiver_id, completion(), 101.0)
     assert session.outcome == SessionOutcome.COMPLETE
@@ -298,7 +298,7 @@ def test_round_trip_time_and_progress_come_from_reports() -> None:
 
 
 def test_a_report_from_before_the_manifest_does_not_show_a_machine_as_done() -> None:
-    """It needs nothing yet as it doesn't know what there is; one that stalls at 100 % would wake nobody."""
+    """It can't report its need yet; a machine stuck at 100 % would alert no operator."""
     session, grant = _casting()
     record = session.receivers[grant.receiver_id]
     session.receive_feedback_untrusted(report(grant, 1, blocks_needed_count=0), 101.0)
@@ -309,7 +309,7 @@ def test_a_report_from_before_the_manifest_does_not_show_a_machine_as_done() -> 
 
 
 def test_a_read_that_does_not_return_limits_the_cast_and_not_the_receivers() -> None:
-    """Nothing is transmitted meanwhile, and the figures of before would blame the network for hours."""
+    """Nothing is transmitted during the read, and the earlier figures would blame the network for hours."""
     session, _grant = _casting()
     plan = session.next_plan(100.2, 64)
     assert plan is not None

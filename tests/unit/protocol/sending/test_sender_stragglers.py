@@ -1,6 +1,6 @@
-"""Stragglers in the sender's session: one bad machine must not drag the room down, nor be forgotten.
+"""Stragglers in the sender's session: one bad machine must not slow the room, nor be forgotten.
 
-The receivers are played by hand: each reports ten times a second what a machine at its rate would.
+The receivers are simulated: each reports ten times a second the figures of a machine at its rate.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BAD_END = completion(success=False, error="told to stop")
 
 
 class Cast:
-    """Slow receivers and twice as many fast ones; time moves in ``run``."""
+    """Slow receivers and twice as many fast ones; ``run`` advances the time."""
 
     def __init__(self, *, slow_count: int = 1, **policy: object) -> None:
         agents = "abcdef"[: 3 * slow_count]
@@ -39,7 +39,7 @@ class Cast:
         assert self.session.state == CastState.CASTING
 
     def run(self, seconds: float, *, slow: bool = True) -> Cast:
-        """Everybody who is still there reports; the first ones are slow, or aren't."""
+        """Let all remaining receivers report, the first ones as slow machines or not."""
         for _ in range(round(seconds * 10)):
             self.now += 0.1
             for receiver_id, record in self.session.receivers.items():
@@ -57,52 +57,52 @@ class Cast:
             "arriving_bytes_per_s": int(min(rate, link)),
             "queue_delay_us": 50_000 if rate > link else 0,
         }
-        self.tell(report(self.grants[receiver_id], self._count(receiver_id), **figures))
+        self.deliver(report(self.grants[receiver_id], self._count(receiver_id), **figures))
 
     def _count(self, receiver_id: ReceiverId) -> int:
         self._counters[receiver_id] += 1
         return self._counters[receiver_id]
 
-    def tell(self, datagram: bytes) -> None:
-        """A feedback datagram."""
+    def deliver(self, datagram: bytes) -> None:
+        """Send a feedback datagram."""
         self.session.receive_feedback_untrusted(datagram, self.now)
 
     def nack(self, receiver_id: ReceiverId, deficit: int = 1) -> None:
-        """It asks for every block, all of which have been sent."""
+        """Request every block; all of them have been sent."""
         transmit_all(self.session, self.now)
         sequence = self.session._sequence
-        self.tell(nack(self.grants[receiver_id], self._count(receiver_id), sequence, ((0, 10, deficit),)))
+        self.deliver(nack(self.grants[receiver_id], self._count(receiver_id), sequence, ((0, 10, deficit),)))
 
     def complete(self, *receiver_ids: ReceiverId) -> None:
-        """They end well."""
+        """Complete the receivers."""
         for receiver_id in receiver_ids:
             self.session.complete(receiver_id, completion(), self.now)
         self._advance()
 
     def _advance(self) -> None:
         session = self.session
-        for step in range(5):  # what a busy transmitter says
+        for step in range(5):  # as a busy transmitter reports
             at = self.now + step * 0.02
             session.mark_transmitted(session._sequence, int(session.rate_bytes_per_s * 0.02), at)
         for datagram in session.control_datagrams(self.now):
             self.control.append((self.now, decode_control_untrusted(datagram)[1]))
         self.events += [(self.now, event) for event in session.next_events()]
 
-    def told(self, *kinds: type) -> list[events.SenderEvent]:
-        """The events of these kinds."""
+    def events_of(self, *kinds: type) -> list[events.SenderEvent]:
+        """Return the events of these kinds."""
         return [event for _, event in self.events if isinstance(event, kinds)]
 
     def standings(self) -> list[Standing]:
-        """Those that were multicast."""
+        """Return the STANDING messages."""
         return [message for _, message in self.control if isinstance(message, Standing)]
 
 
 VERDICTS = (events.ReceiverSlow, events.ReceiverRecovered, events.ReceiverDemoted, events.ReceiverDropped)
 
 
-def test_the_room_goes_on_at_its_own_rate_at_once() -> None:
+def test_the_room_continues_at_its_own_rate_at_once() -> None:
     cast = Cast().run(4.0)
-    (slow,) = cast.told(*VERDICTS)
+    (slow,) = cast.events_of(*VERDICTS)
     assert isinstance(slow, events.ReceiverSlow)
     assert slow.receiver_id == SLOW
     assert slow.cause == "network"
@@ -122,7 +122,7 @@ def test_demoted_after_its_time_and_completed_in_the_tail() -> None:
     assert cast.session.receivers[SLOW].deferred
 
     cast.complete(FIRST, SECOND)
-    assert cast.told(events.MainGroupFinished) == [
+    assert cast.events_of(events.MainGroupFinished) == [
         events.MainGroupFinished(2, 1, pytest.approx(20.0))  # type: ignore[arg-type]
     ]
     assert cast.session.statistics.main_finished_at == cast.now
@@ -132,19 +132,19 @@ def test_demoted_after_its_time_and_completed_in_the_tail() -> None:
     assert cast.session.rate_bytes_per_s == pytest.approx(SLOW_RATE, rel=0.5), "now it sets the rate"
     assert cast.session.state == CastState.CASTING
     cast.complete(SLOW)
-    assert cast.told(events.CastFinished) == [
+    assert cast.events_of(events.CastFinished) == [
         events.CastFinished(SessionOutcome.COMPLETE, "every receiver has ended")
     ]
-    assert len(cast.told(events.MainGroupFinished)) == 1
+    assert len(cast.events_of(events.MainGroupFinished)) == 1
 
 
 def test_several_stragglers_share_the_tail() -> None:
     """One after the other they would take as many times as long."""
     cast = Cast(slow_count=2, slow_for_s=3.0).run(8.0)
-    assert len(cast.told(events.ReceiverDemoted)) == 2
+    assert len(cast.events_of(events.ReceiverDemoted)) == 2
     cast.complete(*map(ReceiverId, range(2, 6)))
     cast.run(15.0)
-    assert len(cast.told(events.ReceiverDemoted)) == 2, "in the tail they are the group"
+    assert len(cast.events_of(events.ReceiverDemoted)) == 2, "in the tail they are the group"
     assert cast.session.rate_bytes_per_s == pytest.approx(SLOW_RATE, rel=0.5)
     for straggler in (SLOW, FIRST):
         assert cast.session.receivers[straggler].slow_since is None
@@ -155,7 +155,7 @@ def test_several_stragglers_share_the_tail() -> None:
 
 
 def test_a_stragglers_questions_wait_and_the_others_do_not() -> None:
-    """At a tenth of the rate it lacks nine blocks of ten: the room would be sent all of them again."""
+    """At a tenth of the rate it misses nine blocks of ten: the room would receive all of them again."""
     cast = Cast().run(4.0)
     cast.nack(SLOW)
     assert cast.session.image_demand.idle
@@ -169,8 +169,8 @@ def test_a_stragglers_questions_wait_and_the_others_do_not() -> None:
     assert cast.session.image_demand.repair_block_count > 0, "its turn"
 
 
-def test_it_is_told_to_wait_and_told_again_when_its_turn_has_come() -> None:
-    """Otherwise it would fill the sender's socket with questions, or wait for ever."""
+def test_it_is_notified_to_wait_and_again_when_its_turn_comes() -> None:
+    """Otherwise it would fill the sender's socket with NACKs, or wait for ever."""
     cast = Cast().run(4.0)
     assert set(cast.standings()) == {Standing(bitmap_of([SLOW]), b"")}
     slow_at = next(at for at, event in cast.events if isinstance(event, events.ReceiverSlow))
@@ -192,7 +192,10 @@ def test_it_is_told_to_wait_and_told_again_when_its_turn_has_come() -> None:
 def test_a_bad_moment_is_over_when_it_is_over() -> None:
     cast = Cast().run(5.0)
     cast.run(5.0, slow=False)
-    assert [type(event) for event in cast.told(*VERDICTS)] == [events.ReceiverSlow, events.ReceiverRecovered]
+    assert [type(event) for event in cast.events_of(*VERDICTS)] == [
+        events.ReceiverSlow,
+        events.ReceiverRecovered,
+    ]
     assert cast.session.receivers[SLOW].slow_since is None
     assert cast.standings()[-1] == Standing(b"", b"")
     cast.nack(SLOW)
@@ -201,7 +204,7 @@ def test_a_bad_moment_is_over_when_it_is_over() -> None:
 
 def test_waiting_keeps_all_together_and_names_the_receiver_that_holds_it() -> None:
     cast = Cast(slow_policy=SlowPolicy.WAIT).run(20.0)
-    assert cast.told(*VERDICTS) == []
+    assert cast.events_of(*VERDICTS) == []
     assert cast.standings() == []
     assert cast.session.rate_bytes_per_s < 1.5 * SLOW_RATE
     seconds = cast.session.bottleneck_seconds
@@ -210,14 +213,17 @@ def test_waiting_keeps_all_together_and_names_the_receiver_that_holds_it() -> No
     cast.nack(SLOW)
     assert cast.session.image_demand.repair_block_count > 0
     cast.complete(FIRST, SECOND)
-    assert cast.told(events.MainGroupFinished) == []
+    assert cast.events_of(events.MainGroupFinished) == []
     cast.complete(SLOW)
     assert cast.session.state == CastState.ENDED
 
 
 def test_dropped_after_its_time_with_the_grounds_and_the_mend() -> None:
     cast = Cast(slow_policy=SlowPolicy.DROP, slow_for_s=3.0).run(8.0)
-    assert [type(event) for event in cast.told(*VERDICTS)] == [events.ReceiverSlow, events.ReceiverDropped]
+    assert [type(event) for event in cast.events_of(*VERDICTS)] == [
+        events.ReceiverSlow,
+        events.ReceiverDropped,
+    ]
     record = cast.session.receivers[SLOW]
     assert record.state is ReceiverState.DROPPED
     assert record.finished_at is not None
@@ -231,13 +237,13 @@ def test_dropped_after_its_time_with_the_grounds_and_the_mend() -> None:
 
 
 def test_why_it_was_dropped_outlives_its_own_last_words() -> None:
-    """It says "the cast goes on without me", which is no reason that helps anybody."""
+    """Its report that the cast continues without it would explain nothing to the operator."""
     cast = Cast(slow_policy=SlowPolicy.DROP, slow_for_s=3.0).run(8.0)
     cast.session.complete(SLOW, BAD_END, cast.now)
     record = cast.session.receivers[SLOW]
     assert record.state is ReceiverState.DROPPED
     assert record.error.startswith("dropped: it sustains")
-    assert cast.told(events.ReceiverFailed) == []
+    assert cast.events_of(events.ReceiverFailed) == []
 
 
 def test_a_dropped_machine_that_made_it_after_all_is_complete() -> None:
@@ -248,18 +254,18 @@ def test_a_dropped_machine_that_made_it_after_all_is_complete() -> None:
 
 
 def test_with_drop_the_room_does_not_wait_for_the_rest_of_its_time() -> None:
-    """Everybody else has ended: the cast is over, not in ten minutes."""
+    """All others have ended: the cast ends now, not in ten minutes."""
     cast = Cast(slow_policy=SlowPolicy.DROP, slow_for_s=600.0).run(5.0)
     cast.complete(FIRST, SECOND)
     assert cast.session.receivers[SLOW].state is ReceiverState.DROPPED
     assert cast.session.state == CastState.ENDED
-    assert len(cast.told(events.MainGroupFinished)) == 1
+    assert len(cast.events_of(events.MainGroupFinished)) == 1
 
 
 def test_a_straggler_that_was_never_overdue_gets_its_tail_too() -> None:
     cast = Cast(slow_for_s=600.0).run(5.0)
     cast.complete(FIRST, SECOND)
-    assert len(cast.told(events.MainGroupFinished)) == 1
+    assert len(cast.events_of(events.MainGroupFinished)) == 1
     assert cast.session.receivers[SLOW].demoted
     cast.nack(SLOW)
     assert cast.session.image_demand.repair_block_count > 0
@@ -275,7 +281,7 @@ def test_a_dropped_machine_that_was_started_again_has_another_chance_and_no_more
     assert cast.standings()[-1] == Standing(b"", b"")
     cast.run(7.0)
     assert cast.session.receivers[SLOW].state is ReceiverState.DROPPED
-    assert len(cast.told(events.ReceiverDropped)) == 2
+    assert len(cast.events_of(events.ReceiverDropped)) == 2
 
 
 def test_a_straggler_that_dies_in_the_tail_ends_the_cast() -> None:
@@ -286,7 +292,7 @@ def test_a_straggler_that_dies_in_the_tail_ends_the_cast() -> None:
     assert cast.session.state == CastState.ENDED
 
 
-def test_who_joins_during_the_tail_is_served_and_the_main_group_ends_once() -> None:
+def test_a_receiver_that_joins_during_the_tail_is_served() -> None:
     cast = Cast(slow_for_s=3.0).run(8.0)
     cast.complete(FIRST, SECOND)
     cast.grants.append(cast.session.join(join_request("late"), cast.now))
@@ -296,21 +302,21 @@ def test_who_joins_during_the_tail_is_served_and_the_main_group_ends_once() -> N
     assert cast.session.rate_bytes_per_s > 10 * SLOW_RATE, "it needn't go at the straggler's pace"
     cast.complete(ReceiverId(3), SLOW)
     assert cast.session.state == CastState.ENDED
-    assert len(cast.told(events.MainGroupFinished)) == 1
+    assert len(cast.events_of(events.MainGroupFinished)) == 1
 
 
 # -- bottleneck and feedback ------------------------------------------------------------------------------------------
 
 
 def test_time_is_accounted_for_by_bottleneck() -> None:
-    """ "Why was it slow, and who?" is answered from these seconds."""
+    """These seconds answer "why was it slow, and which machine was the bottleneck?"."""
     cast = Cast(rate_bytes_per_s=5e6).run(10.0, slow=False)
     assert cast.session.bottleneck_seconds[Bottleneck(Cause.CEILING)] > 9.0
     assert sum(cast.session.bottleneck_seconds.values()) == pytest.approx(10.0, abs=0.3)
 
 
-def test_a_source_that_is_too_slow_is_told_from_a_busy_sender() -> None:
-    """One is mended with a faster disk, the other with a faster machine."""
+def test_a_slow_source_is_distinguished_from_a_busy_sender() -> None:
+    """A faster disk fixes the one, a faster machine the other."""
     for read_share, cause in ((0.9, Cause.SOURCE), (0.1, Cause.SENDER)):
         session = new_session(rate_bytes_per_s=5e6)
         session.join(join_request(), 100.0)
@@ -323,7 +329,7 @@ def test_a_source_that_is_too_slow_is_told_from_a_busy_sender() -> None:
         assert session.bottleneck == Bottleneck(cause)
 
 
-def test_a_large_group_is_asked_to_report_more_rarely() -> None:
+def test_a_large_group_reports_more_rarely() -> None:
     def interval_ms(receiver_count: int) -> int:
         session = new_session(rate_bytes_per_s=25e6)
         for index in range(receiver_count):

@@ -1,4 +1,4 @@
-"""A transition that the tables don't have would leave a machine that nobody waits for, or wait for it forever."""
+"""Transition tables: a wrong transition would abandon a machine, or wait for it for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the transmitter tells: the rate that was really reached, and who is to blame when it is too low."""
+"""Measurement of the transmission: the achieved rate, and the cause when it is too low."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_numbers_are_counted_across_their_wrap() -> None:
 @pytest.mark.parametrize(
     ("rate", "read_share", "cause"), [(1e6, 0.9, None), (5e5, 0.9, Cause.SOURCE), (5e5, 0.1, Cause.SENDER)]
 )
-def test_who_is_to_blame(rate: float, read_share: float, cause: Cause | None) -> None:
+def test_the_cause_of_a_low_rate(rate: float, read_share: float, cause: Cause | None) -> None:
     transmission = _sending(rate, read_share=read_share)
     assert transmission.achieved_bytes_per_s == pytest.approx(rate, rel=0.01)
     assert transmission.starved_by(1e6) is cause
 
 
-def test_a_read_that_hangs_is_the_sources_fault_whatever_was_reached_before() -> None:
+def test_a_read_that_hangs_is_the_sources_fault_despite_earlier_rates() -> None:
     transmission = _sending(1e6)
     transmission.note_read(0.1)
     assert transmission.starved_by(1e6) is None

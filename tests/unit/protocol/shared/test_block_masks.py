@@ -1,4 +1,4 @@
-"""What is found in a mask by windows is what is found in it as a whole, wherever the windows end."""
+"""Masks by windows give the same results as the whole mask, wherever the windows end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_places_are_those_of_the_whole_mask(share: float, start: int) -> None:
 
 
 def test_every_place_is_drawn() -> None:
-    """A sample that never looked at one end would take a disk for empty that isn't."""
+    """A sample that ignored one end would take a used disk for an empty one."""
     mask = np.zeros(COUNT, np.bool_)
     mask[[0, WINDOW_BLOCKS - 1, WINDOW_BLOCKS, COUNT - 1]] = True
     rng = random.Random(2)
@@ -50,7 +50,7 @@ def test_every_place_is_drawn() -> None:
     assert drawn == {0, WINDOW_BLOCKS - 1, WINDOW_BLOCKS, COUNT - 1}
 
 
-def test_what_is_cleared_on_the_way_is_not_found_later() -> None:
+def test_blocks_cleared_during_the_iteration_are_not_found() -> None:
     mask = np.ones(COUNT, np.bool_)
     found = 0
     for places in iter_set_blocks(mask):
@@ -60,7 +60,7 @@ def test_what_is_cleared_on_the_way_is_not_found_later() -> None:
     assert found == COUNT - 10
 
 
-def test_a_full_mask_is_gone_through_without_an_array_of_its_places() -> None:
+def test_a_full_mask_is_iterated_without_an_array_of_its_places() -> None:
     mask = np.ones(1 << 22, np.bool_)
     tracemalloc.start()
     for _ in iter_set_blocks(mask):

@@ -1,4 +1,4 @@
-"""When receivers speak: too often and a thousand of them are the load, too rarely and the sender is blind."""
+"""Timing of feedback: too often and a thousand receivers are the load, too rarely and the sender misses changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRTT_S = 0.002
 
 @pytest.mark.parametrize("rate_mbit", [50, 200, 1000])
 def test_a_small_group_is_heard_ten_times_a_second(rate_mbit: int) -> None:
-    """The rate is found from reports: rarer ones would find it later."""
+    """Rate control depends on reports: rarer ones would find the rate later."""
     assert report_interval_s(8, rate_mbit * MBIT) == REPORT_INTERVAL_S
 
 
@@ -34,21 +34,21 @@ def test_the_senders_work_is_bounded_however_large_the_group() -> None:
 
 
 def test_even_the_slowest_cast_hears_of_everybody() -> None:
-    """Silent for longer, a machine would be given up for lost."""
+    """A machine that is silent for longer would count as lost."""
     assert report_interval_s(1000, 1000.0) == REPORT_INTERVAL_MAX_S
     assert report_interval_s(0, 1e6) == REPORT_INTERVAL_S
 
 
-def test_a_small_group_asks_at_once() -> None:
-    """In the tail every wait is dead time: with a handful of receivers there is no crowd to hold back."""
+def test_a_small_group_nacks_at_once() -> None:
+    """In the tail every wait is lost time: a handful of receivers needs no back-off."""
     rng = random.Random(1)
     assert {nack_backoff_s(rng, GRTT_S, count) for count in range(1, 9)} == {0.0}
 
 
 @pytest.mark.parametrize("receiver_count", [30, 100, 300, 1000])
 @pytest.mark.parametrize("grtt_s", [0.001, 0.005, 0.05])
-def test_a_loss_that_all_have_is_asked_for_by_few(receiver_count: int, grtt_s: float) -> None:
-    """Who hears the repair before its turn keeps silent; a thousand NACKs at once would be a flood."""
+def test_few_receivers_nack_a_common_loss(receiver_count: int, grtt_s: float) -> None:
+    """A receiver that gets the repair first sends no NACK; a thousand NACKs at once would be a flood."""
     rng = random.Random(1)
     asked = []
     for _ in range(50):
@@ -60,13 +60,13 @@ def test_a_loss_that_all_have_is_asked_for_by_few(receiver_count: int, grtt_s: f
 
 
 def test_the_first_of_a_crowd_does_not_wait_long() -> None:
-    """Its repair serves everybody: the room waits for it."""
+    """Its repair serves the whole group, which waits for it."""
     rng = random.Random(1)
     firsts = [min(nack_backoff_s(rng, GRTT_S, 1000) for _ in range(1000)) for _ in range(20)]
     assert np.mean(firsts) < 0.1
 
 
-def test_nobody_waits_for_ever() -> None:
+def test_no_receiver_waits_for_ever() -> None:
     rng = random.Random(1)
     assert max(nack_backoff_s(rng, GRTT_S, 1000) for _ in range(20_000)) < 0.3
     assert min(nack_backoff_s(rng, GRTT_S, 1000) for _ in range(20_000)) >= 0.0

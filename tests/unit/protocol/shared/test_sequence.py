@@ -43,14 +43,14 @@ def _events(*batches: list[int]) -> LossCounter:
 
 
 def test_runs_of_lost_numbers_are_counted_once_each() -> None:
-    """How long they are decides whether blocks are interleaved."""
+    """The length of loss bursts decides whether blocks are interleaved."""
     assert _events([0, 1, 2, 3]).loss_event_count == 0
     assert _events([0, 1, 5, 6, 9]).loss_event_count == 2, "inside a batch"
     assert _events([0, 1], [5, 6], [7], [12]).loss_event_count == 2, "between batches"
     assert _events([2**32 - 2, 2**32 - 1, 3, 4]).loss_event_count == 1, "across the wrap"
 
 
-def test_what_comes_late_makes_no_second_event() -> None:
+def test_a_late_datagram_makes_no_second_loss_event() -> None:
     assert _events([0, 1, 4, 5], [2, 3]).loss_event_count == 1
     assert _events([0, 1, 2], [1, 2], [3]).loss_event_count == 0, "doubled"
 
@@ -64,7 +64,7 @@ def test_a_burst_that_flush_reveals_is_one_event() -> None:
 
 
 def test_a_receiver_that_hears_only_of_the_end_has_lost_nothing_yet() -> None:
-    """What was sent before it listened isn't its loss."""
+    """Datagrams from before its first one aren't its loss."""
     counter = LossCounter()
     counter.advance(1000)
     counter.add(np.array([1000, 1001], np.uint32))

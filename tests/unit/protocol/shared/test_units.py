@@ -1,4 +1,4 @@
-"""What operators type as sizes, rates, times and shares means what they think, or is refused."""
+"""Sizes, rates, times and shares as operators type them: parsed as meant, or refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_times(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "s", "10 days", "-1s", "1:30", "1e3", "nan", "inf"])
-def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigurationError, match="isn't a time: write for example 10s"):
         parse_duration_s(text)
 
@@ -39,8 +39,8 @@ def test_shares(text: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "%", "30", "101%", "-5%", "a third", "nan"])
-def test_what_is_no_share_is_refused_with_an_example(text: str) -> None:
-    """``30`` too: it could mean 30 % as well as thirtyfold."""
+def test_an_invalid_share_is_refused_with_an_example(text: str) -> None:
+    """``30`` is refused: it could mean 30 % as well as thirtyfold."""
     with pytest.raises(ConfigurationError, match="isn't a share: write for example 30%"):
         parse_share(text)
 
