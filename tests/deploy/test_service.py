@@ -107,7 +107,7 @@ def test_the_doctor_finds_it_running_and_well(service: Service) -> None:
         for line in map(json.loads, done.stdout.splitlines())
         if line["event"] == "finding"
     }
-    assert found[f"port 127.0.0.1:{service.port}"]["detail"] == "a diskcast daemon listens there"
+    assert found[f"port 127.0.0.1:{service.port}"]["detail"] == "in use by a diskcast daemon"
     for check in ("database", "database schema", "change journal", "token file operator-token"):
         assert found[check]["status"] == "ok", found[check]
     assert done.returncode == 0, done.stdout
