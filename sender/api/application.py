@@ -30,7 +30,7 @@ from sender.api.guarded_route import Operation, RouteGuard
 from sender.api.idempotency import IdempotentResponses
 from sender.api.middleware import LOOPBACK_NAMES, RequestMiddleware
 from sender.api.openapi import complete_document
-from sender.api.problems import answer_error, ascii_json
+from sender.api.problems import ascii_json, error_response
 from sender.api.route_table import OPERATIONS, TAGS
 from sender.api.static_files import DashboardFiles
 from sender.config.server_config import ServerConfig
@@ -73,8 +73,8 @@ def create_application(services: Services) -> FastAPI:
         origins=services.config.server.allowed_hosts,
     )
     for kind in (DiskcastError, RequestValidationError):
-        app.add_exception_handler(kind, answer_error)
-    app.add_exception_handler(HTTPException, _answer_http)
+        app.add_exception_handler(kind, error_response)
+    app.add_exception_handler(HTTPException, _http_error_response)
     return app
 
 
@@ -131,7 +131,7 @@ def _hosts(config: ServerConfig, *, open_to_all: bool) -> frozenset[str] | None:
     return LOOPBACK_NAMES | {f"[{address}]" if ":" in address else address, *config.server.allowed_hosts}
 
 
-async def _answer_http(request: Request, error: Exception) -> Response:
+async def _http_error_response(request: Request, error: Exception) -> Response:
     """Return the response to an HTTP error; 405 names the methods of all routes of the path, not only the first."""
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -148,4 +148,4 @@ async def _answer_http(request: Request, error: Exception) -> Response:
         )
     elif error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
         error = HTTPException(error.status_code, f"there is nothing at {request.url.path[:200]!r}")
-    return await answer_error(request, error)
+    return await error_response(request, error)

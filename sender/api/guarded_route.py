@@ -49,7 +49,7 @@ class Repeat(enum.Enum):
     """The handling of a creation that is repeated with the same Idempotency-Key; the value completes a sentence."""
 
     UNGUARDED = "is handled like any other request"
-    SAME_ANSWER = "gets the response to the first request"
+    SAME_RESPONSE = "gets the response to the first request"
     REFUSED = "is refused, since the first response held a secret that isn't stored"
 
 
@@ -60,7 +60,7 @@ class Operation:
     Attributes:
         path: relative to ``API_BASE`` unless ``own_path``.
         endpoint: its name is the operation's id, its docstring the summary and description in the OpenAPI document.
-        answer: media type of the response.
+        media_type: of the response.
         own_path: ``path`` is absolute.
     """
 
@@ -72,7 +72,7 @@ class Operation:
     status: HTTPStatus = HTTPStatus.OK
     body: Body = Body.NONE
     repeat: Repeat = Repeat.UNGUARDED
-    answer: str = "application/json"
+    media_type: str = "application/json"
     own_path: bool = False
     problems: tuple[HTTPStatus, ...] = ()
 
@@ -133,8 +133,8 @@ class RouteGuard:
             principal.name,
             operation=f"{operation.method} {request.url.path}",
             body=body,
-            replay=operation.repeat is Repeat.SAME_ANSWER,
-            answer=lambda: inner(request),
+            replay=operation.repeat is Repeat.SAME_RESPONSE,
+            respond=lambda: inner(request),
         )
 
 

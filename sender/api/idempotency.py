@@ -45,7 +45,7 @@ class IdempotentResponses:
         operation: str,
         body: bytes,
         replay: bool,
-        answer: Callable[[], Awaitable[Response]],
+        respond: Callable[[], Awaitable[Response]],
     ) -> Response:
         """Return the response to the first request with ``key``, now or earlier.
 
@@ -58,7 +58,7 @@ class IdempotentResponses:
             body: must be the same in each request with this key.
             replay: return the stored response; False if it held a secret, so that it isn't stored and a repetition is
                 refused.
-            answer: returns the first response.
+            respond: returns the first response.
 
         Raises:
             HTTPException: 422 if the key was used for another request, 409 if another daemon is processing it now.
@@ -77,7 +77,7 @@ class IdempotentResponses:
         lock = self._running.setdefault((scope, key), asyncio.Lock())
         try:
             async with lock:
-                return await self._once(key, scope, operation, body, replay=replay, answer=answer)
+                return await self._once(key, scope, operation, body, replay=replay, respond=respond)
         finally:
             if not lock.locked() and self._running.get((scope, key)) is lock:
                 del self._running[(scope, key)]
@@ -90,7 +90,7 @@ class IdempotentResponses:
         body: bytes,
         *,
         replay: bool,
-        answer: Callable[[], Awaitable[Response]],
+        respond: Callable[[], Awaitable[Response]],
     ) -> Response:
         fingerprint = hashlib.sha256(f"{operation}\n".encode() + body).hexdigest()
         store = self._store
@@ -98,7 +98,7 @@ class IdempotentResponses:
         if earlier is not None:
             return _repeated(earlier, fingerprint, replay=replay)
         try:
-            response = await answer()
+            response = await respond()
         except BaseException:
             # Refused or failed: nothing was created, so free the key. While the database is unavailable, the key
             # stays: the store frees it after a timeout.

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sender.api.problems import answer_error, problem_response
+from sender.api.problems import error_response, problem_response
 from sender.metrics.daemon_metrics import observe_request
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -64,11 +64,11 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer = MutableHeaders(scope=message)
+                response_headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
-                    answer.setdefault(name, value)
-                answer["X-Request-Id"] = request_id
-                answer.setdefault("Cache-Control", "no-store")
+                    response_headers.setdefault(name, value)
+                response_headers["X-Request-Id"] = request_id
+                response_headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -81,7 +81,7 @@ class RequestMiddleware:
             except Exception as error:
                 if status:
                     raise  # a started response can only be cut off
-                response = await answer_error(Request(scope), error)
+                response = await error_response(Request(scope), error)
                 await response(scope, receive, send_with_headers)
             finally:
                 self._log_request(scope, status, time.monotonic() - started_at)

@@ -96,9 +96,9 @@ def _complete(entry: dict[str, Any], operation: Operation, path: str) -> None:
     success = responses[str(int(operation.status))]
     success["headers"] = dict(_REQUEST_ID_HEADER)
     success["description"] = operation.status.phrase
-    if operation.answer != "application/json":
-        success["content"] = {operation.answer.partition(";")[0]: {"schema": {"type": "string"}}}
-    if operation.repeat is Repeat.SAME_ANSWER:
+    if operation.media_type != "application/json":
+        success["content"] = {operation.media_type.partition(";")[0]: {"schema": {"type": "string"}}}
+    if operation.repeat is Repeat.SAME_RESPONSE:
         success["headers"][REPLAYED_HEADER] = {
             "description": "true: the response to an earlier request with the same key.",
             "schema": {"type": "string", "enum": ["true"]},

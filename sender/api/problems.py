@@ -97,7 +97,7 @@ def request_id_of(request: Request) -> str:
     return str(request.scope.get("state", {}).get("request_id", ""))
 
 
-async def answer_error(request: Request, error: Exception) -> Response:
+async def error_response(request: Request, error: Exception) -> Response:
     """Return the response to a request that failed with ``error``; log unexpected errors, but don't show them."""
     headers: Mapping[str, str] | None = None
     errors: list[dict[str, str]] = []

@@ -51,12 +51,12 @@ def _read(
     access: Access = _VIEW,
     *,
     own_path: bool = False,
-    answer: str = "application/json",
+    media_type: str = "application/json",
 ) -> Operation:
-    return Operation("GET", path, access, endpoint, tag, own_path=own_path, answer=answer)
+    return Operation("GET", path, access, endpoint, tag, own_path=own_path, media_type=media_type)
 
 
-def _create(path: str, endpoint: Endpoint, tag: str, repeat: Repeat = Repeat.SAME_ANSWER) -> Operation:
+def _create(path: str, endpoint: Endpoint, tag: str, repeat: Repeat = Repeat.SAME_RESPONSE) -> Operation:
     return Operation(
         "POST",
         path,
@@ -128,15 +128,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _create("/tokens", tokens.add_token, "tokens", Repeat.REFUSED),
     _remove("/tokens/{token_id}", tokens.remove_token, "tokens"),
     _read("/history", records.list_history, "records"),
-    _read("/history.csv", records.download_history, "records", answer=CSV_TYPE),
+    _read("/history.csv", records.download_history, "records", media_type=CSV_TYPE),
     _read("/audit", records.list_audit, "records"),
-    _read("/audit.csv", records.download_audit, "records", answer=CSV_TYPE),
-    _read("/events", events.watch_events, "live", answer=EVENTS_TYPE),
+    _read("/audit.csv", records.download_audit, "records", media_type=CSV_TYPE),
+    _read("/events", events.watch_events, "live", media_type=EVENTS_TYPE),
     Operation("POST", CHECK_IN_PATH, Access.ENROL, agents.check_in, "agents", body=Body.JSON,
               problems=_CONFLICT),
     _read("/healthz", server.get_health, "server", _OPEN, own_path=True),
-    _read("/metrics", server.get_metrics, "server", Access.METRICS, own_path=True, answer=_METRICS_TYPE),
-    _read("/", dashboard.get_dashboard, "", _OPEN, own_path=True, answer="text/html"),
-    _read("/assets/{name:path}", dashboard.get_asset, "", _OPEN, own_path=True, answer="*/*"),
+    _read("/metrics", server.get_metrics, "server", Access.METRICS, own_path=True, media_type=_METRICS_TYPE),
+    _read("/", dashboard.get_dashboard, "", _OPEN, own_path=True, media_type="text/html"),
+    _read("/assets/{name:path}", dashboard.get_asset, "", _OPEN, own_path=True, media_type="*/*"),
 )  # fmt: skip
 """Routes without a tag aren't in the OpenAPI document."""

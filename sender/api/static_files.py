@@ -55,7 +55,7 @@ class DashboardFiles:
                 continue
             self._files[path.relative_to(folder).as_posix()] = _read(path)
 
-    def answer(self, name: str, request: Request) -> Response | None:
+    def response(self, name: str, request: Request) -> Response | None:
         """Return the file ``name``, or 304 if the browser's copy is current; None if there is no such file."""
         file = self._files.get(name)
         if file is None:

@@ -220,13 +220,13 @@ def import_machines(client: Client, output: Output, room_id: str, csv_file: Bina
         raise ConfigurationError(
             f"{Path(csv_file.name).name} is larger than {_CSV_BYTES_MAX >> 20} MiB: split it into smaller files"
         )
-    answer = client.create(path("rooms", room_id, "import"), ImportResult, csv=content)
-    if answer.problems:
-        problems = "; ".join(f"line {problem.line}: {problem.text}" for problem in answer.problems)
+    result = client.create(path("rooms", room_id, "import"), ImportResult, csv=content)
+    if result.problems:
+        problems = "; ".join(f"line {problem.line}: {problem.text}" for problem in result.problems)
         raise ServerRefusedError(f"nothing was imported: {problems}")
     output.done(
-        f"room {room_id}: {answer.added} machines added, {answer.changed} changed, {answer.unchanged} unchanged",
-        answer,
+        f"room {room_id}: {result.added} machines added, {result.changed} changed, {result.unchanged} unchanged",
+        result,
     )
 
 

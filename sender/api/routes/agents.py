@@ -23,16 +23,16 @@ async def check_in(services: ServicesOf, request: Request) -> Response:
     report = CHECK_IN.decode_untrusted("check-in", parse_json_untrusted(await request.body()))
     address = request.client.host if request.client else ""
     stopping: asyncio.Event = request.app.state.stopping
-    answer = asyncio.ensure_future(services.check_ins.answer(report, address))
+    pending = asyncio.ensure_future(services.check_ins.answer(report, address))
     stop = asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait((answer, stop), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
+        await asyncio.wait((pending, stop), return_when=asyncio.FIRST_COMPLETED)
+        if not pending.done():
             raise HTTPException(
                 HTTPStatus.SERVICE_UNAVAILABLE, "the daemon is stopping: check in again", {"Retry-After": "1"}
             )
-        document = CHECK_IN_ANSWER.encode(answer.result())
+        document = CHECK_IN_ANSWER.encode(pending.result())
     finally:
-        answer.cancel()
+        pending.cancel()
         stop.cancel()
     return Response(ascii_json(document), media_type="application/json")

@@ -21,7 +21,7 @@ async def get_asset(request: Request, name: str) -> Response:
 
 def _file(request: Request, name: str) -> Response:
     files: DashboardFiles = request.app.state.dashboard_files
-    answer = files.answer(name, request)
-    if answer is None:
+    response = files.response(name, request)
+    if response is None:
         raise not_found("file", name[:100])
-    return answer
+    return response

@@ -15,6 +15,7 @@ from sender.store.records.access import Role
 from sender.store.records.casts import CastPhase, StartMode
 from sender.store.records.images import ImageState
 from sender.store.records.machine_states import UNSUCCESSFUL_STATES, MachineState
+from sender.store.records.problems import ProblemKind
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ from sender.store.records.machine_states import UNSUCCESSFUL_STATES, MachineStat
         (labels.START_MODES, StartMode),
         (labels.SLOW_POLICIES, SlowPolicy),
         (labels.MACHINE_BOTTLENECKS, Cause),
+        (labels.PROBLEM_KINDS, ProblemKind),
     ],
 )
 def test_every_value_has_a_label(table: Mapping[enum.StrEnum, object], values: type[enum.StrEnum]) -> None:
