@@ -51,7 +51,7 @@ def daemon(store: Store, tmp_path: Path) -> OneDaemon:
 
 
 def first(daemon: OneDaemon, happens: Callable[[], object]) -> Callable[..., Awaitable[Any]]:
-    """The store's ``run``, before whose next call something ``happens``."""
+    """Return the store's ``run``; ``happens`` is called once before its next call."""
     run, waiting = daemon.store.run, [happens]
 
     async def after_that(function: Callable[..., object], *args: object, **kwargs: object) -> object:
@@ -97,7 +97,7 @@ def test_a_cast_that_has_ended_while_its_pause_was_audited_stays_as_it_ended(
     assert not live.cast.paused
 
 
-def test_a_cast_is_cancelled_though_the_database_hangs_and_the_audit_says_by_whom(
+def test_a_cast_is_cancelled_and_audited_while_the_database_hangs(
     daemon: OneDaemon, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_cast(store)

@@ -1,4 +1,4 @@
-"""Whom a gathering room waits for: not for machines that have failed; and what of a cast is news to who watches."""
+"""Jobs: a gathering room doesn't wait for failed machines, and subscribers receive only changes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sender.store.write_behind import Recorder
 from tests.store.samples import START, add_cast, line
 
 
-class AskedRun:
-    """What a cast in the network is asked for."""
+class RecordedRun:
+    """A session that records its commands."""
 
     def __init__(self) -> None:
-        self.excused_count = 0
+        self.not_waited_for_count = 0
         self.cancelled = ""
 
     def stop_waiting_for(self, count: int) -> None:
-        self.excused_count = count
+        self.not_waited_for_count = count
 
     def cancel(self, reason: str) -> None:
         self.cancelled = reason
 
 
-def gathering(store: Store, directory: Path, *earlier: CastMachine) -> tuple[CastJob, AskedRun]:
+def gathering(store: Store, directory: Path, *earlier: CastMachine) -> tuple[CastJob, RecordedRun]:
     record = dataclasses.replace(add_cast(store), phase=CastPhase.GATHERING)
     live = CastJob(
         record,
@@ -38,7 +38,7 @@ def gathering(store: Store, directory: Path, *earlier: CastMachine) -> tuple[Cas
         owner=Owner("here", "d1", "r1"),
         earlier=EarlierRuns(list(earlier), [], []),
     )
-    run = AskedRun()
+    run = RecordedRun()
     live.run = run  # type: ignore[assignment]
     return live, run
 
@@ -47,24 +47,22 @@ def row(name: str, state: str) -> CastMachine:
     return line(name=name, machine_id=name, state=state)
 
 
-def test_a_machine_that_fails_while_the_room_gathers_is_not_waited_for_until_it_comes_again(
+def test_a_gathering_room_waits_for_a_failed_machine_only_after_it_rejoins(
     store: Store, tmp_path: Path
 ) -> None:
     live, run = gathering(store, tmp_path, row("pc00", "failed"))
     live.put_machine(row("pc01", "joined"))
     live.put_machine(row("pc02", "joined"))
-    assert run.excused_count == 0, (
-        "whoever failed in an earlier run isn't among those that this one waits for"
-    )
+    assert run.not_waited_for_count == 0, "machines that failed in an earlier run aren't waited for anyway"
     live.put_machine(row("pc01", "failed"))
     live.record_failure(row("pc03", "failed"))
     live.record_failure(dataclasses.replace(row("pc03", "failed"), error="no such disk"))
-    assert run.excused_count == 2
+    assert run.not_waited_for_count == 2
     live.put_machine(row("pc01", "joined"))
-    assert run.excused_count == 1
+    assert run.not_waited_for_count == 1
 
 
-def test_a_room_whose_every_machine_has_failed_waits_for_nobody(store: Store, tmp_path: Path) -> None:
+def test_a_cast_is_cancelled_when_every_machine_has_failed(store: Store, tmp_path: Path) -> None:
     live, run = gathering(store, tmp_path, row("pc01", "failed"))
     live.targets = dict.fromkeys(("pc01", "pc02"), "")
     live.put_machine(row("pc02", "joined"))
@@ -73,15 +71,13 @@ def test_a_room_whose_every_machine_has_failed_waits_for_nobody(store: Store, tm
     assert run.cancelled == "every machine has failed"
 
 
-def test_a_cast_for_whoever_comes_goes_on_waiting(store: Store, tmp_path: Path) -> None:
+def test_a_cast_for_any_machine_continues_to_wait(store: Store, tmp_path: Path) -> None:
     live, run = gathering(store, tmp_path)
     live.put_machine(row("pc01", "failed"))
     assert not run.cancelled
 
 
-def test_a_machine_that_reports_nothing_new_is_not_sent_again_to_who_watches(
-    store: Store, tmp_path: Path
-) -> None:
+def test_an_unchanged_machine_is_not_sent_again_to_subscribers(store: Store, tmp_path: Path) -> None:
     live, _run = gathering(store, tmp_path)
     live.records.change(phase=CastPhase.CASTING, casting_at=START)
     live.put_machine(dataclasses.replace(row("pc01", "receiving"), joined_at=START))
@@ -96,5 +92,5 @@ def test_a_machine_that_reports_nothing_new_is_not_sent_again_to_who_watches(
         live.snapshot.view = cast("Any", SimpleNamespace(receivers=tuple(views)))
         shown.append({machine.name: machine for machine in live.snapshot.live_machines()})
     assert shown[0]["pc01"].eta_s
-    assert shown[0]["pc01"] is shown[1]["pc01"], "its time to go alone is no news"
+    assert shown[0]["pc01"] is shown[1]["pc01"], "a new ETA alone is no change"
     assert shown[1]["pc02"].progress == 0.5

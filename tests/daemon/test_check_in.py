@@ -1,4 +1,4 @@
-"""A machine that an operator moves or removes is what it is now, whichever daemon was told so."""
+"""Check-ins: changes by other daemons are seen, and results of a whole room are recorded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import add_cast
 
-SAID = CheckIn(
+REPORTED = CheckIn(
     agent_id="0f" * 16,
     name="pc07",
     version="1.0",
@@ -74,38 +74,38 @@ def outcome(cast_id: int, *, success: bool = True) -> CastOutcome:
 
 def test_a_machine_moved_through_another_daemon_is_in_its_new_room(desk: CheckInDesk, store: Store) -> None:
     async def meet() -> tuple[str | None, str | None]:
-        before = await desk._machine(SAID, "10.0.0.7")
+        before = await desk._machine(REPORTED, "10.0.0.7")
         store.machines.change(before.machine_id, room_id="lab-1")
-        return before.room_id, (await desk._machine(SAID, "10.0.0.7")).room_id
+        return before.room_id, (await desk._machine(REPORTED, "10.0.0.7")).room_id
 
     assert asyncio.run(meet()) == (None, "lab-1")
 
 
-def test_a_machine_removed_through_another_daemon_is_enrolled_anew(desk: CheckInDesk, store: Store) -> None:
+def test_a_machine_removed_through_another_daemon_is_enrolled_again(desk: CheckInDesk, store: Store) -> None:
     async def meet() -> bool:
-        before = await desk._machine(SAID, "10.0.0.7")
+        before = await desk._machine(REPORTED, "10.0.0.7")
         store.machines.remove(before.machine_id)
-        after = await desk._machine(SAID, "10.0.0.7")
+        after = await desk._machine(REPORTED, "10.0.0.7")
         return store.machines.get(after.machine_id) is not None
 
     assert asyncio.run(meet())
 
 
-def test_a_machine_that_is_known_takes_part_though_the_database_is_away(
+def test_a_known_machine_takes_part_while_the_database_is_unavailable(
     desk: CheckInDesk, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(machine_id: str) -> None:
+    def unavailable(machine_id: str) -> None:
         raise DatabaseUnavailableError(f"no answer about {machine_id}")
 
     async def meet() -> bool:
-        before = await desk._machine(SAID, "10.0.0.7")
-        monkeypatch.setattr(store.machines, "get", away)
-        return await desk._machine(SAID, "10.0.0.7") == before
+        before = await desk._machine(REPORTED, "10.0.0.7")
+        monkeypatch.setattr(store.machines, "get", unavailable)
+        return await desk._machine(REPORTED, "10.0.0.7") == before
 
     assert asyncio.run(meet())
 
 
-def test_a_room_that_tells_its_results_at_once_is_on_record_each_machine_for_itself(
+def test_simultaneous_results_of_a_room_are_recorded_for_each_machine(
     desk: CheckInDesk, store: Store
 ) -> None:
     for cast_id in (1, 2):
@@ -116,13 +116,13 @@ def test_a_room_that_tells_its_results_at_once_is_on_record_each_machine_for_its
             for n in range(9)
         ]
     )
-    told = [(machine, outcome(1 + n % 3, success=n != 4)) for n, machine in enumerate(machines)]
+    results = [(machine, outcome(1 + n % 3, success=n != 4)) for n, machine in enumerate(machines)]
 
-    async def tell() -> list[bool]:
-        return await asyncio.gather(*(desk._record(machine, result) for machine, result in told))
+    async def report() -> list[bool]:
+        return await asyncio.gather(*(desk._record(machine, result) for machine, result in results))
 
-    assert asyncio.run(tell()) == [True] * 9, "also of a cast that history has forgotten"
-    assert asyncio.run(tell()) == [True] * 9
+    assert asyncio.run(report()) == [True] * 9, "also of a cast that was removed from history"
+    assert asyncio.run(report()) == [True] * 9
     rows = {cast_id: store.casts.machines(f"{cast_id:08x}") for cast_id in (1, 2)}
     assert {row.name: row.state for row in rows[1]} == dict.fromkeys(("pc0", "pc3", "pc6"), "complete")
     assert {row.name: (row.state, row.error) for row in rows[2]} == {

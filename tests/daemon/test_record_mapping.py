@@ -1,4 +1,4 @@
-"""What those who watch are told of a machine: no time to go that is as old as its last save."""
+"""The ETA of a machine: it isn't as old as the last save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROW = pydantic.TypeAdapter(CastMachine).validate_python(
 VIEW = ReceiverView("pc07", "receiving", 0.25, 1e6, 0.0, 0, "disk", False, False, None, 0.0, "")
 
 
-def test_a_machines_time_to_go_follows_from_its_pace_since_data_flow_to_it() -> None:
+def test_a_machines_eta_follows_from_its_average_pace() -> None:
     after = BEGAN + timedelta(seconds=30)
     assert eta_s(CAST, VIEW, ROW, after) == pytest.approx(90.0)
     early = dataclasses.replace(ROW, joined_at=BEGAN - timedelta(hours=1))

@@ -19,7 +19,7 @@ RATE_BYTES_PER_S = 4e6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GoldenImage:
-    """A packed image, and what every disk has to be in the end."""
+    """A packed image, and the content that every disk must have in the end."""
 
     path: Path
     image_id: str
@@ -30,7 +30,7 @@ class GoldenImage:
 
 
 def make_golden_image(path: Path, block_count: int, seed: int) -> GoldenImage:
-    """Random bytes: nothing to compress, so that the rate says how long a cast takes."""
+    """Return an image of random bytes: they don't compress, so the rate determines the length of a cast."""
     made = make_image("r" * block_count, block_bytes=BLOCK_BYTES, seed=seed)
     return GoldenImage(made.write(path), made.manifest.image_id.hex(), made.raw)
 
@@ -43,14 +43,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> GoldenImage:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server; each test makes a database of its own there."""
+    """A PostgreSQL server; each test creates a database of its own there."""
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture
 def agents(tmp_path: Path) -> Iterator[Callable[..., list[ServiceAgent]]]:
-    """Starts agents by their names, each with an empty disk; they end with the test."""
+    """Return a function that starts agents by their names, each with an empty disk, until the test ends."""
     with contextlib.ExitStack() as stack:
 
         def start(names: str, *daemons: Daemon) -> list[ServiceAgent]:

@@ -1,4 +1,4 @@
-"""What operators do to casts, on a real daemon with real agents: begin, pause, cancel, join late, several at once."""
+"""Commands on casts, with a real daemon and real agents: start, pause, cancel, late joins, several at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, image: GoldenImage) -> Iter
 
 @pytest.fixture(scope="module")
 def room(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ServiceAgent]]:
-    """Two machines that wait for their casts; their disks are emptied before each test."""
+    """Two machines that wait for casts; their disks are emptied before each test."""
     disks = tmp_path_factory.mktemp("disks")
     with contextlib.ExitStack() as stack:
         agents = {name: stack.enter_context(ServiceAgent(disks, name, [daemon])) for name in ("pc01", "pc02")}
@@ -42,7 +42,7 @@ def room(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
 
 @pytest.fixture
 def machines(daemon: Daemon, room: dict[str, ServiceAgent]) -> dict[str, str]:
-    """Name to id, of machines with empty disks that wait."""
+    """Ids of waiting machines with empty disks, by name."""
 
     def idle() -> bool:
         casts = daemon.ask("GET", "/casts")["items"]
@@ -54,7 +54,7 @@ def machines(daemon: Daemon, room: dict[str, ServiceAgent]) -> dict[str, str]:
     return wait_online(daemon, room)
 
 
-def test_a_cast_begun_by_hand_waits_for_the_hand(
+def test_a_cast_with_manual_start_waits_for_the_operator(
     daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
 ) -> None:
     cast_id = daemon.create_cast(
@@ -76,7 +76,7 @@ def test_a_cast_begun_by_hand_waits_for_the_hand(
     assert (end["progress"], end["complete_count"], end["active_count"]) == (1.0, 2, 0)
 
 
-def test_a_paused_cast_sends_nothing_and_goes_on_where_it_was(
+def test_a_paused_cast_sends_nothing_and_resumes_where_it_was(
     daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
 ) -> None:
     cast_id = daemon.create_cast(
@@ -100,7 +100,7 @@ def test_a_paused_cast_sends_nothing_and_goes_on_where_it_was(
     assert kinds.index("paused") < kinds.index("resumed")
 
 
-def test_a_cancelled_cast_says_why_and_its_machines_are_ready_for_the_next(
+def test_a_cancelled_cast_has_a_reason_and_its_machines_are_ready_for_the_next(
     daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
 ) -> None:
     ids = list(machines.values())
@@ -123,7 +123,7 @@ def test_a_cancelled_cast_says_why_and_its_machines_are_ready_for_the_next(
         assert line["ended_at"] is not None
 
 
-def test_a_cast_for_later_begins_then_and_not_before(
+def test_a_planned_cast_starts_when_it_is_due_and_not_before(
     daemon: Daemon, room: dict[str, ServiceAgent], machines: dict[str, str], image: GoldenImage
 ) -> None:
     begins = datetime.now(UTC) + timedelta(seconds=2)
@@ -134,7 +134,7 @@ def test_a_cast_for_later_begins_then_and_not_before(
     assert datetime.fromisoformat(cast["gathering_at"]) >= begins
 
 
-def test_casts_at_once_share_the_ceiling_and_neither_starves(
+def test_simultaneous_casts_share_the_ceiling_and_neither_starves(
     daemon: Daemon,
     room: dict[str, ServiceAgent],
     machines: dict[str, str],
@@ -176,7 +176,7 @@ def test_casts_at_once_share_the_ceiling_and_neither_starves(
         golden.assert_is_on(agent.target)
 
 
-def test_who_joins_late_is_finished_too(
+def test_a_late_machine_is_finished_too(
     daemon: Daemon,
     room: dict[str, ServiceAgent],
     machines: dict[str, str],
@@ -232,7 +232,7 @@ def test_a_machine_with_a_plain_agent_takes_part_in_a_daemons_cast(
 
 
 @pytest.mark.needs_root
-def test_a_machine_whose_disk_fails_is_in_history_with_its_reason_and_costs_the_others_nothing(
+def test_a_machine_with_a_failing_disk_is_in_history_with_its_reason_and_does_not_delay_the_others(
     daemon: Daemon,
     room: dict[str, ServiceAgent],
     machines: dict[str, str],

@@ -1,5 +1,5 @@
-"""The database is lost in the middle of a cast: the room gets its image all the same, the operator is told plainly, and
-what was confirmed is there when the database is.
+"""The database fails during a cast: the room gets its image, the operator sees the problem, and confirmed changes are
+there when the database is available again.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Agents = Callable[..., list[ServiceAgent]]
 NAMES = ("pc01", "pc02")
 
 
-def begin_cast(daemon: Daemon, image: GoldenImage) -> str:
-    """A cast to :data:`NAMES` whose data flows."""
+def start_cast(daemon: Daemon, image: GoldenImage) -> str:
+    """Start a cast to :data:`NAMES`; return its id when its data flows."""
     machine_ids = list(wait_online(daemon, NAMES).values())
     cast_id = daemon.create_cast(image.image_id, machine_ids=machine_ids, rate_bytes_per_s=RATE_BYTES_PER_S)
     daemon.wait_progress(cast_id, 0.1)
@@ -36,7 +36,7 @@ def begin_cast(daemon: Daemon, image: GoldenImage) -> str:
 
 
 def confirm_rooms(daemon: Daemon, prefix: str, count: int = 3) -> list[str]:
-    """Rooms that the daemon has said it keeps."""
+    """Create rooms; return the ids that the daemon has confirmed."""
     rooms = [f"{prefix}-{number}" for number in range(count)]
     for room_id in rooms:
         daemon.ask("POST", "/rooms", {"name": room_id, "room_id": room_id})
@@ -44,7 +44,7 @@ def confirm_rooms(daemon: Daemon, prefix: str, count: int = 3) -> list[str]:
 
 
 def wait_refused(daemon: Daemon) -> httpx.Response:
-    """The first write that the daemon refuses."""
+    """Return the first write that the daemon refuses."""
 
     def refused() -> httpx.Response | None:
         answer = daemon.api.post("/rooms", json={"name": f"room {random.random()}"})
@@ -53,8 +53,8 @@ def wait_refused(daemon: Daemon) -> httpx.Response:
     return wait_until("a write is refused", refused, describe=daemon.describe) or pytest.fail("no answer")
 
 
-def assert_told(daemon: Daemon, refused: httpx.Response, *words: str) -> None:
-    """The operator is told on the status page and in the answer, in words that say what to do."""
+def assert_reported(daemon: Daemon, refused: httpx.Response, *words: str) -> None:
+    """Assert that the status page and the response name the problem and its fix."""
     assert refused.headers["Content-Type"] == PROBLEM_TYPE
     assert refused.status_code in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE), (
         refused.text
@@ -66,7 +66,7 @@ def assert_told(daemon: Daemon, refused: httpx.Response, *words: str) -> None:
 
 
 def assert_room_is_imaged(daemon: Daemon, room: list[ServiceAgent], image: GoldenImage) -> None:
-    """Data kept flowing: every disk is right, whatever the database does."""
+    """Assert that every disk is right, in spite of the database."""
     for agent in room:
         wait_until(
             f"{agent.name} has the image",
@@ -77,7 +77,7 @@ def assert_room_is_imaged(daemon: Daemon, room: list[ServiceAgent], image: Golde
 
 
 def assert_all_is_kept(daemon: Daemon, cast_id: str, rooms: list[str]) -> None:
-    """The cast and its machines are in history once, and every confirmed room is there."""
+    """Assert that the cast and its machines are in history once, and every confirmed room exists."""
 
     def told() -> bool:
         lines = daemon.history(cast_id=cast_id)
@@ -92,20 +92,20 @@ def assert_all_is_kept(daemon: Daemon, cast_id: str, rooms: list[str]) -> None:
 
 
 def overwrite(path: Path, start_bytes: int, rng: random.Random) -> None:
-    """Garbage over a file from ``start_bytes`` on, as a disk that lies would leave it."""
+    """Overwrite a file with garbage from ``start_bytes`` on, as a faulty disk would leave it."""
     size_bytes = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(start_bytes)
         file.write(rng.randbytes(max(0, size_bytes - start_bytes)))
 
 
-def test_a_damaged_sqlite_file_costs_the_room_nothing_and_is_put_together_again(
+def test_a_damaged_sqlite_file_does_not_disturb_the_cast_and_is_restored(
     tmp_path: Path, image: GoldenImage, agents: Agents
 ) -> None:
     with Daemon(tmp_path / "d") as daemon:
         daemon.add_image(image.path)
         room = agents(" ".join(NAMES), daemon)
-        cast_id = begin_cast(daemon, image)
+        cast_id = start_cast(daemon, image)
         rooms = confirm_rooms(daemon, "before")
         database = daemon.state_directory / "diskcast.db"
         rng = random.Random(7)
@@ -113,7 +113,7 @@ def test_a_damaged_sqlite_file_costs_the_room_nothing_and_is_put_together_again(
         with contextlib.suppress(FileNotFoundError):
             overwrite(database.with_name("diskcast.db-wal"), 32, rng)
         refused = wait_refused(daemon)
-        assert_told(daemon, refused, str(database), "damaged", "diskcast database restore")
+        assert_reported(daemon, refused, str(database), "damaged", "diskcast database restore")
         assert_room_is_imaged(daemon, room, image)
         daemon.stop()
         # It isn't started over a damaged database as if nothing had been, and doesn't touch it.
@@ -133,13 +133,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.needs_root
-def test_a_full_disk_costs_the_room_nothing_and_the_daemon_goes_on_when_there_is_room(
+def test_a_full_disk_does_not_disturb_the_cast_and_the_daemon_recovers(
     tmp_path: Path, image: GoldenImage, agents: Agents, small_disk: Path
 ) -> None:
     with Daemon(tmp_path / "d", state_directory=small_disk / "state") as daemon:
         daemon.add_image(image.path)
         room = agents(" ".join(NAMES), daemon)
-        cast_id = begin_cast(daemon, image)
+        cast_id = start_cast(daemon, image)
         rooms = confirm_rooms(daemon, "before")
         filler = small_disk / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -148,13 +148,13 @@ def test_a_full_disk_costs_the_room_nothing_and_the_daemon_goes_on_when_there_is
         assert shutil.disk_usage(small_disk).free == 0
         refused = wait_refused(daemon)
         assert refused.status_code == HTTPStatus.INSUFFICIENT_STORAGE
-        assert_told(daemon, refused, str(daemon.state_directory), "full")
+        assert_reported(daemon, refused, str(daemon.state_directory), "full")
         assert_room_is_imaged(daemon, room, image)
         filler.unlink()
         assert_all_is_kept(daemon, cast_id, rooms)
 
 
-def test_postgresql_restarted_costs_the_room_nothing_and_no_daemon_takes_the_cast_from_another(
+def test_a_restart_of_postgresql_does_not_disturb_the_cast_and_no_other_daemon_takes_it_over(
     tmp_path: Path, image: GoldenImage, agents: Agents
 ) -> None:
     with postgres_server() as postgres:
@@ -166,13 +166,13 @@ def test_postgresql_restarted_costs_the_room_nothing_and_no_daemon_takes_the_cas
             for one in (daemon, other):
                 one.add_image(image.path)
             room = agents(" ".join(NAMES), daemon, other)
-            cast_id = begin_cast(daemon, image)
+            cast_id = start_cast(daemon, image)
             owner = daemon.cast(cast_id)["owner"]
             rooms = confirm_rooms(daemon, "before")
             postgres.stop()
             refused = wait_refused(daemon)
             assert refused.status_code == HTTPStatus.SERVICE_UNAVAILABLE
-            assert_told(daemon, refused, "postgresql", "start it")
+            assert_reported(daemon, refused, "postgresql", "start it")
             assert PASSWORD not in refused.text
             assert_room_is_imaged(daemon, room, image)
             assert daemon.cast(cast_id)["owner"] == owner

@@ -1,4 +1,4 @@
-"""Machines that join a daemon's cast without waiting for it: which of the operator's machines got the image."""
+"""Plain agents in a daemon's cast: history names the operator's machine that got the image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wa
 from tests.unit.protocol.sending.sender_inputs import join_request
 
 
-def test_history_has_a_plain_agents_machine_as_the_operators_list_has_it(
+def test_history_names_a_plain_agents_machine_as_the_operator_does(
     image: GoldenImage, tmp_path: Path
 ) -> None:
     with Daemon(tmp_path / "daemon") as daemon:
@@ -45,7 +45,7 @@ def test_history_has_a_plain_agents_machine_as_the_operators_list_has_it(
         assert [line["cast_id"] for line in daemon.history(machine_id=known["machine_id"])] == [cast_id]
 
 
-def test_a_stranger_that_says_it_is_another_machine_does_not_take_that_ones_line(
+def test_an_unknown_machine_does_not_take_another_ones_history_line(
     image: GoldenImage, tmp_path: Path, agents: Callable[..., list[ServiceAgent]]
 ) -> None:
     with Daemon(tmp_path / "daemon") as daemon:

@@ -1,4 +1,4 @@
-"""A daemon that is killed in the middle of a cast: the room loses seconds, and history loses nothing."""
+"""A daemon is killed during a cast: the room loses seconds, and history loses nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Agents = Callable[..., list[ServiceAgent]]
 def assert_history_is_right(
     daemon: Daemon, cast_id: str, agents: list[ServiceAgent], image: GoldenImage
 ) -> None:
-    """One line a machine, complete, and every byte of every disk verified."""
+    """Assert one complete line for each machine, with every byte of its disk verified."""
 
     def told() -> bool:
         return len(daemon.history(cast_id=cast_id, state="complete")) == len(agents)
@@ -101,7 +101,7 @@ def test_another_daemon_takes_the_cast_over_when_its_own_is_killed(
     postgres: PostgresServer,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Agents know both daemons. The figure is from the kill until the other daemon sends the room's data."""
+    """Agents know both daemons. The time is from the kill until the other daemon sends data."""
     settings = {"server": {"database": postgres.new_database()}}
     with (
         Daemon(tmp_path / "a", settings=settings) as first,

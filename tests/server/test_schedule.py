@@ -1,4 +1,4 @@
-"""A scheduled cast is made once, however many daemons look at the clock."""
+"""A scheduled cast is planned once, by one of several daemons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.postgres.server import PostgresServer
 from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 
 
-def test_a_schedule_whose_time_has_come_makes_one_cast_for_two_daemons(
+def test_two_daemons_plan_one_cast_for_a_due_schedule(
     tmp_path: Path,
     image: GoldenImage,
     agents: Callable[..., list[ServiceAgent]],

@@ -22,7 +22,7 @@ Agents = Callable[..., list[ServiceAgent]]
 
 
 def result_of(agent: ServiceAgent, cast_id: str) -> dict[str, Any]:
-    """What the agent says of a cast, which it does after the daemon has heard it."""
+    """Return the agent's result of a cast, printed after it was reported to the daemon."""
     assert agent.program is not None
     result = agent.program.wait_event("cast_result", LIMIT_S, lambda event: event["cast_id"] == cast_id)
     results = [event["cast_id"] for event in agent.program.events if event["event"] == "cast_result"]
@@ -56,7 +56,7 @@ def test_a_wrong_target_is_on_record_and_the_machine_takes_the_next_cast(
         assert agent.program.result["ok"]
 
 
-def test_a_daemon_that_comes_back_on_other_ports_is_followed_in_the_middle_of_a_cast(
+def test_agents_follow_a_daemon_that_restarts_on_other_ports_during_a_cast(
     tmp_path: Path, image: GoldenImage, agents: Agents
 ) -> None:
     with Daemon(tmp_path / "d") as daemon:
@@ -93,9 +93,7 @@ def test_a_daemon_that_comes_back_on_other_ports_is_followed_in_the_middle_of_a_
             assert result["bytes_written"] < 1.2 * len(image.raw), "what was verified wasn't sent again"
 
 
-def test_a_machine_whose_power_fails_goes_on_where_it_was(
-    tmp_path: Path, image: GoldenImage, agents: Agents
-) -> None:
+def test_a_machine_resumes_after_a_power_failure(tmp_path: Path, image: GoldenImage, agents: Agents) -> None:
     with Daemon(tmp_path / "d") as daemon:
         daemon.add_image(image.path)
         first, second = agents("pc01 pc02", daemon)
@@ -114,7 +112,7 @@ def test_a_machine_whose_power_fails_goes_on_where_it_was(
         assert states == {"pc01": "complete", "pc02": "complete"}
 
 
-def test_an_agent_needs_the_token_of_an_enrolled_one_and_leaves_when_its_image_is_there(
+def test_an_agent_needs_an_enrol_token_and_exits_when_its_image_is_written(
     tmp_path: Path, image: GoldenImage
 ) -> None:
     with Daemon(tmp_path / "d", settings={"server": {"require_tokens": True}}) as daemon:

@@ -65,7 +65,7 @@ def test_a_line_is_one_object_that_names_time_level_event_daemon_cast_and_reques
     assert "cast" not in idle
 
 
-def test_libraries_come_the_same_way_with_the_cast_that_they_worked_for() -> None:
+def test_libraries_log_in_the_same_format_with_the_cast() -> None:
     stream = _configured()
     with bound_contextvars(cast="1a2b3c4d"):
         logging.getLogger("botocore.endpoint").warning("slow %s", "client")
@@ -74,7 +74,7 @@ def test_libraries_come_the_same_way_with_the_cast_that_they_worked_for() -> Non
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])
-def test_libraries_do_not_flood_or_betray_even_at_debug(level: str) -> None:
+def test_libraries_do_not_flood_the_log_or_leak_secrets_even_at_debug(level: str) -> None:
     stream = _configured(level=level)
     for name in ("botocore.auth", "sqlalchemy.engine.Engine", "uvicorn.error", "httpx", "asyncio"):
         logging.getLogger(name).info("chatter")
@@ -132,7 +132,7 @@ def test_secrets_are_never_written(value: dict[str, object]) -> None:
     assert "***" in stream.getvalue()
 
 
-def test_what_only_sounds_secret_is_written() -> None:
+def test_values_that_only_sound_secret_are_written() -> None:
     assert redact({"token_id": "7", "require_tokens": True, "tokens": 3, "url": "http://h:80/a@b"}) == {
         "token_id": "7",
         "require_tokens": True,
@@ -165,7 +165,7 @@ def test_automatic_format_is_for_people_only_on_a_terminal() -> None:
         assert stream.getvalue().startswith("{") == is_json
 
 
-def test_the_journal_is_told_how_important_a_line_is() -> None:
+def test_the_journal_gets_the_priority_of_a_line() -> None:
     read, write = os.pipe()
     with os.fdopen(read) as out, os.fdopen(write, "w") as stream:
         status = os.fstat(stream.fileno())

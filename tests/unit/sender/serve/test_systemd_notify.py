@@ -17,7 +17,7 @@ from tests.support.network.lab import LIMIT_S
 
 @pytest.fixture(params=["path", "abstract"])
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
-    """What systemd listens with, and how it says so in ``$NOTIFY_SOCKET``."""
+    """systemd's socket and the value of ``$NOTIFY_SOCKET``."""
     path = str(tmp_path / "notify")
     name = path if request.param == "path" else f"@diskcast-test-{os.getpid()}-{tmp_path.name}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -55,7 +55,7 @@ def test_systemd_hears_ready_status_and_stopping(listener: tuple[socket.socket, 
 @pytest.mark.parametrize(
     "address", [None, "", "relative", "vsock:2:1", "/nowhere/notify", "@nobody-listens-here"]
 )
-def test_without_systemd_the_daemon_just_works(address: str | None) -> None:
+def test_the_daemon_works_without_systemd(address: str | None) -> None:
     notifier = SystemdNotifier.from_environment({} if address is None else {"NOTIFY_SOCKET": address})
     assert not notifier.ready("x")
     assert not notifier.alive()
@@ -66,7 +66,7 @@ def _watched(name: str, **more: str) -> dict[str, str]:
 
 
 class _Rounds:
-    """A clock that counts how long was slept and ends after some rounds."""
+    """A clock that counts the time slept and stops after some rounds."""
 
     def __init__(self, count: int) -> None:
         self.slept_s: list[float] = []
@@ -83,7 +83,7 @@ def _run(watchdog: Watchdog) -> None:
         asyncio.run(watchdog.run())
 
 
-def test_a_daemon_that_works_ticks_twice_within_the_time(listener: tuple[socket.socket, str]) -> None:
+def test_a_working_daemon_reports_twice_per_interval(listener: tuple[socket.socket, str]) -> None:
     sock, name = listener
     rounds = _Rounds(5)
     _run(Watchdog(lambda: None, lambda: "serving", environment=_watched(name), sleep=rounds.sleep))
@@ -91,7 +91,7 @@ def test_a_daemon_that_works_ticks_twice_within_the_time(listener: tuple[socket.
     assert rounds.slept_s == [2.0] * 5
 
 
-def test_a_daemon_whose_work_is_stuck_does_not_tick_and_says_why(listener: tuple[socket.socket, str]) -> None:
+def test_a_stuck_daemon_does_not_report_and_logs_the_cause(listener: tuple[socket.socket, str]) -> None:
     sock, name = listener
     found = iter([None, "cast 1a2b3c4d sent nothing for 60 s", "cast 1a2b3c4d sent nothing for 60 s", None])
     rounds = _Rounds(4)
@@ -107,7 +107,7 @@ def test_a_daemon_whose_work_is_stuck_does_not_tick_and_says_why(listener: tuple
     assert [line["event"] for line in logged] == ["watchdog_stuck", "watchdog_recovered"]
 
 
-def test_a_stuck_event_loop_does_not_tick_either(listener: tuple[socket.socket, str]) -> None:
+def test_a_stuck_event_loop_does_not_report(listener: tuple[socket.socket, str]) -> None:
     sock, name = listener
 
     async def main() -> list[str]:
@@ -139,14 +139,14 @@ def test_a_stuck_event_loop_does_not_tick_either(listener: tuple[socket.socket, 
         {"NOTIFY_SOCKET": ""},
     ],
 )
-def test_nobody_who_watches_is_no_reason_to_tick(change: dict[str, str]) -> None:
+def test_without_a_watchdog_nothing_is_reported(change: dict[str, str]) -> None:
     watchdog = Watchdog(lambda: None, lambda: "serving", environment=_watched("@x", **change))
     assert watchdog.timeout_s is None
     asyncio.run(watchdog.run())
 
 
-def test_a_program_of_its_own_is_heard(listener: tuple[socket.socket, str]) -> None:
-    """As systemd starts it: the variables are in the environment."""
+def test_a_separate_process_is_heard(listener: tuple[socket.socket, str]) -> None:
+    """systemd sets the variables in the environment."""
     sock, name = listener
     code = "from sender.serve.systemd_notify import SystemdNotifier; SystemdNotifier.from_environment().ready('up')"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"NOTIFY_SOCKET": name}, check=True)

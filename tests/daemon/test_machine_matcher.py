@@ -1,4 +1,4 @@
-"""Which machine a plain agent is: an auditor couldn't say which machine got the image, or it would be the wrong one."""
+"""Matching of joining receivers: a wrong match gives history the wrong machine, or none."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def shared() -> LockedSession:
 
 
 def run_of(store: Store, shared: LockedSession, earlier: EarlierRuns | None = None, **plan: Any) -> CastJob:
-    """A run of a cast whose session is ``shared``."""
+    """Return a job whose session is ``shared``."""
     live = CastJob(
         add_cast(store, **plan),
         Recorder(store, Path("unused")),
         owner=Owner("here", "d1", "r1"),
         earlier=earlier,
     )
-    live.run = SimpleNamespace(shared=shared)  # type: ignore[assignment]  # as much of it as is asked for
+    live.run = SimpleNamespace(shared=shared)  # type: ignore[assignment]  # as much of it as is used
     live.targets = dict.fromkeys(live.cast.plan.machine_ids, "")
     return live
 
@@ -55,13 +55,13 @@ def live(store: Store, shared: LockedSession, known: Machine) -> CastJob:
     return run_of(store, shared, machine_ids=(known.machine_id,))
 
 
-def says(identity: MachineIdentity | None, agent: str = "a", **changes: object) -> JoinRequest:
+def plain_request(identity: MachineIdentity | None, agent: str = "a", **changes: object) -> JoinRequest:
     fields = {"name": "debian", "inventory": {"host": "debian"}, "identity": identity}
     return join_request(agent, **(fields | changes))
 
 
 def joins(store: Store, live: CastJob, request: JoinRequest) -> tuple[str, str | None]:
-    """Under which name, and as which machine."""
+    """Return the name and the machine id under which the request joins."""
     recognised = asyncio.run(MachineMatcher(store, live).match(request))
     with live.shared.update() as (session, now):
         record = session.receivers[session.join(recognised, now).receiver_id]
@@ -73,10 +73,10 @@ def joins(store: Store, live: CastJob, request: JoinRequest) -> tuple[str, str |
     [CARD, MachineIdentity((), "sn7", ""), MachineIdentity((), "", "LAB-7")],
     ids=["card", "serial number", "asset tag"],
 )
-def test_a_machine_of_the_list_joins_as_what_the_operator_calls_it(
+def test_a_known_machine_joins_under_the_operators_name(
     store: Store, live: CastJob, known: Machine, identity: MachineIdentity
 ) -> None:
-    assert joins(store, live, says(identity)) == ("pc-07", known.machine_id)
+    assert joins(store, live, plain_request(identity)) == ("pc-07", known.machine_id)
 
 
 @pytest.mark.parametrize(
@@ -88,19 +88,19 @@ def test_a_machine_of_the_list_joins_as_what_the_operator_calls_it(
     ],
     ids=["an agent of an earlier version", "one that can't tell", "another machine"],
 )
-def test_a_machine_that_is_not_known_takes_part_under_its_own_name(
+def test_an_unknown_machine_takes_part_under_its_own_name(
     store: Store, live: CastJob, known: Machine, identity: MachineIdentity | None
 ) -> None:
-    assert joins(store, live, says(identity)) == ("debian", None)
+    assert joins(store, live, plain_request(identity)) == ("debian", None)
 
 
 def claims(machine_id: str, agent: str = "", **changes: object) -> JoinRequest:
-    """Of an agent that was told at a check-in who it is; ``agent`` isn't the machine's id."""
+    """Return a request with the machine id of a check-in; ``agent`` isn't the machine's id."""
     fields = {"name": "pc-07", "inventory": {"machine_id": machine_id}, "identity": None}
     return join_request(agent or machine_id, **(fields | changes))
 
 
-def test_an_agent_that_was_told_who_it_is_is_not_looked_up_again(
+def test_an_agent_with_a_machine_id_is_not_looked_up_again(
     store: Store, live: CastJob, known: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "run", None)
@@ -109,7 +109,7 @@ def test_an_agent_that_was_told_who_it_is_is_not_looked_up_again(
 
 
 @pytest.mark.parametrize("state", [ReceiverState.RECEIVING, ReceiverState.COMPLETE, ReceiverState.LOST])
-def test_a_stranger_does_not_take_a_machines_line_in_history(
+def test_an_unknown_machine_does_not_take_a_machines_history_line(
     store: Store, live: CastJob, known: Machine, state: ReceiverState
 ) -> None:
     joins(store, live, claims(known.machine_id))
@@ -123,7 +123,7 @@ def test_a_stranger_does_not_take_a_machines_line_in_history(
 
 
 @pytest.mark.parametrize("machine_id", ["m-nobody", "another"])
-def test_a_machine_that_the_cast_was_not_planned_for_is_not_taken_for_one_of_it(
+def test_a_machine_outside_the_plan_is_not_matched(
     store: Store, live: CastJob, known: Machine, machine_id: str
 ) -> None:
     other = store.machines.add(machine("pc-08", serial="SN8"))
@@ -131,15 +131,13 @@ def test_a_machine_that_the_cast_was_not_planned_for_is_not_taken_for_one_of_it(
     assert joins(store, live, claims(claimed, name="debian")) == ("debian", None)
 
 
-def test_who_claims_another_machines_id_is_known_by_its_own_card(
+def test_a_machine_that_claims_another_ones_id_is_matched_by_its_own_card(
     store: Store, live: CastJob, known: Machine
 ) -> None:
     assert joins(store, live, claims("m-nobody", identity=CARD)) == ("pc-07", known.machine_id)
 
 
-def test_a_machine_that_came_into_the_room_late_joins_though_another_daemon_told_it_to(
-    store: Store, shared: LockedSession
-) -> None:
+def test_a_machine_that_another_daemon_assigned_joins(store: Store, shared: LockedSession) -> None:
     store.rooms.add(room("lab"))
     live = run_of(store, shared, room_id="lab")
     late = store.machines.add(machine("pc-08", room_id="lab"))
@@ -157,7 +155,7 @@ def test_a_machine_that_came_into_the_room_late_joins_though_another_daemon_told
     ],
     ids=["itself", "at another address", "by name and address", "another address", "another name"],
 )
-def test_after_a_take_over_a_machine_finds_its_line_again_and_a_stranger_does_not(
+def test_after_a_take_over_only_the_same_machine_continues_its_line(
     store: Store, shared: LockedSession, known: Machine, who: dict[str, Any], found: bool
 ) -> None:
     row = line(name="pc-07", machine_id=known.machine_id, state="receiving")
@@ -165,23 +163,23 @@ def test_after_a_take_over_a_machine_finds_its_line_again_and_a_stranger_does_no
     assert (joins(store, live, claims(known.machine_id, **who))[1] == known.machine_id) is found
 
 
-def test_a_machine_joins_at_once_though_the_database_is_away(
+def test_a_machine_joins_at_once_while_the_database_is_unavailable(
     store: Store, live: CastJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_identity: object) -> None:
         raise DatabaseUnavailableError("no answer")
 
     monkeypatch.setattr(store.machines, "find", away)
-    assert joins(store, live, says(CARD)) == ("debian", None)
+    assert joins(store, live, plain_request(CARD)) == ("debian", None)
 
 
-def test_a_machine_joins_soon_though_the_database_hangs(
+def test_a_machine_joins_soon_while_the_database_hangs(
     store: Store, live: CastJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
     monkeypatch.setattr(store.machines, "find", lambda *_identity: answers.wait())
     monkeypatch.setattr(machine_matcher, "LOOK_UP_S", 0.05)
-    crowd = [MachineMatcher(store, live).match(says(CARD, f"agent {index}")) for index in range(3)]
+    crowd = [MachineMatcher(store, live).match(plain_request(CARD, f"agent {index}")) for index in range(3)]
 
     async def join_all() -> list[JoinRequest]:
         try:
@@ -193,7 +191,11 @@ def test_a_machine_joins_soon_though_the_database_hangs(
 
 
 def test_an_agent_that_rejoins_is_the_same_machine_again(store: Store, live: CastJob, known: Machine) -> None:
-    assert joins(store, live, says(CARD)) == joins(store, live, says(CARD)) == ("pc-07", known.machine_id)
+    assert (
+        joins(store, live, plain_request(CARD))
+        == joins(store, live, plain_request(CARD))
+        == ("pc-07", known.machine_id)
+    )
     with live.shared.read() as (session, _now):
         assert len(session.receivers) == 1
 
@@ -202,21 +204,21 @@ def test_an_agent_that_rejoins_is_the_same_machine_again(store: Store, live: Cas
 def test_a_second_disk_of_one_machine_has_a_line_of_its_own(
     store: Store, live: CastJob, known: Machine, state: ReceiverState
 ) -> None:
-    joins(store, live, says(CARD, "first disk"))
+    joins(store, live, plain_request(CARD, "first disk"))
     with live.shared.update() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
-    assert joins(store, live, says(CARD, "second disk")) == ("debian", None)
+    assert joins(store, live, plain_request(CARD, "second disk")) == ("debian", None)
 
 
 @pytest.mark.parametrize("state", [ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED])
-def test_a_machine_that_was_started_again_takes_its_old_place(
+def test_a_restarted_machine_takes_its_old_place(
     store: Store, live: CastJob, known: Machine, state: ReceiverState
 ) -> None:
-    joins(store, live, says(CARD, "first run"))
+    joins(store, live, plain_request(CARD, "first run"))
     with live.shared.update() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
-    assert joins(store, live, says(CARD, "second run")) == ("pc-07", known.machine_id)
+    assert joins(store, live, plain_request(CARD, "second run")) == ("pc-07", known.machine_id)
     with live.shared.read() as (session, _now):
         assert len(session.receivers) == 1
