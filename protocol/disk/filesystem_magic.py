@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from protocol.constants import KIB
-
-Read = Callable[[int, int], bytes]
+from protocol.disk.disk_reads import Read
 
 FILESYSTEMS: Final = ("ext4", "xfs", "btrfs", "ntfs", "vfat", "exfat", "swap")
 """Results of :func:`detect_filesystem`; ``ext4`` includes ext2 and ext3, ``vfat`` FAT12, 16 and 32."""

@@ -10,14 +10,11 @@ import dataclasses
 import enum
 import struct
 import zlib
-from collections.abc import Callable
 from typing import Final
 
 from protocol.constants import KIB, MIB
+from protocol.disk.disk_reads import Read, reader_from
 from protocol.disk.filesystem_magic import detect_filesystem
-
-Read = Callable[[int, int], bytes]
-"""``read(offset, length)`` returns the disk's bytes there, fewer at its end."""
 
 PARTITIONS_MAX: Final = 128
 """Entries of a GPT of the usual size, and as many as surely fit in metadata of ``METADATA_BYTES_MAX``; further
@@ -123,16 +120,6 @@ def parse_layout_untrusted(read: Read, size_bytes: int, *, sector_bytes: int = 5
     return DiskLayout(
         TableKind.MBR, sector_bytes, _with_filesystems(read, partitions), tuple(boot_record_offsets)
     )
-
-
-def reader_from(read: Read, start_bytes: int, size_bytes: int) -> Read:
-    """Return a reader of one range of the disk: offsets count from its start, and it ends with the range."""
-
-    def read_within(offset: int, length: int) -> bytes:
-        length = min(length, size_bytes - offset)
-        return read(start_bytes + offset, length) if length > 0 else b""
-
-    return read_within
 
 
 def _with_filesystems(read: Read, partitions: list[Partition]) -> tuple[Partition, ...]:

@@ -5,7 +5,7 @@
 ::
 
     0                header page, 4096 bytes, ended by its own BLAKE3
-    4096             manifest (:mod:`protocol.image.manifest`), zero-padded to a page
+    4096             manifest (:mod:`protocol.image.manifest_format`), zero-padded to a page
     payload_offset   stored bytes of every block of kind DATA or RAW, in block order, without gaps
                      end of file
 
@@ -24,12 +24,8 @@ from protocol.constants import HASH_BYTES, IMAGE_BYTES_MAX
 from protocol.errors import ImageDamagedError
 from protocol.image.file_records import fields_table, pack_record, record_struct, unpack_record_untrusted
 from protocol.image.image_metadata import metadata_table
-from protocol.image.manifest import (
-    FORMAT_VERSION,
-    BlockKind,
-    ManifestHead,
-    check_magic_and_version_untrusted,
-)
+from protocol.image.manifest import BlockKind
+from protocol.image.manifest_format import FORMAT_VERSION, ManifestHead, check_magic_and_version_untrusted
 from protocol.schema.binary_fields import Field, Octets, fields_of, uint
 
 IMAGE_MAGIC: Final = b"\x89DCI\r\n\x1a\n"

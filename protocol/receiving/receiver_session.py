@@ -6,7 +6,6 @@ are due, and reports the result of each assembled block.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import numpy as np
@@ -27,7 +26,6 @@ from protocol.constants import (
 )
 from protocol.errors import WireError
 from protocol.image.manifest import Manifest
-from protocol.model.bottleneck import Cause
 from protocol.model.session_records import JoinGrant
 from protocol.receiving.arrival import ArrivalMeter
 from protocol.receiving.block_assembly import AssembledBlock, BufferPool
@@ -46,6 +44,7 @@ from protocol.receiving.events import (
 from protocol.receiving.manifest_reception import ManifestReception, ManifestStore, MemoryStore
 from protocol.receiving.object_reception import ObjectReception
 from protocol.receiving.phases import PHASES, ReceptionPhase, ReceptionTrigger
+from protocol.receiving.receiver_statistics import ReceiverStatistics
 from protocol.shared.feedback_timing import nack_backoff_s
 from protocol.shared.sequence import LossCounter
 from protocol.wire.batch import HeaderFilter, header_view
@@ -67,27 +66,6 @@ _SILENT_S = 3 * ANNOUNCE_INTERVAL_S
 
 _ROUND_PAUSE_MIN_S = 0.005
 """Shortest time between two NACK rounds: bounds the work at the smallest round-trip times."""
-
-
-@dataclasses.dataclass(slots=True)
-class ReceiverStatistics:
-    """Counters since the join, for metrics, reports and the summary."""
-
-    frames_received_count: int = 0
-    bytes_received: int = 0
-    blocks_assembled_count: int = 0
-    blocks_repaired_by_parity_count: int = 0
-    blocks_repaired_by_nack_count: int = 0
-    blocks_rejected_count: int = 0
-    blocks_verified_count: int = 0
-    nacks_sent_count: int = 0
-    nacked_symbol_count: int = 0
-    socket_drop_count: int = 0
-    socket_fill: float = 0.0
-    socket_buffer_bytes: int = 0
-    bytes_written: int = 0
-    bottleneck: Cause = Cause.NETWORK
-    first_data_at: float | None = None
 
 
 class ReceiverSession:

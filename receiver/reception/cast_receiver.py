@@ -15,7 +15,7 @@ from protocol.errors import (
     SenderLostError,
     SessionError,
 )
-from protocol.image.manifest import block_count_of
+from protocol.image.manifest_format import block_count_of
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastId, CompletionReport, JoinGrant
 from protocol.receiving.receiver_session import ReceiverSession

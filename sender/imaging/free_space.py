@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import KIB
-from protocol.disk.filesystem_magic import Read
+from protocol.disk.disk_reads import Read
 from sender.imaging.superblocks import FilesystemHead, Range, UsageUnknownError, fat_geometry, read_head
 from sender.imaging.system_tools import ToolError, find_tool, run_tool, tool_lines, tool_start
 

@@ -17,7 +17,8 @@ from protocol.constants import BLOCK_BYTES_DEFAULT
 from protocol.disk.disk_layout import layout_of
 from protocol.disk.partition_table import TableKind
 from protocol.image.block_codec import LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN
-from protocol.image.manifest import FORMAT_VERSION, Manifest
+from protocol.image.manifest import Manifest
+from protocol.image.manifest_format import FORMAT_VERSION
 from protocol.shared.units import format_bytes, format_duration, parse_size_bytes
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_progress import emit, shown_progress

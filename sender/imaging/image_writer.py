@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from protocol.constants import HASH_BYTES, MIB
 from protocol.errors import ConfigurationError, StorageError
 from protocol.image.image_format import PAGE_BYTES, build_header, payload_offset_of
-from protocol.image.manifest import ManifestLayout
+from protocol.image.manifest_format import ManifestLayout
 from sender.imaging.image_file import hash_file_range
 
 _FLUSH_BYTES: Final = 256 * MIB

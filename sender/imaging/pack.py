@@ -28,7 +28,8 @@ from protocol.image.block_codec import (
     encoder_memory_bytes,
     zero_hash,
 )
-from protocol.image.manifest import BlockKind, block_count_of, build_manifest_start, check_block_bytes
+from protocol.image.manifest import BlockKind
+from protocol.image.manifest_format import block_count_of, build_manifest_start, check_block_bytes
 from sender.imaging.image_writer import ImageWriter
 from sender.imaging.ordered_pipeline import SPAN_BYTES, job_count, ordered_map
 from sender.imaging.source import Source

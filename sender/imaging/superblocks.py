@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Final
 
 from protocol.constants import GIB, KIB, MIB
-from protocol.disk.filesystem_magic import Read, is_hibernated, swap_page_bytes
+from protocol.disk.disk_reads import Read
+from protocol.disk.filesystem_magic import is_hibernated, swap_page_bytes
 
 Range = tuple[int, int]
 """Half-open, in bytes from the filesystem's start."""

@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.disk.filesystem_magic import Read, container_signature, detect_filesystem, filesystem_signatures
-from protocol.disk.partition_table import DiskLayout, Partition, TableKind, reader_from
+from protocol.disk.disk_reads import Read, reader_from
+from protocol.disk.filesystem_magic import container_signature, detect_filesystem, filesystem_signatures
+from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from protocol.shared.units import format_bytes
 from sender.imaging.free_space import METHODS, Area, find_free_space
 from sender.imaging.source import Source

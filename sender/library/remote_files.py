@@ -17,7 +17,7 @@ from typing import Any, Final
 from protocol.constants import MIB
 from protocol.errors import DiskcastError
 from protocol.image.image_format import PAGE_BYTES, check_file_bytes, parse_header_untrusted
-from protocol.image.manifest import HEAD_BYTES, parse_head_untrusted
+from protocol.image.manifest_format import HEAD_BYTES, parse_head_untrusted
 from sender.library.image_probe import FoundImage
 from sender.library.location import Location, below
 from sender.library.remote_errors import RemoteError, translated

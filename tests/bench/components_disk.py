@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from protocol.constants import BLOCK_BYTES_DEFAULT, MIB
 from protocol.image.block_codec import BlockEncoder, block_hash
-from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import build_manifest
 from receiver.reception.pipeline import BLOCKS_PER_BATCH
 from receiver.target.block_sink import BlockSink
 from receiver.target.open_target import open_target

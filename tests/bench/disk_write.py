@@ -27,7 +27,8 @@ import rich.console
 
 from protocol.constants import BLOCK_BYTES_DEFAULT, MIB
 from protocol.image.block_codec import block_hash
-from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import build_manifest
 from protocol.shared.units import parse_size_bytes
 from receiver.disk.aligned_buffers import aligned_memory
 from receiver.disk.queue_settings import tuned_queue

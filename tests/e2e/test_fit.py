@@ -25,7 +25,8 @@ from protocol.constants import MIB
 from protocol.disk.disk_layout import layout_metadata
 from protocol.disk.partition_table import parse_layout_untrusted
 from protocol.errors import ConfigurationError, FitError, MissingDependencyError, TargetError
-from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import build_manifest
 from receiver.disk.fit import efi, programs
 from receiver.disk.fit.filesystem import GROWERS
 from receiver.disk.fit.fit_target import NO_FIT, FitOptions, check_fit, fit

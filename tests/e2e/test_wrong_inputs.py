@@ -36,7 +36,7 @@ from protocol.errors import (
     TargetTooSmallError,
     VerificationError,
 )
-from protocol.image.manifest import FORMAT_VERSION
+from protocol.image.manifest_format import FORMAT_VERSION
 from sender.imaging.image_file import ImageFile
 from tests.support.disks.devices import loop_device
 from tests.support.network.lab import LIMIT_S, Program, diskcast, diskcast_agent, run

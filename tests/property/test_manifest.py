@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from protocol.constants import HASH_BYTES, MIB
 from protocol.errors import ImageError
 from protocol.image.image_format import PAGE_BYTES, build_header, parse_header_untrusted
-from protocol.image.manifest import MANIFEST_MAGIC, BlockKind, Manifest, block_count_of, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import MANIFEST_MAGIC, block_count_of, build_manifest
 
 names = st.text(min_size=1, max_size=16).filter(str.isprintable)
 plain = st.recursive(

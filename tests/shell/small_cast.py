@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from protocol.constants import DATA_HEADER_BYTES
 from protocol.control.control_messages import COMPLETION, CastDescription, cast_description
 from protocol.image.block_codec import BlockEncoder, block_hash
-from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import build_manifest
 from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import BLOCK_BYTES_DEFAULT, DATA_HEADER_BYTES, MIB, PLAN_SYMBOLS_MAX
-from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import build_manifest
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest

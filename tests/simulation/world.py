@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from protocol.errors import JoinRefusedError
 from protocol.fec.reed_solomon import decode_in_place
-from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import build_manifest
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinRequest

@@ -29,7 +29,7 @@ from types import MappingProxyType
 from typing import Final
 
 from protocol.constants import MIB
-from protocol.disk.partition_table import Read
+from protocol.disk.disk_reads import Read
 from protocol.shared.units import format_bytes
 from receiver.disk.fit.mount import mounted_privately
 from receiver.disk.fit.programs import FILESYSTEM_TIME_LIMIT_S, MOUNT_TIME_LIMIT_S, StepError, run_program

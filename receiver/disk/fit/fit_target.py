@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Final
 
 from protocol.disk.disk_layout import layout_of
+from protocol.disk.disk_reads import Read, reader_from
 from protocol.disk.filesystem_magic import container_signature
-from protocol.disk.partition_table import DiskLayout, Read, TableKind, reader_from
+from protocol.disk.partition_table import DiskLayout, TableKind
 from protocol.errors import ConfigurationError, FitError, MissingDependencyError, TargetError
 from protocol.image.manifest import Manifest
 from protocol.shared.units import format_bytes

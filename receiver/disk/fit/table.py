@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from protocol.constants import KIB, MIB
-from protocol.disk.partition_table import DiskLayout, Partition, Read, TableKind, parse_layout_untrusted
+from protocol.disk.disk_reads import Read
+from protocol.disk.partition_table import DiskLayout, Partition, TableKind, parse_layout_untrusted
 from protocol.shared.units import format_bytes
 from receiver.disk.fit.programs import TABLE_TIME_LIMIT_S, StepError, find_program, last_lines, run_program
 from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack

@@ -8,14 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from protocol.disk.disk_reads import reader_from
 from protocol.disk.filesystem_magic import container_signature
-from protocol.disk.partition_table import (
-    DiskLayout,
-    Partition,
-    TableKind,
-    parse_layout_untrusted,
-    reader_from,
-)
+from protocol.disk.partition_table import DiskLayout, Partition, TableKind, parse_layout_untrusted
 from protocol.image.incomplete_marker import MARKER_BYTES, parse_marker_untrusted
 
 _Read = Callable[[int, int], bytes]

@@ -28,7 +28,7 @@ from protocol.errors import (
     ProtocolError,
     SessionError,
 )
-from protocol.image.manifest import ManifestLayout, block_count_of
+from protocol.image.manifest_format import ManifestLayout, block_count_of
 from protocol.model.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
 from protocol.receiving.manifest_reception import ManifestStore
 from receiver.reception.network.http_client import HttpPeer, Unreachable

@@ -9,7 +9,8 @@ import numpy as np
 
 from protocol.image.block_codec import BlockEncoder, block_hash
 from protocol.image.image_format import PAGE_BYTES, build_header, payload_offset_of
-from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import build_manifest
 
 BLOCK_BYTES = 64 * 1024
 

@@ -8,7 +8,8 @@ from protocol.constants import KIB, MIB
 from protocol.disk.disk_layout import layout_metadata
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from protocol.image.commit_blocks import COMMIT_BYTES_MAX, commit_blocks
-from protocol.image.manifest import BlockKind, Manifest, block_count_of, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import block_count_of, build_manifest
 
 
 def manifest_of(raw_bytes: int, block_bytes: int, layout: DiskLayout | None) -> Manifest:

@@ -15,11 +15,9 @@ from blake3 import blake3
 
 from protocol.constants import BLOCK_BYTES_DEFAULT, HASH_BYTES, METADATA_BYTES_MAX, MIB
 from protocol.errors import ConfigurationError, ImageDamagedError, ImageFormatError
-from protocol.image.manifest import (
+from protocol.image.manifest import BlockKind, KindSummary, Manifest
+from protocol.image.manifest_format import (
     HEAD_BYTES,
-    BlockKind,
-    KindSummary,
-    Manifest,
     ManifestHead,
     ManifestLayout,
     build_manifest,

@@ -11,7 +11,8 @@ from blake3 import blake3
 
 from protocol.constants import HASH_BYTES
 from protocol.errors import ImageChangedError, ImageDamagedError, StorageError
-from protocol.image.manifest import BlockKind, Manifest, build_manifest
+from protocol.image.manifest import BlockKind, Manifest
+from protocol.image.manifest_format import build_manifest
 from protocol.image.stored_manifest import PIECE_BYTES, StoredManifest
 
 BLOCK_BYTES = 64 * 1024

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from protocol.constants import ASSEMBLY_BYTES_DEFAULT, GIB, KIB, TIB
 from protocol.image.incomplete_marker import Marker, build_marker
-from protocol.image.manifest import build_manifest_start
+from protocol.image.manifest_format import build_manifest_start
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastId, CastParameters, JoinGrant, ReceiverId
 from protocol.receiving.receiver_session import ReceiverSession
