@@ -47,9 +47,10 @@ NEXT_STEPS = (
 
 
 @click.command()
-@click.option("--size", default="512MiB", show_default=True, help="Size of the source disk.")
+@click.option("--size", metavar="SIZE", default="512MiB", show_default=True, help="Size of the source disk.")
 @click.option(
     "--agents",
+    metavar="N",
     type=click.IntRange(1, AGENT_COUNT_MAX),
     default=4,
     show_default=True,
