@@ -1,1 +1,1 @@
-"""Disks into images: what ``pack``, ``inspect``, ``verify`` and ``unpack`` do, and the image file they share."""
+"""Images: the commands ``pack``, ``inspect``, ``verify`` and ``unpack``, and the image file."""

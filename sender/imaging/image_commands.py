@@ -1,4 +1,4 @@
-"""The commands on images: ``pack``, ``inspect``, ``verify``, ``unpack``."""
+"""The commands ``pack``, ``inspect``, ``verify`` and ``unpack``."""
 
 from __future__ import annotations
 
@@ -21,46 +21,48 @@ from protocol.image.manifest import Manifest
 from protocol.image.manifest_format import FORMAT_VERSION
 from protocol.shared.units import format_bytes, format_duration, parse_size_bytes
 from sender.imaging.image_file import ImageFile
-from sender.imaging.image_progress import emit, shown_progress
+from sender.imaging.image_progress import emit, show_progress
 from sender.imaging.image_verify import BadBlock, verify_image
 from sender.imaging.pack import PackOptions, pack_image
 from sender.imaging.source_hash import source_sha256_of
 from sender.imaging.used_blocks import AreaUsage
 
-_json_option = click.option("--json", "json_lines", is_flag=True, help="JSON lines on stdout, for scripts.")
+_json_option = click.option(
+    "--json", "json_lines", is_flag=True, help="Print one JSON object per line to stdout."
+)
 _path = click.Path(path_type=Path)
 _jobs_option = click.option(
-    "--jobs", type=int, metavar="N", help="Worker threads.  [default: the CPUs of this machine]"
+    "--jobs", type=int, show_default="number of CPUs", metavar="N", help="Number of worker threads."
 )
 
 
 @click.command()
 @click.argument("source", type=_path)
-@click.option("-o", "--output", type=_path, required=True, metavar="FILE.dci", help="The image to write.")
-@click.option("--name", metavar="NAME", help="The image's name.  [default: the source's file name]")
+@click.option("-o", "--output", type=_path, required=True, metavar="FILE.dci", help="Image file to write.")
+@click.option("--name", metavar="NAME", show_default="file name of SOURCE", help="Name of the image.")
 @click.option(
     "--block-size",
     default=f"{BLOCK_BYTES_DEFAULT >> 10}KiB",
     show_default=True,
     metavar="SIZE",
-    help="Unit of repair, delta and compression; a power of two from 64KiB to 4MiB.",
+    help="Block size: a power of two from 64KiB to 4MiB.",
 )
 @click.option(
     "--level",
     type=int,
     default=LEVEL_DEFAULT,
     show_default=True,
-    help=f"zstd level, {LEVEL_MIN} (fast) to {LEVEL_MAX} (small).",
+    help=f"zstd compression level, {LEVEL_MIN} (fastest) to {LEVEL_MAX} (smallest).",
 )
 @click.option(
     "--every-byte",
     is_flag=True,
-    help="Keep free space too, and record SHA-256 of the whole disk: for evidence rather than for deployment.",
+    help="Pack free space too, and record the SHA-256 of the disk.",
 )
 @click.option(
     "--allow-mounted",
     is_flag=True,
-    help="Pack a source that is mounted writable all the same; its files may be torn.",
+    help="Pack a mounted, writable source; its files may be inconsistent.",
 )
 @_jobs_option
 @_json_option
@@ -78,10 +80,16 @@ def pack(
 ) -> None:
     """Pack SOURCE, a disk or a file with a disk's content, into an image.
 
-    Nothing may write to SOURCE meanwhile: unmount it or mount it read-only. What its filesystems don't use is
-    neither read nor kept, where that can be learnt for sure (see `diskcast doctor`). The image appears under its
-    name only when it is whole; the same content and options always give the same file.
-    """
+    Unmount SOURCE first, or mount it read-only: nothing may write to it during packing. Free space is skipped in
+    filesystems whose tools are installed (see `diskcast doctor`). The same content and options always give the same
+    file. FILE.dci appears only when it is complete.
+
+    \b
+    Examples:
+      diskcast pack /dev/sda -o lab.dci
+      diskcast pack golden.raw -o lab.dci --name "Lab 2026" --level 9
+      diskcast pack /dev/sdb -o evidence.dci --every-byte --json
+    """  # noqa: D301  click needs the backspace
     options = PackOptions(
         name=name,
         block_bytes=parse_size_bytes(block_size),
@@ -98,7 +106,7 @@ def pack(
             else:
                 click.echo(str(area))
 
-    with _terminated_like_interrupted(), shown_progress("packing", json_lines=json_lines) as update:
+    with _sigterm_as_interrupt(), show_progress("packing", json_lines=json_lines) as update:
         result = pack_image(source, output, options, update, show_areas)
     with ImageFile.open(result.path) as image:
         if json_lines:
@@ -120,7 +128,13 @@ def pack(
 @click.argument("image_path", metavar="FILE.dci", type=_path)
 @_json_option
 def inspect(image_path: Path, *, json_lines: bool) -> None:
-    """Say what an image holds: name, id, sizes, kinds of blocks, ratio, signature."""
+    """Show an image's metadata: name, id, sizes, kinds of blocks, ratio, signature.
+
+    \b
+    Examples:
+      diskcast inspect lab.dci
+      diskcast inspect lab.dci --json
+    """  # noqa: D301
     with ImageFile.open(image_path) as image:
         if json_lines:
             emit("result", ok=True, **describe(image))
@@ -130,11 +144,18 @@ def inspect(image_path: Path, *, json_lines: bool) -> None:
 
 @click.command()
 @click.argument("image_path", metavar="FILE.dci", type=_path)
-@click.option("--against", type=_path, metavar="TARGET", help="Compare this disk or file with the image.")
+@click.option("--against", type=_path, metavar="TARGET", help="Disk or file to compare with the image.")
 @_jobs_option
 @_json_option
 def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lines: bool) -> None:
-    """Check every byte of an image, or of a disk against the image; name every block that differs."""
+    """Check every byte of an image, or compare a disk with it, and name the blocks that differ.
+
+    \b
+    Examples:
+      diskcast verify lab.dci
+      diskcast verify lab.dci --against /dev/sdb
+      diskcast verify lab.dci --json
+    """  # noqa: D301
     if against is not None:
         run_agent("compare", image_path, against, json_lines=json_lines)
     started_s = time.monotonic()
@@ -150,7 +171,7 @@ def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lin
             )
 
     with ImageFile.open(image_path) as image:
-        with shown_progress("verifying", json_lines=json_lines) as update:
+        with show_progress("verifying", json_lines=json_lines) as update:
             report = verify_image(image, jobs=jobs, on_progress=update, on_bad_block=show_bad_block)
         report.raise_if_bad(image)
         duration_s = time.monotonic() - started_s
@@ -158,7 +179,7 @@ def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lin
             emit("result", ok=True, **describe(image), duration_s=round(duration_s, 3))
         else:
             click.echo(
-                f"{image_path}: all {report.block_count} blocks are right ({format_bytes(image.header.file_bytes)} "
+                f"{image_path}: all {report.block_count} blocks are correct ({format_bytes(image.header.file_bytes)} "
                 f"read in {format_duration(duration_s)})"
             )
 
@@ -171,18 +192,24 @@ def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lin
 @click.argument("options", metavar="[OPTIONS OF restore]...", nargs=-1, type=click.UNPROCESSED)
 @_json_option
 def unpack(image_path: Path, target: str, options: tuple[str, ...], *, json_lines: bool) -> None:
-    """Write an image to TARGET, a disk or a file, without a network, and verify what was written.
+    """Write an image to TARGET, a disk or a file, without a network, and verify the result.
 
-    TARGET may be a selector like serial=…, and what follows it are options of diskcast-agent restore: --full,
+    TARGET is a path or a selector such as serial=S1. Options of `diskcast-agent restore` may follow it: --full,
     --dry-run, --grow, --partition N, --efi-entry LABEL.
-    """
+
+    \b
+    Examples:
+      diskcast unpack lab.dci /dev/sdb
+      diskcast unpack lab.dci /dev/sdb --grow
+      diskcast unpack lab.dci disk.raw --json
+    """  # noqa: D301
     run_agent("restore", image_path, target, *options, json_lines=json_lines)
 
 
 def agent_arguments(
     command: str, image_path: Path, target: str | Path, *options: str, json_lines: bool
 ) -> list[str]:
-    """The agent's command line for what touches a target: refusing, writing and reading back are its business."""
+    """Return the command line of the agent, which alone checks, writes and reads back targets."""
     arguments = [
         sys.executable,
         "-m",
@@ -199,14 +226,14 @@ def agent_arguments(
 def run_agent(
     command: str, image_path: Path, target: str | Path, *options: str, json_lines: bool
 ) -> NoReturn:
-    """Become the agent program; doesn't return."""
+    """Replace this process with the agent; doesn't return."""
     sys.stdout.flush()
     arguments = agent_arguments(command, image_path, target, *options, json_lines=json_lines)
-    os.execv(sys.executable, arguments)  # noqa: S606  # no shell is the point
+    os.execv(sys.executable, arguments)  # noqa: S606  # without a shell on purpose
 
 
 def describe(image: ImageFile) -> dict[str, object]:
-    """What ``inspect --json`` says, in bytes and counts."""
+    """Return the fields that ``inspect --json`` prints."""
     manifest, header = image.manifest, image.header
     return {
         "image": str(image.path),
@@ -234,12 +261,12 @@ def describe(image: ImageFile) -> dict[str, object]:
 
 
 def _plain(metadata: Mapping[str, object]) -> dict[str, object]:
-    """Metadata for JSON, which has no bytes."""
+    """Return metadata with bytes as hexadecimal text, for JSON."""
     return {key: value.hex() if isinstance(value, bytes) else value for key, value in metadata.items()}
 
 
 def description_text(image: ImageFile) -> str:
-    """What ``inspect`` says to people."""
+    """Return the text that ``inspect`` prints."""
     manifest, header = image.manifest, image.header
     ratio = manifest.raw_bytes / header.file_bytes
     lines = [
@@ -272,15 +299,15 @@ def _layout_lines(manifest: Manifest) -> list[str]:
         return [f"layout     no partition table, {layout.filesystem or 'no known filesystem'}"]
     lines = [f"layout     {layout.table.upper()}, {len(layout.partitions)} partitions"]
     for part in layout.partitions:
-        what = "extended" if part.is_extended else part.filesystem or "unknown"
+        content = "extended" if part.is_extended else part.filesystem or "unknown"
         name = f", {part.name}" if part.name else ""
-        lines.append(f"  {part.number:<8} {what}: {format_bytes(part.size_bytes)}{name}")
+        lines.append(f"  {part.number:<8} {content}: {format_bytes(part.size_bytes)}{name}")
     return lines
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM clean up as Ctrl-C does: by default it would leave the temporary file behind."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Make SIGTERM clean up as Ctrl-C does: by default it would leave the temporary file."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

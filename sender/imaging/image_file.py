@@ -1,4 +1,4 @@
-"""An image file opened for use: checked header and manifest, blocks read by position."""
+"""An open image file with checked header and manifest, whose blocks are read by position."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from protocol.image.stored_manifest import StoredManifest
 from protocol.program.positional_reads import PositionalReadError, read_at
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 128 * MIB
-"""The manifest of a disk of 480 GB, a third of the sender's 400 MB. Of a larger one 5 bytes a block are held and the
-hashes are read as they are needed."""
+"""The manifest of a 480 GB disk, a third of the sender's 400 MB. Of a larger manifest, 5 bytes per block are in memory
+and the hashes are read on demand."""
 
 _HASH_BUFFER_BYTES: Final = 4 * MIB
 """Large enough for BLAKE3 to use all CPUs."""
@@ -38,14 +38,14 @@ _HASH_BUFFER_BYTES: Final = 4 * MIB
 class ImageFile:
     """An open image; reading is safe from many threads.
 
-    Whatever happens to the file meanwhile ends in an error, or in the bytes that were there when it was opened: the
-    manifest is held in memory or checked whenever it is read. Nothing is mapped: truncating a mapped file would end
-    this program with SIGBUS.
+    If the file changes while it is open, a read either fails or returns the original bytes: the manifest is in memory,
+    or checked at each read. The file isn't memory-mapped: truncating a mapped file would kill this program with
+    SIGBUS.
 
     Attributes:
         path: as the operator named it.
         header: the header page.
-        manifest: stays usable after :meth:`close` if it is held in memory.
+        manifest: usable after :meth:`close` if it is in memory.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -54,22 +54,22 @@ class ImageFile:
         self._fd = fd
         self._left_open = False
         status = os.fstat(fd)
-        self._opened_as = status.st_size, status.st_mtime_ns
+        self._status_at_open = status.st_size, status.st_mtime_ns
         self.header = parse_header_untrusted(os.pread(fd, PAGE_BYTES, 0))
         check_file_bytes(self.header, status.st_size)
-        self.manifest = self._take_manifest()
+        self.manifest = self._load_manifest()
         check_identity(self.header, self.manifest.image_id, self.manifest.payload_bytes)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open an image and check all of it but the payload: header, size, manifest against the image's id.
+        """Open an image and check everything but the payload: header, size, manifest against the image's id.
 
         Reads the whole manifest once, 0.1 s for a TiB of disk.
 
         Raises:
-            ImageDamagedError: truncated, altered or with something behind its end.
-            ImageFormatError: not an image, or made by a newer diskcast.
-            ImageError: missing or unreadable.
+            ImageDamagedError: the file is truncated, altered or has extra bytes after its end.
+            ImageFormatError: the file isn't an image, or comes from a newer diskcast.
+            ImageError: the file is missing or unreadable.
             StorageError: the disk failed.
         """
         try:
@@ -88,7 +88,7 @@ class ImageFile:
             os.close(fd)
             raise type(error)(f"{path}: {error}") from error
 
-    def _take_manifest(self) -> Manifest:
+    def _load_manifest(self) -> Manifest:
         offset, byte_count = self.header.manifest_offset, self.header.manifest_bytes
         if byte_count > MANIFEST_IN_MEMORY_BYTES_MAX:
 
@@ -104,7 +104,7 @@ class ImageFile:
         """Read the stored bytes of ``block`` into the start of ``into``.
 
         Returns:
-            How many there are; 0 for a block of which nothing is stored.
+            The number of stored bytes; 0 for a ZERO or UNUSED block.
 
         Raises:
             ImageChangedError: the file ends within the block.
@@ -115,10 +115,10 @@ class ImageFile:
         return count
 
     def read_payload(self, offset: int, into: memoryview) -> None:
-        """Fill ``into`` with the payload from ``offset``: the stored bytes of consecutive stored blocks.
+        """Fill ``into`` with the payload from ``offset``: the stored bytes of consecutive blocks.
 
         Raises:
-            ImageChangedError: the file ends there.
+            ImageChangedError: the file ends before the last of them.
             StorageError: the disk failed.
         """
         self.read_file(self.header.payload_offset + offset, into)
@@ -134,13 +134,13 @@ class ImageFile:
         if count < len(into):
             raise ImageChangedError(
                 f"{self.path}: the image was truncated while it was in use: the file now ends before offset "
-                f"{offset + count}; restore it from a good copy, and see that nothing writes to it"
+                f"{offset + count}; restore it from a good copy, and stop the program that writes to it"
             )
 
     def wrong_block(self, block: int) -> ImageDamagedError:
-        """Why the stored bytes of ``block`` aren't what its hash says, as an error to raise.
+        """Return the error to raise for a ``block`` whose stored bytes don't match its hash.
 
-        Tells a file that was written to since it was opened from one that was damaged all along.
+        Distinguishes a file that was written to since it was opened from one that was already damaged.
         """
         try:
             status = os.fstat(self._fd)
@@ -148,20 +148,20 @@ class ImageFile:
             raise StorageError(
                 f"{self.path}: can't read the image: {error.strerror}; check the disk"
             ) from error
-        if (status.st_size, status.st_mtime_ns) != self._opened_as:
+        if (status.st_size, status.st_mtime_ns) != self._status_at_open:
             return ImageChangedError(
                 f"{self.path}: the image was written to while it was in use: block {block} no longer has the bytes "
-                "that were packed; restore the file from a good copy, and see that nothing writes to it"
+                "that were packed; restore the file from a good copy, and stop the program that writes to it"
             )
         return ImageDamagedError(
             f"{self.path}: block {block} no longer has the bytes that were packed: restore the file from a good copy "
-            "(diskcast verify checks it all), or pack again"
+            "(`diskcast verify` checks all blocks), or pack again"
         )
 
     def leave_open(self) -> None:
-        """From now on :meth:`close` does nothing.
+        """Make :meth:`close` do nothing.
 
-        For a program that ends while one of its threads is stuck in a read: closing might wait for the same disk.
+        For a program that exits while one of its threads is stuck in a read: closing might wait for the same disk.
         """
         self._left_open = True
 
@@ -180,11 +180,11 @@ class ImageFile:
 
 
 def hash_file_range(fd: int, offset: int, count: int) -> bytes:
-    """BLAKE3 of ``count`` bytes of a file from ``offset``, read rather than mapped, in a few MB of memory.
+    """Return the BLAKE3 hash of ``count`` bytes of a file from ``offset``, read with 4 MiB of memory.
 
     Raises:
         OSError: the file can't be read.
-        ImageDamagedError: it ends early.
+        ImageDamagedError: the file ends early.
     """
     hasher = blake3(max_threads=blake3.AUTO)
     buffer = memoryview(bytearray(min(_HASH_BUFFER_BYTES, count)))

@@ -1,4 +1,4 @@
-"""Progress of ``pack`` and ``verify``: a bar on a terminal, JSON lines for scripts, nothing otherwise."""
+"""Progress of ``pack`` and ``verify``: a bar on a terminal, JSON lines with ``--json``, nothing otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import rich.console
 import rich.progress
 
 JSON_INTERVAL_S: Final = 0.5
-"""Between two JSON lines of progress at least: scripts want to see life, not to be flooded."""
+"""Shortest time between two JSON progress lines: often enough to show progress, without flooding a script."""
 
 BarUpdate = Callable[[int, int], None]
 
@@ -25,11 +25,11 @@ def emit(event: str, **fields: object) -> None:
 
 
 @contextlib.contextmanager
-def shown_progress(phase: str, *, json_lines: bool) -> Iterator[BarUpdate]:
-    """A function to call with bytes done and bytes in all, as often as one likes.
+def show_progress(phase: str, *, json_lines: bool) -> Iterator[BarUpdate]:
+    """Yield a function to call with the bytes done and the total bytes, at any frequency.
 
     Args:
-        phase: what goes on, for example ``packing``.
+        phase: the operation, for example ``packing``.
         json_lines: JSON lines on stdout instead of a bar on stderr.
     """
     if json_lines:

@@ -1,4 +1,4 @@
-"""``verify``: every byte of an image file against its hashes, in parallel, every bad block named."""
+"""Verify every byte of an image file against its hashes, in parallel, and name the bad blocks."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from sender.imaging.ordered_pipeline import SPAN_BYTES, job_count, ordered_map
 from sender.imaging.source_hash import SourceHash, source_sha256_of
 
 _ROWS_PER_STEP: Final = 1 << 16
-"""Rows of the manifest that are looked at together: 4.5 MB."""
+"""Manifest rows that are checked together: 4.5 MB."""
 
 BAD_BLOCKS_KEPT_MAX: Final = 1000
-"""A report names this many; beyond it the file is simply bad, and the list must not grow with it."""
+"""Bad blocks that a report names; the list must not grow with the damage."""
 
 _BAD_BLOCKS_IN_MESSAGE: Final = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BadBlock:
-    """A block that isn't what the manifest says."""
+    """A block that doesn't match the manifest."""
 
     block: int
     raw_offset: int
-    """Where the block belongs on the disk."""
+    """Offset of the block on the disk."""
     file_offset: int
-    """Where its stored bytes are in the image file."""
+    """Offset of its stored bytes in the image file."""
     reason: str
 
 
@@ -50,16 +50,16 @@ class VerifyReport:
     bad: tuple[BadBlock, ...]
     """The first :data:`BAD_BLOCKS_KEPT_MAX`."""
     source_sha256: bytes | None = None
-    """Of the whole disk, recomputed; None if the image doesn't record it."""
+    """SHA-256 of the whole disk, recomputed; None if the image doesn't record it."""
 
     def raise_if_bad(self, image: ImageFile) -> None:
-        """Raise :class:`ImageDamagedError`, naming the first bad blocks, unless all are right."""
+        """Raise :class:`ImageDamagedError`, naming the first bad blocks, unless all are correct."""
         if not self.bad_count:
             recorded = source_sha256_of(image.manifest)
             if self.source_sha256 != recorded:
                 raise ImageDamagedError(
-                    f"{image.path}: every block is right, but the disk's SHA-256 isn't the recorded one: the image was "
-                    "altered with its hashes; pack the source again"
+                    f"{image.path}: every block is correct, but the SHA-256 of the disk differs from the recorded "
+                    "one: the image was altered together with its hashes; pack the source again"
                 )
             return
         named = "; ".join(
@@ -76,17 +76,17 @@ class VerifyReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Checked:
-    """What came of one piece."""
+    """The result of checking one piece."""
 
     payload_bytes: int
     bad: list[BadBlock]
     raw: list[tuple[int, bytes | memoryview]] = dataclasses.field(default_factory=list)
-    """Blocks and their raw bytes, where the disk is hashed as a whole; some are in the piece's buffer."""
+    """Blocks and their raw bytes, if the whole disk is hashed; some are in the piece's buffer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Piece:
-    """Stored blocks that follow each other in the payload, or rows of which nothing is stored."""
+    """Stored blocks that are adjacent in the payload, or blocks without stored bytes."""
 
     blocks: NDArray[np.int64]
     stored: bool
@@ -99,21 +99,21 @@ def verify_image(
     on_progress: Callable[[int, int], None] = lambda *_: None,
     on_bad_block: Callable[[BadBlock], None] = lambda _: None,
 ) -> VerifyReport:
-    """Check what :meth:`ImageFile.open` left: every stored byte, every raw byte, and the padding between sections.
+    """Check everything that :meth:`ImageFile.open` didn't: stored bytes, raw bytes, and the padding between sections.
 
-    Each stored block must have its stored hash and decompress to exactly its raw length with its raw hash; blocks of
-    which nothing is stored must have the hashes of zeros. SHA-256 of the whole disk is computed, too, if the image
-    records it. Memory: two spans a thread, 64 MiB at most, and a decompressed block a thread; with SHA-256 a
+    Each stored block must match its stored hash and decompress to exactly its raw length with its raw hash; a block
+    without stored bytes must have the hashes of zeros. If the image records the SHA-256 of the whole disk, it is
+    checked too. Memory: two spans per thread, at most 64 MiB, and a decompressed block per thread; with SHA-256 a
     decompressed span.
 
     Args:
-        image: opened, so that header and manifest are right.
-        jobs: threads; the CPUs by default.
-        on_progress: called in this thread with payload bytes checked, payload bytes in all.
+        image: an open image, whose header and manifest are already checked.
+        jobs: threads; the number of CPUs by default.
+        on_progress: called in this thread with the payload bytes checked and the total payload bytes.
         on_bad_block: called in this thread for each of the first :data:`BAD_BLOCKS_KEPT_MAX` bad blocks, in order.
 
     Raises:
-        ImageDamagedError: the file was truncated meanwhile, or its padding isn't zero.
+        ImageDamagedError: the file was truncated since it was opened, or its padding isn't zero.
         StorageError: the disk failed.
         ConfigurationError: ``jobs`` is out of its range.
     """
@@ -147,40 +147,41 @@ def _check_padding(image: ImageFile) -> None:
     image.read_file(start, memoryview(padding))
     if any(padding):
         raise ImageDamagedError(
-            f"{image.path}: the padding behind the manifest, from offset {start}, was altered"
+            f"{image.path}: the padding after the manifest, from offset {start}, was altered; copy or pack the "
+            "image again"
         )
 
 
 class _DiskHasher:
-    """SHA-256 of the disk from its stored blocks, which come in ascending order; between them are zeros."""
+    """SHA-256 of the disk from its stored blocks in ascending order, with zeros between them."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._hash = SourceHash()
 
     def add(self, raw_blocks: list[tuple[int, bytes | memoryview]]) -> None:
-        """The next stored blocks."""
+        """Add the next stored blocks."""
         for block, raw in raw_blocks:
             self._hash.add_zeros(block * self._manifest.block_bytes - self._hash.done_bytes)
             self._hash.add(raw)
 
     def digest(self) -> bytes:
-        """Of the whole disk."""
+        """Return the hash of the whole disk."""
         self._hash.add_zeros(self._manifest.raw_bytes - self._hash.done_bytes)
         return self._hash.digest()
 
 
 class _Checker:
-    """Checks one piece at a time; :meth:`work` runs in many threads at once."""
+    """A checker of pieces; :meth:`work` runs in many threads at once."""
 
     def __init__(self, image: ImageFile) -> None:
         self._image = image
         self._manifest = image.manifest
         self._keeps_raw = source_sha256_of(image.manifest) is not None
-        self._of_thread = threading.local()
+        self._thread_local = threading.local()
 
     def pieces(self) -> Iterator[_Piece]:
-        """Every row once."""
+        """Yield every block once."""
         stored_mask = self._manifest.stored_mask
         blocks_per_span = SPAN_BYTES // self._manifest.block_bytes
         for start in range(0, self._manifest.block_count, _ROWS_PER_STEP):
@@ -216,7 +217,7 @@ class _Checker:
         return checked
 
     def _fault(self, block: int, stored: memoryview, into: list[bytes | memoryview]) -> str:
-        """What is wrong with a stored block; empty if nothing is, and then its raw bytes are put ``into`` the list."""
+        """Return the fault of a stored block, or an empty text and append its raw bytes to ``into``."""
         manifest = self._manifest
         if block_hash(stored) != manifest.stored_hash[block].tobytes():
             return "its stored bytes were altered"
@@ -226,21 +227,23 @@ class _Checker:
         except ImageDamagedError as error:
             return str(error)
         into.append(raw)
-        # A raw block's hash is known already: its raw bytes are its stored bytes.
+        # Of a RAW block the raw bytes are the stored bytes, whose hash is already checked.
         raw_hash = manifest.stored_hash[block].tobytes() if kind == BlockKind.RAW else block_hash(raw)
-        return "" if raw_hash == manifest.raw_hash[block].tobytes() else "its raw bytes don't have their hash"
+        return (
+            "" if raw_hash == manifest.raw_hash[block].tobytes() else "its raw bytes don't match their hash"
+        )
 
     def _check_empty(self, blocks: NDArray[np.int64]) -> list[BadBlock]:
         manifest = self._manifest
-        right = ~manifest.stored_hash[blocks].any(axis=1)
+        correct = ~manifest.stored_hash[blocks].any(axis=1)
         expected = np.zeros((blocks.size, HASH_BYTES), np.uint8)
         zero = manifest.kind[blocks] == BlockKind.ZERO
         expected[zero] = np.frombuffer(zero_hash(manifest.block_bytes), np.uint8)
         last = manifest.block_count - 1
         if blocks[-1] == last and zero[-1]:
             expected[-1] = np.frombuffer(zero_hash(manifest.raw_length(last)), np.uint8)
-        right &= (manifest.raw_hash[blocks] == expected).all(axis=1)
-        return [self._bad(block, "its hashes aren't those of zeros") for block in blocks[~right].tolist()]
+        correct &= (manifest.raw_hash[blocks] == expected).all(axis=1)
+        return [self._bad(block, "its hashes aren't those of zeros") for block in blocks[~correct].tolist()]
 
     def _bad(self, block: int, reason: str) -> BadBlock:
         manifest = self._manifest
@@ -248,7 +251,7 @@ class _Checker:
         return BadBlock(block, block * manifest.block_bytes, file_offset, reason)
 
     def _decoder(self) -> BlockDecoder:
-        decoder: BlockDecoder | None = getattr(self._of_thread, "decoder", None)
+        decoder: BlockDecoder | None = getattr(self._thread_local, "decoder", None)
         if decoder is None:
-            decoder = self._of_thread.decoder = BlockDecoder()
+            decoder = self._thread_local.decoder = BlockDecoder()
         return decoder

@@ -1,4 +1,4 @@
-"""Writing an image file so that its final name only ever shows a whole image."""
+"""Write an image file; under its final name it is always complete."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from protocol.image.manifest_format import ManifestLayout
 from sender.imaging.image_file import hash_file_range
 
 _FLUSH_BYTES: Final = 256 * MIB
-"""Written data is flushed behind the writer in steps of this size: at most two of them are ever unflushed, so that
-the last fsync is short whatever the size of the machine's memory."""
+"""Payload that is flushed in the background at once. At most twice as much is unflushed, so that the last fsync is
+short on machines with a lot of memory too."""
 
 _IOVEC_COUNT_MAX: Final = 1024  # IOV_MAX of Linux
 
@@ -34,12 +34,12 @@ _NOT_ALLOWED: Final = frozenset(
 
 
 class ImageWriter:
-    """One image file under construction, as a context manager.
+    """An image file under construction, as a context manager.
 
-    It is written as ``.NAME.partial`` in the output's directory, under a lock that ends with the process; what a
-    killed process left there is taken over by the next that writes the same image. :meth:`commit` makes it durable
-    and gives it its name in one step; leaving the context before that removes it. A power cut during
-    :meth:`commit` leaves either the old file of that name or the new one, whole.
+    The file is ``.NAME.partial`` in the output's directory, under a lock that the kernel releases when the process
+    exits; the next process to write the same image reuses a file that a killed process left. :meth:`commit` makes the
+    file durable and renames it; leaving the context before that removes it. After a power cut during :meth:`commit`,
+    the final name has either the old file or the new one, complete.
     """
 
     def __init__(self, path: Path, start: bytes, layout: ManifestLayout) -> None:
@@ -48,14 +48,14 @@ class ImageWriter:
         Args:
             path: the final name; an existing file is replaced at :meth:`commit`.
             start: the manifest before its columns.
-            layout: where the columns are.
+            layout: offsets of the columns.
 
         Raises:
-            ConfigurationError: the file can't be made there, or another process is writing it.
+            ConfigurationError: the file can't be created there, or another process is writing it.
             StorageError: the disk failed.
         """
-        # os.path rather than Path here and below: in a directory that may not be searched the former answer, the
-        # latter raise, and _create() has the message.
+        # os.path rather than Path here and below: in a directory without search permission os.path returns a value
+        # where Path raises, and _create() has the better message.
         self.path = Path(os.path.realpath(path))
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._start = start
@@ -89,7 +89,7 @@ class ImageWriter:
                 raise ConfigurationError(
                     f"another process is writing {self.path}: wait for it or choose another output"
                 ) from error
-            # Between open and lock the file's writer may have finished: then this is its image, not our file.
+            # Between open and lock another writer may have finished: then the file is its image.
             if self._partial.exists() and os.path.samestat(self._partial.stat(), os.fstat(fd)):
                 os.ftruncate(fd, 0)
                 return fd
@@ -103,7 +103,7 @@ class ImageWriter:
         stored_hash: bytes,
         raw_hash: bytes,
     ) -> None:
-        """Write the manifest's rows from ``first_block``; ``n`` of each column, hashes joined.
+        """Write ``n`` manifest rows from ``first_block``; hashes are concatenated.
 
         Raises:
             StorageError: the disk is full or failed.
@@ -124,9 +124,9 @@ class ImageWriter:
             StorageError: the disk is full or failed.
         """
         for first in range(0, len(parts), _IOVEC_COUNT_MAX):
-            some = parts[first : first + _IOVEC_COUNT_MAX]
-            self._write(self._payload_offset + self.payload_bytes, some)
-            self.payload_bytes += sum(map(len, some))
+            batch = parts[first : first + _IOVEC_COUNT_MAX]
+            self._write(self._payload_offset + self.payload_bytes, batch)
+            self.payload_bytes += sum(map(len, batch))
         if self.payload_bytes - self._flushed_bytes >= _FLUSH_BYTES:
             self._await_flush()
             self._flush = self._flusher.submit(os.fdatasync, self._fd)
@@ -149,16 +149,16 @@ class ImageWriter:
                     rest[0] = rest[0][written:]
 
     def commit(self, start: bytes | None = None) -> bytes:
-        """Complete the file, make it durable and give it its name.
+        """Complete the file, make it durable and rename it to its final name.
 
         Args:
-            start: the manifest before its columns, when something in it is known only now; as long as the first one.
+            start: the manifest before its columns, if it changed since the constructor; of the same length.
 
         Returns:
             The image's id.
 
         Raises:
-            StorageError: the disk is full or failed; the final name is untouched.
+            StorageError: the disk is full or failed; an existing file of the final name is unchanged.
         """
         start = start or self._start
         assert len(start) == len(self._start)
@@ -191,8 +191,8 @@ class ImageWriter:
             raise self._storage_error(error) from error
 
     def _storage_error(self, error: OSError) -> StorageError:
-        mend = "free some space or choose another disk" if error.errno in _FULL else "check the disk"
-        return StorageError(f"{self.path}: can't write the image: {error.strerror}; {mend}")
+        fix = "free some space or choose another disk" if error.errno in _FULL else "check the disk"
+        return StorageError(f"{self.path}: can't write the image: {error.strerror}; {fix}")
 
     def __enter__(self) -> Self:
         return self
@@ -202,6 +202,6 @@ class ImageWriter:
     ) -> None:
         self._flusher.shutdown(wait=True)
         if not self._committed:
-            # Before the lock goes with the descriptor: afterwards the name may be another process's.
+            # Closing the descriptor releases the lock: afterwards another process may use the name.
             self._partial.unlink(missing_ok=True)
         os.close(self._fd)

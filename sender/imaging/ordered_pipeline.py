@@ -1,4 +1,4 @@
-"""Bounded parallel work in order: threads work ahead, the caller takes results as if there were one thread."""
+"""An ordered, bounded parallel map: threads work ahead, and the caller takes the results in order."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 SPAN_BYTES: Final = BLOCK_BYTES_MAX
-"""Disk that is worked on at a time: any block fits, and a span's hand-over between threads (50 us) is small beside
-its compression (10 ms)."""
+"""Bytes of disk per work item: any block fits, and passing a span between threads (50 us) costs little compared with
+compressing it (10 ms)."""
 
 BUFFER_BYTES_MAX: Final = 64 * MIB
-"""All span buffers of a pipeline together; results that don't fit their buffer may take as much again."""
+"""Limit of all span buffers of a pipeline; results that don't fit their buffers may take as much again."""
 
 JOBS_MAX: Final = 256
-"""Beyond any machine's use: it only stops a mistyped number from starting a million threads."""
+"""More than any machine can use: it keeps a mistyped number from starting a million threads."""
 
 _SPANS_MAX: Final = BUFFER_BYTES_MAX // SPAN_BYTES
 
 
 def job_count(jobs: int | None) -> int:
-    """Worker threads that make sense: what was asked for (default: the CPUs), at most one for each span buffer.
+    """Return the number of worker threads: ``jobs`` (default: the number of CPUs), at most one per span buffer.
 
     Raises:
         ConfigurationError: ``jobs`` is out of its range.
@@ -36,25 +36,25 @@ def job_count(jobs: int | None) -> int:
     if jobs is None:
         return min(len(os.sched_getaffinity(0)), _SPANS_MAX)
     if not 1 <= jobs <= JOBS_MAX:
-        raise ConfigurationError(f"{jobs} jobs can't be used: choose 1 to {JOBS_MAX}")
+        raise ConfigurationError(f"--jobs can't be {jobs}: choose 1 to {JOBS_MAX}")
     return min(jobs, _SPANS_MAX)
 
 
 def ordered_map(
     work: Callable[[_Item, memoryview], _Result], items: Iterable[_Item], *, jobs: int
 ) -> Generator[_Result, None, None]:
-    """Yield ``work(item, buffer)`` of each item, in order, worked on by ``jobs`` threads.
+    """Yield ``work(item, buffer)`` of each item, in order, computed by ``jobs`` threads.
 
-    A result may refer to its buffer until the next one is asked for. The window is two spans a thread and never more
-    than :data:`BUFFER_BYTES_MAX` in all; when the caller is slow, the threads wait.
+    A result may refer to its buffer until the next result is requested. At most two spans per thread, and
+    :data:`BUFFER_BYTES_MAX` in total, are in progress; when the caller is slow, the threads wait.
 
-    Close the generator (``contextlib.closing``) if it may be left early: closing waits for work that has begun, and
-    only then may files that ``work`` uses be closed.
+    Close the generator (``contextlib.closing``) if it may be left early: closing waits for running work. Close files
+    that ``work`` uses only after that.
 
     Args:
-        work: called in a worker thread with a buffer of :data:`SPAN_BYTES`, whose content is arbitrary.
-        items: taken in the caller's thread, shortly before they are worked on.
-        jobs: as :func:`job_count` says.
+        work: called in a worker thread with a buffer of :data:`SPAN_BYTES` and arbitrary content.
+        items: consumed in the caller's thread, shortly before they are processed.
+        jobs: as :func:`job_count` returns it.
     """
     buffers = [memoryview(bytearray(SPAN_BYTES)) for _ in range(min(2 * jobs, _SPANS_MAX))]
     pending: collections.deque[tuple[Future[_Result], memoryview]] = collections.deque()

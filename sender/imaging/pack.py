@@ -1,7 +1,7 @@
-"""``pack``: a disk into an image, through a bounded pipeline of threads.
+"""Pack a disk into an image, through a bounded pipeline of threads.
 
-Each worker takes a span of the disk through all its steps while it is in the CPU's cache: read, all zero?, zstd,
-BLAKE3. The caller's thread writes the spans in order, so that the image doesn't depend on the number of workers.
+Each worker takes a span of the disk through all steps while it is in the CPU's cache: read, test for zeros, zstd,
+BLAKE3. The caller's thread writes the spans in order, so the image doesn't depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -38,50 +38,50 @@ from sender.imaging.source_use import find_source_use, require_unused
 from sender.imaging.used_blocks import NO_UNUSED, AreaUsage, find_unused_blocks
 
 ENCODER_BYTES_MAX: Final = 160 * MIB
-"""All encoders together: 2 of the largest (level 22, 4 MiB blocks), or one for each span buffer at usual levels."""
+"""Limit of all encoders together: 2 of the largest (level 22, 4 MiB blocks), or one per span buffer at usual levels."""
 
 _EMPTY_BLOCKS_MAX: Final = 1 << 16
-"""Blocks of a hole or of free space whose rows are written at once: 4.5 MB of rows."""
+"""Blocks of a hole or of free space per write of manifest rows: 4.5 MB."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PackOptions:
-    """What the operator may choose; None for a default that depends on the source or the machine."""
+    """Options of the operator; None for a default that depends on the source or the machine."""
 
     name: str | None = None
     block_bytes: int = BLOCK_BYTES_DEFAULT
     level: int = LEVEL_DEFAULT
     jobs: int | None = None
     every_byte: bool = False
-    """Keep free space too, and record SHA-256 of the whole disk: for evidence rather than for deployment."""
+    """Pack free space too and record the SHA-256 of the whole disk: for evidence, not for deployment."""
     allow_mounted: bool = False
-    """Pack a source that something may write to meanwhile."""
+    """Pack a source although something may write to it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PackResult:
-    """Where the image is and what it is known by; all else is in its manifest."""
+    """The path and the id of the packed image; its manifest has everything else."""
 
     path: Path
     image_id: bytes
     duration_s: float
     areas: tuple[AreaUsage, ...]
-    """What the source's filesystems said they use; empty with ``every_byte``."""
+    """Used space of the source's partitions; empty with ``every_byte``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Span:
-    """Consecutive blocks: to be read, or all ZERO because they are a hole, or all UNUSED."""
+    """Consecutive blocks: to read, or all ZERO because they are a hole, or all UNUSED."""
 
     first_block: int
     block_count: int
     empty_kind: BlockKind | None = None
-    """None if they are to be read."""
+    """The kind of all blocks; None for blocks to read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _PackedSpan:
-    """A span's rows, and its raw and its stored bytes, which may be in the span's buffer."""
+    """Manifest rows of a span, with its raw and stored bytes, which may be in the span's buffer."""
 
     span: _Span
     kind: NDArray[np.uint8]
@@ -94,9 +94,9 @@ class _PackedSpan:
 
 
 def default_name(source_path: Path) -> str:
-    """The source's own name, made printable and cut to the limit.
+    """Return the source's file name, made printable and truncated to the limit.
 
-    From the source rather than from the output: the same disk gives the same image wherever it is written.
+    The name is the source's rather than the output's, so that the same disk always gives the same image.
     """
     printable = "".join(letter if letter.isprintable() else "_" for letter in source_path.name)
     return printable.encode()[:IMAGE_NAME_BYTES_MAX].decode(errors="ignore") or "disk"
@@ -111,23 +111,24 @@ def pack_image(
 ) -> PackResult:
     """Pack a disk, or a file with a disk's content, into an image file.
 
-    Blocks that no filesystem uses are marked so and neither read nor kept, see :mod:`sender.imaging.used_blocks`.
-    The same source content, name, level, block size and filesystem tools give the same file, whatever the number of
-    jobs, the source's holes or the time. Memory is bounded whatever the source's size and the jobs: 64 MiB of span
-    buffers, as much of compressed blocks, 160 MiB of encoders; with the interpreter below 400 MB.
+    Blocks that no filesystem uses become UNUSED: they are neither read nor stored, see
+    :mod:`sender.imaging.used_blocks`. The same source content, name, level, block size and filesystem tools always
+    give the same file; the number of jobs, the source's holes and the time don't matter. Memory doesn't grow with the
+    source's size or the jobs: 64 MiB of span buffers, as much of compressed blocks, 160 MiB of encoders; with the
+    interpreter below 400 MB.
 
     Args:
-        source_path: a file or a block device that nothing writes to meanwhile.
-        output_path: the image; it appears when it is whole and durable, an error or interrupt leaves what was there.
+        source_path: a file or a block device that nothing writes to during packing.
+        output_path: the image; an existing file is replaced only once the new one is complete and durable.
         options: see :class:`PackOptions`.
-        on_progress: called in this thread with raw bytes done, raw bytes in all.
-        on_areas: called in this thread, before anything is packed, with what the filesystems said; not with
+        on_progress: called in this thread with the raw bytes done and the total raw bytes.
+        on_areas: called in this thread with the used space of each partition, before packing starts; not called with
             ``every_byte``.
 
     Raises:
-        ConfigurationError: an option is out of its range, or the output can't be made there.
+        ConfigurationError: an option is out of its range, or the output can't be created.
         SourceInUseError: the source is mounted writable.
-        SourceError: the source can't be used or read, or changed meanwhile.
+        SourceError: the source can't be used or read, or changed during packing.
         StorageError: the output's disk is full or failed.
     """
     started_s = time.monotonic()
@@ -146,7 +147,7 @@ def pack_image(
             "logical_sector_bytes": source.logical_sector_bytes,
         }
         if options.every_byte:
-            metadata["source_sha256"] = bytes(SHA256_BYTES)  # its room, until it is known
+            metadata["source_sha256"] = bytes(SHA256_BYTES)  # a placeholder of the same length
         start, manifest_layout = build_manifest_start(name, source.raw_bytes, options.block_bytes, metadata)
         jobs = min(
             job_count(options.jobs),
@@ -161,7 +162,7 @@ def pack_image(
             on_areas(unused.areas)
         source_hash = SourceHash() if options.every_byte else None
         packer = _Packer(source, options, unused.ranges)
-        # Entered last, so left first: no worker reads the source after it is closed.
+        # Entered last and therefore left first: no worker reads the source after it is closed.
         packed_spans = stack.enter_context(
             contextlib.closing(ordered_map(packer.work, packer.spans(), jobs=jobs))
         )
@@ -173,9 +174,7 @@ def pack_image(
             raw_start, raw_stop = packer.raw_range(packed.span)
             if source_hash is not None:
                 source_hash.add(packed.raw)
-                source_hash.add_zeros(
-                    raw_stop - raw_start - len(packed.raw)
-                )  # all of a hole, nothing of what was read
+                source_hash.add_zeros(raw_stop - raw_start - len(packed.raw))  # 0 unless the span is a hole
             if packed.span.empty_kind is None:
                 source.forget(raw_start, raw_stop - raw_start)
             on_progress(raw_stop, source.raw_bytes)
@@ -188,26 +187,26 @@ def pack_image(
 
 
 class _Packer:
-    """Cuts the source into spans and packs them; :meth:`work` runs in many threads at once."""
+    """A packer that cuts the source into spans; :meth:`work` runs in many threads at once."""
 
     def __init__(self, source: Source, options: PackOptions, unused: NDArray[np.int64]) -> None:
-        """Pack ``source`` but for the blocks of ``unused[n, 2]``, ascending half-open ranges."""
+        """Pack ``source`` without the blocks of ``unused[n, 2]``, ascending half-open ranges."""
         self._source = source
         self._options = options
         self._block_bytes = options.block_bytes
         self._block_count = block_count_of(source.raw_bytes, options.block_bytes)
         self._unused = unused
-        self._of_thread = threading.local()
+        self._thread_local = threading.local()
 
     def raw_range(self, span: _Span) -> tuple[int, int]:
-        """The half-open range of the disk that ``span`` covers."""
+        """Return the half-open range of the disk that ``span`` covers."""
         start = span.first_block * self._block_bytes
         return start, min(self._source.raw_bytes, start + span.block_count * self._block_bytes)
 
     def spans(self) -> Iterator[_Span]:
-        """All blocks in order; a block that has any data is read whole."""
+        """Yield all blocks in order; a block with any data is read completely."""
         blocks_per_span = SPAN_BYTES // self._block_bytes
-        # A hole is hashed, too, when every byte is: in small steps, so that progress shows.
+        # With every_byte holes are hashed too: in small steps, so that progress is visible.
         empty_step = blocks_per_span if self._options.every_byte else _EMPTY_BLOCKS_MAX
         for first, stop, empty_kind in self._without_unused(self._data_and_holes()):
             step = blocks_per_span if empty_kind is None else empty_step
@@ -219,7 +218,7 @@ class _Packer:
                 yield span
 
     def _data_and_holes(self) -> Iterator[tuple[int, int, BlockKind | None]]:
-        """Half-open ranges of blocks, those that follow each other; None is data."""
+        """Yield adjacent half-open ranges of blocks and their kind: ZERO for a hole, None for data."""
         next_block = 0
         for start, stop in self._source.data_ranges():
             first_block = max(next_block, start // self._block_bytes)
@@ -231,7 +230,7 @@ class _Packer:
     def _without_unused(
         self, segments: Iterator[tuple[int, int, BlockKind | None]]
     ) -> Iterator[tuple[int, int, BlockKind | None]]:
-        """The same ranges with the unused blocks cut out of them, as ranges of their own."""
+        """Yield the same ranges, with the unused blocks as separate ranges."""
         unused = iter([*self._unused.tolist(), (self._block_count, self._block_count)])
         unused_first, unused_stop = next(unused)
         for first, stop, empty_kind in segments:
@@ -247,7 +246,7 @@ class _Packer:
                 block = piece_stop
 
     def work(self, span: _Span, buffer: memoryview) -> _PackedSpan:
-        """Pack one span; what is stored raw stays in ``buffer``."""
+        """Pack one span; blocks that are stored raw stay in ``buffer``."""
         if span.empty_kind is None:
             return self._pack_data(span, buffer)
         return self._pack_empty(span, span.empty_kind)
@@ -298,7 +297,7 @@ class _Packer:
         )
 
     def _pack_block(self, raw: memoryview) -> tuple[BlockKind, bytes | memoryview, bytes, bytes]:
-        """Kind, stored bytes, their hash and the raw hash of one block."""
+        """Return kind, stored bytes, stored hash and raw hash of one block."""
         if not np.frombuffer(raw, np.uint8).any():
             return BlockKind.ZERO, b"", bytes(HASH_BYTES), zero_hash(len(raw))
         kind, stored = self._encoder().encode(raw)
@@ -306,7 +305,7 @@ class _Packer:
         return kind, stored, raw_hash if kind == BlockKind.RAW else block_hash(stored), raw_hash
 
     def _encoder(self) -> BlockEncoder:
-        encoder: BlockEncoder | None = getattr(self._of_thread, "encoder", None)
+        encoder: BlockEncoder | None = getattr(self._thread_local, "encoder", None)
         if encoder is None:
-            encoder = self._of_thread.encoder = BlockEncoder(self._options.level, self._block_bytes)
+            encoder = self._thread_local.encoder = BlockEncoder(self._options.level, self._block_bytes)
         return encoder

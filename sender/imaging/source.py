@@ -20,8 +20,8 @@ _BLKSSZGET: Final = 0x1268  # linux/fs.h: logical sector size, int
 _FILE_SECTOR_BYTES: Final = 512
 
 _FORGET_BYTES_MIN: Final = 4 * GIB
-"""Sources of this size leave the page cache as they are read: nobody reads them twice in a row, and they would push
-out what other programs use."""
+"""Sources of at least this size leave the page cache as they are read: they are read once, and would evict the data of
+other programs."""
 
 
 class Source:
@@ -29,8 +29,8 @@ class Source:
 
     Attributes:
         path: as the operator named it.
-        raw_bytes: its size.
-        logical_sector_bytes: of the device; 512 for a file.
+        raw_bytes: size of the source.
+        logical_sector_bytes: sector size of the device; 512 for a file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,17 +69,17 @@ class Source:
 
     @property
     def fd(self) -> int:
-        """The descriptor, for tools that are to look at this very file."""
+        """The descriptor, for tools that open the same file."""
         return self._fd
 
     @property
     def status(self) -> os.stat_result:
-        """As it was when it was opened."""
+        """The status of the file when it was opened."""
         return self._status
 
     @property
     def is_device(self) -> bool:
-        """Whether the source is a block device."""
+        """True if the source is a block device."""
         return stat.S_ISBLK(self._status.st_mode)
 
     def _size_bytes(self) -> int:
@@ -88,16 +88,16 @@ class Source:
     def _sector_bytes(self) -> int:
         if not self.is_device:
             return _FILE_SECTOR_BYTES
-        answer = fcntl.ioctl(self._fd, _BLKSSZGET, bytes(4))
-        return int(struct.unpack("i", answer)[0])
+        result = fcntl.ioctl(self._fd, _BLKSSZGET, bytes(4))
+        return int(struct.unpack("i", result)[0])
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
-        """Half-open byte ranges that may hold something else than zeros, ascending; the rest are holes.
+        """Yield half-open byte ranges that may have data, ascending; the rest are holes, which read as zeros.
 
-        A block device, or a file system that doesn't know its holes, is one range.
+        A block device, or a file on a filesystem without support for holes, is one range.
 
         Raises:
-            SourceError: the file system failed to answer.
+            SourceError: the filesystem failed to list the file's holes.
         """
         if self.is_device:
             yield 0, self.raw_bytes
@@ -130,11 +130,11 @@ class Source:
         if count < len(into):
             raise SourceError(
                 f"{self.path}: the source became shorter while it was packed: it had {self.raw_bytes} bytes and "
-                f"now ends before offset {offset + count}; stop what changes it and pack again"
+                f"now ends before offset {offset + count}; stop the program that changes it, and pack again"
             )
 
     def read(self, offset: int, length: int) -> bytes:
-        """The bytes from ``offset``, fewer than ``length`` where the source ends.
+        """Return the bytes from ``offset``, fewer than ``length`` at the end of the source.
 
         Raises:
             SourceError: as :meth:`read_into`.
@@ -144,18 +144,18 @@ class Source:
         return bytes(data)
 
     def expect(self, offset: int, count: int) -> None:
-        """Let the kernel read ahead: spans are read by several threads, which hides their order from it."""
+        """Let the kernel read ahead: it can't detect the order of spans that several threads read."""
         os.posix_fadvise(self._fd, offset, count, os.POSIX_FADV_WILLNEED)
 
     def forget(self, offset: int, count: int) -> None:
-        """Give back the page cache of what was read, if the source is big."""
+        """Release the page cache of a range that was read, if the source is large."""
         if self.raw_bytes >= _FORGET_BYTES_MIN:
             os.posix_fadvise(self._fd, offset, count, os.POSIX_FADV_DONTNEED)
 
     def check_unchanged(self) -> None:
         """Compare size and, for a file, modification time with those at the start.
 
-        A device's content can change without a trace: that nothing writes to it is the operator's to see to.
+        Changes of a device's content can't be detected: the operator must prevent them.
 
         Raises:
             SourceError: the source was changed while it was packed.
@@ -165,15 +165,16 @@ class Source:
         if size_bytes != self.raw_bytes:
             raise SourceError(
                 f"{self.path}: the source changed its size from {self.raw_bytes} to {size_bytes} bytes while it was "
-                "packed; stop what changes it and pack again"
+                "packed; stop the program that changes it, and pack again"
             )
         if not self.is_device and now.st_mtime_ns != self._status.st_mtime_ns:
             raise SourceError(
-                f"{self.path}: the source was written to while it was packed; stop what changes it and pack again"
+                f"{self.path}: the source was written to while it was packed; stop the program that writes to it, and "
+                "pack again"
             )
 
     def is_same_file(self, path: Path) -> bool:
-        """Whether ``path``, which need not exist, is the source itself."""
+        """Return whether ``path``, which may not exist, is the source itself."""
         try:
             return os.path.samestat(path.stat(), self._status)
         except OSError:

@@ -1,4 +1,4 @@
-"""SHA-256 of a whole disk, from its blocks in order: what other forensic tools say of the same disk."""
+"""SHA-256 of a whole disk, from its blocks in order: the same hash that forensic tools compute."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _ZEROS: Final = memoryview(bytes(MIB))
 
 
 class SourceHash:
-    """The hash of a disk that comes in pieces."""
+    """A hash of a disk, computed from consecutive pieces."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self.done_bytes = 0
 
     def add(self, raw: bytes | memoryview) -> None:
-        """The disk's next bytes."""
+        """Add the next bytes of the disk."""
         self._hash.update(raw)
         self.done_bytes += len(raw)
 
     def add_zeros(self, count: int) -> None:
-        """The disk's next ``count`` bytes, all zeros."""
+        """Add ``count`` zeros as the next bytes of the disk."""
         self.done_bytes += count
         while count > 0:
             self._hash.update(_ZEROS[:count])
             count -= len(_ZEROS)
 
     def digest(self) -> bytes:
-        """Of all that came."""
+        """Return the hash of all added bytes."""
         return self._hash.digest()
 
 
 def source_sha256_of(manifest: Manifest) -> bytes | None:
-    """What the image says of its source disk; None if it was packed without that."""
+    """Return the hash of the source disk that the image records; None if it records none."""
     value = manifest.metadata.get("source_sha256")
     return value if isinstance(value, bytes) else None

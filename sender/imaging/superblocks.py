@@ -1,7 +1,7 @@
-"""What filesystems say of themselves at their start: how large, whether put away cleanly, how much is free.
+"""Filesystem superblocks: size, clean state and free space.
 
-Only what decides whether their books may be believed, and what the tools that read those books don't say. The layouts
-are the filesystems' on-disk formats as their documentation and the kernel have them.
+Only the fields that decide whether a filesystem's metadata can be trusted, and those that its tools don't show. The
+layouts are the on-disk formats in the filesystems' documentation and in the kernel.
 """
 
 from __future__ import annotations
@@ -21,50 +21,54 @@ Range = tuple[int, int]
 
 
 class UsageUnknownError(Exception):
-    """What a filesystem uses can't be learnt for sure: all of it is kept. The message is the reason, for people."""
+    """The space that a filesystem uses can't be determined with certainty, so all of it is packed.
+
+    The message is the reason, shown to the operator.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class FilesystemHead:
-    """One filesystem that was put away cleanly."""
+class Superblock:
+    """The superblock of a filesystem that was unmounted cleanly."""
 
     size_bytes: int
     unit_bytes: int
-    """Its block; for the FATs and NTFS a cluster."""
+    """Block size; for FAT, exFAT and NTFS the cluster size."""
     free_bytes: int | None = None
-    """What it says is free; None where it doesn't say, or says what can't be relied on."""
-    kept: tuple[Range, ...] = ()
-    """Never free, whatever a tool says."""
+    """Free bytes at most; None if the superblock has no reliable count."""
+    always_used: tuple[Range, ...] = ()
+    """Ranges that are packed even if a tool lists them as free; ascending."""
 
 
 _UNCLEAN: Final = "it wasn't unmounted cleanly: mount and unmount it, or run its fsck, and pack again"
 _DAMAGED: Final = "its superblock is damaged"
 
 
-def read_head(filesystem: str, read: Read, area_bytes: int) -> FilesystemHead:
-    """The head of ``filesystem`` in an area of ``area_bytes``.
+def read_superblock(filesystem: str, read: Read, area_bytes: int) -> Superblock:
+    """Return the superblock of ``filesystem`` in an area of ``area_bytes``.
 
     Raises:
-        UsageUnknownError: it isn't clean, isn't whole, or has features that aren't known here.
+        UsageUnknownError: the filesystem isn't clean, is truncated, or has unsupported features.
     """
     try:
-        head = _HEADS[filesystem](read)
+        superblock = _PARSERS[filesystem](read)
     except struct.error as error:
         raise UsageUnknownError(_DAMAGED) from error
-    if not 0 < head.size_bytes <= area_bytes:
+    if not 0 < superblock.size_bytes <= area_bytes:
         raise UsageUnknownError(
-            f"it says that it has {head.size_bytes} bytes, but {area_bytes} are there: it is cut, or part of a RAID"
+            f"its superblock says {superblock.size_bytes} bytes, but there are only {area_bytes}: it is truncated, "
+            "or part of a RAID"
         )
-    return head
+    return superblock
 
 
-def _ext_head(read: Read) -> FilesystemHead:
+def _parse_ext(read: Read) -> Superblock:
     data = read(KIB, KIB)
     block_count, _, free_count, _, _, log_size = struct.unpack_from("<IIIIII", data, 0x4)
     (state,) = struct.unpack_from("<H", data, 0x3A)
     incompatible, read_only_compatible = struct.unpack_from("<II", data, 0x60)
     if incompatible & 0x4 or read_only_compatible & 0x10000 or state & 3 != 1:
-        # A journal to be replayed, orphans to be freed; not marked valid, or marked erroneous.
+        # A journal to replay or orphans to free; not marked as valid, or marked as erroneous.
         raise UsageUnknownError(_UNCLEAN)
     if incompatible & 0x80:  # 64bit
         high_blocks, _, high_free = struct.unpack_from("<III", data, 0x150)
@@ -73,11 +77,11 @@ def _ext_head(read: Read) -> FilesystemHead:
     if log_size > 6:
         raise UsageUnknownError(_DAMAGED)
     unit_bytes = KIB << log_size
-    return FilesystemHead(block_count * unit_bytes, unit_bytes, free_count * unit_bytes)
+    return Superblock(block_count * unit_bytes, unit_bytes, free_count * unit_bytes)
 
 
-def _xfs_head(read: Read) -> FilesystemHead:
-    """The log, which the head doesn't speak of, is looked at by a tool."""
+def _parse_xfs(read: Read) -> Superblock:
+    """Parse all but the state of the log, which isn't in the superblock: a tool checks it."""
     data = read(0, 512)
     unit_bytes, block_count = struct.unpack_from(">IQ", data, 4)
     (log_start,) = struct.unpack_from(">Q", data, 48)
@@ -88,15 +92,15 @@ def _xfs_head(read: Read) -> FilesystemHead:
         raise UsageUnknownError("its log is on another device")
     if in_progress or (version == 5 and incompatible & 0x10):
         raise UsageUnknownError("it needs repair: run xfs_repair and pack again")
-    return FilesystemHead(block_count * unit_bytes, unit_bytes, free_count * unit_bytes)
+    return Superblock(block_count * unit_bytes, unit_bytes, free_count * unit_bytes)
 
 
 _BTRFS_SUPERBLOCKS: Final = (64 * KIB, 64 * MIB, 256 * GIB)
 _BTRFS_KNOWN_FEATURES: Final = 0xFFF & ~0x80 & ~0x800 | 0x10000
-"""Incompatible features of filesystems on one device up to simple quotas; RAID with parity and zones aren't."""
+"""Incompatible features up to simple quotas, without parity RAID and zoned devices."""
 
 
-def _btrfs_head(read: Read) -> FilesystemHead:
+def _parse_btrfs(read: Read) -> Superblock:
     data = read(64 * KIB, 4 * KIB)
     flags, log_root = struct.unpack_from("<Q", data, 56)[0], struct.unpack_from("<Q", data, 96)[0]
     total_bytes, used_bytes, _, device_count = struct.unpack_from("<QQQQ", data, 112)
@@ -107,26 +111,29 @@ def _btrfs_head(read: Read) -> FilesystemHead:
     if device_count != 1:
         raise UsageUnknownError(f"it is spread over {device_count} devices")
     if flags & ~1 or features & ~_BTRFS_KNOWN_FEATURES:
-        raise UsageUnknownError("it has features that aren't known here")
-    kept = (
+        raise UsageUnknownError("it has unsupported features")
+    always_used = (
         (0, MIB),
         *((start, start + 64 * KIB) for start in _BTRFS_SUPERBLOCKS),
-    )  # the first MiB is boot loaders'
-    return FilesystemHead(total_bytes, unit_bytes, total_bytes - used_bytes, kept)
+    )  # boot loaders use the first MiB
+    return Superblock(total_bytes, unit_bytes, total_bytes - used_bytes, always_used)
 
 
-def _ntfs_head(read: Read) -> FilesystemHead:
-    """Whether it is clean is in files, at which tools look. Its backup boot sector is behind its end: so it is kept."""
+def _parse_ntfs(read: Read) -> Superblock:
+    """Parse the size only: the clean state is in files, which tools check.
+
+    The backup boot sector is packed because it is after the end of the volume.
+    """
     data = read(0, 512)
     (sector_bytes,) = struct.unpack_from("<H", data, 11)
     (sector_count,) = struct.unpack_from("<Q", data, 40)
     cluster_sectors = data[13] if data[13] <= 0x80 else 1 << (256 - data[13])
-    return FilesystemHead(sector_count * sector_bytes, cluster_sectors * sector_bytes)
+    return Superblock(sector_count * sector_bytes, cluster_sectors * sector_bytes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FatGeometry:
-    """Where a FAT filesystem has what."""
+    """The layout of a FAT filesystem."""
 
     size_bytes: int
     fat_offset: int
@@ -140,10 +147,10 @@ class FatGeometry:
 
 
 def fat_geometry(read: Read) -> FatGeometry:
-    """From the boot sector (Microsoft's FAT specification 1.03, pages 9 to 17).
+    """Parse the boot sector (Microsoft's FAT specification 1.03, pages 9 to 17).
 
     Raises:
-        UsageUnknownError: it is damaged, or has features that aren't known here.
+        UsageUnknownError: it is damaged, or has unsupported features.
     """
     data = read(0, 512)
     sector_bytes, cluster_sectors, reserved, fat_count, root_entries, sectors = struct.unpack_from(
@@ -176,19 +183,19 @@ def fat_geometry(read: Read) -> FatGeometry:
     )
 
 
-def _fat_head(read: Read) -> FilesystemHead:
+def _parse_fat(read: Read) -> Superblock:
     fat = fat_geometry(read)
     second_entry = read(fat.fat_offset, 8)[fat.entry_bits // 8 : fat.entry_bits // 4]
-    # The second entry's highest bits are Windows's marks of a clean volume without disk errors, the byte in the boot
-    # sector is what Linux sets while it is mounted. FAT12 has only the latter.
+    # Windows marks a clean volume without disk errors in the second entry's highest bits; Linux sets the byte in the
+    # boot sector while the volume is mounted. FAT12 has only that byte.
     marks = int.from_bytes(second_entry, "little") >> {12: 0, 16: 14, 32: 26}[fat.entry_bits] & 3
     if (fat.entry_bits > 12 and marks != 3) or read(65 if fat.entry_bits == 32 else 37, 1) != b"\0":
         raise UsageUnknownError(_UNCLEAN)
     free_bytes = fat.cluster_count * fat.cluster_bytes
-    return FilesystemHead(fat.size_bytes, fat.cluster_bytes, free_bytes, ((0, fat.data_offset),))
+    return Superblock(fat.size_bytes, fat.cluster_bytes, free_bytes, ((0, fat.data_offset),))
 
 
-def _exfat_head(read: Read) -> FilesystemHead:
+def _parse_exfat(read: Read) -> Superblock:
     data = read(0, 512)
     (sector_count,) = struct.unpack_from("<Q", data, 72)
     heap_sector, cluster_count = struct.unpack_from("<II", data, 88)
@@ -199,9 +206,9 @@ def _exfat_head(read: Read) -> FilesystemHead:
     if flags & 0x6:  # dirty, or the media failed
         raise UsageUnknownError(_UNCLEAN)
     if fat_count != 1 or flags & 0x1:
-        raise UsageUnknownError("it has features that aren't known here")
+        raise UsageUnknownError("it has unsupported features")
     unit_bytes = 1 << (sector_shift + cluster_shift)
-    return FilesystemHead(
+    return Superblock(
         sector_count << sector_shift,
         unit_bytes,
         cluster_count * unit_bytes,
@@ -209,27 +216,29 @@ def _exfat_head(read: Read) -> FilesystemHead:
     )
 
 
-def _swap_head(read: Read) -> FilesystemHead:
-    """All but the first page, with label and bad pages, is free."""
+def _parse_swap(read: Read) -> Superblock:
+    """Parse a swap area: all but the first page, which has the label and the bad pages, is free."""
     data = read(0, 64 * KIB)
     page_bytes = swap_page_bytes(data)
     version, last_page = struct.unpack_from("<II", data, KIB)
     if is_hibernated(data):
-        raise UsageUnknownError("a machine hibernates in it: wake it and shut it down, and pack again")
+        raise UsageUnknownError(
+            "a machine is hibernated in it: wake the machine, shut it down, and pack again"
+        )
     if version != 1 or not page_bytes:
         raise UsageUnknownError("it is of an unknown version")
     size_bytes = (last_page + 1) * page_bytes
-    return FilesystemHead(size_bytes, page_bytes, size_bytes - page_bytes, ((0, page_bytes),))
+    return Superblock(size_bytes, page_bytes, size_bytes - page_bytes, ((0, page_bytes),))
 
 
-_HEADS: Final[Mapping[str, Callable[[Read], FilesystemHead]]] = MappingProxyType(
+_PARSERS: Final[Mapping[str, Callable[[Read], Superblock]]] = MappingProxyType(
     {
-        "ext4": _ext_head,
-        "xfs": _xfs_head,
-        "btrfs": _btrfs_head,
-        "ntfs": _ntfs_head,
-        "vfat": _fat_head,
-        "exfat": _exfat_head,
-        "swap": _swap_head,
+        "ext4": _parse_ext,
+        "xfs": _parse_xfs,
+        "btrfs": _parse_btrfs,
+        "ntfs": _parse_ntfs,
+        "vfat": _parse_fat,
+        "exfat": _parse_exfat,
+        "swap": _parse_swap,
     }
 )

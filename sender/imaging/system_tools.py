@@ -1,4 +1,4 @@
-"""Running the system's own tools on a source: found where they are, bounded in time and output, never left behind."""
+"""Run filesystem tools of the system, bounded in time and output; none outlives its caller."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ from typing import Final
 from protocol.constants import GIB, MIB
 
 TIME_LIMIT_S: Final = 900.0
-"""A tool reads a filesystem's own books, 1 GB of them at most where a disk is large and full: minutes on a slow disk.
-Beyond that it hangs."""
+"""A tool reads a filesystem's metadata, at most 1 GB on a large, full disk: minutes on a slow disk. A tool that takes
+longer hangs."""
 
 OUTPUT_BYTES_MAX: Final = 8 * GIB
-"""The books of 10 TB in small files as text; beyond that a tool runs wild. It is read as a stream, never kept."""
+"""The metadata of 10 TB in small files as text: a tool that writes more is faulty. Output is streamed, not stored."""
 
 _LINE_BYTES_MAX: Final = 16 * MIB
 _STDERR_BYTES_KEPT: Final = 4096
 _READ_BYTES: Final = MIB
-_SILENT_WAIT_S: Final = 10.0
-"""What has closed its output has nothing left to do but end."""
+_EXIT_WAIT_S: Final = 10.0
+"""A tool that closed its output only has to exit."""
 
 _KILLED_WAIT_S: Final = 10.0
-"""A process that sleeps in the kernel on a dead disk doesn't even die: then it is left to the kernel."""
+"""A process that waits in the kernel for a dead disk ignores even SIGKILL: it is left to the kernel."""
 
 _SYSTEM_PATHS: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Where filesystems' tools are, and what isn't in the search path of a plain user."""
+"""Folders of filesystem tools that aren't in an ordinary user's search path."""
 
 
 class ToolError(Exception):
-    """A tool is missing, failed, hung or ran wild; the message is the reason, for people."""
+    """A tool is missing, failed, hung or wrote too much; the message is the reason, shown to the operator."""
 
 
 def find_tool(name: str) -> str | None:
-    """The path of the program ``name``; None if it isn't installed."""
+    """Return the path of the program ``name``; None if it isn't installed."""
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_PATHS]))
 
 
 def tool_lines(
     arguments: Sequence[str], *, pass_fds: Sequence[int] = (), time_limit_s: float | None = None
 ) -> Generator[bytes, None, None]:
-    """The lines that a tool writes, without their ends, as they come.
+    """Yield the lines that a tool writes, without line ends, as they arrive.
 
-    Close the generator (``contextlib.closing``) if it may be left early: that ends the tool.
+    Close the generator (``contextlib.closing``) if it may be left early: closing kills the tool.
 
     Args:
         arguments: the program's name and its arguments.
-        pass_fds: descriptors that it shall have.
+        pass_fds: descriptors that the tool inherits.
         time_limit_s: :data:`TIME_LIMIT_S` by default.
 
     Raises:
-        ToolError: it is missing, failed, hung or ran wild. Lines that came before aren't to be relied on.
+        ToolError: the tool is missing, failed, hung or wrote too much. Don't rely on the lines before.
     """
     rest = b""
     with contextlib.closing(_output(arguments, pass_fds, time_limit_s)) as output:
         for data in output:
             *lines, rest = (rest + data).split(b"\n")
             if len(rest) > _LINE_BYTES_MAX:
-                raise ToolError(f"{arguments[0]} wrote more than it can have to say")
+                raise ToolError(f"{arguments[0]} wrote too much output")
             yield from lines
     if rest:
         yield rest
@@ -72,12 +72,12 @@ def tool_lines(
 def run_tool(
     arguments: Sequence[str], *, pass_fds: Sequence[int] = (), time_limit_s: float | None = None
 ) -> list[bytes]:
-    """All lines of a tool that writes few; arguments and errors as :func:`tool_lines`."""
+    """Return all lines of a tool with little output; arguments and errors as :func:`tool_lines`."""
     return list(tool_lines(arguments, pass_fds=pass_fds, time_limit_s=time_limit_s))
 
 
-def tool_start(arguments: Sequence[str], length: int, *, pass_fds: Sequence[int] = ()) -> bytes:
-    """The first ``length`` bytes that a tool writes, which is ended then; otherwise as :func:`tool_lines`."""
+def tool_output_start(arguments: Sequence[str], length: int, *, pass_fds: Sequence[int] = ()) -> bytes:
+    """Return the first ``length`` bytes that a tool writes, then kill it; otherwise as :func:`tool_lines`."""
     start = b""
     with contextlib.closing(_output(arguments, pass_fds, None)) as output:
         for data in output:
@@ -90,7 +90,7 @@ def tool_start(arguments: Sequence[str], length: int, *, pass_fds: Sequence[int]
 def _output(
     arguments: Sequence[str], pass_fds: Sequence[int], time_limit_s: float | None
 ) -> Generator[bytes, None, None]:
-    """What a tool writes, in pieces."""
+    """Yield the output of a tool in pieces."""
     name = arguments[0]
     program = find_tool(name)
     if program is None:
@@ -109,19 +109,19 @@ def _output(
     except OSError as error:
         raise ToolError(f"{name} can't be started: {error.strerror}") from error
     try:
-        said = yield from _stream(process, name, limit_s)
-        _check_end(process, name, said)
+        stderr_tail = yield from _stream(process, name, limit_s)
+        _check_exit(process, name, stderr_tail)
     finally:
-        _end(process)
+        _stop(process)
 
 
 def _stream(process: subprocess.Popen[bytes], name: str, limit_s: float) -> Generator[bytes, None, bytes]:
-    """Yield standard output and return the last of what came on standard error."""
+    """Yield standard output; return the last bytes of standard error."""
     assert process.stdout is not None
     assert process.stderr is not None
     output_fd, error_fd = process.stdout.fileno(), process.stderr.fileno()
     deadline_s = time.monotonic() + limit_s
-    said = b""
+    stderr_tail = b""
     output_bytes = 0
     with selectors.DefaultSelector() as selector:
         for fd in (output_fd, error_fd):
@@ -130,37 +130,37 @@ def _stream(process: subprocess.Popen[bytes], name: str, limit_s: float) -> Gene
             left_s = deadline_s - time.monotonic()
             ready = selector.select(left_s) if left_s > 0 else []
             if not ready and time.monotonic() >= deadline_s:
-                raise ToolError(f"{name} didn't end within {limit_s:g} s")
+                raise ToolError(f"{name} didn't exit within {limit_s:g} s")
             for key, _ in ready:
                 data = os.read(key.fd, _READ_BYTES)
                 if not data:
                     selector.unregister(key.fd)
                 elif key.fd == error_fd:
-                    said = (said + data)[-_STDERR_BYTES_KEPT:]
+                    stderr_tail = (stderr_tail + data)[-_STDERR_BYTES_KEPT:]
                 else:
                     output_bytes += len(data)
                     if output_bytes > OUTPUT_BYTES_MAX:
-                        raise ToolError(f"{name} wrote more than it can have to say")
+                        raise ToolError(f"{name} wrote too much output")
                     yield data
-    return said
+    return stderr_tail
 
 
-def _check_end(process: subprocess.Popen[bytes], name: str, said: bytes) -> None:
+def _check_exit(process: subprocess.Popen[bytes], name: str, stderr_tail: bytes) -> None:
     try:
-        code = process.wait(_SILENT_WAIT_S)
+        code = process.wait(_EXIT_WAIT_S)
     except subprocess.TimeoutExpired as error:
-        raise ToolError(f"{name} closed its output but didn't end") from error
+        raise ToolError(f"{name} closed its output but didn't exit") from error
     if code == 0:
         return
-    # A progress line is one line with many carriage returns; what matters is said last.
-    lines = [line.strip() for line in said.decode(errors="replace").replace("\r", "\n").split("\n")]
-    words = "; ".join(line for line in lines[-4:] if line and line.isprintable())[-200:]
-    how = f"was ended by signal {-code}" if code < 0 else f"failed with code {code}"
-    raise ToolError(f"{name} {how}" + (f": {words}" if words else ""))
+    # A progress bar is one line with many carriage returns; the error message is in the last lines.
+    lines = [line.strip() for line in stderr_tail.decode(errors="replace").replace("\r", "\n").split("\n")]
+    message = "; ".join(line for line in lines[-4:] if line and line.isprintable())[-200:]
+    outcome = f"was killed by signal {-code}" if code < 0 else f"failed with code {code}"
+    raise ToolError(f"{name} {outcome}" + (f": {message}" if message else ""))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Leave no process and no descriptor behind, whatever state the tool is in."""
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill the tool if it still runs, and close its descriptors."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its children too; it heads its own group

@@ -1,4 +1,4 @@
-"""Which blocks of a source no filesystem uses: they needn't be read, kept or sent."""
+"""Search for the blocks of a source that no filesystem uses: they aren't read, stored or sent."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from protocol.disk.disk_reads import Read, reader_from
 from protocol.disk.filesystem_magic import container_signature, detect_filesystem, filesystem_signatures
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from protocol.shared.units import format_bytes
-from sender.imaging.free_space import METHODS, Area, find_free_space
+from sender.imaging.filesystems.area import Area
+from sender.imaging.free_space import METHODS, find_free_space
 from sender.imaging.source import Source
 from sender.imaging.superblocks import UsageUnknownError
 from sender.imaging.system_tools import ToolError, run_tool
 
-_SPREAD_TYPES: Final = frozenset(
+_DYNAMIC_DISK_TYPES: Final = frozenset(
     {
         "0x42",
         "AF9B60A0-1431-4F62-BC68-3311714A69AD",
@@ -28,74 +29,74 @@ _SPREAD_TYPES: Final = frozenset(
         "E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D",
     }
 )
-"""Partitions of Windows's dynamic disks and storage spaces: a volume may go on elsewhere, with others in between."""
+"""Partition types of Windows's dynamic disks and storage spaces, whose volumes may span several ranges."""
 
 _SECTOR_BYTES: Final = 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AreaUsage:
-    """What is known of one partition, or of the whole disk if it has none."""
+    """The used space of one partition, or of the whole disk if it has no partitions."""
 
     number: int
-    """The partition's; 0 for the disk itself."""
+    """Partition number; 0 for the whole disk."""
     size_bytes: int
     filesystem: str
     """Empty if unknown."""
     used_bytes: int | None = None
-    """As its filesystem counts; None if all of it is kept."""
+    """Bytes that the filesystem uses; None if the area is packed completely."""
     learnt_by: str = ""
-    """The tool that counted."""
+    """The tool that listed the free ranges."""
     kept_because: str = ""
-    """Why all of it is kept."""
+    """The reason for packing the area completely."""
 
     def to_json(self) -> dict[str, object]:
-        """For ``--json``."""
+        """Return the fields as ``--json`` prints them."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         place = f"partition {self.number}" if self.number else "disk"
-        what = f"{place}: {self.filesystem or 'unknown'}, {format_bytes(self.size_bytes)}"
+        area = f"{place}: {self.filesystem or 'unknown'}, {format_bytes(self.size_bytes)}"
         if self.used_bytes is None:
-            return f"{what}, kept whole: {self.kept_because}"
-        return f"{what}, of which {format_bytes(self.used_bytes)} used (counted by {self.learnt_by})"
+            return f"{area}, packed completely: {self.kept_because}"
+        return f"{area}, {format_bytes(self.used_bytes)} used (counted by {self.learnt_by})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UnusedBlocks:
-    """The blocks that lie in free space as a whole, and how that is known."""
+    """The blocks that are entirely in free space, and the areas of the source."""
 
     ranges: NDArray[np.int64]
-    """``int64[n, 2]``: half-open ranges of blocks, ascending and apart."""
+    """``int64[n, 2]``: half-open ranges of blocks, ascending and disjoint."""
     areas: tuple[AreaUsage, ...]
 
 
 NO_UNUSED: Final = UnusedBlocks(np.empty((0, 2), np.int64), ())
-"""Every block is kept."""
+"""All blocks are packed."""
 
 
 def find_unused_blocks(
     source: Source, layout: DiskLayout, block_bytes: int, *, may_change: bool = False
 ) -> UnusedBlocks:
-    """Ask every filesystem of ``source`` what it doesn't use; what can't be learnt for sure is kept.
+    """Find the blocks that no filesystem of ``source`` uses; in doubt, a block counts as used.
 
-    Only the filesystems' own books are read. With root rights tools are given read-only loop devices, so that none
-    can write, and partitions can be looked into; without, only what tools can open themselves.
+    Only the filesystems' metadata is read. As root, tools get read-only loop devices, which give them access to single
+    partitions and keep them from writing. Without root, only filesystems whose tools can open the source are read.
 
     Args:
         source: the disk.
-        layout: what it consists of.
-        block_bytes: of the image.
-        may_change: something writes to the disk meanwhile: then nothing of it is taken for free.
+        layout: its partitions or its filesystem.
+        block_bytes: the image's block size.
+        may_change: something may write to the disk during packing: then all blocks count as used.
 
     Raises:
         SourceError: the disk can't be read.
     """
     areas = _areas(source, layout)
-    kept_because = _obstacle(source, layout, may_change=may_change)
+    kept_because = _reason_to_keep_all(source, layout, may_change=may_change)
     usages, ranges = [], []
     for part in areas:
-        usage, found = _ask(source, part, areas, block_bytes, kept_because)
+        usage, found = _examine(source, part, areas, block_bytes, kept_because)
         usages.append(usage)
         ranges.append(part.start_bytes + found)
     joined = np.concatenate(ranges) if ranges else np.empty((0, 2), np.int64)
@@ -103,14 +104,14 @@ def find_unused_blocks(
 
 
 def _areas(source: Source, layout: DiskLayout) -> tuple[Partition, ...]:
-    """Where filesystems may be."""
+    """Return the areas that may have a filesystem."""
     if layout.table is TableKind.NONE:
         return (Partition(0, 0, source.raw_bytes, "", "", layout.filesystem),)
     return tuple(part for part in layout.partitions if not part.is_extended)
 
 
-def _obstacle(source: Source, layout: DiskLayout, *, may_change: bool) -> str:
-    """What makes all of the disk doubtful; empty for nothing."""
+def _reason_to_keep_all(source: Source, layout: DiskLayout, *, may_change: bool) -> str:
+    """Return the reason for packing the whole disk completely; empty for none."""
     if may_change:
         return "the source is mounted writable"
     container = container_signature(source.read, source.raw_bytes)
@@ -119,13 +120,11 @@ def _obstacle(source: Source, layout: DiskLayout, *, may_change: bool) -> str:
     if layout.table is TableKind.MBR:
         filesystem = detect_filesystem(source.read)
         if filesystem:
-            return (
-                f"the disk has both a partition table and the mark of a filesystem ({filesystem}): see wipefs"
-            )
+            return f"the disk has both a partition table and the signature of a filesystem ({filesystem}): see wipefs"
     return ""
 
 
-def _ask(
+def _examine(
     source: Source, part: Partition, areas: tuple[Partition, ...], block_bytes: int, kept_because: str
 ) -> tuple[AreaUsage, NDArray[np.int64]]:
     read = reader_from(source.read, part.start_bytes, part.size_bytes)
@@ -133,7 +132,7 @@ def _ask(
         if kept_because:
             raise UsageUnknownError(kept_because)
         _check_part(part, areas, read)
-        with _opened(source, part, read) as area:
+        with _open_area(source, part, read) as area:
             free = find_free_space(part.filesystem, area, block_bytes)
     except UsageUnknownError as error:
         usage = AreaUsage(part.number, part.size_bytes, part.filesystem, kept_because=str(error))
@@ -144,36 +143,36 @@ def _ask(
 
 
 def _check_part(part: Partition, areas: tuple[Partition, ...], read: Read) -> None:
-    """Raise unless the partition alone holds one filesystem that is known."""
+    """Raise unless the partition has exactly one supported filesystem and overlaps no other partition."""
     if any(
         other is not part and other.start_bytes < part.stop_bytes and part.start_bytes < other.stop_bytes
         for other in areas
     ):
         raise UsageUnknownError("it overlaps another partition")
-    if part.type in _SPREAD_TYPES:
+    if part.type in _DYNAMIC_DISK_TYPES:
         raise UsageUnknownError("it is part of a Windows dynamic disk or storage space")
     container = container_signature(read, part.size_bytes)
     if container:
-        raise UsageUnknownError(f"it belongs to {container}, which isn't looked into")
+        raise UsageUnknownError(f"it belongs to {container}, which isn't supported")
     if not part.filesystem:
         found = filesystem_signatures(read)
         if found:
             raise UsageUnknownError(
-                f"it has the marks of several filesystems ({', '.join(found)}): see wipefs"
+                f"it has the signatures of several filesystems ({', '.join(found)}): see wipefs"
             )
-        raise UsageUnknownError("no filesystem that is known here")
+        raise UsageUnknownError("no supported filesystem was found")
 
 
 @contextlib.contextmanager
-def _opened(source: Source, part: Partition, read: Read) -> Iterator[Area]:
-    """The partition as tools can open it."""
+def _open_area(source: Source, part: Partition, read: Read) -> Iterator[Area]:
+    """Open the partition for tools, through a loop device where necessary."""
     method = METHODS[part.filesystem]
     path, fds = f"/proc/self/fd/{source.fd}", (source.fd,)
     if method.takes_offset or (part.start_bytes == 0 and os.geteuid() != 0):
         yield Area(read, part.size_bytes, path, part.start_bytes, fds)
         return
     if os.geteuid() != 0:
-        raise UsageUnknownError("only root can look into a partition: it needs a loop device")
+        raise UsageUnknownError("reading a single partition needs a loop device: pack as root")
     with contextlib.ExitStack() as stack:
         try:
             device = stack.enter_context(_loop_device(source, part))
@@ -187,7 +186,7 @@ def _opened(source: Source, part: Partition, read: Read) -> Iterator[Area]:
 
 @contextlib.contextmanager
 def _loop_device(source: Source, part: Partition) -> Iterator[str]:
-    """A read-only loop device over one partition; it ends with this process, however that ends."""
+    """Attach a read-only loop device to one partition; the kernel detaches it when this process exits."""
     size_bytes = part.size_bytes // _SECTOR_BYTES * _SECTOR_BYTES
     (line,) = run_tool(
         [
@@ -217,14 +216,14 @@ def _loop_device(source: Source, part: Partition) -> Iterator[str]:
             run_tool(["losetup", "--detach", device])
         raise ToolError(f"{device} can't be opened: {error.strerror}") from error
     try:
-        run_tool(["losetup", "--detach", device])  # takes effect when the last one closes it
+        run_tool(["losetup", "--detach", device])  # takes effect at the last close
         yield device
     finally:
         os.close(fd)
 
 
 def _whole_blocks(free: NDArray[np.int64], block_bytes: int, raw_bytes: int) -> NDArray[np.int64]:
-    """The blocks that lie in free ranges as a whole; the disk's short last block too."""
+    """Return the blocks that are entirely in one free range, including the disk's short last block."""
     free = free[np.argsort(free[:, 0], kind="stable")]
     stop = np.where(free[:, 1] == raw_bytes, raw_bytes + block_bytes - 1, free[:, 1]) // block_bytes
     blocks = np.stack([-(-free[:, 0] // block_bytes), stop], axis=1)

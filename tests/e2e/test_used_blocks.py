@@ -419,7 +419,7 @@ def test_a_device_that_somebody_else_holds_is_refused(sources: Path, tmp_path: P
     with loop_device(source_of(FILESYSTEMS["ext2"], sources)[0]) as device:
         holder = os.open(device, os.O_RDONLY | os.O_EXCL)
         try:
-            with pytest.raises(SourceInUseError, match="can't be seen from here"):
+            with pytest.raises(SourceInUseError, match="in use by another container or program"):
                 pack_image(device, tmp_path / "image.dci", OPTIONS)
         finally:
             os.close(holder)

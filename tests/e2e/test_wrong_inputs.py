@@ -1,6 +1,6 @@
-"""What goes wrong before any work begins: each mistake has its message and exit code, and leaves nothing behind.
+"""Wrong inputs: each mistake has its message and exit code, and leaves no file behind.
 
-Scripts decide by the exit codes, people by the messages; and a mistake must never cost somebody's disk.
+Scripts rely on the exit codes, operators on the messages; and a mistake must never cost a disk.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 
 def assert_refused(argv: Sequence[str], error: type[DiskcastError], *words: str) -> None:
-    """The program fails with ``error``'s exit code, and its message holds ``words``: in JSON and for people."""
+    """Assert the exit code of ``error`` and ``words`` in the message, in JSON and as text."""
     with Program([*argv, "--json"]) as program:
         code = program.wait(LIMIT_S)
         assert code == error.exit_code, program.describe()
@@ -115,13 +115,13 @@ def test_block_size_that_is_no_block_size(packed: Packed, tmp_path: Path, size: 
     assert listing(tmp_path) == {}
 
 
-# -- an image that isn't one ------------------------------------------------------------------------------------
+# -- invalid images ------------------------------------------------------------------------------------
 
 READERS = ("inspect", "verify", "unpack", "compare", "send")
 
 
 def reader(command: str, image: Path, target: Path) -> list[str]:
-    """A command line that reads ``image``; what it would write is ``target``."""
+    """Return a command line that reads ``image`` and would write ``target``."""
     match command:
         case "unpack":
             return diskcast("unpack", image, target)
@@ -175,7 +175,7 @@ def test_altered_manifest(packed: Packed, tmp_path: Path) -> None:
 
 @pytest.fixture
 def damaged(packed: Packed, tmp_path: Path) -> Path:
-    """An image of which one byte of one block was altered."""
+    """Return an image with one altered byte in one block."""
     path = tmp_path / "damaged.dci"
     shutil.copyfile(packed.image, path)
     with ImageFile.open(path) as image:
@@ -274,7 +274,7 @@ def test_disk_that_is_mounted(packed: Packed, tmp_path: Path) -> None:
 # -- casts ------------------------------------------------------------------------------------------------------
 
 GROUP = f"239.255.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
-"""Of this test process alone: others may cast on the loopback interface at the same time."""
+"""A group of this test process alone: others may cast on the loopback interface at the same time."""
 
 
 def sending(image: Path, *options: str) -> list[str]:
@@ -288,12 +288,12 @@ def receiving(target: Path, *options: str) -> list[str]:
 
 
 SETTLED_EVENT_COUNT = 5
-"""Progress comes once a second, and a sender that hears its rival in its first three seconds ends itself."""
+"""Progress events come once a second; a sender that hears another sender in its first three seconds exits."""
 
 
 @contextlib.contextmanager
 def gathering_cast(image: Path, *options: str) -> Iterator[str]:
-    """A sender that waits for receivers; its cast id."""
+    """Run a sender that waits for receivers; yield its cast id."""
     with Program([*sending(image, *options), "--json"]) as program:
         yield str(program.wait_event("cast_started", LIMIT_S)["cast_id"])
 
@@ -319,7 +319,7 @@ def taken_port(kind: socket.SocketKind) -> Iterator[int]:
         (("--symbol-size", "9000000"), ConfigurationError, "9000000"),
     ],
 )
-def test_cast_that_cannot_begin(
+def test_cast_that_cannot_start(
     packed: Packed, options: tuple[str, str], error: type[DiskcastError], word: str
 ) -> None:
     assert_refused(sending(packed.image, *options), error, word)
@@ -338,12 +338,12 @@ def test_metrics_port_that_is_taken(packed: Packed) -> None:
         assert_refused(argv, AddressInUseError, str(port), "--metrics-port")
 
 
-def test_nobody_joins_in_time(packed: Packed) -> None:
+def test_no_receiver_joins_in_time(packed: Packed) -> None:
     assert_refused(sending(packed.image, "--max-wait", "0.5"), NotEnoughReceiversError, "no receiver joined")
 
 
 def test_same_cast_twice_on_one_group(packed: Packed) -> None:
-    """Two senders of one cast would answer each other's receivers: who comes to a room that is there goes."""
+    """Two senders of one cast would answer each other's receivers: the later one exits."""
     with Program([*sending(packed.image), "--json"]) as first:
         first.wait_event("progress", LIMIT_S, lambda _event: len(first.events) > SETTLED_EVENT_COUNT)
         assert_refused(sending(packed.image), AddressInUseError, "already being cast", GROUP)
@@ -357,11 +357,11 @@ def test_same_cast_twice_on_one_group(packed: Packed) -> None:
         (("--group", "10.1.2.3"), ConfigurationError, "10.1.2.3"),
         (("--sender", "not a url"), ConfigurationError, "not a url"),
         (("--sender", "http://127.0.0.1:1", "--wait", "0.5"), NoSenderError, "127.0.0.1:1"),
-        pytest.param(("--wait", "0.5"), NoSenderError, GROUP, id="nobody announces"),
+        pytest.param(("--wait", "0.5"), NoSenderError, GROUP, id="no announcement"),
         (("--memory", "1MiB"), ConfigurationError, "1MiB"),
     ],
 )
-def test_agent_that_cannot_begin(
+def test_agent_that_cannot_start(
     tmp_path: Path, options: tuple[str, ...], error: type[DiskcastError], word: str
 ) -> None:
     target = tmp_path / "target"
@@ -370,7 +370,7 @@ def test_agent_that_cannot_begin(
     assert listing(tmp_path) == {"target": b"precious"}
 
 
-def test_agent_that_is_not_told_which_of_two_casts(packed: Packed, tmp_path: Path) -> None:
+def test_agent_without_a_cast_id_finds_two_casts(packed: Packed, tmp_path: Path) -> None:
     with (
         gathering_cast(packed.image, "--cast-id", "000000aa") as first,
         gathering_cast(packed.image, "--cast-id", "000000bb") as second,
@@ -380,7 +380,7 @@ def test_agent_that_is_not_told_which_of_two_casts(packed: Packed, tmp_path: Pat
 
 
 def test_agent_whose_target_is_refused_does_not_join(packed: Packed, tmp_path: Path) -> None:
-    """A refusal costs the room nothing: the sender never hears of that machine."""
+    """A refused target costs the room nothing: the agent doesn't join."""
     with Program([*sending(packed.image), "--json"]) as sender:
         cast_id = sender.wait_event("cast_started", LIMIT_S)["cast_id"]
         assert_refused(receiving(tmp_path, "--cast", cast_id), TargetError, str(tmp_path))

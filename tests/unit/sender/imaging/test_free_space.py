@@ -1,4 +1,4 @@
-"""What filesystems' tools say is believed only where nothing contradicts: a wrong range would be lost data."""
+"""Tests of free ranges: a tool is trusted only if nothing contradicts it, for a wrong range would lose data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from protocol.constants import KIB, MIB
 from sender.imaging import system_tools
-from sender.imaging.free_space import METHODS, Area, find_free_space
+from sender.imaging.filesystems.area import Area
+from sender.imaging.free_space import METHODS, find_free_space
 from sender.imaging.superblocks import UsageUnknownError
 from tests.support.disks.disk_layouts import put_filesystem, reader
 
@@ -21,7 +22,7 @@ Fake = Callable[[str, str], None]
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """``fake(tool, body)`` puts a shell script in the place of a tool."""
+    """Return ``fake(tool, body)``, which replaces a tool by a shell script."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     def put(tool: str, body: str) -> None:
@@ -32,7 +33,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return put
 
 
-def says(text: str) -> str:
+def printing(text: str) -> str:
     return f"cat <<'END'\n{text}\nEND"
 
 
@@ -52,7 +53,7 @@ def refusal(filesystem: str, disk: bytearray) -> str:
 
 
 def ext_disk(blocks: int = 4096, free: int = 4096, *, state: int = 1, incompatible: int = 0) -> bytearray:
-    """Blocks of 4 KiB."""
+    """Make an ext4 with blocks of 4 KiB."""
     disk = bytearray(16 * MIB)
     put_filesystem(disk, 0, "ext4")
     struct.pack_into("<IIIIIII", disk, 1024 + 4, blocks, 0, free, 0, 0, 2, 2)
@@ -64,7 +65,7 @@ def ext_disk(blocks: int = 4096, free: int = 4096, *, state: int = 1, incompatib
 def test_ext_ranges_are_joined_over_groups_and_short_ones_left_out(fake: Fake) -> None:
     fake(
         "dumpe2fs",
-        says(
+        printing(
             "Free blocks:              3000\n"
             "Group 0: (Blocks 0-1023) csum 0x1\n  Free blocks: 10-12, 100, 500-1023\n  Free inodes: 7-90\n"
             "Group 1: (Blocks 1024-2047)\n  Free blocks: 1024-1500, 1600-2047\n  Free blocks: "
@@ -74,7 +75,7 @@ def test_ext_ranges_are_joined_over_groups_and_short_ones_left_out(fake: Fake) -
 
 
 @pytest.mark.parametrize(
-    "said",
+    "line",
     [
         "  Free blocks: 100-50",
         "  Free blocks: 100-200, 150-300",
@@ -84,14 +85,14 @@ def test_ext_ranges_are_joined_over_groups_and_short_ones_left_out(fake: Fake) -
         "  Free blocks: " + "9" * 10_000,
     ],
 )
-def test_ranges_that_can_t_be_are_refused(fake: Fake, said: str) -> None:
-    fake("dumpe2fs", says(said))
-    assert "no ascending list" in refusal("ext4", ext_disk())
+def test_impossible_ranges_are_refused(fake: Fake, line: str) -> None:
+    fake("dumpe2fs", printing(line))
+    assert "out of order or outside it" in refusal("ext4", ext_disk())
 
 
-def test_more_free_space_than_the_superblock_says_is_refused(fake: Fake) -> None:
-    fake("dumpe2fs", says("  Free blocks: 100-200"))
-    assert "all that can be" in refusal("ext4", ext_disk(free=100))
+def test_more_free_space_than_the_superblock_allows_is_refused(fake: Fake) -> None:
+    fake("dumpe2fs", printing("  Free blocks: 100-200"))
+    assert "its superblock allows 409600 at most" in refusal("ext4", ext_disk(free=100))
     assert free_of("ext4", ext_disk(free=101)) == [[100 * 4096, 201 * 4096]]
 
 
@@ -105,33 +106,33 @@ def test_more_free_space_than_the_superblock_says_is_refused(fake: Fake) -> None
     ],
 )
 def test_an_unclean_ext_is_refused(fake: Fake, disk: bytearray) -> None:
-    fake("dumpe2fs", says("  Free blocks: 100-200"))
+    fake("dumpe2fs", printing("  Free blocks: 100-200"))
     assert "unmounted cleanly" in refusal("ext4", disk)
 
 
 def test_a_filesystem_larger_than_its_partition_is_refused(fake: Fake) -> None:
-    """It is spread over several disks, and what it calls free is somewhere else."""
-    fake("dumpe2fs", says("  Free blocks: 100-200"))
+    """It spans several disks, and its free ranges may be on another one."""
+    fake("dumpe2fs", printing("  Free blocks: 100-200"))
     assert "part of a RAID" in refusal("ext4", ext_disk(blocks=4097))
 
 
 @pytest.mark.parametrize(
-    ("body", "limit_s", "words"),
+    ("body", "limit_s", "reason"),
     [
         ("echo '  Free blocks: 100-200'; echo 'checksum error' >&2; exit 1", 120.0, "checksum error"),
         ("echo '  Free blocks: 100-200'; kill -SEGV $$", 120.0, "signal 11"),
-        ("echo '  Free blocks: 100-200'; exec sleep 1000", 0.5, "didn't end"),
+        ("echo '  Free blocks: 100-200'; exec sleep 1000", 0.5, "didn't exit"),
     ],
 )
 def test_a_tool_that_fails_or_hangs_loses_nothing(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch, body: str, limit_s: float, words: str
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, body: str, limit_s: float, reason: str
 ) -> None:
     monkeypatch.setattr(system_tools, "TIME_LIMIT_S", limit_s)
     fake("dumpe2fs", body)
-    assert words in refusal("ext4", ext_disk())
+    assert reason in refusal("ext4", ext_disk())
 
 
-def test_a_tool_that_says_nothing_keeps_everything(fake: Fake) -> None:
+def test_a_tool_without_output_keeps_everything(fake: Fake) -> None:
     fake("dumpe2fs", "true")
     assert free_of("ext4", ext_disk()) == []
     fake("dumpe2fs", "head -c 3000000 /dev/urandom | tr 'F' 'x'")
@@ -142,17 +143,17 @@ def test_a_tool_that_says_nothing_keeps_everything(fake: Fake) -> None:
 def test_a_missing_tool_is_named_with_its_package(filesystem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(system_tools, "_SYSTEM_PATHS", ())
-    monkeypatch.setattr("sender.imaging.free_space.read_head", lambda *_: None)
-    said = refusal(filesystem, bytearray(MIB))
-    assert METHODS[filesystem].name in said
-    assert METHODS[filesystem].packages in said
+    monkeypatch.setattr("sender.imaging.free_space.read_superblock", lambda *_: None)
+    reason = refusal(filesystem, bytearray(MIB))
+    assert METHODS[filesystem].name in reason
+    assert METHODS[filesystem].packages in reason
 
 
 # -- XFS ------------------------------------------------------------------------------------------------------
 
 
 def xfs_disk(*, log_start: int = 1, in_progress: int = 0, free: int = 4096) -> bytearray:
-    """Four groups of 1024 blocks of 4 KiB."""
+    """Make an XFS with four groups of 1024 blocks of 4 KiB."""
     disk = bytearray(16 * MIB)
     struct.pack_into(">4sIQ", disk, 0, b"XFSB", 4096, 4096)
     struct.pack_into(">Q", disk, 48, log_start)
@@ -163,14 +164,14 @@ def xfs_disk(*, log_start: int = 1, in_progress: int = 0, free: int = 4096) -> b
     return disk
 
 
-CLEAN_LOG = says("    log tail: 2 head: 2 state: <CLEAN>\n")
+CLEAN_LOG = printing("    log tail: 2 head: 2 state: <CLEAN>\n")
 
 
 def test_xfs_ranges_count_within_groups_and_spare_lists_are_unsorted(fake: Fake) -> None:
     fake("xfs_logprint", CLEAN_LOG)
     fake(
         "xfs_db",
-        says(
+        printing(
             "    agno    agbno      len\n"
             "       0      900        1\n       0       10      100\n       0      901      123\n"
             "       1        0       24\n       3     1000       24\n   from      to extents  blocks    pct\n"
@@ -184,21 +185,29 @@ def test_xfs_ranges_count_within_groups_and_spare_lists_are_unsorted(fake: Fake)
     ]
 
 
-@pytest.mark.parametrize("line", ["0 1000 25", "4 0 100", "1 0 50\n 0 0 50", "2 5 20\n 2 10 20"])
-def test_xfs_ranges_that_can_t_be_are_refused(fake: Fake, line: str) -> None:
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("0 1000 25", "outside its allocation groups"),
+        ("4 0 100", "out of order or outside it"),
+        ("1 0 50\n 0 0 50", "out of order or outside it"),
+        ("2 5 20\n 2 10 20", "out of order or outside it"),
+    ],
+)
+def test_impossible_xfs_ranges_are_refused(fake: Fake, lines: str, reason: str) -> None:
     fake("xfs_logprint", CLEAN_LOG)
-    fake("xfs_db", says(line))
-    assert "no" in refusal("xfs", xfs_disk())
+    fake("xfs_db", printing(lines))
+    assert reason in refusal("xfs", xfs_disk())
 
 
-@pytest.mark.parametrize("said", ["    log tail: 2 head: 9 state: <DIRTY>", "", "rubbish"])
-def test_an_xfs_whose_log_isn_t_known_to_be_clean_is_refused(fake: Fake, said: str) -> None:
-    fake("xfs_logprint", says(said))
-    fake("xfs_db", says(" 0 10 100"))
+@pytest.mark.parametrize("line", ["    log tail: 2 head: 9 state: <DIRTY>", "", "rubbish"])
+def test_an_xfs_whose_log_isn_t_known_to_be_clean_is_refused(fake: Fake, line: str) -> None:
+    fake("xfs_logprint", printing(line))
+    fake("xfs_db", printing(" 0 10 100"))
     assert "log" in refusal("xfs", xfs_disk())
 
 
-def test_an_xfs_with_its_log_elsewhere_or_half_made_is_refused() -> None:
+def test_an_xfs_with_an_external_log_or_half_made_is_refused() -> None:
     assert "another device" in refusal("xfs", xfs_disk(log_start=0))
     assert "repair" in refusal("xfs", xfs_disk(in_progress=1))
 
@@ -239,7 +248,7 @@ def btrfs_disk(
 
 
 def fake_btrfs(fake: Fake, chunks: str = CHUNKS, extents: str = EXTENTS) -> None:
-    fake("btrfs", f'if [ "$5" = chunk ]; then\n{says(chunks)}\nelse\n{says(extents)}\nfi')
+    fake("btrfs", f'if [ "$5" = chunk ]; then\n{printing(chunks)}\nelse\n{printing(extents)}\nfi')
 
 
 def test_btrfs_keeps_both_copies_of_metadata_and_the_boot_area(fake: Fake) -> None:
@@ -254,19 +263,19 @@ def test_btrfs_keeps_both_copies_of_metadata_and_the_boot_area(fake: Fake) -> No
 
 
 @pytest.mark.parametrize(
-    ("disk", "words"),
+    ("disk", "reason"),
     [
-        (btrfs_disk(EXTENT_BYTES + 4096), "aren't as many"),
-        (btrfs_disk(EXTENT_BYTES - 4096), "aren't as many"),
+        (btrfs_disk(EXTENT_BYTES + 4096), "count used bytes differently"),
+        (btrfs_disk(EXTENT_BYTES - 4096), "count used bytes differently"),
         (btrfs_disk(devices=2), "2 devices"),
         (btrfs_disk(log_root=4096), "unmounted cleanly"),
         (btrfs_disk(features=0x1361), "features"),
         (btrfs_disk(features=1 << 40), "features"),
     ],
 )
-def test_a_btrfs_whose_books_don_t_hold_together_is_refused(fake: Fake, disk: bytearray, words: str) -> None:
+def test_an_inconsistent_or_unsupported_btrfs_is_refused(fake: Fake, disk: bytearray, reason: str) -> None:
     fake_btrfs(fake)
-    assert words in refusal("btrfs", disk)
+    assert reason in refusal("btrfs", disk)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +292,7 @@ def test_a_btrfs_whose_books_don_t_hold_together_is_refused(fake: Fake, disk: by
         (CHUNKS, ""),
     ],
 )
-def test_btrfs_books_that_can_t_be_are_refused(fake: Fake, chunks: str, extents: str) -> None:
+def test_impossible_btrfs_trees_are_refused(fake: Fake, chunks: str, extents: str) -> None:
     fake_btrfs(fake, chunks, extents)
     assert refusal("btrfs", btrfs_disk())
 
@@ -314,15 +323,15 @@ MAP = """# Domain logfile created by unset_name v0.3.23
 
 
 def test_a_map_s_free_ranges(fake: Fake) -> None:
-    fake("partclone.exfat", says(MAP))
+    fake("partclone.exfat", printing(MAP))
     assert free_of("exfat", exfat_disk()) == [[3 * MIB, 7 * MIB], [7 * MIB + 512, 16 * MIB]]
 
 
-def test_what_is_before_the_clusters_is_never_free(fake: Fake) -> None:
-    """Boot regions and allocation tables, whatever a map says."""
+def test_the_area_before_the_clusters_is_never_free(fake: Fake) -> None:
+    """Boot regions and allocation tables are packed even if a map lists them as free."""
     fake(
         "partclone.exfat",
-        says(MAP.replace("0x00300000  +", "0x00300000  ?").replace("0x00400000  ?", "0x00400000  +")),
+        printing(MAP.replace("0x00300000  +", "0x00300000  ?").replace("0x00400000  ?", "0x00400000  +")),
     )
     assert free_of("exfat", exfat_disk())[0] == [2 * MIB, 3 * MIB]
 
@@ -341,12 +350,12 @@ def test_what_is_before_the_clusters_is_never_free(fake: Fake) -> None:
     ],
 )
 def test_a_map_that_isn_t_one_is_refused(fake: Fake, text: str) -> None:
-    fake("partclone.exfat", says(text))
+    fake("partclone.exfat", printing(text))
     assert refusal("exfat", exfat_disk())
 
 
 def test_an_exfat_that_is_dirty_or_odd_is_refused(fake: Fake) -> None:
-    fake("partclone.exfat", says(MAP))
+    fake("partclone.exfat", printing(MAP))
     assert "unmounted cleanly" in refusal("exfat", exfat_disk(flags=2))
     assert "features" in refusal("exfat", exfat_disk(fats=2))
 
@@ -369,12 +378,12 @@ NTFS_INFORMATION = "\tVolume Flags: 0x0000\n\tFree Clusters: 4000 (97.3%)"
 def fake_ntfs(
     fake: Fake, *, information: str = NTFS_INFORMATION, journal: str = "printf '\\377%.0s' $(seq 8192)"
 ) -> None:
-    fake("ntfsinfo", says(information))
+    fake("ntfsinfo", printing(information))
     fake(
         "ntfscat",
         f'if [ "$2" = hiberfil.sys ]; then echo "No such file or directory" >&2; exit 1; fi\n{journal}',
     )
-    fake("partclone.ntfs", says(NTFS_MAP))
+    fake("partclone.ntfs", printing(NTFS_MAP))
 
 
 def test_a_clean_ntfs(fake: Fake) -> None:
@@ -401,7 +410,7 @@ def restart_page(sequence: int, client: int, flags: int) -> bytes:
         (b"\xff" * 4000, False),
     ],
 )
-def test_the_newest_page_of_the_journal_decides(
+def test_the_latest_page_of_the_journal_decides(
     fake: Fake, tmp_path: Path, pages: bytes, clean: bool
 ) -> None:
     (tmp_path / "journal").write_bytes(pages)
@@ -412,7 +421,7 @@ def test_the_newest_page_of_the_journal_decides(
         assert "journal" in refusal("ntfs", ntfs_disk())
 
 
-def test_tools_that_count_differently_are_both_not_believed(fake: Fake) -> None:
+def test_tools_that_contradict_each_other_are_not_trusted(fake: Fake) -> None:
     fake_ntfs(fake, information=NTFS_INFORMATION.replace("4000", "40"))
     assert "differently" in refusal("ntfs", ntfs_disk())
     fake_ntfs(fake, information="rubbish")
@@ -425,7 +434,7 @@ def test_tools_that_count_differently_are_both_not_believed(fake: Fake) -> None:
 
 
 def fat_disk(entry_bits: int, used: set[int]) -> bytearray:
-    """Two tables, clusters of 4 KiB."""
+    """Make a FAT with two tables and clusters of 4 KiB."""
     clusters = {12: 3000, 16: 5000, 32: 70_000}[entry_bits]
     fat_sectors = -(-(clusters + 2) * entry_bits // 8 // 512) + 1
     root_entries = 0 if entry_bits == 32 else 512
@@ -504,8 +513,8 @@ def test_swap_needs_only_its_first_page() -> None:
     assert free_of("swap", swap_disk(65536)) == [[65536, MIB]]
 
 
-def test_a_machine_that_sleeps_keeps_its_memory() -> None:
-    assert "hibernates" in refusal("swap", swap_disk(magic=b"S1SUSPEND\0"))
+def test_the_memory_of_a_hibernated_machine_is_kept() -> None:
+    assert "hibernated" in refusal("swap", swap_disk(magic=b"S1SUSPEND\0"))
     assert "unknown version" in refusal("swap", swap_disk(version=2))
 
 

@@ -1,4 +1,4 @@
-"""The image commands: what scripts and people see."""
+"""Tests of the image commands: the output that scripts and people read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from protocol.errors import ConfigurationError, ImageDamagedError
 from sender.imaging import image_progress
 from sender.imaging.image_commands import agent_arguments, inspect, pack, verify
-from sender.imaging.image_progress import shown_progress
+from sender.imaging.image_progress import show_progress
 from tests.support.disks.disk_images import BLOCK_BYTES, make_image
 from tests.support.network.lab import LIMIT_S, Program, diskcast
 
@@ -48,14 +48,14 @@ def events(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-def test_pack_and_inspect_say_the_same(source: Path, tmp_path: Path) -> None:
+def test_pack_and_inspect_report_the_same_fields(source: Path, tmp_path: Path) -> None:
     path = tmp_path / "disk.dci"
     result = events(invoke(pack, source, "-o", path, "--block-size", "64KiB", "--name", "golden", "--json"))[
         -1
     ]
     assert result.pop("duration_s") >= 0
     (filesystem,) = result.pop("filesystems")
-    assert filesystem["kept_because"] == "no filesystem that is known here"
+    assert filesystem["kept_because"] == "no supported filesystem was found"
     assert result == events(invoke(inspect, path, "--json"))[-1]
     data_stored = result["kinds"]["data"].pop("stored_bytes")
     assert 0 < data_stored < BLOCK_BYTES
@@ -94,13 +94,13 @@ def test_pack_and_inspect_say_the_same(source: Path, tmp_path: Path) -> None:
 
 
 def blake3_of_manifest(path: Path) -> str:
-    """The image's id as the document says it: bytes 48 to 80 of the file."""
+    """Return the image id from the place that the format's documentation gives: bytes 48 to 80 of the file."""
     return path.read_bytes()[48:80].hex()
 
 
-def test_inspect_for_people(image: Path) -> None:
+def test_inspect_prints_the_main_facts(image: Path) -> None:
     text = invoke(inspect, image)
-    for words in (
+    for part in (
         "golden",
         blake3_of_manifest(image),
         "5 of 64.0 KiB",
@@ -108,11 +108,11 @@ def test_inspect_for_people(image: Path) -> None:
         "none",
         "version 1",
     ):
-        assert words in text
+        assert part in text
 
 
-def test_verify_says_that_all_is_right(image: Path) -> None:
-    assert "all 5 blocks are right" in invoke(verify, image)
+def test_verify_reports_an_undamaged_image(image: Path) -> None:
+    assert "all 5 blocks are correct" in invoke(verify, image)
     assert events(invoke(verify, image, "--json"))[-1]["ok"] is True
 
 
@@ -131,13 +131,15 @@ def test_verify_names_bad_blocks_for_scripts(image: Path) -> None:
 @pytest.mark.parametrize(
     "options", [("--block-size", "large"), ("--level", "99"), ("--jobs", "0"), ("--name", "\x1b[2J")]
 )
-def test_bad_options_have_their_error(source: Path, tmp_path: Path, options: tuple[str, str]) -> None:
+def test_a_bad_option_is_a_configuration_error(
+    source: Path, tmp_path: Path, options: tuple[str, str]
+) -> None:
     with pytest.raises(ConfigurationError):
         invoke(pack, source, "-o", tmp_path / "disk.dci", *options)
 
 
-def test_a_target_is_the_agents_business() -> None:
-    """One program opens, refuses, writes and reads back targets, with or without a network."""
+def test_the_agent_runs_every_command_that_touches_a_target() -> None:
+    """One program checks, writes and reads back targets, with or without a network."""
     arguments = agent_arguments("compare", Path("a.dci"), Path("/dev/sdz"), json_lines=True)
     assert arguments == [
         sys.executable,
@@ -179,13 +181,13 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_clean_text(source: Path, tmp_path
     assert done.stderr == b""
 
 
-def test_json_progress_is_a_few_lines_however_often_it_is_told(
+def test_frequent_updates_give_few_json_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     updates_per_s = 10_000
     clock = (tick / updates_per_s for tick in itertools.count())
     monkeypatch.setattr(image_progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    with shown_progress("packing", json_lines=True) as update:
+    with show_progress("packing", json_lines=True) as update:
         for done_bytes in range(100_000):
             update(done_bytes, 100_000)
     lines = events(capsys.readouterr().out)

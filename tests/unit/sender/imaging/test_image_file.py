@@ -1,4 +1,4 @@
-"""An image that is altered, cut short or replaced while it is open: never wrong bytes, never a crash."""
+"""Tests of images that are altered, truncated or replaced while open: never wrong bytes, never a crash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.disks.disk_images import BLOCK_BYTES, make_image
 
 MADE = make_image("drzudrdd")
 OLD_NS = 10**18
-"""Long ago: what is written now is newer, however coarse the clock of the file system."""
+"""Long ago: anything written now is newer, however coarse the filesystem's clock."""
 
 Opener = Callable[[Path], ImageFile | ImageSource]
 OPENERS = pytest.mark.parametrize("opener", [ImageFile.open, open_image], ids=["sender", "receiver"])
@@ -71,7 +71,7 @@ def test_every_block_is_read(
 
 @OPENERS
 def test_a_manifest_in_memory_outlives_a_truncated_file(path: Path, opener: Opener) -> None:
-    """A mapping would end the program by SIGBUS here, and the room would wait for nobody."""
+    """A memory mapping would kill the sender with SIGBUS here, and the room would wait in vain."""
     with opener(path) as image:
         os.truncate(path, 100)
         assert image.manifest.data == MADE.manifest.data
@@ -81,7 +81,7 @@ def test_a_manifest_in_memory_outlives_a_truncated_file(path: Path, opener: Open
 
 
 @OPENERS
-def test_a_manifest_that_is_read_as_needed_ends_in_an_error(
+def test_a_manifest_read_on_demand_fails_with_an_error(
     path: Path, opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold_at_most(0, monkeypatch)
@@ -110,8 +110,8 @@ def test_an_altered_manifest_never_reaches_a_receiver(
             image.manifest.data[:64]
 
 
-def test_a_replaced_file_goes_on_with_what_it_was(path: Path) -> None:
-    """``pack`` replaces an image as a whole: a cast of the old one needn't be stopped for it."""
+def test_an_open_image_that_is_replaced_keeps_its_content(path: Path) -> None:
+    """``pack`` replaces an image in one step: a cast of the old image continues."""
     with ImageFile.open(path) as image:
         other = make_image("rrrrrrrr", seed=9).write(path.with_name("other"))
         other.rename(path)
@@ -125,14 +125,14 @@ def test_a_replaced_file_goes_on_with_what_it_was(path: Path) -> None:
     ("before", "kind"), [(True, ImageDamagedError), (False, ImageChangedError)], ids=["before", "since"]
 )
 @STORED
-def test_a_block_damaged_before_is_told_from_one_altered_since(
+def test_a_block_altered_since_opening_has_its_own_error(
     tmp_path: Path,
     before: bool,
     kind: type[ImageDamagedError],
     limit_bytes: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A script copies the image again for the one, and looks for who writes to it for the other."""
+    """A damaged image is copied again; for an altered one, the program that writes to it must be stopped."""
     hold_at_most(limit_bytes, monkeypatch)
     rig = make_rig(tmp_path, "rdr")
     rig.image.close()

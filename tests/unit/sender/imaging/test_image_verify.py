@@ -1,4 +1,4 @@
-"""``verify``: no byte of an image can be altered without its block being named."""
+"""Tests of ``verify``: if any byte of an image is altered, its block is named."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verified(path: Path) -> VerifyReport:
         return verify_image(image, jobs=2)
 
 
-def test_a_right_image_is_right(path: Path) -> None:
+def test_an_undamaged_image_has_no_bad_blocks(path: Path) -> None:
     report = verified(path)
     assert (report.block_count, report.bad_count, report.bad) == (8, 0, ())
 
@@ -99,7 +99,7 @@ def test_truncation_while_it_is_read(path: Path) -> None:
 
 
 def frames_of(made: MadeImage, block: int) -> list[tuple[bytes, str]]:
-    """Frames that a hostile packer could put into ``block`` with right hashes of their own, and what is said."""
+    """Return frames that an attacker could pack as ``block`` with matching hashes, and the expected reasons."""
     raw = made.raw[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
     compressor = zstandard.ZstdCompressor()
     nothing_announced = zstandard.ZstdCompressor(write_content_size=False).compress(raw)
@@ -117,16 +117,16 @@ def frames_of(made: MadeImage, block: int) -> list[tuple[bytes, str]]:
 
 @pytest.mark.parametrize("case", range(7))
 def test_a_frame_that_is_not_exactly_its_block_is_named(tmp_path: Path, case: int) -> None:
-    frame, words = frames_of(make_image("rd"), 1)[case]
+    frame, reason = frames_of(make_image("rd"), 1)[case]
     report = verified(make_image("rdz", frames={1: frame}).write(tmp_path / "bad.dci"))
-    assert [(bad.block, words in bad.reason) for bad in report.bad] == [(1, True)], report.bad
+    assert [(bad.block, reason in bad.reason) for bad in report.bad] == [(1, True)], report.bad
 
 
 @pytest.mark.parametrize(
     ("kinds", "reason"), [("zd", "raw bytes"), ("zr", "raw bytes"), ("dz", "zeros"), ("du", "zeros")]
 )
 def test_a_wrong_raw_hash_is_named(tmp_path: Path, kinds: str, reason: str) -> None:
-    """Receivers would write the block and find it wrong when they read it back."""
+    """Receivers would write the block and find it wrong at read-back."""
     made = make_image(kinds, tail_bytes=4096, raw_hashes={1: bytes(range(32))})
     report = verified(made.write(tmp_path / "bad.dci"))
     assert [(bad.block, reason in bad.reason) for bad in report.bad] == [(1, True)], report.bad
@@ -169,7 +169,7 @@ def test_the_manifest_outlives_the_file(path: Path) -> None:
     assert manifest.data == MADE.manifest.data
 
 
-def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="No such file"):
         ImageFile.open(tmp_path / "missing.dci")
     with pytest.raises(ImageError, match="directory"):

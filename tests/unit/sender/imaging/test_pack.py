@@ -1,4 +1,4 @@
-"""Packing: the image is the disk, always the same, and appears only when it is whole."""
+"""Tests of packing: an image reproduces its disk, is always the same, and appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RAW = make_image(LETTERS, tail_bytes=1234).raw
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A disk with every kind of content and a short last block."""
+    """Return a disk with every kind of content and a short last block."""
     path = tmp_path / "disk.raw"
     path.write_bytes(RAW)
     return path
@@ -42,14 +42,14 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """Where the image goes: a folder of its own, so that anything left behind shows."""
+    """Return the image's path, in a folder of its own, so that leftover files are visible."""
     folder = tmp_path / "images"
     folder.mkdir()
     return folder / "disk.dci"
 
 
 def raw_of(path: Path) -> bytes:
-    """The disk that an image describes."""
+    """Return the disk that an image describes."""
     buffer = memoryview(bytearray(BLOCK_BYTES_MAX))
     parts: list[bytes] = []
     with ImageFile.open(path) as image:
@@ -83,7 +83,7 @@ def test_the_image_holds_the_disk(source: Path, output: Path, block_bytes: int) 
 
 
 def test_kinds_follow_the_content(source: Path, output: Path) -> None:
-    """Zeros take no room, and what zstd can't shorten isn't decompressed by every receiver."""
+    """Zeros take no space, and receivers don't decompress incompressible blocks."""
     pack_image(source, output, OPTIONS)
     with ImageFile.open(output) as image:
         assert "".join("drzu"[kind] for kind in image.manifest.kind) == LETTERS
@@ -121,7 +121,7 @@ def test_holes_and_written_zeros_give_the_same_file(source: Path, tmp_path: Path
 
 
 def test_holes_are_not_read(tmp_path: Path, output: Path) -> None:
-    """A thin disk of terabytes packs in the time that its data takes."""
+    """The time to pack a sparse disk of terabytes depends only on its data."""
     path = tmp_path / "thin"
     with path.open("wb") as file:
         file.truncate(64 * GIB)
@@ -136,7 +136,7 @@ def test_holes_are_not_read(tmp_path: Path, output: Path) -> None:
 
 
 def _bytes_read() -> int:
-    """What this process has read, from disk or cache."""
+    """Return the bytes that this process has read, from disk or cache."""
     return int(Path("/proc/self/io").read_text().split()[1])
 
 
@@ -167,25 +167,25 @@ def test_default_name(file_name: str, name: str) -> None:
     assert default_name(Path("/dev") / file_name) == name
 
 
-# -- options and outputs that can't be ---------------------------------------------------------------------------
+# -- invalid options and outputs ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "reason"),
     [
         (PackOptions(block_bytes=3 << 16), "power of two"),
         (PackOptions(level=0), "level 0"),
         (PackOptions(level=23), "level 23"),
-        (PackOptions(jobs=0), "0 jobs"),
-        (PackOptions(jobs=100_000), "jobs"),
+        (PackOptions(jobs=0), "can't be 0"),
+        (PackOptions(jobs=100_000), "choose 1 to 256"),
         (PackOptions(name="a\tb"), "name"),
         (PackOptions(name="n" * 65), "name"),
     ],
 )
 def test_options_out_of_range_leave_nothing(
-    source: Path, output: Path, options: PackOptions, words: str
+    source: Path, output: Path, options: PackOptions, reason: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=words):
+    with pytest.raises(ConfigurationError, match=reason):
         pack_image(source, output, options)
     assert list(output.parent.iterdir()) == []
 
@@ -223,7 +223,7 @@ def test_two_packs_of_one_output_do_not_mix(source: Path, output: Path) -> None:
         assert partial.exists()
 
 
-def test_what_a_killed_pack_left_is_taken_over(source: Path, output: Path) -> None:
+def test_the_file_of_a_killed_pack_is_reused(source: Path, output: Path) -> None:
     expected = packed(source, output.with_name("expected"))
     output.with_name(".disk.dci.partial").write_bytes(b"\xff" * (2 * len(RAW)))
     assert packed(source, output) == expected
@@ -238,7 +238,7 @@ def test_a_symbolic_link_keeps_pointing(source: Path, output: Path, tmp_path: Pa
     assert raw_of(link) == RAW
 
 
-# -- trouble on the way ------------------------------------------------------------------------------------------
+# -- failures during packing ------------------------------------------------------------------------------------------
 
 
 def shrink(source: Path) -> None:
@@ -253,16 +253,16 @@ def grow(source: Path) -> None:
 def rewrite(source: Path) -> None:
     with source.open("r+b") as file:
         file.write(b"other")
-    os.utime(source, ns=(0, 0))  # whatever the clock's steps, another time than before
+    os.utime(source, ns=(0, 0))  # differs from the time before, however coarse the clock
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [(shrink, "shorter|size"), (grow, "changed its size"), (rewrite, "written to")]
+    ("change", "reason"), [(shrink, "shorter|size"), (grow, "changed its size"), (rewrite, "written to")]
 )
 def test_a_source_that_changes_gives_no_image(
-    source: Path, output: Path, change: Callable[[Path], None], words: str
+    source: Path, output: Path, change: Callable[[Path], None], reason: str
 ) -> None:
-    """An image of a disk in two states would be restored as neither."""
+    """An image with parts of two states of a disk is an image of neither."""
     output.write_bytes(b"last week's image")
     changes = iter([change])
 
@@ -270,7 +270,7 @@ def test_a_source_that_changes_gives_no_image(
         for one in changes:
             one(source)
 
-    with pytest.raises(SourceError, match=words):
+    with pytest.raises(SourceError, match=reason):
         pack_image(source, output, OPTIONS, on_progress)
     assert output.read_bytes() == b"last week's image"
     assert list(output.parent.iterdir()) == [output]
@@ -311,7 +311,7 @@ def test_signals_leave_no_trace(tmp_path: Path, output: Path, number: signal.Sig
 
 
 def test_a_failed_write_leaves_no_trace(source: Path, output: Path) -> None:
-    """The file size limit is the failure that needs no root; a full disk takes the same way."""
+    """The limit on file sizes needs no root; a full disk fails in the same way."""
     with Program(diskcast("pack", source, "-o", output), prefix=("prlimit", f"--fsize={MIB}")) as program:
         assert program.wait(LIMIT_S) == StorageError.exit_code
         assert os.strerror(errno.EFBIG) in program.stderr_text()
@@ -336,7 +336,7 @@ def test_a_full_disk_leaves_no_trace(source: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def loop_device(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """A disk with 4096-byte sectors, and its backing file."""
+    """Return a disk with 4096-byte sectors, and its backing file."""
     backing = tmp_path / "backing"
     backing.write_bytes(RAW.ljust(len(LETTERS) * BLOCK_BYTES, b"\0"))
     device = run("losetup", "--find", "--show", "--sector-size", "4096", backing).strip()
@@ -372,7 +372,7 @@ def test_a_read_error_names_the_offset(loop_device: tuple[Path, Path], output: P
 
 
 class _Unread(Source):
-    """A source of which some bytes can't be read: a disk with a bad sector in free space."""
+    """A disk with bad sectors in free space."""
 
     bad: tuple[int, int] = (0, 0)
 
@@ -382,7 +382,7 @@ class _Unread(Source):
 
 
 def _free(monkeypatch: pytest.MonkeyPatch, *ranges: tuple[int, int]) -> None:
-    """Let the source's filesystems say that these ranges of blocks are free."""
+    """Make the source's filesystems report these ranges of blocks as free."""
     found = UnusedBlocks(np.array(ranges, np.int64).reshape(-1, 2), ())
     monkeypatch.setattr("sender.imaging.pack.find_unused_blocks", lambda *_args, **_options: found)
 
@@ -408,7 +408,7 @@ def test_free_blocks_are_neither_read_nor_kept(
 def test_free_space_in_holes_is_unused_too(
     tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Receivers needn't write zeros where nothing matters."""
+    """Receivers don't write zeros to free space."""
     source = tmp_path / "thin"
     with source.open("wb") as file:
         file.truncate(100 * BLOCK_BYTES)
@@ -433,7 +433,7 @@ def test_a_disk_without_any_used_block(
 # -- every byte -----------------------------------------------------------------------------------------------
 
 
-def test_every_byte_records_the_hash_that_other_tools_say(
+def test_every_byte_records_the_hash_that_sha256sum_computes(
     source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _free(monkeypatch, (0, len(LETTERS)))
@@ -463,9 +463,7 @@ def test_a_disk_of_zeros_has_a_hash_too(tmp_path: Path, output: Path) -> None:
         assert report.source_sha256 == hashlib.sha256(bytes(3 * MIB + 5)).digest()
 
 
-def test_a_recorded_hash_that_isn_t_the_disk_s_is_damage(
-    source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_recorded_hash_is_damage(source: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sender.imaging.source_hash.SourceHash.digest", lambda _self: b"\1" * 32)
     pack_image(source, output, EVERY_BYTE)
     monkeypatch.undo()

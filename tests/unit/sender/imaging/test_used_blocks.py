@@ -1,4 +1,4 @@
-"""Only whole blocks that lie in free space are unused, and doubt about a partition keeps all of it."""
+"""Tests of unused blocks: only blocks entirely in free space, and none of a doubtful partition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from protocol.constants import KIB, MIB
 from protocol.disk.partition_table import parse_layout_untrusted
 from sender.imaging import source_use
-from sender.imaging.free_space import Area, FreeSpace
+from sender.imaging.filesystems.area import Area
+from sender.imaging.free_space import FreeSpace
 from sender.imaging.source import Source
 from sender.imaging.system_tools import ToolError
 from sender.imaging.used_blocks import UnusedBlocks, _whole_blocks, find_unused_blocks
@@ -29,16 +30,16 @@ def disk() -> bytearray:
 
 @pytest.fixture
 def all_free(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every filesystem that is asked says that all but its first MiB is free; who was asked, and where."""
-    asked: list[str] = []
+    """Make every filesystem report all but its first MiB as free; return the examined filesystems and their places."""
+    examined: list[str] = []
 
     def find(filesystem: str, area: Area, _min_bytes: int) -> FreeSpace:
-        asked.append(f"{filesystem} {area.tool_path.split('/')[1]} {area.tool_offset_bytes // MIB}")
+        examined.append(f"{filesystem} {area.tool_path.split('/')[1]} {area.tool_offset_bytes // MIB}")
         return FreeSpace(np.array([[MIB, area.size_bytes]]), area.size_bytes - MIB)
 
     monkeypatch.setattr("sender.imaging.used_blocks.find_free_space", find)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    return asked
+    return examined
 
 
 def found(disk: bytearray, folder: Path, *, may_change: bool = False) -> UnusedBlocks:
@@ -78,7 +79,7 @@ def test_only_blocks_wholly_in_free_ranges_are_unused(free: np.ndarray, shuffle:
     assert (np.diff(blocks.ravel()) >= 0).all()
 
 
-def test_each_partition_is_asked_and_what_lies_between_is_kept(
+def test_each_partition_is_examined_and_the_gaps_are_kept(
     disk: bytearray, tmp_path: Path, all_free: list[str]
 ) -> None:
     put_gpt(disk, [gpt_entry(2048, 8191), gpt_entry(10240, 20479)])
@@ -88,8 +89,8 @@ def test_each_partition_is_asked_and_what_lies_between_is_kept(
     assert all_free == ["ext4 proc 1", "swap proc 5"]
     assert (result.ranges * BLOCK_BYTES // MIB).tolist() == [[2, 4], [6, 10]]
     assert [str(area) for area in result.areas] == [
-        "partition 1: ext4, 3.0 MiB, of which 1.0 MiB used (counted by dumpe2fs)",
-        "partition 2: swap, 5.0 MiB, of which 1.0 MiB used (counted by diskcast)",
+        "partition 1: ext4, 3.0 MiB, 1.0 MiB used (counted by dumpe2fs)",
+        "partition 2: swap, 5.0 MiB, 1.0 MiB used (counted by diskcast)",
     ]
 
 
@@ -98,7 +99,7 @@ def test_without_root_a_partition_that_needs_a_loop_device_is_kept(
 ) -> None:
     put_gpt(disk, [gpt_entry(2048, 8191)])
     put_filesystem(disk, MIB, "xfs")
-    assert "only root" in reasons(found(disk, tmp_path))[0]
+    assert "pack as root" in reasons(found(disk, tmp_path))[0]
     assert not all_free
 
 
@@ -140,7 +141,7 @@ def test_windows_dynamic_disks_are_kept(
 
 
 def test_raid_members_are_kept(disk: bytearray, tmp_path: Path, all_free: list[str]) -> None:
-    """The superblock of an old RAID is behind what looks like a filesystem of its own."""
+    """The superblock of an old RAID is at the end, so the start looks like an ordinary filesystem."""
     put_gpt(disk, [gpt_entry(2048, 8191)])
     put_filesystem(disk, MIB, "ext4")
     disk[4 * MIB - 65536 : 4 * MIB - 65532] = b"\xfc\x4e\x2b\xa9"
@@ -165,7 +166,7 @@ def test_unknown_and_ambiguous_partitions_are_kept(
     put_filesystem(disk, 4 * MIB, "ext4")
     put_filesystem(disk, 4 * MIB, "xfs")
     unknown, ambiguous = reasons(found(disk, tmp_path))
-    assert "no filesystem that is known" in unknown
+    assert "no supported filesystem" in unknown
     assert "ext4, xfs" in ambiguous
 
 
@@ -174,7 +175,7 @@ def test_a_source_that_may_change_is_kept(disk: bytearray, tmp_path: Path, all_f
     assert reasons(found(disk, tmp_path, may_change=True)) == ["the source is mounted writable"]
 
 
-# -- who uses a source ----------------------------------------------------------------------------------------
+# -- users of a source ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
