@@ -362,7 +362,7 @@ def in_use(kind: str, source: Path) -> Iterator[Path]:
         ("file mounted by a program", "ntfs"),
     ],
 )
-def test_a_source_that_is_mounted_writable_is_refused_unless_told(
+def test_a_source_that_is_mounted_writable_is_refused_by_default(
     kind: str, name: str, sources: Path, tmp_path: Path
 ) -> None:
     source, image = tmp_path / "source", tmp_path / "image.dci"
@@ -414,7 +414,7 @@ def test_a_disk_one_partition_of_which_is_mounted_writable_is_refused(sources: P
             run("delpart", device, "1")
 
 
-def test_a_device_that_somebody_else_holds_is_refused(sources: Path, tmp_path: Path) -> None:
+def test_a_device_that_another_program_holds_is_refused(sources: Path, tmp_path: Path) -> None:
     """The mount may be in another container, where it can't be seen."""
     with loop_device(source_of(FILESYSTEMS["ext2"], sources)[0]) as device:
         holder = os.open(device, os.O_RDONLY | os.O_EXCL)
