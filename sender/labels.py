@@ -136,7 +136,7 @@ MACHINE_BOTTLENECKS: Final[Mapping[Cause, str]] = MappingProxyType(
         Cause.NONE: "",
     }
 )
-"""Follows "limited by"; empty if nothing limits the machine."""
+"""Shown after "bottleneck:"; empty if nothing limits the machine."""
 
 PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
     {

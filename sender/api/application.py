@@ -25,14 +25,14 @@ from starlette.routing import Match, Route
 
 from protocol.control.control_messages import API_BASE
 from protocol.errors import DiskcastError
-from sender.api.auth import Authenticator
-from sender.api.guarded_route import Operation, RouteGuard
-from sender.api.idempotency import IdempotentResponses
+from sender.api.bodies.static_files import DashboardFiles
+from sender.api.guard.auth import Authenticator
+from sender.api.guard.guarded_route import Operation, RouteGuard
+from sender.api.guard.idempotency import IdempotentResponses
+from sender.api.guard.problems import ascii_json, error_response
 from sender.api.middleware import LOOPBACK_NAMES, RequestMiddleware
 from sender.api.openapi import complete_document
-from sender.api.problems import ascii_json, error_response
 from sender.api.route_table import OPERATIONS, TAGS
-from sender.api.static_files import DashboardFiles
 from sender.config.server_config import ServerConfig
 from sender.daemon.context import Services
 

@@ -24,10 +24,10 @@ from protocol.schema.json_fields import (
     Optional,
     PrintableText,
 )
-from sender.api.auth import SESSION_COOKIE, Access
-from sender.api.guarded_route import Body, Operation, Repeat
-from sender.api.idempotency import KEY_HEADER, KEY_PATTERN, REPLAYED_HEADER
-from sender.api.problems import ProblemDocument
+from sender.api.guard.auth import SESSION_COOKIE, Access
+from sender.api.guard.guarded_route import Body, Operation, Repeat
+from sender.api.guard.idempotency import KEY_HEADER, KEY_PATTERN, REPLAYED_HEADER
+from sender.api.guard.problems import ProblemDocument
 
 _MEANINGS: Final = {
     HTTPStatus.BAD_REQUEST: "The body can't be parsed.",

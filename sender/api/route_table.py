@@ -6,10 +6,10 @@ from http import HTTPStatus
 from typing import Final
 
 from protocol.control.check_in import CHECK_IN_PATH
-from sender.api.auth import Access
-from sender.api.csv_download import CSV_TYPE
-from sender.api.event_stream import EVENTS_TYPE
-from sender.api.guarded_route import Body, Endpoint, Operation, Repeat
+from sender.api.bodies.csv_download import CSV_TYPE
+from sender.api.bodies.event_stream import EVENTS_TYPE
+from sender.api.guard.auth import Access
+from sender.api.guard.guarded_route import Body, Endpoint, Operation, Repeat
 from sender.api.routes import (
     agents,
     casts,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from sender.api import auth
+from sender.api.guard import auth
 from sender.store.records.access import Role
 from tests.api.fuzzing import ENDLESS, Tally, fuzz, operations
 from tests.api.served import PREFIX, Served, serve

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sender.api.static_files import WEB_FOLDER, DashboardFiles
+from sender.api.bodies.static_files import WEB_FOLDER, DashboardFiles
 from sender.store.records.access import Role
 from tests.api.served import Served, serve
 from tests.api.test_refusals import check_problem

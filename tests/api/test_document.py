@@ -11,8 +11,8 @@ import pytest
 
 from docs import api_reference
 from protocol.control.control_messages import API_BASE, PROBLEM_TYPE
-from sender.api.auth import Access
-from sender.api.guarded_route import Repeat
+from sender.api.guard.auth import Access
+from sender.api.guard.guarded_route import Repeat
 from sender.api.route_table import OPERATIONS
 
 

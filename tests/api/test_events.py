@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sender.api import auth, event_stream
+from sender.api.bodies import event_stream
+from sender.api.guard import auth
 from sender.api.routes import events
 from sender.store.records.access import Role
 from tests.api.served import PREFIX, Served, serve

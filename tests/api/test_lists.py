@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sender.api import csv_download
+from sender.api.bodies import csv_download
 from sender.store.records.access import Role
 from tests.api.served import Served
 from tests.api.test_refusals import check_problem

@@ -13,7 +13,7 @@ import pytest
 
 from protocol.control.control_messages import PROBLEM_TYPE
 from protocol.errors import DatabaseDamagedError, DatabaseFullError, DatabaseUnavailableError
-from sender.api import guarded_route
+from sender.api.guard import guarded_route
 from tests.api.served import PREFIX, Served, serve
 from tests.support.network.lab import LIMIT_S
 

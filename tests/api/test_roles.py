@@ -10,9 +10,9 @@ import pytest
 from starlette.routing import Route
 
 from protocol.control.control_messages import API_BASE, PROBLEM_TYPE
-from sender.api.auth import Access
-from sender.api.event_stream import EVENTS_TYPE
-from sender.api.guarded_route import Body, Operation
+from sender.api.bodies.event_stream import EVENTS_TYPE
+from sender.api.guard.auth import Access
+from sender.api.guard.guarded_route import Body, Operation
 from sender.api.route_table import OPERATIONS
 from sender.store.records.access import Role
 from tests.api.served import Served, serve

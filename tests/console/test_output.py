@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sender.api import request_models
+from sender.api.bodies import request_models
 from sender.console import casts as cast_commands
 from sender.console import options
 from sender.console.output import Column, Output

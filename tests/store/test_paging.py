@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
 
-from sender.api.csv_download import csv_cell, csv_download
+from sender.api.bodies.csv_download import csv_cell, csv_download
 from sender.store.database.errors import CursorError
 from sender.store.open_store import open_database
 from sender.store.records.access import AuditEntry

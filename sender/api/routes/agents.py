@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER
 from protocol.control.control_messages import parse_json_untrusted
-from sender.api.guarded_route import ServicesOf
-from sender.api.problems import ascii_json
+from sender.api.guard.guarded_route import ServicesOf
+from sender.api.guard.problems import ascii_json
 
 
 async def check_in(services: ServicesOf, request: Request) -> Response:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import Query
 
-from sender.api.guarded_route import ActorOf, ServicesOf
-from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.request_models import CancelInput, CastInput
-from sender.api.responses import CastTimeline, Page
+from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
+from sender.api.bodies.request_models import CancelInput, CastInput
+from sender.api.bodies.responses import CastTimeline, Page
+from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import CastIdPath, RoomFilter
 from sender.api.routes.plans import plan_of
 from sender.daemon.context import Services

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.responses import Response
 
-from sender.api.static_files import INDEX, DashboardFiles
+from sender.api.bodies.static_files import INDEX, DashboardFiles
 from sender.refusals import not_found
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from sender.api.auth import Access, authenticator_of
-from sender.api.event_stream import STREAMS_MAX, event_stream
-from sender.api.guarded_route import ServicesOf
+from sender.api.bodies.event_stream import STREAMS_MAX, event_stream
+from sender.api.guard.auth import Access, authenticator_of
+from sender.api.guard.guarded_route import ServicesOf
 from sender.refusals import RequestRefusedError
 
 TOPICS_MAX: Final = 8

@@ -5,10 +5,10 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from sender.actors import Actor
-from sender.api.guarded_route import ActorOf, ServicesOf
-from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit, page_of
-from sender.api.request_models import ImageInput
-from sender.api.responses import Page, ScanStarted
+from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit, page_of
+from sender.api.bodies.request_models import ImageInput
+from sender.api.bodies.responses import Page, ScanStarted
+from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import ImageIdPath
 from sender.daemon.context import Services
 from sender.refusals import not_found

@@ -7,10 +7,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from sender.api.guarded_route import ActorOf, ServicesOf
-from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.request_models import MachineChange, MachineInput
-from sender.api.responses import Page
+from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
+from sender.api.bodies.request_models import MachineChange, MachineInput
+from sender.api.bodies.responses import Page
+from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import MachineIdPath, RoomFilter
 from sender.daemon.context import Services
 from sender.refusals import invalid, not_found

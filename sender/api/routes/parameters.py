@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
-from sender.api.request_models import (
+from sender.api.bodies.request_models import (
     CAST_ID_PATTERN,
     IMAGE_ID_PATTERN,
     MACHINE_ID_CHARACTERS_MAX,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from sender.api.request_models import PlanInput
+from sender.api.bodies.request_models import PlanInput
 from sender.daemon.context import Services
 from sender.refusals import RequestRefusedError, invalid
 from sender.store.records.casts import CastPlan, StartMode

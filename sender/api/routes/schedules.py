@@ -9,10 +9,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from sender.api.guarded_route import ActorOf, ServicesOf
-from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.request_models import ScheduleChange, ScheduleInput
-from sender.api.responses import Page
+from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
+from sender.api.bodies.request_models import ScheduleChange, ScheduleInput
+from sender.api.bodies.responses import Page
+from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import ScheduleIdPath
 from sender.api.routes.plans import plan_of
 from sender.daemon.context import Services

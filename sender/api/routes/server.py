@@ -10,9 +10,9 @@ from fastapi import Request
 from starlette.responses import Response
 
 from protocol.errors import DatabaseError
-from sender.api.auth import authenticator_of
-from sender.api.guarded_route import PrincipalOf, ServicesOf
-from sender.api.responses import Health, ServerView
+from sender.api.bodies.responses import Health, ServerView
+from sender.api.guard.auth import authenticator_of
+from sender.api.guard.guarded_route import PrincipalOf, ServicesOf
 from sender.daemon.context import Services
 from sender.metrics.daemon_metrics import CONTENT_TYPE
 from sender.store.records.access import Role

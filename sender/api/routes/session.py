@@ -9,9 +9,9 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from sender.api.auth import SESSION_COOKIE, authenticator_of
-from sender.api.request_models import SessionInput
-from sender.api.responses import SessionView
+from sender.api.bodies.request_models import SessionInput
+from sender.api.bodies.responses import SessionView
+from sender.api.guard.auth import SESSION_COOKIE, authenticator_of
 from sender.store.records.access import Role
 
 SESSION_S: Final = 12 * 3600

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.responses import Response
 
-from sender.api.guarded_route import ActorOf, ServicesOf
-from sender.api.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.request_models import TokenInput
-from sender.api.responses import Page
+from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
+from sender.api.bodies.request_models import TokenInput
+from sender.api.bodies.responses import Page
+from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import TokenIdPath
 from sender.refusals import not_found
 from sender.store.records.access import NewToken, Token

@@ -12,7 +12,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-WEB_FOLDER: Final = Path(__file__).resolve().parent.parent / "web"
+WEB_FOLDER: Final = Path(__file__).resolve().parents[2] / "web"
 INDEX: Final = "index.html"
 _FILES_MAX: Final = 500
 _FILE_BYTES_MAX: Final = 4 << 20

@@ -20,9 +20,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sender.actors import Actor
-from sender.api.auth import Access, Authenticator, Principal
-from sender.api.idempotency import KEY_HEADER, IdempotentResponses
-from sender.api.problems import request_id_of
+from sender.api.guard.auth import Access, Authenticator, Principal
+from sender.api.guard.idempotency import KEY_HEADER, IdempotentResponses
+from sender.api.guard.problems import request_id_of
 from sender.daemon.context import Services
 
 JSON_BODY_BYTES_MAX: Final = 256 << 10

@@ -1,0 +1,1 @@
+"""Bodies of requests and responses: models, pages, CSV, event streams and files."""

@@ -1,0 +1,1 @@
+"""The checks of every request before its endpoint, and the responses to refused ones."""
