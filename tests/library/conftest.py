@@ -1,4 +1,4 @@
-"""A library that doesn't take a busy machine's own folder for a dead file server."""
+"""Longer timeouts, so that a folder of a busy machine doesn't count as a dead file server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real HTTP server for a folder's files, with the faults that real servers and networks have."""
+"""A real HTTP server for a folder's files, with the faults of real servers and networks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class HttpFiles:
     """Serves ``folder`` on a free port of the loopback; a context manager.
 
     Attributes:
-        ranges: whether it knows ``Range``.
-        tags: whether it sends ``ETag`` and obeys ``If-Match``; else it does so with ``Last-Modified`` or not at all.
-        times: whether it sends ``Last-Modified``.
-        cut_after_bytes: the connection breaks after so many bytes of a body.
-        failures: statuses of the next answers to GET, in place of the files.
-        login: ``user:password`` that is asked for.
+        ranges: support ``Range``.
+        tags: send ``ETag`` and support ``If-Match``; otherwise ``Last-Modified`` is used, or nothing.
+        times: send ``Last-Modified``.
+        cut_after_bytes: break the connection after this many bytes of a body.
+        failures: statuses of the next answers to GET, instead of the files.
+        login: ``user:password`` that requests must have.
         requests: method, path and range of each request.
-        body_bytes: of all bodies, counted before they are sent: whoever has received one finds it counted.
+        body_bytes: size of all bodies, counted before they are sent, so that a received body has been counted.
         before_get: called with the path before each GET; a ConnectionError breaks the connection.
     """
 
@@ -48,15 +48,15 @@ class HttpFiles:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def gets(self, path: str) -> int:
-        """How often a file was asked for."""
-        return sum(method == "GET" and asked == path for method, asked, _ in self.requests)
+        """Return the number of requests for a file."""
+        return sum(method == "GET" and requested == path for method, requested, _ in self.requests)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """It is gone, with the connections that it had."""
+        """Stop the server and close its connections."""
         self.stopped = True
         if self._thread.is_alive():
             self._server.shutdown()
@@ -141,7 +141,7 @@ def _handler_of(files: HttpFiles) -> type[http.server.SimpleHTTPRequestHandler]:
             try:
                 self.wfile.write(part)
                 self.wfile.flush()
-            except OSError:  # the client has what it wants
+            except OSError:  # the client has closed the connection
                 self.close_connection = True
                 return
             if len(part) < len(data):

@@ -1,4 +1,4 @@
-"""A running library on folders of a test."""
+"""A running library on folders of the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.network.lab import LIMIT_S
 
 @contextlib.asynccontextmanager
 async def running(library: Library) -> AsyncIterator[Library]:
-    """``library`` runs meanwhile."""
+    """Run ``library`` during a ``with`` block."""
     task = asyncio.ensure_future(library.run())
     try:
         yield library
@@ -25,7 +25,7 @@ async def running(library: Library) -> AsyncIterator[Library]:
 
 
 def settings(tmp_path: Path, *remotes: str, cache_size: str = "1GiB", **more: object) -> LibrarySection:
-    """One folder, a quick look, a cache."""
+    """Return settings with one folder, frequent scans and a cache."""
     folder = tmp_path / "images"
     folder.mkdir(exist_ok=True)
     values: dict[str, object] = {
@@ -34,12 +34,12 @@ def settings(tmp_path: Path, *remotes: str, cache_size: str = "1GiB", **more: ob
         "remotes": remotes,
         "cache_directory": tmp_path / "cache",
     }
-    # Smaller caches than an operator may have: its check is left out.
+    # Without the validation of the size: tests need smaller caches than operators can configure.
     return LibrarySection(**(values | more)).model_copy(update={"cache_size": cache_size})
 
 
 async def until(library: Library, condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    """Wait for the library's view to satisfy ``condition``."""
+    """Wait for the library to satisfy ``condition``."""
     changed = asyncio.Event()
     before, library.on_change = library.on_change, changed.set
     try:

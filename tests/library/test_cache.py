@@ -35,7 +35,7 @@ def _put(server: HttpFiles, count: int) -> list[MadeImage]:
 
 
 def _library(tmp_path: Path, server: HttpFiles, images: float) -> Library:
-    """With a cache for so many images."""
+    """Return a library whose cache has space for so many images."""
     config = settings(tmp_path, f"{server.url}/", cache_size=f"{int(images * IMAGE_KIB)}KiB")
     return Library(config, None, back_off_s=0.01)
 
@@ -48,7 +48,7 @@ def _ids(made: list[MadeImage]) -> list[str]:
     return [one.manifest.image_id.hex() for one in made]
 
 
-def test_the_longest_unused_copy_makes_room(tmp_path: Path, server: HttpFiles) -> None:
+def test_the_least_recently_used_copy_is_evicted(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         a, b, c = _ids(_put(server, 3))
         async with running(_library(tmp_path, server, 2.5)) as library:
@@ -63,7 +63,7 @@ def test_the_longest_unused_copy_makes_room(tmp_path: Path, server: HttpFiles) -
     asyncio.run(check())
 
 
-def test_what_a_cast_uses_is_never_evicted(tmp_path: Path, server: HttpFiles) -> None:
+def test_an_image_in_use_is_never_evicted(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         a, b, c = _ids(_put(server, 3))
         async with running(_library(tmp_path, server, 2.5)) as library:
@@ -98,7 +98,7 @@ def test_an_image_larger_than_the_cache_is_refused_before_anything_is_evicted(
     asyncio.run(check())
 
 
-def test_a_disk_that_is_too_full_is_told_before_the_fetch(
+def test_a_full_disk_is_reported_before_the_fetch(
     tmp_path: Path, server: HttpFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def check() -> None:
@@ -116,14 +116,12 @@ def test_a_disk_that_is_too_full_is_told_before_the_fetch(
     asyncio.run(check())
 
 
-def test_a_disk_that_fills_up_during_the_fetch_is_told(tmp_path: Path, server: HttpFiles) -> None:
+def test_a_disk_that_fills_up_during_the_fetch_is_reported(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         [a] = _ids(_put(server, 1))
         async with running(_library(tmp_path, server, 5)) as library:
             await until(library, lambda: len(library.images()) == 1)
-            (tmp_path / "cache" / f"{a}.partial").symlink_to(
-                "/dev/full"
-            )  # not followed: another error of open()
+            (tmp_path / "cache" / f"{a}.partial").symlink_to("/dev/full")  # open() refuses to follow it
             with pytest.raises(StorageError, match=r"can't be written to the cache"):
                 await library.open(a, "00000001")
             assert "can't be written" in library.get(a).problem
@@ -160,7 +158,7 @@ def test_two_daemons_dont_write_the_same_copy(tmp_path: Path, server: HttpFiles)
     asyncio.run(check())
 
 
-def test_a_cache_that_cant_be_made_stops_neither_folders_nor_the_daemon(tmp_path: Path) -> None:
+def test_an_unusable_cache_stops_neither_folders_nor_the_daemon(tmp_path: Path) -> None:
     async def check() -> None:
         (tmp_path / "file").write_text("x")
         config = settings(tmp_path, cache_directory=tmp_path / "file" / "cache")
@@ -172,7 +170,7 @@ def test_a_cache_that_cant_be_made_stops_neither_folders_nor_the_daemon(tmp_path
     asyncio.run(check())
 
 
-def test_a_folders_copy_is_preferred_to_a_fetch(tmp_path: Path, server: HttpFiles) -> None:
+def test_a_file_in_a_folder_is_preferred_to_a_fetch(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         [made] = _put(server, 1)
         async with running(_library(tmp_path, server, 5)) as library:

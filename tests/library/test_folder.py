@@ -21,7 +21,7 @@ def _named(library: Library) -> dict[str, ImageState]:
     return {Path(image.location).name: image.state for image in library.images()}
 
 
-def test_an_image_that_is_put_into_the_folder_can_be_cast_at_once(tmp_path: Path) -> None:
+def test_an_image_in_a_folder_can_be_cast_at_once(tmp_path: Path) -> None:
     async def check() -> None:
         made = make_image("drzu")
         async with running(Library(settings(tmp_path), None)) as library:
@@ -39,7 +39,7 @@ def test_an_image_that_is_put_into_the_folder_can_be_cast_at_once(tmp_path: Path
     asyncio.run(check())
 
 
-def test_a_cast_that_goes_on_after_a_restart_waits_for_the_first_look(tmp_path: Path) -> None:
+def test_a_cast_that_resumes_after_a_restart_waits_for_the_first_scan(tmp_path: Path) -> None:
     async def check() -> None:
         library = Library(settings(tmp_path), None)
         made = make_image("dd")
@@ -67,7 +67,7 @@ def test_a_file_that_is_being_copied_is_neither_offered_nor_called_damaged(tmp_p
                     await library.scan()
                     assert bool(library.images()) == (file.tell() == len(whole))
             copy.unlink()
-            # Some copy programs give the file its length first.
+            # Some copy programs set the length of the file first.
             with copy.open("wb") as file:
                 file.truncate(len(whole))
                 file.write(whole[:-1])
@@ -82,7 +82,7 @@ def test_a_file_that_is_being_copied_is_neither_offered_nor_called_damaged(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (lambda data: data[:-1], "truncated"),
         (lambda data: data + b"x", "other data behind"),
@@ -93,8 +93,8 @@ def test_a_file_that_is_being_copied_is_neither_offered_nor_called_damaged(tmp_p
         (lambda _: b"", ""),
     ],
 )
-def test_a_damaged_image_is_shown_with_what_is_wrong_until_it_is_mended(
-    tmp_path: Path, harm, said: str
+def test_a_damaged_image_is_shown_with_its_problem_until_it_is_replaced(
+    tmp_path: Path, harm, message: str
 ) -> None:
     async def check() -> None:
         path = tmp_path / "images" / "lab.dci"
@@ -105,7 +105,7 @@ def test_a_damaged_image_is_shown_with_what_is_wrong_until_it_is_mended(
             await until(library, library.images)
             [image] = library.images()
             assert image.state is ImageState.DAMAGED
-            assert said in image.problem
+            assert message in image.problem
             assert str(path) in image.problem
             assert [problem.kind for problem in library.problems()] == ["library"]
             with pytest.raises(ImageError, match=r"lab\.dci"):
@@ -117,7 +117,7 @@ def test_a_damaged_image_is_shown_with_what_is_wrong_until_it_is_mended(
     asyncio.run(check())
 
 
-def test_an_old_damaged_file_is_told_at_the_first_look(tmp_path: Path) -> None:
+def test_an_old_damaged_file_is_reported_at_the_first_scan(tmp_path: Path) -> None:
     async def check() -> None:
         config = settings(tmp_path)
         path = tmp_path / "images" / "old.dci"
@@ -130,7 +130,7 @@ def test_an_old_damaged_file_is_told_at_the_first_look(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
-def test_a_file_that_vanishes_leaves_the_library_and_its_double_takes_over(tmp_path: Path) -> None:
+def test_a_vanished_file_leaves_the_library_and_its_duplicate_replaces_it(tmp_path: Path) -> None:
     async def check() -> None:
         config = settings(tmp_path)
         made = make_image("dz")
@@ -147,7 +147,7 @@ def test_a_file_that_vanishes_leaves_the_library_and_its_double_takes_over(tmp_p
     asyncio.run(check())
 
 
-def test_what_isnt_a_file_or_is_hidden_is_left_alone(tmp_path: Path) -> None:
+def test_hidden_files_and_other_kinds_of_files_are_ignored(tmp_path: Path) -> None:
     async def check() -> None:
         config = settings(tmp_path)
         folder = tmp_path / "images"
@@ -167,7 +167,7 @@ def test_what_isnt_a_file_or_is_hidden_is_left_alone(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
-def test_images_are_meant_by_id_its_start_or_name(tmp_path: Path) -> None:
+def test_images_are_found_by_id_start_of_an_id_or_name(tmp_path: Path) -> None:
     async def check() -> None:
         config = settings(tmp_path)
         one, two = make_image("d", seed=1), make_image("d", seed=2)
@@ -192,7 +192,7 @@ def test_images_are_meant_by_id_its_start_or_name(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
-def test_a_missing_folder_is_a_problem_until_it_is_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_problem_until_it_exists(tmp_path: Path) -> None:
     async def check() -> None:
         nas = tmp_path / "mnt" / "nas"
         config = settings(tmp_path, folders=(nas,))
@@ -206,7 +206,7 @@ def test_a_missing_folder_is_a_problem_until_it_is_there(tmp_path: Path) -> None
     asyncio.run(check())
 
 
-def test_a_dead_file_server_is_told_and_stops_neither_the_daemon_nor_other_folders(
+def test_a_dead_file_server_is_reported_and_stops_neither_the_daemon_nor_other_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -215,7 +215,7 @@ def test_a_dead_file_server_is_told_and_stops_neither_the_daemon_nor_other_folde
     looks = 0
     real = folder_module._signatures
 
-    def hanging(folder: Path):  # what the kernel does to whoever asks a dead server
+    def hanging(folder: Path):  # as the kernel does with calls to a dead server
         nonlocal looks
         if folder.name == "nas":
             looks += 1
@@ -234,9 +234,9 @@ def test_a_dead_file_server_is_told_and_stops_neither_the_daemon_nor_other_folde
         async with running(Library(config, None)) as library:
             await until(library, library.images)
             answering.clear()
-            # On a busy machine the other folder may be late for a moment, too.
-            told = f"{nas} doesn't answer"
-            await until(library, lambda: any(told in problem.text for problem in library.problems()))
+            # On a busy machine, the other folder may be late for a moment too.
+            message = f"{nas} doesn't answer"
+            await until(library, lambda: any(message in problem.text for problem in library.problems()))
             make_image("d", seed=2).write(tmp_path / "images" / "near.dci")
             await until(library, lambda: len(library.images()) == 2)
             stuck = looks
@@ -249,7 +249,7 @@ def test_a_dead_file_server_is_told_and_stops_neither_the_daemon_nor_other_folde
     answering.set()
 
 
-def test_the_first_look_at_a_folder_shows_images_while_it_goes_on(
+def test_the_first_scan_of_a_folder_shows_images_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_module, "PUBLISH_S", 0.0)

@@ -54,7 +54,7 @@ async def _known(library: Library) -> Image:
 
 
 async def _open_whole(library: Library, made: MadeImage) -> None:
-    """Open the image, and see that its file is what was served."""
+    """Open the image, and check that its file equals the served one."""
     async with await library.open(made.manifest.image_id.hex(), "00000001") as opened:
         assert opened.path.stat().st_size == opened.image.stored_bytes
         assert library.get(opened.image.image_id).state is ImageState.AVAILABLE
@@ -86,9 +86,7 @@ def test_a_remote_image_is_known_without_fetching_it_and_fetched_when_a_cast_nee
     asyncio.run(check())
 
 
-def test_all_images_of_a_folder_are_known_and_what_comes_and_goes_there(
-    tmp_path: Path, server: HttpFiles
-) -> None:
+def test_all_images_of_a_prefix_are_listed_and_changes_are_noticed(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         (server.folder / "a b").mkdir()
         names = ["one.dci", "zwei & drei.dci", "ünï.dci"]
@@ -111,7 +109,7 @@ def test_all_images_of_a_folder_are_known_and_what_comes_and_goes_there(
     asyncio.run(check())
 
 
-def test_a_page_of_links_cant_lead_the_library_elsewhere(tmp_path: Path, server: HttpFiles) -> None:
+def test_links_to_other_places_are_ignored(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         (server.folder / "list").mkdir()
         _put(server, "secret.dci")
@@ -131,7 +129,7 @@ def test_a_page_of_links_cant_lead_the_library_elsewhere(tmp_path: Path, server:
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_fetch_goes_on_after_broken_connections_and_errors(
+def test_a_fetch_resumes_after_broken_connections_and_errors(
     tmp_path: Path, server: HttpFiles, *, ranges: bool
 ) -> None:
     async def check() -> None:
@@ -140,7 +138,7 @@ def test_a_fetch_goes_on_after_broken_connections_and_errors(
             await _known(library)
             server.ranges = ranges
             server.failures = [500, 503, 502]
-            if ranges:  # each connection brings 10 KB
+            if ranges:  # each connection sends 10 KB
                 server.cut_after_bytes = 10_000
             sent_before = server.body_bytes
             await _open_whole(library, made)
@@ -151,7 +149,7 @@ def test_a_fetch_goes_on_after_broken_connections_and_errors(
 
 
 @pytest.mark.parametrize("tags", [True, False])
-def test_what_was_fetched_before_a_restart_isnt_fetched_again(
+def test_data_fetched_before_a_restart_isnt_fetched_again(
     tmp_path: Path, server: HttpFiles, *, tags: bool
 ) -> None:
     async def check() -> None:
@@ -177,7 +175,7 @@ def test_what_was_fetched_before_a_restart_isnt_fetched_again(
             opening.cancel()
             await asyncio.wait({opening})
             cancelled.set()
-            # A cast that was cancelled leaves its image; nobody fetches on.
+            # A cancelled cast closes its image, and the fetch stops.
             await until(library, lambda: library.get(image_id).state is ImageState.REMOTE)
             assert library.get(image_id).in_use_by == ()
         fetched = (tmp_path / "cache" / f"{image_id}.partial").stat().st_size
@@ -194,14 +192,16 @@ def test_what_was_fetched_before_a_restart_isnt_fetched_again(
 def test_a_file_that_is_replaced_while_it_is_fetched_isnt_mixed_with_its_successor(
     tmp_path: Path, server: HttpFiles, *, tags: bool
 ) -> None:
-    """The successor has the same image, packed anew: other bytes would do as well as the same ones."""
+    """The successor has the same image, packed again."""
 
     async def check() -> None:
         server.tags = tags
         made = _put(server)
         path = server.folder / "lab.dci"
         whole = path.read_bytes()
-        path.write_bytes(whole[:-300_000] + bytes(300_000))  # header and manifest are right, the end isn't
+        path.write_bytes(
+            whole[:-300_000] + bytes(300_000)
+        )  # header and manifest are correct, the end is damaged
         os.utime(path, (1e9, 1e9))
         size = len(whole)
         replacement = tmp_path / "replacement"
@@ -219,7 +219,7 @@ def test_a_file_that_is_replaced_while_it_is_fetched_isnt_mixed_with_its_success
     asyncio.run(check())
 
 
-def test_another_image_behind_the_url_is_told_and_offered(tmp_path: Path, server: HttpFiles) -> None:
+def test_another_image_behind_the_url_is_reported_and_offered(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         old = _put(server)
         async with running(_library(tmp_path, f"{server.url}/lab.dci")) as library:
@@ -234,9 +234,7 @@ def test_another_image_behind_the_url_is_told_and_offered(tmp_path: Path, server
     asyncio.run(check())
 
 
-def test_an_image_that_is_damaged_at_its_source_is_told_and_never_cast(
-    tmp_path: Path, server: HttpFiles
-) -> None:
+def test_an_image_damaged_at_its_source_is_reported_and_never_cast(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         made = _put(server)
         path = server.folder / "lab.dci"
@@ -262,7 +260,7 @@ def test_an_image_that_is_damaged_at_its_source_is_told_and_never_cast(
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (lambda server: setattr(server, "failures", [404] * 100), r"doesn't exist \(404\)"),
         (lambda server: setattr(server, "failures", [500] * 100), "status 500"),
@@ -272,21 +270,21 @@ def test_an_image_that_is_damaged_at_its_source_is_told_and_never_cast(
         (lambda server: (server.folder / "lab.dci").unlink(), "doesn't exist"),
     ],
 )
-def test_a_fetch_that_cant_succeed_ends_with_the_reason_and_may_be_repeated(
-    tmp_path: Path, server: HttpFiles, harm, said: str
+def test_a_failed_fetch_reports_the_reason_and_can_be_repeated(
+    tmp_path: Path, server: HttpFiles, harm, message: str
 ) -> None:
     async def check() -> None:
         made = _put(server)
         async with running(_library(tmp_path, f"{server.url}/lab.dci")) as library:
             image = await _known(library)
             harm(server)
-            with pytest.raises(ImageError, match=said) as raised:
+            with pytest.raises(ImageError, match=message) as raised:
                 await library.open(image.image_id, "00000001")
             assert f"{server.url}/lab.dci" in str(raised.value)
             await until(library, library.problems)
             assert library.get(image.image_id).state is ImageState.REMOTE
             assert library.get(image.image_id).in_use_by == ()
-            if server.gets("/lab.dci") < 50 and "reached" not in said and "unlink" not in said:
+            if server.gets("/lab.dci") < 50 and "reached" not in message and "unlink" not in message:
                 server.failures, server.cut_after_bytes = [], None
                 made.write(server.folder / "lab.dci")
                 await _open_whole(library, made)
@@ -296,7 +294,7 @@ def test_a_fetch_that_cant_succeed_ends_with_the_reason_and_may_be_repeated(
     asyncio.run(check())
 
 
-def test_what_isnt_an_image_is_told_without_fetching_it(tmp_path: Path, server: HttpFiles) -> None:
+def test_a_file_that_isnt_an_image_is_reported_without_fetching_it(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         (server.folder / "lab.dci").write_bytes(b"<html>" + bytes(1_000_000))
         whole = make_image("rr").write(tmp_path / "whole").read_bytes()
@@ -398,7 +396,7 @@ def test_an_image_can_be_added_fetched_and_forgotten(tmp_path: Path, server: Htt
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("file:///etc/passwd.dci", "http://, https:// or s3://"),
         ("/etc/passwd.dci", "http://, https:// or s3://"),
@@ -419,10 +417,10 @@ def test_an_image_can_be_added_fetched_and_forgotten(tmp_path: Path, server: Htt
         ("https://host/" + "x" * 5000 + ".dci", "4096"),
     ],
 )
-def test_only_urls_of_images_are_taken(tmp_path: Path, url: str, said: str) -> None:
+def test_only_urls_of_images_are_accepted(tmp_path: Path, url: str, message: str) -> None:
     async def check() -> None:
         library = _library(tmp_path)
-        with pytest.raises(RequestRefusedError, match=said) as refused:
+        with pytest.raises(RequestRefusedError, match=message) as refused:
             await library.add_remote(url, "")
         assert refused.value.status == 422
         for secret in ("secret", "sig=abc", "u:p"):

@@ -1,4 +1,4 @@
-"""The library with the daemon's real store."""
+"""The library with the real store of the daemon."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def _recorded(store: Store, image_id: str, state: ImageState) -> Image:
     return image
 
 
-def test_an_image_that_is_gone_keeps_its_record(tmp_path: Path, store: Store) -> None:
+def test_a_gone_image_keeps_its_record(tmp_path: Path, store: Store) -> None:
     async def check() -> None:
         config = settings(tmp_path)
         one, two = make_image("d", seed=1), make_image("d", seed=2)
@@ -48,7 +48,7 @@ def test_an_image_that_is_gone_keeps_its_record(tmp_path: Path, store: Store) ->
                 paths[0].unlink()
                 gone = await _recorded(store, ids[0], ImageState.GONE)
                 assert (gone.name, gone.first_seen_at) == ("made", first.first_seen_at)
-            paths[1].unlink()  # nobody looks
+            paths[1].unlink()  # no scan runs
             async with running(Library(config, store)) as library:
                 await _recorded(store, ids[1], ImageState.GONE)
                 one.write(paths[0])
@@ -59,7 +59,7 @@ def test_an_image_that_is_gone_keeps_its_record(tmp_path: Path, store: Store) ->
     asyncio.run(check())
 
 
-def test_remote_images_that_were_added_are_known_after_a_restart_and_forgotten_for_good(
+def test_added_remote_images_survive_a_restart_and_removed_ones_dont_return(
     tmp_path: Path, store: Store
 ) -> None:
     async def check() -> None:

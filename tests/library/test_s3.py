@@ -25,7 +25,7 @@ from tests.support.network.ports import free_port_range
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """A real S3 server on the loopback."""
+    """Run a real S3 server on the loopback interface."""
     [port] = free_port_range(1)
     url = f"http://127.0.0.1:{port}"
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
@@ -48,7 +48,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> fsspec.AbstractFileSystem:
-    """A bucket, and an environment as an operator sets it."""
+    """Create a bucket, and set the environment as an operator does."""
     for name, value in {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_REGION": "us-east-1",
@@ -119,7 +119,7 @@ def test_an_object_that_is_replaced_is_another_image(
     asyncio.run(check())
 
 
-def test_what_s3_refuses_is_told_with_the_mend(
+def test_errors_of_s3_are_reported_with_the_fix(
     tmp_path: Path, bucket: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def problem_of(url: str) -> str:

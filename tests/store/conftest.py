@@ -1,4 +1,4 @@
-"""A store of each kind: SQLite in a folder of the test's own, and a database of a real PostgreSQL server."""
+"""Stores of both kinds: SQLite in the test's folder, and a database of a real PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["postgres"]
 
 @pytest.fixture(scope="session")
 def shared_database(postgres: PostgresServer) -> sa.URL:
-    """Migrated once and emptied for each test, which is ten times as fast as making one."""
+    """Return a database that is migrated once and emptied for each test: ten times as fast as creating one."""
     url = sa.make_url(postgres.new_database())
     open_database(url, upkeep=False).close()
     return url

@@ -1,4 +1,4 @@
-"""Records that the store's tests fill it with, and a clock that they set."""
+"""Sample records for tests of the store, and a settable clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGE_ID = "ab" * 32
 
 
 class Clock:
-    """Each look is a millisecond later; a test may move it further."""
+    """A clock that advances by a millisecond per reading; tests can advance it further."""
 
     def __init__(self) -> None:
         self.time = START
@@ -37,11 +37,11 @@ def machine(name: str = "pc-01", **fields: Any) -> Machine:
 
 
 def enrol(store: Store, **fields: Any) -> Machine:
-    told: dict[str, Any] = {
+    fields_of_agent: dict[str, Any] = {
         "macs": (), "serial": "", "asset_tag": "", "name": "live", "address": "10.0.0.9", "agent_version": "0.1",
         "inventory": {},
     }  # fmt: skip
-    [enrolled] = store.machines.enrol([Enrolment(**(told | fields))])
+    [enrolled] = store.machines.enrol([Enrolment(**(fields_of_agent | fields))])
     return enrolled
 
 

@@ -1,7 +1,7 @@
-"""A filled database of schema 0003, of a daemon that called a bottleneck a limiter: results and charts are kept.
+"""Migration of a filled database of schema 0003, where a bottleneck was called a limiter: results and charts are kept.
 
-Nothing that a daemon of that schema confirmed may be lost on the way: not when the power fails during the upgrade, not
-when the file is damaged before it or after it, not when an older copy of the file is put in its place.
+No confirmed change may be lost: not when the power fails during the upgrade, not when the file is damaged before or
+after it, not when an older copy of the file is put in its place.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.store.samples import START, add_cast, line
 from tests.support.postgres.server import PostgresServer
 
 CASTS = [f"{number:08x}" for number in range(40)]
-"""More than the migration has in memory at a time."""
+"""More casts than the migration has in memory at a time."""
 UNREADABLE = {
     "000000a0": b"not compressed",
     "000000a1": zlib.compress(b"{not JSON"),
@@ -158,7 +158,7 @@ def test_a_file_damaged_before_the_upgrade_is_restored_by_the_new_version(
 
 
 def upgrade_without_backup(url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The power fails between the migration and its backup; the daemon goes on for a while all the same."""
+    """Upgrade and write a result, as if the power failed between the migration and its backup."""
     with monkeypatch.context() as patch:
         patch.setattr("sender.store.open_store.back_up", lambda *_: None)
         with contextlib.closing(open_database(url, upkeep=False)) as store:

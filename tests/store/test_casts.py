@@ -1,4 +1,4 @@
-"""Casts, what they did to machines, and what is asked of them."""
+"""Casts, their results on machines, and requested commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sender.store.store import Store
 from tests.store.samples import IMAGE_ID, START, Clock, add_cast, line, machine, room
 
 
-def test_a_cast_keeps_its_plan_and_how_it_went(store: Store) -> None:
+def test_a_cast_keeps_its_plan_and_progress(store: Store) -> None:
     planned = add_cast(
         store,
         room_id="lab",
@@ -33,7 +33,7 @@ def test_a_cast_keeps_its_plan_and_how_it_went(store: Store) -> None:
     assert store.casts.list(ended=False) == ([changed], None)
 
 
-def test_casts_of_a_phase_are_those_that_are_in_it_now(store: Store) -> None:
+def test_casts_are_listed_by_their_current_phase(store: Store) -> None:
     for number in range(5):
         add_cast(store, f"0000000{number}")
     store.casts.change("00000004", phase=CastPhase.CASTING)
@@ -48,7 +48,7 @@ def test_casts_of_a_phase_are_those_that_are_in_it_now(store: Store) -> None:
     assert [cast.cast_id for cast in store.casts.list(CastPhase.CASTING)[0]] == ["00000004"]
 
 
-def test_a_daemon_that_was_cut_off_overwrites_nothing_of_its_successor(store: Store) -> None:
+def test_a_cut_off_daemon_overwrites_nothing_of_its_successor(store: Store) -> None:
     add_cast(store)
     [mine] = store.leases.acquire("one/1", START, (), 1)
     assert store.casts.save(dataclasses.replace(mine, phase=CastPhase.CASTING, bytes_sent=5))
@@ -70,7 +70,7 @@ def test_a_daemon_that_was_cut_off_overwrites_nothing_of_its_successor(store: St
     assert store.casts.get("00000001") == done
 
 
-def test_a_machine_that_verified_every_byte_stays_complete(store: Store) -> None:
+def test_a_complete_machine_stays_complete(store: Store) -> None:
     add_cast(store)
     assert store.casts.put_machine(line(state="complete", bytes_verified=1 << 40, ended_at=START))
     assert store.casts.put_machine(line(state="receiving"))
@@ -78,7 +78,7 @@ def test_a_machine_that_verified_every_byte_stays_complete(store: Store) -> None
     assert (kept.state, kept.bytes_verified) == ("complete", 1 << 40)
 
 
-def test_history_tells_what_a_machine_was_even_when_it_is_renamed_or_gone(store: Store) -> None:
+def test_history_keeps_identifiers_of_renamed_and_removed_machines(store: Store) -> None:
     store.rooms.add(room())
     known = store.machines.add(machine(room_id="lab", serial="S-1", asset_tag="LAB-7"))
     add_cast(store, name="spring term")
@@ -94,14 +94,19 @@ def test_history_tells_what_a_machine_was_even_when_it_is_renamed_or_gone(store:
         line(name="pc-01", machine_id=known.machine_id, state="complete", bytes_verified=7, ended_at=START)
     )
     lines, _ = store.history.lines(machine_id=known.machine_id)
-    [told] = lines
-    assert (told.serial, told.asset_tag, told.room_id, told.cast_name) == (
+    [history_line] = lines
+    assert (history_line.serial, history_line.asset_tag, history_line.room_id, history_line.cast_name) == (
         "S-1",
         "LAB-7",
         "lab",
         "spring term",
     )
-    assert (told.image_id, told.image_name, told.state, told.bytes_verified) == (
+    assert (
+        history_line.image_id,
+        history_line.image_name,
+        history_line.state,
+        history_line.bytes_verified,
+    ) == (
         IMAGE_ID,
         "windows",
         "complete",
@@ -114,7 +119,7 @@ def test_history_tells_what_a_machine_was_even_when_it_is_renamed_or_gone(store:
     assert len(store.history.lines(since=START, until=START + timedelta(seconds=1), room_id="lab")[0]) == 1
 
 
-def test_the_last_cast_of_each_machine_is_found_at_once(store: Store) -> None:
+def test_the_latest_result_of_each_machine_is_found_in_one_call(store: Store) -> None:
     known = [store.machines.add(machine(f"pc-{i}")) for i in range(3)]
     for number in range(3):
         add_cast(store, f"0000000{number}")
@@ -137,7 +142,7 @@ def test_the_last_cast_of_each_machine_is_found_at_once(store: Store) -> None:
     }
 
 
-def test_events_and_the_timeline_of_a_cast_can_be_written_twice_without_harm(store: Store) -> None:
+def test_events_and_the_timeline_can_be_written_twice_without_harm(store: Store) -> None:
     add_cast(store)
     events = [
         CastEvent(START + timedelta(seconds=i), "receiver_joined", f"pc-{i}", "joined") for i in range(3)
@@ -156,11 +161,11 @@ def test_events_and_the_timeline_of_a_cast_can_be_written_twice_without_harm(sto
     assert not store.casts.put_timeline("ffffffff", points)
 
 
-def test_what_is_asked_of_a_cast_reaches_the_daemon_that_runs_it_in_order(store: Store) -> None:
+def test_requested_commands_reach_the_daemon_that_runs_the_cast_in_order(store: Store) -> None:
     def asks(command: Command, cast_id: str = "00000001") -> bool:
         return store.casts.request(CastRequest(cast_id, command, "anna", "so"))
 
-    def asked() -> list[Command]:
+    def commands() -> list[Command]:
         requests = store.casts.requests("one/1")
         assert {(request.actor, request.reason) for request in requests} == {("anna", "so")}
         return [request.command for request in requests]
@@ -171,19 +176,19 @@ def test_what_is_asked_of_a_cast_reaches_the_daemon_that_runs_it_in_order(store:
     assert asks(Command.PAUSE)
     assert asks(Command.PAUSE)
     store.leases.acquire("one/1", START, (), 1)
-    assert asked() == [Command.START, Command.PAUSE]
+    assert commands() == [Command.START, Command.PAUSE]
     assert store.casts.requests("two/1") == []
     asks(Command.RESUME)
-    assert asked() == [Command.START, Command.RESUME]
+    assert commands() == [Command.START, Command.RESUME]
     store.casts.clear_request("00000001", Command.START)
     asks(Command.CANCEL)
-    assert asked() == [Command.CANCEL]
+    assert commands() == [Command.CANCEL]
     store.casts.clear_request("00000001")
     store.casts.change("00000001", phase=CastPhase.CANCELLED)
     assert not asks(Command.START), "it has ended"
 
 
-def test_what_was_asked_of_a_cast_that_has_ended_is_not_kept(store: Store) -> None:
+def test_requests_for_an_ended_cast_are_removed(store: Store) -> None:
     add_cast(store)
     [cast] = store.leases.acquire("one/1", START, (), 1)
     store.casts.request(CastRequest("00000001", Command.PAUSE, "anna"))
@@ -193,7 +198,7 @@ def test_what_was_asked_of_a_cast_that_has_ended_is_not_kept(store: Store) -> No
     assert store.casts.requests("one/1") == []
 
 
-def test_retention_removes_what_is_old_and_says_so(store: Store, clock: Clock) -> None:
+def test_retention_removes_old_rows_and_records_it(store: Store, clock: Clock) -> None:
     add_cast(store, "0000000a")
     store.casts.put_machines([line("0000000a", f"pc-{i}") for i in range(2500)])
     store.casts.add_event("0000000a", CastEvent(START, "x", "", ""))

@@ -1,4 +1,4 @@
-"""A damaged SQLite file is told, and everything that was confirmed comes back from backup and journal."""
+"""A damaged SQLite file is reported, and every confirmed change is restored from backup and journal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Rows = dict[str, list[tuple[object, ...]]]
 
 
 def lasting_rows(url: sa.URL) -> Rows:
-    """Every row, without the columns that may be forgotten."""
+    """Return every row, without the fleeting columns."""
     engine = make_engine(url, pooled=False)
     rows: Rows = {}
     with engine.connect() as connection:
@@ -55,14 +55,14 @@ def lasting_rows(url: sa.URL) -> Rows:
 
 
 def fill(store: Store) -> None:
-    """Something of everything: added, changed and removed."""
+    """Add, change and remove records of every kind."""
     for number in range(4):
         store.rooms.add(room(f"room-{number}"), audit=NOTE)
     store.rooms.remove("room-3", audit=NOTE)
     text = "name,mac\n" + "".join(f"pc-{n},02:00:00:00:00:{n:02x}\n" for n in range(20))
     store.machines.import_csv("room-0", text, audit=NOTE)
     first, second = store.machines.of_room("room-0")[:2]
-    # An address moves, by way of nobody: rows that are unique change places within a transaction.
+    # An address moves to another machine: unique rows change places within a transaction.
     enrol(store, macs=[*first.macs, *second.macs], serial="S-1")
     store.machines.remove(second.machine_id, audit=NOTE)
     store.rooms.remove("room-1")
@@ -81,12 +81,12 @@ def fill(store: Store) -> None:
     store.tokens.create("ci", Role.VIEW, audit=NOTE)
     store.images.put(image())
     store.images.add_remote("https://images.lan/w.dci")
-    store.idempotency.begin("s", "k", "f")
+    store.idempotency.start("s", "k", "f")
     store.idempotency.finish("s", "k", 201, b"\x00\xff{}")
 
 
 def overwrite(path: Path, seed: int) -> None:
-    """What a failing disk or a careless dd does: bytes in the middle of the file are others now."""
+    """Overwrite bytes in the middle of the file, as a failing disk or a careless dd does."""
     draw = random.Random(seed)
     with path.open("r+b") as file:
         for _ in range(4):
@@ -96,7 +96,7 @@ def overwrite(path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("backed_up", [False, True])
-def test_what_was_confirmed_comes_back_when_the_file_is_overwritten(
+def test_confirmed_changes_are_restored_after_the_file_is_overwritten(
     file_url: sa.URL, tmp_path: Path, seed: int, backed_up: bool
 ) -> None:
     path = tmp_path / "diskcast.db"
@@ -128,7 +128,7 @@ def test_what_was_confirmed_comes_back_when_the_file_is_overwritten(
     assert lasting_rows(file_url) == again, "and once more, from the same backup"
 
 
-def test_damage_while_the_daemon_runs_is_told_and_nothing_confirmed_is_lost(
+def test_damage_at_run_time_is_reported_and_nothing_confirmed_is_lost(
     file_url: sa.URL, tmp_path: Path
 ) -> None:
     path = tmp_path / "diskcast.db"
@@ -150,7 +150,9 @@ def test_damage_while_the_daemon_runs_is_told_and_nothing_confirmed_is_lost(
     assert lasting_rows(file_url) == before
 
 
-def test_a_file_that_is_gone_or_empty_isnt_quietly_begun_anew(file_url: sa.URL, tmp_path: Path) -> None:
+def test_a_missing_or_empty_file_isnt_silently_replaced_by_a_new_database(
+    file_url: sa.URL, tmp_path: Path
+) -> None:
     path = tmp_path / "diskcast.db"
     store = open_database(file_url, upkeep=False)
     fill(store)
@@ -166,7 +168,7 @@ def test_a_file_that_is_gone_or_empty_isnt_quietly_begun_anew(file_url: sa.URL, 
     assert lasting_rows(file_url) == before
 
 
-def test_an_older_copy_put_in_the_files_place_is_brought_up_to_date(file_url: sa.URL, tmp_path: Path) -> None:
+def test_an_older_copy_of_the_file_is_rolled_forward(file_url: sa.URL, tmp_path: Path) -> None:
     path = tmp_path / "diskcast.db"
     store = open_database(file_url, upkeep=False)
     store.close()
@@ -181,7 +183,7 @@ def test_an_older_copy_put_in_the_files_place_is_brought_up_to_date(file_url: sa
     check_database(file_url)
 
 
-def test_another_databases_journal_isnt_mixed_in(file_url: sa.URL, tmp_path: Path) -> None:
+def test_the_journal_of_another_database_is_refused(file_url: sa.URL, tmp_path: Path) -> None:
     open_database(file_url, upkeep=False).close()
     other = sa.URL.create("sqlite", database=str(tmp_path / "other.db"))
     open_database(other, upkeep=False).close()
@@ -190,7 +192,7 @@ def test_another_databases_journal_isnt_mixed_in(file_url: sa.URL, tmp_path: Pat
         open_database(file_url, upkeep=False)
 
 
-def test_an_unfinished_journal_line_is_ignored_and_a_damaged_one_is_told(
+def test_an_unfinished_journal_line_is_ignored_and_a_damaged_one_is_reported(
     file_url: sa.URL, tmp_path: Path
 ) -> None:
     store = open_database(file_url, upkeep=False)
@@ -247,7 +249,7 @@ for number in range(100000):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_killed_daemon_has_everything_that_it_confirmed_in_its_journal_too(
+def test_the_journal_of_a_killed_daemon_has_every_confirmed_change(
     file_url: sa.URL, tmp_path: Path, seed: int
 ) -> None:
     path = tmp_path / "diskcast.db"
@@ -269,7 +271,7 @@ def test_a_killed_daemon_has_everything_that_it_confirmed_in_its_journal_too(
     assert confirmed + 1 <= count <= confirmed + 2
 
 
-def test_the_commands_check_back_up_and_restore(file_url: sa.URL, tmp_path: Path) -> None:
+def test_the_commands_check_backup_and_restore(file_url: sa.URL, tmp_path: Path) -> None:
     store = open_database(file_url, upkeep=False)
     store.machines.add(machine())
     config = tmp_path / "diskcast.toml"
@@ -300,7 +302,7 @@ def test_the_commands_check_back_up_and_restore(file_url: sa.URL, tmp_path: Path
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can write what belongs to another user")
 @pytest.mark.parametrize("command", ["check", "backup", "restore"])
-def test_root_leaves_nothing_that_the_daemon_could_not_open(command: str, tmp_path: Path) -> None:
+def test_root_creates_no_files_that_the_daemon_cant_open(command: str, tmp_path: Path) -> None:
     open_database(sa.URL.create("sqlite", database=str(tmp_path / "diskcast.db")), upkeep=False).close()
     config = tmp_path / "diskcast.toml"
     config.write_text(f'[server]\nstate_directory = "{tmp_path}"\n')

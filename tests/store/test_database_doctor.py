@@ -1,4 +1,4 @@
-"""The daemon's doctor on databases as the store makes them."""
+"""The daemon's doctor on databases that the store has created."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.postgres.server import PASSWORD, PostgresServer
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> ServerConfig:
-    """Of a daemon whose database is empty or not made yet."""
+    """Return the configuration of a daemon whose database is empty or not created yet."""
     database = None
     if request.param == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres")
@@ -29,12 +29,12 @@ def _by_check(findings: list[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
-def test_a_daemon_that_was_never_started_finds_nothing_wrong(config: ServerConfig, tmp_path: Path) -> None:
+def test_a_daemon_that_was_never_started_has_no_findings(config: ServerConfig, tmp_path: Path) -> None:
     assert {finding.status for finding in examine_database(config)} == {Status.OK}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_database_in_use_is_well_and_up_to_date(config: ServerConfig) -> None:
+def test_a_database_in_use_is_sound_and_up_to_date(config: ServerConfig) -> None:
     store = open_store(config)
     try:
         found = _by_check(examine_database(config))
@@ -45,7 +45,7 @@ def test_a_database_in_use_is_well_and_up_to_date(config: ServerConfig) -> None:
     assert {finding.status for finding in examine_database(config)} == {Status.OK}, "and when it was closed"
 
 
-def test_a_database_user_who_may_make_no_tables_is_found(postgres: PostgresServer) -> None:
+def test_a_database_user_without_the_right_to_create_tables_is_found(postgres: PostgresServer) -> None:
     url = postgres.new_database()
     name = url.rpartition("/")[2].partition("?")[0]
     with postgres.connect(name) as connection:
@@ -58,7 +58,7 @@ def test_a_database_user_who_may_make_no_tables_is_found(postgres: PostgresServe
     assert _by_check(examine_database(config))["database privileges"].status is Status.FAIL
 
 
-def test_a_wrong_password_is_said_without_it(postgres: PostgresServer) -> None:
+def test_a_wrong_password_is_reported_without_the_password(postgres: PostgresServer) -> None:
     url = f"postgresql://diskcast:hunter2@127.0.0.1:{postgres.port}/postgres"
     (finding,) = examine_database(load_config(None, {"server.database": url}))
     assert finding.status is Status.FAIL

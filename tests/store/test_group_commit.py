@@ -1,4 +1,4 @@
-"""A room that is switched on checks in within a few transactions, and each machine is answered for itself."""
+"""Group commit: a whole room checks in within a few transactions, and each machine gets its own answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.network.lab import LIMIT_S
 from tests.support.postgres.server import PostgresServer
 
 
-def told(index: int, **fields: object) -> Enrolment:
+def enrolment(index: int, **fields: object) -> Enrolment:
     return Enrolment(
         **{
             "name": f"pc{index:03}", "macs": (f"52:54:00:00:00:{index:02x}",), "serial": f"SN{index}",
@@ -37,7 +37,7 @@ def told(index: int, **fields: object) -> Enrolment:
 
 
 class Enrolling:
-    """The store's own way, with its transactions counted, and what it is told to refuse."""
+    """Enrols through the store, counts its transactions, and refuses chosen machines."""
 
     def __init__(self, store: Store, refused: str = "") -> None:
         self.store = store
@@ -64,24 +64,26 @@ def names(store: Store) -> list[str]:
     return [machine.name for machine in machines]
 
 
-def test_a_room_that_is_switched_on_costs_a_few_transactions(store: Store) -> None:
+def test_switching_on_a_room_costs_a_few_transactions(store: Store) -> None:
     enrolling = Enrolling(store)
-    requests = [told(index) for index in range(200)]
+    requests = [enrolment(index) for index in range(200)]
     answers = asyncio.run(ask_all(GroupCommit(store, enrolling), requests))
     assert [answer.name for answer in answers if isinstance(answer, Machine)] == [r.name for r in requests]
     assert names(store) == [request.name for request in requests]
     assert enrolling.transactions_count <= 3
 
 
-def test_a_machine_that_is_refused_fails_no_other(store: Store) -> None:
-    requests = [told(index) for index in range(5)]
+def test_a_refused_machine_fails_no_other(store: Store) -> None:
+    requests = [enrolment(index) for index in range(5)]
     answers = asyncio.run(ask_all(GroupCommit(store, Enrolling(store, refused="pc002")), requests))
     assert isinstance(answers[2], ConflictError)
     assert [answer.name for answer in answers if isinstance(answer, Machine)] == names(store)
     assert names(store) == ["pc000", "pc001", "pc003", "pc004"]
 
 
-def test_nobody_is_told_of_what_isnt_on_the_disk(file_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_succeeds_before_its_change_is_on_the_disk(
+    file_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_database(file_url, upkeep=False)
     calls = GroupCommit(store, store.machines.enrol)
 
@@ -90,24 +92,24 @@ def test_nobody_is_told_of_what_isnt_on_the_disk(file_url: sa.URL, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(journal.os, "fsync", full)
-        answers = asyncio.run(ask_all(calls, [told(index) for index in range(5)]))
+        answers = asyncio.run(ask_all(calls, [enrolment(index) for index in range(5)]))
     assert [type(answer) for answer in answers] == [DatabaseFullError] * 5
     assert names(store) == []
-    assert isinstance(asyncio.run(ask_all(calls, [told(0)]))[0], Machine)
+    assert isinstance(asyncio.run(ask_all(calls, [enrolment(0)]))[0], Machine)
     store.close()
 
 
-def test_a_row_that_somebody_keeps_locked_holds_up_no_other_machine(
+def test_a_locked_row_delays_no_other_machine(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "LOCK_WAIT_S", 0.2)
     store = open_database(sa.make_url(postgres.new_database()), upkeep=False)
-    [locked] = store.machines.enrol([told(0)])
+    [locked] = store.machines.enrol([enrolment(0)])
     other = sa.create_engine(store._database.engine.url)
     with other.begin() as connection:
         lock = "SELECT 1 FROM machines WHERE machine_id = %s FOR UPDATE"
         connection.exec_driver_sql(lock, (locked.machine_id,))
-        requests = [told(index, address="10.0.0.77") for index in range(4)]
+        requests = [enrolment(index, address="10.0.0.77") for index in range(4)]
         answers = asyncio.run(ask_all(GroupCommit(store, store.machines.enrol), requests))
     assert isinstance(answers[0], DatabaseUnavailableError)
     assert all(isinstance(answer, Machine) for answer in answers[1:])
@@ -116,16 +118,16 @@ def test_a_row_that_somebody_keeps_locked_holds_up_no_other_machine(
     store.close()
 
 
-def test_more_than_can_wait_are_refused_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_beyond_the_limit_are_refused_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "WAITING_MAX", 3)
     answers = asyncio.run(
-        ask_all(GroupCommit(store, store.machines.enrol), [told(index) for index in range(5)])
+        ask_all(GroupCommit(store, store.machines.enrol), [enrolment(index) for index in range(5)])
     )
     assert [isinstance(answer, DatabaseError) for answer in answers] == [False] * 3 + [True] * 2
     assert names(store) == ["pc000", "pc001", "pc002"]
 
 
-def test_nobody_waits_for_answers_that_cant_come(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_waits_for_a_missing_answer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "BATCH_MAX", 3)
     short = False
 
@@ -136,35 +138,33 @@ def test_nobody_waits_for_answers_that_cant_come(store: Store, monkeypatch: pyte
         nonlocal short
         calls = GroupCommit(store, enrol)
         short = True
-        first = await ask_all(calls, [told(index) for index in range(5)])
+        first = await ask_all(calls, [enrolment(index) for index in range(5)])
         short = False
-        return first, await ask_all(calls, [told(index) for index in range(5)])
+        return first, await ask_all(calls, [enrolment(index) for index in range(5)])
 
-    # The store's own patience would end the wait with another error.
+    # The store's own timeout would end the wait with another error.
     monkeypatch.setattr(store_module, "RUN_WAIT_S", LIMIT_S)
     failed, answers = asyncio.run(ask_twice())
     assert [type(answer) for answer in failed] == [ValueError] * 5
     assert all(isinstance(answer, Machine) for answer in answers)
 
 
-def test_who_goes_away_costs_the_others_nothing(store: Store) -> None:
+def test_a_cancelled_request_affects_no_other(store: Store) -> None:
     async def meet() -> list[Machine | BaseException]:
         calls = GroupCommit(store, store.machines.enrol)
-        asked = [asyncio.ensure_future(calls.ask(told(index))) for index in range(3)]
+        requests = [asyncio.ensure_future(calls.ask(enrolment(index))) for index in range(3)]
         await asyncio.sleep(0)
-        asked[1].cancel()
-        return await asyncio.gather(*asked, return_exceptions=True)
+        requests[1].cancel()
+        return await asyncio.gather(*requests, return_exceptions=True)
 
-    first, gone, last = asyncio.run(meet())
-    assert isinstance(gone, asyncio.CancelledError)
+    first, cancelled, last = asyncio.run(meet())
+    assert isinstance(cancelled, asyncio.CancelledError)
     assert isinstance(first, Machine)
     assert isinstance(last, Machine)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_machines_that_check_in_together_are_found_as_if_one_after_the_other(
-    seed: int, tmp_path: Path
-) -> None:
+def test_simultaneous_check_ins_match_machines_as_consecutive_ones_do(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
     stores = []
     for name in ("together", "alone"):
@@ -173,7 +173,7 @@ def test_machines_that_check_in_together_are_found_as_if_one_after_the_other(
     together, alone = stores
     for _ in range(6):
         requests = [
-            told(
+            enrolment(
                 index,
                 name=f"pc{draw.randrange(99)}",
                 macs=tuple(f"52:54:00:00:00:{draw.randrange(12):02x}" for _ in range(draw.randrange(3))),

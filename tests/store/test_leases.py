@@ -1,4 +1,4 @@
-"""Whoever runs a cast is the only one, and a daemon that is gone is replaced without anybody's clock."""
+"""Leases: a cast has one daemon at a time, and a dead daemon is replaced without comparing clocks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def _take_all(store: Store, owner: str) -> list[str]:
     return taken
 
 
-def _take_in_process(url: str, owner: str, begin: object, taken: object) -> None:
+def _take_in_process(url: str, owner: str, barrier: object, taken: object) -> None:
     store = open_database(sa.make_url(url), upkeep=False)
-    begin.wait()
+    barrier.wait()
     taken.put(_take_all(store, owner))
     store.close()
 
@@ -36,15 +36,15 @@ def _take_in_process(url: str, owner: str, begin: object, taken: object) -> None
 def test_threads_that_acquire_at_once_take_no_cast_twice(store: Store) -> None:
     for number in range(CASTS):
         add_cast(store, f"{number:08x}")
-    begin = threading.Barrier(WORKERS)
+    barrier = threading.Barrier(WORKERS)
 
     def work(index: int) -> list[str]:
-        begin.wait()
+        barrier.wait()
         return _take_all(store, f"daemon-{index}/1")
 
     with ThreadPoolExecutor(WORKERS) as pool:
         taken = [cast_id for part in pool.map(work, range(WORKERS)) for cast_id in part]
-    # With skipped locks a look may come back empty while others hold the rows; what is left is taken by the next one.
+    # With skipped locks, a call can return nothing while others hold the rows; a later call takes the rest.
     taken += _take_all(store, "last/1")
     assert sorted(taken) == [f"{number:08x}" for number in range(CASTS)]
     assert all(cast.run_count == 1 for cast in store.casts.list(limit=CASTS)[0])
@@ -54,10 +54,10 @@ def test_processes_that_acquire_at_once_take_no_cast_twice(store: Store, url: sa
     for number in range(CASTS):
         add_cast(store, f"{number:08x}")
     context = multiprocessing.get_context("spawn")
-    begin, queue = context.Barrier(WORKERS), context.Queue()
+    barrier, queue = context.Barrier(WORKERS), context.Queue()
     text = url.render_as_string(hide_password=False)
     workers = [
-        context.Process(target=_take_in_process, args=(text, f"daemon-{index}/1", begin, queue))
+        context.Process(target=_take_in_process, args=(text, f"daemon-{index}/1", barrier, queue))
         for index in range(WORKERS)
     ]
     for worker in workers:
@@ -69,7 +69,7 @@ def test_processes_that_acquire_at_once_take_no_cast_twice(store: Store, url: sa
     assert sorted(taken) == [f"{number:08x}" for number in range(CASTS)]
 
 
-def test_only_casts_that_are_due_and_of_the_sites_served_are_taken_the_oldest_first(store: Store) -> None:
+def test_only_due_casts_of_served_sites_are_acquired_the_oldest_first(store: Store) -> None:
     store.rooms.add(room("north-1", site="north"))
     store.rooms.add(room("south-1", site="south"))
     store.rooms.add(room("anywhere"))
@@ -91,7 +91,7 @@ def test_only_casts_that_are_due_and_of_the_sites_served_are_taken_the_oldest_fi
     ]
 
 
-def test_a_cast_is_taken_over_only_while_its_owner_stands_still(store: Store) -> None:
+def test_a_cast_is_taken_over_only_if_its_owner_has_stopped_beating(store: Store) -> None:
     add_cast(store)
     add_cast(store, "00000002")
     store.leases.acquire("one/1", START, (), 1)
@@ -102,14 +102,14 @@ def test_a_cast_is_taken_over_only_while_its_owner_stands_still(store: Store) ->
     assert not store.leases.take_over("00000001", "one/1", beat, "two/1"), "it has beaten since"
     beat = store.leases.beats()["00000001"][1]
     assert store.leases.take_over("00000001", "one/1", beat, "two/1")
-    assert not store.leases.take_over("00000001", "one/1", beat, "three/1"), "somebody was faster"
+    assert not store.leases.take_over("00000001", "one/1", beat, "three/1"), "another daemon was faster"
     assert store.leases.renew("one/1", ["00000001"]) == set(), "its former owner learns that it has lost it"
     assert not store.leases.release("one/1", "00000001")
     assert store.leases.release("two/1", "00000001")
     assert store.leases.acquire("one/2", START, (), 5)[0].run_count == 3
 
 
-def test_a_cast_that_has_ended_is_nobodys_to_take(store: Store) -> None:
+def test_an_ended_cast_is_never_taken(store: Store) -> None:
     add_cast(store)
     store.leases.acquire("one/1", START, (), 1)
     store.casts.change("00000001", phase=CastPhase.DONE, ended_at=START)

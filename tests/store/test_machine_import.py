@@ -1,4 +1,4 @@
-"""Machines from CSV files as people have them: all of a file or nothing, with every line's problem told."""
+"""CSV files of machines: all of a file is imported or nothing, and every line's problem is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.store.samples import enrol, machine, room
         "\n\nposition,asset_tag,serial,mac,name\n\nrow 1,T1,S1,aabb.cc00.0002,pc-01\n,,,,\n",
     ],
 )
-def test_files_of_any_spreadsheet_are_understood(text: str) -> None:
+def test_files_of_common_spreadsheets_are_read(text: str) -> None:
     rows, problems = read_rows(text)
     assert problems == []
     [row] = rows
@@ -31,7 +31,7 @@ def test_files_of_any_spreadsheet_are_understood(text: str) -> None:
     )  # fmt: skip
 
 
-def test_each_line_that_is_wrong_is_told_with_its_number_and_nothing_is_changed(store: Store) -> None:
+def test_each_wrong_line_is_reported_with_its_number_and_nothing_is_changed(store: Store) -> None:
     store.rooms.add(room())
     result = store.machines.import_csv(
         "lab",
@@ -48,13 +48,13 @@ def test_each_line_that_is_wrong_is_told_with_its_number_and_nothing_is_changed(
         f"{'x' * 300},,\n",
     )
     assert (result.added, result.changed, result.unchanged) == (0, 0, 0)
-    told = {problem.line: problem.text for problem in result.problems}
-    assert told.keys() == {3, 4, 5, 7, 8, 10, 11}
-    assert "isn't a hardware address: write it as" in told[3]
-    assert told[4] == "hardware address aa:bb:cc:00:00:02 is in line 2 too: remove one of the lines"
-    assert told[5] == "name pc-01 is in line 2 too: remove one of the lines"
-    assert "multicast" in told[7]
-    assert "4 cells under 3 column names" in told[10]
+    texts = {problem.line: problem.text for problem in result.problems}
+    assert texts.keys() == {3, 4, 5, 7, 8, 10, 11}
+    assert "isn't a hardware address: write it as" in texts[3]
+    assert texts[4] == "hardware address aa:bb:cc:00:00:02 is in line 2 too: remove one of the lines"
+    assert texts[5] == "name pc-01 is in line 2 too: remove one of the lines"
+    assert "multicast" in texts[7]
+    assert "4 cells under 3 column names" in texts[10]
     assert store.machines.list() == ([], None)
 
 
@@ -70,13 +70,13 @@ def test_each_line_that_is_wrong_is_told_with_its_number_and_nothing_is_changed(
         ("name,mac\n" + "pc,zz\n" * 500, "the first 100 problems"),
     ],
 )
-def test_files_that_are_no_list_of_machines_say_why(text: str, problem: str) -> None:
+def test_files_without_a_list_of_machines_are_refused_with_the_reason(text: str, problem: str) -> None:
     _, problems = read_rows(text)
     assert problem in problems[-1].text
     assert len(problems) <= 101
 
 
-def test_an_import_meets_the_machines_that_are_there_already(store: Store) -> None:
+def test_an_import_matches_existing_machines(store: Store) -> None:
     store.rooms.add(room())
     store.rooms.add(room("attic"))
     live = enrol(store, macs=["aa:bb:cc:00:00:02"], serial="S-1", name="localhost", inventory={"ram": "8"})
@@ -105,7 +105,7 @@ def test_an_import_meets_the_machines_that_are_there_already(store: Store) -> No
         store.machines.import_csv("cellar", text)
 
 
-def test_a_whole_schools_file_is_imported_in_one_go(store: Store) -> None:
+def test_the_file_of_a_whole_school_is_imported_at_once(store: Store) -> None:
     store.rooms.add(room())
     lines = "".join(f"pc-{n},02:00:00:00:{n >> 8:02x}:{n & 255:02x},S-{n}\n" for n in range(1500))
     assert store.machines.import_csv("lab", "name,mac,serial\n" + lines).added == 1500
@@ -116,7 +116,7 @@ def test_a_whole_schools_file_is_imported_in_one_go(store: Store) -> None:
 @pytest.mark.parametrize(
     "text", ["aa:bb:cc:dd:ee", "aa:bb-cc:dd:ee:ff:00", "gg:bb:cc:dd:ee:ff", "ff:ff:ff:ff:ff:ff", ""]
 )
-def test_what_is_no_machines_address(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError):
         normal_mac(text)
 
@@ -124,5 +124,5 @@ def test_what_is_no_machines_address(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", " ", "None", "NOT SPECIFIED", "000000", "........", "XXXXXXX", "Default string"]
 )
-def test_what_identifies_nothing(text: str) -> None:
+def test_placeholders_identify_no_machine(text: str) -> None:
     assert identity_key(text) == ""

@@ -1,4 +1,4 @@
-"""The schema: from nothing to the newest, the same as the tables say, and never backwards."""
+"""Migrations: from an empty database to the tables of the code, and never backwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.store.samples import START, add_cast, room
 from tests.support.postgres.server import PostgresServer
 
 
-def test_migrations_make_just_the_tables_that_the_code_uses(url: sa.URL) -> None:
+def test_migrations_create_exactly_the_tables_of_the_code(url: sa.URL) -> None:
     open_database(url, upkeep=False).close()
     engine = make_engine(url, pooled=False)
     with engine.connect() as connection:
@@ -39,7 +39,7 @@ def test_migrations_make_just_the_tables_that_the_code_uses(url: sa.URL) -> None
     engine.dispose()
 
 
-def test_a_database_of_a_newer_diskcast_is_left_alone(url: sa.URL, request: pytest.FixtureRequest) -> None:
+def test_a_database_of_a_newer_diskcast_is_refused(url: sa.URL, request: pytest.FixtureRequest) -> None:
     if url.get_backend_name() == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres")
         url = sa.make_url(server.new_database())
@@ -52,12 +52,12 @@ def test_a_database_of_a_newer_diskcast_is_left_alone(url: sa.URL, request: pyte
         open_database(url, upkeep=False)
 
 
-def test_daemons_that_are_started_at_once_migrate_once(postgres: PostgresServer, file_url: sa.URL) -> None:
+def test_daemons_that_start_together_migrate_once(postgres: PostgresServer, file_url: sa.URL) -> None:
     for url in (sa.make_url(postgres.new_database()), file_url):
-        begin = threading.Barrier(3)
+        barrier = threading.Barrier(3)
 
-        def start(_: int, url: sa.URL = url, begin: threading.Barrier = begin) -> None:
-            begin.wait()
+        def start(_: int, url: sa.URL = url, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
             open_database(url, upkeep=False).close()
 
         with ThreadPoolExecutor(3) as pool:
@@ -67,7 +67,7 @@ def test_daemons_that_are_started_at_once_migrate_once(postgres: PostgresServer,
         store.close()
 
 
-def test_what_was_asked_of_a_cast_before_a_migration_is_still_asked(
+def test_requests_survive_the_migrations_from_the_first_schema(
     url: sa.URL, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if url.get_backend_name() == "postgresql":
@@ -90,7 +90,7 @@ def test_what_was_asked_of_a_cast_before_a_migration_is_still_asked(
     store.close()
 
 
-def test_a_backup_of_before_a_migration_is_brought_over_it(
+def test_a_backup_from_before_a_migration_is_restored_across_it(
     file_url: sa.URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The power fails between a migration and the backup that follows it."""
@@ -127,7 +127,7 @@ def test_a_backup_of_before_a_migration_is_brought_over_it(
         schema.scripts.cache_clear()
 
 
-def test_the_migrations_are_part_of_what_is_installed() -> None:
+def test_the_migrations_are_installed() -> None:
     code = (
         "from sender.store.database import schema\n"
         "print(schema.head(), len(list(schema.scripts().walk_revisions())))"

@@ -1,4 +1,4 @@
-"""A database that is away, locked or full is told clearly and in time, and works again when it can."""
+"""An unavailable, locked or full database is reported clearly and in time, and is used again when it works."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from tests.support.disks.devices import mounted
 from tests.support.postgres.server import PASSWORD, PostgresServer, postgres_server
 
 BOUND_S = 60.0
-"""Ten times the store's own limits, for a busy machine, and still not for ever."""
+"""Ten times the store's own limits, for a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    """One of this module's own, as it is stopped again and again."""
+    """Start a server for this module, whose tests stop it."""
     with postgres_server() as started:
         yield started
 
@@ -53,16 +53,16 @@ def stopped_and_started(server: PostgresServer) -> Iterator[tuple[PostgresServer
     store.close()
 
 
-def test_a_server_that_is_stopped_is_told_in_time_and_used_again_when_it_is_back(
+def test_a_stopped_server_is_reported_in_time_and_used_again(
     stopped_and_started: tuple[PostgresServer, Store],
 ) -> None:
     server, store = stopped_and_started
     store.rooms.add(room())
     server.stop()
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(DatabaseUnavailableError, match=r"server doesn't answer .* start it") as caught:
         store.rooms.list()
-    assert time.monotonic() - began < BOUND_S
+    assert time.monotonic() - started_at < BOUND_S
     assert caught.value.exit_code == 82
     assert PASSWORD not in str(caught.value)
     assert "p%40ss" not in str(caught.value)
@@ -77,7 +77,7 @@ def test_a_server_that_is_stopped_is_told_in_time_and_used_again_when_it_is_back
     store.rooms.add(room("attic"))
 
 
-def test_connections_that_died_while_nobody_looked_fail_no_call(
+def test_connections_that_died_in_the_pool_fail_no_call(
     stopped_and_started: tuple[PostgresServer, Store],
 ) -> None:
     server, store = stopped_and_started
@@ -93,7 +93,7 @@ def test_connections_that_died_while_nobody_looked_fail_no_call(
     assert store.rooms.get("lab").name == "Lab 2"
 
 
-def test_a_token_that_was_used_is_known_while_the_server_is_away(
+def test_a_used_token_stays_valid_while_the_server_is_unavailable(
     stopped_and_started: tuple[PostgresServer, Store],
 ) -> None:
     server, store = stopped_and_started
@@ -109,7 +109,7 @@ def test_a_token_that_was_used_is_known_while_the_server_is_away(
     assert store.tokens.find(secret) is None
 
 
-def test_a_row_that_another_transaction_holds_is_waited_for_within_the_bound(
+def test_the_wait_for_a_locked_row_is_bounded(
     stopped_and_started: tuple[PostgresServer, Store],
 ) -> None:
     server, store = stopped_and_started
@@ -117,17 +117,17 @@ def test_a_row_that_another_transaction_holds_is_waited_for_within_the_bound(
     name = sa.make_url(store.place).database
     with server.connect(str(name)) as other, other.transaction():
         other.execute("SELECT * FROM rooms FOR UPDATE")
-        began = time.monotonic()
+        started_at = time.monotonic()
         with pytest.raises(DatabaseUnavailableError, match="didn't answer in time"):
             store.rooms.change("lab", name="x")
-        assert time.monotonic() - began < BOUND_S
+        assert time.monotonic() - started_at < BOUND_S
     assert store.rooms.change("lab", name="x") is not None
 
 
-def test_a_transaction_that_lost_a_race_is_tried_again(
+def test_a_transaction_is_retried_after_a_deadlock(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # However long the other thread takes to come, it is the deadlock that ends the wait.
+    # Only the deadlock ends the wait, however late the other thread is.
     for name in (
         "database.engine.LOCK_WAIT_S",
         "database.engine.STATEMENT_WAIT_S",
@@ -139,7 +139,7 @@ def test_a_transaction_that_lost_a_race_is_tried_again(
 
 
 def _cross(store: Store) -> None:
-    """Two transactions change the same two rooms in opposite order."""
+    """Change the same two rooms in opposite order in two transactions."""
     for name in ("a", "b"):
         store.rooms.add(room(name))
     met, through = threading.Barrier(2), threading.Event()
@@ -148,7 +148,7 @@ def _cross(store: Store) -> None:
     def crosswise(first: str, second: str) -> None:
         def work() -> None:
             tries.append(first)
-            if tries.count(first) > 1:  # else the two may meet in the middle again
+            if tries.count(first) > 1:  # prevent a second deadlock
                 assert through.wait(BOUND_S)
             store.rooms.change(first, name=first + first)
             if tries.count(first) == 1:
@@ -168,7 +168,7 @@ def _cross(store: Store) -> None:
     assert {item.name for item in store.rooms.list()[0]} == {"aa", "bb"}
 
 
-def test_two_daemons_that_change_the_same_machines_never_wait_in_a_ring(
+def test_two_daemons_that_change_the_same_machines_never_deadlock(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("database.engine.LOCK_WAIT_S", "database.engine.STATEMENT_WAIT_S"):
@@ -187,14 +187,14 @@ def test_two_daemons_that_change_the_same_machines_never_wait_in_a_ring(
         second = dataclasses.replace(second, address="10.0.0.77")
         failed: list[DatabaseError] = []
 
-        def enrol(*told: Enrolment) -> None:
+        def enrol(*enrolments: Enrolment) -> None:
             try:
-                with store.transaction():  # which isn't tried again
-                    store.machines.enrol(told)
+                with store.transaction():  # without a retry
+                    store.machines.enrol(enrolments)
             except DatabaseError as error:
                 failed.append(error)
 
-        # Each kind of change is one statement: the one would have the third before the second, the other after it.
+        # Each kind of change is one statement, so the two transactions would lock the rows in different orders.
         one = threading.Thread(target=enrol, args=(first, second, third))
         other = threading.Thread(target=enrol, args=(second, third))
         with holder.transaction():
@@ -219,7 +219,7 @@ def _until_waiting(watcher: psycopg.Connection[tuple[object, ...]], count: int) 
         time.sleep(0.01)
 
 
-def test_a_wrong_password_and_a_database_that_isnt_there_name_what_to_mend(server: PostgresServer) -> None:
+def test_a_wrong_password_and_a_missing_database_name_the_cause(server: PostgresServer) -> None:
     url = sa.make_url(server.url)
     with pytest.raises(DatabaseUnavailableError, match="password") as caught:
         open_database(url.set(password="not-that-one"), upkeep=False)
@@ -231,7 +231,7 @@ def test_a_wrong_password_and_a_database_that_isnt_there_name_what_to_mend(serve
     assert "secret" not in Place(sa.make_url("postgresql+psycopg://u@h/d?password=secret")).text
 
 
-def test_a_locked_file_is_told_and_used_again(file_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_file_is_reported_and_used_again(file_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sender.store.database.engine.BUSY_WAIT_S", 0.05)
     store = open_database(file_url, upkeep=False)
     with contextlib.closing(sqlite3.connect(str(file_url.database), isolation_level=None)) as other:
@@ -244,7 +244,7 @@ def test_a_locked_file_is_told_and_used_again(file_url: sa.URL, monkeypatch: pyt
     store.close()
 
 
-def test_a_folder_that_cant_be_written_is_named(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     url = sa.URL.create("sqlite", database=str(tmp_path / "file" / "diskcast.db"))
     with pytest.raises(DatabaseError, match=r"file/diskcast\.db"):
@@ -252,7 +252,7 @@ def test_a_folder_that_cant_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_root
-def test_a_full_disk_changes_nothing_and_is_over_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_changes_nothing_and_recovers_with_free_space(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(mounted("tmpfs", tmp_path / "small", "-t", "tmpfs", "-o", "size=3m"))
         url = sa.URL.create("sqlite", database=str(folder / "diskcast.db"))
@@ -280,7 +280,7 @@ def test_a_full_disk_changes_nothing_and_is_over_when_there_is_room(tmp_path: Pa
             assert str(folder) in str(caught.value)
             assert caught.value.exit_code == 83
             with contextlib.suppress(DatabaseFullError):
-                # Reading mostly works, if SQLite's shared index needs no more room; it proves nothing.
+                # Reads mostly succeed, unless SQLite's shared index needs more space; they prove nothing.
                 store.rooms.get("lab")
             assert store.problem is not None
             assert "full" in store.problem.text
@@ -296,7 +296,7 @@ def test_a_full_disk_changes_nothing_and_is_over_when_there_is_room(tmp_path: Pa
             store._database.engine.dispose()
         rows = lasting_rows(url)
         store.close()
-        # The journal holds just what was confirmed: neither more nor less.
+        # The journal has exactly the confirmed changes.
         Path(str(url.database)).write_bytes(b"damaged" * 1000)
         restore(Place(url), Clock()())
         assert lasting_rows(url) == rows
@@ -316,7 +316,7 @@ async def _hang(store: Store, release: threading.Event) -> list[BaseException | 
     return list(results)
 
 
-def test_a_database_that_hangs_holds_nobody_up_for_longer_than_the_bound(
+def test_a_hanging_database_delays_no_call_beyond_the_limit(
     file_url: sa.URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "RUN_WAIT_S", 0.3)
@@ -333,7 +333,7 @@ def test_a_database_that_hangs_holds_nobody_up_for_longer_than_the_bound(
     store.close()
 
 
-def test_a_server_that_freezes_is_given_up_and_used_again(
+def test_a_frozen_server_is_disconnected_and_used_again(
     stopped_and_started: tuple[PostgresServer, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = stopped_and_started
@@ -348,7 +348,7 @@ def test_a_server_that_freezes_is_given_up_and_used_again(
     try:
         with pytest.raises(DatabaseUnavailableError, match="no answer for"):
             asyncio.run(store.run(store.rooms.list))
-        # Its other processes accept new connections, and the thread that waited for the frozen one is free.
+        # The server's other processes accept connections, and the thread that waited for the frozen one is free.
         monkeypatch.setattr(store_module, "RUN_WAIT_S", BOUND_S)
         for _ in range(store_module.THREADS_COUNT):
             assert len(asyncio.run(store.run(store.rooms.list))[0]) == 1

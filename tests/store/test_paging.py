@@ -29,7 +29,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     path: Path = tmp_path_factory.mktemp("paging") / "diskcast.db"
     store = open_database(sa.URL.create("sqlite", database=str(path)), now=Clock(), upkeep=False)
     for number in range(37):
-        # Many rows are the same in the first sort column, so that the second one decides.
+        # Many rows are equal in the first sort column, so that the second one decides.
         store.machines.add(machine(f"pc-{number // 5}"))
     add_cast(store)
     store.casts.put_machines(
@@ -41,7 +41,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @hypothesis.settings(max_examples=25)
 @hypothesis.given(limits=st.lists(st.integers(1, 50), min_size=1, max_size=60))
-def test_pages_of_any_sizes_show_every_row_once_and_in_order(filled: Store, limits: list[int]) -> None:
+def test_pages_of_any_size_have_every_row_once_and_in_order(filled: Store, limits: list[int]) -> None:
     for read, key in (
         (filled.machines.list, lambda item: (item.name, item.machine_id)),
         (filled.history.lines, lambda item: item.machine_name),
@@ -58,7 +58,7 @@ def test_pages_of_any_sizes_show_every_row_once_and_in_order(filled: Store, limi
         assert list(map(key, shown)) == list(map(key, whole))
 
 
-def test_rows_that_come_while_somebody_reads_shift_no_page(store: Store) -> None:
+def test_rows_added_between_pages_shift_no_page(store: Store) -> None:
     for number in range(6):
         store.rooms.add(room(f"room-{number}"))
     first, cursor = store.rooms.list(limit=3)
@@ -83,7 +83,7 @@ def test_rows_that_come_while_somebody_reads_shift_no_page(store: Store) -> None
         "WyIwMDAxLTAxLTAxVDAwOjAwOjAwKzE0OjAwIiwxXQ",
     ],
 )
-def test_a_cursor_that_nobody_gave_out_is_refused(filled: Store, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(filled: Store, cursor: str) -> None:
     with pytest.raises(CursorError, match="isn't one of this list"):
         filled.history.lines(after=cursor)
 
@@ -99,7 +99,7 @@ def download(record: type, page: Callable[[str | None, int], tuple[Sequence[Any]
     return asyncio.run(read()).decode()
 
 
-def test_history_as_csv_is_what_the_list_shows_and_spreadsheets_run_none_of_it(store: Store) -> None:
+def test_history_as_csv_equals_the_list_and_has_no_formulas(store: Store) -> None:
     add_cast(store, name='=HYPERLINK("http://evil","x")')
     store.casts.put_machines(
         [line(name=f"pc-{n}", joined_at=START + timedelta(seconds=n)) for n in range(1200)]

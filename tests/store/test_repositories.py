@@ -1,4 +1,4 @@
-"""What is put into the store comes out of it again, from SQLite and from PostgreSQL alike."""
+"""Repositories return the stored records, from SQLite and from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.store.samples import IMAGE_ID, START, Clock, enrol, image, machine, r
 NOTE = AuditNote("ci", request_id="r-1")
 
 
-def test_rooms_keep_what_they_were_given_and_count_their_machines(store: Store) -> None:
+def test_rooms_keep_their_fields_and_count_their_machines(store: Store) -> None:
     lab = store.rooms.add(room(description="first floor", site="north"), audit=NOTE)
     assert lab == room(description="first floor", site="north")
     store.machines.add(machine(room_id="lab"))
@@ -33,7 +33,7 @@ def test_rooms_keep_what_they_were_given_and_count_their_machines(store: Store) 
     assert left.room_id is None, "the machine outlives its room"
 
 
-def test_who_changed_what_is_recorded_with_the_change(store: Store) -> None:
+def test_changes_are_audited_in_their_own_transaction(store: Store) -> None:
     store.rooms.add(room(), audit=NOTE)
     store.rooms.change("lab", site="north", audit=AuditNote("anna"))
     store.rooms.change("lab", site="north", audit=AuditNote("nobody"))
@@ -52,7 +52,7 @@ def test_who_changed_what_is_recorded_with_the_change(store: Store) -> None:
     assert store.audit.list(subject="room lab", limit=1)[0] == entries[:1]
 
 
-def test_a_machine_keeps_its_addresses_in_order_and_nobody_else_can_have_them(store: Store) -> None:
+def test_a_machine_keeps_its_addresses_in_order_and_exclusively(store: Store) -> None:
     one = store.machines.add(
         machine(macs=("AA-BB-CC-00-00-02", "aabb.cc00.0004"), inventory={"cpu": "x"}), audit=NOTE
     )
@@ -73,7 +73,7 @@ def test_a_machine_keeps_its_addresses_in_order_and_nobody_else_can_have_them(st
     assert not store.machines.remove(one.machine_id)
 
 
-def test_a_machine_is_found_by_address_serial_or_asset_tag_but_not_by_what_vendors_leave_there(
+def test_a_machine_is_found_by_address_serial_or_asset_tag_but_not_by_placeholders(
     store: Store,
 ) -> None:
     one = store.machines.add(machine("one", macs=("aa:bb:cc:00:00:02",), serial="5CG1234XYZ"))
@@ -92,7 +92,7 @@ def test_a_machine_is_found_by_address_serial_or_asset_tag_but_not_by_what_vendo
     assert find([], "", "LAB-7") is None, "a tag that two machines have identifies neither"
 
 
-def test_an_agent_is_enrolled_once_and_leaves_the_operators_words_alone(store: Store, clock: Clock) -> None:
+def test_an_agent_is_enrolled_once_and_changes_no_field_of_the_operator(store: Store, clock: Clock) -> None:
     store.rooms.add(room())
     first = enrol(store, macs=["aa:bb:cc:00:00:02"], serial="S-1", name="localhost", inventory={"ram": "8\0"})
     assert first.room_id is None
@@ -136,7 +136,7 @@ def test_tokens_are_found_by_their_secret_until_they_expire_or_are_removed(
     assert secret not in json.dumps([entry.detail for entry in store.audit.list()[0]])
 
 
-def test_of_two_daemons_only_one_plants_a_schedules_cast(store: Store) -> None:
+def test_of_two_daemons_only_one_creates_the_cast_of_a_schedule(store: Store) -> None:
     planned = store.schedules.add(schedule(), audit=NOTE)
     assert store.schedules.get("s1") == planned == schedule()
     assert store.schedules.due(START - timedelta(seconds=1)) == []
@@ -155,7 +155,7 @@ def test_of_two_daemons_only_one_plants_a_schedules_cast(store: Store) -> None:
     assert store.schedules.change("s1", name="x") is None
 
 
-def test_images_and_the_addresses_of_remote_ones_are_remembered(store: Store) -> None:
+def test_images_and_urls_of_remote_images_are_stored(store: Store) -> None:
     store.images.put(image())
     store.images.put(image(state=ImageState.GONE, first_seen_at=START + timedelta(days=9)))
     kept = store.images.get(IMAGE_ID)
@@ -171,20 +171,20 @@ def test_images_and_the_addresses_of_remote_ones_are_remembered(store: Store) ->
 
 
 def test_a_repeated_request_gets_the_same_answer_for_a_day(store: Store, clock: Clock) -> None:
-    begin = store.idempotency.begin
-    assert begin("ci POST /casts", "k", "f") is None
-    assert begin("ci POST /casts", "k", "f").status is None, "somebody is at it"
+    start = store.idempotency.start
+    assert start("ci POST /casts", "k", "f") is None
+    assert start("ci POST /casts", "k", "f").status is None, "the first request is in progress"
     store.idempotency.finish("ci POST /casts", "k", 201, b'{"cast_id":"1"}', {"Location": "/casts/1"})
-    known = begin("ci POST /casts", "k", "other")
+    known = start("ci POST /casts", "k", "other")
     assert (known.status, known.body, known.fingerprint) == (201, b'{"cast_id":"1"}', "f")
     assert known.headers == {"Location": "/casts/1"}
-    assert begin("anna POST /casts", "k", "f") is None, "another's key is another key"
+    assert start("anna POST /casts", "k", "f") is None, "each client has its own keys"
     store.idempotency.abandon("anna POST /casts", "k")
-    assert begin("anna POST /casts", "k", "f") is None
+    assert start("anna POST /casts", "k", "f") is None
     clock.time += timedelta(minutes=2)
-    assert begin("anna POST /casts", "k", "f") is None, "its request was cut off"
+    assert start("anna POST /casts", "k", "f") is None, "its request was cut off"
     clock.time += timedelta(hours=25)
-    assert begin("ci POST /casts", "k", "new") is None
+    assert start("ci POST /casts", "k", "new") is None
     assert store.idempotency.expire() == 1
     assert store.idempotency.count() == 1
 
@@ -205,7 +205,7 @@ def test_several_calls_are_one_transaction_or_nothing(store: Store) -> None:
     assert store.problem is None
 
 
-def test_text_that_no_database_can_keep_fails_no_transaction(store: Store) -> None:
+def test_text_that_the_database_cant_store_fails_no_transaction(store: Store) -> None:
     odd = store.rooms.add(room(name="a\0b\ud800c\N{GRINNING FACE}"))
     assert odd.name == "a\ufffdb\ufffdc\N{GRINNING FACE}"
     with pytest.raises(ConflictError, match="range"):

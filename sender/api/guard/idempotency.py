@@ -94,7 +94,7 @@ class IdempotentResponses:
     ) -> Response:
         fingerprint = hashlib.sha256(f"{operation}\n".encode() + body).hexdigest()
         store = self._store
-        earlier = await store.run(store.idempotency.begin, scope, key, fingerprint)
+        earlier = await store.run(store.idempotency.start, scope, key, fingerprint)
         if earlier is not None:
             return _repeated(earlier, fingerprint, replay=replay)
         try:

@@ -41,7 +41,7 @@ class IdempotencyKeys(Repository):
     """Repository of answers, by scope (client and operation) and the client's key."""
 
     @writing_again
-    def begin(self, scope: str, key: str, fingerprint: str) -> Remembered | None:
+    def start(self, scope: str, key: str, fingerprint: str) -> Remembered | None:
         """Return the earlier request with this key; None: continue, then call :meth:`finish` or :meth:`abandon`."""
         here = (_ANSWER.scope == scope, _ANSWER.key == key)
         row = self._connection.execute(sa.select(tables.idempotency).where(*here)).first()

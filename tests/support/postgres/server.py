@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of the tests' own: Debian's, on loopback, with its data in a folder that is given."""
+"""A real PostgreSQL server for tests: Debian's programs, on the loopback interface, with a temporary data folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.support.network.ports import free_port_range
 from tests.support.programs.processes import require_program
 
 USER = "diskcast"
-PASSWORD = "p@ss:w/rd"  # with all that a URL must quote
+PASSWORD = "p@ss:w/rd"  # with characters that a URL must quote
 
 
 class PostgresServer:
-    """A server with one empty database after another.
+    """A running server that creates empty databases.
 
-    PostgreSQL refuses to run as root, so as root its programs are run by Debian's user ``postgres``, with the data
-    folder below ``/tmp``: pytest's own folders can't be entered by others.
+    PostgreSQL refuses to run as root. For root, its programs run as Debian's user ``postgres``, with the data folder
+    below ``/tmp``: other users can't enter pytest's folders.
     """
 
     def __init__(self) -> None:
@@ -56,11 +56,11 @@ class PostgresServer:
 
     @property
     def url(self) -> str:
-        """SQLAlchemy's URL of the database ``postgres``, which tests may share."""
+        """URL of the database ``postgres``, which tests can share, for SQLAlchemy."""
         return self._url("postgres")
 
     def new_database(self) -> str:
-        """Make an empty database and return its URL."""
+        """Create an empty database and return its URL."""
         self._databases_count += 1
         name = f"store_{self._databases_count}"
         with self.connect() as connection:
@@ -68,7 +68,7 @@ class PostgresServer:
         return self._url(name)
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
-        """A connection of the tests' own, with autocommit."""
+        """Connect to a database, with autocommit."""
         return psycopg.connect(
             host="127.0.0.1",
             port=self.port,
@@ -80,7 +80,7 @@ class PostgresServer:
         )
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         assert self._process is None
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -101,20 +101,20 @@ class PostgresServer:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop it as an operator would, without waiting for its clients."""
+        """Stop the server as an operator does, without waiting for its clients."""
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
-        """End it as a power cut would; its processes notice the end of their parent."""
+        """Kill the server as a power failure does; its processes notice the end of their parent."""
         self._end(signal.SIGQUIT)
 
     def restart(self) -> None:
-        """Stop and start."""
+        """Stop the server and start it again."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """Stop it and remove its data."""
+        """Stop the server and remove its data."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -133,7 +133,7 @@ class PostgresServer:
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A server for a ``with`` block."""
+    """Run a server for a ``with`` block."""
     server = PostgresServer()
     try:
         yield server
@@ -143,6 +143,6 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """The session's server: a ``conftest.py`` imports this. A test that stops it starts it again."""
+    """Run the server of the session, for import in ``conftest.py``. A test that stops it must start it again."""
     with postgres_server() as server:
         yield server
