@@ -18,11 +18,7 @@ from protocol.constants import (
     NACK_DATAGRAMS_PER_ROUND_MAX,
     NACK_RETRY_GRTT_COUNT,
     NACK_RETRY_MIN_S,
-    QUEUE_DELAY_HIGH_S,
     REPAIR_LATENCY_S,
-    REPORT_EARLY_FILL_STEP,
-    REPORT_EARLY_INTERVAL_S,
-    REPORT_EARLY_RATE_MAX,
 )
 from protocol.errors import WireError
 from protocol.image.manifest import Manifest
@@ -45,6 +41,7 @@ from protocol.receiving.manifest_reception import ManifestReception, ManifestSto
 from protocol.receiving.object_reception import ObjectReception
 from protocol.receiving.phases import PHASES, ReceptionPhase, ReceptionTrigger
 from protocol.receiving.receiver_statistics import ReceiverStatistics
+from protocol.receiving.report_schedule import ReportSchedule
 from protocol.shared.feedback_timing import nack_backoff_s
 from protocol.shared.sequence import LossCounter
 from protocol.wire.batch import HeaderFilter, header_view
@@ -98,7 +95,6 @@ class ReceiverSession:
         self.grtt_s = grant.grtt_s
         self.receiver_count = grant.receiver_count
         self.demoted = False
-        self._report_interval_s = grant.report_interval_s
         self._pool = BufferPool(
             pool_bytes=assembly_bytes,
             symbols_per_block_max=-(-parameters.block_bytes // parameters.symbol_bytes),
@@ -118,10 +114,7 @@ class ReceiverSession:
         self._echo_heard_at = now
         self._heard_at = now
         self._silence_reported_at = now
-        self._report_at = now
-        self._reported_at = now
-        self._reported_fill = 0.0
-        self._reported_queueing = False
+        self._reports = ReportSchedule(grant.report_interval_s, rng, now)
         self._dropped = False
         self._round_at: float | None = None
         self._phase = ReceptionPhase.AWAITING_MANIFEST
@@ -211,7 +204,7 @@ class ReceiverSession:
             joined_before_start=self.grant.manifest_by_multicast,
             unscanned=unscanned,
         )
-        self._report_at = now
+        self._reports.due_at = now
 
     def receive_frames_untrusted(
         self,
@@ -254,19 +247,7 @@ class ReceiverSession:
         ):
             if reception is not None and rows.any():
                 self._receive_object(reception, frames, headers, rows, now)
-        filling = self.fill > self._reported_fill + REPORT_EARLY_FILL_STEP
-        queueing = self._arrival.queue_delay_s > QUEUE_DELAY_HIGH_S
-        if filling or (queueing and not self._reported_queueing):
-            self._report_early(now, whole_group=queueing)
-
-    def _report_early(self, now: float, *, whole_group: bool) -> None:
-        """Report trouble before the regular time; trouble of the whole group is spread over time."""
-        spread_s = self.receiver_count / REPORT_EARLY_RATE_MAX if whole_group else 0.0
-        if self._report_at > self._reported_at + REPORT_EARLY_INTERVAL_S + spread_s:
-            self._report_at = max(now, self._reported_at + REPORT_EARLY_INTERVAL_S) + (
-                self._rng.uniform(0.0, spread_s) if self.receiver_count > 1 else 0.0
-            )
-        self._reported_queueing = whole_group or self._reported_queueing
+        self._reports.watch(self.fill, self._arrival.queue_delay_s, self.receiver_count, now)
 
     def _end_manifest_pass(self, sequence: int, now: float) -> None:
         """End the manifest's pass: image data follows the whole manifest, so its missing symbols need NACKs."""
@@ -378,7 +359,7 @@ class ReceiverSession:
         self._echo_heard_at = now
         self.grtt_s = message.grtt_us / 1e6
         self.receiver_count = message.receiver_count
-        self._report_interval_s = message.report_interval_ms / 1e3
+        self._reports.interval_s = message.report_interval_ms / 1e3
 
     def _note_heard(self, now: float) -> None:
         self._heard_at = now
@@ -439,14 +420,13 @@ class ReceiverSession:
             for reception in self._receptions():
                 datagrams.extend(self._nack_round(reception, now))
             self._schedule_round(now)
-        if now >= self._report_at:
-            self._report_at = now + self._report_interval_s
+        if self._reports.take_due(now):
             datagrams.append(self.report(now))
         return datagrams
 
     def next_timer(self) -> float:
         """Return the time of the next call of :meth:`datagrams_to_send`, absolute monotonic seconds."""
-        times = [self._report_at, self._silence_reported_at + _SILENT_S]
+        times = [self._reports.due_at, self._silence_reported_at + _SILENT_S]
         if self._round_at is not None:
             times.append(self._round_at)
         return min(times)
@@ -454,10 +434,8 @@ class ReceiverSession:
     def report(self, now: float) -> bytes:
         """Return a REPORT of the current state."""
         statistics = self.statistics
-        self._reported_at = now
-        self._reported_fill = self.fill
         queue_delay_s = self._arrival.queue_delay_s
-        self._reported_queueing = queue_delay_s > QUEUE_DELAY_HIGH_S
+        self._reports.note_reported(self.fill, queue_delay_s, now)
         recent_expected_count, recent_received_count = self._arrival.recent_counts
         pool_is_fuller = self.backlog >= statistics.socket_fill
         received_count = min(self.loss.received_count, self.loss.expected_count)

@@ -374,7 +374,7 @@ class Room:
             if machine.complete.is_set():
                 self._reporting.discard(index)
             else:
-                interval_s = self.ear._report_interval_s
+                interval_s = self.ear._reports.interval_s
                 heapq.heappush(self._due, (now + interval_s * self._rng.uniform(0.95, 1.05), index))
 
     def _nack(self, machine: Machine, block: int, now: float) -> None:

@@ -333,7 +333,7 @@ def test_news_that_everybody_has_is_spread_over_time() -> None:
         pair.control(Flush(1, 0, pair.receiver.loss.next_sequence, 1000, 10_000, 5000, 5), now)
         pair.reports(now)
         now = pair.stream(frames[80:140], now, delay_s=0.01)
-        due.append(pair.receiver._report_at - now)
+        due.append(pair.receiver._reports.due_at - now)
     assert max(due) - min(due) > 0.5
     assert max(due) < 2.0, "but not for the five seconds until its turn"
 
