@@ -1,7 +1,7 @@
-"""The disk side by itself, on one thread and in memory: stored bytes checked, unpacked, written, read back, verified.
+"""The disk side alone, on one thread and in memory: check, decompress, write, read back and verify blocks.
 
-The target exists and is overwritten in place, by ``dd`` and by ours: otherwise the first one to touch a page pays for
-the kernel finding and clearing it.
+The target exists and is overwritten in place, by ``dd`` and by our code: otherwise the first writer of a page would pay
+for its allocation.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from receiver.target.block_sink import BlockSink
 from receiver.target.open_target import open_target
 
 CONTENT_BYTES = 32 * MIB
-"""More than the processor's caches hold."""
+"""Size larger than the processor's caches."""
 REPEATS = 16
 RAW_BYTES = CONTENT_BYTES * REPEATS
 ROUNDS = 5
 
 
 class _Image:
-    """An image in memory whose content repeats."""
+    """Return an image in memory with repeated content."""
 
     def __init__(self, content: bytes) -> None:
         encoder = BlockEncoder(3, BLOCK_BYTES_DEFAULT)
@@ -73,7 +73,7 @@ def _files() -> Iterator[bytes]:
 
 
 def _file_content() -> bytes:
-    """What the interpreter's own files hold, libraries and texts, repeated if there isn't enough."""
+    """Return content of the interpreter's own files, libraries and texts, repeated as needed."""
     content = bytearray()
     for data in _files():
         content += data
@@ -83,14 +83,14 @@ def _file_content() -> bytes:
 
 
 def _time(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall and processor seconds."""
+    """Return wall and processor seconds."""
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - started_s, time.process_time() - started_cpu_s
 
 
 def _rounds(image: _Image, path: Path) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of writing and of verifying, round by round, and their processor seconds together."""
+    """Return the seconds of writing and of verifying in each round, and their processor seconds."""
     write_s, verify_s, cpu_s = [], [], []
     manifest, stored = image.manifest, [memoryview(stored) for stored in image.stored]
     blocks = np.arange(manifest.block_count)
@@ -129,7 +129,7 @@ def _dd_s(source: Path, path: Path) -> float:
 
 
 def run() -> list[dict[str, object]]:
-    """One row a component: what, how fast, in which unit."""
+    """Return one row for each component: name, speed, unit."""
     memory = Path("/dev/shm")
     contents = {
         "incompressible": np.random.default_rng(1).bytes(CONTENT_BYTES),

@@ -1,8 +1,8 @@
-"""``python -m tests.bench.disk_write``: writing a disk as a receiver does, beside ``dd oflag=direct`` in the same run.
+"""``python -m tests.bench.disk_write``: writing a disk as a receiver does, compared with ``dd oflag=direct``.
 
 Needs root. The disk is a loop device over a file that was allocated and written once before, so that every way of
-writing meets the same extents; the ways take turns, and every one of ours has a process of its own, whose peak memory
-is told. Exit code 1 if a bound isn't kept.
+writing finds the same extents. The ways take turns, and each of ours runs in a process of its own, whose peak memory is
+reported. The exit code is 1 if a bound isn't kept.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests.bench.terminal import run_command
 from tests.support.network.lab import privileged_obstacle, run
 
 CONTENT_BYTES = 32 * MIB
-"""Incompressible, over and over: more than the processor's caches hold, little beside what is measured."""
+"""Size of the repeated, incompressible content: larger than the processor's caches, small beside the measured data."""
 
 WRITE_SHARE_PERCENT_MIN = 80.0
 VERIFY_PERCENT_MAX = 25.0
@@ -60,17 +60,17 @@ WAYS = {
     DD: "dd oflag=direct bs=4M conv=fsync, from /dev/zero",
     WRITER: "disk writer, runs of 4 MiB",
     SINK: "blocks checked, unpacked, written, committed",
-    VERIFIED: "and read back at watermarks meanwhile",
+    VERIFIED: "and read back at watermarks at the same time",
 }
 CACHED, DIRECT = "cached", "direct"
 LOOPS = {CACHED: "off", DIRECT: "on"}
-"""How the loop device reaches its file. Through the page cache, losetup's default, what is read back comes from memory
-and shows what verifying costs by itself. Directly, reading shares the disk with writing: where both have one limit, as
-on a virtual machine's disk, verifying adds what reading takes, whoever does it."""
+"""``--direct-io`` of the loop device. Through the page cache, losetup's default, read-back comes from memory and shows
+the cost of verifying alone. Directly, reading shares the disk with writing: if both share one limit, as on a virtual
+machine's disk, verifying adds the time of reading."""
 
 
 class _Image:
-    """An image in memory whose content repeats."""
+    """Return an image in memory with repeated content."""
 
     def __init__(self, raw_bytes: int) -> None:
         content = np.random.default_rng(1).bytes(CONTENT_BYTES)
@@ -97,7 +97,7 @@ class _Image:
 
 
 def _in_threads(work: Callable[[int], object], items: range) -> None:
-    """On as many threads as a receiver has for it."""
+    """Write on as many threads as a receiver uses."""
 
     def count(item: int) -> int:
         work(item)
@@ -139,7 +139,7 @@ def _sink(image: _Image, target: Target) -> None:
 
 
 def _sink_verified(image: _Image, target: Target) -> None:
-    """As the receiver's pipeline: one thread flushes and has read back while the others go on."""
+    """Write as the receiver's pipeline does: one thread flushes and reads back while the others continue."""
     written: list[int] = []
     due = threading.Condition()
     over = False
@@ -186,7 +186,7 @@ OURS: dict[str, Callable[[_Image, Target], None]] = {
 
 
 def _measure_here(way: str, device: Path, raw_bytes: int) -> dict[str, float]:
-    """Seconds and peak memory of one of our ways, in this process."""
+    """Measure the seconds and peak memory of one of our ways, in this process."""
     image = _Image(raw_bytes)
     with open_target(device, raw_bytes=raw_bytes) as target, tuned_queue(target):
         target.prepare(0)

@@ -1,8 +1,8 @@
-"""Random images onto random targets, cut short anywhere: a disk is as it was, marked as incomplete, or complete.
+"""Random images on random targets, interrupted anywhere: a disk is unchanged, marked as incomplete, or complete.
 
-Everything that a run does to its target is recorded, so that one run shows all the disks that a power cut during it
-could have left. Some of these are then taken on by the next run. Where a run dies without the power, what it hadn't
-flushed is still in a cache, and the next run must not believe in it before it is flushed.
+All changes of a run to its target are recorded, so that one run yields every disk that a power cut could have left.
+The next run continues some of them. If a run is killed without a power cut, its unflushed data is still in a cache, and
+the next run must flush it before relying on it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FAILURES = 3
 BLOCK_SIZES = [64 * 1024] * 6 + [256 * 1024, MIB, 4 * MIB]
 
 
-# -- the image, and what the target held before ---------------------------------------------------------------
+# -- the image and the previous content of the target ---------------------------------------------------------
 
 
 def _random_image(rng: random.Random) -> MadeImage:
@@ -61,7 +61,7 @@ def _used(made: MadeImage) -> np.ndarray:
 
 
 def _random_target(rng: random.Random, made: MadeImage) -> bytes:
-    """Empty, a stranger's, last week's, this image's, marked; of its size, shorter or longer."""
+    """Return a target that is empty, foreign, outdated, current or marked; of the image's size, shorter or longer."""
     manifest = made.manifest
     kind = rng.choice(["empty", "strange", "week", "week", "same", "marked", "other-mark"])
     if kind == "empty":
@@ -128,7 +128,7 @@ def _parameters(made: MadeImage) -> CastParameters:
 
 
 class _Receiving:
-    """What a cast does to a target, one step after the other in a random order."""
+    """Write to a target as a cast does, step by step in random order."""
 
     def __init__(self, made: MadeImage, image: TargetImage, rng: random.Random) -> None:
         self.made = made
@@ -226,7 +226,7 @@ class _Silence(TextProgress):
 
 @dataclasses.dataclass
 class World:
-    """One image, and the ways to get it onto a disk."""
+    """One image, and the ways to write it to a disk."""
 
     made: MadeImage
     folder: Path
@@ -234,7 +234,7 @@ class World:
     rng: random.Random
 
     def run(self, disk: RecordedDisk) -> None:
-        """One run to its end; ``disk.log`` grows."""
+        """Complete one run; ``disk.log`` grows."""
         with disk.recorded(self.monkeypatch):
             options = TargetOptions(scans=self.rng.random() < 0.8)
             if self.rng.random() < 0.3:
@@ -257,16 +257,16 @@ class World:
         return bool(np.array_equal(found[used], np.frombuffer(self.made.raw, np.uint8)[used]))
 
     def fault_of(self, content: bytes, before: bytes) -> str:
-        """What is wrong with what a cut left; empty for nothing."""
+        """Return the fault of a disk after a power cut; empty if there is none."""
         size = max(len(before), len(self.made.raw))
-        as_it_was = content.ljust(size, b"\0") == before.ljust(size, b"\0")
-        if as_it_was or self.is_on(content) or len(self.made.raw) < 512:  # less than the mark has room in
+        unchanged = content.ljust(size, b"\0") == before.ljust(size, b"\0")
+        if unchanged or self.is_on(content) or len(self.made.raw) < 512:  # too small for the marker
             return ""
         if looks_bootable(content):
             return "it looks bootable"
         marker = parse_marker_untrusted(content[:512])
         if marker is None or marker.image_id not in (self.made.manifest.image_id, bytes(32)):
-            return "it carries no mark"
+            return "it has no marker"
         return ""
 
 
@@ -285,11 +285,11 @@ def _require_durable(world: World, disk: RecordedDisk) -> None:
     assert disk.path.stat().st_size == len(world.made.raw)
     for _ in range(3):
         left = disk.cut_at(len(disk.log), world.rng)
-        assert world.is_on(left), "it was called complete before it was flushed"
+        assert world.is_on(left), "it was reported complete before it was flushed"
 
 
 @pytest.mark.parametrize("world", SEEDS, indirect=True)
-def test_whatever_is_cut_ends_right(world: World) -> None:
+def test_every_interrupted_run_ends_right(world: World) -> None:
     rng = world.rng
     disk = RecordedDisk(world.folder / "target", _random_target(rng, world.made))
     before = disk.durable
@@ -303,7 +303,7 @@ def test_whatever_is_cut_ends_right(world: World) -> None:
         cut, left = rng.choice(lefts if rng.random() < 0.7 else lefts[-1:])
         again = RecordedDisk(world.folder / f"again{number}", left)
         if rng.random() < 0.5:
-            # Nobody cut the power, only the agent was killed: what wasn't flushed is there, and may go yet.
+            # The agent was killed without a power cut: unflushed data is still there, but may be lost.
             content = bytearray(before)
             for entry in disk.log[:cut]:
                 entry.apply(content)
@@ -318,7 +318,7 @@ def test_whatever_is_cut_ends_right(world: World) -> None:
 
 @pytest.mark.parametrize("world", SEEDS, indirect=True)
 def test_a_failing_disk_is_never_complete(world: World) -> None:
-    """Each write and each flush may fail; nothing fails silently, and what is left says that it is incomplete."""
+    """Each write and each flush may fail: no failure is silent, and the disk is marked as incomplete."""
     rng = world.rng
     before = _random_target(rng, world.made)
     count = None
