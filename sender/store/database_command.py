@@ -19,7 +19,7 @@ _CONFIG = click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help=f"The daemon's configuration file.  [default: {CONFIG_DEFAULT}]",
+    help=f"Configuration file.  [default: {CONFIG_DEFAULT}]",
 )
 _STATE_DIRECTORY = click.option(
     "--state-directory",
@@ -52,9 +52,9 @@ def database() -> None:
 @_STATE_DIRECTORY
 @_JSON
 def check(config_path: Path | None, state_directory: Path | None, json_lines: bool) -> int:
-    """Check the database, its backup and its journal by reading all of them.
+    """Check the database, its backup and its journal.
 
-    The daemon may be running.
+    All of them are read. The daemon may be running.
 
     \b
     Examples:
@@ -80,10 +80,10 @@ def check(config_path: Path | None, state_directory: Path | None, json_lines: bo
 @_STATE_DIRECTORY
 @_JSON
 def backup(config_path: Path | None, state_directory: Path | None, json_lines: bool) -> int:
-    """Copy the database to FILE.backup beside it, and start a new journal.
+    """Back up the database, and start a new journal.
 
-    The daemon does this once a day, and may be running. Copy FILE.backup and FILE.changes.* to another machine as a
-    protection from the loss of the disk.
+    The backup is FILE.backup beside the database. The daemon makes one once a day, and may be running. Copy FILE.backup
+    and FILE.changes.* to another machine as a protection from the loss of the disk.
 
     \b
     Examples:

@@ -96,8 +96,8 @@ def _open_file(url: sa.URL, place: Place) -> Journal:
     """Check the file, replay changes that only its journal has, migrate it, and ensure that it has a backup."""
     path = place.path
     assert path is not None
-    kept = backup_path(path).exists() or bool(find_segments(path))
-    if not path.exists() and kept:
+    has_backup = backup_path(path).exists() or bool(find_segments(path))
+    if not path.exists() and has_backup:
         raise DatabaseDamagedError(
             f"database {path} is missing, but its backup or journal exists. Run `diskcast database restore`; or, to "
             f"start with an empty database, move {path.name}.* elsewhere"
@@ -111,7 +111,7 @@ def _open_file(url: sa.URL, place: Place) -> Journal:
         if problem:
             raise DatabaseDamagedError(damaged_text(place, problem))
         with connection.begin():
-            if current_revision(connection) is None and kept:
+            if current_revision(connection) is None and has_backup:
                 raise DatabaseDamagedError(damaged_text(place, "its tables are missing"))
             if current_revision(connection) is not None:
                 changes_count = roll_forward(connection, path, place)
@@ -119,7 +119,7 @@ def _open_file(url: sa.URL, place: Place) -> Journal:
                     _log.warning(
                         "database %s: %d changes were replayed from its journal", path, changes_count
                     )
-            if migrate(connection, place) and kept:
+            if migrate(connection, place) and has_backup:
                 # A segment names the schema of its rows.
                 new_segment(connection, path)
             revision = current_revision(connection)
