@@ -1,4 +1,4 @@
-"""Grafana's dashboards, from which docs/generate.py writes deploy/grafana/dashboards."""
+"""Sources of the Grafana dashboards; docs/generate.py writes them to deploy/grafana/dashboards."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from docs.dashboards.fleet import fleet
 from docs.dashboards.machine import machine
 
 DASHBOARDS = {"fleet": fleet, "cast": cast, "machine": machine}
-"""By the file's name."""
+"""Functions that return the dashboards, by file name."""

@@ -1,4 +1,4 @@
-"""One cast as its sender sees it."""
+"""The dashboard of one cast, from the sender's metrics."""
 
 from __future__ import annotations
 
@@ -17,110 +17,109 @@ from docs.dashboards.panels import (
     variable,
 )
 from docs.dashboards.receivers import Receivers
-from docs.dashboards.shared import LOSS, PROGRESS, R
+from docs.dashboards.shared import LOSS, PROGRESS, ROOM
 
-C = 'cast="$cast"'
-M = 'cast="$cast", machine=~"$machine"'
-ROW_MACHINE = link("Open the machine", "machine", room="$room", machine=cell("Machine"))
-
+CAST = 'cast="$cast"'
+MACHINE = 'cast="$cast", machine=~"$machine"'
+TO_MACHINE = link("Open the machine", "machine", room="$room", machine=cell("Machine"))
 
 MACHINES = Receivers(
-    M,
+    MACHINE,
     "machine",
     ("room",),
     (link("Open the machine", "machine", room=field("room"), machine=field("machine")),),
 )
-"""Each of them."""
+"""Each machine of the cast."""
 
 
 def cast() -> Json:
     return dashboard(
         "cast",
         "diskcast: one cast",
-        "One cast as its sender sees it: how far every machine is, what holds it back, and what repair costs.",
+        "One cast: the progress and the bottleneck of every machine, and the cost of repair.",
         [
             variable(
-                "room", "Room", "Rooms whose casts to choose from.", "label_values(diskcast_cast_info, room)"
+                "room", "Room", "Rooms whose casts are listed.", "label_values(diskcast_cast_info, room)"
             ),
             variable(
                 "cast",
                 "Cast",
                 "The cast to show.",
-                f"label_values(diskcast_cast_info{{{R}}}, cast)",
-                many=False,
+                f"label_values(diskcast_cast_info{{{ROOM}}}, cast)",
+                multiple=False,
             ),
             variable(
                 "machine",
                 "Machine",
                 "Machines to show.",
-                f"label_values(diskcast_receiver_progress_ratio{{{C}}}, machine)",
+                f"label_values(diskcast_receiver_progress_ratio{{{CAST}}}, machine)",
             ),
         ],
         [
             row("The cast"),
             stat(
                 "Image",
-                "What is cast, by the name it was packed with, and to which room.",
-                [query(f"diskcast_cast_info{{{C}}}", "{{image}} {{room}}")],
+                "Name of the image, and the room.",
+                [query(f"diskcast_cast_info{{{CAST}}}", "{{image}} {{room}}")],
                 size=(6, 3),
                 names_only=True,
             ),
             stat(
                 "State",
-                "Gathering its machines, casting, or ended; and then how.",
+                "State of the cast, and its outcome once it has ended.",
                 [
-                    query(f"diskcast_cast_state{{{C}}} == 1", "{{state}}"),
-                    query(f"diskcast_cast_outcome{{{C}}}", "{{outcome}}"),
-                    query(f"diskcast_cast_paused{{{C}}} == 1", "paused"),
+                    query(f"diskcast_cast_state{{{CAST}}} == 1", "{{state}}"),
+                    query(f"diskcast_cast_outcome{{{CAST}}}", "{{outcome}}"),
+                    query(f"diskcast_cast_paused{{{CAST}}} == 1", "paused"),
                 ],
                 size=(6, 3),
                 names_only=True,
             ),
             stat(
                 "Machines",
-                "How many machines are in which state.",
-                [query(f"max by (state) (diskcast_receivers{{{C}}})", "{{state}}")],
+                "Number of machines in each state.",
+                [query(f"max by (state) (diskcast_receivers{{{CAST}}})", "{{state}}")],
                 size=(12, 3),
             ),
             stat(
                 "Room verified",
-                "Mean share of the blocks needed that were written, read back and found right. Beside it the "
-                "slowest machine.",
+                "Share of the needed blocks that were written, read back and found correct: the mean of the room, "
+                "and the slowest machine.",
                 [
-                    query(f"avg(diskcast_receiver_progress_ratio{{{C}}})", "room"),
-                    query(f"min(diskcast_receiver_progress_ratio{{{C}}})", "slowest"),
+                    query(f"avg(diskcast_receiver_progress_ratio{{{CAST}}})", "room"),
+                    query(f"min(diskcast_receiver_progress_ratio{{{CAST}}})", "slowest"),
                 ],
                 size=(6, 3),
                 unit="percentunit",
                 steps=PROGRESS,
             ),
             stat(
-                "Time left",
-                "Until the last machine is done, if each goes on as it does now; 0 if nothing moves.",
+                "ETA",
+                "Time until the last machine is done, at the current progress; 0 without progress.",
                 [
                     query(
-                        f"max((1 - diskcast_receiver_progress_ratio{{{C}}}) / "
-                        f"(deriv(diskcast_receiver_progress_ratio{{{C}}}[$__rate_interval]) > 0)) or vector(0)",
-                        "left",
+                        f"max((1 - diskcast_receiver_progress_ratio{{{CAST}}}) / "
+                        f"(deriv(diskcast_receiver_progress_ratio{{{CAST}}}[$__rate_interval]) > 0)) or vector(0)",
+                        "ETA",
                     )
                 ],
                 size=(4, 3),
                 unit="s",
             ),
             stat(
-                "Time taken",
-                "Since image data began to be sent.",
-                [query(f"max(diskcast_cast_elapsed_seconds{{{C}}})", "taken")],
+                "Elapsed time",
+                "Time since the first image data was sent.",
+                [query(f"max(diskcast_cast_elapsed_seconds{{{CAST}}})", "elapsed")],
                 size=(4, 3),
                 unit="s",
             ),
             stat(
                 "Time to completion",
-                "From a machine's join to its last verified block, the mean of those that are complete.",
+                "Time from a machine's join to its last verified block: mean of the complete machines.",
                 [
                     query(
-                        f"sum(diskcast_receiver_completion_seconds_sum{{{C}}}) / "
-                        f"sum(diskcast_receiver_completion_seconds_count{{{C}}})",
+                        f"sum(diskcast_receiver_completion_seconds_sum{{{CAST}}}) / "
+                        f"sum(diskcast_receiver_completion_seconds_count{{{CAST}}})",
                         "mean",
                     )
                 ],
@@ -129,17 +128,16 @@ def cast() -> Json:
             ),
             stat(
                 "Bottleneck",
-                "What holds the rate down now and, where it is one machine's doing, which.",
-                [query(f"diskcast_bottleneck{{{C}}}", "{{cause}} {{machine}}")],
+                "Current bottleneck of the rate, and the machine if it is one machine's.",
+                [query(f"diskcast_bottleneck{{{CAST}}}", "{{cause}} {{machine}}")],
                 size=(6, 3),
                 names_only=True,
             ),
-            row("Each machine"),
+            row("Machines"),
             chart(
                 "Progress",
-                "Share of the blocks needed at join that are verified. A line that stays behind is a "
-                "straggler; see below what "
-                "limits it.",
+                "Share of the blocks needed at join that are verified. A line that stays behind is a straggler; its "
+                "bottleneck is shown below.",
                 [MACHINES.line(MACHINES.now("diskcast_receiver_progress_ratio"))],
                 size=(12, 9),
                 unit="percentunit",
@@ -148,24 +146,28 @@ def cast() -> Json:
             MACHINES.loss(size=(12, 9)),
             table(
                 "Machines now",
-                "The slowest first. A click on one opens it.",
+                "Machines of the cast, the slowest first. Click a machine to open its dashboard.",
                 [
                     (
-                        f"max by (machine, state) (diskcast_receiver_state{{{M}}})",
+                        f"max by (machine, state) (diskcast_receiver_state{{{MACHINE}}})",
                         "",
                         "short",
                     ),
                     (
-                        f"max by (machine) (diskcast_receiver_progress_ratio{{{M}}})",
+                        f"max by (machine) (diskcast_receiver_progress_ratio{{{MACHINE}}})",
                         "Verified",
                         "percentunit",
                     ),
-                    (f"max by (machine) (diskcast_receiver_loss_ratio{{{M}}})", "Loss", "percentunit"),
-                    (f"max by (machine) (diskcast_receiver_rtt_seconds{{{M}}})", "Round trip", "s"),
-                    (f"max by (machine) (diskcast_receiver_nacks_total{{{M}}})", "NACKs", "short"),
-                    (f"max by (machine) (diskcast_receiver_written_bytes_total{{{M}}})", "Written", "bytes"),
+                    (f"max by (machine) (diskcast_receiver_loss_ratio{{{MACHINE}}})", "Loss", "percentunit"),
+                    (f"max by (machine) (diskcast_receiver_rtt_seconds{{{MACHINE}}})", "Round trip", "s"),
+                    (f"max by (machine) (diskcast_receiver_nacks_total{{{MACHINE}}})", "NACKs", "short"),
                     (
-                        f"max by (machine) (diskcast_receiver_rewritten_blocks{{{M}}})",
+                        f"max by (machine) (diskcast_receiver_written_bytes_total{{{MACHINE}}})",
+                        "Written",
+                        "bytes",
+                    ),
+                    (
+                        f"max by (machine) (diskcast_receiver_rewritten_blocks{{{MACHINE}}})",
                         "Blocks rewritten",
                         "short",
                     ),
@@ -174,73 +176,75 @@ def cast() -> Json:
                 size=(16, 8),
                 sort=("Verified", False),
                 steps={"Loss": LOSS, "Blocks rewritten": GOOD_IS_NOTHING},
-                links=[ROW_MACHINE],
+                links=[TO_MACHINE],
             ),
             table(
                 "Failed",
-                "Machines that ended without all of the image, and why.",
-                [(f"max by (machine, cause) (diskcast_receiver_failed{{{M}}})", "", "short")],
+                "Machines that weren't imaged completely, and the cause.",
+                [(f"max by (machine, cause) (diskcast_receiver_failed{{{MACHINE}}})", "", "short")],
                 {"machine": "Machine", "cause": "Cause"},
                 size=(8, 8),
-                links=[ROW_MACHINE],
+                links=[TO_MACHINE],
             ),
             chart(
                 "Written",
-                "What each machine writes to its disk.",
+                "Rate at which each machine writes to its disk.",
                 [MACHINES.line(MACHINES.rate("diskcast_receiver_written_bytes_total"))],
                 unit="Bps",
                 links=MACHINES.links,
             ),
             MACHINES.buffers(),
             MACHINES.dropped(),
-            MACHINES.limited_by(),
+            MACHINES.bottleneck(),
             MACHINES.states(),
             MACHINES.stragglers(),
             chart(
-                "Rate that it could take",
-                "What each machine has shown that it can take; nothing is drawn while nothing has limited it.",
+                "Sustainable rate",
+                "Highest rate that each machine has shown to sustain; empty as long as the machine had no bottleneck.",
                 [MACHINES.line(MACHINES.now("diskcast_receiver_sustainable_rate_bytes_per_second"))],
                 unit="Bps",
                 points=True,
                 links=MACHINES.links,
             ),
             chart(
-                "Queues on the way",
-                "Time that datagrams to each machine spent in queues: of switches, links, and its own.",
+                "Queueing delay",
+                "Time that datagrams to each machine spend in queues of switches, links and the machine.",
                 [MACHINES.line(MACHINES.now("diskcast_receiver_queue_delay_seconds"))],
                 unit="s",
                 links=MACHINES.links,
             ),
             chart(
                 "Loss bursts and interleaving",
-                "Datagrams lost in a row, and how many blocks are sent together so that a lost burst costs "
-                "each of them little.",
+                "Datagrams lost in a row, and the number of interleaved blocks, which spreads a lost burst over them.",
                 [
                     MACHINES.line(MACHINES.now("diskcast_receiver_loss_burst_datagrams")),
-                    query(f"max(diskcast_interleave_depth_blocks{{{C}}})", "blocks together"),
+                    query(f"max(diskcast_interleave_depth_blocks{{{CAST}}})", "interleaved blocks"),
                 ],
             ),
             row("Rate"),
             chart(
                 "Sending rate",
-                "What the sender paces to, and what really left. A gap means that the machine or its link "
-                "can't keep up.",
+                "Rate that the sender paces to, and the rate that left. A difference means that the sender's "
+                "machine or link can't keep up.",
                 [
-                    query(f"max(diskcast_rate_bytes_per_second{{{C}}})", "paced"),
-                    query(f"max(diskcast_achieved_rate_bytes_per_second{{{C}}})", "achieved"),
-                    query(f"max(rate(diskcast_sent_bytes_total{{{C}}}[$__rate_interval]))", "sent, counted"),
+                    query(f"max(diskcast_rate_bytes_per_second{{{CAST}}})", "paced"),
+                    query(f"max(diskcast_achieved_rate_bytes_per_second{{{CAST}}})", "achieved"),
+                    query(
+                        f"max(rate(diskcast_sent_bytes_total{{{CAST}}}[$__rate_interval]))",
+                        "sent, from the counter",
+                    ),
                 ],
                 size=(12, 8),
                 unit="Bps",
             ),
             chart(
-                "What limits the cast",
-                "Share of the time for which each cause set the rate. Ceiling: the limit that was asked for; "
-                "none: the rate "
-                "climbs, or there is nothing to send.",
+                "Bottleneck of the cast",
+                "Share of time that each bottleneck limited the rate. Ceiling: the configured limit. None: the rate "
+                "rises, or there is nothing to send.",
                 [
                     query(
-                        f"max by (cause, machine) (rate(diskcast_bottleneck_seconds_total{{{C}}}[$__rate_interval]))",
+                        "max by (cause, machine) "
+                        f"(rate(diskcast_bottleneck_seconds_total{{{CAST}}}[$__rate_interval]))",
                         "{{cause}} {{machine}}",
                     )
                 ],
@@ -248,44 +252,44 @@ def cast() -> Json:
                 stacked=True,
             ),
             chart(
-                "Datagrams a system call",
-                "Many: the kernel segments for us. One: it can't, and the sender needs far more processor time.",
+                "Datagrams per system call",
+                "Many: the kernel segments them (GSO). One: it can't, and the sender needs far more CPU time.",
                 [
                     query(
-                        f"max(rate(diskcast_sent_datagrams_total{{{C}}}[$__rate_interval])) / "
-                        f"max(rate(diskcast_send_calls_total{{{C}}}[$__rate_interval]))",
-                        "datagrams a call",
+                        f"max(rate(diskcast_sent_datagrams_total{{{CAST}}}[$__rate_interval])) / "
+                        f"max(rate(diskcast_send_calls_total{{{CAST}}}[$__rate_interval]))",
+                        "datagrams per call",
                     ),
                     query(
-                        f"max(rate(diskcast_send_queue_full_total{{{C}}}[$__rate_interval]))",
+                        f"max(rate(diskcast_send_queue_full_total{{{CAST}}}[$__rate_interval]))",
                         "waits for the interface/s",
                     ),
                 ],
             ),
             chart(
                 "Round trip",
-                "The group's, which paces repairs, and each machine's.",
+                "Round-trip time of the group (GRTT), which times repairs, and of each machine.",
                 [
-                    query(f"max(diskcast_grtt_seconds{{{C}}})", "group"),
+                    query(f"max(diskcast_grtt_seconds{{{CAST}}})", "group"),
                     MACHINES.line(MACHINES.now("diskcast_receiver_rtt_seconds")),
                 ],
                 unit="s",
             ),
             chart(
                 "Burst lateness",
-                "How much after its time a burst left: the pacing's jitter.",
+                "Delay of bursts after their scheduled time: the jitter of pacing.",
                 [
                     *(
                         query(
                             f"histogram_quantile({share}, sum by (le) "
-                            f"(rate(diskcast_burst_lateness_seconds_bucket{{{C}}}[$__rate_interval])))",
-                            f"{words} of them",
+                            f"(rate(diskcast_burst_lateness_seconds_bucket{{{CAST}}}[$__rate_interval])))",
+                            f"{label} of them",
                         )
-                        for share, words in (("0.5", "half"), ("0.99", "99%"))
+                        for share, label in (("0.5", "half"), ("0.99", "99%"))
                     ),
                     query(
-                        f"max(rate(diskcast_burst_lateness_seconds_sum{{{C}}}[$__rate_interval])) / "
-                        f"max(rate(diskcast_burst_lateness_seconds_count{{{C}}}[$__rate_interval]))",
+                        f"max(rate(diskcast_burst_lateness_seconds_sum{{{CAST}}}[$__rate_interval])) / "
+                        f"max(rate(diskcast_burst_lateness_seconds_count{{{CAST}}}[$__rate_interval]))",
                         "mean",
                     ),
                 ],
@@ -294,10 +298,10 @@ def cast() -> Json:
             row("Repair"),
             chart(
                 "Symbols sent, by cause",
-                "Source: the image itself. Parity: sent before anybody asks. Repair: answers to NACKs.",
+                "Source: the image itself. Parity: sent proactively. Repair: responses to NACKs.",
                 [
                     query(
-                        f"max by (cause) (rate(diskcast_sent_symbols_total{{{C}}}[$__rate_interval]))",
+                        f"max by (cause) (rate(diskcast_sent_symbols_total{{{CAST}}}[$__rate_interval]))",
                         "{{cause}}",
                     )
                 ],
@@ -306,54 +310,55 @@ def cast() -> Json:
             ),
             chart(
                 "Overhead",
-                "Parity and repair for each symbol of the image so far, and the parity that is sent now.",
+                "Parity and repair symbols per source symbol so far, and the current share of parity.",
                 [
                     query(
-                        f'sum(diskcast_sent_symbols_total{{{C}, cause!="source"}}) / '
-                        f'sum(diskcast_sent_symbols_total{{{C}, cause="source"}})',
+                        f'sum(diskcast_sent_symbols_total{{{CAST}, cause!="source"}}) / '
+                        f'sum(diskcast_sent_symbols_total{{{CAST}, cause="source"}})',
                         "sent so far",
                     ),
-                    query(f"max(diskcast_parity_ratio{{{C}}})", "parity now"),
+                    query(f"max(diskcast_parity_ratio{{{CAST}}})", "parity now"),
                 ],
                 unit="percentunit",
             ),
             chart(
-                "Asked for by NACK",
-                "Symbols that machines asked for, and NACK datagrams that arrived.",
+                "Requested by NACK",
+                "Symbols that machines requested, and NACK datagrams that arrived.",
                 [
                     MACHINES.line(MACHINES.rate("diskcast_receiver_nacked_symbols_total")),
                     query(
-                        f"max(rate(diskcast_nacks_received_total{{{C}}}[$__rate_interval]))", "NACK datagrams"
+                        f"max(rate(diskcast_nacks_received_total{{{CAST}}}[$__rate_interval]))",
+                        "NACK datagrams",
                     ),
                 ],
                 unit="pps",
             ),
             chart(
-                "Blocks still wanted",
-                "Blocks that the sweep has still to send.",
-                [query(f"max(diskcast_wanted_blocks{{{C}}})", "blocks")],
+                "Blocks to send",
+                "Blocks that the current pass still has to send.",
+                [query(f"max(diskcast_wanted_blocks{{{CAST}}})", "blocks")],
             ),
             chart(
-                "Sweep",
-                "How far the sweep over the image has come, and its number.",
+                "Pass",
+                "Progress of the current pass over the image, and its number.",
                 [
-                    query(f"max(diskcast_pass_progress_ratio{{{C}}})", "progress"),
-                    query(f"max(diskcast_pass_index{{{C}}})", "number"),
+                    query(f"max(diskcast_pass_progress_ratio{{{CAST}}})", "progress"),
+                    query(f"max(diskcast_pass_index{{{CAST}}})", "number"),
                 ],
             ),
             chart(
                 "Joins",
-                "Joins so far, those of returning machines included.",
-                [query(f"max(diskcast_joins_total{{{C}}})", "joins")],
+                "Joins so far, including machines that joined again.",
+                [query(f"max(diskcast_joins_total{{{CAST}}})", "joins")],
             ),
             row("Feedback"),
             chart(
                 "Datagrams rejected by the sender",
-                "Feedback that was dropped, by reason. Anything but nothing is worth a look: an old agent, or "
-                "somebody else.",
+                "Feedback that was dropped, by reason. Anything but zero needs attention: an old agent, or an unknown "
+                "sender of datagrams.",
                 [
                     query(
-                        f"max by (reason) (rate(diskcast_rejected_datagrams_total{{{C}}}[$__rate_interval]))",
+                        f"max by (reason) (rate(diskcast_rejected_datagrams_total{{{CAST}}}[$__rate_interval]))",
                         "{{reason}}",
                     )
                 ],
@@ -362,13 +367,16 @@ def cast() -> Json:
             ),
             chart(
                 "Feedback",
-                "What comes from the machines, and how often the sender asks for it.",
+                "Feedback from the machines, and FLUSH messages that request it.",
                 [
                     query(
-                        f"max(rate(diskcast_feedback_datagrams_total{{{C}}}[$__rate_interval]))", "datagrams"
+                        f"max(rate(diskcast_feedback_datagrams_total{{{CAST}}}[$__rate_interval]))",
+                        "datagrams",
                     ),
-                    query(f"max(rate(diskcast_reports_received_total{{{C}}}[$__rate_interval]))", "reports"),
-                    query(f"max(rate(diskcast_flushes_sent_total{{{C}}}[$__rate_interval]))", "flushes"),
+                    query(
+                        f"max(rate(diskcast_reports_received_total{{{CAST}}}[$__rate_interval]))", "reports"
+                    ),
+                    query(f"max(rate(diskcast_flushes_sent_total{{{CAST}}}[$__rate_interval]))", "flushes"),
                 ],
                 size=(12, 8),
                 unit="pps",

@@ -1,4 +1,4 @@
-"""The overview: all casts, rooms and machines, who is in trouble and why, and how the daemons are."""
+"""The overview dashboard: casts, rooms, machines with problems, and daemons."""
 
 from __future__ import annotations
 
@@ -17,99 +17,104 @@ from docs.dashboards.panels import (
     table,
     variable,
 )
-from docs.dashboards.shared import FULL, LOSS, SLOW_S, R
+from docs.dashboards.shared import FULL, LOSS, ROOM, SLOW_S
 
-RUNNING = f'diskcast_cast_state{{{R}, state="casting"}} == 1'
+RUNNING = f'diskcast_cast_state{{{ROOM}, state="casting"}} == 1'
 TO_CAST = link("Open the cast", "cast", cast=cell("Cast"))
 TO_MACHINE = link("Open the machine", "machine", room=cell("Room"), machine=cell("Machine"))
 OF_CAST = "cast, image, room"
 WORST = (
-    f"bottomk(20, max by ({OF_CAST}, machine) (diskcast_receiver_progress_ratio{{{R}}}) "
-    f"and on (cast, machine) diskcast_receiver_bottleneck{{{R}}})"
+    f"bottomk(20, max by ({OF_CAST}, machine) (diskcast_receiver_progress_ratio{{{ROOM}}}) "
+    f"and on (cast, machine) diskcast_receiver_bottleneck{{{ROOM}}})"
 )
-"""Machines that a cast works for now, the furthest behind."""
-AMONG_WORST = f"and on (cast, machine) {WORST}"
+"""The machines with the least progress in running casts."""
+IN_WORST = f"and on (cast, machine) {WORST}"
 
 
 def fleet() -> Json:
     return dashboard(
         "fleet",
         "diskcast: overview",
-        "All casts, rooms and machines, who is in trouble and why, and how the daemons are.",
+        "All casts and rooms, machines with problems and their causes, and the state of the daemons.",
         [variable("room", "Room", "Rooms to show.", "label_values(diskcast_cast_info, room)")],
         [
             row("Now"),
             stat(
                 "Casts running",
-                "Casts that send data to their machines now.",
+                "Casts that are sending data.",
                 [query(f"count(max by (cast) ({RUNNING})) or vector(0)", "casts")],
             ),
             stat(
                 "Machines at work",
-                "Machines that have joined a cast and aren't done.",
+                "Machines that joined a cast and aren't done.",
                 [
                     query(
-                        f'sum(max by ({OF_CAST}, state) (diskcast_receivers{{{R}, state=~"joined|receiving"}}))',
+                        f'sum(max by ({OF_CAST}, state) (diskcast_receivers{{{ROOM}, state=~"joined|receiving"}}))',
                         "machines",
                     )
                 ],
             ),
             stat(
                 "Machines done",
-                "Machines that have verified every byte, in casts that run or ended lately.",
-                [query(f'sum(max by ({OF_CAST}) (diskcast_receivers{{{R}, state="complete"}}))', "machines")],
+                "Machines that verified every byte, in casts that run or ended recently.",
+                [
+                    query(
+                        f'sum(max by ({OF_CAST}) (diskcast_receivers{{{ROOM}, state="complete"}}))',
+                        "machines",
+                    )
+                ],
             ),
             stat(
                 "Machines failed",
-                "Machines that ended without all of the image, in casts that run or ended lately. Below it says which.",
-                [query(f"sum(max by ({OF_CAST}, cause) (diskcast_receiver_failures{{{R}}}))", "machines")],
+                "Machines that weren't imaged completely, in casts that run or ended recently. They are listed below.",
+                [query(f"sum(max by ({OF_CAST}, cause) (diskcast_receiver_failures{{{ROOM}}}))", "machines")],
                 steps=GOOD_IS_NOTHING,
             ),
             stat(
                 "Alerts",
-                "Alerts of diskcast's rules that fire now.",
+                "Firing alerts of diskcast's rules.",
                 [query('count(ALERTS{alertname=~"Diskcast.*", alertstate="firing"}) or vector(0)', "firing")],
                 steps=GOOD_IS_NOTHING,
             ),
             stat(
                 "Sent",
-                "What all senders put on the wire now.",
-                [query(f"sum(rate(diskcast_sent_bytes_total{{{R}}}[$__rate_interval]))", "sent")],
+                "Rate at which all senders transmit.",
+                [query(f"sum(rate(diskcast_sent_bytes_total{{{ROOM}}}[$__rate_interval]))", "sent")],
                 unit="Bps",
             ),
             row("Casts"),
             table(
                 "Casts now",
-                "Casts that run, and those that ended lately. A click on one opens it.",
+                "Casts that run or ended recently. Click a cast to open its dashboard.",
                 [
                     (
-                        f"max by ({OF_CAST}, state) (diskcast_cast_state{{{R}}} == 1)",
+                        f"max by ({OF_CAST}, state) (diskcast_cast_state{{{ROOM}}} == 1)",
                         "",
                         "short",
                     ),
                     (
-                        f"avg by ({OF_CAST}) (diskcast_receiver_progress_ratio{{{R}}})",
+                        f"avg by ({OF_CAST}) (diskcast_receiver_progress_ratio{{{ROOM}}})",
                         "Verified",
                         "percentunit",
                     ),
                     (
-                        f"min by ({OF_CAST}) (diskcast_receiver_progress_ratio{{{R}}})",
+                        f"min by ({OF_CAST}) (diskcast_receiver_progress_ratio{{{ROOM}}})",
                         "Slowest",
                         "percentunit",
                     ),
                     (
-                        f"max by ({OF_CAST}) (rate(diskcast_sent_bytes_total{{{R}}}[$__rate_interval]))",
+                        f"max by ({OF_CAST}) (rate(diskcast_sent_bytes_total{{{ROOM}}}[$__rate_interval]))",
                         "Rate",
                         "Bps",
                     ),
-                    (f"max by ({OF_CAST}) (diskcast_cast_elapsed_seconds{{{R}}})", "Time", "s"),
+                    (f"max by ({OF_CAST}) (diskcast_cast_elapsed_seconds{{{ROOM}}})", "Time", "s"),
                     (
-                        f'max by ({OF_CAST}) (diskcast_receivers{{{R}, state="complete"}})',
+                        f'max by ({OF_CAST}) (diskcast_receivers{{{ROOM}, state="complete"}})',
                         "Done",
                         "short",
                     ),
                     (
-                        f"sum by ({OF_CAST}) (diskcast_receiver_failures{{{R}}})",
+                        f"sum by ({OF_CAST}) (diskcast_receiver_failures{{{ROOM}}})",
                         "Failed",
                         "short",
                     ),
@@ -122,10 +127,11 @@ def fleet() -> Json:
             ),
             chart(
                 "Progress",
-                "Each cast's share of blocks that are written, read back and found right, on average of its machines.",
+                "Share of the needed blocks that were written, read back and found correct: mean of each cast.",
                 [
                     query(
-                        f"avg by (cast, room) (diskcast_receiver_progress_ratio{{{R}}})", "{{room}} {{cast}}"
+                        f"avg by (cast, room) (diskcast_receiver_progress_ratio{{{ROOM}}})",
+                        "{{room}} {{cast}}",
                     )
                 ],
                 unit="percentunit",
@@ -133,10 +139,10 @@ def fleet() -> Json:
             ),
             chart(
                 "Rate",
-                "What each cast puts on the wire.",
+                "Rate at which each cast transmits.",
                 [
                     query(
-                        f"max by (cast, room) (rate(diskcast_sent_bytes_total{{{R}}}[$__rate_interval]))",
+                        f"max by (cast, room) (rate(diskcast_sent_bytes_total{{{ROOM}}}[$__rate_interval]))",
                         "{{room}} {{cast}}",
                     )
                 ],
@@ -144,25 +150,24 @@ def fleet() -> Json:
                 stacked=True,
             ),
             chart(
-                "What limits the casts",
-                "Share of the time for which each cause set the rate, summed over casts. Ceiling: the limit "
-                "that was asked "
-                "for; none: the rate climbs, or there is nothing to send.",
+                "Bottlenecks of the casts",
+                "Share of time that each bottleneck limited the rate, summed over casts. Ceiling: the configured "
+                "limit. None: the rate rises, or there is nothing to send.",
                 [
                     query(
-                        f"sum by (cause) (rate(diskcast_bottleneck_seconds_total{{{R}}}[$__rate_interval]))",
+                        f"sum by (cause) (rate(diskcast_bottleneck_seconds_total{{{ROOM}}}[$__rate_interval]))",
                         "{{cause}}",
                     )
                 ],
                 stacked=True,
             ),
-            row("Who is in trouble"),
+            row("Machines with problems"),
             table(
                 "Machines that failed",
-                "Machines that ended without all of the image, and why: verification (the disk doesn't keep "
-                "what is written), "
-                "storage (it fails), target (it was refused), session, lost (silent), dropped (too slow), cancelled.",
-                [(f"max by ({OF_CAST}, machine, cause) (diskcast_receiver_failed{{{R}}})", "", "short")],
+                "Machines that weren't imaged completely, and the cause: verification (the disk returns wrong data), "
+                "storage (the disk fails), target (the disk was refused), session, lost (silent), dropped (too slow), "
+                "cancelled.",
+                [(f"max by ({OF_CAST}, machine, cause) (diskcast_receiver_failed{{{ROOM}}})", "", "short")],
                 {
                     "room": "Room",
                     "machine": "Machine",
@@ -173,10 +178,9 @@ def fleet() -> Json:
                 links=[TO_MACHINE, TO_CAST],
             ),
             table(
-                "Machines that keep up worst",
-                "The twenty that are furthest behind in casts that run. Behind with a low loss and the "
-                "bottleneck disk: a slow "
-                "disk; with a high loss: a bad cable or port.",
+                "Slowest machines",
+                "The twenty machines with the least progress in running casts. Low loss and the bottleneck disk: a "
+                "slow disk. High loss: a bad cable or port.",
                 [
                     (
                         WORST,
@@ -184,12 +188,12 @@ def fleet() -> Json:
                         "percentunit",
                     ),
                     (
-                        f"max by ({OF_CAST}, machine) (diskcast_receiver_loss_ratio{{{R}}}) {AMONG_WORST}",
+                        f"max by ({OF_CAST}, machine) (diskcast_receiver_loss_ratio{{{ROOM}}}) {IN_WORST}",
                         "Loss",
                         "percentunit",
                     ),
                     (
-                        f"max by ({OF_CAST}, machine, bottleneck) (diskcast_receiver_bottleneck{{{R}}}) {AMONG_WORST}",
+                        f"max by ({OF_CAST}, machine, bottleneck) (diskcast_receiver_bottleneck{{{ROOM}}}) {IN_WORST}",
                         "",
                         "short",
                     ),
@@ -197,7 +201,7 @@ def fleet() -> Json:
                 {
                     "room": "Room",
                     "machine": "Machine",
-                    "bottleneck": "Limited by",
+                    "bottleneck": "Bottleneck",
                     "cast": "Cast",
                     "image": "Image",
                 },
@@ -207,20 +211,18 @@ def fleet() -> Json:
             ),
             chart(
                 "Failures by cause",
-                "Machines of casts that run or ended lately that ended without all of the image.",
-                [query(f"sum by (cause) (diskcast_receiver_failures{{{R}}})", "{{cause}}")],
+                "Machines that weren't imaged completely, in casts that run or ended recently, by cause.",
+                [query(f"sum by (cause) (diskcast_receiver_failures{{{ROOM}}})", "{{cause}}")],
                 size=(12, 7),
                 stacked=True,
             ),
             chart(
                 "Highest loss",
-                "The ten machines at work that lose most of what is sent. From 5 % on it is worth a look at the "
-                "cable, the port and "
-                "the switch.",
+                "The ten machines at work with the highest loss. Above 5 %, check the cable, the port and the switch.",
                 [
                     query(
-                        f"topk(10, max by (machine, room) (diskcast_receiver_loss_ratio{{{R}}} "
-                        f"and on (cast, machine) diskcast_receiver_bottleneck{{{R}}}))",
+                        f"topk(10, max by (machine, room) (diskcast_receiver_loss_ratio{{{ROOM}}} "
+                        f"and on (cast, machine) diskcast_receiver_bottleneck{{{ROOM}}}))",
                         "{{room}} {{machine}}",
                     )
                 ],
@@ -229,13 +231,13 @@ def fleet() -> Json:
                 steps=LOSS,
                 links=[link("Open the machine", "machine", room=field("room"), machine=field("machine"))],
             ),
-            row("Rooms and images, as the daemons know them"),
+            row("Rooms and images"),
             chart(
                 "Machines online",
-                "Machines of each room whose agents have checked in lately.",
+                "Machines of each room whose agents have checked in recently.",
                 [
                     query(
-                        f"max by (room) (diskcast_machines_online{{{R}}})",
+                        f"max by (room) (diskcast_machines_online{{{ROOM}}})",
                         "{{room}}",
                     )
                 ],
@@ -243,11 +245,11 @@ def fleet() -> Json:
             chart(
                 "Machines known",
                 "Machines of each room in the database.",
-                [query(f"max by (room) (diskcast_machines_known{{{R}}})", "{{room}}")],
+                [query(f"max by (room) (diskcast_machines_known{{{ROOM}}})", "{{room}}")],
             ),
             chart(
-                "Casts that haven't ended",
-                "Planned, gathering their machines, casting, or with only stragglers left.",
+                "Open casts",
+                "Casts that haven't ended, by phase: planned, gathering machines, casting, or finishing stragglers.",
                 [query("max by (phase) (diskcast_casts)", "{{phase}}")],
                 stacked=True,
             ),
@@ -258,7 +260,7 @@ def fleet() -> Json:
             ),
             chart(
                 "Image cache",
-                "What copies of remote images take, and what they may.",
+                "Space that copies of remote images use, and its limit.",
                 [
                     query("diskcast_image_cache_bytes", "{{instance}}"),
                     query("diskcast_image_cache_limit_bytes", "{{instance}} limit"),
@@ -266,33 +268,33 @@ def fleet() -> Json:
                 unit="bytes",
             ),
             chart(
-                "Sent since the start",
-                "Bytes of data that each daemon has sent, in all of its casts.",
+                "Sent since start",
+                "Bytes that each daemon has sent, in all of its casts.",
                 [query("diskcast_daemon_sent_bytes_total", "{{instance}}")],
                 unit="bytes",
             ),
             row("Daemons"),
             stat(
                 "Daemons",
-                "Whether Prometheus reaches each daemon.",
+                "1: Prometheus reaches the daemon. 0: it doesn't.",
                 [query('up{job="diskcast"}', "{{instance}}")],
                 steps=GOOD_IS_ONE,
             ),
             stat(
                 "Version",
-                "What each daemon is.",
+                "Name and version of each daemon.",
                 [query("diskcast_build_info", "{{name}} {{version}}")],
                 names_only=True,
             ),
             stat(
                 "Database",
-                "1: the last attempt to use the database succeeded. While it is down, casts go on.",
+                "1: the last attempt to use the database succeeded. 0: it is unavailable; casts continue.",
                 [query("diskcast_database_up", "{{instance}}")],
                 steps=GOOD_IS_ONE,
             ),
             stat(
                 "Problems",
-                "What the daemons say that somebody should look at; their dashboard says what to do.",
+                "Problems that the daemons report; the dashboard of the daemon shows how to fix them.",
                 [query("sum by (kind) (diskcast_problems)", "{{kind}}")],
                 size=(8, 4),
                 steps=GOOD_IS_NOTHING,
@@ -305,7 +307,7 @@ def fleet() -> Json:
             ),
             chart(
                 "Requests",
-                "Answers of the API by status. 5xx is an error of the daemon's.",
+                "Responses of the API by status. 5xx is an error in the daemon.",
                 [
                     query(
                         "sum by (status) (rate(diskcast_api_requests_total[$__rate_interval]))", "{{status}}"
@@ -315,8 +317,8 @@ def fleet() -> Json:
                 stacked=True,
             ),
             chart(
-                "Time to answer",
-                "How long the API takes, check-ins and live events left out: those wait on purpose.",
+                "Response time",
+                "Response time of the API, without check-ins and live events, which wait on purpose.",
                 [
                     query(
                         f"histogram_quantile({share}, sum by (le) (rate(diskcast_api_request_seconds_bucket"
@@ -330,8 +332,7 @@ def fleet() -> Json:
             ),
             chart(
                 "Event loop",
-                "How much later than it should each daemon comes to its next task: above a half second, pages and "
-                "machines notice.",
+                "Delay of each daemon's event loop. Above half a second, browsers and agents notice it.",
                 [
                     query(
                         "histogram_quantile(0.99, sum by (instance, le) "
@@ -343,27 +344,27 @@ def fleet() -> Json:
                 steps=SLOW_S,
             ),
             chart(
-                "Check-ins and watchers",
-                "How often agents check in a second, and who follows live events.",
+                "Check-ins and event clients",
+                "Check-ins of agents per second, and clients that follow live events.",
                 [
                     query(
                         "sum by (instance) (rate(diskcast_check_ins_total[$__rate_interval]))",
                         "{{instance}} check-ins/s",
                     ),
-                    query("diskcast_event_clients", "{{instance}} watchers"),
+                    query("diskcast_event_clients", "{{instance}} event clients"),
                 ],
             ),
             chart(
                 "Casts of each daemon",
-                "Casts that each daemon runs, and records that wait for the database.",
+                "Casts that each daemon runs, and records that wait to be saved to the database.",
                 [
                     query("diskcast_leases", "{{instance}} casts"),
                     query("diskcast_pending_writes", "{{instance}} waiting records"),
                 ],
             ),
             chart(
-                "Processor",
-                "Cores that each daemon's process keeps busy.",
+                "CPU",
+                "CPU cores that each daemon uses.",
                 [
                     query(
                         'rate(process_cpu_seconds_total{job="diskcast"}[$__rate_interval])',
@@ -373,14 +374,14 @@ def fleet() -> Json:
             ),
             chart(
                 "Memory",
-                "Memory of each daemon's process.",
+                "Resident memory of each daemon.",
                 [query('process_resident_memory_bytes{job="diskcast"}', "{{instance}}")],
                 size=(12, 8),
                 unit="bytes",
             ),
             chart(
                 "Open files",
-                "Share of the file descriptors that each daemon's process may have.",
+                "Share of the file descriptors that each daemon may open.",
                 [
                     query(
                         'process_open_fds{job="diskcast"} / process_max_fds{job="diskcast"}',

@@ -1,4 +1,4 @@
-"""One machine in its casts, and beside its room."""
+"""The dashboard of one machine in its casts, compared with its room."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from docs.dashboards.panels import (
     variable,
 )
 from docs.dashboards.receivers import Receivers
-from docs.dashboards.shared import LOSS, PROGRESS, R
+from docs.dashboards.shared import LOSS, PROGRESS, ROOM
 
-ONE = 'room=~"$room", machine="$machine"'
+MACHINE = 'room=~"$room", machine="$machine"'
 AGENT = 'machine="$machine"'
-"""An agent that is scraped itself has the label that its target was given: see prometheus.yml."""
+"""Selector of an agent that Prometheus scrapes directly; prometheus.yml sets the label."""
+
+CASTS = Receivers(MACHINE, "cast", (), (link("Open the cast", "cast", cast=field("cast")),))
+"""The machine in each of its casts."""
 
 
-IT = Receivers(ONE, "cast", (), (link("Open the cast", "cast", cast=field("cast")),))
-"""In each of its casts."""
-
-
-def of_agent(metric: str) -> str:
+def agent_rate(metric: str) -> str:
     return f"rate({metric}{{{AGENT}}}[$__rate_interval])"
 
 
@@ -34,67 +33,66 @@ def machine() -> Json:
     return dashboard(
         "machine",
         "diskcast: one machine",
-        "One machine in its casts: how far it is, what holds it back, and how it compares to its room.",
+        "One machine in its casts: its progress and bottleneck, compared with its room.",
         [
             variable(
                 "room",
                 "Room",
-                "Rooms whose machines to choose from.",
+                "Rooms whose machines are listed.",
                 "label_values(diskcast_receiver_state, room)",
             ),
             variable(
                 "machine",
                 "Machine",
                 "The machine to show.",
-                f"label_values(diskcast_receiver_state{{{R}}}, machine)",
-                many=False,
+                f"label_values(diskcast_receiver_state{{{ROOM}}}, machine)",
+                multiple=False,
             ),
         ],
         [
             row("Now"),
             stat(
                 "State",
-                "What it is doing in its cast, or how it ended.",
-                [query(f"max by (state) (diskcast_receiver_state{{{ONE}}})", "{{state}}")],
+                "State of the machine in its cast.",
+                [query(f"max by (state) (diskcast_receiver_state{{{MACHINE}}})", "{{state}}")],
                 names_only=True,
             ),
             stat(
                 "Image",
-                "What it gets, in which cast.",
+                "Image that the machine receives, and the cast.",
                 [
                     query(
-                        f"max by (image, cast) (diskcast_receiver_progress_ratio{{{ONE}}})",
+                        f"max by (image, cast) (diskcast_receiver_progress_ratio{{{MACHINE}}})",
                         "{{image}} {{cast}}",
                     )
                 ],
                 names_only=True,
-                links=IT.links,
+                links=CASTS.links,
             ),
             stat(
                 "Verified",
-                "Share of the blocks it needed that were written, read back and found right.",
-                [IT.line(IT.now("diskcast_receiver_progress_ratio"))],
+                "Share of the needed blocks that were written, read back and found correct.",
+                [CASTS.line(CASTS.now("diskcast_receiver_progress_ratio"))],
                 unit="percentunit",
                 steps=PROGRESS,
             ),
             stat(
-                "Failed because of",
-                "Why it ended without all of the image. Nothing here: it didn't.",
-                [query(f"max by (cause) (diskcast_receiver_failed{{{ONE}}})", "{{cause}}")],
+                "Cause of failure",
+                "Cause, if the machine wasn't imaged completely; otherwise empty.",
+                [query(f"max by (cause) (diskcast_receiver_failed{{{MACHINE}}})", "{{cause}}")],
                 names_only=True,
                 steps=GOOD_IS_NOTHING,
             ),
             stat(
                 "Blocks rewritten",
-                "Blocks that read back wrong from its disk and were written again: known when it has ended. A "
-                "disk that does "
-                "this should be replaced.",
-                [IT.line(IT.now("diskcast_receiver_rewritten_blocks"))],
+                "Blocks that read back wrong from the disk and were written again; reported at the end of the cast. "
+                "Replace such a disk.",
+                [CASTS.line(CASTS.now("diskcast_receiver_rewritten_blocks"))],
                 steps=GOOD_IS_NOTHING,
             ),
             stat(
                 "Alerts",
-                "Alerts about this machine that fire now.",
+                "Firing alerts about this machine.",
                 [
                     query(
                         'count(ALERTS{alertname=~"Diskcast.*", alertstate="firing", machine="$machine"}) or vector(0)',
@@ -103,67 +101,69 @@ def machine() -> Json:
                 ],
                 steps=GOOD_IS_NOTHING,
             ),
-            row("Beside its room"),
+            row("Compared with its room"),
             chart(
                 "Progress",
-                "Its own, and the middle of all machines of the same casts.",
+                "Progress of this machine, and the median of all machines of the same casts.",
                 [
-                    IT.line(IT.now("diskcast_receiver_progress_ratio")),
+                    CASTS.line(CASTS.now("diskcast_receiver_progress_ratio")),
                     query(
                         "quantile by (cast) (0.5, diskcast_receiver_progress_ratio and on (cast) "
-                        f"diskcast_receiver_progress_ratio{{{ONE}}})",
-                        "{{cast}} middle",
+                        f"diskcast_receiver_progress_ratio{{{MACHINE}}})",
+                        "{{cast}} median",
                     ),
                 ],
                 size=(12, 8),
                 unit="percentunit",
-                links=IT.links,
+                links=CASTS.links,
             ),
             chart(
                 "Written",
-                "What it writes to its disk, and the middle of all machines of the same casts.",
+                "Rate at which this machine writes to its disk, and the median of all machines of the same casts.",
                 [
-                    IT.line(IT.rate("diskcast_receiver_written_bytes_total")),
+                    CASTS.line(CASTS.rate("diskcast_receiver_written_bytes_total")),
                     query(
                         "quantile by (cast) (0.5, "
                         "rate(diskcast_receiver_written_bytes_total[$__rate_interval]) and on (cast) "
-                        f"diskcast_receiver_progress_ratio{{{ONE}}})",
-                        "{{cast}} middle",
+                        f"diskcast_receiver_progress_ratio{{{MACHINE}}})",
+                        "{{cast}} median",
                     ),
                 ],
                 size=(12, 8),
                 unit="Bps",
             ),
-            row("What holds it back"),
-            IT.limited_by(),
-            IT.stragglers(),
-            IT.states(),
-            IT.loss(),
+            row("Bottleneck and loss"),
+            CASTS.bottleneck(),
+            CASTS.stragglers(),
+            CASTS.states(),
+            CASTS.loss(),
             chart(
                 "Loss bursts",
-                "Datagrams lost in a row, on average since it joined.",
-                [IT.line(IT.now("diskcast_receiver_loss_burst_datagrams"), "in a row")],
+                "Datagrams lost in a row, on average since the machine joined.",
+                [CASTS.line(CASTS.now("diskcast_receiver_loss_burst_datagrams"), "in a row")],
             ),
             chart(
-                "Asked for by NACK",
-                "Symbols that it asked for, and its NACK datagrams.",
+                "Requested by NACK",
+                "Symbols that the machine requested, and its NACK datagrams.",
                 [
-                    IT.line(IT.rate("diskcast_receiver_nacked_symbols_total"), "symbols"),
-                    IT.line(IT.rate("diskcast_receiver_nacks_total"), "NACK datagrams"),
+                    CASTS.line(CASTS.rate("diskcast_receiver_nacked_symbols_total"), "symbols"),
+                    CASTS.line(CASTS.rate("diskcast_receiver_nacks_total"), "NACK datagrams"),
                 ],
                 unit="pps",
             ),
-            IT.buffers(size=(6, 8)),
-            IT.dropped(size=(6, 8)),
+            CASTS.buffers(size=(6, 8)),
+            CASTS.dropped(size=(6, 8)),
             chart(
-                "Rate that it could take",
-                "What it has shown that it can take, and what the cast is paced to.",
+                "Sustainable rate",
+                "Highest rate that the machine has shown to sustain, and the rate that the cast is paced to.",
                 [
-                    IT.line(IT.now("diskcast_receiver_sustainable_rate_bytes_per_second"), "could take"),
-                    IT.line(
+                    CASTS.line(
+                        CASTS.now("diskcast_receiver_sustainable_rate_bytes_per_second"), "sustainable"
+                    ),
+                    CASTS.line(
                         "max by (cast) (diskcast_rate_bytes_per_second and on (cast) "
-                        f"diskcast_receiver_progress_ratio{{{ONE}}})",
-                        "is paced to",
+                        f"diskcast_receiver_progress_ratio{{{MACHINE}}})",
+                        "paced",
                     ),
                 ],
                 size=(6, 8),
@@ -172,47 +172,46 @@ def machine() -> Json:
             ),
             chart(
                 "Round trip and queues",
-                "To it and back, and what of that is time in queues.",
+                "Round-trip time of the machine, and its queueing delay.",
                 [
-                    IT.line(IT.now("diskcast_receiver_rtt_seconds"), "round trip"),
-                    IT.line(IT.now("diskcast_receiver_queue_delay_seconds"), "queues"),
+                    CASTS.line(CASTS.now("diskcast_receiver_rtt_seconds"), "round trip"),
+                    CASTS.line(CASTS.now("diskcast_receiver_queue_delay_seconds"), "queues"),
                 ],
                 size=(6, 8),
                 unit="s",
             ),
-            row("As its agent says, where it is scraped itself"),
+            row("Metrics of the agent, if Prometheus scrapes it"),
             chart(
                 "Verified bytes",
-                "Bytes that were read back and are right, those that its disk held already, and what there is "
-                "to verify.",
+                "Bytes that were read back and found correct, bytes already on the disk, and all bytes to verify.",
                 [
                     query(f"diskcast_agent_verified_bytes{{{AGENT}}}", "verified"),
-                    query(f"diskcast_agent_kept_bytes{{{AGENT}}}", "held already"),
+                    query(f"diskcast_agent_kept_bytes{{{AGENT}}}", "already on the disk"),
                     query(f"diskcast_agent_image_used_bytes{{{AGENT}}}", "to verify"),
                 ],
                 unit="bytes",
             ),
             chart(
                 "Received and written",
-                "What arrives, and what goes to its disk.",
+                "Bytes that arrive, and bytes that are written to the disk.",
                 [
-                    query(of_agent("diskcast_agent_received_bytes_total"), "received"),
-                    query(of_agent("diskcast_agent_written_bytes_total"), "written"),
+                    query(agent_rate("diskcast_agent_received_bytes_total"), "received"),
+                    query(agent_rate("diskcast_agent_written_bytes_total"), "written"),
                 ],
                 unit="Bps",
             ),
             chart(
                 "Blocks repaired",
-                "Blocks that needed repair symbols: parity that was sent anyway, or answers to its NACKs.",
+                "Blocks that needed parity or repair symbols.",
                 [query(f"diskcast_agent_repaired_blocks_total{{{AGENT}}}", "by {{by}}")],
             ),
             chart(
                 "Datagrams lost",
-                "Share of the datagrams that were sent and didn't arrive.",
+                "Share of the sent datagrams that didn't arrive.",
                 [
                     query(
-                        f"1 - {of_agent('diskcast_agent_received_datagrams_total')} / "
-                        f"{of_agent('diskcast_agent_expected_datagrams_total')}",
+                        f"1 - {agent_rate('diskcast_agent_received_datagrams_total')} / "
+                        f"{agent_rate('diskcast_agent_expected_datagrams_total')}",
                         "lost",
                     )
                 ],
@@ -220,29 +219,29 @@ def machine() -> Json:
                 steps=LOSS,
             ),
             chart(
-                "Limited by, share of the time",
-                "Share of the time for which each of these held it back.",
-                [query(of_agent("diskcast_agent_limited_seconds_total"), "{{bottleneck}}")],
+                "Bottleneck, share of time",
+                "Share of time that each bottleneck limited the machine.",
+                [query(agent_rate("diskcast_agent_limited_seconds_total"), "{{bottleneck}}")],
                 unit="percentunit",
                 stacked=True,
             ),
             chart(
                 "Datagrams rejected",
-                "What was no use to it, by reason.",
-                [query(of_agent("diskcast_agent_rejected_datagrams_total"), "{{reason}}")],
+                "Datagrams that the agent rejected, by reason.",
+                [query(agent_rate("diskcast_agent_rejected_datagrams_total"), "{{reason}}")],
                 unit="pps",
             ),
             chart(
-                "Waiting at the socket",
-                "Memory of the datagrams that wait for the agent.",
+                "Socket queue",
+                "Memory of the datagrams that wait at the agent's socket.",
                 [query(f"diskcast_agent_socket_queue_bytes{{{AGENT}}}", "waiting")],
                 size=(12, 8),
                 unit="bytes",
             ),
             chart(
-                "Read back wrong",
-                "Blocks that read back wrong and were got again, and blocks that arrived or read back with a "
-                "wrong content.",
+                "Wrong blocks",
+                "Rewritten: blocks that read back wrong and were received again. Rejected: all blocks that arrived or "
+                "read back with wrong content.",
                 [
                     query(f"diskcast_agent_rewritten_blocks_total{{{AGENT}}}", "rewritten"),
                     query(f"diskcast_agent_rejected_blocks_total{{{AGENT}}}", "rejected"),

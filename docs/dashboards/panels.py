@@ -1,4 +1,4 @@
-"""What Grafana's panels have in common, so that the dashboards' own text is titles, words and queries."""
+"""Grafana panels as functions: a dashboard only gives titles, descriptions and queries."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 Json = dict[str, Any]
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-"""The viewer's choice: no data source of somebody else's Grafana."""
+"""The data source that the viewer chose: an exported one would exist only in one Grafana."""
 WIDTH = 24
 """Columns of Grafana's grid."""
 NAMES = {"fleet": "diskcast-fleet", "cast": "diskcast-cast", "machine": "diskcast-machine"}
-"""Dashboards' uids: links hang on them."""
+"""Uids of the dashboards; links and bookmarks refer to them."""
 
 BOTTLENECKS = {"network": "green", "socket": "orange", "decode": "yellow", "disk": "red"}
 STATES = {
@@ -26,15 +26,15 @@ STATES = {
 
 
 def query(expression: str, legend: str, *, table: bool = False) -> Json:
-    """One query of a panel; :func:`_panel` gives it its letter."""
-    asked = (
+    """Return a query of a panel; :func:`_panel` adds its letter."""
+    mode = (
         {"range": False, "instant": True, "format": "table"} if table else {"range": True, "instant": False}
     )
-    return {"datasource": SOURCE, "editorMode": "code", "expr": expression, "legendFormat": legend, **asked}
+    return {"datasource": SOURCE, "editorMode": "code", "expr": expression, "legendFormat": legend, **mode}
 
 
 def thresholds(*steps: tuple[float | None, str]) -> Json:
-    """Colours from each value on; the first begins at None, the lowest."""
+    """Return the colour from each value upwards; the first value is None, the lowest."""
     return {"mode": "absolute", "steps": [{"color": color, "value": value} for value, color in steps]}
 
 
@@ -45,7 +45,7 @@ PLAIN = thresholds((None, "text"))
 
 def stat(
     title: str,
-    words: str,
+    description: str,
     queries: Sequence[Json],
     *,
     size: tuple[int, int] = (4, 4),
@@ -54,11 +54,11 @@ def stat(
     names_only: bool = False,
     links: Sequence[Json] = (),
 ) -> Json:
-    """Large figures, or large words: the legend of the series that are there.
+    """Return a panel of large numbers, or of the names of the current series.
 
-    Asked for now only: of a state that is a label there is a series for each that was there within the time shown.
+    The queries are instant ones: over a range, a label for a state has a series for each state in that time.
     """
-    queries = [{**asked, "range": False, "instant": True} for asked in queries]
+    queries = [{**target, "range": False, "instant": True} for target in queries]
     mode = "name" if names_only else "value_and_name" if len(queries) > 1 else "auto"
     defaults = {"unit": unit, "thresholds": steps, "links": list(links)}
     if unit == "percentunit":
@@ -71,12 +71,12 @@ def stat(
         "orientation": "auto",
         "justifyMode": "auto",
     }
-    return _panel("stat", title, words, queries, size, defaults, options)
+    return _panel("stat", title, description, queries, size, defaults, options)
 
 
 def chart(
     title: str,
-    words: str,
+    description: str,
     queries: Sequence[Json],
     *,
     size: tuple[int, int] = (8, 8),
@@ -86,7 +86,7 @@ def chart(
     points: bool = False,
     links: Sequence[Json] = (),
 ) -> Json:
-    """Lines over time; ``steps`` are drawn as lines across."""
+    """Return a panel of lines over time; ``steps`` are drawn as horizontal lines."""
     custom: Json = {
         "drawStyle": "line",
         "lineWidth": 1,
@@ -105,19 +105,19 @@ def chart(
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    return _panel("timeseries", title, words, queries, size, defaults, options)
+    return _panel("timeseries", title, description, queries, size, defaults, options)
 
 
 def timeline(
     title: str,
-    words: str,
+    description: str,
     queries: Sequence[Json],
     values: Sequence[tuple[int, str, str]],
     *,
     size: tuple[int, int] = (8, 8),
     links: Sequence[Json] = (),
 ) -> Json:
-    """A bar for each series whose colour is what it was; ``values`` are number, word and colour."""
+    """Return a panel with a coloured bar for each series; ``values`` are number, text and colour."""
     shown = {str(number): {"text": text, "color": color, "index": number} for number, text, color in values}
     defaults = {
         "unit": "short",
@@ -133,12 +133,12 @@ def timeline(
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
         "tooltip": {"mode": "single", "sort": "none"},
     }
-    return _panel("state-timeline", title, words, queries, size, defaults, options)
+    return _panel("state-timeline", title, description, queries, size, defaults, options)
 
 
 def table(
     title: str,
-    words: str,
+    description: str,
     columns: Sequence[tuple[str, str, str]],
     labels: dict[str, str],
     *,
@@ -147,18 +147,18 @@ def table(
     steps: dict[str, Json] | None = None,
     links: Sequence[Json] = (),
 ) -> Json:
-    """Rows by labels.
+    """Return a table with a row for each set of labels.
 
     Args:
-        title: the panel's.
-        words: the panel's description.
+        title: title of the panel.
+        description: description of the panel.
         columns: query, heading and unit of each column of values; all have the same labels. A column whose value is
             always 1 has an empty heading and is hidden.
         labels: headings of the columns of labels.
         size: columns and rows of the grid.
-        sort: heading, and whether the largest comes first.
-        steps: thresholds by heading, shown as the cell's background.
-        links: of each row.
+        sort: heading, and True for descending order.
+        steps: thresholds by heading, shown as background colours of the cells.
+        links: links of each row.
     """
     queries = [query(expression, heading, table=True) for expression, heading, _ in columns]
     letters = [chr(ord("A") + index) for index in range(len(columns))]
@@ -189,31 +189,31 @@ def table(
         field, descending = sort
         transformations.append({"id": "sortBy", "options": {"sort": [{"field": field, "desc": descending}]}})
     defaults = {"unit": "short", "thresholds": PLAIN, "links": list(links)}
-    panel = _panel("table", title, words, queries, size, defaults, {})
+    panel = _panel("table", title, description, queries, size, defaults, {})
     panel["fieldConfig"]["overrides"] = overrides
     panel["transformations"] = transformations
     return panel
 
 
 def row(title: str) -> Json:
-    """A heading."""
+    """Return a heading."""
     return {"type": "row", "title": title, "collapsed": False, "size": (WIDTH, 1), "panels": []}
 
 
 def link(title: str, name: str, **variables: str) -> Json:
-    """From a value to another dashboard; ``variables`` are what it is to show there."""
-    chosen = "".join(f"&var-{key}={value}" for key, value in variables.items())
-    url = f"/d/{NAMES[name]}?${{__url_time_range}}&var-datasource=${{datasource}}{chosen}"
+    """Return a link from a value to another dashboard, with values for its variables."""
+    parameters = "".join(f"&var-{key}={value}" for key, value in variables.items())
+    url = f"/d/{NAMES[name]}?${{__url_time_range}}&var-datasource=${{datasource}}{parameters}"
     return {"title": title, "url": url, "targetBlank": False}
 
 
 def field(label: str) -> str:
-    """A label's value in a link of a chart."""
+    """Return the reference to a label's value in a link of a chart."""
     return f"${{__field.labels.{label}}}"
 
 
 def cell(label: str) -> str:
-    """A column's value in a link of a table."""
+    """Return the reference to a column's value in a link of a table."""
     return f'${{__data.fields["{label}"]}}'
 
 
@@ -234,35 +234,35 @@ DATASOURCE: Json = {
 }
 
 
-def variable(name: str, label: str, words: str, asked: str, *, many: bool = True) -> Json:
-    """Values to choose from; ``many``: several, or all."""
-    made: Json = {
+def variable(name: str, label: str, description: str, definition: str, *, multiple: bool = True) -> Json:
+    """Return a variable with values to choose from; ``multiple`` allows several, or all."""
+    result: Json = {
         "name": name,
         "label": label,
-        "description": words,
+        "description": description,
         "type": "query",
         "datasource": SOURCE,
-        "definition": asked,
-        "query": {"qryType": 1, "query": asked, "refId": name},
+        "definition": definition,
+        "query": {"qryType": 1, "query": definition, "refId": name},
         "refresh": 2,
         "sort": 1,
         "hide": 0,
         "skipUrlSync": False,
-        "multi": many,
-        "includeAll": many,
+        "multi": multiple,
+        "includeAll": multiple,
         "current": {},
         "options": [],
         "regex": "",
     }
-    if many:
-        made |= {"allValue": ".*", "current": {"selected": True, "text": ["All"], "value": ["$__all"]}}
-    return made
+    if multiple:
+        result |= {"allValue": ".*", "current": {"selected": True, "text": ["All"], "value": ["$__all"]}}
+    return result
 
 
 def dashboard(
-    name: str, title: str, words: str, variables: Sequence[Json], panels: Sequence[Json], *, hours: str
+    name: str, title: str, description: str, variables: Sequence[Json], panels: Sequence[Json], *, hours: str
 ) -> Json:
-    """The whole document; panels flow from left to right, in rows as high as their highest."""
+    """Return the document; panels flow from left to right, in rows as high as their highest panel."""
     others = [
         {
             "title": other,
@@ -282,7 +282,7 @@ def dashboard(
     return {
         "uid": NAMES[name],
         "title": title,
-        "description": words,
+        "description": description,
         "tags": ["diskcast"],
         "schemaVersion": 39,
         "version": 1,
@@ -297,12 +297,12 @@ def dashboard(
         "liveNow": False,
         "fiscalYearStartMonth": 0,
         "templating": {"list": [DATASOURCE, *variables]},
-        "panels": _placed(panels),
+        "panels": _place(panels),
     }
 
 
 def _annotation() -> Json:
-    """Alerts as marks on every chart."""
+    """Return the annotation that marks alerts on every chart."""
     return {
         "name": "Alerts",
         "datasource": SOURCE,
@@ -317,7 +317,7 @@ def _annotation() -> Json:
 def _panel(
     kind: str,
     title: str,
-    words: str,
+    description: str,
     queries: Sequence[Json],
     size: tuple[int, int],
     defaults: Json,
@@ -326,16 +326,16 @@ def _panel(
     return {
         "type": kind,
         "title": title,
-        "description": words,
+        "description": description,
         "datasource": SOURCE,
         "size": size,
-        "targets": [{"refId": chr(ord("A") + index), **asked} for index, asked in enumerate(queries)],
+        "targets": [{"refId": chr(ord("A") + index), **target} for index, target in enumerate(queries)],
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": options,
     }
 
 
-def _placed(panels: Sequence[Json]) -> list[Json]:
+def _place(panels: Sequence[Json]) -> list[Json]:
     placed = []
     number: Callable[[], int] = itertools.count(1).__next__
     x = y = height = 0

@@ -1,13 +1,13 @@
-"""What the dashboards share: thresholds, numbers for states, selectors."""
+"""Thresholds, numbers of states and selectors that several dashboards use."""
 
 from __future__ import annotations
 
 from docs.dashboards.panels import BOTTLENECKS, STATES, thresholds
 
-R = 'room=~"$room"'
-"""Selects the rooms that the viewer chose."""
+ROOM = 'room=~"$room"'
+"""Selector of the rooms that the viewer chose."""
 LOSS = thresholds((None, "green"), (0.02, "yellow"), (0.05, "red"))
-"""Red where the alert begins."""
+"""Thresholds of datagram loss; the alert fires in the red range."""
 FULL = thresholds((None, "green"), (0.8, "yellow"), (0.95, "red"))
 PROGRESS = thresholds((None, "text"), (1, "green"))
 SLOW_S = thresholds((None, "green"), (0.1, "yellow"), (0.5, "red"))
@@ -17,6 +17,6 @@ STATE_VALUES = [(number, name, color) for number, (name, color) in enumerate(STA
 
 
 def numbered(metric: str, selector: str, label: str, values: list[tuple[int, str, str]], by: str) -> str:
-    """One-hot series as one number each."""
+    """Return a query that turns one-hot series into one number each."""
     terms = [f'{metric}{{{selector}, {label}="{name}"}} * {number}' for number, name, _ in values]
     return f"max by ({by}) ({' or '.join(terms)})"

@@ -1,4 +1,4 @@
-"""The dashboards as files: what Grafana would refuse, ask in vain or show without a unit."""
+"""Tests of the dashboard files: Grafana accepts them, every query can have a result, every panel has a unit."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 BUILT_IN_VARIABLES = {"__rate_interval"}
 BUILT_IN_LABELS = {"instance", "job", "le"}
 TARGET_LABELS = {"room", "machine"}
-"""Those that an agent's target has: see prometheus.yml."""
+"""Labels of an agent's target in prometheus.yml."""
 each_dashboard = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
 
 
 def known_labels() -> dict[str, set[str]]:
-    """Every metric that diskcast has, and its labels."""
+    """Return the labels of every metric of diskcast."""
     known = {metric.name: {*CAST_LABELS, *metric.labels} for metric in METRICS}
     known |= {metric.name: set(metric.labels) for metric in FLEET_METRICS}
     known |= {metric.name: {*metric.labels, *TARGET_LABELS} for metric in AGENT_METRICS}
@@ -55,14 +55,14 @@ def variables(dashboard: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {variable["name"]: variable for variable in dashboard["templating"]["list"]}
 
 
-def test_the_files_are_those_that_the_sources_make() -> None:
+def test_the_files_match_their_sources() -> None:
     assert {path.stem for path in DASHBOARDS} == set(SOURCES)
     for path in DASHBOARDS:
         assert document(path) == SOURCES[path.stem](), f"{path.name} is stale: make docs"
 
 
 @each_dashboard
-def test_every_panel_says_what_it_shows_and_in_which_unit(path: Path) -> None:
+def test_every_panel_has_a_description_and_a_unit(path: Path) -> None:
     dashboard = document(path)
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
@@ -89,7 +89,7 @@ def test_panels_do_not_overlap(path: Path) -> None:
 
 
 @each_dashboard
-def test_a_dashboard_brings_no_data_source_of_somebody_else(path: Path) -> None:
+def test_a_dashboard_has_no_fixed_data_source(path: Path) -> None:
     assert set(re.findall(r'"uid": "([^"]*)"', path.read_text())) == {"${datasource}", document(path)["uid"]}
     assert variables(document(path))["datasource"]["type"] == "datasource"
 
@@ -98,8 +98,10 @@ def test_a_dashboard_brings_no_data_source_of_somebody_else(path: Path) -> None:
 def test_queries_use_metrics_labels_and_variables_that_exist(path: Path) -> None:
     dashboard = document(path)
     known = known_labels()
-    asked = [variable["definition"] for variable in variables(dashboard).values() if "definition" in variable]
-    for query in queries(dashboard) + asked:
+    definitions = [
+        variable["definition"] for variable in variables(dashboard).values() if "definition" in variable
+    ]
+    for query in queries(dashboard) + definitions:
         assert set(re.findall(r"\$(\w+)", query)) <= variables(dashboard).keys() | BUILT_IN_VARIABLES, query
         for name, selector in re.findall(r"\b(diskcast_\w+)(?:\{([^}]*)\})?", query):
             labels = set(re.findall(r"(\w+)\s*!?=~?", selector)) - BUILT_IN_LABELS
@@ -123,7 +125,7 @@ def test_legends_name_labels_that_the_query_leaves(path: Path) -> None:
 
 
 def links(value: object) -> list[str]:
-    """Every ``url`` in a document."""
+    """Return every ``url`` in a document."""
     if isinstance(value, dict):
         own = [value["url"]] if isinstance(value.get("url"), str) else []
         return own + [url for inner in value.values() for url in links(inner)]
@@ -163,7 +165,7 @@ def test_links_carry_labels_and_columns_that_are_there(path: Path) -> None:
 
 
 def test_every_metric_of_a_cast_is_shown_somewhere() -> None:
-    """A metric that no panel shows is one that the operator looks for in vain."""
+    """Without a panel, an operator doesn't find the metric."""
     shown = {
         re.sub(r"_(bucket|sum|count)$", "", name)
         for path in DASHBOARDS
@@ -173,7 +175,7 @@ def test_every_metric_of_a_cast_is_shown_somewhere() -> None:
     assert unshown <= {"diskcast_nacked_symbols_total", "diskcast_receiver_behind"}, unshown
 
 
-def test_provisioning_says_what_grafana_needs() -> None:
+def test_provisioning_has_everything_that_grafana_needs() -> None:
     provisioning = DEPLOY / "grafana" / "provisioning"
     source = (provisioning / "datasources" / "diskcast.yml").read_text()
     provider = (provisioning / "dashboards" / "diskcast.yml").read_text()

@@ -1,7 +1,7 @@
-"""Pictures of the dashboards for the documents: ``python -m tests.e2e.dashboard_pictures [FOLDER]``, as root.
+"""Draw the dashboards for the documentation: ``python -m tests.e2e.dashboard_pictures [FOLDER]``, as root.
 
-They are drawn by matplotlib from the answers of a real Prometheus to the dashboards' own queries, in the dashboards'
-own layout, units and thresholds. Grafana looks different.
+matplotlib draws them from a real Prometheus's responses to the dashboards' queries, with their layout, units and
+thresholds. Grafana looks different.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ UNITS: Final[dict[str, Callable[[float], str]]] = {
 
 
 class Picture:
-    """One dashboard at one moment."""
+    """A picture of one dashboard at one time."""
 
     def __init__(
         self, scene: Scene, dashboard: dict[str, Any], now_s: float, variables: dict[str, str]
@@ -89,7 +89,7 @@ class Picture:
         )  # fmt: skip
 
     def draw(self, path: Path) -> None:
-        """Write it, in few colours: lines and text need no more."""
+        """Draw and save the picture, in the few colours that lines and text need."""
         for panel in self._panels:
             if panel["type"] == "row":
                 self._heading(panel)
@@ -161,7 +161,7 @@ class Picture:
         unit = UNITS[defaults["unit"]]
         custom = defaults["custom"]
         series = self._series(panel)
-        if len(series) > 10:  # reasons that never came
+        if len(series) > 10:  # leave out reasons without events
             series = [(name, points) for name, points in series if any(v for _, v in points)] or series[:1]
         stacked = custom["stacking"]["mode"] == "normal"
         if stacked and series:
@@ -231,9 +231,9 @@ class Picture:
             x = (index + 0.5) / min(len(newest), 6)
             color = _threshold_color(defaults["thresholds"], value)
             size = 17 if len(newest) < 4 else 13
-            words = name if mode == "name" else unit(value)
+            text = name if mode == "name" else unit(value)
             room = panel["gridPos"]["w"] * 4.4 / len(newest)
-            axes.text(x, 0.52, words, fontsize=min(size, size * room / max(len(words), 1)), color=color,
+            axes.text(x, 0.52, text, fontsize=min(size, size * room / max(len(text), 1)), color=color,
                       ha="center", va="center", weight="bold")  # fmt: skip
             if mode == "value_and_name" or (mode == "auto" and len(newest) > 1):
                 axes.text(x, 0.1, name, fontsize=7.5, color=FAINT, ha="center", va="center")
@@ -288,7 +288,7 @@ class Picture:
                 )
                 axes.text(x, y, text, fontsize=8, color=color, va="top")
         if not lines:
-            axes.text(0.5, 0.5, "nobody", fontsize=11, color=FAINT, ha="center", va="center")
+            axes.text(0.5, 0.5, "none", fontsize=11, color=FAINT, ha="center", va="center")
         axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
@@ -302,7 +302,7 @@ def _threshold_color(thresholds: dict[str, Any], value: float) -> str:
 
 
 def main(folder: Path) -> None:
-    """Play the casts and draw."""
+    """Run the casts and draw the dashboards."""
     folder.mkdir(exist_ok=True)
     dashboards = shipped_dashboards()
     everything = {"room": ".*", "machine": ".*"}

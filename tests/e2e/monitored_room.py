@@ -1,7 +1,7 @@
-"""A real Prometheus with the shipped configuration and rules, a real daemon, and casts in which things go wrong.
+"""A real Prometheus with the shipped configuration and rules, a real daemon, and casts with faults.
 
 First a healthy cast to ``lab-1``. Then one to ``lab-2``, where each machine but one has its own fault: one is killed,
-one has a slow disk, one loses datagrams, and the disk of one doesn't keep a bit that was written.
+one has a slow disk, one loses datagrams, and the disk of one loses a bit that was written.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wa
 
 DEPLOY: Final = Path(__file__).resolve().parents[2] / "deploy"
 SCRAPE_INTERVAL_S: Final = 1.0
-"""Also how long a scrape may take: one that failed would begin an alert's waiting anew."""
+"""Also the timeout of a scrape: a failed one would reset the ``for:`` of an alert."""
 RATE_INTERVAL: Final = "4s"
-"""As Grafana would choose."""
+"""The value that Grafana would compute."""
 TIME_SCALE: Final = 20
 """The rules' ``for:`` and ``keep_firing_for:`` are divided by it."""
 HEALTHY: Final = ("pc-1", "pc-2")
 KILLED, SLOW_DISK, LOSSY, FORGETFUL, SOUND = "pc-killed", "pc-slow", "pc-lossy", "pc-forgetful", "pc-3"
 TROUBLED: Final = (SOUND, KILLED, SLOW_DISK, LOSSY, FORGETFUL)
 LOSS: Final = 0.2
-"""So much that no second of chance brings it below the alert's 5 %."""
+"""High enough that random variation never takes it below the alert's 5 %."""
 SLOW_BYTES_PER_S: Final = 300e3
 ALERT_OF: Final = {
     KILLED: "DiskcastReceiverFailed",
@@ -50,7 +50,7 @@ ALERT_OF: Final = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """How long things take.
+    """Sizes, rates and times of the casts.
 
     Attributes:
         blocks: of the image, 256 KiB each.
@@ -67,7 +67,7 @@ class Plan:
 
 @dataclasses.dataclass(slots=True)
 class Scene:
-    """What happened, and the Prometheus that saw it; times are Unix seconds."""
+    """The casts that ran, and the Prometheus that scraped them; times are Unix seconds."""
 
     url: str
     daemon: Daemon
@@ -80,15 +80,15 @@ class Scene:
     troubled_cast: str = ""
     started_s: float = 0.0
     healthy_at_s: float = 0.0
-    """In the middle of the healthy cast."""
+    """A time in the middle of the healthy cast."""
     troubled_from_s: float = 0.0
     firing_at_s: float = 0.0
-    """When the first three faults had fired their alerts."""
+    """The time at which the first three faults had fired their alerts."""
     ended_s: float = 0.0
     troubled_machines: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Ask the HTTP API of Prometheus."""
+        """Query the HTTP API of Prometheus."""
         query = urllib.parse.urlencode(parameters)
         with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=LIMIT_S) as answer:
             document = json.load(answer)
@@ -96,7 +96,7 @@ class Scene:
         return document["data"]
 
     def at(self, query: str, time_s: float | None = None) -> list[tuple[dict[str, str], float]]:
-        """Labels and values at a time, by default now."""
+        """Return labels and values at a time, by default now."""
         parameters = {} if time_s is None else {"time": f"{time_s:.3f}"}
         result = self.get("query", query=query, **parameters)["result"]
         return [(entry["metric"], float(entry["value"][1])) for entry in result]
@@ -108,7 +108,7 @@ class Scene:
         end_s: float | None = None,
         step_s: float = SCRAPE_INTERVAL_S,
     ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
-        """Labels and points over a time up to its end, by default all of it; what isn't a number is left out."""
+        """Return labels and points of a time range, by default the whole time, without values that aren't numbers."""
         end_s = end_s or self.ended_s
         start_s = end_s - (end_s - (start_s or self.started_s)) // step_s * step_s
         data = self.get(
@@ -124,18 +124,18 @@ class Scene:
         ]
 
     def missed(self) -> bool:
-        """Whether a program that ran didn't answer Prometheus in time, as when the machine stood still for a second: an
+        """Return whether a running program didn't answer Prometheus in time, for example on a busy machine: an
         alert about that is right, another one began its waiting anew, and neither says anything of the programs.
         """
         return bool(self.over(f'up{{instance=~"{"|".join((self.instance, *self.living_instances))}"}} == 0'))
 
     def alert_expressions(self) -> dict[str, str]:
-        """Of the rules that Prometheus has loaded, by the alert's name."""
+        """Return the expressions of the loaded rules, by alert name."""
         groups = self.get("rules", type="alert")["groups"]
         return {rule["name"]: rule["query"] for group in groups for rule in group["rules"]}
 
     def alerts(self, start_s: float | None = None, end_s: float | None = None) -> set[tuple[str, str, str]]:
-        """Name, cast and machine of every alert that fired within a time."""
+        """Return name, cast and machine of every alert that fired in a time range."""
         found = self.over('ALERTS{alertstate="firing"}', start_s, end_s)
         return {
             (labels["alertname"], labels.get("cast", ""), labels.get("machine", "")) for labels, _ in found
@@ -143,13 +143,13 @@ class Scene:
 
 
 def shipped_dashboards() -> dict[str, dict[str, Any]]:
-    """By their file's name."""
+    """Return the shipped dashboards by file name."""
     folder = DEPLOY / "grafana" / "dashboards"
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
 def substitute(query: str, **variables: str) -> str:
-    """A query as Grafana sends it."""
+    """Return a query as Grafana sends it."""
     query = query.replace("$__rate_interval", RATE_INTERVAL)
     for name, value in variables.items():
         query = query.replace(f"${name}", value)
@@ -158,7 +158,7 @@ def substitute(query: str, **variables: str) -> str:
 
 
 def scaled_rules(text: str) -> str:
-    """The shipped rules, whose alerts wait for a twentieth of the time."""
+    """Return the shipped rules with shorter waiting times, divided by :data:`TIME_SCALE`."""
     units = {"s": 1000, "m": 60_000}
     scaled, count = re.subn(
         r"(for): (\d+)([sm])$",
@@ -171,7 +171,7 @@ def scaled_rules(text: str) -> str:
 
 
 def write_configuration(folder: Path, daemon_port: int, sender_port: int) -> Path:
-    """The shipped configuration, only faster and with these addresses."""
+    """Return the shipped configuration with shorter intervals and these addresses."""
     text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     milliseconds = f"{SCRAPE_INTERVAL_S * 1000:.0f}ms"
     for pattern, replacement in (
@@ -195,7 +195,7 @@ def write_configuration(folder: Path, daemon_port: int, sender_port: int) -> Pat
 
 @contextlib.contextmanager
 def _prometheus(configuration: Path, port: int) -> Iterator[str]:
-    """Its URL, once it answers."""
+    """Run Prometheus; yield its URL once it answers."""
     executable = require_program("prometheus")
     arguments = [f"--config.file={configuration}", f"--storage.tsdb.path={configuration.parent / 'data'}"]
     arguments += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
@@ -214,7 +214,7 @@ def _prometheus(configuration: Path, port: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
-    """Play it; needs root for the disks with faults."""
+    """Run both casts; needs root for the disks with faults."""
     require_program("prometheus")
     made = make_image("r" * plan.blocks, block_bytes=MIB // 4, seed=21, name="lab-2026")
     image = made.write(folder / "lab-2026.dci")
@@ -294,7 +294,7 @@ def _wait_seen(scene: Scene, what: str, query: str) -> None:
 
 
 def _healthy_cast(scene: Scene, image_id: str, bytes_per_s: float) -> None:
-    """To two machines, with a pause in the middle."""
+    """Run the healthy cast to two machines, with a pause in the middle."""
     daemon = scene.daemon
     cast = daemon.create_cast(image_id, room_id="lab-1", name="Monday", rate_bytes_per_s=bytes_per_s)
     scene.healthy_cast = cast
@@ -315,7 +315,7 @@ def _troubled_cast(
     slow: SlowDisk,
     lossy: Sequence[str | Path],
 ) -> None:
-    """Until every fault has fired its alert and the cast is over; ``lossy`` is that agent's command line."""
+    """Run the cast with faults until every fault has fired its alert; ``lossy`` is that agent's command line."""
     daemon = scene.daemon
     scene.troubled_from_s = time.time()
     cast = daemon.create_cast(
@@ -366,5 +366,5 @@ def _wait_firing(scene: Scene, expected: Iterable[tuple[str, str, str]]) -> None
 
 
 def panels_of(dashboard: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    """Those that show something."""
+    """Return the panels without the row headings."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]

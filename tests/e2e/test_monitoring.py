@@ -1,7 +1,7 @@
-"""What operators see in Grafana, and what wakes them: asked of a real Prometheus that watched real casts.
+"""Tests of the Grafana dashboards and the alerts, with a real Prometheus that scraped real casts.
 
-A panel that stays empty or shows a wrong number is worse than none: an operator acts on it. An alarm that fires in a
-healthy cast is soon switched off.
+An operator acts on a panel: an empty one or a wrong number is worse than none. Operators soon switch off an alert that
+fires in a healthy cast.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.needs_root
 
 PLAN = Plan()
 ATTEMPT_COUNT = 3
-"""The room is played anew when this machine was too busy for Prometheus to see all of it."""
+"""Attempts to run the casts: on a busy machine Prometheus may miss scrapes."""
 Series = dict[str, list[float]]
 
 
@@ -57,7 +57,7 @@ def dashboards() -> dict[str, dict[str, Any]]:
 
 
 def views(name: str, scene: Scene) -> list[dict[str, str]]:
-    """What viewers choose in a dashboard: everything, each cast, each machine."""
+    """Return the values that viewers choose in a dashboard: everything, each cast, each machine."""
     everything = {"room": ".*", "machine": ".*"}
     if name == "cast":
         return [everything | {"cast": cast} for cast in (scene.healthy_cast, scene.troubled_cast)]
@@ -68,7 +68,7 @@ def views(name: str, scene: Scene) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def panel(scene: Scene, dashboards: dict[str, dict[str, Any]]) -> Callable[..., Series]:
-    """All series of a panel over all of the time, by their legends."""
+    """Return a function that returns all series of a panel over the whole time, by legend."""
 
     def series(dashboard: str, title: str, **variables: str) -> Series:
         found: Series = {}
@@ -84,9 +84,9 @@ def panel(scene: Scene, dashboards: dict[str, dict[str, Any]]) -> Callable[..., 
 
 
 def alerts_of(scene: Scene, start_s: float, end_s: float) -> set[tuple[str, str, str]]:
-    """What fired, but for the one that is right when this machine was too busy for answers in every attempt."""
-    excused = {("DiskcastSenderDown", "", "")} if scene.missed() else set()
-    return scene.alerts(start_s, end_s) - excused
+    """Return the alerts that fired, except a correct one if this machine was too busy in every attempt."""
+    expected = {("DiskcastSenderDown", "", "")} if scene.missed() else set()
+    return scene.alerts(start_s, end_s) - expected
 
 
 @pytest.mark.parametrize("name", ["fleet", "cast", "machine"])
@@ -131,13 +131,13 @@ def test_variables_offer_the_rooms_their_casts_and_their_machines(
     assert offered("cast", "cast", room="lab-2") == [scene.troubled_cast]
     assert offered("cast", "machine", cast=scene.healthy_cast) == sorted(HEALTHY)
     assert offered("machine", "machine", room="lab-2") == sorted(TROUBLED)
-    asked = {
+    names = {
         variable["name"]
         for dashboard in dashboards.values()
         for variable in dashboard["templating"]["list"]
         if variable["type"] == "query"
     }
-    assert asked == {"room", "cast", "machine"}, "each is asked for above"
+    assert names == {"room", "cast", "machine"}, "each is tested above"
 
 
 def test_no_alert_fires_on_a_healthy_cast_and_every_expression_can_be_evaluated(scene: Scene) -> None:
@@ -154,7 +154,7 @@ def test_each_fault_fires_its_alert_and_no_other(scene: Scene) -> None:
     assert alerts_of(scene, scene.troubled_from_s, scene.ended_s) == expected
 
 
-def test_an_alert_says_what_to_do(scene: Scene) -> None:
+def test_an_alert_names_the_machine_and_the_cause(scene: Scene) -> None:
     alerts = scene.get("alerts")["alerts"]
     [lost] = [alert for alert in alerts if alert["labels"].get("machine") == KILLED]
     assert lost["labels"]["cause"] == "lost"
@@ -195,28 +195,28 @@ def test_the_cast_is_named_and_its_states_follow_one_another(
     assert seconds > PLAN.blocks * 2**18 / PLAN.healthy_bytes_per_s / 2
 
 
-def test_who_is_in_trouble_is_named_with_the_reason(scene: Scene, panel: Callable[..., Series]) -> None:
+def test_machines_with_problems_are_named_with_the_cause(scene: Scene, panel: Callable[..., Series]) -> None:
     failed = scene.over("diskcast_receiver_failed")
     assert {(labels["machine"], labels["cause"]) for labels, _ in failed} == {(KILLED, "lost")}
     assert max(panel("fleet", "Failures by cause")["lost"]) == 1.0
-    assert panel("machine", "Failed because of", machine=KILLED).keys() == {"lost"}
-    assert panel("machine", "Failed because of", machine=SOUND) == {}
+    assert panel("machine", "Cause of failure", machine=KILLED).keys() == {"lost"}
+    assert panel("machine", "Cause of failure", machine=SOUND) == {}
     assert max(panel("machine", "Blocks rewritten", machine=FORGETFUL)[scene.troubled_cast]) >= 1.0
     assert max(panel("machine", "Blocks rewritten", machine=SOUND)[scene.troubled_cast]) == 0.0
-    assert 4.0 in panel("cast", "Limited by", cast=scene.troubled_cast)[SLOW_DISK], "4 is its disk"
+    assert 4.0 in panel("cast", "Bottleneck over time", cast=scene.troubled_cast)[SLOW_DISK], "4 is its disk"
     stragglers = panel("cast", "Stragglers", cast=scene.troubled_cast)
     assert max(stragglers[SLOW_DISK]) >= 1.0
     assert max(stragglers[SOUND]) == 0.0
 
 
-def test_only_the_machine_that_loses_datagrams_shows_loss_and_asks_for_repair(
+def test_only_the_machine_that_loses_datagrams_shows_loss_and_requests_repair(
     scene: Scene, panel: Callable[..., Series]
 ) -> None:
     loss = panel("cast", "Loss", cast=scene.troubled_cast)
     assert LOSS / 2 < statistics.median(loss[LOSSY]) < 2 * LOSS
     assert max(loss[SOUND]) < 0.02
-    asked = panel("cast", "Asked for by NACK", cast=scene.troubled_cast)
-    assert max(asked[LOSSY]) > 0
+    requested = panel("cast", "Requested by NACK", cast=scene.troubled_cast)
+    assert max(requested[LOSSY]) > 0
     assert max(panel("machine", "Datagrams lost", machine=LOSSY)["lost"]) > LOSS / 2
     healthy = panel("cast", "Loss", cast=scene.healthy_cast)
     assert max(max(values) for values in healthy.values()) < 0.02
@@ -225,7 +225,7 @@ def test_only_the_machine_that_loses_datagrams_shows_loss_and_asks_for_repair(
 def test_rates_and_symbols_are_those_of_the_cast(scene: Scene, panel: Callable[..., Series]) -> None:
     rates = panel("cast", "Sending rate", cast=scene.healthy_cast)
     assert max(rates["paced"]) == PLAN.healthy_bytes_per_s
-    assert 0 < max(rates["sent, counted"]) < 2 * PLAN.healthy_bytes_per_s
+    assert 0 < max(rates["sent, from the counter"]) < 2 * PLAN.healthy_bytes_per_s
     sent = {
         labels["cause"]: points[-1][1]
         for labels, points in scene.over(f'diskcast_sent_symbols_total{{cast="{scene.healthy_cast}"}}')
@@ -233,12 +233,12 @@ def test_rates_and_symbols_are_those_of_the_cast(scene: Scene, panel: Callable[.
     assert sent["source"] >= scene.raw_bytes / 65536
     overhead = panel("cast", "Overhead", cast=scene.healthy_cast)["sent so far"][-1]
     assert overhead == pytest.approx((sent["parity"] + sent["repair"]) / sent["source"])
-    limits = panel("cast", "What limits the cast", cast=scene.healthy_cast)
-    assert max(limits["ceiling"]) > 0.3
+    bottlenecks = panel("cast", "Bottleneck of the cast", cast=scene.healthy_cast)
+    assert max(bottlenecks["ceiling"]) > 0.3
 
 
-def test_an_ended_cast_is_forgotten_and_what_it_sent_still_counts(scene: Scene) -> None:
-    """Series that stayed for ever would fill Prometheus; a sum that fell would look like a restart."""
+def test_series_of_an_ended_cast_disappear_but_its_bytes_still_count(scene: Scene) -> None:
+    """Series that never end would fill Prometheus; a decreasing sum would look like a restart."""
     assert scene.over(f'diskcast_receiver_state{{cast="{scene.healthy_cast}"}}')
     assert scene.at(f'{{cast="{scene.healthy_cast}", job="diskcast"}}', scene.ended_s) == []
     assert scene.at(f'diskcast_receiver_state{{cast="{scene.troubled_cast}"}}', scene.ended_s)
@@ -274,7 +274,7 @@ def test_the_daemon_itself_is_seen(scene: Scene, panel: Callable[..., Series]) -
     assert panel("fleet", "Requests").keys() <= {"2xx", "3xx", "4xx"}
 
 
-def test_history_says_of_each_machine_what_its_metrics_say(scene: Scene) -> None:
+def test_history_and_metrics_agree_on_each_machine(scene: Scene) -> None:
     failed = {labels["machine"] for labels, _ in scene.over("diskcast_receiver_failed")}
     assert {name for name, row in scene.troubled_machines.items() if row["state"] != "complete"} == failed
     assert scene.troubled_machines[FORGETFUL]["blocks_rewritten"] >= 1
