@@ -14,6 +14,7 @@ import io
 import json
 import math
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,8 @@ import numpy as np
 from tests.simulation.scenarios import BY_NAME, SCENARIOS
 from tests.simulation.traces import record, summarise
 
-ROOM: Final = "protocol.sending.rate."
+PACKAGE: Final = "protocol.sending"
+ROOM: Final = f"{PACKAGE}.rate."
 BOUND_TESTS: Final = "tests/unit/protocol/sending/rate"
 QUICK: Final = (
     "shaped-10",
@@ -78,6 +80,7 @@ def _never(*_arguments: object, **_more: object) -> bool:
 
 
 SWITCHES: Final = (
+    _switch("rate_control.tick", "ticks every 100 ms", _TICK_S=0.1),
     _switch("rate_control.climb", "slow start at a third of its pace", _CLIMB_DOUBLING_S=0.18),
     _switch("rate_control.headroom", "the rate may exceed twice what is sent", _HEADROOM=math.inf),
     _switch("rate_control.near", "receivers are probed at any rate", _NEAR=0.0),
@@ -86,37 +89,43 @@ SWITCHES: Final = (
     _switch("rate_control.sample_min", "any sample counts", _SAMPLE_DATAGRAMS_MIN=1),
     _switch("rate_control.datagrams_per_delay", "one delay on all links", _DATAGRAMS_PER_HIGH_DELAY=0),
     _switch("rate_control.loss_margin", "no margin of loss", _LOSS_MARGIN=0.0),
-    _switch("loss_experiment.experiment", "unusual loss is random", LossExperiment__add_loss=_never),
-    _switch("loss_experiment.lower", "no lower rate for an experiment", LossExperiment__lower=_never),
+    _switch("loss_experiment.experiment", "unusual loss is ignored", LossExperiment__add_loss=_never),
+    _switch("loss_experiment.beta", "a decrease by 5 %", BETA=0.95),
     _switch(
         "loss_experiment.overload",
         "slow start continues at any loss",
         LossExperiment__overload=_always(False),
     ),
     _switch("loss_experiment.ratio_min", "any two samples are compared", _RATIO_MIN=1.0),
+    _switch("loss_experiment.timeout", "experiments wait for 10 s", _TIMEOUT_S=10.0),
     _switch(
         "competing_traffic.queue", "other traffic is not recognised", CompetingTraffic__queue_seen=_never
     ),
     _switch("competing_traffic.undrained_max", "other traffic after one cut", _UNDRAINED_MAX=1),
     _switch("competing_traffic.drained_share", "any queue that falls is the cast's", _DRAINED_SHARE=0.0),
     _switch("competing_traffic.competing", "control by loss for a second", _COMPETING_S=1.0),
-    _switch("competing_traffic.grows", "a queue's growth after a cut", CompetingTraffic__queue_grows=_never),
-    _switch("capacity.same_knee", "every knee as measured", _SAME_KNEE=1.0),
+    _switch(
+        "competing_traffic.grows", "a queue's growth after a cut counts", CompetingTraffic__queue_grows=_never
+    ),
+    _switch("capacity.cubic", "a cubic of a tenth", _CUBIC_PER_S3=0.024),
+    _switch("capacity.share_cubic", "ten times CUBIC's growth", _SHARE_SEGMENTS_PER_S3=4.0),
     _switch("capacity.escape", "no doubling beyond the knee", _ESCAPE=math.inf),
     _switch("capacity.escape_doubling", "doubling beyond the knee as in slow start", _ESCAPE_DOUBLING_S=0.06),
     _switch("capacity.escapes", "doubling beyond any knee", Capacity__escapes=_always(True)),
-    _switch("stragglers.recovered", "no hysteresis", _RECOVERED=1.0),
-    _switch("stragglers.trouble_memory", "trouble counts for 1 s", _TROUBLE_MEMORY_S=1.0),
-    _switch("stragglers.trial", "no trials", StragglerWatch___run_trial=_never),
-    _switch("stragglers.trial_backoff", "a trial every 10 s", _TRIAL_INTERVAL_MAX_S=10.0),
+    _switch("capacity.loss_weight", "the usual loss is a plain mean", _LOSS_WEIGHT_MIN=0.0),
     _switch("stragglers.alike", "only the least is tried", ALIKE=1.0),
-    _switch("main_group.tell_after", "told at once", _TELL_SLOW_AFTER_S=0.0),
-    _switch("main_group.judge_pause", "compared with every report", _JUDGE_S_PER_RECEIVER=0.0),
+    _switch("stragglers.recovered", "no hysteresis", _RECOVERED=1.0),
+    _switch("stragglers.trouble_memory", "trouble counts for 0.5 s", _TROUBLE_MEMORY_S=0.5),
+    _switch("stragglers.trial", "no trials", StragglerWatch___run_trial=_never),
+    _switch("stragglers.trial_s", "trials of 0.3 s", _TRIAL_S=0.3),
+    _switch("stragglers.trial_interval", "a trial every 2 s", _TRIAL_INTERVAL_S=2.0),
+    _switch("stragglers.trial_backoff", "a trial every 10 s", _TRIAL_INTERVAL_MAX_S=10.0),
+    _switch("parity.nacks", "parity that leaves few NACKs", _NACKS_PER_BLOCK_MAX=0.01),
     _switch("parity.nacks_bursty", "one number of NACKs", _NACKS_PER_BLOCK_BURSTY_MAX=0.4),
     _switch("parity.loss_min", "parity for any loss", _LOSS_MIN=1e-9),
     _switch("parity.interleave_loss", "interleaving for any loss", _INTERLEAVE_LOSS_MIN=1e-9),
     _switch("parity.interleave", "no interleaving", _INTERLEAVE_BURST_MIN=math.inf),
-    _switch("parity.levels", "five levels a decade", _LEVELS_PER_DECADE=5),
+    _switch("parity.levels", "two levels a decade", _LEVELS_PER_DECADE=2),
 )
 
 
@@ -183,8 +192,11 @@ def apply(values: Mapping[str, object]) -> None:
         *outer, last = name.split(".")
         for part in outer:
             owner = getattr(owner, part)
-        assert hasattr(owner, last), f"{path} does not exist"
+        old = getattr(owner, last)
         setattr(owner, last, value)
+        for importing in [module for key, module in sys.modules.items() if key.startswith(PACKAGE)]:
+            if not outer and getattr(importing, last, None) is old:
+                setattr(importing, last, value)
 
 
 def broken_bounds() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from protocol.constants import GIB, MIB
+from protocol.constants import MIB
 from protocol.model.cast_policy import CastPolicy, SlowPolicy
 from tests.simulation.cast import CastModel, TcpModel
 from tests.simulation.links import BYTES_PER_S_OF_MBIT, Port, shaped, stepped
@@ -17,6 +17,8 @@ _SHALLOW_QUEUE_BYTES = 100_000
 _LATE_S = 0.03
 """As long as the scheduler may leave a thread waiting for a processor that other programs keep busy."""
 _FAR_DELAY_S = 0.02
+_STRAGGLER_IMAGE_BYTES = 256 * MIB
+"""Eleven seconds at 200 Mbit/s: longer than ``--slow-for``."""
 _SOCKET_BYTES = 4_000_000
 
 
@@ -47,9 +49,11 @@ def _one_slow(policy: SlowPolicy | None, slow: ReceiverModel | None = None) -> C
     """Seven receivers at 200 Mbit/s and, unless ``policy`` is None, one at a tenth of that."""
     others = [ReceiverModel(shaped(200)) for _ in range(7)]
     if policy is None:
-        return CastModel(tuple(others))
+        return CastModel(tuple(others), image_bytes=_STRAGGLER_IMAGE_BYTES)
     slow = slow or ReceiverModel(shaped(20))
-    return CastModel((slow, *others), policy=CastPolicy(slow_policy=policy), limit_s=1200.0)
+    return CastModel(
+        (slow, *others), _STRAGGLER_IMAGE_BYTES, policy=CastPolicy(slow_policy=policy), limit_s=1200.0
+    )
 
 
 def _slow_disk(policy: SlowPolicy) -> CastModel:
@@ -57,7 +61,7 @@ def _slow_disk(policy: SlowPolicy) -> CastModel:
     slow = ReceiverModel(port, disk_bytes_per_s=10e6)
     return CastModel(
         (slow, *(ReceiverModel(port) for _ in range(3))),
-        image_bytes=1 * GIB,
+        image_bytes=2 * _STRAGGLER_IMAGE_BYTES,
         policy=CastPolicy(slow_policy=policy),
     )
 

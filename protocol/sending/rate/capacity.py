@@ -23,10 +23,6 @@ _ESCAPE: Final = 0.05
 """Share above the knee from which on, without a sign of trouble, the limit must have moved."""
 _ESCAPE_DOUBLING_S: Final = 0.2
 """Slower than slow start, since the limit is usually near: two reports for each doubling."""
-_SAME_KNEE: Final = 0.94
-_KNEE_DECAY: Final = 0.99
-"""A late poll makes a delivery rate too low, never too high: a knee this close to the last one is the same, and falls
-by one per cent."""
 _SHARE_SEGMENTS_PER_S3: Final = 0.4
 """C of RFC 9438 section 5, in segments per second cubed."""
 _LOSS_WEIGHT_MIN: Final = 0.1
@@ -89,9 +85,6 @@ class Capacity:
             cause: cause of the limit.
             now: monotonic seconds.
         """
-        before = self.knee_bytes_per_s
-        if cause is Cause.NETWORK and _SAME_KNEE * before < knee_bytes_per_s < before:
-            knee_bytes_per_s = max(knee_bytes_per_s, _KNEE_DECAY * before)
         self.knee_bytes_per_s = knee_bytes_per_s
         self.proven_bytes_per_s = min(self.proven_bytes_per_s, knee_bytes_per_s)
         self.cause = cause

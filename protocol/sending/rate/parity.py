@@ -26,8 +26,11 @@ _NACKS_PER_BLOCK_BURSTY_MAX: Final = 1.0
 _LOSS_MIN: Final = 0.0005
 """A smaller loss can't be distinguished from none."""
 _LEVELS_PER_DECADE: Final = 20
+"""Losses that differ by less than 12 % count as one, so that 1000 receivers cost no more than a few."""
 _INTERLEAVE_LOSS_MIN: Final = 0.004
+"""Rarer bursts are cheaper to repair than to interleave against, which costs processor time and buffers."""
 _INTERLEAVE_BURST_MIN: Final = BURST_SYMBOLS / 4
+"""Mean length of bursts from which on whole super-datagrams are lost."""
 
 
 class ParityPlanner:

@@ -25,10 +25,13 @@ from protocol.sending.rate.capacity import ALIKE, Capacity
 _RECOVERED: Final = 1.5
 """Times the threshold: between the two a slow receiver stays slow, so that none changes sides with every report."""
 _TROUBLE_MEMORY_S: Final = 2.0
+"""Without trouble for so long a slow receiver has recovered: buffers take about a second to fill again."""
 _TRIAL_S: Final = 1.2
 """Three doublings, and the reports of what arrived at the top."""
 _TRIAL_INTERVAL_S: Final = 10.0
+"""A trial floods the limiting receiver for a second: no more than a tenth of the time."""
 _TRIAL_INTERVAL_MAX_S: Final = 80.0
+"""End of the doubling: a group that speeds up in the middle of a cast is found again."""
 
 
 class StragglerChange(enum.StrEnum):

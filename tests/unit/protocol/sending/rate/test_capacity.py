@@ -90,16 +90,6 @@ def test_a_knee_that_no_longer_holds_is_forgotten() -> None:
     assert (capacity.knee_bytes_per_s, capacity.cut_at, capacity.cause) == (2 * KNEE, 200.0, Cause.DISK)
 
 
-def test_a_link_that_is_measured_a_little_low_each_time_is_not_given_up_bit_by_bit() -> None:
-    """Ten cuts with an error of 4 % each would leave two thirds of it."""
-    capacity = _met()
-    for cut in range(10):
-        capacity.meet_knee(0.96 * capacity.knee_bytes_per_s, 0.05, Cause.NETWORK, 101.0 + cut)
-    assert capacity.knee_bytes_per_s > 0.88 * KNEE
-    capacity.meet_knee(0.5 * KNEE, 0.05, Cause.NETWORK, 120.0)
-    assert capacity.knee_bytes_per_s == 0.5 * KNEE, "a link that has really become slower is believed at once"
-
-
 def test_usual_loss_is_known_after_a_few_reports_and_forgets_a_bad_one() -> None:
     """Parity follows it: too slow and everything is NACKed first, too nervous and parity jumps about."""
     capacity = Capacity()
