@@ -1,4 +1,4 @@
-"""How close the automatic rate comes to what the network carries: shaped links, losses, many receivers."""
+"""Scenarios of the automatic rate: shaped links, losses, many receivers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.support.network.lab import Network, PortCounters
 
 RECEIVER_COUNT = 4
 SETTLING_S = 2.0
-"""How long a rate may look for the limit before losses count."""
+"""Time to find the limit before losses count."""
 BURST_EVERY = 20
 PEER_LIMIT_S = 60.0
 
 
 def shaped(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure]:
-    """Every receiver behind a port of the same rate."""
+    """Measure receivers behind ports of the same rate."""
     name = f"shaped-{mbit_per_s}"
     with Network(RECEIVER_COUNT) as network:
         network.set_rate(mbit_per_s)
@@ -56,7 +56,7 @@ def shaped(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure]:
 
 
 def shaped_peers(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure]:
-    """What other programs need on the same links, from start to end of the process; those that are installed."""
+    """Measure the other installed programs on the same links, from start to end of the process."""
 
     def measured(cast: Callable[[Network], Measurement]) -> Measurement:
         with Network(RECEIVER_COUNT) as network:
@@ -84,7 +84,7 @@ def shaped_peers(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure
 
 
 def random_loss(bench: Bench, image: Image, percent: int, at_least_percent: float) -> Iterator[Figure]:
-    """Datagrams lost at random at every receiver, against the same without loss."""
+    """Compare random loss at every receiver with none."""
 
     def seconds(permille: int) -> float:
         with Network(RECEIVER_COUNT) as network:
@@ -105,7 +105,7 @@ def random_loss(bench: Bench, image: Image, percent: int, at_least_percent: floa
 
 
 def burst_loss(bench: Bench, image: Image) -> Iterator[Figure]:
-    """Every 20th super-datagram lost whole, against the same without loss."""
+    """Compare the loss of every 20th super-datagram with none."""
     sent_ratios: list[float] = []
 
     def seconds(every: int) -> float:
@@ -130,7 +130,7 @@ def burst_loss(bench: Bench, image: Image) -> Iterator[Figure]:
 
 
 def scale(bench: Bench, image: Image, receiver_count: int, mbit_per_s: int) -> Iterator[Figure]:
-    """Many receivers against one, every port shaped."""
+    """Compare many receivers with one, every port shaped."""
 
     def seconds(count: int) -> float:
         with Network(count) as network:

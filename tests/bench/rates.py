@@ -1,7 +1,7 @@
-"""``python -m tests.bench.rates [NAME…]``: the automatic rate and the handling of stragglers, held to their bounds.
+"""Benchmark of the automatic rate and of stragglers, with bounds: ``python -m tests.bench.rates [NAME…]``.
 
-Needs root. Real programs over real multicast between namespaces; every scenario makes its own reference. The whole set
-takes about ten minutes; exit code 1 if a bound isn't kept.
+Needs root. Real programs over real multicast between namespaces; every scenario measures its own reference. The whole
+set takes about ten minutes; the exit code is 1 if a bound is broken.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.support.network.lab import LabError, privileged_obstacle
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RateScenario:
-    """A scenario and the size of its image: small where the network is slow."""
+    """A scenario and its image size: small where the network is slow."""
 
     size_bytes: int
     run: Callable[[Bench, Image], Iterator[Figure]]
@@ -73,13 +73,13 @@ SCENARIOS = {
 def measure(
     names: Sequence[str], size_bytes: int | None, round_count: int, console: rich.console.Console
 ) -> list[Figure]:
-    """Run scenarios one after the other; one that can't be run is a failed figure.
+    """Run scenarios one after the other; one that can't run is a failed figure.
 
     Args:
-        names: of :data:`SCENARIOS`.
-        size_bytes: of every image; None for each scenario's own.
+        names: keys of :data:`SCENARIOS`.
+        size_bytes: size of every image; None for each scenario's own.
         round_count: casts of each kind where a scenario compares two.
-        console: for a line about every cast.
+        console: console for a line about every cast.
     """
     measured: list[Figure] = []
     with kept_memory(), tempfile.TemporaryDirectory(dir="/dev/shm", prefix="diskcast-rates-") as folder:

@@ -98,7 +98,7 @@ def waited_for(bench: Bench, image: Image) -> Iterator[Figure]:
 
 
 def udpcast_with_slow_link(bench: Bench, image: Image) -> Iterator[Figure]:
-    """What udpcast makes of the same room, for comparison."""
+    """Measure udpcast in the same room, for comparison."""
     name = "straggler-udpcast"
     if peers.udpcast_version() is None:
         yield Figure(name, "udpcast's time", math.nan, "s", note="not installed")
@@ -138,7 +138,7 @@ def others_time(name: str, bench: Bench, image: Image, record: CastRecord) -> Fi
 
 
 def completed_count(name: str, record: CastRecord, wanted_count: int) -> Figure:
-    """How many verified every byte."""
+    """Return the number of receivers that verified every byte."""
     missing = [receiver_name(index) for index in range(wanted_count) if index not in record.completed_s]
     return Figure(
         name,

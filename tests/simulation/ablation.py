@@ -86,8 +86,6 @@ SWITCHES: Final = (
     _switch("rate_control.near", "receivers are probed at any rate", _NEAR=0.0),
     _switch("rate_control.backoff", "no distance below the knee", _BACKOFF=0.0),
     _switch("rate_control.fill_high", "full buffers are no limit", _FILL_HIGH=1.0),
-    _switch("rate_control.sample_min", "any sample counts", _SAMPLE_DATAGRAMS_MIN=1),
-    _switch("rate_control.datagrams_per_delay", "one delay on all links", _DATAGRAMS_PER_HIGH_DELAY=0),
     _switch("rate_control.loss_margin", "no margin of loss", _LOSS_MARGIN=0.0),
     _switch("loss_experiment.experiment", "unusual loss is ignored", LossExperiment__add_loss=_never),
     _switch("loss_experiment.beta", "a decrease by 5 %", BETA=0.95),
@@ -131,7 +129,7 @@ SWITCHES: Final = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How much worse a figure may become: a share of it, or an amount."""
+    """Largest change for the worse of a figure that counts as none: a share of it, or an amount."""
 
     share: float = 0.0
     amount: float = 0.0
@@ -171,7 +169,7 @@ def figures(name: str, scale: float, seed: int) -> Figures:
 
 
 def differences(scenario: str, before: list[Figures], after: list[Figures]) -> list[tuple[bool, str]]:
-    """Whether a figure became worse, and its text, for all that have changed by more than noise."""
+    """Return for each figure that changed by more than noise whether it is worse, and a text."""
     found = []
     for key, tolerance in TOLERANCES.items():
         old = [one[key] for one in before]

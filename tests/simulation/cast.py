@@ -1,7 +1,7 @@
-"""A whole cast over modelled links in simulated time: real sessions, frames and FEC, the sender's threads as they are.
+"""Simulation of a whole cast over modelled links: real sessions, frames and FEC, and a model of the sender's threads.
 
-Beside :mod:`tests.simulation.world`, which looks for what breaks, this looks at how fast it goes: real symbol sizes,
-bottleneck queues, the sender's batches and pacing, the receivers' polling.
+:mod:`tests.simulation.world` looks for errors; this module measures speed: real symbol sizes, bottleneck queues, the
+sender's batches and pacing, the receivers' polling.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SYMBOL_BYTES = 1440
 _CALL_FRAMES_MAX = 44
 _BATCH_SYMBOLS_MIN = 4
 _BATCHES_AHEAD = 3
-"""Two in the queue and the one that the encoder holds, beside the one that is being sent."""
+"""Two in the queue and one in the encoder, beside the one that is being sent."""
 _SLEEP_MIN_S = 50e-6
 _JOIN_SPREAD_S = 0.05
 _DEFAULT_POLICY = CastPolicy()
@@ -54,7 +54,7 @@ _Result = TypeVar("_Result")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TcpModel:
-    """A competing TCP flow through the port of a receiver, from ``start_s`` after the beginning on."""
+    """A competing TCP flow through the port of a receiver, starting after ``start_s``."""
 
     receiver_index: int = 0
     start_s: float = 0.0
@@ -63,15 +63,15 @@ class TcpModel:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastModel:
-    """What is cast to whom.
+    """The image, receivers and links of a cast.
 
     Attributes:
         image_bytes: stored bytes, incompressible.
-        receivers: who receives.
-        policy: the operator's wishes; ``wait_for`` is set to the number of receivers.
-        uplink: the sender's link, whose losses everybody shares.
+        receivers: receivers of the cast.
+        policy: the operator's options; ``wait_for`` is set to the number of receivers.
+        uplink: the sender's link; its losses reach every receiver.
         tcp: competing flows.
-        seed: of everything that is random.
+        seed: seed of all randomness.
         limit_s: simulated seconds after which the cast counts as hung.
     """
 
@@ -87,7 +87,7 @@ class CastModel:
 
 
 class RepeatingImage:
-    """Incompressible blocks cut from one random buffer at shifting places: any size, little memory, all different."""
+    """Incompressible blocks cut from one random buffer at shifting offsets: any size, little memory, all different."""
 
     _SHIFTS = 61
 
@@ -114,7 +114,7 @@ class RepeatingImage:
         self.source_symbols_count = block_count * k
 
     def load(self, object_index: int, block: int) -> NDArray[np.uint8]:
-        """The sender's block loader."""
+        """Load a block for the sender."""
         if object_index == 0:
             piece = bytes(self.manifest.data[block * self._block_bytes : (block + 1) * self._block_bytes])
             k = -(-len(piece) // self._symbol_bytes)
@@ -128,10 +128,10 @@ class SimulatedCast:
     """One run: ``SimulatedCast(model).run()``.
 
     Attributes:
-        events: what the sender's session told, with the time.
-        feedback_bytes: Ethernet frames of NACKs and REPORTs that the sender received since image data began.
-        data_bytes: Ethernet frames of SYMBOLs that the sender sent since then.
-        log: what was done to the sender's session, if it is kept: the time and either a feedback datagram or a call.
+        events: events of the sender's session, with their times.
+        feedback_bytes: bytes of NACKs and REPORTs in Ethernet frames since image data started.
+        data_bytes: bytes of SYMBOLs in Ethernet frames since then.
+        log: times and inputs (feedback datagrams or calls) of the sender's session, if kept.
     """
 
     def __init__(self, model: CastModel, *, keep_log: bool = False) -> None:
@@ -172,7 +172,7 @@ class SimulatedCast:
         self._change()
 
     def make_session(self, now: float | None = None) -> SenderSession:
-        """The sender's session as it is at the beginning, the same every time; by another clock if ``now`` is given."""
+        """Return a new session of the sender, the same every time; by another clock if ``now`` is given."""
         model = self.model
         rng = random.Random(model.seed)
         parameters = CastParameters(
@@ -203,10 +203,10 @@ class SimulatedCast:
     # -- running ----------------------------------------------------------------------------------------------
 
     def run(self, *, sample_s: float = 0.02, sample: Callable[[], None] | None = None) -> SimulatedCast:
-        """Until the sender has ended and every receiver too; ``sample`` is called every ``sample_s``.
+        """Run until the sender and every receiver have ended; call ``sample`` every ``sample_s``.
 
         Raises:
-            AssertionError: it isn't over after the model's limit.
+            AssertionError: the cast isn't over after the model's limit.
         """
         timeline = self.timeline
         sample_at = timeline.now
@@ -222,24 +222,24 @@ class SimulatedCast:
 
     @property
     def over(self) -> bool:
-        """Whether everybody has ended."""
+        """Return whether the sender and all receivers have ended."""
         return self.session.state == CastState.ENDED and all(
             r.finished_at is not None for r in self.receivers
         )
 
     def describe(self) -> str:
-        """The state, for a failure's message."""
+        """Return the state as a text for failures."""
         states = [(r.name, r.state.value, r.needed_count) for r in self.session.receivers.values()]
         return f"seed {self.model.seed}, {self.timeline.now - self.start:.1f} s: {states[:20]}"
 
-    # -- what receivers do ------------------------------------------------------------------------------------
+    # -- receivers --------------------------------------------------------------------------------------------
 
     def source(self, object_index: int, block: int) -> NDArray[np.uint8]:
-        """What a block must decode to."""
+        """Return the symbols that a block must decode to."""
         return self.image.load(object_index, block)
 
     def receive_feedback(self, datagram: bytes) -> None:
-        """A datagram came to the feedback port."""
+        """Receive a datagram at the feedback port."""
         if self.session.state == CastState.CASTING:
             self.feedback_bytes += len(datagram) + WIRE_OVERHEAD_BYTES
         if self.log is not None:
@@ -248,12 +248,12 @@ class SimulatedCast:
         self._change()
 
     def set_need(self, grant: JoinGrant) -> None:
-        """A receiver holds the manifest and needs everything."""
+        """Note that a receiver has the manifest and needs every block."""
         self._call(lambda session, now: session.set_need(grant.receiver_id, None, now))
         self._change()
 
     def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
-        """A receiver has ended."""
+        """Note that a receiver has ended."""
         self._call(lambda session, now: session.complete(grant.receiver_id, report, now))
         self._change()
 
@@ -271,7 +271,7 @@ class SimulatedCast:
     # -- the sender's threads ---------------------------------------------------------------------------------
 
     def _change(self) -> None:
-        """The session has changed: timers may be due earlier, and there may be something to send."""
+        """Follow a change of the session: timers may be due earlier, and there may be data to send."""
         now = self.timeline.now
         self.events.extend((now, event) for event in self.session.next_events())
         self._plan_ahead()
@@ -282,7 +282,7 @@ class SimulatedCast:
 
     def _run_timers(self, due_at: float) -> None:
         if due_at != self._armed_at:
-            return  # replaced by an earlier one
+            return  # replaced by an earlier timer
         self._armed_at = math.inf
         for datagram in self._call(lambda session, now: session.control_datagrams(now)):
             passage = self.uplink.send(self.timeline.now, 1, len(datagram))
@@ -291,7 +291,7 @@ class SimulatedCast:
         self._change()
 
     def _plan_ahead(self) -> None:
-        """The encoder thread: as many batches ahead as its queue holds."""
+        """Encode as many batches ahead as the encoder thread's queue holds."""
         while len(self._batches) < _BATCHES_AHEAD:
             symbols_max = self._symbols_max()
             plan = self._call(lambda session, now, most=symbols_max: session.next_plan(now, most))
@@ -313,7 +313,7 @@ class SimulatedCast:
         self._plan_ahead()
 
     def _send_next_call(self, plan: SendPlan, frames: NDArray[np.uint8], row: int) -> None:
-        """The transmitter thread: paced bursts."""
+        """Send paced bursts, as the transmitter thread does."""
         now = self.timeline.now
         if row >= frames.shape[0]:
             next_sequence, byte_count = plan.next_sequence, frames.nbytes

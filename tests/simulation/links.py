@@ -1,8 +1,8 @@
-"""A bottleneck link of the simulated network: a rate that may change, a queue with an end, loss.
+"""Bottleneck link of the simulated network: a rate that may change, a finite queue, loss.
 
 A call of the transmitter (up to 44 datagrams) passes in constant time. The link's service is kept as the integral of
-its rate over time: a datagram leaves when that integral has reached the sum of the bytes before it, so that nothing has
-to be looked at again when the rate changes.
+its rate over time. A datagram leaves when that integral has reached the sum of the bytes before it, so that a change of
+the rate needs no recalculation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from protocol.constants import IPV4_HEADER_BYTES, KIB, UDP_HEADER_BYTES
 
 ETHERNET_HEADER_BYTES = 14
 WIRE_OVERHEAD_BYTES = ETHERNET_HEADER_BYTES + IPV4_HEADER_BYTES + UDP_HEADER_BYTES
-"""What a queueing discipline counts beyond a datagram's payload."""
+"""Bytes that a queueing discipline counts beyond a datagram's payload."""
 
 BYTES_PER_S_OF_MBIT = 125_000.0
 _TBF_BURST_BYTES = 256 * KIB
@@ -43,31 +43,31 @@ class RateSchedule:
             self._served.append(self._served[-1] + (later - time) * rate)
 
     def rate_bytes_per_s(self, time: float) -> float:
-        """The rate at ``time``."""
+        """Return the rate at ``time``."""
         return self._rates[max(0, bisect.bisect_right(self._times, time) - 1)]
 
     def served(self, time: float) -> float:
-        """Bytes that the link can have served since the first step."""
+        """Return the bytes that the link can have served since the first step."""
         index = max(0, bisect.bisect_right(self._times, time) - 1)
         return self._served[index] + (time - self._times[index]) * self._rates[index]
 
     def time_of(self, served: float) -> float:
-        """When :meth:`served` reaches ``served``."""
+        """Return the time at which :meth:`served` reaches ``served``."""
         index = max(0, bisect.bisect_right(self._served, served) - 1)
         return self._times[index] + (served - self._served[index]) / self._rates[index]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Port:
-    """What a link is like.
+    """Model of a link.
 
     Attributes:
         steps: ``(seconds from the start, bytes of Ethernet frames per second)``.
-        queue_bytes: what waits at most; a datagram beyond it is dropped.
-        burst_bytes: what passes without waiting after a pause (token bucket).
+        queue_bytes: length of the queue; a datagram beyond it is dropped.
+        burst_bytes: bytes that pass without waiting after a pause (token bucket).
         delay_s: propagation, one way.
         loss: share of datagrams that get lost beyond the queue, independently of each other.
-        lost_call_period: every so many-th call is lost whole; 0 for none.
+        lost_call_period: number of calls of which the last is lost whole; 0 for none.
         lost_calls_at: the first call after each of these times, seconds from the start, is lost whole.
         whole_calls: a call is one packet to the queue (segmentation offload), dropped whole or not at all.
     """
@@ -83,12 +83,12 @@ class Port:
 
 
 def shaped(mbit_per_s: float, **changes: object) -> Port:
-    """A port shaped as ``tc qdisc ... tbf rate R burst 256kb latency 20ms`` does it."""
+    """Return a port shaped as by ``tc qdisc ... tbf rate R burst 256kb latency 20ms``."""
     return stepped([(0.0, mbit_per_s)], **changes)
 
 
 def stepped(mbit_steps: Sequence[tuple[float, float]], **changes: object) -> Port:
-    """As :func:`shaped`, with ``(seconds from the start, Mbit/s)``; the queue is that of the first rate."""
+    """Return a shaped port with steps of ``(seconds from the start, Mbit/s)``; the queue is that of the first rate."""
     steps = tuple((time, mbit * BYTES_PER_S_OF_MBIT) for time, mbit in mbit_steps)
     queue_bytes = steps[0][1] * _TBF_LATENCY_S + _TBF_BURST_BYTES
     port = Port(steps, queue_bytes=queue_bytes, burst_bytes=_TBF_BURST_BYTES)
@@ -97,12 +97,12 @@ def stepped(mbit_steps: Sequence[tuple[float, float]], **changes: object) -> Por
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Passage:
-    """Which datagrams of a call arrive at the far end, and when.
+    """Datagrams of a call that arrive at the far end, and their times.
 
     Attributes:
-        rows: ``slice`` or sorted indices of those that arrive; at least one.
-        count: how many.
-        first_at, last_at: when the first and the last of them arrive; the others are spread evenly between.
+        rows: ``slice`` or sorted indices of the datagrams that arrive; at least one.
+        count: number of these.
+        first_at, last_at: arrival of the first and the last of them; the others are spread evenly between.
     """
 
     rows: slice | NDArray[np.intp]
@@ -112,7 +112,7 @@ class Passage:
 
 
 class Link:
-    """One :class:`Port` at work.
+    """State of one :class:`Port`.
 
     Attributes:
         offered_count: datagrams that came to the link.
@@ -129,7 +129,7 @@ class Link:
         self.lost_calls_count = 0
         self._schedule = RateSchedule([(start + time, rate) for time, rate in port.steps])
         self._rng = rng
-        # The service integral at which the bucket would be full again, was nothing more sent.
+        # Service integral at which the bucket is full again if nothing more is sent.
         self._full_at = -math.inf
         self._next_loss = self._draw_gap()
         self._calls_count = 0
@@ -137,19 +137,19 @@ class Link:
         self._unlimited = port.steps == _UNLIMITED and port.queue_bytes == math.inf
 
     def rate_bytes_per_s(self, time: float) -> float:
-        """The link's rate."""
+        """Return the link's rate."""
         return self._schedule.rate_bytes_per_s(time)
 
     def capacity_bytes(self, start: float, stop: float) -> float:
-        """What the link could carry between two times."""
+        """Return the bytes that the link can carry between two times."""
         return self._schedule.served(stop) - self._schedule.served(start)
 
     def backlog_bytes(self, now: float) -> float:
-        """Bytes in the queue."""
+        """Return the bytes in the queue."""
         return max(0.0, self._full_at - self.port.burst_bytes - self._schedule.served(now))
 
     def send(self, now: float, count: int, datagram_bytes: int) -> Passage | None:
-        """Offer ``count`` datagrams of ``datagram_bytes`` payload at once; None when none of them arrives."""
+        """Offer ``count`` datagrams of ``datagram_bytes`` payload at once; return None if none of them arrives."""
         self.offered_count += count
         accepted_count, first_at, last_at = count, now, now
         if not self._unlimited:
@@ -167,7 +167,7 @@ class Link:
         port, schedule = self.port, self._schedule
         served = schedule.served(now)
         self._full_at = max(self._full_at, served)
-        # Negative while there are tokens left, which make room as well.
+        # Negative while there are tokens left, which make room too.
         backlog = self._full_at - port.burst_bytes - served
         accepted_count = count
         if backlog + count * wire_bytes > port.queue_bytes:
@@ -208,7 +208,7 @@ class Link:
         return rows if rows.size else None
 
     def _draw_gap(self) -> int:
-        """Datagrams until the next lost one: geometric, so that lossless calls cost nothing."""
+        """Return the number of datagrams before the next lost one: geometric, so that lossless calls cost nothing."""
         if self.port.loss <= 0.0:
             return 1 << 62
         return int(math.log(1.0 - self._rng.random()) / math.log(1.0 - self.port.loss))

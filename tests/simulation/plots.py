@@ -1,4 +1,4 @@
-"""Plots of simulated casts as SVG files, for people who tune the rate and for the documentation."""
+"""Plots of simulated casts as SVG files, for tuning and for the documentation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _PORTS_DRAWN_MAX = 8
 
 
 def draw_rates(trace: Trace, title: str, path: Path) -> None:
-    """Rate against limit, queues, losses and what limits, over the time of one cast."""
+    """Draw rate and limit, queues, losses and bottleneck of one cast over time."""
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     heights = {"height_ratios": [3, 1.3, 1.3, 0.25]}
     rate_axes, queue_axes, loss_axes, bottleneck_axes = figure.subplots(
@@ -69,7 +69,7 @@ def draw_outline(trace: Trace, title: str, path: Path) -> None:
 
 
 def _drawn(trace: Trace) -> list[int]:
-    """Ports that are worth a line: every different model once, the first eight."""
+    """Return the ports to draw: every different model once, the first eight."""
     models = trace.model.receivers
     different = [index for index, model in enumerate(models) if model not in models[:index]]
     return different[:_PORTS_DRAWN_MAX]
@@ -101,7 +101,7 @@ def _draw_rate(axes: Axes, trace: Trace) -> None:
 
 
 def _top(trace: Trace, on_wire: float) -> float:
-    """Above the limit and most of the rate; a short overshoot may leave the picture."""
+    """Return the top of the axis: above the limit and most of the rate; a short overshoot may leave the picture."""
     limits = trace.ports["limit"]
     limit = limits[limits < UNLIMITED_BYTES_PER_S]
     rate = float(np.percentile(trace.samples["rate"] * on_wire, 98))

@@ -1,4 +1,4 @@
-"""``python -m tests.simulation.rate_traces NAME... | all``: casts over simulated links as a table and as plots."""
+"""Simulated casts as a table and as plots: ``python -m tests.simulation.rate_traces NAME... | all``."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ COLUMNS = (
     ("first, last but one, last end", 29),
     ("bottlenecks", 0),
 )
-"""Losses are those of the unluckiest receiver after the first two seconds."""
+"""Heading and width; losses are those of the unluckiest receiver after the first two seconds."""
 
 
 def cells(name: str, trace: Trace, summary: Summary) -> list[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     return [
         name,
         f"{summary.seconds:.1f}",
@@ -51,14 +51,14 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def _ends(summary: Summary) -> str:
-    """When the first, the last but one and the last receiver ended; "!" without the image."""
+    """Return the end of the first, the last but one and the last receiver; "!" marks a missing image."""
     ends = sorted(zip(summary.finished_s, summary.complete, strict=True))
     shown = (ends[0], ends[max(0, len(ends) - 2)], ends[-1])
     return " ".join(dict.fromkeys(f"{seconds:.1f}{'' if complete else '!'}" for seconds, complete in shown))
 
 
 def _bottlenecks(trace: Trace) -> str:
-    """What limited for at least a tenth of the time, and whom."""
+    """Return the bottlenecks of at least a tenth of the time."""
     shares: dict[str, int] = {}
     for cause, who in zip(trace.samples["cause"].tolist(), trace.samples["who"].tolist(), strict=True):
         name = cause if who < 0 else f"{cause}:{who}"
@@ -71,12 +71,12 @@ def _bottlenecks(trace: Trace) -> str:
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option(
-    "--plot", "folder", type=click.Path(file_okay=False, path_type=Path), help="draw SVG files there"
+    "--plot", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder for SVG files."
 )
-@click.option("--seed", type=int, help="instead of each scenario's own")
-@click.option("--events", is_flag=True, help="print what the sender's session tells")
+@click.option("--seed", type=int, help="Seed, instead of that of each scenario.")
+@click.option("--events", is_flag=True, help="Print the events of the sender's session.")
 def main(names: tuple[str, ...], folder: Path | None, seed: int | None, events: bool) -> None:
-    """Simulate casts and print what they come to; without a NAME, say which there are."""
+    """Simulate casts and print their figures; without a NAME, list the scenarios."""
     chosen = _choose(names)
     click.echo(_line([heading for heading, _ in COLUMNS]))
     for scenario in chosen:

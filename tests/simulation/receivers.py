@@ -1,7 +1,7 @@
-"""A receiver of the simulated cast: the real session behind a link, with a disk that writes at its own pace.
+"""Receiver of the simulated cast: the real session behind a link, with a disk that writes at its own pace.
 
-It is driven as the agent drives it: while data flows it looks every few milliseconds and takes what has arrived since;
-otherwise the next arrival or timer wakes it. Its clock differs from the sender's.
+It is driven as by the agent: while data flows it polls the socket every few milliseconds; otherwise the next arrival
+or timer wakes it. Its clock differs from the sender's.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from tests.simulation.links import Link, Passage, Port
 from tests.simulation.timeline import Timeline
 
 _HAND_OVER_S = 0.005
-"""From an assembled block to a worker thread that has decoded it."""
+"""Time from an assembled block to a worker thread that has decoded it."""
 _CLOCK_OFFSET_S_MAX = 10_000.0
 _BUSY_FILL = 0.5
 _LATE_SHARE = 0.1
 _POLL_LATE = 1.1
-"""Timers are late by a little, so that no two machines stay in step."""
+"""Timers are a little late, so that no two machines stay in step."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ReceiverModel:
         disk_bytes_per_s: raw bytes that its disk writes.
         processor_bytes_per_s: bytes of frames that its processor takes from the socket.
         socket_bytes: the socket's buffer; what arrives beyond it is dropped.
-        late_s: longest delay of a look at the socket, while another program has the processor; one look in ten.
+        late_s: longest delay of one poll in ten, while another program has the processor.
         assembly_bytes: its buffers.
         feedback_delay_s: on the way to the sender.
     """
@@ -66,22 +66,22 @@ class ReceiverModel:
 
 
 class SenderSide(Protocol):
-    """What a receiver needs of the rest of the simulated cast."""
+    """Parts of the simulated cast that a receiver uses."""
 
     timeline: Timeline
     manifest: Manifest
 
     def source(self, object_index: int, block: int) -> NDArray[np.uint8]:
-        """What a block must decode to, ``uint8[k, symbol_bytes]``."""
+        """Return the symbols that a block must decode to, ``uint8[k, symbol_bytes]``."""
 
     def receive_feedback(self, datagram: bytes) -> None:
-        """A datagram came to the feedback port."""
+        """Receive a datagram at the feedback port."""
 
     def set_need(self, grant: JoinGrant) -> None:
-        """A receiver holds the manifest and needs everything."""
+        """Note that a receiver has the manifest and needs every block."""
 
     def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
-        """A receiver has ended."""
+        """Note that a receiver has ended."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -104,11 +104,11 @@ class _Arrivals:
 
 
 class CastReceiver:
-    """See the module's docstring.
+    """A receiver of the simulated cast.
 
     Attributes:
-        finished_at: when it had everything, or gave up; None before.
-        dropped: whether the sender goes on without it.
+        finished_at: time at which it completed or gave up; None before.
+        dropped: the cast has dropped it.
     """
 
     def __init__(self, sender: SenderSide, model: ReceiverModel, index: int, rng: random.Random) -> None:
@@ -128,22 +128,22 @@ class CastReceiver:
         self._pause_s = POLL_INTERVAL_MIN_S
         self._pausing = False
         self._disk_free_at = 0.0
-        self._told_drop_count = 0
+        self._reported_drop_count = 0
 
     @property
     def verified_count(self) -> int:
-        """Blocks on its disk."""
+        """Number of blocks on its disk."""
         return 0 if self.session is None else self.session.statistics.blocks_verified_count
 
     @property
     def assembled_count(self) -> int:
-        """Blocks that it received whole."""
+        """Number of blocks that it received whole."""
         return 0 if self.session is None else self.session.statistics.blocks_assembled_count
 
     # -- the network ------------------------------------------------------------------------------------------
 
     def send_frames(self, frames: NDArray[np.uint8]) -> None:
-        """The network hands over a call of frames, not to be altered any more."""
+        """Pass a call of frames to the link; they must not be changed afterwards."""
         passage = self.link.send(self._timeline.now, frames.shape[0], frames.shape[1])
         if passage is not None and self.finished_at is None:
             rows = passage.rows
@@ -151,7 +151,7 @@ class CastReceiver:
             self._expect(frames if whole else frames[rows], b"", passage)
 
     def send_control(self, datagram: bytes) -> None:
-        """The network hands over a control datagram."""
+        """Pass a control datagram to the link."""
         passage = self.link.send(self._timeline.now, 1, len(datagram))
         if passage is not None and self.finished_at is None:
             self._expect(None, datagram, passage)
@@ -164,7 +164,7 @@ class CastReceiver:
     # -- the agent's loop -------------------------------------------------------------------------------------
 
     def join(self, grant: JoinGrant) -> None:
-        """The sender lets this receiver in."""
+        """Start with the sender's grant."""
         self.session = ReceiverSession(
             grant,
             assembly_bytes=self.model.assembly_bytes,
@@ -179,7 +179,7 @@ class CastReceiver:
         return self._timeline.now + self._clock_offset_s
 
     def _wake_at(self, time: float) -> None:
-        """Have a turn at ``time`` unless one is nearer; a pause between two looks at the socket is kept."""
+        """Schedule a turn at ``time`` unless one is nearer; a pause between two polls is kept."""
         if time < self._turn_at and not self._pausing:
             self._set_turn(time)
 
@@ -219,7 +219,7 @@ class CastReceiver:
             self._set_turn(wake_at)
 
     def _take_arrivals(self, session: ReceiverSession) -> int | None:
-        """Hand what has arrived to the session; how many bytes of data, None if nothing was there."""
+        """Pass arrivals to the session; return the bytes of data, or None if nothing has arrived."""
         now = self._timeline.now
         taken_bytes: int | None = None
         pieces: list[NDArray[np.uint8]] = []
@@ -262,8 +262,8 @@ class CastReceiver:
     def _update_statistics(self, session: ReceiverSession) -> None:
         waits_for_disk = session.fill > _BUSY_FILL and self._disk_free_at > self._timeline.now
         statistics = session.statistics
-        dropped = statistics.socket_drop_count > self._told_drop_count
-        self._told_drop_count = statistics.socket_drop_count
+        dropped = statistics.socket_drop_count > self._reported_drop_count
+        self._reported_drop_count = statistics.socket_drop_count
         statistics.bottleneck = "disk" if waits_for_disk else "socket" if dropped else "network"
 
     def _send_feedback(self, datagram: bytes) -> None:
@@ -299,7 +299,7 @@ class CastReceiver:
         )
 
     def _write(self, session: ReceiverSession, assembled: AssembledBlock) -> None:
-        """Decode, compare, and give the buffer back when the disk has written the block."""
+        """Decode and compare a block; release its buffer when the disk has written it."""
         decode_in_place(assembled.slots, assembled.slot_esi)
         source = self._sender.source(assembled.object, assembled.block)
         assert np.array_equal(assembled.slots, source), f"block {assembled.block} was decoded wrongly"

@@ -24,15 +24,15 @@ def room(
     rate_bytes_per_s: float | None = None,
     seed: int = 1,
 ) -> CastModel:
-    """A cast of ``block_count`` full blocks.
+    """Return a cast of ``block_count`` full blocks.
 
     Args:
         receiver_count: receivers.
         block_count: blocks of 256 KiB.
-        loss: share that each receiver loses by itself.
-        lost_calls_at: when everybody loses one whole super-datagram, seconds from the start.
+        loss: random loss of each receiver.
+        lost_calls_at: times at which all receivers lose a super-datagram, seconds from the start.
         rate_bytes_per_s: a fixed rate; None for automatic.
-        seed: of everything that is random.
+        seed: seed of all randomness.
     """
     receiver = ReceiverModel(Port(loss=loss), assembly_bytes=_POOL_BLOCKS * _BLOCK_SYMBOLS * SYMBOL_BYTES)
     return CastModel(
@@ -46,7 +46,7 @@ def room(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScaleFigures:
-    """What a cast to a room comes to.
+    """Figures of a cast to a room.
 
     Attributes:
         seconds: from the first image data to the last receiver's end.
@@ -65,7 +65,7 @@ class ScaleFigures:
 
 
 def figures(cast: SimulatedCast) -> ScaleFigures:
-    """The figures of a cast that has run."""
+    """Return the figures of a finished cast."""
     statistics = cast.session.statistics
     assert statistics.started_at is not None
     ends = [receiver.finished_at for receiver in cast.receivers if receiver.complete]

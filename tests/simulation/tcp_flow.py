@@ -1,8 +1,7 @@
-"""A competing bulk TCP flow through a simulated link: CUBIC (RFC 9438) with its Reno-friendly region, good enough to
-judge how a link is shared.
+"""Competing bulk TCP flow through a simulated link: CUBIC (RFC 9438) with its Reno-friendly region.
 
-Loss is noticed when what was sent after it is acknowledged (SACK), and cuts the window once a round trip. There is no
-receive window, no delayed acknowledgement, no pacing.
+Loss is detected by later acknowledgements (SACK), and reduces the window once per round trip. There is no receive
+window, no delayed acknowledgement and no pacing.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ _HYSTART_DELAY_S = 0.004
 
 
 class TcpFlow:
-    """One flow that always has something to send.
+    """A flow that always has data to send.
 
     Attributes:
         delivered_bytes: application bytes that arrived.
     """
 
     def __init__(self, timeline: Timeline, link: Link, *, start_at: float, back_delay_s: float) -> None:
-        """Begin at ``start_at``; acknowledgements take ``back_delay_s``."""
+        """Start at ``start_at``; acknowledgements take ``back_delay_s``."""
         self.delivered_bytes = 0
         self._timeline = timeline
         self._link = link
@@ -49,7 +48,7 @@ class TcpFlow:
         timeline.at(start_at, self._fill)
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         self._stopped = True
 
     def _fill(self) -> None:

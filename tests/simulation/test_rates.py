@@ -1,7 +1,7 @@
-"""How fast casts go over simulated links: small versions of what is promised, deterministic in simulated time.
+"""Speed of casts over simulated links: small versions of the promised bounds, deterministic in simulated time.
 
-Lost if these fail: rooms that are slower than their network, that one machine or one lossy port holds back, or that a
-thousand machines' questions bring down.
+If these fail, rooms are slower than their network, one machine or one lossy port holds a room back, or the NACKs of a
+thousand machines bring it down.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def group(count: int, port: Port, image_mib: int, **changes: object) -> CastMode
 
 
 def with_another(others: CastModel, receiver: ReceiverModel, **policy: object) -> SimulatedCast:
-    """The cast to ``others`` and to ``receiver``, the first of the list."""
+    """Run the cast to ``others`` with ``receiver`` as the first receiver."""
     model = dataclasses.replace(
         others,
         receivers=(receiver, *others.receivers),
@@ -55,7 +55,7 @@ def summary_of(model: CastModel) -> Summary:
 
 
 def main_seconds(cast: SimulatedCast) -> float:
-    """From the first image data to the end of the last but the first receiver."""
+    """Return the time from the first image data to the end of all receivers but the first."""
     ends = [receiver.finished_at for receiver in cast.receivers[1:] if receiver.complete]
     assert len(ends) == len(cast.receivers) - 1
     return max(end for end in ends if end is not None) - (cast.session.statistics.started_at or 0.0)
@@ -80,7 +80,7 @@ def test_the_rate_follows_the_link_within_three_seconds() -> None:
 
 
 def test_lost_super_datagrams_cost_little_more_than_themselves() -> None:
-    """One of twenty is lost whole: 5.3 % more have to be sent, and what isn't known beforehand."""
+    """One of twenty is lost whole: 5.3 % more have to be sent, and some for the time before that is known."""
     summary = summary_of(group(2, shaped(200), 64, uplink=Port(delay_s=0.0, lost_call_period=20)))
     clean = summary_of(group(3, shaped(200), 64))
     assert summary.sent_ratio <= 1.15
@@ -98,7 +98,7 @@ def test_with_share_a_tcp_flow_keeps_a_quarter_of_the_link() -> None:
 # -- stragglers ----------------------------------------------------------------------------------------------
 
 
-def test_a_slow_port_holds_nobody_back_and_its_machine_completes() -> None:
+def test_slow_port_holds_no_other_back_and_completes() -> None:
     others = group(3, shaped(200), 64)
     cast = with_another(others, ReceiverModel(shaped(20)))
     assert main_seconds(cast) <= MAIN_GROUP_RATIO_MAX * summary_of(others).seconds
@@ -107,7 +107,7 @@ def test_a_slow_port_holds_nobody_back_and_its_machine_completes() -> None:
     assert [(event.complete_count, event.straggler_count) for event in told] == [(3, 1)]
 
 
-def test_a_slow_port_is_dropped_when_the_operator_wants_that() -> None:
+def test_slow_port_is_dropped_by_policy() -> None:
     others = group(3, shaped(200), 64)
     cast = with_another(others, ReceiverModel(shaped(20)), slow_policy=SlowPolicy.DROP, slow_for_s=1.0)
     assert main_seconds(cast) <= MAIN_GROUP_RATIO_MAX * summary_of(others).seconds
@@ -117,14 +117,14 @@ def test_a_slow_port_is_dropped_when_the_operator_wants_that() -> None:
     assert dropped == [Cause.NETWORK]
 
 
-def test_with_wait_all_end_together() -> None:
+def test_wait_policy_ends_all_together() -> None:
     cast = with_another(group(2, shaped(200), 16), ReceiverModel(shaped(20)), slow_policy=SlowPolicy.WAIT)
     ends = [receiver.finished_at or 0.0 for receiver in cast.receivers]
     assert all(receiver.complete for receiver in cast.receivers)
     assert max(ends) - min(ends) <= 0.15 * (max(ends) - cast.start)
 
 
-def test_a_slow_disk_holds_nobody_back_and_is_named() -> None:
+def test_slow_disk_holds_no_other_back_and_is_named() -> None:
     others = group(2, gigabit(), 512)
     cast = with_another(others, ReceiverModel(gigabit(), disk_bytes_per_s=20e6))
     assert main_seconds(cast) <= MAIN_GROUP_RATIO_MAX * summary_of(others).seconds
@@ -157,7 +157,7 @@ def test_independent_losses_of_a_large_room_cost_little_time_and_feedback() -> N
     assert crowd.feedback_share <= FEEDBACK_MAX
 
 
-def test_few_ask_for_what_a_whole_room_has_lost() -> None:
+def test_few_receivers_nack_a_loss_of_the_whole_room() -> None:
     lost_at = (0.22, 0.3)
     cast = SimulatedCast(room(200, 20, lost_calls_at=lost_at, rate_bytes_per_s=_room_rate())).run()
     assert cast.uplink.lost_calls_count == len(lost_at)
@@ -167,7 +167,7 @@ def test_few_ask_for_what_a_whole_room_has_lost() -> None:
 
 
 def test_random_loss_on_a_gigabit_switch_hardly_costs_anything() -> None:
-    """Slowing down for every noisy cable made the rival slow."""
+    """A sender that slows down for every noisy cable is slow in every room."""
     clean = summary_of(group(3, gigabit(), 160))
     lossy = summary_of(group(3, gigabit(loss=0.05), 160))
     assert clean.seconds >= 0.8 * lossy.seconds

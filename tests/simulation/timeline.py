@@ -1,4 +1,4 @@
-"""Simulated time: what is to happen when, done in order."""
+"""Simulated time: a queue of actions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 
 START_S = 100.0
-"""Simulated clocks begin here, so that nothing works only because time begins at zero."""
+"""Start of simulated clocks: code that only works with a clock that starts at zero fails."""
 
 
 class Timeline:
@@ -22,12 +22,12 @@ class Timeline:
         self._order = 0
 
     def at(self, time: float, action: Callable[[], None]) -> None:
-        """Do ``action`` at ``time``; actions of the same time are done in the order in which they were asked for."""
+        """Schedule ``action``; actions of the same time run in the order of these calls."""
         self._order += 1
         heapq.heappush(self._queue, (time, self._order, action))
 
     def step(self) -> bool:
-        """Do the next action; False when there is none."""
+        """Run the next action; return False if there is none."""
         if not self._queue:
             return False
         time, _, action = heapq.heappop(self._queue)

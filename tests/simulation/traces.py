@@ -1,4 +1,4 @@
-"""What a simulated cast looks like over time, and what it comes to."""
+"""Traces and figures of simulated casts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.simulation.links import WIRE_OVERHEAD_BYTES
 
 SAMPLE_S = 0.02
 _SETTLED_AFTER_S = 2.0
-"""Losses count from here on: the climb from a safe rate to the limit may cost something."""
+"""Losses count after this time: slow start may lose datagrams."""
 _WINDOW_S = 0.3
-"""Delivered rates are means over this time."""
+"""Time over which delivery rates are averaged."""
 _REACHED = 0.9
 _OVERSHOOT = 1.1
 
@@ -47,14 +47,14 @@ PORT_DTYPE = np.dtype(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trace:
-    """One run.
+    """Samples of one run.
 
     Attributes:
-        model: what was run.
+        model: model of the run.
         cast: the run.
-        samples: ``TRACE_DTYPE[n]``: seconds since image data began, pacing rate in bytes of frames per second,
-            symbols sent so far, parity, what limits and who (-1 for nobody), GRTT, bytes that the TCP flows delivered
-            so far.
+        samples: ``TRACE_DTYPE[n]``: seconds since image data started, pacing rate in bytes of frames per second,
+            symbols sent so far, parity, bottleneck and its receiver (-1 for none), GRTT, bytes that the TCP flows
+            delivered so far.
         ports: ``PORT_DTYPE[n, receivers]``: the port's limit in bytes per second, bytes in its queue; datagrams
             offered, dropped at the queue's end and lost beyond, image bytes assembled and frame bytes arrived, all so
             far; share of the buffers in use.
@@ -67,7 +67,7 @@ class Trace:
 
 
 def record(model: CastModel) -> Trace:
-    """Run ``model`` and look every :data:`SAMPLE_S`."""
+    """Run ``model`` and take a sample every :data:`SAMPLE_S`."""
     cast = SimulatedCast(model)
     rows: list[tuple[object, ...]] = []
     port_rows: list[list[tuple[float, ...]]] = []
@@ -114,21 +114,21 @@ def _port_row(cast: SimulatedCast, index: int, now: float) -> tuple[float, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run comes to.
+    """Figures of a run.
 
     Attributes:
         seconds: from the first image data to the last receiver's end.
         goodput_share: image bytes over what the slowest port could carry in that time, for those that completed.
         lost_share: symbols that didn't reach the unluckiest receiver after the first two seconds.
-        queue_lost_share: of these, those that a full queue dropped.
+        queue_lost_share: share of symbols that a full queue dropped on the way to the same receiver.
         sent_ratio: symbols sent over source symbols.
         nack_count: NACK datagrams.
         feedback_share: bytes of feedback over bytes of data, Ethernet frames.
         reached_s: for each change of a port's rate, seconds until 90 % of the new limit is delivered and no more than
             110 % of it is sent; infinite when the next change or the end came first.
         tcp_share: bytes that TCP flows delivered over what their port could carry while the cast ran.
-        finished_s: each receiver's end, seconds from the first image data.
-        complete: which of them completed.
+        finished_s: end of each receiver, seconds from the first image data.
+        complete: completion of each receiver.
     """
 
     seconds: float
@@ -145,7 +145,7 @@ class Summary:
 
 
 def summarise(trace: Trace) -> Summary:
-    """The figures of a recorded run."""
+    """Return the figures of a recorded run."""
     cast = trace.cast
     started_at = cast.session.statistics.started_at
     assert started_at is not None
@@ -174,9 +174,9 @@ def summarise(trace: Trace) -> Summary:
 
 
 def _lost_shares(trace: Trace) -> tuple[float, float]:
-    """The largest share that didn't arrive, and that of the same receiver that its queue dropped.
+    """Return the largest share that didn't arrive, and the share that the queue of the same receiver dropped.
 
-    Each receiver counts until it has ended.
+    Each receiver counts until its end.
     """
     worst = (0.0, 0.0)
     times = trace.samples["time"]
@@ -196,7 +196,7 @@ def _lost_shares(trace: Trace) -> tuple[float, float]:
 
 
 def windowed_rate(times: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean rate of growth over the last :data:`_WINDOW_S` before each sample."""
+    """Return the mean growth over the last :data:`_WINDOW_S` before each sample."""
     before = np.maximum(np.searchsorted(times, times - _WINDOW_S), 0)
     elapsed = np.maximum(times - times[before], 1e-9)
     rate: NDArray[np.float64] = (totals - totals[before]) / elapsed
@@ -204,7 +204,7 @@ def windowed_rate(times: NDArray[np.float64], totals: NDArray[np.float64]) -> ND
 
 
 def _reached(trace: Trace) -> list[float]:
-    """For the first receiver whose port's rate changes: how long each change took."""
+    """Return the time that each change took, for the first receiver whose port's rate changes."""
     times = trace.samples["time"]
     started_at = trace.cast.session.statistics.started_at
     frame_bytes = DATA_HEADER_BYTES + trace.model.symbol_bytes
@@ -230,7 +230,7 @@ def _reached(trace: Trace) -> list[float]:
 
 
 def _tcp_share(trace: Trace) -> float:
-    """While both ran and had settled."""
+    """Return the flow's share of the port after both have settled."""
     tcp = trace.model.tcp[0]
     started_at = trace.cast.session.statistics.started_at
     times = trace.samples["time"]

@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from protocol.constants import (
-    QUEUE_DELAY_HIGH_S,
     RATE_BYTES_PER_S_MAX,
     RATE_BYTES_PER_S_MIN,
     RATE_BYTES_PER_S_START,
@@ -42,12 +41,9 @@ _BACKOFF: Final = 0.05
 """Distance below a knee, so that the queue drains."""
 _FILL_HIGH: Final = 0.5
 """Share of a receiver's buffers from which on it works off less than it gets."""
-_SAMPLE_DATAGRAMS_MIN: Final = 50
-"""Smaller samples show no loss."""
-_DATAGRAMS_PER_HIGH_DELAY: Final = 6
-"""On slow links the time of a few datagrams is no queue."""
 _LOSS_MARGIN: Final = 0.015
-"""Loss above the usual one that is no chance, beside three standard deviations."""
+"""Loss above the usual one that is unusual, beside three standard deviations. Only real casts miss it: losses on real
+paths vary by more than chance, simulated ones don't."""
 
 
 class RateController:
@@ -164,8 +160,7 @@ class RateController:
         """Use one receiver's report."""
         capacity = self.capacities.setdefault(receiver_id, Capacity())
         capacity.fill = sample.fill
-        enough = sample.expected_count >= _SAMPLE_DATAGRAMS_MIN
-        if enough and not self._queued(sample):
+        if sample.expected_count and not sample.queued:
             capacity.competing.queue_empty()
         settled = now > capacity.cut_at + self._feedback_round_s(grtt_s)
         if sample.local_drop_count or sample.fill > _FILL_HIGH:
@@ -173,14 +168,14 @@ class RateController:
             self._experiment.forget(receiver_id)
             if settled:
                 self._on_receiver_limit(capacity, sample, now)
-        elif self._queued(sample) and not self._by_loss(capacity, now):
+        elif sample.queued and not self._by_loss(capacity, now):
             capacity.troubled_at = now
             self._experiment.forget(receiver_id)
             if settled:
                 self._on_standing_queue(capacity, sample, grtt_s, now)
             else:
                 capacity.competing.queue_grows(sample.queue_delay_s)
-        elif not enough or self._conclude(receiver_id, capacity, sample, grtt_s, now):
+        elif not sample.expected_count or self._conclude(receiver_id, capacity, sample, grtt_s, now):
             return
         elif self._is_unusual(capacity, sample):
             self._on_loss(receiver_id, capacity, sample, grtt_s, settled, now)
@@ -191,10 +186,6 @@ class RateController:
     def _feedback_round_s(grtt_s: float) -> float:
         """Return the time for which reports may still describe the rate before a cut."""
         return grtt_s + ARRIVAL_WINDOW_S + REPAIR_LATENCY_S
-
-    def _queued(self, sample: RateSample) -> bool:
-        few_datagrams_s = _DATAGRAMS_PER_HIGH_DELAY * self._frame_bytes / self.rate_bytes_per_s
-        return sample.queue_delay_s > max(QUEUE_DELAY_HIGH_S, few_datagrams_s)
 
     def _by_loss(self, capacity: Capacity, now: float) -> bool:
         """Return whether loss decides, since the queue is also other traffic's."""
@@ -207,7 +198,7 @@ class RateController:
 
     def _on_quiet(self, capacity: Capacity, sample: RateSample, settled: bool) -> None:
         capacity.proven_bytes_per_s = max(capacity.proven_bytes_per_s, sample.arriving_bytes_per_s)
-        if settled and not self._queued(sample):  # a full queue's drops aren't random
+        if settled and not sample.queued:  # a full queue's drops aren't random
             capacity.learn_loss(sample.loss, sample.loss_burst)
 
     def _cut(
@@ -252,7 +243,7 @@ class RateController:
     ) -> None:
         """Take an unusual loss for random or for congestion, or start an experiment."""
         rate = self.rate_bytes_per_s
-        queued = self._queued(sample)
+        queued = sample.queued
         competing = now < capacity.competing.until
         below_knee = capacity.limited and rate < capacity.knee_bytes_per_s and not queued
         if self.fixed or (below_knee and settled and not competing and not capacity.exempt):

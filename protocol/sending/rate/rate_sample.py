@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from protocol.constants import QUEUE_DELAY_HIGH_S
 from protocol.model.bottleneck import Cause
 
 
@@ -44,3 +45,8 @@ class RateSample:
     def offered_bytes_per_s(self) -> float:
         """Rate at which these datagrams were sent."""
         return self.arriving_bytes_per_s / max(1.0 - self.loss, 1e-3)
+
+    @property
+    def queued(self) -> bool:
+        """A queue stands on the way."""
+        return self.queue_delay_s > QUEUE_DELAY_HIGH_S

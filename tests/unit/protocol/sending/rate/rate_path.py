@@ -1,6 +1,6 @@
-"""Small models of what lies before receivers, to drive the rate controller with: fluids with seeded noise, no packets.
+"""Fluid models of paths to receivers that drive the rate controller: seeded noise, no packets.
 
-A path is a link with a queue that other traffic may fill too, loss that nobody is to blame for, a socket and a disk.
+A path is a link with a queue that other traffic may fill too, random loss, a socket and a disk.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _DELAY_STEPS = 6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Path:
-    """One way and the machine at its end; rates in bytes per second, ``link`` and ``neighbour`` over time."""
+    """A path and the machine at its end; rates in bytes per second, ``link`` and ``neighbour`` over time."""
 
     link: Callable[[float], float] = lambda _: math.inf
     queue_bytes: float = 512e3
     neighbour: Callable[[float], float] = lambda _: 0.0
-    """Other traffic before the same queue, that gives way to nobody."""
+    """Other traffic in the same queue at a rate of its own."""
     greedy_queue_bytes: float = 0.0
-    """Other traffic that takes what is left of the link and keeps so much waiting there, as a TCP flow does."""
+    """Other traffic that takes the rest of the link and keeps so many bytes in its queue, as a TCP flow does."""
     loss: float = 0.0
     loss_burst: int = 1
     socket: float = math.inf
@@ -43,12 +43,12 @@ class Path:
 
 
 def link(mbit_per_s: float, **changes: float) -> Path:
-    """A link of this rate."""
+    """Return a path of this rate."""
     return Path(lambda _: mbit_per_s * MBIT, **changes)  # type: ignore[arg-type]
 
 
 class _End:
-    """The state of one path and what its receiver would report."""
+    """State of one path, and the reports of its receiver."""
 
     def __init__(self, path: Path, phase: int, rng: np.random.Generator) -> None:
         self._path = path
@@ -59,15 +59,15 @@ class _End:
         self._slots: deque[tuple[float, float, float]] = deque(maxlen=_WINDOW_STEPS)
         self._drops = self._lost = self._events = 0.0
         self._reported_at = -STEP_S * (phase % _WINDOW_STEPS)
-        self._told_queue = False
-        self._told_fill = 0.0
+        self._reported_queue = False
+        self._reported_fill = 0.0
         self.silent = False
         self.overflow_bytes = 0.0
         self.expected = 0.0
         self.received = 0.0
 
     def carry(self, sent: float, now: float) -> None:
-        """``sent`` bytes enter the path during this step."""
+        """Carry ``sent`` bytes during this step."""
         path = self._path
         room = path.link(now) * STEP_S
         others = path.neighbour(now) * STEP_S
@@ -101,11 +101,11 @@ class _End:
         self.received += taken
 
     def report(self, now: float) -> RateSample | None:
-        """What it reports now, if it does: every 100 ms, and sooner when a queue begins to stand or buffers fill."""
+        """Return a report, every 100 ms and sooner when a queue starts to stand or buffers fill."""
         fill = self._backlog / BUFFER_BYTES
         queueing = self._slots[-1][2] > 0.003
         due = now - self._reported_at >= 0.1 - 1e-9
-        news = (queueing and not self._told_queue) or fill > self._told_fill + 0.15
+        news = (queueing and not self._reported_queue) or fill > self._reported_fill + 0.15
         early = news and now - self._reported_at >= 0.02
         if self.silent or not (due or early):
             return None
@@ -126,13 +126,13 @@ class _End:
         )
         self._drops = self._lost = self._events = 0.0
         self._reported_at = now
-        self._told_queue = queueing
-        self._told_fill = fill
+        self._reported_queue = queueing
+        self._reported_fill = fill
         return sample
 
 
 class Drive:
-    """A controller and its paths; ``run`` goes on from where it was."""
+    """A controller and its paths; ``run`` continues from the present time."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Drive:
         self.rates: list[float] = []
 
     def run(self, seconds: float) -> Drive:
-        """Send for so long."""
+        """Send for ``seconds``."""
         controller = self.controller
         for _ in range(round(seconds / STEP_S)):
             self._step += 1
@@ -175,18 +175,18 @@ class Drive:
         return self
 
     def mean_rate(self, seconds: float) -> float:
-        """Over the last so many seconds."""
+        """Return the mean rate of the last ``seconds``."""
         tail = self.rates[-round(seconds / STEP_S) :]
         return sum(tail) / len(tail)
 
     def lost_share(self, seconds: float, index: int = 0) -> float:
-        """Go on for ``seconds``; the share of that time's datagrams that the receiver doesn't get."""
+        """Continue for ``seconds``; return the share of the datagrams that a receiver loses."""
         end = self.ends[index]
         expected, received = end.expected, end.received
         self.run(seconds)
         return 1.0 - (end.received - received) / (end.expected - expected)
 
     def bottleneck_share(self, bottleneck: Bottleneck, seconds: float) -> float:
-        """Of the last so many seconds, the share that this was the bottleneck."""
+        """Return the share of the last ``seconds`` in which this was the bottleneck."""
         tail: Sequence[Bottleneck] = self.bottlenecks[-round(seconds / STEP_S) :]
         return sum(each == bottleneck for each in tail) / len(tail)

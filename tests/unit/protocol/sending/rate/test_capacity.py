@@ -1,4 +1,4 @@
-"""One receiver's limit over time: too shy after a knee and the room idles, too bold and it floods the switch again."""
+"""Capacity of one receiver: too slow after a knee and the room idles, too fast and it floods the switch again."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def _met(cause: Cause = Cause.NETWORK, depth: float = 0.05) -> Capacity:
 
 
 def _after(capacity: Capacity, seconds: float) -> float:
-    """What is allowed after so long without trouble at its own rate."""
+    """Return the allowed rate after ``seconds`` without trouble."""
     for _ in range(round(seconds / 0.02)):
         capacity.probe(0.02)
     return capacity.allowed_bytes_per_s()
 
 
-def test_who_never_met_a_limit_has_none() -> None:
+def test_receiver_without_knee_has_no_limit() -> None:
     capacity = Capacity()
     assert capacity.allowed_bytes_per_s() == math.inf
     assert not capacity.limited
-    assert capacity.sustainable_bytes_per_s == 0.0, "that it could more is not proven"
+    assert capacity.sustainable_bytes_per_s == 0.0, "a higher rate is not proven"
 
 
 @pytest.mark.parametrize("depth", [0.03, 0.1, 0.25])
-def test_below_the_knee_first_then_around_it_then_beyond(depth: float) -> None:
+def test_rate_is_below_the_knee_then_around_it_then_beyond(depth: float) -> None:
     """The queue must drain before the rate comes back, and a limit that has moved must be noticed."""
     capacity = _met(depth=depth)
     assert capacity.allowed_bytes_per_s() == pytest.approx((1 - depth) * KNEE)
@@ -45,14 +45,14 @@ def test_below_the_knee_first_then_around_it_then_beyond(depth: float) -> None:
     assert rates[-1] > 2 * KNEE, "nothing spoke against it for four seconds: the limit must have moved"
 
 
-def test_the_rate_that_a_slow_queue_needs_is_given_time() -> None:
+def test_disk_knee_has_no_doubling() -> None:
     """Buffers of a hundred megabytes take seconds to fill: a doubling rate would be far beyond a disk's limit then."""
     assert _after(_met(Cause.DISK), 1.5) < 1.5 * KNEE
     assert _after(_met(Cause.NETWORK), 1.5) > 2 * _after(_met(Cause.DISK), 1.5)
 
 
-def test_without_probing_nothing_rises() -> None:
-    """While somebody else sets the rate, a receiver shows nothing about its own limit."""
+def test_rate_rises_only_by_probing() -> None:
+    """While another receiver sets the rate, this one shows nothing about its own limit."""
     capacity = _met()
     assert capacity.allowed_bytes_per_s() == capacity.allowed_bytes_per_s() < KNEE
 
@@ -74,14 +74,14 @@ def test_a_larger_window_takes_longer_to_come_back() -> None:
     assert _after(near, 1.0) > _after(far, 1.0)
 
 
-def test_what_it_took_beyond_its_knee_counts_as_proven() -> None:
+def test_delivery_rate_beyond_the_knee_counts_as_proven() -> None:
     capacity = _met()
     assert capacity.sustainable_bytes_per_s == KNEE
     capacity.proven_bytes_per_s = 2 * KNEE
     assert capacity.sustainable_bytes_per_s == 2 * KNEE
 
 
-def test_a_knee_that_no_longer_holds_is_forgotten() -> None:
+def test_forgotten_knee_no_longer_limits() -> None:
     """Otherwise a machine that has recovered would hold the room at the rate of its worst moment."""
     capacity = _met()
     capacity.forget_knee()

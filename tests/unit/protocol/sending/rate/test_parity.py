@@ -1,4 +1,4 @@
-"""Parity: too little and every block is asked for, too much and everybody waits for symbols that nobody lacked."""
+"""Parity: too little and every block is NACKed, too much and all receivers wait for symbols that none needed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def _planner(losses: Iterable[tuple[float, float]]) -> ParityPlanner:
     return planner
 
 
-def _asker_count(losses: list[float], parity: int) -> float:
-    """Receivers per block that lack symbols, on average over many blocks with independent losses."""
+def _nack_count(losses: list[float], parity: int) -> float:
+    """Return the mean number of receivers per block that miss symbols, with independent losses."""
     lost = np.random.default_rng(1).binomial(K + parity, losses, (2000, len(losses)))
     return float((lost > parity).sum(axis=1).mean())
 
 
-def test_a_clean_network_pays_nothing() -> None:
+def test_clean_network_has_no_parity() -> None:
     for planner in (ParityPlanner(), _planner([]), _planner([(0.0, 1.0)] * 1000)):
         assert planner.symbols(K) == 0
         assert planner.interleave_depth == 1
@@ -37,16 +37,16 @@ def test_a_clean_network_pays_nothing() -> None:
 
 @pytest.mark.parametrize("loss", [0.002, 0.01, 0.05, 0.1])
 @pytest.mark.parametrize("receiver_count", [1, 4, 30, 1000])
-def test_most_blocks_decode_without_a_question(loss: float, receiver_count: int) -> None:
-    """A room at 5 % that asks for every block waits a round trip for every block."""
+def test_most_blocks_decode_without_a_nack(loss: float, receiver_count: int) -> None:
+    """A room at 5 % that sends a NACK for every block waits a round trip for every block."""
     parity = _planner([(loss, 1.0)] * receiver_count).symbols(K)
-    assert _asker_count([loss] * receiver_count, parity) < 0.8
+    assert _nack_count([loss] * receiver_count, parity) < 0.8
 
 
 @pytest.mark.parametrize("receiver_count", [1, 4, 30])
-def test_parity_is_hardly_more_than_is_needed(receiver_count: int) -> None:
+def test_parity_is_hardly_more_than_needed(receiver_count: int) -> None:
     parity = _planner([(0.05, 1.0)] * receiver_count).symbols(K)
-    assert _asker_count([0.05] * receiver_count, parity - 4) > 0.3
+    assert _nack_count([0.05] * receiver_count, parity - 4) > 0.3
 
 
 def test_one_lossy_machine_costs_the_others_less_than_a_lossy_room() -> None:
@@ -55,7 +55,7 @@ def test_one_lossy_machine_costs_the_others_less_than_a_lossy_room() -> None:
     assert 0 < one < room
 
 
-def test_more_loss_or_more_receivers_never_mean_less_parity() -> None:
+def test_parity_grows_with_loss_and_receivers() -> None:
     by_loss = [_planner([(loss / 1000, 1.0)] * 10).symbols(K) for loss in range(0, 300, 7)]
     by_count = [_planner([(0.01, 1.0)] * count).symbols(K) for count in (1, 2, 5, 20, 100, 1000)]
     by_k = [_planner([(0.02, 1.0)] * 10).symbols(k) for k in range(1, SOURCE_SYMBOLS_MAX + 1)]
@@ -65,7 +65,7 @@ def test_more_loss_or_more_receivers_never_mean_less_parity() -> None:
 
 @pytest.mark.parametrize("loss", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("burst", [1.0, 44.0, 1e6])
-def test_whatever_is_lost_a_block_keeps_within_its_symbols(loss: float, burst: float) -> None:
+def test_parity_stays_within_the_symbols_of_a_block(loss: float, burst: float) -> None:
     """Parity beyond n, or twice the data, because one cable is cut, would stop the room."""
     planner = _planner([(loss, burst)] * 100)
     assert 0.0 <= planner.loss <= 0.5
@@ -73,7 +73,7 @@ def test_whatever_is_lost_a_block_keeps_within_its_symbols(loss: float, burst: f
         assert 0 <= planner.symbols(k) <= min(SYMBOLS_MAX - k, max(1, 0.31 * k))
 
 
-def test_changed_losses_change_it_and_unchanged_ones_do_not() -> None:
+def test_parity_follows_the_losses() -> None:
     planner = _planner([(0.05, 1.0)])
     high = planner.symbols(K)
     planner.update([(0.05, 1.0)])
@@ -83,8 +83,8 @@ def test_changed_losses_change_it_and_unchanged_ones_do_not() -> None:
 
 
 @pytest.mark.parametrize("phase", range(0, BURST_SYMBOLS, 4))
-def test_every_twentieth_super_datagram_is_made_up_for_by_parity_alone(phase: int) -> None:
-    """Where whole bursts are lost, a block that loses one has lost a quarter; spread, each block loses a little."""
+def test_parity_alone_repairs_every_twentieth_super_datagram(phase: int) -> None:
+    """Without interleaving a block that loses a burst has lost a quarter; with it, each block loses a little."""
     planner = _planner([(0.05, float(BURST_SYMBOLS))])
     demand = Demand(1, np.full(64, K, np.uint8))
     demand.want(None)
@@ -98,8 +98,8 @@ def test_every_twentieth_super_datagram_is_made_up_for_by_parity_alone(phase: in
     assert block.size <= 1.15 * 64 * K
 
 
-def test_rare_bursts_are_no_reason_to_interleave() -> None:
-    """Interleaving holds eight blocks open at once at every receiver: memory, and a later first byte."""
+def test_rare_bursts_do_not_interleave() -> None:
+    """Interleaving costs every receiver processor time and buffers."""
     assert _planner([(0.0001, float(BURST_SYMBOLS))]).interleave_depth == 1
     assert _planner([(0.05, 1.0)]).interleave_depth == 1
     assert _planner([(0.05, float(BURST_SYMBOLS)), (0.0, 0.0)]).interleave_depth > 1

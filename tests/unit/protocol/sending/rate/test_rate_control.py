@@ -17,22 +17,22 @@ FIRST, SECOND = ReceiverId(0), ReceiverId(1)
 # -- climbing ------------------------------------------------------------------------------------------------------
 
 
-def test_a_clean_path_is_filled_within_a_second() -> None:
+def test_clean_path_is_filled_within_a_second() -> None:
     """A small image on a fast network would be over before the rate was found."""
     drive = Drive(Path()).run(1.0)
     assert drive.rates[-1] == RATE_BYTES_PER_S_MAX
     assert drive.controller.bottleneck == Bottleneck(Cause.CEILING)
 
 
-def test_the_first_rate_is_one_that_a_classroom_switch_carries() -> None:
+def test_first_rate_suits_a_classroom_switch() -> None:
     assert Drive(Path()).run(0.02).rates[0] <= RATE_BYTES_PER_S_START
 
 
-def test_a_sender_that_is_the_limit_itself_earns_no_burst() -> None:
-    """When its disk comes to life again, a rate that had meanwhile risen to the skies would flood every queue."""
+def test_application_limited_sender_earns_no_burst() -> None:
+    """When its disk resumes, a rate that has risen to the ceiling would flood every queue."""
     drive = Drive(Path(), sender=400 * MBIT).run(5.0)
     assert max(drive.rates) <= 2.0 * 400 * MBIT
-    assert drive.controller.bottleneck == NO_BOTTLENECK, "no receiver and no network is to blame"
+    assert drive.controller.bottleneck == NO_BOTTLENECK, "neither a receiver nor the network is the cause"
 
 
 def test_the_ceiling_holds_and_is_named() -> None:
@@ -41,8 +41,8 @@ def test_the_ceiling_holds_and_is_named() -> None:
     assert drive.controller.bottleneck == Bottleneck(Cause.CEILING)
 
 
-def test_a_fixed_rate_stays_whatever_is_reported() -> None:
-    """Who gives a rate knows his network, or measures it."""
+def test_fixed_rate_ignores_reports() -> None:
+    """An operator who sets a rate knows the network, or measures it."""
     drive = Drive(link(20, loss=0.1), Path(disk=1e6), fixed=7e6).run(5.0)
     assert set(drive.rates) == {7e6}
     assert drive.controller.bottleneck == Bottleneck(Cause.CEILING)
@@ -52,7 +52,7 @@ def test_a_fixed_rate_stays_whatever_is_reported() -> None:
 
 
 @pytest.mark.parametrize("mbit", [50, 200, 800, 3000])
-def test_a_links_rate_is_found_within_two_seconds_and_filled_without_loss(mbit: int) -> None:
+def test_link_is_filled_within_two_seconds_without_loss(mbit: int) -> None:
     drive = Drive(link(mbit, queue_bytes=262144 + 0.02 * mbit * MBIT)).run(2.0)
     assert drive.lost_share(5.0) < 0.02
     assert 0.93 < drive.mean_rate(5.0) / (mbit * MBIT) < 1.03
@@ -64,7 +64,7 @@ def test_a_link_below_the_first_rate_is_found() -> None:
     assert drive.mean_rate(2.0) < 1.1 * 10 * MBIT
 
 
-def test_a_link_that_becomes_slower_and_faster_again_is_followed_within_three_seconds() -> None:
+def test_link_that_changes_is_followed_within_three_seconds() -> None:
     drive = Drive(Path(lambda now: (200 if now < 4 or now > 12 else 50) * MBIT)).run(4.0)
     drive.run(3.0)
     assert drive.lost_share(5.0) < 0.02
@@ -74,14 +74,14 @@ def test_a_link_that_becomes_slower_and_faster_again_is_followed_within_three_se
     assert 0.9 < drive.mean_rate(2.0) / (200 * MBIT) < 1.03
 
 
-def test_one_full_link_of_many_that_all_report_it_is_cut_once() -> None:
-    """Thirty receivers behind one switch say the same: each of them lowering the rate would stop the room."""
+def test_one_full_link_that_many_report_is_cut_once() -> None:
+    """Thirty receivers behind one switch report the same: if each of them lowered the rate, the room would stop."""
     alone = Drive(link(200)).run(4.0)
     room = Drive(*[link(200)] * 30).run(4.0)
     assert room.mean_rate(3.0) > 0.97 * alone.mean_rate(3.0)
 
 
-def test_processors_that_are_all_too_slow_are_cut_for_once() -> None:
+def test_slow_processors_of_a_room_are_cut_once() -> None:
     alone = Drive(Path(socket=60e6)).run(6.0)
     room = Drive(*[Path(socket=60e6)] * 30).run(6.0)
     assert room.mean_rate(5.0) > 0.6 * alone.mean_rate(5.0)
@@ -93,29 +93,29 @@ def test_the_slowest_link_sets_the_rate_and_is_named() -> None:
     assert drive.bottleneck_share(Bottleneck(Cause.NETWORK, SECOND), 1.0) > 0.9
 
 
-def test_a_limit_that_most_receivers_share_is_nobodys() -> None:
-    """To name one of thirty behind the same uplink would send somebody to look for a fault at the wrong machine."""
+def test_limit_of_most_receivers_names_none_of_them() -> None:
+    """Naming one of thirty behind the same uplink would send the operator to the wrong machine."""
     drive = Drive(link(200), link(200), link(1000)).run(3.0)
     assert drive.bottleneck_share(Bottleneck(Cause.NETWORK), 1.0) > 0.9
 
 
-def test_a_hopeless_path_leaves_the_least_rate_and_no_less() -> None:
+def test_hopeless_path_leaves_the_least_rate() -> None:
     drive = Drive(Path(lambda _: 0.01 * MBIT, queue_bytes=10e3)).run(20.0)
     assert min(drive.rates) >= RATE_BYTES_PER_S_MIN
 
 
-def test_a_queue_that_is_somebody_elses_does_not_starve_the_cast() -> None:
+def test_competing_traffic_does_not_starve_the_cast() -> None:
     """A download that keeps the switch's buffer half full would otherwise bring the room to a stop."""
     drive = Drive(link(200, greedy_queue_bytes=256e3)).run(15.0)
     assert drive.mean_rate(10.0) > 0.25 * 200 * MBIT
 
 
-def test_sharing_isnt_starved_by_a_neighbour_that_keeps_the_queue_full() -> None:
+def test_share_is_not_starved_by_a_full_queue() -> None:
     drive = Drive(link(200, greedy_queue_bytes=512e3), share=True).run(15.0)
     assert drive.mean_rate(10.0) / (200 * MBIT) > 0.25
 
 
-def test_what_a_neighbour_leaves_is_found() -> None:
+def test_cast_takes_the_rest_of_a_used_link() -> None:
     drive = Drive(Path(lambda _: 200 * MBIT, neighbour=lambda now: 150 * MBIT if now > 2 else 0.0)).run(6.0)
     assert drive.lost_share(4.0) < 0.1
     assert 0.8 < drive.mean_rate(4.0) / (50 * MBIT) < 1.2
@@ -125,15 +125,15 @@ def test_what_a_neighbour_leaves_is_found() -> None:
 
 
 @pytest.mark.parametrize(("loss", "burst"), [(0.01, 1), (0.05, 1), (0.2, 1), (0.01, 44)])
-def test_loss_that_is_the_paths_own_keeps_the_rate_and_is_known(loss: float, burst: int) -> None:
-    """Parity mends it: slowing down for every noisy cable made the rival slow."""
+def test_random_loss_keeps_the_rate_and_is_learned(loss: float, burst: int) -> None:
+    """Parity repairs it: a sender that slows down for every noisy cable is slow in every room."""
     drive = Drive(Path(loss=loss, loss_burst=burst), sender=2000 * MBIT).run(8.0)
     assert drive.mean_rate(4.0) > 0.9 * 2000 * MBIT
     assert drive.controller.usual_loss(FIRST) == pytest.approx(loss, rel=0.3)
     assert drive.controller.capacities[FIRST].loss_burst == pytest.approx(burst, rel=0.3)
 
 
-def test_one_experiment_serves_all_who_lose() -> None:
+def test_experiments_do_not_queue_up() -> None:
     """Thirty lossy receivers, one after the other at seven tenths of the rate, would cost seconds."""
     drive = Drive(*[Path(loss=0.05)] * 30, sender=2000 * MBIT).run(1.5)
     assert drive.run(2.0).mean_rate(2.0) > 0.95 * 2000 * MBIT
@@ -144,29 +144,29 @@ def test_one_experiment_serves_all_who_lose() -> None:
 # -- a receiver's own limit ----------------------------------------------------------------------------------------
 
 
-def test_a_slow_disk_sets_the_rate_and_is_named_before_its_buffers_overflow() -> None:
+def test_slow_disk_sets_the_rate_before_its_buffers_overflow() -> None:
     drive = Drive(Path(), Path(disk=60e6), sender=1000 * MBIT).run(30.0)
     assert drive.ends[1].overflow_bytes == 0.0
     assert drive.mean_rate(20.0) == pytest.approx(60e6, rel=0.1)
     assert drive.bottleneck_share(Bottleneck(Cause.DISK, SECOND), 20.0) > 0.95
 
 
-def test_a_busy_processor_is_told_from_a_full_link() -> None:
-    """The same loss: one is mended at that machine, the other at the switch."""
+def test_busy_processor_is_distinguished_from_a_full_link() -> None:
+    """The loss is the same: one is fixed at that machine, the other at the switch."""
     drive = Drive(Path(), Path(socket=60e6)).run(5.0)
     assert 0.85 < drive.mean_rate(3.0) / 60e6 < 1.05
     assert drive.lost_share(5.0, index=1) < 0.05
     assert drive.bottleneck_share(Bottleneck(Cause.SOCKET, SECOND), 5.0) > 0.9
 
 
-# -- who counts ----------------------------------------------------------------------------------------------------
+# -- exempt receivers --------------------------------------------------------------------------------------------------
 
 
 def _two_at_50_and_200() -> Drive:
     return Drive(link(50), link(200)).run(3.0)
 
 
-def test_who_left_no_longer_limits() -> None:
+def test_receiver_that_left_no_longer_limits() -> None:
     drive = _two_at_50_and_200()
     drive.controller.forget(FIRST)
     drive.ends[0].silent = True
@@ -174,8 +174,8 @@ def test_who_left_no_longer_limits() -> None:
     assert drive.rates[-1] > 150 * MBIT
 
 
-def test_who_is_exempt_no_longer_limits_but_its_limit_is_still_known() -> None:
-    """Its rate says when it has recovered."""
+def test_exempt_receiver_does_not_limit_but_keeps_its_knee() -> None:
+    """The knee shows when it has recovered."""
     drive = _two_at_50_and_200()
     drive.controller.capacities[FIRST].exempt = True
     drive.run(3.0)
@@ -186,8 +186,8 @@ def test_who_is_exempt_no_longer_limits_but_its_limit_is_still_known() -> None:
     assert drive.controller.rate_bytes_per_s < 1.1 * 50 * MBIT, "at once, not with its next report"
 
 
-def test_a_report_of_nothing_says_nothing() -> None:
-    """Between two bursts of repairs a receiver has seen hardly a datagram: chance, no measurement."""
+def test_tiny_samples_are_ignored() -> None:
+    """Between two bursts of repairs a receiver has seen hardly a datagram: that is chance, not a measurement."""
     controller = RateController(
         fixed_bytes_per_s=None, maximum_bytes_per_s=None, frame_bytes=FRAME_BYTES, now=0.0
     )
@@ -195,18 +195,18 @@ def test_a_report_of_nothing_says_nothing() -> None:
         controller.add_sample(FIRST, RateSample(4, 1), GRTT_S, step / 10)
     assert controller.rate_bytes_per_s == RATE_BYTES_PER_S_START
     assert controller.usual_loss(FIRST) == 0.0
-    assert controller.usual_loss(SECOND) == 0.0, "never heard of"
+    assert controller.usual_loss(SECOND) == 0.0, "unknown receiver"
 
 
-def test_more_received_than_sent_is_no_negative_loss() -> None:
-    """A network that doubles datagrams would otherwise hide the loss of others in the average."""
+def test_duplicates_are_no_negative_loss() -> None:
+    """A network that duplicates datagrams would hide the loss of others in the mean."""
     assert RateSample(100, 130).loss == 0.0
     assert RateSample(0, 0).loss == 0.0
     assert RateSample(100, 90).loss == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("mbit", [50, 200, 800])
-def test_a_link_with_hardly_a_buffer_is_found_by_loss(mbit: int) -> None:
+def test_link_with_hardly_a_buffer_is_found_by_loss(mbit: int) -> None:
     """A policed port: it would be flooded at the ceiling, 98 % lost, for the whole cast."""
     drive = Drive(link(mbit, queue_bytes=0.001 * mbit * MBIT)).run(2.5)
     assert drive.lost_share(5.0) < 0.05

@@ -1,4 +1,4 @@
-"""Who is too slow: a room must not wait for one bad machine, and no good machine may be given up for a bad moment."""
+"""Stragglers: a room must not wait for one bad machine, and must not give up a good one for a bad moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOR_S = 10.0
 
 
 class Room:
-    """Members with rates that the test sets, judged every tenth of a second."""
+    """Members with given rates, compared every tenth of a second."""
 
     def __init__(self, *rates: float, policy: SlowPolicy = SlowPolicy.DEMOTE, below: float = 0.3) -> None:
         self.watch = StragglerWatch(policy, below, FOR_S)
@@ -28,14 +28,14 @@ class Room:
             self.set_rate(index, rate)
 
     def set_rate(self, index: int, rate: float) -> None:
-        """Its knee is there, and it has just been met."""
+        """Let a member meet its knee at ``rate``."""
         capacity = self.members[ReceiverId(index)]
         capacity.proven_bytes_per_s = 0.0
         capacity.meet_knee(rate, 0.05, Cause.DISK, self.now)
         capacity.troubled_at = self.now
 
     def judge(self, seconds: float, troubled: tuple[int, ...] = ()) -> list[tuple[int, StragglerChange]]:
-        """Verdicts of so many seconds, during which ``troubled`` report trouble all the time."""
+        """Return the verdicts of ``seconds`` in which the ``troubled`` members report trouble."""
         verdicts: list[Verdict] = []
         for _ in range(round(seconds * 10)):
             self.now += 0.1
@@ -46,7 +46,7 @@ class Room:
 
     @property
     def exempt(self) -> list[int]:
-        """Who doesn't limit the group."""
+        """Members that don't limit the group."""
         return [key for key, capacity in self.members.items() if capacity.exempt]
 
 
@@ -56,12 +56,12 @@ def test_a_straggler_stops_limiting_at_once_and_is_overdue_once_after_its_time()
     assert room.exempt == [0]
     assert room.judge(FOR_S - 0.2, (0,)) == []
     assert room.judge(1.0, (0,)) == [(0, StragglerChange.OVERDUE)]
-    assert room.judge(20.0, (0,)) == [], "told once"
+    assert room.judge(20.0, (0,)) == [], "reported once"
     assert room.exempt == [0]
 
 
 def test_the_grounds_name_both_rates_and_the_cause() -> None:
-    """Otherwise nobody could see from the message whether the limits are set wrongly or the machine is bad."""
+    """Without them the message doesn't show whether the limits are wrong or the machine is bad."""
     room = Room(SLOW, FAST, FAST)
     room.now += 0.1
     verdict = room.watch.judge(room.members, room.now)[0]
@@ -116,7 +116,7 @@ def test_a_bad_moment_is_forgiven() -> None:
     )
 
 
-def test_who_takes_much_more_again_has_recovered_and_does_not_change_sides_with_every_report() -> None:
+def test_recovery_has_a_hysteresis() -> None:
     room = Room(SLOW, FAST, FAST)
     room.judge(1.0, (0,))
     capacity = room.members[ReceiverId(0)]
@@ -136,7 +136,7 @@ def test_a_path_that_loses_nearly_everything_is_slow_without_any_queue() -> None
     assert room.judge(FOR_S + 1) == [(0, StragglerChange.SLOW), (0, StragglerChange.OVERDUE)]
 
 
-def test_who_has_left_is_forgotten() -> None:
+def test_member_that_left_is_forgotten() -> None:
     """A machine that was demoted, started again and is slow again must be demoted again."""
     room = Room(SLOW, FAST, FAST)
     room.judge(FOR_S + 1, (0,))
@@ -161,7 +161,7 @@ def test_when_only_stragglers_are_left_they_are_the_group() -> None:
 
 
 def _held_back() -> Room:
-    """One at a tenth of what the others could do, if anybody had ever let them."""
+    """Return a room whose slow member has held the others at its rate so far."""
     room = Room(SLOW, FAST, FAST)
     for index in (1, 2):
         capacity = room.members[ReceiverId(index)]
@@ -170,11 +170,11 @@ def _held_back() -> Room:
     return room
 
 
-def test_a_group_that_was_never_let_go_faster_is_tried_and_its_straggler_found() -> None:
-    """A machine that is slow from the start would otherwise hold the room for the whole cast: nobody knows better."""
+def test_trial_finds_a_straggler_that_held_the_group_from_the_start() -> None:
+    """Without a trial, a machine that is slow from the start would hold the room for the whole cast."""
     room = _held_back()
     assert room.judge(0.1, (0,)) == []
-    assert room.exempt == [0], "before it has slowed anybody down"
+    assert room.exempt == [0], "before it has slowed the others down"
     for index in (1, 2):
         room.members[ReceiverId(index)].proven_bytes_per_s = 4 * SLOW
     assert room.judge(0.1, (0,)) == [(0, StragglerChange.SLOW)]
@@ -182,7 +182,7 @@ def test_a_group_that_was_never_let_go_faster_is_tried_and_its_straggler_found()
     assert room.exempt == [0]
 
 
-def test_a_trial_that_proves_nothing_ends_soon_and_comes_back_ever_more_rarely() -> None:
+def test_trial_that_proves_nothing_ends_and_returns_ever_more_rarely() -> None:
     """It floods the limiting receiver for a second: worth it now and then, not all the time."""
     room = _held_back()
     trials = []
@@ -207,8 +207,8 @@ def test_a_trial_ends_when_another_meets_its_limit() -> None:
     assert room.exempt == []
 
 
-def test_a_room_behind_one_slow_link_is_not_tried() -> None:
-    """All meet the same limit: to let any of them not count would only lose datagrams."""
+def test_room_behind_one_slow_link_has_no_trial() -> None:
+    """All meet the same limit: without any of them, the rest would only lose datagrams."""
     room = Room(*[SLOW] * 8)
     assert room.judge(60.0, tuple(range(8))) == []
     assert room.exempt == []
