@@ -55,7 +55,9 @@ def create_application(services: Services) -> FastAPI:
     Setting the event ``state.stopping`` ends streams and waiting check-ins; :class:`sender.api.server.ApiServer` does.
     """
     open_to_all = not services.config.server.tokens_required
-    authenticator = Authenticator(services, open_to_all=open_to_all)
+    authenticator = Authenticator(
+        services.store, open_to_all=open_to_all, metrics_public=services.config.metrics.public
+    )
     plain_paths = [_path(operation) for operation in OPERATIONS if "{" not in operation.path]
     route_guard = RouteGuard(authenticator, IdempotentResponses(services.store), plain_paths)
     app = _routed(route_guard.route_class)

@@ -10,6 +10,7 @@ from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInDesk
 from sender.daemon.context import Services
 from sender.daemon.event_feed import EventFeed
+from sender.daemon.event_topics import OverviewTopic
 from sender.daemon.health import HealthMonitor
 from sender.daemon.jobs.cast_executor import CastExecutor
 from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
@@ -49,7 +50,9 @@ def compose_daemon(config: ServerConfig, store: Store, recorder: Recorder, owner
     presence = Presence()
     health = HealthMonitor(store, recorder, library, registry)
     live_state = LiveState(store, registry, presence)
-    feed = EventFeed(store, registry, presence, live_state, health)
+    feed = EventFeed(
+        store, registry, live_state, lambda: OverviewTopic(store, registry, presence, live_state, health)
+    )
     commands = CastCommands(store, library, recorder, registry, owner)
 
     def make_job(cast: Cast, earlier: EarlierRuns) -> CastJob:

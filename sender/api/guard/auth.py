@@ -20,8 +20,8 @@ from starlette.requests import HTTPConnection, Request
 
 from protocol.errors import DatabaseError
 from sender.actors import Actor
-from sender.daemon.context import Services
 from sender.store.records.access import Role, Token
+from sender.store.store import Store
 
 SESSION_COOKIE: Final = "diskcast_session"
 SECRET_CHARACTERS_MAX: Final = 128
@@ -119,16 +119,23 @@ class Authenticator:
     """
 
     def __init__(
-        self, services: Services, *, open_to_all: bool, now: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        *,
+        open_to_all: bool,
+        metrics_public: bool,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Authenticate by the tokens in the store of ``services``.
+        """Authenticate by the tokens in ``store``.
 
         Args:
-            services: the daemon's services.
+            store: the daemon's store.
             open_to_all: require no token.
+            metrics_public: require no token for metrics.
             now: monotonic seconds.
         """
-        self._services = services
+        self._store = store
+        self._metrics_public = metrics_public
         self.open_to_all = open_to_all
         self._now = now
         self._failures = _Failures(now)
@@ -142,7 +149,7 @@ class Authenticator:
             HTTPException: 401 without a valid token, 403 for the wrong role, 429 after too many wrong tokens.
             DatabaseError: the token isn't cached and the database is unavailable.
         """
-        if access is Access.OPEN or (access is Access.METRICS and self._services.config.metrics.public):
+        if access is Access.OPEN or (access is Access.METRICS and self._metrics_public):
             return NOBODY
         principal = await self._principal(connection)
         if not principal.may(access):
@@ -167,13 +174,13 @@ class Authenticator:
         known = self._known.get(key)
         if known is not None and self._now() - known[1] < _KNOWN_FRESH_S:
             return known[0] if _is_valid(known[0]) else None
-        if known is not None and self._services.store.problem is not None and self._is_recent(known[1]):
+        if known is not None and self._store.problem is not None and self._is_recent(known[1]):
             return known[0] if _is_valid(known[0]) else None  # a query would take its whole timeout
         network = _network(address)
         if known is None:
             self._limit_failures(network)
         try:
-            token: Token | None = await self._services.store.run(self._services.store.tokens.find, secret)
+            token: Token | None = await self._store.run(self._store.tokens.find, secret)
         except DatabaseError:
             if known is None or not self._is_recent(known[1]):
                 raise
@@ -203,7 +210,7 @@ class Authenticator:
 
     async def _write_use(self, token_id: str) -> None:
         with contextlib.suppress(DatabaseError):
-            await self._services.store.run(self._services.store.tokens.used, token_id)
+            await self._store.run(self._store.tokens.used, token_id)
 
     def _is_recent(self, at: float) -> bool:
         return self._now() - at < _KNOWN_STALE_S
