@@ -33,7 +33,7 @@ def render() -> str:
 
 
 INTRODUCTION = """
-As a machine-readable document: `GET /api/v1/openapi.json` (OpenAPI 3.1).
+`GET /api/v1/openapi.json` returns this reference as a machine-readable document (OpenAPI 3.1).
 
 ```
 $ curl -s http://127.0.0.1:7400/api/v1/rooms

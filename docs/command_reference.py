@@ -1,4 +1,4 @@
-"""The reference pages of the command line: one page per command, drawn from the programs' own options."""
+"""The reference pages of the command line: one page per command, from the programs' own help."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ PROGRAMS: Final[tuple[tuple[str, Mapping[str, Implementation], str], ...]] = (
     ("diskcast-agent", receiver.cli.COMMANDS, "The program on the machine that is imaged."),
 )
 SHARED_OPTIONS: Final = ("server", "token_file", "json_lines")
-"""Options of every command that is a client of the daemon: listed once, in the index."""
+"""Options of every command that is a client of the daemon; listed once, in the index."""
 _SHARED_LINK: Final = (
     "the [options of commands that use the daemon](README.md#options-of-commands-that-use-the-daemon)"
 )
 
 _INDEX = """# Command line
 
-Every command prints its own help with `--help` (or `-h`): what it does, its options with their defaults, and examples.
-The pages below show the same.
+`--help` (or `-h`) shows the help of a command: its purpose, its options with their defaults, and examples. The pages
+below have the same content.
 
 {programs}
 ## Options that all commands share
 
-`--help` or `-h` shows the help of a command, `--version` after the program's name its version. With `--json` a command
-writes one JSON object per line to stdout; the last one has `"event": "result"`, `ok` and `exit_code`. Messages for
-people go to stderr.
+`--help` or `-h` shows the help of a command; `--version` after the program's name shows the version. With `--json` a
+command writes one JSON object per line to stdout; the last one has `"event": "result"`, `ok` and `exit_code`. Progress
+and messages go to stderr.
 
 ## Exit codes
 
-0 means success, 2 a wrong command line, 130 an interruption. Every error has a fixed code of its own:
+0 means success, 2 a wrong command line, 130 an interruption. Every error class has a fixed code:
 [exit codes](../exit-codes.md).
 
 ## Sizes, rates and times
@@ -54,9 +54,9 @@ people go to stderr.
 These commands are clients of the [daemon's API](../api.md): {clients}. They take these options:
 
 {shared}
-The token is never taken from the command line, where every user of the machine could read it. Without `--token-file`
-it is read from the environment variable `DISKCAST_TOKEN`, or from the file that `DISKCAST_TOKEN_FILE` names. A daemon
-that listens on the loopback address only needs no token.
+A token can't be given on the command line, where every user of the machine could read it. Without `--token-file`, the
+programs read it from the environment variable `DISKCAST_TOKEN`, or from the file that `DISKCAST_TOKEN_FILE` names. A
+daemon that listens only on the loopback address needs no token.
 """
 
 
@@ -119,7 +119,7 @@ def _walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Comman
 
 
 def _section(command: click.Command, path: str, heading: str) -> str:
-    """Return a command's part of its page; the first part of a page says where the shared options are."""
+    """Return a command's section of its page; the first section of a page links to the shared options."""
     context = click.Context(command, info_name=path)
     text, examples = _description(command)
     parts = [f"{heading} {path}\n", *text]

@@ -1,4 +1,4 @@
-"""The daemon's configuration as a reference page and as an example file, both from the models that read it."""
+"""The daemon's configuration as a reference page and an example file, from the models that read it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from sender.config.server_config import sections
 
 PAGE = """# Configuration of the daemon
 
-`diskcast serve --config FILE` reads one TOML file. Every key is optional, and an empty file is a daemon for this
-machine alone. Options of the command line win over the file. A key that isn't listed here is an error, so that a typing
-mistake never means a default. Relative paths start from the file's folder. Sizes are as in `100GiB` (powers of 1024),
-rates as in `900M` (bits per second).
+`diskcast serve --config FILE` reads a TOML file. Every key is optional; with an empty file the daemon serves only this
+machine. Command-line options override the file. An unknown key is an error, so a typo can't silently leave a default in
+place. Relative paths start from the file's folder. Sizes are written as `100GiB` (powers of 1024), rates as `900M`
+(bits per second).
 
-[`deploy/diskcast.toml`](../../deploy/diskcast.toml) is this list as a file to start from;
-`diskcast doctor --server --config FILE` says whether a file can work on this machine.
+Start from the example file [`deploy/diskcast.toml`](../../deploy/diskcast.toml), which has all keys.
+`diskcast doctor --server --config FILE` checks whether a file works on this machine.
 """
 
 EXAMPLE_HEAD = """\
 # The daemon's configuration:  diskcast serve --config /etc/diskcast/diskcast.toml
-# Every key is here; those behind a # have their default. docs/reference/configuration.md says the same as a table.
-# After a change, as the daemon's user:  diskcast doctor --server --config /etc/diskcast/diskcast.toml
-# and then:  systemctl restart diskcast
+# All keys, commented out with their defaults. The same list as a table: docs/reference/configuration.md
+# Check a change, as the daemon's user:  diskcast doctor --server --config /etc/diskcast/diskcast.toml
+# Apply it:  systemctl restart diskcast
 """
 
 EXAMPLE_SETS = {"state_directory"}
-"""Its default depends on the user, and the service, its doctor and ``diskcast database`` must mean the same folder."""
+"""Keys that the example sets: the default depends on the user, but the service, its doctor and ``diskcast database``
+must use the same folder."""
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _value(field: FieldInfo) -> str:
-    """A value as TOML, whose texts, numbers and booleans of ours are JSON's."""
+    """Return the default as TOML, whose texts, numbers and booleans have the same syntax as JSON."""
     default = field.default
     if isinstance(default, float) and default.is_integer():
         default = int(default)
@@ -61,7 +62,7 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def render() -> str:
-    """The reference page."""
+    """Return the reference page."""
     parts = [PAGE]
     for name, section in sections().items():
         rows = [_row(key, field) for key, field in section.model_fields.items()]
@@ -83,7 +84,7 @@ def render() -> str:
 
 
 def render_example() -> str:
-    """The example file: keys are commented out, with their default or, where that depends, with a possible value."""
+    """Return the example file: keys commented out, with their defaults, or with an example where the default varies."""
     lines = [EXAMPLE_HEAD]
     for name, section in sections().items():
         lines += [f"# {_purpose(section)}", f"[{name}]"]

@@ -1,4 +1,4 @@
-"""Write the documentation pages that are derived from the code; ``--check`` names stale and orphaned pages instead."""
+"""Write the documentation pages that are generated from the code; ``--check`` lists stale and orphaned pages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from pathlib import Path
 
 from docs import api_reference, command_reference, config_reference, log_reference
 from docs.dashboards import DASHBOARDS
-from protocol import (
-    errors,
-)
+from protocol import errors
 from protocol.constants import (
     CONTROL_DATAGRAM_BYTES_MAX,
-    DATA_HEADER_BYTES,
     FEEDBACK_MAC_BYTES,
     MSGPACK_NESTING_MAX,
     WIRE_VERSION,
@@ -41,8 +38,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def kind_words(field: Field) -> tuple[str, str, str]:
-    """Type, range and meaning of a field."""
+def describe_field(field: Field) -> tuple[str, str, str]:
+    """Return type, range and meaning of a field."""
     kind = field.kind
     match kind:
         case UInt():
@@ -65,14 +62,13 @@ def fixed_table(fields: tuple[Field, ...]) -> str:
     offset = 0
     for field in fields:
         assert isinstance(field.kind, UInt)
-        words = kind_words(field)
-        rows.append([str(offset), f"`{field.name}`", *words])
+        rows.append([str(offset), f"`{field.name}`", *describe_field(field)])
         offset += field.kind.bits // 8
     return table(["offset", "field", "type", "range", "meaning"], rows)
 
 
 def message_table(fields: tuple[Field, ...]) -> str:
-    rows = [[str(index), f"`{field.name}`", *kind_words(field)] for index, field in enumerate(fields)]
+    rows = [[str(index), f"`{field.name}`", *describe_field(field)] for index, field in enumerate(fields)]
     return table(["index", "field", "type", "range", "meaning"], rows)
 
 
@@ -89,47 +85,46 @@ def message_section(message: type) -> str:
 
 WIRE_FORMAT = """# Wire format
 
-Version {version}. All integers are big-endian. Nothing is ever fragmented: datagrams are sent with
-`IP_MTU_DISCOVER=DO`. This page is generated from the annotated classes in `protocol/wire/messages.py`, which also drive
-the codec, the numpy dtype, the range checks and the property tests.
+Version {version}. All integers are big-endian. Datagrams are never fragmented: they are sent with
+`IP_MTU_DISCOVER=DO`. This page is generated from the annotated classes in `protocol/wire/messages.py`. The codec, the
+numpy dtype, the range checks and the property tests use the same classes.
 
 ## Prefix
 
-{prefix_words}
+{prefix_text}
 
 {prefix_table}
 ## SYMBOL (type 0x01)
 
-{symbol_words} The header is {header_bytes} bytes; its first {prefix_bytes} are the prefix. `symbol_bytes` of payload
-follow; the last source symbol of a block is padded with zeros.
+{symbol_text} The first {prefix_bytes} bytes are the prefix. `symbol_bytes` of payload follow the header; the last
+source symbol of a block is padded with zeros.
 
 {symbol_table}
 ## Control messages, sender to group
 
-Prefix, then one msgpack array of the fields in order. At most {control_bytes} bytes, nested at most {nesting} deep.
-ANNOUNCE carries the session token 0, since it is for those who haven't joined.
+The prefix, then a msgpack array of the fields in order: at most {control_bytes} bytes, with at most {nesting} levels of
+nesting. ANNOUNCE has the session token 0, because it addresses receivers that haven't joined yet.
 
 {control}
 ## Feedback, receiver to sender
 
-Unicast UDP. Prefix, one msgpack array of the fields in order, then a tag of {mac_bytes} bytes: keyed BLAKE2s (RFC 7693)
-over all that precedes it, with the key that the receiver was given at join.
+Unicast UDP: the prefix, a msgpack array of the fields in order, and a tag of {mac_bytes} bytes. The tag is keyed
+BLAKE2s (RFC 7693) over all preceding bytes, with the key that the receiver got when it joined.
 
 {feedback}
 ## Rejected datagrams
 
-A datagram that breaks the format is counted by one of these reasons and dropped: {reasons}.
+A datagram that violates the format is dropped and counted under one of these reasons: {reasons}.
 """
 
 
 def wire_format() -> str:
     return WIRE_FORMAT.format(
         version=WIRE_VERSION,
-        prefix_words=first_paragraph(Prefix),
+        prefix_text=first_paragraph(Prefix),
         prefix_table=fixed_table(Prefix.FIELDS),
-        symbol_words=first_paragraph(SymbolHeader),
+        symbol_text=first_paragraph(SymbolHeader),
         symbol_table=fixed_table(SymbolHeader.FIELDS),
-        header_bytes=DATA_HEADER_BYTES,
         prefix_bytes=PREFIX_BYTES,
         control_bytes=CONTROL_DATAGRAM_BYTES_MAX,
         nesting=MSGPACK_NESTING_MAX,
@@ -151,49 +146,51 @@ def exit_codes() -> str:
         [str(cls.exit_code), f"`{cls.__name__}`", first_paragraph(cls)]
         for cls in sorted(classes, key=lambda cls: cls.exit_code)
     ]
-    rows.insert(2, [str(errors.EXIT_USAGE), "", "The command line is wrong; see `--help`."])
+    rows.insert(2, [str(errors.EXIT_USAGE), "", "Wrong command line; see `--help`."])
     rows.append([str(errors.EXIT_INTERRUPTED), "", "Interrupted by the operator."])
     return (
-        "# Exit codes\n\nThe same for `diskcast` and `diskcast-agent`. A code is never reused for anything else. With "
-        '`--json` the last line is an object with `"event": "result"` and, after an error, `error_class` and '
+        "# Exit codes\n\n`diskcast` and `diskcast-agent` have the same exit codes. A code never changes its meaning. "
+        'With `--json` the last line is an object with `"event": "result"` and, after an error, `error_class` and '
         "`exit_code`.\n\n" + table(["code", "error", "meaning"], rows)
     )
 
 
-METRICS_WORDS = """# Metrics
+METRICS_INTRODUCTION = """# Metrics
 
-In Prometheus' text format: `diskcast serve` at `/metrics` of its address, `diskcast send` and `diskcast-agent` on
-`--metrics-port`. Units are base units; counters end in `_total`. How they are scraped, the alerts and the dashboards:
-[deploy/README.md](../../deploy/README.md); what to do about an alert: [alerts](../how-to/alerts.md).
+All programs expose metrics in the Prometheus text format: `diskcast serve` at `/metrics`, `diskcast send` and
+`diskcast-agent` on `--metrics-port`. Units are base units; counters end in `_total`. For scraping, alerts and
+dashboards, see [deploy/README.md](../../deploy/README.md); for the response to an alert, see
+[alerts](../how-to/alerts.md).
 
-Labels are bounded: by the casts of a daemon that run or ended within `metrics.retention_s`, after which all series of a
-cast vanish; by the receivers of a cast (1024); or by fixed lists. 500 machines in a cast are 0.9 MB of text and 50 ms
-of a processor, 2000 in four casts 3.5 MB and 0.25 s (one core of a 2-core VM).
+The number of label values is bounded: by the casts of a daemon that run or ended within `metrics.retention_s`, after
+which all series of a cast disappear; by the receivers of a cast (1024); or by fixed lists. A scrape of 500 machines in
+a cast takes 0.9 MB of text and 50 ms of CPU time; of 2000 machines in four casts, 3.5 MB and 0.25 s (one core of a
+2-core VM).
 """
 
-CAST_WORDS = """From `diskcast serve` for each of its casts, and from `diskcast send` for its one. Every series has the
-labels `cast` (eight hexadecimal digits, the same in logs and history), `image` (its name) and `room` (its id; empty for
-casts without one); below are the others. `machine` is the name that the machine joined with.
+CAST_INTRODUCTION = """From `diskcast serve` for each of its casts, and from `diskcast send` for its only cast. Every
+series has the labels `cast` (eight hexadecimal digits, as in logs and history), `image` (image name) and `room` (room
+id; empty for casts without a room); the table lists the others. `machine` is the name with which the machine joined.
 
-Of a machine's states, bottlenecks and causes there is a series only for the one of now, with the value 1:
-`diskcast_receiver_state{machine="pc07", state="receiving"} 1`. That keeps 500 machines small, and Prometheus sees that
-the other series have ended. What a machine reported last stays after its end; join with
-`diskcast_receiver_bottleneck` for those that a cast works for now, as the alerts do.
+Of a machine's states, bottlenecks and causes, only the current one has a series, with the value 1:
+`diskcast_receiver_state{machine="pc07", state="receiving"} 1`. This keeps the metrics of 500 machines small, and
+Prometheus sees that the other series have ended. The last values of a machine stay after its end; join with
+`diskcast_receiver_bottleneck` to select the machines that are receiving now, as the alerts do.
 """
 
-FLEET_WORDS = """From `diskcast serve`, beside the casts' and `process_…` as of any program that Prometheus knows. What
-the daemon knows is copied every 2 s, what the database counts every 10 s; a scrape never waits for the database.
+DAEMON_INTRODUCTION = """From `diskcast serve`, in addition to its casts and the usual `process_…`. The daemon updates
+its own values every 2 s and counts from the database every 10 s; a scrape never waits for the database.
 """
 
-AGENT_WORDS = "From `diskcast-agent receive --metrics-port`, for a close look at single machines.\n"
+AGENT_INTRODUCTION = "From `diskcast-agent receive --metrics-port`, to examine single machines.\n"
 
 
-def metrics_section(title: str, words: str, rows: list[list[str]]) -> str:
-    return f"## {title}\n\n{words}\n{table(['name', 'type', 'labels', 'meaning'], rows)}"
+def metrics_section(title: str, introduction: str, rows: list[list[str]]) -> str:
+    return f"## {title}\n\n{introduction}\n{table(['name', 'type', 'labels', 'meaning'], rows)}"
 
 
-def metric_row(name: str, kind: str, labels: Iterable[str], words: str) -> list[str]:
-    return [f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), words]
+def metric_row(name: str, kind: str, labels: Iterable[str], meaning: str) -> list[str]:
+    return [f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), meaning]
 
 
 def metrics() -> str:
@@ -206,17 +203,17 @@ def metrics() -> str:
     sections = (
         (
             "Casts",
-            CAST_WORDS,
+            CAST_INTRODUCTION,
             [metric_row(m.name, m.kind, m.labels, m.help) for m in METRICS],
         ),
-        ("Daemon", FLEET_WORDS, daemon),
+        ("Daemon", DAEMON_INTRODUCTION, daemon),
         (
             "Agent",
-            AGENT_WORDS,
+            AGENT_INTRODUCTION,
             [metric_row(m.name, m.kind, m.labels, m.help) for m in AGENT_METRICS],
         ),
     )
-    return "\n".join([METRICS_WORDS, *(metrics_section(*section) for section in sections)])
+    return "\n".join([METRICS_INTRODUCTION, *(metrics_section(*section) for section in sections)])
 
 
 def dashboard_file(name: str) -> Callable[[], str]:
@@ -224,14 +221,16 @@ def dashboard_file(name: str) -> Callable[[], str]:
 
 
 def image_format_page() -> str:
-    """The page is written by hand but for its tables."""
+    """Return the page, which is written by hand, with its tables up to date."""
     page = (DOCS / "reference" / "image-format.md").read_text()
-    return re.sub(
-        r"(<!-- protocol\.image_format\.tables\(\) -->\n).*?(\n<!-- end -->)",
+    text, count = re.subn(
+        r"(<!-- protocol\.image\.image_format\.tables\(\) -->\n).*?(\n<!-- end -->)",
         lambda match: f"{match[1]}\n{image_format.tables().strip()}\n{match[2]}",
         page,
         flags=re.DOTALL,
     )
+    assert count == 1, "image-format.md has no mark for the tables"
+    return text
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -246,7 +245,7 @@ PAGES: dict[str, Callable[[], str]] = {
     **{f"../deploy/grafana/dashboards/{name}.json": dashboard_file(name) for name in DASHBOARDS},
 }
 FOLDERS: dict[str, Callable[[], dict[str, str]]] = {"reference/command-line": command_reference.render_pages}
-"""Folders whose pages are all generated; any other file in them is an orphan."""
+"""Folders with generated pages only; any other file in them is an orphan."""
 
 
 def generated_files() -> dict[Path, str]:
@@ -269,22 +268,22 @@ def orphans(files: Iterable[Path]) -> list[Path]:
 
 
 def main() -> int:
-    """Write what has changed, or with ``--check`` name it and exit with 1."""
+    """Write changed files; with ``--check`` only list them, and return 1 if there are any."""
     check = sys.argv[1:] == ["--check"]
     files = generated_files()
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
-    left_over = orphans(files)
+    orphaned = orphans(files)
     if check:
-        for title, paths in (("stale", stale), ("no longer generated", left_over)):
+        for title, paths in (("stale", stale), ("no longer generated", orphaned)):
             if paths:
                 names = ", ".join(os.path.relpath(path, DOCS) for path in paths)
                 print(f"{title}: {names}: run `make docs`", file=sys.stderr)
-        return 1 if stale or left_over else 0
+        return 1 if stale or orphaned else 0
     for path in stale:
         path.parent.mkdir(exist_ok=True)
         path.write_text(files[path])
         print(f"wrote {path}")
-    for path in left_over:
+    for path in orphaned:
         path.unlink()
         print(f"removed {path}")
     return 0

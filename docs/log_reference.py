@@ -1,4 +1,4 @@
-"""The events that the daemon logs, as a reference page, found in the calls of the code."""
+"""The reference page of the daemon's log events, collected from the calls in the code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ LOGGERS = {"log", "_log", "logger", "_logger"}
 
 PAGE = """# Log events
 
-The daemon logs to standard error: one JSON object a line in the journal, coloured lines on a terminal
-(`[log]` in the [configuration](configuration.md)).
+The daemon logs to standard error: one JSON object per line in the journal, coloured lines on a terminal
+(see `[log]` in the [configuration](configuration.md)).
 
 ```json
 {"time": "2026-11-21T20:00:05.120Z", "level": "info", "event": "…", "daemon": "caster-1", "cast": "1a2b3c4d"}
@@ -22,26 +22,26 @@ The daemon logs to standard error: one JSON object a line in the journal, colour
 | key | meaning |
 |---|---|
 | `time` | UTC |
-| `level` | as below |
-| `event` | what happened, from the table below; `library_message`: a library said `text` |
+| `level` | `debug`, `info`, `warning` or `error` |
+| `event` | an event of the table below; `library_message`: the message `text` of a library |
 | `daemon` | `server.name` |
-| `cast` | eight hexadecimal digits, the same on the wire, in the API, in metrics and in history |
-| `request_id` | of the API call that led to it; `X-Request-Id` of its answer, and in the audit |
-| `actor` | who made that call: the token's name, or `local` |
+| `cast` | eight hexadecimal digits, as on the wire, in the API, in metrics and in history |
+| `request_id` | id of the API request that caused the event, as in the response's `X-Request-Id` and the audit log |
+| `actor` | actor of that request: the token's name, or `local` |
 | `logger` | module |
 | `exception` | traceback |
 
-An `error` is for somebody who must do something, a `warning` for somebody who should look at it some time; `info` is
-what happened, `debug` is for finding faults of diskcast itself. Tokens, passwords, passwords in URLs and links'
-signatures are replaced by `***`. Texts longer than 4,000 characters are cut.
+An `error` needs action now, a `warning` needs attention soon. `info` records normal operation; `debug` helps to find
+bugs in diskcast itself. Tokens, passwords, passwords in URLs and the signatures of links are replaced by `***`. Texts
+are truncated to 4,000 characters.
 
 ```console
-$ journalctl -u diskcast -p warning  # what an operator should look at
+$ journalctl -u diskcast -p warning  # warnings and errors
 $ journalctl -u diskcast -o cat | jq -Rc 'fromjson? | select(.cast == "1a2b3c4d")'  # one cast
 ```
 
-What happens in a cast is logged with the names that its timeline has, too (`receiver_joined`, `casting_started`,
-`receiver_completed` …), with `machine` and `text`.
+Events of a cast are also logged under the names of its timeline (`receiver_joined`, `casting_started`,
+`receiver_completed` …), with the fields `machine` and `text`.
 
 | event | level | fields | module |
 |---|---|---|---|
@@ -49,7 +49,7 @@ What happens in a cast is logged with the names that its timeline has, too (`rec
 
 
 def render() -> str:
-    """The reference page."""
+    """Return the reference page."""
     found: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for path in sorted((ROOT / "sender").rglob("*.py")):
         module = str(path.relative_to(ROOT)).removesuffix(".py").replace("/", ".")
@@ -65,7 +65,7 @@ def render() -> str:
 
 
 def _event(node: ast.AST) -> tuple[str, str, set[str]] | None:
-    """Name, level and fields of a call that logs."""
+    """Return name, level and fields of a logging call; None for any other node."""
     if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
         return None
     name, level = node.args[0].value, _level(node.func)
@@ -75,7 +75,7 @@ def _event(node: ast.AST) -> tuple[str, str, set[str]] | None:
 
 
 def _level(function: ast.expr) -> str | None:
-    """The level of what is called, if that is a logger's method; ``info or warning`` if the code decides."""
+    """Return the level of a logger's method, ``info or warning`` if the code chooses; None for other functions."""
     if isinstance(function, ast.Attribute) and function.attr in METHODS and _is_logger(function.value):
         return METHODS[function.attr]
     if isinstance(function, ast.IfExp):
@@ -87,7 +87,7 @@ def _level(function: ast.expr) -> str | None:
         and function.func.id == "getattr"
         and _is_logger(function.args[0])
     ):
-        return "by what happened"
+        return "varies"
     return None
 
 
