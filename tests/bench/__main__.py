@@ -1,6 +1,6 @@
-"""``python -m tests.bench``: diskcast beside udpcast and UFTP, and diskcast's parts by themselves.
+"""Benchmark diskcast, udpcast and UFTP, and diskcast's components: ``python -m tests.bench``.
 
-Needs root. Every cast has a time limit and the whole run has one; Ctrl-C leaves nothing behind.
+Needs root. Every cast and the whole run have a time limit; Ctrl-C cleans up.
 """
 
 from __future__ import annotations
@@ -45,26 +45,28 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) ->
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise click.BadParameter("write numbers with commas between, for example 1,4") from error
+        raise click.BadParameter("separate numbers by commas, for example 1,4") from error
     if not 0 < len(values) <= 8:
         raise click.BadParameter("one to eight numbers")
     return values
 
 
 @click.command()
-@click.option("--size", default="1GiB", show_default=True, help="image of random bytes")
+@click.option("--size", default="1GiB", show_default=True, help="size of the image of random bytes")
 @click.option("--receivers", default="1,4", show_default=True, callback=_numbers)
 @click.option("--loss", default="0,1,5", show_default=True, callback=_numbers, help="percent")
 @click.option("--offload", type=click.Choice(["both", "on", "off"]), default="both", show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 9), default=3, show_default=True)
-@click.option("--limit", "limit_s", default=120.0, show_default=True, help="seconds for one cast")
-@click.option("--budget", "budget_s", default=5400.0, show_default=True, help="seconds for all casts")
+@click.option("--limit", "limit_s", default=120.0, show_default=True, help="time limit of a cast in seconds")
+@click.option(
+    "--budget", "budget_s", default=5400.0, show_default=True, help="time limit of all casts in seconds"
+)
 @click.option("--peers", "peer_names", default="udpcast,uftp", show_default=True, help="'' for none")
 @click.option("--components/--no-components", default=True, show_default=True)
-@click.option("--rates/--no-rates", default=False, show_default=True, help="python -m tests.bench.rates, too")
 @click.option(
-    "--quick", is_flag=True, help="64 MiB (rates: 16 MiB), one round, no loss and 5 %: does it all work?"
+    "--rates/--no-rates", default=False, show_default=True, help="also run python -m tests.bench.rates"
 )
+@click.option("--quick", is_flag=True, help="smoke test: 64 MiB (rates: 16 MiB), one round, 0 and 5 % loss")
 @click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     size: str,
@@ -80,7 +82,7 @@ def main(
     quick: bool,
     report_path: Path | None,
 ) -> None:
-    """Measure diskcast beside its peers in network namespaces of this program's own."""
+    """Measure diskcast and its peers in separate network namespaces."""
     obstacle = privileged_obstacle()
     if obstacle is not None:
         raise click.ClickException(f"the bench needs root, namespaces and nftables: {obstacle}")
@@ -115,7 +117,7 @@ def _installed_peers(names: str, console: rich.console.Console) -> dict[str, str
     wanted = {name.strip().lower() for name in names.split(",") if name.strip()}
     unknown = wanted - {name.lower() for name in PEERS}
     if unknown:
-        raise click.BadParameter(f"unknown peers {sorted(unknown)}: choose of udpcast,uftp")
+        raise click.BadParameter(f"unknown peers {sorted(unknown)}: choose from udpcast,uftp")
     installed = {}
     for name, version_of in PEERS.items():
         if name.lower() not in wanted:
@@ -153,14 +155,14 @@ def _measure_casts(
     omitted = []
     for scenario in scenarios:
         if time.monotonic() > deadline_s:
-            omitted.append(f"{scenario.title}: the time of {budget_s:.0f} s for all casts was used up")
+            omitted.append(f"{scenario.title}: the time limit of {budget_s:.0f} s for all casts was reached")
             continue
         rounds: dict[str, list[Measurement]] = {program: [] for program in programs}
         for index in range(round_count):
-            # Alternating order: what warms up or tires the machine then doesn't favour one program.
+            # Alternating order: warm caches or throttling then don't favour one program.
             for program in list(programs)[:: 1 if index % 2 == 0 else -1]:
                 if any(one.failure for one in rounds[program]):
-                    continue  # it failed before: another limit's worth of waiting would tell nothing new
+                    continue  # it failed before and would only reach the limit again
                 with Network(scenario.receiver_count) as network:
                     network.set_offload(scenario.offload)
                     network.set_loss(scenario.loss_permille)

@@ -1,4 +1,4 @@
-"""The wire codec by itself: headers of a batch checked and cut into runs, and the small control messages."""
+"""Benchmark of the wire codec: parsing a batch of headers, and small control messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEY = bytes(range(32))
 
 
 def _batch() -> NDArray[np.uint8]:
-    """Frames as a sender makes them: blocks in order, every block's symbols in order."""
+    """Return frames as a sender sends them: blocks in order, symbols of each block in order."""
     frames = np.zeros((BATCH_SYMBOLS, 32 + SYMBOL_BYTES), np.uint8)
     fill_constant_headers(frames, cast_id=CAST_ID, session_token=SESSION_TOKEN)
     headers = header_view(frames)
@@ -52,7 +52,7 @@ def _parse(frames: NDArray[np.uint8]) -> None:
 
 
 def _per_second(function: Callable[[], object], items: int) -> float:
-    """Items per second: the median of seven timings of 50 ms."""
+    """Return items per second: the median of seven timings of 50 ms."""
     function()
     rates = []
     for _ in range(7):
@@ -66,7 +66,7 @@ def _per_second(function: Callable[[], object], items: int) -> float:
 
 
 def run() -> list[dict[str, object]]:
-    """One row a component: what, how fast, in which unit."""
+    """Return one row for each component: name, speed, unit."""
     in_order = _batch()
     with_gaps = in_order[np.random.default_rng(1).random(BATCH_SYMBOLS) >= 0.05]
     shuffled = np.random.default_rng(1).permutation(in_order)
@@ -94,9 +94,9 @@ def run() -> list[dict[str, object]]:
         check_feedback_mac(nacked, KEY)
 
     batches = (
-        ("headers checked and cut into runs, batch in order", in_order),
-        ("headers checked and cut into runs, 5 % of the datagrams missing", with_gaps),
-        ("headers checked and cut into runs, batch in random order", shuffled),
+        ("headers checked and split into runs, batch in order", in_order),
+        ("headers checked and split into runs, 5 % of the datagrams missing", with_gaps),
+        ("headers checked and split into runs, batch in random order", shuffled),
     )
     rows: list[dict[str, object]] = [
         {
@@ -113,7 +113,7 @@ def run() -> list[dict[str, object]]:
             "NACK of 100 rows encoded and tagged",
             lambda: encode_feedback(nack, cast_id=CAST_ID, session_token=SESSION_TOKEN, key=KEY),
         ),
-        ("NACK of 100 rows decoded and its tag checked", read_nack),
+        ("NACK of 100 rows decoded, tag checked", read_nack),
     )
     rows += [
         {"component": title, "rate": _per_second(function, 1), "unit": "messages/s"}

@@ -154,9 +154,9 @@ def run() -> list[dict[str, object]]:
                 rate = RAW_BYTES / statistics.median(seconds) / 1e6
                 rows.append(_row(f"{component}: {detail}", rate, "MB/s"))
             both_s = [one + other for one, other in zip(write_s, verify_s, strict=True)]
-            rows.append(_row(f"all of it: {detail}", RAW_BYTES / statistics.median(both_s) / 1e6, "MB/s"))
+            rows.append(_row(f"total: {detail}", RAW_BYTES / statistics.median(both_s) / 1e6, "MB/s"))
             cpu_per_gib_s = statistics.median(cpu_s) * 1024 * MIB / RAW_BYTES
-            rows.append(_row(f"all of it, processor time: {detail}", cpu_per_gib_s, "s/GiB"))
+            rows.append(_row(f"total, CPU time: {detail}", cpu_per_gib_s, "s/GiB"))
     return rows
 
 

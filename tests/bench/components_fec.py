@@ -1,4 +1,4 @@
-"""The erasure code by itself: encoding, and decoding beside encoding of as many symbols as were missing."""
+"""Benchmark of the erasure code: encoding, and decoding compared with encoding of as many symbols as were missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENCODED = ((64, 8), (128, 16), (182, 8), (182, 16), (182, 24), (182, 32), (182, 
 DECODED_K = 182
 MISSING_COUNTS = (1, 4, 9, 18, 36)
 BLOCK_COUNT = 32
-"""Eight megabytes of blocks in turn, so that no block stays in the cache next to the core."""
+"""Number of blocks, 8 MB in total, so that no block stays in the core's cache."""
 ROUNDS = 24
 
 
@@ -31,7 +31,7 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 def _kernels() -> list[Kernel]:
-    """The kernel that is used here, then any other ISA-L that is at hand."""
+    """Return the kernel in use, then any other ISA-L of this machine."""
     kernels = [best_kernel()]
     for library, name in libraries():
         try:
@@ -47,7 +47,7 @@ def _row(component: str, rate: float, unit: str) -> dict[str, object]:
 
 
 def _encoding(kernel: Kernel, k: int, m: int, blocks: Sequence[NDArray[np.uint8]]) -> dict[str, object]:
-    """Source bytes per second at the median time of a block."""
+    """Return source bytes per second at the median time of a block."""
     out = np.empty((m, SYMBOL_BYTES), np.uint8)
     times_s = [
         _seconds(functools.partial(encode_repair, block[:k], k, out, kernel=kernel))
@@ -61,7 +61,7 @@ def _encoding(kernel: Kernel, k: int, m: int, blocks: Sequence[NDArray[np.uint8]
 def _decoding(
     kernel: Kernel, missing_count: int, blocks: Sequence[NDArray[np.uint8]]
 ) -> list[dict[str, object]]:
-    """Decode and encode the same blocks by turns, each as often first as second."""
+    """Decode and encode the same blocks alternately, each first equally often."""
     k = DECODED_K
     rng = np.random.default_rng(missing_count)
     out = np.empty((missing_count, SYMBOL_BYTES), np.uint8)
@@ -89,12 +89,12 @@ def _decoding(
     title = f"decode k={k} e={missing_count}, {kernel.name}"
     return [
         _row(title, k * SYMBOL_BYTES / decode_median_s / 1e9, "GB/s"),
-        _row(f"{title}: time of decoding to encoding", decode_median_s / encode_median_s, "ratio"),
+        _row(f"{title}: decoding time / encoding time", decode_median_s / encode_median_s, "ratio"),
     ]
 
 
 def run() -> list[dict[str, object]]:
-    """One row a component: what, how fast, in which unit."""
+    """Return one row for each component: name, speed, unit."""
     rng = np.random.default_rng(0)
     blocks = list(rng.integers(0, 256, (BLOCK_COUNT, DECODED_K, SYMBOL_BYTES), dtype=np.uint8))
     rows: list[dict[str, object]] = []

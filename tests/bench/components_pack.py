@@ -1,4 +1,4 @@
-"""Packing and verifying by themselves, in memory: what the pipeline reaches when no disk holds it up."""
+"""Benchmark of packing and verifying in memory: the pipeline without the limits of a disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _write_random(path: Path, size_bytes: int, offset: int = 0) -> None:
 
 
 def _write_os_files(path: Path) -> None:
-    """This machine's programs, libraries and documents in the order of their names, as on a disk."""
+    """Return this machine's programs, libraries and documents, ordered by name, as on a disk."""
     with path.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as archive:
         for entry in _os_files():
             archive.add(entry, recursive=False)
@@ -53,7 +53,7 @@ def _os_files() -> Iterator[Path]:
 
 
 def _median_s(work: Callable[[], object]) -> float:
-    """The first run isn't counted: it pays for memory that later ones reuse."""
+    """Return the median time; the first run isn't counted, because it allocates memory that later ones reuse."""
     times_s = []
     for _ in range(ROUNDS + 1):
         started_s = time.perf_counter()
@@ -68,7 +68,7 @@ def _verify(path: Path) -> None:
 
 
 def _measured(content: str, source: Path) -> list[dict[str, object]]:
-    """Raw bytes per second of both directions, and what the image takes."""
+    """Return raw bytes per second of packing and verifying, and the compression ratio."""
     output = source.with_suffix(".dci")
     raw_bytes = source.stat().st_size
     pack_s = _median_s(lambda: pack_image(source, output, PackOptions()))
@@ -80,11 +80,11 @@ def _measured(content: str, source: Path) -> list[dict[str, object]]:
         {"component": f"{name}, {content}", "rate": rate, "unit": "MB/s of disk"}
         for name, rate in rates.items()
     ]
-    return [*rows, {"component": f"disk to image, {content}", "rate": ratio, "unit": "ratio"}]
+    return [*rows, {"component": f"disk size / image size, {content}", "rate": ratio, "unit": "ratio"}]
 
 
 def run() -> list[dict[str, object]]:
-    """One row a component: what, how fast, in which unit; level 3, 256 KiB blocks, a thread a CPU."""
+    """Return one row for each component: name, speed, unit; level 3, 256 KiB blocks, one thread per CPU."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="diskcast-bench-", dir=memory) as name:
@@ -95,7 +95,7 @@ def run() -> list[dict[str, object]]:
         source.unlink()
         source = folder / "os-files"
         _write_os_files(source)
-        rows += _measured("files of an operating system", source)
+        rows += _measured("operating system files", source)
         source.unlink()
         source = folder / "sparse"
         _write_random(source, SPARSE_DATA_BYTES, SPARSE_BYTES // 2)

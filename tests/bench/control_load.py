@@ -1,6 +1,6 @@
-"""The control API when a whole room joins at once, over real HTTP, every exchange on a connection of its own.
+"""Load on the control API when a whole room joins at once, over real HTTP, with a connection per request.
 
-The clients run in a process of their own: ``python -m tests.bench.control_load URL COUNT``.
+The clients run in a separate process: ``python -m tests.bench.control_load URL COUNT``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.simulation.scale import room
 
 _BLOCK_COUNT = 2000
 _CONCURRENT_MAX = 256
-"""Machines that a person starts within a second or two don't all hit the same millisecond."""
+"""Joins at the same time: machines that a person switches on don't join in the same millisecond."""
 _REPORT = CompletionReport(
     success=True,
     error="",
@@ -54,7 +54,7 @@ _REPORT = CompletionReport(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """Seconds until the last of a room was answered, and processor seconds of the sender for it."""
+    """Seconds until the last machine had its response, and CPU seconds of the sender."""
 
     receiver_count: int
     joined_s: float
@@ -64,7 +64,7 @@ class LoadFigures:
 
 
 def measure(receiver_count: int) -> LoadFigures:
-    """Let a room join, say what it needs, and report its completion."""
+    """Let a room join, report the blocks it needs, and report its completion."""
     return asyncio.run(_measure(receiver_count))
 
 
@@ -95,7 +95,7 @@ async def _measure(receiver_count: int) -> LoadFigures:
     return LoadFigures(receiver_count, joined_s, needs_s, completed_s, cpu_s)
 
 
-# -- the clients' process --------------------------------------------------------------------------------------
+# -- client process --------------------------------------------------------------------------------------
 
 
 async def _run_clients(url: str, count: int) -> list[float]:
@@ -136,13 +136,13 @@ async def _run_clients(url: str, count: int) -> list[float]:
     begin = time.monotonic()
     grants = await asyncio.gather(*(join(index) for index in range(count)))
     seconds = [time.monotonic() - begin]
-    for method, what, body in (
+    for method, action, body in (
         ("PUT", "need", {"need": encode_need(None)}),
         ("POST", "completion", COMPLETION.encode(_REPORT)),
     ):
         begin = time.monotonic()
         await asyncio.gather(
-            *(exchange(method, f"/receivers/{g.receiver_id}/{what}", body, g.key) for g in grants)
+            *(exchange(method, f"/receivers/{g.receiver_id}/{action}", body, g.key) for g in grants)
         )
         seconds.append(time.monotonic() - begin)
     return seconds

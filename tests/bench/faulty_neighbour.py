@@ -1,7 +1,7 @@
-"""``python -m tests.bench.faulty_neighbour [NAME…]``: what one bad disk costs the others of its room.
+"""Measure the cost of one faulty disk for the rest of the room: ``python -m tests.bench.faulty_neighbour [NAME…]``.
 
-Three healthy receivers and one on the lab's faulty disk, at a shaped rate; the healthy ones' time against that of the
-same room with the disk in order. Needs root; exit code 1 if a bound isn't kept.
+Three healthy receivers and one with a faulty disk, at a shaped rate: the time of the healthy ones is compared with that
+of the same room without the fault. Needs root; exit code 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RATE_MBIT_PER_S = 200
 LIMIT_S = 180.0
 OTHERS_BOUND = 1.10
 FAULTY_MEMORY = "24MiB"
-"""Little against the image, as it is with a real one: a disk that hangs can't hide behind its buffers."""
+"""Small compared with the image, as in practice, so that buffers don't hide a hanging disk."""
 
 _AFTER = 16 * MIB
 _fault_inside = functools.partial(Fault, start_bytes=32 * MIB, stop_bytes=33 * MIB)
@@ -52,7 +52,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def cast_with(bench: Bench, image: Image, fault: Fault | None) -> CastRecord:
-    """One cast; what hangs is released when the healthy ones have ended."""
+    """Run one cast; hanging operations are released once the healthy receivers have exited."""
     behaviour = Behaviour(faults=() if fault is None else (fault,))
     with (
         tempfile.TemporaryDirectory(dir=bench.folder) as folder,
@@ -76,13 +76,13 @@ def cast_with(bench: Bench, image: Image, fault: Fault | None) -> CastRecord:
 
 @functools.cache
 def reference_s(bench: Bench, image: Image) -> float:
-    """The healthy ones' time when the fourth disk is in order; the median of the rounds, measured once a run."""
+    """Return the healthy receivers' time without a fault: the median of the rounds, measured once per run."""
     [seconds] = bench.alternate(lambda: cast_with(bench, image, None).slowest_s(HEALTHY))
     return seconds
 
 
 def measure(name: str, bench: Bench, image: Image) -> Iterator[Figure]:
-    """One fault."""
+    """Measure one fault."""
     records: list[CastRecord] = []
 
     def seconds() -> float:
@@ -97,13 +97,13 @@ def measure(name: str, bench: Bench, image: Image) -> Iterator[Figure]:
         "time of the healthy ones against a room in order",
         others_s / alone_s,
         at_most=OTHERS_BOUND,
-        note=f"{others_s:.2f} s against {alone_s:.2f} s; the faulty one ends with {', '.join(map(str, codes))}",
+        note=f"{others_s:.2f} s against {alone_s:.2f} s; the faulty one exits with {', '.join(map(str, codes))}",
     )
 
 
 def _known(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := set(names) - set(FAULTS):
-        raise click.BadParameter(f"no fault {', '.join(sorted(unknown))}: choose of {', '.join(FAULTS)}")
+        raise click.BadParameter(f"no fault {', '.join(sorted(unknown))}: choose from {', '.join(FAULTS)}")
     return names or tuple(FAULTS)
 
 
@@ -112,7 +112,7 @@ def _known(_context: click.Context, _parameter: click.Parameter, names: tuple[st
 @click.option("--size", default="192MiB", show_default=True, help="size of the image, of random bytes")
 @click.option("--rounds", type=click.IntRange(1, 9), default=1, show_default=True)
 def main(names: tuple[str, ...], size: str, rounds: int) -> None:
-    """Measure faults (default: all) in network namespaces of this program's own."""
+    """Measure faults (default: all) in separate network namespaces."""
     obstacle = privileged_obstacle()
     if obstacle is not None:
         raise click.ClickException(f"the bench needs root, namespaces and nftables: {obstacle}")

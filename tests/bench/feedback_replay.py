@@ -1,7 +1,7 @@
-"""The sender's feedback path under a whole room's feedback, as recorded in a simulated cast.
+"""Benchmark of the sender's feedback path with the feedback of a whole room, recorded in a simulated cast.
 
-The recording holds everything that was done to the sender's session, so that the replay's session goes through the
-same states: once as fast as it can for the session's own cost, once in real time with every feedback datagram through
+The recording has every call of the sender's session, so the session of the replay has the same states. The replay runs
+once as fast as possible, which measures the session alone, and once in real time, where every feedback datagram passes
 a UDP socket, the event loop and the lock that the transmitter's threads share.
 """
 
@@ -25,14 +25,14 @@ from sender.cast.session.feedback import FeedbackPort
 from tests.simulation.cast import SimulatedCast
 
 _TYPE_OFFSET = 3
-"""Magic and version come before a datagram's type."""
+"""Offset of a datagram's type, after magic and version."""
 _LEAD_S = 0.2
 _SLEEP_MIN_S = 0.0005
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SessionCost:
-    """Median microseconds of one call of the session: parsing, authentication, rate control, demand."""
+    """Median microseconds of a call of the session: parsing, authentication, rate control, demand."""
 
     report_us: float
     nack_us: float
@@ -40,13 +40,13 @@ class SessionCost:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PathCost:
-    """What the event loop's thread spent on feedback.
+    """CPU time of the event loop's thread for feedback.
 
     Attributes:
-        datagram_count: received.
-        sent_count: sent; the rest was dropped by the socket.
-        cpu_us: processor microseconds for each, the loop's wake-ups included.
-        cpu_share: of one processor, over the time of the cast.
+        datagram_count: received datagrams.
+        sent_count: sent datagrams; the socket dropped the others.
+        cpu_us: CPU microseconds per datagram, including the loop's wake-ups.
+        cpu_share: share of one core over the time of the cast.
     """
 
     datagram_count: int
@@ -56,17 +56,17 @@ class PathCost:
 
 
 def session_cost(cast: SimulatedCast) -> SessionCost:
-    """Replay ``cast``, which has kept its log, and time each feedback datagram."""
+    """Replay the log of ``cast`` and measure each feedback datagram."""
     assert cast.log is not None
     session = cast.make_session()
     seconds: dict[int, list[float]] = {Report.WIRE_TYPE: [], Nack.WIRE_TYPE: []}
-    for now, what in cast.log:
-        if isinstance(what, bytes):
-            begin = time.perf_counter()
-            session.receive_feedback_untrusted(what, now)
-            seconds[what[_TYPE_OFFSET]].append(time.perf_counter() - begin)
+    for now, entry in cast.log:
+        if isinstance(entry, bytes):
+            start_s = time.perf_counter()
+            session.receive_feedback_untrusted(entry, now)
+            seconds[entry[_TYPE_OFFSET]].append(time.perf_counter() - start_s)
         else:
-            what(session, now)
+            entry(session, now)
     assert not session.rejects, session.rejects
     return SessionCost(
         *(1e6 * statistics.median(seconds[kind.WIRE_TYPE] or [0.0]) for kind in (Report, Nack))
@@ -74,11 +74,11 @@ def session_cost(cast: SimulatedCast) -> SessionCost:
 
 
 def path_cost(cast: SimulatedCast) -> PathCost:
-    """Replay ``cast``, which has kept its log, in real time over loopback."""
+    """Replay the log of ``cast`` in real time over the loopback interface."""
     lo = find_interface("lo")
     tcp, receiving = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
     tcp.close()
-    # The recorded datagrams echo the recording's clock: the replay goes by it as well.
+    # The recorded datagrams echo the clock of the recording, so the replay uses it too.
     shift_s = time.monotonic() + _LEAD_S - cast.start
     clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() - shift_s)
     with mock.patch.object(locked_session, "time", clock):
@@ -100,15 +100,15 @@ async def _replay(cast: SimulatedCast, receiving: socket.socket, clock: Callable
         finally:
             loop.call_soon_threadsafe(ended.set)
 
-    cpu_before_s, begin = time.thread_time(), time.monotonic()
+    cpu_before_s, start_s = time.thread_time(), time.monotonic()
     playing = loop.run_in_executor(None, play)
     await ended.wait()
     sent_count = await playing
     await asyncio.sleep(_LEAD_S)
-    cpu_s, elapsed_s = time.thread_time() - cpu_before_s, time.monotonic() - begin - 2 * _LEAD_S
+    cpu_s, elapsed_s = time.thread_time() - cpu_before_s, time.monotonic() - start_s - 2 * _LEAD_S
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await asyncio.sleep(0)  # the transport closes its socket on the loop's next turn
+    await asyncio.sleep(0)  # the transport closes its socket in the next iteration of the loop
     assert not session.rejects, session.rejects
     count = port.received_count
     return PathCost(count, sent_count, 1e6 * cpu_s / max(1, count), cpu_s / elapsed_s)
@@ -120,18 +120,18 @@ def _play(
     address: tuple[str, int],
     clock: Callable[[], float],
 ) -> int:
-    """Do what the log says at its times; how many datagrams were sent."""
+    """Replay the log at its times; return the number of sent datagrams."""
     assert cast.log is not None
     sent_count = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
-        for at, what in cast.log:
+        for at, entry in cast.log:
             ahead_s = at - clock()
             if ahead_s > _SLEEP_MIN_S:
                 time.sleep(ahead_s)
-            if isinstance(what, bytes):
-                sending.sendto(what, address)
+            if isinstance(entry, bytes):
+                sending.sendto(entry, address)
                 sent_count += 1
             else:
                 with shared.update() as (session, now):
-                    what(session, now)
+                    entry(session, now)
     return sent_count

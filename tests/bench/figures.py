@@ -1,4 +1,4 @@
-"""One measured figure of a scenario, with the bound that it is held to."""
+"""A measured figure of a scenario, and its bound."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ FAIL = "FAIL"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Figure:
-    """What one scenario measured. A figure without a bound is there to be known.
+    """A result of a scenario; a figure without a bound is only informative.
 
     Attributes:
-        scenario: its name, as on the command line.
-        what: the quantity, in words.
+        scenario: name of the scenario, as on the command line.
+        quantity: the measured quantity.
         value: nan when nothing could be measured, which fails a bound.
-        unit: written behind the value: ``%``, ``s``, ``Mbit/s``, or empty for a ratio or a count.
-        at_least: bound from below, in the same unit.
-        at_most: bound from above.
-        note: what else helps to understand it.
+        unit: follows the value: ``%``, ``s``, ``Mbit/s``, or empty for a ratio or a count.
+        at_least: lower bound, in the same unit.
+        at_most: upper bound, in the same unit.
+        note: further facts.
     """
 
     scenario: str
-    what: str
+    quantity: str
     value: float
     unit: str = ""
     at_least: float | None = None
@@ -34,7 +34,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """``PASS`` or ``FAIL``; empty without a bound."""
+        """Return ``PASS`` or ``FAIL``; empty without a bound."""
         if self.at_least is None and self.at_most is None:
             return ""
         low = -math.inf if self.at_least is None else self.at_least
@@ -43,12 +43,12 @@ class Figure:
 
     @property
     def value_text(self) -> str:
-        """The value with its unit."""
+        """Return the value with its unit."""
         return self._text(self.value)
 
     @property
     def bound_text(self) -> str:
-        """``≥ 93 %``, ``≤ 3 s``; empty without a bound."""
+        """Return the bound as ``≥ 93 %`` or ``≤ 3 s``; empty without a bound."""
         bounds = (("≥", self.at_least), ("≤", self.at_most))
         return ", ".join(f"{sign} {self._text(bound)}" for sign, bound in bounds if bound is not None)
 
@@ -60,7 +60,7 @@ class Figure:
 
 
 def failure(scenario: str, reason: str) -> Figure:
-    """A scenario that couldn't be measured."""
+    """Return the figure of a scenario that couldn't be measured."""
     return Figure(scenario, "ran to its end", 0.0, at_least=1.0, note=reason)
 
 
@@ -68,7 +68,7 @@ HEADINGS = ("scenario", "figure", "measured", "bound", "verdict", "notes")
 
 
 def rows(figures: Sequence[Figure]) -> list[list[str]]:
-    """A table's rows under :data:`HEADINGS`."""
+    """Return the rows of a table with :data:`HEADINGS`."""
     return [
-        [one.scenario, one.what, one.value_text, one.bound_text, one.verdict, one.note] for one in figures
+        [one.scenario, one.quantity, one.value_text, one.bound_text, one.verdict, one.note] for one in figures
     ]

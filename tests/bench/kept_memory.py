@@ -1,9 +1,9 @@
-"""Keeps a virtual machine's free memory from going back to its host while casts are timed.
+"""Keep the free memory of a virtual machine from returning to its host during measurements.
 
-With free page reporting (virtio-balloon, Linux 5.7 and later) the guest hands back what a finished run freed, and the
-next run pays for every page again in faults at the host: three seconds a GiB were seen, at random, for whichever
-program came next. Reporting only the largest free blocks, and touching the memory that a cast's targets will take right
-before it, takes most of that out, for every program alike.
+With free page reporting (virtio-balloon, Linux 5.7 and later) the guest returns memory that a run freed, and the next
+run causes a fault at the host for every page: up to three seconds per GiB were seen, at random, in the next program.
+Two measures avoid most of it for every program: reporting only the largest free blocks, and touching the memory of a
+cast's targets right before the cast.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _PIECE_BYTES = 4 << 20
 
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
-    """Report only the largest free blocks inside the block; the setting before is restored."""
+    """Report only the largest free blocks within the context; restore the setting afterwards."""
     try:
         before = _ORDER.read_text()
         _ORDER.write_text(_LARGEST_ORDER)
-    except OSError:  # no such reporting here, or not ours to change
+    except OSError:  # reporting isn't available here, or can't be changed
         yield
         return
     try:
@@ -35,7 +35,7 @@ def kept_memory() -> Iterator[None]:
 
 
 def touch_memory(folder: Path, byte_count: int) -> None:
-    """Have the guest own ``byte_count`` bytes of free memory: write a file on a tmpfs and remove it.
+    """Make the guest own ``byte_count`` bytes of free memory: write a file on a tmpfs and remove it.
 
     Allocating the file isn't enough: a tmpfs clears allocated pages only when they are used.
     """

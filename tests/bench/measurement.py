@@ -1,4 +1,4 @@
-"""What one measured cast is, and what several rounds of it come to."""
+"""Measurements of casts, and their medians over rounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMPARE_BYTES = 8 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scenario:
-    """A network to cast over: everything that is the same for the programs that are compared."""
+    """A network, with the properties that are the same for all compared programs."""
 
     receiver_count: int
     loss_permille: int
@@ -30,19 +30,19 @@ class Scenario:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measurement:
-    """One cast by one program. ``failure`` says why there are no figures, and is empty when there are."""
+    """One cast by one program. ``failure`` is the reason for missing figures, otherwise empty."""
 
     program: str
     wall_s: float
-    """From the start of the sending process to the end of the last process; receivers wait beforehand."""
+    """Seconds from the start of the sending process to the exit of the last process; receivers start before."""
     cast_s: float
-    """From the first data to the last receiver's last verified block, where the program says; else nan."""
+    """Seconds from the first data to the last receiver's last verified block, if the program reports it; else nan."""
     sender_cpu_s: float
     receiver_cpu_s: float
-    """Mean of the receivers."""
+    """Mean CPU seconds of the receivers."""
     sender_peak_bytes: int
     receiver_peak_bytes: int
-    """Largest of the receivers."""
+    """Largest peak memory of the receivers."""
     failure: str = ""
 
 
@@ -64,7 +64,7 @@ def measured(
     *,
     cast_s: float = np.nan,
 ) -> Measurement:
-    """A measurement of ended programs."""
+    """Return the measurement of programs that exited."""
     assert sender is not None
     ended = [usage for usage in receivers if usage is not None]
     assert len(ended) == len(receivers)
@@ -80,12 +80,12 @@ def measured(
 
 
 def failed(program: str, reason: str) -> Measurement:
-    """A measurement without figures."""
+    """Return a measurement without figures."""
     return Measurement(program, np.nan, np.nan, np.nan, np.nan, 0, 0, reason)
 
 
 def median(rounds: Sequence[Measurement]) -> Measurement:
-    """The rounds' medians, figure by figure; a failure if any round failed."""
+    """Return the medians of the rounds, figure by figure; a failure if any round failed."""
     failures = [one for one in rounds if one.failure]
     if failures:
         return failures[0]
@@ -94,7 +94,7 @@ def median(rounds: Sequence[Measurement]) -> Measurement:
 
 
 def write_random_image(path: Path, size_bytes: int, seed: int) -> None:
-    """Incompressible bytes, the same for the same seed."""
+    """Write incompressible bytes, the same for the same seed."""
     generator = np.random.default_rng(seed)
     with path.open("wb") as file:
         for start in range(0, size_bytes, _COMPARE_BYTES):
@@ -102,7 +102,7 @@ def write_random_image(path: Path, size_bytes: int, seed: int) -> None:
 
 
 def first_difference(one: Path, other: Path) -> int | None:
-    """Offset of the first byte in which two files differ, or None when they are equal."""
+    """Return the offset of the first different byte of two files; None if they are equal."""
     offset_bytes = 0
     with one.open("rb") as left, other.open("rb") as right:
         while True:

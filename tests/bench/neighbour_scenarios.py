@@ -1,4 +1,4 @@
-"""A link that is shared or changes while the cast goes on."""
+"""Scenarios of a link that is shared or changes during the cast."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ STEP_MBIT_PER_S = 50
 STEP_DOWN_S, STEP_UP_S, STEP_END_S = 4.0, 10.0, 15.0
 SAMPLE_S = 0.1
 WINDOW_SAMPLES = 5
-"""A rate is taken over half a second."""
+"""Samples in the window of a rate: half a second."""
 SETTLED_SHARE = 0.9
 SETTLED_LOSS = 0.05
 TCP_PORT = 5201
 TCP_HEAD_START_S = 2.0
-"""How long TCP has the link for itself: CUBIC fills it within a second."""
+"""Seconds that TCP has the link alone: CUBIC fills it within a second."""
 TCP_LIMIT_S = 600.0
 
 
 class Sample(NamedTuple):
-    """A port at one time."""
+    """A sample of a port's counters."""
 
     at_s: float
     port: PortCounters
 
 
 def step(bench: Bench, image: Image) -> Iterator[Figure]:
-    """The link becomes slower, and fast again."""
+    """Measure a link that becomes slower, and fast again."""
     with Network(2) as network:
         network.set_rate(RATE_MBIT_PER_S)
         with bench.cast(network, image) as cast:
@@ -49,23 +49,25 @@ def step(bench: Bench, image: Image) -> Iterator[Figure]:
     ):
         yield Figure(
             "step",
-            f"{change} Mbit/s: until {100 * SETTLED_SHARE:g} % of it are delivered",
+            f"{change} Mbit/s: until {100 * SETTLED_SHARE:g} % of it is delivered",
             reached_s(samples, limit, math.inf),
             "s",
             at_most=3.0,
-            note=f"of {samples[-1].at_s - samples[0].at_s:.1f} s watched" if samples else "over before",
+            note=f"of {samples[-1].at_s - samples[0].at_s:.1f} s measured"
+            if samples
+            else "the cast ended before",
         )
         yield Figure(
             "step",
-            f"{change} Mbit/s: until less than {100 * SETTLED_LOSS:g} % are lost besides",
+            f"{change} Mbit/s: until less than {100 * SETTLED_LOSS:g} % is lost",
             reached_s(samples, limit, SETTLED_LOSS),
             "s",
         )
-    yield Figure("step", "symbols sent for each of the image", record.symbols_sent_ratio)
+    yield Figure("step", "symbols sent per source symbol", record.symbols_sent_ratio)
 
 
 def sample_port(cast: Cast, until_s: float) -> list[Sample]:
-    """The first receiver's port every 100 ms until ``until_s`` after image data began, or the cast's end."""
+    """Return samples of the first receiver's port, every 100 ms until ``until_s`` after the first image data."""
     host = cast.network.receivers[:1]
     samples = [Sample(cast.now_s(), cast.network.port_counters(host)[0])]
     while samples[-1].at_s < until_s and cast.wait_until(samples[-1].at_s + SAMPLE_S):
@@ -74,7 +76,7 @@ def sample_port(cast: Cast, until_s: float) -> list[Sample]:
 
 
 def reached_s(samples: list[Sample], mbit_per_s: float, loss_max: float) -> float:
-    """Time from the first sample to the end of the first window at 90 % of the rate with so little loss, or nan."""
+    """Return the time to the end of the first window at 90 % of the rate with so little loss; nan if there is none."""
     for first, last in zip(samples, samples[WINDOW_SAMPLES:], strict=False):
         delivered = (last.port.link_bytes - first.port.link_bytes) * 8e-6 / (last.at_s - first.at_s)
         if delivered >= SETTLED_SHARE * mbit_per_s and lost_share(first.port, last.port) <= loss_max:
@@ -83,11 +85,11 @@ def reached_s(samples: list[Sample], mbit_per_s: float, loss_max: float) -> floa
 
 
 def tcp_share(bench: Bench, image: Image) -> Iterator[Figure]:
-    """One CUBIC flow to the receiver, before and during the cast.
+    """Measure a CUBIC flow to the receiver before and during the cast.
 
-    To the only one: of several, the one with the flow would count as slow, and that is another scenario.
+    There is only one receiver: among several, the one with the flow would be a straggler, which is another scenario.
     """
-    for what, options, at_least in (
+    for variant, options, at_least in (
         ("by default", (), None),
         ("with --share", ("--share",), 25.0),
     ):
@@ -106,7 +108,7 @@ def tcp_share(bench: Bench, image: Image) -> Iterator[Figure]:
             before = _mbit_per_s(sink, started_at - TCP_HEAD_START_S, started_at)
         yield Figure(
             "tcp-share",
-            f"TCP's share of the link, {what}",
+            f"TCP's share of the link, {variant}",
             100 * tcp / RATE_MBIT_PER_S,
             "%",
             at_least=at_least,

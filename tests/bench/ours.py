@@ -1,4 +1,4 @@
-"""diskcast itself, as an operator runs it: one ``diskcast send``, agents that were started before."""
+"""Casts by diskcast as an operator runs it: one ``diskcast send``, and agents that were started before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pack(image: Path, output: Path) -> None:
     """Pack ``image`` once for all rounds.
 
     Raises:
-        LabError: it failed.
+        LabError: packing failed.
     """
     with Program(diskcast("pack", image, "-o", output, "--json")) as program:
         if program.wait(_PACK_LIMIT_S):
@@ -26,9 +26,9 @@ def pack(image: Path, output: Path) -> None:
 
 
 def cast_diskcast(network: Network, image: Path, packed: Path, limit_s: float) -> Measurement:
-    """One cast of ``packed``; the targets must then equal ``image``.
+    """Cast ``packed`` and compare the targets with ``image``.
 
-    The cast is named beforehand, so that agents join at its first ANNOUNCE: unnamed ones listen 2.5 s for others.
+    The agents get the cast's id, so they join at its first ANNOUNCE instead of listening for other casts for 2.5 s.
     """
     count = len(network.receivers)
     with tempfile.TemporaryDirectory(dir=image.parent) as folder:

@@ -1,4 +1,4 @@
-"""udpcast and UFTP, run as their manuals say, on the same network and the same bytes as diskcast."""
+"""Casts by udpcast and UFTP, run as in their manuals, on the same network and with the same bytes as diskcast."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ UFTP = "UFTP"
 
 
 def udpcast_version() -> str | None:
-    """The installed version, or None."""
+    """Return the installed version, or None."""
     if shutil.which("udp-sender") is None:
         return None
     return run("dpkg-query", "--show", "--showformat", "${Version}", "udpcast").strip()
 
 
 def uftp_version() -> str | None:
-    """The installed version, or None."""
+    """Return the installed version, or None."""
     if shutil.which("uftp") is None:
         return None
     return run("dpkg-query", "--show", "--showformat", "${Version}", "uftp").strip()
 
 
 def cast_udpcast(network: Network, image: Path, lossy: bool, limit_s: float) -> Measurement:
-    """One cast with ``udp-sender --full-duplex``, its fastest mode on a switched network.
+    """Cast with ``udp-sender --full-duplex``, its fastest mode on a switched network.
 
-    On a ``lossy`` one ``--half-duplex``: in full duplex udpcast 20120424 sends slice n + 2 while a receiver still
-    lacks part of slice n, which then gives up ("Dropped by server", 8 of 10 casts of 1 GiB at 1 or 5 % loss).
+    With loss ``--half-duplex``: in full duplex udpcast 20120424 sends slice n + 2 while a receiver still misses part of
+    slice n, and that receiver gives up ("Dropped by server", 8 of 10 casts of 1 GiB at 1 or 5 % loss).
     """
     with tempfile.TemporaryDirectory(dir=image.parent) as folder:
         targets = [Path(folder) / str(index) for index in range(len(network.receivers))]
@@ -64,7 +64,7 @@ def cast_udpcast(network: Network, image: Path, lossy: bool, limit_s: float) -> 
 
 
 def cast_uftp(network: Network, image: Path, limit_s: float) -> Measurement:
-    """One cast with UFTP at 1 Gbit/s; its receivers are daemons and are ended after the sender."""
+    """Cast with UFTP at 1 Gbit/s; its receivers are daemons, which are stopped after the sender."""
     with tempfile.TemporaryDirectory(dir=image.parent) as folder:
         folders = [Path(folder) / str(index) for index in range(len(network.receivers))]
         receivers = []

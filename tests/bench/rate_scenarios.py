@@ -1,4 +1,4 @@
-"""Scenarios of the automatic rate: shaped links, losses, many receivers."""
+"""Scenarios of the automatic rate: shaped links, loss, many receivers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.network.lab import Network, PortCounters
 
 RECEIVER_COUNT = 4
 SETTLING_S = 2.0
-"""Time to find the limit before losses count."""
+"""Time to find the limit; loss counts only after it."""
 BURST_EVERY = 20
 PEER_LIMIT_S = 60.0
 
@@ -37,7 +37,7 @@ def shaped(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure]:
         100 * goodput_mbit_per_s / mbit_per_s,
         "%",
         at_least=93.0,
-        note=f"{goodput_mbit_per_s:.1f} Mbit/s; {record.symbols_sent_ratio:.3f} symbols sent for each of the image",
+        note=f"{goodput_mbit_per_s:.1f} Mbit/s; {record.symbols_sent_ratio:.3f} symbols sent per source symbol",
     )
     losses = [lost_share(*pair) for pair in zip(before, after, strict=True)]
     yield Figure(
@@ -46,13 +46,13 @@ def shaped(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure]:
         100 * max(losses) if settled else math.nan,
         "%",
         at_most=2.0,
-        note=f"of the whole cast {100 * _whole_loss(after):.2g} %" if settled else "the cast was over before",
+        note=f"{100 * _whole_loss(after):.2g} % in the whole cast" if settled else "the cast ended before",
     )
     busy = [
         _link_use(*pair, record.last_completed_s - before_s, mbit_per_s)
         for pair in zip(before, after, strict=True)
     ]
-    yield Figure(name, "link in use then", 100 * min(busy) if settled else math.nan, "%")
+    yield Figure(name, "link utilisation then", 100 * min(busy) if settled else math.nan, "%")
 
 
 def shaped_peers(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure]:
@@ -77,7 +77,7 @@ def shaped_peers(bench: Bench, image: Image, mbit_per_s: int) -> Iterator[Figure
     for one in map(measured, others):
         yield Figure(
             f"peers-{mbit_per_s}",
-            f"{one.program}'s time against diskcast's",
+            f"time of {one.program} / time of diskcast",
             one.wall_s / reference.wall_s,
             note=one.failure or f"{one.wall_s:.1f} s against {reference.wall_s:.1f} s",
         )
@@ -119,7 +119,7 @@ def burst_loss(bench: Bench, image: Image) -> Iterator[Figure]:
         return record.seconds
 
     clean_s, lossy_s = bench.alternate(lambda: seconds(0), lambda: seconds(BURST_EVERY))
-    yield Figure("burst-loss", "symbols sent for each of the image", max(sent_ratios), at_most=1.15)
+    yield Figure("burst-loss", "symbols sent per source symbol", max(sent_ratios), at_most=1.15)
     yield Figure(
         "burst-loss",
         "time against that without loss",
@@ -141,7 +141,7 @@ def scale(bench: Bench, image: Image, receiver_count: int, mbit_per_s: int) -> I
     one_s, many_s = bench.alternate(lambda: seconds(1), lambda: seconds(receiver_count))
     yield Figure(
         f"scale-{receiver_count}",
-        f"time with {receiver_count} receivers against one",
+        f"time with {receiver_count} receivers / time with one",
         many_s / one_s,
         at_most=1.10,
         note=f"{many_s:.2f} s against {one_s:.2f} s at {mbit_per_s} Mbit/s",

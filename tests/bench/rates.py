@@ -100,18 +100,18 @@ def measure(
 def _known(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := set(names) - set(SCENARIOS):
         raise click.BadParameter(
-            f"no scenario {', '.join(sorted(unknown))}: choose of {', '.join(SCENARIOS)}"
+            f"no scenario {', '.join(sorted(unknown))}: choose from {', '.join(SCENARIOS)}"
         )
     return names or tuple(SCENARIOS)
 
 
 @click.command()
 @click.argument("names", nargs=-1, callback=_known)
-@click.option("--size", help="size of every image, instead of each scenario's own")
+@click.option("--size", help="size of every image  [default: depends on the scenario]")
 @click.option("--rounds", type=click.IntRange(1, 9), default=1, show_default=True)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
 def main(names: tuple[str, ...], size: str | None, rounds: int, json_path: Path | None) -> None:
-    """Measure scenarios (default: all) in network namespaces of this program's own."""
+    """Measure scenarios (default: all) in separate network namespaces."""
     obstacle = privileged_obstacle()
     if obstacle is not None:
         raise click.ClickException(f"the bench needs root, namespaces and nftables: {obstacle}")

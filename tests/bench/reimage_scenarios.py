@@ -1,4 +1,4 @@
-"""A room that is imaged again: what its targets hold already is neither sent nor written."""
+"""Scenarios of a room that is imaged again: blocks that the targets already have are neither sent nor written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT_S = 120.0
 
 
 def reimage(bench: Bench, image: Image) -> Iterator[Figure]:
-    """A full cast, one to targets of which a twentieth has changed, one to targets that are right."""
+    """Measure a full cast, a cast to targets with a twentieth changed, and a cast to unchanged targets."""
     name = f"reimage-{RATE_MBIT_PER_S}"
     with (
         Network(RECEIVER_COUNT) as network,
@@ -54,7 +54,7 @@ def reimage(bench: Bench, image: Image) -> Iterator[Figure]:
 
 
 def _cast(bench: Bench, network: Network, image: Image, files: Sequence[Path]) -> tuple[CastRecord, float]:
-    """What came of it, and how long the slowest receiver took by its own account, its scan included."""
+    """Run a cast; return its record and the time that the slowest receiver reports, including its scan."""
     targets = {index: Target(path, path) for index, path in enumerate(files)}
     with bench.cast(network, image, targets=targets, limit_s=LIMIT_S) as cast:
         record = cast.finish()
@@ -62,7 +62,7 @@ def _cast(bench: Bench, network: Network, image: Image, files: Sequence[Path]) -
 
 
 def _change(files: Sequence[Path], raw_bytes: int) -> None:
-    """The same twentieth of the blocks in every file, as last week's image differs from this week's."""
+    """Change the same twentieth of the blocks in every file, as between the images of two weeks."""
     block_count = raw_bytes // BLOCK_BYTES_DEFAULT
     blocks = random.Random(3).sample(range(block_count), round(CHANGED_SHARE * block_count))
     for path in files:

@@ -1,4 +1,4 @@
-"""The bench's figures as a table on the terminal and as ``docs/benchmarks.md``."""
+"""Reports of the benchmark: a table on the terminal, and ``docs/benchmarks.md``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.bench.measurement import Measurement, Scenario
 HEADINGS = (
     "program",
     "wall s",
-    "wall / diskcast's",
+    "wall / diskcast",
     "cast s",
     "goodput Mbit/s",
     "sender CPU s",
@@ -31,33 +31,31 @@ HEADINGS = (
 )
 
 INTRODUCTION = """\
-Written by `make bench-report`; nothing here is edited by hand. Ratios carry over to other machines, seconds
-don't."""
+`make bench-report` writes this page. Ratios are comparable between machines; seconds aren't."""
 
 LEGEND = """\
-*wall*: from the start of the sending program until sender and receivers have ended; receivers run beforehand.
-*cast*: first data to last receiver's last verified block, which diskcast reports itself; the rest of its wall
-time is the start of the interpreter and the join. *offload on*: a super-datagram (UDP_SEGMENT) crosses the
-network whole and is lost whole; *off*: every datagram by itself. diskcast reads every block back and verifies it;
-the peers don't. udpcast runs full duplex, and half duplex where there is loss: in full duplex its receivers then
-give up. Every result was compared with the source byte by byte."""
+*wall*: time from the start of the sending program until the sender and all receivers have exited; receivers run before.
+*cast*: time from the first data to the last receiver's last verified block, as diskcast reports it; the rest of its
+wall time is the start of the interpreter and the join. *offload on*: a super-datagram (UDP_SEGMENT) crosses the
+network, or is lost, as a whole; *off*: single datagrams. diskcast reads back and verifies every block; the peers don't.
+udpcast runs in full duplex, and with loss in half duplex, because its receivers give up in full duplex. Every target
+was compared with the source byte by byte."""
 
 
 RATES_TITLE = "Automatic rate and stragglers"
 
 RATES_LEGEND = """\
-Without options unless the name says otherwise, held to the bound beside each figure; times are compared with a cast
-of the same run. *goodput*: bytes of the disk over the time that the cast says it took; a block of 256 KiB is 183
-symbols that take 1514 bytes each on Ethernet, so that 94.6 % of a link is the most. Links are the switch's ports,
-shaped (tbf). *loss-1*, *loss-5*: single datagrams at random at each of 4 receivers; *burst-loss*: every 20th
-super-datagram whole. *straggler-…*: one of 8 machines gets a tenth of the others' 200 Mbit/s, or has a disk that
-writes so slowly. *tcp-share*: a CUBIC flow to the one receiver was there before the cast. *step*: the link
-changes in the middle of the cast."""
+Default options unless the name says otherwise. Each figure has its bound; times are compared with a cast of the same
+run. *goodput*: bytes of the disk per time of the cast, as diskcast reports it; a block of 256 KiB has 183 symbols of
+1514 bytes each on Ethernet, so at most 94.6 % of a link. Links are shaped ports of the switch (tbf). *loss-1*,
+*loss-5*: random loss of single datagrams at each of 4 receivers; *burst-loss*: loss of every 20th super-datagram.
+*straggler-…*: one of 8 machines gets a tenth of the others' 200 Mbit/s, or has a disk of that speed. *tcp-share*: a
+CUBIC flow to the receiver starts before the cast. *step*: the link's rate changes during the cast."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Results:
-    """All that a run of the bench found out."""
+    """All results of a run."""
 
     image_bytes: int
     round_count: int
@@ -66,13 +64,13 @@ class Results:
     components: dict[str, Sequence[dict[str, object]]]
     omitted: Sequence[str]
     rates: Sequence[Figure]
-    """Of the automatic rate and the handling of stragglers, where they were measured."""
+    """Figures of the automatic rate and of stragglers; empty if they weren't measured."""
     load_before: float
-    """The machine's one-minute load average at the start: what else was running."""
+    """One-minute load average of the machine at the start, which shows other load."""
 
 
 def machine() -> list[str]:
-    """What the figures were measured on, a line a fact."""
+    """Return the facts about this machine, one per line."""
     model = next(
         (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.machine(),
@@ -87,7 +85,7 @@ def machine() -> list[str]:
 
 
 def print_results(results: Results, console: rich.console.Console) -> None:
-    """Tables for a person at a terminal."""
+    """Print tables to a terminal."""
     for scenario, measurements in results.casts:
         table = rich.table.Table(*HEADINGS, title=scenario.title, title_justify="left")
         for row in _cast_rows(measurements, results.image_bytes):
@@ -102,11 +100,11 @@ def print_results(results: Results, console: rich.console.Console) -> None:
     if results.rates:
         console.print(rates_table(results.rates, RATES_TITLE))
     for line in results.omitted:
-        console.print(f"left out: {line}")
+        console.print(f"omitted: {line}")
 
 
 def rates_table(measured: Sequence[Figure], title: str) -> rich.table.Table:
-    """Scenarios' figures and their bounds."""
+    """Return the table of the scenarios' figures and bounds."""
     table = rich.table.Table(*figures.HEADINGS, title=title, title_justify="left")
     for row in figures.rows(measured):
         table.add_row(*row)
@@ -114,15 +112,15 @@ def rates_table(measured: Sequence[Figure], title: str) -> rich.table.Table:
 
 
 def write_report(results: Results, path: Path) -> None:
-    """The same as Markdown, with the machine, the date and how to read it."""
+    """Write the tables as Markdown, with the machine, the date and a legend."""
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     facts = [
         *machine(),
-        f"{today}; load average {results.load_before:.2f} before the first run",
+        f"{today}; load average before the first run: {results.load_before:.2f}",
         ", ".join(f"{name} {version}" for name, version in results.versions.items()),
-        f"image: {format_bytes(results.image_bytes)} of random bytes in memory (tmpfs), as are the targets",
+        f"image: {format_bytes(results.image_bytes)} of random bytes in memory (tmpfs), like the targets",
         _rounds(results.round_count),
-        "network: namespaces on one bridge, MTU 1500; loss is random, at every receiver's ingress",
+        "network: namespaces on one bridge, MTU 1500; random loss at the ingress of every receiver",
     ]
     parts = ["# Benchmarks", INTRODUCTION, "\n".join(f"* {fact}" for fact in facts), LEGEND, "## Casts"]
     for scenario, measurements in results.casts:
@@ -135,19 +133,19 @@ def write_report(results: Results, path: Path) -> None:
         cells = [[_cell(row.get(heading)) for heading in headings] for row in rows]
         parts += [f"## {title}", _markdown(headings, cells)]
     if results.omitted:
-        parts += ["## Left out", "\n".join(f"* {line}" for line in results.omitted)]
+        parts += ["## Omitted", "\n".join(f"* {line}" for line in results.omitted)]
     path.write_text("\n\n".join(parts) + "\n")
 
 
 def _cast_rows(measurements: Sequence[Measurement], image_bytes: int) -> list[list[str]]:
-    ours_s = measurements[0].wall_s
+    diskcast_s = measurements[0].wall_s
     return [
         [one.program, one.failure, *[""] * 7]
         if one.failure
         else [
             one.program,
             f"{one.wall_s:.1f}",
-            f"{one.wall_s / ours_s:.2f}",
+            f"{one.wall_s / diskcast_s:.2f}",
             "" if math.isnan(one.cast_s) else f"{one.cast_s:.1f}",
             f"{image_bytes * 8e-6 / one.wall_s:.0f}",
             f"{one.sender_cpu_s:.1f}",
@@ -161,8 +159,8 @@ def _cast_rows(measurements: Sequence[Measurement], image_bytes: int) -> list[li
 
 def _rounds(count: int) -> str:
     if count == 1:
-        return "one cast of each program in each network"
-    return f"medians of {count} rounds, the programs in alternating order"
+        return "one cast of each program on each network"
+    return f"medians of {count} rounds, in which the order of the programs alternates"
 
 
 def _component_headings(rows: Sequence[dict[str, object]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A room to cast in for the scenarios: images, waiting agents, one cast followed from outside, what came of it."""
+"""A room for the scenarios: images, waiting agents, and a cast with its record."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from tests.support.network.lab import (
 )
 
 START_LIMIT_S = 30.0
-"""From the start of the sending program to its first image data: seventeen interpreters start on few cores."""
+"""Time from the start of the sending program to its first image data: seventeen interpreters start on few cores."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Image:
-    """Random bytes, and the same packed."""
+    """Random bytes, raw and packed."""
 
     raw: Path
     packed: Path
@@ -44,7 +44,7 @@ class Image:
 
 
 class Target(NamedTuple):
-    """Where an agent writes, and where the bench reads what it wrote."""
+    """The path that an agent writes to, and the path that the benchmark compares."""
 
     written: Path
     stored: Path
@@ -52,16 +52,16 @@ class Target(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastRecord:
-    """What came of one cast. Times are seconds since image data began.
+    """The record of one cast. Times are seconds since the first image data.
 
     Attributes:
-        seconds: to the end of the cast, by the sender's own account; nan if it never said.
-        exit_code: the sender's.
-        result: the sender's last line.
-        agent_exit_codes: by receiver.
-        completed_s: when each receiver that completed was known to have, by receiver.
-        events: all of the sender's lines with their times.
-        symbols_sent_ratio: data datagrams sent to source symbols of the image.
+        seconds: time to the end of the cast, as the sender reports it; nan if it doesn't.
+        exit_code: exit code of the sender.
+        result: last line of the sender.
+        agent_exit_codes: exit codes of the agents, by receiver.
+        completed_s: times at which receivers were reported as complete, by receiver.
+        events: all lines of the sender, with their times.
+        symbols_sent_ratio: data datagrams sent per source symbol of the image.
     """
 
     seconds: float
@@ -74,27 +74,27 @@ class CastRecord:
 
     @property
     def last_completed_s(self) -> float:
-        """When the last of those that completed had; nan if nobody did."""
+        """Return the time at which the last complete receiver completed; nan if none did."""
         return max(self.completed_s.values(), default=math.nan)
 
     def slowest_s(self, indexes: Sequence[int]) -> float:
-        """When the last of ``indexes`` had completed; nan unless all did."""
+        """Return the time at which the last of ``indexes`` completed; nan unless all did."""
         if any(index not in self.completed_s for index in indexes):
             return math.nan
         return max(self.completed_s[index] for index in indexes)
 
     def named(self, event: str) -> list[dict[str, Any]]:
-        """The sender's events of one name."""
+        """Return the sender's events of one name."""
         return [line for _, line in self.events if line.get("event") == event]
 
 
 class Bench:
-    """What all scenarios of a run share: where images are, how often to measure, results of references.
+    """The images, the number of rounds and the reference results that all scenarios of a run share.
 
     Args:
-        folder: on a tmpfs.
-        round_count: casts of each kind, where a scenario compares two; medians are taken.
-        console: for a line about every cast.
+        folder: a folder on a tmpfs.
+        round_count: casts of each kind, if a scenario compares two; medians are compared.
+        console: console for a line about every cast.
     """
 
     def __init__(self, folder: Path, round_count: int, console: rich.console.Console) -> None:
@@ -104,22 +104,22 @@ class Bench:
 
     @functools.cache  # noqa: B019  as long-lived as the run
     def image(self, raw_bytes: int) -> Image:
-        """Random bytes of this size, made once."""
+        """Return random bytes of this size, which are made once."""
         image = Image(self.folder / f"{raw_bytes}.bin", self.folder / f"{raw_bytes}.dci", raw_bytes)
         write_random_image(image.raw, raw_bytes, seed=1)
         ours.pack(image.raw, image.packed)
         return image
 
     def say(self, text: str) -> None:
-        """One line for whoever watches."""
+        """Print one line to the console."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def cast(self, network: Network, image: Image, *options: str, **settings: Any) -> Cast:
-        """A cast to begin with ``with``; the arguments are :class:`Cast`'s."""
+        """Return a cast, which ``with`` starts; the arguments are those of :class:`Cast`."""
         return Cast(self, network, image, options, **settings)
 
     def alternate(self, *measures: Callable[[], float]) -> list[float]:
-        """Each measure's median over the rounds; their order alternates, so that none gets the warmer machine."""
+        """Return the median of each measure over the rounds, whose order alternates because the machine warms up."""
         values: list[list[float]] = [[] for _ in measures]
         for index in range(self.round_count):
             for place in list(range(len(measures)))[:: 1 if index % 2 == 0 else -1]:
@@ -128,17 +128,17 @@ class Bench:
 
 
 class Cast:
-    """One cast to the first receivers of a network, agents first.
+    """A cast to the first receivers of a network; the agents start first.
 
     Args:
         bench: the run.
-        network: shaped as the scenario wants it.
-        image: what is cast.
-        options: for ``diskcast send``.
-        receiver_count: agents; the others of the network's receivers stay free.
-        targets: by receiver, where they aren't files of the cast's own.
-        agent_options: for ``diskcast-agent receive``, by receiver.
-        limit_s: for the cast, from its first image data.
+        network: a network that is already shaped.
+        image: the image to cast.
+        options: options of ``diskcast send``.
+        receiver_count: number of agents; other receivers of the network stay idle.
+        targets: targets by receiver; by default new files.
+        agent_options: options of ``diskcast-agent receive``, by receiver.
+        limit_s: time limit of the cast, from its first image data.
     """
 
     def __init__(
@@ -194,14 +194,14 @@ class Cast:
         return receive(self.network, index, target.written, *options, *self._agent_options.get(index, ()))
 
     def now_s(self) -> float:
-        """Seconds since image data began."""
+        """Return the seconds since the first image data."""
         return time.monotonic() - self.started_at
 
     def wait_until(self, offset_s: float) -> bool:
-        """Wait until ``offset_s`` after image data began.
+        """Wait until ``offset_s`` after the first image data.
 
         Returns:
-            False if the sender ended before.
+            False if the sender exited before.
         """
         try:
             self.sender.wait(max(0.0, offset_s - self.now_s()))
@@ -213,10 +213,10 @@ class Cast:
         """Wait for all programs and compare every complete target with the image.
 
         Args:
-            succeeds: whether all programs have to end with exit code 0.
+            succeeds: True if all programs must exit with code 0.
 
         Raises:
-            LabError: not ended in time, one failed, or a receiver that says it is complete isn't.
+            LabError: a program didn't exit in time or failed, or a complete target differs from the image.
         """
         codes = [
             program.wait(max(1.0, self._limit_s - self.now_s())) for program in [self.sender, *self.agents]
@@ -233,7 +233,9 @@ class Cast:
         }
         for index in completed_s:
             if (offset := first_difference(self.image.raw, self.targets[index].stored)) is not None:
-                raise LabError(f"{receiver_name(index)} says it is complete and differs at byte {offset}")
+                raise LabError(
+                    f"{receiver_name(index)} reports that it is complete, but differs at byte {offset}"
+                )
         result = self.sender.result
         started = next(event for _, event in events if event["event"] == "cast_started")
         symbol_bytes = started["symbol_bytes"]
@@ -256,12 +258,12 @@ class Cast:
 
 
 def receiver_name(index: int) -> str:
-    """As ``--name`` says it to the operator."""
+    """Return the receiver's ``--name``."""
     return f"r{index}"
 
 
 def lost_share(before: PortCounters, after: PortCounters) -> float:
-    """Share of what was sent to a port between two looks and didn't leave by it; nan if nothing was sent."""
+    """Return the share of datagrams to a port that were lost between two samples; nan if none were sent."""
     offered_bytes = after.offered_bytes - before.offered_bytes
     passed_bytes = after.passed_bytes - before.passed_bytes
     waiting_bytes = after.queued_bytes - before.queued_bytes
@@ -280,5 +282,5 @@ def _cast_line(cast: Cast, record: CastRecord) -> str:
         f"  {record.seconds:.2f} s, exit codes {record.exit_code} {list(record.agent_exit_codes)}, sent "
         f"{record.symbols_sent_ratio:.3f} times the source symbols\n"
         f"    complete after {ends} s, lost {losses} %\n"
-        f"    limited by {bottlenecks or 'nothing'}"
+        f"    bottlenecks: {bottlenecks or 'none'}"
     )

@@ -1,4 +1,4 @@
-"""``python -m tests.bench.scale``: what a room of a thousand receivers costs, without a thousand machines.
+"""Measure the cost of a room of a thousand receivers, without the machines: ``python -m tests.bench.scale``.
 
 Casts are simulated with real protocol objects; the sender's feedback path and control API are driven over loopback.
 """
@@ -20,20 +20,25 @@ from tests.simulation.scale import LINK_MBIT_PER_S, ScaleFigures, figures, room
 _LOSS = 0.001
 _EVENT_INTERVAL_S = 0.2
 _FIXED_BYTES_PER_S = 0.94 * LINK_MBIT_PER_S * BYTES_PER_S_OF_MBIT
-"""For the shared losses: the automatic rate's search for the limit would bring some of its own."""
+"""A fixed rate for shared losses: the automatic rate's search for the limit would cause losses itself."""
 _EVENTS_MAX = 1000
 
 
 @click.command()
 @click.option("--receivers", "receiver_count", type=click.IntRange(2, 1000), default=1000, show_default=True)
 @click.option(
-    "--blocks", "block_count", type=click.IntRange(10), default=150, show_default=True, help="of 256 KiB"
+    "--blocks",
+    "block_count",
+    type=click.IntRange(10),
+    default=150,
+    show_default=True,
+    help="number of blocks of 256 KiB",
 )
 @click.option("--seed", default=1, show_default=True)
-@click.option("--replay/--no-replay", default=True, show_default=True, help="the feedback path over loopback")
-@click.option("--control/--no-control", default=True, show_default=True, help="joins over HTTP")
+@click.option("--replay/--no-replay", default=True, show_default=True, help="replay feedback over loopback")
+@click.option("--control/--no-control", default=True, show_default=True, help="join over HTTP")
 def main(receiver_count: int, block_count: int, seed: int, replay: bool, control: bool) -> None:
-    """Simulate casts to one and to many receivers, replay the feedback of the large one, let a room join."""
+    """Simulate casts to one and to many receivers, replay the feedback of the large one, and let a room join."""
     console = rich.console.Console(width=120)
     console.print(f"load average {os.getloadavg()[0]:.2f} before")
     alone = SimulatedCast(room(1, block_count, loss=_LOSS, seed=seed)).run()
@@ -74,10 +79,10 @@ def _print_replay(console: rich.console.Console, cast: SimulatedCast) -> None:
     table = rich.table.Table(
         "feedback path", "", title=f"feedback of {count} receivers, replayed", title_justify="left"
     )
-    table.add_row("session, a REPORT", f"{session.report_us:.0f} µs")
-    table.add_row("session, a NACK", f"{session.nack_us:.0f} µs")
-    table.add_row("socket, event loop, lock and session, a datagram", f"{path.cpu_us:.0f} µs")
-    table.add_row("one processor's share in this cast", f"{path.cpu_share:.1%}")
+    table.add_row("session, per REPORT", f"{session.report_us:.0f} µs")
+    table.add_row("session, per NACK", f"{session.nack_us:.0f} µs")
+    table.add_row("socket, event loop, lock and session, per datagram", f"{path.cpu_us:.0f} µs")
+    table.add_row("share of one core in this cast", f"{path.cpu_share:.1%}")
     table.add_row(
         "datagrams, of them dropped by the socket",
         f"{path.sent_count}, {path.sent_count - path.datagram_count}",
@@ -101,7 +106,7 @@ def _print_shared_losses(
         title_justify="left",
     )
     table.add_row("loss events", str(lost))
-    table.add_row("NACK datagrams an event", f"{result.nack_count / max(1, lost):.1f}")
+    table.add_row("NACK datagrams per event", f"{result.nack_count / max(1, lost):.1f}")
     table.add_row("seconds", f"{result.seconds:.2f}")
     table.add_row("sent / source", f"{result.sent_ratio:.3f}")
     table.add_row("feedback / data", f"{result.feedback_share:.2%}")
@@ -114,9 +119,9 @@ def _print_control(console: rich.console.Console, receiver_count: int) -> None:
         "control API", "s", title=f"{receiver_count} receivers over HTTP", title_justify="left"
     )
     table.add_row("all joined", f"{load.joined_s:.2f}")
-    table.add_row("all said what they need", f"{load.needs_s:.2f}")
+    table.add_row("all reported the blocks they need", f"{load.needs_s:.2f}")
     table.add_row("all reported completion", f"{load.completed_s:.2f}")
-    table.add_row("sender's processor time", f"{load.sender_cpu_s:.2f}")
+    table.add_row("sender's CPU time", f"{load.sender_cpu_s:.2f}")
     console.print(table)
 
 

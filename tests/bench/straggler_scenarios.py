@@ -1,4 +1,4 @@
-"""One machine that is much slower than the others, by its cable or by its disk, under each policy."""
+"""Scenarios of one machine that is much slower than the others, by its cable or its disk, under each policy."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ RATE_MBIT_PER_S = 200
 SLOW_MBIT_PER_S = 20
 LIMIT_S = 180.0
 SLOW_DISK_MEMORY = "24MiB"
-"""Little against the image, as it is with a real one: the slow disk can't hide behind its buffers."""
+"""Small compared with the image, as in practice, so that buffers don't hide the slow disk."""
 OTHERS_BOUND = 1.10
 TOGETHER_PERCENT = 10.0
 
 
 @functools.cache
 def reference(bench: Bench, image: Image) -> CastRecord:
-    """The room without its slow machine, measured once a run."""
+    """Measure the room without its slow machine, once per run."""
     with Network(OTHERS_COUNT) as network:
         network.set_rate(RATE_MBIT_PER_S)
         with bench.cast(network, image) as cast:
@@ -39,7 +39,7 @@ def reference(bench: Bench, image: Image) -> CastRecord:
 
 
 def slow_link(bench: Bench, image: Image, name: str, *options: str, succeeds: bool = True) -> CastRecord:
-    """One cast with the slow machine behind a tenth of the others' rate."""
+    """Run a cast in which the slow machine's link has a tenth of the others' rate."""
     bench.say(f"  {name}: one of {OTHERS_COUNT + 1} at {SLOW_MBIT_PER_S} of {RATE_MBIT_PER_S} Mbit/s")
     with Network(OTHERS_COUNT + 1) as network:
         network.set_rate(RATE_MBIT_PER_S)
@@ -49,7 +49,7 @@ def slow_link(bench: Bench, image: Image, name: str, *options: str, succeeds: bo
 
 
 def demoted(bench: Bench, image: Image) -> Iterator[Figure]:
-    """Default policy: the others aren't held back, and the slow one completes after them."""
+    """Measure the default policy: the others aren't held back, and the slow one completes after them."""
     name = "straggler-network"
     record = slow_link(bench, image, name)
     yield others_time(name, bench, image, record)
@@ -60,12 +60,12 @@ def demoted(bench: Bench, image: Image) -> Iterator[Figure]:
         name,
         "slow one's time against its link's",
         slow_s / link_s,
-        note=f"{slow_s:.1f} s; {record.symbols_sent_ratio:.2f} symbols sent for each of the image",
+        note=f"{slow_s:.1f} s; {record.symbols_sent_ratio:.2f} symbols sent per source symbol",
     )
 
 
 def dropped(bench: Bench, image: Image) -> Iterator[Figure]:
-    """``--slow drop``: the others aren't held back, and both programs say it by their exit codes."""
+    """Measure ``--slow drop``: the others aren't held back, and both programs report it by their exit codes."""
     name = "straggler-drop"
     record = slow_link(bench, image, name, "--slow", "drop", "--slow-for", "2s", succeeds=False)
     yield others_time(name, bench, image, record)
@@ -76,12 +76,12 @@ def dropped(bench: Bench, image: Image) -> Iterator[Figure]:
         "sender and slow one end with their exit codes",
         float(codes == wanted),
         at_least=1.0,
-        note=f"{codes[0]} and {codes[1]}, to be {wanted[0]} and {wanted[1]}",
+        note=f"{codes[0]} and {codes[1]}, expected {wanted[0]} and {wanted[1]}",
     )
 
 
 def waited_for(bench: Bench, image: Image) -> Iterator[Figure]:
-    """``--slow wait``: everybody goes at the slow one's pace and ends with it."""
+    """Measure ``--slow wait``: all machines have the slow one's rate and end with it."""
     name = "straggler-wait"
     record = slow_link(bench, image, name, "--slow", "wait")
     yield completed_count(name, record, OTHERS_COUNT + 1)
@@ -110,7 +110,7 @@ def udpcast_with_slow_link(bench: Bench, image: Image) -> Iterator[Figure]:
             network.set_rate(SLOW_MBIT_PER_S if slow else RATE_MBIT_PER_S, network.receivers[SLOW:])
             one = peers.cast_udpcast(network, image.raw, lossy=False, limit_s=LIMIT_S)
         bench.say(
-            f"  udpcast, slow machine {'there' if slow else 'away'}: {one.failure or f'{one.wall_s:.1f} s'}"
+            f"  udpcast, {'with' if slow else 'without'} the slow machine: {one.failure or f'{one.wall_s:.1f} s'}"
         )
         if one.failure:
             yield Figure(name, "udpcast's time", math.nan, "s", note=one.failure)
@@ -125,7 +125,7 @@ def udpcast_with_slow_link(bench: Bench, image: Image) -> Iterator[Figure]:
 
 
 def others_time(name: str, bench: Bench, image: Image, record: CastRecord) -> Figure:
-    """The time of the others against a cast without the slow one."""
+    """Return the time of the others, compared with a cast without the slow one."""
     alone_s = reference(bench, image).slowest_s(OTHERS)
     others_s = record.slowest_s(OTHERS)
     return Figure(
@@ -150,7 +150,7 @@ def completed_count(name: str, record: CastRecord, wanted_count: int) -> Figure:
 
 
 def slow_disk_named(bench: Bench, image: Image) -> Iterator[Figure]:
-    """One disk writes at a tenth of the others' rate: the others aren't held back, and it's told which disk it is."""
+    """Measure a disk with a tenth of the others' rate: the others aren't held back, and the disk is named."""
     name = "straggler-disk"
     behaviour = Behaviour(write_bytes_per_s=SLOW_MBIT_PER_S * 1e6 / 8)
     bench.say(f"  {name}: one of {OTHERS_COUNT + 1} writes {SLOW_MBIT_PER_S} Mbit/s")
@@ -171,7 +171,7 @@ def slow_disk_named(bench: Bench, image: Image) -> Iterator[Figure]:
             record = cast.finish()
     yield others_time(name, bench, image, record)
     yield completed_count(name, record, OTHERS_COUNT + 1)
-    told = {
+    reported = {
         (line["receiver"], line["cause"])
         for event in ("receiver_slow", "receiver_demoted")
         for line in record.named(event)
@@ -180,9 +180,9 @@ def slow_disk_named(bench: Bench, image: Image) -> Iterator[Figure]:
     yield Figure(
         name,
         "slow one named with its disk, and nobody else",
-        float(told == wanted),
+        float(reported == wanted),
         at_least=1.0,
-        note=", ".join(f"{receiver}: {cause}" for receiver, cause in sorted(told)) or "nobody named",
+        note=", ".join(f"{receiver}: {cause}" for receiver, cause in sorted(reported)) or "no machine named",
     )
     times_s = [(one["receiver"], one["cause"], one["seconds"]) for one in record.result["bottleneck_seconds"]]
     own_s = sum(seconds for receiver, cause, seconds in times_s if (receiver, cause) in wanted)
@@ -195,4 +195,4 @@ def slow_disk_named(bench: Bench, image: Image) -> Iterator[Figure]:
     )
     slow_s = record.slowest_s([SLOW])
     disk_s = image.raw_bytes * 8e-6 / SLOW_MBIT_PER_S
-    yield Figure(name, "slow one's time against its disk's", slow_s / disk_s, note=f"{slow_s:.1f} s")
+    yield Figure(name, "time of the slow one / time of its disk", slow_s / disk_s, note=f"{slow_s:.1f} s")

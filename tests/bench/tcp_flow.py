@@ -1,6 +1,6 @@
-"""One TCP flow (CUBIC) that takes what it gets: ``python -m tests.bench.tcp_flow take PORT | give ADDRESS PORT``.
+"""A TCP flow (CUBIC) without a limit: ``python -m tests.bench.tcp_flow take PORT | give ADDRESS PORT``.
 
-The taking side prints a JSON line ten times a second with the bytes that have come so far.
+The receiving side prints a JSON line ten times a second with the bytes received so far.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _INTERVAL_S = 0.1
 
 
 def take(port: int) -> None:
-    """Accept one connection and count."""
+    """Accept one connection and count its bytes."""
     with socket.create_server(("", port)) as server:
         print(json.dumps({"event": "listening"}), flush=True)
         connection, _ = server.accept()
@@ -34,7 +34,7 @@ def take(port: int) -> None:
 
 
 def give(address: str, port: int) -> None:
-    """Send until somebody ends this program."""
+    """Send until the program is stopped."""
     with socket.socket() as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_CONTROL)
         connection.connect((address, port))

@@ -1,4 +1,4 @@
-"""How the bench's programs begin and end: signals once, errors in one line."""
+"""Start and exit of the benchmark programs: one signal ends a run, errors have one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_command(command: click.Command) -> None:
-    """Run ``command`` so that Ctrl-C and SIGTERM leave nothing behind, and exit."""
+    """Run ``command``, clean up after Ctrl-C and SIGTERM, and exit."""
     for number in _SIGNALS:
         signal.signal(number, _interrupt_once)
     try:
@@ -30,7 +30,7 @@ def run_command(command: click.Command) -> None:
 
 
 def _interrupt_once(_number: int, _frame: object) -> None:
-    """The first signal ends the run; further ones don't interrupt the cleaning up."""
+    """End the run at the first signal; further ones don't interrupt the cleanup."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
