@@ -87,15 +87,14 @@ SWITCHES: Final = (
     _switch("rate_control.backoff", "no distance below the knee", _BACKOFF=0.0),
     _switch("rate_control.fill_high", "full buffers are no limit", _FILL_HIGH=1.0),
     _switch("rate_control.loss_margin", "no margin of loss", _LOSS_MARGIN=0.0),
-    _switch("loss_experiment.experiment", "unusual loss is ignored", LossExperiment__add_loss=_never),
+    _switch("loss_experiment.experiment", "no experiment", LossExperiment__add_loss=_never),
     _switch("loss_experiment.beta", "a decrease by 5 %", BETA=0.95),
     _switch(
         "loss_experiment.overload",
         "slow start continues at any loss",
         LossExperiment__overload=_always(False),
     ),
-    _switch("loss_experiment.ratio_min", "any two samples are compared", _RATIO_MIN=1.0),
-    _switch("loss_experiment.timeout", "experiments wait for 10 s", _TIMEOUT_S=10.0),
+    _switch("loss_experiment.timeout", "first samples hold for 10 s", _TIMEOUT_S=10.0),
     _switch(
         "competing_traffic.queue", "other traffic is not recognised", CompetingTraffic__queue_seen=_never
     ),

@@ -132,6 +132,10 @@ class Capacity:
             return self.knee_bytes_per_s * (1.0 + _ESCAPE) * math.exp2(escape_s / _ESCAPE_DOUBLING_S)
         return self.knee_bytes_per_s * (1.0 + growth)
 
+    def before_random_loss(self, arriving_bytes_per_s: float) -> float:
+        """Return the rate of which the usual loss leaves this delivery rate."""
+        return arriving_bytes_per_s / max(1.0 - self.usual_loss, 1e-3)
+
     def set_usual_loss(self, loss: float, burst: float) -> None:
         """Take ``loss`` for random, at any rate."""
         self.usual_loss = loss

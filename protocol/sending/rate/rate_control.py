@@ -4,7 +4,7 @@
 2. *Delivery rate sample*: every report describes the last 100 ms at one receiver.
 3. *Knee*: at a limit, the delivery rate is that receiver's knee, and its allowed rate falls a little below it. A
    receiver limit shows in full buffers and socket drops, a full link in a standing queue.
-4. *Loss experiment*: loss without a queue is congestion or random; sending at a lower rate for a moment tells which.
+4. *Loss experiment*: loss without a queue is congestion or random; its share at another rate tells which.
 5. *Competing traffic*: a queue that doesn't drain below the knee isn't the cast's; then loss decides, as for TCP.
 6. *Congestion avoidance*: the allowed rate follows a cubic around the knee (:mod:`~protocol.sending.rate.capacity`).
 7. *Current limiting receiver*: the cast's rate is the least allowed rate of the receivers that count.
@@ -25,7 +25,7 @@ from protocol.constants import (
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.session_records import ReceiverId
 from protocol.sending.rate.capacity import ALIKE, Capacity
-from protocol.sending.rate.loss_experiment import BETA, LossCause, LossExperiment
+from protocol.sending.rate.loss_experiment import BETA, LossExperiment
 from protocol.sending.rate.rate_sample import RateSample
 from protocol.shared.feedback_timing import ARRIVAL_WINDOW_S
 
@@ -115,9 +115,7 @@ class RateController:
         if self.fixed or elapsed_s < _TICK_S:
             return
         self._tick_at = now
-        self._end_experiment(now)
-        if self._experiment.rate_before is not None:
-            return
+        self._experiment.expire(now)
         step_s = min(elapsed_s, 2 * _TICK_S)
         for _, capacity in self._counted():
             if not capacity.limited:
@@ -230,7 +228,7 @@ class RateController:
             return
         capacity.competing.start_cut(sample.queue_delay_s)
         arriving = sample.arriving_bytes_per_s or BETA * self.rate_bytes_per_s
-        self._cut(capacity, arriving / (1.0 - capacity.usual_loss), Cause.NETWORK, sample, grtt_s, now)
+        self._cut(capacity, capacity.before_random_loss(arriving), Cause.NETWORK, sample, grtt_s, now)
 
     def _on_loss(
         self,
@@ -241,19 +239,18 @@ class RateController:
         settled: bool,
         now: float,
     ) -> None:
-        """Take an unusual loss for random or for congestion, or start an experiment."""
+        """Take an unusual loss for random below the knee, for congestion above it; before it, start an experiment."""
         rate = self.rate_bytes_per_s
         queued = sample.queued
         competing = now < capacity.competing.until
         below_knee = capacity.limited and rate < capacity.knee_bytes_per_s and not queued
         if self.fixed or (below_knee and settled and not competing and not capacity.exempt):
-            # A link that isn't full drops nothing.
-            capacity.learn_loss(sample.loss, sample.loss_burst)
+            capacity.set_usual_loss(sample.loss, sample.loss_burst)  # a link that isn't full drops nothing
         elif competing or capacity.limited or capacity.exempt or queued:
             if settled:
                 capacity.troubled_at = now
                 arriving = sample.arriving_bytes_per_s or (1.0 - sample.loss) * rate
-                knee = arriving / (1.0 - capacity.usual_loss)
+                knee = capacity.before_random_loss(arriving)
                 self._cut(capacity, knee, Cause.NETWORK, sample, grtt_s, now)
         else:
             self._experiment.add_loss(receiver_id, sample, now)
@@ -262,33 +259,10 @@ class RateController:
         self, receiver_id: ReceiverId, capacity: Capacity, sample: RateSample, grtt_s: float, now: float
     ) -> bool:
         """Act on the result of an experiment for one receiver; return whether there is one."""
-        experiment = self._experiment
-        round_s = self._feedback_round_s(grtt_s)
-        result = experiment.result(receiver_id, sample, round_s, now)
-        if result is None:
-            return False
-        cause, first = result
-        if (
-            cause is LossCause.UNKNOWN
-            and experiment.rate_before is None
-            and self._is_unusual(capacity, sample)
-        ):
-            experiment.lower(self.rate_bytes_per_s, now + round_s + REPAIR_LATENCY_S)
-            lower = BETA * min(self.rate_bytes_per_s, sample.offered_bytes_per_s)
-            self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, lower)
-            return True
-        experiment.forget(receiver_id)
-        if cause is LossCause.RANDOM:
-            capacity.set_usual_loss(sample.loss, sample.loss_burst)
-        elif cause is LossCause.CONGESTION:
+        congestion = self._experiment.is_congestion(receiver_id, sample, self._feedback_round_s(grtt_s), now)
+        if congestion:
             capacity.troubled_at = now
-            knee = max(first.arriving_bytes_per_s, sample.arriving_bytes_per_s)
-            self._cut(capacity, knee, Cause.NETWORK, sample, grtt_s, now)
-        self._end_experiment(now)
-        return True
-
-    def _end_experiment(self, now: float) -> None:
-        rate_before = self._experiment.finish(now)
-        if rate_before is not None:
-            self.rate_bytes_per_s = max(self.rate_bytes_per_s, rate_before)
-            self.follow_group()
+            self._cut(capacity, sample.arriving_bytes_per_s, Cause.NETWORK, sample, grtt_s, now)
+        elif congestion is not None:
+            capacity.set_usual_loss(sample.loss, sample.loss_burst)
+        return congestion is not None

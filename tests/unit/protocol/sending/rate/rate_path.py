@@ -37,6 +37,7 @@ class Path:
     greedy_queue_bytes: float = 0.0
     """Other traffic that takes the rest of the link and keeps so many bytes in its queue, as a TCP flow does."""
     loss: float = 0.0
+    loss_from_s: float = 0.0
     loss_burst: int = 1
     socket: float = math.inf
     disk: float = math.inf
@@ -83,7 +84,11 @@ class _End:
 
         came = served * share / FRAME_BYTES
         lost = dropped * share / FRAME_BYTES
-        events = float(self._rng.binomial(round(came / path.loss_burst), path.loss)) if path.loss else 0.0
+        events = (
+            float(self._rng.binomial(round(came / path.loss_burst), path.loss))
+            if path.loss and now >= path.loss_from_s
+            else 0.0
+        )
         taken = min(came - events * path.loss_burst, path.socket * STEP_S / FRAME_BYTES)
         drops = came - events * path.loss_burst - taken
         self._lost += lost + events * path.loss_burst + drops

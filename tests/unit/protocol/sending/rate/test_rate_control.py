@@ -133,6 +133,16 @@ def test_random_loss_keeps_the_rate_and_is_learned(loss: float, burst: int) -> N
     assert drive.controller.capacities[FIRST].loss_burst == pytest.approx(burst, rel=0.3)
 
 
+@pytest.mark.parametrize("loss", [0.02, 0.05, 0.2])
+@pytest.mark.parametrize("receiver_count", [1, 4])
+def test_random_loss_that_starts_at_the_ceiling_costs_a_moment(loss: float, receiver_count: int) -> None:
+    """A cable that comes loose during a cast."""
+    drive = Drive(*[Path(loss=loss, loss_from_s=3.0)] * receiver_count, maximum=1000 * MBIT).run(6.0)
+    assert drive.mean_rate(3.0) > 0.75 * 1000 * MBIT
+    assert drive.run(3.0).mean_rate(3.0) > 0.95 * 1000 * MBIT
+    assert drive.controller.usual_loss(FIRST) == pytest.approx(loss, rel=0.3)
+
+
 def test_experiments_do_not_queue_up() -> None:
     """Thirty lossy receivers, one after the other at seven tenths of the rate, would cost seconds."""
     drive = Drive(*[Path(loss=0.05)] * 30, sender=2000 * MBIT).run(1.5)
