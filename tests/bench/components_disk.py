@@ -34,7 +34,7 @@ ROUNDS = 5
 
 
 class _Image:
-    """Return an image in memory with repeated content."""
+    """An image in memory with repeated content."""
 
     def __init__(self, content: bytes) -> None:
         encoder = BlockEncoder(3, BLOCK_BYTES_DEFAULT)

@@ -70,7 +70,7 @@ machine's disk, verifying adds the time of reading."""
 
 
 class _Image:
-    """Return an image in memory with repeated content."""
+    """An image in memory with repeated content."""
 
     def __init__(self, raw_bytes: int) -> None:
         content = np.random.default_rng(1).bytes(CONTENT_BYTES)

@@ -179,7 +179,7 @@ def slow_disk_named(bench: Bench, image: Image) -> Iterator[Figure]:
     wanted = {(receiver_name(SLOW), Cause.DISK.value)}
     yield Figure(
         name,
-        "slow one named with its disk, and nobody else",
+        "only the slow one named, with its disk",
         float(reported == wanted),
         at_least=1.0,
         note=", ".join(f"{receiver}: {cause}" for receiver, cause in sorted(reported)) or "no machine named",

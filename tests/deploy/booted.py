@@ -1,10 +1,10 @@
-"""``python -m tests.deploy.booted``: deploy/ on a Debian of its own, installed as its README says and run by systemd.
+"""Install and run deploy/ under systemd on a Debian in a container: ``python -m tests.deploy.booted``.
 
-A minimal Debian is made and booted with systemd-nspawn, without a network; its shell is typed what ``deploy/README.md``
-and ``docs/how-to/upgrade-and-backup.md`` say. Casts to a loop device then go through what a deployment meets: a stop in
-the middle, a hang that the watchdog ends, an upgrade, a database put together again, a machine that reboots into its
-image. Nothing of it is on this machine afterwards. Needs root, mmdebstrap, systemd-container, and about ten minutes,
-less with ``--base`` and ``--wheels``; the first thing that is wrong ends it with exit code 1.
+systemd-nspawn boots a minimal Debian without a network, and the test types the commands of ``deploy/README.md`` and
+``docs/how-to/upgrade-and-backup.md`` into its shell. Casts to a loop device then go through the events of a deployment:
+a stop during the cast, a hang that the watchdog ends, an upgrade, a restored database, a machine that reboots into its
+image. Everything is removed afterwards. Needs root, mmdebstrap, systemd-container, and about ten minutes, less with
+``--base`` and ``--wheels``; the first failure ends the run with exit code 1.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ PACKAGES: Final = (
 )
 DISK_BYTES: Final = 1 << 30
 RATE: Final = "20M"
-"""Bits per second: a cast lasts longer than what is done in its middle, and than its name takes into the status."""
+"""Bits per second: slow enough for the actions during a cast, and for its name to appear in the status."""
 IMAGE_MIB: Final = 96
 ARRIVED_BYTES: Final = 8 << 20
 REBOOT_EXIT: Final = 133
-"""What systemd-nspawn --keep-unit says of a machine that wants to start again."""
+"""Exit code of systemd-nspawn --keep-unit for a machine that reboots."""
 _PROPAGATED: Final = Path("/run/systemd/nspawn/propagate")
 _NAMESPACES: Final = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd")
 FULL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Machine:
-    """A Debian that is booted, typed to, and ends by itself or is ended."""
+    """A booted Debian with a shell; it exits itself or is stopped."""
 
     def __init__(self, root: Path, devices: list[Path]) -> None:
         self.root = root
@@ -59,10 +59,10 @@ class Machine:
         self._name = f"diskcast-{os.getpid()}"
 
     def boot(self) -> None:
-        """Return when everything that starts at boot has."""
+        """Wait until everything that starts at boot has started."""
         command = [
             "systemd-nspawn", "--boot", f"--directory={self.root}", f"--machine={self._name}", "--private-network",
-            # By bpf its systemd keeps devices from units: DeviceAllow=.
+            # The container's systemd restricts devices of units with bpf: DeviceAllow=.
             "--capability=CAP_BPF,CAP_NET_ADMIN", "--system-call-filter=bpf",
             "--register=no", "--keep-unit", "--console=pipe", *self._binds,
         ]  # fmt: skip
@@ -86,7 +86,7 @@ class Machine:
             raise LabError(f"systemd-nspawn ended with {self._nspawn.returncode}")
         pid = self._nspawn.pid
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            # Until it has become init it is a copy of systemd-nspawn.
+            # Until it executes init, the process is a copy of systemd-nspawn.
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
                     return int(child)
@@ -100,10 +100,10 @@ class Machine:
         )
 
     def type(self, script: str) -> str:
-        """What a shell of root's prints.
+        """Return the output of a root shell.
 
         Raises:
-            LabError: its exit code isn't 0.
+            LabError: the exit code isn't 0.
         """
         done = self._shell(script)
         if done.returncode:
@@ -111,23 +111,23 @@ class Machine:
         return done.stdout
 
     def refuses(self, script: str) -> str:
-        """What is said by a command that must fail."""
+        """Return the output of a command that must fail."""
         done = self._shell(script)
         if not done.returncode:
             raise LabError(f"`{script}` should have been refused:\n{done.stdout}")
         return done.stderr
 
     def until(self, script: str) -> None:
-        """Wait until ``script`` ends well."""
+        """Wait until ``script`` succeeds."""
         wait_until(f"`{script}` ends well", lambda: self._shell(script).returncode == 0)
 
     def ended(self) -> int:
-        """Wait for it to end by itself; systemd-nspawn's exit code."""
+        """Wait for the machine to exit; return systemd-nspawn's exit code."""
         assert self._nspawn is not None
         return self._nspawn.wait(LIMIT_S)
 
     def kill(self) -> None:
-        """Pull the plug."""
+        """Cut the power of the machine."""
         if self._nspawn is not None and self._nspawn.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._find_leader() or self._nspawn.pid, signal.SIGKILL)
@@ -136,15 +136,15 @@ class Machine:
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()
-        # systemd-nspawn itself removes that only where /run is a tmpfs.
+        # systemd-nspawn removes this only where /run is a tmpfs.
         shutil.rmtree(_PROPAGATED / self._name, ignore_errors=True)
 
 
-# -- making it -------------------------------------------------------------------------------------------------
+# -- installation -------------------------------------------------------------------------------------------------
 
 
 def make_root(folder: Path, base: Path | None, wheels: Path | None) -> Path:
-    """A Debian with this source tree and the locked packages in it; nothing of diskcast is installed yet."""
+    """Make a Debian with this source tree and the locked packages; diskcast isn't installed yet."""
     root = folder / "machine"
     if base is None:
         run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", root, timeout_s=1800)
@@ -170,7 +170,7 @@ def make_root(folder: Path, base: Path | None, wheels: Path | None) -> Path:
 
 
 def typed(page: Path, heading: str) -> str:
-    """The commands of root's in the first console block below a heading, for a machine without a network."""
+    """Return root's commands in the first console block below a heading, adapted to a machine without a network."""
     text = page.read_text().partition(f"\n## {heading}\n")[2]
     block = re.search(r"```console\n(.*?)```", text, re.DOTALL)
     assert block is not None, heading
@@ -180,11 +180,11 @@ def typed(page: Path, heading: str) -> str:
     return "set -ex; cd /root/source\n" + "\n".join(lines).replace("pip install", offline)
 
 
-# -- what is looked at -----------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------------
 
 
 def install(machine: Machine) -> None:
-    """As the README says it; the daemon is up, enabled, and where it says that things are."""
+    """Install as in the README; check that the daemon runs, is enabled, and uses the documented paths."""
     machine.type(typed(README, "The daemon"))
     machine.type(typed(README, "Single casts and agents"))
     machine.type("systemctl is-active diskcast && systemctl is-enabled diskcast diskcast-agent")
@@ -200,7 +200,7 @@ def install(machine: Machine) -> None:
 
 
 def set_option(machine: Machine, name: str, pattern: str, line: str) -> None:
-    """Change a line of a file in /etc/diskcast, which must be there."""
+    """Change a line, which must exist, of a file in /etc/diskcast."""
     path = machine.root / "etc/diskcast" / name
     text, count = re.subn(rf"^{pattern}$", line.replace("\\", r"\\"), path.read_text(), flags=re.MULTILINE)
     if count != 1:
@@ -209,7 +209,7 @@ def set_option(machine: Machine, name: str, pattern: str, line: str) -> None:
 
 
 def start_agent(machine: Machine, disk: Path, options: str) -> None:
-    """The agent's unit with these options, waiting for casts."""
+    """Start the agent's unit with these options; it waits for casts."""
     if not (machine.root / "root/agents.token").exists():
         machine.type("diskcast tokens create lab-agents --role enrol --output /root/agents.token")
         token = (machine.root / "root/agents.token").read_text().strip()
@@ -223,22 +223,22 @@ def start_agent(machine: Machine, disk: Path, options: str) -> None:
 
 
 def empty(disk: Path) -> str:
-    """The command that leaves nothing of the image."""
+    """Return the command that overwrites the image."""
     return f"dd if=/dev/zero of={disk} bs=1M count={IMAGE_MIB} conv=fsync status=none"
 
 
 def same(disk: Path) -> str:
-    """The command that compares all but the partition table, whose copy moved to the end of the disk."""
+    """Return the command that compares all but the partition table, whose copy moved to the end of the disk."""
     return f"cmp --bytes={IMAGE_MIB - 2}M --ignore-initial=1M /root/disk.raw {disk}"
 
 
 def log_of(unit: str) -> str:
-    """The command that prints what the unit has said since its last start."""
+    """Return the command that prints the unit's log since its last start."""
     return f"journalctl --boot --output=cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID {unit})"
 
 
 def begin_cast(machine: Machine, disk: Path) -> str:
-    """A cast to an empty disk, some of which has arrived; its id."""
+    """Start a cast to an empty disk; return its id once some of the image has arrived."""
     machine.type("systemctl stop diskcast-agent")
     machine.type(f"{empty(disk)}; systemctl start diskcast-agent")
     cast = re.search(r"cast ([0-9a-f]{8}) ", machine.type("diskcast casts create lab --machine pc01"))
@@ -249,13 +249,13 @@ def begin_cast(machine: Machine, disk: Path) -> str:
 
 
 def await_cast(machine: Machine, cast: str, disk: Path) -> None:
-    """The cast is done and its image is on the disk."""
+    """Wait for the end of the cast and check that its image is on the disk."""
     machine.until(f'diskcast casts list --json | grep {cast} | grep -q \'"phase": "done"\'')
     machine.type(same(disk))
 
 
 def stop_in_the_middle(machine: Machine, disk: Path) -> None:
-    """A stop of the daemon is a pause of its casts, and systemd knows what runs."""
+    """Check that stopping the daemon pauses its casts, and that systemd shows the current state."""
     cast = begin_cast(machine, disk)
     machine.until(f"systemctl show -P StatusText diskcast | grep -q 'casting {cast} of lab'")
     machine.type("systemctl stop diskcast; test $(systemctl show -P Result diskcast) = success")
@@ -264,7 +264,7 @@ def stop_in_the_middle(machine: Machine, disk: Path) -> None:
 
 
 def hang_in_the_middle(machine: Machine, disk: Path) -> None:
-    """A daemon that hangs is ended with its threads in the journal, and its cast goes on."""
+    """Check that a hanging daemon is killed with its threads in the journal, and that its cast continues."""
     cast = begin_cast(machine, disk)
     machine.type("kill -STOP $(systemctl show -P MainPID diskcast)")
     machine.until("test $(systemctl show -P NRestarts diskcast) = 1 && systemctl is-active diskcast")
@@ -274,7 +274,7 @@ def hang_in_the_middle(machine: Machine, disk: Path) -> None:
 
 
 def upgrade_in_the_middle(machine: Machine, disk: Path) -> None:
-    """As the how-to says it, while a cast runs."""
+    """Upgrade as in the how-to, during a cast."""
     cast = begin_cast(machine, disk)
     machine.type(typed(UPGRADE, "Upgrade"))
     machine.type("systemctl restart diskcast")
@@ -282,11 +282,11 @@ def upgrade_in_the_middle(machine: Machine, disk: Path) -> None:
 
 
 def back_up_and_restore(machine: Machine) -> None:
-    """As the how-to says it; root is told what it would break."""
+    """Back up and restore as in the how-to; check that root gets a warning."""
     machine.type(typed(UPGRADE, "Back up (SQLite)"))
-    said = machine.refuses("diskcast database backup")
-    if "runuser -u diskcast" not in said:
-        raise LabError(f"root isn't told how to back up: {said}")
+    output = machine.refuses("diskcast database backup")
+    if "runuser -u diskcast" not in output:
+        raise LabError(f"root gets no hint for the backup: {output}")
     machine.type("diskcast rooms create after-the-backup --name x")
     machine.type("systemctl stop diskcast")
     machine.type("printf damaged | dd of=/var/lib/diskcast/diskcast.db conv=notrunc status=none")
@@ -297,11 +297,11 @@ def back_up_and_restore(machine: Machine) -> None:
 
 
 def read_the_journal(machine: Machine) -> None:
-    """The daemon's lines are JSON with its name, its levels are the journal's, and what is typed in the docs works."""
-    said = machine.type("journalctl --unit=diskcast --output=cat | jq -Rc 'fromjson?'").splitlines()
-    for line in map(json.loads, said):
+    """Check the fields and levels of the log lines, and the documented commands."""
+    output = machine.type("journalctl --unit=diskcast --output=cat | jq -Rc 'fromjson?'").splitlines()
+    for line in map(json.loads, output):
         if not {"time", "level", "event", "daemon"} <= line.keys():
-            raise LabError(f"a line of the journal lacks something: {line}")
+            raise LabError(f"a line of the journal is incomplete: {line}")
     wanted = {"info": "6", "warning": "4", "error": "3"}
     level_of = "[.PRIORITY, ((.MESSAGE | strings | fromjson? | objects | .level) // null)]"
     seen = machine.type(f"journalctl --output=json _SYSTEMD_UNIT=diskcast.service | jq -c '{level_of}'")
@@ -312,7 +312,7 @@ def read_the_journal(machine: Machine) -> None:
 
 
 def cast_without_a_daemon(machine: Machine, disk: Path) -> None:
-    """diskcast-send@ and diskcast-receive, each in its unit; stopping them is no failure."""
+    """Check the units diskcast-send@ and diskcast-receive; stopping them isn't a failure."""
     machine.type("systemctl stop diskcast diskcast-agent")
     machine.type(empty(disk))
     machine.type("install -Dm640 /root/source/deploy/systemd/receive.env.example /etc/diskcast/receive.env")
@@ -334,7 +334,7 @@ def cast_without_a_daemon(machine: Machine, disk: Path) -> None:
 
 
 def grow(machine: Machine, disk: Path) -> None:
-    """Only with the drop-in, and with it to the end of the disk."""
+    """Check that the filesystem grows to the end of the disk only with the drop-in."""
     machine.type(
         "install -Dm644 -t /etc/systemd/system/diskcast-agent.service.d /root/source/deploy/systemd/fit.conf"
     )
@@ -342,14 +342,14 @@ def grow(machine: Machine, disk: Path) -> None:
     start_agent(machine, disk, "--grow")
     machine.type("diskcast casts create lab --machine pc01 --watch")
     if "was grown: its ext4 has 10" not in (
-        said := machine.type("journalctl -b -u diskcast-agent -o cat | tail -1")
+        output := machine.type("journalctl -b -u diskcast-agent -o cat | tail -1")
     ):
-        raise LabError(f"the filesystem wasn't grown: {said}")
+        raise LabError(f"the filesystem wasn't grown: {output}")
     machine.type("rm -r /etc/systemd/system/diskcast-agent.service.d && systemctl daemon-reload")
 
 
 def end_with(machine: Machine, disk: Path, action: str, exit_code: int) -> None:
-    """The machine does what it was told to do once it has its image."""
+    """Check that the machine runs the configured action after its image."""
     start_agent(machine, disk, f"--after-cast {action}")
     machine.type("diskcast casts create lab --machine pc01")
     if (code := machine.ended()) != exit_code:
@@ -357,7 +357,7 @@ def end_with(machine: Machine, disk: Path, action: str, exit_code: int) -> None:
 
 
 def boots_by_itself(machine: Machine) -> None:
-    """What is enabled is there after a boot."""
+    """Check that enabled units start at boot."""
     machine.boot()
     machine.until("systemctl is-active diskcast diskcast-agent")
 
@@ -380,7 +380,7 @@ def _step(text: str) -> Iterator[None]:
     help="The locked packages, instead of a download.",
 )
 def booted(base: Path | None, wheels: Path | None) -> int:
-    """Install and run deploy/ on a Debian of its own."""
+    """Install and run deploy/ on a Debian in a container."""
     if os.geteuid() != 0:
         raise LabError("booting a machine needs root")
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
@@ -407,7 +407,7 @@ def booted(base: Path | None, wheels: Path | None) -> int:
 def _go_through(machine: Machine, disk: Path) -> None:
     with _step("booted"):
         machine.boot()
-    with _step("installed as deploy/README.md says"):
+    with _step("installed as in deploy/README.md"):
         install(machine)
     start_agent(machine, disk, "")
     with _step("the daemon is stopped in the middle of a cast"):

@@ -1,4 +1,4 @@
-"""Containerfile, compose file and example configuration: what they name exists, and they agree with each other."""
+"""Tests of Containerfile, compose file and example configuration: every name in them exists, and they agree."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_what_the_compose_file_mounts_is_there() -> None:
 
 
 def test_everything_speaks_to_everything_on_the_host_network() -> None:
-    """Multicast needs it, and then what only this machine needs must stay on its loopback address."""
+    """Multicast needs the host's network, so local services must listen on the loopback address only."""
     services = _compose()["services"]
     assert {service["network_mode"] for service in services.values()} == {"host"}
     assert "listen_addresses=127.0.0.1" in services["database"]["command"]

@@ -1,4 +1,4 @@
-"""The scrape configuration and the alert rules: an alarm that never comes is noticed when it is too late."""
+"""Tests of the scrape configuration and the alert rules: a missing alert is noticed too late."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_prometheus_accepts_its_configuration() -> None:
 
 
 def test_prometheus_accepts_what_is_offered_in_comments(tmp_path: Path) -> None:
-    """Who takes the marks away gets a token's file and an Alertmanager."""
+    """Uncommenting the optional lines gives a token file and an Alertmanager."""
     token = tmp_path / "token"
     token.write_text("dct_view_…")
     (tmp_path / "rules").mkdir()

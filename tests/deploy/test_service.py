@@ -1,4 +1,4 @@
-"""The daemon as systemd runs it: ready when it says so, ticking while it works, gone when told."""
+"""Tests of the daemon under systemd: ready when it reports so, watchdog ticks while it works, exit on request."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ prctl(38, 1, 0, 0, 0)               # PR_SET_NO_NEW_PRIVS: NoNewPrivileges=
 prctl(65, 1, 0, 0, 0)               # PR_SET_MDWE, Linux 6.3: MemoryDenyWriteExecute=
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-"""What of the unit's sandbox can be had without systemd."""
+"""The parts of the unit's sandbox that work without systemd."""
 
 
 class Service:
-    """A daemon that was started by a service manager, which is this test."""
+    """A daemon that was started by a service manager, here this test."""
 
     def __init__(self, folder: Path) -> None:
         self.state = folder / "state"
@@ -63,7 +63,7 @@ class Service:
         return self.socket.recv(4096).decode()
 
     def lines(self) -> list[dict[str, object]]:
-        """What is in the journal; a line that isn't JSON is for people."""
+        """Return the JSON lines of the journal; other lines are messages for the operator."""
         return [json.loads(line) for line in self.journal.read_text().splitlines() if line.startswith("{")]
 
 
@@ -134,7 +134,7 @@ def test_its_log_is_json_that_names_the_daemon(service: Service) -> None:
 
 def test_it_stops_when_it_is_told(service: Service) -> None:
     service.process.send_signal(signal.SIGTERM)
-    # Read first: while its queue is full of ticks nothing else is taken, as systemd's never is.
+    # Read first: a queue full of ticks accepts nothing else; systemd always reads it.
     while not (heard := service.heard()).startswith("STOPPING=1"):
         assert heard == "WATCHDOG=1"
     assert service.process.wait(LIMIT_S) == 0

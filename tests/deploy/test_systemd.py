@@ -1,4 +1,4 @@
-"""The unit files, by systemd's own tools: they say what systemd understands, and the daemon gets little to misuse."""
+"""Tests of the unit files with systemd's tools: they are valid, and the daemon has few privileges."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.programs.processes import require_program
 SYSTEMD = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 UNITS = sorted(SYSTEMD.glob("*.service"), key=lambda path: path.name)
 EXPOSURE_MAX = {"diskcast.service": 1.6, "diskcast-send@.service": 1.6}
-"""Of 10: what systemd itself says is left to somebody who takes the program over. Others: 3, they write disks."""
+"""Exposure, of 10, that systemd computes for a compromised program; others have 3, because they write disks."""
 
 
 def _unit(path: Path) -> configparser.RawConfigParser:
@@ -34,7 +34,7 @@ def _unit(path: Path) -> configparser.RawConfigParser:
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
 def test_systemd_understands_every_line(path: Path, tmp_path: Path) -> None:
     analyze = require_program("systemd-analyze")
-    # diskcast isn't installed where it will be, and systemd looks for the program.
+    # systemd looks for the program, but diskcast isn't installed at its final path.
     copy = tmp_path / path.name
     copy.write_text(re.sub(r"/opt/diskcast/bin/\S+", "/bin/true", path.read_text()))
     done = subprocess.run([analyze, "verify", "--man=no", copy], capture_output=True, text=True, check=False)
@@ -81,7 +81,7 @@ def test_a_damaged_database_waits_for_the_operator_and_an_absent_one_does_not() 
 def test_the_state_directory_is_the_one_of_the_configuration(
     user_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever asks: the service, its doctor, ``diskcast database`` and root mean the same folder."""
+    """The service, its doctor, ``diskcast database`` and root must use the same folder."""
     monkeypatch.setattr("os.geteuid", lambda: user_id)
     state = load_config(SYSTEMD.parent / "diskcast.toml").server.state_directory
     service = _unit(SYSTEMD / "diskcast.service")["Service"]
@@ -97,7 +97,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def test_the_user_and_its_folders_can_be_made(tmp_path: Path) -> None:
-    """In a root directory of their own, by the same programs that a package manager runs."""
+    """Apply them in a separate root directory, with the programs that a package manager runs."""
     sysusers, tmpfiles = require_program("systemd-sysusers"), require_program("systemd-tmpfiles")
     (tmp_path / "etc").mkdir()
     conf = SYSTEMD / "diskcast.sysusers.conf"
@@ -111,7 +111,7 @@ def test_the_user_and_its_folders_can_be_made(tmp_path: Path) -> None:
         r"^diskcast:x:\d+:\d+:diskcast daemon:/var/lib/diskcast:/usr/sbin/nologin$", passwd, re.MULTILINE
     )
     user_id = int(passwd.split(":")[2])
-    # systemd asks the group file below the other root, too
+    # systemd reads the group file of the other root too
     command = [tmpfiles, "--create", f"--root={tmp_path}", SYSTEMD / "diskcast.tmpfiles.conf"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

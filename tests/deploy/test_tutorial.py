@@ -1,4 +1,4 @@
-"""The tutorial, typed as it is written: on the loopback interface, with two agents and files in the place of disks."""
+"""Test of the tutorial's commands: on the loopback interface, with two agents and files instead of disks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _blocks(kind: str) -> list[str]:
 
 
 class Reader:
-    """Somebody who does what the tutorial says, with the names of this machine."""
+    """A reader who follows the tutorial, with the names of this machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Reader:
         (self.folder / "lab-1.csv").write_text(machines)
 
     def type(self, line: str) -> None:
-        """What is typed at a prompt; what doesn't end by itself goes on in the background."""
+        """Run a command at the prompt; one that doesn't exit continues in the background."""
         line = line.replace("SOURCE", "disk.img").replace("10.0.0.1:7400", f"127.0.0.1:{self.port}")
         if line.startswith("export "):
             self.exports.append(line)
@@ -92,14 +92,14 @@ class Reader:
         return process
 
     def _await(self, process: subprocess.Popen[str], log: str, text: str) -> None:
-        def said() -> bool:
+        def appeared() -> bool:
             assert process.poll() is None, self._logs()
             return text in (self.folder / log).read_text()
 
-        wait_until(f"{text!r} is in {log}", said, describe=self._logs)
+        wait_until(f"{text!r} is in {log}", appeared, describe=self._logs)
 
     def _await_image(self) -> None:
-        """The reader looks again until it is there."""
+        """Repeat the command until the expected text appears."""
 
         def available() -> bool:
             done = subprocess.run(self._shell("diskcast images scan && diskcast images list --json"), text=True,
@@ -112,7 +112,7 @@ class Reader:
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
     def leave(self) -> None:
-        """End what was started, the daemon last."""
+        """Stop the started programs, the daemon last."""
         for process in reversed(self.started):
             process.send_signal(signal.SIGINT)
             try:

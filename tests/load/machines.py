@@ -1,11 +1,11 @@
-"""A room of machines in one process: ``python -m tests.load.machines API_URL COUNT SEED LOG``.
+"""Simulate a room of machines in one process: ``python -m tests.load.machines API_URL COUNT SEED LOG``.
 
-Each machine checks in with the real API, holds its long poll, joins the cast, says what it needs, sends REPORTs and
-NACKs of its own, and reports its completion. One real receiver session listens to the group for all of them: what it
-has, a machine has, but for blocks that the machine alone lost, asks for and waits for. So the sender's side sees what
-a room sends, and two processors can be the room.
+Each machine checks in with the real API, holds its long poll, joins the cast, reports the blocks it needs, sends its
+own REPORTs and NACKs, and reports its completion. One real receiver session listens to the group for all machines. A
+machine has the blocks of that session, except those that it alone lost, requests and waits for. So the sender gets the
+messages of a whole room, and two cores are enough to simulate it.
 
-When the cast has ended, LOG holds what each machine said of itself and when.
+At the end of the cast, LOG has each machine's reported progress with its times.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ from receiver.reception.network.data_socket import DataSocket
 from receiver.reception.network.interface import find_interface
 
 POLL_S = 0.01
-"""The group's socket is emptied this often; its buffer holds a second at 100 Mbit/s."""
+"""Seconds between two reads of the group's socket, whose buffer holds a second at 100 Mbit/s."""
 
 LOSS_PER_BLOCK = 0.002
-"""Blocks that a machine must ask for: after parity, a room with 0.1 % of random loss."""
+"""Share of blocks that a machine must request: with parity, a room with 0.1 % of random loss."""
 
 NACK_RETRY_S = 1.0
 COMPLETION_SPREAD_S = 1.0
-"""Machines' disks don't end in the same millisecond."""
+"""Spread of the completions: disks don't finish in the same millisecond."""
 
 LONG_POLL_S = 20.0
 EXCHANGE_LIMIT_S = 60.0
@@ -73,7 +73,7 @@ TEMPLATE_S = 0.05
 
 @dataclasses.dataclass(slots=True)
 class Machine:
-    """One of them."""
+    """A simulated machine."""
 
     index: int
     name: str
@@ -83,8 +83,8 @@ class Machine:
     grant: JoinGrant | None = None
     assignment: Assignment | None = None
     counter: int = 0
-    lacking: dict[int, float] = dataclasses.field(default_factory=dict)
-    """Blocks that it alone lost, and when it asked for them last; 0 if it hasn't."""
+    missing: dict[int, float] = dataclasses.field(default_factory=dict)
+    """Blocks that only this machine lost, and the time of its last request for them; 0 for none."""
     lost_count: int = 0
     nacks_sent: int = 0
     needed_at_join: int = 0
@@ -94,24 +94,24 @@ class Machine:
 
 
 def machine_of(index: int) -> Machine:
-    """The same in the CSV file and here."""
+    """Return the hardware address of a machine, as in the CSV file."""
     octets = (index >> 16 & 255, index >> 8 & 255, index & 255)
     mac = "02:dc:00:" + ":".join(f"{octet:02x}" for octet in octets)
     return Machine(index, f"pc-{index:04}", f"SN-LOAD-{index:04}", mac)
 
 
 class Room:
-    """See the module's docstring."""
+    """All machines of the room, as the module describes them."""
 
     def __init__(self, url: str, count: int, seed: int) -> None:
         self.url = url
         self.machines = [machine_of(index) for index in range(count)]
-        self.said: list[tuple[float, int, float]] = []
-        """When a machine said how far it is: its index and its progress."""
+        self.progress: list[tuple[float, int, float]] = []
+        """Times of progress reports, with the machine's index and its progress."""
         self.errors: list[str] = []
-        self.ear: ReceiverSession | None = None
+        self.listener: ReceiverSession | None = None
         self._rng = random.Random(seed)
-        self._ear_index = -1
+        self._listener_index = -1
         self._manifest: Manifest | None = None
         self._manifest_there = asyncio.Event()
         self._ended = asyncio.Event()
@@ -119,7 +119,7 @@ class Room:
         self._outbox.setblocking(False)
         self._feedback: tuple[str, int] = ("", 0)
         self._waiting: dict[int, set[int]] = {}
-        """Blocks that were asked for, and the machines that did."""
+        """Requested blocks, and the machines that requested them."""
         self._due: list[tuple[float, int]] = []
         self._reporting: set[int] = set()
         self._asking: list[tuple[float, int, int]] = []
@@ -127,7 +127,7 @@ class Room:
         self._gate = asyncio.Semaphore(64)
 
     async def run(self) -> None:
-        """From the first check-in to the last result on record."""
+        """Run the room from the first check-in to the last recorded result."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._live(machine)) for machine in self.machines]
             listening = group.create_task(self._listen())
@@ -135,7 +135,7 @@ class Room:
             listening.cancel()
         self._outbox.close()
 
-    # -- one machine ------------------------------------------------------------------------------------------
+    # -- one machine -------------------------------------------------------------------------------------------
 
     async def _live(self, machine: Machine) -> None:
         await asyncio.sleep(self._rng.uniform(0, len(self.machines) / 200))
@@ -152,7 +152,7 @@ class Room:
         report = self._completion(machine)
         assert machine.grant is not None
         await self._control(machine, "POST", "completion", COMPLETION.encode(report))
-        self.said.append((time.monotonic(), machine.index, 1.0))
+        self.progress.append((time.monotonic(), machine.index, 1.0))
         receiving.cancel()
         outcome = outcome_of(machine.assignment.cast_id, report)
         while True:
@@ -179,17 +179,17 @@ class Room:
         answer = await self._exchange(machine.assignment.control_url, "POST", path, join_to_json(request))
         machine.grant = grant_from_json_untrusted(answer)
         machine.joined_at = time.monotonic()
-        if self.ear is None:
-            self._begin(machine.grant)
-            self._ear_index = machine.index
+        if self.listener is None:
+            self._start_listening(machine.grant)
+            self._listener_index = machine.index
         await self._manifest_there.wait()
         await self._control(machine, "PUT", "need", {"need": encode_need(None)})
         self._reporting.add(machine.index)
         heapq.heappush(self._due, (time.monotonic() + self._rng.uniform(0, 0.5), machine.index))
 
     def _completion(self, machine: Machine) -> CompletionReport:
-        assert self.ear is not None
-        statistics, raw_bytes = self.ear.statistics, self.ear.parameters.raw_bytes
+        assert self.listener is not None
+        statistics, raw_bytes = self.listener.statistics, self.listener.parameters.raw_bytes
         seconds = time.monotonic() - machine.joined_at
         return CompletionReport(
             success=True,
@@ -200,8 +200,8 @@ class Room:
             blocks_rewritten=0,
             bytes_received=statistics.bytes_received,
             bytes_written=raw_bytes,
-            datagrams_expected=self.ear.loss.expected_count,
-            datagrams_received=max(0, self.ear.loss.received_count - machine.lost_count),
+            datagrams_expected=self.listener.loss.expected_count,
+            datagrams_received=max(0, self.listener.loss.received_count - machine.lost_count),
             socket_drops=0,
             blocks_repaired_by_parity=statistics.blocks_repaired_by_parity_count,
             blocks_repaired_by_nack=machine.lost_count,
@@ -244,7 +244,7 @@ class Room:
     async def _exchange(
         self, url: str, method: str, path: str, body: JsonObject, key: bytes | None = None
     ) -> object:
-        """One on a connection of its own, as the agent does it; repeated while there is no answer."""
+        """Send a request on a connection of its own, as the agent does; retry until there is a response."""
         address = urllib.parse.urlsplit(url)
         payload = json.dumps(body).encode()
         head = f"{method} {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
@@ -280,19 +280,19 @@ class Room:
         finally:
             writer.close()
 
-    # -- what all hear ----------------------------------------------------------------------------------------
+    # -- reception for all machines ----------------------------------------------------------------------------
 
-    def _begin(self, grant: JoinGrant) -> None:
+    def _start_listening(self, grant: JoinGrant) -> None:
         parameters = grant.parameters
         self._feedback = (parameters.sender_address, parameters.feedback_port)
-        self.ear = ReceiverSession(
+        self.listener = ReceiverSession(
             grant, assembly_bytes=64 * MIB, rng=random.Random(self._rng.random()), now=time.monotonic()
         )
 
     async def _listen(self) -> None:
-        while self.ear is None:
+        while self.listener is None:
             await asyncio.sleep(POLL_S)
-        ear, parameters = self.ear, self.ear.parameters
+        listener, parameters = self.listener, self.listener.parameters
         interface = find_interface("lo", parameters.group)
         frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         data = DataSocket(interface, parameters.group, parameters.port, source=None, frame_bytes=frame_bytes)
@@ -302,49 +302,51 @@ class Room:
                 while (batch := data.receive_batch()) is not None:
                     if batch.frames.shape[0]:
                         self._repaired(batch.frames)
-                        ear.receive_frames_untrusted(batch.frames, now)
+                        listener.receive_frames_untrusted(batch.frames, now)
                     for datagram in batch.datagrams:
-                        ear.receive_datagram_untrusted(datagram, now)
+                        listener.receive_datagram_untrusted(datagram, now)
                     self._take_events(now)
                     if batch.drained:
                         break
-                self._talk(time.monotonic())
+                self._send_feedback(time.monotonic())
                 await asyncio.sleep(POLL_S)
         finally:
             data.socket.close()
 
     def _take_events(self, now: float) -> None:
-        assert self.ear is not None
+        assert self.listener is not None
         verified: list[int] = []
-        for event in self.ear.next_events():
+        for event in self.listener.next_events():
             match event:
                 case ManifestReceived():
                     manifest = Manifest.parse_untrusted(event.data)
                     self._manifest = manifest
-                    self.ear.set_manifest(manifest, np.ones(manifest.block_count, np.bool_), now)
+                    self.listener.set_manifest(manifest, np.ones(manifest.block_count, np.bool_), now)
                     empty = np.flatnonzero(~manifest.stored_mask)
                     if empty.size:
-                        self.ear.blocks_verified(empty)
+                        self.listener.blocks_verified(empty)
                     self._manifest_there.set()
                 case BlockAssembled():
                     block = event.assembled.block
-                    self.ear.block_written(block)
-                    self.ear.release(event.assembled)
+                    self.listener.block_written(block)
+                    self.listener.release(event.assembled)
                     verified.append(block)
                 case CastEnded():
                     self._ended.set()
         if verified:
-            self.ear.blocks_verified(np.array(verified, np.int64))
+            self.listener.blocks_verified(np.array(verified, np.int64))
             for block in verified:
                 self._lose(block, now)
 
     def _lose(self, block: int, now: float) -> None:
-        """A few machines didn't get it."""
-        machines = sorted(self._reporting - {self._ear_index})  # the listener says itself what it lacks
+        """Let a few machines lose the block."""
+        machines = sorted(
+            self._reporting - {self._listener_index}
+        )  # the session itself reports its missing blocks
         count = sum(self._rng.random() < LOSS_PER_BLOCK for _ in machines)
         for index in self._rng.sample(machines, count):
             machine = self.machines[index]
-            machine.lacking[block] = 0.0
+            machine.missing[block] = 0.0
             machine.lost_count += 1
             heapq.heappush(self._asking, (now + self._rng.uniform(0.01, 0.2), index, block))
 
@@ -356,13 +358,13 @@ class Room:
             set(headers["block"][headers["object"] == CastObject.IMAGE].tolist()) & self._waiting.keys()
         ):
             for index in self._waiting.pop(block):
-                self.machines[index].lacking.pop(block, None)
+                self.machines[index].missing.pop(block, None)
 
-    # -- what each says -----------------------------------------------------------------------------------------
+    # -- messages of each machine ------------------------------------------------------------------------------
 
-    def _talk(self, now: float) -> None:
-        assert self.ear is not None
-        for datagram in self.ear.datagrams_to_send(now):
+    def _send_feedback(self, now: float) -> None:
+        assert self.listener is not None
+        for datagram in self.listener.datagrams_to_send(now):
             self._transmit(datagram)
         while self._asking and self._asking[0][0] <= now:
             _, index, block = heapq.heappop(self._asking)
@@ -374,37 +376,37 @@ class Room:
             if machine.complete.is_set():
                 self._reporting.discard(index)
             else:
-                interval_s = self.ear._reports.interval_s
+                interval_s = self.listener._reports.interval_s
                 heapq.heappush(self._due, (now + interval_s * self._rng.uniform(0.95, 1.05), index))
 
     def _nack(self, machine: Machine, block: int, now: float) -> None:
-        if block not in machine.lacking:
+        if block not in machine.missing:
             return
-        assert self.ear is not None
+        assert self.listener is not None
         assert machine.grant is not None
         machine.counter += 1
         machine.nacks_sent += 1
-        machine.lacking[block] = now
+        machine.missing[block] = now
         self._waiting.setdefault(block, set()).add(machine.index)
-        sequence = self.ear.loss.next_sequence
-        self._say(
+        sequence = self.listener.loss.next_sequence
+        self._send_message(
             machine,
             Nack(machine.grant.receiver_id, machine.counter, CastObject.IMAGE, sequence, ((block, 1, 1),)),
         )
         heapq.heappush(self._asking, (now + NACK_RETRY_S, machine.index, block))
 
     def _report(self, machine: Machine, now: float) -> None:
-        assert self.ear is not None
+        assert self.listener is not None
         assert machine.grant is not None
-        if machine.grant.receiver_id == self.ear.grant.receiver_id:
-            needed = self.ear.needed_count  # the listener sends its own
+        if machine.grant.receiver_id == self.listener.grant.receiver_id:
+            needed = self.listener.needed_count  # the session sends its own NACKs
         else:
             if self._template is None or now - self._template[0] > TEMPLATE_S:
-                self._template = now, decode_feedback_untrusted(self.ear.report(now))[1]
+                self._template = now, decode_feedback_untrusted(self.listener.report(now))[1]
             made_at, template = self._template
-            needed = template.blocks_needed_count + len(machine.lacking)
+            needed = template.blocks_needed_count + len(machine.missing)
             machine.counter += 1
-            self._say(
+            self._send_message(
                 machine,
                 dataclasses.replace(
                     template,
@@ -413,19 +415,19 @@ class Room:
                     echo_delay_us=template.echo_delay_us + int((now - made_at) * 1e6),
                     received_count=max(0, template.received_count - machine.lost_count),
                     loss_event_count=template.loss_event_count + machine.lost_count,
-                    blocks_verified_count=max(0, template.blocks_verified_count - len(machine.lacking)),
+                    blocks_verified_count=max(0, template.blocks_verified_count - len(machine.missing)),
                     blocks_needed_count=needed,
                     nacks_sent_count=machine.nacks_sent,
                 ),
             )
             assert self._manifest is not None
-            # As the sender reckons it: of what it said first, which is less than all if data came before.
+            # As the sender computes it: of the blocks it first requested, fewer than all if data arrived before.
             machine.needed_at_join = max(machine.needed_at_join, needed)
-            self.said.append((now, machine.index, round(1 - needed / max(1, machine.needed_at_join), 4)))
+            self.progress.append((now, machine.index, round(1 - needed / max(1, machine.needed_at_join), 4)))
         if self._manifest is not None and needed == 0:
             machine.complete.set()
 
-    def _say(self, machine: Machine, message: Nack | Report) -> None:
+    def _send_message(self, machine: Machine, message: Nack | Report) -> None:
         assert machine.grant is not None
         parameters = machine.grant.parameters
         self._transmit(
@@ -447,16 +449,16 @@ class Room:
 def main(url: str, count: str, seed: str, log: str) -> None:
     room = Room(url, int(count), int(seed))
     asyncio.run(room.run())
-    assert room.ear is not None
+    assert room.listener is not None
     Path(log).write_text(
         json.dumps(
             {
-                "said": room.said,
+                "progress": room.progress,
                 "names": [machine.name for machine in room.machines],
                 "errors": room.errors,
                 "nacks": sum(machine.nacks_sent for machine in room.machines),
-                "frames_lost": room.ear.loss.expected_count - room.ear.loss.received_count,
-                "rejects": room.ear.rejects,
+                "frames_lost": room.listener.loss.expected_count - room.listener.loss.received_count,
+                "rejects": room.listener.rejects,
             }
         )
     )

@@ -1,8 +1,8 @@
-"""``python -m tests.load.room``: what a daemon with a room of 500 machines and 20 open dashboards costs.
+"""Measure a daemon with a room of 500 machines and 20 open dashboards: ``python -m tests.load.room``.
 
-A real ``diskcast serve`` on the loopback, a room imported from CSV, machines that check in, join, report and complete
-(:mod:`tests.load.machines`), watchers of its server-sent events (:mod:`tests.load.watchers`), and a scraper of its
-metrics, each in a process of its own.
+A real ``diskcast serve`` on the loopback interface, a room imported from CSV, machines that check in, join, report and
+complete (:mod:`tests.load.machines`), clients of the server-sent events (:mod:`tests.load.watchers`), and a scraper of
+the metrics, each in its own process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ROOM = "load"
 SCRAPE_INTERVAL_S = 5.0
 SAMPLE_INTERVAL_S = 0.5
 SETTLE_S = 2.0
-"""After the cast's beginning and before its end machines come and go, and watchers may begin anew."""
+"""Seconds at the start and the end of the cast that don't count: machines come and go, and watchers may resync."""
 
 DELAY_BAR_S = 1.0
 CPU_BAR = 1.0
@@ -53,7 +53,7 @@ _EPSILON = 1e-6
 
 @dataclasses.dataclass(slots=True)
 class RoomLoad:
-    """What was measured."""
+    """The measurements of a run."""
 
     machine_count: int
     complete_count: int
@@ -62,9 +62,9 @@ class RoomLoad:
     bytes_sent: int
     peak_bytes: int
     delays_s: dict[str, list[float]]
-    """By topic: from a machine's REPORT to each watcher that it was shown to."""
+    """Seconds from a machine's REPORT to each watcher that was shown it, by topic."""
     slow_at_s: dict[str, int]
-    """Second of the cast, and how many changes that were said in it took longer than the bar."""
+    """Number of changes that took longer than the bound, by second of the cast."""
     updates_lost: int
     fulls_unexpected: int
     streams_broken: list[str]
@@ -111,7 +111,7 @@ def run_room(
             start="manual",
             rate_bytes_per_s=rate_bytes_per_s,
             wait_for=machine_count,
-            slow="wait",  # a demoted machine has its own ways, which these machines don't have
+            slow="wait",  # the simulated machines can't be demoted
         )
         topics = f"overview,room:{room_id},cast:{cast_id}"
         watchers = stack.enter_context(
@@ -137,9 +137,9 @@ def run_room(
         watchers.wait(LIMIT_S)
         scraper.stop()
         peak_bytes = _peak_bytes(process)
-        said, shown = json.loads(machines_log.read_text()), json.loads(watchers_log.read_text())
+        reported, shown = json.loads(machines_log.read_text()), json.loads(watchers_log.read_text())
     assert machines.returncode == 0
-    delays_s, lost, slow_at = _delays(said, shown)
+    delays_s, lost, slow_at = _delays(reported, shown)
     slow_at_s = dict(collections.Counter(str(int(at - began)) for at in sorted(slow_at)))
     return RoomLoad(
         machine_count=machine_count,
@@ -156,15 +156,15 @@ def run_room(
         events=sum(map(len, shown["arrivals"])),
         sse_bytes=sum(shown["bytes"]),
         scrapes=scraper.scrapes,
-        nacks=said["nacks"],
-        machines_errors=said["errors"],
-        frames_lost=said["frames_lost"],
+        nacks=reported["nacks"],
+        machines_errors=reported["errors"],
+        frames_lost=reported["frames_lost"],
         load_before=load_before,
     )
 
 
 def _make_image(directory: Path, byte_count: int, seed: int) -> Path:
-    """Incompressible, and quickly made: the same block again and again is random to the packer as well."""
+    """Write an incompressible image quickly: a repeated block is random to the packer too."""
     block = random.Random(seed).randbytes(256 * KIB)
     source = directory / "load.disk"
     with source.open("wb") as file:
@@ -232,10 +232,10 @@ def _peak_bytes(process: psutil.Process) -> int:
 
 
 class Scraper:
-    """What Prometheus does, in a thread; a context manager.
+    """A thread that scrapes like Prometheus; a context manager.
 
     Attributes:
-        scrapes: seconds and bytes of each.
+        scrapes: seconds and bytes of each scrape.
     """
 
     def __init__(self, url: str) -> None:
@@ -266,15 +266,17 @@ class Scraper:
                     return
 
 
-# -- what came of it --------------------------------------------------------------------------------------------
+# -- evaluation -------------------------------------------------------------------------------------------------
 
 
-def _delays(said: dict[str, Any], shown: dict[str, Any]) -> tuple[dict[str, list[float]], int, list[float]]:
-    """By topic, how long each change took to each watcher; how many never came; when those were said that took long."""
+def _delays(
+    reported: dict[str, Any], shown: dict[str, Any]
+) -> tuple[dict[str, list[float]], int, list[float]]:
+    """Return the latencies of changes to watchers by topic, the number of lost ones, and the times of the slow ones."""
     events = shown["events"]
-    changes: dict[str, list[tuple[float, float]]] = {name: [] for name in said["names"]}
-    for at, index, progress in said["said"]:
-        name = said["names"][index]
+    changes: dict[str, list[tuple[float, float]]] = {name: [] for name in reported["names"]}
+    for at, index, progress in reported["progress"]:
+        name = reported["names"][index]
         if not changes[name] or progress > changes[name][-1][1]:
             changes[name].append((at, progress))
     delays: dict[str, list[float]] = {"room": [], "cast": []}
@@ -306,7 +308,7 @@ def _delays(said: dict[str, Any], shown: dict[str, Any]) -> tuple[dict[str, list
 
 
 def _unexpected_fulls(shown: dict[str, Any], began: float, ended: float) -> int:
-    """How often a watcher had to begin anew while all machines were there: it was slow, and missed events."""
+    """Return the number of resyncs of slow watchers that missed events, while all machines were there."""
     events = shown["events"]
     return sum(
         events[index]["full"]
@@ -317,12 +319,12 @@ def _unexpected_fulls(shown: dict[str, Any], began: float, ended: float) -> int:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value that this share of them doesn't exceed; nan of none."""
+    """Return the quantile of the values; nan if there are none."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
 
 
 def rows_of(load: RoomLoad) -> list[tuple[str, str, str, bool]]:
-    """What, measured, bar, whether it is kept."""
+    """Return name, value, bound and verdict of each measurement."""
     rows = [
         (
             "machines complete",
@@ -358,7 +360,7 @@ def rows_of(load: RoomLoad) -> list[tuple[str, str, str, bool]]:
     rows.append(("/metrics, slowest", f"{slowest:.2f} s", f"< {SCRAPE_BAR_S:g} s", slowest < SCRAPE_BAR_S))
     rows.append(("/metrics, largest", f"{largest / 1e6:.2f} MB", "< 5 MB", largest < SCRAPE_BAR_BYTES))
     missed = load.updates_lost + load.fulls_unexpected + len(load.streams_broken)
-    rows.append(("events lost, or sent anew to slow watchers", str(missed), "0", missed == 0))
+    rows.append(("events lost, or resent to slow watchers", str(missed), "0", missed == 0))
     return rows
 
 
@@ -371,7 +373,7 @@ def rows_of(load: RoomLoad) -> list[tuple[str, str, str, bool]]:
 def main(
     machine_count: int, watcher_count: int, seconds: float, rate_mbit: float, json_path: Path | None
 ) -> None:
-    """Load a daemon with a room, and compare what it costs with what it may."""
+    """Load a daemon with a room, and compare its costs with their bounds."""
     console = rich.console.Console(width=120)
     with tempfile.TemporaryDirectory(prefix="diskcast-load-") as directory:
         load = run_room(

@@ -1,8 +1,8 @@
-"""Browsers' worth of server-sent events in one process: ``python -m tests.load.watchers API_URL TOPICS COUNT LOG``.
+"""Follow server-sent events like many browsers: ``python -m tests.load.watchers API_URL TOPICS COUNT LOG``.
 
-Each watcher has a connection of its own and reads all that comes. An event that came to several is parsed once. A line
-on stdin says how many machines have completed; when every watcher has been shown all of them, or one still hasn't after
-a limit, LOG gets which machine's progress came when, to whom, and what was missed.
+Each watcher has its own connection and reads every event; an event that several watchers got is parsed once. A line on
+stdin has the number of complete machines. When every watcher has been shown all of them, or after a time limit, LOG
+gets the times at which each watcher was shown each machine's progress, and the missed events.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LINE_BYTES_MAX = 64 << 20
 _PARSED_KEPT = 32
 _TOPICS_OF_MACHINES = ("room", "cast")
 _LAST_WAIT_S = 120.0
-"""For the last changes: one that hasn't come by then is lost."""
+"""Time limit of the last changes: one that hasn't arrived by then is lost."""
 _POLL_S = 0.01
 
 
 class Watchers:
-    """See the module's docstring."""
+    """All watchers, as the module describes them."""
 
     def __init__(self, url: str, topics: str, count: int) -> None:
         self._address = urllib.parse.urlsplit(url)
@@ -33,16 +33,16 @@ class Watchers:
         self._count = count
         self._parsed: dict[bytes, int] = {}
         self.events: list[dict[str, Any]] = []
-        """Topic, whether it was full, and each named machine's progress."""
+        """Topic, True for a full snapshot, and the progress of each named machine, by event."""
         self.arrivals: list[list[tuple[float, int]]] = [[] for _ in range(count)]
         self.byte_counts = [0] * count
         self._completions: list[list[tuple[str, str]]] = []
-        """Of each event: topic and name of the machines that it shows to be complete."""
+        """Topic and name of the machines that an event shows as complete, by event."""
         self._shown: list[set[tuple[str, str]]] = [set() for _ in range(count)]
         self.broken: list[str] = []
 
     async def run(self, log: Path) -> None:
-        """Until a line has come on stdin and what it says has been shown."""
+        """Wait for the line on stdin, and until every watcher was shown its number of machines."""
         tasks = [asyncio.create_task(self._watch(index)) for index in range(self._count)]
         while not all(self.arrivals):
             await asyncio.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""An image that takes seconds at :data:`RATE_BYTES_PER_S`, and the daemon that most tests share."""
+"""Fixtures: an image that takes seconds at :data:`RATE_BYTES_PER_S`, and the daemon that most tests share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE_BYTES_PER_S = 4e6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GoldenImage:
-    """A packed image, and the content that every disk must have in the end."""
+    """A packed image, and the content that every disk must have at the end."""
 
     path: Path
     image_id: str
@@ -37,13 +37,13 @@ def make_golden_image(path: Path, block_count: int, seed: int) -> GoldenImage:
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> GoldenImage:
-    """16 MiB: four seconds."""
+    """Return an image of 16 MiB, which takes four seconds."""
     return make_golden_image(tmp_path_factory.mktemp("golden") / "lab.dci", 64, seed=5)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server; each test creates a database of its own there."""
+    """Run a PostgreSQL server, in which each test creates its own database."""
     with postgres_server() as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""Commands on casts, with a real daemon and real agents: start, pause, cancel, late joins, several at once."""
+"""Tests of commands on casts, with a real daemon and real agents: start, pause, cancel, late joins, several casts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, image: GoldenImage) -> Iter
 
 @pytest.fixture(scope="module")
 def room(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ServiceAgent]]:
-    """Two machines that wait for casts; their disks are emptied before each test."""
+    """Run two machines that wait for casts; each test starts with empty disks."""
     disks = tmp_path_factory.mktemp("disks")
     with contextlib.ExitStack() as stack:
         agents = {name: stack.enter_context(ServiceAgent(disks, name, [daemon])) for name in ("pc01", "pc02")}
@@ -42,7 +42,7 @@ def room(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
 
 @pytest.fixture
 def machines(daemon: Daemon, room: dict[str, ServiceAgent]) -> dict[str, str]:
-    """Ids of waiting machines with empty disks, by name."""
+    """Return the ids of waiting machines with empty disks, by name."""
 
     def idle() -> bool:
         casts = daemon.ask("GET", "/casts")["items"]
@@ -150,12 +150,12 @@ def test_simultaneous_casts_share_the_ceiling_and_neither_starves(
     sums: list[float] = []
 
     def ended() -> bool:
-        # The first one is asked twice: if it was the same before and after, it was while the other one was asked.
+        # The first cast is read twice: an equal state before and after also held when the other one was read.
         before, other, after = (
             daemon.ask("GET", f"/casts/{cast_id}") for cast_id in (cast_ids[0], cast_ids[1], cast_ids[0])
         )
         lives = (before, other, after)
-        # What is shown of a cast is up to half a second old: what it had before it began isn't counted.
+        # The state of a cast is up to half a second old: values before its start don't count.
         if all(live["cast"]["phase"] == "casting" and live["elapsed_s"] >= 1.0 for live in lives):
             sums.append(
                 other["rate_bytes_per_s"] + max(before["rate_bytes_per_s"], after["rate_bytes_per_s"])
@@ -192,7 +192,7 @@ def test_a_late_machine_is_finished_too(
             image.image_id, room_id="late", wait_for=2, rate_bytes_per_s=RATE_BYTES_PER_S
         )
         daemon.wait_progress(cast_id, 0.3, machines)
-        daemon.ask("POST", f"/casts/{cast_id}/pause")  # the others mustn't be done before it has started
+        daemon.ask("POST", f"/casts/{cast_id}/pause")  # the others must not be done before it has started
         with ServiceAgent(tmp_path, "pc09", [daemon]) as agent:
             wait_until(
                 "it has joined", lambda: daemon.cast(cast_id)["joined_count"] == 3, describe=daemon.describe

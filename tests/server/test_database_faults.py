@@ -1,5 +1,5 @@
-"""The database fails during a cast: the room gets its image, the operator sees the problem, and confirmed changes are
-there when the database is available again.
+"""Tests of database failures during a cast: the room gets its image, the operator sees the problem, and confirmed
+changes are there once the database is available again.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def assert_room_is_imaged(daemon: Daemon, room: list[ServiceAgent], image: Golde
 def assert_all_is_kept(daemon: Daemon, cast_id: str, rooms: list[str]) -> None:
     """Assert that the cast and its machines are in history once, and every confirmed room exists."""
 
-    def told() -> bool:
+    def recorded() -> bool:
         lines = daemon.history(cast_id=cast_id)
         return sorted(line["machine_name"] for line in lines if line["state"] == "complete") == sorted(NAMES)
 
-    wait_until("history is complete", told, describe=daemon.describe)
+    wait_until("history is complete", recorded, describe=daemon.describe)
     assert daemon.wait_phase(cast_id, "done")["complete_count"] == len(NAMES)
     assert len(daemon.history(cast_id=cast_id)) == len(NAMES)
     assert set(rooms) <= {room["room_id"] for room in daemon.ask("GET", "/rooms", limit="500")["items"]}
@@ -116,7 +116,7 @@ def test_a_damaged_sqlite_file_does_not_disturb_the_cast_and_is_restored(
         assert_reported(daemon, refused, str(database), "damaged", "diskcast database restore")
         assert_room_is_imaged(daemon, room, image)
         daemon.stop()
-        # It isn't started over a damaged database as if nothing had been, and doesn't touch it.
+        # The daemon doesn't start with a damaged database, and doesn't change it.
         daemon.start(ready=False)
         assert daemon.program.wait(LIMIT_S) not in (EXIT_OK, 1)
         assert "diskcast database restore" in daemon.program.stderr_text()

@@ -1,4 +1,4 @@
-"""Plain agents in a daemon's cast: history names the operator's machine that got the image."""
+"""Tests of plain agents in a daemon's cast: history names the operator's machine that got the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A daemon is killed during a cast: the room loses seconds, and history loses nothing."""
+"""Tests of a daemon that is killed during a cast: the room loses seconds, and history loses nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.postgres.server import PostgresServer
 from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 
 TAKE_OVER_LIMIT_S = 60.0
-"""Ten seconds are promised; machines that run tests are slow at times."""
+"""More than the promised ten seconds: test machines can be slow."""
 
 Agents = Callable[..., list[ServiceAgent]]
 
@@ -21,10 +21,10 @@ def assert_history_is_right(
 ) -> None:
     """Assert one complete line for each machine, with every byte of its disk verified."""
 
-    def told() -> bool:
+    def recorded() -> bool:
         return len(daemon.history(cast_id=cast_id, state="complete")) == len(agents)
 
-    wait_until("history knows every machine", told, describe=daemon.describe)
+    wait_until("history knows every machine", recorded, describe=daemon.describe)
     lines = daemon.history(cast_id=cast_id)
     assert sorted(line["machine_name"] for line in lines) == sorted(agent.name for agent in agents)
     for line in lines:
@@ -63,7 +63,7 @@ def test_a_daemon_killed_and_restarted_finishes_its_cast(
         assert (cast["complete_count"], cast["failed_count"]) == (3, 0)
         assert cast["created_at"] == before["created_at"]
         assert cast["casting_at"] == before["casting_at"]
-        # What was verified before the kill wasn't sent again: less than a whole image more.
+        # Blocks that were verified before the kill aren't sent again: less than a whole image more.
         assert cast["bytes_sent"] < 2 * len(image.raw)
         assert_history_is_right(daemon, cast_id, room, image)
         assert daemon.stop() == 0, daemon.describe()
@@ -101,7 +101,7 @@ def test_another_daemon_takes_the_cast_over_when_its_own_is_killed(
     postgres: PostgresServer,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Agents know both daemons. The time is from the kill until the other daemon sends data."""
+    """The agents know both daemons; the time from the kill until the other daemon sends data is measured."""
     settings = {"server": {"database": postgres.new_database()}}
     with (
         Daemon(tmp_path / "a", settings=settings) as first,
@@ -116,7 +116,7 @@ def test_another_daemon_takes_the_cast_over_when_its_own_is_killed(
             image.image_id, machine_ids=machine_ids, rate_bytes_per_s=RATE_BYTES_PER_S
         )
         owner = first.wait_phase(cast_id, "casting")["owner"]
-        # Either of the two may have leased it; whoever has is killed, before half of it is there.
+        # Either daemon may have the lease; that one is killed before half of the image has arrived.
         running, other = (first, second) if owner.startswith(first.name) else (second, first)
         running.wait_progress(cast_id, 0.2)
         killed_at_s = time.monotonic()
@@ -135,7 +135,7 @@ def test_another_daemon_takes_the_cast_over_when_its_own_is_killed(
         assert cast["run_count"] == 2
         assert (cast["complete_count"], cast["failed_count"]) == (3, 0)
         assert_history_is_right(other, cast_id, room, image)
-        # The one that was killed finds everything done when it comes back, and begins nothing anew.
+        # The killed daemon finds the cast done when it restarts, and doesn't start it again.
         running.start()
         assert running.wait_phase(cast_id, "done")["run_count"] == 2
         assert len(running.history(cast_id=cast_id)) == len(names)

@@ -1,4 +1,4 @@
-"""A scheduled cast is planned once, by one of several daemons."""
+"""Tests of schedules: a scheduled cast is planned once, by one of several daemons."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_two_daemons_plan_one_cast_for_a_due_schedule(
         plan = {"image": image.image_id, "machine_ids": [machine_id]}
         body = {"name": "nightly", "cron": "0 3 * * *", "time_zone": "Europe/Berlin", "plan": plan}
         schedule_id = daemon.ask("POST", "/schedules", body)["schedule_id"]
-        # Three in the morning is now: the daemons' clock is the machine's, which tests leave alone.
+        # The next run is moved to the past, because tests don't change the machine's clock.
         store = open_store(load_config(daemon.config_path, {}), upkeep=False)
         with contextlib.closing(store):
             store.schedules.change(schedule_id, next_at=datetime.now(UTC) - timedelta(seconds=1))

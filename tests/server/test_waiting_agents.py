@@ -1,7 +1,7 @@
-"""Real agents that wait for a real daemon's casts.
+"""Tests of real agents that wait for a real daemon's casts.
 
-Lost if these fail: a machine with a wrong disk that somebody has to walk to, a room that starts over because the daemon
-came back on other ports, an agent that anybody may command.
+If they fail, an operator has to walk to a machine with a wrong disk, a room starts over because the daemon restarted on
+other ports, or an agent obeys an attacker.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def test_a_wrong_target_is_on_record_and_the_machine_takes_the_next_cast(
         [agent] = agents("pc01", daemon)
         ids = list(wait_online(daemon, ["pc01"]).values())
         agent.target.mkdir()
-        # Whoever is asked for has failed: nobody waits an hour for a machine that won't try again.
+        # The required machine has failed: the cast doesn't wait an hour for a machine that won't retry.
         first = daemon.create_cast(image.image_id, machine_ids=ids, max_wait_s=3600.0)
         assert "directory" in daemon.wait_phase(first, "failed")["reason"]
         [line] = daemon.history(cast_id=first)

@@ -1,1 +1,1 @@
-"""Long runs that draw their moments at random: see the module of each for how to start it."""
+"""Long runs with faults at random times; the docstring of each module shows how to run it."""

@@ -1,10 +1,10 @@
-"""``python -m tests.soak.kill``: the agent is killed at random moments, and the same command is run again.
+"""Kill the agent at random times and run the same command again: ``python -m tests.soak.kill``.
 
-Every round is a cast on the loopback interface to a loop device over a file. The agent gets SIGKILL at a moment that is
-drawn: over the time that a run takes, after so many progress lines, or when the device has read or written so many
-bytes, which falls into all phases; of those at the end, in the commit, there are some more. It is started again and
-perhaps killed again; the last run has to end well and leave the right bytes. What a run received beyond what its target
-lacked is counted. Needs root; exit code 1 if a bound isn't kept.
+Every round is a cast on the loopback interface to a loop device over a file. The agent gets SIGKILL at a random time:
+at some point of a run's duration, after some progress lines, or when the device has read or written some bytes. These
+times fall into all phases, and more often into the commit at the end. The agent is started again, and perhaps killed
+again; the last run must succeed and leave the correct bytes. Bytes that a run received although its target had them are
+counted. Needs root; exit code 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KILLS_PER_ROUND_MAX: Final = 3
 REFETCHED_BYTES_MAX: Final = 64 * MIB
 _POLL_S: Final = 0.002
 _END_BYTES: Final = 4 * MIB
-"""Around the end of a run, where what is committed last is written; both edges are wiped before."""
+"""Seconds around the end of a run, where the first and last blocks are committed; both ends are wiped before."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ class Run:
     """One start of the agent.
 
     Attributes:
-        killed: how its moment was drawn; empty for the last run of a round.
-        state: how far its target had come.
-        missing_bytes: what its target lacked when it began, as stored in the image.
-        received_bytes: what it said that it received.
-        peak_bytes: resident memory.
-        faults: what is wrong.
+        killed: rule for the time of the kill; empty for the last run of a round.
+        state: state of its target.
+        missing_bytes: stored bytes of the blocks that its target missed at the start.
+        received_bytes: bytes that it reported as received.
+        peak_bytes: peak resident memory.
+        faults: detected faults.
     """
 
     killed: str
@@ -69,10 +69,10 @@ class Round:
     """One cast to one target.
 
     Args:
-        folder: for the target's file.
-        image: what is cast.
-        rate: as ``diskcast send --rate`` takes it.
-        rng: of this round alone.
+        folder: folder of the target's file.
+        image: the image to cast.
+        rate: value of ``diskcast send --rate``.
+        rng: random numbers of this round.
     """
 
     def __init__(self, folder: Path, image: LargeImage, rate: str, rng: random.Random) -> None:
@@ -83,7 +83,7 @@ class Round:
         make_old_disk(self._backing, image, rng.choice((0.0, 0.3, 0.9)), rng.getrandbits(32))
 
     def undisturbed_s(self) -> float:
-        """What a run to the end takes."""
+        """Measure a complete run."""
         with (
             loop_over_file(self._backing) as device,
             LoopbackCast(self._image.path, "--rate", self._rate) as cast,
@@ -95,7 +95,7 @@ class Round:
             return time.monotonic() - started_s
 
     def runs(self, undisturbed_s: float, kill_count_max: int) -> Iterator[Run]:
-        """Start, kill, start again; the last run isn't killed."""
+        """Start, kill and start again; the last run isn't killed."""
         kill_count = self._rng.randint(1, min(KILLS_PER_ROUND_MAX, kill_count_max))
         with (
             loop_over_file(self._backing) as device,
@@ -107,16 +107,16 @@ class Round:
                 how = self._kill(agent, device, undisturbed_s)
                 yield self._seen(agent, how, missing_bytes)
                 if not how:
-                    break  # it was faster than its moment
+                    break  # it exited before the kill
             else:
                 missing_bytes = self._image.missing_bytes(self._backing)
                 agent = cast.receive(device)
                 agent.wait(LIMIT_S)
                 yield self._seen(agent, "", missing_bytes)
-            cast.sender.signal(signal.SIGKILL)  # it would wait for those that were killed
+            cast.sender.signal(signal.SIGKILL)  # it would wait for the killed agents
 
     def _kill(self, agent: Program, device: Path, undisturbed_s: float) -> str:
-        """Kill the agent at a moment that is drawn; how, or nothing if it ended before."""
+        """Kill the agent at a random time; return the rule, or nothing if it exited before."""
         kind = self._rng.choice(("time", "progress", "read", "written", "written", "end"))
         if kind == "time":
             moment = self._rng.uniform(0.0, undisturbed_s)
@@ -204,7 +204,7 @@ def _wait_at_most(agent: Program, seconds: float) -> None:
 
 
 class _Moved(enum.StrEnum):
-    """What a block device has done since it was made."""
+    """Counter of a block device's bytes since its creation."""
 
     READ = "read"
     WRITTEN = "written"
@@ -215,13 +215,13 @@ class _Moved(enum.StrEnum):
 
 
 def soak(folder: Path, image: LargeImage, rate: str, kill_count: int, seed: int) -> list[Run]:
-    """Rounds until there were so many kills; says each run on stderr."""
+    """Run rounds until there were enough kills; print each run to stderr."""
     runs: list[Run] = []
     undisturbed_s = Round(folder, image, rate, random.Random(f"{seed} undisturbed")).undisturbed_s()
     click.echo(f"undisturbed: {undisturbed_s:.1f} s", err=True)
     number = 0
     while (kills := sum(bool(run.killed) for run in runs)) < kill_count:
-        rng = random.Random(f"{seed} {number}")  # a round can be repeated without those before it
+        rng = random.Random(f"{seed} {number}")  # a round can be repeated without the earlier ones
         for run in Round(folder, image, rate, rng).runs(undisturbed_s, kill_count - kills):
             runs.append(run)
             click.echo(
@@ -235,7 +235,7 @@ def soak(folder: Path, image: LargeImage, rate: str, kill_count: int, seed: int)
 
 
 def summary(runs: list[Run]) -> dict[str, object]:
-    """What came of it, for programs."""
+    """Return the results as JSON."""
     killed = [run for run in runs if run.killed]
     return {
         "event": "result",
@@ -256,7 +256,7 @@ def summary(runs: list[Run]) -> dict[str, object]:
 @click.option("--rate", default="400M", show_default=True)
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="for image and target")
 def main(kills: int, seed: int | None, size: str, rate: str, directory: Path | None) -> None:
-    """Kill the agent many times."""
+    """Kill the agent many times and check every target."""
     if seed is None:
         seed = random.SystemRandom().getrandbits(32)
     click.echo(f"seed {seed}", err=True)

@@ -1,8 +1,7 @@
-"""``python -m tests.soak.power_cut``: power is cut at every flush of a run and between all its writes.
+"""Cut the power at every flush of a run and between all its writes: ``python -m tests.soak.power_cut``.
 
-The same as tests/e2e/test_power_cut.py, with every prefix of what follows a flush instead of some, many more torn and
-reordered writes, and agents instead of restores for some of the next runs. Needs root; exit code 1 if a cut isn't
-survived.
+Like tests/e2e/test_power_cut.py, but with every prefix of the writes after a flush, many more torn and reordered
+writes, and agents instead of restores for some of the next runs. Needs root; exit code 1 if a target doesn't survive.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _Record = Callable[..., Recording]
 def main(
     seed: int | None, torn_count: int, reordered_count: int, cast_count: int, directory: Path | None
 ) -> None:
-    """Cut the power everywhere."""
+    """Cut the power at every point of a run."""
     if seed is None:
         seed = random.SystemRandom().getrandbits(32)
     click.echo(f"seed {seed}", err=True)

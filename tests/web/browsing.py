@@ -1,4 +1,4 @@
-"""A real browser on a real daemon: pages that fail their test for what a person would only find in the console."""
+"""A real browser on a real daemon; messages in the browser's console fail the test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMIT_MS: Final = 1000 * LIMIT_S
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, headless."""
+    """Run Debian's Chromium, headless."""
     path = require_program("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -37,8 +37,8 @@ class Visit:
     """A browser's window on a daemon.
 
     Attributes:
-        page: playwright's.
-        allowed: patterns of console messages that this test brings about itself.
+        page: page of playwright.
+        allowed: patterns of console messages that this test causes itself.
     """
 
     def __init__(self, context: BrowserContext, url: str) -> None:
@@ -49,7 +49,7 @@ class Visit:
         self._requests: list[str] = []
         context.set_default_timeout(LIMIT_MS)
         context.on("request", lambda request: self._requests.append(request.url))
-        # Violations of the content security policy come as errors of the console, and as this event.
+        # Violations of the content security policy appear as errors of the console, and as this event.
         context.add_init_script(
             "addEventListener('securitypolicyviolation', "
             "event => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`));"
@@ -57,21 +57,21 @@ class Visit:
         self.page = self.new_page()
 
     def new_page(self) -> Page:
-        """One more tab."""
+        """Open another tab."""
         page = self.context.new_page()
         page.on("console", lambda message: self._console(message.type, message.text))
         page.on("pageerror", lambda error: self._complaints.append(f"exception: {error}"))
         return page
 
     def open(self, address: str = "/") -> Page:
-        """The page at ``address``, e.g. ``/rooms/lab``, drawn and live."""
+        """Open the page at ``address``, e.g. ``/rooms/lab``; return once it is drawn and live."""
         self.page.goto(f"{self.url}/#{address}")
         expect(self.page.locator("h1")).to_be_visible()
         expect(self.page.locator("main")).not_to_have_attribute("aria-busy", "true")
         return self.page
 
     def assert_clean(self) -> None:
-        """Nothing was wrong that people wouldn't see, and nothing was asked of anybody but the daemon."""
+        """Assert that there were no hidden errors, and no requests to other servers."""
         complaints = [
             text for text in self._complaints if not any(re.search(each, text) for each in self.allowed)
         ]
@@ -88,7 +88,7 @@ class Visit:
 def visit(
     browser: Browser, url: str, size: tuple[int, int] = DESKTOP, *, theme: str = "light", **more: Any
 ) -> Iterator[Visit]:
-    """A window of ``size`` with a profile of its own, checked for complaints in the end."""
+    """Open a window of ``size`` with a new profile; check its console messages at the end."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme="dark" if theme == "dark" else "light",

@@ -17,7 +17,7 @@ from tests.web.browsing import DESKTOP, LIMIT_MS, PHONE, Visit, chromium, visit
 
 BLOCK_BYTES = 256 << 10
 BLOCK_COUNT = 32
-"""8 MiB: a cast is long enough to be watched, and to be cancelled, at the rates that tests choose."""
+"""8 MiB: at the tests' rates a cast is long enough to watch and to cancel."""
 ROOM = "lab"
 ROOM_NAME = "Lab 2"
 IMAGE = "win11-lab"
@@ -26,19 +26,19 @@ MACHINES = ("pc01", "pc02", "pc03")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lab:
-    """A room that waits for its casts."""
+    """A room of waiting agents."""
 
     daemon: Daemon
     agents: dict[str, ServiceAgent]
     raw: bytes
 
     def machine_ids(self) -> dict[str, str]:
-        """Name to id."""
+        """Return the machines' ids by name."""
         return {row["name"]: row["machine_id"] for row in self.daemon.ask("GET", "/machines")["items"]}
 
     @contextlib.contextmanager
     def held_cast(self, cast_id: str) -> Iterator[None]:
-        """The cast has begun on every machine, and isn't over before this is: one agent stands still."""
+        """Wait until every machine is receiving; one stopped agent keeps the cast from ending within the context."""
         self.daemon.wait_progress(cast_id, 0.05, MACHINES)
         agent = self.agents[MACHINES[0]].program
         assert agent is not None
@@ -46,11 +46,11 @@ class Lab:
             yield
 
     def empty_disks(self) -> None:
-        """No cast runs, and every disk is empty again: whatever is cast next takes its time."""
+        """Cancel all casts and empty every disk, so that the next cast takes its full time."""
         daemon = self.daemon
         for cast in daemon.ask("GET", "/casts")["items"]:
             if cast["ended_at"] is None:
-                daemon.api.post(f"/casts/{cast['cast_id']}/cancel")  # it may just have ended
+                daemon.api.post(f"/casts/{cast['cast_id']}/cancel")  # it may have just ended
 
         def quiet() -> bool:
             return all(cast["ended_at"] for cast in daemon.ask("GET", "/casts")["items"])
@@ -62,10 +62,10 @@ class Lab:
 
 @contextlib.contextmanager
 def open_lab(directory: Path) -> Iterator[Lab]:
-    """A daemon with an image, a room and three machines that are switched on."""
+    """Return a daemon with an image, a room and three waiting machines."""
     made = make_image("r" * BLOCK_COUNT, block_bytes=BLOCK_BYTES, seed=11, name=IMAGE)
     with contextlib.ExitStack() as stack:
-        # An agent that a test holds still isn't lost to its cast.
+        # The cast must not lose an agent that a test stops.
         settings = {"casts": {"receiver_timeout_s": 3600}}
         daemon = stack.enter_context(Daemon(directory / "daemon", name="castle", settings=settings))
         daemon.add_image(made.write(directory / f"{IMAGE}.dci"))
@@ -82,7 +82,7 @@ def open_lab(directory: Path) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """No longer than a module: playwright's event loop runs as long, and nobody else's can beside it."""
+    """Run a browser for one module: playwright's event loop excludes any other one in that time."""
     expect.set_options(timeout=LIMIT_MS)
     with chromium() as started:
         yield started

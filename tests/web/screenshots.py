@@ -1,7 +1,7 @@
-"""The pictures in docs/screenshots, taken of a real daemon that casts to real agents.
+"""Take the screenshots in docs/screenshots, of a real daemon that casts to real agents.
 
-``python -m tests.web.screenshots``. Looks best with Debian's fonts-inter; any sans-serif will do. One agent's disk
-breaks while it is written, so that the pictures show what operators look for.
+``python -m tests.web.screenshots``. Debian's fonts-inter gives the best result; any sans-serif font works. One agent's
+disk fails during the cast, so that the screenshots show a failure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RATE_BYTES_PER_S: Final = 2.5e6
 
 
 def main() -> None:
-    """Take them all."""
+    """Take all screenshots."""
     FOLDER.mkdir(exist_ok=True)
     expect.set_options(timeout=LIMIT_MS)
     with (
@@ -54,7 +54,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _short_folder() -> Iterator[Path]:
-    """Its name is read in the pictures."""
+    """Make the image; its name is visible in the screenshots."""
     folder = Path(tempfile.gettempdir()) / "castle"
     folder.mkdir()
     try:
@@ -139,14 +139,14 @@ def _shoot(
         page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         time.sleep(
             1
-        )  # charts and tiles have their second frame, and a mouse wheel has ended; nothing is judged by it
+        )  # charts and tiles have their second frame, and scrolling has ended; no assertion depends on it
         path = FOLDER / f"{name}.png"
         page.screenshot(path=path, full_page=full)
     _shrink(path)
 
 
 def _shrink(path: Path) -> None:
-    """Packed well; one that is still large gets fewer colours, of which a page has few."""
+    """Compress a picture; reduce the colours of one that is still too large."""
     with Image.open(path) as picture:
         plain = picture.convert("RGB")
     plain.save(path, optimize=True)

@@ -1,4 +1,4 @@
-"""Every page, in light and dark, on desktop and phone, as axe sees it: nothing serious, nothing critical."""
+"""Tests with axe of every page, light and dark, desktop and phone: no serious and no critical problems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SERIOUS = ("serious", "critical")
 
 @pytest.fixture(scope="module")
 def furnished(lab: Lab) -> Iterator[dict[str, str]]:
-    """Something on every page: a running cast, an ended one, a schedule, a token."""
+    """Create content for every page: a running cast, an ended one, a schedule, a token."""
     lab.empty_disks()
     daemon = lab.daemon
     done = daemon.create_cast(IMAGE, room_id=ROOM)
@@ -53,7 +53,7 @@ _PHONE_PAGES = (
     "/", f"/rooms/{ROOM}", f"/rooms/{ROOM}/machines/{{machine}}", "/casts/{running}", f"/new-cast?room={ROOM}",
     "/history",
 )  # fmt: skip
-"""Those that are laid out otherwise."""
+"""Pages with a different layout on a phone."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What an operator does with casts in the browser: start, watch, pause, cancel, and find out what went wrong."""
+"""Tests of casts in the browser: start, watch, pause, cancel, and find the cause of a failure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.web.browsing import Visit
 from tests.web.conftest import IMAGE, ROOM, ROOM_NAME, Lab
 
 SLOW_BYTES_PER_S = 1.3e5
-"""A minute for the image: time to look and to cancel."""
+"""A minute for the image: enough time to watch and to cancel."""
 _BREAKS = Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=2 << 20),))
 
 
 def _fill_in(page: Page, rate: str) -> None:
-    """A new cast of the image to the room, at a rate of its own."""
+    """Start a cast of the image to the room at this rate."""
     page.get_by_label("Image", exact=False).first.select_option(label=_option_of(page, IMAGE))
     page.get_by_text("More: rate, slow machines").click()
     page.get_by_label("Fixed", exact=True).check()
@@ -120,7 +120,7 @@ def test_a_failed_machine_is_seen_with_its_reason_and_what_to_do(
             reason = page.locator(".reason-row:visible", has_text="Input/output error")
             expect(reason).to_be_visible()
             _badge(page, "Failed")
-            # What to do follows from the agent's exit code, which comes with its record.
+            # The fix follows from the agent's exit code, which is part of its record.
             expect(reason).to_contain_text("Look at its health")
             expect(page.locator("tbody tr").first).to_contain_text("pc13")
             expect(page.get_by_role("link", name="Cast again to those that lack it")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The dashboard's files: no build step, nothing from elsewhere, nothing that turns data into markup."""
+"""Tests of the dashboard's files: no build step, no external resources, no markup made from data."""
 
 from __future__ import annotations
 

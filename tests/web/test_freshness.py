@@ -1,4 +1,4 @@
-"""What is shown is so now, and says what it means: nothing old, nothing rounded into something else, nothing lost."""
+"""Tests of the values on pages: current, not rounded to something else, and complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.web.browsing import Visit, visit
 from tests.web.conftest import IMAGE, ROOM, Lab
 
 SLOW_BYTES_PER_S = 1.3e5
-"""A minute for the image: time to look and to cancel."""
+"""A minute for the image: enough time to watch and to cancel."""
 
 
 def test_a_room_and_the_list_of_casts_show_how_the_newest_cast_goes(desktop: Visit, ready_lab: Lab) -> None:
@@ -29,7 +29,7 @@ def test_a_room_and_the_list_of_casts_show_how_the_newest_cast_goes(desktop: Vis
     daemon.ask("POST", f"/casts/{second}/cancel")
     expect(row.locator(".badge")).to_have_text("Cancelled")
     expect(row).to_contain_text("3 failed")
-    expect(link).to_be_focused()  # a row is changed in place
+    expect(link).to_be_focused()  # the row was updated in place
 
     page = desktop.open(f"/rooms/{ROOM}")
     expect(page.locator(".tile[data-state=failed]")).to_have_count(3)

@@ -1,4 +1,4 @@
-"""A room of 500 machines: an update costs what has changed, not what is there."""
+"""Tests of a room of 500 machines: the cost of an update depends on the changes, not on the room's size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A daemon that demands tokens: who gets in, and what they can do there."""
+"""Tests of a daemon that requires tokens: login, and the actions that each role permits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rooms, images, schedules, tokens, names with a purpose, and the keyboard alone."""
+"""Tests of rooms, images, schedules, tokens, hostile names, and use by keyboard only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""History and audit in the browser: filters that stand in the address, and the same lines as CSV."""
+"""Tests of history and audit in the browser: filters in the address, and the same rows as CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.web.conftest import IMAGE, ROOM, Lab
 
 @pytest.fixture
 def changed_room(lab: Lab) -> str:
-    """A room with two entries in audit, the second telling what it was before."""
+    """Create a room with two audit entries, the second of which has the value before."""
     room_id = "audited"
     lab.daemon.ask("POST", "/rooms", {"name": "Lab 8", "room_id": room_id})
     lab.daemon.ask("PATCH", f"/rooms/{room_id}", {"name": "Lab 9"})
@@ -20,7 +20,7 @@ def changed_room(lab: Lab) -> str:
 
 
 def _csv(visiting: Visit) -> list[str]:
-    """The lines behind the page's link, without the header."""
+    """Return the rows of the CSV that the page links to, without the header."""
     page = visiting.page
     address = page.get_by_role("link", name="As CSV").get_attribute("href")
     answer = page.request.get(f"{visiting.url}{address}")

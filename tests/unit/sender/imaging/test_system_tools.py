@@ -16,7 +16,7 @@ from tests.support.network.lab import LIMIT_S
 
 @pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A shell script in the search path; write its body with :func:`script`."""
+    """Return the path of a tool in the search path; :func:`script` writes its body."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path / "sometool"
 
