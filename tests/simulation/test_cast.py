@@ -1,4 +1,4 @@
-"""Two real sessions through a terrible network: whoever survives holds the image, whatever happened on the way.
+"""Real sessions through a terrible network: every receiver that survives has the image.
 
 Lost if these fail: casts that hang, receivers that call a wrong disk complete, or repair that floods the network.
 """

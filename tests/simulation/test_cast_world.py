@@ -1,4 +1,4 @@
-"""Random casts to random targets: scan, arrival, zeroing and commit meet in every order, and it ends right.
+"""Random casts to random targets: scan, arrival, zeroing and commit in every order end with the right disk.
 
 Calls in threads take a random while, in which everything else goes on; the sender is started again at any time.
 """
@@ -76,7 +76,7 @@ def let_threads_take_a_while(monkeypatch: pytest.MonkeyPatch, rng: random.Random
 
 
 class DoubtfulImage(TargetImage):
-    """Some blocks read back wrong once, whether they are looked at before or after they were written."""
+    """Some blocks read back wrong once, before or after they were written."""
 
     def __init__(self, target: Target, *, scans: bool, doubtful_share: float, rng: random.Random) -> None:
         super().__init__(target, TargetOptions(scans=scans), rng=rng)
@@ -140,7 +140,7 @@ async def test_every_order_ends_right(
     content = np.frombuffer(cast.path.read_bytes(), np.uint8)
     assert content.size == len(image.raw)
     assert np.array_equal(content[used], np.frombuffer(image.raw, np.uint8)[used])
-    # A sender that is started again in the very last moment never knew this receiver.
+    # A sender that is restarted at the last moment does not know this receiver.
     assert cast.completions[-1].success if reception.reported else restarts
     assert reception.status.raw_bytes_verified == used.sum()
     assert reception.status.blocks_needed == 0

@@ -1,4 +1,4 @@
-"""A receiver that had everything and then lacks a block: it gets it again, or ends knowing that it didn't.
+"""A receiver that had every block and then misses one: it gets it again, or fails.
 
 Lost if these fail: a machine whose disk lies once waits for ever, or a room's cast never ends because of it.
 """
@@ -21,7 +21,7 @@ BLOCKS = 40
 
 
 def _world(*losses: float, seed: int = 1, **policy: object) -> World:
-    """A room in which everybody has a last thing to do when all is verified."""
+    """A room in which each receiver has a last step after all blocks are verified."""
     paths = [Path(loss=loss) for loss in losses]
     world = World(Scenario(seed, block_count=BLOCKS, paths=paths, wait_for=len(paths), policy=policy))
     for receiver in world.receivers:
@@ -74,7 +74,7 @@ def test_who_reported_that_it_needs_nothing_is_served_when_it_asks_again(
 
 
 def test_it_is_served_after_a_report_that_still_says_that_it_needs_nothing() -> None:
-    """The report was written before, and overtakes nothing: what counts is what is asked for."""
+    """The report is older than the request: the request counts."""
     world = _world(0.0)
     (receiver,) = world.receivers
     _until_all_say_that_they_need_nothing(world)
@@ -92,7 +92,7 @@ def test_it_is_served_after_a_report_that_still_says_that_it_needs_nothing() -> 
 
 
 def test_what_one_needs_again_is_sent_though_another_says_that_it_needs_nothing() -> None:
-    """Reports of others, however often they come, take nothing back."""
+    """Reports of other receivers don't withdraw the request."""
     world = _world(0.0, 0.1, 0.1)
     _until_all_say_that_they_need_nothing(world)
     block = _first_stored(world)
@@ -122,7 +122,7 @@ def test_a_block_that_turns_bad_in_a_pause_is_sent_when_the_cast_goes_on() -> No
 
 
 def _with_straggler(**policy: object) -> tuple[World, SimulatedReceiver, SimulatedReceiver]:
-    """One that hears next to nothing until it is demoted or dropped, beside one that goes on."""
+    """A receiver that hears next to nothing until it is demoted or dropped, beside one that continues."""
     world = _world(0.0, 0.0, 0.9, slow_for_s=0.5, **policy)
     fast, second, slow = world.receivers
     slow.path.loss_back = 0.0
@@ -187,7 +187,7 @@ def test_a_machine_that_was_dropped_and_started_again_is_served_to_its_end() -> 
 
 
 def test_who_lacks_a_block_after_the_end_knows_that_the_cast_is_over() -> None:
-    """It may neither wait for what doesn't come, nor call its disk complete."""
+    """It must neither wait for a block that doesn't come nor report its disk as complete."""
     world = _world(0.0, 0.0)
     first, second = world.receivers
     _until_all_say_that_they_need_nothing(world)
@@ -205,7 +205,7 @@ def test_who_lacks_a_block_after_the_end_knows_that_the_cast_is_over() -> None:
 
 
 def test_who_missed_the_end_notices_the_silence() -> None:
-    """Five copies of the end can all be lost; the agent's own deadline needs to know that it hears nothing."""
+    """All five copies of EOT can be lost; the agent's deadline then needs to know that the sender is silent."""
     world = _world(0.0)
     (receiver,) = world.receivers
     _until_all_say_that_they_need_nothing(world)

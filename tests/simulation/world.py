@@ -43,13 +43,13 @@ SIMULATED_S_MAX = 300.0
 
 @dataclasses.dataclass(slots=True)
 class Path:
-    """What the network does to datagrams on their way to one receiver and back."""
+    """Treatment of the datagrams to and from one receiver."""
 
     loss: float = 0.0
     loss_back: float | None = None
-    """Of what the receiver says; None: as the other way."""
+    """Loss of the receiver's datagrams; None: as on the way to it."""
     burst_loss: float = 0.0
-    """Chance that a whole batch is lost."""
+    """Probability that a whole batch is lost."""
     duplication: float = 0.0
     corruption: float = 0.0
     delay_s: float = 0.001
@@ -58,7 +58,7 @@ class Path:
 
 @dataclasses.dataclass(slots=True)
 class Scenario:
-    """What one run is made of."""
+    """Parameters of one run."""
 
     seed: int
     block_count: int = 12
@@ -66,18 +66,18 @@ class Scenario:
     join_at: list[float] = dataclasses.field(default_factory=list)
     die_at: list[float | None] = dataclasses.field(default_factory=list)
     bad_disk: list[float] = dataclasses.field(default_factory=list)
-    """Chance that a written block reads back wrong the first time."""
+    """Probability that a written block reads back wrong the first time."""
     sender_restarts_at: float | None = None
     rate_bytes_per_s: float | None = 400_000.0
     wait_for: int = 1
     pool_block_count: int = 64
     """Receive buffers of each receiver."""
     policy: dict[str, object] = dataclasses.field(default_factory=dict)
-    """The operator's wishes that differ from the usual."""
+    """Options of the operator that differ from the defaults."""
 
     @classmethod
     def draw(cls, seed: int) -> Scenario:
-        """A terrible world."""
+        """Return a terrible world."""
         rng = random.Random(seed)
         count = rng.randint(1, 4)
         scenario = cls(seed, block_count=rng.randint(1, 20))
@@ -125,7 +125,7 @@ class Image:
         self.manifest = Manifest.parse_untrusted(data)
 
     def load(self, object_index: int, block: int) -> NDArray[np.uint8]:
-        """The sender's block loader."""
+        """Load a block for the sender."""
         if object_index == 0:
             stored = bytes(self.manifest.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
         else:
@@ -156,11 +156,11 @@ class World(Timeline):
             self.at(self.now + scenario.sender_restarts_at, self._restart_sender)
 
     def run(self) -> World:
-        """Until the cast has ended; raises AssertionError with the seed when it doesn't in time."""
+        """Run until the cast has ended; raise AssertionError with the seed if it takes too long."""
         return self.run_until(lambda: self.sender.finished)
 
     def run_until(self, reached: Callable[[], bool]) -> World:
-        """Until that is so; raises AssertionError with the seed when it isn't in time."""
+        """Run until a condition holds; raise AssertionError with the seed if it takes too long."""
         end = self.now + SIMULATED_S_MAX
         while not reached():
             assert self.step(), f"seed {self.scenario.seed}: nothing happens any more, {self.describe()}"
@@ -168,13 +168,13 @@ class World(Timeline):
         return self
 
     def run_for(self, seconds: float) -> World:
-        """Whatever happens in so many simulated seconds."""
+        """Run for ``seconds`` of simulated time."""
         end = self.now + seconds
         self.at(end, lambda: None)
         return self.run_until(lambda: self.now >= end)
 
     def describe(self) -> str:
-        """The state, for a failure's message."""
+        """Return the state as a text for failures."""
         states = [(r.name, r.state.value, r.needed_count) for r in self.sender.receivers.values()]
         return f"{states} lacking {[r.session and r.session.missing_count for r in self.receivers]}"
 
@@ -218,7 +218,7 @@ class World(Timeline):
 
     def _restart_sender(self) -> None:
         if self.sender.state != CastState.ENDED:
-            # The operator runs the same command again, for those that are left.
+            # The operator runs the same command again for the remaining receivers.
             self._start_sender(sum(r.alive and not r.complete for r in self.receivers))
 
     def _transmit(self, sender: SenderSession) -> None:
@@ -270,7 +270,7 @@ class SimulatedReceiver:
         self.complete = False
         self._read_back_wrong: set[int] = set()
 
-    # -- the network's way here -------------------------------------------------------------------------------
+    # -- arrivals from the network----------------------------------------------------------------------------
 
     def _delay(self) -> float:
         return self.path.delay_s + self.world.rng.random() * self.path.jitter_s
@@ -340,7 +340,7 @@ class SimulatedReceiver:
         self.alive = False
 
     def turn_bad(self, block: int) -> None:
-        """A verified block isn't what was written any more."""
+        """Change a verified block on the disk."""
         assert self.session is not None
         del self.disk[block]
         self.session.block_rejected(block, self.world.now)
@@ -416,7 +416,7 @@ class SimulatedReceiver:
             self.world.sender.complete(self.session.grant.receiver_id, report, self.world.now)
 
     def _known_to(self, sender: SenderSession) -> bool:
-        """The control API's check: a restarted sender knows nobody's key."""
+        """Return the answer of the control API's check: a restarted sender has no keys."""
         try:
             sender.check_key(self.session.grant.receiver_id, self.session.grant.key)
         except JoinRefusedError:
@@ -424,7 +424,7 @@ class SimulatedReceiver:
         return True
 
     def holds_image(self) -> bool:
-        """Whether every stored block is on the disk, byte by byte."""
+        """Return whether every stored block is on the disk, byte by byte."""
         return all(self.disk.get(b, b"") == stored for b, stored in enumerate(self.world.image.stored))
 
 

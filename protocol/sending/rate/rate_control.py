@@ -175,7 +175,7 @@ class RateController:
                 capacity.competing.queue_grows(sample.queue_delay_s)
         elif not sample.expected_count or self._conclude(receiver_id, capacity, sample, grtt_s, now):
             return
-        elif self._is_unusual(capacity, sample):
+        elif self._is_unusual(capacity, sample, now):
             self._on_loss(receiver_id, capacity, sample, grtt_s, settled, now)
         else:
             self._on_quiet(capacity, sample, settled)
@@ -189,10 +189,10 @@ class RateController:
         """Return whether loss decides, since the queue is also other traffic's."""
         return now < capacity.competing.until or (self._share and not capacity.exempt)
 
-    @staticmethod
-    def _is_unusual(capacity: Capacity, sample: RateSample) -> bool:
+    def _is_unusual(self, capacity: Capacity, sample: RateSample, now: float) -> bool:
         variance = max(capacity.usual_loss, 0.01) * max(1.0, capacity.loss_burst) / sample.expected_count
-        return sample.loss > capacity.usual_loss + _LOSS_MARGIN + 3 * math.sqrt(variance)
+        margin = 0.0 if self._by_loss(capacity, now) else _LOSS_MARGIN
+        return sample.loss > capacity.usual_loss + margin + 3 * math.sqrt(variance)
 
     def _on_quiet(self, capacity: Capacity, sample: RateSample, settled: bool) -> None:
         capacity.proven_bytes_per_s = max(capacity.proven_bytes_per_s, sample.arriving_bytes_per_s)
@@ -204,11 +204,12 @@ class RateController:
     ) -> None:
         """Set a receiver's knee; a link that is to be shared is left and taken again as by TCP."""
         knee = max(knee, RATE_BYTES_PER_S_MIN)
-        if self._by_loss(capacity, now) and cause is Cause.NETWORK:
+        if self._share and cause is Cause.NETWORK and not capacity.exempt:
             rtt_s = grtt_s + sample.queue_delay_s
             capacity.meet_shared_knee(knee, 1.0 - BETA, knee / self._frame_bytes, rtt_s, now)
         else:
             capacity.meet_knee(knee, _BACKOFF, cause, now)
+            capacity.escapes &= now >= capacity.competing.until
         if not (capacity.exempt or self.fixed):
             self._fall_to(capacity.allowed_bytes_per_s())
 
