@@ -49,8 +49,8 @@ from sender.cast.network.sockets import (
     open_announce_listener,
     open_data_socket,
 )
-from sender.imaging.free_space import METHODS
-from sender.imaging.system_tools import find_tool
+from sender.imaging.filesystems.free_space import METHODS
+from sender.imaging.filesystems.system_tools import find_tool
 
 MEMORY_BYTES_MAX = 400 * MIB
 """Memory limit of the sender, for any image."""

@@ -16,10 +16,10 @@ from protocol.disk.filesystem_magic import container_signature, detect_filesyste
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from protocol.shared.units import format_bytes
 from sender.imaging.filesystems.area import Area
-from sender.imaging.free_space import METHODS, find_free_space
+from sender.imaging.filesystems.free_space import METHODS, find_free_space
+from sender.imaging.filesystems.superblocks import UsageUnknownError
+from sender.imaging.filesystems.system_tools import ToolError, run_tool
 from sender.imaging.source import Source
-from sender.imaging.superblocks import UsageUnknownError
-from sender.imaging.system_tools import ToolError, run_tool
 
 _DYNAMIC_DISK_TYPES: Final = frozenset(
     {

@@ -1,1 +1,1 @@
-"""Free ranges of each filesystem: read from its metadata by its own tool, by partclone or by diskcast."""
+"""Filesystems of a source: their superblocks, and their free ranges, which tools or diskcast read from the metadata."""

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Generator
 
 from protocol.disk.disk_reads import Read
-from sender.imaging.system_tools import run_tool, tool_lines
+from sender.imaging.filesystems.system_tools import run_tool, tool_lines
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Area:
         """Run a tool and return a context of its lines; leaving the context ends the tool.
 
         Raises:
-            ToolError: as :func:`sender.imaging.system_tools.tool_lines`.
+            ToolError: as :func:`sender.imaging.filesystems.system_tools.tool_lines`.
         """
         return contextlib.closing(tool_lines(arguments, pass_fds=self.tool_fds))
 
@@ -36,6 +36,6 @@ class Area:
         """Run a tool with little output and return its lines.
 
         Raises:
-            ToolError: as :func:`sender.imaging.system_tools.tool_lines`.
+            ToolError: as :func:`sender.imaging.filesystems.system_tools.tool_lines`.
         """
         return run_tool(arguments, pass_fds=self.tool_fds)

@@ -10,7 +10,7 @@ from typing import Final
 
 from protocol.constants import KIB
 from sender.imaging.filesystems.area import Area
-from sender.imaging.superblocks import Range, Superblock, UsageUnknownError
+from sender.imaging.filesystems.superblocks import Range, Superblock, UsageUnknownError
 
 _DUMP_TREE: Final = ("btrfs", "inspect-internal", "dump-tree", "--noscan")
 """Without a scan for other devices: a clone with the same UUID may be attached, and would be read instead."""

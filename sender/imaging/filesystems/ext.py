@@ -9,7 +9,7 @@ from typing import Final
 
 from protocol.constants import KIB
 from sender.imaging.filesystems.area import Area
-from sender.imaging.superblocks import Range, Superblock
+from sender.imaging.filesystems.superblocks import Range, Superblock
 
 _BLOCK_RANGE: Final = re.compile(rb"(\d{1,20})(?:-(\d{1,20}))?")
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sender.imaging.filesystems.area import Area
-from sender.imaging.superblocks import Range, Superblock, UsageUnknownError, fat_geometry
+from sender.imaging.filesystems.superblocks import Range, Superblock, UsageUnknownError, fat_geometry
 
 _ENTRIES_PER_STEP: Final = 1 << 20
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from protocol.constants import KIB
 from sender.imaging.filesystems.area import Area
 from sender.imaging.filesystems.partclone import partclone_ranges
-from sender.imaging.superblocks import Range, Superblock, UsageUnknownError
-from sender.imaging.system_tools import ToolError, tool_output_start
+from sender.imaging.filesystems.superblocks import Range, Superblock, UsageUnknownError
+from sender.imaging.filesystems.system_tools import ToolError, tool_output_start
 
 
 def ntfs_ranges(area: Area, superblock: Superblock, _min_bytes: int) -> Iterator[Range]:

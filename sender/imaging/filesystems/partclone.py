@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sender.imaging.filesystems.area import Area
-from sender.imaging.superblocks import Range, Superblock, UsageUnknownError
+from sender.imaging.filesystems.superblocks import Range, Superblock, UsageUnknownError
 
 _MAP_LINE: Final = re.compile(rb"0x([0-9A-Fa-f]{1,16})\s+0x([0-9A-Fa-f]{1,16})\s+([?+])")
 
@@ -17,7 +17,7 @@ def partclone_ranges(tool: str, area: Area) -> Iterator[Range]:
 
     Raises:
         UsageUnknownError: the output isn't such a map.
-        ToolError: as :func:`sender.imaging.system_tools.tool_lines`.
+        ToolError: as :func:`sender.imaging.filesystems.system_tools.tool_lines`.
     """
     position = 0
     with area.stream_tool(

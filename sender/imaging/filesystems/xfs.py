@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 from sender.imaging.filesystems.area import Area
-from sender.imaging.superblocks import Range, Superblock, UsageUnknownError
+from sender.imaging.filesystems.superblocks import Range, Superblock, UsageUnknownError
 
 
 def xfs_ranges(area: Area, superblock: Superblock, _min_bytes: int) -> Iterator[Range]:

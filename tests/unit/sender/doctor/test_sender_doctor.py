@@ -324,7 +324,8 @@ def test_filesystems_without_their_tools_are_a_warning_with_the_packages_to_inst
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "sender.imaging.free_space.find_tool", lambda name: None if "btrfs" in name else f"/sbin/{name}"
+        "sender.imaging.filesystems.free_space.find_tool",
+        lambda name: None if "btrfs" in name else f"/sbin/{name}",
     )
     known, btrfs, *_ = judge_free_space()
     assert "ext4" in known.detail

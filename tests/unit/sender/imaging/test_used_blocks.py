@@ -14,9 +14,9 @@ from protocol.constants import KIB, MIB
 from protocol.disk.partition_table import parse_layout_untrusted
 from sender.imaging import source_use
 from sender.imaging.filesystems.area import Area
-from sender.imaging.free_space import FreeSpace
+from sender.imaging.filesystems.free_space import FreeSpace
+from sender.imaging.filesystems.system_tools import ToolError
 from sender.imaging.source import Source
-from sender.imaging.system_tools import ToolError
 from sender.imaging.used_blocks import UnusedBlocks, _whole_blocks, find_unused_blocks
 from tests.support.disks.disk_layouts import gpt_entry, mbr_entry, put_boot_record, put_filesystem, put_gpt
 

@@ -20,9 +20,9 @@ from sender.imaging.filesystems.ext import ext_ranges
 from sender.imaging.filesystems.fat import fat_ranges
 from sender.imaging.filesystems.ntfs import ntfs_ranges
 from sender.imaging.filesystems.partclone import exfat_ranges
+from sender.imaging.filesystems.superblocks import Range, Superblock, UsageUnknownError, read_superblock
+from sender.imaging.filesystems.system_tools import ToolError, find_tool
 from sender.imaging.filesystems.xfs import xfs_ranges
-from sender.imaging.superblocks import Range, Superblock, UsageUnknownError, read_superblock
-from sender.imaging.system_tools import ToolError, find_tool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from protocol.constants import KIB, MIB
-from sender.imaging import system_tools
+from sender.imaging.filesystems import system_tools
 from sender.imaging.filesystems.area import Area
-from sender.imaging.free_space import METHODS, find_free_space
-from sender.imaging.superblocks import UsageUnknownError
+from sender.imaging.filesystems.free_space import METHODS, find_free_space
+from sender.imaging.filesystems.superblocks import UsageUnknownError
 from tests.support.disks.disk_layouts import put_filesystem, reader
 
 Fake = Callable[[str, str], None]
@@ -143,7 +143,7 @@ def test_a_tool_without_output_keeps_everything(fake: Fake) -> None:
 def test_a_missing_tool_is_named_with_its_package(filesystem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(system_tools, "_SYSTEM_PATHS", ())
-    monkeypatch.setattr("sender.imaging.free_space.read_superblock", lambda *_: None)
+    monkeypatch.setattr("sender.imaging.filesystems.free_space.read_superblock", lambda *_: None)
     reason = refusal(filesystem, bytearray(MIB))
     assert METHODS[filesystem].name in reason
     assert METHODS[filesystem].packages in reason

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from sender.imaging import system_tools
-from sender.imaging.system_tools import ToolError, find_tool, run_tool, tool_lines, tool_output_start
+from sender.imaging.filesystems import system_tools
+from sender.imaging.filesystems.system_tools import (
+    ToolError,
+    find_tool,
+    run_tool,
+    tool_lines,
+    tool_output_start,
+)
 from tests.support.network.lab import LIMIT_S
 
 
