@@ -31,6 +31,7 @@ lint: $(STAMP)  ## ruff, mypy, import contracts, style, fresh generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tests.tidy.style
 	$(BIN)/python docs/generate.py --check
 
 format: $(STAMP)  ## let ruff fix and format
@@ -80,6 +81,10 @@ soak: $(STAMP)  ## power cut everywhere, agents killed at 100 random moments (ro
 	$(BIN)/python -m tests.soak.power_cut
 	$(BIN)/python -m tests.soak.kill
 
+coverage: $(STAMP)  ## the test suite with branch coverage of the three packages
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+	  --cov=protocol --cov=receiver --cov=sender --cov-branch --cov-report=term:skip-covered
+
 lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	  --extra dev --quiet pyproject.toml --no-emit-package diskcast --output-file requirements.lock
@@ -87,4 +92,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test lint format docs site docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz-api screenshots soak lock clean
+.PHONY: help demo test coverage lint format docs site docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz-api screenshots soak lock clean

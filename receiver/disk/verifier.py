@@ -145,14 +145,14 @@ class Verifier:
         digests = manifest.raw_hash[first:stop].tobytes()
         expected = [digests[at : at + HASH_BYTES] for at in range(0, len(digests), HASH_BYTES)]
         for index, block in enumerate(range(first, stop)):
-            begin, end = index * block_bytes, min((index + 1) * block_bytes, length)
+            start, end = index * block_bytes, min((index + 1) * block_bytes, length)
             if end > count:
                 yield block
             elif manifest.kind[block] == BlockKind.ZERO:
                 # Ten times faster than hashing.
-                if buffer[begin:end].max() != 0:
+                if buffer[start:end].max() != 0:
                     yield block
-            elif block_hash(buffer.data[begin:end]) != expected[index]:
+            elif block_hash(buffer.data[start:end]) != expected[index]:
                 yield block
 
     def _zeros_with_data(self, zeros: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

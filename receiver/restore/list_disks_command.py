@@ -136,7 +136,7 @@ def _disk_json(listed: _Listed, inventory: DiskInventory) -> dict[str, object]:
         ],
         "verdict": "refused" if refusal else "usable",
         "reason": refusal.reason if refusal else "",
-        "mend": refusal.fix if refusal else "",
+        "fix": refusal.fix if refusal else "",
         "error_class": refusal.error_class.__name__ if refusal else "",
         "exit_code": refusal.error_class.exit_code if refusal else 0,
     }

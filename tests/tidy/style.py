@@ -95,7 +95,9 @@ def banned_words(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             for found in _BANNED.finditer(line):
-                if found[0] == "BEGIN":  # SQL's
+                if (
+                    found[0] == "BEGIN" or line[found.start() - 1 : found.end() + 1] == '"begin"'
+                ):  # SQL's, SQLAlchemy's
                     continue
                 yield f"{path}:{number}: {found[0]!r}; write: {_replacement(found[0])}"
 
