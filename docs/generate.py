@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from docs import api_reference, command_reference, config_reference, log_reference
+from docs import api_reference, command_reference, config_reference, log_reference, web_labels
 from docs.dashboards import DASHBOARDS
 from protocol import errors
 from protocol.constants import (
@@ -242,6 +242,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/configuration.md": config_reference.render,
     "reference/log-events.md": log_reference.render,
     "../deploy/diskcast.toml": config_reference.render_example,
+    "../sender/web/labels.generated.js": web_labels.render,
     **{f"../deploy/grafana/dashboards/{name}.json": dashboard_file(name) for name in DASHBOARDS},
 }
 FOLDERS: dict[str, Callable[[], dict[str, str]]] = {"reference/command-line": command_reference.render_pages}

@@ -1,9 +1,9 @@
-/** The daemon's REST API: one function a call, errors with the daemon's own words. */
+/** A client of the daemon's REST API; its errors carry the text of the daemon. */
 
 const BASE = "/api/v1";
-const TIMEOUT_MS = 20_000; // longer than any answer of the daemon's but a CSV's
+const TIMEOUT_MS = 20_000; // longer than any response except CSV
 
-/** The daemon refused: its words are for people. */
+/** A refusal of the daemon, with a text for people. */
 export class ApiProblem extends Error {
   /**
    * @param {number} status
@@ -21,14 +21,14 @@ export class ApiProblem extends Error {
   }
 }
 
-/** The daemon didn't answer. */
+/** A failure to reach the daemon. */
 export class Unreachable extends Error {}
 
 /**
  * @param {string} method
  * @param {string} path under /api/v1
  * @param {{body?: any, text?: string, query?: Record<string, any>, once?: boolean, signal?: AbortSignal}} [options]
- *   once: send an Idempotency-Key, so that a repeated click or a retry doesn't do it twice
+ *   once: send an Idempotency-Key, so that a repeated click or a retry has no second effect
  * @returns {Promise<any>}
  */
 export async function call(method, path, { body, text, query, once, signal } = {}) {
@@ -49,7 +49,7 @@ export async function call(method, path, { body, text, query, once, signal } = {
     response = await attempt();
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Unreachable("The daemon doesn't answer. Is it running, and is this device on its network?");
+    throw new Unreachable("The daemon is not responding. Is it running, and is this device on its network?");
   }
   return answer(response);
 }
@@ -60,13 +60,13 @@ async function answer(response) {
   const type = response.headers.get("Content-Type") ?? "";
   const data = type.includes("json") ? await response.json().catch(() => null) : await response.text();
   if (response.ok) return data;
-  const told = typeof data === "object" && data !== null ? data : {};
-  const requestId = told.instance || response.headers.get("X-Request-Id") || "";
+  const problem = typeof data === "object" && data !== null ? data : {};
+  const requestId = problem.instance || response.headers.get("X-Request-Id") || "";
   throw new ApiProblem(
     response.status,
-    told.title || `The daemon answered ${response.status}`,
-    told.detail || "",
-    Array.isArray(told.errors) ? told.errors : [],
+    problem.title || `The daemon responded with ${response.status}`,
+    problem.detail || "",
+    Array.isArray(problem.errors) ? problem.errors : [],
     requestId,
   );
 }
@@ -78,7 +78,7 @@ export function queryText(query) {
   return text ? `?${text}` : "";
 }
 
-/** crypto.randomUUID isn't there on plain HTTP from another machine; random bytes are. */
+/** Returns a random key. crypto.randomUUID is missing on plain HTTP from another machine; random bytes are available. */
 function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -95,7 +95,7 @@ export const change = (path, body) => call("PATCH", path, { body });
 export const remove = (path) => call("DELETE", path);
 
 /**
- * All of a list, page by page; a list that is too long for a menu is cut.
+ * Reads all pages of a list, up to `limit` items.
  * @param {string} path
  * @param {Record<string, any>} [query]
  * @param {AbortSignal} [signal]

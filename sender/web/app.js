@@ -1,39 +1,39 @@
-/** Starts the dashboard: who is there, which page, and the live stream behind it. */
+/** Entry point of the dashboard: session, current page, live stream. */
 
 import { all, call, get, Unreachable } from "./api.js";
 import { fill, h } from "./dom.js";
 import { LiveStream } from "./events.js";
 import { loadIcons } from "./icons.js";
-import { announce, noticeError } from "./toasts.js";
+import { announce, showError } from "./toasts.js";
 import { errorBox, errorText, pageHead, refreshAgo } from "./components.js";
 import { match } from "./router.js";
 import { ROUTES } from "./routes.js";
 import { Shell } from "./shell.js";
 import { overview, roomNames, server } from "./store.js";
 
-const TRY_AGAIN_MS = 5_000; // a daemon that starts, or whose database is away
-const LOAD_ALL_AFTER_MS = 1_000; // what is looked at first comes first
-const AGO_EVERY_MS = 15_000; // "2 min ago" is never a minute wrong
+const RETRY_MS = 5_000; // while a daemon starts, or its database is unavailable
+const LOAD_ALL_AFTER_MS = 1_000; // the first page comes first
+const AGO_EVERY_MS = 15_000; // "2 min ago" is never off by a minute
 
 /**
- * What a page is given.
+ * Context of a page.
  * @typedef {object} PageContext
  * @property {Record<string, string>} params of its address
  * @property {URLSearchParams} query
  * @property {AbortSignal} signal aborted when the page is left: ends its requests, listeners and timers
  * @property {LiveStream} live
- * @property {() => void} reload shows the page anew
+ * @property {() => void} reload rebuilds the page
  */
 
 /**
- * What a page gives back.
+ * A page.
  * @typedef {object} Page
  * @property {string} title
  * @property {HTMLElement} element
- * @property {string} [trouble] it stands for a page that couldn't be shown
- * @property {string[]} [topics] live data that it needs
- * @property {(params: Record<string, string>, query: URLSearchParams) => boolean} [update] takes another address
- *   without being built anew; false if it can't
+ * @property {string} [failure] the error text, of a page that couldn't be shown
+ * @property {string[]} [topics] topics of live data
+ * @property {(params: Record<string, string>, query: URLSearchParams) => boolean} [update] shows another address
+ *   without a rebuild; false if it can't
  */
 
 const live = new LiveStream(() => showLogin());
@@ -45,12 +45,12 @@ let turn = 0;
 
 live.on("overview", (data) => overview.set(data));
 
-/** Shows the page that the address names. @param {boolean} [anew] even if it is there already */
-async function show(anew = false) {
+/** Shows the page of the address. @param {boolean} [rebuild] even if it is shown already */
+async function show(rebuild = false) {
   const place = match(ROUTES, window.location.hash) ?? { route: ROUTES[ROUTES.length - 1], params: {}, query: new URLSearchParams(), path: "" };
   const known = current?.route;
   const same = known && (known === place.route || (known.family !== undefined && known.family === place.route.family));
-  if (!anew && current && same && current.page.update?.(place.params, place.query)) return;
+  if (!rebuild && current && same && current.page.update?.(place.params, place.query)) return;
   const mine = ++turn;
   const controller = new AbortController();
   const context = { params: place.params, query: place.query, signal: controller.signal, live, reload: () => show(true) };
@@ -58,7 +58,7 @@ async function show(anew = false) {
   /** @type {Page} */
   let page;
   try {
-    if (!server.value) await meet();
+    if (!server.value) await connect();
     const view = await place.route.load();
     page = await view.show(context);
   } catch (error) {
@@ -68,13 +68,13 @@ async function show(anew = false) {
       await showLogin();
       return;
     }
-    const title = /** @type {any} */ (error).status === 404 ? "Not found" : "It didn't work";
-    const trouble = errorText(error);
-    page = { title, trouble, element: h("div", {}, pageHead(title), errorBox(error, () => show(true))) };
-    if (error instanceof Unreachable || /** @type {any} */ (error).status === 503) window.setTimeout(() => mine === turn && show(true), TRY_AGAIN_MS);
-    if (current?.route === place.route && current.page.trouble === trouble) {
+    const title = /** @type {any} */ (error).status === 404 ? "Not found" : "Error";
+    const failure = errorText(error);
+    page = { title, failure, element: h("div", {}, pageHead(title), errorBox(error, () => show(true))) };
+    if (error instanceof Unreachable || /** @type {any} */ (error).status === 503) window.setTimeout(() => mine === turn && show(true), RETRY_MS);
+    if (current?.route === place.route && current.page.failure === failure) {
       controller.abort();
-      shell.setBusy(false); // as before: nothing moves, and nobody is told again
+      shell.setBusy(false); // unchanged: nothing moves, and no second announcement
       return;
     }
   }
@@ -91,13 +91,13 @@ async function show(anew = false) {
   if (first) window.setTimeout(loadAll, LOAD_ALL_AFTER_MS);
 }
 
-/** The other pages' scripts, ahead of time: going there is instant, and works while the daemon is away. */
+/** Preloads the scripts of all pages: navigation is instant, and works while the daemon is unavailable. */
 function loadAll() {
   for (const route of ROUTES) route.load().catch(() => {});
 }
 
-/** Learns who the daemon is and who we are to it. */
-async function meet() {
+/** Reads the daemon's description, the role of this session, and the names of rooms. */
+async function connect() {
   server.set(await get("/server"));
   for (const room of await all("/rooms").catch(() => [])) roomNames.set(room.room_id, room.name);
 }
@@ -119,7 +119,7 @@ async function logOut() {
   try {
     await call("DELETE", "/session");
   } catch (error) {
-    noticeError(error);
+    showError(error);
     return;
   }
   announce("Logged out");

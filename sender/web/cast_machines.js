@@ -1,4 +1,4 @@
-/** The machines of a cast as a table, those in trouble first with their reason. Rows are changed in place. */
+/** The machines of a cast as a table, failed ones first with their reason. Rows are updated in place. */
 
 import { append, h, setAttribute, setText } from "./dom.js";
 import { formatBytes, formatLoss, formatPercent, formatRate } from "./format.js";
@@ -6,19 +6,19 @@ import { inNextFrame } from "./render_queue.js";
 import { machineKey } from "./machine_grid.js";
 import { badge, ProgressBar, setBadge } from "./components.js";
 import { to } from "./router.js";
-import { Sight } from "./viewport.js";
-import { bottleneckWords, machineLook, trouble } from "./words.js";
+import { Viewport } from "./viewport.js";
+import { bottleneckText, machineLabel, explainState } from "./labels.js";
 
-const REORDER_MS = 2_000; // rows that jump about can't be read
+const REORDER_MS = 2_000; // rows that move too often can't be read
 const NATURAL = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
-const COLUMNS = [["Machine", "main"], ["State", ""], ["Progress", "progress-cell"], ["Rate", "number wide-only"], ["Loss", "number wide-only"], ["Limited by", "wide-only"], ["Verified", "number wide-only"]];
+const COLUMNS = [["Machine", "main"], ["State", ""], ["Progress", "progress-cell"], ["Rate", "number wide-only"], ["Loss", "number wide-only"], ["Bottleneck", "wide-only"], ["Verified", "number wide-only"]];
 
 class Row {
   /** @param {any} machine */
   constructor(machine) {
     const address = machine.machine_id ? to(["machines", machine.machine_id]) : null;
     this.machine = machine;
-    this.badge = badge(machineLook(machine.state));
+    this.badge = badge(machineLabel(machine.state));
     this.bar = new ProgressBar(`Progress of ${machine.name}`);
     this.percent = h("span", { class: "progress-words" });
     this.cells = { rate: cell("number wide-only"), loss: cell("number wide-only"), bottleneck: cell("wide-only"), verified: cell("number wide-only") };
@@ -28,10 +28,10 @@ class Row {
       h("td", { class: "progress-cell" }, h("div", { class: "progress-row" }, this.bar.element, this.percent)),
       Object.values(this.cells));
     this.reason = h("p", { class: "row-reason" });
-    this.mend = h("p", { class: "row-mend" });
-    this.reasonRow = h("tr", { class: "reason-row", hidden: true }, h("td", { colspan: COLUMNS.length }, this.reason, this.mend));
+    this.advice = h("p", { class: "row-advice" });
+    this.reasonRow = h("tr", { class: "reason-row", hidden: true }, h("td", { colspan: COLUMNS.length }, this.reason, this.advice));
     this.record = /** @type {any} */ (null);
-    this.inSight = false;
+    this.visible = false;
     this.drawn = /** @type {any} */ (null);
   }
 
@@ -40,34 +40,34 @@ class Row {
     const urgent = !this.drawn || this.drawn.state !== live.state || record !== this.record;
     this.machine = live;
     this.record = record;
-    if (urgent || this.inSight) this.draw();
+    if (urgent || this.visible) this.draw();
   }
 
   get stale() {
     return this.drawn !== this.machine;
   }
 
-  /** Shows what it was told last. */
+  /** Draws the latest update. */
   draw() {
     const { machine: live, record } = this;
     this.drawn = live;
-    const look = machineLook(live.state);
-    setBadge(this.badge, look);
+    const stateLabel = machineLabel(live.state);
+    setBadge(this.badge, stateLabel);
     const progress = live.state === "complete" ? 1 : live.progress;
-    this.bar.set(progress, look.tone);
+    this.bar.set(progress, stateLabel.tone);
     setText(this.percent, formatPercent(progress));
     setText(this.cells.rate, live.rate_bytes_per_s > 0 ? formatRate(live.rate_bytes_per_s) : "–");
     setText(this.cells.loss, formatLoss(live.loss));
-    setText(this.cells.bottleneck, bottleneckWords(live.bottleneck) || "–");
+    setText(this.cells.bottleneck, bottleneckText(live.bottleneck) || "–");
     setText(this.cells.verified, record && record.bytes_verified > 0 ? formatBytes(record.bytes_verified) : "–");
-    const told = trouble(live.state, live.error || record?.error || "", record?.exit_code ?? null);
-    const hidden = told === null;
+    const problem = explainState(live.state, live.error || record?.error || "", record?.exit_code ?? null);
+    const hidden = problem === null;
     if (this.reasonRow.hidden !== hidden) this.reasonRow.hidden = hidden;
-    setAttribute(this.element, "data-reason", told ? "true" : null);
-    setAttribute(this.reasonRow, "data-tone", look.tone);
-    if (told) {
-      setText(this.reason, told.reason);
-      setText(this.mend, told.mend && `What to do: ${told.mend}`);
+    setAttribute(this.element, "data-reason", problem ? "true" : null);
+    setAttribute(this.reasonRow, "data-tone", stateLabel.tone);
+    if (problem) {
+      setText(this.reason, problem.reason);
+      setText(this.advice, problem.advice && `What to do: ${problem.advice}`);
     }
   }
 }
@@ -79,7 +79,7 @@ function cell(className) {
 
 /** The table. */
 export class CastMachines {
-  /** @param {AbortSignal} signal the page is left */
+  /** @param {AbortSignal} signal aborted when the page is left */
   constructor(signal) {
     /** @type {Map<string, Row>} */
     this.rows = new Map();
@@ -89,7 +89,7 @@ export class CastMachines {
     this.records = new Map();
     this.orderedAt = -Infinity;
     this.timer = 0;
-    this.sight = new Sight(signal);
+    this.viewport = new Viewport(signal);
     this.body = h("tbody");
     this.none = h("p", { class: "muted" }, "No machine has joined.");
     this.table = h("div", { class: "table-scroll machines-scroll", tabindex: 0, role: "region", "aria-label": "Machines of this cast", hidden: true },
@@ -105,10 +105,10 @@ export class CastMachines {
     inNextFrame(this, () => this.#draw());
   }
 
-  /** @param {any[]} records CastMachine: what history keeps, with exit codes */
+  /** @param {any[]} records CastMachine: the lines of history, with exit codes */
   setRecords(records) {
     this.records = new Map(records.map((record) => [machineKey(record), record]));
-    // Nobody runs an ended cast: its account is all there is.
+    // An ended cast has no live state, only its records.
     for (const [key, record] of this.records) {
       if (!this.live.has(key)) this.live.set(key, { ...record, eta_s: null });
     }
@@ -124,21 +124,21 @@ export class CastMachines {
       row.element.remove();
       row.reasonRow.remove();
       this.rows.delete(key);
-      this.sight.remove(row);
+      this.viewport.remove(row);
     }
     for (const [key, machine] of this.live) {
       let row = this.rows.get(key);
       if (!row) {
         row = new Row(machine);
         this.rows.set(key, row);
-        this.sight.add(row);
+        this.viewport.add(row);
         changed = true;
       } else if (row.machine.state !== machine.state) {
         changed = true;
       }
       row.update(machine, this.records.get(key));
     }
-    this.sight.drawUnseen();
+    this.viewport.drawHidden();
     if (!changed) return;
     const wait = this.orderedAt + REORDER_MS - performance.now();
     if (wait <= 0) this.#order();
@@ -152,7 +152,7 @@ export class CastMachines {
     window.clearTimeout(this.timer);
     this.timer = 0;
     this.orderedAt = performance.now();
-    const sorted = [...this.rows.values()].sort((a, b) => machineLook(a.machine.state).order - machineLook(b.machine.state).order || NATURAL.compare(a.machine.name, b.machine.name));
+    const sorted = [...this.rows.values()].sort((a, b) => machineLabel(a.machine.state).order - machineLabel(b.machine.state).order || NATURAL.compare(a.machine.name, b.machine.name));
     const focused = document.activeElement;
     let next = null;
     for (const row of sorted.reverse()) {

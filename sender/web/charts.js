@@ -1,4 +1,4 @@
-/** Charts of a cast's timeline by uPlot: drawn for eyes, summed up in words, and as a table for everybody else. */
+/** Charts of a cast's timeline, drawn by uPlot, with a summary in text and a table. */
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 import { fill, h, setText } from "./dom.js";
@@ -8,7 +8,7 @@ import { theme } from "./theme.js";
 
 const HEIGHT = 190;
 const TABLE_ROWS = 30;
-/** Steps of an axis of bits per second: each tick is the number that its label says. */
+/** Steps of an axis in bits per second: every tick is exactly the number of its label. */
 const BIT_STEPS = Array.from({ length: 36 }, (_, index) => [1, 2, 5][index % 3] * 10 ** Math.floor(index / 3));
 
 /**
@@ -16,8 +16,8 @@ const BIT_STEPS = Array.from({ length: 36 }, (_, index) => [1, 2, 5][index % 3] 
  * @property {string} label
  * @property {string} colour name of a CSS variable
  * @property {(point: any) => number} value
- * @property {(value: number) => string} words
- * @property {number[]} [dash] lines differ by more than their colour
+ * @property {(value: number) => string} format
+ * @property {number[]} [dash] lines differ by more than colour
  * @property {string} [scale]
  */
 
@@ -28,12 +28,12 @@ const BIT_STEPS = Array.from({ length: 36 }, (_, index) => [1, 2, 5][index % 3] 
  * @property {(value: number) => string} axis
  * @property {number[]} [steps] of the left axis
  * @property {(value: number) => string} [rightAxis] of lines with scale "right"
- * @property {number} [most] of the left axis
- * @property {number} [least] that the left axis reaches, whatever the values: nothing must not look like something
+ * @property {number} [most] maximum of the left axis
+ * @property {number} [least] lowest maximum of the left axis: noise around zero must not fill the chart
  * @property {(points: any[]) => string} summary
  */
 
-/** A chart, its words, its table. */
+/** A chart with its summary and table. */
 class Chart {
   /** @param {ChartOptions} options @param {AbortSignal} signal */
   constructor(options, signal) {
@@ -47,7 +47,7 @@ class Chart {
     this.canvas = h("div", { class: "chart-canvas", role: "img", "aria-labelledby": `${id} ${id}-summary` });
     this.summary = h("p", { class: "chart-summary muted", id: `${id}-summary` }, "No data yet.");
     this.table = h("div");
-    this.details = h("details", { class: "chart-table" }, h("summary", {}, "Show as a table"), this.table);
+    this.details = h("details", { class: "chart-table" }, h("summary", {}, "Show as table"), this.table);
     this.details.addEventListener("toggle", () => this.#drawTable());
     this.legend = h("ul", { class: "chart-legend", role: "list", "aria-hidden": "true" }, options.lines.map((line) =>
       h("li", { "data-colour": line.colour, "data-dash": line.dash ? "true" : null }, line.label)));
@@ -110,7 +110,7 @@ class Chart {
       width: this.width, height: HEIGHT, legend: { show: false }, axes, scales,
       cursor: { drag: { x: false, y: false }, points: { size: 7 } },
       padding: [10, 12, 0, 0],
-      hooks: { setCursor: [(/** @type {any} */ plot) => this.#pointed(plot.cursor.idx)] },
+      hooks: { setCursor: [(/** @type {any} */ plot) => this.#showPoint(plot.cursor.idx)] },
       series: [{}, ...lines.map((line) => ({
         label: line.label, scale: line.scale ?? "y", stroke: colour(line.colour), width: 2, dash: line.dash,
         fill: line.dash ? undefined : `${colour(line.colour)}22`, points: { show: false },
@@ -118,11 +118,11 @@ class Chart {
     };
   }
 
-  /** @param {number | null | undefined} index what the pointer is at: its values stand in the legend */
-  #pointed(index) {
+  /** @param {number | null | undefined} index of the point under the pointer, whose values the legend shows */
+  #showPoint(index) {
     this.options.lines.forEach((line, place) => {
       const point = index === null || index === undefined ? null : this.points[index];
-      setText(this.legend.children[place], point ? `${line.label}: ${line.words(line.value(point))} at ${formatDuration(point.at_s)}` : line.label);
+      setText(this.legend.children[place], point ? `${line.label}: ${line.format(line.value(point))} at ${formatDuration(point.at_s)}` : line.label);
     });
   }
 
@@ -130,10 +130,10 @@ class Chart {
     if (!this.details.open) return;
     const step = Math.max(1, Math.ceil(this.points.length / TABLE_ROWS));
     const rows = this.points.filter((_, index) => index % step === 0 || index === this.points.length - 1);
-    fill(this.table, h("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": `${this.options.title}, as a table` }, h("table", {},
+    fill(this.table, h("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": `${this.options.title}, as table` }, h("table", {},
       h("caption", { class: "visually-hidden" }, this.options.title),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "After"), this.options.lines.map((line) => h("th", { scope: "col", class: "number" }, line.label)))),
-      h("tbody", {}, rows.map((point) => h("tr", {}, h("th", { scope: "row" }, formatDuration(point.at_s)), this.options.lines.map((line) => h("td", { class: "number" }, line.words(line.value(point)))))))))); 
+      h("tbody", {}, rows.map((point) => h("tr", {}, h("th", { scope: "row" }, formatDuration(point.at_s)), this.options.lines.map((line) => h("td", { class: "number" }, line.format(line.value(point)))))))))); 
   }
 }
 
@@ -163,12 +163,12 @@ export function castCharts(signal) {
       axis: bitRate,
       steps: BIT_STEPS,
       lines: [
-        { label: "Rate", colour: "chart-1", value: (point) => point.rate_bytes_per_s * 8, words: bitRate },
-        { label: "Goodput", colour: "chart-2", value: (point) => point.goodput_bytes_per_s * 8, words: bitRate, dash: [7, 4] },
+        { label: "Rate", colour: "chart-1", value: (point) => point.rate_bytes_per_s * 8, format: bitRate },
+        { label: "Goodput", colour: "chart-2", value: (point) => point.goodput_bytes_per_s * 8, format: bitRate, dash: [7, 4] },
       ],
       summary: (points) => {
         const last = points[points.length - 1];
-        return `Rate ${formatRate(last.rate_bytes_per_s)} at the end, at most ${formatRate(highest(points, (point) => point.rate_bytes_per_s))}. Goodput, what its machines write on average, at most ${formatRate(highest(points, (point) => point.goodput_bytes_per_s))}.`;
+        return `Rate ${formatRate(last.rate_bytes_per_s)} at the end, at most ${formatRate(highest(points, (point) => point.rate_bytes_per_s))}. Goodput (average written by its machines) at most ${formatRate(highest(points, (point) => point.goodput_bytes_per_s))}.`;
       },
     }, signal),
     new Chart({
@@ -176,12 +176,12 @@ export function castCharts(signal) {
       least: 0.01,
       axis: (value) => formatLoss(value),
       lines: [
-        { label: "Loss", colour: "chart-3", value: (point) => point.loss, words: formatLoss },
-        { label: "Parity", colour: "chart-4", value: (point) => point.parity, words: formatLoss, dash: [7, 4] },
+        { label: "Loss", colour: "chart-3", value: (point) => point.loss, format: formatLoss },
+        { label: "Parity", colour: "chart-4", value: (point) => point.parity, format: formatLoss, dash: [7, 4] },
       ],
       summary: (points) => {
         const last = points[points.length - 1];
-        return `Loss ${formatLoss(last.loss)} at the end, at most ${formatLoss(highest(points, (point) => point.loss))}. Parity sent ahead, at most ${formatLoss(highest(points, (point) => point.parity))} of the data.`;
+        return `Loss ${formatLoss(last.loss)} at the end, at most ${formatLoss(highest(points, (point) => point.loss))}. Parity at most ${formatLoss(highest(points, (point) => point.parity))} of the data.`;
       },
     }, signal),
     new Chart({
@@ -190,8 +190,8 @@ export function castCharts(signal) {
       most: 1,
       rightAxis: (value) => (Number.isInteger(value) ? String(value) : ""),
       lines: [
-        { label: "Progress", colour: "chart-1", value: (point) => point.progress, words: (value) => formatPercent(value) },
-        { label: "Machines complete", colour: "chart-5", value: (point) => point.complete_count, words: String, dash: [7, 4], scale: "right" },
+        { label: "Progress", colour: "chart-1", value: (point) => point.progress, format: (value) => formatPercent(value) },
+        { label: "Machines complete", colour: "chart-5", value: (point) => point.complete_count, format: String, dash: [7, 4], scale: "right" },
       ],
       summary: (points) => {
         const last = points[points.length - 1];

@@ -1,29 +1,29 @@
-/** Small pieces that many pages use: badges, progress bars, figures, headings, empty states, errors. */
+/** Components of many pages: badges, progress bars, figures, headings, empty states, errors. */
 
 import { ApiProblem } from "./api.js";
 import { append, h, icon, setAttribute, setIcon, setText } from "./dom.js";
 import { formatAgo, formatDateTime, formatPercent } from "./format.js";
-import { sentence } from "./words.js";
+import { sentence } from "./labels.js";
 
-/** @typedef {import("./words.js").Look} Look */
+/** @typedef {import("./labels.js").StateLabel} StateLabel */
 
 /**
- * A state as icon and word; colour only helps.
- * @param {Look} look
+ * Creates a badge: a state as icon and text, with colour as a hint.
+ * @param {StateLabel} label
  * @returns {HTMLElement}
  */
-export function badge(look) {
-  return h("span", { class: "badge", "data-tone": look.tone }, icon(look.icon), h("span", {}, look.label));
+export function badge(label) {
+  return h("span", { class: "badge", "data-tone": label.tone }, icon(label.icon), h("span", {}, label.label));
 }
 
-/** @param {Element} element made by `badge` @param {Look} look */
-export function setBadge(element, look) {
-  setAttribute(element, "data-tone", look.tone);
-  setIcon(/** @type {Element} */ (element.firstElementChild), look.icon);
-  setText(/** @type {Element} */ (element.lastElementChild), look.label);
+/** @param {Element} element created by `badge` @param {StateLabel} label */
+export function setBadge(element, label) {
+  setAttribute(element, "data-tone", label.tone);
+  setIcon(/** @type {Element} */ (element.firstElementChild), label.icon);
+  setText(/** @type {Element} */ (element.lastElementChild), label.label);
 }
 
-/** A progress bar; its value is told to screen readers, in whole per cents. */
+/** A progress bar, with its value for screen readers in whole percent. */
 export class ProgressBar {
   /** @param {string} label */
   constructor(label) {
@@ -69,9 +69,9 @@ export class Figures {
 }
 
 /**
- * A page's first heading, with its actions.
+ * Creates the heading of a page, with its actions.
  * @param {string} title
- * @param {{back?: [string, string], actions?: any, lead?: any}} [options] back: address and words
+ * @param {{back?: [string, string], actions?: any, lead?: any}} [options] back: address and text
  */
 export function pageHead(title, { back, actions, lead } = {}) {
   return h("header", { class: "page-head" },
@@ -83,7 +83,7 @@ export function pageHead(title, { back, actions, lead } = {}) {
 }
 
 /**
- * A section with a heading.
+ * Creates a section with a heading.
  * @param {string} title
  * @param {{class?: string, actions?: any, id?: string}} options
  * @param {...any} children
@@ -110,7 +110,7 @@ export function errorText(error) {
 }
 
 /**
- * Something went wrong, told where it went wrong.
+ * Creates an error message with a retry button.
  * @param {unknown} error
  * @param {() => void} [again]
  */
@@ -119,7 +119,7 @@ export function errorBox(error, again) {
   return h("div", { class: "alert", "data-tone": "bad", role: "alert" }, icon("warning"),
     h("div", {},
       h("p", {}, sentence(errorText(error))),
-      request && h("p", { class: "muted small" }, "In the log: request ", h("code", {}, request)),
+      request && h("p", { class: "muted small" }, "Request id in the log: ", h("code", {}, request)),
       again && h("button", { type: "button", class: "button", onclick: again }, icon("refresh"), "Try again")));
 }
 
@@ -132,7 +132,7 @@ export function timeElement(at, missing = "–") {
 }
 
 /**
- * How long ago something was; `refreshAgo` keeps it true while the page stays open.
+ * Creates a relative time; `refreshAgo` keeps it current while the page is open.
  * @param {string | null} at
  * @param {string} [missing]
  */
@@ -140,7 +140,7 @@ export function agoElement(at, missing = "never") {
   return at ? h("time", { datetime: at, title: formatDateTime(at), "data-ago": true }, formatAgo(at)) : missing;
 }
 
-/** Brings every `agoElement` of the page up to date. */
+/** Updates every `agoElement` of the page. */
 export function refreshAgo() {
   for (const element of document.querySelectorAll("time[data-ago]")) setText(element, formatAgo(/** @type {HTMLTimeElement} */ (element).dateTime));
 }
@@ -151,15 +151,15 @@ export function refreshAgo() {
  * @property {(item: any) => any} cell text or elements
  * @property {string} [class] `number`, `wide-only`, `main`
  * @property {boolean} [hideLabel] the heading is only for screen readers
- * @property {boolean} [live] what it shows changes: `redraw` draws it anew
+ * @property {boolean} [live] what it changes: `redraw` updates it
  */
 
 /**
- * A table that can be scrolled sideways on a phone, also by keyboard.
+ * Creates a table that scrolls sideways on a phone, also by keyboard.
  * @param {string} caption
  * @param {Column[]} columns
  * @param {any[]} items
- * @param {(item: any) => string} [key] by which `redraw` knows an item again
+ * @param {(item: any) => string} [key] by which `redraw` finds an item
  */
 export function dataTable(caption, columns, items, key) {
   const body = h("tbody");
@@ -181,7 +181,7 @@ export function dataTable(caption, columns, items, key) {
     }
     append(body, [fragment]);
   };
-  /** @param {any} item as it is now @returns {boolean} whether it is in the table */
+  /** @param {any} item with its current values @returns {boolean} true if the table contains it */
   const redraw = (item) => {
     const row = key && rows.get(key(item));
     if (!row) return false;
@@ -197,7 +197,7 @@ export function dataTable(caption, columns, items, key) {
 }
 
 /**
- * A table that grows page by page.
+ * Creates a table that loads page by page.
  * @param {{caption: string, columns: Column[], load: (cursor: string | null) => Promise<{items: any[], next_cursor: string | null}>, empty: () => Node, report: (error: unknown) => void, key?: (item: any) => string}} options
  * @returns {Promise<{element: HTMLElement, redraw: (item: any) => boolean}>}
  */

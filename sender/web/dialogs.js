@@ -1,12 +1,12 @@
-/** Questions before something is done that can't be undone. The browser's own dialog keeps the focus inside. */
+/** Dialogs and confirmations. The browser's own dialog element keeps the focus inside. */
 
 import { freshId, h, icon } from "./dom.js";
 
 /**
- * Shows a dialog until it is closed; the focus returns to where it was.
+ * Shows a dialog until it is closed; the focus then returns to its previous element.
  * @param {string} title
  * @param {(close: (value: any) => void) => any} content
- * @returns {Promise<any>} what `close` was given; undefined after Escape
+ * @returns {Promise<any>} the argument of `close`; undefined after Escape
  */
 export function showDialog(title, content) {
   return new Promise((resolve) => {
@@ -23,10 +23,10 @@ export function showDialog(title, content) {
         h("button", { type: "button", class: "icon-button", "aria-label": "Close", onclick: () => close(undefined) }, icon("close"))),
       h("div", { class: "dialog-body" }, content(close)),
     );
-    const gone = () => dialog.close();
-    window.addEventListener("hashchange", gone);
+    const closeDialog = () => dialog.close();
+    window.addEventListener("hashchange", closeDialog);
     dialog.addEventListener("close", () => {
-      window.removeEventListener("hashchange", gone);
+      window.removeEventListener("hashchange", closeDialog);
       dialog.remove();
       resolve(result);
     });
@@ -40,7 +40,7 @@ export function showDialog(title, content) {
  * @param {{title: string, text: any, yes: string, no?: string, danger?: boolean}} options
  * @returns {Promise<boolean>}
  */
-export async function confirmDialog({ title, text, yes, no = "Keep it as it is", danger = false }) {
+export async function confirmDialog({ title, text, yes, no = "Keep", danger = false }) {
   const answer = await showDialog(title, (close) => [
     h("div", { class: "dialog-text" }, text),
     h("div", { class: "dialog-actions" },

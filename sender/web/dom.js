@@ -1,4 +1,4 @@
-/** Elements from data. Text goes in as text nodes and nothing is ever parsed as HTML. */
+/** DOM elements from data. Text becomes text nodes; nothing is ever parsed as HTML. */
 
 const SVG = "http://www.w3.org/2000/svg";
 const PROPERTIES = new Set(["value", "checked", "selected", "disabled", "hidden", "indeterminate", "returnValue"]);
@@ -6,9 +6,9 @@ const PROPERTIES = new Set(["value", "checked", "selected", "disabled", "hidden"
 /** @typedef {Node | string | number | null | undefined | false | Child[]} Child */
 
 /**
- * An element.
+ * Creates an element.
  * @param {string} tag
- * @param {Record<string, any>} [attributes] `onclick` and its like are listeners; null, undefined and false are left out
+ * @param {Record<string, any>} [attributes] names such as `onclick` add listeners; null, undefined and false are omitted
  * @param {...any} children
  * @returns {any} the element: HTMLElement of that tag
  */
@@ -37,7 +37,7 @@ export function append(parent, children) {
 }
 
 /**
- * New content for an element.
+ * Replaces the content of an element.
  * @param {Element} element
  * @param {...any} children
  */
@@ -48,7 +48,7 @@ export function fill(element, ...children) {
 }
 
 /**
- * Sets an element's text if it differs: what doesn't change doesn't cost a layout, nor a word from a screen reader.
+ * Sets the text of an element if it differs: unchanged text costs no layout and no announcement of a screen reader.
  * @param {Element} element
  * @param {string} text
  */
@@ -73,7 +73,7 @@ export function setAttribute(element, name, value) {
 }
 
 /**
- * An icon of icons.svg, which icons.js took into the page; decoration, so words must stand beside it.
+ * Creates an icon of icons.svg, which icons.js has inserted into the page. It is decoration: put text beside it.
  * @param {string} name
  * @returns {SVGSVGElement}
  */
@@ -88,7 +88,7 @@ export function icon(name) {
 }
 
 /**
- * Another picture for an icon.
+ * Changes an icon.
  * @param {Element} svg
  * @param {string} name
  */
@@ -99,7 +99,7 @@ export function setIcon(svg, name) {
 
 let ids = 0;
 
-/** An id that no other element has. @param {string} prefix */
+/** Returns an id that no other element has. @param {string} prefix */
 export function freshId(prefix) {
   ids += 1;
   return `${prefix}-${ids}`;

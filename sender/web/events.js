@@ -1,16 +1,16 @@
-/** The live stream: one EventSource for what the page shows now, and whether it is alive. */
+/** The live stream: one EventSource for the topics of the current page, with its connection state. */
 
 import { Signal } from "./store.js";
 
-const QUIET_MS = 20_000; // with nothing heard that long, it is asked whether the daemon is there at all
-const PROBE_MS = 5_000; // one that is there answers within milliseconds
-const RETRY_MS = 2_000; // as the daemon tells EventSource itself
+const QUIET_MS = 20_000; // after this silence, the daemon is probed
+const PROBE_MS = 5_000; // a running daemon responds within milliseconds
+const RETRY_MS = 2_000; // the same as the retry field that the daemon sends
 
 /** @typedef {{state: "connecting" | "live" | "lost", dataAt: Date | null}} Connection */
 
 /** Subscriptions to the daemon's events. */
 export class LiveStream {
-  /** @param {() => void} onUnauthorised the session is over */
+  /** @param {() => void} onUnauthorised called when the session has ended */
   constructor(onUnauthorised) {
     this.onUnauthorised = onUnauthorised;
     /** @type {Signal<Connection>} */
@@ -21,18 +21,18 @@ export class LiveStream {
     this.source = null;
     this.topics = "";
     this.retry = 0;
-    this.heardAt = 0;
+    this.aliveAt = 0;
     window.addEventListener("offline", () => this.#lost());
     window.addEventListener("online", () => this.#reopen());
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden && this.source) this.#probe();
     });
     window.setInterval(() => {
-      if (this.source && performance.now() - this.heardAt > QUIET_MS) this.#probe();
+      if (this.source && performance.now() - this.aliveAt > QUIET_MS) this.#probe();
     }, PROBE_MS);
   }
 
-  /** @param {string[]} topics besides the overview, which every page needs */
+  /** @param {string[]} topics in addition to the overview, which every page needs */
   open(topics) {
     const wanted = ["overview", ...topics].join(",");
     if (wanted === this.topics && this.source) return;
@@ -40,7 +40,7 @@ export class LiveStream {
     this.#reopen();
   }
 
-  /** Ends it: nobody is logged in. */
+  /** Closes the stream after a logout. */
   close() {
     this.topics = "";
     window.clearTimeout(this.retry);
@@ -67,21 +67,21 @@ export class LiveStream {
     this.source?.close();
     const source = new EventSource(`/api/v1/events?topics=${encodeURIComponent(this.topics)}`);
     this.source = source;
-    this.heardAt = performance.now();
-    source.onopen = () => this.#heard();
+    this.aliveAt = performance.now();
+    source.onopen = () => this.#markAlive();
     source.onerror = () => this.#failed(source);
     for (const name of ["overview", "room", "cast"]) {
       source.addEventListener(name, (event) => {
         if (source !== this.source) return;
-        this.#heard();
+        this.#markAlive();
         const data = JSON.parse(/** @type {MessageEvent} */ (event).data);
         for (const listener of [...(this.listeners.get(name) ?? [])]) listener(data);
       });
     }
   }
 
-  #heard() {
-    this.heardAt = performance.now();
+  #markAlive() {
+    this.aliveAt = performance.now();
     this.connection.set({ state: "live", dataAt: new Date() });
   }
 
@@ -89,7 +89,7 @@ export class LiveStream {
   #failed(source) {
     if (source !== this.source) return;
     this.#lost();
-    // EventSource tries again by itself unless the answer was an error, whose status it doesn't tell.
+    // EventSource reconnects automatically unless the response was an error, whose status it doesn't reveal.
     if (source.readyState === EventSource.CLOSED) {
       this.retry = window.setTimeout(() => this.#reopen(), RETRY_MS);
       this.#checkSession();
@@ -106,18 +106,18 @@ export class LiveStream {
     try {
       const response = await fetch("/api/v1/server", { credentials: "same-origin", signal: AbortSignal.timeout(PROBE_MS) });
       if (response.status === 401) this.onUnauthorised();
-      // It is there, and refuses what is asked: a room that was just removed, say. The overview is always to be had.
+      // The daemon responds and refuses the topics, for example of a deleted room. The overview is always available.
       else if (response.ok) this.topics = "overview";
     } catch {
-      // It isn't there: the next try will tell.
+      // The daemon doesn't respond; the next attempt follows.
     }
   }
 
-  /** A connection that a sleeping phone or a pulled cable left half open looks alive: ask. */
+  /** Probes the daemon: a connection that a sleeping phone or a pulled cable left half open looks alive. */
   async #probe() {
     try {
       await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(PROBE_MS) });
-      this.heardAt = performance.now();
+      this.aliveAt = performance.now();
       if (this.connection.value.state === "lost") this.#reopen();
     } catch {
       this.#lost();

@@ -1,4 +1,4 @@
-/** Sizes, rates and times as the command line writes them (protocol/shared/units.py says the same in Python). */
+/** Sizes, rates and times in the format of the command line (protocol/shared/units.py is the same in Python). */
 
 /** @param {number} count @returns {string} `1.5 GiB` */
 export function formatBytes(count) {
@@ -10,7 +10,7 @@ export function formatBytes(count) {
   return `${value.toFixed(2)} TiB`;
 }
 
-/** @param {number} bytesPerSecond @returns {string} `941 Mbit/s`: bits per second, as network people read it */
+/** @param {number} bytesPerSecond @returns {string} `941 Mbit/s`: bits per second, as usual for networks */
 export function formatRate(bytesPerSecond) {
   let value = bytesPerSecond * 8;
   for (const unit of ["bit/s", "kbit/s", "Mbit/s"]) {
@@ -30,7 +30,7 @@ export function formatDuration(seconds) {
 }
 
 /**
- * A share as per cent; what isn't whole never reads as 100 %, and what isn't nothing never as 0 %.
+ * Formats a share as percent; less than the whole never reads as 100 %.
  * @param {number} share 0..1
  * @param {number} [digits]
  */
@@ -64,8 +64,8 @@ export function formatDateTime(at) {
   return `${DATE.format(date)}, ${SHORT_TIME.format(date)}`;
 }
 
-/** @returns {string} `Europe/Berlin`: the viewer's, in which times are shown */
-export const zoneHere = () => Intl.DateTimeFormat().resolvedOptions().timeZone;
+/** @returns {string} the viewer's time zone, in which times are shown: `Europe/Berlin` */
+export const localTimeZone = () => Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 /**
  * @param {string | Date} at
@@ -91,7 +91,7 @@ export function formatCount(count, one, many = `${one}s`) {
 }
 
 /**
- * Rates as people type them.
+ * Parses a rate as people type it.
  * @param {string} text `800M`, `1.5 Gbit/s`
  * @returns {number | null} bytes per second; null if it isn't a rate
  */

@@ -1,4 +1,4 @@
-/** Labelled fields, and a form that says where an error is. */
+/** Labelled fields, and a form that shows errors at their field. */
 
 import { ApiProblem } from "./api.js";
 import { append, fill, freshId, h, icon } from "./dom.js";
@@ -9,7 +9,7 @@ import { errorText } from "./components.js";
  * @property {HTMLElement} element label, input, hint, error
  * @property {any} input
  * @property {string} name
- * @property {(message: string) => void} setError empty: all is well
+ * @property {(message: string) => void} setError empty: no error
  */
 
 /**
@@ -25,7 +25,7 @@ export function field({ label, name, input, type = "text", value, hint, required
   const error = h("p", { class: "field-error", id: errorId, hidden: true });
   if (hint) control.setAttribute("aria-describedby", hintId);
   const element = h("div", { class: `field ${className}` },
-    h("label", { for: id }, label, required && h("span", { class: "required" }, " (needed)")),
+    h("label", { for: id }, label, required && h("span", { class: "required" }, " (required)")),
     control,
     hint && h("p", { class: "hint", id: hintId }, hint),
     error);
@@ -51,7 +51,7 @@ export function select({ name, options, value, required }) {
 }
 
 /**
- * Radio buttons with a legend.
+ * Creates radio buttons with a legend.
  * @param {{legend: string, name: string, options: {value: string, label: string, hint?: string, more?: any}[], value: string, onchange?: (value: string) => void}} options
  */
 export function choices({ legend, name, options, value, onchange }) {
@@ -77,7 +77,7 @@ export function choices({ legend, name, options, value, onchange }) {
 }
 
 /**
- * A form that is sent once at a time, and shows what the daemon says is wrong beside the field that it names.
+ * Creates a form with one submission at a time, which shows errors of the daemon at the fields that they name.
  * @param {{fields: Field[], content: any, submit: string, onsubmit: () => Promise<void>, cancel?: any, class?: string}} options
  * @returns {HTMLFormElement}
  */
@@ -109,7 +109,7 @@ export function form({ fields, content, submit, onsubmit, cancel, class: classNa
     if (button.disabled) return;
     summary.hidden = true;
     const missing = fields.filter((candidate) => candidate.input.offsetParent !== null && !candidate.input.checkValidity());
-    for (const each of fields) each.setError(missing.includes(each) ? validityWords(each.input) : "");
+    for (const each of fields) each.setError(missing.includes(each) ? validityText(each.input) : "");
     if (missing.length) {
       missing[0].input.focus();
       return;
@@ -129,13 +129,13 @@ export function form({ fields, content, submit, onsubmit, cancel, class: classNa
 }
 
 /** @param {HTMLInputElement} input */
-function validityWords(input) {
+function validityText(input) {
   if (input.validity.customError) return input.validationMessage;
   if (input.validity.valueMissing) return input.tagName === "SELECT" ? "Choose one." : "Fill this in.";
   return input.validationMessage;
 }
 
-/** An error of one field, found before anything is sent. @param {string} name @param {string} message */
+/** Creates an error of one field, found before submission. @param {string} name @param {string} message */
 export function fieldProblem(name, message) {
   return new ApiProblem(422, "Not sent", message, [{ field: name, message }], "");
 }

@@ -1,8 +1,8 @@
-/** The icons, taken into the page once: one that is first needed while the daemon is away must not be missing. */
+/** The icons, inserted into the page once, so that all are available while the daemon is unavailable. */
 
 const SPRITE = "/assets/icons.svg";
 
-/** Puts the sprite's symbols into the page, as `icon-NAME`. A page without them still has all its words. */
+/** Inserts the symbols of the sprite as `icon-NAME`. Without them, pages still have all their text. */
 export async function loadIcons() {
   try {
     const sprite = document.importNode((await fetchDocument(SPRITE)).documentElement, true);
@@ -11,13 +11,13 @@ export async function loadIcons() {
     sprite.setAttribute("aria-hidden", "true");
     document.body.prepend(sprite);
   } catch {
-    // Words are beside every icon.
+    // Every icon has text beside it.
   }
 }
 
 /**
  * @param {string} address
- * @returns {Promise<Document>} a file of our own; the browser reads it as XML
+ * @returns {Promise<Document>} a file of the dashboard, parsed as XML
  */
 function fetchDocument(address) {
   return new Promise((resolve, reject) => {

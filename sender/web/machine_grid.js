@@ -1,12 +1,12 @@
-/** A room as a grid of tiles. An update touches the tiles that changed, those in sight first, and nothing else of the page. */
+/** A room as a grid of tiles. An update touches only changed tiles, visible ones first. */
 
 import { h, icon, setAttribute, setIcon, setText } from "./dom.js";
 import { formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
 import { inNextFrame } from "./render_queue.js";
-import { Sight } from "./viewport.js";
-import { isMoving, bottleneckWords, machineLook } from "./words.js";
+import { Viewport } from "./viewport.js";
+import { isMoving, bottleneckText, machineLabel } from "./labels.js";
 
-const RESORT_MS = 2_000; // tiles that jump about can't be read, nor hit with a thumb
+const RESORT_MS = 2_000; // tiles that move too often can't be read, nor tapped
 const NATURAL = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
 /** @typedef {"name" | "position" | "state"} SortKey */
@@ -15,7 +15,7 @@ const NATURAL = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 const ORDERS = {
   name: (a, b) => NATURAL.compare(a.name, b.name),
   position: (a, b) => Number(!a.position) - Number(!b.position) || NATURAL.compare(a.position, b.position) || NATURAL.compare(a.name, b.name),
-  state: (a, b) => machineLook(a.state).order - machineLook(b.state).order || NATURAL.compare(a.name, b.name),
+  state: (a, b) => machineLabel(a.state).order - machineLabel(b.state).order || NATURAL.compare(a.name, b.name),
 };
 
 /** @param {any} machine @returns {string} */
@@ -42,7 +42,7 @@ class Tile {
       this.detail);
     this.element = h("li", { class: "tile" }, this.link);
     this.permille = -1;
-    this.inSight = false;
+    this.visible = false;
     this.drawn = /** @type {any} */ (null);
     this.draw();
   }
@@ -51,28 +51,28 @@ class Tile {
   update(machine) {
     const urgent = machine.state !== this.drawn.state;
     this.machine = machine;
-    if (urgent || this.inSight) this.draw();
+    if (urgent || this.visible) this.draw();
   }
 
   get stale() {
     return this.drawn !== this.machine;
   }
 
-  /** Shows what it was told last. */
+  /** Draws the latest update. */
   draw() {
     const { machine } = this;
     this.drawn = machine;
-    const look = machineLook(machine.state);
-    setAttribute(this.element, "data-tone", look.tone);
+    const stateLabel = machineLabel(machine.state);
+    setAttribute(this.element, "data-tone", stateLabel.tone);
     setAttribute(this.element, "data-state", machine.state);
-    setIcon(this.icon, look.icon);
+    setIcon(this.icon, stateLabel.icon);
     setText(this.name, machine.name);
-    setText(this.state, look.label);
-    setText(this.percent, percentWords(machine));
+    setText(this.state, stateLabel.label);
+    setText(this.percent, percentText(machine));
     const moving = isMoving(machine.state);
     setText(this.rate, moving ? formatRate(machine.rate_bytes_per_s) : "");
     setText(this.loss, moving ? `loss ${formatLoss(machine.loss)}` : "");
-    setText(this.detail, detailWords(machine));
+    setText(this.detail, detailText(machine));
     const permille = hasProgress(machine) ? Math.round((machine.state === "complete" ? 1 : machine.progress) * 1000) : 0;
     if (permille !== this.permille) {
       this.permille = permille;
@@ -87,17 +87,17 @@ function hasProgress(machine) {
 }
 
 /** @param {any} machine */
-function percentWords(machine) {
+function percentText(machine) {
   return hasProgress(machine) && machine.state !== "complete" ? formatPercent(machine.progress) : "";
 }
 
-/** @param {any} machine @returns {string} the tile's last line */
-function detailWords(machine) {
+/** @param {any} machine @returns {string} the last line of the tile */
+function detailText(machine) {
   if (isMoving(machine.state)) {
-    // Most take what arrives: that they do isn't worth the line.
-    const bottleneck = machine.bottleneck === "network" ? "" : bottleneckWords(machine.bottleneck);
-    if (bottleneck) return `limited by ${bottleneck}`;
-    return machine.eta_s === null ? "" : `${formatDuration(machine.eta_s)} to go`;
+    // The network is the usual bottleneck and not worth a line.
+    const bottleneck = machine.bottleneck === "network" ? "" : bottleneckText(machine.bottleneck);
+    if (bottleneck) return `bottleneck: ${bottleneck}`;
+    return machine.eta_s === null ? "" : `ETA ${formatDuration(machine.eta_s)}`;
   }
   return machine.error || machine.position || machine.address || "";
 }
@@ -106,12 +106,12 @@ function detailWords(machine) {
 export class MachineGrid {
   /**
    * @param {string} label
-   * @param {(machine: any) => string} address where a tile leads to
-   * @param {AbortSignal} signal the page is left
+   * @param {(machine: any) => string} address target of a tile's link
+   * @param {AbortSignal} signal aborted when the page is left
    */
   constructor(label, address, signal) {
     this.address = address;
-    this.sight = new Sight(signal);
+    this.viewport = new Viewport(signal);
     /** @type {Map<string, Tile>} */
     this.tiles = new Map();
     /** @type {Map<string, any>} */
@@ -138,7 +138,7 @@ export class MachineGrid {
 
   /**
    * @param {any[]} machines
-   * @param {boolean} full these are all there are
+   * @param {boolean} full true if these are all machines
    */
   update(machines, full) {
     if (full) {
@@ -149,7 +149,7 @@ export class MachineGrid {
     inNextFrame(this, () => this.apply());
   }
 
-  /** Draws what has come in. */
+  /** Applies pending updates. */
   apply() {
     let membersChanged = false;
     let orderMayChange = false;
@@ -158,7 +158,7 @@ export class MachineGrid {
         if (this.pending.has(key)) continue;
         tile.element.remove();
         this.tiles.delete(key);
-        this.sight.remove(tile);
+        this.viewport.remove(tile);
         membersChanged = true;
       }
     }
@@ -171,14 +171,14 @@ export class MachineGrid {
       } else {
         const added = new Tile(machine, this.address(machine));
         this.tiles.set(key, added);
-        this.sight.add(added);
+        this.viewport.add(added);
         this.#filterTile(added);
         membersChanged = true;
       }
     }
     this.pending.clear();
     this.pendingFull = false;
-    this.sight.drawUnseen();
+    this.viewport.drawHidden();
     if (membersChanged) this.#order();
     else if (orderMayChange) this.#orderSoon();
     if (membersChanged || this.activeKey === null) this.#keepOneTabStop();
@@ -206,19 +206,19 @@ export class MachineGrid {
     return counts;
   }
 
-  /** @returns {number} tiles that the filter leaves */
+  /** @returns {number} tiles that pass the filter */
   get shownCount() {
     let count = 0;
     for (const tile of this.tiles.values()) count += tile.element.hidden ? 0 : 1;
     return count;
   }
 
-  /** @returns {any[]} all machines as last told */
+  /** @returns {any[]} all machines with their latest state */
   machines() {
     return [...this.tiles.values()].map((tile) => tile.machine);
   }
 
-  /** @param {string} key puts the focus on a tile, e.g. when its panel is closed */
+  /** @param {string} key focuses a tile, e.g. when its panel is closed */
   focus(key) {
     const tile = this.tiles.get(key);
     if (!tile || tile.element.hidden) return;
@@ -226,7 +226,7 @@ export class MachineGrid {
     tile.link.focus();
   }
 
-  /** @param {string | null} key marks the machine whose panel is open */
+  /** @param {string | null} key marks the machine with the open panel */
   select(key) {
     for (const [candidate, tile] of this.tiles) setAttribute(tile.link, "aria-current", candidate === key ? "true" : null);
   }
@@ -256,7 +256,7 @@ export class MachineGrid {
     let next = null;
     for (let index = sorted.length - 1; index >= 0; index -= 1) {
       const { element } = sorted[index];
-      // Only what isn't in its place moves.
+      // Move only elements that are out of place.
       if (element.parentNode !== this.element || element.nextSibling !== next) this.element.insertBefore(element, next);
       next = element;
     }
@@ -272,7 +272,7 @@ export class MachineGrid {
     this.activeKey = key;
   }
 
-  /** The grid is one stop of the Tab key; arrows move inside. */
+  /** Keeps the grid a single stop of the Tab key; arrow keys move inside. */
   #keepOneTabStop() {
     const active = this.activeKey === null ? undefined : this.tiles.get(this.activeKey);
     if (active && !active.element.hidden) return;

@@ -1,15 +1,15 @@
-/** Everything about one machine: what it is, what it does now, what went wrong and what to do, what it was given. */
+/** The panel of one machine: identity, state, problem with advice, and history. */
 
 import { all, change, get } from "./api.js";
 import { showDialog } from "./dialogs.js";
 import { fill, h, icon, setText } from "./dom.js";
 import { field, form, select } from "./forms.js";
 import { formatBytes, formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
-import { notice } from "./toasts.js";
+import { showToast } from "./toasts.js";
 import { agoElement, badge, emptyState, Figures, ProgressBar, setBadge, timeElement } from "./components.js";
 import { to } from "./router.js";
 import { mayOperate, roomName, roomNames } from "./store.js";
-import { isMoving, bottleneckWords, machineLook, trouble } from "./words.js";
+import { isMoving, bottleneckText, machineLabel, explainState } from "./labels.js";
 
 const HISTORY_SHOWN = 20;
 
@@ -23,15 +23,15 @@ export class MachinePanel {
   constructor(machine, history, { level, close, changed }) {
     this.machine = machine;
     this.history = history;
-    this.badge = badge(machineLook("offline"));
-    this.trouble = h("div");
-    this.troubleShown = "";
+    this.badge = badge(machineLabel("offline"));
+    this.problem = h("div");
+    this.problemShown = "";
     this.bar = new ProgressBar(`Progress of ${machine.name}`);
     this.percent = h("span", { class: "progress-words" });
     this.progress = h("div", { class: "progress-row", hidden: true }, this.bar.element, this.percent);
     this.cast = h("p", { class: "panel-cast" });
     this.castShown = "";
-    this.figures = new Figures([["rate", "Rate"], ["loss", "Loss"], ["eta", "To go"], ["bottleneck", "Limited by"]], "compact");
+    this.figures = new Figures([["rate", "Rate"], ["loss", "Loss"], ["eta", "ETA"], ["bottleneck", "Bottleneck"]], "compact");
     this.seen = h("span");
     this.seenNow = /** @type {boolean | null} */ (null);
     this.heading = h(level, { tabindex: -1, class: "panel-title" }, machine.name);
@@ -42,23 +42,23 @@ export class MachinePanel {
           mayOperate() && h("button", { type: "button", class: "button", onclick: () => editMachine(machine, changed) }, icon("edit"), "Edit"),
           close && h("button", { type: "button", class: "icon-button", "aria-label": "Close", onclick: close }, icon("close")))),
       h("div", { class: "panel-state" }, this.badge, this.cast),
-      this.trouble, this.progress, this.figures.element,
+      this.problem, this.progress, this.figures.element,
       h("h3", {}, "Identity"), identity(machine, this.seen),
       inventory(machine),
-      h("h3", {}, "Its history"), historyList(history));
+      h("h3", {}, "History"), historyList(history));
     this.update(null);
   }
 
-  /** @param {any} live its LiveMachine; null if nobody watches it */
+  /** @param {any} live its LiveMachine; null without a live stream */
   update(live) {
     const last = this.history[0];
     const state = live?.state ?? (last && last.state !== "assigned" ? last.state : "offline");
-    const look = machineLook(state);
-    setBadge(this.badge, look);
+    const stateLabel = machineLabel(state);
+    setBadge(this.badge, stateLabel);
     const here = Boolean(live?.online);
     if (here !== this.seenNow) {
-      // Its record is as old as this panel: of a machine that went away meanwhile the time is now.
-      fill(this.seen, here ? "just now: it is online" : agoElement(this.seenNow ? new Date().toISOString() : this.machine.last_seen_at));
+      // The record is as old as this panel, so a machine that has just gone offline was seen now.
+      fill(this.seen, here ? "now (online)" : agoElement(this.seenNow ? new Date().toISOString() : this.machine.last_seen_at));
       this.seenNow = here;
     }
     const castId = live?.cast_id ?? null;
@@ -68,30 +68,30 @@ export class MachinePanel {
       fill(this.cast, castId && ["in cast ", h("a", { href: to(["casts", castId]) }, castId)]);
     }
     const line = this.history.find((candidate) => candidate.cast_id === castId) ?? (live ? null : last);
-    const told = trouble(state, live?.error || (line?.error ?? ""), line?.exit_code ?? null);
-    const key = JSON.stringify(told);
-    if (key !== this.troubleShown) {
-      this.troubleShown = key;
-      fill(this.trouble, told && troubleBox(told, look));
+    const problem = explainState(state, live?.error || (line?.error ?? ""), line?.exit_code ?? null);
+    const key = JSON.stringify(problem);
+    if (key !== this.problemShown) {
+      this.problemShown = key;
+      fill(this.problem, problem && problemAlert(problem, stateLabel));
     }
     const busy = Boolean(live) && live.progress > 0 && state !== "idle" && state !== "offline";
     this.progress.hidden = !busy;
     this.figures.element.hidden = !busy || !isMoving(state);
     if (busy) {
-      this.bar.set(state === "complete" ? 1 : live.progress, look.tone);
+      this.bar.set(state === "complete" ? 1 : live.progress, stateLabel.tone);
       setText(this.percent, formatPercent(state === "complete" ? 1 : live.progress));
       this.figures.update({
         rate: formatRate(live.rate_bytes_per_s),
         loss: formatLoss(live.loss),
         eta: live.eta_s === null ? "" : formatDuration(live.eta_s),
-        bottleneck: bottleneckWords(live.bottleneck) || "nothing",
+        bottleneck: bottleneckText(live.bottleneck) || "none",
       });
     }
   }
 }
 
 /**
- * Reads what a panel shows.
+ * Reads a machine and the start of its history.
  * @param {string} machineId
  * @param {AbortSignal} signal
  * @returns {Promise<[machine: any, history: any[]]>}
@@ -102,10 +102,10 @@ export async function readMachine(machineId, signal) {
   return [machine, history.items];
 }
 
-/** @param {{reason: string, mend: string}} told @param {import("./words.js").Look} look */
-export function troubleBox(told, look) {
-  return h("div", { class: "alert", "data-tone": look.tone }, icon(look.icon),
-    h("div", {}, h("p", { class: "trouble-reason" }, h("strong", {}, told.reason)), told.mend && h("p", { class: "trouble-mend" }, h("span", { class: "mend-label" }, "What to do: "), told.mend)));
+/** @param {{reason: string, advice: string}} problem @param {import("./labels.js").StateLabel} stateLabel */
+export function problemAlert(problem, stateLabel) {
+  return h("div", { class: "alert", "data-tone": stateLabel.tone }, icon(stateLabel.icon),
+    h("div", {}, h("p", { class: "trouble-reason" }, h("strong", {}, problem.reason)), problem.advice && h("p", { class: "trouble-advice" }, h("span", { class: "advice-label" }, "What to do: "), problem.advice)));
 }
 
 /** @param {any} machine @param {Node} seen */
@@ -139,9 +139,9 @@ function inventory(machine) {
 
 /** @param {any[]} history */
 function historyList(history) {
-  if (!history.length) return emptyState("history", "Nothing was cast to it yet.");
+  if (!history.length) return emptyState("history", "No casts yet.");
   return h("ul", { class: "history-list", role: "list" }, history.map((line) => h("li", {},
-    badge(machineLook(line.state)),
+    badge(machineLabel(line.state)),
     h("div", {},
       h("a", { href: to(["casts", line.cast_id]) }, line.image_name || line.cast_name),
       h("p", { class: "muted small" }, timeElement(line.ended_at ?? line.joined_at), line.seconds > 0 && ` · ${formatDuration(line.seconds)}`, line.bytes_verified > 0 && ` · ${formatBytes(line.bytes_verified)} verified`),
@@ -162,13 +162,13 @@ async function editMachine(machine, changed) {
     const [name, room, position, note] = fields;
     return form({
       fields, content: fields.map((each) => each.element), submit: "Save",
-      cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, "Leave it"),
+      cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, "Cancel"),
       onsubmit: async () => {
         await change(`/machines/${encodeURIComponent(machine.machine_id)}`, {
           name: name.input.value.trim(), room_id: room.input.value || null, position: position.input.value.trim(), note: note.input.value.trim(),
         });
         close(true);
-        notice(`${name.input.value.trim()} is saved`);
+        showToast(`${name.input.value.trim()} saved`);
         changed();
       },
     });

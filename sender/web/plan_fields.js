@@ -1,14 +1,15 @@
-/** The fields of a cast's plan, for a new cast and for a schedule: image, room, what begins it, and how fast. */
+/** Form fields of a cast's plan, for new casts and schedules: image, room, start condition, rate. */
 
 import { all } from "./api.js";
 import { fill, h } from "./dom.js";
 import { choices, field, fieldProblem, select } from "./forms.js";
-import { formatBytes, formatCount, parseRate, zoneHere } from "./format.js";
+import { formatBytes, formatCount, parseRate, localTimeZone } from "./format.js";
+import { SLOW_POLICIES } from "./labels.generated.js";
 import { roomNames } from "./store.js";
 
 /**
  * @param {AbortSignal} signal
- * @returns {Promise<{images: any[], rooms: any[]}>} what can be chosen
+ * @returns {Promise<{images: any[], rooms: any[]}>} the options
  */
 export async function readChoices(signal) {
   const [images, rooms] = await Promise.all([all("/images", {}, signal), all("/rooms", {}, signal)]);
@@ -18,52 +19,48 @@ export async function readChoices(signal) {
 
 /**
  * @param {{images: any[], rooms: any[], preset: {image?: string, room?: string, machines?: string[], plan?: any}, timed: boolean, signal: AbortSignal}} options
- *   timed: a start at a time can be chosen (a schedule has its own)
+ *   timed: offer a start time (a schedule has its own)
  */
 export function planFields({ images, rooms, preset, timed, signal }) {
   const given = preset.plan ?? {};
   const image = field({
     label: "Image", name: "image", required: true,
-    input: select({ name: "image", required: true, value: preset.image ?? (images.length === 1 ? images[0].image_id : ""), options: [["", "Choose an image"], ...images.map((each) => /** @type {[string, string]} */ ([each.image_id, imageWords(each)]))] }),
+    input: select({ name: "image", required: true, value: preset.image ?? (images.length === 1 ? images[0].image_id : ""), options: [["", "Choose an image"], ...images.map((each) => /** @type {[string, string]} */ ([each.image_id, imageText(each)]))] }),
   });
   const room = field({
     label: "Room", name: "room_id",
     input: select({ name: "room_id", value: preset.room ?? (rooms.length === 1 ? rooms[0].room_id : ""), options: [["", "Any machine that joins"], ...rooms.map((each) => /** @type {[string, string]} */ ([each.room_id, `${each.name || each.room_id} (${formatCount(each.machine_count, "machine")})`]))] }),
   });
-  const name = field({ label: timed ? "Name" : "Name of its casts", name: "name", value: given.name ?? "", hint: "For people. Empty: the image's name.", attributes: { maxlength: 64 } });
+  const name = field({ label: timed ? "Name" : "Name of the casts", name: "name", value: given.name ?? "", hint: "Optional. Default: the name of the image.", attributes: { maxlength: 64 } });
   const picker = machinePicker(room.input, new Set(preset.machines ?? given.machine_ids ?? []), signal);
 
-  const waitFor = field({ label: "Machines that must have joined", name: "wait_for", type: "number", value: given.wait_for ?? "", hint: "Empty: all of the room.", attributes: { min: 1, max: 100000, inputmode: "numeric" } });
-  const maxWait = field({ label: "Begin with whoever is there after (minutes)", name: "max_wait_s", type: "number", value: given.max_wait_s === null ? "" : (given.max_wait_s ?? 300) / 60, hint: "Empty: wait for ever.", attributes: { min: 0.1, max: 1440, step: "any", inputmode: "decimal" } });
-  const startAt = field({ label: "Time", name: "start_at", type: "datetime-local", hint: `In this device's time zone, ${zoneHere()}.` });
+  const waitFor = field({ label: "Required machines", name: "wait_for", type: "number", value: given.wait_for ?? "", hint: "Empty: all machines of the room.", attributes: { min: 1, max: 100000, inputmode: "numeric" } });
+  const maxWait = field({ label: "Start anyway after (minutes)", name: "max_wait_s", type: "number", value: given.max_wait_s === null ? "" : (given.max_wait_s ?? 300) / 60, hint: "Empty: no time limit.", attributes: { min: 0.1, max: 1440, step: "any", inputmode: "decimal" } });
+  const startAt = field({ label: "Time", name: "start_at", type: "datetime-local", hint: `In this device's time zone, ${localTimeZone()}.` });
   const start = choices({
-    legend: "Begin", name: "start", value: given.start ?? "joined",
+    legend: "Start", name: "start", value: given.start ?? "joined",
     options: [
       { value: "joined", label: "When machines have joined", more: h("div", { class: "field-row" }, waitFor.element, maxWait.element) },
-      { value: "manual", label: "By hand", hint: "Machines gather until somebody presses “Begin now”." },
-      ...(timed ? [{ value: "at", label: "At a time", hint: "Machines gather from then on, and it begins when they have joined.", more: startAt.element }] : []),
+      { value: "manual", label: "By hand", hint: "Machines gather until an operator chooses “Start now”." },
+      ...(timed ? [{ value: "at", label: "At a set time", hint: "Machines gather from that time on; data starts when they have joined.", more: startAt.element }] : []),
     ],
   });
 
-  const rate = field({ label: "Rate", name: "rate_bytes_per_s", hint: "Bits per second, e.g. 800M. It isn't changed by loss.", value: given.rate_bytes_per_s ? rateText(given.rate_bytes_per_s) : "" });
-  const ceiling = field({ label: "At most", name: "rate_max_bytes_per_s", hint: "Bits per second, e.g. 900M. Empty: no limit of this cast's own.", value: given.rate_max_bytes_per_s ? rateText(given.rate_max_bytes_per_s) : "" });
+  const rate = field({ label: "Rate", name: "rate_bytes_per_s", hint: "Bits per second, e.g. 800M. Loss doesn't change it.", value: given.rate_bytes_per_s ? rateText(given.rate_bytes_per_s) : "" });
+  const ceiling = field({ label: "Maximum", name: "rate_max_bytes_per_s", hint: "Bits per second, e.g. 900M. Empty: no limit.", value: given.rate_max_bytes_per_s ? rateText(given.rate_max_bytes_per_s) : "" });
   const pace = choices({
     legend: "Rate", name: "pace", value: given.rate_bytes_per_s ? "fixed" : "automatic",
     options: [
-      { value: "automatic", label: "Automatic", hint: "As fast as network and disks take it.", more: ceiling.element },
+      { value: "automatic", label: "Automatic", hint: "As fast as network and disks allow.", more: ceiling.element },
       { value: "fixed", label: "Fixed", more: rate.element },
     ],
   });
   const share = h("input", { type: "checkbox", name: "share", id: "plan-share", checked: Boolean(given.share) });
-  const below = field({ label: "Slow is below (per cent of the group)", name: "slow_below", type: "number", value: Math.round((given.slow_below ?? 0.3) * 100), attributes: { min: 1, max: 90 } });
+  const below = field({ label: "Slow below (percent of the group's rate)", name: "slow_below", type: "number", value: Math.round((given.slow_below ?? 0.3) * 100), attributes: { min: 1, max: 90 } });
   const slowFor = field({ label: "for (seconds)", name: "slow_for_s", type: "number", value: given.slow_for_s ?? 10, attributes: { min: 0.5, max: 3600, step: "any" } });
   const slow = choices({
     legend: "A machine that is much slower than the others", name: "slow", value: given.slow ?? "demote",
-    options: [
-      { value: "demote", label: "Finish it afterwards", hint: "The others go on at full rate." },
-      { value: "wait", label: "Wait for it", hint: "Everybody goes at its rate." },
-      { value: "drop", label: "Give it up" },
-    ],
+    options: Object.entries(SLOW_POLICIES).map(([value, { text, hint }]) => ({ value, label: text, hint })),
   });
 
   const element = [
@@ -71,9 +68,9 @@ export function planFields({ images, rooms, preset, timed, signal }) {
     picker.element,
     name.element,
     start.element,
-    h("details", { class: "advanced" }, h("summary", {}, "More: rate, slow machines"),
+    h("details", { class: "advanced" }, h("summary", {}, "More options: rate, slow machines"),
       h("div", { class: "advanced-body" }, pace.element,
-        h("div", { class: "check" }, share, h("label", { for: "plan-share" }, "Leave other traffic its share")),
+        h("div", { class: "check" }, share, h("label", { for: "plan-share" }, "Share the link with other traffic")),
         slow.element, h("div", { class: "field-row" }, below.element, slowFor.element))),
   ];
   const fields = [image, room, name, waitFor, maxWait, startAt, rate, ceiling, below, slowFor];
@@ -99,7 +96,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
     if (mode === "at") {
       const at = new Date(startAt.input.value);
       if (!startAt.input.value || Number.isNaN(at.getTime())) throw fieldProblem("start_at", "Choose a day and a time.");
-      if (at.getTime() < Date.now()) throw fieldProblem("start_at", "That time is over. Choose one to come.");
+      if (at.getTime() < Date.now()) throw fieldProblem("start_at", "That time is in the past. Choose a future time.");
       plan.start_at = at.toISOString();
     }
     return plan;
@@ -108,9 +105,9 @@ export function planFields({ images, rooms, preset, timed, signal }) {
 }
 
 /** @param {any} image */
-function imageWords(image) {
+function imageText(image) {
   const size = image.raw_bytes ? `, ${formatBytes(image.raw_bytes)}` : "";
-  return `${image.name}${size}${image.state === "available" ? "" : " (is fetched first)"}`;
+  return `${image.name}${size}${image.state === "available" ? "" : " (will be fetched first)"}`;
 }
 
 /** @param {number} bytesPerSecond as it is typed */
@@ -118,29 +115,29 @@ function rateText(bytesPerSecond) {
   return `${(bytesPerSecond * 8) / 1e6}M`;
 }
 
-/** @param {import("./forms.js").Field} source @param {boolean} needed @returns {number | null} */
-function readRate(source, needed) {
+/** @param {import("./forms.js").Field} source @param {boolean} required @returns {number | null} */
+function readRate(source, required) {
   const text = source.input.value.trim();
-  if (!text && !needed) return null;
+  if (!text && !required) return null;
   const rate = parseRate(text);
-  if (rate === null) throw fieldProblem(source.name, "That isn't a rate: write for example 800M or 1.5G.");
+  if (rate === null) throw fieldProblem(source.name, "Not a rate: write for example 800M or 1.5G.");
   return rate;
 }
 
 /**
- * Only some of a room's machines.
+ * Picks some machines of a room.
  * @param {HTMLSelectElement} room
  * @param {Set<string>} chosen
  * @param {AbortSignal} signal
  */
 function machinePicker(room, chosen, signal) {
   const list = h("div", { class: "picker-list" });
-  const summary = h("summary", {}, "All of its machines");
+  const summary = h("summary", {}, "All machines of the room");
   const element = h("details", { class: "picker", hidden: true }, summary, list);
-  const words = () => { summary.textContent = chosen.size ? `Only ${formatCount(chosen.size, "machine")}` : "All of its machines (choose some)"; };
+  const showCount = () => { summary.textContent = chosen.size ? `Only ${formatCount(chosen.size, "machine")}` : "All machines of the room (choose some)"; };
   const load = async () => {
     element.hidden = !room.value;
-    words();
+    showCount();
     if (!room.value) return;
     const machines = await all("/machines", { room_id: room.value }, signal);
     const known = new Set(machines.map((machine) => machine.machine_id));
@@ -151,11 +148,11 @@ function machinePicker(room, chosen, signal) {
       box.addEventListener("change", () => {
         if (box.checked) chosen.add(machine.machine_id);
         else chosen.delete(machine.machine_id);
-        words();
+        showCount();
       });
       return h("div", { class: "check" }, box, h("label", { for: id }, machine.name));
     })));
-    words();
+    showCount();
   };
   room.addEventListener("change", () => {
     chosen.clear();

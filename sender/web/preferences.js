@@ -1,11 +1,11 @@
-/** Small preferences kept in this browser; a browser that refuses storage just forgets them. */
+/** Preferences stored in this browser; without storage the defaults apply. */
 
 /**
  * @param {string} name
  * @param {string} fallback
  * @returns {string}
  */
-export function kept(name, fallback) {
+export function getPreference(name, fallback) {
   try {
     return window.localStorage.getItem(`diskcast.${name}`) ?? fallback;
   } catch {
@@ -17,10 +17,10 @@ export function kept(name, fallback) {
  * @param {string} name
  * @param {string} value
  */
-export function keep(name, value) {
+export function setPreference(name, value) {
   try {
     window.localStorage.setItem(`diskcast.${name}`, value);
   } catch {
-    // It isn't worth a message.
+    // A lost preference isn't worth a message.
   }
 }

@@ -1,8 +1,8 @@
-/** A page of the record, history or audit: a table behind filters that stand in the address, and the same as CSV. */
+/** A page of records (history or audit): a table with filters in the address, and the same as CSV. */
 
 import { get, queryText } from "./api.js";
 import { fill, h, icon } from "./dom.js";
-import { announce, noticeError } from "./toasts.js";
+import { announce, showError } from "./toasts.js";
 import { emptyState, errorBox, pagedTable, pageHead } from "./components.js";
 import { go, to } from "./router.js";
 
@@ -12,12 +12,12 @@ const PAGE_LINES = 50;
  * @typedef {object} RecordOptions
  * @property {string} title
  * @property {string} lead
- * @property {string} name of the page's address and of the API's list: `history`
- * @property {import("./forms.js").Field[]} fields named as the API's filters; `since` and `until` are days
- * @property {string[]} [linked] filters without a field: links of other pages set them
+ * @property {string} name in the address of the page and of the API: `history`
+ * @property {import("./forms.js").Field[]} fields with the names of the API's filters; `since` and `until` are days
+ * @property {string[]} [linked] filters without a field, set by links of other pages
  * @property {import("./components.js").Column[]} columns
- * @property {(items: any[]) => void} [seen] told of every line that is shown
- * @property {string} nothing said of an empty table
+ * @property {(items: any[]) => void} [seen] called with every line that is shown
+ * @property {string} nothing text of an empty table
  */
 
 /**
@@ -31,23 +31,23 @@ export async function recordPage({ title, lead, name, fields, linked = [], colum
   let filters = readFilters(query);
   let turn = 0;
   const list = h("div", { class: "card" });
-  const csv = h("a", { class: "button", download: `${name}.csv` }, icon("download"), "As CSV");
+  const csv = h("a", { class: "button", download: `${name}.csv` }, icon("download"), "Export CSV");
   const note = h("p", { class: "filter-note" });
 
   const load = async () => {
     const mine = ++turn;
-    const wanted = asked(filters);
+    const wanted = apiFilters(filters);
     csv.href = `/api/v1/${name}.csv${queryText(wanted)}`;
     const page = async (/** @type {string | null} */ cursor) => {
       const answer = await get(`/${name}`, { ...wanted, cursor, limit: PAGE_LINES }, signal);
       seen(answer.items);
       return answer;
     };
-    const table = await pagedTable({ caption: title, columns, load: page, empty: () => emptyState(name, nothing), report: noticeError });
+    const table = await pagedTable({ caption: title, columns, load: page, empty: () => emptyState(name, nothing), report: showError });
     if (mine === turn) fill(list, table.element);
   };
   const loadAgain = () => load().then(
-    () => announce(list.querySelector("tbody tr") ? `${title} is filtered` : nothing),
+    () => announce(list.querySelector("tbody tr") ? `${title}: filter applied` : nothing),
     (error) => !signal.aborted && fill(list, errorBox(error, loadAgain)));
   const showFilters = () => {
     for (const field of fields) field.input.value = filters[field.name];
@@ -73,12 +73,12 @@ export async function recordPage({ title, lead, name, fields, linked = [], colum
   };
 }
 
-/** @param {Record<string, string>} filters @returns {Record<string, string>} for the daemon: days as instants of this device's time zone */
-function asked({ since, until, ...rest }) {
+/** @param {Record<string, string>} filters @returns {Record<string, string>} filters of the API: days as instants in the time zone of this device */
+function apiFilters({ since, until, ...rest }) {
   return { ...rest, since: startOfDay(since, 0), until: startOfDay(until, 1) };
 }
 
-/** @param {string} day @param {number} later days @returns {string} empty if it isn't a day */
+/** @param {string} day @param {number} later days @returns {string} empty if it is no day */
 function startOfDay(day, later) {
   const at = new Date(`${day}T00:00:00`);
   if (Number.isNaN(at.getTime())) return "";

@@ -1,4 +1,4 @@
-/** Work that touches the page is done once a frame, however many events asked for it. */
+/** A queue that updates the page once per frame, however many events arrive. */
 
 /** @type {Map<object, () => void>} */
 const jobs = new Map();
@@ -13,7 +13,7 @@ function run() {
 
 /**
  * Runs `job` in the next frame; a later one with the same key replaces it.
- * A tab in the background gets no frames: a timer sees to it that what comes in doesn't wait for ever there.
+ * A background tab gets no frames, so a timer runs the jobs there.
  * @param {object} key
  * @param {() => void} job
  */
@@ -23,7 +23,7 @@ export function inNextFrame(key, job) {
   frame = document.hidden ? window.setTimeout(run, 200) : window.requestAnimationFrame(run);
 }
 
-/** @param {object} key forgets its job */
-export function forgetFrame(key) {
+/** Cancels the job with this key. @param {object} key */
+export function cancelFrame(key) {
   jobs.delete(key);
 }

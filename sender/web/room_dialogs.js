@@ -1,11 +1,11 @@
-/** Changing a room, and importing its machines. */
+/** Dialogs to change a room and to import machines. */
 
 import { call, change, remove } from "./api.js";
 import { confirmDialog, showDialog } from "./dialogs.js";
 import { fill, h, icon } from "./dom.js";
 import { field, form } from "./forms.js";
 import { formatCount } from "./format.js";
-import { notice, noticeError } from "./toasts.js";
+import { showToast, showError } from "./toasts.js";
 import { go } from "./router.js";
 
 /** @param {any} room @param {() => void} done */
@@ -14,8 +14,8 @@ export async function importMachines(room, done) {
     const file = h("input", { type: "file", name: "file", accept: ".csv,text/csv,text/plain" });
     const text = h("textarea", { name: "csv", rows: 8, required: true, spellcheck: "false", placeholder: "name,mac,serial,asset_tag,position\npc01,52:54:00:12:34:01,,,row 1" });
     const fields = [
-      field({ label: "A CSV file", name: "file", input: file, hint: "Columns: name, mac, serial, asset_tag, position. A machine needs a name and one of mac, serial and asset_tag." }),
-      field({ label: "or its text", name: "csv", input: text }),
+      field({ label: "CSV file", name: "file", input: file, hint: "Columns: name, mac, serial, asset_tag, position. A machine needs a name and one of mac, serial and asset_tag." }),
+      field({ label: "or paste its content", name: "csv", input: text }),
     ];
     file.addEventListener("change", async () => {
       const [chosen] = file.files ?? [];
@@ -35,7 +35,7 @@ export async function importMachines(room, done) {
           return;
         }
         close(true);
-        notice(`${formatCount(result.added, "machine")} added, ${result.changed} changed, ${result.unchanged} as before`);
+        showToast(`${formatCount(result.added, "machine")} added, ${result.changed} changed, ${result.unchanged} unchanged`);
         done();
       },
     });
@@ -49,14 +49,14 @@ export async function changeRoom(room, done) {
     const fields = [
       field({ label: "Name", name: "name", value: room.name, required: true, attributes: { "data-autofocus": true, maxlength: 64 } }),
       field({ label: "Description", name: "description", value: room.description, attributes: { maxlength: 1000 } }),
-      field({ label: "Site", name: "site", value: room.site, hint: "Only daemons that serve this site cast for the room." }),
-      field({ label: "Network interface", name: "interface", value: room.interface, hint: "The sender's interface towards this room. Empty: the daemon's own choice." }),
+      field({ label: "Site", name: "site", value: room.site, hint: "Only daemons of this site cast to the room." }),
+      field({ label: "Network interface", name: "interface", value: room.interface, hint: "Interface of the sender towards this room. Empty: chosen by the daemon." }),
     ];
     return form({
       fields, content: fields.map((each) => each.element), submit: "Save",
       cancel: [h("button", { type: "button", class: "button danger-outline", onclick: () => close("remove") }, icon("trash"), "Remove room"),
         h("span", { class: "spacer" }),
-        h("button", { type: "button", class: "button", onclick: () => close(undefined) }, "Leave it")],
+        h("button", { type: "button", class: "button", onclick: () => close(undefined) }, "Cancel")],
       onsubmit: async () => {
         await change(path, Object.fromEntries(fields.map((each) => [each.name, each.input.value.trim()])));
         close("saved");
@@ -64,15 +64,15 @@ export async function changeRoom(room, done) {
     });
   });
   if (wanted === "saved") {
-    notice("The room is saved");
+    showToast("Room saved");
     done();
-  } else if (wanted === "remove" && await confirmDialog({ title: "Remove the room?", text: `${room.name || room.room_id} is taken off the list. Its machines stay known, in no room; history keeps what was cast to them.`, yes: "Remove the room", danger: true })) {
+  } else if (wanted === "remove" && await confirmDialog({ title: "Remove the room?", text: `${room.name || room.room_id} is removed. Its machines stay registered without a room; their history is kept.`, yes: "Remove the room", danger: true })) {
     try {
       await remove(path);
-      notice("The room is removed");
+      showToast("Room removed");
       go("#/rooms");
     } catch (error) {
-      noticeError(error);
+      showError(error);
     }
   }
 }

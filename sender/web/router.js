@@ -1,10 +1,10 @@
-/** Pages by the hash of the address: `#/rooms/lab-2?sort=state`. */
+/** The router: pages by the hash of the address, `#/rooms/lab-2?sort=state`. */
 
 /**
  * @typedef {object} Route
  * @property {string} pattern `/rooms/:room`
  * @property {string} [section] the navigation entry that it belongs to
- * @property {string} [family] routes of one page: it isn't built anew between them
+ * @property {string} [family] routes of one page: it isn't rebuilt between them
  * @property {() => Promise<any>} load its view's module
  */
 
@@ -38,12 +38,12 @@ function decode(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // somebody typed a lone per cent sign
+    return text; // a lone percent sign was typed
   }
 }
 
 /**
- * A link's address.
+ * Returns the address of a link.
  * @param {string[]} parts
  * @param {Record<string, any>} [query]
  */
@@ -53,7 +53,7 @@ export function to(parts, query) {
   return `#/${parts.map(encodeURIComponent).join("/")}${text ? `?${text}` : ""}`;
 }
 
-/** @param {string} address as `to` makes them */
+/** @param {string} address from `to` */
 export function go(address) {
   window.location.hash = address;
 }

@@ -1,4 +1,4 @@
-/** Which address shows which page. The last one is for addresses that aren't any. */
+/** The table of addresses and pages. The last one is shown for unknown addresses. */
 
 /** @type {import("./router.js").Route[]} */
 export const ROUTES = [

@@ -1,10 +1,10 @@
-/** The frame around every page: header, navigation, connection state, and where the focus goes. */
+/** The frame of every page: header, navigation, connection state, focus. */
 
 import { fill, h, icon, setAttribute, setIcon, setText } from "./dom.js";
 import { formatTime } from "./format.js";
 import { announce } from "./toasts.js";
 import { server } from "./store.js";
-import { themeChoice, turnTheme } from "./theme.js";
+import { themeChoice, cycleTheme } from "./theme.js";
 
 /** @typedef {[section: string, label: string, address: string, icon: string]} NavigationEntry */
 
@@ -15,16 +15,16 @@ const MAIN = [
   ["casts", "Casts", "#/casts", "cast"],
   ["images", "Images", "#/images", "image"],
 ];
-/** On a phone these are behind "More". @type {NavigationEntry[]} */
+/** Entries behind "More" on a phone. @type {NavigationEntry[]} */
 const MORE = [
   ["schedules", "Schedules", "#/schedules", "schedule"],
   ["history", "History", "#/history", "history"],
   ["audit", "Audit", "#/audit", "audit"],
   ["tokens", "Tokens", "#/tokens", "token"],
 ];
-const THEME_WORDS = { auto: "as the system", light: "light", dark: "dark" };
+const THEME_NAMES = { auto: "system", light: "light", dark: "dark" };
 const THEME_ICONS = { auto: "auto", light: "sun", dark: "moon" };
-const QUIET_START_MS = 1_500; // a page that has just been opened isn't "connecting" yet in anybody's eyes
+const QUIET_START_MS = 1_500; // a page that has just opened needn't show "connecting" yet
 
 /** The page's frame. */
 export class Shell {
@@ -41,7 +41,7 @@ export class Shell {
     this.pill = h("span", { class: "connection", "data-state": "connecting" }, h("span", { class: "dot", "aria-hidden": "true" }), h("span", { class: "connection-text" }, "Connecting"));
     this.serverName = h("span", { class: "server-name" });
     this.themeIcon = icon("auto");
-    this.themeButton = h("button", { type: "button", class: "icon-button", onclick: turnTheme }, this.themeIcon);
+    this.themeButton = h("button", { type: "button", class: "icon-button", onclick: cycleTheme }, this.themeIcon);
     this.logOutButton = h("button", { type: "button", class: "icon-button", "aria-label": "Log out", title: "Log out", hidden: true, onclick: logOut }, icon("logout"));
     this.more = h("button", { type: "button", class: "nav-link more-toggle", "aria-expanded": "false", "aria-controls": "nav-more", onclick: () => this.#toggleMore() }, icon("more"), h("span", {}, "More"));
     this.moreList = h("ul", { id: "nav-more", class: "nav-list nav-more" }, MORE.map((entry) => this.#link(entry)));
@@ -69,9 +69,9 @@ export class Shell {
     });
     themeChoice.follow((choice) => {
       setIcon(this.themeIcon, THEME_ICONS[choice]);
-      const words = `Colours: ${THEME_WORDS[choice]}. Change`;
-      setAttribute(this.themeButton, "aria-label", words);
-      setAttribute(this.themeButton, "title", words);
+      const title = `Colours: ${THEME_NAMES[choice]}. Change`;
+      setAttribute(this.themeButton, "aria-label", title);
+      setAttribute(this.themeButton, "title", title);
     });
     server.follow((value) => this.#showServer(value));
     this.connectionWord = "";
@@ -82,7 +82,7 @@ export class Shell {
   /**
    * @param {import("./app.js").Page} page
    * @param {string} section
-   * @param {boolean} first nobody navigated yet: the focus stays where the browser put it
+   * @param {boolean} first true before any navigation: the browser places the focus
    */
   mount(page, section, first) {
     this.#toggleMore(false);
@@ -134,7 +134,7 @@ export class Shell {
     document.documentElement.toggleAttribute("data-stale", lost);
     this.banner.hidden = !lost;
     if (lost) {
-      fill(this.banner, icon("lost"), h("p", {}, h("strong", {}, "Connection lost"), dataAt ? `, data from ${formatTime(dataAt)}. ` : ". ", "Trying to reach the daemon again…"));
+      fill(this.banner, icon("lost"), h("p", {}, h("strong", {}, "Connection lost"), dataAt ? `, data from ${formatTime(dataAt)}. ` : ". ", "Reconnecting to the daemon…"));
     } else if (before === "lost" && state === "live") {
       announce("Connected again");
     }

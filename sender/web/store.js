@@ -1,4 +1,4 @@
-/** What the whole page knows: a handful of values that tell their listeners when they change. */
+/** Application state: a handful of observable values. */
 
 /**
  * A value with listeners.
@@ -30,7 +30,7 @@ export class Signal {
   }
 
   /**
-   * As `subscribe`, and once at once.
+   * Subscribes, and calls the listener at once.
    * @param {(value: T) => void} listener
    * @param {AbortSignal} [signal]
    */
@@ -40,13 +40,13 @@ export class Signal {
   }
 }
 
-/** GET /server; null before it answered or while nobody is logged in. @type {Signal<any>} */
+/** The response of GET /server; null before it and while logged out. @type {Signal<any>} */
 export const server = new Signal(null);
 
-/** The last overview event. @type {Signal<any>} */
+/** The latest overview event. @type {Signal<any>} */
 export const overview = new Signal(null);
 
-/** Rooms' names by id, so that a page can say "Lab 2" for `lab-2`. @type {Map<string, string>} */
+/** Names of rooms by id: "Lab 2" for `lab-2`. @type {Map<string, string>} */
 export const roomNames = new Map();
 
 /**
@@ -54,11 +54,11 @@ export const roomNames = new Map();
  * @returns {string}
  */
 export function roomName(roomId) {
-  if (!roomId) return "whoever joins";
+  if (!roomId) return "any machine";
   return roomNames.get(roomId) || roomId;
 }
 
-/** Whether the person may change things. */
+/** Returns true if the user may make changes. */
 export function mayOperate() {
   return server.value?.role === "operate";
 }

@@ -1,16 +1,16 @@
-/** Light, dark, or as the system says; the choice is kept in this browser. */
+/** The colour theme: light, dark, or that of the system; the choice is stored in this browser. */
 
 import { Signal } from "./store.js";
-import { kept, keep } from "./preferences.js";
+import { getPreference, setPreference } from "./preferences.js";
 
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 
 /** @typedef {"auto" | "light" | "dark"} ThemeChoice */
 
-/** What the person chose. @type {Signal<ThemeChoice>} */
-export const themeChoice = new Signal(/** @type {ThemeChoice} */ (kept("theme", "auto")));
+/** The chosen theme. @type {Signal<ThemeChoice>} */
+export const themeChoice = new Signal(/** @type {ThemeChoice} */ (getPreference("theme", "auto")));
 
-/** What is shown: charts are drawn anew when it changes. @type {Signal<"light" | "dark">} */
+/** The theme in effect: charts are redrawn when it changes. @type {Signal<"light" | "dark">} */
 export const theme = new Signal(resolve());
 
 function resolve() {
@@ -28,10 +28,10 @@ function apply() {
 DARK.addEventListener("change", apply);
 themeChoice.subscribe(apply);
 
-/** The next of auto → light → dark. */
-export function turnTheme() {
+/** Selects the next of auto → light → dark. */
+export function cycleTheme() {
   const order = /** @type {ThemeChoice[]} */ (["auto", "light", "dark"]);
   const next = order[(order.indexOf(themeChoice.value) + 1) % order.length];
-  keep("theme", next);
+  setPreference("theme", next);
   themeChoice.set(next);
 }

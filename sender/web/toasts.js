@@ -1,10 +1,10 @@
-/** Short messages: what was done, what went wrong; and words for screen readers that nobody else needs. */
+/** Short messages about results and errors, and announcements for screen readers. */
 
 import { h, icon } from "./dom.js";
 import { errorText } from "./components.js";
 
-const GONE_AFTER_MS = 10_000; // long enough to read two lines; errors stay until they are closed
-const SPOKEN_EVERY_MS = 3_000; // a busy cast must not talk without a pause
+const GONE_AFTER_MS = 10_000; // enough to read two lines; errors stay until closed
+const SPOKEN_EVERY_MS = 3_000; // a busy cast must not talk without pauses
 const SHOWN_MAX = 4;
 
 /** @type {string[]} */
@@ -15,7 +15,7 @@ let timer = 0;
  * @param {string} text
  * @param {"good" | "bad" | "info"} [tone]
  */
-export function notice(text, tone = "good") {
+export function showToast(text, tone = "good") {
   const holder = /** @type {HTMLElement} */ (document.getElementById("notices"));
   const element = h("div", { class: "notice", "data-tone": tone, role: tone === "bad" ? "alert" : "status" },
     icon(tone === "bad" ? "warning" : tone === "good" ? "complete" : "info"),
@@ -27,12 +27,12 @@ export function notice(text, tone = "good") {
 }
 
 /** @param {unknown} error */
-export function noticeError(error) {
+export function showError(error) {
   if (error instanceof DOMException && error.name === "AbortError") return;
-  notice(errorText(error), "bad");
+  showToast(errorText(error), "bad");
 }
 
-/** @param {string} text said by screen readers; several in a row are said as one */
+/** Announces a text to screen readers, several in a row as one. @param {string} text */
 export function announce(text) {
   waiting.push(text);
   if (timer) return;

@@ -1,20 +1,20 @@
-/** What is in sight is drawn at once, the rest by and by: changing 500 rows or tiles takes longer than a frame. */
+/** Draws visible rows and tiles at once and hidden ones gradually: changing 500 takes longer than a frame. */
 
-const UNSEEN_DRAWN = 25;
-const UNSEEN_EVERY_MS = 500; // so that none of 500 machines shows what is older than ten seconds
+const HIDDEN_DRAWN = 25;
+const HIDDEN_EVERY_MS = 500; // so none of 500 machines shows state older than ten seconds
 
 /**
- * A row or a tile. It draws itself when what it was told can't wait.
+ * A row or a tile. It draws urgent updates itself.
  * @typedef {object} Drawn
  * @property {Element} element
- * @property {boolean} inSight
- * @property {boolean} stale it was told something that it doesn't show yet
+ * @property {boolean} visible
+ * @property {boolean} stale true while it has an update that it doesn't show yet
  * @property {() => void} draw
  */
 
-/** Knows which of many pieces are in sight. */
-export class Sight {
-  /** @param {AbortSignal} signal the page is left */
+/** Tracks visible elements. */
+export class Viewport {
+  /** @param {AbortSignal} signal aborted when the page is left */
   constructor(signal) {
     /** @type {Map<Element, Drawn>} */
     this.pieces = new Map();
@@ -24,7 +24,7 @@ export class Sight {
       for (const { target, isIntersecting } of entries) {
         const piece = this.pieces.get(target);
         if (!piece) continue;
-        piece.inSight = isIntersecting;
+        piece.visible = isIntersecting;
         if (isIntersecting && piece.stale) piece.draw();
       }
     });
@@ -46,18 +46,18 @@ export class Sight {
     this.observer.unobserve(piece.element);
   }
 
-  /** Sees to it that what is out of sight is drawn: a screen reader reads it without bringing it into sight. */
-  drawUnseen() {
-    if (!this.timer) this.timer = window.setTimeout(() => this.#drawSome(), UNSEEN_EVERY_MS);
+  /** Schedules drawing of hidden elements: a screen reader reads them without scrolling. */
+  drawHidden() {
+    if (!this.timer) this.timer = window.setTimeout(() => this.#drawSome(), HIDDEN_EVERY_MS);
   }
 
-  /** A few, others each time. */
+  /** Draws some, others each time. */
   #drawSome() {
     this.timer = 0;
     const waiting = [...this.pieces.values()].filter((piece) => piece.stale);
     if (this.from >= waiting.length) this.from = 0;
-    for (const piece of waiting.slice(this.from, this.from + UNSEEN_DRAWN)) piece.draw();
-    this.from += UNSEEN_DRAWN;
-    if (waiting.length > UNSEEN_DRAWN) this.drawUnseen();
+    for (const piece of waiting.slice(this.from, this.from + HIDDEN_DRAWN)) piece.draw();
+    this.from += HIDDEN_DRAWN;
+    if (waiting.length > HIDDEN_DRAWN) this.drawHidden();
   }
 }

@@ -87,7 +87,7 @@ def test_dialogs_keep_nobody_out(browser: Browser, lab: Lab, furnished: dict[str
 def _assert_dialogs(visiting: Visit, furnished: dict[str, str]) -> None:
     for address, button in (
         ("/casts/{running}", "Cancel cast"), ("/rooms", "New room"), (f"/rooms/{ROOM}", "Import machines"),
-        ("/images", "Add by address"), ("/schedules", "New schedule"), ("/tokens", "New token"),
+        ("/images", "Add by URL"), ("/schedules", "New schedule"), ("/tokens", "New token"),
     ):  # fmt: skip
         page = visiting.open(address.format(**furnished))
         page.get_by_role("button", name=button).click()

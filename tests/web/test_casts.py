@@ -21,7 +21,7 @@ _BREAKS = Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=2 <
 def _fill_in(page: Page, rate: str) -> None:
     """Start a cast of the image to the room at this rate."""
     page.get_by_label("Image", exact=False).first.select_option(label=_option_of(page, IMAGE))
-    page.get_by_text("More: rate, slow machines").click()
+    page.get_by_text("More options: rate, slow machines").click()
     page.get_by_label("Fixed", exact=True).check()
     page.locator("input[name=rate_bytes_per_s]").fill(rate)
 
@@ -82,8 +82,8 @@ def test_a_cast_is_paused_resumed_and_cancelled_after_a_question(window: Visit, 
     cancel = page.get_by_role("button", name="Cancel cast")
     cancel.click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("doesn't start")
-    expect(dialog.get_by_role("button", name="Let it go on")).to_be_focused()
+    expect(dialog).to_contain_text("doesn't boot")
+    expect(dialog.get_by_role("button", name="Continue the cast")).to_be_focused()
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     expect(cancel).to_be_focused()
@@ -99,7 +99,7 @@ def test_a_cast_begun_by_hand_waits_for_the_button(desktop: Visit, ready_lab: La
     cast_id = ready_lab.daemon.create_cast(IMAGE, room_id=ROOM, start="manual", rate_bytes_per_s=8e6)
     page = desktop.open(f"/casts/{cast_id}")
     expect(page.locator(".cast-head .progress-words")).to_have_text("3 of 3 joined")
-    page.get_by_role("button", name="Begin now").click()
+    page.get_by_role("button", name="Start now").click()
     _badge(page, "Done")
 
 
@@ -120,10 +120,10 @@ def test_a_failed_machine_is_seen_with_its_reason_and_what_to_do(
             reason = page.locator(".reason-row:visible", has_text="Input/output error")
             expect(reason).to_be_visible()
             _badge(page, "Failed")
-            # The fix follows from the agent's exit code, which is part of its record.
-            expect(reason).to_contain_text("Look at its health")
+            # The advice follows from the agent's exit code, which is part of its record.
+            expect(reason).to_contain_text("Check its health")
             expect(page.locator("tbody tr").first).to_contain_text("pc13")
-            expect(page.get_by_role("link", name="Cast again to those that lack it")).to_be_visible()
+            expect(page.get_by_role("link", name="Cast again to incomplete machines")).to_be_visible()
 
             page = window.open(f"/rooms/{ROOM}")
             tile = page.locator(".tile", has_text="pc13")

@@ -66,14 +66,14 @@ def test_a_page_that_was_asked_for_while_the_daemon_was_away_comes_by_itself(
         page.evaluate("import('/assets/views/images.js')")
         daemon.kill()
         page.get_by_role("link", name="Images").click()
-        expect(page.locator("main .alert")).to_contain_text("The daemon doesn't answer.")
+        expect(page.locator("main .alert")).to_contain_text("The daemon is not responding.")
         daemon.start()
         expect(page.locator(".empty-title")).to_have_text("The library is empty.")
 
 
 def test_a_cast_of_the_page_is_one_of_the_command_line_where_nothing_is_chosen(desktop: Visit) -> None:
     page = desktop.open("/new-cast")
-    page.get_by_text("More: rate, slow machines").click()
+    page.get_by_text("More options: rate, slow machines").click()
     expect(page.locator("input[name=slow_below]")).to_have_value(f"{SLOW_BELOW_DEFAULT:.0%}"[:-1])
     expect(page.locator("input[name=slow_for_s]")).to_have_value(f"{SLOW_FOR_S_DEFAULT:g}")
 

@@ -16,17 +16,17 @@ from tests.web.conftest import IMAGE, ROOM, ROOM_NAME, Lab
 def test_a_room_is_made_and_its_machines_are_imported(desktop: Visit, lab: Lab) -> None:
     page = desktop.open("/rooms")
     page.get_by_role("button", name="New room").click()
-    page.get_by_label("Name (needed)", exact=True).fill("Physics Lab 7")
-    expect(page.get_by_label("Short name (needed)")).to_have_value("physics-lab-7")
-    page.get_by_role("button", name="Make the room").click()
+    page.get_by_label("Name (required)", exact=True).fill("Physics Lab 7")
+    expect(page.get_by_label("Short name (required)")).to_have_value("physics-lab-7")
+    page.get_by_role("button", name="Create the room").click()
     expect(page.locator("h1")).to_have_text("Physics Lab 7")
-    expect(page.get_by_text("No machine is in this room yet.")).to_be_visible()
+    expect(page.get_by_text("No machines in this room yet.")).to_be_visible()
 
     page.get_by_role("button", name="Import machines").click()
-    page.get_by_label("or its text").fill("name,mac\nphy01,nonsense\n")
+    page.get_by_label("or paste its content").fill("name,mac\nphy01,nonsense\n")
     page.get_by_role("button", name="Import", exact=True).click()
     expect(page.get_by_role("dialog").get_by_text("line 2")).to_be_visible()
-    page.get_by_label("or its text").fill(
+    page.get_by_label("or paste its content").fill(
         "name,mac,position\nphy01,02:00:00:00:70:01,row 1\nphy02,02:00:00:00:70:02,row 2\n"
     )
     page.get_by_role("button", name="Import", exact=True).click()
@@ -52,10 +52,10 @@ def test_markup_in_names_is_text(desktop: Visit, lab: Lab) -> None:
 def test_a_schedule_is_made_switched_off_and_removed(desktop: Visit, lab: Lab) -> None:
     page = desktop.open("/schedules")
     page.get_by_role("button", name="New schedule").click()
-    page.get_by_label("Name (needed)", exact=True).fill("Nightly refresh")
+    page.get_by_label("Name (required)", exact=True).fill("Nightly refresh")
     page.locator("input[name=time]").fill("03:15")
     page.locator("select[name=image]").select_option(index=1)
-    page.get_by_role("button", name="Make the schedule").click()
+    page.get_by_role("button", name="Create the schedule").click()
     card = page.locator(".schedule-card")
     expect(card).to_contain_text("Monday to Friday at 03:15")
     switch = card.get_by_role("switch")
@@ -65,16 +65,16 @@ def test_a_schedule_is_made_switched_off_and_removed(desktop: Visit, lab: Lab) -
     wait_until("the daemon knows", lambda: not lab.daemon.ask("GET", "/schedules")["items"][0]["enabled"])
     page.get_by_role("button", name="Remove").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove the schedule").click()
-    expect(page.get_by_text("Nothing is scheduled.")).to_be_visible()
+    expect(page.get_by_text("No schedules yet.")).to_be_visible()
 
 
 def test_an_image_is_added_by_address_and_forgotten(desktop: Visit) -> None:
     page = desktop.open("/images")
     expect(page.locator(".image-card")).to_have_count(1)
-    page.get_by_role("button", name="Add by address").click()
-    page.get_by_label("Address (needed)").fill("not an address")
+    page.get_by_role("button", name="Add by URL").click()
+    page.get_by_label("URL (required)").fill("not an address")
     page.get_by_role("button", name="Add the image").click()
-    expect(page.get_by_label("Address (needed)")).to_be_focused()
+    expect(page.get_by_label("URL (required)")).to_be_focused()
     expect(page.get_by_role("dialog").locator(".field-error:visible")).to_have_count(1)
 
 
@@ -83,7 +83,7 @@ def test_what_the_daemon_refuses_stands_beside_its_field(desktop: Visit) -> None
     page = desktop.open(f"/new-cast?room={ROOM}")
     page.locator("select[name=image]").select_option(index=1)
     page.locator("input[name=wait_for]").fill("3")
-    page.get_by_text("More: rate, slow machines").click()
+    page.get_by_text("More options: rate, slow machines").click()
     page.get_by_label("Fixed", exact=True).check()
     rate = page.locator("input[name=rate_bytes_per_s]")
     rate.fill("fast")
@@ -125,7 +125,7 @@ def test_everything_can_be_done_by_keyboard(desktop: Visit, ready_lab: Lab) -> N
     page = desktop.open("/")
     press = page.keyboard.press
     press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     press("Enter")
     expect(page.locator("main")).to_be_focused()
 
@@ -204,7 +204,7 @@ def test_colours_follow_the_system_until_somebody_chooses(
         expect(html).to_have_attribute("data-theme", "dark")
         page.emulate_media(color_scheme="light")
         expect(html).to_have_attribute("data-theme", "light")
-        page.get_by_role("button", name="Colours: as the system").click()
+        page.get_by_role("button", name="Colours: system").click()
         page.get_by_role("button", name="Colours: light").click()
         expect(html).to_have_attribute("data-theme", "dark")
         page.reload()
@@ -234,7 +234,7 @@ def test_units_read_as_on_the_command_line(desktop: Visit) -> None:
 
 def test_an_image_can_be_cast_from_the_library(desktop: Visit) -> None:
     page = desktop.open("/images")
-    page.get_by_role("link", name="Cast it").click()
+    page.get_by_role("link", name="Cast", exact=True).click()
     expect(page.locator("select[name=image] option:checked")).to_contain_text(IMAGE)
 
 

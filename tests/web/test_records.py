@@ -22,7 +22,7 @@ def changed_room(lab: Lab) -> str:
 def _csv(visiting: Visit) -> list[str]:
     """Return the rows of the CSV that the page links to, without the header."""
     page = visiting.page
-    address = page.get_by_role("link", name="As CSV").get_attribute("href")
+    address = page.get_by_role("link", name="Export CSV").get_attribute("href")
     answer = page.request.get(f"{visiting.url}{address}")
     assert answer.ok, answer.text()
     return answer.text().splitlines()[1:]
@@ -38,7 +38,7 @@ def test_audit_is_filtered_shared_by_its_address_and_downloaded_as_it_is_shown(
 ) -> None:
     page = desktop.open("/audit")
     assert len(_rows(page)) > 3
-    page.get_by_label("To", exact=True).fill(changed_room)
+    page.get_by_label("Subject", exact=True).fill(changed_room)
     page.keyboard.press("Enter")
     expect(page.locator("tbody tr")).to_have_count(3)
     expect(page.locator("tbody tr").nth(1)).to_contain_text("name: Lab 8 → Lab 9")
@@ -49,18 +49,18 @@ def test_audit_is_filtered_shared_by_its_address_and_downloaded_as_it_is_shown(
     page.goto("about:blank")
     page = desktop.open(address)
     expect(page.locator("tbody tr")).to_have_count(3)
-    expect(page.get_by_label("To", exact=True)).to_have_value(changed_room)
+    expect(page.get_by_label("Subject", exact=True)).to_have_value(changed_room)
 
-    page.get_by_label("Who", exact=True).fill("nobody")
+    page.get_by_label("Actor", exact=True).fill("nobody")
     page.keyboard.press("Enter")
     expect(page.locator(".empty-title")).to_be_visible()
     assert not _csv(desktop)
     page.get_by_role("link", name="Show all").click()
-    expect(page.get_by_label("Who", exact=True)).to_have_value("")
+    expect(page.get_by_label("Actor", exact=True)).to_have_value("")
     assert len(_rows(page)) > 3
 
     page.get_by_role("link", name="local").first.click()
-    expect(page.get_by_label("Who", exact=True)).to_have_value("local")
+    expect(page.get_by_label("Actor", exact=True)).to_have_value("local")
     page.get_by_label("Until", exact=True).fill("2020-01-01")
     expect(page.locator(".empty-title")).to_be_visible()
     page.go_back()
@@ -81,7 +81,7 @@ def test_a_filter_that_another_page_set_stays_when_one_more_is_chosen(desktop: V
     assert len(_csv(desktop)) == 3
 
     page = desktop.open(f"/casts/{cast_id}")
-    page.get_by_role("link", name="who did what").click()
+    page.get_by_role("link", name="audit log").click()
     expect(page.locator("h1")).to_have_text("Audit")
     expect(page.locator("tbody tr", has_text="cast.create")).to_have_count(1)
     expect(page.locator("tbody tr", has_text="cast.done")).to_have_count(1)

@@ -1,6 +1,6 @@
-/** Audit: who did what, when. */
+/** The audit log: actor, action, subject and time of every change. */
 
-import { detailWords, subjectAddress } from "../audit_words.js";
+import { detailText, subjectAddress } from "../audit_text.js";
 import { h } from "../dom.js";
 import { field } from "../forms.js";
 import { timeElement } from "../components.js";
@@ -14,11 +14,11 @@ const OFFERED_MAX = 200;
  * @returns {Promise<import("../app.js").Page>}
  */
 export async function show(context) {
-  const who = offered({ label: "Who", name: "actor", hint: "A token's name, or the daemon's." });
-  const subject = offered({ label: "To", name: "subject", hint: "As in the table: cast 1a2b3c4d." });
+  const who = offered({ label: "Actor", name: "actor", hint: "Name of a token or a daemon." });
+  const subject = offered({ label: "Subject", name: "subject", hint: "As in the table: cast 1a2b3c4d." });
   return recordPage({
     title: "Audit",
-    lead: "Who did what, when.",
+    lead: "Every change with actor and time.",
     name: "audit",
     fields: [who.field, subject.field, field({ label: "From", name: "since", type: "date" }), field({ label: "Until", name: "until", type: "date" })],
     columns: columns(),
@@ -26,11 +26,11 @@ export async function show(context) {
       who.offer(entries.map((entry) => entry.actor));
       subject.offer(entries.map((entry) => entry.subject));
     },
-    nothing: "Audit has nothing like that.",
+    nothing: "No matching entries.",
   }, context);
 }
 
-/** A field that offers what the table has shown. @param {{label: string, name: string, hint: string}} options */
+/** Creates a field that suggests values of the table. @param {{label: string, name: string, hint: string}} options */
 function offered({ label, name, hint }) {
   const list = h("datalist", { id: `offered-${name}` });
   const made = field({ label, name, type: "search", hint, attributes: { list: list.id, maxlength: 200, spellcheck: "false" } });
@@ -50,15 +50,15 @@ function offered({ label, name, hint }) {
 /** @returns {import("../components.js").Column[]} */
 function columns() {
   return [
-    { label: "When", class: "when", cell: (entry) => timeElement(entry.at) },
-    { label: "Who", class: "wide-only", cell: who },
-    { label: "Did", cell: (entry) => [h("code", {}, entry.action), h("div", { class: "phone-only" }, h("p", { class: "small" }, subject(entry), " by ", who(entry)), detail(entry, null))] },
-    { label: "To", class: "wide-only nowrap", cell: subject },
+    { label: "Time", class: "when", cell: (entry) => timeElement(entry.at) },
+    { label: "Actor", class: "wide-only", cell: who },
+    { label: "Action", cell: (entry) => [h("code", {}, entry.action), h("div", { class: "phone-only" }, h("p", { class: "small" }, subject(entry), " by ", who(entry)), detail(entry, null))] },
+    { label: "Subject", class: "wide-only nowrap", cell: subject },
     { label: "Detail", class: "wide-only", cell: (entry) => detail(entry, "–") },
   ];
 }
 
-/** @param {any} entry a link to all that they did */
+/** @param {any} entry returns a link to all entries of its actor */
 function who(entry) {
   return h("a", { class: "quiet-link", href: to(["audit"], { actor: entry.actor }) }, entry.actor);
 }
@@ -71,6 +71,6 @@ function subject(entry) {
 
 /** @param {any} entry @param {string | null} nothing */
 function detail(entry, nothing) {
-  const words = detailWords(entry.detail ?? {}) || nothing;
-  return words && h("span", { class: "detail" }, words);
+  const text = detailText(entry.detail ?? {}) || nothing;
+  return text && h("span", { class: "detail" }, text);
 }

@@ -1,20 +1,21 @@
-/** A cast: how far it is, what limits it, its machines, its charts, what happened; and its buttons. */
+/** A cast: progress, bottleneck, machines, charts, events, commands. */
 
 import { get, post } from "../api.js";
-import { castProgress, progressWords } from "../cast_card.js";
+import { castProgress, progressText } from "../cast_card.js";
 import { CastMachines } from "../cast_machines.js";
 import { castCharts } from "../charts.js";
 import { confirmDialog } from "../dialogs.js";
 import { fill, h, icon, setAttribute, setText } from "../dom.js";
 import { formatBytes, formatDateTime, formatDuration, formatRate, formatTime } from "../format.js";
 import { inNextFrame } from "../render_queue.js";
-import { announce, notice, noticeError } from "../toasts.js";
+import { announce, showToast, showError } from "../toasts.js";
 import { badge, Figures, pageHead, ProgressBar, section, setBadge } from "../components.js";
 import { to } from "../router.js";
 import { mayOperate, roomName } from "../store.js";
-import { castBottleneckWords, castLook, eventIcon, eventTone, hasEnded, inTrouble, isLive, sentence, startWords } from "../words.js";
+import { SLOW_POLICIES } from "../labels.generated.js";
+import { castBottleneckText, castLabel, eventIcon, eventTone, hasEnded, needsAttention, isLive, sentence, startText } from "../labels.js";
 
-const EVENTS_MAX = 1_000; // the newest are shown; history has all
+const EVENTS_MAX = 1_000; // the latest are shown; the API has all
 
 /**
  * @param {import("../app.js").PageContext} context
@@ -46,8 +47,8 @@ export async function show({ params, signal, live: stream }) {
     buttons.update(cast);
   });
 
-  const readRecords = () => get(`${path}/machines`, { limit: 500 }, signal).then(({ items }) => machines.setRecords(items), noticeError);
-  let troubled = 0;
+  const readRecords = () => get(`${path}/machines`, { limit: 500 }, signal).then(({ items }) => machines.setRecords(items), showError);
+  let failedBefore = 0;
   const follow = (/** @type {any} */ data) => {
     if (data.cast_id !== params.cast) return;
     const before = live.cast;
@@ -62,15 +63,15 @@ export async function show({ params, signal, live: stream }) {
       buttons.update(live.cast);
     });
     if (before.phase !== live.cast.phase) {
-      announce(`${title}: ${castLook(live.cast).label}`);
+      announce(`${title}: ${castLabel(live.cast).label}`);
       if (hasEnded(live.cast.phase)) readRecords();
     }
     const now = live.cast.failed_count;
-    if (now > troubled) {
-      for (const machine of data.machines) if (!data.full && inTrouble(machine.state)) announce(`${machine.name} is in trouble: ${machine.error || machine.state}`);
+    if (now > failedBefore) {
+      for (const machine of data.machines) if (!data.full && needsAttention(machine.state)) announce(`${machine.name} failed: ${machine.error || machine.state}`);
       readRecords();
     }
-    troubled = now;
+    failedBefore = now;
   };
   stream.on("cast", follow, signal);
 
@@ -80,42 +81,42 @@ export async function show({ params, signal, live: stream }) {
   machines.setRecords(records.items);
   events.reset(timeline.events);
   drawCharts();
-  troubled = live.cast.failed_count;
+  failedBefore = live.cast.failed_count;
 
   const { cast } = live;
   const element = h("div", {},
     pageHead(title, {
       back: ["#/casts", "Casts"],
-      lead: ["Image ", h("strong", {}, cast.image_name), " → ", cast.plan.room_id ? h("a", { href: to(["rooms", cast.plan.room_id]) }, roomName(cast.plan.room_id)) : "whoever joins", h("span", { class: "muted" }, ` · cast ${cast.cast_id}`)],
+      lead: ["Image ", h("strong", {}, cast.image_name), " → ", cast.plan.room_id ? h("a", { href: to(["rooms", cast.plan.room_id]) }, roomName(cast.plan.room_id)) : "any machine", h("span", { class: "muted" }, ` · cast ${cast.cast_id}`)],
       actions: buttons.element,
     }),
     head.element,
     section("Machines", {}, machines.element),
     chartSection,
     h("div", { class: "two-columns" },
-      section("What happened", {}, events.element),
-      section("Its plan", {}, planList(cast))));
+      section("Events", {}, events.element),
+      section("Plan", {}, planList(cast))));
   return { title, element, topics: [`cast:${params.cast}`] };
 }
 
 /** @param {any} first */
 function castHead(first) {
-  const state = badge(castLook(first.cast));
+  const state = badge(castLabel(first.cast));
   const bar = new ProgressBar("Progress of the cast");
-  const words = h("span", { class: "progress-words big" });
+  const percent = h("span", { class: "progress-words big" });
   const line = h("p", { class: "bottleneck" });
   const reason = h("div");
   let reasonShown = "";
-  const figures = new Figures([["rate", "Rate"], ["eta", "To go"], ["elapsed", "Elapsed"], ["complete", "Complete"], ["failed", "Failed"], ["sent", "Sent"]]);
-  const element = h("div", { class: "card cast-head" }, h("div", { class: "cast-head-row" }, state, line), reason, h("div", { class: "progress-row" }, bar.element, words), figures.element);
+  const figures = new Figures([["rate", "Rate"], ["eta", "ETA"], ["elapsed", "Elapsed"], ["complete", "Complete"], ["failed", "Failed"], ["sent", "Sent"]]);
+  const element = h("div", { class: "card cast-head" }, h("div", { class: "cast-head-row" }, state, line), reason, h("div", { class: "progress-row" }, bar.element, percent), figures.element);
   const update = (/** @type {any} */ live) => {
     const { cast } = live;
-    const look = castLook(cast);
-    setBadge(state, look);
-    setAttribute(element, "data-tone", look.tone);
-    bar.set(castProgress(live), look.tone);
-    setText(words, progressWords(live));
-    setText(line, lineWords(live));
+    const phaseLabel = castLabel(cast);
+    setBadge(state, phaseLabel);
+    setAttribute(element, "data-tone", phaseLabel.tone);
+    bar.set(castProgress(live), phaseLabel.tone);
+    setText(percent, progressText(live));
+    setText(line, statusText(live));
     const moving = cast.phase === "casting" || cast.phase === "tail";
     figures.update({
       rate: moving ? formatRate(live.achieved_bytes_per_s) : cast.seconds > 0 ? formatRate(cast.bytes_sent / cast.seconds) : "",
@@ -129,28 +130,28 @@ function castHead(first) {
     const key = hasEnded(cast.phase) ? `${cast.phase}${cast.reason}${cast.failed_count}` : "";
     if (key !== reasonShown) {
       reasonShown = key;
-      fill(reason, key && endBox(cast, look));
+      fill(reason, key && endBox(cast, phaseLabel));
     }
   };
   return { element, update };
 }
 
-/** @param {any} live @returns {string} what goes on, in one line */
-function lineWords(live) {
+/** @param {any} live @returns {string} its status in one line */
+function statusText(live) {
   const { cast } = live;
-  if (cast.paused) return "No data flows until it is resumed; machines keep what they have.";
-  if (cast.phase === "planned") return cast.plan.start_at ? `Gathers from ${formatDateTime(cast.plan.start_at)}, then begins ${startWords(cast.plan)}` : "Waits for a daemon that is free";
-  if (cast.phase === "gathering") return `Begins ${startWords(cast.plan)}`;
-  if (isLive(cast.phase)) return [`Pass ${live.pass_index + 1}`, live.bottleneck && `limited by ${castBottleneckWords(live.bottleneck)}`].filter(Boolean).join(" · ");
+  if (cast.paused) return "Paused: machines keep their verified blocks.";
+  if (cast.phase === "planned") return cast.plan.start_at ? `Gathers from ${formatDateTime(cast.plan.start_at)}, then starts ${startText(cast.plan)}` : "Waiting for a free daemon";
+  if (cast.phase === "gathering") return `Starts ${startText(cast.plan)}`;
+  if (isLive(cast.phase)) return [`Pass ${live.pass_index + 1}`, live.bottleneck && `bottleneck: ${castBottleneckText(live.bottleneck)}`].filter(Boolean).join(" · ");
   return cast.ended_at ? `Ended ${formatDateTime(cast.ended_at)}` : "";
 }
 
-/** @param {any} cast @param {import("../words.js").Look} look how it ended, and what can be done about it */
-function endBox(cast, look) {
+/** Creates the result of an ended cast, with a link to retry it. @param {any} cast @param {import("../labels.js").StateLabel} phaseLabel */
+function endBox(cast, phaseLabel) {
   const left = (cast.required_count || cast.joined_count) - cast.complete_count;
-  const words = cast.phase === "done" ? "Every machine verified every byte." : sentence(cast.reason) || look.label;
-  const again = cast.phase !== "done" && mayOperate() && h("a", { class: "button", href: to(["new-cast"], { again: cast.cast_id }) }, icon("refresh"), left > 0 ? "Cast again to those that lack it" : "Cast again");
-  return h("div", { class: "alert end-box", "data-tone": look.tone }, icon(look.icon), h("div", {}, h("p", {}, words), again));
+  const text = cast.phase === "done" ? "Every machine verified every byte." : sentence(cast.reason) || phaseLabel.label;
+  const again = cast.phase !== "done" && mayOperate() && h("a", { class: "button", href: to(["new-cast"], { again: cast.cast_id }) }, icon("refresh"), left > 0 ? "Cast again to incomplete machines" : "Cast again");
+  return h("div", { class: "alert end-box", "data-tone": phaseLabel.tone }, icon(phaseLabel.icon), h("div", {}, h("p", {}, text), again));
 }
 
 /**
@@ -162,14 +163,14 @@ function castButtons(path, done) {
   let shown = "";
   /** @type {any} */
   let current = null;
-  const run = (/** @type {string} */ command, /** @type {string} */ said) => async (/** @type {Event} */ event) => {
+  const run = (/** @type {string} */ command, /** @type {string} */ announcement) => async (/** @type {Event} */ event) => {
     const button = /** @type {HTMLButtonElement} */ (event.currentTarget);
     button.disabled = true;
     try {
       done(await post(`${path}/${command}`));
-      announce(said);
+      announce(announcement);
     } catch (error) {
-      noticeError(error);
+      showError(error);
     } finally {
       button.disabled = false;
     }
@@ -177,15 +178,15 @@ function castButtons(path, done) {
   const cancel = async () => {
     const sure = await confirmDialog({
       title: "Cancel this cast?",
-      text: ["It ends for all its machines at once. Those that aren't complete yet hold an unfinished disk that doesn't start; a later cast of the same image goes on with what they have."],
-      yes: "Cancel the cast", no: "Let it go on", danger: true,
+      text: ["It ends for all machines at once. Incomplete machines keep an unfinished disk that doesn't boot; a later cast of the same image continues from there."],
+      yes: "Cancel the cast", no: "Continue the cast", danger: true,
     });
     if (!sure) return;
     try {
       done(await post(`${path}/cancel`));
-      notice("The cast is being cancelled", "info");
+      showToast("Cancelling the cast", "info");
     } catch (error) {
-      noticeError(error);
+      showError(error);
     }
   };
   const update = (/** @type {any} */ cast) => {
@@ -195,11 +196,11 @@ function castButtons(path, done) {
     shown = key;
     const focused = element.contains(document.activeElement);
     fill(element, mayOperate() && [
-      current.phase === "gathering" && h("button", { type: "button", class: "button primary", onclick: run("start", "Begins") }, icon("play"), "Begin now"),
+      current.phase === "gathering" && h("button", { type: "button", class: "button primary", onclick: run("start", "Started") }, icon("play"), "Start now"),
       isLive(current.phase) && current.phase !== "gathering" && !current.paused && h("button", { type: "button", class: "button", onclick: run("pause", "Paused") }, icon("pause"), "Pause"),
       isLive(current.phase) && current.paused && h("button", { type: "button", class: "button primary", onclick: run("resume", "Resumed") }, icon("play"), "Resume"),
       !hasEnded(current.phase) && h("button", { type: "button", class: "button danger-outline", onclick: cancel }, icon("stop"), "Cancel cast"),
-      hasEnded(current.phase) && h("a", { class: "button", href: to(["history"], { cast_id: cast.cast_id }) }, icon("history"), "Its record"),
+      hasEnded(current.phase) && h("a", { class: "button", href: to(["history"], { cast_id: cast.cast_id }) }, icon("history"), "History"),
     ]);
     if (focused) /** @type {HTMLElement | null} */ (element.querySelector("button, a"))?.focus();
   };
@@ -208,7 +209,7 @@ function castButtons(path, done) {
 
 function eventList() {
   const list = h("ol", { class: "events", reversed: true });
-  const none = h("p", { class: "muted" }, "Nothing yet.");
+  const none = h("p", { class: "muted" }, "No events yet.");
   const element = h("div", { class: "events-scroll", tabindex: 0, role: "region", "aria-label": "Events, newest first" }, none, list);
   const add = (/** @type {any[]} */ events) => {
     if (!events.length) return;
@@ -232,18 +233,17 @@ function eventList() {
 /** @param {any} cast */
 function planList(cast) {
   const { plan } = cast;
-  const slow = { wait: "the others wait for them", demote: "they are finished afterwards", drop: "they are given up" }[/** @type {"wait"} */ (plan.slow)];
   const rows = [
     ["Image", `${cast.image_name} (${formatBytes(cast.raw_bytes)})`],
-    ["Machines", plan.machine_ids.length ? `${plan.machine_ids.length} chosen ones` : plan.room_id ? "all of the room" : "whoever joins"],
-    ["Begins", startWords(plan)],
+    ["Machines", plan.machine_ids.length ? `${plan.machine_ids.length} selected` : plan.room_id ? "all of the room" : "any machine that joins"],
+    ["Starts", startText(plan)],
     ["Rate", plan.rate_bytes_per_s ? `fixed at ${formatRate(plan.rate_bytes_per_s)}` : plan.rate_max_bytes_per_s ? `automatic, at most ${formatRate(plan.rate_max_bytes_per_s)}` : "automatic"],
-    ["Other traffic", plan.share && "keeps its share"],
-    ["Slow machines", slow],
-    ["Created", [`${formatDateTime(cast.created_at)} by ${cast.created_by} · `, h("a", { href: to(["audit"], { subject: `cast ${cast.cast_id}` }) }, "who did what")]],
+    ["Other traffic", plan.share && "shares the link"],
+    ["Slow machines", SLOW_POLICIES[plan.slow]?.text ?? plan.slow],
+    ["Created", [`${formatDateTime(cast.created_at)} by ${cast.created_by} · `, h("a", { href: to(["audit"], { subject: `cast ${cast.cast_id}` }) }, "audit log")]],
     ["Daemon", cast.owner],
     ["Group", cast.group && `${cast.group}, port ${cast.port}`],
-    ["Daemon's runs", cast.run_count > 1 && String(cast.run_count)],
+    ["Runs", cast.run_count > 1 && String(cast.run_count)],
   ].filter(([, value]) => value);
   return h("dl", { class: "pairs" }, rows.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
 }

@@ -3,11 +3,11 @@
 import { get } from "../api.js";
 import { fill, h } from "../dom.js";
 import { select } from "../forms.js";
-import { noticeError } from "../toasts.js";
+import { showError } from "../toasts.js";
 import { emptyState, pagedTable, pageHead } from "../components.js";
 import { go, to } from "../router.js";
 import { overview, roomNames } from "../store.js";
-import { PHASES } from "../words.js";
+import { PHASES } from "../labels.js";
 import { castColumns, newCastLink } from "./overview.js";
 
 /**
@@ -17,7 +17,7 @@ import { castColumns, newCastLink } from "./overview.js";
 export async function show({ query, signal }) {
   const filters = { phase: query.get("phase") ?? "", room_id: query.get("room_id") ?? "" };
   const phases = Object.entries(PHASES).filter(([phase]) => phase !== "paused");
-  const phase = select({ name: "phase", value: filters.phase, options: [["", "Any phase"], ...phases.map(([key, look]) => /** @type {[string, string]} */ ([key, look.label]))] });
+  const phase = select({ name: "phase", value: filters.phase, options: [["", "Any phase"], ...phases.map(([key, { label }]) => /** @type {[string, string]} */ ([key, label]))] });
   const room = select({ name: "room_id", value: filters.room_id, options: [["", "Any room"], ...[...roomNames].map(([id, name]) => /** @type {[string, string]} */ ([id, name || id]))] });
   phase.setAttribute("aria-label", "Phase");
   room.setAttribute("aria-label", "Room");
@@ -28,8 +28,8 @@ export async function show({ query, signal }) {
       caption: "Casts",
       columns: [...castColumns(), { label: "By", class: "wide-only", cell: (cast) => cast.created_by }],
       load: (cursor) => get("/casts", { ...filters, cursor, limit: 50 }, signal),
-      empty: () => emptyState("cast", "No cast is like that."),
-      report: noticeError,
+      empty: () => emptyState("cast", "No matching casts."),
+      report: showError,
       key: (cast) => cast.cast_id,
     });
     redraw = table.redraw;
@@ -41,17 +41,17 @@ export async function show({ query, signal }) {
   await load();
 
   /** @type {Set<string>} */
-  const sought = new Set();
+  const requested = new Set();
   overview.subscribe((value) => {
     let others = false;
     for (const { cast } of value?.casts ?? []) {
       const belongs = (!filters.phase || filters.phase === cast.phase) && (!filters.room_id || filters.room_id === cast.plan.room_id);
       const key = `${cast.cast_id} ${cast.phase}`;
-      // Once: it may also stand on a page of the list that wasn't asked for.
-      if (redraw(cast) !== belongs && !sought.has(key)) others = true;
-      sought.add(key);
+      // Reload once: the cast may also be on a page that isn't loaded.
+      if (redraw(cast) !== belongs && !requested.has(key)) others = true;
+      requested.add(key);
     }
-    if (others) load().catch(noticeError);
+    if (others) load().catch(showError);
   }, signal);
 
   return {
@@ -62,7 +62,7 @@ export async function show({ query, signal }) {
       filters.room_id = next.get("room_id") ?? "";
       phase.value = filters.phase;
       room.value = filters.room_id;
-      load().catch(noticeError);
+      load().catch(showError);
       return true;
     },
   };

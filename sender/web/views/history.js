@@ -1,4 +1,4 @@
-/** History: which image went to which machine, with which result. */
+/** History: images, machines and results of all casts. */
 
 import { all } from "../api.js";
 import { h } from "../dom.js";
@@ -8,7 +8,7 @@ import { badge, timeElement } from "../components.js";
 import { recordPage } from "../record_page.js";
 import { to } from "../router.js";
 import { roomName, roomNames } from "../store.js";
-import { inTrouble, MACHINE_STATES, machineLook } from "../words.js";
+import { needsAttention, MACHINE_STATES, machineLabel } from "../labels.js";
 
 const STATES = ["complete", "failed", "lost", "dropped"];
 
@@ -20,7 +20,7 @@ export async function show(context) {
   const images = await all("/images", {}, context.signal);
   return recordPage({
     title: "History",
-    lead: "Which image went to which machine, with which result.",
+    lead: "Images, machines and results of all casts.",
     name: "history",
     fields: [
       choice("Room", "room_id", [...roomNames].map(([id, name]) => [id, name || id])),
@@ -31,7 +31,7 @@ export async function show(context) {
     ],
     linked: ["cast_id", "machine_id"],
     columns: columns(),
-    nothing: "History has nothing like that.",
+    nothing: "No matching results.",
   }, context);
 }
 
@@ -40,9 +40,9 @@ function choice(label, name, options) {
   return field({ label, name, input: select({ name, options: [["", "Any"], ...options] }) });
 }
 
-/** @param {any} line @returns {boolean} its cast may still run: what stands here is as old as the last word that was kept */
+/** @param {any} line @returns {boolean} true if its cast may still run: the line is as old as the last saved progress */
 function isUnderWay(line) {
-  return !line.ended_at && line.state !== "complete" && !inTrouble(line.state);
+  return !line.ended_at && line.state !== "complete" && !needsAttention(line.state);
 }
 
 /** @param {any} line */
@@ -54,7 +54,7 @@ function imageLink(line) {
 function columns() {
   return [
     { label: "Machine", class: "main", cell: (line) => [line.machine_id ? h("a", { href: to(["machines", line.machine_id]) }, line.machine_name) : line.machine_name, h("p", { class: "small muted phone-only" }, imageLink(line), line.ended_at && [" · ", timeElement(line.ended_at)]), line.error && h("p", { class: "small bad-text reason" }, line.error)] },
-    { label: "Result", cell: (line) => (isUnderWay(line) ? h("a", { href: to(["casts", line.cast_id]) }, "Under way") : badge(machineLook(line.state))) },
+    { label: "Result", cell: (line) => (isUnderWay(line) ? h("a", { href: to(["casts", line.cast_id]) }, "In progress") : badge(machineLabel(line.state))) },
     { label: "Image", class: "wide-only", cell: imageLink },
     { label: "Room", class: "wide-only nowrap", cell: (line) => (line.room_id ? roomName(line.room_id) : "–") },
     { label: "Verified", class: "number wide-only", cell: (line) => (isUnderWay(line) ? "–" : formatBytes(line.bytes_verified)) },

@@ -5,14 +5,14 @@ import { confirmDialog, showDialog } from "../dialogs.js";
 import { fill, h, icon } from "../dom.js";
 import { field, form } from "../forms.js";
 import { formatBytes, formatPercent } from "../format.js";
-import { notice, noticeError } from "../toasts.js";
+import { showToast, showError } from "../toasts.js";
 import { badge, emptyState, pageHead, ProgressBar, timeElement } from "../components.js";
 import { to } from "../router.js";
 import { mayOperate } from "../store.js";
-import { IMAGE_STATES, sentence } from "../words.js";
+import { IMAGE_STATES, sentence } from "../labels.js";
 
-const FETCH_LOOK_MS = 1_000; // images aren't in the live stream: while one is fetched, the list is asked
-const QUIET_LOOK_MS = 10_000;
+const FETCH_REFRESH_MS = 1_000; // images aren't in the live stream: the list is polled while one is fetched
+const IDLE_REFRESH_MS = 10_000;
 
 /**
  * @param {import("../app.js").PageContext} context
@@ -28,35 +28,35 @@ export async function show({ signal }) {
     if (key !== shown) {
       shown = key;
       const focused = /** @type {HTMLElement | null} */ (document.activeElement?.closest("[data-key]"))?.dataset.key;
-      fill(holder, images.length ? h("ul", { class: "image-cards", role: "list" }, images.map((image) => imageCard(image, redraw))) : emptyState("image", "The library is empty.", h("p", {}, "Pack a disk with “diskcast pack” into the library's folder, or add an image by its address.")));
+      fill(holder, images.length ? h("ul", { class: "image-cards", role: "list" }, images.map((image) => imageCard(image, redraw))) : emptyState("image", "The library is empty.", h("p", {}, "Pack a disk with “diskcast pack” into the library's folder, or add an image by URL.")));
       if (focused) /** @type {HTMLElement | null} */ (holder.querySelector(`[data-key="${CSS.escape(focused)}"]`))?.focus();
     }
     return images.some((image) => image.state === "fetching");
   };
-  const look = async () => {
+  const refresh = async () => {
     let busy = false;
     try {
       busy = await draw();
     } catch (error) {
       if (signal.aborted) return;
     }
-    if (!signal.aborted) timer = window.setTimeout(look, busy ? FETCH_LOOK_MS : QUIET_LOOK_MS);
+    if (!signal.aborted) timer = window.setTimeout(refresh, busy ? FETCH_REFRESH_MS : IDLE_REFRESH_MS);
   };
   const redraw = () => {
     window.clearTimeout(timer);
-    look();
+    refresh();
   };
   const busy = await draw();
-  timer = window.setTimeout(look, busy ? FETCH_LOOK_MS : QUIET_LOOK_MS);
+  timer = window.setTimeout(refresh, busy ? FETCH_REFRESH_MS : IDLE_REFRESH_MS);
   signal.addEventListener("abort", () => window.clearTimeout(timer), { once: true });
 
   const scan = async () => {
     try {
       await post("/images/scan");
-      notice("The library's folders are looked through");
+      showToast("Scanning the library's folders");
       redraw();
     } catch (error) {
-      noticeError(error);
+      showError(error);
     }
   };
   return {
@@ -64,8 +64,8 @@ export async function show({ signal }) {
     element: h("div", {},
       pageHead("Images", {
         actions: mayOperate() && [
-          h("button", { type: "button", class: "button", onclick: scan }, icon("refresh"), "Look again"),
-          h("button", { type: "button", class: "button primary", onclick: () => addImage(redraw) }, icon("plus"), "Add by address"),
+          h("button", { type: "button", class: "button", onclick: scan }, icon("refresh"), "Rescan"),
+          h("button", { type: "button", class: "button primary", onclick: () => addImage(redraw) }, icon("plus"), "Add by URL"),
         ],
       }), holder),
   };
@@ -73,34 +73,34 @@ export async function show({ signal }) {
 
 /** @param {any} image @param {() => void} done */
 function imageCard(image, done) {
-  const look = IMAGE_STATES[image.state] ?? { label: image.state, icon: "info", tone: "calm", order: 9 };
-  const act = (/** @type {() => Promise<any>} */ work, /** @type {string} */ said) => async () => {
+  const stateLabel = IMAGE_STATES[image.state] ?? { label: image.state, icon: "info", tone: "calm", order: 9 };
+  const act = (/** @type {() => Promise<any>} */ work, /** @type {string} */ message) => async () => {
     try {
       await work();
-      notice(said);
+      showToast(message);
       done();
     } catch (error) {
-      noticeError(error);
+      showError(error);
     }
   };
   const path = `/images/${encodeURIComponent(image.image_id)}`;
   const forget = async () => {
-    const sure = await confirmDialog({ title: `Forget ${image.name}?`, text: "Its address is taken off the list and the copy in the cache is deleted. The file at its address stays.", yes: "Forget it", danger: true });
-    if (sure) await act(() => remove(path), `${image.name} is forgotten`)();
+    const sure = await confirmDialog({ title: `Remove ${image.name}?`, text: "Its URL is removed from the library and its cached copy is deleted. The file at the URL stays.", yes: "Remove it", danger: true });
+    if (sure) await act(() => remove(path), `${image.name} removed`)();
   };
-  const bar = new ProgressBar(`Fetched of ${image.name}`);
+  const bar = new ProgressBar(`Fetch progress of ${image.name}`);
   const fetched = image.stored_bytes ? image.fetched_bytes / image.stored_bytes : 0;
   bar.set(fetched);
-  return h("li", { class: "card image-card", "data-tone": look.tone },
-    h("div", { class: "image-card-head" }, h("div", { class: "image-icon" }, icon("image")), h("div", {}, h("h2", {}, image.name), h("p", { class: "muted small break" }, image.location)), badge(look)),
+  return h("li", { class: "card image-card", "data-tone": stateLabel.tone },
+    h("div", { class: "image-card-head" }, h("div", { class: "image-icon" }, icon("image")), h("div", {}, h("h2", {}, image.name), h("p", { class: "muted small break" }, image.location)), badge(stateLabel)),
     image.problem && h("div", { class: "alert", "data-tone": "bad" }, icon("warning"), h("p", {}, sentence(image.problem))),
     image.state === "fetching" && h("div", { class: "progress-row" }, bar.element, h("span", { class: "progress-words" }, `${formatPercent(fetched)} of ${formatBytes(image.stored_bytes)}`)),
     h("dl", { class: "figures compact" }, figure("Disk", image.raw_bytes ? formatBytes(image.raw_bytes) : "–"), figure("File", image.stored_bytes ? formatBytes(image.stored_bytes) : "–"), figure("Packed", timeElement(image.packed_at)), figure("Id", h("code", { title: image.image_id }, image.image_id.replace(/^url:/, "").slice(0, 8)))),
     image.in_use_by.length > 0 && h("p", { class: "small" }, "In use by ", image.in_use_by.map((/** @type {string} */ id, /** @type {number} */ index) => [index ? ", " : "", h("a", { href: to(["casts", id]) }, `cast ${id}`)])),
     mayOperate() && h("div", { class: "actions" },
-      ["available", "remote"].includes(image.state) && h("a", { class: "button", href: to(["new-cast"], { image: image.image_id }), "data-key": `${image.image_id} cast` }, icon("cast"), "Cast it"),
-      image.state === "remote" && h("button", { type: "button", class: "button", "data-key": `${image.image_id} fetch`, onclick: act(() => post(`${path}/fetch`), `${image.name} is being fetched`) }, icon("download"), "Fetch now"),
-      image.source === "remote" && h("button", { type: "button", class: "button", "data-key": `${image.image_id} forget`, onclick: forget }, icon("trash"), "Forget")));
+      ["available", "remote"].includes(image.state) && h("a", { class: "button", href: to(["new-cast"], { image: image.image_id }), "data-key": `${image.image_id} cast` }, icon("cast"), "Cast"),
+      image.state === "remote" && h("button", { type: "button", class: "button", "data-key": `${image.image_id} fetch`, onclick: act(() => post(`${path}/fetch`), `Fetching ${image.name}`) }, icon("download"), "Fetch now"),
+      image.source === "remote" && h("button", { type: "button", class: "button", "data-key": `${image.image_id} forget`, onclick: forget }, icon("trash"), "Remove")));
 }
 
 /** @param {string} label @param {any} value */
@@ -110,9 +110,9 @@ function figure(label, value) {
 
 /** @param {() => void} done */
 async function addImage(done) {
-  await showDialog("Add an image by its address", (close) => {
-    const url = field({ label: "Address", name: "url", type: "url", required: true, hint: "http://, https:// or s3://; a .dci file.", attributes: { "data-autofocus": true, inputmode: "url", spellcheck: "false" } });
-    const name = field({ label: "Name", name: "name", hint: "Empty: the file's name." });
+  await showDialog("Add an image by URL", (close) => {
+    const url = field({ label: "URL", name: "url", type: "url", required: true, hint: "http://, https:// or s3://; a .dci file.", attributes: { "data-autofocus": true, inputmode: "url", spellcheck: "false" } });
+    const name = field({ label: "Name", name: "name", hint: "Default: the name of the file." });
     return form({
       fields: [url, name], content: [url.element, name.element], submit: "Add the image",
       cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, "Cancel"),
@@ -120,7 +120,7 @@ async function addImage(done) {
         const body = { url: url.input.value.trim(), ...(name.input.value.trim() && { name: name.input.value.trim() }) };
         const image = await create("/images", body);
         close(true);
-        notice(`${image.name} is in the library`);
+        showToast(`${image.name} added to the library`);
         done();
       },
     });

@@ -1,4 +1,4 @@
-/** Logging in with a token. */
+/** The login page. */
 
 import { ApiProblem, post } from "../api.js";
 import { h, icon } from "../dom.js";
@@ -11,14 +11,14 @@ import { field, fieldProblem, form } from "../forms.js";
 export async function show({ entered }) {
   const token = field({
     label: "Token", name: "token", type: "password", required: true,
-    hint: "It begins with dct_. An operator makes one with “diskcast tokens create”.",
+    hint: "Starts with dct_. Operators create tokens with “diskcast tokens create”.",
     attributes: { autocomplete: "current-password", spellcheck: "false", "data-autofocus": true },
   });
   const element = h("div", { class: "login" },
     h("div", { class: "login-card card" },
       icon("cast"),
       h("h1", { tabindex: -1 }, "Log in to diskcast"),
-      h("p", { class: "muted" }, "This daemon is open to tokens only."),
+      h("p", { class: "muted" }, "This daemon requires a token."),
       form({
         fields: [token],
         content: token.element,
@@ -29,11 +29,11 @@ export async function show({ entered }) {
             session = await post("/session", { token: token.input.value.trim() });
           } catch (error) {
             if (error instanceof ApiProblem && error.status === 401) {
-              throw fieldProblem("token", error.message || "The daemon doesn't know this token.");
+              throw fieldProblem("token", error.message || "Unknown token.");
             }
             throw error;
           }
-          if (session.role === "enrol") throw fieldProblem("token", "This token is an agent's: it can't show anything. Use one for viewing or operating.");
+          if (session.role === "enrol") throw fieldProblem("token", "This token is for agents only. Use one with the role view or operate.");
           entered();
         },
       })));

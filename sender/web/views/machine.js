@@ -1,4 +1,4 @@
-/** One machine as a page of its own: it may be in no room. */
+/** One machine on a page of its own, for machines without a room. */
 
 import { h } from "../dom.js";
 import { MachinePanel, readMachine } from "../machine_panel.js";

@@ -1,13 +1,13 @@
-/** All machines, also those that are in no room yet: agents that checked in by themselves. */
+/** All machines, including agents that checked in and have no room yet. */
 
 import { all, get } from "../api.js";
 import { h } from "../dom.js";
-import { noticeError } from "../toasts.js";
+import { showError } from "../toasts.js";
 import { agoElement, emptyState, pagedTable, pageHead } from "../components.js";
 import { to } from "../router.js";
 import { roomName } from "../store.js";
 
-const LOOK_MS = 30_000; // machines of all rooms aren't in the live stream
+const REFRESH_MS = 30_000; // the live stream doesn't have the machines of all rooms
 
 /**
  * @param {import("../app.js").PageContext} context
@@ -24,18 +24,18 @@ export async function show({ signal }) {
       { label: "Last seen", class: "nowrap", live: true, cell: (machine) => agoElement(machine.last_seen_at) },
     ],
     load: (cursor) => get("/machines", { cursor, limit: 100 }, signal),
-    empty: () => emptyState("room", "No machine is known yet.", h("p", {}, "Start “diskcast-agent run” on a machine, or import a list into a room.")),
-    report: noticeError,
+    empty: () => emptyState("room", "No machines yet.", h("p", {}, "Start “diskcast-agent run” on a machine, or import a list into a room.")),
+    report: showError,
     key: (machine) => machine.machine_id,
   });
-  const look = async () => {
+  const refresh = async () => {
     if (document.hidden) return;
     for (const machine of await all("/machines", {}, signal)) table.redraw(machine);
   };
-  const timer = window.setInterval(() => look().catch(() => {}), LOOK_MS); // that the daemon is away is said by the frame
+  const timer = window.setInterval(() => refresh().catch(() => {}), REFRESH_MS); // the frame shows a lost connection
   signal.addEventListener("abort", () => window.clearInterval(timer), { once: true });
   return {
     title: "Machines",
-    element: h("div", {}, pageHead("All machines", { back: ["#/rooms", "Rooms"], lead: "Also those that are in no room yet. Open one to put it into a room." }), h("div", { class: "card" }, table.element)),
+    element: h("div", {}, pageHead("All machines", { back: ["#/rooms", "Rooms"], lead: "Including machines without a room. Open one to assign it to a room." }), h("div", { class: "card" }, table.element)),
   };
 }

@@ -1,4 +1,4 @@
-/** A new cast: which image, to whom, when. */
+/** The form of a new cast: image, machines, start. */
 
 import { all, create, get } from "../api.js";
 import { confirmDialog } from "../dialogs.js";
@@ -9,7 +9,7 @@ import { emptyState, pageHead } from "../components.js";
 import { planFields, readChoices } from "../plan_fields.js";
 import { go, to } from "../router.js";
 import { roomName } from "../store.js";
-import { startWords } from "../words.js";
+import { startText } from "../labels.js";
 
 /**
  * @param {import("../app.js").PageContext} context
@@ -19,7 +19,7 @@ export async function show({ query, signal }) {
   const { images, rooms } = await readChoices(signal);
   const title = "New cast";
   if (!images.length) {
-    return { title, element: h("div", {}, pageHead(title, { back: ["#/casts", "Casts"] }), emptyState("image", "There is no image to cast yet.", h("p", {}, "Put a .dci file into the library's folder, or add one by its address."), h("a", { class: "button primary", href: "#/images" }, "To the images"))) };
+    return { title, element: h("div", {}, pageHead(title, { back: ["#/casts", "Casts"] }), emptyState("image", "No images yet.", h("p", {}, "Put a .dci file into the library's folder, or add one by URL."), h("a", { class: "button primary", href: "#/images" }, "Go to Images"))) };
   }
   const preset = query.get("again") ? await again(/** @type {string} */ (query.get("again")), signal) : { image: query.get("image") ?? undefined, room: query.get("room") ?? undefined };
   const plan = planFields({ images, rooms, preset, timed: true, signal });
@@ -27,17 +27,17 @@ export async function show({ query, signal }) {
     pageHead(title, { back: ["#/casts", "Casts"] }),
     h("div", { class: "card" }, form({
       fields: plan.fields,
-      content: [plan.element, h("div", { class: "alert", "data-tone": "warn" }, icon("warning"), h("p", {}, "What is on the machines' target disks is overwritten."))],
+      content: [plan.element, h("div", { class: "alert", "data-tone": "warn" }, icon("warning"), h("p", {}, "The target disks of the machines are overwritten."))],
       submit: "Start the cast",
       cancel: h("a", { class: "button", href: "#/casts" }, "Cancel"),
       onsubmit: async () => {
         const wanted = plan.read();
         const image = images.find((each) => each.image_id === wanted.image);
         const count = plan.machineCount();
-        const who = wanted.room_id ? `${count ? `${formatCount(count, "machine")} of ` : ""}${roomName(wanted.room_id)}` : "every machine that joins";
+        const target = wanted.room_id ? `${count ? `${formatCount(count, "machine")} of ` : ""}${roomName(wanted.room_id)}` : "every machine that joins";
         const sure = await confirmDialog({
           title: "Start this cast?", yes: "Start the cast", no: "Not yet",
-          text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image), " goes to ", h("strong", {}, who), "."), h("p", {}, `${wanted.start_at ? `Machines gather from ${formatDateTime(wanted.start_at)}, and it begins` : "It begins"} ${startWords(wanted)}.`), h("p", {}, "What is on their target disks is overwritten.")],
+          text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image), " goes to ", h("strong", {}, target), "."), h("p", {}, `${wanted.start_at ? `Machines gather from ${formatDateTime(wanted.start_at)}, and it starts` : "It starts"} ${startText(wanted)}.`), h("p", {}, "Their target disks are overwritten.")],
         });
         if (!sure) return;
         const cast = await create("/casts", wanted);
@@ -48,14 +48,14 @@ export async function show({ query, signal }) {
 }
 
 /**
- * The same again, for the machines that aren't complete.
+ * Returns the plan of a cast again, for its incomplete machines.
  * @param {string} castId
  * @param {AbortSignal} signal
  */
 async function again(castId, signal) {
   const path = `/casts/${encodeURIComponent(castId)}`;
   const [{ cast }, machines] = await Promise.all([get(path, {}, signal), all(`${path}/machines`, {}, signal)]);
-  const lacking = machines.filter((machine) => machine.state !== "complete" && machine.machine_id).map((machine) => machine.machine_id);
-  const everybody = lacking.length === machines.length;
-  return { image: cast.plan.image_id, room: cast.plan.room_id ?? undefined, machines: everybody ? cast.plan.machine_ids : lacking, plan: { ...cast.plan, wait_for: null } };
+  const incomplete = machines.filter((machine) => machine.state !== "complete" && machine.machine_id).map((machine) => machine.machine_id);
+  const allIncomplete = incomplete.length === machines.length;
+  return { image: cast.plan.image_id, room: cast.plan.room_id ?? undefined, machines: allIncomplete ? cast.plan.machine_ids : incomplete, plan: { ...cast.plan, wait_for: null } };
 }

@@ -1,4 +1,4 @@
-/** An address that isn't a page. */
+/** The page for unknown addresses. */
 
 import { h } from "../dom.js";
 import { emptyState, pageHead } from "../components.js";
@@ -6,8 +6,8 @@ import { emptyState, pageHead } from "../components.js";
 /** @returns {Promise<import("../app.js").Page>} */
 export async function show() {
   return {
-    title: "No such page",
-    element: h("div", {}, pageHead("No such page"),
-      emptyState("search", "There is nothing at this address.", h("a", { class: "button primary", href: "#/" }, "To the overview"))),
+    title: "Page not found",
+    element: h("div", {}, pageHead("Page not found"),
+      emptyState("search", "There is nothing at this address.", h("a", { class: "button primary", href: "#/" }, "Go to the overview"))),
   };
 }

@@ -1,4 +1,4 @@
-/** The overview: what goes on now, what is wrong, what was lately. */
+/** The overview: running casts, problems, recent casts. */
 
 import { get } from "../api.js";
 import { CastCard } from "../cast_card.js";
@@ -8,15 +8,15 @@ import { inNextFrame } from "../render_queue.js";
 import { agoElement, badge, dataTable, emptyState, Figures, pageHead, section, timeElement } from "../components.js";
 import { to } from "../router.js";
 import { mayOperate, overview, roomName, server } from "../store.js";
-import { castLook, hasEnded, problemWords } from "../words.js";
+import { castLabel, hasEnded, problemLabel } from "../labels.js";
 
 /**
  * @param {import("../app.js").PageContext} context
  * @returns {Promise<import("../app.js").Page>}
  */
 export async function show({ signal }) {
-  if (!overview.value) overview.set(await firstLook(signal));
-  const figures = new Figures([["casts", "Casts now"], ["online", "Machines online"], ["problems", "Problems"], ["version", "Daemon"]], "headline");
+  if (!overview.value) overview.set(await firstSnapshot(signal));
+  const figures = new Figures([["casts", "Running casts"], ["online", "Machines online"], ["problems", "Problems"], ["version", "Daemon"]], "headline");
   const problems = h("div", { class: "problems" });
   const current = h("div", { class: "cast-cards" });
   const recent = h("div");
@@ -46,7 +46,7 @@ export async function show({ signal }) {
     const recentKey = JSON.stringify(ended.map((/** @type {any} */ live) => live.cast));
     if (recentKey !== recentShown || !recent.firstChild) {
       recentShown = recentKey;
-      fill(recent, ended.length ? recentTable(ended) : emptyState("history", "No cast has ended yet."));
+      fill(recent, ended.length ? recentTable(ended) : emptyState("history", "No ended casts yet."));
     }
   };
   overview.follow(() => inNextFrame(figures, draw), signal);
@@ -56,26 +56,26 @@ export async function show({ signal }) {
     pageHead("Overview", { actions: newCastLink() }),
     problems,
     figures.element,
-    section("Casts now", { class: "plain" }, current),
-    section("Ended lately", { actions: h("a", { class: "text-link", href: "#/casts" }, "All casts", icon("next")) }, recent));
+    section("Running casts", { class: "plain" }, current),
+    section("Recent casts", { actions: h("a", { class: "text-link", href: "#/casts" }, "All casts", icon("next")) }, recent));
   return { title: "Overview", element };
 }
 
-/** @param {AbortSignal} signal what the stream will tell anyway, for the first picture */
-async function firstLook(signal) {
-  const told = server.value ?? (await get("/server", {}, signal));
-  return { casts: [], machines_online: told.machines_online, machines_total: told.machines_total, problems: told.problems };
+/** Reads the first snapshot, before the live stream has one. @param {AbortSignal} signal */
+async function firstSnapshot(signal) {
+  const description = server.value ?? (await get("/server", {}, signal));
+  return { casts: [], machines_online: description.machines_online, machines_total: description.machines_total, problems: description.problems };
 }
 
-/** A link to a new cast, for those who may. @param {Record<string, any>} [query] @param {string} [words] */
-export function newCastLink(query, words = "New cast") {
-  return mayOperate() && h("a", { class: "button primary", href: to(["new-cast"], query) }, icon("plus"), words);
+/** Creates a link to a new cast, for operators. @param {Record<string, any>} [query] @param {string} [text] */
+export function newCastLink(query, text = "New cast") {
+  return mayOperate() && h("a", { class: "button primary", href: to(["new-cast"], query) }, icon("plus"), text);
 }
 
 /** @param {any} problem */
 function problemBox(problem) {
   return h("div", { class: "alert", "data-tone": "bad" }, icon("warning"),
-    h("div", {}, h("p", {}, h("strong", {}, `${problemWords(problem.kind)}: `), problem.text),
+    h("div", {}, h("p", {}, h("strong", {}, `${problemLabel(problem.kind)}: `), problem.text),
       h("p", { class: "muted small" }, "Since ", timeElement(problem.since))));
 }
 
@@ -94,7 +94,7 @@ function drawCards(holder, cards, running) {
   }
   if (!running.length) {
     if (!holder.querySelector(".empty")) {
-      fill(holder, emptyState("cast", "Nothing is being cast.", mayOperate() && h("p", {}, "Choose an image and a room, and machines that are switched on get it.")));
+      fill(holder, emptyState("cast", "No running casts.", mayOperate() && h("p", {}, "Choose an image and a room to start one.")));
     }
     return;
   }
@@ -112,18 +112,18 @@ function drawCards(holder, cards, running) {
 
 /** @param {any[]} ended */
 function recentTable(ended) {
-  return dataTable("Casts that ended lately", castColumns(), ended.map((live) => live.cast)).element;
+  return dataTable("Recent casts", castColumns(), ended.map((live) => live.cast)).element;
 }
 
-/** Columns of a list of casts. @returns {import("../components.js").Column[]} */
+/** Returns the columns of a list of casts. @returns {import("../components.js").Column[]} */
 export function castColumns() {
   return [
     { label: "Cast", class: "main", cell: (cast) => h("a", { href: to(["casts", cast.cast_id]) }, cast.plan.name || cast.image_name) },
     { label: "Room", cell: (cast) => (cast.plan.room_id ? h("a", { href: to(["rooms", cast.plan.room_id]) }, roomName(cast.plan.room_id)) : "–") },
-    { label: "Result", live: true, cell: (cast) => badge(castLook(cast)) },
-    { label: "Machines", class: "number", live: true, cell: (cast) => machinesWords(cast) },
+    { label: "Result", live: true, cell: (cast) => badge(castLabel(cast)) },
+    { label: "Machines", class: "number", live: true, cell: (cast) => machinesText(cast) },
     { label: "Took", class: "number wide-only", live: true, cell: (cast) => (cast.seconds ? formatDuration(cast.seconds) : "–") },
-    { label: "When", class: "wide-only", live: true, cell: (cast) => whenElement(cast) },
+    { label: "Time", class: "wide-only", live: true, cell: (cast) => whenElement(cast) },
   ];
 }
 
@@ -134,7 +134,7 @@ function whenElement(cast) {
 }
 
 /** @param {any} cast */
-function machinesWords(cast) {
-  const words = `${cast.complete_count} of ${cast.required_count || cast.joined_count}`;
-  return cast.failed_count ? [words, h("span", { class: "bad-text" }, ` · ${cast.failed_count} failed`)] : words;
+function machinesText(cast) {
+  const text = `${cast.complete_count} of ${cast.required_count || cast.joined_count}`;
+  return cast.failed_count ? [text, h("span", { class: "bad-text" }, ` · ${cast.failed_count} failed`)] : text;
 }

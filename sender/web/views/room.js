@@ -1,19 +1,19 @@
-/** A room: its machines as a grid, and the panel of one of them. */
+/** A room: its machines as a grid, and the panel of a selected machine. */
 
 import { get } from "../api.js";
 import { CastCard } from "../cast_card.js";
 import { fill, h, icon, setAttribute, setText } from "../dom.js";
 import { formatCount } from "../format.js";
 import { inNextFrame } from "../render_queue.js";
-import { kept, keep } from "../preferences.js";
+import { getPreference, setPreference } from "../preferences.js";
 import { machineKey, MachineGrid } from "../machine_grid.js";
 import { MachinePanel, readMachine } from "../machine_panel.js";
-import { announce, noticeError } from "../toasts.js";
+import { announce, showError } from "../toasts.js";
 import { emptyState, pageHead } from "../components.js";
 import { changeRoom, importMachines } from "../room_dialogs.js";
 import { go, to } from "../router.js";
 import { mayOperate, overview, roomNames } from "../store.js";
-import { hasEnded, MACHINE_STATES } from "../words.js";
+import { hasEnded, MACHINE_STATES } from "../labels.js";
 import { newCastLink } from "./overview.js";
 
 /**
@@ -39,7 +39,7 @@ export async function show({ params, query, signal, live, reload }) {
   let open = null;
   let turn = 0;
 
-  const shut = (/** @type {boolean} */ focusTile) => {
+  const closePanel = (/** @type {boolean} */ focusTile) => {
     const key = open?.key;
     open = null;
     turn += 1;
@@ -52,7 +52,7 @@ export async function show({ params, query, signal, live, reload }) {
 
   const openMachine = async (/** @type {string | undefined} */ machineId, /** @type {boolean} */ again = false) => {
     if (!machineId) {
-      if (open) shut(true);
+      if (open) closePanel(true);
       return;
     }
     const mine = ++turn;
@@ -68,7 +68,7 @@ export async function show({ params, query, signal, live, reload }) {
       grid.select(machineId);
       if (!again) shown.heading.focus();
     } catch (error) {
-      noticeError(error);
+      showError(error);
     }
   };
   panel.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
@@ -80,10 +80,10 @@ export async function show({ params, query, signal, live, reload }) {
     const total = grid.tiles.size;
     tools.element.hidden = summary.hidden = total === 0;
     const shown = grid.shownCount;
-    const away = grid.counts().get("offline") ?? 0;
-    setText(summary, shown === total ? `${formatCount(total, "machine")}, ${total - away} online` : `${shown} of ${formatCount(total, "machine")} shown`);
+    const offlineCount = grid.counts().get("offline") ?? 0;
+    setText(summary, shown === total ? `${formatCount(total, "machine")}, ${total - offlineCount} online` : `${shown} of ${formatCount(total, "machine")} shown`);
     if (!total) {
-      if (!empty.firstChild) fill(empty, emptyState("room", "No machine is in this room yet.", h("p", {}, mayOperate() ? "Import a list, or open a machine that has checked in and put it here." : "An operator imports them from a list.")));
+      if (!empty.firstChild) fill(empty, emptyState("room", "No machines in this room yet.", h("p", {}, mayOperate() ? "Import a list, or assign a machine that has checked in." : "An operator can import a list.")));
     } else if (empty.firstChild) fill(empty);
     if (open) {
       const { key, panel: shown } = open;
@@ -95,7 +95,7 @@ export async function show({ params, query, signal, live, reload }) {
 
   live.on("room", (data) => {
     if (data.room_id !== roomId) return;
-    tellTrouble(grid, data.machines);
+    announceFailures(grid, data.machines);
     grid.update(data.machines, data.full);
   }, signal);
 
@@ -125,8 +125,8 @@ export async function show({ params, query, signal, live, reload }) {
   };
 }
 
-/** Says which machine has just failed; what only moves on isn't said. @param {MachineGrid} grid @param {any[]} machines */
-function tellTrouble(grid, machines) {
+/** Announces machines that have just failed. @param {MachineGrid} grid @param {any[]} machines */
+function announceFailures(grid, machines) {
   for (const machine of machines) {
     const before = grid.tiles.get(machineKey(machine))?.machine.state;
     if (before && before !== machine.state && ["failed", "lost", "dropped"].includes(machine.state)) {
@@ -158,7 +158,7 @@ function followCasts(holder, roomId, signal) {
   }), signal);
 }
 
-/** Search, sort, size, and one button for each state that occurs. @param {MachineGrid} grid @param {string | null} firstState */
+/** Creates the toolbar: search, order, tile size, and a button per present state. @param {MachineGrid} grid @param {string | null} firstState */
 function toolbar(grid, firstState) {
   /** @type {Set<string>} */
   const chosen = new Set(firstState ? firstState.split(",") : []);
@@ -166,7 +166,7 @@ function toolbar(grid, firstState) {
   const chips = new Map();
   const search = h("input", { type: "search", class: "search", placeholder: "Search name, position, address", "aria-label": "Search machines" });
   const sort = h("select", { "aria-label": "Sort machines by" }, ["position", "name", "state"].map((key) => h("option", { value: key }, `Sort by ${key}`)));
-  sort.value = kept("room.sort", "position");
+  sort.value = getPreference("room.sort", "position");
   const dense = h("button", { type: "button", class: "button", "aria-pressed": "false" }, "Small tiles");
   const holder = h("div", { class: "chips", role: "group", "aria-label": "Show only" });
   const tools = { element: h("div", { class: "room-tools" }, h("div", { class: "toolbar" }, search, sort, dense), holder), onfilter: () => {}, refresh };
@@ -181,26 +181,26 @@ function toolbar(grid, firstState) {
   };
   search.addEventListener("input", filter);
   sort.addEventListener("change", () => {
-    keep("room.sort", sort.value);
+    setPreference("room.sort", sort.value);
     grid.setSort(sort.value);
   });
   dense.addEventListener("click", () => {
     const on = dense.getAttribute("aria-pressed") !== "true";
-    keep("room.dense", on ? "yes" : "no");
+    setPreference("room.dense", on ? "yes" : "no");
     setDense(on);
   });
-  setDense(kept("room.dense", "no") === "yes");
+  setDense(getPreference("room.dense", "no") === "yes");
   grid.setSort(sort.value);
   if (chosen.size) grid.setFilter(chosen, "");
 
   function refresh() {
     const counts = grid.counts();
-    for (const [state, look] of Object.entries(MACHINE_STATES)) {
+    for (const [state, stateLabel] of Object.entries(MACHINE_STATES)) {
       const number = counts.get(state) ?? 0;
       let chip = chips.get(state);
       if (!chip && (number || chosen.has(state))) {
         const count = h("span", { class: "chip-count" });
-        const button = h("button", { type: "button", class: "chip", "data-tone": look.tone, "aria-pressed": String(chosen.has(state)) }, icon(look.icon), look.label, count);
+        const button = h("button", { type: "button", class: "chip", "data-tone": stateLabel.tone, "aria-pressed": String(chosen.has(state)) }, icon(stateLabel.icon), stateLabel.label, count);
         button.addEventListener("click", () => {
           if (!chosen.delete(state)) chosen.add(state);
           button.setAttribute("aria-pressed", String(chosen.has(state)));

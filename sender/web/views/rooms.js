@@ -1,4 +1,4 @@
-/** The rooms. */
+/** The list of rooms. */
 
 import { all, create } from "../api.js";
 import { showDialog } from "../dialogs.js";
@@ -8,7 +8,7 @@ import { formatCount } from "../format.js";
 import { badge, emptyState, pageHead } from "../components.js";
 import { go, to } from "../router.js";
 import { mayOperate, overview, roomNames } from "../store.js";
-import { castLook, hasEnded } from "../words.js";
+import { castLabel, hasEnded } from "../labels.js";
 
 /**
  * @param {import("../app.js").PageContext} context
@@ -24,7 +24,7 @@ export async function show({ signal }) {
       const key = live ? `${live.cast.phase}${live.cast.paused}` : "";
       if (card.shown === key) continue;
       card.shown = key;
-      fill(card.status, live && badge(castLook(live.cast)));
+      fill(card.status, live && badge(castLabel(live.cast)));
     }
   }, signal);
   const element = h("div", {},
@@ -36,7 +36,7 @@ export async function show({ signal }) {
     }),
     rooms.length
       ? h("ul", { class: "room-cards", role: "list" }, [...cards.values()].map((card) => card.element))
-      : emptyState("room", "There is no room yet.", h("p", {}, "A room is a named set of machines: a classroom, a rack. Make one, then import its machines from a list.")));
+      : emptyState("room", "No rooms yet.", h("p", {}, "A room is a named set of machines, such as a classroom or a rack. Create one, then import its machines from a list.")));
   return { title: "Rooms", element };
 }
 
@@ -53,10 +53,10 @@ function roomCard(room) {
 
 async function newRoom() {
   await showDialog("New room", (close) => {
-    const name = field({ label: "Name", name: "name", required: true, hint: "For people, e.g. Lab 2.", attributes: { "data-autofocus": true, maxlength: 64 } });
-    const id = field({ label: "Short name", name: "room_id", required: true, hint: "Lower case letters, digits and hyphens: for addresses, metrics and the command line.", attributes: { pattern: "[a-z0-9]([a-z0-9\\-]*[a-z0-9])?", maxlength: 63 } });
+    const name = field({ label: "Name", name: "name", required: true, hint: "For example Lab 2.", attributes: { "data-autofocus": true, maxlength: 64 } });
+    const id = field({ label: "Short name", name: "room_id", required: true, hint: "Lower-case letters, digits and hyphens, for URLs, metrics and the command line.", attributes: { pattern: "[a-z0-9]([a-z0-9\\-]*[a-z0-9])?", maxlength: 63 } });
     const description = field({ label: "Description", name: "description", attributes: { maxlength: 1000 } });
-    const site = field({ label: "Site", name: "site", hint: "Only daemons that serve this site cast for the room. Leave it empty if there is one daemon." });
+    const site = field({ label: "Site", name: "site", hint: "Only daemons of this site cast to the room. Leave it empty with a single daemon." });
     let typed = false;
     id.input.addEventListener("input", () => { typed = true; });
     name.input.addEventListener("input", () => {
@@ -64,7 +64,7 @@ async function newRoom() {
     });
     const fields = [name, id, description, site];
     return form({
-      fields, content: fields.map((each) => each.element), submit: "Make the room",
+      fields, content: fields.map((each) => each.element), submit: "Create the room",
       cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, "Cancel"),
       onsubmit: async () => {
         const room = await create("/rooms", { room_id: id.input.value, name: name.input.value.trim(), description: description.input.value.trim(), site: site.input.value.trim() });

@@ -1,29 +1,29 @@
-/** Casts that are planned again and again. */
+/** Schedules: recurring casts. */
 
 import { all, change, create, remove } from "../api.js";
 import { confirmDialog, showDialog } from "../dialogs.js";
 import { h, icon } from "../dom.js";
 import { field, form, select } from "../forms.js";
-import { zoneHere } from "../format.js";
-import { notice, noticeError } from "../toasts.js";
+import { localTimeZone } from "../format.js";
+import { showToast, showError } from "../toasts.js";
 import { emptyState, pageHead, timeElement } from "../components.js";
 import { planFields, readChoices } from "../plan_fields.js";
 import { to } from "../router.js";
 import { mayOperate, roomName } from "../store.js";
-import { sentence } from "../words.js";
+import { sentence } from "../labels.js";
 
 /** @type {[string, string][]} */
 const DAYS = [["*", "every day"], ["1-5", "Monday to Friday"], ["1", "Mondays"], ["2", "Tuesdays"], ["3", "Wednesdays"], ["4", "Thursdays"], ["5", "Fridays"], ["6", "Saturdays"], ["0", "Sundays"]];
 
-/** @param {string} cron @returns {{day: [string, string], time: string} | null} null if it isn't one of the usual kinds */
+/** @param {string} cron @returns {{day: [string, string], time: string} | null} null for unusual cron lines */
 function usualTime(cron) {
   const match = /^(\d{1,2}) (\d{1,2}) \* \* (\S+)$/.exec(cron.trim());
   const day = match && DAYS.find(([key]) => key === match[3]);
   return match && day ? { day, time: `${match[2].padStart(2, "0")}:${match[1].padStart(2, "0")}` } : null;
 }
 
-/** @param {string} cron @returns {string} in words, where it is one of the usual kinds */
-function cronWords(cron) {
+/** @param {string} cron @returns {string} as text for usual cron lines, otherwise unchanged */
+function cronText(cron) {
   const usual = usualTime(cron);
   return usual ? `${usual.day[1]} at ${usual.time}` : cron;
 }
@@ -41,7 +41,7 @@ export async function show({ signal, reload }) {
       pageHead("Schedules", { actions: mayOperate() && h("button", { type: "button", class: "button primary", onclick: () => editSchedule(null, images, rooms, signal, reload) }, icon("plus"), "New schedule") }),
       schedules.length
         ? h("ul", { class: "schedule-cards", role: "list" }, schedules.map((schedule) => scheduleCard(schedule, names, () => editSchedule(schedule, images, rooms, signal, reload), reload)))
-        : emptyState("schedule", "Nothing is scheduled.", h("p", {}, "A schedule casts an image to a room again and again: every night, every Friday."))),
+        : emptyState("schedule", "No schedules yet.", h("p", {}, "A schedule casts an image to a room repeatedly, such as every night or every Friday."))),
   };
 }
 
@@ -50,30 +50,30 @@ function scheduleCard(schedule, names, edit, done) {
   const toggle = async () => {
     try {
       await change(pathOf(schedule), { enabled: !schedule.enabled });
-      notice(schedule.enabled ? `${schedule.name} rests` : `${schedule.name} is on`);
+      showToast(schedule.enabled ? `${schedule.name} disabled` : `${schedule.name} enabled`);
       done();
     } catch (error) {
-      noticeError(error);
+      showError(error);
     }
   };
   const drop = async () => {
-    if (!(await confirmDialog({ title: `Remove ${schedule.name}?`, text: "It casts no more. Casts that it made stay in history.", yes: "Remove the schedule", danger: true }))) return;
+    if (!(await confirmDialog({ title: `Remove ${schedule.name}?`, text: "It creates no more casts. Its previous casts stay in history.", yes: "Remove the schedule", danger: true }))) return;
     try {
       await remove(pathOf(schedule));
-      notice(`${schedule.name} is removed`);
+      showToast(`${schedule.name} removed`);
       done();
     } catch (error) {
-      noticeError(error);
+      showError(error);
     }
   };
   const image = names.get(schedule.plan.image_id) ?? schedule.plan.image_id.slice(0, 8);
   return h("li", { class: "card schedule-card", "data-tone": schedule.enabled ? "busy" : "off" },
     h("div", { class: "schedule-head" }, h("div", {}, h("h2", {}, schedule.name), h("p", { class: "muted" }, `${image} → ${roomName(schedule.plan.room_id)}`)),
-      mayOperate() ? h("button", { type: "button", class: "switch", role: "switch", "aria-checked": String(schedule.enabled), onclick: toggle, "aria-label": `${schedule.name} is on` }, h("span", { class: "switch-knob" })) : h("span", { class: "muted" }, schedule.enabled ? "on" : "off")),
+      mayOperate() ? h("button", { type: "button", class: "switch", role: "switch", "aria-checked": String(schedule.enabled), onclick: toggle, "aria-label": `${schedule.name} enabled` }, h("span", { class: "switch-knob" })) : h("span", { class: "muted" }, schedule.enabled ? "on" : "off")),
     schedule.problem && h("div", { class: "alert", "data-tone": "bad" }, icon("warning"), h("p", {}, sentence(schedule.problem))),
     h("dl", { class: "pairs" },
-      pair("When", [cronWords(schedule.cron), h("span", { class: "muted" }, ` · ${schedule.time_zone}`)]),
-      pair("Next", schedule.enabled ? [timeElement(schedule.next_at), schedule.next_at && schedule.time_zone !== zoneHere() && h("span", { class: "muted" }, ` · ${zoneHere()}`)] : "not while it is off"),
+      pair("When", [cronText(schedule.cron), h("span", { class: "muted" }, ` · ${schedule.time_zone}`)]),
+      pair("Next", schedule.enabled ? [timeElement(schedule.next_at), schedule.next_at && schedule.time_zone !== localTimeZone() && h("span", { class: "muted" }, ` · ${localTimeZone()}`)] : "disabled"),
       schedule.last_cast_id && pair("Last cast", h("a", { href: to(["casts", schedule.last_cast_id]) }, schedule.last_cast_id))),
     mayOperate() && h("div", { class: "actions" }, h("button", { type: "button", class: "button", onclick: edit }, icon("edit"), "Edit"), h("button", { type: "button", class: "button", onclick: drop }, icon("trash"), "Remove")));
 }
@@ -86,15 +86,15 @@ function pair(label, value) {
   return h("div", {}, h("dt", {}, label), h("dd", {}, value));
 }
 
-/** @param {any} known null: a new one @param {any[]} images @param {any[]} rooms @param {AbortSignal} signal @param {() => void} done */
+/** @param {any} known null for a new schedule @param {any[]} images @param {any[]} rooms @param {AbortSignal} signal @param {() => void} done */
 async function editSchedule(known, images, rooms, signal, done) {
   await showDialog(known ? `Edit ${known.name}` : "New schedule", (close) => {
     const usual = known ? usualTime(known.cron) : { day: DAYS[1], time: "22:00" };
-    const title = field({ label: "Name", name: "name", required: true, value: known?.name, hint: "For people, e.g. Friday refresh.", attributes: { "data-autofocus": true, maxlength: 64 } });
-    const day = field({ label: "Day", name: "day", input: select({ name: "day", options: [...DAYS, ["cron", "as a cron line"]], value: usual?.day[0] ?? "cron" }) });
+    const title = field({ label: "Name", name: "name", required: true, value: known?.name, hint: "For example Friday refresh.", attributes: { "data-autofocus": true, maxlength: 64 } });
+    const day = field({ label: "Day", name: "day", input: select({ name: "day", options: [...DAYS, ["cron", "cron expression"]], value: usual?.day[0] ?? "cron" }) });
     const time = field({ label: "Time", name: "time", type: "time", value: usual?.time ?? "22:00", required: true });
-    const cron = field({ label: "Cron line", name: "cron", hint: "Five fields: minute, hour, day of month, month, day of week.", value: known?.cron ?? "0 22 * * 1-5", attributes: { spellcheck: "false" } });
-    const zone = field({ label: "Time zone", name: "time_zone", required: true, value: known?.time_zone ?? zoneHere(), hint: "As in Europe/Berlin.", attributes: { spellcheck: "false" } });
+    const cron = field({ label: "Cron expression", name: "cron", hint: "Five fields: minute, hour, day of month, month, day of week.", value: known?.cron ?? "0 22 * * 1-5", attributes: { spellcheck: "false" } });
+    const zone = field({ label: "Time zone", name: "time_zone", required: true, value: known?.time_zone ?? localTimeZone(), hint: "For example Europe/Berlin.", attributes: { spellcheck: "false" } });
     const showKind = () => {
       cron.element.hidden = day.input.value !== "cron";
       time.element.hidden = day.input.value === "cron";
@@ -106,8 +106,8 @@ async function editSchedule(known, images, rooms, signal, done) {
     return form({
       fields: [title, day, time, cron, zone, ...plan.fields],
       content: [title.element, h("div", { class: "field-row" }, day.element, time.element, cron.element, zone.element), plan.element],
-      submit: known ? "Save" : "Make the schedule",
-      cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, known ? "Leave it" : "Cancel"),
+      submit: known ? "Save" : "Create the schedule",
+      cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, "Cancel"),
       onsubmit: async () => {
         const [hour, minute] = time.input.value.split(":").map(Number);
         const line = day.input.value === "cron" ? cron.input.value.trim() : `${minute} ${hour} * * ${day.input.value}`;
@@ -116,7 +116,7 @@ async function editSchedule(known, images, rooms, signal, done) {
         if (known) await change(pathOf(known), wanted);
         else await create("/schedules", { ...wanted, enabled: true });
         close(true);
-        notice(known ? "The schedule is saved" : "The schedule is made");
+        showToast(known ? "Schedule saved" : "Schedule created");
         done();
       },
     });

@@ -1,15 +1,14 @@
-/** Tokens: who may look, operate, or enrol machines. */
+/** Tokens with their roles: view, operate, enrol. */
 
 import { all, create, remove } from "../api.js";
 import { confirmDialog, showDialog } from "../dialogs.js";
 import { h, icon } from "../dom.js";
 import { choices, field, form } from "../forms.js";
-import { announce, notice, noticeError } from "../toasts.js";
+import { announce, showToast, showError } from "../toasts.js";
 import { agoElement, dataTable, emptyState, pageHead, timeElement } from "../components.js";
+import { ROLES } from "../labels.generated.js";
 import { server } from "../store.js";
 
-/** @type {Record<string, string>} */
-const ROLES = { view: "View", operate: "Operate", enrol: "Enrol" };
 
 /**
  * @param {import("../app.js").PageContext} context
@@ -22,10 +21,10 @@ export async function show({ signal, reload }) {
     title: "Tokens",
     element: h("div", {},
       pageHead("Tokens", {
-        lead: open ? "This daemon listens on this machine only and asks nobody for a token. One that others reach demands them." : "Who may look, operate, or check machines in.",
+        lead: open ? "This daemon listens on this machine only and requires no tokens. A daemon that other machines can reach requires them." : "Access for viewers, operators and agents.",
         actions: h("button", { type: "button", class: "button primary", onclick: () => newToken(reload) }, icon("plus"), "New token"),
       }),
-      h("div", { class: "card" }, tokens.length ? dataTable("Tokens", columns(reload), tokens).element : emptyState("token", "There is no token yet."))),
+      h("div", { class: "card" }, tokens.length ? dataTable("Tokens", columns(reload), tokens).element : emptyState("token", "No tokens yet."))),
   };
 }
 
@@ -33,7 +32,7 @@ export async function show({ signal, reload }) {
 function columns(done) {
   return [
     { label: "Name", class: "main", cell: (token) => [token.name, token.expires_at && h("p", { class: "small muted phone-only" }, "until ", timeElement(token.expires_at))] },
-    { label: "Role", cell: (token) => ROLES[token.role] ?? token.role },
+    { label: "Role", cell: (token) => ROLES[token.role]?.text ?? token.role },
     { label: "Expires", class: "wide-only", cell: (token) => timeElement(token.expires_at, "never") },
     { label: "Last used", class: "wide-only", cell: (token) => agoElement(token.last_used_at) },
     { label: "Created", class: "wide-only", cell: (token) => [timeElement(token.created_at), ` by ${token.created_by}`] },
@@ -43,32 +42,28 @@ function columns(done) {
 
 /** @param {any} token @param {() => void} done */
 async function revoke(token, done) {
-  const sure = await confirmDialog({ title: `Revoke ${token.name}?`, text: "Whoever uses it is locked out at once. It can't be taken back.", yes: "Revoke the token", danger: true });
+  const sure = await confirmDialog({ title: `Revoke ${token.name}?`, text: "Its users lose access at once. This can't be undone.", yes: "Revoke the token", danger: true });
   if (!sure) return;
   try {
     await remove(`/tokens/${encodeURIComponent(token.token_id)}`);
-    notice(`${token.name} is revoked`);
+    showToast(`${token.name} revoked`);
     done();
   } catch (error) {
-    noticeError(error);
+    showError(error);
   }
 }
 
 /** @param {() => void} done */
 async function newToken(done) {
   const made = await showDialog("New token", (close) => {
-    const name = field({ label: "Name", name: "name", required: true, hint: "Who or what uses it: it stands in audit.", attributes: { "data-autofocus": true, maxlength: 64 } });
+    const name = field({ label: "Name", name: "name", required: true, hint: "Its user, as shown in the audit log.", attributes: { "data-autofocus": true, maxlength: 64 } });
     const expires = field({ label: "Expires", name: "expires_at", type: "date", hint: "Empty: never." });
     const role = choices({
       legend: "Role", name: "role", value: "view",
-      options: [
-        { value: "view", label: "View", hint: "Sees everything, changes nothing." },
-        { value: "operate", label: "Operate", hint: "Sees and changes everything." },
-        { value: "enrol", label: "Enrol", hint: "For agents: checks a machine in and gets its cast, nothing else." },
-      ],
+      options: Object.entries(ROLES).map(([value, { text, hint }]) => ({ value, label: text, hint })),
     });
     return form({
-      fields: [name, expires], content: [name.element, role.element, expires.element], submit: "Make the token",
+      fields: [name, expires], content: [name.element, role.element, expires.element], submit: "Create the token",
       cancel: h("button", { type: "button", class: "button", onclick: () => close(null) }, "Cancel"),
       onsubmit: async () => {
         const at = expires.input.value ? new Date(`${expires.input.value}T23:59:59`).toISOString() : null;
@@ -84,22 +79,22 @@ async function newToken(done) {
 /** @param {{token: any, secret: string}} made */
 async function showSecret({ token, secret }) {
   await showDialog(`Token ${token.name}`, (close) => {
-    const box = h("input", { type: "text", class: "secret", readonly: true, value: secret, "aria-label": "The token's secret", "data-autofocus": true });
+    const box = h("input", { type: "text", class: "secret", readonly: true, value: secret, "aria-label": "Secret of the token", "data-autofocus": true });
     box.addEventListener("focus", () => box.select());
     const copy = async () => {
       try {
         await navigator.clipboard.writeText(secret);
         announce("Copied");
-        notice("Copied", "info");
+        showToast("Copied", "info");
       } catch {
-        box.select(); // a page on plain HTTP may not write to the clipboard: the person does
-        notice("Press Ctrl+C to copy it", "info");
+        box.select(); // a page on plain HTTP may not write to the clipboard
+        showToast("Press Ctrl+C to copy it", "info");
       }
     };
     return [
-      h("div", { class: "alert", "data-tone": "warn" }, icon("warning"), h("p", {}, "This is shown once. Nobody can read it again, not even the daemon.")),
+      h("div", { class: "alert", "data-tone": "warn" }, icon("warning"), h("p", {}, "The secret is shown only once, and the daemon doesn't store it.")),
       h("div", { class: "secret-row" }, box, h("button", { type: "button", class: "button", onclick: copy }, icon("copy"), "Copy")),
-      h("div", { class: "dialog-actions" }, h("button", { type: "button", class: "button primary", onclick: () => close(true) }, "I have kept it")),
+      h("div", { class: "dialog-actions" }, h("button", { type: "button", class: "button primary", onclick: () => close(true) }, "I have saved it")),
     ];
   });
 }

@@ -1,0 +1,62 @@
+"""The dashboard's labels, written as a JavaScript module from the tables of sender/labels.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sender import labels
+from sender.labels import ChoiceLabel, StateLabel
+
+_HEAD = "/** Labels of states, choices and advice. Generated from sender/labels.py by `make docs`: don't edit. */\n"
+
+
+def render() -> str:
+    """Return the module: one constant per table, keyed by the values that the API returns."""
+    tables: dict[str, tuple[str, Any]] = {
+        "MACHINE_STATES": (
+            "Machine states, those that need attention first.",
+            _states(labels.MACHINE_STATES),
+        ),
+        "CAST_PHASES": ("Phases of a cast.", _states(labels.CAST_PHASES)),
+        "PAUSED": ("Shown in place of the phase while a live cast is paused.", _state(labels.PAUSED)),
+        "IMAGE_STATES": ("States of an image in the library.", _states(labels.IMAGE_STATES)),
+        "ROLES": ("Roles of tokens.", _choices(labels.ROLES)),
+        "SLOW_POLICIES": ("Policies for stragglers.", _choices(labels.SLOW_POLICIES)),
+        "BOTTLENECKS": ("Bottlenecks that a machine reports.", _texts(labels.MACHINE_BOTTLENECKS)),
+        "PROBLEM_KINDS": ("Kinds of problems that a daemon reports.", _texts(labels.PROBLEM_KINDS)),
+        "MISSING_ERRORS": ("Reasons for machines that reported no error.", _texts(labels.MISSING_ERRORS)),
+        "STATE_ADVICE": ("The next step by the state of a machine.", _texts(labels.STATE_ADVICE)),
+        "EXIT_CODE_ADVICE": ("The next step by the exit code of an agent.", labels.exit_code_advice()),
+    }
+    kinds = {"PAUSED": "{text: string, tone: string}", "EXIT_CODE_ADVICE": "Record<number, string>"}
+    parts = [_HEAD]
+    for name, (description, table) in tables.items():
+        kind = kinds.get(name) or _kind(table)
+        text = json.dumps(table, indent=2, ensure_ascii=False)
+        parts.append(f"/** {description} @type {{{kind}}} */\nexport const {name} = {text};\n")
+    return "\n".join(parts)
+
+
+def _kind(table: Mapping[Any, Any]) -> str:
+    first = next(iter(table.values()))
+    if isinstance(first, str):
+        return "Record<string, string>"
+    return "Record<string, {" + ", ".join(f"{name}: string" for name in first) + "}>"
+
+
+def _state(label: StateLabel) -> dict[str, str]:
+    return {"text": label.text, "tone": label.tone.value}
+
+
+def _states(table: Mapping[Any, StateLabel]) -> dict[str, dict[str, str]]:
+    return {str(key): _state(label) for key, label in table.items()}
+
+
+def _choices(table: Mapping[Any, ChoiceLabel]) -> dict[str, dict[str, str]]:
+    return {str(key): {"text": label.text, "hint": label.hint} for key, label in table.items()}
+
+
+def _texts(table: Mapping[Any, str]) -> dict[str, str]:
+    return {str(key): text for key, text in table.items()}

@@ -1,0 +1,224 @@
+/** Labels of states, choices and advice. Generated from sender/labels.py by `make docs`: don't edit. */
+
+/** Machine states, those that need attention first. @type {Record<string, {text: string, tone: string}>} */
+export const MACHINE_STATES = {
+  "failed": {
+    "text": "Failed",
+    "tone": "bad"
+  },
+  "lost": {
+    "text": "Lost",
+    "tone": "bad"
+  },
+  "absent": {
+    "text": "Absent",
+    "tone": "bad"
+  },
+  "dropped": {
+    "text": "Dropped",
+    "tone": "bad"
+  },
+  "slow": {
+    "text": "Slow",
+    "tone": "warn"
+  },
+  "tail": {
+    "text": "Straggler",
+    "tone": "warn"
+  },
+  "receiving": {
+    "text": "Receiving",
+    "tone": "busy"
+  },
+  "joined": {
+    "text": "Joined",
+    "tone": "soft"
+  },
+  "assigned": {
+    "text": "Assigned",
+    "tone": "soft"
+  },
+  "complete": {
+    "text": "Complete",
+    "tone": "good"
+  },
+  "idle": {
+    "text": "Ready",
+    "tone": "calm"
+  },
+  "offline": {
+    "text": "Offline",
+    "tone": "off"
+  }
+};
+
+/** Phases of a cast. @type {Record<string, {text: string, tone: string}>} */
+export const CAST_PHASES = {
+  "planned": {
+    "text": "Planned",
+    "tone": "calm"
+  },
+  "gathering": {
+    "text": "Gathering",
+    "tone": "soft"
+  },
+  "casting": {
+    "text": "Casting",
+    "tone": "busy"
+  },
+  "tail": {
+    "text": "Finishing stragglers",
+    "tone": "warn"
+  },
+  "done": {
+    "text": "Done",
+    "tone": "good"
+  },
+  "failed": {
+    "text": "Failed",
+    "tone": "bad"
+  },
+  "cancelled": {
+    "text": "Cancelled",
+    "tone": "calm"
+  }
+};
+
+/** Shown in place of the phase while a live cast is paused. @type {{text: string, tone: string}} */
+export const PAUSED = {
+  "text": "Paused",
+  "tone": "warn"
+};
+
+/** States of an image in the library. @type {Record<string, {text: string, tone: string}>} */
+export const IMAGE_STATES = {
+  "available": {
+    "text": "Available",
+    "tone": "good"
+  },
+  "remote": {
+    "text": "Not fetched yet",
+    "tone": "calm"
+  },
+  "fetching": {
+    "text": "Fetching",
+    "tone": "busy"
+  },
+  "damaged": {
+    "text": "Damaged",
+    "tone": "bad"
+  },
+  "gone": {
+    "text": "Gone",
+    "tone": "off"
+  }
+};
+
+/** Roles of tokens. @type {Record<string, {text: string, hint: string}>} */
+export const ROLES = {
+  "view": {
+    "text": "View",
+    "hint": "Sees everything except secrets."
+  },
+  "operate": {
+    "text": "Operate",
+    "hint": "Sees and changes everything."
+  },
+  "enrol": {
+    "text": "Enrol",
+    "hint": "For agents: checks in a machine and gets its cast, nothing else."
+  }
+};
+
+/** Policies for stragglers. @type {Record<string, {text: string, hint: string}>} */
+export const SLOW_POLICIES = {
+  "demote": {
+    "text": "Finish stragglers afterwards",
+    "hint": "The others continue at full rate."
+  },
+  "wait": {
+    "text": "Wait for stragglers",
+    "hint": "The cast runs at the pace of the slowest machine."
+  },
+  "drop": {
+    "text": "Drop stragglers",
+    "hint": "The cast continues without them, and they fail."
+  }
+};
+
+/** Bottlenecks that a machine reports. @type {Record<string, string>} */
+export const BOTTLENECKS = {
+  "network": "its network link",
+  "socket": "its processor (socket queue)",
+  "decode": "its processor",
+  "disk": "its disk",
+  "source": "the sender's disk",
+  "sender": "the sender's processor",
+  "ceiling": "the rate limit",
+  "none": ""
+};
+
+/** Kinds of problems that a daemon reports. @type {Record<string, string>} */
+export const PROBLEM_KINDS = {
+  "database": "Database",
+  "library": "Image library",
+  "cast": "Cast",
+  "disk": "Disk",
+  "clock": "Clock"
+};
+
+/** Reasons for machines that reported no error. @type {Record<string, string>} */
+export const MISSING_ERRORS = {
+  "failed": "It failed without reporting a reason.",
+  "lost": "The sender no longer hears from it.",
+  "absent": "It never joined the cast.",
+  "dropped": "The cast dropped it because it was too slow.",
+  "slow": "It is falling behind the group.",
+  "tail": "It is much slower than the group, which doesn't wait for it."
+};
+
+/** The next step by the state of a machine. @type {Record<string, string>} */
+export const STATE_ADVICE = {
+  "failed": "Fix the cause, then cast again to this machine: blocks already on its disk are kept.",
+  "lost": "Check that it is switched on and its network cable is in. If it returns while the cast runs, it resumes automatically.",
+  "absent": "Check that it is switched on and its agent runs, then cast again to this machine.",
+  "dropped": "Cast again to this machine alone, or choose “finish stragglers afterwards”.",
+  "slow": "Nothing yet: if it stays slow, the cast's policy for stragglers applies.",
+  "tail": "Nothing: the cast finishes it after the others, at its own rate."
+};
+
+/** The next step by the exit code of an agent. @type {Record<number, string>} */
+export const EXIT_CODE_ADVICE = {
+  "10": "Correct the agent's options on the machine, then cast again. Nothing was written.",
+  "11": "Check the machine's network interface and cable, then restart the agent.",
+  "12": "Correct the agent's options on the machine, then cast again. Nothing was written.",
+  "13": "Correct the agent's options on the machine, then cast again. Nothing was written.",
+  "20": "Check the image with diskcast verify, then cast it again.",
+  "21": "Check the image with diskcast verify, then cast it again.",
+  "22": "Pack or fetch the image again, then cast it again.",
+  "23": "Check the image with diskcast verify, then cast it again.",
+  "24": "Don't change the image file during a cast. Cast it again.",
+  "25": "Check the image with diskcast verify, then cast it again.",
+  "30": "Check the machine's disk settings. Nothing was written.",
+  "31": "Use a larger disk, or an image of a smaller disk. Nothing was written.",
+  "32": "Choose another target disk for this machine. Nothing was written.",
+  "33": "Unmount the disk, or boot the machine from the network, then cast again. Nothing was written.",
+  "34": "Boot the machine from the network or a USB stick so that its disk is free. Nothing was written.",
+  "35": "Remove the disk's write protection, then cast again. Nothing was written.",
+  "36": "Choose one disk with the agent's --target, then cast again. Nothing was written.",
+  "37": "Use an image made for disks like this one. Nothing was written.",
+  "38": "The image is on the disk and verified. Run diskcast-agent restore with the same fit options, or check the disk's size.",
+  "40": "Check the network between sender and machine, then cast again. Verified blocks are kept.",
+  "41": "Check the machine's network and the switch's multicast settings, then cast again.",
+  "42": "Check the network between sender and machine, then cast again. Verified blocks are kept.",
+  "43": "Cast again when you are ready. Verified blocks are kept.",
+  "44": "Fix the cause that the cast reports, then cast again. Verified blocks are kept.",
+  "45": "Check the cast's message about this machine; its agent may be too old.",
+  "46": "Choose one cast with the agent's --cast, or use another multicast group.",
+  "47": "Cast again to this machine alone, or choose “finish stragglers afterwards”.",
+  "50": "Its disk failed to read or write. Check its health (smartctl) and its cable; replace it if this happens again.",
+  "51": "Its disk returned other bytes than were written. Don't trust it: replace the disk, then cast again.",
+  "70": "Update the agent and the sender to the same version, then cast again.",
+  "71": "Update the agent and the sender to the same version, then cast again.",
+  "72": "Update the agent and the sender to the same version, then cast again."
+};
