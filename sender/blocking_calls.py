@@ -38,7 +38,7 @@ def start_blocking_call(function: Callable[[], _Result], name: str) -> asyncio.F
             result = function()
         except BaseException as error:  # noqa: BLE001  the future's awaiter gets it
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has stopped meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has stopped in the meantime
             loop.call_soon_threadsafe(finish, result, failure)
 
     threading.Thread(target=run, name=name, daemon=True).start()

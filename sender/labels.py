@@ -24,7 +24,7 @@ from sender.store.records.problems import ProblemKind
 
 
 class Tone(enum.StrEnum):
-    """The colour that a label is shown in: one per kind of news, whatever the theme makes of it."""
+    """The colour that a label is shown in: one per kind of state, independent of the theme."""
 
     GOOD = "good"
     BUSY = "busy"

@@ -1,7 +1,7 @@
 """A watchdog for disk calls that never return.
 
-A thread inside a system call can't be interrupted, so the program must end around it. A merely slow call mustn't end
-anything: kernels retry unanswered requests for minutes.
+A thread inside a system call can't be interrupted, so the program must exit without it. A slow call is no reason to:
+kernels retry unanswered requests for minutes.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class ReadBack:
     """
 
     def __init__(self, path: Path, fd: int, mode: ReadBackMode) -> None:
-        """DeviceUse :func:`open_read_back`."""
+        """Use :func:`open_read_back`."""
         self.path = path
         self.fd = fd
         self.mode = mode

@@ -48,7 +48,7 @@ class Target:
         created: bool,
         device: BlockDevice | None = None,
     ) -> None:
-        """DeviceUse :func:`receiver.target.open_target.open_target`."""
+        """Use :func:`receiver.target.open_target.open_target`."""
         self.path = path
         self.fd = fd
         self.read_back = read_back

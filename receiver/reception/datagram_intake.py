@@ -54,7 +54,7 @@ class DatagramIntake:
             arrived_at = None if batch.age_s is None else trio.current_time() - batch.age_s
             if loss is not None:
                 frames, datagrams = loss.filter_frames(frames), loss.filter_datagrams(datagrams)
-                arrived_at, aged_row = None, -1  # the row with the time stamp may be gone
+                arrived_at, aged_row = None, -1  # the row with the time stamp may have been dropped
             session.receive_frames_untrusted(frames, now, arrived_at=arrived_at, arrived_row=aged_row)
             for datagram in datagrams:
                 session.receive_datagram_untrusted(datagram, now)

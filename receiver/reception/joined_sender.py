@@ -64,7 +64,7 @@ class JoinedSender:
             raise
 
     async def report_completion(self, report: CompletionReport, timeout_s: float) -> bool:
-        """Report the end; return whether the sender took the report, on which the target doesn't depend."""
+        """Report the end; return whether the sender accepted the report. The target doesn't depend on it."""
         complete = functools.partial(self._link.control.complete, self._grant, report)
         with trio.move_on_after(timeout_s):
             try:

@@ -34,7 +34,7 @@ class ImageSource:
     """
 
     def __init__(self, path: Path, fd: int) -> None:
-        """DeviceUse :func:`open_image`."""
+        """Use :func:`open_image`."""
         self.path = path
         self._fd = fd
         header = parse_header_untrusted(os.pread(fd, PAGE_BYTES, 0))

@@ -4,7 +4,7 @@
 
               no cast                          a cast for this machine
     ┌─► check in, and wait ───────────────────────────► receive ──► verified or failed ───┐
-    │   (long poll; retried for ever while              meanwhile: check in every few     │
+    │   (long poll; retried forever while               meanwhile: check in every few     │
     │   no daemon is available)                         seconds, follow the cast when     │
     │                                                   another daemon takes it over      │
     └───────── each check-in reports the last result until a daemon has recorded it ◄─────┘
@@ -143,7 +143,7 @@ class AgentService:
         return self._status if receiver is None else receiver.status()
 
     async def run(self) -> None:
-        """Run for ever; with ``exit_after_success`` until a cast has succeeded and its result is recorded or timed out.
+        """Run until a cast has succeeded, with ``exit_after_success``, and its result is recorded; otherwise forever.
 
         Raises:
             ServerRefusedError: a daemon refuses this agent's token.

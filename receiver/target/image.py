@@ -41,7 +41,7 @@ SCAN_STEP_BYTES: Final = 32 * MIB
 class TargetImage:
     """One image on its way to one target, over as many runs of the sender as it takes.
 
-    Methods that block say so; they are called from worker threads, all others from the trio thread.
+    Methods that block are documented as blocking and called from worker threads, all others from the trio thread.
 
     Attributes:
         manifest: None until :meth:`take_manifest`.

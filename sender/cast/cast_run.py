@@ -60,11 +60,11 @@ class CastResult:
 class CastRun:
     """A cast in an event loop. Every task and thread that it starts ends with :meth:`run`.
 
-    Its methods belong to the event loop; only ``shared`` may be used from other threads.
+    Use it on the event loop; only ``locked_session`` may be used from other threads.
 
     Attributes:
         parameters: the parameters that every receiver gets.
-        shared: the session.
+        locked_session: the session.
         transmitter: sends the datagrams.
         feedback: receives NACKs and REPORTs.
     """
@@ -104,9 +104,9 @@ class CastRun:
         def wake() -> None:
             loop.call_soon_threadsafe(self._wake.set)
 
-        self.shared = LockedSession(session, wake)
-        self.transmitter = Transmitter(sockets.data, parameters, self.shared, self._queue)
-        self.feedback = FeedbackPort(sockets.feedback, self.shared)
+        self.locked_session = LockedSession(session, wake)
+        self.transmitter = Transmitter(sockets.data, parameters, self.locked_session, self._queue)
+        self.feedback = FeedbackPort(sockets.feedback, self.locked_session)
         self._blocks = BlockLoader(image, parameters)
 
     @property
@@ -123,8 +123,10 @@ class CastRun:
         Raises:
             DiskcastError: the sender itself failed; the room has been notified.
         """
-        encoder = Encoder(self.parameters, self.shared, self._blocks, self._queue)
-        api = ControlApi(self.shared, self.parameters, self._image.manifest, self._fail, self._match_machine)
+        encoder = Encoder(self.parameters, self.locked_session, self._blocks, self._queue)
+        api = ControlApi(
+            self.locked_session, self.parameters, self._image.manifest, self._fail, self._match_machine
+        )
         server = ControlServer(api.application(), self._sockets.control)
         conflicts = ConflictWatch(
             self._sockets.announcements,
@@ -166,7 +168,7 @@ class CastRun:
 
     def interrupt(self) -> None:
         """Cancel and notify the room; a second call stops without waiting for that."""
-        with self.shared.read() as (session, _now):
+        with self.locked_session.read() as (session, _now):
             ended = session.state is CastState.ENDED
         if self._cancelled or ended:
             self._aborted = True
@@ -177,7 +179,7 @@ class CastRun:
     def cancel(self, reason: str) -> None:
         """End the cast and notify the room."""
         self._cancelled = True
-        with self.shared.update() as (session, now):
+        with self.locked_session.update() as (session, now):
             session.end(SessionOutcome.CANCELLED, reason, now)
         self._wake.set()
 
@@ -189,36 +191,36 @@ class CastRun:
 
     def start_now(self) -> None:
         """Start casting without waiting for more receivers."""
-        with self.shared.update() as (session, _now):
+        with self.locked_session.update() as (session, _now):
             session.start_casting()
         self._wake.set()
 
     def stop_waiting_for(self, count: int) -> None:
         """Wait for ``count`` receivers fewer than the policy requires."""
-        with self.shared.update() as (session, _now):
+        with self.locked_session.update() as (session, _now):
             session.stop_waiting_for(count)
         self._wake.set()
 
     def pause(self) -> None:
         """Send no data until :meth:`resume`."""
-        with self.shared.update() as (session, _now):
+        with self.locked_session.update() as (session, _now):
             session.pause()
 
     def resume(self) -> None:
         """Resume after :meth:`pause`."""
-        with self.shared.update() as (session, now):
+        with self.locked_session.update() as (session, now):
             session.resume(now)
         self._wake.set()
 
     def set_rate_ceiling(self, bytes_per_s: float) -> None:
         """Limit the rate from now on."""
-        with self.shared.update() as (session, _now):
+        with self.locked_session.update() as (session, _now):
             session.set_rate_ceiling(bytes_per_s)
 
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _result(self) -> CastResult:
-        with self.shared.read() as (session, now):
+        with self.locked_session.read() as (session, now):
             summary = CastSummary.of(session, now)
         if self._abandoned:
             return CastResult(summary, cancelled=False, abandoned=True)
@@ -234,7 +236,7 @@ class CastRun:
         finished = False
         while not (finished or self._abandoned):
             self._wake.clear()
-            with self.shared.update() as (session, now):
+            with self.locked_session.update() as (session, now):
                 if self._aborted:
                     session.end(SessionOutcome.CANCELLED, "cancelled by the operator", now)
                     while not session.finished:  # send the remaining EOTs without pauses
@@ -252,7 +254,7 @@ class CastRun:
                 self._reporter.progress(view)
             if not finished:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self.shared.arm_timer())
+                    await asyncio.wait_for(self._wake.wait(), self.locked_session.arm_timer())
 
     @staticmethod
     def _receiver_name(session: SenderSession, event: SenderEvent) -> str | None:
@@ -295,10 +297,10 @@ class CastRun:
         """End the cast for an error of the sender, notify the room, and raise the first error at the end."""
         if self._failure is None:
             self._failure = error
-            with self.shared.update() as (session, now):
+            with self.locked_session.update() as (session, now):
                 session.end(SessionOutcome.FAILED, str(error), now)
 
     def _close(self) -> None:
         """Make both threads return."""
-        self.shared.close()
+        self.locked_session.close()
         self._queue.close()

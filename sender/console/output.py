@@ -92,9 +92,9 @@ class Output:
         if shown:
             self.table(shown, columns)
         else:
-            say(nothing)
+            print_message(nothing)
         if more:
-            say(f"showing the first {len(shown)}; use --limit N or --all for more")
+            print_message(f"showing the first {len(shown)}; use --limit N or --all for more")
 
     def table(self, records: Iterable[T], columns: Sequence[Column[T]]) -> None:
         """Print a table without frames; columns without any text are left out."""
@@ -158,7 +158,7 @@ def emit(event: str, **fields: Any) -> None:
     click.echo(json.dumps({"event": event, **fields}))
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a message to stderr; stdout is for results."""
     click.echo(printable(text), err=True)
 

@@ -98,18 +98,21 @@ def create(
       diskcast tokens create anna --role operate --expires 90d --output ~/.config/diskcast/token
       diskcast tokens create lab-agents --role enrol --output agents.token
     """  # noqa: D301
-    from sender.console.output import say
     from sender.console.time_parsing import parse_in
     from sender.store.records.access import NewToken
 
     expires_at = None if expires is None else parse_in(expires, datetime.now(UTC))
     body = {"name": name, "role": role, "expires_at": None if expires_at is None else expires_at.isoformat()}
     if secret_path is None:
+        from sender.console.output import print_message
+
         created = client.create("/tokens", NewToken, body)
         if output.json_lines:
             output.done("", created.token, secret=created.secret)
             return
-        say(f"token {created.token.name} ({created.token.role.value}); its secret is shown only this once:")
+        print_message(
+            f"token {created.token.name} ({created.token.role.value}); its secret is shown only this once:"
+        )
         click.echo(created.secret)
         return
     with _new_secret_file(secret_path) as write:  # first: don't create a token whose secret can't be saved

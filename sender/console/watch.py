@@ -22,12 +22,12 @@ from sender.cast.reporting.reporter import JSON_INTERVAL_S, LIVE_INTERVAL_S, PLA
 from sender.console.client import EVENTS_SILENCE_S, Client, server_events, to_json
 from sender.console.live_records import LiveCastUpdate
 from sender.console.lookup import path
-from sender.console.output import Output, emit, new_console, printable, say
+from sender.console.output import Output, emit, new_console, print_message, printable, state_text
 from sender.console.tables import print_cast_machines
-from sender.labels import CAST_PHASES
+from sender.labels import CAST_PHASES, MACHINE_STATES
 from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase
 from sender.store.records.live import CastLive, LiveCast, LiveMachine
-from sender.store.records.machine_states import ACTIVE_STATES
+from sender.store.records.machine_states import ACTIVE_STATES, MachineState
 
 _SILENT_MAX_S: Final = 120.0
 """Longer than a restart of the daemon takes."""
@@ -54,7 +54,7 @@ def watch_cast(client: Client, output: Output, cast_id: str) -> int:
                 view.show_progress(watched.live, watched.machines)
     except KeyboardInterrupt:
         if not output.json_lines:
-            say(f"the cast continues: `diskcast casts watch {cast_id}` shows it again")
+            print_message(f"the cast continues: `diskcast casts watch {cast_id}` shows it again")
         raise
     cast = watched.live.cast
     if not output.json_lines:
@@ -133,7 +133,7 @@ def _updates(client: Client, cast_id: str, on_outage: Callable[[str], None]) -> 
 
 
 class _View(Protocol):
-    """A way to show a watched cast."""
+    """A display of a watched cast."""
 
     def __enter__(self) -> Self: ...
 
@@ -187,14 +187,14 @@ class _PlainView(_StreamView):
         self._clock = ProgressClock(PLAIN_INTERVAL_S)
 
     def show_event(self, event: CastEvent) -> None:
-        say(event.text or event.kind)
+        print_message(event.text or event.kind)
 
     def show_outage(self, text: str) -> None:
-        say(text)
+        print_message(text)
 
     def show_progress(self, live: LiveCast, machines: list[LiveMachine]) -> None:
         if self._clock.due():
-            say(_status_text(live, len(machines)))
+            print_message(_status_text(live, len(machines)))
 
 
 class _LiveView:
@@ -227,7 +227,8 @@ class _LiveView:
         if live.bottleneck and live.cast.phase.live:
             parts.append(Text(printable(f"bottleneck: {live.bottleneck}")))
         if machines:
-            parts.append(machine_table([_Row.of(machine) for machine in machines], room, noun="machine"))
+            rows = [_Row.of(machine) for machine in machines]
+            parts.append(machine_table(rows, room, noun="machine", state_text=_machine_state_text))
         if len(machines) > room:
             parts.append(Text(f"… and {len(machines) - room} more"))
         self._live.update(Group(*parts), refresh=True)  # type: ignore[arg-type]  # texts and tables
@@ -251,7 +252,7 @@ class _Row:
     def of(cls, machine: LiveMachine) -> _Row:
         return cls(
             name=printable(machine.name),
-            standing=printable(machine.state),
+            standing=machine.state,
             active=machine.state in ACTIVE_STATES,
             progress=machine.progress,
             rate_bytes_per_s=machine.rate_bytes_per_s,
@@ -259,6 +260,10 @@ class _Row:
             bottleneck=printable(machine.bottleneck),
             error=printable(machine.error),
         )
+
+
+def _machine_state_text(standing: str) -> Text:
+    return state_text(MACHINE_STATES[MachineState(standing)])
 
 
 def _status_text(live: LiveCast, machine_count: int) -> str:

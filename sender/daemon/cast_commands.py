@@ -25,15 +25,15 @@ from sender.store.store import Store
 from sender.store.write_behind import Recorder
 
 CASTS_WAITING_MAX: Final = 1000
-"""Casts that haven't ended: more come from a script that has gone wild."""
+"""Casts that haven't ended: more come from a faulty script."""
 AUDIT_S: Final = 1.0
-"""A command waits no longer for its audit entry, which is then written when the database is available."""
+"""Longest wait of a command for its audit entry, which is otherwise written when the database is available."""
 
 _log = structlog.get_logger(__name__)
 
 
 class CastCommands:
-    """Carries out commands on casts. It belongs to the event loop."""
+    """The executor of commands on casts. Use it on the event loop."""
 
     def __init__(
         self, store: Store, library: Library, recorder: Recorder, registry: CastRegistry, owner: Owner
@@ -48,7 +48,7 @@ class CastCommands:
         """Plan a cast; it starts when it is due and a daemon has capacity.
 
         Raises:
-            RequestRefusedError: the image, room or a machine is unknown, or there is nothing to cast to.
+            RequestRefusedError: the image, room or a machine is unknown, or the cast would have no machines.
             DatabaseError: the cast can't be recorded; nothing was started.
         """
         store = self._store
@@ -61,7 +61,9 @@ class CastCommands:
             raise invalid(f"there is no room {plan.room_id!r}")
         targets = await self._targets(plan)
         if plan.room_id is not None and not targets and plan.wait_for is None:
-            raise invalid(f"room {plan.room_id!r} has no machines: import them, or say how many to wait for")
+            raise invalid(
+                f"room {plan.room_id!r} has no machines: import them, or give the number of machines to wait for"
+            )
         required_count = plan.wait_for or len(targets) or 1
         if required_count > RECEIVER_COUNT_MAX:
             raise invalid(
@@ -106,8 +108,8 @@ class CastCommands:
     async def command(self, cast_id: str, command: Command, actor: Actor, reason: str = "") -> Cast:
         """Start, pause, resume or cancel a cast, wherever it runs. A command without effect is accepted.
 
-        A cast of this daemon obeys at once, even while the database is unavailable; another daemon's within two
-        seconds.
+        A cast of this daemon carries it out at once, even while the database is unavailable; another daemon's cast
+        within two seconds.
 
         Raises:
             RequestRefusedError: the cast is unknown, or its phase doesn't allow the command.
@@ -124,8 +126,8 @@ class CastCommands:
         job = registry.jobs.get(cast_id)
         if job is not None:
             await self._audit(actor, command, cast_id, detail)
-            if _has_effect(job.cast, command):  # meanwhile it may have ended or obeyed somebody else
-                self._obey(job, command, actor.name, reason)
+            if _has_effect(job.cast, command):  # another command or the end may have come first
+                self._carry_out(job, command, actor.name, reason)
             return job.cast
         note = actor.note(f"cast.{command.value}", **detail)
         if cast.phase is CastPhase.PLANNED and command is Command.CANCEL and not cast.owner:
@@ -138,7 +140,7 @@ class CastCommands:
                 ended_at=datetime.now(UTC),
                 audit=note,
             )
-            if changed is None:  # a daemon has just leased it: that one must obey
+            if changed is None:  # a daemon has just leased it, and carries it out
                 return await self.command(cast_id, command, actor, reason)
             registry.remove_planned(cast_id)
         elif cast.phase is CastPhase.PLANNED and command is Command.START:
@@ -149,7 +151,7 @@ class CastCommands:
                 store.casts.request, CastRequest(cast_id, command, actor.name, reason), audit=note
             )
             changed = cast
-        registry.request_look()
+        registry.request_poll()
         return changed or cast
 
     async def _audit(self, actor: Actor, command: Command, cast_id: str, detail: dict[str, object]) -> None:
@@ -166,7 +168,7 @@ class CastCommands:
         ):  # it may have been written: its key keeps it from being there twice
             self._recorder.put(("audit", key), Audit.add, *entry, **once)
 
-    async def obey_requests(self) -> None:
+    async def carry_out_requests(self) -> None:
         """Carry out the commands that other daemons left in the database for this daemon's casts.
 
         Raises:
@@ -175,13 +177,13 @@ class CastCommands:
         store = self._store
         for request in await store.run(store.casts.requests, self._owner):
             job = self._registry.job(request.cast_id)
-            if job is None:  # it is leased and about to start: the next look finds it
+            if job is None:  # it is leased and about to start: the next poll finds it
                 continue
             if _has_effect_and_is_allowed(job.cast, request.command):
-                self._obey(job, request.command, request.actor, request.reason)
+                self._carry_out(job, request.command, request.actor, request.reason)
             await store.run(store.casts.clear_request, request.cast_id, request.command)
 
-    def _obey(self, job: CastJob, command: Command, actor_name: str, reason: str) -> None:
+    def _carry_out(self, job: CastJob, command: Command, actor_name: str, reason: str) -> None:
         match command:
             case Command.START:
                 job.start_data(actor_name)
@@ -211,7 +213,9 @@ def _has_effect(cast: Cast, command: Command) -> bool:
     match command:
         case Command.START:
             if cast.phase is CastPhase.GATHERING and not cast.joined_count:
-                raise conflict(f"nobody has joined cast {cast.cast_id} yet: its machines must check in first")
+                raise conflict(
+                    f"no machine has joined cast {cast.cast_id} yet: wait until one has checked in"
+                )
             return cast.phase in (CastPhase.PLANNED, CastPhase.GATHERING)
         case Command.PAUSE:
             if cast.phase is CastPhase.PLANNED:

@@ -30,13 +30,13 @@ from sender.store.store import Store
 from sender.store.write_behind import Recorder
 
 IDLE_AFTER_S: Final = 1.0
-"""An idle agent asks again at once: it is the long poll that waits."""
+"""Pause of an idle agent before its next check-in: short, since the long poll waits."""
 RECEIVING_AFTER_S: Final = 4.0
-"""A receiving agent learns of a take-over this soon: within the ten seconds that a take-over may take."""
+"""Pause of a receiving agent before its next check-in: well within the ten seconds that a take-over may take."""
 _KNOWN_MAX: Final = 4096
 """Agents whose machines are kept in memory: four rooms of the largest size."""
 _READ_AGAIN_S: Final = 10.0
-"""A machine that another daemon moved is found in its new room after this time and one long poll."""
+"""Age at which a machine's row is read again, since another daemon may have moved the machine."""
 _ELSEWHERE_S: Final = 2.0
 _ELSEWHERE_MAX: Final = 256
 _DRAIN_S: Final = 1.0
@@ -58,8 +58,8 @@ class _MatchedAgent:
     read_at: float
 
 
-class CheckInDesk:
-    """Answers check-ins. It belongs to the event loop."""
+class CheckInHandler:
+    """The handler of agents' check-ins. Use it on the event loop."""
 
     def __init__(self, store: Store, recorder: Recorder, registry: CastRegistry, presence: Presence) -> None:
         self._store = store
@@ -129,7 +129,7 @@ class CheckInDesk:
             recorded = await self._recorded(known)
             if recorded is not None:
                 return recorded
-        machine = await self._enrolling.ask(
+        machine = await self._enrolling.submit(
             Enrolment(
                 name=check_in.name,
                 macs=check_in.macs,
@@ -164,7 +164,7 @@ class CheckInDesk:
         deadline = time.monotonic() + check_in.wait_s
         while True:
             if check_in.agent_id not in self._known:
-                return None  # the machine was changed meanwhile: its agent checks in again
+                return None  # the machine was changed in the meantime: its agent checks in again
             cast = await self._cast_for(machine, check_in)
             left_s = deadline - time.monotonic()
             if cast is not None or left_s <= 0 or check_in.state is not AgentState.IDLE:
@@ -172,7 +172,7 @@ class CheckInDesk:
             await self._registry.changes.wait(left_s)
 
     async def _cast_for(self, machine: Machine, check_in: CheckIn) -> Cast | None:
-        """Return the cast that a machine should join: its current one, else the oldest that is planned for it."""
+        """Return the cast that a machine should join: its current one, or else the oldest that is planned for it."""
         registry = self._registry
         candidates = [registry.latest(cast) for cast in registry.unfinished.values()]
         for cast in sorted(candidates, key=lambda cast: cast.created_at):
@@ -182,7 +182,7 @@ class CheckInDesk:
             if check_in.state is not AgentState.IDLE:
                 if current:
                     return cast
-            elif cast.plan.asks_for(machine) and not await self._has_ended(cast, machine):
+            elif cast.plan.includes(machine) and not await self._has_ended(cast, machine):
                 return cast
         return None
 
@@ -227,10 +227,10 @@ class CheckInDesk:
         try:
             if job is not None:
                 row = job.records.machine_of(machine.machine_id)
-                if _is_news(outcome, row):
+                if _is_new(outcome, row):
                     job.record_failure(outcome_row(machine, outcome, row))
                 return await self._recorder.drain(_DRAIN_S)
-            await self._recording.ask((machine, outcome))
+            await self._recording.submit((machine, outcome))
             self._elsewhere.pop(cast_id, None)
         except asyncio.CancelledError:
             raise
@@ -240,7 +240,7 @@ class CheckInDesk:
         return True
 
     def _write_outcomes(self, results: Sequence[tuple[Machine, CastOutcome]]) -> list[None]:
-        """Record results of casts that don't run here, as far as they are news; in a thread of the store."""
+        """Record results of casts that don't run here, unless they are recorded already; in a thread of the store."""
         store = self._store
         with store.transaction():
             for cast_id in dict.fromkeys(outcome.cast_id for _, outcome in results):
@@ -248,15 +248,15 @@ class CheckInDesk:
                 rows = [
                     outcome_row(machine, outcome, known.get(machine.machine_id))
                     for machine, outcome in results
-                    if outcome.cast_id == cast_id and _is_news(outcome, known.get(machine.machine_id))
+                    if outcome.cast_id == cast_id and _is_new(outcome, known.get(machine.machine_id))
                 ]
                 if rows:
                     store.casts.put_machines(rows)
         return [None] * len(results)
 
 
-def _is_news(outcome: CastOutcome, row: CastMachine | None) -> bool:
-    """Return whether an agent's result adds to its line: a cancelled cast ends before its machines do."""
+def _is_new(outcome: CastOutcome, row: CastMachine | None) -> bool:
+    """Return whether an agent's result changes its line: a cancelled cast ends before its machines do."""
     if row is None or row.state not in FINAL_STATES:
         return True
     return row.state is MachineState.FAILED and row.exit_code is None and not outcome.success

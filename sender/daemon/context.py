@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sender.config.server_config import ServerConfig
 from sender.daemon.cast_commands import CastCommands
-from sender.daemon.check_in import CheckInDesk
+from sender.daemon.check_in import CheckInHandler
 from sender.daemon.event_feed import EventFeed
 from sender.daemon.health import HealthMonitor
 from sender.daemon.jobs.cast_registry import CastRegistry
@@ -40,7 +40,7 @@ class Services:
     presence: Presence
     live_state: LiveState
     feed: EventFeed
-    check_ins: CheckInDesk
+    check_ins: CheckInHandler
     health: HealthMonitor
     metrics: DaemonMetrics
     started_at: datetime

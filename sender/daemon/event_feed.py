@@ -85,7 +85,7 @@ class _Subscriber:
 
 
 class EventFeed:
-    """Live events. It belongs to the event loop."""
+    """Live events. Use it on the event loop."""
 
     def __init__(
         self,

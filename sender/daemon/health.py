@@ -14,11 +14,11 @@ from sender.store.write_behind import Recorder
 
 _READ_WAITING_S: Final = 2.0
 _STUCK_S: Final = 30.0
-"""A transmitter that should send and hasn't for this long won't any more."""
+"""Time without a send after which a transmitter that should send counts as stuck."""
 
 
 class HealthMonitor:
-    """Problems of a running daemon. It belongs to the event loop."""
+    """Problems of a running daemon. Use it on the event loop."""
 
     def __init__(self, store: Store, recorder: Recorder, library: Library, registry: CastRegistry) -> None:
         self._store = store
@@ -44,7 +44,7 @@ class HealthMonitor:
             run = job.run
             if run is None or job.cast.paused or run.read_waiting_s > 1.0:
                 continue
-            with run.shared.read() as (session, now):
+            with run.locked_session.read() as (session, now):
                 if session.sending_overdue_s(now) > _STUCK_S:
                     return f"cast {job.cast_id}: the transmitter doesn't send"
         return None

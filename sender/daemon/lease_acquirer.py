@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 
 
 class LeaseAcquirer:
-    """The leases of one owner. It belongs to the event loop."""
+    """The leases of one owner. Use it on the event loop."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class LeaseAcquirer:
         """
         store, owner = self._store, str(self._owner)
         beats = await store.run(store.leases.beats)
-        stale = self._watch.look(
+        stale = self._watch.observe(
             {key: beat for key, beat in beats.items() if beat[0] != owner}, time.monotonic()
         )
         for cast_id, (other, beat) in beats.items():

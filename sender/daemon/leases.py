@@ -1,7 +1,7 @@
 """Leases of casts: the daemon's state directory, and the watch for daemons that stopped renewing.
 
 Clocks are never compared. The owner of a cast increments its beat every ``LEASE_BEAT_S``. A daemon that has seen the
-same beat for ``LEASE_STALE_S`` takes the cast over. A failed look (the database is unavailable) restarts that time, so
+same beat for ``LEASE_STALE_S`` takes the cast over. A failed query (the database is unavailable) restarts that time, so
 that after an outage the owner, which renews at once, keeps its casts.
 """
 
@@ -82,7 +82,7 @@ class BeatWatch:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[str, int, float]] = {}
 
-    def look(self, beats: Mapping[str, tuple[str, int]], now: float) -> list[tuple[str, str, int]]:
+    def observe(self, beats: Mapping[str, tuple[str, int]], now: float) -> list[tuple[str, str, int]]:
         """Compare the beats with those seen before.
 
         Args:
@@ -106,5 +106,5 @@ class BeatWatch:
         return stale
 
     def reset(self) -> None:
-        """Forget all beats: after a failed look, a beat that seems unchanged proves nothing."""
+        """Forget all beats: after a failed query, a beat that seems unchanged proves nothing."""
         self._seen = {}

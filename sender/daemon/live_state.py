@@ -22,7 +22,7 @@ from sender.store.store import Store
 FRESH_S: Final = 10.0
 """Age at which the database rows of a room are read again; changes by this daemon are seen at once."""
 RESULT_SHOWN_S: Final = 3600.0
-"""A machine shows the result of its cast for this long, and then whether it is online."""
+"""Time for which a machine shows the result of its cast; then it shows whether it is online."""
 _ROOMS_MAX: Final = 64
 """Rooms kept in memory for subscribers."""
 
@@ -35,7 +35,7 @@ class _RoomRows:
 
 
 class LiveState:
-    """The current state of rooms and casts. It belongs to the event loop."""
+    """The current state of rooms and casts. Use it on the event loop."""
 
     def __init__(self, store: Store, registry: CastRegistry, presence: Presence) -> None:
         self._store = store

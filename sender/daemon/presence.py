@@ -46,7 +46,7 @@ class MachinePresence:
 
 
 class Presence:
-    """Machines that are online at this daemon. It belongs to the event loop."""
+    """Machines that are online at this daemon. Use it on the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -102,7 +102,7 @@ class Presence:
 
 
 async def save_presence(store: Store, presence: Presence) -> None:
-    """Write the times of the last check-ins to the database now and then, until cancelled."""
+    """Write the times of the last check-ins to the database periodically, until cancelled."""
     while True:
         await asyncio.sleep(_SAVE_INTERVAL_S)
         unsaved = presence.take_unsaved()

@@ -18,8 +18,8 @@ from sender.refusals import RequestRefusedError, invalid
 from sender.store.records.casts import Schedule
 from sender.store.store import Store
 
-LOOK_S: Final = 5.0
-"""cron's unit is a minute; nobody notices five seconds."""
+POLL_S: Final = 5.0
+"""Polling interval: cron's unit is a minute, so a delay of five seconds doesn't matter."""
 LATE_S_MAX: Final = 3600.0
 """A cast that is later than this, because no daemon ran, is skipped: by now its room may be in use."""
 _RETENTION_S: Final = 6 * 3600.0
@@ -47,7 +47,7 @@ async def run_schedules(store: Store, commands: CastCommands) -> None:
                 await _plan_due(store, commands, schedule)
         except DatabaseError as error:
             _log.warning("schedules_waiting", error=str(error))
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(POLL_S)
 
 
 async def _plan_due(store: Store, commands: CastCommands, schedule: Schedule) -> None:

@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """Runs the casts that this daemon leases. It belongs to the event loop."""
+    """The casts that this daemon leases and runs. Use it on the event loop."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             while True:
                 try:
-                    await self._look(group)
+                    await self._poll(group)
                 except DatabaseError as error:
                     self._leases.reset_after_outage()
                     _log.warning("database_unreachable", error=str(error))
@@ -77,14 +77,14 @@ class Supervisor:
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=_STOP_S)
 
-    async def _look(self, group: asyncio.TaskGroup) -> None:
-        """Renew the leases, obey requests, start casts that are due."""
+    async def _poll(self, group: asyncio.TaskGroup) -> None:
+        """Renew the leases, carry out requests, start casts that are due."""
         store, registry = self._store, self._registry
         leased = registry.leased_ids()
         held = await self._leases.renew(leased)
         for cast_id in set(leased) - held:
             self._abandon_lost(cast_id)
-        await self._commands.obey_requests()
+        await self._commands.carry_out_requests()
         known = registry.ended_ids() | self._tasks.keys()
         acquired = await self._leases.acquire(known, self._casts_at_once - len(registry.jobs))
         recorded = await store.run(store.casts.unfinished)
@@ -119,7 +119,7 @@ class Supervisor:
                 self._fail(cast, error)
             finally:
                 registry.retire(cast.cast_id)
-                registry.request_look()
+                registry.request_poll()
         self._leases.release(cast.cast_id)
 
     def _fail(self, cast: Cast, error: Exception) -> None:

@@ -239,7 +239,7 @@ def free_ports() -> tuple[int, int]:
 
 
 def find_fault(source: Path, target: Path) -> str:
-    """Return why ``target`` isn't a clone of ``source``, or an empty string.
+    """Return the reason why ``target`` isn't a clone of ``source``; empty if it is one.
 
     Compares every byte, then reads the clone's partition table.
     """

@@ -31,7 +31,7 @@ class Catalogue:
 
 
 class CatalogueBuilder:
-    """Builds catalogues."""
+    """A builder of catalogues."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ImageRecords:
-    """Writes the store's records on a best-effort basis; the files are authoritative. Use it on the event loop."""
+    """The store's records, written on a best-effort basis; the files are authoritative. Use it on the event loop."""
 
     def __init__(self, store: Store | None) -> None:
         """Use ``store``; None: keep no records."""
@@ -44,7 +44,7 @@ class ImageRecords:
     async def load(self) -> list[tuple[str, str]]:
         """Read the records of earlier runs; return URLs and names of the remote images that were added.
 
-        Return an empty list if the database is unavailable.
+        The list is empty if the database is unavailable.
         """
         if self._store is None:
             return []

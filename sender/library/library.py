@@ -255,12 +255,12 @@ class Library:
         """Add the image behind a URL to the library.
 
         Args:
-            url: URL of one image; a prefix belongs into ``library.remotes``.
+            url: URL of one image; a prefix belongs in ``library.remotes``.
             name: name of the image until it is readable.
             actor: requester, for the audit log.
 
         Returns:
-            The image, described as far as its server answers now.
+            The image, described as far as its server answers.
 
         Raises:
             RequestRefusedError: the URL is invalid, or the file there isn't an image.

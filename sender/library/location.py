@@ -68,7 +68,7 @@ def parse_location(url: str) -> Location:
     shown = urllib.parse.urlunsplit((parts.scheme, shown_host, parts.path, "", ""))
     if parts.scheme not in SCHEMES:
         raise ConfigurationError(
-            f"{shown!r} isn't an image's URL: use http://, https:// or s3://; a file of this machine belongs into a "
+            f"{shown!r} isn't an image's URL: use http://, https:// or s3://; a file of this machine belongs in a "
             "folder of library.folders"
         )
     if not shown_host:

@@ -164,7 +164,7 @@ def _make_system(kind: str) -> Any:
 
 
 class _Links(html.parser.HTMLParser):
-    """Collects the targets of a page's links."""
+    """A parser that collects the targets of a page's links."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -134,7 +134,7 @@ def _single_image_location(url: str) -> Location:
         raise invalid(error) from error
     if "@" in location.url.partition("://")[2].partition("/")[0]:
         raise invalid(
-            f"{location.shown}: remove user and password: they belong into ~/.netrc of the daemon's user"
+            f"{location.shown}: remove user and password: they belong in ~/.netrc of the daemon's user"
         )
     if location.is_prefix:
         raise invalid(

@@ -29,7 +29,7 @@ class ObservedCast(Protocol):
         """Id of the room; None for a cast that any machine may join."""
 
     @property
-    def shared(self) -> LockedSession:
+    def locked_session(self) -> LockedSession:
         """The session."""
 
     @property
@@ -75,7 +75,7 @@ class CastsCollector(Collector):
 
     @staticmethod
     def _copy(cast: ObservedCast) -> tuple[tuple[str, ...], list[_Row]]:
-        with cast.shared.read() as (session, now):
+        with cast.locked_session.read() as (session, now):
             sources = MetricSources(session, cast.transmitter, cast.feedback, now)
             rows = [_listed(metric.read(sources)) for metric in METRICS]
             return _cast_labels(session, cast.room_id), rows
@@ -96,11 +96,11 @@ class SingleCastCollector(CastsCollector):
     room_id = None
 
     def __init__(
-        self, shared: LockedSession, transmitter: TransmitterStatistics, feedback: FeedbackPort
+        self, locked_session: LockedSession, transmitter: TransmitterStatistics, feedback: FeedbackPort
     ) -> None:
         """Collect from the parts of the cast."""
         super().__init__(lambda: [self])
-        self.shared = shared
+        self.locked_session = locked_session
         self.transmitter = transmitter
         self.feedback = feedback
 

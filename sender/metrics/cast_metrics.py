@@ -200,7 +200,7 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
     Metric(
         "diskcast_sent_datagrams_total",
         "counter",
-        "Data datagrams handed to the kernel.",
+        "Data datagrams passed to the kernel.",
         (),
         value(lambda sources: sources.transmitter.datagrams_sent_count),
     ),

@@ -49,7 +49,7 @@ LAG_INTERVAL_S: Final = 0.25
 """Interval of measuring the event loop's lag."""
 _LAG_BOUNDS_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _REQUEST_BOUNDS_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""From an answer out of memory to the end of a long poll."""
+"""Bounds from an answer from memory to the end of a long poll."""
 _ROUTES_MAX: Final = 100
 """Route templates with series of their own: the API has half as many. Further ones are ``other``."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -139,9 +139,9 @@ def observe_request(route: str, method: str, status: int, seconds: float) -> Non
 
     Args:
         route: the template, e.g. ``/api/v1/casts/{cast_id}``; empty if none matched. A path would be a series each.
-        method: of HTTP.
-        status: of the answer; 0 if there was none.
-        seconds: from the request to the end of the answer.
+        method: HTTP method.
+        status: status of the answer; 0 if there was none.
+        seconds: time from the request to the end of the answer.
     """
     route = _bounded_route(route)
     method = method if method in _METHODS else "other"
@@ -192,7 +192,7 @@ class DaemonMetrics:
             LOOP_LAG.observe(max(0.0, time.monotonic() - due))
 
     async def _watch_store(self) -> None:
-        """Count rows in the database now and then; while it is unavailable, the last counts stay."""
+        """Count rows in the database periodically; while it is unavailable, the last counts stay."""
         while True:
             with contextlib.suppress(DiskcastError):
                 self._counted = await self._store.run(_store_counts, self._store)
@@ -248,7 +248,7 @@ def _count_sent_bytes(casts: Iterable[ObservedCast]) -> None:
     with _lock:
         now = {}
         for cast in casts:
-            with cast.shared.read() as (session, _now):
+            with cast.locked_session.read() as (session, _now):
                 parameters = session.parameters
                 run = f"{parameters.cast_id:08x}-{parameters.incarnation:08x}"
                 now[run] = session.statistics.bytes_transmitted

@@ -153,7 +153,7 @@ FLEET_METRICS: Final[tuple[FleetMetric, ...]] = (
 
 
 class FleetCollector(Collector):
-    """Reads the table from a copy."""
+    """A collector that reads the table from a copy."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet

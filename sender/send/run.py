@@ -41,7 +41,7 @@ async def _run_interruptible(
         image = stack.enter_context(ImageFile.open(settings.image))
         cast = stack.enter_context(open_cast(settings, image, reporter))
         if metrics_port is not None:
-            collector = SingleCastCollector(cast.shared, cast.transmitter.statistics, cast.feedback)
+            collector = SingleCastCollector(cast.locked_session, cast.transmitter.statistics, cast.feedback)
             metrics_port = stack.enter_context(metrics_server(collector, metrics_address, metrics_port))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

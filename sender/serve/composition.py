@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from sender.config.server_config import ServerConfig
 from sender.daemon.cast_commands import CastCommands
-from sender.daemon.check_in import CheckInDesk
+from sender.daemon.check_in import CheckInHandler
 from sender.daemon.context import Services
 from sender.daemon.event_feed import EventFeed
 from sender.daemon.event_topics import OverviewTopic
@@ -85,7 +85,7 @@ def compose_daemon(config: ServerConfig, store: Store, recorder: Recorder, owner
         presence=presence,
         live_state=live_state,
         feed=feed,
-        check_ins=CheckInDesk(store, recorder, registry, presence),
+        check_ins=CheckInHandler(store, recorder, registry, presence),
         health=health,
         metrics=DaemonMetrics(config.server.name, store, sources),
         started_at=datetime.now(UTC),

@@ -10,7 +10,7 @@ DESCRIPTORS_WANTED = 65_536
 old connections time out, fit many times over."""
 
 DESCRIPTORS_NEEDED = 4_096
-"""With fewer, a daemon of one large room may run out: 1024 agents wait, 1024 report, and there is the rest."""
+"""With fewer, a daemon of one large room may run out: 1024 agents wait, 1024 report, and browsers come on top."""
 
 
 def raise_descriptor_limit() -> int:

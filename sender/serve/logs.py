@@ -137,14 +137,14 @@ def configure_logging(
 
 
 def _named_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Rename a library's message, which is no event name, to ``library_message`` with a ``text``."""
+    """Rename a library's message, which isn't an event name, to ``library_message`` with a ``text``."""
     if str(event.get("logger", "")).partition(".")[0] in _OUR_PACKAGES:
         return event
     return {**event, "text": event["event"], "event": "library_message"}
 
 
 class _Finish:
-    """Adds the daemon's name, removes secrets, shortens texts and orders the keys."""
+    """The last processor: it adds the daemon's name, removes secrets, shortens texts and orders the keys."""
 
     def __init__(self, daemon: str) -> None:
         self._daemon = daemon
@@ -161,7 +161,7 @@ def redact(value: object, key: str = "", *, nesting: int = 0) -> Any:
     """Return ``value`` without secrets, at any depth.
 
     Args:
-        value: of a log line's field.
+        value: value of a log line's field.
         key: the field's name; it may mark the whole value as secret.
         nesting: depth of the value.
     """

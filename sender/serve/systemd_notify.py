@@ -19,7 +19,7 @@ import structlog
 SEND_TIMEOUT_S = 5.0
 """A message that systemd doesn't read within this time is dropped."""
 STATUS_CHARS_MAX = 200
-LOOK_AGAIN_SHARE = 0.1
+RECHECK_SHARE = 0.1
 """Share of the watchdog's time after which a stuck daemon is checked again: one that recovers isn't killed."""
 
 log = structlog.get_logger()
@@ -62,7 +62,7 @@ class SystemdNotifier:
         return self._send(f"STOPPING=1\nSTATUS={_one_line(status)}", SEND_TIMEOUT_S)
 
     def extend_timeout(self, seconds: float) -> bool:
-        """Ask for ``seconds`` from now for the start: a large database is checked and migrated."""
+        """Request ``seconds`` from now for the start: a large database is checked and migrated."""
         return self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}", SEND_TIMEOUT_S)
 
     def alive(self) -> bool:
@@ -87,7 +87,7 @@ def _one_line(text: str) -> str:
 
 
 class Watchdog:
-    """Reports to systemd that the daemon is alive, but only while its work progresses.
+    """A task that reports to systemd that the daemon is alive, but only while its work progresses.
 
     systemd aborts (SIGABRT, which prints the stack of every thread) and restarts a daemon whose watchdog was silent for
     ``WatchdogSec=``. Casts resume after a restart, so a short outage is better than a daemon that hangs.
@@ -135,7 +135,7 @@ class Watchdog:
             if text != shown and self._notifier.status(text):
                 shown = text
             reported = problem is None and self._notifier.alive()
-            await self._sleep(self.timeout_s * (0.5 if reported else LOOK_AGAIN_SHARE))
+            await self._sleep(self.timeout_s * (0.5 if reported else RECHECK_SHARE))
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:

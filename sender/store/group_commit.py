@@ -60,7 +60,7 @@ class GroupCommit(Generic[_Request, _Answer]):
         self._waiting: deque[_Waiting[_Request, _Answer]] = deque()
         self._writer: asyncio.Task[None] | None = None
 
-    async def ask(self, request: _Request) -> _Answer:
+    async def submit(self, request: _Request) -> _Answer:
         """Carry out a request together with other waiting ones.
 
         Raises the exceptions of the function, and ``DatabaseUnavailableError`` as :meth:`Store.run` does.

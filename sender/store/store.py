@@ -140,7 +140,7 @@ class Store:
             ) from error
 
     def back_up(self) -> Backup | None:
-        """Back up the database beside itself and start a new journal; return None for PostgreSQL, which has tools."""
+        """Back up the database beside itself and start a new journal; return None for PostgreSQL."""
         if self._database.journal is None:
             return None
         return back_up(self._database.engine, self._database.place)

@@ -84,7 +84,7 @@ class Write:
 
 
 class Recorder:
-    """Writes records to the store, in order, and keeps them while the store is unavailable.
+    """A writer of records to the store, in order, that keeps them while the store is unavailable.
 
     Args:
         store: gets the records.

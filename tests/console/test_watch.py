@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
+import pydantic
 import pytest
+from rich.console import Console
 
 from protocol.errors import CastNotDoneError, ServerRefusedError, ServerUnreachableError
+from sender.console.watch import _LiveView
+from sender.store.records.live import CastLive
 from tests.console.api_double import (
     AT,
     BROKEN,
@@ -111,3 +117,16 @@ def test_plain_output_has_a_line_per_event(api: ApiDouble) -> None:
     assert "casting, 800 Mbit/s, pass 1 at 40%" in result.stderr
     assert "lab: done, 2 of 2 machines complete" in result.stdout
     assert result.stdout.count("complete") == 3
+
+
+def test_the_live_table_shows_the_same_states_as_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{**live_machine("pc07"), "state": state} for state in ("tail", "complete")]
+    found = pydantic.TypeAdapter(CastLive).validate_python({"live": live_cast("casting"), "machines": rows})
+    shown = io.StringIO()
+    terminal = Console(file=shown, width=100, height=25, force_terminal=True)
+    monkeypatch.setattr("sender.console.watch.new_console", lambda **_options: terminal)
+    monkeypatch.setattr("sender.console.watch.LIVE_INTERVAL_S", 0.0)
+    with _LiveView() as view:
+        view.show_progress(found.live, found.machines)
+    assert "straggler" in shown.getvalue()
+    assert "tail" not in shown.getvalue()

@@ -70,9 +70,9 @@ def test_a_cast_that_is_cancelled_while_a_daemon_takes_it_does_not_run(
 
     async def cancel() -> CastJob:
         await daemon.commands.command(planned.cast_id, Command.CANCEL, OPERATOR, "the wrong image")
-        await daemon.commands.obey_requests()  # it is leased and hasn't started
+        await daemon.commands.carry_out_requests()  # it is leased and hasn't started
         live = daemon.start(planned)
-        await daemon.commands.obey_requests()
+        await daemon.commands.carry_out_requests()
         return live
 
     live = asyncio.run(cancel())

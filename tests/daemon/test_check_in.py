@@ -14,7 +14,7 @@ from protocol.errors import DatabaseUnavailableError
 from protocol.model.session_records import CastId
 from sender.config.config_file import load_config
 from sender.daemon import check_in as module
-from sender.daemon.check_in import CheckInDesk
+from sender.daemon.check_in import CheckInHandler
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.presence import Presence
 from sender.store.machines.enrolment import Enrolment
@@ -49,9 +49,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def desk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckInDesk:
+def desk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckInHandler:
     monkeypatch.setattr(module, "_READ_AGAIN_S", 0.0)
-    return CheckInDesk(store, Recorder(store, tmp_path), CastRegistry(ended_kept_s=0.0), Presence())
+    return CheckInHandler(store, Recorder(store, tmp_path), CastRegistry(ended_kept_s=0.0), Presence())
 
 
 def outcome(cast_id: int, *, success: bool = True) -> CastOutcome:
@@ -72,7 +72,9 @@ def outcome(cast_id: int, *, success: bool = True) -> CastOutcome:
     )
 
 
-def test_a_machine_moved_through_another_daemon_is_in_its_new_room(desk: CheckInDesk, store: Store) -> None:
+def test_a_machine_moved_through_another_daemon_is_in_its_new_room(
+    desk: CheckInHandler, store: Store
+) -> None:
     async def meet() -> tuple[str | None, str | None]:
         before = await desk._machine(REPORTED, "10.0.0.7")
         store.machines.change(before.machine_id, room_id="lab-1")
@@ -81,7 +83,9 @@ def test_a_machine_moved_through_another_daemon_is_in_its_new_room(desk: CheckIn
     assert asyncio.run(meet()) == (None, "lab-1")
 
 
-def test_a_machine_removed_through_another_daemon_is_enrolled_again(desk: CheckInDesk, store: Store) -> None:
+def test_a_machine_removed_through_another_daemon_is_enrolled_again(
+    desk: CheckInHandler, store: Store
+) -> None:
     async def meet() -> bool:
         before = await desk._machine(REPORTED, "10.0.0.7")
         store.machines.remove(before.machine_id)
@@ -92,7 +96,7 @@ def test_a_machine_removed_through_another_daemon_is_enrolled_again(desk: CheckI
 
 
 def test_a_known_machine_takes_part_while_the_database_is_unavailable(
-    desk: CheckInDesk, store: Store, monkeypatch: pytest.MonkeyPatch
+    desk: CheckInHandler, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unavailable(machine_id: str) -> None:
         raise DatabaseUnavailableError(f"no answer about {machine_id}")
@@ -106,7 +110,7 @@ def test_a_known_machine_takes_part_while_the_database_is_unavailable(
 
 
 def test_simultaneous_results_of_a_room_are_recorded_for_each_machine(
-    desk: CheckInDesk, store: Store
+    desk: CheckInHandler, store: Store
 ) -> None:
     for cast_id in (1, 2):
         add_cast(store, f"{cast_id:08x}")

@@ -14,17 +14,17 @@ from sender.store.repositories.leases import LEASE_STALE_S
 def test_a_daemon_that_renews_keeps_its_cast_and_a_dead_one_loses_it() -> None:
     watch = BeatWatch()
     for now in range(20):
-        stale = watch.look({"a": ("alive", now), "b": ("dead", 7)}, float(now))
+        stale = watch.observe({"a": ("alive", now), "b": ("dead", 7)}, float(now))
         assert [cast_id for cast_id, _, _ in stale] == (["b"] if now >= LEASE_STALE_S else [])
 
 
 def test_an_outage_of_the_database_takes_no_cast_from_a_live_daemon() -> None:
     watch = BeatWatch()
-    assert watch.look({"a": ("alive", 7)}, 0.0) == []
+    assert watch.observe({"a": ("alive", 7)}, 0.0) == []
     watch.reset()
-    assert watch.look({"a": ("alive", 7)}, 100.0) == []
-    assert watch.look({"a": ("alive", 8)}, 102.0) == []
-    assert watch.look({"a": ("alive", 8)}, 102.0 + LEASE_STALE_S) == [("a", "alive", 8)]
+    assert watch.observe({"a": ("alive", 7)}, 100.0) == []
+    assert watch.observe({"a": ("alive", 8)}, 102.0) == []
+    assert watch.observe({"a": ("alive", 8)}, 102.0 + LEASE_STALE_S) == [("a", "alive", 8)]
 
 
 def test_two_daemons_never_share_a_state_directory(tmp_path: Path) -> None:

@@ -33,26 +33,28 @@ def known(store: Store) -> Machine:
 
 
 @pytest.fixture
-def shared() -> LockedSession:
+def locked_session() -> LockedSession:
     return LockedSession(new_session(), lambda: None)
 
 
-def run_of(store: Store, shared: LockedSession, earlier: EarlierRuns | None = None, **plan: Any) -> CastJob:
-    """Return a job whose session is ``shared``."""
+def run_of(
+    store: Store, locked_session: LockedSession, earlier: EarlierRuns | None = None, **plan: Any
+) -> CastJob:
+    """Return a job whose session is ``locked_session``."""
     live = CastJob(
         add_cast(store, **plan),
         Recorder(store, Path("unused")),
         owner=Owner("here", "d1", "r1"),
         earlier=earlier,
     )
-    live.run = SimpleNamespace(shared=shared)  # type: ignore[assignment]  # as much of it as is used
+    live.run = SimpleNamespace(locked_session=locked_session)  # type: ignore[assignment]  # as much of it as is used
     live.targets = dict.fromkeys(live.cast.plan.machine_ids, "")
     return live
 
 
 @pytest.fixture
-def live(store: Store, shared: LockedSession, known: Machine) -> CastJob:
-    return run_of(store, shared, machine_ids=(known.machine_id,))
+def live(store: Store, locked_session: LockedSession, known: Machine) -> CastJob:
+    return run_of(store, locked_session, machine_ids=(known.machine_id,))
 
 
 def plain_request(identity: MachineIdentity | None, agent: str = "a", **changes: object) -> JoinRequest:
@@ -63,7 +65,7 @@ def plain_request(identity: MachineIdentity | None, agent: str = "a", **changes:
 def joins(store: Store, live: CastJob, request: JoinRequest) -> tuple[str, str | None]:
     """Return the name and the machine id under which the request joins."""
     recognised = asyncio.run(MachineMatcher(store, live).match(request))
-    with live.shared.update() as (session, now):
+    with live.locked_session.update() as (session, now):
         record = session.receivers[session.join(recognised, now).receiver_id]
     return record.name, record.inventory.get("machine_id")
 
@@ -114,7 +116,7 @@ def test_an_unknown_machine_does_not_take_a_machines_history_line(
 ) -> None:
     joins(store, live, claims(known.machine_id))
     live.put_machine(line(name="pc-07", machine_id=known.machine_id))
-    with live.shared.update() as (session, _now):
+    with live.locked_session.update() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
     stranger = claims(known.machine_id, "clone", name="clone", address="10.0.0.66")
@@ -137,9 +139,9 @@ def test_a_machine_that_claims_another_ones_id_is_matched_by_its_own_card(
     assert joins(store, live, claims("m-nobody", identity=CARD)) == ("pc-07", known.machine_id)
 
 
-def test_a_machine_that_another_daemon_assigned_joins(store: Store, shared: LockedSession) -> None:
+def test_a_machine_that_another_daemon_assigned_joins(store: Store, locked_session: LockedSession) -> None:
     store.rooms.add(room("lab"))
-    live = run_of(store, shared, room_id="lab")
+    live = run_of(store, locked_session, room_id="lab")
     late = store.machines.add(machine("pc-08", room_id="lab"))
     assert joins(store, live, claims(late.machine_id, name="pc-08")) == ("pc-08", late.machine_id)
 
@@ -156,10 +158,10 @@ def test_a_machine_that_another_daemon_assigned_joins(store: Store, shared: Lock
     ids=["itself", "at another address", "by name and address", "another address", "another name"],
 )
 def test_after_a_take_over_only_the_same_machine_continues_its_line(
-    store: Store, shared: LockedSession, known: Machine, who: dict[str, Any], found: bool
+    store: Store, locked_session: LockedSession, known: Machine, who: dict[str, Any], found: bool
 ) -> None:
     row = line(name="pc-07", machine_id=known.machine_id, state="receiving")
-    live = run_of(store, shared, EarlierRuns([row]), machine_ids=(known.machine_id,))
+    live = run_of(store, locked_session, EarlierRuns([row]), machine_ids=(known.machine_id,))
     assert (joins(store, live, claims(known.machine_id, **who))[1] == known.machine_id) is found
 
 
@@ -196,7 +198,7 @@ def test_an_agent_that_rejoins_is_the_same_machine_again(store: Store, live: Cas
         == joins(store, live, plain_request(CARD))
         == ("pc-07", known.machine_id)
     )
-    with live.shared.read() as (session, _now):
+    with live.locked_session.read() as (session, _now):
         assert len(session.receivers) == 1
 
 
@@ -205,7 +207,7 @@ def test_a_second_disk_of_one_machine_has_a_line_of_its_own(
     store: Store, live: CastJob, known: Machine, state: ReceiverState
 ) -> None:
     joins(store, live, plain_request(CARD, "first disk"))
-    with live.shared.update() as (session, _now):
+    with live.locked_session.update() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
     assert joins(store, live, plain_request(CARD, "second disk")) == ("debian", None)
@@ -216,9 +218,9 @@ def test_a_restarted_machine_takes_its_old_place(
     store: Store, live: CastJob, known: Machine, state: ReceiverState
 ) -> None:
     joins(store, live, plain_request(CARD, "first run"))
-    with live.shared.update() as (session, _now):
+    with live.locked_session.update() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
     assert joins(store, live, plain_request(CARD, "second run")) == ("pc-07", known.machine_id)
-    with live.shared.read() as (session, _now):
+    with live.locked_session.read() as (session, _now):
         assert len(session.receivers) == 1

@@ -25,19 +25,19 @@ class Rig:
     image: ImageFile
     parameters: CastParameters
     session: SenderSession
-    shared: LockedSession
+    locked_session: LockedSession
     wakes: list[float]
 
     def join(self, name: str = "pc-1", agent_id: str = "agent-1") -> JoinGrant:
         """Join a receiver that has the manifest and needs all blocks."""
         request = JoinRequest(agent_id, name, {}, True, None, "127.0.0.1")
-        with self.shared.update() as (session, now):
+        with self.locked_session.update() as (session, now):
             return session.join(request, now)
 
     def start_casting(self) -> JoinGrant:
         """Join one receiver, which completes the room."""
         grant = self.join()
-        with self.shared.update() as (session, now):
+        with self.locked_session.update() as (session, now):
             session.control_datagrams(now)
         return grant
 
@@ -78,5 +78,5 @@ def make_rig(
         now=time.monotonic(),
     )
     wakes: list[float] = []
-    shared = LockedSession(session, lambda: wakes.append(time.monotonic()))
-    return Rig(made, image, parameters, session, shared, wakes)
+    locked_session = LockedSession(session, lambda: wakes.append(time.monotonic()))
+    return Rig(made, image, parameters, session, locked_session, wakes)

@@ -40,7 +40,7 @@ async def served(
     """Yield a client of a real server, which stops with the context."""
     lo = find_interface("lo")
     tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
-    api = ControlApi(rig.shared, rig.parameters, rig.image.manifest, on_failure)
+    api = ControlApi(rig.locked_session, rig.parameters, rig.image.manifest, on_failure)
     server = ControlServer(api.application(), tcp)
     with rig.image, udp:
         url = f"http://127.0.0.1:{tcp.getsockname()[1]}"
@@ -240,7 +240,7 @@ def test_an_ended_cast_refuses_joins(tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
 
     async def scenario(client: httpx.AsyncClient) -> None:
-        with rig.shared.update() as (session, now):
+        with rig.locked_session.update() as (session, now):
             session.end(SessionOutcome.CANCELLED, "test", now)
         check_problem(await client.post(f"{CAST}/receivers", content=join_body()), 409, "has ended")
 

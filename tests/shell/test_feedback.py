@@ -46,7 +46,7 @@ def exchange(rig: Rig, datagrams: list[bytes], until: Callable[[FeedbackPort], b
     destination = udp.getsockname()
 
     async def run() -> FeedbackPort:
-        port = FeedbackPort(udp, rig.shared)
+        port = FeedbackPort(udp, rig.locked_session)
         task = asyncio.create_task(port.run())
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             for datagram in datagrams:
@@ -75,12 +75,12 @@ def test_a_report_reaches_its_receivers_record(tmp_path: Path) -> None:
 def test_a_nack_becomes_a_repair_and_wakes_the_event_loops_timers(tmp_path: Path) -> None:
     rig = make_rig(tmp_path, "rrrr")
     grant = rig.start_casting()
-    with rig.shared.update() as (session, now):
+    with rig.locked_session.update() as (session, now):
         while (plan := session.next_plan(now, 700)) is not None:
             session.mark_transmitted(plan.next_sequence, 1, now)
             sequence = plan.next_sequence
     exchange(rig, [nack(grant, 1, 2, 3, sequence)], lambda port: port.received_count == 1)
-    with rig.shared.update() as (session, now):
+    with rig.locked_session.update() as (session, now):
         plan = session.next_plan(now, 700)
     assert plan is not None
     assert plan.segments["block"].tolist() == [2]

@@ -82,7 +82,7 @@ def expected_frames(rig: Rig) -> NDArray[np.uint8]:
     encoder = FrameEncoder(rig.parameters)
     blocks = BlockLoader(rig.image, rig.parameters)
     parts = []
-    with rig.image, rig.shared.read() as (session, now):
+    with rig.image, rig.locked_session.read() as (session, now):
         while (plan := session.next_plan(now, 100)) is not None:
             parts.append(encoder.encode(plan, blocks.load).copy())
     return np.concatenate(parts)
@@ -96,12 +96,12 @@ def test_every_method_of_sending_sends_the_same_datagrams(tmp_path: Path, mode: 
     with group_member() as (member, port), data_socket(port) as sock:
         rig = make_rig(tmp_path, KINDS, port=port, policy=policy)
         queue = BatchQueue()
-        transmitter = Transmitter(sock, rig.parameters, rig.shared, queue, mode=mode)
+        transmitter = Transmitter(sock, rig.parameters, rig.locked_session, queue, mode=mode)
         assert transmitter.mode is mode
-        encoder = Encoder(rig.parameters, rig.shared, BlockLoader(rig.image, rig.parameters), queue)
+        encoder = Encoder(rig.parameters, rig.locked_session, BlockLoader(rig.image, rig.parameters), queue)
 
         def stop() -> None:
-            rig.shared.close()
+            rig.locked_session.close()
             queue.close()
 
         with rig.image, running(encoder.run, stop), running(transmitter.run, stop):
@@ -126,7 +126,7 @@ def test_a_fixed_rate_is_kept_in_suitable_bursts_and_their_lateness_is_counted(t
     with group_member() as (member, port), data_socket(port) as sock:
         rig = make_rig(tmp_path, KINDS, port=port, policy=CastPolicy(rate_bytes_per_s=rate))
         queue = BatchQueue()
-        transmitter = Transmitter(sock, rig.parameters, rig.shared, queue)
+        transmitter = Transmitter(sock, rig.parameters, rig.locked_session, queue)
         rig.start_casting()
         plan = rig.session.next_plan(time.monotonic(), symbol_count)
         assert plan is not None
@@ -178,7 +178,7 @@ def test_the_kernel_paces_bursts_only_if_no_higher_rate_can_follow(
         queue = BatchQueue()
         queue.close()
         with rig.image:
-            Transmitter(sock, rig.parameters, rig.shared, queue).run()
+            Transmitter(sock, rig.parameters, rig.locked_session, queue).run()
         assert pacing_limit(sock) == limit
 
 
@@ -217,8 +217,8 @@ def test_batches_are_whole_super_datagrams_if_the_rate_allows_it(
     rig = make_rig(tmp_path, "r" * 30, policy=CastPolicy(rate_bytes_per_s=mbit_per_s * 1e6 / 8))
     rig.start_casting()
     queue = BatchQueue()
-    encoder = Encoder(rig.parameters, rig.shared, BlockLoader(rig.image, rig.parameters), queue)
-    with rig.image, running(encoder.run, lambda: (rig.shared.close(), queue.close())):
+    encoder = Encoder(rig.parameters, rig.locked_session, BlockLoader(rig.image, rig.parameters), queue)
+    with rig.image, running(encoder.run, lambda: (rig.locked_session.close(), queue.close())):
         batch = queue.get()
     assert batch is not None
     assert batch.plan.symbol_count == symbols
@@ -231,10 +231,10 @@ def test_each_batch_carries_the_time_spent_reading_for_it(tmp_path: Path) -> Non
     rig.start_casting()
     queue = BatchQueue(1000)
     blocks = BlockLoader(rig.image, rig.parameters)
-    encoder = Encoder(rig.parameters, rig.shared, blocks, queue)
+    encoder = Encoder(rig.parameters, rig.locked_session, blocks, queue)
     symbol_count = 0
     read_s = []
-    with rig.image, running(encoder.run, lambda: (rig.shared.close(), queue.close())):
+    with rig.image, running(encoder.run, lambda: (rig.locked_session.close(), queue.close())):
         while symbol_count < whole_pass:
             batch = queue.get()
             assert batch is not None
@@ -273,7 +273,9 @@ def test_an_altered_block_ends_the_encoder_with_an_error_that_names_it(tmp_path:
     content[rig.made.stored_offset(1) + 77] ^= 1
     path.write_bytes(content)
     rig.start_casting()
-    encoder = Encoder(rig.parameters, rig.shared, BlockLoader(rig.image, rig.parameters), BatchQueue(1000))
+    encoder = Encoder(
+        rig.parameters, rig.locked_session, BlockLoader(rig.image, rig.parameters), BatchQueue(1000)
+    )
     with rig.image, pytest.raises(ImageDamagedError, match=r"image\.dci: .*block 1 "):
         encoder.run()
 
@@ -283,7 +285,9 @@ def test_a_truncated_image_file_ends_the_encoder(tmp_path: Path) -> None:
     with (tmp_path / "image.dci").open("r+b") as file:
         file.truncate(rig.made.stored_offset(2) + 5)
     rig.start_casting()
-    encoder = Encoder(rig.parameters, rig.shared, BlockLoader(rig.image, rig.parameters), BatchQueue(1000))
+    encoder = Encoder(
+        rig.parameters, rig.locked_session, BlockLoader(rig.image, rig.parameters), BatchQueue(1000)
+    )
     with rig.image, pytest.raises(ImageDamagedError, match="truncated"):
         encoder.run()
 
@@ -307,7 +311,7 @@ def test_datagrams_larger_than_the_mtu_end_the_transmitter_with_the_fix(tmp_path
     with group_member() as (_member, port), data_socket(port) as sock:
         rig = make_rig(tmp_path, port=port)
         queue = BatchQueue()
-        transmitter = Transmitter(sock, rig.parameters, rig.shared, queue, mode=SendMode.SENDTO)
+        transmitter = Transmitter(sock, rig.parameters, rig.locked_session, queue, mode=SendMode.SENDTO)
         rig.start_casting()
         plan = rig.session.next_plan(time.monotonic(), 1)
         assert plan is not None
@@ -335,7 +339,12 @@ def test_an_idle_encoder_is_woken_by_a_join_and_by_nothing_else(tmp_path: Path) 
         asked.release()
         return 44
 
-    with rig.image, running(lambda: plans.append(rig.shared.wait_for_plan(symbols_max)), rig.shared.close):
+    with (
+        rig.image,
+        running(
+            lambda: plans.append(rig.locked_session.wait_for_plan(symbols_max)), rig.locked_session.close
+        ),
+    ):
         assert asked.acquire(timeout=LIMIT_S)
         assert not asked.acquire(blocking=False)
         rig.start_casting()
@@ -348,14 +357,14 @@ def test_an_update_that_makes_a_timer_due_earlier_wakes_the_event_loop_once(tmp_
     rig = make_rig(tmp_path)
     with rig.image:
         rig.start_casting()
-        rig.shared.arm_timer()
+        rig.locked_session.arm_timer()
         rig.wakes.clear()
-        with rig.shared.update() as (session, now):
+        with rig.locked_session.update() as (session, now):
             session.end(1, "test", now)  # an EOT is due at once
-        with rig.shared.update():
+        with rig.locked_session.update():
             pass
         assert len(rig.wakes) == 1
-        assert rig.shared.arm_timer() <= 0.001
+        assert rig.locked_session.arm_timer() <= 0.001
 
 
 def test_a_control_port_in_use_is_an_error_that_names_the_option() -> None:

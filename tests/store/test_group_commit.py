@@ -56,7 +56,7 @@ class Enrolling:
 async def ask_all(
     calls: GroupCommit[Enrolment, Machine], requests: Sequence[Enrolment]
 ) -> list[Machine | BaseException]:
-    return await asyncio.gather(*map(calls.ask, requests), return_exceptions=True)
+    return await asyncio.gather(*map(calls.submit, requests), return_exceptions=True)
 
 
 def names(store: Store) -> list[str]:
@@ -152,7 +152,7 @@ def test_no_request_waits_for_a_missing_answer(store: Store, monkeypatch: pytest
 def test_a_cancelled_request_affects_no_other(store: Store) -> None:
     async def meet() -> list[Machine | BaseException]:
         calls = GroupCommit(store, store.machines.enrol)
-        requests = [asyncio.ensure_future(calls.ask(enrolment(index))) for index in range(3)]
+        requests = [asyncio.ensure_future(calls.submit(enrolment(index))) for index in range(3)]
         await asyncio.sleep(0)
         requests[1].cancel()
         return await asyncio.gather(*requests, return_exceptions=True)

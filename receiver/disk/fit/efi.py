@@ -147,7 +147,7 @@ def loader_name(machine: str, firmware_bits: int) -> str:
     """Return the file that the firmware starts from removable media.
 
     Raises:
-        ConfigurationError: the kind of machine is unknown.
+        ConfigurationError: no loader is known for this architecture.
     """
     name = _LOADERS.get((machine, firmware_bits))
     if name is None:

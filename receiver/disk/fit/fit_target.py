@@ -338,7 +338,7 @@ class _Fit:
 
 
 def fit_tools() -> list[tuple[str, bool, str]]:
-    """Return for each purpose, for the doctor, whether its programs are installed, and their Debian package."""
+    """Return the purposes of external programs, with whether they are installed and their Debian package."""
     purposes = {
         "moving a GPT's backup, growing partitions": ("sfdisk",),
         "checking a GPT a second time (optional)": ("sgdisk",),

@@ -54,7 +54,7 @@ _GPT_HEADER: Final = struct.Struct("<8sIIIIQQQQ")
 _GPT_HEADER_BYTES_MIN: Final = 92
 _GPT_SIGNATURE: Final = b"EFI PART"
 
-# The kernel rereads a claimed disk's table only for the holder of the claim, which is this process and does so at the
+# The kernel rereads a claimed disk's table only for the holder of the claim: this process, which requests it at the
 # end. The claim also proves that the disk isn't in use. Signatures on the disk are the image's and mustn't be wiped.
 _QUIET: Final = (
     "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "--wipe-partitions", "never",

@@ -133,7 +133,7 @@ def find_other_holders(
         command = _text(folder / "comm").strip()
         if int(process_id) != os.getpid() and any(target in paths for target in _open_files(folder)):
             state = f"open in process {process_id} ({command})"
-            uses.append(DeviceUse(device.path, state, f"end process {process_id}"))
+            uses.append(DeviceUse(device.path, state, f"stop process {process_id}"))
         namespace = _link(folder / "ns/mnt")
         if namespace not in seen_namespaces:
             seen_namespaces.add(namespace)

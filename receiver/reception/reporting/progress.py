@@ -165,11 +165,11 @@ class PlainObserver(_LineObserver):
         )
         for sentence in reception.fitted:
             self._print(sentence)
-        limits = _limits_text(status)
-        if limits:
-            self._print(f"bottlenecks: {limits}")
+        bottlenecks = _bottlenecks_text(status)
+        if bottlenecks:
+            self._print(f"bottlenecks: {bottlenecks}")
         if not reception.reported:
-            self._print("the sender didn't take this machine's report: it may list the machine as lost")
+            self._print("the sender didn't accept this machine's report: it may list the machine as lost")
 
     def interrupted(self) -> None:
         """Do nothing: the command line prints the interruption."""
@@ -234,7 +234,7 @@ def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:
     return f"{verified}, {rate}, {lost:.1%} lost, bottleneck: {status.bottleneck}"
 
 
-def _limits_text(status: ReceptionStatus) -> str:
+def _bottlenecks_text(status: ReceptionStatus) -> str:
     """Return the share of time of each bottleneck, the largest first: the answer to "why was it slow?"."""
     total_s = sum(status.bottleneck_seconds.values())
     shares = {name: seconds / total_s for name, seconds in status.bottleneck_seconds.items() if seconds}

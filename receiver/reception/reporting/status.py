@@ -40,7 +40,7 @@ class ReceptionStatus:
     """Time since the first join was tried."""
     raw_bytes: int
     raw_bytes_used: int
-    """Bytes of the image that aren't unused, and so have to be verified."""
+    """Bytes of the image to verify: all but unused blocks."""
     raw_bytes_verified: int
     raw_bytes_kept: int
     """Verified bytes that were on the target before the cast."""
@@ -88,7 +88,7 @@ class Reception:
     status: ReceptionStatus
     report: CompletionReport
     reported: bool
-    """True if the sender took the report."""
+    """True if the sender accepted the report."""
     fitted: tuple[str, ...]
     """Steps that fitted the image to the target, one sentence each."""
 

@@ -29,7 +29,7 @@ LOCAL_NAME: Final = "local"
 """The principal of requests on the loopback when no tokens are required."""
 
 _KNOWN_FRESH_S: Final = 5.0
-"""Lifetime of a cached token: one that another daemon deleted works here for this long."""
+"""Lifetime of a cached token; a token that another daemon has deleted works here for this long."""
 _KNOWN_STALE_S: Final = 900.0
 """Lifetime of a cached token while the database is unavailable, so that operators can watch the repair."""
 _USE_NOTED_EVERY: Final = timedelta(minutes=1)
@@ -46,7 +46,7 @@ class Access(enum.Enum):
     """The access that a route requires."""
 
     OPEN = "open"
-    """None: the route is public, or is the way to sign in."""
+    """No token: the route is public, or signs in."""
     VIEW = "view"
     OPERATE = "operate"
     ENROL = "enrol"
@@ -112,7 +112,7 @@ class _Failures:
 
 
 class Authenticator:
-    """Authenticates requests by token or session cookie.
+    """The authenticator of requests, by token or session cookie.
 
     Secrets are compared by their SHA-256 (here as keys of a table, in the store as a unique column), so the time of a
     lookup reveals nothing about a secret of 256 random bits.

@@ -20,7 +20,7 @@ SEND_BUFFER_BYTES: Final = 1 << 20
 """Bytes that may wait in the kernel: 10 ms at 1 Gbit/s. More would silently overflow an interface's queue of 1000
 packets; a full buffer makes the transmitter wait instead."""
 SEND_TIMEOUT_S: Final = 0.2
-"""Timeout of one send: an unplugged cable must not block the thread for ever."""
+"""Timeout of one send: an unplugged cable must not block the thread forever."""
 FEEDBACK_BUFFER_BYTES: Final = 4 << 20
 """Room for 1024 receivers that answer a FLUSH at once, with 4 datagrams of up to 1.4 KB each as the kernel counts."""
 PACING_HEADROOM: Final = 2.0

@@ -51,7 +51,7 @@ _OF_EXIT_CODE = {
 
 
 def failure_cause(record: ReceiverRecord) -> FailureCause | None:
-    """Return why a receiver ended without the whole image; None if it didn't."""
+    """Return the cause for which a receiver ended without the whole image; None if it has the image."""
     if record.state in _OF_STATE:
         return _OF_STATE[record.state]
     if record.state is not ReceiverState.FAILED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from rich.progress_bar import ProgressBar
@@ -64,13 +64,25 @@ class MachineRow(Protocol):
         """Failure of a machine that ended incomplete."""
 
 
-def machine_table(rows: Sequence[MachineRow], line_count: int, *, noun: str = "receiver") -> Table:
+def standing_text(standing: str) -> Text:
+    """Return a state in its colour."""
+    return Text(standing, style=STANDING_STYLES.get(standing, ""))
+
+
+def machine_table(
+    rows: Sequence[MachineRow],
+    line_count: int,
+    *,
+    noun: str = "receiver",
+    state_text: Callable[[str], Text] = standing_text,
+) -> Table:
     """Return a table of at most ``line_count`` machines: active ones, slowest first, then failed, then complete ones.
 
     Args:
         rows: all machines.
         line_count: free lines of the terminal.
         noun: heading of the name column.
+        state_text: returns the text to show for a row's ``standing``.
     """
     shown = sorted(rows, key=_attention)[:line_count]
     some_nacks = any(row.nacks_count is not None for row in shown)
@@ -89,7 +101,7 @@ def machine_table(rows: Sequence[MachineRow], line_count: int, *, noun: str = "r
         cut = column in (noun, "bottleneck")
         table.add_column(column, justify="right" if right else "left", no_wrap=not cut)
     for row in shown:
-        table.add_row(*_cells(row, some_nacks=some_nacks))
+        table.add_row(*_cells(row, state_text(row.standing), some_nacks=some_nacks))
     return table
 
 
@@ -98,11 +110,11 @@ def _attention(row: MachineRow) -> tuple[int, float]:
     return rank, row.progress
 
 
-def _cells(row: MachineRow, *, some_nacks: bool) -> tuple[Text | ProgressBar, ...]:
+def _cells(row: MachineRow, state: Text, *, some_nacks: bool) -> tuple[Text | ProgressBar, ...]:
     """Return one line; long names and errors are truncated, because the other columns would shrink to nothing."""
     return (
         Text(row.name, no_wrap=True, overflow="ellipsis"),
-        Text(row.standing, style=STANDING_STYLES.get(row.standing, "")),
+        state,
         ProgressBar(total=1.0, completed=row.progress, width=_BAR_COLUMNS),
         Text(f"{row.progress:.1%}"),
         Text(format_rate(row.rate_bytes_per_s)),

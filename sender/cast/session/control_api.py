@@ -76,7 +76,7 @@ class ControlApi:
 
     def __init__(
         self,
-        shared: LockedSession,
+        locked_session: LockedSession,
         parameters: CastParameters,
         manifest: Manifest,
         on_failure: Callable[[DiskcastError], None] = lambda _error: None,
@@ -85,13 +85,13 @@ class ControlApi:
         """Prepare the endpoints.
 
         Args:
-            shared: the session.
+            locked_session: the session.
             parameters: the parameters of the cast.
             manifest: the manifest of the image.
             on_failure: called in the event loop when the manifest can't be read any more, which ends the cast.
             match_machine: replaces the identity in a request to join by that of a known machine.
         """
-        self._shared = shared
+        self._locked_session = locked_session
         self._match_machine = match_machine
         self._on_failure = on_failure
         self._parameters = parameters
@@ -158,7 +158,7 @@ class ControlApi:
             address=request.client.host if request.client else "",
         )
         join_request = await self._match_machine(join_request)
-        with self._shared.update() as (session, now):
+        with self._locked_session.update() as (session, now):
             grant = session.join(join_request, now)
             state = session.state
         return JSONResponse(grant_to_json(grant, state=state), status_code=HTTPStatus.CREATED)
@@ -169,7 +169,7 @@ class ControlApi:
         document = await self._document_untrusted(request, self._need_body_bytes_max)
         need = need_from_json_untrusted(document, self._manifest.block_count)
         heard_sequence = heard_sequence_from_json_untrusted(document)
-        with self._shared.update() as (session, now):
+        with self._locked_session.update() as (session, now):
             _check_key(session, receiver, key)  # it may have joined again in the meantime
             session.set_need(receiver, need, now, heard_sequence)
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -179,7 +179,7 @@ class ControlApi:
         receiver, key = self._authorise_untrusted(receiver_id, request)
         document = await self._document_untrusted(request, CONTROL_BODY_BYTES_MAX)
         report = COMPLETION.decode_untrusted("completion", document)
-        with self._shared.update() as (session, now):
+        with self._locked_session.update() as (session, now):
             _check_key(session, receiver, key)
             session.complete(receiver, report, now)
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -199,7 +199,7 @@ class ControlApi:
                 raise  # the only way to abort a response that has started
 
     def _description(self) -> JsonObject:
-        with self._shared.read() as (session, _now):
+        with self._locked_session.read() as (session, _now):
             description = cast_description(
                 self._parameters, state=session.state, receiver_count=session.active_count
             )
@@ -215,7 +215,7 @@ class ControlApi:
         if scheme.lower() != "bearer":
             raise _unauthorised("the receiver's key is missing: Authorization: Bearer KEY")
         receiver, key = ReceiverId(receiver_id), _KEY.decode_untrusted("key", text)
-        with self._shared.read() as (session, _now):
+        with self._locked_session.read() as (session, _now):
             _check_key(session, receiver, key)
         return receiver, key
 

@@ -16,11 +16,11 @@ class FeedbackPort:
     :meth:`run` awaits only the next one. More datagrams wait in the socket's bounded buffer.
     """
 
-    def __init__(self, sock: socket.socket, shared: LockedSession) -> None:
+    def __init__(self, sock: socket.socket, locked_session: LockedSession) -> None:
         """Take over ``sock``, bound and non-blocking; :meth:`run` closes it."""
         self.received_count = 0
         self._socket = sock
-        self._shared = shared
+        self._locked_session = locked_session
 
     async def run(self) -> None:
         """Receive until cancelled."""
@@ -34,7 +34,7 @@ class FeedbackPort:
                 ):  # an ICMP error that the kernel reports here; it concerns none of our datagrams
                     continue
                 self.received_count += 1
-                with self._shared.update() as (session, now):
+                with self._locked_session.update() as (session, now):
                     session.receive_feedback_untrusted(datagram, now)
         finally:
             stream.close()

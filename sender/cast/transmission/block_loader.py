@@ -94,7 +94,7 @@ class BlockLoader:
         finally:
             self._reading_since = None
             self.read_s += time.monotonic() - started_at
-        # Receivers would detect it too, but would request the same bad bytes for ever.
+        # Receivers would detect it too, but would request the same bad bytes forever.
         if blake3(buffer[:count].data).digest() != stored_hash:
             raise self._image.wrong_block(block)
         return count

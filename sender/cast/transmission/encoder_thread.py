@@ -21,13 +21,17 @@ class Encoder:
     """The encoder of one cast; runs until the session or the queue is closed."""
 
     def __init__(
-        self, parameters: CastParameters, shared: LockedSession, blocks: BlockLoader, queue: BatchQueue
+        self,
+        parameters: CastParameters,
+        locked_session: LockedSession,
+        blocks: BlockLoader,
+        queue: BatchQueue,
     ) -> None:
-        """Encode the plans of ``shared`` with stored bytes from ``blocks`` into ``queue``."""
+        """Encode the session's plans with stored bytes from ``blocks`` into ``queue``."""
         self._frames = FrameEncoder(parameters)
         self._frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         self._frames_per_call = super_datagram_frames(self._frame_bytes)
-        self._shared = shared
+        self._locked_session = locked_session
         self._blocks = blocks
         self._queue = queue
 
@@ -38,7 +42,7 @@ class Encoder:
             ImageDamagedError: a block of the image file has changed.
             StorageError: the image file can't be read.
         """
-        while (plan := self._shared.wait_for_plan(self._symbols_max)) is not None:
+        while (plan := self._locked_session.wait_for_plan(self._symbols_max)) is not None:
             read_s_before = self._blocks.read_s
             frames = self._frames.encode(plan, self._blocks.load)
             if not self._queue.put(FrameBatch(plan, frames, self._blocks.read_s - read_s_before)):

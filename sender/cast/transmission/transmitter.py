@@ -66,7 +66,7 @@ class Transmitter:
         self,
         sock: socket.socket,
         parameters: CastParameters,
-        shared: LockedSession,
+        locked_session: LockedSession,
         queue: BatchQueue,
         *,
         mode: SendMode | None = None,
@@ -76,7 +76,7 @@ class Transmitter:
         Args:
             sock: the data socket, connected to the group.
             parameters: the parameters of the cast.
-            shared: the session; gives the rate and is updated after each batch.
+            locked_session: the session; gives the rate and is updated after each batch.
             queue: source of the batches.
             mode: use this method of sending and no faster one.
         """
@@ -84,7 +84,7 @@ class Transmitter:
         self._frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         self._socket = sock
         self._output = DatagramOutput(sock, self._frame_bytes, mode)
-        self._shared = shared
+        self._locked_session = locked_session
         self._queue = queue
         self._destination = f"{parameters.group} port {parameters.port}"
 
@@ -100,14 +100,14 @@ class Transmitter:
             InterfaceError: the interface no longer sends.
             ConfigurationError: the datagrams are too large for the path.
         """
-        with self._shared.read() as (session, now):
+        with self._locked_session.read() as (session, now):
             pacer = Pacer(session.rate_bytes_per_s, now)
             ceiling = session.policy.rate_bytes_per_s or session.policy.rate_max_bytes_per_s
         if ceiling is not None:
             limit_pacing_rate(self._socket, ceiling)
         while (batch := self._queue.get()) is not None:
             self._send_paced(batch.frames, pacer)
-            with self._shared.update() as (session, now):
+            with self._locked_session.update() as (session, now):
                 session.mark_transmitted(
                     batch.plan.next_sequence, batch.frames.nbytes, now, read_s=batch.read_s
                 )

@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 
 class CastExecutor:
-    """Runs leased casts, each in a task of its own. It belongs to the event loop."""
+    """The executor of leased casts, each in a task of its own. Use it on the event loop."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class CastExecutor:
             job.timeline.add_event(
                 JobEvent.IMAGE_AWAITED, f"the image is fetched from {known.location} first"
             )
-            self._registry.request_look()
+            self._registry.request_poll()
         expected = len(waited_for) if started_before else None
         still_required = cast.required_count - sum(row.state in FINAL_STATES for row in rows)
         async with await self._library.open(cast.plan.image_id, cast.cast_id) as opened:
@@ -96,7 +96,7 @@ class CastExecutor:
                 policy = self._sessions.policy(cast, still_required=still_required, expected_back=expected)
                 run = stack.enter_context(self._sessions.open(job, image, opened.path, policy, room))
                 job.attach(run)
-                self._registry.request_look()
+                self._registry.request_poll()
                 result = await run.run()
         if result.abandoned:
             return
@@ -112,7 +112,7 @@ class CastExecutor:
         return await _retry_until_available(lambda: store.run(store.rooms.get, room_id))
 
     async def _target_names(self, cast: Cast) -> dict[str, str]:
-        """Return the names of the machines that the cast is for, by id."""
+        """Return the names of the cast's planned machines, by id."""
         store = self._store
         if cast.plan.room_id is not None:
             machines = await store.run(store.machines.of_room, cast.plan.room_id)
@@ -140,7 +140,7 @@ async def _retry_until_available(query: Callable[[], Awaitable[_Result]]) -> _Re
 
 
 def _expected_back(rows: list[CastMachine]) -> list[CastMachine]:
-    """Return the machines of an earlier run that must rejoin: the unfinished ones, else the lost ones."""
+    """Return the machines of an earlier run that must rejoin: the unfinished ones or else the lost ones."""
     unfinished = [row for row in rows if row.state in CONNECTED_STATES]
     return unfinished or [row for row in rows if row.state is MachineState.LOST]
 

@@ -1,4 +1,4 @@
-"""A cast that this daemon runs: its records, timeline and snapshot, and the commands that it obeys.
+"""A cast that this daemon runs: its records, timeline and snapshot, and the commands on it.
 
 ::
 
@@ -41,7 +41,7 @@ class EarlierRuns:
 
 
 class CastJob:
-    """One run of a cast. It belongs to the event loop.
+    """One run of a cast. Use it on the event loop.
 
     Attributes:
         owner: name of this daemon's run in the database.
@@ -52,8 +52,8 @@ class CastJob:
         run: the cast's session; None until it is open.
         ended_at: monotonic; None while it runs.
         cancel_reason: an operator's reason; None if the cast isn't cancelled.
-        targets: names of the machines that it is for, by id; empty: any machine that joins.
-        task: runs it; cancelled while no session exists yet.
+        targets: names of the cast's planned machines, by id; empty: any machine that joins.
+        task: the task that runs the cast; cancelled while no session exists yet.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class CastJob:
         return self.cast.plan.room_id
 
     @property
-    def shared(self) -> LockedSession:
+    def locked_session(self) -> LockedSession:
         """Return the session."""
         assert self.run is not None
-        return self.run.shared
+        return self.run.locked_session
 
     @property
     def transmitter(self) -> TransmitterStatistics:
@@ -128,7 +128,7 @@ class CastJob:
     def attach(self, run: CastRun) -> None:
         """Use the session of ``run`` from now on; commands given while the image was fetched are passed to it."""
         self.run = run
-        self.reporter.attach(run.shared)
+        self.reporter.attach(run.locked_session)
         if self._started_by_hand:
             run.start_now()
         if self.cast.paused:

@@ -19,13 +19,13 @@ _ENDED_JOBS_MAX: Final = 100
 
 
 class CastRegistry:
-    """Casts in memory. It belongs to the event loop.
+    """Casts in memory. Use it on the event loop.
 
     Attributes:
         jobs: casts that this daemon runs now, by id.
-        unfinished: every cast that hasn't ended, of all daemons, as of the last look at the database.
+        unfinished: every cast that hasn't ended, of all daemons, as of the last query of the database.
         changes: notified when a cast starts, changes or ends.
-        work: set when the supervisor should look at the database at once.
+        work: set when the supervisor should query the database at once.
     """
 
     def __init__(self, *, ended_kept_s: float) -> None:
@@ -90,14 +90,14 @@ class CastRegistry:
     def add_planned(self, cast: Cast) -> None:
         """Add a new cast."""
         self.unfinished[cast.cast_id] = cast
-        self.request_look()
+        self.request_poll()
 
     def remove_planned(self, cast_id: str) -> None:
         """Remove a cast that ended before any daemon ran it."""
         self.unfinished.pop(cast_id, None)
 
     def replace_unfinished(self, recorded: Iterable[Cast]) -> None:
-        """Take over the database's list; the casts of this daemon are known better here."""
+        """Replace the list by the database's; this daemon's own casts are more current in memory."""
         before = self.unfinished
         ended = self.ended_ids()
         self.unfinished = {cast.cast_id: cast for cast in recorded if cast.cast_id not in ended}
@@ -116,8 +116,8 @@ class CastRegistry:
             self.unfinished.pop(cast_id, None)
             self._ended.append(job)
 
-    def request_look(self) -> None:
-        """Report a change that the supervisor must act on: it looks at the database at once."""
+    def request_poll(self) -> None:
+        """Report a change that the supervisor must act on: it queries the database at once."""
         self.changes.notify()
         self.work.set()
 

@@ -53,8 +53,8 @@ def verdict(cast: Cast, machines: Collection[CastMachine], reason: str) -> tuple
 
 
 def absent_machine(cast_id: str, machine_id: str, name: str) -> CastMachine:
-    """Return the line of a machine that the cast was for and that never joined."""
-    error = "it never joined: was it switched on, with its agent?"
+    """Return the line of a planned machine that never joined."""
+    error = "it never joined: check that it is switched on and that its agent runs"
     row = _bare_machine(cast_id, machine_id, name, MachineState.ABSENT, error)
     return dataclasses.replace(row, ended_at=datetime.now(UTC))
 

@@ -6,7 +6,7 @@ import asyncio
 
 
 class ChangeNotifier:
-    """Many tasks wait, one call wakes them all."""
+    """A notifier that wakes any number of waiting tasks at once."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()

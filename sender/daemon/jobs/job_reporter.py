@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 
 
 class JobReporter:
-    """A :class:`sender.cast.reporting.reporter.Reporter`. It belongs to the event loop."""
+    """A :class:`sender.cast.reporting.reporter.Reporter`. Use it on the event loop."""
 
     interval_s = VIEW_INTERVAL_S
 
@@ -58,15 +58,15 @@ class JobReporter:
         self._snapshot = snapshot
         self._put_machine = put_machine
         self._on_gathering = on_gathering
-        self._shared: LockedSession | None = None
+        self._locked_session: LockedSession | None = None
         self._earlier_seconds = records.cast.seconds
         self._earlier_bytes_sent = records.cast.bytes_sent
         self._saved_at = 0.0
         self._log = _log.bind(cast=records.cast.cast_id)
 
-    def attach(self, shared: LockedSession) -> None:
+    def attach(self, locked_session: LockedSession) -> None:
         """Read this session from now on."""
-        self._shared = shared
+        self._locked_session = locked_session
 
     # -- the Reporter protocol --------------------------------------------------------------------------------
 
@@ -134,8 +134,8 @@ class JobReporter:
 
     def record_machines(self) -> None:
         """Record the line of every receiver of the session."""
-        assert self._shared is not None
-        with self._shared.read() as (session, now):
+        assert self._locked_session is not None
+        with self._locked_session.read() as (session, now):
             block_bytes = session.parameters.block_bytes
             rows = [self._row(record, block_bytes, now) for record in session.receivers.values()]
         for row in rows:
@@ -145,8 +145,8 @@ class JobReporter:
                 self._put_machine(row)
 
     def _record_machine(self, receiver_id: ReceiverId) -> None:
-        assert self._shared is not None
-        with self._shared.read() as (session, now):
+        assert self._locked_session is not None
+        with self._locked_session.read() as (session, now):
             row = self._row(session.receivers[receiver_id], session.parameters.block_bytes, now)
         self._put_machine(row)
 
@@ -155,8 +155,8 @@ class JobReporter:
         return self._records.merge(cast_machine(cast_id, record, block_bytes, now, datetime.now(UTC)))
 
     def _view(self) -> CastView:
-        assert self._shared is not None
-        with self._shared.read() as (session, now):
+        assert self._locked_session is not None
+        with self._locked_session.read() as (session, now):
             return CastView.of(session, now)
 
     def _record_progress(self, view: CastView, *, last: bool = False) -> None:
@@ -175,6 +175,6 @@ class JobReporter:
             self._records.save_progress()
 
     def _parity(self) -> float:
-        assert self._shared is not None
-        with self._shared.read() as (session, _now):
+        assert self._locked_session is not None
+        with self._locked_session.read() as (session, _now):
             return session.parity

@@ -19,7 +19,7 @@ POINT_INTERVAL_S: Final = 1.0
 POINTS_MAX: Final = 1200
 """Points of a timeline: twenty minutes in full. Beyond that every second point is removed, repeatedly."""
 EVENTS_MAX: Final = 5000
-"""Events of a cast that are shown: five of each machine of the largest."""
+"""Events of a cast that are shown: five per machine in the largest cast."""
 
 _log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class JobEvent(enum.StrEnum):
 
 
 class JobTimeline:
-    """The points and events of one cast, those of earlier runs included. It belongs to the event loop.
+    """The points and events of one cast, those of earlier runs included. Use it on the event loop.
 
     Attributes:
         points: for charts.

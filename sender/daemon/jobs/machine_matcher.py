@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class MachineMatcher:
-    """Matches receivers that join one cast. It belongs to the event loop."""
+    """The matcher of receivers that join one cast. Use it on the event loop."""
 
     def __init__(self, store: Store, job: CastJob) -> None:
         self._store = store
@@ -71,7 +71,7 @@ class MachineMatcher:
         if machine_id in self._job.targets or self._job.records.machine_of(machine_id) is not None:
             return True
         machine = await self._look_up(request, lambda: self._store.machines.get(machine_id))
-        return machine is not None and self._job.cast.plan.asks_for(machine)
+        return machine is not None and self._job.cast.plan.includes(machine)
 
     def _may_claim(self, machine_id: str, request: JoinRequest) -> bool:
         """Return whether the claim takes no other machine's history line, of which each machine id has one.
@@ -98,7 +98,7 @@ class MachineMatcher:
 
     def _has_place(self, machine_id: str, agent_id: str) -> bool:
         """Return whether another agent of that machine has a place in the cast and keeps it."""
-        with self._job.shared.read() as (session, _now):
+        with self._job.locked_session.read() as (session, _now):
             return any(
                 record.inventory.get(MACHINE_ID_KEY) == machine_id
                 and record.agent_id != agent_id

@@ -49,7 +49,7 @@ async def share_rates(registry: CastRegistry, ceiling_bytes_per_s: float | None)
         sending = []
         for job in registry.jobs.values():
             if job.run is not None and not job.cast.paused:
-                with job.run.shared.read() as (session, _now):
+                with job.run.locked_session.read() as (session, _now):
                     wish = 0.0
                     if session.state is CastState.CASTING:
                         wish = wish_bytes_per_s(

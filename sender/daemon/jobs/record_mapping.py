@@ -94,7 +94,7 @@ def timeline_point(at_s: float, view: CastView, parity: float) -> TimelinePoint:
 
 
 def cast_progress(view: CastView) -> float:
-    """Return the progress of the machine with the least, without stragglers while there are others."""
+    """Return the progress of the slowest machine, stragglers aside while there are others."""
     active = [receiver for receiver in view.receivers if receiver.active]
     main = [receiver for receiver in active if not receiver.demoted] or active
     if main:
@@ -103,7 +103,7 @@ def cast_progress(view: CastView) -> float:
 
 
 def idle_cast(cast: Cast, *, local: bool) -> LiveCast:
-    """Return a cast of which only the record is known: planned, ended, or another daemon's."""
+    """Return a cast without live figures: planned, ended, or another daemon's."""
     return LiveCast(
         cast=cast,
         local=local,
@@ -118,7 +118,7 @@ def idle_cast(cast: Cast, *, local: bool) -> LiveCast:
 
 
 def ended_machine(row: CastMachine, room_id: str | None) -> LiveMachine:
-    """Return a machine of which only the history line is known."""
+    """Return a machine that is known only by its history line."""
     return LiveMachine(
         machine_id=row.machine_id,
         name=row.name,

@@ -88,7 +88,7 @@ class CastPlan:
     slow_below: float = SLOW_BELOW_DEFAULT
     slow_for_s: float = SLOW_FOR_S_DEFAULT
 
-    def asks_for(self, machine: Machine) -> bool:
+    def includes(self, machine: Machine) -> bool:
         """Return whether the cast is planned for this machine."""
         if self.machine_ids:
             return machine.machine_id in self.machine_ids

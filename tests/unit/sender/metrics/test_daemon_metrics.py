@@ -68,7 +68,7 @@ def made_run(rig: Rig, phase: CastPhase) -> Any:
         run=object(),
         cast=SimpleNamespace(phase=phase),
         room_id="a",
-        shared=rig.shared,
+        locked_session=rig.locked_session,
         transmitter=TransmitterStatistics(),
         feedback=SimpleNamespace(received_count=0),
     )

@@ -41,13 +41,15 @@ def feedback(rig: Rig) -> Iterator[FeedbackPort]:
     lo = find_interface("lo")
     control, sock = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.255.68.98")))
     with control, sock:
-        yield FeedbackPort(sock, rig.shared)
+        yield FeedbackPort(sock, rig.locked_session)
 
 
 def scrape(rig: Rig, feedback: FeedbackPort, transmitter: TransmitterStatistics | None = None) -> Scrape:
     """Return every sample of a scrape."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(SingleCastCollector(rig.shared, transmitter or TransmitterStatistics(), feedback))
+    registry.register(
+        SingleCastCollector(rig.locked_session, transmitter or TransmitterStatistics(), feedback)
+    )
     families = text_string_to_metric_families(generate_latest(registry).decode())
     found = {}
     for family in families:
@@ -103,7 +105,7 @@ def test_stragglers_are_marked_and_an_unknown_sustainable_rate_is_infinite(
 
 def test_histograms_are_cumulative_and_count_everything(rig: Rig, feedback: FeedbackPort) -> None:
     grant = rig.start_casting()
-    with rig.shared.update() as (session, now):
+    with rig.locked_session.update() as (session, now):
         session.complete(grant.receiver_id, completion(), now)
     transmitter = TransmitterStatistics()
     for late_s in (0.0, 75e-6, 1.0):
@@ -127,7 +129,7 @@ def test_failures_of_machines_are_distinguished_by_cause(rig: Rig, feedback: Fee
     for name, exit_code in ends.items():
         grant = rig.join(name, name)
         report = dataclasses.replace(completion(success=False, error="no"), exit_code=exit_code)
-        with rig.shared.update() as (session, now):
+        with rig.locked_session.update() as (session, now):
             session.complete(grant.receiver_id, report, now)
     for name, state in (("pc-8", ReceiverState.LOST), ("pc-9", ReceiverState.DROPPED)):
         rig.session.receivers[rig.join(name, name).receiver_id].state = state
@@ -165,7 +167,7 @@ def test_an_ended_cast_has_an_outcome_and_no_bottleneck(rig: Rig, feedback: Feed
     assert value(running, "diskcast_receiver_bottleneck", machine="pc-1", bottleneck="network") == 1
     assert value(running, "diskcast_receiver_state", machine="pc-1", state="receiving") == 1
     assert "diskcast_cast_outcome" not in {name for name, _ in running}
-    with rig.shared.update() as (session, now):
+    with rig.locked_session.update() as (session, now):
         session.end(SessionOutcome.FAILED, "the image's disk", now)
     ended = scrape(rig, feedback)
     assert value(ended, "diskcast_cast_outcome", outcome="failed") == 1
@@ -179,7 +181,7 @@ def test_an_ended_cast_has_an_outcome_and_no_bottleneck(rig: Rig, feedback: Feed
 class OfRoom:
     """One of several casts of a daemon."""
 
-    shared: LockedSession
+    locked_session: LockedSession
     feedback: FeedbackPort
     room_id: str | None
     transmitter: TransmitterStatistics = dataclasses.field(default_factory=TransmitterStatistics)
@@ -188,7 +190,7 @@ class OfRoom:
 def test_several_casts_share_families_with_their_own_labels(rig: Rig, feedback: FeedbackPort) -> None:
     """A family that occurs twice would be an error that ends the scrape."""
     rig.start_casting()
-    casts = [OfRoom(rig.shared, feedback, "lab-1"), OfRoom(rig.shared, feedback, None)]
+    casts = [OfRoom(rig.locked_session, feedback, "lab-1"), OfRoom(rig.locked_session, feedback, None)]
     registry = CollectorRegistry(auto_describe=False)
     registry.register(CastsCollector(lambda: casts))
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
@@ -205,7 +207,7 @@ def test_a_room_of_five_hundred_in_four_casts_fits_into_a_scrape(rig: Rig, feedb
     rig.start_casting()
     for number in range(2, 501):
         rig.join(f"lab-2-machine-{number:03}", f"agent-{number}")
-    casts = [OfRoom(rig.shared, feedback, f"room-{number}") for number in range(4)]
+    casts = [OfRoom(rig.locked_session, feedback, f"room-{number}") for number in range(4)]
     registry = CollectorRegistry(auto_describe=False)
     registry.register(CastsCollector(lambda: casts))
     assert len(generate_latest(registry)) < 5e6

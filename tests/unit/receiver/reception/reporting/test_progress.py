@@ -128,7 +128,7 @@ def test_lines_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         "5.0% lost, bottleneck: disk",
         "bottlenecks: disk 75%, network 25%",
         "lab (1.0 GiB) is on /dev/sda, every byte read back and verified",
-        "the sender didn't take this machine's report",
+        "the sender didn't accept this machine's report",
     ):
         assert words in text
 
