@@ -73,6 +73,7 @@ class RateController:
         self._frame_bytes = frame_bytes
         self._tick_at = now
         self._experiment = LossExperiment()
+        self._cut_at = -math.inf
 
     # -- state for other modules ------------------------------------------------------------------------------
 
@@ -211,6 +212,7 @@ class RateController:
             capacity.meet_knee(knee, _BACKOFF, cause, now)
             capacity.escapes &= now >= capacity.competing.until
         if not (capacity.exempt or self.fixed):
+            self._cut_at = now
             self._fall_to(capacity.allowed_bytes_per_s())
 
     def _on_receiver_limit(self, capacity: Capacity, sample: RateSample, now: float) -> None:
@@ -244,6 +246,8 @@ class RateController:
         rate = self.rate_bytes_per_s
         queued = sample.queued
         competing = now < capacity.competing.until
+        # Reports of a round after another receiver's cut describe the rate before it.
+        settled &= capacity.exempt or now > self._cut_at + self._feedback_round_s(grtt_s)
         below_knee = capacity.limited and rate < capacity.knee_bytes_per_s and not queued
         if self.fixed or (below_knee and settled and not competing and not capacity.exempt):
             capacity.set_usual_loss(sample.loss, sample.loss_burst)  # a link that isn't full drops nothing
@@ -260,10 +264,16 @@ class RateController:
         self, receiver_id: ReceiverId, capacity: Capacity, sample: RateSample, grtt_s: float, now: float
     ) -> bool:
         """Act on the result of an experiment for one receiver; return whether there is one."""
-        congestion = self._experiment.is_congestion(receiver_id, sample, self._feedback_round_s(grtt_s), now)
+        round_s = self._feedback_round_s(grtt_s)
+        if now < self._cut_at + round_s:
+            return False
+        result = self._experiment.result(receiver_id, sample, round_s, now)
+        if result is None:
+            return False
+        congestion, knee = result
         if congestion:
             capacity.troubled_at = now
-            self._cut(capacity, sample.arriving_bytes_per_s, Cause.NETWORK, sample, grtt_s, now)
-        elif congestion is not None:
+            self._cut(capacity, knee, Cause.NETWORK, sample, grtt_s, now)
+        else:
             capacity.set_usual_loss(sample.loss, sample.loss_burst)
-        return congestion is not None
+        return True

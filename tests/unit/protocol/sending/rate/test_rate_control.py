@@ -134,13 +134,22 @@ def test_random_loss_keeps_the_rate_and_is_learned(loss: float, burst: int) -> N
 
 
 @pytest.mark.parametrize("loss", [0.02, 0.05, 0.2])
-@pytest.mark.parametrize("receiver_count", [1, 4])
+@pytest.mark.parametrize("receiver_count", [1, 4, 30])
 def test_random_loss_that_starts_at_the_ceiling_costs_a_moment(loss: float, receiver_count: int) -> None:
     """A cable that comes loose during a cast."""
     drive = Drive(*[Path(loss=loss, loss_from_s=3.0)] * receiver_count, maximum=1000 * MBIT).run(6.0)
     assert drive.mean_rate(3.0) > 0.75 * 1000 * MBIT
     assert drive.run(3.0).mean_rate(3.0) > 0.95 * 1000 * MBIT
     assert drive.controller.usual_loss(FIRST) == pytest.approx(loss, rel=0.3)
+
+
+@pytest.mark.parametrize("receiver_count", [1, 4])
+def test_policed_link_that_becomes_slower_is_followed(receiver_count: int) -> None:
+    """Loss at a steady rate without a queue: taken for random, a fifth would be lost for the rest of the cast."""
+    path = Path(lambda now: (1000 if now < 3 else 800) * MBIT, queue_bytes=100e3)
+    drive = Drive(*[path] * receiver_count, maximum=900 * MBIT).run(6.0)
+    assert drive.lost_share(3.0) < 0.03
+    assert drive.mean_rate(3.0) > 0.85 * 800 * MBIT
 
 
 def test_experiments_do_not_queue_up() -> None:
