@@ -171,7 +171,11 @@ def _understand(words: list[str], *, complete: bool) -> None:
             if command.invoke_without_command:
                 break
             raise click.UsageError(f"{' '.join(words)}: there is no command {rest[0]!r}")
-        command, context, rest = found, click.Context(found, info_name=rest[0], parent=context), rest[1:]
+        command, context, rest = (
+            found,
+            click.Context(found, info_name=rest[0], parent=context, **found.context_settings),
+            rest[1:],
+        )
     values, left, _ = command.make_parser(context).parse_args(list(rest))
     if not complete or "--help" in rest:
         return
