@@ -26,7 +26,7 @@ class AlignedBuffers:
 
     def __init__(self, buffer_bytes: int, count_max: int) -> None:
         self.buffer_bytes = buffer_bytes
-        self._vacancies = threading.BoundedSemaphore(count_max)
+        self._free_slots = threading.BoundedSemaphore(count_max)
         self._free: list[memoryview] = []
 
     @contextlib.contextmanager
@@ -35,7 +35,7 @@ class AlignedBuffers:
 
         Waits while all are lent. Threads that borrow one buffer at a time can't deadlock.
         """
-        with self._vacancies:
+        with self._free_slots:
             try:
                 buffer = self._free.pop()
             except IndexError:

@@ -65,8 +65,8 @@ class Verifier:
             inside = (
                 stops <= os.fstat(self._read_back.fd).st_size
             )  # a block beyond the end is missing, not a hole
-            not_holes = [np.arange(first, stop) for first, stop in self._zeros_with_data(zeros[inside])]
-            to_read = np.sort(np.concatenate([blocks[kind <= BlockKind.RAW], zeros[~inside], *not_holes]))
+            data_runs = [np.arange(first, stop) for first, stop in self._zeros_with_data(zeros[inside])]
+            to_read = np.sort(np.concatenate([blocks[kind <= BlockKind.RAW], zeros[~inside], *data_runs]))
         mismatching: list[int] = []
 
         def verify_run(run: tuple[int, int]) -> int:

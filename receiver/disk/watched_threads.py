@@ -25,7 +25,7 @@ class WatchedThreads:
         """Watch the calls registered with ``watch``; :meth:`watch_until_cancelled` must run beside the work."""
         self._watch = watch
         self._running: set[trio.CancelScope] = set()
-        self._stall: StorageError | None = None
+        self._hang_error: StorageError | None = None
 
     async def run_sync(
         self,
@@ -40,8 +40,8 @@ class WatchedThreads:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True) as scope:
-            if self._stall is not None:
-                raise self._stall
+            if self._hang_error is not None:
+                raise self._hang_error
             self._running.add(scope)
             try:
                 return await trio.to_thread.run_sync(
@@ -49,8 +49,8 @@ class WatchedThreads:
                 )
             finally:
                 self._running.discard(scope)
-        assert self._stall is not None  # nothing else cancels the scope
-        raise self._stall
+        assert self._hang_error is not None  # nothing else cancels the scope
+        raise self._hang_error
 
     async def watch_until_cancelled(self) -> None:
         """Watch the disk calls.
@@ -64,7 +64,7 @@ class WatchedThreads:
             try:
                 self._watch.check()
             except StorageError as error:
-                self._stall = error
+                self._hang_error = error
                 for scope in self._running:
                     scope.cancel()
                 raise

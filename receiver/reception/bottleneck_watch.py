@@ -102,9 +102,9 @@ class BottleneckWatch:
 
     def _find(self, load: ReceiverLoad, last: ReceiverLoad) -> Cause | None:
         """Return the bottleneck that the load shows; None if this receiver keeps up."""
-        ran_out = load.pool_drop_count > last.pool_drop_count
-        enough = BACKLOG_OVER_SHARE if self._backlog or ran_out else BACKLOG_SHARE
-        self._backlog = load.held_share >= enough
+        pool_ran_out = load.pool_drop_count > last.pool_drop_count
+        threshold = BACKLOG_OVER_SHARE if self._backlog or pool_ran_out else BACKLOG_SHARE
+        self._backlog = load.held_share >= threshold
         if self._backlog:
             return self._dominant_work()
         if load.all_received:

@@ -305,12 +305,12 @@ class CastConnection:
         await self._sender.report_need(need, self.session.heard_sequence)
 
     async def _scan(self, unreported: NDArray[np.bool_] | None) -> None:
-        on_news = self._pipeline.check_progress
+        on_change = self._pipeline.check_progress
         scan = TargetScan(
             self.session,
             self._image,
             report_need=self._report_missing,
-            on_change=on_news,
+            on_change=on_change,
             unreported=unreported,
         )
         with self._scanning:

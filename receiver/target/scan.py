@@ -60,7 +60,7 @@ class TargetScan:
         self._unreported = np.zeros_like(image.unscanned) if unreported is None else unreported.copy()
         # No reader takes blocks while the remainder is sampled.
         self._choosing = trio.Lock()
-        self._over = trio.Event()
+        self._finished = trio.Event()
 
     async def run(self) -> None:
         """Scan all unscanned blocks, several at once, in ascending order as passes do.
@@ -76,7 +76,7 @@ class TargetScan:
             async with trio.open_nursery() as readers:
                 for _ in range(thread_count):
                     readers.start_soon(self._read, limiter)
-            self._over.set()
+            self._finished.set()
 
     async def _read(self, limiter: trio.CapacityLimiter) -> None:
         image = self._image
@@ -118,9 +118,9 @@ class TargetScan:
         interval_s = REPORT_FIRST_S
         while True:
             with trio.move_on_after(interval_s):
-                await self._over.wait()
+                await self._finished.wait()
             interval_s = min(2 * interval_s, REPORT_INTERVAL_MAX_S)
-            over = self._over.is_set()
+            over = self._finished.is_set()
             await self._report()
             if over:
                 return

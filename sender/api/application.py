@@ -66,7 +66,7 @@ def create_application(services: Services) -> FastAPI:
     app.state.stopping = asyncio.Event()
     app.state.stream_count = 0
     app.state.machines_total = 0
-    app.state.metrics_turn = asyncio.Semaphore(1)
+    app.state.metrics_lock = asyncio.Semaphore(1)
     app.state.dashboard_files = DashboardFiles()
     app.state.document = ascii_json(complete_document(app.openapi(), OPERATIONS))
     app.add_middleware(

@@ -96,7 +96,7 @@ def history(
 
 @history.command()
 @click.option(
-    "--who", metavar="NAME", help="Only actions of this actor: a token's name, local, 'daemon NAME'."
+    "--who", "actor", metavar="NAME", help="Only actions of this actor: a token's name, local, 'daemon NAME'."
 )
 @click.option(
     "--subject", metavar="SUBJECT", help="Only actions on this subject: 'cast 1a2b3c4d', 'room lab-1'."
@@ -110,7 +110,7 @@ def audit(
     client: Client,
     output: Output,
     *,
-    who: str | None,
+    actor: str | None,
     subject: str | None,
     since: str | None,
     until: str | None,
@@ -129,7 +129,7 @@ def audit(
     from sender.console.output import Column, local_time
     from sender.store.records.access import AuditEntry
 
-    query = {"actor": who, "subject": subject, **_period(since, until)}
+    query = {"actor": actor, "subject": subject, **_period(since, until)}
     if csv_path is not None:
         _write_csv(client, output, "/audit.csv", query, csv_path)
         return
@@ -140,9 +140,9 @@ def audit(
 
     columns: list[Column[AuditEntry]] = [
         Column("at", lambda entry: local_time(entry.at, seconds=True)),
-        Column("who", lambda entry: entry.actor, cut=True),
-        Column("did", lambda entry: entry.action),
-        Column("to", lambda entry: _IMAGE_ID.sub(r"\1", entry.subject)),
+        Column("actor", lambda entry: entry.actor, cut=True),
+        Column("action", lambda entry: entry.action),
+        Column("subject", lambda entry: _IMAGE_ID.sub(r"\1", entry.subject)),
         Column("detail", detail, cut=True),
     ]
     output.listed(

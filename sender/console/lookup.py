@@ -46,7 +46,7 @@ def find_machine(client: Client, text: str) -> Machine:
         return wanted in {key.casefold() for key in keys if key}
 
     found = [machine for machine in _searched(client.listed("/machines", Machine)) if fits(machine)]
-    return _only("machine", text, found, lambda machine: f"{machine.machine_id} ({machine.name})")
+    return _single("machine", text, found, lambda machine: f"{machine.machine_id} ({machine.name})")
 
 
 def find_image(client: Client, text: str) -> Image:
@@ -56,15 +56,15 @@ def find_image(client: Client, text: str) -> Image:
         ServerRefusedError: no image matches, or several do.
     """
     images = list(_searched(client.listed("/images", Image)))
-    ways: tuple[Callable[[Image], bool], ...] = (
+    matchers: tuple[Callable[[Image], bool], ...] = (
         lambda image: text in (image.name, image.image_id),
         lambda image: len(text) >= _PREFIX_LETTERS_MIN and image.image_id.startswith(text.lower()),
         lambda image: image.location.rpartition("/")[2] == text,
     )
-    found = next(filter(None, ([image for image in images if fits(image)] for fits in ways)), [])
+    found = next(filter(None, ([image for image in images if fits(image)] for fits in matchers)), [])
     # A damaged copy beside the good one doesn't make its name ambiguous.
     found = [image for image in found if image.state is not ImageState.DAMAGED] or found
-    return _only("image", text, found, lambda image: image.image_id)
+    return _single("image", text, found, lambda image: image.image_id)
 
 
 def find_schedule(client: Client, text: str) -> Schedule:
@@ -75,7 +75,7 @@ def find_schedule(client: Client, text: str) -> Schedule:
     """
     schedules = _searched(client.listed("/schedules", Schedule))
     found = [schedule for schedule in schedules if text in (schedule.name, schedule.schedule_id)]
-    return _only("schedule", text, found, lambda schedule: schedule.schedule_id)
+    return _single("schedule", text, found, lambda schedule: schedule.schedule_id)
 
 
 def find_token(client: Client, text: str) -> Token:
@@ -87,14 +87,14 @@ def find_token(client: Client, text: str) -> Token:
     found = [
         token for token in _searched(client.listed("/tokens", Token)) if text in (token.name, token.token_id)
     ]
-    return _only("token", text, found, lambda token: token.token_id)
+    return _single("token", text, found, lambda token: token.token_id)
 
 
 def _searched(records: Iterable[T]) -> Iterable[T]:
     return itertools.islice(records, _SEARCH_COUNT_MAX)
 
 
-def _only(kind: str, text: str, found: list[T], named: Callable[[T], str]) -> T:
+def _single(kind: str, text: str, found: list[T], named: Callable[[T], str]) -> T:
     if len(found) == 1:
         return found[0]
     if not found:

@@ -140,7 +140,7 @@ class CastCommands:
                 ended_at=datetime.now(UTC),
                 audit=note,
             )
-            if changed is None:  # a daemon has just leased it, and carries it out
+            if changed is None:  # a daemon has just leased the cast, and must carry this out
                 return await self.command(cast_id, command, actor, reason)
             registry.remove_planned(cast_id)
         elif cast.phase is CastPhase.PLANNED and command is Command.START:

@@ -38,7 +38,7 @@ _KNOWN_MAX: Final = 4096
 _READ_AGAIN_S: Final = 10.0
 """Age at which a machine's row is read again, since another daemon may have moved the machine."""
 _ELSEWHERE_S: Final = 2.0
-_ELSEWHERE_MAX: Final = 256
+_ENDED_CACHE_MAX: Final = 256
 _DRAIN_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ class CheckInHandler:
         self._enrolling = GroupCommit(store, store.machines.enrol)
         self._recording = GroupCommit(store, self._write_outcomes)
         self._known: OrderedDict[str, _MatchedAgent] = OrderedDict()
-        self._elsewhere: dict[str, tuple[float, set[str]]] = {}
+        self._ended_cache: dict[str, tuple[float, set[str]]] = {}
 
     async def answer(self, check_in: CheckIn, address: str) -> CheckInAnswer:
         """Answer one check-in; wait up to ``wait_s`` for a cast if the agent is idle.
@@ -202,14 +202,14 @@ class CheckInHandler:
         Raises:
             DatabaseError: the database is unavailable; the agent retries.
         """
-        known = self._elsewhere.get(cast_id)
+        known = self._ended_cache.get(cast_id)
         if known is None or time.monotonic() - known[0] > _ELSEWHERE_S:
             store = self._store
             rows = await store.run(store.casts.machines, cast_id)
             ended = {row.machine_id for row in rows if row.machine_id and row.state in FINAL_STATES}
-            if len(self._elsewhere) >= _ELSEWHERE_MAX:
-                self._elsewhere.clear()
-            known = self._elsewhere[cast_id] = time.monotonic(), ended
+            if len(self._ended_cache) >= _ENDED_CACHE_MAX:
+                self._ended_cache.clear()
+            known = self._ended_cache[cast_id] = time.monotonic(), ended
         return known[1]
 
     def _note_assigned(self, cast: Cast, machine: Machine, present: MachinePresence) -> None:
@@ -231,7 +231,7 @@ class CheckInHandler:
                     job.record_failure(outcome_row(machine, outcome, row))
                 return await self._recorder.drain(_DRAIN_S)
             await self._recording.submit((machine, outcome))
-            self._elsewhere.pop(cast_id, None)
+            self._ended_cache.pop(cast_id, None)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  the agent reports it again; the store shows the cause

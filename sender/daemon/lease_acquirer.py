@@ -79,7 +79,7 @@ class LeaseAcquirer:
             {key: beat for key, beat in beats.items() if beat[0] != owner}, time.monotonic()
         )
         for cast_id, (other, beat) in beats.items():
-            if self._owner.was_me(other) or (store.exclusive and other != owner):
+            if self._owner.is_earlier_run(other) or (store.exclusive and other != owner):
                 stale.append((cast_id, other, beat))
         # Leased by an answer that was lost: ours, and not started yet.
         acquired: list[Cast] = []

@@ -182,9 +182,9 @@ def _read_gpt(fd: int, path: Path, offset_bytes: int) -> tuple[tuple[object, ...
     header = _GPT_HEADER.unpack_from(sector) if len(sector) == SECTOR_BYTES else (b"",)
     if header[0] != b"EFI PART":
         raise ImageDamagedError(f"{path}: no partition table at byte {offset_bytes}; write the disk again")
-    unsummed = sector[:16] + bytes(4) + sector[20 : _GPT_HEADER.size]
+    header_without_crc = sector[:16] + bytes(4) + sector[20 : _GPT_HEADER.size]
     entries = os.pread(fd, _GPT_ENTRY_COUNT * _GPT_ENTRY.size, header[10] * SECTOR_BYTES)
-    if header[3] != zlib.crc32(unsummed) or header[13] != zlib.crc32(entries):
+    if header[3] != zlib.crc32(header_without_crc) or header[13] != zlib.crc32(entries):
         raise ImageDamagedError(
             f"{path}: the partition table at byte {offset_bytes} is damaged; write the disk again"
         )

@@ -129,8 +129,8 @@ async def _wait_all(programs: list[Program], timeout_s: float) -> list[Program]:
     Works in a task that has been cancelled, where ``asyncio.timeout`` of Python 3.11 lets its own cancellation out.
     """
     if programs:
-        endings = [asyncio.ensure_future(program.process.wait()) for program in programs]
-        _, pending = await asyncio.wait(endings, timeout=timeout_s)
-        for ending in pending:
-            ending.cancel()
+        exits = [asyncio.ensure_future(program.process.wait()) for program in programs]
+        _, pending = await asyncio.wait(exits, timeout=timeout_s)
+        for task in pending:
+            task.cancel()
     return [program for program in programs if program.process.returncode is None]

@@ -171,10 +171,10 @@ async def _wait_for_image(plan: RoomPlan) -> None:
     deadline_s = time.monotonic() + LIBRARY_LIMIT_S
     while True:
         images = await asyncio.to_thread(lambda: list(plan.client.listed("/images", Image)))
-        mine = [image for image in images if Path(image.location).name == f"{IMAGE_NAME}.dci"]
-        if any(image.state is ImageState.AVAILABLE for image in mine):
+        matching = [image for image in images if Path(image.location).name == f"{IMAGE_NAME}.dci"]
+        if any(image.state is ImageState.AVAILABLE for image in matching):
             return
-        damaged = [image.problem for image in mine if image.state is ImageState.DAMAGED]
+        damaged = [image.problem for image in matching if image.state is ImageState.DAMAGED]
         if damaged or time.monotonic() > deadline_s:
             why = damaged[0] if damaged else "name one of the daemon's image folders with --images DIR"
             raise ConfigurationError(

@@ -288,8 +288,10 @@ def judge_free_space() -> list[Finding]:
         detail = "losetup, which gives tools access to a single partition, isn't installed"
         findings.append(warn(check, detail, "apt install mount util-linux"))
     elif os.geteuid() != 0:
-        alone = ", ".join(filesystem for filesystem, method in METHODS.items() if method.takes_offset)
-        findings.append(ok(check, f"skipped for {alone}; for all others if `diskcast pack` runs as root"))
+        unprivileged = ", ".join(filesystem for filesystem, method in METHODS.items() if method.takes_offset)
+        findings.append(
+            ok(check, f"skipped for {unprivileged}; for all others if `diskcast pack` runs as root")
+        )
     elif not _LOOP_CONTROL.exists():
         findings.append(warn(check, "this kernel or container has no loop devices", "modprobe loop"))
     return findings

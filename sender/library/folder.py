@@ -119,7 +119,7 @@ class FolderWatch:
         """
         async with self._lock:
             try:
-                signatures = await self._answer(functools.partial(_signatures, self.folder))
+                signatures = await self._await_answer(functools.partial(_signatures, self.folder))
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     self._known.clear()
@@ -160,7 +160,7 @@ class FolderWatch:
             )
         known.examined = now
         try:
-            known.found, known.failure = await self._answer(functools.partial(examine, path)), ""
+            known.found, known.failure = await self._await_answer(functools.partial(examine, path)), ""
         except DiskcastError as error:
             known.failure = _with_fix(str(error))
             known.transient = not isinstance(error, ImageDamagedError | ImageFormatError)
@@ -169,7 +169,7 @@ class FolderWatch:
         if known.found is not None and now - self._published >= PUBLISH_S:
             self._publish()
 
-    async def _answer(self, function: Callable[[], _Result]) -> _Result:
+    async def _await_answer(self, function: Callable[[], _Result]) -> _Result:
         """Return the result of ``function``; report a problem while the folder's server doesn't answer."""
         call = start_blocking_call(function, f"library {self.folder.name}")
         try:

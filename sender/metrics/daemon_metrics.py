@@ -158,7 +158,7 @@ class DaemonMetrics:
         self._daemon_name = daemon_name
         self._store = store
         self._sources = sources
-        self._counted = _StoreCounts()
+        self._counts = _StoreCounts()
         self._fleet = Fleet()
         self._casts: list[ObservedCast] = []
 
@@ -195,7 +195,7 @@ class DaemonMetrics:
         """Count rows in the database periodically; while it is unavailable, the last counts stay."""
         while True:
             with contextlib.suppress(DiskcastError):
-                self._counted = await self._store.run(_store_counts, self._store)
+                self._counts = await self._store.run(_store_counts, self._store)
             await asyncio.sleep(STORE_INTERVAL_S)
 
     async def _watch_fleet(self) -> None:
@@ -204,11 +204,11 @@ class DaemonMetrics:
             await asyncio.sleep(FLEET_INTERVAL_S)
 
     def _read_fleet(self) -> Fleet:
-        sources, counted = self._sources, self._counted
+        sources, counts = self._sources, self._counts
         images = sources.images()
         return Fleet(
-            casts=counted.casts,
-            machines_known=counted.machines,
+            casts=counts.casts,
+            machines_known=counts.machines,
             machines_online=Counts(room_id or "" for room_id in sources.online_room_ids()),
             images=Counts(image.state.value for image in images),
             cache_bytes=sum(image.fetched_bytes for image in images if image.source == "remote"),
@@ -217,7 +217,7 @@ class DaemonMetrics:
             pending_writes=sources.pending_writes(),
             problems=Counts(problem.kind for problem in sources.problems()),
             leases=sources.leases(),
-            schedule_failures=counted.failing_schedules,
+            schedule_failures=counts.failing_schedules,
             event_clients=sources.event_clients(),
         )
 

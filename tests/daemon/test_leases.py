@@ -34,6 +34,6 @@ def test_two_daemons_never_share_a_state_directory(tmp_path: Path) -> None:
         owner = first.owner("alpha")
     with StateDirectory(tmp_path / "state") as second:
         next_run = second.owner("alpha")
-    assert next_run.was_me(str(owner))
-    assert not next_run.was_me(str(next_run))
-    assert not next_run.was_me("beta/00000000/11111111")
+    assert next_run.is_earlier_run(str(owner))
+    assert not next_run.is_earlier_run(str(next_run))
+    assert not next_run.is_earlier_run("beta/00000000/11111111")

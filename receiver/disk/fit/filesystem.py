@@ -71,7 +71,7 @@ def _after_ext(device: Path) -> None:
     _run("e2fsck", "-f", "-n", device)
 
 
-def _nothing(_device: Path) -> None:
+def _no_step(_device: Path) -> None:
     pass
 
 
@@ -141,9 +141,9 @@ GROWERS: Final[Mapping[str, Grower]] = MappingProxyType(
     {
         "ext4": Grower(("e2fsck", "resize2fs"), _before_ext, _grow_ext, _after_ext),
         "xfs": Grower(
-            ("mount", "umount", "xfs_growfs", "xfs_repair"), _nothing, _grow_xfs, _after_xfs, "xfs"
+            ("mount", "umount", "xfs_growfs", "xfs_repair"), _no_step, _grow_xfs, _after_xfs, "xfs"
         ),
-        "btrfs": Grower(("mount", "umount", "btrfs"), _nothing, _grow_btrfs, _after_btrfs, "btrfs"),
+        "btrfs": Grower(("mount", "umount", "btrfs"), _no_step, _grow_btrfs, _after_btrfs, "btrfs"),
         "ntfs": Grower(("ntfsresize",), _before_ntfs, _grow_ntfs, _after_ntfs),
     }
 )
@@ -174,21 +174,23 @@ def filesystem_bytes_untrusted(read: Read, kind: str) -> int:
         block = read(1024, 1024)
         if len(block) < 1024:
             return 0
-        high = _little(block, 0x150, 4) if _little(block, 0x60, 4) & 0x80 else 0  # INCOMPAT_64BIT
-        return (high << 32 | _little(block, 4, 4)) << (10 + min(6, _little(block, 0x18, 4)))
+        high = (
+            _little_endian(block, 0x150, 4) if _little_endian(block, 0x60, 4) & 0x80 else 0
+        )  # INCOMPAT_64BIT
+        return (high << 32 | _little_endian(block, 4, 4)) << (10 + min(6, _little_endian(block, 0x18, 4)))
     if kind == "xfs":
         block = read(0, 512)
         return int.from_bytes(block[4:8]) * int.from_bytes(block[8:16])
     if kind == "btrfs":
         block = read(65536, 4096)
-        return _little(block, 0xC9 + 8, 8)  # dev_item.total_bytes: of this device
+        return _little_endian(block, 0xC9 + 8, 8)  # dev_item.total_bytes: of this device
     if kind == "ntfs":
         block = read(0, 512)
-        return _little(block, 0x28, 8) * _little(block, 0x0B, 2)
+        return _little_endian(block, 0x28, 8) * _little_endian(block, 0x0B, 2)
     return 0
 
 
-def _little(block: bytes, offset: int, length: int) -> int:
+def _little_endian(block: bytes, offset: int, length: int) -> int:
     return int.from_bytes(block[offset : offset + length], "little")
 
 

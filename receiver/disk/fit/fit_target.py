@@ -234,9 +234,9 @@ class _Fit:
                 self._grow(layout)
         finally:
             # The kernel's copy of the table is older than the image, even if a step failed.
-            complaint = reread_partition_table(self._target)
-        if complaint:
-            self._done.append(complaint)
+            failure_text = reread_partition_table(self._target)
+        if failure_text:
+            self._done.append(failure_text)
         return self._done
 
     @contextlib.contextmanager

@@ -137,10 +137,10 @@ def run_program(
             process.stdin.write(text.encode())
         output, in_time = _collect(process, time_limit_s)
     if not in_time:
-        raise StepError(f"{name} didn't finish within {time_limit_s:g} s: {last_lines(output)}")
+        raise StepError(f"{name} didn't exit within {time_limit_s:g} s: {last_lines(output)}")
     if process.returncode not in success_codes:
         code = process.returncode
-        how = f"was killed by signal {-code}" if code < 0 else f"failed (exit code {code})"
+        how = f"was killed by signal {-code}" if code < 0 else f"failed with code {code}"
         raise StepError(f"{name} {how}: {last_lines(output)}")
     return output
 

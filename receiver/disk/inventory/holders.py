@@ -99,7 +99,7 @@ def devices_below(
     device: BlockDevice, inventory: DiskInventory, probe: LoopProbe = loop_file
 ) -> frozenset[int]:
     """Return ``device`` and every device below it: its disk, RAID members, the disk of a loop device's file."""
-    return frozenset(_below(device.number, inventory, probe, 0))
+    return frozenset(_numbers_below(device.number, inventory, probe, 0))
 
 
 def devices_of_file(
@@ -190,7 +190,7 @@ def _mapper_text(holder: BlockDevice) -> tuple[str, str]:
 
 def _where_mounted(device: BlockDevice, inventory: DiskInventory) -> str:
     """Return ``, mounted at /`` for the device or a device built on it; empty if none is mounted."""
-    for each in _above(device, inventory, 0):
+    for each in _devices_above(device, inventory, 0):
         points = mount_points(each, inventory)
         if points:
             return f", mounted at {points[0]}"
@@ -199,30 +199,30 @@ def _where_mounted(device: BlockDevice, inventory: DiskInventory) -> str:
     return ""
 
 
-def _above(device: BlockDevice, inventory: DiskInventory, depth: int) -> Iterator[BlockDevice]:
+def _devices_above(device: BlockDevice, inventory: DiskInventory, depth: int) -> Iterator[BlockDevice]:
     yield device
     if depth < _DEPTH_MAX:
         held = (inventory.by_name(name) for name in device.holders)
         for upper in (*inventory.partitions_of(device), *held):
             if upper is not None:
-                yield from _above(upper, inventory, depth + 1)
+                yield from _devices_above(upper, inventory, depth + 1)
 
 
-def _below(number: int, inventory: DiskInventory, probe: LoopProbe, depth: int) -> Iterator[int]:
+def _numbers_below(number: int, inventory: DiskInventory, probe: LoopProbe, depth: int) -> Iterator[int]:
     device = inventory.devices.get(number)
     if device is None or depth > _DEPTH_MAX:
         return
     yield number
     if device.disk_number != number:
-        yield from _below(device.disk_number, inventory, probe, depth + 1)
+        yield from _numbers_below(device.disk_number, inventory, probe, depth + 1)
     for name in device.slaves:
         slave = inventory.by_name(name)
         if slave is not None:
-            yield from _below(slave.number, inventory, probe, depth + 1)
+            yield from _numbers_below(slave.number, inventory, probe, depth + 1)
     if device.kind is DeviceKind.LOOP and device.label:
         under = inventory.by_path(device.label)
         if under is not None:
-            yield from _below(under.number, inventory, probe, depth + 1)
+            yield from _numbers_below(under.number, inventory, probe, depth + 1)
             return
         file = probe(device)
         filesystem_number = file.filesystem_number if file else 0
@@ -233,7 +233,7 @@ def _devices_of_path(
     path: str, filesystem_number: int, inventory: DiskInventory, probe: LoopProbe, depth: int
 ) -> Iterator[int]:
     if filesystem_number in inventory.devices:
-        yield from _below(filesystem_number, inventory, probe, depth)
+        yield from _numbers_below(filesystem_number, inventory, probe, depth)
         return
     by_number = [
         mount for mount in inventory.mounts if filesystem_number and mount.number == filesystem_number
@@ -247,7 +247,7 @@ def _devices_of_mount(mount: Mount, inventory: DiskInventory, probe: LoopProbe, 
     if depth > _DEPTH_MAX:
         return
     for number in _mounted_numbers(mount, inventory):
-        yield from _below(number, inventory, probe, depth + 1)
+        yield from _numbers_below(number, inventory, probe, depth + 1)
     others = [other for other in inventory.mounts if other is not mount]
     for layer in mount.layers:
         under = mount_of(layer, others)

@@ -82,7 +82,7 @@ def _read_disk(folder: Path, system_paths: SystemPaths) -> BlockDevice:
     transport = _transport(real, name, folder, udev)
     queue = folder / "queue"
     sequence = _read(folder / "diskseq")
-    carried = transport == "usb" or (transport == "mmc" and _read(folder / "device/type") == "SD")
+    portable = transport == "usb" or (transport == "mmc" and _read(folder / "device/type") == "SD")
     sector_bytes = int(_read(queue / "logical_block_size") or _SYSFS_SECTOR_BYTES)
     identity = DeviceIdentity(
         number=number,
@@ -96,7 +96,7 @@ def _read_disk(folder: Path, system_paths: SystemPaths) -> BlockDevice:
         path=_node(name, system_paths),
         kind=kind,
         identity=identity,
-        removable=_read(folder / "removable") == "1" or carried,
+        removable=_read(folder / "removable") == "1" or portable,
         read_only=_read(folder / "ro") == "1",
         sector_bytes=sector_bytes,
         physical_sector_bytes=int(_read(queue / "physical_block_size") or sector_bytes),

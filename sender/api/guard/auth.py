@@ -96,17 +96,17 @@ class _Failures:
 
     def wait_s(self, address: str) -> float:
         """Return the seconds until this address may present an unknown token again; 0 for now."""
-        left = self._left(address)
+        left = self._tokens_left(address)
         return 0.0 if left >= 1 else (1 - left) / _FAILURES_PER_S
 
     def count(self, address: str) -> None:
         """Count a wrong token of this address."""
-        self._buckets[address] = (max(0.0, self._left(address) - 1), self._now())
+        self._buckets[address] = (max(0.0, self._tokens_left(address) - 1), self._now())
         self._buckets.move_to_end(address)
         while len(self._buckets) > _ADDRESSES_MAX:
             self._buckets.popitem(last=False)
 
-    def _left(self, address: str) -> float:
+    def _tokens_left(self, address: str) -> float:
         left, at = self._buckets.get(address, (float(_FAILURES_BURST), 0.0))
         return min(float(_FAILURES_BURST), left + (self._now() - at) * _FAILURES_PER_S)
 

@@ -53,7 +53,7 @@ async def get_health(services: ServicesOf) -> Health:
 async def get_metrics(services: ServicesOf, request: Request) -> Response:
     """Return metrics in Prometheus's text format."""
     # One at a time: several Prometheus servers wait for each other instead of taking all threads.
-    async with request.app.state.metrics_turn:
+    async with request.app.state.metrics_lock:
         body = await asyncio.to_thread(services.metrics.render)
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
 

@@ -148,15 +148,15 @@ def bind_control_sockets(
         AddressInUseError: another program has the port.
         ConfigurationError: ``host`` isn't an address of this machine.
     """
-    tries_left = 1 if port else _PORT_TRIES
+    attempts_left = 1 if port else _PORT_TRIES
     while True:
-        tries_left -= 1
+        attempts_left -= 1
         tcp = _bind(socket.SOCK_STREAM, host or address, port, interface)
         try:
             udp = _bind(socket.SOCK_DGRAM, address, tcp.getsockname()[1], interface)
         except AddressInUseError:
             tcp.close()
-            if tries_left == 0:
+            if attempts_left == 0:
                 raise
             continue
         except ConfigurationError:

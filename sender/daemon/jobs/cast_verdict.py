@@ -55,16 +55,18 @@ def verdict(cast: Cast, machines: Collection[CastMachine], reason: str) -> tuple
 def absent_machine(cast_id: str, machine_id: str, name: str) -> CastMachine:
     """Return the line of a planned machine that never joined."""
     error = "it never joined: check that it is switched on and that its agent runs"
-    row = _bare_machine(cast_id, machine_id, name, MachineState.ABSENT, error)
+    row = _unjoined_machine(cast_id, machine_id, name, MachineState.ABSENT, error)
     return dataclasses.replace(row, ended_at=datetime.now(UTC))
 
 
 def assigned_machine(cast_id: str, machine_id: str, name: str) -> CastMachine:
     """Return the line of a machine that was assigned to a cast."""
-    return _bare_machine(cast_id, machine_id, name, MachineState.ASSIGNED, "")
+    return _unjoined_machine(cast_id, machine_id, name, MachineState.ASSIGNED, "")
 
 
-def _bare_machine(cast_id: str, machine_id: str, name: str, state: MachineState, error: str) -> CastMachine:
+def _unjoined_machine(
+    cast_id: str, machine_id: str, name: str, state: MachineState, error: str
+) -> CastMachine:
     return CastMachine(
         cast_id=cast_id,
         machine_id=machine_id,

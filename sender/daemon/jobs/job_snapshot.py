@@ -27,7 +27,7 @@ class JobSnapshot:
         self.view: CastView | None = None
         self._records = records
         self._viewed_at = -math.inf
-        self._made_from: tuple[CastView | None, int] = (None, -1)
+        self._machines_version: tuple[CastView | None, int] = (None, -1)
         self._machines: list[LiveMachine] = []
         self._by_name: dict[str, tuple[object, LiveMachine]] = {}
 
@@ -60,8 +60,8 @@ class JobSnapshot:
     def live_machines(self) -> list[LiveMachine]:
         """Return the machines now; the same list while nothing has changed."""
         records = self._records
-        made_from = (self.view, records.change_count)
-        if self.view is None or self._made_from == made_from:
+        version = (self.view, records.change_count)
+        if self.view is None or self._machines_version == version:
             return self._machines
         views: dict[str, ReceiverView] = {}
         # Of an ended cast the lines count: its session still waits for machines.
@@ -73,15 +73,15 @@ class JobSnapshot:
             else ended_machine(row, records.cast.plan.room_id)
             for name, row in records.machines.items()
         ]
-        self._made_from = made_from
+        self._machines_version = version
         return self._machines
 
     def _live_machine(self, view: ReceiverView, row: CastMachine) -> LiveMachine:
         """Return the same object, ETA included, until something else of the machine changes: only changes are sent."""
         cast = self._records.cast
-        made_from = (view, row, cast.paused, cast.casting_at)
+        version = (view, row, cast.paused, cast.casting_at)
         known = self._by_name.get(row.name)
-        if known is None or known[0] != made_from:
-            known = made_from, live_machine(cast, view, row, position="", online=False)
+        if known is None or known[0] != version:
+            known = version, live_machine(cast, view, row, position="", online=False)
             self._by_name[row.name] = known
         return known[1]

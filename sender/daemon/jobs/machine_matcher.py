@@ -31,7 +31,7 @@ class MachineMatcher:
     def __init__(self, store: Store, job: CastJob) -> None:
         self._store = store
         self._job = job
-        self._turns = asyncio.Semaphore(LOOK_UPS_AT_ONCE_MAX)
+        self._look_up_slots = asyncio.Semaphore(LOOK_UPS_AT_ONCE_MAX)
 
     async def match(self, request: JoinRequest) -> JoinRequest:
         """Return the request with the name and id of its machine; unchanged if the machine is unknown.
@@ -88,7 +88,7 @@ class MachineMatcher:
     async def _look_up(self, request: JoinRequest, query: Callable[[], Machine | None]) -> Machine | None:
         """Return the result of ``query``, or None if the database doesn't answer soon."""
         try:
-            async with asyncio.timeout(LOOK_UP_S), self._turns:
+            async with asyncio.timeout(LOOK_UP_S), self._look_up_slots:
                 machine: Machine | None = await self._store.run(query)
         except (DatabaseError, TimeoutError) as error:
             why = str(error) or f"no answer for {LOOK_UP_S:g} s"

@@ -22,7 +22,7 @@ class Owner:
     def __str__(self) -> str:
         return f"{self.name}/{self.daemon_id}/{self.run_id}"
 
-    def was_me(self, owner: str) -> bool:
+    def is_earlier_run(self, owner: str) -> bool:
         """Return whether ``owner`` is an earlier run of this daemon, which must have exited: it held the lock."""
         _name, _, ids = owner.partition("/")
         daemon_id, _, run_id = ids.partition("/")

@@ -29,10 +29,10 @@ def share_rate(ceiling_bytes_per_s: float, wishes_bytes_per_s: Sequence[float]) 
     """
     shares = [0.0] * len(wishes_bytes_per_s)
     left = ceiling_bytes_per_s
-    hungry = sorted(range(len(shares)), key=lambda index: wishes_bytes_per_s[index])
-    while hungry:
-        index = hungry.pop(0)
-        shares[index] = min(wishes_bytes_per_s[index], left / (len(hungry) + 1))
+    unsatisfied = sorted(range(len(shares)), key=lambda index: wishes_bytes_per_s[index])
+    while unsatisfied:
+        index = unsatisfied.pop(0)
+        shares[index] = min(wishes_bytes_per_s[index], left / (len(unsatisfied) + 1))
         left -= shares[index]
     extra = left / max(1, len(shares))
     return [max(RATE_BYTES_PER_S_MIN, share + extra) for share in shares]

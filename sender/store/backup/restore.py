@@ -168,7 +168,7 @@ def _set_aside(database: Path, now: datetime) -> tuple[Path, ...]:
     for suffix in ("", "-wal", "-shm"):
         path = database.with_name(database.name + suffix)
         if path.exists():
-            aside = database.with_name(f"{database.name}.damaged-{mark}{suffix}")
-            path.rename(aside)
-            kept.append(aside)
+            renamed = database.with_name(f"{database.name}.damaged-{mark}{suffix}")
+            path.rename(renamed)
+            kept.append(renamed)
     return tuple(kept)

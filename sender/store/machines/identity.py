@@ -121,15 +121,15 @@ class MachineFingerprint:
 
 def distinct_runs(fingerprints: Sequence[MachineFingerprint]) -> Iterable[range]:
     """Divide ``fingerprints`` into runs without a common identifier within a run; yield their index ranges."""
-    start, met = 0, set[tuple[str, str]]()
+    start, seen = 0, set[tuple[str, str]]()
     for index, fingerprint in enumerate(fingerprints):
         identifiers = {("mac", mac) for mac in fingerprint.macs}
         identifiers |= {("serial", fingerprint.serial_key), ("tag", fingerprint.asset_key)}
         identifiers -= {("serial", ""), ("tag", "")}
-        if met & identifiers:
+        if seen & identifiers:
             yield range(start, index)
-            start, met = index, set()
-        met |= identifiers
+            start, seen = index, set()
+        seen |= identifiers
     if start < len(fingerprints):
         yield range(start, len(fingerprints))
 

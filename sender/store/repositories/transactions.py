@@ -55,9 +55,9 @@ class Database:
         self.now = now
         self.journal = journal
         self._local = threading.local()
-        self._opened: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
+        self._open_connections: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
         if self.is_postgresql:
-            sa.event.listen(engine, "connect", lambda connection, _: self._opened.add(connection))
+            sa.event.listen(engine, "connect", lambda connection, _: self._open_connections.add(connection))
         self._problem: Problem | None = None
         self._full = False
 
@@ -159,7 +159,7 @@ class Database:
 
         Neither PostgreSQL's timeouts nor TCP's apply when the server is frozen but its kernel isn't.
         """
-        for connection in list(self._opened):
+        for connection in list(self._open_connections):
             with contextlib.suppress(psycopg.Error, OSError):
                 if connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
                     with socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:

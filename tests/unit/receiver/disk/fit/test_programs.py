@@ -28,7 +28,7 @@ def _python(code: str) -> list[str]:
 
 
 def test_a_tool_that_fails_is_named_with_its_last_lines() -> None:
-    with pytest.raises(StepError, match=r"failed \(exit code 3\): two / three$"):
+    with pytest.raises(StepError, match=r"failed with code 3: two / three$"):
         run_program(
             _python("import sys; print('two', flush=True); print('three', file=sys.stderr); sys.exit(3)"),
             time_limit_s=60,
@@ -36,7 +36,7 @@ def test_a_tool_that_fails_is_named_with_its_last_lines() -> None:
 
 
 def test_a_tool_that_hangs_is_stopped() -> None:
-    with pytest.raises(StepError, match=r"didn't finish within 0\.1 s: "):
+    with pytest.raises(StepError, match=r"didn't exit within 0\.1 s: "):
         run_program(_python("import time; print('begun', flush=True); time.sleep(600)"), time_limit_s=0.1)
 
 
