@@ -140,7 +140,12 @@ def _section(command: click.Command, path: str, heading: str) -> str:
         ]
         parts.append(_table(["subcommand", "purpose"], rows))
     if heading == "#" and any(_is_client(found) for _, found in _walk(command, path)):
-        subject = "All of them also take" if isinstance(command, click.Group) else "It also takes"
+        subject = "It also takes"
+        if isinstance(command, click.Group):
+            command_count = (
+                len(command.list_commands(click.Context(command))) + command.invoke_without_command
+            )
+            subject = "Both also take" if command_count == 2 else "All of them also take"
         parts.append(f"{subject} {_SHARED_LINK}.\n")
     return "\n".join([*parts, *examples])
 

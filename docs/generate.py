@@ -143,7 +143,7 @@ def exit_codes() -> str:
     ]
     rows = [["0", "", "Success: for `send`, every required receiver verified every byte."]]
     rows += [
-        [str(cls.exit_code), f"`{cls.__name__}`", first_paragraph(cls)]
+        [str(cls.exit_code), f"`{cls.__name__}`", first_paragraph(cls).replace("``", "`")]
         for cls in sorted(classes, key=lambda cls: cls.exit_code)
     ]
     rows.insert(2, [str(errors.EXIT_USAGE), "", "Wrong command line; see `--help`."])

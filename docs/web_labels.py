@@ -23,10 +23,15 @@ def render() -> str:
         "PAUSED": ("Shown in place of the phase while a live cast is paused.", _state(labels.PAUSED)),
         "IMAGE_STATES": ("States of an image in the library.", _states(labels.IMAGE_STATES)),
         "ROLES": ("Roles of tokens.", _choices(labels.ROLES)),
+        "START_MODES": ("Start conditions of casts.", _choices(labels.START_MODES)),
         "SLOW_POLICIES": ("Policies for stragglers.", _choices(labels.SLOW_POLICIES)),
         "BOTTLENECKS": ("Bottlenecks that a machine reports.", _texts(labels.MACHINE_BOTTLENECKS)),
+        "CAST_BOTTLENECKS": (
+            "Replacements for bottlenecks of casts that are worded for the command line.",
+            _texts(labels.CAST_BOTTLENECKS),
+        ),
         "PROBLEM_KINDS": ("Kinds of problems that a daemon reports.", _texts(labels.PROBLEM_KINDS)),
-        "MISSING_ERRORS": ("Reasons for machines that reported no error.", _texts(labels.MISSING_ERRORS)),
+        "STATE_REASONS": ("Reasons for machines that reported no error.", _texts(labels.STATE_REASONS)),
         "STATE_ADVICE": ("The next step by the state of a machine.", _texts(labels.STATE_ADVICE)),
         "EXIT_CODE_ADVICE": ("The next step by the exit code of an agent.", labels.exit_code_advice()),
     }

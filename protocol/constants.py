@@ -63,7 +63,7 @@ BLOCK_BYTES_DEFAULT = 256 * KIB
 buffers are four times finer."""
 
 BLOCK_COUNT_MAX = 2**28
-"""64 TiB of 256 KiB blocks. The manifest of that many rows has 18 GiB; it is read piece by piece, never held."""
+"""64 TiB of 256 KiB blocks. The manifest of that many rows has 17.25 GiB; it is read piece by piece, never held."""
 
 IMAGE_BYTES_MAX = 64 * TIB
 """More than the largest disk; sums of two offsets fit 64 bits with room to spare."""
@@ -251,7 +251,7 @@ BURST_SYMBOLS = 44
 
 INTERLEAVE_BLOCKS = 4
 INTERLEAVE_SYMBOLS = 11
-"""Blocks that are sent together in stripes of so many symbols when losses come in bursts: a super-datagram holds a
+"""Blocks that are sent together in stripes of this many symbols when losses come in bursts: a super-datagram holds a
 stripe of each block, and its loss costs each block one stripe."""
 
 PARITY_FRACTION_MAX = 0.30
@@ -259,7 +259,7 @@ PARITY_FRACTION_MAX = 0.30
 
 STANDING_COUNT = 3
 STANDING_INTERVAL_S = 0.1
-"""A change of STANDING is sent so many times at this interval, and again with each ANNOUNCE."""
+"""A change of STANDING is sent this many times at this interval, and again with each ANNOUNCE."""
 
 # -- stragglers ----------------------------------------------------------------------------------------------------
 

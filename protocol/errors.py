@@ -242,7 +242,9 @@ class ProtocolError(DiskcastError):
 
 
 class WireError(ProtocolError):
-    """A datagram or message violates the wire format; it is counted by ``reason`` and dropped.
+    """A message from the peer violates the wire format.
+
+    A datagram is counted by its reason and dropped.
 
     Attributes:
         reason: label of the counter; one of :data:`protocol.wire.codec.REJECT_REASONS`.

@@ -24,7 +24,7 @@ from sender.store.records.problems import ProblemKind
 
 
 class Tone(enum.StrEnum):
-    """The colour that a label is shown in: one per kind of state, independent of the theme."""
+    """The semantic colour of a label; the theme maps it to a concrete colour."""
 
     GOOD = "good"
     BUSY = "busy"
@@ -109,8 +109,8 @@ ROLES: Final[Mapping[Role, ChoiceLabel]] = MappingProxyType(
 
 START_MODES: Final[Mapping[StartMode, ChoiceLabel]] = MappingProxyType(
     {
-        StartMode.JOINED: ChoiceLabel("Automatic", "Starts when enough machines have joined."),
-        StartMode.MANUAL: ChoiceLabel("Manual", "Machines gather until an operator starts the cast."),
+        StartMode.JOINED: ChoiceLabel("When machines have joined", "Starts automatically."),
+        StartMode.MANUAL: ChoiceLabel("By hand", "Machines gather until an operator chooses “Start now”."),
     }
 )
 
@@ -138,6 +138,16 @@ MACHINE_BOTTLENECKS: Final[Mapping[Cause, str]] = MappingProxyType(
 )
 """Shown after "bottleneck:"; empty if nothing limits the machine."""
 
+CAST_BOTTLENECKS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "--rate": "the chosen rate",
+        "--max-rate": "the chosen maximum rate",
+        "this machine's processor": "the sender's processor",
+        "nothing (climbing or idle)": "nothing: the rate is climbing",
+    }
+)
+"""The dashboard's replacement for texts of sender/cast/reporting/bottleneck_view.py that need the sender's terminal."""
+
 PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
     {
         ProblemKind.DATABASE: "Database",
@@ -148,7 +158,7 @@ PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
     }
 )
 
-MISSING_ERRORS: Final[Mapping[MachineState, str]] = MappingProxyType(
+STATE_REASONS: Final[Mapping[MachineState, str]] = MappingProxyType(
     {
         MachineState.FAILED: "It failed without reporting a reason.",
         MachineState.LOST: "The sender no longer hears from it.",
@@ -163,12 +173,12 @@ MISSING_ERRORS: Final[Mapping[MachineState, str]] = MappingProxyType(
 STATE_ADVICE: Final[Mapping[MachineState, str]] = MappingProxyType(
     {
         MachineState.FAILED: "Fix the cause, then cast again to this machine: blocks already on its disk are kept.",
-        MachineState.LOST: "Check that it is switched on and its network cable is in. If it returns while the cast "
-        "runs, it resumes automatically.",
+        MachineState.LOST: "Check that it is switched on and its network cable is plugged in. If it returns while the "
+        "cast runs, it resumes automatically.",
         MachineState.ABSENT: "Check that it is switched on and its agent runs, then cast again to this machine.",
         MachineState.DROPPED: "Cast again to this machine alone, or choose “finish stragglers afterwards”.",
-        MachineState.SLOW: "Nothing yet: if it stays slow, the cast's policy for stragglers applies.",
-        MachineState.TAIL: "Nothing: the cast finishes it after the others, at its own rate.",
+        MachineState.SLOW: "No action needed yet: if it stays slow, the cast's policy for stragglers applies.",
+        MachineState.TAIL: "No action needed: the cast finishes it after the others, at its own rate.",
     }
 )
 """The next step, where the exit code doesn't give a better one."""
@@ -201,7 +211,7 @@ ERROR_ADVICE: Final[Mapping[type[DiskcastError], str]] = MappingProxyType(
         errors.CastFailedError: f"Fix the cause that the cast reports, then cast again. {_VERIFIED_KEPT}",
         errors.JoinRefusedError: "Check the cast's message about this machine; its agent may be too old.",
         errors.AmbiguousCastError: "Choose one cast with the agent's --cast, or use another multicast group.",
-        errors.DroppedError: "Cast again to this machine alone, or choose “finish stragglers afterwards”.",
+        errors.DroppedError: "Cast again to this machine. If it was too slow, choose “finish stragglers afterwards”.",
         errors.StorageError: "Its disk failed to read or write. Check its health (smartctl) and its cable; replace it "
         "if this happens again.",
         errors.VerificationError: "Its disk returned other bytes than were written. Don't trust it: replace the disk, "

@@ -200,11 +200,12 @@ class Report:
     expected_count: Annotated[int, uint(64, "datagrams sent since join, by their sequence numbers")]
     received_count: Annotated[int, uint(64, "datagrams received, since join")]
     loss_event_count: Annotated[int, uint(64, "runs of consecutive missing datagrams, since join")]
-    recent_expected_count: Annotated[int, uint(32, "datagrams sent in the last 100 ms")]
-    recent_received_count: Annotated[int, uint(32, "datagrams that arrived in the last 100 ms")]
-    arriving_bytes_per_s: Annotated[int, uint(64, "rate at which they arrived; 0 unknown")]
+    recent_expected_count: Annotated[int, uint(32, "datagrams sent in the recent window (0.1 to 1 s)")]
+    recent_received_count: Annotated[int, uint(32, "datagrams of that window that arrived")]
+    arriving_bytes_per_s: Annotated[int, uint(64, "rate at which data arrives; 0 unknown")]
     queue_delay_us: Annotated[
-        int, uint(32, "smallest delay of the last 100 ms above the smallest ever measured, in microseconds")
+        int,
+        uint(32, "smallest delay of about the last 60 ms above the smallest ever measured, in microseconds"),
     ]
     socket_drop_count: Annotated[int, uint(64, "datagrams dropped at this socket, since join")]
     pool_drop_count: Annotated[int, uint(64, "symbols dropped for want of a buffer, since join")]

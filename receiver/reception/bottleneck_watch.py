@@ -16,8 +16,8 @@ from protocol.model.bottleneck import Cause
 from protocol.wire.messages import BOTTLENECKS
 
 BACKLOG_SHARE: Final = 0.35
-"""Share of the assembly buffers held by blocks on their way to the disk at which these become the bottleneck; the
-sender then stops raising the rate. Busy worker threads hold about a fifth of the default buffers."""
+"""Share of the assembly buffers held by blocks on their way to the disk at which these become the bottleneck.
+Busy worker threads hold about a fifth of the default buffers; the sender lowers its rate at half of the buffers."""
 
 BACKLOG_OVER_SHARE: Final = 0.2
 """Share below which a backlog is over. The same share makes a backlog when the buffers have run out: incomplete blocks

@@ -16,7 +16,7 @@ from receiver.target.selection import choose_target
 
 _Command = Callable[..., None]
 
-TARGET_HELP = "File, device, serial=…, wwn=…, model=… or auto[:RULES]; see disks."
+TARGET_HELP = "File, device, serial=…, wwn=…, model=… or auto[:RULES]; docs: “Disks”."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

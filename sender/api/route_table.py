@@ -31,7 +31,7 @@ _CONFLICT = (HTTPStatus.CONFLICT,)
 _METRICS_TYPE = "text/plain"
 
 TAGS: Final = {
-    "server": "The daemon, and signing in.",
+    "server": "The daemon, and logging in.",
     "images": "The image library.",
     "rooms": "Rooms: named sets of machines.",
     "machines": "Machines, online or not.",

@@ -50,7 +50,7 @@ _OPTIONS: Final = (
         type=click.Choice([policy.value for policy in SlowPolicy]),
         default=SlowPolicy.DEMOTE.value,
         show_default=True,
-        help="How to handle stragglers: slow down, finish them last, or drop them.",
+        help="Stragglers: wait for them, demote (finish last) or drop them.",
     ),
     click.option(
         "--slow-below",

@@ -264,11 +264,11 @@ class CastsSection(Section):
         ge=0.5,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds of silence after which a machine is given up.",
+        description="Seconds of silence after which a machine is lost.",
     )
     resume_wait_s: Seconds = Field(
         default=30.0,
-        description="Seconds that a cast waits for its machines to rejoin after a restart or a take-over. Then it "
+        description="Seconds that a cast waits for its machines to rejoin after a restart or a takeover. Then it "
         "continues with those that have rejoined.",
     )
 

@@ -173,7 +173,7 @@ def create(
 @click.argument("cast_id", metavar="CAST", callback=checked_cast)
 @api_command
 def start(client: Client, output: Output, cast_id: str) -> None:
-    """Start the data now, with the machines that have joined.
+    """Start casting now, with the machines that have joined.
 
     \b
     Examples:

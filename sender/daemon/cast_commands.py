@@ -61,9 +61,7 @@ class CastCommands:
             raise invalid(f"there is no room {plan.room_id!r}")
         targets = await self._targets(plan)
         if plan.room_id is not None and not targets and plan.wait_for is None:
-            raise invalid(
-                f"room {plan.room_id!r} has no machines: import them, or give the number of machines to wait for"
-            )
+            raise invalid(f"room {plan.room_id!r} has no machines: import them, or set --wait-for")
         required_count = plan.wait_for or len(targets) or 1
         if required_count > RECEIVER_COUNT_MAX:
             raise invalid(
@@ -213,9 +211,7 @@ def _has_effect(cast: Cast, command: Command) -> bool:
     match command:
         case Command.START:
             if cast.phase is CastPhase.GATHERING and not cast.joined_count:
-                raise conflict(
-                    f"no machine has joined cast {cast.cast_id} yet: wait until one has checked in"
-                )
+                raise conflict(f"no machine has joined cast {cast.cast_id}: wait until one has checked in")
             return cast.phase in (CastPhase.PLANNED, CastPhase.GATHERING)
         case Command.PAUSE:
             if cast.phase is CastPhase.PLANNED:

@@ -32,7 +32,7 @@ from sender.store.write_behind import Recorder
 IDLE_AFTER_S: Final = 1.0
 """Pause of an idle agent before its next check-in: short, since the long poll waits."""
 RECEIVING_AFTER_S: Final = 4.0
-"""Pause of a receiving agent before its next check-in: well within the ten seconds that a take-over may take."""
+"""Pause of a receiving agent before its next check-in: well within the ten seconds that a takeover may take."""
 _KNOWN_MAX: Final = 4096
 """Agents whose machines are kept in memory: four rooms of the largest size."""
 _READ_AGAIN_S: Final = 10.0

@@ -109,7 +109,7 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
     type=click.FloatRange(min=0.5),
     default=RECEIVER_TIMEOUT_S,
     show_default=True,
-    help="Give up a receiver after S seconds of silence.",
+    help="Report a receiver as lost after S seconds of silence.",
 )
 @click.option(
     "--cast-id",

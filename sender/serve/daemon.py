@@ -183,7 +183,7 @@ async def _ensure_bootstrap_token(config: ServerConfig, store: Store, state: Pat
         file.write(secret + "\n")
     _log.warning(
         "bootstrap_token_created",
-        fix="sign in with it, create other tokens with 'diskcast tokens create', then revoke it",
+        fix="log in with it, create other tokens with 'diskcast tokens create', then revoke it",
         token_file=str(path),
         name=token.name,
     )

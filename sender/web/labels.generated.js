@@ -130,6 +130,18 @@ export const ROLES = {
   }
 };
 
+/** Start conditions of casts. @type {Record<string, {text: string, hint: string}>} */
+export const START_MODES = {
+  "joined": {
+    "text": "When machines have joined",
+    "hint": "Starts automatically."
+  },
+  "manual": {
+    "text": "By hand",
+    "hint": "Machines gather until an operator chooses “Start now”."
+  }
+};
+
 /** Policies for stragglers. @type {Record<string, {text: string, hint: string}>} */
 export const SLOW_POLICIES = {
   "demote": {
@@ -158,6 +170,14 @@ export const BOTTLENECKS = {
   "none": ""
 };
 
+/** Replacements for bottlenecks of casts that are worded for the command line. @type {Record<string, string>} */
+export const CAST_BOTTLENECKS = {
+  "--rate": "the chosen rate",
+  "--max-rate": "the chosen maximum rate",
+  "this machine's processor": "the sender's processor",
+  "nothing (climbing or idle)": "nothing: the rate is climbing"
+};
+
 /** Kinds of problems that a daemon reports. @type {Record<string, string>} */
 export const PROBLEM_KINDS = {
   "database": "Database",
@@ -168,7 +188,7 @@ export const PROBLEM_KINDS = {
 };
 
 /** Reasons for machines that reported no error. @type {Record<string, string>} */
-export const MISSING_ERRORS = {
+export const STATE_REASONS = {
   "failed": "It failed without reporting a reason.",
   "lost": "The sender no longer hears from it.",
   "absent": "It never joined the cast.",
@@ -180,11 +200,11 @@ export const MISSING_ERRORS = {
 /** The next step by the state of a machine. @type {Record<string, string>} */
 export const STATE_ADVICE = {
   "failed": "Fix the cause, then cast again to this machine: blocks already on its disk are kept.",
-  "lost": "Check that it is switched on and its network cable is in. If it returns while the cast runs, it resumes automatically.",
+  "lost": "Check that it is switched on and its network cable is plugged in. If it returns while the cast runs, it resumes automatically.",
   "absent": "Check that it is switched on and its agent runs, then cast again to this machine.",
   "dropped": "Cast again to this machine alone, or choose “finish stragglers afterwards”.",
-  "slow": "Nothing yet: if it stays slow, the cast's policy for stragglers applies.",
-  "tail": "Nothing: the cast finishes it after the others, at its own rate."
+  "slow": "No action needed yet: if it stays slow, the cast's policy for stragglers applies.",
+  "tail": "No action needed: the cast finishes it after the others, at its own rate."
 };
 
 /** The next step by the exit code of an agent. @type {Record<number, string>} */
@@ -215,7 +235,7 @@ export const EXIT_CODE_ADVICE = {
   "44": "Fix the cause that the cast reports, then cast again. Verified blocks are kept.",
   "45": "Check the cast's message about this machine; its agent may be too old.",
   "46": "Choose one cast with the agent's --cast, or use another multicast group.",
-  "47": "Cast again to this machine alone, or choose “finish stragglers afterwards”.",
+  "47": "Cast again to this machine. If it was too slow, choose “finish stragglers afterwards”.",
   "50": "Its disk failed to read or write. Check its health (smartctl) and its cable; replace it if this happens again.",
   "51": "Its disk returned other bytes than were written. Don't trust it: replace the disk, then cast again.",
   "70": "Update the agent and the sender to the same version, then cast again.",

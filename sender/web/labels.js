@@ -1,6 +1,6 @@
 /** Labels of states, bottlenecks and events. Their texts come from sender/labels.py by way of labels.generated.js. */
 
-import { BOTTLENECKS, CAST_PHASES, EXIT_CODE_ADVICE, IMAGE_STATES as IMAGE_LABELS, MACHINE_STATES as MACHINE_LABELS, MISSING_ERRORS, PAUSED, PROBLEM_KINDS, STATE_ADVICE } from "./labels.generated.js";
+import { BOTTLENECKS, CAST_BOTTLENECKS, CAST_PHASES, EXIT_CODE_ADVICE, IMAGE_STATES as IMAGE_LABELS, MACHINE_STATES as MACHINE_LABELS, PAUSED, PROBLEM_KINDS, STATE_ADVICE, STATE_REASONS } from "./labels.generated.js";
 
 /** @typedef {{label: string, icon: string, tone: string, order: number}} StateLabel */
 
@@ -34,7 +34,6 @@ export const IMAGE_STATES = withIcons(IMAGE_LABELS, IMAGE_ICONS);
 
 const ENDED = new Set(["done", "failed", "cancelled"]);
 const LIVE = new Set(["gathering", "casting", "tail"]);
-const NEEDING_ATTENTION = new Set(["failed", "lost", "dropped"]);
 const RECEIVING = new Set(["receiving", "slow", "tail"]);
 
 /** @param {string} state @returns {StateLabel} */
@@ -55,21 +54,13 @@ export const isLive = (phase) => LIVE.has(phase);
 /** @param {string} state @returns {boolean} true while data arrives: rate, loss and bottleneck are meaningful */
 export const isMoving = (state) => RECEIVING.has(state);
 /** @param {string} state */
-export const needsAttention = (state) => NEEDING_ATTENTION.has(state);
+export const needsAttention = (state) => MACHINE_STATES[state]?.tone === "bad";
 
 /** @param {string} bottleneck a cause that a machine reports @returns {string} empty if there is none */
 export function bottleneckText(bottleneck) {
   if (!bottleneck || bottleneck === "none") return "";
   return BOTTLENECKS[bottleneck] ?? bottleneck;
 }
-
-/** Texts of the command line that would mislead a reader on another machine. @type {Record<string, string>} */
-const CAST_BOTTLENECKS = {
-  "--rate": "the chosen rate",
-  "--max-rate": "the chosen maximum rate",
-  "this machine's processor": "the sender's processor",
-  "nothing (climbing or idle)": "nothing: the rate is climbing",
-};
 
 /** @param {string} bottleneck text that the daemon reports for a cast @returns {string} */
 export const castBottleneckText = (bottleneck) => CAST_BOTTLENECKS[bottleneck] ?? bottleneck;
@@ -83,7 +74,7 @@ export const castBottleneckText = (bottleneck) => CAST_BOTTLENECKS[bottleneck] ?
  */
 export function explainState(state, error, exitCode = null) {
   const advice = (exitCode !== null && EXIT_CODE_ADVICE[exitCode]) || STATE_ADVICE[state] || "";
-  const reason = sentence(error) || (MISSING_ERRORS[state] ?? "");
+  const reason = sentence(error) || (STATE_REASONS[state] ?? "");
   return reason ? { reason, advice } : null;
 }
 

@@ -4,7 +4,7 @@ import { all } from "./api.js";
 import { fill, h } from "./dom.js";
 import { choices, field, fieldProblem, select } from "./forms.js";
 import { formatBytes, formatCount, parseRate, localTimeZone } from "./format.js";
-import { SLOW_POLICIES } from "./labels.generated.js";
+import { SLOW_POLICIES, START_MODES } from "./labels.generated.js";
 import { roomNames } from "./store.js";
 
 /**
@@ -34,14 +34,14 @@ export function planFields({ images, rooms, preset, timed, signal }) {
   const name = field({ label: timed ? "Name" : "Name of the casts", name: "name", value: given.name ?? "", hint: "Optional. Default: the name of the image.", attributes: { maxlength: 64 } });
   const picker = machinePicker(room.input, new Set(preset.machines ?? given.machine_ids ?? []), signal);
 
-  const waitFor = field({ label: "Required machines", name: "wait_for", type: "number", value: given.wait_for ?? "", hint: "Empty: all machines of the room.", attributes: { min: 1, max: 100000, inputmode: "numeric" } });
+  const waitFor = field({ label: "Required machines", name: "wait_for", type: "number", value: given.wait_for ?? "", hint: "Empty: all machines of the room.", attributes: { min: 1, max: 1024, inputmode: "numeric" } });
   const maxWait = field({ label: "Start anyway after (minutes)", name: "max_wait_s", type: "number", value: given.max_wait_s === null ? "" : (given.max_wait_s ?? 300) / 60, hint: "Empty: no time limit.", attributes: { min: 0.1, max: 1440, step: "any", inputmode: "decimal" } });
   const startAt = field({ label: "Time", name: "start_at", type: "datetime-local", hint: `In this device's time zone, ${localTimeZone()}.` });
   const start = choices({
     legend: "Start", name: "start", value: given.start ?? "joined",
     options: [
-      { value: "joined", label: "When machines have joined", more: h("div", { class: "field-row" }, waitFor.element, maxWait.element) },
-      { value: "manual", label: "By hand", hint: "Machines gather until an operator chooses “Start now”." },
+      { value: "joined", label: START_MODES.joined.text, hint: START_MODES.joined.hint, more: h("div", { class: "field-row" }, waitFor.element, maxWait.element) },
+      { value: "manual", label: START_MODES.manual.text, hint: START_MODES.manual.hint },
       ...(timed ? [{ value: "at", label: "At a set time", hint: "Machines gather from that time on; data starts when they have joined.", more: startAt.element }] : []),
     ],
   });

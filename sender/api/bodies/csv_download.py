@@ -35,7 +35,7 @@ async def csv_download(record: type, name: str, fetch: FetchPage) -> StreamingRe
     Args:
         record: the dataclass of the rows; its fields are the columns.
         name: the file's name without ``.csv``.
-        fetch: returns a page after a cursor, of at most so many rows.
+        fetch: returns a page after a cursor, of at most this many rows.
     """
     columns = [field.name for field in dataclasses.fields(record)]
     first = await fetch(None, PAGE_ROWS)

@@ -245,7 +245,7 @@ class Authenticator:
             raise _unauthorised("a token is required: send Authorization: Bearer TOKEN")
         token = await self.check(cookie, address)
         if token is None:
-            raise _unauthorised("the session has expired: sign in again")
+            raise _unauthorised("the session has expired: log in again")
         return Principal(token.name, token.role)
 
 

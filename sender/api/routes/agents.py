@@ -18,7 +18,7 @@ from sender.api.guard.problems import ascii_json
 async def check_in(services: ServicesOf, request: Request) -> Response:
     """Check in a machine and return the cast that it joins.
 
-    An idle agent may set ``wait_s``: the daemon delays its response for so many seconds until there is a cast.
+    An idle agent may set ``wait_s``: the daemon delays its response for up to that many seconds until there is a cast.
     """
     report = CHECK_IN.decode_untrusted("check-in", parse_json_untrusted(await request.body()))
     address = request.client.host if request.client else ""

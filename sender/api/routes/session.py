@@ -1,4 +1,4 @@
-"""The dashboard's session: sign in and out."""
+"""The dashboard's session: log in and out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SESSION_S: Final = 12 * 3600
 
 
 async def sign_in(request: Request, response: Response, body: SessionInput) -> SessionView:
-    """Sign in to the dashboard: store a token in a cookie that scripts can't read."""
+    """Log in to the dashboard: store a token in a cookie that scripts can't read."""
     authenticator = authenticator_of(request)
     if authenticator.open_to_all:
         return SessionView(role=Role.OPERATE, name="local")

@@ -13,8 +13,8 @@ from protocol.sending.sender_session import SenderSession
 from protocol.shared.units import format_rate
 
 _RECEIVER_TEXTS: Final = {
-    Cause.NETWORK: ("the network to {}", "the network", "its link"),
-    Cause.SOCKET: ("{}'s socket", "the receivers' sockets", "its socket"),
+    Cause.NETWORK: ("the network to {}", "the network", "its network link"),
+    Cause.SOCKET: ("{}'s socket", "the receivers' sockets", "its processor (socket queue)"),
     Cause.DECODE: ("{}'s processor", "the receivers' processors", "its processor"),
     Cause.DISK: ("{}'s disk", "the receivers' disks", "its disk"),
 }
@@ -48,7 +48,7 @@ class BottleneckView:
         receiver = None
         if bottleneck.receiver_id is not None:
             receiver = session.receivers[bottleneck.receiver_id].name
-        return cls(bottleneck.cause.value, receiver, _text(bottleneck.cause, receiver, session.policy))
+        return cls(bottleneck.cause.value, receiver, _text(bottleneck.cause, receiver, session))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,12 +86,20 @@ def receiver_cause_text(cause: str) -> str:
     return _RECEIVER_TEXTS[Cause(cause)][2]
 
 
-def _text(cause: Cause, receiver: str | None, policy: CastPolicy) -> str:
+def _text(cause: Cause, receiver: str | None, session: SenderSession) -> str:
     if cause in _RECEIVER_TEXTS:
         named, general, _pronoun = _RECEIVER_TEXTS[cause]
         return general if receiver is None else named.format(receiver)
     if cause in _SENDER_TEXTS:
         return _SENDER_TEXTS[cause]
+    return _ceiling_text(session.policy, session.rate_control.maximum_bytes_per_s)
+
+
+def _ceiling_text(policy: CastPolicy, maximum_bytes_per_s: float) -> str:
+    """Return the limit that is in effect: the daemon's, if it is below the policy's own and the program's."""
+    own_bytes_per_s = policy.rate_bytes_per_s or policy.rate_max_bytes_per_s or RATE_BYTES_PER_S_MAX
+    if maximum_bytes_per_s < min(own_bytes_per_s, RATE_BYTES_PER_S_MAX):
+        return "the daemon's rate_ceiling"
     if policy.rate_bytes_per_s is not None:
         return "--rate"
     if policy.rate_max_bytes_per_s is not None:

@@ -37,7 +37,7 @@ class MachineRow(Protocol):
 
     @property
     def active(self) -> bool:
-        """True until the machine has completed, failed or been given up."""
+        """True until the machine has completed, failed or been lost."""
 
     @property
     def progress(self) -> float:

@@ -62,7 +62,7 @@ class ReceiverView:
 
     @property
     def active(self) -> bool:
-        """True until the receiver has completed, failed or been given up."""
+        """True until the receiver has completed, failed or been lost."""
         return ReceiverState(self.state).active
 
     @property

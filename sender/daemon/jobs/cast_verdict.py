@@ -16,7 +16,9 @@ _NAMED_MAX: Final = 10
 
 
 def verdict(cast: Cast, machines: Collection[CastMachine], reason: str) -> tuple[CastPhase, str]:
-    """Return whether every required and every joined machine verified every byte, and the reason in words.
+    """Return the cast's final phase, and the reason in words.
+
+    It is done if every required and every joined machine verified every byte.
 
     Args:
         cast: the record.

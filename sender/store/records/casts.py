@@ -105,7 +105,7 @@ class Cast:
         required_count: machines that must verify every byte for the cast to be done.
         owner: daemon that runs or ran the cast; empty before a daemon has taken it.
         created_by: name of the token, ``local``, or ``schedule NAME``.
-        run_count: number of daemons' runs; 2 or more after a restart or a take-over.
+        run_count: number of daemons' runs; 2 or more after a restart or a takeover.
         seconds: time from the first image data to the end, earlier runs included.
         progress: progress of the slowest machine, stragglers aside, 0..1.
         reason: reason for its end, for people.

@@ -16,8 +16,7 @@ class LiveMachine(ClosedObject):
 
     Attributes:
         machine_id: None for an unknown machine that joined a cast.
-        state: ``offline``, ``idle`` (its agent waits for a cast), ``assigned``, ``joined``, ``receiving``, ``slow``,
-            ``tail``, ``complete``, ``failed``, ``lost`` or ``dropped``; of its last cast while that is shown.
+        state: see :class:`MachineState`; of its last cast while that is shown.
         cast_id: its current cast, or its last one.
         eta_s: seconds until it is complete; None if unknown.
     """

@@ -20,7 +20,7 @@ from sender.store.repositories.transactions import Repository, reading, writing
 LEASE_BEAT_S = 2.0
 """Interval at which an owner beats and the other daemons read the beats."""
 LEASE_STALE_S = 6.0
-"""Three beats: one may be late and one may be lost. A take-over completes within ten seconds of a daemon's crash."""
+"""Three beats: one may be late and one may be lost. A takeover completes within ten seconds of a daemon's crash."""
 
 _CAST = tables.casts.c
 

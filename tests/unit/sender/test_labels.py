@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from protocol import errors
-from protocol.model.bottleneck import Cause
-from protocol.model.cast_policy import SlowPolicy
+from protocol.model.bottleneck import Bottleneck, Cause
+from protocol.model.cast_policy import CastPolicy, SlowPolicy
 from sender import labels
+from sender.cast.reporting.bottleneck_view import BottleneckView, receiver_cause_text
 from sender.store.records.access import Role
 from sender.store.records.casts import CastPhase, StartMode
 from sender.store.records.images import ImageState
 from sender.store.records.machine_states import UNSUCCESSFUL_STATES, MachineState
 from sender.store.records.problems import ProblemKind
+from tests.shell.sender_rig import make_rig
 
 
 @pytest.mark.parametrize(
@@ -36,8 +39,23 @@ def test_every_value_has_a_label(table: Mapping[enum.StrEnum, object], values: t
 
 
 def test_a_machine_in_trouble_has_a_reason_and_a_next_step() -> None:
-    assert set(labels.MISSING_ERRORS) == set(labels.STATE_ADVICE)
+    assert set(labels.STATE_REASONS) == set(labels.STATE_ADVICE)
     assert set(labels.STATE_ADVICE) >= UNSUCCESSFUL_STATES
+
+
+def test_a_machine_has_the_same_bottlenecks_on_the_command_line() -> None:
+    for cause in (Cause.NETWORK, Cause.SOCKET, Cause.DECODE, Cause.DISK):
+        assert labels.MACHINE_BOTTLENECKS[cause] == receiver_cause_text(cause)
+
+
+def test_the_dashboard_replaces_only_texts_that_the_command_line_has(tmp_path: Path) -> None:
+    policies = (CastPolicy(), CastPolicy(rate_bytes_per_s=1e7), CastPolicy(rate_max_bytes_per_s=1e7))
+    texts = set()
+    for policy in policies:
+        rig = make_rig(tmp_path, policy=policy)
+        with rig.image:
+            texts |= {BottleneckView.of(rig.session, Bottleneck(cause)).text for cause in Cause}
+    assert set(labels.CAST_BOTTLENECKS) <= texts
 
 
 def test_exit_codes_of_agents_have_advice() -> None:
@@ -58,7 +76,7 @@ def test_advice_and_labels_are_sentences_and_words() -> None:
     for text in (
         *labels.ERROR_ADVICE.values(),
         *labels.STATE_ADVICE.values(),
-        *labels.MISSING_ERRORS.values(),
+        *labels.STATE_REASONS.values(),
     ):
         assert text[0].isupper()
         assert text.endswith(".")

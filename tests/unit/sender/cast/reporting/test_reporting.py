@@ -306,6 +306,21 @@ def test_the_text_of_a_rate_limit_names_its_option(tmp_path: Path, policy: CastP
         assert BottleneckView.of(rig.session, Bottleneck(Cause.CEILING)).text == text
 
 
+@pytest.mark.parametrize(
+    "policy", [CastPolicy(), CastPolicy(rate_bytes_per_s=1e7), CastPolicy(rate_max_bytes_per_s=1e7)]
+)
+def test_a_share_of_the_daemons_rate_is_named_only_while_it_is_the_limit(
+    tmp_path: Path, policy: CastPolicy
+) -> None:
+    rig = make_rig(tmp_path, policy=policy)
+    with rig.image:
+        before = BottleneckView.of(rig.session, Bottleneck(Cause.CEILING)).text
+        rig.session.set_rate_ceiling(9e6)
+        assert BottleneckView.of(rig.session, Bottleneck(Cause.CEILING)).text == "the daemon's rate_ceiling"
+        rig.session.set_rate_ceiling(2e9)
+        assert BottleneckView.of(rig.session, Bottleneck(Cause.CEILING)).text == before
+
+
 def test_the_summary_shows_the_bottlenecks_and_the_stragglers() -> None:
     assert bottlenecks_text(LIMITED) == (
         "bottlenecks: the network to pc-1 92%, nothing (climbing or idle) 7%"
@@ -338,7 +353,7 @@ def test_errors_are_shown_in_full_on_a_narrow_terminal() -> None:
     [
         (
             ReceiverSlow(ReceiverId(0), 1e6, 1e8, "network"),
-            "pc07 is slow: its link takes 8 Mbit/s, the group 800 Mbit/s",
+            "pc07 is slow: its network link takes 8 Mbit/s, the group 800 Mbit/s",
         ),
         (
             ReceiverDemoted(ReceiverId(0), 1e6, 1e8, "disk"),
