@@ -9,7 +9,7 @@ from sender.store.repositories.audit import AuditNote
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Actor:
-    """An actor.
+    """The initiator of a change, as log and audit name it.
 
     Attributes:
         name: name of the token, ``local``, ``schedule NAME`` or ``daemon NAME``, as in the audit.

@@ -9,11 +9,16 @@ import click
 from protocol.constants import DATA_PORT_DEFAULT, GROUP_IPV4_DEFAULT
 
 GROUP_OPTION: Final = click.option(
-    "--group", default=GROUP_IPV4_DEFAULT, show_default=True, help="Multicast group of the cast."
+    "--group",
+    metavar="ADDRESS",
+    default=GROUP_IPV4_DEFAULT,
+    show_default=True,
+    help="Multicast group of the cast.",
 )
 
 PORT_OPTION: Final = click.option(
     "--port",
+    metavar="P",
     type=click.IntRange(1, 65535),
     default=DATA_PORT_DEFAULT,
     show_default=True,

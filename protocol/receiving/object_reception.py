@@ -300,8 +300,8 @@ class ObjectReception:
         for rows in windows(self.block_count):
             if len(found) == count:
                 break
-            places = np.flatnonzero(self.stage[rows] == _MISSING)[: count - len(found)]
-            found += (places + rows.start).tolist()
+            indices = np.flatnonzero(self.stage[rows] == _MISSING)[: count - len(found)]
+            found += (indices + rows.start).tolist()
         return found
 
     def abandon_missing(self) -> None:

@@ -1,4 +1,4 @@
-"""The start of a cast: the receivers that image data waits for, and for how long."""
+"""Start conditions of a cast: required receivers and time limit."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class MainGroup:
 
     @property
     def over(self) -> bool:
-        """Only stragglers are left."""
+        """Return whether only stragglers are left."""
         return all(record.deferred or record.slow_since is not None for record in self._roster.active)
 
     def start_tail(self, now: float) -> list[SenderEvent]:

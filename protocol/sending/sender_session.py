@@ -59,7 +59,7 @@ from protocol.sending.roster import Roster
 from protocol.sending.send_plan import SendPlan
 from protocol.sending.sender_statistics import SenderStatistics
 from protocol.sending.transitions import CAST_TRANSITIONS, CastTrigger, ReceiverTrigger
-from protocol.sending.transmission import Transmission
+from protocol.sending.transmission_meter import TransmissionMeter
 from protocol.shared.feedback_timing import report_interval_s
 from protocol.wire.codec import check_feedback_mac, decode_feedback_untrusted
 from protocol.wire.messages import CastObject, Nack, Report
@@ -119,7 +119,7 @@ class SenderSession:
         self._grtt = GrttEstimator()
         self._events: list[SenderEvent] = []
         self._sequence = rng.getrandbits(32)
-        self._transmission = Transmission(self._sequence, now)
+        self._transmission = TransmissionMeter(self._sequence, now)
         self._messages = GroupMessages(parameters, self.statistics, now)
         self._timeouts_at = now + _TIMER_S
 

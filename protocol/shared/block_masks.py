@@ -1,4 +1,4 @@
-"""Iteration over masks of blocks by windows: an array of all set places would have 8 bytes per block.
+"""Iteration over masks of blocks by windows: an array of all set indices would have 8 bytes per block.
 
 A mask is ``bool[block_count]``, 4 MiB for a disk of a TiB; a window's temporaries have half a MiB.
 """
@@ -23,24 +23,24 @@ def windows(block_count: int, start: int = 0) -> Iterator[slice]:
 
 
 def iter_set_blocks(mask: NDArray[np.bool_], start: int = 0) -> Iterator[NDArray[np.int64]]:
-    """Yield the places from ``start`` on at which ``mask`` is set, ascending, window by window; no empty arrays.
+    """Yield the indices from ``start`` on at which ``mask`` is set, ascending, window by window; no empty arrays.
 
-    The mask may change during the iteration: each window is read when its places are requested.
+    The mask may change during the iteration: each window is read when its indices are requested.
     """
     for window in windows(mask.size, start):
-        places = np.flatnonzero(mask[window])
-        if places.size:
-            yield places + window.start
+        indices = np.flatnonzero(mask[window])
+        if indices.size:
+            yield indices + window.start
 
 
 def first_set(mask: NDArray[np.bool_], start: int, count_max: int) -> NDArray[np.int64]:
-    """Return the first ``count_max`` places from ``start`` on at which ``mask`` is set, ascending."""
+    """Return the first ``count_max`` indices from ``start`` on at which ``mask`` is set, ascending."""
     found: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     missing_count = count_max
-    for places in iter_set_blocks(mask, start):
+    for indices in iter_set_blocks(mask, start):
         if missing_count <= 0:
             break
-        found.append(places[:missing_count])
+        found.append(indices[:missing_count])
         missing_count -= found[-1].size
     return np.concatenate(found)
 
@@ -48,13 +48,13 @@ def first_set(mask: NDArray[np.bool_], start: int, count_max: int) -> NDArray[np
 def sample_set(
     mask: NDArray[np.bool_], count_max: int, rng: random.Random, start: int = 0
 ) -> NDArray[np.int64]:
-    """Return ``count_max`` random places from ``start`` on at which ``mask`` is set, or all of fewer; ascending."""
+    """Return ``count_max`` random indices from ``start`` on at which ``mask`` is set, or all of fewer; ascending."""
     set_count = int(np.count_nonzero(mask[start:]))
     ranks = np.array(sorted(rng.sample(range(set_count), min(count_max, set_count))), np.int64)
     found: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     passed_count = 0
-    for places in iter_set_blocks(mask, start):
-        within = ranks[(ranks >= passed_count) & (ranks < passed_count + places.size)]
-        found.append(places[within - passed_count])
-        passed_count += places.size
+    for indices in iter_set_blocks(mask, start):
+        within = ranks[(ranks >= passed_count) & (ranks < passed_count + indices.size)]
+        found.append(indices[within - passed_count])
+        passed_count += indices.size
     return np.concatenate(found)

@@ -78,19 +78,17 @@ class CastConnection:
         assembly_bytes: int,
         sender_timeout_s: float,
     ) -> None:
-        """Prepare.
-
-        Args:
-            session: the session that the sender granted.
-            image: the target; outlives this run of the sender.
-            intake: the joined data socket.
-            sender: the joined sender.
-            on_silence: called with the time for which the sender has been silent.
-            on_demotion: called with this machine's bottleneck when the sender demotes it, with None when it is
-                reinstated.
-            bottleneck_watch: detects this receiver's bottleneck.
-            assembly_bytes: size of the session's buffer pool.
-            sender_timeout_s: silence after which the sender is lost; noticed within three seconds.
+        """Args:
+        session: the session that the sender granted.
+        image: the target; outlives this run of the sender.
+        intake: the joined data socket.
+        sender: the joined sender.
+        on_silence: called with the time for which the sender has been silent.
+        on_demotion: called with this machine's bottleneck when the sender demotes it, with None when it is
+            reinstated.
+        bottleneck_watch: detects this receiver's bottleneck.
+        assembly_bytes: size of the session's buffer pool.
+        sender_timeout_s: silence after which the sender is lost; noticed within three seconds.
         """
         self.session = session
         self._image = image

@@ -62,17 +62,15 @@ class CastReceiver:
         rng: random.Random,
         wait_for_takeover: Callable[[], Awaitable[CastLink]] | None = None,
     ) -> None:
-        """Prepare.
-
-        Args:
-            cast_id: the cast to join.
-            image: the target, checked and opened.
-            link: the connections to the cast's sender.
-            options: how to receive.
-            observer: notified of progress.
-            rng: randomness for back-off.
-            wait_for_takeover: waits until another daemon has taken the cast over, and returns the connections to the
-                new sender; None if a sender can only come back at its old address.
+        """Args:
+        cast_id: the cast to join.
+        image: the target, checked and opened.
+        link: the connections to the cast's sender.
+        options: how to receive.
+        observer: notified of progress.
+        rng: randomness for back-off.
+        wait_for_takeover: waits until another daemon has taken the cast over, and returns the connections to the
+            new sender; None if a sender can only come back at its old address.
         """
         self._image = image
         self._options = options

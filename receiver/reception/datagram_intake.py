@@ -18,12 +18,10 @@ class DatagramIntake:
     """The data socket of one session."""
 
     def __init__(self, session: ReceiverSession, data: DataPort, loss_injector: LossInjector | None) -> None:
-        """Prepare.
-
-        Args:
-            session: gets the datagrams.
-            data: the joined socket.
-            loss_injector: drops datagrams on purpose; None for no injected loss.
+        """Args:
+        session: gets the datagrams.
+        data: the joined socket.
+        loss_injector: drops datagrams on purpose; None for no injected loss.
         """
         self._session = session
         self._data = data

@@ -25,12 +25,10 @@ class JoinedSender:
     """The sender that granted one join."""
 
     def __init__(self, link: CastLink, grant: JoinGrant, *, timeout_s: float) -> None:
-        """Prepare.
-
-        Args:
-            link: the connections to the sender.
-            grant: the grant of the join.
-            timeout_s: time to retry calls of the control API.
+        """Args:
+        link: the connections to the sender.
+        grant: the grant of the join.
+        timeout_s: time to retry calls of the control API.
         """
         self._link = link
         self._grant = grant
@@ -64,7 +62,7 @@ class JoinedSender:
             raise
 
     async def report_completion(self, report: CompletionReport, timeout_s: float) -> bool:
-        """Report the end; return whether the sender accepted the report. The target doesn't depend on it."""
+        """Report completion; return whether the sender accepted it. The target is valid either way."""
         complete = functools.partial(self._link.control.complete, self._grant, report)
         with trio.move_on_after(timeout_s):
             try:

@@ -74,14 +74,12 @@ class Pipeline:
         on_rejected: Callable[[], None],
         on_complete: Callable[[], None],
     ) -> None:
-        """Prepare.
-
-        Args:
-            session: gets each block's result.
-            image: the target to write and verify.
-            assembly_bytes: size of the session's buffer pool.
-            on_rejected: called when the session has a block to request again.
-            on_complete: called when every block of the image is verified.
+        """Args:
+        session: gets each block's result.
+        image: the target to write and verify.
+        assembly_bytes: size of the session's buffer pool.
+        on_rejected: called when the session has a block to request again.
+        on_complete: called when every block of the image is verified.
         """
         self.in_flight_count = 0
         self._session = session

@@ -111,15 +111,13 @@ class AgentService:
         log: ServiceLog,
         exit_after_success: bool = False,
     ) -> None:
-        """Prepare.
-
-        Args:
-            ring: the daemons to check in with.
-            description: facts about this machine.
-            options: how to receive, the same for every cast.
-            receive: receives a cast; :func:`receiver.reception.receive.receive_cast`.
-            log: notified of events.
-            exit_after_success: stop after a successful cast.
+        """Args:
+        ring: the daemons to check in with.
+        description: facts about this machine.
+        options: how to receive, the same for every cast.
+        receive: receives a cast; :func:`receiver.reception.receive.receive_cast`.
+        log: notified of events.
+        exit_after_success: stop after a successful cast.
         """
         self._ring = ring
         self._description = description

@@ -77,10 +77,10 @@ def run(
 ) -> None:
     """Wait for casts of a daemon, and receive each one that is for this machine.
 
-    The agent checks in with the daemon (diskcast serve) all the time: while it waits, while it receives, and while the
-    daemon is unavailable. Of several daemons of one database it uses the first that answers. Each cast is written as by
-    receive: everything on the target that differs from the image is overwritten. The target is chosen and checked
-    before each cast. After a failed cast the agent waits for the next one.
+    The agent keeps checking in with the daemon (diskcast serve) while it waits, receives, or the daemon is unavailable.
+    Of several daemons of one database it uses the first that answers. Each cast is written as by receive: everything on
+    the target that differs from the image is overwritten. The target is chosen and checked before each cast. After a
+    failed cast the agent waits for the next one.
 
     \b
     Examples:

@@ -115,7 +115,7 @@ def judge(
 def with_candidates(
     error: TargetError, inventory: DiskInventory, raw_bytes: int, *, probe: LoopProbe = loop_file
 ) -> TargetError:
-    """Return ``error`` with a line for each disk that describes it and states whether it is usable."""
+    """Return ``error`` extended by one line per disk: description and verdict."""
     probe = functools.cache(probe)
     lines: list[str] = []
     for disk in inventory.disks():

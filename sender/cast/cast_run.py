@@ -60,7 +60,7 @@ class CastResult:
 class CastRun:
     """A cast in an event loop. Every task and thread that it starts ends with :meth:`run`.
 
-    Use it on the event loop; only ``locked_session`` may be used from other threads.
+    Not thread-safe: use it on the event loop; only ``locked_session`` may be used from other threads.
 
     Attributes:
         parameters: the parameters that every receiver gets.

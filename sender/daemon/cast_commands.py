@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 
 class CastCommands:
-    """The executor of commands on casts. Use it on the event loop."""
+    """The executor of commands on casts. Not thread-safe: use it on the event loop."""
 
     def __init__(
         self, store: Store, library: Library, recorder: Recorder, registry: CastRegistry, owner: Owner

@@ -59,7 +59,7 @@ class _MatchedAgent:
 
 
 class CheckInHandler:
-    """The handler of agents' check-ins. Use it on the event loop."""
+    """The handler of agents' check-ins. Not thread-safe: use it on the event loop."""
 
     def __init__(self, store: Store, recorder: Recorder, registry: CastRegistry, presence: Presence) -> None:
         self._store = store

@@ -85,7 +85,7 @@ class _Subscriber:
 
 
 class EventFeed:
-    """Live events. Use it on the event loop."""
+    """Live events. Not thread-safe: use it on the event loop."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ _STUCK_S: Final = 30.0
 
 
 class HealthMonitor:
-    """Problems of a running daemon. Use it on the event loop."""
+    """Problems of a running daemon. Not thread-safe: use it on the event loop."""
 
     def __init__(self, store: Store, recorder: Recorder, library: Library, registry: CastRegistry) -> None:
         self._store = store

@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 
 
 class LeaseAcquirer:
-    """The leases of one owner. Use it on the event loop."""
+    """The leases of one owner. Not thread-safe: use it on the event loop."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class LeaseAcquirer:
         self._watch = BeatWatch()
 
     def reset_after_outage(self) -> None:
-        """Give every daemon that seems silent the whole time again: the database was unavailable."""
+        """Restart every daemon's silence timer after a database outage."""
         self._watch.reset()
 
     async def renew(self, cast_ids: Collection[str]) -> set[str]:

@@ -35,7 +35,7 @@ class _RoomRows:
 
 
 class LiveState:
-    """The current state of rooms and casts. Use it on the event loop."""
+    """The current state of rooms and casts. Not thread-safe: use it on the event loop."""
 
     def __init__(self, store: Store, registry: CastRegistry, presence: Presence) -> None:
         self._store = store

@@ -46,7 +46,7 @@ class MachinePresence:
 
 
 class Presence:
-    """Machines that are online at this daemon. Use it on the event loop."""
+    """Machines that are online at this daemon. Not thread-safe: use it on the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -62,7 +62,7 @@ async def _plan_due(store: Store, commands: CastCommands, schedule: Schedule) ->
     late_s = (now - (schedule.next_at or now)).total_seconds()
     if late_s > LATE_S_MAX:
         problem = f"skipped at {schedule.next_at:%Y-%m-%d %H:%M} UTC: no daemon was running"
-        _log.warning("schedule_left_out", schedule=schedule.name, late_s=round(late_s))
+        _log.warning("schedule_skipped", schedule=schedule.name, late_s=round(late_s))
         await store.run(store.schedules.change, schedule.schedule_id, problem=problem)
         return
     plan = dataclasses.replace(schedule.plan, start_at=None, name=schedule.plan.name or schedule.name)

@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """The casts that this daemon leases and runs. Use it on the event loop."""
+    """The casts that this daemon leases and runs. Not thread-safe: use it on the event loop."""
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class _Running:
 
 
 class CachedCopies:
-    """The copies of remote images. Use it on the event loop.
+    """The copies of remote images. Not thread-safe: use it on the event loop.
 
     Attributes:
         complete: complete copies, by image id.

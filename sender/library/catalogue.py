@@ -31,7 +31,7 @@ class Catalogue:
 
 
 class CatalogueBuilder:
-    """A builder of catalogues."""
+    """The merger of folders, copies and remote locations into one catalogue."""
 
     def __init__(
         self,

@@ -87,7 +87,7 @@ class _Known:
 
 
 class FolderWatch:
-    """A scanner of one folder. Use it on the event loop.
+    """A scanner of one folder. Not thread-safe: use it on the event loop.
 
     Attributes:
         folder: path of the folder.

@@ -27,7 +27,10 @@ _log = structlog.get_logger(__name__)
 
 
 class ImageRecords:
-    """The store's records, written on a best-effort basis; the files are authoritative. Use it on the event loop."""
+    """The store's records, written on a best-effort basis; the files are authoritative.
+
+    Not thread-safe: use it on the event loop.
+    """
 
     def __init__(self, store: Store | None) -> None:
         """Use ``store``; None: keep no records."""

@@ -47,7 +47,7 @@ _KNOWN_POLL_S: Final = 0.05
 
 
 class Library:
-    """All images. Use it on the event loop.
+    """All images. Not thread-safe: use it on the event loop.
 
     Attributes:
         on_change: called after every change of :meth:`images` or :meth:`problems`; can be set at any time.

@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 class RemoteRegistry:
-    """The remote locations. Use it on the event loop.
+    """The remote locations. Not thread-safe: use it on the event loop.
 
     Attributes:
         watches: watches of all locations, by URL.

@@ -54,7 +54,7 @@ class RemoteFile:
 
 
 class RemoteWatch:
-    """A scanner of one location. Use it on the event loop.
+    """A scanner of one location. Not thread-safe: use it on the event loop.
 
     Attributes:
         location: the location.

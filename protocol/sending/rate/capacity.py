@@ -66,7 +66,7 @@ class Capacity:
 
     @property
     def limited(self) -> bool:
-        """It has met a limit."""
+        """Return whether it has met a limit."""
         return math.isfinite(self.knee_bytes_per_s)
 
     @property

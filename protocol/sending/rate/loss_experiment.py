@@ -36,7 +36,7 @@ class LossExperiment:
 
     @property
     def overload(self) -> bool:
-        """A receiver loses more than a multiplicative decrease would prevent, so that slow start has to pause."""
+        """Return whether slow start has to pause: some receiver loses more than a cut would prevent."""
         return any(first.sample.loss > 1.0 - BETA for first in self._first.values())
 
     def add_loss(self, receiver_id: ReceiverId, sample: RateSample, now: float) -> None:

@@ -48,5 +48,5 @@ class RateSample:
 
     @property
     def queued(self) -> bool:
-        """A queue stands on the way."""
+        """Return whether a queue stands on the path."""
         return self.queue_delay_s > QUEUE_DELAY_HIGH_S

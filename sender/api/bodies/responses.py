@@ -28,7 +28,7 @@ class Page(ResponseBody, Generic[ItemT]):
 
 
 class ServerView(ResponseBody):
-    """The daemon."""
+    """The daemon: its settings, its problems and the rights of the client."""
 
     name: str
     version: str

@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 
 class CastExecutor:
-    """The executor of leased casts, each in a task of its own. Use it on the event loop."""
+    """The executor of leased casts, each in a task of its own. Not thread-safe: use it on the event loop."""
 
     def __init__(
         self,

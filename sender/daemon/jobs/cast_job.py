@@ -41,7 +41,7 @@ class EarlierRuns:
 
 
 class CastJob:
-    """One run of a cast. Use it on the event loop.
+    """One run of a cast. Not thread-safe: use it on the event loop.
 
     Attributes:
         owner: name of this daemon's run in the database.

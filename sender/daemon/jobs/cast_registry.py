@@ -19,7 +19,7 @@ _ENDED_JOBS_MAX: Final = 100
 
 
 class CastRegistry:
-    """Casts in memory. Use it on the event loop.
+    """Casts in memory. Not thread-safe: use it on the event loop.
 
     Attributes:
         jobs: casts that this daemon runs now, by id.

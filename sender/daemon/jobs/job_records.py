@@ -22,7 +22,7 @@ from sender.store.write_behind import Recorder
 
 
 class JobRecords:
-    """The rows of one cast, current in memory and soon in the database. Use it on the event loop.
+    """The rows of one cast, current in memory and soon in the database. Not thread-safe: use it on the event loop.
 
     Attributes:
         cast: the record.

@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 
 
 class JobReporter:
-    """A :class:`sender.cast.reporting.reporter.Reporter`. Use it on the event loop."""
+    """A :class:`sender.cast.reporting.reporter.Reporter`. Not thread-safe: use it on the event loop."""
 
     interval_s = VIEW_INTERVAL_S
 

@@ -17,7 +17,7 @@ _FRESH_S: Final = 0.1
 
 
 class JobSnapshot:
-    """The latest view of a cast's session, as records. Use it on the event loop.
+    """The latest view of a cast's session, as records. Not thread-safe: use it on the event loop.
 
     Attributes:
         view: the latest view of the session; None before the first.

@@ -38,7 +38,7 @@ class JobEvent(enum.StrEnum):
 
 
 class JobTimeline:
-    """The points and events of one cast, those of earlier runs included. Use it on the event loop.
+    """The points and events of one cast, those of earlier runs included. Not thread-safe: use it on the event loop.
 
     Attributes:
         points: for charts.

@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class MachineMatcher:
-    """The matcher of receivers that join one cast. Use it on the event loop."""
+    """The matcher of receivers that join one cast. Not thread-safe: use it on the event loop."""
 
     def __init__(self, store: Store, job: CastJob) -> None:
         self._store = store
@@ -44,7 +44,7 @@ class MachineMatcher:
             if await self._is_planned_for(claimed, request) and self._may_claim(claimed, request):
                 return request
             _log.warning(
-                "machine_id_not_honoured", machine=request.name, address=request.address, machine_id=claimed
+                "machine_id_rejected", machine=request.name, address=request.address, machine_id=claimed
             )
             inventory = {key: value for key, value in request.inventory.items() if key != MACHINE_ID_KEY}
             request = dataclasses.replace(request, inventory=inventory)

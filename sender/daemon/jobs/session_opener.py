@@ -27,7 +27,7 @@ from sender.store.store import Store
 
 
 class SessionOpener:
-    """The opener of sessions on this daemon's network. Use it on the event loop."""
+    """The opener of sessions on this daemon's network. Not thread-safe: use it on the event loop."""
 
     def __init__(self, config: ServerConfig, store: Store, registry: CastRegistry) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""Rooms."""
+"""Rooms and the counts of their machines."""
 
 from __future__ import annotations
 

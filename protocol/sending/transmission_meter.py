@@ -14,8 +14,8 @@ _STARVED = 0.75
 """Share of the rate below which the sender itself is the bottleneck."""
 
 
-class Transmission:
-    """State of the transmission, as the transmitter thread reports it.
+class TransmissionMeter:
+    """Meter of the transmission, fed by the transmitter thread.
 
     Attributes:
         next_sequence: everything before it is on the wire.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from protocol.model.bottleneck import Cause
-from protocol.sending.transmission import Transmission
+from protocol.sending.transmission_meter import TransmissionMeter
 
 
-def _sending(rate_bytes_per_s: float, *, read_share: float = 0.0) -> Transmission:
-    transmission = Transmission(2**32 - 10, 100.0)
+def _sending(rate_bytes_per_s: float, *, read_share: float = 0.0) -> TransmissionMeter:
+    transmission = TransmissionMeter(2**32 - 10, 100.0)
     for step in range(1, 101):
         transmission.mark(
             (2**32 - 10 + 4 * step) % 2**32,
@@ -21,7 +21,7 @@ def _sending(rate_bytes_per_s: float, *, read_share: float = 0.0) -> Transmissio
 
 
 def test_numbers_are_counted_across_their_wrap() -> None:
-    transmission = Transmission(2**32 - 10, 100.0)
+    transmission = TransmissionMeter(2**32 - 10, 100.0)
     assert transmission.mark(6, 1000, 100.1, 0.0) == 16
     assert transmission.next_sequence == 6
 
