@@ -47,6 +47,9 @@ site: $(STAMP)  ## the documentation as a searchable offline site, in build/site
 docs-plots: $(STAMP)  ## traces and tables of docs/explanation/rate-control.md, simulated anew: minutes (NAMES=… for some)
 	$(BIN)/python -m docs.rate_plots $(NAMES)
 
+ablation: $(STAMP)  ## rate control without each of its constants, simulated (ARGS=all, or names of switches)
+	$(BIN)/python -m tests.simulation.ablation $(ARGS)
+
 bench: $(STAMP)  ## measured against udpcast and UFTP in namespaces (root)
 	$(BIN)/python -m tests.bench
 
@@ -92,4 +95,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test coverage lint format docs site docs-plots bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz-api screenshots soak lock clean
+.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz-api screenshots soak lock clean

@@ -16,7 +16,7 @@ from protocol.model.bottleneck import Cause
 from protocol.sending.rate.competing_traffic import CompetingTraffic
 
 ALIKE: Final = 1.15
-"""Ratio of two rates up to which receivers have the same limit: delivery rates of one link differ by a few per cent."""
+"""Ratio of two rates up to which receivers have the same limit: delivery rates of one link differ by a few percent."""
 _CUBIC_PER_S3: Final = 0.24
 """C of the cubic: back at the knee 0.6 s after a cut to 5 % below it, and 5 % above it as long after that."""
 _ESCAPE: Final = 0.05

@@ -138,7 +138,7 @@ def test_random_loss_keeps_the_rate_and_is_learned(loss: float, burst: int) -> N
 def test_random_loss_that_starts_at_the_ceiling_costs_a_moment(loss: float, receiver_count: int) -> None:
     """A cable that comes loose during a cast."""
     drive = Drive(*[Path(loss=loss, loss_from_s=3.0)] * receiver_count, maximum=1000 * MBIT).run(6.0)
-    assert drive.mean_rate(3.0) > 0.75 * 1000 * MBIT
+    assert drive.mean_rate(3.0) > 0.85 * 1000 * MBIT
     assert drive.run(3.0).mean_rate(3.0) > 0.95 * 1000 * MBIT
     assert drive.controller.usual_loss(FIRST) == pytest.approx(loss, rel=0.3)
 
