@@ -39,7 +39,7 @@ class HttpServer(uvicorn.Server):
 
         Args:
             application: handles requests.
-            listener: bound; it needn't listen yet.
+            listener: bound, but not necessarily listening yet.
             connections_max: further connections get 503.
             keep_alive_s: time that a connection may wait for its next request.
             shutdown_s: time for running requests to finish when the server stops.

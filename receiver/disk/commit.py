@@ -65,7 +65,7 @@ class CommitLast:
         self._start_lock = threading.Lock()
         self._started = False
         members = commit_blocks(manifest)
-        # Zero blocks boot nothing and unused blocks needn't be right; only the marker itself must be replaced.
+        # Zero blocks boot nothing and unused blocks don't have to be right; only the marker itself must be replaced.
         self.blocks: NDArray[np.int64] = members[manifest.are_stored(members) | (members == 0)]
         self._members = frozenset(self.blocks.tolist())
         self._held: dict[int, memoryview] = {}

@@ -102,7 +102,7 @@ class PlainServiceLog:
         return PlainObserver()
 
     def waiting(self, url: str, machine_id: str, name: str) -> None:
-        """Name the daemon and this machine."""
+        """Print the daemon and this machine."""
         self._print(f"checked in with {url} as {name or machine_id} ({machine_id}); waiting for a cast")
 
     def unanswered(self, reason: str) -> None:
@@ -110,7 +110,7 @@ class PlainServiceLog:
         self._print(f"no daemon answers, retrying until one does: {reason}")
 
     def assigned(self, assignment: Assignment) -> None:
-        """Name the cast."""
+        """Print the cast."""
         self._print(
             f"cast {assignment.cast_id:08x} is for this machine: {assignment.image_name}, "
             f"{format_bytes(assignment.raw_bytes)}, from {assignment.control_url}"
@@ -129,7 +129,7 @@ class PlainServiceLog:
         self._print(f"cast {cast_id:08x} failed on this machine: {error}")
 
     def unrecorded(self, cast_ids: Sequence[CastId]) -> None:
-        """Name the casts."""
+        """Print the casts."""
         named = ", ".join(f"{cast_id:08x}" for cast_id in cast_ids)
         self._print(
             f"no daemon has recorded this machine's result of cast {named}: it may be missing from the history"

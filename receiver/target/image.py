@@ -212,7 +212,7 @@ class TargetImage:
         return self._sink.missing(blocks)
 
     def seems_empty(self, sample: NDArray[np.int64]) -> bool:
-        """Return whether none of ``sample`` (ascending) is on the target, so that the rest needn't be read. Blocks.
+        """Return whether none of ``sample`` (ascending) is on the target, so that the rest can be skipped. Blocks.
 
         Raises:
             StorageError: the target can't be read.

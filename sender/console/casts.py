@@ -269,11 +269,11 @@ def machines(client: Client, output: Output, cast_id: str, *, limit: int, everyt
     now = client.get(path("casts", cast_id, "live"), CastLive)
     found: Iterable[CastMachine] = client.listed(path("casts", cast_id, "machines"), CastMachine)
     if not now.live.cast.phase.ended:
-        found = _as_now(found, now.machines)
+        found = _with_live_states(found, now.machines)
     print_cast_machines(output, found, limit=None if everything else limit)
 
 
-def _as_now(found: Iterable[CastMachine], machines: Iterable[LiveMachine]) -> Iterator[CastMachine]:
+def _with_live_states(found: Iterable[CastMachine], machines: Iterable[LiveMachine]) -> Iterator[CastMachine]:
     """Replace the state of each machine by its live state: records of a running cast are up to minutes old."""
     live = {machine.machine_id or machine.name: machine for machine in machines}
     for machine in found:

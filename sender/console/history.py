@@ -84,7 +84,9 @@ def history(
         **_period(since, until),
     }
     if csv_path is not None:
-        _write_csv(client, output, "/history.csv", query, csv_path, wanted=_ended_badly if failed else None)
+        _write_csv(
+            client, output, "/history.csv", query, csv_path, wanted=_ended_incomplete if failed else None
+        )
         return
     lines = client.listed("/history", HistoryLine, query)
     if failed:
@@ -166,7 +168,7 @@ def _period(since: str | None, until: str | None) -> dict[str, str | None]:
     }
 
 
-def _ended_badly(row: dict[str, str]) -> bool:
+def _ended_incomplete(row: dict[str, str]) -> bool:
     from sender.store.records.machine_states import MachineState
 
     return bool(row.get("ended_at")) and row.get("state") != MachineState.COMPLETE

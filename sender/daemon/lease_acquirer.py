@@ -64,7 +64,7 @@ class LeaseAcquirer:
         self._recorder.put(("lease", cast_id), Leases.release, str(self._owner), cast_id)
 
     async def acquire(self, known: Container[str], free_count: int) -> list[Cast]:
-        """Lease casts that are due and casts of dead daemons, as far as there is capacity.
+        """Lease casts that are due and casts of dead daemons, within the capacity.
 
         Args:
             known: casts that this daemon runs, or that have just ended here.
@@ -81,7 +81,7 @@ class LeaseAcquirer:
         for cast_id, (other, beat) in beats.items():
             if self._owner.is_earlier_run(other) or (store.exclusive and other != owner):
                 stale.append((cast_id, other, beat))
-        # Leased by an answer that was lost: ours, and not started yet.
+        # Leased by this daemon, but the answer was lost: the cast isn't started yet.
         acquired: list[Cast] = []
         for cast_id in [key for key, beat in beats.items() if beat[0] == owner]:
             if cast_id not in known:

@@ -362,7 +362,7 @@ class _Cast:
         if agent.rehearses_loss:
             arguments += ["--rehearse-loss", REHEARSED_LOSS]
         if agent.joins_late:
-            # With the sender's address it needn't listen for other casts first: the demo is short.
+            # With the sender's address it doesn't listen for other casts first: the demo is short.
             arguments += ["--sender", f"http://{HOST}:{self._control_port}"]
         return arguments
 

@@ -80,11 +80,11 @@ async def run_room(plan: RoomPlan, directory: Path, print_step: PrintStep) -> No
     _require_here(client.server)
     server = await asyncio.to_thread(client.get, "/server", dict[str, Any])
     print_step(f"Connected to the daemon {server['name']} at {client.server}")
-    await _bring_image(plan, directory, print_step)
+    await _provide_image(plan, directory, print_step)
     machines = [
         _Machine(f"agent-{number}", plan, directory) for number in range(1, plan.demo.agent_count + 1)
     ]
-    await asyncio.to_thread(_bring_room, plan, machines)
+    await asyncio.to_thread(_provide_room, plan, machines)
     print_step(f"Room {plan.room!r} has {len(machines)} machines")
     with _enrolment(client, needed=server["auth"] != "open") as environment:
         try:
@@ -134,7 +134,7 @@ def _require_here(server: str) -> None:
 # -- image and room ---------------------------------------------------------------------------------
 
 
-async def _bring_image(plan: RoomPlan, directory: Path, print_step: PrintStep) -> None:
+async def _provide_image(plan: RoomPlan, directory: Path, print_step: PrintStep) -> None:
     path = plan.images / f"{IMAGE_NAME}.dci"
     if not plan.images.is_dir():
         raise ConfigurationError(
@@ -183,7 +183,7 @@ async def _wait_for_image(plan: RoomPlan) -> None:
         await asyncio.sleep(LIBRARY_POLL_S)
 
 
-def _bring_room(plan: RoomPlan, machines: list[_Machine]) -> None:
+def _provide_room(plan: RoomPlan, machines: list[_Machine]) -> None:
     """Create the room, or adapt an existing one to the demo; blocks."""
     client = plan.client
     try:

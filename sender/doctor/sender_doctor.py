@@ -84,10 +84,10 @@ def examine(
     """
     findings = []
     for name in [interface_name] if interface_name else _usable_names(group):
-        findings += _try_interface(name, group, port, control)
+        findings += _check_interface(name, group, port, control)
     findings += [judge_bridge(facts) for facts in _bridges()]
     findings.append(judge_erasure_coding(best_kernel()))
-    findings.append(_try_modules())
+    findings.append(_check_modules())
     findings += judge_free_space()
     findings.append(judge_memory(psutil.virtual_memory().available, MEMORY_BYTES_MAX))
     return findings
@@ -106,7 +106,7 @@ def _usable_names(group: IpAddress) -> list[str]:
     return names or ["lo"]
 
 
-def _try_interface(
+def _check_interface(
     name: str, group: IpAddress, port: int, control: tuple[IpAddress | None, int]
 ) -> list[Finding]:
     check = f"interface {name}"
@@ -122,8 +122,8 @@ def _try_interface(
     findings += judge_medium(_medium_facts(name))
     findings += judge_queue_disciplines(name, queue_disciplines(interface.index))
     frame_bytes = min(symbol_bytes + DATA_HEADER_BYTES, TEST_FRAME_BYTES_MAX)
-    findings += _try_group(interface, address, group, port, frame_bytes)
-    findings += _try_ports(interface, address, control)
+    findings += _check_group(interface, address, group, port, frame_bytes)
+    findings += _check_ports(interface, address, control)
     return findings
 
 
@@ -154,7 +154,7 @@ def judge_queue_disciplines(interface_name: str, kinds: Sequence[str]) -> list[F
     return [ok(check, f"{names}: only the sender paces bursts; fq would help with --rate or --max-rate")]
 
 
-def _try_group(
+def _check_group(
     interface: MulticastInterface, address: IpAddress, group: IpAddress, port: int, frame_bytes: int
 ) -> list[Finding]:
     """Send to the group as a cast does, and count the datagrams that a listener on this machine receives."""
@@ -224,7 +224,7 @@ def _judge_send_mode(interface: MulticastInterface, mode: SendMode) -> Finding:
     )
 
 
-def _try_ports(
+def _check_ports(
     interface: MulticastInterface, address: IpAddress, control: tuple[IpAddress | None, int]
 ) -> list[Finding]:
     host, port = control
@@ -264,7 +264,7 @@ def _bridges() -> list[BridgeFacts]:
     return facts
 
 
-def _try_modules() -> Finding:
+def _check_modules() -> Finding:
     missing = [name for name in SENDER_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         detail = f"not installed: {', '.join(missing)}"

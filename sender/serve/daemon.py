@@ -1,4 +1,4 @@
-"""Life of the daemon: start its parts in order, wait for a signal, stop them in order."""
+"""Run the daemon: start its parts in order, wait for a signal, stop them in order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from sender.store.write_behind import Recorder
 _DRAIN_S: Final = 5.0
 """Time for writing the last records to the database; the rest waits in a file for the next start."""
 _OPENING_MAX_S: Final = 1800.0
-"""systemd waits this long for the database: years of history are checked and migrated in minutes."""
+"""Longest wait of systemd for the database: years of history are checked and migrated in minutes."""
 _BACKLOG: Final = 1024
 BOOTSTRAP_FILE: Final = "operator-token"
 BOOTSTRAP_NAME: Final = "first-operator"
@@ -50,7 +50,7 @@ def run_daemon(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
 
     Args:
         config: checked.
-        on_ready: called with the dashboard's URL when it can be used.
+        on_ready: called with the dashboard's URL when the dashboard is ready.
 
     Raises:
         ConfigurationError: the state directory, the address or another key can't be used.
@@ -119,7 +119,7 @@ async def _serve(
                 for name, task in {**_background(daemon), "watchdog": watchdog.run()}.items()
             ]
             gc.collect()
-            gc.freeze()  # imported modules stay: scanning them again takes tenths of a second each time
+            gc.freeze()  # imported modules stay: each collection that scans them takes tenths of a second
             _log.info("daemon_ready", url=url, owner=str(daemon.owner))
             on_ready(url)
             notifier.ready(describe())

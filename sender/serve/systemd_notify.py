@@ -1,7 +1,7 @@
 """Notify systemd of the daemon's state: ready, status, alive, stopping.
 
 The protocol is a datagram of ``KEY=VALUE`` lines to the socket in ``$NOTIFY_SOCKET``, sd_notify(3). Without that
-variable all functions do nothing, so the daemon needn't know how it was started.
+variable all functions do nothing, so the daemon doesn't depend on how it was started.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Store:
         self._threads = ThreadPoolExecutor(THREADS_COUNT, thread_name_prefix="database")
         self._pending_count = 0
         self._closing = threading.Event()
-        self._upkeep = threading.Thread(target=self._keep_up, name="database-upkeep", daemon=True)
+        self._upkeep = threading.Thread(target=self._run_upkeep, name="database-upkeep", daemon=True)
         self._upkeep_problem: Problem | None = None
 
     @property
@@ -176,7 +176,7 @@ class Store:
         """Start the thread that calls :meth:`upkeep` periodically."""
         self._upkeep.start()
 
-    def _keep_up(self) -> None:
+    def _run_upkeep(self) -> None:
         while not self._closing.wait(UPKEEP_INTERVAL_S):
             try:
                 self.upkeep()

@@ -125,10 +125,10 @@ class Recorder:
         *args: _Arguments.args,
         **options: _Arguments.kwargs,
     ) -> None:
-        """Have ``method`` called soon, in place of an unwritten call with the same key. Never waits; thread-safe.
+        """Queue a call of ``method``, in place of an unwritten one with the same key. Never waits; thread-safe.
 
         Args:
-            key: of the thing that the record is about.
+            key: identity of the recorded object.
             method: one of :data:`RECORDABLE`, e.g. ``Casts.save``.
             args: its arguments, records or plain values; not changed afterwards.
             options: its keyword arguments.
@@ -194,7 +194,7 @@ class Recorder:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     async def _write_waiting(self) -> None:
-        """Write the records that wait now; those put meanwhile wait for the next time, so that none starves."""
+        """Write the records that wait now; those put in the meantime wait for the next call, so that none starves."""
         with self._lock:
             # Records that failed before are older, unless a newer one replaced them.
             self._writing = {

@@ -129,7 +129,7 @@ class PlainObserver(_LineObserver):
     interval_s = PLAIN_INTERVAL_S
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
-        """Name the cast."""
+        """Print the cast."""
         self._print(
             f"joined cast {parameters.cast_id:08x}{' again' if rejoined else ''}: {parameters.image_name}, "
             f"{format_bytes(parameters.raw_bytes)}"

@@ -26,7 +26,7 @@ _TYPES: Final = {
     ".webmanifest": "application/manifest+json",
     ".txt": "text/plain; charset=utf-8",
 }
-"""The system's table may miss types or get them wrong, and browsers don't run a script of the wrong type."""
+"""Media types by suffix: the system's table may be incomplete or wrong, and browsers refuse scripts of a wrong type."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

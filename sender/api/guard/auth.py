@@ -83,7 +83,7 @@ class Principal:
         return Actor(self.name, request_id)
 
 
-NOBODY: Final = Principal("", None)
+ANONYMOUS: Final = Principal("", None)
 _LOCAL: Final = Principal(LOCAL_NAME, None)
 
 
@@ -150,7 +150,7 @@ class Authenticator:
             DatabaseError: the token isn't cached and the database is unavailable.
         """
         if access is Access.OPEN or (access is Access.METRICS and self._metrics_public):
-            return NOBODY
+            return ANONYMOUS
         principal = await self._principal(connection)
         if not principal.may(access):
             needed = " or ".join(sorted(role.value for role in _ROLES[access]))

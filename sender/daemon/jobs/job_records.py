@@ -60,7 +60,7 @@ class JobRecords:
         return next((row for row in self.machines.values() if row.machine_id == machine_id), None)
 
     def change(self, **fields: object) -> None:
-        """Change the record, and have it written."""
+        """Change the record and queue it for writing."""
         self.cast = dataclasses.replace(self.cast, **fields)  # type: ignore[arg-type]  # Cast's own fields
         self._count_machines()
         self.change_count += 1
@@ -76,11 +76,11 @@ class JobRecords:
         )
 
     def save_progress(self) -> None:
-        """Have the record's progress written."""
+        """Queue the record's progress for writing."""
         self._recorder.put(("cast", self.cast.cast_id, "casts.save_progress"), Casts.save_progress, self.cast)
 
     def put_machine(self, row: CastMachine) -> None:
-        """Change a machine's line, and have it written."""
+        """Change a machine's line and queue it for writing."""
         known = self.machines.get(row.name)
         if known == row:
             return
@@ -94,7 +94,7 @@ class JobRecords:
         self._count_machines()
 
     def merge(self, row: CastMachine) -> CastMachine:
-        """Return a line of this run's session, completed by the line of earlier runs."""
+        """Return a line of this run's session, completed with the line of earlier runs."""
         earlier = self.machines.get(row.name)
         if earlier is None:
             return row
@@ -120,7 +120,7 @@ class JobRecords:
                 )
 
     def audit_end(self) -> None:
-        """Have the audit entry of the cast's end written."""
+        """Queue the audit entry of the cast's end for writing."""
         cast, key = self.cast, new_entry_key()
         detail: dict[str, object] = {
             "image": cast.image_name,

@@ -58,7 +58,7 @@ class JobTimeline:
         self._log = _log.bind(cast=cast.cast_id)
 
     def add_event(self, kind: str, text: str, machine: str = "") -> None:
-        """Add an event, and have it logged and written.
+        """Add an event, log it and queue it for writing.
 
         Args:
             kind: a :class:`JobEvent`, or the name of an event of the session.
@@ -91,5 +91,5 @@ class JobTimeline:
             self._interval_s *= 2
 
     def save(self) -> None:
-        """Have the points written: the cast has ended."""
+        """Queue the points for writing, at the end of the cast."""
         self._recorder.put(("timeline", self._cast_id), Casts.put_timeline, self._cast_id, tuple(self.points))

@@ -54,7 +54,7 @@ class MachineRows(AuditedRepository):
         for chunk in chunks(sorted(wanted)):
             query = sa.select(_MACHINE.machine_id).where(_MACHINE.machine_id.in_(chunk))
             query = query.order_by(_MACHINE.machine_id.collate("C"))  # Python's order
-            # The lock of an update: inserted rows that refer to these needn't wait.
+            # The lock of an update: inserted rows that refer to these don't wait.
             self._connection.execute(query.with_for_update(key_share=True))
 
     def _write(self, new: Sequence[Machine], changes: Mapping[str, Mapping[str, Any]]) -> None:

@@ -68,7 +68,7 @@ class Tokens(AuditedRepository):
     def find(self, secret: str) -> Token | None:
         """Return the token of a secret; None if there is none or it has expired.
 
-        While the database is unavailable, recently used tokens remain valid: it locks out no operator and no agent.
+        While the database is unavailable, recently used tokens remain valid: no operator or agent is locked out.
         """
         if not _SECRET.fullmatch(secret):
             return None
