@@ -20,7 +20,7 @@ class RequestRefusedError(ServerRefusedError):
 
 
 def not_found(kind: str, key: str) -> RequestRefusedError:
-    """Return the refusal of a request about an unknown thing."""
+    """Return the refusal of a request about an unknown record."""
     return RequestRefusedError(HTTPStatus.NOT_FOUND, f"there is no {kind} {key!r}")
 
 

@@ -120,9 +120,8 @@ def with_candidates(
     lines: list[str] = []
     for disk in inventory.disks():
         refusal = judge(disk, inventory, ImageNeeds(raw_bytes), probe=probe)
-        if (
-            refusal is None or disk.kind is not DeviceKind.LOOP
-        ):  # live systems have many loop devices of their own
+        # Live systems have many loop devices of their own.
+        if refusal is None or disk.kind is not DeviceKind.LOOP:
             lines.append(f"  {_summary(disk)}: {verdict_text(disk, refusal)}")
     if len(lines) > _CANDIDATES_SHOWN_MAX:
         lines = [*lines[:_CANDIDATES_SHOWN_MAX], "  … and more: see diskcast-agent disks"]

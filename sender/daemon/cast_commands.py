@@ -153,17 +153,15 @@ class CastCommands:
         return changed or cast
 
     async def _audit(self, actor: Actor, command: Command, cast_id: str, detail: dict[str, object]) -> None:
-        """Write the audit entry before the command is carried out if possible, and in any case."""
+        """Write the audit entry, if possible before the command is carried out."""
         store, key = self._store, new_entry_key()
         entry = (actor.name, f"cast.{command.value}", f"cast {cast_id}", detail, actor.request_id)
         once: dict[str, Any] = {"entry_key": key, "at": store.now()}
         try:
             async with asyncio.timeout(AUDIT_S):
                 await store.run(store.audit.add, *entry, **once)
-        except (
-            DatabaseError,
-            TimeoutError,
-        ):  # it may have been written: its key keeps it from being there twice
+        except (DatabaseError, TimeoutError):
+            # The entry may have been written already: its key prevents a duplicate.
             self._recorder.put(("audit", key), Audit.add, *entry, **once)
 
     async def carry_out_requests(self) -> None:

@@ -103,7 +103,7 @@ class CheckInHandler:
         )
 
     def forget(self, machine_id: str) -> None:
-        """Look a machine up again: it was changed or removed."""
+        """Look a machine up again at its next check-in, since it was changed or removed."""
         for agent_id in [key for key, known in self._known.items() if known.machine.machine_id == machine_id]:
             del self._known[agent_id]
         self._registry.changes.notify()
@@ -147,13 +147,12 @@ class CheckInHandler:
         return machine
 
     async def _recorded(self, known: _MatchedAgent) -> Machine | None:
-        """Return the machine as recorded, None if it is gone: another daemon may have moved or removed it."""
+        """Return the machine as recorded; None if it is gone, since another daemon may have moved or removed it."""
         store, now = self._store, time.monotonic()
         if now - known.read_at >= _READ_AGAIN_S:
             known.read_at = now
-            with contextlib.suppress(
-                DatabaseError
-            ):  # a known machine takes part while the database is unavailable
+            # A known machine takes part while the database is unavailable.
+            with contextlib.suppress(DatabaseError):
                 machine: Machine | None = await store.run(store.machines.get, known.machine.machine_id)
                 if machine is None:
                     return None

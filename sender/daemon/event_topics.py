@@ -191,7 +191,7 @@ class CastTopic:
 def _changed(
     machines: Sequence[LiveMachine], last: dict[str, LiveMachine]
 ) -> tuple[list[LiveMachine] | None, dict[str, LiveMachine]]:
-    """Return the changed machines, None if one is gone (only a full snapshot shows that), and all by key."""
+    """Return the changed machines, or None if one was removed (only a full snapshot shows that), and all by key."""
     now = {machine.machine_id or machine.name: machine for machine in machines}
     if last.keys() - now.keys():
         return None, now

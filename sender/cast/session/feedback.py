@@ -29,9 +29,8 @@ class FeedbackPort:
             while True:
                 try:
                     datagram, _address = await stream.recv()
-                except (
-                    OSError
-                ):  # an ICMP error that the kernel reports here; it concerns none of our datagrams
+                except OSError:
+                    # An ICMP error that the kernel reports here; it concerns none of our datagrams.
                     continue
                 self.received_count += 1
                 with self._locked_session.update() as (session, now):

@@ -196,7 +196,7 @@ class CastJob:
         self.put_machine(row)
 
     def end(self, phase: CastPhase, reason: str) -> None:
-        """End the cast for good."""
+        """End the cast; no other run resumes it."""
         if self.run is not None:
             self.reporter.record_machines()
         self.records.fail_unfinished(reason)
