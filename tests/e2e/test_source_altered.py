@@ -99,7 +99,7 @@ def wait_progress(sender: Program, share: float) -> None:
 
 
 def wait_joined(sender: Program, count: int) -> None:
-    """Wait until so many receivers have joined."""
+    """Wait until this many receivers have joined."""
 
     def joined(_event: dict[str, object]) -> bool:
         return sum(event["event"] == "receiver_joined" for event in sender.events) >= count

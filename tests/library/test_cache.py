@@ -35,7 +35,7 @@ def _put(server: HttpFiles, count: int) -> list[MadeImage]:
 
 
 def _library(tmp_path: Path, server: HttpFiles, images: float) -> Library:
-    """Return a library whose cache has space for so many images."""
+    """Return a library whose cache has space for this many images."""
     config = settings(tmp_path, f"{server.url}/", cache_size=f"{int(images * IMAGE_KIB)}KiB")
     return Library(config, None, back_off_s=0.01)
 

@@ -211,7 +211,7 @@ def test_two_daemons_that_change_the_same_machines_never_deadlock(
 
 
 def _until_waiting(watcher: psycopg.Connection[tuple[object, ...]], count: int) -> None:
-    """Wait until so many transactions wait for a lock."""
+    """Wait until this many transactions wait for a lock."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     give_up_at = time.monotonic() + BOUND_S
     while watcher.execute(query).fetchone() != (count,):

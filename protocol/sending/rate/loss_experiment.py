@@ -1,7 +1,7 @@
 """Experiments that distinguish congestion from random loss by two samples at different rates.
 
 Loss without a queue has two possible causes: a bottleneck with hardly a buffer, or a lossy path. No single sample can
-tell them apart, but two can: a bottleneck lets a smaller share through at a higher rate, a lossy path the same share.
+separate them, but two can: a bottleneck lets a smaller share through at a higher rate, a lossy path the same share.
 Slow start makes both samples. At a steady rate the loss of the first receiver counts as congestion, and its cut makes
 the second sample of the others. Its own loss is random if it stays below the knee, where a link drops nothing.
 """

@@ -51,15 +51,15 @@ function offered({ label, name, hint }) {
 function columns() {
   return [
     { label: "Time", class: "when", cell: (entry) => timeElement(entry.at) },
-    { label: "Actor", class: "wide-only", cell: who },
-    { label: "Action", cell: (entry) => [h("code", {}, entry.action), h("div", { class: "phone-only" }, h("p", { class: "small" }, subject(entry), " by ", who(entry)), detail(entry, null))] },
+    { label: "Actor", class: "wide-only", cell: actorLink },
+    { label: "Action", cell: (entry) => [h("code", {}, entry.action), h("div", { class: "phone-only" }, h("p", { class: "small" }, subject(entry), " by ", actorLink(entry)), detail(entry, null))] },
     { label: "Subject", class: "wide-only nowrap", cell: subject },
     { label: "Detail", class: "wide-only", cell: (entry) => detail(entry, "–") },
   ];
 }
 
 /** @param {any} entry returns a link to all entries of its actor */
-function who(entry) {
+function actorLink(entry) {
   return h("a", { class: "quiet-link", href: to(["audit"], { actor: entry.actor }) }, entry.actor);
 }
 

@@ -65,7 +65,7 @@ class Fault:
         action: the effect.
         error: name of the error code, for :attr:`Action.ERROR`.
         after_bytes: from this many bytes of that operation on (for flushes and holes: bytes written).
-        after_count: not with so many calls that it would befall otherwise.
+        after_count: spares this many of the calls that it would hit otherwise.
         after_write: only when a write has touched its range: for reading back.
         count: so often; None for ever.
         start_bytes: only calls that touch a byte from here on; flushes touch every byte.

@@ -35,7 +35,7 @@ class Path:
     neighbour: Callable[[float], float] = lambda _: 0.0
     """Other traffic in the same queue at a rate of its own."""
     greedy_queue_bytes: float = 0.0
-    """Other traffic that takes the rest of the link and keeps so many bytes in its queue, as a TCP flow does."""
+    """Other traffic that takes the rest of the link and keeps this many bytes in its queue, as a TCP flow does."""
     loss: float = 0.0
     loss_from_s: float = 0.0
     loss_burst: int = 1
