@@ -167,7 +167,7 @@ class CastJoiner:
         return grant
 
     def _open_data(self, symbol_bytes: int) -> None:
-        """Join the group before the sender is asked to join, so that nothing that follows its answer is missed."""
+        """Join the group before the request to the sender, so that nothing that follows its answer is missed."""
         if self.data is not None:
             if symbol_bytes == self._symbol_bytes:
                 return

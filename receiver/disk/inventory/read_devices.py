@@ -203,7 +203,7 @@ def _wwn(folder: Path, udev: Mapping[str, str]) -> str:
 
 
 def _read_udev(number: int, system_paths: SystemPaths) -> dict[str, str]:
-    """Return udev's properties of a device, which it asked the disk for; empty without udev."""
+    """Return the device's properties as udev read them from the disk; empty without udev."""
     record = _read(system_paths.udev / f"b{os.major(number)}:{os.minor(number)}")
     pairs = (line[2:].partition("=") for line in record.splitlines() if line.startswith("E:"))
     return {key: value for key, _, value in pairs}

@@ -16,7 +16,7 @@ from protocol.wire.messages import CastObject
 from sender.imaging.image_file import ImageFile
 
 CACHE_BYTES: Final = 8 * MIB
-"""NACKs ask for blocks of the last round trip. This holds 80 ms at 100 MB/s; older blocks are in the page cache. With
+"""NACKs request blocks of the last round trip. This holds 80 ms at 100 MB/s; older blocks are in the page cache. With
 32 MiB the sender took 8 % more processor time, because every block went into cold memory."""
 _BLOCKS_MIN: Final = 2
 

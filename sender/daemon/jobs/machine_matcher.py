@@ -18,7 +18,7 @@ from sender.store.records.machines import Machine
 from sender.store.store import Store
 
 LOOK_UP_S: Final = 5.0
-"""A join waits no longer for the database: without it the machine takes part under its own name."""
+"""Timeout of a look-up during a join: without an answer the machine takes part under its own name."""
 LOOK_UPS_AT_ONCE_MAX: Final = 8
 """Further look-ups wait, a millisecond each: a room that joins at once mustn't fill the database's queue."""
 
