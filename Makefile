@@ -80,9 +80,10 @@ fuzz-api: $(STAMP)  ## schemathesis over the whole API, for minutes
 screenshots: $(STAMP)  ## docs/screenshots, made anew from a real daemon (needs chromium)
 	$(BIN)/python -m tests.web.screenshots
 
-soak: $(STAMP)  ## power cut everywhere, agents killed at 100 random moments (root): a quarter of an hour
+soak: $(STAMP)  ## power cut everywhere, agents killed at 100 random moments, 6000 simulated casts (root): half an hour
 	$(BIN)/python -m tests.soak.power_cut
 	$(BIN)/python -m tests.soak.kill
+	DISKCAST_SEED_COUNT=6000 $(BIN)/pytest -q --numprocesses $(TEST_PROCESSES) tests/simulation/test_cast.py
 
 coverage: $(STAMP)  ## the test suite with branch coverage of the three packages
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \

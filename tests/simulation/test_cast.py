@@ -5,15 +5,19 @@ Lost if these fail: casts that hang, receivers that call a wrong disk complete, 
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from protocol.model.session_records import ReceiverState
 from tests.simulation.world import Path, Scenario, World
 
 SEEDS_PER_TEST = 150
+SEED_COUNT = int(os.environ.get("DISKCAST_SEED_COUNT", "600"))
+"""Casts of a test run; ``make soak`` simulates ten times as many."""
 
 
-@pytest.mark.parametrize("first_seed", range(0, 1200, SEEDS_PER_TEST))
+@pytest.mark.parametrize("first_seed", range(0, SEED_COUNT, SEEDS_PER_TEST))
 def test_terrible_network(first_seed: int) -> None:
     for seed in range(first_seed, first_seed + SEEDS_PER_TEST):
         world = World(Scenario.draw(seed)).run()
