@@ -43,7 +43,7 @@ _SAMPLES_MAX: Final = 900
 
 _OUTLINE_SAMPLES_MAX: Final = 250
 
-_PARITY_K: Final = 182
+_PARITY_K: Final = 183
 _PARITY_LOSSES: Final = (0.001, 0.01, 0.05)
 _PARITY_GROUPS: Final = (1, 4, 30, 1000)
 
