@@ -479,7 +479,7 @@ def test_the_list_of_disks_agrees_with_restore(tmp_path: Path, image: Path, back
             assert held["mount_points"] == [str(tmp_path / "mounted")]
             assert held["exit_code"] == TargetInUseError.exit_code
             message = _refuses(image, device, TargetInUseError)
-            assert message.startswith(f"{held['reason']}: {held['mend']}")
+            assert message.startswith(f"{held['reason']}: {held['fix']}")
     with loop_device(backing, "--sector-size", "4096") as device:
         assert _disks("--for", image)[str(device)]["error_class"] == "TargetIncompatibleError"
     assert _digest(backing) == before
