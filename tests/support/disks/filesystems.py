@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import re
+import select
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ import numpy as np
 from protocol.constants import MIB
 from tests.support.disks import exfat
 from tests.support.disks.devices import loop_device
-from tests.support.network.lab import run
+from tests.support.network.lab import LIMIT_S, run
 
 Tree = dict[str, str]
 """Content of a filesystem: kind of each path, and a digest of each file."""
@@ -30,10 +32,35 @@ def mounted(image: Path, *options: str, program: str = "mount") -> Iterator[Path
     point.mkdir(exist_ok=True)
     with loop_device(image) as device:
         run(program, *options, device, point)
-        try:
-            yield point
-        finally:
-            run("umount", point)
+        with contextlib.nullcontext() if program == "mount" else _waited_for(program, device):
+            try:
+                yield point
+            finally:
+                run("umount", point)
+
+
+@contextlib.contextmanager
+def _waited_for(program: str, device: Path) -> Iterator[None]:
+    """Wait at the end for the FUSE program of ``device`` to exit: it writes its last blocks after umount returns."""
+    (pid,) = (
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if (argv := _argv(path)) and argv[0].endswith(program) and str(device) in argv
+    )
+    server = os.pidfd_open(pid)
+    try:
+        yield
+        exited, _, _ = select.select([server], [], [], LIMIT_S)
+        assert exited, f"{program} of {device} didn't exit after umount"
+    finally:
+        os.close(server)
+
+
+def _argv(path: Path) -> list[str]:
+    try:
+        return path.read_bytes().decode(errors="replace").split("\0")
+    except OSError:  # the process has just exited
+        return []
 
 
 mounted_ntfs = functools.partial(mounted, program="ntfs-3g")
