@@ -308,6 +308,39 @@ class CastNotDoneError(DiskcastError):
     exit_code = 87
 
 
+# -- trust: signed images, pinned certificates, enrolled machines --------------------------------------------
+
+
+class TrustError(DiskcastError):
+    """The image, the sender or the daemon isn't trusted; nothing was written."""
+
+    exit_code = 90
+
+
+class UnsignedImageError(TrustError):
+    """The image isn't signed by a key that this machine trusts; nothing was written."""
+
+    exit_code = 91
+
+
+class RollbackError(TrustError):
+    """The image's signed version is below the lowest one allowed on this machine; nothing was written."""
+
+    exit_code = 92
+
+
+class CertificateError(TrustError):
+    """The peer's certificate doesn't match the pin or the CA; nothing secret was sent to it."""
+
+    exit_code = 93
+
+
+class EnrolmentRefusedError(TrustError):
+    """The daemon didn't admit this machine: unknown token, already claimed, or not approved in time."""
+
+    exit_code = 94
+
+
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

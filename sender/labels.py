@@ -217,6 +217,13 @@ ERROR_ADVICE: Final[Mapping[type[DiskcastError], str]] = MappingProxyType(
         errors.VerificationError: "Its disk returned other bytes than were written. Don't trust it: replace the disk, "
         "then cast again.",
         errors.ProtocolError: "Update the agent and the sender to the same version, then cast again.",
+        errors.TrustError: f"Check the keys and pins that the agent was started with. {_NOTHING_WRITTEN}",
+        errors.UnsignedImageError: "Sign the image with diskcast images sign, by a key that the machine trusts, then "
+        f"cast it again. {_NOTHING_WRITTEN}",
+        errors.RollbackError: f"Cast a newer version of the image, or lower the floor. {_NOTHING_WRITTEN}",
+        errors.CertificateError: "Give the agent the sender's current pin, and find out whose certificate it saw. "
+        f"{_NOTHING_WRITTEN}",
+        errors.EnrolmentRefusedError: "Check the machine's enrolment in the dashboard: token, second claim, approval.",
     }
 )
 """The next step after an agent exited with this error. A subclass that isn't listed has its base class's advice."""

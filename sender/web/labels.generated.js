@@ -240,5 +240,10 @@ export const EXIT_CODE_ADVICE = {
   "51": "Its disk returned other bytes than were written. Don't trust it: replace the disk, then cast again.",
   "70": "Update the agent and the sender to the same version, then cast again.",
   "71": "Update the agent and the sender to the same version, then cast again.",
-  "72": "Update the agent and the sender to the same version, then cast again."
+  "72": "Update the agent and the sender to the same version, then cast again.",
+  "90": "Check the keys and pins that the agent was started with. Nothing was written.",
+  "91": "Sign the image with diskcast images sign, by a key that the machine trusts, then cast it again. Nothing was written.",
+  "92": "Cast a newer version of the image, or lower the floor. Nothing was written.",
+  "93": "Give the agent the sender's current pin, and find out whose certificate it saw. Nothing was written.",
+  "94": "Check the machine's enrolment in the dashboard: token, second claim, approval."
 };

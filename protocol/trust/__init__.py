@@ -1,0 +1,1 @@
+"""Trust: signed image statements, the keys that a machine trusts, certificate pins."""
