@@ -15,14 +15,22 @@ from docs.dashboards import DASHBOARDS
 from protocol import errors
 from protocol.constants import (
     CONTROL_DATAGRAM_BYTES_MAX,
+    CONTROL_SIGNATURE_BYTES,
     FEEDBACK_MAC_BYTES,
     MSGPACK_NESTING_MAX,
+    TAG_BYTES,
     WIRE_VERSION,
 )
 from protocol.image import image_format
 from protocol.schema.binary_fields import Bitmap, Field, Octets, Rows, Text, UInt
-from protocol.wire.codec import PREFIX_BYTES, REJECT_REASONS
-from protocol.wire.messages import CONTROL_MESSAGES, FEEDBACK_MESSAGES, Prefix, SymbolHeader
+from protocol.wire.codec import REJECT_REASONS
+from protocol.wire.messages import (
+    CONTROL_MESSAGES,
+    FEEDBACK_MESSAGES,
+    ControlPrefix,
+    FeedbackPrefix,
+    SymbolHeader,
+)
 from receiver.reception.reporting.metrics import METRICS as AGENT_METRICS
 from sender.metrics.cast_metrics import METRICS
 from sender.metrics.daemon_metrics import INSTRUMENTS
@@ -54,7 +62,8 @@ def describe_field(field: Field) -> tuple[str, str, str]:
             return "bitmap", f"at most {kind.bytes_max} bytes", kind.meaning
         case Rows():
             columns = "; ".join(f"{name}: {c.meaning}, {c.low} … {c.high}" for name, c in kind.columns)
-            return "list of rows", f"at most {kind.count_max}; {columns}", kind.meaning
+            total = f"; {kind.sum_column} at most {kind.sum_max} in all" if kind.sum_column else ""
+            return "list of rows", f"at most {kind.count_max}; {columns}{total}", kind.meaning
 
 
 def fixed_table(fields: tuple[Field, ...]) -> str:
@@ -89,28 +98,43 @@ Version {version}. All integers are big-endian. Datagrams are never fragmented: 
 `IP_MTU_DISCOVER=DO`. This page is generated from the annotated classes in `protocol/wire/messages.py`. The codec, the
 numpy dtype, the range checks and the property tests use the same classes.
 
-## Prefix
-
-{prefix_text}
-
-{prefix_table}
 ## SYMBOL (type 0x01)
 
-{symbol_text} The first {prefix_bytes} bytes are the prefix. `symbol_bytes` of payload follow the header; the last
-source symbol of a block is padded with zeros.
+{symbol_text} `symbol_bytes` of payload follow the header; the last source symbol of a block is padded with zeros.
 
 {symbol_table}
+The tag is the first {tag_bytes} bytes of AES-128 with the group's data key. The encrypted block is eight zero octets
+and the sequence number, extended to 64 bits as in SRTP (RFC 3711 section 3.3.1) around the latest `next_sequence` that
+the sender has signed. A receiver accepts each number once, and none from before its join.
+
+## Keys of a run
+
+The answer to a join has a random secret, the run's Ed25519 public key, and the next numbers of both kinds of datagrams.
+HKDF-SHA256 (RFC 5869) without salt derives the group's keys from the secret. Its info is `diskcast data tags` (AES-128,
+16 bytes) or `diskcast control tags` (BLAKE2s, 32 bytes), followed by cast id and incarnation as u32. A restart of the
+sender, or the removal of a receiver, starts a new run with another secret.
+
 ## Control messages, sender to group
 
-The prefix, then a msgpack array of the fields in order: at most {control_bytes} bytes, with at most {nesting} levels of
-nesting. ANNOUNCE has the session token 0, because it addresses receivers that haven't joined yet.
+The prefix, a tag of {tag_bytes} bytes, a msgpack array of the fields in order, and an Ed25519 signature of
+{signature_bytes} bytes: at most {control_bytes} bytes, with at most {nesting} levels of nesting. The tag is keyed
+BLAKE2s (RFC 7693) of prefix and fields, with the group's control key. The signature covers everything before it. A
+receiver checks the tag, the counter, the signature and the fields, in this order. Before its join, or from another run,
+an ANNOUNCE is only a hint, which the control API confirms.
 
+{control_prefix_text}
+
+{control_prefix_table}
 {control}
 ## Feedback, receiver to sender
 
 Unicast UDP: the prefix, a msgpack array of the fields in order, and a tag of {mac_bytes} bytes. The tag is keyed
-BLAKE2s (RFC 7693) over all preceding bytes, with the key that the receiver got when it joined.
+BLAKE2s over all preceding bytes, with the key that the receiver got when it joined. The sender checks receiver, tag,
+counter, number of datagrams per second and fields, in this order.
 
+{feedback_prefix_text}
+
+{feedback_prefix_table}
 {feedback}
 ## Rejected datagrams
 
@@ -121,11 +145,14 @@ A datagram that violates the format is dropped and counted under one of these re
 def wire_format() -> str:
     return WIRE_FORMAT.format(
         version=WIRE_VERSION,
-        prefix_text=first_paragraph(Prefix),
-        prefix_table=fixed_table(Prefix.FIELDS),
+        control_prefix_text=first_paragraph(ControlPrefix),
+        control_prefix_table=fixed_table(ControlPrefix.FIELDS),
+        feedback_prefix_text=first_paragraph(FeedbackPrefix),
+        feedback_prefix_table=fixed_table(FeedbackPrefix.FIELDS),
         symbol_text=first_paragraph(SymbolHeader),
         symbol_table=fixed_table(SymbolHeader.FIELDS),
-        prefix_bytes=PREFIX_BYTES,
+        tag_bytes=TAG_BYTES,
+        signature_bytes=CONTROL_SIGNATURE_BYTES,
         control_bytes=CONTROL_DATAGRAM_BYTES_MAX,
         nesting=MSGPACK_NESTING_MAX,
         control="\n".join(message_section(message) for message in CONTROL_MESSAGES),

@@ -196,6 +196,12 @@ class DroppedError(SessionError):
     exit_code = 47
 
 
+class WireVersionError(SessionError):
+    """Sender and receiver have different wire versions; nothing was written. The message names both."""
+
+    exit_code = 48
+
+
 # -- storage: reading and writing during the cast -------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from protocol.constants import (
     BLOCK_BYTES_MAX,
     BLOCK_BYTES_MIN,
     ERROR_TEXT_BYTES_MAX,
+    GRTT_MAX_S,
     HARDWARE_ADDRESSES_MAX,
     HASH_BYTES,
     IMAGE_BYTES_MAX,
@@ -26,11 +27,14 @@ from protocol.constants import (
     NEED_BODY_BYTES_MAX,
     RECEIVER_COUNT_MAX,
     RECEIVER_KEY_BYTES,
+    REPORT_INTERVAL_MAX_S,
+    RUN_SECRET_BYTES,
     SOURCE_SYMBOLS_MAX,
     SYMBOL_BYTES_MAX,
     SYMBOL_BYTES_MIN,
+    WIRE_VERSION,
 )
-from protocol.errors import ProtocolError
+from protocol.errors import JoinRefusedError, ProtocolError, WireVersionError
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import (
     CastId,
@@ -45,7 +49,6 @@ from protocol.schema.json_fields import (
     Address,
     Boolean,
     ChoiceField,
-    DecimalText,
     HardwareAddresses,
     HexBytes,
     HexInteger,
@@ -59,6 +62,7 @@ from protocol.schema.json_fields import (
     decode_fields_untrusted,
     encode_fields,
 )
+from protocol.wire.codec import other_version_text
 
 API_BASE = "/api/v1"
 JSON_TYPE = "application/json"
@@ -72,6 +76,7 @@ JsonObject = dict[str, object]
 
 _COUNT = Integer(0, 2**53 - 1)
 _PORT = Integer(1, 65535)
+_WIRE_VERSION = "wire_version"
 
 CAST_FIELDS: dict[str, JsonField] = {
     "cast_id": HexInteger(),
@@ -95,11 +100,14 @@ CAST_FIELDS: dict[str, JsonField] = {
 GRANT_FIELDS: dict[str, JsonField] = {
     "receiver_id": Integer(0, RECEIVER_COUNT_MAX - 1),
     "key": HexBytes(RECEIVER_KEY_BYTES),
-    "session_token": DecimalText(),
+    "run_secret": HexBytes(RUN_SECRET_BYTES),
+    "control_key": HexBytes(32),
+    "next_sequence": _COUNT,
+    "next_counter": _COUNT,
     "incarnation": Integer(0, 2**32 - 1),
     "manifest_by_multicast": Boolean(),
-    "report_interval_s": Number(3600.0),
-    "grtt_s": Number(3600.0),
+    "report_interval_s": Number(REPORT_INTERVAL_MAX_S),
+    "grtt_s": Number(GRTT_MAX_S),
     "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
 }
 """Fields of the answer to a join, beside its ``cast``."""
@@ -253,7 +261,7 @@ def heard_sequence_from_json_untrusted(value: object) -> int | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastDescription:
-    """The public description of a cast: everything but the session token."""
+    """The public description of a cast: everything but its secrets."""
 
     cast_id: CastId
     incarnation: int
@@ -272,6 +280,16 @@ class CastDescription:
     receiver_count: int
 
 
+def _wire_version_untrusted(value: object, first_field: str) -> int:
+    """Return the wire version of a message's program; version 1 doesn't name it, but has ``first_field``."""
+    if not isinstance(value, dict) or not {_WIRE_VERSION, first_field} & value.keys():
+        return WIRE_VERSION  # no such message at all, as the fields' errors will say
+    version = value.get(_WIRE_VERSION, 1)
+    if type(version) is not int or not 0 <= version < 256:
+        raise ProtocolError(f"{_WIRE_VERSION}: expected a number of 8 bits")
+    return version
+
+
 def cast_description(parameters: CastParameters, *, state: CastState, receiver_count: int) -> CastDescription:
     """Return the public description of a running cast."""
     fields = {
@@ -282,7 +300,8 @@ def cast_description(parameters: CastParameters, *, state: CastState, receiver_c
 
 def cast_to_json(description: CastDescription) -> JsonObject:
     """Return ``description`` as JSON."""
-    return encode_fields(CAST_FIELDS, {name: getattr(description, name) for name in CAST_FIELDS})
+    fields = encode_fields(CAST_FIELDS, {name: getattr(description, name) for name in CAST_FIELDS})
+    return {_WIRE_VERSION: WIRE_VERSION, **fields}
 
 
 def cast_from_json_untrusted(value: object) -> CastDescription:
@@ -290,7 +309,11 @@ def cast_from_json_untrusted(value: object) -> CastDescription:
 
     Raises:
         ProtocolError: a field is missing or out of range, or a block would have more than 224 symbols.
+        WireVersionError: the sender's datagrams have another version.
     """
+    version = _wire_version_untrusted(value, "cast_id")
+    if version != WIRE_VERSION:
+        raise WireVersionError(other_version_text("the sender", version))
     description = CastDescription(**decode_fields_untrusted(CAST_FIELDS, value))  # type: ignore[arg-type]
     if description.block_bytes > SOURCE_SYMBOLS_MAX * description.symbol_bytes:
         raise ProtocolError(
@@ -314,7 +337,11 @@ def casts_from_json_untrusted(value: object) -> list[CastDescription]:
 def join_to_json(request: JoinRequest) -> JsonObject:
     """Return a request to join as JSON, without its address, which the sender takes from the connection."""
     fields = {name: getattr(request, name) for name in JOIN_FIELDS}
-    return {**encode_fields(JOIN_FIELDS, fields), "need": encode_need(request.need)}
+    return {
+        _WIRE_VERSION: WIRE_VERSION,
+        **encode_fields(JOIN_FIELDS, fields),
+        "need": encode_need(request.need),
+    }
 
 
 def join_from_json_untrusted(value: object, *, block_count: int, address: str) -> JoinRequest:
@@ -322,7 +349,11 @@ def join_from_json_untrusted(value: object, *, block_count: int, address: str) -
 
     Raises:
         ProtocolError: a field is missing or out of range.
+        JoinRefusedError: the receiver's datagrams have another version.
     """
+    version = _wire_version_untrusted(value, "agent_id")
+    if version != WIRE_VERSION:
+        raise JoinRefusedError(other_version_text("the agent", version, ours="this sender"))
     fields = decode_fields_untrusted(JOIN_FIELDS, value)
     need = need_from_json_untrusted(value, block_count)
     return JoinRequest(**fields, need=need, address=address)  # type: ignore[arg-type]
@@ -331,10 +362,7 @@ def join_from_json_untrusted(value: object, *, block_count: int, address: str) -
 def grant_to_json(grant: JoinGrant, *, state: CastState) -> JsonObject:
     """Return the answer to a join as JSON: the grant with its secrets, and the cast in ``state``."""
     parameters = grant.parameters
-    values = {
-        name: getattr(parameters if name in ("session_token", "incarnation") else grant, name)
-        for name in GRANT_FIELDS
-    }
+    values = {name: getattr(parameters if name == "incarnation" else grant, name) for name in GRANT_FIELDS}
     description = cast_description(parameters, state=state, receiver_count=grant.receiver_count)
     return {**encode_fields(GRANT_FIELDS, values), "cast": cast_to_json(description)}
 
@@ -350,12 +378,9 @@ def grant_from_json_untrusted(value: object) -> JoinGrant:
     cast = cast_from_json_untrusted(value.get("cast"))
     if cast.incarnation != grant["incarnation"]:
         raise ProtocolError("incarnation: it differs from the cast's")
-    shared = {
-        field.name: getattr(cast, field.name)
-        for field in dataclasses.fields(CastParameters)
-        if field.name != "session_token"
-    }
-    parameters = CastParameters(session_token=grant["session_token"], **shared)  # type: ignore[arg-type]
-    own = {name: grant[name] for name in GRANT_FIELDS if name not in ("session_token", "incarnation")}
+    parameters = CastParameters(
+        **{field.name: getattr(cast, field.name) for field in dataclasses.fields(CastParameters)}
+    )
+    own = {name: grant[name] for name in GRANT_FIELDS if name != "incarnation"}
     own["receiver_id"] = ReceiverId(own["receiver_id"])  # type: ignore[arg-type]
     return JoinGrant(parameters=parameters, **own)  # type: ignore[arg-type]

@@ -19,7 +19,6 @@ class CastParameters:
 
     cast_id: CastId
     incarnation: int
-    session_token: int
     image_id: bytes
     image_name: str
     raw_bytes: int
@@ -76,8 +75,16 @@ class JoinGrant:
 
     parameters: CastParameters
     receiver_id: ReceiverId
-    key: bytes
+    key: bytes = dataclasses.field(repr=False)
     """Key that authenticates this receiver's feedback datagrams and its completion report."""
+    run_secret: bytes = dataclasses.field(repr=False)
+    """Secret of this run, from which the group's keys derive."""
+    control_key: bytes
+    """Public key of this run's control messages."""
+    next_sequence: int
+    """Extended number of the next data datagram; earlier ones are replays."""
+    next_counter: int
+    """Counter of the next control datagram; earlier ones are replays."""
     manifest_by_multicast: bool
     """True while the room gathers: object 0 is being cast. False: fetch the manifest over HTTP."""
     report_interval_s: float

@@ -7,7 +7,6 @@ import dataclasses
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.cast_state import SessionOutcome
 from protocol.receiving.block_assembly import AssembledBlock
-from protocol.wire.messages import Announce
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,10 +44,11 @@ class SenderSilent:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SenderRestarted:
-    """A new incarnation of the sender announces the cast: join again with the blocks that are still needed."""
+class RestartSuspected:
+    """An ANNOUNCE of this cast isn't from the joined run: the sender has restarted, or somebody forges.
 
-    announce: Announce
+    Ask the control API for the incarnation. The event comes at most once in ``RESTART_QUESTION_INTERVAL_S``.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ ReceiverEvent = (
     | ManifestRejected
     | CastEnded
     | SenderSilent
-    | SenderRestarted
+    | RestartSuspected
     | Demoted
     | Reinstated
     | Dropped

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from protocol.constants import (
     ANNOUNCE_INTERVAL_S,
     DATA_HEADER_BYTES,
-    NACK_BLOCKS_PER_DATAGRAM_MAX,
     NACK_DATAGRAMS_PER_ROUND_MAX,
     NACK_RETRY_GRTT_COUNT,
     NACK_RETRY_MIN_S,
+    NACK_RUNS_MAX,
     REPAIR_LATENCY_S,
+    RESTART_QUESTION_INTERVAL_S,
 )
 from protocol.errors import WireError
 from protocol.image.manifest import Manifest
@@ -34,7 +35,7 @@ from protocol.receiving.events import (
     ManifestRejected,
     ReceiverEvent,
     Reinstated,
-    SenderRestarted,
+    RestartSuspected,
     SenderSilent,
 )
 from protocol.receiving.manifest_reception import ManifestReception, ManifestStore, MemoryStore
@@ -44,9 +45,12 @@ from protocol.receiving.receiver_statistics import ReceiverStatistics
 from protocol.receiving.report_schedule import ReportSchedule
 from protocol.shared.feedback_timing import nack_backoff_s
 from protocol.shared.sequence import LossCounter
+from protocol.trust.group_keys import derive_group_keys
 from protocol.wire.batch import HeaderFilter, header_view
 from protocol.wire.bitmap import bitmap_holds
-from protocol.wire.codec import decode_control_untrusted, encode_feedback
+from protocol.wire.codec import foreign_version_untrusted
+from protocol.wire.control_codec import ControlVerifier, control_type_untrusted
+from protocol.wire.feedback_codec import encode_feedback
 from protocol.wire.messages import (
     BOTTLENECKS,
     Announce,
@@ -60,6 +64,9 @@ from protocol.wire.messages import (
 
 _SILENT_S = 3 * ANNOUNCE_INTERVAL_S
 """Silence of the sender until a :class:`SenderSilent` event: three missed announcements."""
+
+_NOT_THIS_RUN = frozenset({"bad_tag", "bad_signature"})
+"""Reasons for rejecting the control messages of another run, and forged ones."""
 
 _ROUND_PAUSE_MIN_S = 0.005
 """Shortest time between two NACK rounds: bounds the work at the smallest round-trip times."""
@@ -95,12 +102,25 @@ class ReceiverSession:
         self.grtt_s = grant.grtt_s
         self.receiver_count = grant.receiver_count
         self.demoted = False
+        self.foreign_version: int | None = None
+        """Wire version of a program of another version that was heard on the group; None for none."""
         self._pool = BufferPool(
             pool_bytes=assembly_bytes,
             symbols_per_block_max=-(-parameters.block_bytes // parameters.symbol_bytes),
             symbol_bytes=parameters.symbol_bytes,
         )
-        self._filter = HeaderFilter(cast_id=parameters.cast_id, session_token=parameters.session_token)
+        keys = derive_group_keys(
+            grant.run_secret, cast_id=parameters.cast_id, incarnation=parameters.incarnation
+        )
+        self._filter = HeaderFilter(
+            cast_id=parameters.cast_id, tag_key=keys.data_tag, next_sequence=grant.next_sequence
+        )
+        self._verifier = ControlVerifier(
+            cast_id=parameters.cast_id,
+            tag_key=keys.control_tag,
+            control_key=grant.control_key,
+            next_counter=grant.next_counter,
+        )
         self._rng = rng
         self._events: list[ReceiverEvent] = []
         self._image: ObjectReception | None = None
@@ -110,6 +130,7 @@ class ReceiverSession:
             self._manifest = ManifestReception(parameters, self._pool, store)
         self._arrival = ArrivalMeter(DATA_HEADER_BYTES + parameters.symbol_bytes)
         self._counter = 0
+        self._suspect_after = now
         self._echo_us = 0
         self._echo_heard_at = now
         self._heard_at = now
@@ -309,24 +330,29 @@ class ReceiverSession:
             self._receive_control_untrusted(datagram, now)
         except WireError as error:
             self.rejects[error.reason] = self.rejects.get(error.reason, 0) + 1
+            if error.reason == "bad_version":
+                self.foreign_version = foreign_version_untrusted(datagram)
+            elif error.reason in _NOT_THIS_RUN and control_type_untrusted(datagram) is Announce:
+                self._suspect_restart(now)
+
+    def _suspect_restart(self, now: float) -> None:
+        """Report an ANNOUNCE of this cast that another run made, or a forger."""
+        if now >= self._suspect_after:
+            self._suspect_after = now + RESTART_QUESTION_INTERVAL_S
+            self._events.append(RestartSuspected())
 
     def _receive_control_untrusted(self, datagram: bytes, now: float) -> None:
-        prefix, message = decode_control_untrusted(datagram)
-        if prefix.cast_id != self.parameters.cast_id:
-            raise WireError("foreign_cast")
-        if isinstance(message, Announce):
-            self._receive_announce(message, now)
-            return
-        if prefix.session_token != self.parameters.session_token:
-            raise WireError("stale_session")
+        message = self._verifier.decode_untrusted(datagram)
         self._note_heard(now)
         if isinstance(message, EndOfTransmission):
             if self._advance(ReceptionTrigger.CAST_ENDED):
                 self._events.append(CastEnded(message.outcome, message.reason))
         elif isinstance(message, Standing):
             self._receive_standing(message, now)
-        else:
+        elif isinstance(message, Flush):
             self._receive_flush(message, now)
+        else:
+            self._take_group_state(message, now)
 
     def _receive_standing(self, standing: Standing, now: float) -> None:
         receiver_id = self.grant.receiver_id
@@ -339,22 +365,16 @@ class ReceiverSession:
             self._dropped = True
             self._events.append(Dropped())
 
-    def _receive_announce(self, announce: Announce, now: float) -> None:
-        if announce.incarnation != self.parameters.incarnation:
-            self._events.append(SenderRestarted(announce))
-            return
-        self._note_heard(now)
-        self._take_group_state(announce, now)
-
     def _receive_flush(self, flush: Flush, now: float) -> None:
         self._take_group_state(flush, now)
-        self.loss.advance(flush.sequence)
+        self.loss.advance(flush.next_sequence & 0xFFFFFFFF)
         for reception in self._receptions():
             if reception.object_index <= flush.object:
                 reception.flush()
         self._schedule_round(now)
 
     def _take_group_state(self, message: Announce | Flush, now: float) -> None:
+        self._filter.note_signed(message.next_sequence)
         self._echo_us = message.sent_at_us
         self._echo_heard_at = now
         self.grtt_s = message.grtt_us / 1e6
@@ -441,8 +461,6 @@ class ReceiverSession:
         received_count = min(self.loss.received_count, self.loss.expected_count)
         return self._encode(
             Report(
-                receiver_id=self.grant.receiver_id,
-                counter=self._next_counter(),
                 echo_us=self._echo_us,
                 echo_delay_us=min(int((now - self._echo_heard_at) * 1e6), (1 << 32) - 1),
                 expected_count=self.loss.expected_count,
@@ -468,20 +486,18 @@ class ReceiverSession:
     def _nack_round(self, reception: ObjectReception, now: float) -> list[bytes]:
         if self.demoted and reception.object_index == CastObject.IMAGE:
             return []
-        blocks_max = NACK_BLOCKS_PER_DATAGRAM_MAX * NACK_DATAGRAMS_PER_ROUND_MAX
+        blocks_max = NACK_RUNS_MAX * NACK_DATAGRAMS_PER_ROUND_MAX
         retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)
         due = reception.take_due_nacks(blocks_max, retry_at=now + retry_s, now=now)
         if not due:
             return []
         rows = _as_runs(due)
         datagrams = []
-        for start in range(0, len(rows), NACK_BLOCKS_PER_DATAGRAM_MAX):
+        for start in range(0, len(rows), NACK_RUNS_MAX):
             nack = Nack(
-                receiver_id=self.grant.receiver_id,
-                counter=self._next_counter(),
                 object=reception.object_index,
                 sequence=self.loss.next_sequence,
-                deficits=tuple(rows[start : start + NACK_BLOCKS_PER_DATAGRAM_MAX]),
+                deficits=tuple(rows[start : start + NACK_RUNS_MAX]),
             )
             datagrams.append(self._encode(nack))
         self.statistics.nacks_sent_count += len(datagrams)
@@ -504,15 +520,13 @@ class ReceiverSession:
             receptions.append(self._image)
         return receptions
 
-    def _next_counter(self) -> int:
-        self._counter += 1
-        return self._counter
-
     def _encode(self, message: Nack | Report) -> bytes:
+        self._counter += 1
         return encode_feedback(
             message,
             cast_id=self.parameters.cast_id,
-            session_token=self.parameters.session_token,
+            receiver_id=self.grant.receiver_id,
+            counter=self._counter,
             key=self.grant.key,
         )
 

@@ -65,11 +65,16 @@ class Octets:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rows:
-    """A list of at most ``count_max`` tuples of unsigned integers; ``columns`` are their kinds."""
+    """A list of at most ``count_max`` tuples of unsigned integers; ``columns`` are their kinds.
+
+    The numbers of ``sum_column`` may together be at most ``sum_max``; None for no such limit.
+    """
 
     columns: tuple[tuple[str, UInt], ...]
     count_max: int
     meaning: str
+    sum_column: str | None = None
+    sum_max: int = 0
 
     def check(self, name: str, value: object) -> None:
         """Raise :class:`WireError` unless every row has every column in range."""
@@ -80,6 +85,10 @@ class Rows:
                 raise WireError("bad_field", f"{name}: expected rows of {len(self.columns)}")
             for (column_name, kind), cell in zip(self.columns, row, strict=True):
                 kind.check(column_name, cell)
+        if self.sum_column is not None:
+            column_index = [column_name for column_name, _ in self.columns].index(self.sum_column)
+            if sum(row[column_index] for row in value) > self.sum_max:
+                raise WireError("bad_field", f"{name}: expected a sum of at most {self.sum_max}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

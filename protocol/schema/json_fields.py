@@ -140,24 +140,6 @@ class HexInteger:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DecimalText:
-    """An unsigned 64-bit number in decimal digits: many JSON readers would round it to 53 bits."""
-
-    def encode(self, value: object) -> object:
-        """Return the digits."""
-        return str(value)
-
-    def decode_untrusted(self, name: str, value: object) -> int:
-        """Return the number."""
-        if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > 20:
-            raise ProtocolError(f"{name}: expected decimal digits")
-        number = int(value)
-        if number >= 1 << 64:
-            raise ProtocolError(f"{name}: more than 64 bits")
-        return number
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Address:
     """An IPv4 or IPv6 address in its usual text form, without a scope, since interface names are local."""
 

@@ -12,6 +12,7 @@ from protocol.fec.reed_solomon import encode_repair
 from protocol.model.session_records import CastParameters
 from protocol.sending.send_plan import SendPlan
 from protocol.wire.batch import fill_constant_headers, header_view
+from protocol.wire.data_tags import DataTagger
 
 LoadBlock = Callable[[int, int], NDArray[np.uint8]]
 """Function from ``(object, block)`` to the stored bytes, zero-padded: ``uint8[k, symbol_bytes]``."""
@@ -27,8 +28,10 @@ class FrameEncoder:
         frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         self._ring = [np.zeros((PLAN_SYMBOLS_MAX, frame_bytes), np.uint8) for _ in range(ring_size)]
         for frames in self._ring:
-            fill_constant_headers(frames, cast_id=parameters.cast_id, session_token=parameters.session_token)
+            fill_constant_headers(frames, cast_id=parameters.cast_id)
         self._turn = 0
+        self._tag_key = b""
+        self._tagger: DataTagger | None = None
 
     def encode(self, plan: SendPlan, load_block: LoadBlock) -> NDArray[np.uint8]:
         """Return the plan's frames, ``uint8[symbol_count, 32 + symbol_bytes]``, contiguous."""
@@ -50,8 +53,7 @@ class FrameEncoder:
             row += count
         return frames
 
-    @staticmethod
-    def _fill_headers(frames: NDArray[np.uint8], plan: SendPlan) -> None:
+    def _fill_headers(self, frames: NDArray[np.uint8], plan: SendPlan) -> None:
         headers = header_view(frames)
         counts = plan.segments["count"]
         for name in ("object", "flags", "pass_index", "lag", "block", "k"):
@@ -59,4 +61,12 @@ class FrameEncoder:
         position = np.arange(plan.symbol_count, dtype=np.int64)
         starts = np.cumsum(counts, dtype=np.int64) - counts
         headers["esi"] = position + np.repeat(plan.segments["esi"].astype(np.int64) - starts, counts)
-        headers["sequence"] = (position + plan.first_sequence) & 0xFFFFFFFF
+        sequences = position + plan.first_sequence
+        headers["sequence"] = sequences & 0xFFFFFFFF
+        headers["tag"] = self._tagger_of(plan).tags(sequences)
+
+    def _tagger_of(self, plan: SendPlan) -> DataTagger:
+        if self._tagger is None or plan.keys.data_tag != self._tag_key:
+            self._tag_key = plan.keys.data_tag
+            self._tagger = DataTagger(self._tag_key)
+        return self._tagger

@@ -17,7 +17,7 @@ from protocol.constants import (
 from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import CastParameters
 from protocol.sending.sender_statistics import SenderStatistics
-from protocol.wire.codec import ControlMessage, encode_control
+from protocol.wire.control_codec import ControlMessage, ControlSigner
 from protocol.wire.messages import Announce, CastObject, EndOfTransmission, Flush, Standing
 
 _FLUSH_GROWTH = 1.5
@@ -34,23 +34,26 @@ class GroupState:
     rate_bytes_per_s: float
     grtt_s: float
     report_interval_s: float
+    next_sequence: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sweep:
-    """Content of a FLUSH: an object whose pass was sent before a datagram number."""
+    """Content of a FLUSH: an object and its pass that was sent."""
 
     object_index: CastObject
     pass_index: int
-    sequence: int
 
 
 class GroupMessages:
     """Schedule of the control messages; each is repeated, since any datagram can get lost."""
 
-    def __init__(self, parameters: CastParameters, statistics: SenderStatistics, now: float) -> None:
-        """Announce at once; count in ``statistics``."""
+    def __init__(
+        self, parameters: CastParameters, signer: ControlSigner, statistics: SenderStatistics, now: float
+    ) -> None:
+        """Announce at once, signed by ``signer``; count in ``statistics``."""
         self._parameters = parameters
+        self._signer = signer
         self._statistics = statistics
         self._announce_at = now
         self._standing: Standing | None = None
@@ -62,6 +65,12 @@ class GroupMessages:
         self._end: EndOfTransmission | None = None
         self._end_at = math.inf
         self._end_left = 0
+
+    def start_new_run(self, parameters: CastParameters, signer: ControlSigner, now: float) -> None:
+        """Sign with another key from now on, and announce the new run at once."""
+        self._parameters = parameters
+        self._signer = signer
+        self.announce_now(now)
 
     # -- notifications ----------------------------------------------------------------------------------------
 
@@ -108,7 +117,7 @@ class GroupMessages:
         datagrams = []
         if now >= self._announce_at:
             self._announce_at = now + ANNOUNCE_INTERVAL_S
-            datagrams.append(self._encode(self._announce(now, group), token=0))
+            datagrams.append(self._encode(self._announce(now, group)))
             if self._standing is not None:  # an empty STANDING can get lost, too
                 self._standing_at = min(self._standing_at, now)
         if now >= self._standing_at:
@@ -152,21 +161,21 @@ class GroupMessages:
             raw_bytes=parameters.raw_bytes,
             receiver_count=group.receiver_count,
             rate_bytes_per_s=int(group.rate_bytes_per_s),
+            next_sequence=group.next_sequence,
             grtt_us=int(group.grtt_s * 1e6),
             report_interval_ms=int(group.report_interval_s * 1e3),
             sent_at_us=int(now * 1e6),
         )
 
-    def _encode(self, message: ControlMessage, token: int | None = None) -> bytes:
-        session_token = self._parameters.session_token if token is None else token
-        return encode_control(message, cast_id=self._parameters.cast_id, session_token=session_token)
+    def _encode(self, message: ControlMessage) -> bytes:
+        return self._signer.encode(message)
 
 
 def _flush(now: float, group: GroupState, sweep: Sweep) -> Flush:
     return Flush(
         object=sweep.object_index,
         pass_index=sweep.pass_index & 0xFF,
-        sequence=sweep.sequence,
+        next_sequence=group.next_sequence,
         receiver_count=group.receiver_count,
         grtt_us=int(group.grtt_s * 1e6),
         report_interval_ms=int(group.report_interval_s * 1e3),

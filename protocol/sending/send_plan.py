@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.trust.group_keys import GroupKeys
+
 SEGMENT_DTYPE: Final = np.dtype(
     [
         ("object", "u1"),
@@ -29,15 +31,17 @@ class SendPlan:
 
     Attributes:
         segments: structured array of :data:`SEGMENT_DTYPE`.
-        first_sequence: sequence number of the first symbol; the others follow, modulo 2^32.
+        first_sequence: sequence number of the first symbol, extended to 64 bits; the others follow.
         symbol_count: symbols of all segments together.
+        keys: keys of the run.
     """
 
     segments: NDArray[np.void]
     first_sequence: int
     symbol_count: int
+    keys: GroupKeys
 
     @property
     def next_sequence(self) -> int:
-        """Return the sequence number after the last symbol."""
-        return (self.first_sequence + self.symbol_count) & 0xFFFFFFFF
+        """Return the extended sequence number after the last symbol."""
+        return self.first_sequence + self.symbol_count

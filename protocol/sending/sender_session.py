@@ -12,6 +12,7 @@ multicasts the control datagrams that are due, and passes in feedback and the co
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 import math
 import random
@@ -57,11 +58,17 @@ from protocol.sending.rate.rate_control import RateController
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.roster import Roster
 from protocol.sending.send_plan import SendPlan
+from protocol.sending.sender_run import SenderRun, other_incarnation
 from protocol.sending.sender_statistics import SenderStatistics
 from protocol.sending.transitions import CAST_TRANSITIONS, CastTrigger, ReceiverTrigger
 from protocol.sending.transmission_meter import TransmissionMeter
 from protocol.shared.feedback_timing import report_interval_s
-from protocol.wire.codec import check_feedback_mac, decode_feedback_untrusted
+from protocol.wire.codec import foreign_version_untrusted
+from protocol.wire.feedback_codec import (
+    check_feedback_mac,
+    feedback_body_untrusted,
+    feedback_prefix_untrusted,
+)
 from protocol.wire.messages import CastObject, Nack, Report
 
 _TIMER_S = 0.1
@@ -88,7 +95,7 @@ class SenderSession:
             manifest: the image's manifest.
             policy: the operator's policy.
             rng: randomness for the first sequence number.
-            secrets: function from ``n`` to ``n`` unpredictable bytes, for the receivers' keys.
+            secrets: function from ``n`` to ``n`` unpredictable bytes, for the keys of run and receivers.
             now: monotonic seconds.
         """
         self.parameters = parameters
@@ -99,6 +106,8 @@ class SenderSession:
         self.paused = False
         self.bottleneck_seconds: dict[Bottleneck, float] = {}
         self.rejects: dict[str, int] = {}
+        self.foreign_version: int | None = None
+        """Wire version of feedback of another version than this program's; None for none."""
         self.statistics = SenderStatistics()
         self.manifest_demand = Demand(CastObject.MANIFEST, manifest_source_symbols(parameters))
         self.image_demand = Demand(CastObject.IMAGE, manifest.source_symbols(parameters.symbol_bytes))
@@ -109,6 +118,8 @@ class SenderSession:
             share=policy.share,
             now=now,
         )
+        self._secrets = secrets
+        self._run = SenderRun(parameters, secrets)
         self._roster = Roster(secrets)
         self._gathering = Gathering(policy, self._roster, now)
         self._main_group = MainGroup(policy, self._roster, self.rate_control, now)
@@ -120,7 +131,7 @@ class SenderSession:
         self._events: list[SenderEvent] = []
         self._sequence = rng.getrandbits(32)
         self._transmission = TransmissionMeter(self._sequence, now)
-        self._messages = GroupMessages(parameters, self.statistics, now)
+        self._messages = GroupMessages(parameters, self._run.signer, self.statistics, now)
         self._timeouts_at = now + _TIMER_S
 
     # -- state for the shell ----------------------------------------------------------------------------------
@@ -230,6 +241,10 @@ class SenderSession:
             parameters=self.parameters,
             receiver_id=record.receiver_id,
             key=record.key,
+            run_secret=self._run.keys.secret,
+            control_key=self._run.control_key,
+            next_sequence=self._transmission.next_sequence,
+            next_counter=self._run.signer.next_counter,
             manifest_by_multicast=by_multicast,
             report_interval_s=self._report_interval_s,
             grtt_s=self.grtt_s,
@@ -290,6 +305,16 @@ class SenderSession:
 
     # -- the operator -----------------------------------------------------------------------------------------
 
+    def start_new_run(self, now: float) -> None:
+        """Replace all keys of the group: from now on, only receivers that join again can follow the cast.
+
+        Their agents notice at the next ANNOUNCE. A receiver that may not join again is thus out of the cast.
+        """
+        incarnation = other_incarnation(self.parameters.incarnation, self._secrets)
+        self.parameters = dataclasses.replace(self.parameters, incarnation=incarnation)
+        self._run = SenderRun(self.parameters, self._secrets)
+        self._messages.start_new_run(self.parameters, self._run.signer, now)
+
     def start_casting(self) -> None:
         """Wait for no more receivers: send image data as soon as one has joined."""
         self._gathering.start_now()
@@ -331,19 +356,20 @@ class SenderSession:
             self._receive_feedback_untrusted(datagram, now)
         except WireError as error:
             self.rejects[error.reason] = self.rejects.get(error.reason, 0) + 1
+            if error.reason == "bad_version":
+                self.foreign_version = foreign_version_untrusted(datagram)
 
     def _receive_feedback_untrusted(self, datagram: bytes, now: float) -> None:
-        prefix, message = decode_feedback_untrusted(datagram)
+        prefix = feedback_prefix_untrusted(datagram)
         if prefix.cast_id != self.parameters.cast_id:
             raise WireError("foreign_cast")
-        if prefix.session_token != self.parameters.session_token:
-            raise WireError("stale_session")
-        record = self.receivers.get(ReceiverId(message.receiver_id))
+        record = self.receivers.get(ReceiverId(prefix.receiver_id))
         if record is None:
             raise WireError("unknown_receiver")
         check_feedback_mac(datagram, record.key)
-        if not record.replay_window.accept(message.counter):
+        if not record.replay_window.accept(prefix.counter):
             raise WireError("replayed")
+        message = feedback_body_untrusted(prefix, datagram)
         record.heard_at = now
         if self.state is not CastState.ENDED and self._roster.advance(record, ReceiverTrigger.HEARD_AGAIN):
             if record.ready:
@@ -351,8 +377,8 @@ class SenderSession:
             self._events.append(ReceiverReturned(record.receiver_id))
         if isinstance(message, Nack):
             self._receive_nack(record, message)
-        elif message.counter > record.report_counter:  # older reports are outdated
-            record.report_counter = message.counter
+        elif prefix.counter > record.report_counter:  # older reports are outdated
+            record.report_counter = prefix.counter
             self._receive_report(record, message, now)
 
     def _receive_report(self, record: ReceiverRecord, report: Report, now: float) -> None:
@@ -395,7 +421,7 @@ class SenderSession:
             return None
         segments = SegmentList(symbols_max)
         parity = self._parity
-        sequence = self.manifest_demand.plan_repairs(segments, self._sequence, parity.loss)
+        sequence = self.manifest_demand.plan_repairs(segments, self._sequence & 0xFFFFFFFF, parity.loss)
         sequence = self.manifest_demand.plan_pass(segments, sequence, parity.symbols)
         if self.state is CastState.CASTING:
             sequence = self.image_demand.plan_repairs(segments, sequence, parity.loss)
@@ -404,10 +430,10 @@ class SenderSession:
             )
         if segments.room == symbols_max:
             return None
-        plan = SendPlan(segments.array(), self._sequence, symbols_max - segments.room)
-        self._sequence = sequence
+        plan = SendPlan(segments.array(), self._sequence, symbols_max - segments.room, self._run.keys)
+        self._sequence = plan.next_sequence
         self._messages.note_planned()
-        assert plan.next_sequence == sequence
+        assert plan.next_sequence & 0xFFFFFFFF == sequence
         return plan
 
     def mark_transmitted(
@@ -446,6 +472,7 @@ class SenderSession:
             rate_bytes_per_s=self.rate_bytes_per_s,
             grtt_s=self.grtt_s,
             report_interval_s=self._report_interval_s,
+            next_sequence=self._transmission.next_sequence,
         )
         return self._messages.due(now, group, self._swept() if self._flush_due() else None)
 
@@ -474,7 +501,7 @@ class SenderSession:
     def _swept(self) -> Sweep:
         casting = self.state is CastState.CASTING
         demand = self.image_demand if casting else self.manifest_demand
-        return Sweep(demand.object_index, demand.pass_index, self._sequence)
+        return Sweep(demand.object_index, demand.pass_index)
 
     @property
     def _report_interval_s(self) -> float:

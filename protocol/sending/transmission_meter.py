@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from protocol.model.bottleneck import Cause
-from protocol.shared.sequence import sequence_difference
 
 _ACHIEVED_SMOOTHING_S = 0.02
 _READ_STALLED_S = 0.5
@@ -44,7 +43,7 @@ class TransmissionMeter:
         Returns:
             The number of symbols in the batch.
         """
-        symbol_count = sequence_difference(next_sequence, self.next_sequence)
+        symbol_count = next_sequence - self.next_sequence
         elapsed_s = max(1e-6, now - self.transmitted_at)
         weight = 1.0 - math.exp(-elapsed_s / _ACHIEVED_SMOOTHING_S)
         self.achieved_bytes_per_s += weight * (byte_count / elapsed_s - self.achieved_bytes_per_s)

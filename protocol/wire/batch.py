@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from protocol.constants import DATA_HEADER_BYTES, WIRE_MAGIC, WIRE_VERSION
 from protocol.schema.binary_fields import UInt
+from protocol.wire.data_tags import DataTagger, SequenceWindow
 from protocol.wire.messages import SymbolHeader
 
 HEADER_DTYPE: Final = np.dtype(
@@ -37,32 +38,41 @@ def header_view(frames: NDArray[np.uint8]) -> NDArray[np.void]:
     )
 
 
-def fill_constant_headers(frames: NDArray[np.uint8], *, cast_id: int, session_token: int) -> None:
+def fill_constant_headers(frames: NDArray[np.uint8], *, cast_id: int) -> None:
     """Write the columns that never change during a cast, once for each reused buffer of the sender."""
     headers = header_view(frames)
     headers["magic"] = WIRE_MAGIC
     headers["version"] = WIRE_VERSION
     headers["type"] = SymbolHeader.WIRE_TYPE
     headers["cast_id"] = cast_id
-    headers["session_token"] = session_token
 
 
 class HeaderFilter:
-    """Filter that splits a batch of received frames into those of a session and rejected ones."""
+    """Filter that splits a batch of received frames into those of a run, each once, and rejected ones."""
 
-    def __init__(self, *, cast_id: int, session_token: int) -> None:
+    def __init__(self, *, cast_id: int, tag_key: bytes, next_sequence: int) -> None:
+        """Args:
+        cast_id: the cast.
+        tag_key: key of the run's data tags.
+        next_sequence: extended number of the first datagram to accept.
+        """
         constant = np.zeros(1, HEADER_DTYPE)
         constant["magic"] = WIRE_MAGIC
         constant["version"] = WIRE_VERSION
         constant["type"] = SymbolHeader.WIRE_TYPE
         constant["cast_id"] = cast_id
-        constant["session_token"] = session_token
-        # Two 8-byte words hold all constant fields: two comparisons per row instead of five.
-        self._words = constant.view(">u8").reshape(1, -1)[0, :2].copy()
+        # One 8-byte word holds all constant fields: one comparison per row instead of four.
+        self._first_word = constant.view(">u8")[0]
         self._cast_id = cast_id
+        self._tagger = DataTagger(tag_key)
+        self._window = SequenceWindow(next_sequence)
+
+    def note_signed(self, next_sequence: int) -> None:
+        """Extend numbers around the extended ``next_sequence``, which the sender has signed."""
+        self._window.anchor = next_sequence
 
     def accept_untrusted(self, frames: NDArray[np.uint8], rejects: dict[str, int]) -> NDArray[np.bool_]:
-        """Return the rows that belong to this session and have their fields in range; count the others.
+        """Return the rows that are authentic, new and have their fields in range; count the others.
 
         Args:
             frames: ``uint8[n, 32 + symbol_bytes]``.
@@ -74,8 +84,22 @@ class HeaderFilter:
         n = frames.shape[0]
         words = np.ndarray((n, 2), ">u8", buffer=frames.data, strides=(frames.strides[0], 8))
         headers = header_view(frames)
-        ours = (words[:, 0] == self._words[0]) & (words[:, 1] == self._words[1])
-        in_range = np.ones(n, np.bool_)
+        sequences = self._window.extend(headers["sequence"])
+        ours = words[:, 0] == self._first_word
+        authentic = ours & (words[:, 1] == self._tagger.tags(sequences))
+        accepted: NDArray[np.bool_] = authentic & self._in_range(headers)
+        all_accepted = bool(accepted.all())
+        fresh = self._window.accept(sequences if all_accepted else sequences[accepted])
+        if all_accepted and fresh.all():
+            return accepted
+        in_range = accepted.copy()
+        accepted[in_range] = fresh
+        self._count_rejects(headers, ours, authentic, in_range, accepted, rejects)
+        return accepted
+
+    @staticmethod
+    def _in_range(headers: NDArray[np.void]) -> NDArray[np.bool_]:
+        in_range = np.ones(headers.shape[0], np.bool_)
         for field in _RANGED_FIELDS:
             assert isinstance(field.kind, UInt)
             column = headers[field.name]
@@ -83,33 +107,33 @@ class HeaderFilter:
                 in_range &= column >= field.kind.low
             if field.kind.high < (1 << field.kind.bits) - 1:
                 in_range &= column <= field.kind.high
-        accepted: NDArray[np.bool_] = ours & in_range
-        if not accepted.all():
-            self._count_rejects(headers, ours, in_range, rejects)
-        return accepted
+        return in_range
 
     def _count_rejects(
         self,
         headers: NDArray[np.void],
         ours: NDArray[np.bool_],
+        authentic: NDArray[np.bool_],
         in_range: NDArray[np.bool_],
+        accepted: NDArray[np.bool_],
         rejects: dict[str, int],
     ) -> None:
-        remaining = ~(ours & in_range)
+        remaining = ~accepted
         tests = (
             ("bad_magic", headers["magic"] != WIRE_MAGIC),
             ("bad_version", headers["version"] != WIRE_VERSION),
             ("bad_type", headers["type"] != SymbolHeader.WIRE_TYPE),
-            ("foreign_cast", headers["cast_id"] != self._cast_id),
-            ("stale_session", ~ours),
+            ("foreign_cast", ~ours),
+            ("bad_tag", ~authentic),
             ("bad_field", ~in_range),
+            ("replayed", remaining),
         )
         for reason, test in tests:
             hit = remaining & test
             count = int(np.count_nonzero(hit))
             if count:
                 rejects[reason] = rejects.get(reason, 0) + count
-                remaining &= ~hit
+                remaining = remaining & ~hit
 
 
 _RANGED_FIELDS = tuple(

@@ -1,39 +1,27 @@
-"""Encoding and decoding of every message but SYMBOL, and the reasons for rejecting datagrams.
+"""The parts that all messages but SYMBOL share: prefix, msgpack body, and the reasons for rejecting datagrams.
 
-``decode_*`` functions take untrusted bytes and raise only :class:`protocol.errors.WireError`.
+Functions named ``*_untrusted`` take bytes from the network and raise only :class:`protocol.errors.WireError`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import struct
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Protocol
 
 import msgpack
 
 from protocol.constants import (
     CONTROL_DATAGRAM_BYTES_MAX,
-    FEEDBACK_MAC_BYTES,
     MSGPACK_NESTING_MAX,
     WIRE_MAGIC,
     WIRE_VERSION,
 )
 from protocol.errors import WireError
 from protocol.schema.binary_fields import STRUCT_CODES, Field, UInt
-from protocol.wire.messages import (
-    CONTROL_MESSAGES,
-    FEEDBACK_MESSAGES,
-    Announce,
-    EndOfTransmission,
-    Flush,
-    Nack,
-    Prefix,
-    Report,
-    Standing,
-)
+from protocol.wire.messages import ControlPrefix, FeedbackPrefix
 
-REJECT_REASONS = (
+REJECT_REASONS: Final = (
     "too_short",
     "too_long",
     "bad_magic",
@@ -41,129 +29,104 @@ REJECT_REASONS = (
     "bad_type",
     "bad_field",
     "bad_payload",
+    "bad_tag",
+    "bad_signature",
     "bad_mac",
     "foreign_cast",
-    "stale_session",
     "unknown_receiver",
     "replayed",
+    "too_many",
     "surplus",
 )
 """Labels of the metric of rejected datagrams: bounded, whatever the network sends."""
 
-ControlMessage = Announce | Flush | EndOfTransmission | Standing
-FeedbackMessage = Nack | Report
+
+class WireMessage(Protocol):
+    """A message class of :mod:`protocol.wire.messages`."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
 
 
-def _struct_format(fields: tuple[Field, ...]) -> str:
+def _struct_of(fields: tuple[Field, ...]) -> struct.Struct:
     kinds = [field.kind for field in fields]
     assert all(isinstance(kind, UInt) for kind in kinds)
-    return ">" + "".join(STRUCT_CODES[kind.bits] for kind in kinds if isinstance(kind, UInt))
+    return struct.Struct(">" + "".join(STRUCT_CODES[kind.bits] for kind in kinds if isinstance(kind, UInt)))
 
 
-PREFIX = struct.Struct(_struct_format(Prefix.FIELDS))
-PREFIX_BYTES = PREFIX.size
+CONTROL_PREFIX: Final = _struct_of(ControlPrefix.FIELDS)
+FEEDBACK_PREFIX: Final = _struct_of(FeedbackPrefix.FIELDS)
+PREFIX_BYTES: Final = CONTROL_PREFIX.size
+assert FEEDBACK_PREFIX.size == PREFIX_BYTES
 
-_BY_TYPE: dict[int, type] = {cls.WIRE_TYPE: cls for cls in CONTROL_MESSAGES + FEEDBACK_MESSAGES}  # type: ignore[attr-defined]
-_Message = TypeVar("_Message")
+_START: Final = struct.Struct(">HB")
 
 
-def _pack(message: ControlMessage | FeedbackMessage, cast_id: int, session_token: int) -> bytes:
+def foreign_version_untrusted(datagram: bytes) -> int | None:
+    """Return the wire version of a diskcast datagram, if it isn't this program's.
+
+    Magic and version are where they are in every version.
+    """
+    if len(datagram) < _START.size:
+        return None
+    magic, version = _START.unpack_from(datagram)
+    return version if magic == WIRE_MAGIC and version != WIRE_VERSION else None
+
+
+def other_version_text(peer: str, version: int, *, ours: str = "this program") -> str:
+    """Return the error message about a peer of another wire version."""
+    older = peer if version < WIRE_VERSION else ours
+    return (
+        f"{peer} speaks wire version {version}, {ours} speaks version {WIRE_VERSION}: upgrade {older}; all programs of "
+        "a cast need the same version"
+    )
+
+
+def check_start_untrusted(datagram: bytes, bytes_min: int) -> None:
+    """Check length, magic and version.
+
+    Raises:
+        WireError: ``too_short``, ``too_long``, ``bad_magic`` or ``bad_version``.
+    """
+    if len(datagram) < _START.size:
+        raise WireError("too_short")
+    magic, version = _START.unpack_from(datagram)
+    if magic != WIRE_MAGIC:
+        raise WireError("bad_magic")
+    if version != WIRE_VERSION:
+        raise WireError("bad_version", f"wire version {version}")
+    if len(datagram) < bytes_min:
+        raise WireError("too_short")
+    if len(datagram) > CONTROL_DATAGRAM_BYTES_MAX:
+        raise WireError("too_long")
+
+
+def encode_body(message: WireMessage) -> bytes:
+    """Return a message's fields as a msgpack array.
+
+    Raises:
+        WireError: a field is out of its range.
+    """
     values = []
     for field in message.FIELDS:
         value = getattr(message, field.name)
         field.kind.check(field.name, value)
         values.append(value)
-    prefix = PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, message.WIRE_TYPE, cast_id, session_token)
-    return prefix + bytes(msgpack.packb(values))
+    return bytes(msgpack.packb(values))
 
 
-def encode_control(message: ControlMessage, *, cast_id: int, session_token: int) -> bytes:
-    """Return the datagram of a sender's message.
+def decode_body_untrusted(classes: Mapping[int, type], wire_type: int, body: bytes) -> Any:
+    """Decode a message's fields.
 
-    Raises:
-        WireError: a field is out of its range, or the datagram would exceed the control limit.
-    """
-    datagram = _pack(message, cast_id, session_token)
-    if len(datagram) > CONTROL_DATAGRAM_BYTES_MAX:
-        raise WireError("too_long", f"{type(message).__name__} of {len(datagram)} bytes")
-    return datagram
-
-
-def encode_feedback(message: FeedbackMessage, *, cast_id: int, session_token: int, key: bytes) -> bytes:
-    """Return the datagram of a receiver's message, which ends with its keyed tag.
+    Args:
+        classes: the allowed message classes by wire type.
+        wire_type: type of the message.
+        body: msgpack.
 
     Raises:
-        WireError: as :func:`encode_control`.
+        WireError: ``bad_type``, ``bad_payload`` or ``bad_field``.
     """
-    body = _pack(message, cast_id, session_token)
-    datagram = body + feedback_mac(body, key)
-    if len(datagram) > CONTROL_DATAGRAM_BYTES_MAX:
-        raise WireError("too_long", f"{type(message).__name__} of {len(datagram)} bytes")
-    return datagram
-
-
-def feedback_mac(body: bytes, key: bytes) -> bytes:
-    """Return the keyed BLAKE2s (RFC 7693 section 2.9) of prefix and body, 128 bits."""
-    return hashlib.blake2s(body, key=key, digest_size=FEEDBACK_MAC_BYTES).digest()
-
-
-def decode_prefix_untrusted(datagram: bytes) -> Prefix:
-    """Decode and check the first 16 bytes.
-
-    Raises:
-        WireError: ``too_short``, ``too_long``, ``bad_magic`` or ``bad_version``.
-    """
-    if len(datagram) < PREFIX_BYTES:
-        raise WireError("too_short")
-    prefix = Prefix(*PREFIX.unpack_from(datagram))
-    if prefix.magic != WIRE_MAGIC:
-        raise WireError("bad_magic")
-    if prefix.version != WIRE_VERSION:
-        raise WireError("bad_version")
-    return prefix
-
-
-def decode_control_untrusted(datagram: bytes) -> tuple[Prefix, ControlMessage]:
-    """Decode a sender's message; the caller compares cast and token.
-
-    Raises:
-        WireError: the datagram isn't a well-formed control message.
-    """
-    prefix = decode_prefix_untrusted(datagram)
-    if len(datagram) > CONTROL_DATAGRAM_BYTES_MAX:
-        raise WireError("too_long")
-    message = _decode_body_untrusted(prefix.type, datagram[PREFIX_BYTES:])
-    if not isinstance(message, ControlMessage):
-        raise WireError("bad_type")
-    return prefix, message
-
-
-def decode_feedback_untrusted(datagram: bytes) -> tuple[Prefix, FeedbackMessage]:
-    """Decode a receiver's message without checking its tag: :func:`check_feedback_mac` needs the receiver's key.
-
-    Raises:
-        WireError: the datagram isn't a well-formed feedback message.
-    """
-    prefix = decode_prefix_untrusted(datagram)
-    if len(datagram) > CONTROL_DATAGRAM_BYTES_MAX:
-        raise WireError("too_long")
-    if len(datagram) < PREFIX_BYTES + FEEDBACK_MAC_BYTES:
-        raise WireError("too_short")
-    message = _decode_body_untrusted(prefix.type, datagram[PREFIX_BYTES:-FEEDBACK_MAC_BYTES])
-    if not isinstance(message, FeedbackMessage):
-        raise WireError("bad_type")
-    return prefix, message
-
-
-def check_feedback_mac(datagram: bytes, key: bytes) -> None:
-    """Raise :class:`WireError` ``bad_mac`` unless the datagram's tag was made with ``key``."""
-    expected = feedback_mac(datagram[:-FEEDBACK_MAC_BYTES], key)
-    if not hmac.compare_digest(expected, datagram[-FEEDBACK_MAC_BYTES:]):
-        raise WireError("bad_mac")
-
-
-def _decode_body_untrusted(wire_type: int, body: bytes) -> object:
-    cls = _BY_TYPE.get(wire_type)
+    cls = classes.get(wire_type)
     if cls is None:
         raise WireError("bad_type")
     fields: tuple[Field, ...] = cls.FIELDS  # type: ignore[attr-defined]

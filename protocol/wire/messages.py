@@ -1,20 +1,27 @@
 """The messages of the wire, one annotated class each: the single source for codec, dtype, checks and documentation.
 
 A SYMBOL datagram is a fixed 32-byte header and one encoding symbol (RFC 5740 NORM_DATA in spirit). All other
-messages are a fixed 16-byte prefix and a msgpack array of the fields in order; those from a receiver end with a
-16-byte keyed tag.
+messages are a fixed 16-byte prefix, authentication, and a msgpack array of the fields in order:
+
+* control, sender to group: prefix, 8-byte tag of the group, fields, 64-byte signature;
+* feedback, receiver to sender: prefix, fields, 16-byte tag of the receiver.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from protocol.constants import (
     BLOCK_COUNT_MAX,
-    NACK_BLOCKS_PER_DATAGRAM_MAX,
+    GRTT_MAX_S,
+    GRTT_MIN_S,
+    NACK_BLOCKS_MAX,
+    NACK_RUNS_MAX,
     RECEIVER_COUNT_MAX,
+    REPORT_INTERVAL_MAX_S,
+    REPORT_INTERVAL_MIN_S,
     SOURCE_SYMBOLS_MAX,
     SYMBOL_BYTES_MAX,
     SYMBOL_BYTES_MIN,
@@ -37,11 +44,26 @@ class CastObject(enum.IntEnum):
 FLAG_REPAIR = 0x01
 """Flag of a symbol that answers a NACK: it doesn't move the pass's frontier."""
 
+# A sender's bounds on the timing of its receivers, the same in every message.
+_GRTT_US: Final = uint(
+    32, "group round-trip time, microseconds", low=int(GRTT_MIN_S * 1e6), high=int(GRTT_MAX_S * 1e6)
+)
+_REPORT_INTERVAL_MS: Final = uint(
+    16,
+    "time between two reports of one receiver",
+    low=int(REPORT_INTERVAL_MIN_S * 1e3),
+    high=int(REPORT_INTERVAL_MAX_S * 1e3),
+)
+_NEXT_SEQUENCE: Final = uint(
+    64, "number of the next data datagram, extended to 64 bits: everything before it was sent", high=2**62
+)
+_RECEIVER_COUNT: Final = uint(16, "receivers that the cast still serves", high=RECEIVER_COUNT_MAX)
+
 
 @message(0x00)
 @dataclasses.dataclass(frozen=True, slots=True)
-class Prefix:
-    """The first 16 bytes of every datagram."""
+class ControlPrefix:
+    """The first 16 bytes of a control datagram."""
 
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
@@ -50,9 +72,26 @@ class Prefix:
     version: Annotated[int, uint(8, "wire version", low=WIRE_VERSION, high=WIRE_VERSION)]
     type: Annotated[int, uint(8, "message type")]
     cast_id: Annotated[int, uint(32, "the cast; the same after a restart of its sender")]
-    session_token: Annotated[
-        int, uint(64, "known only to receivers that joined this run of the sender; 0 in ANNOUNCE")
+    counter: Annotated[
+        int, uint(64, "rises with every control datagram of this run; others are dropped", low=1)
     ]
+
+
+@message(0x00)
+@dataclasses.dataclass(frozen=True, slots=True)
+class FeedbackPrefix:
+    """The first 16 bytes of a feedback datagram."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    magic: Annotated[int, uint(16, "0xD15C", low=WIRE_MAGIC, high=WIRE_MAGIC)]
+    version: Annotated[int, uint(8, "wire version", low=WIRE_VERSION, high=WIRE_VERSION)]
+    type: Annotated[int, uint(8, "message type")]
+    cast_id: Annotated[int, uint(32, "the cast; the same after a restart of its sender")]
+    receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
+    reserved: Annotated[int, uint(16, "0", high=0)]
+    counter: Annotated[int, uint(32, "rises with every feedback datagram; repeated ones are dropped", low=1)]
 
 
 @message(0x01)
@@ -67,7 +106,10 @@ class SymbolHeader:
     version: Annotated[int, uint(8, "wire version", low=WIRE_VERSION, high=WIRE_VERSION)]
     type: Annotated[int, uint(8, "0x01", low=1, high=1)]
     cast_id: Annotated[int, uint(32, "the cast")]
-    session_token: Annotated[int, uint(64, "this run of the sender")]
+    tag: Annotated[
+        int,
+        uint(64, "first 8 bytes of AES-128 of the sequence number, extended to 128 bits, by the group's key"),
+    ]
     sequence: Annotated[int, uint(32, "datagram number, modulo 2^32 (RFC 1982): counts loss")]
     object: Annotated[int, uint(8, "0 the manifest, 1 the image", high=1)]
     flags: Annotated[int, uint(8, "bit 0: repair, answers a NACK", high=1)]
@@ -99,10 +141,11 @@ class Announce:
     control_url: Annotated[str, Text(256, "base URL of the control API")]
     symbol_bytes: Annotated[int, uint(16, "symbol size", low=SYMBOL_BYTES_MIN, high=SYMBOL_BYTES_MAX)]
     raw_bytes: Annotated[int, uint(64, "size of the disk")]
-    receiver_count: Annotated[int, uint(16, "receivers in the cast", high=RECEIVER_COUNT_MAX)]
+    receiver_count: Annotated[int, _RECEIVER_COUNT]
     rate_bytes_per_s: Annotated[int, uint(64, "current rate")]
-    grtt_us: Annotated[int, uint(32, "group round-trip time, microseconds")]
-    report_interval_ms: Annotated[int, uint(16, "time between two reports of one receiver", low=1)]
+    next_sequence: Annotated[int, _NEXT_SEQUENCE]
+    grtt_us: Annotated[int, _GRTT_US]
+    report_interval_ms: Annotated[int, _REPORT_INTERVAL_MS]
     sent_at_us: Annotated[int, uint(64, "sender's monotonic clock, echoed by REPORT")]
 
 
@@ -121,10 +164,10 @@ class Flush:
         ),
     ]
     pass_index: Annotated[int, uint(8, "the pass that ended")]
-    sequence: Annotated[int, uint(32, "next datagram number: everything before it was sent")]
-    receiver_count: Annotated[int, uint(16, "receivers still active", high=RECEIVER_COUNT_MAX)]
-    grtt_us: Annotated[int, uint(32, "group round-trip time, microseconds")]
-    report_interval_ms: Annotated[int, uint(16, "time between two reports of one receiver", low=1)]
+    next_sequence: Annotated[int, _NEXT_SEQUENCE]
+    receiver_count: Annotated[int, _RECEIVER_COUNT]
+    grtt_us: Annotated[int, _GRTT_US]
+    report_interval_ms: Annotated[int, _REPORT_INTERVAL_MS]
     sent_at_us: Annotated[int, uint(64, "sender's monotonic clock, echoed by REPORT")]
 
 
@@ -165,8 +208,6 @@ class Nack:
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
 
-    receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
-    counter: Annotated[int, uint(32, "rises with every feedback datagram; repeated ones are dropped", low=1)]
     object: Annotated[CastObject, enumeration(8, CastObject, "object")]
     sequence: Annotated[
         int, uint(32, "next expected datagram number: repairs from this number on haven't arrived")
@@ -176,11 +217,13 @@ class Nack:
         Rows(
             (
                 ("block", uint(32, "first block", high=BLOCK_COUNT_MAX - 1)),
-                ("count", uint(32, "consecutive blocks", low=1, high=BLOCK_COUNT_MAX)),
+                ("count", uint(32, "consecutive blocks", low=1, high=NACK_BLOCKS_MAX)),
                 ("deficit", uint(8, "symbols missing in each", low=1, high=SOURCE_SYMBOLS_MAX)),
             ),
-            NACK_BLOCKS_PER_DATAGRAM_MAX,
+            NACK_RUNS_MAX,
             "runs of blocks with the same deficit",
+            sum_column="count",
+            sum_max=NACK_BLOCKS_MAX,
         ),
     ]
 
@@ -193,8 +236,6 @@ class Report:
     WIRE_TYPE: ClassVar[int]
     FIELDS: ClassVar[tuple[Field, ...]]
 
-    receiver_id: Annotated[int, uint(16, "given at join", high=RECEIVER_COUNT_MAX - 1)]
-    counter: Annotated[int, uint(32, "rises with every feedback datagram; repeated ones are dropped", low=1)]
     echo_us: Annotated[int, uint(64, "latest sent_at_us received; 0 for none")]
     echo_delay_us: Annotated[int, uint(32, "time between its arrival and this report")]
     expected_count: Annotated[int, uint(64, "datagrams sent since join, by their sequence numbers")]

@@ -25,11 +25,12 @@ from protocol.errors import (
     CastCancelledError,
     CastFailedError,
     DroppedError,
+    JoinRefusedError,
     SenderLostError,
 )
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.bottleneck import Cause
-from protocol.model.cast_state import CastState, SessionOutcome
+from protocol.model.cast_state import SessionOutcome
 from protocol.receiving.events import (
     BlockAssembled,
     CastEnded,
@@ -39,12 +40,13 @@ from protocol.receiving.events import (
     ManifestRejected,
     ReceiverEvent,
     Reinstated,
-    SenderRestarted,
+    RestartSuspected,
     SenderSilent,
 )
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.block_masks import iter_set_blocks
 from protocol.shared.units import format_duration
+from protocol.wire.codec import other_version_text
 from receiver.reception.bottleneck_watch import BottleneckWatch, ReceiverLoad
 from receiver.reception.datagram_intake import DatagramIntake
 from receiver.reception.joined_sender import JoinedSender
@@ -230,16 +232,26 @@ class CastConnection:
                 self._on_demotion(None)
             case Dropped():
                 self._dropped_because = self._bottleneck_watch.cause
-            case SenderRestarted(announce) if announce.state is not CastState.ENDED:
-                self._restarted = True
+            case RestartSuspected():
+                self._nursery.start_soon(self._follow_restart)
+
+    async def _follow_restart(self) -> None:
+        """Join again if the control API confirms a new run; datagrams alone can't cause that."""
+        if await self._sender.has_restarted():
+            self.leave()
 
     def _on_sender_silent(self, silent_s: float) -> None:
         if self._ended is not None or self._dropped_because is not None:
             return  # nothing more is expected; the received blocks are being verified
         if silent_s >= self._sender_timeout_s and not self._pipeline.all_received:
-            raise SenderLostError(
-                f"nothing heard from the sender for {format_duration(silent_s)}; the target is incomplete: "
+            version = self.session.foreign_version
+            fix = (
                 "start the same diskcast send again, then this command"
+                if version is None
+                else other_version_text("a sender on the group", version)
+            )
+            raise SenderLostError(
+                f"nothing heard from the sender for {format_duration(silent_s)}; the target is incomplete: {fix}"
             )
         self._on_silence(silent_s)
         if self.session.loss.received_count == 0:
@@ -300,7 +312,14 @@ class CastConnection:
         self._wake()
 
     async def _report_missing(self, need: NDArray[np.bool_]) -> None:
-        await self._sender.report_need(need, self.session.heard_sequence)
+        try:
+            await self._sender.report_need(need, self.session.heard_sequence)
+        except JoinRefusedError:
+            # A sender that has just restarted doesn't know this receiver.
+            if not await self._sender.has_restarted():
+                raise
+            self.leave()
+            await trio.sleep_forever()
 
     async def _scan(self, unreported: NDArray[np.bool_] | None) -> None:
         on_change = self._pipeline.check_progress

@@ -10,12 +10,14 @@ import trio
 from numpy.typing import NDArray
 
 from protocol.constants import ANNOUNCE_INTERVAL_S
-from protocol.errors import JoinRefusedError, ProtocolError, SessionError
+from protocol.errors import ProtocolError, SessionError
 from protocol.image.stored_manifest import StoredManifest
+from protocol.model.cast_state import CastState
 from protocol.model.session_records import CompletionReport, JoinGrant
 from receiver.reception.cast_link import CastLink
 from receiver.reception.manifest_store import manifest_store
 from receiver.reception.network.control_client import retry_until
+from receiver.reception.network.http_client import Unreachable
 
 SILENCE_INTERVAL_S: Final = 3 * ANNOUNCE_INTERVAL_S
 """Interval at which the session reports a silent sender."""
@@ -54,12 +56,16 @@ class JoinedSender:
             heard_sequence: number after the last datagram that was taken into account; None if none was heard.
         """
         set_need = functools.partial(self._link.control.set_need, self._grant, need, heard_sequence)
+        await retry_until(trio.current_time() + self._timeout_s, set_need)
+
+    async def has_restarted(self) -> bool:
+        """Ask the control API once for another run of the cast; return False without an answer."""
+        parameters = self._grant.parameters
         try:
-            await retry_until(trio.current_time() + self._timeout_s, set_need)
-        except JoinRefusedError:
-            # A sender that has just restarted doesn't know this receiver; its ANNOUNCE ends this wait.
-            await trio.sleep(SILENCE_INTERVAL_S)
-            raise
+            cast = await self._link.control.cast(parameters.cast_id)
+        except (Unreachable, SessionError, ProtocolError):
+            return False
+        return cast.incarnation != parameters.incarnation and cast.state is not CastState.ENDED
 
     async def report_completion(self, report: CompletionReport, timeout_s: float) -> bool:
         """Report completion; return whether the sender accepted it. The target is valid either way."""

@@ -26,6 +26,7 @@ from protocol.model.session_records import CastParameters
 from protocol.sending.events import CastingStarted, SenderEvent
 from protocol.sending.sender_session import SenderSession
 from protocol.shared.units import format_duration
+from protocol.wire.codec import other_version_text
 from sender.blocking_calls import start_blocking_call
 from sender.cast.cast_settings import CastSettings
 from sender.cast.network.datagram_output import typed_send_error
@@ -233,7 +234,7 @@ class CastRun:
     async def _run_timers(self) -> None:
         """Send control datagrams when they are due and report progress, until the last EOT is sent."""
         clock = ProgressClock(self._reporter.interval_s)
-        finished = False
+        finished = foreign_version_noted = False
         while not (finished or self._abandoned):
             self._wake.clear()
             with self.locked_session.update() as (session, now):
@@ -245,11 +246,15 @@ class CastRun:
                 self._multicast(session.control_datagrams(now))
                 events = [(event, self._receiver_name(session, event)) for event in session.next_events()]
                 finished = session.finished
+                foreign_version = session.foreign_version
                 view = CastView.of(session, now) if clock.due() else None
             for event, receiver in events:
                 self._reporter.happened(event, receiver)
                 if isinstance(event, CastingStarted):
                     self._listening.cancel()  # a member of the group also receives our own data
+            if foreign_version is not None and not foreign_version_noted:
+                foreign_version_noted = True
+                self._reporter.note(other_version_text("an agent", foreign_version))
             if view is not None:
                 self._reporter.progress(view)
             if not finished:

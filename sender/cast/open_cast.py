@@ -105,7 +105,6 @@ def _parameters(
     return CastParameters(
         cast_id=cast_id,
         incarnation=secrets.randbits(32),
-        session_token=1 + secrets.randbelow(2**64 - 1),  # 0 stands for "not joined" on the wire
         image_id=manifest.image_id,
         image_name=manifest.name,
         raw_bytes=manifest.raw_bytes,

@@ -236,6 +236,7 @@ export const EXIT_CODE_ADVICE = {
   "45": "Check the cast's message about this machine; its agent may be too old.",
   "46": "Choose one cast with the agent's --cast, or use another multicast group.",
   "47": "Cast again to this machine. If it was too slow, choose “finish stragglers afterwards”.",
+  "48": "Check the network between sender and machine, then cast again. Verified blocks are kept.",
   "50": "Its disk failed to read or write. Check its health (smartctl) and its cable; replace it if this happens again.",
   "51": "Its disk returned other bytes than were written. Don't trust it: replace the disk, then cast again.",
   "70": "Update the agent and the sender to the same version, then cast again.",

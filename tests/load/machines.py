@@ -51,7 +51,7 @@ from protocol.receiving.events import (
 )
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.wire.batch import header_view
-from protocol.wire.codec import decode_feedback_untrusted, encode_feedback
+from protocol.wire.feedback_codec import decode_feedback_untrusted, encode_feedback
 from protocol.wire.messages import CastObject, Nack, Report
 from receiver.reception.network.data_socket import DataSocket
 from receiver.reception.network.interface import find_interface
@@ -391,7 +391,7 @@ class Room:
         sequence = self.listener.loss.next_sequence
         self._send_message(
             machine,
-            Nack(machine.grant.receiver_id, machine.counter, CastObject.IMAGE, sequence, ((block, 1, 1),)),
+            Nack(CastObject.IMAGE, sequence, ((block, 1, 1),)),
         )
         heapq.heappush(self._asking, (now + NACK_RETRY_S, machine.index, block))
 
@@ -410,8 +410,6 @@ class Room:
                 machine,
                 dataclasses.replace(
                     template,
-                    receiver_id=machine.grant.receiver_id,
-                    counter=machine.counter,
                     echo_delay_us=template.echo_delay_us + int((now - made_at) * 1e6),
                     received_count=max(0, template.received_count - machine.lost_count),
                     loss_event_count=template.loss_event_count + machine.lost_count,
@@ -434,7 +432,8 @@ class Room:
             encode_feedback(
                 message,
                 cast_id=parameters.cast_id,
-                session_token=parameters.session_token,
+                receiver_id=machine.grant.receiver_id,
+                counter=machine.counter,
                 key=machine.grant.key,
             )
         )

@@ -56,7 +56,6 @@ def make_rig(
     parameters = CastParameters(
         cast_id=CastId(0x1234ABCD),
         incarnation=77,
-        session_token=0xFEDC_BA98_7654_3210,
         image_id=image.manifest.image_id,
         image_name=image.manifest.name,
         raw_bytes=image.manifest.raw_bytes,

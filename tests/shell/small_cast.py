@@ -28,7 +28,7 @@ from protocol.model.session_records import CastId, CastParameters, CompletionRep
 from protocol.receiving.manifest_reception import ManifestStore
 from protocol.sending.frame_encoder import FrameEncoder
 from protocol.sending.sender_session import SenderSession
-from protocol.wire.codec import ControlMessage, encode_control
+from protocol.wire.control_codec import ControlMessage
 from receiver.disk.target import Target
 from receiver.reception.cast_link import CastLink
 from receiver.reception.cast_receiver import CastReceiver
@@ -170,6 +170,7 @@ class SmallCast:
         self.path = directory / "target.img"
         self.sender: SenderSession | None = None
         self.unreachable = False
+        self.question_count = 0
         self.muted = False
         self.completions: list[CompletionReport] = []
         self.joins: list[JoinRequest] = []
@@ -190,7 +191,6 @@ class SmallCast:
         parameters = CastParameters(
             cast_id=CastId(7),
             incarnation=self._starts,
-            session_token=1000 + self._starts,
             image_id=source.manifest.image_id,
             image_name="small",
             raw_bytes=source.manifest.raw_bytes,
@@ -247,7 +247,7 @@ class SmallCast:
         """Deliver a control message of the running sender, in addition to its own."""
         assert self.sender is not None
         parameters = self.sender.parameters
-        datagram = encode_control(message, cast_id=parameters.cast_id, session_token=parameters.session_token)
+        datagram = self.sender._run.signer.encode(message)
         self._deliver(np.empty((0, DATA_HEADER_BYTES + parameters.symbol_bytes), np.uint8), [datagram])
 
     def _deliver(self, frames: NDArray[np.uint8], datagrams: list[bytes]) -> None:
@@ -258,6 +258,7 @@ class SmallCast:
     # -- the control API --------------------------------------------------------------------------------------
 
     async def cast(self, cast_id: CastId) -> CastDescription:
+        self.question_count += 1
         sender = await self._session()
         return cast_description(sender.parameters, state=sender.state, receiver_count=0)
 

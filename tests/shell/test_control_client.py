@@ -41,6 +41,7 @@ from receiver.reception.network.discovery import CastChoice, request_cast
 from receiver.reception.network.http_client import ANSWER_BYTES_MAX, Unreachable
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S
+from tests.support.wire import GRANT_SECRETS
 
 CAST = CastDescription(
     cast_id=CastId(0xABCD),
@@ -61,15 +62,11 @@ CAST = CastDescription(
 )
 GRANT = JoinGrant(
     parameters=CastParameters(
-        session_token=1 << 63,
-        **{
-            field.name: getattr(CAST, field.name)
-            for field in dataclasses.fields(CastParameters)
-            if field.name != "session_token"
-        },
+        **{field.name: getattr(CAST, field.name) for field in dataclasses.fields(CastParameters)}
     ),
     receiver_id=ReceiverId(3),
     key=b"k" * 32,
+    **GRANT_SECRETS,
     manifest_by_multicast=True,
     report_interval_s=0.1,
     grtt_s=0.01,

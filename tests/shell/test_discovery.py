@@ -15,32 +15,20 @@ from protocol.constants import DISCOVERY_SETTLE_S
 from protocol.errors import AmbiguousCastError, NoSenderError
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId
-from protocol.wire.codec import encode_control
-from protocol.wire.messages import Announce
 from receiver.reception.network.discovery import OFFERS_MAX, CastChoice, CastOffer, listen_for_cast
 from receiver.reception.network.interface import find_interface
 from tests.shell.loopback import GROUP_IPV4, LoopbackSender
 from tests.support.network.ports import free_port_range
+from tests.support.wire import announcement as make_announcement
+from tests.support.wire import forged
 
 pytestmark = pytest.mark.trio
 
 
 def announcement(cast_id: int, name: str, *, state: int = CastState.CASTING) -> bytes:
-    message = Announce(
-        incarnation=5,
-        state=state,
-        image_id=bytes(32),
-        image_name=name,
-        control_url=f"http://192.0.2.{cast_id % 250}:7411",
-        symbol_bytes=1440,
-        raw_bytes=1 << 30,
-        receiver_count=0,
-        rate_bytes_per_s=1000,
-        grtt_us=1000,
-        report_interval_ms=100,
-        sent_at_us=1,
-    )
-    return encode_control(message, cast_id=cast_id, session_token=0)
+    url = f"http://192.0.2.{cast_id % 250}:7411"
+    message = make_announcement(incarnation=5, state=state, image_name=name, control_url=url)
+    return forged(message, cast_id=cast_id)
 
 
 async def discover(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protocol.model.session_records import JoinGrant, ReceiverState
-from protocol.wire.codec import encode_feedback
+from protocol.wire.feedback_codec import encode_feedback
 from protocol.wire.messages import Nack, Report
 from sender.addresses import parse_group
 from sender.cast.network.interfaces import find_interface
@@ -20,22 +20,26 @@ from tests.support.network.lab import LIMIT_S
 
 def report(grant: JoinGrant, counter: int, *, key: bytes | None = None) -> bytes:
     fields = {field.name: 0 for field in Report.FIELDS} | {
-        "receiver_id": grant.receiver_id, "counter": counter, "expected_count": 100, "received_count": 90,
+        "expected_count": 100, "received_count": 90,
         "socket_drop_count": 1, "pool_drop_count": 2, "fill_permille": 300, "bottleneck": 3, "blocks_verified_count": 4,
         "blocks_needed_count": 2, "bytes_written": 5000, "nacks_sent_count": 6, "parity_repaired_count": 7,
     }  # fmt: skip
     message = Report(**fields)
-    return _encode(grant, message, key)
+    return _encode(grant, counter, message, key)
 
 
 def nack(grant: JoinGrant, counter: int, block: int, deficit: int, sequence: int) -> bytes:
-    return _encode(grant, Nack(grant.receiver_id, counter, 1, sequence, ((block, 1, deficit),)), None)
+    message = Nack(1, sequence & 0xFFFFFFFF, ((block, 1, deficit),))
+    return _encode(grant, counter, message, None)
 
 
-def _encode(grant: JoinGrant, message: Nack | Report, key: bytes | None) -> bytes:
-    parameters = grant.parameters
+def _encode(grant: JoinGrant, counter: int, message: Nack | Report, key: bytes | None) -> bytes:
     return encode_feedback(
-        message, cast_id=parameters.cast_id, session_token=parameters.session_token, key=key or grant.key
+        message,
+        cast_id=grant.parameters.cast_id,
+        receiver_id=grant.receiver_id,
+        counter=counter,
+        key=key or grant.key,
     )
 
 

@@ -22,8 +22,8 @@ from protocol.control import control_messages as messages
 from protocol.errors import ImageChangedError, WireError
 from protocol.model.cast_state import SessionOutcome
 from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest
-from protocol.wire.codec import decode_control_untrusted, encode_control
-from protocol.wire.messages import Announce, EndOfTransmission
+from protocol.wire.control_codec import decode_control_untrusted
+from protocol.wire.messages import EndOfTransmission
 from sender.addresses import parse_group
 from sender.cast.network.interfaces import find_interface
 from sender.cast.network.sockets import open_data_socket
@@ -33,6 +33,7 @@ from tests.support.disks.disk_images import make_image
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S, LabError, Program, diskcast
 from tests.support.network.ports import free_port_range
+from tests.support.wire import announcement, forged
 
 GROUP = parse_group("239.255.68.97")
 
@@ -65,10 +66,10 @@ class Room:
 
     def announce(self, cast_id: int, *, incarnation: int) -> None:
         """Send an ANNOUNCE of another sender of the cast."""
-        message = Announce(incarnation, 0, bytes(32), "made", "http://127.0.0.1:1", 1440, 1, 0, 0, 0, 100, 0)
+        message = announcement(incarnation=incarnation)
         lo = find_interface("lo")
         with open_data_socket(lo, lo.address_for(GROUP), GROUP, self.port, ttl=1) as sock:
-            sock.send(encode_control(message, cast_id=cast_id, session_token=0))
+            sock.send(forged(message, cast_id=cast_id))
 
     def is_silent(self) -> bool:
         """Return True if nothing was received."""

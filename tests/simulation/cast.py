@@ -178,7 +178,6 @@ class SimulatedCast:
         parameters = CastParameters(
             cast_id=CastId(7),
             incarnation=rng.getrandbits(32),
-            session_token=rng.getrandbits(64),
             image_id=self.manifest.image_id,
             image_name="simulated",
             raw_bytes=self.manifest.raw_bytes,

@@ -112,7 +112,6 @@ def _parameters(made: MadeImage) -> CastParameters:
     return CastParameters(
         cast_id=CastId(7),
         incarnation=1,
-        session_token=1,
         image_id=manifest.image_id,
         image_name="made",
         raw_bytes=manifest.raw_bytes,

@@ -28,7 +28,7 @@ from protocol.receiving.events import (
     Dropped,
     ManifestReceived,
     ManifestRejected,
-    SenderRestarted,
+    RestartSuspected,
 )
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.sending.frame_encoder import FrameEncoder
@@ -184,7 +184,6 @@ class World(Timeline):
         self.parameters = CastParameters(
             cast_id=CastId(7),
             incarnation=self.rng.getrandbits(32),
-            session_token=self.rng.getrandbits(64),
             image_id=self.image.manifest.image_id,
             image_name="simulated",
             raw_bytes=self.image.manifest.raw_bytes,
@@ -377,9 +376,10 @@ class SimulatedReceiver:
                 self._take_manifest(bytes(event.data))
             elif isinstance(event, ManifestRejected):
                 self._take_manifest(bytes(self.world.image.manifest.data))
-            elif isinstance(event, SenderRestarted):
-                self.join()
-                return
+            elif isinstance(event, RestartSuspected):
+                if self.world.parameters.incarnation != session.parameters.incarnation:
+                    self.join()
+                    return
             elif isinstance(event, CastEnded):
                 self.ended = event
             elif isinstance(event, Dropped):

@@ -12,10 +12,11 @@ from typing import Final
 import trio
 
 from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX, DISCOVERY_SETTLE_S
-from protocol.errors import AmbiguousCastError, NoSenderError, WireError
+from protocol.errors import AmbiguousCastError, NoSenderError, WireError, WireVersionError
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId
-from protocol.wire.codec import decode_control_untrusted
+from protocol.wire.codec import foreign_version_untrusted, other_version_text
+from protocol.wire.control_codec import decode_control_untrusted
 from protocol.wire.messages import Announce
 from receiver.reception.network.control_client import ControlClient, retry_until
 from receiver.reception.network.data_socket import join_group
@@ -98,6 +99,7 @@ async def listen_for_cast(
 
     Raises:
         NoSenderError: no matching cast was announced in time.
+        WireVersionError: only a sender of another wire version was heard.
         AmbiguousCastError: several were announced.
         InterfaceError: the interface can't join the group.
         AddressInUseError: another program has the port.
@@ -107,11 +109,15 @@ async def listen_for_cast(
         _accept_announcements_only(sock)
         offers: dict[CastId, CastOffer] = {}
         heard: set[CastId] = set()
+        other_version: str | None = None
         with trio.move_on_after(wait_s) as scope:
             while True:
                 datagram, address = await listener.recvfrom(CONTROL_DATAGRAM_BYTES_MAX)
-                offer = _offer_untrusted(datagram, str(address[0]).partition("%")[0])
+                host = str(address[0]).partition("%")[0]
+                offer = _offer_untrusted(datagram, host)
                 if offer is None:
+                    if other_version is None and (version := foreign_version_untrusted(datagram)) is not None:
+                        other_version = other_version_text(f"the sender at {host}", version)
                     continue
                 if len(heard) < OFFERS_MAX:
                     heard.add(offer.cast_id)
@@ -123,6 +129,8 @@ async def listen_for_cast(
                     scope.deadline = trio.current_time() + DISCOVERY_SETTLE_S
                 if len(offers) < OFFERS_MAX or offer.cast_id in offers:
                     offers[offer.cast_id] = offer
+    if not offers and other_version is not None:
+        raise WireVersionError(other_version)
     if not offers:
         raise NoSenderError(_nothing_heard(interface, group, port, choice, heard, wait_s))
     return single_offer(list(offers.values()))

@@ -201,7 +201,7 @@ class ControlApi:
     def _description(self) -> JsonObject:
         with self._locked_session.read() as (session, _now):
             description = cast_description(
-                self._parameters, state=session.state, receiver_count=session.active_count
+                session.parameters, state=session.state, receiver_count=session.active_count
             )
         return cast_to_json(description)
 

@@ -12,7 +12,8 @@ from protocol.constants import ANNOUNCE_INTERVAL_S
 from protocol.errors import AddressInUseError, WireError
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters
-from protocol.wire.codec import decode_control_untrusted
+from protocol.wire.codec import foreign_version_untrusted, other_version_text
+from protocol.wire.control_codec import decode_control_untrusted
 from protocol.wire.messages import Announce
 
 _CONFLICT_WINDOW_S = 3 * ANNOUNCE_INTERVAL_S
@@ -39,6 +40,7 @@ class ConflictWatch:
         self._on_conflict = on_conflict
         self._on_foreign = on_foreign
         self._foreign: set[CastId] = set()
+        self._other_version_reported = False
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -59,7 +61,9 @@ class ConflictWatch:
         """Check one datagram from ``address``, received ``age_s`` after the start of this sender."""
         try:
             prefix, message = decode_control_untrusted(datagram)
-        except WireError:
+        except WireError as error:
+            if error.reason == "bad_version":
+                self._note_other_version(datagram, address)
             return
         if not isinstance(message, Announce) or message.state is CastState.ENDED:
             return
@@ -73,6 +77,12 @@ class ConflictWatch:
                     f"{address}: stop that one, or choose another --group or --port"
                 )
             )
+
+    def _note_other_version(self, datagram: bytes, address: str) -> None:
+        version = foreign_version_untrusted(datagram)
+        if version is not None and not self._other_version_reported:
+            self._other_version_reported = True
+            self._on_foreign(other_version_text(f"a program at {address}", version))
 
     def _note_foreign(self, cast_id: CastId, announce: Announce, address: str) -> None:
         if cast_id in self._foreign or len(self._foreign) >= _FOREIGN_MAX:

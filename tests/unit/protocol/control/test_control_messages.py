@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from protocol.control import control_messages as messages
-from protocol.errors import ProtocolError
+from protocol.errors import JoinRefusedError, ProtocolError, WireVersionError
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import (
     CastId,
@@ -27,7 +27,6 @@ from tests.support.network.completion_reports import completion
 PARAMETERS = CastParameters(
     cast_id=CastId(0x00C0FFEE),
     incarnation=4_000_000_000,
-    session_token=2**64 - 1,
     image_id=bytes(range(32)),
     image_name="lab Windows 11",
     raw_bytes=50 << 30,
@@ -44,6 +43,10 @@ GRANT = JoinGrant(
     parameters=PARAMETERS,
     receiver_id=ReceiverId(17),
     key=bytes(32),
+    run_secret=bytes(range(100, 132)),
+    control_key=bytes(range(1, 33)),
+    next_sequence=2**40 + 1,
+    next_counter=9,
     manifest_by_multicast=True,
     report_interval_s=0.1,
     grtt_s=0.05,
@@ -56,16 +59,16 @@ def through_text(value: object) -> object:
     return messages.parse_json_untrusted(json.dumps(value).encode())
 
 
-def test_a_grant_arrives_as_it_was_given_with_all_64_bits_of_the_token() -> None:
+def test_a_grant_arrives_as_it_was_given() -> None:
     document = through_text(messages.grant_to_json(GRANT, state=CastState.CASTING))
     assert messages.grant_from_json_untrusted(document) == GRANT
 
 
-def test_a_cast_shows_everything_but_the_session_token() -> None:
+def test_a_cast_shows_no_secret() -> None:
     description = messages.cast_description(PARAMETERS, state=CastState.GATHERING, receiver_count=2)
     document = messages.cast_to_json(description)
     assert messages.cast_from_json_untrusted(through_text(document)) == description
-    assert str(PARAMETERS.session_token) not in json.dumps(document)
+    assert GRANT.run_secret.hex() not in json.dumps(document)
     assert document["cast_id"] == "00c0ffee"
 
 
@@ -244,5 +247,24 @@ def test_mutated_documents_raise_only_protocol_errors() -> None:
             messages.grant_from_json_untrusted(value)
             messages.COMPLETION.decode_untrusted("completion", value)
             messages.join_from_json_untrusted(value, block_count=20, address="::1")
-        except ProtocolError:
+        except (ProtocolError, WireVersionError, JoinRefusedError):
             pass
+
+
+def test_programs_of_another_wire_version_get_one_error_that_names_both() -> None:
+    """They would otherwise wait for each other's datagrams, and give up without a reason."""
+    cast = messages.cast_to_json(
+        messages.cast_description(PARAMETERS, state=CastState.CASTING, receiver_count=0)
+    )
+    join = messages.join_to_json(JoinRequest("a", "b", {}, True, None, "::1"))
+    del cast["wire_version"], join["wire_version"]  # as version 1 has them
+    with pytest.raises(
+        WireVersionError, match="the sender speaks wire version 1, this program speaks version 2"
+    ):
+        messages.cast_from_json_untrusted(cast)
+    with pytest.raises(
+        JoinRefusedError, match="the agent speaks wire version 1, this sender speaks version 2"
+    ):
+        messages.join_from_json_untrusted(join, block_count=1, address="::1")
+    with pytest.raises(WireVersionError, match=r"version 3.*upgrade this program"):
+        messages.cast_from_json_untrusted(cast | {"wire_version": 3})

@@ -29,6 +29,7 @@ from receiver.shared.memory_budget import (
 from receiver.target.image import TargetImage
 from receiver.target.open_target import open_target
 from receiver.target.scan import TargetScan
+from tests.support.wire import GRANT_SECRETS
 
 BLOCK_BYTES = 64 * KIB
 COUNTS = 1 << 18, 1 << 20
@@ -47,7 +48,6 @@ class Held:
         self.parameters = CastParameters(
             cast_id=CastId(1),
             incarnation=1,
-            session_token=1,
             image_id=blake3(self.data).digest(),
             image_name="full",
             raw_bytes=raw_bytes,
@@ -60,7 +60,16 @@ class Held:
             feedback_port=7411,
             control_url="http://192.0.2.1:7411",
         )
-        grant = JoinGrant(self.parameters, ReceiverId(0), bytes(16), True, 1.0, 0.01, 1)
+        grant = JoinGrant(
+            self.parameters,
+            ReceiverId(0),
+            bytes(16),
+            **GRANT_SECRETS,
+            manifest_by_multicast=True,
+            report_interval_s=1.0,
+            grtt_s=0.01,
+            receiver_count=1,
+        )
         if resumes:
             path.write_bytes(build_marker(Marker(self.parameters.image_id, "full", raw_bytes)))
         self.image = TargetImage(open_target(path, raw_bytes=raw_bytes))

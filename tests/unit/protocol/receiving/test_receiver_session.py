@@ -17,9 +17,10 @@ from protocol.sending.frame_encoder import FrameEncoder
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from protocol.wire.bitmap import bitmap_of
-from protocol.wire.codec import decode_feedback_untrusted, encode_control
+from protocol.wire.feedback_codec import decode_feedback_untrusted
 from protocol.wire.messages import Announce, EndOfTransmission, Flush, Nack, Report, Standing
 from tests.simulation.world import Scenario, World
+from tests.support.wire import announcement, forged, run_secrets
 
 
 class Pair:
@@ -30,7 +31,16 @@ class Pair:
         self.sender = self.world.sender
         self.parameters = self.world.parameters
         self.encoder = FrameEncoder(self.parameters)
-        grant = JoinGrant(self.parameters, ReceiverId(0), bytes(32), True, 0.1, 0.01, receiver_count)
+        grant = JoinGrant(
+            self.parameters,
+            ReceiverId(0),
+            bytes(32),
+            **run_secrets(self.sender),
+            manifest_by_multicast=True,
+            report_interval_s=0.1,
+            grtt_s=0.01,
+            receiver_count=receiver_count,
+        )
         self.receiver = ReceiverSession(grant, assembly_bytes=4 << 20, rng=random.Random(1), now=100.0)
         manifest = self.world.image.manifest
         self.receiver.set_manifest(manifest, np.asarray(manifest.stored_mask), 100.0)
@@ -50,10 +60,14 @@ class Pair:
         return [message for message in messages if isinstance(message, Nack)]
 
     def control(
-        self, message: Announce | Flush | EndOfTransmission | Standing, now: float, token: int | None = None
+        self,
+        message: Announce | Flush | EndOfTransmission | Standing,
+        now: float,
+        *,
+        by_outsider: bool = False,
     ) -> None:
-        token = self.parameters.session_token if token is None else token
-        datagram = encode_control(message, cast_id=self.parameters.cast_id, session_token=token)
+        signer = self.sender._run.signer
+        datagram = forged(message, cast_id=self.parameters.cast_id) if by_outsider else signer.encode(message)
         self.receiver.receive_datagram_untrusted(datagram, now)
 
     def reports(self, now: float) -> list[Report]:
@@ -131,7 +145,16 @@ class Joining:
     def __init__(self) -> None:
         self.world = World(Scenario(3, block_count=300))
         sender, parameters = self.world.sender, self.world.parameters
-        grant = JoinGrant(parameters, ReceiverId(0), bytes(32), True, 0.1, 0.01, 1)
+        grant = JoinGrant(
+            parameters,
+            ReceiverId(0),
+            bytes(32),
+            **run_secrets(self.world.sender),
+            manifest_by_multicast=True,
+            report_interval_s=0.1,
+            grtt_s=0.01,
+            receiver_count=1,
+        )
         self.receiver = ReceiverSession(grant, assembly_bytes=4 << 20, rng=random.Random(1), now=100.0)
         encoder = FrameEncoder(parameters)
         sender.manifest_demand.want(None)
@@ -172,9 +195,7 @@ def test_the_images_flush_is_the_manifests_as_well() -> None:
     joining = Joining()
     joining.receiver.receive_frames_untrusted(joining.manifest[:-1], 100.1)
     flush = Flush(1, 0, joining.world.sender._sequence, 1, 10_000, 100, 5)
-    parameters = joining.world.parameters
-    datagram = encode_control(flush, cast_id=parameters.cast_id, session_token=parameters.session_token)
-    joining.receiver.receive_datagram_untrusted(datagram, 100.2)
+    joining.receiver.receive_datagram_untrusted(joining.world.sender._run.signer.encode(flush), 100.2)
     assert joining.deficits(100.3) == [(0, ((0, 1, 1),))]
 
 
@@ -189,7 +210,7 @@ def test_frames_of_others_are_counted_by_reason_and_dropped() -> None:
     frames[5, 28] = 225
     pair.receiver.receive_frames_untrusted(frames, 100.1)
     assert pair.receiver.rejects == {
-        "bad_magic": 1, "bad_version": 1, "bad_type": 1, "foreign_cast": 1, "stale_session": 1, "bad_field": 1,
+        "bad_magic": 1, "bad_version": 1, "bad_type": 1, "foreign_cast": 1, "bad_tag": 1, "bad_field": 1,
     }  # fmt: skip
     assert pair.receiver.statistics.frames_received_count == 0
 
@@ -226,14 +247,14 @@ def test_without_buffers_symbols_are_dropped_and_nacked_later() -> None:
 
 def test_end_restart_and_silence_are_events() -> None:
     pair = Pair()
-    announce = Announce(pair.parameters.incarnation + 1, 0, bytes(32), "x", "u", 64, 1, 1, 1, 1, 100, 1)
-    pair.control(announce, 100.1, token=0)
+    for now in (100.1, 100.2, 101.0):
+        pair.control(announcement(incarnation=pair.parameters.incarnation + 1), now, by_outsider=True)
     pair.control(EndOfTransmission(SessionOutcome.CANCELLED, "by hand"), 100.2)
     pair.control(EndOfTransmission(SessionOutcome.CANCELLED, "by hand"), 100.3)
     pair.receiver.datagrams_to_send(104.0)
     told = pair.receiver.next_events()
     assert told == [
-        events.SenderRestarted(announce),
+        events.RestartSuspected(),
         events.CastEnded(SessionOutcome.CANCELLED, "by hand"),
         events.SenderSilent(pytest.approx(3.7)),  # type: ignore[arg-type]
     ]
@@ -298,10 +319,10 @@ def test_an_outsider_can_demote_or_drop_no_receiver() -> None:
     """One forged datagram would silence the room."""
     pair = Pair()
     whole_group = bitmap_of(range(1024))
-    pair.control(Standing(whole_group, whole_group), 100.1, token=0)
+    pair.control(Standing(whole_group, whole_group), 100.1, by_outsider=True)
     assert pair.receiver.next_events() == []
     assert not pair.receiver.demoted
-    assert pair.receiver.rejects == {"stale_session": 1}
+    assert pair.receiver.rejects == {"bad_tag": 1}
 
 
 # -- reports -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.roster import Roster
 from protocol.sending.sender_session import SenderSession
 from protocol.sending.transitions import ReceiverTrigger
-from protocol.wire.codec import encode_feedback
+from protocol.wire.feedback_codec import encode_feedback
 from protocol.wire.messages import CastObject, Nack, Report
 from tests.simulation.world import SYMBOL_BYTES, Scenario, World
 
@@ -59,20 +59,25 @@ def join_request(agent: str = "a", **changes: object) -> JoinRequest:
 def report(grant: JoinGrant, counter: int, **changes: int) -> bytes:
     """Return a REPORT of zeros with five needed blocks, changed by ``changes``."""
     fields = {field.name: 0 for field in Report.FIELDS}
-    fields |= {"receiver_id": grant.receiver_id, "counter": counter, "blocks_needed_count": 5}
-    return feedback(grant, Report(**(fields | changes)))
+    fields |= {"blocks_needed_count": 5}
+    return feedback(grant, counter, Report(**(fields | changes)))
 
 
 def nack(grant: JoinGrant, counter: int, sequence: int, rows: tuple[tuple[int, int, int], ...]) -> bytes:
     """Return a NACK for runs of image blocks."""
-    return feedback(grant, Nack(grant.receiver_id, counter, CastObject.IMAGE, sequence, rows))
+    return feedback(grant, counter, Nack(CastObject.IMAGE, sequence & 0xFFFFFFFF, rows))
 
 
-def feedback(grant: JoinGrant, message: Nack | Report) -> bytes:
-    """Return the message with that receiver's tag."""
-    parameters = grant.parameters
+def feedback(
+    grant: JoinGrant, counter: int, message: Nack | Report, *, receiver_id: int | None = None
+) -> bytes:
+    """Return the message with that receiver's tag, in the name of ``receiver_id`` if given."""
     return encode_feedback(
-        message, cast_id=parameters.cast_id, session_token=parameters.session_token, key=grant.key
+        message,
+        cast_id=grant.parameters.cast_id,
+        receiver_id=grant.receiver_id if receiver_id is None else receiver_id,
+        counter=counter,
+        key=grant.key,
     )
 
 

@@ -11,12 +11,14 @@ from protocol.constants import ANNOUNCE_INTERVAL_S, EOT_COUNT, FLUSH_INTERVAL_MA
 from protocol.model.cast_state import SessionOutcome
 from protocol.sending.group_messages import GroupMessages, GroupState, Sweep
 from protocol.sending.sender_statistics import SenderStatistics
-from protocol.wire.codec import ControlMessage, decode_control_untrusted
+from protocol.wire.control_codec import ControlMessage, ControlSigner, decode_control_untrusted
 from protocol.wire.messages import Announce, EndOfTransmission, Flush, Standing
 from tests.simulation.world import Scenario, World
 
-GROUP = GroupState(state=1, receiver_count=3, rate_bytes_per_s=1e6, grtt_s=0.001, report_interval_s=0.1)
-SWEEP = Sweep(object_index=1, pass_index=300, sequence=77)
+GROUP = GroupState(
+    state=1, receiver_count=3, rate_bytes_per_s=1e6, grtt_s=0.001, report_interval_s=0.1, next_sequence=77
+)
+SWEEP = Sweep(object_index=1, pass_index=300)
 SLOW = Standing(b"\1", b"")
 
 
@@ -25,7 +27,8 @@ class Group:
 
     def __init__(self) -> None:
         self.statistics = SenderStatistics()
-        self.messages = GroupMessages(World(Scenario(1)).parameters, self.statistics, 100.0)
+        signer = ControlSigner(cast_id=1, tag_key=bytes(32), seed=bytes(32))
+        self.messages = GroupMessages(World(Scenario(1)).parameters, signer, self.statistics, 100.0)
         self.heard: list[tuple[float, ControlMessage]] = []
 
     def listen(self, until: float, sweep: Sweep | None = None) -> None:
@@ -58,7 +61,7 @@ def test_flush_comes_at_once_and_then_less_and_less_often() -> None:
     group.listen(130.5, SWEEP)
     assert len(group.times(Flush)) > len(times) + 3, "after new data it is urgent again"
     flush = next(message for _, message in group.heard if isinstance(message, Flush))
-    assert (flush.object, flush.pass_index, flush.sequence) == (1, 300 & 0xFF, 77)
+    assert (flush.object, flush.pass_index, flush.next_sequence) == (1, 300 & 0xFF, 77)
 
 
 def test_while_data_flows_there_is_no_flush() -> None:

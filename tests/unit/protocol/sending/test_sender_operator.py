@@ -7,7 +7,7 @@ import pytest
 from protocol.constants import RATE_BYTES_PER_S_MAX
 from protocol.model.cast_state import CastState
 from protocol.sending.sender_session import SenderSession
-from protocol.wire.codec import decode_control_untrusted
+from protocol.wire.control_codec import decode_control_untrusted
 from protocol.wire.messages import Announce, Flush
 from tests.unit.protocol.sending.sender_inputs import join_request, new_session, transmit_all
 

@@ -14,7 +14,7 @@ from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import JoinGrant, ReceiverId, ReceiverState
 from protocol.sending import events
 from protocol.sending.sender_session import SenderSession
-from protocol.wire.codec import decode_control_untrusted
+from protocol.wire.control_codec import decode_control_untrusted
 from protocol.wire.messages import Announce, EndOfTransmission, Flush, Report
 from tests.support.network.completion_reports import completion
 from tests.unit.protocol.sending.sender_inputs import (
@@ -138,15 +138,16 @@ def test_bad_feedback_is_counted_by_reason() -> None:
     session, grant = _casting()
     good = report(grant, 5)
     foreign = good[:4] + b"\xff\xff\xff\xff" + good[8:]
-    stale = good[:8] + bytes(8) + good[16:]
-    for datagram in (good, good, b"", b"\0" * 64, foreign, stale, good[:-1] + bytes([good[-1] ^ 1])):
+    for datagram in (good, good, b"", b"\0" * 64, foreign, good[:-1] + bytes([good[-1] ^ 1])):
         session.receive_feedback_untrusted(datagram, 101.0)
-    unknown = Report(**{f.name: 1 for f in Report.FIELDS} | {"receiver_id": 700, "counter": 9})
-    session.receive_feedback_untrusted(feedback(grant, unknown), 101.0)
+    unknown = Report(**{f.name: 1 for f in Report.FIELDS})
+    session.receive_feedback_untrusted(feedback(grant, 9, unknown, receiver_id=700), 101.0)
+    session.receive_feedback_untrusted(good[:2] + b"\1" + good[3:], 101.0)
     assert session.rejects == {
-        "replayed": 1, "too_short": 1, "bad_magic": 1, "foreign_cast": 1, "stale_session": 1, "bad_mac": 1,
-        "unknown_receiver": 1,
+        "replayed": 1, "too_short": 1, "bad_magic": 1, "foreign_cast": 1, "bad_mac": 1, "unknown_receiver": 1,
+        "bad_version": 1,
     }  # fmt: skip
+    assert session.foreign_version == 1
 
 
 def test_a_nack_that_a_report_has_overtaken_is_answered() -> None:
@@ -248,7 +249,7 @@ def test_flush_follows_the_last_symbol_on_the_wire_and_not_before() -> None:
     session.mark_transmitted(plan.next_sequence, 1000, 100.4)
     flush = [decode_control_untrusted(d)[1] for d in session.control_datagrams(100.4)][-1]
     assert isinstance(flush, Flush)
-    assert flush.sequence == plan.next_sequence
+    assert flush.next_sequence == plan.next_sequence
 
 
 def test_the_end_is_sent_several_times_and_then_the_session_is_finished() -> None:
@@ -264,12 +265,32 @@ def test_the_end_is_sent_several_times_and_then_the_session_is_finished() -> Non
 
 
 def test_announcements_name_the_cast_but_not_its_secret() -> None:
-    session, _ = _casting()
+    session, grant = _casting()
     datagram = session.control_datagrams(105.0)[0]
     prefix, message = decode_control_untrusted(datagram)
     assert isinstance(message, Announce)
-    assert prefix.session_token == 0
-    assert session.parameters.session_token.to_bytes(8, "big") not in datagram
+    assert prefix.cast_id == session.parameters.cast_id
+    assert grant.run_secret not in datagram
+    assert grant.run_secret.hex() not in repr(grant)
+
+
+def test_a_new_run_has_new_keys_for_everything() -> None:
+    """Otherwise a receiver that was put out of the cast could follow it, or forge for it."""
+    session, before = _casting()
+    session.start_new_run(101.0)
+    after = session.join(join_request(), 101.0)
+    assert after.parameters.incarnation != before.parameters.incarnation
+    assert not {before.run_secret, before.control_key, before.key} & {
+        after.run_secret,
+        after.control_key,
+        after.key,
+    }
+    announce = decode_control_untrusted(session.control_datagrams(101.0)[0])[1]
+    assert isinstance(announce, Announce)
+    assert announce.incarnation == after.parameters.incarnation
+    plan = session.next_plan(101.1, 10)
+    assert plan is not None
+    assert plan.keys.secret == after.run_secret
 
 
 def test_a_lost_receiver_is_named_and_may_return() -> None:

@@ -13,7 +13,7 @@ from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import ReceiverId, ReceiverState
 from protocol.sending import events
 from protocol.wire.bitmap import bitmap_of
-from protocol.wire.codec import ControlMessage, decode_control_untrusted
+from protocol.wire.control_codec import ControlMessage, decode_control_untrusted
 from protocol.wire.messages import Announce, Flush, Standing
 from tests.support.network.completion_reports import completion
 from tests.unit.protocol.sending.sender_inputs import join_request, nack, new_session, report, transmit_all

@@ -20,10 +20,10 @@ def _sending(rate_bytes_per_s: float, *, read_share: float = 0.0) -> Transmissio
     return transmission
 
 
-def test_numbers_are_counted_across_their_wrap() -> None:
+def test_numbers_are_counted_across_the_wrap_of_their_header_field() -> None:
     transmission = TransmissionMeter(2**32 - 10, 100.0)
-    assert transmission.mark(6, 1000, 100.1, 0.0) == 16
-    assert transmission.next_sequence == 6
+    assert transmission.mark(2**32 + 6, 1000, 100.1, 0.0) == 16
+    assert transmission.next_sequence == 2**32 + 6
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from tests.support.network.ports import free_port_range
 PARAMETERS = CastParameters(
     cast_id=CastId(0xABCD),
     incarnation=9,
-    session_token=12345,
     image_id=bytes(32),
     image_name="lab",
     raw_bytes=1 << 30,

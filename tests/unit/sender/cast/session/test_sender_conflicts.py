@@ -9,14 +9,12 @@ import pytest
 from protocol.errors import AddressInUseError
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters
-from protocol.wire.codec import encode_control
-from protocol.wire.messages import Announce
 from sender.cast.session.sender_conflicts import ConflictWatch
+from tests.support.wire import announcement, forged
 
 PARAMETERS = CastParameters(
     CastId(5),
     100,
-    1,
     bytes(32),
     "lab",
     1 << 30,
@@ -47,8 +45,8 @@ def heard() -> Heard:
 
 
 def announce(cast_id: int, incarnation: int, state: int = CastState.CASTING, name: str = "other") -> bytes:
-    message = Announce(incarnation, state, bytes(32), name, "http://10.0.0.2:7411", 1440, 1, 0, 0, 0, 100, 0)
-    return encode_control(message, cast_id=cast_id, session_token=0)
+    message = announcement(incarnation=incarnation, state=state, image_name=name)
+    return forged(message, cast_id=cast_id)
 
 
 def test_a_sender_ignores_its_own_datagrams(heard: Heard) -> None:
@@ -92,3 +90,14 @@ def test_garbage_is_ignored(heard: Heard, datagram: bytes) -> None:
 def test_a_name_with_terminal_escapes_is_not_shown(heard: Heard) -> None:
     heard.watch.check_untrusted(announce(6, 1, name="\x1b[2Jx"), "10.0.0.2", 0.1)
     assert heard.notes[0].isprintable()
+
+
+def test_a_program_of_another_wire_version_is_reported_once_with_both_versions(heard: Heard) -> None:
+    """Its agents and this cast's would wait for each other without a reason on either side."""
+    datagram = announce(6, 1)
+    for _ in range(3):
+        heard.watch.check_untrusted(datagram[:2] + b"\1" + datagram[3:], "10.0.0.9", 0.1)
+    (note,) = heard.notes
+    assert (
+        "10.0.0.9 speaks wire version 1, this program speaks version 2: upgrade a program at 10.0.0.9" in note
+    )

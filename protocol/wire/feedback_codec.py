@@ -1,0 +1,95 @@
+"""Feedback messages, receiver to sender, authenticated by a key of that receiver's.
+
+::
+
+    prefix (16) | fields: msgpack | tag (16): keyed BLAKE2s (RFC 7693 section 2.9) of all before
+
+The prefix names the receiver and counts its datagrams, so that everything is checked before msgpack is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Final
+
+from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX, FEEDBACK_MAC_BYTES, WIRE_MAGIC, WIRE_VERSION
+from protocol.errors import WireError
+from protocol.wire.codec import (
+    FEEDBACK_PREFIX,
+    PREFIX_BYTES,
+    check_start_untrusted,
+    decode_body_untrusted,
+    encode_body,
+)
+from protocol.wire.messages import FEEDBACK_MESSAGES, FeedbackPrefix, Nack, Report
+
+FeedbackMessage = Nack | Report
+
+_BY_TYPE: Final[dict[int, type]] = {cls.WIRE_TYPE: cls for cls in FEEDBACK_MESSAGES}  # type: ignore[attr-defined]
+_BYTES_MIN: Final = PREFIX_BYTES + 1 + FEEDBACK_MAC_BYTES
+
+
+def encode_feedback(
+    message: FeedbackMessage, *, cast_id: int, receiver_id: int, counter: int, key: bytes
+) -> bytes:
+    """Return the datagram of a receiver's message.
+
+    Raises:
+        WireError: a field is out of its range, or the datagram would exceed the control limit.
+    """
+    prefix = FEEDBACK_PREFIX.pack(
+        WIRE_MAGIC, WIRE_VERSION, message.WIRE_TYPE, cast_id, receiver_id, 0, counter
+    )
+    body = prefix + encode_body(message)
+    datagram = body + _mac(body, key)
+    if len(datagram) > CONTROL_DATAGRAM_BYTES_MAX:
+        raise WireError("too_long", f"{type(message).__name__} of {len(datagram)} bytes")
+    return datagram
+
+
+def feedback_prefix_untrusted(datagram: bytes) -> FeedbackPrefix:
+    """Decode the first 16 bytes.
+
+    Raises:
+        WireError: they aren't those of a feedback message.
+    """
+    check_start_untrusted(datagram, _BYTES_MIN)
+    prefix = FeedbackPrefix(*FEEDBACK_PREFIX.unpack_from(datagram))
+    if prefix.type not in _BY_TYPE:
+        raise WireError("bad_type")
+    if prefix.reserved or not prefix.counter:
+        raise WireError("bad_field")
+    return prefix
+
+
+def check_feedback_mac(datagram: bytes, key: bytes) -> None:
+    """Raise :class:`WireError` ``bad_mac`` unless the datagram's tag was made with ``key``."""
+    if not hmac.compare_digest(_mac(datagram[:-FEEDBACK_MAC_BYTES], key), datagram[-FEEDBACK_MAC_BYTES:]):
+        raise WireError("bad_mac")
+
+
+def feedback_body_untrusted(prefix: FeedbackPrefix, datagram: bytes) -> FeedbackMessage:
+    """Decode the message of an authenticated datagram: members may be hostile as well.
+
+    Raises:
+        WireError: the fields aren't well-formed.
+    """
+    message: FeedbackMessage = decode_body_untrusted(
+        _BY_TYPE, prefix.type, datagram[PREFIX_BYTES:-FEEDBACK_MAC_BYTES]
+    )
+    return message
+
+
+def decode_feedback_untrusted(datagram: bytes) -> tuple[FeedbackPrefix, FeedbackMessage]:
+    """Decode prefix and message without authentication.
+
+    Raises:
+        WireError: the datagram isn't a well-formed feedback message.
+    """
+    prefix = feedback_prefix_untrusted(datagram)
+    return prefix, feedback_body_untrusted(prefix, datagram)
+
+
+def _mac(body: bytes, key: bytes) -> bytes:
+    return hashlib.blake2s(body, key=key, digest_size=FEEDBACK_MAC_BYTES).digest()
