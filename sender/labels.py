@@ -20,6 +20,7 @@ from sender.store.records.access import Role
 from sender.store.records.casts import CastPhase, StartMode
 from sender.store.records.images import ImageState
 from sender.store.records.machine_states import MachineState
+from sender.store.records.machines import EnrolmentMode, EnrolmentState
 from sender.store.records.problems import ProblemKind
 
 
@@ -103,7 +104,7 @@ ROLES: Final[Mapping[Role, ChoiceLabel]] = MappingProxyType(
     {
         Role.VIEW: ChoiceLabel("View", "Sees everything except secrets."),
         Role.OPERATE: ChoiceLabel("Operate", "Sees and changes everything."),
-        Role.ENROL: ChoiceLabel("Enrol", "For agents: checks in a machine and gets its cast, nothing else."),
+        Role.ENROL: ChoiceLabel("Enrol", "For agents: enrols machines, of one room or of all, nothing else."),
     }
 )
 
@@ -148,6 +149,25 @@ CAST_BOTTLENECKS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The dashboard's replacement for texts of sender/cast/reporting/bottleneck_view.py that need the sender's terminal."""
 
+ENROLMENT_STATES: Final[Mapping[EnrolmentState, StateLabel]] = MappingProxyType(
+    {
+        EnrolmentState.NEW: StateLabel("Not enrolled", Tone.OFF),
+        EnrolmentState.WAITING: StateLabel("Waiting for approval", Tone.WARN),
+        EnrolmentState.APPROVED: StateLabel("Approved", Tone.BUSY),
+        EnrolmentState.ENROLLED: StateLabel("Enrolled", Tone.GOOD),
+        EnrolmentState.BLOCKED: StateLabel("Revoked", Tone.BAD),
+    }
+)
+
+ENROLMENT_MODES: Final[Mapping[EnrolmentMode, ChoiceLabel]] = MappingProxyType(
+    {
+        EnrolmentMode.TOKEN: ChoiceLabel("Token", "A machine enrols with a valid token."),
+        EnrolmentMode.APPROVE: ChoiceLabel(
+            "Approval", "An operator also compares a code and approves each machine."
+        ),
+    }
+)
+
 PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
     {
         ProblemKind.DATABASE: "Database",
@@ -155,6 +175,7 @@ PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
         ProblemKind.CAST: "Cast",
         ProblemKind.DISK: "Disk",
         ProblemKind.CLOCK: "Clock",
+        ProblemKind.ENROLMENT: "Enrolment",
     }
 )
 

@@ -29,6 +29,16 @@ def conflict(text: str) -> RequestRefusedError:
     return RequestRefusedError(HTTPStatus.CONFLICT, text)
 
 
+def forbidden(text: str) -> RequestRefusedError:
+    """Return the refusal of a request that the client isn't allowed to make."""
+    return RequestRefusedError(HTTPStatus.FORBIDDEN, text)
+
+
+def unauthorised(text: str) -> RequestRefusedError:
+    """Return the refusal of a request whose client has lost its access."""
+    return RequestRefusedError(HTTPStatus.UNAUTHORIZED, text)
+
+
 def invalid(error: DiskcastError | str) -> RequestRefusedError:
     """Return the refusal of a request that could never be carried out."""
     return RequestRefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))

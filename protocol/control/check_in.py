@@ -5,6 +5,9 @@ last cast. The daemon answers with the name and id of the machine and with the c
 daemon holds the answer until there is a cast (``wait_s``); for a receiving one it answers at once. A cast that another
 daemon has taken over is assigned again, with the new daemon's addresses.
 
+The first check-in carries a token for enrolment, and its answer the machine's secret, which authenticates the machine
+from then on. An agent that waits for an operator's approval gets a code to show instead, and asks again.
+
 Each message is one table of fields, from which both directions are derived, as in
 :mod:`protocol.control.control_messages`.
 """
@@ -36,12 +39,17 @@ from protocol.schema.json_fields import (
     Optional,
     PrintableText,
 )
+from protocol.trust.pin import PIN_CHARACTERS
+from protocol.trust.tickets import TICKET_CHARACTERS_MAX
 
 CHECK_IN_PATH = "/check-in"
 """Path below ``API_BASE``."""
 
 MACHINE_ID_KEY = "machine_id"
-"""Key of a join's inventory that holds the daemon's id of the machine."""
+"""Key of a receiver's inventory for the daemon's id of the machine; the daemon sets it, from the ticket."""
+
+MACHINE_SECRET_BYTES_MAX = 128
+"""Longest machine secret: longer than any that a daemon makes."""
 
 
 class AgentState(enum.StrEnum):
@@ -49,6 +57,8 @@ class AgentState(enum.StrEnum):
 
     IDLE = "idle"
     RECEIVING = "receiving"
+    LEAVING = "leaving"
+    """It exits: the machine may enrol again at once, for example after a reboot over the network."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ class CheckIn:
     """An agent's message to the daemon.
 
     Attributes:
-        agent_id: id of one run of the agent.
+        agent_id: random id of one run of the agent, which no other agent knows.
         name: name for people: the host name unless the operator set another.
         version: version of the agent.
         interface: network interface on which it receives.
@@ -103,7 +113,12 @@ class CheckIn:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Assignment:
-    """A cast for a machine to join, with its addresses; repeated when another daemon has taken the cast over."""
+    """A cast for a machine to join, with its addresses; repeated when another daemon has taken the cast over.
+
+    Attributes:
+        pin: pin of the certificate of the daemon that runs the cast; empty for a control API without TLS.
+        ticket: proof of the assignment, for the cast's control API; expires soon; each answer has a fresh one.
+    """
 
     cast_id: CastId
     image_name: str
@@ -113,6 +128,8 @@ class Assignment:
     sender_address: str
     group: str
     port: int
+    pin: str = ""
+    ticket: str = dataclasses.field(default="", repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,6 +142,8 @@ class CheckInAnswer:
         recorded_cast_id: the cast whose ``last_result`` is recorded and need not be repeated.
         assignment: the cast to join; None if there is none for this machine.
         check_in_after_s: pause before the next check-in.
+        machine_secret: the secret of the machine that has just enrolled, given only once; otherwise empty.
+        approval_code: code for the operator who approves this machine; empty if it doesn't wait for approval.
     """
 
     machine_id: str
@@ -132,6 +151,8 @@ class CheckInAnswer:
     recorded_cast_id: CastId | None
     assignment: Assignment | None
     check_in_after_s: float
+    machine_secret: str = dataclasses.field(default="", repr=False)
+    approval_code: str = ""
 
 
 _OUTCOME_REPORT_FIELDS = tuple(
@@ -170,6 +191,8 @@ ASSIGNMENT: JsonRecord[Assignment] = JsonRecord(
         "sender_address": Address(multicast=False),
         "group": Address(multicast=True),
         "port": Integer(1, 65535),
+        "pin": PrintableText(PIN_CHARACTERS),
+        "ticket": PrintableText(TICKET_CHARACTERS_MAX),
     },
 )
 
@@ -181,6 +204,8 @@ CHECK_IN_ANSWER: JsonRecord[CheckInAnswer] = JsonRecord(
         "recorded_cast_id": Optional(HexInteger()),
         "assignment": Optional(ASSIGNMENT),
         "check_in_after_s": Number(CHECK_IN_AFTER_S_MAX),
+        "machine_secret": PrintableText(MACHINE_SECRET_BYTES_MAX),
+        "approval_code": PrintableText(MACHINE_SECRET_BYTES_MAX),
     },
 )
 

@@ -14,10 +14,10 @@ from protocol.errors import (
     AddressInUseError,
     AmbiguousCastError,
     ConfigurationError,
+    EnrolmentRefusedError,
     InterfaceError,
     NoSenderError,
     ProtocolError,
-    ServerRefusedError,
     SessionError,
 )
 from protocol.program.findings import (
@@ -37,6 +37,7 @@ from receiver.reception.network.data_socket import RECEIVE_BUFFER_BYTES, DataSoc
 from receiver.reception.network.discovery import CastChoice, listen_for_cast
 from receiver.reception.network.http_client import Unreachable
 from receiver.reception.network.interface import ReceiveInterface, find_interface
+from receiver.service.machine_credentials import MachineCredentials
 from receiver.service.server_client import EXAMPLE_URL, ServerClient
 
 ANSWER_TIMEOUT_S = 1.0
@@ -80,7 +81,7 @@ async def check_daemon(url: str, token: str) -> list[Finding]:
     """Check that the daemon answers and accepts the token, without checking in."""
     check = f"daemon {url}"
     try:
-        state = await ServerClient(url, token).health()
+        state = await ServerClient(url, MachineCredentials(token)).health()
     except ConfigurationError as error:
         return [fail(check, str(error), f"write for example --server {EXAMPLE_URL}")]
     except Unreachable as error:
@@ -93,8 +94,8 @@ async def check_daemon(url: str, token: str) -> list[Finding]:
         )
     ]
     try:
-        await ServerClient(url, token).try_token()
-    except ServerRefusedError as error:
+        await ServerClient(url, MachineCredentials(token)).try_token()
+    except EnrolmentRefusedError as error:
         findings.append(fail("token", str(error), "diskcast tokens create NAME --role enrol"))
     except Unreachable as error:
         findings.append(warn("token", f"can't be tested: {error}", "try again"))

@@ -2,6 +2,8 @@
 
 ::
 
+    enrol with a token, once; show the approval code while an operator decides
+
               no cast                          a cast for this machine
     ┌─► check in, and wait ───────────────────────────► receive ──► verified or failed ───┐
     │   (long poll; retried forever while               meanwhile: check in every few     │
@@ -30,7 +32,7 @@ from protocol.control.check_in import (
     CheckInAnswer,
     outcome_of,
 )
-from protocol.errors import DiskcastError, NoSenderError, SenderLostError, ServerRefusedError
+from protocol.errors import DiskcastError, EnrolmentRefusedError, NoSenderError, SenderLostError
 from protocol.model.session_records import CastId, MachineIdentity
 from protocol.shared.units import format_duration
 from receiver.reception.cast_receiver import CastReceiver
@@ -47,7 +49,16 @@ from receiver.reception.reporting.status import (
     idle_status,
 )
 from receiver.service.log import ServiceLog
-from receiver.service.server_client import BACK_OFF_IDLE_MAX_S, BACK_OFF_RECEIVING_MAX_S, DaemonRing
+from receiver.service.machine_credentials import MachineCredentials
+from receiver.service.server_client import (
+    BACK_OFF_IDLE_MAX_S,
+    BACK_OFF_RECEIVING_MAX_S,
+    CLAIM_PATIENCE_S,
+    CLAIM_RETRY_S,
+    ClaimRefused,
+    DaemonRing,
+    SecretRejected,
+)
 from receiver.shared.nursery_errors import single_error
 
 PAUSE_MIN_S: Final = 0.5
@@ -71,6 +82,9 @@ a daemon may assign a cast again before it knows that the cast is complete here.
 UNRECORDED_MAX: Final = 16
 """Most results kept until a daemon records them. A daemon whose database is unavailable records none, but it starts no
 cast either: more than one is rare."""
+
+LEAVE_S: Final = 2.0
+"""Time allowed to report the exit: systemd and the operator at the machine wait for it."""
 
 DELIVER_S: Final = 60.0
 """Time allowed to get the last result recorded before the agent exits."""
@@ -106,6 +120,7 @@ class AgentService:
         ring: DaemonRing,
         description: AgentDescription,
         options: ReceiveOptions,
+        credentials: MachineCredentials,
         *,
         receive: Receive,
         log: ServiceLog,
@@ -115,6 +130,7 @@ class AgentService:
         ring: the daemons to check in with.
         description: facts about this machine.
         options: how to receive, the same for every cast.
+        credentials: the credentials of the ring's clients.
         receive: receives a cast; :func:`receiver.reception.receive.receive_cast`.
         log: notified of events.
         exit_after_success: stop after a successful cast.
@@ -122,6 +138,7 @@ class AgentService:
         self._ring = ring
         self._description = description
         self._options = options
+        self._credentials = credentials
         self._receive = receive
         self._log = log
         self._exit_after_success = exit_after_success
@@ -131,6 +148,8 @@ class AgentService:
         self._retry_s = 0.0
         self._retry_at = 0.0
         self._registration: tuple[str, str, str] | None = None
+        self._approval_code = ""
+        self._claim_refused_at: float | None = None
         self._receiver: CastReceiver | None = None
         self._status = idle_status()
         self._silence = trio.Event()
@@ -144,7 +163,7 @@ class AgentService:
         """Run until a cast has succeeded, with ``exit_after_success``, and its result is recorded; otherwise forever.
 
         Raises:
-            ServerRefusedError: a daemon refuses this agent's token.
+            EnrolmentRefusedError: a daemon refuses this agent's token, or another agent stays active as this machine.
         """
         try:
             while True:
@@ -158,6 +177,16 @@ class AgentService:
         finally:
             if self._unrecorded:
                 self._log.unrecorded(list(self._unrecorded))
+            if self._credentials.enrolled:
+                await self._leave()
+
+    async def _leave(self) -> None:
+        """Report that this agent exits, so that the machine can enrol again right after a reboot."""
+        with (
+            trio.move_on_after(LEAVE_S, shield=True),
+            contextlib.suppress(Unreachable, EnrolmentRefusedError),
+        ):
+            await self._ring.check_in(self._message(AgentState.LEAVING, None, 0.0))
 
     # -- waiting ----------------------------------------------------------------------------------------------
 
@@ -187,15 +216,46 @@ class AgentService:
             answer = await self._try_check_in(state, None, wait_s)
             if answer is not None:
                 return answer
-            await trio.sleep(self._ring.pause_s(BACK_OFF_IDLE_MAX_S))
+            refused = self._claim_refused_at is not None
+            await trio.sleep(CLAIM_RETRY_S if refused else self._ring.pause_s(BACK_OFF_IDLE_MAX_S))
 
     async def _try_check_in(
         self, state: AgentState, cast_id: CastId | None, wait_s: float
     ) -> CheckInAnswer | None:
         """Check in once; return None if no daemon answers."""
+        message = self._message(state, cast_id, wait_s)
+        url = self._ring.url
+        try:
+            answer = await self._ring.check_in(message)
+        except ClaimRefused as error:
+            self._note_claim_refused(error)
+            return None
+        except SecretRejected as error:
+            self._credentials.drop()
+            self._registration = None
+            self._log.unanswered(f"{error}; this machine enrols again")
+            return None
+        except Unreachable as error:
+            if self._ring.failure_count == 1:
+                self._registration = None
+                self._log.unanswered(str(error))
+            return None
+        self._claim_refused_at = None
+        if not self._note_enrolment(answer):
+            return answer
+        registration = (url, answer.machine_id, answer.name)
+        if registration != self._registration:
+            self._registration = registration
+            self._log.waiting(*registration)
+        result = message.last_result
+        if result is not None and answer.recorded_cast_id == result.cast_id:
+            self._unrecorded.pop(result.cast_id, None)
+        return answer
+
+    def _message(self, state: AgentState, cast_id: CastId | None, wait_s: float) -> CheckIn:
+        """Return a check-in with the oldest result that no daemon has recorded."""
         description = self._description
-        result = next(iter(self._unrecorded.values()), None)
-        check_in = CheckIn(
+        return CheckIn(
             agent_id=self._agent_id,
             name=description.name,
             version=description.version,
@@ -206,24 +266,40 @@ class AgentService:
             inventory={**description.inventory, "target": self._options.target},
             state=state,
             cast_id=cast_id,
-            last_result=result,
+            last_result=next(iter(self._unrecorded.values()), None),
             wait_s=wait_s,
         )
-        url = self._ring.url
-        try:
-            answer = await self._ring.check_in(check_in)
-        except Unreachable as error:
-            if self._ring.failure_count == 1:
-                self._registration = None
-                self._log.unanswered(str(error))
-            return None
-        registration = (url, answer.machine_id, answer.name)
-        if registration != self._registration:
-            self._registration = registration
-            self._log.waiting(*registration)
-        if result is not None and answer.recorded_cast_id == result.cast_id:
-            del self._unrecorded[result.cast_id]
-        return answer
+
+    def _note_enrolment(self, answer: CheckInAnswer) -> bool:
+        """Keep a new secret, or show the code of a machine that waits for approval; return whether it checked in."""
+        if answer.machine_secret:
+            problem = self._credentials.keep(answer.machine_secret)
+            self._approval_code = ""
+            self._log.enrolled(answer.name or answer.machine_id, problem)
+            return False  # the next check-in, with the secret, is the first that counts
+        if answer.approval_code:
+            if answer.approval_code != self._approval_code:
+                self._approval_code = answer.approval_code
+                self._log.awaiting_approval(answer.name or answer.machine_id, answer.approval_code)
+            return False
+        return True
+
+    def _note_claim_refused(self, error: ClaimRefused) -> None:
+        """Log the first refusal of a claim; give up after many.
+
+        Raises:
+            EnrolmentRefusedError: another agent stays active as this machine.
+        """
+        now = trio.current_time()
+        if self._claim_refused_at is None:
+            self._claim_refused_at = now
+            self._registration = None
+            self._log.unanswered(str(error))
+        elif now - self._claim_refused_at >= CLAIM_PATIENCE_S:
+            raise EnrolmentRefusedError(
+                f"this machine can't enrol: {error}; the other agent has been active for "
+                f"{format_duration(now - self._claim_refused_at)}"
+            ) from error
 
     # -- receiving --------------------------------------------------------------------------------------------
 
@@ -311,7 +387,7 @@ class AgentService:
         while True:
             answer: CheckInAnswer | None = None
             # A revoked token ends the service, but not a running cast.
-            with contextlib.suppress(ServerRefusedError):
+            with contextlib.suppress(EnrolmentRefusedError):
                 answer = await self._try_check_in(AgentState.RECEIVING, cast_id, 0.0)
             now = trio.current_time()
             silent = self.status().state in (

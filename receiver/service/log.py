@@ -22,6 +22,12 @@ class ServiceLog(Protocol):
     def observer(self) -> ReceptionObserver:
         """Return an observer for one reception."""
 
+    def enrolled(self, name: str, problem: str) -> None:
+        """Note that this machine got its secret; ``problem`` if it couldn't be written to the state directory."""
+
+    def awaiting_approval(self, name: str, code: str) -> None:
+        """Show the code by which an operator approves this machine; called once for each code."""
+
     def waiting(self, url: str, machine_id: str, name: str) -> None:
         """Note that a daemon answers, and knows this machine by that id and name."""
 
@@ -53,6 +59,14 @@ class JsonServiceLog:
     def observer(self) -> ReceptionObserver:
         """Return an observer with JSON lines, in which a cast's result isn't the program's."""
         return JsonObserver(result_event="cast_result")
+
+    def enrolled(self, name: str, problem: str) -> None:
+        """Print ``enrolled``."""
+        emit_line("enrolled", name=name, problem=problem)
+
+    def awaiting_approval(self, name: str, code: str) -> None:
+        """Print ``awaiting_approval``."""
+        emit_line("awaiting_approval", name=name, code=code)
 
     def waiting(self, url: str, machine_id: str, name: str) -> None:
         """Print ``waiting``."""
@@ -100,6 +114,18 @@ class PlainServiceLog:
     def observer(self) -> ReceptionObserver:
         """Return an observer that prints lines."""
         return PlainObserver()
+
+    def enrolled(self, name: str, problem: str) -> None:
+        """Print the machine."""
+        self._print(f"enrolled as {name}" + (f"; {problem}" if problem else ""))
+
+    def awaiting_approval(self, name: str, code: str) -> None:
+        """Print the code, set off from other lines, since somebody reads it across a room."""
+        self._print(
+            f"\n    this machine waits for approval as {name}; its code:   {' '.join(code)}\n"
+            "    compare it in the dashboard, or run: diskcast machines approve "
+            f"{name} --code {code}\n"
+        )
 
     def waiting(self, url: str, machine_id: str, name: str) -> None:
         """Print the daemon and this machine."""

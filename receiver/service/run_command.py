@@ -13,7 +13,12 @@ import click
 from protocol.errors import ConfigurationError
 from protocol.program.options import JSON_OPTION
 from receiver.reception.machine_options import MachineOptions, machine_options
-from receiver.service.agent_token import TOKEN_VARIABLE, read_token
+from receiver.service.agent_token import (
+    TOKEN_VARIABLE,
+    read_token,
+    refuse_token_on_kernel_command_line,
+)
+from receiver.service.machine_credentials import MachineCredentials
 from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions, writing_options
 
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from receiver.service.log import ServiceLog
 
 SERVER_VARIABLE: Final = "DISKCAST_SERVER"
+STATE_VARIABLE: Final = "DISKCAST_STATE_DIRECTORY"
 
 JOIN_TIMEOUT_S: Final = 60.0
 SENDER_TIMEOUT_S: Final = 300.0
@@ -59,6 +65,13 @@ class AfterCast(enum.StrEnum):
     help=f"Token file (role enrol); {TOKEN_VARIABLE} may hold the token itself.",
 )
 @click.option(
+    "--state-directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar=STATE_VARIABLE,
+    metavar="DIR",
+    help=f"Keep the machine's secret in DIR.  [env: {STATE_VARIABLE}]",
+)
+@click.option(
     "--after-cast",
     type=click.Choice([choice.value for choice in AfterCast]),
     default=AfterCast.WAIT.value,
@@ -72,6 +85,7 @@ def run(
     machine: MachineOptions,
     servers: tuple[str, ...],
     token_file: Path | None,
+    state_directory: Path | None,
     after_cast: str,
     as_json: bool,
 ) -> None:
@@ -98,6 +112,7 @@ def run(
             f"no daemon to check in with: give its URL, for example --server http://192.0.2.1:7400, "
             f"or {SERVER_VARIABLE}"
         )
+    refuse_token_on_kernel_command_line()
     require_interface(machine.interface)
     log = JsonServiceLog() if as_json else PlainServiceLog()
     action = AfterCast(after_cast)
@@ -109,7 +124,7 @@ def run(
             target,
             target_options,
             servers,
-            read_token(token_file),
+            MachineCredentials(read_token(token_file), state_directory),
             log,
             exit_after_success=action is not AfterCast.WAIT,
         )
@@ -129,7 +144,7 @@ def _build_service(
     target: str,
     target_options: TargetOptions,
     servers: tuple[str, ...],
-    token: str,
+    credentials: MachineCredentials,
     log: ServiceLog,
     *,
     exit_after_success: bool,
@@ -146,7 +161,7 @@ def _build_service(
     from receiver.service.agent_service import AgentDescription, AgentService
     from receiver.service.server_client import DaemonRing, ServerClient
 
-    ring = DaemonRing([ServerClient(url, token) for url in servers], random.Random())
+    ring = DaemonRing([ServerClient(url, credentials) for url in servers], random.Random())
     identity = machine.identity()
     if not any((identity.macs, identity.serial, identity.asset_tag)):
         raise ConfigurationError(
@@ -164,6 +179,7 @@ def _build_service(
         machine.receive_options(
             target, target_options, join_timeout_s=JOIN_TIMEOUT_S, sender_timeout_s=SENDER_TIMEOUT_S
         ),
+        credentials,
         receive=receive_cast,
         log=log,
         exit_after_success=exit_after_success,

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER, CHECK_IN_PATH, CheckIn, CheckInAnswer
-from protocol.errors import ProtocolError, ServerRefusedError
+from protocol.errors import EnrolmentRefusedError, ProtocolError
 from protocol.schema.json_fields import PrintableText
 from receiver.reception.network.http_client import HttpPeer, Unreachable
+from receiver.service.machine_credentials import MachineCredentials
 
 CHECK_IN_TIMEOUT_S: Final = 4.0
 """Timeout beyond the requested wait: an agent must leave a dead daemon soon enough for the next one to take the cast
@@ -30,6 +31,21 @@ HEALTH_PATH: Final = "/healthz"
 """Path beside the API that needs no token."""
 
 
+CLAIM_RETRY_S: Final = 5.0
+"""Pause before a refused claim is repeated: the other agent may be this machine before a restart, and soon silent."""
+
+CLAIM_PATIENCE_S: Final = 180.0
+"""Time after which a second agent gives up: more than four times the silence that a daemon waits for."""
+
+
+class ClaimRefused(Unreachable):
+    """Another agent is active as this machine; a retry succeeds when that one is silent."""
+
+
+class SecretRejected(Unreachable):
+    """The daemon doesn't know this machine's secret any more; the machine has to enrol again."""
+
+
 class _TokenAccepted(Exception):  # noqa: N818 - not an error
     """An empty check-in was refused only for being empty, after its token was accepted."""
 
@@ -46,30 +62,35 @@ class DaemonClient(Protocol):
 class ServerClient:
     """Client of one daemon; every method is one exchange."""
 
-    def __init__(self, url: str, token: str) -> None:
-        """Parse the operator's URL; ``token`` has the role enrol, and is empty where none is needed.
+    def __init__(self, url: str, credentials: MachineCredentials) -> None:
+        """Parse the operator's URL.
+
+        Args:
+            url: URL of the daemon.
+            credentials: the token for enrolment and the machine's secret, shared by the clients of all daemons.
 
         Raises:
             ConfigurationError: the URL is invalid.
         """
         self._peer = HttpPeer(url, server_kind="a diskcast daemon", example=EXAMPLE_URL)
         self.url = self._peer.url
-        self._token = token
+        self._credentials = credentials
 
     async def check_in(self, check_in: CheckIn) -> CheckInAnswer:
         """Check in once; safe to repeat.
 
         Raises:
-            Unreachable: no answer, or not one of a daemon.
-            ServerRefusedError: the token is wrong, and retrying doesn't help.
+            Unreachable: no answer, or not one of a daemon; ``SecretRejected`` and ``ClaimRefused`` are kinds of it.
+            EnrolmentRefusedError: the token is wrong, and retrying doesn't help.
         """
+        enrolled = self._credentials.enrolled
         try:
             answer = await self._peer.exchange_json(
                 "POST",
                 CHECK_IN_PATH,
                 body=CHECK_IN.encode(check_in),
-                bearer=self._token,
-                refusal=self._refusal,
+                bearer=self._credentials.bearer,
+                refusal=self._secret_refusal if enrolled else self._refusal,
                 timeout_s=check_in.wait_s + CHECK_IN_TIMEOUT_S,
             )
             return CHECK_IN_ANSWER.decode_untrusted("answer", answer)
@@ -87,7 +108,7 @@ class ServerClient:
         peer = HttpPeer(self.url, server_kind="a diskcast daemon", example=EXAMPLE_URL, base="")
         try:
             answer = await peer.exchange_json("GET", HEALTH_PATH, refusal=self._refusal)
-        except (ProtocolError, ServerRefusedError) as error:
+        except (ProtocolError, EnrolmentRefusedError) as error:
             raise Unreachable(f"{self.url} isn't a diskcast daemon: {error}") from error
         status = answer.get("status") if isinstance(answer, dict) else None
         if not isinstance(status, str):
@@ -99,22 +120,29 @@ class ServerClient:
 
         Raises:
             Unreachable: no answer.
-            ServerRefusedError: the token is wrong.
+            EnrolmentRefusedError: the token is wrong.
         """
         with contextlib.suppress(_TokenAccepted):
             await self._peer.exchange_json(
-                "POST", CHECK_IN_PATH, body={}, bearer=self._token, refusal=self._trial_refusal
+                "POST", CHECK_IN_PATH, body={}, bearer=self._credentials.bearer, refusal=self._trial_refusal
             )
 
     def _trial_refusal(self, status: int, detail: str) -> Exception:
         return _TokenAccepted() if status in (400, 422) else self._refusal(status, detail)
 
+    def _secret_refusal(self, status: int, detail: str) -> Exception:
+        if status == 401:
+            return SecretRejected(f"{self.url} doesn't accept this machine's secret: {detail}")
+        return self._refusal(status, detail)
+
     def _refusal(self, status: int, detail: str) -> Exception:
         if status in (401, 403):
-            return ServerRefusedError(
+            return EnrolmentRefusedError(
                 f"the daemon at {self.url} refused this agent ({status}): {detail}; create a token with "
                 "diskcast tokens create NAME --role enrol, and pass it by --token-file or DISKCAST_TOKEN"
             )
+        if status == 409:
+            return ClaimRefused(f"{self.url}: {detail}")
         return Unreachable(f"{self.url}: {status} {detail}")
 
 
@@ -142,11 +170,11 @@ class DaemonRing:
 
         Raises:
             Unreachable: the daemon didn't answer.
-            ServerRefusedError: the token is wrong.
+            EnrolmentRefusedError: the token is wrong.
         """
         try:
             answer = await self._daemons[0].check_in(check_in)
-        except ServerRefusedError:
+        except (EnrolmentRefusedError, ClaimRefused, SecretRejected):
             self.failure_count += 1
             raise
         except Unreachable:

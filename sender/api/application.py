@@ -56,7 +56,10 @@ def create_application(services: Services) -> FastAPI:
     """
     open_to_all = not services.config.server.tokens_required
     authenticator = Authenticator(
-        services.store, open_to_all=open_to_all, metrics_public=services.config.metrics.public
+        services.store,
+        services.access,
+        open_to_all=open_to_all,
+        metrics_public=services.config.metrics.public,
     )
     plain_paths = [_path(operation) for operation in OPERATIONS if "{" not in operation.path]
     route_guard = RouteGuard(authenticator, IdempotentResponses(services.store), plain_paths)

@@ -115,6 +115,11 @@ class ServerSection(Section):
         "protects against DNS rebinding. With tokens all names are accepted while this list is empty; otherwise list "
         "every name in use, the agents' too.",
     )
+    enrolment: Literal["token", "approve"] = Field(
+        default="token",
+        description="Rule for machines that enrol: token: a valid token of the role enrol is enough. approve: an "
+        "operator also approves each machine in the dashboard. A room can have a rule of its own.",
+    )
     sites: Names = Field(
         default=(),
         json_schema_extra=_documented("all", '["north"]'),

@@ -26,6 +26,7 @@ def machines() -> None:
       diskcast machines list --room lab-1
       diskcast machines show pc07
       diskcast machines move pc07 pc08 --room lab-2
+      diskcast machines approve pc07 --code 7KX2QM
     """  # noqa: D301
 
 
@@ -71,7 +72,8 @@ def list_machines(
       diskcast machines list --room lab-1 --all
       diskcast machines list --json
     """  # noqa: D301
-    from sender.console.output import Column, local_time
+    from sender.console.output import Column, local_time, state_text
+    from sender.labels import ENROLMENT_STATES
     from sender.store.records.machines import Machine
 
     columns: list[Column[Machine]] = [
@@ -80,6 +82,8 @@ def list_machines(
         Column("position", lambda machine: machine.position, cut=True),
         Column("mac", lambda machine: machine.macs[0] if machine.macs else ""),
         Column("address", lambda machine: machine.address),
+        Column("enrolment", lambda machine: state_text(ENROLMENT_STATES[machine.enrolment])),
+        Column("code", lambda machine: machine.approval_code),
         Column("last seen", lambda machine: local_time(machine.last_seen_at)),
     ]
     output.listed(
@@ -103,7 +107,8 @@ def show(client: Client, output: Output, machine: str) -> None:
       diskcast machines show 52:54:00:12:34:07 --json
     """  # noqa: D301
     from sender.console.lookup import find_machine
-    from sender.console.output import local_time
+    from sender.console.output import local_time, state_text
+    from sender.labels import ENROLMENT_STATES
 
     found = find_machine(client, machine)
     output.record(
@@ -119,6 +124,12 @@ def show(client: Client, output: Output, machine: str) -> None:
             ("note", found.note),
             ("address", found.address),
             ("agent", found.agent_version),
+            ("enrolment", state_text(ENROLMENT_STATES[found.enrolment])),
+            ("code", found.approval_code),
+            ("enrolled", local_time(found.enrolled_at)),
+            ("enrolled by", found.enrolled_by),
+            ("last claim", local_time(found.claimed_at)),
+            ("claimed from", found.claimed_from),
             ("last seen", local_time(found.last_seen_at)),
             ("added", local_time(found.created_at)),
             *((key, str(value)) for key, value in found.inventory.items()),
@@ -248,6 +259,77 @@ def remove(client: Client, output: Output, machine: str) -> None:
     found = find_machine(client, machine)
     client.remove(path("machines", found.machine_id))
     output.done(f"removed {found.name}", machine_id=found.machine_id)
+
+
+@machines.command()
+@click.argument("machine")
+@click.option("--code", metavar="CODE", required=True, help="Code that the machine shows.")
+@api_command
+def approve(client: Client, output: Output, machine: str, *, code: str) -> None:
+    """Approve a machine that waits for approval.
+
+    Compare CODE on the machine's own screen: another machine could wait under the same name.
+
+    \b
+    Examples:
+      diskcast machines approve pc07 --code 7KX2QM
+      diskcast machines approve 52:54:00:12:34:07 --code 7KX2QM --json
+    """  # noqa: D301
+    from sender.console.lookup import find_machine, path
+    from sender.store.records.machines import Machine
+
+    found = find_machine(client, machine)
+    approved = client.order(path("machines", found.machine_id, "approve"), Machine, {"code": code})
+    output.done(f"approved {approved.name}", approved)
+
+
+@machines.command()
+@click.argument("machine", nargs=-1, required=True)
+@api_command
+def revoke(client: Client, output: Output, machine: tuple[str, ...]) -> None:
+    """Revoke the access of machines: they are out within five seconds.
+
+    A running cast of a revoked machine continues without it. To let a machine enrol again, use readmit.
+
+    \b
+    Examples:
+      diskcast machines revoke pc07
+      diskcast machines revoke pc07 pc08 --json
+    """  # noqa: D301
+    from sender.console.client import to_json as json_of
+    from sender.console.lookup import find_machine, path
+    from sender.console.output import emit, print_message
+    from sender.store.records.machines import MachineRevocation
+
+    found = [find_machine(client, text) for text in machine]  # look up all of them before revoking the first
+    for one in found:
+        revoked = client.order(path("machines", one.machine_id, "revoke"), MachineRevocation)
+        if output.json_lines:
+            emit("machine", **json_of(revoked))
+        elif not revoked.recorded:
+            print_message(
+                f"{one.name} is out of this daemon; the database is unavailable, so other daemons learn of it later"
+            )
+    output.done(f"revoked {', '.join(one.name for one in found)}", count=len(found))
+
+
+@machines.command()
+@click.argument("machine")
+@api_command
+def readmit(client: Client, output: Output, machine: str) -> None:
+    """Let a revoked machine enrol again, with a token for enrolment.
+
+    \b
+    Examples:
+      diskcast machines readmit pc07
+      diskcast machines readmit pc07 --json
+    """  # noqa: D301
+    from sender.console.lookup import find_machine, path
+    from sender.store.records.machines import Machine
+
+    found = find_machine(client, machine)
+    readmitted = client.order(path("machines", found.machine_id, "readmit"), Machine)
+    output.done(f"{readmitted.name} can enrol again", readmitted)
 
 
 @machines.command()

@@ -52,6 +52,7 @@ def list_rooms(client: Client, output: Output, *, limit: int, everything: bool) 
         Column("machines", lambda room: str(room.machine_count), right=True),
         Column("site", lambda room: room.site),
         Column("interface", lambda room: room.interface),
+        Column("enrolment", lambda room: room.enrolment),
         Column("description", lambda room: room.description, cut=True),
     ]
     output.listed(
@@ -117,6 +118,11 @@ _details = (
     click.option("--description", metavar="TEXT", help="Free text."),
     click.option("--site", metavar="SITE", help="Site whose daemons cast for the room."),
     click.option("--interface", metavar="IF", help="Network interface of the daemon for this room."),
+    click.option(
+        "--enrolment",
+        type=click.Choice(["token", "approve", ""]),
+        help="Rule for machines that enrol; empty for the daemon's.",
+    ),
 )
 
 
@@ -126,6 +132,7 @@ _details = (
 @_details[1]
 @_details[2]
 @_details[3]
+@_details[4]
 @api_command
 def create(client: Client, output: Output, room_id: str, **details: str | None) -> None:
     """Create a room.
@@ -150,6 +157,7 @@ def create(client: Client, output: Output, room_id: str, **details: str | None) 
 @_details[1]
 @_details[2]
 @_details[3]
+@_details[4]
 @api_command
 def change(client: Client, output: Output, room_id: str, **details: str | None) -> None:
     """Change the details of a room; an empty text clears a field.
@@ -157,7 +165,7 @@ def change(client: Client, output: Output, room_id: str, **details: str | None) 
     \b
     Examples:
       diskcast rooms change lab-1 --name "Lab 1, first floor"
-      diskcast rooms change lab-1 --interface eth2 --description ""
+      diskcast rooms change lab-1 --interface eth2 --description "" --enrolment approve
     """  # noqa: D301
     from sender.console.lookup import path
     from sender.store.records.machines import Room
@@ -165,7 +173,7 @@ def change(client: Client, output: Output, room_id: str, **details: str | None) 
     given = _given(details)
     if not given:
         raise click.UsageError(
-            "nothing to change: use at least one of --name, --description, --site, --interface"
+            "nothing to change: use at least one of --name, --description, --site, --interface, --enrolment"
         )
     room = client.change(path("rooms", room_id), Room, given)
     output.done(f"changed room {room.room_id}", room)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from protocol.errors import ConfigurationError, StorageError
-from sender.console.options import api_command, list_options
+from sender.console.options import api_command, checked_room, list_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -26,8 +26,8 @@ ROLES = ("view", "operate", "enrol")
 def tokens() -> None:
     """Manage API tokens.
 
-    A token has a role. view: see everything. operate: see and change everything. enrol: for agents; check in a machine
-    and get its cast, nothing else.
+    A token has a role. view: see everything. operate: see and change everything. enrol: for agents; enrol the machines
+    of one room or of all, nothing else.
 
     \b
     Examples:
@@ -54,6 +54,7 @@ def list_tokens(client: Client, output: Output, *, limit: int, everything: bool)
     columns: list[Column[Token]] = [
         Column("token", lambda token: token.name, cut=True),
         Column("role", lambda token: token.role.value),
+        Column("room", lambda token: token.room_id or ""),
         Column("created", lambda token: local_time(token.created_at)),
         Column("by", lambda token: token.created_by, cut=True),
         Column("expires", lambda token: local_time(token.expires_at) or "never"),
@@ -72,9 +73,12 @@ def list_tokens(client: Client, output: Output, *, limit: int, everything: bool)
 @click.argument("name")
 @click.option("--role", type=click.Choice(ROLES), required=True, help="Role of the token.")
 @click.option(
+    "--room", "room_id", metavar="ROOM", callback=checked_room, help="Room that a token of role enrol is for."
+)
+@click.option(
     "--expires",
     metavar="TIME",
-    show_default="never",
+    show_default="never; 30d for the role enrol",
     help="Time until the token expires, such as 90d or 12h.",
 )
 @click.option(
@@ -87,7 +91,14 @@ def list_tokens(client: Client, output: Output, *, limit: int, everything: bool)
 )
 @api_command
 def create(
-    client: Client, output: Output, name: str, *, role: str, expires: str | None, secret_path: Path | None
+    client: Client,
+    output: Output,
+    name: str,
+    *,
+    role: str,
+    room_id: str | None,
+    expires: str | None,
+    secret_path: Path | None,
 ) -> None:
     """Create a token.
 
@@ -96,13 +107,18 @@ def create(
     \b
     Examples:
       diskcast tokens create anna --role operate --expires 90d --output ~/.config/diskcast/token
-      diskcast tokens create lab-agents --role enrol --output agents.token
+      diskcast tokens create lab-agents --role enrol --room lab-1 --expires 8h --output agents.token
     """  # noqa: D301
     from sender.console.time_parsing import parse_in
     from sender.store.records.access import NewToken
 
     expires_at = None if expires is None else parse_in(expires, datetime.now(UTC))
-    body = {"name": name, "role": role, "expires_at": None if expires_at is None else expires_at.isoformat()}
+    body = {
+        "name": name,
+        "role": role,
+        "room_id": room_id,
+        "expires_at": None if expires_at is None else expires_at.isoformat(),
+    }
     if secret_path is None:
         from sender.console.output import print_message
 

@@ -1,4 +1,4 @@
-"""Answers to agents' check-ins: match the machine, record its last result, assign a cast."""
+"""Answers to agents' check-ins: enrol the machine, record its last result, assign a cast."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ import structlog
 from protocol.control.check_in import AgentState, Assignment, CastOutcome, CheckIn, CheckInAnswer
 from protocol.errors import DatabaseError
 from protocol.model.session_records import CastId
+from sender.daemon.enrolment_desk import EnrolmentDesk, EnrolmentGrant, report_of
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.cast_verdict import assigned_machine
 from sender.daemon.presence import MachinePresence, Presence
+from sender.daemon.ticket_office import TicketOffice
+from sender.refusals import unauthorised
 from sender.store.group_commit import GroupCommit
-from sender.store.machines.enrolment import Enrolment
 from sender.store.records.casts import Cast, CastMachine
 from sender.store.records.machine_states import FINAL_STATES, MachineState
 from sender.store.records.machines import Machine
@@ -33,8 +35,10 @@ IDLE_AFTER_S: Final = 1.0
 """Pause of an idle agent before its next check-in: short, since the long poll waits."""
 RECEIVING_AFTER_S: Final = 4.0
 """Pause of a receiving agent before its next check-in: well within the ten seconds that a takeover may take."""
+APPROVAL_AFTER_S: Final = 3.0
+"""Pause of an agent that waits for approval: it continues soon after the click."""
 _KNOWN_MAX: Final = 4096
-"""Agents whose machines are kept in memory: four rooms of the largest size."""
+"""Machines that are kept in memory: four rooms of the largest size."""
 _READ_AGAIN_S: Final = 10.0
 """Age at which a machine's row is read again, since another daemon may have moved the machine."""
 _ELSEWHERE_S: Final = 2.0
@@ -45,15 +49,15 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
-class _MatchedAgent:
-    """An agent and its machine.
+class _KnownMachine:
+    """A machine that checks in.
 
     Attributes:
-        identity_digest: of everything that the agent reported about itself.
+        report_digest: of everything that its agent reported about it.
         read_at: monotonic seconds at which the machine was last read.
     """
 
-    identity_digest: str
+    report_digest: str
     machine: Machine
     read_at: float
 
@@ -61,92 +65,118 @@ class _MatchedAgent:
 class CheckInHandler:
     """The handler of agents' check-ins. Not thread-safe: use it on the event loop."""
 
-    def __init__(self, store: Store, recorder: Recorder, registry: CastRegistry, presence: Presence) -> None:
+    def __init__(
+        self,
+        store: Store,
+        recorder: Recorder,
+        registry: CastRegistry,
+        presence: Presence,
+        desk: EnrolmentDesk,
+        tickets: TicketOffice,
+    ) -> None:
         self._store = store
         self._recorder = recorder
         self._registry = registry
         self._presence = presence
-        self._enrolling = GroupCommit(store, store.machines.enrol)
+        self._desk = desk
+        self._tickets = tickets
+        self._updating = GroupCommit(store, store.machines.record)
         self._recording = GroupCommit(store, self._write_outcomes)
-        self._known: OrderedDict[str, _MatchedAgent] = OrderedDict()
+        self._known: OrderedDict[str, _KnownMachine] = OrderedDict()
         self._ended_cache: dict[str, tuple[float, set[str]]] = {}
 
-    async def answer(self, check_in: CheckIn, address: str) -> CheckInAnswer:
+    async def answer(self, check_in: CheckIn, agent: str | EnrolmentGrant, address: str) -> CheckInAnswer:
         """Answer one check-in; wait up to ``wait_s`` for a cast if the agent is idle.
 
         Args:
             check_in: the agent's message, checked.
+            agent: id of the machine whose secret the agent has, or the grant of its token.
             address: its source.
 
         Raises:
+            RequestRefusedError: the agent can't enrol, or its machine was removed.
             DatabaseError: the machine isn't known yet and the database is unavailable; the agent retries.
         """
-        machine = await self._machine(check_in, address)
+        if isinstance(agent, EnrolmentGrant):
+            return await self._enrol(check_in, agent, address)
+        machine = await self._machine(check_in, agent, address)
         present = self._presence.note(machine, check_in)
         recorded = None
         if check_in.last_result is not None and await self._record(machine, check_in.last_result):
             recorded = check_in.last_result.cast_id
+        if check_in.state is AgentState.LEAVING:
+            return await self._leave(machine, recorded)
         present.polls += 1
         try:
             cast = await self._await_cast(machine, check_in)
         finally:
             present.polls -= 1
             present.heard_at = time.monotonic()
+        assignment = None
         if cast is not None:
             self._note_assigned(cast, machine, present)
+            assignment = _assignment(cast, await self._tickets.issue(cast.cast_id, machine.machine_id))
         return CheckInAnswer(
             machine_id=machine.machine_id,
             name=machine.name,
             recorded_cast_id=recorded,
-            assignment=None if cast is None else _assignment(cast),
+            assignment=assignment,
             check_in_after_s=IDLE_AFTER_S if check_in.state is AgentState.IDLE else RECEIVING_AFTER_S,
         )
 
     def forget(self, machine_id: str) -> None:
-        """Look a machine up again at its next check-in, since it was changed or removed."""
-        for agent_id in [key for key, known in self._known.items() if known.machine.machine_id == machine_id]:
-            del self._known[agent_id]
+        """Look a machine up again at its next check-in, since it was changed, removed or revoked."""
+        self._known.pop(machine_id, None)
         self._registry.changes.notify()
 
-    async def _machine(self, check_in: CheckIn, address: str) -> Machine:
-        """Return the agent's machine, looked up once per run of an agent and when its reported identity changes."""
-        digest = hashlib.blake2b(
-            repr(
-                (
-                    check_in.name,
-                    check_in.macs,
-                    check_in.serial,
-                    check_in.asset_tag,
-                    check_in.inventory,
-                    address,
-                )
-            ).encode(),
-            digest_size=16,
-        ).hexdigest()
-        known = self._known.get(check_in.agent_id)
-        if known is not None and known.identity_digest == digest:
-            self._known.move_to_end(check_in.agent_id)
+    async def _leave(self, machine: Machine, recorded: CastId | None) -> CheckInAnswer:
+        """Answer an agent that exits; a machine that boots over the network soon enrols again."""
+        self._presence.forget(machine.machine_id)
+        self._known.pop(machine.machine_id, None)
+        await self._store.run(self._store.enrolments.release, machine.machine_id)
+        return CheckInAnswer(machine.machine_id, machine.name, recorded, None, 0.0)
+
+    async def _enrol(self, check_in: CheckIn, grant: EnrolmentGrant, address: str) -> CheckInAnswer:
+        """Answer an agent without its machine's secret: it gets that and nothing else."""
+        claimed = await self._desk.claim(check_in, grant, address)
+        machine = claimed.machine
+        assert machine is not None
+        waits = not claimed.secret
+        return CheckInAnswer(
+            machine_id=machine.machine_id,
+            name=machine.name,
+            recorded_cast_id=None,
+            assignment=None,
+            check_in_after_s=APPROVAL_AFTER_S if waits else 0.0,
+            machine_secret=claimed.secret,
+            approval_code=machine.approval_code if waits else "",
+        )
+
+    async def _machine(self, check_in: CheckIn, machine_id: str, address: str) -> Machine:
+        """Return the agent's machine, written once per run of an agent and when its reported description changes.
+
+        Raises:
+            RequestRefusedError: it was removed.
+        """
+        report = dataclasses.replace(report_of(check_in, address), machine_id=machine_id)
+        digest = hashlib.blake2b(repr((check_in.agent_id, report)).encode(), digest_size=16).hexdigest()
+        known = self._known.get(machine_id)
+        if known is not None and known.report_digest == digest:
+            self._known.move_to_end(machine_id)
             recorded = await self._recorded(known)
             if recorded is not None:
                 return recorded
-        machine = await self._enrolling.submit(
-            Enrolment(
-                name=check_in.name,
-                macs=check_in.macs,
-                serial=check_in.serial,
-                asset_tag=check_in.asset_tag,
-                address=address,
-                agent_version=check_in.version,
-                inventory=check_in.inventory,
-            )
-        )
-        self._known[check_in.agent_id] = _MatchedAgent(digest, machine, time.monotonic())
+        machine = await self._updating.submit(report)
+        if machine is None:
+            self._known.pop(machine_id, None)
+            raise unauthorised(f"machine {machine_id} was removed: enrol it again with a token")
+        self._known[machine_id] = _KnownMachine(digest, machine, time.monotonic())
         while len(self._known) > _KNOWN_MAX:
             self._known.popitem(last=False)
         _log.info("machine_checked_in", machine=machine.name, address=address, version=check_in.version)
         return machine
 
-    async def _recorded(self, known: _MatchedAgent) -> Machine | None:
+    async def _recorded(self, known: _KnownMachine) -> Machine | None:
         """Return the machine as recorded; None if it is gone, since another daemon may have moved or removed it."""
         store, now = self._store, time.monotonic()
         if now - known.read_at >= _READ_AGAIN_S:
@@ -162,7 +192,7 @@ class CheckInHandler:
     async def _await_cast(self, machine: Machine, check_in: CheckIn) -> Cast | None:
         deadline = time.monotonic() + check_in.wait_s
         while True:
-            if check_in.agent_id not in self._known:
+            if machine.machine_id not in self._known or self._desk.is_revoked(machine.machine_id):
                 return None  # the machine was changed in the meantime: its agent checks in again
             cast = await self._cast_for(machine, check_in)
             left_s = deadline - time.monotonic()
@@ -284,7 +314,7 @@ def outcome_row(machine: Machine, outcome: CastOutcome, row: CastMachine | None)
     )
 
 
-def _assignment(cast: Cast) -> Assignment:
+def _assignment(cast: Cast, ticket: str) -> Assignment:
     host = urllib.parse.urlsplit(cast.control_url).hostname or ""
     return Assignment(
         cast_id=CastId(int(cast.cast_id, 16)),
@@ -295,4 +325,6 @@ def _assignment(cast: Cast) -> Assignment:
         sender_address=host,
         group=cast.group,
         port=cast.port,
+        pin=cast.control_pin,
+        ticket=ticket,
     )

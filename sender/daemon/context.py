@@ -8,10 +8,12 @@ from datetime import datetime
 from sender.config.server_config import ServerConfig
 from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInHandler
+from sender.daemon.enrolment_desk import EnrolmentDesk
 from sender.daemon.event_feed import EventFeed
 from sender.daemon.health import HealthMonitor
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.live_state import LiveState
+from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import DaemonMetrics
@@ -29,6 +31,8 @@ class Services:
         live_state: rooms and casts as they are now.
         feed: live events for subscribers.
         check_ins: answers to agents.
+        access: secrets and revocations of machines.
+        desk: claims of machines that enrol.
         started_at: start of this process.
     """
 
@@ -41,6 +45,8 @@ class Services:
     live_state: LiveState
     feed: EventFeed
     check_ins: CheckInHandler
+    access: MachineAccess
+    desk: EnrolmentDesk
     health: HealthMonitor
     metrics: DaemonMetrics
     started_at: datetime

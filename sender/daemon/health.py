@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from sender.daemon.enrolment_desk import EnrolmentDesk
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.library.library import Library
 from sender.store.records.problems import Problem, ProblemKind
@@ -20,11 +21,19 @@ _STUCK_S: Final = 30.0
 class HealthMonitor:
     """Problems of a running daemon. Not thread-safe: use it on the event loop."""
 
-    def __init__(self, store: Store, recorder: Recorder, library: Library, registry: CastRegistry) -> None:
+    def __init__(
+        self,
+        store: Store,
+        recorder: Recorder,
+        library: Library,
+        registry: CastRegistry,
+        desk: EnrolmentDesk,
+    ) -> None:
         self._store = store
         self._recorder = recorder
         self._library = library
         self._registry = registry
+        self._desk = desk
 
     def problems(self) -> list[Problem]:
         """Return the problems that an operator should look at, the longest-lasting first."""
@@ -32,6 +41,7 @@ class HealthMonitor:
             self._store.problem,
             self._recorder.problem,
             *self._library.problems(),
+            *self._desk.problems(),
             *self._blocked_reads(),
         ]
         return sorted(

@@ -13,11 +13,14 @@ from typing import Final
 from protocol.constants import CHECK_IN_WAIT_S_MAX
 from protocol.control.check_in import AgentState, CheckIn
 from protocol.errors import DatabaseError
+from sender.store.machines.claims import LastHeard
 from sender.store.records.machines import Machine
 from sender.store.store import Store
 
 ONLINE_S: Final = CHECK_IN_WAIT_S_MAX + 15.0
 """A machine counts as online for this long after its last check-in: a long poll and one failed retry."""
+OVERDUE_S: Final = 10.0
+"""Time after an answer by which the next check-in is overdue: twice the longest pause of an agent."""
 _SAVE_INTERVAL_S: Final = 10.0
 _MACHINES_MAX: Final = 20_000
 """Machines in memory: ten times the largest site. The database has them all."""
@@ -73,9 +76,17 @@ class Presence:
         found = self._machines.get(machine_id)
         return found if found is not None and self._is_online(found) else None
 
+    def last_heard(self, machine_id: str) -> LastHeard | None:
+        """Return a machine's last check-in here; only reads, so that other threads may call it."""
+        found = self._machines.get(machine_id)
+        if found is None:
+            return None
+        return LastHeard(found.seen_at, found.polls > 0 or self._clock() - found.heard_at < OVERDUE_S)
+
     def forget(self, machine_id: str) -> None:
-        """Forget a machine that was removed."""
+        """Forget a machine that was removed, or whose agent exits."""
         self._machines.pop(machine_id, None)
+        self._unsaved.pop(machine_id, None)
 
     @property
     def online(self) -> list[MachinePresence]:

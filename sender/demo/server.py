@@ -15,6 +15,7 @@ import shutil
 import time
 import urllib.parse
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +24,7 @@ from protocol.shared.units import format_duration
 from sender.demo.programs import Program, Programs
 from sender.demo.run import INTERFACE, DemoPlan, PrintStep, make_packed
 from sender.store.records.images import Image, ImageState
-from sender.store.records.machines import Room
+from sender.store.records.machines import EnrolmentMode, Room
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -35,6 +36,9 @@ LIBRARY_POLL_S: Final = 0.3
 READY_LIMIT_S: Final = 30.0
 """Time for all agents to start, on a small machine, and to check in."""
 TOKEN_NAME: Final = "diskcast demo"  # noqa: S105 - a name
+TOKEN_LIFETIME: Final = timedelta(days=1)
+ENROLMENT: Final = EnrolmentMode.TOKEN.value
+"""Nobody has to approve the demo's machines, whatever the daemon requires of real ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ async def run_room(plan: RoomPlan, directory: Path, print_step: PrintStep) -> No
     ]
     await asyncio.to_thread(_provide_room, plan, machines)
     print_step(f"Room {plan.room!r} has {len(machines)} machines")
-    with _enrolment(client, needed=server["auth"] != "open") as environment:
+    with _enrolment(client, plan.room, needed=server["auth"] != "open") as environment:
         try:
             async with Programs(directory, attach=False) as programs, asyncio.TaskGroup() as tasks:
                 for machine in machines:
@@ -191,21 +195,23 @@ def _provide_room(plan: RoomPlan, machines: list[_Machine]) -> None:
     except ServerRefusedError as error:
         if error.details.get("status") != 404:
             raise
-        body = {"room_id": plan.room, "name": "Demo", "interface": INTERFACE}
+        body = {"room_id": plan.room, "name": "Demo", "interface": INTERFACE, "enrolment": ENROLMENT}
         room = client.create("/rooms", Room, body)
-    if room.interface != INTERFACE:
-        client.change(f"/rooms/{plan.room}", Room, {"interface": INTERFACE})
+    if (room.interface, room.enrolment) != (INTERFACE, ENROLMENT):
+        client.change(f"/rooms/{plan.room}", Room, {"interface": INTERFACE, "enrolment": ENROLMENT})
     rows = ["name,serial", *(f"{machine.name},{machine.serial}" for machine in machines)]
     client.create(f"/rooms/{plan.room}/import", dict[str, Any], csv="\n".join(rows).encode())
 
 
 @contextlib.contextmanager
-def _enrolment(client: Client, *, needed: bool) -> Iterator[dict[str, str]]:
+def _enrolment(client: Client, room: str, *, needed: bool) -> Iterator[dict[str, str]]:
     """Yield the agents' environment, with a temporary token if the daemon requires one."""
     if not needed:
         yield {}
         return
-    made = client.create("/tokens", dict[str, Any], {"name": TOKEN_NAME, "role": "enrol"})
+    expires_at = (datetime.now(UTC) + TOKEN_LIFETIME).isoformat()
+    body = {"name": TOKEN_NAME, "role": "enrol", "room_id": room, "expires_at": expires_at}
+    made = client.create("/tokens", dict[str, Any], body)
     token_id = str(made["token"]["token_id"])
     try:
         yield {"DISKCAST_TOKEN": str(made["secret"])}

@@ -9,6 +9,7 @@ from sender.config.server_config import ServerConfig
 from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInHandler
 from sender.daemon.context import Services
+from sender.daemon.enrolment_desk import EnrolmentDesk
 from sender.daemon.event_feed import EventFeed
 from sender.daemon.event_topics import OverviewTopic
 from sender.daemon.health import HealthMonitor
@@ -19,11 +20,14 @@ from sender.daemon.jobs.owner import Owner
 from sender.daemon.jobs.session_opener import SessionOpener
 from sender.daemon.lease_acquirer import LeaseAcquirer
 from sender.daemon.live_state import LiveState
+from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
 from sender.daemon.supervisor import Supervisor
+from sender.daemon.ticket_office import TicketOffice
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import DaemonMetrics, FleetSources
 from sender.store.records.casts import Cast
+from sender.store.records.machines import EnrolmentMode
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 
@@ -48,12 +52,17 @@ def compose_daemon(config: ServerConfig, store: Store, recorder: Recorder, owner
     registry = CastRegistry(ended_kept_s=config.metrics.retention_s)
     library = Library(config.library, store)
     presence = Presence()
-    health = HealthMonitor(store, recorder, library, registry)
+    access = MachineAccess(store, recorder, registry)
+    desk = EnrolmentDesk(store, presence, access, EnrolmentMode(config.server.enrolment))
+    tickets = TicketOffice(store)
+    health = HealthMonitor(store, recorder, library, registry, desk)
     live_state = LiveState(store, registry, presence)
     feed = EventFeed(
         store, registry, live_state, lambda: OverviewTopic(store, registry, presence, live_state, health)
     )
     commands = CastCommands(store, library, recorder, registry, owner)
+
+    check_ins = CheckInHandler(store, recorder, registry, presence, desk, tickets)
 
     def make_job(cast: Cast, earlier: EarlierRuns) -> CastJob:
         return CastJob(cast, recorder, owner=owner, earlier=earlier)
@@ -85,7 +94,9 @@ def compose_daemon(config: ServerConfig, store: Store, recorder: Recorder, owner
         presence=presence,
         live_state=live_state,
         feed=feed,
-        check_ins=CheckInHandler(store, recorder, registry, presence),
+        check_ins=check_ins,
+        access=access,
+        desk=desk,
         health=health,
         metrics=DaemonMetrics(config.server.name, store, sources),
         started_at=datetime.now(UTC),

@@ -150,6 +150,8 @@ def _background(daemon: Daemon) -> dict[str, Coroutine[None, None, None]]:
         "supervisor": daemon.supervisor.run(),
         "rates": share_rates(services.registry, config.network.rate_ceiling_bytes_per_s),
         "presence": save_presence(store, services.presence),
+        "revocations": services.access.run(),
+        "claims": services.desk.run(),
         "live feed": services.feed.run(),
         "schedules": run_schedules(store, services.commands),
         "retention": run_retention(store, config.history.retention_days),

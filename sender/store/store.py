@@ -25,6 +25,7 @@ from sender.store.backup.journal import find_segments
 from sender.store.records.problems import Problem, ProblemKind
 from sender.store.repositories.audit import Audit
 from sender.store.repositories.casts import Casts
+from sender.store.repositories.enrolments import Enrolments
 from sender.store.repositories.history import History
 from sender.store.repositories.idempotency import IdempotencyKeys
 from sender.store.repositories.images import Images
@@ -65,6 +66,7 @@ class Store:
         self.audit = Audit(database)
         self.rooms = Rooms(database, self.audit)
         self.machines = Machines(database, self.audit)
+        self.enrolments = Enrolments(database, self.audit, self.machines)
         self.casts = Casts(database, self.audit)
         self.leases = Leases(database)
         self.schedules = Schedules(database, self.audit)

@@ -30,6 +30,7 @@ from sender.store.backup.journal import sync_directory
 from sender.store.records.problems import Problem, ProblemKind
 from sender.store.repositories.audit import Audit
 from sender.store.repositories.casts import Casts
+from sender.store.repositories.enrolments import Enrolments
 from sender.store.repositories.images import Images
 from sender.store.repositories.leases import Leases
 from sender.store.repositories.machines import Machines
@@ -44,6 +45,7 @@ RECORDABLE: Final[dict[str, Callable[..., object]]] = {
     "casts.put_timeline": Casts.put_timeline,
     "casts.save": Casts.save,
     "casts.save_progress": Casts.save_progress,
+    "enrolments.revoke": Enrolments.revoke,
     "images.put": Images.put,
     "leases.release": Leases.release,
     "machines.touch": Machines.touch,

@@ -126,7 +126,7 @@ export const ROLES = {
   },
   "enrol": {
     "text": "Enrol",
-    "hint": "For agents: checks in a machine and gets its cast, nothing else."
+    "hint": "For agents: enrols machines, of one room or of all, nothing else."
   }
 };
 
@@ -184,7 +184,8 @@ export const PROBLEM_KINDS = {
   "library": "Image library",
   "cast": "Cast",
   "disk": "Disk",
-  "clock": "Clock"
+  "clock": "Clock",
+  "enrolment": "Enrolment"
 };
 
 /** Reasons for machines that reported no error. @type {Record<string, string>} */

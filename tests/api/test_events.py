@@ -166,9 +166,10 @@ def test_the_daemon_stops_without_waiting_for_streams_and_agents(tmp_path: Path)
     with serve(tmp_path) as served, served.client(None) as client, watch(client, "overview") as watcher:
         events = watcher.events("overview")
         next(events)
+        secret = client.post("/check-in", json=check_in).json()["machine_secret"]
 
         def ask() -> None:
-            with served.client(None) as agent:
+            with served.client(None, headers={"Authorization": f"Bearer {secret}"}) as agent:
                 answers.append(agent.post("/check-in", json=check_in).status_code)
 
         thread = threading.Thread(target=ask)

@@ -207,9 +207,13 @@ def test_an_image_in_a_folder_disappears_with_its_file(local: httpx.Client, open
 
 def test_a_check_in_registers_its_machine(guarded: Served, operator: httpx.Client) -> None:
     with guarded.client(Role.ENROL) as agent:
+        enrolment = agent.post("/check-in", json=check_in("new-pc", "52:54:00:cc:00:01"))
+        assert enrolment.status_code == 200, enrolment.text
+        agent.headers["Authorization"] = f"Bearer {enrolment.json()['machine_secret']}"
         answer = agent.post("/check-in", json=check_in("new-pc", "52:54:00:cc:00:01"))
         assert answer.status_code == 200, answer.text
         known = answer.json()
+        assert known["machine_secret"] == "", "given only once"
         assert (known["name"], known["assignment"]) == ("new-pc", None)
         machine = operator.get(f"/machines/{known['machine_id']}").json()
         assert (machine["macs"], machine["inventory"]) == (["52:54:00:cc:00:01"], {"memory": "8 GiB"})

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from protocol.control.check_in import AgentState, CastOutcome, CheckIn
+from protocol.control.check_in import AgentState, CastOutcome, CheckIn, CheckInAnswer
 from protocol.errors import DatabaseUnavailableError
 from protocol.model.session_records import CastId
 from sender.config.config_file import load_config
 from sender.daemon import check_in as module
 from sender.daemon.check_in import CheckInHandler
+from sender.daemon.enrolment_desk import EnrolmentDesk, EnrolmentGrant
 from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
-from sender.store.machines.enrolment import Enrolment
+from sender.daemon.ticket_office import TicketOffice
+from sender.refusals import RequestRefusedError
+from sender.store.machines.machine_report import MachineReport
 from sender.store.open_store import open_store
-from sender.store.records.machines import Room
+from sender.store.records.machines import EnrolmentMode, Room
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import add_cast
@@ -51,7 +56,27 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def desk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckInHandler:
     monkeypatch.setattr(module, "_READ_AGAIN_S", 0.0)
-    return CheckInHandler(store, Recorder(store, tmp_path), CastRegistry(ended_kept_s=0.0), Presence())
+    return make_handler(store, tmp_path)
+
+
+def make_handler(store: Store, tmp_path: Path, mode: EnrolmentMode = EnrolmentMode.TOKEN) -> CheckInHandler:
+    recorder, registry, presence = Recorder(store, tmp_path), CastRegistry(ended_kept_s=0.0), Presence()
+    access = MachineAccess(store, recorder, registry)
+    return CheckInHandler(
+        store,
+        recorder,
+        registry,
+        presence,
+        EnrolmentDesk(store, presence, access, mode),
+        TicketOffice(store),
+    )
+
+
+async def enrolled(handler: CheckInHandler, check_in: CheckIn = REPORTED) -> str:
+    """Return the id of a machine that has enrolled."""
+    answer = await handler.answer(check_in, EnrolmentGrant("lab-agents"), "10.0.0.7")
+    assert answer.machine_secret
+    return answer.machine_id
 
 
 def outcome(cast_id: int, *, success: bool = True) -> CastOutcome:
@@ -76,21 +101,25 @@ def test_a_machine_moved_through_another_daemon_is_in_its_new_room(
     desk: CheckInHandler, store: Store
 ) -> None:
     async def meet() -> tuple[str | None, str | None]:
-        before = await desk._machine(REPORTED, "10.0.0.7")
+        machine_id = await enrolled(desk)
+        before = await desk._machine(REPORTED, machine_id, "10.0.0.7")
         store.machines.change(before.machine_id, room_id="lab-1")
-        return before.room_id, (await desk._machine(REPORTED, "10.0.0.7")).room_id
+        return before.room_id, (await desk._machine(REPORTED, machine_id, "10.0.0.7")).room_id
 
     assert asyncio.run(meet()) == (None, "lab-1")
 
 
-def test_a_machine_removed_through_another_daemon_is_enrolled_again(
+def test_a_machine_removed_through_another_daemon_must_enrol_again(
     desk: CheckInHandler, store: Store
 ) -> None:
     async def meet() -> bool:
-        before = await desk._machine(REPORTED, "10.0.0.7")
-        store.machines.remove(before.machine_id)
-        after = await desk._machine(REPORTED, "10.0.0.7")
-        return store.machines.get(after.machine_id) is not None
+        machine_id = await enrolled(desk)
+        await desk._machine(REPORTED, machine_id, "10.0.0.7")
+        store.machines.remove(machine_id)
+        with pytest.raises(RequestRefusedError) as refused:
+            await desk.answer(REPORTED, machine_id, "10.0.0.7")
+        assert refused.value.status == 401
+        return store.machines.get(await enrolled(desk)) is not None
 
     assert asyncio.run(meet())
 
@@ -102,9 +131,56 @@ def test_a_known_machine_takes_part_while_the_database_is_unavailable(
         raise DatabaseUnavailableError(f"no answer about {machine_id}")
 
     async def meet() -> bool:
-        before = await desk._machine(REPORTED, "10.0.0.7")
+        machine_id = await enrolled(desk)
+        before = await desk._machine(REPORTED, machine_id, "10.0.0.7")
         monkeypatch.setattr(store.machines, "get", unavailable)
-        return await desk._machine(REPORTED, "10.0.0.7") == before
+        return await desk._machine(REPORTED, machine_id, "10.0.0.7") == before
+
+    assert asyncio.run(meet())
+
+
+def test_a_token_records_no_result(desk: CheckInHandler, store: Store) -> None:
+    """Or whoever has a token for enrolment writes history for machines that were never switched on."""
+    add_cast(store, "00000001")
+    posted = dataclasses.replace(REPORTED, last_result=outcome(1))
+
+    async def meet() -> CheckInAnswer:
+        return await desk.answer(posted, EnrolmentGrant("lab-agents"), "10.0.0.7")
+
+    answer = asyncio.run(meet())
+    assert (answer.recorded_cast_id, answer.assignment) == (None, None)
+    assert store.casts.machines("00000001") == []
+
+
+def test_a_second_claim_is_refused_and_needs_attention(desk: CheckInHandler) -> None:
+    async def meet() -> list[str]:
+        machine_id = await enrolled(desk)
+        await desk.answer(REPORTED, machine_id, "10.0.0.7")
+        with pytest.raises(RequestRefusedError) as refused:
+            await enrolled(desk, dataclasses.replace(REPORTED, agent_id="0e" * 16))
+        assert refused.value.status == 409
+        watching = asyncio.create_task(desk._desk.run())
+        while not desk._desk.problems():
+            await asyncio.sleep(0)
+        watching.cancel()
+        return [problem.text for problem in desk._desk.problems()]
+
+    [text] = asyncio.run(meet())
+    assert "pc07" in text
+    assert "10.0.0.7" in text
+
+
+def test_an_agent_that_leaves_may_come_back_as_another_run(desk: CheckInHandler) -> None:
+    """A machine that boots over the network forgets its secret at each boot, and must not wait for that."""
+
+    async def meet() -> str:
+        machine_id = await enrolled(desk)
+        await desk.answer(REPORTED, machine_id, "10.0.0.7")
+        leaving = dataclasses.replace(REPORTED, state=AgentState.LEAVING)
+        await desk.answer(leaving, machine_id, "10.0.0.7")
+        again = await enrolled(desk, dataclasses.replace(REPORTED, agent_id="0e" * 16))
+        assert again == machine_id
+        return again
 
     assert asyncio.run(meet())
 
@@ -114,13 +190,13 @@ def test_simultaneous_results_of_a_room_are_recorded_for_each_machine(
 ) -> None:
     for cast_id in (1, 2):
         add_cast(store, f"{cast_id:08x}")
-    machines = store.machines.enrol(
+    machines = store.machines.record(
         [
-            Enrolment(f"pc{n}", (f"52:54:00:00:01:{n:02x}",), f"SN{n}", "", "10.0.0.9", "1", {})
+            MachineReport(f"pc{n}", (f"52:54:00:00:01:{n:02x}",), f"SN{n}", "", "10.0.0.9", "1", {})
             for n in range(9)
         ]
     )
-    results = [(machine, outcome(1 + n % 3, success=n != 4)) for n, machine in enumerate(machines)]
+    results = [(machine, outcome(1 + n % 3, success=n != 4)) for n, machine in enumerate(machines) if machine]
 
     async def report() -> list[bool]:
         return await asyncio.gather(*(desk._record(machine, result) for machine, result in results))

@@ -80,6 +80,7 @@ class Machine:
     serial: str
     mac: str
     machine_id: str = ""
+    secret: str = dataclasses.field(default="", repr=False)
     grant: JoinGrant | None = None
     assignment: Assignment | None = None
     counter: int = 0
@@ -230,27 +231,28 @@ class Room:
                 wait_s=wait_s,
             )
         )
-        return CHECK_IN_ANSWER.decode_untrusted(
-            "answer", await self._exchange(self.url, "POST", f"{API_BASE}{CHECK_IN_PATH}", document)
-        )
+        path = f"{API_BASE}{CHECK_IN_PATH}"
+        if not machine.secret:
+            enrolment = await self._exchange(self.url, "POST", path, document)
+            machine.secret = CHECK_IN_ANSWER.decode_untrusted("answer", enrolment).machine_secret
+        answer = await self._exchange(self.url, "POST", path, document, machine.secret)
+        return CHECK_IN_ANSWER.decode_untrusted("answer", answer)
 
     async def _control(self, machine: Machine, method: str, what: str, body: JsonObject) -> None:
         assert machine.assignment is not None
         assert machine.grant is not None
         cast = f"{API_BASE}/casts/{machine.assignment.cast_id:08x}"
         path = f"{cast}/receivers/{machine.grant.receiver_id}/{what}"
-        await self._exchange(machine.assignment.control_url, method, path, body, machine.grant.key)
+        await self._exchange(machine.assignment.control_url, method, path, body, machine.grant.key.hex())
 
-    async def _exchange(
-        self, url: str, method: str, path: str, body: JsonObject, key: bytes | None = None
-    ) -> object:
+    async def _exchange(self, url: str, method: str, path: str, body: JsonObject, bearer: str = "") -> object:
         """Send a request on a connection of its own, as the agent does; retry until there is a response."""
         address = urllib.parse.urlsplit(url)
         payload = json.dumps(body).encode()
         head = f"{method} {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
         head += "Content-Type: application/json\r\n"
-        if key is not None:
-            head += f"Authorization: Bearer {key.hex()}\r\n"
+        if bearer:
+            head += f"Authorization: Bearer {bearer}\r\n"
         request = f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
         pause_s = 0.2
         while True:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import ServerRefusedError, TargetError
+from protocol.errors import EnrolmentRefusedError, TargetError
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage
 from tests.support.network.lab import LIMIT_S, Program, diskcast_agent
 from tests.support.network.ports import free_port_range
@@ -138,7 +138,7 @@ def test_an_agent_needs_an_enrol_token_and_exits_when_its_image_is_written(
         ]
         for options in (["--token-file", files["view"]], []):
             with Program(diskcast_agent(*argv, *options)) as stranger:
-                assert stranger.wait(LIMIT_S) == ServerRefusedError.exit_code, stranger.describe()
+                assert stranger.wait(LIMIT_S) == EnrolmentRefusedError.exit_code, stranger.describe()
                 assert "enrol" in stranger.result["error"]
         leaving = ["--name", "pc01", "--after-cast", "exit"]
         with Program(diskcast_agent(*argv, *leaving, "--token-file", files["enrol"])) as agent:

@@ -14,15 +14,17 @@ import pytest
 import trio
 
 from protocol.control import check_in as messages
-from protocol.errors import ConfigurationError, ServerRefusedError
+from protocol.errors import ConfigurationError, EnrolmentRefusedError
 from receiver.reception.network.http_client import Unreachable
-from receiver.service.server_client import DaemonRing, ServerClient
+from receiver.service.machine_credentials import MachineCredentials
+from receiver.service.server_client import ClaimRefused, DaemonRing, SecretRejected, ServerClient
 from tests.shell.test_control_client import Server
 from tests.support.network.lab import LIMIT_S
 from tests.unit.protocol.control.test_check_in import ANSWER, CHECK_IN
 
 PATH = "/api/v1/check-in"
 SECRET = "dct_enrol_x"
+NO_TOKEN = MachineCredentials("")
 QUICK = dataclasses.replace(CHECK_IN, wait_s=0.0)
 
 
@@ -35,7 +37,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> ServerClient:
-    return ServerClient(server.client.url, SECRET)
+    return ServerClient(server.client.url, MachineCredentials(SECRET))
 
 
 def json_bytes(value: object) -> bytes:
@@ -59,9 +61,27 @@ async def test_a_wrong_token_is_reported_with_the_fix_and_without_the_token(
     server: Server, client: ServerClient, status: int
 ) -> None:
     server.answers[PATH] = status, b'{"title": "x", "detail": "no such token"}'
-    with pytest.raises(ServerRefusedError, match=r"no such token.*enrol") as caught:
+    with pytest.raises(EnrolmentRefusedError, match=r"no such token.*enrol") as caught:
         await client.check_in(QUICK)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.trio
+async def test_a_machine_that_has_its_secret_no_longer_sends_the_token(server: Server) -> None:
+    credentials = MachineCredentials(SECRET)
+    client = ServerClient(server.client.url, credentials)
+    server.answers[PATH] = 200, json_bytes(messages.CHECK_IN_ANSWER.encode(ANSWER))
+    credentials.keep("dcm_x")
+    await client.check_in(QUICK)
+    assert server.requests[-1][2]["Authorization"] == "Bearer dcm_x"
+    server.answers[PATH] = 401, b"{}"
+    with pytest.raises(SecretRejected):
+        await client.check_in(QUICK)
+    credentials.drop()
+    server.answers[PATH] = 409, b'{"detail": "another agent is active"}'
+    with pytest.raises(ClaimRefused, match="another agent is active"):
+        await client.check_in(QUICK)
+    assert server.requests[-1][2]["Authorization"] == f"Bearer {SECRET}"
 
 
 @pytest.mark.trio
@@ -82,7 +102,7 @@ async def test_any_other_answer_is_retried(
 @pytest.mark.trio
 async def test_the_next_daemon_replaces_a_dead_one(server: Server, client: ServerClient) -> None:
     server.answers[PATH] = 200, json_bytes(messages.CHECK_IN_ANSWER.encode(ANSWER))
-    dead = ServerClient("http://127.0.0.1:1", SECRET)
+    dead = ServerClient("http://127.0.0.1:1", MachineCredentials(SECRET))
     ring = DaemonRing([dead, client], random.Random(1))
     with pytest.raises(Unreachable):
         await ring.check_in(QUICK)
@@ -101,14 +121,16 @@ async def test_a_daemon_that_holds_its_answer_is_not_taken_for_dead(
     silent.listen()
     port = silent.getsockname()[1]
     with trio.fail_after(LIMIT_S), pytest.raises(Unreachable, match="timed out"):
-        await ServerClient(f"http://127.0.0.1:{port}", "").check_in(dataclasses.replace(QUICK, wait_s=0.1))
+        await ServerClient(f"http://127.0.0.1:{port}", NO_TOKEN).check_in(
+            dataclasses.replace(QUICK, wait_s=0.1)
+        )
     silent.close()
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x/api", "http://user@x", "192.0.2.1:7400"])
 def test_an_invalid_daemon_url_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"http://192\.0\.2\.1:7400"):
-        ServerClient(url, "")
+        ServerClient(url, NO_TOKEN)
 
 
 @pytest.mark.trio
@@ -118,7 +140,7 @@ async def test_health_and_token_are_tested_without_checking_in(server: Server, c
     assert await client.health() == "ok"
     await client.try_token()
     server.answers[PATH] = 401, b"{}"
-    with pytest.raises(ServerRefusedError):
+    with pytest.raises(EnrolmentRefusedError):
         await client.try_token()
     server.answers["/healthz"] = 200, b"[]"
     with pytest.raises(Unreachable, match="isn't a diskcast daemon"):

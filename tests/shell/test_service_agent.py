@@ -21,8 +21,8 @@ import trio.testing
 from protocol.control.check_in import AgentState, Assignment, CheckIn, CheckInAnswer
 from protocol.errors import (
     DiskcastError,
+    EnrolmentRefusedError,
     SenderLostError,
-    ServerRefusedError,
     StorageError,
     TargetInUseError,
 )
@@ -34,7 +34,8 @@ from receiver.reception.options import CastReceiverOptions, ReceiveOptions
 from receiver.reception.reporting.observer import Observer, ReceptionObserver
 from receiver.reception.reporting.status import Reception, ReceptionState
 from receiver.service.agent_service import AgentDescription, AgentService
-from receiver.service.server_client import DaemonRing
+from receiver.service.machine_credentials import MachineCredentials
+from receiver.service.server_client import CLAIM_PATIENCE_S, ClaimRefused, DaemonRing, SecretRejected
 from receiver.target.options import DEFAULTS
 from tests.shell.small_cast import Recorder
 from tests.unit.protocol.control.test_check_in import ASSIGNMENT
@@ -52,6 +53,7 @@ class FakeDaemon:
         self.url = url
         self.up = True
         self.refuses = False
+        self.rejects_secret = False
         self._database = database
 
     async def check_in(self, check_in: CheckIn) -> CheckInAnswer:
@@ -60,8 +62,11 @@ class FakeDaemon:
         await trio.sleep(0.001)
         if not self.up:
             raise Unreachable(f"{self.url}: connection refused")
+        if self.rejects_secret:
+            self.rejects_secret = False
+            raise SecretRejected("unknown secret")
         if self.refuses:
-            raise ServerRefusedError("no such token")
+            raise EnrolmentRefusedError("no such token")
         with trio.move_on_after(check_in.wait_s):
             while self.up and database.assignment is None:
                 await database.changed.wait()
@@ -71,7 +76,18 @@ class FakeDaemon:
         if check_in.last_result is not None and database.records:
             recorded = check_in.last_result.cast_id
             database.outcomes.append(check_in.last_result)
+        if database.needs_enrolment:
+            return self._enrol(check_in)
         return CheckInAnswer("m-1", "seat 1", recorded, database.assignment, database.check_in_after_s)
+
+    def _enrol(self, check_in: CheckIn) -> CheckInAnswer:
+        database = self._database
+        if database.claim_refused:
+            raise ClaimRefused("another agent is active as machine seat 1")
+        if database.approval_code:
+            return CheckInAnswer("m-1", "seat 1", None, None, 3.0, approval_code=database.approval_code)
+        database.needs_enrolment = False
+        return CheckInAnswer("m-1", "seat 1", None, None, 0.0, machine_secret="dcm_x")
 
 
 class FakeDatabase:
@@ -85,6 +101,9 @@ class FakeDatabase:
         self.check_ins: list[tuple[float, str, CheckIn]] = []
         self.outcomes: list[Any] = []
         self.records = True
+        self.needs_enrolment = False
+        self.approval_code = ""
+        self.claim_refused = False
         self.check_in_after_s = 1.0
         self.assignment: Assignment | None = None
         self.changed = trio.Event()
@@ -173,6 +192,7 @@ class World:
         ]
         self.receptions = Receptions()
         self.log = Log()
+        self.credentials = MachineCredentials("dct_enrol_x")
         agent = CastReceiverOptions(
             "pc1", {}, assembly_bytes=1 << 20, join_timeout_s=60.0, sender_timeout_s=300.0
         )
@@ -182,6 +202,7 @@ class World:
                 "pc1", "1.0", MachineIdentity(("52:54:00:12:34:56",), "S1", "A1"), {"host": "pc1"}
             ),
             ReceiveOptions("auto", DEFAULTS, "lo", agent),
+            self.credentials,
             receive=self.receptions.receive,
             log=self.log,  # type: ignore[arg-type]
             exit_after_success=exit_after_success,
@@ -277,8 +298,58 @@ async def test_the_next_daemon_is_tried_when_one_does_not_answer(
 
 async def test_a_wrong_token_ends_the_service(world: World, autojump_clock: trio.testing.MockClock) -> None:
     world.daemons[0].refuses = True
-    with pytest.raises(ServerRefusedError):
+    with pytest.raises(EnrolmentRefusedError):
         await world.serve(60.0)
+
+
+async def test_a_new_machine_keeps_its_secret_and_then_waits(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    world.database.needs_enrolment = True
+    await world.serve(60.0)
+    assert world.credentials.bearer == "dcm_x"
+    assert world.log.names() == ["enrolled", "waiting"]
+    leaving = world.database.check_ins[-1][2]
+    assert leaving.state is AgentState.LEAVING, "its machine may enrol again right after a reboot"
+
+
+async def test_a_machine_that_waits_for_approval_shows_each_code_once_and_asks_politely(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    world.database.needs_enrolment = True
+    world.database.approval_code = "7KX2QM"
+
+    def approve() -> None:
+        world.database.approval_code = ""
+
+    async with trio.open_nursery() as nursery:
+        world.after(nursery, 3600.0, approve)
+        await world.serve(3660.0)
+    assert world.log.lines[:2] == [("awaiting_approval", "seat 1", "7KX2QM"), ("enrolled", "seat 1", "")]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(world.times()) if later < 3600.0]
+    assert min(pauses) >= 3.0
+
+
+async def test_a_second_agent_retries_politely_and_gives_up_with_the_reason(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    world.database.needs_enrolment = world.database.claim_refused = True
+    with pytest.raises(EnrolmentRefusedError, match="another agent is active"):
+        await world.serve(2 * CLAIM_PATIENCE_S)
+    assert trio.current_time() >= CLAIM_PATIENCE_S
+    assert len(world.database.check_ins) < 30
+    assert world.log.names() == ["unanswered"]
+
+
+async def test_a_machine_whose_secret_is_rejected_enrols_again(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its row was removed and the operator has imported it again, or the database was restored."""
+    world.credentials.keep("dcm_old")
+    world.daemons[0].rejects_secret = world.database.needs_enrolment = True
+    await world.serve(60.0)
+    assert world.credentials.bearer == "dcm_x"
+    assert world.log.names() == ["unanswered", "enrolled", "waiting"]
 
 
 # -- receiving ------------------------------------------------------------------------------------------------

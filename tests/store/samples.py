@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sender.store.machines.enrolment import Enrolment
+import pytest
+import sqlalchemy as sa
+
+from sender.store.backup import journal
+from sender.store.database import schema
+from sender.store.machines.machine_report import MachineReport
 from sender.store.records.casts import Cast, CastMachine, CastPlan, Schedule
 from sender.store.records.images import Image, ImageState
 from sender.store.records.machine_states import MachineState
@@ -36,19 +44,44 @@ def machine(name: str = "pc-01", **fields: Any) -> Machine:
     return dataclasses.replace(Machine("", name, None, (), "", "", "", "", "", "", {}, START, None), **fields)
 
 
-def enrol(store: Store, **fields: Any) -> Machine:
+def report(store: Store, **fields: Any) -> Machine:
     fields_of_agent: dict[str, Any] = {
         "macs": (), "serial": "", "asset_tag": "", "name": "live", "address": "10.0.0.9", "agent_version": "0.1",
         "inventory": {},
     }  # fmt: skip
-    [enrolled] = store.machines.enrol([Enrolment(**(fields_of_agent | fields))])
-    return enrolled
+    [reported] = store.machines.record([MachineReport(**(fields_of_agent | fields))])
+    assert reported is not None
+    return reported
 
 
 def add_cast(store: Store, cast_id: str = "00000001", **plan: Any) -> Cast:
     return store.casts.add(
         CastPlan(**({"image_id": IMAGE_ID} | plan)), cast_id, "windows", 1 << 30, 2, "local"
     )
+
+
+@contextlib.contextmanager
+def old_daemon(revision: str) -> Iterator[None]:
+    """Open stores as a daemon of an older schema does, from before there were join keys."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "head", lambda: revision)
+        patch.setattr("sender.store.open_store.head", lambda: revision)
+        patch.delitem(journal._TABLES, "cast_keys")
+        yield
+
+
+def add_old_cast(store: Store, cast_id: str = "00000001") -> None:
+    """Add a cast with the columns of the first schema, whatever the present one has."""
+    values = {
+        "cast_id": cast_id, "plan": json.dumps({"image_id": IMAGE_ID}), "image_id": IMAGE_ID, "image_name": "windows",
+        "raw_bytes": 1 << 30, "phase": "planned", "paused": False, "owner": "", "group_address": "", "port": 0,
+        "control_url": "", "required_count": 2, "run_count": 0, "created_at": START.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "created_by": "local", "reason": "", "seconds": 0.0, "bytes_sent": 0, "progress": 0.0, "joined_count": 0,
+        "complete_count": 0, "failed_count": 0, "lease_owner": "", "lease_beat": 0,
+    }  # fmt: skip
+    columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+    insert = sa.text(f"INSERT INTO casts ({columns}) VALUES ({marks})")
+    store._database.perform(lambda: store._database.connection.execute(insert, values), writes=True)
 
 
 def line(cast_id: str = "00000001", name: str = "pc-01", **fields: Any) -> CastMachine:

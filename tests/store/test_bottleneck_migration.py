@@ -28,7 +28,7 @@ from sender.store.database.errors import Place
 from sender.store.open_store import open_database
 from sender.store.records.casts import TimelinePoint
 from sender.store.store import Store
-from tests.store.samples import START, add_cast, line
+from tests.store.samples import START, add_cast, add_old_cast, line, old_daemon
 from tests.support.postgres.server import PostgresServer
 
 CASTS = [f"{number:08x}" for number in range(40)]
@@ -54,11 +54,8 @@ COUNTS = {"active_count": 2, "complete_count": 0}
 @contextlib.contextmanager
 def daemon_0003(url: sa.URL) -> Iterator[Store]:
     """Open a store as a daemon of schema 0003 does, with its migrations and its journal."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schema, "head", lambda: "0003")
-        patch.setattr("sender.store.open_store.head", lambda: "0003")
-        with contextlib.closing(open_database(url, upkeep=False)) as store:
-            yield store
+    with old_daemon("0003"), contextlib.closing(open_database(url, upkeep=False)) as store:
+        yield store
 
 
 def write_0003(store: Store, cast_id: str, name: str, limiter: str, points: bytes | None = None) -> None:
@@ -90,7 +87,7 @@ def write_0003(store: Store, cast_id: str, name: str, limiter: str, points: byte
     marks = ", ".join(f":{name}" for name in values)
     packed = zlib.compress(json.dumps([{**POINT, **COUNTS, "limiter": limiter}] * 3).encode())
     with store.transaction():
-        add_cast(store, cast_id)
+        add_old_cast(store, cast_id)
         connection = store._database.connection
         connection.execute(sa.text(f"INSERT INTO cast_machines ({names}) VALUES ({marks})"), values)
         connection.execute(
@@ -124,7 +121,7 @@ def test_results_and_timelines_of_a_filled_database_keep_their_bottleneck(
             write_0003(old, cast_id, f"pc-{cast_id}", f"disk {cast_id}")
         for cast_id, packed in UNREADABLE.items():
             write_0003(old, cast_id, "pc-x", "network", packed)
-        add_cast(old, "000000b0")
+        add_old_cast(old, "000000b0")
     with contextlib.closing(open_database(url, upkeep=False)) as store:
         for cast_id in CASTS:
             check_0003(store, cast_id, f"pc-{cast_id}", f"disk {cast_id}")

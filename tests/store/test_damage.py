@@ -34,7 +34,7 @@ from sender.store.records.access import Role
 from sender.store.records.casts import CastEvent, CastPhase, CastRequest, Command, TimelinePoint
 from sender.store.repositories.audit import AuditNote
 from sender.store.store import Store
-from tests.store.samples import START, add_cast, enrol, image, line, machine, room, schedule
+from tests.store.samples import START, add_cast, image, line, machine, report, room, schedule
 
 NOTE = AuditNote("ci")
 Rows = dict[str, list[tuple[object, ...]]]
@@ -63,7 +63,7 @@ def fill(store: Store) -> None:
     store.machines.import_csv("room-0", text, audit=NOTE)
     first, second = store.machines.of_room("room-0")[:2]
     # An address moves to another machine: unique rows change places within a transaction.
-    enrol(store, macs=[*first.macs, *second.macs], serial="S-1")
+    report(store, macs=[*first.macs, *second.macs], serial="S-1")
     store.machines.remove(second.machine_id, audit=NOTE)
     store.rooms.remove("room-1")
     for number in range(3):

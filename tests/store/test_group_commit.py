@@ -18,7 +18,7 @@ from sender.store.backup import journal
 from sender.store.database import engine
 from sender.store.database.errors import ConflictError
 from sender.store.group_commit import GroupCommit
-from sender.store.machines.enrolment import Enrolment
+from sender.store.machines.machine_report import MachineReport
 from sender.store.open_store import open_database
 from sender.store.records.machines import Machine
 from sender.store.store import Store
@@ -26,8 +26,8 @@ from tests.support.network.lab import LIMIT_S
 from tests.support.postgres.server import PostgresServer
 
 
-def enrolment(index: int, **fields: object) -> Enrolment:
-    return Enrolment(
+def enrolment(index: int, **fields: object) -> MachineReport:
+    return MachineReport(
         **{
             "name": f"pc{index:03}", "macs": (f"52:54:00:00:00:{index:02x}",), "serial": f"SN{index}",
             "asset_tag": "", "address": "10.0.0.9", "agent_version": "1", "inventory": {},
@@ -44,17 +44,17 @@ class Enrolling:
         self.refused = refused
         self.transactions_count = 0
 
-    def __call__(self, requests: Sequence[Enrolment]) -> list[Machine]:
+    def __call__(self, requests: Sequence[MachineReport]) -> list[Machine]:
         self.transactions_count += 1
         with self.store.transaction():
-            machines = self.store.machines.enrol(requests)
+            machines = self.store.machines.record(requests)
             if any(request.name == self.refused for request in requests):
                 raise ConflictError(f"{self.refused} is refused")
         return machines
 
 
 async def ask_all(
-    calls: GroupCommit[Enrolment, Machine], requests: Sequence[Enrolment]
+    calls: GroupCommit[MachineReport, Machine], requests: Sequence[MachineReport]
 ) -> list[Machine | BaseException]:
     return await asyncio.gather(*map(calls.submit, requests), return_exceptions=True)
 
@@ -85,7 +85,7 @@ def test_no_request_succeeds_before_its_change_is_on_the_disk(
     file_url: sa.URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_database(file_url, upkeep=False)
-    calls = GroupCommit(store, store.machines.enrol)
+    calls = GroupCommit(store, store.machines.record)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -104,13 +104,13 @@ def test_a_locked_row_delays_no_other_machine(
 ) -> None:
     monkeypatch.setattr(engine, "LOCK_WAIT_S", 0.2)
     store = open_database(sa.make_url(postgres.new_database()), upkeep=False)
-    [locked] = store.machines.enrol([enrolment(0)])
+    [locked] = store.machines.record([enrolment(0)])
     other = sa.create_engine(store._database.engine.url)
     with other.begin() as connection:
         lock = "SELECT 1 FROM machines WHERE machine_id = %s FOR UPDATE"
         connection.exec_driver_sql(lock, (locked.machine_id,))
         requests = [enrolment(index, address="10.0.0.77") for index in range(4)]
-        answers = asyncio.run(ask_all(GroupCommit(store, store.machines.enrol), requests))
+        answers = asyncio.run(ask_all(GroupCommit(store, store.machines.record), requests))
     assert isinstance(answers[0], DatabaseUnavailableError)
     assert all(isinstance(answer, Machine) for answer in answers[1:])
     assert names(store) == ["pc000", "pc001", "pc002", "pc003"]
@@ -121,7 +121,7 @@ def test_a_locked_row_delays_no_other_machine(
 def test_requests_beyond_the_limit_are_refused_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "WAITING_MAX", 3)
     answers = asyncio.run(
-        ask_all(GroupCommit(store, store.machines.enrol), [enrolment(index) for index in range(5)])
+        ask_all(GroupCommit(store, store.machines.record), [enrolment(index) for index in range(5)])
     )
     assert [isinstance(answer, DatabaseError) for answer in answers] == [False] * 3 + [True] * 2
     assert names(store) == ["pc000", "pc001", "pc002"]
@@ -131,8 +131,8 @@ def test_no_request_waits_for_a_missing_answer(store: Store, monkeypatch: pytest
     monkeypatch.setattr(group_commit, "BATCH_MAX", 3)
     short = False
 
-    def enrol(requests: Sequence[Enrolment]) -> list[Machine]:
-        return store.machines.enrol(requests)[: -1 if short else None]
+    def enrol(requests: Sequence[MachineReport]) -> list[Machine]:
+        return store.machines.record(requests)[: -1 if short else None]
 
     async def ask_twice() -> tuple[list[Machine | BaseException], list[Machine | BaseException]]:
         nonlocal short
@@ -151,7 +151,7 @@ def test_no_request_waits_for_a_missing_answer(store: Store, monkeypatch: pytest
 
 def test_a_cancelled_request_affects_no_other(store: Store) -> None:
     async def meet() -> list[Machine | BaseException]:
-        calls = GroupCommit(store, store.machines.enrol)
+        calls = GroupCommit(store, store.machines.record)
         requests = [asyncio.ensure_future(calls.submit(enrolment(index))) for index in range(3)]
         await asyncio.sleep(0)
         requests[1].cancel()
@@ -182,9 +182,9 @@ def test_simultaneous_check_ins_match_machines_as_consecutive_ones_do(seed: int,
             )
             for index in range(draw.randrange(1, 7))
         ]
-        together.machines.enrol(requests)
+        together.machines.record(requests)
         for request in requests:
-            alone.machines.enrol([request])
+            alone.machines.record([request])
         assert books(together) == books(alone)
     for store in stores:
         store.close()

@@ -10,7 +10,7 @@ from sender.store.machines.csv_import import IMPORT_LINES_MAX, read_rows
 from sender.store.machines.identity import identity_key, normal_mac
 from sender.store.repositories.audit import AuditNote
 from sender.store.store import Store
-from tests.store.samples import enrol, machine, room
+from tests.store.samples import machine, report, room
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_files_without_a_list_of_machines_are_refused_with_the_reason(text: str,
 def test_an_import_matches_existing_machines(store: Store) -> None:
     store.rooms.add(room())
     store.rooms.add(room("attic"))
-    live = enrol(store, macs=["aa:bb:cc:00:00:02"], serial="S-1", name="localhost", inventory={"ram": "8"})
+    live = report(store, macs=["aa:bb:cc:00:00:02"], serial="S-1", name="localhost", inventory={"ram": "8"})
     by_name = store.machines.add(machine("pc-02", room_id="lab", note="keep"))
     elsewhere = store.machines.add(machine("old", room_id="attic", asset_tag="T-3"))
     text = (

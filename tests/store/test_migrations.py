@@ -21,7 +21,7 @@ from sender.store.database.engine import WRITES, make_engine
 from sender.store.database.errors import Place
 from sender.store.open_store import open_database
 from sender.store.records.casts import CastRequest, Command
-from tests.store.samples import START, add_cast, room
+from tests.store.samples import START, add_old_cast, old_daemon, room
 from tests.support.postgres.server import PostgresServer
 
 
@@ -68,15 +68,14 @@ def test_daemons_that_start_together_migrate_once(postgres: PostgresServer, file
 
 
 def test_requests_survive_the_migrations_from_the_first_schema(
-    url: sa.URL, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    url: sa.URL, request: pytest.FixtureRequest
 ) -> None:
     if url.get_backend_name() == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres")
         url = sa.make_url(server.new_database())
-    with monkeypatch.context() as first_version:
-        first_version.setattr(schema, "head", lambda: "0001")
+    with old_daemon("0001"):
         store = open_database(url, upkeep=False)
-        cast = add_cast(store)
+        add_old_cast(store)
         store.close()
     engine = make_engine(url, pooled=False)
     with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
@@ -86,7 +85,7 @@ def test_requests_survive_the_migrations_from_the_first_schema(
     engine.dispose()
     store = open_database(url, upkeep=False)
     store.leases.acquire("here", START, (), 1)
-    assert store.casts.requests("here") == [CastRequest(cast.cast_id, Command.CANCEL, "the operator")]
+    assert store.casts.requests("here") == [CastRequest("00000001", Command.CANCEL, "the operator")]
     store.close()
 
 

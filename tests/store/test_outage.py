@@ -26,7 +26,7 @@ from protocol.errors import (
 from sender.store import store as store_module
 from sender.store.backup.restore import restore
 from sender.store.database.errors import Place
-from sender.store.machines.enrolment import Enrolment
+from sender.store.machines.machine_report import MachineReport
 from sender.store.open_store import open_database
 from sender.store.records.access import Role
 from sender.store.store import Store
@@ -180,17 +180,17 @@ def test_two_daemons_that_change_the_same_machines_never_deadlock(
         server.connect(str(url.database)) as watcher,
     ):
         watcher.autocommit = True
-        agents = [Enrolment(f"pc{n}", (), f"SN{n}", "", "10.0.0.9", "1", {}) for n in range(3)]
-        machines = sorted(store.machines.enrol(agents), key=lambda machine: machine.machine_id)
+        agents = [MachineReport(f"pc{n}", (), f"SN{n}", "", "10.0.0.9", "1", {}) for n in range(3)]
+        machines = sorted(store.machines.record(agents), key=lambda machine: machine.machine_id)
         first, second, third = (agents[int(machine.serial[-1])] for machine in machines)
         first, third = (dataclasses.replace(agent, agent_version="2") for agent in (first, third))
         second = dataclasses.replace(second, address="10.0.0.77")
         failed: list[DatabaseError] = []
 
-        def enrol(*enrolments: Enrolment) -> None:
+        def enrol(*enrolments: MachineReport) -> None:
             try:
                 with store.transaction():  # without a retry
-                    store.machines.enrol(enrolments)
+                    store.machines.record(enrolments)
             except DatabaseError as error:
                 failed.append(error)
 

@@ -13,7 +13,7 @@ from sender.store.records.casts import CastPhase, CastPlan
 from sender.store.records.images import ImageState
 from sender.store.repositories.audit import AuditNote
 from sender.store.store import Store
-from tests.store.samples import IMAGE_ID, START, Clock, enrol, image, machine, room, schedule
+from tests.store.samples import IMAGE_ID, START, Clock, image, machine, report, room, schedule
 
 NOTE = AuditNote("ci", request_id="r-1")
 
@@ -94,15 +94,17 @@ def test_a_machine_is_found_by_address_serial_or_asset_tag_but_not_by_placeholde
 
 def test_an_agent_is_enrolled_once_and_changes_no_field_of_the_operator(store: Store, clock: Clock) -> None:
     store.rooms.add(room())
-    first = enrol(store, macs=["aa:bb:cc:00:00:02"], serial="S-1", name="localhost", inventory={"ram": "8\0"})
+    first = report(
+        store, macs=["aa:bb:cc:00:00:02"], serial="S-1", name="localhost", inventory={"ram": "8\0"}
+    )
     assert first.room_id is None
     assert first.inventory == {"ram": "8\ufffd"}
     store.machines.change(first.machine_id, name="pc-01", room_id="lab")
-    again = enrol(store, macs=["aa:bb:cc:00:00:04"], serial="S-1", name="localhost", address="10.0.0.10")
+    again = report(store, macs=["aa:bb:cc:00:00:04"], serial="S-1", name="localhost", address="10.0.0.10")
     assert (again.machine_id, again.name, again.room_id) == (first.machine_id, "pc-01", "lab")
     assert again.macs == ("aa:bb:cc:00:00:04", "aa:bb:cc:00:00:02")
     assert again.address == "10.0.0.10"
-    other = enrol(store, macs=["aa:bb:cc:00:00:04"], serial="S-2")
+    other = report(store, macs=["aa:bb:cc:00:00:04"], serial="S-2")
     assert other.machine_id != first.machine_id
     assert store.machines.get(first.machine_id).macs == ("aa:bb:cc:00:00:02",), "the adapter has moved"
     seen = clock.time + timedelta(minutes=5)

@@ -52,7 +52,7 @@ def _check_in(daemon: Daemon, names: Sequence[str]) -> None:
             "serial": f"SN-{name}", "asset_tag": "", "inventory": {}, "state": "idle", "cast_id": None, "wait_s": 0,
             "last_result": None,
         }  # fmt: skip
-        daemon.ask("POST", "/check-in", word)
+        daemon.check_in(word)
 
 
 def _touched(page: Page) -> dict[str, int]:

@@ -187,6 +187,9 @@ class RoomInput(RequestBody):
         examples=["eth1"],
         description="Network interface of the daemon; empty for its default.",
     )
+    enrolment: Literal["", "token", "approve"] = Field(
+        default="", description="Rule for machines that enrol; empty for the daemon's."
+    )
 
 
 class RoomChange(PatchBody):
@@ -196,6 +199,7 @@ class RoomChange(PatchBody):
     description: Text = _given(str)
     site: ShortText = _given(str)
     interface: InterfaceName = _given(str)
+    enrolment: Literal["", "token", "approve"] = _given(str)
 
 
 class MachineInput(RequestBody):
@@ -236,6 +240,14 @@ class MachineChange(PatchBody):
     asset_tag: ShortText = _given(str)
     position: ShortText = _given(str)
     note: Text = _given(str)
+
+
+class ApprovalInput(RequestBody):
+    """The approval of a machine that waits."""
+
+    code: Annotated[str, StringConstraints(min_length=1, max_length=16, pattern="^[0-9A-Za-z]+$")] = Field(
+        examples=["7KX2QM"], description="Code that the machine shows."
+    )
 
 
 class PlanInput(RequestBody):
@@ -327,4 +339,16 @@ class TokenInput(RequestBody):
 
     name: Name = Field(examples=["grafana"])
     role: Annotated[Role, Field(strict=False)]
-    expires_at: Time | None = Field(default=None, description="Time when the token expires; null for never.")
+    expires_at: Time | None = Field(
+        default=None,
+        description="Time when the token expires; null for never, and for the role enrol for a lifetime of 30 days.",
+    )
+    room_id: RoomId | None = Field(
+        default=None, description="With the role enrol: room whose machines it enrols; null for all rooms."
+    )
+
+    @model_validator(mode="after")
+    def _check_room(self) -> TokenInput:
+        if self.room_id is not None and self.role is not Role.ENROL:
+            raise ValueError("room_id: only tokens of the role enrol are for a room")
+        return self

@@ -20,6 +20,8 @@ from starlette.requests import HTTPConnection, Request
 
 from protocol.errors import DatabaseError
 from sender.actors import Actor
+from sender.daemon.machine_access import MachineAccess
+from sender.store.machines.claims import SECRET_PREFIX
 from sender.store.records.access import Role, Token
 from sender.store.store import Store
 
@@ -67,12 +69,16 @@ class Principal:
     """The client on whose behalf a request runs.
 
     Attributes:
-        name: the token's name, or ``local``.
+        name: the token's name, ``local``, or the id of a machine that has its secret.
         role: None for full access, as on the open loopback.
+        room_id: room of a token for enrolment; None for all rooms.
+        machine_id: the machine whose secret the client has; empty for tokens.
     """
 
     name: str
     role: Role | None
+    room_id: str | None = None
+    machine_id: str = ""
 
     def may(self, access: Access) -> bool:
         """Return whether this principal may use a route of ``access``."""
@@ -121,6 +127,7 @@ class Authenticator:
     def __init__(
         self,
         store: Store,
+        machines: MachineAccess,
         *,
         open_to_all: bool,
         metrics_public: bool,
@@ -130,11 +137,13 @@ class Authenticator:
 
         Args:
             store: the daemon's store.
+            machines: knows the secrets of machines.
             open_to_all: require no token.
             metrics_public: require no token for metrics.
             now: monotonic seconds.
         """
         self._store = store
+        self._machines = machines
         self._metrics_public = metrics_public
         self.open_to_all = open_to_all
         self._now = now
@@ -151,7 +160,7 @@ class Authenticator:
         """
         if access is Access.OPEN or (access is Access.METRICS and self._metrics_public):
             return ANONYMOUS
-        principal = await self._principal(connection)
+        principal = await self._principal(connection, access)
         if not principal.may(access):
             needed = " or ".join(sorted(role.value for role in _ROLES[access]))
             raise HTTPException(
@@ -229,15 +238,17 @@ class Authenticator:
                 {"Retry-After": str(int(wait_s) + 1)},
             )
 
-    async def _principal(self, connection: HTTPConnection) -> Principal:
+    async def _principal(self, connection: HTTPConnection, access: Access) -> Principal:
         address = connection.client.host if connection.client else ""
         scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
+        if access is Access.ENROL and secret.strip().startswith(SECRET_PREFIX):
+            return await self._machine(secret.strip(), address)
         if scheme:
             token = await self.check(secret.strip(), address) if scheme.lower() == "bearer" else None
             if token is None:
                 raise _unauthorised("the token is unknown or has expired: ask an operator for a new one")
             # On an open daemon a token only names the actor for the audit; access is the same for all.
-            return Principal(token.name, None if self.open_to_all else token.role)
+            return Principal(token.name, None if self.open_to_all else token.role, token.room_id)
         if self.open_to_all:
             return _LOCAL
         cookie = connection.cookies.get(SESSION_COOKIE)
@@ -247,6 +258,19 @@ class Authenticator:
         if token is None:
             raise _unauthorised("the session has expired: log in again")
         return Principal(token.name, token.role)
+
+    async def _machine(self, secret: str, address: str) -> Principal:
+        """Return the machine whose secret this is."""
+        network = _network(address)
+        machine_id = None
+        if len(secret) <= SECRET_CHARACTERS_MAX and secret.isascii():
+            if not self._machines.knows(secret):
+                self._limit_failures(network)
+            machine_id = await self._machines.authenticate(secret)
+        if machine_id is None:
+            self._fail(network)
+            raise _unauthorised("the machine's secret is unknown or revoked: enrol again with a token")
+        return Principal(machine_id, Role.ENROL, machine_id=machine_id)
 
 
 def authenticator_of(request: Request) -> Authenticator:

@@ -11,19 +11,24 @@ from starlette.responses import Response
 
 from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER
 from protocol.control.control_messages import parse_json_untrusted
-from sender.api.guard.guarded_route import ServicesOf
+from sender.api.guard.guarded_route import PrincipalOf, ServicesOf
 from sender.api.guard.problems import ascii_json
+from sender.daemon.enrolment_desk import EnrolmentGrant
 
 
-async def check_in(services: ServicesOf, request: Request) -> Response:
+async def check_in(services: ServicesOf, principal: PrincipalOf, request: Request) -> Response:
     """Check in a machine and return the cast that it joins.
+
+    With a token for enrolment the response has the machine's secret, once, or the code of an agent that waits for an
+    operator's approval. With the machine's secret as bearer it has the machine's cast.
 
     An idle agent may set ``wait_s``: the daemon delays its response for up to that many seconds until there is a cast.
     """
     report = CHECK_IN.decode_untrusted("check-in", parse_json_untrusted(await request.body()))
     address = request.client.host if request.client else ""
+    agent = principal.machine_id or EnrolmentGrant(principal.name, principal.room_id)
     stopping: asyncio.Event = request.app.state.stopping
-    pending = asyncio.ensure_future(services.check_ins.answer(report, address))
+    pending = asyncio.ensure_future(services.check_ins.answer(report, agent, address))
     stop = asyncio.ensure_future(stopping.wait())
     try:
         await asyncio.wait((pending, stop), return_when=asyncio.FIRST_COMPLETED)

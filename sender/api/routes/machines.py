@@ -8,14 +8,15 @@ from typing import Any
 from starlette.responses import Response
 
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.bodies.request_models import MachineChange, MachineInput
+from sender.api.bodies.request_models import ApprovalInput, MachineChange, MachineInput
 from sender.api.bodies.responses import Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import MachineIdPath, RoomFilter
 from sender.daemon.context import Services
+from sender.daemon.machine_access import Revocation
 from sender.refusals import invalid, not_found
 from sender.store.records.casts import HistoryLine
-from sender.store.records.machines import Machine
+from sender.store.records.machines import Machine, MachineRevocation
 
 
 async def list_machines(
@@ -86,8 +87,54 @@ async def remove_machine(services: ServicesOf, actor: ActorOf, machine_id: Machi
     if not await services.store.run(services.store.machines.remove, machine_id, audit=actor.note()):
         raise not_found("machine", machine_id)
     services.presence.forget(machine_id)
+    services.access.lock_out(machine_id, actor.name)
     forget_cached(services, machine_id)
     return Response(status_code=204)
+
+
+async def approve_machine(
+    services: ServicesOf, actor: ActorOf, machine_id: MachineIdPath, body: ApprovalInput
+) -> Machine:
+    """Approve a machine that waits.
+
+    The code must be the one that its agent shows. The agent gets the machine's secret within seconds.
+    """
+    store = services.store
+    machine = await store.run(store.enrolments.approve, machine_id, body.code, audit=actor.note())
+    return _decided(services, machine_id, machine)
+
+
+async def revoke_machine(
+    services: ServicesOf, actor: ActorOf, machine_id: MachineIdPath
+) -> MachineRevocation:
+    """Revoke a machine's access.
+
+    It is out within five seconds, also of a running cast, which continues with new keys. While the database is
+    unavailable, it is out of this daemon only, until the database is back.
+    """
+    revocation = await services.access.revoke(machine_id, actor)
+    if revocation is Revocation.UNKNOWN_MACHINE:
+        raise not_found("machine", machine_id)
+    forget_cached(services, machine_id)
+    services.desk.look_again()
+    return MachineRevocation(machine_id, revocation is Revocation.RECORDED)
+
+
+async def readmit_machine(services: ServicesOf, actor: ActorOf, machine_id: MachineIdPath) -> Machine:
+    """Let a revoked machine enrol again.
+
+    Its old secret stays invalid: the agent needs a token for enrolment.
+    """
+    return _decided(services, machine_id, await services.access.readmit(machine_id, actor))
+
+
+def _decided(services: Services, machine_id: str, machine: Machine | None) -> Machine:
+    """Return a machine whose enrolment an operator has changed."""
+    if machine is None:
+        raise not_found("machine", machine_id)
+    forget_cached(services, machine_id)
+    services.desk.look_again()
+    return machine
 
 
 async def list_machine_history(

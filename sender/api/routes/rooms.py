@@ -36,6 +36,7 @@ async def add_room(services: ServicesOf, actor: ActorOf, body: RoomInput) -> Roo
         description=body.description,
         site=body.site,
         interface=body.interface,
+        enrolment=body.enrolment,
         created_at=datetime.now(UTC),
     )
     return await services.store.run(services.store.rooms.add, room, audit=actor.note())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Final
+
 from fastapi import Request
 from starlette.responses import Response
 
@@ -10,8 +13,11 @@ from sender.api.bodies.request_models import TokenInput
 from sender.api.bodies.responses import Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import TokenIdPath
-from sender.refusals import not_found
-from sender.store.records.access import NewToken, Token
+from sender.refusals import invalid, not_found
+from sender.store.records.access import NewToken, Role, Token
+
+ENROLMENT_LIFETIME: Final = timedelta(days=30)
+"""Default lifetime of a token for enrolment: it lies on live media and in images, where it is soon forgotten."""
 
 
 async def list_tokens(
@@ -25,13 +31,19 @@ async def list_tokens(
 async def add_token(services: ServicesOf, actor: ActorOf, body: TokenInput) -> NewToken:
     """Create a token.
 
-    Its secret is in this response and isn't stored.
+    Its secret is in this response and isn't stored. A token for enrolment expires after 30 days by default.
     """
+    expires_at = body.expires_at
+    if body.role is Role.ENROL and expires_at is None:
+        expires_at = services.store.now() + ENROLMENT_LIFETIME
+    if body.room_id is not None and await services.store.run(services.store.rooms.get, body.room_id) is None:
+        raise invalid(f"room_id: there is no room {body.room_id!r}")
     token, secret = await services.store.run(
         services.store.tokens.create,
         body.name,
         body.role,
-        body.expires_at,
+        expires_at,
+        room_id=body.room_id,
         created_by=actor.name,
         audit=actor.note(),
     )

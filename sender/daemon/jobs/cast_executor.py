@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
 
 from protocol.errors import DatabaseUnavailableError, ImageChangedError
 from sender.blocking_calls import start_blocking_call
+from sender.cast.cast_run import CastResult
 from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.cast_verdict import absent_machine, verdict
@@ -68,13 +69,11 @@ class CastExecutor:
         job = self.add_job(cast, EarlierRuns(rows, points, events))
         job.task = asyncio.current_task()
         job.targets = await _retry_until_available(lambda: self._target_names(cast))
-        started_before = cast.casting_at is not None
-        waited_for = _expected_back(rows)
         if cast.run_count > 1:
             job.timeline.add_event(
                 JobEvent.TAKEN_OVER, f"continues with daemon {job.owner.name}, run {cast.run_count}"
             )
-        if started_before and not waited_for and rows:
+        if _nobody_left(job):
             _end(job, reason="")
             return
         known = self._library.get(cast.plan.image_id)
@@ -83,27 +82,46 @@ class CastExecutor:
                 JobEvent.IMAGE_AWAITED, f"the image is fetched from {known.location} first"
             )
             self._registry.request_poll()
-        expected = len(waited_for) if started_before else None
-        still_required = cast.required_count - sum(row.state in FINAL_STATES for row in rows)
         async with await self._library.open(cast.plan.image_id, cast.cast_id) as opened:
             image = await start_blocking_call(lambda: ImageFile.open(opened.path), "open image")
-            with image, contextlib.ExitStack() as stack:
+            with image:
                 if image.manifest.image_id.hex() != cast.plan.image_id:
                     raise ImageChangedError(
                         f"{opened.path} holds another image than the one that was chosen: plan the cast again, or put "
                         "the old file back"
                     )
-                policy = self._sessions.policy(cast, still_required=still_required, expected_back=expected)
-                run = stack.enter_context(self._sessions.open(job, image, opened.path, policy, room))
-                job.attach(run)
-                self._registry.request_poll()
-                result = await run.run()
-        if result.abandoned:
+                result = await self._run_session(job, image, opened.path, room)
+                while job.renewing and not _nobody_left(job):
+                    job = self._renewed(job)
+                    result = await self._run_session(job, image, opened.path, room)
+        if job.renewing:
+            _end(job, reason="")
+        elif result.abandoned:
             return
-        if job.cancel_reason is not None:
+        elif job.cancel_reason is not None:
             job.end(CastPhase.CANCELLED, job.cancel_reason)
         else:
             _end(job, reason=result.summary.reason)
+
+    async def _run_session(self, job: CastJob, image: ImageFile, path: Path, room: Room | None) -> CastResult:
+        """Run one session of the cast, with keys of its own."""
+        rows = list(job.records.machines.values())
+        still_required = job.cast.required_count - sum(row.state in FINAL_STATES for row in rows)
+        expected = len(_expected_back(rows)) if job.cast.casting_at is not None else None
+        policy = self._sessions.policy(job.cast, still_required=still_required, expected_back=expected)
+        with self._sessions.open(job, image, path, policy, room) as run:
+            job.attach(run)
+            self._registry.request_poll()
+            return await run.run()
+
+    def _renewed(self, job: CastJob) -> CastJob:
+        """Return a job that continues ``job`` with a new session."""
+        earlier = EarlierRuns(
+            list(job.records.machines.values()), list(job.timeline.points), list(job.timeline.events)
+        )
+        renewed = self.add_job(job.cast, earlier)
+        renewed.task, renewed.targets = job.task, job.targets
+        return renewed
 
     async def _room(self, cast: Cast) -> Room | None:
         store, room_id = self._store, cast.plan.room_id
@@ -137,6 +155,12 @@ async def _retry_until_available(query: Callable[[], Awaitable[_Result]]) -> _Re
         except DatabaseUnavailableError as error:
             _log.warning("database_awaited", error=str(error))
             await asyncio.sleep(_RETRY_S)
+
+
+def _nobody_left(job: CastJob) -> bool:
+    """Return whether the data has started and no machine of it can come back."""
+    rows = list(job.records.machines.values())
+    return job.cast.casting_at is not None and bool(rows) and not _expected_back(rows)
 
 
 def _expected_back(rows: list[CastMachine]) -> list[CastMachine]:

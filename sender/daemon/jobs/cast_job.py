@@ -16,16 +16,19 @@ from datetime import UTC, datetime
 
 import structlog
 
+from protocol.control.check_in import MACHINE_ID_KEY
 from sender.cast.cast_run import CastRun
 from sender.cast.session.feedback import FeedbackPort
 from sender.cast.session.locked_session import LockedSession
 from sender.cast.transmission.transmitter import TransmitterStatistics
+from sender.daemon.jobs.cast_verdict import assigned_machine
 from sender.daemon.jobs.job_records import JobRecords
 from sender.daemon.jobs.job_reporter import JobReporter
 from sender.daemon.jobs.job_snapshot import JobSnapshot
 from sender.daemon.jobs.job_timeline import JobEvent, JobTimeline
 from sender.daemon.jobs.owner import Owner
 from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase, TimelinePoint
+from sender.store.records.machine_states import MachineState
 from sender.store.write_behind import Recorder
 
 _log = structlog.get_logger(__name__)
@@ -54,6 +57,7 @@ class CastJob:
         cancel_reason: an operator's reason; None if the cast isn't cancelled.
         targets: names of the cast's planned machines, by id; empty: any machine that joins.
         task: the task that runs the cast; cancelled while no session exists yet.
+        renewing: the session ends so that one with fresh keys takes its place.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class CastJob:
         self.cancel_reason: str | None = None
         self.targets: Mapping[str, str] = {}
         self.task: asyncio.Task[None] | None = None
+        self.renewing = False
         self._started_by_hand = False
         self._given_up_before_count = self.records.given_up_count
         self._log = _log.bind(cast=cast.cast_id)
@@ -166,8 +171,34 @@ class CastJob:
         elif self.task is not None:
             self.task.cancel()
 
+    def expel(self, machine_id: str, actor_name: str) -> None:
+        """Continue without a machine that was revoked.
+
+        If it has joined, it knows the session's keys. The session then ends silently, and its successor has new keys:
+        the other machines rejoin, as after a restart of the daemon.
+        """
+        row = self.records.machine_of(machine_id)
+        joined = self._has_receiver(machine_id)
+        if row is None and machine_id in self.targets:
+            row = assigned_machine(self.cast_id, machine_id, self.targets[machine_id])
+        if row is None or self.ended_at is not None:
+            return
+        text = f"revoked by {actor_name}"
+        self.timeline.add_event(JobEvent.MACHINE_REVOKED, text, row.name)
+        if joined:
+            self.reporter.record_machines()
+            row = self.records.machine_of(machine_id) or row
+        if row.state is not MachineState.COMPLETE:
+            self.put_machine(
+                dataclasses.replace(row, state=MachineState.FAILED, error=text, ended_at=datetime.now(UTC))
+            )
+        if joined and self.run is not None:
+            self.renewing = True
+            self.run.abandon()
+
     def abandon(self) -> None:
         """Leave the cast silently, so that another daemon can resume it."""
+        self.renewing = False
         if self.run is not None:
             self.run.abandon()
         elif self.task is not None:
@@ -211,6 +242,15 @@ class CastJob:
             failed=self.cast.failed_count,
             seconds=self.cast.seconds,
         )
+
+    def _has_receiver(self, machine_id: str) -> bool:
+        """Return whether the machine has joined the current session."""
+        if self.run is None:
+            return False
+        with self.locked_session.read() as (session, _now):
+            return any(
+                record.inventory.get(MACHINE_ID_KEY) == machine_id for record in session.receivers.values()
+            )
 
     def _stop_waiting_for_given_up(self) -> None:
         """While the room gathers, don't wait for machines that have failed; a daemon's machine doesn't retry."""

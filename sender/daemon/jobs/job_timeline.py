@@ -34,6 +34,7 @@ class JobEvent(enum.StrEnum):
     RESUMED = "resumed"
     CANCELLED = "cancelled"
     MACHINE_FAILED = "machine_failed"
+    MACHINE_REVOKED = "machine_revoked"
     CAST_FAILED = "cast_failed"
 
 

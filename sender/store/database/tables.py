@@ -54,6 +54,7 @@ rooms = sa.Table(
     _text("description"),
     _text("site"),
     _text("interface"),
+    _text("enrolment", server_default=sa.text("''")),
     sa.Column("created_at", UtcTime(), nullable=False),
     sa.Index(None, "name", "room_id"),
 )
@@ -75,12 +76,25 @@ machines = sa.Table(
     sa.Column("inventory", CleanJson(), nullable=False),
     sa.Column("created_at", UtcTime(), nullable=False),
     sa.Column("last_seen_at", UtcTime(), info=FLEETING),
+    _text("enrolment", server_default=sa.text("'new'")),
+    sa.Column("enrolled_at", UtcTime()),
+    _text("enrolled_by", server_default=sa.text("''")),
+    _text("approval_code", server_default=sa.text("''")),
+    sa.Column("claimed_at", UtcTime()),
+    _text("claimed_from", server_default=sa.text("''")),
+    _text("secret_hash", server_default=sa.text("''")),
+    _text("holder_hash", server_default=sa.text("''")),
+    _text("claimant_hash", server_default=sa.text("''")),
     sa.Index(None, "name", "machine_id"),
     sa.Index(None, "room_id", "name", "machine_id"),
     sa.Index(None, "serial_key"),
     sa.Index(None, "asset_key"),
+    sa.Index(None, "secret_hash"),
 )
-"""Machines are found by ``serial_key`` and ``asset_key``: lower case, empty for placeholders."""
+"""Machines are found by ``serial_key`` and ``asset_key``: lower case, empty for placeholders.
+
+``secret_hash`` is the SHA-256 of the machine's secret, empty without one. ``holder_hash`` and ``claimant_hash`` are
+those of the agent's run that got the secret, and of the one that waits for approval. No record holds these three."""
 
 machine_macs = sa.Table(
     "machine_macs",
@@ -109,6 +123,7 @@ casts = sa.Table(
     _text("group_address"),
     _count("port"),
     _text("control_url"),
+    _text("control_pin", server_default=sa.text("''")),
     _count("required_count"),
     _count("run_count"),
     sa.Column("created_at", UtcTime(), nullable=False),
@@ -133,6 +148,15 @@ casts = sa.Table(
 )
 """``image_id``, ``room_id`` and ``start_at`` repeat the plan's, for searching. The lease is part of the row that it
 protects, so that a locked row has the current lease."""
+
+cast_keys = sa.Table(
+    "cast_keys",
+    metadata,
+    sa.Column("cast_id", CleanText(), sa.ForeignKey("casts.cast_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("join_key", sa.LargeBinary(), nullable=False),
+)
+"""Keys of the tickets with which machines join a cast. Every daemon of the database needs them, so they can't be
+hashes; a key is worth nothing after its cast."""
 
 cast_machines = sa.Table(
     "cast_machines",
@@ -232,6 +256,7 @@ tokens = sa.Table(
     sa.Column("token_id", CleanText(), primary_key=True),
     _text("name"),
     _text("role"),
+    sa.Column("room_id", CleanText()),
     _text("secret_hash"),
     sa.Column("created_at", UtcTime(), nullable=False),
     _text("created_by"),

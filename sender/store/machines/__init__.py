@@ -1,1 +1,1 @@
-"""Machine identity: hardware addresses, serial numbers, enrolment and CSV files of machines."""
+"""Machine identity: hardware addresses, serial numbers, agents' reports and CSV files of machines."""

@@ -17,12 +17,16 @@ class Role(enum.StrEnum):
     OPERATE = "operate"
     """Read and change everything."""
     ENROL = "enrol"
-    """Check a machine in and receive its cast, nothing else: the role of agents."""
+    """Enrol machines, nothing else: an agent exchanges this token for its machine's own secret."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Token:
-    """A token without its secret, which isn't stored."""
+    """A token without its secret, which isn't stored.
+
+    Attributes:
+        room_id: with the role enrol: room whose machines it enrols; None for all rooms.
+    """
 
     token_id: str
     name: str
@@ -31,6 +35,7 @@ class Token:
     created_by: str
     expires_at: datetime | None
     last_used_at: datetime | None
+    room_id: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

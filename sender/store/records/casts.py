@@ -104,6 +104,7 @@ class Cast:
         image_name: name of the image, kept for history.
         required_count: machines that must verify every byte for the cast to be done.
         owner: daemon that runs or ran the cast; empty before a daemon has taken it.
+        control_pin: pin of the certificate at ``control_url``; empty without TLS.
         created_by: name of the token, ``local``, or ``schedule NAME``.
         run_count: number of daemons' runs; 2 or more after a restart or a takeover.
         seconds: time from the first image data to the end, earlier runs included.
@@ -136,6 +137,7 @@ class Cast:
     joined_count: int
     complete_count: int
     failed_count: int
+    control_pin: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,7 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from datetime import datetime
+
+from sender.store.records.api_schema import OpenStrEnum
+
+
+class EnrolmentMode(enum.StrEnum):
+    """The rule for machines that enrol."""
+
+    TOKEN = "token"  # noqa: S105 - a choice
+    """A valid token for enrolment is enough."""
+    APPROVE = "approve"
+    """An operator also approves each machine, by a code that the machine shows."""
+
+
+class EnrolmentState(OpenStrEnum):
+    """A machine's enrolment."""
+
+    NEW = "new"
+    """Known, but without a secret: added by an operator, or by an earlier version of diskcast."""
+    WAITING = "waiting"
+    """An agent shows a code and waits for an operator's approval."""
+    APPROVED = "approved"
+    """Approved; its agent gets the machine's secret at its next check-in."""
+    ENROLLED = "enrolled"
+    """It has a secret."""
+    BLOCKED = "blocked"
+    """Revoked: it can't check in, and it can't enrol until an operator readmits it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,6 +41,7 @@ class Room:
         room_id: lower case letters, digits and hyphens.
         site: daemons cast only for rooms of the sites that they serve; empty: any daemon.
         interface: network interface of the sender for this room; empty: chosen by the daemon.
+        enrolment: rule for its machines that enrol; empty: the daemon's.
         machine_count: number of its machines.
     """
 
@@ -24,6 +52,7 @@ class Room:
     interface: str
     created_at: datetime
     machine_count: int = 0
+    enrolment: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +66,11 @@ class Machine:
         inventory: hardware and software as its agent describes it.
         agent_version: version of its agent; empty before its first check-in.
         position: place for people, for example ``row 2, seat 5``.
+        enrolled_at: time at which it got its secret.
+        enrolled_by: token with which it enrolled, and the operator who approved it.
+        approval_code: code that its agent shows while it waits for approval; empty otherwise.
+        claimed_at: time of the last claim to be this machine by an agent that isn't, or isn't yet, admitted.
+        claimed_from: network address of that agent.
     """
 
     machine_id: str
@@ -52,6 +86,24 @@ class Machine:
     inventory: dict[str, str]
     created_at: datetime
     last_seen_at: datetime | None
+    enrolment: EnrolmentState = EnrolmentState.NEW
+    enrolled_at: datetime | None = None
+    enrolled_by: str = ""
+    approval_code: str = ""
+    claimed_at: datetime | None = None
+    claimed_from: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MachineRevocation:
+    """A revocation that counts at the daemon that answers.
+
+    Attributes:
+        recorded: true if the database has it; other daemons follow within seconds, otherwise when it is available.
+    """
+
+    machine_id: str
+    recorded: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

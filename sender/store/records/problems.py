@@ -16,6 +16,7 @@ class ProblemKind(OpenStrEnum):
     CAST = "cast"
     DISK = "disk"
     CLOCK = "clock"
+    ENROLMENT = "enrolment"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Problem:
     """A current problem for the operator.
 
     Attributes:
-        kind: one of ``database``, ``library``, ``cast``, ``disk``, ``clock``.
+        kind: one of ``database``, ``library``, ``cast``, ``disk``, ``clock``, ``enrolment``.
         text: the thing, the cause and the fix.
     """
 

@@ -40,6 +40,7 @@ class CastUpdate(TypedDict, total=False):
     group: str
     port: int
     control_url: str
+    control_pin: str
     required_count: int
     run_count: int
     gathering_at: datetime | None
@@ -223,6 +224,18 @@ class Casts(CastResults, CastTimelines, CastRequests):
     def save_progress(self, cast: Cast) -> bool:
         """Replace the progress fields of a cast that hasn't ended, under the condition of :meth:`save`."""
         return self._save(cast, _PROGRESS, _CAST.phase.in_(OPEN_PHASES))
+
+    @writing
+    def join_key(self, cast_id: str, fresh: bytes) -> bytes:
+        """Return the key of a cast's tickets; it is ``fresh`` if the cast had none. Every daemon gets the same key.
+
+        Raises:
+            ConflictError: the cast was removed.
+        """
+        insert = self._database.insert(tables.cast_keys).values(cast_id=cast_id, join_key=fresh)
+        self._connection.execute(insert.on_conflict_do_nothing(index_elements=["cast_id"]))
+        query = sa.select(tables.cast_keys.c.join_key).where(tables.cast_keys.c.cast_id == cast_id)
+        return bytes(self._connection.execute(query).scalar_one())
 
     def _save(self, cast: Cast, names: Iterable[str], *conditions: sa.ColumnElement[bool]) -> bool:
         values = {"group_address" if name == "group" else name: getattr(cast, name) for name in names}

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from sender.store.database import tables
 from sender.store.machines.identity import chunks, identity_key
-from sender.store.records.machines import Machine
+from sender.store.records.machines import EnrolmentState, Machine
 from sender.store.repositories.audit import AuditedRepository
 
 _MACHINE = tables.machines.c
@@ -32,9 +32,13 @@ class MachineRows(AuditedRepository):
             query = sa.select(_OWNED.machine_id, _OWNED.mac).where(_OWNED.machine_id.in_(chunk))
             for row in self._connection.execute(query.order_by(_OWNED.machine_id, _OWNED.order_index)):
                 macs[row.machine_id].append(row.mac)
-        columns = [name for name in Machine.__dataclass_fields__ if name != "macs"]
+        columns = [name for name in Machine.__dataclass_fields__ if name not in ("macs", "enrolment")]
         return [
-            Machine(macs=tuple(macs[row["machine_id"]]), **{name: row[name] for name in columns})
+            Machine(
+                macs=tuple(macs[row["machine_id"]]),
+                enrolment=EnrolmentState(row["enrolment"]),
+                **{name: row[name] for name in columns},
+            )
             for row in rows
         ]
 

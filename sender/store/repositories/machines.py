@@ -13,15 +13,6 @@ import sqlalchemy as sa
 from sender.store.database import tables
 from sender.store.database.errors import ConflictError
 from sender.store.machines.csv_import import ImportRow, read_rows
-from sender.store.machines.enrolment import (
-    Enrolment,
-    blank_machine,
-    check_in_changes,
-    fingerprint_of,
-    new_machine,
-    new_machine_id,
-    valid_macs,
-)
 from sender.store.machines.identity import (
     MACS_MAX,
     MachineFingerprint,
@@ -30,6 +21,15 @@ from sender.store.machines.identity import (
     find_machine,
     find_machines,
     normal_mac,
+)
+from sender.store.machines.machine_report import (
+    MachineReport,
+    blank_machine,
+    check_in_changes,
+    fingerprint_of,
+    new_machine,
+    new_machine_id,
+    valid_macs,
 )
 from sender.store.records.machines import ImportProblem, ImportResult, Machine
 from sender.store.repositories.audit import AuditNote
@@ -166,55 +166,79 @@ class Machines(MachineRows):
         return None if machine_id is None else self._get(machine_id)
 
     @writing_again
-    def enrol(self, enrolments: Sequence[Enrolment]) -> builtins.list[Machine]:
-        """Update the machines that check in, or add them without a room; return them in the order of ``enrolments``.
+    def record(self, reports: Sequence[MachineReport]) -> builtins.list[Machine | None]:
+        """Update the machines that their agents report, or add them; return them in the order of ``reports``.
 
-        A hundred check-ins cost little more than one.
+        A report with a ``machine_id`` concerns only that machine; None if it was removed. A hundred reports cost little
+        more than one.
         """
-        fingerprints = [enrolment.fingerprint for enrolment in enrolments]
-        machines: builtins.list[Machine] = []
+        fingerprints = [report.fingerprint for report in reports]
+        machines: builtins.list[Machine | None] = []
         runs = builtins.list(distinct_runs(fingerprints))
         if len(runs) > 1:
             # Each run locks the rows that it changes. All rows are locked first, in one order: see _lock.
-            found = find_machines(self._connection, fingerprints)
+            found = self._ids_of(reports, fingerprints)
             self._lock([one for one in found if one], [mac for own in fingerprints for mac in own.macs])
         for run in runs:
             part = slice(run.start, run.stop)
-            machines += self._enrol_distinct(enrolments[part], fingerprints[part])
+            machines += self._record_distinct(reports[part], fingerprints[part])
         return machines
 
-    def _enrol_distinct(
-        self, enrolments: Sequence[Enrolment], fingerprints: Sequence[MachineFingerprint]
-    ) -> builtins.list[Machine]:
-        """Enrol machines that have no identifier in common."""
-        ids = find_machines(self._connection, fingerprints)
+    def _ids_of(
+        self, reports: Sequence[MachineReport], fingerprints: Sequence[MachineFingerprint]
+    ) -> builtins.list[str | None]:
+        """Return the proved id of each report, or else the id of the matching machine, or None."""
+        matched = find_machines(self._connection, fingerprints)
+        return [report.machine_id or found for report, found in zip(reports, matched, strict=True)]
+
+    def _record_distinct(
+        self, reports: Sequence[MachineReport], fingerprints: Sequence[MachineFingerprint]
+    ) -> builtins.list[Machine | None]:
+        """Record machines that have no identifier in common."""
+        ids = self._ids_of(reports, fingerprints)
         known = {machine.machine_id: machine for machine in self.get_many([one for one in ids if one])}
-        if len(known) < len(ids) - ids.count(None):
+        if len({one for one in ids if one}) < len(ids) - ids.count(None):
             # Two of them match one machine. The second is matched again, after the first has changed it.
-            pairs = zip(enrolments, fingerprints, strict=True)
-            return [
-                machine for enrolment, own in pairs for machine in self._enrol_distinct([enrolment], [own])
-            ]
+            pairs = zip(reports, fingerprints, strict=True)
+            return [machine for report, own in pairs for machine in self._record_distinct([report], [own])]
         now = self._now()
+        owners = self._enrolled_owners([mac for fingerprint in fingerprints for mac in fingerprint.macs])
         claimed = {mac for fingerprint in fingerprints for mac in fingerprint.macs}
-        machines, new = [], []
+        machines: builtins.list[Machine | None] = []
+        new: builtins.list[Machine] = []
         changes: dict[str, dict[str, Any]] = {}
-        for enrolment, fingerprint, machine_id in zip(enrolments, fingerprints, ids, strict=True):
+        for report, fingerprint, machine_id in zip(reports, fingerprints, ids, strict=True):
             before = known.get(machine_id or "")
+            # A member that reports the address of another one must not become its successor.
+            own = tuple(mac for mac in fingerprint.macs if owners.get(mac, machine_id) == machine_id)
+            if before is None and report.machine_id:
+                machines.append(None)
+                continue
             if before is None:
-                machine = new_machine(enrolment, fingerprint.macs, now)
+                machine = new_machine(report, own, now)
                 new.append(machine)
             else:
                 # Present adapters come first: beyond MACS_MAX, unplugged ones are dropped.
-                rest = [mac for mac in before.macs if mac not in claimed]
-                macs = (*fingerprint.macs, *rest)[:MACS_MAX]
-                changed = check_in_changes(enrolment, fingerprint, macs, before, now)
+                rest = [mac for mac in before.macs if mac not in claimed or mac in owners]
+                macs = tuple(dict.fromkeys((*own, *rest)))[:MACS_MAX]
+                changed = check_in_changes(report, fingerprint, macs, before, now)
                 if changed:
                     changes[before.machine_id] = changed
                 machine = dataclasses.replace(before, **changed)
             machines.append(machine)
         self._write(new, changes)
         return machines
+
+    def _enrolled_owners(self, macs: Sequence[str]) -> dict[str, str]:
+        """Return the machines with a secret that have these addresses."""
+        owners: dict[str, str] = {}
+        for chunk in chunks(builtins.list(dict.fromkeys(macs))):
+            query = sa.select(_OWNED.mac, _OWNED.machine_id).join(
+                tables.machines, _OWNED.machine_id == _MACHINE.machine_id
+            )
+            query = query.where(_OWNED.mac.in_(chunk), _MACHINE.secret_hash != "")
+            owners |= {row.mac: row.machine_id for row in self._connection.execute(query)}
+        return owners
 
     @writing
     def touch(self, seen: Mapping[str, datetime]) -> None:

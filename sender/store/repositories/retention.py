@@ -77,7 +77,7 @@ class Retention(AuditedRepository):
 
     @writing
     def _remove_casts(self, cast_ids: list[str]) -> int:
-        for table in (tables.cast_timelines, tables.cast_requests):
+        for table in (tables.cast_timelines, tables.cast_requests, tables.cast_keys):
             self._connection.execute(sa.delete(table).where(table.c.cast_id.in_(cast_ids)))
         return self._connection.execute(sa.delete(tables.casts).where(_CAST.cast_id.in_(cast_ids))).rowcount
 

@@ -23,6 +23,7 @@ class RoomUpdate(TypedDict, total=False):
     description: str
     site: str
     interface: str
+    enrolment: str
 
 
 class Rooms(AuditedRepository):
@@ -39,6 +40,7 @@ class Rooms(AuditedRepository):
             "description": room.description,
             "site": room.site,
             "interface": room.interface,
+            "enrolment": room.enrolment,
         }
         self._connection.execute(sa.insert(tables.rooms).values(**values, created_at=room.created_at))
         self._audit.note(audit, "room.create", f"room {room.room_id}", values)

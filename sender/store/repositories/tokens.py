@@ -47,6 +47,7 @@ class Tokens(AuditedRepository):
         role: Role,
         expires: datetime | None = None,
         *,
+        room_id: str | None = None,
         created_by: str = "local",
         audit: AuditNote | None = None,
     ) -> tuple[Token, str]:
@@ -57,11 +58,23 @@ class Tokens(AuditedRepository):
             raise ConflictError(f"token {name!r} exists already; choose another name, or remove that token")
         secret = f"dct_{role}_{secrets.token_urlsafe(SECRET_BYTES)}"
         token = Token(
-            f"t{secrets.token_hex(6)}", clean_text(name), role, self._now(), created_by, expires, None
+            f"t{secrets.token_hex(6)}",
+            clean_text(name),
+            role,
+            self._now(),
+            created_by,
+            expires,
+            None,
+            room_id,
         )
         values = {field: getattr(token, field) for field in Token.__dataclass_fields__}
         self._connection.execute(sa.insert(tables.tokens).values(**values, secret_hash=_hash(secret)))
-        detail = {"name": name, "role": role.value, "expires_at": expires.isoformat() if expires else None}
+        detail = {
+            "name": name,
+            "role": role.value,
+            "room_id": room_id,
+            "expires_at": expires.isoformat() if expires else None,
+        }
         self._audit.note(audit, "token.create", f"token {token.token_id}", detail)
         return token, secret
 

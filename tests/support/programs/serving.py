@@ -87,6 +87,7 @@ class Daemon:
         self._prefix = prefix
         self._environment = environment
         self.programs: list[Program] = []
+        self._secrets: dict[str, str] = {}
         self.api = httpx.Client(base_url=f"{self.url}/api/v1", timeout=LIMIT_S, trust_env=False)
 
     def __enter__(self) -> Self:
@@ -169,6 +170,17 @@ class Daemon:
         if not response.is_success:
             raise LabError(f"{method} {path}: {response.status_code} {response.text}; {self.describe()}")
         return response.json() if response.content else None
+
+    def check_in(self, check_in: Mapping[str, Any], token: str = "") -> dict[str, Any]:
+        """Check in as an agent does that enrols first; the answer to the check-in with the machine's secret."""
+        agent_id = str(check_in["agent_id"])
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if agent_id not in self._secrets:
+            enrolment = self.api.post("/check-in", json=check_in, headers=headers)
+            self._secrets[agent_id] = enrolment.raise_for_status().json()["machine_secret"]
+        headers = {"Authorization": f"Bearer {self._secrets[agent_id]}"}
+        answer = self.api.post("/check-in", json=check_in, headers=headers)
+        return dict(answer.raise_for_status().json())
 
     def server(self) -> dict[str, Any]:
         """What it says of itself."""
@@ -271,7 +283,10 @@ class ServiceAgent:
         servers = itertools.chain.from_iterable(("--server", daemon.url) for daemon in daemons)
         identity = ("--identity", self.serial)
         where = ("--interface", "lo", "--target", self.target)
-        self._argv = diskcast_agent("run", *servers, *identity, *where, "--name", name, "--json", *options)
+        state = ("--state-directory", directory / f"{name}.state")
+        self._argv = diskcast_agent(
+            "run", *servers, *identity, *where, *state, "--name", name, "--json", *options
+        )
         self.program: Program | None = None
 
     def __enter__(self) -> Self:

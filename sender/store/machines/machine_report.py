@@ -1,4 +1,4 @@
-"""Enrolment: the fields of a machine that change when its agent checks in."""
+"""MachineReport: the fields of a machine that change when its agent checks in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from protocol.errors import ConfigurationError
 from sender.store.database.column_types import clean_json, clean_text
 from sender.store.machines.identity import MACS_MAX, MachineFingerprint, identity_key, normal_mac
-from sender.store.records.machines import Machine
+from sender.store.records.machines import EnrolmentState, Machine
 
 LAST_SEEN_INTERVAL_S = 10.0
 """Shortest interval between two updates of ``last_seen_at`` by check-ins without other changes. In between,
@@ -19,8 +19,13 @@ LAST_SEEN_INTERVAL_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Enrolment:
-    """A machine as its agent describes it at a check-in."""
+class MachineReport:
+    """A machine as its agent describes it at a check-in.
+
+    Attributes:
+        machine_id: id that the machine has proved by its secret; empty: matched by its identifiers.
+        room_id: room of a machine that has none yet.
+    """
 
     name: str
     macs: Sequence[str]
@@ -29,6 +34,8 @@ class Enrolment:
     address: str
     agent_version: str
     inventory: Mapping[str, str]
+    machine_id: str = ""
+    room_id: str | None = None
 
     @property
     def fingerprint(self) -> MachineFingerprint:
@@ -46,21 +53,22 @@ def blank_machine(now: datetime) -> Machine:
     return Machine(new_machine_id(), "", None, (), "", "", "", "", "", "", {}, now, None)
 
 
-def new_machine(enrolment: Enrolment, macs: Sequence[str], now: datetime) -> Machine:
+def new_machine(report: MachineReport, macs: Sequence[str], now: datetime) -> Machine:
     """Return the record of a machine that checks in for the first time."""
     return dataclasses.replace(
         blank_machine(now),
-        **_agent_fields(enrolment),
-        name=clean_text(enrolment.name),
+        **_agent_fields(report),
+        name=clean_text(report.name),
+        room_id=report.room_id,
         macs=tuple(macs),
-        serial=clean_text(enrolment.serial),
-        asset_tag=clean_text(enrolment.asset_tag),
+        serial=clean_text(report.serial),
+        asset_tag=clean_text(report.asset_tag),
         last_seen_at=now,
     )
 
 
 def check_in_changes(
-    enrolment: Enrolment,
+    report: MachineReport,
     fingerprint: MachineFingerprint,
     macs: tuple[str, ...],
     before: Machine,
@@ -70,13 +78,20 @@ def check_in_changes(
 
     Name, room, position and note belong to the operator. An agent only names a machine that is new.
     """
-    values = _agent_fields(enrolment)
+    values = _agent_fields(report)
     if fingerprint.serial_key:
-        values["serial"] = clean_text(enrolment.serial)
+        values["serial"] = clean_text(report.serial)
     if fingerprint.asset_key:
-        values["asset_tag"] = clean_text(enrolment.asset_tag)
+        values["asset_tag"] = clean_text(report.asset_tag)
+    if report.room_id is not None and before.room_id is None:
+        values["room_id"] = report.room_id
     if set(macs) != set(before.macs):
         values["macs"] = macs
+    if report.machine_id and before.enrolment in (EnrolmentState.WAITING, EnrolmentState.APPROVED):
+        values |= {
+            "enrolment": EnrolmentState.ENROLLED,
+            "approval_code": "",
+        }  # the holder of the secret is back
     changed = {key: value for key, value in values.items() if getattr(before, key) != value}
     last = before.last_seen_at
     if changed or last is None or now - last > timedelta(seconds=LAST_SEEN_INTERVAL_S):
@@ -100,10 +115,10 @@ def valid_macs(macs: Sequence[str]) -> tuple[str, ...]:
     return tuple(valid)[:MACS_MAX]
 
 
-def _agent_fields(enrolment: Enrolment) -> dict[str, Any]:
+def _agent_fields(report: MachineReport) -> dict[str, Any]:
     """Return the fields that the agent alone decides."""
     return {
-        "address": clean_text(enrolment.address),
-        "agent_version": clean_text(enrolment.agent_version),
-        "inventory": clean_json(dict(enrolment.inventory)),
+        "address": clean_text(report.address),
+        "agent_version": clean_text(report.agent_version),
+        "inventory": clean_json(dict(report.inventory)),
     }
