@@ -13,6 +13,9 @@ COMMANDS: Final = {
     "unpack": Implementation(
         "sender.imaging.image_commands:unpack", "Write an image to a disk or file, without a network."
     ),
+    "sign": Implementation("sender.imaging.sign_command:sign", "Sign an image."),
+    "keygen": Implementation("sender.identity.keygen_command:keygen", "Make a key that signs images."),
+    "trust": Implementation("sender.identity.trust_command:trust", "Manage the keys that a machine trusts."),
     "send": Implementation("sender.send.command:send", "Cast an image to a room of machines."),
     "serve": Implementation(
         "sender.serve.serve_command:serve", "Run the daemon: images, rooms, casts, dashboard, API."

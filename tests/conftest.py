@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 from tests.support.network.lab import privileged_obstacle
+from tests.support.signing import signing_environment
 
 FOLDER = Path(__file__).parent
 
@@ -29,6 +30,8 @@ hypothesis.settings.load_profile("diskcast")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+os.environ.update(signing_environment())
 
 SLOW_FIRST = ("e2e", "netns", "server", "simulation", "web", "deploy", "load", "property")
 """Folders with slow files, the slowest first: a slow file at the end would keep a single process busy."""

@@ -27,15 +27,19 @@ from protocol.image.image_metadata import metadata_table
 from protocol.image.manifest import BlockKind
 from protocol.image.manifest_format import FORMAT_VERSION, ManifestHead, check_magic_and_version_untrusted
 from protocol.schema.binary_fields import Field, Octets, fields_of, uint
+from protocol.trust.minisign import PublicKey
+from protocol.trust.statement import SignedStatement
 
 IMAGE_MAGIC: Final = b"\x89DCI\r\n\x1a\n"
 PAGE_BYTES: Final = 4096
 """Alignment of the sections: the page size of most machines and the sector size of large disks."""
 
 SIGNATURE_BYTES_MAX: Final = 3072
-"""Room for an Ed25519 signature (64 bytes) and for the post-quantum ML-DSA-44 (2420, FIPS 204)."""
+"""Space for a statement of 1 KiB with a minisign signature and its comments."""
 
-SIGNATURE_SCHEMES: Final = {0: "none"}
+SIGNATURE_NONE: Final = 0
+SIGNATURE_MINISIGN: Final = 1
+SIGNATURE_SCHEMES: Final = {SIGNATURE_NONE: "none", SIGNATURE_MINISIGN: "minisign"}
 
 _OFFSET_MAX: Final = 2 * IMAGE_BYTES_MAX
 """No section of a valid image extends beyond it, and sums of two offsets fit 64 bits."""
@@ -59,10 +63,12 @@ class ImageHeader:
     ]
     payload_bytes: Annotated[int, uint(64, "size of the payload; the file ends with it", high=_OFFSET_MAX)]
     image_id: Annotated[bytes, Octets(HASH_BYTES, "BLAKE3 of the manifest")]
-    signature_scheme: Annotated[int, uint(32, "0: not signed; others are for later versions")]
+    signature_scheme: Annotated[int, uint(32, "0: not signed; 1: statement and minisign signature")]
     signature_bytes: Annotated[int, uint(32, "bytes of `signature` in use", high=SIGNATURE_BYTES_MAX)]
-    signer: Annotated[bytes, Octets(32, "key that signed `image_id`; zero when not signed")]
-    signature: Annotated[bytes, Octets(SIGNATURE_BYTES_MAX, "over `image_id`; zero-padded")]
+    signer: Annotated[bytes, Octets(32, "public key of the signer; zero when not signed")]
+    signature: Annotated[
+        bytes, Octets(SIGNATURE_BYTES_MAX, "u16 length of the statement, statement, signature; zero-padded")
+    ]
     reserved: Annotated[bytes, Octets(872, "zero; ignored on reading")]
 
     @property
@@ -74,6 +80,33 @@ class ImageHeader:
     def signature_name(self) -> str:
         """Return the name of the signature's scheme; ``none`` when the image isn't signed."""
         return SIGNATURE_SCHEMES.get(self.signature_scheme, f"unknown scheme {self.signature_scheme}")
+
+    @property
+    def signed(self) -> SignedStatement | None:
+        """Return the statement and its signature, not yet verified; None if there is none of a known scheme.
+
+        Raises:
+            UnsignedImageError: the signature field is damaged.
+        """
+        if self.signature_scheme != SIGNATURE_MINISIGN:
+            return None
+        return SignedStatement.from_bytes_untrusted(self.signature[: self.signature_bytes])
+
+    def with_signature(self, signed: SignedStatement, signer: PublicKey) -> ImageHeader:
+        """Return the header of the same image with this signature."""
+        data = signed.to_bytes()
+        return dataclasses.replace(
+            self,
+            signature_scheme=SIGNATURE_MINISIGN,
+            signature_bytes=len(data),
+            signer=signer.key,
+            signature=data.ljust(SIGNATURE_BYTES_MAX, b"\0"),
+        )
+
+    def to_page(self) -> bytes:
+        """Return the header page."""
+        record = pack_record(self, ImageHeader.FIELDS)
+        return record + blake3(record).digest()
 
 
 ImageHeader.FIELDS = fields_of(ImageHeader)
@@ -90,9 +123,9 @@ def payload_offset_of(manifest_bytes: int) -> int:
     return PAGE_BYTES + page_aligned(manifest_bytes)
 
 
-def build_header(*, manifest_bytes: int, payload_bytes: int, image_id: bytes) -> bytes:
-    """Return the header page of an unsigned image."""
-    header = ImageHeader(
+def build_header(*, manifest_bytes: int, payload_bytes: int, image_id: bytes) -> ImageHeader:
+    """Return the header of an unsigned image."""
+    return ImageHeader(
         magic=IMAGE_MAGIC,
         version=FORMAT_VERSION,
         header_bytes=PAGE_BYTES,
@@ -101,14 +134,12 @@ def build_header(*, manifest_bytes: int, payload_bytes: int, image_id: bytes) ->
         payload_offset=payload_offset_of(manifest_bytes),
         payload_bytes=payload_bytes,
         image_id=image_id,
-        signature_scheme=0,
+        signature_scheme=SIGNATURE_NONE,
         signature_bytes=0,
         signer=bytes(32),
         signature=bytes(SIGNATURE_BYTES_MAX),
         reserved=bytes(872),
     )
-    record = pack_record(header, ImageHeader.FIELDS)
-    return record + blake3(record).digest()
 
 
 def parse_header_untrusted(data: bytes | memoryview) -> ImageHeader:

@@ -8,14 +8,10 @@ from typing import Final, Self
 
 from protocol.constants import MIB
 from protocol.errors import DiskcastError, ImageChangedError, ImageError, StorageError
-from protocol.image.image_format import (
-    PAGE_BYTES,
-    check_file_bytes,
-    check_identity,
-    parse_header_untrusted,
-)
+from protocol.image.image_format import check_file_bytes, check_identity
 from protocol.image.manifest import Manifest
 from protocol.image.stored_manifest import StoredManifest
+from protocol.program.image_header import read_header
 from protocol.program.positional_reads import read_at
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 32 * MIB
@@ -37,7 +33,7 @@ class ImageSource:
         """Use :func:`open_image`."""
         self.path = path
         self._fd = fd
-        header = parse_header_untrusted(os.pread(fd, PAGE_BYTES, 0))
+        header = read_header(fd, path)
         check_file_bytes(header, os.fstat(fd).st_size)
         self._payload_offset = header.payload_offset
         manifest: memoryview | StoredManifest

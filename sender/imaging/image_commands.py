@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import signal
 import sys
@@ -13,18 +14,24 @@ from typing import NoReturn
 
 import click
 
-from protocol.constants import BLOCK_BYTES_DEFAULT
+from protocol.constants import BLOCK_BYTES_DEFAULT, HASH_BYTES
 from protocol.disk.disk_layout import layout_of
 from protocol.disk.partition_table import TableKind
+from protocol.errors import UnsignedImageError
 from protocol.image.block_codec import LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN
+from protocol.image.image_format import ImageHeader
 from protocol.image.manifest import Manifest
 from protocol.image.manifest_format import FORMAT_VERSION
 from protocol.shared.units import format_bytes, format_duration, parse_size_bytes
+from sender.identity.key_options import signing_key_options
+from sender.identity.signing_keys import AskPassphrase, default_key_path, ensure_signing_key
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_progress import emit, show_progress
+from sender.imaging.image_signature import ImageSignature, SignatureState
 from sender.imaging.image_verify import BadBlock, verify_image
-from sender.imaging.pack import PackOptions, pack_image
+from sender.imaging.pack import PackOptions, default_name, pack_image
 from sender.imaging.source_hash import source_sha256_of
+from sender.imaging.statement_fields import StatementFields, sign_statement, statement_options
 from sender.imaging.used_blocks import AreaUsage
 
 _json_option = click.option(
@@ -64,6 +71,9 @@ _jobs_option = click.option(
     is_flag=True,
     help="Pack a mounted, writable source; its files may be inconsistent.",
 )
+@statement_options
+@signing_key_options
+@click.option("--no-sign", is_flag=True, help="Don't sign the image.")
 @_jobs_option
 @_json_option
 def pack(
@@ -73,16 +83,21 @@ def pack(
     block_size: str,
     level: int,
     jobs: int | None,
+    fields: StatementFields,
+    key_path: Path | None,
+    ask_passphrase: AskPassphrase,
     *,
     every_byte: bool,
     allow_mounted: bool,
+    no_sign: bool,
     json_lines: bool,
 ) -> None:
-    """Pack SOURCE, a disk or a file with a disk's content, into an image.
+    """Pack SOURCE, a disk or a file with a disk's content, into an image, and sign it.
 
     Unmount SOURCE first, or mount it read-only: nothing may write to it during packing. Free space is skipped in
     filesystems whose tools are installed (see `diskcast doctor`). The same content and options always give the same
-    file. FILE.dci appears only when it is complete.
+    image id, and with the same --image-version the same file. FILE.dci appears only when it is complete. The first
+    image makes your signing key.
 
     \b
     Examples:
@@ -106,8 +121,21 @@ def pack(
             else:
                 click.echo(str(area))
 
+    key, key_is_new = (None, False) if no_sign else ensure_signing_key(key_path, ask_passphrase)
+
+    def sign(header: ImageHeader) -> ImageHeader:
+        if key is None:
+            return header
+        statement = fields.statement(header.image_id, packed_name, datetime.datetime.now(datetime.UTC))
+        return header.with_signature(sign_statement(statement, key), key.public)
+
+    packed_name = default_name(source) if name is None else name
+    if key is not None:
+        fields.statement(
+            bytes(HASH_BYTES), packed_name, datetime.datetime.now(datetime.UTC)
+        )  # fails before packing
     with _sigterm_as_interrupt(), show_progress("packing", json_lines=json_lines) as update:
-        result = pack_image(source, output, options, update, show_areas)
+        result = pack_image(source, output, options, update, show_areas, sign)
     with ImageFile.open(result.path) as image:
         if json_lines:
             areas = [area.to_json() for area in result.areas]
@@ -117,11 +145,16 @@ def pack(
                 **describe(image),
                 filesystems=areas,
                 duration_s=round(result.duration_s, 3),
+                signing_key_created=key_is_new,
             )
         else:
             click.echo(description_text(image))
             rate = format_bytes(image.manifest.raw_bytes / result.duration_s)
             click.echo(f"packed in  {format_duration(result.duration_s)}, {rate}/s")
+            if key_is_new and key is not None:
+                click.echo(
+                    f"new key    {default_key_path()}: back it up. Agents trust it with --trust-key {key.public.text}"
+                )
 
 
 @click.command()
@@ -148,7 +181,7 @@ def inspect(image_path: Path, *, json_lines: bool) -> None:
 @_jobs_option
 @_json_option
 def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lines: bool) -> None:
-    """Check every byte of an image, or compare a disk with it, and name the blocks that differ.
+    """Check every byte of an image and its signature, or compare a disk with it, and name the blocks that differ.
 
     \b
     Examples:
@@ -174,6 +207,9 @@ def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lin
         with show_progress("verifying", json_lines=json_lines) as update:
             report = verify_image(image, jobs=jobs, on_progress=update, on_bad_block=show_bad_block)
         report.raise_if_bad(image)
+        signature = ImageSignature.of(image.header)
+        if signature.state is SignatureState.INVALID:
+            raise UnsignedImageError(f"{image_path}: every block is correct, but {signature.problem}")
         duration_s = time.monotonic() - started_s
         if json_lines:
             emit("result", ok=True, **describe(image), duration_s=round(duration_s, 3))
@@ -182,6 +218,7 @@ def verify(image_path: Path, against: Path | None, jobs: int | None, *, json_lin
                 f"{image_path}: all {report.block_count} blocks are correct ({format_bytes(image.header.file_bytes)} "
                 f"read in {format_duration(duration_s)})"
             )
+            click.echo("\n".join(signature.lines()))
 
 
 @click.command(
@@ -256,7 +293,7 @@ def describe(image: ImageFile) -> dict[str, object]:
             for kind, summary in manifest.summary().items()
         },
         "metadata": _plain(manifest.metadata),
-        "signature": header.signature_name,
+        "signature": ImageSignature.of(header).to_json(),
     }
 
 
@@ -287,7 +324,7 @@ def description_text(image: ImageFile) -> str:
     sha256 = source_sha256_of(manifest)
     if sha256 is not None:
         lines.append(f"sha256     {sha256.hex()} (of the whole disk)")
-    lines += [f"format     version {FORMAT_VERSION}", f"signature  {header.signature_name}"]
+    lines += [f"format     version {FORMAT_VERSION}", *ImageSignature.of(header).lines()]
     return "\n".join(lines)
 
 

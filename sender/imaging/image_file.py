@@ -17,14 +17,10 @@ from protocol.errors import (
     ImageError,
     StorageError,
 )
-from protocol.image.image_format import (
-    PAGE_BYTES,
-    check_file_bytes,
-    check_identity,
-    parse_header_untrusted,
-)
+from protocol.image.image_format import check_file_bytes, check_identity
 from protocol.image.manifest import Manifest
 from protocol.image.stored_manifest import StoredManifest
+from protocol.program.image_header import read_header
 from protocol.program.positional_reads import PositionalReadError, read_at
 
 MANIFEST_IN_MEMORY_BYTES_MAX: Final = 128 * MIB
@@ -55,7 +51,7 @@ class ImageFile:
         self._left_open = False
         status = os.fstat(fd)
         self._status_at_open = status.st_size, status.st_mtime_ns
-        self.header = parse_header_untrusted(os.pread(fd, PAGE_BYTES, 0))
+        self.header = read_header(fd, path)
         check_file_bytes(self.header, status.st_size)
         self.manifest = self._load_manifest()
         check_identity(self.header, self.manifest.image_id, self.manifest.payload_bytes)
@@ -143,12 +139,12 @@ class ImageFile:
         Distinguishes a file that was written to since it was opened from one that was already damaged.
         """
         try:
-            status = os.fstat(self._fd)
+            changed = self._changed_since_open()
         except OSError as error:
             raise StorageError(
                 f"{self.path}: can't read the image: {error.strerror}; check the disk"
             ) from error
-        if (status.st_size, status.st_mtime_ns) != self._status_at_open:
+        if changed:
             return ImageChangedError(
                 f"{self.path}: the image was written to while it was in use: block {block} no longer has the bytes "
                 "that were packed; restore the file from a good copy, and stop the program that writes to it"
@@ -157,6 +153,18 @@ class ImageFile:
             f"{self.path}: block {block} no longer has the bytes that were packed: restore the file from a good copy "
             "(`diskcast verify` checks all blocks), or pack again"
         )
+
+    def _changed_since_open(self) -> bool:
+        """Return whether the file was written to, other than by signing it again."""
+        status = os.fstat(self._fd)
+        if (status.st_size, status.st_mtime_ns) == self._status_at_open:
+            return False
+        try:
+            header = read_header(self._fd, self.path)
+        except ImageError:
+            return True
+        signed_again = header != self.header and header.image_id == self.header.image_id
+        return status.st_size != self._status_at_open[0] or not signed_again
 
     def leave_open(self) -> None:
         """Make :meth:`close` do nothing.

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from protocol.constants import HASH_BYTES, MIB
 from protocol.errors import ConfigurationError, StorageError
-from protocol.image.image_format import PAGE_BYTES, build_header, payload_offset_of
+from protocol.image.image_format import PAGE_BYTES, ImageHeader, build_header, payload_offset_of
 from protocol.image.manifest_format import ManifestLayout
 from sender.imaging.image_file import hash_file_range
 
 _FLUSH_BYTES: Final = 256 * MIB
 """Payload that is flushed in the background at once. At most twice as much is unflushed, so that the last fsync is
 short on machines with a lot of memory too."""
+
+IMAGE_FILE_MODE: Final = 0o640
+"""Of images and their copies: a golden image holds domain secrets, which aren't for every user of this machine."""
 
 _IOVEC_COUNT_MAX: Final = 1024  # IOV_MAX of Linux
 
@@ -74,7 +77,9 @@ class ImageWriter:
         """Open the temporary file, empty and locked."""
         while True:
             try:
-                fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode=0o666)
+                fd = os.open(
+                    self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode=IMAGE_FILE_MODE
+                )
             except OSError as error:
                 if error.errno in _NOT_ALLOWED:
                     raise ConfigurationError(
@@ -148,11 +153,14 @@ class ImageWriter:
                 if written:
                     rest[0] = rest[0][written:]
 
-    def commit(self, start: bytes | None = None) -> bytes:
+    def commit(
+        self, start: bytes | None = None, sign: Callable[[ImageHeader], ImageHeader] = lambda header: header
+    ) -> bytes:
         """Complete the file, make it durable and rename it to its final name.
 
         Args:
             start: the manifest before its columns, if it changed since the constructor; of the same length.
+            sign: returns the header with a signature.
 
         Returns:
             The image's id.
@@ -170,7 +178,7 @@ class ImageWriter:
         header = build_header(
             manifest_bytes=self._layout.manifest_bytes, payload_bytes=self.payload_bytes, image_id=image_id
         )
-        self._write(0, [header])
+        self._write(0, [sign(header).to_page()])
         with self._translated():
             os.fsync(self._fd)
             self._partial.rename(self.path)

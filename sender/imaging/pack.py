@@ -28,6 +28,7 @@ from protocol.image.block_codec import (
     encoder_memory_bytes,
     zero_hash,
 )
+from protocol.image.image_format import ImageHeader
 from protocol.image.manifest import BlockKind
 from protocol.image.manifest_format import block_count_of, build_manifest_start, check_block_bytes
 from sender.imaging.image_writer import ImageWriter
@@ -108,6 +109,7 @@ def pack_image(
     options: PackOptions,
     on_progress: Callable[[int, int], None] = lambda *_: None,
     on_areas: Callable[[Sequence[AreaUsage]], None] = lambda _: None,
+    sign: Callable[[ImageHeader], ImageHeader] = lambda header: header,
 ) -> PackResult:
     """Pack a disk, or a file with a disk's content, into an image file.
 
@@ -124,6 +126,7 @@ def pack_image(
         on_progress: called in this thread with the raw bytes done and the total raw bytes.
         on_areas: called in this thread with the used space of each partition, before packing starts; not called with
             ``every_byte``.
+        sign: returns the header with a signature; the image appears signed under its final name.
 
     Raises:
         ConfigurationError: an option is out of its range, or the output can't be created.
@@ -182,7 +185,7 @@ def pack_image(
         if source_hash is not None:
             metadata["source_sha256"] = source_hash.digest()
             start, _ = build_manifest_start(name, source.raw_bytes, options.block_bytes, metadata)
-        image_id = writer.commit(start)
+        image_id = writer.commit(start, sign)
     return PackResult(writer.path, image_id, time.monotonic() - started_s, unused.areas)
 
 

@@ -101,7 +101,9 @@ def test_arbitrary_bytes_raise_only_image_errors(data: bytes, signed: bool) -> N
 
 @given(st.integers(1, 1 << 40), st.integers(0, 1 << 46), st.binary(min_size=32, max_size=32))
 def test_header_round_trip(manifest_bytes: int, payload_bytes: int, image_id: bytes) -> None:
-    page = build_header(manifest_bytes=manifest_bytes, payload_bytes=payload_bytes, image_id=image_id)
+    page = build_header(
+        manifest_bytes=manifest_bytes, payload_bytes=payload_bytes, image_id=image_id
+    ).to_page()
     assert len(page) == PAGE_BYTES
     header = parse_header_untrusted(page)
     assert (header.manifest_bytes, header.payload_bytes) == (manifest_bytes, payload_bytes)

@@ -11,6 +11,10 @@ from protocol.image.block_codec import BlockEncoder, block_hash
 from protocol.image.image_format import PAGE_BYTES, build_header, payload_offset_of
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.image.manifest_format import build_manifest
+from protocol.trust.secret_key import SecretKey
+from protocol.trust.statement import ImageStatement
+from sender.imaging.statement_fields import signed_name
+from tests.support.signing import SIGNER, signed
 
 BLOCK_BYTES = 64 * 1024
 
@@ -24,16 +28,19 @@ class MadeImage:
     manifest: Manifest
     stored: list[bytes]
 
-    def write(self, path: Path) -> Path:
-        """Create the file ``NAME.dci``."""
+    def write(self, path: Path, signer: SecretKey | None = SIGNER) -> Path:
+        """Create the file ``NAME.dci``, signed by the tests' key."""
         manifest_bytes = len(self.manifest.data)
         header = build_header(
             manifest_bytes=manifest_bytes,
             payload_bytes=self.manifest.payload_bytes,
             image_id=self.manifest.image_id,
         )
+        if signer is not None:
+            statement = ImageStatement(self.manifest.image_id, signed_name(self.manifest.name), 1)
+            header = header.with_signature(signed(statement, signer), signer.public)
         manifest = bytes(self.manifest.data).ljust(payload_offset_of(manifest_bytes) - PAGE_BYTES, b"\0")
-        path.write_bytes(header + manifest + b"".join(self.stored))
+        path.write_bytes(header.to_page() + manifest + b"".join(self.stored))
         return path
 
     def stored_offset(self, block: int) -> int:

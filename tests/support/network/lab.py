@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from tests.support.signing import signing_environment
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 INTERFACE = "eth0"
 LIMIT_S: Final = 300.0
@@ -95,7 +97,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             cwd=REPOSITORY,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **signing_environment(), **(environment or {})},
             process_group=0,
         )
         self._thread = threading.Thread(target=self._watch, name=f"watch {self.pid}", daemon=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from protocol.errors import ImageDamagedError, ImageError, ImageFormatError
+from protocol.errors import ImageDamagedError, ImageError, ImageFormatError, UnsignedImageError
 from protocol.image.file_records import pack_record
 from protocol.image.image_format import (
     PAGE_BYTES,
@@ -20,8 +20,10 @@ from protocol.image.image_format import (
     parse_header_untrusted,
     tables,
 )
+from protocol.trust.statement import ImageStatement
+from tests.support.signing import SIGNER, signed
 
-PAGE = build_header(manifest_bytes=5000, payload_bytes=12_345, image_id=bytes(range(32)))
+PAGE = build_header(manifest_bytes=5000, payload_bytes=12_345, image_id=bytes(range(32))).to_page()
 HEADER = parse_header_untrusted(PAGE)
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -82,6 +84,22 @@ def test_sections_elsewhere_are_refused(changes: dict[str, object]) -> None:
 def test_a_signature_of_a_later_version_is_shown_as_unknown() -> None:
     header = parse_header_untrusted(sealed(signature_scheme=9, signature_bytes=64, signer=bytes(range(32))))
     assert header.signature_name == "unknown scheme 9"
+    assert header.signed is None
+
+
+def test_a_signature_survives_the_page() -> None:
+    both = signed(ImageStatement(HEADER.image_id, "lab", 7))
+    header = parse_header_untrusted(HEADER.with_signature(both, SIGNER.public).to_page())
+    assert header.signature_name == "minisign"
+    assert header.signed == both
+    assert header.signer == SIGNER.public.key
+    assert HEADER.signed is None
+
+
+def test_a_damaged_signature_field_isnt_an_unsigned_image() -> None:
+    header = parse_header_untrusted(sealed(signature_scheme=1, signature_bytes=1))
+    with pytest.raises(UnsignedImageError, match="damaged"):
+        _ = header.signed
 
 
 def test_file_size_must_be_exact() -> None:

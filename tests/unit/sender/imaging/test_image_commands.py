@@ -20,6 +20,7 @@ from sender.imaging.image_commands import agent_arguments, inspect, pack, verify
 from sender.imaging.image_progress import show_progress
 from tests.support.disks.disk_images import BLOCK_BYTES, make_image
 from tests.support.network.lab import LIMIT_S, Program, diskcast
+from tests.support.signing import SIGNER
 
 MADE = make_image("drzzd", tail_bytes=500)
 
@@ -56,7 +57,11 @@ def test_pack_and_inspect_report_the_same_fields(source: Path, tmp_path: Path) -
     assert result.pop("duration_s") >= 0
     (filesystem,) = result.pop("filesystems")
     assert filesystem["kept_because"] == "no supported filesystem was found"
+    assert result.pop("signing_key_created") is False
     assert result == events(invoke(inspect, path, "--json"))[-1]
+    signature = result.pop("signature")
+    assert (signature["state"], signature["signed_name"]) == ("signed", "golden")
+    assert signature["public_key"] == SIGNER.public.text
     data_stored = result["kinds"]["data"].pop("stored_bytes")
     assert 0 < data_stored < BLOCK_BYTES
     assert result.pop("image_id") == blake3_of_manifest(path)
@@ -89,7 +94,6 @@ def test_pack_and_inspect_report_the_same_fields(source: Path, tmp_path: Path) -
             },
             "logical_sector_bytes": 512,
         },
-        "signature": "none",
     }
 
 
@@ -105,8 +109,8 @@ def test_inspect_prints_the_main_facts(image: Path) -> None:
         blake3_of_manifest(image),
         "5 of 64.0 KiB",
         "zero     2: 128.0 KiB",
-        "none",
         "version 1",
+        SIGNER.public.id_text,
     ):
         assert part in text
 

@@ -1,0 +1,126 @@
+"""The fields of a statement that an operator chooses, their defaults, and their options."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+from protocol.trust.minisign import Signature
+from protocol.trust.secret_key import SecretKey
+from protocol.trust.statement import (
+    STATEMENT_NAME_MAX,
+    STATEMENT_VERSION_MAX,
+    ImageStatement,
+    SignedStatement,
+    parse_statement_untrusted,
+)
+from sender.identity.key_options import parse_time_option
+
+_OPTIONS: Final = (
+    click.option(
+        "--image-version",
+        "version",
+        type=click.IntRange(0, STATEMENT_VERSION_MAX),
+        metavar="N",
+        show_default="date and time, as 202611301405",
+        help="Signed version; agents can refuse older ones.",
+    ),
+    click.option("--tag", "tags", multiple=True, metavar="TAG", help="Kind of machine it suits; repeatable."),
+    click.option("--not-after", metavar="TIME", help="Time from which agents refuse the image."),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StatementFields:
+    """The operator's choices; None for the value of the present statement, or the default.
+
+    Attributes:
+        name: the signed name.
+        version: the version.
+        tags: the tags; empty for those of the present statement.
+        not_after: the expiry, or ``never``.
+    """
+
+    name: str | None = None
+    version: int | None = None
+    tags: tuple[str, ...] = ()
+    not_after: str | None = None
+
+    def statement(
+        self, image_id: bytes, image_name: str, now: datetime.datetime, present: ImageStatement | None = None
+    ) -> ImageStatement:
+        """Return the statement to sign.
+
+        Args:
+            image_id: the image.
+            image_name: its name from the packing.
+            now: the clock, for the default version.
+            present: the statement that it replaces.
+
+        Raises:
+            ConfigurationError: a field is out of its range.
+        """
+        not_after = parse_time_option(self.not_after)
+        if present is not None and self.not_after is None:
+            not_after = present.not_after
+        statement = ImageStatement(
+            image_id=image_id,
+            name=self.name or (present.name if present is not None else signed_name(image_name)),
+            version=self.version if self.version is not None else next_version(now, present),
+            tags=tuple(sorted(set(self.tags))) or (present.tags if present is not None else ()),
+            not_after=not_after,
+        )
+        statement.encode()  # checks the fields before a passphrase is asked for
+        return statement
+
+
+def statement_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--image-version``, ``--tag`` and ``--not-after``; the command gets them as ``fields``."""
+
+    @functools.wraps(function)
+    def with_fields(
+        *args: object, version: int | None, tags: tuple[str, ...], not_after: str | None, **kwargs: object
+    ) -> object:
+        return function(*args, fields=StatementFields(None, version, tags, not_after), **kwargs)
+
+    decorated: Callable[..., Any] = with_fields
+    for option in reversed(_OPTIONS):  # the last one applied is the first one in --help
+        decorated = option(decorated)
+    return decorated
+
+
+def signed_name(image_name: str) -> str:
+    """Return the default of the signed name: the image's, in printable ASCII."""
+    ascii_name = "".join(letter if " " <= letter <= "~" else "_" for letter in image_name)
+    return ascii_name.strip()[:STATEMENT_NAME_MAX].strip() or "image"
+
+
+def next_version(now: datetime.datetime, present: ImageStatement | None = None) -> int:
+    """Return the default version: the time in UTC as digits, and always more than the present one.
+
+    A version that rises without an operator's attention makes rollback floors work without it too.
+    """
+    version = int(now.astimezone(datetime.UTC).strftime("%Y%m%d%H%M"))
+    return version if present is None else min(max(version, present.version + 1), STATEMENT_VERSION_MAX)
+
+
+def sign_statement(statement: ImageStatement, key: SecretKey) -> SignedStatement:
+    """Return the statement with its signature."""
+    data = statement.encode()
+    return SignedStatement(data, signature_of(data, key).file_text())
+
+
+def signature_of(data: bytes, key: SecretKey) -> Signature:
+    """Return the signature of a statement's text; the trusted comment repeats its fields for people.
+
+    Raises:
+        TrustError: it isn't a statement.
+    """
+    statement = parse_statement_untrusted(data)
+    comment = f"diskcast image {statement.name} version {statement.version}"
+    return key.sign(data, trusted_comment=comment)
