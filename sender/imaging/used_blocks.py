@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from protocol.disk.disk_reads import Read, reader_from
 from protocol.disk.filesystem_magic import container_signature, detect_filesystem, filesystem_signatures
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind
+from protocol.program.confinement import Confinement, device_of
+from protocol.program.loop_device import LoopDeviceError, loop_device
 from protocol.shared.units import format_bytes
 from sender.imaging.filesystems.area import Area
 from sender.imaging.filesystems.free_space import METHODS, find_free_space
 from sender.imaging.filesystems.superblocks import UsageUnknownError
-from sender.imaging.filesystems.system_tools import ToolError, run_tool
 from sender.imaging.source import Source
 
 _DYNAMIC_DISK_TYPES: Final = frozenset(
@@ -168,58 +170,37 @@ def _open_area(source: Source, part: Partition, read: Read) -> Iterator[Area]:
     """Open the partition for tools, through a loop device where necessary."""
     method = METHODS[part.filesystem]
     path, fds = f"/proc/self/fd/{source.fd}", (source.fd,)
-    if method.takes_offset or (part.start_bytes == 0 and os.geteuid() != 0):
-        yield Area(read, part.size_bytes, path, part.start_bytes, fds)
+    # Its owner may open the source again through the descriptor; no other user of the tool could.
+    owner = Confinement(user_id=os.fstat(source.fd).st_uid, is_required=False)
+    is_root = os.geteuid() == 0
+    if not method.tools or (not is_root and (method.takes_offset or not part.start_bytes)):
+        yield Area(read, part.size_bytes, path, owner, part.start_bytes, fds)
         return
-    if os.geteuid() != 0:
+    if not is_root:
         raise UsageUnknownError("reading a single partition needs a loop device: pack as root")
     with contextlib.ExitStack() as stack:
         try:
             device = stack.enter_context(_loop_device(source, part))
-        except ToolError as error:
-            if part.start_bytes:
+        except LoopDeviceError as error:  # no loop devices here, as in a container
+            if part.start_bytes and not method.takes_offset:
                 raise UsageUnknownError(str(error)) from error
-            yield Area(read, part.size_bytes, path, 0, fds)  # no loop devices here, as in a container
+            yield Area(read, part.size_bytes, path, owner, part.start_bytes, fds)
             return
-        yield Area(read, part.size_bytes, device)
+        # xfs_logprint opens it for writing; the loop device itself is read-only.
+        confinement = Confinement((device_of(device, writable=True),))
+        yield Area(read, part.size_bytes, str(device), confinement)
 
 
-@contextlib.contextmanager
-def _loop_device(source: Source, part: Partition) -> Iterator[str]:
-    """Attach a read-only loop device to one partition; the kernel detaches it when this process exits."""
-    size_bytes = part.size_bytes // _SECTOR_BYTES * _SECTOR_BYTES
-    (line,) = run_tool(
-        [
-            *(
-                "losetup",
-                "--read-only",
-                "--find",
-                "--show",
-                "--sector-size",
-                str(source.logical_sector_bytes),
-            ),
-            *(
-                "--offset",
-                str(part.start_bytes),
-                "--sizelimit",
-                str(size_bytes),
-                f"/proc/self/fd/{source.fd}",
-            ),
-        ],
-        pass_fds=(source.fd,),
+def _loop_device(source: Source, part: Partition) -> contextlib.AbstractContextManager[Path]:
+    """Attach a read-only loop device to one partition."""
+    return loop_device(
+        source.fd,
+        part.start_bytes,
+        part.size_bytes // _SECTOR_BYTES * _SECTOR_BYTES,
+        sector_bytes=source.logical_sector_bytes,
+        name=f"diskcast: {source.path}",
+        writable=False,
     )
-    device = line.decode()
-    try:
-        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        with contextlib.suppress(ToolError):
-            run_tool(["losetup", "--detach", device])
-        raise ToolError(f"{device} can't be opened: {error.strerror}") from error
-    try:
-        run_tool(["losetup", "--detach", device])  # takes effect at the last close
-        yield device
-    finally:
-        os.close(fd)
 
 
 def _whole_blocks(free: NDArray[np.int64], block_bytes: int, raw_bytes: int) -> NDArray[np.int64]:

@@ -34,6 +34,7 @@ from tests.support.disks.filesystems import (
     partclone_free_ranges,
 )
 from tests.support.network.lab import LIMIT_S, Program, diskcast, diskcast_agent, run, wait_until
+from tests.support.programs.tool_folder import tool_folder
 
 pytestmark = pytest.mark.needs_root
 
@@ -428,17 +429,24 @@ def test_a_device_that_another_program_holds_is_refused(sources: Path, tmp_path:
 
 def test_an_interrupted_pack_leaves_no_tool_behind(sources: Path, tmp_path: Path) -> None:
     source, image = source_of(FILESYSTEMS["xfs"], sources)[0], tmp_path / "image.dci"
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    hanging = tools / "xfs_logprint"
-    pid = tmp_path / "pid"
-    hanging.write_text(f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 1000\n")
-    hanging.chmod(0o755)
-    environment = {"PATH": f"{tools}:{os.environ['PATH']}"}
-    with Program(diskcast("pack", source, "-o", image), environment=environment) as program:
-        wait_until("the tool hangs", pid.exists, describe=program.describe)
-        os.kill(program.pid, signal.SIGTERM)
-        assert program.wait(LIMIT_S) == EXIT_INTERRUPTED
-    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+    seconds = 10**6 + os.getpid()  # by which the tool is found
+
+    def hangs() -> bool:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has exited
+                if path.read_bytes() == b"sleep\0%d\0" % seconds:
+                    return True
+        return False
+
+    with tool_folder() as tools:
+        hanging = tools / "xfs_logprint"
+        hanging.write_text(f"#!/bin/sh\nexec sleep {seconds}\n")
+        hanging.chmod(0o755)
+        environment = {"PATH": f"{tools}:{os.environ['PATH']}"}
+        with Program(diskcast("pack", source, "-o", image), environment=environment) as program:
+            wait_until("the tool hangs", hangs, describe=program.describe)
+            os.kill(program.pid, signal.SIGTERM)
+            assert program.wait(LIMIT_S) == EXIT_INTERRUPTED
+    assert not hangs()
     assert not run("losetup", "--associated", source)
     assert not [path for path in tmp_path.iterdir() if "image" in path.name]

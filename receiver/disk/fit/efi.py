@@ -15,7 +15,14 @@ from typing import Final
 
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from protocol.errors import ConfigurationError
-from receiver.disk.fit.programs import FIRMWARE_TIME_LIMIT_S, TABLE_TIME_LIMIT_S, StepError, run_program
+from protocol.program.confinement import FIRMWARE_TOOL, ToolDevice
+from receiver.disk.fit.programs import (
+    FIRMWARE_TIME_LIMIT_S,
+    TABLE_TIME_LIMIT_S,
+    StepError,
+    parser_of,
+    run_program,
+)
 from receiver.disk.fit.table import EFI_SYSTEM_TYPES
 
 FIRMWARE: Final = Path("/sys/firmware/efi")
@@ -204,7 +211,7 @@ def check_firmware() -> None:
     local_loader_name()
 
 
-def ensure_entry(disk: Path, layout: DiskLayout, label: str) -> str:
+def ensure_entry(disk: ToolDevice, layout: DiskLayout, label: str) -> str:
     """Ensure that exactly one entry has this label, and that it boots this disk.
 
     The new entry is created before the old ones are removed, so that there is always one.
@@ -222,13 +229,13 @@ def ensure_entry(disk: Path, layout: DiskLayout, label: str) -> str:
     _find_loader(disk, part, name)
     guid = ""
     if layout.table is TableKind.GPT:
-        argv = ["sfdisk", "--part-uuid", str(disk), str(part.number)]
-        guid = run_program(argv, time_limit_s=TABLE_TIME_LIMIT_S).strip()
+        argv = ["sfdisk", "--part-uuid", disk.path, str(part.number)]
+        guid = run_program(argv, confinement=parser_of(disk), time_limit_s=TABLE_TIME_LIMIT_S).strip()
     wanted = WantedEntry(label, part, guid, f"\\EFI\\BOOT\\{name}", layout.sector_bytes)
     before = list_entries()
     if has_entry(wanted, before):
         return ""
-    _change(create_argv(disk, wanted))
+    _change(create_argv(_node_of(disk), wanted))
     stale = [entry.number for entry in before.entries if entry.label == label]
     for number in stale:
         _change(delete_argv(number))
@@ -251,17 +258,39 @@ def list_entries() -> BootEntries:
     Raises:
         StepError: efibootmgr failed.
     """
-    return parse_entries(run_program(["efibootmgr", "--verbose"], time_limit_s=FIRMWARE_TIME_LIMIT_S))
+    return parse_entries(_run_efibootmgr(["efibootmgr", "--verbose"]))
 
 
 def _change(argv: list[str]) -> None:
-    run_program(argv, time_limit_s=FIRMWARE_TIME_LIMIT_S)
+    _run_efibootmgr(argv)
 
 
-def _find_loader(disk: Path, part: Partition, name: str) -> None:
+def _run_efibootmgr(argv: list[str]) -> str:
+    return run_program(
+        argv,
+        confinement=FIRMWARE_TOOL,
+        time_limit_s=FIRMWARE_TIME_LIMIT_S,
+        variables=("EFIVARFS_PATH",),
+    )
+
+
+def _node_of(disk: ToolDevice) -> Path:
+    """Return the disk's node for efibootmgr, which has no private ``/dev``."""
+    node = Path(disk.path)
+    try:
+        number = node.stat().st_rdev
+    except OSError as error:
+        raise StepError(f"{node} can't be found: {error.strerror}") from error
+    if number != disk.number:
+        raise StepError(f"{node} isn't the disk that was written: its device number has changed")
+    return node
+
+
+def _find_loader(disk: ToolDevice, part: Partition, name: str) -> None:
     try:
         run_program(
-            ["mdir", "-b", "-i", f"{disk}@@{part.start_bytes}", f"::/EFI/BOOT/{name}"],
+            ["mdir", "-b", "-i", f"{disk.path}@@{part.start_bytes}", f"::/EFI/BOOT/{name}"],
+            confinement=parser_of(disk),
             time_limit_s=TABLE_TIME_LIMIT_S,
         )
     except StepError as error:

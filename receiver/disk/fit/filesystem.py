@@ -6,15 +6,16 @@ Each kind has three steps, each on a new loop device, so that no step sees anoth
 kind     before, nothing grown    growing                        after
 =======  =======================  =============================  ==========================
 ext2-4   e2fsck -f -p             resize2fs                      e2fsck -f -n
-XFS      (mounting replays)       mounted, xfs_growfs            xfs_repair -n
-btrfs    (mounting replays)       mounted, filesystem resize     btrfs check --readonly
+XFS      xfs_repair -n            mounted, xfs_growfs            xfs_repair -n
+btrfs    btrfs check --readonly   mounted, filesystem resize     btrfs check --readonly
 NTFS     ntfsresize --no-action   ntfsresize                     ntfsresize --info
 =======  =======================  =============================  ==========================
 
-XFS and btrfs grow only while they are mounted. Thanks to their journal or copy on write, both have either the old or
-the new size after a power cut. resize2fs and ntfsresize have no such protection: a power cut or a kill may damage
-the filesystem. The fix is to run the same command again: blocks that differ from the image are written again, and the
-filesystem is grown again.
+The tools are confined (:mod:`protocol.program.confinement`), because the image may be hostile. XFS and btrfs grow only
+while they are mounted, so the kernel reads them, but only after their own check, and XFS without a log to replay.
+Thanks to their journal or copy on write, both have either the old or the new size after a power cut. resize2fs and
+ntfsresize have no such protection: a power cut or a kill may damage the filesystem. The fix is to run the same command
+again: blocks that differ from the image are written again, and the filesystem is grown again.
 """
 
 from __future__ import annotations
@@ -30,9 +31,16 @@ from typing import Final
 
 from protocol.constants import MIB
 from protocol.disk.disk_reads import Read
+from protocol.program.confinement import KERNEL_TOOL
 from protocol.shared.units import format_bytes
 from receiver.disk.fit.mount import mounted_privately
-from receiver.disk.fit.programs import FILESYSTEM_TIME_LIMIT_S, MOUNT_TIME_LIMIT_S, StepError, run_program
+from receiver.disk.fit.programs import (
+    FILESYSTEM_TIME_LIMIT_S,
+    MOUNT_TIME_LIMIT_S,
+    StepError,
+    parser_of,
+    run_program,
+)
 
 SLACK_BYTES: Final = 16 * MIB
 """Space that a grown filesystem may leave at the end of its partition: ext skips a last group that is too small for its
@@ -55,43 +63,63 @@ class Grower:
     """The kernel driver, if the filesystem must be mounted."""
 
 
-def _run(*argv: str | Path, success_codes: tuple[int, ...] = (0,)) -> str:
-    return run_program(argv, time_limit_s=FILESYSTEM_TIME_LIMIT_S, success_codes=success_codes)
+def _parse(device: Path, *argv: str, writable: bool = False, success_codes: tuple[int, ...] = (0,)) -> str:
+    """Run a tool that reads the filesystem on ``device`` itself, the last argument."""
+    return run_program(
+        [*argv, device],
+        confinement=parser_of(device, writable=writable),
+        time_limit_s=FILESYSTEM_TIME_LIMIT_S,
+        success_codes=success_codes,
+    )
+
+
+def _ask_kernel(*argv: str | Path) -> str:
+    """Run a tool that asks the kernel to change a mounted filesystem."""
+    return run_program(argv, confinement=KERNEL_TOOL, time_limit_s=FILESYSTEM_TIME_LIMIT_S)
 
 
 def _before_ext(device: Path) -> None:
-    _run("e2fsck", "-f", "-p", device, success_codes=_E2FSCK_CORRECTED)
+    _parse(device, "e2fsck", "-f", "-p", writable=True, success_codes=_E2FSCK_CORRECTED)
 
 
 def _grow_ext(device: Path) -> None:
-    _run("resize2fs", device)
+    _parse(device, "resize2fs", writable=True)
 
 
 def _after_ext(device: Path) -> None:
-    _run("e2fsck", "-f", "-n", device)
+    _parse(device, "e2fsck", "-f", "-n")
 
 
-def _no_step(_device: Path) -> None:
-    pass
+def _before_xfs(device: Path) -> None:
+    # The kernel would replay the log at the mount, before any check of the filesystem.
+    state = _parse(device, "xfs_logprint", "-t", writable=True)  # it only reads, but opens for writing
+    if "<CLEAN>" not in state:
+        raise StepError(
+            "its log has changes to replay: mount and unmount the golden disk's filesystem, pack it again, or run "
+            "without --grow"
+        )
+    _check_xfs(device)
 
 
 def _grow_xfs(device: Path) -> None:
     # XFS refuses to mount a second filesystem with the same UUID, and another disk of this image may be mounted.
     with mounted_privately(device, "xfs", "nouuid") as point:
-        _run("xfs_growfs", "-d", point)
+        _ask_kernel("xfs_growfs", "-d", point)
 
 
-def _after_xfs(device: Path) -> None:
-    _run("xfs_repair", "-n", device)
+def _check_xfs(device: Path) -> None:
+    # It refuses to run with a limit of its files, even if it writes none.
+    confinement = dataclasses.replace(parser_of(device), file_bytes_max=None)
+    run_program(["xfs_repair", "-n", device], confinement=confinement, time_limit_s=FILESYSTEM_TIME_LIMIT_S)
 
 
 def _grow_btrfs(device: Path) -> None:
     try:
         with mounted_privately(device, "btrfs") as point:
-            members = _BTRFS_DEVICE.findall(_run("btrfs", "filesystem", "show", point))
+            members = _BTRFS_DEVICE.findall(_ask_kernel("btrfs", "filesystem", "show", point))
             if len(members) != 1:
                 raise StepError(f"this btrfs has {len(members)} devices; one is expected")
-            _run("btrfs", "filesystem", "resize", f"{members[0]}:max", point)
+            _ask_kernel("btrfs", "filesystem", "resize", f"{members[0]}:max", point)
     finally:
         # The kernel remembers where it saw a filesystem, and would search for this one on the loop device.
         forget_btrfs(device)
@@ -105,7 +133,11 @@ def forget_btrfs(*devices: Path) -> None:
     """
     for device in devices:
         with contextlib.suppress(StepError):  # the command fails if the kernel saw no btrfs there
-            run_program(["btrfs", "device", "scan", "--forget", device], time_limit_s=MOUNT_TIME_LIMIT_S)
+            run_program(
+                ["btrfs", "device", "scan", "--forget", device],
+                confinement=KERNEL_TOOL,
+                time_limit_s=MOUNT_TIME_LIMIT_S,
+            )
 
 
 def nodes_of_disk(number: int) -> list[Path]:
@@ -115,8 +147,8 @@ def nodes_of_disk(number: int) -> list[Path]:
     return [Path("/dev", name.replace("!", "/")) for name in names]
 
 
-def _after_btrfs(device: Path) -> None:
-    _run("btrfs", "check", "--readonly", device)
+def _check_btrfs(device: Path) -> None:
+    _parse(device, "btrfs", "check", "--readonly")
 
 
 _NTFSRESIZE: Final = ("ntfsresize", "--no-progress-bar")
@@ -124,26 +156,30 @@ _NTFSRESIZE: Final = ("ntfsresize", "--no-progress-bar")
 
 def _before_ntfs(device: Path) -> None:
     # Without --force, ntfsresize refuses a volume that is hibernated, dirty or due for chkdsk.
-    _run(*_NTFSRESIZE, "--no-action", device)
+    _parse(device, *_NTFSRESIZE, "--no-action")
 
 
 def _grow_ntfs(device: Path) -> None:
     # One --force only answers the confirmation prompt; it takes two to accept a dirty volume.
-    _run(*_NTFSRESIZE, "--force", device)
+    _parse(device, *_NTFSRESIZE, "--force", writable=True)
 
 
 def _after_ntfs(device: Path) -> None:
     # Growing schedules a check by Windows; ntfsresize takes that mark for a dirty volume.
-    _run(*_NTFSRESIZE, "--info", "--force", device)
+    _parse(device, *_NTFSRESIZE, "--info", "--force")
 
 
 GROWERS: Final[Mapping[str, Grower]] = MappingProxyType(
     {
         "ext4": Grower(("e2fsck", "resize2fs"), _before_ext, _grow_ext, _after_ext),
         "xfs": Grower(
-            ("mount", "umount", "xfs_growfs", "xfs_repair"), _no_step, _grow_xfs, _after_xfs, "xfs"
+            ("mount", "umount", "xfs_growfs", "xfs_logprint", "xfs_repair"),
+            _before_xfs,
+            _grow_xfs,
+            _check_xfs,
+            "xfs",
         ),
-        "btrfs": Grower(("mount", "umount", "btrfs"), _no_step, _grow_btrfs, _after_btrfs, "btrfs"),
+        "btrfs": Grower(("mount", "umount", "btrfs"), _check_btrfs, _grow_btrfs, _check_btrfs, "btrfs"),
         "ntfs": Grower(("ntfsresize",), _before_ntfs, _grow_ntfs, _after_ntfs),
     }
 )

@@ -5,8 +5,9 @@
     check_fit   before anything is written: every known reason why a request can't be met
     fit         after the image was verified and committed, the disk still claimed by ``Target.fd``
 
-Programs get the path ``/proc/PID/fd/N``, the device of the claimed descriptor even if its name has changed; the
-filesystem tools work on loop devices over it (:mod:`receiver.disk.fit.loop_device`).
+Tools read what the image has put on the disk, so each is confined to its device and, where it has to, writes there only
+(:mod:`protocol.program.confinement`). The device is that of the claimed descriptor by its number, even if its name has
+changed; the filesystem tools work on loop devices over it (:mod:`protocol.program.loop_device`).
 
 Ctrl-C stops the work between two programs, never in the middle of one. After a power cut or a kill, run the same
 command again: the image has its own table and filesystem sizes, so changed blocks differ from it, are written again and
@@ -32,6 +33,8 @@ from protocol.disk.filesystem_magic import container_signature
 from protocol.disk.partition_table import DiskLayout, TableKind
 from protocol.errors import ConfigurationError, FitError, MissingDependencyError, TargetError
 from protocol.image.manifest import Manifest
+from protocol.program.confinement import ToolDevice
+from protocol.program.loop_device import LoopDeviceError, loop_device
 from protocol.shared.units import format_bytes
 from receiver.disk.fit import efi, table
 from receiver.disk.fit.filesystem import (
@@ -43,7 +46,6 @@ from receiver.disk.fit.filesystem import (
     has_driver,
     nodes_of_disk,
 )
-from receiver.disk.fit.loop_device import loop_device
 from receiver.disk.fit.programs import (
     PACKAGES,
     StepError,
@@ -219,7 +221,8 @@ class _Fit:
         self._options = options
         self._on_step = on_step
         self._read = table.direct_reader(target.read_back)
-        self._disk = Path(f"/proc/{os.getpid()}/fd/{target.fd}")
+        number = os.fstat(target.fd).st_rdev
+        self._disk = ToolDevice(str(nodes_of_disk(number)[0]), number)
         self._done: list[str] = []
 
     def run(self) -> list[str]:
@@ -245,7 +248,7 @@ class _Fit:
         self._on_step(name)
         try:
             yield
-        except StepError as error:
+        except (StepError, LoopDeviceError) as error:
             raise FitError(f"{self._target.path}: {name} failed: {error}; {consequence}") from error
 
     def _read_layout(self) -> DiskLayout:
@@ -343,7 +346,7 @@ def fit_tools() -> list[tuple[str, bool, str]]:
         "moving a GPT's backup, growing partitions": ("sfdisk",),
         "checking a GPT a second time (optional)": ("sgdisk",),
         "growing ext2, ext3 and ext4": GROWERS["ext4"].programs,
-        "growing XFS": ("xfs_growfs", "xfs_repair"),
+        "growing XFS": ("xfs_growfs", "xfs_logprint", "xfs_repair"),
         "growing btrfs": ("btrfs",),
         "growing NTFS": GROWERS["ntfs"].programs,
         "firmware boot entries": ("efibootmgr",),

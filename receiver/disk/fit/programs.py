@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import select
@@ -17,6 +18,7 @@ from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
 from protocol.errors import MissingDependencyError
+from protocol.program.confinement import ENVIRONMENT, Confinement, ToolDevice, device_of
 
 TABLE_TIME_LIMIT_S: Final = 180.0
 """Time limit for a few sectors of a partition table; a disk may need a minute for its error recovery, twice."""
@@ -39,7 +41,8 @@ _GRACE_S: Final = 10.0
 
 _SYSTEM_PATH: Final = ("/usr/sbin", "/sbin")
 """Directories of these tools, missing in the search path of a root shell opened by ``su``."""
-_CONTROL: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[^\S\n]+|[\x00-\x09\x0b-\x1f\x7f]")
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[^\S\n]+")
+"""Control sequences that a tool prints from an image, such as a label that sets the terminal's title."""
 
 PACKAGES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -50,6 +53,7 @@ PACKAGES: Final[Mapping[str, str]] = MappingProxyType(
         "e2fsck": "e2fsprogs",
         "resize2fs": "e2fsprogs",
         "xfs_growfs": "xfsprogs",
+        "xfs_logprint": "xfsprogs",
         "xfs_repair": "xfsprogs",
         "btrfs": "btrfs-progs",
         "ntfsresize": "ntfs-3g",
@@ -64,6 +68,13 @@ T = TypeVar("T")
 
 class StepError(Exception):
     """A failed step of fitting; the message names the tool and its last lines, or the cause."""
+
+
+def parser_of(device: ToolDevice | Path, *, writable: bool = False) -> Confinement:
+    """Return the privileges of a tool that reads what the image has put on ``device``, and may write there only."""
+    if isinstance(device, Path):
+        device = device_of(device)
+    return Confinement((dataclasses.replace(device, writable=writable),), sigpipe_ignored=True)
 
 
 def find_program(name: str) -> str | None:
@@ -94,9 +105,11 @@ def require_programs(names: Iterable[str], purpose: str) -> None:
 def run_program(
     argv: Sequence[str | Path],
     *,
+    confinement: Confinement | None,
     time_limit_s: float,
     success_codes: Sequence[int] = (0,),
     text: str = "",
+    variables: Iterable[str] = (),
 ) -> str:
     """Run a tool and return its output, both streams combined, at most the last 256 KiB.
 
@@ -105,9 +118,11 @@ def run_program(
 
     Args:
         argv: program and arguments; no shell.
+        confinement: privileges of the tool; None for a program that reads nothing of an image.
         time_limit_s: time after which the tool is stopped, first by SIGTERM.
         success_codes: exit codes that mean success.
         text: its standard input.
+        variables: names of variables that it gets from this process's environment, if they are set there.
 
     Raises:
         StepError: the tool isn't installed, failed, or took too long.
@@ -116,13 +131,16 @@ def run_program(
     path = find_program(name)
     if path is None:
         raise StepError(f"{name} isn't installed (Debian package {PACKAGES.get(name, name)})")
+    command = [path, *map(str, argv[1:])]
+    if confinement is not None:
+        command = confinement.wrap(path, [name, *command[1:]], time_limit_s=time_limit_s)
     try:
         process = subprocess.Popen(
-            [path, *map(str, argv[1:])],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C", "PATH": _search_path(), "MTOOLS_SKIP_CHECK": "1"},
+            env={**ENVIRONMENT, **{name: os.environ[name] for name in variables if name in os.environ}},
             cwd="/",
             start_new_session=True,
             restore_signals=False,  # SIGPIPE stays ignored: a tool whose reader was killed can still print
@@ -179,7 +197,11 @@ def _has_exited(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
 
 def last_lines(output: str) -> str:
     """Return the last lines of a tool's output as one line, without control sequences."""
-    lines = [_CONTROL.sub(" ", line).strip() for line in output.replace("\r", "\n").splitlines()]
+    printable = "".join(
+        char if char.isprintable() or char == "\n" else " "
+        for char in _CONTROL.sub(" ", output.replace("\r", "\n"))
+    )
+    lines = [" ".join(line.split()) for line in printable.split("\n")]
     text = " / ".join([line for line in lines if line][-_LAST_LINES_MAX:])
     return text[-_LAST_CHARS_MAX:] or "no output"
 

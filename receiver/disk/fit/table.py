@@ -16,8 +16,16 @@ from typing import Final
 from protocol.constants import KIB, MIB
 from protocol.disk.disk_reads import Read
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind, parse_layout_untrusted
+from protocol.program.confinement import ToolDevice
 from protocol.shared.units import format_bytes
-from receiver.disk.fit.programs import TABLE_TIME_LIMIT_S, StepError, find_program, last_lines, run_program
+from receiver.disk.fit.programs import (
+    TABLE_TIME_LIMIT_S,
+    StepError,
+    find_program,
+    last_lines,
+    parser_of,
+    run_program,
+)
 from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
 
 ALIGNMENT: Final = MIB
@@ -230,7 +238,7 @@ def resize_text(start_bytes: int, stop_bytes: int, sector_bytes: int) -> str:
     return f"start={start_bytes // sector_bytes}, size={(stop_bytes - start_bytes) // sector_bytes}\n"
 
 
-def move_backup(disk: Path) -> None:
+def move_backup(disk: ToolDevice) -> None:
     """Move a GPT's backup to the disk's end.
 
     Power cut: sfdisk writes the backup first, then the primary table, so that one of them is valid; in either case the
@@ -239,10 +247,10 @@ def move_backup(disk: Path) -> None:
     Raises:
         StepError: sfdisk failed.
     """
-    run_program(move_backup_argv(disk), time_limit_s=TABLE_TIME_LIMIT_S)
+    _change_table(disk, move_backup_argv(Path(disk.path)))
 
 
-def grow_partition(disk: Path, growth: Growth, sector_bytes: int) -> None:
+def grow_partition(disk: ToolDevice, growth: Growth, sector_bytes: int) -> None:
     """Move the partition's end, first that of the extended partition around a logical one.
 
     Raises:
@@ -251,27 +259,35 @@ def grow_partition(disk: Path, growth: Growth, sector_bytes: int) -> None:
     assert growth.partition is not None
     for part in (growth.container, growth.partition):
         if part is not None and part.stop_bytes < growth.stop_bytes:
-            run_program(
-                resize_argv(disk, part.number),
-                text=resize_text(part.start_bytes, growth.stop_bytes, sector_bytes),
-                time_limit_s=TABLE_TIME_LIMIT_S,
+            _change_table(
+                disk,
+                resize_argv(Path(disk.path), part.number),
+                resize_text(part.start_bytes, growth.stop_bytes, sector_bytes),
             )
 
 
-def check_table(disk: Path) -> None:
+def _change_table(disk: ToolDevice, argv: list[str], text: str = "") -> None:
+    run_program(argv, confinement=parser_of(disk, writable=True), text=text, time_limit_s=TABLE_TIME_LIMIT_S)
+
+
+def check_table(disk: ToolDevice) -> None:
     """Check a GPT with ``sfdisk``, and with ``sgdisk`` if it is installed.
 
     Raises:
         StepError: one of them reports an error.
     """
-    output = run_program(["sfdisk", "--verify", str(disk)], time_limit_s=TABLE_TIME_LIMIT_S)
+    output = _look("sfdisk", "--verify", disk=disk)
     if "No errors detected" not in output:
         raise StepError(f"sfdisk --verify reports errors in the partition table: {last_lines(output)}")
     if find_program("sgdisk") is None:
         return
-    output = run_program(["sgdisk", "--verify", str(disk)], time_limit_s=TABLE_TIME_LIMIT_S)
+    output = _look("sgdisk", "--verify", disk=disk)
     if "No problems found" not in output:  # its exit code is 0 in any case
         raise StepError(f"sgdisk --verify reports errors in the partition table: {last_lines(output)}")
+
+
+def _look(*argv: str, disk: ToolDevice) -> str:
+    return run_program([*argv, disk.path], confinement=parser_of(disk), time_limit_s=TABLE_TIME_LIMIT_S)
 
 
 def check_grown(layout: DiskLayout, growth: Growth) -> None:

@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Generator
 
 from protocol.disk.disk_reads import Read
-from sender.imaging.filesystems.system_tools import run_tool, tool_lines
+from protocol.program.confinement import Confinement
+from sender.imaging.filesystems.system_tools import run_tool, tool_lines, tool_output_start
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Area:
     size_bytes: int
     tool_path: str
     """A device or file; the area starts at ``tool_offset_bytes`` in it."""
+    confinement: Confinement
+    """Privileges of the tools."""
     tool_offset_bytes: int = 0
     """Not 0 only for filesystems whose tool accepts an offset."""
     tool_fds: tuple[int, ...] = ()
@@ -30,7 +33,11 @@ class Area:
         Raises:
             ToolError: as :func:`sender.imaging.filesystems.system_tools.tool_lines`.
         """
-        return contextlib.closing(tool_lines(arguments, pass_fds=self.tool_fds))
+        return contextlib.closing(tool_lines(arguments, self.confinement, pass_fds=self.tool_fds))
+
+    def tool_output_start(self, *arguments: str, length: int) -> bytes:
+        """Return the first ``length`` bytes that a tool writes; errors as :meth:`run_tool`."""
+        return tool_output_start(arguments, length, self.confinement, pass_fds=self.tool_fds)
 
     def run_tool(self, *arguments: str) -> list[bytes]:
         """Run a tool with little output and return its lines.
@@ -38,4 +45,4 @@ class Area:
         Raises:
             ToolError: as :func:`sender.imaging.filesystems.system_tools.tool_lines`.
         """
-        return run_tool(arguments, pass_fds=self.tool_fds)
+        return run_tool(arguments, self.confinement, pass_fds=self.tool_fds)

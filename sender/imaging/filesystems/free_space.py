@@ -20,7 +20,12 @@ from sender.imaging.filesystems.ext import ext_ranges
 from sender.imaging.filesystems.fat import fat_ranges
 from sender.imaging.filesystems.ntfs import ntfs_ranges
 from sender.imaging.filesystems.partclone import exfat_ranges
-from sender.imaging.filesystems.superblocks import Range, Superblock, UsageUnknownError, read_superblock
+from sender.imaging.filesystems.superblocks import (
+    Range,
+    Superblock,
+    UsageUnknownError,
+    read_superblock_untrusted,
+)
 from sender.imaging.filesystems.system_tools import ToolError, find_tool
 from sender.imaging.filesystems.xfs import xfs_ranges
 
@@ -68,7 +73,7 @@ def find_free_space(filesystem: str, area: Area, min_bytes: int) -> FreeSpace:
     Raises:
         UsageUnknownError: the free space can't be determined with certainty.
     """
-    superblock = read_superblock(filesystem, area.read, area.size_bytes)
+    superblock = read_superblock_untrusted(filesystem, area.read, area.size_bytes)
     method = METHODS[filesystem]
     missing = method.missing_tools()
     if missing:

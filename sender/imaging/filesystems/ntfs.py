@@ -10,7 +10,7 @@ from protocol.constants import KIB
 from sender.imaging.filesystems.area import Area
 from sender.imaging.filesystems.partclone import partclone_ranges
 from sender.imaging.filesystems.superblocks import Range, Superblock, UsageUnknownError
-from sender.imaging.filesystems.system_tools import ToolError, tool_output_start
+from sender.imaging.filesystems.system_tools import ToolError
 
 
 def ntfs_ranges(area: Area, superblock: Superblock, _min_bytes: int) -> Iterator[Range]:
@@ -42,7 +42,7 @@ def ntfs_ranges(area: Area, superblock: Superblock, _min_bytes: int) -> Iterator
 def _file_start(area: Area, name: str, length: int) -> bytes | None:
     """Return the first bytes of a file in the volume's root; None if there is no such file."""
     try:
-        return tool_output_start(["ntfscat", area.tool_path, name], length, pass_fds=area.tool_fds)
+        return area.tool_output_start("ntfscat", area.tool_path, name, length=length)
     except ToolError as error:
         if "No such file" in str(error):
             return None

@@ -44,7 +44,7 @@ _UNCLEAN: Final = "it wasn't unmounted cleanly: mount and unmount it, or run its
 _DAMAGED: Final = "its superblock is damaged"
 
 
-def read_superblock(filesystem: str, read: Read, area_bytes: int) -> Superblock:
+def read_superblock_untrusted(filesystem: str, read: Read, area_bytes: int) -> Superblock:
     """Return the superblock of ``filesystem`` in an area of ``area_bytes``.
 
     Raises:

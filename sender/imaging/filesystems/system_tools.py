@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from typing import Final
 
 from protocol.constants import GIB, MIB
+from protocol.program.confinement import ENVIRONMENT, Confinement
 
 TIME_LIMIT_S: Final = 900.0
 """A tool reads a filesystem's metadata, at most 1 GB on a large, full disk: minutes on a slow disk. A tool that takes
@@ -44,7 +45,11 @@ def find_tool(name: str) -> str | None:
 
 
 def tool_lines(
-    arguments: Sequence[str], *, pass_fds: Sequence[int] = (), time_limit_s: float | None = None
+    arguments: Sequence[str],
+    confinement: Confinement,
+    *,
+    pass_fds: Sequence[int] = (),
+    time_limit_s: float | None = None,
 ) -> Generator[bytes, None, None]:
     """Yield the lines that a tool writes, without line ends, as they arrive.
 
@@ -52,6 +57,7 @@ def tool_lines(
 
     Args:
         arguments: the program's name and its arguments.
+        confinement: privileges of the tool.
         pass_fds: descriptors that the tool inherits.
         time_limit_s: :data:`TIME_LIMIT_S` by default.
 
@@ -59,7 +65,7 @@ def tool_lines(
         ToolError: the tool is missing, failed, hung or wrote too much. Don't rely on the lines before.
     """
     rest = b""
-    with contextlib.closing(_output(arguments, pass_fds, time_limit_s)) as output:
+    with contextlib.closing(_output(arguments, confinement, pass_fds, time_limit_s)) as output:
         for data in output:
             *lines, rest = (rest + data).split(b"\n")
             if len(rest) > _LINE_BYTES_MAX:
@@ -70,16 +76,22 @@ def tool_lines(
 
 
 def run_tool(
-    arguments: Sequence[str], *, pass_fds: Sequence[int] = (), time_limit_s: float | None = None
+    arguments: Sequence[str],
+    confinement: Confinement,
+    *,
+    pass_fds: Sequence[int] = (),
+    time_limit_s: float | None = None,
 ) -> list[bytes]:
     """Return all lines of a tool with little output; arguments and errors as :func:`tool_lines`."""
-    return list(tool_lines(arguments, pass_fds=pass_fds, time_limit_s=time_limit_s))
+    return list(tool_lines(arguments, confinement, pass_fds=pass_fds, time_limit_s=time_limit_s))
 
 
-def tool_output_start(arguments: Sequence[str], length: int, *, pass_fds: Sequence[int] = ()) -> bytes:
+def tool_output_start(
+    arguments: Sequence[str], length: int, confinement: Confinement, *, pass_fds: Sequence[int] = ()
+) -> bytes:
     """Return the first ``length`` bytes that a tool writes, then kill it; otherwise as :func:`tool_lines`."""
     start = b""
-    with contextlib.closing(_output(arguments, pass_fds, None)) as output:
+    with contextlib.closing(_output(arguments, confinement, pass_fds, None)) as output:
         for data in output:
             start += data
             if len(start) >= length:
@@ -88,7 +100,10 @@ def tool_output_start(arguments: Sequence[str], length: int, *, pass_fds: Sequen
 
 
 def _output(
-    arguments: Sequence[str], pass_fds: Sequence[int], time_limit_s: float | None
+    arguments: Sequence[str],
+    confinement: Confinement,
+    pass_fds: Sequence[int],
+    time_limit_s: float | None,
 ) -> Generator[bytes, None, None]:
     """Yield the output of a tool in pieces."""
     name = arguments[0]
@@ -98,12 +113,13 @@ def _output(
     limit_s = TIME_LIMIT_S if time_limit_s is None else time_limit_s
     try:
         process = subprocess.Popen(
-            [program, *arguments[1:]],
+            confinement.wrap(program, arguments, time_limit_s=limit_s),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
-            env={**os.environ, "LC_ALL": "C", "TERM": "dumb"},
+            env=ENVIRONMENT,
+            cwd="/",
             start_new_session=True,
         )
     except OSError as error:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from protocol.constants import KIB, MIB
 from protocol.disk.partition_table import parse_layout_untrusted
+from protocol.program.loop_device import LoopDeviceError
 from sender.imaging import source_use
 from sender.imaging.filesystems.area import Area
 from sender.imaging.filesystems.free_space import FreeSpace
-from sender.imaging.filesystems.system_tools import ToolError
 from sender.imaging.source import Source
 from sender.imaging.used_blocks import UnusedBlocks, _whole_blocks, find_unused_blocks
 from tests.support.disks.disk_layouts import gpt_entry, mbr_entry, put_boot_record, put_filesystem, put_gpt
@@ -110,10 +110,10 @@ def test_without_a_partition_table_no_loop_device_is_needed(
     assert (found(disk, tmp_path).ranges * BLOCK_BYTES // MIB).tolist() == [[1, 16]]
     monkeypatch.setattr("os.geteuid", lambda: 0)
 
-    def refuse(*_arguments: object, **_options: object) -> list[bytes]:
-        raise ToolError("losetup failed with code 1: no loop devices here")
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise LoopDeviceError("no loop devices here")
 
-    monkeypatch.setattr("sender.imaging.used_blocks.run_tool", refuse)
+    monkeypatch.setattr("sender.imaging.used_blocks.loop_device", refuse)
     assert found(disk, tmp_path).ranges.size
     assert all_free == ["xfs proc 0"] * 2
     put_gpt(disk, [gpt_entry(2048, 8191)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -12,15 +13,18 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import MissingDependencyError
+from protocol.program.confinement import KERNEL_TOOL
 from receiver.disk.fit import programs
 from receiver.disk.fit.programs import (
     StepError,
     UninterruptedWork,
     last_lines,
     require_programs,
-    run_program,
 )
+from receiver.disk.fit.programs import run_program as run_confined
 from tests.support.network.lab import LIMIT_S
+
+run_program = functools.partial(run_confined, confinement=KERNEL_TOOL)
 
 
 def _python(code: str) -> list[str]:
@@ -37,7 +41,10 @@ def test_a_tool_that_fails_is_named_with_its_last_lines() -> None:
 
 def test_a_tool_that_hangs_is_stopped() -> None:
     with pytest.raises(StepError, match=r"didn't exit within 0\.1 s: "):
-        run_program(_python("import time; print('begun', flush=True); time.sleep(600)"), time_limit_s=0.1)
+        run_program(
+            _python("import time; print('begun', flush=True); time.sleep(600)"),
+            time_limit_s=0.1,
+        )
 
 
 def test_a_tool_killed_by_a_signal_has_failed() -> None:
@@ -83,6 +90,7 @@ def test_a_tool_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pyte
 def test_last_lines_are_those_a_person_can_read() -> None:
     output = "1 percent\r2 percent\r\n\x1b[1mbold\x1b[0m\n\n  end\b\b \n"
     assert last_lines(output) == "1 percent / 2 percent / bold / end"
+    assert last_lines("\x1b]0;pwned\x07label \x9b31m\u202eevil\x1b]52;c;cm0=") == "label 31m evil"
     assert last_lines("\n\n") == "no output"
     assert len(last_lines("x" * 10_000)) == 400
 

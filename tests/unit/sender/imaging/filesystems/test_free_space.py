@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from protocol.constants import KIB, MIB
+from protocol.program.confinement import KERNEL_TOOL
 from sender.imaging.filesystems import system_tools
 from sender.imaging.filesystems.area import Area
 from sender.imaging.filesystems.free_space import METHODS, find_free_space
@@ -38,7 +39,7 @@ def printing(text: str) -> str:
 
 
 def free_of(filesystem: str, disk: bytearray, min_bytes: int = 64 * KIB) -> list[list[int]]:
-    area = Area(reader(disk), len(disk), "/dev/null")
+    area = Area(reader(disk), len(disk), "/dev/null", KERNEL_TOOL)
     ranges: list[list[int]] = find_free_space(filesystem, area, min_bytes).ranges.tolist()
     return ranges
 
@@ -143,7 +144,7 @@ def test_a_tool_without_output_keeps_everything(fake: Fake) -> None:
 def test_a_missing_tool_is_named_with_its_package(filesystem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(system_tools, "_SYSTEM_PATHS", ())
-    monkeypatch.setattr("sender.imaging.filesystems.free_space.read_superblock", lambda *_: None)
+    monkeypatch.setattr("sender.imaging.filesystems.free_space.read_superblock_untrusted", lambda *_: None)
     reason = refusal(filesystem, bytearray(MIB))
     assert METHODS[filesystem].name in reason
     assert METHODS[filesystem].packages in reason

@@ -1,0 +1,249 @@
+"""Launcher of confined tools: it gives up its privileges, then becomes the tool.
+
+A script for ``python -I -S confined_exec.py SETTING=VALUE… -- PROGRAM NAME ARGUMENT…``, which
+:mod:`protocol.program.confinement` builds. Privileges are given up here, in a process without threads, and not between
+fork and exec of a program with threads, where Python code may deadlock. Only modules that load fast are imported: each
+tool costs one more start of Python.
+
+The order matters: namespaces need CAP_SYS_ADMIN, device nodes CAP_MKNOD and CAP_CHOWN, the user CAP_SETUID, and nothing
+can be regained after the last step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import stat
+import sys
+from typing import Final, NoReturn
+
+FAILURE_CODE: Final = 125
+"""Exit code if the tool wasn't started, as of env(1) and timeout(1)."""
+
+# linux/sched.h, sys/mount.h, linux/mount.h, linux/fcntl.h, linux/prctl.h
+_CLONE_NEWNS: Final = 0x00020000
+_CLONE_NEWUTS: Final = 0x04000000
+_CLONE_NEWIPC: Final = 0x08000000
+_CLONE_NEWNET: Final = 0x40000000
+_MS_NOSUID: Final = 2
+_MS_NOEXEC: Final = 8
+_MS_REC: Final = 0x4000
+_MS_PRIVATE: Final = 1 << 18
+_AT_FDCWD: Final = -100
+_AT_RECURSIVE: Final = 0x8000
+_MOUNT_ATTR_RDONLY: Final = 1
+_MOUNT_ATTR_NOSUID: Final = 2
+_MOUNT_ATTR_NODEV: Final = 4
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_CAPABILITIES_MAX: Final = 64
+# The same numbers on all architectures but alpha (Linux 5.12 and 5.13).
+_SYS_MOUNT_SETATTR: Final = 442
+_SYS_LANDLOCK_CREATE_RULESET: Final = 444
+_SYS_LANDLOCK_ADD_RULE: Final = 445
+_SYS_LANDLOCK_RESTRICT_SELF: Final = 446
+
+_LANDLOCK_VERSION_FLAG: Final = 1
+_LANDLOCK_PATH_BENEATH: Final = 1
+_LANDLOCK_WRITE_FILE: Final = 1 << 1
+_LANDLOCK_CHANGES: Final = _LANDLOCK_WRITE_FILE | sum(1 << bit for bit in range(4, 13))
+"""Writing, creating and removing files of every kind; reading and executing stay as the file modes allow."""
+_LANDLOCK_BY_VERSION: Final = ((2, 1 << 13), (3, 1 << 14))
+"""Moving to another directory, truncating."""
+_LANDLOCK_NET_VERSION: Final = 4
+_LANDLOCK_SCOPE_VERSION: Final = 6
+
+_CORE_BYTES: Final = 1
+"""Too small for a core file, and the one limit that also stops a core dump into a pipe (fs/coredump.c): the dump of a
+tool would hold parts of the image."""
+_HIDDEN: Final = ("/run", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  hidden from the tool, never used
+"""Places of sockets and shared files: a read-only mount doesn't stop connecting to a socket."""
+_NULL: Final = os.makedev(1, 3)
+_URANDOM: Final = os.makedev(1, 9)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Settings:
+    """The parsed command line."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        split = arguments.index("--")
+        self.program, *self.argv = arguments[split + 1 :]
+        self.values: dict[str, str] = {}
+        self.devices: list[tuple[str, int, bool]] = []
+        for argument in arguments[:split]:
+            name, _, value = argument.partition("=")
+            if name == "device":
+                path, number, access = value.rsplit(":", 2)
+                self.devices.append((path, int(number), access == "rw"))
+            else:
+                self.values[name] = value
+        self.is_required = self.values.get("required") == "1"
+        self.has_private_mounts = self.values.get("mounts") == "private"
+        self.user_id = int(self.values["user"]) if "user" in self.values else None
+        self.kept_capabilities = {int(bit) for bit in self.values.get("keep", "").split(",") if bit}
+
+
+def _call(name: str, result: int) -> None:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+
+
+def _limit(values: dict[str, str]) -> None:
+    """Set limits that a hostile filesystem can't make the tool exceed."""
+    limits = {
+        resource.RLIMIT_CORE: _CORE_BYTES,
+        resource.RLIMIT_DATA: int(values["memory"]),
+        resource.RLIMIT_CPU: int(values["cpu"]),
+        resource.RLIMIT_NOFILE: int(values["files"]),
+    }
+    if "written" in values:
+        limits[resource.RLIMIT_FSIZE] = int(values["written"])
+    for kind, value in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))
+    # If memory runs out, the kernel ends the tool and not the agent, which also holds the disk.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+        file.write("1000")
+
+
+def _mount_tmpfs(path: str, mode: str) -> None:
+    _call(
+        f"mounting over {path}",
+        _libc.mount(
+            b"tmpfs", path.encode(), b"tmpfs", _MS_NOSUID | _MS_NOEXEC, f"size=64k,mode={mode}".encode()
+        ),
+    )
+
+
+def _make_mounts_private(settings: _Settings) -> None:
+    """Make everything read-only in a mount namespace of the tool, and give it a ``/dev`` with its devices only."""
+    _call("private mounts", _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+    attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV, 0, 0, 0)
+    # Kernels before 5.12 don't know this call; there, the user alone keeps the tool from writing.
+    _libc.syscall(
+        ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD), b"/", ctypes.c_uint(_AT_RECURSIVE),
+        ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )  # fmt: skip
+    program = os.path.realpath(settings.program)
+    for path in _HIDDEN:
+        if os.path.isdir(path) and not program.startswith(os.path.realpath(path) + "/"):  # noqa: PTH112
+            _mount_tmpfs(path, "755")
+    _mount_tmpfs("/dev", "755")
+    nodes = [("/dev/null", _NULL, 0o666, stat.S_IFCHR), ("/dev/urandom", _URANDOM, 0o444, stat.S_IFCHR)]
+    nodes += [
+        (path, number, 0o600 if writable else 0o400, stat.S_IFBLK)
+        for path, number, writable in settings.devices
+    ]
+    for path, number, mode, kind in nodes:
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)  # noqa: PTH103, PTH120
+        os.mknod(path, kind | mode, number)
+        os.chmod(path, mode)  # noqa: PTH101  whatever the umask
+        if kind == stat.S_IFBLK and settings.user_id is not None:
+            os.chown(path, settings.user_id, settings.user_id)
+
+
+def _drop_user(settings: _Settings) -> None:
+    for bit in set(range(_CAPABILITIES_MAX)) - settings.kept_capabilities:
+        _libc.prctl(_PR_CAPBSET_DROP, bit, 0, 0, 0)  # fails for those that this kernel doesn't have
+    if settings.user_id is None:
+        return
+    try:
+        os.setgroups([])
+        os.setresgid(settings.user_id, settings.user_id, settings.user_id)
+        os.setresuid(settings.user_id, settings.user_id, settings.user_id)
+    except PermissionError:
+        if settings.is_required:
+            raise
+
+
+def _drop_capabilities(settings: _Settings) -> None:
+    mask = sum(1 << bit for bit in settings.kept_capabilities) if os.geteuid() == 0 else 0
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    _call("dropping capabilities", _libc.capset(ctypes.byref(header), ctypes.byref(data)))
+
+
+def _deny_changes(settings: _Settings) -> None:
+    """Deny changes of all files but the tool's devices by Landlock, where the kernel has it; it needs no privilege."""
+    version = _libc.syscall(
+        ctypes.c_long(_SYS_LANDLOCK_CREATE_RULESET),
+        None,
+        ctypes.c_size_t(0),
+        ctypes.c_uint(_LANDLOCK_VERSION_FLAG),
+    )
+    if version < 1:
+        return
+    changes = _LANDLOCK_CHANGES | sum(bit for since, bit in _LANDLOCK_BY_VERSION if version >= since)
+    values = [changes]
+    if version >= _LANDLOCK_NET_VERSION:
+        values.append(3)  # no TCP socket is bound or connected
+    if version >= _LANDLOCK_SCOPE_VERSION:
+        values.append(3)  # no abstract socket and no process of others is reached
+    attributes = (ctypes.c_uint64 * len(values))(*values)
+    ruleset_fd = _libc.syscall(
+        ctypes.c_long(_SYS_LANDLOCK_CREATE_RULESET), ctypes.byref(attributes),
+        ctypes.c_size_t(ctypes.sizeof(attributes)), ctypes.c_uint(0),
+    )  # fmt: skip
+    _call("creating Landlock rules", ruleset_fd)
+    for path in ("/dev/null", *(path for path, _, writable in settings.devices if writable)):
+        path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        rule = (_LANDLOCK_WRITE_FILE).to_bytes(8, sys.byteorder) + path_fd.to_bytes(4, sys.byteorder)
+        result = _libc.syscall(
+            ctypes.c_long(_SYS_LANDLOCK_ADD_RULE), ctypes.c_int(ruleset_fd), ctypes.c_int(_LANDLOCK_PATH_BENEATH),
+            rule, ctypes.c_uint(0),
+        )  # fmt: skip
+        _call("adding a Landlock rule", result)
+        os.close(path_fd)
+    _call(
+        "Landlock",
+        _libc.syscall(ctypes.c_long(_SYS_LANDLOCK_RESTRICT_SELF), ctypes.c_int(ruleset_fd), ctypes.c_uint(0)),
+    )
+    os.close(ruleset_fd)
+
+
+def _confine(settings: _Settings) -> None:
+    _limit(settings.values)
+    if os.geteuid() == 0:
+        if settings.has_private_mounts:
+            spaces = _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS
+            result = _libc.unshare(spaces)
+            if result == 0:
+                _make_mounts_private(settings)
+            elif settings.is_required:
+                _call("private namespaces", result)
+        _drop_user(settings)
+    _drop_capabilities(settings)
+    _call("no new privileges", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    if settings.has_private_mounts:
+        _deny_changes(settings)
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Confine this process, and become the program."""
+    settings = _Settings(arguments)
+    name = settings.argv[0]
+    if settings.values.get("sigpipe") != "ignored":  # Python ignores it, and the tool would inherit that
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        _confine(settings)
+    except OSError as error:
+        print(f"{name} can't be confined: {error.strerror}", file=sys.stderr)
+        sys.exit(FAILURE_CODE)
+    try:
+        os.execv(settings.program, settings.argv)  # noqa: S606  a shell would interpret arguments
+    except OSError as error:
+        print(f"{name} can't be started: {error.strerror}", file=sys.stderr)
+        sys.exit(FAILURE_CODE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
