@@ -22,6 +22,8 @@ def render() -> str:
         "CAST_PHASES": ("Phases of a cast.", _states(labels.CAST_PHASES)),
         "PAUSED": ("Shown in place of the phase while a live cast is paused.", _state(labels.PAUSED)),
         "IMAGE_STATES": ("States of an image in the library.", _states(labels.IMAGE_STATES)),
+        "ENROLMENT_STATES": ("Enrolment of machines.", _states(labels.ENROLMENT_STATES)),
+        "ENROLMENT_MODES": ("Rules for machines that enrol.", _choices(labels.ENROLMENT_MODES)),
         "ROLES": ("Roles of tokens.", _choices(labels.ROLES)),
         "START_MODES": ("Start conditions of casts.", _choices(labels.START_MODES)),
         "SLOW_POLICIES": ("Policies for stragglers.", _choices(labels.SLOW_POLICIES)),

@@ -114,6 +114,42 @@ export const IMAGE_STATES = {
   }
 };
 
+/** Enrolment of machines. @type {Record<string, {text: string, tone: string}>} */
+export const ENROLMENT_STATES = {
+  "new": {
+    "text": "Not enrolled",
+    "tone": "off"
+  },
+  "waiting": {
+    "text": "Waiting for approval",
+    "tone": "warn"
+  },
+  "approved": {
+    "text": "Approved",
+    "tone": "busy"
+  },
+  "enrolled": {
+    "text": "Enrolled",
+    "tone": "good"
+  },
+  "blocked": {
+    "text": "Revoked",
+    "tone": "bad"
+  }
+};
+
+/** Rules for machines that enrol. @type {Record<string, {text: string, hint: string}>} */
+export const ENROLMENT_MODES = {
+  "token": {
+    "text": "Token",
+    "hint": "A machine enrols with a valid token."
+  },
+  "approve": {
+    "text": "Approval",
+    "hint": "An operator also compares a code and approves each machine."
+  }
+};
+
 /** Roles of tokens. @type {Record<string, {text: string, hint: string}>} */
 export const ROLES = {
   "view": {

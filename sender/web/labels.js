@@ -1,6 +1,6 @@
 /** Labels of states, bottlenecks and events. Their texts come from sender/labels.py by way of labels.generated.js. */
 
-import { BOTTLENECKS, CAST_BOTTLENECKS, CAST_PHASES, EXIT_CODE_ADVICE, IMAGE_STATES as IMAGE_LABELS, MACHINE_STATES as MACHINE_LABELS, PAUSED, PROBLEM_KINDS, STATE_ADVICE, STATE_REASONS } from "./labels.generated.js";
+import { BOTTLENECKS, CAST_BOTTLENECKS, CAST_PHASES, ENROLMENT_STATES as ENROLMENT_LABELS, EXIT_CODE_ADVICE, IMAGE_STATES as IMAGE_LABELS, MACHINE_STATES as MACHINE_LABELS, PAUSED, PROBLEM_KINDS, STATE_ADVICE, STATE_REASONS } from "./labels.generated.js";
 
 /** @typedef {{label: string, icon: string, tone: string, order: number}} StateLabel */
 
@@ -16,6 +16,8 @@ const PHASE_ICONS = {
 };
 /** @type {Record<string, string>} */
 const IMAGE_ICONS = { available: "complete", remote: "download", fetching: "receiving", damaged: "failed", gone: "none" };
+/** @type {Record<string, string>} */
+const ENROLMENT_ICONS = { new: "none", waiting: "warning", approved: "joined", enrolled: "complete", blocked: "dropped" };
 const UNKNOWN = { icon: "info", tone: "calm", order: 50 };
 
 /**
@@ -32,6 +34,8 @@ export const MACHINE_STATES = withIcons(MACHINE_LABELS, MACHINE_ICONS);
 export const PHASES = withIcons({ ...CAST_PHASES, paused: PAUSED }, PHASE_ICONS);
 export const IMAGE_STATES = withIcons(IMAGE_LABELS, IMAGE_ICONS);
 
+const ENROLMENT_STATES = withIcons(ENROLMENT_LABELS, ENROLMENT_ICONS);
+
 const ENDED = new Set(["done", "failed", "cancelled"]);
 const LIVE = new Set(["gathering", "casting", "tail"]);
 const RECEIVING = new Set(["receiving", "slow", "tail"]);
@@ -39,6 +43,11 @@ const RECEIVING = new Set(["receiving", "slow", "tail"]);
 /** @param {string} state @returns {StateLabel} */
 export function machineLabel(state) {
   return MACHINE_STATES[state] ?? { label: state, ...UNKNOWN };
+}
+
+/** @param {string} state of a machine's enrolment @returns {StateLabel} */
+export function enrolmentLabel(state) {
+  return ENROLMENT_STATES[state] ?? { label: state, ...UNKNOWN };
 }
 
 /** @param {any} cast @returns {StateLabel} the label of its phase, or "Paused" */
@@ -103,6 +112,7 @@ const EVENT_ICONS = {
   cast_ended: "stop",
   cast_failed: "failed",
   machine_failed: "failed",
+  machine_revoked: "dropped",
   begun_by_hand: "play",
   paused: "pause",
   resumed: "play",
@@ -115,7 +125,7 @@ export const eventIcon = (kind) => EVENT_ICONS[kind] ?? "info";
 
 /** @param {string} kind @returns {string} */
 export function eventTone(kind) {
-  if (/failed|lost|dropped|timed_out/.test(kind)) return "bad";
+  if (/failed|lost|dropped|revoked|timed_out/.test(kind)) return "bad";
   if (/slow|demoted|paused|cancelled/.test(kind)) return "warn";
   if (/completed|finished|ended|recovered/.test(kind)) return "good";
   return "calm";

@@ -7,6 +7,7 @@ import { field, form, select } from "./forms.js";
 import { formatBytes, formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
 import { showToast } from "./toasts.js";
 import { agoElement, badge, emptyState, Figures, ProgressBar, setBadge, timeElement } from "./components.js";
+import { enrolmentSection } from "./machine_enrolment.js";
 import { to } from "./router.js";
 import { mayOperate, roomName, roomNames } from "./store.js";
 import { isMoving, bottleneckText, machineLabel, explainState } from "./labels.js";
@@ -43,6 +44,7 @@ export class MachinePanel {
           close && h("button", { type: "button", class: "icon-button", "aria-label": "Close", onclick: close }, icon("close")))),
       h("div", { class: "panel-state" }, this.badge, this.cast),
       this.problem, this.progress, this.figures.element,
+      enrolmentSection(machine, changed),
       h("h3", {}, "Identity"), identity(machine, this.seen),
       inventory(machine),
       h("h3", {}, "History"), historyList(history));

@@ -3,10 +3,16 @@
 import { call, change, remove } from "./api.js";
 import { confirmDialog, showDialog } from "./dialogs.js";
 import { fill, h, icon } from "./dom.js";
-import { field, form } from "./forms.js";
+import { field, form, select } from "./forms.js";
 import { formatCount } from "./format.js";
 import { showToast, showError } from "./toasts.js";
+import { ENROLMENT_MODES } from "./labels.generated.js";
 import { go } from "./router.js";
+
+/** @returns {[string, string][]} */
+function enrolmentOptions() {
+  return [["", "As the daemon is configured"], ...Object.entries(ENROLMENT_MODES).map(([mode, { text }]) => /** @type {[string, string]} */ ([mode, text]))];
+}
 
 /** @param {any} room @param {() => void} done */
 export async function importMachines(room, done) {
@@ -51,6 +57,7 @@ export async function changeRoom(room, done) {
       field({ label: "Description", name: "description", value: room.description, attributes: { maxlength: 1000 } }),
       field({ label: "Site", name: "site", value: room.site, hint: "Only daemons of this site cast to the room." }),
       field({ label: "Network interface", name: "interface", value: room.interface, hint: "Interface of the sender towards this room. Empty: chosen by the daemon." }),
+      field({ label: "Enrolment", name: "enrolment", input: select({ name: "enrolment", options: enrolmentOptions(), value: room.enrolment }), hint: "How machines enter this room." }),
     ];
     return form({
       fields, content: fields.map((each) => each.element), submit: "Save",

@@ -10,6 +10,7 @@ import { machineKey, MachineGrid } from "../machine_grid.js";
 import { MachinePanel, readMachine } from "../machine_panel.js";
 import { announce, showError } from "../toasts.js";
 import { emptyState, pageHead } from "../components.js";
+import { addMachines } from "../machine_enrolment.js";
 import { changeRoom, importMachines } from "../room_dialogs.js";
 import { go, to } from "../router.js";
 import { mayOperate, overview, roomNames } from "../store.js";
@@ -105,6 +106,7 @@ export async function show({ params, query, signal, live, reload }) {
       back: ["#/rooms", "Rooms"],
       lead: room.description,
       actions: [
+        mayOperate() && h("button", { type: "button", class: "button", onclick: () => addMachines(room.room_id) }, icon("plus"), "Add machines"),
         mayOperate() && h("button", { type: "button", class: "button", onclick: () => importMachines(room, reload) }, icon("upload"), "Import machines"),
         mayOperate() && h("button", { type: "button", class: "button", onclick: () => changeRoom(room, reload) }, icon("edit"), "Edit room"),
         newCastLink({ room: roomId }),
