@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 
 from protocol.errors import ConfigurationError
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def parse_group(text: str) -> IpAddress:
@@ -49,3 +51,26 @@ def parse_endpoint(text: str, default_port: int) -> tuple[IpAddress | None, int]
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"{text!r}: the port must be from 0 to 65535; {advice}")
     return address, port
+
+
+def source_network(address: str) -> str:
+    """Return the address whose connections and failures are counted together: an IPv6 host has a whole /64."""
+    try:
+        parsed = _unmapped(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return ""
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
+
+
+def contains_address(networks: Iterable[IpNetwork], address: str) -> bool:
+    """Return whether ``address`` is in one of ``networks``."""
+    try:
+        parsed = _unmapped(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
+
+
+def _unmapped(address: IpAddress) -> IpAddress:
+    """Return the IPv4 address in ::ffff:0:0/96, as a dual-stack listener shows it."""
+    return getattr(address, "ipv4_mapped", None) or address

@@ -9,10 +9,10 @@ from typing import Final
 from fastapi import FastAPI
 
 from protocol.constants import RECEIVER_COUNT_MAX
-from sender.http_server import HttpServer
+from sender.http.server import HttpServer, ServerLimits
 
 _CONNECTIONS_MAX: Final = 4 * RECEIVER_COUNT_MAX
-"""Waiting agents of several rooms, event streams and clients; further connections get 503."""
+"""Waiting agents of several rooms, event streams and clients."""
 _KEEP_ALIVE_S: Final = 30
 """Longer than the usual interval of agents and Prometheus, so that they reuse their connection."""
 _SHUTDOWN_S: Final = 3
@@ -26,9 +26,8 @@ class ApiServer(HttpServer):
         super().__init__(
             application,
             listener,
-            connections_max=_CONNECTIONS_MAX,
-            keep_alive_s=_KEEP_ALIVE_S,
-            shutdown_s=_SHUTDOWN_S,
+            tls=None,
+            limits=ServerLimits(_CONNECTIONS_MAX, keep_alive_s=_KEEP_ALIVE_S, shutdown_s=_SHUTDOWN_S),
         )
         self._stopping: asyncio.Event = application.state.stopping
 

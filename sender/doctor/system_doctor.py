@@ -14,7 +14,7 @@ from typing import Final
 from protocol.constants import MIB
 from protocol.program.findings import Finding, ok, warn
 from protocol.shared.units import format_bytes
-from sender.serve.descriptor_limit import DESCRIPTORS_NEEDED
+from sender.http.descriptor_limit import DESCRIPTORS_NEEDED
 
 MEMORY_BYTES_WANTED: Final = 900 * MIB
 """At most 500 MB for the daemon and 400 MB for one cast; a typical cast takes half of that."""

@@ -10,6 +10,7 @@ from sender.cast.cast_run import CastResult
 from sender.cast.cast_settings import CastSettings
 from sender.cast.open_cast import open_cast
 from sender.cast.reporting.reporter import Reporter
+from sender.http.descriptor_limit import raise_descriptor_limit
 from sender.imaging.image_file import ImageFile
 from sender.metrics.cast_collector import SingleCastCollector
 from sender.metrics.metrics_server import metrics_server
@@ -37,6 +38,7 @@ def run_cast(
 async def _run_interruptible(
     settings: CastSettings, reporter: Reporter, metrics_address: str, metrics_port: int | None
 ) -> CastResult:
+    raise_descriptor_limit()
     with contextlib.ExitStack() as stack:
         image = stack.enter_context(ImageFile.open(settings.image))
         cast = stack.enter_context(open_cast(settings, image, reporter))

@@ -25,8 +25,8 @@ from sender.daemon.jobs.rate_share import share_rates
 from sender.daemon.leases import StateDirectory
 from sender.daemon.presence import save_presence
 from sender.daemon.scheduler import run_retention, run_schedules
+from sender.http.descriptor_limit import raise_descriptor_limit
 from sender.serve.composition import Daemon, compose_daemon
-from sender.serve.descriptor_limit import raise_descriptor_limit
 from sender.serve.systemd_notify import SystemdNotifier, Watchdog
 from sender.store.open_store import open_store
 from sender.store.records.access import Role

@@ -13,7 +13,7 @@ import pytest
 
 from protocol import errors
 from sender.config.config_file import load_config
-from sender.serve.descriptor_limit import DESCRIPTORS_NEEDED
+from sender.http.descriptor_limit import DESCRIPTORS_NEEDED
 from tests.support.programs.processes import require_program
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "deploy" / "systemd"

@@ -14,7 +14,7 @@ import structlog
 from starlette.responses import StreamingResponse
 
 from protocol.errors import DiskcastError
-from sender.http_server import ResponseAbortedError
+from sender.http.server import ResponseAbortedError
 
 CSV_TYPE: Final = "text/csv; charset=utf-8"
 PAGE_ROWS: Final = 500

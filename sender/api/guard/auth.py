@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import enum
 import hashlib
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,7 +19,9 @@ from starlette.requests import HTTPConnection, Request
 
 from protocol.errors import DatabaseError
 from sender.actors import Actor
+from sender.addresses import source_network
 from sender.daemon.machine_access import MachineAccess
+from sender.http.connections import admit
 from sender.store.machines.claims import SECRET_PREFIX
 from sender.store.records.access import Role, Token
 from sender.store.store import Store
@@ -161,6 +162,7 @@ class Authenticator:
         if access is Access.OPEN or (access is Access.METRICS and self._metrics_public):
             return ANONYMOUS
         principal = await self._principal(connection, access)
+        admit(connection)
         if not principal.may(access):
             needed = " or ".join(sorted(role.value for role in _ROLES[access]))
             raise HTTPException(
@@ -177,7 +179,7 @@ class Authenticator:
             DatabaseError: the token isn't cached and the database is unavailable.
         """
         if not 0 < len(secret) <= SECRET_CHARACTERS_MAX or not secret.isascii():
-            self._fail(_network(address))
+            self._fail(source_network(address))
             return None
         key = hashlib.sha256(secret.encode()).digest()
         known = self._known.get(key)
@@ -185,7 +187,7 @@ class Authenticator:
             return known[0] if _is_valid(known[0]) else None
         if known is not None and self._store.problem is not None and self._is_recent(known[1]):
             return known[0] if _is_valid(known[0]) else None  # a query would take its whole timeout
-        network = _network(address)
+        network = source_network(address)
         if known is None:
             self._limit_failures(network)
         try:
@@ -261,7 +263,7 @@ class Authenticator:
 
     async def _machine(self, secret: str, address: str) -> Principal:
         """Return the machine whose secret this is."""
-        network = _network(address)
+        network = source_network(address)
         machine_id = None
         if len(secret) <= SECRET_CHARACTERS_MAX and secret.isascii():
             if not self._machines.knows(secret):
@@ -286,12 +288,3 @@ def _unauthorised(detail: str) -> HTTPException:
 
 def _is_valid(token: Token) -> bool:
     return token.expires_at is None or datetime.now(UTC) < token.expires_at
-
-
-def _network(address: str) -> str:
-    """Return the address whose failures are counted together: an IPv6 host has a whole /64."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return ""
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address

@@ -5,7 +5,6 @@ All of these are checked before the body is parsed.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import email.message
 import enum
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from sender.actors import Actor
@@ -24,14 +23,12 @@ from sender.api.guard.auth import Access, Authenticator, Principal
 from sender.api.guard.idempotency import KEY_HEADER, IdempotentResponses
 from sender.api.guard.problems import request_id_of
 from sender.daemon.context import Services
+from sender.http.body import read_body_untrusted
 
 JSON_BODY_BYTES_MAX: Final = 256 << 10
 """A thousand machine ids are 40 KB; a check-in with its inventory is less."""
 CSV_BODY_BYTES_MAX: Final = 2 << 20
 """Ten thousand machines with long descriptions."""
-BODY_TIMEOUT_S: Final = 30.0
-"""A slower body comes from a stalled or hostile client."""
-
 
 Endpoint = Callable[..., Awaitable[Any]]
 
@@ -141,27 +138,7 @@ class RouteGuard:
 async def _body_untrusted(request: Request, kind: Body) -> bytes:
     """Read the body after checking its type and size; leave it in the request for FastAPI."""
     bytes_max = CSV_BODY_BYTES_MAX if kind is Body.CSV else JSON_BODY_BYTES_MAX
-    length = request.headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit()) or len(length) > 12 or int(length) > bytes_max:
-        raise _too_large(bytes_max)
-    pieces: list[bytes] = []
-    read_bytes = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for piece in request.stream():
-                read_bytes += len(piece)
-                if read_bytes > bytes_max:
-                    raise _too_large(bytes_max)
-                pieces.append(piece)
-    except TimeoutError as error:
-        raise HTTPException(
-            HTTPStatus.REQUEST_TIMEOUT, f"incomplete body after {BODY_TIMEOUT_S:g} s: retry"
-        ) from error
-    except ClientDisconnect as error:
-        raise HTTPException(
-            HTTPStatus.BAD_REQUEST, "the connection was closed before the body was complete"
-        ) from error
-    body = b"".join(pieces)
+    body = await read_body_untrusted(request, bytes_max)
     if not (kind is Body.OPTIONAL_JSON and not body):
         wanted = "text/csv" if kind is Body.CSV else "application/json"
         _demand_type(request, wanted)
@@ -178,15 +155,6 @@ def _demand_type(request: Request, wanted: str) -> None:
     charset = message.get_content_charset("utf-8")
     if charset not in ("utf-8", "us-ascii"):
         raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be UTF-8")
-
-
-def _too_large(bytes_max: int) -> HTTPException:
-    # The rest of the body isn't read, so the connection can't be reused.
-    return HTTPException(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body is too large: at most {bytes_max} bytes are accepted here",
-        {"Connection": "close"},
-    )
 
 
 # -- dependencies of endpoints ---------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from protocol.constants import (
     CONTROL_BODY_BYTES_MAX,
@@ -47,12 +46,12 @@ from protocol.schema.json_fields import HexBytes
 from protocol.sending.sender_session import SenderSession
 from sender.blocking_calls import start_blocking_call
 from sender.cast.session.locked_session import LockedSession
-from sender.http_server import HttpServer
+from sender.http.body import body_length_untrusted, read_body_untrusted
+from sender.http.connections import admit
+from sender.http.server import HttpServer, ServerLimits
 
-_CONNECTIONS_MAX: Final = RECEIVER_COUNT_MAX + 64
-"""All receivers at once, and the operator's tools."""
-_BODY_TIMEOUT_S: Final = 30.0
-"""A slower body comes from a stalled or hostile client."""
+_CONNECTIONS_MAX: Final = 2 * RECEIVER_COUNT_MAX
+"""All receivers at once, even through one address, which gets half."""
 _LARGE_BODIES_MAX: Final = 4
 """Most bodies above CONTROL_BODY_BYTES_MAX read at the same time; others wait in their connections' buffers."""
 _MANIFEST_READS_MAX: Final = 2
@@ -161,6 +160,7 @@ class ControlApi:
         with self._locked_session.update() as (session, now):
             grant = session.join(join_request, now)
             state = session.state
+        admit(request)
         return JSONResponse(grant_to_json(grant, state=state), status_code=HTTPStatus.CREATED)
 
     async def set_need(self, receiver_id: int, request: Request) -> Response:
@@ -217,21 +217,18 @@ class ControlApi:
         receiver, key = ReceiverId(receiver_id), _KEY.decode_untrusted("key", text)
         with self._locked_session.read() as (session, _now):
             _check_key(session, receiver, key)
+        admit(request)
         return receiver, key
 
     async def _document_untrusted(self, request: Request, bytes_max: int) -> object:
         """Return the parsed JSON body; a few large ones at a time, parsed in threads."""
-        length = request.headers.get("content-length", "")
-        if not (length.isascii() and length.isdigit()):
+        if "content-length" not in request.headers:
             raise HTTPException(HTTPStatus.LENGTH_REQUIRED, "Content-Length is required")
-        if len(length) > 12 or int(length) > bytes_max:
-            raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {bytes_max} bytes"
-            )
-        if int(length) <= CONTROL_BODY_BYTES_MAX:
-            return parse_json_untrusted(await _body_untrusted(request))
+        if body_length_untrusted(request, bytes_max) <= CONTROL_BODY_BYTES_MAX:
+            return parse_json_untrusted(await read_body_untrusted(request, bytes_max))
         async with self._large_bodies:
-            return await asyncio.to_thread(parse_json_untrusted, await _body_untrusted(request))
+            body = await read_body_untrusted(request, bytes_max)
+            return await asyncio.to_thread(parse_json_untrusted, body)
 
 
 class ControlServer(HttpServer):
@@ -242,9 +239,8 @@ class ControlServer(HttpServer):
         super().__init__(
             application,
             listener,
-            connections_max=_CONNECTIONS_MAX,
-            keep_alive_s=_KEEP_ALIVE_S,
-            shutdown_s=_SHUTDOWN_S,
+            tls=None,
+            limits=ServerLimits(_CONNECTIONS_MAX, keep_alive_s=_KEEP_ALIVE_S, shutdown_s=_SHUTDOWN_S),
         )
 
 
@@ -257,19 +253,6 @@ def _check_key(session: SenderSession, receiver_id: ReceiverId, key: bytes) -> N
 
 def _unauthorised(detail: str) -> HTTPException:
     return HTTPException(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
-
-
-async def _body_untrusted(request: Request) -> bytes:
-    """Return the body; its Content-Length was checked, and the HTTP server enforces that."""
-    try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            return await request.body()
-    except TimeoutError as error:
-        raise HTTPException(
-            HTTPStatus.REQUEST_TIMEOUT, f"the body didn't arrive within {_BODY_TIMEOUT_S:g} s"
-        ) from error
-    except ClientDisconnect as error:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "the connection closed within the body") from error
 
 
 async def _answer_problem(_request: Request, error: Exception) -> JSONResponse:

@@ -291,7 +291,7 @@ def test_the_memory_limit_of_a_container_is_read() -> None:
 def test_the_daemon_raises_its_descriptor_limit() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 5000))\n"
-        "from sender.serve.descriptor_limit import raise_descriptor_limit; print(raise_descriptor_limit())"
+        "from sender.http.descriptor_limit import raise_descriptor_limit; print(raise_descriptor_limit())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
