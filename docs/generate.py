@@ -110,9 +110,13 @@ the sender has signed. A receiver accepts each number once, and none from before
 ## Keys of a run
 
 The answer to a join has a random secret, the run's Ed25519 public key, and the next numbers of both kinds of datagrams.
-HKDF-SHA256 (RFC 5869) without salt derives the group's keys from the secret. Its info is `diskcast data tags` (AES-128,
-16 bytes) or `diskcast control tags` (BLAKE2s, 32 bytes), followed by cast id and incarnation as u32. A restart of the
-sender, or the removal of a receiver, starts a new run with another secret.
+HKDF-SHA256 (RFC 5869) without salt derives the group's keys from the secret. Its info is the text `diskcast` and a
+space, then `data tags` (AES-128, 16 bytes), `control tags` (BLAKE2s, 32 bytes) or `blocks` (AES-256, 32 bytes),
+followed by the image id, and by cast id and incarnation as u32. A restart of the sender, or the removal of a receiver,
+starts a new run with another secret.
+
+In an encrypted cast each block is AES-256-GCM ciphertext and a tag of 16 bytes (NIST SP 800-38D), without additional
+data, before it is cut into symbols. The nonce is the object as u32 and the block number as u64.
 
 ## Control messages, sender to group
 

@@ -93,6 +93,7 @@ CAST_FIELDS: dict[str, JsonField] = {
     "sender_address": Address(multicast=False),
     "feedback_port": _PORT,
     "control_url": PrintableText(256, bytes_min=1),
+    "encrypted": Boolean(),
     "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
 }
 """Fields of ``CastDescription``, which GET returns and a join's answer repeats."""
@@ -277,6 +278,7 @@ class CastDescription:
     sender_address: str
     feedback_port: int
     control_url: str
+    encrypted: bool
     receiver_count: int
 
 

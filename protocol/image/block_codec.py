@@ -11,6 +11,7 @@ from typing import Final
 import zstandard
 from blake3 import blake3
 
+from protocol.constants import BLOCK_BYTES_MAX
 from protocol.errors import ConfigurationError, ImageDamagedError
 from protocol.image.manifest import BlockKind
 
@@ -25,6 +26,9 @@ _GAIN_SHIFT: Final = 6
 _ZSTD_BLOCK_HEADER_BYTES: Final = 3
 _ZSTD_BLOCK_REPEATED_BYTE: Final = 1
 _ZSTD_CHECKSUM_BYTES: Final = 4
+_ZSTD_SKIPPABLE_MAGIC: Final = 0x184D2A50
+_ZSTD_SKIPPABLE_MASK: Final = 0xFFFFFFF0
+"""RFC 8878, 3.1.2."""
 
 
 def block_hash(data: bytes | memoryview) -> bytes:
@@ -93,9 +97,7 @@ class BlockDecoder:
                 raise ImageDamagedError(f"{len(stored)} bytes stored, {raw_length} expected")
             return stored
         try:
-            announced = zstandard.get_frame_parameters(stored).content_size
-            if announced != raw_length:
-                raise ImageDamagedError(f"its frame announces {announced} bytes, {raw_length} expected")
+            _check_frame_untrusted(stored, raw_length)
             raw = self._decompressor.decompress(stored, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise ImageDamagedError(f"it doesn't decompress: {error}") from error
@@ -121,9 +123,7 @@ class BlockDecoder:
             into[:] = stored
             return
         try:
-            announced = zstandard.get_frame_parameters(stored).content_size
-            if announced != len(into):
-                raise ImageDamagedError(f"its frame announces {announced} bytes, {len(into)} expected")
+            _check_frame_untrusted(stored, len(into))
             frame_bytes = _frame_bytes_untrusted(stored)
             if frame_bytes != len(stored):
                 raise ImageDamagedError(f"{len(stored)} bytes stored, its frame has {frame_bytes}")
@@ -133,6 +133,26 @@ class BlockDecoder:
             raise ImageDamagedError(f"it doesn't decompress: {error}") from error
         if count != len(into):
             raise ImageDamagedError(f"it decompresses to {count} bytes, {len(into)} expected")
+
+
+def _check_frame_untrusted(stored: bytes | memoryview, raw_length: int) -> None:
+    """Check a frame's header before anything is decompressed: a signature doesn't make an image harmless.
+
+    Raises:
+        ImageDamagedError: it isn't a data frame of exactly ``raw_length`` bytes that needs no dictionary and no memory
+            beyond them.
+        zstandard.ZstdError: it isn't a frame.
+    """
+    if int.from_bytes(stored[:4], "little") & _ZSTD_SKIPPABLE_MASK == _ZSTD_SKIPPABLE_MAGIC:
+        # Its "content size" is the number of bytes to skip, which may look right.
+        raise ImageDamagedError("a skippable frame, which holds no data")
+    header = zstandard.get_frame_parameters(stored)
+    if header.content_size != raw_length:
+        raise ImageDamagedError(f"its frame announces {header.content_size} bytes, {raw_length} expected")
+    if header.dict_id:
+        raise ImageDamagedError(f"its frame needs dictionary {header.dict_id}, which no image has")
+    if header.window_size > BLOCK_BYTES_MAX:
+        raise ImageDamagedError(f"its frame needs a window of {header.window_size} bytes")
 
 
 def _frame_bytes_untrusted(stored: bytes | memoryview) -> int:

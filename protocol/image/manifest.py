@@ -213,13 +213,17 @@ class Manifest:
             return 0
         return int(blocks.size - 1) * self.block_bytes + self.raw_length(int(blocks[-1]))
 
-    def source_symbols(self, symbol_bytes: int) -> NDArray[np.uint8]:
+    def source_symbols(self, symbol_bytes: int, tag_bytes: int = 0) -> NDArray[np.uint8]:
         """Return ``uint8[N]``: k of each block, 0 where nothing is stored.
+
+        Args:
+            symbol_bytes: size of a symbol.
+            tag_bytes: bytes that encryption adds to each stored block.
 
         Raises:
             ConfigurationError: a block has more symbols than the code can carry.
         """
-        largest = int(self.stored_bytes.max())
+        largest = int(self.stored_bytes.max()) + tag_bytes
         if largest > SOURCE_SYMBOLS_MAX * symbol_bytes:
             raise ConfigurationError(
                 f"a block of this image has {format_bytes(largest)}, more than {SOURCE_SYMBOLS_MAX} symbols of "
@@ -228,7 +232,10 @@ class Manifest:
         symbols = np.empty(self.block_count, np.uint8)
         for rows in windows(self.block_count):
             # 32 bits are enough: a block has at most 4 MiB.
-            symbols[rows] = (self.stored_bytes[rows] + np.uint32(symbol_bytes - 1)) // symbol_bytes
+            stored = self.stored_bytes[rows]
+            symbols[rows] = (stored + np.uint32(tag_bytes + symbol_bytes - 1)) // symbol_bytes
+            if tag_bytes:
+                symbols[rows][stored == 0] = 0
         return symbols
 
     def summary(self) -> dict[BlockKind, KindSummary]:

@@ -9,7 +9,10 @@ from protocol.model.session_records import CastParameters
 
 
 def manifest_stored_bytes(parameters: CastParameters) -> NDArray[np.uint32]:
-    """Return the length of each manifest block, ``uint32[n]``: ``block_bytes``, but the rest for the last one."""
+    """Return the length of each manifest block, ``uint32[n]``: ``block_bytes``, but the rest for the last one.
+
+    A tag of an encrypted cast comes on top.
+    """
     count = parameters.manifest_block_count
     lengths = np.full(count, parameters.block_bytes, np.uint32)
     lengths[-1] = parameters.manifest_bytes - (count - 1) * parameters.block_bytes
@@ -18,5 +21,5 @@ def manifest_stored_bytes(parameters: CastParameters) -> NDArray[np.uint32]:
 
 def manifest_source_symbols(parameters: CastParameters) -> NDArray[np.uint8]:
     """Return the source symbols of each manifest block, ``uint8[n]``."""
-    lengths = manifest_stored_bytes(parameters).astype(np.int64)
+    lengths = manifest_stored_bytes(parameters).astype(np.int64) + parameters.tag_bytes
     return (-(-lengths // parameters.symbol_bytes)).astype(np.uint8)

@@ -9,6 +9,8 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.constants import BLOCK_TAG_BYTES
+
 CastId = NewType("CastId", int)
 ReceiverId = NewType("ReceiverId", int)
 
@@ -30,11 +32,23 @@ class CastParameters:
     sender_address: str
     feedback_port: int
     control_url: str
+    encrypted: bool = False
+    """True if every block is cast as AES-256-GCM ciphertext."""
 
     @property
     def manifest_block_count(self) -> int:
         """Return the blocks of object 0: the manifest cut into pieces of ``block_bytes``."""
         return -(-self.manifest_bytes // self.block_bytes)
+
+    @property
+    def tag_bytes(self) -> int:
+        """Return the bytes that encryption adds to each stored block."""
+        return BLOCK_TAG_BYTES if self.encrypted else 0
+
+    @property
+    def block_symbols_max(self) -> int:
+        """Return the source symbols of a full block that is stored uncompressed."""
+        return -(-(self.block_bytes + self.tag_bytes) // self.symbol_bytes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

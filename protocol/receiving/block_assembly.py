@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import ESI_NONE, SYMBOLS_MAX
+from protocol.fec.reed_solomon import encode_repair
+from protocol.trust.symbol_digests import SymbolDigests
 
 
 @dataclasses.dataclass(slots=True)
@@ -23,30 +25,35 @@ class AssembledBlock:
         object: the object of the cast.
         block: block number.
         k: source symbols of the block.
-        stored_bytes: length of the block as stored; the last symbol is zero-padded beyond it.
+        cast_bytes: length of the block as cast, with its tag if it is encrypted; the last symbol is zero-padded
+            beyond it.
         slots: ``uint8[k, symbol_bytes]``, a view of the pool.
         slot_esi: ``uint8[k]``: the encoding symbol in each slot, ESI_NONE when empty.
         seen: ``bool[255]``: encoding symbols that are in a slot.
         buffer_index: index of the buffer in the pool.
         missing_count: distinct symbols still needed: the deficit.
         nacked: whether this receiver requested repair of the block.
+        fetched: whether the control API served it, which nobody can forge.
+        digests: the sender's digests of the block's symbols, if they were requested: others are dropped on arrival.
     """
 
     object: int
     block: int
     k: int
-    stored_bytes: int
+    cast_bytes: int
     slots: NDArray[np.uint8]
     slot_esi: NDArray[np.uint8]
     seen: NDArray[np.bool_]
     buffer_index: int
     missing_count: int
     nacked: bool = False
+    fetched: bool = False
+    digests: SymbolDigests | None = None
 
     @property
     def payload(self) -> NDArray[np.uint8]:
-        """Return the stored bytes once the slots are decoded: a contiguous ``uint8[stored_bytes]`` view."""
-        return self.slots.reshape(-1)[: self.stored_bytes]
+        """Return the block as cast once the slots are decoded: a contiguous ``uint8[cast_bytes]`` view."""
+        return self.slots.reshape(-1)[: self.cast_bytes]
 
     @property
     def erasure_count(self) -> int:
@@ -54,12 +61,15 @@ class AssembledBlock:
         return int(np.count_nonzero(self.slot_esi >= self.k))
 
     def add(self, esi: NDArray[np.uint8], symbols: NDArray[np.uint8]) -> None:
-        """Add encoding symbols of this block; duplicates and surplus are ignored.
+        """Add encoding symbols of this block; forgeries that its digests show, duplicates and surplus are ignored.
 
         Args:
             esi: ``uint8[n]``, numbers of the symbols, n > 0.
             symbols: ``uint8[n, symbol_bytes]``, copied.
         """
+        if self.digests is not None:
+            right = self.digests.match(esi, symbols)
+            esi, symbols = esi[right], symbols[right]
         if not (esi[1:] > esi[:-1]).all():  # reordered or doubled
             esi, first = np.unique(esi, return_index=True)
             symbols = symbols[first]
@@ -102,6 +112,53 @@ class AssembledBlock:
         self.seen[esi] = True
         self.missing_count -= esi.size
 
+    def restore_received(self) -> None:
+        """Undo decoding: put the received repair symbols back into the slots of the missing source symbols.
+
+        No copy was kept of them, but they are what the decoded block encodes to, even if some symbols were forged.
+        """
+        if self.erasure_count:
+            return  # not decoded
+        repair = np.flatnonzero(self.seen[self.k :]) + self.k
+        missing = np.flatnonzero(~self.seen[: self.k])
+        assert repair.size == missing.size
+        if repair.size == 0:
+            return
+        first = int(repair[0])
+        encoded = np.empty((int(repair[-1]) + 1 - first, self.slots.shape[1]), np.uint8)
+        encode_repair(self.slots, first, encoded)
+        self.slots[missing] = encoded[repair - first]
+        self.slot_esi[missing] = repair
+
+    def drop_forged(self, digests: SymbolDigests) -> int:
+        """Empty the slots of symbols that aren't the sender's, and check later ones on arrival.
+
+        Args:
+            digests: the sender's digests of this block's symbols.
+
+        Returns:
+            The number of dropped symbols.
+        """
+        self.digests = digests
+        used = np.flatnonzero(self.slot_esi != ESI_NONE)
+        forged = used[~digests.match(self.slot_esi[used], self.slots[used])] if used.size else used
+        self.seen[self.slot_esi[forged]] = False
+        self.slot_esi[forged] = ESI_NONE
+        self.missing_count += int(forged.size)
+        return int(forged.size)
+
+    def fill(self, cast_bytes: memoryview) -> None:
+        """Replace all symbols by the block as cast, which came over the control API."""
+        assert len(cast_bytes) == self.cast_bytes
+        flat = self.slots.reshape(-1)
+        flat[: self.cast_bytes] = np.frombuffer(cast_bytes, np.uint8)
+        flat[self.cast_bytes :] = 0
+        self.slot_esi[:] = np.arange(self.k)
+        self.seen[:] = False
+        self.seen[: self.k] = True
+        self.missing_count = 0
+        self.fetched = True
+
 
 class BufferPool:
     """A fixed number of equal buffers; unused memory is never touched."""
@@ -130,7 +187,7 @@ class BufferPool:
         """Return the number of free buffers."""
         return len(self._free)
 
-    def take(self, object_index: int, block: int, k: int, stored_bytes: int) -> AssembledBlock | None:
+    def take(self, object_index: int, block: int, k: int, cast_bytes: int) -> AssembledBlock | None:
         """Return an empty block, or None when all buffers are in use."""
         if not self._free:
             return None
@@ -139,7 +196,7 @@ class BufferPool:
             object=object_index,
             block=block,
             k=k,
-            stored_bytes=stored_bytes,
+            cast_bytes=cast_bytes,
             slots=self._memory[index, :k],
             slot_esi=np.full(k, ESI_NONE, np.uint8),
             seen=np.zeros(SYMBOLS_MAX, np.bool_),

@@ -17,6 +17,14 @@ class BlockAssembled:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class BlockFetchDue:
+    """Forged symbols have spoilt an image block too often: fetch it over the control API, ``cast_bytes`` long."""
+
+    block: int
+    cast_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ManifestReceived:
     """The manifest arrived by multicast, and its digest is the image's id."""
 
@@ -68,6 +76,7 @@ class Dropped:
 
 ReceiverEvent = (
     BlockAssembled
+    | BlockFetchDue
     | ManifestReceived
     | ManifestRejected
     | CastEnded

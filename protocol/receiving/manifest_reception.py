@@ -13,6 +13,7 @@ from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastParameters
 from protocol.receiving.block_assembly import AssembledBlock, BufferPool
 from protocol.receiving.object_reception import ObjectReception
+from protocol.trust.block_cipher import BlockCipher
 from protocol.wire.messages import CastObject
 
 
@@ -55,7 +56,13 @@ class ManifestReception:
         reception: the states of the object's blocks.
     """
 
-    def __init__(self, parameters: CastParameters, pool: BufferPool, store: ManifestStore) -> None:
+    def __init__(
+        self,
+        parameters: CastParameters,
+        pool: BufferPool,
+        store: ManifestStore,
+        cipher: BlockCipher | None = None,
+    ) -> None:
         """Start to receive into ``store``, which must be ``parameters.manifest_bytes`` long."""
         assert len(store) == parameters.manifest_bytes
         source_symbols = manifest_source_symbols(parameters)
@@ -64,11 +71,14 @@ class ManifestReception:
             CastObject.MANIFEST,
             source_symbols=source_symbols,
             stored_bytes=manifest_stored_bytes(parameters),
+            tag_bytes=parameters.tag_bytes,
             need=np.ones(source_symbols.shape, np.bool_),
             pool=pool,
             joined_before_start=False,
         )
         self._parameters = parameters
+        self._cipher = cipher
+        self._plain = np.empty(parameters.block_bytes if parameters.encrypted else 0, np.uint8)
         self._pass_over = False
 
     @property
@@ -82,15 +92,26 @@ class ManifestReception:
             self._pass_over = True
             self.reception.pass_all(sequence)
 
-    def take(self, assembled: AssembledBlock) -> None:
+    def take_untrusted(self, assembled: AssembledBlock) -> bool:
         """Decode one assembled block into the store; its buffer can be released afterwards.
+
+        Returns:
+            False if its tag doesn't match, in an encrypted cast: some of its symbols are forged. Without a tag only
+            the whole manifest can be checked.
 
         Raises:
             StorageError: as the store raises.
         """
         decode_in_place(assembled.slots, assembled.slot_esi)
-        self._store.write(assembled.block * self._parameters.block_bytes, assembled.payload.data)
+        piece = assembled.payload
+        if self._cipher is not None:
+            plain = self._plain[: piece.size - self._parameters.tag_bytes]
+            if not self._cipher.open_into_untrusted(CastObject.MANIFEST, assembled.block, piece, plain):
+                return False
+            piece = plain
+        self._store.write(assembled.block * self._parameters.block_bytes, piece.data)
         self.reception.mark_settled(np.array([assembled.block]))
+        return True
 
     def received(self) -> memoryview | StoredManifest | None:
         """Return the collected manifest, or None if its digest isn't the image id.

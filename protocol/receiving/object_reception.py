@@ -1,6 +1,6 @@
 """A receiver's state of one object: needed blocks, missing blocks, and the NACKs for them.
 
-Each block is in one of six stages, kept as one octet::
+Each block is in one of seven stages, kept as one octet::
 
     SETTLED   not needed: nothing is stored for it, it wasn't requested, or it is verified
     UNSCANNED not compared with the target yet: collected if it arrives, never NACKed
@@ -8,6 +8,7 @@ Each block is in one of six stages, kept as one octet::
     MISSING   needed, and the pass has moved beyond it, or a FLUSH arrived: to be NACKed
     ASSEMBLED enough symbols have arrived; it is being decoded and written
     WRITTEN   written, not verified yet
+    POISONED  assembled, but forged symbols make it wrong: waits for the sender's digests, or is being fetched
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.constants import REORDER_DATAGRAM_COUNT
+from protocol.constants import POISONED_POOL_SHARE, REORDER_DATAGRAM_COUNT
 from protocol.receiving.block_assembly import AssembledBlock, BufferPool
+from protocol.receiving.poisoned_blocks import PoisonedBlocks
 from protocol.shared.block_masks import windows
 from protocol.shared.sequence import sequence_difference
+from protocol.trust.symbol_digests import SymbolDigests
 from protocol.wire.batch import block_runs
 from protocol.wire.messages import FLAG_REPAIR, CastObject
 
@@ -37,6 +40,7 @@ class Stage(IntEnum):
     ASSEMBLED = 3
     WRITTEN = 4
     UNSCANNED = 5
+    POISONED = 6
 
 
 _RUN_SYMBOLS_MIN: Final = 12
@@ -71,6 +75,7 @@ class ObjectReception:
         *,
         source_symbols: NDArray[np.uint8],
         stored_bytes: NDArray[np.uint32],
+        tag_bytes: int = 0,
         need: NDArray[np.bool_],
         pool: BufferPool,
         joined_before_start: bool,
@@ -82,6 +87,7 @@ class ObjectReception:
             object_index: the object of the cast.
             source_symbols: ``uint8[block_count]``, k of each block, 0 where nothing is stored.
             stored_bytes: ``uint32[block_count]``.
+            tag_bytes: bytes that encryption adds to each block.
             need: ``bool[block_count]``: blocks that aren't on the target yet; not kept.
             pool: buffers for the symbols.
             joined_before_start: the first pass starts at block 0: blocks before the first one seen are lost, not
@@ -99,7 +105,9 @@ class ObjectReception:
         self.pool_drop_count = 0
         self._k = source_symbols
         self._stored_bytes = stored_bytes
+        self._tag_bytes = tag_bytes
         self._pool = pool
+        self._poisoned = PoisonedBlocks(int(pool.capacity * POISONED_POOL_SHARE))
         self._partial: dict[int, AssembledBlock] = {}
         self._retry_at: dict[int, float] = {}
         self._passed: deque[_PassedRange] = deque()
@@ -120,13 +128,18 @@ class ObjectReception:
 
     @property
     def incomplete_count(self) -> int:
-        """Return the number of blocks with a buffer and missing symbols."""
-        return len(self._partial)
+        """Return the number of blocks with a buffer that wait for symbols, digests or the control API."""
+        return len(self._partial) + self._poisoned.held_count
 
     @property
     def missing_count(self) -> int:
         """Return the number of blocks to be NACKed, now or later."""
         return self._missing_count
+
+    @property
+    def open_count(self) -> int:
+        """Return the number of blocks with something to request, now or later: symbols or digests."""
+        return self._missing_count + self._poisoned.waiting_count
 
     # -- symbols ----------------------------------------------------------------------------------------------
 
@@ -135,6 +148,7 @@ class ObjectReception:
         headers: NDArray[np.void],
         symbols: NDArray[np.uint8],
         *,
+        position: int,
         hold_s: float,
         now: float,
     ) -> tuple[list[AssembledBlock], int]:
@@ -143,6 +157,7 @@ class ObjectReception:
         Args:
             headers: structured ``[n]`` of the wire's header dtype.
             symbols: ``uint8[n, symbol_bytes]``.
+            position: number that the sender has reached, which a few forged headers can't move.
             hold_s: time without a NACK for a block after symbols of its repair arrived.
             now: monotonic seconds.
 
@@ -157,7 +172,7 @@ class ObjectReception:
             headers, symbols, block = headers[valid], symbols[valid], block[valid]
             if block.size == 0:
                 return [], invalid_count
-        self._follow_pass(headers, block)
+        self._follow_pass(headers, block, position)
         stage = self.stage[block]
         # A few repair symbols of a block that may be on the target already would only occupy a buffer.
         fresh = (headers["flags"] & FLAG_REPAIR) == 0
@@ -202,7 +217,7 @@ class ObjectReception:
         self._move(block, Stage.ASSEMBLED)
         return partial
 
-    def _follow_pass(self, headers: NDArray[np.void], block: NDArray[np.int64]) -> None:
+    def _follow_pass(self, headers: NDArray[np.void], block: NDArray[np.int64], position: int) -> None:
         """Move the frontier by the rows of new data."""
         fresh = (headers["flags"] & FLAG_REPAIR) == 0
         if not fresh.any():
@@ -211,7 +226,6 @@ class ObjectReception:
         lowest = block - headers["lag"]
         last = int(np.flatnonzero(fresh)[-1])
         newest_pass = int(pass_index[last])
-        sequence = int(headers["sequence"][last])
         if self._pass_index is None:
             first = int(block[np.flatnonzero(fresh)[0]])
             self._pass_index = int(pass_index[np.flatnonzero(fresh)[0]])
@@ -220,13 +234,13 @@ class ObjectReception:
         if newest_pass != self._pass_index:
             if (newest_pass - self._pass_index) % (1 << 8) >= 1 << 7:
                 return  # reordered from an earlier pass
-            self._pass_by(self._frontier, self.block_count, sequence)
+            self._pass_by(self._frontier, self.block_count, position)
             self._pass_index = newest_pass
             self._frontier = 0
         in_pass = fresh & (pass_index == newest_pass)
         frontier = int(lowest[in_pass].max())
         if frontier > self._frontier:
-            self._pass_by(self._frontier, frontier, sequence)
+            self._pass_by(self._frontier, frontier, position)
             self._frontier = frontier
 
     def _pass_by(self, start: int, stop: int, sequence: int) -> None:
@@ -322,10 +336,10 @@ class ObjectReception:
 
     def _start(self, block: int) -> AssembledBlock | None:
         """Start to assemble a block; return None without a free buffer."""
-        partial = self._pool.take(
-            self.object_index, block, int(self._k[block]), int(self._stored_bytes[block])
-        )
+        cast_bytes = int(self._stored_bytes[block]) + self._tag_bytes
+        partial = self._pool.take(self.object_index, block, int(self._k[block]), cast_bytes)
         if partial is not None:
+            partial.digests = self._poisoned.known_digests(block)
             self._partial[block] = partial
         return partial
 
@@ -352,6 +366,68 @@ class ObjectReception:
         """Note that the target misses ``blocks``, as the sender knows: wait for those that haven't arrived yet."""
         self.stage[blocks[self.stage[blocks] == _UNSCANNED]] = Stage.WAITING
 
+    # -- poisoned blocks --------------------------------------------------------------------------------------
+
+    def mark_poisoned(self, assembled: AssembledBlock, now: float) -> None:
+        """Note that a decoded block contradicts its hash, and take its buffer: some of its symbols are forged."""
+        block = assembled.block
+        assembled.fetched = False
+        if not self._poisoned.hold(assembled, now):
+            self._pool.release(assembled)
+            self._move(block, Stage.MISSING)
+            return
+        self._move(block, Stage.POISONED)
+        digests = self._poisoned.known_digests(block)
+        if digests is not None:
+            self._use_digests(block, digests, now)
+
+    def receive_digests(self, block: int, digests: SymbolDigests, now: float) -> None:
+        """Process the sender's digests of a block: drop the symbols that others forged."""
+        if block >= self.block_count or self.stage[block] == Stage.SETTLED:
+            return
+        self._poisoned.remember(block, digests)
+        partial = self._partial.get(block)
+        if partial is not None:
+            partial.drop_forged(digests)
+        else:
+            self._use_digests(block, digests, now)
+
+    def _use_digests(self, block: int, digests: SymbolDigests, now: float) -> None:
+        assembled = self._poisoned.take_waiting(block)
+        if assembled is None:
+            return
+        assembled.restore_received()
+        if assembled.drop_forged(digests):
+            self._partial[block] = assembled
+            self._retry_at.pop(block, None)
+            self._move(block, Stage.MISSING)
+            return
+        # All match, and yet the block is wrong: another salt, or the control API, will tell.
+        self._poisoned.forget_digests(block)
+        assembled.digests = None
+        self._poisoned.hold(assembled, now)
+
+    def take_due_digest_requests(self, blocks_max: int, *, retry_s: float, now: float) -> list[int]:
+        """Return the blocks whose digests to request from the sender now."""
+        return self._poisoned.take_due_requests(blocks_max, retry_s=retry_s, now=now)
+
+    def start_fetches(self, now: float) -> list[AssembledBlock]:
+        """Return the blocks to fetch over the control API from now on."""
+        return self._poisoned.start_fetches(now)
+
+    def take_fetched(self, block: int) -> AssembledBlock | None:
+        """Note that a block was fetched, and return its buffer to be filled; None if it isn't waited for."""
+        assembled = self._poisoned.take_fetched(block)
+        if assembled is not None:
+            self._move(block, Stage.ASSEMBLED)
+        return assembled
+
+    def release_all(self) -> None:
+        """Release all buffers: the object arrives by another way."""
+        for block in [*self._partial.values(), *self._poisoned.take_all()]:
+            self._pool.release(block)
+        self._partial.clear()
+
     # -- results of the pipeline ------------------------------------------------------------------------------
 
     def mark_written(self, block: int) -> None:
@@ -361,6 +437,7 @@ class ObjectReception:
     def mark_settled(self, blocks: NDArray[np.integer]) -> None:
         """Note that the blocks are verified."""
         self.stage[blocks] = Stage.SETTLED
+        self._poisoned.forget(blocks)
 
     def mark_rejected(self, block: int) -> None:
         """Note that the block, as assembled or written, is wrong: NACK all of it again."""

@@ -18,6 +18,7 @@ from protocol.constants import (
     NACK_RETRY_GRTT_COUNT,
     NACK_RETRY_MIN_S,
     NACK_RUNS_MAX,
+    POISONED_BLOCKS_MAX,
     REPAIR_LATENCY_S,
     RESTART_QUESTION_INTERVAL_S,
 )
@@ -28,6 +29,7 @@ from protocol.receiving.arrival import ArrivalMeter
 from protocol.receiving.block_assembly import AssembledBlock, BufferPool
 from protocol.receiving.events import (
     BlockAssembled,
+    BlockFetchDue,
     CastEnded,
     Demoted,
     Dropped,
@@ -44,20 +46,24 @@ from protocol.receiving.phases import PHASES, ReceptionPhase, ReceptionTrigger
 from protocol.receiving.receiver_statistics import ReceiverStatistics
 from protocol.receiving.report_schedule import ReportSchedule
 from protocol.shared.feedback_timing import nack_backoff_s
-from protocol.shared.sequence import LossCounter
+from protocol.shared.sequence import FollowedSequence, LossCounter
+from protocol.trust.block_cipher import BlockCipher
 from protocol.trust.group_keys import derive_group_keys
+from protocol.trust.symbol_digests import SymbolDigests
 from protocol.wire.batch import HeaderFilter, header_view
 from protocol.wire.bitmap import bitmap_holds
 from protocol.wire.codec import foreign_version_untrusted
 from protocol.wire.control_codec import ControlVerifier, control_type_untrusted
-from protocol.wire.feedback_codec import encode_feedback
+from protocol.wire.feedback_codec import FeedbackMessage, encode_feedback
 from protocol.wire.messages import (
     BOTTLENECKS,
     Announce,
+    BlockDigests,
     CastObject,
     EndOfTransmission,
     Flush,
     Nack,
+    Poisoned,
     Report,
     Standing,
 )
@@ -99,6 +105,7 @@ class ReceiverSession:
         self.statistics = ReceiverStatistics()
         self.rejects: dict[str, int] = {}
         self.loss = LossCounter()
+        self._position = FollowedSequence(grant.next_sequence & 0xFFFFFFFF)
         self.grtt_s = grant.grtt_s
         self.receiver_count = grant.receiver_count
         self.demoted = False
@@ -106,12 +113,12 @@ class ReceiverSession:
         """Wire version of a program of another version that was heard on the group; None for none."""
         self._pool = BufferPool(
             pool_bytes=assembly_bytes,
-            symbols_per_block_max=-(-parameters.block_bytes // parameters.symbol_bytes),
+            symbols_per_block_max=parameters.block_symbols_max,
             symbol_bytes=parameters.symbol_bytes,
         )
-        keys = derive_group_keys(
-            grant.run_secret, cast_id=parameters.cast_id, incarnation=parameters.incarnation
-        )
+        keys = derive_group_keys(parameters, grant.run_secret)
+        self.cipher = BlockCipher.of(parameters, keys)
+        """Cipher of the cast's blocks; None if they aren't encrypted."""
         self._filter = HeaderFilter(
             cast_id=parameters.cast_id, tag_key=keys.data_tag, next_sequence=grant.next_sequence
         )
@@ -127,7 +134,7 @@ class ReceiverSession:
         self._manifest: ManifestReception | None = None
         if grant.manifest_by_multicast:
             store = MemoryStore(parameters.manifest_bytes) if manifest_store is None else manifest_store
-            self._manifest = ManifestReception(parameters, self._pool, store)
+            self._manifest = ManifestReception(parameters, self._pool, store, self.cipher)
         self._arrival = ArrivalMeter(DATA_HEADER_BYTES + parameters.symbol_bytes)
         self._counter = 0
         self._suspect_after = now
@@ -165,7 +172,7 @@ class ReceiverSession:
     @property
     def heard_sequence(self) -> int | None:
         """Return the number after the last received symbol; None before the first."""
-        return self.loss.next_sequence if self.loss.expected_count else None
+        return self._position.next_sequence if self.loss.expected_count else None
 
     @property
     def needed_count(self) -> int:
@@ -218,8 +225,9 @@ class ReceiverSession:
         self._manifest = None
         self._image = ObjectReception(
             CastObject.IMAGE,
-            source_symbols=manifest.source_symbols(self.parameters.symbol_bytes),
+            source_symbols=manifest.source_symbols(self.parameters.symbol_bytes, self.parameters.tag_bytes),
             stored_bytes=manifest.stored_bytes,
+            tag_bytes=self.parameters.tag_bytes,
             need=need,
             pool=self._pool,
             joined_before_start=self.grant.manifest_by_multicast,
@@ -257,11 +265,12 @@ class ReceiverSession:
         self._note_heard(now)
         self.statistics.frames_received_count += frames.shape[0]
         self.statistics.bytes_received += frames.size
-        self.loss.add(headers["sequence"])
+        self._position.add(headers["sequence"])
+        self.loss.add(headers["sequence"], self._position.highest_plausible)
         self._arrival.add(self.loss, sent_at, now if arrived_at is None else arrived_at)
         image_rows = headers["object"] == CastObject.IMAGE
         if self._manifest is not None and image_rows.any():
-            self._end_manifest_pass(int(headers["sequence"][image_rows][0]), now)
+            self._end_manifest_pass(now)
         for reception, rows in (
             (self._image, image_rows),
             (self._manifest.reception if self._manifest else None, ~image_rows),
@@ -270,11 +279,11 @@ class ReceiverSession:
                 self._receive_object(reception, frames, headers, rows, now)
         self._reports.watch(self.fill, self._arrival.queue_delay_s, self.receiver_count, now)
 
-    def _end_manifest_pass(self, sequence: int, now: float) -> None:
+    def _end_manifest_pass(self, now: float) -> None:
         """End the manifest's pass: image data follows the whole manifest, so its missing symbols need NACKs."""
         assert self._manifest is not None
-        self._manifest.end_pass(sequence)
-        self._manifest.reception.settle_losses(self.loss.next_sequence)
+        self._manifest.end_pass(self._position.next_sequence)
+        self._manifest.reception.settle_losses(self._position.next_sequence)
         self._schedule_round(now)
 
     def _receive_object(
@@ -290,22 +299,26 @@ class ReceiverSession:
         if reception.object_index == CastObject.IMAGE and self.statistics.first_data_at is None:
             self.statistics.first_data_at = now
         assembled, invalid_count = reception.receive(
-            headers, frames[:, DATA_HEADER_BYTES:], hold_s=self.grtt_s + REPAIR_LATENCY_S, now=now
+            headers,
+            frames[:, DATA_HEADER_BYTES:],
+            position=self._position.next_sequence,
+            hold_s=self.grtt_s + REPAIR_LATENCY_S,
+            now=now,
         )
         if invalid_count:
             self.rejects["bad_field"] = self.rejects.get("bad_field", 0) + invalid_count
-        reception.settle_losses(self.loss.next_sequence)
+        reception.settle_losses(self._position.next_sequence)
         if self.demoted:
             reception.abandon_missing()
         for block in assembled:
-            self._take_assembled(block)
-        if assembled and not any(item.missing_count for item in self._receptions()):
+            self._take_assembled(block, now)
+        if assembled and not any(item.open_count for item in self._receptions()):
             self._round_at = None  # the next loss draws a back-off of its own
         self._schedule_round(now)
 
-    def _take_assembled(self, block: AssembledBlock) -> None:
+    def _take_assembled(self, block: AssembledBlock, now: float) -> None:
         if block.object == CastObject.MANIFEST:
-            self._take_manifest_block(block)
+            self._take_manifest_block(block, now)
             return
         self.statistics.blocks_assembled_count += 1
         if block.nacked:
@@ -314,9 +327,11 @@ class ReceiverSession:
             self.statistics.blocks_repaired_by_parity_count += 1
         self._events.append(BlockAssembled(block))
 
-    def _take_manifest_block(self, block: AssembledBlock) -> None:
+    def _take_manifest_block(self, block: AssembledBlock, now: float) -> None:
         assert self._manifest is not None
-        self._manifest.take(block)
+        if not self._manifest.take_untrusted(block):
+            self._note_poisoned(self._manifest.reception, block, now)
+            return
         self.release(block)
         if not self._manifest.complete:
             return
@@ -349,6 +364,8 @@ class ReceiverSession:
                 self._events.append(CastEnded(message.outcome, message.reason))
         elif isinstance(message, Standing):
             self._receive_standing(message, now)
+        elif isinstance(message, BlockDigests):
+            self._receive_digests(message, now)
         elif isinstance(message, Flush):
             self._receive_flush(message, now)
         else:
@@ -365,9 +382,17 @@ class ReceiverSession:
             self._dropped = True
             self._events.append(Dropped())
 
+    def _receive_digests(self, message: BlockDigests, now: float) -> None:
+        digests = SymbolDigests(message.salt, message.digests)
+        for reception in self._receptions():
+            if reception.object_index == message.object:
+                reception.receive_digests(message.block, digests, now)
+        self._schedule_round(now)
+
     def _receive_flush(self, flush: Flush, now: float) -> None:
         self._take_group_state(flush, now)
         self.loss.advance(flush.next_sequence & 0xFFFFFFFF)
+        self._position.advance(flush.next_sequence & 0xFFFFFFFF)
         for reception in self._receptions():
             if reception.object_index <= flush.object:
                 reception.flush()
@@ -427,6 +452,40 @@ class ReceiverSession:
         self._image.mark_rejected(block)
         self._schedule_round(now)
 
+    def block_poisoned(self, assembled: AssembledBlock, now: float) -> None:
+        """Note that an image block decodes to wrong bytes, and take its buffer: the sender tells its forged symbols."""
+        assert self._image is not None
+        self._note_poisoned(self._image, assembled, now)
+
+    def block_fetched(self, block: int, cast_bytes: memoryview) -> None:
+        """Take an image block, as cast, that the control API served."""
+        assert self._image is not None
+        assembled = self._image.take_fetched(block)
+        if assembled is not None:
+            assembled.fill(cast_bytes)
+            self.statistics.blocks_fetched_count += 1
+            self._events.append(BlockAssembled(assembled))
+
+    def block_unfetchable(self, block: int, now: float) -> None:
+        """Note that the control API refuses an image block: NACK all of it again."""
+        assert self._image is not None
+        assembled = self._image.take_fetched(block)
+        if assembled is not None:
+            self.release(assembled)
+            self._image.mark_rejected(block)
+            self._schedule_round(now)
+
+    def _note_poisoned(self, reception: ObjectReception, assembled: AssembledBlock, now: float) -> None:
+        self.statistics.blocks_rejected_count += 1
+        if self.demoted and reception.object_index == CastObject.IMAGE:
+            self.release(
+                assembled
+            )  # its turn comes in the tail, and the buffer serves other blocks until then
+            reception.mark_rejected(assembled.block)
+        else:
+            reception.mark_poisoned(assembled, now)
+        self._schedule_round(now)
+
     # -- sending ----------------------------------------------------------------------------------------------
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
@@ -439,6 +498,7 @@ class ReceiverSession:
             self._round_at = None
             for reception in self._receptions():
                 datagrams.extend(self._nack_round(reception, now))
+                datagrams.extend(self._poisoned_round(reception, now))
             self._schedule_round(now)
         if self._reports.take_due(now):
             datagrams.append(self.report(now))
@@ -496,7 +556,7 @@ class ReceiverSession:
         for start in range(0, len(rows), NACK_RUNS_MAX):
             nack = Nack(
                 object=reception.object_index,
-                sequence=self.loss.next_sequence,
+                sequence=self._position.next_sequence,
                 deficits=tuple(rows[start : start + NACK_RUNS_MAX]),
             )
             datagrams.append(self._encode(nack))
@@ -504,11 +564,33 @@ class ReceiverSession:
         self.statistics.nacked_symbol_count += sum(deficit for _, deficit in due)
         return datagrams
 
+    def _poisoned_round(self, reception: ObjectReception, now: float) -> list[bytes]:
+        """Request digests of poisoned blocks; start to fetch those for which that didn't help."""
+        retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)
+        for assembled in reception.start_fetches(now):
+            if reception.object_index == CastObject.MANIFEST:
+                reception.release_all()
+                self._events.append(ManifestRejected())
+                self._manifest = None
+                return []
+            self._events.append(BlockFetchDue(assembled.block, assembled.cast_bytes))
+        due = reception.take_due_digest_requests(POISONED_BLOCKS_MAX, retry_s=retry_s, now=now)
+        if not due:
+            return []
+        return [
+            self._encode(
+                Poisoned(
+                    object=reception.object_index,
+                    blocks=tuple((block,) for block in due),
+                )
+            )
+        ]
+
     def _schedule_round(self, now: float) -> None:
         """Plan a NACK round after a random back-off, unless one is planned already."""
         if self.demoted and self._manifest is None:
             return  # its turn comes in the tail
-        if self._round_at is None and any(reception.missing_count for reception in self._receptions()):
+        if self._round_at is None and any(reception.open_count for reception in self._receptions()):
             backoff_s = nack_backoff_s(self._rng, self.grtt_s, self.receiver_count)
             self._round_at = now + max(_ROUND_PAUSE_MIN_S, backoff_s)
 
@@ -520,7 +602,7 @@ class ReceiverSession:
             receptions.append(self._image)
         return receptions
 
-    def _encode(self, message: Nack | Report) -> bytes:
+    def _encode(self, message: FeedbackMessage) -> bytes:
         self._counter += 1
         return encode_feedback(
             message,

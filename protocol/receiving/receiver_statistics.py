@@ -17,6 +17,7 @@ class ReceiverStatistics:
     blocks_repaired_by_parity_count: int = 0
     blocks_repaired_by_nack_count: int = 0
     blocks_rejected_count: int = 0
+    blocks_fetched_count: int = 0
     blocks_verified_count: int = 0
     nacks_sent_count: int = 0
     nacked_symbol_count: int = 0

@@ -117,6 +117,14 @@ class Demand:
         """Return the blocks of the object."""
         return int(self._k.shape[0])
 
+    def stores(self, block: int) -> bool:
+        """Return whether the object has this block, with something stored."""
+        return 0 <= block < self.block_count and bool(self._k[block])
+
+    def source_count(self, block: int) -> int:
+        """Return k of a block."""
+        return int(self._k[block])
+
     @property
     def idle(self) -> bool:
         """Return whether all demand has been planned."""

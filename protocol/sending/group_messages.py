@@ -18,7 +18,7 @@ from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import CastParameters
 from protocol.sending.sender_statistics import SenderStatistics
 from protocol.wire.control_codec import ControlMessage, ControlSigner
-from protocol.wire.messages import Announce, CastObject, EndOfTransmission, Flush, Standing
+from protocol.wire.messages import Announce, BlockDigests, CastObject, EndOfTransmission, Flush, Standing
 
 _FLUSH_GROWTH = 1.5
 _NOBODY = Standing(b"", b"")
@@ -62,6 +62,7 @@ class GroupMessages:
         self._standing_left = 0
         self._flush_at = now
         self._flush_interval_s = FLUSH_INTERVAL_MIN_S
+        self._digests: list[BlockDigests] = []
         self._end: EndOfTransmission | None = None
         self._end_at = math.inf
         self._end_left = 0
@@ -92,6 +93,10 @@ class GroupMessages:
             self._standing = standing
             self._standing_left = STANDING_COUNT
             self._standing_at = now
+
+    def send_digests(self, digests: BlockDigests) -> None:
+        """Send a block's digests once, at once; receivers request lost ones again."""
+        self._digests.append(digests)
 
     def send_end(self, outcome: SessionOutcome, reason: str, now: float) -> None:
         """Send the end of the cast."""
@@ -125,6 +130,8 @@ class GroupMessages:
             self._standing_at = now + STANDING_INTERVAL_S if self._standing_left else math.inf
             assert self._standing is not None
             datagrams.append(self._encode(self._standing))
+        datagrams += [self._encode(digests) for digests in self._digests]
+        self._digests.clear()
         if sweep is not None and now >= self._flush_at:
             self._flush_at = now + max(self._flush_interval_s, 2 * group.grtt_s)
             self._flush_interval_s = min(self._flush_interval_s * _FLUSH_GROWTH, FLUSH_INTERVAL_MAX_S)
@@ -142,6 +149,8 @@ class GroupMessages:
         Args:
             flush_due: whether a FLUSH waits for its time.
         """
+        if self._digests:
+            return -math.inf
         at = min(self._announce_at, self._standing_at)
         if flush_due:
             at = min(at, self._flush_at)

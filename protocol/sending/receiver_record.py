@@ -7,6 +7,7 @@ import math
 
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CompletionReport, MachineIdentity, ReceiverId, ReceiverState
+from protocol.sending.poisoned_reports import MemberLimits
 from protocol.sending.rate.rate_sample import RateSample
 from protocol.sending.replay_window import ReplayWindow
 from protocol.wire.messages import BOTTLENECKS, Report
@@ -76,6 +77,7 @@ class ReceiverRecord:
     bottleneck: Cause = Cause.NETWORK
     reported_at: float = 0.0
     finished_at: float | None = None
+    limits: MemberLimits = dataclasses.field(default_factory=MemberLimits)
     error: str = ""
     completion: CompletionReport | None = None
 

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.sending.poisoned_reports import DigestRequest
 from protocol.trust.group_keys import GroupKeys
 
 SEGMENT_DTYPE: Final = np.dtype(
@@ -32,14 +33,16 @@ class SendPlan:
     Attributes:
         segments: structured array of :data:`SEGMENT_DTYPE`.
         first_sequence: sequence number of the first symbol, extended to 64 bits; the others follow.
-        symbol_count: symbols of all segments together.
+        symbol_count: symbols of all segments together; may be 0 if there are requests.
         keys: keys of the run.
+        digest_requests: blocks whose digests to compute and to pass to the session.
     """
 
     segments: NDArray[np.void]
     first_sequence: int
     symbol_count: int
     keys: GroupKeys
+    digest_requests: tuple[DigestRequest, ...] = ()
 
     @property
     def next_sequence(self) -> int:

@@ -26,9 +26,7 @@ class SenderRun:
     def __init__(self, parameters: CastParameters, secrets: Callable[[int], bytes]) -> None:
         """Draw new keys; ``secrets`` returns unpredictable bytes."""
         seed = secrets(_SEED_BYTES)
-        self.keys = derive_group_keys(
-            secrets(RUN_SECRET_BYTES), cast_id=parameters.cast_id, incarnation=parameters.incarnation
-        )
+        self.keys = derive_group_keys(parameters, secrets(RUN_SECRET_BYTES))
         self.control_key = control_key_of(seed)
         self.signer = ControlSigner(cast_id=parameters.cast_id, tag_key=self.keys.control_tag, seed=seed)
 

@@ -53,6 +53,7 @@ from protocol.sending.gathering import Attendance, Gathering
 from protocol.sending.group_messages import GroupMessages, GroupState, Sweep
 from protocol.sending.grtt import GrttEstimator
 from protocol.sending.main_group import MainGroup
+from protocol.sending.poisoned_reports import PoisonedReports
 from protocol.sending.rate.parity import ParityPlanner
 from protocol.sending.rate.rate_control import RateController
 from protocol.sending.receiver_record import ReceiverRecord
@@ -63,13 +64,14 @@ from protocol.sending.sender_statistics import SenderStatistics
 from protocol.sending.transitions import CAST_TRANSITIONS, CastTrigger, ReceiverTrigger
 from protocol.sending.transmission_meter import TransmissionMeter
 from protocol.shared.feedback_timing import report_interval_s
+from protocol.trust.group_keys import GroupKeys
 from protocol.wire.codec import foreign_version_untrusted
 from protocol.wire.feedback_codec import (
     check_feedback_mac,
     feedback_body_untrusted,
     feedback_prefix_untrusted,
 )
-from protocol.wire.messages import CastObject, Nack, Report
+from protocol.wire.messages import BlockDigests, CastObject, Nack, Poisoned, Report
 
 _TIMER_S = 0.1
 """Interval of the checks for timeouts, stragglers, loss and bottleneck."""
@@ -109,8 +111,9 @@ class SenderSession:
         self.foreign_version: int | None = None
         """Wire version of feedback of another version than this program's; None for none."""
         self.statistics = SenderStatistics()
+        source_symbols = manifest.source_symbols(parameters.symbol_bytes, parameters.tag_bytes)
         self.manifest_demand = Demand(CastObject.MANIFEST, manifest_source_symbols(parameters))
-        self.image_demand = Demand(CastObject.IMAGE, manifest.source_symbols(parameters.symbol_bytes))
+        self.image_demand = Demand(CastObject.IMAGE, source_symbols)
         self.rate_control = RateController(
             fixed_bytes_per_s=policy.rate_bytes_per_s,
             maximum_bytes_per_s=policy.rate_max_bytes_per_s,
@@ -120,11 +123,12 @@ class SenderSession:
         )
         self._secrets = secrets
         self._run = SenderRun(parameters, secrets)
+        self._poisoned = PoisonedReports(secrets)
         self._roster = Roster(secrets)
         self._gathering = Gathering(policy, self._roster, now)
         self._main_group = MainGroup(policy, self._roster, self.rate_control, now)
         self._parity = ParityPlanner()
-        source_symbol_count = int(manifest.source_symbols(parameters.symbol_bytes).sum(dtype=np.int64))
+        source_symbol_count = int(source_symbols.sum(dtype=np.int64))
         frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
         self._frame_bytes_per_raw = max(1, source_symbol_count) * frame_bytes / max(1, parameters.raw_bytes)
         self._grtt = GrttEstimator()
@@ -152,6 +156,11 @@ class SenderSession:
         return self._transmission.achieved_bytes_per_s
 
     @property
+    def keys(self) -> GroupKeys:
+        """Return the keys of the current run."""
+        return self._run.keys
+
+    @property
     def grtt_s(self) -> float:
         """Return the group's round-trip time."""
         return self._grtt.grtt_s
@@ -169,7 +178,7 @@ class SenderSession:
     @property
     def parity(self) -> float:
         """Return the proactive repair symbols per source symbol of a full block."""
-        k = -(-self.parameters.block_bytes // self.parameters.symbol_bytes)
+        k = self.parameters.block_symbols_max
         return self._parity.symbols(min(k, SOURCE_SYMBOLS_MAX)) / k
 
     @property
@@ -343,6 +352,7 @@ class SenderSession:
         self.outcome = outcome
         self.reason = reason
         self.statistics.ended_at = now
+        self._poisoned.withdraw()
         self.manifest_demand.withdraw()
         self.image_demand.withdraw()
         self._messages.send_end(outcome, reason, now)
@@ -377,6 +387,8 @@ class SenderSession:
             self._events.append(ReceiverReturned(record.receiver_id))
         if isinstance(message, Nack):
             self._receive_nack(record, message)
+        elif isinstance(message, Poisoned):
+            self._receive_poisoned(record, message, now)
         elif prefix.counter > record.report_counter:  # older reports are outdated
             record.report_counter = prefix.counter
             self._receive_report(record, message, now)
@@ -408,6 +420,27 @@ class SenderSession:
             self.statistics.nacked_symbol_count += accepted * deficit
             record.nacked_symbol_count += accepted * deficit
 
+    def _receive_poisoned(self, record: ReceiverRecord, message: Poisoned, now: float) -> None:
+        self.statistics.poisoned_reports_count += 1
+        demand = self.image_demand if message.object == CastObject.IMAGE else self.manifest_demand
+        if record.state.active and self.state is not CastState.ENDED:
+            blocks = [block for (block,) in message.blocks if demand.stores(block)]
+            self._poisoned.report(record.limits, message.object, blocks, grtt_s=self.grtt_s, now=now)
+
+    def allow_fetch(self, receiver_id: ReceiverId, block: int, now: float) -> bool:
+        """Return whether a receiver may fetch an image block over the control API now.
+
+        Raises:
+            JoinRefusedError: the image has no such block.
+        """
+        if not self.image_demand.stores(block):
+            raise JoinRefusedError(f"the image stores no block {block}: fetch the manifest again")
+        # By its symbols, a little more than its bytes.
+        byte_count = self.image_demand.source_count(block) * self.parameters.symbol_bytes
+        allowed = self._poisoned.allow_fetch(self.receivers[receiver_id].limits, byte_count, now)
+        self.statistics.blocks_served_count += allowed
+        return allowed
+
     # -- sending ----------------------------------------------------------------------------------------------
 
     def next_plan(self, now: float, symbols_max: int) -> SendPlan | None:
@@ -428,13 +461,22 @@ class SenderSession:
             sequence = self.image_demand.plan_pass(
                 segments, sequence, parity.symbols, parity.interleave_depth
             )
-        if segments.room == symbols_max:
+        requests = self._poisoned.take_due(now)
+        if segments.room == symbols_max and not requests:
             return None
-        plan = SendPlan(segments.array(), self._sequence, symbols_max - segments.room, self._run.keys)
+        plan = SendPlan(
+            segments.array(), self._sequence, symbols_max - segments.room, self._run.keys, requests
+        )
         self._sequence = plan.next_sequence
-        self._messages.note_planned()
+        if plan.symbol_count:
+            self._messages.note_planned()
         assert plan.next_sequence & 0xFFFFFFFF == sequence
         return plan
+
+    def send_digests(self, digests: BlockDigests) -> None:
+        """Multicast the digests that a plan requested."""
+        self.statistics.digests_sent_count += 1
+        self._messages.send_digests(digests)
 
     def mark_transmitted(
         self, next_sequence: int, byte_count: int, now: float, *, read_s: float = 0.0

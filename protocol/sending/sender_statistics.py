@@ -14,6 +14,10 @@ class SenderStatistics:
     nacks_received_count: int = 0
     nacked_symbol_count: int = 0
     reports_received_count: int = 0
+    poisoned_reports_count: int = 0
+    digests_sent_count: int = 0
+    blocks_served_count: int = 0
+    """Blocks that receivers fetched over the control API."""
     flushes_sent_count: int = 0
     joins_count: int = 0
     started_at: float | None = None

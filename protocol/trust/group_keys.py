@@ -13,11 +13,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from protocol.model.session_records import CastParameters
+
 DATA_TAG_KEY_BYTES: Final = 16
 """AES-128."""
 
 CONTROL_TAG_KEY_BYTES: Final = 32
 """BLAKE2s."""
+
+BLOCK_KEY_BYTES: Final = 32
+"""AES-256: an image that is recorded today may hold secrets for decades."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,34 +33,33 @@ class GroupKeys:
         secret: the run's secret, from which further keys may derive.
         data_tag: AES key of the tags of data datagrams.
         control_tag: BLAKE2s key of the tags of control datagrams.
+        blocks: AES key of the blocks of an encrypted cast.
     """
 
     secret: bytes = dataclasses.field(repr=False)
     data_tag: bytes = dataclasses.field(repr=False)
     control_tag: bytes = dataclasses.field(repr=False)
+    blocks: bytes = dataclasses.field(repr=False)
 
 
-def derive_group_keys(secret: bytes, *, cast_id: int, incarnation: int) -> GroupKeys:
-    """Return the group's keys of one run of a cast."""
+def derive_group_keys(parameters: CastParameters, secret: bytes) -> GroupKeys:
+    """Return the group's keys of the run that ``parameters`` describe.
+
+    Image, cast and incarnation are bound into each key: even a secret that was drawn twice wouldn't give one key to two
+    runs.
+    """
+
+    def derive(purpose: str, key_bytes: int) -> bytes:
+        numbers = parameters.cast_id.to_bytes(4) + parameters.incarnation.to_bytes(4)
+        info = f"diskcast {purpose}".encode() + parameters.image_id + numbers
+        return HKDF(SHA256(), key_bytes, salt=None, info=info).derive(secret)
+
     return GroupKeys(
         secret,
-        derive_key(secret, "data tags", DATA_TAG_KEY_BYTES, cast_id=cast_id, incarnation=incarnation),
-        derive_key(secret, "control tags", CONTROL_TAG_KEY_BYTES, cast_id=cast_id, incarnation=incarnation),
+        data_tag=derive("data tags", DATA_TAG_KEY_BYTES),
+        control_tag=derive("control tags", CONTROL_TAG_KEY_BYTES),
+        blocks=derive("blocks", BLOCK_KEY_BYTES),
     )
-
-
-def derive_key(secret: bytes, purpose: str, key_bytes: int, *, cast_id: int, incarnation: int) -> bytes:
-    """Return the key of one purpose.
-
-    Args:
-        secret: the run's secret.
-        purpose: name of the use; different names give independent keys.
-        key_bytes: length of the key.
-        cast_id: the cast.
-        incarnation: the run.
-    """
-    info = f"diskcast {purpose}".encode() + cast_id.to_bytes(4) + incarnation.to_bytes(4)
-    return HKDF(SHA256(), key_bytes, salt=None, info=info).derive(secret)
 
 
 def control_key_of(seed: bytes) -> bytes:

@@ -36,13 +36,14 @@ from protocol.wire.codec import (
 from protocol.wire.messages import (
     CONTROL_MESSAGES,
     Announce,
+    BlockDigests,
     ControlPrefix,
     EndOfTransmission,
     Flush,
     Standing,
 )
 
-ControlMessage = Announce | Flush | EndOfTransmission | Standing
+ControlMessage = Announce | Flush | EndOfTransmission | Standing | BlockDigests
 
 _BY_TYPE: Final[dict[int, type]] = {cls.WIRE_TYPE: cls for cls in CONTROL_MESSAGES}  # type: ignore[attr-defined]
 _BODY_AT: Final = PREFIX_BYTES + TAG_BYTES

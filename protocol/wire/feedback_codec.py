@@ -22,9 +22,9 @@ from protocol.wire.codec import (
     decode_body_untrusted,
     encode_body,
 )
-from protocol.wire.messages import FEEDBACK_MESSAGES, FeedbackPrefix, Nack, Report
+from protocol.wire.messages import FEEDBACK_MESSAGES, FeedbackPrefix, Nack, Poisoned, Report
 
-FeedbackMessage = Nack | Report
+FeedbackMessage = Nack | Report | Poisoned
 
 _BY_TYPE: Final[dict[int, type]] = {cls.WIRE_TYPE: cls for cls in FEEDBACK_MESSAGES}  # type: ignore[attr-defined]
 _BYTES_MIN: Final = PREFIX_BYTES + 1 + FEEDBACK_MAC_BYTES

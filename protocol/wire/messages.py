@@ -15,16 +15,19 @@ from typing import Annotated, ClassVar, Final
 
 from protocol.constants import (
     BLOCK_COUNT_MAX,
+    DIGEST_SALT_BYTES,
     GRTT_MAX_S,
     GRTT_MIN_S,
     NACK_BLOCKS_MAX,
     NACK_RUNS_MAX,
+    POISONED_BLOCKS_MAX,
     RECEIVER_COUNT_MAX,
     REPORT_INTERVAL_MAX_S,
     REPORT_INTERVAL_MIN_S,
     SOURCE_SYMBOLS_MAX,
     SYMBOL_BYTES_MAX,
     SYMBOL_BYTES_MIN,
+    SYMBOL_DIGEST_BYTES,
     SYMBOLS_MAX,
     WIRE_MAGIC,
     WIRE_VERSION,
@@ -200,6 +203,26 @@ class Standing:
     dropped: Annotated[bytes, Bitmap(RECEIVER_COUNT_MAX, "receivers that the cast continues without")]
 
 
+@message(0x14)
+@dataclasses.dataclass(frozen=True, slots=True)
+class BlockDigests:
+    """BLOCK_DIGESTS, sender to group, after a POISONED: separates the sender's symbols of a block from forged ones."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    object: Annotated[CastObject, enumeration(8, CastObject, "object")]
+    block: Annotated[int, uint(32, "block number within the object", high=BLOCK_COUNT_MAX - 1)]
+    salt: Annotated[bytes, Octets(DIGEST_SALT_BYTES, "key of the digests, drawn for this message")]
+    digests: Annotated[
+        bytes,
+        Octets(
+            SYMBOLS_MAX * SYMBOL_DIGEST_BYTES,
+            "keyed BLAKE2b of each encoding symbol, four bytes each, by esi (RFC 7693)",
+        ),
+    ]
+
+
 @message(0x20)
 @dataclasses.dataclass(frozen=True, slots=True)
 class Nack:
@@ -224,6 +247,25 @@ class Nack:
             "runs of blocks with the same deficit",
             sum_column="count",
             sum_max=NACK_BLOCKS_MAX,
+        ),
+    ]
+
+
+@message(0x22)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Poisoned:
+    """POISONED, receiver to sender, unicast: blocks that decode to bytes with a wrong hash; requests BLOCK_DIGESTS."""
+
+    WIRE_TYPE: ClassVar[int]
+    FIELDS: ClassVar[tuple[Field, ...]]
+
+    object: Annotated[CastObject, enumeration(8, CastObject, "object")]
+    blocks: Annotated[
+        tuple[tuple[int], ...],
+        Rows(
+            (("block", uint(32, "block number", high=BLOCK_COUNT_MAX - 1)),),
+            POISONED_BLOCKS_MAX,
+            "poisoned blocks",
         ),
     ]
 
@@ -263,5 +305,5 @@ class Report:
 BOTTLENECKS = (Cause.NETWORK, Cause.SOCKET, Cause.DECODE, Cause.DISK)
 """Bottlenecks that a receiver may report, by REPORT's number."""
 
-CONTROL_MESSAGES: tuple[type, ...] = (Announce, Flush, EndOfTransmission, Standing)
-FEEDBACK_MESSAGES: tuple[type, ...] = (Nack, Report)
+CONTROL_MESSAGES: tuple[type, ...] = (Announce, Flush, EndOfTransmission, Standing, BlockDigests)
+FEEDBACK_MESSAGES: tuple[type, ...] = (Nack, Report, Poisoned)

@@ -21,6 +21,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from protocol.constants import BLOCK_BYTES_MIN
 from protocol.errors import (
     CastCancelledError,
     CastFailedError,
@@ -33,6 +34,7 @@ from protocol.model.bottleneck import Cause
 from protocol.model.cast_state import SessionOutcome
 from protocol.receiving.events import (
     BlockAssembled,
+    BlockFetchDue,
     CastEnded,
     Demoted,
     Dropped,
@@ -59,6 +61,9 @@ from receiver.target.scan import TargetScan
 
 POLL_BYTES: Final = 1 << 20
 """Bytes that each poll should find while data flows: more wouldn't stay in the second-level cache."""
+
+_FETCHES_SLACK: Final = 8
+"""Buffers of the smallest pool."""
 
 IDLE_MIN_S: Final = 0.0005
 """Shortest pause: a timer that is due by a rounding error mustn't become a busy loop."""
@@ -111,6 +116,10 @@ class CastConnection:
         self._nursery: trio.Nursery | None = None
         self._preparing = trio.CancelScope()
         self._scanning = trio.CancelScope()
+        self._fetching = trio.CancelScope()
+        # Never full: each entry holds a buffer of the session's pool, which has fewer than this.
+        fetches_max = assembly_bytes // BLOCK_BYTES_MIN + _FETCHES_SLACK
+        self._fetches_in, self._fetches_out = trio.open_memory_channel[BlockFetchDue](fetches_max)
         self._ended: CastEnded | None = None
         self._dropped_because: Cause | None = None
         self._restarted = False
@@ -133,6 +142,7 @@ class CastConnection:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._run_pipeline)
                 self._nursery.start_soon(self._receive_loop)
+                self._nursery.start_soon(self._fetch_blocks)
                 if self._image.manifest is not None:
                     self._start_data()
                 elif not self.session.grant.manifest_by_multicast:
@@ -190,6 +200,7 @@ class CastConnection:
         pipeline.close()
         self._preparing.cancel()
         self._scanning.cancel()
+        self._fetching.cancel()
 
     def _update_statistics(self, now: float) -> None:
         self._intake.update_statistics()
@@ -218,6 +229,8 @@ class CastConnection:
         match event:
             case BlockAssembled(assembled):
                 self._pipeline.submit(assembled, now)
+            case BlockFetchDue():
+                self._fetches_in.send_nowait(event)
             case ManifestReceived(data):
                 self._nursery.start_soon(self._prepare_target, data)
             case ManifestRejected():
@@ -276,6 +289,17 @@ class CastConnection:
         raise DroppedError(
             f"the sender ended the cast without this receiver ({reason}); the target is incomplete: cast again"
         )
+
+    async def _fetch_blocks(self) -> None:
+        """Fetch spoilt blocks over the control API, one after the other, until closed."""
+        with self._fetching:
+            async for due in self._fetches_out:
+                data = await self._sender.fetch_block(due.block, due.cast_bytes)
+                if data is None:
+                    self.session.block_unfetchable(due.block, trio.current_time())
+                else:
+                    self.session.block_fetched(due.block, data)
+                self._wake()
 
     # -- the manifest -------------------------------------------------------------------------------------------
 

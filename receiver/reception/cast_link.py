@@ -31,6 +31,9 @@ class ControlPort(Protocol):
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
         """Report the end of the reception."""
 
+    async def block(self, grant: JoinGrant, block: int, cast_bytes: int) -> memoryview:
+        """Fetch an image block as cast."""
+
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         """Fetch the manifest."""
 

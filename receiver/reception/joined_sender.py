@@ -10,7 +10,7 @@ import trio
 from numpy.typing import NDArray
 
 from protocol.constants import ANNOUNCE_INTERVAL_S
-from protocol.errors import ProtocolError, SessionError
+from protocol.errors import NoSenderError, ProtocolError, SessionError
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CompletionReport, JoinGrant
@@ -47,6 +47,27 @@ class JoinedSender:
         fetch = functools.partial(self._link.control.manifest, parameters.cast_id, store)
         await retry_until(trio.current_time() + self._timeout_s, fetch)
         return await trio.to_thread.run_sync(store.collected)
+
+    async def fetch_block(self, block: int, cast_bytes: int) -> memoryview | None:
+        """Fetch an image block, as cast, over the control API, however long the sender limits it.
+
+        Args:
+            block: number of the block.
+            cast_bytes: its length.
+
+        Returns:
+            The block; None if the sender refuses it.
+        """
+        fetch = functools.partial(self._link.control.block, self._grant, block, cast_bytes)
+        while True:
+            try:
+                return await retry_until(trio.current_time() + self._timeout_s, fetch)
+            except NoSenderError:
+                continue  # a sender that stays silent ends the reception elsewhere
+            except (SessionError, ProtocolError):
+                # A sender that has just restarted doesn't know this receiver; its ANNOUNCE ends this wait.
+                await trio.sleep(SILENCE_INTERVAL_S)
+                return None
 
     async def report_need(self, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
         """Report the missing blocks known so far.

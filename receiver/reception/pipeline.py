@@ -47,8 +47,8 @@ the last block."""
 VERIFY_INTERVAL_S: Final = 2.0
 """Longest time between verifications: the sender sees progress, and after an interruption less is sent again."""
 
-BLOCK_REJECTIONS_MAX: Final = 5
-"""Damaged arrivals of one block after which the sender's image is to blame, not the network."""
+WRONG_FETCHES_MAX: Final = 3
+"""Wrong copies of one block over the control API, which nobody else can forge, after which the sender is to blame."""
 
 _CHANNEL_SLACK: Final = 8
 
@@ -99,7 +99,7 @@ class Pipeline:
         self._zeros_found = trio.Event()
         self._committing = False
         self._nursery: trio.Nursery | None = None
-        self._rejections: Counter[int] = Counter()
+        self._wrong_fetches: Counter[int] = Counter()
         self._read_back_failures: Counter[int] = Counter()
 
     @property
@@ -144,7 +144,7 @@ class Pipeline:
         Raises:
             StorageError: writing, flushing or reading failed, or a block failed read-back twice.
             ImageError: the image was packed wrongly.
-            CastFailedError: a block arrived damaged again and again.
+            CastFailedError: the sender served a wrong block again and again.
         """
         limiter = trio.CapacityLimiter(self._writer_count)
         async with trio.open_nursery() as self._nursery:
@@ -159,12 +159,14 @@ class Pipeline:
 
     async def _write_batches(self, limiter: trio.CapacityLimiter) -> None:
         async for blocks in self._batches_out:
-            outcomes = await self._image.threads.run_sync(self._image.write_blocks, blocks, limiter=limiter)
+            outcomes = await self._image.threads.run_sync(
+                self._image.write_blocks, blocks, self._session.cipher, limiter=limiter
+            )
             for block, outcome in zip(blocks, outcomes, strict=True):
-                self._session.release(block)
                 if outcome is Outcome.WRONG:
-                    self._reject_arrived(block.block)
+                    self._reject_arrived(block)
                     continue
+                self._session.release(block)
                 self._session.block_written(block.block)
                 if outcome is Outcome.WRITTEN:
                     self._written.append(block.block)
@@ -174,16 +176,21 @@ class Pipeline:
             self._check_watermark()
             self.check_progress()
 
-    def _reject_arrived(self, block: int) -> None:
-        self._rejections[block] += 1
-        if self._rejections[block] >= BLOCK_REJECTIONS_MAX:
-            raise CastFailedError(
-                f"block {block} arrived {BLOCK_REJECTIONS_MAX} times with content that doesn't match the image's "
-                "manifest: check the image file at the sender with diskcast verify"
-            )
-        self._reject(block)
+    def _reject_arrived(self, block: AssembledBlock) -> None:
+        """Leave a wrong block to the session: members of the group can forge symbols, so it blames nobody."""
+        number = block.block
+        if block.fetched:
+            self._wrong_fetches[number] += 1
+            if self._wrong_fetches[number] >= WRONG_FETCHES_MAX:
+                raise CastFailedError(
+                    f"the sender served block {number} {WRONG_FETCHES_MAX} times with content that doesn't match the "
+                    "image's manifest: check the image file at the sender with diskcast verify"
+                )
+        self.in_flight_count -= 1
+        self._session.block_poisoned(block, trio.current_time())
+        self._on_rejected()
 
-    def _reject(self, block: int) -> None:
+    def _reject_written(self, block: int) -> None:
         self.in_flight_count -= 1
         self._session.block_rejected(block, trio.current_time())
         self._on_rejected()
@@ -215,7 +222,7 @@ class Pipeline:
         self.in_flight_count -= int(right.size)
         for block in wrong.tolist():
             self._count_read_back_failure(block)
-            self._reject(block)
+            self._reject_written(block)
         # The last blocks may have been written during this verification, and nothing else would start theirs.
         self._check_watermark()
         self.check_progress()

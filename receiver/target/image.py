@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.constants import MIB
+from protocol.constants import BLOCK_TAG_BYTES, MIB
 from protocol.errors import CastFailedError
 from protocol.fec.reed_solomon import decode_in_place
 from protocol.image.manifest import BlockKind, Manifest
@@ -19,6 +19,7 @@ from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastParameters
 from protocol.receiving.block_assembly import AssembledBlock
 from protocol.shared.block_masks import first_set, sample_set
+from protocol.trust.block_cipher import BlockCipher
 from receiver.disk.fit.fit_target import check_fit, fit
 from receiver.disk.scan_heuristic import SAMPLE_COUNT
 from receiver.disk.target import Target
@@ -36,6 +37,9 @@ and it doesn't read while it hashes."""
 
 SCAN_STEP_BYTES: Final = 32 * MIB
 """Bytes scanned in one step: 0.3 s on a hard disk, so that findings are reported soon."""
+
+DECRYPT_BYTES: Final = 4 * MIB
+"""Decrypted blocks of one thread: a whole batch of the usual size, or one block of the largest."""
 
 
 class TargetImage:
@@ -88,6 +92,7 @@ class TargetImage:
         self._held_back: list[int] = []
         self._committed = False
         self._block_timer = ThreadTimer()
+        self._free_buffers: list[NDArray[np.uint8]] = []
 
     @property
     def target_path(self) -> Path:
@@ -220,8 +225,14 @@ class TargetImage:
         assert self._sink is not None
         return self._sink.missing(sample).size == sample.size
 
-    def write_blocks(self, blocks: Sequence[AssembledBlock]) -> list[Outcome]:
-        """Decode, check and write some blocks. Blocks.
+    def write_blocks(
+        self, blocks: Sequence[AssembledBlock], cipher: BlockCipher | None = None
+    ) -> list[Outcome]:
+        """Decode, decrypt, check and write some blocks. Blocks.
+
+        Args:
+            blocks: distinct assembled blocks.
+            cipher: the cipher of the run that sent them; None if they aren't encrypted.
 
         Returns:
             The outcome of each.
@@ -234,7 +245,30 @@ class TargetImage:
         with self._block_timer:
             for block in blocks:
                 decode_in_place(block.slots, block.slot_esi)
+            if cipher is not None:
+                return self._write_encrypted(blocks, cipher)
             return self._sink.write_blocks([(block.block, block.payload) for block in blocks])
+
+    def _write_encrypted(self, blocks: Sequence[AssembledBlock], cipher: BlockCipher) -> list[Outcome]:
+        """Decrypt and write blocks, as many at a time as fit a buffer: the symbols stay, in case they are wrong."""
+        assert self._sink is not None
+        assert self.manifest is not None
+        block_bytes = self.manifest.block_bytes
+        step = max(1, DECRYPT_BYTES // block_bytes)
+        buffer = self._free_buffers.pop() if self._free_buffers else np.empty(step * block_bytes, np.uint8)
+        outcomes: dict[int, Outcome] = {}
+        for start in range(0, len(blocks), step):
+            opened: list[tuple[int, NDArray[np.uint8]]] = []
+            for row, block in enumerate(blocks[start : start + step]):
+                stored = buffer[row * block_bytes :][: block.payload.size - BLOCK_TAG_BYTES]
+                if cipher.open_into_untrusted(block.object, block.block, block.payload, stored):
+                    opened.append((block.block, stored))
+                else:
+                    outcomes[block.block] = Outcome.WRONG
+            written = self._sink.write_blocks(opened)
+            outcomes.update(zip([block for block, _ in opened], written, strict=True))
+        self._free_buffers.append(buffer)
+        return [outcomes[block.block] for block in blocks]
 
     def sync_and_verify(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Flush, then read ``blocks`` (ascending, distinct) back. Blocks.

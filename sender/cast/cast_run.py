@@ -108,6 +108,8 @@ class CastRun:
         self.locked_session = LockedSession(session, wake)
         self.transmitter = Transmitter(sockets.data, parameters, self.locked_session, self._queue)
         self.feedback = FeedbackPort(sockets.feedback, self.locked_session)
+        # Of its own, since the encoder thread's isn't thread-safe.
+        self._fetched_blocks = BlockLoader(image, parameters, cache_bytes=0)
         self._blocks = BlockLoader(image, parameters)
 
     @property
@@ -126,7 +128,12 @@ class CastRun:
         """
         encoder = Encoder(self.parameters, self.locked_session, self._blocks, self._queue)
         api = ControlApi(
-            self.locked_session, self.parameters, self._image.manifest, self._fail, self._match_machine
+            self.locked_session,
+            self.parameters,
+            self._image.manifest,
+            self._fetched_blocks.read_cast_bytes,
+            self._fail,
+            self._match_machine,
         )
         server = ControlServer(api.application(), self._sockets.control)
         conflicts = ConflictWatch(

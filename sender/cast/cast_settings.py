@@ -29,6 +29,7 @@ class CastSettings:
         ttl: time to live of the datagrams.
         symbol_bytes: payload of a datagram; None for the largest that the interface's MTU allows.
         cast_id: None to derive it from the image and the addresses.
+        encrypt: whether to encrypt every block on the network.
     """
 
     image: Path
@@ -40,3 +41,4 @@ class CastSettings:
     ttl: int = MULTICAST_TTL_DEFAULT
     symbol_bytes: int | None = None
     cast_id: CastId | None = None
+    encrypt: bool = False

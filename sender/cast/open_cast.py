@@ -116,4 +116,5 @@ def _parameters(
         sender_address=str(address),
         feedback_port=sockets.feedback.getsockname()[1],
         control_url=f"http://{url_host}:{sockets.control.getsockname()[1]}",
+        encrypted=settings.encrypt,
     )

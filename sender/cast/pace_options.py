@@ -1,4 +1,4 @@
-"""Command line options for rate and stragglers, shared by ``send`` and ``casts create``."""
+"""Command line options for rate, stragglers and encryption, shared by ``send`` and ``casts create``."""
 
 from __future__ import annotations
 
@@ -67,6 +67,8 @@ _OPTIONS: Final = (
         help="Apply --slow to a machine that is slow for this time, such as 2m.",
     ),
 )
+
+encrypt_option: Final = click.option("--encrypt", is_flag=True, help="Encrypt the data on the network.")
 
 
 class Pace(TypedDict):

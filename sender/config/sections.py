@@ -276,6 +276,9 @@ class CastsSection(Section):
         description="Seconds that a cast waits for its machines to rejoin after a restart or a takeover. Then it "
         "continues with those that have rejoined.",
     )
+    encrypt: bool = Field(
+        default=False, description="Encrypt the data of every cast on the network, whatever its plan says."
+    )
 
 
 class HistorySection(Section):

@@ -11,7 +11,7 @@ import click
 
 from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.shared.units import parse_duration_s
-from sender.cast.pace_options import Pace, pace_options
+from sender.cast.pace_options import Pace, encrypt_option, pace_options
 from sender.console.options import checked_room
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class PlanOptions:
     wait_for: int | None
     max_wait_s: float | None
     pace: Pace
+    encrypt: bool
 
     def to_json(self, client: Client) -> dict[str, object]:
         """Return the plan as the API takes it, with ids in place of names.
@@ -49,6 +50,7 @@ class PlanOptions:
             "start": self.start,
             "wait_for": self.wait_for,
             "max_wait_s": self.max_wait_s,
+            "encrypt": self.encrypt,
             **self.pace,
         }
         plan["slow"] = plan.pop("slow_policy")
@@ -68,13 +70,14 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
         wait_for: int | None,
         max_wait: str,
         pace: Pace,
+        encrypt: bool,
         **kwargs: object,
     ) -> object:
         max_wait_s = None if max_wait == NEVER else parse_duration_s(max_wait)
-        plan = PlanOptions(image, room_id, machine, start, wait_for, max_wait_s, pace)
+        plan = PlanOptions(image, room_id, machine, start, wait_for, max_wait_s, pace, encrypt)
         return function(*args, plan=plan, **kwargs)
 
-    decorated = pace_options(with_plan)
+    decorated = pace_options(encrypt_option(with_plan))
     for option in (
         click.option(
             "--max-wait",

@@ -29,7 +29,7 @@ from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId
 from protocol.shared.units import parse_size_bytes
 from sender.cast.cast_settings import CastSettings
-from sender.cast.pace_options import Pace, pace_options
+from sender.cast.pace_options import Pace, encrypt_option, pace_options
 
 _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 
@@ -53,6 +53,7 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
     help="Start after S seconds with the receivers joined so far.",
 )
 @pace_options
+@encrypt_option
 @click.option(
     "--group",
     metavar="ADDRESS",
@@ -134,6 +135,7 @@ def send(
     symbol_size: str | None,
     receiver_timeout: float,
     cast_id: str | None,
+    encrypt: bool,
     json_lines: bool,
     pace: Pace,
 ) -> int:
@@ -147,7 +149,7 @@ def send(
     Examples:
       diskcast send lab.dci --interface eth1 --wait-for 30 --max-wait 300
       diskcast send lab.dci --interface eth1 --rate 800M --slow drop
-      diskcast send lab.dci --interface eth1 --metrics-port 9100 --json
+      diskcast send lab.dci --interface eth1 --encrypt --metrics-port 9100 --json
     """  # noqa: D301  click needs the backspace
     gc.disable()  # everything imported here stays; collections during the imports cost a sixth of the start-up
     policy = CastPolicy(
@@ -167,6 +169,7 @@ def send(
         ttl=ttl,
         symbol_bytes=None if symbol_size is None else parse_size_bytes(symbol_size),
         cast_id=None if cast_id is None else _parse_cast_id(cast_id),
+        encrypt=encrypt,
     )
     return _run(settings, metrics_address, metrics_port, json_lines=json_lines)
 

@@ -56,6 +56,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
     ],
   });
   const share = h("input", { type: "checkbox", name: "share", id: "plan-share", checked: Boolean(given.share) });
+  const encrypt = h("input", { type: "checkbox", name: "encrypt", id: "plan-encrypt", checked: Boolean(given.encrypt) });
   const below = field({ label: "Slow below (percent of the group's rate)", name: "slow_below", type: "number", value: Math.round((given.slow_below ?? 0.3) * 100), attributes: { min: 1, max: 90 } });
   const slowFor = field({ label: "for (seconds)", name: "slow_for_s", type: "number", value: given.slow_for_s ?? 10, attributes: { min: 0.5, max: 3600, step: "any" } });
   const slow = choices({
@@ -68,9 +69,10 @@ export function planFields({ images, rooms, preset, timed, signal }) {
     picker.element,
     name.element,
     start.element,
-    h("details", { class: "advanced" }, h("summary", {}, "More options: rate, slow machines"),
+    h("details", { class: "advanced" }, h("summary", {}, "More options: rate, encryption, slow machines"),
       h("div", { class: "advanced-body" }, pace.element,
         h("div", { class: "check" }, share, h("label", { for: "plan-share" }, "Share the link with other traffic")),
+        h("div", { class: "check" }, encrypt, h("label", { for: "plan-encrypt" }, "Encrypt the data on the network")),
         slow.element, h("div", { class: "field-row" }, below.element, slowFor.element))),
   ];
   const fields = [image, room, name, waitFor, maxWait, startAt, rate, ceiling, below, slowFor];
@@ -89,6 +91,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
       rate_bytes_per_s: pace.read() === "fixed" ? readRate(rate, true) : null,
       rate_max_bytes_per_s: pace.read() === "automatic" ? readRate(ceiling, false) : null,
       share: share.checked,
+      encrypt: encrypt.checked,
       slow: slow.read(),
       slow_below: Number(below.input.value) / 100,
       slow_for_s: Number(slowFor.input.value),

@@ -73,7 +73,12 @@ async def _measure(receiver_count: int) -> LoadFigures:
     session = cast.make_session(now=time.monotonic())
     lo = find_interface("lo")
     tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
-    api = ControlApi(LockedSession(session, lambda: None), session.parameters, cast.manifest)
+    api = ControlApi(
+        LockedSession(session, lambda: None),
+        session.parameters,
+        cast.manifest,
+        lambda block: cast.image.load(1, block).tobytes(),
+    )
     server = ControlServer(api.application(), tcp)
     base = f"http://127.0.0.1:{tcp.getsockname()[1]}/api/v1/casts/{session.parameters.cast_id:08x}"
     with udp, contextlib.ExitStack() as stack:

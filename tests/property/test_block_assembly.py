@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.fec.reed_solomon import decode_in_place, encode_repair
 from protocol.receiving.block_assembly import BufferPool
+from protocol.trust.symbol_digests import SymbolDigests
 
 SYMBOL_BYTES = 16
 
@@ -38,6 +39,38 @@ def test_any_order_of_symbols_assembles_the_block(k: int, repair_count: int, see
         assert len(held) == k - block.missing_count
         assert held <= seen
         assert block.missing_count == max(0, k - len(seen)), "a distinct symbol was thrown away"
+    decode_in_place(block.slots, block.slot_esi)
+    assert np.array_equal(block.slots, symbols[:k])
+
+
+@given(st.integers(1, 40), st.integers(0, 20), st.integers(1, 10), st.integers(0, 2**32 - 1))
+def test_only_forged_symbols_are_dropped(k: int, lost_count: int, forged_count: int, seed: int) -> None:
+    """After a wrong decode the sender's digests leave exactly its own symbols, repair symbols included."""
+    rng = np.random.default_rng(seed)
+    symbols = np.zeros((k + 40, SYMBOL_BYTES), np.uint8)
+    symbols[:k] = rng.integers(0, 256, (k, SYMBOL_BYTES))
+    encode_repair(symbols[:k], k, symbols[k:])
+    digests = SymbolDigests.of(symbols[:k], rng.bytes(16))
+    lost_count = min(lost_count, k)
+    arrived = np.sort(np.concatenate([
+        rng.permutation(k)[lost_count:], k + rng.permutation(40)[:lost_count]
+    ])).astype(np.uint8)  # fmt: skip
+    forged = rng.permutation(arrived)[:forged_count]
+    heard = symbols.copy()
+    heard[forged] ^= rng.integers(1, 256, (forged.size, SYMBOL_BYTES), np.uint8)
+    pool = BufferPool(pool_bytes=1, symbols_per_block_max=k, symbol_bytes=SYMBOL_BYTES)
+    block = pool.take(1, 0, k, k * SYMBOL_BYTES)
+    assert block is not None
+    block.add(arrived, heard[arrived])
+    decode_in_place(block.slots, block.slot_esi)
+    block.restore_received()
+    assert block.drop_forged(digests) == forged.size == block.missing_count
+    assert set(np.flatnonzero(block.seen).tolist()) == set(arrived.tolist()) - set(forged.tolist())
+    forged_again = heard[forged].copy()
+    block.add(forged, forged_again)
+    assert block.missing_count == forged.size, "a forgery is dropped on arrival"
+    block.add(forged, symbols[forged])
+    assert block.missing_count == 0
     decode_in_place(block.slots, block.slot_esi)
     assert np.array_equal(block.slots, symbols[:k])
 

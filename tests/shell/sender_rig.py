@@ -49,6 +49,7 @@ def make_rig(
     group: str = "239.255.68.98",
     port: int = 7410,
     policy: CastPolicy | None = None,
+    encrypted: bool = False,
 ) -> Rig:
     """Return a cast of an image with one block per letter."""
     made = make_image(kinds)
@@ -67,6 +68,7 @@ def make_rig(
         sender_address="127.0.0.1",
         feedback_port=7411,
         control_url="http://127.0.0.1:7411",
+        encrypted=encrypted,
     )
     session = SenderSession(
         parameters,

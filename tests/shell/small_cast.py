@@ -17,7 +17,7 @@ import pytest
 import trio
 from numpy.typing import NDArray
 
-from protocol.constants import DATA_HEADER_BYTES
+from protocol.constants import BLOCK_TAG_BYTES, DATA_HEADER_BYTES
 from protocol.control.control_messages import COMPLETION, CastDescription, cast_description
 from protocol.image.block_codec import BlockEncoder, block_hash
 from protocol.image.manifest import BlockKind, Manifest
@@ -26,8 +26,9 @@ from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
 from protocol.receiving.manifest_reception import ManifestStore
-from protocol.sending.frame_encoder import FrameEncoder
+from protocol.sending.frame_encoder import FrameEncoder, LoadBlock
 from protocol.sending.sender_session import SenderSession
+from protocol.trust.block_cipher import BlockCipher
 from protocol.wire.control_codec import ControlMessage
 from receiver.disk.target import Target
 from receiver.reception.cast_link import CastLink
@@ -87,6 +88,19 @@ class SmallImage:
         )
         k = -(-len(stored) // symbol_bytes)
         return np.frombuffer(stored.ljust(k * symbol_bytes, b"\0"), np.uint8).reshape(k, symbol_bytes)
+
+    def load_sealed(
+        self, cipher: BlockCipher, symbol_bytes: int, object_index: int, block: int
+    ) -> NDArray[np.uint8]:
+        """Return the encrypted stored bytes of a block as symbols."""
+        stored = (
+            bytes(self.manifest.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
+            if object_index == 0
+            else self.stored[block]
+        )
+        sealed = np.zeros(-(-(len(stored) + BLOCK_TAG_BYTES) // symbol_bytes) * symbol_bytes, np.uint8)
+        cipher.seal_into(object_index, block, memoryview(stored), sealed[: len(stored) + BLOCK_TAG_BYTES])
+        return sealed.reshape(-1, symbol_bytes)
 
 
 class FakeDataSocket:
@@ -160,9 +174,14 @@ class SmallCast:
         sender: the running session; None while the sender is down.
         unreachable: True while the control API doesn't answer.
         muted: True while nothing from the sender arrives.
+        encrypted: whether the next start of the sender encrypts.
         completions: reports that the control API took.
         place: the sender's place; None for everywhere.
         image_symbols_sent: data symbols sent since the sender's last start.
+        alter: changes the data on its way to the receiver.
+        passes: whether a control datagram reaches the receiver.
+        serve_block: changes a block that the control API serves.
+        fetched_blocks: blocks that the control API served.
     """
 
     def __init__(self, image: SmallImage, directory: Path) -> None:
@@ -172,12 +191,17 @@ class SmallCast:
         self.unreachable = False
         self.question_count = 0
         self.muted = False
+        self.encrypted = False
         self.completions: list[CompletionReport] = []
         self.joins: list[JoinRequest] = []
         self.image_symbols_sent = 0
         self.sockets: list[FakeDataSocket] = []
         self.observer = Recorder()
         self.on_symbols: Callable[[int], None] = lambda _count: None
+        self.alter: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda frames: frames
+        self.passes: Callable[[bytes], bool] = lambda _datagram: True
+        self.serve_block: Callable[[memoryview], memoryview] = lambda cast_bytes: cast_bytes
+        self.fetched_blocks: list[int] = []
         self.place: Place | None = None
         self._starts = 0
 
@@ -202,6 +226,7 @@ class SmallCast:
             sender_address="127.0.0.1",
             feedback_port=2,
             control_url="http://127.0.0.1:2",
+            encrypted=self.encrypted,
         )
         self.sender = SenderSession(
             parameters,
@@ -230,18 +255,24 @@ class SmallCast:
             pause_s = 0.005
             if sender is not None:
                 now = trio.current_time()
-                for datagram in sender.control_datagrams(now):
+                for datagram in filter(self.passes, sender.control_datagrams(now)):
                     self._deliver(np.empty((0, 32 + sender.parameters.symbol_bytes), np.uint8), [datagram])
                 plan = sender.next_plan(now, PLAN_SYMBOLS)
-                if plan is not None:
-                    load = functools.partial(self.image.load, sender.parameters.symbol_bytes)
-                    frames = self._encoder.encode(plan, load).copy()
-                    self._deliver(frames, [])
+                for request in plan.digest_requests if plan is not None else ():
+                    sender.send_digests(request.answer(self._load(sender)))
+                if plan is not None and plan.symbol_count:
+                    frames = self._encoder.encode(plan, self._load(sender)).copy()
+                    self._deliver(self.alter(frames), [])
                     sender.mark_transmitted(plan.next_sequence, frames.nbytes, now)
                     self.image_symbols_sent += int(plan.segments["count"][plan.segments["object"] == 1].sum())
                     pause_s = frames.nbytes / RATE_BYTES_PER_S
                     self.on_symbols(self.image_symbols_sent)
             await trio.sleep(pause_s)
+
+    def _load(self, sender: SenderSession) -> LoadBlock:
+        cipher = BlockCipher.of(sender.parameters, sender.keys)
+        read = functools.partial(self.image.load_sealed, cipher) if cipher else self.image.load
+        return functools.partial(read, sender.parameters.symbol_bytes)
 
     def inject(self, message: ControlMessage) -> None:
         """Deliver a control message of the running sender, in addition to its own."""
@@ -272,6 +303,14 @@ class SmallCast:
         sender = await self._session()
         sender.check_key(grant.receiver_id, grant.key)
         sender.set_need(grant.receiver_id, need, trio.current_time(), heard_sequence)
+
+    async def block(self, grant: JoinGrant, block: int, cast_bytes: int) -> memoryview:
+        sender = await self._session()
+        sender.check_key(grant.receiver_id, grant.key)
+        if not sender.allow_fetch(grant.receiver_id, block, trio.current_time()):
+            raise Unreachable("enough blocks are being fetched")
+        self.fetched_blocks.append(block)
+        return self.serve_block(memoryview(self._load(sender)(1, block).tobytes()[:cast_bytes]))
 
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         await self._session()
@@ -382,6 +421,9 @@ class Place:
 
     async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
         await (await self._sender_here()).set_need(grant, need, heard_sequence)
+
+    async def block(self, grant: JoinGrant, block: int, cast_bytes: int) -> memoryview:
+        return await (await self._sender_here()).block(grant, block, cast_bytes)
 
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         await (await self._sender_here()).manifest(cast_id, into)

@@ -21,11 +21,13 @@ from protocol.image.image_format import PAGE_BYTES
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import JoinGrant, JoinRequest, ReceiverState
+from protocol.shared.token_bucket import TokenBucket
 from sender.addresses import parse_group
 from sender.cast.network.interfaces import find_interface
 from sender.cast.network.sockets import bind_control_sockets
 from sender.cast.session import control_api
 from sender.cast.session.control_api import ControlApi, ControlServer
+from sender.cast.transmission.block_loader import BlockLoader
 from tests.shell.sender_rig import Rig, make_rig
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S
@@ -40,7 +42,13 @@ async def served(
     """Yield a client of a real server, which stops with the context."""
     lo = find_interface("lo")
     tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
-    api = ControlApi(rig.locked_session, rig.parameters, rig.image.manifest, on_failure)
+    api = ControlApi(
+        rig.locked_session,
+        rig.parameters,
+        rig.image.manifest,
+        BlockLoader(rig.image, rig.parameters).read_cast_bytes,
+        on_failure,
+    )
     server = ControlServer(api.application(), tcp)
     with rig.image, udp:
         url = f"http://127.0.0.1:{tcp.getsockname()[1]}"
@@ -232,6 +240,39 @@ def test_requests_of_a_receiver_need_its_key(tmp_path: Path) -> None:
         check_problem(
             await client.post(path, content=body, headers=authorization), 401, "join the cast again"
         )
+
+    with_client(rig, scenario)
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_a_member_fetches_blocks_within_its_share(tmp_path: Path, encrypted: bool) -> None:
+    """For a machine from which forged symbols keep a block; without the limit TLS would carry the whole image."""
+    rig = make_rig(tmp_path, "drzudr", encrypted=encrypted)
+    blocks = BlockLoader(rig.image, rig.parameters)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        grant, authorization = await join(client)
+        path = f"{CAST}/receivers/{grant.receiver_id}/blocks"
+        for block in np.flatnonzero(rig.image.manifest.stored_mask).tolist():
+            response = await client.get(f"{path}/{block}", headers=authorization)
+            assert response.status_code == 200
+            assert response.content == blocks.read_cast_bytes(rig.session.keys, block)
+        check_problem(await client.get(f"{path}/2", headers=authorization), 409, "stores no block 2")
+        check_problem(await client.get(f"{path}/-1", headers=authorization), 409, "stores no block -1")
+        check_problem(await client.get(f"{path}/999", headers=authorization), 409, "stores no block 999")
+        check_problem(await client.get(f"{path}/0"), 401, "key is missing")
+        check_problem(
+            await client.get(f"{path}/0", headers={"Authorization": f"Bearer {'0' * 64}"}), 401, "wrong key"
+        )
+        rig.session.receivers[grant.receiver_id].limits.fetched_bytes = TokenBucket(per_s=0.0, burst=0.0)
+        refused = await client.get(f"{path}/0", headers=authorization)
+        check_problem(refused, 429, "try again")
+        assert refused.headers["retry-after"] == "1"
+        other = await client.post(f"{CAST}/receivers", content=join_body(agent_id="agent-2"))
+        grant = messages.grant_from_json_untrusted(other.json())
+        path = f"{CAST}/receivers/{grant.receiver_id}/blocks/0"
+        response = await client.get(path, headers={"Authorization": f"Bearer {grant.key.hex()}"})
+        assert response.status_code == 200, "another member's share is its own"
 
     with_client(rig, scenario)
 

@@ -58,6 +58,7 @@ CAST = CastDescription(
     sender_address="192.0.2.1",
     feedback_port=7411,
     control_url="http://192.0.2.1:7411",
+    encrypted=False,
     receiver_count=0,
 )
 GRANT = JoinGrant(
@@ -181,6 +182,31 @@ async def test_a_truncated_manifest_can_be_requested_again(server: Server) -> No
     server.answers["/api/v1/casts/0000abcd/manifest"] = cut
     with pytest.raises(Unreachable, match="middle of the manifest"):
         await server.client.manifest(CAST.cast_id, MemoryStore(5000))
+
+
+BLOCK_PATH = "/api/v1/casts/0000abcd/receivers/3/blocks/7"
+
+
+@pytest.mark.trio
+async def test_a_block_is_fetched_with_the_receivers_key(server: Server) -> None:
+    server.answers[BLOCK_PATH] = (200, bytes(5000))
+    assert await server.client.block(GRANT, 7, 5000) == bytes(5000)
+    assert server.requests[0][2]["Authorization"] == f"Bearer {GRANT.key.hex()}"
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("length", [0, 4999, 5001, 1 << 20])
+async def test_a_block_of_another_length_is_refused(server: Server, length: int) -> None:
+    server.answers[BLOCK_PATH] = (200, bytes(length))
+    with pytest.raises(ProtocolError, match=f"{length} bytes of block 7 instead of 5000"):
+        await server.client.block(GRANT, 7, 5000)
+
+
+@pytest.mark.trio
+async def test_a_limited_fetch_can_be_repeated(server: Server) -> None:
+    server.answers[BLOCK_PATH] = (429, as_json({"title": "Too Many Requests", "detail": "try again"}))
+    with pytest.raises(Unreachable, match="try again"):
+        await server.client.block(GRANT, 7, 5000)
 
 
 @pytest.mark.trio

@@ -18,6 +18,7 @@ from protocol.errors import StorageError
 from protocol.image.incomplete_marker import Marker, build_marker, parse_marker_untrusted
 from protocol.image.manifest import BlockKind
 from protocol.receiving.block_assembly import AssembledBlock
+from protocol.trust.block_cipher import BlockCipher
 from receiver.target import image as target_image
 from receiver.target import scan as target_scan
 from receiver.target.block_sink import Outcome
@@ -178,8 +179,10 @@ async def test_after_a_power_cut_the_same_command_resumes(
     class Cut(TargetImage):
         hop_count = 0
 
-        def write_blocks(self, blocks: list[AssembledBlock]) -> list[Outcome]:  # type: ignore[override]
-            outcomes = super().write_blocks(blocks)
+        def write_blocks(
+            self, blocks: list[AssembledBlock], cipher: BlockCipher | None = None
+        ) -> list[Outcome]:  # type: ignore[override]
+            outcomes = super().write_blocks(blocks, cipher)
             type(self).hop_count += 1
             if self.hop_count == hops:
                 raise StorageError("the power goes")

@@ -98,7 +98,12 @@ def test_every_method_of_sending_sends_the_same_datagrams(tmp_path: Path, mode: 
         queue = BatchQueue()
         transmitter = Transmitter(sock, rig.parameters, rig.locked_session, queue, mode=mode)
         assert transmitter.mode is mode
-        encoder = Encoder(rig.parameters, rig.locked_session, BlockLoader(rig.image, rig.parameters), queue)
+        encoder = Encoder(
+            rig.parameters,
+            rig.locked_session,
+            BlockLoader(rig.image, rig.parameters),
+            queue,
+        )
 
         def stop() -> None:
             rig.locked_session.close()
@@ -217,7 +222,12 @@ def test_batches_are_whole_super_datagrams_if_the_rate_allows_it(
     rig = make_rig(tmp_path, "r" * 30, policy=CastPolicy(rate_bytes_per_s=mbit_per_s * 1e6 / 8))
     rig.start_casting()
     queue = BatchQueue()
-    encoder = Encoder(rig.parameters, rig.locked_session, BlockLoader(rig.image, rig.parameters), queue)
+    encoder = Encoder(
+        rig.parameters,
+        rig.locked_session,
+        BlockLoader(rig.image, rig.parameters),
+        queue,
+    )
     with rig.image, running(encoder.run, lambda: (rig.locked_session.close(), queue.close())):
         batch = queue.get()
     assert batch is not None
@@ -274,7 +284,10 @@ def test_an_altered_block_ends_the_encoder_with_an_error_that_names_it(tmp_path:
     path.write_bytes(content)
     rig.start_casting()
     encoder = Encoder(
-        rig.parameters, rig.locked_session, BlockLoader(rig.image, rig.parameters), BatchQueue(1000)
+        rig.parameters,
+        rig.locked_session,
+        BlockLoader(rig.image, rig.parameters),
+        BatchQueue(1000),
     )
     with rig.image, pytest.raises(ImageDamagedError, match=r"image\.dci: .*block 1 "):
         encoder.run()
@@ -286,7 +299,10 @@ def test_a_truncated_image_file_ends_the_encoder(tmp_path: Path) -> None:
         file.truncate(rig.made.stored_offset(2) + 5)
     rig.start_casting()
     encoder = Encoder(
-        rig.parameters, rig.locked_session, BlockLoader(rig.image, rig.parameters), BatchQueue(1000)
+        rig.parameters,
+        rig.locked_session,
+        BlockLoader(rig.image, rig.parameters),
+        BatchQueue(1000),
     )
     with rig.image, pytest.raises(ImageDamagedError, match="truncated"):
         encoder.run()

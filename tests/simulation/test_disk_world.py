@@ -98,7 +98,7 @@ def _assembled(made: MadeImage, block: int, stored: bytes) -> AssembledBlock:
         object=1,
         block=block,
         k=k,
-        stored_bytes=len(stored),
+        cast_bytes=len(stored),
         slots=slots,
         slot_esi=np.arange(k, dtype=np.uint64).astype(np.uint8),
         seen=np.ones(SYMBOLS_MAX, np.bool_),

@@ -15,6 +15,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from protocol.constants import BLOCK_TAG_BYTES, DATA_HEADER_BYTES
 from protocol.errors import JoinRefusedError
 from protocol.fec.reed_solomon import decode_in_place
 from protocol.image.manifest import BlockKind, Manifest
@@ -22,8 +23,10 @@ from protocol.image.manifest_format import build_manifest
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinRequest
+from protocol.receiving.block_assembly import AssembledBlock
 from protocol.receiving.events import (
     BlockAssembled,
+    BlockFetchDue,
     CastEnded,
     Dropped,
     ManifestReceived,
@@ -33,6 +36,9 @@ from protocol.receiving.events import (
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.sending.frame_encoder import FrameEncoder
 from protocol.sending.sender_session import SenderSession
+from protocol.trust.block_cipher import BlockCipher
+from protocol.wire.batch import header_view
+from protocol.wire.data_tags import DataTagger
 from tests.simulation.timeline import Timeline
 from tests.support.network.completion_reports import completion
 
@@ -70,6 +76,15 @@ class Scenario:
     sender_restarts_at: float | None = None
     rate_bytes_per_s: float | None = 400_000.0
     wait_for: int = 1
+    symbols_max: int = 30
+    """Source symbols of the largest block."""
+    forged_share: float = 0.0
+    """Share of the symbols that a member of the group forges, each sent just before the right one."""
+    forged_ahead: int = 0
+    """Most datagrams and blocks that the member's forgeries claim to be ahead of the sender."""
+    forged_block: int | None = None
+    """Image block of which the member forges a symbol of every batch."""
+    encrypted: bool = False
     pool_block_count: int = 64
     """Receive buffers of each receiver."""
     policy: dict[str, object] = dataclasses.field(default_factory=dict)
@@ -105,11 +120,13 @@ class Scenario:
 
 
 class Image:
-    """A small image whose blocks are stored in one to thirty symbols, some not at all."""
+    """A small image whose blocks are stored in one symbol to ``symbols_max``, some not at all."""
 
-    def __init__(self, rng: random.Random, block_count: int) -> None:
+    def __init__(self, rng: random.Random, block_count: int, symbols_max: int = 30) -> None:
         kinds = rng.choices([BlockKind.DATA, BlockKind.ZERO], [4, 1], k=block_count)
-        lengths = [rng.randint(1, 30 * SYMBOL_BYTES) if kind is BlockKind.DATA else 0 for kind in kinds]
+        lengths = [
+            rng.randint(1, symbols_max * SYMBOL_BYTES) if kind is BlockKind.DATA else 0 for kind in kinds
+        ]
         self.stored = [rng.randbytes(length) for length in lengths]
         hashes = np.frombuffer(b"".join(blake3(s).digest() for s in self.stored), np.uint8)
         data = build_manifest(
@@ -130,8 +147,13 @@ class Image:
             stored = bytes(self.manifest.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
         else:
             stored = self.stored[block]
-        k = -(-len(stored) // SYMBOL_BYTES)
-        return np.frombuffer(stored.ljust(k * SYMBOL_BYTES, b"\0"), np.uint8).reshape(k, SYMBOL_BYTES)
+        return as_symbols(stored)
+
+
+def as_symbols(stored: bytes) -> NDArray[np.uint8]:
+    """Return bytes as source symbols, padded with zeros."""
+    k = -(-len(stored) // SYMBOL_BYTES)
+    return np.frombuffer(stored.ljust(k * SYMBOL_BYTES, b"\0"), np.uint8).reshape(k, SYMBOL_BYTES)
 
 
 class World(Timeline):
@@ -141,9 +163,12 @@ class World(Timeline):
         super().__init__()
         self.scenario = scenario
         self.rng = random.Random(scenario.seed)
-        self.image = Image(self.rng, scenario.block_count)
+        self.image = Image(self.rng, scenario.block_count, scenario.symbols_max)
         self.trace = hashlib.sha256()
         self.symbols_sent = 0
+        self.symbols_forged = 0
+        self.blocks_poisoned = 0
+        self.blocks_served = 0
         self.receivers: list[SimulatedReceiver] = []
         self._start_sender(scenario.wait_for)
         self.receivers = [SimulatedReceiver(self, index, path) for index, path in enumerate(scenario.paths)]
@@ -195,6 +220,7 @@ class World(Timeline):
             sender_address="10.0.0.1",
             feedback_port=2,
             control_url="http://10.0.0.1:2",
+            encrypted=self.scenario.encrypted,
         )
         policy = CastPolicy(
             wait_for=wait_for,
@@ -224,25 +250,80 @@ class World(Timeline):
         if sender is not self.sender or sender.finished:
             return
         plan = sender.next_plan(self.now, self.rng.choice([8, 32, 88]))
-        if plan is None:
+        for request in plan.digest_requests if plan is not None else ():
+            sender.send_digests(request.answer(self.load))
+            self._send_control(sender)
+        if plan is None or plan.symbol_count == 0:
             self.at(self.now + 0.002, lambda: self._transmit(sender))
             return
-        frames = self._encoder.encode(plan, self.image.load)
+        frames = self._encoder.encode(plan, self.load)
         self.symbols_sent += plan.symbol_count
         self.trace.update(frames.tobytes())
+        heard = self._with_forgeries(frames)
         for receiver in self.receivers:
-            receiver.send_frames(frames)
+            receiver.send_frames(heard)
         sender.mark_transmitted(plan.next_sequence, frames.size, self.now)
         self.at(self.now + frames.size / sender.rate_bytes_per_s, lambda: self._transmit(sender))
+
+    def load(self, object_index: int, block: int) -> NDArray[np.uint8]:
+        """Load a block as the running sender casts it."""
+        source = self.image.load(object_index, block)
+        cipher = BlockCipher.of(self.parameters, self.sender.keys)
+        if cipher is None:
+            return source
+        data = self.image.manifest.data
+        stored = (
+            self.image.stored[block] if object_index else bytes(data[block * BLOCK_BYTES :][:BLOCK_BYTES])
+        )
+        sealed = np.empty(len(stored) + BLOCK_TAG_BYTES, np.uint8)
+        cipher.seal_into(object_index, block, memoryview(stored), sealed)
+        return as_symbols(sealed.tobytes())
+
+    def _with_forgeries(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the frames with a member's forgeries in front of some of them: copies with other symbols."""
+        scenario, rng = self.scenario, self.rng
+        headers = header_view(frames)
+        forged = np.zeros(frames.shape[0], np.bool_)
+        if scenario.forged_share:
+            forged |= np.array([rng.random() < scenario.forged_share for _ in range(frames.shape[0])])
+        if scenario.forged_block is not None:
+            rows = np.flatnonzero((headers["object"] == 1) & (headers["block"] == scenario.forged_block))
+            forged[rows[:1]] = True
+        if not forged.any():
+            return frames
+        self.symbols_forged += int(forged.sum())
+        copies = frames[forged].copy()
+        payloads = copies[:, DATA_HEADER_BYTES:]
+        payloads[:] = np.frombuffer(rng.randbytes(payloads.size), np.uint8).reshape(payloads.shape)
+        if scenario.forged_ahead:
+            self._pretend_ahead(copies)
+        return np.insert(frames, np.flatnonzero(forged), copies, axis=0)
+
+    def _pretend_ahead(self, frames: NDArray[np.uint8]) -> None:
+        """Give forgeries numbers that the sender will use later, with right tags, and the numbers of later blocks."""
+        headers = header_view(frames)
+        ahead = np.array([self.rng.randint(1, self.scenario.forged_ahead) for _ in range(frames.shape[0])])
+        high = self.sender._sequence & ~0xFFFFFFFF
+        sequences = (high | headers["sequence"].astype(np.int64)) + ahead
+        headers["sequence"] = sequences & 0xFFFFFFFF
+        headers["tag"] = DataTagger(self.sender.keys.data_tag).tags(sequences)
+        k = self.image.manifest.source_symbols(SYMBOL_BYTES, self.parameters.tag_bytes)
+        for header in headers[headers["object"] == 1]:
+            block = int(header["block"]) + self.rng.randint(0, 3)
+            if block < k.size and k[block]:
+                header["block"], header["k"] = block, k[block]
 
     def _control(self, sender: SenderSession) -> None:
         if sender is not self.sender:
             return
+        self._send_control(sender)
+        if not sender.finished:
+            self.at(max(self.now + 0.001, sender.next_timer(self.now)), lambda: self._control(sender))
+
+    def _send_control(self, sender: SenderSession) -> None:
         for datagram in sender.control_datagrams(self.now):
             for receiver in self.receivers:
                 receiver.send_control(datagram)
-        if not sender.finished:
-            self.at(max(self.now + 0.001, sender.next_timer(self.now)), lambda: self._control(sender))
 
 
 class SimulatedReceiver:
@@ -372,6 +453,8 @@ class SimulatedReceiver:
         for event in session.next_events():
             if isinstance(event, BlockAssembled):
                 self._write(session, event)
+            elif isinstance(event, BlockFetchDue):
+                self._fetch(session, event)
             elif isinstance(event, ManifestReceived):
                 self._take_manifest(bytes(event.data))
             elif isinstance(event, ManifestRejected):
@@ -391,12 +474,14 @@ class SimulatedReceiver:
     def _write(self, session: ReceiverSession, event: BlockAssembled) -> None:
         block = event.assembled
         decode_in_place(block.slots, block.slot_esi)
-        payload = block.payload.tobytes()
-        session.release(block)
+        payload = self._opened(session, block)
         assert self.manifest is not None
         if blake3(payload).digest() != self.manifest.stored_hash[block.block].tobytes():
-            session.block_rejected(block.block, self.world.now)
+            assert not block.fetched, "the control API served a wrong block"
+            self.world.blocks_poisoned += 1
+            session.block_poisoned(block, self.world.now)
             return
+        session.release(block)
         self.disk[block.block] = payload
         session.block_written(block.block)
         if block.block not in self._read_back_wrong and self.world.rng.random() < _get(
@@ -406,6 +491,28 @@ class SimulatedReceiver:
             session.block_rejected(block.block, self.world.now)
             return
         session.blocks_verified(np.array([block.block]))
+
+    @staticmethod
+    def _opened(session: ReceiverSession, block: AssembledBlock) -> bytes:
+        """Return a block's stored bytes, decrypted; none if its tag is wrong."""
+        if session.cipher is None:
+            return block.payload.tobytes()
+        stored = np.empty(block.payload.size - BLOCK_TAG_BYTES, np.uint8)
+        right = session.cipher.open_into_untrusted(block.object, block.block, block.payload, stored)
+        return stored.tobytes() if right else b""
+
+    def _fetch(self, session: ReceiverSession, event: BlockFetchDue) -> None:
+        """Fetch a block from the control API, now or when the sender allows it."""
+        world = self.world
+        if session is not self.session or not self._known_to(world.sender):
+            return
+        if not world.sender.allow_fetch(session.grant.receiver_id, event.block, world.now):
+            world.at(world.now + 1.0, lambda: self._fetch(session, event))
+            return
+        world.blocks_served += 1
+        cast_bytes = world.load(1, event.block).tobytes()[: event.cast_bytes]
+        session.block_fetched(event.block, memoryview(cast_bytes))
+        world.at(world.now, self._work)
 
     def _complete(self, session: ReceiverSession) -> None:
         self.complete = True

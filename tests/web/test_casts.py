@@ -21,7 +21,7 @@ _BREAKS = Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=2 <
 def _fill_in(page: Page, rate: str) -> None:
     """Start a cast of the image to the room at this rate."""
     page.get_by_label("Image", exact=False).first.select_option(label=_option_of(page, IMAGE))
-    page.get_by_text("More options: rate, slow machines").click()
+    page.get_by_text("More options: rate, encryption, slow machines").click()
     page.get_by_label("Fixed", exact=True).check()
     page.locator("input[name=rate_bytes_per_s]").fill(rate)
 

@@ -73,7 +73,7 @@ def test_a_page_that_was_asked_for_while_the_daemon_was_away_comes_by_itself(
 
 def test_a_cast_of_the_page_is_one_of_the_command_line_where_nothing_is_chosen(desktop: Visit) -> None:
     page = desktop.open("/new-cast")
-    page.get_by_text("More options: rate, slow machines").click()
+    page.get_by_text("More options: rate, encryption, slow machines").click()
     expect(page.locator("input[name=slow_below]")).to_have_value(f"{SLOW_BELOW_DEFAULT:.0%}"[:-1])
     expect(page.locator("input[name=slow_for_s]")).to_have_value(f"{SLOW_FOR_S_DEFAULT:g}")
 

@@ -83,7 +83,7 @@ def test_what_the_daemon_refuses_stands_beside_its_field(desktop: Visit) -> None
     page = desktop.open(f"/new-cast?room={ROOM}")
     page.locator("select[name=image]").select_option(index=1)
     page.locator("input[name=wait_for]").fill("3")
-    page.get_by_text("More options: rate, slow machines").click()
+    page.get_by_text("More options: rate, encryption, slow machines").click()
     page.get_by_label("Fixed", exact=True).check()
     rate = page.locator("input[name=rate_bytes_per_s]")
     rate.fill("fast")

@@ -122,6 +122,37 @@ class ControlClient:
         fetch = functools.partial(self._fetch_manifest, f"/casts/{cast_id:08x}/manifest", into)
         await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
 
+    async def block(self, grant: JoinGrant, block: int, cast_bytes: int) -> memoryview:
+        """Fetch an image block as cast: its stored bytes, encrypted with a tag if the cast is.
+
+        Args:
+            grant: the grant of the join.
+            block: number of the block.
+            cast_bytes: its length.
+
+        Raises:
+            Unreachable: no answer, or the sender limits fetches at the moment.
+            JoinRefusedError: the sender no longer knows this receiver.
+            ProtocolError: the answer has another length.
+        """
+        headers = {"Authorization": f"Bearer {grant.key.hex()}"}
+
+        def read(response: http.client.HTTPResponse) -> memoryview:
+            if response.length != cast_bytes:
+                raise ProtocolError(
+                    f"{self.url} sends {response.length} bytes of block {block} instead of {cast_bytes}"
+                )
+            data = response.read(cast_bytes)
+            if len(data) < cast_bytes:
+                raise Unreachable(f"{self.url}: the connection ended in the middle of block {block}")
+            return memoryview(data)
+
+        path = f"{_receiver_path(grant)}/blocks/{block}"
+        fetch = functools.partial(
+            self._peer.exchange, "GET", path, None, headers, read, refusal=self._refusal
+        )
+        return await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
+
     async def _json(
         self, method: str, path: str, *, body: JsonObject | None = None, key: bytes | None = None
     ) -> object:
@@ -152,6 +183,8 @@ class ControlClient:
         match status:
             case 404:
                 return NoSenderError(f"the sender at {self.url} doesn't have this cast: {detail}")
+            case 429:
+                return Unreachable(f"{self.url}: {detail}")
             case 401 | 403 | 409:
                 return JoinRefusedError(f"the sender at {self.url} refused this receiver: {detail}")
             case _:

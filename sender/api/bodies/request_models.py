@@ -296,6 +296,10 @@ class PlanInput(RequestBody):
         allow_inf_nan=False,
         description="Time a machine must be slow before slow applies to it.",
     )
+    encrypt: bool = Field(
+        default=False,
+        description="Encrypt the data on the network; always true if the daemon's casts.encrypt is.",
+    )
 
 
 class CastInput(PlanInput):

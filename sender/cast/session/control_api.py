@@ -8,6 +8,7 @@ the sender.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -44,6 +45,7 @@ from protocol.image.manifest import Manifest
 from protocol.model.session_records import CastParameters, JoinRequest, ReceiverId
 from protocol.schema.json_fields import HexBytes
 from protocol.sending.sender_session import SenderSession
+from protocol.trust.group_keys import GroupKeys
 from sender.blocking_calls import start_blocking_call
 from sender.cast.session.locked_session import LockedSession
 from sender.http.body import body_length_untrusted, read_body_untrusted
@@ -78,6 +80,7 @@ class ControlApi:
         locked_session: LockedSession,
         parameters: CastParameters,
         manifest: Manifest,
+        read_block: Callable[[GroupKeys, int], bytes],
         on_failure: Callable[[DiskcastError], None] = lambda _error: None,
         match_machine: MatchMachine = no_matching,
     ) -> None:
@@ -87,7 +90,8 @@ class ControlApi:
             locked_session: the session.
             parameters: the parameters of the cast.
             manifest: the manifest of the image.
-            on_failure: called in the event loop when the manifest can't be read any more, which ends the cast.
+            read_block: returns an image block as cast in the run of some keys; called in one thread at a time.
+            on_failure: called in the event loop when the image can't be read any more, which ends the cast.
             match_machine: replaces the identity in a request to join by that of a known machine.
         """
         self._locked_session = locked_session
@@ -100,6 +104,8 @@ class ControlApi:
         self._need_body_bytes_max = min(NEED_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX + bitmap_bytes)
         self._large_bodies = asyncio.Semaphore(_LARGE_BODIES_MAX)
         self._manifest_reads = asyncio.Semaphore(_MANIFEST_READS_MAX)
+        self._read_block = read_block
+        self._block_reads = asyncio.Lock()
 
     def application(self) -> FastAPI:
         """Return the ASGI application."""
@@ -114,6 +120,7 @@ class ControlApi:
         app.get(f"{cast}/manifest", dependencies=ours)(self.send_manifest)
         app.post(f"{cast}/receivers", dependencies=ours, status_code=HTTPStatus.CREATED)(self.join)
         app.put(f"{receiver}/need", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(self.set_need)
+        app.get(f"{receiver}/blocks/{{block}}", dependencies=ours)(self.send_block)
         app.post(f"{receiver}/completion", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(
             self.complete
         )
@@ -173,6 +180,25 @@ class ControlApi:
             _check_key(session, receiver, key)  # it may have joined again in the meantime
             session.set_need(receiver, need, now, heard_sequence)
         return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def send_block(self, receiver_id: int, block: int, request: Request) -> Response:
+        """Send a block as cast to a receiver that forged symbols keep from it, within its share of a cast's limit."""
+        receiver, _key = self._authorise_untrusted(receiver_id, request)
+        with self._locked_session.update() as (session, now):
+            if not session.allow_fetch(receiver, block, now):
+                raise HTTPException(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    "enough blocks are being fetched: try again",
+                    {"Retry-After": "1"},
+                )
+            keys = session.keys
+        async with self._block_reads:
+            try:
+                content = await start_blocking_call(functools.partial(self._read_block, keys, block), "block")
+            except DiskcastError as error:
+                self._on_failure(error)
+                raise
+        return Response(content, media_type=MANIFEST_TYPE)
 
     async def complete(self, receiver_id: int, request: Request) -> Response:
         """Accept the completion report of a receiver."""

@@ -1,4 +1,4 @@
-"""Load stored blocks as source symbols: verified, zero-padded, cached in reused buffers."""
+"""Load stored blocks as source symbols: verified, encrypted if the cast is, zero-padded, cached in reused buffers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from protocol.constants import MIB
 from protocol.model.session_records import CastParameters
+from protocol.trust.block_cipher import BlockCipher
+from protocol.trust.group_keys import GroupKeys
 from protocol.wire.messages import CastObject
 from sender.imaging.image_file import ImageFile
 
@@ -29,7 +31,11 @@ class BlockLoader:
     """
 
     def __init__(
-        self, image: ImageFile, parameters: CastParameters, *, cache_bytes: int = CACHE_BYTES
+        self,
+        image: ImageFile,
+        parameters: CastParameters,
+        *,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """Allocate the buffers of the cache; they take memory only when used."""
         self.read_s = 0.0
@@ -38,7 +44,13 @@ class BlockLoader:
         self._manifest = image.manifest
         self._block_bytes = parameters.block_bytes
         self._symbol_bytes = parameters.symbol_bytes
-        padded_bytes = -(-parameters.block_bytes // parameters.symbol_bytes) * parameters.symbol_bytes
+        self._tag_bytes = parameters.tag_bytes
+        self._parameters = parameters
+        self._keys: GroupKeys | None = None
+        self._cipher: BlockCipher | None = None
+        # Reused for every block: the processor's cache holds it, so encryption doesn't wait for memory.
+        self._plain = np.empty(parameters.block_bytes if parameters.encrypted else 0, np.uint8)
+        padded_bytes = parameters.block_symbols_max * parameters.symbol_bytes
         count = max(_BLOCKS_MIN, cache_bytes // padded_bytes)
         self._free = list(np.empty((count, padded_bytes), np.uint8))
         self._cache: OrderedDict[tuple[int, int], tuple[NDArray[np.uint8], int]] = OrderedDict()
@@ -49,8 +61,18 @@ class BlockLoader:
         since = self._reading_since
         return 0.0 if since is None else time.monotonic() - since
 
+    def use_keys(self, keys: GroupKeys) -> None:
+        """Encrypt for the run of these keys from now on, if the cast is encrypted."""
+        if keys == self._keys:
+            return
+        self._keys = keys
+        self._cipher = BlockCipher.of(self._parameters, keys)
+        if self._cipher is not None:
+            self._free += [buffer for buffer, _k in self._cache.values()]
+            self._cache.clear()
+
     def load(self, object_index: int, block: int) -> NDArray[np.uint8]:
-        """Return the stored bytes of a block, zero-padded.
+        """Return a block as cast: its stored bytes, encrypted with a tag if the cast is, zero-padded.
 
         Args:
             object_index: the object.
@@ -81,7 +103,23 @@ class BlockLoader:
         buffer, k = found
         return buffer[: k * self._symbol_bytes].reshape(k, self._symbol_bytes)
 
+    def read_cast_bytes(self, keys: GroupKeys, block: int) -> bytes:
+        """Return an image block as cast in the run of ``keys``, without padding; errors as :meth:`load`."""
+        self.use_keys(keys)
+        count = int(self._manifest.stored_bytes[block]) + self._tag_bytes
+        return self.load(CastObject.IMAGE, block).reshape(-1)[:count].tobytes()
+
     def _fill(self, buffer: NDArray[np.uint8], object_index: int, block: int) -> int:
+        if self._cipher is None:
+            assert not self._tag_bytes, "an encrypted cast needs its keys"
+            return self._read(buffer, object_index, block)
+        # What was read matches the manifest: one key and nonce never encrypt two plaintexts.
+        count = self._read(self._plain, object_index, block)
+        sealed = buffer[: count + self._tag_bytes]
+        self._cipher.seal_into(object_index, block, self._plain[:count].data, sealed)
+        return sealed.size
+
+    def _read(self, buffer: NDArray[np.uint8], object_index: int, block: int) -> int:
         started_at = self._reading_since = time.monotonic()
         try:
             if object_index != CastObject.IMAGE:

@@ -43,6 +43,13 @@ class Encoder:
             StorageError: the image file can't be read.
         """
         while (plan := self._locked_session.wait_for_plan(self._symbols_max)) is not None:
+            self._blocks.use_keys(plan.keys)
+            for request in plan.digest_requests:
+                digests = request.answer(self._blocks.load)
+                with self._locked_session.update() as (session, _now):
+                    session.send_digests(digests)
+            if plan.symbol_count == 0:
+                continue
             read_s_before = self._blocks.read_s
             frames = self._frames.encode(plan, self._blocks.load)
             if not self._queue.put(FrameBatch(plan, frames, self._blocks.read_s - read_s_before)):

@@ -91,6 +91,7 @@ class SessionOpener:
                     control=f"{host}:{port}",
                     ttl=network.ttl,
                     cast_id=CastId(int(cast.cast_id, 16)),
+                    encrypt=cast.plan.encrypt or self._config.casts.encrypt,
                 )
                 try:
                     run = stack.enter_context(open_cast(settings, image, job.reporter, matcher.match))

@@ -71,6 +71,7 @@ class CastPlan:
         rate_max_bytes_per_s: ceiling of the automatic rate.
         share: leave other traffic its share.
         slow: ``wait``, ``demote`` or ``drop``, as ``diskcast send --slow``.
+        encrypt: encrypt the data on the network.
     """
 
     image_id: str
@@ -87,6 +88,7 @@ class CastPlan:
     slow: str = "demote"
     slow_below: float = SLOW_BELOW_DEFAULT
     slow_for_s: float = SLOW_FOR_S_DEFAULT
+    encrypt: bool = False
 
     def includes(self, machine: Machine) -> bool:
         """Return whether the cast is planned for this machine."""

@@ -38,6 +38,7 @@ PARAMETERS = CastParameters(
     sender_address="10.77.0.1",
     feedback_port=7411,
     control_url="http://10.77.0.1:7411",
+    encrypted=True,
 )
 GRANT = JoinGrant(
     parameters=PARAMETERS,

@@ -46,6 +46,55 @@ def test_a_frame_with_a_checksum_is_one() -> None:
 _SKIPPABLE = bytes.fromhex("502a4d18") + (4).to_bytes(4, "little") + b"hide"
 
 
+def _skippable(length: int) -> bytes:
+    return bytes.fromhex("5f2a4d18") + length.to_bytes(4, "little") + bytes(length)
+
+
+def _dictionary_frame(raw: bytes) -> bytes:
+    words = zstandard.train_dictionary(8192, [_content(seed, 400) for seed in range(500)])
+    return zstandard.ZstdCompressor(dict_data=words).compress(raw)
+
+
+def _repeated(length: int, window_log: int) -> bytes:
+    """Return a valid frame of repeated bytes that demands a window of ``2 ** window_log`` bytes (RFC 8878, 3.1.1)."""
+    header = bytes.fromhex("28b52ffd") + bytes([2 << 6, window_log - 10 << 3]) + length.to_bytes(4, "little")
+    blocks = [
+        (min(1 << 17, length - start) << 3 | 1 << 1 | (start + (1 << 17) >= length)).to_bytes(3, "little")
+        + b"a"
+        for start in range(0, length, 1 << 17)
+    ]
+    return header + b"".join(blocks)
+
+
+def test_a_window_of_a_blocks_size_is_fine() -> None:
+    memory = bytearray(BLOCK_BYTES)
+    BlockDecoder().decode_into_untrusted(BlockKind.DATA, _repeated(BLOCK_BYTES, 22), memoryview(memory))
+    assert memory == b"a" * BLOCK_BYTES
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (_skippable(BLOCK_BYTES), "skippable"),
+        (_dictionary_frame(_content(1, BLOCK_BYTES)), "dictionary"),
+        (_repeated(BLOCK_BYTES, 27), "window"),
+        (_repeated(BLOCK_BYTES, 31), "window"),
+        (_repeated(1 << 30, 18), "announces"),
+    ],
+    ids=["skippable", "dictionary", "window", "largest-window", "bomb"],
+)
+def test_a_hostile_frame_is_refused_by_its_header(frame: bytes, words: str) -> None:
+    """A signed image may be hostile: its maker's key was stolen, or he didn't know what he packed."""
+    for decode in (
+        lambda: BlockDecoder().decode_untrusted(BlockKind.DATA, frame, BLOCK_BYTES),
+        lambda: BlockDecoder().decode_into_untrusted(
+            BlockKind.DATA, frame, memoryview(bytearray(BLOCK_BYTES))
+        ),
+    ):
+        with pytest.raises(ImageDamagedError, match=words):
+            decode()
+
+
 @pytest.mark.parametrize(
     "frame",
     [

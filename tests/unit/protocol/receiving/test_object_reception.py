@@ -44,9 +44,12 @@ class Receiver:
         for start in range(0, headers.size, BATCH):
             batch = headers[start : start + BATCH]
             symbols = np.zeros((batch.size, SYMBOL_BYTES), np.uint8)
-            assembled, invalid_count = self.reception.receive(batch, symbols, hold_s=0.05, now=now)
+            position = int(batch["sequence"].max()) + 1
+            assembled, invalid_count = self.reception.receive(
+                batch, symbols, position=position, hold_s=0.05, now=now
+            )
             assert invalid_count == 0
-            self.reception.settle_losses(int(batch["sequence"].max()) + 1)
+            self.reception.settle_losses(position)
             if demoted:
                 self.reception.abandon_missing()
             for block in assembled:
@@ -205,7 +208,7 @@ def test_a_block_received_during_its_scan_is_written_anyway() -> None:
     receiver = Receiver(unscanned=True)
     headers = _pass(_demand(), depth=1)[:K]
     (assembled,), _ = receiver.reception.receive(
-        headers, np.zeros((K, SYMBOL_BYTES), np.uint8), hold_s=0.05, now=1.0
+        headers, np.zeros((K, SYMBOL_BYTES), np.uint8), position=K, hold_s=0.05, now=1.0
     )
     assert receiver.reception.mark_held(np.array([0, 1])).tolist() == [1]
     receiver.reception.mark_needed(np.array([0]))

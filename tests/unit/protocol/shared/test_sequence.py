@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protocol.shared.sequence import LossCounter, sequence_difference
+from protocol.shared.sequence import FollowedSequence, LossCounter, sequence_difference
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,50 @@ def test_a_receiver_that_hears_only_of_the_end_has_lost_nothing_yet() -> None:
     counter.advance(1000)
     counter.add(np.array([1000, 1001], np.uint32))
     assert (counter.expected_count, counter.received_count, counter.loss_event_count) == (2, 2, 0)
+
+
+@pytest.mark.parametrize("start", [0, 2**32 - 500])
+@pytest.mark.parametrize("batch", [1, 7, 64, 300])
+def test_forged_numbers_do_not_move_the_position(start: int, batch: int) -> None:
+    """Blocks on their way would look lost, and the sender would send them again for nothing."""
+    rng = np.random.default_rng(1)
+    followed = FollowedSequence(start)
+    honest = start + np.arange(3000)
+    numbers = honest.copy()
+    forged = rng.random(numbers.size) < 0.05
+    numbers[forged] += rng.integers(1, 1 << 22, int(forged.sum()))
+    for at in range(0, numbers.size, batch):
+        followed.add((numbers[at : at + batch] % 2**32).astype(np.uint32))
+        newest = int(honest[min(at + batch, numbers.size) - 1]) + 1
+        lag = sequence_difference(newest % 2**32, followed.next_sequence)
+        if at > 200:
+            assert 0 <= lag <= 32
+
+
+def test_the_first_datagram_of_all_can_be_forged() -> None:
+    followed = FollowedSequence(1000)
+    followed.add(np.array([4_000_000], np.uint32))
+    assert followed.next_sequence == 1000
+    followed.add(np.arange(1000, 1100, dtype=np.uint32))
+    assert followed.next_sequence == 1084
+
+
+def test_forged_numbers_are_not_counted_as_losses() -> None:
+    """They would look like bursts of losses, against which the sender adds parity."""
+    counter, followed = LossCounter(), FollowedSequence(0)
+    numbers = np.arange(3000, dtype=np.uint32)
+    numbers[50::100] += 700
+    for at in range(0, 3000, 60):
+        followed.add(numbers[at : at + 60])
+        counter.add(numbers[at : at + 60], followed.highest_plausible)
+    assert counter.received_count == counter.expected_count == 3000
+
+
+def test_the_position_follows_a_gap_and_the_senders_word() -> None:
+    followed = FollowedSequence(0)
+    followed.add(np.arange(100, dtype=np.uint32))
+    followed.add(np.arange(90_000, 90_100, dtype=np.uint32))
+    assert followed.next_sequence == 90_084
+    followed.advance(100_000)
+    followed.advance(50)
+    assert followed.next_sequence == 100_000
