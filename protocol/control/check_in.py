@@ -30,6 +30,7 @@ from protocol.model.session_records import CastId, CompletionReport
 from protocol.schema.json_fields import (
     Address,
     ChoiceField,
+    DecimalText,
     HexBytes,
     HexInteger,
     Integer,
@@ -69,6 +70,7 @@ class CastOutcome:
     success: bool
     error: str
     exit_code: int
+    unsigned_allowed: bool
     raw_bytes_verified: int
     raw_bytes_kept: int
     blocks_rewritten: int
@@ -118,6 +120,7 @@ class Assignment:
     Attributes:
         pin: pin of the certificate of the daemon that runs the cast; empty for a control API without TLS.
         ticket: proof of the assignment, for the cast's control API; expires soon; each answer has a fresh one.
+        version_min: lowest signed version of the image that the machine may accept.
     """
 
     cast_id: CastId
@@ -130,6 +133,7 @@ class Assignment:
     port: int
     pin: str = ""
     ticket: str = dataclasses.field(default="", repr=False)
+    version_min: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -193,6 +197,7 @@ ASSIGNMENT: JsonRecord[Assignment] = JsonRecord(
         "port": Integer(1, 65535),
         "pin": PrintableText(PIN_CHARACTERS),
         "ticket": PrintableText(TICKET_CHARACTERS_MAX),
+        "version_min": DecimalText(),
     },
 )
 

@@ -58,10 +58,14 @@ from protocol.schema.json_fields import (
     JsonRecord,
     Number,
     Optional,
+    PrintableLines,
     PrintableText,
     decode_fields_untrusted,
     encode_fields,
 )
+from protocol.trust.image_policy import OfferedImage
+from protocol.trust.minisign import SIGNATURE_TEXT_BYTES_MAX
+from protocol.trust.statement import STATEMENT_BYTES_MAX, SignedStatement
 from protocol.wire.codec import other_version_text
 
 API_BASE = "/api/v1"
@@ -95,6 +99,8 @@ CAST_FIELDS: dict[str, JsonField] = {
     "control_url": PrintableText(256, bytes_min=1),
     "encrypted": Boolean(),
     "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
+    "statement": PrintableLines(STATEMENT_BYTES_MAX),
+    "signature": PrintableLines(SIGNATURE_TEXT_BYTES_MAX),
 }
 """Fields of ``CastDescription``, which GET returns and a join's answer repeats."""
 
@@ -138,6 +144,7 @@ COMPLETION: JsonRecord[CompletionReport] = JsonRecord(
         "success": Boolean(),
         "error": PrintableText(ERROR_TEXT_BYTES_MAX),
         "exit_code": Integer(0, 255),
+        "unsigned_allowed": Boolean(),
         "raw_bytes_verified": Integer(0, IMAGE_BYTES_MAX),
         "raw_bytes_kept": Integer(0, IMAGE_BYTES_MAX),
         "blocks_rewritten": _COUNT,
@@ -280,6 +287,14 @@ class CastDescription:
     control_url: str
     encrypted: bool
     receiver_count: int
+    statement: str
+    signature: str
+
+    @property
+    def offered_image(self) -> OfferedImage:
+        """Return the image as the sender describes it, to be accepted or refused."""
+        signed = SignedStatement(self.statement.encode(), self.signature) if self.statement else None
+        return OfferedImage(self.image_id, self.image_name, signed)
 
 
 def _wire_version_untrusted(value: object, first_field: str) -> int:

@@ -34,6 +34,10 @@ class CastParameters:
     control_url: str
     encrypted: bool = False
     """True if every block is cast as AES-256-GCM ciphertext."""
+    statement: str = ""
+    """Signed statement about the image; empty for an unsigned one."""
+    signature: str = ""
+    """Signature of the statement, as minisign writes it."""
 
     @property
     def manifest_block_count(self) -> int:
@@ -134,6 +138,8 @@ class CompletionReport:
     success: bool
     error: str
     exit_code: int
+    unsigned_allowed: bool
+    """True if the image has no trusted signature, and this machine's options allow that."""
     raw_bytes_verified: int
     raw_bytes_kept: int
     """Bytes that the target already held."""

@@ -105,6 +105,26 @@ class PrintableText:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PrintableLines:
+    """Lines of printable text, tabs included, of at most ``bytes_max`` UTF-8 bytes: a signed file, kept as it is."""
+
+    bytes_max: int
+
+    def encode(self, value: object) -> object:
+        """Return the text unchanged: a signature covers every byte."""
+        assert isinstance(value, str)
+        return value
+
+    def decode_untrusted(self, name: str, value: object) -> str:
+        """Return the text."""
+        if type(value) is not str or not value.replace("\n", " ").replace("\t", " ").isprintable():
+            raise ProtocolError(f"{name}: expected lines of printable text")
+        if len(value.encode()) > self.bytes_max:
+            raise ProtocolError(f"{name}: expected text of at most {self.bytes_max} bytes")
+        return value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class HexBytes:
     """A fixed number of bytes in hexadecimal."""
 
@@ -137,6 +157,24 @@ class HexInteger:
         if type(value) is not str or len(value) != 8 or not _is_hex(value):
             raise ProtocolError(f"{name}: expected eight hexadecimal digits")
         return int(value, 16)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DecimalText:
+    """An unsigned 64-bit number in decimal digits: many JSON readers would round it to 53 bits."""
+
+    def encode(self, value: object) -> object:
+        """Return the digits."""
+        return str(value)
+
+    def decode_untrusted(self, name: str, value: object) -> int:
+        """Return the number."""
+        if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > 20:
+            raise ProtocolError(f"{name}: expected decimal digits")
+        number = int(value)
+        if number >= 1 << 64:
+            raise ProtocolError(f"{name}: more than 64 bits")
+        return number
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

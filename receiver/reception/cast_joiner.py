@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from protocol.constants import DATA_HEADER_BYTES
-from protocol.errors import CastFailedError, JoinRefusedError, NoSenderError, SenderLostError
+from protocol.errors import CastFailedError, JoinRefusedError, NoSenderError, SenderLostError, TrustError
 from protocol.model.session_records import CastId, JoinGrant, JoinRequest
 from receiver.reception.cast_link import CastLink, DataPort
 from receiver.reception.network.control_client import require_plausible_manifest, retry_until
@@ -30,6 +30,7 @@ class CastJoiner:
         cast_id: CastId,
         image: TargetImage,
         *,
+        image_id: bytes,
         link: CastLink,
         options: CastReceiverOptions,
         wait_for_takeover: Callable[[], Awaitable[CastLink]] | None,
@@ -38,6 +39,7 @@ class CastJoiner:
         self.link = link
         self.data: DataPort | None = None
         self._cast_id = cast_id
+        self._image_id = image_id
         self._image = image
         self._options = options
         self._wait_for_takeover = wait_for_takeover
@@ -66,20 +68,18 @@ class CastJoiner:
             self._joining.cancel()
             on_takeover()
 
-    async def join(
-        self, timeout_s: float, *, symbol_bytes: int | None = None, previous: JoinGrant | None = None
-    ) -> JoinGrant:
+    async def join(self, timeout_s: float, *, symbol_bytes: int | None = None) -> JoinGrant:
         """Join the cast's sender, following takeovers.
 
         Args:
             timeout_s: time allowed for each sender.
             symbol_bytes: the cast's symbol size, as announced; None to request it.
-            previous: the grant of the last join.
 
         Raises:
             NoSenderError: the sender can't be reached.
             JoinRefusedError: the sender refuses this receiver.
-            CastFailedError: the sender casts another image.
+            CastFailedError: the sender casts another image than the accepted one.
+            TrustError: its answer names another image than its description.
         """
         while True:
             if self._switch_link():
@@ -88,7 +88,7 @@ class CastJoiner:
             try:
                 with trio.CancelScope() as self._joining:
                     if symbol_bytes is None:
-                        symbol_bytes = await self._request_symbol_bytes(deadline, previous)
+                        symbol_bytes = await self._request_symbol_bytes(deadline)
                     return await self._request_join(symbol_bytes, deadline)
             except (NoSenderError, JoinRefusedError):
                 if self._wait_for_takeover is None:
@@ -99,17 +99,17 @@ class CastJoiner:
                 if self._next_link is None:
                     raise
 
-    async def rejoin(self, previous: JoinGrant) -> JoinGrant:
+    async def rejoin(self) -> JoinGrant:
         """Join the sender's new run.
 
         ANNOUNCE isn't authenticated, so a restart that it announces counts only once the control API confirms it.
 
         Raises:
             SenderLostError: the sender can't be reached.
-            JoinRefusedError, CastFailedError: as :meth:`join`.
+            JoinRefusedError, CastFailedError, TrustError: as :meth:`join`.
         """
         try:
-            return await self.join(self._options.sender_timeout_s, previous=previous)
+            return await self.join(self._options.sender_timeout_s)
         except NoSenderError as error:
             raise SenderLostError(
                 f"the sender was restarted but can't be joined: {error}; the target is incomplete"
@@ -131,9 +131,9 @@ class CastJoiner:
         self.close()
         return True
 
-    async def _request_symbol_bytes(self, deadline: float, previous: JoinGrant | None) -> int:
+    async def _request_symbol_bytes(self, deadline: float) -> int:
         cast = await retry_until(deadline, functools.partial(self.link.control.cast, self._cast_id))
-        if previous is not None and cast.image_id != previous.parameters.image_id:
+        if cast.image_id != self._image_id:
             raise CastFailedError(
                 f"the cast was restarted with another image, {cast.image_name!r}; the target is incomplete: "
                 "run this command again to receive that image"
@@ -154,6 +154,11 @@ class CastJoiner:
         join = functools.partial(self.link.control.join, self._cast_id, request)
         grant = await retry_until(deadline, join)
         parameters = grant.parameters
+        if parameters.image_id != self._image_id:
+            raise TrustError(
+                f"the sender described the image {self._image_id.hex()}, but its answer to the join names "
+                f"{parameters.image_id.hex()}: find out who runs that sender"
+            )
         if parameters.symbol_bytes != self._symbol_bytes:
             raise CastFailedError(
                 f"the cast's symbol size changed from {self._symbol_bytes} to {parameters.symbol_bytes} bytes: "

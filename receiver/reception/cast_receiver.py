@@ -20,6 +20,7 @@ from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastId, CompletionReport, JoinGrant
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.units import format_duration
+from protocol.trust.image_policy import AcceptedImage
 from receiver.reception.bottleneck_watch import BottleneckWatch
 from receiver.reception.cast_connection import CastConnection
 from receiver.reception.cast_joiner import CastJoiner
@@ -56,6 +57,7 @@ class CastReceiver:
         cast_id: CastId,
         image: TargetImage,
         *,
+        accepted: AcceptedImage,
         link: CastLink,
         options: CastReceiverOptions,
         observer: Observer,
@@ -65,6 +67,7 @@ class CastReceiver:
         """Args:
         cast_id: the cast to join.
         image: the target, checked and opened.
+        accepted: the image that this machine accepts, before and after every restart of the sender.
         link: the connections to the cast's sender.
         options: how to receive.
         observer: notified of progress.
@@ -73,11 +76,17 @@ class CastReceiver:
             new sender; None if a sender can only come back at its old address.
         """
         self._image = image
+        self._unsigned_allowed = accepted.verified is None
         self._options = options
         self._observer = observer
         self._rng = rng
         self._joiner = CastJoiner(
-            cast_id, image, link=link, options=options, wait_for_takeover=wait_for_takeover
+            cast_id,
+            image,
+            image_id=accepted.image_id,
+            link=link,
+            options=options,
+            wait_for_takeover=wait_for_takeover,
         )
         self._connection: CastConnection | None = None
         self._loss = (
@@ -103,6 +112,7 @@ class CastReceiver:
         Raises:
             NoSenderError: the sender can't be reached.
             JoinRefusedError: the sender refuses this receiver.
+            TrustError: the sender casts another image than the accepted one.
             SessionError: the cast failed; the target is incomplete.
             ImageError, TargetError, StorageError: the image or the target failed; the sender was notified.
             InterfaceError: the interface failed.
@@ -126,7 +136,7 @@ class CastReceiver:
         self._observer.joined(grant.parameters, rejoined=False)
         try:
             while not await self._receive_from(grant):
-                grant = await self._rejoin(grant)
+                grant = await self._rejoin()
         except DiskcastError as error:
             if not isinstance(error, SessionError):  # a SessionError came from the sender
                 await self._report_failure(grant, str(error), error.exit_code)
@@ -143,10 +153,10 @@ class CastReceiver:
         reported = await self._joined_sender(grant).report_completion(report, timeout_s)
         return Reception(grant.parameters, self.status(), report, reported, tuple(self._image.fitted))
 
-    async def _rejoin(self, previous: JoinGrant) -> JoinGrant:
+    async def _rejoin(self) -> JoinGrant:
         self._state = ReceptionState.JOINING
         self._rejoin_count += 1
-        grant = await self._joiner.rejoin(previous)
+        grant = await self._joiner.rejoin()
         self._observer.joined(grant.parameters, rejoined=True)
         return grant
 
@@ -234,6 +244,7 @@ class CastReceiver:
             bottleneck_seconds=dict(self._bottleneck_watch.seconds),
             demoted=session is not None and session.demoted,
             grtt_s=session.grtt_s if session is not None else 0.0,
+            unsigned_allowed=self._unsigned_allowed,
             **{field.name: getattr(totals, field.name) for field in dataclasses.fields(SessionTotals)},
         )
 

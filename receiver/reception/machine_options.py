@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from receiver.reception.options import ReceiveOptions
     from receiver.reception.reporting.status import ReceptionStatus
     from receiver.target.options import TargetOptions
+    from receiver.trust.image_gate import TrustOptions
 
 MEMORY_BYTES_MIN: Final = 4 * MIB
 """A little more than eight blocks of the default size: with less, most of the data would be dropped."""
@@ -81,6 +82,7 @@ class MachineOptions:
         self,
         target: str,
         target_options: TargetOptions,
+        trust: TrustOptions,
         *,
         join_timeout_s: float,
         sender_timeout_s: float,
@@ -90,11 +92,13 @@ class MachineOptions:
     ) -> ReceiveOptions:
         """Return the options of a reception on this machine."""
         from receiver.reception.options import CastReceiverOptions, ReceiveOptions
+        from receiver.trust.image_gate import ImageGate
 
         return ReceiveOptions(
             target=target,
             target_options=target_options,
             interface=self.interface,
+            gate=ImageGate(trust),
             receiver=CastReceiverOptions(
                 name=self.name,
                 inventory={},

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from protocol.model.session_records import MachineIdentity
 from receiver.reception.network.discovery import CastChoice
 from receiver.target.options import TargetOptions
+from receiver.trust.image_gate import ImageGate
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class ReceiveOptions:
     target_options: TargetOptions
     interface: str
     receiver: CastReceiverOptions
+    gate: ImageGate
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ async def receive_cast(
 ) -> Reception:
     """Receive the image of a known cast.
 
-    The target is opened and checked before the receiver joins, so that a refusal costs the other receivers nothing.
+    The image is accepted before the target is opened, and the target is opened and checked before the receiver joins,
+    so that a refusal costs neither the disk nor the other receivers anything.
 
     Args:
         options: how to receive.
@@ -77,10 +78,13 @@ async def receive_cast(
         tracker: the cast's current endpoint, if another daemon may take it over.
 
     Raises:
+        TrustError: this machine doesn't accept the image; the target wasn't opened.
         DiskcastError: as :meth:`receiver.reception.cast_receiver.CastReceiver.run` raises, or the target can't be
             opened.
     """
     endpoint, cast = await _describe_cast(endpoint, options.receiver.join_timeout_s, tracker)
+    accepted = options.gate.accept(cast, assigned_id=endpoint.image_id, version_min=endpoint.version_min)
+    observer.accepted(accepted)
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(await _open_target(options, cast))
         stack.enter_context(tuned_queue(target))
@@ -113,6 +117,7 @@ async def receive_cast(
         receiver = CastReceiver(
             cast.cast_id,
             image,
+            accepted=accepted,
             link=connect(endpoint, cast.sender_address),
             options=dataclasses.replace(options.receiver, inventory=inventory),
             observer=observer,
@@ -120,7 +125,9 @@ async def receive_cast(
             wait_for_takeover=None if tracker is None else wait_for_takeover,
         )
         with monitor(receiver):
-            return await receiver.run(cast.symbol_bytes)
+            reception = await receiver.run(cast.symbol_bytes)
+    options.gate.completed(accepted)
+    return reception
 
 
 async def try_receive(request: ReceiveRequest) -> DryRun:
@@ -134,12 +141,13 @@ async def try_receive(request: ReceiveRequest) -> DryRun:
     client, offer = await _find_cast(request, interface)
     deadline = trio.current_time() + request.wait_s
     cast = await retry_until(deadline, functools.partial(client.cast, offer.cast_id))
+    accepted = options.gate.accept(cast)
     with await _open_target(options, cast) as target:
         require_plausible_manifest(cast.raw_bytes, cast.block_bytes, cast.manifest_bytes)
         store = manifest_store(cast.manifest_bytes)
         await retry_until(deadline, functools.partial(client.manifest, offer.cast_id, store))
         manifest = Manifest.parse_untrusted(store.collected())
-        if manifest.image_id != cast.image_id or manifest.raw_bytes != cast.raw_bytes:
+        if manifest.image_id != accepted.image_id or manifest.raw_bytes != cast.raw_bytes:
             raise CastFailedError(
                 "the sender's manifest doesn't match the image that it announces: start the cast again"
             )

@@ -16,6 +16,8 @@ from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions, target_options
+from receiver.trust.image_gate import TrustOptions
+from receiver.trust.options import trust_options
 
 if TYPE_CHECKING:
     from receiver.reception.options import ReceiveRequest
@@ -59,6 +61,7 @@ class _CastIdText(click.ParamType[int]):
 @click.command()
 @target_options
 @machine_options
+@trust_options
 @click.option(
     "--sender", "sender_url", metavar="URL", help="Control URL of the sender, instead of discovery."
 )
@@ -103,6 +106,7 @@ def receive(
     target: str,
     target_options: TargetOptions,
     machine: MachineOptions,
+    trust: TrustOptions,
     sender_url: str | None,
     group: str,
     port: int,
@@ -116,7 +120,8 @@ def receive(
 ) -> None:
     """Receive one cast, write its image to a disk or file, and verify it by reading it back.
 
-    Everything on the target that differs from the image is overwritten. A target that is in use or too small is
+    The image must be signed by a trusted key, or the target isn't opened. Everything on the target that differs from
+    the image is overwritten. A target that is in use or too small is
     refused. After an interruption or a power cut, run the same command again: it resumes. The exit code is 0 only if
     every byte of the image was verified on the target.
 
@@ -124,7 +129,7 @@ def receive(
     Examples:
       diskcast-agent receive --target /dev/sda --interface eth0
       diskcast-agent receive --target auto --interface eth0 --sender http://192.0.2.1:7411
-      diskcast-agent receive --target /dev/sda --interface eth0 --dry-run
+      diskcast-agent receive --target /dev/sda --interface eth0 --trust-key lab.pub --dry-run
     """  # noqa: D301 - \b is click's mark
     import trio
 
@@ -138,6 +143,7 @@ def receive(
         options=machine.receive_options(
             target,
             target_options,
+            trust,
             join_timeout_s=wait_s,
             sender_timeout_s=sender_timeout_s,
             identity=machine.identity(),

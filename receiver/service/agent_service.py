@@ -426,6 +426,7 @@ class _SilenceForwarder:
         self.interval_s = observer.interval_s
         self._observer = observer
         self._on_silence = on_silence
+        self.accepted = observer.accepted
         self.joined = observer.joined
         self.demoted = observer.demoted
         self.reinstated = observer.reinstated

@@ -21,13 +21,14 @@ from receiver.service.agent_token import (
 from receiver.service.machine_credentials import MachineCredentials
 from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions, writing_options
+from receiver.trust.image_gate import TrustOptions
+from receiver.trust.options import trust_options
 
 if TYPE_CHECKING:
     from receiver.service.agent_service import AgentService
     from receiver.service.log import ServiceLog
 
 SERVER_VARIABLE: Final = "DISKCAST_SERVER"
-STATE_VARIABLE: Final = "DISKCAST_STATE_DIRECTORY"
 
 JOIN_TIMEOUT_S: Final = 60.0
 SENDER_TIMEOUT_S: Final = 300.0
@@ -50,6 +51,7 @@ class AfterCast(enum.StrEnum):
 @click.command()
 @writing_options
 @machine_options
+@trust_options
 @click.option(
     "--server",
     "servers",
@@ -65,13 +67,6 @@ class AfterCast(enum.StrEnum):
     help=f"Token file (role enrol); {TOKEN_VARIABLE} may hold the token itself.",
 )
 @click.option(
-    "--state-directory",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar=STATE_VARIABLE,
-    metavar="DIR",
-    help=f"Keep the machine's secret in DIR.  [env: {STATE_VARIABLE}]",
-)
-@click.option(
     "--after-cast",
     type=click.Choice([choice.value for choice in AfterCast]),
     default=AfterCast.WAIT.value,
@@ -83,18 +78,18 @@ def run(
     target: str,
     target_options: TargetOptions,
     machine: MachineOptions,
+    trust: TrustOptions,
     servers: tuple[str, ...],
     token_file: Path | None,
-    state_directory: Path | None,
     after_cast: str,
     as_json: bool,
 ) -> None:
     """Wait for casts of a daemon, and receive each one that is for this machine.
 
     The agent keeps checking in with the daemon (diskcast serve) while it waits, receives, or the daemon is unavailable.
-    Of several daemons of one database it uses the first that answers. Each cast is written as by receive: everything on
-    the target that differs from the image is overwritten. The target is chosen and checked before each cast. After a
-    failed cast the agent waits for the next one.
+    Of several daemons of one database it uses the first that answers. Each cast is written as by receive: an image that
+    no trusted key signed is refused, and everything on the target that differs from the image is overwritten. The
+    target is chosen and checked before each cast. After a failed cast the agent waits for the next one.
 
     \b
     Examples:
@@ -123,8 +118,9 @@ def run(
             machine,
             target,
             target_options,
+            trust,
             servers,
-            MachineCredentials(read_token(token_file), state_directory),
+            MachineCredentials(read_token(token_file), trust.state_directory),
             log,
             exit_after_success=action is not AfterCast.WAIT,
         )
@@ -143,6 +139,7 @@ def _build_service(
     machine: MachineOptions,
     target: str,
     target_options: TargetOptions,
+    trust: TrustOptions,
     servers: tuple[str, ...],
     credentials: MachineCredentials,
     log: ServiceLog,
@@ -177,7 +174,7 @@ def _build_service(
             inventory=describe_machine(machine.interface),
         ),
         machine.receive_options(
-            target, target_options, join_timeout_s=JOIN_TIMEOUT_S, sender_timeout_s=SENDER_TIMEOUT_S
+            target, target_options, trust, join_timeout_s=JOIN_TIMEOUT_S, sender_timeout_s=SENDER_TIMEOUT_S
         ),
         credentials,
         receive=receive_cast,

@@ -13,6 +13,7 @@ from protocol.schema.json_fields import (
     Address,
     Boolean,
     ChoiceField,
+    DecimalText,
     HardwareAddresses,
     HexBytes,
     HexInteger,
@@ -240,6 +241,13 @@ def _table(fields: Mapping[str, JsonField], description: str) -> dict[str, Any]:
     }
 
 
+def _digits_pattern(kind: HexBytes | HexInteger | DecimalText) -> str:
+    if isinstance(kind, DecimalText):
+        return "^[0-9]{1,20}$"  # 64 bits
+    digits_count = 8 if isinstance(kind, HexInteger) else 2 * kind.bytes_exact
+    return f"^[0-9a-f]{{{digits_count}}}$"
+
+
 def _schema(kind: JsonField) -> dict[str, Any]:
     """Return the JSON Schema of a field's kind; limits of texts are UTF-8 bytes there, characters here."""
     match kind:
@@ -254,9 +262,8 @@ def _schema(kind: JsonField) -> dict[str, Any]:
             return {"type": "number", "minimum": 0, "maximum": kind.high}
         case Boolean():
             return {"type": "boolean"}
-        case HexBytes() | HexInteger():
-            digits_count = 8 if isinstance(kind, HexInteger) else 2 * kind.bytes_exact
-            return {"type": "string", "pattern": f"^[0-9a-f]{{{digits_count}}}$"}
+        case HexBytes() | HexInteger() | DecimalText():
+            return {"type": "string", "pattern": _digits_pattern(kind)}
         case ChoiceField():
             return {"type": "string", "enum": list(kind.choices)}
         case Address():

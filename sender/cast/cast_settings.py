@@ -13,6 +13,7 @@ from protocol.constants import (
 )
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId
+from sender.imaging.image_signature import ImageSignature
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class CastSettings:
         symbol_bytes: payload of a datagram; None for the largest that the interface's MTU allows.
         cast_id: None to derive it from the image and the addresses.
         encrypt: whether to encrypt every block on the network.
+        signature: signature of the image; None for the one in its file.
     """
 
     image: Path
@@ -42,3 +44,4 @@ class CastSettings:
     symbol_bytes: int | None = None
     cast_id: CastId | None = None
     encrypt: bool = False
+    signature: ImageSignature | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from blake3 import blake3
 
 from protocol.constants import CONTROL_PORT_DEFAULT, SOURCE_SYMBOLS_MAX
-from protocol.errors import ConfigurationError
+from protocol.errors import ConfigurationError, UnsignedImageError
 from protocol.model.session_records import CastId, CastParameters
 from protocol.shared.units import format_bytes
 from sender.addresses import IpAddress, parse_endpoint, parse_group
@@ -25,6 +25,7 @@ from sender.cast.network.sockets import (
 from sender.cast.reporting.reporter import Reporter
 from sender.cast.session.control_api import MatchMachine, no_matching
 from sender.imaging.image_file import ImageFile
+from sender.imaging.image_signature import ImageSignature, SignatureState
 
 
 @contextlib.contextmanager
@@ -41,6 +42,7 @@ def open_cast(
 
     Raises:
         ConfigurationError: the settings can't work; nothing was sent.
+        UnsignedImageError: the image's signature is invalid.
     """
     interface = find_interface(settings.interface)
     group = parse_group(settings.group)
@@ -48,9 +50,15 @@ def open_cast(
     symbol_bytes = choose_symbol_bytes(interface, group.version, settings.symbol_bytes)
     _check_block_bytes(image.manifest.block_bytes, symbol_bytes)
     with contextlib.ExitStack() as stack:
+        signature = _signature(settings, image)
         # Bind all ports before sending: a second sender, started by mistake, must fail before the group hears it.
         sockets = _open_sockets(settings, interface, group, address, stack)
-        parameters = _parameters(settings, image, group, address, symbol_bytes, sockets)
+        parameters = _parameters(settings, image, signature, group, address, symbol_bytes, sockets)
+        if signature.signed is None:
+            reporter.note(
+                "the image isn't signed, so machines refuse it unless they run with --allow-unsigned: sign it with "
+                f"`diskcast sign {image.path}`"
+            )
         yield CastRun(settings, image, parameters, sockets, reporter, match_machine)
 
 
@@ -76,6 +84,18 @@ def _open_sockets(
     return CastSockets(data, control, feedback, announcements)
 
 
+def _signature(settings: CastSettings, image: ImageFile) -> ImageSignature:
+    """Return the signature to announce.
+
+    Raises:
+        UnsignedImageError: the image has one, but it is invalid: every machine would refuse it.
+    """
+    signature = settings.signature or ImageSignature.of(image.header)
+    if signature.state is SignatureState.INVALID:
+        raise UnsignedImageError(f"{image.path}: {signature.problem}")
+    return signature
+
+
 def _check_block_bytes(block_bytes: int, symbol_bytes: int) -> None:
     if block_bytes > SOURCE_SYMBOLS_MAX * symbol_bytes:
         largest = 1 << (SOURCE_SYMBOLS_MAX * symbol_bytes).bit_length() - 1
@@ -89,12 +109,14 @@ def _check_block_bytes(block_bytes: int, symbol_bytes: int) -> None:
 def _parameters(
     settings: CastSettings,
     image: ImageFile,
+    signature: ImageSignature,
     group: IpAddress,
     address: IpAddress,
     symbol_bytes: int,
     sockets: CastSockets,
 ) -> CastParameters:
     manifest = image.manifest
+    signed, statement = signature.signed, signature.statement
     host, _port = parse_endpoint(settings.control, CONTROL_PORT_DEFAULT)
     if host is None or host.is_unspecified:
         host = address
@@ -106,7 +128,7 @@ def _parameters(
         cast_id=cast_id,
         incarnation=secrets.randbits(32),
         image_id=manifest.image_id,
-        image_name=manifest.name,
+        image_name=manifest.name if statement is None else statement.name,
         raw_bytes=manifest.raw_bytes,
         block_bytes=manifest.block_bytes,
         manifest_bytes=len(manifest.data),
@@ -117,4 +139,6 @@ def _parameters(
         feedback_port=sockets.feedback.getsockname()[1],
         control_url=f"http://{url_host}:{sockets.control.getsockname()[1]}",
         encrypted=settings.encrypt,
+        statement="" if signed is None else signed.statement.decode("ascii"),
+        signature="" if signed is None else signed.signature,
     )

@@ -327,4 +327,5 @@ def _assignment(cast: Cast, ticket: str) -> Assignment:
         port=cast.port,
         pin=cast.control_pin,
         ticket=ticket,
+        version_min=0,
     )

@@ -22,6 +22,7 @@ from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError
 from protocol.shared.units import format_bytes
 from sender.demo.image import IMAGE_BYTES_MIN, DemoImage, find_mke2fs, make_demo_image, read_partition_table
 from sender.demo.programs import Program, Programs
+from sender.identity.signing_keys import KEY_SUFFIX, PUBLIC_SUFFIX, create_signing_key
 from sender.imaging.image_file import ImageFile
 
 INTERFACE = "lo"
@@ -262,7 +263,10 @@ def find_fault(source: Path, target: Path) -> str:
 
 
 async def _pack(plan: DemoPlan, image: DemoImage, packed: Path, print_step: PrintStep) -> None:
-    arguments = ["pack", str(image.path), "-o", str(packed), "--name", "demo"]
+    # A key of its own, which goes with the directory: the user's key isn't for a demo.
+    key_path = packed.with_name(f"demo{KEY_SUFFIX}")
+    await asyncio.to_thread(create_signing_key, key_path, "")
+    arguments = ["pack", str(image.path), "-o", str(packed), "--name", "demo", "--key", str(key_path)]
     print_step(f"Packing it:  diskcast {_shown(arguments, packed.parent)}")
     async with Programs(packed.parent, attach=plan.show_tables) as programs:
         program = await programs.start("sender", arguments, name="pack", shown=True)
@@ -358,6 +362,8 @@ class _Cast:
             agent.name,
             "--wait",
             f"{DISCOVERY_TIMEOUT_S:.0f}",
+            "--trust-key",
+            str(self._packed.with_name(f"demo{PUBLIC_SUFFIX}")),
         ]
         if agent.rehearses_loss:
             arguments += ["--rehearse-loss", REHEARSED_LOSS]

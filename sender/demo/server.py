@@ -23,6 +23,12 @@ from protocol.errors import ConfigurationError, ServerRefusedError, StorageError
 from protocol.shared.units import format_duration
 from sender.demo.programs import Program, Programs
 from sender.demo.run import INTERFACE, DemoPlan, PrintStep, make_packed
+from sender.identity.key_options import passphrase_source
+from sender.identity.signing_keys import default_key_path, ensure_signing_key, public_key_path
+from sender.imaging.image_file import ImageFile
+from sender.imaging.image_signature import ImageSignature
+from sender.imaging.signature_page import write_signature
+from sender.imaging.statement_fields import StatementFields, sign_statement
 from sender.store.records.images import Image, ImageState
 from sender.store.records.machines import EnrolmentMode, Room
 
@@ -84,7 +90,7 @@ async def run_room(plan: RoomPlan, directory: Path, print_step: PrintStep) -> No
     _require_here(client.server)
     server = await asyncio.to_thread(client.get, "/server", dict[str, Any])
     print_step(f"Connected to the daemon {server['name']} at {client.server}")
-    await _provide_image(plan, directory, print_step)
+    trusted = await _provide_image(plan, directory, print_step)
     machines = [
         _Machine(f"agent-{number}", plan, directory) for number in range(1, plan.demo.agent_count + 1)
     ]
@@ -94,7 +100,8 @@ async def run_room(plan: RoomPlan, directory: Path, print_step: PrintStep) -> No
         try:
             async with Programs(directory, attach=False) as programs, asyncio.TaskGroup() as tasks:
                 for machine in machines:
-                    tasks.create_task(_run_agent(plan, machine, machines, programs, environment, print_step))
+                    run = _run_agent(plan, machine, machines, trusted, programs, environment, print_step)
+                    tasks.create_task(run)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(READY_LIMIT_S):
                         for machine in machines:
@@ -138,7 +145,8 @@ def _require_here(server: str) -> None:
 # -- image and room ---------------------------------------------------------------------------------
 
 
-async def _provide_image(plan: RoomPlan, directory: Path, print_step: PrintStep) -> None:
+async def _provide_image(plan: RoomPlan, directory: Path, print_step: PrintStep) -> list[str]:
+    """Give the daemon the image, and return the keys that the agents trust."""
     path = plan.images / f"{IMAGE_NAME}.dci"
     if not plan.images.is_dir():
         raise ConfigurationError(
@@ -150,7 +158,23 @@ async def _provide_image(plan: RoomPlan, directory: Path, print_step: PrintStep)
         _, packed, _ = await make_packed(plan.demo, directory, print_step)
         await asyncio.to_thread(_put, packed, path)
         print_step(f"Copied to the daemon's image folder: {path}")
+    trusted = await asyncio.to_thread(_trusted_keys, path)
     await _wait_for_image(plan)
+    return trusted
+
+
+def _trusted_keys(path: Path) -> list[str]:
+    """Return the key of the demo's image, which is signed first if it isn't yet, and the user's own if there is one."""
+    with ImageFile.open(path) as image:
+        header, name = image.header, image.manifest.name
+    signature = ImageSignature.of(header)
+    if signature.signer is None:
+        key, _ = ensure_signing_key(None, passphrase_source(None))
+        statement = StatementFields().statement(header.image_id, name, datetime.now(UTC))
+        signature = ImageSignature.of(write_signature(path, sign_statement(statement, key), key.public))
+    assert signature.signer is not None
+    own = public_key_path(default_key_path())
+    return [signature.signer.text, *([str(own)] if own.exists() else [])]
 
 
 def _put(packed: Path, path: Path) -> None:
@@ -227,12 +251,15 @@ async def _run_agent(
     plan: RoomPlan,
     machine: _Machine,
     machines: list[_Machine],
+    trusted: list[str],
     programs: Programs,
     environment: dict[str, str],
     print_step: PrintStep,
 ) -> None:
     arguments = ["run", "--server", plan.client.server, "--interface", INTERFACE]
     arguments += ["--target", str(machine.target), "--name", machine.name, "--identity", machine.serial]
+    for key in trusted:
+        arguments += ["--trust-key", key]
     program = await programs.start("receiver", arguments, name=machine.name, environment=environment)
     code = await program.wait(lambda event: _on_event(event, machine, machines, print_step))
     raise StorageError(_exit_text(machine, program, code))

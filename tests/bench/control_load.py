@@ -36,6 +36,7 @@ _REPORT = CompletionReport(
     success=True,
     error="",
     exit_code=0,
+    unsigned_allowed=False,
     raw_bytes_verified=_BLOCK_COUNT << 18,
     raw_bytes_kept=0,
     blocks_rewritten=0,

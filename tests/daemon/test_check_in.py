@@ -85,6 +85,7 @@ def outcome(cast_id: int, *, success: bool = True) -> CastOutcome:
         success=success,
         error="" if success else "the disk failed",
         exit_code=0 if success else 5,
+        unsigned_allowed=False,
         raw_bytes_verified=1,
         raw_bytes_kept=0,
         blocks_rewritten=0,

@@ -196,6 +196,7 @@ class Room:
             success=True,
             error="",
             exit_code=0,
+            unsigned_allowed=False,
             raw_bytes_verified=raw_bytes,
             raw_bytes_kept=0,
             blocks_rewritten=0,

@@ -29,6 +29,7 @@ from protocol.receiving.manifest_reception import ManifestStore
 from protocol.sending.frame_encoder import FrameEncoder, LoadBlock
 from protocol.sending.sender_session import SenderSession
 from protocol.trust.block_cipher import BlockCipher
+from protocol.trust.image_policy import AcceptedImage
 from protocol.wire.control_codec import ControlMessage
 from receiver.disk.target import Target
 from receiver.reception.cast_link import CastLink
@@ -145,9 +146,13 @@ class Recorder:
         self.interval_s = 1.0
         self.demotions: list[Cause | None] = []
         self.joins: list[bool] = []
+        self.accepted_images: list[AcceptedImage] = []
         self.silences: list[float] = []
         self.statuses: list[ReceptionStatus] = []
         self.on_progress: Callable[[ReceptionStatus], None] = lambda _status: None
+
+    def accepted(self, image: AcceptedImage) -> None:
+        self.accepted_images.append(image)
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
         assert parameters.image_name == "small"
@@ -364,6 +369,7 @@ class SmallCast:
         return CastReceiver(
             CastId(7),
             image_class(target),
+            accepted=AcceptedImage(self.image.manifest.image_id, "small", None),
             link=link or self.link,
             wait_for_takeover=wait_for_takeover,
             options=CastReceiverOptions(

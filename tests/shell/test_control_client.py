@@ -60,6 +60,8 @@ CAST = CastDescription(
     control_url="http://192.0.2.1:7411",
     encrypted=False,
     receiver_count=0,
+    statement="",
+    signature="",
 )
 GRANT = JoinGrant(
     parameters=CastParameters(

@@ -37,6 +37,7 @@ from receiver.service.agent_service import AgentDescription, AgentService
 from receiver.service.machine_credentials import MachineCredentials
 from receiver.service.server_client import CLAIM_PATIENCE_S, ClaimRefused, DaemonRing, SecretRejected
 from receiver.target.options import DEFAULTS
+from receiver.trust.image_gate import ImageGate, TrustOptions
 from tests.shell.small_cast import Recorder
 from tests.unit.protocol.control.test_check_in import ASSIGNMENT
 from tests.unit.receiver.reception.reporting.test_progress import RECEPTION, STATUS
@@ -201,7 +202,7 @@ class World:
             AgentDescription(
                 "pc1", "1.0", MachineIdentity(("52:54:00:12:34:56",), "S1", "A1"), {"host": "pc1"}
             ),
-            ReceiveOptions("auto", DEFAULTS, "lo", agent),
+            ReceiveOptions("auto", DEFAULTS, "lo", agent, ImageGate(TrustOptions())),
             self.credentials,
             receive=self.receptions.receive,
             log=self.log,  # type: ignore[arg-type]
@@ -370,8 +371,14 @@ async def test_a_cast_is_received_and_its_result_reported_until_recorded(
         await world.serve(400.0)
     [(endpoint, options), *again] = world.receptions.started
     assert endpoint == CastEndpoint(
-        ASSIGNMENT.cast_id, "http://10.77.0.1:7421", "10.77.0.1", "239.255.68.80", 7420
+        ASSIGNMENT.cast_id,
+        "http://10.77.0.1:7421",
+        "10.77.0.1",
+        "239.255.68.80",
+        7420,
+        image_id=ASSIGNMENT.image_id,
     )
+    assert endpoint.version_min == ASSIGNMENT.version_min
     assert options.receiver.inventory["machine_id"] == "m-1", "the sender knows the joining machine"
     assert (options.receiver.name, options.receiver.agent_id) == ("seat 1", "m-1")
     started_again = [

@@ -324,6 +324,7 @@ class CastReceiver:
             success=not error,
             error=error,
             exit_code=1 if error else 0,
+            unsigned_allowed=False,
             raw_bytes_verified=statistics.blocks_verified_count * session.parameters.block_bytes,
             raw_bytes_kept=0,
             blocks_rewritten=0,

@@ -20,6 +20,8 @@ class CastEndpoint:
         source: source address of its datagrams; empty if only the control API knows it.
         group: multicast address; empty if only the control API knows it.
         port: UDP port of the group; 0 if only the control API knows it.
+        image_id: the only image to accept, as the daemon assigned it; None if no daemon did.
+        version_min: lowest signed version to accept.
     """
 
     cast_id: CastId
@@ -27,6 +29,8 @@ class CastEndpoint:
     source: str = ""
     group: str = ""
     port: int = 0
+    image_id: bytes | None = None
+    version_min: int = dataclasses.field(default=0, compare=False)
 
 
 def endpoint_of(assignment: Assignment) -> CastEndpoint:
@@ -37,6 +41,8 @@ def endpoint_of(assignment: Assignment) -> CastEndpoint:
         assignment.sender_address,
         assignment.group,
         assignment.port,
+        assignment.image_id,
+        assignment.version_min,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastParameters
+from protocol.trust.image_policy import AcceptedImage
 from receiver.reception.reporting.status import Reception, ReceptionStatus
 
 
@@ -14,6 +15,9 @@ class Observer(Protocol):
     """A subscriber to the events of one reception."""
 
     interval_s: float
+
+    def accepted(self, image: AcceptedImage) -> None:
+        """Note that this machine accepts the image, with a trusted signature or without."""
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
         """Note that the receiver has joined the cast."""

@@ -16,6 +16,7 @@ from protocol.errors import EXIT_INTERRUPTED
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastParameters
 from protocol.shared.units import format_bytes, format_duration, format_rate
+from protocol.trust.image_policy import AcceptedImage
 from receiver.reception.reporting.observer import ReceptionObserver
 from receiver.reception.reporting.status import BOTTLENECK_TEXTS, Reception, ReceptionState, ReceptionStatus
 
@@ -72,6 +73,10 @@ class JsonObserver(_LineObserver):
         super().__init__()
         self._result_event = result_event
 
+    def accepted(self, image: AcceptedImage) -> None:
+        """Print ``image_accepted`` with the signer, or with the reason why the image isn't trusted."""
+        emit_line("image_accepted", **_accepted_fields(image))
+
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
         """Print ``joined`` or ``rejoined`` with the cast and its image."""
         emit_line(
@@ -127,6 +132,18 @@ class PlainObserver(_LineObserver):
     """An observer that prints lines to stderr, for logs."""
 
     interval_s = PLAIN_INTERVAL_S
+
+    def accepted(self, image: AcceptedImage) -> None:
+        """Print the signer; of an unsigned image, print the id, which the operator can compare."""
+        if image.verified is None:
+            self._print(
+                f"allowed without a trusted signature: image id {image.image_id.hex()}; {image.reason}"
+            )
+            return
+        statement, key = image.verified.statement, image.verified.key
+        self._print(
+            f"{statement.name}, version {statement.version}, signed by {key.name} ({key.key.id_text})"
+        )
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
         """Print the cast."""
@@ -241,6 +258,20 @@ def _bottlenecks_text(status: ReceptionStatus) -> str:
     return ", ".join(
         f"{name} {shares[name]:.0%}" for name in sorted(shares, key=shares.__getitem__, reverse=True)
     )
+
+
+def _accepted_fields(image: AcceptedImage) -> dict[str, object]:
+    fields: dict[str, object] = {"image_id": image.image_id.hex(), "image_name": image.name}
+    if image.verified is None:
+        return {**fields, "signed": False, "reason": image.reason}
+    statement, key = image.verified.statement, image.verified.key
+    return {
+        **fields,
+        "signed": True,
+        "version": statement.version,
+        "key_id": key.key.id_text,
+        "key_name": key.name,
+    }
 
 
 def _cast_fields(parameters: CastParameters) -> dict[str, object]:

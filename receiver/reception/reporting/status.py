@@ -73,6 +73,8 @@ class ReceptionStatus:
     demoted: bool
     """True while the sender finishes this machine after the others because it is too slow."""
     grtt_s: float
+    unsigned_allowed: bool
+    """True if the image has no trusted signature, and this machine's options allow that."""
 
     @property
     def datagrams_lost(self) -> int:
@@ -139,6 +141,7 @@ def completion_report(
         success=not error,
         error=error,
         exit_code=exit_code,
+        unsigned_allowed=status.unsigned_allowed,
         raw_bytes_verified=status.raw_bytes_verified,
         raw_bytes_kept=status.raw_bytes_kept,
         blocks_rewritten=status.blocks_rewritten,
@@ -162,5 +165,11 @@ def idle_status() -> ReceptionStatus:
         for field in dataclasses.fields(ReceptionStatus)
     }
     return ReceptionStatus(
-        **{**values, "state": ReceptionState.WAITING, "bottleneck": Cause.NONE, "demoted": False}  # type: ignore[arg-type]
+        **{
+            **values,
+            "state": ReceptionState.WAITING,
+            "bottleneck": Cause.NONE,
+            "demoted": False,
+            "unsigned_allowed": False,
+        }  # type: ignore[arg-type]
     )

@@ -11,6 +11,7 @@ def completion(*, success: bool = True, error: str = "") -> CompletionReport:
         success=success,
         error=error,
         exit_code=0 if success else 50,
+        unsigned_allowed=True,
         raw_bytes_verified=1000,
         raw_bytes_kept=800,
         blocks_rewritten=7,

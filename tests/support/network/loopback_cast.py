@@ -34,9 +34,13 @@ class LoopbackCast:
         self._exit = contextlib.ExitStack()
         data_port, control_port = free_port_range(2)
         where = ("--interface", "lo", "--port", str(data_port), "--control", f"127.0.0.1:{control_port}")
-        argv = diskcast("send", image, *where, "--symbol-size", "1440", "--json", *options)
+        argv = self.command("send", image, *where, "--symbol-size", "1440", "--json", *options)
         self.sender = self._exit.enter_context(Program(argv))
         self.url = ""
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        """Return the command line of the sender."""
+        return diskcast(*arguments)
 
     def __enter__(self) -> Self:
         try:
@@ -51,11 +55,11 @@ class LoopbackCast:
     ) -> None:
         self._exit.close()
 
-    def receive(self, target: Path, *options: str) -> Program:
+    def receive(self, target: Path, *options: str, environment: dict[str, str] | None = None) -> Program:
         """Start ``diskcast-agent receive``."""
         where = ("--interface", "lo", "--sender", self.url)
         argv = diskcast_agent("receive", "--target", target, *where, "--json", *options)
-        return self._exit.enter_context(Program(argv))
+        return self._exit.enter_context(Program(argv, environment=environment))
 
 
 def assert_memory_kept(programs: Sequence[Program]) -> None:

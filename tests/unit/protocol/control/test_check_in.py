@@ -40,6 +40,7 @@ ASSIGNMENT = messages.Assignment(
     sender_address="10.77.0.1",
     group="239.255.68.80",
     port=7420,
+    version_min=2**63 + 1,
 )
 ANSWER = messages.CheckInAnswer(
     machine_id="m-17",

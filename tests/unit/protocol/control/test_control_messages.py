@@ -39,6 +39,8 @@ PARAMETERS = CastParameters(
     feedback_port=7411,
     control_url="http://10.77.0.1:7411",
     encrypted=True,
+    statement="diskcast-image-v1\nname: lab\n",
+    signature="untrusted comment: x\ntrusted comment: a\tb\n",
 )
 GRANT = JoinGrant(
     parameters=PARAMETERS,
@@ -71,6 +73,25 @@ def test_a_cast_shows_no_secret() -> None:
     assert messages.cast_from_json_untrusted(through_text(document)) == description
     assert GRANT.run_secret.hex() not in json.dumps(document)
     assert document["cast_id"] == "00c0ffee"
+
+
+def test_statement_and_signature_arrive_byte_for_byte() -> None:
+    """A signature covers every byte: a changed line break would refuse the image to a whole room."""
+    document = messages.cast_to_json(messages.cast_description(PARAMETERS, state=0, receiver_count=0))
+    arrived = messages.cast_from_json_untrusted(through_text(document))
+    assert (arrived.statement, arrived.signature) == (PARAMETERS.statement, PARAMETERS.signature)
+    signed = arrived.offered_image.signed
+    assert signed is not None
+    assert signed.statement == PARAMETERS.statement.encode()
+    unsigned = dataclasses.replace(arrived, statement="", signature="")
+    assert unsigned.offered_image.signed is None
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\r\n", "a\0", "x" * 1025, 7, None])
+def test_a_statement_that_a_terminal_cant_show_is_refused(text: object) -> None:
+    document = messages.cast_to_json(messages.cast_description(PARAMETERS, state=0, receiver_count=0))
+    with pytest.raises(ProtocolError, match="statement"):
+        messages.cast_from_json_untrusted({**document, "statement": text})
 
 
 def test_a_list_of_casts_arrives_in_order() -> None:

@@ -66,6 +66,7 @@ STATUS = ReceptionStatus(
     bottleneck_seconds={Cause.NETWORK: 2.0, Cause.SOCKET: 0.0, Cause.DECODE: 0.0, Cause.DISK: 6.0000004},
     demoted=True,
     grtt_s=0.01,
+    unsigned_allowed=False,
 )
 RECEPTION = Reception(
     PARAMETERS,
