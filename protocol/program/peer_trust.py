@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import ssl
 from collections.abc import Collection
@@ -50,7 +51,7 @@ class PeerTrust:
             ConfigurationError: the CA's file can't be used, or nothing was given to recognise the peer by.
         """
         if self.pins:
-            return pinned_context(self.pins)
+            return _pinned_context(self.pins)
         if self.ca_file is not None:
             return ca_context(self.ca_file)
         if self.any_certificate:
@@ -59,6 +60,12 @@ class PeerTrust:
             "nothing was given to recognise the peer's certificate by: give its --pin, which 'diskcast certificate "
             "show' prints there, or --ca FILE"
         )
+
+
+@functools.lru_cache(maxsize=16)
+def _pinned_context(pins: tuple[str, ...]) -> ssl.SSLContext:
+    """Return the context of these pins, made once: an agent that looks for its sender connects to many."""
+    return pinned_context(pins)
 
 
 def is_loopback_host(host: str) -> bool:

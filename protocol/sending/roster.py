@@ -25,6 +25,7 @@ class Roster:
         self._secrets = secrets
         self._by_agent: dict[str, ReceiverRecord] = {}
         self._by_machine: dict[tuple[str, str], list[ReceiverRecord]] = {}
+        self._machine_of: dict[ReceiverId, tuple[str, str]] = {}
         self._names: set[str] = set()
         self.active_count = 0
 
@@ -33,21 +34,33 @@ class Roster:
         """Return the receivers that the cast still serves."""
         return (record for record in self.records.values() if record.state.active)
 
-    def admit(self, request: JoinRequest, now: float) -> tuple[ReceiverRecord, bool]:
+    def admit(
+        self, request: JoinRequest, now: float, address_count_max: int | None = None
+    ) -> tuple[ReceiverRecord, bool]:
         """Return a new record, or the earlier one of the same run of the agent or of a restarted machine.
+
+        In a cast with a limit for each address, a new receiver takes the place of one that isn't ready if there is no
+        other left: an invention never becomes ready, a machine within seconds.
+
+        Args:
+            request: the request to join.
+            now: monotonic seconds.
+            address_count_max: most receivers at one address; None for no limit.
 
         Returns:
             The record in state JOINED with a fresh key, and whether it is an earlier one.
 
         Raises:
-            JoinRefusedError: the cast is full.
+            JoinRefusedError: the cast is full, or the address has too many receivers.
         """
         record = self._earlier(request)
         rejoined = record is not None
+        if record is None and address_count_max is not None:
+            record = self._evict_unready(request, address_count_max)
         if record is None:
             record = self._enter(request, now)
         else:
-            del self._by_agent[record.agent_id]
+            self._by_agent.pop(record.agent_id, None)
             record.agent_id = request.agent_id
             record.inventory = request.inventory
             record.identity = request.identity
@@ -77,6 +90,42 @@ class Roster:
         same_machine = self._by_machine.get((request.name, request.address), [])
         return next((record for record in same_machine if record.state.reclaimable), None)
 
+    def _evict_unready(self, request: JoinRequest, address_count_max: int) -> ReceiverRecord | None:
+        """Return the record whose place a new receiver takes; None if there is room for a new one.
+
+        Raises:
+            JoinRefusedError: all receivers of its address are ready, or all of a full cast.
+        """
+        neighbours = [record for record in self.records.values() if record.address == request.address]
+        if len(neighbours) >= address_count_max:
+            rivals = neighbours
+        elif len(self.records) >= RECEIVER_COUNT_MAX:
+            rivals = list(self.records.values())
+        else:
+            return None
+        unready = [
+            record
+            for record in rivals
+            if not record.ready and (record.state.active or record.state.reclaimable)
+        ]
+        if not unready:
+            raise JoinRefusedError(
+                f"{address_count_max} receivers at {request.address} have joined this open cast already, or it is "
+                "full: give machines the join code of a cast without --open"
+            )
+        record = min(unready, key=lambda record: record.heard_at)
+        self._by_machine[self._machine_of[record.receiver_id]].remove(record)
+        self._names.discard(record.name)
+        record.name, record.address = self._unique_name(request.name), request.address
+        self._names.add(record.name)
+        self._index(record, request)
+        return record
+
+    def _index(self, record: ReceiverRecord, request: JoinRequest) -> None:
+        machine = (request.name, request.address)
+        self._machine_of[record.receiver_id] = machine
+        self._by_machine.setdefault(machine, []).append(record)
+
     def _enter(self, request: JoinRequest, now: float) -> ReceiverRecord:
         if len(self.records) >= RECEIVER_COUNT_MAX:
             raise JoinRefusedError(
@@ -95,7 +144,7 @@ class Roster:
         )
         self.active_count += record.state.active
         self.records[record.receiver_id] = record
-        self._by_machine.setdefault((request.name, request.address), []).append(record)
+        self._index(record, request)
         self._names.add(record.name)
         return record
 

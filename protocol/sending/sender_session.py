@@ -224,11 +224,16 @@ class SenderSession:
 
     # -- the control API --------------------------------------------------------------------------------------
 
-    def join(self, request: JoinRequest, now: float) -> JoinGrant:
+    def join(self, request: JoinRequest, now: float, *, address_count_max: int | None = None) -> JoinGrant:
         """Admit a receiver, with a new record or its earlier one.
 
         The earlier record is the one of the same run of the agent or, for a restarted machine, of a receiver of the
         same name and address that was lost, failed or was dropped.
+
+        Args:
+            request: the request to join.
+            now: monotonic seconds.
+            address_count_max: most active receivers at one address; None for no limit.
 
         Raises:
             JoinRefusedError: the cast has ended or is full, or the need-bitmap doesn't fit the image.
@@ -236,13 +241,15 @@ class SenderSession:
         if self.state is CastState.ENDED:
             raise JoinRefusedError("the cast has ended: wait for the next one or start it again")
         self._check_need(request.need)
-        record, rejoined = self._roster.admit(request, now)
+        record, rejoined = self._roster.admit(request, now, address_count_max)
         if rejoined:
             self._main_group.forget(record)
         self.statistics.joins_count += 1
         self._events.append(ReceiverJoined(record.receiver_id, rejoined))
         by_multicast = self.state is CastState.GATHERING and not request.has_manifest
-        if by_multicast:
+        # In an open cast anybody can join again and again: one pass of the manifest, then repairs for those that
+        # NACK, instead of megabytes for each request.
+        if by_multicast and (address_count_max is None or self.statistics.joins_count == 1):
             self.manifest_demand.want(None)
         if request.has_manifest:
             self.set_need(record.receiver_id, request.need, now)

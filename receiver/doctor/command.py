@@ -9,7 +9,8 @@ import trio
 
 from protocol.program.findings import Finding
 from protocol.program.findings_report import report_findings
-from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
+from protocol.program.options import CA_OPTION, GROUP_OPTION, JSON_OPTION, PIN_OPTION, PORT_OPTION
+from protocol.program.peer_trust import PeerTrust
 from receiver.doctor.receiver_doctor import examine
 from receiver.service.agent_token import read_token
 
@@ -18,6 +19,8 @@ from receiver.service.agent_token import read_token
 @click.option("--interface", required=True, metavar="IF", help="Network interface to receive on.")
 @click.option("--target", metavar="TARGET", help="Target to check, as for receive.")
 @click.option("--server", metavar="URL", help="URL of a daemon to check, as for run.")
+@PIN_OPTION
+@CA_OPTION
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
@@ -31,6 +34,8 @@ def doctor(
     interface: str,
     target: str | None,
     server: str | None,
+    pins: tuple[str, ...],
+    ca_file: Path | None,
     token_file: Path | None,
     group: str,
     port: int,
@@ -42,12 +47,15 @@ def doctor(
     Examples:
       diskcast-agent doctor --interface eth0
       diskcast-agent doctor --interface eth0 --target /dev/sda
-      diskcast-agent doctor --interface eth0 --server http://192.0.2.1:7400 --token-file token
+      diskcast-agent doctor --interface eth0 --server https://192.0.2.1:7400 --pin PIN
     """  # noqa: D301 - \b is click's mark
+    trust = PeerTrust.of_options(pins, ca_file)
     token = "" if server is None else read_token(token_file)
 
     async def run() -> list[Finding]:
-        return await examine(interface, group=group, port=port, target=target, server=server, token=token)
+        return await examine(
+            interface, group=group, port=port, target=target, server=server, trust=trust, token=token
+        )
 
     findings = trio.run(run)
     report_findings(findings, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from pathlib import Path
@@ -13,9 +14,11 @@ from protocol.constants import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, UDP_HEADER_
 from protocol.errors import (
     AddressInUseError,
     AmbiguousCastError,
+    CertificateError,
     ConfigurationError,
     EnrolmentRefusedError,
     InterfaceError,
+    JoinRefusedError,
     NoSenderError,
     ProtocolError,
     SessionError,
@@ -32,11 +35,13 @@ from protocol.program.findings import (
     ok,
     warn,
 )
+from protocol.program.peer_trust import PeerTrust
 from receiver.reception.network.control_client import ControlClient, retry_until
 from receiver.reception.network.data_socket import RECEIVE_BUFFER_BYTES, DataSocket, ReceiveMode
 from receiver.reception.network.discovery import CastChoice, listen_for_cast
 from receiver.reception.network.http_client import Unreachable
 from receiver.reception.network.interface import ReceiveInterface, find_interface
+from receiver.reception.network.sender_access import SenderAccess
 from receiver.service.machine_credentials import MachineCredentials
 from receiver.service.server_client import EXAMPLE_URL, ServerClient
 
@@ -77,13 +82,16 @@ async def check_network(interface_name: str, *, group: str, port: int) -> list[F
     return findings
 
 
-async def check_daemon(url: str, token: str) -> list[Finding]:
-    """Check that the daemon answers and accepts the token, without checking in."""
+async def check_daemon(url: str, token: str, trust: PeerTrust) -> list[Finding]:
+    """Check that the daemon has the right certificate, answers and accepts the token, without checking in."""
     check = f"daemon {url}"
     try:
-        state = await ServerClient(url, MachineCredentials(token)).health()
+        client = ServerClient(url, MachineCredentials(token), trust)
+        state = await client.health()
     except ConfigurationError as error:
-        return [fail(check, str(error), f"write for example --server {EXAMPLE_URL}")]
+        return [fail(check, str(error), f"write for example --server {EXAMPLE_URL} --pin PIN")]
+    except CertificateError as error:
+        return [fail(check, str(error), "diskcast certificate show, on the daemon's machine")]
     except Unreachable as error:
         return [fail(check, f"no answer: {error}", "start diskcast serve there, and allow TCP to its port")]
     findings = [
@@ -94,7 +102,7 @@ async def check_daemon(url: str, token: str) -> list[Finding]:
         )
     ]
     try:
-        await ServerClient(url, MachineCredentials(token)).try_token()
+        await client.try_token()
     except EnrolmentRefusedError as error:
         findings.append(fail("token", str(error), "diskcast tokens create NAME --role enrol"))
     except Unreachable as error:
@@ -209,9 +217,14 @@ async def _check_sender(interface: ReceiveInterface, group: str, port: int) -> F
         return ok(check, detail)
     except AmbiguousCastError as error:
         return warn(check, str(error), "give each cast its own --port, or the agents --image-name NAME")
-    client = ControlClient(offer.control_url)
     try:
-        await retry_until(trio.current_time() + ANSWER_TIMEOUT_S, client.casts)
+        # It gets no secret, so its certificate doesn't matter; a refusal is an answer.
+        client = ControlClient(offer.control_url, SenderAccess(PeerTrust(any_certificate=True)))
+        with contextlib.suppress(JoinRefusedError):
+            await retry_until(trio.current_time() + ANSWER_TIMEOUT_S, client.casts)
+    except ConfigurationError as error:
+        detail = f"{offer.image_name!r} is announced by {offer.source}, but can't be joined: {error}"
+        return fail(check, detail, "upgrade that sender, or look for a rogue one")
     except (SessionError, ProtocolError) as error:
         detail = f"{offer.image_name!r} is announced by {offer.source}, but its control API is unavailable: {error}"
         return fail(

@@ -10,6 +10,7 @@ from protocol.constants import MIB
 from protocol.errors import DiskcastError
 from protocol.fec.isal import best_kernel
 from protocol.program.findings import Finding, fail, judge_erasure_coding, judge_memory, ok, warn
+from protocol.program.peer_trust import PeerTrust
 from protocol.shared.units import format_bytes
 from receiver.disk.fit.fit_target import fit_tools
 from receiver.disk.target import Target
@@ -28,6 +29,7 @@ async def examine(
     port: int,
     target: str | None,
     server: str | None = None,
+    trust: PeerTrust = PeerTrust(),  # noqa: B008  it is immutable
     token: str = "",
 ) -> list[Finding]:
     """Run all checks; takes a few seconds and changes nothing.
@@ -38,6 +40,7 @@ async def examine(
         port: UDP port of the data.
         target: the target as for ``receive``; None to skip it.
         server: URL of the daemon for service mode; None to skip it.
+        trust: certificates that are accepted from the daemon.
         token: token for the daemon.
     """
     findings = await check_network(interface_name, group=group, port=port)
@@ -46,7 +49,7 @@ async def examine(
     if target is not None:
         findings.append(_check_target(target))
     if server is not None:
-        findings += await check_daemon(server, token)
+        findings += await check_daemon(server, token, trust)
     findings += _check_fit_tools()
     return findings
 

@@ -9,7 +9,14 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from protocol.constants import DATA_HEADER_BYTES
-from protocol.errors import CastFailedError, JoinRefusedError, NoSenderError, SenderLostError, TrustError
+from protocol.errors import (
+    CastFailedError,
+    CertificateError,
+    JoinRefusedError,
+    NoSenderError,
+    SenderLostError,
+    TrustError,
+)
 from protocol.model.session_records import CastId, JoinGrant, JoinRequest
 from receiver.reception.cast_link import CastLink, DataPort
 from receiver.reception.network.control_client import require_plausible_manifest, retry_until
@@ -78,6 +85,7 @@ class CastJoiner:
         Raises:
             NoSenderError: the sender can't be reached.
             JoinRefusedError: the sender refuses this receiver.
+            CertificateError: another program answers; it got nothing.
             CastFailedError: the sender casts another image than the accepted one.
             TrustError: its answer names another image than its description.
         """
@@ -90,10 +98,10 @@ class CastJoiner:
                     if symbol_bytes is None:
                         symbol_bytes = await self._request_symbol_bytes(deadline)
                     return await self._request_join(symbol_bytes, deadline)
-            except (NoSenderError, JoinRefusedError):
+            except (NoSenderError, JoinRefusedError, CertificateError):
                 if self._wait_for_takeover is None:
                     raise
-                # Another daemon may be taking the cast over at this moment.
+                # Another daemon may be taking the cast over at this moment, or this one has a new certificate.
                 with trio.move_on_at(deadline):
                     await self._taken_over.wait()
                 if self._next_link is None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from protocol.model.session_records import MachineIdentity
 from receiver.reception.network.discovery import CastChoice
+from receiver.reception.network.sender_access import SenderAccess
 from receiver.target.options import TargetOptions
 from receiver.trust.image_gate import ImageGate
 
@@ -46,6 +47,7 @@ class ReceiveRequest:
     """An operator's request: the options, and the cast to look for."""
 
     options: ReceiveOptions
+    access: SenderAccess
     sender_url: str | None
     group: str
     port: int

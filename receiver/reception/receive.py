@@ -20,13 +20,14 @@ from receiver.reception.cast_receiver import CastReceiver
 from receiver.reception.machine_identity import describe_machine
 from receiver.reception.manifest_store import manifest_store
 from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker
+from receiver.reception.network.cast_finder import find_cast
 from receiver.reception.network.control_client import (
     ControlClient,
     require_plausible_manifest,
     retry_until,
 )
 from receiver.reception.network.data_socket import DataSocket
-from receiver.reception.network.discovery import CastOffer, listen_for_cast, request_cast
+from receiver.reception.network.discovery import CastOffer, request_cast
 from receiver.reception.network.feedback_socket import FeedbackSocket
 from receiver.reception.network.interface import ReceiveInterface, find_interface
 from receiver.reception.options import ReceiveOptions, ReceiveRequest
@@ -54,7 +55,7 @@ async def receive_image(request: ReceiveRequest, observer: Observer, monitor: Mo
     """
     interface = find_interface(request.options.interface, request.group)
     client, offer = await _find_cast(request, interface)
-    endpoint = CastEndpoint(offer.cast_id, client.url, source=offer.source or "")
+    endpoint = CastEndpoint(offer.cast_id, client.url, request.access, source=offer.source or "")
     return await receive_cast(request.options, endpoint, observer, monitor)
 
 
@@ -90,12 +91,15 @@ async def receive_cast(
         stack.enter_context(tuned_queue(target))
         image = stack.enter_context(contextlib.closing(TargetImage(target, options.target_options)))
 
+        def current_bearer() -> str:
+            return (endpoint if tracker is None else tracker.endpoint).access.bearer
+
         def connect(endpoint: CastEndpoint, sender_address: str) -> CastLink:
             interface = find_interface(options.interface, endpoint.group)
             feedback = stack.enter_context(FeedbackSocket(interface, sender_address))
             source = endpoint.source or sender_address
             return CastLink(
-                ControlClient(endpoint.control_url),
+                ControlClient(endpoint.control_url, endpoint.access, current_bearer),
                 functools.partial(_open_data, interface, endpoint.group, endpoint.port, source),
                 feedback.send,
             )
@@ -161,7 +165,7 @@ async def _describe_cast(
     while True:
         known = endpoint if tracker is None else tracker.endpoint
         deadline = trio.current_time() + timeout_s
-        request = functools.partial(ControlClient(known.control_url).cast, known.cast_id)
+        request = functools.partial(ControlClient(known.control_url, known.access).cast, known.cast_id)
         describe = functools.partial(retry_until, deadline, request)
         cast = await (
             describe()
@@ -175,12 +179,18 @@ async def _describe_cast(
 
 async def _find_cast(request: ReceiveRequest, interface: ReceiveInterface) -> tuple[ControlClient, CastOffer]:
     if request.sender_url is not None:
-        client = ControlClient(request.sender_url)
+        client = ControlClient(request.sender_url, request.access)
         return client, await request_cast(client, request.choice, wait_s=request.wait_s)
-    offer = await listen_for_cast(
-        interface, request.group, request.port, request.choice, wait_s=request.wait_s
+    offer = await find_cast(
+        interface,
+        request.group,
+        request.port,
+        request.choice,
+        request.access,
+        wait_s=request.wait_s,
+        rng=random.Random(),
     )
-    return ControlClient(offer.control_url), offer
+    return ControlClient(offer.control_url, request.access), offer
 
 
 def _open_data(

@@ -13,6 +13,7 @@ import click
 from protocol.constants import DISCOVERY_TIMEOUT_S, GROUP_IPV4_DEFAULT, SENDER_TIMEOUT_S
 from protocol.errors import ConfigurationError
 from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
+from receiver.reception.access_options import sender_access_options
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions, target_options
@@ -20,6 +21,7 @@ from receiver.trust.image_gate import TrustOptions
 from receiver.trust.options import trust_options
 
 if TYPE_CHECKING:
+    from receiver.reception.network.sender_access import SenderAccess
     from receiver.reception.options import ReceiveRequest
     from receiver.reception.reporting.observer import ReceptionObserver
     from receiver.reception.reporting.status import Reception
@@ -62,6 +64,7 @@ class _CastIdText(click.ParamType[int]):
 @target_options
 @machine_options
 @trust_options
+@sender_access_options
 @click.option(
     "--sender", "sender_url", metavar="URL", help="Control URL of the sender, instead of discovery."
 )
@@ -107,6 +110,7 @@ def receive(
     target_options: TargetOptions,
     machine: MachineOptions,
     trust: TrustOptions,
+    access: SenderAccess,
     sender_url: str | None,
     group: str,
     port: int,
@@ -125,11 +129,14 @@ def receive(
     refused. After an interruption or a power cut, run the same command again: it resumes. The exit code is 0 only if
     every byte of the image was verified on the target.
 
+    The join code, printed by diskcast send, says which sender to trust: a program that announces the same cast without
+    that sender's certificate gets nothing from this machine.
+
     \b
     Examples:
-      diskcast-agent receive --target /dev/sda --interface eth0
-      diskcast-agent receive --target auto --interface eth0 --sender http://192.0.2.1:7411
-      diskcast-agent receive --target /dev/sda --interface eth0 --trust-key lab.pub --dry-run
+      diskcast-agent receive --target /dev/sda --interface eth0 --join CODE
+      diskcast-agent receive --target auto --interface eth0 --join CODE --sender https://192.0.2.1:7411
+      diskcast-agent receive --target /dev/sda --interface eth0 --join CODE --trust-key lab.pub --dry-run
     """  # noqa: D301 - \b is click's mark
     import trio
 
@@ -150,6 +157,7 @@ def receive(
             injected_loss=rehearse_loss,
             injected_loss_seed=rehearse_seed,
         ),
+        access=access,
         sender_url=sender_url,
         group=_multicast_group(group),
         port=port,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from protocol.errors import ConfigurationError
-from protocol.program.options import JSON_OPTION
+from protocol.program.options import CA_OPTION, JSON_OPTION, PIN_OPTION
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.service.agent_token import (
     TOKEN_VARIABLE,
@@ -25,6 +25,7 @@ from receiver.trust.image_gate import TrustOptions
 from receiver.trust.options import trust_options
 
 if TYPE_CHECKING:
+    from protocol.program.peer_trust import PeerTrust
     from receiver.service.agent_service import AgentService
     from receiver.service.log import ServiceLog
 
@@ -60,6 +61,8 @@ class AfterCast(enum.StrEnum):
     metavar="URL",
     help=f"URL of a daemon; repeatable.  [env: {SERVER_VARIABLE}, space-separated]",
 )
+@PIN_OPTION
+@CA_OPTION
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
@@ -80,6 +83,8 @@ def run(
     machine: MachineOptions,
     trust: TrustOptions,
     servers: tuple[str, ...],
+    pins: tuple[str, ...],
+    ca_file: Path | None,
     token_file: Path | None,
     after_cast: str,
     as_json: bool,
@@ -93,21 +98,23 @@ def run(
 
     \b
     Examples:
-      diskcast-agent run --target auto --interface eth0 --server http://192.0.2.1:7400
-      diskcast-agent run --target /dev/sda --interface eth0 --server http://192.0.2.1:7400 \\
+      diskcast-agent run --target auto --interface eth0 --server https://192.0.2.1:7400 --pin PIN
+      diskcast-agent run --target /dev/sda --interface eth0 --server https://192.0.2.1:7400 --pin PIN \\
           --token-file /etc/diskcast/token --after-cast reboot
     """  # noqa: D301 - \b is click's mark
     import trio
 
+    from protocol.program.peer_trust import PeerTrust
     from receiver.reception.network.interface import require_interface
     from receiver.service.log import JsonServiceLog, PlainServiceLog
 
     if not servers:
         raise ConfigurationError(
-            f"no daemon to check in with: give its URL, for example --server http://192.0.2.1:7400, "
+            f"no daemon to check in with: give its URL, for example --server https://192.0.2.1:7400, "
             f"or {SERVER_VARIABLE}"
         )
     refuse_token_on_kernel_command_line()
+    certificates = PeerTrust.of_options(pins, ca_file)
     require_interface(machine.interface)
     log = JsonServiceLog() if as_json else PlainServiceLog()
     action = AfterCast(after_cast)
@@ -120,6 +127,7 @@ def run(
             target_options,
             trust,
             servers,
+            certificates,
             MachineCredentials(read_token(token_file), trust.state_directory),
             log,
             exit_after_success=action is not AfterCast.WAIT,
@@ -141,6 +149,7 @@ def _build_service(
     target_options: TargetOptions,
     trust: TrustOptions,
     servers: tuple[str, ...],
+    certificates: PeerTrust,
     credentials: MachineCredentials,
     log: ServiceLog,
     *,
@@ -158,7 +167,7 @@ def _build_service(
     from receiver.service.agent_service import AgentDescription, AgentService
     from receiver.service.server_client import DaemonRing, ServerClient
 
-    ring = DaemonRing([ServerClient(url, credentials) for url in servers], random.Random())
+    ring = DaemonRing([ServerClient(url, credentials, certificates) for url in servers], random.Random())
     identity = machine.identity()
     if not any((identity.macs, identity.serial, identity.asset_tag)):
         raise ConfigurationError(

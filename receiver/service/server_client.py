@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER, CHECK_IN_PATH, CheckIn, CheckInAnswer
-from protocol.errors import EnrolmentRefusedError, ProtocolError
+from protocol.errors import CertificateError, EnrolmentRefusedError, ProtocolError
+from protocol.program.peer_trust import PeerTrust
 from protocol.schema.json_fields import PrintableText
 from receiver.reception.network.http_client import HttpPeer, Unreachable
 from receiver.service.machine_credentials import MachineCredentials
@@ -25,7 +26,7 @@ after their daemon."""
 BACK_OFF_RECEIVING_MAX_S: Final = 2.0
 """Longest back-off during a cast: the agent must notice a takeover within seconds."""
 
-EXAMPLE_URL: Final = "http://192.0.2.1:7400"
+EXAMPLE_URL: Final = "https://192.0.2.1:7400"
 
 HEALTH_PATH: Final = "/healthz"
 """Path beside the API that needs no token."""
@@ -62,17 +63,21 @@ class DaemonClient(Protocol):
 class ServerClient:
     """Client of one daemon; every method is one exchange."""
 
-    def __init__(self, url: str, credentials: MachineCredentials) -> None:
+    def __init__(self, url: str, credentials: MachineCredentials, trust: PeerTrust) -> None:
         """Parse the operator's URL.
 
         Args:
-            url: URL of the daemon.
+            url: URL of the daemon; plain HTTP only to this machine.
             credentials: the token for enrolment and the machine's secret, shared by the clients of all daemons.
+            trust: certificates that are accepted.
 
         Raises:
-            ConfigurationError: the URL is invalid.
+            ConfigurationError: the URL is invalid, or ``trust`` accepts no certificate.
         """
-        self._peer = HttpPeer(url, server_kind="a diskcast daemon", example=EXAMPLE_URL)
+        self._trust = trust
+        self._peer = HttpPeer(
+            url, trust, server_kind="a diskcast daemon", example=EXAMPLE_URL, loopback_http=True
+        )
         self.url = self._peer.url
         self._credentials = credentials
 
@@ -80,7 +85,8 @@ class ServerClient:
         """Check in once; safe to repeat.
 
         Raises:
-            Unreachable: no answer, or not one of a daemon; ``SecretRejected`` and ``ClaimRefused`` are kinds of it.
+            Unreachable: no answer, not one of a daemon, or another program answers, which got nothing;
+                ``SecretRejected`` and ``ClaimRefused`` are kinds of it.
             EnrolmentRefusedError: the token is wrong, and retrying doesn't help.
         """
         enrolled = self._credentials.enrolled
@@ -94,6 +100,9 @@ class ServerClient:
                 timeout_s=check_in.wait_s + CHECK_IN_TIMEOUT_S,
             )
             return CHECK_IN_ANSWER.decode_untrusted("answer", answer)
+        except CertificateError as error:
+            # Another program may only be answering for the moment: the agent keeps its token and tries again.
+            raise Unreachable(str(error)) from error
         except ProtocolError as error:
             raise Unreachable(
                 f"{self.url} gives an answer that this version of diskcast doesn't understand: {error}"
@@ -105,7 +114,14 @@ class ServerClient:
         Raises:
             Unreachable: no answer, or not one of a daemon.
         """
-        peer = HttpPeer(self.url, server_kind="a diskcast daemon", example=EXAMPLE_URL, base="")
+        peer = HttpPeer(
+            self.url,
+            self._trust,
+            server_kind="a diskcast daemon",
+            example=EXAMPLE_URL,
+            base="",
+            loopback_http=True,
+        )
         try:
             answer = await peer.exchange_json("GET", HEALTH_PATH, refusal=self._refusal)
         except (ProtocolError, EnrolmentRefusedError) as error:

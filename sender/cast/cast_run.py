@@ -33,9 +33,11 @@ from sender.cast.network.datagram_output import typed_send_error
 from sender.cast.network.sockets import CastSockets
 from sender.cast.reporting.reporter import CastIntroduction, ProgressClock, Reporter
 from sender.cast.reporting.snapshot import CastSummary, CastView
+from sender.cast.session.admission import CastAccess
 from sender.cast.session.control_api import ControlApi, ControlServer, MatchMachine
 from sender.cast.session.feedback import FeedbackPort
 from sender.cast.session.locked_session import LockedSession
+from sender.cast.session.rival_check import is_confirmed_rival_untrusted
 from sender.cast.session.sender_conflicts import ConflictWatch
 from sender.cast.transmission.batches import BatchQueue
 from sender.cast.transmission.block_loader import BlockLoader
@@ -77,6 +79,7 @@ class CastRun:
         parameters: CastParameters,
         sockets: CastSockets,
         reporter: Reporter,
+        access: CastAccess,
         match_machine: MatchMachine,
     ) -> None:
         """Prepare the cast; :func:`sender.cast.open_cast.open_cast` calls this."""
@@ -85,6 +88,7 @@ class CastRun:
         self._image = image
         self._sockets = sockets
         self._reporter = reporter
+        self._access = access
         self._match_machine = match_machine
         self._queue = BatchQueue()
         self._cancelled = False
@@ -131,14 +135,18 @@ class CastRun:
             self.locked_session,
             self.parameters,
             self._image.manifest,
+            self._access.admission,
             self._fetched_blocks.read_cast_bytes,
             self._fail,
             self._match_machine,
         )
-        server = ControlServer(api.application(), self._sockets.control)
+        server = ControlServer(api.application(), self._sockets.control, tls=self._access.tls)
         conflicts = ConflictWatch(
             self._sockets.announcements,
             self.parameters,
+            is_confirmed=lambda url, source: is_confirmed_rival_untrusted(
+                url, source, self.parameters, self._access
+            ),
             on_conflict=self._fail,
             on_foreign=self._reporter.note,
         )
@@ -152,6 +160,8 @@ class CastRun:
                     wait_for=self._settings.policy.wait_for,
                     send_mode=self.transmitter.mode.value,
                     metrics_port=metrics_port,
+                    pin=self._access.pin,
+                    join_code=self._access.join_code,
                 )
             )
             async with asyncio.TaskGroup() as group:

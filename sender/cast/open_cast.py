@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from blake3 import blake3
 
@@ -23,6 +23,7 @@ from sender.cast.network.sockets import (
     open_data_socket,
 )
 from sender.cast.reporting.reporter import Reporter
+from sender.cast.session.admission import CastAccess
 from sender.cast.session.control_api import MatchMachine, no_matching
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_signature import ImageSignature, SignatureState
@@ -30,7 +31,11 @@ from sender.imaging.image_signature import ImageSignature, SignatureState
 
 @contextlib.contextmanager
 def open_cast(
-    settings: CastSettings, image: ImageFile, reporter: Reporter, match_machine: MatchMachine = no_matching
+    settings: CastSettings,
+    image: ImageFile,
+    reporter: Reporter,
+    grant_access: Callable[[CastId], CastAccess],
+    match_machine: MatchMachine = no_matching,
 ) -> Iterator[CastRun]:
     """Open a cast with its sockets, to be run in the current event loop.
 
@@ -38,6 +43,7 @@ def open_cast(
         settings: image, interface, policy and addresses.
         image: the image of ``settings``, opened; the caller closes it.
         reporter: gets progress and events.
+        grant_access: returns the way into the cast with this id.
         match_machine: replaces the identity in a request to join by the machine's known one.
 
     Raises:
@@ -59,7 +65,8 @@ def open_cast(
                 "the image isn't signed, so machines refuse it unless they run with --allow-unsigned: sign it with "
                 f"`diskcast sign {image.path}`"
             )
-        yield CastRun(settings, image, parameters, sockets, reporter, match_machine)
+        access = grant_access(parameters.cast_id)
+        yield CastRun(settings, image, parameters, sockets, reporter, access, match_machine)
 
 
 def derive_cast_id(image_id: bytes, group: IpAddress, port: int, sender_address: IpAddress) -> CastId:
@@ -137,7 +144,7 @@ def _parameters(
         port=settings.port,
         sender_address=str(address),
         feedback_port=sockets.feedback.getsockname()[1],
-        control_url=f"http://{url_host}:{sockets.control.getsockname()[1]}",
+        control_url=f"https://{url_host}:{sockets.control.getsockname()[1]}",
         encrypted=settings.encrypt,
         statement="" if signed is None else signed.statement.decode("ascii"),
         signature="" if signed is None else signed.signature,

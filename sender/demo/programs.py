@@ -54,6 +54,11 @@ class Program:
             self.process.send_signal(signal.SIGINT)
 
 
+def config_directory(directory: Path) -> Path:
+    """Return the place of the programs' keys and certificates in a demo's directory."""
+    return directory / "config"
+
+
 class Programs:
     """The processes of one demo; leaving the context stops those that still run."""
 
@@ -61,11 +66,13 @@ class Programs:
         """Start no process yet.
 
         Args:
-            directory: for the logs, the programs' standard errors.
+            directory: for the logs, the programs' standard errors, and for the programs' keys and certificates: a demo
+                leaves the user's own alone.
             attach: allow programs to use this terminal.
         """
         self._directory = directory
         self._attach = attach
+        self._environment = {"XDG_CONFIG_HOME": str(config_directory(directory))}
         self._started: list[Program] = []
 
     async def start(
@@ -92,7 +99,7 @@ class Programs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", module, *arguments, *([] if attached else ["--json"])),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **environment},
+                env={**os.environ, **self._environment, **environment},
                 stdout=subprocess.DEVNULL if attached else subprocess.PIPE,
                 stderr=None if attached else stderr,
                 # Ctrl-C stops the sender and the demo; the demo then stops these programs in its own order.

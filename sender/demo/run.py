@@ -9,19 +9,27 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import secrets
 import shlex
 import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from protocol.constants import MIB
 from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError, StorageError
+from protocol.model.session_records import CastId
+from protocol.program.options import JOIN_VARIABLE
 from protocol.shared.units import format_bytes
+from protocol.trust.join_code import join_code
 from sender.demo.image import IMAGE_BYTES_MIN, DemoImage, find_mke2fs, make_demo_image, read_partition_table
-from sender.demo.programs import Program, Programs
+from sender.demo.programs import Program, Programs, config_directory
+from sender.identity.certificate import ensure_certificate
+from sender.identity.directories import PROGRAM_DIRECTORY
+from sender.identity.join_key import ensure_join_key
 from sender.identity.signing_keys import KEY_SUFFIX, PUBLIC_SUFFIX, create_signing_key
 from sender.imaging.image_file import ImageFile
 
@@ -287,6 +295,13 @@ def _payload_bytes(packed: Path) -> int:
         return image.header.payload_bytes
 
 
+def _join_code(directory: Path, cast_id: CastId) -> str:
+    """Return the join code that the sender will print: the demo makes its certificate and its key."""
+    keys = config_directory(directory) / PROGRAM_DIRECTORY
+    certificate = ensure_certificate(keys, HOST, datetime.now(UTC))
+    return join_code(certificate.pin, ensure_join_key(keys), cast_id).text
+
+
 class _Cast:
     """The sender and its agents, from the first start to the last exit."""
 
@@ -300,6 +315,8 @@ class _Cast:
         self._late_join_bytes = payload_bytes * LATE_JOIN_FRACTION
         self._print_step = print_step
         self._data_port, self._control_port = free_ports()
+        self._cast_id = CastId(secrets.randbits(32))
+        self._join_code = _join_code(packed.parent, self._cast_id)
         self._late_join = asyncio.Event()
         self._late_join_planned = False
         self._started_s = time.monotonic()
@@ -333,9 +350,9 @@ class _Cast:
             "--port",
             str(self._data_port),
         ]
-        arguments += ["--control", f"{HOST}:{self._control_port}"]
+        arguments += ["--control", f"{HOST}:{self._control_port}", "--cast-id", f"{self._cast_id:08x}"]
         self._print_step(f"Casting it:  diskcast {_shown(arguments, self._packed.parent)}")
-        example = _shown(self._arguments(self.agents[0]), self._packed.parent)
+        example = _shown([*self._arguments(self.agents[0]), "--join", self._join_code], self._packed.parent)
         self._print_step(f"Receiving it with {len(self.agents)} agents:  diskcast-agent {example}")
         for agent in self.agents:
             self._print_step(f"  {agent.name}: {agent.role}")
@@ -369,7 +386,7 @@ class _Cast:
             arguments += ["--rehearse-loss", REHEARSED_LOSS]
         if agent.joins_late:
             # With the sender's address it doesn't listen for other casts first: the demo is short.
-            arguments += ["--sender", f"http://{HOST}:{self._control_port}"]
+            arguments += ["--sender", f"https://{HOST}:{self._control_port}"]
         return arguments
 
     async def _run_agent(self, programs: Programs, agent: AgentRun) -> None:
@@ -379,7 +396,9 @@ class _Cast:
                 agent.fault = "the cast ended before it joined"
                 return
         agent.started_after_s = time.monotonic() - self._started_s
-        program = await programs.start("receiver", self._arguments(agent), name=agent.name)
+        # Not on the command line, which every user of this machine can read.
+        code = {JOIN_VARIABLE: self._join_code}
+        program = await programs.start("receiver", self._arguments(agent), name=agent.name, environment=code)
 
         def take(event: dict[str, object]) -> None:
             agent.result = event

@@ -119,6 +119,12 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
     help="Cast id of eight hexadecimal digits.",
 )
 @click.option(
+    "--open",
+    "open_to_all",
+    is_flag=True,
+    help="Admit machines without the join code, on a trusted network.",
+)
+@click.option(
     "--json", "json_lines", is_flag=True, help="Write JSON lines to stdout; the last one is the result."
 )
 def send(
@@ -136,6 +142,7 @@ def send(
     receiver_timeout: float,
     cast_id: str | None,
     encrypt: bool,
+    open_to_all: bool,
     json_lines: bool,
     pace: Pace,
 ) -> int:
@@ -144,6 +151,9 @@ def send(
     Exits with 0 only if every receiver that joined, and at least --wait-for of them, verified every byte.
     Ctrl-C cancels the cast and notifies the room; a second Ctrl-C exits at once. If the sender was killed, run the same
     command again: the room continues where it was.
+
+    Prints the command to run on each machine, with the join code of this cast: by it the machines recognise this
+    sender, and the sender admits them. The code stays the same when the same command runs again.
 
     \b
     Examples:
@@ -171,10 +181,17 @@ def send(
         cast_id=None if cast_id is None else _parse_cast_id(cast_id),
         encrypt=encrypt,
     )
-    return _run(settings, metrics_address, metrics_port, json_lines=json_lines)
+    return _run(settings, metrics_address, metrics_port, open_to_all=open_to_all, json_lines=json_lines)
 
 
-def _run(settings: CastSettings, metrics_address: str, metrics_port: int | None, *, json_lines: bool) -> int:
+def _run(
+    settings: CastSettings,
+    metrics_address: str,
+    metrics_port: int | None,
+    *,
+    open_to_all: bool,
+    json_lines: bool,
+) -> int:
     from sender.cast.reporting.json_reporter import emit_result
     from sender.cast.reporting.terminal_reporters import choose_reporter
     from sender.send.run import run_cast
@@ -182,7 +199,13 @@ def _run(settings: CastSettings, metrics_address: str, metrics_port: int | None,
     gc.freeze()
     gc.enable()
     reporter = choose_reporter(json_lines=json_lines)
-    result = run_cast(settings, reporter, metrics_address=metrics_address, metrics_port=metrics_port)
+    result = run_cast(
+        settings,
+        reporter,
+        open_to_all=open_to_all,
+        metrics_address=metrics_address,
+        metrics_port=metrics_port,
+    )
     if result.cancelled:
         if json_lines:
             emit_result(result.summary, exit_code=EXIT_INTERRUPTED)

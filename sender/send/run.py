@@ -5,25 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
 
+from protocol.model.session_records import CastId
+from protocol.trust.join_code import join_code
 from sender.cast.cast_run import CastResult
 from sender.cast.cast_settings import CastSettings
 from sender.cast.open_cast import open_cast
 from sender.cast.reporting.reporter import Reporter
+from sender.cast.session.admission import CastAccess, JoinSecret, OpenAdmission
 from sender.http.descriptor_limit import raise_descriptor_limit
+from sender.identity.certificate import ensure_certificate
+from sender.identity.directories import user_directory
+from sender.identity.join_key import ensure_join_key
 from sender.imaging.image_file import ImageFile
 from sender.metrics.cast_collector import SingleCastCollector
 from sender.metrics.metrics_server import metrics_server
 
 
 def run_cast(
-    settings: CastSettings, reporter: Reporter, *, metrics_address: str, metrics_port: int | None
+    settings: CastSettings,
+    reporter: Reporter,
+    *,
+    open_to_all: bool,
+    metrics_address: str,
+    metrics_port: int | None,
 ) -> CastResult:
     """Run one cast to its end, from the main thread, which gets SIGINT and SIGTERM.
 
     Args:
         settings: image, interface, policy and addresses.
         reporter: gets progress and events.
+        open_to_all: admit machines without the join code.
         metrics_address: address for Prometheus.
         metrics_port: TCP port for Prometheus; None for no metrics.
 
@@ -32,16 +47,44 @@ def run_cast(
         ImageError: the image can't be used, or was altered during the cast.
         StorageError: the image can't be read any more.
     """
-    return asyncio.run(_run_interruptible(settings, reporter, metrics_address, metrics_port))
+    grant_access = user_access(open_to_all=open_to_all)
+    return asyncio.run(_run_interruptible(settings, reporter, grant_access, metrics_address, metrics_port))
+
+
+def user_access(*, open_to_all: bool) -> Callable[[CastId], CastAccess]:
+    """Return the access to casts of this user, whose certificate and join key are made at the first cast.
+
+    Args:
+        open_to_all: admit machines without the join code.
+
+    Raises:
+        ConfigurationError: the user's directory of keys can't be used.
+    """
+    directory = user_directory()
+    certificate = ensure_certificate(directory, socket.gethostname(), datetime.now(UTC))
+    tls = certificate.server_context()
+    if open_to_all:
+        return lambda _cast_id: CastAccess(OpenAdmission(), tls, certificate.pin)
+    key = ensure_join_key(directory)
+
+    def grant(cast_id: CastId) -> CastAccess:
+        code = join_code(certificate.pin, key, cast_id)
+        return CastAccess(JoinSecret(code.secret), tls, certificate.pin, code.text, code.secret)
+
+    return grant
 
 
 async def _run_interruptible(
-    settings: CastSettings, reporter: Reporter, metrics_address: str, metrics_port: int | None
+    settings: CastSettings,
+    reporter: Reporter,
+    grant_access: Callable[[CastId], CastAccess],
+    metrics_address: str,
+    metrics_port: int | None,
 ) -> CastResult:
     raise_descriptor_limit()
     with contextlib.ExitStack() as stack:
         image = stack.enter_context(ImageFile.open(settings.image))
-        cast = stack.enter_context(open_cast(settings, image, reporter))
+        cast = stack.enter_context(open_cast(settings, image, reporter, grant_access))
         if metrics_port is not None:
             collector = SingleCastCollector(cast.locked_session, cast.transmitter.statistics, cast.feedback)
             metrics_port = stack.enter_context(metrics_server(collector, metrics_address, metrics_port))

@@ -24,6 +24,7 @@ from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
 from sender.daemon.supervisor import Supervisor
 from sender.daemon.ticket_office import TicketOffice
+from sender.identity.certificate import Certificate
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import DaemonMetrics, FleetSources
 from sender.store.records.casts import Cast
@@ -47,7 +48,9 @@ class Daemon:
     owner: Owner
 
 
-def compose_daemon(config: ServerConfig, store: Store, recorder: Recorder, owner: Owner) -> Daemon:
+def compose_daemon(
+    config: ServerConfig, store: Store, recorder: Recorder, owner: Owner, certificate: Certificate
+) -> Daemon:
     """Build the daemon's parts."""
     registry = CastRegistry(ended_kept_s=config.metrics.retention_s)
     library = Library(config.library, store)
@@ -82,7 +85,7 @@ def compose_daemon(config: ServerConfig, store: Store, recorder: Recorder, owner
         registry,
         LeaseAcquirer(store, recorder, registry, owner, sites=config.server.sites),
         commands,
-        CastExecutor(store, library, registry, SessionOpener(config, store, registry), make_job),
+        CastExecutor(store, library, registry, SessionOpener(config, store, registry, certificate), make_job),
         casts_at_once=config.network.casts_at_once,
     )
     services = Services(

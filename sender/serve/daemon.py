@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from sender.daemon.leases import StateDirectory
 from sender.daemon.presence import save_presence
 from sender.daemon.scheduler import run_retention, run_schedules
 from sender.http.descriptor_limit import raise_descriptor_limit
+from sender.identity.certificate import ensure_certificate
 from sender.serve.composition import Daemon, compose_daemon
 from sender.serve.systemd_notify import SystemdNotifier, Watchdog
 from sender.store.open_store import open_store
@@ -100,7 +102,8 @@ async def _serve(
     store = await asyncio.to_thread(open_store, config)
     await _ensure_bootstrap_token(config, store, state.path)
     recorder = Recorder(store, state.path)
-    daemon = compose_daemon(config, store, recorder, state.owner(config.server.name))
+    certificate = ensure_certificate(state.path, config.server.name, datetime.now(UTC))
+    daemon = compose_daemon(config, store, recorder, state.owner(config.server.name), certificate)
     services, supervisor = daemon.services, daemon.supervisor
     server = ApiServer(create_application(services), listener)
     stop = asyncio.Event()

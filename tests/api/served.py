@@ -23,6 +23,7 @@ from sender.store.records.access import Role
 from sender.store.write_behind import Recorder
 from tests.support.disks.disk_images import MadeImage, make_image
 from tests.support.network.lab import LIMIT_S
+from tests.support.network.tls_peer import shared_certificate
 
 T = TypeVar("T")
 PREFIX = "/api/v1"
@@ -117,7 +118,9 @@ class Served:
             try:
                 for role in Role:
                     _token, self.secrets[role] = store.tokens.create(f"test-{role}", role)
-                self.services = compose_daemon(self.config, store, recorder, state.owner("lab")).services
+                self.services = compose_daemon(
+                    self.config, store, recorder, state.owner("lab"), shared_certificate()
+                ).services
                 self.application = create_application(self.services)
                 self.server = ApiServer(self.application, self._listener)
                 tasks = [

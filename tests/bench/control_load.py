@@ -1,4 +1,4 @@
-"""Load on the control API when a whole room joins at once, over real HTTP, with a connection per request.
+"""Load on the control API when a whole room joins at once, over real HTTPS, with a connection per request.
 
 The clients run in a separate process: ``python -m tests.bench.control_load URL COUNT``.
 """
@@ -21,13 +21,16 @@ from protocol.control.control_messages import (
     join_to_json,
 )
 from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest, ReceiverState
+from protocol.program.pinned_tls import unpinned_context
 from sender.addresses import parse_group
 from sender.cast.network.interfaces import find_interface
 from sender.cast.network.sockets import bind_control_sockets
+from sender.cast.session.admission import OpenAdmission
 from sender.cast.session.control_api import ControlApi, ControlServer
 from sender.cast.session.locked_session import LockedSession
 from tests.simulation.cast import SimulatedCast
 from tests.simulation.scale import room
+from tests.support.network.tls_peer import shared_certificate
 
 _BLOCK_COUNT = 2000
 _CONCURRENT_MAX = 256
@@ -78,10 +81,12 @@ async def _measure(receiver_count: int) -> LoadFigures:
         LockedSession(session, lambda: None),
         session.parameters,
         cast.manifest,
+        OpenAdmission(None),
         lambda block: cast.image.load(1, block).tobytes(),
     )
-    server = ControlServer(api.application(), tcp)
-    base = f"http://127.0.0.1:{tcp.getsockname()[1]}/api/v1/casts/{session.parameters.cast_id:08x}"
+    certificate = shared_certificate()
+    server = ControlServer(api.application(), tcp, tls=certificate.server_context())
+    base = f"https://127.0.0.1:{tcp.getsockname()[1]}/api/v1/casts/{session.parameters.cast_id:08x}"
     with udp, contextlib.ExitStack() as stack:
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.run_until_stopped())
@@ -106,13 +111,14 @@ async def _measure(receiver_count: int) -> LoadFigures:
 
 async def _run_clients(url: str, count: int) -> list[float]:
     gate = asyncio.Semaphore(_CONCURRENT_MAX)
+    tls = unpinned_context()
     address = urllib.parse.urlsplit(url)
     assert address.hostname is not None
     assert address.port is not None
 
     async def exchange(method: str, path: str, body: JsonObject, key: bytes | None = None) -> bytes:
         async with gate:
-            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls)
             payload = json.dumps(body).encode()
             head = (
                 f"{method} {address.path}{path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"

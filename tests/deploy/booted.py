@@ -317,10 +317,14 @@ def cast_without_a_daemon(machine: Machine, disk: Path) -> None:
     machine.type(empty(disk))
     machine.type("install -Dm640 /root/source/deploy/systemd/receive.env.example /etc/diskcast/receive.env")
     set_option(machine, "receive.env", "DISKCAST_TARGET=.*", f"DISKCAST_TARGET={disk}")
+    set_option(machine, "receive.env", "DISKCAST_RECEIVE_OPTIONS=.*", "DISKCAST_RECEIVE_OPTIONS=--open")
     for name in ("receive.env", "send.env"):
         set_option(machine, name, "DISKCAST_INTERFACE=.*", "DISKCAST_INTERFACE=lo")
     set_option(
-        machine, "send.env", "DISKCAST_SEND_OPTIONS=.*", "DISKCAST_SEND_OPTIONS=--wait-for 1 --max-wait 120"
+        machine,
+        "send.env",
+        "DISKCAST_SEND_OPTIONS=.*",
+        "DISKCAST_SEND_OPTIONS=--wait-for 1 --max-wait 120 --open",
     )
     machine.type("systemctl start diskcast-send@lab && systemctl start diskcast-receive")
     machine.until("! systemctl is-active diskcast-send@lab")

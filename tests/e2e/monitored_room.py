@@ -278,6 +278,7 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
             "lo",
             "--name",
             LOSSY,
+            "--open",
             "--json",
         ]
         lossy += ["--rehearse-loss", f"{LOSS:.0%}", "--metrics-port", str(ports[LOSSY])]

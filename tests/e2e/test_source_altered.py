@@ -203,7 +203,7 @@ def test_a_manifest_that_is_altered_reaches_nobody(
     network: Network, packed_once: Path, image: Path, tmp_path: Path
 ) -> None:
     """Not even a receiver that joins later and fetches it from the sender."""
-    url = f"http://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
+    url = f"https://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
     early = join(network, 0, tmp_path)
     patient = ("--rate", SLOW_RATE, "--receiver-timeout", str(LIMIT_S))
     sender = send(network, image, "--cast-id", CAST_ID, *patient)
@@ -223,7 +223,7 @@ def test_who_is_complete_before_stays_complete_and_the_cast_has_failed_all_the_s
     network: Network, packed_once: Path, image: Path, tmp_path: Path
 ) -> None:
     """The late one needs again what the early one has had: by then it is another's bytes."""
-    url = f"http://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
+    url = f"https://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
     early = join(network, 0, tmp_path)
     # Slow: the late one has yet to begin, and to join before the early one ends.
     sender = send(network, image, "--cast-id", CAST_ID, "--rate", "24M")
@@ -319,8 +319,9 @@ def test_a_file_server_that_comes_back_is_waited_for_by_everybody(
 
 ASK_CASTS = f"""
 import sys, urllib.request
-url = f"http://{{sys.argv[1]}}:{CONTROL_PORT_DEFAULT}/api/v1/casts"
-print(urllib.request.urlopen(url, timeout=60).read().decode())
+from protocol.program.pinned_tls import unpinned_context
+url = f"https://{{sys.argv[1]}}:{CONTROL_PORT_DEFAULT}/api/v1/casts"
+print(urllib.request.urlopen(url, timeout=60, context=unpinned_context()).read().decode())
 """
 
 

@@ -279,12 +279,14 @@ GROUP = f"239.255.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
 
 def sending(image: Path, *options: str) -> list[str]:
     return diskcast(
-        "send", image, "--interface", "lo", "--group", GROUP, "--control", "127.0.0.1:0", *options
+        "send", image, "--interface", "lo", "--group", GROUP, "--control", "127.0.0.1:0", "--open", *options
     )
 
 
 def receiving(target: Path, *options: str) -> list[str]:
-    return diskcast_agent("receive", "--target", target, "--interface", "lo", "--group", GROUP, *options)
+    return diskcast_agent(
+        "receive", "--target", target, "--interface", "lo", "--group", GROUP, "--open", *options
+    )
 
 
 SETTLED_EVENT_COUNT = 5
@@ -356,7 +358,8 @@ def test_same_cast_twice_on_one_group(packed: Packed) -> None:
         (("--interface", "nope0"), InterfaceError, "nope0"),
         (("--group", "10.1.2.3"), ConfigurationError, "10.1.2.3"),
         (("--sender", "not a url"), ConfigurationError, "not a url"),
-        (("--sender", "http://127.0.0.1:1", "--wait", "0.5"), NoSenderError, "127.0.0.1:1"),
+        (("--sender", "https://127.0.0.1:1", "--wait", "0.5"), NoSenderError, "127.0.0.1:1"),
+        (("--sender", "http://127.0.0.1:1"), ConfigurationError, "isn't encrypted"),
         pytest.param(("--wait", "0.5"), NoSenderError, GROUP, id="no announcement"),
         (("--memory", "1MiB"), ConfigurationError, "1MiB"),
     ],

@@ -172,7 +172,7 @@ def test_late_joiner_gets_the_missed_blocks(image: Path, tmp_path: Path) -> None
         patient = ("--rate", SLOW_RATE, "--receiver-timeout", str(LIMIT_S))
         sender = send_named(network, packed(image), "--wait-for", "1", *patient)
         wait_progress(sender, 0.1)
-        url = f"http://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
+        url = f"https://{network.sender.address}:{CONTROL_PORT_DEFAULT}"
         with held(early):
             late = join(network, 1, tmp_path / "late", "--name", "late", "--sender", url)
             sender.wait_event("receiver_joined", LIMIT_S, lambda event: event["receiver"] == "late")

@@ -215,7 +215,7 @@ def test_a_machine_with_a_plain_agent_takes_part_in_a_daemons_cast(
     cast_id = daemon.create_cast(image.image_id, machine_ids=list(machines.values()), start="manual")
     url = daemon.wait_phase(cast_id, "gathering")["control_url"]
     target = tmp_path / "plain.disk"
-    where = ("--interface", "lo", "--sender", url, "--name", "stranger", "--json")
+    where = ("--interface", "lo", "--sender", url, "--name", "stranger", "--open", "--json")
     with Program(diskcast_agent("receive", "--target", target, *where)) as agent:
         wait_until(
             "all three have joined",

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from protocol.control.control_messages import API_BASE, join_to_json
+from protocol.program.pinned_tls import unpinned_context
 from tests.server.conftest import GoldenImage
 from tests.support.network.lab import Program, diskcast_agent
 from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
@@ -26,7 +27,17 @@ def test_history_names_a_plain_agents_machine_as_the_operator_does(
         with contextlib.ExitStack() as stack:
             for identity in ("pf1xyz", "elsewhere"):
                 target = tmp_path / f"{identity}.disk"
-                where = ("--interface", "lo", "--sender", url, "--name", "debian", "--identity", identity)
+                where = (
+                    "--interface",
+                    "lo",
+                    "--sender",
+                    url,
+                    "--name",
+                    "debian",
+                    "--identity",
+                    identity,
+                    "--open",
+                )
                 stack.enter_context(Program(diskcast_agent("receive", "--target", target, *where)))
             daemon.wait_phase(cast_id, "done")
         image.assert_is_on(tmp_path / "pf1xyz.disk")
@@ -65,7 +76,9 @@ def test_an_unknown_machine_does_not_take_another_ones_history_line(
         has_joined("pc07")
         clone = join_request("clone", name="clone", inventory={"machine_id": machine_id})
         where = f"{url}{API_BASE}/casts/{cast_id}/receivers"
-        httpx.post(where, json=join_to_json(clone), trust_env=False).raise_for_status()
+        httpx.post(
+            where, json=join_to_json(clone), trust_env=False, verify=unpinned_context()
+        ).raise_for_status()
         has_joined("clone")
         lines = {line["machine_name"]: line["machine_id"] for line in daemon.history(cast_id=cast_id)}
         assert lines == {"pc07": machine_id, "clone": None}

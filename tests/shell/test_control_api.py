@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from fastapi.routing import APIRoute
 
 from protocol.constants import CONTROL_BODY_BYTES_MAX
 from protocol.control import control_messages as messages
@@ -21,41 +22,58 @@ from protocol.image.image_format import PAGE_BYTES
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import JoinGrant, JoinRequest, ReceiverState
+from protocol.program.pinned_tls import pinned_context
 from protocol.shared.token_bucket import TokenBucket
 from sender.addresses import parse_group
 from sender.cast.network.interfaces import find_interface
 from sender.cast.network.sockets import bind_control_sockets
 from sender.cast.session import control_api
+from sender.cast.session.admission import Admission, JoinSecret, OpenAdmission
 from sender.cast.session.control_api import ControlApi, ControlServer
 from sender.cast.transmission.block_loader import BlockLoader
 from tests.shell.sender_rig import Rig, make_rig
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S
+from tests.support.network.tls_peer import shared_certificate
 
 CAST = "/api/v1/casts/1234abcd"
+SECRET = "abcdefghijkl"
+JOIN_SECRET = JoinSecret(SECRET)
+
+
+def make_api(
+    rig: Rig,
+    admission: Admission = JOIN_SECRET,
+    on_failure: Callable[[DiskcastError], None] = lambda _: None,
+) -> ControlApi:
+    read_block = BlockLoader(rig.image, rig.parameters).read_cast_bytes
+    return ControlApi(
+        rig.locked_session, rig.parameters, rig.image.manifest, admission, read_block, on_failure
+    )
 
 
 @contextlib.asynccontextmanager
 async def served(
-    rig: Rig, on_failure: Callable[[DiskcastError], None] = lambda _: None
+    rig: Rig,
+    on_failure: Callable[[DiskcastError], None] = lambda _: None,
+    admission: Admission = JOIN_SECRET,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client of a real server, which stops with the context."""
+    """Yield an admitted client of a real server, which stops with the context."""
     lo = find_interface("lo")
     tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
-    api = ControlApi(
-        rig.locked_session,
-        rig.parameters,
-        rig.image.manifest,
-        BlockLoader(rig.image, rig.parameters).read_cast_bytes,
-        on_failure,
-    )
-    server = ControlServer(api.application(), tcp)
+    api = make_api(rig, admission, on_failure)
+    certificate = shared_certificate()
+    server = ControlServer(api.application(), tcp, tls=certificate.server_context())
     with rig.image, udp:
-        url = f"http://127.0.0.1:{tcp.getsockname()[1]}"
+        url = f"https://127.0.0.1:{tcp.getsockname()[1]}"
+        tls = pinned_context([certificate.pin])
+        bearer = {"Authorization": f"Bearer {SECRET}"}
         async with asyncio.TaskGroup() as group:
             group.create_task(server.run_until_stopped())
             try:
-                async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as client:
+                async with httpx.AsyncClient(
+                    base_url=url, timeout=LIMIT_S, verify=tls, headers=bearer
+                ) as client:
                     yield client
             finally:
                 server.stop()
@@ -65,9 +83,10 @@ def with_client(
     rig: Rig,
     test: Callable[[httpx.AsyncClient], Awaitable[None]],
     on_failure: Callable[[DiskcastError], None] = lambda _: None,
+    admission: Admission = JOIN_SECRET,
 ) -> None:
     async def run() -> None:
-        async with served(rig, on_failure) as client:
+        async with served(rig, on_failure, admission) as client:
             await test(client)
 
     asyncio.run(run())
@@ -225,7 +244,7 @@ def test_requests_of_a_receiver_need_its_key(tmp_path: Path) -> None:
         grant, authorization = await join(client)
         body = json.dumps(messages.COMPLETION.encode(completion())).encode()
         path = f"{CAST}/receivers/{grant.receiver_id}/completion"
-        check_problem(await client.post(path, content=body), 401, "Bearer")
+        check_problem(await client.post(path, content=body, headers={"Authorization": ""}), 401, "Bearer")
         for key in ("00" * 32, "zz"):
             response = await client.post(path, content=body, headers={"Authorization": f"Bearer {key}"})
             assert response.status_code in (400, 401)
@@ -260,7 +279,7 @@ def test_a_member_fetches_blocks_within_its_share(tmp_path: Path, encrypted: boo
         check_problem(await client.get(f"{path}/2", headers=authorization), 409, "stores no block 2")
         check_problem(await client.get(f"{path}/-1", headers=authorization), 409, "stores no block -1")
         check_problem(await client.get(f"{path}/999", headers=authorization), 409, "stores no block 999")
-        check_problem(await client.get(f"{path}/0"), 401, "key is missing")
+        check_problem(await client.get(f"{path}/0", headers={"Authorization": ""}), 401, "key is missing")
         check_problem(
             await client.get(f"{path}/0", headers={"Authorization": f"Bearer {'0' * 64}"}), 401, "wrong key"
         )
@@ -275,6 +294,61 @@ def test_a_member_fetches_blocks_within_its_share(tmp_path: Path, encrypted: boo
         assert response.status_code == 200, "another member's share is its own"
 
     with_client(rig, scenario)
+
+
+@pytest.mark.parametrize(
+    "bearer", ["", "Bearer", "Bearer abcdefghijk", "Basic abcdefghijkl", "Bearer " + "a" * 64]
+)
+def test_every_route_needs_a_bearer_and_reads_no_body_without_it(tmp_path: Path, bearer: str) -> None:
+    """The routes are enumerated, so that a new one can't be forgotten."""
+    rig = make_rig(tmp_path)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        grant, _ = await join(client)
+        api = make_api(rig)
+        routes = [route for route in api.application().routes if isinstance(route, APIRoute)]
+        assert len(routes) == 7
+        for route in routes:
+            path = route.path.format(cast_id="1234abcd", receiver_id=grant.receiver_id, block=0)
+            for method in route.methods:
+                status = await _status_without_body(client.base_url.port, method, path, bearer)
+                assert status in (400, 401), (method, path)
+        assert len(rig.session.receivers) == 1
+
+    with_client(rig, scenario)
+
+
+async def _status_without_body(port: int | None, method: str, path: str, bearer: str) -> int:
+    """Return the status of a request whose body never arrives: an answer proves that nobody waits for it."""
+    tls = pinned_context([shared_certificate().pin])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nContent-Length: 1000\r\n\r\n"
+    writer.write(head.encode())
+    async with asyncio.timeout(LIMIT_S):
+        status = int((await reader.readline()).split()[1])
+    writer.close()
+    return status
+
+
+def test_the_application_has_no_other_routes(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+    with rig.image:
+        api = make_api(rig)
+        assert all(isinstance(route, APIRoute) for route in api.application().routes)
+
+
+def test_an_open_cast_admits_a_few_strangers_of_each_address(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        client.headers.pop("Authorization")
+        for index in range(100):
+            body = join_body(agent_id=f"invented-{index}", name=f"pc-{index}")
+            assert (await client.post(f"{CAST}/receivers", content=body)).status_code == 201
+        names = {record.name for record in rig.session.receivers.values()}
+        assert names == {f"pc-{index}" for index in range(96, 100)}
+
+    with_client(rig, scenario, admission=OpenAdmission())
 
 
 def test_an_ended_cast_refuses_joins(tmp_path: Path) -> None:

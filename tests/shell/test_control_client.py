@@ -5,12 +5,16 @@ Lost if these fail: a broken or hostile server can crash, fill or hang an agent.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ import trio.testing
 
 from protocol.control.control_messages import CastDescription, cast_to_json, grant_to_json
 from protocol.errors import (
+    CertificateError,
     ConfigurationError,
     DiskcastError,
     JoinRefusedError,
@@ -34,13 +39,15 @@ from protocol.model.session_records import (
     JoinRequest,
     ReceiverId,
 )
+from protocol.program.peer_trust import PeerTrust
 from protocol.receiving.manifest_reception import MemoryStore
-from receiver.reception.network import http_client
 from receiver.reception.network.control_client import ControlClient, retry_until
 from receiver.reception.network.discovery import CastChoice, request_cast
 from receiver.reception.network.http_client import ANSWER_BYTES_MAX, Unreachable
+from receiver.reception.network.sender_access import SenderAccess
 from tests.support.network.completion_reports import completion
 from tests.support.network.lab import LIMIT_S
+from tests.support.network.tls_peer import make_certificate, shared_certificate
 from tests.support.wire import GRANT_SECRETS
 
 CAST = CastDescription(
@@ -57,7 +64,7 @@ CAST = CastDescription(
     port=7410,
     sender_address="192.0.2.1",
     feedback_port=7411,
-    control_url="http://192.0.2.1:7411",
+    control_url="https://192.0.2.1:7411",
     encrypted=False,
     receiver_count=0,
     statement="",
@@ -75,6 +82,7 @@ GRANT = JoinGrant(
     grtt_s=0.01,
     receiver_count=1,
 )
+SECRET = "abcdefghijkl"
 REQUEST = JoinRequest("agent", "pc1", {"host": "pc1"}, False, None, "")
 
 Answer = tuple[int, bytes] | Callable[[BaseHTTPRequestHandler], None]
@@ -89,6 +97,11 @@ class Server:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
+            def setup(self) -> None:
+                super().setup()
+                server._connection_count += 1
+                server._connections.append(self.connection)
+
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 server.requests.append((self.command, self.path, dict(self.headers), body))
@@ -108,12 +121,41 @@ class Server:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Log nothing."""
 
+        self._handler = Handler
+        self._connections: list[socket.socket] = []
+        self._connection_count = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        certificate = shared_certificate()
+        self.trust = PeerTrust(pins=(certificate.pin,))
+        self._tls = certificate.server_context()
+        self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
-        self.client = ControlClient(f"http://127.0.0.1:{self._server.server_address[1]}/")
+        url = f"https://127.0.0.1:{self._server.server_address[1]}/"
+        self.client = ControlClient(url, SenderAccess(self.trust, SECRET))
+
+    def use_certificate_of_its_own(self) -> None:
+        """Show another certificate from now on."""
+        with tempfile.TemporaryDirectory() as directory:
+            self._tls.load_cert_chain(make_certificate(Path(directory)).certificate_file)
+
+    def keep_alive(self) -> None:
+        """Keep connections open after an answer."""
+        self._handler.protocol_version = "HTTP/1.1"
+
+    def close_connections(self) -> None:
+        """Close the kept connections, as a server does whose patience is at its end."""
+        while self._connections:
+            with contextlib.suppress(OSError):
+                self._connections.pop().shutdown(socket.SHUT_RDWR)
+
+    @property
+    def connection_count(self) -> int:
+        """Return the number of connections so far."""
+        return self._connection_count
 
     def close(self) -> None:
+        self.close_connections()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -149,7 +191,7 @@ async def test_join_need_and_completion(server: Server) -> None:
     await server.client.complete(GRANT, completion())
     methods = [request[0] for request in server.requests]
     assert methods == ["POST", "PUT", "POST"]
-    assert "Authorization" not in server.requests[0][2]
+    assert server.requests[0][2]["Authorization"] == f"Bearer {SECRET}"
     assert server.requests[1][2]["Authorization"] == f"Bearer {GRANT.key.hex()}"
     assert json.loads(server.requests[1][3])["heard_sequence"] == 77
     assert json.loads(server.requests[2][3])["success"] is True
@@ -250,8 +292,8 @@ async def test_a_server_of_another_protocol(server: Server) -> None:
 
 
 @pytest.mark.trio
-async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    monkeypatch.setattr(http_client, "EXCHANGE_TIMEOUT_S", 0.05)
+async def test_a_server_that_does_not_answer(server: Server) -> None:
+    server.client = ControlClient(server.client.url, SenderAccess(server.trust), timeout_s=0.05)
     done = threading.Event()
     server.answers["/api/v1/casts"] = lambda _handler: done.wait(LIMIT_S) and None
     try:
@@ -266,17 +308,58 @@ async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, se
     [
         "",
         "192.0.2.1:7411",
-        "https://192.0.2.1",
-        "http://",
-        "http://h:port",
-        "http://h/x",
-        "http://u@h",
-        "http://[::1",
+        "ftp://192.0.2.1",
+        "https://",
+        "https://h:port",
+        "https://h/x",
+        "https://u@h",
+        "https://[::1",
     ],
 )
 def test_an_invalid_sender_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="URL"):
-        ControlClient(url)
+        ControlClient(url, SenderAccess(PeerTrust(any_certificate=True)))
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.1:7411", "http://127.0.0.1:7411"])
+def test_a_join_secret_is_never_sent_in_clear(url: str) -> None:
+    """An ANNOUNCE may name any URL; even a program on this machine mustn't get the secret."""
+    with pytest.raises(ConfigurationError, match="isn't encrypted"):
+        ControlClient(url, SenderAccess(PeerTrust(any_certificate=True), SECRET))
+
+
+@pytest.mark.trio
+async def test_another_programs_certificate_ends_the_exchange_before_it(server: Server) -> None:
+    access = SenderAccess(PeerTrust(pins=("a" * 52,)), SECRET)
+    with pytest.raises(CertificateError, match="a" * 52):
+        await ControlClient(server.client.url, access).casts()
+    assert not server.requests
+
+
+@pytest.mark.trio
+async def test_exchanges_share_a_connection_until_the_server_closes_it(server: Server) -> None:
+    """A handshake for each check-in would cost a daemon with a thousand agents several percent of a core."""
+    server.keep_alive()
+    server.answers["/api/v1/casts"] = (200, as_json({"casts": [cast_to_json(CAST)]}))
+    for _ in range(3):
+        assert await server.client.casts() == [CAST]
+    assert server.connection_count == 1
+    server.close_connections()
+    assert await server.client.casts() == [CAST]
+    assert server.connection_count == 2
+
+
+@pytest.mark.trio
+async def test_a_renewed_bearer_is_used_for_the_next_exchange(server: Server) -> None:
+    bearers = iter(["first", "second"])
+    client = ControlClient(server.client.url, SenderAccess(server.trust, "old"), lambda: next(bearers))
+    server.answers["/api/v1/casts"] = (200, as_json({"casts": []}))
+    await client.casts()
+    await client.casts()
+    assert [headers["Authorization"] for _, _, headers, _ in server.requests] == [
+        "Bearer first",
+        "Bearer second",
+    ]
 
 
 @pytest.mark.trio

@@ -22,6 +22,8 @@ from protocol.control import control_messages as messages
 from protocol.errors import ImageChangedError, WireError
 from protocol.model.cast_state import SessionOutcome
 from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest
+from protocol.program.pinned_tls import pinned_context
+from protocol.trust.join_code import JoinCode
 from protocol.wire.control_codec import decode_control_untrusted
 from protocol.wire.messages import EndOfTransmission
 from sender.addresses import parse_group
@@ -64,9 +66,9 @@ class Room:
             if isinstance(message, EndOfTransmission):
                 return message
 
-    def announce(self, cast_id: int, *, incarnation: int) -> None:
+    def announce(self, cast_id: int, *, incarnation: int, control_url: str) -> None:
         """Send an ANNOUNCE of another sender of the cast."""
-        message = announcement(incarnation=incarnation)
+        message = announcement(incarnation=incarnation, control_url=control_url)
         lo = find_interface("lo")
         with open_data_socket(lo, lo.address_for(GROUP), GROUP, self.port, ttl=1) as sock:
             sock.send(forged(message, cast_id=cast_id))
@@ -119,7 +121,15 @@ class PlayedReceiver:
         started = program.wait_event("cast_started", LIMIT_S)
         self._url = f"{started['control_url']}/api/v1/casts/{started['cast_id']}/receivers"
         request = JoinRequest(f"agent-{name}", name, {}, True, None, "")
-        response = httpx.post(self._url, json=messages.join_to_json(request), timeout=LIMIT_S)
+        code = JoinCode.parse(started["join_code"])
+        self._tls = pinned_context([code.pin_prefix])
+        response = httpx.post(
+            self._url,
+            json=messages.join_to_json(request),
+            headers={"Authorization": f"Bearer {code.secret}"},
+            verify=self._tls,
+            timeout=LIMIT_S,
+        )
         response.raise_for_status()
         self.grant: JoinGrant = messages.grant_from_json_untrusted(response.json())
 
@@ -128,6 +138,7 @@ class PlayedReceiver:
             f"{self._url}/{self.grant.receiver_id}/completion",
             json=messages.COMPLETION.encode(report),
             headers={"Authorization": f"Bearer {self.grant.key.hex()}"},
+            verify=self._tls,
             timeout=LIMIT_S,
         )
         assert response.status_code == 204, response.text
@@ -247,12 +258,27 @@ def test_a_port_in_use_is_an_error_before_anything_is_sent_to_the_group(room: Ro
     assert room.is_silent()
 
 
-def test_a_sender_stops_if_another_one_announces_the_same_cast(room: Room, image: Path) -> None:
+def test_a_second_sender_of_a_cast_stops_and_the_first_continues(room: Room, image: Path) -> None:
+    with sending(room, image) as first:
+        first.wait_event("progress", LIMIT_S, lambda _event: len(first.events) > 5)
+        with sending(room, image) as second:
+            assert "already being cast" in result_of(second, 12)["error"]
+        assert first.exit_code is None, first.describe()
+
+
+@pytest.mark.parametrize("own_url", [False, True], ids=["elsewhere", "at the sender itself"])
+def test_a_forged_announcement_does_not_end_a_cast(room: Room, image: Path, own_url: bool) -> None:
+    """Attack 15: anybody on the network can announce the cast under another incarnation."""
     with sending(room, image) as program:
         started = program.wait_event("cast_started", LIMIT_S)
-        room.announce(int(started["cast_id"], 16), incarnation=started["incarnation"] ^ 1)
-        result = result_of(program, 12)
-    assert "already being cast" in result["error"]
+        control_url = started["control_url"] if own_url else "https://127.0.0.1:1"
+        room.announce(
+            int(started["cast_id"], 16), incarnation=started["incarnation"] ^ 1, control_url=control_url
+        )
+        note = program.wait_event("note", LIMIT_S)
+        assert "without being its sender" in note["text"]
+        PlayedReceiver(program, "pc-1").report(completion())
+        result_of(program, 0)
 
 
 @pytest.mark.parametrize(
@@ -317,5 +343,5 @@ def test_a_log_gets_plain_lines_and_a_table_at_the_end(room: Room, image: Path) 
         assert program.wait(LIMIT_S) == 61
         lines = program.stderr_text().splitlines()
     assert lines[0].startswith("casting ")
-    assert any(line.startswith("waiting for 1 receiver at http://127.0.0.1:") for line in lines)
+    assert any(line.startswith("waiting for 1 receiver at https://127.0.0.1:") for line in lines)
     assert lines[-1].startswith("error: no receiver joined")

@@ -15,6 +15,7 @@ import trio
 
 from protocol.control import check_in as messages
 from protocol.errors import ConfigurationError, EnrolmentRefusedError
+from protocol.program.peer_trust import PeerTrust
 from receiver.reception.network.http_client import Unreachable
 from receiver.service.machine_credentials import MachineCredentials
 from receiver.service.server_client import ClaimRefused, DaemonRing, SecretRejected, ServerClient
@@ -37,7 +38,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> ServerClient:
-    return ServerClient(server.client.url, MachineCredentials(SECRET))
+    return ServerClient(server.client.url, MachineCredentials(SECRET), server.trust)
 
 
 def json_bytes(value: object) -> bytes:
@@ -69,7 +70,7 @@ async def test_a_wrong_token_is_reported_with_the_fix_and_without_the_token(
 @pytest.mark.trio
 async def test_a_machine_that_has_its_secret_no_longer_sends_the_token(server: Server) -> None:
     credentials = MachineCredentials(SECRET)
-    client = ServerClient(server.client.url, credentials)
+    client = ServerClient(server.client.url, credentials, server.trust)
     server.answers[PATH] = 200, json_bytes(messages.CHECK_IN_ANSWER.encode(ANSWER))
     credentials.keep("dcm_x")
     await client.check_in(QUICK)
@@ -102,7 +103,7 @@ async def test_any_other_answer_is_retried(
 @pytest.mark.trio
 async def test_the_next_daemon_replaces_a_dead_one(server: Server, client: ServerClient) -> None:
     server.answers[PATH] = 200, json_bytes(messages.CHECK_IN_ANSWER.encode(ANSWER))
-    dead = ServerClient("http://127.0.0.1:1", MachineCredentials(SECRET))
+    dead = ServerClient("https://127.0.0.1:1", MachineCredentials(SECRET), server.trust)
     ring = DaemonRing([dead, client], random.Random(1))
     with pytest.raises(Unreachable):
         await ring.check_in(QUICK)
@@ -121,16 +122,31 @@ async def test_a_daemon_that_holds_its_answer_is_not_taken_for_dead(
     silent.listen()
     port = silent.getsockname()[1]
     with trio.fail_after(LIMIT_S), pytest.raises(Unreachable, match="timed out"):
-        await ServerClient(f"http://127.0.0.1:{port}", NO_TOKEN).check_in(
+        await ServerClient(f"http://127.0.0.1:{port}", NO_TOKEN, PeerTrust()).check_in(
             dataclasses.replace(QUICK, wait_s=0.1)
         )
     silent.close()
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x/api", "http://user@x", "192.0.2.1:7400"])
-def test_an_invalid_daemon_url_is_refused_with_an_example(url: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"http://192\.0\.2\.1:7400"):
-        ServerClient(url, NO_TOKEN)
+@pytest.mark.parametrize("url", ["ftp://x", "https://", "http://x", "https://user@x", "192.0.2.1:7400"])
+def test_an_invalid_or_unencrypted_daemon_url_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"https://192\.0\.2\.1:7400"):
+        ServerClient(url, NO_TOKEN, PeerTrust(any_certificate=True))
+
+
+def test_an_encrypted_daemon_without_a_pin_is_refused() -> None:
+    """Trust on first use would mean trust at every boot of a netbooted machine."""
+    with pytest.raises(ConfigurationError, match="--pin"):
+        ServerClient("https://192.0.2.1:7400", NO_TOKEN, PeerTrust())
+
+
+@pytest.mark.trio
+async def test_a_false_daemon_gets_no_token(server: Server) -> None:
+    """The agent tries again later: the false one may be there only for the moment."""
+    client = ServerClient(server.client.url, MachineCredentials(SECRET), PeerTrust(pins=("a" * 52,)))
+    with pytest.raises(Unreachable, match="isn't trusted"):
+        await client.check_in(QUICK)
+    assert not server.requests
 
 
 @pytest.mark.trio

@@ -28,7 +28,7 @@ from protocol.errors import (
 )
 from protocol.model.session_records import CastId, MachineIdentity
 from receiver.reception.cast_receiver import CastReceiver
-from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker
+from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker, endpoint_of
 from receiver.reception.network.http_client import Unreachable
 from receiver.reception.options import CastReceiverOptions, ReceiveOptions
 from receiver.reception.reporting.observer import Observer, ReceptionObserver
@@ -370,15 +370,9 @@ async def test_a_cast_is_received_and_its_result_reported_until_recorded(
         world.after(nursery, 300.0, lambda: world.database.assign(None))
         await world.serve(400.0)
     [(endpoint, options), *again] = world.receptions.started
-    assert endpoint == CastEndpoint(
-        ASSIGNMENT.cast_id,
-        "http://10.77.0.1:7421",
-        "10.77.0.1",
-        "239.255.68.80",
-        7420,
-        image_id=ASSIGNMENT.image_id,
-    )
-    assert endpoint.version_min == ASSIGNMENT.version_min
+    assert endpoint == endpoint_of(ASSIGNMENT)
+    assert (endpoint.control_url, endpoint.source) == ("http://10.77.0.1:7421", "10.77.0.1")
+    assert (endpoint.image_id, endpoint.version_min) == (ASSIGNMENT.image_id, ASSIGNMENT.version_min)
     assert options.receiver.inventory["machine_id"] == "m-1", "the sender knows the joining machine"
     assert (options.receiver.name, options.receiver.agent_id) == ("seat 1", "m-1")
     started_again = [

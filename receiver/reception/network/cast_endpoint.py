@@ -8,6 +8,8 @@ import trio
 
 from protocol.control.check_in import Assignment
 from protocol.model.session_records import CastId
+from protocol.program.peer_trust import PeerTrust
+from receiver.reception.network.sender_access import SenderAccess
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -17,6 +19,7 @@ class CastEndpoint:
     Attributes:
         cast_id: the cast.
         control_url: URL of its sender's control API.
+        access: the certificate to expect there, and the bearer that admits this machine.
         source: source address of its datagrams; empty if only the control API knows it.
         group: multicast address; empty if only the control API knows it.
         port: UDP port of the group; 0 if only the control API knows it.
@@ -26,6 +29,7 @@ class CastEndpoint:
 
     cast_id: CastId
     control_url: str
+    access: SenderAccess
     source: str = ""
     group: str = ""
     port: int = 0
@@ -38,6 +42,7 @@ def endpoint_of(assignment: Assignment) -> CastEndpoint:
     return CastEndpoint(
         assignment.cast_id,
         assignment.control_url,
+        SenderAccess(PeerTrust(pins=(assignment.pin,)), assignment.ticket),
         assignment.sender_address,
         assignment.group,
         assignment.port,
@@ -59,11 +64,12 @@ class EndpointTracker:
         self._changed = trio.Event()
 
     def update(self, endpoint: CastEndpoint) -> bool:
-        """Set the endpoint; return whether it has changed."""
+        """Set the endpoint; return whether it has changed, other than by a renewed bearer."""
         assert endpoint.cast_id == self.endpoint.cast_id
-        if endpoint == self.endpoint:
-            return False
+        changed = endpoint != self.endpoint
         self.endpoint = endpoint
+        if not changed:
+            return False
         self._changed.set()
         self._changed = trio.Event()
         return True

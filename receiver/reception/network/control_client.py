@@ -1,4 +1,4 @@
-"""Client of a sender's control API: one HTTP exchange per call, and a helper that retries."""
+"""Client of a sender's control API: one HTTPS exchange per call, and a helper that retries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from protocol.errors import (
 from protocol.image.manifest_format import ManifestLayout, block_count_of
 from protocol.model.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
 from protocol.receiving.manifest_reception import ManifestStore
-from receiver.reception.network.http_client import HttpPeer, Unreachable
+from receiver.reception.network.http_client import EXCHANGE_TIMEOUT_S, HttpPeer, Unreachable, authorization
+from receiver.reception.network.sender_access import SenderAccess
 
 RETRY_FIRST_S: Final = 0.2
 RETRY_MAX_S: Final = 2.0
@@ -44,13 +45,28 @@ _Result = TypeVar("_Result")
 class ControlClient:
     """Client of the control API at one base URL; every method is one exchange, which :func:`retry_until` can repeat."""
 
-    def __init__(self, url: str) -> None:
-        """Parse the URL ``http://HOST:PORT``, from an ANNOUNCE or from the operator.
+    def __init__(
+        self,
+        url: str,
+        access: SenderAccess,
+        current_bearer: Callable[[], str] | None = None,
+        *,
+        timeout_s: float = EXCHANGE_TIMEOUT_S,
+    ) -> None:
+        """Parse the URL ``https://HOST:PORT``, from an ANNOUNCE, from a daemon or from the operator.
+
+        Args:
+            url: the URL.
+            access: the certificate to expect there, and the bearer that admits this machine.
+            current_bearer: returns the bearer, if it is renewed during the cast.
+            timeout_s: timeout of connecting and of each read.
 
         Raises:
-            ConfigurationError: the URL is invalid.
+            ConfigurationError: the URL is invalid, or ``access`` accepts no certificate.
         """
-        self._peer = HttpPeer(url, server_kind="a sender", example="http://192.0.2.1:7411")
+        self._peer = HttpPeer(url, access.trust, server_kind="a sender", example="https://192.0.2.1:7411")
+        self._timeout_s = timeout_s
+        self._bearer = current_bearer or (lambda: access.bearer)
         self.url = self._peer.url
 
     async def casts(self) -> list[CastDescription]:
@@ -58,6 +74,8 @@ class ControlClient:
 
         Raises:
             Unreachable: no answer.
+            CertificateError: another program answers.
+            JoinRefusedError: the bearer doesn't admit this machine.
             ProtocolError: the answer isn't one of a diskcast sender.
         """
         return casts_from_json_untrusted(await self._json("GET", "/casts"))
@@ -67,6 +85,8 @@ class ControlClient:
 
         Raises:
             Unreachable: no answer.
+            CertificateError: another program answers.
+            JoinRefusedError: the bearer doesn't admit this machine.
             NoSenderError: this sender has no such cast.
             ProtocolError: the answer isn't one of a diskcast sender.
         """
@@ -156,8 +176,9 @@ class ControlClient:
     async def _json(
         self, method: str, path: str, *, body: JsonObject | None = None, key: bytes | None = None
     ) -> object:
+        bearer = self._bearer() if key is None else key.hex()
         return await self._peer.exchange_json(
-            method, path, body=body, bearer="" if key is None else key.hex(), refusal=self._refusal
+            method, path, body=body, bearer=bearer, refusal=self._refusal, timeout_s=self._timeout_s
         )
 
     # -- in a thread ------------------------------------------------------------------------------------------
@@ -177,7 +198,10 @@ class ControlClient:
                 into.write(done, buffer[:count])
                 done += count
 
-        self._peer.exchange("GET", path, None, {}, read, refusal=self._refusal)
+        headers = authorization(self._bearer())
+        self._peer.exchange(
+            "GET", path, None, headers, read, refusal=self._refusal, timeout_s=self._timeout_s
+        )
 
     def _refusal(self, status: int, detail: str) -> Exception:
         match status:
@@ -185,7 +209,12 @@ class ControlClient:
                 return NoSenderError(f"the sender at {self.url} doesn't have this cast: {detail}")
             case 429:
                 return Unreachable(f"{self.url}: {detail}")
-            case 401 | 403 | 409:
+            case 401:
+                return JoinRefusedError(
+                    f"the sender at {self.url} refused this machine: {detail}; give the join code of this cast, as "
+                    "diskcast send prints it"
+                )
+            case 403 | 409:
                 return JoinRefusedError(f"the sender at {self.url} refused this receiver: {detail}")
             case _:
                 return SessionError(f"the sender at {self.url} answered {status}: {detail}")

@@ -1,12 +1,16 @@
-"""Discovery of the cast to join: listen for ANNOUNCE on the group, or query a sender that the operator named."""
+"""Discovery of casts: listen for ANNOUNCE on the group, or query a sender that the operator named.
+
+Anybody can announce anything; :mod:`receiver.reception.network.cast_finder` makes senders prove themselves.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
 import trio
@@ -54,9 +58,13 @@ class CastChoice:
         """Return whether the operator chose anything."""
         return self.cast_id is not None or self.image_name is not None
 
+    def matches_id(self, cast_id: CastId) -> bool:
+        """Return whether a cast with this id can match the choice."""
+        return self.cast_id in (None, cast_id)
+
     def matches(self, cast_id: CastId, image_name: str) -> bool:
         """Return whether a cast matches the choice."""
-        return self.cast_id in (None, cast_id) and self.image_name in (None, image_name)
+        return self.matches_id(cast_id) and self.image_name in (None, image_name)
 
     def __str__(self) -> str:
         parts = [] if self.cast_id is None else [f"cast {self.cast_id:08x}"]
@@ -86,7 +94,7 @@ def single_offer(offers: Sequence[CastOffer]) -> CastOffer:
 async def listen_for_cast(
     interface: ReceiveInterface, group: str, port: int, choice: CastChoice, *, wait_s: float
 ) -> CastOffer:
-    """Listen on the group for a cast to join.
+    """Listen on the group for a cast, without asking its sender for a proof.
 
     Unless the operator chose a cast, wait :data:`DISCOVERY_SETTLE_S` for others after the first ANNOUNCE.
 
@@ -104,21 +112,12 @@ async def listen_for_cast(
         InterfaceError: the interface can't join the group.
         AddressInUseError: another program has the port.
     """
-    sock, _ = join_group(interface, group, port, source=None)
-    with trio.socket.from_stdlib_socket(sock) as listener:
-        _accept_announcements_only(sock)
+    async with announcement_listener(interface, group, port) as listener:
         offers: dict[CastId, CastOffer] = {}
         heard: set[CastId] = set()
-        other_version: str | None = None
         with trio.move_on_after(wait_s) as scope:
             while True:
-                datagram, address = await listener.recvfrom(CONTROL_DATAGRAM_BYTES_MAX)
-                host = str(address[0]).partition("%")[0]
-                offer = _offer_untrusted(datagram, host)
-                if offer is None:
-                    if other_version is None and (version := foreign_version_untrusted(datagram)) is not None:
-                        other_version = other_version_text(f"the sender at {host}", version)
-                    continue
+                offer = await listener.next()
                 if len(heard) < OFFERS_MAX:
                     heard.add(offer.cast_id)
                 if not choice.matches(offer.cast_id, offer.image_name):
@@ -129,11 +128,51 @@ async def listen_for_cast(
                     scope.deadline = trio.current_time() + DISCOVERY_SETTLE_S
                 if len(offers) < OFFERS_MAX or offer.cast_id in offers:
                     offers[offer.cast_id] = offer
-    if not offers and other_version is not None:
-        raise WireVersionError(other_version)
+    if not offers and listener.other_version is not None:
+        raise WireVersionError(listener.other_version)
     if not offers:
-        raise NoSenderError(_nothing_heard(interface, group, port, choice, heard, wait_s))
+        raise NoSenderError(describe_silence(interface, group, port, choice, heard, wait_s))
     return single_offer(list(offers.values()))
+
+
+class AnnouncementListener:
+    """A member of the group that gets only announcements.
+
+    Attributes:
+        other_version: report of a sender of another wire version; None if none was heard.
+    """
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        """Listen on ``sock``; :func:`announcement_listener` calls this."""
+        self.other_version: str | None = None
+        self._socket = sock
+
+    async def next(self) -> CastOffer:
+        """Return the next cast that is announced, and drop everything else."""
+        while True:
+            datagram, address = await self._socket.recvfrom(CONTROL_DATAGRAM_BYTES_MAX)
+            host = str(address[0]).partition("%")[0]
+            offer = _offer_untrusted(datagram, host)
+            if offer is not None:
+                return offer
+            if self.other_version is None and (version := foreign_version_untrusted(datagram)) is not None:
+                self.other_version = other_version_text(f"the sender at {host}", version)
+
+
+@contextlib.asynccontextmanager
+async def announcement_listener(
+    interface: ReceiveInterface, group: str, port: int
+) -> AsyncIterator[AnnouncementListener]:
+    """Yield a listener in the group.
+
+    Raises:
+        InterfaceError: the interface can't join the group.
+        AddressInUseError: another program has the port.
+    """
+    sock, _ = join_group(interface, group, port, source=None)
+    with trio.socket.from_stdlib_socket(sock) as listener:
+        _accept_announcements_only(sock)
+        yield AnnouncementListener(listener)
 
 
 async def request_cast(client: ControlClient, choice: CastChoice, *, wait_s: float) -> CastOffer:
@@ -176,7 +215,7 @@ def _offer_untrusted(datagram: bytes, source: str) -> CastOffer | None:
     return CastOffer(CastId(prefix.cast_id), message.image_name, message.control_url, source)
 
 
-def _nothing_heard(
+def describe_silence(
     interface: ReceiveInterface,
     group: str,
     port: int,
@@ -184,6 +223,7 @@ def _nothing_heard(
     heard: Iterable[CastId],
     wait_s: float,
 ) -> str:
+    """Return the error for a search in which no matching cast was announced."""
     others = ", ".join(f"{cast_id:08x}" for cast_id in sorted(heard))
     if others:
         return (

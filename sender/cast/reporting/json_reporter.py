@@ -39,6 +39,9 @@ class JsonReporter:
             wait_for=introduction.wait_for,
             send_mode=introduction.send_mode,
             metrics_port=introduction.metrics_port,
+            pin=introduction.pin,
+            join_code=introduction.join_code,
+            receive_command=introduction.receive_command,
         )
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:

@@ -18,13 +18,26 @@ LIVE_INTERVAL_S: Final = 0.25
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CastIntroduction:
-    """The facts of a cast that starts to gather its room."""
+    """The facts of a cast that starts to gather its room.
+
+    Attributes:
+        pin: the pin of the sender's certificate.
+        join_code: the code that machines need; empty for an open cast and for one of a daemon.
+    """
 
     parameters: CastParameters
     interface: str
     wait_for: int
     send_mode: str
     metrics_port: int | None
+    pin: str
+    join_code: str = dataclasses.field(repr=False)
+
+    @property
+    def receive_command(self) -> str:
+        """The line to run on each machine, with its disk and its interface."""
+        admission = f"--join {self.join_code}" if self.join_code else "--open"
+        return f"diskcast-agent receive --target DISK --interface IF {admission}"
 
 
 class Reporter(Protocol):

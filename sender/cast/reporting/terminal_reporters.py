@@ -61,11 +61,9 @@ class PlainReporter:
     interval_s = PLAIN_INTERVAL_S
 
     def started(self, introduction: CastIntroduction) -> None:
-        """Print the headline and the URL for agents."""
-        _print(_headline(introduction))
-        _print(
-            f"waiting for {count_receivers(introduction.wait_for)} at {introduction.parameters.control_url}"
-        )
+        """Print the headline and the command for the machines."""
+        for line in (_headline(introduction), _waiting(introduction), *_admission_lines(introduction)):
+            _print(line)
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
         """Print the event as a line."""
@@ -105,13 +103,12 @@ class LiveReporter:
         self._title = ""
 
     def started(self, introduction: CastIntroduction) -> None:
-        """Open the live display."""
+        """Print the command for the machines, and open the live display below it."""
         self._title = _headline(introduction)
-        waiting = (
-            f"waiting for {count_receivers(introduction.wait_for)} at {introduction.parameters.control_url}"
-        )
+        for line in _admission_lines(introduction):
+            self._console.print(Text(line), soft_wrap=True)  # unwrapped, so that it can be copied
         self._live.start()
-        self._live.update(Group(Text(self._title, style="bold"), Text(waiting)), refresh=True)
+        self._live.update(Group(Text(self._title, style="bold"), Text(_waiting(introduction))), refresh=True)
 
     def happened(self, event: SenderEvent, receiver: str | None) -> None:
         """Print failures and events of stragglers above the table; the table shows all others."""
@@ -153,6 +150,22 @@ def _headline(introduction: CastIntroduction) -> str:
         f"casting {parameters.image_name} ({format_bytes(parameters.raw_bytes)}) to {parameters.group} port "
         f"{parameters.port} on {introduction.interface}"
     )
+
+
+def _waiting(introduction: CastIntroduction) -> str:
+    return f"waiting for {count_receivers(introduction.wait_for)} at {introduction.parameters.control_url}"
+
+
+def _admission_lines(introduction: CastIntroduction) -> list[str]:
+    """Return the lines that say how machines join."""
+    lines = ["on each machine, with its disk and its interface:", f"  {introduction.receive_command}"]
+    if introduction.join_code:
+        return lines
+    note = (
+        "note: this cast is open: every machine on the network may join and read the image, and machines can't "
+        "recognise the sender"
+    )
+    return [note, *lines]
 
 
 def _summary(summary: CastSummary) -> Group:

@@ -1,4 +1,4 @@
-"""Serve the control API of one cast: HTTP on uvicorn in the sender's event loop.
+"""Serve the control API of one cast: HTTPS on uvicorn in the sender's event loop.
 
 :mod:`protocol.control.control_messages` parses the bodies and checks every field; errors are
 ``application/problem+json`` (RFC 9457). Connections, body bytes and time are bounded, so that clients can't exhaust
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -47,9 +48,10 @@ from protocol.schema.json_fields import HexBytes
 from protocol.sending.sender_session import SenderSession
 from protocol.trust.group_keys import GroupKeys
 from sender.blocking_calls import start_blocking_call
+from sender.cast.session.admission import Admission, AdmittedMachine
 from sender.cast.session.locked_session import LockedSession
 from sender.http.body import body_length_untrusted, read_body_untrusted
-from sender.http.connections import admit
+from sender.http.connections import Rejection, admit, count_rejection
 from sender.http.server import HttpServer, ServerLimits
 
 _CONNECTIONS_MAX: Final = 2 * RECEIVER_COUNT_MAX
@@ -80,6 +82,7 @@ class ControlApi:
         locked_session: LockedSession,
         parameters: CastParameters,
         manifest: Manifest,
+        admission: Admission,
         read_block: Callable[[GroupKeys, int], bytes],
         on_failure: Callable[[DiskcastError], None] = lambda _error: None,
         match_machine: MatchMachine = no_matching,
@@ -90,6 +93,7 @@ class ControlApi:
             locked_session: the session.
             parameters: the parameters of the cast.
             manifest: the manifest of the image.
+            admission: the rule that admits machines.
             read_block: returns an image block as cast in the run of some keys; called in one thread at a time.
             on_failure: called in the event loop when the image can't be read any more, which ends the cast.
             match_machine: replaces the identity in a request to join by that of a known machine.
@@ -99,6 +103,7 @@ class ControlApi:
         self._on_failure = on_failure
         self._parameters = parameters
         self._manifest = manifest
+        self._admission = admission
         # base64 takes four characters for three octets; zlib adds a little to incompressible bits.
         bitmap_bytes = -(-manifest.block_count // 8) * 3 // 2
         self._need_body_bytes_max = min(NEED_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX + bitmap_bytes)
@@ -109,16 +114,15 @@ class ControlApi:
 
     def application(self) -> FastAPI:
         """Return the ASGI application."""
-        app = FastAPI(
-            title="diskcast sender", openapi_url=f"{API_BASE}/openapi.json", docs_url=None, redoc_url=None
-        )
+        app = FastAPI(title="diskcast sender", openapi_url=None, docs_url=None, redoc_url=None)
         cast = f"{API_BASE}/casts/{{cast_id}}"
+        # Dependencies run before an endpoint, and only endpoints read bodies.
+        admitted, ours = [Depends(self._admit)], [Depends(self._check_cast)]
+        app.get(f"{API_BASE}/casts", dependencies=admitted)(self.list_casts)
+        app.get(cast, dependencies=admitted)(self.describe)
+        app.get(f"{cast}/manifest", dependencies=admitted)(self.send_manifest)
+        app.post(f"{cast}/receivers", dependencies=admitted, status_code=HTTPStatus.CREATED)(self.join)
         receiver = f"{cast}/receivers/{{receiver_id}}"
-        ours = [Depends(self._check_cast)]
-        app.get(f"{API_BASE}/casts")(self.list_casts)
-        app.get(cast, dependencies=ours)(self.describe)
-        app.get(f"{cast}/manifest", dependencies=ours)(self.send_manifest)
-        app.post(f"{cast}/receivers", dependencies=ours, status_code=HTTPStatus.CREATED)(self.join)
         app.put(f"{receiver}/need", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(self.set_need)
         app.get(f"{receiver}/blocks/{{block}}", dependencies=ours)(self.send_block)
         app.post(f"{receiver}/completion", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(
@@ -165,7 +169,9 @@ class ControlApi:
         )
         join_request = await self._match_machine(join_request)
         with self._locked_session.update() as (session, now):
-            grant = session.join(join_request, now)
+            grant = session.join(
+                join_request, now, address_count_max=self._admission.receivers_per_address_max
+            )
             state = session.state
         admit(request)
         return JSONResponse(grant_to_json(grant, state=state), status_code=HTTPStatus.CREATED)
@@ -231,14 +237,28 @@ class ControlApi:
             )
         return cast_to_json(description)
 
+    async def _admit(self, request: Request) -> AdmittedMachine:
+        """Refuse a request without the bearer of this cast, or for another cast."""
+        address = request.client.host if request.client else ""
+        admitted = self._admission.admit(_bearer(request), address)
+        if admitted is None:
+            count_rejection(request, Rejection.UNAUTHORISED)
+            raise _unauthorised("the bearer doesn't admit this machine: check the join code")
+        if self._admission.proves_membership:
+            admit(request)
+        cast_id = request.path_params.get("cast_id")
+        if cast_id is not None:
+            await self._check_cast(cast_id)
+        return admitted
+
     async def _check_cast(self, cast_id: str) -> None:
         ours = f"{self._parameters.cast_id:08x}"
         if cast_id != ours:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"this sender has no cast {cast_id[:8]!r}; use {ours}")
 
     def _authorise_untrusted(self, receiver_id: int, request: Request) -> tuple[ReceiverId, bytes]:
-        scheme, _, text = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
+        text = _bearer(request)
+        if not text:
             raise _unauthorised("the receiver's key is missing: Authorization: Bearer KEY")
         receiver, key = ReceiverId(receiver_id), _KEY.decode_untrusted("key", text)
         with self._locked_session.read() as (session, _now):
@@ -258,14 +278,14 @@ class ControlApi:
 
 
 class ControlServer(HttpServer):
-    """The HTTP server of one cast's control API."""
+    """The HTTPS server of one cast's control API."""
 
-    def __init__(self, application: FastAPI, listener: socket.socket) -> None:
-        """Serve ``application`` on ``listener``; the server closes it."""
+    def __init__(self, application: FastAPI, listener: socket.socket, *, tls: ssl.SSLContext) -> None:
+        """Serve ``application`` over ``tls`` on ``listener``; the server closes it."""
         super().__init__(
             application,
             listener,
-            tls=None,
+            tls=tls,
             limits=ServerLimits(_CONNECTIONS_MAX, keep_alive_s=_KEEP_ALIVE_S, shutdown_s=_SHUTDOWN_S),
         )
 
@@ -277,8 +297,17 @@ def _check_key(session: SenderSession, receiver_id: ReceiverId, key: bytes) -> N
         raise _unauthorised(str(error)) from error
 
 
+def _bearer(request: Request) -> str:
+    """Return the secret of the ``Authorization`` header; empty without one."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else ""
+
+
 def _unauthorised(detail: str) -> HTTPException:
-    return HTTPException(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
+    # The connection ends: strangers have to pay a handshake for every request, and get few bytes for it.
+    return HTTPException(
+        HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer", "Connection": "close"}
+    )
 
 
 async def _answer_problem(_request: Request, error: Exception) -> JSONResponse:

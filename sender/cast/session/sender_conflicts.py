@@ -1,4 +1,8 @@
-"""Detect other senders on the group while the room gathers."""
+"""Detect other senders on the group while the room gathers.
+
+An ANNOUNCE proves nothing: anybody on the network can send one, and it mustn't end a cast. A second sender of the same
+cast therefore counts only once :mod:`sender.cast.session.rival_check` has confirmed it.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,13 @@ from protocol.model.session_records import CastId, CastParameters
 from protocol.wire.codec import foreign_version_untrusted, other_version_text
 from protocol.wire.control_codec import decode_control_untrusted
 from protocol.wire.messages import Announce
+from sender.blocking_calls import start_blocking_call
 
 _CONFLICT_WINDOW_S = 3 * ANNOUNCE_INTERVAL_S
 """A sender that hears its own cast within this time after its start is the second one and stops. An older sender
 continues: otherwise both would stop."""
+_CHECKS_MAX = 4
+"""Most suspects that are asked, one at a time: announcements are cheap, connections aren't."""
 _FOREIGN_MAX = 16
 """Most foreign casts to report: more could be an attack on the operator's terminal."""
 
@@ -31,12 +38,23 @@ class ConflictWatch:
         sock: socket.socket,
         parameters: CastParameters,
         *,
+        is_confirmed: Callable[[str, str], bool],
         on_conflict: Callable[[AddressInUseError], None],
         on_foreign: Callable[[str], None],
     ) -> None:
-        """Prepare to listen on ``sock``, a member of the group; :meth:`run` closes it."""
+        """Prepare to listen.
+
+        Args:
+            sock: a member of the group; :meth:`run` closes it.
+            parameters: this sender's cast.
+            is_confirmed: asks the announced URL, with the announcement's source, in a thread.
+            on_conflict: called with the error when another sender of this cast is confirmed.
+            on_foreign: called with a note for the operator.
+        """
         self._socket = sock
         self._parameters = parameters
+        self._is_confirmed = is_confirmed
+        self._checked: set[tuple[str, str]] = set()
         self._on_conflict = on_conflict
         self._on_foreign = on_foreign
         self._foreign: set[CastId] = set()
@@ -53,30 +71,50 @@ class ConflictWatch:
                 except OSError:  # an ICMP error that the kernel reports here
                     continue
                 host = str(address[0]) if isinstance(address, tuple) else str(address)
-                self.check_untrusted(datagram, host, time.monotonic() - started_at)
+                suspect = self.take_untrusted(datagram, host, time.monotonic() - started_at)
+                if suspect is not None:
+                    await self._check(suspect, host)
         finally:
             stream.close()
 
-    def check_untrusted(self, datagram: bytes, address: str, age_s: float) -> None:
-        """Check one datagram from ``address``, received ``age_s`` after the start of this sender."""
-        try:
-            prefix, message = decode_control_untrusted(datagram)
-        except WireError as error:
-            if error.reason == "bad_version":
-                self._note_other_version(datagram, address)
-            return
-        if not isinstance(message, Announce) or message.state is CastState.ENDED:
-            return
-        ours = self._parameters
-        if prefix.cast_id != ours.cast_id:
-            self._note_foreign(CastId(prefix.cast_id), message, address)
-        elif message.incarnation != ours.incarnation and age_s < _CONFLICT_WINDOW_S:
+    async def _check(self, control_url: str, address: str) -> None:
+        if await start_blocking_call(lambda: self._is_confirmed(control_url, address), "rival check"):
+            ours = self._parameters
             self._on_conflict(
                 AddressInUseError(
                     f"this image is already being cast to {ours.group} port {ours.port} by another sender on "
                     f"{address}: stop that one, or choose another --group or --port"
                 )
             )
+        else:
+            self._on_foreign(
+                f"{address} announces this cast too, without being its sender: machines with the join code ignore it; "
+                "if it is a second diskcast send, stop it, otherwise look for a rogue program there"
+            )
+
+    def take_untrusted(self, datagram: bytes, address: str, age_s: float) -> str | None:
+        """Take one datagram from ``address``, received ``age_s`` after the start of this sender.
+
+        Returns:
+            The control URL of a suspected rival, to be checked now; None if there is nothing to check.
+        """
+        try:
+            prefix, message = decode_control_untrusted(datagram)
+        except WireError as error:
+            if error.reason == "bad_version":
+                self._note_other_version(datagram, address)
+            return None
+        if not isinstance(message, Announce) or message.state is CastState.ENDED:
+            return None
+        ours = self._parameters
+        if prefix.cast_id != ours.cast_id:
+            self._note_foreign(CastId(prefix.cast_id), message, address)
+        elif message.incarnation != ours.incarnation and age_s < _CONFLICT_WINDOW_S:
+            suspect = message.control_url, address
+            if suspect not in self._checked and len(self._checked) < _CHECKS_MAX:
+                self._checked.add(suspect)
+                return message.control_url
+        return None
 
     def _note_other_version(self, datagram: bytes, address: str) -> None:
         version = foreign_version_untrusted(datagram)

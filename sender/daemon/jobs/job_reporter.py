@@ -78,6 +78,7 @@ class JobReporter:
             group=parameters.group,
             port=parameters.port,
             control_url=parameters.control_url,
+            control_pin=introduction.pin,
             gathering_at=cast.gathering_at or datetime.now(UTC),
         )
         self._log.info(

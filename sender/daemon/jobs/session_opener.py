@@ -15,11 +15,13 @@ from sender.cast.cast_run import CastRun
 from sender.cast.cast_settings import CastSettings
 from sender.cast.network.interfaces import find_interface, list_interfaces
 from sender.cast.open_cast import open_cast
+from sender.cast.session.admission import CastAccess, OpenAdmission
 from sender.config.server_config import ServerConfig
 from sender.daemon.jobs.cast_job import CastJob
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.machine_matcher import MachineMatcher
 from sender.daemon.jobs.multicast_groups import choose_group
+from sender.identity.certificate import Certificate
 from sender.imaging.image_file import ImageFile
 from sender.store.records.casts import Cast, StartMode
 from sender.store.records.machines import Room
@@ -29,8 +31,11 @@ from sender.store.store import Store
 class SessionOpener:
     """The opener of sessions on this daemon's network. Not thread-safe: use it on the event loop."""
 
-    def __init__(self, config: ServerConfig, store: Store, registry: CastRegistry) -> None:
+    def __init__(
+        self, config: ServerConfig, store: Store, registry: CastRegistry, certificate: Certificate
+    ) -> None:
         self._config = config
+        self._certificate = certificate
         self._store = store
         self._registry = registry
 
@@ -94,7 +99,9 @@ class SessionOpener:
                     encrypt=cast.plan.encrypt or self._config.casts.encrypt,
                 )
                 try:
-                    run = stack.enter_context(open_cast(settings, image, job.reporter, matcher.match))
+                    run = stack.enter_context(
+                        open_cast(settings, image, job.reporter, self._access, matcher.match)
+                    )
                 except AddressInUseError:
                     continue
                 yield run
@@ -103,6 +110,10 @@ class SessionOpener:
             f"every port of network.control_ports ({network.control_ports}) is taken at {address}: wait for a cast to "
             "end, or configure more ports"
         )
+
+    def _access(self, _cast_id: CastId) -> CastAccess:
+        certificate = self._certificate
+        return CastAccess(OpenAdmission(None), certificate.server_context(), certificate.pin)
 
     def _choose_group(self, cast: Cast) -> str:
         others = [other for key, other in self._registry.unfinished.items() if key != cast.cast_id]

@@ -468,14 +468,16 @@ def diskcast_agent(*arguments: str | Path) -> list[str]:
 
 
 def send(network: Network, image: Path, *options: str | Path) -> Program:
-    """Start ``diskcast send --json`` at the network's sender."""
-    argv = diskcast("send", image, "--interface", INTERFACE, "--json", *options)
+    """Start ``diskcast send --open --json`` at the network's sender: tests start agents before it has a join code."""
+    argv = diskcast("send", image, "--interface", INTERFACE, "--open", "--json", *options)
     return network.start(network.sender, argv)
 
 
 def receive(network: Network, index: int, target: Path, *options: str | Path) -> Program:
-    """Start ``diskcast-agent receive --json`` at receiver ``index``."""
-    argv = diskcast_agent("receive", "--target", target, "--interface", INTERFACE, "--json", *options)
+    """Start ``diskcast-agent receive --open --json`` at receiver ``index``."""
+    argv = diskcast_agent(
+        "receive", "--target", target, "--interface", INTERFACE, "--open", "--json", *options
+    )
     return network.start(network.receivers[index], argv)
 
 

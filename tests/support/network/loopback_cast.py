@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from protocol.program.options import JOIN_VARIABLE
 from tests.support.network.lab import LIMIT_S, Program, diskcast, diskcast_agent
 from tests.support.network.ports import free_port_range
 
@@ -37,6 +38,7 @@ class LoopbackCast:
         argv = self.command("send", image, *where, "--symbol-size", "1440", "--json", *options)
         self.sender = self._exit.enter_context(Program(argv))
         self.url = ""
+        self.join_code = ""
 
     def command(self, *arguments: str | Path) -> list[str]:
         """Return the command line of the sender."""
@@ -44,7 +46,8 @@ class LoopbackCast:
 
     def __enter__(self) -> Self:
         try:
-            self.url = self.sender.wait_event("cast_started", LIMIT_S)["control_url"]
+            started = self.sender.wait_event("cast_started", LIMIT_S)
+            self.url, self.join_code = started["control_url"], started["join_code"]
         except BaseException:
             self._exit.close()
             raise
@@ -59,6 +62,7 @@ class LoopbackCast:
         """Start ``diskcast-agent receive``."""
         where = ("--interface", "lo", "--sender", self.url)
         argv = diskcast_agent("receive", "--target", target, *where, "--json", *options)
+        environment = {JOIN_VARIABLE: self.join_code, **(environment or {})}
         return self._exit.enter_context(Program(argv, environment=environment))
 
 

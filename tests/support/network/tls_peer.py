@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import shutil
 import socket
 import ssl
+import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +22,14 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/jso
 def make_certificate(directory: Path, name: str = "test") -> Certificate:
     """Return a certificate in ``directory``."""
     return ensure_certificate(directory, name, datetime.now(UTC))
+
+
+@functools.cache
+def shared_certificate() -> Certificate:
+    """Return a certificate for all tests of this process that need just any."""
+    directory = tempfile.mkdtemp(prefix="diskcast-test-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return make_certificate(Path(directory))
 
 
 class TlsPeer:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.program.peer_trust import PeerTrust
 from receiver.doctor import receiver_doctor
 from receiver.doctor.network_checks import check_daemon
+from tests.support.network.tls_peer import shared_certificate, tls_peer
 
 
 def test_the_doctor_names_the_packages_missing_for_fitting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +21,18 @@ def test_the_doctor_names_the_packages_missing_for_fitting(monkeypatch: pytest.M
 
 @pytest.mark.trio
 async def test_the_doctor_reports_a_daemon_that_does_not_answer() -> None:
-    [silent] = await check_daemon("http://127.0.0.1:1", "")
+    [silent] = await check_daemon("http://127.0.0.1:1", "", PeerTrust())
     assert (silent.status, silent.check) == ("fail", "daemon http://127.0.0.1:1")
-    [wrong] = await check_daemon("nonsense", "")
-    assert (wrong.status, "http://" in wrong.fix) == ("fail", True)
+    for url in ("nonsense", "https://192.0.2.1:7400"):
+        [wrong] = await check_daemon(url, "", PeerTrust())
+        assert (wrong.status, "https://" in wrong.fix, "--pin" in wrong.fix) == ("fail", True, True)
+
+
+@pytest.mark.trio
+async def test_the_doctor_compares_the_daemons_pin() -> None:
+    with tls_peer(shared_certificate()) as peer:
+        [wrong] = await check_daemon(peer.url, "dct_enrol_x", PeerTrust(pins=("a" * 52,)))
+        assert wrong.status == "fail"
+        assert shared_certificate().pin in wrong.detail
+        assert "certificate show" in wrong.fix
+    assert not peer.heard

@@ -135,7 +135,7 @@ def test_agent_doctor_finds_a_sender_and_reaches_it(tmp_path: Path) -> None:
             if "answers" in findings["sender"]["detail"]:
                 break
     assert code == 0
-    assert findings["sender"]["detail"] == f"'lab' is announced by 127.0.0.1, and http://{address} answers"
+    assert findings["sender"]["detail"] == f"'lab' is announced by 127.0.0.1, and https://{address} answers"
 
 
 def test_without_json_a_pipe_gets_plain_lines() -> None:

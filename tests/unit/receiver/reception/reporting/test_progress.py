@@ -189,7 +189,7 @@ def test_metrics_are_scraped() -> None:
     ],
 )
 def test_invalid_options_are_refused(arguments: list[str], words: str) -> None:
-    result = CliRunner().invoke(cli, ["receive", "--target", "t", "--interface", "lo", *arguments])
+    result = CliRunner().invoke(cli, ["receive", "--target", "t", "--interface", "lo", "--open", *arguments])
     assert result.exit_code == 2
     assert words in result.output
 
@@ -206,5 +206,5 @@ def test_invalid_options_are_refused(arguments: list[str], words: str) -> None:
     ],
 )
 def test_impossible_options_are_refused(arguments: list[str], words: str) -> None:
-    result = CliRunner().invoke(cli, ["receive", "--target", "t", "--interface", "lo", *arguments])
+    result = CliRunner().invoke(cli, ["receive", "--target", "t", "--interface", "lo", "--open", *arguments])
     assert words in str(result.exception)

@@ -146,7 +146,9 @@ VIEW = CastView(
         for index, (state, progress) in enumerate([("complete", 1.0), ("lost", 0.2), ("receiving", 0.4)] * 10)
     ),
 )  # fmt: skip
-INTRODUCTION = CastIntroduction(PARAMETERS, "eth7", 3, "segmentation", None)
+INTRODUCTION = CastIntroduction(
+    PARAMETERS, "eth7", 3, "segmentation", None, pin="p" * 52, join_code="abcd-efgh"
+)
 
 
 def test_json_lines_name_the_event_and_the_receiver(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,10 +33,20 @@ class Heard:
     def __init__(self) -> None:
         self.conflicts: list[AddressInUseError] = []
         self.notes: list[str] = []
+        self.suspects: list[str] = []
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
             self.watch = ConflictWatch(
-                unused, PARAMETERS, on_conflict=self.conflicts.append, on_foreign=self.notes.append
+                unused,
+                PARAMETERS,
+                is_confirmed=lambda _url, _source: False,
+                on_conflict=self.conflicts.append,
+                on_foreign=self.notes.append,
             )
+
+    def take(self, datagram: bytes, address: str, age_s: float) -> None:
+        suspect = self.watch.take_untrusted(datagram, address, age_s)
+        if suspect is not None:
+            self.suspects.append(suspect)
 
 
 @pytest.fixture
@@ -50,24 +60,33 @@ def announce(cast_id: int, incarnation: int, state: int = CastState.CASTING, nam
 
 
 def test_a_sender_ignores_its_own_datagrams(heard: Heard) -> None:
-    heard.watch.check_untrusted(announce(5, 100), "10.0.0.1", 0.1)
+    heard.take(announce(5, 100), "10.0.0.1", 0.1)
     assert not heard.conflicts
     assert not heard.notes
 
 
-def test_the_second_sender_of_a_cast_stops(heard: Heard) -> None:
-    heard.watch.check_untrusted(announce(5, 99), "10.0.0.1", 0.1)
-    assert "another sender on 10.0.0.1" in str(heard.conflicts[0])
-
-
-def test_the_first_sender_of_a_cast_continues(heard: Heard) -> None:
-    heard.watch.check_untrusted(announce(5, 99), "10.0.0.1", 60.0)
+def test_a_second_sender_of_a_cast_is_only_a_suspect(heard: Heard) -> None:
+    """Anybody can announce the cast: it mustn't end before the announced sender has been asked."""
+    heard.take(announce(5, 99), "10.0.0.2", 0.1)
+    assert heard.suspects == ["http://10.0.0.2:7411"]
     assert not heard.conflicts
 
 
+def test_suspects_are_asked_once_and_up_to_a_limit(heard: Heard) -> None:
+    for host in range(2, 100):
+        for _ in range(2):
+            heard.take(announce(5, 99), f"10.0.0.{host}", 0.1)
+    assert len(heard.suspects) == 4
+
+
+def test_the_first_sender_of_a_cast_continues(heard: Heard) -> None:
+    heard.take(announce(5, 99), "10.0.0.1", 60.0)
+    assert not heard.suspects
+
+
 def test_an_ended_cast_is_no_conflict(heard: Heard) -> None:
-    heard.watch.check_untrusted(announce(5, 99, CastState.ENDED), "10.0.0.1", 0.1)
-    heard.watch.check_untrusted(announce(6, 99, CastState.ENDED), "10.0.0.2", 0.1)
+    heard.take(announce(5, 99, CastState.ENDED), "10.0.0.1", 0.1)
+    heard.take(announce(6, 99, CastState.ENDED), "10.0.0.2", 0.1)
     assert not heard.conflicts
     assert not heard.notes
 
@@ -75,20 +94,20 @@ def test_an_ended_cast_is_no_conflict(heard: Heard) -> None:
 def test_other_casts_on_the_group_are_reported_once_and_up_to_a_limit(heard: Heard) -> None:
     for cast_id in range(6, 100):
         for _ in range(2):
-            heard.watch.check_untrusted(announce(cast_id, 1), "10.0.0.2", 60.0)
+            heard.take(announce(cast_id, 1), "10.0.0.2", 60.0)
     assert len(heard.notes) == 16
     assert "10.0.0.2 casts other to the same group and port" in heard.notes[0]
 
 
 @pytest.mark.parametrize("datagram", [b"", b"\xd1\x5c", bytes(1400), announce(6, 1)[:-1]])
 def test_garbage_is_ignored(heard: Heard, datagram: bytes) -> None:
-    heard.watch.check_untrusted(datagram, "10.0.0.2", 0.1)
+    heard.take(datagram, "10.0.0.2", 0.1)
     assert not heard.conflicts
     assert not heard.notes
 
 
 def test_a_name_with_terminal_escapes_is_not_shown(heard: Heard) -> None:
-    heard.watch.check_untrusted(announce(6, 1, name="\x1b[2Jx"), "10.0.0.2", 0.1)
+    heard.take(announce(6, 1, name="\x1b[2Jx"), "10.0.0.2", 0.1)
     assert heard.notes[0].isprintable()
 
 
@@ -96,7 +115,7 @@ def test_a_program_of_another_wire_version_is_reported_once_with_both_versions(h
     """Its agents and this cast's would wait for each other without a reason on either side."""
     datagram = announce(6, 1)
     for _ in range(3):
-        heard.watch.check_untrusted(datagram[:2] + b"\1" + datagram[3:], "10.0.0.9", 0.1)
+        heard.take(datagram[:2] + b"\1" + datagram[3:], "10.0.0.9", 0.1)
     (note,) = heard.notes
     assert (
         "10.0.0.9 speaks wire version 1, this program speaks version 2: upgrade a program at 10.0.0.9" in note
