@@ -74,6 +74,9 @@ bench-room: $(STAMP)  ## a daemon with 500 simulated machines and 20 browsers, h
 deploy-booted: $(STAMP)  ## deploy/ on a Debian of its own, run by systemd: stop, hang, upgrade, reboot (root, mmdebstrap, systemd-container)
 	$(BIN)/python -m tests.deploy.booted $(ARGS)
 
+fuzz: $(STAMP)  ## ten million mutated inputs for every decoder of unauthenticated bytes (ARGS=--help)
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 fuzz-api: $(STAMP)  ## schemathesis over the whole API, for minutes
 	$(BIN)/python -m tests.api.fuzz $(ARGS)
 
@@ -96,4 +99,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz-api screenshots soak lock clean
+.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz fuzz-api screenshots soak lock clean

@@ -1,0 +1,102 @@
+"""Fuzz targets of the control API's JSON: what a sender, a daemon or a receiver sends before anything is proven."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import zlib
+from collections.abc import Callable
+
+from protocol.constants import WIRE_VERSION
+from protocol.control import check_in
+from protocol.control import control_messages as messages
+from protocol.errors import JoinRefusedError, ProtocolError, WireVersionError
+from tests.fuzz.samples import json_bytes, sample_object
+from tests.fuzz.target import Structure, Target
+
+BLOCK_COUNT = 100
+
+
+def _seeds(make: Callable[[random.Random], object]) -> Callable[[], list[bytes]]:
+    return lambda: [json_bytes(make(random.Random(seed))) for seed in range(12)]
+
+
+def _json(decode: Callable[[object], object]) -> Callable[[bytes], object]:
+    return lambda data: decode(messages.parse_json_untrusted(data))
+
+
+def _cast(pick: random.Random) -> dict[str, object]:
+    values = sample_object(messages.CAST_FIELDS, pick)
+    return values | {
+        "wire_version": WIRE_VERSION,
+        "block_bytes": 1 << 16,
+        "symbol_bytes": 1 << 10,
+        "incarnation": 7,
+    }
+
+
+def _grant(pick: random.Random) -> dict[str, object]:
+    return sample_object(messages.GRANT_FIELDS, pick) | {"incarnation": 7, "cast": _cast(pick)}
+
+
+def _join(pick: random.Random) -> dict[str, object]:
+    return sample_object(
+        messages.JOIN_FIELDS, pick, wire_version=WIRE_VERSION, need=pick.choice((None, _need(pick)))
+    )
+
+
+def _need(pick: random.Random) -> str:
+    bits = pick.randbytes(BLOCK_COUNT // 8) + b"\xf0"
+    return base64.b64encode(zlib.compress(bits)).decode()
+
+
+def _decode_need(value: object) -> object:
+    messages.heard_sequence_from_json_untrusted(value)
+    return messages.need_from_json_untrusted(value, BLOCK_COUNT)
+
+
+def _target(
+    name: str, decode: Callable[[object], object], make: Callable[[random.Random], object], share: int = 10
+) -> Target:
+    errors = (ProtocolError, WireVersionError, JoinRefusedError)
+    return Target(name, _json(decode), errors, _seeds(make), Structure.JSON, share=share)
+
+
+def _record(name: str, record: object) -> Target:
+    return _target(
+        name,
+        lambda value: record.decode_untrusted(name, value),  # type: ignore[attr-defined]
+        lambda pick: sample_object(record.fields, pick),  # type: ignore[attr-defined]
+    )
+
+
+TARGETS = (
+    _target("cast description", messages.cast_from_json_untrusted, _cast),
+    _target(
+        "list of casts",
+        messages.casts_from_json_untrusted,
+        lambda pick: {"casts": [_cast(pick) for _ in range(pick.randrange(4))]},
+    ),
+    _target("grant", messages.grant_from_json_untrusted, _grant),
+    _target(
+        "request to join",
+        lambda value: messages.join_from_json_untrusted(value, block_count=BLOCK_COUNT, address="10.0.0.9"),
+        _join,
+    ),
+    _target(
+        "missing blocks",
+        _decode_need,
+        lambda pick: {"need": _need(pick), "heard_sequence": pick.choice((None, 5, 2**32 - 1))},
+    ),
+    _record("completion", messages.COMPLETION),
+    _record("check-in", check_in.CHECK_IN),
+    _record("answer to a check-in", check_in.CHECK_IN_ANSWER),
+    Target(
+        "problem details",
+        lambda data: json.dumps(messages.problem_from_json_untrusted(data)).encode(),
+        (),
+        lambda: [json_bytes(messages.problem_to_json("Conflict", "the roster is full")), b'{"title": 1}'],
+        Structure.JSON,
+    ),
+)

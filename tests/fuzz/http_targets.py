@@ -1,0 +1,158 @@
+"""Fuzz targets of HTTP: requests to a cast's control API, and bodies of the daemon's API, as their server parses them.
+
+The input is a request as text: a line with method and path, headers, an empty line, the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from protocol.control import control_messages as messages
+from protocol.model.session_records import JoinRequest
+from sender.api.guard.guarded_route import _body_untrusted
+from sender.api.route_table import Body
+from tests.fuzz.target import Target
+from tests.shell.sender_rig import Rig, make_rig
+from tests.shell.test_control_api import SECRET, make_api
+from tests.support.network.completion_reports import completion
+
+CAST: Final = "/api/v1/casts/1234abcd"
+KEY: Final = "Bearer " + "0" * 64
+MEMBER: Final = f"Bearer {SECRET}"
+_DROPPED: Final = frozenset(b"\r\n\0")
+
+
+class _Service:
+    """The control API of one cast, called as its server calls it."""
+
+    def __init__(self) -> None:
+        self.rig: Rig = make_rig(Path(tempfile.mkdtemp(prefix="diskcast-fuzz-")))
+        self.grant = self.rig.join()
+        self.application = make_api(self.rig).application()
+        self.loop = asyncio.new_event_loop()
+
+    def answer(self, data: bytes) -> int:
+        """Answer one request and return the status."""
+        return self.loop.run_until_complete(_call(self.application, data))
+
+
+@functools.cache
+def _service() -> _Service:
+    return _Service()
+
+
+def parse_request(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the ASGI scope and the body; h11 passes on no line ends and NULs in paths and headers."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    line, *header_lines = head.split(b"\r\n")
+    method, _, target = line.partition(b" ")
+    path, _, query = bytes(octet for octet in target if octet not in _DROPPED).partition(b"?")
+    headers = [
+        (name.strip().lower(), bytes(octet for octet in value.strip() if octet not in _DROPPED))
+        for name, colon, value in (header.partition(b":") for header in header_lines)
+        if colon and name.strip()
+    ]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method.decode("latin-1").upper() or "GET",
+        "scheme": "http",
+        "path": path.decode("utf-8", "replace") or "/",
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": ("10.0.0.9", 4711),
+        "server": ("10.0.0.1", 7411),
+    }
+    return scope, body
+
+
+async def _call(application: Any, data: bytes) -> int:
+    scope, body = parse_request(data)
+    status = 0
+    pieces = [body[: len(body) // 2], body[len(body) // 2 :]]
+
+    async def receive() -> dict[str, object]:
+        if not pieces:
+            return {"type": "http.disconnect"}
+        piece = pieces.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+
+    await application(scope, receive, send)
+    assert status < 500, f"status {status}"
+    return status
+
+
+def request(method: str, path: str, body: object = None, **headers: str) -> bytes:
+    """Return a request as the targets read it."""
+    content = b"" if body is None else json.dumps(body).encode()
+    lines = [f"{method} {path}", f"content-length: {len(content)}", "content-type: application/json"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
+
+
+def _control_seeds() -> list[bytes]:
+    grant = _service().grant
+    bearer = f"Bearer {grant.key.hex()}"
+    receiver = f"{CAST}/receivers/{grant.receiver_id}"
+    join = messages.join_to_json(JoinRequest("agent-1", "pc-1", {"serial": "X1"}, False, None, ""))
+    return [
+        request("GET", "/api/v1/casts", authorization=MEMBER),
+        request("GET", CAST, authorization=MEMBER),
+        request("GET", CAST),
+        request("GET", f"{CAST}/manifest", authorization=MEMBER),
+        request("POST", f"{CAST}/receivers", join, authorization=MEMBER),
+        request("PUT", f"{receiver}/need", {"need": None, "heard_sequence": 5}, authorization=bearer),
+        request("GET", f"{receiver}/blocks/1", authorization=bearer),
+        request(
+            "POST", f"{receiver}/completion", messages.COMPLETION.encode(completion()), authorization=KEY
+        ),
+    ]
+
+
+def _read_body(data: bytes) -> object:
+    scope, body = parse_request(data)
+    pieces = [body]
+
+    async def receive() -> dict[str, object]:
+        if not pieces:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": pieces.pop(), "more_body": False}
+
+    result = None
+    for kind in (Body.JSON, Body.OPTIONAL_JSON, Body.CSV):
+        pieces[:] = [body]
+        with contextlib.suppress(HTTPException):
+            result = _service().loop.run_until_complete(_body_untrusted(Request(scope, receive), kind))
+    return result
+
+
+TARGETS = (
+    Target("request to the control API", lambda data: _service().answer(data), (), _control_seeds, share=1),
+    Target(
+        "body of the daemon's API",
+        _read_body,
+        (),
+        lambda: [
+            request("POST", "/api/v1/check-in", {"name": "pc"}),
+            request("POST", "/api/v1/x").replace(b"application/json", b"text/csv; charset*=utf-8''utf-8"),
+        ],
+        share=1,
+    ),
+)

@@ -1,0 +1,30 @@
+"""All fuzz targets; ``test_fuzz.py`` requires that their seeds reach every function named ``*_untrusted``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.fuzz import (
+    control_targets,
+    http_targets,
+    image_targets,
+    session_targets,
+    trust_targets,
+    wire_targets,
+)
+from tests.fuzz.target import Target
+
+TARGETS: Final[tuple[Target, ...]] = (
+    *wire_targets.TARGETS,
+    *control_targets.TARGETS,
+    *image_targets.TARGETS,
+    *trust_targets.TARGETS,
+    *session_targets.TARGETS,
+    *http_targets.TARGETS,
+)
+
+
+def split(execution_count: int) -> dict[str, int]:
+    """Return the number of executions of each target, by its share, at least one."""
+    total = sum(target.share for target in TARGETS)
+    return {target.name: max(1, execution_count * target.share // total) for target in TARGETS}
