@@ -20,6 +20,7 @@ from protocol.control import control_messages as messages
 from protocol.model.session_records import JoinRequest
 from sender.api.guard.guarded_route import _body_untrusted
 from sender.api.route_table import Body
+from sender.cast.session.rival_check import is_confirmed_rival_untrusted
 from tests.fuzz.target import Target
 from tests.shell.sender_rig import Rig, make_rig
 from tests.shell.test_control_api import SECRET, make_api
@@ -143,7 +144,23 @@ def _read_body(data: bytes) -> object:
     return result
 
 
+def _check_rival(data: bytes) -> object:
+    # At the source of the announcement it would connect: these URLs are elsewhere, where nothing may be asked.
+    return is_confirmed_rival_untrusted(
+        data.decode("utf-8", "replace"), "192.0.2.77", _service().rig.parameters, _NO_ACCESS
+    )
+
+
+_NO_ACCESS: Any = None
+
 TARGETS = (
+    Target(
+        "announced URL of a rival",
+        _check_rival,
+        (),
+        lambda: [b"https://10.0.0.2:7411", b"https://[fe80::2%eth0]:7411/x?y#z", b"http://user@host:99999"],
+        share=5,
+    ),
     Target("request to the control API", lambda data: _service().answer(data), (), _control_seeds, share=1),
     Target(
         "body of the daemon's API",
