@@ -257,6 +257,19 @@ NACK_BLOCKS_MAX = 4096
 """Blocks that the runs of one NACK name together: ten times what a receiver requests in a round, and a millisecond of
 the sender's work."""
 
+ECHOES_MAX = 512
+"""Time stamps that the sender remembers as sent: ten seconds of FLUSH at its shortest interval."""
+
+FEEDBACK_PER_S_MAX = 500.0
+FEEDBACK_BURST = 250.0
+"""Feedback datagrams of one receiver that the sender processes: twice what a receiver sends with losses in every
+round. A hostile member costs the sender a twentieth of a core."""
+
+REPAIR_SHARE_MAX = 0.25
+"""Share of the rate that the repairs of one receiver may take while others wait for data: enough for a loss of a fifth
+beyond parity. The rest is repaired when nothing else waits, so that a member that requests everything costs the room a
+quarter of its rate."""
+
 NACK_DATAGRAMS_PER_ROUND_MAX = 4
 """A receiver that lost everything requests the lowest blocks first and the others in later rounds."""
 

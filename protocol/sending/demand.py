@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,21 @@ class _SweptBlock:
     stop_esi: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Nacked:
+    """The accepted part of a NACK.
+
+    Attributes:
+        block_count: accepted blocks.
+        symbol_count: symbols that they miss.
+        added_count: those of them that no earlier NACK had requested.
+    """
+
+    block_count: int
+    symbol_count: int
+    added_count: int
+
+
 class Demand:
     """The receivers' demand for one object.
 
@@ -99,7 +114,7 @@ class Demand:
         self._next_sequence = 0  # of the next planned symbol, of this object or another
         self._ever_sent = np.zeros(count, np.bool_)
         self._whole_again = np.zeros(count, np.bool_)
-        self._repairs: deque[int] = deque()
+        self._repairs: OrderedDict[int, None] = OrderedDict()
         self._cursor = 0
         # Blocks that are being sent, ascending; the one whose turn it is, and the symbols left of its turn.
         self._swept: list[_SweptBlock] = []
@@ -164,32 +179,43 @@ class Demand:
         self.repair_block_count = 0
         self._swept.clear()
 
-    def nack(self, block: int, count: int, deficit: int, sequence: int) -> int:
-        """Merge one run of a NACK: blocks ``block .. block + count`` each miss ``deficit`` symbols.
+    def nack(
+        self, runs: Sequence[tuple[int, int, int]], sequence: int, symbols_max: float = math.inf
+    ) -> Nacked:
+        """Merge the runs of a NACK: blocks ``block .. block + count`` each miss ``deficit`` symbols.
 
         Blocks that a pass still has to send, and NACKs from before the arrival of the block's latest symbols, are
-        ignored: the symbols are already on their way.
+        ignored: the symbols are already on their way. Takes a millisecond for the most blocks that a NACK may name.
 
-        Returns:
-            The number of accepted blocks.
+        Args:
+            runs: ``(block, count, deficit)``.
+            sequence: number up to which the receiver has heard symbols.
+            symbols_max: most symbols that this NACK may add to the repairs; the first blocks are taken.
         """
-        stop = min(block + count, self.block_count)
-        if block >= stop:
-            return 0
-        blocks = np.arange(block, stop)
-        stale = self._is_later(slice(block, stop), sequence)
-        accepted = blocks[(self._k[block:stop] > 0) & ~self._wanted[block:stop] & ~stale]
+        blocks, deficits = _blocks_of(runs, self.block_count)
+        k = self._k[blocks]
+        accepted = (k > 0) & ~self._wanted[blocks] & ~self._is_later(blocks, sequence)
         for swept in self._swept:
-            accepted = accepted[accepted != swept.block]
-        if accepted.size == 0:
-            return 0
-        new = accepted[self._deficit[accepted] == 0]
-        self._deficit[accepted] = np.maximum(self._deficit[accepted], np.minimum(deficit, self._k[accepted]))
-        self._repairs.extend(new.tolist())
-        self.repair_block_count += int(new.size)
-        return int(accepted.size)
+            accepted &= blocks != swept.block
+        blocks = blocks[accepted]
+        deficits = np.minimum(deficits[accepted], k[accepted])
+        present = self._deficit[blocks]
+        added = np.maximum(deficits - present, 0)
+        if added.sum() > symbols_max:
+            within = np.cumsum(added) <= symbols_max
+            blocks, deficits, present, added = (
+                blocks[within],
+                deficits[within],
+                present[within],
+                added[within],
+            )
+        self._deficit[blocks] = np.maximum(deficits, present)
+        new = blocks[present == 0].tolist()
+        self._repairs.update(dict.fromkeys(new))
+        self.repair_block_count += len(new)
+        return Nacked(int(blocks.size), int(deficits.sum()), int(added.sum()))
 
-    def _is_later(self, blocks: slice, sequence: int) -> NDArray[np.bool_]:
+    def _is_later(self, blocks: slice | NDArray[np.int64], sequence: int) -> NDArray[np.bool_]:
         """Return the blocks with symbols planned after ``sequence``.
 
         Compared by age, since more than half of all numbers can lie between them: with 1440 bytes each, those of an
@@ -212,7 +238,7 @@ class Demand:
             The sequence number after the added symbols.
         """
         while self._repairs and segments.room:
-            block = self._repairs[0]
+            block = next(iter(self._repairs))
             k = int(self._k[block])
             deficit = int(self._deficit[block])
             wanted = min(deficit + math.ceil(deficit * loss), SYMBOLS_MAX)
@@ -235,7 +261,7 @@ class Demand:
                 continue
             self._deficit[block] = 0
             self._whole_again[block] = False
-            self._repairs.popleft()
+            self._repairs.popitem(last=False)
             self.repair_block_count -= 1
         self._next_sequence = sequence
         return sequence
@@ -314,7 +340,7 @@ class Demand:
         self.wanted_count -= 1
         if self._deficit[block]:  # sent whole now, which covers the repair
             self._deficit[block] = 0
-            self._repairs.remove(block)
+            del self._repairs[block]
             self.repair_block_count -= 1
         k = int(self._k[block])
         self._swept.append(_SweptBlock(block, k, 0, k + min(parity(k), SYMBOLS_MAX - k)))
@@ -327,3 +353,22 @@ class Demand:
                 return start + int(found[0])
             start += WINDOW_BLOCKS
         return -1
+
+
+def _blocks_of(
+    runs: Sequence[tuple[int, int, int]], block_count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the blocks of a NACK's runs, ascending and each once, and the deficit of each."""
+    table = np.array(runs, np.int64).reshape(-1, 3)
+    counts = table[:, 1]
+    skipped = np.cumsum(counts) - counts
+    blocks = np.repeat(table[:, 0] - skipped, counts) + np.arange(int(counts.sum()))
+    deficits = np.repeat(table[:, 2], counts)
+    inside = blocks < block_count
+    if not inside.all():
+        blocks, deficits = blocks[inside], deficits[inside]
+    if (blocks[1:] <= blocks[:-1]).any():  # only a hostile receiver names a block twice
+        order = np.lexsort((-deficits, blocks))
+        blocks, first = np.unique(blocks[order], return_index=True)
+        deficits = deficits[order][first]
+    return blocks, deficits

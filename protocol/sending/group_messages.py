@@ -16,6 +16,7 @@ from protocol.constants import (
 )
 from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import CastParameters
+from protocol.sending.grtt import Echoes
 from protocol.sending.sender_statistics import SenderStatistics
 from protocol.wire.control_codec import ControlMessage, ControlSigner
 from protocol.wire.messages import Announce, BlockDigests, CastObject, EndOfTransmission, Flush, Standing
@@ -46,12 +47,17 @@ class Sweep:
 
 
 class GroupMessages:
-    """Schedule of the control messages; each is repeated, since any datagram can get lost."""
+    """Schedule of the control messages; each is repeated, since any datagram can get lost.
+
+    Attributes:
+        echoes: time stamps of the latest messages.
+    """
 
     def __init__(
         self, parameters: CastParameters, signer: ControlSigner, statistics: SenderStatistics, now: float
     ) -> None:
         """Announce at once, signed by ``signer``; count in ``statistics``."""
+        self.echoes = Echoes()
         self._parameters = parameters
         self._signer = signer
         self._statistics = statistics
@@ -136,7 +142,7 @@ class GroupMessages:
             self._flush_at = now + max(self._flush_interval_s, 2 * group.grtt_s)
             self._flush_interval_s = min(self._flush_interval_s * _FLUSH_GROWTH, FLUSH_INTERVAL_MAX_S)
             self._statistics.flushes_sent_count += 1
-            datagrams.append(self._encode(_flush(now, group, sweep)))
+            datagrams.append(self._encode(self._flush(now, group, sweep)))
         if self._end is not None and self._end_left and now >= self._end_at:
             self._end_at = now + EOT_INTERVAL_S
             self._end_left -= 1
@@ -158,6 +164,12 @@ class GroupMessages:
 
     # -- inside -----------------------------------------------------------------------------------------------
 
+    def _stamp_us(self, now: float) -> int:
+        """Return the time stamp of a message that leaves now, whose echo measures the round-trip time."""
+        sent_at_us = int(now * 1e6)
+        self.echoes.add(sent_at_us)
+        return sent_at_us
+
     def _announce(self, now: float, group: GroupState) -> Announce:
         parameters = self._parameters
         return Announce(
@@ -173,20 +185,19 @@ class GroupMessages:
             next_sequence=group.next_sequence,
             grtt_us=int(group.grtt_s * 1e6),
             report_interval_ms=int(group.report_interval_s * 1e3),
-            sent_at_us=int(now * 1e6),
+            sent_at_us=self._stamp_us(now),
         )
 
     def _encode(self, message: ControlMessage) -> bytes:
         return self._signer.encode(message)
 
-
-def _flush(now: float, group: GroupState, sweep: Sweep) -> Flush:
-    return Flush(
-        object=sweep.object_index,
-        pass_index=sweep.pass_index & 0xFF,
-        next_sequence=group.next_sequence,
-        receiver_count=group.receiver_count,
-        grtt_us=int(group.grtt_s * 1e6),
-        report_interval_ms=int(group.report_interval_s * 1e3),
-        sent_at_us=int(now * 1e6),
-    )
+    def _flush(self, now: float, group: GroupState, sweep: Sweep) -> Flush:
+        return Flush(
+            object=sweep.object_index,
+            pass_index=sweep.pass_index & 0xFF,
+            next_sequence=group.next_sequence,
+            receiver_count=group.receiver_count,
+            grtt_us=int(group.grtt_s * 1e6),
+            report_interval_ms=int(group.report_interval_s * 1e3),
+            sent_at_us=self._stamp_us(now),
+        )

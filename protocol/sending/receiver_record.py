@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from protocol.constants import FEEDBACK_BURST, FEEDBACK_PER_S_MAX, REPAIR_SHARE_MAX
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CompletionReport, MachineIdentity, ReceiverId, ReceiverState
 from protocol.sending.poisoned_reports import MemberLimits
 from protocol.sending.rate.rate_sample import RateSample
 from protocol.sending.replay_window import ReplayWindow
+from protocol.shared.token_bucket import TokenBucket
 from protocol.wire.messages import BOTTLENECKS, Report
 
 _LOSS_SMOOTHING = 0.3
 _RATE_SMOOTHING_S = 1.0
+_REPAIR_BURST_S = 1.0
+"""Time whose share of repairs a receiver may save up: losses come in bursts, such as the end of a pass."""
 _BACKLOG_SHARE = 0.35
 """Share of the buffers with blocks that the machine itself works on; below it, the buffers are full of incomplete
 blocks that wait for the sender, and drops aren't the machine's own."""
@@ -37,6 +41,8 @@ class ReceiverRecord:
         deferred: its repairs wait for the tail, which hasn't started.
         rate_bytes_per_s: smoothed rate at which it writes.
         nacked_symbol_count: symbols that it requested.
+        feedback_allowance: datagrams that it may send.
+        repair_allowance_s: seconds of the cast's rate that its repairs may take.
     """
 
     receiver_id: ReceiverId
@@ -52,6 +58,12 @@ class ReceiverRecord:
     ready: bool = False
     replay_window: ReplayWindow = dataclasses.field(default_factory=ReplayWindow)
     report_counter: int = 0
+    feedback_allowance: TokenBucket = dataclasses.field(
+        default_factory=lambda: TokenBucket(per_s=FEEDBACK_PER_S_MAX, burst=FEEDBACK_BURST)
+    )
+    repair_allowance_s: TokenBucket = dataclasses.field(
+        default_factory=lambda: TokenBucket(per_s=REPAIR_SHARE_MAX, burst=REPAIR_SHARE_MAX * _REPAIR_BURST_S)
+    )
     needed_at_join_count: int = 0
     needed_count: int | None = None
     verified_count: int = 0

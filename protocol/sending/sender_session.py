@@ -21,7 +21,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.constants import DATA_HEADER_BYTES, REPORTS_PER_TIMEOUT, SOURCE_SYMBOLS_MAX
+from protocol.constants import (
+    DATA_HEADER_BYTES,
+    GRTT_MAX_S,
+    REPORTS_PER_TIMEOUT,
+    SOURCE_SYMBOLS_MAX,
+    SYMBOLS_MAX,
+)
 from protocol.errors import JoinRefusedError, WireError
 from protocol.image.manifest import Manifest
 from protocol.image.manifest_object import manifest_source_symbols
@@ -72,6 +78,10 @@ from protocol.wire.feedback_codec import (
     feedback_prefix_untrusted,
 )
 from protocol.wire.messages import BlockDigests, CastObject, Nack, Poisoned, Report
+
+_IDLE_REPAIRS_S = 0.25
+"""Repairs that one NACK may request when nothing else waits: short for those that come after it, long enough that one
+receiver alone uses the rate."""
 
 _TIMER_S = 0.1
 """Interval of the checks for timeouts, stragglers, loss and bottleneck."""
@@ -129,8 +139,10 @@ class SenderSession:
         self._main_group = MainGroup(policy, self._roster, self.rate_control, now)
         self._parity = ParityPlanner()
         source_symbol_count = int(source_symbols.sum(dtype=np.int64))
-        frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
-        self._frame_bytes_per_raw = max(1, source_symbol_count) * frame_bytes / max(1, parameters.raw_bytes)
+        self._frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
+        self._frame_bytes_per_raw = (
+            max(1, source_symbol_count) * self._frame_bytes / max(1, parameters.raw_bytes)
+        )
         self._grtt = GrttEstimator()
         self._events: list[SenderEvent] = []
         self._sequence = rng.getrandbits(32)
@@ -386,6 +398,8 @@ class SenderSession:
         check_feedback_mac(datagram, record.key)
         if not record.replay_window.accept(prefix.counter):
             raise WireError("replayed")
+        if not record.feedback_allowance.take(now):
+            raise WireError("too_many")
         message = feedback_body_untrusted(prefix, datagram)
         record.heard_at = now
         if self.state is not CastState.ENDED and self._roster.advance(record, ReceiverTrigger.HEARD_AGAIN):
@@ -393,7 +407,7 @@ class SenderSession:
                 self._roster.advance(record, ReceiverTrigger.NEED_REPORTED)
             self._events.append(ReceiverReturned(record.receiver_id))
         if isinstance(message, Nack):
-            self._receive_nack(record, message)
+            self._receive_nack(record, message, now)
         elif isinstance(message, Poisoned):
             self._receive_poisoned(record, message, now)
         elif prefix.counter > record.report_counter:  # older reports are outdated
@@ -404,16 +418,21 @@ class SenderSession:
         self.statistics.reports_received_count += 1
         sample = record.apply_report(report, self._frame_bytes_per_raw, now)
         capacity = self.rate_control.capacities.get(record.receiver_id)
-        if report.echo_us:
-            record.rtt_s = now - (report.echo_us + report.echo_delay_us) / 1e6
-            if capacity is None or not capacity.exempt:  # the group doesn't wait for a straggler's answers
-                self._grtt.add(record.rtt_s, now, self._report_interval_s)
+        rtt_s = self._messages.echoes.rtt_s(report.echo_us, report.echo_delay_us, now)
+        if rtt_s is not None:
+            record.rtt_s = rtt_s
+            if not record.state.active or (capacity is not None and capacity.exempt):
+                self._grtt.forget(record.receiver_id)  # the group doesn't wait for a straggler's answers
+            else:
+                self._grtt.add(record.receiver_id, rtt_s, now, self._report_interval_s)
         if record.state.active:
-            self.rate_control.add_sample(record.receiver_id, sample, self.grtt_s, now)
+            # A report from farther away than the group describes an earlier time, whether or not it says the truth.
+            round_trip_s = max(self.grtt_s, min(record.rtt_s, GRTT_MAX_S))
+            self.rate_control.add_sample(record.receiver_id, sample, round_trip_s, now)
             if self.state is CastState.CASTING:
                 self._events += self._main_group.judge(now)
 
-    def _receive_nack(self, record: ReceiverRecord, nack: Nack) -> None:
+    def _receive_nack(self, record: ReceiverRecord, nack: Nack, now: float) -> None:
         self.statistics.nacks_received_count += 1
         if not record.state.active or self.state is CastState.ENDED:
             return
@@ -422,10 +441,19 @@ class SenderSession:
         demand = self.image_demand if nack.object == CastObject.IMAGE else self.manifest_demand
         if nack.object == CastObject.IMAGE and not record.ready:
             return
-        for block, count, deficit in nack.deficits:
-            accepted = demand.nack(block, count, deficit, nack.sequence)
-            self.statistics.nacked_symbol_count += accepted * deficit
-            record.nacked_symbol_count += accepted * deficit
+        # Of a rate that isn't reached, a member gets its share of what is really sent.
+        rate = min(self.rate_bytes_per_s, self.achieved_bytes_per_s or math.inf)
+        symbol_s = self._frame_bytes / rate
+        if self.active_count == 1:
+            symbols_max = math.inf
+        elif self.image_demand.idle and self.manifest_demand.idle:
+            symbols_max = max(SYMBOLS_MAX, _IDLE_REPAIRS_S * self.rate_bytes_per_s / self._frame_bytes)
+        else:
+            symbols_max = record.repair_allowance_s.available(now) / symbol_s
+        nacked = demand.nack(nack.deficits, nack.sequence, symbols_max)
+        record.repair_allowance_s.spend(now, nacked.added_count * symbol_s)
+        self.statistics.nacked_symbol_count += nacked.symbol_count
+        record.nacked_symbol_count += nacked.symbol_count
 
     def _receive_poisoned(self, record: ReceiverRecord, message: Poisoned, now: float) -> None:
         self.statistics.poisoned_reports_count += 1
@@ -562,6 +590,7 @@ class SenderSession:
         left = self._roster.advance(record, trigger)
         if left:
             self._main_group.forget(record)
+            self._grtt.forget(record.receiver_id)
         return left
 
     def _run_timers(self, now: float, elapsed_s: float) -> None:

@@ -108,10 +108,10 @@ class ControlVerifier:
             WireError: it isn't the sender's, or it isn't newer than the last one.
         """
         prefix = _prefix_untrusted(datagram)
-        if prefix.cast_id != self._cast_id:
-            raise WireError("foreign_cast")
         if prefix.type not in _BY_TYPE:
             raise WireError("bad_type")
+        if prefix.cast_id != self._cast_id:
+            raise WireError("foreign_cast")
         body = datagram[_BODY_AT:-CONTROL_SIGNATURE_BYTES]
         tag = _tag(datagram[:PREFIX_BYTES], body, self._tag_key)
         if not hmac.compare_digest(tag, datagram[PREFIX_BYTES:_BODY_AT]):

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from protocol.constants import WIRE_MAGIC, WIRE_VERSION
-from protocol.wire.codec import PREFIX
+from protocol.wire.codec import CONTROL_PREFIX
 from tests.support.network.lab import wait_until
 
 FRAME_BYTES = 1472
@@ -33,15 +33,17 @@ def datagram(kind: str, rng: random.Random) -> bytes:
         case "frame_sized":
             return rng.randbytes(FRAME_BYTES)
         case "newer_version":
-            return PREFIX.pack(WIRE_MAGIC, WIRE_VERSION + 1, 0x10, 7, 7) + rng.randbytes(100)
+            return CONTROL_PREFIX.pack(WIRE_MAGIC, WIRE_VERSION + 1, 0x10, 7, 7) + rng.randbytes(100)
         case "unknown_type":
-            return PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, 0xEE, 7, 7) + rng.randbytes(100)
+            return CONTROL_PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, 0xEE, 7, 7) + rng.randbytes(100)
         case "bad_payload":
             wire_type = rng.choice((0x10, 0x11, 0x12, 0x20, 0x21))
-            return PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, wire_type, 7, 7) + b"\x91" * rng.randrange(1, 200)
+            return CONTROL_PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, wire_type, 7, 7) + b"\x91" * rng.randrange(
+                1, 200
+            )
         case _:
-            return PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, 0x01, 7, 7) + rng.randbytes(
-                FRAME_BYTES - PREFIX.size
+            return CONTROL_PREFIX.pack(WIRE_MAGIC, WIRE_VERSION, 0x01, 7, 7) + rng.randbytes(
+                FRAME_BYTES - CONTROL_PREFIX.size
             )
 
 

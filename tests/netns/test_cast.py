@@ -303,7 +303,7 @@ def test_garbage_is_counted_and_changes_nothing(image: Path, tmp_path: Path) -> 
     assert agent.result["rejects"]["foreign_cast"] > 0
 
 
-REASONS = ("too_short", "bad_magic", "bad_version", "bad_type", "bad_payload")
+REASONS = ("too_short", "bad_magic", "bad_version", "bad_type", "foreign_cast")
 READ_METRICS = """
 import urllib.request
 print(urllib.request.urlopen("http://127.0.0.1:9100/metrics", timeout=60).read().decode())

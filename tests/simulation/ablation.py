@@ -87,6 +87,9 @@ SWITCHES: Final = (
     _switch("rate_control.backoff", "no distance below the knee", _BACKOFF=0.0),
     _switch("rate_control.fill_high", "full buffers are no limit", _FILL_HIGH=1.0),
     _switch("rate_control.loss_margin", "no margin of loss", _LOSS_MARGIN=0.0),
+    _switch("rate_control.lone_cut", "a single report lowers the rate to any limit", _LONE_CUT=0.0),
+    _switch("limit_claims.others", "receivers don't confirm each other's limits", _OTHERS_S=-1.0),
+    _switch("limit_claims.own", "a receiver doesn't confirm its own limit", _OWN_S=-1.0),
     _switch("loss_experiment.experiment", "no experiment", LossExperiment__add_loss=_never),
     _switch("loss_experiment.beta", "a decrease by 5 %", BETA=0.95),
     _switch(

@@ -38,6 +38,8 @@ class Capacity:
         cause: cause of that limit.
         proven_bytes_per_s: highest recent delivery rate without trouble.
         usual_loss: share of the datagrams that it loses at any rate, 0..1.
+        latest_loss: loss of the last report with data.
+        previous_loss: loss of the report before it.
         loss_samples: number of reports in the usual loss.
         loss_burst: mean number of datagrams lost in a row.
         fill: share of its buffers in use at the last report, 0..1.
@@ -52,6 +54,8 @@ class Capacity:
     cause: Cause = Cause.NETWORK
     proven_bytes_per_s: float = 0.0
     usual_loss: float = 0.0
+    latest_loss: float = 0.0
+    previous_loss: float = 0.0
     loss_samples: int = 0
     loss_burst: float = 1.0
     fill: float = 0.0
@@ -111,6 +115,11 @@ class Capacity:
         window_segments = max(1.0, segment_rate_per_s * rtt_s)
         self._cubic_per_s3 = _SHARE_SEGMENTS_PER_S3 / window_segments
         self.escapes = False
+
+    def lower_knee(self, knee_bytes_per_s: float) -> None:
+        """Move the knee down within the same cut: another report confirms it."""
+        self.knee_bytes_per_s = min(self.knee_bytes_per_s, knee_bytes_per_s)
+        self.proven_bytes_per_s = min(self.proven_bytes_per_s, self.knee_bytes_per_s)
 
     def forget_knee(self) -> None:
         """Return to slow start: the limit has moved up."""

@@ -25,6 +25,7 @@ from protocol.constants import (
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.session_records import ReceiverId
 from protocol.sending.rate.capacity import ALIKE, Capacity
+from protocol.sending.rate.limit_claims import LimitClaims
 from protocol.sending.rate.loss_experiment import BETA, LossExperiment
 from protocol.sending.rate.rate_sample import RateSample
 from protocol.shared.feedback_timing import ARRIVAL_WINDOW_S
@@ -41,6 +42,8 @@ _BACKOFF: Final = 0.05
 """Distance below a knee, so that the queue drains."""
 _FILL_HIGH: Final = 0.5
 """Share of a receiver's buffers from which on it works off less than it gets."""
+_LONE_CUT: Final = 0.9
+"""Share of the rate that is left after one report of a limit that no other report confirms."""
 _LOSS_MARGIN: Final = 0.015
 """Loss above the usual one that is unusual, beside three standard deviations. Only real casts miss it: losses on real
 paths vary by more than chance, simulated ones don't."""
@@ -73,6 +76,7 @@ class RateController:
         self._frame_bytes = frame_bytes
         self._tick_at = now
         self._experiment = LossExperiment()
+        self._claims = LimitClaims()
         self._cut_at = -math.inf
 
     # -- state for other modules ------------------------------------------------------------------------------
@@ -102,6 +106,7 @@ class RateController:
         """Remove a receiver that has left the group."""
         self.capacities.pop(receiver_id, None)
         self._experiment.forget(receiver_id)
+        self._claims.forget(receiver_id)
 
     # -- slow start and congestion avoidance ------------------------------------------------------------------
 
@@ -159,6 +164,8 @@ class RateController:
         """Use one receiver's report."""
         capacity = self.capacities.setdefault(receiver_id, Capacity())
         capacity.fill = sample.fill
+        if sample.expected_count:
+            capacity.previous_loss, capacity.latest_loss = capacity.latest_loss, sample.loss
         if sample.expected_count and not sample.queued:
             capacity.competing.queue_empty()
         settled = now > capacity.cut_at + self._feedback_round_s(grtt_s)
@@ -166,12 +173,12 @@ class RateController:
             capacity.troubled_at = now
             self._experiment.forget(receiver_id)
             if settled:
-                self._on_receiver_limit(capacity, sample, now)
+                self._on_receiver_limit(receiver_id, capacity, sample, now)
         elif sample.queued and not self._by_loss(capacity, now):
             capacity.troubled_at = now
             self._experiment.forget(receiver_id)
             if settled:
-                self._on_standing_queue(capacity, sample, grtt_s, now)
+                self._on_standing_queue(receiver_id, capacity, sample, grtt_s, now)
             else:
                 capacity.competing.queue_grows(sample.queue_delay_s)
         elif not sample.expected_count or self._conclude(receiver_id, capacity, sample, grtt_s, now):
@@ -201,11 +208,24 @@ class RateController:
             capacity.learn_loss(sample.loss, sample.loss_burst)
 
     def _cut(
-        self, capacity: Capacity, knee: float, cause: Cause, sample: RateSample, grtt_s: float, now: float
+        self,
+        receiver_id: ReceiverId,
+        capacity: Capacity,
+        knee: float,
+        cause: Cause,
+        sample: RateSample,
+        grtt_s: float,
+        now: float,
     ) -> None:
-        """Set a receiver's knee; a link that is to be shared is left and taken again as by TCP."""
+        """Set a receiver's knee; a link that is to be shared is left and taken again as by TCP.
+
+        The first report of a limit that nobody else reports lowers the rate by a tenth: it may be false.
+        """
         knee = max(knee, RATE_BYTES_PER_S_MIN)
-        if self._share and cause is Cause.NETWORK and not capacity.exempt:
+        shared = self._share and cause is Cause.NETWORK and not capacity.exempt
+        if not capacity.exempt:
+            knee = self._confirmed_knee(receiver_id, capacity, knee, shared, now)
+        if shared:
             rtt_s = grtt_s + sample.queue_delay_s
             capacity.meet_shared_knee(knee, 1.0 - BETA, knee / self._frame_bytes, rtt_s, now)
         else:
@@ -215,13 +235,29 @@ class RateController:
             self._cut_at = now
             self._fall_to(capacity.allowed_bytes_per_s())
 
-    def _on_receiver_limit(self, capacity: Capacity, sample: RateSample, now: float) -> None:
+    def _confirmed_knee(
+        self, receiver_id: ReceiverId, capacity: Capacity, knee: float, shared: bool, now: float
+    ) -> float:
+        """Return the part of a reported limit that other reports confirm, and at least a tenth below the rate."""
+        confirmed = self._claims.add(receiver_id, knee, now)
+        for other_id, other_knee in self._claims.confirmed_by(receiver_id, knee, now).items():
+            self.capacities[other_id].lower_knee(other_knee)
+        if all(other is capacity for _, other in self._counted()):
+            return knee  # it can only harm itself
+        lone_knee = _LONE_CUT * self.rate_bytes_per_s / (BETA if shared else 1.0 - _BACKOFF)
+        return max(knee, min(lone_knee, confirmed))
+
+    def _on_receiver_limit(
+        self, receiver_id: ReceiverId, capacity: Capacity, sample: RateSample, now: float
+    ) -> None:
         """Cut to the rate that a receiver works off: its buffers fill, or its socket overflows."""
         cause = Cause.SOCKET if sample.cause is Cause.NETWORK else sample.cause
         worked_off = sample.arriving_bytes_per_s if cause is Cause.SOCKET else sample.written_bytes_per_s
-        self._cut(capacity, worked_off or BETA * self.rate_bytes_per_s, cause, sample, 0.0, now)
+        self._cut(receiver_id, capacity, worked_off or BETA * self.rate_bytes_per_s, cause, sample, 0.0, now)
 
-    def _on_standing_queue(self, capacity: Capacity, sample: RateSample, grtt_s: float, now: float) -> None:
+    def _on_standing_queue(
+        self, receiver_id: ReceiverId, capacity: Capacity, sample: RateSample, grtt_s: float, now: float
+    ) -> None:
         """Cut to the delivery rate, which is all that the link carries, or notice competing traffic."""
         if (
             capacity.limited
@@ -231,7 +267,9 @@ class RateController:
             return
         capacity.competing.start_cut(sample.queue_delay_s)
         arriving = sample.arriving_bytes_per_s or BETA * self.rate_bytes_per_s
-        self._cut(capacity, capacity.before_random_loss(arriving), Cause.NETWORK, sample, grtt_s, now)
+        self._cut(
+            receiver_id, capacity, capacity.before_random_loss(arriving), Cause.NETWORK, sample, grtt_s, now
+        )
 
     def _on_loss(
         self,
@@ -250,13 +288,15 @@ class RateController:
         settled &= capacity.exempt or now > self._cut_at + self._feedback_round_s(grtt_s)
         below_knee = capacity.limited and rate < capacity.knee_bytes_per_s and not queued
         if self.fixed or (below_knee and settled and not competing and not capacity.exempt):
-            capacity.set_usual_loss(sample.loss, sample.loss_burst)  # a link that isn't full drops nothing
+            # A link that isn't full drops nothing. A single report may be false, so two have to show the loss.
+            confirmed_loss = max(capacity.usual_loss, min(sample.loss, capacity.previous_loss))
+            capacity.set_usual_loss(confirmed_loss, sample.loss_burst)
         elif competing or capacity.limited or capacity.exempt or queued:
             if settled:
                 capacity.troubled_at = now
                 arriving = sample.arriving_bytes_per_s or (1.0 - sample.loss) * rate
                 knee = capacity.before_random_loss(arriving)
-                self._cut(capacity, knee, Cause.NETWORK, sample, grtt_s, now)
+                self._cut(receiver_id, capacity, knee, Cause.NETWORK, sample, grtt_s, now)
         else:
             self._experiment.add_loss(receiver_id, sample, now)
 
@@ -273,7 +313,7 @@ class RateController:
         congestion, knee = result
         if congestion:
             capacity.troubled_at = now
-            self._cut(capacity, knee, Cause.NETWORK, sample, grtt_s, now)
+            self._cut(receiver_id, capacity, knee, Cause.NETWORK, sample, grtt_s, now)
         else:
             capacity.set_usual_loss(sample.loss, sample.loss_burst)
         return True

@@ -129,7 +129,7 @@ def test_an_arriving_repair_silences_receivers_that_have_not_nacked_yet() -> Non
     receiver, demand = Receiver(), _demand()
     headers = _pass(demand, depth=1)
     receiver.take(np.delete(headers, slice(5 * K, 5 * K + 20)))
-    demand.nack(5, 1, 20, headers.size)
+    demand.nack([(5, 1, 20)], headers.size)
     repair = _pass(demand, depth=1, sequence=headers.size)
     receiver.take(repair[:8], now=100.0)
     assert receiver.ask(100.01) == {}
@@ -183,7 +183,7 @@ def test_unscanned_blocks_are_collected_and_never_nacked() -> None:
 def test_repairs_for_others_take_no_buffers_of_a_machine_that_is_still_scanning() -> None:
     receiver, demand = Receiver(unscanned=True), _demand()
     _pass(demand, depth=1)
-    demand.nack(5, 3, 20, BLOCK_COUNT * K)
+    demand.nack([(5, 3, 20)], BLOCK_COUNT * K)
     receiver.take(_pass(demand, depth=1, sequence=BLOCK_COUNT * K))
     assert receiver.pool.free_count == receiver.pool.capacity
 

@@ -17,9 +17,9 @@ from tests.simulation.world import SYMBOL_BYTES, Scenario, World
 FRAME_BYTES = 32 + SYMBOL_BYTES
 
 
-def new_session(**policy: object) -> SenderSession:
+def new_session(*, block_count: int = 10, **policy: object) -> SenderSession:
     """Return the session of a small world, at time 100, without receivers."""
-    world = World(Scenario(1, block_count=10))
+    world = World(Scenario(1, block_count=block_count))
     return SenderSession(
         world.parameters,
         world.image.manifest,

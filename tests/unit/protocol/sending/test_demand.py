@@ -57,11 +57,11 @@ def test_repairs_come_first_with_fresh_symbols_and_the_largest_deficit_counts() 
     demand = _demand(10, 10, 10)
     demand.want(None)
     _, sequence = _plan(demand, room=20)
-    demand.nack(0, 2, 2, sequence)
-    demand.nack(1, 1, 4, sequence)
+    demand.nack([(0, 2, 2)], sequence)
+    demand.nack([(1, 1, 4)], sequence)
     rows, sequence = _plan(demand, sequence)
     assert rows == [(FLAG_REPAIR, 0, 0, 10, 2), (FLAG_REPAIR, 0, 1, 10, 4), (0, 0, 2, 0, 10)]
-    demand.nack(0, 1, 1, sequence)
+    demand.nack([(0, 1, 1)], sequence)
     assert _plan(demand, sequence)[0] == [(FLAG_REPAIR, 0, 0, 12, 1)]
 
 
@@ -69,10 +69,10 @@ def test_a_nack_written_before_the_repair_was_heard_is_stale() -> None:
     demand = _demand(10)
     demand.want(None)
     _, sequence = _plan(demand)
-    assert demand.nack(0, 1, 2, sequence) == 1
+    assert demand.nack([(0, 1, 2)], sequence).block_count == 1
     _, later = _plan(demand, sequence)
-    assert demand.nack(0, 1, 2, sequence) == 0
-    assert demand.nack(0, 1, 2, later) == 1
+    assert demand.nack([(0, 1, 2)], sequence).block_count == 0
+    assert demand.nack([(0, 1, 2)], later).block_count == 1
 
 
 FAR = 5 << 29
@@ -86,8 +86,8 @@ def test_a_block_sent_terabytes_ago_is_still_repaired() -> None:
     _plan(demand, 2**32 - 5)
     demand.want(np.array([False, True]))
     _, sequence = _plan(demand, FAR)
-    assert demand.nack(0, 1, 3, sequence) == 1
-    assert demand.nack(1, 1, 3, FAR) == 0, "written before its latest symbols were heard"
+    assert demand.nack([(0, 1, 3)], sequence).block_count == 1
+    assert demand.nack([(1, 1, 3)], FAR).block_count == 0, "written before its latest symbols were heard"
     assert _plan(demand, sequence)[0] == [(FLAG_REPAIR, 0, 0, 10, 3)]
 
 
@@ -105,8 +105,8 @@ def test_blocks_that_the_pass_will_send_need_no_repair() -> None:
     demand = _demand(10, 10)
     demand.want(None)
     _, sequence = _plan(demand, room=15)  # block 1 is half sent
-    assert demand.nack(0, 2, 3, sequence) == 1
-    assert demand.nack(5, 1, 1, sequence) == 0
+    assert demand.nack([(0, 2, 3)], sequence).block_count == 1
+    assert demand.nack([(5, 1, 1)], sequence).block_count == 0
 
 
 def test_used_up_symbols_come_round_again() -> None:
@@ -115,7 +115,7 @@ def test_used_up_symbols_come_round_again() -> None:
     _, sequence = _plan(demand)
     seen = set(range(200))
     for _ in range(6):
-        demand.nack(0, 1, 20, sequence)
+        demand.nack([(0, 1, 20)], sequence)
         rows, sequence = _plan(demand, sequence)
         assert all(esi + count <= 255 for *_, esi, count in rows)
         seen |= {esi + i for *_, esi, count in rows for i in range(count)}
@@ -172,7 +172,7 @@ def test_a_nack_for_a_block_that_is_being_sent_waits() -> None:
     demand.want(None)
     segments = SegmentList(30)
     sequence = demand.plan_pass(segments, 0, lambda _: 0, 3)
-    assert demand.nack(0, 3, 1, sequence) == 0
+    assert demand.nack([(0, 3, 1)], sequence).block_count == 0
 
 
 def test_symbols_on_their_way_to_the_receiver_are_not_sent_again() -> None:
@@ -192,3 +192,37 @@ def test_a_block_that_is_being_sent_is_not_sent_again_for_a_nack() -> None:
     rows, _ = _plan(demand, sequence)
     assert rows == [(0, 0, 0, 3, 3)]
     assert demand.idle
+
+
+def test_a_nack_takes_the_first_blocks_that_its_limit_allows() -> None:
+    demand = _demand(*[10] * 6)
+    demand.want(None)
+    _, sequence = _plan(demand)
+    demand.nack([(1, 1, 4)], sequence)
+    nacked = demand.nack([(0, 3, 4), (5, 1, 2)], sequence, 8)
+    assert (nacked.block_count, nacked.symbol_count, nacked.added_count) == (3, 12, 8)
+    assert [row[2:] for row in _plan(demand, sequence)[0]] == [(1, 10, 4), (0, 10, 4), (2, 10, 4)]
+
+
+def test_a_block_that_a_nack_names_twice_is_repaired_once_by_its_largest_deficit() -> None:
+    demand = _demand(10, 10, 10)
+    demand.want(None)
+    _, sequence = _plan(demand)
+    nacked = demand.nack([(1, 2, 2), (1, 1, 5), (0, 2, 3), (2, 9, 1)], sequence)
+    assert nacked.block_count == 3
+    assert [row[2:] for row in _plan(demand, sequence)[0]] == [(0, 10, 3), (1, 10, 5), (2, 10, 2)]
+    assert demand.idle
+
+
+def test_a_pass_that_reaches_nacked_blocks_takes_them_over() -> None:
+    demand = _demand(*[10] * 3000)
+    demand.want(None)
+    _, sequence = _plan(demand, room=30_000)
+    demand.nack([(0, 3000, 2)], sequence)
+    demand.want(None)
+    rows, _ = _plan(demand, sequence, room=10)
+    assert demand.repair_block_count <= 3000
+    segments = SegmentList(40_000)
+    demand.plan_pass(segments, sequence, lambda _: 0)
+    assert demand.repair_block_count == 0
+    assert rows

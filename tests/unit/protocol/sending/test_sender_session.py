@@ -7,7 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from protocol.constants import EOT_COUNT, MANIFEST_WAIT_S, RECEIVER_COUNT_MAX
+from protocol.constants import (
+    EOT_COUNT,
+    FEEDBACK_BURST,
+    MANIFEST_WAIT_S,
+    RECEIVER_COUNT_MAX,
+    REPAIR_SHARE_MAX,
+)
 from protocol.errors import JoinRefusedError
 from protocol.model.bottleneck import Bottleneck, Cause
 from protocol.model.cast_state import CastState, SessionOutcome
@@ -18,6 +24,7 @@ from protocol.wire.control_codec import decode_control_untrusted
 from protocol.wire.messages import Announce, EndOfTransmission, Flush, Report
 from tests.support.network.completion_reports import completion
 from tests.unit.protocol.sending.sender_inputs import (
+    FRAME_BYTES,
     feedback,
     join_request,
     nack,
@@ -32,8 +39,8 @@ def _gathering() -> tuple[SenderSession, JoinGrant]:
     return session, session.join(join_request(), 100.0)
 
 
-def _casting() -> tuple[SenderSession, JoinGrant]:
-    session = new_session()
+def _casting(*, block_count: int = 10) -> tuple[SenderSession, JoinGrant]:
+    session = new_session(block_count=block_count)
     grant = session.join(join_request(), 100.0)
     session.control_datagrams(100.1)
     assert session.state == CastState.CASTING
@@ -308,14 +315,76 @@ def test_a_lost_receiver_is_named_and_may_return() -> None:
 
 def test_round_trip_time_and_progress_come_from_reports() -> None:
     session, grant = _casting()
+    assert session.control_datagrams(101.9)
     session.receive_feedback_untrusted(
-        report(grant, 1, echo_us=100_900_000, echo_delay_us=20_000, blocks_needed_count=8), 101.0
+        report(grant, 1, echo_us=101_900_000, echo_delay_us=20_000, blocks_needed_count=8), 102.0
     )
     record = session.receivers[grant.receiver_id]
     assert record.rtt_s == pytest.approx(0.08)
     assert session.grtt_s == pytest.approx(0.08)
-    session.receive_feedback_untrusted(report(grant, 2, blocks_needed_count=2), 101.1)
+    session.receive_feedback_untrusted(report(grant, 2, blocks_needed_count=2), 102.1)
     assert record.progress == pytest.approx(0.75)
+
+
+def test_an_echo_that_was_never_sent_or_comes_from_the_future_measures_nothing() -> None:
+    """One false echo set the timing of the whole room to five seconds."""
+    session, grant = _casting()
+    assert session.control_datagrams(101.9)
+    before_s = session.grtt_s
+    for counter, echo in enumerate(((97_000_000, 0), (101_900_000, 500_000)), 1):
+        false = report(grant, counter, echo_us=echo[0], echo_delay_us=echo[1])
+        session.receive_feedback_untrusted(false, 102.0)
+    assert session.receivers[grant.receiver_id].rtt_s == 0.0
+    assert session.grtt_s == before_s
+
+
+def test_more_feedback_than_a_receiver_can_have_is_dropped() -> None:
+    """A hostile member would occupy the sender with valid datagrams."""
+    session, grant = _casting()
+    for counter in range(1, 1001):
+        session.receive_feedback_untrusted(report(grant, counter), 101.0)
+    assert session.rejects == {"too_many": 1000 - FEEDBACK_BURST}
+    session.receive_feedback_untrusted(report(grant, 1001), 101.1)
+    assert session.statistics.reports_received_count == FEEDBACK_BURST + 1
+
+
+def test_forged_and_replayed_feedback_doesn_t_use_up_a_receivers_allowance() -> None:
+    """Otherwise anybody could silence a machine, which then counts as lost."""
+    session, grant = _casting()
+    good = report(grant, 1)
+    session.receive_feedback_untrusted(good, 101.0)
+    for _ in range(1000):
+        session.receive_feedback_untrusted(good[:-1] + bytes([good[-1] ^ 1]), 101.0)
+        session.receive_feedback_untrusted(good, 101.0)
+    session.receive_feedback_untrusted(report(grant, 2), 101.0)
+    assert session.statistics.reports_received_count == 2
+
+
+def test_a_member_that_requests_everything_gets_its_share() -> None:
+    """The room keeps three quarters of the rate."""
+    session, grant = _casting(block_count=4000)
+    session.join(join_request("b"), 100.0)
+    rate = 0.1 * session.rate_bytes_per_s  # as of a slow interface
+    now, counter = 100.2, 0
+    while session.image_demand.wanted_count:
+        counter += 1
+        hostile = nack(grant, counter, session._sequence, ((0, 4000, 200),))
+        session.receive_feedback_untrusted(hostile, now)
+        plan = session.next_plan(now, 64)
+        assert plan is not None
+        now += plan.symbol_count * FRAME_BYTES / rate
+        session.mark_transmitted(plan.next_sequence, plan.symbol_count * FRAME_BYTES, now)
+    sent_s = now - 100.2
+    share_s = session.image_demand.sent_repair_count * FRAME_BYTES / rate
+    assert sent_s > 2.0
+    assert share_s <= REPAIR_SHARE_MAX * (sent_s + 1.1)
+
+
+def test_a_receiver_alone_gets_all_its_repairs_at_once() -> None:
+    session, grant = _casting(block_count=4000)
+    transmit_all(session, 100.2)
+    session.receive_feedback_untrusted(nack(grant, 1, session._sequence, ((0, 4000, 4),)), 100.3)
+    assert session.image_demand.repair_block_count > 3000
 
 
 def test_a_report_from_before_the_manifest_does_not_show_a_machine_as_done() -> None:

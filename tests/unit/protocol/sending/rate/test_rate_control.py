@@ -230,3 +230,28 @@ def test_link_with_hardly_a_buffer_is_found_by_loss(mbit: int) -> None:
     drive = Drive(link(mbit, queue_bytes=0.001 * mbit * MBIT)).run(2.5)
     assert drive.lost_share(5.0) < 0.05
     assert 0.8 < drive.mean_rate(5.0) / (mbit * MBIT) < 1.05
+
+
+# -- false reports -------------------------------------------------------------------------------------------------
+
+LIES = (
+    RateSample(100, 1, arriving_bytes_per_s=1.0, queue_delay_s=1.0),
+    RateSample(100, 100, local_drop_count=1000, arriving_bytes_per_s=1.0),
+    RateSample(100, 100, fill=1.0, arriving_bytes_per_s=1.0, written_bytes_per_s=1.0, cause=Cause.DISK),
+    RateSample(100, 1, arriving_bytes_per_s=1.0),
+)
+
+
+@pytest.mark.parametrize("lie", LIES, ids=("queue", "socket", "disk", "loss"))
+@pytest.mark.parametrize("share", [False, True])
+def test_one_false_report_lowers_the_rate_by_a_tenth_at_most(lie: RateSample, share: bool) -> None:
+    """It used to lower a room from 10 Gbit/s to 1 Mbit/s."""
+    drive = Drive(*[link(500, queue_bytes=1e6)] * 8, share=share).run(3.0)
+    before = drive.controller.rate_bytes_per_s
+    for _ in range(100):  # the last reports of the others no longer confirm anything
+        drive.run(0.1)
+        if drive.controller.rate_bytes_per_s >= 0.98 * before:
+            break
+    before = drive.controller.rate_bytes_per_s
+    drive.controller.add_sample(FIRST, lie, GRTT_S, drive.now)
+    assert drive.controller.rate_bytes_per_s >= 0.899 * before
