@@ -85,6 +85,8 @@ class JoinRequest:
     address: str
     identity: MachineIdentity | None = None
     """None from agents of earlier versions."""
+    machine_id: str | None = None
+    """The machine that the request's ticket proves; never from the request itself. None without tickets."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class ReceiverRecord:
     """One receiver of the cast.
 
     Attributes:
+        machine_id: machine that its ticket proves; None without tickets.
         name: the requested name, made unique within the cast.
         identity: identity of its machine, if its agent reports it.
         ready: it holds the manifest and has reported the blocks that it needs.
@@ -92,6 +93,7 @@ class ReceiverRecord:
     limits: MemberLimits = dataclasses.field(default_factory=MemberLimits)
     error: str = ""
     completion: CompletionReport | None = None
+    machine_id: str | None = None
 
     @property
     def progress(self) -> float:

@@ -23,7 +23,7 @@ class Roster:
         """Start empty; ``secrets`` returns unpredictable bytes for the receivers' keys."""
         self.records: dict[ReceiverId, ReceiverRecord] = {}
         self._secrets = secrets
-        self._by_agent: dict[str, ReceiverRecord] = {}
+        self._by_proof: dict[tuple[str, str], ReceiverRecord] = {}
         self._by_machine: dict[tuple[str, str], list[ReceiverRecord]] = {}
         self._machine_of: dict[ReceiverId, tuple[str, str]] = {}
         self._names: set[str] = set()
@@ -37,7 +37,7 @@ class Roster:
     def admit(
         self, request: JoinRequest, now: float, address_count_max: int | None = None
     ) -> tuple[ReceiverRecord, bool]:
-        """Return a new record, or the earlier one of the same run of the agent or of a restarted machine.
+        """Return a new record, or the earlier one of the same ticket's machine, agent's run or restarted machine.
 
         In a cast with a limit for each address, a new receiver takes the place of one that isn't ready if there is no
         other left: an invention never becomes ready, a machine within seconds.
@@ -60,12 +60,12 @@ class Roster:
         if record is None:
             record = self._enter(request, now)
         else:
-            self._by_agent.pop(record.agent_id, None)
+            self._by_proof.pop(_proof(record), None)
             record.agent_id = request.agent_id
             record.inventory = request.inventory
             record.identity = request.identity
             record.forget_counts()
-        self._by_agent[record.agent_id] = record
+        self._by_proof[_proof(record)] = record
         record.key = self._secrets(RECEIVER_KEY_BYTES)
         self.advance(record, ReceiverTrigger.JOINED)
         record.heard_at = now
@@ -84,9 +84,9 @@ class Roster:
         return True
 
     def _earlier(self, request: JoinRequest) -> ReceiverRecord | None:
-        same_run = self._by_agent.get(request.agent_id)
-        if same_run is not None:
-            return same_run
+        proved = self._by_proof.get(_proof(request))
+        if proved is not None or request.machine_id is not None:
+            return proved
         same_machine = self._by_machine.get((request.name, request.address), [])
         return next((record for record in same_machine if record.state.reclaimable), None)
 
@@ -134,6 +134,7 @@ class Roster:
         record = ReceiverRecord(
             receiver_id=ReceiverId(len(self.records)),
             agent_id=request.agent_id,
+            machine_id=request.machine_id,
             name=self._unique_name(request.name),
             address=request.address,
             inventory=request.inventory,
@@ -154,3 +155,11 @@ class Roster:
         return next(
             f"{name}-{n}" for n in range(2, RECEIVER_COUNT_MAX + 2) if f"{name}-{n}" not in self._names
         )
+
+
+def _proof(one: JoinRequest | ReceiverRecord) -> tuple[str, str]:
+    """Return the proof of a receiver's identity: its ticket's machine, or else the random id of its agent's run.
+
+    A member of a daemon's cast that learns an agent id can take over nobody's place with it.
+    """
+    return ("agent", one.agent_id) if one.machine_id is None else ("machine", one.machine_id)

@@ -50,7 +50,7 @@ class CastJoiner:
         self._image = image
         self._options = options
         self._wait_for_takeover = wait_for_takeover
-        self._agent_id = options.agent_id or secrets.token_hex(16)
+        self._agent_id = secrets.token_hex(16)
         self._symbol_bytes = 0
         self._next_link: CastLink | None = None
         self._taken_over = trio.Event()

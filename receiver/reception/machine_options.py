@@ -25,6 +25,24 @@ if TYPE_CHECKING:
 MEMORY_BYTES_MIN: Final = 4 * MIB
 """A little more than eight blocks of the default size: with less, most of the data would be dropped."""
 
+
+class _Share(click.ParamType[float]):
+    """A share: ``5%`` or ``0.05``."""
+
+    name = "share"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the share, in [0, 1)."""
+        text = str(value)
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < 1:
+            self.fail(f"{text!r} isn't a share: write for example 5% or 0.05", param, ctx)
+        return share
+
+
 _OPTIONS: Final = (
     click.option("--interface", required=True, metavar="IF", help="Network interface to receive on."),
     click.option(
@@ -48,6 +66,20 @@ _OPTIONS: Final = (
         metavar="P",
         help="Serve Prometheus metrics on this TCP port.",
     ),
+    click.option(
+        "--rehearse-loss",
+        default="0",
+        show_default=True,
+        type=_Share(),
+        metavar="SHARE",
+        help="Share of datagrams to drop, as on a lossy network (5% or 0.05).",
+    ),
+    click.option(
+        "--rehearse-seed",
+        default=1,
+        show_default=True,
+        help="Seed that selects the datagrams to drop.",
+    ),
 )
 
 
@@ -61,6 +93,8 @@ class MachineOptions:
         stated_identity: replaces the identity read from the machine; None to read it.
         assembly_bytes: size of the buffers for blocks on their way to the disk.
         metrics_port: TCP port of the metrics; None to serve none.
+        injected_loss: share of arriving datagrams to drop, 0..1.
+        injected_loss_seed: selects them.
     """
 
     interface: str
@@ -68,6 +102,8 @@ class MachineOptions:
     stated_identity: str | None
     assembly_bytes: int
     metrics_port: int | None
+    injected_loss: float = 0.0
+    injected_loss_seed: int = 0
 
     def identity(self) -> MachineIdentity:
         """Return the identity by which a daemon recognises this machine."""
@@ -87,8 +123,6 @@ class MachineOptions:
         join_timeout_s: float,
         sender_timeout_s: float,
         identity: MachineIdentity | None = None,
-        injected_loss: float = 0.0,
-        injected_loss_seed: int = 0,
     ) -> ReceiveOptions:
         """Return the options of a reception on this machine."""
         from receiver.reception.options import CastReceiverOptions, ReceiveOptions
@@ -105,8 +139,8 @@ class MachineOptions:
                 assembly_bytes=self.assembly_bytes,
                 join_timeout_s=join_timeout_s,
                 sender_timeout_s=sender_timeout_s,
-                injected_loss=injected_loss,
-                injected_loss_seed=injected_loss_seed,
+                injected_loss=self.injected_loss,
+                injected_loss_seed=self.injected_loss_seed,
                 identity=identity,
             ),
         )
@@ -121,7 +155,7 @@ class MachineOptions:
 
 
 def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options ``--interface`` to ``--metrics-port`` to a command, which gets them as ``machine``.
+    """Add the options ``--interface`` to ``--rehearse-seed`` to a command, which gets them as ``machine``.
 
     Raises:
         ConfigurationError: when the command runs: ``--memory`` isn't a size or is too small.
@@ -135,10 +169,18 @@ def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         identity: str | None,
         memory: str,
         metrics_port: int | None,
+        rehearse_loss: float,
+        rehearse_seed: int,
         **kwargs: object,
     ) -> object:
         machine = MachineOptions(
-            interface, name or platform.node() or "unnamed", identity, _memory_bytes(memory), metrics_port
+            interface,
+            name or platform.node() or "unnamed",
+            identity,
+            _memory_bytes(memory),
+            metrics_port,
+            rehearse_loss,
+            rehearse_seed,
         )
         return function(*args, machine=machine, **kwargs)
 

@@ -24,9 +24,6 @@ class CastReceiverOptions:
     injected_loss: float = 0.0
     """Share of arriving datagrams to drop, 0..1."""
     injected_loss_seed: int = 0
-    agent_id: str = ""
-    """Stable across runs of this agent; empty for a random one. With a stable id a rebooted machine takes its old place
-    in the cast and isn't counted twice."""
     identity: MachineIdentity | None = None
     """Identity to match against a daemon's list of machines; None if the inventory already names the machine."""
 

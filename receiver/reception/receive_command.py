@@ -28,23 +28,6 @@ if TYPE_CHECKING:
     from receiver.target.dry_run import DryRun
 
 
-class _Share(click.ParamType[float]):
-    """A share: ``5%`` or ``0.05``."""
-
-    name = "share"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the share, in [0, 1)."""
-        text = str(value)
-        try:
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share < 1:
-            self.fail(f"{text!r} isn't a share: write for example 5% or 0.05", param, ctx)
-        return share
-
-
 class _CastIdText(click.ParamType[int]):
     """A cast id: eight hexadecimal digits."""
 
@@ -90,20 +73,6 @@ class _CastIdText(click.ParamType[int]):
     metavar="S",
     help="Seconds to wait for a silent sender to come back.",
 )
-@click.option(
-    "--rehearse-loss",
-    default="0",
-    show_default=True,
-    type=_Share(),
-    metavar="SHARE",
-    help="Share of datagrams to drop, as on a lossy network (5% or 0.05).",
-)
-@click.option(
-    "--rehearse-seed",
-    default=1,
-    show_default=True,
-    help="Seed that selects the datagrams to drop.",
-)
 @JSON_OPTION
 def receive(
     target: str,
@@ -118,8 +87,6 @@ def receive(
     image_name: str | None,
     wait_s: float,
     sender_timeout_s: float,
-    rehearse_loss: float,
-    rehearse_seed: int,
     as_json: bool,
 ) -> None:
     """Receive one cast, write its image to a disk or file, and verify it by reading it back.
@@ -154,8 +121,6 @@ def receive(
             join_timeout_s=wait_s,
             sender_timeout_s=sender_timeout_s,
             identity=machine.identity(),
-            injected_loss=rehearse_loss,
-            injected_loss_seed=rehearse_seed,
         ),
         access=access,
         sender_url=sender_url,

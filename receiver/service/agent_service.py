@@ -24,7 +24,6 @@ import trio
 
 from protocol.constants import CHECK_IN_WAIT_S_MAX
 from protocol.control.check_in import (
-    MACHINE_ID_KEY,
     AgentState,
     Assignment,
     CastOutcome,
@@ -309,12 +308,8 @@ class AgentService:
         self._log.assigned(assignment)
         endpoint = endpoint_of(assignment)
         tracker = EndpointTracker(endpoint)
-        inventory = {**self._options.receiver.inventory, MACHINE_ID_KEY: answer.machine_id}
         receiver_options = dataclasses.replace(
-            self._options.receiver,
-            name=answer.name or self._description.name,
-            inventory=inventory,
-            agent_id=answer.machine_id,
+            self._options.receiver, name=answer.name or self._description.name
         )
         options = dataclasses.replace(self._options, receiver=receiver_options)
         self._silence = trio.Event()

@@ -80,12 +80,13 @@ def compose_daemon(
         problems=health.problems,
         event_clients=lambda: feed.subscriber_count,
     )
+    sessions = SessionOpener(config, store, registry, certificate, is_revoked=access.is_revoked)
     supervisor = Supervisor(
         store,
         registry,
         LeaseAcquirer(store, recorder, registry, owner, sites=config.server.sites),
         commands,
-        CastExecutor(store, library, registry, SessionOpener(config, store, registry, certificate), make_job),
+        CastExecutor(store, library, registry, sessions, tickets, make_job),
         casts_at_once=config.network.casts_at_once,
     )
     services = Services(

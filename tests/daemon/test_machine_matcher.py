@@ -1,4 +1,4 @@
-"""Matching of joining receivers: a wrong match gives history the wrong machine, or none."""
+"""Identity of joining receivers: only a ticket says which machine it is, so nobody takes another's history line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.store.samples import add_cast, line, machine, room
 from tests.unit.protocol.sending.sender_inputs import join_request, new_session
 
 MAC = "52:54:00:00:00:07"
-CARD = MachineIdentity((MAC,), "", "")
+CARD = MachineIdentity((MAC,), "SN7", "LAB-7")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def run_of(
         earlier=earlier,
     )
     live.run = SimpleNamespace(locked_session=locked_session)  # type: ignore[assignment]  # as much of it as is used
-    live.targets = dict.fromkeys(live.cast.plan.machine_ids, "")
+    live.targets = dict.fromkeys(live.cast.plan.machine_ids, "pc-07")
     return live
 
 
@@ -57,8 +57,9 @@ def live(store: Store, locked_session: LockedSession, known: Machine) -> CastJob
     return run_of(store, locked_session, machine_ids=(known.machine_id,))
 
 
-def plain_request(identity: MachineIdentity | None, agent: str = "a", **changes: object) -> JoinRequest:
-    fields = {"name": "debian", "inventory": {"host": "debian"}, "identity": identity}
+def request_of(machine_id: str | None, agent: str = "a", **changes: object) -> JoinRequest:
+    """Return a request with a ticket of ``machine_id``, whose agent reports everything about pc-07."""
+    fields = {"name": "debian", "inventory": {"host": "debian"}, "identity": CARD, "machine_id": machine_id}
     return join_request(agent, **(fields | changes))
 
 
@@ -70,118 +71,72 @@ def joins(store: Store, live: CastJob, request: JoinRequest) -> tuple[str, str |
     return record.name, record.inventory.get("machine_id")
 
 
-@pytest.mark.parametrize(
-    "identity",
-    [CARD, MachineIdentity((), "sn7", ""), MachineIdentity((), "", "LAB-7")],
-    ids=["card", "serial number", "asset tag"],
-)
-def test_a_known_machine_joins_under_the_operators_name(
-    store: Store, live: CastJob, known: Machine, identity: MachineIdentity
-) -> None:
-    assert joins(store, live, plain_request(identity)) == ("pc-07", known.machine_id)
-
-
-@pytest.mark.parametrize(
-    "identity",
-    [
-        None,
-        MachineIdentity((), "", ""),
-        MachineIdentity(("52:54:00:00:00:08",), "SN8", "To be filled by O.E.M."),
-    ],
-    ids=["an agent of an earlier version", "one that can't tell", "another machine"],
-)
-def test_an_unknown_machine_takes_part_under_its_own_name(
-    store: Store, live: CastJob, known: Machine, identity: MachineIdentity | None
-) -> None:
-    assert joins(store, live, plain_request(identity)) == ("debian", None)
-
-
-def claims(machine_id: str, agent: str = "", **changes: object) -> JoinRequest:
-    """Return a request with the machine id of a check-in; ``agent`` isn't the machine's id."""
-    fields = {"name": "pc-07", "inventory": {"machine_id": machine_id}, "identity": None}
-    return join_request(agent or machine_id, **(fields | changes))
-
-
-def test_an_agent_with_a_machine_id_is_not_looked_up_again(
-    store: Store, live: CastJob, known: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "run", None)
+def test_a_machine_joins_under_the_operators_name(store: Store, live: CastJob, known: Machine) -> None:
     for _again in range(2):
-        assert joins(store, live, claims(known.machine_id)) == ("pc-07", known.machine_id)
+        assert joins(store, live, request_of(known.machine_id)) == ("pc-07", known.machine_id)
+    with live.locked_session.read() as (session, _now):
+        assert len(session.receivers) == 1
 
 
-@pytest.mark.parametrize("state", [ReceiverState.RECEIVING, ReceiverState.COMPLETE, ReceiverState.LOST])
-def test_an_unknown_machine_does_not_take_a_machines_history_line(
+def test_reported_addresses_and_ids_identify_nobody(store: Store, live: CastJob, known: Machine) -> None:
+    """They are on stickers, in DHCP logs and in every frame of the network."""
+    claimed = request_of(None, inventory={"machine_id": known.machine_id})
+    assert joins(store, live, claimed) == ("debian", None)
+    other = request_of("m-other", "b", inventory={"machine_id": known.machine_id})
+    assert joins(store, live, other)[1] == "m-other"
+
+
+@pytest.mark.parametrize(
+    "state", [ReceiverState.RECEIVING, ReceiverState.COMPLETE, ReceiverState.LOST, ReceiverState.FAILED]
+)
+def test_a_restarted_machine_takes_its_own_place_and_no_other_one_does(
     store: Store, live: CastJob, known: Machine, state: ReceiverState
 ) -> None:
-    joins(store, live, claims(known.machine_id))
-    live.put_machine(line(name="pc-07", machine_id=known.machine_id))
+    joins(store, live, request_of(known.machine_id, "first run"))
     with live.locked_session.update() as (session, _now):
         (record,) = session.receivers.values()
         record.state = state
-    stranger = claims(known.machine_id, "clone", name="clone", address="10.0.0.66")
-    assert joins(store, live, stranger) == ("clone", None)
-    assert joins(store, live, claims(known.machine_id)) == ("pc-07", known.machine_id), "it comes back"
+    stranger = request_of("m-other", "first run", name="pc-07", address="10.0.0.9")
+    assert joins(store, live, stranger)[1] == "m-other", "though it knows agent id, name and address"
+    assert joins(store, live, request_of(known.machine_id, "second run")) == ("pc-07", known.machine_id)
+    with live.locked_session.read() as (session, _now):
+        assert len(session.receivers) == 2
 
 
-@pytest.mark.parametrize("machine_id", ["m-nobody", "another"])
-def test_a_machine_outside_the_plan_is_not_matched(
-    store: Store, live: CastJob, known: Machine, machine_id: str
+def test_after_a_takeover_a_machine_continues_its_line(
+    store: Store, locked_session: LockedSession, known: Machine
 ) -> None:
-    other = store.machines.add(machine("pc-08", serial="SN8"))
-    claimed = other.machine_id if machine_id == "another" else machine_id
-    assert joins(store, live, claims(claimed, name="debian")) == ("debian", None)
-
-
-def test_a_machine_that_claims_another_ones_id_is_matched_by_its_own_card(
-    store: Store, live: CastJob, known: Machine
-) -> None:
-    assert joins(store, live, claims("m-nobody", identity=CARD)) == ("pc-07", known.machine_id)
+    row = line(name="pc-07-2", machine_id=known.machine_id, state="receiving")
+    live = run_of(store, locked_session, EarlierRuns([row]), machine_ids=(known.machine_id,))
+    assert joins(store, live, request_of(known.machine_id)) == ("pc-07-2", known.machine_id)
 
 
 def test_a_machine_that_another_daemon_assigned_joins(store: Store, locked_session: LockedSession) -> None:
     store.rooms.add(room("lab"))
     live = run_of(store, locked_session, room_id="lab")
     late = store.machines.add(machine("pc-08", room_id="lab"))
-    assert joins(store, live, claims(late.machine_id, name="pc-08")) == ("pc-08", late.machine_id)
-
-
-@pytest.mark.parametrize(
-    ("who", "found"),
-    [
-        ({"agent": ""}, True),
-        ({"agent": "", "address": "10.0.0.10"}, True),
-        ({"agent": "an earlier version's"}, True),
-        ({"agent": "clone", "address": "10.0.0.66"}, False),
-        ({"agent": "clone", "name": "clone"}, False),
-    ],
-    ids=["itself", "at another address", "by name and address", "another address", "another name"],
-)
-def test_after_a_take_over_only_the_same_machine_continues_its_line(
-    store: Store, locked_session: LockedSession, known: Machine, who: dict[str, Any], found: bool
-) -> None:
-    row = line(name="pc-07", machine_id=known.machine_id, state="receiving")
-    live = run_of(store, locked_session, EarlierRuns([row]), machine_ids=(known.machine_id,))
-    assert (joins(store, live, claims(known.machine_id, **who))[1] == known.machine_id) is found
+    assert joins(store, live, request_of(late.machine_id)) == ("pc-08", late.machine_id)
 
 
 def test_a_machine_joins_at_once_while_the_database_is_unavailable(
     store: Store, live: CastJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_identity: object) -> None:
+    def away(_machine_id: str) -> None:
         raise DatabaseUnavailableError("no answer")
 
-    monkeypatch.setattr(store.machines, "find", away)
-    assert joins(store, live, plain_request(CARD)) == ("debian", None)
+    monkeypatch.setattr(store.machines, "get", away)
+    assert joins(store, live, request_of("m-new")) == ("debian", "m-new")
 
 
 def test_a_machine_joins_soon_while_the_database_hangs(
     store: Store, live: CastJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
-    monkeypatch.setattr(store.machines, "find", lambda *_identity: answers.wait())
+    monkeypatch.setattr(store.machines, "get", lambda _machine_id: answers.wait())
     monkeypatch.setattr(machine_matcher, "LOOK_UP_S", 0.05)
-    crowd = [MachineMatcher(store, live).match(plain_request(CARD, f"agent {index}")) for index in range(3)]
+    crowd = [
+        MachineMatcher(store, live).match(request_of(f"m-{index}", f"agent {index}")) for index in range(3)
+    ]
 
     async def join_all() -> list[JoinRequest]:
         try:
@@ -190,37 +145,3 @@ def test_a_machine_joins_soon_while_the_database_hangs(
             answers.set()
 
     assert {request.name for request in asyncio.run(join_all())} == {"debian"}
-
-
-def test_an_agent_that_rejoins_is_the_same_machine_again(store: Store, live: CastJob, known: Machine) -> None:
-    assert (
-        joins(store, live, plain_request(CARD))
-        == joins(store, live, plain_request(CARD))
-        == ("pc-07", known.machine_id)
-    )
-    with live.locked_session.read() as (session, _now):
-        assert len(session.receivers) == 1
-
-
-@pytest.mark.parametrize("state", [ReceiverState.RECEIVING, ReceiverState.COMPLETE])
-def test_a_second_disk_of_one_machine_has_a_line_of_its_own(
-    store: Store, live: CastJob, known: Machine, state: ReceiverState
-) -> None:
-    joins(store, live, plain_request(CARD, "first disk"))
-    with live.locked_session.update() as (session, _now):
-        (record,) = session.receivers.values()
-        record.state = state
-    assert joins(store, live, plain_request(CARD, "second disk")) == ("debian", None)
-
-
-@pytest.mark.parametrize("state", [ReceiverState.LOST, ReceiverState.FAILED, ReceiverState.DROPPED])
-def test_a_restarted_machine_takes_its_old_place(
-    store: Store, live: CastJob, known: Machine, state: ReceiverState
-) -> None:
-    joins(store, live, plain_request(CARD, "first run"))
-    with live.locked_session.update() as (session, _now):
-        (record,) = session.receivers.values()
-        record.state = state
-    assert joins(store, live, plain_request(CARD, "second run")) == ("pc-07", known.machine_id)
-    with live.locked_session.read() as (session, _now):
-        assert len(session.receivers) == 1

@@ -22,7 +22,7 @@ from typing import Any, Final
 from protocol.constants import MIB
 from tests.support.disks.disk_images import make_image
 from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
-from tests.support.network.lab import LIMIT_S, Program, diskcast_agent
+from tests.support.network.lab import LIMIT_S, Program
 from tests.support.network.ports import free_port_range
 from tests.support.programs.processes import require_program
 from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
@@ -236,16 +236,14 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
             url=stack.enter_context(_prometheus(configuration, prometheus_port)),
             daemon=daemon,
             instance=f"127.0.0.1:{daemon_port}",
-            living_instances=tuple(
-                f"127.0.0.1:{port}" for name, port in ports.items() if name not in (KILLED, LOSSY)
-            ),
+            living_instances=tuple(f"127.0.0.1:{port}" for name, port in ports.items() if name != KILLED),
             raw_bytes=len(made.raw),
             retention_s=plan.retention_s,
         )
         image_id = daemon.add_image(image)["image_id"]
         for room in ("lab-1", "lab-2"):
             daemon.ask("POST", "/rooms", {"name": room, "room_id": room})
-        for name in ports.keys() - {LOSSY}:
+        for name in ports:
             daemon.ask("POST", "/machines", {"name": name, "room_id": _room_of(name), "serial": f"SN-{name}"})
         slow = _disk(stack, folder / "slow", Behaviour(write_bytes_per_s=SLOW_BYTES_PER_S))
         flip = Fault(Operation.WRITE, Action.FLIP, count=1, start_bytes=3 * MIB, stop_bytes=4 * MIB, seed=3)
@@ -258,11 +256,10 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
                     name,
                     [daemon],
                     target=targets.get(name),
-                    options=("--metrics-port", str(port), "--memory", "4MiB"),
+                    options=_options_of(name, port),
                 )
             )
             for name, port in ports.items()
-            if name != LOSSY
         }
         # Prometheus takes five seconds to learn its targets; until then no daemon is there for it.
         _wait_seen(scene, "the daemon", 'up{job="diskcast"} == 1')
@@ -270,20 +267,13 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
         wait_online(daemon, agents)
         scene.started_s = time.time()
         _healthy_cast(scene, image_id, plan.healthy_bytes_per_s)
-        lossy = [
-            "receive",
-            "--target",
-            folder / "disks" / LOSSY,
-            "--interface",
-            "lo",
-            "--name",
-            LOSSY,
-            "--open",
-            "--json",
-        ]
-        lossy += ["--rehearse-loss", f"{LOSS:.0%}", "--metrics-port", str(ports[LOSSY])]
-        _troubled_cast(scene, image_id, plan.troubled_bytes_per_s, agents[KILLED], slow, lossy)
+        _troubled_cast(scene, image_id, plan.troubled_bytes_per_s, agents[KILLED], slow)
         yield scene
+
+
+def _options_of(name: str, metrics_port: int) -> tuple[str, ...]:
+    options = ("--metrics-port", str(metrics_port), "--memory", "4MiB")
+    return (*options, "--rehearse-loss", f"{LOSS:.0%}") if name == LOSSY else options
 
 
 def _room_of(name: str) -> str:
@@ -314,9 +304,8 @@ def _troubled_cast(
     bytes_per_s: float,
     killed: ServiceAgent,
     slow: SlowDisk,
-    lossy: Sequence[str | Path],
 ) -> None:
-    """Run the cast with faults until every fault has fired its alert; ``lossy`` is that agent's command line."""
+    """Run the cast with faults until every fault has fired its alert."""
     daemon = scene.daemon
     scene.troubled_from_s = time.time()
     cast = daemon.create_cast(
@@ -328,17 +317,12 @@ def _troubled_cast(
         slow_for_s=1.0,
     )
     scene.troubled_cast = cast
-    url = wait_until(
-        "the cast gathers", lambda: daemon.cast(cast)["control_url"], LIMIT_S, describe=daemon.describe
-    )
-    with Program(diskcast_agent(*lossy, "--sender", url)) as lossy_agent:
-        daemon.wait_progress(cast, 0.15, [SOUND, KILLED])
-        killed.kill()
-        _wait_firing(scene, {(ALERT_OF[name], cast, name) for name in (KILLED, SLOW_DISK, LOSSY)})
-        scene.firing_at_s = time.time()
-        slow.set_behaviour(Behaviour())
-        daemon.wait_phase(cast, "failed")  # one machine was killed
-        assert lossy_agent.wait(LIMIT_S) == 0, lossy_agent.describe()
+    daemon.wait_progress(cast, 0.15, [SOUND, KILLED])
+    killed.kill()
+    _wait_firing(scene, {(ALERT_OF[name], cast, name) for name in (KILLED, SLOW_DISK, LOSSY)})
+    scene.firing_at_s = time.time()
+    slow.set_behaviour(Behaviour())
+    daemon.wait_phase(cast, "failed")  # one machine was killed
     _wait_firing(scene, {(ALERT_OF[FORGETFUL], cast, FORGETFUL)})
     _wait_seen(scene, "its end", f'diskcast_cast_outcome{{cast="{cast}"}}')
     of_healthy = f'diskcast_cast_info{{cast="{scene.healthy_cast}"}}'

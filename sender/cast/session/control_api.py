@@ -8,6 +8,7 @@ the sender.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import socket
 import ssl
@@ -160,14 +161,17 @@ class ControlApi:
         return StreamingResponse(pieces(), media_type=MANIFEST_TYPE, headers=headers)
 
     async def join(self, request: Request) -> JSONResponse:
-        """Admit a receiver."""
+        """Admit a receiver, as the machine that its bearer proves."""
+        admitted: AdmittedMachine = request.state.admitted
         document = await self._document_untrusted(request, self._need_body_bytes_max)
         join_request = join_from_json_untrusted(
             document,
             block_count=self._manifest.block_count,
             address=request.client.host if request.client else "",
         )
-        join_request = await self._match_machine(join_request)
+        join_request = await self._match_machine(
+            dataclasses.replace(join_request, machine_id=admitted.machine_id)
+        )
         with self._locked_session.update() as (session, now):
             grant = session.join(
                 join_request, now, address_count_max=self._admission.receivers_per_address_max
@@ -237,19 +241,21 @@ class ControlApi:
             )
         return cast_to_json(description)
 
-    async def _admit(self, request: Request) -> AdmittedMachine:
+    async def _admit(self, request: Request) -> None:
         """Refuse a request without the bearer of this cast, or for another cast."""
         address = request.client.host if request.client else ""
         admitted = self._admission.admit(_bearer(request), address)
         if admitted is None:
             count_rejection(request, Rejection.UNAUTHORISED)
-            raise _unauthorised("the bearer doesn't admit this machine: check the join code")
+            raise _unauthorised(
+                "the bearer doesn't admit this machine: check the join code, or its enrolment"
+            )
         if self._admission.proves_membership:
             admit(request)
         cast_id = request.path_params.get("cast_id")
         if cast_id is not None:
             await self._check_cast(cast_id)
-        return admitted
+        request.state.admitted = admitted
 
     async def _check_cast(self, cast_id: str) -> None:
         ours = f"{self._parameters.cast_id:08x}"

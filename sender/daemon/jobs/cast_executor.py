@@ -19,6 +19,7 @@ from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.cast_verdict import absent_machine, verdict
 from sender.daemon.jobs.job_timeline import JobEvent
 from sender.daemon.jobs.session_opener import SessionOpener
+from sender.daemon.ticket_office import TicketOffice
 from sender.imaging.image_file import ImageFile
 from sender.library.library import Library
 from sender.store.records.casts import Cast, CastMachine, CastPhase
@@ -41,12 +42,14 @@ class CastExecutor:
         library: Library,
         registry: CastRegistry,
         sessions: SessionOpener,
+        tickets: TicketOffice,
         make_job: Callable[[Cast, EarlierRuns], CastJob],
     ) -> None:
         self._store = store
         self._library = library
         self._registry = registry
         self._sessions = sessions
+        self._tickets = tickets
         self._make_job = make_job
 
     def add_job(self, cast: Cast, earlier: EarlierRuns | None = None) -> CastJob:
@@ -109,7 +112,8 @@ class CastExecutor:
         still_required = job.cast.required_count - sum(row.state in FINAL_STATES for row in rows)
         expected = len(_expected_back(rows)) if job.cast.casting_at is not None else None
         policy = self._sessions.policy(job.cast, still_required=still_required, expected_back=expected)
-        with self._sessions.open(job, image, path, policy, room) as run:
+        join_key = await _retry_until_available(lambda: self._tickets.join_key(job.cast_id))
+        with self._sessions.open(job, image, path, policy, room, join_key) as run:
             job.attach(run)
             self._registry.request_poll()
             return await run.run()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import ipaddress
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from protocol.errors import AddressInUseError, ConfigurationError, InterfaceError
@@ -15,12 +16,13 @@ from sender.cast.cast_run import CastRun
 from sender.cast.cast_settings import CastSettings
 from sender.cast.network.interfaces import find_interface, list_interfaces
 from sender.cast.open_cast import open_cast
-from sender.cast.session.admission import CastAccess, OpenAdmission
+from sender.cast.session.admission import CastAccess
 from sender.config.server_config import ServerConfig
 from sender.daemon.jobs.cast_job import CastJob
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.machine_matcher import MachineMatcher
 from sender.daemon.jobs.multicast_groups import choose_group
+from sender.daemon.jobs.ticket_admission import TicketAdmission
 from sender.identity.certificate import Certificate
 from sender.imaging.image_file import ImageFile
 from sender.store.records.casts import Cast, StartMode
@@ -32,12 +34,28 @@ class SessionOpener:
     """The opener of sessions on this daemon's network. Not thread-safe: use it on the event loop."""
 
     def __init__(
-        self, config: ServerConfig, store: Store, registry: CastRegistry, certificate: Certificate
+        self,
+        config: ServerConfig,
+        store: Store,
+        registry: CastRegistry,
+        certificate: Certificate,
+        *,
+        is_revoked: Callable[[str], bool],
     ) -> None:
+        """Open sessions.
+
+        Args:
+            config: network and limits.
+            store: has the names of machines.
+            registry: casts whose groups are taken.
+            certificate: of every cast's control API.
+            is_revoked: returns whether a machine is revoked.
+        """
         self._config = config
         self._certificate = certificate
         self._store = store
         self._registry = registry
+        self._is_revoked = is_revoked
 
     def policy(self, cast: Cast, *, still_required: int, expected_back: int | None) -> CastPolicy:
         """Return the session's policy.
@@ -68,9 +86,17 @@ class SessionOpener:
 
     @contextlib.contextmanager
     def open(
-        self, job: CastJob, image: ImageFile, path: Path, policy: CastPolicy, room: Room | None
+        self,
+        job: CastJob,
+        image: ImageFile,
+        path: Path,
+        policy: CastPolicy,
+        room: Room | None,
+        join_key: bytes,
     ) -> Iterator[CastRun]:
         """Open the cast's sockets: its own group and a free control port, preferably those of its last run.
+
+        Only machines with a ticket that ``join_key`` verifies are admitted.
 
         Raises:
             AddressInUseError: no group or no port is free.
@@ -100,7 +126,13 @@ class SessionOpener:
                 )
                 try:
                     run = stack.enter_context(
-                        open_cast(settings, image, job.reporter, self._access, matcher.match)
+                        open_cast(
+                            settings,
+                            image,
+                            job.reporter,
+                            functools.partial(self._access, join_key),
+                            matcher.match,
+                        )
                     )
                 except AddressInUseError:
                     continue
@@ -111,9 +143,10 @@ class SessionOpener:
             "end, or configure more ports"
         )
 
-    def _access(self, _cast_id: CastId) -> CastAccess:
+    def _access(self, join_key: bytes, cast_id: CastId) -> CastAccess:
         certificate = self._certificate
-        return CastAccess(OpenAdmission(None), certificate.server_context(), certificate.pin)
+        admission = TicketAdmission(join_key, cast_id, self._is_revoked)
+        return CastAccess(admission, certificate.server_context(), certificate.pin)
 
     def _choose_group(self, cast: Cast) -> str:
         others = [other for key, other in self._registry.unfinished.items() if key != cast.cast_id]
