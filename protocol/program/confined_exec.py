@@ -25,7 +25,6 @@ FAILURE_CODE: Final = 125
 
 # linux/sched.h, sys/mount.h, linux/mount.h, linux/fcntl.h, linux/prctl.h
 _CLONE_NEWNS: Final = 0x00020000
-_CLONE_NEWUTS: Final = 0x04000000
 _CLONE_NEWIPC: Final = 0x08000000
 _CLONE_NEWNET: Final = 0x40000000
 _MS_NOSUID: Final = 2
@@ -165,10 +164,12 @@ def _drop_user(settings: _Settings) -> None:
 
 
 def _drop_capabilities(settings: _Settings) -> None:
-    mask = sum(1 << bit for bit in settings.kept_capabilities) if os.geteuid() == 0 else 0
-    low, high = mask & 0xFFFFFFFF, mask >> 32
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    data = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable: the low words, then the high ones
+    _call("reading capabilities", _libc.capget(ctypes.byref(header), ctypes.byref(data)))
+    mask = sum(1 << bit for bit in settings.kept_capabilities) & (data[1] | data[4] << 32)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    data[:] = [low, low, 0, high, high, 0]
     _call("dropping capabilities", _libc.capset(ctypes.byref(header), ctypes.byref(data)))
 
 
@@ -214,8 +215,7 @@ def _confine(settings: _Settings) -> None:
     _limit(settings.values)
     if os.geteuid() == 0:
         if settings.has_private_mounts:
-            spaces = _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS
-            result = _libc.unshare(spaces)
+            result = _libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC)
             if result == 0:
                 _make_mounts_private(settings)
             elif settings.is_required:

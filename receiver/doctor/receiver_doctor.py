@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from typing import Final
 
 import psutil  # type: ignore[import-untyped]
 
 from protocol.constants import MIB
 from protocol.errors import DiskcastError
 from protocol.fec.isal import best_kernel
+from protocol.program.confinement import Confinement
 from protocol.program.findings import Finding, fail, judge_erasure_coding, judge_memory, ok, warn
 from protocol.program.peer_trust import PeerTrust
 from protocol.shared.units import format_bytes
 from receiver.disk.fit.fit_target import fit_tools
+from receiver.disk.fit.programs import StepError, run_program
 from receiver.disk.target import Target
 from receiver.doctor.network_checks import check_daemon, check_network
 from receiver.target.open_target import open_target
@@ -20,6 +24,9 @@ from receiver.target.selection import choose_target
 
 MEMORY_BYTES_MAX = 300 * MIB
 """Upper bound of a receiver's memory, whatever the image."""
+
+
+_PROBE_TIMEOUT_S: Final = 30.0
 
 
 async def examine(
@@ -51,6 +58,8 @@ async def examine(
     if server is not None:
         findings += await check_daemon(server, token, trust)
     findings += _check_fit_tools()
+    if os.geteuid() == 0:
+        findings.append(check_confinement())
     return findings
 
 
@@ -88,3 +97,18 @@ def _check_fit_tools() -> list[Finding]:
         detail = f"unavailable here: {'; '.join(purposes)}; needed only for --grow and --efi-entry"
         findings.append(warn(f"fitting: {package}", detail, f"apt install {package}"))
     return findings
+
+
+def check_confinement() -> Finding:
+    """Start a program as filesystem tools are started, in namespaces of its own and without privileges."""
+    check = "fitting: confinement of filesystem tools"
+    try:
+        run_program(["true"], confinement=Confinement(), time_limit_s=_PROBE_TIMEOUT_S)
+    except StepError as error:
+        detail = f"{error}; --grow fails here"
+        return warn(
+            check,
+            detail,
+            "install deploy/systemd/fit.conf beside the unit, or run the agent as root outside of it",
+        )
+    return ok(check, "tools get one device, no capabilities and no network")

@@ -253,3 +253,26 @@ def test_a_program_that_cannot_start_is_named() -> None:
     )
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (125, "e2fsck can't be started: No such file or directory\n")
+
+
+FIT_CONF = Path(__file__).parents[4] / "deploy/systemd/fit.conf"
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("confinement", [None, KERNEL_TOOL, FIRMWARE_TOOL])
+def test_the_capabilities_of_the_hardened_unit_suffice(
+    disks: tuple[Path, Path], confinement: Confinement | None
+) -> None:
+    """Otherwise --grow fails exactly where the agent is installed as documented."""
+    (line,) = (
+        line for line in FIT_CONF.read_text().splitlines() if line.startswith("CapabilityBoundingSet=")
+    )
+    names = [name.removeprefix("CAP_").lower() for name in line.partition("=")[2].split()]
+    bounding = ",".join(["-all", *(f"+{name}" for name in names), "+net_admin"])
+    tool = confinement or parser(disks[0])
+    command = tool.wrap("/bin/sh", ["sh", "-c", "grep CapEff /proc/self/status"], time_limit_s=60)
+    limited = ["setpriv", "--bounding-set", bounding, "--inh-caps=-all", "--no-new-privs", *command]
+    done = subprocess.run(limited, env=ENVIRONMENT, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    held = sum(1 << bit for bit in tool.capabilities if bit.name.lower() in names)
+    assert int(done.stdout.split()[1], 16) == held

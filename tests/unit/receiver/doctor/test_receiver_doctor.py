@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from protocol.program.peer_trust import PeerTrust
 from receiver.doctor import receiver_doctor
 from receiver.doctor.network_checks import check_daemon
+from tests.support.network.lab import REPOSITORY
 from tests.support.network.tls_peer import shared_certificate, tls_peer
 
 
@@ -17,6 +21,17 @@ def test_the_doctor_names_the_packages_missing_for_fitting(monkeypatch: pytest.M
     assert (possible.status, possible.detail) == ("ok", "growing XFS")
     assert (missing.status, missing.fix) == ("warn", "apt install ntfs-3g")
     assert "growing NTFS" in missing.detail
+
+
+@pytest.mark.needs_root
+def test_the_doctor_tries_the_confinement_of_filesystem_tools() -> None:
+    assert receiver_doctor.check_confinement().status == "ok"
+    code = "from receiver.doctor.receiver_doctor import check_confinement as check; print(*check().to_json().values())"
+    limited = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", sys.executable, "-c", code]
+    shown = subprocess.run(limited, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    assert "warn" in shown
+    assert "private namespaces: Operation not permitted" in shown
+    assert "fit.conf" in shown
 
 
 @pytest.mark.trio
