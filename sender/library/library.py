@@ -80,7 +80,7 @@ class Library:
         self._folders = [
             FolderWatch(folder, on_change=self._rebuild, settle_s=settle_s) for folder in config.folders
         ]
-        self._remote_files = RemoteFiles()
+        self._remote_files = RemoteFiles(config.remotes)
         self._copies = CachedCopies(
             Cache(config.cache_directory, config.cache_bytes),
             self._remote_files,

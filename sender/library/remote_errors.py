@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.errors import DiskcastError, ImageError
 from sender.library.location import Location
+from sender.library.remote_addresses import PrivateAddressError, RedirectedError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -65,6 +66,8 @@ def _translate(shown: str, error: BaseException) -> DiskcastError:
     if isinstance(error, FileNotFoundError) and isinstance(cause, aiohttp.ClientError | OSError):
         error = cause  # fsspec raises FileNotFoundError for every failure
     match error:
+        case RedirectedError():
+            return RemoteError(f"{shown}: the server redirects to another URL; use that URL", transient=False)
         case aiohttp.ClientResponseError():
             return _of_status(shown, error.status)
         case FileNotFoundError():
@@ -89,6 +92,11 @@ def _of_http(shown: str, error: aiohttp.ClientError) -> DiskcastError:
             )
         case aiohttp.InvalidURL():
             return RemoteError(f"{shown} isn't a URL", transient=False)
+        case aiohttp.ClientConnectorError(os_error=PrivateAddressError()):
+            return RemoteError(
+                f"{shown}: the server isn't at a public address; only servers of library.remotes may be elsewhere",
+                transient=False,
+            )
         case aiohttp.ClientConnectorError():
             text = error.os_error.strerror or "no connection"
             return RemoteError(f"{shown}: the server can't be reached: {text}", transient=True)

@@ -2,15 +2,17 @@
 
 All calls block for a limited time: connecting and each read have timeouts. Credentials come from the usual places: for
 S3, endpoint, region and keys from ``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``,
-``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE`` and ``~/.aws``; for HTTP, from the URL or ``~/.netrc`` (``NETRC``), and
-proxies from ``HTTPS_PROXY``.
+``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE`` and ``~/.aws``; for HTTP, from the URL or
+``~/.netrc`` (``NETRC``), and proxies from ``HTTPS_PROXY``.
 """
 
 from __future__ import annotations
 
 import email.utils
+import enum
 import html.parser
 import threading
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,6 +22,7 @@ from protocol.image.image_format import PAGE_BYTES, check_file_bytes, parse_head
 from protocol.image.manifest_format import HEAD_BYTES, parse_head_untrusted
 from sender.library.image_probe import FoundImage
 from sender.library.location import Location, below
+from sender.library.remote_addresses import RedirectedError, open_public_socket, origin_of, origins_of
 from sender.library.remote_errors import RemoteError, translated
 from sender.library.remote_reader import CONNECT_S, READ_S, RemoteReader, RemoteStatus, read_up_to
 
@@ -30,13 +33,26 @@ LISTED_MAX: Final = 1000
 """Images of a prefix: each costs a request at every scan."""
 
 
+class _Access(enum.Enum):
+    S3 = "s3"
+    HTTP = "http"
+    """A server of the configuration."""
+    PUBLIC_HTTP = "public http"
+    """Any other server: at public addresses only, which excludes the usual proxies."""
+
+
 class RemoteFiles:
     """Access to HTTP(S) servers and S3. Thread-safe."""
 
-    def __init__(self) -> None:
-        """Create the object without connecting or loading a library."""
+    def __init__(self, configured: Iterable[str] = ()) -> None:
+        """Create the object without connecting or loading a library.
+
+        Args:
+            configured: URLs whose servers may have any address.
+        """
+        self._configured = origins_of(configured)
         self._lock = threading.Lock()
-        self._systems: dict[str, Any] = {}
+        self._systems: dict[_Access, Any] = {}
 
     def list_images(self, prefix: Location) -> list[Location]:
         """Return the images directly below a prefix, by name, at most :data:`LISTED_MAX`.
@@ -126,17 +142,19 @@ class RemoteFiles:
             self._systems.clear()
 
     def _system(self, location: Location) -> Any:
-        kind = "s3" if location.scheme == "s3" else "http"
+        access = _Access.S3
+        if location.scheme != "s3":
+            access = _Access.HTTP if origin_of(location.url) in self._configured else _Access.PUBLIC_HTTP
         with self._lock:
-            if kind not in self._systems:
-                self._systems[kind] = _make_system(kind)
-            return self._systems[kind]
+            if access not in self._systems:
+                self._systems[access] = _make_system(access)
+            return self._systems[access]
 
 
-def _make_system(kind: str) -> Any:
+def _make_system(access: _Access) -> Any:
     import fsspec  # type: ignore[import-untyped]
 
-    if kind == "s3":
+    if access is _Access.S3:
         return fsspec.filesystem(
             "s3",
             skip_instance_cache=True,
@@ -151,16 +169,29 @@ def _make_system(kind: str) -> Any:
         )
     import aiohttp
 
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(_refuse_redirect)
+
+    async def get_client(**options: Any) -> aiohttp.ClientSession:
+        factory = open_public_socket if access is _Access.PUBLIC_HTTP else None
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=factory), **options)
+
     return fsspec.filesystem(
         "http",
+        get_client=get_client,
         skip_instance_cache=True,
         encoded=True,
         client_kwargs={
             "timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S),
             "headers": {"Accept-Encoding": "identity", "User-Agent": "diskcast"},
             "trust_env": True,
+            "trace_configs": [tracing],
         },
     )
+
+
+async def _refuse_redirect(*_: object) -> None:
+    raise RedirectedError("redirected")
 
 
 class _Links(html.parser.HTMLParser):

@@ -13,6 +13,7 @@ from protocol.errors import DiskcastError, ImageDamagedError, ImageError
 from sender.library import fetch as fetch_module
 from sender.library.cache import Cache
 from sender.library.library import Library
+from sender.library.remote_addresses import is_public
 from sender.refusals import RequestRefusedError
 from sender.store.records.images import Image, ImageState
 from tests.library.http_files import HttpFiles
@@ -25,7 +26,7 @@ PIECE_BYTES = 64 * KIB
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[HttpFiles]:
-    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "more").mkdir(parents=True)
     with HttpFiles(tmp_path / "www") as files:
         yield files
 
@@ -362,7 +363,7 @@ def test_a_netrc_holds_credentials_for_urls_that_were_added(
         netrc = tmp_path / "netrc"
         netrc.write_text("machine 127.0.0.1 login lab password geheim\n")
         netrc.chmod(0o600)
-        async with running(_library(tmp_path)) as library:
+        async with running(_library(tmp_path, f"{server.url}/more/")) as library:
             with pytest.raises(RequestRefusedError, match="401"):
                 await library.add_remote(f"{server.url}/lab.dci", "")
             monkeypatch.setenv("NETRC", str(netrc))
@@ -375,7 +376,7 @@ def test_a_netrc_holds_credentials_for_urls_that_were_added(
 def test_an_image_can_be_added_fetched_and_forgotten(tmp_path: Path, server: HttpFiles) -> None:
     async def check() -> None:
         made = _put(server)
-        async with running(_library(tmp_path)) as library:
+        async with running(_library(tmp_path, f"{server.url}/more/")) as library:
             image = await library.add_remote(f"{server.url}/lab.dci", "x")
             assert await library.add_remote(f"{server.url}/lab.dci", "x") == image
             assert (image.state, image.name) == (ImageState.REMOTE, "made")
@@ -447,3 +448,27 @@ def test_two_casts_of_a_remote_image_fetch_it_once(tmp_path: Path, server: HttpF
             two.close()
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:220:1::1", True),
+        ("127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("64:ff9b::a00:1", False),
+        ("2002:a00:1::", False),
+    ],
+)
+def test_addresses_of_private_networks_are_recognised_in_every_form(address: str, public: bool) -> None:
+    assert is_public(address) == public

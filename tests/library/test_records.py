@@ -63,11 +63,11 @@ def test_added_remote_images_survive_a_restart_and_removed_ones_dont_return(
     tmp_path: Path, store: Store
 ) -> None:
     async def check() -> None:
-        config = settings(tmp_path)
         image_id = make_image("d").manifest.image_id.hex()
-        (tmp_path / "www").mkdir()
+        (tmp_path / "www" / "more").mkdir(parents=True)
         make_image("d").write(tmp_path / "www" / "lab.dci")
         with HttpFiles(tmp_path / "www") as server:
+            config = settings(tmp_path, f"{server.url}/more/")
             async with running(Library(config, store)) as library:
                 await library.add_remote(f"{server.url}/lab.dci", "", Actor("anna", "r1"))
             async with running(Library(config, store)) as library:
