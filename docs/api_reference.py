@@ -36,10 +36,11 @@ INTRODUCTION = """
 `GET /api/v1/openapi.json` returns this reference as a machine-readable document (OpenAPI 3.1).
 
 ```
-$ curl -s http://127.0.0.1:7400/api/v1/rooms
+$ TOKEN=$(cat ~/.local/state/diskcast/operator-token)
+$ curl -s -H "Authorization: Bearer $TOKEN" http://127.0.0.1:7400/api/v1/rooms
 $ curl -s -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -H 'Idempotency-Key: monday-101' \\
        -d '{"image": "win11-lab", "room_id": "classroom-101"}' https://images.lan/api/v1/casts
-$ curl -N 'http://127.0.0.1:7400/api/v1/events?topics=overview'
+$ curl -N -H "Authorization: Bearer $TOKEN" 'http://127.0.0.1:7400/api/v1/events?topics=overview'
 ```
 
 """

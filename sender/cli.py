@@ -29,6 +29,9 @@ COMMANDS: Final = {
     "schedules": Implementation(
         "sender.console.schedules:schedules", "Manage schedules, which plan casts repeatedly."
     ),
+    "dashboard": Implementation(
+        "sender.console.dashboard:dashboard", "Print a link that opens the dashboard, logged in."
+    ),
     "tokens": Implementation("sender.console.tokens:tokens", "Manage API tokens."),
     "history": Implementation(
         "sender.console.history:history", "List which image went to which machine, with the result."

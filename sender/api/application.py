@@ -44,8 +44,8 @@ Sizes are in bytes, rates in bytes per second, times in UTC (RFC 3339), ratios f
 and which also appears in the daemon's log and audit. Lists are paged: repeat the request with `cursor` until
 `next_cursor` is null. A creation with an `Idempotency-Key` can be retried safely.
 
-Send a token in `Authorization: Bearer TOKEN`. The role `view` reads, `operate` also changes, `enrol` is for agents. A
-daemon that listens on the loopback address only requires no token unless its configuration demands one.
+Send a token in `Authorization: Bearer TOKEN`. The role `view` reads, `operate` also changes, `enrol` is for agents. The
+daemon writes the first token to the file `operator-token` in its state directory.
 """
 
 
@@ -54,11 +54,10 @@ def create_application(services: Services) -> FastAPI:
 
     Setting the event ``state.stopping`` ends streams and waiting check-ins; :class:`sender.api.server.ApiServer` does.
     """
-    open_to_all = not services.config.server.tokens_required
     authenticator = Authenticator(
         services.store,
+        services.recorder,
         services.access,
-        open_to_all=open_to_all,
         metrics_public=services.config.metrics.public,
     )
     plain_paths = [_path(operation) for operation in OPERATIONS if "{" not in operation.path]
@@ -74,8 +73,9 @@ def create_application(services: Services) -> FastAPI:
     app.state.document = ascii_json(complete_document(app.openapi(), OPERATIONS))
     app.add_middleware(
         RequestMiddleware,
-        hosts=_hosts(services.config, open_to_all=open_to_all),
+        hosts=_hosts(services.config),
         origins=services.config.server.allowed_hosts,
+        trusted_proxies=services.config.server.proxy_networks,
     )
     for kind in (DiskcastError, RequestValidationError):
         app.add_exception_handler(kind, error_response)
@@ -124,13 +124,13 @@ def _path(operation: Operation) -> str:
     return operation.path if operation.own_path else API_BASE + operation.path
 
 
-def _hosts(config: ServerConfig, *, open_to_all: bool) -> frozenset[str] | None:
+def _hosts(config: ServerConfig) -> frozenset[str] | None:
     """Return the allowed Host headers; None allows any.
 
-    Without tokens, the name is the only defence against DNS rebinding: a page of another site whose name was made to
-    resolve to this daemon. With tokens such a page has no token, and clients may use any name.
+    On the loopback address the names are known. A page of another site whose name was made to resolve to this daemon
+    (DNS rebinding) then can't even try to log in. Elsewhere clients may use any name: such a page has no token.
     """
-    if not open_to_all:
+    if not config.server.loopback:
         return None
     address = config.server.endpoint[0]
     return LOOPBACK_NAMES | {f"[{address}]" if ":" in address else address, *config.server.allowed_hosts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 import time
@@ -15,7 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sender.addresses import IpNetwork, contains_address, source_network
 from sender.api.guard.problems import error_response, problem_response
+from sender.http.connections import Rejection, count_rejection
 from sender.metrics.daemon_metrics import observe_request
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -35,7 +38,13 @@ _log = structlog.get_logger("diskcast.api")
 class RequestMiddleware:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] | None, origins: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Iterable[str] | None,
+        origins: Iterable[str] = (),
+        trusted_proxies: Iterable[IpNetwork] = (),
+    ) -> None:
         """Pass checked requests to ``app``.
 
         Args:
@@ -43,7 +52,9 @@ class RequestMiddleware:
             hosts: allowed names in the Host header, without port; None allows any. Against DNS rebinding: a browser
                 sends the name of the attacker's site.
             origins: allowed names in the Origin header besides the request's Host, which a reverse proxy may change.
+            trusted_proxies: reverse proxies whose X-Forwarded-For names the client.
         """
+        self._trusted_proxies = tuple(trusted_proxies)
         self._origins = frozenset(origin.lower() for origin in origins)
         self._app = app
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
@@ -59,6 +70,7 @@ class RequestMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         started_at = time.monotonic()
         status = 0
+        self._find_client(scope, headers)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -77,6 +89,7 @@ class RequestMiddleware:
                 if refusal is None:
                     await self._app(scope, receive, send_with_headers)
                 else:
+                    count_rejection(Request(scope), Rejection.FORBIDDEN)
                     await problem_response(*refusal, request_id)(scope, receive, send_with_headers)
             except Exception as error:
                 if status:
@@ -85,6 +98,15 @@ class RequestMiddleware:
                 await response(scope, receive, send_with_headers)
             finally:
                 self._log_request(scope, status, time.monotonic() - started_at)
+
+    def _find_client(self, scope: Scope, headers: Headers) -> None:
+        """Replace a trusted proxy's address by that of its client: the last one that isn't a trusted proxy."""
+        hops = [scope["client"][0] if scope.get("client") else ""]
+        hops += [hop.strip() for hop in reversed(",".join(headers.getlist("x-forwarded-for")).split(","))]
+        for nearer, farther in itertools.pairwise(hops):
+            if not contains_address(self._trusted_proxies, nearer) or not source_network(farther):
+                return
+            scope["client"] = (farther, 0)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[HTTPStatus, str] | None:
         host = headers.get("host", "").lower()

@@ -89,6 +89,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("POST", "/session", _OPEN, session.sign_in, "server", body=Body.JSON,
               problems=(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)),
     Operation("DELETE", "/session", _OPEN, session.sign_out, "server", _NO_CONTENT),
+    Operation("POST", "/session/codes", _VIEW, session.create_login_code, "server", _CREATED),
     _read("/openapi.json", server.get_document, "server", _OPEN),
     _read("/images", images.list_images, "images"),
     _create("/images", images.add_image, "images"),

@@ -9,6 +9,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from protocol.constants import RECEIVER_COUNT_MAX
+from sender.addresses import IpNetwork
 from sender.http.server import HttpServer, ServerLimits
 
 _CONNECTIONS_MAX: Final = 4 * RECEIVER_COUNT_MAX
@@ -21,13 +22,15 @@ _SHUTDOWN_S: Final = 3
 class ApiServer(HttpServer):
     """A server of the application that :func:`sender.api.application.create_application` returns."""
 
-    def __init__(self, application: FastAPI, listener: socket.socket) -> None:
+    def __init__(
+        self, application: FastAPI, listener: socket.socket, trusted_proxies: tuple[IpNetwork, ...] = ()
+    ) -> None:
         """Serve ``application`` on ``listener``, and close it at the end."""
         super().__init__(
             application,
             listener,
             tls=None,
-            limits=ServerLimits(_CONNECTIONS_MAX, keep_alive_s=_KEEP_ALIVE_S, shutdown_s=_SHUTDOWN_S),
+            limits=ServerLimits(_CONNECTIONS_MAX, _KEEP_ALIVE_S, _SHUTDOWN_S, trusted_proxies),
         )
         self._stopping: asyncio.Event = application.state.stopping
 

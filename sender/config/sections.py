@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from protocol.constants import MULTICAST_TTL_DEFAULT, RECEIVER_TIMEOUT_S
 from protocol.shared.units import parse_rate_bytes_per_s, parse_size_bytes
-from sender.addresses import parse_endpoint
+from sender.addresses import IpNetwork, parse_endpoint
 from sender.config.values import (
     LISTEN_DEFAULT,
     LISTEN_PORT_DEFAULT,
@@ -30,6 +30,7 @@ from sender.config.values import (
     Listen,
     Name,
     Names,
+    Networks,
     Paths,
     Ports,
     Rate,
@@ -49,7 +50,8 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-def _default_state_directory() -> Path:
+def default_state_directory() -> Path:
+    """Return the state directory of a daemon of this user that is configured without one."""
     if os.geteuid() == 0:
         return Path("/var/lib/diskcast")
     base = os.environ.get("XDG_STATE_HOME", "")
@@ -76,11 +78,10 @@ class ServerSection(Section):
     )
     listen: Listen = Field(
         default=LISTEN_DEFAULT,
-        description="Address and TCP port of the dashboard and the API. An address that other machines can reach "
-        "requires tokens.",
+        description="Address and TCP port of the dashboard and the API.",
     )
     state_directory: ConfigPath = Field(
-        default_factory=_default_state_directory,
+        default_factory=default_state_directory,
         description="Folder for the database, the cache and all other persistent state.",
         json_schema_extra=_documented(
             "/var/lib/diskcast; for users other than root ~/.local/state/diskcast", '"/var/lib/diskcast"'
@@ -102,18 +103,18 @@ class ServerSection(Section):
         "process list. With systemd's LoadCredential=: /run/credentials/diskcast.service/NAME.",
         json_schema_extra=_documented("none", '"/run/credentials/diskcast.service/database-password"'),
     )
-    require_tokens: bool | None = Field(
-        default=None,
-        description="Require a token for every API call. Can't be false if other machines can reach listen.",
-        json_schema_extra=_documented("true unless listen is a loopback address", "true"),
-    )
     allowed_hosts: Hosts = Field(
         default=(),
         json_schema_extra=_documented("none", '["images.example", "10.0.0.1"]'),
         description="Host names and addresses that browsers, agents and clients may use for this daemon, besides the "
-        "one in listen and those of the loopback interface. Without tokens all other names are rejected, which "
-        "protects against DNS rebinding. With tokens all names are accepted while this list is empty; otherwise list "
-        "every name in use, the agents' too.",
+        "one in listen and those of the loopback interface. A daemon on the loopback address rejects all other names: "
+        "list the name of a reverse proxy there. Elsewhere this list only adds names of pages that may send changes.",
+    )
+    trusted_proxies: Networks = Field(
+        default=(),
+        json_schema_extra=_documented("none", '["10.0.0.5", "fd00::/64"]'),
+        description="Addresses of reverse proxies. Only their X-Forwarded-For is believed: limits and logs then apply "
+        "to their clients. They may open as many connections as the daemon accepts, instead of half of them.",
     )
     enrolment: Literal["token", "approve"] = Field(
         default="token",
@@ -138,9 +139,9 @@ class ServerSection(Section):
         return ipaddress.ip_address(self.endpoint[0]).is_loopback
 
     @property
-    def tokens_required(self) -> bool:
-        """``require_tokens``, or the default for the address."""
-        return not self.loopback if self.require_tokens is None else self.require_tokens
+    def proxy_networks(self) -> tuple[IpNetwork, ...]:
+        """``trusted_proxies`` as networks."""
+        return tuple(ipaddress.ip_network(text) for text in self.trusted_proxies)
 
     @property
     def database_shown(self) -> str:
@@ -151,14 +152,12 @@ class ServerSection(Section):
         user, _, host = parts.netloc.rpartition("@")
         return urllib.parse.urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
 
-    @pydantic.model_validator(mode="after")
-    def _check_tokens(self) -> Self:
-        if self.require_tokens is False and not self.loopback:
-            raise ValueError(
-                f"require_tokens = false isn't allowed with listen = {self.listen!r}: everyone on other machines "
-                f"could overwrite every disk. Remove require_tokens, or listen on {LISTEN_DEFAULT}"
-            )
-        return self
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _check_removed(cls, data: object) -> object:
+        if isinstance(data, dict) and "require_tokens" in data:
+            raise ValueError("require_tokens no longer exists, since every daemon requires tokens: remove it")
+        return data
 
 
 class NetworkSection(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import urllib.parse
 from collections.abc import Callable
@@ -100,6 +101,16 @@ def _host(text: str) -> str:
     return text.lower()
 
 
+def _network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} isn't an address or a network, such as 10.0.0.5 or 10.0.0.0/24: {error}"
+        ) from error
+    return text
+
+
 def _remote(text: str) -> str:
     parts = urllib.parse.urlsplit(text)
     if parts.scheme not in ("http", "https", "s3") or not parts.netloc:
@@ -136,6 +147,7 @@ Rate = Annotated[str, AfterValidator(_rate)]
 CacheSize = Annotated[str, AfterValidator(_cache_size)]
 Ports = Annotated[str, AfterValidator(_ports)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], Field(max_length=LIST_COUNT_MAX)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], Field(max_length=LIST_COUNT_MAX)]
 Remotes = Annotated[tuple[Annotated[str, AfterValidator(_remote)], ...], Field(max_length=LIST_COUNT_MAX)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]

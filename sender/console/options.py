@@ -79,7 +79,7 @@ def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
             "--token-file",
             metavar="FILE",
             type=click.Path(path_type=Path),
-            show_default="$DISKCAST_TOKEN or $DISKCAST_TOKEN_FILE",
+            show_default="$DISKCAST_TOKEN, $DISKCAST_TOKEN_FILE, or that of a daemon of this user",
             help="File with the API token.",
         ),
         click.option(
@@ -126,7 +126,12 @@ def connect(server: str, token_file: Path | None, *, json_lines: bool) -> tuple[
     from sender.console.client import Client
     from sender.console.output import Output
 
-    return Client(server, find_token(token_file)), Output(json_lines=json_lines)
+    token = find_token(token_file)
+    if token is None:
+        from sender.config.local_token import find_local_token
+
+        token = find_local_token(server)
+    return Client(server, token), Output(json_lines=json_lines)
 
 
 def find_token(token_file: Path | None) -> str | None:

@@ -18,6 +18,7 @@ from sender.daemon.presence import Presence
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import DaemonMetrics
 from sender.store.store import Store
+from sender.store.write_behind import Recorder
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Services:
     """The parts of a running daemon. Only the API's root and the composition root hold them all.
 
     Attributes:
+        recorder: writes to the store later, while the database is unavailable.
         registry: casts in memory.
         commands: commands of operators on casts.
         presence: machines that are switched on.
@@ -38,6 +40,7 @@ class Services:
 
     config: ServerConfig
     store: Store
+    recorder: Recorder
     library: Library
     registry: CastRegistry
     commands: CastCommands

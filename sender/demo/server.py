@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocol.errors import ConfigurationError, ServerRefusedError, StorageError
 from protocol.shared.units import format_duration
+from sender.console.dashboard import login_link
 from sender.demo.programs import Program, Programs
 from sender.demo.run import INTERFACE, DemoPlan, PrintStep, make_packed
 from sender.identity.key_options import passphrase_source
@@ -96,7 +97,7 @@ async def run_room(plan: RoomPlan, directory: Path, print_step: PrintStep) -> No
     ]
     await asyncio.to_thread(_provide_room, plan, machines)
     print_step(f"Room {plan.room!r} has {len(machines)} machines")
-    with _enrolment(client, plan.room, needed=server["auth"] != "open") as environment:
+    with _enrolment(client, plan.room) as environment:
         try:
             async with Programs(directory, attach=False) as programs, asyncio.TaskGroup() as tasks:
                 for machine in machines:
@@ -110,18 +111,18 @@ async def run_room(plan: RoomPlan, directory: Path, print_step: PrintStep) -> No
                 print_step(
                     f"{online_count} of {len(machines)} agents have checked in and are waiting for a cast"
                 )
-                _print_next_steps(plan, print_step)
+                _print_next_steps(plan, await asyncio.to_thread(login_link, client), print_step)
         except BaseExceptionGroup as group:  # one agent that exits is enough
             raise group.exceptions[0] from group
 
 
-def _print_next_steps(plan: RoomPlan, print_step: PrintStep) -> None:
+def _print_next_steps(plan: RoomPlan, dashboard: str, print_step: PrintStep) -> None:
     command = ["diskcast", "casts", "create", IMAGE_NAME, "--room", plan.room]
     if plan.client.server != "http://127.0.0.1:7400":
         command += ["--server", plan.client.server]
     print_step("Now, in another terminal, start a cast:")
     print_step(f"  {shlex.join(command)}")
-    print_step(f"and watch it at {plan.client.server}/ (add --rate 100M for a slower cast)")
+    print_step(f"and watch it at {dashboard} (add --rate 100M for a slower cast)")
     print_step("Press Ctrl-C here to stop the agents")
 
 
@@ -228,11 +229,8 @@ def _provide_room(plan: RoomPlan, machines: list[_Machine]) -> None:
 
 
 @contextlib.contextmanager
-def _enrolment(client: Client, room: str, *, needed: bool) -> Iterator[dict[str, str]]:
-    """Yield the agents' environment, with a temporary token if the daemon requires one."""
-    if not needed:
-        yield {}
-        return
+def _enrolment(client: Client, room: str) -> Iterator[dict[str, str]]:
+    """Yield the agents' environment, with a temporary token."""
     expires_at = (datetime.now(UTC) + TOKEN_LIFETIME).isoformat()
     body = {"name": TOKEN_NAME, "role": "enrol", "room_id": room, "expires_at": expires_at}
     made = client.create("/tokens", dict[str, Any], body)

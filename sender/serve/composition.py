@@ -92,6 +92,7 @@ def compose_daemon(
     services = Services(
         config=config,
         store=store,
+        recorder=recorder,
         library=library,
         registry=registry,
         commands=commands,

@@ -7,12 +7,10 @@ import contextlib
 import errno
 import functools
 import gc
-import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -29,11 +27,9 @@ from sender.daemon.scheduler import run_retention, run_schedules
 from sender.http.descriptor_limit import raise_descriptor_limit
 from sender.identity.certificate import ensure_certificate
 from sender.serve.composition import Daemon, compose_daemon
+from sender.serve.operator_token import ensure_operator_token, login_link
 from sender.serve.systemd_notify import SystemdNotifier, Watchdog
 from sender.store.open_store import open_store
-from sender.store.records.access import Role
-from sender.store.repositories.audit import AuditNote
-from sender.store.store import Store
 from sender.store.write_behind import Recorder
 
 _DRAIN_S: Final = 5.0
@@ -41,18 +37,17 @@ _DRAIN_S: Final = 5.0
 _OPENING_MAX_S: Final = 1800.0
 """Longest wait of systemd for the database: years of history are checked and migrated in minutes."""
 _BACKLOG: Final = 1024
-BOOTSTRAP_FILE: Final = "operator-token"
-BOOTSTRAP_NAME: Final = "first-operator"
 
 _log = structlog.get_logger(__name__)
 
 
-def run_daemon(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
+def run_daemon(config: ServerConfig, on_ready: Callable[[str, str], None]) -> None:
     """Serve until SIGTERM or SIGINT. Running casts resume after the next start.
 
     Args:
         config: checked.
-        on_ready: called with the dashboard's URL when the dashboard is ready.
+        on_ready: called when the dashboard is ready, with its URL, and with a link that logs in once and belongs in no
+            log.
 
     Raises:
         ConfigurationError: the state directory, the address or another key can't be used.
@@ -94,18 +89,19 @@ def _listen(config: ServerConfig) -> socket.socket:
 
 
 async def _serve(
-    config: ServerConfig, state: StateDirectory, listener: socket.socket, on_ready: Callable[[str], None]
+    config: ServerConfig, state: StateDirectory, listener: socket.socket, on_ready: Callable[[str, str], None]
 ) -> None:
     raise_descriptor_limit()
     notifier = SystemdNotifier.from_environment()
     notifier.extend_timeout(_OPENING_MAX_S)
     store = await asyncio.to_thread(open_store, config)
-    await _ensure_bootstrap_token(config, store, state.path)
+    await asyncio.to_thread(ensure_operator_token, config.server.name, store, state.path)
     recorder = Recorder(store, state.path)
     certificate = ensure_certificate(state.path, config.server.name, datetime.now(UTC))
     daemon = compose_daemon(config, store, recorder, state.owner(config.server.name), certificate)
     services, supervisor = daemon.services, daemon.supervisor
-    server = ApiServer(create_application(services), listener)
+    application = create_application(services)
+    server = ApiServer(application, listener, config.server.proxy_networks)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -124,7 +120,7 @@ async def _serve(
             gc.collect()
             gc.freeze()  # imported modules stay: each collection that scans them takes tenths of a second
             _log.info("daemon_ready", url=url, owner=str(daemon.owner))
-            on_ready(url)
+            on_ready(url, await login_link(url, state.path, application.state.authenticator))
             notifier.ready(describe())
             await stop.wait()
             _log.info("daemon_ends", casts_left=len(services.registry.jobs))
@@ -166,32 +162,6 @@ def _status(url: str, jobs: Mapping[str, CastJob]) -> str:
     """Return the text that ``systemctl status`` shows."""
     casts = ", ".join(f"{cast_id} of {job.cast.image_name}" for cast_id, job in jobs.items())
     return f"serving {url}, casting {casts}" if casts else f"serving {url}"
-
-
-async def _ensure_bootstrap_token(config: ServerConfig, store: Store, state: Path) -> None:
-    """Create the first token if tokens are required and none exists; only this daemon's user can read its file."""
-    if not config.server.tokens_required:
-        return
-    tokens, _ = await store.run(store.tokens.list, limit=1)
-    if tokens:
-        return
-    path = state / BOOTSTRAP_FILE
-    token, secret = await store.run(
-        store.tokens.create,
-        BOOTSTRAP_NAME,
-        Role.OPERATE,
-        audit=AuditNote(f"daemon {config.server.name}"),
-    )
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "w") as file:
-        os.fchmod(fd, 0o600)
-        file.write(secret + "\n")
-    _log.warning(
-        "bootstrap_token_created",
-        fix="log in with it, create other tokens with 'diskcast tokens create', then revoke it",
-        token_file=str(path),
-        name=token.name,
-    )
 
 
 def _url(listener: socket.socket) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -88,9 +89,9 @@ def serve(
 ) -> int:
     """Run the daemon: images, rooms and casts, with dashboard, API, metrics and history.
 
-    Options override the configuration file. On the loopback address every user of this machine may operate; any other
-    address requires tokens (diskcast tokens create). Ctrl-C or SIGTERM stops the daemon; running casts resume when it
-    is started again.
+    Options override the configuration file. Every request needs a token. The first one is in a file of the state
+    directory; the commands of the same user find it there. Ctrl-C or SIGTERM stops the daemon; running casts
+    resume when it is started again.
 
     \b
     Examples:
@@ -120,12 +121,16 @@ def serve(
     )
     configure_logging(config.log, daemon=config.server.name)
 
-    def report_ready(url: str) -> None:
+    def report_ready(url: str, login_url: str) -> None:
         if json_lines:
             click.echo(json.dumps({"event": "ready", "url": url}))
-        else:
+            return
+        click.echo(
+            f"diskcast serves {url}  (Ctrl-C stops it; casts resume when it is started again)", err=True
+        )
+        if sys.stderr.isatty():  # not in a journal: the link logs in
             click.echo(
-                f"diskcast serves {url}  (Ctrl-C stops it; casts resume when it is started again)", err=True
+                f"Open {login_url}  (logs in once; `diskcast dashboard` prints another link)", err=True
             )
 
     run_daemon(config, report_ready)

@@ -25,6 +25,7 @@ from sender.store.backup.journal import find_segments
 from sender.store.records.problems import Problem, ProblemKind
 from sender.store.repositories.audit import Audit
 from sender.store.repositories.casts import Casts
+from sender.store.repositories.credentials import Credentials
 from sender.store.repositories.enrolments import Enrolments
 from sender.store.repositories.history import History
 from sender.store.repositories.idempotency import IdempotencyKeys
@@ -71,6 +72,7 @@ class Store:
         self.leases = Leases(database)
         self.schedules = Schedules(database, self.audit)
         self.tokens = Tokens(database, self.audit)
+        self.credentials = Credentials(database, self.audit)
         self.history = History(database)
         self.images = Images(database, self.audit)
         self.idempotency = IdempotencyKeys(database)
@@ -148,8 +150,9 @@ class Store:
         return back_up(self._database.engine, self._database.place)
 
     def upkeep(self) -> None:
-        """Do the periodic work: remove expired answers, and make a backup if one is due."""
+        """Do the periodic work: remove expired answers and sessions, and make a backup if one is due."""
         self.idempotency.expire()
+        self.credentials.expire()
         path = self._database.place.path
         if self._database.journal is None or path is None:
             return

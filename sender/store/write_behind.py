@@ -30,10 +30,12 @@ from sender.store.backup.journal import sync_directory
 from sender.store.records.problems import Problem, ProblemKind
 from sender.store.repositories.audit import Audit
 from sender.store.repositories.casts import Casts
+from sender.store.repositories.credentials import Credentials
 from sender.store.repositories.enrolments import Enrolments
 from sender.store.repositories.images import Images
 from sender.store.repositories.leases import Leases
 from sender.store.repositories.machines import Machines
+from sender.store.repositories.tokens import Tokens
 from sender.store.store import Store
 
 RECORDABLE: Final[dict[str, Callable[..., object]]] = {
@@ -45,10 +47,13 @@ RECORDABLE: Final[dict[str, Callable[..., object]]] = {
     "casts.put_timeline": Casts.put_timeline,
     "casts.save": Casts.save,
     "casts.save_progress": Casts.save_progress,
+    "credentials.add_session": Credentials.add_session,
+    "credentials.remove_session": Credentials.remove_session,
     "enrolments.revoke": Enrolments.revoke,
     "images.put": Images.put,
     "leases.release": Leases.release,
     "machines.touch": Machines.touch,
+    "tokens.remove": Tokens.remove,
 }
 """Methods that may be recorded, by their names in the spool: calling one again, after an answer was lost, does no harm.
 (An audit entry needs its key for that.)"""

@@ -1,6 +1,6 @@
 /** Entry point of the dashboard: session, current page, live stream. */
 
-import { all, call, get, Unreachable } from "./api.js";
+import { all, call, get, post, Unreachable } from "./api.js";
 import { fill, h } from "./dom.js";
 import { LiveStream } from "./events.js";
 import { loadIcons } from "./icons.js";
@@ -42,6 +42,9 @@ const shell = new Shell(live.connection, logOut);
 /** @type {{page: Page, controller: AbortController, route: any} | null} */
 let current = null;
 let turn = 0;
+
+/** @type {string | undefined} of a link that didn't log in */
+let loginProblem;
 
 live.on("overview", (data) => overview.set(data));
 
@@ -102,6 +105,25 @@ async function connect() {
   for (const room of await all("/rooms").catch(() => [])) roomNames.set(room.room_id, room.name);
 }
 
+/** Logs in with the one-time code of a link, and removes it from the address. @returns {Promise<string | undefined>} the problem */
+async function redeemCode() {
+  const code = /^#login=(.+)$/.exec(window.location.hash)?.[1];
+  if (!code) return undefined;
+  window.history.replaceState(null, "", window.location.pathname);
+  try {
+    await post("/session", { code });
+  } catch (error) {
+    return errorText(error);
+  }
+  return undefined;
+}
+
+/** Shows the page of the address, after logging in if the address has a code. */
+async function enter() {
+  loginProblem = await redeemCode();
+  await show(true);
+}
+
 async function showLogin() {
   turn += 1;
   live.close();
@@ -110,7 +132,8 @@ async function showLogin() {
   current?.controller.abort();
   const controller = new AbortController();
   const view = await import("./views/login.js");
-  const page = await view.show({ signal: controller.signal, entered: () => show(true) });
+  const page = await view.show({ signal: controller.signal, entered: () => show(true), problem: loginProblem });
+  loginProblem = undefined;
   current = { page, controller, route: null };
   shell.mount(page, "login", false);
 }
@@ -127,7 +150,8 @@ async function logOut() {
 }
 
 window.addEventListener("hashchange", () => {
-  if (server.value || current?.route) show();
+  if (window.location.hash.startsWith("#login=")) enter();
+  else if (server.value || current?.route) show();
 });
 window.addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof DOMException && event.reason.name === "AbortError") event.preventDefault();
@@ -135,4 +159,4 @@ window.addEventListener("unhandledrejection", (event) => {
 fill(/** @type {HTMLElement} */ (document.getElementById("shell")), shell.element);
 loadIcons();
 window.setInterval(refreshAgo, AGO_EVERY_MS);
-show();
+enter();

@@ -118,7 +118,7 @@ export class Shell {
   /** @param {any} value */
   #showServer(value) {
     setText(this.serverName, value ? value.name : "");
-    this.logOutButton.hidden = !value || value.auth !== "token";
+    this.logOutButton.hidden = !value;
     const tokens = this.links.get("tokens").parentElement;
     tokens.hidden = Boolean(value) && value.role !== "operate";
   }

@@ -1,4 +1,4 @@
-"""The daemons' APIs of a test module: one that requires tokens, one open on the loopback address.
+"""The daemon's API of a test module.
 
 Module scope, because other tests of the same process count threads.
 """
@@ -30,23 +30,11 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("guarded"), server__require_tokens=True) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def open_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("open")) as served:
+    with serve(tmp_path_factory.mktemp("guarded")) as served:
         yield served
 
 
 @pytest.fixture
 def operator(guarded: Served) -> Iterator[httpx.Client]:
     with guarded.client(Role.OPERATE) as client:
-        yield client
-
-
-@pytest.fixture
-def local(open_api: Served) -> Iterator[httpx.Client]:
-    with open_api.client(None) as client:
         yield client

@@ -122,7 +122,7 @@ class Served:
                     self.config, store, recorder, state.owner("lab"), shared_certificate()
                 ).services
                 self.application = create_application(self.services)
-                self.server = ApiServer(self.application, self._listener)
+                self.server = ApiServer(self.application, self._listener, self.config.server.proxy_networks)
                 tasks = [
                     asyncio.ensure_future(work)
                     for work in (recorder.run(), self.services.library.run(), self.services.feed.run())

@@ -23,8 +23,8 @@ def document() -> dict[str, Any]:
     return api_document()
 
 
-def test_the_daemon_serves_the_document(local: httpx.Client, document: dict[str, Any]) -> None:
-    answer = local.get("/openapi.json")
+def test_the_daemon_serves_the_document(operator: httpx.Client, document: dict[str, Any]) -> None:
+    answer = operator.get("/openapi.json")
     assert answer.json() == json.loads(json.dumps(document))
     assert answer.json()["openapi"].startswith("3.1")
 

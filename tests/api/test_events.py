@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from sender.api.bodies import event_stream
-from sender.api.guard import auth
 from sender.api.routes import events
 from sender.store.records.access import Role
 from tests.api.served import PREFIX, Served, serve
@@ -64,35 +63,35 @@ def wait_for_no_subscribers(served: Served) -> None:
         time.sleep(0.02)
 
 
-def test_a_stream_starts_with_full_state_and_continues_with_changes(local: httpx.Client) -> None:
-    local.post("/rooms", json={"name": "Watched"})
-    with watch(local, "overview,room:watched") as watcher:
+def test_a_stream_starts_with_full_state_and_continues_with_changes(operator: httpx.Client) -> None:
+    operator.post("/rooms", json={"name": "Watched"})
+    with watch(operator, "overview,room:watched") as watcher:
         blocks = watcher.blocks()
         assert next(blocks) == {"retry": "2000"}
         first = [next(blocks) for _ in range(2)]
         assert sorted(block["event"] for block in first) == ["overview", "room"]
         overview = json.loads(next(block["data"] for block in first if block["event"] == "overview"))
         assert {"at", "casts", "machines_online", "machines_total", "problems"} == overview.keys()
-        created = local.post("/casts", json={"image": "made", "wait_for": 3, "name": "seen"})
+        created = operator.post("/casts", json={"image": "made", "wait_for": 3, "name": "seen"})
         assert created.status_code == 201, created.text
         cast_id = created.json()["cast_id"]
         for event in watcher.events("overview"):
             if any(cast["cast"]["cast_id"] == cast_id for cast in event["casts"]):
                 break
-    local.post(f"/casts/{cast_id}/cancel", json={"reason": "seen"}).raise_for_status()
+    operator.post(f"/casts/{cast_id}/cancel", json={"reason": "seen"}).raise_for_status()
 
 
-def test_an_unknown_topic_is_refused_before_the_stream_starts(local: httpx.Client) -> None:
-    check_problem(local.get("/events", params={"topics": "room:nowhere"}), 404)
-    check_problem(local.get("/events", params={"topics": "cast:00000000"}), 404)
+def test_an_unknown_topic_is_refused_before_the_stream_starts(operator: httpx.Client) -> None:
+    check_problem(operator.get("/events", params={"topics": "room:nowhere"}), 404)
+    check_problem(operator.get("/events", params={"topics": "cast:00000000"}), 404)
     for topics in ("", "all", "room:", "overview,", "room:a b", ",".join(["overview"] * 9), "cast:xyz"):
-        check_problem(local.get("/events", params={"topics": topics}), 422)
+        check_problem(operator.get("/events", params={"topics": topics}), 422)
 
 
-def test_a_silent_stream_is_kept_alive(local: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_stream_is_kept_alive(operator: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "COMMENT_S", 0.05)
-    local.post("/rooms", json={"name": "Silent"})
-    with watch(local, "room:silent") as watcher:
+    operator.post("/rooms", json={"name": "Silent"})
+    with watch(operator, "room:silent") as watcher:
         seen = 0
         for block in watcher.blocks():
             seen += "" in block
@@ -104,8 +103,7 @@ def test_a_silent_stream_is_kept_alive(local: httpx.Client, monkeypatch: pytest.
 def test_a_stream_ends_when_its_token_is_deleted(
     guarded: Served, operator: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_stream, "COMMENT_S", 0.05)
-    monkeypatch.setattr(auth, "_KNOWN_FRESH_S", 0.0)
+    monkeypatch.setattr(event_stream, "_CHECK_S", 0.05)
     created = operator.post("/tokens", json={"name": "watcher", "role": "view"}).json()
     with (
         guarded.client(None, headers={"Authorization": f"Bearer {created['secret']}"}) as client,
@@ -118,40 +116,38 @@ def test_a_stream_ends_when_its_token_is_deleted(
             pass  # until the daemon closes it
 
 
-def test_a_client_that_does_not_read_delays_no_other(open_api: Served, local: httpx.Client) -> None:
-    local.post("/rooms", json={"name": "Slow"})
+def test_a_client_that_does_not_read_delays_no_other(guarded: Served, operator: httpx.Client) -> None:
+    operator.post("/rooms", json={"name": "Slow"})
     with contextlib.ExitStack() as stack:
         for _ in range(20):
-            peer = stack.enter_context(
-                socket.create_connection(("127.0.0.1", open_api.port), timeout=LIMIT_S)
-            )
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", guarded.port), timeout=LIMIT_S))
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             peer.sendall(
                 f"GET {PREFIX}/events?topics=overview,room:slow HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
             )
             assert peer.recv(64).startswith(b"HTTP/1.1 200")
-        with watch(local, "room:slow") as watcher:
+        with watch(operator, "room:slow") as watcher:
             events = watcher.events("room")
             next(events)
             for index in range(30):
-                local.post(
+                operator.post(
                     "/machines", json={"name": f"slow-{index}", "serial": f"SLOW{index}", "room_id": "slow"}
                 )
             while len(next(events)["machines"]) == 0:
                 pass
-        for subscriber in list(open_api.services.feed._subscribers):  # the loop may remove some in between
+        for subscriber in list(guarded.services.feed._subscribers):  # the loop may remove some in between
             assert subscriber.queue.qsize() <= 16
-    wait_for_no_subscribers(open_api)
+    wait_for_no_subscribers(guarded)
 
 
 def test_the_number_of_streams_is_limited(
-    open_api: Served, local: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    guarded: Served, operator: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait_for_no_subscribers(open_api)
+    wait_for_no_subscribers(guarded)
     monkeypatch.setattr(events, "STREAMS_MAX", 1)
-    with watch(local, "overview") as watcher:
+    with watch(operator, "overview") as watcher:
         next(watcher.blocks())
-        answer = local.get("/events")
+        answer = operator.get("/events")
         check_problem(answer, 503)
         assert "retry-after" in answer.headers
 
@@ -163,7 +159,7 @@ def test_the_daemon_stops_without_waiting_for_streams_and_agents(tmp_path: Path)
         "wait_s": 25,
     }  # fmt: skip
     answers: list[int] = []
-    with serve(tmp_path) as served, served.client(None) as client, watch(client, "overview") as watcher:
+    with serve(tmp_path) as served, served.client() as client, watch(client, "overview") as watcher:
         events = watcher.events("overview")
         next(events)
         secret = client.post("/check-in", json=check_in).json()["machine_secret"]

@@ -16,7 +16,7 @@ SEED = 20260101
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with (
-        serve(tmp_path_factory.mktemp("fuzzed"), server__require_tokens=True) as served,
+        serve(tmp_path_factory.mktemp("fuzzed")) as served,
         served.client() as client,
     ):
         for index in range(3):

@@ -38,143 +38,143 @@ def check_in(name: str, mac: str, more: dict[str, object] | None = None) -> dict
     }
 
 
-def test_rooms_are_created_changed_and_removed(local: httpx.Client) -> None:
-    made = local.post("/rooms", json={"name": "Räum 7 / Ost", "site": "north"})
+def test_rooms_are_created_changed_and_removed(operator: httpx.Client) -> None:
+    made = operator.post("/rooms", json={"name": "Räum 7 / Ost", "site": "north"})
     assert made.status_code == 201
     room = made.json()
     assert (room["room_id"], room["site"], room["machine_count"]) == ("raum-7-ost", "north", 0)
     assert room["created_at"].endswith("Z")
-    check_problem(local.post("/rooms", json={"name": "Raum 7 Ost"}), 409)
-    changed = local.patch("/rooms/raum-7-ost", json={"description": "upstairs"}).json()
+    check_problem(operator.post("/rooms", json={"name": "Raum 7 Ost"}), 409)
+    changed = operator.patch("/rooms/raum-7-ost", json={"description": "upstairs"}).json()
     assert changed == room | {"description": "upstairs"}, "what isn't given stays"
-    assert local.patch("/rooms/raum-7-ost", json={}).json() == changed
-    check_problem(local.patch("/rooms/raum-7-ost", json={"name": None}), 422)
-    assert local.delete("/rooms/raum-7-ost").status_code == 204
-    check_problem(local.delete("/rooms/raum-7-ost"), 404)
-    check_problem(local.patch("/rooms/raum-7-ost", json={"name": "x"}), 404)
-    nameless = local.post("/rooms", json={"name": "機房"}).json()
+    assert operator.patch("/rooms/raum-7-ost", json={}).json() == changed
+    check_problem(operator.patch("/rooms/raum-7-ost", json={"name": None}), 422)
+    assert operator.delete("/rooms/raum-7-ost").status_code == 204
+    check_problem(operator.delete("/rooms/raum-7-ost"), 404)
+    check_problem(operator.patch("/rooms/raum-7-ost", json={"name": "x"}), 404)
+    nameless = operator.post("/rooms", json={"name": "機房"}).json()
     assert nameless["room_id"].startswith("room-")
 
 
-def test_a_machine_needs_an_identity(local: httpx.Client) -> None:
-    check_problem(local.post("/machines", json={"name": "nobody"}), 422)
-    check_problem(local.post("/machines", json={"name": "pc", "macs": ["52:54:00:00:00"]}), 422)
-    check_problem(local.post("/machines", json={"name": "pc", "macs": ["ff:ff:ff:ff:ff:ff"]}), 422)
-    check_problem(local.post("/machines", json={"name": "pc", "serial": "S1", "room_id": "nowhere"}), 422)
-    made = local.post(
+def test_a_machine_needs_an_identity(operator: httpx.Client) -> None:
+    check_problem(operator.post("/machines", json={"name": "nobody"}), 422)
+    check_problem(operator.post("/machines", json={"name": "pc", "macs": ["52:54:00:00:00"]}), 422)
+    check_problem(operator.post("/machines", json={"name": "pc", "macs": ["ff:ff:ff:ff:ff:ff"]}), 422)
+    check_problem(operator.post("/machines", json={"name": "pc", "serial": "S1", "room_id": "nowhere"}), 422)
+    made = operator.post(
         "/machines", json={"name": "pc", "macs": ["52-54-00-AA-00-01", "52:54:00:aa:00:01"]}
     ).json()
     assert made["macs"] == ["52:54:00:aa:00:01"]
-    check_problem(local.post("/machines", json={"name": "other", "macs": ["52:54:00:aa:00:01"]}), 409)
+    check_problem(operator.post("/machines", json={"name": "other", "macs": ["52:54:00:aa:00:01"]}), 409)
     machine = f"/machines/{made['machine_id']}"
-    assert local.patch(machine, json={"position": "row 1"}).json()["position"] == "row 1"
-    assert local.get(f"{machine}/history").json() == {"items": [], "next_cursor": None}
-    assert local.delete(machine).status_code == 204
-    check_problem(local.get(machine), 404)
+    assert operator.patch(machine, json={"position": "row 1"}).json()["position"] == "row 1"
+    assert operator.get(f"{machine}/history").json() == {"items": [], "next_cursor": None}
+    assert operator.delete(machine).status_code == 204
+    check_problem(operator.get(machine), 404)
 
 
-def test_a_csv_file_is_imported_completely_or_not_at_all(local: httpx.Client) -> None:
-    local.post("/rooms", json={"name": "Imported"}).raise_for_status()
+def test_a_csv_file_is_imported_completely_or_not_at_all(operator: httpx.Client) -> None:
+    operator.post("/rooms", json={"name": "Imported"}).raise_for_status()
     kind = {"Content-Type": "text/csv; charset=utf-8"}
     wrong = b"\xef\xbb\xbfname,mac,serial\r\npc-1,52:54:00:bb:00:01,\r\npc-2,nonsense,\r\n"
-    result = local.post("/rooms/imported/import", content=wrong, headers=kind).json()
+    result = operator.post("/rooms/imported/import", content=wrong, headers=kind).json()
     assert result["problems"][0]["line"] == 3
-    assert local.get("/machines", params={"room_id": "imported"}).json()["items"] == []
+    assert operator.get("/machines", params={"room_id": "imported"}).json()["items"] == []
     right = wrong.replace(b"nonsense", b"52:54:00:bb:00:02")
-    assert local.post("/rooms/imported/import", content=right, headers=kind).json() == {
+    assert operator.post("/rooms/imported/import", content=right, headers=kind).json() == {
         "added": 2, "changed": 0, "unchanged": 0, "problems": [],
     }  # fmt: skip
-    assert local.post("/rooms/imported/import", content=right, headers=kind).json()["unchanged"] == 2
-    assert local.get("/rooms/imported").json()["machine_count"] == 2
-    names = [machine["name"] for machine in local.get("/rooms/imported/live").json()["machines"]]
+    assert operator.post("/rooms/imported/import", content=right, headers=kind).json()["unchanged"] == 2
+    assert operator.get("/rooms/imported").json()["machine_count"] == 2
+    names = [machine["name"] for machine in operator.get("/rooms/imported/live").json()["machines"]]
     assert names == ["pc-1", "pc-2"]
-    check_problem(local.post("/rooms/imported/import", content=b"\xff\xfen", headers=kind), 422)
-    check_problem(local.post("/rooms/nowhere/import", content=right, headers=kind), 404)
+    check_problem(operator.post("/rooms/imported/import", content=b"\xff\xfen", headers=kind), 422)
+    check_problem(operator.post("/rooms/nowhere/import", content=right, headers=kind), 404)
 
 
-def test_a_cast_is_found_started_and_cancelled_by_its_id(local: httpx.Client, open_api: Served) -> None:
-    image_id = open_api.image.manifest.image_id.hex()
+def test_a_cast_is_found_started_and_cancelled_by_its_id(operator: httpx.Client, guarded: Served) -> None:
+    image_id = guarded.image.manifest.image_id.hex()
     for reference in (image_id, image_id[:8], "made"):
-        cast = local.post(
+        cast = operator.post(
             "/casts", json={"image": reference, "wait_for": 2, "start_at": "2100-01-01T00:00:00+02:00"}
         )
         assert cast.status_code == 201, cast.text
         assert cast.json()["plan"]["image_id"] == image_id
         assert cast.json()["plan"]["start_at"] == "2099-12-31T22:00:00Z"
-        assert cast.json()["created_by"] == "local"
+        assert cast.json()["created_by"] == "test-operate"
     path = f"/casts/{cast.json()['cast_id']}"
-    live = local.get(path).json()
+    live = operator.get(path).json()
     assert (live["cast"]["phase"], live["local"]) == ("planned", False)
-    assert local.get(f"{path}/live").json() == {"live": live, "machines": []}
-    assert local.get(f"{path}/timeline").json() == {"points": [], "events": []}
-    assert local.get(f"{path}/machines").json() == {"items": [], "next_cursor": None}
-    check_problem(local.post(f"{path}/pause"), 409)
-    cancelled = local.post(f"{path}/cancel", json={"reason": "wrong image"})
+    assert operator.get(f"{path}/live").json() == {"live": live, "machines": []}
+    assert operator.get(f"{path}/timeline").json() == {"points": [], "events": []}
+    assert operator.get(f"{path}/machines").json() == {"items": [], "next_cursor": None}
+    check_problem(operator.post(f"{path}/pause"), 409)
+    cancelled = operator.post(f"{path}/cancel", json={"reason": "wrong image"})
     assert (cancelled.json()["phase"], "wrong image" in cancelled.json()["reason"]) == ("cancelled", True)
-    assert local.post(f"{path}/cancel").status_code == 200, "asking again changes nothing"
-    check_problem(local.post(f"{path}/start"), 409)
-    planned = local.get("/casts", params={"phase": "cancelled"}).json()["items"]
+    assert operator.post(f"{path}/cancel").status_code == 200, "asking again changes nothing"
+    check_problem(operator.post(f"{path}/start"), 409)
+    planned = operator.get("/casts", params={"phase": "cancelled"}).json()["items"]
     assert cast.json()["cast_id"] in [item["cast_id"] for item in planned]
-    check_problem(local.post("/casts", json={"image": "no such image"}), 422)
-    check_problem(local.post("/casts", json={"image": "made", "room_id": "nowhere"}), 422)
-    check_problem(local.get("/casts", params={"phase": "flying"}), 422)
+    check_problem(operator.post("/casts", json={"image": "no such image"}), 422)
+    check_problem(operator.post("/casts", json={"image": "made", "room_id": "nowhere"}), 422)
+    check_problem(operator.get("/casts", params={"phase": "flying"}), 422)
 
 
-def _plan(local: httpx.Client) -> str:
+def _plan(operator: httpx.Client) -> str:
     body = {"image": "made", "wait_for": 1, "start_at": "2100-01-01T00:00:00Z"}
-    return str(local.post("/casts", json=body).json()["cast_id"])
+    return str(operator.post("/casts", json=body).json()["cast_id"])
 
 
 @contextlib.contextmanager
-def _casting(open_api: Served, cast_id: str) -> Iterator[None]:
+def _casting(guarded: Served, cast_id: str) -> Iterator[None]:
     """Let a cast run in the daemon while the database still has it planned."""
-    cast = open_api.store(lambda store: store.casts.get, cast_id)
+    cast = guarded.store(lambda store: store.casts.get, cast_id)
     live = CastJob(
-        dataclasses.replace(cast, phase=CastPhase.CASTING), open_api.recorder, owner=Owner("lab", "d1", "r1")
+        dataclasses.replace(cast, phase=CastPhase.CASTING), guarded.recorder, owner=Owner("lab", "d1", "r1")
     )
 
     async def show() -> None:
-        open_api.services.registry.jobs[cast_id] = live
+        guarded.services.registry.jobs[cast_id] = live
 
     async def hide() -> None:
-        del open_api.services.registry.jobs[cast_id]
+        del guarded.services.registry.jobs[cast_id]
 
-    open_api.run(show())
+    guarded.run(show())
     try:
         yield
     finally:
-        open_api.run(hide())
+        guarded.run(hide())
 
 
-def _listed(local: httpx.Client, **query: object) -> list[str]:
-    return [item["cast_id"] for item in local.get("/casts", params=query).json()["items"]]
+def _listed(operator: httpx.Client, **query: object) -> list[str]:
+    return [item["cast_id"] for item in operator.get("/casts", params=query).json()["items"]]
 
 
-def test_a_list_by_phase_agrees_with_the_cast_itself(local: httpx.Client, open_api: Served) -> None:
-    cast_id = _plan(local)
-    with _casting(open_api, cast_id):
-        assert local.get(f"/casts/{cast_id}").json()["cast"]["phase"] == "casting"
-        assert _listed(local, phase="casting") == [cast_id]
-        assert cast_id not in _listed(local, phase="planned")
+def test_a_list_by_phase_agrees_with_the_cast_itself(operator: httpx.Client, guarded: Served) -> None:
+    cast_id = _plan(operator)
+    with _casting(guarded, cast_id):
+        assert operator.get(f"/casts/{cast_id}").json()["cast"]["phase"] == "casting"
+        assert _listed(operator, phase="casting") == [cast_id]
+        assert cast_id not in _listed(operator, phase="planned")
 
 
 def test_a_page_is_full_even_if_a_cast_changes_phase_during_the_query(
-    local: httpx.Client, open_api: Served, monkeypatch: pytest.MonkeyPatch
+    operator: httpx.Client, guarded: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older, newer = _plan(local), _plan(local)
-    monkeypatch.setattr(open_api.services.registry, "phases", dict)  # asked a moment before
-    with _casting(open_api, newer):
-        assert _listed(local, phase="planned", limit=1) == [older]
+    older, newer = _plan(operator), _plan(operator)
+    monkeypatch.setattr(guarded.services.registry, "phases", dict)  # asked a moment before
+    with _casting(guarded, newer):
+        assert _listed(operator, phase="planned", limit=1) == [older]
 
 
-def test_a_schedule_uses_its_own_time_zone(local: httpx.Client) -> None:
+def test_a_schedule_uses_its_own_time_zone(operator: httpx.Client) -> None:
     body = {
         "name": "nightly",
         "cron": "30 3 * * *",
         "time_zone": "America/New_York",
         "plan": {"image": "made", "wait_for": 1},
     }
-    made = local.post("/schedules", json=body)
+    made = operator.post("/schedules", json=body)
     assert made.status_code == 201, made.text
     schedule = made.json()
     next_at = datetime.fromisoformat(schedule["next_at"])
@@ -182,27 +182,29 @@ def test_a_schedule_uses_its_own_time_zone(local: httpx.Client) -> None:
     at = next_at.astimezone(ZoneInfo("America/New_York"))
     assert (at.hour, at.minute) == (3, 30)
     path = f"/schedules/{schedule['schedule_id']}"
-    off = local.patch(path, json={"enabled": False}).json()
+    off = operator.patch(path, json={"enabled": False}).json()
     assert off == schedule | {"enabled": False, "next_at": None}
-    on = local.patch(path, json={"enabled": True, "cron": "15 4 * * *", "time_zone": "UTC"}).json()
+    on = operator.patch(path, json={"enabled": True, "cron": "15 4 * * *", "time_zone": "UTC"}).json()
     assert "T04:15:00" in on["next_at"]
-    assert local.patch(path, json={"plan": {"image": "made", "name": "new"}}).json()["plan"]["name"] == "new"
-    assert [item["schedule_id"] for item in local.get("/schedules").json()["items"]] == [
+    assert (
+        operator.patch(path, json={"plan": {"image": "made", "name": "new"}}).json()["plan"]["name"] == "new"
+    )
+    assert [item["schedule_id"] for item in operator.get("/schedules").json()["items"]] == [
         schedule["schedule_id"]
     ]
-    assert local.delete(path).status_code == 204
-    check_problem(local.get(path), 404)
+    assert operator.delete(path).status_code == 204
+    check_problem(operator.get(path), 404)
 
 
-def test_an_image_in_a_folder_disappears_with_its_file(local: httpx.Client, open_api: Served) -> None:
-    [image] = local.get("/images").json()["items"]
+def test_an_image_in_a_folder_disappears_with_its_file(operator: httpx.Client, guarded: Served) -> None:
+    [image] = operator.get("/images").json()["items"]
     assert (image["name"], image["state"], image["source"]) == ("made", "available", "folder")
-    assert local.get(f"/images/{image['image_id']}").json() == image
-    assert "remove" in str(check_problem(local.delete(f"/images/{image['image_id']}"), 409)["detail"])
-    check_problem(local.get(f"/images/{'0' * 64}"), 404)
+    assert operator.get(f"/images/{image['image_id']}").json() == image
+    assert "remove" in str(check_problem(operator.delete(f"/images/{image['image_id']}"), 409)["detail"])
+    check_problem(operator.get(f"/images/{'0' * 64}"), 404)
     for url in ("file:///etc/passwd", "ftp://x/y.dci", "http://", "http:///x.dci", "https://h/\nx.dci", "x"):
-        check_problem(local.post("/images", json={"url": url}), 422)
-    assert local.post("/images/scan").json() == {"started": True}
+        check_problem(operator.post("/images", json={"url": url}), 422)
+    assert operator.post("/images/scan").json() == {"started": True}
 
 
 def test_a_check_in_registers_its_machine(guarded: Served, operator: httpx.Client) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import http.server
 import resource
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from tests.support.network.lab import LIMIT_S, Program
 from tests.support.network.loopback_cast import LoopbackCast, pack
+from tests.support.network.ports import free_port_range
 from tests.support.programs.serving import Daemon
 
 IDLE_COUNT = 2000
@@ -154,3 +158,71 @@ def _hold_idle_connections(
     for number in range(IDLE_COUNT):
         source = f"127.0.1.{1 + number % address_count}"
         stack.enter_context(target.connect(source=source, handshake=handshake))
+
+
+class Observed:
+    """A server on the loopback that redirects everything, and a count of the requests that arrive at it."""
+
+    def __init__(self, location: str | None = None) -> None:
+        observed = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                observed.requests += 1
+                self.send_response(200 if location is None else 302)
+                if location is not None:
+                    self.send_header("Location", location)
+                self.send_header("Content-Length", "6")
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(b"secret")
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.requests = 0
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def _refusal(daemon: Daemon, url: str) -> str:
+    """Return the error for an image at ``url``, without the URL."""
+    response = daemon.api.post("/images", json={"url": url})
+    assert response.status_code == 422, response.text
+    return str(response.json()["detail"]).replace(url, "URL")
+
+
+def test_30_a_url_does_not_explore_the_daemons_network(tmp_path: Path) -> None:
+    """Without this, a user who may add images reads services that only the daemon's machine can reach."""
+    closed = free_port_range(1)[0]
+    with Observed() as inner, Observed(f"{inner.url}/lab.dci") as outer:
+        with Observed(f"http://127.0.0.1:{closed}/lab.dci") as nowhere:
+            remotes = [f"{outer.url}/images/", f"{nowhere.url}/images/"]
+            with Daemon(tmp_path / "daemon", settings={"library": {"remotes": remotes}}) as daemon:
+                redirected = {_refusal(daemon, f"{server.url}/lab.dci") for server in (outer, nowhere)}
+                direct = {
+                    _refusal(daemon, f"{base}/lab.dci")
+                    for base in (
+                        inner.url,
+                        f"http://127.0.0.1:{closed}",
+                        "http://[::1]:1",
+                        "http://10.255.0.1",
+                    )
+                }
+        assert len(redirected) == 1, redirected
+        assert len(direct) == 1, direct
+        assert "secret" not in f"{redirected} {direct}"
+        assert inner.requests == 0
+        assert outer.requests > 0

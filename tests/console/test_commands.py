@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -14,6 +15,8 @@ from click.testing import CliRunner, Result
 
 from protocol.errors import CastNotDoneError, ServerRefusedError
 from sender.cli import cli
+from sender.config import local_token
+from sender.config.local_token import OPERATOR_TOKEN_FILE, find_local_token
 from tests.console.api_double import lines, refused, succeeded
 from tests.support.disks.disk_images import make_image
 from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
@@ -24,7 +27,8 @@ Run = Callable[..., Result]
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("daemon")
-    with Daemon(folder) as started:
+    settings = {"library": {"remotes": ["http://127.0.0.1:9/more/"]}}
+    with Daemon(folder, settings=settings) as started:
         started.add_image(make_image("r" * 64).write(folder / "lab.dci"))
         yield started
 
@@ -32,7 +36,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 @pytest.fixture
 def run(daemon: Daemon) -> Run:
     def command(*arguments: str, **more: Any) -> Result:
-        environment = {"DISKCAST_SERVER": daemon.url, "DISKCAST_TOKEN": None, "DISKCAST_TOKEN_FILE": None}
+        environment = {
+            "DISKCAST_SERVER": daemon.url,
+            "DISKCAST_TOKEN": None,
+            "DISKCAST_TOKEN_FILE": str(daemon.token_file),
+        }
         return CliRunner().invoke(cli, arguments, env=environment, **more)
 
     return command
@@ -146,7 +154,7 @@ def test_schedules(run: Run, answer: Answers) -> None:
 
 
 def test_a_token_allows_its_role_until_it_is_revoked(tmp_path: Path) -> None:
-    with Daemon(tmp_path / "d", settings={"server": {"require_tokens": True}}) as daemon:
+    with Daemon(tmp_path / "d") as daemon:
 
         def run(token: Path, *arguments: str) -> Result:
             environment = {
@@ -181,3 +189,29 @@ def test_a_token_allows_its_role_until_it_is_revoked(tmp_path: Path) -> None:
         assert refused(run(file, "rooms", "create", "lab-9")).details["status"] == HTTPStatus.FORBIDDEN
         succeeded(run(first, "tokens", "revoke", "grafana"))
         assert refused(run(file, "rooms", "list")).details["status"] == HTTPStatus.UNAUTHORIZED
+
+
+def test_commands_of_the_daemons_user_find_its_token(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise everybody would type a token for the daemon of their own terminal."""
+    home = tmp_path / "state" / "diskcast"
+    home.mkdir(parents=True)
+    shutil.copy2(daemon.token_file, home / OPERATOR_TOKEN_FILE)
+    monkeypatch.setattr(local_token, "default_state_directory", lambda: home)
+    environment = {"DISKCAST_SERVER": daemon.url, "DISKCAST_TOKEN": None, "DISKCAST_TOKEN_FILE": None}
+    assert "lab" in succeeded(CliRunner().invoke(cli, ["images", "list"], env=environment)).stdout
+    link = succeeded(CliRunner().invoke(cli, ["dashboard"], env=environment)).stdout.strip()
+    assert link.startswith(f"{daemon.url}/#login=dcl_")
+
+
+def test_a_token_is_not_sent_to_another_users_program(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever listens at the port of a stopped daemon would collect it."""
+    (tmp_path / OPERATOR_TOKEN_FILE).write_text("dct_operate_x\n")
+    monkeypatch.setattr(local_token, "default_state_directory", lambda: tmp_path)
+    assert find_local_token(daemon.url) == "dct_operate_x"
+    assert find_local_token(daemon.url.replace("127.0.0.1", "192.0.2.1")) is None
+    monkeypatch.setattr(local_token, "_listening_users", lambda _port: {12345})
+    assert find_local_token(daemon.url) is None

@@ -41,7 +41,7 @@ class Service:
         self.port, control = free_port_range(2)
         self.config.write_text(
             f'[server]\nname = "caster-1"\nlisten = "127.0.0.1:{self.port}"\nstate_directory = "state"\n'
-            f'require_tokens = true\n[network]\ninterface = "lo"\ncontrol_ports = "{control}"\n'
+            f'[network]\ninterface = "lo"\ncontrol_ports = "{control}"\n'
         )
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(folder / "notify"))

@@ -49,7 +49,7 @@ class Reader:
         (configuration,) = _blocks("toml")
         configuration = configuration.replace(
             'listen = "0.0.0.0:7400"',
-            f'listen = "127.0.0.1:{self.port}"\nrequire_tokens = true\nstate_directory = "{self.state}"',
+            f'listen = "127.0.0.1:{self.port}"\nstate_directory = "{self.state}"',
         )
         configuration = configuration.replace(
             'interface = "eth1"',

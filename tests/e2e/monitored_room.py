@@ -222,7 +222,7 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
     ports = dict(zip((*HEALTHY, *TROUBLED), agent_ports, strict=True))
     settings: dict[str, dict[str, object]] = {
         "casts": {"receiver_timeout_s": 5.0, "resume_wait_s": 5},
-        "metrics": {"retention_s": plan.retention_s},
+        "metrics": {"retention_s": plan.retention_s, "public": True},
         "log": {"level": "info"},
     }
     with contextlib.ExitStack() as stack:

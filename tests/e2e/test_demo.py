@@ -48,7 +48,7 @@ def test_without_keep_nothing_is_left(tmp_path: Path) -> None:
 def test_a_daemon_is_brought_an_image_a_room_and_agents_that_take_its_cast(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    with Daemon(tmp_path / "daemon", settings={"server": {"require_tokens": True}}) as daemon:
+    with Daemon(tmp_path / "daemon") as daemon:
         options = ("--images", daemon.images, "--token-file", daemon.token_file, "--room", "lab")
         command = diskcast("demo", "--server", daemon.url, "--size", "16MiB", "--agents", "2", "--json")
         with Program([*command, *map(str, options), "--directory", str(work)]) as demo:

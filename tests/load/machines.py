@@ -14,6 +14,7 @@ import asyncio
 import dataclasses
 import heapq
 import json
+import os
 import random
 import socket
 import sys
@@ -106,6 +107,7 @@ class Room:
 
     def __init__(self, url: str, count: int, seed: int) -> None:
         self.url = url
+        self._token = os.environ["DISKCAST_TOKEN"]
         self.machines = [machine_of(index) for index in range(count)]
         self.progress: list[tuple[float, int, float]] = []
         """Times of progress reports, with the machine's index and its progress."""
@@ -234,7 +236,7 @@ class Room:
         )
         path = f"{API_BASE}{CHECK_IN_PATH}"
         if not machine.secret:
-            enrolment = await self._exchange(self.url, "POST", path, document)
+            enrolment = await self._exchange(self.url, "POST", path, document, self._token)
             machine.secret = CHECK_IN_ANSWER.decode_untrusted("answer", enrolment).machine_secret
         answer = await self._exchange(self.url, "POST", path, document, machine.secret)
         return CHECK_IN_ANSWER.decode_untrusted("answer", answer)

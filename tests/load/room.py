@@ -98,7 +98,14 @@ def run_room(
         _import(daemon, room_id, machine_count)
         machines_log, watchers_log = directory / "machines.json", directory / "watchers.json"
         machines = stack.enter_context(
-            _started("tests.load.machines", daemon.url, str(machine_count), str(seed), str(machines_log))
+            _started(
+                "tests.load.machines",
+                daemon.url,
+                str(machine_count),
+                str(seed),
+                str(machines_log),
+                token=daemon.secret("enrol"),
+            )
         )
         wait_until(
             "all machines are online",
@@ -115,7 +122,14 @@ def run_room(
         )
         topics = f"overview,room:{room_id},cast:{cast_id}"
         watchers = stack.enter_context(
-            _started("tests.load.watchers", daemon.url, topics, str(watcher_count), str(watchers_log))
+            _started(
+                "tests.load.watchers",
+                daemon.url,
+                topics,
+                str(watcher_count),
+                str(watchers_log),
+                token=daemon.secret("view"),
+            )
         )
         assert watchers.stdout is not None
         assert watchers.stdin is not None
@@ -126,7 +140,7 @@ def run_room(
             lambda: daemon.cast(cast_id)["joined_count"] >= machine_count,
             describe=daemon.describe,
         )
-        scraper = stack.enter_context(Scraper(daemon.url))
+        scraper = stack.enter_context(Scraper(daemon.url, daemon.secret("view")))
         cpu_before_s, began = _cpu_s(process), time.monotonic()
         daemon.ask("POST", f"/casts/{cast_id}/start")
         cast = _wait_cast(daemon, cast_id, machines, seconds)
@@ -188,9 +202,12 @@ def _import(daemon: Daemon, room_id: str, count: int) -> None:
 
 
 @contextlib.contextmanager
-def _started(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def _started(module: str, *arguments: str, token: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "DISKCAST_TOKEN": token},
     ) as process:
         try:
             yield process
@@ -238,7 +255,8 @@ class Scraper:
         scrapes: seconds and bytes of each scrape.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str) -> None:
+        self._headers = {"Authorization": f"Bearer {token}"}
         self.scrapes: list[tuple[float, int]] = []
         self._url = f"{url}/metrics"
         self._stopped = threading.Event()
@@ -256,7 +274,7 @@ class Scraper:
         self._thread.join()
 
     def _scrape(self) -> None:
-        with httpx.Client(timeout=LIMIT_S, trust_env=False) as client:
+        with httpx.Client(headers=self._headers, timeout=LIMIT_S, trust_env=False) as client:
             while True:
                 begin = time.monotonic()
                 answer = client.get(self._url)

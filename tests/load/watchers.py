@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import time
 import urllib.parse
@@ -73,6 +74,7 @@ class Watchers:
         try:
             writer.write(
                 f"GET /api/v1/events?topics={self._topics} HTTP/1.1\r\nHost: {self._address.netloc}\r\n"
+                f"Authorization: Bearer {os.environ['DISKCAST_TOKEN']}\r\n"
                 "Accept: text/event-stream\r\n\r\n".encode()
             )
             status = await reader.readline()

@@ -115,7 +115,7 @@ def test_a_machine_resumes_after_a_power_failure(tmp_path: Path, image: GoldenIm
 def test_an_agent_needs_an_enrol_token_and_exits_when_its_image_is_written(
     tmp_path: Path, image: GoldenImage
 ) -> None:
-    with Daemon(tmp_path / "d", settings={"server": {"require_tokens": True}}) as daemon:
+    with Daemon(tmp_path / "d") as daemon:
         daemon.add_image(image.path)
         made = {
             role: daemon.ask("POST", "/tokens", {"name": role, "role": role}) for role in ("enrol", "view")

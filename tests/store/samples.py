@@ -66,7 +66,8 @@ def old_daemon(revision: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "head", lambda: revision)
         patch.setattr("sender.store.open_store.head", lambda: revision)
-        patch.delitem(journal._TABLES, "cast_keys")
+        for table in ("cast_keys", "sessions"):
+            patch.delitem(journal._TABLES, table)
         yield
 
 

@@ -28,7 +28,6 @@ from sender.store.backup.restore import restore
 from sender.store.database.errors import Place
 from sender.store.machines.machine_report import MachineReport
 from sender.store.open_store import open_database
-from sender.store.records.access import Role
 from sender.store.store import Store
 from tests.store.samples import Clock, add_cast, line, room
 from tests.store.test_damage import lasting_rows
@@ -91,22 +90,6 @@ def test_connections_that_died_in_the_pool_fail_no_call(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'diskcast'"
         )
     assert store.rooms.get("lab").name == "Lab 2"
-
-
-def test_a_used_token_stays_valid_while_the_server_is_unavailable(
-    stopped_and_started: tuple[PostgresServer, Store],
-) -> None:
-    server, store = stopped_and_started
-    token, secret = store.tokens.create("ci", Role.VIEW)
-    _, unused = store.tokens.create("other", Role.VIEW)
-    assert store.tokens.find(secret) == token
-    server.stop()
-    assert store.tokens.find(secret) == token
-    with pytest.raises(DatabaseUnavailableError):
-        store.tokens.find(unused)
-    server.start()
-    store.tokens.remove(token.token_id)
-    assert store.tokens.find(secret) is None
 
 
 def test_the_wait_for_a_locked_row_is_bounded(

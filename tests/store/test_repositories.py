@@ -8,10 +8,11 @@ from datetime import timedelta
 import pytest
 
 from sender.store.database.errors import ConflictError
-from sender.store.records.access import Role
+from sender.store.records.access import Credential, Role
 from sender.store.records.casts import CastPhase, CastPlan
 from sender.store.records.images import ImageState
 from sender.store.repositories.audit import AuditNote
+from sender.store.repositories.credentials import SESSIONS_PER_TOKEN_MAX, hash_secret, new_session
 from sender.store.store import Store
 from tests.store.samples import IMAGE_ID, START, Clock, image, machine, report, room, schedule
 
@@ -119,9 +120,10 @@ def test_tokens_are_found_by_their_secret_until_they_expire_or_are_removed(
         "ci", Role.OPERATE, START + timedelta(hours=1), created_by="anna", audit=NOTE
     )
     assert secret.startswith("dct_operate_")
-    assert store.tokens.find(secret) == token
-    assert store.tokens.find(secret[:-1] + ("A" if secret[-1] != "A" else "B")) is None
-    assert store.tokens.find("rubbish") is None
+    assert store.credentials.find(hash_secret(secret)) == Credential(token, None)
+    assert store.credentials.all() == {hash_secret(secret): Credential(token, None)}
+    assert store.credentials.find(hash_secret(secret[:-1])) is None
+    assert secret not in repr(store.credentials.all())
     store.tokens.used(token.token_id)
     used_at = store.tokens.get(token.token_id).last_used_at
     store.tokens.used(token.token_id)
@@ -129,13 +131,59 @@ def test_tokens_are_found_by_their_secret_until_they_expire_or_are_removed(
     with pytest.raises(ConflictError, match="token 'ci' exists already"):
         store.tokens.create("ci", Role.VIEW)
     clock.time += timedelta(hours=2)
-    assert store.tokens.find(secret) is None
+    assert store.credentials.find(hash_secret(secret)) is None
+    assert not store.credentials.all()
     _, lasting = store.tokens.create("agents", Role.ENROL)
-    found = store.tokens.find(lasting)
+    found = store.credentials.find(hash_secret(lasting)).token
     assert [t.name for t in store.tokens.list()[0]] == ["agents", "ci"]
     assert store.tokens.remove(found.token_id, audit=NOTE)
-    assert store.tokens.find(lasting) is None
+    assert store.credentials.find(hash_secret(lasting)) is None
     assert secret not in json.dumps([entry.detail for entry in store.audit.list()[0]])
+
+
+def test_a_session_ends_with_its_time_its_token_or_by_logging_out(store: Store, clock: Clock) -> None:
+    token, _ = store.tokens.create("anna", Role.OPERATE)
+    made = [new_session(token, clock.time, timedelta(hours=12)) for _ in range(3)]
+    for session, secret in made:
+        store.credentials.add_session(session, audit=NOTE)
+        store.credentials.add_session(session, audit=NOTE)  # a repetition after a lost answer
+        assert store.credentials.find(hash_secret(secret)) == Credential(token, session)
+    assert len(store.credentials.all()) == 4
+    assert [entry.action for entry in store.audit.list()[0]] == ["session.create"] * 3
+    (session, secret), (_, second), (_, third) = made
+    assert store.credentials.remove_session(session.session_id, audit=NOTE)
+    assert not store.credentials.remove_session(session.session_id, audit=NOTE)
+    assert store.credentials.find(hash_secret(secret)) is None
+    assert store.credentials.find(hash_secret(second)) is not None
+    clock.time += timedelta(hours=12)
+    assert store.credentials.find(hash_secret(second)) is None
+    store.credentials.expire()
+    clock.time -= timedelta(hours=1)
+    assert store.credentials.find(hash_secret(third)) is None
+    again, secret = new_session(token, clock.time, timedelta(hours=12))
+    store.credentials.add_session(again)
+    store.tokens.remove(token.token_id)
+    assert store.credentials.find(hash_secret(secret)) is None
+    store.credentials.add_session(again)
+    assert not store.credentials.all(), "a session outlived its revoked token"
+
+
+def test_a_session_does_not_outlive_its_token(store: Store, clock: Clock) -> None:
+    token, _ = store.tokens.create("brief", Role.VIEW, clock.time + timedelta(hours=1))
+    session, _ = new_session(token, clock.time, timedelta(hours=12))
+    assert session.expires_at == token.expires_at
+
+
+def test_a_token_has_a_limited_number_of_sessions(store: Store, clock: Clock) -> None:
+    token, _ = store.tokens.create("script", Role.VIEW)
+    secrets = []
+    for _ in range(SESSIONS_PER_TOKEN_MAX + 2):
+        clock.time += timedelta(seconds=1)
+        session, secret = new_session(token, clock.time, timedelta(hours=12))
+        store.credentials.add_session(session)
+        secrets.append(secret)
+    found = [store.credentials.find(hash_secret(secret)) is not None for secret in secrets]
+    assert found == [False, False] + [True] * SESSIONS_PER_TOKEN_MAX
 
 
 def test_of_two_daemons_only_one_creates_the_cast_of_a_schedule(store: Store) -> None:

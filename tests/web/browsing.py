@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+import httpx
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.support.network.lab import LIMIT_S
 from tests.support.programs.processes import require_program
+from tests.support.programs.serving import Daemon
 
 DESKTOP: Final = (1280, 800)
 PHONE: Final = (390, 844)
@@ -86,9 +88,17 @@ class Visit:
 
 @contextlib.contextmanager
 def visit(
-    browser: Browser, url: str, size: tuple[int, int] = DESKTOP, *, theme: str = "light", **more: Any
+    browser: Browser,
+    site: Daemon | str,
+    size: tuple[int, int] = DESKTOP,
+    *,
+    theme: str = "light",
+    **more: Any,
 ) -> Iterator[Visit]:
-    """Open a window of ``size`` with a new profile; check its console messages at the end."""
+    """Open a window of ``size`` with a new profile; check its console messages at the end.
+
+    On a daemon the browser is logged in as an operator; on a URL it isn't.
+    """
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme="dark" if theme == "dark" else "light",
@@ -97,8 +107,18 @@ def visit(
         **more,
     )
     try:
+        url = site if isinstance(site, str) else site.url
+        if not isinstance(site, str):
+            context.add_cookies([{"name": "diskcast_session", "value": _log_in(site), "url": url}])
         visiting = Visit(context, url)
         yield visiting
         visiting.assert_clean()
     finally:
         context.close()
+
+
+def _log_in(daemon: Daemon) -> str:
+    """Return the secret of a new session."""
+    with httpx.Client(base_url=daemon.url, timeout=LIMIT_S, trust_env=False) as client:
+        client.post("/api/v1/session", json={"token": daemon.secret("operate")}).raise_for_status()
+        return client.cookies["diskcast_session"]

@@ -102,11 +102,11 @@ def ready_lab(lab: Lab) -> Lab:
 
 @pytest.fixture
 def desktop(browser: Browser, lab: Lab) -> Iterator[Visit]:
-    with visit(browser, lab.daemon.url, DESKTOP) as visiting:
+    with visit(browser, lab.daemon, DESKTOP) as visiting:
         yield visiting
 
 
 @pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
 def window(request: pytest.FixtureRequest, browser: Browser, lab: Lab) -> Iterator[Visit]:
-    with visit(browser, lab.daemon.url, request.param) as visiting:
+    with visit(browser, lab.daemon, request.param) as visiting:
         yield visiting

@@ -132,7 +132,7 @@ def _shoot(
     full: bool = False,
     prepare: Callable[[Page], object] = lambda _page: None,
 ) -> None:
-    with visit(browser, daemon.url, size, theme=theme, reduced_motion="reduce") as visiting:
+    with visit(browser, daemon, size, theme=theme, reduced_motion="reduce") as visiting:
         page = visiting.open(address)
         expect(page.locator(".connection")).to_have_attribute("data-state", "live")
         prepare(page)

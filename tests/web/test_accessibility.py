@@ -64,7 +64,7 @@ _PHONE_PAGES = (
 def test_nobody_is_kept_out(
     browser: Browser, lab: Lab, furnished: dict[str, str], size: tuple[int, int], theme: str
 ) -> None:
-    with visit(browser, lab.daemon.url, size, theme=theme, reduced_motion="reduce") as visiting:
+    with visit(browser, lab.daemon, size, theme=theme, reduced_motion="reduce") as visiting:
         for address in _PHONE_PAGES if size == PHONE else _PAGES:
             page = visiting.open(address.format(**furnished))
             if "machines/" in address:
@@ -80,7 +80,7 @@ def test_nobody_is_kept_out(
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_dialogs_keep_nobody_out(browser: Browser, lab: Lab, furnished: dict[str, str], theme: str) -> None:
-    with visit(browser, lab.daemon.url, theme=theme, reduced_motion="reduce") as visiting:
+    with visit(browser, lab.daemon, theme=theme, reduced_motion="reduce") as visiting:
         _assert_dialogs(visiting, furnished)
 
 

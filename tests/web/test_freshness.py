@@ -59,7 +59,7 @@ def test_a_schedule_is_changed_in_its_own_words(desktop: Visit, lab: Lab) -> Non
 def test_a_page_that_was_asked_for_while_the_daemon_was_away_comes_by_itself(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with Daemon(tmp_path_factory.mktemp("away")) as daemon, visit(browser, daemon.url) as visiting:
+    with Daemon(tmp_path_factory.mktemp("away")) as daemon, visit(browser, daemon) as visiting:
         visiting.allowed.append("ERR_|Failed to load resource")
         page = visiting.open("/")
         expect(page.locator(".connection")).to_have_text("Live")

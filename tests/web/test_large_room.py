@@ -60,7 +60,7 @@ def _touched(page: Page) -> dict[str, int]:
 
 
 def test_an_update_of_one_machine_touches_one_tile_of_500(browser: Browser, rack: Daemon) -> None:
-    with visit(browser, rack.url) as visiting:
+    with visit(browser, rack) as visiting:
         page = visiting.open("/rooms/rack")
         expect(page.locator(".tile")).to_have_count(COUNT)
         expect(page.locator(".connection")).to_have_text("Live")
@@ -87,7 +87,7 @@ def test_an_update_of_one_machine_touches_one_tile_of_500(browser: Browser, rack
 def test_what_changes_out_of_sight_is_there_before_somebody_comes_to_it(
     browser: Browser, rack: Daemon
 ) -> None:
-    with visit(browser, rack.url) as visiting:
+    with visit(browser, rack) as visiting:
         page = visiting.open("/rooms/rack")
         expect(page.locator(".connection")).to_have_text("Live")
         [machine] = [
@@ -101,7 +101,7 @@ def test_what_changes_out_of_sight_is_there_before_somebody_comes_to_it(
 
 def test_one_of_500_is_found_sorted_and_filtered(browser: Browser, rack: Daemon) -> None:
     _check_in(rack, ["node300"])
-    with visit(browser, rack.url) as visiting:
+    with visit(browser, rack) as visiting:
         page = visiting.open("/rooms/rack")
         tiles = page.locator(".tile:visible")
         expect(tiles).to_have_count(COUNT)

@@ -1,4 +1,4 @@
-"""Tests of a daemon that requires tokens: login, and the actions that each role permits."""
+"""Login, and the actions that each role permits."""
 
 from __future__ import annotations
 
@@ -13,27 +13,8 @@ from tests.web.browsing import PHONE, Visit, visit
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    settings = {"server": {"require_tokens": True}}
-    daemon = Daemon(tmp_path_factory.mktemp("guarded"), settings=settings)
-    try:
-        daemon.start(ready=False)
-        secret = _first_secret(daemon)
-        daemon.api.headers["Authorization"] = f"Bearer {secret}"
-        daemon.wait_ready()
+    with Daemon(tmp_path_factory.mktemp("guarded")) as daemon:
         yield daemon
-    finally:
-        daemon.close()
-
-
-def _first_secret(daemon: Daemon) -> str:
-    from tests.support.programs.serving import wait_until
-
-    path = daemon.state_directory / "operator-token"
-
-    def read() -> str:
-        return path.read_text().strip() if path.exists() else ""
-
-    return wait_until("the first token is written", read, describe=daemon.describe)
 
 
 @pytest.fixture
@@ -99,7 +80,6 @@ def test_a_revoked_token_ends_at_the_login_page(visitor: Visit, guarded: Daemon)
     page = visitor.page
     expect(page.locator("h1")).to_have_text("Overview")
     guarded.ask("DELETE", f"/tokens/{token_id}")
-    page.get_by_role("link", name="Rooms").first.click()
     expect(page.get_by_label("Token")).to_be_visible()
 
 
@@ -125,3 +105,19 @@ def test_a_token_is_made_shown_once_and_revoked_on_a_phone(browser: Browser, gua
         row.get_by_role("button", name="Revoke").click()
         page.get_by_role("dialog").get_by_role("button", name="Revoke the token").click()
         expect(page.get_by_role("row", name="grafana")).to_have_count(0)
+
+
+def test_a_printed_link_logs_in_once(browser: Browser, guarded: Daemon) -> None:
+    code = guarded.ask("POST", "/session/codes")["code"]
+    link = f"{guarded.url}/#login={code}"
+    with visit(browser, guarded.url) as visiting:
+        page = visiting.page
+        page.goto(link)
+        expect(page.locator("h1")).to_have_text("Overview")
+        assert code not in page.evaluate("location.href + document.cookie + JSON.stringify(localStorage)")
+    with visit(browser, guarded.url) as visiting:
+        visiting.allowed.append("401")
+        page = visiting.page
+        page.goto(link)
+        expect(page.locator(".login-card")).to_contain_text("used before")
+        expect(page.get_by_label("Token")).to_be_visible()

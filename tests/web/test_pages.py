@@ -102,7 +102,7 @@ def test_a_connection_that_is_lost_is_said_and_comes_back_by_itself(
 ) -> None:
     with (
         Daemon(tmp_path_factory.mktemp("short-lived")) as daemon,
-        visit(browser, daemon.url) as visiting,
+        visit(browser, daemon) as visiting,
     ):
         visiting.allowed.append(
             "ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY|ERR_ABORTED"
@@ -169,7 +169,7 @@ def test_everything_can_be_done_by_keyboard(desktop: Visit, ready_lab: Lab) -> N
 
 
 def test_thumbs_hit_what_they_aim_at_and_nothing_is_wider_than_the_phone(browser: Browser, lab: Lab) -> None:
-    with visit(browser, lab.daemon.url, (360, 740)) as visiting:
+    with visit(browser, lab.daemon, (360, 740)) as visiting:
         for address in (
             "/",
             "/rooms",
@@ -198,7 +198,7 @@ def test_thumbs_hit_what_they_aim_at_and_nothing_is_wider_than_the_phone(browser
 def test_colours_follow_the_system_until_somebody_chooses(
     browser: Browser, lab: Lab, size: tuple[int, int]
 ) -> None:
-    with visit(browser, lab.daemon.url, size, theme="dark") as visiting:
+    with visit(browser, lab.daemon, size, theme="dark") as visiting:
         page = visiting.open("/")
         html = page.locator("html")
         expect(html).to_have_attribute("data-theme", "dark")

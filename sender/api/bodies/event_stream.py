@@ -20,7 +20,10 @@ STREAMS_MAX: Final = 256
 """Streams at the same time: a wall of screens and every operator's tabs."""
 COMMENT_S: Final = 15.0
 """Interval of keep-alive comments: proxies close a connection after a minute of silence, and a lost connection is only
-noticed on writing. The token is checked as often: after its deletion a stream ends within this time."""
+noticed on writing."""
+_CHECK_S: Final = 2.0
+"""Interval of the checks of the client's token: with the age of known secrets, a stream ends within 5 s of a revocation
+at any daemon."""
 _RETRY: Final = b"retry: 2000\n\n"
 _COMMENT: Final = b": still here\n\n"
 EVENTS_TYPE: Final = "text/event-stream"
@@ -68,7 +71,7 @@ async def _stream(
     events: AsyncIterator[bytes], stopping: asyncio.Event, authorise: Callable[[], Awaitable[object]]
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
-    comment_at = loop.time() + COMMENT_S
+    comment_at, check_at = loop.time() + COMMENT_S, loop.time() + _CHECK_S
     stop = asyncio.ensure_future(stopping.wait())
     following: asyncio.Future[bytes] | None = None
     try:
@@ -78,17 +81,19 @@ async def _stream(
                 following = asyncio.ensure_future(_next(events))
             await asyncio.wait(
                 (following, stop),
-                timeout=max(0.0, comment_at - loop.time()),
+                timeout=max(0.0, min(comment_at, check_at) - loop.time()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if loop.time() >= comment_at:
-                comment_at = loop.time() + COMMENT_S
+            if loop.time() >= check_at:
+                check_at = loop.time() + _CHECK_S
                 try:
                     await authorise()
                 except HTTPException:
                     return
                 except DatabaseError:
                     pass  # keep the stream: the token was valid when it started
+            if loop.time() >= comment_at:
+                comment_at = loop.time() + COMMENT_S
                 yield _COMMENT
             if following.done():
                 event = following.result()

@@ -10,7 +10,7 @@ import re
 import zoneinfo
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -35,6 +35,7 @@ from protocol.constants import (
     SLOW_FOR_S_MAX,
     SLOW_FOR_S_MIN,
 )
+from sender.api.guard.login_codes import CODE_PATTERN
 from sender.store.records.access import Role
 from sender.store.records.casts import StartMode
 
@@ -155,11 +156,20 @@ def _given(kind: Callable[[], Any], **more: Any) -> Any:
 
 
 class SessionInput(RequestBody):
-    """A token to store in the session cookie."""
+    """A token, or a one-time code in its place."""
 
-    token: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!-~]+$")] = Field(
-        examples=["dct_view_…"]
+    token: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!-~]+$")] | None = (
+        Field(default=None, examples=["dct_view_…"])
     )
+    code: Annotated[str, StringConstraints(pattern=CODE_PATTERN)] | None = Field(
+        default=None, examples=["dcl_…"], description="From `POST /session/codes`."
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.token is None) == (self.code is None):
+            raise ValueError("send either a token or a code")
+        return self
 
 
 class ImageInput(RequestBody):

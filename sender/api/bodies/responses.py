@@ -33,7 +33,6 @@ class ServerView(ResponseBody):
     name: str
     version: str
     role: Role = Field(description="Role of the client.")
-    auth: Literal["open", "token"]
     api: Literal["v1"]
     started_at: datetime
     problems: list[Problem] = Field(description="Problems that need an operator's attention now.")
@@ -48,6 +47,13 @@ class SessionView(ResponseBody):
 
     role: Role
     name: str
+
+
+class LoginCode(ResponseBody):
+    """A one-time code for logging in."""
+
+    code: str = Field(examples=["dcl_…"])
+    expires_at: datetime
 
 
 class CastTimeline(ResponseBody):

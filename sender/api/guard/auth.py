@@ -1,4 +1,4 @@
-"""Authentication and authorisation: bearer tokens, the dashboard's session cookie, and the open loopback."""
+"""Authentication and authorisation: bearer tokens, and the dashboard's session cookie."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import enum
-import hashlib
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,27 +20,32 @@ from starlette.requests import HTTPConnection, Request
 from protocol.errors import DatabaseError
 from sender.actors import Actor
 from sender.addresses import source_network
+from sender.api.guard.known_secrets import KnownSecrets
+from sender.api.guard.login_codes import LoginCodes
 from sender.daemon.machine_access import MachineAccess
-from sender.http.connections import admit
+from sender.http.connections import Rejection, admit, count_rejection
 from sender.store.machines.claims import SECRET_PREFIX
-from sender.store.records.access import Role, Token
+from sender.store.records.access import Credential, Role, Session, Token
+from sender.store.repositories.audit import AuditNote
+from sender.store.repositories.credentials import Credentials, new_session
+from sender.store.repositories.tokens import Tokens
 from sender.store.store import Store
+from sender.store.write_behind import Recorder
 
 SESSION_COOKIE: Final = "diskcast_session"
 SECRET_CHARACTERS_MAX: Final = 128
-LOCAL_NAME: Final = "local"
-"""The principal of requests on the loopback when no tokens are required."""
+SESSION_LIFETIME: Final = timedelta(hours=12)
+"""A working day."""
 
-_KNOWN_FRESH_S: Final = 5.0
-"""Lifetime of a cached token; a token that another daemon has deleted works here for this long."""
-_KNOWN_STALE_S: Final = 900.0
-"""Lifetime of a cached token while the database is unavailable, so that operators can watch the repair."""
+_SECRET: Final = re.compile(r"(?:dct_(?:view|operate|enrol)|dcs)_[A-Za-z0-9_-]{43}")
 _USE_NOTED_EVERY: Final = timedelta(minutes=1)
-_KNOWN_COUNT_MAX: Final = 2048
-"""Cached tokens: every machine may have its own."""
+_DATABASE_WAIT_S: Final = 2.0
+"""Longest wait for the database before a sign-in or a revocation is left to the recorder."""
+_USES_NOTED_MAX: Final = 4096
 _FAILURES_BURST: Final = 10
 _FAILURES_PER_S: Final = 0.5
-"""Rate of wrong tokens from one address. A token has 256 bits: this bounds load and log, not guessing."""
+"""Rate of unknown secrets from one address that are looked up in the database. A secret has 256 bits: this bounds load,
+not guessing. A known secret is never refused for the failures of others."""
 _ADDRESSES_MAX: Final = 1024
 """Addresses whose failures are remembered; the least recent is forgotten first."""
 
@@ -70,20 +75,22 @@ class Principal:
     """The client on whose behalf a request runs.
 
     Attributes:
-        name: the token's name, ``local``, or the id of a machine that has its secret.
-        role: None for full access, as on the open loopback.
+        name: the token's name, or the id of a machine that has its secret.
+        role: None for a client without a token, which may use open routes only.
+        credential: the token and session; None without a token.
         room_id: room of a token for enrolment; None for all rooms.
         machine_id: the machine whose secret the client has; empty for tokens.
     """
 
     name: str
     role: Role | None
+    credential: Credential | None = None
     room_id: str | None = None
     machine_id: str = ""
 
     def may(self, access: Access) -> bool:
         """Return whether this principal may use a route of ``access``."""
-        return access is Access.OPEN or self.role is None or self.role in _ROLES[access]
+        return access is Access.OPEN or self.role in _ROLES[access]
 
     def actor(self, request_id: str) -> Actor:
         """Return the actor that the audit records."""
@@ -91,7 +98,6 @@ class Principal:
 
 
 ANONYMOUS: Final = Principal("", None)
-_LOCAL: Final = Principal(LOCAL_NAME, None)
 
 
 class _Failures:
@@ -121,156 +127,187 @@ class _Failures:
 class Authenticator:
     """The authenticator of requests, by token or session cookie.
 
-    Secrets are compared by their SHA-256 (here as keys of a table, in the store as a unique column), so the time of a
-    lookup reveals nothing about a secret of 256 random bits.
+    Attributes:
+        secrets: the valid secrets.
+        login_codes: unused one-time codes.
     """
 
     def __init__(
         self,
         store: Store,
+        recorder: Recorder,
         machines: MachineAccess,
         *,
-        open_to_all: bool,
         metrics_public: bool,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Authenticate by the tokens in ``store``.
+        """Authenticate by the tokens and sessions in ``store``.
 
         Args:
             store: the daemon's store.
+            recorder: keeps sign-ins and revocations while the database is unavailable.
             machines: knows the secrets of machines.
-            open_to_all: require no token.
             metrics_public: require no token for metrics.
             now: monotonic seconds.
         """
         self._store = store
+        self._recorder = recorder
         self._machines = machines
         self._metrics_public = metrics_public
-        self.open_to_all = open_to_all
-        self._now = now
         self._failures = _Failures(now)
         self._writing: set[asyncio.Task[None]] = set()
-        self._known: OrderedDict[bytes, tuple[Token, float]] = OrderedDict()
+        self._use_noted: dict[str, datetime] = {}
+        self.secrets = KnownSecrets(store, now)
+        self.login_codes = LoginCodes(now)
 
     async def authorise(self, connection: HTTPConnection, access: Access) -> Principal:
         """Return the principal of a request if it may use a route of ``access``.
 
         Raises:
-            HTTPException: 401 without a valid token, 403 for the wrong role, 429 after too many wrong tokens.
-            DatabaseError: the token isn't cached and the database is unavailable.
+            HTTPException: 401 without a valid secret, 403 for the wrong role, 429 after too many wrong secrets.
+            DatabaseError: no secrets are known, since the database is unavailable.
         """
         if access is Access.OPEN or (access is Access.METRICS and self._metrics_public):
             return ANONYMOUS
         principal = await self._principal(connection, access)
-        admit(connection)
         if not principal.may(access):
+            count_rejection(connection, Rejection.FORBIDDEN)
             needed = " or ".join(sorted(role.value for role in _ROLES[access]))
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
                 f"the token {principal.name!r} has the role {principal.role}; use a token of role {needed}",
             )
+        admit(connection)
         return principal
 
-    async def check(self, secret: str, address: str) -> Token | None:
-        """Return the token of a secret, or None.
+    async def check(self, secret: str, connection: HTTPConnection) -> Credential | None:
+        """Return the credential of a secret, or None.
 
         Raises:
-            HTTPException: 429 after too many wrong tokens from this address.
-            DatabaseError: the token isn't cached and the database is unavailable.
+            HTTPException: 429 for an unknown secret after too many wrong ones from this address.
+            DatabaseError: the secret isn't known and the database is unavailable.
         """
-        if not 0 < len(secret) <= SECRET_CHARACTERS_MAX or not secret.isascii():
-            self._fail(source_network(address))
+        credential = None
+        if _SECRET.fullmatch(secret):
+            credential = await self.secrets.get(secret)
+            if credential is None:
+                network = self._limit_failures(connection)
+                credential = await self.secrets.look_up(secret)
+                if credential is None:
+                    self._failures.count(network)
+        if credential is None:
+            count_rejection(connection, Rejection.UNAUTHORISED)
             return None
-        key = hashlib.sha256(secret.encode()).digest()
-        known = self._known.get(key)
-        if known is not None and self._now() - known[1] < _KNOWN_FRESH_S:
-            return known[0] if _is_valid(known[0]) else None
-        if known is not None and self._store.problem is not None and self._is_recent(known[1]):
-            return known[0] if _is_valid(known[0]) else None  # a query would take its whole timeout
-        network = source_network(address)
-        if known is None:
-            self._limit_failures(network)
-        try:
-            token: Token | None = await self._store.run(self._store.tokens.find, secret)
-        except DatabaseError:
-            if known is None or not self._is_recent(known[1]):
-                raise
-            return known[0] if _is_valid(known[0]) else None
-        if token is None:
-            self._known.pop(key, None)
-            self._fail(network)
-            return None
-        self._known[key] = (token, self._now())
-        self._known.move_to_end(key)
-        while len(self._known) > _KNOWN_COUNT_MAX:
-            self._known.popitem(last=False)
-        self._note_use(token)
-        return token
+        self._note_use(credential.token)
+        return credential
 
-    def forget(self, token_id: str) -> None:
-        """Drop a deleted token from the cache."""
-        for key in [key for key, (token, _) in self._known.items() if token.token_id == token_id]:
-            del self._known[key]
+    def redeem(self, code: str, connection: HTTPConnection) -> Credential | None:
+        """Return the credential of a one-time code, or None."""
+        credential = self.secrets.valid(self.login_codes.redeem(code))
+        if credential is None:
+            count_rejection(connection, Rejection.UNAUTHORISED)
+        return credential
+
+    async def sign_in(self, token: Token, request_id: str) -> tuple[Session, str]:
+        """Start a session of ``token``; return it and its secret."""
+        session, secret = new_session(token, datetime.now(UTC), SESSION_LIFETIME)
+        note = AuditNote(token.name, request_id=request_id)
+        try:
+            async with asyncio.timeout(_DATABASE_WAIT_S):
+                await self._store.run(self._store.credentials.add_session, session, audit=note)
+        except (DatabaseError, TimeoutError):
+            self._recorder.put(("session", session.session_id), Credentials.add_session, session, audit=note)
+        self.secrets.add(session, token)
+        return session, secret
+
+    async def sign_out(self, cookie: str, request_id: str) -> None:
+        """End the session of a cookie, if there is one."""
+        credential = await self.secrets.get(cookie)
+        if credential is None or credential.session is None:
+            return
+        session_id = credential.session.session_id
+        self.secrets.revoke(session_id)
+        note = AuditNote(credential.token.name, request_id=request_id)
+        try:
+            async with asyncio.timeout(_DATABASE_WAIT_S):
+                await self._store.run(self._store.credentials.remove_session, session_id, audit=note)
+        except (DatabaseError, TimeoutError):
+            self._recorder.put(("session", session_id), Credentials.remove_session, session_id, audit=note)
+
+    async def revoke_token(self, token_id: str, note: AuditNote) -> bool:
+        """Revoke a token and its sessions; return False if it doesn't exist.
+
+        They are refused here from now on. If the database is unavailable, the revocation is recorded there, for other
+        daemons too, as soon as it works again; a restart of this daemon in the meantime loses nothing.
+        """
+        self.secrets.revoke(token_id)
+        try:
+            async with asyncio.timeout(_DATABASE_WAIT_S):
+                return await self._store.run(self._store.tokens.remove, token_id, audit=note)
+        except (DatabaseError, TimeoutError):
+            self._recorder.put(("token", token_id), Tokens.remove, token_id, audit=note)
+            return True
 
     def _note_use(self, token: Token) -> None:
         """Record the time of use in the background, at most once a minute."""
-        if token.last_used_at is None or datetime.now(UTC) - token.last_used_at > _USE_NOTED_EVERY:
-            task = asyncio.ensure_future(self._write_use(token.token_id))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
+        now = datetime.now(UTC)
+        noted_at = self._use_noted.get(token.token_id) or token.last_used_at
+        if noted_at is not None and now - noted_at <= _USE_NOTED_EVERY:
+            return
+        if len(self._use_noted) > _USES_NOTED_MAX:
+            self._use_noted.clear()
+        self._use_noted[token.token_id] = now
+        task = asyncio.ensure_future(self._write_use(token.token_id))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
 
     async def _write_use(self, token_id: str) -> None:
         with contextlib.suppress(DatabaseError):
             await self._store.run(self._store.tokens.used, token_id)
 
-    def _is_recent(self, at: float) -> bool:
-        return self._now() - at < _KNOWN_STALE_S
-
-    def _fail(self, network: str) -> None:
-        """Count a wrong token, or refuse it after too many."""
-        self._limit_failures(network)
-        self._failures.count(network)
-
-    def _limit_failures(self, network: str) -> None:
+    def _limit_failures(self, connection: HTTPConnection) -> str:
+        """Return the network of a client that may present an unknown secret."""
+        network = source_network(connection.client.host if connection.client else "")
         wait_s = self._failures.wait_s(network)
         if wait_s > 0:
+            count_rejection(connection, Rejection.TOO_MANY_FAILURES)
             raise HTTPException(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too many wrong tokens from this address: check the token, then retry later",
                 {"Retry-After": str(int(wait_s) + 1)},
             )
+        return network
 
     async def _principal(self, connection: HTTPConnection, access: Access) -> Principal:
-        address = connection.client.host if connection.client else ""
         scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
         if access is Access.ENROL and secret.strip().startswith(SECRET_PREFIX):
-            return await self._machine(secret.strip(), address)
+            return await self._machine(secret.strip(), connection)
         if scheme:
-            token = await self.check(secret.strip(), address) if scheme.lower() == "bearer" else None
-            if token is None:
+            # A session's secret is for cookies only, which browsers keep from scripts and other sites.
+            usable = scheme.lower() == "bearer" and not secret.startswith("dcs_")
+            credential = await self.check(secret.strip() if usable else "", connection)
+            if credential is None:
                 raise _unauthorised("the token is unknown or has expired: ask an operator for a new one")
-            # On an open daemon a token only names the actor for the audit; access is the same for all.
-            return Principal(token.name, None if self.open_to_all else token.role, token.room_id)
-        if self.open_to_all:
-            return _LOCAL
+            return _principal_of(credential)
         cookie = connection.cookies.get(SESSION_COOKIE)
         if cookie is None:
+            count_rejection(connection, Rejection.UNAUTHORISED)
             raise _unauthorised("a token is required: send Authorization: Bearer TOKEN")
-        token = await self.check(cookie, address)
-        if token is None:
+        credential = await self.check(cookie if cookie.startswith("dcs_") else "", connection)
+        if credential is None:
             raise _unauthorised("the session has expired: log in again")
-        return Principal(token.name, token.role)
+        return _principal_of(credential)
 
-    async def _machine(self, secret: str, address: str) -> Principal:
+    async def _machine(self, secret: str, connection: HTTPConnection) -> Principal:
         """Return the machine whose secret this is."""
-        network = source_network(address)
         machine_id = None
         if len(secret) <= SECRET_CHARACTERS_MAX and secret.isascii():
-            if not self._machines.knows(secret):
-                self._limit_failures(network)
+            network = "" if self._machines.knows(secret) else self._limit_failures(connection)
             machine_id = await self._machines.authenticate(secret)
+            if machine_id is None and network:
+                self._failures.count(network)
         if machine_id is None:
-            self._fail(network)
+            count_rejection(connection, Rejection.UNAUTHORISED)
             raise _unauthorised("the machine's secret is unknown or revoked: enrol again with a token")
         return Principal(machine_id, Role.ENROL, machine_id=machine_id)
 
@@ -282,9 +319,9 @@ def authenticator_of(request: Request) -> Authenticator:
     return authenticator
 
 
+def _principal_of(credential: Credential) -> Principal:
+    return Principal(credential.token.name, credential.token.role, credential, credential.token.room_id)
+
+
 def _unauthorised(detail: str) -> HTTPException:
     return HTTPException(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
-
-
-def _is_valid(token: Token) -> bool:
-    return token.expires_at is None or datetime.now(UTC) < token.expires_at

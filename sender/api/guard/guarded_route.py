@@ -25,6 +25,8 @@ from sender.api.guard.problems import request_id_of
 from sender.daemon.context import Services
 from sender.http.body import read_body_untrusted
 
+OPEN_BODY_BYTES_MAX: Final = 4 << 10
+"""A token. Anybody may send a body to an open route."""
 JSON_BODY_BYTES_MAX: Final = 256 << 10
 """A thousand machine ids are 40 KB; a check-in with its inventory is less."""
 CSV_BODY_BYTES_MAX: Final = 2 << 20
@@ -119,7 +121,7 @@ class RouteGuard:
         request.state.principal = principal
         body = b""
         if operation.body is not Body.NONE:
-            body = await _body_untrusted(request, operation.body)
+            body = await _body_untrusted(request, operation)
         if operation.repeat is Repeat.UNGUARDED:
             return await inner(request)
         key = request.headers.get(KEY_HEADER)
@@ -135,9 +137,12 @@ class RouteGuard:
         )
 
 
-async def _body_untrusted(request: Request, kind: Body) -> bytes:
+async def _body_untrusted(request: Request, operation: Operation) -> bytes:
     """Read the body after checking its type and size; leave it in the request for FastAPI."""
+    kind = operation.body
     bytes_max = CSV_BODY_BYTES_MAX if kind is Body.CSV else JSON_BODY_BYTES_MAX
+    if operation.access is Access.OPEN:
+        bytes_max = OPEN_BODY_BYTES_MAX
     body = await read_body_untrusted(request, bytes_max)
     if not (kind is Body.OPTIONAL_JSON and not body):
         wanted = "text/csv" if kind is Body.CSV else "application/json"

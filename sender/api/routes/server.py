@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from protocol.errors import DatabaseError
 from sender.api.bodies.responses import Health, ServerView
-from sender.api.guard.auth import authenticator_of
 from sender.api.guard.guarded_route import PrincipalOf, ServicesOf
 from sender.daemon.context import Services
 from sender.metrics.daemon_metrics import CONTENT_TYPE
@@ -23,8 +22,7 @@ async def get_server(services: ServicesOf, principal: PrincipalOf, request: Requ
     return ServerView(
         name=services.config.server.name,
         version=importlib.metadata.version("diskcast"),
-        role=principal.role or Role.OPERATE,
-        auth="open" if authenticator_of(request).open_to_all else "token",
+        role=principal.role or Role.VIEW,
         api="v1",
         started_at=services.started_at,
         problems=services.health.problems(),

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Final
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from sender.api.bodies.request_models import SessionInput
-from sender.api.bodies.responses import SessionView
-from sender.api.guard.auth import SESSION_COOKIE, authenticator_of
+from sender.api.bodies.responses import LoginCode, SessionView
+from sender.api.guard.auth import SESSION_COOKIE, SESSION_LIFETIME, authenticator_of
+from sender.api.guard.guarded_route import PrincipalOf
+from sender.api.guard.login_codes import CODE_LIFETIME_S
+from sender.api.guard.problems import request_id_of
 from sender.store.records.access import Role
-
-SESSION_S: Final = 12 * 3600
-"""Lifetime of a session: a working day."""
 
 
 async def sign_in(request: Request, response: Response, body: SessionInput) -> SessionView:
-    """Log in to the dashboard: store a token in a cookie that scripts can't read."""
+    """Log in to the dashboard, with a token or a one-time code.
+
+    The session's secret is in a cookie that scripts can't read.
+    """
     authenticator = authenticator_of(request)
-    if authenticator.open_to_all:
-        return SessionView(role=Role.OPERATE, name="local")
-    token = await authenticator.check(body.token, request.client.host if request.client else "")
-    if token is None:
-        raise HTTPException(
-            HTTPStatus.UNAUTHORIZED,
-            "the token is unknown or has expired: ask an operator for a new one",
-            {"WWW-Authenticate": "Bearer"},
-        )
+    if body.code is not None:
+        credential = authenticator.redeem(body.code, request)
+        problem = "the link was used before or has expired: get a new one with `diskcast dashboard`"
+    else:
+        credential = await authenticator.check(body.token or "", request)
+        problem = "the token is unknown or has expired: ask an operator for a new one"
+    if credential is None:
+        raise HTTPException(HTTPStatus.UNAUTHORIZED, problem, {"WWW-Authenticate": "Bearer"})
+    token = credential.token
     if token.role is Role.ENROL:
         raise HTTPException(
             HTTPStatus.FORBIDDEN, f"the token {token.name!r} is for agents: use one of role view or operate"
         )
+    _session, secret = await authenticator.sign_in(token, request_id_of(request))
     response.set_cookie(
         SESSION_COOKIE,
-        body.token,
-        max_age=SESSION_S,
+        secret,
+        max_age=int(SESSION_LIFETIME.total_seconds()),
         path="/",
         secure=_is_encrypted(request),
         httponly=True,
@@ -47,12 +51,25 @@ async def sign_in(request: Request, response: Response, body: SessionInput) -> S
 
 
 async def sign_out(request: Request) -> Response:
-    """Sign out: delete the cookie."""
+    """Log out: revoke the session and delete the cookie."""
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if cookie is not None:
+        await authenticator_of(request).sign_out(cookie, request_id_of(request))
     response = Response(status_code=HTTPStatus.NO_CONTENT)
     response.delete_cookie(
         SESSION_COOKIE, path="/", secure=_is_encrypted(request), httponly=True, samesite="strict"
     )
     return response
+
+
+async def create_login_code(request: Request, principal: PrincipalOf) -> LoginCode:
+    """Create a code that logs a browser in once, with the token of this request.
+
+    Put it into the address of the dashboard, after `#login=`.
+    """
+    assert principal.credential is not None
+    code = authenticator_of(request).login_codes.create(principal.credential)
+    return LoginCode(code=code, expires_at=datetime.now(UTC) + timedelta(seconds=CODE_LIFETIME_S))
 
 
 def _is_encrypted(request: Request) -> bool:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.bodies.request_models import TokenInput
 from sender.api.bodies.responses import Page
+from sender.api.guard.auth import authenticator_of
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import TokenIdPath
 from sender.refusals import invalid, not_found
@@ -50,16 +51,11 @@ async def add_token(services: ServicesOf, actor: ActorOf, body: TokenInput) -> N
     return NewToken(token=token, secret=secret)
 
 
-async def remove_token(
-    services: ServicesOf, actor: ActorOf, token_id: TokenIdPath, request: Request
-) -> Response:
-    """Delete a token.
+async def remove_token(actor: ActorOf, token_id: TokenIdPath, request: Request) -> Response:
+    """Revoke a token and all sessions that were started with it.
 
-    It stops working within seconds.
+    It stops working at once, at other daemons within five seconds.
     """
-    note = actor.note()
-    removed = await services.store.run(services.store.tokens.remove, token_id, audit=note)
-    request.app.state.authenticator.forget(token_id)
-    if not removed:
+    if not await authenticator_of(request).revoke_token(token_id, actor.note()):
         raise not_found("token", token_id)
     return Response(status_code=204)

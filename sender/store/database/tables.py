@@ -266,6 +266,18 @@ tokens = sa.Table(
     sa.Index(None, "secret_hash", unique=True),
 )
 
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("session_id", CleanText(), primary_key=True),
+    _text("secret_hash"),
+    sa.Column("token_id", CleanText(), sa.ForeignKey("tokens.token_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("created_at", UtcTime(), nullable=False),
+    sa.Column("expires_at", UtcTime(), nullable=False),
+    sa.Index(None, "secret_hash", unique=True),
+    sa.Index(None, "token_id"),
+)
+
 audit = sa.Table(
     "audit",
     metadata,

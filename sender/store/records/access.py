@@ -1,4 +1,4 @@
-"""Tokens and audit entries."""
+"""Tokens, sessions and audit entries."""
 
 from __future__ import annotations
 
@@ -39,6 +39,34 @@ class Token:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that logged in with a token. Its secret is in a cookie; here is only the hash."""
+
+    session_id: str
+    secret_hash: str = dataclasses.field(repr=False)
+    token_id: str
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Credential:
+    """The token that a secret stands for.
+
+    Attributes:
+        session: the session, if the secret is that of a session.
+    """
+
+    token: Token
+    session: Session | None
+
+    def valid(self, now: datetime) -> bool:
+        """Return whether neither the token nor the session has expired."""
+        ends = (self.token.expires_at, None if self.session is None else self.session.expires_at)
+        return all(end is None or now < end for end in ends)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class NewToken(ClosedObject):
     """A new token with its secret."""
 
@@ -54,7 +82,7 @@ class AuditEntry:
     """A recorded action.
 
     Attributes:
-        actor: name of the token, ``local``, ``schedule NAME`` or ``daemon NAME``.
+        actor: name of the token, ``schedule NAME`` or ``daemon NAME``.
         action: for example ``cast.create``, ``cast.cancel``, ``cast.done``, ``room.import``, ``token.create``.
         subject: object of the action, for example ``cast 1a2b3c4d``.
         detail: changed fields and other details.

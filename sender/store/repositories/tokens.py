@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
-import re
 import secrets
-import threading
-from collections import OrderedDict
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from protocol.errors import DatabaseError
 from sender.store.database import tables
 from sender.store.database.column_types import clean_text
 from sender.store.database.errors import ConflictError
 from sender.store.records.access import Role, Token
-from sender.store.repositories.audit import Audit, AuditedRepository, AuditNote
+from sender.store.repositories.audit import AuditedRepository, AuditNote
+from sender.store.repositories.credentials import SECRET_BYTES, hash_secret, token_of
 from sender.store.repositories.paging import read_page
-from sender.store.repositories.transactions import Database, reading, writing
+from sender.store.repositories.transactions import reading, writing
 
-SECRET_BYTES = 32
-"""256 random bits can't be guessed, so a plain SHA-256 protects them."""
 LAST_USED_INTERVAL_S = 60.0
 """Shortest interval between two updates of a token's ``last_used_at``."""
-CACHED_MAX = 1000
-"""Tokens that stay valid while the database is unavailable."""
 
 _TOKEN = tables.tokens.c
-_SECRET = re.compile(r"dct_(view|operate|enrol)_[A-Za-z0-9_-]{43}")
 
 
 class Tokens(AuditedRepository):
     """Repository of tokens."""
-
-    def __init__(self, database: Database, audit: Audit) -> None:
-        super().__init__(database, audit)
-        self._cached: OrderedDict[str, Token] = OrderedDict()
-        self._lock = threading.Lock()
 
     @writing
     def create(
@@ -68,7 +54,7 @@ class Tokens(AuditedRepository):
             room_id,
         )
         values = {field: getattr(token, field) for field in Token.__dataclass_fields__}
-        self._connection.execute(sa.insert(tables.tokens).values(**values, secret_hash=_hash(secret)))
+        self._connection.execute(sa.insert(tables.tokens).values(**values, secret_hash=hash_secret(secret)))
         detail = {
             "name": name,
             "role": role.value,
@@ -77,33 +63,6 @@ class Tokens(AuditedRepository):
         }
         self._audit.note(audit, "token.create", f"token {token.token_id}", detail)
         return token, secret
-
-    def find(self, secret: str) -> Token | None:
-        """Return the token of a secret; None if there is none or it has expired.
-
-        While the database is unavailable, recently used tokens remain valid: no operator or agent is locked out.
-        """
-        if not _SECRET.fullmatch(secret):
-            return None
-        key = _hash(secret)
-        try:
-            token = self._find(key)
-        except DatabaseError:
-            with self._lock:
-                token = self._cached.get(key)
-            if token is None:
-                raise
-        now = self._now()
-        if token is None or (token.expires_at is not None and token.expires_at <= now):
-            with self._lock:
-                self._cached.pop(key, None)
-            return None
-        with self._lock:
-            self._cached[key] = token
-            self._cached.move_to_end(key)
-            while len(self._cached) > CACHED_MAX:
-                self._cached.popitem(last=False)
-        return token
 
     @writing
     def used(self, token_id: str) -> None:
@@ -123,38 +82,23 @@ class Tokens(AuditedRepository):
     @reading
     def list(self, after: str | None = None, limit: int = 50) -> tuple[builtins.list[Token], str | None]:
         """Return a page of tokens, expired ones included, by name."""
-        return read_page(self._connection, _query(), [_TOKEN.name, _TOKEN.token_id], after, limit, _token)
+        return read_page(self._connection, _query(), [_TOKEN.name, _TOKEN.token_id], after, limit, token_of)
 
     @writing
     def remove(self, token_id: str, *, audit: AuditNote | None = None) -> bool:
-        """Revoke a token; return False if it doesn't exist."""
+        """Revoke a token and its sessions; return False if it doesn't exist."""
         token = self._get(token_id)
         if token is None:
             return False
+        self._connection.execute(sa.delete(tables.sessions).where(tables.sessions.c.token_id == token_id))
         self._connection.execute(sa.delete(tables.tokens).where(_TOKEN.token_id == token_id))
         self._audit.note(audit, "token.remove", f"token {token_id}", {"name": token.name})
-        with self._lock:
-            for key in [key for key, cached in self._cached.items() if cached.token_id == token_id]:
-                del self._cached[key]
         return True
-
-    @reading
-    def _find(self, key: str) -> Token | None:
-        row = self._connection.execute(_query().where(_TOKEN.secret_hash == key)).mappings().first()
-        return None if row is None else _token(row)
 
     def _get(self, token_id: str) -> Token | None:
         row = self._connection.execute(_query().where(_TOKEN.token_id == token_id)).mappings().first()
-        return None if row is None else _token(row)
-
-
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+        return None if row is None else token_of(row)
 
 
 def _query() -> sa.Select[tuple[object, ...]]:
     return sa.select(*(column for column in _TOKEN if column.name != "secret_hash"))
-
-
-def _token(row: sa.RowMapping) -> Token:
-    return Token(**{**row, "role": Role(row["role"])})

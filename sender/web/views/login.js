@@ -5,10 +5,10 @@ import { h, icon } from "../dom.js";
 import { field, fieldProblem, form } from "../forms.js";
 
 /**
- * @param {{signal: AbortSignal, entered: () => void}} context
+ * @param {{signal: AbortSignal, entered: () => void, problem?: string}} context
  * @returns {Promise<import("../app.js").Page>}
  */
-export async function show({ entered }) {
+export async function show({ entered, problem }) {
   const token = field({
     label: "Token", name: "token", type: "password", required: true,
     hint: "Starts with dct_. Operators create tokens with “diskcast tokens create”.",
@@ -18,7 +18,7 @@ export async function show({ entered }) {
     h("div", { class: "login-card card" },
       icon("cast"),
       h("h1", { tabindex: -1 }, "Log in to diskcast"),
-      h("p", { class: "muted" }, "This daemon requires a token."),
+      h("p", { class: "muted" }, problem ?? "On the machine of the daemon, “diskcast dashboard” prints a link that logs you in."),
       form({
         fields: [token],
         content: token.element,

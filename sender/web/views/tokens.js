@@ -7,7 +7,6 @@ import { choices, field, form } from "../forms.js";
 import { announce, showToast, showError } from "../toasts.js";
 import { agoElement, dataTable, emptyState, pageHead, timeElement } from "../components.js";
 import { ROLES } from "../labels.generated.js";
-import { server } from "../store.js";
 
 
 /**
@@ -16,12 +15,11 @@ import { server } from "../store.js";
  */
 export async function show({ signal, reload }) {
   const tokens = await all("/tokens", {}, signal);
-  const open = server.value.auth === "open";
   return {
     title: "Tokens",
     element: h("div", {},
       pageHead("Tokens", {
-        lead: open ? "This daemon listens on this machine only and requires no tokens. A daemon that other machines can reach requires them." : "Access for viewers, operators and agents.",
+        lead: "Access for viewers, operators and agents.",
         actions: h("button", { type: "button", class: "button primary", onclick: () => newToken(reload) }, icon("plus"), "New token"),
       }),
       h("div", { class: "card" }, tokens.length ? dataTable("Tokens", columns(reload), tokens).element : emptyState("token", "No tokens yet."))),

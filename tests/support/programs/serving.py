@@ -109,8 +109,15 @@ class Daemon:
 
     @property
     def token_file(self) -> Path:
-        """The first operator's, of a daemon that demands tokens."""
+        """The first operator's."""
         return self.state_directory / "operator-token"
+
+    def secret(self, role: str) -> str:
+        """Return the secret of a token of ``role``, which is made on the first call."""
+        if role not in self._secrets:
+            made = self.ask("POST", "/tokens", {"name": f"{self.name} {role}", "role": role})
+            self._secrets[role] = made["secret"]
+        return self._secrets[role]
 
     def start(self, *, ready: bool = True) -> None:
         """Start it and, unless it isn't asked for, wait until it answers."""
@@ -174,7 +181,7 @@ class Daemon:
     def check_in(self, check_in: Mapping[str, Any], token: str = "") -> dict[str, Any]:
         """Check in as an agent does that enrols first; the answer to the check-in with the machine's secret."""
         agent_id = str(check_in["agent_id"])
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {"Authorization": f"Bearer {token or self.secret('enrol')}"}
         if agent_id not in self._secrets:
             enrolment = self.api.post("/check-in", json=check_in, headers=headers)
             self._secrets[agent_id] = enrolment.raise_for_status().json()["machine_secret"]
@@ -280,7 +287,8 @@ class ServiceAgent:
         self.name = name
         self.serial = f"SN-{name}"
         self.target = target or directory / f"{name}.disk"
-        servers = itertools.chain.from_iterable(("--server", daemon.url) for daemon in daemons)
+        self._daemons = list(daemons)
+        servers = itertools.chain.from_iterable(("--server", daemon.url) for daemon in self._daemons)
         identity = ("--identity", self.serial)
         where = ("--interface", "lo", "--target", self.target)
         state = ("--state-directory", directory / f"{name}.state")
@@ -290,7 +298,7 @@ class ServiceAgent:
         self.program: Program | None = None
 
     def __enter__(self) -> Self:
-        self.program = Program(self._argv)
+        self.program = Program(self._argv, environment={"DISKCAST_TOKEN": self._daemons[0].secret("enrol")})
         return self
 
     def __exit__(

@@ -27,7 +27,7 @@ def test_without_a_file_the_daemon_serves_this_machine_only() -> None:
     config = load_config(None)
     assert config == ServerConfig()
     assert config.server.endpoint == ("127.0.0.1", 7400)
-    assert not config.server.tokens_required
+    assert config.server.loopback
     assert config.network.casts_at_once == 16
 
 
@@ -76,8 +76,8 @@ def test_units_are_as_on_the_command_line(tmp_path: Path) -> None:
         ('[server]\nlisten = "localhost:1"', ["server.listen", "numeric address"]),
         ('[server]\nlisten = ":7400"', ["server.listen", "0.0.0.0:7400"]),
         (
-            '[server]\nlisten = "0.0.0.0:7400"\nrequire_tokens = false',
-            ["require_tokens", "everyone on other machines"],
+            "[server]\nrequire_tokens = false",
+            ["require_tokens", "every daemon requires tokens: remove it"],
         ),
         ('[server]\nlisten = "127.0.0.1:7425"', ["7425", "network.control_ports", "change one of them"]),
         ('[server]\nname = "a/b"', ["server.name", "isn't a valid name"]),
@@ -131,12 +131,6 @@ def test_options_override_the_file_and_their_errors_name_the_command_line(tmp_pa
     assert config.server.name == "rack1"
     with pytest.raises(ConfigurationError, match=r"^command line: server.listen"):
         load_config(path, {"server.listen": "x"})
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "10.1.2.3"])
-def test_a_reachable_address_requires_tokens(address: str) -> None:
-    config = load_config(None, {"server.listen": f"{address}:7400"})
-    assert config.server.tokens_required
 
 
 def test_the_database_password_stays_out_of_the_file_and_of_messages(tmp_path: Path) -> None:
