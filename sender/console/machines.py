@@ -261,6 +261,43 @@ def remove(client: Client, output: Output, machine: str) -> None:
     output.done(f"removed {found.name}", machine_id=found.machine_id)
 
 
+@machines.command("enrol-command")
+@click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Room of the machines to add.")
+@click.option("--expires", metavar="TIME", default="8h", show_default=True, help="Lifetime of the token.")
+@api_command
+def enrol_command(client: Client, output: Output, *, room_id: str | None, expires: str) -> None:
+    """Print the commands that add machines, with a new token.
+
+    Paste them on each machine of the room. The token isn't shown again; it enrols machines, and nothing else.
+
+    \b
+    Examples:
+      diskcast machines enrol-command --room lab-1
+      diskcast machines enrol-command --room lab-1 --expires 30d --json
+    """  # noqa: D301
+    from datetime import UTC, datetime
+
+    from sender.console.enrolment_text import enrolment_commands, token_name
+    from sender.console.output import print_message
+    from sender.console.time_parsing import parse_in
+    from sender.store.records.access import NewToken
+
+    now = datetime.now(UTC)
+    pin = str(client.get("/server", dict[str, Any])["pin"])
+    body = {
+        "name": token_name(room_id, now),
+        "role": "enrol",
+        "room_id": room_id,
+        "expires_at": parse_in(expires, now).isoformat(),
+    }
+    created = client.create("/tokens", NewToken, body)
+    if output.json_lines:
+        output.done("", created.token, secret=created.secret, server=client.server, pin=pin)
+        return
+    print_message("paste this on each machine; choose its interface and target:")
+    click.echo(enrolment_commands(client.server, pin, created.secret))
+
+
 @machines.command()
 @click.argument("machine")
 @click.option("--code", metavar="CODE", required=True, help="Code that the machine shows.")

@@ -36,6 +36,7 @@ class Services:
         access: secrets and revocations of machines.
         desk: claims of machines that enrol.
         started_at: start of this process.
+        pin: pin of the daemon's certificate.
     """
 
     config: ServerConfig
@@ -53,3 +54,4 @@ class Services:
     health: HealthMonitor
     metrics: DaemonMetrics
     started_at: datetime
+    pin: str

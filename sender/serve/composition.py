@@ -105,5 +105,6 @@ def compose_daemon(
         health=health,
         metrics=DaemonMetrics(config.server.name, store, sources),
         started_at=datetime.now(UTC),
+        pin=certificate.pin,
     )
     return Daemon(services, supervisor, owner)

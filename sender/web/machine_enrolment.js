@@ -123,7 +123,7 @@ export async function addMachines(roomId = "") {
 
 /** @param {any} made a token with its secret @param {any} server @param {() => void} close */
 function commands(made, server, close) {
-  const pin = server.pin ? ` --pin ${server.pin}` : "";
+  const pin = window.location.protocol === "https:" ? ` --pin ${server.pin}` : ""; // without TLS there is no certificate
   const text = `umask 077; printf '%s\\n' '${made.secret}' > enrol.token\n`
     + `diskcast-agent run --server ${window.location.origin}${pin} --token-file enrol.token --interface eth0 --target auto`;
   return [

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
+import itertools
+import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
 
+from protocol.control.check_in import CHECK_IN_ANSWER, Assignment, CheckInAnswer
 from protocol.control.control_messages import API_BASE, COMPLETION, join_to_json
+from protocol.errors import TrustError
 from protocol.model.session_records import CastId, MachineIdentity
 from protocol.program.pinned_tls import unpinned_context
+from protocol.trust.join_code import JoinCode
 from protocol.trust.tickets import Ticket, issue_ticket
 from tests.server.conftest import RATE_BYTES_PER_S, GoldenImage, make_golden_image
+from tests.support.disks.disk_images import make_image
 from tests.support.network.completion_reports import completion
-from tests.support.network.lab import LIMIT_S
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent
+from tests.support.network.loopback_cast import LoopbackCast
 from tests.support.postgres.server import postgres_server
+from tests.support.programs.open_watch import OpenWatch
 from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 from tests.unit.protocol.sending.sender_inputs import join_request
 
 OUT_S = 5.0
 """Bound for a revoked machine to be out."""
+UNTOUCHED = b"the user's own data" * 1000
 VICTIM = MachineIdentity(("02:00:00:00:00:07",), "SN-victim", "LAB-7")
 
 
@@ -85,6 +96,71 @@ def join(daemon: Daemon, cast_id: str, bearer: str, identity: MachineIdentity) -
     return ask_cast(daemon, cast_id, "POST", "/receivers", bearer, join_to_json(request))
 
 
+class LyingDaemon:
+    """A daemon that assigns one image and points to the cast of another one; a context manager that ends it."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        first = CheckInAnswer("m-1", "pc01", None, None, 0.0, machine_secret="dcm_x")
+        later = CheckInAnswer("m-1", "pc01", None, assignment, 1.0)
+        answers = itertools.chain((first,), itertools.repeat(later))
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                body = json.dumps(CHECK_IN_ANSWER.encode(next(answers))).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_arguments: object) -> None:
+                """Log nothing."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.shutdown()
+        self._thread.join(LIMIT_S)
+        self._server.server_close()
+
+
+def test_05_a_cast_of_another_image_than_the_assigned_one_is_refused(tmp_path: Path) -> None:
+    """Otherwise somebody who moves a cast's address brings any signed image to the machines of a room."""
+    made, other = make_image("drz" * 4, name="lab"), make_image("rrd" * 4, name="other", seed=7)
+    target = tmp_path / "disk"
+    target.write_bytes(UNTOUCHED)
+    with LoopbackCast(made.write(tmp_path / "lab.dci")) as cast, OpenWatch(target) as watch:
+        started = cast.sender.wait_event("cast_started", LIMIT_S)
+        code = JoinCode.parse(cast.join_code)
+        lie = Assignment(
+            cast_id=CastId(int(started["cast_id"], 16)),
+            image_name="other",
+            image_id=other.manifest.image_id,
+            raw_bytes=len(other.raw),
+            control_url=cast.url,
+            sender_address="127.0.0.1",
+            group=started["group"],
+            port=started["port"],
+            pin=code.pin_prefix,
+            ticket=code.secret,
+        )
+        with LyingDaemon(lie) as daemon:
+            where = ("--interface", "lo", "--identity", "SN-1", "--target", target, "--json")
+            with Program(diskcast_agent("run", "--server", daemon.url, *where)) as agent:
+                result = agent.wait_event("cast_result", LIMIT_S)
+        assert (result["ok"], result["error_class"]) == (False, TrustError.__name__), result
+        assert other.manifest.image_id.hex() in result["error"]
+        assert not watch.touched
+    assert target.read_bytes() == UNTOUCHED
+
+
 def test_06_nobody_joins_a_daemons_cast_without_a_ticket_for_it(daemon: Daemon, image: GoldenImage) -> None:
     """Otherwise every program on the network receives the image, and fills the cast with inventions."""
     cast_id, ids = planned(daemon, image, "victim", "revoked")
@@ -112,6 +188,13 @@ def test_06_nobody_joins_a_daemons_cast_without_a_ticket_for_it(daemon: Daemon, 
     assert ask_cast(
         daemon, cast_id, "GET", "", issue_ticket(key, Ticket(number, ids["victim"], soon))
     ).is_success
+
+    def audited() -> bool:
+        entries = daemon.ask("GET", "/audit", subject=f"cast {cast_id}")["items"]
+        reasons = {entry["detail"]["reason"] for entry in entries if entry["action"] == "cast.join_refused"}
+        return reasons == {"missing", "malformed", "forged", "foreign_cast", "expired", "revoked"}
+
+    wait_until("each reason is in the audit log", audited, describe=daemon.describe)
     for ended in (cast_id, other_id):
         daemon.ask("POST", f"/casts/{ended}/cancel")
 

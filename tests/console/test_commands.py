@@ -75,6 +75,15 @@ def test_rooms_and_their_machines(run: Run, answer: Answers) -> None:
     assert "row 1" in succeeded(run("machines", "list", "--room", "lab-1")).stdout
     assert "SN3" in succeeded(run("machines", "show", "pc03")).stdout
     answer("machines", "move", "pc03", "--no-room")
+    made = answer("machines", "enrol-command", "--room", "lab-1", "--expires", "8h")
+    assert (made["role"], made["room_id"]) == ("enrol", "lab-1")
+    commands = succeeded(run("machines", "enrol-command")).stdout.splitlines()
+    assert "dct_enrol_" in commands[0]
+    assert "dct_enrol_" not in commands[1], "every user of the machine can read its command lines"
+    assert refused(run("machines", "approve", "pc03", "--code", "AAAAAA"))
+    assert answer("machines", "revoke", "pc03")["count"] == 1
+    assert "revoked" in succeeded(run("machines", "list")).stdout
+    assert answer("machines", "readmit", "pc03")["enrolment"] == "new"
     answer("machines", "remove", "pc03")
     assert isinstance(refused(run("machines", "show", "pc03")), ServerRefusedError)
     rows = lines(succeeded(run("rooms", "list", "--json")))

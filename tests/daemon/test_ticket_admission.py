@@ -18,7 +18,13 @@ def ticket(machine_id: str = "m-1", *, key: bytes = KEY, cast_id: CastId = CAST,
 
 
 def test_only_a_valid_ticket_of_a_machine_that_isnt_revoked_admits() -> None:
-    admission = TicketAdmission(KEY, CAST, is_revoked=lambda machine_id: machine_id == "m-revoked")
+    audited: list[tuple[str, str, int]] = []
+    admission = TicketAdmission(
+        KEY,
+        CAST,
+        is_revoked=lambda machine_id: machine_id == "m-revoked",
+        audit=lambda *entry: audited.append(entry),
+    )
     assert admission.admit(ticket(), "10.0.0.7") == AdmittedMachine("m-1")
     refused = [
         "",
@@ -28,7 +34,7 @@ def test_only_a_valid_ticket_of_a_machine_that_isnt_revoked_admits() -> None:
         ticket(lives_s=-1),
         ticket("m-revoked"),
     ]
-    for bearer in refused:
+    for bearer in (*refused, *refused):
         assert admission.admit(bearer, "10.0.0.66") is None
     assert admission.refused_counts == dict.fromkeys(
         (
@@ -39,5 +45,7 @@ def test_only_a_valid_ticket_of_a_machine_that_isnt_revoked_admits() -> None:
             TicketRefusal.EXPIRED,
             TicketRefusal.REVOKED,
         ),
-        1,
+        2,
     )
+    reasons = ["missing", "malformed", "forged", "foreign_cast", "expired", "revoked"]
+    assert audited == [("10.0.0.66", reason, 1) for reason in reasons], "once a minute, whatever the flood"

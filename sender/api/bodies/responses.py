@@ -35,6 +35,7 @@ class ServerView(ResponseBody):
     role: Role = Field(description="Role of the client.")
     api: Literal["v1"]
     started_at: datetime
+    pin: str = Field(description="Pin of the daemon's certificate, for agents and clients.")
     problems: list[Problem] = Field(description="Problems that need an operator's attention now.")
     casts_live: int
     machines_online: int

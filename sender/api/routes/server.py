@@ -25,6 +25,7 @@ async def get_server(services: ServicesOf, principal: PrincipalOf, request: Requ
         role=principal.role or Role.VIEW,
         api="v1",
         started_at=services.started_at,
+        pin=services.pin,
         problems=services.health.problems(),
         casts_live=sum(cast.phase.live for cast in services.registry.unfinished.values()),
         machines_online=services.presence.online_count,

@@ -140,6 +140,20 @@ class JobRecords:
             at=datetime.now(UTC),
         )
 
+    def audit_refusal(self, address: str, reason: str, count: int) -> None:
+        """Queue the audit entry of a refused join for writing."""
+        key = new_entry_key()
+        self._recorder.put(
+            ("audit", key),
+            Audit.add,
+            f"a machine at {address}",
+            "cast.join_refused",
+            f"cast {self.cast.cast_id}",
+            {"reason": reason, "count": count},
+            entry_key=key,
+            at=datetime.now(UTC),
+        )
+
     def _count_machines(self) -> None:
         states = self._states
         self.cast = dataclasses.replace(

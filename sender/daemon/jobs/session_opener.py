@@ -130,7 +130,7 @@ class SessionOpener:
                             settings,
                             image,
                             job.reporter,
-                            functools.partial(self._access, join_key),
+                            functools.partial(self._access, job, join_key),
                             matcher.match,
                         )
                     )
@@ -143,9 +143,11 @@ class SessionOpener:
             "end, or configure more ports"
         )
 
-    def _access(self, join_key: bytes, cast_id: CastId) -> CastAccess:
+    def _access(self, job: CastJob, join_key: bytes, cast_id: CastId) -> CastAccess:
         certificate = self._certificate
-        admission = TicketAdmission(join_key, cast_id, self._is_revoked)
+        admission = TicketAdmission(
+            join_key, cast_id, is_revoked=self._is_revoked, audit=job.records.audit_refusal
+        )
         return CastAccess(admission, certificate.server_context(), certificate.pin)
 
     def _choose_group(self, cast: Cast) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from protocol.model.session_records import CastId
 from protocol.trust.tickets import TicketError, TicketRefusal, verify_ticket_untrusted
 from sender.cast.session.admission import AdmittedMachine
 
-_LOG_INTERVAL_S: Final = 5.0
-"""Shortest interval between two log lines about refused requests; the counter has them all."""
+_NOTE_INTERVAL_S: Final = 60.0
+"""Shortest interval between two notes of one reason: a flood of refused requests must not fill log and audit."""
 
 _log = structlog.get_logger(__name__)
 
@@ -31,18 +32,27 @@ class TicketAdmission:
     receivers_per_address_max: int | None = None
     proves_membership = True
 
-    def __init__(self, join_key: bytes, cast_id: CastId, is_revoked: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        join_key: bytes,
+        cast_id: CastId,
+        *,
+        is_revoked: Callable[[str], bool],
+        audit: Callable[[str, str, int], None],
+    ) -> None:
         """Admit machines to one cast.
 
         Args:
             join_key: of the cast, from the database.
             cast_id: the cast.
             is_revoked: returns whether a machine is revoked, whose ticket may be valid for some seconds more.
+            audit: records a refusal: address, reason, and the number of refusals for this reason so far.
         """
         self._join_key = join_key
         self._cast_id = cast_id
         self._is_revoked = is_revoked
-        self._logged_at = -_LOG_INTERVAL_S
+        self._audit = audit
+        self._noted_at: dict[TicketRefusal, float] = {}
         self.refused_counts: Counter[TicketRefusal] = Counter()
 
     def admit(self, bearer: str, address: str) -> AdmittedMachine | None:
@@ -59,12 +69,15 @@ class TicketAdmission:
     def _note_refusal(self, reason: TicketRefusal, address: str) -> None:
         self.refused_counts[reason] += 1
         now = time.monotonic()
-        if now - self._logged_at >= _LOG_INTERVAL_S:
-            self._logged_at = now
-            _log.warning(
-                "join_refused",
-                cast=f"{self._cast_id:08x}",
-                address=address,
-                reason=reason.name.lower(),
-                total=self.refused_counts.total(),
-            )
+        if now - self._noted_at.get(reason, -math.inf) < _NOTE_INTERVAL_S:
+            return
+        self._noted_at[reason] = now
+        count = self.refused_counts[reason]
+        _log.warning(
+            "join_refused",
+            cast=f"{self._cast_id:08x}",
+            address=address,
+            reason=reason.name.lower(),
+            count=count,
+        )
+        self._audit(address, reason.name.lower(), count)
