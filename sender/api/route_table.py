@@ -97,6 +97,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _read("/images/{image_id}", images.get_image, "images"),
     _remove("/images/{image_id}", images.forget_image, "images"),
     _order("/images/{image_id}/fetch", images.fetch_image, "images", _ACCEPTED),
+    _read("/images/{image_id}/signature", images.get_signature, "images"),
+    _order("/images/{image_id}/sign", images.sign_image, "images", body=Body.JSON),
     _read("/rooms", rooms.list_rooms, "rooms"),
     _create("/rooms", rooms.add_room, "rooms"),
     _read("/rooms/{room_id}", rooms.get_room, "rooms"),

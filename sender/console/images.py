@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from protocol.shared.units import format_bytes
 from sender.console.options import api_command, list_options
+from sender.identity.key_options import signing_key_options
+from sender.imaging.statement_fields import StatementFields, statement_options
+from sender.imaging.statement_transfer import Transfer, transfer_options
 
 if TYPE_CHECKING:
     from sender.console.client import Client
     from sender.console.output import Output
+    from sender.identity.signing_keys import AskPassphrase
     from sender.store.records.images import Image
 
 _ID_LETTERS = 12
@@ -55,6 +61,7 @@ def list_images(client: Client, output: Output, *, limit: int, everything: bool)
             "file", lambda image: format_bytes(image.stored_bytes) if image.stored_bytes else "", right=True
         ),
         Column("packed", lambda image: local_time(image.packed_at)),
+        Column("version", lambda image: image.version or ("unsigned" if image.raw_bytes else "")),
     ]
     output.listed(
         "image",
@@ -127,6 +134,48 @@ def fetch(client: Client, output: Output, image: str) -> None:
 
 @images.command()
 @click.argument("image")
+@click.option("--name", metavar="NAME", show_default="name of the image", help="Signed name of the image.")
+@statement_options
+@signing_key_options
+@transfer_options
+@api_command
+def sign(
+    client: Client,
+    output: Output,
+    image: str,
+    name: str | None,
+    fields: StatementFields,
+    key_path: Path | None,
+    ask_passphrase: AskPassphrase,
+    transfer: Transfer,
+) -> None:
+    """Sign an image of the library with your key; the daemon has none.
+
+    The statement is fetched, signed on this machine, and its signature uploaded. The key never leaves this machine. For
+    a key on a machine without a network, --export the statement, sign it there with `minisign -Sm STATEMENT`, and
+    --import it with STATEMENT.minisig.
+
+    \b
+    Examples:
+      diskcast images sign win11-lab
+      diskcast images sign win11-lab --tag uefi --not-after 2027-12-31 --key lab.key
+      diskcast images sign win11-lab --export lab.statement
+      diskcast images sign win11-lab --import lab.statement --public-key lab.pub
+    """  # noqa: D301
+    from sender.console.image_signing import sign_library_image
+    from sender.console.lookup import find_image
+
+    found = find_image(client, image)
+    fields = dataclasses.replace(fields, name=name)
+    signed = sign_library_image(client, found, fields, transfer, key_path, ask_passphrase)
+    if signed is None:
+        output.done(f"wrote {transfer.export_path}: sign it, then --import it", found)
+    else:
+        output.done(f"{signed.name} is signed as version {signed.version} by the key {signed.signer}", signed)
+
+
+@images.command()
+@click.argument("image")
 @api_command
 def forget(client: Client, output: Output, image: str) -> None:
     """Forget a remote image and delete its cached copy.
@@ -179,6 +228,9 @@ def _show(output: Output, image: Image) -> None:
             ("fetched", fetched),
             ("block size", format_bytes(image.block_bytes) if image.block_bytes else ""),
             ("packed", local_time(image.packed_at)),
+            ("signed as", image.signed_name),
+            ("version", image.version or f"unsigned; sign it with `diskcast images sign {image.name}`"),
+            ("signer", image.signer),
             ("added", local_time(image.first_seen_at)),
             ("casts now", " ".join(image.in_use_by)),
         ],

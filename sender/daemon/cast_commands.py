@@ -80,6 +80,8 @@ class CastCommands:
             required_count=required_count,
             created_by=actor.name,
             schedule_id=schedule_id,
+            image_signer=image.signer,
+            image_version=image.version,
             audit=actor.note(machines=len(targets)),
         )
         _log.info("cast_created", cast=cast_id, image=image.name, room=plan.room_id, by=actor.name)

@@ -301,6 +301,7 @@ def outcome_row(machine: Machine, outcome: CastOutcome, row: CastMachine | None)
         state=MachineState.COMPLETE if outcome.success else MachineState.FAILED,
         error=outcome.error,
         exit_code=outcome.exit_code,
+        unsigned_allowed=outcome.unsigned_allowed,
         progress=1.0 if outcome.success else base.progress,
         bytes_verified=outcome.raw_bytes_verified,
         bytes_kept=outcome.raw_bytes_kept,
@@ -327,5 +328,5 @@ def _assignment(cast: Cast, ticket: str) -> Assignment:
         port=cast.port,
         pin=cast.control_pin,
         ticket=ticket,
-        version_min=0,
+        version_min=int(cast.image_version or 0),
     )

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import enum
-from typing import Final, Self
+from typing import Self
 
-from protocol.errors import TrustError
+from protocol.errors import TrustError, UnsignedImageError
 from protocol.image.image_format import SIGNATURE_NONE, ImageHeader
-from protocol.trust.minisign import PublicKey, parse_signature_untrusted
-from protocol.trust.statement import ImageStatement, SignedStatement, format_time
-from protocol.trust.trusted_keys import TrustedKey, TrustedKeys
-
-_ALWAYS: Final = datetime.datetime.fromtimestamp(0, datetime.UTC)
-"""A time before every expiry: an expired statement is still this signer's."""
+from protocol.trust.minisign import PublicKey, parse_signature_untrusted, verify
+from protocol.trust.statement import ImageStatement, SignedStatement, format_time, parse_statement_untrusted
 
 
 class SignatureState(enum.StrEnum):
@@ -87,14 +82,18 @@ class ImageSignature:
 
 
 def check_statement(signed: SignedStatement, signer: PublicKey, image_id: bytes) -> ImageStatement:
-    """Return the statement about the image of this id that ``signer`` signed.
+    """Return the statement about the image of this id that ``signer`` signed; an expired one is still the signer's.
 
     Raises:
         UnsignedImageError: the key didn't sign it.
         TrustError: it isn't a statement, or is about another image.
     """
-    keys = TrustedKeys([TrustedKey(signer, "the signer")])
-    statement = keys.verify(signed, _ALWAYS).statement
+    if not verify(signed.statement, parse_signature_untrusted(signed.signature), signer):
+        raise UnsignedImageError(
+            f"the signature isn't one of the key {signer.id_text}: statement or signature was altered, or another key "
+            "made it; sign the image again"
+        )
+    statement = parse_statement_untrusted(signed.statement)
     if statement.image_id != image_id:
         raise TrustError(
             f"the statement is about the image {statement.image_id.hex()}, not about {image_id.hex()}: sign this image"

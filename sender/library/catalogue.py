@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from sender.imaging.image_signature import ImageSignature
 from sender.library.cached_copies import CachedCopies
 from sender.library.folder import FolderFile, FolderWatch
-from sender.library.image_probe import key_of, printable
+from sender.library.image_probe import FoundImage, key_of, printable
 from sender.library.pins import Pins
 from sender.library.remote_watch import RemoteFile, RemoteWatch
+from sender.library.signatures import ImageSignatures
 from sender.store.records.images import Image, ImageState
 
 
@@ -22,11 +24,13 @@ class Catalogue:
     Attributes:
         images: all images, damaged ones included.
         paths: complete files on this machine.
+        signatures: signature in the file of each image that has been read.
         sources: remote files to fetch images from.
     """
 
     images: Mapping[str, Image]
     paths: Mapping[str, Path]
+    signatures: Mapping[str, ImageSignature]
     sources: Mapping[str, RemoteFile]
 
 
@@ -39,6 +43,7 @@ class CatalogueBuilder:
         copies: CachedCopies,
         remotes: Mapping[str, RemoteWatch],
         pins: Pins,
+        signatures: ImageSignatures,
         seen: Callable[[str], datetime],
     ) -> None:
         """Use these sources.
@@ -48,25 +53,29 @@ class CatalogueBuilder:
             copies: cached copies of remote images.
             remotes: watched remote locations, by URL.
             pins: images in use.
+            signatures: uploaded signatures.
             seen: returns the time at which an image was first seen.
         """
         self._folders = folders
         self._copies = copies
         self._remotes = remotes
         self._pins = pins
+        self._signatures = signatures
+        self._own: dict[str, ImageSignature] = {}
         self._seen = seen
 
     def build(self) -> Catalogue:
         """Return the current catalogue; it prefers files of folders to copies, and copies to remote files."""
         images: dict[str, Image] = {}
         paths: dict[str, Path] = {}
+        self._own = {}
         self._add_folders(images, paths)
         self._add_copies(images, paths)
         sources = self._sources()
         for image_id, file in sources.items():
             if image_id not in images:
                 images[image_id] = self._remote_image(image_id, file)
-        return Catalogue(images, paths, sources)
+        return Catalogue(images, paths, self._own, sources)
 
     def _add_folders(self, images: dict[str, Image], paths: dict[str, Path]) -> None:
         for watch in self._folders:
@@ -81,8 +90,7 @@ class CatalogueBuilder:
     def _add_copies(self, images: dict[str, Image], paths: dict[str, Path]) -> None:
         for image_id, copy in self._copies.complete.items():
             if image_id not in images:
-                seen = self._seen(image_id)
-                image = copy.found.as_image(copy.origin.location, "remote", ImageState.AVAILABLE, seen)
+                image = self._image(copy.found, copy.origin.location, "remote", ImageState.AVAILABLE)
                 images[image_id] = dataclasses.replace(image, in_use_by=self._pins.casts_of(image_id))
                 paths[image_id] = copy.path
 
@@ -111,7 +119,8 @@ class CatalogueBuilder:
         fetched_bytes = self._copies.fetched_bytes(image_id)
         if fetched_bytes is not None:
             state = ImageState.FETCHING
-        image = file.found.as_image(file.location.shown, "remote", state, self._seen(image_id))
+        image = self._image(file.found, file.location.shown, "remote", state)
+        problem = problem or image.problem
         return dataclasses.replace(
             image, problem=problem, fetched_bytes=fetched_bytes or 0, in_use_by=self._pins.casts_of(image_id)
         )
@@ -120,12 +129,17 @@ class CatalogueBuilder:
         location = printable(path)
         if file.found is not None:
             image_id = file.found.image_id
-            image = file.found.as_image(location, "folder", ImageState.AVAILABLE, self._seen(image_id))
+            image = self._image(file.found, location, "folder", ImageState.AVAILABLE)
             return dataclasses.replace(image, in_use_by=self._pins.casts_of(image_id))
         name = printable(Path(path.stem))
         return self._unread(
             key_of("file", str(path)), name, location, "folder", ImageState.DAMAGED, file.problem
         )
+
+    def _image(self, found: FoundImage, location: str, source: str, state: ImageState) -> Image:
+        self._own.setdefault(found.image_id, found.signature)
+        signature = self._signatures.best(found.image_id, found.signature)
+        return found.as_image(location, source, state, self._seen(found.image_id), signature)
 
     def _unread(
         self, image_id: str, name: str, location: str, source: str, state: ImageState, problem: str

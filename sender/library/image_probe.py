@@ -15,6 +15,7 @@ from protocol.errors import ImageDamagedError
 from protocol.image.block_codec import block_hash
 from protocol.image.manifest import Manifest
 from sender.imaging.image_file import ImageFile
+from sender.imaging.image_signature import ImageSignature
 from sender.store.records.images import Image, ImageState
 
 SUFFIX: Final = ".dci"
@@ -29,6 +30,7 @@ class FoundImage:
 
     Attributes:
         packed_at: modification time of the file, the best approximation.
+        signature: signature in the file.
     """
 
     image_id: str
@@ -37,9 +39,19 @@ class FoundImage:
     stored_bytes: int
     block_bytes: int
     packed_at: datetime | None
+    signature: ImageSignature
 
-    def as_image(self, location: str, source: str, state: ImageState, first_seen_at: datetime) -> Image:
-        """Return the image's record."""
+    def as_image(
+        self,
+        location: str,
+        source: str,
+        state: ImageState,
+        first_seen_at: datetime,
+        signature: ImageSignature | None = None,
+    ) -> Image:
+        """Return the image's record, with the signature to use; by default the one in its file."""
+        signature = signature or self.signature
+        signer, statement = signature.signer, signature.statement
         return Image(
             image_id=self.image_id,
             name=self.name,
@@ -50,9 +62,12 @@ class FoundImage:
             stored_bytes=self.stored_bytes,
             block_bytes=self.block_bytes,
             fetched_bytes=self.stored_bytes if state is ImageState.AVAILABLE else 0,
-            problem="",
+            problem=f"{location}: {signature.problem}" if signature.problem else "",
             packed_at=self.packed_at,
             first_seen_at=first_seen_at,
+            signer=signer.id_text if signer is not None else "",
+            signed_name=statement.name if statement is not None else "",
+            version=str(statement.version) if statement is not None else "",
         )
 
 
@@ -74,6 +89,7 @@ def examine(path: Path) -> FoundImage:
             stored_bytes=image.header.file_bytes,
             block_bytes=manifest.block_bytes,
             packed_at=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+            signature=ImageSignature.of(image.header),
         )
 
 

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from protocol.errors import ImageDamagedError, ImageError
+from protocol.trust.statement import SignedStatement
+from sender.imaging.image_signature import ImageSignature
 from sender.library.cache import Cache
 from sender.library.cached_copies import CachedCopies
 from sender.library.catalogue import Catalogue, CatalogueBuilder
@@ -21,6 +23,7 @@ from sender.library.pins import OpenImage, Pins
 from sender.library.remote_files import RemoteFiles
 from sender.library.remote_registry import RemoteRegistry
 from sender.library.remote_watch import INTERVAL_S, RemoteFile, RemoteWatch
+from sender.library.signatures import ImageSignatures
 from sender.refusals import conflict, not_found
 from sender.store.records.images import Image, ImageState
 from sender.store.records.problems import Problem, ProblemKind
@@ -92,10 +95,16 @@ class Library:
             self._remotes.configure(url)
         self._pins = Pins()
         self._records = ImageRecords(store)
+        self._signatures = ImageSignatures(store, self._rebuild)
         self._builder = CatalogueBuilder(
-            self._folders, self._copies, self._remotes.watches, self._pins, self._records.seen
+            self._folders,
+            self._copies,
+            self._remotes.watches,
+            self._pins,
+            self._signatures,
+            self._records.seen,
         )
-        self._catalogue = Catalogue({}, {}, {})
+        self._catalogue = Catalogue({}, {}, {}, {})
         self._problem_since: dict[str, datetime] = {}
         self._ready = asyncio.Event()
 
@@ -105,6 +114,7 @@ class Library:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._records.write())
+                group.create_task(self._signatures.run())
                 first = [group.create_task(watch.scan()) for watch in self._folders]
                 for watch in self._folders:
                     group.create_task(watch.watch(self._config.scan_interval_s))
@@ -213,11 +223,48 @@ class Library:
             if path is None:
                 path = (await self._copies.wait_for(self._source(image_id))).path
             self._copies.touch(image_id)
+            await self._signatures.refresh()
             release = functools.partial(self._unpin, image_id, cast_id)
             return OpenImage(self._catalogue.images[image_id], path, release)
         except BaseException:
             self._unpin(image_id, cast_id)
             raise
+
+    def signature(self, image_id: str) -> ImageSignature:
+        """Return the signature of an image: the one in its file, or a later one that an operator uploaded.
+
+        Raises:
+            RequestRefusedError: the image doesn't exist, or hasn't been read.
+        """
+        return self._signatures.best(image_id, self._own_signature(image_id))
+
+    def best_signature(self, image_id: str, own: ImageSignature) -> ImageSignature:
+        """Return ``own``, the signature in an opened file, or a later one that an operator uploaded."""
+        return self._signatures.best(image_id, own)
+
+    async def sign(
+        self, image_id: str, signed: SignedStatement, public_key: str, actor: Actor
+    ) -> ImageSignature:
+        """Keep a signature that an operator made for an image.
+
+        Raises:
+            RequestRefusedError: the image doesn't exist, or the signature isn't a valid one of a higher version.
+            DatabaseError: it can't be recorded.
+        """
+        own = self._own_signature(image_id)
+        audit = actor.note(
+            "image.sign",
+            name=self._known(image_id).name,
+            statement=signed.statement.decode("ascii", "replace"),
+        )
+        return await self._signatures.upload(image_id, own, signed, public_key, audit)
+
+    def _own_signature(self, image_id: str) -> ImageSignature:
+        image = self._known(image_id)
+        own = self._catalogue.signatures.get(image_id)
+        if own is None:
+            raise conflict(f"{image.name} hasn't been read yet: {image.problem or 'try again in a moment'}")
+        return own
 
     async def _wait_until_known(self, image_id: str) -> None:
         """Wait for an image that the first scans may still find."""

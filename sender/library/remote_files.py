@@ -20,6 +20,7 @@ from protocol.constants import MIB
 from protocol.errors import DiskcastError
 from protocol.image.image_format import PAGE_BYTES, check_file_bytes, parse_header_untrusted
 from protocol.image.manifest_format import HEAD_BYTES, parse_head_untrusted
+from sender.imaging.image_signature import ImageSignature
 from sender.library.image_probe import FoundImage
 from sender.library.location import Location, below
 from sender.library.remote_addresses import RedirectedError, open_public_socket, origin_of, origins_of
@@ -126,6 +127,7 @@ class RemoteFiles:
             stored_bytes=status.size_bytes,
             block_bytes=head.block_bytes,
             packed_at=status.modified_at,
+            signature=ImageSignature.of(header),
         )
 
     def open(self, location: Location, status: RemoteStatus) -> RemoteReader:

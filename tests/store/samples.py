@@ -62,11 +62,11 @@ def add_cast(store: Store, cast_id: str = "00000001", **plan: Any) -> Cast:
 
 @contextlib.contextmanager
 def old_daemon(revision: str) -> Iterator[None]:
-    """Open stores as a daemon of an older schema does, from before there were join keys."""
+    """Open stores as a daemon of an older schema does, from before there were join keys and uploaded signatures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "head", lambda: revision)
         patch.setattr("sender.store.open_store.head", lambda: revision)
-        for table in ("cast_keys", "sessions"):
+        for table in ("cast_keys", "sessions", "image_signatures"):
             patch.delitem(journal._TABLES, table)
         yield
 

@@ -35,6 +35,8 @@ from protocol.constants import (
     SLOW_FOR_S_MAX,
     SLOW_FOR_S_MIN,
 )
+from protocol.trust.minisign import SIGNATURE_TEXT_BYTES_MAX
+from protocol.trust.statement import STATEMENT_BYTES_MAX
 from sender.api.guard.login_codes import CODE_PATTERN
 from sender.store.records.access import Role
 from sender.store.records.casts import StartMode
@@ -179,6 +181,20 @@ class ImageInput(RequestBody):
         examples=["https://images.example/win11.dci"], description="URL of the image: http, https or s3."
     )
     name: ShortText = Field(default="", description="Name to use until the image has been read.")
+
+
+class SignatureInput(RequestBody):
+    """A signature that an operator made for an image."""
+
+    statement: Annotated[str, StringConstraints(min_length=1, max_length=STATEMENT_BYTES_MAX)] = Field(
+        description="Statement about the image, as it was signed."
+    )
+    signature: Annotated[str, StringConstraints(min_length=1, max_length=SIGNATURE_TEXT_BYTES_MAX)] = Field(
+        description="Content of the .minisig file."
+    )
+    public_key: Annotated[str, StringConstraints(pattern="^RW[A-Za-z0-9+/]{54}$")] = Field(
+        description="The signer's public key in one line."
+    )
 
 
 class RoomInput(RequestBody):

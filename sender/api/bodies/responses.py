@@ -43,6 +43,18 @@ class ServerView(ResponseBody):
     rate_ceiling_bytes_per_s: float | None
 
 
+class SignatureView(ResponseBody):
+    """The signature of an image; its texts are empty for an unsigned one."""
+
+    image_id: str
+    name: str = Field(description="Name of the image from the packing.")
+    statement: str = Field(description="Signed statement about the image.")
+    signature: str = Field(description="Signature of the statement, in minisign's format.")
+    public_key: str = Field(
+        description="Key that made it, in one line. It is a hint: machines trust their own keys."
+    )
+
+
 class SessionView(ResponseBody):
     """The signed-in user."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from protocol.trust.statement import SignedStatement
 from sender.actors import Actor
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit, page_of
-from sender.api.bodies.request_models import ImageInput
-from sender.api.bodies.responses import Page, ScanStarted
+from sender.api.bodies.request_models import ImageInput, SignatureInput
+from sender.api.bodies.responses import Page, ScanStarted, SignatureView
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import ImageIdPath
 from sender.daemon.context import Services
@@ -56,6 +57,39 @@ async def fetch_image(services: ServicesOf, actor: ActorOf, image_id: ImageIdPat
     """
     image = await services.library.fetch(image_id)
     await _note(services, actor, "image.fetch", image_id, {"name": image.name})
+    return image
+
+
+async def get_signature(services: ServicesOf, image_id: ImageIdPath) -> SignatureView:
+    """Show an image's signature.
+
+    To sign an image, an operator builds a statement with the image's id and a higher version, and signs it on a machine
+    of their own: `diskcast images sign` does that.
+    """
+    signature = services.library.signature(image_id)
+    image = services.library.get(image_id)
+    return SignatureView(
+        image_id=image_id,
+        name=image.name if image is not None else "",
+        statement="" if signature.signed is None else signature.signed.statement.decode("ascii"),
+        signature="" if signature.signed is None else signature.signed.signature,
+        public_key="" if signature.signer is None else signature.signer.text,
+    )
+
+
+async def sign_image(
+    services: ServicesOf, actor: ActorOf, image_id: ImageIdPath, body: SignatureInput
+) -> Image:
+    """Keep the signature that an operator made for an image.
+
+    The daemon has no signing key. It checks that the key signed the statement, and that the statement is about this
+    image and has a higher version than the present one; each machine decides whether it trusts the key.
+    """
+    signed = SignedStatement(body.statement.encode(), body.signature)
+    await services.library.sign(image_id, signed, body.public_key, actor)
+    image = services.library.get(image_id)
+    if image is None:
+        raise not_found("image", image_id)
     return image
 
 

@@ -21,6 +21,7 @@ from sender.daemon.jobs.job_timeline import JobEvent
 from sender.daemon.jobs.session_opener import SessionOpener
 from sender.daemon.ticket_office import TicketOffice
 from sender.imaging.image_file import ImageFile
+from sender.imaging.image_signature import ImageSignature
 from sender.library.library import Library
 from sender.store.records.casts import Cast, CastMachine, CastPhase
 from sender.store.records.images import ImageState
@@ -113,7 +114,8 @@ class CastExecutor:
         expected = len(_expected_back(rows)) if job.cast.casting_at is not None else None
         policy = self._sessions.policy(job.cast, still_required=still_required, expected_back=expected)
         join_key = await _retry_until_available(lambda: self._tickets.join_key(job.cast_id))
-        with self._sessions.open(job, image, path, policy, room, join_key) as run:
+        signature = self._library.best_signature(job.cast.plan.image_id, ImageSignature.of(image.header))
+        with self._sessions.open(job, image, path, signature, policy, room, join_key) as run:
             job.attach(run)
             self._registry.request_poll()
             return await run.run()

@@ -39,6 +39,7 @@ def cast_machine(
         demoted=summary.demoted,
         joined_at=wall - timedelta(seconds=now - record.joined_at),
         ended_at=None if ended is None else wall - timedelta(seconds=now - ended),
+        unsigned_allowed=record.completion.unsigned_allowed if record.completion else False,
     )
 
 

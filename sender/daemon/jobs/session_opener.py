@@ -25,6 +25,7 @@ from sender.daemon.jobs.multicast_groups import choose_group
 from sender.daemon.jobs.ticket_admission import TicketAdmission
 from sender.identity.certificate import Certificate
 from sender.imaging.image_file import ImageFile
+from sender.imaging.image_signature import ImageSignature
 from sender.store.records.casts import Cast, StartMode
 from sender.store.records.machines import Room
 from sender.store.store import Store
@@ -90,6 +91,7 @@ class SessionOpener:
         job: CastJob,
         image: ImageFile,
         path: Path,
+        signature: ImageSignature,
         policy: CastPolicy,
         room: Room | None,
         join_key: bytes,
@@ -122,6 +124,7 @@ class SessionOpener:
                     control=f"{host}:{port}",
                     ttl=network.ttl,
                     cast_id=CastId(int(cast.cast_id, 16)),
+                    signature=signature,
                     encrypt=cast.plan.encrypt or self._config.casts.encrypt,
                 )
                 try:

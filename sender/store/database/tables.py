@@ -139,6 +139,8 @@ casts = sa.Table(
     _count("joined_count", info=FLEETING),
     _count("complete_count", info=FLEETING),
     _count("failed_count", info=FLEETING),
+    _text("image_signer", server_default=sa.text("''")),
+    _text("image_version", server_default=sa.text("''")),
     _text("lease_owner", info=FLEETING),
     _count("lease_beat", info=FLEETING),
     sa.Index(None, "created_at", "cast_id"),
@@ -186,6 +188,7 @@ cast_machines = sa.Table(
     _count("nacks_count", info=FLEETING),
     _count("socket_drops_count", info=FLEETING),
     sa.Column("demoted", sa.Boolean(), nullable=False),
+    sa.Column("unsigned_allowed", sa.Boolean(), nullable=False, server_default=sa.false()),
     sa.Column("joined_at", UtcTime()),
     sa.Column("ended_at", UtcTime()),
     sa.Index(None, "cast_id", "machine_key", unique=True),
@@ -311,8 +314,24 @@ images = sa.Table(
     _text("problem"),
     sa.Column("packed_at", UtcTime()),
     sa.Column("first_seen_at", UtcTime(), nullable=False),
+    _text("signer", server_default=sa.text("''")),
+    _text("signed_name", server_default=sa.text("''")),
+    _text("version", server_default=sa.text("''")),
     sa.Index(None, "name", "image_id"),
 )
+"""``signer`` is the id of the key, ``version`` a decimal number of 64 bits; both are empty for an unsigned image."""
+
+image_signatures = sa.Table(
+    "image_signatures",
+    metadata,
+    sa.Column("image_id", CleanText(), primary_key=True),
+    sa.Column("signed", sa.LargeBinary(), nullable=False),
+    _text("public_key"),
+    sa.Column("at", UtcTime(), nullable=False),
+    sa.Index(None, "at", "image_id"),
+)
+"""Signatures that operators uploaded, for files that the daemon can't or mustn't change. ``signed`` has statement and
+signature as an image's header stores them."""
 
 remotes = sa.Table(
     "remotes",

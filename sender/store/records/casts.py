@@ -112,6 +112,8 @@ class Cast:
         seconds: time from the first image data to the end, earlier runs included.
         progress: progress of the slowest machine, stragglers aside, 0..1.
         reason: reason for its end, for people.
+        image_signer: id of the key that signed the image when the cast was planned; empty for an unsigned image.
+        image_version: signed version of the image then, below which its machines accept none; empty as above.
     """
 
     cast_id: str
@@ -140,6 +142,8 @@ class Cast:
     complete_count: int
     failed_count: int
     control_pin: str = ""
+    image_signer: str = ""
+    image_version: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -156,6 +160,7 @@ class CastMachine:
         bytes_verified: raw bytes that were read back from its disk and verified.
         bytes_kept: verified bytes that its disk had before the cast.
         seconds: time from its join to its end.
+        unsigned_allowed: True if the agent accepted an image without a trusted signature, as its options allow.
     """
 
     cast_id: str
@@ -178,6 +183,7 @@ class CastMachine:
     demoted: bool
     joined_at: datetime | None
     ended_at: datetime | None
+    unsigned_allowed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -204,6 +210,9 @@ class HistoryLine:
     loss: float
     joined_at: datetime | None
     ended_at: datetime | None
+    image_signer: str = ""
+    image_version: str = ""
+    unsigned_allowed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

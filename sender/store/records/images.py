@@ -35,6 +35,10 @@ class Image:
         packed_at: modification time of the file, the best approximation.
         fetched_bytes: progress of a fetch.
         in_use_by: ids of the casts that use it now.
+        signer: id of the key that signed it; empty for an unsigned image. Only the keys that a machine trusts decide
+            whether it accepts the image.
+        signed_name: name in the signed statement.
+        version: signed version, a decimal number of up to 64 bits; empty for an unsigned image.
     """
 
     image_id: str
@@ -50,3 +54,21 @@ class Image:
     packed_at: datetime | None
     first_seen_at: datetime
     in_use_by: tuple[str, ...] = ()
+    signer: str = ""
+    signed_name: str = ""
+    version: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UploadedSignature:
+    """A signature that an operator uploaded.
+
+    Attributes:
+        signed: statement and signature, as an image's header stores them.
+        public_key: the signer's public key in one line.
+    """
+
+    image_id: str
+    signed: bytes
+    public_key: str
+    at: datetime

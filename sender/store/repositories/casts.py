@@ -26,7 +26,17 @@ OPEN_PHASES = tuple(phase.value for phase in CastPhase if not phase.ended)
 
 _CAST = tables.casts.c
 _PROGRESS = ("seconds", "bytes_sent", "progress", "joined_count", "complete_count", "failed_count")
-_FIXED = ("cast_id", "plan", "created_at", "created_by", "schedule_id", "run_count", "owner")
+_FIXED = (
+    "cast_id",
+    "plan",
+    "created_at",
+    "created_by",
+    "schedule_id",
+    "run_count",
+    "owner",
+    "image_signer",
+    "image_version",
+)
 _CHANGING = tuple(name for name in Cast.__dataclass_fields__ if name not in _FIXED)
 
 
@@ -75,6 +85,8 @@ class Casts(CastResults, CastTimelines, CastRequests):
         created_by: str,
         schedule_id: str | None = None,
         *,
+        image_signer: str = "",
+        image_version: str = "",
         audit: AuditNote | None = None,
     ) -> Cast:
         """Add a planned cast; raise ``ConflictError`` if its id is taken."""
@@ -88,6 +100,8 @@ class Casts(CastResults, CastTimelines, CastRequests):
                 room_id=plan.room_id,
                 start_at=plan.start_at,
                 image_name=image_name,
+                image_signer=image_signer,
+                image_version=image_version,
                 raw_bytes=raw_bytes,
                 phase=CastPhase.PLANNED,
                 paused=False,
@@ -115,6 +129,8 @@ class Casts(CastResults, CastTimelines, CastRequests):
             "plan": to_jsonable_python(plan),
             "image_name": image_name,
             "required_count": required_count,
+            "image_signer": image_signer,
+            "image_version": image_version,
         }
         self._audit.note(audit, "cast.create", f"cast {cast_id}", detail)
         added = self._get(cast_id)

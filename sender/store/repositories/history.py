@@ -74,6 +74,9 @@ def _query(filters: HistoryFilters) -> sa.Select[Any]:
         _LINE.loss,
         _LINE.joined_at,
         _LINE.ended_at,
+        _CAST.image_signer,
+        _CAST.image_version,
+        _LINE.unsigned_allowed,
     ).join(tables.casts, _CAST.cast_id == _LINE.cast_id)
     for name in ("machine_id", "image_id", "room_id", "cast_id", "state"):
         value = filters.get(name)

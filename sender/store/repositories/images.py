@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import builtins
+from datetime import datetime
 
 import sqlalchemy as sa
 
 from sender.store.database import tables
-from sender.store.records.images import Image, ImageState
+from sender.store.records.images import Image, ImageState, UploadedSignature
 from sender.store.repositories.audit import AuditedRepository, AuditNote
 from sender.store.repositories.paging import read_page
 from sender.store.repositories.transactions import reading, writing
@@ -15,7 +16,11 @@ from sender.store.repositories.transactions import reading, writing
 REMOTES_MAX = 10_000
 """Remote images that one call reads."""
 
+SIGNATURES_MAX = 10_000
+"""Uploaded signatures that one call reads: 20 MB."""
+
 _IMAGE = tables.images.c
+_SIGNATURE = tables.image_signatures.c
 _REMOTE = tables.remotes.c
 _STORED = [name for name in Image.__dataclass_fields__ if name != "in_use_by"]
 
@@ -55,6 +60,28 @@ class Images(AuditedRepository):
         if found:
             self._audit.note(audit, "image.remove", f"image {image_id}")
         return found
+
+    @writing
+    def put_signature(
+        self, image_id: str, signed: bytes, public_key: str, *, audit: AuditNote | None = None
+    ) -> UploadedSignature:
+        """Add or replace the uploaded signature of an image."""
+        uploaded = UploadedSignature(image_id, signed, public_key, self._now())
+        values = {name: getattr(uploaded, name) for name in UploadedSignature.__dataclass_fields__}
+        insert = self._database.insert(tables.image_signatures).values(**values)
+        replaced = {name: insert.excluded[name] for name in values if name != "image_id"}
+        self._connection.execute(insert.on_conflict_do_update(index_elements=["image_id"], set_=replaced))
+        self._audit.note(audit, "image.sign", f"image {image_id}")
+        return uploaded
+
+    @reading
+    def signatures(self, since: datetime | None = None) -> builtins.list[UploadedSignature]:
+        """Return the signatures that were uploaded at ``since`` or later, the oldest first; all of them for None."""
+        query = sa.select(tables.image_signatures).order_by(_SIGNATURE.at, _SIGNATURE.image_id)
+        if since is not None:
+            query = query.where(_SIGNATURE.at >= since)
+        rows = self._connection.execute(query.limit(SIGNATURES_MAX)).mappings()
+        return [UploadedSignature(**{**row, "signed": bytes(row["signed"])}) for row in rows]
 
     @reading
     def remotes(self) -> builtins.list[tuple[str, str]]:

@@ -95,12 +95,19 @@ function imageCard(image, done) {
     h("div", { class: "image-card-head" }, h("div", { class: "image-icon" }, icon("image")), h("div", {}, h("h2", {}, image.name), h("p", { class: "muted small break" }, image.location)), badge(stateLabel)),
     image.problem && h("div", { class: "alert", "data-tone": "bad" }, icon("warning"), h("p", {}, sentence(image.problem))),
     image.state === "fetching" && h("div", { class: "progress-row" }, bar.element, h("span", { class: "progress-words" }, `${formatPercent(fetched)} of ${formatBytes(image.stored_bytes)}`)),
-    h("dl", { class: "figures compact" }, figure("Disk", image.raw_bytes ? formatBytes(image.raw_bytes) : "–"), figure("File", image.stored_bytes ? formatBytes(image.stored_bytes) : "–"), figure("Packed", timeElement(image.packed_at)), figure("Id", h("code", { title: image.image_id }, image.image_id.replace(/^url:/, "").slice(0, 8)))),
+    h("dl", { class: "figures compact" }, figure("Disk", image.raw_bytes ? formatBytes(image.raw_bytes) : "–"), figure("File", image.stored_bytes ? formatBytes(image.stored_bytes) : "–"), figure("Packed", timeElement(image.packed_at)), figure("Id", h("code", { title: image.image_id }, image.image_id.replace(/^url:/, "").slice(0, 8))), image.version !== "" && figure("Version", image.version), image.signer !== "" && figure("Signed by", h("code", { title: `Signed as ${image.signed_name}` }, image.signer))),
+    image.raw_bytes > 0 && image.signer === "" && unsignedNote(image),
     image.in_use_by.length > 0 && h("p", { class: "small" }, "In use by ", image.in_use_by.map((/** @type {string} */ id, /** @type {number} */ index) => [index ? ", " : "", h("a", { href: to(["casts", id]) }, `cast ${id}`)])),
     mayOperate() && h("div", { class: "actions" },
       ["available", "remote"].includes(image.state) && h("a", { class: "button", href: to(["new-cast"], { image: image.image_id }), "data-key": `${image.image_id} cast` }, icon("cast"), "Cast"),
       image.state === "remote" && h("button", { type: "button", class: "button", "data-key": `${image.image_id} fetch`, onclick: act(() => post(`${path}/fetch`), `Fetching ${image.name}`) }, icon("download"), "Fetch now"),
       image.source === "remote" && h("button", { type: "button", class: "button", "data-key": `${image.image_id} forget`, onclick: forget }, icon("trash"), "Remove")));
+}
+
+/** @param {any} image */
+function unsignedNote(image) {
+  const command = `diskcast images sign ${image.image_id.slice(0, 12)}`;
+  return h("div", { class: "alert", "data-tone": "warn" }, icon("warning"), h("p", {}, "Unsigned: machines refuse it. Sign it on your own machine: ", h("code", {}, command)));
 }
 
 /** @param {string} label @param {any} value */
