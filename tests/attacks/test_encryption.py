@@ -188,7 +188,7 @@ def cast_once(network: Network, run: Run, folder: Path) -> None:
         "--json",
     )
     image = run.disk.with_suffix(".dci")
-    sender = network.start(host, diskcast("send", image, "--interface", INTERFACE, *options))
+    sender = network.start(host, diskcast("send", image, "--interface", INTERFACE, "--open", *options))
     sender.wait_event("progress", LIMIT_S, lambda event: event["pass_progress"] > 0.4)
     if run.killed:
         for program in (sender, agent):

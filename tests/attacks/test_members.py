@@ -40,6 +40,7 @@ def join_hostile(network: Network, index: int, target: Path, share: float, block
         str(target),
         "--interface",
         INTERFACE,
+        "--open",
         "--json",
         "--cast",
         CAST_ID,
