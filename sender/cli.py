@@ -39,6 +39,9 @@ COMMANDS: Final = {
     "database": Implementation(
         "sender.store.database_command:database", "Check, back up and restore the daemon's database."
     ),
+    "certificate": Implementation(
+        "sender.serve.certificate_command:certificate", "Show and rotate the certificate of this machine."
+    ),
     "doctor": Implementation(
         "sender.doctor.command:doctor", "Check this machine's requirements as sender or daemon."
     ),

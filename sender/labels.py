@@ -176,6 +176,7 @@ PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
         ProblemKind.DISK: "Disk",
         ProblemKind.CLOCK: "Clock",
         ProblemKind.ENROLMENT: "Enrolment",
+        ProblemKind.CERTIFICATE: "Certificate",
     }
 )
 

@@ -112,8 +112,8 @@ def certificate_error(url: str, error: BaseException) -> CertificateError | None
             return CertificateError(f"{url} isn't trusted: {cause}")
         if isinstance(cause, ssl.SSLCertVerificationError):
             return CertificateError(
-                f"{url} isn't trusted: the CA doesn't vouch for its certificate ({cause.verify_message}); use the host "
-                "name in the certificate, check this machine's clock and the file given with --ca, or give --pin"
+                f"{url} isn't trusted: no CA vouches for its certificate ({cause.verify_message}); give --pin with the "
+                "pin that the peer prints, or --ca, the host name of the certificate and the right time on this machine"
             )
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from typing import Final
 
 from fastapi import FastAPI
@@ -23,13 +24,25 @@ class ApiServer(HttpServer):
     """A server of the application that :func:`sender.api.application.create_application` returns."""
 
     def __init__(
-        self, application: FastAPI, listener: socket.socket, trusted_proxies: tuple[IpNetwork, ...] = ()
+        self,
+        application: FastAPI,
+        listener: socket.socket,
+        trusted_proxies: tuple[IpNetwork, ...] = (),
+        *,
+        tls: ssl.SSLContext | None,
     ) -> None:
-        """Serve ``application`` on ``listener``, and close it at the end."""
+        """Serve ``application`` on ``listener``, and close it at the end.
+
+        Args:
+            application: the API.
+            listener: the daemon's address.
+            trusted_proxies: addresses that speak for many clients.
+            tls: the daemon's certificate; None only on a loopback address.
+        """
         super().__init__(
             application,
             listener,
-            tls=None,
+            tls=tls,
             limits=ServerLimits(_CONNECTIONS_MAX, _KEEP_ALIVE_S, _SHUTDOWN_S, trusted_proxies),
         )
         self._stopping: asyncio.Event = application.state.stopping

@@ -87,7 +87,7 @@ def _root_paths(document: dict[str, Any], folder: Path) -> None:
 
 
 _PATH_KEYS = {
-    "server": {"state_directory", "database_password_file"},
+    "server": {"state_directory", "database_password_file", "certificate", "certificate_key"},
     "library": {"folders", "cache_directory"},
 }
 

@@ -12,10 +12,9 @@ import urllib.parse
 from pathlib import Path
 from typing import Final
 
-from sender.config.sections import default_state_directory
+from sender.config.sections import SYSTEM_STATE_DIRECTORY, default_state_directory, user_state_directory
 
 OPERATOR_TOKEN_FILE: Final = "operator-token"  # noqa: S105  a name
-_SYSTEM_STATE_DIRECTORY: Final = Path("/var/lib/diskcast")
 _TOKEN_BYTES_MAX: Final = 4096
 _LISTENING: Final = "0A"
 """TCP_LISTEN in /proc/net/tcp (Linux, include/net/tcp_states.h)."""
@@ -38,7 +37,8 @@ def find_local_token(server: str) -> str | None:
     if port is None or not _is_loopback(host):
         return None
     users = _listening_users(port)
-    for directory in dict.fromkeys((default_state_directory(), _SYSTEM_STATE_DIRECTORY)):
+    directories = default_state_directory(), user_state_directory(), SYSTEM_STATE_DIRECTORY
+    for directory in dict.fromkeys(directories):
         try:
             with (directory / OPERATOR_TOKEN_FILE).open("rb") as file:
                 owner = os.fstat(file.fileno()).st_uid

@@ -44,6 +44,9 @@ GROUP_COUNT = 256
 of each other rarely choose the same."""
 
 
+SYSTEM_STATE_DIRECTORY = Path("/var/lib/diskcast")
+
+
 class Section(BaseModel):
     """A table of the file: immutable, without unknown keys."""
 
@@ -52,8 +55,11 @@ class Section(BaseModel):
 
 def default_state_directory() -> Path:
     """Return the state directory of a daemon of this user that is configured without one."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/diskcast")
+    return SYSTEM_STATE_DIRECTORY if os.geteuid() == 0 else user_state_directory()
+
+
+def user_state_directory() -> Path:
+    """Return the state directory of a daemon that a user other than root runs."""
     base = os.environ.get("XDG_STATE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "diskcast"
 
@@ -78,7 +84,8 @@ class ServerSection(Section):
     )
     listen: Listen = Field(
         default=LISTEN_DEFAULT,
-        description="Address and TCP port of the dashboard and the API.",
+        description="Address and TCP port of the dashboard and the API. An address that other machines can reach "
+        "speaks only HTTPS (TLS 1.3); a loopback address speaks HTTP.",
     )
     state_directory: ConfigPath = Field(
         default_factory=default_state_directory,
@@ -102,6 +109,17 @@ class ServerSection(Section):
         description="File whose first line is the password of the database's user; keeps it out of this file and the "
         "process list. With systemd's LoadCredential=: /run/credentials/diskcast.service/NAME.",
         json_schema_extra=_documented("none", '"/run/credentials/diskcast.service/database-password"'),
+    )
+    certificate: ConfigPath | None = Field(
+        default=None,
+        description="Certificate (PEM, with its chain) instead of the one that the daemon makes itself. Agents "
+        "recognise either by its pin; for a certificate of your own authority they can use --ca instead.",
+        json_schema_extra=_documented("certificate.pem in state_directory", '"/etc/diskcast/tls/cert.pem"'),
+    )
+    certificate_key: ConfigPath | None = Field(
+        default=None,
+        description="Private key of certificate (PEM), readable only by the daemon's user.",
+        json_schema_extra=_documented("in the file of certificate", '"/etc/diskcast/tls/key.pem"'),
     )
     allowed_hosts: Hosts = Field(
         default=(),
@@ -158,6 +176,15 @@ class ServerSection(Section):
         if isinstance(data, dict) and "require_tokens" in data:
             raise ValueError("require_tokens no longer exists, since every daemon requires tokens: remove it")
         return data
+
+    @pydantic.model_validator(mode="after")
+    def _check_certificate(self) -> Self:
+        if (self.certificate is None) != (self.certificate_key is None):
+            raise ValueError(
+                "certificate and certificate_key belong together: give both, or neither for a certificate that the "
+                "daemon makes itself"
+            )
+        return self
 
 
 class NetworkSection(Section):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import ssl
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,8 @@ import httpx
 import pydantic
 
 from protocol.errors import ConfigurationError, DiskcastError, ServerRefusedError, ServerUnreachableError
+from protocol.program.peer_trust import PeerTrust, is_loopback_host
+from protocol.program.pinned_tls import certificate_error
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -44,19 +47,22 @@ _ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
 class Client:
     """A client of one daemon's API.
 
-    Every method raises :class:`ServerUnreachableError` if there is no valid response, and :class:`ServerRefusedError`
-    if the daemon refuses. All requests are retried after a broken connection: reads, changes and removals are
-    idempotent, and a creation carries a key by which the daemon recognizes its repetition.
+    Every method raises :class:`ServerUnreachableError` if there is no valid response, :class:`CertificateError` if
+    another program answers, which gets nothing, and :class:`ServerRefusedError` if the daemon refuses. All requests are
+    retried after a broken connection: reads, changes and removals are idempotent, and a creation carries a key by which
+    the daemon recognizes its repetition.
 
     Args:
-        server: URL of the daemon, without a path.
+        server: URL of the daemon, without a path; plain HTTP only for a daemon on this machine.
         token: secret of a token; None if the daemon requires none.
+        trust: certificates that are accepted; by default those of the system's authorities.
     """
 
-    def __init__(self, server: str, token: str | None) -> None:
+    def __init__(self, server: str, token: str | None, trust: PeerTrust | None = None) -> None:
         self.server = _checked_url(server)
         self._has_token = token is not None
         self._http = httpx.Client(
+            verify=_tls(self.server, trust),
             base_url=self.server + API_PREFIX,
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(_RESPONSE_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
@@ -189,7 +195,10 @@ class Client:
             "version as this command"
         )
 
-    def _unreachable(self, error: httpx.TransportError) -> ServerUnreachableError:
+    def _unreachable(self, error: httpx.TransportError) -> DiskcastError:
+        untrusted = certificate_error(self.server, error)
+        if untrusted is not None:
+            return untrusted
         timed_out = isinstance(error, httpx.TimeoutException)
         reason = "timed out" if timed_out else _ERRNO.sub("", str(error)).strip()
         return ServerUnreachableError(
@@ -238,13 +247,25 @@ def _checked_url(server: str) -> str:
         url = httpx.URL(server)
     except httpx.InvalidURL as error:
         raise ConfigurationError(
-            f"--server {server!r} isn't a URL ({error}): use http://HOST:PORT"
+            f"--server {server!r} isn't a URL ({error}): use https://HOST:PORT"
         ) from error
     if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.userinfo:
         raise ConfigurationError(
             f"--server {server!r} isn't the URL of a daemon: use a URL such as http://127.0.0.1:7400"
         )
+    if url.scheme == "http" and not is_loopback_host(url.host):
+        raise ConfigurationError(
+            f"--server {server!r} isn't encrypted, and everybody on the network could read the token: use https://, "
+            "and --pin with the pin that the daemon prints"
+        )
     return str(url).rstrip("/")
+
+
+def _tls(server: str, trust: PeerTrust | None) -> ssl.SSLContext | bool:
+    """Return the context of a client; reading the system's authorities takes tens of milliseconds."""
+    if not server.startswith("https:"):
+        return False
+    return trust.context() if trust else ssl.create_default_context()
 
 
 def _parameters(query: Query | None) -> dict[str, str | int | bool]:

@@ -6,13 +6,14 @@ import functools
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from protocol.errors import ConfigurationError, MissingDependencyError
+from protocol.program.options import CA_OPTION, PIN_OPTION
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 SERVER_DEFAULT: Final = "http://127.0.0.1:7400"
+"""URL of a daemon without configuration."""
 LIST_COUNT_DEFAULT: Final = 50
 _TOKEN_BYTES_MAX: Final = 4096
 ROOM_PATTERN: Final = "^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
@@ -57,13 +59,19 @@ def _checked_id(parameter: click.Parameter, text: str | None, pattern: str, form
 
 
 def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--server``, ``--token-file`` and ``--json`` to a command and pass it a ``Client`` and an ``Output``."""
+    """Add the options of the connection and ``--json`` to a command, and pass it a ``Client`` and an ``Output``."""
 
     @functools.wraps(function)
     def with_client(
-        *args: object, server: str, token_file: Path | None, json_lines: bool, **kwargs: object
+        *args: object,
+        server: str | None,
+        pins: tuple[str, ...],
+        ca_file: Path | None,
+        token_file: Path | None,
+        json_lines: bool,
+        **kwargs: object,
     ) -> object:
-        client, output = connect(server, token_file, json_lines=json_lines)
+        client, output = connect(server, token_file, pins, ca_file, json_lines=json_lines)
         with client:
             return function(client, output, *args, **kwargs)
 
@@ -82,12 +90,13 @@ def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default="$DISKCAST_TOKEN, $DISKCAST_TOKEN_FILE, or that of a daemon of this user",
             help="File with the API token.",
         ),
+        CA_OPTION,
+        PIN_OPTION,
         click.option(
             "--server",
             metavar="URL",
             envvar="DISKCAST_SERVER",
-            default=SERVER_DEFAULT,
-            show_default=True,
+            show_default="the daemon on this machine",
             show_envvar=True,
             help="URL of the daemon.",
         ),
@@ -111,11 +120,20 @@ def list_options(function: Function) -> Function:
     )(function)
 
 
-def connect(server: str, token_file: Path | None, *, json_lines: bool) -> tuple[Client, Output]:
-    """Return a client and an output for ``--server``, ``--token-file`` and the environment.
+def connect(
+    server: str | None,
+    token_file: Path | None,
+    pins: Collection[str] = (),
+    ca_file: Path | None = None,
+    *,
+    json_lines: bool,
+) -> tuple[Client, Output]:
+    """Return a client and an output for the options of the connection and the environment.
+
+    A daemon on this machine is found, and recognised, by the file that it writes into its state directory.
 
     Raises:
-        ConfigurationError: the URL or the token can't be used.
+        ConfigurationError: the URL, the token, the pin or the CA can't be used.
         MissingDependencyError: a package that the client needs isn't installed.
     """
     missing = [name for name in _NEEDED_MODULES if importlib.util.find_spec(name) is None]
@@ -123,15 +141,20 @@ def connect(server: str, token_file: Path | None, *, json_lines: bool) -> tuple[
         raise MissingDependencyError(
             f"cannot reach the daemon: {', '.join(missing)} is not installed; run pip install 'diskcast[server]'"
         )
+    from protocol.program.peer_trust import PeerTrust
+    from sender.config.local_endpoint import find_local_endpoint
+    from sender.config.local_token import find_local_token
     from sender.console.client import Client
     from sender.console.output import Output
 
-    token = find_token(token_file)
-    if token is None:
-        from sender.config.local_token import find_local_token
-
-        token = find_local_token(server)
-    return Client(server, token), Output(json_lines=json_lines)
+    trust = PeerTrust.of_options(pins, ca_file)
+    local = find_local_endpoint() if server is None or not trust else None
+    if server is None:
+        server = SERVER_DEFAULT if local is None else local.url
+    if not trust and local is not None and local.pin and server == local.url:
+        trust = PeerTrust(pins=(local.pin,))
+    token = find_token(token_file) or find_local_token(server)
+    return Client(server, token, trust), Output(json_lines=json_lines)
 
 
 def find_token(token_file: Path | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from sender.daemon.enrolment_desk import EnrolmentDesk
 from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.identity.certificate import EXPIRES_SOON, Certificate
 from sender.library.library import Library
 from sender.store.records.problems import Problem, ProblemKind
 from sender.store.store import Store
@@ -28,12 +29,14 @@ class HealthMonitor:
         library: Library,
         registry: CastRegistry,
         desk: EnrolmentDesk,
+        certificate: Certificate,
     ) -> None:
         self._store = store
         self._recorder = recorder
         self._library = library
         self._registry = registry
         self._desk = desk
+        self._certificate = certificate
 
     def problems(self) -> list[Problem]:
         """Return the problems that an operator should look at, the longest-lasting first."""
@@ -43,6 +46,7 @@ class HealthMonitor:
             *self._library.problems(),
             *self._desk.problems(),
             *self._blocked_reads(),
+            self._certificate_problem(datetime.now(UTC)),
         ]
         return sorted(
             (problem for problem in found if problem is not None), key=lambda problem: problem.since
@@ -58,6 +62,19 @@ class HealthMonitor:
                 if session.sending_overdue_s(now) > _STUCK_S:
                     return f"cast {job.cast_id}: the transmitter doesn't send"
         return None
+
+    def _certificate_problem(self, now: datetime) -> Problem | None:
+        """Return the problem of a certificate that expires soon: agents with its pin continue, browsers don't."""
+        certificate = self._certificate
+        if not certificate.expires_soon(now):
+            return None
+        expires = "expired" if certificate.not_after <= now else "expires"
+        text = (
+            f"the certificate {certificate.certificate_file} {expires} on {certificate.not_after:%Y-%m-%d}: run "
+            "'diskcast certificate rotate --server --prepare' on this machine, give the agents the next pin too, then "
+            "rotate and restart the daemon"
+        )
+        return Problem(ProblemKind.CERTIFICATE, text, certificate.not_after - EXPIRES_SOON)
 
     def _blocked_reads(self) -> Iterator[Problem]:
         for job in self._registry.jobs.values():

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from protocol.errors import ConfigurationError, ReceiversIncompleteError
+from protocol.program.options import PIN_OPTION
 from protocol.shared.units import format_bytes, parse_size_bytes
 from sender.demo.image import IMAGE_BYTES_MIN
 from sender.demo.run import (
@@ -71,6 +72,7 @@ NEXT_STEPS = (
 @click.option(
     "--room", default="demo", show_default=True, metavar="ROOM", help="With --server: id of the room."
 )
+@PIN_OPTION
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
@@ -94,6 +96,7 @@ def demo(
     server: str | None,
     images: Path | None,
     room: str,
+    pins: tuple[str, ...],
     token_file: Path | None,
     directory: Path | None,
     *,
@@ -124,7 +127,7 @@ def demo(
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else LOG_COLUMNS)
     print_step = _step_printer(console, json_lines=json_lines)
     if server is not None:
-        _serve_room(plan, server, images, room, token_file, print_step)
+        _serve_room(plan, server, images, room, pins, token_file, print_step)
         if json_lines:
             click.echo(json.dumps({"event": "result", "ok": True, "exit_code": 0}))
         return
@@ -142,6 +145,7 @@ def _serve_room(
     server: str,
     images: Path | None,
     room: str,
+    pins: tuple[str, ...],
     token_file: Path | None,
     print_step: PrintStep,
 ) -> None:
@@ -150,11 +154,11 @@ def _serve_room(
     from sender.console.options import connect
     from sender.demo.server import RoomPlan, run_room
 
-    client, _ = connect(server, token_file, json_lines=False)
+    client, _ = connect(server, token_file, pins, json_lines=False)
     folder = images or load_config(None, {}).library.folders[0]
     with client, demo_directory(plan) as workspace, contextlib.suppress(KeyboardInterrupt):
         asyncio.run(
-            _run_until_terminated(run_room(RoomPlan(plan, client, folder, room), workspace, print_step))
+            _run_until_terminated(run_room(RoomPlan(plan, client, folder, room, pins), workspace, print_step))
         )
     print_step("Stopped; the daemon keeps image and room")
 

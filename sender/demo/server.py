@@ -57,12 +57,14 @@ class RoomPlan:
         client: connection to the daemon.
         images: the daemon's image folder.
         room: id of the room.
+        pins: pins of the daemon's certificate; none are needed on its loopback address.
     """
 
     demo: DemoPlan
     client: Client
     images: Path
     room: str
+    pins: tuple[str, ...] = ()
 
 
 class _Machine:
@@ -258,6 +260,8 @@ async def _run_agent(
     arguments += ["--target", str(machine.target), "--name", machine.name, "--identity", machine.serial]
     for key in trusted:
         arguments += ["--trust-key", key]
+    for pin in plan.pins:
+        arguments += ["--pin", pin]
     program = await programs.start("receiver", arguments, name=machine.name, environment=environment)
     code = await program.wait(lambda event: _on_event(event, machine, machines, print_step))
     raise StorageError(_exit_text(machine, program, code))

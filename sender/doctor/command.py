@@ -13,6 +13,7 @@ from protocol.program.findings import Finding
 from protocol.program.findings_report import report_findings
 from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
 from sender.addresses import parse_endpoint, parse_group
+from sender.doctor.certificate_doctor import judge_sender_certificate
 from sender.doctor.sender_doctor import examine
 
 
@@ -67,6 +68,7 @@ def doctor(
     else:
         endpoint = parse_endpoint(control, CONTROL_PORT_DEFAULT)
         findings = examine(interface, group=parse_group(group), port=port, control=endpoint)
+        findings.append(judge_sender_certificate())
     report_findings(findings, as_json=as_json)
 
 

@@ -16,9 +16,11 @@ from typing import Final
 
 from protocol.errors import ConfigurationError
 from protocol.program.findings import Finding, fail, ok, warn
+from protocol.program.pinned_tls import unpinned_context
 from sender.addresses import parse_group
 from sender.config.config_file import load_config
 from sender.config.server_config import ServerConfig
+from sender.doctor.certificate_doctor import judge_daemon_certificate
 from sender.doctor.files_doctor import judge_library, judge_permissions, judge_state_directory
 from sender.doctor.system_doctor import clock_is_synchronised, judge_clock, judge_limits
 
@@ -57,6 +59,7 @@ def examine_server(config_path: Path | None, interface: str | None = None) -> li
     found.append(ok("configuration", str(config_path) if config_path else "no file; using the defaults"))
     found += judge_permissions(config, config_path)
     found += judge_state_directory(config.server.state_directory)
+    found += judge_daemon_certificate(config.server)
     found += examine_database(config)
     found += judge_library(config)
     running = _daemon_answers(config)
@@ -79,8 +82,11 @@ def _daemon_answers(config: ServerConfig) -> bool:
     """Return True if a diskcast daemon answers at the configured address."""
     address, port = config.server.endpoint
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  it's compared, not bound
-    url = f"http://[{host}]:{port}/healthz" if ":" in host else f"http://{host}:{port}/healthz"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    scheme = "http" if config.server.loopback else "https"
+    url = f"{scheme}://[{host}]:{port}/healthz" if ":" in host else f"{scheme}://{host}:{port}/healthz"
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unpinned_context())
+    )
     try:
         with opener.open(url, timeout=HEALTH_TIMEOUT_S) as answer:
             body = json.loads(answer.read(4096))

@@ -93,6 +93,15 @@ def ensure_certificate(directory: Path, name: str, now: datetime) -> Certificate
     return _parse(path, path, content)
 
 
+def find_certificate(directory: Path) -> Certificate | None:
+    """Return the certificate in ``directory``; None if there is none.
+
+    Raises:
+        ConfigurationError: the file can't be read or understood.
+    """
+    return _find(directory / CERTIFICATE_FILE)
+
+
 def load_certificate(certificate_file: Path, key_file: Path) -> Certificate:
     """Load a site's own certificate, which may come from a CA.
 
@@ -114,11 +123,7 @@ def next_certificate(directory: Path) -> Certificate | None:
     Raises:
         ConfigurationError: its file can't be read or understood.
     """
-    path = directory / NEXT_CERTIFICATE_FILE
-    try:
-        return _parse(path, path, read_private_file(path))
-    except FileNotFoundError:
-        return None
+    return _find(directory / NEXT_CERTIFICATE_FILE)
 
 
 def prepare_next(directory: Path, name: str, now: datetime) -> Certificate:
@@ -152,6 +157,13 @@ def rotate(directory: Path) -> Certificate:
             f"can't replace {current}: {error.strerror}; make its directory writable for this user"
         ) from error
     return _parse(current, current, read_private_file(current))
+
+
+def _find(path: Path) -> Certificate | None:
+    try:
+        return _parse(path, path, read_private_file(path))
+    except FileNotFoundError:
+        return None
 
 
 def _make_pem(name: str, now: datetime) -> bytes:

@@ -70,6 +70,10 @@ def _write_temporary(path: Path, content: bytes) -> Path:
             temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
         with os.fdopen(descriptor, "wb") as file:
+            if os.geteuid() == 0:
+                # Root may prepare a daemon's files, which the daemon's user must be able to read.
+                owner = path.parent.stat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
             file.write(content)
             file.flush()
             os.fsync(descriptor)

@@ -58,7 +58,7 @@ def compose_daemon(
     access = MachineAccess(store, recorder, registry)
     desk = EnrolmentDesk(store, presence, access, EnrolmentMode(config.server.enrolment))
     tickets = TicketOffice(store)
-    health = HealthMonitor(store, recorder, library, registry, desk)
+    health = HealthMonitor(store, recorder, library, registry, desk, certificate)
     live_state = LiveState(store, registry, presence)
     feed = EventFeed(
         store, registry, live_state, lambda: OverviewTopic(store, registry, presence, live_state, health)

@@ -18,6 +18,8 @@ import structlog
 from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError, leaf_errors
 from sender.api.application import create_application
 from sender.api.server import ApiServer
+from sender.config.daemon_certificate import daemon_certificate
+from sender.config.local_endpoint import LocalEndpoint, write_local_endpoint
 from sender.config.server_config import ServerConfig
 from sender.daemon.jobs.cast_job import CastJob
 from sender.daemon.jobs.rate_share import share_rates
@@ -25,7 +27,6 @@ from sender.daemon.leases import StateDirectory
 from sender.daemon.presence import save_presence
 from sender.daemon.scheduler import run_retention, run_schedules
 from sender.http.descriptor_limit import raise_descriptor_limit
-from sender.identity.certificate import ensure_certificate
 from sender.serve.composition import Daemon, compose_daemon
 from sender.serve.operator_token import ensure_operator_token, login_link
 from sender.serve.systemd_notify import SystemdNotifier, Watchdog
@@ -41,13 +42,13 @@ _BACKLOG: Final = 1024
 _log = structlog.get_logger(__name__)
 
 
-def run_daemon(config: ServerConfig, on_ready: Callable[[str, str], None]) -> None:
+def run_daemon(config: ServerConfig, on_ready: Callable[[str, str, str], None]) -> None:
     """Serve until SIGTERM or SIGINT. Running casts resume after the next start.
 
     Args:
         config: checked.
-        on_ready: called when the dashboard is ready, with its URL, and with a link that logs in once and belongs in no
-            log.
+        on_ready: called when the dashboard is ready, with its URL, the certificate's pin, and a link that logs in once
+            and belongs in no log.
 
     Raises:
         ConfigurationError: the state directory, the address or another key can't be used.
@@ -89,7 +90,10 @@ def _listen(config: ServerConfig) -> socket.socket:
 
 
 async def _serve(
-    config: ServerConfig, state: StateDirectory, listener: socket.socket, on_ready: Callable[[str, str], None]
+    config: ServerConfig,
+    state: StateDirectory,
+    listener: socket.socket,
+    on_ready: Callable[[str, str, str], None],
 ) -> None:
     raise_descriptor_limit()
     notifier = SystemdNotifier.from_environment()
@@ -97,16 +101,18 @@ async def _serve(
     store = await asyncio.to_thread(open_store, config)
     await asyncio.to_thread(ensure_operator_token, config.server.name, store, state.path)
     recorder = Recorder(store, state.path)
-    certificate = ensure_certificate(state.path, config.server.name, datetime.now(UTC))
+    certificate = daemon_certificate(config.server, datetime.now(UTC))
     daemon = compose_daemon(config, store, recorder, state.owner(config.server.name), certificate)
     services, supervisor = daemon.services, daemon.supervisor
     application = create_application(services)
-    server = ApiServer(application, listener, config.server.proxy_networks)
+    tls = None if config.server.loopback else certificate.server_context()
+    server = ApiServer(application, listener, config.server.proxy_networks, tls=tls)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    url = _url(listener)
+    url = _url(listener, encrypted=tls is not None)
+    write_local_endpoint(state.path, _local_endpoint(listener, "" if tls is None else certificate.pin))
     describe = functools.partial(_status, url, services.registry.jobs)
     try:
         async with asyncio.TaskGroup() as group:
@@ -119,8 +125,8 @@ async def _serve(
             ]
             gc.collect()
             gc.freeze()  # imported modules stay: each collection that scans them takes tenths of a second
-            _log.info("daemon_ready", url=url, owner=str(daemon.owner))
-            on_ready(url, await login_link(url, state.path, application.state.authenticator))
+            _log.info("daemon_ready", url=url, pin=certificate.pin, owner=str(daemon.owner))
+            on_ready(url, certificate.pin, await login_link(url, state.path, application.state.authenticator))
             notifier.ready(describe())
             await stop.wait()
             _log.info("daemon_ends", casts_left=len(services.registry.jobs))
@@ -164,8 +170,16 @@ def _status(url: str, jobs: Mapping[str, CastJob]) -> str:
     return f"serving {url}, casting {casts}" if casts else f"serving {url}"
 
 
-def _url(listener: socket.socket) -> str:
+def _local_endpoint(listener: socket.socket, pin: str) -> LocalEndpoint:
+    """Return the address for commands on this machine."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  it's compared, not bound
+    return LocalEndpoint(f"{'https' if pin else 'http'}://{f'[{host}]' if ':' in host else host}:{port}", pin)
+
+
+def _url(listener: socket.socket, *, encrypted: bool) -> str:
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104  all addresses: use this machine's name
         host = socket.gethostname()
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    scheme = "https" if encrypted else "http"
+    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"

@@ -90,8 +90,9 @@ def serve(
     """Run the daemon: images, rooms and casts, with dashboard, API, metrics and history.
 
     Options override the configuration file. Every request needs a token. The first one is in a file of the state
-    directory; the commands of the same user find it there. Ctrl-C or SIGTERM stops the daemon; running casts
-    resume when it is started again.
+    directory; the commands of the same user find it there. An address that other machines can reach speaks only HTTPS,
+    with the daemon's own certificate. Ctrl-C or SIGTERM stops the daemon; running casts resume when it is started
+    again.
 
     \b
     Examples:
@@ -121,13 +122,18 @@ def serve(
     )
     configure_logging(config.log, daemon=config.server.name)
 
-    def report_ready(url: str, login_url: str) -> None:
+    def report_ready(url: str, pin: str, login_url: str) -> None:
         if json_lines:
-            click.echo(json.dumps({"event": "ready", "url": url}))
+            click.echo(json.dumps({"event": "ready", "url": url, "pin": pin}))
             return
         click.echo(
             f"diskcast serves {url}  (Ctrl-C stops it; casts resume when it is started again)", err=True
         )
+        if url.startswith("https:"):
+            click.echo(
+                f"agents and commands recognise it by --pin {pin}; browsers warn until they trust the certificate",
+                err=True,
+            )
         if sys.stderr.isatty():  # not in a journal: the link logs in
             click.echo(
                 f"Open {login_url}  (logs in once; `diskcast dashboard` prints another link)", err=True

@@ -221,7 +221,8 @@ export const PROBLEM_KINDS = {
   "cast": "Cast",
   "disk": "Disk",
   "clock": "Clock",
-  "enrolment": "Enrolment"
+  "enrolment": "Enrolment",
+  "certificate": "Certificate"
 };
 
 /** Reasons for machines that reported no error. @type {Record<string, string>} */

@@ -122,7 +122,9 @@ class Served:
                     self.config, store, recorder, state.owner("lab"), shared_certificate()
                 ).services
                 self.application = create_application(self.services)
-                self.server = ApiServer(self.application, self._listener, self.config.server.proxy_networks)
+                self.server = ApiServer(
+                    self.application, self._listener, self.config.server.proxy_networks, tls=None
+                )
                 tasks = [
                     asyncio.ensure_future(work)
                     for work in (recorder.run(), self.services.library.run(), self.services.feed.run())

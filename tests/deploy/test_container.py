@@ -201,8 +201,10 @@ def test_the_daemon_of_the_compose_file_finds_its_database_images_and_metrics(tm
     )
     assert config.server.database == expected
     assert config.metrics.public, "Prometheus has no token"
-    prometheus = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    prometheus = yaml.safe_load((DEPLOY / "compose/prometheus.yml").read_text())
     assert f"localhost:{config.server.endpoint[1]}" in str(prometheus)
+    assert prometheus["scrape_configs"][0]["scheme"] == "https"
+    assert not config.server.loopback
     assert ServerConfig().server.endpoint[1] == config.server.endpoint[1]
 
 

@@ -11,6 +11,7 @@ import pytest
 from protocol.constants import DATA_PORT_DEFAULT
 from sender.config.server_config import ServerConfig
 from tests.e2e.monitored_room import scaled_rules
+from tests.support.network.tls_peer import shared_certificate
 from tests.support.programs.processes import require_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,7 @@ def test_prometheus_accepts_what_is_offered_in_comments(tmp_path: Path) -> None:
     assert "\nalerting:" in text
     assert "\n    authorization:" in text
     path = tmp_path / "prometheus.yml"
+    text = text.replace("/etc/prometheus/diskcast.pem", str(shared_certificate().certificate_file))
     path.write_text(text.replace("/etc/prometheus/diskcast-token", str(token)))
     promtool("check", "config", path)
 

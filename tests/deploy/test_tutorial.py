@@ -38,7 +38,6 @@ class Reader:
         self.started: list[subprocess.Popen[str]] = []
         self.environment = os.environ | {
             "HOME": str(folder),
-            "DISKCAST_SERVER": f"http://127.0.0.1:{self.port}",
         }
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         disk = random.Random(7).randbytes(3 << 20)
@@ -49,7 +48,7 @@ class Reader:
         (configuration,) = _blocks("toml")
         configuration = configuration.replace(
             'listen = "0.0.0.0:7400"',
-            f'listen = "127.0.0.1:{self.port}"\nstate_directory = "{self.state}"',
+            f'listen = "0.0.0.0:{self.port}"\nstate_directory = "{self.state}"',
         )
         configuration = configuration.replace(
             'interface = "eth1"',
@@ -64,6 +63,9 @@ class Reader:
     def type(self, line: str) -> None:
         """Run a command at the prompt; one that doesn't exit continues in the background."""
         line = line.replace("SOURCE", "disk.img").replace("10.0.0.1:7400", f"127.0.0.1:{self.port}")
+        if "--pin PIN" in line:
+            [pin] = re.findall(r"--pin ([a-z2-7]{52})", (self.folder / "serve.log").read_text())
+            line = line.replace("--pin PIN", f"--pin {pin}")
         if line.startswith("export "):
             self.exports.append(line)
         elif line.startswith("diskcast serve "):

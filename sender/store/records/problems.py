@@ -17,6 +17,7 @@ class ProblemKind(OpenStrEnum):
     DISK = "disk"
     CLOCK = "clock"
     ENROLMENT = "enrolment"
+    CERTIFICATE = "certificate"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Problem:
     """A current problem for the operator.
 
     Attributes:
-        kind: one of ``database``, ``library``, ``cast``, ``disk``, ``clock``, ``enrolment``.
+        kind: one of ``database``, ``library``, ``cast``, ``disk``, ``clock``, ``enrolment``, ``certificate``.
         text: the thing, the cause and the fix.
     """
 

@@ -16,6 +16,8 @@ from typing import Any, Final, Self
 
 import httpx
 
+from protocol.program.pinned_tls import unpinned_context
+from sender.identity.certificate import find_certificate
 from tests.support.network.lab import LIMIT_S, LabError, Program, diskcast, diskcast_agent, wait_until
 from tests.support.network.ports import free_port_range
 
@@ -42,6 +44,7 @@ class Daemon:
         state_directory: elsewhere than in ``directory``.
         prefix: what runs it, e.g. as another user.
         environment: added to this process's.
+        encrypted: whether it listens on all addresses, with TLS and tokens, instead of the loopback address alone.
 
     Attributes:
         api: a client of its API.
@@ -57,6 +60,7 @@ class Daemon:
         state_directory: Path | None = None,
         prefix: Sequence[str] = (),
         environment: dict[str, str] | None = None,
+        encrypted: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.name = name or f"daemon{next(_serial)}"
@@ -65,11 +69,11 @@ class Daemon:
         self.images = directory / "images"
         self.images.mkdir(exist_ok=True)
         api_port, data_port, *control_ports = free_port_range(2 + _CASTS_AT_ONCE)
-        self.url = f"http://127.0.0.1:{api_port}"
+        self.url = f"{'https' if encrypted else 'http'}://127.0.0.1:{api_port}"
         sections: dict[str, dict[str, object]] = {
             "server": {
                 "name": self.name,
-                "listen": f"127.0.0.1:{api_port}",
+                "listen": f"{'0.0.0.0' if encrypted else '127.0.0.1'}:{api_port}",
                 "state_directory": str(self.state_directory),
             },
             "network": {
@@ -88,7 +92,9 @@ class Daemon:
         self._environment = environment
         self.programs: list[Program] = []
         self._secrets: dict[str, str] = {}
-        self.api = httpx.Client(base_url=f"{self.url}/api/v1", timeout=LIMIT_S, trust_env=False)
+        self.api = httpx.Client(
+            base_url=f"{self.url}/api/v1", timeout=LIMIT_S, trust_env=False, verify=unpinned_context()
+        )
 
     def __enter__(self) -> Self:
         try:
@@ -118,6 +124,13 @@ class Daemon:
             made = self.ask("POST", "/tokens", {"name": f"{self.name} {role}", "role": role})
             self._secrets[role] = made["secret"]
         return self._secrets[role]
+
+    @property
+    def pin(self) -> str:
+        """The pin of its certificate, once it has started."""
+        certificate = find_certificate(self.state_directory)
+        assert certificate is not None
+        return certificate.pin
 
     def start(self, *, ready: bool = True) -> None:
         """Start it and, unless it isn't asked for, wait until it answers."""
