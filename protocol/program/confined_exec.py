@@ -75,9 +75,12 @@ class _Settings:
         self.program, *self.argv = arguments[split + 1 :]
         self.values: dict[str, str] = {}
         self.devices: list[tuple[str, int, bool]] = []
+        self.files: list[str] = []
         for argument in arguments[:split]:
             name, _, value = argument.partition("=")
-            if name == "device":
+            if name == "file":
+                self.files.append(value)
+            elif name == "device":
                 path, number, access = value.rsplit(":", 2)
                 self.devices.append((path, int(number), access == "rw"))
             else:
@@ -122,6 +125,17 @@ def _mount_tmpfs(path: str, mode: str) -> None:
     )
 
 
+def _inherited_files() -> dict[str, os.stat_result]:
+    """Return the inherited files, beside the standard streams, by path."""
+    files = {}
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        path = f"/proc/self/fd/{name}"
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
+            if int(name) > sys.stderr.fileno():
+                files[os.path.realpath(path)] = os.stat(path)  # noqa: PTH116
+    return files
+
+
 def _make_mounts_private(settings: _Settings) -> None:
     """Make everything read-only in a mount namespace of the tool, and give it a ``/dev`` with its devices only."""
     _call("private mounts", _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
@@ -131,15 +145,23 @@ def _make_mounts_private(settings: _Settings) -> None:
         ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD), b"/", ctypes.c_uint(_AT_RECURSIVE),
         ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)),
     )  # fmt: skip
-    program = os.path.realpath(settings.program)
+    # A tool resolves the name of its source, although it opens the inherited descriptor.
+    inherited = _inherited_files()
+    seen = [os.path.realpath(settings.program), *inherited]
     for path in _HIDDEN:
-        if os.path.isdir(path) and not program.startswith(os.path.realpath(path) + "/"):  # noqa: PTH112
+        inside = os.path.realpath(path) + "/"
+        if os.path.isdir(path) and not any(name.startswith(inside) for name in seen):  # noqa: PTH112
             _mount_tmpfs(path, "755")
     _mount_tmpfs("/dev", "755")
     nodes = [("/dev/null", _NULL, 0o666, stat.S_IFCHR), ("/dev/urandom", _URANDOM, 0o444, stat.S_IFCHR)]
     nodes += [
         (path, number, 0o600 if writable else 0o400, stat.S_IFBLK)
         for path, number, writable in settings.devices
+    ]
+    nodes += [
+        (path, status.st_rdev, 0o400, stat.S_IFBLK)
+        for path, status in inherited.items()
+        if stat.S_ISBLK(status.st_mode) and path.startswith("/dev/")
     ]
     for path, number, mode, kind in nodes:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)  # noqa: PTH103, PTH120
@@ -195,7 +217,8 @@ def _deny_changes(settings: _Settings) -> None:
         ctypes.c_size_t(ctypes.sizeof(attributes)), ctypes.c_uint(0),
     )  # fmt: skip
     _call("creating Landlock rules", ruleset_fd)
-    for path in ("/dev/null", *(path for path, _, writable in settings.devices if writable)):
+    devices = [path for path, _, writable in settings.devices if writable]
+    for path in ("/dev/null", *devices, *settings.files):
         path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         rule = (_LANDLOCK_WRITE_FILE).to_bytes(8, sys.byteorder) + path_fd.to_bytes(4, sys.byteorder)
         result = _libc.syscall(

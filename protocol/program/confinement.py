@@ -65,6 +65,9 @@ class Confinement:
     """The privileges of one tool."""
 
     devices: tuple[ToolDevice, ...] = ()
+    files: tuple[str, ...] = ()
+    """Files that the tool opens for writing, if its user may, although it only reads them; paths may be those of
+    inherited descriptors. Without a limit of :attr:`file_bytes_max` it could write them."""
     user_id: int | None = CONFINED_USER_ID
     """User and group of the tool; None for the caller's."""
     capabilities: tuple[Capability, ...] = ()
@@ -97,6 +100,7 @@ class Confinement:
                 f"device={device.path}:{device.number}:{'rw' if device.writable else 'ro'}"
                 for device in self.devices
             ),
+            *(f"file={path}" for path in self.files),
         ]
         if self.file_bytes_max is not None:
             settings.append(f"written={self.file_bytes_max}")

@@ -387,6 +387,21 @@ def test_a_source_that_is_mounted_read_only_is_packed(sources: Path, tmp_path: P
     assert area.used_bytes is not None, area.kept_because
 
 
+@pytest.mark.parametrize("name", ["ext2", "xfs", "btrfs", "ntfs", "exfat"])
+def test_without_loop_devices_tools_read_the_source_through_its_descriptor(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As an ordinary user packs the file of a virtual disk: confined tools must still be able to open it."""
+    monkeypatch.setattr("sender.imaging.used_blocks.os.geteuid", lambda: 1000)
+    source = source_of(FILESYSTEMS[name], sources)[0]
+    before = source.read_bytes()
+    with loop_device(source, "--read-only") as device:
+        for path in (source, device):
+            (area,) = pack_image(path, tmp_path / f"{path.name}.dci", OPTIONS).areas
+            assert area.used_bytes is not None, area.kept_because
+    assert source.read_bytes() == before
+
+
 def test_no_loop_device_is_left_behind(sources: Path, tmp_path: Path) -> None:
     source = source_of(FILESYSTEMS["xfs"], sources)[0]
     pack_image(source, tmp_path / "image.dci", OPTIONS)

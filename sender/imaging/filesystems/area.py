@@ -27,13 +27,22 @@ class Area:
     tool_fds: tuple[int, ...] = ()
     """Descriptors that ``tool_path`` refers to."""
 
-    def stream_tool(self, *arguments: str) -> contextlib.closing[Generator[bytes, None, None]]:
+    def stream_tool(
+        self, *arguments: str, opens_for_writing: bool = False
+    ) -> contextlib.closing[Generator[bytes, None, None]]:
         """Run a tool and return a context of its lines; leaving the context ends the tool.
+
+        Args:
+            arguments: the program's name and its arguments.
+            opens_for_writing: True for a tool that insists on it, although it only reads.
 
         Raises:
             ToolError: as :func:`sender.imaging.filesystems.system_tools.tool_lines`.
         """
-        return contextlib.closing(tool_lines(arguments, self.confinement, pass_fds=self.tool_fds))
+        confinement = self.confinement
+        if opens_for_writing and self.tool_fds:
+            confinement = dataclasses.replace(confinement, files=(self.tool_path,))
+        return contextlib.closing(tool_lines(arguments, confinement, pass_fds=self.tool_fds))
 
     def tool_output_start(self, *arguments: str, length: int) -> bytes:
         """Return the first ``length`` bytes that a tool writes; errors as :meth:`run_tool`."""

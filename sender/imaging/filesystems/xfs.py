@@ -11,7 +11,7 @@ from sender.imaging.filesystems.superblocks import Range, Superblock, UsageUnkno
 
 def xfs_ranges(area: Area, superblock: Superblock, _min_bytes: int) -> Iterator[Range]:
     """Yield the free ranges, sorted: xfs_db numbers blocks within each group, and lists them unsorted."""
-    with area.stream_tool("xfs_logprint", "-t", area.tool_path) as lines:
+    with area.stream_tool("xfs_logprint", "-t", area.tool_path, opens_for_writing=True) as lines:
         state = next((line for line in lines if b"state:" in line), b"")  # the log itself follows
     if b"<CLEAN>" not in state:
         raise UsageUnknownError(

@@ -238,6 +238,29 @@ def test_without_root_a_tool_can_change_no_file(tmp_path: Path) -> None:
     assert lines == ["reading", "discarding output"]
 
 
+def test_a_tool_that_opens_its_file_for_writing_cannot_change_it(tmp_path: Path) -> None:
+    """xfs_logprint only reads, and opens for writing."""
+    for folder in (tmp_path, *tmp_path.parents[:-1]):
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o711)
+    for name in ("own", "other"):
+        (tmp_path / name).write_text("before")
+        (tmp_path / name).chmod(0o666)
+    confinement = Confinement(user_id=None, is_required=False, files=(str(tmp_path / "own"),))
+    code = (
+        ATTEMPTS
+        + """
+    folder = sys.argv[1]
+    attempt("opening", lambda: os.open(folder + "/own", os.O_RDWR))
+    attempt("writing", lambda: os.pwrite(os.open(folder + "/own", os.O_RDWR), b"after", 0))
+    attempt("emptying", lambda: os.truncate(folder + "/own", 0))
+    attempt("opening another", lambda: os.open(folder + "/other", os.O_RDWR))
+    """
+    )
+    assert run_confined(confinement, code, tmp_path, caller=ORDINARY_USER_ID) == ["opening"]
+    assert (tmp_path / "own").read_text() == "before"
+
+
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_closed_output_ends_readers_but_not_writers(ignored: bool) -> None:
     confinement = dataclasses.replace(
