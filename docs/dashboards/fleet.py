@@ -317,6 +317,18 @@ def fleet() -> Json:
                 stacked=True,
             ),
             chart(
+                "Rejections",
+                "Rejected connections and requests by reason: wrong tokens, idle or slow clients, full servers.",
+                [
+                    query(
+                        "sum by (api, reason) (rate(diskcast_http_rejections_total[$__rate_interval])) > 0",
+                        "{{api}} {{reason}}",
+                    )
+                ],
+                unit="reqps",
+                stacked=True,
+            ),
+            chart(
                 "Response time",
                 "Response time of the API, without check-ins and live events, which wait on purpose.",
                 [

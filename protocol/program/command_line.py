@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
+import resource
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
@@ -14,6 +16,7 @@ import click
 from protocol.errors import EXIT_INTERRUPTED, DiskcastError, error_result
 
 _CONTEXT_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_CORE_BYTES: Final = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ def program(
 
 def run_program(cli: click.Group) -> NoReturn:
     """Run a command line and exit; a :class:`DiskcastError` exits with its documented code."""
+    _prevent_core_dumps()
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -100,3 +104,12 @@ def run_program(cli: click.Group) -> NoReturn:
             click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _prevent_core_dumps() -> None:
+    """Keep the secrets in the memory of this program and of its children out of core dumps.
+
+    A limit of one byte instead of none also stops dumps into a pipe (core(5)).
+    """
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (_CORE_BYTES, _CORE_BYTES))

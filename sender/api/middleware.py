@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sender.addresses import IpNetwork, contains_address, source_network
 from sender.api.guard.problems import error_response, problem_response
-from sender.http.connections import Rejection, count_rejection
+from sender.http.connections import count_rejection
+from sender.http.rejections import Rejection
 from sender.metrics.daemon_metrics import observe_request
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})

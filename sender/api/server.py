@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from protocol.constants import RECEIVER_COUNT_MAX
 from sender.addresses import IpNetwork
+from sender.http.rejections import Api
 from sender.http.server import HttpServer, ServerLimits
 
 _CONNECTIONS_MAX: Final = 4 * RECEIVER_COUNT_MAX
@@ -43,7 +44,7 @@ class ApiServer(HttpServer):
             application,
             listener,
             tls=tls,
-            limits=ServerLimits(_CONNECTIONS_MAX, _KEEP_ALIVE_S, _SHUTDOWN_S, trusted_proxies),
+            limits=ServerLimits(Api.DAEMON, _CONNECTIONS_MAX, _KEEP_ALIVE_S, _SHUTDOWN_S, trusted_proxies),
         )
         self._stopping: asyncio.Event = application.state.stopping
 

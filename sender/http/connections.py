@@ -7,40 +7,15 @@ An attacker's idle connections therefore never keep a member out, and a member i
 
 from __future__ import annotations
 
-import collections
-import enum
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from starlette.requests import HTTPConnection
 
 from sender.addresses import IpNetwork, contains_address, source_network
+from sender.http.rejections import Rejection, Rejections
 
 _STATE_KEY = "connection"
-
-
-class Rejection(enum.StrEnum):
-    """Reasons for which a server rejects a connection or a request; labels of a metric."""
-
-    ADDRESS_FULL = "address_full"
-    """Half of all connections come from this address, and all of them are members in the middle of a request."""
-    SERVER_FULL = "server_full"
-    EVICTED = "evicted"
-    """A stranger, or a member without a request, was closed for a new connection."""
-    HANDSHAKE = "handshake"
-    """The TLS handshake failed or took too long."""
-    HEAD_TIMEOUT = "head_timeout"
-    BODY_TIMEOUT = "body_timeout"
-    READER_STALLED = "reader_stalled"
-    """The client doesn't read the response."""
-    BAD_REQUEST = "bad_request"
-    """Not HTTP, or a body whose length is ambiguous or missing."""
-    UNAUTHORISED = "unauthorised"
-    """No secret, or one that isn't valid."""
-    FORBIDDEN = "forbidden"
-    """A valid secret of the wrong role, or a cross-site request."""
-    TOO_MANY_FAILURES = "too_many_failures"
-    """Too many wrong secrets from this address."""
 
 
 class Connection:
@@ -80,33 +55,30 @@ class Connection:
 
     def count(self, reason: Rejection) -> None:
         """Count a rejection on this connection."""
-        self._table.rejections[reason] += 1
+        self._table.rejections.count(reason)
 
 
 class ConnectionTable:
     """All connections of a server.
 
     Attributes:
-        rejections: count of rejections by reason.
+        rejections: rejected connections and requests.
     """
 
     def __init__(
-        self,
-        connections_max: int,
-        trusted_proxies: Iterable[IpNetwork] = (),
-        rejections: collections.Counter[Rejection] | None = None,
+        self, connections_max: int, rejections: Rejections, trusted_proxies: Iterable[IpNetwork] = ()
     ) -> None:
         """Hold at most ``connections_max`` connections, at most half of them from one address.
 
         Args:
             connections_max: limit of all connections.
+            rejections: counts rejections.
             trusted_proxies: addresses to which the limit per address doesn't apply.
-            rejections: a count that outlives this table, as the metrics of the daemon need.
         """
         self._connections_max = connections_max
         self._per_address_max = max(1, connections_max // 2)
         self._trusted_proxies = tuple(trusted_proxies)
-        self.rejections = collections.Counter[Rejection]() if rejections is None else rejections
+        self.rejections = rejections
         self._all = _Group()
         self._by_network: dict[str, _Group] = {}
 
@@ -124,10 +96,10 @@ class ConnectionTable:
             and not contains_address(self._trusted_proxies, address)
             and not self._evict(group)
         ):
-            self.rejections[Rejection.ADDRESS_FULL] += 1
+            self.rejections.count(Rejection.ADDRESS_FULL)
             return None
         if self._all.count >= self._connections_max and not self.evict_one():
-            self.rejections[Rejection.SERVER_FULL] += 1
+            self.rejections.count(Rejection.SERVER_FULL)
             return None
         connection = Connection(network, self)
         self._all.add(connection)
@@ -160,7 +132,7 @@ class ConnectionTable:
         if victim is None:
             return False
         self.remove(victim)
-        self.rejections[Rejection.EVICTED] += 1
+        self.rejections.count(Rejection.EVICTED)
         victim.close_now()
         return True
 

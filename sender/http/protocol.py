@@ -13,7 +13,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from sender.http.connections import Connection, Rejection, connection_state
+from sender.http.connections import Connection, connection_state
+from sender.http.rejections import Rejection
 
 _HEADER_BYTES_MAX: Final = 32 << 10
 _HEAD_S: Final = 10.0

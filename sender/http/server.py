@@ -19,9 +19,10 @@ from fastapi import FastAPI
 from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import DiskcastError
 from sender.addresses import IpNetwork
-from sender.http.connections import Connection, ConnectionTable, Rejection
+from sender.http.connections import Connection, ConnectionTable
 from sender.http.descriptor_limit import descriptor_limit
 from sender.http.protocol import HttpProtocol
+from sender.http.rejections import Api, Rejection, Rejections
 
 _HANDSHAKE_S: Final = 10.0
 """Time for a TLS handshake: two round trips, and a thousand machines that were switched on together."""
@@ -42,12 +43,14 @@ class ServerLimits:
     """Limits of a server; :mod:`sender.http.protocol` has those of a single request.
 
     Attributes:
+        api: label of the count of rejections.
         connections_max: limit of all connections; half of it for each source address.
         keep_alive_s: time that a connection may wait for its next request.
         shutdown_s: time for running requests to finish when the server stops.
         trusted_proxies: addresses that speak for many clients and may use all connections.
     """
 
+    api: Api
     connections_max: int
     keep_alive_s: int
     shutdown_s: int
@@ -103,7 +106,9 @@ class HttpServer(uvicorn.Server):
         self._connecting: set[asyncio.Task[None]] = set()
         self._accept_retry: asyncio.TimerHandle | None = None
         affordable = max(1, descriptor_limit() - _DESCRIPTORS_RESERVED)
-        self.connections = ConnectionTable(min(limits.connections_max, affordable), limits.trusted_proxies)
+        self.connections = ConnectionTable(
+            min(limits.connections_max, affordable), Rejections(limits.api), limits.trusted_proxies
+        )
         logging.getLogger("uvicorn.error").addFilter(_is_not_logged_elsewhere)
 
     async def run_until_stopped(self) -> None:

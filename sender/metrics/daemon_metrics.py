@@ -32,6 +32,7 @@ from prometheus_client import (
 )
 
 from protocol.errors import DiskcastError
+from sender.http.rejections import HTTP_REJECTIONS
 from sender.metrics.cast_collector import CastsCollector, ObservedCast
 from sender.metrics.fleet_metrics import Fleet, FleetCollector
 from sender.store.records.casts import CastPhase
@@ -90,7 +91,7 @@ BUILD_INFO: Final = Gauge(
     ("version", "name"),
     registry=None,
 )
-INSTRUMENTS: Final = (BUILD_INFO, API_REQUESTS, API_SECONDS, CHECK_INS, SENT_BYTES, LOOP_LAG)
+INSTRUMENTS: Final = (BUILD_INFO, API_REQUESTS, API_SECONDS, CHECK_INS, SENT_BYTES, LOOP_LAG, HTTP_REJECTIONS)
 """Metrics counted as events happen; all others are read when Prometheus scrapes."""
 
 _process = ProcessCollector(registry=None)

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.registry import Collector
 
 from protocol.errors import AddressInUseError, ConfigurationError
+from sender.http.rejections import HTTP_REJECTIONS
 
 
 @contextlib.contextmanager
@@ -22,6 +23,7 @@ def metrics_server(collector: Collector, address: str, port: int) -> Iterator[in
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
+    registry.register(HTTP_REJECTIONS)
     try:
         server, thread = start_http_server(port, address, registry)
     except OSError as error:

@@ -86,9 +86,9 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 @click.option(
     "--metrics-address",
     metavar="ADDRESS",
-    default="0.0.0.0",  # noqa: S104
+    default="127.0.0.1",
     show_default=True,
-    help="Address of --metrics-port; 127.0.0.1 for this machine only.",
+    help="Address of --metrics-port; 0.0.0.0 for all machines.",
 )
 @click.option(
     "--ttl",

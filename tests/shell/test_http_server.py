@@ -14,13 +14,14 @@ from fastapi.responses import Response, StreamingResponse
 
 from sender.http import protocol
 from sender.http.body import read_body_untrusted
-from sender.http.connections import Rejection, admit
+from sender.http.connections import admit
+from sender.http.rejections import HTTP_REJECTIONS, Api, Rejection
 from sender.http.server import HttpServer, ServerLimits
 from tests.support.network.lab import LIMIT_S
 from tests.support.network.tls_contexts import tls_contexts
 
 SHORT_S = 0.2
-LIMITS = ServerLimits(connections_max=8, keep_alive_s=5, shutdown_s=1)
+LIMITS = ServerLimits(Api.CAST, connections_max=8, keep_alive_s=5, shutdown_s=1)
 
 
 def make_application() -> FastAPI:
@@ -124,7 +125,7 @@ def test_a_body_without_one_clear_length_is_refused(headers: bytes, expected: in
             port, b"POST /body HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n\r\n4\r\nabcd\r\n0\r\n\r\n"
         )
         assert status(answer) == expected, answer
-        assert server.connections.rejections[Rejection.BAD_REQUEST] == (expected != 413)
+        assert server.connections.rejections.counts[Rejection.BAD_REQUEST] == (expected != 413)
 
     with_server(test)
 
@@ -159,7 +160,7 @@ def test_an_incomplete_head_ends_the_connection(
         async with connected(port) as (reader, writer):
             writer.write(sent)
             await closed(reader)
-        assert server.connections.rejections[reason] == 1
+        assert server.connections.rejections.counts[reason] == 1
 
     with_server(test)
 
@@ -174,7 +175,7 @@ def test_a_trickling_head_does_not_move_its_deadline(monkeypatch: pytest.MonkeyP
             while not end.done():
                 writer.write(b"X: y\r\n")
                 await asyncio.wait([end], timeout=SHORT_S / 10)
-        assert server.connections.rejections[Rejection.HEAD_TIMEOUT] == 1
+        assert server.connections.rejections.counts[Rejection.HEAD_TIMEOUT] == 1
 
     with_server(test)
 
@@ -203,7 +204,7 @@ def test_a_client_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
     async def test(server: HttpServer, port: int) -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
-            while not server.connections.rejections[Rejection.READER_STALLED]:
+            while not server.connections.rejections.counts[Rejection.READER_STALLED]:
                 await asyncio.sleep(SHORT_S / 10)
 
     with_server(test)
@@ -219,7 +220,7 @@ def test_idle_strangers_make_room_and_members_stay() -> None:
             answer = await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert b"here" in answer
             assert len(server.connections) <= 8
-            assert server.connections.rejections[Rejection.EVICTED] >= 30
+            assert server.connections.rejections.counts[Rejection.EVICTED] >= 30
             assert not member.at_eof()
 
     with_server(test)
@@ -236,7 +237,7 @@ def test_strangers_in_a_handshake_make_room() -> None:
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert b"here" in await closed(reader)
             assert len(server.connections) <= 8
-            assert server.connections.rejections[Rejection.EVICTED] >= 30
+            assert server.connections.rejections.counts[Rejection.EVICTED] >= 30
 
     with_server(test, tls=server_tls)
 
@@ -246,7 +247,27 @@ def test_a_failed_handshake_is_counted_and_leaves_nothing() -> None:
 
     async def test(server: HttpServer, port: int) -> None:
         await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert server.connections.rejections[Rejection.HANDSHAKE] == 1
+        assert server.connections.rejections.counts[Rejection.HANDSHAKE] == 1
         assert len(server.connections) == 0
 
     with_server(test, tls=server_tls)
+
+
+def test_rejections_are_metrics_with_bounded_labels() -> None:
+    """An operator sees an attack only if it is counted, and Prometheus survives it only if labels are bounded."""
+
+    def value() -> float:
+        [family] = HTTP_REJECTIONS.collect()
+        assert len(family.samples) == len(Api) * len(Rejection)
+        return next(
+            sample.value
+            for sample in family.samples
+            if sample.labels == {"api": "cast", "reason": Rejection.BAD_REQUEST}
+        )
+
+    async def test(_server: HttpServer, port: int) -> None:
+        before = value()
+        await ask(port, b"NONSENSE\r\n\r\n")
+        assert value() == before + 1
+
+    with_server(test)

@@ -23,7 +23,8 @@ from sender.addresses import source_network
 from sender.api.guard.known_secrets import KnownSecrets
 from sender.api.guard.login_codes import LoginCodes
 from sender.daemon.machine_access import MachineAccess
-from sender.http.connections import Rejection, admit, count_rejection
+from sender.http.connections import admit, count_rejection
+from sender.http.rejections import Rejection
 from sender.store.machines.claims import SECRET_PREFIX
 from sender.store.records.access import Credential, Role, Session, Token
 from sender.store.repositories.audit import AuditNote
@@ -217,7 +218,7 @@ class Authenticator:
                 await self._store.run(self._store.credentials.add_session, session, audit=note)
         except (DatabaseError, TimeoutError):
             self._recorder.put(("session", session.session_id), Credentials.add_session, session, audit=note)
-        self.secrets.add(session, token)
+        self.secrets.add_session(session, token)
         return session, secret
 
     async def sign_out(self, cookie: str, request_id: str) -> None:

@@ -69,7 +69,11 @@ class KnownSecrets:
             self._known[key] = credential
         return credential
 
-    def add(self, session: Session, token: Token) -> None:
+    def add_token(self, token: Token, secret: str) -> None:
+        """Remember a new token."""
+        self._known[hash_secret(secret)] = Credential(token, None)
+
+    def add_session(self, session: Session, token: Token) -> None:
         """Remember a new session."""
         self._known[session.secret_hash] = Credential(token, session)
 

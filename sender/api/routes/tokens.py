@@ -29,7 +29,7 @@ async def list_tokens(
     return Page(items=items, next_cursor=next_cursor)
 
 
-async def add_token(services: ServicesOf, actor: ActorOf, body: TokenInput) -> NewToken:
+async def add_token(services: ServicesOf, actor: ActorOf, request: Request, body: TokenInput) -> NewToken:
     """Create a token.
 
     Its secret is in this response and isn't stored. A token for enrolment expires after 30 days by default.
@@ -48,6 +48,7 @@ async def add_token(services: ServicesOf, actor: ActorOf, body: TokenInput) -> N
         created_by=actor.name,
         audit=actor.note(),
     )
+    authenticator_of(request).secrets.add_token(token, secret)
     return NewToken(token=token, secret=secret)
 
 

@@ -52,7 +52,8 @@ from sender.blocking_calls import start_blocking_call
 from sender.cast.session.admission import Admission, AdmittedMachine
 from sender.cast.session.locked_session import LockedSession
 from sender.http.body import body_length_untrusted, read_body_untrusted
-from sender.http.connections import Rejection, admit, count_rejection
+from sender.http.connections import admit, count_rejection
+from sender.http.rejections import Api, Rejection
 from sender.http.server import HttpServer, ServerLimits
 
 _CONNECTIONS_MAX: Final = 2 * RECEIVER_COUNT_MAX
@@ -292,7 +293,9 @@ class ControlServer(HttpServer):
             application,
             listener,
             tls=tls,
-            limits=ServerLimits(_CONNECTIONS_MAX, keep_alive_s=_KEEP_ALIVE_S, shutdown_s=_SHUTDOWN_S),
+            limits=ServerLimits(
+                Api.CAST, _CONNECTIONS_MAX, keep_alive_s=_KEEP_ALIVE_S, shutdown_s=_SHUTDOWN_S
+            ),
         )
 
 
