@@ -111,7 +111,6 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "room_id",
             metavar="ROOM",
             callback=checked_room,
-            show_default="any machine that joins",
             help="Room of the machines to image.",
         ),
         click.argument("image"),

@@ -29,7 +29,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
   });
   const room = field({
     label: "Room", name: "room_id",
-    input: select({ name: "room_id", value: preset.room ?? (rooms.length === 1 ? rooms[0].room_id : ""), options: [["", "Any machine that joins"], ...rooms.map((each) => /** @type {[string, string]} */ ([each.room_id, `${each.name || each.room_id} (${formatCount(each.machine_count, "machine")})`]))] }),
+    input: select({ name: "room_id", value: preset.room ?? (rooms.length === 1 ? rooms[0].room_id : ""), required: true, options: [["", "Choose a room"], ...rooms.map((each) => /** @type {[string, string]} */ ([each.room_id, `${each.name || each.room_id} (${formatCount(each.machine_count, "machine")})`]))] }),
   });
   const name = field({ label: timed ? "Name" : "Name of the casts", name: "name", value: given.name ?? "", hint: "Optional. Default: the name of the image.", attributes: { maxlength: 64 } });
   const picker = machinePicker(room.input, new Set(preset.machines ?? given.machine_ids ?? []), signal);

@@ -36,7 +36,8 @@ def main() -> int:
                 client.post(
                     "/machines", json={"name": f"pc-{index}", "serial": f"S{index}"}
                 ).raise_for_status()
-                client.post("/casts", json={"image": "made", "wait_for": 1}).raise_for_status()
+                cast = {"image": "made", "wait_for": 1, "room_id": f"room-{index}"}
+                client.post("/casts", json=cast).raise_for_status()
         tally = Tally()
         end_at = time.monotonic() + seconds / 2
         turn = 0

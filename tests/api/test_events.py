@@ -72,7 +72,9 @@ def test_a_stream_starts_with_full_state_and_continues_with_changes(operator: ht
         assert sorted(block["event"] for block in first) == ["overview", "room"]
         overview = json.loads(next(block["data"] for block in first if block["event"] == "overview"))
         assert {"at", "casts", "machines_online", "machines_total", "problems"} == overview.keys()
-        created = operator.post("/casts", json={"image": "made", "wait_for": 3, "name": "seen"})
+        created = operator.post(
+            "/casts", json={"image": "made", "room_id": "watched", "wait_for": 3, "name": "seen"}
+        )
         assert created.status_code == 201, created.text
         cast_id = created.json()["cast_id"]
         for event in watcher.events("overview"):
@@ -123,7 +125,8 @@ def test_a_client_that_does_not_read_delays_no_other(guarded: Served, operator: 
             peer = stack.enter_context(socket.create_connection(("127.0.0.1", guarded.port), timeout=LIMIT_S))
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             peer.sendall(
-                f"GET {PREFIX}/events?topics=overview,room:slow HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+                f"GET {PREFIX}/events?topics=overview,room:slow HTTP/1.1\r\nHost: localhost\r\n"
+                f"Authorization: Bearer {guarded.secrets[Role.VIEW]}\r\n\r\n".encode()
             )
             assert peer.recv(64).startswith(b"HTTP/1.1 200")
         with watch(operator, "room:slow") as watcher:
@@ -162,7 +165,8 @@ def test_the_daemon_stops_without_waiting_for_streams_and_agents(tmp_path: Path)
     with serve(tmp_path) as served, served.client() as client, watch(client, "overview") as watcher:
         events = watcher.events("overview")
         next(events)
-        secret = client.post("/check-in", json=check_in).json()["machine_secret"]
+        with served.client(Role.ENROL) as newcomer:
+            secret = newcomer.post("/check-in", json=check_in).json()["machine_secret"]
 
         def ask() -> None:
             with served.client(None, headers={"Authorization": f"Bearer {secret}"}) as agent:

@@ -22,7 +22,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         for index in range(3):
             client.post("/rooms", json={"name": f"Room {index}"}).raise_for_status()
             client.post("/machines", json={"name": f"pc-{index}", "serial": f"S{index}"}).raise_for_status()
-            client.post("/casts", json={"image": "made", "wait_for": 1}).raise_for_status()
+            cast = {"image": "made", "wait_for": 1, "room_id": f"room-{index}"}
+            client.post("/casts", json=cast).raise_for_status()
         yield served
 
 

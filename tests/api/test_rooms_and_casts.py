@@ -94,9 +94,11 @@ def test_a_csv_file_is_imported_completely_or_not_at_all(operator: httpx.Client)
 
 def test_a_cast_is_found_started_and_cancelled_by_its_id(operator: httpx.Client, guarded: Served) -> None:
     image_id = guarded.image.manifest.image_id.hex()
+    operator.post("/rooms", json={"name": "Found", "room_id": "found"}).raise_for_status()
+    when = "2100-01-01T00:00:00+02:00"
     for reference in (image_id, image_id[:8], "made"):
         cast = operator.post(
-            "/casts", json={"image": reference, "wait_for": 2, "start_at": "2100-01-01T00:00:00+02:00"}
+            "/casts", json={"image": reference, "room_id": "found", "wait_for": 2, "start_at": when}
         )
         assert cast.status_code == 201, cast.text
         assert cast.json()["plan"]["image_id"] == image_id
@@ -117,11 +119,14 @@ def test_a_cast_is_found_started_and_cancelled_by_its_id(operator: httpx.Client,
     assert cast.json()["cast_id"] in [item["cast_id"] for item in planned]
     check_problem(operator.post("/casts", json={"image": "no such image"}), 422)
     check_problem(operator.post("/casts", json={"image": "made", "room_id": "nowhere"}), 422)
+    nobody = check_problem(operator.post("/casts", json={"image": "made", "wait_for": 1}), 422)
+    assert "name a room" in str(nobody["detail"]), "no machine would get a ticket for it"
     check_problem(operator.get("/casts", params={"phase": "flying"}), 422)
 
 
 def _plan(operator: httpx.Client) -> str:
-    body = {"image": "made", "wait_for": 1, "start_at": "2100-01-01T00:00:00Z"}
+    operator.post("/rooms", json={"name": "Planned", "room_id": "planned"})
+    body = {"image": "made", "room_id": "planned", "wait_for": 1, "start_at": "2100-01-01T00:00:00Z"}
     return str(operator.post("/casts", json=body).json()["cast_id"])
 
 
@@ -168,11 +173,12 @@ def test_a_page_is_full_even_if_a_cast_changes_phase_during_the_query(
 
 
 def test_a_schedule_uses_its_own_time_zone(operator: httpx.Client) -> None:
+    operator.post("/rooms", json={"name": "Nightly", "room_id": "nightly"}).raise_for_status()
     body = {
         "name": "nightly",
         "cron": "30 3 * * *",
         "time_zone": "America/New_York",
-        "plan": {"image": "made", "wait_for": 1},
+        "plan": {"image": "made", "room_id": "nightly", "wait_for": 1},
     }
     made = operator.post("/schedules", json=body)
     assert made.status_code == 201, made.text
@@ -186,9 +192,8 @@ def test_a_schedule_uses_its_own_time_zone(operator: httpx.Client) -> None:
     assert off == schedule | {"enabled": False, "next_at": None}
     on = operator.patch(path, json={"enabled": True, "cron": "15 4 * * *", "time_zone": "UTC"}).json()
     assert "T04:15:00" in on["next_at"]
-    assert (
-        operator.patch(path, json={"plan": {"image": "made", "name": "new"}}).json()["plan"]["name"] == "new"
-    )
+    renamed = operator.patch(path, json={"plan": {"image": "made", "room_id": "nightly", "name": "new"}})
+    assert renamed.json()["plan"]["name"] == "new"
     assert [item["schedule_id"] for item in operator.get("/schedules").json()["items"]] == [
         schedule["schedule_id"]
     ]

@@ -45,6 +45,7 @@ from protocol.control.control_messages import (
 )
 from protocol.image.manifest import Manifest
 from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest
+from protocol.program.pinned_tls import unpinned_context
 from protocol.receiving.events import (
     BlockAssembled,
     CastEnded,
@@ -70,6 +71,8 @@ COMPLETION_SPREAD_S = 1.0
 LONG_POLL_S = 20.0
 EXCHANGE_LIMIT_S = 60.0
 TEMPLATE_S = 0.05
+TLS = unpinned_context()
+"""Pins are compared by the real agents; their price is the same for every context."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -171,15 +174,12 @@ class Room:
 
     async def _join(self, machine: Machine) -> None:
         assert machine.assignment is not None
-        inventory = {
-            "machine_id": machine.machine_id,
-            "serial": machine.serial,
-            "memory": "16 GiB",
-            "cpus": "8",
-        }
+        inventory = {"serial": machine.serial, "memory": "16 GiB", "cpus": "8"}
         request = JoinRequest(f"agent-{machine.index}", machine.name, inventory, False, None, "")
         path = f"{API_BASE}/casts/{machine.assignment.cast_id:08x}/receivers"
-        answer = await self._exchange(machine.assignment.control_url, "POST", path, join_to_json(request))
+        answer = await self._exchange(
+            machine.assignment.control_url, "POST", path, join_to_json(request), machine.assignment.ticket
+        )
         machine.grant = grant_from_json_untrusted(answer)
         machine.joined_at = time.monotonic()
         if self.listener is None:
@@ -261,7 +261,7 @@ class Room:
         while True:
             try:
                 async with asyncio.timeout(EXCHANGE_LIMIT_S):
-                    answer = await self._send(address.hostname or "", address.port or 80, request)
+                    answer = await self._send(address, request)
                 status, _, content = answer.partition(b"\r\n")
                 code = int(status.split(b" ")[1])
                 if code < 500:
@@ -276,9 +276,11 @@ class Room:
         text = content.partition(b"\r\n\r\n")[2]
         return json.loads(text) if text else None
 
-    async def _send(self, host: str, port: int, request: bytes) -> bytes:
+    async def _send(self, address: urllib.parse.SplitResult, request: bytes) -> bytes:
         async with self._gate:
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(
+                address.hostname, address.port, ssl=TLS if address.scheme == "https" else None
+            )
             writer.write(request)
         try:
             return await reader.read()

@@ -284,7 +284,7 @@ class PlanInput(RequestBody):
         description="Name or id of the image, or a unique prefix of the id of 8 or more digits.",
     )
     room_id: RoomId | None = Field(
-        default=None, description="Room to image; null for any machine that joins."
+        default=None, description="Room to image; null for the machines of machine_ids."
     )
     machine_ids: list[MachineId] = Field(
         default=[], max_length=RECEIVER_COUNT_MAX, description="Machines to image; empty for the whole room."

@@ -14,8 +14,13 @@ def plan_of(services: Services, body: PlanInput) -> CastPlan:
     """Return the plan that a request describes, with its image looked up in the library.
 
     Raises:
-        RequestRefusedError: 422 if the library has no such image.
+        RequestRefusedError: 422 if the library has no such image, or the cast is for no machines.
     """
+    if body.room_id is None and not body.machine_ids:
+        raise invalid(
+            "room_id: name a room, or machines with machine_ids: machines get tickets only for casts that are planned "
+            "for them"
+        )
     try:
         image = services.library.resolve(body.image)
     except RequestRefusedError as error:

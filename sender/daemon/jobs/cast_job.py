@@ -55,7 +55,7 @@ class CastJob:
         run: the cast's session; None until it is open.
         ended_at: monotonic; None while it runs.
         cancel_reason: an operator's reason; None if the cast isn't cancelled.
-        targets: names of the cast's planned machines, by id; empty: any machine that joins.
+        targets: names of the cast's planned machines, by id.
         task: the task that runs the cast; cancelled while no session exists yet.
         renewing: the session ends so that one with fresh keys takes its place.
     """

@@ -60,7 +60,7 @@ class CastPlan:
 
     Attributes:
         image_id: image to cast.
-        room_id: room of the machines; None: any machine that joins.
+        room_id: room of the machines; None: the machines of ``machine_ids``, of any room.
         machine_ids: only these machines of the room (or of all rooms); empty: all of them.
         name: name for people.
         start: condition for the start of the data.

@@ -235,7 +235,7 @@ function planList(cast) {
   const { plan } = cast;
   const rows = [
     ["Image", `${cast.image_name} (${formatBytes(cast.raw_bytes)})`],
-    ["Machines", plan.machine_ids.length ? `${plan.machine_ids.length} selected` : plan.room_id ? "all of the room" : "any machine that joins"],
+    ["Machines", plan.machine_ids.length ? `${plan.machine_ids.length} selected` : plan.room_id ? "all of the room" : "none"],
     ["Starts", startText(plan)],
     ["Rate", plan.rate_bytes_per_s ? `fixed at ${formatRate(plan.rate_bytes_per_s)}` : plan.rate_max_bytes_per_s ? `automatic, at most ${formatRate(plan.rate_max_bytes_per_s)}` : "automatic"],
     ["Other traffic", plan.share && "shares the link"],

@@ -34,7 +34,7 @@ export async function show({ query, signal }) {
         const wanted = plan.read();
         const image = images.find((each) => each.image_id === wanted.image);
         const count = plan.machineCount();
-        const target = wanted.room_id ? `${count ? `${formatCount(count, "machine")} of ` : ""}${roomName(wanted.room_id)}` : "every machine that joins";
+        const target = wanted.room_id ? `${count ? `${formatCount(count, "machine")} of ` : ""}${roomName(wanted.room_id)}` : "the chosen machines";
         const sure = await confirmDialog({
           title: "Start this cast?", yes: "Start the cast", no: "Not yet",
           text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image), " goes to ", h("strong", {}, target), "."), h("p", {}, `${wanted.start_at ? `Machines gather from ${formatDateTime(wanted.start_at)}, and it starts` : "It starts"} ${startText(wanted)}.`), h("p", {}, "Their target disks are overwritten.")],
