@@ -13,15 +13,18 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from protocol.control import control_messages as messages
 from protocol.model.session_records import JoinRequest
+from sender.api.bodies.request_models import SessionInput
+from sender.api.guard.auth import Access
 from sender.api.guard.guarded_route import _body_untrusted
-from sender.api.route_table import Body
+from sender.api.route_table import OPERATIONS
 from sender.cast.session.rival_check import is_confirmed_rival_untrusted
-from tests.fuzz.target import Target
+from tests.fuzz.target import Structure, Target
 from tests.shell.sender_rig import Rig, make_rig
 from tests.shell.test_control_api import SECRET, make_api
 from tests.support.network.completion_reports import completion
@@ -127,6 +130,12 @@ def _control_seeds() -> list[bytes]:
     ]
 
 
+_OPERATIONS: Final = tuple(
+    {(operation.body, operation.access is Access.OPEN): operation for operation in OPERATIONS}.values()
+)
+"""One operation of each kind of body and limit."""
+
+
 def _read_body(data: bytes) -> object:
     scope, body = parse_request(data)
     pieces = [body]
@@ -137,10 +146,10 @@ def _read_body(data: bytes) -> object:
         return {"type": "http.request", "body": pieces.pop(), "more_body": False}
 
     result = None
-    for kind in (Body.JSON, Body.OPTIONAL_JSON, Body.CSV):
+    for operation in _OPERATIONS:
         pieces[:] = [body]
         with contextlib.suppress(HTTPException):
-            result = _service().loop.run_until_complete(_body_untrusted(Request(scope, receive), kind))
+            result = _service().loop.run_until_complete(_body_untrusted(Request(scope, receive), operation))
     return result
 
 
@@ -152,8 +161,20 @@ def _check_rival(data: bytes) -> object:
 
 
 _NO_ACCESS: Any = None
+_SESSION: Final = TypeAdapter(SessionInput)
 
 TARGETS = (
+    Target(
+        "body of a sign-in",
+        _SESSION.validate_json,
+        (ValidationError,),
+        lambda: [
+            json.dumps({"token": "dct_view_" + "a" * 43}).encode(),
+            json.dumps({"code": "dcl_" + "a" * 22}).encode(),
+        ],
+        Structure.JSON,
+        share=5,
+    ),
     Target(
         "announced URL of a rival",
         _check_rival,
