@@ -64,7 +64,7 @@ from protocol.schema.json_fields import (
     encode_fields,
 )
 from protocol.trust.image_policy import OfferedImage
-from protocol.trust.minisign import SIGNATURE_TEXT_BYTES_MAX
+from protocol.trust.minisign import PUBLIC_KEY_CHARACTERS, SIGNATURE_TEXT_BYTES_MAX
 from protocol.trust.statement import STATEMENT_BYTES_MAX, SignedStatement
 from protocol.wire.codec import other_version_text
 
@@ -101,6 +101,7 @@ CAST_FIELDS: dict[str, JsonField] = {
     "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
     "statement": PrintableLines(STATEMENT_BYTES_MAX),
     "signature": PrintableLines(SIGNATURE_TEXT_BYTES_MAX),
+    "signer": PrintableText(PUBLIC_KEY_CHARACTERS),
 }
 """Fields of ``CastDescription``, which GET returns and a join's answer repeats."""
 
@@ -289,6 +290,7 @@ class CastDescription:
     receiver_count: int
     statement: str
     signature: str
+    signer: str
 
     @property
     def offered_image(self) -> OfferedImage:

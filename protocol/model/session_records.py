@@ -38,6 +38,8 @@ class CastParameters:
     """Signed statement about the image; empty for an unsigned one."""
     signature: str = ""
     """Signature of the statement, as minisign writes it."""
+    signer: str = ""
+    """Public key of the signer in one line: a hint, which counts only if a join code names it."""
 
     @property
     def manifest_block_count(self) -> int:

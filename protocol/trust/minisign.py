@@ -25,6 +25,8 @@ SIGNATURE_ALGORITHM: Final = b"ED"
 KEY_ID_BYTES: Final = 8
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+PUBLIC_KEY_CHARACTERS: Final = 56
+"""A public key in one line."""
 
 KEY_FILE_BYTES_MAX: Final = 4096
 """Minisign writes comments of at most 1 KiB; lines of diskcast's own follow the key."""

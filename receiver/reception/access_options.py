@@ -68,7 +68,7 @@ def _access(
         return SenderAccess(PeerTrust(any_certificate=True))
     if join_text is not None:
         access = SenderAccess.of_code(JoinCode.parse(join_text))
-        return SenderAccess(trust, access.bearer) if trust else access
+        return SenderAccess(trust, access.bearer, access.signer) if trust else access
     if not trust:
         raise ConfigurationError(
             "nothing was given to recognise the sender by: give --join with the code that diskcast send prints, or "

@@ -117,7 +117,7 @@ def receive(
         options=machine.receive_options(
             target,
             target_options,
-            trust,
+            dataclasses.replace(trust, signer=access.signer),
             join_timeout_s=wait_s,
             sender_timeout_s=sender_timeout_s,
             identity=machine.identity(),

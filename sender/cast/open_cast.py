@@ -148,4 +148,5 @@ def _parameters(
         encrypted=settings.encrypt,
         statement="" if signed is None else signed.statement.decode("ascii"),
         signature="" if signed is None else signed.signature,
+        signer="" if signature.signer is None else signature.signer.text,
     )

@@ -277,13 +277,14 @@ def enrol_command(client: Client, output: Output, *, room_id: str | None, expire
     """  # noqa: D301
     from datetime import UTC, datetime
 
-    from sender.console.enrolment_text import enrolment_commands, token_name
+    from sender.console.enrolment_text import enrolment_commands, known_signers, token_name
     from sender.console.output import print_message
     from sender.console.time_parsing import parse_in
     from sender.store.records.access import NewToken
 
     now = datetime.now(UTC)
-    pin = str(client.get("/server", dict[str, Any])["pin"])
+    view = client.get("/server", dict[str, Any])
+    pin, trust_keys = str(view["pin"]), known_signers(view["trust_keys"])
     body = {
         "name": token_name(room_id, now),
         "role": "enrol",
@@ -292,10 +293,16 @@ def enrol_command(client: Client, output: Output, *, room_id: str | None, expire
     }
     created = client.create("/tokens", NewToken, body)
     if output.json_lines:
-        output.done("", created.token, secret=created.secret, server=client.server, pin=pin)
+        output.done(
+            "", created.token, secret=created.secret, server=client.server, pin=pin, trust_keys=trust_keys
+        )
         return
     print_message("paste this on each machine; choose its interface and target:")
-    click.echo(enrolment_commands(client.server, pin, created.secret))
+    click.echo(enrolment_commands(client.server, pin, created.secret, trust_keys))
+    if not trust_keys:
+        print_message(
+            "add --trust-key with the key that signs your images: without any the agent accepts no image"
+        )
 
 
 @machines.command()

@@ -25,6 +25,7 @@ from protocol.model.session_records import CastId
 from protocol.program.options import JOIN_VARIABLE
 from protocol.shared.units import format_bytes
 from protocol.trust.join_code import join_code
+from protocol.trust.minisign import PublicKey
 from sender.demo.image import IMAGE_BYTES_MIN, DemoImage, find_mke2fs, make_demo_image, read_partition_table
 from sender.demo.programs import Program, Programs, config_directory
 from sender.identity.certificate import ensure_certificate
@@ -295,11 +296,11 @@ def _payload_bytes(packed: Path) -> int:
         return image.header.payload_bytes
 
 
-def _join_code(directory: Path, cast_id: CastId) -> str:
+def _join_code(directory: Path, cast_id: CastId, signer: PublicKey) -> str:
     """Return the join code that the sender will print: the demo makes its certificate and its key."""
     keys = config_directory(directory) / PROGRAM_DIRECTORY
     certificate = ensure_certificate(keys, HOST, datetime.now(UTC))
-    return join_code(certificate.pin, ensure_join_key(keys), cast_id).text
+    return join_code(certificate.pin, ensure_join_key(keys), cast_id, signer).text
 
 
 class _Cast:
@@ -316,7 +317,9 @@ class _Cast:
         self._print_step = print_step
         self._data_port, self._control_port = free_ports()
         self._cast_id = CastId(secrets.randbits(32))
-        self._join_code = _join_code(packed.parent, self._cast_id)
+        self._public_key = packed.with_name(f"demo{PUBLIC_SUFFIX}")
+        signer = PublicKey.parse(self._public_key.read_text(encoding="ascii"))
+        self._join_code = _join_code(packed.parent, self._cast_id, signer)
         self._late_join = asyncio.Event()
         self._late_join_planned = False
         self._started_s = time.monotonic()
@@ -380,7 +383,7 @@ class _Cast:
             "--wait",
             f"{DISCOVERY_TIMEOUT_S:.0f}",
             "--trust-key",
-            str(self._packed.with_name(f"demo{PUBLIC_SUFFIX}")),
+            str(self._public_key),
         ]
         if agent.rehearses_loss:
             arguments += ["--rehearse-loss", REHEARSED_LOSS]

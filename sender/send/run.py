@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 
 from protocol.model.session_records import CastId
 from protocol.trust.join_code import join_code
+from protocol.trust.minisign import PublicKey
 from sender.cast.cast_run import CastResult
 from sender.cast.cast_settings import CastSettings
 from sender.cast.open_cast import open_cast
@@ -21,6 +23,7 @@ from sender.identity.certificate import ensure_certificate
 from sender.identity.directories import user_directory
 from sender.identity.join_key import ensure_join_key
 from sender.imaging.image_file import ImageFile
+from sender.imaging.image_signature import ImageSignature
 from sender.metrics.cast_collector import SingleCastCollector
 from sender.metrics.metrics_server import metrics_server
 
@@ -51,7 +54,7 @@ def run_cast(
     return asyncio.run(_run_interruptible(settings, reporter, grant_access, metrics_address, metrics_port))
 
 
-def user_access(*, open_to_all: bool) -> Callable[[CastId], CastAccess]:
+def user_access(*, open_to_all: bool) -> Callable[[PublicKey | None, CastId], CastAccess]:
     """Return the access to casts of this user, whose certificate and join key are made at the first cast.
 
     Args:
@@ -64,11 +67,11 @@ def user_access(*, open_to_all: bool) -> Callable[[CastId], CastAccess]:
     certificate = ensure_certificate(directory, socket.gethostname(), datetime.now(UTC))
     tls = certificate.server_context()
     if open_to_all:
-        return lambda _cast_id: CastAccess(OpenAdmission(), tls, certificate.pin)
+        return lambda _signer, _cast_id: CastAccess(OpenAdmission(), tls, certificate.pin)
     key = ensure_join_key(directory)
 
-    def grant(cast_id: CastId) -> CastAccess:
-        code = join_code(certificate.pin, key, cast_id)
+    def grant(signer: PublicKey | None, cast_id: CastId) -> CastAccess:
+        code = join_code(certificate.pin, key, cast_id, signer)
         return CastAccess(JoinSecret(code.secret), tls, certificate.pin, code.text, code.secret)
 
     return grant
@@ -77,14 +80,16 @@ def user_access(*, open_to_all: bool) -> Callable[[CastId], CastAccess]:
 async def _run_interruptible(
     settings: CastSettings,
     reporter: Reporter,
-    grant_access: Callable[[CastId], CastAccess],
+    grant_access: Callable[[PublicKey | None, CastId], CastAccess],
     metrics_address: str,
     metrics_port: int | None,
 ) -> CastResult:
     raise_descriptor_limit()
     with contextlib.ExitStack() as stack:
         image = stack.enter_context(ImageFile.open(settings.image))
-        cast = stack.enter_context(open_cast(settings, image, reporter, grant_access))
+        signer = ImageSignature.of(image.header).signer
+        access = functools.partial(grant_access, signer)
+        cast = stack.enter_context(open_cast(settings, image, reporter, access))
         if metrics_port is not None:
             collector = SingleCastCollector(cast.locked_session, cast.transmitter.statistics, cast.feedback)
             metrics_port = stack.enter_context(metrics_server(collector, metrics_address, metrics_port))

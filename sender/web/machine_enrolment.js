@@ -124,11 +124,13 @@ export async function addMachines(roomId = "") {
 /** @param {any} made a token with its secret @param {any} server @param {() => void} close */
 function commands(made, server, close) {
   const pin = window.location.protocol === "https:" ? ` --pin ${server.pin}` : ""; // without TLS there is no certificate
+  const keys = (server.trust_keys ?? []).map((/** @type {string} */ key) => ` --trust-key ${key}`).join("");
   const text = `umask 077; printf '%s\\n' '${made.secret}' > enrol.token\n`
-    + `diskcast-agent run --server ${window.location.origin}${pin} --token-file enrol.token --interface eth0 --target auto`;
+    + `diskcast-agent run --server ${window.location.origin}${pin} --token-file enrol.token --interface eth0 --target auto${keys}`;
   return [
     h("p", {}, "Paste this on each machine of ", h("strong", {}, made.token.room_id ? roomName(made.token.room_id) : "all rooms"), ". The token is shown only now, and expires at ", timeElement(made.token.expires_at), "."),
     h("pre", { class: "commands", tabindex: 0, "aria-label": "Commands" }, text),
+    !keys && h("p", { class: "small" }, "Add ", h("code", {}, "--trust-key"), " with the key that signs your images: without any the agent accepts no image."),
     h("p", { class: "muted small" }, "Everything on the chosen target that differs from an image is overwritten when you cast to the machine."),
     h("div", { class: "dialog-actions" },
       navigator.clipboard && h("button", { type: "button", class: "button", onclick: () => navigator.clipboard.writeText(text).then(() => showToast("Copied"), showError) }, "Copy"),

@@ -22,7 +22,7 @@ IMAGE_ID = MADE.manifest.image_id.hex()
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("served"), server__require_tokens=True) as started:
+    with serve(tmp_path_factory.mktemp("served")) as started:
         yield started
 
 

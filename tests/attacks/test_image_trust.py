@@ -12,6 +12,8 @@ import pytest
 
 from protocol.errors import RollbackError, TrustError, UnsignedImageError
 from protocol.image.image_format import ImageHeader
+from protocol.program.options import JOIN_VARIABLE
+from protocol.trust.join_code import JoinCode, signer_prefix
 from protocol.trust.secret_key import ScryptLimits, SecretKey
 from protocol.trust.statement import ImageStatement, SignedStatement
 from sender.imaging.image_file import ImageFile
@@ -114,13 +116,34 @@ class RogueCast(LoopbackCast):
         return [sys.executable, "-c", ROGUE_SENDER, *(str(argument) for argument in arguments)]
 
 
+def test_02_a_machine_without_keys_accepts_only_the_signer_in_its_join_code(tmp_path: Path) -> None:
+    """A sender whose image was exchanged after the operator read the code must not get through."""
+    image, target = MADE.write(tmp_path / "lab.dci"), tmp_path / "disk"
+    target.write_bytes(UNTOUCHED)
+    none = {"DISKCAST_TRUST_KEYS": ""}
+    with LoopbackCast(image) as cast:
+        code = JoinCode.parse(cast.join_code)
+        with OpenWatch(target) as watch:
+            other = dataclasses.replace(code, signer=signer_prefix(STRANGER.public)).text
+            agent = cast.receive(target, environment={**none, JOIN_VARIABLE: other})
+            assert agent.wait(LIMIT_S) == UnsignedImageError.exit_code, agent.describe()
+            assert not watch.touched
+        agent = cast.receive(target, environment=none)
+        assert agent.wait(LIMIT_S) == 0, agent.describe()
+    assert target.read_bytes()[: len(MADE.raw)] == MADE.raw
+
+
 def test_02_a_machine_without_any_key_accepts_no_image(tmp_path: Path) -> None:
     """A machine that was set up in a hurry must not become one that takes any image."""
     image, target = MADE.write(tmp_path / "lab.dci"), tmp_path / "disk"
     target.write_bytes(UNTOUCHED)
     with OpenWatch(target) as watch, LoopbackCast(image) as cast:
+        code = dataclasses.replace(JoinCode.parse(cast.join_code), signer="").text
         agent = cast.receive(
-            target, "--trusted-keys", str(tmp_path / "none"), environment={"DISKCAST_TRUST_KEYS": ""}
+            target,
+            "--trusted-keys",
+            str(tmp_path / "none"),
+            environment={"DISKCAST_TRUST_KEYS": "", JOIN_VARIABLE: code},
         )
         assert agent.wait(LIMIT_S) == UnsignedImageError.exit_code, agent.describe()
         assert "trusts no key" in agent.result["error"]

@@ -35,9 +35,9 @@ def test_an_unsigned_image_is_refused_until_it_is_signed(
         assert not agent.target.exists() or agent.target.read_bytes() == b""
         daemon.ask("POST", f"/casts/{refused}/cancel")
         daemon.wait_phase(refused, "cancelled", "failed")
-        with Program(
-            diskcast("images", "sign", "lab", "--image-version", "7", "--server", daemon.url, "--json")
-        ) as signing:
+        sign = ("images", "sign", "lab", "--image-version", "7", "--server", daemon.url, "--json")
+        environment = {"DISKCAST_TOKEN_FILE": str(daemon.token_file)}
+        with Program(diskcast(*sign), environment=environment) as signing:
             assert signing.wait(LIMIT_S) == 0, signing.describe()
         cast_id = daemon.create_cast(image_id, machine_ids=list(ids.values()))
         daemon.wait_phase(cast_id, "done")

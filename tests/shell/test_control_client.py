@@ -69,6 +69,7 @@ CAST = CastDescription(
     receiver_count=0,
     statement="",
     signature="",
+    signer="",
 )
 GRANT = JoinGrant(
     parameters=CastParameters(

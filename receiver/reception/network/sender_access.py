@@ -16,12 +16,14 @@ class SenderAccess:
         trust: certificates that are accepted.
         bearer: join secret or ticket; empty for an open cast. A renewed one leads to the same cast, so it doesn't
             count in comparisons.
+        signer: the part of the join code that names the image's signer; empty without one.
     """
 
     trust: PeerTrust
     bearer: str = dataclasses.field(default="", repr=False, compare=False)
+    signer: str = ""
 
     @classmethod
     def of_code(cls, code: JoinCode) -> SenderAccess:
         """Return the access that a join code gives."""
-        return cls(PeerTrust(pins=(code.pin_prefix,)), code.secret)
+        return cls(PeerTrust(pins=(code.pin_prefix,)), code.secret, code.signer)

@@ -36,6 +36,9 @@ class ServerView(ResponseBody):
     api: Literal["v1"]
     started_at: datetime
     pin: str = Field(description="Pin of the daemon's certificate, for agents and clients.")
+    trust_keys: list[str] = Field(
+        description="Keys in the daemon's own directory of trusted keys, which new agents should be given."
+    )
     problems: list[Problem] = Field(description="Problems that need an operator's attention now.")
     casts_live: int
     machines_online: int

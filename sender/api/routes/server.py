@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import importlib.metadata
 
 from fastapi import Request
 from starlette.responses import Response
 
-from protocol.errors import DatabaseError
+from protocol.errors import ConfigurationError, DatabaseError
+from protocol.program.trusted_keys_directory import TRUSTED_KEYS_DIRECTORY, load_trusted_keys
+from protocol.trust.trusted_keys import TrustedKeys
 from sender.api.bodies.responses import Health, ServerView
 from sender.api.guard.guarded_route import PrincipalOf, ServicesOf
 from sender.daemon.context import Services
@@ -26,6 +29,7 @@ async def get_server(services: ServicesOf, principal: PrincipalOf, request: Requ
         api="v1",
         started_at=services.started_at,
         pin=services.pin,
+        trust_keys=await asyncio.to_thread(_trust_keys),
         problems=services.health.problems(),
         casts_live=sum(cast.phase.live for cast in services.registry.unfinished.values()),
         machines_online=services.presence.online_count,
@@ -55,6 +59,15 @@ async def get_metrics(services: ServicesOf, request: Request) -> Response:
     async with request.app.state.metrics_lock:
         body = await asyncio.to_thread(services.metrics.render)
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _trust_keys() -> list[str]:
+    """Return the valid keys that this machine trusts; a file that can't be used is reported by the doctor."""
+    try:
+        keys = TrustedKeys(load_trusted_keys(TRUSTED_KEYS_DIRECTORY))
+    except ConfigurationError:
+        return []
+    return [key.key.text for key in keys.usable(datetime.datetime.now(datetime.UTC))]
 
 
 async def _machines_total(services: Services, request: Request) -> int:

@@ -41,6 +41,7 @@ PARAMETERS = CastParameters(
     encrypted=True,
     statement="diskcast-image-v1\nname: lab\n",
     signature="untrusted comment: x\ntrusted comment: a\tb\n",
+    signer="RW" + "x" * 54,
 )
 GRANT = JoinGrant(
     parameters=PARAMETERS,

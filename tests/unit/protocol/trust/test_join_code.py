@@ -6,8 +6,9 @@ import pytest
 
 from protocol.errors import ConfigurationError
 from protocol.model.session_records import CastId
-from protocol.trust.join_code import JoinCode, derive_join_secret, join_code
+from protocol.trust.join_code import JoinCode, derive_join_secret, join_code, signer_prefix
 from protocol.trust.pin import pin_of
+from tests.support.signing import IMPOSTOR, SIGNER, STRANGER
 
 PIN = pin_of(b"certificate")
 KEY = bytes(range(32))
@@ -40,6 +41,16 @@ def test_other_texts_are_refused_without_repeating_them(typed: str) -> None:
     with pytest.raises(ConfigurationError, match="join code") as caught:
         JoinCode.parse(typed)
     assert not typed or typed not in str(caught.value)
+
+
+def test_a_signed_image_adds_three_groups_that_name_its_signer() -> None:
+    code = join_code(PIN, KEY, CastId(7), SIGNER.public)
+    assert [len(group) for group in code.text.split("-")] == [4] * 11
+    assert JoinCode.parse(code.text) == code
+    assert code.signer == signer_prefix(SIGNER.public) != signer_prefix(STRANGER.public)
+    assert (code.pin_prefix, code.secret) == (CODE.pin_prefix, CODE.secret)
+    same_id = join_code(PIN, KEY, CastId(7), IMPOSTOR.public)
+    assert same_id.signer != code.signer, "the key counts, not its id"
 
 
 def test_the_secret_belongs_to_one_cast_and_one_sender() -> None:

@@ -14,13 +14,14 @@ from click.testing import CliRunner
 from protocol.control.control_messages import CastDescription, cast_description
 from protocol.errors import ConfigurationError, RollbackError, TrustError, UnsignedImageError
 from protocol.model.cast_state import CastState
+from protocol.trust.join_code import signer_prefix
 from protocol.trust.statement import ImageStatement
 from protocol.trust.trusted_keys import TrustedKey
 from receiver.trust.image_gate import ImageGate, TrustOptions
 from receiver.trust.kernel_command_line import KernelTrust, read_kernel_trust
 from receiver.trust.options import trust_options
 from receiver.trust.rollback_floors import FLOORS_FILE, FLOORS_MAX, RollbackFloors
-from tests.support.signing import NOW, SIGNER, STRANGER, TRUSTED, signed
+from tests.support.signing import IMPOSTOR, NOW, SIGNER, STRANGER, TRUSTED, signed
 from tests.unit.protocol.control.test_control_messages import PARAMETERS
 
 IMAGE_ID = PARAMETERS.image_id
@@ -29,7 +30,7 @@ IMAGE_ID = PARAMETERS.image_id
 def cast(version: int = 7, tags: tuple[str, ...] = ()) -> CastDescription:
     both = signed(ImageStatement(IMAGE_ID, "lab", version, tags))
     parameters = dataclasses.replace(
-        PARAMETERS, image_name="lab", statement=both.statement.decode(), signature=both.signature
+        PARAMETERS, signer="", image_name="lab", statement=both.statement.decode(), signature=both.signature
     )
     return cast_description(parameters, state=CastState.GATHERING, receiver_count=0)
 
@@ -55,6 +56,25 @@ def test_each_source_of_keys_is_enough(tmp_path: Path) -> None:
     assert accepted.verified is not None
     assert accepted.verified.key.name == "lab"
     assert (accepted.image_id, accepted.name) == (IMAGE_ID, "lab")
+
+
+def test_the_signer_in_the_join_code_counts_only_without_other_keys(tmp_path: Path) -> None:
+    """The code is read off the sender's screen; a machine with keys of its own doesn't take the sender's word."""
+    code = signer_prefix(SIGNER.public)
+    offered = dataclasses.replace(cast(), signer=SIGNER.public.text)
+    accepted = gate(tmp_path, signer=code).accept(offered)
+    assert accepted.verified is not None
+    assert accepted.verified.key.name == "the join code"
+    with pytest.raises(UnsignedImageError, match="doesn't trust"):
+        gate(tmp_path, signer=code, keys=(TrustedKey(STRANGER.public, "own"),)).accept(offered)
+    with pytest.raises(UnsignedImageError, match="join code names another"):
+        gate(tmp_path, signer=signer_prefix(STRANGER.public)).accept(offered)
+    with pytest.raises(UnsignedImageError, match="trusts no key"):
+        gate(tmp_path, signer=code).accept(cast())
+    with pytest.raises(UnsignedImageError, match="invalid key"):
+        gate(tmp_path, signer=code).accept(dataclasses.replace(cast(), signer="RW"))
+    with pytest.raises(UnsignedImageError, match="join code names another"):
+        gate(tmp_path, signer=code).accept(dataclasses.replace(cast(), signer=IMPOSTOR.public.text))
 
 
 def test_a_revocation_counts_for_the_next_cast_of_a_running_agent(tmp_path: Path) -> None:
