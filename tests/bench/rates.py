@@ -22,6 +22,7 @@ import rich.console
 from protocol.constants import MIB
 from protocol.shared.units import parse_size_bytes
 from tests.bench import (
+    encryption_scenario,
     figures,
     neighbour_scenarios,
     rate_scenarios,
@@ -66,6 +67,7 @@ SCENARIOS = {
     "straggler-udpcast": RateScenario(64 * MIB, straggler_scenarios.udpcast_with_slow_link),
     "tcp-share": RateScenario(192 * MIB, neighbour_scenarios.tcp_share),
     "step": RateScenario(256 * MIB, neighbour_scenarios.step),
+    "encrypt": RateScenario(512 * MIB, encryption_scenario.encryption),
     "reimage-200": RateScenario(512 * MIB, reimage_scenarios.reimage),
 }
 
