@@ -366,6 +366,17 @@ def cast() -> Json:
                 unit="pps",
             ),
             chart(
+                "Blocks with forged symbols",
+                "Blocks in which machines found symbols that aren't the sender's, and those that they fetched over the "
+                "control API. Anything but a few needs attention: a hostile machine in the room, or a broken one.",
+                [
+                    query(f"max(rate(diskcast_block_digests_total{{{CAST}}}[$__rate_interval]))", "digests"),
+                    query(f"max(rate(diskcast_fetched_blocks_total{{{CAST}}}[$__rate_interval]))", "fetched"),
+                ],
+                size=(12, 8),
+                unit="cps",
+            ),
+            chart(
                 "Feedback",
                 "Feedback from the machines, and FLUSH messages that request it.",
                 [

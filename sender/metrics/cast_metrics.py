@@ -252,6 +252,20 @@ METRICS: Final[tuple[Metric | Histogram, ...]] = (
         of_session(lambda s: s.statistics.nacked_symbol_count),
     ),
     Metric(
+        "diskcast_block_digests_total",
+        "counter",
+        "Blocks whose digests were sent because a machine found symbols in them that aren't the sender's.",
+        (),
+        of_session(lambda s: s.statistics.digests_sent_count),
+    ),
+    Metric(
+        "diskcast_fetched_blocks_total",
+        "counter",
+        "Blocks that machines fetched over the control API because digests didn't help.",
+        (),
+        of_session(lambda s: s.statistics.blocks_served_count),
+    ),
+    Metric(
         "diskcast_reports_received_total",
         "counter",
         "REPORT datagrams received.",
