@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,7 +17,7 @@ from sender.daemon.jobs.cast_job import CastJob
 from sender.daemon.jobs.owner import Owner
 from sender.store.records.access import Role
 from sender.store.records.casts import CastPhase
-from tests.api.served import Served
+from tests.api.served import Served, serve
 from tests.api.test_refusals import check_problem
 
 
@@ -153,6 +154,21 @@ def _casting(guarded: Served, cast_id: str) -> Iterator[None]:
 
 def _listed(operator: httpx.Client, **query: object) -> list[str]:
     return [item["cast_id"] for item in operator.get("/casts", params=query).json()["items"]]
+
+
+@pytest.mark.parametrize(
+    ("always", "asked", "encrypted"), [(False, None, False), (False, True, True), (True, False, True)]
+)
+def test_a_cast_is_encrypted_if_its_plan_or_the_configuration_says_so(
+    tmp_path: Path, always: bool, asked: bool | None, encrypted: bool
+) -> None:
+    """An operator who encrypts every cast of a daemon must not be undone by one forgotten box."""
+    with serve(tmp_path, casts__encrypt=always) as served, served.client(Role.OPERATE) as client:
+        client.post("/rooms", json={"name": "R1", "room_id": "r1"}).raise_for_status()
+        plan = {"image": "made", "room_id": "r1", "start_at": "2100-01-01T00:00:00Z"}
+        made = client.post("/casts", json=plan if asked is None else {**plan, "encrypt": asked})
+        assert made.status_code == 201, made.text
+        assert made.json()["plan"]["encrypt"] is encrypted
 
 
 def test_a_list_by_phase_agrees_with_the_cast_itself(operator: httpx.Client, guarded: Served) -> None:
