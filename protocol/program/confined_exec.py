@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -140,11 +141,12 @@ def _make_mounts_private(settings: _Settings) -> None:
     """Make everything read-only in a mount namespace of the tool, and give it a ``/dev`` with its devices only."""
     _call("private mounts", _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
     attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV, 0, 0, 0)
-    # Kernels before 5.12 don't know this call; there, the user alone keeps the tool from writing.
-    _libc.syscall(
+    result = _libc.syscall(
         ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD), b"/", ctypes.c_uint(_AT_RECURSIVE),
         ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)),
     )  # fmt: skip
+    if ctypes.get_errno() != errno.ENOSYS:  # before Linux 5.12 the user alone keeps the tool from writing
+        _call("read-only mounts", result)
     # A tool resolves the name of its source, although it opens the inherited descriptor.
     inherited = _inherited_files()
     seen = [os.path.realpath(settings.program), *inherited]

@@ -32,7 +32,7 @@ from tests.support.disks.larger_disk import (
     partition_of,
     place,
 )
-from tests.support.network.lab import run
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent, run
 from tests.support.programs.tool_folder import tool_folder
 
 pytestmark = pytest.mark.needs_root
@@ -259,3 +259,38 @@ def test_no_tool_of_a_crashing_filesystem_leaves_a_core_dump(
         for path in left:
             path.unlink()
     assert not left
+
+
+def test_the_agent_that_grows_a_hostile_disk_ends_with_an_error_and_everything_else_intact(
+    tmp_path: Path, tools: Path
+) -> None:
+    """The whole way: a hostile disk is packed, restored and grown by the real programs."""
+    golden = make_disk(tmp_path, [partition_of("ext4")], size_mib=42)
+    image, larger = tmp_path / "golden.dci", tmp_path / "larger"
+    pack_image(golden.backing, image, PackOptions(every_byte=True))
+    larger.write_bytes(b"\xa5" * MIB)
+    os.truncate(larger, 120 * MIB)
+    (tmp_path / "other").write_bytes(OTHER)
+    canary = tools / "canary"
+    canary.touch()
+    canary.chmod(0o666)
+    with (
+        loop_device(larger) as target,
+        loop_device(tmp_path / "other") as other,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        put_exploit(tools / "e2fsck", other, server, canary)
+        environment = {"PATH": f"{tools}:{os.environ['PATH']}", "DISKCAST_TOKEN": "dct_enrol_secret"}
+        command = diskcast_agent("restore", image, "--target", target, "--grow")
+        with Program(command, environment=environment) as program:
+            assert program.wait(LIMIT_S) == FitError.exit_code, program.describe()
+            assert "e2fsck failed with code 9: exploit: end; the image on it is complete" in " ".join(
+                program.describe().split()
+            )
+    assert (tmp_path / "other").read_bytes() == OTHER
+    assert not canary.read_bytes()
+    with golden.backing.open("rb") as wanted, larger.open("rb") as written:
+        start, size = golden.span(1)
+        wanted.seek(start)
+        written.seek(start)
+        assert written.read(size) == wanted.read(size)
