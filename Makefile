@@ -77,6 +77,16 @@ deploy-booted: $(STAMP)  ## deploy/ on a Debian of its own, run by systemd: stop
 fuzz: $(STAMP)  ## ten million mutated inputs for every decoder of unauthenticated bytes (ARGS=--help)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
+sbom: $(STAMP)  ## software bill of materials (CycloneDX), in build/sbom.cdx.json
+	$(BIN)/python deploy/sbom.py build/sbom.cdx.json
+
+AUDIT := build/audit
+audit:  ## known vulnerabilities of the locked dependencies, from PyPI's advisories (network)
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock || \
+		{ echo 'audit: vulnerable, or the advisories of pypi.org are unreachable: see the line above and SECURITY.md'; exit 1; }
+
 fuzz-api: $(STAMP)  ## schemathesis over the whole API, for minutes
 	$(BIN)/python -m tests.api.fuzz $(ARGS)
 
@@ -99,4 +109,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room deploy-booted fuzz fuzz-api screenshots soak lock clean
+.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room sbom audit deploy-booted fuzz fuzz-api screenshots soak lock clean
