@@ -165,7 +165,7 @@ def test_a_cast_is_encrypted_if_its_plan_or_the_configuration_says_so(
     """An operator who encrypts every cast of a daemon must not be undone by one forgotten box."""
     with serve(tmp_path, casts__encrypt=always) as served, served.client(Role.OPERATE) as client:
         client.post("/rooms", json={"name": "R1", "room_id": "r1"}).raise_for_status()
-        plan = {"image": "made", "room_id": "r1", "start_at": "2100-01-01T00:00:00Z"}
+        plan = {"image": "made", "room_id": "r1", "wait_for": 1, "start_at": "2100-01-01T00:00:00Z"}
         made = client.post("/casts", json=plan if asked is None else {**plan, "encrypt": asked})
         assert made.status_code == 201, made.text
         assert made.json()["plan"]["encrypt"] is encrypted
