@@ -76,7 +76,7 @@ class MainGroup:
             record.sustainable_bytes_per_s = (
                 capacity.sustainable_bytes_per_s if capacity.limited else math.inf
             )
-        self._rate_control.follow_group()
+        self._rate_control.follow_group(now)
         return events
 
     def _act_on(self, verdict: Verdict, now: float) -> SenderEvent:

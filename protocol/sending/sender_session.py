@@ -75,7 +75,7 @@ from protocol.wire.codec import foreign_version_untrusted
 from protocol.wire.feedback_codec import (
     check_feedback_mac,
     feedback_body_untrusted,
-    feedback_prefix_untrusted,
+    feedback_source_untrusted,
 )
 from protocol.wire.messages import BlockDigests, CastObject, Nack, Poisoned, Report
 
@@ -389,18 +389,18 @@ class SenderSession:
                 self.foreign_version = foreign_version_untrusted(datagram)
 
     def _receive_feedback_untrusted(self, datagram: bytes, now: float) -> None:
-        prefix = feedback_prefix_untrusted(datagram)
-        if prefix.cast_id != self.parameters.cast_id:
+        source = feedback_source_untrusted(datagram)
+        if source.cast_id != self.parameters.cast_id:
             raise WireError("foreign_cast")
-        record = self.receivers.get(ReceiverId(prefix.receiver_id))
+        record = self.receivers.get(ReceiverId(source.receiver_id))
         if record is None:
             raise WireError("unknown_receiver")
         check_feedback_mac(datagram, record.key)
-        if not record.replay_window.accept(prefix.counter):
+        if not record.replay_window.accept(source.counter):
             raise WireError("replayed")
         if not record.feedback_allowance.take(now):
             raise WireError("too_many")
-        message = feedback_body_untrusted(prefix, datagram)
+        message = feedback_body_untrusted(source, datagram)
         record.heard_at = now
         if self.state is not CastState.ENDED and self._roster.advance(record, ReceiverTrigger.HEARD_AGAIN):
             if record.ready:
@@ -410,8 +410,8 @@ class SenderSession:
             self._receive_nack(record, message, now)
         elif isinstance(message, Poisoned):
             self._receive_poisoned(record, message, now)
-        elif prefix.counter > record.report_counter:  # older reports are outdated
-            record.report_counter = prefix.counter
+        elif source.counter > record.report_counter:  # older reports are outdated
+            record.report_counter = source.counter
             self._receive_report(record, message, now)
 
     def _receive_report(self, record: ReceiverRecord, report: Report, now: float) -> None:

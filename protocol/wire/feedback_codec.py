@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Final
+from typing import Final, NamedTuple
 
 from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX, FEEDBACK_MAC_BYTES, WIRE_MAGIC, WIRE_VERSION
 from protocol.errors import WireError
@@ -22,7 +22,7 @@ from protocol.wire.codec import (
     decode_body_untrusted,
     encode_body,
 )
-from protocol.wire.messages import FEEDBACK_MESSAGES, FeedbackPrefix, Nack, Poisoned, Report
+from protocol.wire.messages import FEEDBACK_MESSAGES, Nack, Poisoned, Report
 
 FeedbackMessage = Nack | Report | Poisoned
 
@@ -48,19 +48,31 @@ def encode_feedback(
     return datagram
 
 
-def feedback_prefix_untrusted(datagram: bytes) -> FeedbackPrefix:
-    """Decode the first 16 bytes.
+class FeedbackSource(NamedTuple):
+    """The variable part of a feedback datagram's prefix."""
+
+    type: int
+    cast_id: int
+    receiver_id: int
+    counter: int
+
+
+def feedback_source_untrusted(datagram: bytes) -> FeedbackSource:
+    """Decode the first 16 bytes; takes a microsecond, since a flood of forged datagrams passes here.
 
     Raises:
         WireError: they aren't those of a feedback message.
     """
-    check_start_untrusted(datagram, _BYTES_MIN)
-    prefix = FeedbackPrefix(*FEEDBACK_PREFIX.unpack_from(datagram))
-    if prefix.type not in _BY_TYPE:
+    if not _BYTES_MIN <= len(datagram) <= CONTROL_DATAGRAM_BYTES_MAX:
+        check_start_untrusted(datagram, _BYTES_MIN)
+    magic, version, wire_type, cast_id, receiver_id, reserved, counter = FEEDBACK_PREFIX.unpack_from(datagram)
+    if magic != WIRE_MAGIC or version != WIRE_VERSION:
+        check_start_untrusted(datagram, _BYTES_MIN)
+    if wire_type not in _BY_TYPE:
         raise WireError("bad_type")
-    if prefix.reserved or not prefix.counter:
+    if reserved or not counter:
         raise WireError("bad_field")
-    return prefix
+    return FeedbackSource(wire_type, cast_id, receiver_id, counter)
 
 
 def check_feedback_mac(datagram: bytes, key: bytes) -> None:
@@ -69,26 +81,26 @@ def check_feedback_mac(datagram: bytes, key: bytes) -> None:
         raise WireError("bad_mac")
 
 
-def feedback_body_untrusted(prefix: FeedbackPrefix, datagram: bytes) -> FeedbackMessage:
+def feedback_body_untrusted(source: FeedbackSource, datagram: bytes) -> FeedbackMessage:
     """Decode the message of an authenticated datagram: members may be hostile as well.
 
     Raises:
         WireError: the fields aren't well-formed.
     """
     message: FeedbackMessage = decode_body_untrusted(
-        _BY_TYPE, prefix.type, datagram[PREFIX_BYTES:-FEEDBACK_MAC_BYTES]
+        _BY_TYPE, source.type, datagram[PREFIX_BYTES:-FEEDBACK_MAC_BYTES]
     )
     return message
 
 
-def decode_feedback_untrusted(datagram: bytes) -> tuple[FeedbackPrefix, FeedbackMessage]:
+def decode_feedback_untrusted(datagram: bytes) -> tuple[FeedbackSource, FeedbackMessage]:
     """Decode prefix and message without authentication.
 
     Raises:
         WireError: the datagram isn't a well-formed feedback message.
     """
-    prefix = feedback_prefix_untrusted(datagram)
-    return prefix, feedback_body_untrusted(prefix, datagram)
+    source = feedback_source_untrusted(datagram)
+    return source, feedback_body_untrusted(source, datagram)
 
 
 def _mac(body: bytes, key: bytes) -> bytes:

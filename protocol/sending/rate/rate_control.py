@@ -137,7 +137,7 @@ class RateController:
             climbed = self.rate_bytes_per_s * 2.0 ** (step_s / _CLIMB_DOUBLING_S)
             self.rate_bytes_per_s = max(self.rate_bytes_per_s, min(climbed, headroom))
         self._fall_to(self.maximum_bytes_per_s)
-        self.follow_group()
+        self.follow_group(now)
 
     def set_maximum(self, maximum_bytes_per_s: float) -> None:
         """Change the ceiling, also that of a fixed rate, at once."""
@@ -147,10 +147,14 @@ class RateController:
         else:
             self._fall_to(self.maximum_bytes_per_s)
 
-    def follow_group(self) -> None:
+    def follow_group(self, now: float) -> None:
         """Fall to the allowed rate of the current limiting receiver."""
-        if not self.fixed:
-            self._fall_to(min((item.allowed_bytes_per_s() for _, item in self._counted()), default=math.inf))
+        if self.fixed:
+            return
+        allowed = min((item.allowed_bytes_per_s() for _, item in self._counted()), default=math.inf)
+        if allowed < BETA * self.rate_bytes_per_s:
+            self._cut_at = now  # the group has changed, as at the start of the tail
+        self._fall_to(allowed)
 
     def _fall_to(self, target: float) -> None:
         self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, min(self.rate_bytes_per_s, target))

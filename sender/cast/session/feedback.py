@@ -12,14 +12,14 @@ import asyncio_dgram
 from protocol.constants import CONTROL_DATAGRAM_BYTES_MAX
 from sender.cast.session.locked_session import LockedSession
 
-_TURN_DATAGRAMS_MAX: Final = 64
+_TURN_DATAGRAMS_MAX: Final = 128
 """Datagrams of one turn of the event loop, which has other work as well."""
 _LOCK_S: Final = 0.002
 """Longest time that a turn holds the session's lock: the transmitter needs it for every batch of 5 ms."""
 _BUSY_TURNS_PER_S: Final = 1000.0
 """Turns per second from which on the socket is polled: waking the event loop costs 30 µs, six times a datagram's work.
 A thousand receivers send 200 reports per second."""
-_POLL_S: Final = 0.002
+_POLL_S: Final = 0.004
 """Interval of polls; shows in the measured round-trip time."""
 _QUIET_S: Final = 0.25
 """Time of few datagrams after which the socket is awaited again."""

@@ -201,7 +201,7 @@ def test_exempt_receiver_does_not_limit_but_keeps_its_knee() -> None:
     assert drive.mean_rate(1.0) == pytest.approx(200 * MBIT, rel=0.05)
     assert drive.controller.capacities[FIRST].sustainable_bytes_per_s == pytest.approx(50 * MBIT, rel=0.1)
     drive.controller.capacities[FIRST].exempt = False
-    drive.controller.follow_group()
+    drive.controller.follow_group(drive.now)
     assert drive.controller.rate_bytes_per_s < 1.1 * 50 * MBIT, "at once, not with its next report"
 
 
