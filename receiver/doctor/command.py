@@ -12,7 +12,11 @@ from protocol.program.findings_report import report_findings
 from protocol.program.options import CA_OPTION, GROUP_OPTION, JSON_OPTION, PIN_OPTION, PORT_OPTION
 from protocol.program.peer_trust import PeerTrust
 from receiver.doctor.receiver_doctor import examine
+from receiver.doctor.trust_checks import check_trust
 from receiver.service.agent_token import read_token
+from receiver.trust.accepted_images import TrustOptions
+from receiver.trust.image_gate import utc_now
+from receiver.trust.options import trust_options
 
 
 @click.command()
@@ -27,6 +31,7 @@ from receiver.service.agent_token import read_token
     metavar="FILE",
     help="File with a token of the role enrol, as for run.",
 )
+@trust_options
 @GROUP_OPTION
 @PORT_OPTION
 @JSON_OPTION
@@ -37,6 +42,7 @@ def doctor(
     pins: tuple[str, ...],
     ca_file: Path | None,
     token_file: Path | None,
+    trust: TrustOptions,
     group: str,
     port: int,
     as_json: bool,
@@ -49,13 +55,14 @@ def doctor(
       diskcast-agent doctor --interface eth0 --target /dev/sda
       diskcast-agent doctor --interface eth0 --server https://192.0.2.1:7400 --pin PIN
     """  # noqa: D301 - \b is click's mark
-    trust = PeerTrust.of_options(pins, ca_file)
+    peer_trust = PeerTrust.of_options(pins, ca_file)
     token = "" if server is None else read_token(token_file)
 
     async def run() -> list[Finding]:
         return await examine(
-            interface, group=group, port=port, target=target, server=server, trust=trust, token=token
+            interface, group=group, port=port, target=target, server=server, trust=peer_trust, token=token
         )
 
     findings = trio.run(run)
+    findings += check_trust(trust, utc_now(), in_service=server is not None)
     report_findings(findings, as_json=as_json)

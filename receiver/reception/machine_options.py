@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from receiver.reception.options import ReceiveOptions
     from receiver.reception.reporting.status import ReceptionStatus
     from receiver.target.options import TargetOptions
-    from receiver.trust.image_gate import TrustOptions
+    from receiver.trust.accepted_images import TrustOptions
 
 MEMORY_BYTES_MIN: Final = 4 * MIB
 """A little more than eight blocks of the default size: with less, most of the data would be dropped."""

@@ -17,7 +17,7 @@ from receiver.reception.access_options import sender_access_options
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions, target_options
-from receiver.trust.image_gate import TrustOptions
+from receiver.trust.accepted_images import TrustOptions
 from receiver.trust.options import trust_options
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from receiver.service.agent_token import (
 from receiver.service.machine_credentials import MachineCredentials
 from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions, writing_options
-from receiver.trust.image_gate import TrustOptions
+from receiver.trust.accepted_images import TrustOptions
 from receiver.trust.options import trust_options
 
 if TYPE_CHECKING:

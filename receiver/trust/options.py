@@ -13,7 +13,7 @@ from protocol.errors import ConfigurationError
 from protocol.program.trusted_keys_directory import TRUSTED_KEYS_DIRECTORY
 from protocol.trust.statement import STATEMENT_VERSION_MAX
 from protocol.trust.trusted_keys import TrustedKey
-from receiver.trust.image_gate import TrustOptions
+from receiver.trust.accepted_images import TrustOptions
 
 TRUST_VARIABLE: Final = "DISKCAST_TRUST_KEYS"
 STATE_VARIABLE: Final = "DISKCAST_STATE_DIRECTORY"

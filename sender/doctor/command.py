@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from protocol.program.findings_report import report_findings
 from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
 from sender.addresses import parse_endpoint, parse_group
 from sender.doctor.certificate_doctor import judge_sender_certificate
+from sender.doctor.key_doctor import judge_keys, judge_signing_key
 from sender.doctor.sender_doctor import examine
 
 
@@ -69,6 +71,8 @@ def doctor(
         endpoint = parse_endpoint(control, CONTROL_PORT_DEFAULT)
         findings = examine(interface, group=parse_group(group), port=port, control=endpoint)
         findings.append(judge_sender_certificate())
+        findings.append(judge_signing_key())
+    findings += judge_keys(datetime.datetime.now(datetime.UTC))
     report_findings(findings, as_json=as_json)
 
 

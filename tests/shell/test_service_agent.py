@@ -43,7 +43,8 @@ from receiver.service.server_client import (
     SecretRejected,
 )
 from receiver.target.options import DEFAULTS
-from receiver.trust.image_gate import ImageGate, TrustOptions
+from receiver.trust.accepted_images import TrustOptions
+from receiver.trust.image_gate import ImageGate
 from tests.shell.small_cast import Recorder
 from tests.unit.protocol.control.test_check_in import ASSIGNMENT
 from tests.unit.receiver.reception.reporting.test_progress import RECEPTION, STATUS

@@ -17,7 +17,8 @@ from protocol.model.cast_state import CastState
 from protocol.trust.join_code import signer_prefix
 from protocol.trust.statement import ImageStatement
 from protocol.trust.trusted_keys import TrustedKey
-from receiver.trust.image_gate import ImageGate, TrustOptions
+from receiver.trust.accepted_images import TrustOptions
+from receiver.trust.image_gate import ImageGate
 from receiver.trust.kernel_command_line import KernelTrust, read_kernel_trust
 from receiver.trust.options import trust_options
 from receiver.trust.rollback_floors import FLOORS_FILE, FLOORS_MAX, RollbackFloors
