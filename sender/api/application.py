@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from protocol.control.check_in import CHECK_IN_PATH
 from protocol.control.control_messages import API_BASE
 from protocol.errors import DiskcastError
 from sender.api.bodies.static_files import DashboardFiles
@@ -71,6 +72,8 @@ def create_application(services: Services) -> FastAPI:
     app.state.metrics_lock = asyncio.Semaphore(1)
     app.state.dashboard_files = DashboardFiles()
     app.state.document = ascii_json(complete_document(app.openapi(), OPERATIONS))
+    # Routes are matched one by one; waiting agents make nearly all requests, and no other route has this path.
+    app.router.routes.sort(key=lambda route: getattr(route, "path", "") != API_BASE + CHECK_IN_PATH)
     app.add_middleware(
         RequestMiddleware,
         hosts=_hosts(services.config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -9,14 +10,18 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from fastapi.routing import APIRoute
 
 from protocol.constants import MIB
 from protocol.control.control_messages import API_BASE, grant_from_json_untrusted, join_to_json
 from protocol.model.session_records import JoinRequest
 from protocol.program.pinned_tls import pinned_context
 from protocol.trust.join_code import JoinCode
+from tests.shell.sender_rig import make_rig
+from tests.shell.test_control_api import join, make_api, with_client
 from tests.support.network.lab import INTERFACE, LIMIT_S, Network, Program, diskcast, diskcast_agent, run
 from tests.support.network.loopback_cast import LoopbackCast, pack
+from tests.support.network.tls_peer import shared_certificate
 
 FLOOD_S = 5.0
 FLOOD_JOINS_PER_S = 10_000
@@ -59,6 +64,40 @@ def test_06_joins_without_or_with_a_foreign_join_code_enter_nothing(disk: Path) 
         assert grant_from_json_untrusted(real.json()).receiver_id == 0, "no record was made before"
         joined = [event for event in cast.sender.events if event["event"] == "receiver_joined"]
         assert len(joined) <= 1
+
+
+@pytest.mark.parametrize(
+    "bearer", ["", "Bearer", "Bearer abcdefghijk", "Basic abcdefghijkl", "Bearer " + "a" * 64]
+)
+def test_27_every_cast_route_needs_a_bearer_before_it_reads_a_body(tmp_path: Path, bearer: str) -> None:
+    """A user would lose the cast by a route that somebody forgot: they are enumerated."""
+    rig = make_rig(tmp_path)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        grant, _ = await join(client)
+        api = make_api(rig)
+        routes = [route for route in api.application().routes if isinstance(route, APIRoute)]
+        assert len(routes) == 7
+        for route in routes:
+            path = route.path.format(cast_id="1234abcd", receiver_id=grant.receiver_id, block=0)
+            for method in route.methods:
+                status = await _status_without_body(client.base_url.port, method, path, bearer)
+                assert status in (400, 401), (method, path)
+        assert len(rig.session.receivers) == 1
+
+    with_client(rig, scenario)
+
+
+async def _status_without_body(port: int | None, method: str, path: str, bearer: str) -> int:
+    """Return the status of a request whose body never arrives: an answer proves that nobody waits for it."""
+    tls = pinned_context([shared_certificate().pin])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nContent-Length: 1000\r\n\r\n"
+    writer.write(head.encode())
+    async with asyncio.timeout(LIMIT_S):
+        status = int((await reader.readline()).split()[1])
+    writer.close()
+    return status
 
 
 def _interface_bytes(namespace: str) -> tuple[int, int]:

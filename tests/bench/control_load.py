@@ -1,4 +1,6 @@
-"""Load on the control API when a whole room joins at once, over real HTTPS, with a connection per request.
+"""Load on the control API when a whole room joins at once, over real HTTPS.
+
+Each machine requests the cast's description and joins on one connection, as an agent does. Later reports take new ones.
 
 The clients run in a separate process: ``python -m tests.bench.control_load URL COUNT``.
 """
@@ -21,13 +23,13 @@ from protocol.control.control_messages import (
     join_to_json,
 )
 from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest, ReceiverState
-from protocol.program.pinned_tls import unpinned_context
 from sender.addresses import parse_group
 from sender.cast.network.interfaces import find_interface
 from sender.cast.network.sockets import bind_control_sockets
 from sender.cast.session.admission import OpenAdmission
 from sender.cast.session.control_api import ControlApi, ControlServer
 from sender.cast.session.locked_session import LockedSession
+from tests.load.kept_connection import KeptConnection
 from tests.simulation.cast import SimulatedCast
 from tests.simulation.scale import room
 from tests.support.network.tls_peer import shared_certificate
@@ -58,12 +60,13 @@ _REPORT = CompletionReport(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """Seconds until the last machine had its response, and CPU seconds of the sender."""
+    """Seconds until the last machine had its response, and CPU seconds of the sender for the joins and for all."""
 
     receiver_count: int
     joined_s: float
     needs_s: float
     completed_s: float
+    join_cpu_s: float
     sender_cpu_s: float
 
 
@@ -95,43 +98,33 @@ async def _measure(receiver_count: int) -> LoadFigures:
             clients = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", __spec__.name, base, str(receiver_count), stdout=asyncio.subprocess.PIPE
             )
-            output, _ = await clients.communicate()
-            cpu_s = time.process_time() - cpu_before_s
+            assert clients.stdout is not None
+            phases = [(json.loads(line), time.process_time() - cpu_before_s) async for line in clients.stdout]
+            await clients.wait()
             stack.close()
             await serving
     assert clients.returncode == 0
     states = [record.state for record in session.receivers.values()]
     assert states == [ReceiverState.COMPLETE] * receiver_count
-    joined_s, needs_s, completed_s = json.loads(output)
-    return LoadFigures(receiver_count, joined_s, needs_s, completed_s, cpu_s)
+    (joined_s, join_cpu_s), (needs_s, _), (completed_s, cpu_s) = phases
+    return LoadFigures(receiver_count, joined_s, needs_s, completed_s, join_cpu_s, cpu_s)
 
 
 # -- client process --------------------------------------------------------------------------------------
 
 
-async def _run_clients(url: str, count: int) -> list[float]:
+async def _run_clients(url: str, count: int) -> None:
+    """Run the phases of the room, and print the seconds of each."""
     gate = asyncio.Semaphore(_CONCURRENT_MAX)
-    tls = unpinned_context()
-    address = urllib.parse.urlsplit(url)
-    assert address.hostname is not None
-    assert address.port is not None
+    path = urllib.parse.urlsplit(url).path
 
-    async def exchange(method: str, path: str, body: JsonObject, key: bytes | None = None) -> bytes:
-        async with gate:
-            reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls)
-            payload = json.dumps(body).encode()
-            head = (
-                f"{method} {address.path}{path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
-            )
-            if key is not None:
-                head += f"Authorization: Bearer {key.hex()}\r\n"
-            writer.write(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
-            answer = await reader.read()
-            writer.close()
-        status, _, content = answer.partition(b"\r\n")
-        if status.split(b" ")[1][:1] != b"2":
-            raise RuntimeError(f"{method} {path}: {answer.decode(errors='replace')}")
-        return content.partition(b"\r\n\r\n")[2]
+    async def exchange(
+        connection: KeptConnection, method: str, what: str, body: bytes, key: str = ""
+    ) -> bytes:
+        status, content = await connection.exchange(method, path + what, body, key)
+        if status >= 300:
+            raise RuntimeError(f"{method} {what}: {status} {content.decode(errors='replace')}")
+        return content
 
     async def join(index: int) -> JoinGrant:
         inventory = {
@@ -141,24 +134,30 @@ async def _run_clients(url: str, count: int) -> list[float]:
             "target": "/dev/nvme0n1",
         }
         request = JoinRequest(f"agent-{index}", f"pc-{index:04}", inventory, False, None, "")
-        return grant_from_json_untrusted(
-            json.loads(await exchange("POST", "/receivers", join_to_json(request)))
-        )
+        async with gate:
+            with contextlib.closing(KeptConnection(url)) as connection:
+                await exchange(connection, "GET", "", b"")
+                body = json.dumps(join_to_json(request)).encode()
+                answer = await exchange(connection, "POST", "/receivers", body)
+        return grant_from_json_untrusted(json.loads(answer))
+
+    async def report(grant: JoinGrant, method: str, action: str, body: JsonObject) -> None:
+        async with gate:
+            with contextlib.closing(KeptConnection(url)) as connection:
+                what = f"/receivers/{grant.receiver_id}/{action}"
+                await exchange(connection, method, what, json.dumps(body).encode(), grant.key.hex())
 
     begin = time.monotonic()
     grants = await asyncio.gather(*(join(index) for index in range(count)))
-    seconds = [time.monotonic() - begin]
+    print(json.dumps(time.monotonic() - begin), flush=True)
     for method, action, body in (
         ("PUT", "need", {"need": encode_need(None)}),
         ("POST", "completion", COMPLETION.encode(_REPORT)),
     ):
         begin = time.monotonic()
-        await asyncio.gather(
-            *(exchange(method, f"/receivers/{g.receiver_id}/{action}", body, g.key) for g in grants)
-        )
-        seconds.append(time.monotonic() - begin)
-    return seconds
+        await asyncio.gather(*(report(grant, method, action, body) for grant in grants))
+        print(json.dumps(time.monotonic() - begin), flush=True)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asyncio.run(_run_clients(sys.argv[1], int(sys.argv[2])))))
+    asyncio.run(_run_clients(sys.argv[1], int(sys.argv[2])))

@@ -36,7 +36,7 @@ _EVENTS_MAX = 1000
 )
 @click.option("--seed", default=1, show_default=True)
 @click.option("--replay/--no-replay", default=True, show_default=True, help="replay feedback over loopback")
-@click.option("--control/--no-control", default=True, show_default=True, help="join over HTTP")
+@click.option("--control/--no-control", default=True, show_default=True, help="join over TLS")
 def main(receiver_count: int, block_count: int, seed: int, replay: bool, control: bool) -> None:
     """Simulate casts to one and to many receivers, replay the feedback of the large one, and let a room join."""
     console = rich.console.Console(width=120)
@@ -116,11 +116,12 @@ def _print_shared_losses(
 def _print_control(console: rich.console.Console, receiver_count: int) -> None:
     load = measure(receiver_count)
     table = rich.table.Table(
-        "control API", "s", title=f"{receiver_count} receivers over HTTP", title_justify="left"
+        "control API", "s", title=f"{receiver_count} receivers over TLS", title_justify="left"
     )
     table.add_row("all joined", f"{load.joined_s:.2f}")
     table.add_row("all reported the blocks they need", f"{load.needs_s:.2f}")
     table.add_row("all reported completion", f"{load.completed_s:.2f}")
+    table.add_row("sender's CPU time for the joins", f"{load.join_cpu_s:.2f}")
     table.add_row("sender's CPU time", f"{load.sender_cpu_s:.2f}")
     console.print(table)
 

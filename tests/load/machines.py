@@ -19,12 +19,11 @@ import random
 import socket
 import sys
 import time
-import urllib.parse
 from pathlib import Path
 
 import numpy as np
 
-from protocol.constants import DATA_HEADER_BYTES, MIB
+from protocol.constants import CHECK_IN_WAIT_S_MAX, DATA_HEADER_BYTES, MIB
 from protocol.control.check_in import (
     CHECK_IN,
     CHECK_IN_ANSWER,
@@ -45,7 +44,6 @@ from protocol.control.control_messages import (
 )
 from protocol.image.manifest import Manifest
 from protocol.model.session_records import CompletionReport, JoinGrant, JoinRequest
-from protocol.program.pinned_tls import unpinned_context
 from protocol.receiving.events import (
     BlockAssembled,
     CastEnded,
@@ -57,6 +55,7 @@ from protocol.wire.feedback_codec import decode_feedback_untrusted, encode_feedb
 from protocol.wire.messages import CastObject, Nack, Report
 from receiver.reception.network.data_socket import DataSocket
 from receiver.reception.network.interface import find_interface
+from tests.load.kept_connection import KeptConnection
 
 POLL_S = 0.01
 """Seconds between two reads of the group's socket, whose buffer holds a second at 100 Mbit/s."""
@@ -68,11 +67,9 @@ NACK_RETRY_S = 1.0
 COMPLETION_SPREAD_S = 1.0
 """Spread of the completions: disks don't finish in the same millisecond."""
 
-LONG_POLL_S = 20.0
+LONG_POLL_S = CHECK_IN_WAIT_S_MAX
 EXCHANGE_LIMIT_S = 60.0
 TEMPLATE_S = 0.05
-TLS = unpinned_context()
-"""Pins are compared by the real agents; their price is the same for every context."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -94,6 +91,7 @@ class Machine:
     nacks_sent: int = 0
     needed_at_join: int = 0
     written_lag: int = 0
+    connections: dict[str, KeptConnection] = dataclasses.field(default_factory=dict)
     complete: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     joined_at: float = 0.0
 
@@ -130,7 +128,6 @@ class Room:
         self._reporting: set[int] = set()
         self._asking: list[tuple[float, int, int]] = []
         self._template: tuple[float, Report] | None = None
-        self._gate = asyncio.Semaphore(64)
 
     async def run(self) -> None:
         """Run the room from the first check-in to the last recorded result."""
@@ -178,7 +175,12 @@ class Room:
         request = JoinRequest(f"agent-{machine.index}", machine.name, inventory, False, None, "")
         path = f"{API_BASE}/casts/{machine.assignment.cast_id:08x}/receivers"
         answer = await self._exchange(
-            machine.assignment.control_url, "POST", path, join_to_json(request), machine.assignment.ticket
+            machine,
+            machine.assignment.control_url,
+            "POST",
+            path,
+            join_to_json(request),
+            machine.assignment.ticket,
         )
         machine.grant = grant_from_json_untrusted(answer)
         machine.joined_at = time.monotonic()
@@ -236,9 +238,9 @@ class Room:
         )
         path = f"{API_BASE}{CHECK_IN_PATH}"
         if not machine.secret:
-            enrolment = await self._exchange(self.url, "POST", path, document, self._token)
+            enrolment = await self._exchange(machine, self.url, "POST", path, document, self._token)
             machine.secret = CHECK_IN_ANSWER.decode_untrusted("answer", enrolment).machine_secret
-        answer = await self._exchange(self.url, "POST", path, document, machine.secret)
+        answer = await self._exchange(machine, self.url, "POST", path, document, machine.secret)
         return CHECK_IN_ANSWER.decode_untrusted("answer", answer)
 
     async def _control(self, machine: Machine, method: str, what: str, body: JsonObject) -> None:
@@ -246,46 +248,31 @@ class Room:
         assert machine.grant is not None
         cast = f"{API_BASE}/casts/{machine.assignment.cast_id:08x}"
         path = f"{cast}/receivers/{machine.grant.receiver_id}/{what}"
-        await self._exchange(machine.assignment.control_url, method, path, body, machine.grant.key.hex())
+        await self._exchange(
+            machine, machine.assignment.control_url, method, path, body, machine.grant.key.hex()
+        )
 
-    async def _exchange(self, url: str, method: str, path: str, body: JsonObject, bearer: str = "") -> object:
-        """Send a request on a connection of its own, as the agent does; retry until there is a response."""
-        address = urllib.parse.urlsplit(url)
+    async def _exchange(
+        self, machine: Machine, url: str, method: str, path: str, body: JsonObject, bearer: str = ""
+    ) -> object:
+        """Send a request on the machine's connection; retry until there is a response."""
         payload = json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
-        head += "Content-Type: application/json\r\n"
-        if bearer:
-            head += f"Authorization: Bearer {bearer}\r\n"
-        request = f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
+        connection = machine.connections.setdefault(url, KeptConnection(url))
         pause_s = 0.2
         while True:
             try:
                 async with asyncio.timeout(EXCHANGE_LIMIT_S):
-                    answer = await self._send(address, request)
-                status, _, content = answer.partition(b"\r\n")
-                code = int(status.split(b" ")[1])
+                    code, content = await connection.exchange(method, path, payload, bearer)
                 if code < 500:
                     break
                 self.errors.append(f"{method} {path}: {code}")
-            except (OSError, TimeoutError, IndexError) as error:
+            except (OSError, TimeoutError) as error:
                 self.errors.append(f"{method} {path}: {type(error).__name__}")
             await asyncio.sleep(pause_s * self._rng.uniform(0.8, 1.2))
             pause_s = min(2 * pause_s, 2.0)
         if code >= 300:
-            raise RuntimeError(f"{method} {path}: {answer.decode(errors='replace')[:1000]}")
-        text = content.partition(b"\r\n\r\n")[2]
-        return json.loads(text) if text else None
-
-    async def _send(self, address: urllib.parse.SplitResult, request: bytes) -> bytes:
-        async with self._gate:
-            reader, writer = await asyncio.open_connection(
-                address.hostname, address.port, ssl=TLS if address.scheme == "https" else None
-            )
-            writer.write(request)
-        try:
-            return await reader.read()
-        finally:
-            writer.close()
+            raise RuntimeError(f"{method} {path}: {code} {content.decode(errors='replace')[:1000]}")
+        return json.loads(content) if content else None
 
     # -- reception for all machines ----------------------------------------------------------------------------
 

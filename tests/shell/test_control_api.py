@@ -296,40 +296,6 @@ def test_a_member_fetches_blocks_within_its_share(tmp_path: Path, encrypted: boo
     with_client(rig, scenario)
 
 
-@pytest.mark.parametrize(
-    "bearer", ["", "Bearer", "Bearer abcdefghijk", "Basic abcdefghijkl", "Bearer " + "a" * 64]
-)
-def test_every_route_needs_a_bearer_and_reads_no_body_without_it(tmp_path: Path, bearer: str) -> None:
-    """The routes are enumerated, so that a new one can't be forgotten."""
-    rig = make_rig(tmp_path)
-
-    async def scenario(client: httpx.AsyncClient) -> None:
-        grant, _ = await join(client)
-        api = make_api(rig)
-        routes = [route for route in api.application().routes if isinstance(route, APIRoute)]
-        assert len(routes) == 7
-        for route in routes:
-            path = route.path.format(cast_id="1234abcd", receiver_id=grant.receiver_id, block=0)
-            for method in route.methods:
-                status = await _status_without_body(client.base_url.port, method, path, bearer)
-                assert status in (400, 401), (method, path)
-        assert len(rig.session.receivers) == 1
-
-    with_client(rig, scenario)
-
-
-async def _status_without_body(port: int | None, method: str, path: str, bearer: str) -> int:
-    """Return the status of a request whose body never arrives: an answer proves that nobody waits for it."""
-    tls = pinned_context([shared_certificate().pin])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nContent-Length: 1000\r\n\r\n"
-    writer.write(head.encode())
-    async with asyncio.timeout(LIMIT_S):
-        status = int((await reader.readline()).split()[1])
-    writer.close()
-    return status
-
-
 def test_the_application_has_no_other_routes(tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
     with rig.image:
