@@ -18,7 +18,7 @@ from protocol.sending.rate.competing_traffic import CompetingTraffic
 ALIKE: Final = 1.15
 """Ratio of two rates up to which receivers have the same limit: delivery rates of one link differ by a few percent."""
 _CUBIC_PER_S3: Final = 0.24
-"""C of the cubic: back at the knee 0.6 s after a cut to 5 % below it, and 5 % above it as long after that."""
+"""C of the cubic: back at the knee 0.5 s after a cut to 3 % below it, and 3 % above it as long after that."""
 _ESCAPE: Final = 0.05
 """Share above the knee from which on, without a sign of trouble, the limit must have moved."""
 _ESCAPE_DOUBLING_S: Final = 0.2

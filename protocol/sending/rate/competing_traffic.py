@@ -15,7 +15,7 @@ _UNDRAINED_MAX: Final = 3
 _DRAINED_SHARE: Final = 0.3
 """Share of the expected drain by which the cast's own queue falls at least."""
 _COMPETING_S: Final = 10.0
-"""Duration of control by loss; a queue that is seen empty ends it at once."""
+"""Duration of control by loss; a queue that is seen empty ends it at once. From 1 s on no scenario changes."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -35,11 +35,6 @@ class CompetingTraffic:
         """Note the queue at a cut of the rate."""
         self._delay_s = queue_delay_s
         self._drained_s = 0.0
-
-    def queue_grows(self, queue_delay_s: float) -> None:
-        """Note a queue that still grows while the cut is on its way."""
-        if queue_delay_s > self._delay_s:
-            self.start_cut(queue_delay_s)
 
     def drain(self, below_share: float, elapsed_s: float) -> None:
         """Note ``elapsed_s`` at a rate that is ``below_share`` below the knee."""

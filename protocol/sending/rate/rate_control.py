@@ -38,7 +38,7 @@ _HEADROOM: Final = 2.0
 """Rate over the rate that is really sent, at most: an application-limited sender earns no burst (RFC 7661)."""
 _NEAR: Final = 0.9
 """Share of an allowed rate from which on the cast tests it."""
-_BACKOFF: Final = 0.05
+_BACKOFF: Final = 0.03
 """Distance below a knee, so that the queue drains."""
 _FILL_HIGH: Final = 0.5
 """Share of a receiver's buffers from which on it works off less than it gets."""
@@ -183,8 +183,6 @@ class RateController:
             self._experiment.forget(receiver_id)
             if settled:
                 self._on_standing_queue(receiver_id, capacity, sample, grtt_s, now)
-            else:
-                capacity.competing.queue_grows(sample.queue_delay_s)
         elif not sample.expected_count or self._conclude(receiver_id, capacity, sample, grtt_s, now):
             return
         elif self._is_unusual(capacity, sample, now):

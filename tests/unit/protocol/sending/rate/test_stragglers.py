@@ -196,6 +196,7 @@ def test_trial_that_proves_nothing_ends_and_returns_ever_more_rarely() -> None:
     assert 3 <= len(trials) <= 6
     assert pauses == sorted(pauses)
     assert pauses[-1] > 1.5 * pauses[0]
+    assert pauses[0] > 10, "a tenth of the time"
 
 
 def test_a_trial_ends_when_another_meets_its_limit() -> None:
