@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import contextlib
 import dataclasses
 import errno
@@ -24,8 +25,13 @@ from sender.http.descriptor_limit import descriptor_limit
 from sender.http.protocol import HttpProtocol
 from sender.http.rejections import Api, Rejection, Rejections
 
+_FIRST_BYTE_S: Final = 10.0
+"""Time for the first byte; until then a connection is a descriptor and a timer, without TLS and HTTP."""
 _HANDSHAKE_S: Final = 10.0
 """Time for a TLS handshake: two round trips, and a thousand machines that were switched on together."""
+_TLS_BUFFER_BYTES: Final = 16 << 10
+"""Size of a TLS record (RFC 8446, 5.1). asyncio has a buffer of 256 KiB for each connection, half a gigabyte for all
+of a cast."""
 _ACCEPTED_AT_ONCE: Final = 128
 """Connections accepted before other work of the event loop gets its turn."""
 _ACCEPT_RETRY_S: Final = 0.1
@@ -103,6 +109,9 @@ class HttpServer(uvicorn.Server):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._listener = listener
         self._tls = tls
+        if tls is not None:
+            asyncio.sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
+        self._silent: dict[Connection, tuple[socket.socket, asyncio.TimerHandle]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._accept_retry: asyncio.TimerHandle | None = None
         affordable = max(1, descriptor_limit() - _DESCRIPTORS_RESERVED)
@@ -165,10 +174,33 @@ class HttpServer(uvicorn.Server):
             accepted.close()
             return
         accepted.setblocking(False)
+        loop = asyncio.get_running_loop()
+        connection.close_now = functools.partial(self._drop_silent, connection)
+        deadline = loop.call_later(_FIRST_BYTE_S, self._first_byte_late, connection)
+        self._silent[connection] = (accepted, deadline)
+        loop.add_reader(accepted, self._first_byte_arrived, connection)
+
+    def _first_byte_arrived(self, connection: Connection) -> None:
+        """Start TLS or HTTP on a connection that was silent so far."""
+        accepted = self._forget_silent(connection)
         task = asyncio.ensure_future(self._open(accepted, connection))
         connection.close_now = task.cancel
         self._connecting.add(task)
         task.add_done_callback(functools.partial(self._opened, accepted, connection))
+
+    def _first_byte_late(self, connection: Connection) -> None:
+        connection.count(Rejection.HEAD_TIMEOUT if self._tls is None else Rejection.HANDSHAKE)
+        self._drop_silent(connection)
+
+    def _drop_silent(self, connection: Connection) -> None:
+        self._forget_silent(connection).close()
+        connection.closed()
+
+    def _forget_silent(self, connection: Connection) -> socket.socket:
+        accepted, deadline = self._silent.pop(connection)
+        deadline.cancel()
+        asyncio.get_running_loop().remove_reader(accepted)
+        return accepted
 
     async def _open(self, accepted: socket.socket, connection: Connection) -> None:
         """Shake hands, and pass the connection to its protocol."""
@@ -204,6 +236,8 @@ class HttpServer(uvicorn.Server):
             self._accept_retry.cancel()
         if self._listener.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._listener)
+        for connection in list(self._silent):
+            self._drop_silent(connection)
         for task in self._connecting:
             task.cancel()
 

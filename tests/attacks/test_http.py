@@ -25,6 +25,7 @@ from tests.support.programs.serving import Daemon
 IDLE_COUNT = 2000
 JOIN_LIMIT_S = 2.0
 MEMORY_LIMIT_BYTES = 5 << 20
+IDLE_MEMORY_LIMIT_BYTES = 128 << 20
 SMUGGLED_BYTES = 160 << 20
 
 
@@ -132,10 +133,12 @@ def test_11_idle_connections_keep_no_machine_out_of_a_cast(
     """Without this, a script that only opens connections keeps a whole room from joining."""
     with LoopbackCast(image, "--wait-for", "1") as cast, contextlib.ExitStack() as stack:
         target = Target(cast.url)
+        before = resident_bytes(cast.sender)
         _hold_idle_connections(target, stack, address_count, handshake=handshake)
         started_s = time.monotonic()
         assert target.ask("/api/v1/casts") in (200, 401)
         assert time.monotonic() - started_s < JOIN_LIMIT_S
+        assert resident_bytes(cast.sender) - before < IDLE_MEMORY_LIMIT_BYTES
         agent = cast.receive(tmp_path / "target")
         assert agent.wait(LIMIT_S) == 0, agent.describe()
 

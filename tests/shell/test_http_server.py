@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 
 from sender.http import protocol
+from sender.http import server as http_server
 from sender.http.body import read_body_untrusted
 from sender.http.connections import admit
 from sender.http.rejections import HTTP_REJECTIONS, Api, Rejection
@@ -155,6 +156,7 @@ def test_an_incomplete_head_ends_the_connection(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, reason: Rejection
 ) -> None:
     monkeypatch.setitem(protocol._DEADLINES, protocol._Phase.HEAD, (SHORT_S, Rejection.HEAD_TIMEOUT))
+    monkeypatch.setattr(http_server, "_FIRST_BYTE_S", SHORT_S)
 
     async def test(server: HttpServer, port: int) -> None:
         async with connected(port) as (reader, writer):
