@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from protocol.control.check_in import AgentState, Assignment, CastOutcome, CheckIn, CheckInAnswer
-from protocol.errors import DatabaseError
+from protocol.errors import DatabaseError, RollbackError, TrustError, UnsignedImageError
 from protocol.model.session_records import CastId
 from sender.daemon.enrolment_desk import EnrolmentDesk, EnrolmentGrant, report_of
 from sender.daemon.jobs.cast_registry import CastRegistry
@@ -28,6 +28,7 @@ from sender.store.group_commit import GroupCommit
 from sender.store.records.casts import Cast, CastMachine
 from sender.store.records.machine_states import FINAL_STATES, MachineState
 from sender.store.records.machines import Machine
+from sender.store.repositories.audit import Audit
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 
@@ -44,6 +45,9 @@ _READ_AGAIN_S: Final = 10.0
 _ELSEWHERE_S: Final = 2.0
 _ENDED_CACHE_MAX: Final = 256
 _DRAIN_S: Final = 1.0
+
+_TRUST_EXIT_CODES: Final = frozenset(cls.exit_code for cls in (TrustError, UnsignedImageError, RollbackError))
+"""Exit codes of agents that refused an image before they opened their disk."""
 
 _log = structlog.get_logger(__name__)
 
@@ -253,6 +257,7 @@ class CheckInHandler:
         """
         cast_id = f"{outcome.cast_id:08x}"
         job = self._registry.jobs.get(cast_id)
+        self._audit_trust(machine, outcome)
         try:
             if job is not None:
                 row = job.records.machine_of(machine.machine_id)
@@ -267,6 +272,19 @@ class CheckInHandler:
             _log.warning("result_not_recorded", cast=cast_id, error=str(error))
             return False
         return True
+
+    def _audit_trust(self, machine: Machine, outcome: CastOutcome) -> None:
+        """Write an audit entry, once for a machine and cast, if it refused an image or allowed an unsigned one."""
+        if outcome.exit_code in _TRUST_EXIT_CODES:
+            action, detail = "image.refuse", {"exit_code": outcome.exit_code, "error": outcome.error}
+        elif outcome.unsigned_allowed:
+            action, detail = "image.allow_unsigned", {}
+        else:
+            return
+        cast_id = f"{outcome.cast_id:08x}"
+        key = f"{action} {cast_id} {machine.machine_id}"
+        entry = (f"machine {machine.name}", action, f"cast {cast_id}", detail)
+        self._recorder.put(("audit", key), Audit.add, *entry, entry_key=key, at=datetime.now(UTC))
 
     def _write_outcomes(self, results: Sequence[tuple[Machine, CastOutcome]]) -> list[None]:
         """Record results of casts that don't run here, unless they are recorded already; in a thread of the store."""

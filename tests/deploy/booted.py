@@ -213,7 +213,9 @@ def start_agent(machine: Machine, disk: Path, options: str) -> None:
     if not (machine.root / "root/agents.token").exists():
         machine.type("diskcast tokens create lab-agents --role enrol --output /root/agents.token")
         token = (machine.root / "root/agents.token").read_text().strip()
+        key = (machine.root / "root/.config/diskcast/signing.pub").read_text().splitlines()[1]  # pack made it
         values = {"TARGET": str(disk), "INTERFACE": "lo", "SERVER": "http://127.0.0.1:7400", "TOKEN": token}
+        values["TRUST_KEYS"] = key
         for name, value in values.items():
             set_option(machine, "agent.env", f"DISKCAST_{name}=.*", f"DISKCAST_{name}={value}")
     options = f"--identity SN1 --name pc01 {options}".strip()

@@ -32,6 +32,11 @@ def test_an_unsigned_image_is_refused_until_it_is_signed(
         found = wait_until("the refusal is in the history", line, describe=daemon.describe)
         assert found["exit_code"] == UnsignedImageError.exit_code
         assert "isn't signed" in str(found["error"])
+        [entry] = [
+            entry for entry in daemon.ask("GET", "/audit")["items"] if entry["action"] == "image.refuse"
+        ]
+        assert (entry["actor"], entry["subject"]) == ("machine pc01", f"cast {refused}")
+        assert entry["detail"]["exit_code"] == UnsignedImageError.exit_code
         assert not agent.target.exists() or agent.target.read_bytes() == b""
         daemon.ask("POST", f"/casts/{refused}/cancel")
         daemon.wait_phase(refused, "cancelled", "failed")
@@ -61,3 +66,5 @@ def test_an_allowed_unsigned_image_is_recorded(tmp_path: Path) -> None:
             assert agent.target.read_bytes() == MADE.raw
         [line] = daemon.history(cast_id=cast_id)
         assert line["unsigned_allowed"] is True
+        actions = [entry["action"] for entry in daemon.ask("GET", "/audit")["items"]]
+        assert actions.count("image.allow_unsigned") == 1

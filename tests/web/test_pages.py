@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from protocol.shared.units import format_bytes, format_duration, format_rate
+from tests.support.disks.disk_images import make_image
 from tests.support.programs.serving import Daemon, wait_until
+from tests.support.signing import SIGNER
 from tests.web.browsing import DESKTOP, PHONE, Visit, visit
 from tests.web.conftest import IMAGE, ROOM, ROOM_NAME, Lab
 
@@ -76,6 +79,19 @@ def test_an_image_is_added_by_address_and_forgotten(desktop: Visit) -> None:
     page.get_by_role("button", name="Add the image").click()
     expect(page.get_by_label("URL (required)")).to_be_focused()
     expect(page.get_by_role("dialog").locator(".field-error:visible")).to_have_count(1)
+
+
+def test_an_unsigned_image_shows_the_command_that_signs_it(desktop: Visit, lab: Lab, tmp_path: Path) -> None:
+    """An operator who sees only that machines refuse the image doesn't know what to do."""
+    made = make_image("rz", seed=77, name="unsigned")
+    shown = lab.daemon.add_image(made.write(tmp_path / "unsigned.dci", signer=None))
+    page = desktop.open("/images")
+    card = page.locator(".image-card").filter(has_text="unsigned")
+    expect(card.get_by_text(f"diskcast images sign {shown['image_id'][:12]}")).to_be_visible()
+    signed_card = page.locator(".image-card").filter(has_text=SIGNER.public.id_text)
+    expect(signed_card).to_have_count(1)
+    (lab.daemon.images / "unsigned.dci").unlink()
+    expect(page.locator(".image-card")).to_have_count(1)
 
 
 def test_what_the_daemon_refuses_stands_beside_its_field(desktop: Visit) -> None:
