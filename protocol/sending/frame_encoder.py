@@ -11,7 +11,7 @@ from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
 from protocol.fec.reed_solomon import encode_repair
 from protocol.model.session_records import CastParameters
 from protocol.sending.send_plan import SendPlan
-from protocol.wire.batch import fill_constant_headers, header_view
+from protocol.wire.batch import fill_constant_headers, header_view, header_words
 from protocol.wire.data_tags import DataTagger
 
 LoadBlock = Callable[[int, int], NDArray[np.uint8]]
@@ -63,7 +63,7 @@ class FrameEncoder:
         headers["esi"] = position + np.repeat(plan.segments["esi"].astype(np.int64) - starts, counts)
         sequences = position + plan.first_sequence
         headers["sequence"] = sequences & 0xFFFFFFFF
-        headers["tag"] = self._tagger_of(plan).tags(sequences)
+        header_words(frames)[:, 1] = self._tagger_of(plan).tag_words(sequences)
 
     def _tagger_of(self, plan: SendPlan) -> DataTagger:
         if self._tagger is None or plan.keys.data_tag != self._tag_key:

@@ -21,7 +21,9 @@ from protocol.constants import DATA_AHEAD_DATAGRAMS_MAX, DATA_WINDOW_DATAGRAMS, 
 _BLOCK_BYTES: Final = 16
 _MODULUS: Final = 1 << 32
 _HALF: Final = 1 << 31
+_SLOT_MASK: Final = DATA_WINDOW_DATAGRAMS - 1
 assert _BLOCK_BYTES == 2 * TAG_BYTES
+assert DATA_WINDOW_DATAGRAMS & _SLOT_MASK == 0
 
 
 class DataTagger:
@@ -42,10 +44,14 @@ class DataTagger:
         # update_into() needs almost a block more than it fills.
         self._tag_bytes = np.zeros((room + 1) * _BLOCK_BYTES, np.uint8)
         self._counters = self._counter_bytes.view(">u8")[1::2]
-        self._tags = self._tag_bytes.view(">u8")[::2]
+        self._tags = self._tag_bytes.view(np.uint64)[::2]
 
     def tags(self, sequences: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
-        """Return the tags of extended sequence numbers, ``>u8[n]``, valid until the next call.
+        """Return the tags of extended sequence numbers, ``>u8[n]``, valid until the next call."""
+        return self.tag_words(sequences).view(">u8")
+
+    def tag_words(self, sequences: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the tags in memory order, ``u8[n]``, as :func:`protocol.wire.batch.header_words` has them.
 
         Takes 7 µs for a batch of 704.
         """
@@ -54,7 +60,7 @@ class DataTagger:
             self._grow(n)
         self._counters[:n] = sequences
         self._encryptor.update_into(self._counter_bytes[: n * _BLOCK_BYTES].data, self._tag_bytes.data)
-        tags: NDArray[np.unsignedinteger] = self._tags[:n]
+        tags: NDArray[np.uint64] = self._tags[:n]
         return tags
 
 
@@ -78,9 +84,8 @@ class SequenceWindow:
 
     def extend(self, sequences: NDArray[np.generic]) -> NDArray[np.int64]:
         """Return header numbers, ``u4[n]``, as the 64-bit numbers that are nearest to the anchor."""
-        low = self.anchor & (_MODULUS - 1)
-        ahead = (sequences.astype(np.int64) - low + _HALF) & (_MODULUS - 1)
-        extended: NDArray[np.int64] = ahead + (self.anchor - _HALF)
+        ahead = sequences.astype(np.uint32) + np.uint32((_HALF - self.anchor) % _MODULUS)
+        extended: NDArray[np.int64] = ahead.astype(np.int64) + (self.anchor - _HALF)
         return extended
 
     def accept(self, sequences: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -88,12 +93,17 @@ class SequenceWindow:
 
         A number is taken for a repeated one, too, once another one that is a multiple of the window ahead has arrived.
         """
-        fresh: NDArray[np.bool_] = sequences > self._latest[sequences % DATA_WINDOW_DATAGRAMS]
+        slots = sequences & _SLOT_MASK
+        fresh: NDArray[np.bool_] = sequences > self._latest[slots]
         fresh &= sequences <= self.anchor + DATA_AHEAD_DATAGRAMS_MAX
-        if not (sequences[1:] > sequences[:-1]).all():
+        ascending = bool((sequences[1:] > sequences[:-1]).all())
+        if not ascending:
             first = np.zeros(sequences.shape[0], np.bool_)
             first[np.unique(sequences, return_index=True)[1]] = True
             fresh &= first
-        taken = np.sort(sequences[fresh])  # of two numbers for one slot the later one stays
-        self._latest[taken % DATA_WINDOW_DATAGRAMS] = taken
+        if ascending and fresh.all():
+            self._latest[slots] = sequences
+        else:
+            taken = np.sort(sequences[fresh])  # of two numbers for one slot the later one stays
+            self._latest[taken & _SLOT_MASK] = taken
         return fresh
