@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import httpx
 from sender.api.application import create_application
 from sender.api.server import ApiServer
 from sender.config.config_file import load_config
+from sender.config.daemon_certificate import daemon_certificate
 from sender.daemon.context import Services
 from sender.daemon.leases import StateDirectory
 from sender.serve.composition import compose_daemon
@@ -23,7 +25,6 @@ from sender.store.records.access import Role
 from sender.store.write_behind import Recorder
 from tests.support.disks.disk_images import MadeImage, make_image
 from tests.support.network.lab import LIMIT_S
-from tests.support.network.tls_peer import shared_certificate
 
 T = TypeVar("T")
 PREFIX = "/api/v1"
@@ -118,8 +119,9 @@ class Served:
             try:
                 for role in Role:
                     _token, self.secrets[role] = store.tokens.create(f"test-{role}", role)
+                certificate = daemon_certificate(self.config.server, datetime.now(UTC))
                 self.services = compose_daemon(
-                    self.config, store, recorder, state.owner("lab"), shared_certificate()
+                    self.config, store, recorder, state.owner("lab"), certificate
                 ).services
                 self.application = create_application(self.services)
                 self.server = ApiServer(
