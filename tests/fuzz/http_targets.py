@@ -6,9 +6,11 @@ The input is a request as text: a line with method and path, headers, an empty l
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -39,10 +41,13 @@ class _Service:
     """The control API of one cast, called as its server calls it."""
 
     def __init__(self) -> None:
-        self.rig: Rig = make_rig(Path(tempfile.mkdtemp(prefix="diskcast-fuzz-")))
+        folder = tempfile.mkdtemp(prefix="diskcast-fuzz-")
+        atexit.register(shutil.rmtree, folder)
+        self.rig: Rig = make_rig(Path(folder))
         self.grant = self.rig.join()
         self.application = make_api(self.rig).application()
         self.loop = asyncio.new_event_loop()
+        atexit.register(self.loop.close)
 
     def answer(self, data: bytes) -> int:
         """Answer one request and return the status."""
