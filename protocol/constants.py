@@ -289,6 +289,11 @@ POISONED_ROUNDS_MAX = 3
 """Requests of digests without success before a receiver fetches the block over the control API: more would only give
 a forger, or a lossy network, more time."""
 
+MANIFEST_HASH_BYTES = 16
+MANIFEST_HASHES_MAX = 1024
+"""Blocks of a manifest up to which a grant has a hash of each: 1 TiB of disk, 32 KB of JSON. The manifest of a larger
+image is checked as a whole only."""
+
 POISONED_BLOCKS_MAX = 64
 """Poisoned blocks in one report: more than a burst of losses and forgeries spoils at once."""
 

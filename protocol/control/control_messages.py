@@ -23,6 +23,8 @@ from protocol.constants import (
     HARDWARE_ADDRESSES_MAX,
     HASH_BYTES,
     IMAGE_BYTES_MAX,
+    MANIFEST_HASH_BYTES,
+    MANIFEST_HASHES_MAX,
     NAME_BYTES_MAX,
     NEED_BODY_BYTES_MAX,
     RECEIVER_COUNT_MAX,
@@ -51,6 +53,7 @@ from protocol.schema.json_fields import (
     ChoiceField,
     HardwareAddresses,
     HexBytes,
+    HexData,
     HexInteger,
     Integer,
     InventoryField,
@@ -114,6 +117,7 @@ GRANT_FIELDS: dict[str, JsonField] = {
     "next_counter": _COUNT,
     "incarnation": Integer(0, 2**32 - 1),
     "manifest_by_multicast": Boolean(),
+    "manifest_hashes": HexData(MANIFEST_HASHES_MAX * MANIFEST_HASH_BYTES),
     "report_interval_s": Number(REPORT_INTERVAL_MAX_S),
     "grtt_s": Number(GRTT_MAX_S),
     "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
@@ -390,7 +394,7 @@ def grant_from_json_untrusted(value: object) -> JoinGrant:
     """Decode the grant of :func:`grant_to_json`.
 
     Raises:
-        ProtocolError: a field is missing or out of range, or the incarnations contradict each other.
+        ProtocolError: a field is missing or out of range, or two of them contradict each other.
     """
     grant = decode_fields_untrusted(GRANT_FIELDS, value)
     assert isinstance(value, dict)
@@ -402,4 +406,7 @@ def grant_from_json_untrusted(value: object) -> JoinGrant:
     )
     own = {name: grant[name] for name in GRANT_FIELDS if name != "incarnation"}
     own["receiver_id"] = ReceiverId(own["receiver_id"])  # type: ignore[arg-type]
-    return JoinGrant(parameters=parameters, **own)  # type: ignore[arg-type]
+    decoded = JoinGrant(parameters=parameters, **own)  # type: ignore[arg-type]
+    if len(decoded.manifest_hashes) not in (0, MANIFEST_HASH_BYTES * parameters.manifest_block_count):
+        raise ProtocolError("manifest_hashes: they don't fit the manifest")
+    return decoded

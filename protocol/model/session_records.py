@@ -112,6 +112,8 @@ class JoinGrant:
     report_interval_s: float
     grtt_s: float
     receiver_count: int
+    manifest_hashes: bytes = b""
+    """Hashes of the manifest's blocks, if it is being cast and has few enough."""
 
 
 class ReceiverState(enum.StrEnum):

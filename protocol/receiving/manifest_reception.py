@@ -7,8 +7,9 @@ from typing import Protocol
 import numpy as np
 from blake3 import blake3
 
+from protocol.constants import MANIFEST_HASH_BYTES
 from protocol.fec.reed_solomon import decode_in_place
-from protocol.image.manifest_object import manifest_source_symbols, manifest_stored_bytes
+from protocol.image.manifest_object import manifest_block_hash, manifest_source_symbols, manifest_stored_bytes
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastParameters
 from protocol.receiving.block_assembly import AssembledBlock, BufferPool
@@ -62,8 +63,17 @@ class ManifestReception:
         pool: BufferPool,
         store: ManifestStore,
         cipher: BlockCipher | None = None,
+        hashes: bytes = b"",
     ) -> None:
-        """Start to receive into ``store``, which must be ``parameters.manifest_bytes`` long."""
+        """Start to receive.
+
+        Args:
+            parameters: the parameters of the cast.
+            pool: buffers for the symbols.
+            store: collects the manifest; ``parameters.manifest_bytes`` long.
+            cipher: cipher of the cast's blocks; None if they aren't encrypted.
+            hashes: hashes of the manifest's blocks, as the sender granted them; empty for none.
+        """
         assert len(store) == parameters.manifest_bytes
         source_symbols = manifest_source_symbols(parameters)
         self._store = store
@@ -78,6 +88,7 @@ class ManifestReception:
         )
         self._parameters = parameters
         self._cipher = cipher
+        self._hashes = hashes
         self._plain = np.empty(parameters.block_bytes if parameters.encrypted else 0, np.uint8)
         self._pass_over = False
 
@@ -96,8 +107,8 @@ class ManifestReception:
         """Decode one assembled block into the store; its buffer can be released afterwards.
 
         Returns:
-            False if its tag doesn't match, in an encrypted cast: some of its symbols are forged. Without a tag only
-            the whole manifest can be checked.
+            False if its tag or its hash doesn't match: some of its symbols are forged. Without both only the whole
+            manifest can be checked.
 
         Raises:
             StorageError: as the store raises.
@@ -109,6 +120,10 @@ class ManifestReception:
             if not self._cipher.open_into_untrusted(CastObject.MANIFEST, assembled.block, piece, plain):
                 return False
             piece = plain
+        start = MANIFEST_HASH_BYTES * assembled.block
+        expected = self._hashes[start : start + MANIFEST_HASH_BYTES]
+        if expected and manifest_block_hash(piece.data) != expected:
+            return False
         self._store.write(assembled.block * self._parameters.block_bytes, piece.data)
         self.reception.mark_settled(np.array([assembled.block]))
         return True

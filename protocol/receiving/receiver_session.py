@@ -134,7 +134,9 @@ class ReceiverSession:
         self._manifest: ManifestReception | None = None
         if grant.manifest_by_multicast:
             store = MemoryStore(parameters.manifest_bytes) if manifest_store is None else manifest_store
-            self._manifest = ManifestReception(parameters, self._pool, store, self.cipher)
+            self._manifest = ManifestReception(
+                parameters, self._pool, store, self.cipher, grant.manifest_hashes
+            )
         self._arrival = ArrivalMeter(DATA_HEADER_BYTES + parameters.symbol_bytes)
         self._counter = 0
         self._suspect_after = now

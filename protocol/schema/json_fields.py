@@ -144,6 +144,25 @@ class HexBytes:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class HexData:
+    """At most ``bytes_max`` bytes in hexadecimal."""
+
+    bytes_max: int
+
+    def encode(self, value: object) -> object:
+        """Return two lower-case digits per byte."""
+        assert isinstance(value, bytes)
+        assert len(value) <= self.bytes_max
+        return value.hex()
+
+    def decode_untrusted(self, name: str, value: object) -> bytes:
+        """Return the bytes; ``bytes.fromhex`` alone would also accept spaces."""
+        if type(value) is not str or len(value) > 2 * self.bytes_max or len(value) % 2:
+            raise ProtocolError(f"{name}: expected at most {2 * self.bytes_max} hexadecimal digits")
+        return HexBytes(len(value) // 2).decode_untrusted(name, value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class HexInteger:
     """An unsigned 32-bit id in eight hexadecimal digits, as in URLs and messages."""
 

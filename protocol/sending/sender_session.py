@@ -30,7 +30,7 @@ from protocol.constants import (
 )
 from protocol.errors import JoinRefusedError, WireError
 from protocol.image.manifest import Manifest
-from protocol.image.manifest_object import manifest_source_symbols
+from protocol.image.manifest_object import manifest_hashes, manifest_source_symbols
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.cast_state import CastState, SessionOutcome
@@ -122,6 +122,7 @@ class SenderSession:
         """Wire version of feedback of another version than this program's; None for none."""
         self.statistics = SenderStatistics()
         source_symbols = manifest.source_symbols(parameters.symbol_bytes, parameters.tag_bytes)
+        self._manifest_hashes = manifest_hashes(parameters, manifest.data)
         self.manifest_demand = Demand(CastObject.MANIFEST, manifest_source_symbols(parameters))
         self.image_demand = Demand(CastObject.IMAGE, source_symbols)
         self.rate_control = RateController(
@@ -277,6 +278,7 @@ class SenderSession:
             report_interval_s=self._report_interval_s,
             grtt_s=self.grtt_s,
             receiver_count=self.active_count,
+            manifest_hashes=self._manifest_hashes if by_multicast else b"",
         )
 
     def set_need(

@@ -186,6 +186,7 @@ class SmallCast:
         alter: changes the data on its way to the receiver.
         passes: whether a control datagram reaches the receiver.
         serve_block: changes a block that the control API serves.
+        fetched_manifest_count: times that the control API served the manifest.
         fetched_blocks: blocks that the control API served.
     """
 
@@ -207,6 +208,7 @@ class SmallCast:
         self.passes: Callable[[bytes], bool] = lambda _datagram: True
         self.serve_block: Callable[[memoryview], memoryview] = lambda cast_bytes: cast_bytes
         self.fetched_blocks: list[int] = []
+        self.fetched_manifest_count = 0
         self.place: Place | None = None
         self._starts = 0
 
@@ -319,6 +321,7 @@ class SmallCast:
 
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         await self._session()
+        self.fetched_manifest_count += 1
         into.write(0, memoryview(self.image.manifest.data[:]))
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:

@@ -68,6 +68,15 @@ def test_a_grant_arrives_as_it_was_given() -> None:
     assert messages.grant_from_json_untrusted(document) == GRANT
 
 
+@pytest.mark.parametrize("byte_count", [16, 799, 816])
+def test_hashes_that_do_not_fit_the_manifest_are_refused(byte_count: int) -> None:
+    right = dataclasses.replace(GRANT, manifest_hashes=bytes(16 * PARAMETERS.manifest_block_count))
+    document = messages.grant_to_json(right, state=CastState.CASTING)
+    assert messages.grant_from_json_untrusted(through_text(document)) == right
+    with pytest.raises(ProtocolError, match="manifest_hashes"):
+        messages.grant_from_json_untrusted(document | {"manifest_hashes": bytes(byte_count).hex()})
+
+
 def test_a_cast_shows_no_secret() -> None:
     description = messages.cast_description(PARAMETERS, state=CastState.GATHERING, receiver_count=2)
     document = messages.cast_to_json(description)
