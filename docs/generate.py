@@ -10,7 +10,14 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from docs import api_reference, command_reference, config_reference, log_reference, web_labels
+from docs import (
+    api_reference,
+    attack_reference,
+    command_reference,
+    config_reference,
+    log_reference,
+    web_labels,
+)
 from docs.dashboards import DASHBOARDS
 from protocol import errors
 from protocol.constants import (
@@ -251,21 +258,34 @@ def dashboard_file(name: str) -> Callable[[], str]:
     return lambda: json.dumps(DASHBOARDS[name](), indent=1)
 
 
-def image_format_page() -> str:
-    """Return the page, which is written by hand, with its tables up to date."""
-    page = (DOCS / "reference" / "image-format.md").read_text()
-    text, count = re.subn(
-        r"(<!-- protocol\.image\.image_format\.tables\(\) -->\n).*?(\n<!-- end -->)",
-        lambda match: f"{match[1]}\n{image_format.tables().strip()}\n{match[2]}",
-        page,
-        flags=re.DOTALL,
-    )
-    assert count == 1, "image-format.md has no mark for the tables"
-    return text
+def filled_page(name: str, mark: str, make: Callable[[], str]) -> Callable[[], str]:
+    """Return a function that returns a page, which is written by hand, with its tables up to date."""
+
+    def page() -> str:
+        text, count = re.subn(
+            rf"(<!-- {re.escape(mark)} -->\n).*?(\n?<!-- end -->)",
+            lambda match: f"{match[1]}\n{make().strip()}\n\n<!-- end -->",
+            (DOCS / name).read_text(),
+            flags=re.DOTALL,
+        )
+        assert count == 1, f"{name} has no mark for {mark}"
+        return text
+
+    return page
+
+
+FILLED_PAGES: dict[str, Callable[[], str]] = {
+    "reference/image-format.md": filled_page(
+        "reference/image-format.md", "protocol.image.image_format.tables()", image_format.tables
+    ),
+    "explanation/threat-model.md": filled_page(
+        "explanation/threat-model.md", "attacks", attack_reference.attack_table
+    ),
+}
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "reference/image-format.md": image_format_page,
+    **FILLED_PAGES,
     "reference/wire-format.md": wire_format,
     "reference/exit-codes.md": exit_codes,
     "reference/metrics.md": metrics,
@@ -289,7 +309,7 @@ def generated_files() -> dict[Path, str]:
 
 
 def _finished(name: str, text: str) -> str:
-    marked = name.endswith(".md") and PAGES.get(name) is not image_format_page
+    marked = name.endswith(".md") and name not in FILLED_PAGES
     return (MARK if marked else "") + text.rstrip() + "\n"
 
 

@@ -95,7 +95,7 @@ def _arguments(program: Program) -> bytes:
 
 
 def test_31_secrets_are_in_no_journal_argument_metric_or_database(tmp_path: Path) -> None:
-    """Without this, whoever reads a log or a backup has the keys of every room."""
+    """Without this, a reader of a log or a backup has the keys of every room."""
     remote = "http://lab:geheim-im-url@127.0.0.1:9/images/"
     settings: dict[str, dict[str, object]] = {
         "library": {"remotes": [remote], "scan_interval_s": 0.2},

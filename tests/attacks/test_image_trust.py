@@ -92,7 +92,7 @@ def by(key: SecretKey, tags: tuple[str, ...] = ("lab-pc",)) -> Resign:
 def test_02_an_image_without_a_valid_signature_never_opens_the_target(
     tmp_path: Path, resign: Resign | None, error: type[TrustError]
 ) -> None:
-    """Otherwise whoever reaches a room's network overwrites its disks with an image of their own."""
+    """Otherwise an attacker on a room's network overwrites its disks with an image of their own."""
     image, target = MADE.write(tmp_path / "lab.dci", signer=None), tmp_path / "disk"
     target.write_bytes(UNTOUCHED)
     if resign is not None:
@@ -166,7 +166,7 @@ def test_03_a_version_below_the_floor_is_refused(tmp_path: Path) -> None:
 
 
 def test_22_the_whole_cast_of_yesterday_has_no_effect(tmp_path: Path) -> None:
-    """Otherwise whoever recorded a cast once can undo every update since."""
+    """Otherwise an attacker who recorded a cast once can undo every update since."""
     old, new = MADE.write(tmp_path / "old.dci"), OTHER.write(tmp_path / "new.dci")
     write_signature(old, signed(statement_of(MADE, 7)), SIGNER.public)
     write_signature(new, signed(statement_of(OTHER, 8)), SIGNER.public)

@@ -34,7 +34,7 @@ def test_every_locked_requirement_has_a_hash() -> None:
 def test_the_top_level_is_fixed() -> None:
     allowed = {
         "pyproject.toml", "README.md", "sender", "receiver", "protocol", "tests", "deploy", "docs", "Makefile",
-        "LICENSE", "CHANGELOG.md", ".ci", ".gitignore", "requirements.lock",
+        "LICENSE", "SECURITY.md", "CHANGELOG.md", ".ci", ".gitignore", "requirements.lock",
     }  # fmt: skip
     assert {path.relative_to(ROOT).parts[0] for path in _tracked()} <= allowed
 
