@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import urllib.parse
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -128,6 +129,7 @@ async def test_liars_are_put_aside_and_get_no_secret(servers: Callable[[], Serve
         hint(7, "http://127.0.0.1:80"),
         hint(7, "https://127.0.0.1:1"),
         hint(7, "nonsense"),
+        hint(7, f"https://localhost:{urllib.parse.urlsplit(rogue.client.url).port}"),
         offer_cast(real, 7),
     ]
     offer = await find(datagrams, access)

@@ -8,8 +8,10 @@ counts. A hint that fails is put aside, and others are tried meanwhile.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import math
 import random
+import urllib.parse
 from collections import Counter, OrderedDict
 from typing import Final
 
@@ -63,6 +65,18 @@ class _Failure:
 
 
 _Hint = tuple[CastId, str]
+
+
+def _names_an_address(control_url: str) -> bool:
+    """Return whether the URL names its host by address, as every sender does.
+
+    An announcement mustn't make a room of machines look up a name, or connect to a host of somebody's choice outside.
+    """
+    try:
+        ipaddress.ip_address((urllib.parse.urlsplit(control_url).hostname or "").partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _hint_of(offer: CastOffer) -> _Hint:
@@ -156,7 +170,8 @@ class _Finder:
         hint = _hint_of(offer)
         failed = self._failures.get(hint)
         if (
-            not self._choice.matches_id(offer.cast_id)
+            not _names_an_address(offer.control_url)
+            or not self._choice.matches_id(offer.cast_id)
             or offer.cast_id in self.found
             or hint in self._running
             or hint in self._waiting
