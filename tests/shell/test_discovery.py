@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from protocol.constants import DISCOVERY_SETTLE_S
-from protocol.errors import AmbiguousCastError, NoSenderError
+from protocol.errors import AmbiguousCastError, NoSenderError, WireVersionError
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId
 from receiver.reception.network.discovery import OFFERS_MAX, CastChoice, CastOffer, listen_for_cast
@@ -48,7 +48,7 @@ async def discover(
             offers.append(
                 await listen_for_cast(interface, GROUP_IPV4, port, choice or CastChoice(), wait_s=wait_s)
             )
-        except (NoSenderError, AmbiguousCastError) as error:
+        except (NoSenderError, AmbiguousCastError, WireVersionError) as error:
             errors.append(error)
 
     async with trio.open_nursery() as nursery:
@@ -93,6 +93,17 @@ async def test_silence_ends_at_the_deadline(mock_clock: trio.testing.MockClock) 
     ):
         await discover(mock_clock, [])
     assert mock_clock.current_time() == pytest.approx(20.0)
+
+
+async def test_a_sender_of_another_wire_version_is_named_with_both_versions(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    """Without it, the agent would say that no sender announces anything while one does."""
+    old = announcement(7, "lab")[:2] + b"\1" + announcement(7, "lab")[3:]
+    with pytest.raises(WireVersionError, match=r"127\.0\.0\.1 speaks wire version 1, this program .* 2"):
+        await discover(mock_clock, [old] * 3)
+    offer = await discover(mock_clock, [old, announcement(8, "lab")])
+    assert offer.cast_id == 8
 
 
 async def test_other_casts_than_the_chosen_are_named(mock_clock: trio.testing.MockClock) -> None:
