@@ -236,7 +236,7 @@ def test_an_efi_partition_with_a_loop_of_clusters_ends_the_look(tmp_path: Path) 
         disk.fit(FitOptions(efi_label="Room"))
 
 
-def test_no_tool_of_a_crashing_filesystem_leaves_a_core_dump(
+def test_31_no_tool_of_a_crashing_filesystem_leaves_a_core_dump(
     tmp_path: Path, tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A core dump has parts of the image: a domain's secrets in a file that anyone may find."""
