@@ -68,7 +68,7 @@ def test_a_daemon_is_brought_an_image_a_room_and_agents_that_take_its_cast(tmp_p
 
 def test_a_daemon_elsewhere_or_none_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     for url, words in (
-        ("http://192.0.2.1:7400", "is another machine"),
+        ("http://192.0.2.1:7400", "isn't encrypted"),
         ("http://127.0.0.1:1", "no response"),
     ):
         command = diskcast("demo", "--server", url, "--directory", tmp_path, "--json")
