@@ -20,6 +20,8 @@ import psutil
 from tests.support.programs.serving import Daemon
 
 ENROL_LIMIT_S = 300.0
+SETTLE_S = 8.0
+ALONE_S = 20.0
 
 
 @click.command()
@@ -33,11 +35,19 @@ def main(machine_count: int, seconds: float, as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with Daemon(directory / "daemon", encrypted=True, settings={"log": {"level": "info"}}) as daemon:
+            time.sleep(SETTLE_S)
+            alone = _share(daemon, ALONE_S)
             share, checked_in = _measure(daemon, directory, machine_count, seconds)
-    figures = {"machines": machine_count, "seconds": seconds, "cpu_share": share, "online": checked_in}
+    figures = {
+        "machines": machine_count,
+        "seconds": seconds,
+        "cpu_share": share,
+        "cpu_share_without_machines": alone,
+        "online": checked_in,
+    }
     text = (
-        f"{machine_count} idle machines over TLS: {share:.1%} of a core for {seconds:g} s (load average "
-        f"{os.getloadavg()[0]:.1f})"
+        f"{machine_count} idle machines over TLS: {share - alone:.1%} of a core for {seconds:g} s, beside "
+        f"{alone:.1%} of a daemon without machines (load average {os.getloadavg()[0]:.1f})"
     )
     click.echo(json.dumps(figures) if as_json else text)
 
@@ -52,17 +62,23 @@ def _measure(daemon: Daemon, directory: Path, machine_count: int, seconds: float
         while daemon.server()["machines_online"] < machine_count:
             assert time.monotonic() < deadline_s, daemon.describe()
             time.sleep(2)
-        process = psutil.Process(daemon.program.pid)
         time.sleep(30)  # each has checked in by its own secret, and waits
-        before = process.cpu_times()
-        time.sleep(seconds)
-        after = process.cpu_times()
+        share = _share(daemon, seconds)
         assert machines.poll() is None
         online = int(daemon.server()["machines_online"])
     finally:
         machines.terminate()
         machines.wait()
-    return (after.user + after.system - before.user - before.system) / seconds, online
+    return share, online
+
+
+def _share(daemon: Daemon, seconds: float) -> float:
+    """Return the share of a core that the daemon uses for so many seconds."""
+    process = psutil.Process(daemon.program.pid)
+    before = process.cpu_times()
+    time.sleep(seconds)
+    after = process.cpu_times()
+    return (after.user + after.system - before.user - before.system) / seconds
 
 
 if __name__ == "__main__":
