@@ -8,7 +8,7 @@ import random
 import zlib
 from collections.abc import Callable
 
-from protocol.constants import WIRE_VERSION
+from protocol.constants import MANIFEST_HASH_BYTES, WIRE_VERSION
 from protocol.control import check_in
 from protocol.control import control_messages as messages
 from protocol.errors import JoinRefusedError, ProtocolError, WireVersionError
@@ -37,7 +37,10 @@ def _cast(pick: random.Random) -> dict[str, object]:
 
 
 def _grant(pick: random.Random) -> dict[str, object]:
-    return sample_object(messages.GRANT_FIELDS, pick) | {"incarnation": 7, "cast": _cast(pick)}
+    values = sample_object(messages.GRANT_FIELDS, pick)
+    cast = _cast(pick) | {"manifest_bytes": 1 << 17}  # two blocks
+    hashes = pick.randbytes(2 * MANIFEST_HASH_BYTES).hex()
+    return values | {"incarnation": 7, "cast": cast, "manifest_hashes": pick.choice(("", hashes))}
 
 
 def _join(pick: random.Random) -> dict[str, object]:

@@ -66,6 +66,8 @@ def sample_json(kind: object, pick: random.Random) -> object:
             return "first line\nsecond\tline\n"[: kind.bytes_max]
         case fields.DecimalText():
             return str(pick.getrandbits(64))
+        case fields.HexData():
+            return pick.randbytes(pick.randrange(min(kind.bytes_max, 40) + 1)).hex()
         case fields.HexBytes():
             return pick.randbytes(kind.bytes_exact).hex()
         case fields.HexInteger():
