@@ -113,6 +113,7 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     url = _url(listener, encrypted=tls is not None)
     write_local_endpoint(state.path, _local_endpoint(listener, "" if tls is None else certificate.pin))
+    link = await login_link(url, state.path, application.state.authenticator)
     describe = functools.partial(_status, url, services.registry.jobs)
     try:
         async with asyncio.TaskGroup() as group:
@@ -126,7 +127,7 @@ async def _serve(
             gc.collect()
             gc.freeze()  # imported modules stay: each collection that scans them takes tenths of a second
             _log.info("daemon_ready", url=url, pin=certificate.pin, owner=str(daemon.owner))
-            on_ready(url, certificate.pin, await login_link(url, state.path, application.state.authenticator))
+            on_ready(url, certificate.pin, link)
             notifier.ready(describe())
             await stop.wait()
             _log.info("daemon_ends", casts_left=len(services.registry.jobs))
