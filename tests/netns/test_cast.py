@@ -322,7 +322,7 @@ def test_two_casts_on_one_group_are_distinguished(image: Path, other_image: Path
     with Network(3) as network:
         first = send(network, packed(image), "--wait-for", "1")
         second_argv = diskcast(
-            "send", packed(other_image), "--interface", "eth0", "--json", "--wait-for", "1"
+            "send", packed(other_image), "--interface", "eth0", "--open", "--json", "--wait-for", "1"
         )
         second = network.start(network.receivers[2], second_argv)
         ids = {program: program.wait_event("cast_started", LIMIT_S)["cast_id"] for program in (first, second)}
