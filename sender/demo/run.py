@@ -41,10 +41,10 @@ AGENT_COUNT_MAX = 16
 """Each is a separate Python process; a laptop can run sixteen."""
 
 CAST_S_MAX = 10.0
-CAST_S_MIN = 5.0
+CAST_S_MIN = 8.0
 CAST_BYTES_PER_S = 64 * MIB
-"""A demo must last long enough to be watched, and for a late joiner to start: at this rate an image of 512 MiB takes
-eight seconds."""
+"""A demo must last long enough to be watched, and for a late joiner to start, which takes some seconds on a busy machine:
+at this rate an image of 512 MiB takes eight seconds."""
 SENT_PER_STORED_BYTE = 1.3
 """Headers, parity and repairs; the blocks that the late joiner missed come on top."""
 
