@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from protocol.constants import MIB
 from tests.support.disks.disk_images import make_image
 from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, SlowDisk, slow_disk
@@ -266,6 +268,9 @@ def monitored_room(folder: Path, plan: Plan) -> Iterator[Scene]:
         wait_until("it misses nothing", lambda: not scene.at("ALERTS"), LIMIT_S, describe=daemon.describe)
         wait_online(daemon, agents)
         scene.started_s = time.time()
+        _present_wrong_token(daemon)
+        _wait_seen(scene, "its rejection", "diskcast_http_rejections_total")
+        _present_wrong_token(daemon)
         _healthy_cast(scene, image_id, plan.healthy_bytes_per_s)
         _troubled_cast(scene, image_id, plan.troubled_bytes_per_s, agents[KILLED], slow)
         yield scene
@@ -278,6 +283,14 @@ def _options_of(name: str, metrics_port: int) -> tuple[str, ...]:
 
 def _room_of(name: str) -> str:
     return "lab-1" if name in HEALTHY else "lab-2"
+
+
+def _present_wrong_token(daemon: Daemon) -> None:
+    request = urllib.request.Request(
+        f"{daemon.url}/api/v1/rooms", headers={"Authorization": "Bearer dct_view_wrong"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(request)
 
 
 def _wait_seen(scene: Scene, what: str, query: str) -> None:
