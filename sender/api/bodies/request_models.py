@@ -160,6 +160,14 @@ def _given(kind: Callable[[], Any], **more: Any) -> Any:
 class SessionInput(RequestBody):
     """A token, or a one-time code in its place."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}} for name in ("token", "code")
+            ]
+        }
+    )
+
     token: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!-~]+$")] | None = (
         Field(default=None, examples=["dct_view_…"])
     )
