@@ -88,7 +88,7 @@ audit:  ## known vulnerabilities of the locked dependencies, from PyPI's advisor
 	$(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock || \
-		{ echo 'audit: vulnerable, or the advisories of pypi.org are unreachable: see the line above and SECURITY.md'; exit 1; }
+		{ echo 'audit: vulnerable, or the advisories are unreachable: see the line above and SECURITY.md'; exit 1; }
 
 fuzz-api: $(STAMP)  ## schemathesis over the whole API, for minutes
 	$(BIN)/python -m tests.api.fuzz $(ARGS)

@@ -102,7 +102,7 @@ def _component(name: str, hashes: list[str]) -> dict[str, Any]:
         component["externalReferences"] = [
             {
                 "type": "distribution",
-                "url": f"https://pypi.org/project/{name}/{_version(name)}/",
+                "url": _purl(name),
                 "hashes": [{"alg": "SHA-256", "content": value} for value in hashes],
             }
         ]

@@ -45,7 +45,7 @@ def test_every_value_of_the_example_is_accepted(tmp_path: Path) -> None:
     path.write_text(
         text.replace("/run/credentials/diskcast.service/database-password", str(tmp_path / "password"))
     )
-    assert load_config(path).server.tokens_required
+    assert load_config(path).server.database_password_file == tmp_path / "password"
 
 
 def test_the_reference_page_has_every_key() -> None:
