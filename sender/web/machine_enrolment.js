@@ -41,7 +41,7 @@ export function enrolmentSection(machine, changed) {
     h("div", { class: "enrolment-row" }, badge(enrolmentLabel(machine.enrolment)), h("span", { class: "spacer" }), mayOperate() && decision(machine, changed)),
     machine.enrolment === "waiting" && h("p", {}, "Its agent at ", h("code", {}, machine.claimed_from), " shows the code ", h("code", { class: "approval-code" }, machine.approval_code), ". Approve it only if the screen of this machine shows the same code."),
     hasSecondClaim(machine) && h("div", { class: "alert", "data-tone": "bad" }, icon("warning"),
-      h("div", {}, h("p", {}, h("strong", {}, "Another agent claims to be this machine"), ", from ", h("code", {}, machine.claimed_from), ", last at ", timeElement(machine.claimed_at), "."),
+      h("div", {}, h("p", {}, h("strong", {}, "Another agent claims to be this machine"), ": ", h("code", {}, machine.claimed_from), ", last at ", timeElement(machine.claimed_at), "."),
         h("p", { class: "small" }, "A machine that was restarted does so for some seconds. Otherwise look for a clone of this machine, or for an intruder with a token."))),
     rows.length > 0 && h("dl", { class: "pairs" }, rows.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value)))));
 }
