@@ -43,8 +43,8 @@ AGENT_COUNT_MAX = 16
 CAST_S_MAX = 10.0
 CAST_S_MIN = 8.0
 CAST_BYTES_PER_S = 64 * MIB
-"""A demo must last long enough to be watched, and for a late joiner to start, which takes some seconds on a busy machine:
-at this rate an image of 512 MiB takes eight seconds."""
+"""A demo must last long enough to be watched, and for a late joiner to start, some seconds on a busy machine: at this
+rate an image of 512 MiB takes eight seconds."""
 SENT_PER_STORED_BYTE = 1.3
 """Headers, parity and repairs; the blocks that the late joiner missed come on top."""
 
