@@ -121,9 +121,11 @@ def open_read_back(path: Path, *, held_fd: int | None = None) -> ReadBack:
         read_back = _open(path, path if held_fd is None else f"/proc/self/fd/{held_fd}")
     except OSError as error:
         raise TargetError(f"{path} can't be opened for reading: {error.strerror}") from error
-    with contextlib.ExitStack() as undo, mmap.mmap(-1, ALIGNMENT_BYTES) as page, memoryview(page) as view:
+    # Freed with its last reference: closed earlier, it would hide the error of a read that still refers to it.
+    page = memoryview(mmap.mmap(-1, ALIGNMENT_BYTES))
+    with contextlib.ExitStack() as undo:
         undo.callback(read_back.close)
-        read_back.read_into(view, 0)  # determines the mode
+        read_back.read_into(page, 0)  # determines the mode
         undo.pop_all()
     return read_back
 

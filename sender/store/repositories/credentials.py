@@ -74,8 +74,9 @@ class Credentials(AuditedRepository):
             return
         values = {field: getattr(session, field) for field in Session.__dataclass_fields__}
         insert = self._database.insert(tables.sessions).values(**values)
-        added = self._connection.execute(insert.on_conflict_do_nothing(index_elements=["session_id"]))
-        if added.rowcount:
+        insert = insert.on_conflict_do_nothing(index_elements=["session_id"])
+        # Not rowcount: psycopg doesn't know it for an INSERT.
+        if self._connection.execute(insert.returning(_SESSION.session_id)).first():
             self._audit.note(audit, "session.create", f"session {session.session_id}")
         self._remove_oldest(session.token_id)
 
