@@ -299,7 +299,9 @@ def test_garbage_is_counted_and_changes_nothing(image: Path, tmp_path: Path) -> 
     for rejects in (at_sender, agent.result["rejects"]):
         for reason in REASONS:
             assert rejects[reason] > 0, (reason, rejects)
-        assert sum(rejects.values()) <= GARBAGE_COUNT, rejects
+        # Datagrams of the cast from before a machine's join count as replayed.
+        garbage_count = sum(count for reason, count in rejects.items() if reason != "replayed")
+        assert garbage_count <= GARBAGE_COUNT, rejects
     assert agent.result["rejects"]["foreign_cast"] > 0
 
 
