@@ -42,7 +42,7 @@ NEXT_STEPS = (
     ("cast it to a room", "diskcast send lab.dci --interface IF --wait-for 30"),
     (
         "receive it on every machine, from a live system",
-        "diskcast-agent receive --target /dev/sdX --interface IF",
+        "diskcast-agent receive --target /dev/sdX --interface IF --join CODE",
     ),
 )
 
