@@ -73,12 +73,6 @@ class GroupMessages:
         self._end_at = math.inf
         self._end_left = 0
 
-    def start_new_run(self, parameters: CastParameters, signer: ControlSigner, now: float) -> None:
-        """Sign with another key from now on, and announce the new run at once."""
-        self._parameters = parameters
-        self._signer = signer
-        self.announce_now(now)
-
     # -- notifications ----------------------------------------------------------------------------------------
 
     def announce_now(self, now: float) -> None:

@@ -29,9 +29,3 @@ class SenderRun:
         self.keys = derive_group_keys(parameters, secrets(RUN_SECRET_BYTES))
         self.control_key = control_key_of(seed)
         self.signer = ControlSigner(cast_id=parameters.cast_id, tag_key=self.keys.control_tag, seed=seed)
-
-
-def other_incarnation(incarnation: int, secrets: Callable[[int], bytes]) -> int:
-    """Return a random incarnation other than ``incarnation``."""
-    drawn = int.from_bytes(secrets(4))
-    return drawn if drawn != incarnation else drawn ^ 1

@@ -12,7 +12,6 @@ multicasts the control datagrams that are due, and passes in feedback and the co
 
 from __future__ import annotations
 
-import dataclasses
 import hmac
 import math
 import random
@@ -65,7 +64,7 @@ from protocol.sending.rate.rate_control import RateController
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.roster import Roster
 from protocol.sending.send_plan import SendPlan
-from protocol.sending.sender_run import SenderRun, other_incarnation
+from protocol.sending.sender_run import SenderRun
 from protocol.sending.sender_statistics import SenderStatistics
 from protocol.sending.transitions import CAST_TRANSITIONS, CastTrigger, ReceiverTrigger
 from protocol.sending.transmission_meter import TransmissionMeter
@@ -132,7 +131,6 @@ class SenderSession:
             share=policy.share,
             now=now,
         )
-        self._secrets = secrets
         self._run = SenderRun(parameters, secrets)
         self._poisoned = PoisonedReports(secrets)
         self._roster = Roster(secrets)
@@ -334,16 +332,6 @@ class SenderSession:
         self._serve_remaining(now)
 
     # -- the operator -----------------------------------------------------------------------------------------
-
-    def start_new_run(self, now: float) -> None:
-        """Replace all keys of the group: from now on, only receivers that join again can follow the cast.
-
-        Their agents notice at the next ANNOUNCE. A receiver that may not join again is thus out of the cast.
-        """
-        incarnation = other_incarnation(self.parameters.incarnation, self._secrets)
-        self.parameters = dataclasses.replace(self.parameters, incarnation=incarnation)
-        self._run = SenderRun(self.parameters, self._secrets)
-        self._messages.start_new_run(self.parameters, self._run.signer, now)
 
     def start_casting(self) -> None:
         """Wait for no more receivers: send image data as soon as one has joined."""

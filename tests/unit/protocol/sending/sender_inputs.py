@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from collections.abc import Callable
 
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import JoinGrant, JoinRequest, ReceiverState
@@ -17,15 +19,24 @@ from tests.simulation.world import SYMBOL_BYTES, Scenario, World
 FRAME_BYTES = 32 + SYMBOL_BYTES
 
 
-def new_session(*, block_count: int = 10, **policy: object) -> SenderSession:
+def new_session(
+    *,
+    block_count: int = 10,
+    secrets: Callable[[int], bytes] | None = None,
+    incarnation: int | None = None,
+    **policy: object,
+) -> SenderSession:
     """Return the session of a small world, at time 100, without receivers."""
     world = World(Scenario(1, block_count=block_count))
+    parameters = world.parameters
+    if incarnation is not None:
+        parameters = dataclasses.replace(parameters, incarnation=incarnation)
     return SenderSession(
-        world.parameters,
+        parameters,
         world.image.manifest,
         policy=CastPolicy(**policy),  # type: ignore[arg-type]
         rng=random.Random(1),
-        secrets=random.Random(2).randbytes,
+        secrets=secrets or random.Random(2).randbytes,
         now=100.0,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -283,8 +284,10 @@ def test_announcements_name_the_cast_but_not_its_secret() -> None:
 
 def test_a_new_run_has_new_keys_for_everything() -> None:
     """Otherwise a receiver that was put out of the cast could follow it, or forge for it."""
-    session, before = _casting()
-    session.start_new_run(101.0)
+    draw = random.Random(3).randbytes
+    first = new_session(secrets=draw)
+    before = first.join(join_request(), 100.0)
+    session = new_session(secrets=draw, incarnation=first.parameters.incarnation ^ 1)
     after = session.join(join_request(), 101.0)
     assert after.parameters.incarnation != before.parameters.incarnation
     assert not {before.run_secret, before.control_key, before.key} & {

@@ -5,13 +5,17 @@ Lost if these fail: symbols of a resent block that don't fit the others, or two 
 
 from __future__ import annotations
 
+import dataclasses
+import secrets
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from protocol.errors import ImageDamagedError
+from protocol.sending.sender_run import SenderRun
 from protocol.trust.block_cipher import BlockCipher
+from protocol.trust.group_keys import GroupKeys
 from sender.cast.transmission.block_loader import CACHE_BYTES, BlockLoader
 from tests.shell.sender_rig import SYMBOL_BYTES, Rig, make_rig
 
@@ -24,9 +28,11 @@ def loader_of(rig: Rig, cache_bytes: int = CACHE_BYTES) -> BlockLoader:
     return loader
 
 
-def opened(rig: Rig, object_index: int, block: int, symbols: np.ndarray, length: int) -> bytes:
+def opened(
+    rig: Rig, object_index: int, block: int, symbols: np.ndarray, length: int, keys: GroupKeys | None = None
+) -> bytes:
     """Decrypt a loaded block, which must be ``length`` bytes and a tag, padded with zeros."""
-    cipher = BlockCipher.of(rig.parameters, rig.session.keys)
+    cipher = BlockCipher.of(rig.parameters, keys or rig.session.keys)
     assert cipher is not None
     sealed, padding = np.split(symbols.reshape(-1).copy(), [length + 16])
     assert symbols.shape == (-(-(length + 16) // SYMBOL_BYTES), SYMBOL_BYTES)
@@ -92,8 +98,9 @@ def test_a_new_run_encrypts_with_its_own_key(tmp_path: Path) -> None:
     length = int(rig.image.manifest.stored_bytes[0])
     with rig.image:
         before = loader.load(1, 0).tobytes()
-        rig.session.start_new_run(0.0)
-        loader.use_keys(rig.session.keys)
+        parameters = dataclasses.replace(rig.parameters, incarnation=rig.parameters.incarnation ^ 1)
+        keys = SenderRun(parameters, secrets.token_bytes).keys
+        loader.use_keys(keys)
         after = loader.load(1, 0).copy()
         assert after.tobytes() != before
-        opened(rig, 1, 0, after, length)
+        opened(rig, 1, 0, after, length, keys)
