@@ -26,7 +26,7 @@ from typing import Final
 import click
 
 from tests.bench.terminal import run_command
-from tests.support.disks.power_cuts import loop_over_file
+from tests.support.disks.devices import loop_device
 from tests.support.network.lab import LIMIT_S, LabError, run, wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -401,7 +401,7 @@ def booted(base: Path | None, wheels: Path | None) -> int:
         with (folder / "disk.img").open("wb") as file:
             file.truncate(DISK_BYTES)
         loops = [path for path in Path("/dev").glob("loop[0-9]*") if path.is_block_device()]
-        with loop_over_file(folder / "disk.img") as disk:
+        with loop_device(folder / "disk.img") as disk:
             machine = Machine(root, [Path("/dev/loop-control"), *sorted({*loops, disk})])
             try:
                 _go_through(machine, disk)

@@ -28,8 +28,8 @@ from protocol.image.incomplete_marker import parse_marker_untrusted
 from protocol.shared.units import format_bytes, parse_size_bytes
 from tests.bench.terminal import run_command
 from tests.support.disks.bootable_disk import SECTOR_BYTES, looks_bootable
+from tests.support.disks.devices import loop_device
 from tests.support.disks.large_disk import LargeImage, make_large_image, make_old_disk
-from tests.support.disks.power_cuts import loop_over_file
 from tests.support.network.lab import LIMIT_S, LabError, Program
 from tests.support.network.loopback_cast import RECEIVER_BYTES_MAX, LoopbackCast
 
@@ -85,7 +85,7 @@ class Round:
     def undisturbed_s(self) -> float:
         """Measure a complete run."""
         with (
-            loop_over_file(self._backing) as device,
+            loop_device(self._backing) as device,
             LoopbackCast(self._image.path, "--rate", self._rate) as cast,
         ):
             started_s = time.monotonic()
@@ -98,7 +98,7 @@ class Round:
         """Start, kill and start again; the last run isn't killed."""
         kill_count = self._rng.randint(1, min(KILLS_PER_ROUND_MAX, kill_count_max))
         with (
-            loop_over_file(self._backing) as device,
+            loop_device(self._backing) as device,
             LoopbackCast(self._image.path, "--rate", self._rate) as cast,
         ):
             for _ in range(kill_count):

@@ -21,9 +21,10 @@ from receiver.restore.disk_progress import TextProgress
 from receiver.restore.image_source import open_image
 from receiver.restore.restore_image import restore
 from tests.support.disks.bootable_disk import looks_bootable, make_bootable_disk
+from tests.support.disks.devices import loop_device
 from tests.support.disks.slow_disk import Behaviour, loop_over, slow_disk
 from tests.support.disks.write_log import PowerCut, PowerCuts, read_log
-from tests.support.network.lab import LIMIT_S, Program, diskcast_agent, run
+from tests.support.network.lab import LIMIT_S, Program, diskcast_agent
 from tests.support.network.loopback_cast import LoopbackCast, assert_memory_kept, pack
 
 BLOCK_BYTES: Final = 64 * 1024
@@ -133,7 +134,7 @@ class Recording:
     ) -> list[str]:
         path = folder / "left"
         path.write_bytes(disk)
-        with loop_over_file(path) if on_device else contextlib.nullcontext(path) as target:
+        with loop_device(path) if on_device else contextlib.nullcontext(path) as target:
             failure = run_again(target)
         wrong = self.image.wrong_blocks(path.read_bytes())
         path.unlink()
@@ -146,16 +147,6 @@ class _Silence(TextProgress):
 
     def result(self, fields: dict[str, object], text: str) -> None:
         pass
-
-
-@contextlib.contextmanager
-def loop_over_file(path: Path) -> Iterator[Path]:
-    """Provide a loop device over an ordinary file."""
-    device = run("losetup", "--find", "--show", path).strip()
-    try:
-        yield Path(device)
-    finally:
-        run("losetup", "--detach", device)
 
 
 def record_restore(folder: Path, image: SmallImage, base: bytes, *, is_device: bool) -> Recording:

@@ -21,9 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from receiver.disk import syscalls
+from tests.support.disks.devices import loop_device
 from tests.support.disks.fuse import FuseServer, unmount
 from tests.support.disks.write_log import LogWriter
-from tests.support.network.lab import LIMIT_S, LabError, Program, run, wait_until
+from tests.support.network.lab import LIMIT_S, LabError, Program, wait_until
 
 ATTRIBUTE = "user.behaviour"
 _SECTOR_BYTES = 512
@@ -202,11 +203,8 @@ def slow_disk(folder: Path, behaviour: Behaviour) -> Iterator[SlowDisk]:
 @contextlib.contextmanager
 def loop_over(backing: Path) -> Iterator[Path]:
     """Provide a loop device over a file of the disk, past the page cache, so that its faults are a device's."""
-    device = run("losetup", "--find", "--show", "--direct-io=on", backing).strip()
-    try:
-        yield Path(device)
-    finally:
-        run("losetup", "--detach", device)
+    with loop_device(backing, "--direct-io=on") as device:
+        yield device
 
 
 class _Arm:
