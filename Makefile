@@ -77,6 +77,9 @@ bench-idle: $(STAMP)  ## a daemon with 1000 idle machines that check in over TLS
 deploy-booted: $(STAMP)  ## deploy/ on a Debian of its own, run by systemd: stop, hang, upgrade, reboot (root, mmdebstrap, systemd-container)
 	$(BIN)/python -m tests.deploy.booted $(ARGS)
 
+netboot-vm: $(STAMP)  ## virtual machines boot from the network in every way, and fail in every way (root; NAMES=… for some): an hour
+	DISKCAST_NETBOOT_VM=1 DISKCAST_REQUIRE_PRIVILEGED_TESTS=1 nice -n 10 $(BIN)/pytest $(if $(NAMES),-k '$(NAMES)') tests/netboot/long
+
 fuzz: $(STAMP)  ## ten million mutated inputs for every decoder of unauthenticated bytes (ARGS=--help)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
@@ -112,4 +115,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room bench-idle sbom audit deploy-booted fuzz fuzz-api screenshots soak lock clean
+.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room bench-idle sbom audit deploy-booted netboot-vm fuzz fuzz-api screenshots soak lock clean

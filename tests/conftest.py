@@ -33,7 +33,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 os.environ.update(signing_environment())
 
-SLOW_FIRST = ("e2e", "netns", "server", "simulation", "web", "deploy", "load", "property")
+SLOW_FIRST = ("netboot", "e2e", "netns", "server", "simulation", "web", "deploy", "load", "property")
 """Folders with slow files, the slowest first: a slow file at the end would keep a single process busy."""
 
 

@@ -10,18 +10,24 @@ import pytest
 
 _PACKAGES = {
     "chromium": "chromium",
+    "dnsmasq": "dnsmasq-base",
     "initdb": "postgresql",
+    "mcopy": "mtools",
     "mkfs.ext4": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "mmd": "mtools",
     "pg_ctl": "postgresql",
     "postgres": "postgresql",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "psql": "postgresql-client",
+    "qemu-system-x86_64": "qemu-system-x86",
     "sfdisk": "fdisk",
     "systemd-analyze": "systemd",
     "systemd-notify": "systemd",
     "systemd-sysusers": "systemd",
     "systemd-tmpfiles": "systemd",
+    "unsquashfs": "squashfs-tools",
 }
 """Program to the package that has it."""
 

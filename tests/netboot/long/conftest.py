@@ -1,0 +1,44 @@
+"""Shared by the long runs with virtual machines: they are collected for ``make netboot-vm`` only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.machines.bootable_image import signed_loaders
+from tests.support.machines.micro_image import make_micro_image
+from tests.support.machines.netboot_room import SERVER_URL, NetbootRoom
+
+collect_ignore_glob = [] if os.environ.get("DISKCAST_NETBOOT_VM") else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetbootRoom]:
+    """The daemon and a DHCP server that knows nothing of diskcast; no boot services yet."""
+    with NetbootRoom(tmp_path_factory.mktemp("room")) as room:
+        yield room
+
+
+@pytest.fixture(scope="session")
+def medium(room: NetbootRoom) -> Path:
+    """A boot medium for virtual machines, quickly compressed."""
+    return room.build_medium(room.folder / "medium", "--cloud", "--quick")
+
+
+@pytest.fixture(scope="session")
+def micro(room: NetbootRoom, medium: Path) -> str:
+    """The name of a small image in the library that boots on every firmware, with Secure Boot too."""
+    raw = make_micro_image(room.folder / "micro.raw", medium, uefi_loaders=signed_loaders(medium))
+    room.add_image(raw, "micro")
+    return "micro"
+
+
+@pytest.fixture(scope="session")
+def stick(room: NetbootRoom, medium: Path) -> Path:
+    """A USB stick with the boot medium."""
+    path = room.folder / "stick.img"
+    room.command("netboot", "usb", medium, "-o", path, "--server", SERVER_URL)
+    return path

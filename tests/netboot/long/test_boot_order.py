@@ -1,0 +1,49 @@
+"""Machines whose firmware tries the network first: after the cast they boot their disks, every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.machines.micro_image import PROMPT
+from tests.support.machines.netboot_room import AGENT_STARTED, BOOT_LIMIT_S, CAST_LIMIT_S, NetbootRoom
+from tests.support.machines.virtual_machine import (
+    BootOrder,
+    Disk,
+    Firmware,
+    MachineSpec,
+    VirtualMachine,
+)
+from tests.support.network.lab import Program
+
+pytestmark = pytest.mark.needs_root
+
+
+@pytest.fixture(scope="module")
+def services(room: NetbootRoom, medium: Path) -> Iterator[Program]:
+    with room.start_boot_services(medium) as services:
+        yield services
+
+
+@pytest.mark.parametrize("firmware", [Firmware.BIOS, Firmware.UEFI])
+def test_a_machine_that_boots_from_the_network_first_gets_its_disk_after_the_cast(
+    firmware: Firmware, room: NetbootRoom, services: Program, micro: str, tmp_path: Path
+) -> None:
+    name = f"first-{firmware}"
+    disk = Disk.blank(tmp_path / "disk")
+    spec = MachineSpec(firmware, disks=(disk,), boot_order=BootOrder.NETWORK)
+    room.create_room(name, {name: 0})
+    with room.cast_to(micro, name) as cast, VirtualMachine(room.network, 0, spec, name=name) as machine:
+        booted = machine.console.wait_for(AGENT_STARTED, BOOT_LIMIT_S)
+        machine.console.wait_for(PROMPT, CAST_LIMIT_S, after=booted)
+        assert cast.wait(CAST_LIMIT_S) == 0, cast.describe()
+        assert machine.console.text.count(AGENT_STARTED) == 1
+    loaded = room.downloads_of_initrd(services)
+    assert loaded >= 1
+    with VirtualMachine(room.network, 0, spec, name=f"{name}-again") as machine:
+        machine.console.wait_for(PROMPT, BOOT_LIMIT_S)
+        assert AGENT_STARTED not in machine.console.text
+    assert room.downloads_of_initrd(services) == loaded
+    room.remove_room(name)

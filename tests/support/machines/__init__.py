@@ -1,0 +1,1 @@
+"""Virtual machines that boot from a network of the test's own."""
