@@ -118,9 +118,7 @@ def test_a_cast_from_its_plan_to_its_history(
             "the cast is listed", lambda: cast_id in run("casts", "list", "--phase", "gathering").stdout
         )
         assert "diskcast casts start" in succeeded(run("casts", "show", cast_id)).stdout
-        wait_until(
-            "it has joined", lambda: daemon.cast(cast_id)["joined_count"] == 1, describe=daemon.describe
-        )
+        daemon.wait_joined(cast_id, 1)
         succeeded(run("casts", "start", cast_id))
         result = succeeded(run("casts", "watch", cast_id))
         assert f"{image}: done, 1 of 1 machines complete" in result.stdout

@@ -60,11 +60,7 @@ def test_a_cast_with_manual_start_waits_for_the_operator(
     cast_id = daemon.create_cast(
         image.image_id, machine_ids=list(machines.values()), start="manual", wait_for=1
     )
-
-    def both_joined() -> bool:
-        return daemon.cast(cast_id)["joined_count"] == 2
-
-    wait_until("both have joined", both_joined, describe=daemon.describe)
+    daemon.wait_joined(cast_id, 2)
     cast = daemon.cast(cast_id)
     assert cast["phase"] == "gathering"
     assert cast["casting_at"] is None
@@ -194,9 +190,7 @@ def test_a_late_machine_is_finished_too(
         daemon.wait_progress(cast_id, 0.3, machines)
         daemon.ask("POST", f"/casts/{cast_id}/pause")  # the others must not be done before it has started
         with ServiceAgent(tmp_path, "pc09", [daemon]) as agent:
-            wait_until(
-                "it has joined", lambda: daemon.cast(cast_id)["joined_count"] == 3, describe=daemon.describe
-            )
+            daemon.wait_joined(cast_id, 3)
             daemon.ask("POST", f"/casts/{cast_id}/resume")
             daemon.wait_phase(cast_id, "done")
             image.assert_is_on(agent.target)
@@ -219,6 +213,7 @@ def test_an_agent_without_a_ticket_takes_no_part_in_a_daemons_cast(
     with Program(diskcast_agent("receive", "--target", target, *where)) as agent:
         assert agent.wait(LIMIT_S) == JoinRefusedError.exit_code, agent.describe()
     assert not target.exists()
+    daemon.wait_joined(cast_id, len(machines))
     daemon.ask("POST", f"/casts/{cast_id}/start")
     daemon.wait_phase(cast_id, "done")
     assert daemon.machines_of(cast_id).keys() == machines.keys()

@@ -262,6 +262,14 @@ class Daemon:
             f"cast {cast_id} is {' or '.join(phases)}", reached, timeout_s, describe=self.describe
         )
 
+    def wait_joined(self, cast_id: str, count: int, timeout_s: float = LIMIT_S) -> None:
+        """Wait until ``count`` machines have joined a cast."""
+
+        def joined() -> bool:
+            return bool(self.cast(cast_id)["joined_count"] >= count)
+
+        wait_until(f"{count} machines have joined", joined, timeout_s, describe=self.describe)
+
     def wait_progress(
         self, cast_id: str, progress: float, names: Iterable[str] = (), timeout_s: float = LIMIT_S
     ) -> None:
