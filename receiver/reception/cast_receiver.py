@@ -151,7 +151,8 @@ class CastReceiver:
         if self._joiner.follows_takeovers:
             timeout_s = min(timeout_s, SERVICE_REPORT_S)
         reported = await self._joined_sender(grant).report_completion(report, timeout_s)
-        return Reception(grant.parameters, self.status(), report, reported, tuple(self._image.fitted))
+        target = str(self._image.target_path)
+        return Reception(target, grant.parameters, self.status(), report, reported, tuple(self._image.fitted))
 
     async def _rejoin(self) -> JoinGrant:
         self._state = ReceptionState.JOINING

@@ -139,7 +139,7 @@ def receive(
         except KeyboardInterrupt:
             observer.interrupted()
             raise
-        observer.finished(target, reception)
+        observer.finished(reception)
 
 
 def _print_dry_run(found: DryRun, *, as_json: bool) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import dataclasses
-import functools
 import json
 import sys
 from pathlib import Path
@@ -12,27 +9,17 @@ from typing import Final
 
 import click
 
-from protocol.errors import ConfigurationError, TargetIsSystemDiskError
+from protocol.errors import ConfigurationError
 from protocol.program.options import JSON_OPTION
 from protocol.shared.units import format_bytes, parse_size_bytes
-from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory
-from receiver.disk.inventory.disk_contents import DiskContents, read_contents
-from receiver.disk.inventory.holders import loop_file, mount_points
+from receiver.disk.inventory.block_devices import DiskInventory
+from receiver.disk.inventory.holders import mount_points
 from receiver.disk.inventory.read_devices import read_inventory
-from receiver.target.eligibility import ImageNeeds, Refusal, image_needs, incompatibility, judge, verdict_text
-
-_READERS: Final = 8
-"""Reader threads: sleeping disks wake up in parallel."""
+from receiver.restore.listed_disks import ListedDisk, describe_model, list_disks
+from receiver.target.eligibility import ImageNeeds, image_needs, is_shown, verdict_text
 
 _PIPE_COLUMNS: Final = 200
 """Width of the table in a pipe, where lines aren't folded for a screen."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Listed:
-    disk: BlockDevice
-    contents: DiskContents
-    refusal: Refusal | None
 
 
 @click.command()
@@ -44,7 +31,7 @@ class _Listed:
     help="Judge the disks as targets of this image.",
 )
 @click.option("--size", metavar="SIZE", help="Judge the disks for an image of this size, such as 120G.")
-@click.option("--all", "show_all", is_flag=True, help="Also list loop devices that are in use.")
+@click.option("--all", "show_all", is_flag=True, help="Also list optical drives and loop devices in use.")
 @JSON_OPTION
 def disks(image: Path | None, size: str | None, show_all: bool, as_json: bool) -> None:
     """List the disks of this machine with their content and a verdict: usable or refused, with the reason.
@@ -58,7 +45,7 @@ def disks(image: Path | None, size: str | None, show_all: bool, as_json: bool) -
       diskcast-agent disks --size 120G --json
     """  # noqa: D301 - \b is click's mark
     needs = _needs(image, size)
-    listed = _list_disks(read_inventory(), needs)
+    listed = list_disks(read_inventory(), needs)
     if as_json:
         inventory = read_inventory()
         for each in listed:
@@ -70,13 +57,11 @@ def disks(image: Path | None, size: str | None, show_all: bool, as_json: bool) -
             )
         )
     else:
-        shown = [
-            each for each in listed if show_all or not (each.disk.kind is DeviceKind.LOOP and each.refusal)
-        ]
+        shown = [each for each in listed if show_all or is_shown(each.disk, each.refusal)]
         _print_table(shown)
         if len(shown) < len(listed):
             click.echo(
-                f"Not listed: {len(listed) - len(shown)} loop devices that can't be targets; --all lists them."
+                f"Not listed: {len(listed) - len(shown)} optical drives and loop devices in use; --all lists them."
             )
 
 
@@ -91,22 +76,7 @@ def _needs(image: Path | None, size: str | None) -> ImageNeeds:
     return ImageNeeds(parse_size_bytes(size) if size is not None else 0)
 
 
-def _list_disks(inventory: DiskInventory, needs: ImageNeeds) -> list[_Listed]:
-    probe = functools.cache(loop_file)
-
-    def examine(disk: BlockDevice) -> _Listed:
-        refusal = judge(disk, inventory, needs, probe=probe) or incompatibility(
-            needs, disk.path, disk.sector_bytes, is_partition=False
-        )
-        if refusal is not None and refusal.error_class is TargetIsSystemDiskError:
-            return _Listed(disk, DiskContents("the running system"), refusal)
-        return _Listed(disk, read_contents(disk.path, disk.size_bytes, disk.sector_bytes), refusal)
-
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(examine, inventory.disks()))
-
-
-def _disk_json(listed: _Listed, inventory: DiskInventory) -> dict[str, object]:
+def _disk_json(listed: ListedDisk, inventory: DiskInventory) -> dict[str, object]:
     disk, refusal = listed.disk, listed.refusal
     return {
         "event": "disk",
@@ -142,7 +112,7 @@ def _disk_json(listed: _Listed, inventory: DiskInventory) -> dict[str, object]:
     }
 
 
-def _print_table(listed: list[_Listed]) -> None:
+def _print_table(listed: list[ListedDisk]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -163,7 +133,7 @@ def _print_table(listed: list[_Listed]) -> None:
         cells = (
             disk.path,
             format_bytes(disk.size_bytes),
-            _description(disk),
+            describe_model(disk),
             disk.serial,
             each.contents.text,
         )
@@ -175,11 +145,3 @@ def _print_table(listed: list[_Listed]) -> None:
                 f"[bold]{escape(str(each.disk.path))}[/bold] {escape(verdict_text(each.disk, each.refusal))}: "
                 f"{escape(each.refusal.fix)}"
             )
-
-
-def _description(disk: BlockDevice) -> str:
-    """Return the model, or else the kind, with the transport."""
-    name = disk.model or (disk.kind.value if disk.kind is not DeviceKind.DISK else "")
-    marks = [disk.transport] if disk.transport else []
-    marks += ["removable"] if disk.removable else []
-    return " ".join(filter(None, [name, f"({', '.join(marks)})" if marks else ""]))

@@ -333,7 +333,7 @@ class AgentService:
         assert reception is not None
         self._keep_result(outcome_of(cast_id, reception.report))
         self._note_end(cast_id)
-        self._log.succeeded(str(options.target), reception)
+        self._log.succeeded(reception)
         return True
 
     def _note_failure(self, cast_id: CastId, error: DiskcastError) -> None:

@@ -40,7 +40,7 @@ class ServiceLog(Protocol):
     def moved(self, assignment: Assignment) -> None:
         """Note that another daemon has taken the cast over."""
 
-    def succeeded(self, target: str, reception: Reception) -> None:
+    def succeeded(self, reception: Reception) -> None:
         """Note that every byte of the image is verified."""
 
     def failed(self, cast_id: CastId, error: DiskcastError) -> None:
@@ -84,9 +84,9 @@ class JsonServiceLog:
         """Print ``moved``."""
         emit_line("moved", **_assignment_fields(assignment))
 
-    def succeeded(self, target: str, reception: Reception) -> None:
+    def succeeded(self, reception: Reception) -> None:
         """Print ``cast_result``."""
-        JsonObserver(result_event="cast_result").finished(target, reception)
+        JsonObserver(result_event="cast_result").finished(reception)
 
     def failed(self, cast_id: CastId, error: DiskcastError) -> None:
         """Print ``cast_result``."""
@@ -146,9 +146,9 @@ class PlainServiceLog:
         """Print the new sender's URL."""
         self._print(f"cast {assignment.cast_id:08x} continues from {assignment.control_url}")
 
-    def succeeded(self, target: str, reception: Reception) -> None:
+    def succeeded(self, reception: Reception) -> None:
         """Print the outcome."""
-        PlainObserver().finished(target, reception)
+        PlainObserver().finished(reception)
 
     def failed(self, cast_id: CastId, error: DiskcastError) -> None:
         """Print the error."""

@@ -120,13 +120,20 @@ def with_candidates(
     lines: list[str] = []
     for disk in inventory.disks():
         refusal = judge(disk, inventory, ImageNeeds(raw_bytes), probe=probe)
-        # Live systems have many loop devices of their own.
-        if refusal is None or disk.kind is not DeviceKind.LOOP:
+        if is_shown(disk, refusal):
             lines.append(f"  {_summary(disk)}: {verdict_text(disk, refusal)}")
     if len(lines) > _CANDIDATES_SHOWN_MAX:
         lines = [*lines[:_CANDIDATES_SHOWN_MAX], "  … and more: see diskcast-agent disks"]
     listing = "\n".join(lines) or "  none"
     return type(error)(f"{error}. The disks of this machine:\n{listing}")
+
+
+def is_shown(disk: BlockDevice, refusal: Refusal | None) -> bool:
+    """Return whether people want to see a disk in a list of possible targets.
+
+    Nobody images an optical drive, and live systems have many loop devices of their own.
+    """
+    return disk.kind is not DeviceKind.OPTICAL and (refusal is None or disk.kind is not DeviceKind.LOOP)
 
 
 def verdict_text(disk: BlockDevice, refusal: Refusal | None) -> str:

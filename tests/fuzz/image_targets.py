@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from protocol.constants import HASH_BYTES, KIB, MIB
 from protocol.disk.disk_layout import layout_metadata, layout_of_untrusted
+from protocol.disk.fat import FatError, has_fat_file_untrusted
 from protocol.disk.filesystem_magic import FILESYSTEMS
 from protocol.disk.partition_table import parse_layout_untrusted
 from protocol.errors import ImageDamagedError, ImageFormatError
@@ -29,6 +30,7 @@ from receiver.disk.inventory.disk_contents import parse_contents
 from sender.imaging.filesystems.superblocks import UsageUnknownError, read_superblock_untrusted
 from tests.fuzz.target import Structure, Target
 from tests.support.disks.disk_layouts import gpt_entry, mbr_entry, put_boot_record, put_filesystem, put_gpt
+from tests.support.disks.fat import fat_filesystem
 
 IMAGE_ERRORS = (ImageFormatError, ImageDamagedError)
 BLOCK_BYTES = 64 * KIB
@@ -161,6 +163,11 @@ def _read_superblocks(data: bytes) -> object:
     return [filesystem_bytes_untrusted(read, kind) for kind in GROWERS]
 
 
+def _fat_seeds() -> list[bytes]:
+    """Return FATs with a long and a short name, whose whole content is in the first sectors."""
+    return [bytes(fat_filesystem(bits, loader="bootriscv64.efi")[: 16 * KIB]) for bits in (12, 32)]
+
+
 TARGETS = (
     Target(
         "image header",
@@ -192,5 +199,12 @@ TARGETS = (
         lambda: [build_marker(Marker(bytes(32), "Prüfraum", 1 << 40))],
     ),
     Target("partition table", _look_at_disk, (), _disk_seeds, repair=_repair_gpt, share=2),
+    Target(
+        "FAT directories",
+        lambda data: has_fat_file_untrusted(disk_reader(data, 1 << 50), r"\EFI\BOOT\BOOTRISCV64.EFI"),
+        (FatError,),
+        _fat_seeds,
+        share=2,
+    ),
     Target("superblocks", _read_superblocks, (), _superblock_seeds, share=3),
 )

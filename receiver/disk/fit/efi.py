@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from protocol.disk.disk_reads import Read, reader_from
+from protocol.disk.fat import FatError, has_fat_file_untrusted
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from protocol.errors import ConfigurationError
 from protocol.program.confinement import FIRMWARE_TOOL, ToolDevice
@@ -29,7 +31,7 @@ FIRMWARE: Final = Path("/sys/firmware/efi")
 LABEL_CHARS_MAX: Final = 64
 """Longest label: boot menus show about as much, and some firmware cuts or drops longer ones."""
 
-PROGRAMS: Final = ("efibootmgr", "mdir")
+PROGRAMS: Final = ("efibootmgr",)
 
 _LOADERS: Final = {
     ("x86_64", 64): "BOOTX64.EFI",
@@ -211,10 +213,16 @@ def check_firmware() -> None:
     local_loader_name()
 
 
-def ensure_entry(disk: ToolDevice, layout: DiskLayout, label: str) -> str:
+def ensure_entry(disk: ToolDevice, read: Read, layout: DiskLayout, label: str) -> str:
     """Ensure that exactly one entry has this label, and that it boots this disk.
 
     The new entry is created before the old ones are removed, so that there is always one.
+
+    Args:
+        disk: the disk.
+        read: reads it; its errors propagate.
+        layout: its partition table.
+        label: label of the entry.
 
     Returns:
         A sentence about the change; empty if nothing was changed.
@@ -226,7 +234,7 @@ def ensure_entry(disk: ToolDevice, layout: DiskLayout, label: str) -> str:
     if part is None:
         raise StepError("the disk has no EFI system partition")
     name = local_loader_name()
-    _find_loader(disk, part, name)
+    _require_loader(read, part, name)
     guid = ""
     if layout.table is TableKind.GPT:
         argv = ["sfdisk", "--part-uuid", disk.path, str(part.number)]
@@ -286,15 +294,18 @@ def _node_of(disk: ToolDevice) -> Path:
     return node
 
 
-def _find_loader(disk: ToolDevice, part: Partition, name: str) -> None:
+def _require_loader(read: Read, part: Partition, name: str) -> None:
+    """Refuse an entry that would start nothing.
+
+    The kernel isn't asked to mount the partition, nor a tool to read it: mtools fails in a small live system without
+    its code pages, on a partition that is right.
+    """
+    partition = f"the EFI system partition ({part.number})"
     try:
-        run_program(
-            ["mdir", "-b", "-i", f"{disk.path}@@{part.start_bytes}", f"::/EFI/BOOT/{name}"],
-            confinement=parser_of(disk),
-            time_limit_s=TABLE_TIME_LIMIT_S,
+        found = has_fat_file_untrusted(
+            reader_from(read, part.start_bytes, part.size_bytes), f"\\EFI\\BOOT\\{name}"
         )
-    except StepError as error:
-        raise StepError(
-            f"\\EFI\\BOOT\\{name} isn't on the EFI system partition ({part.number}): the entry would start "
-            f"nothing: {error}"
-        ) from error
+    except FatError as error:
+        raise StepError(f"{partition} can't be read as FAT: {error}") from error
+    if not found:
+        raise StepError(f"\\EFI\\BOOT\\{name} isn't on {partition}: the entry would start nothing")

@@ -274,7 +274,7 @@ class _Fit:
 
     def _make_entry(self, layout: DiskLayout, label: str) -> None:
         with self._step("creating the boot entry"):
-            sentence = efi.ensure_entry(self._disk, layout, label)
+            sentence = efi.ensure_entry(self._disk, self._read, layout, label)
         if sentence:
             self._done.append(sentence)
 
@@ -350,6 +350,5 @@ def fit_tools() -> list[tuple[str, bool, str]]:
         "growing btrfs": ("btrfs",),
         "growing NTFS": GROWERS["ntfs"].programs,
         "firmware boot entries": ("efibootmgr",),
-        "finding the boot loader on an EFI system partition": ("mdir",),
     }
     return [(purpose, not missing_programs(names), PACKAGES[names[0]]) for purpose, names in purposes.items()]

@@ -58,7 +58,6 @@ PACKAGES: Final[Mapping[str, str]] = MappingProxyType(
         "btrfs": "btrfs-progs",
         "ntfsresize": "ntfs-3g",
         "efibootmgr": "efibootmgr",
-        "mdir": "mtools",
     }
 )
 """The Debian package of every program that fitting runs."""

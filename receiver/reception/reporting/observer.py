@@ -46,7 +46,7 @@ class ReceptionObserver(Observer, Protocol):
     ) -> None:
         """Stop showing."""
 
-    def finished(self, target: str, reception: Reception) -> None:
+    def finished(self, reception: Reception) -> None:
         """Show a successful outcome."""
 
     def interrupted(self) -> None:

@@ -102,14 +102,14 @@ class JsonObserver(_LineObserver):
         rate_bytes_per_s = round(self._rate.per_s(status.bytes_received))
         emit_line("progress", **_status_fields(status), rate_bytes_per_s=rate_bytes_per_s)
 
-    def finished(self, target: str, reception: Reception) -> None:
+    def finished(self, reception: Reception) -> None:
         """Print the result event."""
         emit_line(
             self._result_event,
             ok=True,
             exit_code=0,
             **_cast_fields(reception.parameters),
-            target=target,
+            target=reception.target,
             **_status_fields(reception.status),
             seconds_receiving=round(reception.report.seconds_receiving, 3),
             seconds_total=round(reception.status.seconds, 3),
@@ -172,13 +172,13 @@ class PlainObserver(_LineObserver):
         if status.state is not ReceptionState.REPORTING:
             self._print(_progress_text(status, self._rate.per_s(status.bytes_received)))
 
-    def finished(self, target: str, reception: Reception) -> None:
+    def finished(self, reception: Reception) -> None:
         """Print the outcome."""
         status = reception.status
+        image = f"{reception.parameters.image_name} ({format_bytes(status.raw_bytes)})"
         self._print(
-            f"{reception.parameters.image_name} ({format_bytes(status.raw_bytes)}) is on {target}, every byte read "
-            f"back and verified, after {format_duration(status.seconds)}; {format_bytes(status.raw_bytes_kept)} were "
-            "already there"
+            f"{image} is on {reception.target}, every byte read back and verified, after "
+            f"{format_duration(status.seconds)}; {format_bytes(status.raw_bytes_kept)} were already there"
         )
         for sentence in reception.fitted:
             self._print(sentence)
@@ -231,10 +231,10 @@ class TerminalObserver(PlainObserver):
         )
         self._bar.refresh()
 
-    def finished(self, target: str, reception: Reception) -> None:
+    def finished(self, reception: Reception) -> None:
         """Print the outcome below the bar."""
         self._bar.stop()
-        super().finished(target, reception)
+        super().finished(reception)
 
     def _print(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)

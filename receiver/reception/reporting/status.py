@@ -86,6 +86,8 @@ class ReceptionStatus:
 class Reception:
     """A successful reception: every byte is verified on the target."""
 
+    target: str
+    """Path of the chosen target, also if a rule such as ``auto`` chose it."""
     parameters: CastParameters
     status: ReceptionStatus
     report: CompletionReport

@@ -14,6 +14,7 @@ from typing import Final
 
 from protocol.constants import GIB, KIB, MIB
 from protocol.disk.disk_reads import Read
+from protocol.disk.fat import FatError, FatGeometry, fat_geometry_untrusted
 from protocol.disk.filesystem_magic import is_hibernated, swap_page_bytes
 
 Range = tuple[int, int]
@@ -131,56 +132,16 @@ def _parse_ntfs(read: Read) -> Superblock:
     return Superblock(sector_count * sector_bytes, cluster_sectors * sector_bytes)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class FatGeometry:
-    """The layout of a FAT filesystem."""
-
-    size_bytes: int
-    fat_offset: int
-    fat_bytes: int
-    fat_count: int
-    data_offset: int
-    cluster_bytes: int
-    cluster_count: int
-    entry_bits: int
-    """12, 16 or 32."""
-
-
 def fat_geometry(read: Read) -> FatGeometry:
-    """Parse the boot sector (Microsoft's FAT specification 1.03, pages 9 to 17).
+    """Parse the boot sector of a FAT.
 
     Raises:
         UsageUnknownError: it is damaged, or has unsupported features.
     """
-    data = read(0, 512)
-    sector_bytes, cluster_sectors, reserved, fat_count, root_entries, sectors = struct.unpack_from(
-        "<HBHBHH", data, 11
-    )
-    (fat_sectors,) = struct.unpack_from("<H", data, 22)
-    if not (sector_bytes and cluster_sectors and fat_count):
-        raise UsageUnknownError(_DAMAGED)
-    wide = fat_sectors == 0  # FAT32
-    if wide:
-        fat_sectors, flags = struct.unpack_from("<IH", data, 36)
-        if flags & 0x80:
-            raise UsageUnknownError("only one of its allocation tables is in use")
-    if not sectors:
-        (sectors,) = struct.unpack_from("<I", data, 32)
-    data_sector = reserved + fat_count * fat_sectors + -(-root_entries * 32 // sector_bytes)
-    cluster_count = (sectors - data_sector) // cluster_sectors
-    entry_bits = 32 if wide else 12 if cluster_count < 4085 else 16
-    if cluster_count < 1 or (cluster_count + 2) * entry_bits > fat_sectors * sector_bytes * 8:
-        raise UsageUnknownError(_DAMAGED)
-    return FatGeometry(
-        sectors * sector_bytes,
-        reserved * sector_bytes,
-        fat_sectors * sector_bytes,
-        fat_count,
-        data_sector * sector_bytes,
-        cluster_sectors * sector_bytes,
-        cluster_count,
-        entry_bits,
-    )
+    try:
+        return fat_geometry_untrusted(read)
+    except FatError as error:
+        raise UsageUnknownError(str(error)) from error
 
 
 def _parse_fat(read: Read) -> Superblock:

@@ -24,7 +24,7 @@ def log_all(log: ServiceLog) -> None:
     log.assigned(ASSIGNMENT)
     log.moved(ASSIGNMENT)
     log.failed(ASSIGNMENT.cast_id, TargetInUseError("/dev/sda is mounted"))
-    log.succeeded("/dev/sda", RECEPTION)
+    log.succeeded(RECEPTION)
     log.unrecorded([ASSIGNMENT.cast_id])
     log.stopped()
 
@@ -72,7 +72,7 @@ def test_a_casts_result_is_not_the_programs(
     make_log: Callable[[], ServiceLog], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with make_log().observer() as observer:
-        observer.finished("/dev/sda", RECEPTION)
+        observer.finished(RECEPTION)
     assert '"event": "result"' not in capsys.readouterr().out
 
 

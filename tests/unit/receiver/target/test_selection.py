@@ -217,3 +217,11 @@ def test_a_machine_without_disks(tmp_path: Path) -> None:
     machine = FakeMachine(tmp_path)
     with pytest.raises(TargetError, match=r"(?s)no disk fits.*none"):
         _choose(machine, "auto")
+
+
+def test_an_optical_drive_is_not_among_the_disks_to_choose(machine: FakeMachine) -> None:
+    machine.disk("sr0", "11:0", size_bytes=GIB)
+    with pytest.raises(TargetError, match="The disks of this machine") as caught:
+        _choose(machine, "serial=none")
+    assert "sr0" not in str(caught.value)
+    assert "sda" in str(caught.value)

@@ -69,6 +69,7 @@ STATUS = ReceptionStatus(
     unsigned_allowed=False,
 )
 RECEPTION = Reception(
+    "/dev/sda",
     PARAMETERS,
     STATUS,
     dataclasses.replace(completion(), seconds_receiving=10.0),
@@ -85,7 +86,7 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
         observer.demoted(Cause.DISK)
         observer.reinstated()
         observer.progress(STATUS)
-        observer.finished("/dev/sda", RECEPTION)
+        observer.finished(RECEPTION)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == [
         "joined", "rejoined", "silent", "demoted", "reinstated", "progress", "result",
@@ -113,7 +114,7 @@ def test_lines_on_stderr(observer_class: type[PlainObserver], capsys: pytest.Cap
         observer.demoted(Cause.DISK)
         observer.reinstated()
         observer.progress(STATUS)
-        observer.finished("/dev/sda", RECEPTION)
+        observer.finished(RECEPTION)
     captured = capsys.readouterr()
     assert captured.out == ""
     text = " ".join(captured.err.split())
