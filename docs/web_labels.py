@@ -24,6 +24,11 @@ def render() -> str:
         "IMAGE_STATES": ("States of an image in the library.", _states(labels.IMAGE_STATES)),
         "ENROLMENT_STATES": ("Enrolment of machines.", _states(labels.ENROLMENT_STATES)),
         "ENROLMENT_MODES": ("Rules for machines that enrol.", _choices(labels.ENROLMENT_MODES)),
+        "UNKNOWN_MACHINES": (
+            "Rules for unknown machines that boot over the network.",
+            _choices(labels.UNKNOWN_MACHINES),
+        ),
+        "BOOT_ACTIONS": ("Systems that machines boot.", _texts(labels.BOOT_ACTIONS)),
         "ROLES": ("Roles of tokens.", _choices(labels.ROLES)),
         "START_MODES": ("Start conditions of casts.", _choices(labels.START_MODES)),
         "SLOW_POLICIES": ("Policies for stragglers.", _choices(labels.SLOW_POLICIES)),

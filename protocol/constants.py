@@ -187,6 +187,9 @@ DISCOVERY_SETTLE_S = 2.5
 """Time that an agent listens for other casts after the first ANNOUNCE: two and a half announce intervals. The operator
 must choose between two casts on one group, never chance."""
 
+EXPECTED_WAIT_S = 180.0
+"""Time beyond a cast's limit for its first machine, while machines load the live system: a slow one takes as long."""
+
 MANIFEST_WAIT_S = 3.0
 """Longest time between a gathered room and the first image data. A receiver without its manifest can't place data, so
 a short wait for late manifests saves sending blocks twice."""

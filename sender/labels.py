@@ -17,6 +17,7 @@ from protocol.errors import DiskcastError
 from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import SlowPolicy
 from sender.store.records.access import Role
+from sender.store.records.boots import BootAction, UnknownMachines
 from sender.store.records.casts import CastPhase, StartMode
 from sender.store.records.images import ImageState
 from sender.store.records.machine_states import MachineState
@@ -70,6 +71,7 @@ MACHINE_STATES: Final[Mapping[MachineState, StateLabel]] = MappingProxyType(
         MachineState.JOINED: StateLabel("Joined", Tone.SOFT),
         MachineState.ASSIGNED: StateLabel("Assigned", Tone.SOFT),
         MachineState.COMPLETE: StateLabel("Complete", Tone.GOOD),
+        MachineState.BOOTING: StateLabel("Booting", Tone.SOFT),
         MachineState.IDLE: StateLabel("Ready", Tone.CALM),
         MachineState.OFFLINE: StateLabel("Offline", Tone.OFF),
     }
@@ -105,6 +107,9 @@ ROLES: Final[Mapping[Role, ChoiceLabel]] = MappingProxyType(
         Role.VIEW: ChoiceLabel("View", "Sees everything except secrets."),
         Role.OPERATE: ChoiceLabel("Operate", "Sees and changes everything."),
         Role.ENROL: ChoiceLabel("Enrol", "For agents: enrols machines, of one room or of all, nothing else."),
+        Role.BOOT: ChoiceLabel(
+            "Boot", "For a boot service: asks for the systems that machines boot, nothing else."
+        ),
     }
 )
 
@@ -166,6 +171,22 @@ ENROLMENT_MODES: Final[Mapping[EnrolmentMode, ChoiceLabel]] = MappingProxyType(
             "Approval", "An operator also compares a code and approves each machine."
         ),
     }
+)
+
+UNKNOWN_MACHINES: Final[Mapping[UnknownMachines, ChoiceLabel]] = MappingProxyType(
+    {
+        UnknownMachines.OFF: ChoiceLabel("Off", "Unknown machines boot from their disks."),
+        UnknownMachines.ASK: ChoiceLabel(
+            "Ask", "They boot the live system and wait for an operator's approval."
+        ),
+        UnknownMachines.AUTO: ChoiceLabel(
+            "Automatic", "They boot the live system and enrol by the room's rule."
+        ),
+    }
+)
+
+BOOT_ACTIONS: Final[Mapping[BootAction, str]] = MappingProxyType(
+    {BootAction.LIVE: "live system", BootAction.DISK: "its disk"}
 )
 
 PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(

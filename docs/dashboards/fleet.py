@@ -404,6 +404,34 @@ def fleet() -> Json:
                 unit="percentunit",
                 steps=FULL,
             ),
+            chart(
+                "Boots over the network",
+                "Boots per minute by the system and the reason, and machines that load the live system now.",
+                [
+                    query(
+                        "60 * sum by (action, reason) (rate(diskcast_boots_total[$__rate_interval]))",
+                        "{{action}}: {{reason}}",
+                    ),
+                    query("max(diskcast_machines_booting)", "booting now"),
+                ],
+                size=(12, 8),
+            ),
+            chart(
+                "Refused images and boot tokens",
+                "Images that machines refused by their trust in the last hour, and refused boot tokens.",
+                [
+                    query(
+                        "sum by (reason) (increase(diskcast_image_refusals_total[1h]))",
+                        "image {{reason}}",
+                    ),
+                    query(
+                        "sum by (reason) (increase(diskcast_boot_token_refusals_total[1h]))",
+                        "boot token {{reason}}",
+                    ),
+                ],
+                size=(12, 8),
+                steps=GOOD_IS_NOTHING,
+            ),
         ],
         hours="1h",
     )

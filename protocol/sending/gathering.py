@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 
-from protocol.constants import MANIFEST_WAIT_S
+from protocol.constants import EXPECTED_WAIT_S, MANIFEST_WAIT_S
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import ReceiverState
 from protocol.sending.roster import Roster
@@ -32,6 +32,7 @@ class Gathering:
         self._started_at = now
         self._start_requested = False
         self._absent_count = 0
+        self._expected_count = 0
         self._enough_at: float | None = None
 
     def start_now(self) -> None:
@@ -41,6 +42,10 @@ class Gathering:
     def stop_waiting_for(self, count: int) -> None:
         """Don't wait for ``count`` of the required receivers, which won't join."""
         self._absent_count = count
+
+    def expect_more(self, count: int) -> None:
+        """Wait for ``count`` receivers besides those that have joined: they are about to join."""
+        self._expected_count = count
 
     def check(self, now: float) -> Attendance:
         """Check whether enough receivers have joined, and hold the manifest or had time to receive it."""
@@ -53,8 +58,10 @@ class Gathering:
             record.state.active or record.state is ReceiverState.COMPLETE for record in records
         )
         if waited_s >= wait_s and present_count == 0:
-            return Attendance.NOBODY
+            loading = self._expected_count and waited_s < wait_s + EXPECTED_WAIT_S
+            return Attendance.WAITING if loading else Attendance.NOBODY
         enough = present_count + self._absent_count >= policy.wait_for and not policy.by_hand
+        enough = enough and not self._expected_count
         if present_count == 0 or not (enough or overdue):
             self._enough_at = None
             return Attendance.WAITING

@@ -341,6 +341,10 @@ class SenderSession:
         """Wait for ``count`` receivers fewer, for machines that failed before they joined."""
         self._gathering.stop_waiting_for(count)
 
+    def expect_more(self, count: int) -> None:
+        """Wait for ``count`` receivers besides those that have joined, within the policy's time limit."""
+        self._gathering.expect_more(count)
+
     def pause(self) -> None:
         """Send no more data until :meth:`resume`. Announcements continue, and receivers keep their blocks."""
         self.paused = True

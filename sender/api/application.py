@@ -45,7 +45,8 @@ Sizes are in bytes, rates in bytes per second, times in UTC (RFC 3339), ratios f
 and which also appears in the daemon's log and audit. Lists are paged: repeat the request with `cursor` until
 `next_cursor` is null. A creation with an `Idempotency-Key` can be retried safely.
 
-Send a token in `Authorization: Bearer TOKEN`. The role `view` reads, `operate` also changes, `enrol` is for agents. The
+Send a token in `Authorization: Bearer TOKEN`. The role `view` reads, `operate` also changes, `enrol` is for agents,
+`boot` for boot services. The
 daemon writes the first token to the file `operator-token` in its state directory.
 """
 

@@ -211,6 +211,7 @@ def _role(access: Access) -> str:
         Access.METRICS: "`view`, or none with `metrics.public`",
         Access.OPERATE: "`operate`",
         Access.ENROL: "`enrol`",
+        Access.BOOT: "`boot` or `operate`",
         Access.OPEN: "none",
     }[access]
 

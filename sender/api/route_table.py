@@ -12,6 +12,7 @@ from sender.api.guard.auth import Access
 from sender.api.guard.guarded_route import Body, Endpoint, Operation, Repeat
 from sender.api.routes import (
     agents,
+    boots,
     casts,
     dashboard,
     events,
@@ -24,6 +25,7 @@ from sender.api.routes import (
     session,
     tokens,
 )
+from sender.store.records.boots import BOOT_PATH
 
 _OPEN, _VIEW, _OPERATE = Access.OPEN, Access.VIEW, Access.OPERATE
 _CREATED, _ACCEPTED, _NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
@@ -41,6 +43,7 @@ TAGS: Final = {
     "records": "History of casts, and the audit of all changes.",
     "live": "Live state as server-sent events.",
     "agents": "Check-ins of the agents on machines.",
+    "boots": "Boots over the network.",
 }
 
 
@@ -141,6 +144,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _read("/events", events.watch_events, "live", media_type=EVENTS_TYPE),
     Operation("POST", CHECK_IN_PATH, Access.ENROL, agents.check_in, "agents", body=Body.JSON,
               problems=_CONFLICT),
+    Operation("POST", BOOT_PATH, Access.BOOT, boots.decide_boot, "boots", body=Body.JSON),
     _read("/healthz", server.get_health, "server", _OPEN, own_path=True),
     _read("/metrics", server.get_metrics, "server", Access.METRICS, own_path=True, media_type=_METRICS_TYPE),
     _read("/", dashboard.get_dashboard, "", _OPEN, own_path=True, media_type="text/html"),

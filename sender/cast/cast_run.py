@@ -219,6 +219,12 @@ class CastRun:
             session.stop_waiting_for(count)
         self._wake.set()
 
+    def expect_more(self, count: int) -> None:
+        """Wait for ``count`` receivers besides those that have joined, within the policy's time limit."""
+        with self.locked_session.update() as (session, _now):
+            session.expect_more(count)
+        self._wake.set()
+
     def pause(self) -> None:
         """Send no data until :meth:`resume`."""
         with self.locked_session.update() as (session, _now):

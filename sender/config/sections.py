@@ -139,6 +139,12 @@ class ServerSection(Section):
         description="Rule for machines that enrol: token: a valid token of the role enrol is enough. approve: an "
         "operator also approves each machine in the dashboard. A room can have a rule of its own.",
     )
+    unknown_machines: Literal["off", "ask", "auto"] = Field(
+        default="off",
+        description="Rule for unknown machines that boot over the network: off: they boot from their disks. ask: they "
+        "boot the live system and wait for an operator's approval. auto: they boot the live system and enrol. A room "
+        "can have a rule of its own.",
+    )
     sites: Names = Field(
         default=(),
         json_schema_extra=_documented("all", '["north"]'),

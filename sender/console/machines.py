@@ -108,7 +108,8 @@ def show(client: Client, output: Output, machine: str) -> None:
     """  # noqa: D301
     from sender.console.lookup import find_machine
     from sender.console.output import local_time, state_text
-    from sender.labels import ENROLMENT_STATES
+    from sender.labels import BOOT_ACTIONS, ENROLMENT_STATES
+    from sender.store.records.boots import BootAction
 
     found = find_machine(client, machine)
     output.record(
@@ -131,6 +132,10 @@ def show(client: Client, output: Output, machine: str) -> None:
             ("last claim", local_time(found.claimed_at)),
             ("claimed from", found.claimed_from),
             ("last seen", local_time(found.last_seen_at)),
+            ("last boot", local_time(found.booted_at)),
+            ("booted", _boot_text(found)),
+            ("next boot", BOOT_ACTIONS[BootAction(found.next_boot)] if found.next_boot else ""),
+            ("firmware UUID", found.uuid),
             ("added", local_time(found.created_at)),
             *((key, str(value)) for key, value in found.inventory.items()),
         ],
@@ -377,6 +382,41 @@ def readmit(client: Client, output: Output, machine: str) -> None:
 
 
 @machines.command()
+@click.argument("machine", nargs=-1, required=True)
+@click.option(
+    "--live/--planned",
+    required=True,
+    help="Boot the live system once, or decide by what is planned.",
+)
+@api_command
+def boot(client: Client, output: Output, machine: tuple[str, ...], *, live: bool) -> None:
+    """Choose the system of the next boot over the network.
+
+    A machine boots the live system while a cast waits for it, and otherwise its disk. --live makes it boot the live
+    system once, until its agent has checked in. It doesn't switch the machine on.
+
+    \b
+    Examples:
+      diskcast machines boot pc07 --live
+      diskcast machines boot pc07 pc08 --planned
+    """  # noqa: D301
+    from sender.console.client import to_json as json_of
+    from sender.console.lookup import find_machine, path
+    from sender.console.output import emit
+    from sender.store.records.machines import Machine
+
+    found = [find_machine(client, text) for text in machine]  # look up all of them before changing the first
+    for one in found:
+        changed = client.change(
+            path("machines", one.machine_id), Machine, {"next_boot": "live" if live else ""}
+        )
+        if output.json_lines:
+            emit("machine", **json_of(changed))
+    what = "the live system at its next boot" if live else "as planned"
+    output.done(f"{', '.join(one.name for one in found)}: {what}", count=len(found))
+
+
+@machines.command()
 @click.argument("machine")
 @list_options
 @api_command
@@ -404,6 +444,17 @@ def _given(details: Details) -> dict[str, object]:
     if details["mac"]:
         given["macs"] = [mac for mac in details["mac"] if mac]
     return given
+
+
+def _boot_text(machine: Machine) -> str:
+    """Return the system of a machine's last boot, with the reason and the firmware."""
+    from sender.labels import BOOT_ACTIONS
+    from sender.store.records.boots import BootAction
+
+    if not machine.boot_action:
+        return ""
+    firmware = f" ({machine.boot_firmware})" if machine.boot_firmware else ""
+    return f"{BOOT_ACTIONS[BootAction(machine.boot_action)]}{firmware}: {machine.boot_text}"
 
 
 def _in_room(machine: Machine) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
@@ -53,6 +54,7 @@ def list_rooms(client: Client, output: Output, *, limit: int, everything: bool) 
         Column("site", lambda room: room.site),
         Column("interface", lambda room: room.interface),
         Column("enrolment", lambda room: room.enrolment),
+        Column("unknown machines", lambda room: room.unknown_machines),
         Column("description", lambda room: room.description, cut=True),
     ]
     output.listed(
@@ -123,28 +125,42 @@ _details = (
         type=click.Choice(["token", "approve", ""]),
         help="Rule for machines that enrol; empty for the daemon's.",
     ),
+    click.option(
+        "--unknown-machines",
+        type=click.Choice(["off", "ask", "auto", ""]),
+        help="Rule for unknown machines that boot; empty for the daemon's.",
+    ),
+    click.option(
+        "--boot-menu/--no-boot-menu",
+        default=None,
+        help="Offer the menu before a machine boots from its disk.",
+    ),
 )
+
+
+def _detail_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_details):
+        function = option(function)
+    return function
 
 
 @rooms.command()
 @click.argument("room_id", metavar="ROOM", callback=checked_room)
-@_details[0]
-@_details[1]
-@_details[2]
-@_details[3]
-@_details[4]
+@_detail_options
 @api_command
-def create(client: Client, output: Output, room_id: str, **details: str | None) -> None:
+def create(client: Client, output: Output, room_id: str, **details: str | bool | None) -> None:
     """Create a room.
 
     \b
     Examples:
       diskcast rooms create lab-1 --name "Lab 1"
       diskcast rooms create rack-7 --site berlin --interface eth1
+      diskcast rooms create lab-2 --unknown-machines auto
     """  # noqa: D301
     from sender.store.records.machines import Room
 
-    room = client.create("/rooms", Room, {"room_id": room_id} | {"name": room_id} | _given(details))
+    body: dict[str, str | bool] = {"room_id": room_id, "name": room_id}
+    room = client.create("/rooms", Room, body | _given(details))
     output.done(
         f"created room {room.room_id}: add its machines with `diskcast rooms import`",
         room,
@@ -153,13 +169,9 @@ def create(client: Client, output: Output, room_id: str, **details: str | None) 
 
 @rooms.command()
 @click.argument("room_id", metavar="ROOM", callback=checked_room)
-@_details[0]
-@_details[1]
-@_details[2]
-@_details[3]
-@_details[4]
+@_detail_options
 @api_command
-def change(client: Client, output: Output, room_id: str, **details: str | None) -> None:
+def change(client: Client, output: Output, room_id: str, **details: str | bool | None) -> None:
     """Change the details of a room; an empty text clears a field.
 
     \b
@@ -173,7 +185,8 @@ def change(client: Client, output: Output, room_id: str, **details: str | None) 
     given = _given(details)
     if not given:
         raise click.UsageError(
-            "nothing to change: use at least one of --name, --description, --site, --interface, --enrolment"
+            "nothing to change: use at least one of --name, --description, --site, --interface, --enrolment, "
+            "--unknown-machines, --boot-menu"
         )
     room = client.change(path("rooms", room_id), Room, given)
     output.done(f"changed room {room.room_id}", room)
@@ -238,5 +251,5 @@ def import_machines(client: Client, output: Output, room_id: str, csv_file: Bina
     )
 
 
-def _given(details: dict[str, str | None]) -> dict[str, str]:
-    return {name: text for name, text in details.items() if text is not None}
+def _given(details: dict[str, str | bool | None]) -> dict[str, str | bool]:
+    return {name: value for name, value in details.items() if value is not None}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sender.console.client import Client
     from sender.console.output import Output
 
-ROLES = ("view", "operate", "enrol")
+ROLES = ("view", "operate", "enrol", "boot")
 """The values of ``Role``, so that ``--help`` needs no import; a test compares them."""
 
 
@@ -27,7 +27,7 @@ def tokens() -> None:
     """Manage API tokens.
 
     A token has a role. view: see everything. operate: see and change everything. enrol: for agents; enrol the machines
-    of one room or of all, nothing else.
+    of one room or of all, nothing else. boot: for a boot service; ask for the systems that machines boot, nothing else.
 
     \b
     Examples:
@@ -73,7 +73,7 @@ def list_tokens(client: Client, output: Output, *, limit: int, everything: bool)
 @click.argument("name")
 @click.option("--role", type=click.Choice(ROLES), required=True, help="Role of the token.")
 @click.option(
-    "--room", "room_id", metavar="ROOM", callback=checked_room, help="Room that a token of role enrol is for."
+    "--room", "room_id", metavar="ROOM", callback=checked_room, help="Room of a token of role enrol or boot."
 )
 @click.option(
     "--expires",
@@ -108,6 +108,7 @@ def create(
     Examples:
       diskcast tokens create anna --role operate --expires 90d --output ~/.config/diskcast/token
       diskcast tokens create lab-agents --role enrol --room lab-1 --expires 8h --output agents.token
+      diskcast tokens create boot-server --role boot --output boot.token
     """  # noqa: D301
     from sender.console.time_parsing import parse_in
     from sender.store.records.access import NewToken

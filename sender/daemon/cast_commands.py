@@ -18,8 +18,10 @@ from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.owner import Owner
 from sender.library.library import Library
 from sender.refusals import RequestRefusedError, conflict, invalid, not_found
+from sender.store.records.boots import UnknownMachines
 from sender.store.records.casts import Cast, CastPhase, CastPlan, CastRequest, Command
 from sender.store.records.images import ImageState
+from sender.store.records.machines import Room
 from sender.store.repositories.audit import Audit, new_entry_key
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
@@ -57,11 +59,17 @@ class CastCommands:
             raise invalid(f"there is no image {plan.image_id!r}: see 'diskcast images list'")
         if image.state is ImageState.DAMAGED:
             raise conflict(f"image {image.name!r} can't be cast: {image.problem}")
-        if plan.room_id is not None and await store.run(store.rooms.get, plan.room_id) is None:
-            raise invalid(f"there is no room {plan.room_id!r}")
+        room: Room | None = None
+        if plan.room_id is not None:
+            room = await store.run(store.rooms.get, plan.room_id)
+            if room is None:
+                raise invalid(f"there is no room {plan.room_id!r}")
         targets = await self._targets(plan)
-        if plan.room_id is not None and not targets and plan.wait_for is None:
-            raise invalid(f"room {plan.room_id!r} has no machines: import them, or set --wait-for")
+        if room is not None and not targets and plan.wait_for is None and not _registers(room):
+            raise invalid(
+                f"room {plan.room_id!r} has no machines: import them, let them register by booting "
+                "(--unknown-machines), or set --wait-for"
+            )
         required_count = plan.wait_for or len(targets) or 1
         if required_count > RECEIVER_COUNT_MAX:
             raise invalid(
@@ -228,3 +236,8 @@ def _has_effect_and_is_allowed(cast: Cast, command: Command) -> bool:
         return _has_effect(cast, command)
     except RequestRefusedError:
         return False
+
+
+def _registers(room: Room) -> bool:
+    """Return whether unknown machines register in a room by booting."""
+    return room.unknown_machines in (UnknownMachines.ASK, UnknownMachines.AUTO)

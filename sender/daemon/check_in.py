@@ -21,8 +21,10 @@ from protocol.model.session_records import CastId
 from sender.daemon.enrolment_desk import EnrolmentDesk, EnrolmentGrant, report_of
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.cast_verdict import assigned_machine
+from sender.daemon.jobs.ended_machines import EndedMachines
 from sender.daemon.presence import MachinePresence, Presence
 from sender.daemon.ticket_office import TicketOffice
+from sender.metrics.boot_metrics import IMAGE_REFUSALS
 from sender.refusals import unauthorised
 from sender.store.group_commit import GroupCommit
 from sender.store.records.casts import Cast, CastMachine
@@ -42,12 +44,14 @@ _KNOWN_MAX: Final = 4096
 """Machines that are kept in memory: four rooms of the largest size."""
 _READ_AGAIN_S: Final = 10.0
 """Age at which a machine's row is read again, since another daemon may have moved the machine."""
-_ELSEWHERE_S: Final = 2.0
-_ENDED_CACHE_MAX: Final = 256
 _DRAIN_S: Final = 1.0
 
-_TRUST_EXIT_CODES: Final = frozenset(cls.exit_code for cls in (TrustError, UnsignedImageError, RollbackError))
-"""Exit codes of agents that refused an image before they opened their disk."""
+_TRUST_REASONS: Final = {
+    TrustError.exit_code: "untrusted",
+    UnsignedImageError.exit_code: "unsigned",
+    RollbackError.exit_code: "rollback",
+}
+"""Exit codes of agents that refused an image before they opened their disk, as labels of a metric."""
 
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +81,7 @@ class CheckInHandler:
         presence: Presence,
         desk: EnrolmentDesk,
         tickets: TicketOffice,
+        ended: EndedMachines,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -84,10 +89,13 @@ class CheckInHandler:
         self._presence = presence
         self._desk = desk
         self._tickets = tickets
+        self._ended = ended
         self._updating = GroupCommit(store, store.machines.record)
         self._recording = GroupCommit(store, self._write_outcomes)
         self._known: OrderedDict[str, _KnownMachine] = OrderedDict()
-        self._ended_cache: dict[str, tuple[float, set[str]]] = {}
+        self._refusals: OrderedDict[str, None] = (
+            OrderedDict()
+        )  # counted ones: agents report a result repeatedly
 
     async def answer(self, check_in: CheckIn, agent: str | EnrolmentGrant, address: str) -> CheckInAnswer:
         """Answer one check-in; wait up to ``wait_s`` for a cast if the agent is idle.
@@ -215,35 +223,9 @@ class CheckInHandler:
             if check_in.state is not AgentState.IDLE:
                 if current:
                     return cast
-            elif cast.plan.includes(machine) and not await self._has_ended(cast, machine):
+            elif cast.plan.includes(machine) and not await self._ended.has_ended(cast, machine.machine_id):
                 return cast
         return None
-
-    async def _has_ended(self, cast: Cast, machine: Machine) -> bool:
-        """Return whether the machine already ended in this cast, successfully or not."""
-        job = self._registry.jobs.get(cast.cast_id)
-        if job is not None:
-            row = job.records.machine_of(machine.machine_id)
-            return row is not None and row.state in FINAL_STATES
-        return machine.machine_id in await self._ended_elsewhere(cast.cast_id)
-
-    async def _ended_elsewhere(self, cast_id: str) -> set[str]:
-        """Return the machines that have ended in another daemon's cast, as of the last few seconds.
-
-        Results of this daemon's agents are recorded before they are assigned a cast again.
-
-        Raises:
-            DatabaseError: the database is unavailable; the agent retries.
-        """
-        known = self._ended_cache.get(cast_id)
-        if known is None or time.monotonic() - known[0] > _ELSEWHERE_S:
-            store = self._store
-            rows = await store.run(store.casts.machines, cast_id)
-            ended = {row.machine_id for row in rows if row.machine_id and row.state in FINAL_STATES}
-            if len(self._ended_cache) >= _ENDED_CACHE_MAX:
-                self._ended_cache.clear()
-            known = self._ended_cache[cast_id] = time.monotonic(), ended
-        return known[1]
 
     def _note_assigned(self, cast: Cast, machine: Machine, present: MachinePresence) -> None:
         job = self._registry.jobs.get(cast.cast_id)
@@ -265,7 +247,7 @@ class CheckInHandler:
                     job.record_failure(outcome_row(machine, outcome, row))
                 return await self._recorder.drain(_DRAIN_S)
             await self._recording.submit((machine, outcome))
-            self._ended_cache.pop(cast_id, None)
+            self._ended.forget(cast_id)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  the agent reports it again; the store shows the cause
@@ -275,7 +257,7 @@ class CheckInHandler:
 
     def _audit_trust(self, machine: Machine, outcome: CastOutcome) -> None:
         """Write an audit entry, once for a machine and cast, if it refused an image or allowed an unsigned one."""
-        if outcome.exit_code in _TRUST_EXIT_CODES:
+        if outcome.exit_code in _TRUST_REASONS:
             action, detail = "image.refuse", {"exit_code": outcome.exit_code, "error": outcome.error}
         elif outcome.unsigned_allowed:
             action, detail = "image.allow_unsigned", {}
@@ -283,6 +265,11 @@ class CheckInHandler:
             return
         cast_id = f"{outcome.cast_id:08x}"
         key = f"{action} {cast_id} {machine.machine_id}"
+        if outcome.exit_code in _TRUST_REASONS and key not in self._refusals:
+            IMAGE_REFUSALS.labels(_TRUST_REASONS[outcome.exit_code]).inc()
+            self._refusals[key] = None
+            while len(self._refusals) > _KNOWN_MAX:
+                self._refusals.popitem(last=False)
         entry = (f"machine {machine.name}", action, f"cast {cast_id}", detail)
         self._recorder.put(("audit", key), Audit.add, *entry, entry_key=key, at=datetime.now(UTC))
 

@@ -6,6 +6,8 @@ import dataclasses
 from datetime import datetime
 
 from sender.config.server_config import ServerConfig
+from sender.daemon.boots.boot_decisions import BootDecisions
+from sender.daemon.boots.booting_machines import BootingMachines
 from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInHandler
 from sender.daemon.enrolment_desk import EnrolmentDesk
@@ -35,6 +37,8 @@ class Services:
         check_ins: answers to agents.
         access: secrets and revocations of machines.
         desk: claims of machines that enrol.
+        boots: decisions about boots over the network.
+        booting: machines that load the live system.
         started_at: start of this process.
         pin: pin of the daemon's certificate.
     """
@@ -51,6 +55,8 @@ class Services:
     check_ins: CheckInHandler
     access: MachineAccess
     desk: EnrolmentDesk
+    boots: BootDecisions
+    booting: BootingMachines
     health: HealthMonitor
     metrics: DaemonMetrics
     started_at: datetime

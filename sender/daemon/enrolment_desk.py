@@ -14,7 +14,8 @@ from protocol.control.check_in import CheckIn
 from protocol.errors import DatabaseError
 from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
-from sender.refusals import RequestRefusedError, conflict, forbidden
+from sender.metrics.boot_metrics import BOOT_TOKEN_REFUSALS
+from sender.refusals import RequestRefusedError, conflict, forbidden, unauthorised
 from sender.store.group_commit import GroupCommit
 from sender.store.machines.claims import HOLDER_SILENT, Claim, ClaimDecision, ClaimResult, secret_hash
 from sender.store.machines.machine_report import MachineReport
@@ -29,6 +30,12 @@ _CLAIMS_SHOWN_MAX: Final = 200
 """Machines with a claim that are read for operators: a room that waits for approval shows as one problem."""
 _NAMES_SHOWN_MAX: Final = 5
 
+_BOOT_TOKEN_REASONS: Final = {
+    ClaimDecision.TOKEN_SPENT: "spent",
+    ClaimDecision.FOREIGN_MACHINE: "foreign_machine",
+}
+"""Labels of the metric of refused boot tokens."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -39,10 +46,12 @@ class EnrolmentGrant:
     Attributes:
         token_name: name of the token, for the audit.
         room_id: room whose machines it enrols; None for all rooms.
+        boot_hash: hash of a boot token, which enrols one machine; empty for a token for enrolment.
     """
 
     token_name: str
     room_id: str | None = None
+    boot_hash: str = dataclasses.field(default="", repr=False)
 
 
 class EnrolmentDesk:
@@ -81,6 +90,7 @@ class EnrolmentDesk:
                 room_id=grant.room_id,
                 mode=self._mode,
                 last_heard=self._presence.last_heard,
+                boot_hash=grant.boot_hash,
             )
         )
         self._stale.set()
@@ -91,6 +101,8 @@ class EnrolmentDesk:
             return result
         if result.decision is ClaimDecision.WAITING:
             return result
+        if result.decision in _BOOT_TOKEN_REASONS:
+            BOOT_TOKEN_REFUSALS.labels(_BOOT_TOKEN_REASONS[result.decision]).inc()
         _log.warning("claim_refused", machine=name, address=address, reason=result.decision.name.lower())
         raise _refusal(result, name, grant)
 
@@ -161,6 +173,15 @@ def _refusal(result: ClaimResult, name: str, grant: EnrolmentGrant) -> RequestRe
             return forbidden(
                 f"machine {name} isn't in room {grant.room_id!r}, for which the token is: use a token of its own room, "
                 "or move the machine"
+            )
+        case ClaimDecision.TOKEN_SPENT:
+            return unauthorised(
+                "the boot token has expired, or another agent has used it: boot the machine over the network again"
+            )
+        case ClaimDecision.FOREIGN_MACHINE:
+            return forbidden(
+                f"the boot token is of another machine than {name}: boot the machine over the network again, by the "
+                "network card that it enrols with"
             )
     return conflict(
         f"another agent is active as machine {name}: stop that one. If it was this machine before a restart, it may "

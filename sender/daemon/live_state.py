@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from protocol.errors import DatabaseError
+from sender.daemon.boots.booting_machines import BootingMachines
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.record_mapping import ended_machine, idle_cast
 from sender.daemon.presence import ONLINE_S, Presence
@@ -37,8 +38,11 @@ class _RoomRows:
 class LiveState:
     """The current state of rooms and casts. Not thread-safe: use it on the event loop."""
 
-    def __init__(self, store: Store, registry: CastRegistry, presence: Presence) -> None:
+    def __init__(
+        self, store: Store, registry: CastRegistry, presence: Presence, booting: BootingMachines
+    ) -> None:
         self._store = store
+        self._booting = booting
         self._registry = registry
         self._presence = presence
         self._rooms: dict[str, _RoomRows] = {}
@@ -161,6 +165,8 @@ class LiveState:
                 eta_s=None,
                 error="",
             )
+        if self._booting.includes(machine.machine_id) and not online and not live.online:
+            live = dataclasses.replace(live, state=MachineState.BOOTING, progress=0.0, error="")
         return dataclasses.replace(
             live,
             name=machine.name,

@@ -33,6 +33,7 @@ from prometheus_client import (
 
 from protocol.errors import DiskcastError
 from sender.http.rejections import HTTP_REJECTIONS
+from sender.metrics.boot_metrics import BOOT_TOKEN_REFUSALS, BOOTS, IMAGE_REFUSALS
 from sender.metrics.cast_collector import CastsCollector, ObservedCast
 from sender.metrics.fleet_metrics import Fleet, FleetCollector
 from sender.store.records.casts import CastPhase
@@ -91,7 +92,18 @@ BUILD_INFO: Final = Gauge(
     ("version", "name"),
     registry=None,
 )
-INSTRUMENTS: Final = (BUILD_INFO, API_REQUESTS, API_SECONDS, CHECK_INS, SENT_BYTES, LOOP_LAG, HTTP_REJECTIONS)
+INSTRUMENTS: Final = (
+    BUILD_INFO,
+    API_REQUESTS,
+    API_SECONDS,
+    CHECK_INS,
+    BOOTS,
+    BOOT_TOKEN_REFUSALS,
+    IMAGE_REFUSALS,
+    SENT_BYTES,
+    LOOP_LAG,
+    HTTP_REJECTIONS,
+)
 """Metrics counted as events happen; all others are read when Prometheus scrapes."""
 
 _process = ProcessCollector(registry=None)
@@ -123,6 +135,7 @@ class FleetSources:
         pending_writes: records that wait for the database.
         problems: problems that an operator should look at.
         event_clients: subscribers of live events.
+        machines_booting: number of machines that load the live system.
     """
 
     casts: Callable[[], Iterable[ObservedCast]]
@@ -133,6 +146,7 @@ class FleetSources:
     pending_writes: Callable[[], int]
     problems: Callable[[], list[Problem]]
     event_clients: Callable[[], int]
+    machines_booting: Callable[[], int]
 
 
 def observe_request(route: str, method: str, status: int, seconds: float) -> None:
@@ -220,6 +234,7 @@ class DaemonMetrics:
             leases=sources.leases(),
             schedule_failures=counts.failing_schedules,
             event_clients=sources.event_clients(),
+            machines_booting=sources.machines_booting(),
         )
 
 

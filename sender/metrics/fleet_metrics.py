@@ -35,6 +35,7 @@ class Fleet:
         leases: casts that this daemon runs.
         schedule_failures: schedules whose last cast couldn't be planned.
         event_clients: browsers and programs subscribed to live events.
+        machines_booting: machines that load the live system.
     """
 
     casts: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -49,6 +50,7 @@ class Fleet:
     leases: int = 0
     schedule_failures: int = 0
     event_clients: int = 0
+    machines_booting: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,6 +99,13 @@ FLEET_METRICS: Final[tuple[FleetMetric, ...]] = (
         "Machines whose agents have checked in at this daemon recently.",
         ("room",),
         _by_label(lambda f: f.machines_online),
+    ),
+    FleetMetric(
+        "diskcast_machines_booting",
+        "gauge",
+        "Machines that load the live system over the network and haven't checked in yet.",
+        (),
+        _value(lambda f: f.machines_booting),
     ),
     FleetMetric("diskcast_images", "gauge", "Images by state.", ("state",), _by_label(lambda f: f.images)),
     FleetMetric(

@@ -6,6 +6,8 @@ import dataclasses
 from datetime import UTC, datetime
 
 from sender.config.server_config import ServerConfig
+from sender.daemon.boots.boot_decisions import BootDecisions
+from sender.daemon.boots.booting_machines import BootingMachines
 from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInHandler
 from sender.daemon.context import Services
@@ -16,6 +18,7 @@ from sender.daemon.health import HealthMonitor
 from sender.daemon.jobs.cast_executor import CastExecutor
 from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
 from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.ended_machines import EndedMachines
 from sender.daemon.jobs.owner import Owner
 from sender.daemon.jobs.session_opener import SessionOpener
 from sender.daemon.lease_acquirer import LeaseAcquirer
@@ -27,6 +30,7 @@ from sender.daemon.ticket_office import TicketOffice
 from sender.identity.certificate import Certificate
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import DaemonMetrics, FleetSources
+from sender.store.records.boots import UnknownMachines
 from sender.store.records.casts import Cast
 from sender.store.records.machines import EnrolmentMode
 from sender.store.store import Store
@@ -59,13 +63,16 @@ def compose_daemon(
     desk = EnrolmentDesk(store, presence, access, EnrolmentMode(config.server.enrolment))
     tickets = TicketOffice(store)
     health = HealthMonitor(store, recorder, library, registry, desk, certificate)
-    live_state = LiveState(store, registry, presence)
+    booting = BootingMachines(store, registry)
+    live_state = LiveState(store, registry, presence, booting)
     feed = EventFeed(
         store, registry, live_state, lambda: OverviewTopic(store, registry, presence, live_state, health)
     )
     commands = CastCommands(store, library, recorder, registry, owner)
 
-    check_ins = CheckInHandler(store, recorder, registry, presence, desk, tickets)
+    ended = EndedMachines(store, registry)
+    check_ins = CheckInHandler(store, recorder, registry, presence, desk, tickets, ended)
+    boots = BootDecisions(store, registry, ended, booting, UnknownMachines(config.server.unknown_machines))
 
     def make_job(cast: Cast, earlier: EarlierRuns) -> CastJob:
         return CastJob(cast, recorder, owner=owner, earlier=earlier)
@@ -79,6 +86,7 @@ def compose_daemon(
         pending_writes=lambda: recorder.pending_count,
         problems=health.problems,
         event_clients=lambda: feed.subscriber_count,
+        machines_booting=lambda: booting.count,
     )
     sessions = SessionOpener(config, store, registry, certificate, is_revoked=access.is_revoked)
     supervisor = Supervisor(
@@ -102,6 +110,8 @@ def compose_daemon(
         check_ins=check_ins,
         access=access,
         desk=desk,
+        boots=boots,
+        booting=booting,
         health=health,
         metrics=DaemonMetrics(config.server.name, store, sources),
         started_at=datetime.now(UTC),

@@ -158,6 +158,7 @@ def _background(daemon: Daemon) -> dict[str, Coroutine[None, None, None]]:
         "presence": save_presence(store, services.presence),
         "revocations": services.access.run(),
         "claims": services.desk.run(),
+        "booting machines": services.booting.run(),
         "live feed": services.feed.run(),
         "schedules": run_schedules(store, services.commands),
         "retention": run_retention(store, config.history.retention_days),

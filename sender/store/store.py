@@ -24,6 +24,7 @@ from sender.store.backup.backup import (
 from sender.store.backup.journal import find_segments
 from sender.store.records.problems import Problem, ProblemKind
 from sender.store.repositories.audit import Audit
+from sender.store.repositories.boots import Boots
 from sender.store.repositories.casts import Casts
 from sender.store.repositories.credentials import Credentials
 from sender.store.repositories.enrolments import Enrolments
@@ -67,7 +68,8 @@ class Store:
         self.audit = Audit(database)
         self.rooms = Rooms(database, self.audit)
         self.machines = Machines(database, self.audit)
-        self.enrolments = Enrolments(database, self.audit, self.machines)
+        self.boots = Boots(database, self.audit, self.machines, self.rooms)
+        self.enrolments = Enrolments(database, self.audit, self.machines, self.boots)
         self.casts = Casts(database, self.audit)
         self.leases = Leases(database)
         self.schedules = Schedules(database, self.audit)
@@ -150,9 +152,10 @@ class Store:
         return back_up(self._database.engine, self._database.place)
 
     def upkeep(self) -> None:
-        """Do the periodic work: remove expired answers and sessions, and make a backup if one is due."""
+        """Do the periodic work: remove expired answers, sessions and boot tokens, and make a backup if one is due."""
         self.idempotency.expire()
         self.credentials.expire()
+        self.boots.expire()
         path = self._database.place.path
         if self._database.journal is None or path is None:
             return

@@ -42,6 +42,10 @@ export const MACHINE_STATES = {
     "text": "Complete",
     "tone": "good"
   },
+  "booting": {
+    "text": "Booting",
+    "tone": "soft"
+  },
   "idle": {
     "text": "Ready",
     "tone": "calm"
@@ -150,6 +154,28 @@ export const ENROLMENT_MODES = {
   }
 };
 
+/** Rules for unknown machines that boot over the network. @type {Record<string, {text: string, hint: string}>} */
+export const UNKNOWN_MACHINES = {
+  "off": {
+    "text": "Off",
+    "hint": "Unknown machines boot from their disks."
+  },
+  "ask": {
+    "text": "Ask",
+    "hint": "They boot the live system and wait for an operator's approval."
+  },
+  "auto": {
+    "text": "Automatic",
+    "hint": "They boot the live system and enrol by the room's rule."
+  }
+};
+
+/** Systems that machines boot. @type {Record<string, string>} */
+export const BOOT_ACTIONS = {
+  "live": "live system",
+  "disk": "its disk"
+};
+
 /** Roles of tokens. @type {Record<string, {text: string, hint: string}>} */
 export const ROLES = {
   "view": {
@@ -163,6 +189,10 @@ export const ROLES = {
   "enrol": {
     "text": "Enrol",
     "hint": "For agents: enrols machines, of one room or of all, nothing else."
+  },
+  "boot": {
+    "text": "Boot",
+    "hint": "For a boot service: asks for the systems that machines boot, nothing else."
   }
 };
 

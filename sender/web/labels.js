@@ -7,7 +7,7 @@ import { BOTTLENECKS, CAST_BOTTLENECKS, CAST_PHASES, ENROLMENT_STATES as ENROLME
 /** @type {Record<string, string>} */
 const MACHINE_ICONS = {
   failed: "failed", lost: "lost", absent: "lost", dropped: "dropped", slow: "slow", tail: "slow", receiving: "receiving",
-  joined: "joined", assigned: "assigned", complete: "complete", idle: "idle", offline: "offline",
+  joined: "joined", assigned: "assigned", complete: "complete", booting: "refresh", idle: "idle", offline: "offline",
 };
 /** @type {Record<string, string>} */
 const PHASE_ICONS = {

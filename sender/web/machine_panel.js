@@ -7,6 +7,7 @@ import { field, form, select } from "./forms.js";
 import { formatBytes, formatDuration, formatLoss, formatPercent, formatRate } from "./format.js";
 import { showToast } from "./toasts.js";
 import { agoElement, badge, emptyState, Figures, ProgressBar, setBadge, timeElement } from "./components.js";
+import { bootSection } from "./machine_boots.js";
 import { enrolmentSection } from "./machine_enrolment.js";
 import { to } from "./router.js";
 import { mayOperate, roomName, roomNames } from "./store.js";
@@ -45,6 +46,7 @@ export class MachinePanel {
       h("div", { class: "panel-state" }, this.badge, this.cast),
       this.problem, this.progress, this.figures.element,
       enrolmentSection(machine, changed),
+      bootSection(machine, changed),
       h("h3", {}, "Identity"), identity(machine, this.seen),
       inventory(machine),
       h("h3", {}, "History"), historyList(history));
@@ -116,6 +118,7 @@ function identity(machine, seen) {
     ["Hardware addresses", machine.macs.join(", ")],
     ["Serial number", machine.serial],
     ["Asset tag", machine.asset_tag],
+    ["Firmware UUID", machine.uuid],
     ["Address", machine.address],
     ["Agent", machine.agent_version],
     ["Last seen", seen],

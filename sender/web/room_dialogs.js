@@ -6,12 +6,12 @@ import { fill, h, icon } from "./dom.js";
 import { field, form, select } from "./forms.js";
 import { formatCount } from "./format.js";
 import { showToast, showError } from "./toasts.js";
-import { ENROLMENT_MODES } from "./labels.generated.js";
+import { ENROLMENT_MODES, UNKNOWN_MACHINES } from "./labels.generated.js";
 import { go } from "./router.js";
 
-/** @returns {[string, string][]} */
-function enrolmentOptions() {
-  return [["", "As the daemon is configured"], ...Object.entries(ENROLMENT_MODES).map(([mode, { text }]) => /** @type {[string, string]} */ ([mode, text]))];
+/** @param {Record<string, {text: string}>} rules @returns {[string, string][]} */
+function ruleOptions(rules) {
+  return [["", "As the daemon is configured"], ...Object.entries(rules).map(([mode, { text }]) => /** @type {[string, string]} */ ([mode, text]))];
 }
 
 /** @param {any} room @param {() => void} done */
@@ -52,12 +52,15 @@ export async function importMachines(room, done) {
 export async function changeRoom(room, done) {
   const path = `/rooms/${encodeURIComponent(room.room_id)}`;
   const wanted = await showDialog(`Edit ${room.name || room.room_id}`, (close) => {
+    const menu = field({ label: "Boot menu", name: "boot_menu", input: select({ name: "boot_menu", options: [["on", "Offered before a machine boots from its disk"], ["off", "Off"]], value: room.boot_menu ? "on" : "off" }), hint: "A technician at the console can choose an image for one machine." });
     const fields = [
       field({ label: "Name", name: "name", value: room.name, required: true, attributes: { "data-autofocus": true, maxlength: 64 } }),
       field({ label: "Description", name: "description", value: room.description, attributes: { maxlength: 1000 } }),
       field({ label: "Site", name: "site", value: room.site, hint: "Only daemons of this site cast to the room." }),
       field({ label: "Network interface", name: "interface", value: room.interface, hint: "Interface of the sender towards this room. Empty: chosen by the daemon." }),
-      field({ label: "Enrolment", name: "enrolment", input: select({ name: "enrolment", options: enrolmentOptions(), value: room.enrolment }), hint: "How machines enter this room." }),
+      field({ label: "Enrolment", name: "enrolment", input: select({ name: "enrolment", options: ruleOptions(ENROLMENT_MODES), value: room.enrolment }), hint: "How machines enter this room." }),
+      field({ label: "Unknown machines that boot", name: "unknown_machines", input: select({ name: "unknown_machines", options: ruleOptions(UNKNOWN_MACHINES), value: room.unknown_machines }), hint: "For machines that boot over the network." }),
+      menu,
     ];
     return form({
       fields, content: fields.map((each) => each.element), submit: "Save",
@@ -65,7 +68,8 @@ export async function changeRoom(room, done) {
         h("span", { class: "spacer" }),
         h("button", { type: "button", class: "button", onclick: () => close(undefined) }, "Cancel")],
       onsubmit: async () => {
-        await change(path, Object.fromEntries(fields.map((each) => [each.name, each.input.value.trim()])));
+        const values = Object.fromEntries(fields.map((each) => [each.name, each.input.value.trim()]));
+        await change(path, { ...values, boot_menu: menu.input.value === "on" });
         close("saved");
       },
     });

@@ -47,6 +47,8 @@ BEYOND_SCHEMA: Final = {
     "cursor",
     "topics",
     "macs",
+    "mac",
+    "address",
 }
 """Fields whose validity a schema can't express."""
 

@@ -27,6 +27,7 @@ FITTING = {
     Access.METRICS: {Role.VIEW, Role.OPERATE},
     Access.OPERATE: {Role.OPERATE},
     Access.ENROL: {Role.ENROL},
+    Access.BOOT: {Role.BOOT, Role.OPERATE},
 }
 KEYS = {
     "image_id": "0" * 64,
@@ -112,7 +113,7 @@ def test_the_table_has_every_route(guarded: Served) -> None:
 def test_every_change_requires_more_than_the_role_view() -> None:
     for operation in OPERATIONS:
         if operation.method != "GET" and not operation.path.startswith("/session"):
-            assert operation.access in (Access.OPERATE, Access.ENROL), _name(operation)
+            assert operation.access in (Access.OPERATE, Access.ENROL, Access.BOOT), _name(operation)
 
 
 def test_only_metrics_can_be_made_public(

@@ -24,6 +24,8 @@ PUBLIC = {
 """Whoever adds a public route must add it here, and think about it."""
 VIEWERS_MAY_POST = {"/api/v1/session/codes"}
 AGENTS_MAY = {"/api/v1/check-in"}
+BOOT_SERVICES_MAY = {"/api/v1/boots"}
+ROLES = {"view", "operate", "enrol", "boot"}
 WRONG = f"dct_operate_{'A' * 43}"
 
 
@@ -59,10 +61,12 @@ def test_27_no_route_of_the_daemon_serves_a_stranger_or_another_role(daemon: Dae
                 allowed.add("view")
             if path == "/api/v1/tokens":
                 allowed.discard("view")
+            if path in BOOT_SERVICES_MAY:
+                allowed.add("boot")
             for name, token, refusals in [
                 ("nobody", None, {401}),
                 ("a wrong token", WRONG, {401, 429}),
-                *((role, daemon.secret(role), {403}) for role in {"view", "operate", "enrol"} - allowed),
+                *((role, daemon.secret(role), {403}) for role in ROLES - allowed),
             ]:
                 status = _status(client, method, path, token)
                 if status not in refusals:

@@ -81,6 +81,12 @@ def test_rooms_and_their_machines(run: Run, answer: Answers) -> None:
     assert "dct_enrol_" in commands[0]
     assert "dct_enrol_" not in commands[1], "every user of the machine can read its command lines"
     assert refused(run("machines", "approve", "pc03", "--code", "AAAAAA"))
+    assert answer("machines", "boot", "pc03", "--live")["count"] == 1
+    assert "next boot      live system" in succeeded(run("machines", "show", "pc03")).stdout
+    answer("machines", "boot", "pc03", "--planned")
+    assert "live system" not in succeeded(run("machines", "show", "pc03")).stdout
+    changed = answer("rooms", "change", "lab-1", "--unknown-machines", "ask", "--no-boot-menu")
+    assert (changed["unknown_machines"], changed["boot_menu"]) == ("ask", False)
     assert answer("machines", "revoke", "pc03")["count"] == 1
     assert "revoked" in succeeded(run("machines", "list")).stdout
     assert answer("machines", "readmit", "pc03")["enrolment"] == "new"

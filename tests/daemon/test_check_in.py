@@ -18,6 +18,7 @@ from sender.daemon import check_in as module
 from sender.daemon.check_in import CheckInHandler
 from sender.daemon.enrolment_desk import EnrolmentDesk, EnrolmentGrant
 from sender.daemon.jobs.cast_registry import CastRegistry
+from sender.daemon.jobs.ended_machines import EndedMachines
 from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
 from sender.daemon.ticket_office import TicketOffice
@@ -69,6 +70,7 @@ def make_handler(store: Store, tmp_path: Path, mode: EnrolmentMode = EnrolmentMo
         presence,
         EnrolmentDesk(store, presence, access, mode),
         TicketOffice(store),
+        EndedMachines(store, registry),
     )
 
 

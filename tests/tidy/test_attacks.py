@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from docs.attack_reference import attack_tests
 
-ATTACK_COUNT = 32
-"""Attacks that the design of trust lists."""
+ATTACK_COUNT = 33
+"""Attacks that the design of trust lists, and those on machines that boot over the network."""
 
 
 def test_every_attack_has_a_test_that_names_the_loss() -> None:

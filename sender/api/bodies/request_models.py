@@ -6,6 +6,7 @@ terminals, in metric labels and in spreadsheets.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import zoneinfo
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from protocol.trust.minisign import SIGNATURE_TEXT_BYTES_MAX
 from protocol.trust.statement import STATEMENT_BYTES_MAX
 from sender.api.guard.login_codes import CODE_PATTERN
 from sender.store.records.access import Role
+from sender.store.records.boots import BootFirmware, BootReport
 from sender.store.records.casts import StartMode
 
 NAME_CHARACTERS_MAX: Final = 64
@@ -224,6 +226,13 @@ class RoomInput(RequestBody):
     enrolment: Literal["", "token", "approve"] = Field(
         default="", description="Rule for machines that enrol; empty for the daemon's."
     )
+    unknown_machines: Literal["", "off", "ask", "auto"] = Field(
+        default="",
+        description="Rule for unknown machines that boot over the network; empty for the daemon's.",
+    )
+    boot_menu: bool = Field(
+        default=True, description="Offer the menu of the live system before a machine boots from its disk."
+    )
 
 
 class RoomChange(PatchBody):
@@ -234,6 +243,8 @@ class RoomChange(PatchBody):
     site: ShortText = _given(str)
     interface: InterfaceName = _given(str)
     enrolment: Literal["", "token", "approve"] = _given(str)
+    unknown_machines: Literal["", "off", "ask", "auto"] = _given(str)
+    boot_menu: bool = _given(bool)
 
 
 class MachineInput(RequestBody):
@@ -274,6 +285,9 @@ class MachineChange(PatchBody):
     asset_tag: ShortText = _given(str)
     position: ShortText = _given(str)
     note: Text = _given(str)
+    next_boot: Literal["", "live"] = _given(
+        str, description="live: boot the live system at the next boot over the network, once."
+    )
 
 
 class ApprovalInput(RequestBody):
@@ -282,6 +296,46 @@ class ApprovalInput(RequestBody):
     code: Annotated[str, StringConstraints(min_length=1, max_length=16, pattern="^[0-9A-Za-z]+$")] = Field(
         examples=["7KX2QM"], description="Code that the machine shows."
     )
+
+
+def _address(text: str) -> str:
+    if text:
+        try:
+            ipaddress.ip_address(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r} isn't an IP address") from error
+    return text
+
+
+class BootInput(RequestBody):
+    """A machine that boots over the network."""
+
+    mac: Mac = Field(
+        examples=["52:54:00:12:34:56"], description="Hardware address of the network card that boots."
+    )
+    uuid: ShortText = Field(
+        default="",
+        examples=["3f2504e0-4f89-11d3-9a0c-0305e82c3301"],
+        description="UUID of the firmware (SMBIOS); empty if unknown.",
+    )
+    serial: ShortText = Field(default="", description="Serial number of the firmware; empty if unknown.")
+    address: Annotated[str, StringConstraints(max_length=45), AfterValidator(_address)] = Field(
+        default="", examples=["10.0.0.7"], description="Network address of the machine; empty if unknown."
+    )
+    firmware: Annotated[BootFirmware, Field(strict=False)] = Field(
+        default=BootFirmware.UNKNOWN, description="Firmware or boot chain; empty if unknown."
+    )
+    architecture: Annotated[str, StringConstraints(max_length=16, pattern="^[a-z0-9_]*$")] = Field(
+        default="", examples=["x86_64"], description="Architecture of the processor; empty if unknown."
+    )
+    room_id: RoomId | None = Field(
+        default=None, description="Room of the boot service, for unknown machines; null for no room."
+    )
+    menu: bool = Field(default=False, description="A person at the console asks for the menu.")
+
+    def report(self) -> BootReport:
+        """Return the record."""
+        return BootReport(**{name: getattr(self, name) for name in BootReport.__dataclass_fields__})
 
 
 class PlanInput(RequestBody):
@@ -382,11 +436,12 @@ class TokenInput(RequestBody):
         description="Time when the token expires; null for never, and for the role enrol for a lifetime of 30 days.",
     )
     room_id: RoomId | None = Field(
-        default=None, description="With the role enrol: room whose machines it enrols; null for all rooms."
+        default=None,
+        description="With the roles enrol and boot: room whose machines it enrols or boots; null for all rooms.",
     )
 
     @model_validator(mode="after")
     def _check_room(self) -> TokenInput:
-        if self.room_id is not None and self.role is not Role.ENROL:
-            raise ValueError("room_id: only tokens of the role enrol are for a room")
+        if self.room_id is not None and self.role not in (Role.ENROL, Role.BOOT):
+            raise ValueError("room_id: only tokens of the roles enrol and boot are for a room")
         return self

@@ -25,9 +25,10 @@ from sender.api.guard.login_codes import LoginCodes
 from sender.daemon.machine_access import MachineAccess
 from sender.http.connections import admit, count_rejection
 from sender.http.rejections import Rejection
-from sender.store.machines.claims import SECRET_PREFIX
+from sender.store.machines.claims import SECRET_PREFIX, secret_hash
 from sender.store.records.access import Credential, Role, Session, Token
 from sender.store.repositories.audit import AuditNote
+from sender.store.repositories.boots import BOOT_TOKEN_PREFIX
 from sender.store.repositories.credentials import Credentials, new_session
 from sender.store.repositories.tokens import Tokens
 from sender.store.store import Store
@@ -38,7 +39,7 @@ SECRET_CHARACTERS_MAX: Final = 128
 SESSION_LIFETIME: Final = timedelta(hours=12)
 """A working day."""
 
-_SECRET: Final = re.compile(r"(?:dct_(?:view|operate|enrol)|dcs)_[A-Za-z0-9_-]{43}")
+_SECRET: Final = re.compile(r"(?:dct_(?:view|operate|enrol|boot)|dcs)_[A-Za-z0-9_-]{43}")
 _USE_NOTED_EVERY: Final = timedelta(minutes=1)
 _DATABASE_WAIT_S: Final = 2.0
 """Longest wait for the database before a sign-in or a revocation is left to the recorder."""
@@ -59,6 +60,8 @@ class Access(enum.Enum):
     VIEW = "view"
     OPERATE = "operate"
     ENROL = "enrol"
+    BOOT = "boot"
+    """``boot``, or ``operate``: a boot service on the daemon's machine uses the operator's token there."""
     METRICS = "metrics"
     """``VIEW``, or none if ``metrics.public`` is set."""
 
@@ -68,6 +71,7 @@ _ROLES: Final = {
     Access.METRICS: frozenset({Role.VIEW, Role.OPERATE}),
     Access.OPERATE: frozenset({Role.OPERATE}),
     Access.ENROL: frozenset({Role.ENROL}),
+    Access.BOOT: frozenset({Role.BOOT, Role.OPERATE}),
 }
 
 
@@ -79,8 +83,9 @@ class Principal:
         name: the token's name, or the id of a machine that has its secret.
         role: None for a client without a token, which may use open routes only.
         credential: the token and session; None without a token.
-        room_id: room of a token for enrolment; None for all rooms.
+        room_id: room of a token for enrolment or boots; None for all rooms.
         machine_id: the machine whose secret the client has; empty for tokens.
+        boot_hash: hash of the client's boot token; empty for others.
     """
 
     name: str
@@ -88,6 +93,7 @@ class Principal:
     credential: Credential | None = None
     room_id: str | None = None
     machine_id: str = ""
+    boot_hash: str = dataclasses.field(default="", repr=False)
 
     def may(self, access: Access) -> bool:
         """Return whether this principal may use a route of ``access``."""
@@ -283,6 +289,8 @@ class Authenticator:
         scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
         if access is Access.ENROL and secret.strip().startswith(SECRET_PREFIX):
             return await self._machine(secret.strip(), connection)
+        if access is Access.ENROL and secret.strip().startswith(BOOT_TOKEN_PREFIX):
+            return await self._boot(secret.strip(), connection)
         if scheme:
             # A session's secret is for cookies only, which browsers keep from scripts and other sites.
             usable = scheme.lower() == "bearer" and not secret.startswith("dcs_")
@@ -311,6 +319,24 @@ class Authenticator:
             count_rejection(connection, Rejection.UNAUTHORISED)
             raise _unauthorised("the machine's secret is unknown or revoked: enrol again with a token")
         return Principal(machine_id, Role.ENROL, machine_id=machine_id)
+
+    async def _boot(self, secret: str, connection: HTTPConnection) -> Principal:
+        """Return the principal of a boot token; the claim decides whether this agent may use it."""
+        token = None
+        if len(secret) <= SECRET_CHARACTERS_MAX and secret.isascii():
+            network = self._limit_failures(connection)
+            hashed = secret_hash(secret)
+            token = await self._store.run(self._store.boots.find, hashed)
+            if token is None:
+                self._failures.count(network)
+        if token is None:
+            count_rejection(connection, Rejection.UNAUTHORISED)
+            raise _unauthorised(
+                "the boot token is unknown or has expired: boot the machine over the network again"
+            )
+        return Principal(
+            f"boot by {token.issued_by}", Role.ENROL, room_id=token.room_id, boot_hash=token.token_hash
+        )
 
 
 def authenticator_of(request: Request) -> Authenticator:

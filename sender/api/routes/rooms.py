@@ -37,6 +37,8 @@ async def add_room(services: ServicesOf, actor: ActorOf, body: RoomInput) -> Roo
         site=body.site,
         interface=body.interface,
         enrolment=body.enrolment,
+        unknown_machines=body.unknown_machines,
+        boot_menu=body.boot_menu,
         created_at=datetime.now(UTC),
     )
     return await services.store.run(services.store.rooms.add, room, audit=actor.note())

@@ -33,7 +33,7 @@ async def sign_in(request: Request, response: Response, body: SessionInput) -> S
     if credential is None:
         raise HTTPException(HTTPStatus.UNAUTHORIZED, problem, {"WWW-Authenticate": "Bearer"})
     token = credential.token
-    if token.role is Role.ENROL:
+    if token.role not in (Role.VIEW, Role.OPERATE):
         raise HTTPException(
             HTTPStatus.FORBIDDEN, f"the token {token.name!r} is for agents: use one of role view or operate"
         )

@@ -90,6 +90,7 @@ class CastJob:
         self.task: asyncio.Task[None] | None = None
         self.renewing = False
         self._started_by_hand = False
+        self._expected_count = 0
         self._given_up_before_count = self.records.given_up_count
         self._log = _log.bind(cast=cast.cast_id)
 
@@ -147,6 +148,12 @@ class CastJob:
         self.timeline.add_event(
             JobEvent.STARTED_BY_HAND, f"{actor_name} starts the data with the machines that have joined"
         )
+
+    def expect_more(self, count: int) -> None:
+        """While the room gathers, wait for ``count`` machines besides those that have joined."""
+        if self.run is not None and count != self._expected_count:
+            self._expected_count = count
+            self.run.expect_more(count)
 
     def pause(self, actor_name: str) -> None:
         """Pause the cast."""

@@ -55,6 +55,8 @@ rooms = sa.Table(
     _text("site"),
     _text("interface"),
     _text("enrolment", server_default=sa.text("''")),
+    _text("unknown_machines", server_default=sa.text("''")),
+    sa.Column("boot_menu", sa.Boolean(), nullable=False, server_default=sa.true()),
     sa.Column("created_at", UtcTime(), nullable=False),
     sa.Index(None, "name", "room_id"),
 )
@@ -85,11 +87,18 @@ machines = sa.Table(
     _text("secret_hash", server_default=sa.text("''")),
     _text("holder_hash", server_default=sa.text("''")),
     _text("claimant_hash", server_default=sa.text("''")),
+    _text("uuid", server_default=sa.text("''")),
+    _text("next_boot", server_default=sa.text("''")),
+    sa.Column("booted_at", UtcTime()),
+    _text("boot_action", server_default=sa.text("''")),
+    _text("boot_text", server_default=sa.text("''")),
+    _text("boot_firmware", server_default=sa.text("''")),
     sa.Index(None, "name", "machine_id"),
     sa.Index(None, "room_id", "name", "machine_id"),
     sa.Index(None, "serial_key"),
     sa.Index(None, "asset_key"),
     sa.Index(None, "secret_hash"),
+    sa.Index(None, "uuid"),
 )
 """Machines are found by ``serial_key`` and ``asset_key``: lower case, empty for placeholders.
 
@@ -106,6 +115,26 @@ machine_macs = sa.Table(
     _count("order_index"),
     sa.Index(None, "machine_id", "order_index"),
 )
+
+boot_tokens = sa.Table(
+    "boot_tokens",
+    metadata,
+    sa.Column("token_hash", CleanText(), primary_key=True),
+    _text("mac"),
+    sa.Column("machine_id", CleanText()),
+    sa.Column("room_id", CleanText()),
+    sa.Column("needs_approval", sa.Boolean(), nullable=False),
+    sa.Column("issued_at", UtcTime(), nullable=False),
+    sa.Column("expires_at", UtcTime(), nullable=False),
+    _text("issued_by"),
+    _text("run_hash"),
+    sa.Column("used_at", UtcTime()),
+    sa.Column("misused_at", UtcTime()),
+    sa.Index(None, "mac", "issued_at"),
+    sa.Index(None, "issued_at"),
+)
+"""Single-use bearers of machines that boot the live system. ``run_hash`` is that of the agent's run that used one,
+``misused_at`` the time of the last audit entry about another agent."""
 
 casts = sa.Table(
     "casts",

@@ -2,13 +2,15 @@
 
 ::
 
-    claim ──► is the machine revoked, or of another room?          refused
+    claim ──► is its boot token used, or of another machine?       refused
+          ──► is the machine revoked, or of another room?          refused
           ──► the run of the agent that holds the secret already?  granted again: its answer was lost
           ──► does another agent hold the secret, and is active?   refused, and shown to operators
           ──► is approval needed?                                  waits, with a code ──► approved ──► granted
           ──► otherwise                                            granted
 
-A netbooted machine forgets its secret when it is switched off, so a claim for a silent machine gets a new secret.
+A netbooted machine forgets its secret when it is switched off, so a claim for a silent machine gets a new secret. With
+a boot token the machine needn't be silent: the daemon has decided that it boots, so the older agent is gone.
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ class ClaimDecision(enum.Enum):
     SECOND_CLAIMANT = enum.auto()
     BLOCKED = enum.auto()
     FOREIGN_ROOM = enum.auto()
+    TOKEN_SPENT = enum.auto()
+    """The boot token has expired, or another run of an agent has used it."""
+    FOREIGN_MACHINE = enum.auto()
+    """The boot token is of another machine."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Claim:
         room_id: room of the token; None: it is for all rooms.
         mode: the daemon's rule, for machines whose room has none of its own.
         last_heard: returns a machine's last check-in with this daemon, if any; called in a thread of the store.
+        boot_hash: hash of the claim's boot token; empty for a token for enrolment.
     """
 
     report: MachineReport
@@ -82,6 +89,7 @@ class Claim:
     room_id: str | None
     mode: EnrolmentMode
     last_heard: Callable[[str], LastHeard | None]
+    boot_hash: str = dataclasses.field(default="", repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,7 +117,12 @@ class ClaimResult:
 
 
 def decide_claim(
-    claim: Claim, claimed: ClaimedMachine | None, mode: EnrolmentMode, now: datetime
+    claim: Claim,
+    claimed: ClaimedMachine | None,
+    mode: EnrolmentMode,
+    now: datetime,
+    *,
+    booted_at: datetime | None = None,
 ) -> ClaimDecision:
     """Return the answer to a claim.
 
@@ -118,6 +131,7 @@ def decide_claim(
         claimed: the machine with the claimed identifiers; None for an unknown one.
         mode: the rule of its room.
         now: UTC.
+        booted_at: time at which the claim's boot token was issued; None without one.
     """
     approval = ClaimDecision.WAITING if mode is EnrolmentMode.APPROVE else ClaimDecision.GRANTED
     if claimed is None:
@@ -129,14 +143,17 @@ def decide_claim(
         return ClaimDecision.FOREIGN_ROOM
     if claimed.has_secret and claimed.holder_hash == claim.run_hash:
         return ClaimDecision.GRANTED
-    if claimed.has_secret and _is_active(claim, machine, now):
+    # An agent that enrolled before this boot doesn't run any more; one that enrolled since may.
+    booted = booted_at is not None and (machine.enrolled_at is None or machine.enrolled_at <= booted_at)
+    if claimed.has_secret and not booted and _is_active(claim, machine, now):
         return ClaimDecision.SECOND_CLAIMANT
     same_claimant = claimed.claimant_hash == claim.run_hash
     if machine.enrolment is EnrolmentState.APPROVED and same_claimant:
         return ClaimDecision.GRANTED
     if approval is ClaimDecision.WAITING and claimed.claimant_hash and not same_claimant:
         asked_at = machine.claimed_at
-        if asked_at is not None and now - asked_at < CLAIMANT_SILENT:
+        gone = booted_at is not None and asked_at is not None and asked_at <= booted_at
+        if asked_at is not None and not gone and now - asked_at < CLAIMANT_SILENT:
             return ClaimDecision.SECOND_CLAIMANT
     return approval
 

@@ -54,7 +54,25 @@ _PLACEHOLDERS = {
 """Placeholders that vendors leave in firmware tables, the same in every machine of a model (lists of dmidecode and
 fwupd)."""
 
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_PLACEHOLDER_UUIDS = frozenset(
+    {
+        "03000200-0400-0500-0006-000700080009",
+        "00020003-0004-0005-0006-000700080009",
+        "12345678-1234-5678-90ab-cddeefaabbcc",
+    }
+)
+"""UUIDs that vendors leave in the firmware of many machines."""
+
 _MACHINE = tables.machines.c
+
+
+def uuid_key(text: str) -> str:
+    """Return the form in which firmware UUIDs are compared; empty for a placeholder or another text."""
+    key = text.strip().lower()
+    if not _UUID.fullmatch(key) or key in _PLACEHOLDER_UUIDS or len(set(key)) <= 2:
+        return ""
+    return key
 
 
 def identity_key(text: str) -> str:

@@ -18,6 +18,8 @@ class Role(enum.StrEnum):
     """Read and change everything."""
     ENROL = "enrol"
     """Enrol machines, nothing else: an agent exchanges this token for its machine's own secret."""
+    BOOT = "boot"
+    """Ask for the systems that machines boot, nothing else: for a boot service, which gets single-use boot tokens."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Token:
     """A token without its secret, which isn't stored.
 
     Attributes:
-        room_id: with the role enrol: room whose machines it enrols; None for all rooms.
+        room_id: with the roles enrol and boot: room whose machines it enrols or boots; None for all rooms.
     """
 
     token_id: str

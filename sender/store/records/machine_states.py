@@ -11,6 +11,8 @@ class MachineState(OpenStrEnum):
     """A machine's state: in a cast, or between casts."""
 
     OFFLINE = "offline"
+    BOOTING = "booting"
+    """Loading the live system over the network."""
     IDLE = "idle"
     """Waiting for a cast."""
     ASSIGNED = "assigned"

@@ -43,6 +43,8 @@ class Room:
         interface: network interface of the sender for this room; empty: chosen by the daemon.
         enrolment: rule for its machines that enrol; empty: the daemon's.
         machine_count: number of its machines.
+        unknown_machines: rule for unknown machines that boot over the network; empty: the daemon's.
+        boot_menu: a machine that boots from its disk offers the menu of the live system first.
     """
 
     room_id: str
@@ -53,6 +55,8 @@ class Room:
     created_at: datetime
     machine_count: int = 0
     enrolment: str = ""
+    unknown_machines: str = ""
+    boot_menu: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +75,12 @@ class Machine:
         approval_code: code that its agent shows while it waits for approval; empty otherwise.
         claimed_at: time of the last claim to be this machine by an agent that isn't, or isn't yet, admitted.
         claimed_from: network address of that agent.
+        uuid: UUID of its firmware, as its boot loader reported it.
+        next_boot: ``live`` if it boots the live system next time, whatever is planned; then empty again.
+        booted_at: time of its last boot over the network.
+        boot_action: decision about that boot: ``live`` or ``disk``; empty without one.
+        boot_text: reason for that decision, for people.
+        boot_firmware: firmware of that boot, as :class:`BootFirmware`.
     """
 
     machine_id: str
@@ -92,6 +102,12 @@ class Machine:
     approval_code: str = ""
     claimed_at: datetime | None = None
     claimed_from: str = ""
+    uuid: str = ""
+    next_boot: str = ""
+    booted_at: datetime | None = None
+    boot_action: str = ""
+    boot_text: str = ""
+    boot_firmware: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

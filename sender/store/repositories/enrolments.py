@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
@@ -21,9 +22,12 @@ from sender.store.machines.claims import (
     new_machine_secret,
     secret_hash,
 )
-from sender.store.machines.identity import chunks, find_machine
+from sender.store.machines.identity import chunks, find_machine, identity_key
+from sender.store.machines.machine_report import fingerprint_of, valid_macs
+from sender.store.records.boots import BootToken
 from sender.store.records.machines import EnrolmentMode, EnrolmentState, Machine
 from sender.store.repositories.audit import Audit, AuditedRepository, AuditNote
+from sender.store.repositories.boots import Boots
 from sender.store.repositories.machines import Machines
 from sender.store.repositories.transactions import Database, reading, writing, writing_again
 
@@ -46,9 +50,10 @@ _REFUSED_ACTIONS: Final = {
 class Enrolments(AuditedRepository):
     """Repository of machines' secrets and of claims to be a machine."""
 
-    def __init__(self, database: Database, audit: Audit, machines: Machines) -> None:
+    def __init__(self, database: Database, audit: Audit, machines: Machines, boots: Boots) -> None:
         super().__init__(database, audit)
         self._machines = machines
+        self._boots = boots
 
     @writing_again
     def claim(self, claims: Sequence[Claim]) -> list[ClaimResult]:
@@ -155,14 +160,66 @@ class Enrolments(AuditedRepository):
     # -- a claim ----------------------------------------------------------------------------------------------
 
     def _claim(self, claim: Claim) -> ClaimResult:
+        if claim.boot_hash:
+            return self._claim_of_boot(claim)
         machine_id = find_machine(self._connection, claim.report.fingerprint)
         claimed = None if machine_id is None else self._claimed(machine_id)
+        return self._decide(claim, claimed)
+
+    def _claim_of_boot(self, claim: Claim) -> ClaimResult:
+        """Decide a claim with a boot token: it is for the machine that booted, and takes no other one's addresses."""
+        report, macs = claim.report, valid_macs(claim.report.macs)
+        token = self._boots.bind(claim.boot_hash, macs, claim.run_hash, report.address)
+        if token is None:
+            return ClaimResult(ClaimDecision.TOKEN_SPENT, None)
+        if token.mac not in macs:
+            return self._refuse_foreign(claim, token)
+        macs = tuple(dict.fromkeys((token.mac, *macs)))
+        fingerprint = fingerprint_of(macs, report.serial, report.asset_tag)
+        found = find_machine(self._connection, fingerprint)
+        machine = self._machines.get(token.machine_id or found or "")
+        if token.machine_id is not None and (
+            machine is None
+            or found not in (None, machine.machine_id)
+            or _differ(identity_key(machine.serial), fingerprint.serial_key)
+        ):
+            return self._refuse_foreign(claim, token)
+        if machine is None:
+            return self._decide(claim, None, token)
+        report = dataclasses.replace(
+            report, machine_id=machine.machine_id, macs=self._free_macs(macs, machine.machine_id)
+        )
+        if token.mac not in machine.macs:
+            # It is known by its serial number or UUID only, which any machine on the network can claim.
+            token = dataclasses.replace(token, needs_approval=token.needs_approval or bool(machine.macs))
+        return self._decide(
+            dataclasses.replace(claim, report=report), self._claimed(machine.machine_id), token
+        )
+
+    def _free_macs(self, macs: Sequence[str], machine_id: str) -> tuple[str, ...]:
+        """Return those of these addresses that no other machine has."""
+        owned = tables.machine_macs.c
+        query = sa.select(owned.mac).where(owned.mac.in_(macs), owned.machine_id != machine_id)
+        taken = set(self._connection.execute(query).scalars())
+        return tuple(mac for mac in macs if mac not in taken)
+
+    def _refuse_foreign(self, claim: Claim, token: BootToken) -> ClaimResult:
+        self._boots.note_misuse(token.token_hash, "boot.foreign_claim", claim.report.address)
+        return ClaimResult(ClaimDecision.FOREIGN_MACHINE, None)
+
+    def _decide(
+        self, claim: Claim, claimed: ClaimedMachine | None, token: BootToken | None = None
+    ) -> ClaimResult:
         room_id = claim.room_id if claimed is None else claimed.machine.room_id or claim.room_id
         room = self._room_mode(room_id)
         if claim.room_id is not None and self._room_mode(claim.room_id) is None:
             decision = ClaimDecision.FOREIGN_ROOM  # the room of the token was removed
         else:
-            decision = decide_claim(claim, claimed, EnrolmentMode(room or claim.mode), self._now())
+            mode = EnrolmentMode(room or claim.mode)
+            if token is not None and token.needs_approval:
+                mode = EnrolmentMode.APPROVE
+            booted_at = None if token is None else token.issued_at
+            decision = decide_claim(claim, claimed, mode, self._now(), booted_at=booted_at)
         match decision:
             case ClaimDecision.GRANTED:
                 return self._grant(claim, claimed)
@@ -207,6 +264,7 @@ class Enrolments(AuditedRepository):
             enrolled_at=self._now(),
             enrolled_by=enrolled_by,
             **_NO_CLAIM,
+            **({"next_boot": ""} if claim.boot_hash else {}),
         )
         rotated = claimed is not None and claimed.has_secret
         self._note(
@@ -265,6 +323,11 @@ class Enrolments(AuditedRepository):
     def _set(self, machine_id: str, **values: object) -> None:
         query = sa.update(tables.machines).where(_MACHINE.machine_id == machine_id)
         self._connection.execute(query.values(**values))
+
+
+def _differ(one: str, other: str) -> bool:
+    """Return whether both keys are known and differ."""
+    return bool(one and other) and one != other
 
 
 def _subject(machine_id: str) -> str:

@@ -56,6 +56,7 @@ class MachineUpdate(TypedDict, total=False):
     asset_tag: str
     position: str
     note: str
+    next_boot: str
 
 
 class Machines(MachineRows):

@@ -24,6 +24,8 @@ class RoomUpdate(TypedDict, total=False):
     site: str
     interface: str
     enrolment: str
+    unknown_machines: str
+    boot_menu: bool
 
 
 class Rooms(AuditedRepository):
@@ -41,6 +43,8 @@ class Rooms(AuditedRepository):
             "site": room.site,
             "interface": room.interface,
             "enrolment": room.enrolment,
+            "unknown_machines": room.unknown_machines,
+            "boot_menu": room.boot_menu,
         }
         self._connection.execute(sa.insert(tables.rooms).values(**values, created_at=room.created_at))
         self._audit.note(audit, "room.create", f"room {room.room_id}", values)

@@ -33,7 +33,7 @@ export async function show({ entered, problem }) {
             }
             throw error;
           }
-          if (session.role === "enrol") throw fieldProblem("token", "This token is for agents only. Use one with the role view or operate.");
+          if (session.role === "enrol" || session.role === "boot") throw fieldProblem("token", "This token is for agents only. Use one with the role view or operate.");
           entered();
         },
       })));

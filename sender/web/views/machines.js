@@ -4,6 +4,7 @@ import { all, get } from "../api.js";
 import { fill, h, icon } from "../dom.js";
 import { showError } from "../toasts.js";
 import { agoElement, dataTable, emptyState, pagedTable, pageHead, section } from "../components.js";
+import { hardwareText } from "../machine_boots.js";
 import { addMachines, approveButton, enrolmentCell } from "../machine_enrolment.js";
 import { to } from "../router.js";
 import { mayOperate, roomName } from "../store.js";
@@ -32,6 +33,7 @@ export async function show({ signal, reload }) {
       { label: "Enrolment", live: true, cell: enrolmentCell },
       { label: "Hardware address", class: "wide-only", cell: (machine) => machine.macs.join(", ") || "–" },
       { label: "Address", class: "wide-only", live: true, cell: (machine) => machine.address || "–" },
+      { label: "Hardware", class: "wide-only", cell: (machine) => hardwareText(machine) || "–" },
       { label: "Last seen", class: "nowrap", live: true, cell: (machine) => agoElement(machine.last_seen_at) },
     ],
     load: (cursor) => get("/machines", { cursor, limit: 100 }, signal),
@@ -59,6 +61,7 @@ function waitingSection(machines, changed) {
   const columns = [
     { label: "Machine", class: "main", cell: (/** @type {any} */ machine) => h("a", { href: to(["machines", machine.machine_id]) }, machine.name) },
     { label: "Room", cell: (/** @type {any} */ machine) => (machine.room_id ? roomName(machine.room_id) : "No room") },
+    { label: "Hardware", class: "wide-only", cell: (/** @type {any} */ machine) => [hardwareText(machine) || "–", h("p", { class: "small muted" }, machine.macs.join(", "))] },
     { label: "Address", cell: (/** @type {any} */ machine) => machine.claimed_from },
     { label: "Code on its screen", cell: (/** @type {any} */ machine) => h("code", { class: "approval-code" }, machine.approval_code) },
     { label: "Decision", hideLabel: true, cell: (/** @type {any} */ machine) => mayOperate() && approveButton(machine, changed) },

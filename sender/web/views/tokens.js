@@ -1,4 +1,4 @@
-/** Tokens with their roles: view, operate, enrol. */
+/** Tokens with their roles: view, operate, enrol, boot. */
 
 import { all, create, remove } from "../api.js";
 import { confirmDialog, showDialog } from "../dialogs.js";

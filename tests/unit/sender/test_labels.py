@@ -14,6 +14,7 @@ from protocol.model.cast_policy import CastPolicy, SlowPolicy
 from sender import labels
 from sender.cast.reporting.bottleneck_view import BottleneckView, receiver_cause_text
 from sender.store.records.access import Role
+from sender.store.records.boots import BootAction, UnknownMachines
 from sender.store.records.casts import CastPhase, StartMode
 from sender.store.records.images import ImageState
 from sender.store.records.machine_states import UNSUCCESSFUL_STATES, MachineState
@@ -32,6 +33,8 @@ from tests.shell.sender_rig import make_rig
         (labels.SLOW_POLICIES, SlowPolicy),
         (labels.MACHINE_BOTTLENECKS, Cause),
         (labels.PROBLEM_KINDS, ProblemKind),
+        (labels.UNKNOWN_MACHINES, UnknownMachines),
+        (labels.BOOT_ACTIONS, BootAction),
     ],
 )
 def test_every_value_has_a_label(table: Mapping[enum.StrEnum, object], values: type[enum.StrEnum]) -> None:

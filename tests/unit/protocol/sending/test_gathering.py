@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from protocol.constants import MANIFEST_WAIT_S
+from protocol.constants import EXPECTED_WAIT_S, MANIFEST_WAIT_S
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import ReceiverState
 from protocol.sending.gathering import Attendance, Gathering
@@ -49,3 +49,24 @@ def test_machines_that_wont_join_count_as_present_but_not_alone() -> None:
     assert room.gathering.check(101.0) is Attendance.WAITING
     room.join("a")
     assert room.gathering.check(101.0) is Attendance.GATHERED
+
+
+def test_machines_that_boot_are_awaited_within_the_time_limit() -> None:
+    """Otherwise the first machine of a room that boots over the network starts the cast without the others."""
+    room = Room(wait_for=1, max_wait_s=30.0)
+    room.gathering.expect_more(2)
+    room.join("a")
+    assert room.gathering.check(101.0) is Attendance.WAITING
+    room.gathering.expect_more(0)
+    assert room.gathering.check(102.0) is Attendance.GATHERED
+    room.gathering.expect_more(1)
+    assert room.gathering.check(130.0) is Attendance.GATHERED, "the others join late"
+
+
+def test_a_cast_doesnt_fail_while_its_first_machines_boot() -> None:
+    room = Room(wait_for=1, max_wait_s=30.0)
+    room.gathering.expect_more(1)
+    assert room.gathering.check(130.0) is Attendance.WAITING
+    assert room.gathering.check(130.0 + EXPECTED_WAIT_S) is Attendance.NOBODY, (
+        "a machine that restarts forever"
+    )

@@ -61,6 +61,29 @@ def test_serial_number_and_asset_tag_come_from_the_firmware(root: Path) -> None:
     assert describe_machine("eth0", root=root)["product_name"] == "T14"
 
 
+def test_the_inventory_names_firmware_and_disks(root: Path) -> None:
+    firmware(root, sys_vendor="Example")
+    for name, sectors, model in (
+        ("sda", 1 << 21, "Disk 9"),
+        ("nvme0n1", 1 << 22, ""),
+        ("sr0", 99, "DVD"),
+        ("sdb", 0, ""),
+    ):
+        (root / "block" / name / "device").mkdir(parents=True)
+        (root / "block" / name / "size").write_text(f"{sectors}\n")
+        (root / "block" / name / "device/model").write_text(f"{model}   \n")
+    (root / "block/loop0").mkdir()
+    (root / "block/loop0/size").write_text("99\n")
+    found = describe_machine("eth0", root=root)
+    assert found["disks"] == "nvme0n1 2.0 GiB, sda 1.0 GiB Disk 9"
+    assert found["firmware"] == "BIOS"
+    variables = root / "firmware/efi/efivars"
+    variables.mkdir(parents=True)
+    assert describe_machine("eth0", root=root)["firmware"] == "UEFI"
+    (variables / "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"\6\0\0\0\1")
+    assert describe_machine("eth0", root=root)["firmware"] == "UEFI, Secure Boot"
+
+
 def test_a_board_without_dmi_has_its_serial_number_too(root: Path) -> None:
     (root / "firmware/devicetree/base").mkdir(parents=True)
     (root / "firmware/devicetree/base/serial-number").write_bytes(b"10000000abcdef\0")

@@ -58,6 +58,7 @@ def made_metrics(runs: list[Any]) -> DaemonMetrics:
         online_room_ids=lambda: ["a", "a", None],
         pending_writes=lambda: 3,
         problems=lambda: problems,
+        machines_booting=lambda: 2,
         event_clients=lambda: 2,
     )
     return DaemonMetrics("test", cast("Store", FailingStore()), sources)
