@@ -22,6 +22,7 @@ import rich.console
 from protocol.constants import MIB
 from protocol.shared.units import parse_size_bytes
 from tests.bench import (
+    attack_scenario,
     encryption_scenario,
     figures,
     neighbour_scenarios,
@@ -68,6 +69,7 @@ SCENARIOS = {
     "tcp-share": RateScenario(192 * MIB, neighbour_scenarios.tcp_share),
     "step": RateScenario(256 * MIB, neighbour_scenarios.step),
     "encrypt": RateScenario(512 * MIB, encryption_scenario.encryption),
+    attack_scenario.NAME: RateScenario(256 * MIB, attack_scenario.forged_nacks),
     "reimage-200": RateScenario(512 * MIB, reimage_scenarios.reimage),
 }
 
